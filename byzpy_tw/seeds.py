@@ -1,0 +1,62 @@
+"""Random streams that depend on what they are for, and on nothing else.
+
+Every consumer of randomness names its stream by the run's seed, a purpose and
+numbers such as the node and the round.  The name alone decides the numbers
+that come out (a counter-based generator, Philox, keyed by a hash of the name),
+so it does not matter in which process, in which order, or how often streams
+are made.  Nothing in this package uses a global generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from attrs import field, frozen
+
+
+def key(seed: int, purpose: str, *numbers: int) -> bytes:
+    """The 32 bytes that identify the stream ``(seed, purpose, *numbers)``."""
+    name = "/".join([str(int(seed)), purpose, *(str(int(n)) for n in numbers)])
+    return hashlib.sha256(name.encode()).digest()
+
+
+def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
+    """A fresh generator for the stream ``(seed, purpose, *numbers)``.
+
+    Two calls with equal arguments give equal numbers; calls that differ in any
+    argument give independent ones.
+    """
+    words = np.frombuffer(key(seed, purpose, *numbers)[:16], dtype="<u8")
+    return np.random.Generator(np.random.Philox(key=words))
+
+
+def torch_seed(seed: int, purpose: str, *numbers: int) -> int:
+    """A seed in [0, 2**63) for a `torch.Generator`, for the same kind of stream."""
+    return int.from_bytes(key(seed, purpose, *numbers)[:8], "little") >> 1
+
+
+@frozen
+class Context:
+    """Where and when a rule or an attack is called.
+
+    Handed to a plugin that takes the keyword ``context``.
+
+    ``round`` counts from 0.  ``nodes`` names the node behind each row of the
+    vectors (after refused nodes were left out), ``n`` and ``f`` are the run's,
+    ``byzantine`` how many of the nodes are.  ``node`` is the Byzantine node
+    that an attack is computed for, -1 for an aggregator.
+    """
+
+    seed: int = 0
+    round: int = 0
+    nodes: tuple[int, ...] = ()
+    n: int = 0
+    f: int = 0
+    byzantine: int = 0
+    node: int = -1
+    settings: dict[str, object] = field(factory=dict)
+
+    def stream(self, purpose: str, *numbers: int) -> np.random.Generator:
+        """A generator for `purpose` in this round (and at this node, if any)."""
+        return stream(self.seed, purpose, self.round, self.node + 1, *numbers)

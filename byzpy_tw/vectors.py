@@ -1,0 +1,100 @@
+"""Vectors as callers bring them, and as the rest of the package wants them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from byzpy_tw.errors import BadVectors
+
+# A row whose norm exceeds this counts as not finite, whatever its dtype: its
+# square is still a float32, and nothing that is learning gets anywhere near.
+NORM_LIMIT = 1e18
+
+Vectors = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
+
+
+def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """The ``(n, d)`` tensor behind `vectors`, and the way back.
+
+    Takes an ``(n, d)`` tensor or array, or a list of ``n`` equal-shape tensors
+    or arrays of any shape.  Nothing is copied where it need not be, so the
+    matrix may share the caller's memory: do not write to it.  The function
+    returned turns a ``(d,)`` (or ``(m, d)``) tensor into the caller's kind,
+    with the caller's dtype, device and row shape.
+
+    Raises `BadVectors` for anything else: no rows, differing shapes or dtypes,
+    and numbers that are not floating point.
+    """
+    if isinstance(vectors, Tensor):
+        return _checked(vectors), lambda answer: answer.to(vectors.dtype)
+    if isinstance(vectors, np.ndarray):
+        matrix = _checked(_from_numpy(vectors))
+        return matrix, lambda answer: answer.to(matrix.dtype).numpy()
+    if not isinstance(vectors, Sequence) or not vectors:
+        raise BadVectors(
+            "expected an (n, d) tensor or array, or a list of n vectors, "
+            f"got {type(vectors).__name__}"
+            + (" of length 0" if isinstance(vectors, Sequence) else "")
+        )
+    first = vectors[0]
+    arrays = isinstance(first, np.ndarray)
+    if not all(type(row) is type(first) for row in vectors) or not (
+        arrays or isinstance(first, Tensor)
+    ):
+        kinds = sorted({type(row).__name__ for row in vectors})
+        raise BadVectors(f"a list of vectors must hold one kind of them, got {kinds}")
+    rows = [_from_numpy(row) for row in vectors] if arrays else list(vectors)
+    shape = rows[0].shape
+    if any(row.shape != shape or row.dtype != rows[0].dtype for row in rows):
+        raise BadVectors(
+            "vectors of differing shapes or dtypes: "
+            f"{sorted({(tuple(r.shape), str(r.dtype)) for r in rows})}"
+        )
+    matrix = _checked(torch.stack([row.reshape(-1) for row in rows]))
+
+    def back(answer: Tensor) -> Any:
+        answer = answer.to(matrix.dtype)
+        if answer.ndim == 1:
+            one = answer.reshape(shape)
+            return one.numpy() if arrays else one
+        return [back(row) for row in answer]
+
+    return matrix, back
+
+
+def _from_numpy(array: np.ndarray) -> Tensor:
+    if array.dtype.kind != "f":
+        raise BadVectors(f"vectors must be floating point, got {array.dtype}")
+    native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    # torch warns about memory it may not write to; we never write to a caller's.
+    return torch.from_numpy(native if native.flags.writeable else native.copy())
+
+
+def _checked(matrix: Tensor) -> Tensor:
+    if matrix.ndim != 2:
+        raise BadVectors(f"expected shape (n, d), got {tuple(matrix.shape)}")
+    if 0 in matrix.shape:
+        raise BadVectors(f"no vectors to work on: shape {tuple(matrix.shape)}")
+    if not matrix.dtype.is_floating_point:
+        raise BadVectors(f"vectors must be floating point, got {matrix.dtype}")
+    return matrix.detach()
+
+
+def sha256_of(*tensors: Tensor) -> str:
+    """Hex digest of the tensors' bytes, little-endian, in order.
+
+    Shapes and dtypes are part of the digest, so that equal bytes that mean
+    different things differ.
+    """
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+        digest.update(plain.view(torch.uint8).numpy().data if plain.numel() else b"")
+    return digest.hexdigest()
