@@ -1,0 +1,11 @@
+"""What rules are made of: inner products, weighted sums and selection by coordinate.
+
+Each reads the matrix of vectors once, tile by tile, on as many threads as
+`parallel.using` allows, with the same bits for any number of them.
+"""
+
+from byzpy_tw.kernels.combine import combination, combinations
+from byzpy_tw.kernels.gram import norms_of, products
+from byzpy_tw.kernels.points import Gram, Points
+
+__all__ = ["Gram", "Points", "combination", "combinations", "norms_of", "products"]

@@ -1,0 +1,99 @@
+"""One pass over the vectors for weighted sums of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+
+import torch
+from torch import Tensor
+
+from byzpy_tw.kernels.parallel import in_order
+
+TILE = 1 << 16  # columns at a time: one torch call each
+GATHERED = 1 << 14  # columns at a time where rows have to be copied together
+
+
+def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Tensor:
+    """The weighted sum of the rows: ``(n,)`` float64 weights over ``(n, d)``, giving ``(d,)``.
+
+    A row of weight zero may hold anything, unless all rows are said to be
+    `finite`; then it may be faster to read it all the same.  One row of weight
+    one comes out as it is, bit for bit.
+    """
+    n, d = matrix.shape
+    chosen = _plain_choice(weights[None])
+    if chosen is not None:
+        return matrix[chosen[0]].clone()
+    used = weights.nonzero()[:, 0].tolist()
+    answer = matrix.new_zeros(d)
+    dtype = working(matrix.dtype)
+    together = len(used) == n or (finite and 4 * len(used) > n)
+    factor = weights.to(matrix.device, dtype)
+    shares = weights.tolist()
+
+    def start() -> Callable[[int], None]:
+        def piece(tile: int) -> None:
+            columns = slice(tile * TILE, (tile + 1) * TILE)
+            if together:
+                answer[columns] = torch.mv(matrix[:, columns].to(dtype).T, factor)
+            elif used:
+                total = matrix[used[0], columns].to(dtype) * shares[used[0]]
+                for i in used[1:]:
+                    total.add_(matrix[i, columns].to(dtype), alpha=shares[i])
+                answer[columns] = total
+
+        return piece
+
+    in_order(start, ceil(d / TILE))
+    return answer
+
+
+def combinations(matrix: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sums for ``(m, n)`` float64 weights, ``(m, d)``.
+
+    A row that has no weight in any of them may hold anything.
+    """
+    chosen = _plain_choice(weights)
+    if chosen is not None:
+        return matrix[chosen]
+    m, d = weights.shape[0], matrix.shape[1]
+    answer = matrix.new_empty(m, d)
+    mix, used = factors(matrix, weights)
+
+    def start() -> Callable[[int], None]:
+        def piece(tile: int) -> None:
+            columns = slice(tile * GATHERED, (tile + 1) * GATHERED)
+            answer[:, columns] = torch.mm(mix, gathered(matrix[:, columns], used, mix.dtype))
+
+        return piece
+
+    in_order(start, ceil(d / GATHERED))
+    return answer
+
+
+def factors(matrix: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The columns of `weights` that are not all zero, ready to multiply `matrix` with.
+
+    And which rows of `matrix` they go with; None for all of them.
+    """
+    used = weights.ne(0).any(dim=0).nonzero()[:, 0]
+    mix = weights[:, used].to(matrix.device, working(matrix.dtype))
+    return mix, None if len(used) == len(matrix) else used.to(matrix.device)
+
+
+def gathered(tile: Tensor, used: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The rows `used` of a tile, as `dtype`."""
+    return (tile if used is None else tile.index_select(0, used)).to(dtype)
+
+
+def working(dtype: torch.dtype) -> torch.dtype:
+    """What to compute in: float32 at least."""
+    return dtype if dtype.itemsize >= 4 else torch.float32
+
+
+def _plain_choice(weights: Tensor) -> list[int] | None:
+    """The row that each of the weights picks, where all of them pick one row."""
+    if not (weights.ne(0).sum(dim=1) == 1).all() or not (weights.sum(dim=1) == 1).all():
+        return None
+    return weights.argmax(dim=1).tolist()

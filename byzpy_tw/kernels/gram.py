@@ -1,0 +1,253 @@
+"""One pass over the vectors for all their inner products.
+
+The rows are seen from a point near most of them, so that near vectors of large
+norm keep their distances: ``|a|^2 + |b|^2 - 2ab`` loses them.
+
+1. The point is one of the rows: the one that has a majority of the rows nearest
+   to it on a thousand coordinates.  That costs next to nothing, and only a row
+   that hides in just those coordinates can have it chosen wrongly.
+2. Tile by tile, the rows less that one are multiplied with each other; tiles are
+   added up in float64, in order.  The chosen row itself would be zero: its place
+   is taken by the origin as seen from it, which costs nothing extra and is
+   what norms, clipping and a centre at zero need.
+3. The squared lengths that are left bound the error of each squared distance.
+   Where that is not small against the radius of the tightest majority, the
+   point was a bad one: take the middle row of that majority, as far as can be
+   told by now, and do it again.  Each time the error falls by the square root of
+   the precision, so that a handful of passes bring down even 1e18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.kernels.combine import working
+from byzpy_tw.kernels.parallel import in_order
+from byzpy_tw.vectors import NORM_LIMIT
+
+SAMPLE = 1024  # coordinates on which the first point of view is chosen
+# Columns that are summed up in the vectors' own precision: ten times less rounding
+# than whole tiles have, for nothing.
+STRETCH = 1024
+SPANS = 32  # pieces that are added up on their own; fixed, for the same bits
+PASSES = 8
+# How small the error's bound must be against the squared radius of a majority.
+SMALL = 1e-5
+# A squared norm this much smaller than what it is the difference of is measured anew.
+CANCELLED = 8.0
+
+
+@frozen(eq=False)
+class Products:
+    """Inner products of the rows of a matrix, as `products` found them.
+
+    ``inner`` is ``(n + 2, n + 2)`` float64: of the n rows, an anchor and the
+    origin, all less the row that they are seen from.  Without an anchor the
+    origin stands in its place.  ``refused`` lists the rows with a NaN, an
+    infinity or a norm above `NORM_LIMIT`; their entries mean nothing.  ``passes``
+    over the matrix were taken.
+    """
+
+    inner: Tensor
+    refused: tuple[int, ...]
+    passes: int
+
+
+def products(matrix: Tensor, anchor: Tensor | None = None) -> Products:
+    """The inner products of the rows of an ``(n, d)`` matrix, and of `anchor`, ``(d,)``.
+
+    Two passes over the matrix are rare, and more take an adversary.
+    """
+    n = matrix.shape[0]
+    view = _first_view(matrix)
+    passes = 0
+    refused: tuple[int, ...] = ()
+    seen: set[int] = set()
+    while True:
+        inner = _pass(matrix, view, anchor)
+        passes += 1
+        seen.add(view)
+        if passes == 1:
+            refused = _refused(matrix, inner)
+        better = _better_view(inner[:n, :n], view, refused, matrix.dtype)
+        if better is None or better in seen or passes == PASSES:
+            return Products(inner, refused, passes)
+        view = better
+
+
+def norms_from(matrix: Tensor, inner: Tensor) -> Tensor:
+    """The norms of the rows, ``(n,)`` float64, from their `Products.inner`.
+
+    Rows near the origin, as seen from elsewhere, lose digits that way: these are
+    read once more.
+    """
+    squared, lost = _squared_norms(inner, len(matrix))
+    if lost.any():
+        squared[lost] = _some(matrix, lost).square_()
+    return squared.sqrt_()
+
+
+def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
+    """The Euclidean norms of the rows, ``(n,)`` float64; infinite where they overflow.
+
+    With `origin`, ``(d,)``, the distances of the rows to that.
+    """
+    n, d = matrix.shape
+    width = tile_width(n, d, matrix.device)
+    dtype = working(matrix.dtype)
+
+    def start() -> Callable[[int], Tensor]:
+        room = None if origin is None else matrix.new_empty(n, width, dtype=dtype)
+
+        def piece(span: int) -> Tensor:
+            columns = slice(span * width, (span + 1) * width)
+            tile = matrix[:, columns].to(dtype)
+            if room is not None and origin is not None:
+                moved = room[:, : tile.shape[1]]
+                tile = torch.sub(tile, origin[columns].to(dtype), out=moved)
+            return torch.linalg.vector_norm(tile, dim=1).to(torch.float64).square_()
+
+        return piece
+
+    total = torch.zeros(n, dtype=torch.float64, device=matrix.device)
+    for part in in_order(start, ceil(d / width)):
+        total += part
+    return total.sqrt_().cpu()
+
+
+def tile_width(n: int, d: int, device: torch.device) -> int:
+    """Columns to a tile: a function of the shape alone, so that bits are too."""
+    budget = 1 << (21 if device.type == "cpu" else 26)  # numbers in a tile
+    width = max(1024, min(1 << (15 if device.type == "cpu" else 20), budget // n))
+    return min(d, width // 1024 * 1024)
+
+
+def _first_view(matrix: Tensor) -> int:
+    """The row nearest to a majority, judged on some coordinates spread over all."""
+    n, d = matrix.shape
+    some = matrix[:, :: max(1, d // SAMPLE)][:, :SAMPLE].to("cpu", torch.float64)
+    # Seen from a row of middling length, which no minority can make a long one.
+    middling = torch.linalg.vector_norm(some, dim=1).sort(stable=True).indices[(n - 1) // 2]
+    some = some - some[middling]
+    apart = squared_distances(some @ some.T)
+    # A row with NaN or infinity is near nothing, itself included.
+    apart.nan_to_num_(nan=torch.inf)
+    return int(apart.sort(dim=1).values[:, n // 2].argmin())
+
+
+def _pass(matrix: Tensor, view: int, anchor: Tensor | None) -> Tensor:
+    """``(n + 2, n + 2)`` float64 inner products of rows, anchor and origin from `view`."""
+    n, d = matrix.shape
+    k = n if anchor is None else n + 1
+    width = tile_width(k, d, matrix.device)
+    tiles = ceil(d / width)
+    group = ceil(tiles / SPANS)
+    dtype = working(matrix.dtype)
+    stretch = min(STRETCH, width)
+    padded = ceil(width / stretch) * stretch
+
+    def start() -> Callable[[int], Tensor]:
+        seen = torch.zeros(k, padded, dtype=dtype, device=matrix.device)
+        pieces = seen.view(k, -1, stretch).transpose(0, 1)
+
+        def piece(span: int) -> Tensor:
+            total = torch.zeros(k, k, dtype=torch.float64, device=matrix.device)
+            for tile in range(span * group, min(tiles, (span + 1) * group)):
+                a, b = tile * width, min(d, (tile + 1) * width)
+                from_here = matrix[view, a:b].to(dtype)
+                torch.sub(matrix[:, a:b], from_here, out=seen[:n, : b - a])
+                torch.neg(from_here, out=seen[view, : b - a])
+                if anchor is not None:
+                    torch.sub(anchor[a:b], from_here, out=seen[n, : b - a])
+                seen[:, b - a :] = 0
+                used = pieces[: ceil((b - a) / stretch)]
+                total += torch.bmm(used, used.transpose(1, 2)).sum(dim=0, dtype=torch.float64)
+            return total
+
+        return piece
+
+    first, *others = in_order(start, ceil(tiles / group))
+    for part in others:
+        first += part
+    return _arranged(first.cpu(), n, view)
+
+
+def _arranged(raw: Tensor, n: int, view: int) -> Tensor:
+    """Move the origin from the place of row `view` to the end, and put zeros there."""
+    order = torch.tensor([*range(n), raw.shape[0] - 1 if raw.shape[0] > n else view, view])
+    whole = raw[order][:, order]
+    whole[view] = 0
+    whole[:, view] = 0
+    return symmetric(whole)
+
+
+def symmetric(matrix: Tensor) -> Tensor:
+    """The upper half of a matrix, mirrored: two rows are as far from each other both ways.
+
+    A matrix product rounds its halves differently, and ties would depend on that.
+    """
+    return torch.triu(matrix) + torch.triu(matrix, 1).T
+
+
+def _refused(matrix: Tensor, inner: Tensor) -> tuple[int, ...]:
+    squared, _ = _squared_norms(inner, len(matrix))
+    suspect = ~(squared <= 0.99 * NORM_LIMIT**2)
+    if suspect.any():
+        suspect[suspect.clone()] = ~(_some(matrix, suspect) <= NORM_LIMIT)
+    return tuple(suspect.nonzero()[:, 0].tolist())
+
+
+def _squared_norms(inner: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Squared norms, and which of them lost digits in the subtraction."""
+    lengths, origin = inner.diagonal()[:n], inner[-1, -1]
+    squared = lengths - 2 * inner[-1, :n] + origin
+    return squared, ~(lengths + origin <= CANCELLED * squared)
+
+
+def _some(matrix: Tensor, which: Tensor) -> Tensor:
+    """The norms of some of the rows, by reading them."""
+    if which.all():
+        return norms_of(matrix)
+    return torch.cat([norms_of(matrix[i : i + 1]) for i in which.nonzero()[:, 0].tolist()])
+
+
+def squared_distances(inner: Tensor, rows_at_once: int | None = None) -> Tensor:
+    """Squared distances between points, from their inner products; zero to themselves."""
+    lengths = inner.diagonal()
+    n = len(lengths)
+    apart = torch.empty_like(inner)
+    step = rows_at_once or n
+    for a in range(0, n, step):
+        block = slice(a, a + step)
+        torch.add(lengths[block, None], lengths, out=apart[block])
+        apart[block].sub_(inner[block], alpha=2)
+    apart.clamp_(min=0).fill_diagonal_(0)
+    return apart
+
+
+def _better_view(
+    inner: Tensor, view: int, refused: tuple[int, ...], dtype: torch.dtype
+) -> int | None:
+    """A row to look from instead of `view`, or None where `view` is good enough."""
+    n = inner.shape[0]
+    good = [i for i in range(n) if i not in refused]
+    if not good:
+        return None
+    index = torch.tensor(good)
+    among = inner[index][:, index]
+    if view in refused:  # nothing is known of anything
+        return good[0]
+    apart = squared_distances(among)
+    near = apart.sort(dim=1, stable=True)
+    majority = len(good) // 2
+    middle = int(near.values[:, majority].argmin())
+    members = near.indices[middle, : majority + 1]
+    radius = float(near.values[middle, majority])
+    # Twice: two lengths enter a squared distance, and their product once more.
+    bound = 4 * torch.finfo(working(dtype)).eps * float(among.diagonal()[members].max())
+    return None if bound <= SMALL * radius else good[middle]

@@ -1,0 +1,264 @@
+"""Vectors under a rule: the matrix, what became of its rows, and the small space.
+
+A geometric pre-aggregator replaces the rows by combinations of them.  Nothing of
+that touches the matrix: `Points` remembers the ``(m, n)`` matrix of the
+combination, and `Gram` answers for the inner products that the combined rows
+have.  The matrix is read once for all inner products, when the first rule asks
+for one, and once more for the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+from attrs import define, field
+from torch import Tensor
+
+from byzpy_tw.kernels.combine import combination, combinations, factors, gathered, working
+from byzpy_tw.kernels.gram import (
+    Products,
+    norms_from,
+    norms_of,
+    products,
+    squared_distances,
+    symmetric,
+)
+from byzpy_tw.vectors import NORM_LIMIT
+
+
+@define(eq=False, slots=False)
+class Gram:
+    """Inner products of ``size`` points, all less one point near most of them.
+
+    Everything here is float64, on the CPU, and computed when first asked for.
+    Do not write to it.
+    """
+
+    size: int
+    _whole: Callable[[], Tensor]
+    _norms: Callable[[], Tensor] | None = None
+    _away: Callable[[int], Tensor] | None = None
+
+    @classmethod
+    def of(cls, inner: Tensor) -> Gram:
+        """From ``(m + 2, m + 2)`` inner products of m points, an anchor and the origin.
+
+        All of them less any one point, which should be near the others.
+        """
+        return cls(inner.shape[0] - 2, lambda: inner)
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """``(m + 2, m + 2)``: of the points, then the anchor, then the origin.
+
+        The anchor is the centre that the aggregator starts from; the origin
+        itself where it has none.
+        """
+        return self._whole()
+
+    @property
+    def inner(self) -> Tensor:
+        """``(m, m)``: of the points with each other."""
+        return self.whole[: self.size, : self.size]
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """``(m,)``: the points' own norms, as seen from the origin."""
+        if self._norms is not None:
+            return self._norms()
+        whole, m = self.whole, self.size
+        squared = whole.diagonal()[:m] - 2 * whole[-1, :m] + whole[-1, -1]
+        return squared.clamp_(min=0).sqrt_()
+
+    @cached_property
+    def squared(self) -> Tensor:
+        """``(m, m)``: squared distances."""
+        return self.distances()
+
+    def distances(self, chunk_size: int | None = None) -> Tensor:
+        """As `squared`, taken `chunk_size` rows at a time."""
+        return squared_distances(self.inner, chunk_size)
+
+    def squared_from(self, point: int) -> Tensor:
+        """``(m,)``: squared distances from one point; cheaper than all, if all it takes."""
+        if self._away is None or "whole" in self.__dict__:
+            return self.squared[point]
+        return self._away(point)
+
+    def mapped(self, mix: Tensor) -> Gram:
+        """Of the points that ``(k, m)`` `mix` makes of these.
+
+        What its rows lack to a sum of one is the origin's share.
+        """
+
+        def whole() -> Tensor:
+            k, m = mix.shape
+            wide = mix.new_zeros(k + 2, m + 2)
+            wide[:k, :m] = mix
+            wide[:k, -1] = 1 - mix.sum(dim=1)
+            wide[-2, -2] = wide[-1, -1] = 1
+            return symmetric(wide @ self.whole @ wide.T)
+
+        return Gram(mix.shape[0], whole)
+
+
+@define(eq=False, slots=False)
+class Points:
+    """Combinations of some rows of an ``(n, d)`` matrix, which is only borrowed.
+
+    ``rows`` are those in use (None: all), ``mix`` what has been made of them:
+    ``(m, len(rows))``, None for the rows themselves.
+    """
+
+    matrix: Tensor
+    anchor: Tensor | None = field(default=None, kw_only=True)
+    rows: tuple[int, ...] | None = field(default=None, kw_only=True)
+    mix: Tensor | None = field(default=None, kw_only=True)
+    _gram: Gram | None = field(default=None, kw_only=True)
+
+    @cached_property
+    def products(self) -> Products:
+        return products(self.matrix, self.anchor)
+
+    @property
+    def size(self) -> int:
+        if self.mix is not None:
+            return self.mix.shape[0]
+        return self.matrix.shape[0] if self.rows is None else len(self.rows)
+
+    @cached_property
+    def gram(self) -> Gram:
+        """The inner products of these points."""
+        if self._gram is not None:
+            return self._gram
+        assert self.mix is None, "combined points get their Gram from what they combine"
+        rows = tuple(range(len(self.matrix))) if self.rows is None else self.rows
+        index = torch.tensor(rows)
+        wide = torch.tensor([*rows, len(self.matrix), len(self.matrix) + 1])
+
+        def away(point: int) -> Tensor:
+            return norms_of(self.matrix, self.matrix[rows[point]])[index].square_()
+
+        return Gram(
+            self.size,
+            lambda: self.products.inner[wide][:, wide],
+            lambda: self._row_norms[index],
+            away,
+        )
+
+    def refused(self, *, geometric: bool) -> tuple[int, ...]:
+        """The rows of the matrix with a NaN, an infinity or too large a norm.
+
+        For a geometric rule this comes with the inner products it needs anyway.
+        """
+        if geometric:
+            return self.products.refused
+        return tuple((~(self._row_norms <= NORM_LIMIT)).nonzero()[:, 0].tolist())
+
+    @cached_property
+    def _row_norms(self) -> Tensor:
+        """The norms of all rows of the matrix; from inner products, where they are known."""
+        if "products" in self.__dict__:
+            return norms_from(self.matrix, self.products.inner)
+        return norms_of(self.matrix)
+
+    @property
+    def norms(self) -> Tensor:
+        """``(m,)`` float64: as `Gram.norms`, without inner products where none are needed."""
+        if self._gram is not None:
+            return self._gram.norms
+        return self._row_norms if self.rows is None else self._row_norms[list(self.rows)]
+
+    def keeping(self, rows: Sequence[int]) -> Points:
+        """Of the rows themselves, only `rows`."""
+        kept = Points(self.matrix, anchor=self.anchor, rows=tuple(rows))
+        for known in ("products", "_row_norms"):
+            if known in self.__dict__:
+                kept.__dict__[known] = self.__dict__[known]
+        return kept
+
+    def chosen(self, some: Sequence[int]) -> Points:
+        """Of these points, only `some`, for a rule that looks at the vectors."""
+        some = list(some)
+        rows, mix = self.rows, self.mix
+        if mix is not None:
+            mix = mix[some]
+        else:
+            rows = tuple(some if rows is None else (rows[i] for i in some))
+        return Points(self.matrix, rows=rows, mix=mix)
+
+    def columns(self, index: Tensor) -> Tensor:
+        """``(m, k)`` float64: the points' coordinates `index`, on the CPU."""
+        some = self.matrix.index_select(1, index.to(self.matrix.device))
+        some = some.to("cpu", torch.float64)
+        some = some if self.rows is None else some[list(self.rows)]
+        return some if self.mix is None else self.mix @ some
+
+    def anchored(self, anchor: Tensor) -> Points:
+        """The same points, with `anchor` among the inner products."""
+        if self.mix is None and self.rows is None:
+            return Points(self.matrix, anchor=anchor)
+        return Points(self.materialised(), anchor=anchor)
+
+    def mapped(self, mix: Tensor) -> Points:
+        """What ``(k, m)`` `mix` makes of these points."""
+        whole = mix if self.mix is None else mix @ self.mix
+        return Points(
+            self.matrix,
+            anchor=self.anchor,
+            rows=self.rows,
+            mix=whole,
+            gram=self.gram.mapped(mix),
+        )
+
+    def over_rows(self, weights: Tensor) -> Tensor:
+        """``(n,)`` or ``(k, n)`` weights of the matrix's rows, from weights of these points."""
+        return self._to_rows(weights if self.mix is None else weights @ self.mix)
+
+    def _to_rows(self, weights: Tensor) -> Tensor:
+        if self.rows is None:
+            return weights
+        wide = weights.new_zeros(*weights.shape[:-1], self.matrix.shape[0])
+        wide[..., torch.tensor(self.rows)] = weights
+        return wide
+
+    def combined(self, weights: Tensor) -> Tensor:
+        """The points' sum under ``(m,)`` float64 weights, ``(d,)`` in the matrix's dtype."""
+        # Where rows were refused, the others are finite.
+        return combination(self.matrix, self.over_rows(weights), finite=self.rows is None)
+
+    def reader(self, width: int) -> Callable[[int, int], Sequence[Tensor]]:
+        """A function that gives the points' columns from a to b, at most `width` of them.
+
+        For one thread.  The rows are float32 at least, must not be written to,
+        and are good until the next call.
+        """
+        dtype = working(self.matrix.dtype)
+        if self.mix is None:
+            matrix, rows = self.matrix, self.rows
+
+            def plain(a: int, b: int) -> Sequence[Tensor]:
+                tile = matrix[:, a:b].to(dtype).unbind(0)
+                return tile if rows is None else [tile[i] for i in rows]
+
+            return plain
+        mix, used = factors(self.matrix, self._to_rows(self.mix))
+        room = self.matrix.new_empty(self.size * width, dtype=dtype)
+
+        def mixed(a: int, b: int) -> Sequence[Tensor]:
+            tile = self.matrix[:, a:b]
+            tile = gathered(tile, used, dtype)
+            out = room[: self.size * (b - a)].view(self.size, b - a)
+            return torch.mm(mix, tile, out=out).unbind(0)
+
+        return mixed
+
+    def materialised(self, chosen: Sequence[int] | None = None) -> Tensor:
+        """The points, or those `chosen`, as a matrix: the caller's own where nothing was done."""
+        if self.mix is None and self.rows is None and chosen is None:
+            return self.matrix
+        one = torch.eye(self.size, dtype=torch.float64)
+        one = one if chosen is None else one[list(chosen)]
+        return combinations(self.matrix, self.over_rows(one))

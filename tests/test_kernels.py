@@ -1,0 +1,274 @@
+"""Inner products, weighted sums and selection, against slow ones; the same bits always."""
+
+from __future__ import annotations
+
+import threading
+from itertools import combinations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.errors import SearchTooLarge
+from byzpy_tw.kernels import Gram, Points, combination, norms_of, products
+from byzpy_tw.kernels import combinations as sums
+from byzpy_tw.kernels.gram import SAMPLE, norms_from, squared_distances
+from byzpy_tw.kernels.networks import program
+from byzpy_tw.kernels.parallel import alone, in_order, pool, threads, using
+from byzpy_tw.kernels.search import MOST_STEPS, Cover, least_diameter
+
+
+def distances(matrix: torch.Tensor) -> torch.Tensor:
+    wide = matrix.double()
+    return torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def near(seed: int, n: int = 11, d: int = 1000) -> torch.Tensor:
+    """Rows of norm 1e3 that differ by 1e-3."""
+    draw = torch.Generator().manual_seed(seed)
+    base = torch.randn(d, generator=draw)
+    return base * (1e3 / base.norm()) + torch.randn(n, d, generator=draw) * (1e-3 / d**0.5)
+
+
+class GramTests(SynchronousTestCase):
+    def off(self, matrix: torch.Tensor, rows: slice = slice(None)) -> float:
+        n = len(matrix)
+        got = squared_distances(products(matrix).inner[:n, :n])[rows, rows]
+        wanted = distances(matrix)[rows, rows]
+        return float((got - wanted).abs().max() / wanted.max())
+
+    def test_distances(self) -> None:
+        """Squared distances are right to the vectors' own precision."""
+        for n, d in ((1, 5), (2, 1), (7, 1023), (5, 40_000), (40, 3000)):
+            matrix = torch.randn(n, d) + 3 * torch.randn(d)
+            self.assertLess(self.off(matrix) if n > 1 else 0, 1e-6)
+            self.assertLess(self.off(matrix.double()) if n > 1 else 0, 1e-13)
+
+    def test_near_rows_of_large_norm(self) -> None:
+        """Near rows keep their distances, whatever one or two others hold."""
+        for seed, (huge, where) in enumerate(
+            ((0.0, ()), (1e8, (0,)), (1e12, (5,)), (-1e15, (10,)), (1e15, (0, 1)))
+        ):
+            matrix = near(seed)
+            matrix[list(where)] = huge
+            honest = [i for i in range(11) if i not in where]
+            got = squared_distances(products(matrix).inner[:11, :11])
+            wanted = distances(matrix)
+            worst = (got - wanted)[honest][:, honest].abs().max()
+            self.assertLess(worst / wanted[honest][:, honest].max(), 1e-6)
+
+    def test_a_row_that_hides_from_the_sample(self) -> None:
+        """Rows that look central where the first view is chosen cost passes, not digits."""
+        matrix = near(7, d=50_000)
+        step = 50_000 // SAMPLE
+        for row, huge in enumerate((1e15, 1e8, 1e3)):
+            shown = matrix[5:, ::step].mean(dim=0)
+            matrix[row] = huge
+            matrix[row, ::step] = shown
+        found = products(matrix)
+        self.assertGreater(found.passes, 1)
+        self.assertLess(self.off(matrix, slice(3, None)), 1e-6)
+
+    def test_one_pass_is_the_rule(self) -> None:
+        """Ordinary rows are read once."""
+        for matrix in (torch.randn(20, 5000), near(1), torch.zeros(5, 10), torch.ones(3, 1)):
+            self.assertEqual(products(matrix).passes, 1)
+
+    def test_norms(self) -> None:
+        """Norms come out of the inner products, also of rows that are much shorter."""
+        matrix = torch.randn(9, 2000) + 100
+        matrix[3] = 0
+        matrix[4] *= 1e-7
+        wanted = matrix.double().norm(dim=1)
+        for got in (norms_of(matrix), norms_from(matrix, products(matrix).inner)):
+            torch.testing.assert_close(got, wanted, rtol=3e-6, atol=0)
+
+    def test_refused_rows(self) -> None:
+        """Rows with NaN, infinity or too large a norm are named, whichever they are."""
+        for bad in (float("nan"), float("inf"), 1e30, 3.4e38, 1.1e18):
+            for rows in ((0,), (4, 8), (0, 1, 2, 3)):
+                matrix = torch.randn(9, 30) * 0.1
+                matrix[list(rows), 7] = bad
+                found = products(matrix)
+                self.assertEqual(found.refused, rows)
+                kept = [i for i in range(9) if i not in rows]
+                inner = found.inner[kept][:, kept]
+                torch.testing.assert_close(
+                    squared_distances(inner), distances(matrix[kept]), rtol=1e-5, atol=1e-5
+                )
+
+    def test_the_origin_and_an_anchor(self) -> None:
+        """Both are points among the others."""
+        matrix, anchor = torch.randn(6, 70, dtype=torch.float64), torch.randn(70).double()
+        whole = products(matrix, anchor).inner
+        everything = torch.cat([matrix, anchor[None], torch.zeros(1, 70).double()])
+        torch.testing.assert_close(squared_distances(whole), distances(everything))
+        without = products(matrix).inner
+        torch.testing.assert_close(without[6], without[7])
+
+    def test_mapped(self) -> None:
+        """Combined points have the inner products of the combined vectors."""
+        matrix = torch.randn(6, 70, dtype=torch.float64) + 5
+        mix = torch.rand(4, 6, dtype=torch.float64) / 6  # the origin has a share
+        got = Points(matrix).gram.mapped(mix)
+        torch.testing.assert_close(got.squared, distances(mix @ matrix))
+        torch.testing.assert_close(got.norms, (mix @ matrix).norm(dim=1))
+        again = Gram.of(Points(matrix).gram.whole).mapped(mix)
+        torch.testing.assert_close(got.squared, again.squared)
+
+    def test_blocks_change_no_bit(self) -> None:
+        """Distances are the same, bit for bit, however many rows are taken at a time."""
+        inner = products(torch.randn(9, 300)).inner
+        for rows in (1, 2, 4, 9, 32):
+            self.assertTrue(torch.equal(squared_distances(inner), squared_distances(inner, rows)))
+
+
+class CombinationTests(SynchronousTestCase):
+    def test_weighted_sums(self) -> None:
+        """One pass gives the weighted sums, over one tile or many."""
+        for dtype, slack in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+            for d in (1, 100, 150_000):
+                matrix = torch.randn(5, d, dtype=dtype)
+                weights = torch.randn(3, 5, dtype=torch.float64)
+                weights[:, 2] = 0
+                torch.testing.assert_close(
+                    sums(matrix, weights), weights.to(dtype) @ matrix, rtol=slack, atol=slack
+                )
+
+    def test_rows_without_weight_may_hold_anything(self) -> None:
+        """A row of weight zero is not read."""
+        matrix = torch.randn(4, 10)
+        matrix[1] = float("nan")
+        weights = torch.tensor([0.5, 0.0, 0.5, 0.0], dtype=torch.float64)
+        torch.testing.assert_close(combination(matrix, weights), (matrix[0] + matrix[2]) / 2)
+        self.assertEqual(float(combination(matrix, 0 * weights).abs().sum()), 0.0)
+
+    def test_one_row_comes_out_as_it_is(self) -> None:
+        """A weight of one and zeros elsewhere is a copy."""
+        matrix = torch.randn(4, 10) * 1e17
+        got = combination(matrix, torch.tensor([0, 0, 1, 0], dtype=torch.float64))
+        self.assertTrue(torch.equal(got, matrix[2]))
+        got.zero_()
+        self.assertFalse(torch.equal(got, matrix[2]))
+
+
+class NetworkTests(SynchronousTestCase):
+    @given(st.lists(st.sampled_from([None, "a", "b", 0]), min_size=1, max_size=24))
+    @settings(deadline=None, max_examples=150)
+    def test_what_is_asked_for_is_sorted(self, asked: list) -> None:
+        """Whatever places of the sorted order are asked for, singly or as lots, are right."""
+        wanted = tuple(i if place == 0 else place for i, place in enumerate(asked))
+        n, steps = len(wanted), program(wanted)
+        rows = torch.randint(0, 9, (n, 40)).float()
+        buffers = [*rows.clone(), *torch.empty(steps.scratch, 40)]
+        for step in steps.steps:
+            low = torch.minimum(buffers[step.a], buffers[step.b])
+            high = torch.maximum(buffers[step.a], buffers[step.b])
+            for value, where in ((low, step.low), (high, step.high)):
+                if where is not None:
+                    self.assertGreaterEqual(where, n)  # rows are the caller's
+                    buffers[where] = value
+        ranked = rows.sort(dim=0).values
+        for lot in set(wanted) - {None}:
+            places = [i for i in range(n) if wanted[i] == lot]
+            got = torch.stack([buffers[steps.places[i]] for i in places])
+            self.assertTrue(torch.equal(got.sort(dim=0).values, ranked[places]))
+
+    def test_the_median_takes_fewer_steps(self) -> None:
+        """Cutting pays: the median of 20 takes a quarter fewer steps than sorting does."""
+
+        def operations(wanted: tuple) -> int:
+            return sum((s.low is not None) + (s.high is not None) for s in program(wanted).steps)
+
+        middle = tuple("middle" if i in (9, 10) else None for i in range(20))
+        self.assertLessEqual(operations(middle), 0.75 * operations(tuple(range(20))))
+
+
+class ParallelTests(SynchronousTestCase):
+    def test_answers_are_in_order(self) -> None:
+        """Whatever thread takes a piece, its answer stands in its place."""
+        for count in (0, 1, 2, 50):
+            for wanted in (1, 2, 5):
+                with using(wanted):
+                    got = in_order(lambda: lambda i: (i, torch.get_num_threads()), count)
+                self.assertEqual(got, [(i, 1) for i in range(count)])
+
+    def test_the_callers_threads_are_left_alone(self) -> None:
+        """Torch computes on as many threads as before, here and in threads yet to come."""
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(3)
+            in_order(lambda: lambda i: i, 8)
+            self.assertEqual(alone(torch.get_num_threads), 1)
+            with pool(2) as workers:
+                self.assertEqual(workers.submit(torch.get_num_threads).result(), 1)
+            self.assertEqual(torch.get_num_threads(), 3)
+            seen: list[int] = []
+            thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+            thread.start()
+            thread.join()
+            self.assertEqual(seen, [3])
+        finally:
+            torch.set_num_threads(before)
+
+    def test_errors_come_out(self) -> None:
+        """What a piece raises is raised to the caller, in both kinds of thread."""
+
+        def start():
+            return lambda i: 1 // (3 - i)
+
+        for call in (lambda: in_order(start, 9), lambda: alone(in_order, start, 9)):
+            with using(2), self.assertRaises(ZeroDivisionError):
+                call()
+
+    def test_alone_knows_how_many_threads_were_wanted(self) -> None:
+        """`using` reaches into the thread that `alone` works in."""
+        with using(5):
+            self.assertEqual(alone(threads), 5)
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            self.assertEqual(alone(threads), 2)
+        finally:
+            torch.set_num_threads(before)
+
+    def test_many_callers_at_once(self) -> None:
+        """Callers that all want threads do not wait for each other for ever."""
+        with pool(30) as callers, using(4):
+            waiting = [callers.submit(in_order, lambda: lambda i: i, 20) for _ in range(100)]
+            self.assertTrue(all(one.result(60) == list(range(20)) for one in waiting))
+
+
+class SearchTests(SynchronousTestCase):
+    @given(st.integers(1, 9), st.data())
+    @settings(deadline=None, max_examples=150)
+    def test_covers(self, n: int, data: st.DataObject) -> None:
+        """There is a cover of k vertices if and only if trying all finds one."""
+        pairs = data.draw(st.sets(st.sampled_from(list(combinations(range(n), 2)) or [(0, 0)])))
+        graph = np.zeros((n, n), dtype=bool)
+        for i, j in pairs:
+            graph[i, j] = graph[j, i] = i != j
+        for k in range(n):
+            found = any(
+                not np.delete(np.delete(graph, some, 0), some, 1).any()
+                for some in combinations(range(n), k)
+            )
+            self.assertEqual(Cover(graph).exists((1 << n) - 1, k), found)
+
+    def test_large_n_is_no_trouble(self) -> None:
+        """64 points with 12 to drop are searched exactly, and at once."""
+        draw = torch.Generator().manual_seed(0)
+        squared = distances(torch.randn(64, 30, generator=draw))
+        kept = least_diameter(squared, 52)
+        self.assertEqual(len(set(kept)), 52)
+
+    def test_hopeless_searches_end(self) -> None:
+        """A search that would not end says so."""
+        random = np.random.default_rng(0)
+        graph = random.random((160, 160)) < 0.06
+        graph = (graph | graph.T) & ~np.eye(160, dtype=bool)
+        search = Cover(graph, steps=MOST_STEPS - 1000)
+        with self.assertRaisesRegex(SearchTooLarge, "100000 steps .* n=160"):
+            search.exists((1 << 160) - 1, 110)
