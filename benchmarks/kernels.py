@@ -1,0 +1,231 @@
+"""Every rule against ByzPy 0.1.4, ByzFL 0.0.11 and against its own floor.
+
+    python benchmarks/kernels.py [--shapes 20x421642,...] [--rules median,nnm+krum,...]
+        [--peers DIRECTORY] [--repeat 7] [--no-peers]
+
+The floor of a rule is what torch's own matmul takes for one Gram matrix, ``X @ X.T``,
+and one weighted sum, ``w @ X``, in the same run.  Times are medians, in
+milliseconds, of calls that take turns with each other, so that a busy machine
+slows all of them alike.  Memory is the most that one call adds to the process,
+less its result, as a share of the input; measured in a process of its own (Linux).
+
+Where the peers are not installed beside this package, name a directory made with
+``pip install --no-deps --target DIRECTORY byzpy==0.1.4 byzfl==0.0.11`` and what
+they import (cloudpickle, scipy).
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from statistics import median
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from byzpy_tw.aggregators import BUILTIN, Pipeline
+from byzpy_tw.preaggregators import BUILTIN as PRE
+
+SHAPES = "10x421642,20x421642,64x421642,20x11173962"
+SLOW = 20.0  # seconds; a peer's call that takes longer is not repeated
+
+Rule = Callable[[Tensor], Any]
+Makers = dict[str, Callable[[int, int], Rule]]
+
+
+def ours(n: int, f: int) -> dict[str, Rule]:
+    """Each of our rules, and the chains that the project speaks of."""
+    takes = {name: factory for name, factory, _ in (*BUILTIN, *PRE)}
+
+    def make(name: str) -> Rule:
+        return takes[name](f=f)
+
+    found = {name: make(name) for name, _, _ in BUILTIN}
+    if n <= 4 * f:
+        found["bulyan"] = takes["bulyan"](f=(n - 3) // 4)
+    for pre in ("nnm", "clipping", "arc", "bucketing"):
+        for last in ("krum", "geometric-median"):
+            if pre == "bucketing" and last == "krum":
+                continue
+            found[f"{pre}+{last}"] = Pipeline(pre=(make(pre),), aggregator=make(last))
+    found["clipping+nnm+arc+geometric-median"] = Pipeline(
+        pre=(make("clipping"), make("nnm"), make("arc")), aggregator=make("geometric-median")
+    )
+    found["nnm+trimmed-mean"] = Pipeline(pre=(make("nnm"),), aggregator=make("trimmed-mean"))
+    return found
+
+
+def byzfl(n: int, f: int) -> dict[str, Rule]:
+    if "byzfl" not in sys.modules:
+        # Its top imports what it draws figures with; the rules need none of that.
+        spec = find_spec("byzfl")
+        sys.modules["byzfl"] = bare = ModuleType("byzfl")
+        bare.__path__ = list(spec.submodule_search_locations)
+    kit = import_module("byzfl.aggregators")
+    nnm = kit.NNM(f)
+    return {
+        "mean": kit.Average(),
+        "median": kit.Median(),
+        "trimmed-mean": kit.TrMean(f),
+        "meamed": kit.Meamed(f),
+        "krum": kit.Krum(f),
+        "multi-krum": kit.MultiKrum(f),
+        "geometric-median": kit.GeometricMedian(),
+        "centered-clipping": kit.CenteredClipping(L=3, tau=10.0),
+        "monna": kit.MoNNA(f),
+        "caf": kit.CAF(f),
+        "nnm+krum": lambda x: kit.Krum(f)(nnm(x)),
+        "nnm+geometric-median": lambda x: kit.GeometricMedian()(nnm(x)),
+        "nnm+trimmed-mean": lambda x: kit.TrMean(f)(nnm(x)),
+    }
+
+
+def byzpy(n: int, f: int) -> dict[str, Rule]:
+    def kit(where: str, name: str) -> Any:
+        return getattr(import_module(f"byzpy.{where}"), name)
+
+    def krum(rows: list[Tensor]) -> Any:
+        return kit("aggregators.geometric_wise.krum", "Krum")(f).aggregate(rows)
+
+    def geometric_median(rows: list[Tensor]) -> Any:
+        where = "aggregators.geometric_wise.geometric_median"
+        return kit(where, "GeometricMedian")().aggregate(rows)
+
+    def trimmed_mean(rows: list[Tensor]) -> Any:
+        where = "aggregators.coordinate_wise.trimmed_mean"
+        return kit(where, "CoordinateWiseTrimmedMean")(f).aggregate(rows)
+
+    nnm = kit("pre_aggregators", "NearestNeighborMixing")(f)
+    rules = {
+        "median": kit("aggregators.coordinate_wise.median", "CoordinateWiseMedian")().aggregate,
+        "trimmed-mean": trimmed_mean,
+        "meamed": kit("aggregators.coordinate_wise.mean_of_medians", "MeanOfMedians")(f).aggregate,
+        "krum": krum,
+        "multi-krum": kit("aggregators.geometric_wise.krum", "MultiKrum")(f, n - f - 1).aggregate,
+        "geometric-median": geometric_median,
+        "centered-clipping": kit("aggregators.norm_wise.center_clipping", "CenteredClipping")(
+            c_tau=10.0, M=3
+        ).aggregate,
+        "monna": kit("aggregators.geometric_wise.monna", "MoNNA")(f).aggregate,
+        "cge": kit(
+            "aggregators.norm_wise.comparative_gradient_elimination",
+            "ComparativeGradientElimination",
+        )(f).aggregate,
+        "caf": kit("aggregators.norm_wise.caf", "CAF")(f).aggregate,
+        "nnm+krum": lambda rows: krum(nnm.pre_aggregate(rows)),
+        "nnm+geometric-median": lambda rows: geometric_median(nnm.pre_aggregate(rows)),
+        "nnm+trimmed-mean": lambda rows: trimmed_mean(nnm.pre_aggregate(rows)),
+    }
+    # It takes lists; taking a matrix apart costs nothing.
+    return {name: lambda x, rule=rule: rule(list(x.unbind(0))) for name, rule in rules.items()}
+
+
+def timed(calls: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
+    """The median time of each call, ms; calls take turns.  One that fails is left out."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeat + 1):
+        for name, call in calls.items():
+            if turn and times[name] and min(times[name]) > SLOW:
+                continue
+            begun = time.perf_counter()
+            try:
+                call()
+            except Exception as e:  # a peer's failure is its own affair
+                if not turn:
+                    print(f"  {name}: {e!r:.100}", file=sys.stderr)
+                continue
+            if turn or time.perf_counter() - begun > SLOW:  # the first is to warm up
+                times[name].append(time.perf_counter() - begun)
+    return {name: median(found) * 1e3 for name, found in times.items() if found}
+
+
+def extra_memory(rule: str, n: int, d: int) -> float:
+    """The most memory that a call adds, less its result, as a share of the input."""
+    answer = subprocess.run(
+        [sys.executable, __file__, "--memory", rule, "--shapes", f"{n}x{d}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(answer.stdout)
+
+
+def measure_memory(rule: str, n: int, d: int) -> float:
+    def status(key: str) -> int:
+        with open("/proc/self/status") as lines:
+            return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
+
+    call = ours(n, n // 5)[rule]
+    call(torch.randn(n, 1000))  # threads and libraries are there now
+    matrix = torch.randn(n, d)
+    before = status("VmRSS")
+    with open("/proc/self/clear_refs", "w") as reset:
+        reset.write("5")
+    result = call(matrix)
+    return (status("VmHWM") - before - result.numel() * 4) / (matrix.numel() * 4)
+
+
+def report(n: int, d: int, args: argparse.Namespace) -> None:
+    f = n // 5
+    torch.manual_seed(0)
+    matrix = torch.randn(n, d) + torch.randn(d)
+    weights = torch.rand(n)
+    rules = ours(n, f)
+    chosen = args.rules.split(",") if args.rules else list(rules)
+    peers = {} if args.no_peers else {"byzpy": byzpy(n, f), "byzfl": byzfl(n, f)}
+    print(f"\nn={n} d={d} f={f}, {torch.get_num_threads()} threads, median of {args.repeat}")
+    print(f"{'rule':34}{'ms':>9}{'floor':>9}{'x floor':>9}", end="")
+    print("".join(f"{peer + ' ms':>11}" for peer in peers), end="")
+    print(f"{'x faster':>10}" * bool(peers) + f"{'memory':>9}")
+    for name in chosen:
+        if rules[name].computable(n) is not None:
+            print(f"{name:34}{rules[name].computable(n)}")
+            continue
+        calls: dict[str, Callable[[], Any]] = {
+            "gram": lambda: matrix @ matrix.T,
+            "sum": lambda: weights @ matrix,
+            "ours": lambda: rules[name](matrix),
+        }
+        for peer, offered in peers.items():
+            if name in offered:
+                calls[peer] = lambda rule=offered[name]: rule(matrix)
+        found = timed(calls, args.repeat)
+        floor = found["gram"] + found["sum"]
+        print(f"{name:34}{found['ours']:9.1f}{floor:9.1f}{found['ours'] / floor:9.2f}", end="")
+        for peer in peers:
+            print(f"{found[peer]:11.1f}" if peer in found else f"{'-':>11}", end="")
+        best = min((found[peer] for peer in peers if peer in found), default=None)
+        if peers:
+            print(f"{best / found['ours']:10.1f}" if best else f"{'-':>10}", end="")
+        print(f"{extra_memory(name, n, d):9.2f}" if args.with_memory else f"{'-':>9}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shapes", default=SHAPES)
+    parser.add_argument("--rules", default="")
+    parser.add_argument("--peers", default="")
+    parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--with-memory", action="store_true")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peers:
+        sys.path.append(args.peers)
+    for shape in args.shapes.split(","):
+        n, d = map(int, shape.split("x"))
+        if args.memory:
+            print(measure_memory(args.memory, n, d))
+        else:
+            report(n, d, args)
+
+
+if __name__ == "__main__":
+    main()

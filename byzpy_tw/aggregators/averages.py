@@ -1,0 +1,34 @@
+"""The mean, the baseline that one liar can move anywhere."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.aggregators.fields import budget
+from byzpy_tw.aggregators.rule import ALL_LAWS, State, aggregate, needs
+from byzpy_tw.kernels.points import Gram
+from byzpy_tw.seeds import Context
+
+
+@frozen(kw_only=True)
+class Mean:
+    """The mean of the rows.  Not robust: `f` pays for refused rows only."""
+
+    inner_products: ClassVar[bool] = False
+    f: int = budget()
+
+    laws: ClassVar[frozenset[str]] = ALL_LAWS
+    __call__ = aggregate
+
+    def computable(self, n: int) -> str | None:
+        return needs("mean", "n >= 1", n >= 1, n, self.f)
+
+    def guarantee(self, n: int) -> str | None:
+        return None if self.f == 0 else f"mean tolerates no faulty node, got n={n}, f={self.f}"
+
+    def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        return torch.full((gram.size,), 1 / gram.size, dtype=torch.float64)

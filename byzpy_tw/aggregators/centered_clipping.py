@@ -1,0 +1,90 @@
+"""Centered clipping: steps from a centre towards rows that are pulled near it first."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.aggregators.fields import budget, number, whole, word
+from byzpy_tw.aggregators.rule import (
+    EQUAL_ROWS,
+    PERMUTATION,
+    TRANSLATION,
+    Outcome,
+    State,
+    aggregate,
+    needs,
+    promises,
+)
+from byzpy_tw.kernels import select
+from byzpy_tw.kernels.points import Gram, Points
+from byzpy_tw.seeds import Context
+
+
+@frozen(kw_only=True)
+class CenteredClipping:
+    """``v += mean_i (x_i - v) min(1, tau / |x_i - v|)``, `iterations` times.
+
+    v starts at the last round's result, which the state keeps (zero at first),
+    at zero, or at the median of each coordinate.
+
+    References
+    ----------
+    Karimireddy et al., "Learning from History for Byzantine Robust
+    Optimization", ICML 2021, equation 4 and Algorithm 2.
+    """
+
+    f: int = budget()
+    tau: float = number("tau", 10.0, above=0.0)
+    iterations: int = whole("iterations", 3, least=1)
+    init: Literal["previous", "zero", "median"] = word(
+        "init", "previous", "previous", "zero", "median"
+    )
+
+    __call__ = aggregate
+
+    @property
+    def laws(self) -> frozenset[str]:
+        found = {PERMUTATION}
+        return frozenset(found | {TRANSLATION, EQUAL_ROWS} if self.init == "median" else found)
+
+    def computable(self, n: int) -> str | None:
+        return needs("centered clipping", "n >= 1", n >= 1, n, self.f)
+
+    def guarantee(self, n: int) -> str | None:
+        return promises("centered clipping", "n > 2f", n > 2 * self.f, n, self.f)
+
+    def anchor(self, state: State) -> Tensor | None:
+        """The centre to start from, where it is known beforehand and not zero."""
+        return None if self.init != "previous" or state is None else state.get("previous")
+
+    def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        """What these lack to a sum of one is the share of the centre it starts from."""
+        n = gram.size
+        inner = gram.whole[: n + 1, : n + 1]  # the rows and the centre
+        at = torch.zeros(n + 1, dtype=torch.float64)
+        at[n] = 1
+        for _ in range(self.iterations):
+            along = torch.mv(inner, at)
+            squared = inner.diagonal() - 2 * along + torch.dot(along, at)
+            away = squared[:n].clamp_(min=0).sqrt_()
+            share = (self.tau / away).clamp_(max=1) / n
+            at *= 1 - share.sum()
+            at[:n] += share
+        return at[:n]
+
+    def outcome(
+        self, points: Points, *, context: Context | None = None, state: State = None
+    ) -> Outcome:
+        if self.init == "median":
+            points = points.anchored(select.median(points))
+        weights = self.weights(points.gram, context=context, state=state)
+        vector = points.combined(weights)
+        if points.anchor is not None:
+            vector.add_(points.anchor, alpha=1 - float(weights.sum()))
+        if self.init == "previous" and state is not None:
+            state["previous"] = vector.clone()
+        return Outcome(vector, points.over_rows(weights))

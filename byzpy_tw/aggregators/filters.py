@@ -1,0 +1,170 @@
+"""CAF and DnC: rows that stick out along one direction count less, or not at all."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import ClassVar
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.aggregators.fields import budget, number, whole
+from byzpy_tw.aggregators.krum import best
+from byzpy_tw.aggregators.rule import (
+    ALL_LAWS,
+    Outcome,
+    State,
+    aggregate,
+    needs,
+    promises,
+    uniform,
+)
+from byzpy_tw.kernels.points import Gram, Points
+from byzpy_tw.seeds import Context
+
+PATIENCE = 300  # steps
+PROGRESS = 1e-6  # of one row's weight a step
+
+
+@frozen(kw_only=True)
+class CAF:
+    """The covariance-bound agnostic filter.
+
+    While more than n - 2f weight is left, weights are lowered along the top
+    direction of the weighted covariance; the answer is the weighted mean whose
+    covariance had the least top eigenvalue on the way.  `power_iterations` is how
+    many to find that direction by; None for the exact one.
+
+    Notes
+    -----
+    ByzFL draws the start of its one power iteration at random, and does not end
+    where a row is very far out; see the comment below for what happens here.
+
+    References
+    ----------
+    Allouah, Guerraoui and Stephan, "Towards Trustworthy Federated Learning with
+    Untrusted Participants", ICML 2025, Algorithm 2.
+    """
+
+    f: int = budget()
+    power_iterations: int | None = whole("power_iterations", None, least=1, most=100_000)
+
+    laws: ClassVar[frozenset[str]] = ALL_LAWS
+    __call__ = aggregate
+
+    def computable(self, n: int) -> str | None:
+        return needs("caf", "n > 2f", n > 2 * self.f, n, self.f)
+
+    def guarantee(self, n: int) -> str | None:
+        return promises("caf", "n > 2f", n > 2 * self.f, n, self.f)
+
+    def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        n = gram.size
+        mass = torch.ones(n, dtype=torch.float64)
+        least, centre = float("inf"), mass / n
+        # A row far out that has no weight left still sets the measure, and can slow the
+        # rest down without end.  Then it no longer does, and each step drops a row.
+        patient = True
+        for step in range(PATIENCE + n):
+            total = mass.sum()
+            if total <= n - 2 * self.f:
+                break
+            at = mass / total
+            along = torch.mv(gram.inner, at)
+            inner = gram.inner - along[:, None] - along + torch.dot(along, at)
+            root = at.sqrt()
+            top, vector = _top(inner * root * root[:, None], self.power_iterations)
+            if top < least:
+                least, centre = top, at
+            out = torch.mv(inner, root * vector).square_()
+            new = mass * (1 - out / out.max())
+            if patient and not total - new.sum() > PROGRESS:
+                patient = False
+            if step >= PATIENCE or not patient:
+                most = out[mass > 0].max()
+                if not (top > 0 and most > 0):
+                    break  # nothing is left to tell the rows apart by
+                new = mass * (1 - out / most)
+            mass = new.clamp_(min=0)
+        return centre
+
+
+def _top(matrix: Tensor, power_iterations: int | None) -> tuple[float, Tensor]:
+    """The largest eigenvalue of a positive semidefinite matrix, and its vector."""
+    if power_iterations is None:
+        values, vectors = torch.linalg.eigh(matrix)
+        return float(values[-1]), vectors[:, -1]
+    vector = matrix[int(matrix.diagonal().argmax())]
+    for _ in range(power_iterations):
+        length = torch.linalg.vector_norm(vector)
+        if not length > 0:
+            break
+        vector = torch.mv(matrix, vector / length)
+    length = torch.linalg.vector_norm(vector)
+    vector = vector / length if length > 0 else vector
+    return float(torch.dot(vector, torch.mv(matrix, vector))), vector
+
+
+@frozen(kw_only=True)
+class DnC:
+    """Divide and conquer: rows of large projection on a top singular direction are dropped.
+
+    `iterations` times, `subsample` coordinates are drawn (by the run's seed and
+    the round, or by `seed` where it is given), and the ceil(c f) rows of largest
+    projection dropped; what no iteration dropped is averaged.  If that is nothing,
+    what the last one left.
+
+    References
+    ----------
+    Shejwalkar and Houmansadr, "Manipulating the Byzantine", NDSS 2021, Algorithm 2.
+    """
+
+    f: int = budget()
+    iterations: int = whole("iterations", 1, least=1, most=1000)
+    subsample: int = whole("subsample", 10_000, least=1)
+    c: float = number("c", 1.0, above=0.0)
+    seed: int | None = whole("seed", None, most=2**63 - 1)
+
+    laws: ClassVar[frozenset[str]] = ALL_LAWS
+    __call__ = aggregate
+
+    def computable(self, n: int) -> str | None:
+        drop = self._drop
+        if n <= drop:
+            return f"dnc needs n > ceil(c f), got n={n}, f={self.f}, c={self.c:g}"
+        return None
+
+    def guarantee(self, n: int) -> str | None:
+        return promises("dnc", "n > 2f", n > 2 * self.f, n, self.f)
+
+    @property
+    def _drop(self) -> int:
+        return ceil(self.c * self.f)
+
+    def outcome(
+        self, points: Points, *, context: Context | None = None, state: State = None
+    ) -> Outcome:
+        n, d = points.size, points.matrix.shape[1]
+        stream = context or Context()
+        if self.seed is not None:
+            stream = Context(seed=self.seed)
+        kept = set(range(n))
+        last: list[int] = []
+        for iteration in range(self.iterations):
+            if d > self.subsample:
+                drawn = stream.stream("dnc", iteration).choice(
+                    d, self.subsample, replace=False, shuffle=False
+                )
+                index = torch.from_numpy(drawn).sort().values
+            else:
+                index = torch.arange(d)
+            some = points.columns(index)
+            # Twice, for rows that are near each other and far from zero.
+            some -= some.mean(dim=0)
+            some -= some.mean(dim=0)
+            _, along = _top(some @ some.T, None)
+            last = best(along.square(), n - self._drop).tolist()
+            kept &= set(last)
+        weights = uniform(n, sorted(kept or last))
+        return Outcome(points.combined(weights), points.over_rows(weights))

@@ -1,0 +1,203 @@
+"""The geometric median, from inner products.
+
+The centre is always a weighted mean of the rows (and of the origin, where it
+starts there), so that its distances to the rows follow from inner products, and no
+step touches the vectors.
+
+1. Weiszfeld's steps, the definition: weights proportional to 1 / max(nu, distance).
+2. If that has not settled after a few, the minimum may lie in a row itself, where
+   Weiszfeld crawls or sticks: there is a test for that (Kuhn), and a way out of a
+   row that is not the minimum (Vardi and Zhang, PNAS 2000, equation 2.6).
+3. Then Newton's steps, in the small space, for as long as they get lower.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.aggregators.fields import budget, number, whole, word
+from byzpy_tw.aggregators.rule import (
+    ALL_LAWS,
+    SCALING,
+    TRANSLATION,
+    State,
+    aggregate,
+    needs,
+    promises,
+    uniform,
+)
+from byzpy_tw.kernels.points import Gram
+from byzpy_tw.seeds import Context
+
+PLAIN_STEPS = 4  # of Weiszfeld's, before anything cleverer
+SMOOTHING = 1e-6  # of the median distance
+
+
+@frozen(kw_only=True)
+class GeometricMedian:
+    """The point with the least sum of distances to the rows.
+
+    Distances below `nu` count as `nu` (None: 1e-6 of the median distance from the most
+    central row; a number is absolute).  It stops when a step is shorter than `tol`
+    times that distance, or after `max_iter` steps, from the mean or from zero.
+
+    References
+    ----------
+    Pillutla et al., "Robust Aggregation for Federated Learning", IEEE TSP 2022,
+    Algorithm 2.
+    """
+
+    f: int = budget()
+    nu: float | None = number("nu", None, above=0.0)
+    tol: float = number("tol", 1e-9, above=0.0)
+    max_iter: int = whole("max_iter", 1000, least=1)
+    init: Literal["mean", "zero"] = word("init", "mean", "mean", "zero")
+
+    __call__ = aggregate
+
+    @property
+    def laws(self) -> frozenset[str]:
+        lost = {SCALING} if self.nu is not None else set()
+        return ALL_LAWS - (lost | {TRANSLATION} if self.init == "zero" else lost)
+
+    def computable(self, n: int) -> str | None:
+        return needs("geometric median", "n >= 1", n >= 1, n, self.f)
+
+    def guarantee(self, n: int) -> str | None:
+        return promises("geometric median", "n > 2f", n > 2 * self.f, n, self.f)
+
+    def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        n = gram.size
+        # The distance within which the most central row has a majority of the rows: no
+        # minority can blow it up.
+        radii = gram.squared.sort(dim=1).values[:, n // 2]
+        scale, central = float(radii.min().sqrt()), int(radii.argmin())
+        if scale == 0.0 and self.nu is None:
+            return uniform(n, [central])  # over half of the rows are this one
+        everything = torch.tensor([*range(n), n + 1])  # the rows and the origin
+        space = _Space(
+            gram.whole[everything][:, everything],
+            n,
+            SMOOTHING * scale if self.nu is None else self.nu,
+        )
+        start = torch.zeros(n + 1, dtype=torch.float64)
+        if self.init == "zero":
+            start[n] = 1
+        else:
+            start[:n] = 1 / n
+        return _minimise(
+            space, start, self.max_iter, self.tol * max(scale, space.nu), exact=self.nu is None
+        )[:n]
+
+
+@frozen(eq=False)
+class _Space:
+    """Points as ``(n + 1,)`` weights, with a sum of one, over n rows and the origin."""
+
+    inner: Tensor  # (n + 1, n + 1)
+    n: int
+    nu: float
+
+    def away(self, at: Tensor) -> Tensor:
+        """``(n,)``: the distance of each row to `at`."""
+        along = torch.mv(self.inner, at)
+        squared = self.inner.diagonal() - 2 * along + torch.dot(along, at)
+        return squared[: self.n].clamp_(min=0).sqrt_()
+
+    def at_row(self, row: int) -> Tensor:
+        at = torch.zeros(self.n + 1, dtype=torch.float64)
+        at[row] = 1
+        return at
+
+    def length(self, difference: Tensor) -> float:
+        squared = torch.dot(difference, torch.mv(self.inner, difference))
+        return float(squared.clamp_(min=0).sqrt_())
+
+    def cost(self, away: Tensor) -> float:
+        """The sum of distances, each rounded off to a parabola below nu."""
+        near = away < self.nu
+        return float(torch.where(near, (away.square() / self.nu + self.nu) / 2, away).sum())
+
+    def weiszfeld(self, away: Tensor) -> Tensor:
+        pull = 1 / away.clamp(min=self.nu)
+        step = torch.zeros(self.n + 1, dtype=torch.float64)
+        step[: self.n] = pull / pull.sum()
+        return step
+
+    def newton(self, at: Tensor, away: Tensor) -> Tensor | None:
+        """Newton's step, as a change of weights.
+
+        With z_i = row_i - at, a = 1 / distance and b = a^3 (0 below nu) the second
+        derivative is ``sum(a) I - Z' diag(b) Z``; a step ``Z' q`` solves it if
+        ``(sum(a) I - diag(b) Z Z') q = a``.
+        """
+        n = self.n
+        along = torch.mv(self.inner, at)
+        products = self.inner - along[:, None] - along + torch.dot(along, at)
+        pull = 1 / away.clamp(min=self.nu)
+        bend = torch.where(away > self.nu, pull**3, 0.0)
+        system = -bend[:, None] * products[:n, :n]
+        system.diagonal().add_(pull.sum())
+        change, trouble = torch.linalg.solve_ex(system, pull)
+        if int(trouble) or not torch.isfinite(change).all():
+            return None
+        step = -change.sum() * at
+        step[:n] += change
+        return step
+
+
+def _minimise(space: _Space, at: Tensor, max_iter: int, short: float, *, exact: bool) -> Tensor:
+    away = space.away(at)
+    for step in range(max_iter):
+        new = None
+        if step == PLAIN_STEPS and exact:
+            row = space.at_row(int(away.argmin()))
+            new = _way_out(space, row, away)
+            if new is row:
+                return row
+        if step >= PLAIN_STEPS and new is None:
+            new = _lower(space, at, away)
+        if new is None:
+            new = space.weiszfeld(away)
+        moved = space.length(new - at)
+        at, away = new, space.away(new)
+        if moved <= short:
+            break
+    if exact and float(away.min()) <= space.nu:
+        # Smoothing keeps it off a row by up to nu; which is it?
+        row = space.at_row(int(away.argmin()))
+        return row if _way_out(space, row, away) is row else at
+    return at
+
+
+def _lower(space: _Space, at: Tensor, away: Tensor) -> Tensor | None:
+    """Where Newton's step leads, if that is lower; half and a quarter of it are tried too."""
+    step = space.newton(at, away)
+    if step is None:
+        return None
+    cost = space.cost(away)
+    for share in (1.0, 0.5, 0.25):
+        new = at + share * step
+        if space.cost(space.away(new)) < cost:
+            return new
+    return None
+
+
+def _way_out(space: _Space, row: Tensor, away: Tensor) -> Tensor | None:
+    """`row` itself where it is the minimum; else a point below it, if below here as well."""
+    n = space.n
+    apart = space.away(row)
+    equal = apart <= space.nu
+    pull = torch.zeros(n + 1, dtype=torch.float64)
+    pull[:n] = torch.where(equal, 0.0, 1 / apart)
+    total = pull.sum()
+    force, weight = space.length(pull - total * row), int(equal.sum())
+    if force <= weight:
+        return row
+    out = pull / total
+    out = out + (weight / force) * (row - out)
+    return out if space.cost(space.away(out)) < space.cost(away) else None

@@ -1,0 +1,120 @@
+"""Krum and Multi-Krum: rows with near neighbours."""
+
+from __future__ import annotations
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.aggregators.fields import block, budget, whole
+from byzpy_tw.aggregators.rule import (
+    ALL_LAWS,
+    PERMUTATION,
+    State,
+    aggregate,
+    needs,
+    promises,
+    uniform,
+)
+from byzpy_tw.kernels.points import Gram
+from byzpy_tw.seeds import Context
+
+
+def scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
+    """``(n,)``: each point's sum of squared distances to its `closest` nearest others."""
+    apart = gram.distances(chunk_size)
+    step = chunk_size or gram.size
+    # Column 0 of the sorted distances is the zero to the point itself.
+    return torch.cat(
+        [block.sort(dim=1).values[:, 1 : closest + 1].sum(dim=1) for block in apart.split(step)]
+    )
+
+
+def best(scores: Tensor, q: int) -> Tensor:
+    """The indices of the `q` lowest scores; of equal ones, the lowest indices."""
+    return scores.sort(stable=True).indices[:q]
+
+
+def _closest(rule: Krum | MultiKrum, n: int) -> int:
+    return n - rule.f - 2 if rule.closest is None else rule.closest
+
+
+def _computable(rule: Krum | MultiKrum, name: str, n: int) -> str | None:
+    why = needs(name, "n >= f + 3", n >= rule.f + 3, n, rule.f)
+    if why is None and rule.closest is not None and rule.closest > n - 1:
+        return f"{name} needs closest <= n - 1, got n={n}, closest={rule.closest}"
+    return why
+
+
+def _laws(rule: Krum | MultiKrum) -> frozenset[str]:
+    # With one neighbour, two rows that are each other's nearest tie.
+    return ALL_LAWS - {PERMUTATION} if rule.closest == 1 else ALL_LAWS
+
+
+@frozen(kw_only=True)
+class Krum:
+    """The row with the lowest sum of squared distances to its `closest` nearest others.
+
+    `closest` is n - f - 2 unless given (ByzPy and ByzFL use n - f - 1).
+
+    References
+    ----------
+    Blanchard et al., NeurIPS 2017, section 4.
+    """
+
+    f: int = budget()
+    closest: int | None = whole("closest", None, least=1)
+    chunk_size: int = block()
+
+    __call__ = aggregate
+
+    @property
+    def laws(self) -> frozenset[str]:
+        return _laws(self)
+
+    def computable(self, n: int) -> str | None:
+        return _computable(self, "krum", n)
+
+    def guarantee(self, n: int) -> str | None:
+        return promises("krum", "n > 2f + 2", n > 2 * self.f + 2, n, self.f)
+
+    def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        found = scores(gram, _closest(self, gram.size), self.chunk_size)
+        return uniform(gram.size, best(found, 1))
+
+
+@frozen(kw_only=True)
+class MultiKrum:
+    """The mean of the `q` rows with the best Krum scores.
+
+    `q` is n - f - 1, at least 1, unless given; `closest` as for `Krum`.
+
+    References
+    ----------
+    Blanchard et al., NeurIPS 2017, section 4 (their m is q here).
+    """
+
+    f: int = budget()
+    q: int | None = whole("q", None, least=1)
+    closest: int | None = whole("closest", None, least=1)
+    chunk_size: int = block()
+
+    __call__ = aggregate
+
+    @property
+    def laws(self) -> frozenset[str]:
+        return _laws(self)
+
+    def computable(self, n: int) -> str | None:
+        why = _computable(self, "multi-krum", n)
+        if why is None and self.q is not None and self.q > n - self.f:
+            return f"multi-krum needs q <= n - f, got n={n}, f={self.f}, q={self.q}"
+        return why
+
+    def guarantee(self, n: int) -> str | None:
+        return promises("multi-krum", "n > 2f + 2", n > 2 * self.f + 2, n, self.f)
+
+    def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        q = max(1, gram.size - self.f - 1) if self.q is None else self.q
+        found = scores(gram, _closest(self, gram.size), self.chunk_size)
+        return uniform(gram.size, best(found, q))

@@ -1,0 +1,92 @@
+"""MoNNA and CGE: the mean of the rows nearest to a trusted one, and to zero."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.aggregators.fields import budget, whole
+from byzpy_tw.aggregators.krum import best
+from byzpy_tw.aggregators.rule import (
+    EQUAL_ROWS,
+    PERMUTATION,
+    SCALING,
+    TRANSLATION,
+    State,
+    aggregate,
+    needs,
+    promises,
+    uniform,
+)
+from byzpy_tw.errors import TooManyByzantine
+from byzpy_tw.kernels.points import Gram
+from byzpy_tw.seeds import Context
+
+
+@frozen(kw_only=True)
+class MoNNA:
+    """The mean of the n - f rows nearest to node `reference`'s own, itself included.
+
+    `reference` is a node's id, as in the context; a row's position where no
+    context is given.  An error where that node's row is not there.
+
+    References
+    ----------
+    Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient
+    Overhead", ICML 2023, Algorithm 2.
+    """
+
+    inner_products: ClassVar[bool] = False
+    f: int = budget()
+    reference: int = whole("reference", 0)
+
+    # The reference's row is not like the others.
+    laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
+    __call__ = aggregate
+
+    def computable(self, n: int) -> str | None:
+        return needs("monna", "n > f", n > self.f, n, self.f)
+
+    def guarantee(self, n: int) -> str | None:
+        return promises("monna", "n > 2f", n > 2 * self.f, n, self.f)
+
+    def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        n = gram.size
+        nodes = context.nodes if context is not None and context.nodes else tuple(range(n))
+        if self.reference not in nodes or len(nodes) != n:
+            raise TooManyByzantine(
+                f"monna needs the row of its reference, node {self.reference}, "
+                f"got n={n} rows of nodes {', '.join(map(str, nodes))}"
+            )
+        row = nodes.index(self.reference)
+        away = gram.squared_from(row).clone()
+        away[row] = -1  # itself first, whatever equals it
+        return uniform(n, best(away, n - self.f))
+
+
+@frozen(kw_only=True)
+class CGE:
+    """Comparative gradient elimination: the mean of the n - f rows of least norm.
+
+    References
+    ----------
+    Gupta, Liu and Vaidya, "Byzantine Fault-Tolerant Distributed Machine Learning
+    using Norm-Based Comparative Gradient Elimination", 2020.
+    """
+
+    inner_products: ClassVar[bool] = False
+    f: int = budget()
+
+    laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
+    __call__ = aggregate
+
+    def computable(self, n: int) -> str | None:
+        return needs("cge", "n > f", n > self.f, n, self.f)
+
+    def guarantee(self, n: int) -> str | None:
+        return promises("cge", "n > 2f", n > 2 * self.f, n, self.f)
+
+    def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        return uniform(gram.size, best(gram.norms, gram.size - self.f))

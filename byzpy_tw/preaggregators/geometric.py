@@ -1,0 +1,147 @@
+"""Pre-aggregators: each a matrix that combines the rows, found from inner products."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.aggregators.fields import block, budget, number, whole, word
+from byzpy_tw.aggregators.rule import (
+    ALL_LAWS,
+    EQUAL_ROWS,
+    PERMUTATION,
+    SCALING,
+    TRANSLATION,
+    State,
+    needs,
+    preaggregate,
+    promises,
+)
+from byzpy_tw.kernels.points import Gram
+from byzpy_tw.seeds import Context
+
+
+@frozen(kw_only=True)
+class Clipping:
+    """Each row scaled down to norm `c` where it is longer."""
+
+    inner_products: ClassVar[bool] = False
+    f: int = budget()
+    c: float = number("c", 2.0, above=0.0)
+
+    laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
+    __call__ = preaggregate
+
+    def computable(self, n: int) -> str | None:
+        return needs("clipping", "n >= 1", n >= 1, n, self.f)
+
+    def guarantee(self, n: int) -> str | None:
+        return None
+
+    def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        return torch.diag((self.c / gram.norms).clamp_(max=1.0))
+
+
+@frozen(kw_only=True)
+class ARC:
+    """The k longest rows scaled to the longest of the others, k = floor(2 f (n - f) / n).
+
+    References
+    ----------
+    Allouah et al., "Adaptive Gradient Clipping for Robust Federated Learning", ICLR 2025.
+    """
+
+    inner_products: ClassVar[bool] = False
+    f: int = budget()
+
+    laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
+    __call__ = preaggregate
+
+    def computable(self, n: int) -> str | None:
+        return needs("arc", "n > f", n > self.f, n, self.f)
+
+    def guarantee(self, n: int) -> str | None:
+        return promises("arc", "n > 2f", n > 2 * self.f, n, self.f)
+
+    def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        n = gram.size
+        k = 2 * self.f * (n - self.f) // n
+        norms = gram.norms
+        limit = norms.sort().values[n - k - 1]
+        return torch.diag(torch.where(norms > limit, limit / norms, 1.0))
+
+
+@frozen(kw_only=True)
+class NNM:
+    """Nearest-neighbour mixing: each row becomes the mean of its n - f nearest, itself included.
+
+    References
+    ----------
+    Allouah et al., AISTATS 2023, Algorithm 2.
+    """
+
+    f: int = budget()
+    chunk_size: int = block()
+
+    laws: ClassVar[frozenset[str]] = ALL_LAWS
+    __call__ = preaggregate
+
+    def computable(self, n: int) -> str | None:
+        return needs("nnm", "n > f", n > self.f, n, self.f)
+
+    def guarantee(self, n: int) -> str | None:
+        return promises("nnm", "n > 2f", n > 2 * self.f, n, self.f)
+
+    def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        n = gram.size
+        mix = torch.zeros(n, n, dtype=torch.float64)
+        # A point is its own nearest, also where others are equal to it.
+        apart = gram.distances(self.chunk_size).fill_diagonal_(-1)
+        for some, rows in zip(mix.split(self.chunk_size), apart.split(self.chunk_size)):
+            near = rows.sort(dim=1, stable=True).indices[:, : n - self.f]
+            some.scatter_(1, near, 1 / (n - self.f))
+        return mix
+
+
+@frozen(kw_only=True)
+class Bucketing:
+    """Means of groups of `s` rows, after a shuffle; the last group may be smaller.
+
+    The shuffle follows from the run's seed and the round (from seed 0 and round
+    0 where no context is given); ``permutation="identity"`` leaves the order.
+
+    References
+    ----------
+    Karimireddy et al., ICLR 2022, Algorithm 1.
+    """
+
+    inner_products: ClassVar[bool] = False
+    f: int = budget()
+    s: int = whole("s", 2, least=1)
+    permutation: Literal["random", "identity"] = word("permutation", "random", "random", "identity")
+
+    laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
+    __call__ = preaggregate
+
+    def computable(self, n: int) -> str | None:
+        return needs("bucketing", "n >= 1", n >= 1, n, self.f)
+
+    def guarantee(self, n: int) -> str | None:
+        return None
+
+    def rows(self, n: int) -> int:
+        """How many rows are left of n."""
+        return -(-n // self.s)
+
+    def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
+        n = gram.size
+        order = list(range(n))
+        if self.permutation == "random":
+            order = (context or Context()).stream("bucketing").permutation(n).tolist()
+        mix = torch.zeros(self.rows(n), n, dtype=torch.float64)
+        for bucket, members in zip(mix, (order[i : i + self.s] for i in range(0, n, self.s))):
+            bucket[members] = 1 / len(members)
+        return mix
