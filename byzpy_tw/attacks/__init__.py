@@ -1,0 +1,67 @@
+"""What Byzantine nodes do, by name and as classes.
+
+An attack is called with a `Knowledge`, or with the ``(h, d)`` honest vectors,
+and returns the vector that a Byzantine node sends.  Its ``knowledge`` names the
+tier that it must be shown, ``pieces`` exactly what must travel, ``behaviour``
+what the node does that is more than sending a vector.
+"""
+
+from byzpy_tw.attacks.alie import ALittleIsEnough
+from byzpy_tw.attacks.behaviours import Garbage, LabelFlip, Replay, Silent, Slow
+from byzpy_tw.attacks.blind import Gaussian, Huge, Infinite, NotANumber
+from byzpy_tw.attacks.knowledge import Knowledge
+from byzpy_tw.attacks.mimic import Mimic
+from byzpy_tw.attacks.optimal import OptimalALIE, OptimalIPM
+from byzpy_tw.attacks.simple import Empire, InnerProductManipulation, NoAttack, SignFlip
+from byzpy_tw.attacks.spread import MinMax, MinSum
+from byzpy_tw.attacks.tiers import TIERS, pieces_of, shapes
+
+__all__ = [
+    "BUILTIN",
+    "TIERS",
+    "ALittleIsEnough",
+    "Empire",
+    "Garbage",
+    "Gaussian",
+    "Huge",
+    "Infinite",
+    "InnerProductManipulation",
+    "Knowledge",
+    "LabelFlip",
+    "Mimic",
+    "MinMax",
+    "MinSum",
+    "NoAttack",
+    "NotANumber",
+    "OptimalALIE",
+    "OptimalIPM",
+    "Replay",
+    "SignFlip",
+    "Silent",
+    "Slow",
+    "pieces_of",
+    "shapes",
+]
+
+# name, factory, aliases
+BUILTIN = (
+    ("none", NoAttack, ()),
+    ("sign-flip", SignFlip, ()),
+    ("ipm", InnerProductManipulation, ()),
+    ("empire", Empire, ()),
+    ("alie", ALittleIsEnough, ("little",)),
+    ("opt-ipm", OptimalIPM, ()),
+    ("opt-alie", OptimalALIE, ()),
+    ("mimic", Mimic, ()),
+    ("min-max", MinMax, ()),
+    ("min-sum", MinSum, ()),
+    ("label-flip", LabelFlip, ()),
+    ("gaussian", Gaussian, ()),
+    ("inf", Infinite, ()),
+    ("nan", NotANumber, ()),
+    ("huge", Huge, ()),
+    ("silent", Silent, ()),
+    ("slow", Slow, ()),
+    ("garbage", Garbage, ()),
+    ("replay", Replay, ()),
+)

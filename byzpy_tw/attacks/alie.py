@@ -1,0 +1,104 @@
+"""A little is enough: stay within the spread of the honest vectors."""
+
+from __future__ import annotations
+
+from math import floor, sqrt
+from statistics import NormalDist
+
+from attrs import frozen
+from torch import Tensor, float64
+
+from byzpy_tw.attacks.calling import perform
+from byzpy_tw.attacks.checks import number, whole
+from byzpy_tw.attacks.knowledge import Knowledge
+from byzpy_tw.errors import BadParameter, NeedsContext
+from byzpy_tw.seeds import Context
+
+
+@frozen(kw_only=True)
+class ALittleIsEnough:
+    """The honest mean plus ``tau`` standard deviations, in each coordinate.
+
+    Without `tau`, it is the largest that lets the Byzantine vectors pass for a
+    majority (`automatic_tau`); the numbers of nodes and of Byzantine ones come
+    from `n` and `b`, or from the context.  The standard deviation divides by
+    ``h - ddof``.
+
+    References
+    ----------
+    Baruch et al., "A Little Is Enough: Circumventing Defenses For Distributed
+    Learning", NeurIPS 2019, Algorithm 3.
+    """
+
+    tau: float | None = number("tau", None)
+    ddof: int = whole("ddof", 0, most=1)
+    n: int | None = whole("n", None, least=1)
+    b: int | None = whole("b", None, least=1)
+
+    behaviour = "attack"
+    knowledge = "moments"
+    pieces = ("mean", "std")
+
+    __call__ = perform
+
+    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+        tau = self.tau
+        if tau is None:
+            tau = self.tau_for(known.h, context)
+        return shifted(known.mean, known.std, tau * rescale(known.h, self.ddof))
+
+    def check(self, *, n: int, b: int) -> None:
+        """`BadParameter` where there is no attack on `n` nodes, `b` of them Byzantine."""
+        if self.tau is None:
+            automatic_tau(self.n or n, self.b or b)
+
+    def tau_for(self, h: int, context: Context | None = None) -> float:
+        """The automatic tau against `h` honest nodes."""
+        byzantine = self.b or (context.byzantine if context else 0)
+        n = self.n or (context.n if context and context.n else 0) or h + byzantine
+        if not byzantine:
+            if not self.n or self.n <= h:
+                raise NeedsContext(
+                    "alie's automatic tau depends on the numbers of nodes and of Byzantine "
+                    "ones: give tau, or n and b, or a context that has them"
+                )
+            byzantine = n - h
+        return automatic_tau(n, byzantine)
+
+
+def automatic_tau(n: int, b: int) -> float:
+    """The z of the paper, for `n` nodes of which `b` are Byzantine.
+
+    ``s = floor(n / 2) + 1 - b`` honest nodes must side with the attackers for a
+    majority; z is the ``(n - b - s) / (n - b)`` quantile of the normal
+    distribution, beyond which about s honest values lie.  Raises `BadParameter`
+    where that would be no attack, or no number.
+    """
+    s = floor(n / 2) + 1 - b
+    if n <= b or s <= 0:
+        raise BadParameter(
+            f"alie has no automatic tau for n={n}, b={b}: {b} Byzantine nodes are a "
+            "majority by themselves; give tau"
+        )
+    share = (n - b - s) / (n - b)
+    if share <= 0.5:
+        raise BadParameter(
+            f"alie's automatic tau would do nothing for n={n}, b={b}: s={s} of the "
+            f"{n - b} honest nodes would have to side with the attack, and "
+            f"(n-b-s)/(n-b) = {share:.3g} is not above 0.5; give tau, as in alie:tau=1.5"
+        )
+    return NormalDist().inv_cdf(share)
+
+
+def rescale(h: int, ddof: int) -> float:
+    """From the population's standard deviation to one that divides by h - ddof."""
+    if h <= ddof:
+        raise BadParameter(
+            f"a standard deviation with ddof={ddof} needs h > {ddof}, got h={h}"
+        )
+    return sqrt(h / (h - ddof))
+
+
+def shifted(mean: Tensor, direction: Tensor, by: float) -> Tensor:
+    """``mean + by * direction``, rounded once."""
+    return (mean.to(float64) + direction.to(float64) * by).to(mean.dtype)

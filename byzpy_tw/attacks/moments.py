@@ -1,0 +1,120 @@
+"""What an attack computes from the honest vectors, in one fixed way.
+
+The trainer calls these for an attack that is shown the results only, and an
+attack that is shown the vectors calls them itself: the same bits either way,
+for any number of threads.  Work goes tile by tile, a tile on one torch thread.
+Sums over nodes go row by row, in float64, each step one correctly rounded
+operation on each coordinate (no fused multiply and add); sums over coordinates
+are one matrix product a tile, and the tiles are added up in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from byzpy_tw.kernels.parallel import alone, in_order
+
+TILE = 32_768  # columns at a time: a few rows of these in float64 stay in cache
+GRAM_TILE = 8_192  # columns at a time of all rows together
+
+
+def moments(vectors: Tensor, *, std: bool = True) -> tuple[Tensor, Tensor | None]:
+    """Mean and population standard deviation of each coordinate, ``(d,)`` each.
+
+    `vectors` is ``(h, d)``; the answers have its dtype.  The second is None
+    unless asked for.
+    """
+    h, d = vectors.shape
+    mean = vectors.new_empty(d)
+    spread = vectors.new_empty(d) if std else None
+
+    def piece(part: slice) -> None:
+        tile = vectors[:, part]
+        total = torch.zeros(tile.shape[1], dtype=torch.float64, device=tile.device)
+        for row in tile:
+            total += row
+        total /= h
+        mean[part] = total
+        if spread is None:
+            return
+        squares = torch.zeros_like(total)
+        for row in tile:
+            off = row.to(torch.float64) - total
+            squares += off.mul_(off)
+        spread[part] = squares.div_(h).sqrt_()
+
+    each(piece, d, TILE)
+    return mean, spread
+
+
+def along(direction: str, mean: Tensor, std: Tensor | None) -> Tensor:
+    """The direction called `direction`, ``(d,)``: ``mean``, ``std`` or ``sign``."""
+    if direction == "std":
+        assert std is not None
+        return std
+    return mean.sign() if direction == "sign" else mean
+
+
+def inner_products(vectors: Tensor, mean: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Inner products of the rows less `mean`, of `mean` and of the direction `at`.
+
+    The ``(h, h)`` Gram matrix of the rows less `mean`, and a ``(2, h + 2)``
+    matrix: `mean` and `at` with (those rows, `mean`, `at`).  All in float64.
+    Shifting by the mean keeps the distances between near rows of large norm.
+    """
+    h, d = vectors.shape
+
+    def start() -> Callable[[int], Tensor]:
+        # One a thread: fresh memory for each tile would cost more than the work.
+        buffer = torch.empty(h + 2, GRAM_TILE, dtype=torch.float64, device=mean.device)
+
+        def piece(turn: int) -> Tensor:
+            part = _part(turn, GRAM_TILE)
+            frame = buffer[:, : len(mean[part])]
+            frame[h], frame[h + 1] = mean[part], at[part]
+            torch.sub(vectors[:, part], frame[h], out=frame[:h])
+            return frame @ frame.T
+
+        return piece
+
+    whole = _sum(alone(in_order, start, ceil(d / GRAM_TILE)))
+    return whole[:h, :h].contiguous(), whole[h:].contiguous()
+
+
+def products(rows: Tensor, with_: Tensor) -> Tensor:
+    """Inner product of each of the ``(h, d)`` `rows` with a ``(d,)`` vector, ``(h,)`` float64."""
+
+    def piece(part: slice) -> Tensor:
+        return rows[:, part].to(torch.float64) @ with_[part].to(torch.float64)
+
+    return _sum(each(piece, rows.shape[1], GRAM_TILE))
+
+
+def squared_distance(a: Tensor, b: Tensor) -> float:
+    """The squared distance of two ``(d,)`` vectors, summed in float64."""
+
+    def piece(part: slice) -> Tensor:
+        return (a[part].to(torch.float64) - b[part]).square_().sum()
+
+    return float(_sum(each(piece, len(a), TILE)))
+
+
+def each(piece: Callable[[slice], Any], d: int, tile: int) -> list[Any]:
+    """What `piece` makes of each tile of `d` columns, in order."""
+    return alone(in_order, lambda: lambda turn: piece(_part(turn, tile)), ceil(d / tile))
+
+
+def _part(turn: int, tile: int) -> slice:
+    return slice(turn * tile, (turn + 1) * tile)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    total = parts[0].clone()
+    for part in parts[1:]:
+        total += part
+    return total

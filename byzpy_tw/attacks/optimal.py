@@ -1,0 +1,139 @@
+"""IPM and ALIE with the strength that moves a given pipeline furthest."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import attrs
+from attrs import field, frozen
+from torch import Tensor
+
+from byzpy_tw.attacks.aim import Rule, geometric, strongest
+from byzpy_tw.attacks.alie import rescale, shifted
+from byzpy_tw.attacks.calling import perform
+from byzpy_tw.attacks.checks import number, whole
+from byzpy_tw.attacks.knowledge import Knowledge
+from byzpy_tw.attacks.simple import times
+from byzpy_tw.seeds import Context
+
+T = TypeVar("T", bound="OptimalIPM | OptimalALIE")
+
+
+def _rules(value: Any) -> tuple[Any, ...]:
+    """Rules, or their names, in order; names in one text are parted by ``|``."""
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split("|") if name.strip())
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def _target(attack: OptimalIPM | OptimalALIE) -> str | None:
+    """The pipeline that the attack names, as text; None where it is the run's own."""
+    named = [r for r in (*attack.pre, attack.aggregator) if isinstance(r, str)]
+    return " | ".join(named) or None
+
+
+def _aimed_at(attack: T, pipeline: Rule) -> T:
+    """The attack with its target found: what it is to be shown depends on that.
+
+    For whoever looks up names: `pipeline` is what ``target`` names, or the run's.
+    """
+    return attrs.evolve(attack, aggregator=pipeline, pre=())
+
+
+@frozen(kw_only=True)
+class OptimalIPM:
+    """``-tau`` times the honest mean, tau chosen against a pipeline.
+
+    The pipeline is the run's own, or `aggregator` after the pre-aggregators
+    `pre`.  It is tried with as many copies of the vector as there are Byzantine
+    nodes: the context's number, else `f`.  A geometric pipeline is tried on
+    inner products alone; any other needs all honest vectors.
+
+    References
+    ----------
+    Xie et al., UAI 2020; the search is ByzFL's (`search.line_maximize`).
+    """
+
+    evals: int = whole("evals", 20, least=1, most=1000)
+    start: float = number("start", 0.0)
+    delta: float = number("delta", 10.0, above=0.0)
+    ratio: float = number("ratio", 0.8, above=0.0, below=1.0)
+    f: int | None = whole("f", None)
+    aggregator: str | None = None
+    pre: str | None = field(default=(), converter=_rules)
+
+    behaviour = "attack"
+    direction = "mean"
+    target = property(_target)
+    aimed_at = _aimed_at
+
+    @property
+    def knowledge(self) -> str:
+        return "gram" if geometric(self) else "all"
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        return ("mean", "gram", "products") if geometric(self) else ("mean", "vectors")
+
+    __call__ = perform
+
+    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+        # Less the mean, -tau times the mean is -(1 + tau) times it.
+        tau = strongest(
+            self,
+            known,
+            context,
+            vector=lambda tau: times(known.mean, -tau),
+            place=lambda tau: (-1.0 - tau, 0.0),
+        )
+        return times(known.mean, -tau)
+
+
+@frozen(kw_only=True)
+class OptimalALIE:
+    """The honest mean plus ``tau`` standard deviations, tau chosen against a pipeline.
+
+    Parameters as for `OptimalIPM`, and `ddof` as for `ALittleIsEnough`.
+
+    References
+    ----------
+    Baruch et al., NeurIPS 2019; the search is ByzFL's (`search.line_maximize`).
+    """
+
+    evals: int = whole("evals", 20, least=1, most=1000)
+    start: float = number("start", 0.0)
+    delta: float = number("delta", 10.0, above=0.0)
+    ratio: float = number("ratio", 0.8, above=0.0, below=1.0)
+    ddof: int = whole("ddof", 0, most=1)
+    f: int | None = whole("f", None)
+    aggregator: str | None = None
+    pre: str | None = field(default=(), converter=_rules)
+
+    behaviour = "attack"
+    direction = "std"
+    target = property(_target)
+    aimed_at = _aimed_at
+
+    @property
+    def knowledge(self) -> str:
+        return "gram" if geometric(self) else "all"
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        seen = ("gram", "products") if geometric(self) else ("vectors",)
+        return ("mean", "std", *seen)
+
+    __call__ = perform
+
+    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+        unit = rescale(known.h, self.ddof)
+
+        def vector(tau: float) -> Tensor:
+            return shifted(known.mean, known.std, tau * unit)
+
+        tau = strongest(
+            self, known, context, vector=vector, place=lambda tau: (0.0, tau * unit)
+        )
+        return vector(tau)

@@ -1,0 +1,100 @@
+"""Attacks in one line: a multiple of something that the node is shown."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.attacks.calling import perform
+from byzpy_tw.attacks.checks import number, word
+from byzpy_tw.attacks.knowledge import Knowledge
+from byzpy_tw.seeds import Context
+
+
+def times(vector: Tensor, scale: float) -> Tensor:
+    """`vector` times `scale`, rounded once."""
+    return (vector.to(torch.float64) * scale).to(vector.dtype)
+
+
+@frozen(kw_only=True)
+class NoAttack:
+    """The node's own honest gradient: a Byzantine node that behaves."""
+
+    behaviour = "attack"
+    knowledge = "own"
+    pieces = ("own",)
+
+    __call__ = perform
+
+    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+        return known.own
+
+
+@frozen(kw_only=True)
+class SignFlip:
+    """``scale`` times the honest mean, or times the node's own gradient.
+
+    References
+    ----------
+    Allen-Zhu et al., "Byzantine-Resilient Non-Convex Stochastic Gradient
+    Descent", ICLR 2021.  ByzFL flips the mean, ByzPy the node's own gradient.
+    """
+
+    scale: float = number("scale", -1.0)
+    of: Literal["mean", "own"] = word("of", "mean", "mean", "own")
+
+    behaviour = "attack"
+
+    @property
+    def knowledge(self) -> str:
+        return "own" if self.of == "own" else "moments"
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        return (self.of,)
+
+    __call__ = perform
+
+    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+        return times(getattr(known, self.of), self.scale)
+
+
+@frozen(kw_only=True)
+class InnerProductManipulation:
+    """``-tau`` times the honest mean: opposes the step with a small vector.
+
+    References
+    ----------
+    Xie et al., "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner
+    Product Manipulation", UAI 2020, Section 3.
+    """
+
+    tau: float = number("tau", 2.0)
+
+    behaviour = "attack"
+    knowledge = "moments"
+    pieces = ("mean",)
+
+    __call__ = perform
+
+    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+        return times(known.mean, -self.tau)
+
+
+@frozen(kw_only=True)
+class Empire:
+    """``scale`` times the honest mean: `InnerProductManipulation` with ``scale = -tau``."""
+
+    scale: float = number("scale", -1.0)
+
+    behaviour = "attack"
+    knowledge = "moments"
+    pieces = ("mean",)
+
+    __call__ = perform
+
+    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+        return times(known.mean, self.scale)

@@ -1,0 +1,126 @@
+"""Min-Max and Min-Sum: as far from the honest mean as their spread can hide."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Literal
+
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.attacks.alie import shifted
+from byzpy_tw.attacks.calling import perform
+from byzpy_tw.attacks.checks import word
+from byzpy_tw.attacks.knowledge import Knowledge
+from byzpy_tw.attacks.moments import along
+from byzpy_tw.seeds import Context
+
+Direction = Literal["std", "unit", "sign"]
+
+
+@frozen(kw_only=True)
+class MinMax:
+    """Mean plus the largest multiple of a direction that stays among honest vectors.
+
+    The vector's distance to each honest vector is at most the largest between
+    two honest ones.  The direction is the paper's: minus the standard
+    deviation, minus the mean over its norm (``unit``), or minus its sign.
+
+    References
+    ----------
+    Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model
+    Poisoning Attacks and Defenses for Federated Learning", NDSS 2021, Section
+    IV-C.  Solved exactly, where the paper searches.
+    """
+
+    direction: Direction = word("direction", "std", "std", "unit", "sign")
+
+    behaviour = "attack"
+    knowledge = "gram"
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        return _pieces(self.direction)
+
+    __call__ = perform
+
+    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+        return _moved(known, self.direction, _within_largest(known))
+
+
+@frozen(kw_only=True)
+class MinSum:
+    """As `MinMax`, with sums of squared distances in place of distances.
+
+    The vector's sum of squared distances to the honest vectors is at most the
+    largest such sum of an honest one.
+
+    References
+    ----------
+    Shejwalkar and Houmansadr, NDSS 2021, Section IV-D.
+    """
+
+    direction: Direction = word("direction", "std", "std", "unit", "sign")
+
+    behaviour = "attack"
+    knowledge = "gram"
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        return _pieces(self.direction)
+
+    __call__ = perform
+
+    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+        return _moved(known, self.direction, _within_sum(known))
+
+
+def _pieces(direction: str) -> tuple[str, ...]:
+    vectors = ("mean", "std") if direction == "std" else ("mean",)
+    return (*vectors, "gram", "products")
+
+
+# Below, c_i are the honest vectors less their mean m, p the direction, and the
+# vector is m - gamma p, at c_i + gamma p from honest vector i.  Both gammas are
+# for the direction as shown (std, mean or sign): `unit` is the mean's, whose
+# length cancels out of gamma p.
+
+
+def _within_largest(known: Knowledge) -> float:
+    """The largest gamma with max |c_i + gamma p| <= max |c_i - c_j|."""
+    norms, across, length = _numbers(known)
+    limit = float(_squared_distances(known).max())
+    pairs = zip(norms.tolist(), across.tolist(), strict=True)
+    return min(_root(length, product, norm - limit) for norm, product in pairs)
+
+
+def _within_sum(known: Knowledge) -> float:
+    """The largest gamma with sum |c_i + gamma p|^2 <= max_i sum_j |c_i - c_j|^2."""
+    norms, across, length = _numbers(known)
+    limit = float(_squared_distances(known).sum(dim=1).max())
+    return _root(known.h * length, float(across.sum()), float(norms.sum()) - limit)
+
+
+def _numbers(known: Knowledge) -> tuple[Tensor, Tensor, float]:
+    """|c_i|^2, c_i . p and |p|^2."""
+    products = known.products[1]
+    return known.gram.diagonal(), products[: known.h], float(products[-1])
+
+
+def _squared_distances(known: Knowledge) -> Tensor:
+    norms = known.gram.diagonal()
+    return norms[:, None] + norms[None, :] - 2 * known.gram
+
+
+def _root(a: float, b: float, c: float) -> float:
+    """The largest x >= 0 with a x^2 + 2 b x + c <= 0, where c <= 0 but for rounding."""
+    if a <= 0:
+        return 0.0
+    root = sqrt(max(0.0, b * b - a * min(c, 0.0)))
+    # Of two equal forms, the one that does not subtract near numbers.
+    x = (root - b) / a if b <= 0 else -min(c, 0.0) / (root + b) if root + b > 0 else 0.0
+    return max(0.0, x)
+
+
+def _moved(known: Knowledge, direction: str, gamma: float) -> Tensor:
+    return shifted(known.mean, along(direction, known.mean, known.std), -gamma)

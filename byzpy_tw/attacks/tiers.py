@@ -1,0 +1,54 @@
+"""Tiers of knowledge, and the pieces that each may contain."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+Tier = Literal["nothing", "own", "one", "moments", "gram", "all"]
+
+# The most that an attack of each tier may be shown.
+TIERS: Mapping[str, frozenset[str]] = {
+    "nothing": frozenset(),
+    "own": frozenset({"own", "past"}),
+    "one": frozenset({"one"}),
+    "moments": frozenset({"mean", "std"}),
+    "gram": frozenset({"mean", "std", "one", "gram", "products"}),
+    "all": frozenset({"own", "mean", "std", "one", "gram", "products", "vectors"}),
+}
+
+# What an attack of each tier is shown that does not say more precisely.
+_USUAL: Mapping[str, tuple[str, ...]] = {
+    "nothing": (),
+    "own": ("own",),
+    "one": ("one",),
+    "moments": ("mean", "std"),
+    "gram": ("mean", "std", "gram"),
+    "all": ("mean", "std", "vectors"),
+}
+
+
+def pieces_of(attack: Any) -> tuple[str, ...]:
+    """The pieces that `attack`, a plugin's perhaps, must be shown.
+
+    Its attribute ``pieces``, or what is usual for its tier.
+    """
+    declared = getattr(attack, "pieces", None)
+    return (
+        _USUAL[getattr(attack, "knowledge", "all")] if declared is None else tuple(declared)
+    )
+
+
+def shapes(pieces: Collection[str], h: int, d: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each piece, in the order in which pieces travel."""
+    known = {
+        "own": (d,),
+        "past": (d,),
+        "mean": (d,),
+        "std": (d,),
+        "one": (d,),
+        "gram": (h, h),
+        "products": (2, h + 2),
+        "vectors": (h, d),
+    }
+    return {piece: shape for piece, shape in known.items() if piece in pieces}
