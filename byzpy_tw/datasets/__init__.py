@@ -1,0 +1,28 @@
+"""Training and test data, in memory.  Importing this does not import torchvision."""
+
+from byzpy_tw.datasets.core import Dataset, Split
+from byzpy_tw.datasets.idx import write_idx
+from byzpy_tw.datasets.shipped import mnist5k
+from byzpy_tw.datasets.synthetic import synthetic
+from byzpy_tw.datasets.vision import cifar10, fashion_mnist, mnist
+
+__all__ = [
+    "BUILTIN",
+    "Dataset",
+    "Split",
+    "cifar10",
+    "fashion_mnist",
+    "mnist",
+    "mnist5k",
+    "synthetic",
+    "write_idx",
+]
+
+# name, factory, aliases
+BUILTIN = (
+    ("mnist", mnist, ()),
+    ("fashion-mnist", fashion_mnist, ()),
+    ("cifar10", cifar10, ()),
+    ("mnist5k", mnist5k, ()),
+    ("synthetic", synthetic, ()),
+)

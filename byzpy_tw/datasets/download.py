@@ -1,0 +1,92 @@
+"""One process at a time lets torchvision download, within bounds.
+
+The download runs in a child process, so that a network that hangs is bounded by
+the child's own socket timeout and by `LIMIT`, and this process's settings stay
+as they are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from attrs import frozen
+
+LIMIT = 900.0  # seconds for a whole download, CIFAR-10's 170 MB on a slow line
+SILENCE = 10.0  # seconds that a connection may say nothing
+
+# Standard input ends when the parent does, and so does the child.
+_CHILD = f"""
+import os, socket, sys, threading
+def watch():
+    os.read(0, 1)
+    os._exit(1)
+threading.Thread(target=watch, daemon=True).start()
+socket.setdefaulttimeout({SILENCE})
+from torchvision import datasets
+getattr(datasets, sys.argv[1])(sys.argv[2], download=True)
+"""
+
+
+def download(source: str, root: Path) -> None:
+    """Fetch the files in a child process; `OSError` with its last words if it fails."""
+    ours, theirs = os.pipe()
+    try:
+        child = subprocess.run(
+            [sys.executable, "-P", "-c", _CHILD, source, str(root)],
+            stdin=ours,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            timeout=LIMIT,
+        )
+    except subprocess.TimeoutExpired as e:
+        raise OSError(f"download took over {LIMIT:.0f} seconds") from e
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    if child.returncode:
+        lines = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
+        raise OSError(f"download failed: {lines[-1][:200]}")
+
+
+@frozen
+class Lock:
+    """The root's lock, held.  ``failure`` is why the process before us failed, if it did."""
+
+    file: TextIO
+    failure: str = ""
+
+    def tell(self, failure: str) -> None:
+        """Leave word for the processes that wait."""
+        self.file.write(failure)
+        self.file.flush()
+
+
+@contextmanager
+def only_one(root: Path, source: str) -> Iterator[Lock]:
+    """Hold the lock on `source` in the root, so that no two processes download it.
+
+    A process that had to wait learns why the one before it failed, and need not
+    wait for the network to fail once more.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / f".{source}.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            waited = False
+        except BlockingIOError:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            waited = True
+        file.seek(0)
+        failure = file.read(1000) if waited else ""
+        if not waited:
+            file.truncate(0)
+        yield Lock(file, failure)

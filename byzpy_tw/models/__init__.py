@@ -1,0 +1,37 @@
+"""Models by name, and what turns a factory into a model ready to train.
+
+A factory returns a `torch.nn.Module` from a batch of inputs to logits; its
+parameters ``classes`` and ``shape`` are filled from the dataset.
+"""
+
+from byzpy_tw.models.building import build, check, count, flat_parameters
+from byzpy_tw.models.convolutional import cnn_cifar, cnn_mnist, small_cnn
+from byzpy_tw.models.dropout import StreamDropout, randomness
+from byzpy_tw.models.linear import logreg, mlp
+from byzpy_tw.models.residual import resnet18
+
+__all__ = [
+    "BUILTIN",
+    "StreamDropout",
+    "build",
+    "check",
+    "cnn_cifar",
+    "cnn_mnist",
+    "count",
+    "flat_parameters",
+    "logreg",
+    "mlp",
+    "randomness",
+    "resnet18",
+    "small_cnn",
+]
+
+# name, factory, aliases
+BUILTIN = (
+    ("small-cnn", small_cnn, ()),
+    ("cnn-mnist", cnn_mnist, ()),
+    ("logreg", logreg, ()),
+    ("mlp", mlp, ()),
+    ("cnn-cifar", cnn_cifar, ()),
+    ("resnet18", resnet18, ()),
+)

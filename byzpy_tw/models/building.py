@@ -1,0 +1,110 @@
+"""A model from its factory: counted, checked, and initialised from a seed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from byzpy_tw import seeds
+from byzpy_tw.errors import UnsuitableModel
+from byzpy_tw.models.dropout import check_dropout, name_streams
+
+Factory = Callable[..., nn.Module]
+
+
+def count(factory: Factory, params: Mapping[str, Any]) -> int:
+    """The number of the model's parameters, found without taking their memory.
+
+    Raises `UnsuitableModel` for one that cannot be trained here.
+    """
+    try:
+        with torch.device("meta"):
+            model = factory(**params)
+    except RuntimeError as e:
+        raise UnsuitableModel(
+            "the model cannot be made on torch's meta device, where its size is found "
+            f"before memory is taken (values are not to be read while it is made): {e}"
+        ) from e
+    return check(model)
+
+
+def build(factory: Factory, params: Mapping[str, Any], *, seed: int) -> nn.Module:
+    """The model, its initial values a function of `seed`.
+
+    Torch's global generator, which modules draw initial values from, is seeded
+    for the duration and put back as it was.  Raises `UnsuitableModel`.
+    """
+    count(factory, params)
+    with _seeded(seeds.torch_seed(seed, "model")):
+        model = factory(**params)
+    check(model)
+    name_streams(model)
+    return model
+
+
+def check(model: nn.Module) -> int:
+    """The number of parameters of a model that can be trained by gradients alone."""
+    if not isinstance(model, nn.Module):
+        raise UnsuitableModel(
+            f"the factory returned {type(model).__name__}, not a torch.nn.Module"
+        )
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point() or buffer.is_complex():
+            raise UnsuitableModel(
+                f"the model keeps floating-point statistics outside its parameters "
+                f"({name}): no node would own them, and micro-batches would change "
+                "them; use GroupNorm or LayerNorm in place of BatchNorm"
+            )
+    total = 0
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise UnsuitableModel(f"parameter {name} is {parameter.dtype}, not float32")
+        if not parameter.requires_grad:
+            raise UnsuitableModel(f"parameter {name} is frozen: it has no gradient")
+        total += parameter.numel()
+    if total == 0:
+        raise UnsuitableModel("the model has no parameters to train")
+    check_dropout(model)
+    return total
+
+
+def flat_parameters(model: nn.Module, buffer: Tensor | None = None) -> Tensor:
+    """One flat ``(d,)`` float32 tensor whose memory the model's parameters are.
+
+    Writing to it changes the model.  Parameters lie in the order of
+    ``model.parameters()``, and keep their values.  `buffer`, if given, is the
+    memory to use: contiguous, of the right length, on the model's device.
+    """
+    parameters = list(model.parameters())
+    d = sum(p.numel() for p in parameters)
+    if buffer is None:
+        buffer = torch.empty(d, dtype=torch.float32, device=parameters[0].device)
+    if buffer.shape != (d,) or buffer.dtype != torch.float32 or not buffer.is_contiguous():
+        raise ValueError(
+            f"expected a contiguous float32 buffer of {d} elements, got "
+            f"{buffer.dtype} of shape {tuple(buffer.shape)}"
+        )
+    start = 0
+    with torch.no_grad():
+        for parameter in parameters:
+            piece = buffer[start : start + parameter.numel()].view(parameter.shape)
+            piece.copy_(parameter)
+            parameter.data = piece
+            start += parameter.numel()
+    return buffer
+
+
+# The global generator is one a process; two models must not share its numbers.
+_drawing = threading.Lock()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with _drawing, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -1,0 +1,75 @@
+"""Convolutional networks for images.  Counts are for MNIST or CIFAR-10."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from byzpy_tw.errors import UnsuitableModel
+
+
+def small_cnn(*, classes: int = 10, shape: tuple[int, ...] = (1, 28, 28)) -> nn.Module:
+    """Two 3 x 3 convolutions, two linear layers: 421,642 parameters."""
+    channels, height, width = image(shape, least=4)
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * (height // 4) * (width // 4), 128),
+        nn.ReLU(),
+        nn.Linear(128, classes),
+    )
+
+
+def cnn_mnist(*, classes: int = 10, shape: tuple[int, ...] = (1, 28, 28)) -> nn.Module:
+    """Two 5 x 5 convolutions, two linear layers: 431,080 parameters."""
+    channels, height, width = image(shape, least=16)
+    return nn.Sequential(
+        nn.Conv2d(channels, 20, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 50, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(50 * _after(height) * _after(width), 500),
+        nn.ReLU(),
+        nn.Linear(500, classes),
+    )
+
+
+def cnn_cifar(*, classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)) -> nn.Module:
+    """Two 5 x 5 convolutions, three linear layers: 712,854 parameters."""
+    channels, height, width = image(shape, least=16)
+    return nn.Sequential(
+        nn.Conv2d(channels, 20, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(20, 200, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(200 * _after(height) * _after(width), 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, classes),
+    )
+
+
+def _after(side: int) -> int:
+    """What two 5 x 5 convolutions, each followed by pooling, leave of a side."""
+    return ((side - 4) // 2 - 4) // 2
+
+
+def image(shape: tuple[int, ...], *, least: int) -> tuple[int, int, int]:
+    """Channels, height and width of an example that is a large enough image."""
+    if len(shape) != 3 or min(shape[1:]) < least:
+        raise UnsuitableModel(
+            f"the model needs images (channels, height, width) of at least {least} x "
+            f"{least} pixels, the data has examples of shape {tuple(shape)}"
+        )
+    return shape[0], shape[1], shape[2]

@@ -1,0 +1,89 @@
+"""Dropout that draws from the run's streams instead of torch's global generator.
+
+A gradient must be the same wherever it is computed, and several are computed at
+once.  So `build` puts `StreamDropout` in the place of torch's dropout layers,
+and whoever computes a gradient names the stream for the duration::
+
+    with randomness(seeds.torch_seed(seed, "dropout", node, round, part)):
+        loss = cross_entropy(model(inputs), labels)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from byzpy_tw.errors import NeedsContext, UnsuitableModel
+
+_current: ContextVar[torch.Generator | None] = ContextVar("dropout", default=None)
+
+
+@contextmanager
+def randomness(seed: int) -> Iterator[None]:
+    """Dropout in this thread draws from the generator with this seed."""
+    token = _current.set(torch.Generator().manual_seed(seed))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+class StreamDropout(nn.Module):
+    """Zeroes elements (or, with `channels`, whole channels) with probability `p`."""
+
+    def __init__(self, p: float, *, channels: bool) -> None:
+        super().__init__()
+        self.p, self.channels = p, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`, thinned while training; `NeedsContext` outside of `randomness`."""
+        if not self.training or self.p == 0:
+            return x
+        generator = _current.get()
+        if generator is None:
+            raise NeedsContext(
+                "a model with dropout is trained inside of models.randomness(seed)"
+            )
+        shape = x.shape
+        if self.channels:
+            shape = torch.Size([*x.shape[:2], *(1 for _ in x.shape[2:])])
+        # Drawn on the CPU, so that every device drops the same.
+        kept = torch.rand(shape, generator=generator) >= self.p
+        return x * kept.to(x) / max(1 - self.p, torch.finfo(torch.float32).tiny)
+
+
+_LAYERS: dict[type[_DropoutNd], bool] = {
+    nn.Dropout: False,
+    nn.Dropout1d: True,
+    nn.Dropout2d: True,
+    nn.Dropout3d: True,
+}
+
+
+def check_dropout(model: nn.Module) -> None:
+    """`UnsuitableModel` for a layer whose randomness cannot be named."""
+    for name, layer in model.named_modules():
+        unknown = isinstance(layer, _DropoutNd) and type(layer) not in _LAYERS
+        inside = (
+            isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and layer.dropout > 0
+        )
+        if unknown or inside or isinstance(layer, nn.RReLU):
+            raise UnsuitableModel(
+                f"layer {name} ({type(layer).__name__}) draws from torch's global "
+                "generator while training, so no gradient could be computed again; "
+                "use torch.nn.Dropout"
+            )
+
+
+def name_streams(model: nn.Module) -> None:
+    """Put `StreamDropout` in the place of each dropout layer of `model`."""
+    for parent in list(model.modules()):
+        for name, layer in parent.named_children():
+            if isinstance(layer, _DropoutNd) and type(layer) in _LAYERS:
+                streamed = StreamDropout(layer.p, channels=_LAYERS[type(layer)])
+                setattr(parent, name, streamed.train(layer.training))

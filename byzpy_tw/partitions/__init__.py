@@ -1,0 +1,31 @@
+"""How training data is cut into the honest nodes' shards.
+
+A partition is called with the ``(N,)`` labels, the number of shards and a
+random stream, and returns one int64 index array a shard, none of them empty.
+Equal arguments give equal shards.
+"""
+
+from byzpy_tw.partitions.even import Iid, Local, Stride
+from byzpy_tw.partitions.uneven import Dirichlet, Extreme, Gamma, Shards
+
+__all__ = [
+    "BUILTIN",
+    "Dirichlet",
+    "Extreme",
+    "Gamma",
+    "Iid",
+    "Local",
+    "Shards",
+    "Stride",
+]
+
+# name, factory, aliases
+BUILTIN = (
+    ("stride", Stride, ()),
+    ("iid", Iid, ()),
+    ("extreme", Extreme, ()),
+    ("gamma", Gamma, ()),
+    ("dirichlet", Dirichlet, ()),
+    ("shards", Shards, ()),
+    ("local", Local, ()),
+)

@@ -1,0 +1,151 @@
+"""Partitions that give each node other kinds of examples."""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+
+from byzpy_tw.partitions.checks import count, number
+from byzpy_tw.partitions.labels import Labels, as_labels
+
+
+def _by_label(labels: np.ndarray) -> np.ndarray:
+    """Indices sorted by label; among equal labels, by index."""
+    return np.argsort(labels, kind="stable").astype(np.int64)
+
+
+def _sizes(count: int, shards: int) -> list[int]:
+    """What `np.array_split` cuts `count` examples into: larger parts first."""
+    return [count // shards + (i < count % shards) for i in range(shards)]
+
+
+@frozen(kw_only=True)
+class Extreme:
+    """Examples sorted by label, cut into h runs: each node sees few labels."""
+
+    local = False
+
+    def __call__(
+        self, labels: Labels, shards: int, stream: np.random.Generator
+    ) -> list[np.ndarray]:
+        return np.array_split(_by_label(as_labels(labels, shards)), shards)
+
+
+@frozen(kw_only=True)
+class Gamma:
+    """A share ``gamma`` of the examples cut up at random, the rest by label.
+
+    ``gamma = 1`` is iid, ``gamma = 0`` is extreme.
+
+    References
+    ----------
+    Karimireddy et al., "SCAFFOLD", ICML 2020, Section 7 (s % similar data).
+    """
+
+    gamma: float = number("gamma", 0.5, 0.0, 1.0)
+
+    local = False
+
+    def __call__(
+        self, labels: Labels, shards: int, stream: np.random.Generator
+    ) -> list[np.ndarray]:
+        found = as_labels(labels, shards)
+        shuffled = stream.permutation(len(found)).astype(np.int64)
+        alike = round(self.gamma * len(found))
+        rest = np.sort(shuffled[alike:])
+        by_label = rest[_by_label(found[rest])]
+        # Where parts do not divide evenly, the first shards get one more of the
+        # one and the last shards one more of the other, so that none is empty.
+        mixed = np.array_split(shuffled[:alike], shards)
+        start, runs = 0, []
+        for size in _sizes(len(by_label), shards)[::-1]:
+            runs.append(by_label[start : start + size])
+            start += size
+        return [np.concatenate(pair) for pair in zip(mixed, runs, strict=True)]
+
+
+@frozen(kw_only=True)
+class Dirichlet:
+    """Each label's examples dealt out in shares drawn from Dirichlet(alpha).
+
+    The smaller ``alpha``, the more the nodes differ.  A shard that comes out
+    smaller than `min_size` examples (or than an equal share, if that is less)
+    is topped up with examples of the then largest shard.
+
+    References
+    ----------
+    Hsu et al., "Measuring the Effects of Non-Identical Data Distribution for
+    Federated Visual Classification", 2019; shares per label as in Yurochkin et
+    al., ICML 2019.
+    """
+
+    alpha: float = number("alpha", 0.5, 0.0, 1e6, above=True)
+    min_size: int = count("min_size", 64)
+
+    local = False
+
+    def __call__(
+        self, labels: Labels, shards: int, stream: np.random.Generator
+    ) -> list[np.ndarray]:
+        found = as_labels(labels, shards)
+        dealt: list[list[np.ndarray]] = [[] for _ in range(shards)]
+        for label in np.unique(found):
+            examples = stream.permutation(np.flatnonzero(found == label))
+            cuts = np.floor(np.cumsum(_shares(stream, self.alpha, shards)) * len(examples))
+            for shard, part in zip(
+                dealt, np.split(examples, cuts[:-1].astype(np.int64)), strict=True
+            ):
+                shard.append(part)
+        pieces = [np.concatenate(parts).astype(np.int64) for parts in dealt]
+        return _topped_up(pieces, min(self.min_size, len(found) // shards), stream)
+
+
+def _shares(stream: np.random.Generator, alpha: float, shards: int) -> np.ndarray:
+    """Shares of one label, adding up to one."""
+    drawn = stream.dirichlet(np.full(shards, alpha))
+    # For a tiny alpha every gamma variate can be zero: then one shard has it all.
+    if not np.isfinite(drawn).all() or drawn.sum() < 0.5:
+        drawn = np.zeros(shards)
+        drawn[stream.integers(shards)] = 1.0
+    return drawn
+
+
+def _topped_up(
+    pieces: list[np.ndarray], least: int, stream: np.random.Generator
+) -> list[np.ndarray]:
+    """The same examples, with at least `least` of them in each shard."""
+    for small in range(len(pieces)):
+        while (lacking := least - len(pieces[small])) > 0:
+            # As `least` is at most an equal share, some shard is above it.
+            large = int(np.argmax([len(piece) for piece in pieces]))
+            spare = len(pieces[large]) - least
+            given = stream.permutation(pieces[large])
+            take = min(lacking, spare)
+            pieces[small] = np.concatenate([pieces[small], given[:take]])
+            pieces[large] = given[take:]
+    return pieces
+
+
+@frozen(kw_only=True)
+class Shards:
+    """Sorted by label, cut into ``per_node`` pieces a node, dealt out at random.
+
+    References
+    ----------
+    McMahan et al., "Communication-Efficient Learning of Deep Networks from
+    Decentralized Data", AISTATS 2017, Section 3.
+    """
+
+    per_node: int = count("per_node", 2)
+
+    local = False
+
+    def __call__(
+        self, labels: Labels, shards: int, stream: np.random.Generator
+    ) -> list[np.ndarray]:
+        found = as_labels(labels, shards)
+        # Never more pieces than examples: a shard of empty pieces is empty.
+        per_node = min(self.per_node, len(found) // shards)
+        pieces = np.array_split(_by_label(found), shards * per_node)
+        order = stream.permutation(len(pieces)).reshape(shards, per_node)
+        return [np.concatenate([pieces[p] for p in row]) for row in order]

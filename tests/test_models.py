@@ -1,0 +1,230 @@
+"""Models: their sizes, what is refused, and their parameters in one tensor."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from torch import Tensor, nn
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw import models, seeds
+from byzpy_tw.errors import BadParameter, NeedsContext, UnsuitableModel
+from byzpy_tw.models import BUILTIN, build, count, flat_parameters
+
+COUNTS = {
+    "small-cnn": 421_642,
+    "cnn-mnist": 431_080,
+    "logreg": 7_850,
+    "mlp": 101_770,
+    "cnn-cifar": 712_854,
+    "resnet18": 11_173_962,
+}
+COLOUR = {"classes": 10, "shape": (3, 32, 32)}
+
+
+class CatalogueTests(SynchronousTestCase):
+    def test_counts(self) -> None:
+        """Each model has exactly as many parameters as the catalogue says."""
+        self.assertEqual({name: count(factory, {}) for name, factory, _ in BUILTIN}, COUNTS)
+
+    def test_classes_and_shape(self) -> None:
+        """Each model fits the data it is given."""
+        x = torch.zeros(2, 3, 32, 32)
+        for name, factory, _ in BUILTIN:
+            with self.subTest(name):
+                model = build(factory, {"classes": 7, "shape": (3, 32, 32)}, seed=1)
+                self.assertEqual(model(x).shape, (2, 7))
+
+    def test_data_that_does_not_fit(self) -> None:
+        """A model for images says what it needs."""
+        for name, factory, _ in BUILTIN:
+            if name in ("logreg", "mlp"):
+                continue
+            for shape in ((10,), (1, 2, 2)):
+                error = self.assertRaises(UnsuitableModel, factory, shape=shape)
+                self.assertIn(str(shape), str(error))
+
+    def test_hidden(self) -> None:
+        """The hidden layer's width is a parameter, and checked."""
+        self.assertEqual(count(models.mlp, {"hidden": 1}), 785 + 20)
+        self.assertRaises(BadParameter, models.mlp, hidden=0)
+        self.assertRaises(BadParameter, models.mlp, hidden=2.5)
+
+    def test_counting_takes_no_memory(self) -> None:
+        """A model far larger than memory can be counted."""
+        self.assertEqual(count(lambda: nn.Linear(2**20, 2**20, bias=False), {}), 2**40)
+
+
+class BuildTests(SynchronousTestCase):
+    def test_a_function_of_the_seed(self) -> None:
+        """The same seed gives the same values, another seed others."""
+        values = [
+            flat_parameters(build(models.small_cnn, {}, seed=seed)).clone()
+            for seed in (3, 3, 4)
+        ]
+        self.assertTrue(torch.equal(values[0], values[1]))
+        self.assertFalse(torch.equal(values[0], values[2]))
+
+    def test_the_global_generator_is_left_alone(self) -> None:
+        """Building a model changes nobody's random numbers."""
+        before = torch.random.get_rng_state()
+        build(models.mlp, {}, seed=5)
+        self.assertTrue(torch.equal(before, torch.random.get_rng_state()))
+
+    def test_two_at_once(self) -> None:
+        """Models built in two threads at once get the values they should."""
+        expected = flat_parameters(build(models.mlp, {}, seed=9)).clone()
+        found: list[Tensor] = []
+
+        def work() -> None:
+            for _ in range(5):
+                found.append(flat_parameters(build(models.mlp, {}, seed=9)))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(len(found), 20)
+        self.assertTrue(all(torch.equal(values, expected) for values in found))
+
+    def refused(self, make: object, word: str) -> None:
+        error = self.assertRaises(UnsuitableModel, build, make, {}, seed=0)
+        self.assertIn(word, str(error))
+
+    def test_refuses_statistics(self) -> None:
+        """BatchNorm is refused, with the reason."""
+        self.refused(
+            lambda: nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "no node would own"
+        )
+
+    def test_refuses_other_dtypes(self) -> None:
+        """Parameters must be float32."""
+        self.refused(lambda: nn.Linear(2, 2).double(), "float64")
+        self.refused(lambda: nn.Linear(2, 2).half(), "float16")
+
+    def test_refuses_models_without_parameters(self) -> None:
+        """There must be something to train."""
+        self.refused(nn.ReLU, "no parameters")
+        self.refused(lambda: "a model", "str")
+
+    def test_refuses_frozen_parameters(self) -> None:
+        """A parameter without a gradient cannot be part of the vector."""
+        self.refused(lambda: nn.Linear(2, 2).requires_grad_(False), "frozen")
+
+    def test_refuses_models_that_read_values(self) -> None:
+        """A model whose making depends on values has no size before it is made."""
+
+        def peeking() -> nn.Module:
+            return nn.Linear(2, int(torch.ones(1).item()))
+
+        self.refused(peeking, "meta device")
+
+    def test_refuses_hidden_randomness(self) -> None:
+        """Layers that draw from the global generator are refused."""
+        self.refused(
+            lambda: nn.Sequential(nn.Linear(2, 2), nn.AlphaDropout()), "AlphaDropout"
+        )
+        self.refused(lambda: nn.LSTM(2, 2, num_layers=2, dropout=0.5), "LSTM")
+
+
+class FlatParametersTests(SynchronousTestCase):
+    def test_values_and_order(self) -> None:
+        """The tensor holds the parameters one after the other, unchanged."""
+        model = build(models.small_cnn, {}, seed=1)
+        expected = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+        self.assertTrue(torch.equal(flat_parameters(model), expected))
+
+    def test_is_the_models_memory(self) -> None:
+        """Writing to the tensor changes the model's output."""
+        model = build(models.mlp, {}, seed=1)
+        flat = flat_parameters(model)
+        flat.zero_()
+        self.assertEqual(float(model(torch.ones(1, 1, 28, 28)).abs().sum().detach()), 0.0)
+        flat.fill_(1.0)
+        self.assertTrue(all(bool((p == 1).all()) for p in model.parameters()))
+
+    def test_memory_of_the_callers(self) -> None:
+        """The caller's buffer is used, and checked."""
+        model = build(models.logreg, {}, seed=1)
+        buffer = torch.empty(7_850)
+        self.assertIs(flat_parameters(model, buffer), buffer)
+        for bad in (
+            torch.empty(7_851),
+            torch.empty(7_850).double(),
+            torch.empty(15_700)[::2],
+        ):
+            self.assertRaises(ValueError, flat_parameters, model, bad)
+
+    def test_gradients_still_flow(self) -> None:
+        """The parameters are still leaves that gradients can be taken of."""
+        model = build(models.mlp, {}, seed=1)
+        flat = flat_parameters(model)
+        loss = model(torch.ones(2, 1, 28, 28)).square().sum()
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        self.assertEqual(sum(g.numel() for g in gradients), flat.numel())
+
+    def test_tied_parameters(self) -> None:
+        """A parameter that two layers share appears once, and stays shared."""
+
+        def tied() -> nn.Module:
+            model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+            model[1].weight = model[0].weight
+            return model
+
+        model = build(tied, {}, seed=1)
+        flat = flat_parameters(model)
+        self.assertEqual(flat.numel(), 9 + 3 + 3)
+        flat.fill_(2.0)
+        self.assertIs(model[0].weight, model[1].weight)
+
+
+class DropoutTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.model = build(
+            lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(100, 50)),
+            {},
+            seed=1,
+        )
+        self.x = torch.ones(4, 1, 10, 10)
+
+    def thinned(self, *name: int) -> Tensor:
+        with models.randomness(seeds.torch_seed(1, "dropout", *name)):
+            return self.model(self.x)
+
+    def test_draws_from_a_named_stream(self) -> None:
+        """The same name drops the same, another name other units."""
+        self.assertTrue(torch.equal(self.thinned(2, 3), self.thinned(2, 3)))
+        self.assertFalse(torch.equal(self.thinned(2, 3), self.thinned(2, 4)))
+
+    def test_does_not_use_the_global_generator(self) -> None:
+        """Nobody else's random numbers change."""
+        before = torch.random.get_rng_state()
+        self.thinned(0)
+        self.assertTrue(torch.equal(before, torch.random.get_rng_state()))
+
+    def test_needs_a_stream_to_train(self) -> None:
+        """Training outside of a stream is an error, evaluation is not."""
+        self.assertRaises(NeedsContext, self.model, self.x)
+        self.model.eval()
+        self.assertEqual(self.model(self.x).shape, (4, 50))
+
+    def test_keeps_the_mean(self) -> None:
+        """What is kept is scaled up by what was dropped; channels drop whole."""
+        layer = models.StreamDropout(0.25, channels=True)
+        with models.randomness(1):
+            y = layer(torch.ones(200, 50, 4))
+        self.assertTrue(torch.equal(y, y[:, :, :1].expand_as(y)))
+        self.assertLess(abs(float(y.mean()) - 1.0), 0.02)
+        self.assertEqual(len(y.unique()), 2)
+
+    def test_nested_layers(self) -> None:
+        """Dropout is found wherever it is in the model."""
+        model = build(
+            lambda: nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout2d(0.1))),
+            {},
+            seed=0,
+        )
+        self.assertIsInstance(model[1][0], models.StreamDropout)
+        self.assertTrue(model[1][0].channels)
