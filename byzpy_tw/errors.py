@@ -47,6 +47,12 @@ class BadAddress(ConfigError):
     code = "BAD_ADDRESS"
 
 
+class CannotListen(ConfigError):
+    """A server cannot listen where it was told to."""
+
+    code = "CANNOT_LISTEN"
+
+
 class RunDirectoryError(ConfigError):
     """The run directory cannot be written, or holds another run."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from attrs import field, frozen
+from attrs import frozen
 
 
 def key(seed: int, purpose: str, *numbers: int) -> bytes:
@@ -45,7 +45,8 @@ class Context:
     ``round`` counts from 0.  ``nodes`` names the node behind each row of the
     vectors (after refused nodes were left out), ``n`` and ``f`` are the run's,
     ``byzantine`` how many of the nodes are.  ``node`` is the Byzantine node
-    that an attack is computed for, -1 for an aggregator.
+    that an attack is computed for, -1 for an aggregator.  ``pipeline`` is the
+    run's own chain of rules, for attacks that aim at it.
     """
 
     seed: int = 0
@@ -55,7 +56,7 @@ class Context:
     f: int = 0
     byzantine: int = 0
     node: int = -1
-    settings: dict[str, object] = field(factory=dict)
+    pipeline: object = None
 
     def stream(self, purpose: str, *numbers: int) -> np.random.Generator:
         """A generator for `purpose` in this round (and at this node, if any)."""

@@ -98,3 +98,17 @@ def sha256_of(*tensors: Tensor) -> str:
         digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
         digest.update(plain.view(torch.uint8).numpy().data if plain.numel() else b"")
     return digest.hexdigest()
+
+
+def norm_of(vector: Tensor) -> float:
+    """The Euclidean norm, accumulated in float64; nan where it is not a number."""
+    return float(torch.linalg.vector_norm(vector.detach(), dtype=torch.float64))
+
+
+def fault_of(norm: float) -> str | None:
+    """Why a vector of this norm counts as not finite, or None."""
+    if norm <= NORM_LIMIT:
+        return None
+    if norm > NORM_LIMIT and norm != float("inf"):
+        return f"norm {norm:.3g} is above {NORM_LIMIT:g}"
+    return "it holds NaN or infinity"

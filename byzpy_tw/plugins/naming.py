@@ -1,0 +1,73 @@
+"""What a user writes to name a rule: ``name`` or ``name:key=value,key=value``.
+
+The same text stands on the command line, in TOML and in what the trainer sends
+to servers, so it is read strictly: values are numbers and single words, never
+paths, never code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from attrs import field, frozen
+
+from byzpy_tw.errors import BadParameter
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+# A leading dot and every slash are refused: no value can be read as a path.
+_VALUE = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,63}|\.[0-9][0-9eE+-]{0,62}")
+_MOST_PARAMETERS = 32
+
+
+@frozen
+class Named:
+    """A name and the parameters written after it, as text."""
+
+    name: str
+    parameters: Mapping[str, str] = field(factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The one spelling that two equal values share."""
+        if not self.parameters:
+            return self.name
+        pairs = (f"{key}={value}" for key, value in sorted(self.parameters.items()))
+        return f"{self.name}:{','.join(pairs)}"
+
+
+def parse(text: str) -> Named:
+    """`text` taken apart; raises `BadParameter` with what is wrong where."""
+    name, colon, rest = text.strip().partition(":")
+    if not _NAME.fullmatch(name):
+        raise BadParameter(
+            f"{clip(text)!r} is not a name; write NAME or NAME:key=value,key=value"
+        )
+    parameters: dict[str, str] = {}
+    for pair in rest.split(",") if colon else ():
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        key = key.replace("-", "_")
+        if not equals or not _KEY.fullmatch(key) or not _VALUE.fullmatch(value):
+            raise BadParameter(
+                f"in {clip(text)!r}: {clip(pair)!r} is not key=value "
+                "(values are numbers and single words)"
+            )
+        if key in parameters:
+            raise BadParameter(f"in {clip(text)!r}: {key!r} is given twice")
+        parameters[key] = value
+    if len(parameters) > _MOST_PARAMETERS:
+        raise BadParameter(f"{name!r} with {len(parameters)} parameters: too many")
+    return Named(name, parameters)
+
+
+def nearest(word: str, known: object) -> str:
+    """``; did you mean 'x'?``, or nothing where nothing is near."""
+    near = get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.6)  # type: ignore[attr-defined]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def clip(text: str, length: int = 80) -> str:
+    """`text` short enough to be quoted in a message."""
+    return text if len(text) <= length else text[: length - 3] + "..."

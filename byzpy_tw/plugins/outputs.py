@@ -1,0 +1,130 @@
+"""What other distributions' factories make, held to what the hooks promise.
+
+Whatever is wrong is an error that names the distribution.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.attacks import TIERS, Knowledge, pieces_of
+from byzpy_tw.attacks.calling import perform
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
+from byzpy_tw.seeds import Context
+
+
+def checked(kind: str, name: str, distribution: str, made: Any) -> Any:
+    """`made`, fit for use as a `kind`; `BrokenPlugin` where it is not."""
+    who = f"{distribution}: {kind} {name!r}"
+    if kind == "model":
+        return made  # `models.check` looks at these
+    if kind == "dataset":
+        if not isinstance(made, Dataset):
+            raise BrokenPlugin(f"{who} is {type(made).__name__}, expected a Dataset")
+        return made
+    if not callable(made):
+        raise BrokenPlugin(f"{who} is {type(made).__name__}, which cannot be called")
+    if kind == "attack":
+        tier = getattr(made, "knowledge", None)
+        if not isinstance(tier, str) or tier not in TIERS:
+            raise BrokenPlugin(
+                f"{who} declares knowledge {tier!r}, which is none of {', '.join(TIERS)}"
+            )
+        if not set(pieces_of(made)) <= TIERS[tier]:
+            raise BrokenPlugin(
+                f"{who} wants to be shown {', '.join(pieces_of(made))}, knowledge {tier!r} "
+                f"is {', '.join(sorted(TIERS[tier])) or 'nothing'}"
+            )
+        return PluginAttack(made)
+    if kind == "partition":
+        return PluginPartition(made, who)
+    return made
+
+
+@frozen(eq=False)
+class PluginAttack:
+    """A plugin's attack, with all that the built-in ones have.
+
+    It can be called with honest vectors as well as with a `Knowledge`, and
+    what the plugin left out (``pieces``, ``behaviour``, the keyword
+    ``context``) has its usual meaning.
+    """
+
+    made: Callable[..., Any]
+
+    __call__ = perform
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        return pieces_of(self.made)
+
+    @property
+    def behaviour(self) -> str:
+        return getattr(self.made, "behaviour", "attack")
+
+    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+        if _takes(self.made, "context"):
+            return self.made(known, context=context)
+        return self.made(known)
+
+    def __getattr__(self, name: str) -> Any:
+        # knowledge, choose, check, target, parameters: the plugin's own.
+        if name.startswith("_") or name == "made":
+            raise AttributeError(name)
+        found = getattr(self.made, name)
+        if name == "aimed_at":
+            return lambda pipeline: PluginAttack(found(pipeline))
+        return found
+
+
+@frozen(eq=False)
+class PluginPartition:
+    """A plugin's partition whose shards are looked at."""
+
+    made: Callable[..., Sequence[Any]]
+    who: str
+
+    @property
+    def local(self) -> bool:
+        return getattr(self.made, "local", False)
+
+    def __call__(
+        self, labels: Any, shards: int, stream: np.random.Generator
+    ) -> list[np.ndarray]:
+        try:
+            found = [np.asarray(shard) for shard in self.made(labels, shards, stream)]
+        except ByzpyTwError:
+            raise
+        except Exception as e:
+            raise BrokenPlugin(f"{self.who} raised {e!r}") from e
+        if len(found) != shards:
+            raise BadRuleOutput(f"{self.who} cut {len(found)} shards, {shards} were asked for")
+        for i, shard in enumerate(found):
+            if shard.ndim != 1 or (len(shard) and shard.dtype.kind not in "iu"):
+                raise BadRuleOutput(
+                    f"{self.who}: shard {i} is {shard.shape} of {shard.dtype}, "
+                    "expected a row of whole numbers"
+                )
+            if len(shard) and not 0 <= shard.min() <= shard.max() < len(labels):
+                raise BadRuleOutput(
+                    f"{self.who}: shard {i} names examples {shard.min()} to {shard.max()} "
+                    f"of {len(labels)}"
+                )
+        return [shard.astype(np.int64) for shard in found]
+
+
+def _takes(call: Callable[..., Any], keyword: str) -> bool:
+    try:
+        parameters = inspect.signature(call).parameters
+    except ValueError:  # a builtin without a signature
+        return False
+    return keyword in parameters or any(
+        p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
+    )

@@ -1,0 +1,163 @@
+"""The parameters that a factory takes, read from its signature."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from byzpy_tw.errors import BadParameter
+from byzpy_tw.plugins.naming import Named, nearest
+
+# By kind: filled by the process that calls the factory, never by whoever named it.
+RESERVED: Mapping[str, frozenset[str]] = {
+    "dataset": frozenset({"root"}),
+    "model": frozenset({"classes", "shape"}),
+}
+
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@frozen
+class Parameter:
+    """One keyword of a factory: its name, annotation and default."""
+
+    name: str
+    kind: Any
+    default: Any  # inspect.Parameter.empty where there is none
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def kind_text(self) -> str:
+        """The annotation, for a person."""
+        options = [
+            "none" if k is type(None) else " or ".join(map(str, _words(k))) or k.__name__
+            for k in _alternatives(self.kind)
+        ]
+        return " or ".join(options)
+
+    def read(self, owner: str, text: str) -> Any:
+        """The value that `text` stands for; `BadParameter` where it cannot."""
+        for kind in _alternatives(self.kind):
+            try:
+                return _read(kind, text)
+            except ValueError:
+                continue
+        raise BadParameter(f"{owner}: {self.name}={text!r} is not {self.kind_text}")
+
+
+def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter]:
+    """The keyword parameters of `factory`, by name, reserved ones left out."""
+    reserved = RESERVED.get(kind, frozenset())
+    hints = _hints(factory)
+    found = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if name in reserved or parameter.kind in (
+            inspect.Parameter.VAR_KEYWORD,
+            inspect.Parameter.VAR_POSITIONAL,
+        ):
+            continue
+        hint = hints.get(name, _kind_of_default(parameter.default))
+        found[name] = Parameter(name, hint, parameter.default)
+    return found
+
+
+def takes(factory: Callable[..., Any], name: str) -> bool:
+    """Whether `factory` has a parameter called `name`."""
+    return name in inspect.signature(factory).parameters
+
+
+def read_all(
+    named: Named, known: Mapping[str, Parameter], fill: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Keyword arguments for a factory: what `named` says over what `fill` offers.
+
+    `known` is what the factory takes.  `fill` may offer more than that; what
+    `named` says must exist.
+    """
+    chosen = {key: value for key, value in fill.items() if key in known}
+    for key, text in named.parameters.items():
+        if key not in known:
+            takes_what = ", ".join(known) or "none"
+            raise BadParameter(
+                f"{named.name!r} has no parameter {key!r}{nearest(key, known)} "
+                f"(it takes: {takes_what})"
+            )
+        chosen[key] = known[key].read(named.name, text)
+    missing = [p.name for p in known.values() if p.required and p.name not in chosen]
+    if missing:
+        raise BadParameter(
+            f"{named.name!r} needs {', '.join(missing)}: write "
+            f"{named.name}:{missing[0]}=VALUE"
+        )
+    return chosen
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        if isinstance(factory, type):
+            hints = typing.get_type_hints(factory)
+            if attrs.has(factory):
+                return {
+                    f.alias or f.name: hints.get(f.name, str)
+                    for f in attrs.fields(factory)
+                    if f.name in hints
+                }
+            return {**hints, **typing.get_type_hints(factory.__init__)}
+        return typing.get_type_hints(factory)
+    except (NameError, TypeError):
+        # A plugin's annotation that does not resolve: its defaults still tell.
+        return {}
+
+
+def _kind_of_default(default: Any) -> Any:
+    if isinstance(default, (bool, int, float, str)):
+        return type(default)
+    return str
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        # int before float, so that 3 stays an int where both are allowed; str last.
+        order = {type(None): 0, bool: 1, int: 2, float: 3}
+        return sorted(typing.get_args(kind), key=lambda k: order.get(k, 4))
+    return [kind]
+
+
+def _words(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+
+
+def _read(kind: Any, text: str) -> Any:
+    if kind is type(None):
+        if text.lower() != "none":
+            raise ValueError(text)
+        return None
+    if words := _words(kind):
+        for word in words:
+            if str(word) == text:
+                return word
+        raise ValueError(text)
+    if kind is bool:
+        if text.lower() not in _WORDS:
+            raise ValueError(text)
+        return _WORDS[text.lower()]
+    if kind is int:
+        try:
+            return int(text)
+        except ValueError:
+            number = float(text)
+            if not number.is_integer():
+                raise
+            return int(number)
+    if kind is float:
+        return float(text)
+    return text

@@ -1,0 +1,81 @@
+"""Rules by name, for scripts and notebooks: ``byzpy_tw.aggregator("krum", f=1)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from byzpy_tw.aggregators.pipeline import Pipeline
+from byzpy_tw.plugins.naming import Named, parse
+from byzpy_tw.plugins.registry import Registry, load
+
+
+@cache
+def registry() -> Registry:
+    """The registry of this process, loaded when first asked for."""
+    return load()
+
+
+def aggregator(name: str, **parameters: Any) -> Callable[..., Any]:
+    """The aggregator called `name`: a callable ``(n, d) -> (d,)``."""
+    return _made("aggregator", name, parameters)
+
+
+def preaggregator(name: str, **parameters: Any) -> Callable[..., Any]:
+    """The pre-aggregator called `name`: a callable ``(n, d) -> (m, d)``."""
+    return _made("pre-aggregator", name, parameters)
+
+
+def attack(name: str, **parameters: Any) -> Callable[..., Any]:
+    """The attack called `name`: a callable from honest vectors to the attack's."""
+    made = _made("attack", name, parameters)
+    target = getattr(made, "target", None)
+    if target:
+        made = made.aimed_at(pipeline(target, f=parameters.get("f")))
+    return made
+
+
+def build_attack(
+    names: Registry, text: str, *, n: int, b: int, f: int, run_pipeline: str
+) -> Any:
+    """The attack that `text` names, in a run of `n` nodes, `b` of them Byzantine.
+
+    Aimed at the pipeline that it names itself, or at the run's own, where it
+    takes aim: what it must be shown depends on that.  Raises `BadParameter`
+    where it makes no sense for these numbers.
+    """
+    made = names.make("attack", text, f=f)
+    if hasattr(made, "check"):
+        made.check(n=n, b=b)
+    if hasattr(made, "aimed_at"):
+        target = getattr(made, "target", None) or run_pipeline
+        made = made.aimed_at(build_pipeline(names, target, f=f))
+    return made
+
+
+def pipeline(text: str, **fill: Any) -> Pipeline:
+    """The chain that `text` describes: ``"clipping:c=2.0 | nnm | krum"``.
+
+    All but the last are pre-aggregators.  `fill` offers parameters, such as
+    ``f``, to every rule that takes them.
+    """
+    return build_pipeline(registry(), text, **fill)
+
+
+def build_pipeline(names: Registry, text: str, **fill: Any) -> Pipeline:
+    """As `pipeline`, with the rules of the registry `names`."""
+    *before, last = [part.strip() for part in text.split("|")]
+    return Pipeline(
+        pre=tuple(names.make("pre-aggregator", part, **fill) for part in before),
+        aggregator=names.make("aggregator", last, **fill),
+    )
+
+
+def _made(kind: str, name: str, parameters: dict[str, Any]) -> Any:
+    named = parse(name)
+    plain = {k: v for k, v in parameters.items() if isinstance(v, (int, float, str, bool))}
+    written = {key: str(value) for key, value in plain.items()}
+    # Rules and lists of them cannot be written down: they are handed in as they are.
+    rest = {key: value for key, value in parameters.items() if key not in plain}
+    return registry().make(kind, Named(named.name, {**named.parameters, **written}), **rest)
