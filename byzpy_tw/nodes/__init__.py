@@ -1,0 +1,1 @@
+"""Nodes: parameters in, vector out."""

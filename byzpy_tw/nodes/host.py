@@ -1,0 +1,276 @@
+"""The nodes of one run, wherever they live.
+
+A server and an in-process trainer hold the same object.  It owns the model,
+the data and the nodes; parameters go in, vectors come out.  It does no I/O and
+starts no thread: the pool is handed in.
+
+A node keeps nothing between rounds.  What it sends is a function of the run's
+spec, the node, the round and the parameters, so it can be rebuilt anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import define, field, frozen
+from torch import Tensor, nn
+from torch.autograd import graph
+
+from byzpy_tw import models, seeds
+from byzpy_tw.attacks.knowledge import Knowledge
+from byzpy_tw.attacks.tiers import pieces_of
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.errors import BadRequest, LimitExceeded, ShardTooSmall
+from byzpy_tw.nodes.gradients import Done, MicroBatches, batch_indices, submit
+from byzpy_tw.nodes.spec import NodeSpec, RunSpec
+from byzpy_tw.plugins import Registry
+from byzpy_tw.plugins.shorthand import build_attack, build_pipeline
+
+
+@frozen
+class Node:
+    """One node on its host: what it is, its data, and its attack if Byzantine."""
+
+    spec: NodeSpec
+    shard: np.ndarray  # (k,) int64, indices into the training data
+    attack: Any = None
+
+
+@define(eq=False)
+class NodeHost:
+    """Make one with `build`."""
+
+    spec: RunSpec
+    dataset: Dataset
+    model: nn.Module
+    parameters: Tensor  # (d,) float32 on `device`, the model's own memory
+    device: torch.device
+    _registry: Registry
+    _shards: list[np.ndarray]
+    nodes: dict[int, Node] = field(factory=dict, init=False)
+    _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
+
+    @property
+    def dimension(self) -> int:
+        return self.parameters.numel()
+
+    def spawn(self, node: NodeSpec) -> None:
+        """Add `node`, its names looked up here.
+
+        Raises `BadRequest` for one that is already here or has no shard,
+        `ShardTooSmall` where a batch would not fit, and what the registry
+        raises for its attack.
+        """
+        if node.node in self.nodes:
+            raise BadRequest(f"node {node.node} is here already")
+        if node.shard >= len(self._shards) or node.node >= self.spec.n:
+            raise BadRequest(
+                f"node {node.node} with shard {node.shard}: the run has n={self.spec.n} "
+                f"nodes and {len(self._shards)} shards"
+            )
+        shard = self._shards[node.shard]
+        check_shard(node.shard, len(shard), self.spec)
+        attack = None
+        if node.attack is not None:
+            self.look_up([node.attack])
+            attack = self._attacks[node.attack]
+        self.nodes[node.node] = Node(node, shard, attack)
+
+    def look_up(self, attacks: Iterable[str]) -> None:
+        """Make `attacks` ready for `spawn`; a long pipeline to aim at takes its time.
+
+        Nodes with the same attack share it: it keeps nothing between calls.
+        """
+        for text in attacks:
+            if text not in self._attacks:
+                self._attacks[text] = build_attack(
+                    self._registry,
+                    text,
+                    n=self.spec.n,
+                    b=self.spec.n - self.spec.shards,
+                    f=self.spec.f,
+                    run_pipeline=self.spec.pipeline,
+                )
+
+    def takes_aim(self, attack: str) -> bool:
+        """Whether an attack, looked up before, tries its vectors out on a pipeline."""
+        return hasattr(self._attacks[attack], "aimed_at")
+
+    def gradient(
+        self,
+        pool: Executor,
+        node: int,
+        round: int,
+        done: Done,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Compute `node`'s gradient at the present parameters, on `pool`, while `wanted`."""
+        here = self.nodes[node]
+        indices = batch_indices(
+            here.shard,
+            self.spec.batch_size,
+            seed=self.spec.seed,
+            node=node,
+            round=round,
+            replacement=self.spec.replacement,
+        )
+        batches = MicroBatches(
+            self.model,
+            self.dataset,
+            indices,
+            self.spec.micro_batch_size,
+            self.device,
+            stream=(self.spec.seed, node, round),
+            flip_labels=self.behaviour(node) == "label-flip",
+        )
+        submit(pool, batches, done, wanted)
+
+    def needs_own(self, node: int) -> bool:
+        """Whether `node`'s attack starts from an honest gradient of its own."""
+        return "own" in pieces_of(self.nodes[node].attack)
+
+    def behaviour(self, node: int) -> str:
+        """What `node` does that is more than sending a vector; ``attack`` if nothing."""
+        return getattr(self.nodes[node].attack, "behaviour", "attack")
+
+    @property
+    def pieces(self) -> set[str]:
+        """What the attacks of the nodes here must be shown."""
+        return {p for n in self.nodes.values() if n.attack for p in pieces_of(n.attack)}
+
+    def garbage(self, node: int, round: int) -> Tensor:
+        """Noise of the wrong length, for a node that sends no vector."""
+        stream = seeds.stream(self.spec.seed, "garbage", node, round)
+        noise = stream.bytes(4 * (self.dimension // 2 + 1))
+        return torch.frombuffer(bytearray(noise), dtype=torch.float32)
+
+    def attack(self, node: int, round: int, knowledge: Knowledge) -> Tensor:
+        """The ``(d,)`` vector that Byzantine `node` sends, from what it was shown."""
+        context = seeds.Context(
+            seed=self.spec.seed,
+            round=round,
+            nodes=tuple(range(self.spec.shards)),
+            n=self.spec.n,
+            f=self.spec.f,
+            byzantine=self.spec.n - self.spec.shards,
+            node=node,
+            pipeline=build_pipeline(self._registry, self.spec.pipeline, f=self.spec.f),
+        )
+        vector = self.nodes[node].attack(knowledge, context=context)
+        return torch.as_tensor(vector, dtype=torch.float32).reshape(-1)
+
+
+def build(
+    spec: RunSpec,
+    registry: Registry,
+    *,
+    data_root: Path,
+    device: str = "cpu",
+    most_elements: int | None = None,
+    most_working: int | None = None,
+    dataset: Dataset | None = None,
+) -> NodeHost:
+    """The host of a run, with no nodes yet.
+
+    Reads the dataset unless it is given.  The model is counted on the meta
+    device before memory is taken: `LimitExceeded` above `most_elements`, and
+    where a micro-batch would keep more than `most_working` bytes of it.
+    """
+    data = dataset if dataset is not None else registry.make(
+        "dataset", spec.dataset, root=data_root
+    )
+    model = make_model(
+        spec, registry, data, most_elements=most_elements, most_working=most_working
+    )
+    chosen = torch.device(device)
+    model = model.to(chosen)
+    parameters = models.flat_parameters(model)
+    shards = make_shards(spec, registry, data)
+    return NodeHost(spec, data, model, parameters, chosen, registry, shards)
+
+
+def make_model(
+    spec: RunSpec,
+    registry: Registry,
+    data: Dataset,
+    *,
+    most_elements: int | None = None,
+    most_working: int | None = None,
+) -> nn.Module:
+    """The run's model, its initial values drawn from the run's seed."""
+
+    def factory(**_: Any) -> nn.Module:
+        return registry.make("model", spec.model, classes=data.classes, shape=data.shape)
+
+    d = models.count(factory, {})
+    if most_elements is not None and d > most_elements:
+        raise LimitExceeded(
+            f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
+            f"vector), over the limit of {most_elements * 4 / 2**20:.0f} MiB"
+        )
+    examples = min(spec.micro_batch_size, spec.batch_size)
+    # The closer look takes seconds the first time, and hardly any model keeps more
+    # of an example than it has parameters, and than 128 channels of its size.
+    if most_working is not None and examples * 4 * (d + 128 * prod(data.shape)) > most_working:
+        working = examples * kept_of_one(factory, data.shape)
+        if working > most_working:
+            raise LimitExceeded(
+                f"model {spec.model!r} keeps {working / 2**20:.0f} MiB of {examples:,} "
+                f"examples, over the limit of {most_working / 2**20:.0f} MiB: use a "
+                "smaller --micro-batch-size"
+            )
+    return models.build(factory, {}, seed=spec.seed)
+
+
+def kept_of_one(factory: Callable[..., nn.Module], shape: tuple[int, ...]) -> int:
+    """Bytes that a model keeps of one example for its gradient, without taking them.
+
+    0 for a model that cannot be run on torch's meta device.
+    """
+    kept = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    def of(examples: int) -> int:
+        nonlocal kept
+        kept = 0
+        inputs = torch.empty(examples, *shape, device="meta")
+        with models.randomness(0), graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = model(inputs)
+        return kept + inputs.nbytes + out.nbytes
+
+    try:
+        with torch.device("meta"):
+            model = factory()
+        return of(2) - of(1)  # what is there once, such as parameters, is not counted
+    except Exception:  # a plugin's code, not made for this device
+        return 0
+
+
+def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.ndarray]:
+    """Each honest node's indices into the training data."""
+    partition = registry.make("partition", spec.partition, min_size=spec.batch_size)
+    stream = seeds.stream(spec.seed, "partition")
+    return [
+        np.asarray(shard, dtype=np.int64)
+        for shard in partition(data.train.y, spec.shards, stream)
+    ]
+
+
+def check_shard(shard: int, size: int, spec: RunSpec) -> None:
+    """`ShardTooSmall` where a node could not draw a batch from its shard."""
+    if size == 0 or (size < spec.batch_size and not spec.replacement):
+        raise ShardTooSmall(
+            f"shard {shard} of {spec.shards} has {size} examples, a batch needs "
+            f"{spec.batch_size}: use fewer nodes, a smaller --batch-size, "
+            "another --partition, or --replacement"
+        )
