@@ -1,0 +1,288 @@
+"""A run's configuration: every option, once.
+
+The fields of `RunConfig` are the single definition from which command-line
+options, ``config.json`` and documentation come.  Each field's metadata has its
+help text, its section, and whether it can change the bits of the result
+(``bits``): two runs whose `bits` agree must end with the same parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from byzpy_tw.errors import ConfigError
+from byzpy_tw.nodes.spec import RunSpec
+from byzpy_tw.plugins.naming import parse
+
+Check = Callable[[Any, attrs.Attribute, Any], None]
+
+
+def _option(
+    default: Any,
+    help: str,
+    *,
+    section: str,
+    bits: bool = True,
+    check: Check | None = None,
+    metavar: str | None = None,
+) -> Any:
+    metadata = {"help": help, "section": section, "bits": bits, "metavar": metavar}
+    return field(default=default, validator=check, metadata=metadata)
+
+
+def _whole(least: int, most: int = 2**31 - 1) -> Check:
+    def check(_: Any, attribute: attrs.Attribute, value: Any) -> None:
+        if type(value) is not int or not least <= value <= most:
+            top = "" if most >= 2**31 - 1 else f" and at most {most}"
+            raise ConfigError(
+                f"{flag(attribute.name)} must be a whole number of at least {least}{top}, "
+                f"got {value!r}"
+            )
+
+    return check
+
+
+def _number(least: float, *, above: bool = False) -> Check:
+    def check(_: Any, attribute: attrs.Attribute, value: Any) -> None:
+        good = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not good or not (value > least if above else value >= least) or value > 1e30:
+            raise ConfigError(
+                f"{flag(attribute.name)} must be {'above' if above else 'at least'} "
+                f"{least:g}, got {value!r}"
+            )
+
+    return check
+
+
+def _optional(check: Check) -> Check:
+    def optional(self: Any, attribute: attrs.Attribute, value: Any) -> None:
+        if value is not None:
+            check(self, attribute, value)
+
+    return optional
+
+
+def _one_of(*words: str) -> Check:
+    def check(_: Any, attribute: attrs.Attribute, value: Any) -> None:
+        if value not in words:
+            raise ConfigError(
+                f"{flag(attribute.name)} must be one of {', '.join(words)}, got {value!r}"
+            )
+
+    return check
+
+
+def _rounds(_: Any, attribute: attrs.Attribute, value: Any) -> None:
+    if any(type(v) is not int or v < 1 for v in value) or list(value) != sorted(set(value)):
+        raise ConfigError(f"{flag(attribute.name)} must be growing round numbers, got {value}")
+
+
+def _rule(_: Any, attribute: attrs.Attribute, value: Any) -> None:
+    for text in value if isinstance(value, tuple) else (value,):
+        parse(text)
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field."""
+    return "--" + name.replace("_", "-")
+
+
+@frozen(kw_only=True)
+class RunConfig:
+    """Everything needed to repeat a run.  Raises `ConfigError` for nonsense."""
+
+    # -- where the nodes live
+    remote_hosts: tuple[str, ...] = _option(
+        (), "servers, as tcp://HOST:PORT,tcp://HOST:PORT,...", section="where", bits=False,
+        metavar="ADDRESSES",
+    )
+    local: int | None = _option(
+        None, "start this many servers on this machine, and stop them afterwards",
+        section="where", bits=False, check=_optional(_whole(1, 256)), metavar="N",
+    )
+    in_process: bool = _option(
+        False, "keep the nodes in the trainer's own process, without sockets",
+        section="where", bits=False,
+    )
+    # -- nodes
+    num_honest: int = _option(3, "honest nodes", section="nodes", check=_whole(1, 500_000))
+    num_byz: int = _option(1, "Byzantine nodes", section="nodes", check=_whole(0, 500_000))
+    attack: str = _option(
+        "empire", "what Byzantine nodes do: NAME[:key=value,...]", section="nodes",
+        check=_rule, metavar="NAME",
+    )
+    # -- training
+    rounds: int = _option(50, "rounds to train", section="training", check=_whole(1))
+    batch_size: int = _option(
+        64, "examples in a node's batch", section="training", check=_whole(1, 1_000_000)
+    )
+    micro_batch_size: int = _option(
+        32, "examples computed at a time on one thread", section="training",
+        check=_whole(1, 8192),
+    )
+    lr: float = _option(
+        0.05, "learning rate", section="training", check=_number(0, above=True)
+    )
+    momentum: float = _option(
+        0.9, "momentum of the optimizer", section="training", check=_number(0)
+    )
+    weight_decay: float = _option(
+        0.0, "added to the gradient: this times the parameters", section="training",
+        check=_number(0),
+    )
+    worker_momentum: float = _option(
+        0.0, "momentum of each honest node's vectors, kept by the trainer",
+        section="training", check=_number(0),
+    )
+    lr_milestones: tuple[int, ...] = _option(
+        (), "rounds from which the learning rate is multiplied by --lr-decay",
+        section="training", check=_rounds, metavar="ROUND",
+    )
+    lr_decay: float = _option(
+        0.1, "factor of the learning rate at each milestone", section="training",
+        check=_number(0, above=True),
+    )
+    seed: int = _option(
+        42, "decides every random choice of the run", section="training",
+        check=_whole(0, 2**63 - 1),
+    )
+    model: str = _option(
+        "small-cnn", "the model: NAME[:key=value,...]", section="training", check=_rule,
+        metavar="NAME",
+    )
+    # -- data
+    dataset: str = _option(
+        "mnist", "the data: NAME[:key=value,...]; mnist5k needs no download",
+        section="data", check=_rule, metavar="NAME",
+    )
+    data_root: str = _option(
+        "./data", "where the trainer's (and --local servers') data files are",
+        section="data", bits=False, metavar="DIR",
+    )
+    partition: str = _option(
+        "stride", "how the data is cut into shards: NAME[:key=value,...]", section="data",
+        check=_rule, metavar="NAME",
+    )
+    replacement: bool = _option(
+        False, "draw batches with replacement, where shards are small", section="data"
+    )
+    # -- aggregation
+    aggregator: str = _option(
+        "multi-krum", "the rule: NAME[:key=value,...]", section="aggregation", check=_rule,
+        metavar="NAME",
+    )
+    pre_aggregator: tuple[str, ...] = _option(
+        (), "a rule applied before the aggregator; may be given several times",
+        section="aggregation", check=_rule, metavar="NAME",
+    )
+    f: int = _option(
+        1, "faulty nodes to tolerate", section="aggregation", check=_whole(0, 500_000)
+    )
+    q: int | None = _option(
+        None, "rows that multi-krum averages (default: n - f - 1)", section="aggregation",
+        check=_optional(_whole(1)), metavar="Q",
+    )
+    chunk_size: int = _option(
+        32, "rows per block of a distance computation; bounds memory, changes no bit",
+        section="aggregation", bits=False, check=_whole(1),
+    )
+    # -- running
+    threads: int | None = _option(
+        None, "compute threads of this process, and of each --local server "
+        "(default: all cores)",
+        section="running", bits=False, check=_optional(_whole(1, 1024)), metavar="N",
+    )
+    device: str = _option(
+        "cpu", "where the trainer aggregates: cpu, cuda or auto", section="running",
+        check=_one_of("cpu", "cuda", "auto"),
+    )
+    round_timeout: float = _option(
+        60.0, "seconds that a round waits for its vectors", section="running", bits=False,
+        check=_number(0, above=True), metavar="SECONDS",
+    )
+    eval_interval: int = _option(
+        10, "evaluate on the test data every so many rounds (0: only at the end)",
+        section="running", bits=False, check=_whole(0),
+    )
+    run_dir: str | None = _option(
+        None, "where the run's records go (default: runs/DATE-TIME-...)",
+        section="running", bits=False, metavar="DIR",
+    )
+    strict: bool = _option(
+        False, "refuse what is otherwise a warning: a rule without its guarantee, "
+        "servers with other versions",
+        section="running", bits=False,
+    )
+    quiet: bool = _option(
+        False, "print only the result and errors", section="running", bits=False
+    )
+
+    def __attrs_post_init__(self) -> None:
+        places = [bool(self.remote_hosts), self.local is not None, self.in_process]
+        if sum(places) != 1:
+            raise ConfigError(
+                "say where the nodes live, once: --remote-hosts tcp://HOST:PORT,..., "
+                f"--local N, or --in-process (got {sum(places)} of them)"
+            )
+        if not self.worker_momentum < 1:
+            raise ConfigError(f"--worker-momentum must be below 1, got {self.worker_momentum}")
+        if self.f >= self.n:
+            raise ConfigError(f"--f {self.f} faulty nodes of n = {self.n} leaves none honest")
+
+    @property
+    def n(self) -> int:
+        """All nodes, honest and Byzantine."""
+        return self.num_honest + self.num_byz
+
+    @property
+    def pipeline(self) -> str:
+        """The chain of rules as one text, parameters from options filled in."""
+        return " | ".join([*self.pre_aggregator, self.aggregator])
+
+    @property
+    def rule_parameters(self) -> dict[str, Any]:
+        """What the options offer to rules that take parameters of these names."""
+        return {"f": self.f, "q": self.q, "chunk_size": self.chunk_size}
+
+    def spec(self) -> RunSpec:
+        """What the nodes are built from."""
+        return RunSpec(
+            dataset=self.dataset,
+            model=self.model,
+            partition=self.partition,
+            shards=self.num_honest,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            micro_batch_size=self.micro_batch_size,
+            replacement=self.replacement,
+            pipeline=self.pipeline,
+            n=self.n,
+            f=self.f,
+            patience=self.round_timeout,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the options' names, ready for JSON or TOML."""
+        plain = attrs.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+    @property
+    def bits(self) -> str:
+        """Hex digest of every option that can change the result's bits."""
+        names = [f.name for f in attrs.fields(RunConfig) if f.metadata["bits"]]
+        plain = self.to_dict()
+        text = json.dumps({name: plain[name] for name in names}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """The configuration that `to_dict` was called on."""
+    return RunConfig(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    )

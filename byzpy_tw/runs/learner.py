@@ -1,0 +1,108 @@
+"""The model that is being trained, and its optimizer."""
+
+from __future__ import annotations
+
+import torch
+from attrs import define, field, frozen
+from torch import Tensor, nn
+
+from byzpy_tw import models
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.errors import Diverged
+from byzpy_tw.vectors import sha256_of
+
+EVALUATED_AT_ONCE = 500  # test examples in one job; fixed, since it decides bits
+
+
+@frozen
+class Tested:
+    """A share of the test data: summed loss, right answers, examples."""
+
+    loss: float
+    right: int
+    examples: int
+
+
+@frozen
+class Evaluation:
+    """The whole test data: mean loss, and the share of right answers."""
+
+    loss: float
+    accuracy: float
+
+
+@define(eq=False)
+class Learner:
+    """Parameters as one flat ``(d,)`` vector, stepped by SGD with momentum.
+
+    The step is `torch.optim.SGD`'s, to the bit.  It stands here because making
+    one of torch's optimizers imports its compiler: two seconds of every start.
+    """
+
+    model: nn.Module
+    dataset: Dataset
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    milestones: tuple[int, ...] = ()  # rounds from which `lr` is multiplied by `decay`
+    decay: float = 0.1
+    parameters: Tensor = field(init=False)
+    velocity: Tensor = field(init=False)  # (d,), the momentum's memory
+
+    def __attrs_post_init__(self) -> None:
+        self.model.eval()
+        self.parameters = models.flat_parameters(self.model)
+        for leaf in self.model.parameters():
+            leaf.requires_grad_(False)
+        self.velocity = torch.zeros_like(self.parameters)
+
+    @property
+    def dimension(self) -> int:
+        return self.parameters.numel()
+
+    def rate(self, round: int) -> float:
+        """The learning rate of `round`."""
+        return self.lr * self.decay ** sum(round >= m for m in self.milestones)
+
+    def step(self, vector: Tensor, round: int) -> str:
+        """Take a step along the aggregated `vector`; the new parameters' digest.
+
+        Raises `Diverged` where they are no longer finite.
+        """
+        vector = vector.to(self.velocity.device)
+        if self.weight_decay:
+            vector = vector.add(self.parameters, alpha=self.weight_decay)
+        self.velocity.mul_(self.momentum).add_(vector)
+        self.parameters.add_(self.velocity, alpha=-self.rate(round))
+        # The sum of finite numbers may overflow; a NaN or an infinity never hides.
+        if not bool(torch.isfinite(self.parameters).all()):
+            raise Diverged("the parameters are no longer finite; try a smaller --lr")
+        return self.digest()
+
+    def digest(self) -> str:
+        """SHA-256 of the parameters."""
+        return sha256_of(self.parameters)
+
+    @property
+    def test_jobs(self) -> int:
+        return -(-len(self.dataset.test.y) // EVALUATED_AT_ONCE)
+
+    @torch.no_grad()
+    def test(self, job: int) -> Tested:
+        """Evaluate share `job` of the test data."""
+        part = slice(job * EVALUATED_AT_ONCE, (job + 1) * EVALUATED_AT_ONCE)
+        device = self.parameters.device
+        labels = self.dataset.test.y[part].to(device)
+        logits = self.model(self.dataset.inputs(self.dataset.test.x[part]).to(device))
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        right = int((logits.argmax(dim=1) == labels).sum())
+        return Tested(float(loss), right, len(labels))
+
+
+def whole(shares: list[Tested]) -> Evaluation:
+    """The evaluation that `shares`, in order, add up to."""
+    examples = sum(share.examples for share in shares)
+    return Evaluation(
+        sum(share.loss for share in shares) / examples,
+        sum(share.right for share in shares) / examples,
+    )

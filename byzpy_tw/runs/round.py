@@ -1,0 +1,171 @@
+"""One round's book-keeping: who contributed, who was refused, what it costs.
+
+A `Round` is fed with events and answers questions; it does no I/O and knows no
+clock.  The story:
+
+1. It begins by expecting every node.
+2. `accepted` and `refused` note each node's outcome, once; what comes later for
+   the same node is ignored, since a peer chooses how often it speaks.
+3. `expired` ends the wait: whoever has said nothing is late.
+4. `verdict` weighs the refusals against the fault budget.
+
+Proof of fault (malformed, wrong size, not finite while others are finite)
+lowers the rule's f: that liar is out.  A late or lost node leaves f as it is
+while the rule can still be computed, since the liars may all be among those
+that came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+from attrs import define, field, frozen
+
+
+class Reason(str, Enum):
+    """Why a node's contribution was refused."""
+
+    LATE = "late"
+    LOST = "lost"
+    FAILED = "failed"
+    STALE = "stale"
+    MALFORMED = "malformed"
+    NOT_FINITE = "not-finite"
+
+    @property
+    def proof(self) -> bool:
+        """Whether it proves the node faulty, and not merely its server slow."""
+        return self in (Reason.MALFORMED, Reason.NOT_FINITE)
+
+
+@frozen
+class Refusal:
+    """A node whose contribution is not used in this round, and why."""
+
+    node: int
+    reason: Reason
+    detail: str = ""
+
+
+@frozen
+class Proceed:
+    """Aggregate the rows of `nodes`, in this order, with budget `f`."""
+
+    nodes: tuple[int, ...]
+    f: int
+
+
+@frozen
+class Halt:
+    """The round cannot be aggregated; `why` has the arithmetic."""
+
+    why: str
+    diverged: bool = False
+
+
+Verdict = Proceed | Halt
+
+# (number of rows, f) -> None, or why the rule cannot be computed
+Computable = Callable[[int, int], str | None]
+
+
+@define
+class Round:
+    """See the module's story.  Honest nodes are 0 .. honest-1, then Byzantine."""
+
+    number: int
+    honest: int
+    byzantine: int
+    f: int
+    # (n,) whether each node is still awaited
+    _awaited: set[int] = field(init=False)
+    _accepted: set[int] = field(factory=set, init=False)
+    refusals: dict[int, Refusal] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._awaited = set(range(self.n))
+
+    @property
+    def n(self) -> int:
+        return self.honest + self.byzantine
+
+    def awaits(self, node: int) -> bool:
+        """Whether nothing has been decided about `node` yet."""
+        return node in self._awaited
+
+    def accepted(self, node: int) -> None:
+        """`node` sent a vector that passed every check."""
+        if node in self._awaited:
+            self._awaited.discard(node)
+            self._accepted.add(node)
+
+    def refused(self, node: int, reason: Reason, detail: str = "") -> None:
+        """`node` will not be part of this round."""
+        if node in self._awaited:
+            self._awaited.discard(node)
+            self.refusals[node] = Refusal(node, reason, detail)
+
+    def expired(self) -> None:
+        """Time is up for whoever is still awaited."""
+        for node in sorted(self._awaited):
+            self.refused(node, Reason.LATE, "no answer within the round's timeout")
+
+    @property
+    def honest_complete(self) -> bool:
+        """Whether the outcome of every honest node is known."""
+        return not any(node < self.honest for node in self._awaited)
+
+    @property
+    def complete(self) -> bool:
+        return not self._awaited
+
+    @property
+    def honest_accepted(self) -> tuple[int, ...]:
+        """The honest nodes whose vectors may be used, in order."""
+        return tuple(sorted(node for node in self._accepted if node < self.honest))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether over half of the honest vectors are not finite.
+
+        That is the model's doing, and nobody is charged for it.
+        """
+        bad = sum(
+            1
+            for r in self.refusals.values()
+            if r.node < self.honest and r.reason is Reason.NOT_FINITE
+        )
+        return 2 * bad > self.honest
+
+    def verdict(self, computable: Computable) -> Verdict:
+        """What to do now that every outcome is known."""
+        if self.diverged:
+            return Halt(
+                f"round {self.number}: over half of the {self.honest} honest nodes' "
+                "vectors are not finite: the model has diverged; try a smaller --lr",
+                diverged=True,
+            )
+        charged = len(self.refusals)
+        if charged > self.f:
+            listed = ", ".join(
+                f"node {r.node} {r.reason.value}"
+                for r in sorted(self.refusals.values(), key=lambda r: r.node)[:10]
+            )
+            more = f" and {charged - 10} more" if charged > 10 else ""
+            return Halt(
+                f"round {self.number}: {charged} of n = {self.n} nodes failed, "
+                f"f = {self.f} are tolerated ({listed}{more})"
+            )
+        nodes = tuple(sorted(self._accepted))
+        proven = sum(r.reason.proof for r in self.refusals.values())
+        why = None
+        # Lateness lowers f only where the rule could not be computed otherwise.
+        for f in range(self.f - proven, self.f - charged - 1, -1):
+            why = computable(len(nodes), f)
+            if why is None:
+                return Proceed(nodes, f)
+        return Halt(
+            f"round {self.number}: {charged} of n = {self.n} nodes failed, and the rule "
+            f"cannot be computed with the {len(nodes)} that remain: {why}"
+        )

@@ -1,0 +1,162 @@
+"""A round's book-keeping: one outcome for each node, one budget for every kind of fault."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.runs.round import Computable, Halt, Proceed, Reason, Round
+
+_NODES = st.integers(-1, 12)  # some of them not of this round
+
+
+def anything(m: int, f: int) -> str | None:
+    """A rule that can always be computed."""
+    return None
+
+
+def needs(least: int) -> Computable:
+    """A rule that needs ``m >= 2 f + least`` rows."""
+    return lambda m, f: None if m >= 2 * f + least else f"m={m}, f={f}"
+
+
+class RoundMachine(RuleBasedStateMachine):
+    """Events in any order, checked against a dict of first outcomes."""
+
+    @initialize(honest=st.integers(1, 6), byzantine=st.integers(0, 4), f=st.integers(0, 4))
+    def begin(self, honest: int, byzantine: int, f: int) -> None:
+        self.round = Round(7, honest, byzantine, f)
+        self.first: dict[int, Reason | None] = {}
+
+    def note(self, node: int, outcome: Reason | None) -> None:
+        if 0 <= node < self.round.n:
+            self.first.setdefault(node, outcome)
+
+    @rule(node=_NODES)
+    def accept(self, node: int) -> None:
+        self.round.accepted(node)
+        self.note(node, None)
+
+    @rule(node=_NODES, reason=st.sampled_from(Reason))
+    def refuse(self, node: int, reason: Reason) -> None:
+        self.round.refused(node, reason, "a detail")
+        self.note(node, reason)
+
+    @rule()
+    def expire(self) -> None:
+        self.round.expired()
+        for node in range(self.round.n):
+            self.note(node, Reason.LATE)
+
+    @invariant()
+    def each_node_has_one_outcome(self) -> None:
+        round, first = self.round, self.first
+        assert {n: r.reason for n, r in round.refusals.items()} == {
+            n: reason for n, reason in first.items() if reason is not None
+        }
+        accepted = sorted(n for n, reason in first.items() if reason is None)
+        assert round.honest_accepted == tuple(n for n in accepted if n < round.honest)
+        assert [round.awaits(n) for n in range(round.n)] == [n not in first for n in range(round.n)]
+        assert round.complete == (len(first) == round.n)
+        assert round.honest_complete == all(n in first for n in range(round.honest))
+
+    @invariant()
+    def the_verdict_follows_from_the_outcomes(self) -> None:
+        round, first = self.round, self.first
+        if not round.complete:
+            return
+        refused = {n: reason for n, reason in first.items() if reason is not None}
+        bad = sum(n < round.honest and r is Reason.NOT_FINITE for n, r in refused.items())
+        verdict = round.verdict(anything)
+        if 2 * bad > round.honest:
+            assert isinstance(verdict, Halt) and verdict.diverged
+        elif len(refused) > round.f:
+            assert isinstance(verdict, Halt) and not verdict.diverged
+            assert f"{len(refused)} of n = {round.n}" in verdict.why
+            assert f"f = {round.f}" in verdict.why
+        else:
+            proven = sum(reason.proof for reason in refused.values())
+            rows = tuple(sorted(set(range(round.n)) - set(refused)))
+            assert verdict == Proceed(rows, round.f - proven)
+
+
+class RoundMachineTests(RoundMachine.TestCase):
+    """Whatever peers send, in whatever order, each node has one outcome."""
+
+    settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+
+
+class VerdictTests(SynchronousTestCase):
+    def round(self, n: int, f: int, **refused: Reason) -> Round:
+        """A finished round of `n` honest nodes; ``_2=Reason.LATE`` refuses node 2."""
+        made = Round(3, n, 0, f)
+        for name, reason in refused.items():
+            made.refused(int(name[1:]), reason)
+        for node in range(n):
+            made.accepted(node)
+        return made
+
+    def test_proof_of_fault_lowers_f(self) -> None:
+        """A liar that is out need not be tolerated a second time."""
+        round = self.round(7, 2, _1=Reason.NOT_FINITE, _4=Reason.MALFORMED)
+        self.assertEqual(round.verdict(anything), Proceed((0, 2, 3, 5, 6), 0))
+
+    def test_lateness_leaves_f_while_it_can(self) -> None:
+        """The liars may all be among those that came."""
+        for reason in (Reason.LATE, Reason.LOST, Reason.FAILED):
+            round = self.round(7, 2, _1=reason)
+            self.assertEqual(round.verdict(needs(1)), Proceed((0, 2, 3, 4, 5, 6), 2))
+
+    def test_lateness_lowers_f_where_it_must(self) -> None:
+        """Better a smaller budget than no round, but never below what was charged."""
+        round = self.round(5, 2, _1=Reason.LATE)
+        self.assertEqual(round.verdict(needs(1)), Proceed((0, 2, 3, 4), 1))
+        verdict = self.round(5, 2, _1=Reason.LATE).verdict(needs(3))
+        self.assertIsInstance(verdict, Halt)
+        self.assertIn("cannot be computed with the 4 that remain: m=4, f=1", verdict.why)
+
+    @given(
+        st.integers(1, 12), st.integers(0, 4), st.lists(st.sampled_from(Reason), max_size=6)
+    )
+    def test_f_stays_within_what_was_charged(
+        self, n: int, f: int, reasons: list[Reason]
+    ) -> None:
+        """The rule's f is never raised, and never lowered by more than was refused."""
+        refused = {f"_{i}": reason for i, reason in enumerate(reasons[:n])}
+        proven = sum(reason.proof for reason in reasons[:n])
+        verdict = self.round(n, f, **refused).verdict(needs(1))
+        if isinstance(verdict, Proceed):
+            self.assertLessEqual(len(refused), f)
+            self.assertTrue(f - len(refused) <= verdict.f <= f - proven)
+            self.assertGreaterEqual(len(verdict.nodes), 2 * verdict.f + 1)
+
+    def test_over_the_budget(self) -> None:
+        """The arithmetic is in the message, with who failed and how."""
+        why = self.round(4, 1, _0=Reason.LATE, _3=Reason.LOST).verdict(anything).why
+        self.assertIn("round 3: 2 of n = 4 nodes failed, f = 1 are tolerated", why)
+        self.assertIn("node 0 late, node 3 lost", why)
+
+    def test_a_long_list_is_cut(self) -> None:
+        """A thousand failures are still one line."""
+        round = Round(0, 1000, 0, 1)
+        round.expired()
+        self.assertIn("and 990 more", round.verdict(anything).why)
+
+    def test_divergence_charges_nobody(self) -> None:
+        """Over half of the honest vectors not finite is the model's doing, whatever f."""
+        round = Round(0, 3, 2, 5)
+        round.refused(0, Reason.NOT_FINITE)
+        round.refused(4, Reason.NOT_FINITE)
+        self.assertFalse(round.diverged)  # one of three honest ones
+        round.refused(2, Reason.NOT_FINITE)
+        self.assertTrue(round.diverged)
+        round.expired()
+        self.assertTrue(round.verdict(anything).diverged)
+
+    def test_exactly_half_is_no_divergence(self) -> None:
+        """Half of the honest nodes is a matter for the budget."""
+        round = self.round(4, 1, _0=Reason.NOT_FINITE, _1=Reason.NOT_FINITE)
+        self.assertFalse(round.diverged)
+        self.assertFalse(round.verdict(anything).diverged)
