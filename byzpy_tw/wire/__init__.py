@@ -1,0 +1,1 @@
+"""What crosses the network: commands, tensor frames, addresses."""

@@ -1,0 +1,209 @@
+"""From a reactor, the nodes of a host work on a pool of threads.
+
+A server's run and an in-process trainer drive their nodes with the same
+object; they differ in where a vector goes (`Emit`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
+
+from attrs import define, field
+from torch import Tensor
+from twisted.internet.defer import Deferred
+
+from byzpy_tw.errors import BadRequest, UnknownRun
+from byzpy_tw.nodes.gradients import Gradient
+from byzpy_tw.nodes.host import NodeHost
+from byzpy_tw.wire.pieces import knowledge_of
+from byzpy_tw.wire.threads import from_threads, in_pool
+
+# (node, vector, loss, round it is said to be of) -> done with the vector's memory
+Emit = Callable[[int, Tensor, float, int], Awaitable[None]]
+Failures = dict[int, str]  # node -> what went wrong, in words
+
+_HELD_BYTES = 1 << 28  # of vectors that one run's nodes hold back to send late
+
+
+@define(eq=False)
+class NodeDriver:
+    """Computes nodes' vectors, a few at a time.
+
+    A vector counts against `window` until `Emit` is done with it, so that what
+    is held does not grow with the number of nodes.
+    """
+
+    host: NodeHost
+    _reactor: Any
+    _pool: Executor
+    _window: int
+    stopped: bool = False
+    round: int = field(default=-1, init=False)  # nothing is begun for an older one
+    computing: int = field(default=0, init=False)  # gradients in hand
+    _awaited: set[Deferred] = field(factory=set, init=False)  # their outcomes
+    # node -> its late emission, None once that is on its way
+    _held: dict[int, Any] = field(factory=dict, init=False)
+    # Nodes' work of all commands together: a peer may repeat one before it is done.
+    _queue: deque[Callable[[], Awaitable[None]]] = field(factory=deque, init=False)
+    _busy: int = field(default=0, init=False)  # of the window
+    _beginning: bool = field(default=False, init=False)
+
+    async def honest(self, round: int, nodes: Sequence[int], emit: Emit) -> Failures:
+        """Emit the gradient of each of `nodes`."""
+
+        async def one(node: int) -> None:
+            self._check(round)
+            gradient = await self._gradient(round, node)
+            self._check(round)
+            await emit(node, gradient.vector, gradient.loss, round)
+
+        return await self._each(nodes, one)
+
+    async def byzantine(
+        self,
+        round: int,
+        nodes: Sequence[int],
+        h: int,
+        shown: Mapping[str, Tensor],
+        past: Mapping[int, Tensor],
+        emit: Emit,
+    ) -> Failures:
+        """Emit the vector of each of `nodes`, which are shown `shown` of `h` others.
+
+        `past` has what nodes sent in an earlier round, for those that replay it.
+        Raises `BadRequest` where the shapes of `shown` are not what they must be.
+        """
+        d = self.host.dimension
+        knowledge_of(shown, h=h, d=d, own=None)
+
+        async def one(node: int) -> None:
+            self._check(round)
+            behaviour = self.host.behaviour(node)
+            if behaviour == "silent":
+                return
+            if behaviour == "garbage":
+                noise = await in_pool(
+                    self._reactor, self._pool, self.host.garbage, node, round
+                )
+                await emit(node, noise, 0.0, round)
+                return
+            own = None
+            if self.host.needs_own(node):
+                own = (await self._gradient(round, node)).vector
+            known = knowledge_of(shown, h=h, d=d, own=own, past=past.get(node))
+            vector = await in_pool(
+                self._reactor, self._pool, self.host.attack, node, round, known
+            )
+            if behaviour == "slow":
+                self._emit_late(node, vector, round, emit)
+                return
+            number = round
+            if behaviour == "replay":
+                number = max(0, round - self.host.nodes[node].attack.age)
+            self._check(round)
+            await emit(node, vector.contiguous(), 0.0, number)
+
+        return await self._each(nodes, one)
+
+    def _emit_late(self, node: int, vector: Tensor, round: int, emit: Emit) -> None:
+        """Emit after the delay that the node's attack asks for, waiting for nothing.
+
+        One vector a node is held back at a time, and one or `_HELD_BYTES` of all
+        nodes together, so that what waits is bounded.
+        """
+        if node in self._held or len(self._held) * vector.nbytes >= _HELD_BYTES:
+            return
+        seconds = self.host.nodes[node].attack.seconds
+        if seconds is None:
+            seconds = 2 * self.host.spec.patience
+
+        def late() -> None:
+            self._held[node] = None
+            sending = Deferred.fromCoroutine(emit(node, vector.contiguous(), 0.0, round))
+            # Where it fails the run is over: nobody wants it.
+            sending.addBoth(lambda _: self._held.pop(node, None))
+
+        self._held[node] = self._reactor.callLater(seconds, late)
+
+    def stop(self) -> None:
+        """Begin nothing more, and wait for nothing."""
+        self.stopped = True
+        for gradient in list(self._awaited):
+            if not gradient.called:
+                gradient.errback(UnknownRun("the run was closed"))
+        held, self._held = self._held, {}
+        for call in held.values():
+            if call is not None:
+                call.cancel()
+
+    async def _each(
+        self, nodes: Sequence[int], work: Callable[[int], Awaitable[None]]
+    ) -> Failures:
+        failures: Failures = {}
+        left, done = len(nodes), Deferred[None]()
+
+        async def one(node: int) -> None:
+            nonlocal left
+            try:
+                if self.stopped:
+                    raise UnknownRun("the run was closed")
+                await work(node)
+            except Exception as e:  # models and attacks are plugins' code
+                failures[node] = " ".join(f"{type(e).__name__}: {e}".split())[:300]
+            left -= 1
+            if left == 0:
+                done.callback(None)
+
+        if nodes:
+            self._queue += [partial(one, node) for node in nodes]
+            self._begin()
+            await done
+        return failures
+
+    def _begin(self) -> None:
+        """Begin what the window has room for.
+
+        A loop, not a chain of callbacks: thousands of nodes may fail at once.
+        """
+
+        def ended(result: Any) -> Any:
+            self._busy -= 1
+            self._begin()
+            return result
+
+        if self._beginning:
+            return
+        self._beginning = True
+        try:
+            while self._queue and self._busy < self._window:
+                self._busy += 1
+                Deferred.fromCoroutine(self._queue.popleft()()).addBoth(ended)
+        finally:
+            self._beginning = False
+
+    def _check(self, round: int) -> None:
+        if round < self.round:
+            raise BadRequest(f"round {round} is over: round {self.round} has begun")
+
+    def _wanted(self, round: int) -> bool:
+        """Whether anyone waits for vectors of `round`.  Called in any thread."""
+        return not self.stopped and round >= self.round
+
+    async def _gradient(self, round: int, node: int) -> Gradient:
+        gradient = from_threads(
+            self._reactor,
+            lambda done: self.host.gradient(
+                self._pool, node, round, done, lambda: self._wanted(round)
+            ),
+        )
+        self.computing += 1
+        self._awaited.add(gradient)
+        try:
+            return await gradient
+        finally:
+            self._awaited.discard(gradient)
+            self.computing -= 1
