@@ -1,0 +1,1 @@
+"""The server: hosts nodes for trainers."""

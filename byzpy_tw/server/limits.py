@@ -1,0 +1,30 @@
+"""What one server is willing to hold, for all its trainers together."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+
+@frozen(kw_only=True)
+class Limits:
+    """Each has its option on ``twistd byzpy-server`` unless it says otherwise."""
+
+    nodes: int = 4096  # nodes on this server, of all runs
+    vector_mib: int = 1024  # one vector of one model, in MiB
+    runs: int = 16  # runs open at once (no option)
+    shards: int = 65_536  # honest nodes of a run, wherever they are (no option)
+    batch: int = 65_536  # examples of one node's batch (no option)
+    micro_batch: int = 4_096  # examples computed on at once by one thread (no option)
+    working_mib: int = 4096  # what one thread keeps of a micro-batch, in MiB (no option)
+    data_mib: int = 8192  # all datasets together, in MiB (no option)
+    pieces: int = 2**24  # of data that a partition may deal out one by one (no option)
+    shown_mib: int = 4096  # what a round's attacks are shown, in MiB (no option)
+    connections: int = 256  # connections at once (no option)
+    strangers: int = 16  # of peers that protected mode turns away (no option)
+    hello_seconds: float = 10.0  # a new connection may be silent this long (no option)
+    ticket_seconds: float = 60.0  # between OpenRun and OpenStream (no option)
+
+    @property
+    def vector_elements(self) -> int:
+        """The most parameters that a model may have."""
+        return self.vector_mib * 2**20 // 4

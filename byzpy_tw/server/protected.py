@@ -1,0 +1,31 @@
+"""Protected mode: a server without keys serves its own machine only."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_address
+from typing import Any
+
+MESSAGE = (
+    "this server has no keys and so answers only peers on its own machine; "
+    "start it with --insecure if every host on its network may use it, "
+    "or run the trainer on the same machine"
+)
+
+
+def same_machine(transport: Any) -> bool:
+    """Whether the peer is on this machine.
+
+    A loopback address is; so is a peer whose address is the one it dialled,
+    since the kernel gives an address to one machine only.
+    """
+    try:
+        here, there = (_plain(a.host) for a in (transport.getHost(), transport.getPeer()))
+    except (AttributeError, ValueError):
+        return False
+    return there.is_loopback or there == here
+
+
+def _plain(host: str) -> Any:
+    address = ip_address(host.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,202 @@
+"""The service behind ``twistd byzpy-server``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall, IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.errors import LimitExceeded, ServerError
+from byzpy_tw.kernels.parallel import pool as make_pool
+from byzpy_tw.nodes.host import NodeHost, build
+from byzpy_tw.nodes.probe import probe
+from byzpy_tw.nodes.spec import RunSpec
+from byzpy_tw.plugins import Registry, load
+from byzpy_tw.runs.environment import Environment, environment
+from byzpy_tw.server.limits import Limits
+from byzpy_tw.server.memory import trim
+from byzpy_tw.server.session import Session
+from byzpy_tw.server.tickets import Tickets
+from byzpy_tw.wire.addresses import Address
+from byzpy_tw.wire.threads import in_pool
+
+
+@define(eq=False)
+class ByzpyServer(Service):
+    """Hosts the nodes of any number of trainers' runs.
+
+    Nothing with a life of its own exists before `startService`: twistd forks
+    between making the service and starting it.
+    """
+
+    reactor: Any
+    host: str
+    port: int
+    data_root: Path
+    device: str = "cpu"
+    threads: int = 1
+    insecure: bool = False
+    limits: Limits = field(factory=Limits)
+    pool: ThreadPoolExecutor = field(init=False)
+    tickets: Tickets = field(init=False)
+    runs: int = field(default=0, init=False)  # open or being opened
+    nodes: int = field(default=0, init=False)
+    listening: IListeningPort | None = field(default=None, init=False)
+    _sessions: set[Session] = field(factory=set, init=False)
+    _tidying: IDelayedCall | None = field(default=None, init=False)
+    _registry: Registry | None = field(default=None, init=False)
+    _environment: Deferred | None = field(default=None, init=False)
+    # Runs on the same data share it; the last one to close lets go of it.
+    _datasets: Any = field(factory=WeakValueDictionary, init=False)
+
+    log = Logger()
+
+    @property
+    def address(self) -> Address:
+        """Where this server can be reached."""
+        assert self.listening is not None
+        there = self.listening.getHost()
+        return Address(there.host, there.port)
+
+    def startService(self) -> None:
+        super().startService()
+        self.pool = make_pool(self.threads)
+        self.tickets = Tickets(self.reactor, self.limits.ticket_seconds)
+        self.listening = self.reactor.listenTCP(
+            self.port, Factory.forProtocol(lambda: Session(self)), interface=self.host
+        )
+        self.environment().addErrback(lambda _: None)  # logged where it happens
+        if self.insecure:
+            self.log.warn(
+                "--insecure: anyone who reaches {address} may use this server's "
+                "processors and memory",
+                address=str(self.address),
+            )
+        self.log.info(
+            "byzpy-server {pid} listening on {address}, {threads} threads, {mode}",
+            pid=os.getpid(),
+            address=str(self.address),
+            threads=self.threads,
+            mode="insecure" if self.insecure else "protected mode: this machine only",
+        )
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        if self.listening is not None:
+            port, self.listening = self.listening, None
+            await maybeDeferred(port.stopListening)
+            for session in list(self._sessions):
+                session.abort()
+            if self._tidying is not None and self._tidying.active():
+                self._tidying.cancel()
+            # Joins threads, so not in the reactor's.
+            await deferToThread(self.pool.shutdown, wait=True, cancel_futures=True)
+
+    # -- for sessions
+
+    def tidy(self) -> None:
+        """A run was closed: give its memory back, once for those that close together."""
+        if self._tidying is None or not self._tidying.active():
+            self._tidying = self.reactor.callLater(1.0, in_pool, self.reactor, self.pool, trim)
+
+    def admit(self, session: Session) -> bool:
+        """Whether one more connection is within the limit.
+
+        Those that protected mode will turn away take no room from the others.
+        """
+        self._sessions.add(session)
+        alike = sum(other.stranger is session.stranger for other in self._sessions)
+        limits = self.limits
+        return alike <= (limits.strangers if session.stranger else limits.connections)
+
+    def forget(self, session: Session) -> None:
+        self._sessions.discard(session)
+
+    def environment(self) -> Deferred[Environment]:
+        """What this process runs on; worked out once, in the pool."""
+        answer: Deferred[Environment] = Deferred()
+        if self._environment is None:
+            self._environment = in_pool(self.reactor, self.pool, self._look_around)
+            self._environment.addErrback(self._broken)
+
+        def hand_on(found: Any) -> Any:
+            # A failure's traceback has been logged; each asker gets its words.
+            answer.callback(found) if isinstance(found, Environment) else answer.errback(
+                ServerError(str(found))
+            )
+            return found
+
+        self._environment.addCallback(hand_on)
+        return answer
+
+    def _broken(self, failure: Any) -> str:
+        self.log.failure("this server cannot serve", failure=failure)
+        return f"{failure.type.__name__}: {failure.getErrorMessage()}"
+
+    def _look_around(self) -> Environment:
+        registry = self._names()
+        return environment(registry, probe=probe(), device=self.device, threads=self.threads)
+
+    def _names(self) -> Registry:
+        if self._registry is None:
+            self._registry = load()
+        return self._registry
+
+    async def build(self, spec: RunSpec) -> tuple[NodeHost, str]:
+        """The host of a new run, and the digest of its data."""
+        return await in_pool(self.reactor, self.pool, self._build, spec)
+
+    def _build(self, spec: RunSpec) -> tuple[NodeHost, str]:
+        names = self._names()
+        data = self._datasets.get(spec.dataset)
+        if data is None:
+            data = names.make("dataset", spec.dataset, root=self.data_root)
+            self._room_for(data)
+            self._datasets[spec.dataset] = data
+        # Partitions may deal out each label to each shard, or each example by itself.
+        pieces = max(data.classes * spec.shards, len(data.train))
+        if pieces > self.limits.pieces:
+            raise LimitExceeded(
+                f"{len(data.train):,} examples of {data.classes:,} classes for "
+                f"{spec.shards:,} shards: over {self.limits.pieces:,} pieces"
+            )
+        host = build(
+            spec,
+            names,
+            data_root=self.data_root,
+            device=self.device,
+            most_elements=self.limits.vector_elements,
+            most_working=self.limits.working_mib * 2**20,
+            dataset=data,
+        )
+        return host, data.digest()
+
+    def _room_for(self, data: Dataset) -> None:
+        """`LimitExceeded` where `data` is too much beside what is held already."""
+        held = sum(other.nbytes for other in list(self._datasets.values()))
+        most = self.limits.data_mib
+        if held + data.nbytes > most * 2**20:
+            raise LimitExceeded(
+                f"data of {data.nbytes / 2**20:.0f} MiB beside {held / 2**20:.0f} MiB of "
+                f"other runs: at most {most} MiB on this server"
+            )
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

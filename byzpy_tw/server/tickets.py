@@ -1,0 +1,58 @@
+"""Tickets: leave to turn a second connection into a run's tensor stream."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from typing import Any
+
+from attrs import define, field, frozen
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from byzpy_tw.errors import BadTicket
+from byzpy_tw.server.hosted import HostedRun
+
+
+@frozen(eq=False)
+class _Ticket:
+    secret: bytes
+    run: HostedRun
+    peer: str
+    expiry: IDelayedCall
+
+
+@define(eq=False)
+class Tickets:
+    """Those that were given out and not yet used."""
+
+    _clock: IReactorTime
+    _seconds: float  # until one expires
+    _open: list[_Ticket] = field(factory=list, init=False)
+
+    def issue(self, run: HostedRun, peer: str) -> bytes:
+        """A ticket for `run`, good for one use by a connection from `peer`."""
+        secret = secrets.token_bytes(16)
+        expiry = self._clock.callLater(self._seconds, self.revoke, run)
+        self._open.append(_Ticket(secret, run, peer, expiry))
+        return secret
+
+    def redeem(self, secret: bytes, peer: str) -> HostedRun:
+        """The run that `secret` is for; the ticket is used up by this.
+
+        Raises `BadTicket` for one that is unknown, used, expired, or was given
+        to a peer at another address.
+        """
+        for ticket in self._open:
+            if hmac.compare_digest(ticket.secret, secret):
+                if ticket.peer != peer:
+                    raise BadTicket("this ticket was given to another peer")
+                self.revoke(ticket.run)
+                return ticket.run
+        raise BadTicket("this ticket is unknown, used or expired")
+
+    def revoke(self, run: Any) -> None:
+        """Forget the tickets of `run`."""
+        for ticket in [t for t in self._open if t.run is run]:
+            self._open.remove(ticket)
+            if ticket.expiry.active():
+                ticket.expiry.cancel()

@@ -1,0 +1,106 @@
+"""``twistd byzpy-server``: its options, and the service they make."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService, MultiService
+from twisted.python import usage
+
+from byzpy_tw.errors import CannotListen, ConfigError
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError(f"a port is a number from 0 to 65535, not {number}")
+    return number
+
+
+_port.coerceDoc = "A number from 0 to 65535; 0 picks a free port."  # type: ignore[attr-defined]
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(f"must be at least 1, got {number}")
+    return number
+
+
+_positive.coerceDoc = "At least 1."  # type: ignore[attr-defined]
+
+
+class Options(usage.Options):
+    """What a server's operator decides."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Host nodes of Byzantine-robust training runs. Without --insecure only "
+        "trainers on this machine are served (protected mode)."
+    )
+    optParameters = [
+        ["host", None, "0.0.0.0", "Address to listen on."],
+        ["port", None, 29000, "Port to listen on.", _port],
+        ["data-root", None, "./data", "Where this server's data files are."],
+        ["device", None, "cpu", "Where nodes compute: cpu, cuda or auto."],
+        ["threads", None, None, "Compute threads (default: all cores).", _positive],
+        ["max-nodes", None, 4096, "Nodes hosted at once, of all runs.", _positive],
+        ["max-vector-mib", None, 1024, "Largest model's vector, in MiB.", _positive],
+    ]
+    optFlags = [
+        ["insecure", None, "Serve every host that can reach this one, without keys."],
+        [
+            "until-eof",
+            None,
+            "Stop when standard input ends: for a parent process that may die.",
+        ],
+    ]
+    compData = usage.Completions(optActions={"data-root": usage.CompleteDirs()})
+
+    def postOptions(self) -> None:
+        if self["device"] not in ("cpu", "cuda", "auto"):
+            raise usage.UsageError(
+                f"{ConfigError.code}: --device must be cpu, cuda or auto, not {self['device']!r}"
+            )
+        _check_port(self["host"], self["port"])
+
+
+def _check_port(host: str, port: int) -> None:
+    """`UsageError` where nothing could listen there: one line, no traceback."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+            trial.listen(1)
+        except OSError as e:
+            raise usage.UsageError(
+                f"{CannotListen.code}: cannot listen on {host}:{port}: "
+                f"{e.strerror or e}; choose another --port or --host, or stop what listens there"
+            ) from e
+
+
+def makeService(options: Options, reactor: Any = None) -> IService:
+    """The server, not started: no thread, socket or device before twistd forks."""
+    if reactor is None:
+        from twisted.internet import reactor  # type: ignore[no-redef]
+    from byzpy_tw.server.parent import UntilEOF
+    from byzpy_tw.server.service import ByzpyServer, Limits, cores
+
+    services = MultiService()
+    server = ByzpyServer(
+        reactor=reactor,
+        host=options["host"],
+        port=options["port"],
+        data_root=Path(options["data-root"]).absolute(),
+        device=options["device"],
+        threads=options["threads"] or cores(),
+        insecure=bool(options["insecure"]),
+        limits=Limits(nodes=options["max-nodes"], vector_mib=options["max-vector-mib"]),
+    )
+    server.setServiceParent(services)
+    if options["until-eof"]:
+        UntilEOF(reactor).setServiceParent(services)
+    return services

@@ -1,0 +1,265 @@
+"""What a trainer must do, and may not do, before the rounds; and what is left after."""
+
+from __future__ import annotations
+
+import json
+
+from byzpy_tw.errors import (
+    BadParameter,
+    BadRequest,
+    BadTicket,
+    LimitExceeded,
+    ServerBusy,
+    ShardTooSmall,
+    UnknownName,
+    UnknownRun,
+)
+from byzpy_tw.nodes.spec import NodeSpec
+from byzpy_tw.server.limits import Limits
+from byzpy_tw.wire import commands
+from tests.server_harness import BYZANTINE, HONEST, SPEC, D, ServerCase
+
+
+class TicketTests(ServerCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.owner = self.trainer()
+        self.ticket = self.owner.open_run()["ticket"]
+
+    def assertNoTicket(self, ticket: bytes, peer: str = "127.0.0.1") -> None:
+        second = self.dial(peer=peer, here=peer)
+        [failure] = second.become_stream(ticket)
+        failure.trap(BadTicket)
+        self.assertFalse(second.open)
+
+    def test_is_good_for_one_use(self) -> None:
+        """The second connection that hands it in is refused, and the first lives on."""
+        stream = self.dial()
+        self.assertEqual(stream.become_stream(self.ticket), [{}])
+        self.assertNoTicket(self.ticket)
+        self.assertTrue(stream.open)
+        self.reactor.advance(100)
+        stream.pump.flush()
+        self.assertTrue(stream.open)
+
+    def test_of_another_peer(self) -> None:
+        """A ticket that leaked is of no use at another address, and not used up by it."""
+        self.assertNoTicket(self.ticket, peer="10.0.0.1")
+        self.assertEqual(self.dial().become_stream(self.ticket), [{}])
+
+    def test_expires(self) -> None:
+        """It must be used soon."""
+        self.reactor.advance(self.limits.ticket_seconds)
+        self.assertNoTicket(self.ticket)
+
+    def test_wrong_ones(self) -> None:
+        """Guesses of any length are refused."""
+        for guess in (b"", b"x", bytes(16), self.ticket[:-1], self.ticket + b"x"):
+            self.assertNoTicket(guess)
+
+    def test_of_a_closed_run(self) -> None:
+        """It goes with its run."""
+        self.owner.ask(commands.CloseRun, run="r")
+        self.assertNoTicket(self.ticket)
+
+    def test_a_connection_with_runs_stays_as_it_is(self) -> None:
+        """A trainer's first connection cannot become a stream."""
+        other = self.trainer()
+        other.open_run("other")
+        [failure] = other.become_stream(self.ticket)
+        failure.trap(BadRequest)
+        self.assertEqual(other.ask(commands.Ping, token=1), {"token": 1})
+
+
+class OpenRunTests(ServerCase):
+    limits = Limits(runs=3, nodes=3, connections=4, vector_mib=1)
+
+    def test_answers_dimension_and_digest(self) -> None:
+        """Two trainers with the same spec hear the same."""
+        first, second = self.trainer().open_run(), self.trainer().open_run()
+        self.assertEqual(first["dimension"], D)
+        self.assertEqual(first["digest"], second["digest"])
+        self.assertNotEqual(first["ticket"], second["ticket"])
+
+    def test_names(self) -> None:
+        """A name is a trainer's own: others may use it, the same one may not twice."""
+        trainer = self.trainer()
+        trainer.open_run("r")
+        self.trainer().open_run("r")
+        for name in ("r", "", "x" * 101):
+            self.assertRaises(BadRequest, trainer.open_run, name)
+        self.assertRaises(UnknownRun, trainer.ask, commands.CloseRun, run="other")
+        self.assertEqual(self.server.runs, 2)
+
+    def test_a_name_that_is_being_opened(self) -> None:
+        """It is taken from the moment it is asked for."""
+        trainer = self.trainer()
+        self.pool.eager = False
+        opening = trainer.begin(commands.OpenRun, run="r", spec=SPEC.to_json())
+        self.assertRaises(BadRequest, trainer.open_run, "r")
+        self.pool.drain()
+        trainer.pump.flush()
+        self.assertIn("ticket", opening[0])
+
+    def test_specs_that_make_no_sense(self) -> None:
+        """They are refused in words, and nothing is held for them."""
+        trainer = self.trainer()
+        fields = json.loads(SPEC.to_json())
+        for spec in (
+            b"",
+            b"[]",
+            b"\xff",
+            b"[" * 30_000,
+            b"{}",
+            json.dumps({**fields, "batch_size": 0}).encode(),
+            json.dumps({**fields, "batch_size": True}).encode(),
+            json.dumps({**fields, "seed": 1e3}).encode(),
+            json.dumps({**fields, "model": None}).encode(),
+            json.dumps({**fields, "more": 1}).encode(),
+        ):
+            with self.subTest(spec[:40]):
+                self.assertRaises(BadRequest, trainer.ask, commands.OpenRun, run="r", spec=spec)
+        for error, changes in (
+            (UnknownName, {"model": "small-cmm"}),
+            (UnknownName, {"dataset": "nothing"}),
+            (BadParameter, {"dataset": "synthetic:n=-1"}),
+            (BadParameter, {"dataset": "../../etc/passwd"}),
+            (LimitExceeded, {"model": "mlp:hidden=100000"}),
+            (LimitExceeded, {"batch_size": 10**6, "replacement": True}),
+            (LimitExceeded, {"micro_batch_size": 8192}),
+            (LimitExceeded, {"shards": 10**6}),
+        ):
+            with self.subTest(changes):
+                self.assertRaises(error, trainer.open_run, **changes)
+        self.assertTrue(trainer.open)
+        self.assertFree()
+
+    def test_too_many_runs(self) -> None:
+        """The limit is over all trainers, and one that closes makes room."""
+        trainers = [self.trainer() for _ in range(3)]
+        for trainer in trainers:
+            trainer.open_run()
+        self.assertIn("3 runs", str(self.assertRaises(ServerBusy, trainers[0].open_run, "more")))
+        trainers[1].ask(commands.CloseRun, run="r")
+        trainers[0].open_run("more")
+
+    def test_too_many_connections(self) -> None:
+        """One over the limit is hung up on, and leaves the others alone."""
+        trainers = [self.trainer() for _ in range(4)]
+        self.assertFalse(self.dial().open)
+        trainers[0].leave()
+        self.trainer()
+        self.assertTrue(all(trainer.open for trainer in trainers[1:]))
+
+
+class SpawnTests(ServerCase):
+    limits = Limits(nodes=3)
+
+    def test_counts_the_runs_nodes(self) -> None:
+        """Nodes may come in parts."""
+        trainer = self.trainer()
+        trainer.open_run()
+        self.assertEqual(trainer.spawn(HONEST), 2)
+        self.assertEqual(trainer.spawn(BYZANTINE), 3)
+
+    def test_too_many_nodes(self) -> None:
+        """The limit is over all runs of all trainers, and is told with its option."""
+        first, second = self.trainer(), self.trainer()
+        for trainer in (first, second):
+            trainer.open_run()
+        first.spawn(HONEST)
+        error = self.assertRaises(ServerBusy, second.spawn, HONEST)
+        self.assertIn("--max-nodes", str(error))
+        self.assertEqual(self.server.nodes, 2)
+
+    def test_nodes_that_cannot_be(self) -> None:
+        """Each is refused in words; those before it in the list stay and are counted."""
+        trainer = self.trainer()
+        trainer.open_run()
+        for error, node in (
+            (BadRequest, NodeSpec(node=4, shard=0)),
+            (BadRequest, NodeSpec(node=0, shard=3)),
+            (UnknownName, NodeSpec(node=0, shard=0, attack="empyre")),
+            (BadParameter, NodeSpec(node=0, shard=0, attack="empire:scale=x")),
+        ):
+            with self.subTest(node):
+                self.assertRaises(error, trainer.spawn, [node])
+        self.assertRaises(BadRequest, trainer.spawn, [HONEST[0], HONEST[0]])
+        for nodes in (b"", b"7", b"[1]", b'["abc"]', b"[[0, 0]]", b"[[0, 0, 1]]", b"{}x"):
+            with self.subTest(nodes):
+                arguments = {"run": "r", "nodes": nodes}
+                self.assertRaises(BadRequest, trainer.ask, commands.SpawnNodes, **arguments)
+        self.assertEqual(self.server.nodes, 1)
+        trainer.ask(commands.CloseRun, run="r")
+        self.assertFree()
+
+    def test_a_shard_smaller_than_a_batch(self) -> None:
+        """It is found out before any round."""
+        trainer = self.trainer()
+        trainer.open_run(batch_size=100)
+        self.assertRaises(ShardTooSmall, trainer.spawn, HONEST)
+
+
+class EndTests(ServerCase):
+    def test_close_run_frees_everything(self) -> None:
+        """Nodes, ticket and stream go with the run; the connection stays."""
+        trainer, stream = self.running()
+        trainer.open_run("unused")
+        for run in ("r", "unused"):
+            trainer.ask(commands.CloseRun, run=run)
+        stream.pump.flush()
+        self.assertFree()
+        self.assertFalse(stream.open)
+        self.assertEqual(len(stream.ended), 1)
+        trainer.open_run("r")
+
+    def test_a_lost_trainer_frees_everything(self) -> None:
+        """So does the end of its connection."""
+        trainer, stream = self.running()
+        trainer.open_run("unused")
+        trainer.leave()
+        stream.pump.flush()
+        self.assertFree()
+        self.assertFalse(stream.open)
+        self.assertEqual(self.server._sessions, set())
+
+    def test_a_trainer_that_leaves_while_its_run_is_built(self) -> None:
+        """The run is dropped as soon as it is there."""
+        trainer = self.trainer()
+        self.pool.eager = False
+        trainer.begin(commands.OpenRun, run="r", spec=SPEC.to_json())
+        trainer.leave()
+        self.assertEqual(self.server.runs, 1)
+        self.pool.drain()
+        self.assertFree()
+
+    def test_a_lost_stream_ends_the_run(self) -> None:
+        """Whoever asks for rounds then is told, and can close it."""
+        trainer, stream = self.running()
+        stream.leave()
+        [failure] = trainer.compute(0, [0])
+        failure.trap(BadRequest, UnknownRun)
+        trainer.ask(commands.CloseRun, run="r")
+        self.assertFree()
+
+    def test_memory_is_given_back(self) -> None:
+        """A moment after runs are closed, once for all of them, in the pool."""
+        trainer = self.trainer()
+        for run in ("a", "b"):
+            trainer.open_run(run)
+            trainer.ask(commands.CloseRun, run=run)
+        self.pool.eager = False
+        self.reactor.advance(1)
+        self.assertEqual(len(self.pool.waiting), 1)
+        self.pool.drain()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_trainers_do_not_disturb_one_another(self) -> None:
+        """One that leaves, or breaks the protocol, ends alone."""
+        (first, _), (second, stream) = self.running(), self.running()
+        first.pump.clientIO.write(b"nonsense")
+        first.pump.flush()
+        self.assertFalse(first.open)
+        self.assertEqual(second.ask(commands.Ping, token=1), {"token": 1})
+        self.assertTrue(stream.open)
+        self.assertEqual((self.server.runs, self.server.nodes), (1, 3))
