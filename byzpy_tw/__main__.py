@@ -1,0 +1,65 @@
+"""``python -m byzpy_tw``: what is not a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import byzpy_tw
+from byzpy_tw.errors import ByzpyTwError, message_of
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m byzpy_tw", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"byzpy_tw {byzpy_tw.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    plugins = commands.add_parser("plugins", help="list every name that a run may use")
+    plugins.add_argument("--json", action="store_true", help="as JSON, for programs")
+    chosen = parser.parse_args(arguments)
+    try:
+        return list_plugins(as_json=chosen.json)
+    except ByzpyTwError as e:
+        print(f"byzpy_tw: error: {message_of(e)}", file=sys.stderr)
+        return e.exit_code
+
+
+def list_plugins(*, as_json: bool) -> int:
+    """Print every name with its kind, parameters, distribution and version."""
+    from byzpy_tw.plugins import load
+
+    rows: list[dict[str, Any]] = [
+        {
+            "kind": entry.kind,
+            "name": entry.name,
+            "aliases": list(entry.aliases),
+            "parameters": {
+                p.name: {"type": p.kind_text, "default": None if p.required else p.default}
+                for p in entry.parameters.values()
+            },
+            "distribution": entry.distribution,
+            "version": entry.version,
+        }
+        for entry in load().entries()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2, default=str))
+        return 0
+    kind = ""
+    for row in rows:
+        if row["kind"] != kind:
+            kind = row["kind"]
+            print(f"{kind}s")
+        name = row["name"] + "".join(f" = {alias}" for alias in row["aliases"])
+        parameters = ", ".join(
+            f"{key}={p['default']}" for key, p in row["parameters"].items()
+        )
+        print(f"  {name:<24} {row['distribution']} {row['version']:<8} {parameters}".rstrip())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The trainer: owns the model and the rounds."""

@@ -1,0 +1,165 @@
+"""Puts each node's vector where it belongs, and tells the round what came of it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch import Tensor
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from byzpy_tw.errors import BadFrame
+from byzpy_tw.runs.round import Reason, Round
+from byzpy_tw.trainer.hosts import Host
+from byzpy_tw.vectors import fault_of, norm_of
+from byzpy_tw.wire.driver import Failures
+from byzpy_tw.wire.frames import Header
+from byzpy_tw.wire.threads import in_pool
+
+UNASKED = 100  # frames, and four a node, that a host may send late or twice in a round
+
+
+@define(eq=False)
+class Collector:
+    """The `Sink` of every host: one ``(n, d)`` matrix, row i for node i."""
+
+    matrix: Tensor
+    _reactor: Any
+    _pool: Executor
+    _hosts: dict[int, Host] = field(factory=dict, init=False)  # node -> where it is
+    # id(host) -> frames of this round that nobody asked for
+    _dropped: Counter[int] = field(factory=Counter, init=False)
+    gone: dict[int, str] = field(factory=dict, init=False)  # id(host) -> why
+    round: Round | None = field(default=None, init=False)
+    norms: dict[int, float] = field(factory=dict, init=False)
+    losses: dict[int, float] = field(factory=dict, init=False)
+    _begun: set[int] = field(factory=set, init=False)  # nodes whose frame has begun
+    _stale: dict[int, int] = field(factory=dict, init=False)  # node -> an older round
+    _waiting: tuple[Callable[[Round], bool], Deferred[None]] | None = field(
+        default=None, init=False
+    )
+
+    log = Logger()
+
+    def assign(self, node: int, host: Host) -> None:
+        """Vectors of `node` are taken from `host` and nobody else."""
+        self._hosts[node] = host
+
+    # -- the round
+
+    def begin(self, round: Round) -> None:
+        """From now on vectors are for `round`."""
+        self.round = round
+        self._begun, self._stale, self.norms, self.losses = set(), {}, {}, {}
+        self._dropped = Counter()
+        for node, host in self._hosts.items():
+            if id(host) in self.gone:
+                round.refused(node, Reason.LOST, f"{host.name}: {self.gone[id(host)]}")
+
+    def wait(self, enough: Callable[[Round], bool]) -> Deferred[None]:
+        """Fires when `enough` holds of the round; one wait at a time."""
+        done: Deferred[None] = Deferred()
+        self._waiting = (enough, done)
+        self._tell()
+        return done
+
+    def expire(self, nodes: range) -> None:
+        """Time is up for those of `nodes` that are still awaited."""
+        if self.round is not None:
+            for node in nodes:
+                if node in self._stale:
+                    why = f"sent a vector of round {self._stale[node]} and none of this one"
+                    self.round.refused(node, Reason.STALE, why)
+                else:
+                    self.round.refused(node, Reason.LATE, "no answer within the timeout")
+            self._tell()
+
+    def failed(self, number: int, failures: Failures) -> None:
+        """What hosts said they could not do."""
+        if self.round is not None and self.round.number == number:
+            for node, why in failures.items():
+                if node not in self.norms:  # its vector is not here already
+                    self.round.refused(node, Reason.FAILED, why)
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._waiting is not None and self.round is not None:
+            enough, done = self._waiting
+            if enough(self.round):
+                self._waiting = None
+                done.callback(None)
+
+    # -- what hosts send
+
+    def place(self, host: Host, header: Header) -> Tensor | None:
+        node, round = header.index, self.round
+        if self._hosts.get(node) is not host:
+            raise BadFrame(f"a vector of node {node}, which is not on {host.name}")
+        if round is None or header.round > round.number:
+            raise BadFrame(f"a vector of round {header.round}, which has not begun")
+        if header.round < round.number or not round.awaits(node) or node in self._begun:
+            # Late answers are normal after a round was closed by its deadline;
+            # a second answer is a lie that changes nothing.
+            if header.round < round.number and round.awaits(node):
+                self._stale[node] = header.round
+            self.log.debug("dropped: node {node}, round {round}", node=node, round=header.round)
+            self._dropped[id(host)] += 1
+            if self._dropped[id(host)] > UNASKED + 4 * len(self._hosts):
+                raise BadFrame(f"{UNASKED} and more frames that nobody asked for, in one round")
+            return None
+        d = self.matrix.shape[1]
+        if header.elements != d or header.dtype is not torch.float32:
+            round.refused(
+                node,
+                Reason.MALFORMED,
+                f"{header.elements} elements of {header.dtype}, expected {d} of torch.float32",
+            )
+            # Not from inside the parser of a frame that has only begun.
+            self._reactor.callLater(0, self._tell)
+            return None
+        self._begun.add(node)
+        return self.matrix[node]
+
+    def arrived(self, host: Host, header: Header) -> None:
+        round = self.round
+        assert round is not None
+        if header.round != round.number:
+            return  # it was on its way when its round was closed
+
+        def judged(norm: float) -> None:
+            if self.round is round:
+                self._judge(round, header, norm)
+
+        in_pool(self._reactor, self._pool, norm_of, self.matrix[header.index]).addCallbacks(
+            judged, lambda _: None  # only where the pool is shut down
+        )
+
+    def _judge(self, round: Round, header: Header, norm: float) -> None:
+        node = header.index
+        # The loss is a host's word, for the record alone; a sum must survive it.
+        loss = header.loss if abs(header.loss) < 1e30 else math.nan
+        self.norms[node], self.losses[node] = norm, loss
+        fault = fault_of(norm)
+        if fault is None:
+            round.accepted(node)
+        else:
+            round.refused(node, Reason.NOT_FINITE, fault)
+        self._tell()
+
+    def lost(self, host: Host, why: str) -> None:
+        self.gone[id(host)] = why
+        if self.round is not None:
+            for node, place in self._hosts.items():
+                if place is host:
+                    self.round.refused(node, Reason.LOST, f"{host.name}: {why}")
+            self._tell()
+
+    def nodes_on(self, host: Host, among: Mapping[int, Any] | range) -> list[int]:
+        """Those of `among` that live on `host`, in order."""
+        return [node for node in among if self._hosts.get(node) is host]

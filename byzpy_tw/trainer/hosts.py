@@ -1,0 +1,82 @@
+"""Where nodes live, as the trainer sees it.
+
+`RemoteHost` (a server) and `InProcessHost` are used through the same methods,
+so that the rounds do not know which they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from attrs import frozen
+from torch import Tensor
+from twisted.internet.defer import Deferred
+
+from byzpy_tw.nodes.spec import NodeSpec, RunSpec
+from byzpy_tw.runs.environment import Environment
+from byzpy_tw.wire.driver import Failures
+from byzpy_tw.wire.frames import Header
+
+
+@frozen
+class Opened:
+    """What a host answered when a run was opened: vectors' length, data's digest."""
+
+    dimension: int
+    digest: str
+
+
+class Sink(Protocol):
+    """Who vectors are for."""
+
+    def place(self, host: Host, header: Header) -> Tensor | None:
+        """Memory for a vector, or None to drop it; raises `BadFrame`."""
+
+    def arrived(self, host: Host, header: Header) -> None:
+        """The vector is in place."""
+
+    def lost(self, host: Host, why: str) -> None:
+        """Nothing more will come from `host`."""
+
+
+class Host(Protocol):
+    """One place with some of the run's nodes."""
+
+    name: str
+    bytes_sent: int
+    bytes_received: int
+
+    async def hello(self) -> Environment: ...
+
+    async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened: ...
+
+    async def spawn(self, nodes: Sequence[NodeSpec]) -> None: ...
+
+    def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
+        """Begin `round` with these ``(d,)`` parameters.
+
+        Fires when `vector` may be changed again.  Never fails.
+        """
+
+    def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
+        """Have honest `nodes` send their vectors; the nodes that could not."""
+
+    def attack(
+        self,
+        round: int,
+        nodes: Sequence[int],
+        h: int,
+        shown: Mapping[str, Tensor],
+        past: Mapping[int, Tensor],
+    ) -> Deferred[Failures]:
+        """Have Byzantine `nodes` send theirs, shown pieces of `h` honest vectors.
+
+        `past` has earlier vectors of theirs, for nodes that replay them.
+        """
+
+    async def close(self) -> None:
+        """Let go of the run.  Never fails."""
+
+
+Say = Callable[[str], None]  # one line for the user

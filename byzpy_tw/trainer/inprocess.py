@@ -1,0 +1,102 @@
+"""Nodes in the trainer's own process, without sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from attrs import define, field
+from torch import Tensor
+from twisted.internet.defer import Deferred
+
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.nodes.host import NodeHost
+from byzpy_tw.nodes.host import build as build_host
+from byzpy_tw.nodes.spec import NodeSpec, RunSpec
+from byzpy_tw.plugins import Registry
+from byzpy_tw.runs.environment import Environment
+from byzpy_tw.trainer.hosts import Opened, Sink
+from byzpy_tw.wire.driver import Failures, NodeDriver
+from byzpy_tw.wire.frames import Header, Kind
+from byzpy_tw.wire.threads import in_pool
+
+
+@define(eq=False)
+class InProcessHost:
+    """The same nodes as a server's, driven by the same code."""
+
+    _reactor: Any
+    _pool: Executor
+    _threads: int
+    _registry: Registry
+    _dataset: Dataset  # the trainer's own
+    _environment: Environment
+    name: str = "in-process"
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    _host: NodeHost | None = field(default=None, init=False)
+    _driver: NodeDriver | None = field(default=None, init=False)
+    _sink: Sink | None = field(default=None, init=False)
+
+    async def hello(self) -> Environment:
+        return self._environment
+
+    async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
+        def build() -> NodeHost:
+            # Data was read by the trainer already, so no folder is needed.
+            return build_host(spec, self._registry, data_root=None, dataset=self._dataset)
+
+        self._host = await in_pool(self._reactor, self._pool, build)
+        self._driver = NodeDriver(
+            self._host, self._reactor, self._pool, self._threads + 2
+        )
+        self._sink = sink
+        return Opened(self._host.dimension, self._dataset.digest())
+
+    async def spawn(self, nodes: Sequence[NodeSpec]) -> None:
+        assert self._host is not None
+        for node in nodes:
+            self._host.spawn(node)
+
+    def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
+        assert self._host is not None
+        # Rounds begin when the one before is decided.  A node that was late in
+        # it may still be computing; what it sends is dropped as stale.
+        assert self._driver is not None
+        self._driver.round = round
+        self._host.parameters.copy_(vector)
+        done: Deferred[None] = Deferred()
+        done.callback(None)
+        return done
+
+    def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
+        assert self._driver is not None
+        return Deferred.fromCoroutine(self._driver.honest(round, nodes, self._emit))
+
+    def attack(
+        self,
+        round: int,
+        nodes: Sequence[int],
+        h: int,
+        shown: Mapping[str, Tensor],
+        past: Mapping[int, Tensor],
+    ) -> Deferred[Failures]:
+        assert self._driver is not None
+        return Deferred.fromCoroutine(
+            self._driver.byzantine(round, nodes, h, shown, past, self._emit)
+        )
+
+    async def _emit(self, node: int, vector: Tensor, loss: float, round: int) -> None:
+        assert self._sink is not None
+        header = Header(Kind.VECTOR, round, vector.numel(), node, vector.dtype, loss)
+        place = self._sink.place(self, header)
+        if place is not None:
+            # Here, not in the pool: there the copy of a late vector could still be
+            # under way when the row is filled, and read, in the next round.
+            place.copy_(vector)
+            self._sink.arrived(self, header)
+
+    async def close(self) -> None:
+        if self._driver is not None:
+            self._driver.stop()

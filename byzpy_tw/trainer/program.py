@@ -1,0 +1,198 @@
+"""The trainer as a program: one run in a reactor, from first line to exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
+from twisted.python.failure import Failure
+
+from byzpy_tw.errors import ByzpyTwError, Diverged, message_of
+from byzpy_tw.kernels.parallel import pool as make_pool
+from byzpy_tw.plugins import Registry, parse
+from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.runs.record import RunDirectory
+from byzpy_tw.runs.rules import Rules, rules_of
+from byzpy_tw.trainer.hosts import Host
+from byzpy_tw.trainer.inprocess import InProcessHost
+from byzpy_tw.trainer.local import LocalServers
+from byzpy_tw.trainer.observers import Observers
+from byzpy_tw.trainer.remote import RemoteHost
+from byzpy_tw.trainer.screen import Screen
+from byzpy_tw.trainer.training import Training
+from byzpy_tw.wire.addresses import parse_addresses
+
+
+async def train(
+    reactor: Any,
+    config: RunConfig,
+    registry: Registry,
+    rules: Rules,
+    directory: RunDirectory,
+    write: Callable[[str], None],
+) -> int:
+    """One run with everything it needs; its exit code.
+
+    Cancelling closes the run in order and then lets `CancelledError` go on.
+    """
+    threads = config.threads or _cores()
+    pool = make_pool(threads)
+    screen = Screen(write, config.quiet)
+    screen.configuration(config, str(directory.path), threads)
+    training = Training(
+        config, registry, rules, screen, directory, Observers(registry), threads, reactor, pool
+    )
+    servers: LocalServers | None = None
+    error: BaseException | None = None
+    try:
+        addresses = parse_addresses(config.remote_hosts)
+        prepared = await training.prepare()
+        hosts: list[Host]
+        if config.in_process:
+            hosts = [
+                InProcessHost(
+                    reactor, pool, threads, registry, prepared.dataset, prepared.environment
+                )
+            ]
+        else:
+            if config.local:
+                servers = LocalServers(
+                    config.local,
+                    Path(config.data_root).absolute(),
+                    directory.path,
+                    config.threads,
+                    reactor,
+                )
+                addresses = tuple(await servers.start())
+            hosts = [RemoteHost(address, reactor) for address in addresses]
+        await training.run(hosts)
+    except ByzpyTwError as e:
+        error = e
+    except CancelledError:
+        training.status = "interrupted"
+        raise
+    finally:
+        try:
+            result = await training.finish(error)
+        finally:
+            if servers is not None:
+                await servers.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+    screen.result(result, str(directory.path))
+    if error is not None:
+        report(error)
+        return 1 if isinstance(error, Diverged) else error.exit_code  # type: ignore[attr-defined]
+    return 0
+
+
+def run_program(config: RunConfig, registry: Registry) -> int:
+    """Run `config` in a reactor of this process; the exit code."""
+    from twisted.internet import reactor
+
+    try:
+        # Mistakes are told before anything is made or started.
+        parse_addresses(config.remote_hosts)
+        rules = rules_of(config, registry)
+        directory = RunDirectory.create(run_path(config))
+    except ByzpyTwError as e:
+        report(e)
+        return e.exit_code
+    _start_logging(directory.path)
+    program = _Program(reactor)
+    return program.run(lambda: train(reactor, config, registry, rules, directory, _print))
+
+
+@define(eq=False)
+class _Program:
+    """Runs one coroutine, stops on the first signal, and knows the exit code."""
+
+    _reactor: Any
+    code: int = 1
+    _work: Deferred | None = field(default=None, init=False)
+    _signal: int = field(default=0, init=False)
+
+    def run(self, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+        def begin() -> None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._signalled)
+            self._work = Deferred.fromCoroutine(main())
+            self._work.addBoth(self._ended)
+
+        self._reactor.callWhenRunning(begin)
+        self._reactor.run()
+        return self.code
+
+    def _signalled(self, number: int, frame: Any) -> None:
+        if self._signal:  # asked twice: do not wait for an orderly end
+            os._exit(128 + number)
+        self._signal = number
+        self._reactor.callFromThread(self._interrupt)
+
+    def _interrupt(self) -> None:
+        if self._work is not None:
+            _print(f"interrupted by {signal.Signals(self._signal).name}: closing the run")
+            self._work.cancel()
+
+    def _ended(self, result: Any) -> None:
+        if self._signal:
+            self.code = 128 + self._signal
+        elif isinstance(result, Failure) and result.check(ByzpyTwError):
+            report(result.value)  # such as a full disk, met while writing the result
+            self.code = result.value.exit_code
+        elif isinstance(result, Failure):
+            # Nothing that a user or a peer did: a bug, so say all of it.
+            result.printTraceback(file=sys.stderr)
+        else:
+            self.code = result
+        self._reactor.stop()
+
+
+def run_path(config: RunConfig) -> Path:
+    """The run's folder: as asked, or named by the time and the rules."""
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    rule, attack = parse(config.aggregator).name, parse(config.attack).name
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{rule}-{attack if config.num_byz else 'honest'}"
+    path, count = Path("runs") / name, 1
+    while path.exists():
+        count += 1
+        path = Path("runs") / f"{name}-{count}"
+    return path
+
+
+def report(error: BaseException) -> None:
+    """One line on standard error."""
+    print(f"byzpy_tw: error: {message_of(error)}", file=sys.stderr, flush=True)
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _start_logging(folder: Path) -> None:
+    """What happens goes to trainer.log; Twisted prints nothing by itself."""
+    observer = FilteringLogObserver(
+        textFileLogObserver(open(folder / "trainer.log", "a", encoding="utf-8")),
+        [LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)],
+    )
+    globalLogBeginner.beginLoggingTo(
+        [observer], redirectStandardIO=False, discardBuffer=True
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,334 @@
+"""A server, from the trainer's side.
+
+A server is an adversary: everything it says is checked here before anyone else
+sees it, its words are cleaned and clipped, and each wait has an end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from attrs import define, field
+from torch import Tensor
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeDeferred
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
+from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.logger import Logger
+from twisted.protocols import amp
+
+import byzpy_tw
+from byzpy_tw.errors import (
+    BadFrame,
+    ByzpyTwError,
+    ServerUnreachable,
+    VersionMismatch,
+    WireError,
+)
+from byzpy_tw.nodes.spec import NodeSpec, RunSpec, nodes_to_json
+from byzpy_tw.runs.environment import Environment
+from byzpy_tw.trainer.hosts import Opened, Sink
+from byzpy_tw.wire import commands
+from byzpy_tw.wire.addresses import Address
+from byzpy_tw.wire.driver import Failures
+from byzpy_tw.wire.frames import Header, Kind
+from byzpy_tw.wire.guarded import GuardedAMP, clean
+from byzpy_tw.wire.pieces import PAST, header_of
+from byzpy_tw.wire.stream import TensorStream
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 60.0  # for what a server answers at once, or after starting up
+OPEN_SECONDS = 600.0  # for OpenRun, which may download a dataset
+CLOSE_SECONDS = 5.0
+MOST_UNREAD = 2  # rounds that a server may be behind in taking frames
+NODES_A_COMMAND = 400  # keeps each argument far below AMP's 65,535 bytes
+
+
+class _Switch(ClientFactory):
+    """Hands AMP the stream that a connection is to become."""
+
+    def __init__(self, stream: TensorStream) -> None:
+        self._stream = stream
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return self._stream
+
+
+class _Client(GuardedAMP):
+    """The commands' connection.  A server has nothing to ask of a trainer."""
+
+    def __init__(self, ended: Any) -> None:
+        super().__init__({})
+        self._ended = ended
+
+    def connectionLost(self, reason: Any) -> None:
+        super().connectionLost(reason)
+        self._ended(reason.getErrorMessage())
+
+
+@define(eq=False)
+class RemoteHost:
+    """A server that hosts some of the run's nodes."""
+
+    address: Address
+    _reactor: Any
+    _run: str = field(default="", init=False)
+    _sink: Sink | None = field(default=None, init=False)
+    _control: _Client | None = field(default=None, init=False)
+    _stream: TensorStream | None = field(default=None, init=False)
+    _dimension: int = field(default=0, init=False)
+    _unread: dict[int, int] = field(factory=dict, init=False)  # round -> frames unsent
+    _behind: int = field(default=-1, init=False)  # the round that it is left out of
+    gone: str = field(default="", init=False)  # why, once it is
+
+    log = Logger()
+
+    @property
+    def name(self) -> str:
+        return str(self.address)
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._stream.bytes_sent if self._stream else 0
+
+    @property
+    def bytes_received(self) -> int:
+        return self._stream.reader.bytes_read if self._stream else 0
+
+    # -- before round 0
+
+    async def hello(self) -> Environment:
+        """Connect, and learn what the server is."""
+        self._control = await self._connect(_Client(self._lost))
+        answer = await self._ask(
+            commands.Hello, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
+        )
+        if answer["protocol"] != commands.PROTOCOL:
+            raise VersionMismatch(
+                f"{self.name} speaks protocol {answer['protocol']}, this trainer "
+                f"{commands.PROTOCOL}; install the same version on both"
+            )
+        try:
+            return Environment.from_json(answer["environment"])
+        except WireError as e:
+            raise WireError(f"{self.name}: {clean(str(e))}") from e
+
+    async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
+        """Have the server build the run, and open the tensor stream."""
+        answer = await self._ask(
+            commands.OpenRun, seconds=OPEN_SECONDS, run=run, spec=spec.to_json()
+        )
+        self._run, self._sink, self._dimension = run, sink, answer["dimension"]
+        if not 1 <= self._dimension < 2**40:
+            raise WireError(f"{self.name} says its model has {self._dimension} parameters")
+        # A frame may be wrong in size, but not by much: it is read past, not kept.
+        stream = TensorStream(
+            self, self._dimension * 16 + 4096, self._lost, name=self.name
+        )
+        second = await self._connect(GuardedAMP({}))
+        second.release_transport()
+        try:
+            await self._answered(
+                second.callRemote(
+                    commands.OpenStream, _Switch(stream), ticket=answer["ticket"]
+                ),
+                ANSWER_SECONDS,
+                "opening the tensor stream",
+            )
+        except BaseException:  # cancelled too: nobody else knows this connection
+            second.transport.abortConnection()
+            raise
+        self._stream = stream
+        return Opened(self._dimension, clean(answer["digest"], 64))
+
+    async def spawn(self, nodes: Sequence[NodeSpec]) -> None:
+        for part in _parts(nodes):
+            await self._ask(
+                commands.SpawnNodes, run=self._run, nodes=nodes_to_json(list(part))
+            )
+
+    async def _connect(self, protocol: T) -> T:
+        endpoint = HostnameEndpoint(
+            self._reactor, self.address.host, self.address.port, timeout=CONNECT_SECONDS
+        )
+        try:
+            return await connectProtocol(endpoint, protocol)  # type: ignore[type-var]
+        except (ConnectError, DNSLookupError, TimeoutError, OSError, ValueError) as e:
+            raise ServerUnreachable(
+                f"{self.name}: {clean(str(e))}; start 'twistd -n byzpy-server --port "
+                f"{self.address.port}' there, or check the address and the firewall"
+            ) from e
+
+    async def _ask(
+        self, command: type[amp.Command], *, seconds: float = ANSWER_SECONDS, **arguments: Any
+    ) -> dict[str, Any]:
+        if self._control is None or self.gone:
+            raise ServerUnreachable(f"{self.name}: {self.gone or 'not connected'}")
+        return await self._answered(
+            maybeDeferred(self._control.callRemote, command, **arguments),
+            seconds,
+            f"answering {command.__name__}",
+        )
+
+    async def _answered(self, answer: Deferred, seconds: float, what: str) -> Any:
+        """`answer`, with errors that name this server."""
+        try:
+            return await answer.addTimeout(seconds, self._reactor)
+        except TimeoutError:
+            raise ServerUnreachable(
+                f"{self.name}: no answer for {seconds:g} s, {what}; is it overloaded or hung?"
+            ) from None
+        except ConnectionClosed as e:
+            raise ServerUnreachable(
+                f"{self.name}: hung up, {what} ({clean(str(e))}); its log says why"
+            ) from e
+        except ByzpyTwError as e:
+            raise type(e)(f"{self.name}: {clean(str(e), 2000)}") from e
+        except amp.RemoteAmpError as e:
+            raise WireError(f"{self.name}: {clean(str(e))}, {what}") from e
+        except (amp.AmpError, ValueError, KeyError, TypeError) as e:
+            raise WireError(f"{self.name}: an answer that makes no sense, {what}: "
+                            f"{clean(repr(e), 200)}") from e  # fmt: skip
+
+    # -- rounds
+
+    def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
+        if len(self._unread) >= MOST_UNREAD:
+            # What waits for a server that does not read must not grow with the rounds.
+            self._behind = round
+            return _fired(None)
+        return self._send(Header(Kind.PARAMETERS, round, vector.numel()), vector)
+
+    def _send(self, header: Header, tensor: Tensor) -> Deferred[None]:
+        """Never fails: the stream's end is told by `_lost`."""
+        if self._stream is None:
+            return _fired(None)
+
+        def sent(_: Any) -> None:
+            self._unread[header.round] -= 1
+            if not self._unread[header.round]:
+                del self._unread[header.round]
+
+        self._unread[header.round] = self._unread.get(header.round, 0) + 1
+        return self._stream.send(header, tensor).addBoth(sent)
+
+    def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
+        return self._in_parts(
+            nodes, lambda part: self._call(commands.Compute, part, round=round)
+        )
+
+    def attack(
+        self,
+        round: int,
+        nodes: Sequence[int],
+        h: int,
+        shown: Mapping[str, Tensor],
+        past: Mapping[int, Tensor],
+    ) -> Deferred[Failures]:
+        frames = [(header_of(piece, round, tensor), tensor) for piece, tensor in shown.items()]
+        for node in nodes:
+            if node in past:
+                frames.append((Header(Kind.PAST, round, past[node].numel(), node), past[node]))
+        for header, tensor in frames if self._behind != round else ():
+            self._send(header, tensor)
+
+        def ask(part: list[int], pieces: list[str]) -> Deferred[Failures]:
+            told = json.dumps(pieces).encode()
+            return self._call(commands.Attack, part, round=round, honest=h, pieces=told)
+
+        common = list(shown)
+        return _together(
+            self._in_parts([n for n in nodes if n not in past], lambda p: ask(p, common)),
+            self._in_parts([n for n in nodes if n in past], lambda p: ask(p, [*common, PAST])),
+        )
+
+    def _in_parts(self, nodes: Sequence[int], call: Any) -> Deferred[Failures]:
+        return _together(*[call(list(part)) for part in _parts(nodes)])
+
+    def _call(
+        self, command: type[amp.Command], nodes: list[int], **arguments: Any
+    ) -> Deferred[Failures]:
+        """One command of a round.  Any failure of it is its nodes' failure.
+
+        No timeout of its own: the round's covers it.
+        """
+
+        def read(answer: dict[str, Any]) -> Failures:
+            found = json.loads(answer["failures"])
+            return {
+                node: clean(str(found[str(node)]), 300) for node in nodes if str(node) in found
+            }
+
+        def failed(failure: Any) -> Failures:
+            why = clean(failure.getErrorMessage(), 300)
+            return {node: why for node in nodes}
+
+        if self._control is None or self.gone:
+            return _fired({node: self.gone for node in nodes})
+        if self._behind == arguments["round"]:
+            why = f"{self.name} does not read what it was sent in earlier rounds"
+            return _fired({node: why for node in nodes})
+        answer = maybeDeferred(
+            self._control.callRemote, command, run=self._run, nodes=nodes, **arguments
+        )
+        return answer.addCallback(read).addErrback(failed)
+
+    # -- frames from the server
+
+    def frame_started(self, header: Header) -> Tensor | None:
+        if header.kind is not Kind.VECTOR or self._sink is None:
+            raise BadFrame(f"a trainer takes no frames of kind {header.kind.name}")
+        return self._sink.place(self, header)
+
+    def frame_received(self, header: Header) -> None:
+        if self._sink is not None:
+            self._sink.arrived(self, header)
+
+    # -- the end
+
+    async def close(self) -> None:
+        if self._control is not None and not self.gone and self._run:
+            try:
+                await self._ask(commands.CloseRun, seconds=CLOSE_SECONDS, run=self._run)
+            except ByzpyTwError:
+                pass  # closing the connection does the same
+        self.drop("the run is over")
+
+    def drop(self, why: str) -> None:
+        """Let go of the connections; `lost` is not called for this."""
+        self.gone = self.gone or why
+        if self._stream is not None:
+            self._stream.hang_up(why)
+        if self._control is not None and self._control.transport is not None:
+            self._control.release_transport()
+            self._control.transport.abortConnection()
+
+    def _lost(self, why: str) -> None:
+        if self.gone:
+            return
+        self.gone = clean(why, 300)
+        self.drop(self.gone)
+        if self._sink is not None:
+            self._sink.lost(self, self.gone)
+
+
+def _parts(nodes: Sequence[T]) -> list[Sequence[T]]:
+    return [nodes[i : i + NODES_A_COMMAND] for i in range(0, len(nodes), NODES_A_COMMAND)]
+
+
+def _together(*calls: Deferred[Failures]) -> Deferred[Failures]:
+    return gatherResults(calls, consumeErrors=True).addCallback(
+        lambda found: {node: why for part in found for node, why in part.items()}
+    )
+
+
+def _fired(result: T) -> Deferred[T]:
+    done: Deferred[T] = Deferred()
+    done.callback(result)
+    return done
+
+

@@ -1,0 +1,266 @@
+"""One synchronous round, from parameters to parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import torch
+from attrs import define, field, frozen
+from torch import Tensor
+from twisted.internet.defer import Deferred
+
+from byzpy_tw.attacks.knowledge import Knowledge
+from byzpy_tw.attacks.tiers import pieces_of
+from byzpy_tw.errors import BrokenPlugin, BudgetExceeded, ByzpyTwError, Diverged
+from byzpy_tw.kernels.parallel import using
+from byzpy_tw.runs.aggregation import Aggregated, Aggregation
+from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.runs.learner import Learner
+from byzpy_tw.runs.round import Halt, Proceed, Round
+from byzpy_tw.seeds import Context
+from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.hosts import Host
+from byzpy_tw.wire.pieces import PAST, PIECES
+from byzpy_tw.wire.threads import in_pool
+
+
+@define(eq=False)
+class Stopwatch:
+    """Seconds by phase; a phase ends where the next begins."""
+
+    _clock: Any
+    _last: float = field(init=False)
+    phases: dict[str, float] = field(factory=dict, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._last = self._clock.seconds()
+
+    def lap(self, phase: str) -> None:
+        now = self._clock.seconds()
+        self.phases[phase] = self.phases.get(phase, 0.0) + now - self._last
+        self._last = now
+
+    @property
+    def total(self) -> float:
+        return sum(self.phases.values())
+
+
+@frozen(eq=False)
+class Completed:
+    """A round that ended with a step: its line of rounds.jsonl, evaluation apart."""
+
+    record: dict[str, Any]
+
+
+@define(eq=False)
+class Rounds:
+    """Runs one round after another over `hosts`."""
+
+    config: RunConfig
+    hosts: Sequence[Host]
+    collector: Collector
+    learner: Learner
+    aggregation: Aggregation
+    attack: Any  # the run's attack, for what it must be shown; None without attackers
+    _reactor: Any
+    _pool: Executor
+    _threads: int
+    memory: dict[str, Any] = field(factory=dict, init=False)  # the attack's, kept here
+    # node -> its momentum, (d,); of honest nodes, with --worker-momentum
+    momenta: dict[int, Tensor] = field(factory=dict, init=False)
+    # round -> Byzantine node -> what it sent, for attacks that replay it
+    history: dict[int, dict[int, Tensor]] = field(factory=dict, init=False)
+    _free: list[Tensor] = field(factory=list, init=False)  # buffers that nobody sends from
+
+    async def run(self, number: int) -> Completed:
+        """Round `number`.
+
+        Raises `Diverged`, `BudgetExceeded`, and what the rules raise.
+        """
+        config, clock = self.config, Stopwatch(self._reactor)
+        sent, received = self._bytes()
+        round = Round(number, config.num_honest, config.num_byz, config.f)
+        self.collector.begin(round)
+        honest = range(config.num_honest)
+        byzantine = range(config.num_honest, config.n)
+        # One timeout covers both phases.  Attackers get the second half of it,
+        # so that an honest node that stays silent cannot take their time too.
+        timeout = config.round_timeout
+        deadline = self._reactor.seconds() + timeout
+        first = timeout / 2 if config.num_byz else timeout
+
+        self._send_parameters(number)
+        for host in self.hosts:
+            if nodes := self._awaited(round, host, honest):
+                host.compute(number, nodes).addCallback(
+                    lambda failures: self.collector.failed(number, failures)
+                )
+        await self._until(lambda r: r.honest_complete, honest, first)
+        if config.worker_momentum and not round.diverged:
+            await in_pool(self._reactor, self._pool, self._apply_momentum, round)
+        clock.lap("honest")
+
+        # An attack is shown nothing of a round that has failed already.
+        if config.num_byz and not round.diverged and round.honest_accepted:
+            shown = await in_pool(self._reactor, self._pool, self._show, round)
+            past = self.history.get(number - getattr(self.attack, "age", 0), {})
+            h = len(round.honest_accepted)
+            for host in self.hosts:
+                if nodes := self._awaited(round, host, byzantine):
+                    host.attack(number, nodes, h, shown, past).addCallback(
+                        lambda failures: self.collector.failed(number, failures)
+                    )
+            left = max(deadline - self._reactor.seconds(), timeout / 2)
+            await self._until(lambda r: r.complete, byzantine, left)
+        self.collector.expire(range(config.n))
+        clock.lap("byzantine")
+
+        verdict = round.verdict(self.aggregation.computable)
+        if isinstance(verdict, Halt):
+            raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
+        self._remember(round, verdict.nodes)
+        aggregated = await in_pool(
+            self._reactor, self._pool, self._aggregate, verdict, number
+        )
+        clock.lap("aggregate")
+        digest = await in_pool(self._reactor, self._pool, self._step, aggregated, number)
+        clock.lap("step")
+        after = self._bytes()
+        return Completed(
+            {
+                "round": number,
+                "seconds": clock.total,
+                "phases": dict(clock.phases),
+                "loss": self._loss(round),
+                "aggregate_norm": aggregated.norm,
+                "norms": {str(node): norm for node, norm in sorted(self.collector.norms.items())},
+                **_outcomes(verdict, aggregated, round),
+                "bytes_sent": after[0] - sent,
+                "bytes_received": after[1] - received,
+                "parameters_sha256": digest,
+            }
+        )
+
+    # -- asking
+
+    def _send_parameters(self, number: int) -> None:
+        """Send the parameters from memory that the coming step does not touch."""
+        buffer = self._free.pop() if self._free else torch.empty(self.learner.dimension)
+        buffer.copy_(self.learner.parameters)
+        unsent = len(self.hosts)
+
+        def sent(_: Any) -> None:
+            nonlocal unsent
+            unsent -= 1
+            if unsent == 0:
+                self._free.append(buffer)
+
+        for host in self.hosts:
+            host.parameters(number, buffer).addCallback(sent)
+
+    def _awaited(self, round: Round, host: Host, nodes: range) -> list[int]:
+        return [node for node in self.collector.nodes_on(host, nodes) if round.awaits(node)]
+
+    async def _until(self, enough: Any, nodes: range, seconds: float) -> None:
+        """Wait until `enough` holds, or for so long; then `nodes` are late."""
+        done: Deferred[None] = self.collector.wait(enough)
+        alarm = self._reactor.callLater(seconds, self.collector.expire, nodes)
+        try:
+            await done
+        finally:
+            if alarm.active():
+                alarm.cancel()
+
+    # -- in the pool
+
+    def _apply_momentum(self, round: Round) -> None:
+        """Honest vectors become their nodes' momenta, before anyone else sees them.
+
+        m = beta m + (1 - beta) g, from zero (Karimireddy et al., ICML 2021,
+        Algorithm 1).  An absent node's momentum stays as it was.
+        """
+        beta = self.config.worker_momentum
+        for node in round.honest_accepted:
+            row = self.collector.matrix[node]
+            if node not in self.momenta:
+                self.momenta[node] = torch.zeros_like(row)
+            self.momenta[node].mul_(beta).add_(row, alpha=1 - beta)
+            row.copy_(self.momenta[node])
+
+    def _remember(self, round: Round, nodes: tuple[int, ...]) -> None:
+        """Keep what accepted Byzantine nodes sent, as long as it may be replayed."""
+        if self.attack is not None and PAST in pieces_of(self.attack):
+            sent = {n: self.collector.matrix[n].clone() for n in nodes if n >= round.honest}
+            self.history[round.number] = sent
+            self.history.pop(round.number - self.attack.age, None)
+
+    def _show(self, round: Round) -> Mapping[str, Tensor]:
+        """The pieces of knowledge that travel in this round."""
+        rows = round.honest_accepted
+        honest = self.collector.matrix[: round.honest]
+        if len(rows) < round.honest:
+            honest = honest[list(rows)]
+        context = Context(
+            seed=self.config.seed,
+            round=round.number,
+            nodes=rows,
+            n=self.config.n,
+            f=self.config.f,
+            byzantine=self.config.num_byz,
+        )
+        try:
+            with using(self._threads):
+                known = Knowledge.for_attack(
+                    self.attack, honest, context=context, state=self.memory
+                )
+        except ByzpyTwError:
+            raise
+        except Exception as e:  # a plugin's code
+            raise BrokenPlugin(f"attack {self.config.attack!r}: raised {e!r}") from e
+        found = {piece: getattr(known, piece) for piece in PIECES}
+        return {
+            piece: tensor.contiguous() for piece, tensor in found.items() if tensor is not None
+        }
+
+    def _aggregate(self, verdict: Proceed, number: int) -> Aggregated:
+        with using(self._threads):
+            return self.aggregation(self.collector.matrix, verdict.nodes, verdict.f, number)
+
+    def _step(self, aggregated: Aggregated, number: int) -> str:
+        try:
+            return self.learner.step(aggregated.vector, number)
+        except Diverged as e:
+            raise Diverged(f"round {number}: {e}") from e
+
+    # -- telling
+
+    def _loss(self, round: Round) -> float:
+        """Mean loss of the honest nodes that were accepted."""
+        losses = [self.collector.losses[node] for node in round.honest_accepted]
+        return math.fsum(losses) / len(losses) if losses else math.nan
+
+    def _bytes(self) -> tuple[int, int]:
+        return (
+            sum(host.bytes_sent for host in self.hosts),
+            sum(host.bytes_received for host in self.hosts),
+        )
+
+
+def _outcomes(verdict: Proceed, aggregated: Aggregated, round: Round) -> dict[str, Any]:
+    """Who was used, who was not, and why."""
+    selected = aggregated.selected
+    excluded = [] if selected is None else [n for n in verdict.nodes if n not in set(selected)]
+    return {
+        "f": verdict.f,
+        "selected": None if selected is None else list(selected),
+        "excluded": excluded,
+        "refused": [
+            {"node": r.node, "reason": r.reason.value, "detail": r.detail}
+            for _, r in sorted(round.refusals.items())
+        ],
+    }
+
+

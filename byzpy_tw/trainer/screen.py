@@ -1,0 +1,86 @@
+"""What a person sees of a run, line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import define
+
+from byzpy_tw.nodes.spec import NodeSpec
+from byzpy_tw.runs.config import RunConfig
+
+_MOST_LINES = 20  # of a listing; the rest is in config.json
+
+
+@define(eq=False)
+class Screen:
+    """Plain lines.  `quiet` leaves the result and errors."""
+
+    _write: Callable[[str], None]
+    _quiet: bool = False
+
+    def say(self, line: str) -> None:
+        if not self._quiet:
+            self._write(line)
+
+    def notice(self, line: str) -> None:
+        self.say(line if line.startswith("warning:") else f"notice: {line}")
+
+    def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
+        self.say(
+            f"byzpy_tw: {config.rounds} rounds of {config.model} on {config.dataset}, "
+            f"{config.num_honest} honest and {config.num_byz} Byzantine nodes "
+            f"({config.attack}), {config.pipeline} with f = {config.f}"
+        )
+        where = (
+            "in this process" if config.in_process
+            else f"{config.local} local servers" if config.local
+            else f"{len(config.remote_hosts)} servers"
+        )
+        self.say(
+            f"  nodes {where}; batch {config.batch_size} in micro-batches of "
+            f"{config.micro_batch_size}; lr {config.lr:g}, momentum {config.momentum:g}; "
+            f"partition {config.partition}; seed {config.seed}; {threads} threads"
+        )
+        self.say(f"  records in {directory}")
+
+    def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:
+        lines = [
+            f"  node {node.node} ({'honest' if node.honest else 'Byzantine'}) on {name}"
+            for name, nodes in placement
+            for node in nodes
+        ]
+        # By node, as the user counts them.
+        lines.sort(key=lambda line: int(line.split()[1]))
+        for line in lines[:_MOST_LINES]:
+            self.say(line)
+        if len(lines) > _MOST_LINES:
+            self.say(f"  ... and {len(lines) - _MOST_LINES} more (config.json has them all)")
+
+    def round(self, record: Mapping[str, Any], elapsed: float) -> None:
+        for refused in record["refused"]:
+            self.say(
+                f"round {record['round']}: node {refused['node']} refused: "
+                f"{refused['reason']}: {refused['detail']}"
+            )
+        if "accuracy" in record:
+            self.say(
+                f"round {record['round'] + 1:>5}  loss {record['test_loss']:.4f}  "
+                f"accuracy {record['accuracy']:7.2%}  elapsed {elapsed:.1f} s"
+            )
+
+    def result(self, result: Mapping[str, Any], directory: str) -> None:
+        """The last lines, also when quiet."""
+        if result["final_accuracy"] is not None:
+            self._write(
+                f"final: loss {result['final_loss']:.4f}, accuracy "
+                f"{result['final_accuracy']:.2%} (worst {result['worst_accuracy']:.2%} over "
+                f"the last fifth of the evaluations, best {result['best_accuracy']:.2%})"
+            )
+        pace = result["seconds_a_round"]
+        self._write(
+            f"{result['status']}: {result['rounds']} rounds in {result['seconds']:.1f} s"
+            + (f", {pace * 1000:.1f} ms a round" if pace is not None else "")
+            + f"; records in {directory}"
+        )

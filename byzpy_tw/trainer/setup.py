@@ -1,0 +1,138 @@
+"""Before round 0: every server is reached, compared and given its nodes.
+
+Whatever is wrong is one error that says which server, why, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+
+from byzpy_tw.errors import MissingPlugin, ServerDiffers, UnknownName
+from byzpy_tw.nodes.spec import NodeSpec, RunSpec
+from byzpy_tw.plugins import Registry, parse
+from byzpy_tw.plugins.registry import OWN
+from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.runs.environment import Environment, differences
+from byzpy_tw.trainer.hosts import Host, Opened, Say, Sink
+
+T = TypeVar("T")
+
+# What of a run's configuration servers look up by name.
+_LOOKED_UP = {"dataset": "dataset", "model": "model", "partition": "partition", "attack": "attack"}
+
+
+async def all_of(work: Sequence[Awaitable[T]]) -> list[T]:
+    """All results in order; the first failure, as itself, once it happens.
+
+    The rest is cancelled.
+    """
+    started = [Deferred.fromCoroutine(_plain(w)) for w in work]
+    try:
+        return await gatherResults(started, consumeErrors=True)
+    except FirstError as e:
+        for other in started:
+            other.cancel()
+        raise e.subFailure.value from None
+
+
+async def _plain(work: Awaitable[T]) -> T:
+    return await work
+
+
+async def greet(
+    hosts: Sequence[Host], config: RunConfig, registry: Registry, mine: Environment, say: Say
+) -> list[Environment]:
+    """Say Hello to every host and compare what it is with this process."""
+    theirs = await all_of([host.hello() for host in hosts])
+    used = {
+        registry.entry(kind, parse(getattr(config, option)).name).distribution
+        for option, kind in _LOOKED_UP.items()
+    }
+    for host, environment in zip(hosts, theirs):
+        for line in differences(mine, environment, used):
+            said = f"{host.name} {line}: results may differ in their last bits"
+            if config.strict:
+                raise ServerDiffers(
+                    f"{host.name} {line}; install the same there, or run without --strict"
+                )
+            say(f"warning: {said}")
+    return theirs
+
+
+async def open_everywhere(
+    hosts: Sequence[Host],
+    *,
+    run: str,
+    spec: RunSpec,
+    config: RunConfig,
+    registry: Registry,
+    sink: Sink,
+    mine: Opened,
+    own_data: bool,
+) -> dict[str, str]:
+    """Open the run on every host; the digest of each one's data.
+
+    Its model must be the trainer's own, and so must its data unless `own_data`.
+    """
+    digests: dict[str, str] = {}
+
+    async def one(host: Host) -> None:
+        try:
+            opened = await host.open(run, spec, sink)
+        except UnknownName as e:
+            raise _missing(host, config, registry, e) from e
+        digests[host.name] = opened.digest
+        if opened.digest != mine.digest and not own_data:
+            raise ServerDiffers(
+                f"{host.name} holds other data for {config.dataset!r} than the trainer "
+                f"(digests {opened.digest[:12]} and {mine.digest[:12]}); give both the same "
+                "files, with --data-root on either side"
+            )
+        if opened.dimension != mine.dimension:
+            raise ServerDiffers(
+                f"{host.name}'s {config.model!r} has {opened.dimension} parameters, the "
+                f"trainer's {mine.dimension}; install the same version of its plugin"
+            )
+
+    await all_of([one(host) for host in hosts])
+    return digests
+
+
+async def spawn_everywhere(
+    placement: Sequence[tuple[Host, Sequence[NodeSpec]]],
+    config: RunConfig,
+    registry: Registry,
+) -> None:
+    """Give every host its nodes."""
+
+    async def one(host: Host, nodes: Sequence[NodeSpec]) -> None:
+        try:
+            await host.spawn(nodes)
+        except UnknownName as e:
+            raise _missing(host, config, registry, e) from e
+
+    await all_of([one(host, nodes) for host, nodes in placement if nodes])
+
+
+def _missing(
+    host: Host, config: RunConfig, registry: Registry, error: UnknownName
+) -> Exception:
+    """`MissingPlugin` with the distribution to install, where one of ours has the name.
+
+    The advice comes from this process's own metadata, never from the peer.
+    """
+    text = str(error)
+    for option, kind in _LOOKED_UP.items():
+        name: Any = parse(getattr(config, option)).name
+        entry = registry.entry(kind, name)
+        if entry.distribution != OWN and f"no {kind} is called {name!r}" in text:
+            return MissingPlugin(
+                f"{host.name} lacks the {kind} {name!r}, which comes from "
+                f"{entry.distribution} {entry.version}: on that machine, run "
+                f"'pip install {entry.distribution}=={entry.version}' in the server's "
+                "environment and restart the server"
+            )
+    return error

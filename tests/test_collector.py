@@ -1,0 +1,200 @@
+"""Vectors go into their own rows; whatever else hosts send costs them, not the round."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from attrs import define
+from torch import Tensor
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.errors import BadFrame
+from byzpy_tw.runs.round import Reason, Round
+from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
+from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.wire.frames import Header, Kind
+
+D = 4
+
+
+@define(eq=False)
+class FakeHost:
+    name: str
+
+
+def vector(node: int, round: int = 0, elements: int = D, **more: object) -> Header:
+    return Header(Kind.VECTOR, round, elements, node, **more)
+
+
+class CollectorTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor, self.pool = ClockReactor(), HandCrankedPool(eager=True)
+        self.collector = Collector(torch.zeros(4, D), self.reactor, self.pool)
+        self.a, self.b = FakeHost("tcp://a:1"), FakeHost("tcp://b:2")
+        for node in range(4):
+            self.collector.assign(node, self.a if node % 2 == 0 else self.b)
+        self.round = self.begin(0)
+
+    def begin(self, number: int) -> Round:
+        round = Round(number, 3, 1, 1)
+        self.collector.begin(round)
+        return round
+
+    def deliver(self, host: FakeHost, header: Header, values: object = 1.0) -> Tensor | None:
+        """A whole frame, as a stream would hand it over."""
+        place = self.collector.place(host, header)
+        if place is not None:
+            place.copy_(torch.as_tensor(values, dtype=torch.float32).expand(D))
+            self.collector.arrived(host, header)
+        return place
+
+    def refusal(self, node: int, round: Round | None = None) -> Reason | None:
+        found = (round or self.round).refusals.get(node)
+        return found.reason if found else None
+
+    def test_each_vector_in_its_row(self) -> None:
+        """Order of arrival does not matter; norm and loss are noted."""
+        for node in (3, 0, 2, 1):
+            host = self.a if node % 2 == 0 else self.b
+            self.deliver(host, vector(node, loss=float(node)), float(node))
+        self.assertEqual(self.collector.matrix[:, 0].tolist(), [0.0, 1.0, 2.0, 3.0])
+        self.assertTrue(self.round.complete)
+        self.assertEqual(self.collector.losses, {0: 0.0, 1: 1.0, 2: 2.0, 3: 3.0})
+        self.assertEqual(self.collector.norms[2], 4.0)
+
+    def test_waiting_ends_when_enough_is_there(self) -> None:
+        """A wait fires with the outcome that completes it, and at once if it is there."""
+        done = self.collector.wait(lambda r: r.honest_complete)
+        self.deliver(self.a, vector(0))
+        self.deliver(self.a, vector(2))
+        self.assertNoResult(done)
+        self.deliver(self.b, vector(1))
+        self.successResultOf(done)
+        self.successResultOf(self.collector.wait(lambda r: r.honest_complete))
+
+    def test_a_vector_is_judged_before_it_counts(self) -> None:
+        """Its norm is worked out in the pool, not while the reactor waits."""
+        self.pool.eager = False
+        self.deliver(self.a, vector(0))
+        self.assertTrue(self.round.awaits(0))
+        self.pool.drain()
+        self.assertEqual(self.round.honest_accepted, (0,))
+
+    def test_judged_too_late(self) -> None:
+        """A norm that comes out after its round has ended changes nothing in the next."""
+        self.pool.eager = False
+        self.deliver(self.a, vector(0), math.nan)
+        following = self.begin(1)
+        self.pool.drain()
+        self.assertTrue(following.awaits(0))
+        self.assertEqual(self.collector.norms, {})
+
+    def test_not_finite(self) -> None:
+        """NaN, infinity and absurd norms are refused by their value."""
+        for node, values in ((0, math.nan), (1, [0.0, 1.0, -math.inf, 0.0]), (2, 1e19)):
+            self.deliver(self.a if node % 2 == 0 else self.b, vector(node), values)
+            self.assertIs(self.refusal(node), Reason.NOT_FINITE)
+
+    def test_wrong_size_or_type(self) -> None:
+        """A malformed vector is refused, read past, and told to whoever waits."""
+        done = self.collector.wait(lambda r: not r.awaits(0) and not r.awaits(1))
+        self.assertIsNone(self.deliver(self.a, vector(0, elements=D + 1)))
+        self.assertIsNone(self.deliver(self.b, vector(1, dtype=torch.float64)))
+        self.assertNoResult(done)  # not from inside a frame that has only begun
+        self.reactor.advance(0)
+        self.successResultOf(done)
+        self.assertIs(self.refusal(0), Reason.MALFORMED)
+        self.assertIn("5 elements", self.round.refusals[0].detail)
+        self.assertIs(self.refusal(1), Reason.MALFORMED)
+
+    def test_nodes_of_others(self) -> None:
+        """A host cannot speak for a node that is elsewhere, or nowhere."""
+        for host, node in ((self.a, 1), (self.b, 0), (self.a, 4), (self.a, 2**31)):
+            self.assertRaises(BadFrame, self.collector.place, host, vector(node))
+        self.assertEqual(self.round.refusals, {})
+
+    def test_a_round_that_has_not_begun(self) -> None:
+        """A vector from the future is a lie, since the parameters are not out."""
+        self.assertRaises(BadFrame, self.collector.place, self.a, vector(0, round=1))
+        empty = Collector(torch.zeros(1, D), self.reactor, self.pool)
+        empty.assign(0, self.a)
+        self.assertRaises(BadFrame, empty.place, self.a, vector(0))
+
+    def test_stale_vectors_are_dropped(self) -> None:
+        """A late answer is normal, and touches no row."""
+        following = self.begin(1)
+        self.assertIsNone(self.deliver(self.a, vector(0, round=0), 9.0))
+        self.assertTrue(following.awaits(0))
+        self.assertEqual(self.collector.matrix.sum(), 0)
+
+    def test_a_vector_that_is_on_its_way_when_its_round_ends(self) -> None:
+        """Its bytes may still fall into the row, but it does not count."""
+        place = self.collector.place(self.a, vector(0))
+        following = self.begin(1)
+        place.fill_(5.0)
+        self.collector.arrived(self.a, vector(0))
+        self.assertTrue(following.awaits(0))
+        self.deliver(self.a, vector(0, round=1), 2.0)
+        self.assertEqual(following.honest_accepted, (0,))
+        self.assertEqual(self.collector.matrix[0].tolist(), [2.0] * D)
+
+    def test_only_the_first_answer_counts(self) -> None:
+        """A second vector is dropped: while the first arrives, and after it."""
+        place = self.collector.place(self.a, vector(0))
+        self.assertIsNone(self.collector.place(self.a, vector(0)))
+        place.fill_(3.0)
+        self.collector.arrived(self.a, vector(0))
+        self.assertIsNone(self.deliver(self.a, vector(0), 7.0))
+        self.assertEqual(self.collector.matrix[0].tolist(), [3.0] * D)
+
+    def test_failures(self) -> None:
+        """What a host could not do is refused, unless the vector came after all."""
+        self.deliver(self.a, vector(0))
+        self.collector.failed(0, {0: "no", 2: "out of memory"})
+        self.collector.failed(5, {1: "of another round"})
+        self.assertEqual(self.round.honest_accepted, (0,))
+        self.assertIs(self.refusal(2), Reason.FAILED)
+        self.assertTrue(self.round.awaits(1))
+
+    def test_time_is_up(self) -> None:
+        """Who is still awaited is late, and the wait ends."""
+        self.deliver(self.a, vector(0))
+        done = self.collector.wait(lambda r: r.honest_complete)
+        self.collector.expire(range(3))
+        self.successResultOf(done)
+        self.assertIs(self.refusal(1), Reason.LATE)
+        self.assertTrue(self.round.awaits(3))
+
+    def test_a_lost_host(self) -> None:
+        """Its nodes are lost in this round and in those that follow."""
+        self.deliver(self.b, vector(1))
+        done = self.collector.wait(lambda r: r.complete)
+        self.collector.lost(self.b, "connection reset")
+        self.assertEqual(self.round.honest_accepted, (1,))
+        self.assertIs(self.refusal(3), Reason.LOST)
+        self.assertIn("tcp://b:2: connection reset", self.round.refusals[3].detail)
+        self.collector.lost(self.a, "gone")
+        self.successResultOf(done)
+        following = self.begin(1)
+        self.assertTrue(following.complete)
+        self.assertIs(self.refusal(1, following), Reason.LOST)
+
+    def test_nodes_on(self) -> None:
+        """The nodes of a host, in order."""
+        self.assertEqual(self.collector.nodes_on(self.a, range(4)), [0, 2])
+        self.assertEqual(self.collector.nodes_on(self.b, range(3)), [1])
+
+    def test_a_loss_is_only_a_word(self) -> None:
+        """Absurd losses cannot raise out of the round that sums them."""
+        for node, loss in ((0, math.inf), (2, -math.inf)):
+            self.deliver(self.a, vector(node, loss=loss))
+        self.deliver(self.b, vector(1, loss=1e308))
+        self.assertEqual(self.round.honest_accepted, (0, 1, 2))
+        self.assertTrue(math.isnan(math.fsum(self.collector.losses.values())))
+
+    def test_a_pool_that_was_shut_down(self) -> None:
+        """A vector that arrives while the trainer stops is of no interest."""
+        self.pool.shutdown()
+        self.deliver(self.a, vector(0))
+        self.assertTrue(self.round.awaits(0))
