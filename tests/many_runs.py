@@ -1,0 +1,38 @@
+"""Several runs in one process, so that tests need not import torch for each.
+
+``python -m tests.many_runs FOLDER``: a JSON list of option lists comes on
+standard input; a JSON object of each run's result goes to standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.task import react
+
+from byzpy_tw.plugins import load
+from byzpy_tw.runs.record import RunDirectory
+from byzpy_tw.runs.rules import rules_of
+from byzpy_tw.train import configuration
+from byzpy_tw.trainer.program import train
+
+
+async def main(reactor: Any, folder: str) -> None:
+    registry = load()
+    for i, options in enumerate(json.load(sys.stdin)):
+        config = configuration(options)
+        path = Path(folder) / str(i)
+        directory = RunDirectory.create(path)
+        code = await train(
+            reactor, config, registry, rules_of(config, registry), directory, lambda _: None
+        )
+        result = json.loads((path / "result.json").read_text())
+        rounds = [json.loads(line) for line in (path / "rounds.jsonl").open()]
+        print(json.dumps({"code": code, "result": result, "rounds": rounds}), flush=True)
+
+
+if __name__ == "__main__":
+    react(main, sys.argv[1:])

@@ -1,0 +1,186 @@
+"""Errors: stable codes, one string each, and the trip to the trainer."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.protocols.amp import AMP
+from twisted.test.iosim import IOPump, connectedServerAndClient
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw import errors
+from byzpy_tw.errors import ByzpyTwError, message_of
+from byzpy_tw.wire import commands
+from byzpy_tw.wire.commands import FATAL, WIRE_ERRORS, Ping
+from byzpy_tw.wire.guarded import MESSAGE, GuardedAMP
+
+ALL = [
+    thing
+    for _, thing in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(thing, ByzpyTwError)
+]
+
+# Raised by the trainer, about itself or about a server: they never travel.
+TRAINERS_OWN = {
+    errors.BadAddress,
+    errors.BudgetExceeded,
+    errors.CannotListen,
+    errors.Diverged,
+    errors.GuaranteeMissing,
+    errors.MissingPlugin,
+    errors.RunDirectoryError,
+    errors.ServerDiffers,
+    errors.ServerUnreachable,
+}
+# Raised by a rule at work.  On a server that is an attack's failure in a round,
+# told in words among the answers to `Attack`, not as an error.
+RULES_OWN = {
+    errors.BadVectors,
+    errors.SearchTooLarge,
+    errors.TooManyByzantine,
+    errors.TooManyRefused,
+}
+
+
+class ErrorTests(SynchronousTestCase):
+    def test_codes_are_stable_and_unique(self) -> None:
+        """Each class states a code of its own, fit to be searched for."""
+        codes = {error: vars(error).get("code") for error in ALL}
+        for error, code in codes.items():
+            self.assertRegex(str(code), r"\A[A-Z]+(_[A-Z]+)*\Z", error)
+        self.assertEqual(len(set(codes.values())), len(ALL), sorted(map(str, codes.values())))
+
+    def test_made_from_one_string(self) -> None:
+        """So that AMP can rebuild it; the string is the message."""
+        for error in ALL:
+            self.assertEqual(str(error("n=4, f=2")), "n=4, f=2")
+
+    def test_say_what_they_are_for(self) -> None:
+        """Each has a docstring: documentation is generated from them."""
+        for error in ALL:
+            self.assertTrue(vars(error).get("__doc__"), error)
+
+    def test_exit_codes(self) -> None:
+        """2 for bad usage, 1 for a run that failed."""
+        for error in ALL:
+            usage = issubclass(error, errors.ConfigError)
+            self.assertEqual(error.exit_code, 2 if usage else 1, error)
+
+    def test_built_ins_where_they_fit(self) -> None:
+        """Who catches `ValueError` for a bad option or vector gets it."""
+        for error in (errors.ConfigError, errors.BadVectors, errors.TooManyByzantine):
+            self.assertTrue(issubclass(error, ValueError))
+
+    def test_message_is_one_line(self) -> None:
+        """A user sees the code, then the message, whatever is in it."""
+        self.assertEqual(
+            message_of(errors.BadAddress("no\n  port")), "BAD_ADDRESS: no port"
+        )
+        self.assertEqual(message_of(KeyError()), "KeyError: no further details")
+
+
+class WireTableTests(SynchronousTestCase):
+    def test_every_error_has_its_place(self) -> None:
+        """An error is in the table, or known never to travel: decide for a new one."""
+        placed = [set(WIRE_ERRORS), TRAINERS_OWN, RULES_OWN]
+        self.assertEqual(set(ALL), set().union(*placed))
+        self.assertEqual(len(ALL), sum(map(len, placed)))
+
+    def test_no_entry_hides_a_later_one(self) -> None:
+        """AMP takes the first entry that fits, so the most derived come first."""
+        table = list(WIRE_ERRORS)
+        for i, later in enumerate(table):
+            for earlier in table[:i]:
+                self.assertFalse(
+                    issubclass(later, earlier), f"{earlier.__name__} hides {later.__name__}"
+                )
+
+    def test_commands_share_the_table_in_its_order(self) -> None:
+        """What AMP looks through, for each command, is the table as it stands."""
+        for command in commands.COMMANDS:
+            self.assertEqual(list(command.allErrors), list(WIRE_ERRORS), command)
+
+    def test_codes_on_the_wire(self) -> None:
+        """The code that travels is the one that is printed."""
+        for error, code in WIRE_ERRORS.items():
+            self.assertEqual(code, error.code.encode())
+        self.assertLess(set(FATAL), set(WIRE_ERRORS))
+
+
+class TripTests(SynchronousTestCase):
+    """What a trainer gets when a server refuses."""
+
+    def refused(self, error: Exception) -> tuple[Any, IOPump]:
+        """The failure that the trainer gets for a responder that raises `error`."""
+
+        def refuse(token: int) -> Deferred[Any]:
+            return fail(error)
+
+        client, _, pump = connectedServerAndClient(
+            lambda: GuardedAMP({Ping: refuse}), lambda: GuardedAMP({})
+        )
+        answers: list[Any] = []
+        # Claimed before anything arrives, as AMP wants it.
+        client.callRemote(Ping, token=1).addBoth(answers.append)
+        pump.flush()
+        [failure] = answers
+        return failure, pump
+
+    def lives(self, pump: IOPump) -> bool:
+        """Whether the connection is still up, at both ends."""
+        return not (pump.clientIO.disconnected or pump.serverIO.disconnected)
+
+    def test_every_error_survives(self) -> None:
+        """Class and message arrive, and the connection lives on, unless the error
+        says that this peer is not welcome."""
+        for error in WIRE_ERRORS:
+            with self.subTest(error.__name__):
+                failure, pump = self.refused(error("because n=4"))
+                self.assertIs(failure.type, error)
+                self.assertEqual(str(failure.value), "because n=4")
+                self.assertEqual(self.lives(pump), error not in FATAL)
+
+    def test_what_is_not_in_the_table_arrives_as_what_it_is(self) -> None:
+        """A plugin's subclass of an error of ours comes as ours."""
+
+        class MyError(errors.BadParameter):
+            """A plugin's."""
+
+        failure, pump = self.refused(MyError("tau"))
+        self.assertIs(failure.type, errors.BadParameter)
+        failure, pump = self.refused(errors.Diverged("round 3"))
+        self.assertIs(failure.type, ByzpyTwError)
+        self.assertTrue(self.lives(pump))
+
+    def test_a_bug_is_told_and_logged(self) -> None:
+        """Anything else arrives as one line; its traceback stays in the server's log."""
+        failure, pump = self.refused(ZeroDivisionError("by zero"))
+        self.assertIs(failure.type, errors.ServerError)
+        self.assertEqual(str(failure.value), "ZeroDivisionError: by zero")
+        self.assertTrue(self.lives(pump))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_messages_are_bounded(self) -> None:
+        """An error text that would not fit into an answer is clipped, not lost."""
+        failure, pump = self.refused(errors.BadRequest("x\n" * 100_000))
+        self.assertLessEqual(len(str(failure.value)), MESSAGE)
+        self.assertIsNone(re.search(r"[\r\n]", str(failure.value)))
+        self.assertTrue(self.lives(pump))
+
+    def test_unicode_survives(self) -> None:
+        """Names of nodes and files may be in any script."""
+        failure, _ = self.refused(errors.BadRequest("naïve Ω 数"))
+        self.assertEqual(str(failure.value), "naïve Ω 数")
+
+    def test_plain_amp_understands(self) -> None:
+        """The answers are AMP's own: a client without our guard reads them too."""
+        client, _, pump = connectedServerAndClient(
+            lambda: GuardedAMP({Ping: lambda token: fail(errors.UnknownRun("no run"))}), AMP
+        )
+        answers: list[Any] = []
+        client.callRemote(Ping, token=1).addBoth(answers.append)
+        pump.flush()
+        self.assertIs(answers[0].type, errors.UnknownRun)

@@ -1,0 +1,111 @@
+"""The README's commands and code do what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from byzpy_tw.tap import Options
+from byzpy_tw.train import parser
+from tests.support import PATIENCE, TWISTD, Process, environment, folder
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def blocks(heading: str, language: str) -> list[str]:
+    """The code blocks of `language` under `heading`."""
+    section = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [b.strip() for b in re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)]
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in held]
+    for s in held:
+        s.close()
+    return ports
+
+
+class WalkTests(TestCase):
+    """The three-terminal walk, as printed."""
+
+    def test_three_terminals(self) -> None:
+        """The four commands, with free ports in place of the README's, train a model."""
+        *server_lines, trainer_line = blocks("Three terminals on one machine", "sh")
+        self.assertEqual(len(server_lines), 3)
+        here = folder(self)
+        for there, port in zip((29000, 29001, 29002), free_ports(3), strict=True):
+            server_lines = [line.replace(str(there), str(port)) for line in server_lines]
+            trainer_line = trainer_line.replace(str(there), str(port))
+        for line in server_lines:
+            words = shlex.split(line)
+            self.assertEqual(words[0], "twistd")
+            server = Process.start(self, [*TWISTD, *words[1:]], cwd=here)
+            server.wait_for("listening on")
+        words = shlex.split(trainer_line)
+        self.assertEqual(words[0], "python")
+        trainer = Process.start(self, [sys.executable, *words[1:]], cwd=here)
+        self.assertEqual(trainer.wait(), 0, trainer.output)
+        accuracy = float(trainer.wait_for(r"final: .* accuracy ([\d.]+)%").group(1))
+        self.assertGreaterEqual(accuracy, 88, trainer.output)
+        [left] = (here / "runs").iterdir()
+        self.assertTrue((left / "result.json").exists())
+
+
+class PluginTests(TestCase):
+    """The plugin of the README, from its two files to its name."""
+
+    def test_the_plugin_works(self) -> None:
+        """Installed by pip, it is used by name."""
+        here, there = folder(self), folder(self)
+        [code], [project] = blocks("Plugins", "python"), blocks("Plugins", "toml")
+        (here / "midrange.py").write_text(code.partition("\n")[2])
+        (here / "pyproject.toml").write_text(project)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        pip += ["--no-build-isolation", "--no-index", "--target", str(there), str(here)]
+        installed = subprocess.run(pip, capture_output=True, text=True, timeout=PATIENCE)
+        self.assertEqual(installed.returncode, 0, installed.stderr)
+        path = os.pathsep.join(filter(None, [str(there), os.environ.get("PYTHONPATH")]))
+        run = Process.start(
+            self,
+            [sys.executable, "-m", "byzpy_tw.train", "--in-process", "--dataset", "mnist5k"]
+            + ["--rounds", "1", "--aggregator", "midrange:scale=0.5"],
+            cwd=folder(self),
+            env={**environment(), "PYTHONPATH": path},
+        )
+        self.assertEqual(run.wait(), 0, run.output)
+
+
+class TextTests(SynchronousTestCase):
+    """What can be checked without running anything for long."""
+
+    def test_options_exist(self) -> None:
+        """Each option that the README names is one of the trainer's or the server's."""
+        known = parser().format_help() + str(Options())
+        elsewhere = {"--pidfile", "--logfile", "--help"}
+        for option in set(re.findall(r"--[a-z][a-z-]+", README)) - elsewhere:
+            self.assertIn(option, known, option)
+
+    def test_python_runs(self) -> None:
+        """The Python lines run."""
+        [code] = blocks("Options", "python")
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_ci_runs_the_commands(self) -> None:
+        """.ci/run installs as the README's second command does, and runs its first."""
+        script = (Path(__file__).parent.parent / ".ci" / "run").read_text()
+        first, second = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
+        self.assertIn(first.rpartition("venv/bin/python ")[2], script)
+        self.assertIn("install --quiet -e '.[test]'", script)
+        self.assertIn("pip install -e '.[test]'", second)
+        self.assertTrue(second.endswith("-m pytest"))

@@ -1,0 +1,122 @@
+"""A server that anyone may dial keeps serving, whatever they say to it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from byzpy_tw.testing.conversation import Conversation, valid
+from byzpy_tw.testing.dialling import Heard, converse, converse_all
+from byzpy_tw.testing.hostile import garbage, many, mutated
+from byzpy_tw.testing.mutations import MUTATIONS
+from tests.support import (
+    Process,
+    Run,
+    address_of,
+    folder,
+    start_server,
+    start_training,
+    train,
+)
+
+SEED = 2026
+HALF = 500  # of 1,000 byte strings and of 1,000 conversations
+RUN = ("--rounds", "15", "--eval-interval", "0", "--seed", "11")
+
+
+class GeneratorTests(SynchronousTestCase):
+    def test_is_a_function_of_its_seed(self) -> None:
+        """A conversation that broke a server can be had again."""
+        for make in (mutated, garbage):
+            self.assertEqual(list(many(make, 1, 20)), list(many(make, 1, 20)))
+            self.assertNotEqual(list(many(make, 1, 20)), list(many(make, 2, 20)))
+
+    def test_every_mutation_is_used(self) -> None:
+        """Boxes, states, tickets and frames all come in for it, often."""
+        used = Counter(name for c in many(mutated, SEED, 1000) for name in c.mutations)
+        self.assertEqual(set(used), {m.__name__.strip("_") for m in MUTATIONS})
+        self.assertGreater(min(used.values()), 50, used)
+
+    def test_conversations_can_be_sent(self) -> None:
+        """All of them are bytes in the end, and few are what an honest trainer says."""
+        honest = [step.part.render(b"t") for step in valid().steps]
+        said = [[s.part.render(b"t") for s in c.steps] for c in many(mutated, SEED, 1000)]
+        self.assertLess(sum(parts == honest for parts in said), 100)
+
+
+class HostileTests(TestCase):
+    timeout = 280
+
+    def setUp(self) -> None:
+        options = ("--max-vector-mib", "4", "--data-root", str(folder(self)))
+        self.server = start_server(self, *options)
+        self.over = False
+
+    async def test_a_run_is_undisturbed(self) -> None:
+        """While 1,000 random byte strings and 1,000 mutated conversations come in, runs
+        on the server end with the parameters that they have without; afterwards it
+        has not grown, its log has no traceback, and it serves as before."""
+        alone = train(self, "--in-process", *RUN).result
+        address = address_of(self.server)
+        self.port = int(address.rpartition(":")[2])
+        self.host = ("--remote-hosts", address, *RUN)
+        first = start_training(self, *self.host)
+        # Said once the server has opened the run, before round 0.
+        await deferToThread(first[0].wait_for, "node 0")
+        training = Deferred.fromCoroutine(self.train_on(*first))
+        heard, sizes = [], []
+        for half in range(2):
+            heard += await self.attack(half)
+            sizes.append(await self.resident_mib())
+        self.over = True
+        for digest in await training:
+            self.assertEqual(digest, alone["parameters_sha256"])
+
+        self.assertGreaterEqual(sum(h.welcome for h in heard), 0.9 * 2 * HALF)
+        self.assertGreater(sum(h.opened for h in heard), HALF)
+        self.assertGreater(sum(h.stream_bytes > 0 for h in heard), HALF // 2)
+        self.assertLessEqual(sizes[1] - sizes[0], 16, sizes)
+        after = await self.converse(valid())
+        self.assertTrue(after.welcome and after.stream_bytes)
+        self.assertEqual(after.errors, [])
+        for word in ("Traceback", "Unhandled"):
+            self.assertNotIn(word, self.server.output)
+
+    async def attack(self, half: int) -> list[Heard]:
+        """Half of everything; what was heard in the conversations."""
+        await converse_all(reactor, "127.0.0.1", self.port, many(garbage, SEED + half, HALF))
+        return await converse_all(
+            reactor, "127.0.0.1", self.port, many(mutated, SEED + half, HALF)
+        )
+
+    def converse(self, conversation: Conversation) -> Deferred[Heard]:
+        return Deferred.fromCoroutine(converse(reactor, "127.0.0.1", self.port, conversation))
+
+    async def train_on(self, process: Process, path: Path) -> list[str]:
+        """Let the run end, and train again until the attack is over; all results."""
+        digests = []
+        while True:
+            code = await deferToThread(process.wait)
+            self.assertEqual(code, 0, process.output)
+            digests.append(Run(code, process.output, path).result["parameters_sha256"])
+            if self.over:
+                return digests
+            process, path = start_training(self, *self.host)
+
+    async def resident_mib(self) -> float:
+        """The least that the server holds within a few seconds: what closed runs had is
+        given back a second later, and a run that goes on takes and frees all the time."""
+        status, least = Path(f"/proc/{self.server.popen.pid}/status"), float("inf")
+        for _ in range(15):
+            found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text())
+            assert found is not None
+            least = min(least, int(found.group(1)) / 1024)
+            await deferLater(reactor, 0.2)
+        return least
