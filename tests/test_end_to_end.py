@@ -26,8 +26,7 @@ class ThreeServersTests(TestCase):
         )
 
     def test_learns_despite_the_default_attack(self) -> None:
-        """MNIST files under --data-root are learnt to 88 % with one attacker in four,
-        and to 88 % under a stronger attack, which ruins the plain mean."""
+        """MNIST files under --data-root are learnt to 88 % with one attacker in four."""
         run = self.run_job()
         self.assertEqual(run.code, 0, run.output)
         self.assertGreaterEqual(run.result["final_accuracy"], 0.88, run.output)
@@ -39,6 +38,9 @@ class ThreeServersTests(TestCase):
         )
         self.assertEqual(run.rounds[-1]["parameters_sha256"], run.result["parameters_sha256"])
 
+    def test_learns_despite_a_strong_attack(self) -> None:
+        """Under an attack ten times as strong 88 % is reached too, and the plain mean
+        is ruined."""
         strong = ("--attack", "empire:scale=-10")
         robust = self.run_job(*strong)
         self.assertGreaterEqual(robust.result["final_accuracy"], 0.88, robust.output)
