@@ -71,6 +71,9 @@ def everything() -> dict[str, Any]:
 
 
 class PoisonTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        torch.manual_seed(7)
+
     def test_up_to_f_bad_rows(self) -> None:
         """Up to f rows of anything leave a finite answer, no longer than the longest
         honest row (the mean and centred clipping apart, which promise less)."""
@@ -140,6 +143,9 @@ class PoisonTests(SynchronousTestCase):
 
 
 class BitTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        torch.manual_seed(7)
+
     def test_threads_change_no_bit(self) -> None:
         """1, 2 and 4 threads, torch's or ours, give the same bits, for every rule."""
         rows = torch.randn(N, 70_000) + torch.randn(70_000)
@@ -156,6 +162,19 @@ class BitTests(SynchronousTestCase):
                     self.assertTrue(torch.equal(found[0], other), name)
         finally:
             torch.set_num_threads(before)
+
+    def test_where_the_rows_lie_changes_no_bit(self) -> None:
+        """Rows at odd places in memory, or scattered, give the bits that fresh ones give."""
+        for dtype, d in ((torch.float32, 3333), (torch.float64, 2049)):
+            rows = torch.randn(N, d, dtype=dtype)
+            room = torch.empty(N * d + 8, dtype=dtype)
+            for name, rule in everything().items():
+                wanted = rule(rows)
+                for start in (1, 2, 3):
+                    moved = room[start : start + N * d].view(N, d).copy_(rows)
+                    self.assertTrue(torch.equal(rule(moved), wanted), (name, start))
+                self.assertTrue(torch.equal(rule(rows.T.contiguous().T), wanted), name)
+                self.assertTrue(torch.equal(rule(list(rows)), wanted), name)
 
     def test_chunk_size_changes_no_bit(self) -> None:
         """Rows per block bound memory, and nothing else."""
@@ -179,6 +198,9 @@ class BitTests(SynchronousTestCase):
 
 
 class LawTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        torch.manual_seed(7)
+
     def holds(self, law: str, rule: Any, rows: torch.Tensor) -> None:
         got, message = rule(rows), (law, rule)
         if law == "permutation":
@@ -233,14 +255,9 @@ class LawTests(SynchronousTestCase):
         """Any float dtype comes back as it was, near what float64 gives."""
         rows = torch.randn(N, 50)
         for name, rule in everything().items():
-            exact = rule(rows.double())
-            for dtype, slack in ((torch.float32, 1e-4), (torch.bfloat16, 0.1), (torch.half, 0.02)):
-                got = rule(rows.to(dtype))
+            for dtype, slack in ((torch.float32, 1e-5), (torch.bfloat16, 0.01), (torch.half, 2e-3)):
+                got, exact = rule(rows.to(dtype)), rule(rows.to(dtype).double())
                 self.assertEqual(got.dtype, dtype)
-                if slack > 1e-4 and any(
-                    word in name for word in ("sign-", "krum", "bulyan", "mda")
-                ):
-                    continue  # a choice may fall otherwise
                 self.assertLess(float((got.double() - exact).norm() / exact.norm()), slack, name)
             listed = rule([row.view(5, 10) for row in rows])
             self.assertEqual(listed.shape, (5, 10))

@@ -1,20 +1,21 @@
 """One pass over the vectors for all their inner products.
 
-The rows are seen from a point near most of them, so that near vectors of large
-norm keep their distances: ``|a|^2 + |b|^2 - 2ab`` loses them.
+Near vectors of large norm must keep their distances, and ``|a|^2 + |b|^2 - 2ab``
+loses them.  So the rows are seen from a point near most of them, if need be.
 
-1. The point is one of the rows: the one that has a majority of the rows nearest
-   to it on a thousand coordinates.  That costs next to nothing, and only a row
-   that hides in just those coordinates can have it chosen wrongly.
-2. Tile by tile, the rows less that one are multiplied with each other; tiles are
-   added up in float64, in order.  The chosen row itself would be zero: its place
-   is taken by the origin as seen from it, which costs nothing extra and is
-   what norms, clipping and a centre at zero need.
-3. The squared lengths that are left bound the error of each squared distance.
-   Where that is not small against the radius of the tightest majority, the
-   point was a bad one: take the middle row of that majority, as far as can be
-   told by now, and do it again.  Each time the error falls by the square root of
-   the precision, so that a handful of passes bring down even 1e18.
+1. A thousand coordinates tell whether the rows are far from the origin for how
+   near a majority of them is to each other.  If not, the origin is good enough,
+   and the tiles of the matrix are multiplied as they lie.
+2. Otherwise the point is one of the rows: the one that has a majority nearest to it
+   on those coordinates.  The rows less that one are multiplied.  The chosen row
+   itself would be zero: its place is taken by the origin as seen from it, which
+   costs nothing extra and is what norms, clipping and a centre at zero need.
+3. Tiles are added up in float64, in order.  The squared lengths that are left
+   bound the error of each squared distance.  Where that is not small against the
+   radius of the tightest majority, the point was a bad one, which takes a row
+   that hides in just those coordinates: take the middle row of that majority, as
+   far as can be told by now, and do it again.  Each time the error falls by the
+   square root of the precision, so that a handful of passes bring down even 1e18.
 """
 
 from __future__ import annotations
@@ -34,8 +35,11 @@ SAMPLE = 1024  # coordinates on which the first point of view is chosen
 # Columns that are summed up in the vectors' own precision: ten times less rounding
 # than whole tiles have, for nothing.
 STRETCH = 1024
+ALIGNED = 64  # bytes, and as many numbers are a whole number of times that
 SPANS = 32  # pieces that are added up on their own; fixed, for the same bits
 PASSES = 8
+# The origin is good enough for squared lengths up to this many squared radii.
+NEAR = 4.0
 # How small the error's bound must be against the squared radius of a majority.
 SMALL = 1e-5
 # A squared norm this much smaller than what it is the difference of is measured anew.
@@ -47,7 +51,7 @@ class Products:
     """Inner products of the rows of a matrix, as `products` found them.
 
     ``inner`` is ``(n + 2, n + 2)`` float64: of the n rows, an anchor and the
-    origin, all less the row that they are seen from.  Without an anchor the
+    origin, all less the point that they are seen from.  Without an anchor the
     origin stands in its place.  ``refused`` lists the rows with a NaN, an
     infinity or a norm above `NORM_LIMIT`; their entries mean nothing.  ``passes``
     over the matrix were taken.
@@ -67,7 +71,7 @@ def products(matrix: Tensor, anchor: Tensor | None = None) -> Products:
     view = _first_view(matrix)
     passes = 0
     refused: tuple[int, ...] = ()
-    seen: set[int] = set()
+    seen: set[int | None] = set()
     while True:
         inner = _pass(matrix, view, anchor)
         passes += 1
@@ -127,46 +131,37 @@ def tile_width(n: int, d: int, device: torch.device) -> int:
     return min(d, width // 1024 * 1024)
 
 
-def _first_view(matrix: Tensor) -> int:
-    """The row nearest to a majority, judged on some coordinates spread over all."""
+def _first_view(matrix: Tensor) -> int | None:
+    """The row to look from, or None for the origin, judged on some of the coordinates."""
     n, d = matrix.shape
     some = matrix[:, :: max(1, d // SAMPLE)][:, :SAMPLE].to("cpu", torch.float64)
+    lengths = torch.linalg.vector_norm(some, dim=1)
     # Seen from a row of middling length, which no minority can make a long one.
-    middling = torch.linalg.vector_norm(some, dim=1).sort(stable=True).indices[(n - 1) // 2]
-    some = some - some[middling]
+    some = some - some[lengths.sort(stable=True).indices[(n - 1) // 2]]
     apart = squared_distances(some @ some.T)
     # A row with NaN or infinity is near nothing, itself included.
     apart.nan_to_num_(nan=torch.inf)
-    return int(apart.sort(dim=1).values[:, n // 2].argmin())
+    near = apart.sort(dim=1, stable=True)
+    middle = int(near.values[:, n // 2].argmin())
+    longest = lengths[near.indices[middle, : n // 2 + 1]].square().max()
+    return None if longest <= NEAR * near.values[middle, n // 2] else middle
 
 
-def _pass(matrix: Tensor, view: int, anchor: Tensor | None) -> Tensor:
+def _pass(matrix: Tensor, view: int | None, anchor: Tensor | None) -> Tensor:
     """``(n + 2, n + 2)`` float64 inner products of rows, anchor and origin from `view`."""
     n, d = matrix.shape
     k = n if anchor is None else n + 1
     width = tile_width(k, d, matrix.device)
     tiles = ceil(d / width)
     group = ceil(tiles / SPANS)
-    dtype = working(matrix.dtype)
-    stretch = min(STRETCH, width)
-    padded = ceil(width / stretch) * stretch
 
     def start() -> Callable[[int], Tensor]:
-        seen = torch.zeros(k, padded, dtype=dtype, device=matrix.device)
-        pieces = seen.view(k, -1, stretch).transpose(0, 1)
+        read = _reader(matrix, view, anchor, width)
 
         def piece(span: int) -> Tensor:
             total = torch.zeros(k, k, dtype=torch.float64, device=matrix.device)
             for tile in range(span * group, min(tiles, (span + 1) * group)):
-                a, b = tile * width, min(d, (tile + 1) * width)
-                from_here = matrix[view, a:b].to(dtype)
-                torch.sub(matrix[:, a:b], from_here, out=seen[:n, : b - a])
-                torch.neg(from_here, out=seen[view, : b - a])
-                if anchor is not None:
-                    torch.sub(anchor[a:b], from_here, out=seen[n, : b - a])
-                seen[:, b - a :] = 0
-                used = pieces[: ceil((b - a) / stretch)]
-                total += torch.bmm(used, used.transpose(1, 2)).sum(dim=0, dtype=torch.float64)
+                total += _multiplied(read(tile * width, min(d, (tile + 1) * width)))
             return total
 
         return piece
@@ -177,12 +172,58 @@ def _pass(matrix: Tensor, view: int, anchor: Tensor | None) -> Tensor:
     return _arranged(first.cpu(), n, view)
 
 
-def _arranged(raw: Tensor, n: int, view: int) -> Tensor:
-    """Move the origin from the place of row `view` to the end, and put zeros there."""
-    order = torch.tensor([*range(n), raw.shape[0] - 1 if raw.shape[0] > n else view, view])
-    whole = raw[order][:, order]
-    whole[view] = 0
-    whole[:, view] = 0
+def _reader(
+    matrix: Tensor, view: int | None, anchor: Tensor | None, width: int
+) -> Callable[[int, int], Tensor]:
+    """A function that gives columns a to b of the rows and the anchor, as seen from `view`."""
+    (n, d), dtype = matrix.shape, working(matrix.dtype)
+    # How a matrix product rounds depends on where in memory its rows begin.  So tiles
+    # are multiplied where they lie only if that is where torch puts a fresh matrix,
+    # and begin, as far as the product can tell, at such places if they are copied.
+    at_home = matrix.is_contiguous() and matrix.data_ptr() % ALIGNED == 0
+    if view is None and anchor is None and at_home and matrix.dtype == dtype:
+        return lambda a, b: matrix[:, a:b]
+    stride = width + (d - width) % ALIGNED
+    room = matrix.new_empty(n if anchor is None else n + 1, stride, dtype=dtype)
+
+    def read(a: int, b: int) -> Tensor:
+        seen = room[:, : b - a]
+        from_here = seen.new_zeros(1) if view is None else matrix[view, a:b].to(dtype)
+        torch.sub(matrix[:, a:b], from_here, out=seen[:n])
+        if view is not None:
+            torch.neg(from_here, out=seen[view])
+        if anchor is not None:
+            torch.sub(anchor[a:b], from_here, out=seen[n])
+        return seen
+
+    return read
+
+
+def _multiplied(tile: Tensor) -> Tensor:
+    """The inner products of the rows of a tile, float64, a `STRETCH` at a time."""
+    whole = tile.shape[1] // STRETCH * STRETCH
+    rest = tile[:, whole:]
+    total = torch.mm(rest, rest.T).to(torch.float64)
+    if whole:
+        parts = tile[:, :whole].unflatten(1, (-1, STRETCH)).transpose(0, 1)
+        total += torch.bmm(parts, parts.transpose(1, 2)).sum(dim=0, dtype=torch.float64)
+    return total
+
+
+def _arranged(raw: Tensor, n: int, view: int | None) -> Tensor:
+    """Rows, anchor and origin in this order; what they are seen from is zero."""
+    whole = raw.new_zeros(n + 2, n + 2)
+    k = len(raw)
+    whole[:k, :k] = raw
+    if view is not None:
+        # The origin was in the place of the row that it is seen from.
+        origin = raw[view].clone()
+        whole[view], whole[:, view] = 0, 0
+        origin[view], own = 0, raw[view, view]
+        whole[-1, :k], whole[:k, -1], whole[-1, -1] = origin, origin, own
+    if k == n:
+        whole[n], whole[:, n] = whole[-1], whole[:, -1]
+        whole[n, n] = whole[n, -1] = whole[-1, -1]
     return symmetric(whole)
 
 
@@ -231,7 +272,7 @@ def squared_distances(inner: Tensor, rows_at_once: int | None = None) -> Tensor:
 
 
 def _better_view(
-    inner: Tensor, view: int, refused: tuple[int, ...], dtype: torch.dtype
+    inner: Tensor, view: int | None, refused: tuple[int, ...], dtype: torch.dtype
 ) -> int | None:
     """A row to look from instead of `view`, or None where `view` is good enough."""
     n = inner.shape[0]

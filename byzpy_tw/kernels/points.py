@@ -104,6 +104,11 @@ class Gram:
         return Gram(mix.shape[0], whole)
 
 
+def _by_rows(matrix: Tensor) -> Tensor:
+    """`matrix`, copied where its rows are scattered in memory: sums then round as usual."""
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+
+
 @define(eq=False, slots=False)
 class Points:
     """Combinations of some rows of an ``(n, d)`` matrix, which is only borrowed.
@@ -112,7 +117,7 @@ class Points:
     ``(m, len(rows))``, None for the rows themselves.
     """
 
-    matrix: Tensor
+    matrix: Tensor = field(converter=_by_rows)
     anchor: Tensor | None = field(default=None, kw_only=True)
     rows: tuple[int, ...] | None = field(default=None, kw_only=True)
     mix: Tensor | None = field(default=None, kw_only=True)

@@ -1,8 +1,9 @@
 """Selection coordinate by coordinate, on tiles of columns that stay in cache.
 
-Rows are compared by a sorting network (`networks`): measured on 2 cores at
-d = 421,642, the median takes 14 ms for 20 rows and 75 ms for 64, where
-``torch.sort`` takes 168 and 2830.  Far beyond that many rows, sorting wins.
+Rows are compared by a sorting network (`networks`): measured on 2 busy cores at
+d = 421,642, the median takes 22 ms for 20 rows and 81 for 64, where ``torch.sort``
+takes 172 and 644, and ``torch.median`` 126 and 560.  Tiles much narrower than these
+spend their time on the way in and out of torch.
 """
 
 from __future__ import annotations
