@@ -4,10 +4,12 @@
         [--peers DIRECTORY] [--repeat 7] [--no-peers]
 
 The floor of a rule is what torch's own matmul takes for one Gram matrix, ``X @ X.T``,
-and one weighted sum, ``w @ X``, in the same run.  Times are medians, in
-milliseconds, of calls that take turns with each other, so that a busy machine
-slows all of them alike.  Memory is the most that one call adds to the process,
-less its result, as a share of the input; measured in a process of its own (Linux).
+and one weighted sum, ``w @ X``, in the same run.  Times are medians, in milliseconds,
+over three rounds, in each of which every call has a few turns in a row, the first
+not counted: for some milliseconds after torch's own matmul its OpenMP threads
+still spin, and would slow down whatever comes next.  Memory is the most that one
+call adds to the process, less its result, as a share of the input; measured in a
+process of its own (Linux).
 
 Where the peers are not installed beside this package, name a directory made with
 ``pip install --no-deps --target DIRECTORY byzpy==0.1.4 byzfl==0.0.11`` and what
@@ -23,6 +25,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
+from math import ceil
 from statistics import median
 from types import ModuleType
 from typing import Any
@@ -34,7 +37,8 @@ from byzpy_tw.aggregators import BUILTIN, Pipeline
 from byzpy_tw.preaggregators import BUILTIN as PRE
 
 SHAPES = "10x421642,20x421642,64x421642,20x11173962"
-SLOW = 20.0  # seconds; a peer's call that takes longer is not repeated
+SLOW = 10.0  # seconds; a peer's call that takes longer is not repeated
+ROUNDS = 3
 
 Rule = Callable[[Tensor], Any]
 Makers = dict[str, Callable[[int, int], Rule]]
@@ -128,21 +132,24 @@ def byzpy(n: int, f: int) -> dict[str, Rule]:
 
 
 def timed(calls: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
-    """The median time of each call, ms; calls take turns.  One that fails is left out."""
+    """The median time of each call, ms.  One that fails is left out."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeat + 1):
+    for _ in range(ROUNDS):
         for name, call in calls.items():
-            if turn and times[name] and min(times[name]) > SLOW:
+            if times[name] and min(times[name]) > SLOW:
                 continue
-            begun = time.perf_counter()
-            try:
-                call()
-            except Exception as e:  # a peer's failure is its own affair
-                if not turn:
+            for turn in range(1 + ceil(repeat / ROUNDS)):
+                begun = time.perf_counter()
+                try:
+                    call()
+                except Exception as e:  # a peer's failure is its own affair
                     print(f"  {name}: {e!r:.100}", file=sys.stderr)
-                continue
-            if turn or time.perf_counter() - begun > SLOW:  # the first is to warm up
-                times[name].append(time.perf_counter() - begun)
+                    break
+                took = time.perf_counter() - begun
+                if turn or took > SLOW:
+                    times[name].append(took)
+                if took > SLOW:
+                    break
     return {name: median(found) * 1e3 for name, found in times.items() if found}
 
 

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.errors import SearchTooLarge
 from byzpy_tw.kernels import Gram, Points, combination, norms_of, products
 from byzpy_tw.kernels import combinations as sums
-from byzpy_tw.kernels.gram import SAMPLE, norms_from, squared_distances
+from byzpy_tw.kernels.gram import RUN, SAMPLE, norms_from, squared_distances
 from byzpy_tw.kernels.networks import program
 from byzpy_tw.kernels.parallel import alone, in_order, pool, threads, using
 from byzpy_tw.kernels.search import MOST_STEPS, Cover, least_diameter
@@ -46,7 +46,7 @@ class GramTests(SynchronousTestCase):
         """Squared distances are right to the vectors' own precision."""
         for n, d in ((1, 5), (2, 1), (7, 1023), (5, 40_000), (40, 3000)):
             matrix = torch.randn(n, d) + 3 * torch.randn(d)
-            self.assertLess(self.off(matrix) if n > 1 else 0, 1e-6)
+            self.assertLess(self.off(matrix) if n > 1 else 0, 5e-6)
             self.assertLess(self.off(matrix.double()) if n > 1 else 0, 1e-13)
 
     def test_near_rows_of_large_norm(self) -> None:
@@ -65,19 +65,26 @@ class GramTests(SynchronousTestCase):
     def test_a_row_that_hides_from_the_sample(self) -> None:
         """Rows that look central where the first view is chosen cost passes, not digits."""
         matrix = near(7, d=50_000)
-        step = 50_000 // SAMPLE
+        shown = torch.arange(50_000) % (50_000 // (SAMPLE // RUN)) < RUN
         for row, huge in enumerate((1e15, 1e8, 1e3)):
-            shown = matrix[5:, ::step].mean(dim=0)
-            matrix[row] = huge
-            matrix[row, ::step] = shown
+            matrix[row] = torch.where(shown, matrix[5:].mean(dim=0), huge)
         found = products(matrix)
         self.assertGreater(found.passes, 1)
         self.assertLess(self.off(matrix, slice(3, None)), 1e-6)
 
     def test_one_pass_is_the_rule(self) -> None:
-        """Ordinary rows are read once."""
-        for matrix in (torch.randn(20, 5000), near(1), torch.zeros(5, 10), torch.ones(3, 1)):
+        """Ordinary rows are read once, near ones of large norm and equal ones twice."""
+        for matrix in (torch.randn(20, 5000) + torch.randn(5000), torch.zeros(5, 10)):
             self.assertEqual(products(matrix).passes, 1)
+        for matrix in (near(1), torch.ones(3, 1), torch.randn(6, 2000) + 100):
+            self.assertEqual(products(matrix).passes, 2)
+
+    def test_equal_rows_are_at_no_distance(self) -> None:
+        """Also where a few others differ."""
+        matrix = torch.randn(2000).expand(9, 2000).clone()
+        matrix[7:] = torch.randn(2, 2000)
+        apart = squared_distances(products(matrix).inner[:9, :9])
+        self.assertEqual(float(apart[:7, :7].abs().sum()), 0.0)
 
     def test_norms(self) -> None:
         """Norms come out of the inner products, also of rows that are much shorter."""

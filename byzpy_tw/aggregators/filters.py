@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import ceil
 from typing import ClassVar
 
+import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -60,8 +61,10 @@ class CAF:
         return promises("caf", "n > 2f", n > 2 * self.f, n, self.f)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        n = gram.size
-        mass = torch.ones(n, dtype=torch.float64)
+        # NumPy's calls take less time at this size; but no BLAS of NumPy's, which would
+        # have threads of its own.
+        n, inner = gram.size, gram.inner.numpy()
+        mass = np.ones(n)
         least, centre = float("inf"), mass / n
         # A row far out that has no weight left still sets the measure, and can slow the
         # rest down without end.  Then it no longer does, and each step drops a row.
@@ -71,23 +74,24 @@ class CAF:
             if total <= n - 2 * self.f:
                 break
             at = mass / total
-            along = torch.mv(gram.inner, at)
-            inner = gram.inner - along[:, None] - along + torch.dot(along, at)
-            root = at.sqrt()
-            top, vector = _top(inner * root * root[:, None], self.power_iterations)
+            along = np.einsum("ij,j->i", inner, at)
+            off = inner - along[:, None] - along + (along * at).sum()
+            root = np.sqrt(at)
+            top, vector = _top(torch.from_numpy(off * root * root[:, None]), self.power_iterations)
             if top < least:
                 least, centre = top, at
-            out = torch.mv(inner, root * vector).square_()
-            new = mass * (1 - out / out.max())
-            if patient and not total - new.sum() > PROGRESS:
+            out = np.einsum("ij,j->i", off, root * vector.numpy()) ** 2
+            most = out.max()
+            lowered = mass * (1 - out / most) if most > 0 else mass
+            if patient and not total - lowered.sum() > PROGRESS:
                 patient = False
             if step >= PATIENCE or not patient:
                 most = out[mass > 0].max()
                 if not (top > 0 and most > 0):
                     break  # nothing is left to tell the rows apart by
-                new = mass * (1 - out / most)
-            mass = new.clamp_(min=0)
-        return centre
+                lowered = mass * (1 - out / most)
+            mass = np.maximum(lowered, 0)
+        return torch.from_numpy(centre)
 
 
 def _top(matrix: Tensor, power_iterations: int | None) -> tuple[float, Tensor]:

@@ -26,7 +26,7 @@ def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Ten
     if chosen is not None:
         return matrix[chosen[0]].clone()
     used = weights.nonzero()[:, 0].tolist()
-    answer = matrix.new_zeros(d)
+    answer = matrix.new_empty(d) if used else matrix.new_zeros(d)
     dtype = working(matrix.dtype)
     together = len(used) == n or (finite and 4 * len(used) > n)
     factor = weights.to(matrix.device, dtype)
@@ -36,7 +36,11 @@ def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Ten
         def piece(tile: int) -> None:
             columns = slice(tile * TILE, (tile + 1) * TILE)
             if together:
-                answer[columns] = torch.mv(matrix[:, columns].to(dtype).T, factor)
+                part = matrix[:, columns].to(dtype).T
+                if dtype == matrix.dtype:
+                    torch.mv(part, factor, out=answer[columns])
+                else:
+                    answer[columns] = torch.mv(part, factor)
             elif used:
                 total = matrix[used[0], columns].to(dtype) * shares[used[0]]
                 for i in used[1:]:

@@ -1,21 +1,20 @@
-"""One pass over the vectors for all their inner products.
+"""One pass over the vectors for all their inner products; two where one is not enough.
 
 Near vectors of large norm must keep their distances, and ``|a|^2 + |b|^2 - 2ab``
-loses them.  So the rows are seen from a point near most of them, if need be.
+loses them.
 
-1. A thousand coordinates tell whether the rows are far from the origin for how
-   near a majority of them is to each other.  If not, the origin is good enough,
-   and the tiles of the matrix are multiplied as they lie.
-2. Otherwise the point is one of the rows: the one that has a majority nearest to it
-   on those coordinates.  The rows less that one are multiplied.  The chosen row
-   itself would be zero: its place is taken by the origin as seen from it, which
-   costs nothing extra and is what norms, clipping and a centre at zero need.
-3. Tiles are added up in float64, in order.  The squared lengths that are left
-   bound the error of each squared distance.  Where that is not small against the
-   radius of the tightest majority, the point was a bad one, which takes a row
-   that hides in just those coordinates: take the middle row of that majority, as
-   far as can be told by now, and do it again.  Each time the error falls by the
-   square root of the precision, so that a handful of passes bring down even 1e18.
+1. The tiles of the matrix are multiplied as they lie, and added up in float64, in
+   order.  The squared lengths bound the error of each squared distance.
+2. Where that is not small against the radius of the tightest majority, the rows are
+   near each other for how far they are from the origin.  They are multiplied again,
+   less one of them: the one that has a majority nearest to it on a thousand
+   coordinates.  That row itself would be zero: its place is taken by the origin
+   as seen from it, which costs nothing extra and is what norms, clipping and a
+   centre at zero need.
+3. The bound is taken again.  If it is still not small, a row that hides in just
+   those coordinates was chosen: take the middle row of the tightest majority, as far
+   as can be told by now, and go on.  Each time the error falls by the square root
+   of the precision, so that a handful of passes bring down even 1e18.
 """
 
 from __future__ import annotations
@@ -31,15 +30,14 @@ from byzpy_tw.kernels.combine import working
 from byzpy_tw.kernels.parallel import in_order
 from byzpy_tw.vectors import NORM_LIMIT
 
-SAMPLE = 1024  # coordinates on which the first point of view is chosen
+SAMPLE = 1024  # coordinates on which a row to look from is chosen
+RUN = 64  # of these next to each other
 # Columns that are summed up in the vectors' own precision: ten times less rounding
 # than whole tiles have, for nothing.
 STRETCH = 1024
 ALIGNED = 64  # bytes, and as many numbers are a whole number of times that
 SPANS = 32  # pieces that are added up on their own; fixed, for the same bits
 PASSES = 8
-# The origin is good enough for squared lengths up to this many squared radii.
-NEAR = 4.0
 # How small the error's bound must be against the squared radius of a majority.
 SMALL = 1e-5
 # A squared norm this much smaller than what it is the difference of is measured anew.
@@ -65,22 +63,22 @@ class Products:
 def products(matrix: Tensor, anchor: Tensor | None = None) -> Products:
     """The inner products of the rows of an ``(n, d)`` matrix, and of `anchor`, ``(d,)``.
 
-    Two passes over the matrix are rare, and more take an adversary.
+    More than two passes over the matrix take an adversary.
     """
     n = matrix.shape[0]
-    view = _first_view(matrix)
-    passes = 0
+    view: int | None = None
     refused: tuple[int, ...] = ()
-    seen: set[int | None] = set()
+    seen: list[int | None] = []
     while True:
         inner = _pass(matrix, view, anchor)
-        passes += 1
-        seen.add(view)
-        if passes == 1:
+        if not seen:
             refused = _refused(matrix, inner)
+        seen.append(view)
         better = _better_view(inner[:n, :n], view, refused, matrix.dtype)
-        if better is None or better in seen or passes == PASSES:
-            return Products(inner, refused, passes)
+        if better is not None and len(seen) == 1:
+            better = _central(matrix, refused)
+        if better is None or better in seen or len(seen) == PASSES:
+            return Products(inner, refused, len(seen))
         view = better
 
 
@@ -131,20 +129,20 @@ def tile_width(n: int, d: int, device: torch.device) -> int:
     return min(d, width // 1024 * 1024)
 
 
-def _first_view(matrix: Tensor) -> int | None:
-    """The row to look from, or None for the origin, judged on some of the coordinates."""
+def _central(matrix: Tensor, refused: tuple[int, ...]) -> int:
+    """The row that has a majority nearest to it, judged on some of the coordinates."""
     n, d = matrix.shape
-    some = matrix[:, :: max(1, d // SAMPLE)][:, :SAMPLE].to("cpu", torch.float64)
-    lengths = torch.linalg.vector_norm(some, dim=1)
+    # Runs of coordinates, since one from each of a thousand places is a cache miss each.
+    step = max(RUN, d // (SAMPLE // RUN))
+    few = matrix[:, : d // step * step].unflatten(1, (-1, step)) if step < d else matrix[:, None]
+    some = few[:, :, :RUN].flatten(1).to("cpu", torch.float64)
+    good = torch.tensor([i for i in range(n) if i not in refused])
+    some = some[good]
     # Seen from a row of middling length, which no minority can make a long one.
-    some = some - some[lengths.sort(stable=True).indices[(n - 1) // 2]]
-    apart = squared_distances(some @ some.T)
-    # A row with NaN or infinity is near nothing, itself included.
-    apart.nan_to_num_(nan=torch.inf)
-    near = apart.sort(dim=1, stable=True)
-    middle = int(near.values[:, n // 2].argmin())
-    longest = lengths[near.indices[middle, : n // 2 + 1]].square().max()
-    return None if longest <= NEAR * near.values[middle, n // 2] else middle
+    lengths = torch.linalg.vector_norm(some, dim=1)
+    some = some - some[lengths.sort(stable=True).indices[(len(good) - 1) // 2]]
+    apart = squared_distances(some @ some.T).sort(dim=1).values
+    return int(good[apart[:, len(good) // 2].argmin()])
 
 
 def _pass(matrix: Tensor, view: int | None, anchor: Tensor | None) -> Tensor:
@@ -281,8 +279,6 @@ def _better_view(
         return None
     index = torch.tensor(good)
     among = inner[index][:, index]
-    if view in refused:  # nothing is known of anything
-        return good[0]
     apart = squared_distances(among)
     near = apart.sort(dim=1, stable=True)
     majority = len(good) // 2

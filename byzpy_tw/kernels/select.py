@@ -1,9 +1,8 @@
 """Selection coordinate by coordinate, on tiles of columns that stay in cache.
 
-Rows are compared by a sorting network (`networks`): measured on 2 busy cores at
-d = 421,642, the median takes 22 ms for 20 rows and 81 for 64, where ``torch.sort``
-takes 172 and 644, and ``torch.median`` 126 and 560.  Tiles much narrower than these
-spend their time on the way in and out of torch.
+Rows are compared by a sorting network (`networks`): measured on 2 cores at
+d = 421,642, the median takes 9 ms for 20 rows and 67 for 64, where ``torch.median``
+takes 126 and 560, and ``torch.sort`` more.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from byzpy_tw.kernels.gram import tile_width
 from byzpy_tw.kernels.networks import Program, Wanted, program
 from byzpy_tw.kernels.parallel import in_order
 from byzpy_tw.kernels.points import Points
@@ -74,7 +72,7 @@ def sign_of_signs(points: Points) -> Tensor:
 def sign_counts(points: Points) -> Tensor:
     """``(m, 3)`` float64: how many coordinates of each point are above, at and below zero."""
     d = points.matrix.shape[1]
-    width = tile_width(points.size, d, points.matrix.device)
+    width = _width(points)
 
     def start() -> Callable[[int], Tensor]:
         read = points.reader(width)
@@ -88,6 +86,13 @@ def sign_counts(points: Points) -> Tensor:
         return piece
 
     return torch.stack(in_order(start, ceil(d / width))).sum(dim=0).to("cpu", torch.float64)
+
+
+def _width(points: Points) -> int:
+    """Columns to a tile; many, since each step on a tile costs 3 us to call."""
+    if points.matrix.device.type != "cpu":
+        return points.matrix.shape[1]
+    return min(points.matrix.shape[1], max(1024, min(1 << 16, (3 << 20) // points.size)))
 
 
 def _middle(n: int) -> range:
@@ -168,7 +173,7 @@ def _each_tile(
             lambda: lambda rows: answer(torch.stack(list(rows)).sort(dim=0).values.unbind(0), rows),
         )
     steps = program(wanted)
-    width = tile_width(n, points.matrix.shape[1], points.matrix.device)
+    width = _width(points)
 
     def start() -> Callable[[Rows], Tensor]:
         room: Tensor | None = None
@@ -202,7 +207,7 @@ def _sorted(steps: Program, rows: Rows, room: Tensor) -> list[Tensor]:
 def _tiles(points: Points, begin: Callable[[], Callable[[Rows], Tensor]]) -> Tensor:
     """``(d,)`` from one function a thread that turns a tile's rows into its columns."""
     d = points.matrix.shape[1]
-    width = tile_width(points.size, d, points.matrix.device)
+    width = _width(points)
     answer = points.matrix.new_empty(d)
 
     def start() -> Callable[[int], None]:
