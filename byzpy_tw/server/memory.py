@@ -5,6 +5,24 @@ from __future__ import annotations
 import ctypes
 import gc
 
+_ARENA_MAX = -8  # glibc's M_ARENA_MAX, from malloc.h
+_ARENAS = 2
+
+
+def few_arenas() -> None:
+    """Keep the C library to two heaps; nothing where it has no such call.
+
+    It makes one for each thread that allocates at the same time as others, and
+    each keeps what it cannot give back: a server's size then wanders with
+    whatever its threads happened to hold together.  Tensors' large blocks are
+    taken from the system, so threads hardly wait for one another.  Call it
+    before there are threads.
+    """
+    try:
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, _ARENAS)
+    except (AttributeError, OSError):
+        pass
+
 
 def trim() -> None:
     """Give back what the C library keeps for later; nothing where it has no such call.

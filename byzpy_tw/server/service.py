@@ -26,11 +26,13 @@ from byzpy_tw.nodes.spec import RunSpec
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.runs.environment import Environment, environment
 from byzpy_tw.server.limits import Limits
-from byzpy_tw.server.memory import trim
+from byzpy_tw.server.memory import few_arenas, trim
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.wire.addresses import Address
 from byzpy_tw.wire.threads import in_pool
+
+SETTLING = 1.0  # seconds until what a run held is let go of
 
 
 @define(eq=False)
@@ -56,6 +58,7 @@ class ByzpyServer(Service):
     listening: IListeningPort | None = field(default=None, init=False)
     _sessions: set[Session] = field(factory=set, init=False)
     _tidying: IDelayedCall | None = field(default=None, init=False)
+    _ended: float = field(default=0.0, init=False)  # when a run last did
     _registry: Registry | None = field(default=None, init=False)
     _environment: Deferred | None = field(default=None, init=False)
     # Runs on the same data share it; the last one to close lets go of it.
@@ -72,6 +75,7 @@ class ByzpyServer(Service):
 
     def startService(self) -> None:
         super().startService()
+        few_arenas()
         self.pool = make_pool(self.threads)
         self.tickets = Tickets(self.reactor, self.limits.ticket_seconds)
         self.listening = self.reactor.listenTCP(
@@ -110,9 +114,16 @@ class ByzpyServer(Service):
     # -- for sessions
 
     def tidy(self) -> None:
-        """A run was closed: give its memory back, once for those that close together."""
+        """A run is over: give its memory back, once for those that end together."""
+        self._ended = self.reactor.seconds()
         if self._tidying is None or not self._tidying.active():
-            self._tidying = self.reactor.callLater(1.0, in_pool, self.reactor, self.pool, trim)
+            self._tidying = self.reactor.callLater(SETTLING, self._trim)
+
+    def _trim(self) -> None:
+        in_pool(self.reactor, self.pool, trim).addErrback(lambda _: None)  # shut down
+        if self.reactor.seconds() - self._ended < SETTLING:
+            # Another ended meanwhile: its last job may hold memory still.
+            self._tidying = self.reactor.callLater(SETTLING, self._trim)
 
     def admit(self, session: Session) -> bool:
         """Whether one more connection is within the limit.

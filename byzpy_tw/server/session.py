@@ -144,6 +144,7 @@ class Session(GuardedAMP):
             host, digest = await self.server.build(spec)
         except BaseException:
             self.server.runs -= 1
+            self.server.tidy()  # it may have read its data before it was refused
             raise
         finally:
             self.opening.discard(name)

@@ -1,0 +1,84 @@
+"""A server gives back the memory of runs that are over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.errors import LimitExceeded
+from byzpy_tw.nodes.spec import RunSpec
+from byzpy_tw.server.memory import trim
+from byzpy_tw.server.service import SETTLING, ByzpyServer
+from byzpy_tw.server.session import Session
+
+
+class Noting:
+    """A pool that notes what it is given, and does none of it."""
+
+    def __init__(self) -> None:
+        self.given: list[Callable[..., Any]] = []
+
+    def submit(self, work: Callable[..., Any], *args: Any) -> Future:
+        self.given.append(work)
+        return Future()
+
+
+SPEC = RunSpec(
+    dataset="mnist5k", model="logreg", partition="stride", shards=1, seed=0,
+    batch_size=1, micro_batch_size=1, pipeline="mean", n=1, f=0,
+)  # fmt: skip
+
+
+class TidyTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock, self.pool = Clock(), Noting()
+        self.server = ByzpyServer(
+            reactor=self.clock, host="127.0.0.1", port=0, data_root=Path("data")
+        )
+        self.server.pool = self.pool  # type: ignore[assignment]
+
+    def test_once_for_runs_that_end_together(self) -> None:
+        """A crowd that leaves costs one trim, and a quiet server none."""
+        for _ in range(50):
+            self.server.tidy()
+        self.clock.advance(SETTLING)
+        self.assertEqual(self.pool.given, [trim])
+        self.clock.pump([SETTLING] * 50)
+        self.assertEqual(self.pool.given, [trim])
+
+    def test_after_the_last_of_them(self) -> None:
+        """A run that ends just before a trim has one after it, when it has let go."""
+        self.server.tidy()
+        self.clock.advance(SETTLING * 0.99)
+        self.server.tidy()
+        ended = self.clock.seconds()
+        trims: list[float] = []
+        for _ in range(400):
+            before = len(self.pool.given)
+            self.clock.advance(SETTLING / 100)
+            trims += [self.clock.seconds()] * (len(self.pool.given) - before)
+        self.assertGreaterEqual(trims[-1] - ended, SETTLING)
+
+    def test_after_a_run_that_was_refused(self) -> None:
+        """A run that fails while it is built may have read its data: that goes too."""
+
+        def build(spec: RunSpec) -> Deferred:
+            return fail(LimitExceeded("too much"))
+
+        class Refusing:
+            """The server, but for its building."""
+
+            def __init__(self, server: ByzpyServer) -> None:
+                self.build, self.tidy = build, server.tidy
+                self.limits, self.runs = server.limits, 0
+
+        session = Session(Refusing(self.server))  # type: ignore[arg-type]
+        self.failureResultOf(session.open_run("a", SPEC.to_json()), LimitExceeded)
+        self.clock.advance(SETTLING)
+        self.assertEqual(self.pool.given, [trim])
