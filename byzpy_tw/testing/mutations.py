@@ -176,7 +176,7 @@ def _foreign(random: Random, steps: Steps, at: int) -> Steps:
 
 def _flip(random: Random, steps: Steps, at: int) -> Steps:
     """A few bytes of what is sent are others."""
-    data = bytearray(steps[at].part.render(TICKET))
+    data = bytearray(steps[at].part.render(TICKET) or b"\x00")  # another cut it to nothing
     for _ in range(random.randint(1, 3)):
         data[random.randrange(len(data))] = random.randrange(256)
     return _with(steps, at, Raw(bytes(data)))
@@ -184,7 +184,7 @@ def _flip(random: Random, steps: Steps, at: int) -> Steps:
 
 def _cut(random: Random, steps: Steps, at: int) -> Steps:
     """Something ends in the middle, and what follows takes its place."""
-    data = steps[at].part.render(TICKET)
+    data = steps[at].part.render(TICKET) or b"\x00"
     return _with(steps, at, Raw(data[: random.randrange(len(data))]))
 
 
