@@ -10,7 +10,7 @@ from byzpy_tw.attacks.tiers import TIERS
 from byzpy_tw.plugins import load
 from tests.support import run_all, servers
 
-SMALL = "--dataset mnist5k --model logreg --num-honest 5 --num-byz 2 --f 2 --rounds 4"
+SMALL = "--dataset mnist5k --model logreg --num-honest 5 --num-byz 2 --f 2 --rounds 3"
 D = 7850  # logreg's parameters on MNIST
 FAULTS = {"silent", "slow", "garbage", "replay"}  # refused, not aggregated
 REFUSED = {"inf", "nan", "huge"}
@@ -60,7 +60,7 @@ class CatalogueRunsTests(TestCase):
             made = registry.make("attack", option.split()[1])
             if made.knowledge in ("moments", "one", "own", "nothing"):
                 # Parameters to both servers, and at most mean, std and one past to each.
-                most = 4 * 2 * (D * 4 * 4 + 1000)
+                most = 3 * 2 * (D * 4 * 4 + 1000)
                 self.assertLess(remote["result"]["bytes_sent"], most, option)
             self.assertIn(made.knowledge, TIERS)
 
