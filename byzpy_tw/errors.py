@@ -230,6 +230,12 @@ class MissingPlugin(ByzpyTwError):
 # -- the run ----------------------------------------------------------------
 
 
+class CannotRecord(ByzpyTwError):
+    """A run under way cannot write its records, as on a full disk."""
+
+    code = "CANNOT_RECORD"
+
+
 class BudgetExceeded(ByzpyTwError):
     """More than `f` nodes failed in one round."""
 

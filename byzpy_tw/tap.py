@@ -86,8 +86,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """The server, not started: no thread, socket or device before twistd forks."""
     if reactor is None:
         from twisted.internet import reactor  # type: ignore[no-redef]
+    from byzpy_tw.kernels.machine import cores
     from byzpy_tw.server.parent import UntilEOF
-    from byzpy_tw.server.service import ByzpyServer, Limits, cores
+    from byzpy_tw.server.service import ByzpyServer, Limits
 
     services = MultiService()
     server = ByzpyServer(

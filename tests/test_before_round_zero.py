@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import attrs
 import torch
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SkipTest, TestCase
 
 from byzpy_tw.datasets.idx import write_idx
 from byzpy_tw.datasets.shipped import mnist5k
@@ -86,6 +88,20 @@ class BeforeRoundZeroTests(TestCase):
         run = train(self, "--in-process", "--batch-size", "5000")
         self.assertEqual(run.code, 2)
         self.assertIn("SHARD_TOO_SMALL: shard 0 of 3 has 1334 examples", run.output)
+        self.assertNotIn("Traceback", run.output)
+
+    def test_a_full_disk(self) -> None:
+        """Records that cannot be written end the run in one line, as its failure."""
+        if os.geteuid() != 0:
+            raise SkipTest("a small disk needs root, to mount it")
+        place = folder(self)
+        small = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(place)]
+        subprocess.run(small, check=True, capture_output=True)
+        self.addCleanup(subprocess.run, ["umount", str(place)], check=True)
+        options = ("--in-process", "--model", "logreg", "--rounds", "400", "--quiet")
+        run = train(self, *options, path=place / "run")
+        self.assertEqual(run.code, 1, run.output)
+        self.assertIn(f"CANNOT_RECORD: cannot write to {place / 'run'}: No space", run.output)
         self.assertNotIn("Traceback", run.output)
 
     def test_limits(self) -> None:

@@ -28,6 +28,7 @@ TRAINERS_OWN = {
     errors.BadAddress,
     errors.BudgetExceeded,
     errors.CannotListen,
+    errors.CannotRecord,
     errors.Diverged,
     errors.GuaranteeMissing,
     errors.MissingPlugin,

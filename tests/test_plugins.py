@@ -499,7 +499,10 @@ class PluginAttackTests(SynchronousTestCase):
                 return -self.target(known.vectors)
 
         names = registry(mine=Offers("attack", Registration("aiming", lambda: Aiming())))
-        attack = build_attack(names, "aiming", n=4, b=1, f=1, run_pipeline="nnm | median")
+        attack = build_attack(
+            names, "aiming", n=4, b=1, f=1,
+            run_pipeline=lambda: build_pipeline(names, "nnm | median"),
+        )  # fmt: skip
         self.assertEqual(attack(torch.eye(3)).shape, (3,))
         self.assertEqual((attack.behaviour, attack.pieces[-1]), ("attack", "vectors"))
 

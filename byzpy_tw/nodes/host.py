@@ -23,10 +23,12 @@ from torch import Tensor, nn
 from torch.autograd import graph
 
 from byzpy_tw import models, seeds
+from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.attacks.tiers import pieces_of
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, LimitExceeded, ShardTooSmall
+from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.nodes.gradients import Done, MicroBatches, batch_indices, submit
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec
 from byzpy_tw.plugins import Registry
@@ -54,11 +56,25 @@ class NodeHost:
     _registry: Registry
     _shards: list[np.ndarray]
     nodes: dict[int, Node] = field(factory=dict, init=False)
+    _pipeline: Pipeline | None = field(default=None, init=False)  # once somebody aims
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
 
     @property
     def dimension(self) -> int:
         return self.parameters.numel()
+
+    def pipeline(self) -> Pipeline:
+        """The run's own chain of rules, for attacks that aim at it.
+
+        Raises `UnknownName` where this process lacks one of them: aggregators
+        work on the trainer, and need not be installed with nodes.
+        """
+        if self._pipeline is None:
+            spec = self.spec
+            self._pipeline = build_pipeline(
+                self._registry, spec.pipeline, **spec.rule_parameters
+            )
+        return self._pipeline
 
     def spawn(self, node: NodeSpec) -> None:
         """Add `node`, its names looked up here.
@@ -95,7 +111,7 @@ class NodeHost:
                     n=self.spec.n,
                     b=self.spec.n - self.spec.shards,
                     f=self.spec.f,
-                    run_pipeline=self.spec.pipeline,
+                    run_pipeline=self.pipeline,
                 )
 
     def takes_aim(self, attack: str) -> bool:
@@ -160,7 +176,7 @@ class NodeHost:
             f=self.spec.f,
             byzantine=self.spec.n - self.spec.shards,
             node=node,
-            pipeline=build_pipeline(self._registry, self.spec.pipeline, f=self.spec.f),
+            pipeline=self._pipeline,
         )
         vector = self.nodes[node].attack(knowledge, context=context)
         return torch.as_tensor(vector, dtype=torch.float32).reshape(-1)
@@ -188,7 +204,7 @@ def build(
     model = make_model(
         spec, registry, data, most_elements=most_elements, most_working=most_working
     )
-    chosen = torch.device(device)
+    chosen = device_of(device)
     model = model.to(chosen)
     parameters = models.flat_parameters(model)
     shards = make_shards(spec, registry, data)

@@ -49,8 +49,19 @@ class RunSpec:
     pipeline: str = _name()
     n: int = _count(1, 1_000_000)
     f: int = _count(0, 1_000_000)
+    q: int | None = field(default=None)
     # seconds that a round waits, for nodes that are late on purpose
     patience: float = field(default=60.0, validator=[instance_of((int, float)), ge(0), le(1e9)])
+
+    @q.validator
+    def _counted(self, attribute: attrs.Attribute, value: object) -> None:
+        if value is not None and (type(value) is not int or not 1 <= value <= 1_000_000):
+            raise ValueError(f"q must be a whole number from 1 to 1,000,000, got {value!r}")
+
+    @property
+    def rule_parameters(self) -> dict[str, Any]:
+        """What the run offers to the rules of its pipeline that take such parameters."""
+        return {"f": self.f, "q": self.q}
 
     def to_json(self) -> bytes:
         return json.dumps(attrs.asdict(self), sort_keys=True).encode()

@@ -37,20 +37,21 @@ def attack(name: str, **parameters: Any) -> Callable[..., Any]:
 
 
 def build_attack(
-    names: Registry, text: str, *, n: int, b: int, f: int, run_pipeline: str
+    names: Registry, text: str, *, n: int, b: int, f: int, run_pipeline: Callable[[], Pipeline]
 ) -> Any:
     """The attack that `text` names, in a run of `n` nodes, `b` of them Byzantine.
 
     Aimed at the pipeline that it names itself, or at the run's own, where it
-    takes aim: what it must be shown depends on that.  Raises `BadParameter`
-    where it makes no sense for these numbers.
+    takes aim: what it must be shown depends on that.  `run_pipeline` is called for
+    such an attack only: a server need not have the rules that the trainer uses.
+    Raises `BadParameter` where it makes no sense for these numbers.
     """
     made = names.make("attack", text, f=f)
     if hasattr(made, "check"):
         made.check(n=n, b=b)
     if hasattr(made, "aimed_at"):
-        target = getattr(made, "target", None) or run_pipeline
-        made = made.aimed_at(build_pipeline(names, target, f=f))
+        target = getattr(made, "target", None)
+        made = made.aimed_at(build_pipeline(names, target, f=f) if target else run_pipeline())
     return made
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from attrs import define, evolve, field, frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.errors import BadRuleOutput, ConfigError, GuaranteeMissing, PluginError
+from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_pipeline
 from byzpy_tw.runs.config import RunConfig
@@ -125,12 +125,3 @@ def _with_budget(text: str, f: int) -> str:
         return named.text
     lowered = {**named.parameters, "f": str(min(f, int(float(named.parameters["f"]))))}
     return evolve(named, parameters=lowered).text
-
-
-def device_of(name: str) -> torch.device:
-    """The device that ``--device`` names; `ConfigError` where it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: no CUDA device is available here; use cpu or auto")
-    return torch.device(name)

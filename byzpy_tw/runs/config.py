@@ -264,6 +264,7 @@ class RunConfig:
             pipeline=self.pipeline,
             n=self.n,
             f=self.f,
+            q=self.q,
             patience=self.round_timeout,
         )
 

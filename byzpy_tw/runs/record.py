@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from attrs import define, field
 
-from byzpy_tw.errors import RunDirectoryError
+from byzpy_tw.errors import CannotRecord, RunDirectoryError
 
 CONFIG, ROUNDS, RESULT = "config.json", "rounds.jsonl", "result.json"
 
@@ -52,7 +52,7 @@ class RunDirectory:
             self._rounds.write(to_json(record) + "\n")
             self._rounds.flush()
         except OSError as e:
-            raise RunDirectoryError(f"cannot write to {self.path}: {e.strerror or e}") from e
+            raise CannotRecord(f"cannot write to {self.path}: {e.strerror or e}") from e
 
     def close(self) -> None:
         if self._rounds is not None:
@@ -69,7 +69,7 @@ class RunDirectory:
                 os.fsync(file.fileno())
             os.replace(unfinished, self.path / name)
         except OSError as e:
-            raise RunDirectoryError(f"cannot write to {self.path}: {e.strerror or e}") from e
+            raise CannotRecord(f"cannot write to {self.path}: {e.strerror or e}") from e
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

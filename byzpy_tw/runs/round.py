@@ -17,7 +17,7 @@ that came.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
 from attrs import define, field, frozen
@@ -106,10 +106,19 @@ class Round:
             self._awaited.discard(node)
             self.refusals[node] = Refusal(node, reason, detail)
 
-    def expired(self) -> None:
-        """Time is up for whoever is still awaited."""
-        for node in sorted(self._awaited):
-            self.refused(node, Reason.LATE, "no answer within the round's timeout")
+    def expired(
+        self, nodes: Iterable[int] | None = None, stale: Mapping[int, int] | None = None
+    ) -> None:
+        """Time is up for those of `nodes` (default: all) that are still awaited.
+
+        `stale` names the older round whose vector a node sent meanwhile.
+        """
+        for node in sorted(self._awaited if nodes is None else self._awaited & set(nodes)):
+            if stale and node in stale:
+                why = f"sent a vector of round {stale[node]} and none of this one"
+                self.refused(node, Reason.STALE, why)
+            else:
+                self.refused(node, Reason.LATE, "no answer within the timeout")
 
     @property
     def honest_complete(self) -> bool:

@@ -6,8 +6,6 @@ from typing import Any
 
 from attrs import frozen
 
-from byzpy_tw.attacks.tiers import TIERS
-from byzpy_tw.errors import BrokenPlugin
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.runs.aggregation import Aggregation
@@ -49,13 +47,6 @@ def rules_of(config: RunConfig, registry: Registry) -> Rules:
             n=config.n,
             b=config.num_byz,
             f=config.f,
-            run_pipeline=config.pipeline,
+            run_pipeline=lambda: aggregation.chain(config.f),
         )
-        tier = getattr(attack, "knowledge", None)
-        if tier not in TIERS:
-            entry = registry.check("attack", config.attack, f=config.f)
-            raise BrokenPlugin(
-                f"{entry.distribution}: attack {entry.name!r} declares knowledge {tier!r}, "
-                f"which is none of {', '.join(TIERS)}"
-            )
     return Rules(aggregation, attack, missing)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -206,8 +205,3 @@ class ByzpyServer(Service):
                 f"data of {data.nbytes / 2**20:.0f} MiB beside {held / 2**20:.0f} MiB of "
                 f"other runs: at most {most} MiB on this server"
             )
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -72,12 +72,7 @@ class Collector:
     def expire(self, nodes: range) -> None:
         """Time is up for those of `nodes` that are still awaited."""
         if self.round is not None:
-            for node in nodes:
-                if node in self._stale:
-                    why = f"sent a vector of round {self._stale[node]} and none of this one"
-                    self.round.refused(node, Reason.STALE, why)
-                else:
-                    self.round.refused(node, Reason.LATE, "no answer within the timeout")
+            self.round.expired(nodes, self._stale)
             self._tell()
 
     def failed(self, number: int, failures: Failures) -> None:

@@ -22,6 +22,7 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 
 from byzpy_tw.errors import ByzpyTwError, Diverged, message_of
+from byzpy_tw.kernels.machine import cores
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.runs.config import RunConfig
@@ -49,7 +50,7 @@ async def train(
 
     Cancelling closes the run in order and then lets `CancelledError` go on.
     """
-    threads = config.threads or _cores()
+    threads = config.threads or cores()
     pool = make_pool(threads)
     screen = Screen(write, config.quiet)
     screen.configuration(config, str(directory.path), threads)
@@ -192,7 +193,3 @@ def _start_logging(folder: Path) -> None:
     globalLogBeginner.beginLoggingTo(
         [observer], redirectStandardIO=False, discardBuffer=True
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

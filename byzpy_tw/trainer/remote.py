@@ -16,7 +16,6 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeD
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.protocol import ClientFactory, Protocol
-from twisted.logger import Logger
 from twisted.protocols import amp
 
 import byzpy_tw
@@ -84,8 +83,6 @@ class RemoteHost:
     _unread: dict[int, int] = field(factory=dict, init=False)  # round -> frames unsent
     _behind: int = field(default=-1, init=False)  # the round that it is left out of
     gone: str = field(default="", init=False)  # why, once it is
-
-    log = Logger()
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 import torch
-from attrs import define, field, frozen
+from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import Deferred
 
@@ -48,13 +48,6 @@ class Stopwatch:
         return sum(self.phases.values())
 
 
-@frozen(eq=False)
-class Completed:
-    """A round that ended with a step: its line of rounds.jsonl, evaluation apart."""
-
-    record: dict[str, Any]
-
-
 @define(eq=False)
 class Rounds:
     """Runs one round after another over `hosts`."""
@@ -75,8 +68,8 @@ class Rounds:
     history: dict[int, dict[int, Tensor]] = field(factory=dict, init=False)
     _free: list[Tensor] = field(factory=list, init=False)  # buffers that nobody sends from
 
-    async def run(self, number: int) -> Completed:
-        """Round `number`.
+    async def run(self, number: int) -> dict[str, Any]:
+        """Round `number`; its line of rounds.jsonl, evaluation apart.
 
         Raises `Diverged`, `BudgetExceeded`, and what the rules raise.
         """
@@ -129,20 +122,18 @@ class Rounds:
         digest = await in_pool(self._reactor, self._pool, self._step, aggregated, number)
         clock.lap("step")
         after = self._bytes()
-        return Completed(
-            {
-                "round": number,
-                "seconds": clock.total,
-                "phases": dict(clock.phases),
-                "loss": self._loss(round),
-                "aggregate_norm": aggregated.norm,
-                "norms": {str(node): norm for node, norm in sorted(self.collector.norms.items())},
-                **_outcomes(verdict, aggregated, round),
-                "bytes_sent": after[0] - sent,
-                "bytes_received": after[1] - received,
-                "parameters_sha256": digest,
-            }
-        )
+        return {
+            "round": number,
+            "seconds": clock.total,
+            "phases": dict(clock.phases),
+            "loss": self._loss(round),
+            "aggregate_norm": aggregated.norm,
+            "norms": {str(node): norm for node, norm in sorted(self.collector.norms.items())},
+            **_outcomes(verdict, aggregated, round),
+            "bytes_sent": after[0] - sent,
+            "bytes_received": after[1] - received,
+            "parameters_sha256": digest,
+        }
 
     # -- asking
 

@@ -21,7 +21,7 @@ from byzpy_tw.trainer.hosts import Host, Opened, Say, Sink
 T = TypeVar("T")
 
 # What of a run's configuration servers look up by name.
-_LOOKED_UP = {"dataset": "dataset", "model": "model", "partition": "partition", "attack": "attack"}
+_LOOKED_UP = ("dataset", "model", "partition", "attack")
 
 
 async def all_of(work: Sequence[Awaitable[T]]) -> list[T]:
@@ -48,8 +48,8 @@ async def greet(
     """Say Hello to every host and compare what it is with this process."""
     theirs = await all_of([host.hello() for host in hosts])
     used = {
-        registry.entry(kind, parse(getattr(config, option)).name).distribution
-        for option, kind in _LOOKED_UP.items()
+        registry.entry(kind, parse(getattr(config, kind)).name).distribution
+        for kind in _LOOKED_UP
     }
     for host, environment in zip(hosts, theirs):
         for line in differences(mine, environment, used):
@@ -125,8 +125,8 @@ def _missing(
     The advice comes from this process's own metadata, never from the peer.
     """
     text = str(error)
-    for option, kind in _LOOKED_UP.items():
-        name: Any = parse(getattr(config, option)).name
+    for kind in _LOOKED_UP:
+        name: Any = parse(getattr(config, kind)).name
         entry = registry.entry(kind, name)
         if entry.distribution != OWN and f"no {kind} is called {name!r}" in text:
             return MissingPlugin(

@@ -17,11 +17,11 @@ from twisted.internet.defer import Deferred, gatherResults
 import byzpy_tw
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import Diverged
+from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.nodes.host import check_shard, make_model, make_shards
 from byzpy_tw.nodes.probe import probe
 from byzpy_tw.nodes.spec import NodeSpec, node_specs
 from byzpy_tw.plugins import Registry
-from byzpy_tw.runs.aggregation import device_of
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.environment import Environment, environment
 from byzpy_tw.runs.learner import Evaluation, Learner, whole
@@ -61,7 +61,7 @@ class Training:
     _reactor: Any
     _pool: Executor
     status: str = field(default="running", init=False)
-    _evaluations: list[tuple[int, Evaluation]] = field(factory=list, init=False)
+    _evaluations: list[Evaluation] = field(factory=list, init=False)
     _records: int = field(default=0, init=False)
     _round_seconds: float = field(default=0.0, init=False)
     _began: float = field(init=False)
@@ -129,10 +129,8 @@ class Training:
             self._pool,
             self.threads,
         )
-        self.observers.tell("run_started", config=self._description())
         for number in range(config.rounds):
-            completed = await rounds.run(number)
-            await self._after(number, completed.record)
+            await self._after(number, await rounds.run(number))
         self.status = "finished"
 
     async def _set_up(
@@ -164,17 +162,18 @@ class Training:
             for node in here:
                 collector.assign(node.node, host)
         self.screen.placement([(host.name, here) for host, here in placement])
-        self.directory.write_config(self._description(placement))
+        description = self._description(placement)
+        self.directory.write_config(description)
+        self.observers.tell("run_started", config=description)
         return placement
 
     async def _after(self, number: int, record: dict[str, Any]) -> None:
         """Evaluate if it is time to, record, and tell."""
         last = number == self.config.rounds - 1
         every = self.config.eval_interval
-        evaluation = None
         if last or (every and (number + 1) % every == 0):
             evaluation = await self._evaluate()
-            self._evaluations.append((number, evaluation))
+            self._evaluations.append(evaluation)
             record["test_loss"] = evaluation.loss
             record["accuracy"] = evaluation.accuracy
         self._records = number + 1
@@ -215,10 +214,10 @@ class Training:
 
     def result(self, error: BaseException | None = None) -> dict[str, Any]:
         """What result.json holds."""
-        accuracies = [e.accuracy for _, e in self._evaluations]
+        accuracies = [e.accuracy for e in self._evaluations]
         # Worst over the last fifth: the best alone flatters a run that collapsed.
         tail = accuracies[-max(1, len(accuracies) // 5) :]
-        final = self._evaluations[-1][1] if self._evaluations else None
+        final = self._evaluations[-1] if self._evaluations else None
         return {
             "status": self.status,
             "error": str(error) if error is not None else None,
@@ -238,7 +237,7 @@ class Training:
         return self._reactor.seconds() - self._began
 
     def _description(
-        self, placement: Sequence[tuple[Host, Sequence[NodeSpec]]] = ()
+        self, placement: Sequence[tuple[Host, Sequence[NodeSpec]]]
     ) -> dict[str, Any]:
         """What config.json holds."""
         assert self._prepared is not None
