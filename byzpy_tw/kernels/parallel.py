@@ -18,6 +18,7 @@ from functools import cache
 from typing import ParamSpec, TypeVar
 
 import torch
+from attrs import define
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -55,6 +56,33 @@ def _hold_to_one() -> None:
         other.start()
         other.join()
 
+
+@define
+class ReactorThread:
+    """The thread of the reactor, where torch has no business with other threads.
+
+    What it copies there is small, and OpenMP's threads spin for milliseconds after
+    each such call, on cores that have gradients to compute: two trainings on two
+    cores took five times as long as they should (measured).  Held by whoever is at
+    work in it, as often as they like; `release` once for each `hold`.
+    """
+
+    _holders: int = 0
+    _before: int = 1
+
+    def hold(self) -> None:
+        if not self._holders:
+            self._before = torch.get_num_threads()
+            torch.set_num_threads(1)
+        self._holders += 1
+
+    def release(self) -> None:
+        self._holders -= 1
+        if not self._holders:
+            torch.set_num_threads(self._before)
+
+
+reactor_thread = ReactorThread()
 
 _wanted: ContextVar[int | None] = ContextVar("byzpy_tw_threads", default=None)
 

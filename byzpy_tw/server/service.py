@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import LimitExceeded, ServerError
 from byzpy_tw.kernels.parallel import pool as make_pool
+from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.nodes.host import NodeHost, build
 from byzpy_tw.nodes.probe import probe
 from byzpy_tw.nodes.spec import RunSpec
@@ -80,6 +81,7 @@ class ByzpyServer(Service):
         self.listening = self.reactor.listenTCP(
             self.port, Factory.forProtocol(lambda: Session(self)), interface=self.host
         )
+        reactor_thread.hold()
         self.environment().addErrback(lambda _: None)  # logged where it happens
         if self.insecure:
             self.log.warn(
@@ -102,6 +104,7 @@ class ByzpyServer(Service):
     async def _stop(self) -> None:
         if self.listening is not None:
             port, self.listening = self.listening, None
+            reactor_thread.release()
             await maybeDeferred(port.stopListening)
             for session in list(self._sessions):
                 session.abort()

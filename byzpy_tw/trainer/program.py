@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from byzpy_tw.errors import ByzpyTwError, Diverged, message_of
 from byzpy_tw.kernels.machine import cores
 from byzpy_tw.kernels.parallel import pool as make_pool
+from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.record import RunDirectory
@@ -59,6 +60,7 @@ async def train(
     )
     servers: LocalServers | None = None
     error: BaseException | None = None
+    reactor_thread.hold()
     try:
         addresses = parse_addresses(config.remote_hosts)
         prepared = await training.prepare()
@@ -92,6 +94,7 @@ async def train(
         finally:
             if servers is not None:
                 await servers.stop()
+            reactor_thread.release()
             pool.shutdown(wait=False, cancel_futures=True)
     screen.result(result, str(directory.path))
     if error is not None:
