@@ -39,7 +39,6 @@ SPEC = RunSpec(
     seed=5,
     batch_size=8,
     micro_batch_size=4,
-    pipeline="median",
     n=4,
     f=1,
 )

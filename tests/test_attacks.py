@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.aggregators import CenteredClipping, ClippedClustering, Pipeline
 from byzpy_tw.attacks import BUILTIN, Knowledge
+from byzpy_tw.attacks.aim import Aim
 from byzpy_tw.attacks.alie import automatic_tau
 from byzpy_tw.attacks.search import line_maximize
 from byzpy_tw.errors import BadParameter, NeedsContext
@@ -380,19 +382,57 @@ class PipelineTests(SynchronousTestCase):
         direct = NAMES["opt-alie"](aggregator=trimmed_mean(2), f=2)(x)
         self.assertTrue(torch.equal(NAMES["opt-alie"]()(x, context=context), direct))
 
-    def test_a_geometric_target_needs_no_vectors(self) -> None:
+    def test_a_geometric_target_is_tried_on_products(self) -> None:
         """Aimed at such a pipeline, inner products lead to the same strength."""
         x = honest(8, 300).double()
         for name in ("opt-ipm", "opt-alie"):
             blind = NAMES[name](f=2).aimed_at(NearMean())
             self.assertEqual(blind.knowledge, "gram")
-            self.assertNotIn("vectors", blind.pieces)
             shown = Knowledge.for_attack(blind, x)
             self.assertIsNone(shown.vectors)
+            self.assertIsNone(shown.gram)
             seeing = NAMES[name](f=2, aggregator=NearMean().__call__)
             self.assertEqual(seeing.knowledge, "all")
             a, b = blind(shown), seeing(x)
             self.assertLess(float((a - b).norm()), 1e-9 * float(b.norm()))
+
+    def test_what_the_rules_remember(self) -> None:
+        """Rules with a memory are tried from it, and keep it as it was."""
+        x = honest(8, 300, seed=3).double()
+        context = Context(n=10, f=2, byzantine=2)
+        for rule in (CenteredClipping(tau=8.0), ClippedClustering()):
+            pipeline = Pipeline(aggregator=rule)
+            memory: dict[str, Any] = {}
+            pipeline(honest(10, 300, seed=4).double() * 0.2, state=memory)
+            before = {key: value.clone() for key, value in memory["aggregator"].items()}
+            known = Knowledge.of(x, "all", needs=("mean", "std", "vectors"))
+
+            def moved(memory: Any, pipeline: Any = pipeline, known: Any = known) -> list[float]:
+                aim = Aim(
+                    pipeline=pipeline, copies=2, known=known, context=context, memory=memory
+                )
+                by_vectors = aim.by_vectors(lambda tau: known.mean + tau * known.std)
+                by_products = aim.by_products("std", lambda tau: (0.0, tau))
+                for tau in (-2.0, 0.3, 1.0, 7.0):
+                    self.assertAlmostEqual(by_products(tau) / by_vectors(tau), 1, places=6)
+                return [by_vectors(tau) for tau in (-2.0, 0.3, 1.0, 7.0)]
+
+            for with_, without in zip(moved(memory), moved(None), strict=True):
+                self.assertNotAlmostEqual(with_, without, msg=str(rule))
+            for key, value in before.items():
+                self.assertTrue(torch.equal(memory["aggregator"][key], value))
+
+    def test_another_pipeline_has_no_part_in_the_memory(self) -> None:
+        """A target that the attack names itself is not started from the run's centre."""
+        x = honest(8, 300, seed=3)
+        memory = {"aggregator": {"previous": torch.full((300,), 100.0)}}
+        context = Context(n=10, f=2, byzantine=2)
+        target = Pipeline(aggregator=CenteredClipping())
+        named = NAMES["opt-ipm"](aggregator="centered-clipping").aimed_at(target)
+        found = [
+            Knowledge.for_attack(named, x, context=context, memory=m) for m in (memory, None)
+        ]
+        self.assertEqual(float(found[0].strength), float(found[1].strength))
 
     def test_names_its_target(self) -> None:
         """A target given by name is there to be looked up, pre-aggregators first."""

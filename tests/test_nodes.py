@@ -6,7 +6,7 @@ import torch
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.attacks.knowledge import Knowledge
-from byzpy_tw.errors import ConfigError, UnknownName
+from byzpy_tw.errors import ConfigError
 from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.nodes.host import NodeHost, build
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec
@@ -17,32 +17,26 @@ from byzpy_tw.train import configuration
 REGISTRY = load()
 
 
-def host(pipeline: str = "multi-krum", device: str = "cpu") -> NodeHost:
+def host(device: str = "cpu") -> NodeHost:
     spec = RunSpec(
         dataset="synthetic", model="logreg", partition="stride", shards=6, seed=0,
-        batch_size=4, micro_batch_size=4, pipeline=pipeline, n=8, f=2, q=1,
+        batch_size=4, micro_batch_size=4, n=8, f=2,
     )  # fmt: skip
     return build(spec, REGISTRY, data_root=None, device=device)
 
 
-class PipelineTests(SynchronousTestCase):
-    def test_a_rule_that_only_the_trainer_has(self) -> None:
-        """Nodes do without the run's aggregator, but for attacks that aim at it."""
-        here = host("installed-elsewhere")
-        here.spawn(NodeSpec(node=6, shard=0, attack="empire"))
-        mean = torch.ones(here.dimension)
-        shown = Knowledge(h=6, dimension=here.dimension, mean=mean)
-        self.assertTrue(torch.equal(here.attack(6, 0, shown), -mean))
-        aiming = NodeSpec(node=7, shard=1, attack="opt-ipm")
-        self.assertRaises(UnknownName, here.spawn, aiming)
-        self.assertNotIn(7, here.nodes)
+class AimTests(SynchronousTestCase):
+    def test_rules_are_the_trainers(self) -> None:
+        """A node needs no rules: what an attack finds out about them comes to it."""
+        here = host()
+        for node, text in ((6, "opt-ipm:aggregator=installed-elsewhere"), (7, "opt-ipm")):
+            here.spawn(NodeSpec(node=node, shard=0, attack=text))
+            mean, tau = torch.ones(here.dimension), torch.tensor([3.0], dtype=torch.float64)
+            shown = Knowledge(h=6, dimension=here.dimension, mean=mean, strength=tau)
+            self.assertTrue(torch.equal(here.attack(node, 0, shown), -3 * mean))
 
     def test_aims_at_the_run_as_it_is(self) -> None:
-        """An attack that aims tries its vectors on the rule with the run's own q, on
-        the nodes' side and on the trainer's."""
-        here = host()
-        here.spawn(NodeSpec(node=6, shard=0, attack="opt-ipm"))
-        self.assertEqual(here.nodes[6].attack.aggregator.aggregator.q, 1)
+        """The trainer tries vectors out on the rule with the run's own q."""
         words = "--in-process --num-honest 6 --num-byz 2 --f 2 --q 1 --attack opt-ipm"
         rules = rules_of(configuration(words.split()), REGISTRY)
         self.assertEqual(rules.attack.aggregator.aggregator.q, 1)

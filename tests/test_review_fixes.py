@@ -151,21 +151,10 @@ class ManyNodesTests(ServerCase):
         self.assertEqual(len(json.loads(answer[0]["failures"])), MANY)
         self.assertFree()
 
-    def test_an_attack_with_too_many_to_aim_among(self) -> None:
-        """What an attack tries out is bounded before it is tried."""
-        trainer = self.trainer()
-        trainer.open_run(n=10_000)
-        self.assertRaises(
-            LimitExceeded,
-            trainer.spawn,
-            [NodeSpec(node=3, shard=0, attack="opt-ipm")],
-        )
-        self.assertEqual(self.server.nodes, 0)
-
 
 class SpawnTests(ServerCase):
     def test_attacks_are_made_in_the_pool(self) -> None:
-        """A pipeline of hundreds of rules to aim at does not hold up the reactor."""
+        """A plugin's attack that takes its time does not hold up the reactor."""
         trainer = self.trainer()
         trainer.open_run()
         self.pool.eager = False

@@ -31,7 +31,7 @@ class Noting:
 
 SPEC = RunSpec(
     dataset="mnist5k", model="logreg", partition="stride", shards=1, seed=0,
-    batch_size=1, micro_batch_size=1, pipeline="mean", n=1, f=0,
+    batch_size=1, micro_batch_size=1, n=1, f=0,
 )  # fmt: skip
 
 

@@ -57,6 +57,11 @@ class CenteredClipping:
     def guarantee(self, n: int) -> str | None:
         return promises("centered clipping", "n > 2f", n > 2 * self.f, n, self.f)
 
+    @property
+    def products_only(self) -> bool:
+        """Whether inner products are all that it needs: the median is no combination."""
+        return self.init != "median"
+
     def anchor(self, state: State) -> Tensor | None:
         """The centre to start from, where it is known beforehand and not zero."""
         return None if self.init != "previous" or state is None else state.get("previous")

@@ -62,9 +62,15 @@ class Pipeline:
     @property
     def geometric(self) -> bool:
         """Whether every rule works from inner products alone."""
-        return hasattr(self.aggregator, "weights") and all(
-            hasattr(rule, "matrix") for rule in self.pre
+        return (
+            hasattr(self.aggregator, "weights")
+            and getattr(self.aggregator, "products_only", True)
+            and all(hasattr(rule, "matrix") for rule in self.pre)
         )
+
+    def anchor(self, state: State) -> Tensor | None:
+        """The ``(d,)`` centre that the aggregator starts from, where it remembers one."""
+        return anchor_of(self.aggregator, (state or {}).get("aggregator", {}))
 
     def __call__(
         self, vectors: Vectors, *, context: Context | None = None, state: State = None
@@ -131,8 +137,7 @@ class Pipeline:
         return None
 
     def _points(self, matrix: Tensor, state: State) -> Points:
-        memory = (state or {}).get("aggregator", {})
-        return Points(matrix, anchor=anchor_of(self.aggregator, memory))
+        return Points(matrix, anchor=self.anchor(state))
 
     def _lowered(self, dropped: int) -> Pipeline:
         if not dropped:

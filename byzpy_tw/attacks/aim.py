@@ -12,7 +12,7 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.knowledge import Knowledge
-from byzpy_tw.attacks.moments import squared_distance
+from byzpy_tw.attacks.moments import along, inner_products, squared_distance
 from byzpy_tw.attacks.search import line_maximize
 from byzpy_tw.errors import NeedsContext
 from byzpy_tw.kernels.parallel import alone
@@ -20,16 +20,22 @@ from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
 
 Rule = Callable[..., Any]
+Memory = dict[str, Any] | None
 
 
 @frozen(eq=False, kw_only=True)
 class Aim:
-    """A pipeline, `copies` of whose rows are Byzantine, honest rows first."""
+    """A pipeline, `copies` of whose rows are Byzantine, honest rows first.
+
+    ``memory`` is what the pipeline's rules remember of earlier rounds; it stays
+    as it is, however often they are tried.
+    """
 
     pipeline: Rule
     copies: int
-    known: Knowledge
+    known: Knowledge  # with vectors, and what the attack's vector is made of
     context: Context | None = None
+    memory: Memory = None
 
     def by_vectors(self, vector: Callable[[float], Tensor]) -> Callable[[float], float]:
         """From a strength to the squared distance that the pipeline moves.
@@ -49,40 +55,52 @@ class Aim:
         return moved
 
     def by_products(
-        self, place: Callable[[float], tuple[float, float]]
+        self, direction: str, place: Callable[[float], tuple[float, float]]
     ) -> Callable[[float], float]:
         """As `by_vectors`, from inner products alone, for a geometric pipeline.
 
         `place` gives the attack's vector, less the mean, as multiples of the
         mean and of the attack's direction.
         """
-        h, n = self.known.h, self.known.h + self.copies
-        # Inner products of (the honest rows less the mean, the mean, the direction).
-        frame = torch.empty(h + 2, h + 2, dtype=torch.float64)
-        frame[:h, :h] = self.known.gram
-        frame[h:] = self.known.products
-        frame[:h, h:] = self.known.products[:, :h].T
+        known, h, n = self.known, self.known.h, self.known.h + self.copies
+        anchor = getattr(self.pipeline, "anchor", lambda memory: None)(self.memory)
+        # Inner products of the honest rows less the mean, the mean, the direction,
+        # and the centre that the pipeline starts from less the mean.
+        gram, others = inner_products(
+            known.vectors, known.mean, along(direction, known.mean, known.std), anchor
+        )
+        size = h + len(others)
+        frame = torch.empty(size, size, dtype=torch.float64)
+        frame[:h, :h] = gram
+        frame[h:] = others
+        frame[:h, h:] = others[:, :h].T
         # Every point less the mean: the rows, then the anchor and the origin.
-        points = torch.zeros(n + 2, h + 2, dtype=torch.float64)
+        points = torch.zeros(n + 2, size, dtype=torch.float64)
         points[:h, :h] = torch.eye(h)
         points[n:, h] = -1.0
+        if anchor is not None:
+            points[n, h], points[n, h + 2] = 0.0, 1.0
 
         def moved(strength: float) -> float:
             points[h:n, h], points[h:n, h + 1] = place(strength)
             inner = Gram.of(points @ frame @ points.T)
             weights = self._run(self.pipeline.weights, inner)
             found = weights @ points[:n]
-            # What the weights lack to a sum of one is the origin's share.
-            found[h] -= 1.0 - weights.sum()
+            # What the weights lack to a sum of one is the share of the centre.
+            found += (1.0 - weights.sum()) * points[n]
             return float(found @ frame @ found)
 
         return moved
 
     def _run(self, rule: Rule, rows: Any) -> Any:
-        """`rule` of `rows`, with the round's context where the run has one."""
-        if self.context is None or "context" not in inspect.signature(rule).parameters:
-            return rule(rows)
-        return rule(rows, context=self._of_the_rule())
+        """`rule` of `rows`, with the round's context and memory where there are any."""
+        offered: dict[str, Any] = {}
+        if self.context is not None:
+            offered["context"] = self._of_the_rule()
+        if self.memory is not None:
+            offered["state"] = dict(self.memory)
+        taken = inspect.signature(rule).parameters
+        return rule(rows, **{name: offered[name] for name in offered if name in taken})
 
     def _of_the_rule(self) -> Context:
         """The context that the aggregator will be called with: its draws are no secret."""
@@ -93,10 +111,28 @@ class Aim:
         return attrs.evolve(self.context, nodes=nodes, node=-1, pipeline=None)
 
 
+@frozen
+class Other:
+    """A pipeline that is not the run's: what the run's rules remember is not its memory."""
+
+    pipeline: Rule
+
+    @property
+    def geometric(self) -> bool:
+        return getattr(self.pipeline, "geometric", False)
+
+    def __call__(self, rows: Tensor, *, context: Context | None = None) -> Tensor:
+        return self.pipeline(rows, context=context)  # type: ignore[no-any-return]
+
+    def weights(self, gram: Gram, *, context: Context | None = None) -> Tensor:
+        return self.pipeline.weights(gram, context=context)  # type: ignore[attr-defined,no-any-return]
+
+
 def strongest(
     attack: Any,
     known: Knowledge,
     context: Context | None,
+    memory: Memory,
     *,
     vector: Callable[[float], Tensor],
     place: Callable[[float], tuple[float, float]],
@@ -112,9 +148,15 @@ def strongest(
             "give f, or a context that has their number"
         )
     aim = Aim(
-        pipeline=_pipeline(attack, context), copies=copies, known=known, context=context
+        pipeline=_pipeline(attack, context),
+        copies=copies,
+        known=known,
+        context=context,
+        memory=memory,
     )
-    moved = aim.by_products(place) if geometric(attack) else aim.by_vectors(vector)
+    moved = (
+        aim.by_products(attack.direction, place) if geometric(attack) else aim.by_vectors(vector)
+    )
     return alone(
         line_maximize,
         moved,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from byzpy_tw.attacks.knowledge import Knowledge, chosen_row
+from byzpy_tw.attacks.knowledge import Knowledge, chosen_row, measured
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import Vectors, as_matrix
 
@@ -28,7 +28,9 @@ def perform(
     if known.vectors is not None and known.one is None:
         row = chosen_row(attack, known.vectors, context, state)
     direction = getattr(attack, "direction", "mean")
-    known = known.with_pieces(attack.pieces, one=row, direction=direction)
+    known = known.with_pieces(
+        attack.pieces, one=row, direction=direction, measure=measured(attack, context, None)
+    )
     answer = attack.vector(known, context)
     return answer if back is None else back(answer)
 

@@ -8,7 +8,7 @@ pieces itself, by the same functions, and so answers with the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import attrs
@@ -20,6 +20,8 @@ from byzpy_tw.attacks.moments import along, inner_products, moments
 from byzpy_tw.attacks.tiers import TIERS, Tier, pieces_of, shapes
 from byzpy_tw.errors import NeedsContext
 from byzpy_tw.seeds import Context
+
+Measure = Callable[["Knowledge"], float]
 
 __all__ = ["TIERS", "Knowledge", "pieces_of", "shapes"]
 
@@ -40,6 +42,7 @@ class Knowledge:
     ``products`` ``(2, h + 2)``  float64: inner products of ``mean`` and of the
                              attack's direction with (those rows, ``mean``,
                              the direction)
+    ``strength`` ``(1,)``    float64: what the attack's method ``strength`` found
     ``vectors``  ``(h, d)``  all of it
 
     The tensors may be shared: do not write to them.
@@ -55,6 +58,7 @@ class Knowledge:
     one: Tensor | None = None
     gram: Tensor | None = None
     products: Tensor | None = None
+    strength: Tensor | None = None
     vectors: Tensor | None = field(default=None, repr=False)
 
     @classmethod
@@ -68,16 +72,18 @@ class Knowledge:
         past: Tensor | None = None,
         one: int = 0,
         direction: str = "mean",
+        measure: Measure | None = None,
     ) -> Knowledge:
         """What a node is shown of the ``(h, d)`` `honest` vectors.
 
         `needs` narrows the tier to the pieces that the attack uses; without
         it, all that the tier allows is computed.  `one` is the row behind
-        ``one``, `direction` the vector behind ``products`` (mean, std or sign).
+        ``one``, `direction` the vector behind ``products`` (mean, std or sign),
+        `measure` what gives ``strength``.
         """
         wanted = TIERS[tier] if needs is None else TIERS[tier] & set(needs)
         # A node's own gradient is known where the node is, not to the trainer.
-        wanted = wanted - {"own"}
+        wanted = wanted - ({"own"} if measure is not None or needs else {"own", "strength"})
         shown = cls(
             h=honest.shape[0],
             dimension=honest.shape[1],
@@ -85,7 +91,7 @@ class Knowledge:
             own=own,
             past=past,
             vectors=honest,
-        ).with_pieces(wanted, one=one, direction=direction)
+        ).with_pieces(wanted, one=one, direction=direction, measure=measure)
         hidden = {} if "vectors" in wanted else {"vectors": None}
         return attrs.evolve(shown, **hidden)
 
@@ -99,11 +105,14 @@ class Knowledge:
         past: Tensor | None = None,
         context: Context | None = None,
         state: dict[str, Any] | None = None,
+        memory: dict[str, Any] | None = None,
     ) -> Knowledge:
         """What `attack` asked to be shown of `honest`; for the trainer, once a round.
 
         An attack with a method ``choose(honest, context=, state=)`` picks the
-        row that it is shown as ``one``.
+        row that it is shown as ``one``; with one ``strength(known, context=,
+        memory=)`` it finds the number behind ``strength``, from the vectors and
+        what the rules that it aims at remember.
         """
         return cls.of(
             honest,
@@ -113,10 +122,16 @@ class Knowledge:
             past=past,
             one=chosen_row(attack, honest, context, state),
             direction=getattr(attack, "direction", "mean"),
+            measure=measured(attack, context, memory),
         )
 
     def with_pieces(
-        self, pieces: Collection[str], *, one: int = 0, direction: str = "mean"
+        self,
+        pieces: Collection[str],
+        *,
+        one: int = 0,
+        direction: str = "mean",
+        measure: Measure | None = None,
     ) -> Knowledge:
         """The same, with `pieces` computed where the vectors allow it.
 
@@ -126,6 +141,9 @@ class Knowledge:
         found: dict[str, Tensor] = {}
         if self.vectors is not None:
             found = _computed(self.vectors, lacking, one, direction)
+            if "strength" in lacking and measure is not None:
+                at_hand = attrs.evolve(self, **found)
+                found["strength"] = torch.tensor([measure(at_hand)], dtype=torch.float64)
         if missing := sorted(lacking - set(found)):
             raise NeedsContext(
                 f"the attack must be shown {', '.join(missing)}: "
@@ -153,6 +171,16 @@ def _computed(
     if "one" in pieces:
         found["one"] = vectors[one]
     return {piece: found[piece] for piece in pieces if piece in found}
+
+
+def measured(
+    attack: Any, context: Context | None, memory: dict[str, Any] | None
+) -> Measure | None:
+    """What finds the ``strength`` of `attack`, where it has one."""
+    strength = getattr(attack, "strength", None)
+    if "strength" not in pieces_of(attack) or strength is None:
+        return None
+    return lambda known: float(strength(known, context=context, memory=memory))
 
 
 def chosen_row(

@@ -60,24 +60,30 @@ def along(direction: str, mean: Tensor, std: Tensor | None) -> Tensor:
     return mean.sign() if direction == "sign" else mean
 
 
-def inner_products(vectors: Tensor, mean: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+def inner_products(
+    vectors: Tensor, mean: Tensor, at: Tensor, centre: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Inner products of the rows less `mean`, of `mean` and of the direction `at`.
 
     The ``(h, h)`` Gram matrix of the rows less `mean`, and a ``(2, h + 2)``
-    matrix: `mean` and `at` with (those rows, `mean`, `at`).  All in float64.
+    matrix: `mean` and `at` with (those rows, `mean`, `at`).  With a `centre` it is
+    ``(3, h + 3)``: that, less `mean`, comes last.  All in float64.
     Shifting by the mean keeps the distances between near rows of large norm.
     """
     h, d = vectors.shape
+    size = h + 2 if centre is None else h + 3
 
     def start() -> Callable[[int], Tensor]:
         # One a thread: fresh memory for each tile would cost more than the work.
-        buffer = torch.empty(h + 2, GRAM_TILE, dtype=torch.float64, device=mean.device)
+        buffer = torch.empty(size, GRAM_TILE, dtype=torch.float64, device=mean.device)
 
         def piece(turn: int) -> Tensor:
             part = _part(turn, GRAM_TILE)
             frame = buffer[:, : len(mean[part])]
             frame[h], frame[h + 1] = mean[part], at[part]
             torch.sub(vectors[:, part], frame[h], out=frame[:h])
+            if centre is not None:
+                torch.sub(centre[part], frame[h], out=frame[h + 2])
             return frame @ frame.T
 
         return piece

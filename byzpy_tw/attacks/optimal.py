@@ -8,7 +8,7 @@ import attrs
 from attrs import field, frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.aim import Rule, geometric, strongest
+from byzpy_tw.attacks.aim import Memory, Other, Rule, geometric, strongest
 from byzpy_tw.attacks.alie import rescale, shifted
 from byzpy_tw.attacks.calling import perform
 from byzpy_tw.attacks.checks import number, whole
@@ -37,9 +37,10 @@ def _target(attack: OptimalIPM | OptimalALIE) -> str | None:
 def _aimed_at(attack: T, pipeline: Rule) -> T:
     """The attack with its target found: what it is to be shown depends on that.
 
-    For whoever looks up names: `pipeline` is what ``target`` names, or the run's.
+    For whoever looks up names, where the trainer is: `pipeline` is what ``target``
+    names, or the run's.
     """
-    return attrs.evolve(attack, aggregator=pipeline, pre=())
+    return attrs.evolve(attack, aggregator=Other(pipeline) if attack.target else pipeline, pre=())
 
 
 @frozen(kw_only=True)
@@ -49,7 +50,8 @@ class OptimalIPM:
     The pipeline is the run's own, or `aggregator` after the pre-aggregators
     `pre`.  It is tried with as many copies of the vector as there are Byzantine
     nodes: the context's number, else `f`.  A geometric pipeline is tried on
-    inner products alone; any other needs all honest vectors.
+    inner products alone; any other needs all honest vectors.  The search is
+    the trainer's, and what it finds is all of it that travels.
 
     References
     ----------
@@ -73,22 +75,26 @@ class OptimalIPM:
     def knowledge(self) -> str:
         return "gram" if geometric(self) else "all"
 
-    @property
-    def pieces(self) -> tuple[str, ...]:
-        return ("mean", "gram", "products") if geometric(self) else ("mean", "vectors")
+    pieces = ("mean", "strength")
 
     __call__ = perform
 
-    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+    def strength(
+        self, known: Knowledge, *, context: Context | None = None, memory: Memory = None
+    ) -> float:
+        """The tau that moves the pipeline furthest, `memory` being what it remembers."""
         # Less the mean, -tau times the mean is -(1 + tau) times it.
-        tau = strongest(
+        return strongest(
             self,
             known,
             context,
+            memory,
             vector=lambda tau: times(known.mean, -tau),
             place=lambda tau: (-1.0 - tau, 0.0),
         )
-        return times(known.mean, -tau)
+
+    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
+        return times(known.mean, -float(known.strength))
 
 
 @frozen(kw_only=True)
@@ -120,20 +126,24 @@ class OptimalALIE:
     def knowledge(self) -> str:
         return "gram" if geometric(self) else "all"
 
-    @property
-    def pieces(self) -> tuple[str, ...]:
-        seen = ("gram", "products") if geometric(self) else ("vectors",)
-        return ("mean", "std", *seen)
+    pieces = ("mean", "std", "strength")
 
     __call__ = perform
 
+    def strength(
+        self, known: Knowledge, *, context: Context | None = None, memory: Memory = None
+    ) -> float:
+        """The tau that moves the pipeline furthest, `memory` being what it remembers."""
+        unit = rescale(known.h, self.ddof)
+        return strongest(
+            self,
+            known,
+            context,
+            memory,
+            vector=lambda tau: shifted(known.mean, known.std, tau * unit),
+            place=lambda tau: (0.0, tau * unit),
+        )
+
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         unit = rescale(known.h, self.ddof)
-
-        def vector(tau: float) -> Tensor:
-            return shifted(known.mean, known.std, tau * unit)
-
-        tau = strongest(
-            self, known, context, vector=vector, place=lambda tau: (0.0, tau * unit)
-        )
-        return vector(tau)
+        return shifted(known.mean, known.std, float(known.strength) * unit)

@@ -13,8 +13,10 @@ TIERS: Mapping[str, frozenset[str]] = {
     "own": frozenset({"own", "past"}),
     "one": frozenset({"one"}),
     "moments": frozenset({"mean", "std"}),
-    "gram": frozenset({"mean", "std", "one", "gram", "products"}),
-    "all": frozenset({"own", "mean", "std", "one", "gram", "products", "vectors"}),
+    "gram": frozenset({"mean", "std", "one", "gram", "products", "strength"}),
+    "all": frozenset(
+        {"own", "mean", "std", "one", "gram", "products", "strength", "vectors"}
+    ),
 }
 
 # What an attack of each tier is shown that does not say more precisely.
@@ -49,6 +51,7 @@ def shapes(pieces: Collection[str], h: int, d: int) -> dict[str, tuple[int, ...]
         "one": (d,),
         "gram": (h, h),
         "products": (2, h + 2),
+        "strength": (1,),
         "vectors": (h, d),
     }
     return {piece: shape for piece, shape in known.items() if piece in pieces}

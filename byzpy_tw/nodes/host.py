@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.autograd import graph
 
 from byzpy_tw import models, seeds
-from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.attacks.tiers import pieces_of
 from byzpy_tw.datasets import Dataset
@@ -32,7 +31,7 @@ from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.nodes.gradients import Done, MicroBatches, batch_indices, submit
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec
 from byzpy_tw.plugins import Registry
-from byzpy_tw.plugins.shorthand import build_attack, build_pipeline
+from byzpy_tw.plugins.shorthand import build_attack
 
 
 @frozen
@@ -56,25 +55,11 @@ class NodeHost:
     _registry: Registry
     _shards: list[np.ndarray]
     nodes: dict[int, Node] = field(factory=dict, init=False)
-    _pipeline: Pipeline | None = field(default=None, init=False)  # once somebody aims
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
 
     @property
     def dimension(self) -> int:
         return self.parameters.numel()
-
-    def pipeline(self) -> Pipeline:
-        """The run's own chain of rules, for attacks that aim at it.
-
-        Raises `UnknownName` where this process lacks one of them: aggregators
-        work on the trainer, and need not be installed with nodes.
-        """
-        if self._pipeline is None:
-            spec = self.spec
-            self._pipeline = build_pipeline(
-                self._registry, spec.pipeline, **spec.rule_parameters
-            )
-        return self._pipeline
 
     def spawn(self, node: NodeSpec) -> None:
         """Add `node`, its names looked up here.
@@ -99,7 +84,7 @@ class NodeHost:
         self.nodes[node.node] = Node(node, shard, attack)
 
     def look_up(self, attacks: Iterable[str]) -> None:
-        """Make `attacks` ready for `spawn`; a long pipeline to aim at takes its time.
+        """Make `attacks` ready for `spawn`; a plugin's may take its time.
 
         Nodes with the same attack share it: it keeps nothing between calls.
         """
@@ -111,12 +96,7 @@ class NodeHost:
                     n=self.spec.n,
                     b=self.spec.n - self.spec.shards,
                     f=self.spec.f,
-                    run_pipeline=self.pipeline,
                 )
-
-    def takes_aim(self, attack: str) -> bool:
-        """Whether an attack, looked up before, tries its vectors out on a pipeline."""
-        return hasattr(self._attacks[attack], "aimed_at")
 
     def gradient(
         self,
@@ -176,7 +156,6 @@ class NodeHost:
             f=self.spec.f,
             byzantine=self.spec.n - self.spec.shards,
             node=node,
-            pipeline=self._pipeline,
         )
         vector = self.nodes[node].attack(knowledge, context=context)
         return torch.as_tensor(vector, dtype=torch.float32).reshape(-1)

@@ -33,8 +33,8 @@ def _name(**more: Any) -> Any:
 class RunSpec:
     """What every node of a run has in common.
 
-    ``shards`` is the number of honest nodes; ``pipeline`` the run's own chain
-    of rules (for attacks that aim at it), ``n`` and ``f`` the run's.
+    ``shards`` is the number of honest nodes; ``n`` and ``f`` are the run's.  The
+    rules are the trainer's alone.
     """
 
     dataset: str = _name()
@@ -46,22 +46,10 @@ class RunSpec:
     batch_size: int = _count(1, 1_000_000)
     micro_batch_size: int = _count(1, 8192)
     replacement: bool = field(default=False, validator=instance_of(bool))
-    pipeline: str = _name()
     n: int = _count(1, 1_000_000)
     f: int = _count(0, 1_000_000)
-    q: int | None = field(default=None)
     # seconds that a round waits, for nodes that are late on purpose
     patience: float = field(default=60.0, validator=[instance_of((int, float)), ge(0), le(1e9)])
-
-    @q.validator
-    def _counted(self, attribute: attrs.Attribute, value: object) -> None:
-        if value is not None and (type(value) is not int or not 1 <= value <= 1_000_000):
-            raise ValueError(f"q must be a whole number from 1 to 1,000,000, got {value!r}")
-
-    @property
-    def rule_parameters(self) -> dict[str, Any]:
-        """What the run offers to the rules of its pipeline that take such parameters."""
-        return {"f": self.f, "q": self.q}
 
     def to_json(self) -> bytes:
         return json.dumps(attrs.asdict(self), sort_keys=True).encode()

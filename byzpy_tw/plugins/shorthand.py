@@ -37,19 +37,25 @@ def attack(name: str, **parameters: Any) -> Callable[..., Any]:
 
 
 def build_attack(
-    names: Registry, text: str, *, n: int, b: int, f: int, run_pipeline: Callable[[], Pipeline]
+    names: Registry,
+    text: str,
+    *,
+    n: int,
+    b: int,
+    f: int,
+    run_pipeline: Callable[[], Pipeline] | None = None,
 ) -> Any:
     """The attack that `text` names, in a run of `n` nodes, `b` of them Byzantine.
 
-    Aimed at the pipeline that it names itself, or at the run's own, where it
-    takes aim: what it must be shown depends on that.  `run_pipeline` is called for
-    such an attack only: a server need not have the rules that the trainer uses.
-    Raises `BadParameter` where it makes no sense for these numbers.
+    With `run_pipeline`, which the trainer has, aimed at the pipeline that it names
+    itself, or at the run's own, where it takes aim.  Servers need not have the rules:
+    what an attack finds out about them is the trainer's to find and travels as its
+    ``strength``.  Raises `BadParameter` where it makes no sense for these numbers.
     """
     made = names.make("attack", text, f=f)
     if hasattr(made, "check"):
         made.check(n=n, b=b)
-    if hasattr(made, "aimed_at"):
+    if run_pipeline is not None and hasattr(made, "aimed_at"):
         target = getattr(made, "target", None)
         made = made.aimed_at(build_pipeline(names, target, f=f) if target else run_pipeline())
     return made

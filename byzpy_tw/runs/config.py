@@ -261,10 +261,8 @@ class RunConfig:
             batch_size=self.batch_size,
             micro_batch_size=self.micro_batch_size,
             replacement=self.replacement,
-            pipeline=self.pipeline,
             n=self.n,
             f=self.f,
-            q=self.q,
             patience=self.round_timeout,
         )
 

@@ -24,7 +24,6 @@ from byzpy_tw.errors import (
     UnknownRun,
     VersionMismatch,
 )
-from byzpy_tw.nodes.host import NodeHost
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec, nodes_from_json
 from byzpy_tw.server.hosted import HostedRun, failures_to_json
 from byzpy_tw.server.lane import Lane
@@ -205,7 +204,6 @@ class Session(GuardedAMP):
         await in_pool(server.reactor, server.pool, here.host.look_up, sorted(attacks))
         if self._run(run) is not here:
             raise UnknownRun(f"run {run[:40]!r} was closed")
-        self._aims_fit(here.host, attacks)
         total = self.server.nodes + len(specs)
         if total > self.server.limits.nodes:
             raise ServerBusy(
@@ -216,17 +214,6 @@ class Session(GuardedAMP):
             here.host.spawn(spec)
             self.server.nodes += 1
         return {"count": len(here.host.nodes)}
-
-    def _aims_fit(self, host: NodeHost, attacks: set[str]) -> None:
-        """`LimitExceeded` where attacks would try vectors out among too many."""
-        most = self.server.limits.shown_mib
-        rows = max(host.spec.n, host.spec.shards)
-        aiming = any(map(host.takes_aim, attacks))
-        if aiming and largest_piece(rows, host.dimension) > most * 2**20:
-            raise LimitExceeded(
-                f"an attack that takes aim, with {rows:,} vectors of "
-                f"{host.dimension:,} numbers: over {most} MiB on this server"
-            )
 
     def compute(self, run: str, round: int, nodes: list[int]) -> Deferred:
         return _failures(self._run(run).compute(_numbered(round), nodes))

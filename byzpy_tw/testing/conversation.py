@@ -23,7 +23,6 @@ _RUN = RunSpec(
     seed=5,
     batch_size=8,
     micro_batch_size=4,
-    pipeline="median",
     n=5,
     f=1,
 )

@@ -49,7 +49,6 @@ _LIKELY: dict[str, tuple[Any, ...]] = {
     "batch_size": (1, 50, 5000, 1_000_000),
     "micro_batch_size": (1, 1000, 100_000),
     "replacement": (True,),
-    "pipeline": ("krum", "nnm | trimmed-mean", "mean", "|"),
     "n": (1, 4, 1000),
     "f": (0, 2, 1000),
 }

@@ -205,7 +205,11 @@ class Rounds:
         try:
             with using(self._threads):
                 known = Knowledge.for_attack(
-                    self.attack, honest, context=context, state=self.memory
+                    self.attack,
+                    honest,
+                    context=context,
+                    state=self.memory,
+                    memory=self.aggregation.memory,
                 )
         except ByzpyTwError:
             raise

@@ -16,9 +16,9 @@ from byzpy_tw.attacks.knowledge import Knowledge, shapes
 from byzpy_tw.errors import BadFrame, BadRequest
 from byzpy_tw.wire.frames import Header, Kind
 
-PIECES = ("mean", "std", "one", "gram", "products", "vectors")
+PIECES = ("mean", "std", "one", "gram", "products", "vectors", "strength")
 PAST = "past"  # travels too, but one frame for each node that is shown its own
-_WIDE = {"gram", "products"}  # float64, and small
+_WIDE = {"gram", "products", "strength"}  # float64, and small
 
 
 def dtype_of(piece: str) -> torch.dtype:
