@@ -6,6 +6,7 @@ import io
 import json
 import re
 import threading
+import unittest
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -24,6 +25,11 @@ from byzpy_tw.nodes.host import make_model, make_shards
 from byzpy_tw.plugins import KINDS, Registry, hookspecs, load
 from byzpy_tw.plugins.shorthand import build_pipeline
 from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.testing.laws import (
+    aggregator_tests,
+    attack_tests,
+    preaggregator_tests,
+)
 from byzpy_tw.trainer.observers import Observers
 from tests.distributions import write
 from tests.support import folder, start_training
@@ -106,6 +112,20 @@ class DocumentTests(SynchronousTestCase):
 
 class ExampleTests(SynchronousTestCase):
     """docs/hooks.md, run."""
+
+    def test_examples_pass_the_test_kit(self) -> None:
+        """What a reader copies passes the tests that the last section tells of."""
+        result = unittest.TestResult()
+        for hook, make, tests in (
+            ("register_aggregators", "SteadyMedian", aggregator_tests),
+            ("register_preaggregators", "equal_norms", preaggregator_tests),
+            ("register_attacks", "Haze", attack_tests),
+        ):
+            made = tests(getattr(example(hook), make))
+            unittest.defaultTestLoader.loadTestsFromTestCase(made).run(result)
+        self.assertEqual([*result.failures, *result.errors], [])
+        self.assertEqual(result.testsRun, 17)
+
 
     def test_register_aggregators(self) -> None:
         """The steady median keeps its memory from round to round, in a chain."""

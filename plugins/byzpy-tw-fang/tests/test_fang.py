@@ -10,12 +10,17 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import Context, Knowledge
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.plugins import load
+from byzpy_tw.testing.laws import attack_tests
 
 
 def shown(h: int = 6, d: int = 500) -> Knowledge:
     """The moments of random honest vectors."""
     honest = torch.randn(h, d, generator=torch.Generator().manual_seed(3)).double()
     return Knowledge.of(honest, "moments")
+
+
+# Declared knowledge, any threads, any finite vectors: what every attack is tested for.
+TrimAttackLaws = attack_tests(TrimAttack)
 
 
 class TrimAttackTests(SynchronousTestCase):

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.plugins import load
+from byzpy_tw.testing.laws import dataset_tests
 
 
 def arms_of(image: np.ndarray) -> int:
@@ -21,6 +22,10 @@ def arms_of(image: np.ndarray) -> int:
         columns = np.rint(13.5 + radius * np.cos(angle)).astype(int)
         strength += np.abs(np.fft.rfft(image[rows, columns]))[1:10]
     return int(strength.argmax()) + 1
+
+
+# The same data everywhere, finite inputs: what every dataset is tested for.
+SpiralsLaws = dataset_tests(spirals, n=200)
 
 
 class SpiralsTests(SynchronousTestCase):

@@ -1,0 +1,112 @@
+"""What every law is tested with: a bound on time, the world left alone, any threads."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor
+from twisted.trial.unittest import SynchronousTestCase
+
+T = TypeVar("T")
+
+PATIENCE = 60.0  # seconds; what takes longer on a handful of small vectors hangs
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """What `work` returns or raises; an `AssertionError` if it takes longer.
+
+    A thread that hangs is left behind: there is no way to end it.
+    """
+    found: list[Any] = []
+
+    def run() -> None:
+        try:
+            found.append((True, work()))
+        except BaseException as e:  # the test's to deal with
+            found.append((False, e))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not found:
+        raise AssertionError(f"no answer within {seconds:g} s")
+    good, answer = found[0]
+    if not good:
+        raise answer
+    return answer  # type: ignore[no-any-return]
+
+
+@contextmanager
+def untouched(test: SynchronousTestCase, *given: Any) -> Iterator[None]:
+    """Fail if the tensors among `given` change, or torch's or numpy's global streams move."""
+    tensors = [g for g in given if isinstance(g, Tensor)]
+    before = [t.clone() for t in tensors]
+    torch_stream, numpy_stream = torch.get_rng_state(), np.random.get_state()[1].copy()
+    yield
+    for tensor, kept in zip(tensors, before, strict=True):
+        test.assertTrue(same(tensor, kept), "changed its input")
+    test.assertTrue(
+        torch.equal(torch.get_rng_state(), torch_stream),
+        "drew from torch's global stream: use context.stream, or a generator of its own",
+    )
+    test.assertTrue(
+        np.array_equal(np.random.get_state()[1], numpy_stream),
+        "drew from numpy's global stream: use context.stream, or a generator of its own",
+    )
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same bits, NaN being itself."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.dtype.is_floating_point:
+        return torch.equal(a, b)
+    return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(0), b.nan_to_num(0))
+
+
+def on_threads(work: Callable[[], T]) -> list[T]:
+    """What `work` gives when torch may use 1, 2 and 4 threads."""
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            found.append(work())
+    finally:
+        torch.set_num_threads(before)
+    return found
+
+
+def any_rows(n: int, d: int) -> Any:
+    """Hypothesis draws ``(n, d)`` float32 rows of finite numbers whose squares are finite."""
+    numbers = st.floats(-(2.0**49), 2.0**49, width=32)
+    return arrays(np.float32, (n, d), elements=numbers)
+
+
+def made(make: Callable[..., Any], **offered: Any) -> Any:
+    """What the factory `make` makes, given those of `offered` that it takes."""
+    return make(**{name: value for name, value in offered.items() if takes(make, name)})
+
+
+def takes(call: Callable[..., Any], name: str) -> bool:
+    """Whether `call` takes a keyword `name`."""
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except ValueError:  # a builtin without a signature
+        return False
+    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def test_class(kind: str, make: Callable[..., Any], tests: dict[str, Any]) -> Any:
+    """A test class with these tests, named after what is tested."""
+    name = getattr(make, "__name__", type(make).__name__).strip("<>")
+    title = "".join(word[:1].upper() + word[1:] for word in name.replace("-", "_").split("_"))
+    body = {"__doc__": f"The laws of {kind} {name}.", "__module__": __name__, **tests}
+    return type(f"{title}Laws", (SynchronousTestCase,), body)
