@@ -36,6 +36,17 @@ class CatalogueTests(SynchronousTestCase):
                 model = build(factory, {"classes": 7, "shape": (3, 32, 32)}, seed=1)
                 self.assertEqual(model(x).shape, (2, 7))
 
+    def test_convolutions_see_channels_last(self) -> None:
+        """Images of one channel or three reach the first convolution so laid out."""
+        for shape in ((1, 28, 28), (3, 32, 32)):
+            for name in ("small-cnn", "cnn-mnist", "cnn-cifar"):
+                model = build(dict(f[:2] for f in BUILTIN)[name], {"shape": shape}, seed=1)
+                seen = model[1](model[0](torch.randn(4, *shape)))
+                layout = seen.is_contiguous(memory_format=torch.channels_last)
+                self.assertTrue(layout, (name, shape))
+                x = torch.randn(4, *shape)
+                self.assertTrue(torch.equal(model[0](x), x))
+
     def test_data_that_does_not_fit(self) -> None:
         """A model for images says what it needs."""
         for name, factory, _ in BUILTIN:
