@@ -124,7 +124,7 @@ class RemoteHost:
             raise WireError(f"{self.name} says its model has {self._dimension} parameters")
         # A frame may be wrong in size, but not by much: it is read past, not kept.
         stream = TensorStream(
-            self, self._dimension * 16 + 4096, self._lost, name=self.name
+            self, self._dimension * 16 + 4096, self._lost, name=self.name, begins=True
         )
         second = await self._connect(GuardedAMP({}))
         second.release_transport()

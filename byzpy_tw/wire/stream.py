@@ -1,13 +1,16 @@
-"""A connection that carries tensor frames, over any Twisted transport.
+"""A connection that carries tensor frames.
 
-Frames leave in the order of `send`, a slice of the tensor's memory at a time,
-whenever the transport asks for more: what waits in the transport is bounded by
-its own limit and one slice, however many frames were sent and however small.
+What is sent and received is decided by two objects that do no I/O,
+`frames.FrameReader` and `outgoing.FrameWriter`.  They have two shells: for plain TCP
+a descriptor of our own (`descriptor.SocketShell`); for any other transport, as under
+TLS or in memory, the transport itself.
+
+Frames leave in the order of `send`, a slice at a time, whenever the other side takes
+more: what waits in buffers is bounded, however many frames were sent.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from attrs import define, field
@@ -20,17 +23,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.wire.frames import FrameReader, FrameReceiver, Header, bytes_of
+from byzpy_tw.wire.descriptor import SocketShell
+from byzpy_tw.wire.frames import FrameReader, FrameReceiver, Header
+from byzpy_tw.wire.outgoing import FrameWriter
 
-_SLICE = 1 << 18  # bytes handed to the transport at a time
-
-
-@define(eq=False)
-class _Outgoing:
-    header: bytes
-    elements: memoryview
-    sent: Deferred[None]
-    keep: Tensor  # its memory is what `elements` points into
+_SLICE = 1 << 18  # bytes handed to a transport at a time
 
 
 @implementer(IPushProducer)
@@ -40,15 +37,21 @@ class TensorStream(Protocol):
 
     `ended` is called once, with the reason in words, when the connection is
     gone.  A peer that sends what was not agreed on is cut off.
+
+    The side that `begins` sends the first frame; the other one nothing before
+    that has arrived.  Then neither has bytes left in its transport when it takes
+    the socket from it.
     """
 
     receiver: FrameReceiver
     most_bytes: int
     ended: Callable[[str], None]
     name: str = "peer"
+    begins: bool = False
     reader: FrameReader = field(init=False)
-    bytes_sent: int = field(default=0, init=False)
-    _queue: deque[_Outgoing] = field(factory=deque, init=False)
+    writer: FrameWriter = field(factory=FrameWriter, init=False)
+    _shell: SocketShell | None = field(default=None, init=False)
+    _settled: bool = field(default=False, init=False)  # which shell it is to be
     _producing: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
     _pumping: bool = field(default=False, init=False)
@@ -60,6 +63,20 @@ class TensorStream(Protocol):
     def __attrs_post_init__(self) -> None:
         self.reader = FrameReader(self.receiver, self.most_bytes)
 
+    @property
+    def bytes_sent(self) -> int:
+        return self.writer.bytes_taken
+
+    def connectionMade(self) -> None:
+        if self.begins:
+            self._settle()
+
+    def _settle(self) -> None:
+        self._settled = True
+        self._shell = SocketShell.take(
+            self.transport, self.reader, self.writer, self._refuse
+        )
+
     # -- sending
 
     def send(self, header: Header, tensor: Tensor) -> Deferred[None]:
@@ -67,12 +84,12 @@ class TensorStream(Protocol):
 
         Fails with the reason if the connection ends before that.
         """
-        sent: Deferred[None] = Deferred()
         if self._gone:
+            sent: Deferred[None] = Deferred()
             sent.errback(ConnectionError(self._why))
             return sent
-        self._queue.append(_Outgoing(header.pack(), bytes_of(tensor), sent, tensor))
-        if not self._producing:
+        sent = self.writer.add(header, tensor)
+        if self._shell is None and not self._producing:
             self._producing = True
             self.transport.registerProducer(self, True)
         self._pump()
@@ -87,13 +104,16 @@ class TensorStream(Protocol):
             return
         self._pumping = True
         try:
-            while self._queue and not self._paused and not self._gone:
+            if self._shell is not None:
+                self._shell.flush()
+                return
+            while self.writer and not self._paused and not self._gone:
                 self._write_some()
         finally:
             self._pumping = False
         # While paused we stay the producer, or the next `send` would not know
         # that the transport is full.
-        if not self._queue and not self._paused and self._producing:
+        if not self.writer and not self._paused and self._producing:
             self._producing = False
             self.transport.unregisterProducer()
 
@@ -104,27 +124,27 @@ class TensorStream(Protocol):
         self._paused = True
 
     def _write_some(self) -> None:
-        frame = self._queue[0]
-        piece = frame.elements[:_SLICE]
-        data = frame.header + bytes(piece)
-        frame.header, frame.elements = b"", frame.elements[len(piece) :]
-        if not frame.elements:
-            self._queue.popleft()
-        self.bytes_sent += len(data)
+        data = b"".join(self.writer.buffers(_SLICE))
+        done = self.writer.advance(len(data))
         self.transport.write(data)
-        if not frame.elements:
-            frame.sent.callback(None)
+        for sent in done:
+            sent.callback(None)
 
     # -- receiving
 
     def dataReceived(self, data: bytes) -> None:
         if self._gone:
             return
+        if not self._settled:
+            self._settle()
         try:
             self.reader.feed(data)
         except BadFrame as e:
-            self.log.warn("{name}: hanging up: {why}", name=self.name, why=str(e))
-            self.hang_up(str(e))
+            self._refuse(str(e))
+
+    def _refuse(self, why: str) -> None:
+        self.log.warn("{name}: hanging up: {why}", name=self.name, why=why)
+        self.hang_up(why)
 
     # -- the end
 
@@ -141,10 +161,12 @@ class TensorStream(Protocol):
         if self._gone:
             return
         self._gone, self._why = True, why
-        unsent, self._queue = self._queue, deque()
+        unsent = self.writer.drop()
+        if self._shell is not None:
+            self._shell.stop()
         if self._producing:
             self._producing = False
             self.transport.unregisterProducer()
-        for frame in unsent:
-            frame.sent.errback(ConnectionError(why))
+        for sent in unsent:
+            sent.errback(ConnectionError(why))
         self.ended(why)
