@@ -46,7 +46,7 @@ class Context:
     vectors (after refused nodes were left out), ``n`` and ``f`` are the run's,
     ``byzantine`` how many of the nodes are.  ``node`` is the Byzantine node
     that an attack is computed for, -1 for an aggregator.  ``pipeline`` is the
-    run's own chain of rules, for attacks that aim at it.
+    run's own chain of rules, where the trainer asks an attack for its strength.
     """
 
     seed: int = 0

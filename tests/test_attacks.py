@@ -16,13 +16,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.aggregators import CenteredClipping, ClippedClustering, Pipeline
+from byzpy_tw.aggregators import (
+    CenteredClipping,
+    ClippedClustering,
+    Krum,
+    Mean,
+    Median,
+    Pipeline,
+)
 from byzpy_tw.attacks import BUILTIN, Knowledge
-from byzpy_tw.attacks.aim import Aim
+from byzpy_tw.attacks.aim import Aim, Other
 from byzpy_tw.attacks.alie import automatic_tau
 from byzpy_tw.attacks.search import line_maximize
 from byzpy_tw.errors import BadParameter, NeedsContext
+from byzpy_tw.preaggregators import Clipping
 from byzpy_tw.seeds import Context
+from byzpy_tw.vectors import NORM_LIMIT
 
 GOLDEN = Path(__file__).parent / "golden" / "golden.json.gz"
 NAMES = {name: factory for name, factory, _ in BUILTIN}
@@ -422,13 +431,43 @@ class PipelineTests(SynchronousTestCase):
             for key, value in before.items():
                 self.assertTrue(torch.equal(memory["aggregator"][key], value))
 
+    def test_rows_cut_short_before_a_remembered_centre(self) -> None:
+        """The origin's share and the centre's are not the same thing."""
+        x = honest(8, 300, seed=3).double()
+        context = Context(n=10, f=2, byzantine=2)
+        pipeline = Pipeline(pre=(Clipping(c=12.0),), aggregator=CenteredClipping(tau=8.0))
+        memory: dict[str, Any] = {}
+        pipeline(honest(10, 300, seed=4).double() * 0.2, state=memory)
+        attack = NAMES["opt-alie"](evals=8).aimed_at(pipeline)
+        blind = NAMES["opt-alie"](evals=8).aimed_at(
+            lambda rows, state=None: pipeline(rows, state=state)
+        )
+        found = [
+            float(Knowledge.for_attack(a, x, context=context, memory=memory).strength)
+            for a in (attack, blind)
+        ]
+        self.assertEqual(*found)
+
+    def test_what_would_be_refused_is_not_tried(self) -> None:
+        """Neither a vector above the norm limit nor a rule that cannot be computed
+        ends the search, or is its answer."""
+        x = honest(4, 30).double()
+        x[0] *= 1e16
+        context = Context(n=6, f=1, byzantine=2)
+        for rule in (Median(f=1), Krum(f=1), Krum(f=5), lambda rows: rows.median(dim=0).values):
+            aimed = NAMES["opt-ipm"](evals=40).aimed_at(Pipeline(aggregator=rule))
+            sent = aimed(x, context=context)
+            self.assertLessEqual(float(sent.norm()), NORM_LIMIT)
+        mean = NAMES["opt-alie"](evals=1000).aimed_at(Pipeline(aggregator=Mean()))
+        self.assertLessEqual(float(mean(honest(4, 30).double(), context=context).norm()), NORM_LIMIT)
+
     def test_another_pipeline_has_no_part_in_the_memory(self) -> None:
         """A target that the attack names itself is not started from the run's centre."""
         x = honest(8, 300, seed=3)
         memory = {"aggregator": {"previous": torch.full((300,), 100.0)}}
         context = Context(n=10, f=2, byzantine=2)
         target = Pipeline(aggregator=CenteredClipping())
-        named = NAMES["opt-ipm"](aggregator="centered-clipping").aimed_at(target)
+        named = NAMES["opt-ipm"](aggregator="centered-clipping").aimed_at(Other(target))
         found = [
             Knowledge.for_attack(named, x, context=context, memory=m) for m in (memory, None)
         ]

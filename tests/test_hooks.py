@@ -9,6 +9,7 @@ import threading
 import unittest
 from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,7 @@ from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.testing.laws import (
     aggregator_tests,
     attack_tests,
+    partition_tests,
     preaggregator_tests,
 )
 from byzpy_tw.trainer.observers import Observers
@@ -120,11 +122,12 @@ class ExampleTests(SynchronousTestCase):
             ("register_aggregators", "SteadyMedian", aggregator_tests),
             ("register_preaggregators", "equal_norms", preaggregator_tests),
             ("register_attacks", "Haze", attack_tests),
+            ("register_partitions", "staircase", partial(partition_tests, per_shard=11)),
         ):
             made = tests(getattr(example(hook), make))
             unittest.defaultTestLoader.loadTestsFromTestCase(made).run(result)
         self.assertEqual([*result.failures, *result.errors], [])
-        self.assertEqual(result.testsRun, 17)
+        self.assertEqual(result.testsRun, 20)
 
 
     def test_register_aggregators(self) -> None:

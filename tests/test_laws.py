@@ -75,9 +75,7 @@ for name, factory, _ in attacks.BUILTIN:
         named("attack", title, attack_tests(variant(factory, parameters)))
 
 for name, factory, _ in partitions.BUILTIN:
-    shared = name == "local"
-    made = partition_tests(factory, disjoint=not shared)
-    named("partition", name, made)
+    named("partition", name, partition_tests(factory, disjoint=name != "local"))
 
 named("dataset", "mnist5k", dataset_tests(datasets.mnist5k, elsewhere=False))
 named("dataset", "synthetic", dataset_tests(datasets.synthetic, n=200, classes=4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import unittest
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.datasets import Dataset, Split
+from byzpy_tw.kernels.parallel import threads
 from byzpy_tw.testing.laws import (
     aggregator_tests,
     attack_tests,
@@ -38,6 +40,10 @@ class Rule:
     """A sound aggregator, to be spoilt."""
 
     f = 2
+
+    def computable(self, n: int) -> str | None:
+        return None if n > 4 else f"needs n > 4, got {n}"
+
     laws: Any = frozenset(LAWS - {"translation"})
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -66,9 +72,13 @@ class AggregatorTests(SynchronousTestCase):
             def __call__(self, rows: Tensor) -> Tensor:
                 return super().__call__(rows) + 0 * torch.rand(1).to(rows.dtype)
 
+        class DrawsElsewhere(Rule):
+            def __call__(self, rows: Tensor) -> Tensor:
+                return super().__call__(rows) + 0 * random.random()
+
         class Threads(Rule):
             def __call__(self, rows: Tensor) -> Tensor:
-                return super().__call__(rows) * torch.get_num_threads()
+                return super().__call__(rows) * threads()
 
         class Remembers(Rule):
             laws = frozenset()
@@ -108,6 +118,17 @@ class AggregatorTests(SynchronousTestCase):
             def computable(self, n: int) -> str | None:
                 return None if n > 4 else "too few"
 
+        class Few(Rule):
+            """Nothing is said against n = 4, where it has nothing to average."""
+
+            def computable(self, n: int) -> str | None:
+                return None
+
+        class Keeps(Rule):
+            def __call__(self, rows: Tensor, *, state: Any) -> Tensor:
+                state["last"] = super().__call__(rows)
+                return state["last"]
+
         class Refuses(Rule):
             laws = frozenset()
 
@@ -119,6 +140,7 @@ class AggregatorTests(SynchronousTestCase):
         for rule, wanted in (
             (Writes, {"leaves_the_world_alone"}),
             (Draws, {"leaves_the_world_alone"}),
+            (DrawsElsewhere, {"leaves_the_world_alone"}),
             (Threads, {"same_bits"}),
             (Remembers, {"same_bits"}),
             (Widens, {"answer", "any_numbers"}),
@@ -126,6 +148,8 @@ class AggregatorTests(SynchronousTestCase):
             (Spoils, {"leaves_the_world_alone"}),
             (Follows, {"poison"}),
             (Mute, {"conditions"}),
+            (Few, {"conditions"}),
+            (Keeps, {"leaves_the_world_alone"}),
             (Refuses, {"any_numbers", "poison"}),
         ):
             self.assertEqual(self.found(rule, wanted), wanted, rule)
@@ -191,6 +215,30 @@ class OtherKindsTests(SynchronousTestCase):
             def __call__(self, known: Any) -> Tensor:
                 return known.mean + torch.randn(known.dimension)
 
+        class Leans:
+            """On a target that the one on a server was never told of."""
+
+            knowledge = "all"
+            target: Any = None
+
+            def aimed_at(self, pipeline: Any) -> Any:
+                other = type(self)()
+                other.target = pipeline
+                return other
+
+            def __call__(self, known: Any) -> Tensor:
+                return -self.target(known.vectors)
+
+        class Scribbles:
+            knowledge = "one"
+
+            def choose(self, honest: Tensor, **_: Any) -> int:
+                honest[1] = 0
+                return 1
+
+            def __call__(self, known: Any) -> Tensor:
+                return known.one
+
         class Scalar:
             knowledge = "moments"
 
@@ -200,6 +248,9 @@ class OtherKindsTests(SynchronousTestCase):
         self.assertEqual(failing(attack_tests(Peeks)), {"shown_alone"})
         self.assertLessEqual({"shown_alone", "same_bits"}, failing(attack_tests(Draws)))
         self.assertLessEqual({"declaration"}, failing(attack_tests(Scalar)))
+        self.assertIn("shown_alone", failing(attack_tests(Scribbles), {"shown_alone"}))
+        leaning = {"declaration_aimed_at_multi_krum"}
+        self.assertEqual(failing(attack_tests(Leans), leaning), leaning)
 
     def test_datasets(self) -> None:
         """Data from a global stream differ, and inputs that are not numbers show."""

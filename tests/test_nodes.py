@@ -11,8 +11,12 @@ from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.nodes.host import NodeHost, build
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec
 from byzpy_tw.plugins import load
+from byzpy_tw.runs.round import Reason, Round
 from byzpy_tw.runs.rules import rules_of
+from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.train import configuration
+from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.rounds import Rounds
 
 REGISTRY = load()
 
@@ -40,6 +44,26 @@ class AimTests(SynchronousTestCase):
         words = "--in-process --num-honest 6 --num-byz 2 --f 2 --q 1 --attack opt-ipm"
         rules = rules_of(configuration(words.split()), REGISTRY)
         self.assertEqual(rules.attack.aggregator.aggregator.q, 1)
+
+
+    def test_aims_at_what_is_left_of_the_budget(self) -> None:
+        """A refused honest node lowers f, and the attack foresees that."""
+        words = "--in-process --num-honest 3 --num-byz 2 --f 2 --aggregator trimmed-mean"
+        for attack in ("opt-ipm", "opt-alie:aggregator=krum", "opt-alie:aggregator=median"):
+            config = configuration([*words.split(), "--attack", attack])
+            rules = rules_of(config, REGISTRY)
+            pool = HandCrankedPool(eager=True)
+            collector = Collector(torch.randn(5, 40), ClockReactor(), pool)
+            rounds = Rounds(config, [], collector, None, rules, ClockReactor(), pool, 1)
+            round = Round(0, 3, 2, 2)
+            round.refused(0, Reason.NOT_FINITE)
+            round.accepted(1)
+            round.accepted(2)
+            self.assertEqual(round.likely_budget(rules.aggregation.computable), 1)
+            shown = rounds._show(round)
+            self.assertEqual(shown["strength"].shape, (1,))
+            aimed = rules.attack_on(1).aggregator
+            self.assertEqual(getattr(aimed, "pipeline", aimed).f, 1)
 
 
 class DeviceTests(SynchronousTestCase):

@@ -315,14 +315,14 @@ class RemoteTests(SynchronousTestCase):
         done = []
         for round in range(6):
             host.parameters(round, torch.zeros(large)).addCallback(done.append)
-        self.assertEqual(len(stream._queue), MOST_UNREAD)
+        self.assertEqual(len(stream.writer), MOST_UNREAD)
         self.assertEqual(len(done), 6 - MOST_UNREAD)
         said = self.successResultOf(host.compute(5, [1]))
         self.assertIn("does not read", said[1])
-        while stream._queue:
+        while stream.writer:
             transport.peer_reads(2**20)
         host.parameters(6, torch.zeros(large))
-        self.assertEqual(len(stream._queue), 1)
+        self.assertEqual(len(stream.writer), 1)
         stream.hang_up("the test is over")
 
 
@@ -441,10 +441,9 @@ class PluginFailureTests(SynchronousTestCase):
         pool = HandCrankedPool(eager=True)
         collector = Collector(torch.zeros(4, D), ClockReactor(), pool)
         learner: Any = None
-        aggregation: Any = None
-        rounds = Rounds(
-            self.config, [], collector, learner, aggregation, _Odd(), ClockReactor(), pool, 1
-        )
+        rules = rules_of(self.config, registry())
+        rules._attacks[1] = _Odd()
+        rounds = Rounds(self.config, [], collector, learner, rules, ClockReactor(), pool, 1)
         round = Round(0, 3, 1, 1)
         for node in range(3):
             round.accepted(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch import Tensor
 from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.attacks.moments import along, inner_products, squared_distance
 from byzpy_tw.attacks.search import line_maximize
-from byzpy_tw.errors import NeedsContext
+from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, NeedsContext, TooManyByzantine
 from byzpy_tw.kernels.parallel import alone
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
+from byzpy_tw.vectors import NORM_LIMIT, norm_of
 
 Rule = Callable[..., Any]
 Memory = dict[str, Any] | None
@@ -52,7 +54,7 @@ class Aim:
             found = torch.as_tensor(self._run(self.pipeline, everyone))
             return squared_distance(found, self.known.mean)
 
-        return moved
+        return self._within_limits(moved, lambda strength: norm_of(vector(strength)))
 
     def by_products(
         self, direction: str, place: Callable[[float], tuple[float, float]]
@@ -90,7 +92,31 @@ class Aim:
             found += (1.0 - weights.sum()) * points[n]
             return float(found @ frame @ found)
 
-        return moved
+        def norm(strength: float) -> float:
+            own = torch.zeros(size, dtype=torch.float64)
+            own[h], own[h + 1] = place(strength)
+            own[h] += 1.0  # from the origin
+            return max(0.0, float(own @ frame @ own)) ** 0.5
+
+        return self._within_limits(moved, norm)
+
+    def _within_limits(
+        self, moved: Callable[[float], float], norm: Callable[[float], float]
+    ) -> Callable[[float], float]:
+        """`moved`, and as good as nothing for a vector that would not be accepted.
+
+        The same where the pipeline cannot be computed: there is nothing to gain.
+        """
+
+        def score(strength: float) -> float:
+            if not norm(strength) <= NORM_LIMIT:
+                return -math.inf
+            try:
+                return moved(strength)
+            except TooManyByzantine:
+                return -math.inf
+
+        return score
 
     def _run(self, rule: Rule, rows: Any) -> Any:
         """`rule` of `rows`, with the round's context and memory where there are any."""
@@ -100,7 +126,12 @@ class Aim:
         if self.memory is not None:
             offered["state"] = dict(self.memory)
         taken = inspect.signature(rule).parameters
-        return rule(rows, **{name: offered[name] for name in offered if name in taken})
+        try:
+            return rule(rows, **{name: offered[name] for name in offered if name in taken})
+        except ByzpyTwError:
+            raise
+        except Exception as e:  # a plugin's code
+            raise BadRuleOutput(f"the rule that the attack aims at raised {e!r}") from e
 
     def _of_the_rule(self) -> Context:
         """The context that the aggregator will be called with: its draws are no secret."""
@@ -147,16 +178,23 @@ def strongest(
             "the attack is tried with as many copies as there are Byzantine nodes: "
             "give f, or a context that has their number"
         )
+    pipeline = _pipeline(attack, context)
     aim = Aim(
-        pipeline=_pipeline(attack, context),
+        pipeline=pipeline,
         copies=copies,
         known=known,
         context=context,
-        memory=memory,
+        memory=_beside(known.vectors, memory),
     )
-    moved = (
-        aim.by_products(attack.direction, place) if geometric(attack) else aim.by_vectors(vector)
+    # What rows that were cut short lack is the origin's share, what the last rule's
+    # weights lack its centre's: the sum of both does not tell.
+    two_centres = bool(getattr(pipeline, "pre", ())) and hasattr(
+        getattr(pipeline, "aggregator", None), "anchor"
     )
+    if geometric(attack) and not two_centres:
+        moved = aim.by_products(attack.direction, place)
+    else:
+        moved = aim.by_vectors(vector)
     return alone(
         line_maximize,
         moved,
@@ -165,6 +203,19 @@ def strongest(
         delta=attack.delta,
         ratio=attack.ratio,
     )
+
+
+def _beside(vectors: Tensor, memory: Memory) -> Memory:
+    """`memory` with its tensors on the device that `vectors` are on."""
+    if memory is None:
+        return None
+    return {
+        rule: {
+            key: value.to(vectors.device) if isinstance(value, Tensor) else value
+            for key, value in part.items()
+        }
+        for rule, part in memory.items()
+    }
 
 
 def geometric(attack: Any) -> bool:

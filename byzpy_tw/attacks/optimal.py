@@ -8,7 +8,7 @@ import attrs
 from attrs import field, frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.aim import Memory, Other, Rule, geometric, strongest
+from byzpy_tw.attacks.aim import Memory, Rule, geometric, strongest
 from byzpy_tw.attacks.alie import rescale, shifted
 from byzpy_tw.attacks.calling import perform
 from byzpy_tw.attacks.checks import number, whole
@@ -40,7 +40,7 @@ def _aimed_at(attack: T, pipeline: Rule) -> T:
     For whoever looks up names, where the trainer is: `pipeline` is what ``target``
     names, or the run's.
     """
-    return attrs.evolve(attack, aggregator=Other(pipeline) if attack.target else pipeline, pre=())
+    return attrs.evolve(attack, aggregator=pipeline, pre=())
 
 
 @frozen(kw_only=True)

@@ -257,7 +257,7 @@ def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.nda
     stream = seeds.stream(spec.seed, "partition")
     return [
         np.asarray(shard, dtype=np.int64)
-        for shard in partition(data.train.y, spec.shards, stream)
+        for shard in partition(data.train.y.numpy(), spec.shards, stream)
     ]
 
 

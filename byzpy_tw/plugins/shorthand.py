@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from byzpy_tw.aggregators.pipeline import Pipeline
+from byzpy_tw.attacks.aim import Other
 from byzpy_tw.plugins.naming import Named, parse
 from byzpy_tw.plugins.registry import Registry, load
 
@@ -32,7 +33,7 @@ def attack(name: str, **parameters: Any) -> Callable[..., Any]:
     made = _made("attack", name, parameters)
     target = getattr(made, "target", None)
     if target:
-        made = made.aimed_at(pipeline(target, f=parameters.get("f")))
+        made = made.aimed_at(Other(pipeline(target, f=parameters.get("f"))))
     return made
 
 
@@ -57,7 +58,8 @@ def build_attack(
         made.check(n=n, b=b)
     if run_pipeline is not None and hasattr(made, "aimed_at"):
         target = getattr(made, "target", None)
-        made = made.aimed_at(build_pipeline(names, target, f=f) if target else run_pipeline())
+        rules = Other(build_pipeline(names, target, f=f)) if target else run_pipeline()
+        made = made.aimed_at(rules)
     return made
 
 

@@ -167,14 +167,27 @@ class Round:
                 f"f = {self.f} are tolerated ({listed}{more})"
             )
         nodes = tuple(sorted(self._accepted))
-        proven = sum(r.reason.proof for r in self.refusals.values())
-        why = None
-        # Lateness lowers f only where the rule could not be computed otherwise.
-        for f in range(self.f - proven, self.f - charged - 1, -1):
-            why = computable(len(nodes), f)
-            if why is None:
-                return Proceed(nodes, f)
+        f, why = self._budget(computable)
+        if f is not None:
+            return Proceed(nodes, f)
         return Halt(
             f"round {self.number}: {charged} of n = {self.n} nodes failed, and the rule "
             f"cannot be computed with the {len(nodes)} that remain: {why}"
         )
+
+    def likely_budget(self, computable: Computable) -> int:
+        """The f that the rule will have if nobody else fails: for attacks that foresee it."""
+        f, _ = self._budget(computable)
+        return self.f if f is None else f
+
+    def _budget(self, computable: Computable) -> tuple[int | None, str | None]:
+        """The f for the nodes that are not refused; None, and why, where there is none."""
+        charged = len(self.refusals)
+        proven = sum(r.reason.proof for r in self.refusals.values())
+        why = None
+        # Lateness lowers f only where the rule could not be computed otherwise.
+        for f in range(self.f - proven, self.f - charged - 1, -1):
+            why = computable(self.n - charged, f)
+            if why is None:
+                return f, None
+        return None, why

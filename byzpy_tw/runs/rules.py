@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import frozen
+from attrs import define, field
 
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
@@ -12,17 +12,39 @@ from byzpy_tw.runs.aggregation import Aggregation
 from byzpy_tw.runs.config import RunConfig
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Rules:
     """What the trainer itself needs of a run's names.
 
-    ``attack`` is None without Byzantine nodes.  ``missing`` says why the rules
-    give no guarantee for this n and f, or is None.
+    ``missing`` says why the rules give no guarantee for this n and f, or is None.
     """
 
+    config: RunConfig
     aggregation: Aggregation
-    attack: Any
     missing: str | None
+    _registry: Registry
+    _attacks: dict[int, Any] = field(factory=dict, init=False)
+
+    @property
+    def attack(self) -> Any:
+        """The run's attack, for what it must be shown; None without Byzantine nodes."""
+        return self.attack_on(self.config.f)
+
+    def attack_on(self, f: int) -> Any:
+        """The attack, aimed at the rules as they are with budget `f`."""
+        config = self.config
+        if not config.num_byz:
+            return None
+        if f not in self._attacks:
+            self._attacks[f] = build_attack(
+                self._registry,
+                config.attack,
+                n=config.n,
+                b=config.num_byz,
+                f=f,
+                run_pipeline=lambda: self.aggregation.chain(f),
+            )
+        return self._attacks[f]
 
 
 def rules_of(config: RunConfig, registry: Registry) -> Rules:
@@ -38,15 +60,6 @@ def rules_of(config: RunConfig, registry: Registry) -> Rules:
     ):
         registry.check(kind, text, f=config.f)
     aggregation = Aggregation(config, registry)
-    missing = aggregation.check()
-    attack = None
-    if config.num_byz:
-        attack = build_attack(
-            registry,
-            config.attack,
-            n=config.n,
-            b=config.num_byz,
-            f=config.f,
-            run_pipeline=lambda: aggregation.chain(config.f),
-        )
-    return Rules(aggregation, attack, missing)
+    rules = Rules(config, aggregation, aggregation.check(), registry)
+    rules.attack_on(config.f)  # raises what is wrong with it
+    return rules

@@ -16,10 +16,11 @@ from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.attacks.tiers import pieces_of
 from byzpy_tw.errors import BrokenPlugin, BudgetExceeded, ByzpyTwError, Diverged
 from byzpy_tw.kernels.parallel import using
-from byzpy_tw.runs.aggregation import Aggregated, Aggregation
+from byzpy_tw.runs.aggregation import Aggregated
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.learner import Learner
 from byzpy_tw.runs.round import Halt, Proceed, Round
+from byzpy_tw.runs.rules import Rules
 from byzpy_tw.seeds import Context
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.hosts import Host
@@ -56,8 +57,7 @@ class Rounds:
     hosts: Sequence[Host]
     collector: Collector
     learner: Learner
-    aggregation: Aggregation
-    attack: Any  # the run's attack, for what it must be shown; None without attackers
+    rules: Rules
     _reactor: Any
     _pool: Executor
     _threads: int
@@ -99,7 +99,7 @@ class Rounds:
         # An attack is shown nothing of a round that has failed already.
         if config.num_byz and not round.diverged and round.honest_accepted:
             shown = await in_pool(self._reactor, self._pool, self._show, round)
-            past = self.history.get(number - getattr(self.attack, "age", 0), {})
+            past = self.history.get(number - getattr(self.rules.attack, "age", 0), {})
             h = len(round.honest_accepted)
             for host in self.hosts:
                 if nodes := self._awaited(round, host, byzantine):
@@ -111,7 +111,7 @@ class Rounds:
         self.collector.expire(range(config.n))
         clock.lap("byzantine")
 
-        verdict = round.verdict(self.aggregation.computable)
+        verdict = round.verdict(self.rules.aggregation.computable)
         if isinstance(verdict, Halt):
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
         self._remember(round, verdict.nodes)
@@ -183,10 +183,11 @@ class Rounds:
 
     def _remember(self, round: Round, nodes: tuple[int, ...]) -> None:
         """Keep what accepted Byzantine nodes sent, as long as it may be replayed."""
-        if self.attack is not None and PAST in pieces_of(self.attack):
+        attack = self.rules.attack
+        if attack is not None and PAST in pieces_of(attack):
             sent = {n: self.collector.matrix[n].clone() for n in nodes if n >= round.honest}
             self.history[round.number] = sent
-            self.history.pop(round.number - self.attack.age, None)
+            self.history.pop(round.number - attack.age, None)
 
     def _show(self, round: Round) -> Mapping[str, Tensor]:
         """The pieces of knowledge that travel in this round."""
@@ -194,22 +195,25 @@ class Rounds:
         honest = self.collector.matrix[: round.honest]
         if len(rows) < round.honest:
             honest = honest[list(rows)]
+        aggregation = self.rules.aggregation
+        f = round.likely_budget(aggregation.computable)
         context = Context(
             seed=self.config.seed,
             round=round.number,
             nodes=rows,
             n=self.config.n,
-            f=self.config.f,
+            f=f,
             byzantine=self.config.num_byz,
+            pipeline=aggregation.chain(f),
         )
         try:
             with using(self._threads):
                 known = Knowledge.for_attack(
-                    self.attack,
+                    self.rules.attack_on(f),
                     honest,
                     context=context,
                     state=self.memory,
-                    memory=self.aggregation.memory,
+                    memory=aggregation.memory,
                 )
         except ByzpyTwError:
             raise
@@ -222,7 +226,7 @@ class Rounds:
 
     def _aggregate(self, verdict: Proceed, number: int) -> Aggregated:
         with using(self._threads):
-            return self.aggregation(self.collector.matrix, verdict.nodes, verdict.f, number)
+            return self.rules.aggregation(self.collector.matrix, verdict.nodes, verdict.f, number)
 
     def _step(self, aggregated: Aggregated, number: int) -> str:
         try:

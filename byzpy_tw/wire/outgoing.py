@@ -31,9 +31,9 @@ class FrameWriter:
     bytes_taken: int = field(default=0, init=False)  # by `advance`, in all
     _queue: deque[_Outgoing] = field(factory=deque, init=False)
 
-    def __bool__(self) -> bool:
-        """Whether anything is left to write."""
-        return bool(self._queue)
+    def __len__(self) -> int:
+        """Frames that are not wholly written."""
+        return len(self._queue)
 
     def add(self, header: Header, tensor: Tensor) -> Deferred[None]:
         """Queue a frame; fires when its memory may be changed again."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
@@ -30,7 +31,9 @@ from byzpy_tw.testing.laws.watching import (
 Factory = Callable[..., Any]
 
 
-def attack_tests(make: Factory, *, h: int = 8, b: int = 2, d: int = 50) -> Any:
+def attack_tests(
+    make: Factory, *, h: int = 8, b: int = 2, d: int = 50, name: str = ""
+) -> Any:
     """The tests of the attack that ``make(f=b)`` makes, on `h` honest and `b` Byzantine nodes.
 
     Tested: the tier that it declares exists and allows the pieces that it asks for; it
@@ -39,7 +42,8 @@ def attack_tests(make: Factory, *, h: int = 8, b: int = 2, d: int = 50) -> Any:
     streams alone; 1, 2 and 4 threads, a repeated call and a newly made attack give the
     same bits for the same node and round; any finite honest vectors, one node or many,
     are answered in bounded time or with one of this package's errors.  An attack with
-    ``aimed_at`` is tried against a rule of inner products and one of coordinates.
+    ``aimed_at`` is aimed at a rule of inner products and at one of coordinates, where a
+    trainer does that; vectors are then asked of one that is not aimed, as on servers.
     """
     tests: dict[str, Any] = {}
     targets = {
@@ -48,17 +52,17 @@ def attack_tests(make: Factory, *, h: int = 8, b: int = 2, d: int = 50) -> Any:
         "_aimed_at_trimmed_mean": Pipeline(aggregator=TrimmedMean(f=b)),
     }
     aims = hasattr(made(make, f=b), "aimed_at")
-    for name, target in targets.items():
+    for suffix, target in targets.items():
         if aims == (target is not None):
             subject = _Subject(make, h, b, d, target)
             tests |= {
-                f"test_declaration{name}": _declaration(subject),
-                f"test_shown_alone{name}": _shown_alone(subject),
-                f"test_same_bits{name}": _bits(subject),
-                f"test_any_numbers{name}": _anything(subject),
-                f"test_few_and_many{name}": _sizes(subject),
+                f"test_declaration{suffix}": _declaration(subject),
+                f"test_shown_alone{suffix}": _shown_alone(subject),
+                f"test_same_bits{suffix}": _bits(subject),
+                f"test_any_numbers{suffix}": _anything(subject),
+                f"test_few_and_many{suffix}": _sizes(subject),
             }
-    return test_class("attack", make, tests)
+    return test_class("attack", make, name, tests)
 
 
 class _Subject:
@@ -68,8 +72,12 @@ class _Subject:
         self.make, self.h, self.b, self.d, self.target = make, h, b, d, target
 
     def attack(self, b: int | None = None) -> Any:
-        """A new one."""
-        attack = checked("attack", "this", "tested here", made(self.make, f=b or self.b))
+        """A new one, as a server makes it."""
+        return checked("attack", "this", "tested here", made(self.make, f=b or self.b))
+
+    def aimed(self, b: int | None = None) -> Any:
+        """A new one, as the trainer makes it."""
+        attack = self.attack(b)
         return attack if self.target is None else attack.aimed_at(self.target)
 
     def honest(self, seed: int = 0, h: int | None = None) -> Tensor:
@@ -88,8 +96,13 @@ class _Subject:
 
     def shown(self, honest: Tensor, context: Context, state: dict[str, Any]) -> Knowledge:
         """What the trainer lets travel; the node's own gradient is there already."""
-        return Knowledge.for_attack(
-            self.attack(), honest, own=_own(honest), context=context, state=state
+        attack = self.aimed(context.byzantine)
+        context = evolve(context, node=-1)
+        return within(
+            PATIENCE,
+            lambda: Knowledge.for_attack(
+                attack, honest, own=_own(honest), context=context, state=state
+            ),
         )
 
 
@@ -101,9 +114,11 @@ def _own(honest: Tensor) -> Tensor:
 def _declaration(subject: _Subject) -> Any:
     def test(self: SynchronousTestCase) -> None:
         """It declares a tier, asks for no more, and gives a vector as long as the others."""
-        attack = subject.attack()
-        self.assertIn(attack.knowledge, TIERS)
-        self.assertLessEqual(set(pieces_of(attack)), TIERS[attack.knowledge])
+        attack, aimed = subject.attack(), subject.aimed()
+        for one in (attack, aimed):
+            self.assertIn(one.knowledge, TIERS)
+            self.assertLessEqual(set(pieces_of(one)), TIERS[one.knowledge])
+        self.assertEqual(pieces_of(attack), pieces_of(aimed), "a server would not know")
         honest, context = subject.honest(), subject.context()
         vector = subject(subject.shown(honest, context, {}), context)
         self.assertIsInstance(vector, Tensor)
@@ -118,13 +133,15 @@ def _shown_alone(subject: _Subject) -> Any:
         """What travels is enough for the vector that all of the honest vectors give."""
         honest, context = subject.honest(), subject.context()
         own = _own(honest)
-        shown = subject.shown(honest, context, {})
+        with untouched(self, honest):
+            shown = subject.shown(honest, context, {})
         everything = Knowledge(
             h=subject.h, dimension=subject.d, dtype=honest.dtype, own=own, vectors=honest
         )
         pieces = [piece for piece in (shown.mean, shown.std, shown.gram) if piece is not None]
         with untouched(self, honest, own, *pieces):
-            less, more = subject(shown, context), subject(everything, context)
+            less = subject(shown, context)
+            more = subject(everything, context, subject.aimed())
         self.assertTrue(same(less, more), "another vector from less knowledge")
 
     return test
@@ -168,10 +185,7 @@ def _sizes(subject: _Subject) -> Any:
             except BadParameter:
                 continue
             try:
-                known = Knowledge.for_attack(
-                    attack, honest, own=_own(honest), context=context, state={}
-                )
-                vector = subject(known, context, attack)
+                vector = subject(subject.shown(honest, context, {}), context, attack)
             except ByzpyTwError as e:
                 self.assertRegex(str(e), r"\d", f"h={h}, b={b}: an error without a number")
                 continue

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +18,8 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.kernels.parallel import alone, using
+
 T = TypeVar("T")
 
 PATIENCE = 60.0  # seconds; what takes longer on a handful of small vectors hangs
@@ -23,13 +28,15 @@ PATIENCE = 60.0  # seconds; what takes longer on a handful of small vectors hang
 def within(seconds: float, work: Callable[[], T]) -> T:
     """What `work` returns or raises; an `AssertionError` if it takes longer.
 
-    A thread that hangs is left behind: there is no way to end it.
+    It is called as in a run: torch has one thread, and records no gradients.  A
+    thread that hangs is left behind: there is no way to end it.
     """
     found: list[Any] = []
+    context = copy_context()
 
     def run() -> None:
         try:
-            found.append((True, work()))
+            found.append((True, context.run(alone, work)))
         except BaseException as e:  # the test's to deal with
             found.append((False, e))
 
@@ -46,10 +53,10 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
 @contextmanager
 def untouched(test: SynchronousTestCase, *given: Any) -> Iterator[None]:
-    """Fail if the tensors among `given` change, or torch's or numpy's global streams move."""
+    """Fail if the tensors among `given` change, or global streams of random numbers move."""
     tensors = [g for g in given if isinstance(g, Tensor)]
     before = [t.clone() for t in tensors]
-    torch_stream, numpy_stream = torch.get_rng_state(), np.random.get_state()[1].copy()
+    torch_stream, streams = torch.get_rng_state(), _streams()
     yield
     for tensor, kept in zip(tensors, before, strict=True):
         test.assertTrue(same(tensor, kept), "changed its input")
@@ -58,9 +65,15 @@ def untouched(test: SynchronousTestCase, *given: Any) -> Iterator[None]:
         "drew from torch's global stream: use context.stream, or a generator of its own",
     )
     test.assertTrue(
-        np.array_equal(np.random.get_state()[1], numpy_stream),
-        "drew from numpy's global stream: use context.stream, or a generator of its own",
+        _streams() == streams,
+        "drew from numpy's or Python's global stream: use context.stream, or a generator "
+        "of its own",
     )
+
+
+def _streams() -> tuple[Any, ...]:
+    kind, keys, *rest = np.random.get_state()
+    return kind, keys.tobytes(), *rest, random.getstate()
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -73,14 +86,11 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def on_threads(work: Callable[[], T]) -> list[T]:
-    """What `work` gives when torch may use 1, 2 and 4 threads."""
-    before, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 4):
-            torch.set_num_threads(count)
+    """What `work` gives when rules may use 1, 2 and 4 threads."""
+    found = []
+    for count in (1, 2, 4):
+        with using(count):
             found.append(work())
-    finally:
-        torch.set_num_threads(before)
     return found
 
 
@@ -104,9 +114,21 @@ def takes(call: Callable[..., Any], name: str) -> bool:
     return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def test_class(kind: str, make: Callable[..., Any], tests: dict[str, Any]) -> Any:
-    """A test class with these tests, named after what is tested."""
-    name = getattr(make, "__name__", type(make).__name__).strip("<>")
-    title = "".join(word[:1].upper() + word[1:] for word in name.replace("-", "_").split("_"))
-    body = {"__doc__": f"The laws of {kind} {name}.", "__module__": __name__, **tests}
-    return type(f"{title}Laws", (SynchronousTestCase,), body)
+def test_class(kind: str, make: Callable[..., Any], name: str, tests: dict[str, Any]) -> Any:
+    """A test class with these tests, in the module that called the kit.
+
+    Called `name`, else after `make`.
+    """
+    made_of = getattr(make, "__name__", type(make).__name__).strip("<>")
+    words = made_of.replace("-", "_").split("_")
+    title = name or "".join(word[:1].upper() + word[1:] for word in words) + "Laws"
+    here = {__name__, f"{__package__}.rules", f"{__package__}.attacks", f"{__package__}.data"}
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__") in here:
+        frame = frame.f_back
+    body = {
+        "__doc__": f"The laws of {kind} {made_of}.",
+        "__module__": frame.f_globals.get("__name__", __name__),
+        **tests,
+    }
+    return type(title, (SynchronousTestCase,), body)
