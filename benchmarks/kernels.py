@@ -5,9 +5,11 @@
 
 The floor of a rule is what torch's own matmul takes for one Gram matrix, ``X @ X.T``,
 and one weighted sum, ``w @ X``, in the same run.  Times are medians, in milliseconds,
-over three rounds, in each of which every call has a few turns in a row, the first
-not counted: for some milliseconds after torch's own matmul its OpenMP threads
-still spin, and would slow down whatever comes next.  Memory is the most that one
+over seven rounds (three for calls that take half a second), in each of which every
+call has a few turns in a row, the first not counted: for some milliseconds after
+torch's own matmul its OpenMP threads still spin, and would slow down whatever comes
+next.  A call that takes ten seconds has one turn, and a peer that would take a minute,
+going by a smaller shape, has none.  Memory is the most that one
 call adds to the process, less its result, as a share of the input; measured in a
 process of its own (Linux).
 
@@ -38,7 +40,8 @@ from byzpy_tw.preaggregators import BUILTIN as PRE
 
 SHAPES = "10x421642,20x421642,64x421642,20x11173962"
 SLOW = 10.0  # seconds; a peer's call that takes longer is not repeated
-ROUNDS = 3
+HOPELESS = 60.0  # seconds; one that would take longer is not made
+ROUNDS, FEW = 7, 3
 
 Rule = Callable[[Tensor], Any]
 Makers = dict[str, Callable[[int, int], Rule]]
@@ -134,9 +137,10 @@ def byzpy(n: int, f: int) -> dict[str, Rule]:
 def timed(calls: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
     """The median time of each call, ms.  One that fails is left out."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
+    for turn_round in range(ROUNDS):
         for name, call in calls.items():
-            if times[name] and min(times[name]) > SLOW:
+            best = min(times[name], default=0.0)
+            if best > SLOW or (best > 0.5 and turn_round >= FEW):
                 continue
             for turn in range(1 + ceil(repeat / ROUNDS)):
                 begun = time.perf_counter()
@@ -179,6 +183,10 @@ def measure_memory(rule: str, n: int, d: int) -> float:
     return (status("VmHWM") - before - result.numel() * 4) / (matrix.numel() * 4)
 
 
+# (peer, rule) -> seconds for each number of the input, where it was last called
+_rate: dict[tuple[str, str], float] = {}
+
+
 def report(n: int, d: int, args: argparse.Namespace) -> None:
     f = n // 5
     torch.manual_seed(0)
@@ -201,10 +209,13 @@ def report(n: int, d: int, args: argparse.Namespace) -> None:
             "ours": lambda: rules[name](matrix),
         }
         for peer, offered in peers.items():
-            if name in offered:
+            if name in offered and _rate.get((peer, name), 0.0) * n * d < HOPELESS:
                 calls[peer] = lambda rule=offered[name]: rule(matrix)
         found = timed(calls, args.repeat)
         floor = found["gram"] + found["sum"]
+        for peer in peers:
+            if peer in found:
+                _rate[peer, name] = found[peer] / 1e3 / (n * d)
         print(f"{name:34}{found['ours']:9.1f}{floor:9.1f}{found['ours'] / floor:9.2f}", end="")
         for peer in peers:
             print(f"{found[peer]:11.1f}" if peer in found else f"{'-':>11}", end="")
@@ -219,7 +230,7 @@ def main() -> None:
     parser.add_argument("--shapes", default=SHAPES)
     parser.add_argument("--rules", default="")
     parser.add_argument("--peers", default="")
-    parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--repeat", type=int, default=14)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--with-memory", action="store_true")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
