@@ -11,10 +11,15 @@ each pair, so that all see the same machine; medians, and ratios to the blocking
     ours      byzpy_tw.wire.stream.TensorStream
     amp       AMP boxes of 60,000 bytes, no answers asked for
     pickle    length-prefixed pickles of numpy arrays over asyncio streams
+
+By every way a tensor in memory of the sender's ends up in a tensor of the receiver's
+that is there already, as a row of a matrix is.  Over TLS:
+
     tls-raw   blocking ssl sockets, TCP_NODELAY
     tls-ours  the same TensorStream on Twisted's TLS
 
-Afterwards a small message goes to and fro 2,000 times, by ``raw`` and by ``ours``.
+Afterwards the time of an empty round: one server, one node, ten parameters, a batch of
+one.  Beside it, a message of 40 bytes to and fro over a blocking socket.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ from byzpy_tw.wire.frames import Header, Kind
 WAYS = ("raw", "ours", "amp", "pickle", "tls-raw", "tls-ours")
 BASE = {"tls-ours": "tls-raw", "tls-raw": "tls-raw"}
 BOX = 60_000
-TRIPS = 2_000
+TRIPS = 1_000
 
 # -- a certificate for both ends
 
@@ -133,11 +138,13 @@ def receive_pickle(listener: socket.socket, size: int, meter: Meter) -> None:
     async def main() -> None:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+        place = np.empty(size // 4, dtype=np.float32)
+
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             while True:
                 length = int.from_bytes(await reader.readexactly(8), "little")
-                array = pickle.loads(await reader.readexactly(length))
-                if meter.frame(array.nbytes):
+                place[:] = pickle.loads(await reader.readexactly(length))
+                if meter.frame(place.nbytes):
                     done.set_result(None)
                     writer.close()
                     return
@@ -195,18 +202,22 @@ def _amp(frame: Callable[[int], Any], size: int) -> Any:
         arguments = [(b"data", amp.String())]
         requiresAnswer = False
 
+    place = memoryview(bytearray(size))
+
     class Protocol(amp.AMP):
-        left = size
+        at = 0
 
         @Chunk.responder
         def chunk(self, data: bytes) -> dict[str, Any]:
-            self.left -= len(data)
-            if self.left <= 0:
-                self.left += size
+            place[self.at : self.at + len(data)] = data
+            self.at += len(data)
+            if self.at >= size:
+                self.at = 0
                 frame(size)
             return {}
 
-        def push(self, data: bytes) -> None:
+        def push(self, tensor: torch.Tensor) -> None:
+            data = tensor.numpy().tobytes()
             for a in range(0, size, BOX):
                 self.callRemote(Chunk, data=data[a : a + BOX])
 
@@ -257,12 +268,11 @@ def send_twisted(way: str, port: int, size: int) -> None:
 
     if way == "amp":
         protocol: Any = _amp(lambda count: None, size)
-        data = vector.numpy().tobytes()
 
         def more() -> None:
             # As the transport drains: a queue of all frames would be the slower way.
             if not getattr(protocol.transport, "_tempDataLen", 0):
-                protocol.push(data)
+                protocol.push(vector)
             reactor.callLater(0, more)
     else:
         from byzpy_tw.wire.stream import TensorStream
@@ -287,6 +297,59 @@ def send_twisted(way: str, port: int, size: int) -> None:
         where = endpoints.wrapClientTLS(tls.CertificateOptions(verify=False), where)
     endpoints.connectProtocol(where, protocol).addCallbacks(lambda _: (more(), more()), stop)
     reactor.run()
+
+
+# -- the empty round
+
+
+def ping_pong() -> list[float]:
+    """Seconds of each trip to another process and back, over a blocking socket."""
+    with child("--echo") as echo:
+        port = int(echo.stdout.readline())
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            times = []
+            for _ in range(TRIPS):
+                begun = time.perf_counter()
+                connection.sendall(bytes(40))
+                connection.recv(40, socket.MSG_WAITALL)
+                times.append(time.perf_counter() - begun)
+    return times
+
+
+def echo() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    connection, _ = listener.accept()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    while data := connection.recv(40, socket.MSG_WAITALL):
+        connection.sendall(data)
+
+
+def empty_rounds() -> list[float]:
+    """Seconds of each round of a run that has next to nothing to compute."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable, "-m", "byzpy_tw.train", "--local", "1", "--num-honest", "1",
+            "--num-byz", "0", "--f", "0", "--aggregator", "mean", "--model", "logreg",
+            "--dataset", "synthetic:n=200,classes=2,features=4", "--batch-size", "1",
+            "--rounds", str(TRIPS), "--eval-interval", "0", "--quiet",
+            "--run-dir", f"{folder}/run",
+        ]  # fmt: skip
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        with open(f"{folder}/run/rounds.jsonl") as lines:
+            return [json.loads(line)["seconds"] for line in lines]
+
+
+def latency(pairs: int) -> None:
+    print(f"\n{'':24}{'median ms':>10}{'p99 ms':>8}   (medians of {pairs})")
+    for name, run in (("empty round", empty_rounds), ("40 bytes, to and fro", ping_pong)):
+        runs = [sorted(run()) for _ in range(pairs)]
+        middle, late = (
+            median(times[int(len(times) * share)] for times in runs) * 1e3
+            for share in (0.5, 0.99)
+        )
+        print(f"{name:24}{middle:10.3f}{late:8.3f}", flush=True)
 
 
 # -- one measurement: two processes, so that reactors start fresh
@@ -332,9 +395,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--only", default=",".join(WAYS))
+    parser.add_argument("--echo", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--receive", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--send", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.echo:
+        echo()
+        return
     if args.receive:
         way, size, seconds, pem = args.receive
         receive(way, int(size), float(seconds), pem)
@@ -362,6 +429,8 @@ def main() -> None:
                 shares = [a / b for a, b in zip(rates[way], base or [])]
                 share = f"{median(shares):10.2f}" if shares else f"{'-':>10}"
                 print(f"{way:10}{median(rates[way]):8.2f}{share}", flush=True)
+    if args.only == ",".join(WAYS):
+        latency(min(args.pairs, 5))
 
 
 if __name__ == "__main__":

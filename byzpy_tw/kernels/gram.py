@@ -280,11 +280,11 @@ def _better_view(
     index = torch.tensor(good)
     among = inner[index][:, index]
     apart = squared_distances(among)
-    near = apart.sort(dim=1, stable=True)
-    majority = len(good) // 2
-    middle = int(near.values[:, majority].argmin())
-    members = near.indices[middle, : majority + 1]
-    radius = float(near.values[middle, majority])
+    # Each row's distance to the last of a majority: no need to sort them all.
+    radii = apart.kthvalue(len(good) // 2 + 1, dim=1).values
+    middle = int(radii.argmin())
+    radius = float(radii[middle])
+    members = apart[middle] <= radius
     # Twice: two lengths enter a squared distance, and their product once more.
     bound = 4 * torch.finfo(working(dtype)).eps * float(among.diagonal()[members].max())
     return None if bound <= SMALL * radius else good[middle]

@@ -101,7 +101,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of `tensor`, which must be contiguous and on the CPU."""
     if not tensor.is_contiguous() or tensor.device.type != "cpu":
         raise ValueError("only contiguous CPU tensors can be sent or filled in place")
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.numpy()).cast("B")
 
 
 class FrameReceiver(Protocol):

@@ -1,0 +1,148 @@
+"""What a round costs as nodes and parameters grow: seconds, peak memory, bytes.
+
+    python benchmarks/scale.py [--rounds 12] [--only nodes,parameters] [--large]
+
+Two servers of this machine, mnist5k, a batch of 4 examples a node.
+
+    nodes       logreg (7,850 parameters) with 10, 100 and 1,000 nodes, multi-krum,
+                a tenth of them Byzantine
+    parameters  one honest node and a perceptron of 0.1, 1 and 10 million parameters;
+                with ``--large`` also 100 million
+
+Peak memory is that of each process, from its start; for the trainer also what the
+vectors themselves take (n d 4 bytes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+from attrs import frozen
+
+MIB = 2**20
+SKIPPED = 2  # rounds at the start
+
+
+@frozen
+class Job:
+    honest: int
+    byzantine: int
+    model: str
+
+    @property
+    def options(self) -> list[str]:
+        rule = "multi-krum" if self.byzantine else "mean"
+        return [
+            "--num-honest", str(self.honest), "--num-byz", str(self.byzantine),
+            "--f", str(self.byzantine), "--aggregator", rule, "--model", self.model,
+            "--dataset", "mnist5k", "--batch-size", "4", "--replacement",
+            "--eval-interval", "0", "--round-timeout", "600",
+        ]  # fmt: skip
+
+
+NODES = [Job(9, 1, "logreg"), Job(90, 10, "logreg"), Job(900, 100, "logreg")]
+PARAMETERS = [Job(1, 0, f"mlp:hidden={hidden}") for hidden in (128, 1_258, 12_579)]
+LARGE = [Job(1, 0, "mlp:hidden=125800")]
+
+
+@contextmanager
+def servers(count: int, folder: Path) -> Iterator[list[tuple[int, subprocess.Popen]]]:
+    """`twistd` servers on free ports, ended afterwards."""
+    started = []
+    twistd = Path(sys.executable).with_name("twistd")
+    try:
+        for i in range(count):
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            home = folder / f"server-{i}"
+            home.mkdir()
+            command = [
+                str(twistd), "--nodaemon", f"--pidfile={home}/pid", "byzpy-server",
+                "--port", str(port),
+            ]  # fmt: skip
+            process = subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL)
+            started.append((port, process))
+        for port, process in started:
+            while process.poll() is None:
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    continue
+        yield started
+    finally:
+        for _, process in started:
+            process.kill()
+            process.wait()
+
+
+def peak(pid: int) -> float:
+    """The most memory that a process has held, MiB (Linux)."""
+    with open(f"/proc/{pid}/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def measure(job: Job, rounds: int) -> str:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with servers(2, folder) as started:
+            hosts = ",".join(f"tcp://127.0.0.1:{port}" for port, _ in started)
+            command = [
+                sys.executable, __file__, "--train", *job.options, "--rounds", str(rounds),
+                "--remote-hosts", hosts, "--quiet", "--run-dir", str(folder / "run"),
+            ]  # fmt: skip
+            found = subprocess.run(command, check=True, capture_output=True, text=True)
+            trainer = float(found.stdout.split()[-1])
+            server = max(peak(process.pid) for _, process in started)
+        lines = (folder / "run" / "rounds.jsonl").read_text().splitlines()
+        seconds = median([json.loads(line)["seconds"] for line in lines][SKIPPED:])
+        result = json.loads((folder / "run" / "result.json").read_text())
+        d = json.loads((folder / "run" / "config.json").read_text())["dimension"]
+    n = job.honest + job.byzantine
+    moved = (result["bytes_sent"] + result["bytes_received"]) / rounds
+    return (
+        f"{n:7}{d:13,}{seconds:10.3f}{1 / seconds:10.1f}{seconds / (n * d) * 1e9:10.2f}"
+        f"{moved / 1e6:10.1f}{n * d * 4 / MIB:10.0f}{trainer:10.0f}{server:9.0f}"
+    )
+
+
+def train(words: list[str]) -> None:
+    """The trainer, and then its peak memory."""
+    from byzpy_tw.plugins import load
+    from byzpy_tw.train import configuration
+    from byzpy_tw.trainer.program import run_program
+
+    code = run_program(configuration(words), load())
+    with open("/proc/self/status") as lines:
+        print(next(int(x.split()[1]) for x in lines if x.startswith("VmHWM")) / 1024)
+    sys.exit(code)
+
+
+def main() -> None:
+    if "--train" in sys.argv:
+        train(sys.argv[sys.argv.index("--train") + 1 :])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--only", default="nodes,parameters")
+    parser.add_argument("--large", action="store_true", help="100 million parameters too")
+    args = parser.parse_args()
+    print(
+        f"{'nodes':>7}{'parameters':>13}{'s/round':>10}{'rounds/s':>10}{'ns/(n d)':>10}"
+        f"{'MB/round':>10}{'n d MiB':>10}{'trainer':>10}{'server':>9}  (peak MiB)"
+    )
+    jobs = NODES * ("nodes" in args.only) + PARAMETERS * ("parameters" in args.only)
+    for job in jobs + LARGE * args.large:
+        print(measure(job, args.rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
