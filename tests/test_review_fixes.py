@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -42,7 +43,7 @@ from byzpy_tw.trainer import program
 from byzpy_tw.trainer.collector import UNASKED, Collector
 from byzpy_tw.trainer.inprocess import InProcessHost
 from byzpy_tw.trainer.observers import Observers
-from byzpy_tw.trainer.remote import ANSWER_SECONDS, MOST_UNREAD, RemoteHost
+from byzpy_tw.trainer.remote import ANSWER_SECONDS, MOST_UNREAD, RemoteHost, _Client
 from byzpy_tw.trainer.rounds import Rounds
 from byzpy_tw.trainer.screen import Screen
 from byzpy_tw.trainer.training import Training
@@ -305,6 +306,21 @@ class RemoteTests(SynchronousTestCase):
             end(opening)
             self.failureResultOf(opening)
             self.assertTrue(self.host.second.transport.disconnecting)
+
+    def test_a_server_that_is_gone(self) -> None:
+        """Its nodes are lost, before the questions that it leaves open fail."""
+        told: list[str] = []
+
+        class Sink:
+            def lost(self, host: Any, why: str) -> None:
+                told.append("lost")
+
+        host = self.host
+        host._control, host._sink, host._run = _Client(host._lost), Sink(), "r"
+        host._control.makeConnection(StringTransport())
+        host.compute(0, [1]).addCallback(lambda failures: told.append("failed"))
+        host._control.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(told, ["lost", "failed"])
 
     def test_a_server_that_does_not_read(self) -> None:
         """What waits for it does not grow with the rounds, and nobody waits for it."""

@@ -65,8 +65,10 @@ class _Client(GuardedAMP):
         self._ended = ended
 
     def connectionLost(self, reason: Any) -> None:
-        super().connectionLost(reason)
+        # First: the nodes of a server that is gone are lost.  The questions that it
+        # leaves open would call them failed.
         self._ended(reason.getErrorMessage())
+        super().connectionLost(reason)
 
 
 @define(eq=False)
