@@ -173,7 +173,6 @@ def receive_twisted(
 
         def frame_received(self, header: Header) -> None:
             if meter.frame(size):
-                stream.receiver = None
                 done()
 
     if way == "amp":
@@ -181,14 +180,12 @@ def receive_twisted(
     else:
         from byzpy_tw.wire.stream import TensorStream
 
-        protocol = stream = TensorStream(Sink(), size, lambda why: None)
+        protocol = TensorStream(Sink(), size, lambda why: None)
     factory = Factory.forProtocol(lambda: protocol)
     if way.startswith("tls"):
-        data = Path(pem).read_bytes()
-        both = tls.PrivateCertificate.loadPEM(data)
-        wrapped: Any = tls.ContextFactory
         from twisted.protocols.tls import TLSMemoryBIOFactory
 
+        both = tls.PrivateCertificate.loadPEM(Path(pem).read_bytes())
         factory = TLSMemoryBIOFactory(both.options(), False, factory)
     listener.setblocking(False)
     reactor.adoptStreamPort(listener.fileno(), socket.AF_INET, factory)
@@ -254,7 +251,6 @@ def send(way: str, port: int, size: int, pem: str) -> None:
 
 def send_twisted(way: str, port: int, size: int) -> None:
     from twisted.internet import endpoints, reactor, ssl as tls
-    from twisted.internet.protocol import Protocol
 
     vector = torch.randn(size // 4)
 

@@ -16,7 +16,7 @@ from byzpy_tw.kernels import Gram, Points, combination, norms_of, products
 from byzpy_tw.kernels import combinations as sums
 from byzpy_tw.kernels.gram import RUN, SAMPLE, norms_from, squared_distances
 from byzpy_tw.kernels.networks import program
-from byzpy_tw.kernels.parallel import alone, in_order, pool, threads, using
+from byzpy_tw.kernels.parallel import ReactorThread, alone, in_order, pool, threads, using
 from byzpy_tw.kernels.search import MOST_STEPS, Cover, least_diameter
 
 
@@ -210,6 +210,18 @@ class ParallelTests(SynchronousTestCase):
                 with using(wanted):
                     got = in_order(lambda: lambda i: (i, torch.get_num_threads()), count)
                 self.assertEqual(got, [(i, 1) for i in range(count)])
+
+    def test_the_reactors_thread(self) -> None:
+        """It has one torch thread while anyone holds it, and its own number after."""
+        before = torch.get_num_threads()
+        self.addCleanup(torch.set_num_threads, before)
+        torch.set_num_threads(3)
+        thread = ReactorThread()
+        for step, threads_ in (
+            (thread.hold, 1), (thread.hold, 1), (thread.release, 1), (thread.release, 3),
+        ):  # fmt: skip
+            step()
+            self.assertEqual(torch.get_num_threads(), threads_)
 
     def test_the_callers_threads_are_left_alone(self) -> None:
         """Torch computes on as many threads as before, here and in threads yet to come."""

@@ -49,16 +49,17 @@ for name, factory, _ in aggregators.BUILTIN:
 for name, factory, _ in preaggregators.BUILTIN:
     named("pre-aggregator", name, preaggregator_tests(factory))
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "alie": {"tau": 1.5},
-    "mimic-adaptive": {"adaptive": True},
-    "sign-flip-own": {"of": "own"},
-    "replay-relabelled": {"relabel": True},
-    "min-max-unit": {"direction": "unit"},
-    "min-sum-sign": {"direction": "sign"},
-    "opt-ipm": {"evals": 5},
-    "opt-alie": {"evals": 5},
-}
+# Attacks otherwise than by their defaults: a title, a name, its parameters.
+VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("alie", "alie", {"tau": 1.5}),
+    ("opt-ipm", "opt-ipm", {"evals": 5}),
+    ("opt-alie", "opt-alie", {"evals": 5}),
+    ("mimic-adaptive", "mimic", {"adaptive": True}),
+    ("sign-flip-own", "sign-flip", {"of": "own"}),
+    ("replay-relabelled", "replay", {"relabel": True}),
+    ("min-max-unit", "min-max", {"direction": "unit"}),
+    ("min-sum-sign", "min-sum", {"direction": "sign"}),
+)
 
 
 def variant(factory: Factory, parameters: dict[str, Any]) -> Factory:
@@ -66,13 +67,9 @@ def variant(factory: Factory, parameters: dict[str, Any]) -> Factory:
     return (lambda f: factory(**parameters, f=f)) if aims else (lambda: factory(**parameters))
 
 
-for name, factory, _ in attacks.BUILTIN:
-    for title, parameters in {name: {}, **VARIANTS}.items():
-        if title == name:
-            parameters = VARIANTS.get(name, {})
-        elif not title.startswith(f"{name}-") or title in {n for n, _, _ in attacks.BUILTIN}:
-            continue
-        named("attack", title, attack_tests(variant(factory, parameters)))
+ATTACKS: dict[str, Factory] = {name: factory for name, factory, _ in attacks.BUILTIN}
+for title, name, parameters in (*((name, name, {}) for name in ATTACKS), *VARIANTS):
+    named("attack", title, attack_tests(variant(ATTACKS[name], parameters)))
 
 for name, factory, _ in partitions.BUILTIN:
     named("partition", name, partition_tests(factory, disjoint=name != "local"))

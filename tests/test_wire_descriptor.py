@@ -228,6 +228,22 @@ class PeerTests(Ends):
         peer.close()
         await over
 
+    async def test_one_that_speaks_too_early(self) -> None:
+        """It stays with the transport, and loses nothing."""
+        peer = await self.connect(begins=False)
+        there = self.heard(self.right, 1)
+        sent = [self.right.send(i, 300_000) for i in range(4)]
+        peer.sendall(Header(Kind.VECTOR, 7, 1).pack() + bytes(4))
+        await there
+        self.assertIsNone(self.right.stream._shell)
+        left = 4 * (1_200_000 + HEADER_SIZE)
+        got = await deferToThread(peer.recv, left, socket.MSG_WAITALL)
+        self.assertEqual(len(got), left)
+        await gatherResults(sent)
+        over = self.gone(self.right)
+        peer.close()
+        await over
+
     async def test_what_is_no_frame(self) -> None:
         """Bytes that make no sense end the connection, before and after the switch."""
         good = Header(Kind.VECTOR, 1, 1).pack() + b"\0\0\0\0"

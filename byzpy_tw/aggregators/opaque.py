@@ -34,15 +34,19 @@ def run_preaggregator(
 
 def _call(rule: Callable[..., Any], matrix: Tensor, context: Context | None, state: State) -> Any:
     check(rule, matrix.shape[0])
-    offered = {"context": context, "state": state}
+    return rule(matrix, **taken(rule, {"context": context, "state": state}))
+
+
+def taken(call: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+    """Those of the keyword arguments `offered` that `call` takes."""
     try:
-        taken = inspect.signature(rule).parameters.values()
+        parameters = inspect.signature(call).parameters.values()
     except ValueError:  # a builtin without a signature
-        return rule(matrix)
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken):
-        return rule(matrix, **offered)
-    names = {p.name for p in taken}
-    return rule(matrix, **{key: value for key, value in offered.items() if key in names})
+        return {}
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return offered
+    names = {p.name for p in parameters}
+    return {key: value for key, value in offered.items() if key in names}
 
 
 def _check(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from byzpy_tw.aggregators.opaque import taken
 from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.attacks.moments import along, inner_products, squared_distance
 from byzpy_tw.attacks.search import line_maximize
@@ -125,9 +125,8 @@ class Aim:
             offered["context"] = self._of_the_rule()
         if self.memory is not None:
             offered["state"] = dict(self.memory)
-        taken = inspect.signature(rule).parameters
         try:
-            return rule(rows, **{name: offered[name] for name in offered if name in taken})
+            return rule(rows, **taken(rule, offered))
         except ByzpyTwError:
             raise
         except Exception as e:  # a plugin's code

@@ -5,7 +5,6 @@ Whatever is wrong is an error that names the distribution.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from attrs import frozen
 from torch import Tensor
 
+from byzpy_tw.aggregators.opaque import taken
 from byzpy_tw.attacks import TIERS, Knowledge, pieces_of
 from byzpy_tw.attacks.calling import perform
 from byzpy_tw.datasets import Dataset
@@ -70,9 +70,7 @@ class PluginAttack:
         return getattr(self.made, "behaviour", "attack")
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        if _takes(self.made, "context"):
-            return self.made(known, context=context)
-        return self.made(known)
+        return self.made(known, **taken(self.made, {"context": context}))
 
     def __getattr__(self, name: str) -> Any:
         # knowledge, choose, check, target, parameters: the plugin's own.
@@ -118,13 +116,3 @@ class PluginPartition:
                     f"of {len(labels)}"
                 )
         return [shard.astype(np.int64) for shard in found]
-
-
-def _takes(call: Callable[..., Any], keyword: str) -> bool:
-    try:
-        parameters = inspect.signature(call).parameters
-    except ValueError:  # a builtin without a signature
-        return False
-    return keyword in parameters or any(
-        p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
-    )

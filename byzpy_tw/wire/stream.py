@@ -73,9 +73,10 @@ class TensorStream(Protocol):
 
     def _settle(self) -> None:
         self._settled = True
-        self._shell = SocketShell.take(
-            self.transport, self.reader, self.writer, self._refuse
-        )
+        if not self.writer and not self.bytes_sent:  # else the transport may hold some
+            self._shell = SocketShell.take(
+                self.transport, self.reader, self.writer, self._refuse
+            )
 
     # -- sending
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from attrs import evolve
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,6 +22,7 @@ from byzpy_tw.testing.laws.watching import (
     any_rows,
     made,
     on_threads,
+    quick,
     same,
     test_class,
     untouched,
@@ -162,7 +163,7 @@ def _bits(subject: _Subject) -> Any:
 
 
 def _anything(subject: _Subject) -> Any:
-    @settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
+    @quick
     @given(any_rows(subject.h, 3))
     def test(self: SynchronousTestCase, rows: np.ndarray) -> None:
         """Any finite honest vectors have an answer."""

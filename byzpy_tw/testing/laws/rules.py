@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from attrs import frozen
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
@@ -29,6 +29,7 @@ from byzpy_tw.testing.laws.watching import (
     any_rows,
     made,
     on_threads,
+    quick,
     same,
     test_class,
     untouched,
@@ -51,7 +52,6 @@ POISONS: dict[str, float] = {
     "-1e6": -1e6,
     "zeros": 0.0,
 }
-_quick = settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
 
 
 def longest_row(honest: Tensor) -> float:
@@ -245,7 +245,7 @@ def _conditions(subject: _Subject) -> Any:
 
 
 def _anything(subject: _Subject, n: int) -> Any:
-    @_quick
+    @quick
     @given(any_rows(n, 3))
     def test(self: SynchronousTestCase, rows: np.ndarray) -> None:
         """Any finite numbers of moderate size give a finite answer."""
@@ -283,7 +283,7 @@ def _poison(subject: _Subject, n: int, f: int, bound: Bound | None) -> Any:
 
 
 def _law(law: str, subject: _Subject, n: int, tolerance: float) -> Any:
-    @_quick
+    @quick
     @given(st.integers(0, 2**31), st.integers(1, 9), st.booleans(), st.floats(0.01, 100))
     def test(
         self: SynchronousTestCase, seed: int, d: int, outliers: bool, factor: float

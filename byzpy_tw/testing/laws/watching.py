@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 import sys
 import threading
@@ -13,14 +12,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.aggregators.opaque import taken
 from byzpy_tw.kernels.parallel import alone, using
+from byzpy_tw.vectors import sha256_of
 
 T = TypeVar("T")
+
+quick = settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
 
 PATIENCE = 60.0  # seconds; what takes longer on a handful of small vectors hangs
 
@@ -77,12 +81,8 @@ def _streams() -> tuple[Any, ...]:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same bits, NaN being itself."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if not a.dtype.is_floating_point:
-        return torch.equal(a, b)
-    return torch.equal(a.isnan(), b.isnan()) and torch.equal(a.nan_to_num(0), b.nan_to_num(0))
+    """Whether two tensors have the same shape, dtype and bits."""
+    return sha256_of(a) == sha256_of(b)
 
 
 def on_threads(work: Callable[[], T]) -> list[T]:
@@ -102,16 +102,7 @@ def any_rows(n: int, d: int) -> Any:
 
 def made(make: Callable[..., Any], **offered: Any) -> Any:
     """What the factory `make` makes, given those of `offered` that it takes."""
-    return make(**{name: value for name, value in offered.items() if takes(make, name)})
-
-
-def takes(call: Callable[..., Any], name: str) -> bool:
-    """Whether `call` takes a keyword `name`."""
-    try:
-        parameters = inspect.signature(call).parameters.values()
-    except ValueError:  # a builtin without a signature
-        return False
-    return any(p.name == name or p.kind is p.VAR_KEYWORD for p in parameters)
+    return make(**taken(make, offered))
 
 
 def test_class(kind: str, make: Callable[..., Any], name: str, tests: dict[str, Any]) -> Any:
@@ -122,9 +113,8 @@ def test_class(kind: str, make: Callable[..., Any], name: str, tests: dict[str, 
     made_of = getattr(make, "__name__", type(make).__name__).strip("<>")
     words = made_of.replace("-", "_").split("_")
     title = name or "".join(word[:1].upper() + word[1:] for word in words) + "Laws"
-    here = {__name__, f"{__package__}.rules", f"{__package__}.attacks", f"{__package__}.data"}
     frame = sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__") in here:
+    while frame.f_back is not None and str(frame.f_globals.get("__package__")) == __package__:
         frame = frame.f_back
     body = {
         "__doc__": f"The laws of {kind} {made_of}.",
