@@ -99,6 +99,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         device=options["device"],
         threads=options["threads"] or cores(),
         insecure=bool(options["insecure"]),
+        process=True,
         limits=Limits(nodes=options["max-nodes"], vector_mib=options["max-vector-mib"]),
     )
     server.setServiceParent(services)

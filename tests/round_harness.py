@@ -44,7 +44,7 @@ class RoundCase(ServerCase):
         host.parameters.copy_(at)
         answers: list[Any] = []
         pool: Executor = HandCrankedPool(eager=True)  # type: ignore[assignment]
-        host.gradient(pool, node, round, answers.append)
+        host.gradients(pool, [node], round, answers.extend)
         return answers[0].vector
 
     def assertAnswered(self, round: int, node: int, at: Tensor) -> None:

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.errors import BadFrame
 from byzpy_tw.runs.round import Reason, Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
+from byzpy_tw.trainer import collector
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.wire.frames import Header, Kind
 
@@ -29,6 +30,7 @@ def vector(node: int, round: int = 0, elements: int = D, **more: object) -> Head
 
 class CollectorTests(SynchronousTestCase):
     def setUp(self) -> None:
+        self.patch(collector, "AT_ONCE", 0)  # short vectors stand for long ones
         self.reactor, self.pool = ClockReactor(), HandCrankedPool(eager=True)
         self.collector = Collector(torch.zeros(4, D), self.reactor, self.pool)
         self.a, self.b = FakeHost("tcp://a:1"), FakeHost("tcp://b:2")
@@ -80,6 +82,15 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(self.round.awaits(0))
         self.pool.drain()
         self.assertEqual(self.round.honest_accepted, (0,))
+
+    def test_a_short_vector_is_judged_at_once(self) -> None:
+        """Going to the pool and back would take longer than its norm."""
+        self.patch(collector, "AT_ONCE", D)
+        self.pool.eager = False
+        self.deliver(self.a, vector(0))
+        self.deliver(self.a, vector(2), math.nan)
+        self.assertEqual(self.round.honest_accepted, (0,))
+        self.assertIs(self.refusal(2), Reason.NOT_FINITE)
 
     def test_judged_too_late(self) -> None:
         """A norm that comes out after its round has ended changes nothing in the next."""

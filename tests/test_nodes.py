@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import torch
+from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.kernels.machine import device_of
+from byzpy_tw.nodes.gradients import Answer
 from byzpy_tw.nodes.host import NodeHost, build
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec
 from byzpy_tw.plugins import load
@@ -17,6 +20,7 @@ from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.train import configuration
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
+from byzpy_tw.wire.driver import NodeDriver
 
 REGISTRY = load()
 
@@ -64,6 +68,59 @@ class AimTests(SynchronousTestCase):
             self.assertEqual(shown["strength"].shape, (1,))
             aimed = rules.attack_on(1).aggregator
             self.assertEqual(getattr(aimed, "pipeline", aimed).f, 1)
+
+
+class TogetherTests(SynchronousTestCase):
+    """Small gradients are one job, and nobody can tell."""
+
+    def setUp(self) -> None:
+        self.host, self.pool = host(), HandCrankedPool()
+        for node in range(6):
+            self.host.spawn(NodeSpec(node=node, shard=node))
+
+    def gradients(self, *nodes: int) -> list[Answer]:
+        answers: list[Answer] = []
+        self.host.gradients(self.pool, nodes, 0, answers.extend)
+        self.pool.drain()
+        return answers
+
+    def test_the_bits_of_one_alone(self) -> None:
+        """Whoever shares the job."""
+        for node, gradient in enumerate(self.gradients(*range(6))):
+            (alone,) = self.gradients(node)
+            self.assertTrue(torch.equal(gradient.vector, alone.vector))
+            self.assertEqual(gradient.loss, alone.loss)
+
+    def test_one_fails(self) -> None:
+        """The others' gradients are none the worse for it."""
+        self.host.nodes[1].shard[:] = 10**9  # no such example
+        first, second, third = self.gradients(0, 1, 2)
+        self.assertIsInstance(second, IndexError)
+        self.assertTrue(torch.isfinite(first.vector).all() and torch.isfinite(third.vector).all())
+
+    def test_in_one_job(self) -> None:
+        """As many as there are, where all threads have work; each tells of its own."""
+        sent: dict[int, float] = {}
+
+        async def emit(node: int, vector: torch.Tensor, loss: float, round: int) -> None:
+            sent[node] = loss
+
+        self.host.nodes[4].shard[:] = 10**9
+        driver = NodeDriver(self.host, ClockReactor(), self.pool, 2)
+        answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
+        self.pool.turn()
+        self.assertEqual(sorted(sent), [0, 1, 2])
+        self.pool.drain()
+        self.assertEqual(sorted(sent), [0, 1, 2, 3, 5])
+        failures = self.successResultOf(answer)
+        self.assertEqual(list(failures), [4])
+        self.assertIn("IndexError", failures[4])
+
+    def test_large_ones_are_jobs_by_themselves(self) -> None:
+        """A batch of 512 of 7,850 parameters takes longer than its way to the pool."""
+        self.assertEqual(self.host.together, 16)
+        self.host.spec = evolve(self.host.spec, batch_size=512)
+        self.assertEqual(self.host.together, 1)
 
 
 class DeviceTests(SynchronousTestCase):

@@ -119,7 +119,7 @@ class DriverTests(SynchronousTestCase):
         answer = Deferred.fromCoroutine(self.driver.honest(0, [0], self.emit))
         self.driver.round = 1
         self.pool.drain()
-        self.assertIn("nobody waits", self.successResultOf(answer)[0])
+        self.assertIn("is over", self.successResultOf(answer)[0])
         self.assertEqual(computed, [])
 
 

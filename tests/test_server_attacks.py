@@ -77,7 +77,7 @@ class AttackTests(RoundCase):
         host.spawn(NodeSpec(node=2, shard=1))
         host.parameters.copy_(parameters(0))
         answers: list[Any] = []
-        host.gradient(HandCrankedPool(eager=True), 2, 0, answers.append)
+        host.gradients(HandCrankedPool(eager=True), [2], 0, answers.extend)
         self.assertTrue(torch.equal(self.got.vectors[2], answers[0].vector))
 
     def test_announcements_that_make_no_sense(self) -> None:

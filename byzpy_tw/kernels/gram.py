@@ -200,11 +200,15 @@ def _reader(
 def _multiplied(tile: Tensor) -> Tensor:
     """The inner products of the rows of a tile, float64, a `STRETCH` at a time."""
     whole = tile.shape[1] // STRETCH * STRETCH
-    rest = tile[:, whole:]
-    total = torch.mm(rest, rest.T).to(torch.float64)
+    total: Tensor | None = None
     if whole:
         parts = tile[:, :whole].unflatten(1, (-1, STRETCH)).transpose(0, 1)
-        total += torch.bmm(parts, parts.transpose(1, 2)).sum(dim=0, dtype=torch.float64)
+        total = torch.bmm(parts, parts.transpose(1, 2)).sum(dim=0, dtype=torch.float64)
+    if whole < tile.shape[1]:
+        rest = tile[:, whole:]
+        last = torch.mm(rest, rest.T).to(torch.float64)
+        total = last if total is None else total.add_(last)
+    assert total is not None
     return total
 
 

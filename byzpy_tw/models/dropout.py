@@ -13,20 +13,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 
 import torch
+from attrs import define
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from byzpy_tw.errors import NeedsContext, UnsuitableModel
 
-_current: ContextVar[torch.Generator | None] = ContextVar("dropout", default=None)
+_current: ContextVar[_Stream | None] = ContextVar("dropout", default=None)
+
+
+@define(slots=False)
+class _Stream:
+    seed: int
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """Made when something is drawn: most models have no dropout."""
+        return torch.Generator().manual_seed(self.seed)
 
 
 @contextmanager
 def randomness(seed: int) -> Iterator[None]:
     """Dropout in this thread draws from the generator with this seed."""
-    token = _current.set(torch.Generator().manual_seed(seed))
+    token = _current.set(_Stream(seed))
     try:
         yield
     finally:
@@ -44,8 +56,8 @@ class StreamDropout(nn.Module):
         """`x`, thinned while training; `NeedsContext` outside of `randomness`."""
         if not self.training or self.p == 0:
             return x
-        generator = _current.get()
-        if generator is None:
+        stream = _current.get()
+        if stream is None:
             raise NeedsContext(
                 "a model with dropout is trained inside of models.randomness(seed)"
             )
@@ -53,7 +65,7 @@ class StreamDropout(nn.Module):
         if self.channels:
             shape = torch.Size([*x.shape[:2], *(1 for _ in x.shape[2:])])
         # Drawn on the CPU, so that every device drops the same.
-        kept = torch.rand(shape, generator=generator) >= self.p
+        kept = torch.rand(shape, generator=stream.generator) >= self.p
         return x * kept.to(x) / max(1 - self.p, torch.finfo(torch.float32).tiny)
 
 

@@ -2,14 +2,19 @@
 
 A batch is cut into micro-batches of a size that the run fixes.  Each is one
 job, computed on one torch thread; their gradients are added in order, whichever
-was ready first.
+was ready first.  Of a small model, several nodes' gradients are one job, one after
+the other: going to the pool and back would take longer than they do.
+
+They are not one computation.  A matrix product of several nodes' batches rounds by
+how many there are of them, so a node's bits would depend on who is beside it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,6 +24,7 @@ from torch import Tensor, nn
 from byzpy_tw import models, seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest
+from byzpy_tw.nodes.spec import RunSpec
 
 
 def batch_indices(
@@ -41,34 +47,48 @@ class Gradient:
     loss: float
 
 
-@frozen(eq=False)
+@frozen(eq=False, slots=False)
 class MicroBatches:
-    """One batch as jobs, each giving the gradient of one part of it."""
+    """A node's batch as jobs, each giving the gradient of one part of it."""
 
     model: nn.Module
     dataset: Dataset
-    indices: np.ndarray
-    size: int
+    shard: np.ndarray
+    spec: RunSpec
+    node: int
+    round: int
     device: torch.device
-    stream: tuple[int, int, int]  # the run's seed, node, round: for dropout
     flip_labels: bool = False
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.size)
+        return -(-self.spec.batch_size // self.spec.micro_batch_size)
+
+    @cached_property
+    def indices(self) -> np.ndarray:
+        """What is in the batch; drawn where it is first needed, in the pool."""
+        return batch_indices(
+            self.shard,
+            self.spec.batch_size,
+            seed=self.spec.seed,
+            node=self.node,
+            round=self.round,
+            replacement=self.spec.replacement,
+        )
 
     def run(self, part: int) -> Gradient:
         """The gradient of part `part`, weighted by its share of the batch."""
-        chosen = torch.from_numpy(self.indices[part * self.size : (part + 1) * self.size])
+        spec, size = self.spec, self.spec.micro_batch_size
+        chosen = torch.from_numpy(self.indices[part * size : (part + 1) * size])
         inputs = self.dataset.inputs(self.dataset.train.x[chosen]).to(self.device)
         labels = self.dataset.train.y[chosen].to(self.device)
         if self.flip_labels:
             labels = self.dataset.classes - 1 - labels
         # The leaves are shared between threads: `grad` hands gradients back and
         # leaves the leaves alone, where `backward` would write into them.
-        seed, node, round = self.stream
-        with models.randomness(seeds.torch_seed(seed, "dropout", node, round, part)):
+        seed = seeds.torch_seed(spec.seed, "dropout", self.node, self.round, part)
+        with models.randomness(seed):
             logits = self.model(inputs)
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / len(self.indices)
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / spec.batch_size
         gradients = torch.autograd.grad(loss, list(self.model.parameters()))
         vector = torch.cat([g.reshape(-1) for g in gradients])
         return Gradient(vector.to("cpu"), float(loss.detach()))
@@ -100,19 +120,52 @@ class OrderedSum:
         return Gradient(self._total, self._loss)
 
 
-Done = Callable[[Gradient | BaseException], None]
+Answer = Gradient | BaseException
+Done = Callable[[list[Answer]], None]
 
 
 def submit(
     pool: Executor,
-    batches: MicroBatches,
+    work: Sequence[MicroBatches],
     done: Done,
     wanted: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Compute a batch on `pool`; `done` is called once, in one of its threads.
+    """Compute nodes' batches on `pool`; `done` is called once, in one of its threads.
 
-    Once `wanted` is false, what has not begun is not computed any more.
+    A single node's micro-batches are a job each, those of several nodes one job
+    together.  Once `wanted` is false, what has not begun is not computed any more.
     """
+    if len(work) == 1:
+        _spread(pool, work[0], done, wanted)
+        return
+
+    def job() -> None:
+        done([_whole(batches, wanted) for batches in work])
+
+    pool.submit(job)
+
+
+def _whole(batches: MicroBatches, wanted: Callable[[], bool]) -> Answer:
+    """A node's gradient, part after part."""
+    total = OrderedSum(len(batches))
+    try:
+        for part in range(len(batches)):
+            _still(wanted)
+            whole = total.add(part, batches.run(part))
+        assert whole is not None
+        return whole
+    except Exception as e:  # a model is a plugin's code
+        return e
+
+
+def _still(wanted: Callable[[], bool]) -> None:
+    if not wanted():
+        raise BadRequest("nobody waits for this gradient any more")
+
+
+def _spread(
+    pool: Executor, batches: MicroBatches, done: Done, wanted: Callable[[], bool]
+) -> None:
     total = OrderedSum(len(batches))
     lock = threading.Lock()
     failed = False
@@ -122,18 +175,17 @@ def submit(
         if failed:
             return
         try:
-            if not wanted():
-                raise BadRequest("nobody waits for this gradient any more")
+            _still(wanted)
             gradient = batches.run(part)
             with lock:
-                answer: Gradient | BaseException | None = total.add(part, gradient)
+                answer: Answer | None = total.add(part, gradient)
         except Exception as e:
             # A model is a plugin's code: whatever it raises is this node's
             # failure, reported once.
             with lock:
                 answer, failed = (None if failed else e), True
         if answer is not None:
-            done(answer)
+            done([answer])
 
     for part in range(len(batches)):
         pool.submit(job, part)

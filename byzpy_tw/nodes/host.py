@@ -10,7 +10,7 @@ spec, the node, the round and the parameters, so it can be rebuilt anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from math import prod
 from pathlib import Path
@@ -28,10 +28,16 @@ from byzpy_tw.attacks.tiers import pieces_of
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, LimitExceeded, ShardTooSmall
 from byzpy_tw.kernels.machine import device_of
-from byzpy_tw.nodes.gradients import Done, MicroBatches, batch_indices, submit
+from byzpy_tw.nodes.gradients import Done, MicroBatches, submit
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
+
+
+# Parameters times examples of a gradient that takes less time than its way to the pool
+# and back; that many gradients, or `MOST_TOGETHER`, are one job.
+SMALL = 1 << 19
+MOST_TOGETHER = 16
 
 
 @frozen
@@ -98,34 +104,37 @@ class NodeHost:
                     f=self.spec.f,
                 )
 
-    def gradient(
+    def gradients(
         self,
         pool: Executor,
-        node: int,
+        nodes: Sequence[int],
         round: int,
         done: Done,
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Compute `node`'s gradient at the present parameters, on `pool`, while `wanted`."""
-        here = self.nodes[node]
-        indices = batch_indices(
-            here.shard,
-            self.spec.batch_size,
-            seed=self.spec.seed,
-            node=node,
-            round=round,
-            replacement=self.spec.replacement,
-        )
-        batches = MicroBatches(
+        """Compute the gradients of `nodes` at the present parameters, while `wanted`.
+
+        On `pool`, in one job if there are several; `done` gets them in order, with an
+        exception in the place of one that failed.
+        """
+        submit(pool, [self._batches(node, round) for node in nodes], done, wanted)
+
+    def _batches(self, node: int, round: int) -> MicroBatches:
+        return MicroBatches(
             self.model,
             self.dataset,
-            indices,
-            self.spec.micro_batch_size,
+            self.nodes[node].shard,
+            self.spec,
+            node,
+            round,
             self.device,
-            stream=(self.spec.seed, node, round),
             flip_labels=self.behaviour(node) == "label-flip",
         )
-        submit(pool, batches, done, wanted)
+
+    @property
+    def together(self) -> int:
+        """The most nodes whose gradients are worth computing in one job."""
+        return max(1, min(MOST_TOGETHER, SMALL // (self.dimension * self.spec.batch_size)))
 
     def needs_own(self, node: int) -> bool:
         """Whether `node`'s attack starts from an honest gradient of its own."""

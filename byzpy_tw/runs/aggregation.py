@@ -21,10 +21,11 @@ from byzpy_tw.vectors import fault_of, norm_of
 class Aggregated:
     """A round's ``(d,)`` vector, its norm, and which nodes it was made from.
 
-    ``selected`` is None where the rule does not choose between rows.
+    ``vector`` is None once it is used; ``selected`` where the rule does not choose
+    between rows.
     """
 
-    vector: Tensor
+    vector: Tensor | None
     norm: float
     selected: tuple[int, ...] | None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +52,7 @@ class ByzpyServer(Service):
     threads: int = 1
     insecure: bool = False
     limits: Limits = field(factory=Limits)
+    process: bool = False  # whether this server is all that its process is there for
     pool: ThreadPoolExecutor = field(init=False)
     tickets: Tickets = field(init=False)
     runs: int = field(default=0, init=False)  # open or being opened
@@ -163,7 +165,13 @@ class ByzpyServer(Service):
 
     def _look_around(self) -> Environment:
         registry = self._names()
-        return environment(registry, probe=probe(), device=self.device, threads=self.threads)
+        found = environment(registry, probe=probe(), device=self.device, threads=self.threads)
+        if self.process:
+            # Torch's modules are here for good; to look through them for garbage now
+            # and then would cost a round 100 ms.
+            gc.collect()
+            gc.freeze()
+        return found
 
     def _names(self) -> Registry:
         if self._registry is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -131,6 +132,10 @@ class _Program:
 
     def run(self, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         def begin() -> None:
+            # Torch's modules are here for good; to look through them for garbage now
+            # and then would cost a round 100 ms.
+            gc.collect()
+            gc.freeze()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._signalled)
             self._work = Deferred.fromCoroutine(main())

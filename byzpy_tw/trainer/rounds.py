@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 import torch
-from attrs import define, field
+from attrs import define, evolve, field, frozen
 from torch import Tensor
 from twisted.internet.defer import Deferred
 
@@ -44,9 +44,23 @@ class Stopwatch:
         self.phases[phase] = self.phases.get(phase, 0.0) + now - self._last
         self._last = now
 
+    def skip(self) -> None:
+        """What went by since the last lap is nobody's."""
+        self._last = self._clock.seconds()
+
     @property
     def total(self) -> float:
         return sum(self.phases.values())
+
+
+@frozen(eq=False)
+class Ran:
+    """A round that was run: its line of rounds.jsonl but for ``parameters_sha256``,
+    which `digest` fires with, while the next round is under way.
+    """
+
+    record: dict[str, Any]
+    digest: Deferred[str]
 
 
 @define(eq=False)
@@ -66,13 +80,20 @@ class Rounds:
     momenta: dict[int, Tensor] = field(factory=dict, init=False)
     # round -> Byzantine node -> what it sent, for attacks that replay it
     history: dict[int, dict[int, Tensor]] = field(factory=dict, init=False)
+    _outgoing: Tensor | None = field(default=None, init=False)  # what the hosts are sent next
     _free: list[Tensor] = field(factory=list, init=False)  # buffers that nobody sends from
 
-    async def run(self, number: int) -> dict[str, Any]:
-        """Round `number`; its line of rounds.jsonl, evaluation apart.
+    async def run(
+        self, number: int, settled: Callable[[], Awaitable[None]] | None = None
+    ) -> Ran:
+        """Round `number`.
 
+        `settled` is waited for, off the clock, before the parameters change: by then
+        whoever still read those that the last round left, its digest first, is done.
         Raises `Diverged`, `BudgetExceeded`, and what the rules raise.
         """
+        if self._outgoing is None:
+            self._outgoing = await in_pool(self._reactor, self._pool, self._copied)
         config, clock = self.config, Stopwatch(self._reactor)
         sent, received = self._bytes()
         round = Round(number, config.num_honest, config.num_byz, config.f)
@@ -115,14 +136,16 @@ class Rounds:
         if isinstance(verdict, Halt):
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
         self._remember(round, verdict.nodes)
+        if settled is not None:
+            await settled()
+            clock.skip()
         aggregated = await in_pool(
-            self._reactor, self._pool, self._aggregate, verdict, number
+            self._reactor, self._pool, self._advance, verdict, number, clock
         )
-        clock.lap("aggregate")
-        digest = await in_pool(self._reactor, self._pool, self._step, aggregated, number)
+        digest = in_pool(self._reactor, self._pool, self.learner.digest)
         clock.lap("step")
         after = self._bytes()
-        return {
+        record = {
             "round": number,
             "seconds": clock.total,
             "phases": dict(clock.phases),
@@ -132,15 +155,15 @@ class Rounds:
             **_outcomes(verdict, aggregated, round),
             "bytes_sent": after[0] - sent,
             "bytes_received": after[1] - received,
-            "parameters_sha256": digest,
         }
+        return Ran(record, digest)
 
     # -- asking
 
     def _send_parameters(self, number: int) -> None:
         """Send the parameters from memory that the coming step does not touch."""
-        buffer = self._free.pop() if self._free else torch.empty(self.learner.dimension)
-        buffer.copy_(self.learner.parameters)
+        buffer, self._outgoing = self._outgoing, None
+        assert buffer is not None
         unsent = len(self.hosts)
 
         def sent(_: Any) -> None:
@@ -224,15 +247,23 @@ class Rounds:
             piece: tensor.contiguous() for piece, tensor in found.items() if tensor is not None
         }
 
-    def _aggregate(self, verdict: Proceed, number: int) -> Aggregated:
+    def _advance(self, verdict: Proceed, number: int, clock: Stopwatch) -> Aggregated:
+        """From the vectors to the next parameters, in one visit to the pool."""
+        aggregation = self.rules.aggregation
         with using(self._threads):
-            return self.rules.aggregation(self.collector.matrix, verdict.nodes, verdict.f, number)
-
-    def _step(self, aggregated: Aggregated, number: int) -> str:
+            aggregated = aggregation(self.collector.matrix, verdict.nodes, verdict.f, number)
+        clock.lap("aggregate")
         try:
-            return self.learner.step(aggregated.vector, number)
+            self.learner.step(aggregated.vector, number)
         except Diverged as e:
             raise Diverged(f"round {number}: {e}") from e
+        self._outgoing = self._copied()
+        return evolve(aggregated, vector=None)  # its memory goes now
+
+    def _copied(self) -> Tensor:
+        """The parameters, in memory that nobody sends from."""
+        buffer = self._free.pop() if self._free else torch.empty(self.learner.dimension)
+        return buffer.copy_(self.learner.parameters)
 
     # -- telling
 

@@ -13,6 +13,7 @@ import numpy
 import torch
 from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.python.failure import Failure
 
 import byzpy_tw
 from byzpy_tw.datasets import Dataset
@@ -32,7 +33,7 @@ from byzpy_tw.trainer import setup
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.hosts import Host, Opened
 from byzpy_tw.trainer.observers import Observers
-from byzpy_tw.trainer.rounds import Rounds
+from byzpy_tw.trainer.rounds import Ran, Rounds
 from byzpy_tw.trainer.screen import Screen
 from byzpy_tw.wire.threads import in_pool
 
@@ -68,6 +69,7 @@ class Training:
     _hosts: Sequence[Host] = field(default=(), init=False)
     _last: dict[str, Any] = field(factory=dict, init=False)
     _prepared: Prepared | None = field(default=None, init=False)
+    _tail: Deferred[None] | None = field(default=None, init=False)  # of the last round
     _digests: dict[str, str] = field(factory=dict, init=False)  # host -> of its data
 
     def __attrs_post_init__(self) -> None:
@@ -129,8 +131,27 @@ class Training:
             self.threads,
         )
         for number in range(config.rounds):
-            await self._after(number, await rounds.run(number))
+            ran = await rounds.run(number, self._settled)
+            self._tail = Deferred.fromCoroutine(self._after(number, ran))
+        await self._settled()
         self.status = "finished"
+
+    def _settled(self) -> Deferred[None]:
+        """Fires, or fails, when all is said of the last round that was run.
+
+        Giving up this wait leaves what is waited for alone.
+        """
+        waiting: Deferred[None] = Deferred()
+
+        def tell(result: Any) -> None:
+            if not waiting.called:
+                (waiting.errback if isinstance(result, Failure) else waiting.callback)(result)
+
+        if self._tail is None:
+            waiting.callback(None)
+        else:
+            self._tail.addBoth(tell)
+        return waiting
 
     async def _set_up(
         self, hosts: Sequence[Host], prepared: Prepared, collector: Collector
@@ -166,8 +187,9 @@ class Training:
         self.observers.tell("run_started", config=description)
         return placement
 
-    async def _after(self, number: int, record: dict[str, Any]) -> None:
-        """Evaluate if it is time to, record, and tell."""
+    async def _after(self, number: int, ran: Ran) -> None:
+        """Evaluate if it is time to, record, and tell: the next round does not wait for it."""
+        record = {**ran.record, "parameters_sha256": await ran.digest}
         last = number == self.config.rounds - 1
         every = self.config.eval_interval
         if last or (every and (number + 1) % every == 0):
@@ -199,6 +221,8 @@ class Training:
             self.status = "diverged"
         elif self.status == "running":
             self.status = "failed" if error is not None else "interrupted"
+        if self._tail is not None:  # the last round is told even if the next one failed
+            await self._tail.addErrback(lambda _: None)
         try:
             closing = [Deferred.fromCoroutine(host.close()) for host in self._hosts]
             await gatherResults(closing, consumeErrors=True)

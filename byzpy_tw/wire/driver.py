@@ -14,10 +14,10 @@ from typing import Any
 
 from attrs import define, field
 from torch import Tensor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 
 from byzpy_tw.errors import BadRequest, UnknownRun
-from byzpy_tw.nodes.gradients import Gradient
+from byzpy_tw.nodes.gradients import Answer
 from byzpy_tw.nodes.host import NodeHost
 from byzpy_tw.wire.pieces import knowledge_of
 from byzpy_tw.wire.threads import from_threads, in_pool
@@ -33,7 +33,7 @@ _HELD_BYTES = 1 << 28  # of vectors that one run's nodes hold back to send late
 class NodeDriver:
     """Computes nodes' vectors, a few at a time.
 
-    A vector counts against `window` until `Emit` is done with it, so that what
+    A job's vectors count against `window` until `Emit` is done with it, so that what
     is held does not grow with the number of nodes.
     """
 
@@ -54,14 +54,25 @@ class NodeDriver:
 
     async def honest(self, round: int, nodes: Sequence[int], emit: Emit) -> Failures:
         """Emit the gradient of each of `nodes`."""
+        failures: Failures = {}
 
-        async def one(node: int) -> None:
+        async def some(group: Sequence[int]) -> None:
             self._check(round)
-            gradient = await self._gradient(round, node)
+            found = await self._gradients(round, group)
             self._check(round)
-            await emit(node, gradient.vector, gradient.loss, round)
+            sending = []
+            for node, gradient in zip(group, found):
+                if isinstance(gradient, BaseException):
+                    failures[node] = _in_words(gradient)
+                else:
+                    emission = emit(node, gradient.vector, gradient.loss, round)
+                    sending.append(Deferred.fromCoroutine(emission))
+            await gatherResults(sending, consumeErrors=True)
 
-        return await self._each(nodes, one)
+        # A few small gradients are one job, where there are enough for all threads.
+        size = max(1, min(self.host.together, len(nodes) // self._window))
+        groups = [nodes[i : i + size] for i in range(0, len(nodes), size)]
+        return {**await self._each(groups, some), **failures}
 
     async def byzantine(
         self,
@@ -80,7 +91,8 @@ class NodeDriver:
         d = self.host.dimension
         knowledge_of(shown, h=h, d=d, own=None)
 
-        async def one(node: int) -> None:
+        async def one(group: Sequence[int]) -> None:
+            (node,) = group
             self._check(round)
             behaviour = self.host.behaviour(node)
             if behaviour == "silent":
@@ -93,7 +105,10 @@ class NodeDriver:
                 return
             own = None
             if self.host.needs_own(node):
-                own = (await self._gradient(round, node)).vector
+                (gradient,) = await self._gradients(round, [node])
+                if isinstance(gradient, BaseException):
+                    raise gradient
+                own = gradient.vector
             known = knowledge_of(shown, h=h, d=d, own=own, past=past.get(node))
             vector = await in_pool(
                 self._reactor, self._pool, self.host.attack, node, round, known
@@ -107,7 +122,7 @@ class NodeDriver:
             self._check(round)
             await emit(node, vector.contiguous(), 0.0, number)
 
-        return await self._each(nodes, one)
+        return await self._each([[node] for node in nodes], one)
 
     def _emit_late(self, node: int, vector: Tensor, round: int, emit: Emit) -> None:
         """Emit after the delay that the node's attack asks for, waiting for nothing.
@@ -141,25 +156,28 @@ class NodeDriver:
                 call.cancel()
 
     async def _each(
-        self, nodes: Sequence[int], work: Callable[[int], Awaitable[None]]
+        self,
+        groups: Sequence[Sequence[int]],
+        work: Callable[[Sequence[int]], Awaitable[None]],
     ) -> Failures:
+        """Do `work` for each group of nodes; what raises is the failure of all in it."""
         failures: Failures = {}
-        left, done = len(nodes), Deferred[None]()
+        left, done = len(groups), Deferred[None]()
 
-        async def one(node: int) -> None:
+        async def one(group: Sequence[int]) -> None:
             nonlocal left
             try:
                 if self.stopped:
                     raise UnknownRun("the run was closed")
-                await work(node)
+                await work(group)
             except Exception as e:  # models and attacks are plugins' code
-                failures[node] = " ".join(f"{type(e).__name__}: {e}".split())[:300]
+                failures.update((node, _in_words(e)) for node in group)
             left -= 1
             if left == 0:
                 done.callback(None)
 
-        if nodes:
-            self._queue += [partial(one, node) for node in nodes]
+        if groups:
+            self._queue += [partial(one, group) for group in groups]
             self._begin()
             await done
         return failures
@@ -193,17 +211,24 @@ class NodeDriver:
         """Whether anyone waits for vectors of `round`.  Called in any thread."""
         return not self.stopped and round >= self.round
 
-    async def _gradient(self, round: int, node: int) -> Gradient:
-        gradient = from_threads(
+    async def _gradients(self, round: int, nodes: Sequence[int]) -> list[Answer]:
+        """In order, an exception where there is none."""
+        gradients = from_threads(
             self._reactor,
-            lambda done: self.host.gradient(
-                self._pool, node, round, done, lambda: self._wanted(round)
+            lambda done: self.host.gradients(
+                self._pool, nodes, round, done, lambda: self._wanted(round)
             ),
         )
         self.computing += 1
-        self._awaited.add(gradient)
+        self._awaited.add(gradients)
         try:
-            return await gradient
+            return await gradients
         finally:
-            self._awaited.discard(gradient)
+            self._awaited.discard(gradients)
             self.computing -= 1
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, FirstError):  # of several, gathered
+        error = error.subFailure.value
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
