@@ -108,6 +108,7 @@ class Cell:
             "in_process": True,
             "threads": 1,
             "quiet": True,
+            "round_timeout": 600.0,  # a machine with other work is no reason to fail
         }
 
 

@@ -13,12 +13,24 @@ import hashlib
 
 import numpy as np
 from attrs import frozen
+from numpy.random.bit_generator import ISeedSequence
 
 
 def key(seed: int, purpose: str, *numbers: int) -> bytes:
     """The 32 bytes that identify the stream ``(seed, purpose, *numbers)``."""
     name = "/".join([str(int(seed)), purpose, *(str(int(n)) for n in numbers)])
     return hashlib.sha256(name.encode()).digest()
+
+
+class _Words(ISeedSequence):
+    """A generator's key, as it is.  Given as ``key=``, numpy asks the system for
+    entropy all the same, which takes longer than drawing a batch."""
+
+    def __init__(self, words: np.ndarray) -> None:
+        self._words = words
+
+    def generate_state(self, n_words: int, dtype: object = np.uint32) -> np.ndarray:
+        return self._words
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
@@ -28,7 +40,7 @@ def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
     argument give independent ones.
     """
     words = np.frombuffer(key(seed, purpose, *numbers)[:16], dtype="<u8")
-    return np.random.Generator(np.random.Philox(key=words))
+    return np.random.Generator(np.random.Philox(_Words(words)))
 
 
 def torch_seed(seed: int, purpose: str, *numbers: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.attacks.knowledge import Knowledge
@@ -102,8 +102,9 @@ class TogetherTests(SynchronousTestCase):
         """As many as there are, where all threads have work; each tells of its own."""
         sent: dict[int, float] = {}
 
-        async def emit(node: int, vector: torch.Tensor, loss: float, round: int) -> None:
+        def emit(node: int, vector: torch.Tensor, loss: float, round: int) -> Deferred[None]:
             sent[node] = loss
+            return succeed(None)
 
         self.host.nodes[4].shard[:] = 10**9
         driver = NodeDriver(self.host, ClockReactor(), self.pool, 2)

@@ -69,11 +69,11 @@ class DriverTests(SynchronousTestCase):
         self.emitted: list[int] = []
         self.taken: list[Deferred[None]] = []
 
-    async def emit(self, node: int, vector: Any, loss: float, round: int) -> None:
+    def emit(self, node: int, vector: Any, loss: float, round: int) -> Deferred[None]:
         """A peer that reads nothing: no emission is ever done by itself."""
         self.emitted.append(node)
         self.taken.append(Deferred())
-        await self.taken[-1]
+        return self.taken[-1]
 
     def attack(self, round: int, *nodes: int) -> Deferred:
         work = self.driver.byzantine(round, nodes, 2, {}, {}, self.emit)

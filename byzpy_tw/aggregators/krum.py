@@ -16,18 +16,20 @@ from byzpy_tw.aggregators.rule import (
     promises,
     uniform,
 )
+from byzpy_tw.kernels.parallel import in_order
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
 
 
 def scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
     """``(n,)``: each point's sum of squared distances to its `closest` nearest others."""
-    apart = gram.distances(chunk_size)
-    step = chunk_size or gram.size
-    # Column 0 of the sorted distances is the zero to the point itself.
-    return torch.cat(
-        [block.sort(dim=1).values[:, 1 : closest + 1].sum(dim=1) for block in apart.split(step)]
-    )
+    apart = gram.distances(chunk_size).split(chunk_size or gram.size)
+
+    def summed(block: int) -> Tensor:
+        # Column 0 of the sorted distances is the zero to the point itself.
+        return apart[block].sort(dim=1).values[:, 1 : closest + 1].sum(dim=1)
+
+    return torch.cat(in_order(lambda: summed, len(apart)))
 
 
 def best(scores: Tensor, q: int) -> Tensor:

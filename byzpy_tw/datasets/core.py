@@ -86,7 +86,7 @@ class Dataset:
         floats = x.to(torch.float32, copy=True)
         if x.dtype == torch.uint8:
             floats.div_(255)
-        mean, std = (self._per_channel(v, floats) for v in (self.mean, self.std))
+        mean, std = (v.to(floats.device) for v in self._per_channel)
         return floats.sub_(mean).div_(std)
 
     def digest(self) -> str:
@@ -101,9 +101,11 @@ class Dataset:
     def _tensors(self) -> Sequence[Tensor]:
         return (self.train.x, self.train.y, self.test.x, self.test.y)
 
-    @staticmethod
-    def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-        ones = (1,) * (like.ndim - 2)
-        return torch.tensor(values, dtype=torch.float32, device=like.device).reshape(
-            1, -1, *ones
+    @cached_property
+    def _per_channel(self) -> tuple[Tensor, Tensor]:
+        """``mean`` and ``std`` as they go with examples ``(k, *shape)``."""
+        shape = (1, -1, *(1,) * (len(self.shape) - 1))
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32).reshape(shape) for v in (self.mean, self.std)
         )
+        return mean, std

@@ -36,6 +36,7 @@ RUN = 64  # of these next to each other
 # than whole tiles have, for nothing.
 STRETCH = 1024
 ALIGNED = 64  # bytes, and as many numbers are a whole number of times that
+BLOCK = 128  # rows that are multiplied at a time
 SPANS = 32  # pieces that are added up on their own; fixed, for the same bits
 PASSES = 8
 # How small the error's bound must be against the squared radius of a majority.
@@ -159,7 +160,7 @@ def _pass(matrix: Tensor, view: int | None, anchor: Tensor | None) -> Tensor:
         def piece(span: int) -> Tensor:
             total = torch.zeros(k, k, dtype=torch.float64, device=matrix.device)
             for tile in range(span * group, min(tiles, (span + 1) * group)):
-                total += _multiplied(read(tile * width, min(d, (tile + 1) * width)))
+                _multiplied(read(tile * width, min(d, (tile + 1) * width)), total)
             return total
 
         return piece
@@ -167,7 +168,7 @@ def _pass(matrix: Tensor, view: int | None, anchor: Tensor | None) -> Tensor:
     first, *others = in_order(start, ceil(tiles / group))
     for part in others:
         first += part
-    return _arranged(first.cpu(), n, view)
+    return _arranged(symmetric(first.cpu()), n, view)
 
 
 def _reader(
@@ -197,16 +198,30 @@ def _reader(
     return read
 
 
-def _multiplied(tile: Tensor) -> Tensor:
-    """The inner products of the rows of a tile, float64, a `STRETCH` at a time."""
+def _multiplied(tile: Tensor, total: Tensor) -> None:
+    """Add the inner products of the rows of a tile to `total`, a `STRETCH` at a time.
+
+    Of more than `BLOCK` rows only those that are needed: the upper half, by blocks.
+    """
+    n = len(tile)
+    if n <= BLOCK:
+        total += _crossed(tile, tile)
+        return
+    for i in range(0, n, BLOCK):
+        total[i : i + BLOCK, i:] += _crossed(tile[i : i + BLOCK], tile[i:])
+
+
+def _crossed(some: Tensor, tile: Tensor) -> Tensor:
+    """The inner products of `some` rows with those of `tile`."""
     whole = tile.shape[1] // STRETCH * STRETCH
     total: Tensor | None = None
     if whole:
-        parts = tile[:, :whole].unflatten(1, (-1, STRETCH)).transpose(0, 1)
-        total = torch.bmm(parts, parts.transpose(1, 2)).sum(dim=0, dtype=torch.float64)
+        left, right = (
+            rows[:, :whole].unflatten(1, (-1, STRETCH)).transpose(0, 1) for rows in (some, tile)
+        )
+        total = torch.bmm(left, right.transpose(1, 2)).sum(dim=0, dtype=torch.float64)
     if whole < tile.shape[1]:
-        rest = tile[:, whole:]
-        last = torch.mm(rest, rest.T).to(torch.float64)
+        last = torch.mm(some[:, whole:], tile[:, whole:].T).to(torch.float64)
         total = last if total is None else total.add_(last)
     assert total is not None
     return total
@@ -226,15 +241,20 @@ def _arranged(raw: Tensor, n: int, view: int | None) -> Tensor:
     if k == n:
         whole[n], whole[:, n] = whole[-1], whole[:, -1]
         whole[n, n] = whole[n, -1] = whole[-1, -1]
-    return symmetric(whole)
+    return whole
 
 
 def symmetric(matrix: Tensor) -> Tensor:
-    """The upper half of a matrix, mirrored: two rows are as far from each other both ways.
+    """`matrix`, its upper half mirrored: two rows are as far from each other both ways.
 
     A matrix product rounds its halves differently, and ties would depend on that.
     """
-    return torch.triu(matrix) + torch.triu(matrix, 1).T
+    for i in range(0, len(matrix), BLOCK):
+        j = i + BLOCK
+        corner = matrix[i:j, i:j]
+        corner.copy_(torch.triu(corner) + torch.triu(corner, 1).T)
+        matrix[j:, i:j] = matrix[i:j, j:].T
+    return matrix
 
 
 def _refused(matrix: Tensor, inner: Tensor) -> tuple[int, ...]:
@@ -261,15 +281,20 @@ def _some(matrix: Tensor, which: Tensor) -> Tensor:
 
 def squared_distances(inner: Tensor, rows_at_once: int | None = None) -> Tensor:
     """Squared distances between points, from their inner products; zero to themselves."""
-    lengths = inner.diagonal()
-    n = len(lengths)
+    n = len(inner)
     apart = torch.empty_like(inner)
     step = rows_at_once or n
     for a in range(0, n, step):
-        block = slice(a, a + step)
-        torch.add(lengths[block, None], lengths, out=apart[block])
-        apart[block].sub_(inner[block], alpha=2)
-    apart.clamp_(min=0).fill_diagonal_(0)
+        _apart(inner, slice(a, a + step), out=apart[a : a + step])
+    return apart
+
+
+def _apart(inner: Tensor, rows: slice, out: Tensor | None = None) -> Tensor:
+    """The squared distances of some of the rows to all of them."""
+    lengths = inner.diagonal()
+    apart = torch.add(lengths[rows, None], lengths, out=out)
+    apart.sub_(inner[rows], alpha=2).clamp_(min=0)
+    apart[:, rows].fill_diagonal_(0)
     return apart
 
 
@@ -281,14 +306,22 @@ def _better_view(
     good = [i for i in range(n) if i not in refused]
     if not good:
         return None
-    index = torch.tensor(good)
-    among = inner[index][:, index]
-    apart = squared_distances(among)
-    # Each row's distance to the last of a majority: no need to sort them all.
-    radii = apart.kthvalue(len(good) // 2 + 1, dim=1).values
+    among = inner
+    if refused:
+        index = torch.tensor(good)
+        among = inner[index][:, index]
+    lengths = among.diagonal()
+
+    def farthest(block: int) -> Tensor:
+        """Each row's distance to the last of a majority: no need to sort them all."""
+        rows = slice(block * BLOCK, (block + 1) * BLOCK)
+        apart = _apart(among, rows)
+        return apart.kthvalue(len(good) // 2 + 1, dim=1).values
+
+    radii = torch.cat(in_order(lambda: farthest, ceil(len(good) / BLOCK)))
     middle = int(radii.argmin())
     radius = float(radii[middle])
-    members = apart[middle] <= radius
+    members = _apart(among, slice(middle, middle + 1))[0] <= radius
     # Twice: two lengths enter a squared distance, and their product once more.
-    bound = 4 * torch.finfo(working(dtype)).eps * float(among.diagonal()[members].max())
+    bound = 4 * torch.finfo(working(dtype)).eps * float(lengths[members].max())
     return None if bound <= SMALL * radius else good[middle]

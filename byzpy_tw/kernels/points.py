@@ -148,7 +148,7 @@ class Points:
 
         return Gram(
             self.size,
-            lambda: self.products.inner[wide][:, wide],
+            lambda: self.products.inner if self.rows is None else self.products.inner[wide][:, wide],
             lambda: self._row_norms[index],
             away,
         )

@@ -10,7 +10,7 @@ and whoever computes a gradient names the stream for the duration::
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
@@ -27,17 +27,20 @@ _current: ContextVar[_Stream | None] = ContextVar("dropout", default=None)
 
 @define(slots=False)
 class _Stream:
-    seed: int
+    seed: int | Callable[[], int]
 
     @cached_property
     def generator(self) -> torch.Generator:
         """Made when something is drawn: most models have no dropout."""
-        return torch.Generator().manual_seed(self.seed)
+        return torch.Generator().manual_seed(self.seed() if callable(self.seed) else self.seed)
 
 
 @contextmanager
-def randomness(seed: int) -> Iterator[None]:
-    """Dropout in this thread draws from the generator with this seed."""
+def randomness(seed: int | Callable[[], int]) -> Iterator[None]:
+    """Dropout in this thread draws from the generator with this seed.
+
+    Or with what the function `seed` returns: it is called for a model that draws.
+    """
     token = _current.set(_Stream(seed))
     try:
         yield

@@ -36,7 +36,9 @@ def batch_indices(
     function of the arguments alone, so that any server can rebuild the node.
     """
     stream = seeds.stream(seed, "batch", node, round)
-    return shard[stream.choice(len(shard), size, replace=replacement)]
+    if replacement:  # what `choice` would do, at once
+        return shard[stream.integers(0, len(shard), size)]
+    return shard[stream.choice(len(shard), size, replace=False)]
 
 
 @frozen(eq=False)
@@ -52,6 +54,7 @@ class MicroBatches:
     """A node's batch as jobs, each giving the gradient of one part of it."""
 
     model: nn.Module
+    leaves: Sequence[Tensor]  # its parameters
     dataset: Dataset
     shard: np.ndarray
     spec: RunSpec
@@ -60,7 +63,8 @@ class MicroBatches:
     device: torch.device
     flip_labels: bool = False
 
-    def __len__(self) -> int:
+    @property
+    def parts(self) -> int:
         return -(-self.spec.batch_size // self.spec.micro_batch_size)
 
     @cached_property
@@ -77,19 +81,19 @@ class MicroBatches:
 
     def run(self, part: int) -> Gradient:
         """The gradient of part `part`, weighted by its share of the batch."""
-        spec, size = self.spec, self.spec.micro_batch_size
+        spec, size, train = self.spec, self.spec.micro_batch_size, self.dataset.train
         chosen = torch.from_numpy(self.indices[part * size : (part + 1) * size])
-        inputs = self.dataset.inputs(self.dataset.train.x[chosen]).to(self.device)
-        labels = self.dataset.train.y[chosen].to(self.device)
+        examples, labels = (t.index_select(0, chosen) for t in (train.x, train.y))
+        inputs, labels = self.dataset.inputs(examples).to(self.device), labels.to(self.device)
         if self.flip_labels:
             labels = self.dataset.classes - 1 - labels
         # The leaves are shared between threads: `grad` hands gradients back and
         # leaves the leaves alone, where `backward` would write into them.
-        seed = seeds.torch_seed(spec.seed, "dropout", self.node, self.round, part)
-        with models.randomness(seed):
+        stream = (spec.seed, "dropout", self.node, self.round, part)
+        with models.randomness(lambda: seeds.torch_seed(*stream)):
             logits = self.model(inputs)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / spec.batch_size
-        gradients = torch.autograd.grad(loss, list(self.model.parameters()))
+        gradients = torch.autograd.grad(loss, self.leaves)
         vector = torch.cat([g.reshape(-1) for g in gradients])
         return Gradient(vector.to("cpu"), float(loss.detach()))
 
@@ -147,9 +151,12 @@ def submit(
 
 def _whole(batches: MicroBatches, wanted: Callable[[], bool]) -> Answer:
     """A node's gradient, part after part."""
-    total = OrderedSum(len(batches))
     try:
-        for part in range(len(batches)):
+        if batches.parts == 1:
+            _still(wanted)
+            return batches.run(0)
+        total = OrderedSum(batches.parts)
+        for part in range(batches.parts):
             _still(wanted)
             whole = total.add(part, batches.run(part))
         assert whole is not None
@@ -166,7 +173,7 @@ def _still(wanted: Callable[[], bool]) -> None:
 def _spread(
     pool: Executor, batches: MicroBatches, done: Done, wanted: Callable[[], bool]
 ) -> None:
-    total = OrderedSum(len(batches))
+    total = OrderedSum(batches.parts)
     lock = threading.Lock()
     failed = False
 
@@ -187,5 +194,5 @@ def _spread(
         if answer is not None:
             done([answer])
 
-    for part in range(len(batches)):
+    for part in range(batches.parts):
         pool.submit(job, part)

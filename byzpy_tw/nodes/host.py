@@ -62,6 +62,10 @@ class NodeHost:
     _shards: list[np.ndarray]
     nodes: dict[int, Node] = field(factory=dict, init=False)
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
+    _leaves: list[Tensor] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._leaves = list(self.model.parameters())
 
     @property
     def dimension(self) -> int:
@@ -122,6 +126,7 @@ class NodeHost:
     def _batches(self, node: int, round: int) -> MicroBatches:
         return MicroBatches(
             self.model,
+            self._leaves,
             self.dataset,
             self.nodes[node].shard,
             self.spec,
@@ -143,6 +148,10 @@ class NodeHost:
     def behaviour(self, node: int) -> str:
         """What `node` does that is more than sending a vector; ``attack`` if nothing."""
         return getattr(self.nodes[node].attack, "behaviour", "attack")
+
+    def plain(self, node: int) -> bool:
+        """Whether all that `node` does is to send a vector made from what it is shown."""
+        return self.behaviour(node) == "attack" and not self.needs_own(node)
 
     @property
     def pieces(self) -> set[str]:

@@ -78,13 +78,14 @@ class Round:
     honest: int
     byzantine: int
     f: int
-    # (n,) whether each node is still awaited
     _awaited: set[int] = field(init=False)
+    _honest_awaited: int = field(init=False)  # how many of them are honest
     _accepted: set[int] = field(factory=set, init=False)
     refusals: dict[int, Refusal] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._awaited = set(range(self.n))
+        self._honest_awaited = self.honest
 
     @property
     def n(self) -> int:
@@ -96,15 +97,21 @@ class Round:
 
     def accepted(self, node: int) -> None:
         """`node` sent a vector that passed every check."""
-        if node in self._awaited:
-            self._awaited.discard(node)
+        if self._decided(node):
             self._accepted.add(node)
 
     def refused(self, node: int, reason: Reason, detail: str = "") -> None:
         """`node` will not be part of this round."""
-        if node in self._awaited:
-            self._awaited.discard(node)
+        if self._decided(node):
             self.refusals[node] = Refusal(node, reason, detail)
+
+    def _decided(self, node: int) -> bool:
+        """Await `node` no more; whether it was awaited."""
+        if node not in self._awaited:
+            return False
+        self._awaited.discard(node)
+        self._honest_awaited -= node < self.honest
+        return True
 
     def expired(
         self, nodes: Iterable[int] | None = None, stale: Mapping[int, int] | None = None
@@ -123,7 +130,7 @@ class Round:
     @property
     def honest_complete(self) -> bool:
         """Whether the outcome of every honest node is known."""
-        return not any(node < self.honest for node in self._awaited)
+        return not self._honest_awaited
 
     @property
     def complete(self) -> bool:

@@ -241,11 +241,11 @@ class HostedRun:
         self._begin(round)
         return self._arrivals.wait("parameters")
 
-    async def _emit(self, node: int, vector: Tensor, loss: float, round: int) -> None:
+    def _emit(self, node: int, vector: Tensor, loss: float, round: int) -> Deferred[None]:
         if self.stream is None:
             raise UnknownRun(f"run {self.name!r} was closed")
         header = Header(Kind.VECTOR, round, vector.numel(), node, vector.dtype, loss)
-        await self.stream.send(header, vector)
+        return self.stream.send(header, vector)
 
     # -- the end
 

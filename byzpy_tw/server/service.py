@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import LimitExceeded, ServerError
+from byzpy_tw.kernels.memory import few_arenas, trim
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.nodes.host import NodeHost, build
@@ -27,7 +28,6 @@ from byzpy_tw.nodes.spec import RunSpec
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.runs.environment import Environment, environment
 from byzpy_tw.server.limits import Limits
-from byzpy_tw.server.memory import few_arenas, trim
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.wire.addresses import Address

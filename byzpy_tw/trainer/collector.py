@@ -35,6 +35,7 @@ class Collector:
     matrix: Tensor
     _reactor: Any
     _pool: Executor
+    _rows: tuple[Tensor, ...] = field(init=False)
     _hosts: dict[int, Host] = field(factory=dict, init=False)  # node -> where it is
     # id(host) -> frames of this round that nobody asked for
     _dropped: Counter[int] = field(factory=Counter, init=False)
@@ -49,6 +50,9 @@ class Collector:
     )
 
     log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self._rows = self.matrix.unbind(0)
 
     def assign(self, node: int, host: Host) -> None:
         """Vectors of `node` are taken from `host` and nobody else."""
@@ -122,7 +126,7 @@ class Collector:
             self._reactor.callLater(0, self._tell)
             return None
         self._begun.add(node)
-        return self.matrix[node]
+        return self._rows[node]
 
     def arrived(self, host: Host, header: Header) -> None:
         round = self.round
@@ -135,9 +139,9 @@ class Collector:
                 self._judge(round, header, norm)
 
         if header.elements <= AT_ONCE:
-            judged(norm_of(self.matrix[header.index]))
+            judged(norm_of(self._rows[header.index]))
             return
-        in_pool(self._reactor, self._pool, norm_of, self.matrix[header.index]).addCallbacks(
+        in_pool(self._reactor, self._pool, norm_of, self._rows[header.index]).addCallbacks(
             judged, lambda _: None  # only where the pool is shut down
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import define, field
 from torch import Tensor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.nodes.host import NodeHost
@@ -66,9 +66,7 @@ class InProcessHost:
         assert self._driver is not None
         self._driver.round = round
         self._host.parameters.copy_(vector)
-        done: Deferred[None] = Deferred()
-        done.callback(None)
-        return done
+        return succeed(None)
 
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
         assert self._driver is not None
@@ -87,7 +85,7 @@ class InProcessHost:
             self._driver.byzantine(round, nodes, h, shown, past, self._emit)
         )
 
-    async def _emit(self, node: int, vector: Tensor, loss: float, round: int) -> None:
+    def _emit(self, node: int, vector: Tensor, loss: float, round: int) -> Deferred[None]:
         assert self._sink is not None
         header = Header(Kind.VECTOR, round, vector.numel(), node, vector.dtype, loss)
         place = self._sink.place(self, header)
@@ -96,6 +94,7 @@ class InProcessHost:
             # under way when the row is filled, and read, in the next round.
             place.copy_(vector)
             self._sink.arrived(self, header)
+        return succeed(None)
 
     async def close(self) -> None:
         if self._driver is not None:

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.errors import ByzpyTwError, Diverged, message_of
 from byzpy_tw.kernels.machine import cores
+from byzpy_tw.kernels.memory import few_arenas
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugins import Registry, parse
@@ -116,6 +117,7 @@ def run_program(config: RunConfig, registry: Registry) -> int:
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
+    few_arenas()
     _start_logging(directory.path)
     program = _Program(reactor)
     return program.run(lambda: train(reactor, config, registry, rules, directory, _print))

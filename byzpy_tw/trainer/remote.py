@@ -32,7 +32,7 @@ from byzpy_tw.trainer.hosts import Opened, Sink
 from byzpy_tw.wire import commands
 from byzpy_tw.wire.addresses import Address
 from byzpy_tw.wire.driver import Failures
-from byzpy_tw.wire.frames import Header, Kind
+from byzpy_tw.wire.frames import Header, Kind, bytes_of
 from byzpy_tw.wire.guarded import GuardedAMP, clean
 from byzpy_tw.wire.pieces import PAST, header_of
 from byzpy_tw.wire.stream import TensorStream
@@ -85,6 +85,8 @@ class RemoteHost:
     _unread: dict[int, int] = field(factory=dict, init=False)  # round -> frames unsent
     _behind: int = field(default=-1, init=False)  # the round that it is left out of
     gone: str = field(default="", init=False)  # why, once it is
+    # node -> where its vectors go, in every round
+    _places: dict[int, tuple[Tensor, memoryview]] = field(factory=dict, init=False)
 
     @property
     def name(self) -> str:
@@ -278,10 +280,17 @@ class RemoteHost:
 
     # -- frames from the server
 
-    def frame_started(self, header: Header) -> Tensor | None:
+    def frame_started(self, header: Header) -> memoryview | None:
         if header.kind is not Kind.VECTOR or self._sink is None:
             raise BadFrame(f"a trainer takes no frames of kind {header.kind.name}")
-        return self._sink.place(self, header)
+        place = self._sink.place(self, header)
+        if place is None:
+            return None
+        known, view = self._places.get(header.index, (None, None))
+        if view is None or known is not place:
+            view = bytes_of(place)
+            self._places[header.index] = place, view
+        return view
 
     def frame_received(self, header: Header) -> None:
         if self._sink is not None:

@@ -282,7 +282,7 @@ class Rounds:
 def _outcomes(verdict: Proceed, aggregated: Aggregated, round: Round) -> dict[str, Any]:
     """Who was used, who was not, and why."""
     selected = aggregated.selected
-    excluded = [] if selected is None else [n for n in verdict.nodes if n not in set(selected)]
+    excluded = [] if selected is None else sorted(set(verdict.nodes) - set(selected))
     return {
         "f": verdict.f,
         "selected": None if selected is None else list(selected),

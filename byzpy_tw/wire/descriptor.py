@@ -27,9 +27,10 @@ from byzpy_tw.wire.frames import FrameReader
 from byzpy_tw.wire.outgoing import FrameWriter
 
 AT_ONCE = 1 << 20  # bytes to a system call
-# Calls in a row before others have their turn: at a gigabyte a second, the reactor
-# is held for 4 ms.
-CALLS = 4
+# Bytes, and calls, in a row before others have their turn: at a gigabyte a second, or
+# 0.1 ms for what a small frame brings about, the reactor is held for 4 ms.
+IN_A_ROW = 1 << 22
+CALLS = 40
 # Bytes of a frame that must have come before the reactor is told: a loopback socket
 # has 64 KiB ready at a time, and each telling costs as much as reading them.
 WORTH_IT = 1 << 19
@@ -87,10 +88,10 @@ class SocketShell:
         return "tensor stream"
 
     def doRead(self) -> Any:
-        for _ in range(CALLS):
-            place = self._reader.buffer()
+        taken = calls = 0
+        while taken < IN_A_ROW and calls < CALLS:
             try:
-                count = self._socket.recv_into(place[:AT_ONCE])
+                count, *_ = self._socket.recvmsg_into(self._reader.buffers(AT_ONCE))
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
@@ -103,6 +104,7 @@ class SocketShell:
                 self._refused(str(e))
             if self._stopped:  # whoever got a frame may have hung up
                 return None
+            taken, calls = taken + count, calls + 1
         self._sleep_until(min(len(self._reader.buffer()), WORTH_IT))
         return None
 
@@ -116,9 +118,8 @@ class SocketShell:
                 pass
 
     def doWrite(self) -> Any:
-        for _ in range(CALLS):
-            if not self._writer:
-                break
+        taken = calls = 0
+        while self._writer and taken < IN_A_ROW and calls < CALLS:
             try:
                 count = self._socket.sendmsg(self._writer.buffers(AT_ONCE))
             except (BlockingIOError, InterruptedError):
@@ -129,6 +130,7 @@ class SocketShell:
                 sent.callback(None)
             if self._stopped:
                 return None
+            taken, calls = taken + count, calls + 1
         self._watch()
         return None
 

@@ -14,16 +14,22 @@ from typing import Any
 
 from attrs import define, field
 from torch import Tensor
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import (
+    Deferred,
+    DeferredLock,
+    FirstError,
+    gatherResults,
+    maybeDeferred,
+)
 
 from byzpy_tw.errors import BadRequest, UnknownRun
-from byzpy_tw.nodes.gradients import Answer
+from byzpy_tw.nodes.gradients import Answer, Gradient
 from byzpy_tw.nodes.host import NodeHost
 from byzpy_tw.wire.pieces import knowledge_of
 from byzpy_tw.wire.threads import from_threads, in_pool
 
 # (node, vector, loss, round it is said to be of) -> done with the vector's memory
-Emit = Callable[[int, Tensor, float, int], Awaitable[None]]
+Emit = Callable[[int, Tensor, float, int], Deferred[None]]
 Failures = dict[int, str]  # node -> what went wrong, in words
 
 _HELD_BYTES = 1 << 28  # of vectors that one run's nodes hold back to send late
@@ -51,6 +57,9 @@ class NodeDriver:
     _queue: deque[Callable[[], Awaitable[None]]] = field(factory=deque, init=False)
     _busy: int = field(default=0, init=False)  # of the window
     _beginning: bool = field(default=False, init=False)
+    # Small gradients are the interpreter's work more than torch's: two threads at them
+    # would spend their time waiting for each other.
+    _small: DeferredLock = field(factory=DeferredLock, init=False)
 
     async def honest(self, round: int, nodes: Sequence[int], emit: Emit) -> Failures:
         """Emit the gradient of each of `nodes`."""
@@ -59,20 +68,29 @@ class NodeDriver:
         async def some(group: Sequence[int]) -> None:
             self._check(round)
             found = await self._gradients(round, group)
-            self._check(round)
-            sending = []
-            for node, gradient in zip(group, found):
-                if isinstance(gradient, BaseException):
-                    failures[node] = _in_words(gradient)
-                else:
-                    emission = emit(node, gradient.vector, gradient.loss, round)
-                    sending.append(Deferred.fromCoroutine(emission))
-            await gatherResults(sending, consumeErrors=True)
+            failures.update(await self._emitted(round, group, found, emit))
 
-        # A few small gradients are one job, where there are enough for all threads.
+        return {**await self._each(self._groups(nodes), some), **failures}
+
+    def _groups(self, nodes: Sequence[int]) -> list[Sequence[int]]:
+        """Nodes whose work is one job: a few small ones, where there are many."""
         size = max(1, min(self.host.together, len(nodes) // self._window))
-        groups = [nodes[i : i + size] for i in range(0, len(nodes), size)]
-        return {**await self._each(groups, some), **failures}
+        return [nodes[i : i + size] for i in range(0, len(nodes), size)]
+
+    async def _emitted(
+        self, round: int, nodes: Sequence[int], found: Sequence[Answer], emit: Emit
+    ) -> Failures:
+        """Emit what was `found` for each of `nodes`; what is an exception has failed."""
+        self._check(round)
+        failures: Failures = {}
+        sending = []
+        for node, answer in zip(nodes, found):
+            if isinstance(answer, BaseException):
+                failures[node] = _in_words(answer)
+            else:
+                sending.append(emit(node, answer.vector, answer.loss, round))
+        await gatherResults(sending, consumeErrors=True)
+        return failures
 
     async def byzantine(
         self,
@@ -90,10 +108,28 @@ class NodeDriver:
         """
         d = self.host.dimension
         knowledge_of(shown, h=h, d=d, own=None)
+        failures: Failures = {}
 
-        async def one(group: Sequence[int]) -> None:
-            (node,) = group
+        def vectors(group: Sequence[int]) -> list[Answer]:
+            found: list[Answer] = []
+            for node in group:
+                try:
+                    known = knowledge_of(shown, h=h, d=d, own=None, past=past.get(node))
+                    vector = self.host.attack(node, round, known)
+                    found.append(Gradient(vector.contiguous(), 0.0))
+                except Exception as e:  # an attack is a plugin's code
+                    found.append(e)
+            return found
+
+        async def some(group: Sequence[int]) -> None:
             self._check(round)
+            if not self.host.plain(group[0]):
+                await one(group[0])
+                return
+            found = await in_pool(self._reactor, self._pool, vectors, group)
+            failures.update(await self._emitted(round, group, found, emit))
+
+        async def one(node: int) -> None:
             behaviour = self.host.behaviour(node)
             if behaviour == "silent":
                 return
@@ -122,7 +158,9 @@ class NodeDriver:
             self._check(round)
             await emit(node, vector.contiguous(), 0.0, number)
 
-        return await self._each([[node] for node in nodes], one)
+        plain = [node for node in nodes if self.host.plain(node)]
+        others = [[node] for node in nodes if not self.host.plain(node)]
+        return {**await self._each([*self._groups(plain), *others], some), **failures}
 
     def _emit_late(self, node: int, vector: Tensor, round: int, emit: Emit) -> None:
         """Emit after the delay that the node's attack asks for, waiting for nothing.
@@ -138,7 +176,7 @@ class NodeDriver:
 
         def late() -> None:
             self._held[node] = None
-            sending = Deferred.fromCoroutine(emit(node, vector.contiguous(), 0.0, round))
+            sending = maybeDeferred(emit, node, vector.contiguous(), 0.0, round)
             # Where it fails the run is over: nobody wants it.
             sending.addBoth(lambda _: self._held.pop(node, None))
 
@@ -213,6 +251,11 @@ class NodeDriver:
 
     async def _gradients(self, round: int, nodes: Sequence[int]) -> list[Answer]:
         """In order, an exception where there is none."""
+        if len(nodes) > 1:
+            return await self._small.run(self._computed, round, nodes)
+        return await self._computed(round, nodes)
+
+    def _computed(self, round: int, nodes: Sequence[int]) -> Deferred[list[Answer]]:
         gradients = from_threads(
             self._reactor,
             lambda done: self.host.gradients(
@@ -221,11 +264,13 @@ class NodeDriver:
         )
         self.computing += 1
         self._awaited.add(gradients)
-        try:
-            return await gradients
-        finally:
+
+        def done(result: Any) -> Any:
             self._awaited.discard(gradients)
             self.computing -= 1
+            return result
+
+        return gradients.addBoth(done)
 
 
 def _in_words(error: BaseException) -> str:

@@ -3,14 +3,14 @@
 A frame is a header of fixed size and then the elements, little-endian, in
 order.  The story of reading one:
 
-1. `FrameReader.buffer` says where the next bytes belong; whoever holds the
+1. `FrameReader.buffers` says where the next bytes belong; whoever holds the
    socket puts them there and calls `advance`.  First that is the header.
 2. When the header is complete its numbers are checked, and the receiver is
    asked where the elements go (`frame_started`).  The receiver answers with
    memory of exactly the right size, which it had reserved because it expects
    this frame; with None, to have the elements dropped as they come; or raises
    `BadFrame`.
-3. From then on `buffer` is that memory itself, until it is full and
+3. From then on the first buffer is that memory itself, until it is full and
    `frame_received` is called.
 
 So memory is taken for what the receiver agreed to, never for what the sender
@@ -107,10 +107,11 @@ def bytes_of(tensor: Tensor) -> memoryview:
 class FrameReceiver(Protocol):
     """Who the frames are for."""
 
-    def frame_started(self, header: Header) -> Tensor | None:
+    def frame_started(self, header: Header) -> Tensor | memoryview | None:
         """Memory for the elements, None to drop them; raises `BadFrame`.
 
-        The tensor is contiguous, on the CPU, of the header's dtype and size.
+        A tensor is contiguous, on the CPU, of the header's dtype and size; or the
+        `bytes_of` one.
         """
 
     def frame_received(self, header: Header) -> None:
@@ -129,6 +130,7 @@ class FrameReader:
     _left: int = field(default=HEADER_SIZE, init=False)  # bytes of header or elements
     _dropping: bool = field(default=False, init=False)
     bytes_read: int = field(default=0, init=False)
+    stopped: bool = field(default=False, init=False)  # whoever was told of a frame hung up
 
     def __attrs_post_init__(self) -> None:
         self._target = memoryview(self._header)
@@ -142,22 +144,34 @@ class FrameReader:
         """Where the next bytes belong; never empty."""
         return self._target[: self._left]
 
+    def buffers(self, most: int) -> list[memoryview]:
+        """`buffer`, or its first `most` bytes, and what may be filled after it.
+
+        After the last of a frame's elements that is the next header.
+        """
+        if self._current is None or self._dropping or self._left > most:
+            return [self.buffer()[:most]]
+        return [self.buffer(), memoryview(self._header)]
+
     def advance(self, count: int) -> None:
-        """`count` bytes were put at the start of `buffer`.  Raises `BadFrame`."""
-        self.bytes_read += count
-        self._left -= count
-        if not self._dropping:
-            self._target = self._target[count:]
-        if self._left == 0:
-            if self._current is None:
-                self._begin(unpack(self._header))
-            else:
-                self._end(self._current)
+        """`count` bytes were put into `buffers`, in order.  Raises `BadFrame`."""
+        while count and not self.stopped:
+            here = min(count, self._left)
+            count -= here
+            self.bytes_read += here
+            self._left -= here
+            if not self._dropping:
+                self._target = self._target[here:]
+            if self._left == 0:
+                if self._current is None:
+                    self._begin(unpack(self._header))
+                else:
+                    self._end(self._current)
 
     def feed(self, data: bytes) -> None:
         """Take bytes that are already in memory.  Raises `BadFrame`."""
         view = memoryview(data)
-        while view:
+        while view and not self.stopped:
             room = self.buffer()
             count = min(len(room), len(view))
             room[:count] = view[:count]
@@ -175,7 +189,7 @@ class FrameReader:
         if place is None:
             self._target = memoryview(bytearray(_SCRATCH))
         else:
-            self._target = bytes_of(place)
+            self._target = bytes_of(place) if isinstance(place, Tensor) else place
             if len(self._target) != header.size:
                 raise BadFrame(f"{header.size} bytes for a place of {len(self._target)}")
 

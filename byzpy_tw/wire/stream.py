@@ -161,7 +161,7 @@ class TensorStream(Protocol):
     def _end(self, why: str) -> None:
         if self._gone:
             return
-        self._gone, self._why = True, why
+        self._gone, self._why, self.reader.stopped = True, why, True
         unsent = self.writer.drop()
         if self._shell is not None:
             self._shell.stop()

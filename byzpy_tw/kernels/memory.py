@@ -13,7 +13,7 @@ def few_arenas() -> None:
     """Keep the C library to two heaps; nothing where it has no such call.
 
     It makes one for each thread that allocates at the same time as others, and
-    each keeps what it cannot give back: a server's size then wanders with
+    each keeps what it cannot give back: a process's size then wanders with
     whatever its threads happened to hold together.  Tensors' large blocks are
     taken from the system, so threads hardly wait for one another.  Call it
     before there are threads.
