@@ -181,6 +181,8 @@ def receive_twisted(
         from byzpy_tw.wire.stream import TensorStream
 
         protocol = TensorStream(Sink(), size, lambda why: None)
+    if way.startswith("tls"):
+        protocol = _greeting(protocol, begins=False)
     factory = Factory.forProtocol(lambda: protocol)
     if way.startswith("tls"):
         from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -190,6 +192,35 @@ def receive_twisted(
     listener.setblocking(False)
     reactor.adoptStreamPort(listener.fileno(), socket.AF_INET, factory)
     reactor.run()
+
+
+def _greeting(stream: Any, begins: bool) -> Any:
+    """A protocol that becomes `stream` after a word each way, as the real one does.
+
+    By then the handshake is over and nothing is left in a buffer.
+    """
+    from twisted.internet.protocol import Protocol
+
+    class Greeting(Protocol):
+        grown = False
+
+        def connectionMade(self) -> None:
+            if begins:
+                self.transport.write(b"!")
+
+        def dataReceived(self, data: bytes) -> None:
+            if self.grown:
+                stream.dataReceived(data)
+                return
+            self.grown = True
+            if not begins:
+                self.transport.write(b"!")
+            stream.makeConnection(self.transport)
+
+        def connectionLost(self, reason: Any) -> None:
+            stream.connectionLost(reason)
+
+    return Greeting()
 
 
 def _amp(frame: Callable[[int], Any], size: int) -> Any:
@@ -291,7 +322,13 @@ def send_twisted(way: str, port: int, size: int) -> None:
     where: Any = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", port)
     if way.startswith("tls"):
         where = endpoints.wrapClientTLS(tls.CertificateOptions(verify=False), where)
-    endpoints.connectProtocol(where, protocol).addCallbacks(lambda _: (more(), more()), stop)
+        made: Callable[[], Any] = protocol.connectionMade
+        protocol.connectionMade = lambda: (made(), more(), more())
+        endpoints.connectProtocol(where, _greeting(protocol, begins=True)).addErrback(stop)
+    else:
+        endpoints.connectProtocol(where, protocol).addCallbacks(
+            lambda _: (more(), more()), stop
+        )
     reactor.run()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define, field, frozen
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from twisted.internet.ssl import PrivateCertificate
 
 PATIENCE = 240.0  # seconds for anything that a test waits for
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
@@ -192,3 +197,17 @@ def stop(server: Process) -> int:
     """Stop a server as an operator would; its exit code."""
     server.signal(signal.SIGTERM)
     return server.wait(30)
+
+
+def self_signed() -> PrivateCertificate:
+    """A certificate that nobody else vouches for, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    made = made.public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(now - datetime.timedelta(days=1))
+    made = made.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+    pem, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    secret = key.private_bytes(pem, kind, serialization.NoEncryption())
+    return PrivateCertificate.loadPEM(secret + made.public_bytes(pem))

@@ -9,12 +9,19 @@ import torch
 from attrs import define, field
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.protocol import Factory
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.ssl import CertificateOptions
 from twisted.internet.threads import deferToThread
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from byzpy_tw.wire.descriptor import SocketShell
 from byzpy_tw.wire.frames import HEADER_SIZE, Header, Kind
 from byzpy_tw.wire.stream import TensorStream
+from byzpy_tw.wire.tls import TLSShell
+from tests.support import self_signed
 from tests.test_wire_stream import End
 
 
@@ -24,18 +31,49 @@ class Listener:
 
     end: End
     begins: bool = False
+    tls: Any = None  # the options of a certificate
     port: Any = field(init=False)
     connected: Deferred = field(factory=Deferred)
 
     def __attrs_post_init__(self) -> None:
-        def build() -> TensorStream:
+        def build() -> Protocol:
             self.end.stream.begins = self.begins
+            if self.tls is not None:
+                return Greeting(self.end.stream, self.connected)
             reactor.callLater(0, self.connected.callback, None)
             return self.end.stream
 
         factory = Factory.forProtocol(build)
+        if self.tls is not None:
+            factory = TLSMemoryBIOFactory(self.tls, False, factory)
         factory.noisy = False
         self.port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+
+
+@define(eq=False)
+class Greeting(Protocol):
+    """Becomes `stream` after a word each way, as a connection of commands does."""
+
+    stream: TensorStream
+    greeted: Deferred
+    _grown: bool = field(default=False, init=False)
+
+    def connectionMade(self) -> None:
+        if self.stream.begins:
+            self.transport.write(b"!")
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._grown:
+            self.stream.dataReceived(data)
+            return
+        self._grown = True
+        if not self.stream.begins:
+            self.transport.write(b"!")
+        self.stream.makeConnection(self.transport)
+        reactor.callLater(0, self.greeted.callback, None)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.stream.connectionLost(reason)
 
 
 class Ends(TestCase):
@@ -74,6 +112,8 @@ class Ends(TestCase):
 
 
 class StreamTests(Ends):
+    shell: type[SocketShell] = SocketShell
+
     async def connect(self) -> None:
         listener = Listener(self.right)
         self.addCleanup(listener.port.stopListening)
@@ -106,7 +146,7 @@ class StreamTests(Ends):
             self.right.send(10 + i, size)
         await gatherResults([here, there])
         for end, begin in ((self.right, 0), (self.left, 10)):
-            self.assertIsNotNone(end.stream._shell)
+            self.assertIs(type(end.stream._shell), self.shell)
             self.assertEqual([r for r, _ in end.inbox.frames], [begin + i for i in range(6)])
             for (round, tensor), size in zip(end.inbox.frames, sizes, strict=True):
                 self.assertTrue(torch.equal(tensor, torch.full((size,), float(round))))
@@ -156,6 +196,70 @@ class StreamTests(Ends):
         await over
         self.assertEqual(self.right.ended, ["enough"])
         self.assertEqual(len(self.right.inbox.frames), 1)
+
+
+class TLSTests(StreamTests):
+    """The same, with TLS between."""
+
+    shell = TLSShell
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.certificate = self_signed()
+
+    async def connect(self) -> None:
+        listener = Listener(self.right, tls=self.certificate.options())
+        self.addCleanup(listener.port.stopListening)
+        self.left.stream.begins = True
+        port = listener.port.getHost().port
+        where = wrapClientTLS(
+            CertificateOptions(verify=False), TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+        )
+        greeted: Deferred[None] = Deferred()
+        await connectProtocol(where, Greeting(self.left.stream, greeted))
+        await gatherResults([greeted, listener.connected])
+
+    async def test_records_in_pieces(self) -> None:
+        """Records may come a few bytes at a time: what is whole is opened, no more."""
+        await self.connect()
+        first = self.heard(self.right, 1)
+        self.left.send(0, 1)
+        await first
+        shell = self.right.stream._shell
+        shell._raw = shell._raw[:7]
+        there = self.heard(self.right, 1)
+        self.left.send(1, 5_000)
+        await there
+        self.assertEqual(self.right.inbox.frames[-1][1].tolist(), [1.0] * 5_000)
+        await self.finish()
+
+    async def test_what_is_not_of_this_connection(self) -> None:
+        """A record that was tampered with ends it; nothing of it is believed."""
+        await self.connect()
+        there = self.heard(self.right, 1)
+        self.left.send(0, 1)
+        await there
+        over = gatherResults([self.gone(self.left), self.gone(self.right)])
+        self.left.stream._shell._socket.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        await over
+        self.assertEqual(len(self.right.inbox.frames), 1)
+
+    async def test_within_the_handshake(self) -> None:
+        """A stream that begins before its end stays with the transport."""
+        context = CertificateOptions(verify=False)
+        protocol = self.left.stream
+        protocol.begins = True
+        listener = Listener(self.right, tls=self.certificate.options())
+        self.addCleanup(listener.port.stopListening)
+        port = listener.port.getHost().port
+        where = wrapClientTLS(context, TCP4ClientEndpoint(reactor, "127.0.0.1", port))
+        await connectProtocol(where, protocol)
+        self.assertIsNone(protocol._shell)
+        over = gatherResults([self.gone(self.left), self.gone(self.right)])
+        self.left.send(0, 1)  # no word of greeting: the other side takes it for one
+        await listener.connected
+        protocol.hang_up("done")
+        await over
 
 
 class PeerTests(Ends):

@@ -2,7 +2,8 @@
 
 Twisted's transport joins what is to be written and hands out what was read as
 new bytes: each tensor is copied three times.  Here the socket reads into the
-tensor that the bytes belong to and writes from where they lie.
+tensor that the bytes belong to and writes from where they lie.  `tls.TLSShell` does
+the same with TLS between.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from attrs import define, field
 from twisted.internet import main
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IReactorFDSet,
     IReadWriteDescriptor,
@@ -65,19 +67,21 @@ class SocketShell:
     ) -> SocketShell | None:
         """Take the socket over from `transport`; None where that cannot be.
 
-        That is so under TLS, whose bytes lie elsewhere, in memory, and with a
-        reactor that knows no descriptors.  Nothing may be waiting to be written.
+        That is so in memory, under TLS, whose bytes lie elsewhere, and with a reactor
+        that knows no descriptors.  Nothing may be waiting to be written.
         """
+        if not ITCPTransport.providedBy(transport) or ISSLTransport.providedBy(transport):
+            return None
+        return cls._taking(transport, reader, writer, refused)
+
+    @classmethod
+    def _taking(cls, transport: Any, *rest: Any) -> SocketShell | None:
         reactor = getattr(transport, "reactor", None)
-        if (
-            not ITCPTransport.providedBy(transport)
-            or ISSLTransport.providedBy(transport)
-            or not IReactorFDSet.providedBy(reactor)
-        ):
+        if not IReactorFDSet.providedBy(reactor):
             return None
         transport.stopReading()
         transport.stopWriting()
-        shell = cls(transport, reactor, transport.getHandle(), reader, writer, refused)
+        shell = cls(transport, reactor, transport.getHandle(), *rest)
         reactor.addReader(shell)
         return shell
 
@@ -91,22 +95,31 @@ class SocketShell:
         taken = calls = 0
         while taken < IN_A_ROW and calls < CALLS:
             try:
-                count, *_ = self._socket.recvmsg_into(self._reader.buffers(AT_ONCE))
+                count = self._receive()
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
                 return main.CONNECTION_LOST
-            if count == 0:
-                return main.CONNECTION_DONE
-            try:
-                self._reader.advance(count)
             except BadFrame as e:
                 self._refused(str(e))
+                return None
             if self._stopped:  # whoever got a frame may have hung up
                 return None
+            if count == 0:
+                return main.CONNECTION_DONE
             taken, calls = taken + count, calls + 1
-        self._sleep_until(min(len(self._reader.buffer()), WORTH_IT))
+        self._sleep_until(self._least_worth)
         return None
+
+    def _receive(self) -> int:
+        """Hand what the socket has to the reader, once; 0 where the peer is done."""
+        count, *_ = self._socket.recvmsg_into(self._reader.buffers(AT_ONCE))
+        self._reader.advance(count)
+        return count
+
+    @property
+    def _least_worth(self) -> int:
+        return min(len(self._reader.buffer()), WORTH_IT)
 
     def _sleep_until(self, least: int) -> None:
         """Be told when so many bytes have come, or the other end is gone."""
@@ -119,20 +132,29 @@ class SocketShell:
 
     def doWrite(self) -> Any:
         taken = calls = 0
-        while self._writer and taken < IN_A_ROW and calls < CALLS:
+        while self._unsent and taken < IN_A_ROW and calls < CALLS:
             try:
-                count = self._socket.sendmsg(self._writer.buffers(AT_ONCE))
+                count, done = self._send()
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:
                 return main.CONNECTION_LOST
-            for sent in self._writer.advance(count):
+            for sent in done:
                 sent.callback(None)
             if self._stopped:
                 return None
             taken, calls = taken + count, calls + 1
         self._watch()
         return None
+
+    def _send(self) -> tuple[int, list[Deferred[None]]]:
+        """Have the socket take bytes once: how many, and which frames are done."""
+        count = self._socket.sendmsg(self._writer.buffers(AT_ONCE))
+        return count, self._writer.advance(count)
+
+    @property
+    def _unsent(self) -> bool:
+        return bool(self._writer)
 
     def flush(self) -> None:
         """Write what the socket takes now, and the rest when it takes more."""
@@ -142,8 +164,8 @@ class SocketShell:
 
     def _watch(self) -> None:
         """Be told when the socket takes more, while there is more."""
-        if bool(self._writer) != self._writing and not self._stopped:
-            self._writing = bool(self._writer)
+        if self._unsent != self._writing and not self._stopped:
+            self._writing = self._unsent
             (self._reactor.addWriter if self._writing else self._reactor.removeWriter)(self)
 
     def connectionLost(self, reason: Failure) -> None:

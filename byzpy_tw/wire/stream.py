@@ -1,9 +1,9 @@
 """A connection that carries tensor frames.
 
 What is sent and received is decided by two objects that do no I/O,
-`frames.FrameReader` and `outgoing.FrameWriter`.  They have two shells: for plain TCP
-a descriptor of our own (`descriptor.SocketShell`); for any other transport, as under
-TLS or in memory, the transport itself.
+`frames.FrameReader` and `outgoing.FrameWriter`.  They have two shells: for TCP a
+descriptor of our own (`descriptor.SocketShell`, under TLS `tls.TLSShell`); for any
+other transport, as in memory, the transport itself.
 
 Frames leave in the order of `send`, a slice at a time, whenever the other side takes
 more: what waits in buffers is bounded, however many frames were sent.
@@ -26,6 +26,7 @@ from byzpy_tw.errors import BadFrame
 from byzpy_tw.wire.descriptor import SocketShell
 from byzpy_tw.wire.frames import FrameReader, FrameReceiver, Header
 from byzpy_tw.wire.outgoing import FrameWriter
+from byzpy_tw.wire.tls import TLSShell
 
 _SLICE = 1 << 18  # bytes handed to a transport at a time
 
@@ -74,9 +75,8 @@ class TensorStream(Protocol):
     def _settle(self) -> None:
         self._settled = True
         if not self.writer and not self.bytes_sent:  # else the transport may hold some
-            self._shell = SocketShell.take(
-                self.transport, self.reader, self.writer, self._refuse
-            )
+            given = self.transport, self.reader, self.writer, self._refuse
+            self._shell = SocketShell.take(*given) or TLSShell.take(*given)
 
     # -- sending
 

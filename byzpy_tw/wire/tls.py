@@ -1,0 +1,127 @@
+"""A tensor stream's own hold of a TLS connection.
+
+Twisted's TLS reads 64 KiB at a time, copies each record three times on its way to a
+tensor, and cuts what it writes anew for every record.  Here records are opened into
+the tensor that they belong to and sealed from where it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from OpenSSL import SSL
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ISSLTransport, ITCPTransport
+
+from byzpy_tw.wire.descriptor import SocketShell
+from byzpy_tw.wire.frames import FrameReader
+from byzpy_tw.wire.outgoing import FrameWriter
+
+AT_ONCE = 1 << 18  # bytes between the socket and TLS in one go
+RECORD = 1 << 14  # the most that one record holds
+
+
+@define(eq=False)
+class TLSShell(SocketShell):
+    """As `SocketShell`, with the state of the TLS connection that the transport made.
+
+    Nothing may be waiting to be written, the handshake's last word least of all.
+    """
+
+    _tls: SSL.Connection = field(init=False)
+    _raw: memoryview = field(factory=lambda: memoryview(bytearray(AT_ONCE)), init=False)
+    _sealed: memoryview = field(default=memoryview(b""), init=False)  # not yet written
+
+    @classmethod
+    def take(
+        cls,
+        transport: Any,
+        reader: FrameReader,
+        writer: FrameWriter,
+        refused: Callable[[str], None],
+    ) -> TLSShell | None:
+        """Take socket and TLS over from `transport`; None where that cannot be."""
+        below = getattr(transport, "transport", None)  # TCP, unless TLS is in TLS
+        if (
+            not ISSLTransport.providedBy(transport)
+            or not ITCPTransport.providedBy(below)
+            or ISSLTransport.providedBy(below)
+        ):
+            return None
+        tls = transport.getHandle()
+        if tls.get_finished() is None or tls.get_peer_finished() is None:  # in the handshake
+            return None
+        shell = cls._taking(below, reader, writer, refused)
+        if shell is not None:
+            assert isinstance(shell, TLSShell)
+            shell._tls = tls
+        return shell
+
+    def _receive(self) -> int:
+        count = self._socket.recv_into(self._raw)
+        if count:
+            self._tls.bio_write(self._raw[:count])
+            if not self._open():
+                return 0
+            self._collect()  # what TLS itself has to answer
+        return count
+
+    def _open(self) -> bool:
+        """Hand the reader what records hold; False where the peer is done."""
+        while not self._stopped:
+            place = self._reader.buffer()
+            try:
+                count = self._tls.recv_into(place, min(len(place), RECORD))
+            except SSL.WantReadError:
+                break
+            except SSL.ZeroReturnError:
+                return False
+            except SSL.Error as e:
+                raise ConnectionError(f"TLS: {e}") from e
+            self._reader.advance(count)
+        return True
+
+    @property
+    def _least_worth(self) -> int:
+        return 1  # how many bytes a record will take is TLS's business
+
+    def _send(self) -> tuple[int, list[Deferred[None]]]:
+        done: list[Deferred[None]] = []
+        if not self._sealed:
+            for part in self._writer.buffers(AT_ONCE):
+                done += self._seal(part)
+            self._collect()
+        try:
+            count = self._socket.send(self._sealed)
+        except (BlockingIOError, InterruptedError):
+            if not done:
+                raise
+            return 0, done
+        self._sealed = self._sealed[count:]
+        return count, done
+
+    def _seal(self, part: memoryview) -> list[Deferred[None]]:
+        """Make records of `part`; frames that are done with it."""
+        done: list[Deferred[None]] = []
+        while part:
+            try:
+                count = self._tls.send(part[:RECORD])
+            except SSL.Error as e:
+                raise ConnectionError(f"TLS: {e}") from e
+            done += self._writer.advance(count)
+            part = part[count:]
+        return done
+
+    def _collect(self) -> None:
+        """Add the records that TLS has made to those that wait for the socket."""
+        try:
+            made = self._tls.bio_read(2 * AT_ONCE)
+        except SSL.Error:  # there are none
+            return
+        self._sealed = memoryview(bytes(self._sealed) + made) if self._sealed else memoryview(made)
+
+    @property
+    def _unsent(self) -> bool:
+        return bool(self._sealed) or bool(self._writer)
