@@ -100,6 +100,22 @@ def sha256_of(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
+def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float32 tensor rounded to `dtype`; itself where it has that already.
+
+    What is finite stays finite: it saturates at the largest number there is.  An
+    infinity stays one, and NaN stays NaN.
+    """
+    if tensor.dtype == dtype:
+        return tensor
+    rounded = tensor.to(dtype)
+    if bool(torch.isfinite(torch.stack(torch.aminmax(rounded))).all()):
+        return rounded
+    most = torch.finfo(dtype).max
+    over = torch.isinf(rounded) & torch.isfinite(tensor)
+    return torch.where(over, rounded.sign() * most, rounded)
+
+
 def norm_of(vector: Tensor) -> float:
     """The Euclidean norm, accumulated in float64; nan where it is not a number."""
     return float(torch.linalg.vector_norm(vector.detach(), dtype=torch.float64))

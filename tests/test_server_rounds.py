@@ -135,6 +135,7 @@ class StagingTests(RoundCase):
         self.assertTrue(torch.equal(run.host.parameters, parameters(0)))
         self.pool.drain()
         self.reactor.advance(1)
+        self.pool.drain()
         self.assertTrue(torch.equal(run.host.parameters, parameters(1)))
         self.pool.drain()
         self.settle()

@@ -118,8 +118,8 @@ class NodeHost:
     ) -> None:
         """Compute the gradients of `nodes` at the present parameters, while `wanted`.
 
-        On `pool`, in one job if there are several; `done` gets them in order, with an
-        exception in the place of one that failed.
+        On `pool`, in one job if there are several; `done` gets them in order, float32,
+        with an exception in the place of one that failed.
         """
         submit(pool, [self._batches(node, round) for node in nodes], done, wanted)
 
@@ -140,6 +140,11 @@ class NodeHost:
     def together(self) -> int:
         """The most nodes whose gradients are worth computing in one job."""
         return max(1, min(MOST_TOGETHER, SMALL // (self.dimension * self.spec.batch_size)))
+
+    @property
+    def wire(self) -> torch.dtype:
+        """What vectors and parameters are on the wire."""
+        return getattr(torch, self.spec.wire_dtype)
 
     def needs_own(self, node: int) -> bool:
         """Whether `node`'s attack starts from an honest gradient of its own."""

@@ -11,9 +11,13 @@ from typing import Any
 
 import attrs
 from attrs import field, frozen
-from attrs.validators import ge, instance_of, le, max_len
+from attrs.validators import ge, in_, instance_of, le, max_len
 
 from byzpy_tw.errors import BadRequest
+
+
+# What vectors and parameters may be on the wire, as torch calls it.
+WIRE_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def _count(least: int, most: int = 2**31 - 1, **more: Any) -> Any:
@@ -48,6 +52,8 @@ class RunSpec:
     replacement: bool = field(default=False, validator=instance_of(bool))
     n: int = _count(1, 1_000_000)
     f: int = _count(0, 1_000_000)
+    # what vectors and parameters are on the wire
+    wire_dtype: str = field(default="float32", validator=in_(WIRE_DTYPES))
     # seconds that a round waits, for nodes that are late on purpose
     patience: float = field(default=60.0, validator=[instance_of((int, float)), ge(0), le(1e9)])
 

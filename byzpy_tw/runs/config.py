@@ -17,7 +17,7 @@ import attrs
 from attrs import field, frozen
 
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.nodes.spec import RunSpec
+from byzpy_tw.nodes.spec import WIRE_DTYPES, RunSpec
 from byzpy_tw.plugins.naming import parse
 
 Check = Callable[[Any, attrs.Attribute, Any], None]
@@ -193,6 +193,11 @@ class RunConfig:
         section="aggregation", bits=False, check=_whole(1),
     )
     # -- running
+    wire_dtype: str = _option(
+        "float32", "what vectors and parameters are rounded to on their way: float32, "
+        "bfloat16 or float16; the latter two halve the bytes",
+        section="running", check=_one_of(*WIRE_DTYPES), metavar="DTYPE",
+    )
     threads: int | None = _option(
         None, "compute threads of this process, and of each --local server "
         "(default: all cores)",
@@ -263,6 +268,7 @@ class RunConfig:
             replacement=self.replacement,
             n=self.n,
             f=self.f,
+            wire_dtype=self.wire_dtype,
             patience=self.round_timeout,
         )
 

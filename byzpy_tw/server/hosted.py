@@ -23,6 +23,7 @@ from byzpy_tw.wire.driver import Failures, NodeDriver
 from byzpy_tw.wire.frames import Header, Kind
 from byzpy_tw.wire.pieces import PAST, PIECES, place_of
 from byzpy_tw.wire.stream import TensorStream
+from byzpy_tw.wire.threads import in_pool
 
 _ROUNDS_IN_HAND = 3  # whose attacks may be computed at once
 
@@ -80,6 +81,7 @@ class HostedRun:
     stream: TensorStream | None = None
     _arrivals: Arrivals = field(factory=Arrivals, init=False)
     _staging: Tensor | None = field(default=None, init=False)
+    _copying: bool = field(default=False, init=False)  # from there into the model
     _begun: int = field(default=-1, init=False)  # round of the newest parameters
     _coming: Tensor | None = field(default=None, init=False)  # a piece not yet complete
     _pieces: dict[str, Tensor] = field(factory=dict, init=False)
@@ -105,6 +107,7 @@ class HostedRun:
                 self.host.pieces,
                 most_h=self.host.spec.shards,
                 d=self.host.dimension,
+                wire=self.host.wire,
             )
             self._begin(header.round)
             if self._arrivals.has(piece):
@@ -120,13 +123,13 @@ class HostedRun:
         node, d = self.host.nodes.get(header.index), self.host.dimension
         if node is None or node.attack is None or PAST not in self.host.pieces:
             raise BadFrame(f"the past of node {header.index} was not expected")
-        if header.elements != d or header.dtype is not torch.float32:
+        if header.elements != d or header.dtype is not self.host.wire:
             raise BadFrame(f"a past of {header.elements} {header.dtype} elements, d={d}")
         self._begin(header.round)
         if self._arrivals.has(_past_of(header.index)):
             raise BadFrame(f"the past of node {header.index} twice in round {header.round}")
         self._take(header)
-        self._coming = torch.empty(d)
+        self._coming = torch.empty(d, dtype=header.dtype)
         return self._coming
 
     def _take(self, header: Header) -> None:
@@ -139,22 +142,24 @@ class HostedRun:
             )
 
     def _place_for_parameters(self, header: Header) -> Tensor:
-        d = self.host.dimension
-        if header.elements != d or header.dtype is not torch.float32:
+        d, wire = self.host.dimension, self.host.wire
+        if header.elements != d or header.dtype is not wire:
             raise BadFrame(
                 f"parameters of {header.elements} {header.dtype} elements, "
-                f"the model has {d} torch.float32"
+                f"the model has {d} {wire}"
             )
         if header.round <= self._begun:
             raise BadFrame(f"parameters twice in round {header.round}")
         self._begun = header.round
         self._begin(header.round)
         # Straight into the model's own memory, unless an abandoned round is
-        # still computing with it or it is on another device.
-        if self.host.parameters.device.type == "cpu" and not self._driver.computing:
+        # still computing with it, or it is on another device or of another type.
+        here = self.host.parameters
+        free = not self._driver.computing and not self._copying
+        if here.device.type == "cpu" and here.dtype is wire and free:
             self._staging = None
-            return self.host.parameters
-        self._staging = torch.empty(d)
+            return here
+        self._staging = torch.empty(d, dtype=wire)
         return self._staging
 
     def frame_received(self, header: Header) -> None:
@@ -182,12 +187,18 @@ class HostedRun:
         """Move staged parameters into the model once nothing computes with it."""
         if self.closed or self._arrivals.round != round or self._staging is None:
             return
-        if self._driver.computing:
+        if self._driver.computing or self._copying:
             self._reactor.callLater(0.005, self._install, round)
             return
-        staged, self._staging = self._staging, None
-        self.host.parameters.copy_(staged)
-        self._arrivals.arrived("parameters")
+        staged, self._staging, self._copying = self._staging, None, True
+
+        def installed(_: Any) -> None:
+            self._copying = False
+            if not self.closed and self._arrivals.round == round:
+                self._arrivals.arrived("parameters")
+
+        copied = in_pool(self._reactor, self._lane, self.host.parameters.copy_, staged)
+        copied.addCallbacks(installed, lambda _: None)  # only where the run was closed
 
     # -- commands
 

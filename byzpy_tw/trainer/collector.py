@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -35,6 +36,9 @@ class Collector:
     matrix: Tensor
     _reactor: Any
     _pool: Executor
+    _wire: torch.dtype = torch.float32  # what vectors come as
+    _narrow: dict[int, Tensor] = field(factory=dict, init=False)  # node -> where it came to
+    _settling: threading.Lock = field(factory=threading.Lock, init=False)
     _rows: tuple[Tensor, ...] = field(init=False)
     _hosts: dict[int, Host] = field(factory=dict, init=False)  # node -> where it is
     # id(host) -> frames of this round that nobody asked for
@@ -62,7 +66,9 @@ class Collector:
 
     def begin(self, round: Round) -> None:
         """From now on vectors are for `round`."""
-        self.round = round
+        with self._settling:
+            self.round = round
+        self._narrow = {}
         self._begun, self._stale, self.norms, self.losses = set(), {}, {}, {}
         self._dropped = Counter()
         for node, host in self._hosts.items():
@@ -116,17 +122,20 @@ class Collector:
                 raise BadFrame(f"{UNASKED} and more frames that nobody asked for, in one round")
             return None
         d = self.matrix.shape[1]
-        if header.elements != d or header.dtype is not torch.float32:
+        if header.elements != d or header.dtype is not self._wire:
             round.refused(
                 node,
                 Reason.MALFORMED,
-                f"{header.elements} elements of {header.dtype}, expected {d} of torch.float32",
+                f"{header.elements} elements of {header.dtype}, expected {d} of {self._wire}",
             )
             # Not from inside the parser of a frame that has only begun.
             self._reactor.callLater(0, self._tell)
             return None
         self._begun.add(node)
-        return self._rows[node]
+        if self._wire is self.matrix.dtype:
+            return self._rows[node]
+        self._narrow[node] = torch.empty(d, dtype=self._wire)
+        return self._narrow[node]
 
     def arrived(self, host: Host, header: Header) -> None:
         round = self.round
@@ -134,14 +143,25 @@ class Collector:
         if header.round != round.number:
             return  # it was on its way when its round was closed
 
+        row = self._rows[header.index]
+        narrow = self._narrow.pop(header.index, None)
+
+        def examined() -> float:
+            if narrow is not None:
+                with self._settling:
+                    # A job of a round that is over must not write into the next one's row.
+                    if self.round is round:
+                        row.copy_(narrow)
+            return norm_of(row)
+
         def judged(norm: float) -> None:
             if self.round is round:
                 self._judge(round, header, norm)
 
         if header.elements <= AT_ONCE:
-            judged(norm_of(self._rows[header.index]))
+            judged(examined())
             return
-        in_pool(self._reactor, self._pool, norm_of, self._rows[header.index]).addCallbacks(
+        in_pool(self._reactor, self._pool, examined).addCallbacks(
             judged, lambda _: None  # only where the pool is shut down
         )
 

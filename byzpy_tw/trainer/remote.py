@@ -202,7 +202,8 @@ class RemoteHost:
             # What waits for a server that does not read must not grow with the rounds.
             self._behind = round
             return _fired(None)
-        return self._send(Header(Kind.PARAMETERS, round, vector.numel()), vector)
+        header = Header(Kind.PARAMETERS, round, vector.numel(), dtype=vector.dtype)
+        return self._send(header, vector)
 
     def _send(self, header: Header, tensor: Tensor) -> Deferred[None]:
         """Never fails: the stream's end is told by `_lost`."""
@@ -233,7 +234,8 @@ class RemoteHost:
         frames = [(header_of(piece, round, tensor), tensor) for piece, tensor in shown.items()]
         for node in nodes:
             if node in past:
-                frames.append((Header(Kind.PAST, round, past[node].numel(), node), past[node]))
+                own = past[node]
+                frames.append((Header(Kind.PAST, round, own.numel(), node, own.dtype), own))
         for header, tensor in frames if self._behind != round else ():
             self._send(header, tensor)
 

@@ -24,7 +24,8 @@ from byzpy_tw.runs.rules import Rules
 from byzpy_tw.seeds import Context
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.hosts import Host
-from byzpy_tw.wire.pieces import PAST, PIECES
+from byzpy_tw.vectors import narrowed
+from byzpy_tw.wire.pieces import PAST, PIECES, narrow
 from byzpy_tw.wire.threads import in_pool
 
 
@@ -208,7 +209,9 @@ class Rounds:
         """Keep what accepted Byzantine nodes sent, as long as it may be replayed."""
         attack = self.rules.attack
         if attack is not None and PAST in pieces_of(attack):
-            sent = {n: self.collector.matrix[n].clone() for n in nodes if n >= round.honest}
+            # What came over the wire goes back as it was.
+            rows = {n: self.collector.matrix[n] for n in nodes if n >= round.honest}
+            sent = {n: row.to(self._wire, copy=True) for n, row in rows.items()}
             self.history[round.number] = sent
             self.history.pop(round.number - attack.age, None)
 
@@ -243,9 +246,7 @@ class Rounds:
         except Exception as e:  # a plugin's code
             raise BrokenPlugin(f"attack {self.config.attack!r}: raised {e!r}") from e
         found = {piece: getattr(known, piece) for piece in PIECES}
-        return {
-            piece: tensor.contiguous() for piece, tensor in found.items() if tensor is not None
-        }
+        return narrow({p: t for p, t in found.items() if t is not None}, self._wire)
 
     def _advance(self, verdict: Proceed, number: int, clock: Stopwatch) -> Aggregated:
         """From the vectors to the next parameters, in one visit to the pool."""
@@ -261,9 +262,15 @@ class Rounds:
         return evolve(aggregated, vector=None)  # its memory goes now
 
     def _copied(self) -> Tensor:
-        """The parameters, in memory that nobody sends from."""
-        buffer = self._free.pop() if self._free else torch.empty(self.learner.dimension)
-        return buffer.copy_(self.learner.parameters)
+        """The parameters as they travel, in memory that nobody sends from."""
+        parameters = self.learner.parameters
+        if not self._free:
+            self._free.append(torch.empty(self.learner.dimension, dtype=self._wire))
+        return self._free.pop().copy_(narrowed(parameters, self._wire))
+
+    @property
+    def _wire(self) -> torch.dtype:
+        return getattr(torch, self.config.wire_dtype)
 
     # -- telling
 

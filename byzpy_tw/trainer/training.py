@@ -117,7 +117,10 @@ class Training:
         config, prepared = self.config, self._prepared
         self._hosts = hosts
         collector = Collector(
-            torch.zeros(config.n, prepared.learner.dimension), self._reactor, self._pool
+            torch.zeros(config.n, prepared.learner.dimension),
+            self._reactor,
+            self._pool,
+            getattr(torch, config.wire_dtype),
         )
         placement = await self._set_up(hosts, prepared, collector)
         rounds = Rounds(

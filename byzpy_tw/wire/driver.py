@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
+import torch
 from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import (
@@ -22,10 +23,12 @@ from twisted.internet.defer import (
     maybeDeferred,
 )
 
+from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.errors import BadRequest, UnknownRun
 from byzpy_tw.nodes.gradients import Answer, Gradient
 from byzpy_tw.nodes.host import NodeHost
-from byzpy_tw.wire.pieces import knowledge_of
+from byzpy_tw.vectors import narrowed
+from byzpy_tw.wire.pieces import knowledge_of, widened
 from byzpy_tw.wire.threads import from_threads, in_pool
 
 # (node, vector, loss, round it is said to be of) -> done with the vector's memory
@@ -67,7 +70,7 @@ class NodeDriver:
 
         async def some(group: Sequence[int]) -> None:
             self._check(round)
-            found = await self._gradients(round, group)
+            found = await self._gradients(round, group, narrow=True)
             failures.update(await self._emitted(round, group, found, emit))
 
         return {**await self._each(self._groups(nodes), some), **failures}
@@ -108,15 +111,19 @@ class NodeDriver:
         """
         d = self.host.dimension
         knowledge_of(shown, h=h, d=d, own=None)
+        if self.host.wire is not torch.float32:
+            shown, past = await in_pool(self._reactor, self._pool, _wide, shown, past)
         failures: Failures = {}
+
+        def made(node: int, known: Knowledge) -> Tensor:
+            return narrowed(self.host.attack(node, round, known), self.host.wire).contiguous()
 
         def vectors(group: Sequence[int]) -> list[Answer]:
             found: list[Answer] = []
             for node in group:
                 try:
                     known = knowledge_of(shown, h=h, d=d, own=None, past=past.get(node))
-                    vector = self.host.attack(node, round, known)
-                    found.append(Gradient(vector.contiguous(), 0.0))
+                    found.append(Gradient(made(node, known), 0.0))
                 except Exception as e:  # an attack is a plugin's code
                     found.append(e)
             return found
@@ -146,9 +153,7 @@ class NodeDriver:
                     raise gradient
                 own = gradient.vector
             known = knowledge_of(shown, h=h, d=d, own=own, past=past.get(node))
-            vector = await in_pool(
-                self._reactor, self._pool, self.host.attack, node, round, known
-            )
+            vector = await in_pool(self._reactor, self._pool, made, node, known)
             if behaviour == "slow":
                 self._emit_late(node, vector, round, emit)
                 return
@@ -156,7 +161,7 @@ class NodeDriver:
             if behaviour == "replay":
                 number = max(0, round - self.host.nodes[node].attack.age)
             self._check(round)
-            await emit(node, vector.contiguous(), 0.0, number)
+            await emit(node, vector, 0.0, number)
 
         plain = [node for node in nodes if self.host.plain(node)]
         others = [[node] for node in nodes if not self.host.plain(node)]
@@ -176,7 +181,7 @@ class NodeDriver:
 
         def late() -> None:
             self._held[node] = None
-            sending = maybeDeferred(emit, node, vector.contiguous(), 0.0, round)
+            sending = maybeDeferred(emit, node, vector, 0.0, round)
             # Where it fails the run is over: nobody wants it.
             sending.addBoth(lambda _: self._held.pop(node, None))
 
@@ -249,19 +254,28 @@ class NodeDriver:
         """Whether anyone waits for vectors of `round`.  Called in any thread."""
         return not self.stopped and round >= self.round
 
-    async def _gradients(self, round: int, nodes: Sequence[int]) -> list[Answer]:
-        """In order, an exception where there is none."""
+    async def _gradients(
+        self, round: int, nodes: Sequence[int], *, narrow: bool = False
+    ) -> list[Answer]:
+        """In order, an exception where there is none; `narrow` as they travel."""
         if len(nodes) > 1:
-            return await self._small.run(self._computed, round, nodes)
-        return await self._computed(round, nodes)
+            return await self._small.run(self._computed, round, nodes, narrow)
+        return await self._computed(round, nodes, narrow)
 
-    def _computed(self, round: int, nodes: Sequence[int]) -> Deferred[list[Answer]]:
-        gradients = from_threads(
-            self._reactor,
-            lambda done: self.host.gradients(
-                self._pool, nodes, round, done, lambda: self._wanted(round)
-            ),
-        )
+    def _computed(
+        self, round: int, nodes: Sequence[int], narrow: bool
+    ) -> Deferred[list[Answer]]:
+        wire = self.host.wire if narrow else torch.float32
+
+        def start(done: Callable[[list[Answer]], None]) -> None:
+            def finish(answers: list[Answer]) -> None:  # in the pool still
+                done([_rounded(answer, wire) for answer in answers])
+
+            self.host.gradients(
+                self._pool, nodes, round, finish, lambda: self._wanted(round)
+            )
+
+        gradients = from_threads(self._reactor, start)
         self.computing += 1
         self._awaited.add(gradients)
 
@@ -271,6 +285,18 @@ class NodeDriver:
             return result
 
         return gradients.addBoth(done)
+
+
+def _rounded(answer: Answer, wire: torch.dtype) -> Answer:
+    if isinstance(answer, BaseException):
+        return answer
+    return Gradient(narrowed(answer.vector, wire), answer.loss)
+
+
+def _wide(
+    shown: Mapping[str, Tensor], past: Mapping[int, Tensor]
+) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+    return widened(shown), {node: tensor.to(torch.float32) for node, tensor in past.items()}
 
 
 def _in_words(error: BaseException) -> str:

@@ -44,7 +44,7 @@ class Kind(IntEnum):
     PAST = 4  # trainer to server: what one Byzantine node sent in an earlier round
 
 
-_DTYPES = {1: torch.float32, 2: torch.float64}
+_DTYPES = {1: torch.float32, 2: torch.float64, 3: torch.bfloat16, 4: torch.float16}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 
 
@@ -101,6 +101,8 @@ def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of `tensor`, which must be contiguous and on the CPU."""
     if not tensor.is_contiguous() or tensor.device.type != "cpu":
         raise ValueError("only contiguous CPU tensors can be sent or filled in place")
+    if tensor.dtype is torch.bfloat16:  # which numpy does not know
+        tensor = tensor.view(torch.int16)
     return memoryview(tensor.numpy()).cast("B")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from byzpy_tw.attacks.knowledge import Knowledge, shapes
 from byzpy_tw.errors import BadFrame, BadRequest
+from byzpy_tw.vectors import narrowed
 from byzpy_tw.wire.frames import Header, Kind
 
 PIECES = ("mean", "std", "one", "gram", "products", "vectors", "strength")
@@ -21,15 +22,24 @@ PAST = "past"  # travels too, but one frame for each node that is shown its own
 _WIDE = {"gram", "products", "strength"}  # float64, and small
 
 
-def dtype_of(piece: str) -> torch.dtype:
-    return torch.float64 if piece in _WIDE else torch.float32
+def dtype_of(piece: str, wire: torch.dtype = torch.float32) -> torch.dtype:
+    """What `piece` is on the wire, where vectors are `wire`."""
+    return torch.float64 if piece in _WIDE else wire
 
 
 def header_of(piece: str, round: int, tensor: Tensor) -> Header:
     """The header of the frame that carries `piece`."""
-    return Header(
-        Kind.PIECE, round, tensor.numel(), PIECES.index(piece), dtype_of(piece)
-    )
+    return Header(Kind.PIECE, round, tensor.numel(), PIECES.index(piece), tensor.dtype)
+
+
+def narrow(pieces: Mapping[str, Tensor], wire: torch.dtype) -> dict[str, Tensor]:
+    """`pieces` as they travel."""
+    return {p: narrowed(tensor, dtype_of(p, wire)).contiguous() for p, tensor in pieces.items()}
+
+
+def widened(pieces: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`pieces` that have travelled, as attacks take them."""
+    return {p: tensor.to(dtype_of(p)) for p, tensor in pieces.items()}
 
 
 def largest_piece(h: int, d: int) -> int:
@@ -38,7 +48,12 @@ def largest_piece(h: int, d: int) -> int:
 
 
 def place_of(
-    header: Header, expected: Collection[str], *, most_h: int, d: int
+    header: Header,
+    expected: Collection[str],
+    *,
+    most_h: int,
+    d: int,
+    wire: torch.dtype = torch.float32,
 ) -> tuple[str, Tensor]:
     """The piece that `header` announces, and fresh memory for it.
 
@@ -56,8 +71,8 @@ def place_of(
     shape = shapes([piece], h, d)[piece]
     if not 1 <= h <= most_h or prod(shape) != header.elements:
         raise BadFrame(f"{piece} of {header.elements} elements for d={d}, h<={most_h}")
-    if header.dtype is not dtype_of(piece):
-        raise BadFrame(f"{piece} must be {dtype_of(piece)}, not {header.dtype}")
+    if header.dtype is not dtype_of(piece, wire):
+        raise BadFrame(f"{piece} must be {dtype_of(piece, wire)}, not {header.dtype}")
     try:
         return piece, torch.empty(shape, dtype=header.dtype)
     except RuntimeError as e:
