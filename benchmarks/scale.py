@@ -10,7 +10,8 @@ Two servers of this machine, mnist5k, a batch of 4 examples a node.
                 with ``--large`` also 100 million
 
 Peak memory is that of each process, from its start; for the trainer also what the
-vectors themselves take (n d 4 bytes).
+vectors themselves take (n d 4 bytes).  Meanwhile another connection pings the first
+server a hundred times a second: the slowest answer tells how long its reactor was held.
 """
 
 from __future__ import annotations
@@ -91,6 +92,52 @@ def peak(pid: int) -> float:
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
+@contextmanager
+def pings(port: int) -> Iterator[list[float]]:
+    """Milliseconds that each ping took, once the block is left."""
+    command = [sys.executable, __file__, "--ping", str(port)]
+    times: list[float] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # it is connected
+        yield times
+        process.terminate()
+        times += [float(word) for word in process.stdout.read().split()]
+
+
+def ping(port: int) -> None:
+    """Ping a server until told to stop; then say how long each answer took."""
+    from twisted.internet import endpoints, reactor
+    from twisted.internet.defer import Deferred
+    from twisted.internet.task import LoopingCall
+
+    import byzpy_tw
+    from byzpy_tw.wire import commands
+    from byzpy_tw.wire.guarded import GuardedAMP
+
+    times: list[float] = []
+
+    async def main() -> None:
+        where = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+        server = await endpoints.connectProtocol(where, GuardedAMP({}))
+        await server.callRemote(
+            commands.Hello, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
+        )
+        print("connected", flush=True)
+
+        async def once() -> None:
+            begun = reactor.seconds()
+            await server.callRemote(commands.Ping, token=1)
+            times.append(1000 * (reactor.seconds() - begun))
+
+        pinging = LoopingCall(lambda: Deferred.fromCoroutine(once())).start(0.01)
+        pinging.addErrback(lambda _: None)  # the server has been stopped
+
+    reactor.addSystemEventTrigger("after", "shutdown", lambda: print(*times))
+    Deferred.fromCoroutine(main())
+    reactor.run()
+
+
 def measure(job: Job, rounds: int) -> str:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -100,7 +147,8 @@ def measure(job: Job, rounds: int) -> str:
                 sys.executable, __file__, "--train", *job.options, "--rounds", str(rounds),
                 "--remote-hosts", hosts, "--quiet", "--run-dir", str(folder / "run"),
             ]  # fmt: skip
-            found = subprocess.run(command, check=True, capture_output=True, text=True)
+            with pings(started[0][0]) as times:
+                found = subprocess.run(command, check=True, capture_output=True, text=True)
             trainer = float(found.stdout.split()[-1])
             server = max(peak(process.pid) for _, process in started)
         lines = (folder / "run" / "rounds.jsonl").read_text().splitlines()
@@ -112,6 +160,7 @@ def measure(job: Job, rounds: int) -> str:
     return (
         f"{n:7}{d:13,}{seconds:10.3f}{1 / seconds:10.1f}{seconds / (n * d) * 1e9:10.2f}"
         f"{moved / 1e6:10.1f}{n * d * 4 / MIB:10.0f}{trainer:10.0f}{server:9.0f}"
+        f"{median(times):9.1f}{max(times):9.1f}"
     )
 
 
@@ -130,6 +179,9 @@ def train(words: list[str]) -> None:
 def main() -> None:
     if "--train" in sys.argv:
         train(sys.argv[sys.argv.index("--train") + 1 :])
+    if "--ping" in sys.argv:
+        ping(int(sys.argv[sys.argv.index("--ping") + 1]))
+        return
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--only", default="nodes,parameters")
@@ -137,7 +189,7 @@ def main() -> None:
     args = parser.parse_args()
     print(
         f"{'nodes':>7}{'parameters':>13}{'s/round':>10}{'rounds/s':>10}{'ns/(n d)':>10}"
-        f"{'MB/round':>10}{'n d MiB':>10}{'trainer':>10}{'server':>9}  (peak MiB)"
+        f"{'MB/round':>10}{'n d MiB':>10}{'trainer':>10}{'server':>9}{'ping ms':>9}{'slowest':>9}"
     )
     jobs = NODES * ("nodes" in args.only) + PARAMETERS * ("parameters" in args.only)
     for job in jobs + LARGE * args.large:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from byzpy_tw.errors import BadVectors
 # A row whose norm exceeds this counts as not finite, whatever its dtype: its
 # square is still a float32, and nothing that is learning gets anywhere near.
 NORM_LIMIT = 1e18
+
+_NORMED_AT_ONCE = 1 << 20  # elements
 
 Vectors = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
@@ -118,7 +121,12 @@ def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def norm_of(vector: Tensor) -> float:
     """The Euclidean norm, accumulated in float64; nan where it is not a number."""
-    return float(torch.linalg.vector_norm(vector.detach(), dtype=torch.float64))
+    # In parts, since torch makes float64 of all that it is given.
+    parts = [
+        float(torch.linalg.vector_norm(part, dtype=torch.float64))
+        for part in vector.detach().reshape(-1).split(_NORMED_AT_ONCE)
+    ]
+    return parts[0] if len(parts) == 1 else math.sqrt(sum(part * part for part in parts))
 
 
 def fault_of(norm: float) -> str | None:

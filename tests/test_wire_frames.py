@@ -92,7 +92,7 @@ class HeaderTests(SynchronousTestCase):
             (b"BTW1", 0, 1, 0, 0, 0, 1, 0.0): "kind of frame 0",
             (b"BTW1", 5, 1, 0, 0, 0, 1, 0.0): "kind of frame 5",
             (b"BTW1", 1, 0, 0, 0, 0, 1, 0.0): "element type 0",
-            (b"BTW1", 1, 3, 0, 0, 0, 1, 0.0): "element type 3",
+            (b"BTW1", 1, 5, 0, 0, 0, 1, 0.0): "element type 5",
             (b"BTW1", 1, 1, 0, 0, 0, 0, 0.0): "0 elements",
             (b"BTW1", 1, 1, 0, 0, 2**63, 1, 0.0): f"round {2**63}",
         }.items():

@@ -43,10 +43,20 @@ def batch_indices(
 
 @frozen(eq=False)
 class Gradient:
-    """The flat ``(d,)`` gradient of a batch, and its mean loss."""
+    """The gradient of a batch, and its mean loss.
 
-    vector: Tensor
+    ``pieces``, flat and one after the other, are the ``(d,)`` vector.  They are not
+    joined: that would take the vector's memory once more, and a frame is written from
+    wherever its parts lie.
+    """
+
+    pieces: tuple[Tensor, ...]
     loss: float
+
+    @property
+    def vector(self) -> Tensor:
+        """``(d,)``, in memory of its own."""
+        return torch.cat(self.pieces)
 
 
 @frozen(eq=False, slots=False)
@@ -94,8 +104,8 @@ class MicroBatches:
             logits = self.model(inputs)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / spec.batch_size
         gradients = torch.autograd.grad(loss, self.leaves)
-        vector = torch.cat([g.reshape(-1) for g in gradients])
-        return Gradient(vector.to("cpu"), float(loss.detach()))
+        pieces = tuple(g.reshape(-1).to("cpu") for g in gradients)
+        return Gradient(pieces, float(loss.detach()))
 
 
 @define(eq=False)
@@ -103,7 +113,8 @@ class OrderedSum:
     """Adds gradients in the order of their parts, whatever order they come in."""
 
     parts: int
-    _total: Tensor | None = field(default=None, init=False)
+    _total: tuple[Tensor, ...] | None = field(default=None, init=False)
+    _own: bool = field(default=False, init=False)  # whether that memory is ours
     _loss: float = field(default=0.0, init=False)
     _waiting: dict[int, Gradient] = field(factory=dict, init=False)
     _next: int = field(default=0, init=False)
@@ -113,15 +124,24 @@ class OrderedSum:
         self._waiting[part] = gradient
         while self._next in self._waiting:
             ready = self._waiting.pop(self._next)
-            self._total = (
-                ready.vector if self._total is None else self._total.add_(ready.vector)
-            )
+            self._take(ready.pieces)
             self._loss += ready.loss
             self._next += 1
         if self._next < self.parts:
             return None
         assert self._total is not None
         return Gradient(self._total, self._loss)
+
+    def _take(self, pieces: tuple[Tensor, ...]) -> None:
+        if self._total is None:
+            self._total = pieces
+        elif self._own:
+            for total, piece in zip(self._total, pieces):
+                total.add_(piece)
+        else:
+            # Not in place: the gradients of two parameters may be one tensor.
+            self._total = tuple(map(torch.add, self._total, pieces))
+            self._own = True
 
 
 Answer = Gradient | BaseException

@@ -13,7 +13,10 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import Diverged
 from byzpy_tw.vectors import sha256_of
 
-EVALUATED_AT_ONCE = 500  # test examples in one job; fixed, since it decides bits
+# Test examples in one job, fewer of a large model: what a layer makes of them should
+# not take more than the model itself.  A function of d alone, since it decides bits.
+EVALUATED_AT_ONCE = 500
+_AT_ONCE = 2**32
 
 
 @frozen
@@ -66,14 +69,20 @@ class Learner:
         """The learning rate of `round`."""
         return self.lr * self.decay ** sum(round >= m for m in self.milestones)
 
-    def step(self, vector: Tensor, round: int) -> None:
+    def step(self, vector: Tensor, round: int, *, lent: bool = False) -> None:
         """Take a step along the aggregated `vector`.
 
+        Where the parameters are `lent`, to somebody who reads them still, the new ones
+        are other memory.
         Raises `Diverged` where they are no longer finite.
         """
         vector = vector.to(self.velocity.device)
         if self.weight_decay:
             vector = vector.add(self.parameters, alpha=self.weight_decay)
+        if lent:
+            self.parameters = models.flat_parameters(
+                self.model, torch.empty_like(self.parameters)
+            )
         self.velocity.mul_(self.momentum).add_(vector)
         self.parameters.add_(self.velocity, alpha=-self.rate(round))
         # The sum of finite numbers may overflow.  Both ends of the range are NaN where
@@ -86,13 +95,17 @@ class Learner:
         return sha256_of(self.parameters)
 
     @property
+    def _share(self) -> int:
+        return max(20, min(EVALUATED_AT_ONCE, _AT_ONCE // self.dimension))
+
+    @property
     def test_jobs(self) -> int:
-        return -(-len(self.dataset.test.y) // EVALUATED_AT_ONCE)
+        return -(-len(self.dataset.test.y) // self._share)
 
     @torch.no_grad()
     def test(self, job: int) -> Tested:
         """Evaluate share `job` of the test data."""
-        part = slice(job * EVALUATED_AT_ONCE, (job + 1) * EVALUATED_AT_ONCE)
+        part = slice(job * self._share, (job + 1) * self._share)
         device = self.parameters.device
         labels = self.dataset.test.y[part].to(device)
         logits = self.model(self.dataset.inputs(self.dataset.test.x[part]).to(device))

@@ -8,7 +8,7 @@ round: the command that needs it waits, or finds it there already.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from byzpy_tw.errors import BadFrame, BadRequest, ServerBusy, UnknownRun
 from byzpy_tw.nodes.host import NodeHost
 from byzpy_tw.server.lane import Lane
-from byzpy_tw.wire.driver import Failures, NodeDriver
+from byzpy_tw.wire.driver import Failures, NodeDriver, vector_header
 from byzpy_tw.wire.frames import Header, Kind
 from byzpy_tw.wire.pieces import PAST, PIECES, place_of
 from byzpy_tw.wire.stream import TensorStream
@@ -252,11 +252,12 @@ class HostedRun:
         self._begin(round)
         return self._arrivals.wait("parameters")
 
-    def _emit(self, node: int, vector: Tensor, loss: float, round: int) -> Deferred[None]:
+    def _emit(
+        self, node: int, pieces: Sequence[Tensor], loss: float, round: int
+    ) -> Deferred[None]:
         if self.stream is None:
             raise UnknownRun(f"run {self.name!r} was closed")
-        header = Header(Kind.VECTOR, round, vector.numel(), node, vector.dtype, loss)
-        return self.stream.send(header, vector)
+        return self.stream.send(vector_header(node, pieces, loss, round), *pieces)
 
     # -- the end
 

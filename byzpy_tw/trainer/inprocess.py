@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
+import torch
 from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import Deferred, succeed
@@ -17,8 +18,7 @@ from byzpy_tw.nodes.spec import NodeSpec, RunSpec
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.environment import Environment
 from byzpy_tw.trainer.hosts import Opened, Sink
-from byzpy_tw.wire.driver import Failures, NodeDriver
-from byzpy_tw.wire.frames import Header, Kind
+from byzpy_tw.wire.driver import Failures, NodeDriver, vector_header
 from byzpy_tw.wire.threads import in_pool
 
 
@@ -85,14 +85,16 @@ class InProcessHost:
             self._driver.byzantine(round, nodes, h, shown, past, self._emit)
         )
 
-    def _emit(self, node: int, vector: Tensor, loss: float, round: int) -> Deferred[None]:
+    def _emit(
+        self, node: int, pieces: Sequence[Tensor], loss: float, round: int
+    ) -> Deferred[None]:
         assert self._sink is not None
-        header = Header(Kind.VECTOR, round, vector.numel(), node, vector.dtype, loss)
+        header = vector_header(node, pieces, loss, round)
         place = self._sink.place(self, header)
         if place is not None:
             # Here, not in the pool: there the copy of a late vector could still be
             # under way when the row is filled, and read, in the next round.
-            place.copy_(vector)
+            torch.cat(tuple(pieces), out=place)
             self._sink.arrived(self, header)
         return succeed(None)
 

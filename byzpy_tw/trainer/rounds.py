@@ -82,7 +82,8 @@ class Rounds:
     # round -> Byzantine node -> what it sent, for attacks that replay it
     history: dict[int, dict[int, Tensor]] = field(factory=dict, init=False)
     _outgoing: Tensor | None = field(default=None, init=False)  # what the hosts are sent next
-    _free: list[Tensor] = field(factory=list, init=False)  # buffers that nobody sends from
+    _sending: int = field(default=-1, init=False)  # the round whose parameters were sent last
+    _reading: int = field(default=0, init=False)  # hosts that have not taken them all
 
     async def run(
         self, number: int, settled: Callable[[], Awaitable[None]] | None = None
@@ -94,7 +95,7 @@ class Rounds:
         Raises `Diverged`, `BudgetExceeded`, and what the rules raise.
         """
         if self._outgoing is None:
-            self._outgoing = await in_pool(self._reactor, self._pool, self._copied)
+            self._outgoing = await in_pool(self._reactor, self._pool, self._travelling)
         config, clock = self.config, Stopwatch(self._reactor)
         sent, received = self._bytes()
         round = Round(number, config.num_honest, config.num_byz, config.f)
@@ -162,19 +163,17 @@ class Rounds:
     # -- asking
 
     def _send_parameters(self, number: int) -> None:
-        """Send the parameters from memory that the coming step does not touch."""
-        buffer, self._outgoing = self._outgoing, None
-        assert buffer is not None
-        unsent = len(self.hosts)
+        """To every host; the coming step leaves that memory alone until all have read it."""
+        vector, self._outgoing = self._outgoing, None
+        assert vector is not None
 
-        def sent(_: Any) -> None:
-            nonlocal unsent
-            unsent -= 1
-            if unsent == 0:
-                self._free.append(buffer)
+        def sent(_: Any, of: int) -> None:
+            if of == self._sending:
+                self._reading -= 1
 
+        self._sending, self._reading = number, len(self.hosts)
         for host in self.hosts:
-            host.parameters(number, buffer).addCallback(sent)
+            host.parameters(number, vector).addCallback(sent, number)
 
     def _awaited(self, round: Round, host: Host, nodes: range) -> list[int]:
         return [node for node in self.collector.nodes_on(host, nodes) if round.awaits(node)]
@@ -255,18 +254,15 @@ class Rounds:
             aggregated = aggregation(self.collector.matrix, verdict.nodes, verdict.f, number)
         clock.lap("aggregate")
         try:
-            self.learner.step(aggregated.vector, number)
+            self.learner.step(aggregated.vector, number, lent=self._reading > 0)
         except Diverged as e:
             raise Diverged(f"round {number}: {e}") from e
-        self._outgoing = self._copied()
+        self._outgoing = self._travelling()
         return evolve(aggregated, vector=None)  # its memory goes now
 
-    def _copied(self) -> Tensor:
-        """The parameters as they travel, in memory that nobody sends from."""
-        parameters = self.learner.parameters
-        if not self._free:
-            self._free.append(torch.empty(self.learner.dimension, dtype=self._wire))
-        return self._free.pop().copy_(narrowed(parameters, self._wire))
+    def _travelling(self) -> Tensor:
+        """The parameters as they travel: their own memory, if they lie there like that."""
+        return narrowed(self.learner.parameters.cpu(), self._wire)
 
     @property
     def _wire(self) -> torch.dtype:

@@ -28,11 +28,12 @@ from byzpy_tw.errors import BadRequest, UnknownRun
 from byzpy_tw.nodes.gradients import Answer, Gradient
 from byzpy_tw.nodes.host import NodeHost
 from byzpy_tw.vectors import narrowed
+from byzpy_tw.wire.frames import Header, Kind
 from byzpy_tw.wire.pieces import knowledge_of, widened
 from byzpy_tw.wire.threads import from_threads, in_pool
 
-# (node, vector, loss, round it is said to be of) -> done with the vector's memory
-Emit = Callable[[int, Tensor, float, int], Deferred[None]]
+# (node, its vector in pieces, loss, round it is said to be of) -> done with their memory
+Emit = Callable[[int, Sequence[Tensor], float, int], Deferred[None]]
 Failures = dict[int, str]  # node -> what went wrong, in words
 
 _HELD_BYTES = 1 << 28  # of vectors that one run's nodes hold back to send late
@@ -91,7 +92,7 @@ class NodeDriver:
             if isinstance(answer, BaseException):
                 failures[node] = _in_words(answer)
             else:
-                sending.append(emit(node, answer.vector, answer.loss, round))
+                sending.append(emit(node, answer.pieces, answer.loss, round))
         await gatherResults(sending, consumeErrors=True)
         return failures
 
@@ -123,7 +124,7 @@ class NodeDriver:
             for node in group:
                 try:
                     known = knowledge_of(shown, h=h, d=d, own=None, past=past.get(node))
-                    found.append(Gradient(made(node, known), 0.0))
+                    found.append(Gradient((made(node, known),), 0.0))
                 except Exception as e:  # an attack is a plugin's code
                     found.append(e)
             return found
@@ -144,7 +145,7 @@ class NodeDriver:
                 noise = await in_pool(
                     self._reactor, self._pool, self.host.garbage, node, round
                 )
-                await emit(node, noise, 0.0, round)
+                await emit(node, [noise], 0.0, round)
                 return
             own = None
             if self.host.needs_own(node):
@@ -161,7 +162,7 @@ class NodeDriver:
             if behaviour == "replay":
                 number = max(0, round - self.host.nodes[node].attack.age)
             self._check(round)
-            await emit(node, vector, 0.0, number)
+            await emit(node, [vector], 0.0, number)
 
         plain = [node for node in nodes if self.host.plain(node)]
         others = [[node] for node in nodes if not self.host.plain(node)]
@@ -181,7 +182,7 @@ class NodeDriver:
 
         def late() -> None:
             self._held[node] = None
-            sending = maybeDeferred(emit, node, vector, 0.0, round)
+            sending = maybeDeferred(emit, node, [vector], 0.0, round)
             # Where it fails the run is over: nobody wants it.
             sending.addBoth(lambda _: self._held.pop(node, None))
 
@@ -287,10 +288,16 @@ class NodeDriver:
         return gradients.addBoth(done)
 
 
+def vector_header(node: int, pieces: Sequence[Tensor], loss: float, round: int) -> Header:
+    """Of the frame that carries a node's vector, given in pieces."""
+    elements = sum(piece.numel() for piece in pieces)
+    return Header(Kind.VECTOR, round, elements, node, pieces[0].dtype, loss)
+
+
 def _rounded(answer: Answer, wire: torch.dtype) -> Answer:
     if isinstance(answer, BaseException):
         return answer
-    return Gradient(narrowed(answer.vector, wire), answer.loss)
+    return Gradient(tuple(narrowed(piece, wire) for piece in answer.pieces), answer.loss)
 
 
 def _wide(

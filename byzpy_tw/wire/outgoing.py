@@ -21,7 +21,7 @@ _MOST_BUFFERS = 64  # in one call: a small share of what a system takes (IOV_MAX
 class _Outgoing:
     parts: list[memoryview]  # what is left of header and elements
     sent: Deferred[None]
-    keep: Tensor  # its memory is what the second part points into
+    keep: tuple[Tensor, ...]  # their memory is what the other parts point into
 
 
 @define(eq=False)
@@ -35,11 +35,14 @@ class FrameWriter:
         """Frames that are not wholly written."""
         return len(self._queue)
 
-    def add(self, header: Header, tensor: Tensor) -> Deferred[None]:
-        """Queue a frame; fires when its memory may be changed again."""
+    def add(self, header: Header, *pieces: Tensor) -> Deferred[None]:
+        """Queue a frame of `pieces`, one after the other.
+
+        Fires when their memory may be changed again.
+        """
+        parts = [memoryview(header.pack()), *map(bytes_of, pieces)]
         sent: Deferred[None] = Deferred()
-        parts = [memoryview(header.pack()), bytes_of(tensor)]
-        self._queue.append(_Outgoing(parts, sent, tensor))
+        self._queue.append(_Outgoing(parts, sent, pieces))
         return sent
 
     def buffers(self, most: int) -> list[memoryview]:

@@ -80,16 +80,16 @@ class TensorStream(Protocol):
 
     # -- sending
 
-    def send(self, header: Header, tensor: Tensor) -> Deferred[None]:
-        """Send a frame; fires when its memory may be changed again.
+    def send(self, header: Header, *pieces: Tensor) -> Deferred[None]:
+        """Send a frame of `pieces`, one after the other.
 
-        Fails with the reason if the connection ends before that.
+        Fires when their memory may be changed again.  Fails with the reason if the connection ends before that.
         """
         if self._gone:
             sent: Deferred[None] = Deferred()
             sent.errback(ConnectionError(self._why))
             return sent
-        sent = self.writer.add(header, tensor)
+        sent = self.writer.add(header, *pieces)
         if self._shell is None and not self._producing:
             self._producing = True
             self.transport.registerProducer(self, True)
