@@ -7,7 +7,9 @@ mnist5k, batch 64, multi-krum with f = 1 and q = 2, on three servers of this mac
 
     ours        `twistd byzpy-server` processes and a trainer
     in-process  the same run in one process
-    byzpy       three `byzpy` remote actor servers and its ParameterServer
+    byzpy       three `byzpy` remote actor servers and its ParameterServer; the same
+                network as plain torch, as in its examples
+    byzpy-last  the same, but for its model: ours, which works channels last
     bare        the three gradients alone, two micro-batches each, on a pool of all
                 cores in one process, torch held to one thread in each
 
@@ -33,7 +35,7 @@ from statistics import median
 from typing import Any
 
 BATCH, LR, SEED = 64, 0.05, 42
-WAYS = ("ours", "in-process", "byzpy", "bare")
+WAYS = ("ours", "in-process", "byzpy", "byzpy-last", "bare")
 SKIPPED = 5  # rounds at the start of each turn
 
 
@@ -85,11 +87,13 @@ def nodes() -> tuple[type, type]:
     from byzpy.engine.node.base import ByzantineNode, HonestNode
 
     class Honest(HonestNode):
-        def __init__(self, index: int) -> None:
+        def __init__(self, index: int, plain: bool) -> None:
             from byzpy_tw import datasets, models
 
             self.data = datasets.mnist5k()
-            self.model = models.build(models.small_cnn, {}, seed=1)
+            layers = list(models.build(models.small_cnn, {}, seed=1))
+            # The first one has no parameters: it puts the channels last.
+            self.model = torch.nn.Sequential(*layers[1 if plain else 0 :])
             self.leaves = list(self.model.parameters())
             self.optimizer = torch.optim.SGD(self.leaves, lr=LR, momentum=0.9)
             self.draw = torch.Generator().manual_seed(index)
@@ -121,7 +125,7 @@ def nodes() -> tuple[type, type]:
     return Honest, Byzantine
 
 
-async def byzpy_rounds(rounds: int, ports: list[int]) -> float:
+async def byzpy_rounds(rounds: int, ports: list[int], plain: bool) -> float:
     from byzpy.aggregators.geometric_wise.krum import MultiKrum
     from byzpy.engine.actor.backends.remote import RemoteActorBackend
     from byzpy.engine.node.actors import ByzantineNodeActor, HonestNodeActor
@@ -130,7 +134,7 @@ async def byzpy_rounds(rounds: int, ports: list[int]) -> float:
     honest, byzantine = nodes()
     actors = [
         await HonestNodeActor.spawn(
-            honest, backend=RemoteActorBackend("127.0.0.1", ports[i % len(ports)]), args=(i,)
+            honest, backend=RemoteActorBackend("127.0.0.1", ports[i % len(ports)]), args=(i, plain)
         )
         for i in range(3)
     ]
@@ -147,7 +151,7 @@ async def byzpy_rounds(rounds: int, ports: list[int]) -> float:
     return median(times[SKIPPED:])
 
 
-def byzpy(rounds: int, servers: int) -> float:
+def byzpy(rounds: int, servers: int, plain: bool) -> float:
     ports = []
     for _ in range(servers):
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -166,7 +170,7 @@ def byzpy(rounds: int, servers: int) -> float:
                     break
                 except OSError:
                     time.sleep(0.1)
-        return asyncio.run(byzpy_rounds(rounds, ports))
+        return asyncio.run(byzpy_rounds(rounds, ports, plain))
     finally:
         for process in started:
             process.kill()
@@ -205,8 +209,10 @@ def main() -> None:
         return
     if args.turn:
         way, rounds, servers = args.turn
-        found = bare(int(rounds)) if way == "bare" else byzpy(int(rounds), int(servers))
-        print(found)
+        if way == "bare":
+            print(bare(int(rounds)))
+        else:
+            print(byzpy(int(rounds), int(servers), way == "byzpy"))
         return
     ways = args.only.split(",")
     times: dict[str, list[float]] = {way: [] for way in ways}

@@ -1,6 +1,6 @@
 """What a round costs as nodes and parameters grow: seconds, peak memory, bytes.
 
-    python benchmarks/scale.py [--rounds 12] [--only nodes,parameters] [--large]
+    python benchmarks/scale.py [--rounds 12] [--only nodes,parameters,rounds] [--large]
 
 Two servers of this machine, mnist5k, a batch of 4 examples a node.
 
@@ -8,6 +8,8 @@ Two servers of this machine, mnist5k, a batch of 4 examples a node.
                 a tenth of them Byzantine
     parameters  one honest node and a perceptron of 0.1, 1 and 10 million parameters;
                 with ``--large`` also 100 million
+    rounds      10,000 rounds of logreg on three honest nodes and a Byzantine one: what
+                each process holds after the first half, and after the second
 
 Peak memory is that of each process, from its start; for the trainer also what the
 vectors themselves take (n d 4 bytes).  Meanwhile another connection pings the first
@@ -18,10 +20,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +34,7 @@ from statistics import median
 from attrs import frozen
 
 MIB = 2**20
+MANY = 10_000  # rounds
 SKIPPED = 2  # rounds at the start
 
 
@@ -164,6 +169,43 @@ def measure(job: Job, rounds: int) -> str:
     )
 
 
+def held(pid: int) -> tuple[float, int, int]:
+    """Resident MiB, file descriptors and threads of a process (Linux)."""
+    with open(f"/proc/{pid}/status") as lines:
+        rss = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    return rss, len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task"))
+
+
+def endure(rounds: int) -> Iterator[str]:
+    """What trainer and servers hold after half of the rounds, and near the last."""
+    job = Job(3, 1, "logreg")
+    with tempfile.TemporaryDirectory() as name, servers(2, Path(name)) as started:
+        folder = Path(name)
+        hosts = ",".join(f"tcp://127.0.0.1:{port}" for port, _ in started)
+        command = [
+            sys.executable, __file__, "--train", *job.options, "--rounds", str(rounds),
+            "--remote-hosts", hosts, "--quiet", "--run-dir", str(folder / "run"),
+        ]  # fmt: skip
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as trainer:
+            processes = {"trainer": trainer.pid}
+            processes |= {f"server {i}": p.pid for i, (_, p) in enumerate(started)}
+            seen = []
+            for mark in (rounds // 2, rounds - rounds // 100):
+                done = 0
+                while done < mark and trainer.poll() is None:
+                    time.sleep(0.05)
+                    if (folder / "run" / "rounds.jsonl").exists():
+                        with open(folder / "run" / "rounds.jsonl", "rb") as lines:
+                            done = sum(1 for _ in lines)
+                seen.append({name: held(pid) for name, pid in processes.items()})
+    for name in processes:
+        (rss, *counts), (later, *counts_later) = seen[0][name], seen[1][name]
+        yield (
+            f"{name:10}{rss:9.0f}{later:9.0f} MiB resident{later - rss:+8.1f}"
+            f"   descriptors, threads {counts} and {counts_later}"
+        )
+
+
 def train(words: list[str]) -> None:
     """The trainer, and then its peak memory."""
     from byzpy_tw.plugins import load
@@ -184,7 +226,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--only", default="nodes,parameters")
+    parser.add_argument("--only", default="nodes,parameters,rounds")
     parser.add_argument("--large", action="store_true", help="100 million parameters too")
     args = parser.parse_args()
     print(
@@ -194,6 +236,10 @@ def main() -> None:
     jobs = NODES * ("nodes" in args.only) + PARAMETERS * ("parameters" in args.only)
     for job in jobs + LARGE * args.large:
         print(measure(job, args.rounds), flush=True)
+    if "rounds" in args.only:
+        print(f"\n{MANY:,} rounds of logreg, 4 nodes: after the first half, and the second")
+        for line in endure(MANY):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

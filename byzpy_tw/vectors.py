@@ -121,12 +121,11 @@ def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def norm_of(vector: Tensor) -> float:
     """The Euclidean norm, accumulated in float64; nan where it is not a number."""
+    if vector.numel() <= _NORMED_AT_ONCE:
+        return float(torch.linalg.vector_norm(vector.detach(), dtype=torch.float64))
     # In parts, since torch makes float64 of all that it is given.
-    parts = [
-        float(torch.linalg.vector_norm(part, dtype=torch.float64))
-        for part in vector.detach().reshape(-1).split(_NORMED_AT_ONCE)
-    ]
-    return parts[0] if len(parts) == 1 else math.sqrt(sum(part * part for part in parts))
+    parts = map(norm_of, vector.detach().reshape(-1).split(_NORMED_AT_ONCE))
+    return math.sqrt(sum(part * part for part in parts))
 
 
 def fault_of(norm: float) -> str | None:

@@ -123,10 +123,14 @@ def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
     return total.sqrt_().cpu()
 
 
-def tile_width(n: int, d: int, device: torch.device) -> int:
-    """Columns to a tile: a function of the shape alone, so that bits are too."""
-    budget = 1 << (21 if device.type == "cpu" else 26)  # numbers in a tile
-    width = max(1024, min(1 << (15 if device.type == "cpu" else 20), budget // n))
+def tile_width(n: int, d: int, device: torch.device, *, copied: bool = False) -> int:
+    """Columns to a tile: a function of shape and purpose alone, so that bits are too.
+
+    What is `copied` should still be in the cache when it is multiplied.
+    """
+    cpu = device.type == "cpu"
+    budget = 1 << (26 if not cpu else 20 if copied else 21)  # numbers in a tile
+    width = max(1024, min(1 << (17 if cpu else 20), budget // n))
     return min(d, width // 1024 * 1024)
 
 
@@ -150,7 +154,9 @@ def _pass(matrix: Tensor, view: int | None, anchor: Tensor | None) -> Tensor:
     """``(n + 2, n + 2)`` float64 inner products of rows, anchor and origin from `view`."""
     n, d = matrix.shape
     k = n if anchor is None else n + 1
-    width = tile_width(k, d, matrix.device)
+    # Whether it is in fact copied may depend on where it lies; bits must not.
+    copied = view is not None or anchor is not None
+    width = tile_width(k, d, matrix.device, copied=copied)
     tiles = ceil(d / width)
     group = ceil(tiles / SPANS)
 
