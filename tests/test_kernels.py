@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import SearchTooLarge
-from byzpy_tw.kernels import Gram, Points, combination, norms_of, products
+from byzpy_tw.kernels import Gram, Points, combination, norms_of, parallel, products
 from byzpy_tw.kernels import combinations as sums
 from byzpy_tw.kernels.gram import RUN, SAMPLE, norms_from, squared_distances
 from byzpy_tw.kernels.networks import program
-from byzpy_tw.kernels import parallel
 from byzpy_tw.kernels.parallel import ReactorThread, alone, in_order, pool, threads, using
 from byzpy_tw.kernels.search import MOST_STEPS, Cover, least_diameter
 
