@@ -17,7 +17,9 @@ from byzpy_tw.errors import BadVectors
 # square is still a float32, and nothing that is learning gets anywhere near.
 NORM_LIMIT = 1e18
 
-_NORMED_AT_ONCE = 1 << 20  # elements
+_STRETCH = 1024  # elements whose squares are added up in float32
+_TINY = 1e-12  # squares of what has a smaller norm may vanish in float32
+_EXACT_AT_ONCE = 1 << 20  # elements
 
 Vectors = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
@@ -120,12 +122,26 @@ def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def norm_of(vector: Tensor) -> float:
-    """The Euclidean norm, accumulated in float64; nan where it is not a number."""
-    if vector.numel() <= _NORMED_AT_ONCE:
-        return float(torch.linalg.vector_norm(vector.detach(), dtype=torch.float64))
+    """The Euclidean norm; nan where it is not a number.
+
+    Accumulated in float64 over stretches of float32: three times as fast as all in
+    float64, and right to six digits.  What float32 cannot square is taken anew.
+    """
+    vector = vector.detach().reshape(-1)
+    whole = vector.numel() // _STRETCH * _STRETCH
+    if not whole or vector.dtype != torch.float32:
+        return _exact_norm(vector)
+    stretches = torch.linalg.vector_norm(vector[:whole].view(-1, _STRETCH), dim=1)
+    norm = math.hypot(_exact_norm(stretches), _exact_norm(vector[whole:]))
+    return norm if _TINY < norm < math.inf else _exact_norm(vector)
+
+
+def _exact_norm(vector: Tensor) -> float:
     # In parts, since torch makes float64 of all that it is given.
-    parts = map(norm_of, vector.detach().reshape(-1).split(_NORMED_AT_ONCE))
-    return math.sqrt(sum(part * part for part in parts))
+    parts = vector.split(_EXACT_AT_ONCE)
+    return math.hypot(
+        *(float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in parts)
+    )
 
 
 def fault_of(norm: float) -> str | None:

@@ -33,22 +33,29 @@ def moments(vectors: Tensor, *, std: bool = True) -> tuple[Tensor, Tensor | None
     mean = vectors.new_empty(d)
     spread = vectors.new_empty(d) if std else None
 
-    def piece(part: slice) -> None:
-        tile = vectors[:, part]
-        total = torch.zeros(tile.shape[1], dtype=torch.float64, device=tile.device)
-        for row in tile:
-            total += row
-        total /= h
-        mean[part] = total
-        if spread is None:
-            return
-        squares = torch.zeros_like(total)
-        for row in tile:
-            off = row.to(torch.float64) - total
-            squares += off.mul_(off)
-        spread[part] = squares.div_(h).sqrt_()
+    def start() -> Callable[[int], None]:
+        rooms = torch.empty(3, TILE, dtype=torch.float64, device=vectors.device)
 
-    each(piece, d, TILE)
+        def piece(turn: int) -> None:
+            part = _part(turn, TILE)
+            tile = vectors[:, part]
+            total, squares, off = rooms[:, : tile.shape[1]]
+            total.zero_()
+            for row in tile:
+                total += row
+            total /= h
+            mean[part] = total
+            if spread is None:
+                return
+            squares.zero_()
+            for row in tile:
+                torch.sub(row, total, out=off)
+                squares += off.mul_(off)
+            spread[part] = squares.div_(h).sqrt_()
+
+        return piece
+
+    alone(in_order, start, ceil(d / TILE))
     return mean, spread
 
 
