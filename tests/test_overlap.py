@@ -72,6 +72,21 @@ class TailTests(SynchronousTestCase):
         self.tail.errback(CannotRecord("the disk is full"))
         self.failureResultOf(waiting, CannotRecord)
 
+    def test_one_that_fails_while_it_is_waited_for(self) -> None:
+        """Whoever is told may wait once more, from within: by then there is nothing left."""
+
+        async def run() -> str:
+            try:
+                await self.training._settled()
+            except CannotRecord:
+                await self.training._settled()
+                return "told"
+            return ""
+
+        end = Deferred.fromCoroutine(run())
+        self.tail.errback(CannotRecord("the disk is full"))
+        self.assertEqual(self.successResultOf(end), "told")
+
     def test_before_the_first(self) -> None:
         """There is nothing to wait for."""
         self.training._tail = None

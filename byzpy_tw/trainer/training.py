@@ -224,8 +224,8 @@ class Training:
             self.status = "diverged"
         elif self.status == "running":
             self.status = "failed" if error is not None else "interrupted"
-        if self._tail is not None:  # the last round is told even if the next one failed
-            await self._tail.addErrback(lambda _: None)
+        # The last round is told even if the next one failed.
+        await self._settled().addErrback(lambda _: None)
         try:
             closing = [Deferred.fromCoroutine(host.close()) for host in self._hosts]
             await gatherResults(closing, consumeErrors=True)
