@@ -114,7 +114,7 @@ def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if tensor.dtype == dtype:
         return tensor
     rounded = tensor.to(dtype)
-    if bool(torch.isfinite(torch.stack(torch.aminmax(rounded))).all()):
+    if not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(rounded))).all()):
         return rounded
     most = torch.finfo(dtype).max
     over = torch.isinf(rounded) & torch.isfinite(tensor)

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.errors import SearchTooLarge
 from byzpy_tw.kernels import Gram, Points, combination, norms_of, parallel, products
 from byzpy_tw.kernels import combinations as sums
+from byzpy_tw.kernels import gram
 from byzpy_tw.kernels.gram import RUN, SAMPLE, norms_from, squared_distances
 from byzpy_tw.kernels.networks import program
 from byzpy_tw.kernels.parallel import ReactorThread, alone, in_order, pool, threads, using
@@ -200,6 +201,31 @@ class NetworkTests(SynchronousTestCase):
 
         middle = tuple("middle" if i in (9, 10) else None for i in range(20))
         self.assertLessEqual(operations(middle), 0.75 * operations(tuple(range(20))))
+
+
+class ManyRowsTests(SynchronousTestCase):
+    """Of many rows only the upper half is multiplied, by blocks."""
+
+    def test_inner_products(self) -> None:
+        """Seen from the origin, from a row, and with an anchor."""
+        for n in (128, 129, 300):
+            rows = torch.randn(n, 1500) + 3
+            anchor = torch.randn(1500)
+            wide = torch.cat([rows, anchor[None], torch.zeros(1, 1500)]).to(torch.float64)
+            for view in (None, 0, n - 1):
+                inner = gram._pass(rows, view, anchor)
+                seen = wide if view is None else wide - wide[view]
+                error = (inner - seen @ seen.T).abs().max()
+                self.assertLess(float(error), 0.05)
+                self.assertTrue(torch.equal(inner, inner.T))
+
+    def test_norms(self) -> None:
+        """Of equal numbers, whose sum of squares in float32 would drift."""
+        for d in (100, 1024, 1 << 17, 200_001):
+            for value in (0.1, 0.7, 1.1):
+                norms = norms_of(torch.full((2, d), value))
+                exact = value * d**0.5
+                self.assertLess(float((norms / exact - 1).abs().max()), 1e-5)
 
 
 class ParallelTests(SynchronousTestCase):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,7 +21,10 @@ from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.train import configuration
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
+from byzpy_tw.wire import driver as driver_module
 from byzpy_tw.wire.driver import NodeDriver
+from byzpy_tw.wire.frames import HEADER_SIZE, Header, Kind
+from byzpy_tw.wire.outgoing import FrameWriter
 
 REGISTRY = load()
 
@@ -109,6 +111,7 @@ class TogetherTests(SynchronousTestCase):
             return succeed(None)
 
         self.host.nodes[4].shard[:] = 10**9
+        self.host.cost = 0.0005
         driver = NodeDriver(self.host, ClockReactor(), self.pool, 2)
         answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
         self.pool.turn()
@@ -120,10 +123,65 @@ class TogetherTests(SynchronousTestCase):
         self.assertIn("IndexError", failures[4])
 
     def test_large_ones_are_jobs_by_themselves(self) -> None:
-        """A batch of 512 of 7,850 parameters takes longer than its way to the pool."""
-        self.assertEqual(self.host.together, 16)
-        self.host.spec = evolve(self.host.spec, batch_size=512)
-        self.assertEqual(self.host.together, 1)
+        """How many share a job depends on how long one has taken, nothing else."""
+        self.assertEqual(self.host.together, 1)  # nobody knows yet
+        self.gradients(0)
+        self.assertLess(self.host.cost, 1.0)
+        for cost, count in ((0.00001, 16), (0.0006, 13), (0.0009, 8), (0.001, 1), (3.0, 1)):
+            self.host.cost = cost
+            self.assertEqual(self.host.together, count)
+
+    def test_gradients_that_are_not_contiguous(self) -> None:
+        """Of parameters that a model stacks, autograd hands out every other number."""
+
+        class Stacked(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = (torch.nn.Parameter(torch.ones(20)) for _ in range(2))
+                self.none = torch.nn.Parameter(torch.ones(0))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                both = torch.stack([self.a, self.b], dim=1)
+                return x.flatten(1)[:, :20] @ both + self.none.sum()
+
+        model = Stacked()
+        self.host.model, self.host._leaves = model, list(model.parameters())
+        for node in range(6):
+            self.host.dataset.train.y[self.host.nodes[node].shard] = 0
+        (gradient,) = self.gradients(0)
+        writer = FrameWriter()
+        writer.add(Header(Kind.VECTOR, 0, 40), *gradient.pieces)
+        sent = b"".join(writer.buffers(10_000))
+        self.assertEqual(len(writer.advance(len(sent))), 1)
+        self.assertFalse(writer)
+        self.assertEqual(sent[HEADER_SIZE:], gradient.vector.numpy().tobytes())
+
+    def test_one_that_cannot_be_sent(self) -> None:
+        """Is the failure of its node, and of nobody else in the group."""
+
+        def emit(node: int, pieces: Any, loss: float, round: int) -> Deferred[None]:
+            if node == 1:
+                raise ValueError("only this one")
+            return succeed(None)
+
+        self.host.cost = 0.0005
+        driver = NodeDriver(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
+        answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
+        self.assertEqual(self.successResultOf(answer), {1: "ValueError: only this one"})
+
+    def test_no_memory_to_round_in(self) -> None:
+        """Whatever happens on the way out is told; nobody waits for ever."""
+
+        def full(*_: Any) -> None:
+            raise MemoryError("full")
+
+        self.patch(driver_module, "narrowed", full)
+        driver = NodeDriver(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
+        answer = Deferred.fromCoroutine(
+            driver.honest(0, [0, 1], lambda *_: succeed(None))
+        )
+        self.assertEqual(set(self.successResultOf(answer).values()), {"MemoryError: full"})
+        self.assertEqual(driver.computing, 0)
 
 
 class DeviceTests(SynchronousTestCase):

@@ -5,15 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from twisted.internet.defer import CancelledError, Deferred
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw import models
 from byzpy_tw.datasets import synthetic
 from byzpy_tw.errors import CannotRecord, Diverged
+from byzpy_tw.plugins import load
 from byzpy_tw.runs.learner import Learner
+from byzpy_tw.runs.rules import rules_of
+from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
+from byzpy_tw.train import configuration
+from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.rounds import Rounds
 from byzpy_tw.trainer.training import Training
 from byzpy_tw.vectors import sha256_of
+from byzpy_tw.wire.frames import Header, Kind
 from tests.support import run_all
 
 
@@ -43,9 +51,84 @@ class LearnerTests(SynchronousTestCase):
         for bad in (float("inf"), float("-inf"), float("nan"), 3e38):
             one, vector = learner(), torch.zeros(learner().dimension)
             vector[3] = bad
-            one.step(vector, 0) if abs(bad) < 1e38 else None
             one.lr = 10.0
             self.assertRaises(Diverged, one.step, vector, 0)
+
+
+@define(eq=False, slots=False)
+class Place:
+    """A host whose only node sends ones, and which takes its time to read."""
+
+    collector: Collector
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    name: str = "place"
+    taken: list[tuple[torch.Tensor, Deferred[None]]] = field(factory=list)
+
+    def parameters(self, round: int, vector: torch.Tensor) -> Deferred[None]:
+        self.taken.append((vector, Deferred()))
+        return self.taken[-1][1]
+
+    def compute(self, round: int, nodes: list[int]) -> Deferred[dict]:
+        header = Header(Kind.VECTOR, round, self.collector.matrix.shape[1], 0)
+        self.collector.place(self, header).fill_(1.0)
+        self.collector.arrived(self, header)
+        return succeed({})
+
+
+class RoundsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        words = "--in-process --num-honest 1 --num-byz 0 --f 0 --aggregator mean --lr 0.5"
+        config = configuration(words.split())
+        self.learner, pool, reactor = learner(), HandCrankedPool(eager=True), ClockReactor()
+        matrix = torch.zeros(1, self.learner.dimension)
+        collector = Collector(matrix, reactor, pool)
+        self.place = Place(collector)
+        collector.assign(0, self.place)
+        rules = rules_of(config, load())
+        self.rounds = Rounds(
+            config, [self.place], collector, self.learner, rules, reactor, pool, 1
+        )
+
+    def run_round(self, number: int, settled: Any = None) -> Deferred:
+        return Deferred.fromCoroutine(self.rounds.run(number, settled))
+
+    def test_a_host_that_reads_slowly(self) -> None:
+        """What it is sent does not change under its eyes; later it is sent the new."""
+        before = self.learner.parameters.clone()
+        ran = self.successResultOf(self.run_round(0))
+        sent, read = self.place.taken[0]
+        self.assertTrue(torch.equal(sent, before))
+        self.assertFalse(torch.equal(self.learner.parameters, before))
+        self.assertEqual(self.successResultOf(ran.digest), self.learner.digest())
+        read.callback(None)  # too late to matter
+        self.run_round(1)
+        self.assertTrue(torch.equal(sent, before))
+        self.assertFalse(torch.equal(self.place.taken[1][0], before))
+
+    def test_a_host_that_has_read(self) -> None:
+        """Then the parameters' own memory is used again: no vector more than there must be."""
+        memory = self.learner.parameters.data_ptr()
+        compute = self.place.compute
+
+        def read_first(round: int, nodes: list[int]) -> Deferred[dict]:
+            self.place.taken[-1][1].callback(None)
+            return compute(round, nodes)
+
+        self.place.compute = read_first
+        for number in range(3):
+            self.successResultOf(self.run_round(number))
+        self.assertEqual(self.learner.parameters.data_ptr(), memory)
+
+    def test_what_still_reads_the_parameters(self) -> None:
+        """The step waits for it."""
+        before, settled = self.learner.parameters.clone(), Deferred()
+        running = self.run_round(0, lambda: settled)
+        self.assertNoResult(running)
+        self.assertTrue(torch.equal(self.learner.parameters, before))
+        settled.callback(None)
+        self.successResultOf(running)
+        self.assertFalse(torch.equal(self.learner.parameters, before))
 
 
 class TailTests(SynchronousTestCase):

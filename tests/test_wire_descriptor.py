@@ -244,6 +244,25 @@ class TLSTests(StreamTests):
         await over
         self.assertEqual(len(self.right.inbox.frames), 1)
 
+    async def test_a_connection_that_breaks(self) -> None:
+        """Frames that were sealed by then are done with: nobody waits for them."""
+        await self.connect()
+        shell = self.left.stream._shell
+
+        real = shell._socket
+
+        class Broken:
+            fileno = real.fileno
+
+            def send(self, data: object) -> int:
+                raise ConnectionResetError
+
+        shell._socket = Broken()
+        sent = self.left.send(0, 10)
+        self.assertTrue(sent.called)
+        shell._socket = real
+        await self.finish()
+
     async def test_within_the_handshake(self) -> None:
         """A stream that begins before its end stays with the transport."""
         context = CertificateOptions(verify=False)

@@ -113,7 +113,7 @@ def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
             if room is not None and origin is not None:
                 moved = room[:, : tile.shape[1]]
                 tile = torch.sub(tile, origin[columns].to(dtype), out=moved)
-            return torch.linalg.vector_norm(tile, dim=1).to(torch.float64).square_()
+            return _squared_lengths(tile)
 
         return piece
 
@@ -121,6 +121,16 @@ def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
     for part in in_order(start, ceil(d / width)):
         total += part
     return total.sqrt_().cpu()
+
+
+def _squared_lengths(tile: Tensor) -> Tensor:
+    """Of the rows of a tile, ``(n,)`` float64, a `STRETCH` at a time as in `_crossed`."""
+    whole = tile.shape[1] // STRETCH * STRETCH
+    parts = [tile[:, whole:].unsqueeze(1)]
+    if whole:
+        parts.append(tile[:, :whole].unflatten(1, (-1, STRETCH)))
+    lengths = torch.cat([torch.linalg.vector_norm(part, dim=2) for part in parts], dim=1)
+    return lengths.to(torch.float64).square_().sum(dim=1)
 
 
 def tile_width(n: int, d: int, device: torch.device, *, copied: bool = False) -> int:

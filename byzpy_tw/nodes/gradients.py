@@ -12,6 +12,7 @@ how many there are of them, so a node's bits would depend on who is beside it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import cached_property
@@ -104,7 +105,8 @@ class MicroBatches:
             logits = self.model(inputs)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / spec.batch_size
         gradients = torch.autograd.grad(loss, self.leaves)
-        pieces = tuple(g.reshape(-1).to("cpu") for g in gradients)
+        # Flat is not enough: of a stacked parameter it is every other number.
+        pieces = tuple(g.reshape(-1).contiguous().to("cpu") for g in gradients)
         return Gradient(pieces, float(loss.detach()))
 
 
@@ -153,18 +155,23 @@ def submit(
     work: Sequence[MicroBatches],
     done: Done,
     wanted: Callable[[], bool] = lambda: True,
+    cost: Callable[[float], None] = lambda seconds: None,
 ) -> None:
     """Compute nodes' batches on `pool`; `done` is called once, in one of its threads.
 
     A single node's micro-batches are a job each, those of several nodes one job
     together.  Once `wanted` is false, what has not begun is not computed any more.
+    `cost` is told how many seconds of a core a whole gradient took.
     """
-    if len(work) == 1:
-        _spread(pool, work[0], done, wanted)
+    if len(work) == 1 and work[0].parts > 1:
+        _spread(pool, work[0], done, wanted, cost)
         return
 
     def job() -> None:
-        done([_whole(batches, wanted) for batches in work])
+        begun = time.thread_time()
+        answers = [_whole(batches, wanted) for batches in work]
+        cost((time.thread_time() - begun) / len(work))
+        done(answers)
 
     pool.submit(job)
 
@@ -191,7 +198,11 @@ def _still(wanted: Callable[[], bool]) -> None:
 
 
 def _spread(
-    pool: Executor, batches: MicroBatches, done: Done, wanted: Callable[[], bool]
+    pool: Executor,
+    batches: MicroBatches,
+    done: Done,
+    wanted: Callable[[], bool],
+    cost: Callable[[float], None],
 ) -> None:
     total = OrderedSum(batches.parts)
     lock = threading.Lock()
@@ -203,7 +214,9 @@ def _spread(
             return
         try:
             _still(wanted)
+            begun = time.thread_time()
             gradient = batches.run(part)
+            cost((time.thread_time() - begun) * batches.parts)
             with lock:
                 answer: Answer | None = total.add(part, gradient)
         except Exception as e:

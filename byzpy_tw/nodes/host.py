@@ -34,9 +34,10 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
 
 
-# Parameters times examples of a gradient that takes less time than its way to the pool
-# and back; that many gradients, or `MOST_TOGETHER`, are one job.
-SMALL = 1 << 19
+# Seconds of a core: gradients that take less are mostly the interpreter's work, and as
+# many as make a job of `WORTH_A_JOB` seconds, or `MOST_TOGETHER`, are computed in one.
+SMALL = 0.001
+WORTH_A_JOB = 0.008
 MOST_TOGETHER = 16
 
 
@@ -63,6 +64,8 @@ class NodeHost:
     nodes: dict[int, Node] = field(factory=dict, init=False)
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
     _leaves: list[Tensor] = field(init=False)
+    # Seconds of a core that a gradient took at best; None: none was computed.
+    cost: float | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._leaves = list(self.model.parameters())
@@ -121,7 +124,11 @@ class NodeHost:
         On `pool`, in one job if there are several; `done` gets them in order, float32,
         with an exception in the place of one that failed.
         """
-        submit(pool, [self._batches(node, round) for node in nodes], done, wanted)
+        work = [self._batches(node, round) for node in nodes]
+        submit(pool, work, done, wanted, self._took)
+
+    def _took(self, seconds: float) -> None:
+        self.cost = seconds if self.cost is None else min(self.cost, seconds)
 
     def _batches(self, node: int, round: int) -> MicroBatches:
         return MicroBatches(
@@ -138,8 +145,10 @@ class NodeHost:
 
     @property
     def together(self) -> int:
-        """The most nodes whose gradients are worth computing in one job."""
-        return max(1, min(MOST_TOGETHER, SMALL // (self.dimension * self.spec.batch_size)))
+        """How many nodes' gradients are worth computing in one job, going by those so far."""
+        if self.cost is None or self.cost >= SMALL:
+            return 1
+        return max(1, min(MOST_TOGETHER, int(WORTH_A_JOB / max(self.cost, 1e-9))))
 
     @property
     def wire(self) -> torch.dtype:

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from attrs import define, field
 from torch import Tensor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.python.failure import Failure
 
-from byzpy_tw.errors import BadFrame, BadRequest, ServerBusy, UnknownRun
+from byzpy_tw.errors import BadFrame, BadRequest, ServerBusy, ServerError, UnknownRun
 from byzpy_tw.nodes.host import NodeHost
 from byzpy_tw.server.lane import Lane
 from byzpy_tw.wire.driver import Failures, NodeDriver, vector_header
 from byzpy_tw.wire.frames import Header, Kind
-from byzpy_tw.wire.pieces import PAST, PIECES, place_of
+from byzpy_tw.wire.pieces import PAST, PIECES, place_of, widened
 from byzpy_tw.wire.stream import TensorStream
 from byzpy_tw.wire.threads import in_pool
 
@@ -81,6 +82,7 @@ class HostedRun:
     stream: TensorStream | None = None
     _arrivals: Arrivals = field(factory=Arrivals, init=False)
     _staging: Tensor | None = field(default=None, init=False)
+    _widening: DeferredLock = field(factory=DeferredLock, init=False)
     _copying: bool = field(default=False, init=False)  # from there into the model
     _begun: int = field(default=-1, init=False)  # round of the newest parameters
     _coming: Tensor | None = field(default=None, init=False)  # a piece not yet complete
@@ -134,7 +136,7 @@ class HostedRun:
 
     def _take(self, header: Header) -> None:
         """Count what is kept until the round ends; `BadFrame` above the limit."""
-        self._shown += header.size
+        self._shown += header.elements * max(header.dtype.itemsize, 4)  # once it is wide
         if self._shown > self._most_shown:
             raise BadFrame(
                 f"{self._shown:,} bytes for the attacks of round {header.round}, at most "
@@ -197,8 +199,13 @@ class HostedRun:
             if not self.closed and self._arrivals.round == round:
                 self._arrivals.arrived("parameters")
 
+        def failed(why: Failure) -> None:
+            self._copying = False
+            if not self.closed:
+                self._arrivals.fail(ServerError(f"parameters: {why.getErrorMessage()}"))
+
         copied = in_pool(self._reactor, self._lane, self.host.parameters.copy_, staged)
-        copied.addCallbacks(installed, lambda _: None)  # only where the run was closed
+        copied.addCallbacks(installed, failed)
 
     # -- commands
 
@@ -220,9 +227,12 @@ class HostedRun:
         own = nodes if PAST in pieces else []
         for piece in [*common, *map(_past_of, own)]:
             await self._arrivals.wait(piece)
+            await self._widening.run(self._widen, round, piece)
         # Attacks of rounds that are over keep what they were shown until they end.
         if len({*self._attacking, round}) > _ROUNDS_IN_HAND:
             raise ServerBusy(f"attacks of {_ROUNDS_IN_HAND} rounds are not done yet")
+        if self._arrivals.round != round:  # while the last piece was made wide
+            raise BadRequest(f"round {round} is over: round {self._arrivals.round} has begun")
         shown = {piece: self._pieces[piece] for piece in common}
         past = {node: self._pieces[_past_of(node)] for node in own}
         self._attacking.append(round)
@@ -232,6 +242,20 @@ class HostedRun:
             )
         finally:
             self._attacking.remove(round)
+
+    def _widen(self, round: int, piece: str) -> Deferred[None] | None:
+        """Make a piece float32, once for all commands that use it."""
+        tensor = self._pieces.get(piece)
+        if self._arrivals.round != round or tensor is None:
+            raise BadRequest(f"round {round} is over: round {self._arrivals.round} has begun")
+        if tensor.dtype is not torch.float16 and tensor.dtype is not torch.bfloat16:
+            return None
+
+        def keep(wide: Tensor) -> None:
+            if self._arrivals.round == round:
+                self._pieces[piece] = wide
+
+        return in_pool(self._reactor, self._lane, widened, tensor).addCallback(keep)
 
     def _check(self, nodes: Iterable[int], *, honest: bool) -> None:
         if self.stream is None:

@@ -19,6 +19,7 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.environment import Environment
 from byzpy_tw.trainer.hosts import Opened, Sink
 from byzpy_tw.wire.driver import Failures, NodeDriver, vector_header
+from byzpy_tw.wire.pieces import widened
 from byzpy_tw.wire.threads import in_pool
 
 
@@ -81,9 +82,13 @@ class InProcessHost:
         past: Mapping[int, Tensor],
     ) -> Deferred[Failures]:
         assert self._driver is not None
-        return Deferred.fromCoroutine(
-            self._driver.byzantine(round, nodes, h, shown, past, self._emit)
-        )
+        driver = self._driver
+
+        async def work() -> Failures:
+            wide = await in_pool(self._reactor, self._pool, _wide, shown, past)
+            return await driver.byzantine(round, nodes, h, *wide, self._emit)
+
+        return Deferred.fromCoroutine(work())
 
     def _emit(
         self, node: int, pieces: Sequence[Tensor], loss: float, round: int
@@ -101,3 +106,13 @@ class InProcessHost:
     async def close(self) -> None:
         if self._driver is not None:
             self._driver.stop()
+
+
+def _wide(
+    shown: Mapping[str, Tensor], past: Mapping[int, Tensor]
+) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+    """What would have travelled, as attacks take it."""
+    return (
+        {piece: widened(tensor) for piece, tensor in shown.items()},
+        {node: widened(tensor) for node, tensor in past.items()},
+    )

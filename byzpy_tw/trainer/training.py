@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 import torch
 from attrs import define, field
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.python.failure import Failure
 
 import byzpy_tw
@@ -224,8 +224,15 @@ class Training:
             self.status = "diverged"
         elif self.status == "running":
             self.status = "failed" if error is not None else "interrupted"
-        # The last round is told even if the next one failed.
-        await self._settled().addErrback(lambda _: None)
+        interrupted: CancelledError | None = None
+        try:
+            await self._settled()  # the last round is told even if the next one failed
+        except CancelledError as e:  # not waiting any more
+            self.status, interrupted = "interrupted", e
+            if self._tail is not None:
+                self._tail.cancel()
+        except Exception:
+            pass  # `error` is what it came to
         try:
             closing = [Deferred.fromCoroutine(host.close()) for host in self._hosts]
             await gatherResults(closing, consumeErrors=True)
@@ -236,6 +243,8 @@ class Training:
         self.observers.tell("run_finished", result=result)
         if self.observers.told:  # or a pool that is busy would be waited for
             await in_pool(self._reactor, self._pool, self.observers.finish)
+        if interrupted is not None:
+            raise interrupted
         return result
 
     def result(self, error: BaseException | None = None) -> dict[str, Any]:

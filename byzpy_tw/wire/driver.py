@@ -18,24 +18,25 @@ from torch import Tensor
 from twisted.internet.defer import (
     Deferred,
     DeferredLock,
-    FirstError,
     gatherResults,
     maybeDeferred,
 )
+from twisted.python.failure import Failure
 
 from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.errors import BadRequest, UnknownRun
 from byzpy_tw.nodes.gradients import Answer, Gradient
-from byzpy_tw.nodes.host import NodeHost
+from byzpy_tw.nodes.host import MOST_TOGETHER, NodeHost
 from byzpy_tw.vectors import narrowed
 from byzpy_tw.wire.frames import Header, Kind
-from byzpy_tw.wire.pieces import knowledge_of, widened
+from byzpy_tw.wire.pieces import knowledge_of
 from byzpy_tw.wire.threads import from_threads, in_pool
 
 # (node, its vector in pieces, loss, round it is said to be of) -> done with their memory
 Emit = Callable[[int, Sequence[Tensor], float, int], Deferred[None]]
 Failures = dict[int, str]  # node -> what went wrong, in words
 
+SHORT = 16_384  # elements of a vector that an attack makes in less than its way to the pool
 _HELD_BYTES = 1 << 28  # of vectors that one run's nodes hold back to send late
 
 
@@ -74,11 +75,12 @@ class NodeDriver:
             found = await self._gradients(round, group, narrow=True)
             failures.update(await self._emitted(round, group, found, emit))
 
-        return {**await self._each(self._groups(nodes), some), **failures}
+        groups = self._groups(nodes, self.host.together)
+        return {**await self._each(groups, some), **failures}
 
-    def _groups(self, nodes: Sequence[int]) -> list[Sequence[int]]:
+    def _groups(self, nodes: Sequence[int], most: int) -> list[Sequence[int]]:
         """Nodes whose work is one job: a few small ones, where there are many."""
-        size = max(1, min(self.host.together, len(nodes) // self._window))
+        size = max(1, min(most, len(nodes) // self._window))
         return [nodes[i : i + size] for i in range(0, len(nodes), size)]
 
     async def _emitted(
@@ -91,9 +93,14 @@ class NodeDriver:
         for node, answer in zip(nodes, found):
             if isinstance(answer, BaseException):
                 failures[node] = _in_words(answer)
-            else:
-                sending.append(emit(node, answer.pieces, answer.loss, round))
-        await gatherResults(sending, consumeErrors=True)
+                continue
+
+            def failed(why: Failure, node: int = node) -> None:
+                failures[node] = _in_words(why.value)
+
+            sent = maybeDeferred(emit, node, answer.pieces, answer.loss, round)
+            sending.append(sent.addErrback(failed))
+        await gatherResults(sending)
         return failures
 
     async def byzantine(
@@ -112,8 +119,6 @@ class NodeDriver:
         """
         d = self.host.dimension
         knowledge_of(shown, h=h, d=d, own=None)
-        if self.host.wire is not torch.float32:
-            shown, past = await in_pool(self._reactor, self._pool, _wide, shown, past)
         failures: Failures = {}
 
         def made(node: int, known: Knowledge) -> Tensor:
@@ -123,6 +128,8 @@ class NodeDriver:
             found: list[Answer] = []
             for node in group:
                 try:
+                    if not self._wanted(round):
+                        raise BadRequest("nobody waits for this vector any more")
                     known = knowledge_of(shown, h=h, d=d, own=None, past=past.get(node))
                     found.append(Gradient((made(node, known),), 0.0))
                 except Exception as e:  # an attack is a plugin's code
@@ -166,7 +173,8 @@ class NodeDriver:
 
         plain = [node for node in nodes if self.host.plain(node)]
         others = [[node] for node in nodes if not self.host.plain(node)]
-        return {**await self._each([*self._groups(plain), *others], some), **failures}
+        small = MOST_TOGETHER if d <= SHORT else 1
+        return {**await self._each([*self._groups(plain, small), *others], some), **failures}
 
     def _emit_late(self, node: int, vector: Tensor, round: int, emit: Emit) -> None:
         """Emit after the delay that the node's attack asks for, waiting for nothing.
@@ -297,16 +305,11 @@ def vector_header(node: int, pieces: Sequence[Tensor], loss: float, round: int) 
 def _rounded(answer: Answer, wire: torch.dtype) -> Answer:
     if isinstance(answer, BaseException):
         return answer
-    return Gradient(tuple(narrowed(piece, wire) for piece in answer.pieces), answer.loss)
-
-
-def _wide(
-    shown: Mapping[str, Tensor], past: Mapping[int, Tensor]
-) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-    return widened(shown), {node: tensor.to(torch.float32) for node, tensor in past.items()}
+    try:
+        return Gradient(tuple(narrowed(piece, wire) for piece in answer.pieces), answer.loss)
+    except Exception as e:  # no memory, say: whoever waits must be told
+        return e
 
 
 def _in_words(error: BaseException) -> str:
-    if isinstance(error, FirstError):  # of several, gathered
-        error = error.subFailure.value
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]

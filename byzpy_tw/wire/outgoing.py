@@ -40,7 +40,8 @@ class FrameWriter:
 
         Fires when their memory may be changed again.
         """
-        parts = [memoryview(header.pack()), *map(bytes_of, pieces)]
+        # An empty part would never be done with.
+        parts = [memoryview(header.pack()), *(bytes_of(p) for p in pieces if p.numel())]
         sent: Deferred[None] = Deferred()
         self._queue.append(_Outgoing(parts, sent, pieces))
         return sent

@@ -37,9 +37,9 @@ def narrow(pieces: Mapping[str, Tensor], wire: torch.dtype) -> dict[str, Tensor]
     return {p: narrowed(tensor, dtype_of(p, wire)).contiguous() for p, tensor in pieces.items()}
 
 
-def widened(pieces: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`pieces` that have travelled, as attacks take them."""
-    return {p: tensor.to(dtype_of(p)) for p, tensor in pieces.items()}
+def widened(tensor: Tensor) -> Tensor:
+    """A piece, or a past, that has travelled, as attacks take it."""
+    return tensor if tensor.dtype is torch.float64 else tensor.to(torch.float32)
 
 
 def largest_piece(h: int, d: int) -> int:

@@ -66,6 +66,9 @@ class TLSShell(SocketShell):
             if not self._open():
                 return 0
             self._collect()  # what TLS itself has to answer
+            if len(self._sealed) > 4 * AT_ONCE:
+                raise ConnectionError("TLS: a peer that does not read what it asks for")
+            self._watch()
         return count
 
     def _open(self) -> bool:
@@ -89,22 +92,23 @@ class TLSShell(SocketShell):
 
     def _send(self) -> tuple[int, list[Deferred[None]]]:
         done: list[Deferred[None]] = []
-        if not self._sealed:
-            for part in self._writer.buffers(AT_ONCE):
-                done += self._seal(part)
-            self._collect()
         try:
+            if not self._sealed:
+                for part in self._writer.buffers(AT_ONCE):
+                    self._seal(part, done)
+                self._collect()
             count = self._socket.send(self._sealed)
-        except (BlockingIOError, InterruptedError):
+        except OSError:
+            # Frames that are sealed are done with, whatever became of the connection;
+            # the next call will meet the error again.
             if not done:
                 raise
             return 0, done
         self._sealed = self._sealed[count:]
         return count, done
 
-    def _seal(self, part: memoryview) -> list[Deferred[None]]:
-        """Make records of `part`; frames that are done with it."""
-        done: list[Deferred[None]] = []
+    def _seal(self, part: memoryview, done: list[Deferred[None]]) -> None:
+        """Make records of `part`; frames that this completes are added to `done`."""
         while part:
             try:
                 count = self._tls.send(part[:RECORD])
@@ -112,7 +116,6 @@ class TLSShell(SocketShell):
                 raise ConnectionError(f"TLS: {e}") from e
             done += self._writer.advance(count)
             part = part[count:]
-        return done
 
     def _collect(self) -> None:
         """Add the records that TLS has made to those that wait for the socket."""
