@@ -169,6 +169,24 @@ class TogetherTests(SynchronousTestCase):
         answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
         self.assertEqual(self.successResultOf(answer), {1: "ValueError: only this one"})
 
+    def test_large_ones_are_let_go(self) -> None:
+        """Once they are sent, and not before."""
+        self.patch(driver_module, "LARGE", 0)
+        taken: list[Deferred[None]] = []
+        kept: list[torch.Tensor] = []
+
+        def emit(node: int, pieces: Any, loss: float, round: int) -> Deferred[None]:
+            kept.extend(pieces)
+            taken.append(Deferred())
+            return taken[-1]
+
+        driver = NodeDriver(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
+        answer = Deferred.fromCoroutine(driver.honest(0, [0], emit))
+        self.assertEqual(sum(piece.numel() for piece in kept), self.host.dimension)
+        taken[0].callback(None)
+        self.assertEqual(self.successResultOf(answer), {})
+        self.assertEqual([piece.numel() for piece in kept], [0] * len(kept))
+
     def test_no_memory_to_round_in(self) -> None:
         """Whatever happens on the way out is told; nobody waits for ever."""
 
