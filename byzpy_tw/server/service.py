@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,7 @@ from twisted.logger import Logger
 
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import LimitExceeded, ServerError
-from byzpy_tw.kernels.memory import few_arenas, trim
+from byzpy_tw.kernels.memory import few_arenas, settle, trim
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.nodes.host import NodeHost, build
@@ -167,10 +166,7 @@ class ByzpyServer(Service):
         registry = self._names()
         found = environment(registry, probe=probe(), device=self.device, threads=self.threads)
         if self.process:
-            # Torch's modules are here for good; to look through them for garbage now
-            # and then would cost a round 100 ms.
-            gc.collect()
-            gc.freeze()
+            settle()
         return found
 
     def _names(self) -> Registry:

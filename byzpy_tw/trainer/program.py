@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -24,7 +23,7 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.errors import ByzpyTwError, Diverged, message_of
 from byzpy_tw.kernels.machine import cores
-from byzpy_tw.kernels.memory import few_arenas
+from byzpy_tw.kernels.memory import few_arenas, settle
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugins import Registry, parse
@@ -134,10 +133,7 @@ class _Program:
 
     def run(self, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         def begin() -> None:
-            # Torch's modules are here for good; to look through them for garbage now
-            # and then would cost a round 100 ms.
-            gc.collect()
-            gc.freeze()
+            settle()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._signalled)
             self._work = Deferred.fromCoroutine(main())

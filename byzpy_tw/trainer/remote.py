@@ -13,7 +13,13 @@ from typing import Any, TypeVar
 import torch
 from attrs import define, field
 from torch import Tensor
-from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeDeferred
+from twisted.internet.defer import (
+    Deferred,
+    TimeoutError,
+    gatherResults,
+    maybeDeferred,
+    succeed,
+)
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.protocol import ClientFactory, Protocol
@@ -202,14 +208,14 @@ class RemoteHost:
         if len(self._unread) >= MOST_UNREAD:
             # What waits for a server that does not read must not grow with the rounds.
             self._behind = round
-            return _fired(None)
+            return succeed(None)
         header = Header(Kind.PARAMETERS, round, vector.numel(), dtype=vector.dtype)
         return self._send(header, vector)
 
     def _send(self, header: Header, tensor: Tensor) -> Deferred[None]:
         """Never fails: the stream's end is told by `_lost`."""
         if self._stream is None:
-            return _fired(None)
+            return succeed(None)
 
         def sent(_: Any) -> None:
             self._unread[header.round] -= 1
@@ -272,10 +278,10 @@ class RemoteHost:
             return {node: why for node in nodes}
 
         if self._control is None or self.gone:
-            return _fired({node: self.gone for node in nodes})
+            return succeed({node: self.gone for node in nodes})
         if self._behind == arguments["round"]:
             why = f"{self.name} does not read what it was sent in earlier rounds"
-            return _fired({node: why for node in nodes})
+            return succeed({node: why for node in nodes})
         answer = maybeDeferred(
             self._control.callRemote, command, run=self._run, nodes=nodes, **arguments
         )
@@ -337,11 +343,3 @@ def _together(*calls: Deferred[Failures]) -> Deferred[Failures]:
     return gatherResults(calls, consumeErrors=True).addCallback(
         lambda found: {node: why for part in found for node, why in part.items()}
     )
-
-
-def _fired(result: T) -> Deferred[T]:
-    done: Deferred[T] = Deferred()
-    done.callback(result)
-    return done
-
-

@@ -68,23 +68,28 @@ class SocketShell:
     ) -> SocketShell | None:
         """Take the socket over from `transport`; None where that cannot be.
 
-        That is so in memory, under TLS, whose bytes lie elsewhere, and with a reactor
-        that knows no descriptors.  Nothing may be waiting to be written.
+        That is so in memory and with a reactor that knows no descriptors.  Nothing may
+        be waiting to be written.
         """
-        if not ITCPTransport.providedBy(transport) or ISSLTransport.providedBy(transport):
+        tcp = cls._tcp_under(transport)
+        reactor = getattr(tcp, "reactor", None)
+        if tcp is None or not IReactorFDSet.providedBy(reactor):
             return None
-        return cls._taking(transport, reader, writer, refused)
-
-    @classmethod
-    def _taking(cls, transport: Any, *rest: Any) -> SocketShell | None:
-        reactor = getattr(transport, "reactor", None)
-        if not IReactorFDSet.providedBy(reactor):
-            return None
-        transport.stopReading()
-        transport.stopWriting()
-        shell = cls(transport, reactor, transport.getHandle(), *rest)
+        tcp.stopReading()
+        tcp.stopWriting()
+        shell = cls(tcp, reactor, tcp.getHandle(), reader, writer, refused)
+        shell._adopt(transport)
         reactor.addReader(shell)
         return shell
+
+    @staticmethod
+    def _tcp_under(transport: Any) -> Any:
+        """The TCP transport whose socket this kind of shell can take; None without one."""
+        plain = ITCPTransport.providedBy(transport)
+        return transport if plain and not ISSLTransport.providedBy(transport) else None
+
+    def _adopt(self, transport: Any) -> None:
+        """Take over what else `transport` has."""
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -83,7 +83,8 @@ class TensorStream(Protocol):
     def send(self, header: Header, *pieces: Tensor) -> Deferred[None]:
         """Send a frame of `pieces`, one after the other.
 
-        Fires when their memory may be changed again.  Fails with the reason if the connection ends before that.
+        Fires when their memory may be changed again.  Fails with the reason if the
+        connection ends before that.
         """
         if self._gone:
             sent: Deferred[None] = Deferred()

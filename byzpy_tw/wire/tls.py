@@ -7,17 +7,14 @@ the tensor that they belong to and sealed from where it lies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import ISSLTransport
 
 from byzpy_tw.wire.descriptor import SocketShell
-from byzpy_tw.wire.frames import FrameReader
-from byzpy_tw.wire.outgoing import FrameWriter
 
 AT_ONCE = 1 << 18  # bytes between the socket and TLS in one go
 RECORD = 1 << 14  # the most that one record holds
@@ -34,30 +31,18 @@ class TLSShell(SocketShell):
     _raw: memoryview = field(factory=lambda: memoryview(bytearray(AT_ONCE)), init=False)
     _sealed: memoryview = field(default=memoryview(b""), init=False)  # not yet written
 
-    @classmethod
-    def take(
-        cls,
-        transport: Any,
-        reader: FrameReader,
-        writer: FrameWriter,
-        refused: Callable[[str], None],
-    ) -> TLSShell | None:
-        """Take socket and TLS over from `transport`; None where that cannot be."""
-        below = getattr(transport, "transport", None)  # TCP, unless TLS is in TLS
-        if (
-            not ISSLTransport.providedBy(transport)
-            or not ITCPTransport.providedBy(below)
-            or ISSLTransport.providedBy(below)
-        ):
+    @staticmethod
+    def _tcp_under(transport: Any) -> Any:
+        below = getattr(transport, "transport", None)
+        if not ISSLTransport.providedBy(transport) or SocketShell._tcp_under(below) is None:
             return None
         tls = transport.getHandle()
         if tls.get_finished() is None or tls.get_peer_finished() is None:  # in the handshake
             return None
-        shell = cls._taking(below, reader, writer, refused)
-        if shell is not None:
-            assert isinstance(shell, TLSShell)
-            shell._tls = tls
-        return shell
+        return below
+
+    def _adopt(self, transport: Any) -> None:
+        self._tls = transport.getHandle()
 
     def _receive(self) -> int:
         count = self._socket.recv_into(self._raw)
