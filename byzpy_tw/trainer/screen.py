@@ -27,6 +27,10 @@ class Screen:
     def notice(self, line: str) -> None:
         self.say(line if line.startswith("warning:") else f"notice: {line}")
 
+    def event(self, line: str) -> None:
+        """Something that happened to the run: a server lost, say."""
+        self.say(f"! {line}")
+
     def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
         self.say(
             f"byzpy_tw: {config.rounds} rounds of {config.model} on {config.dataset}, "
