@@ -181,10 +181,12 @@ class Round:
                 f"node {r.node} {r.reason.value}"
                 for r in sorted(self.refusals.values(), key=lambda r: r.node)[:10]
             )
+            slow = any(r.reason is Reason.LATE for r in self.refusals.values())
             more = f" and {charged - 10} more" if charged > 10 else ""
             return Halt(
                 f"round {self.number}: {charged} of n = {self.n} nodes failed, "
                 f"f = {self.f} are tolerated ({listed}{more})"
+                + ("; nodes that are only slow need a larger --round-timeout" if slow else "")
             )
         nodes = self.usable
         f, why = self._budget(computable)

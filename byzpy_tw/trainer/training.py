@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -67,6 +68,8 @@ class Training:
     _evaluations: list[Evaluation] = field(factory=list, init=False)
     _records: int = field(default=0, init=False)
     _round_seconds: float = field(default=0.0, init=False)
+    # node -> reason -> rounds in which it was refused for it
+    _refused: dict[int, Counter[str]] = field(factory=dict, init=False)
     _began: float = field(init=False)
     _fleet: Fleet | None = field(default=None, init=False)
     _rounds: Rounds | None = field(default=None, init=False)
@@ -97,6 +100,8 @@ class Training:
         self._records += 1
         self._round_seconds += record["seconds"]
         self._last = dict(record)
+        for refused in record["refused"]:
+            self._refused.setdefault(refused["node"], Counter())[refused["reason"]] += 1
         if "accuracy" in record:
             self._evaluations.append(Evaluation(record["test_loss"], record["accuracy"]))
 
@@ -346,6 +351,7 @@ class Training:
             "final_loss": final.loss if final else None,
             "worst_accuracy": min(tail) if tail else None,
             "best_accuracy": max(accuracies) if accuracies else None,
+            "refused": {str(n): dict(why) for n, why in sorted(self._refused.items())},
             "seconds": self._elapsed(),
             "seconds_a_round": self._round_seconds / self._records if self._records else None,
             "parameters_sha256": self._last.get("parameters_sha256"),
