@@ -90,7 +90,7 @@ class ServersTests(SurvivalCase):
 
     def test_more_than_the_budget(self) -> None:
         """Without failover the run pauses, with the arithmetic; with its servers back, it
-        goes on to the same bits."""
+        goes on."""
         options = ("--host", "127.0.0.1")
         kept, lost = start_server(self, *options), start_server(self, *options)
         hosts = [address_of(kept), address_of(lost)]
@@ -107,7 +107,11 @@ class ServersTests(SurvivalCase):
         self.assertIn('"paused"', (path / "result.json").read_text())
         port = hosts[1].rpartition(":")[2]
         address_of(start_server(self, *options, "--port", port))
-        self.assertSame(resume(self, path), 150)
+        run = resume(self, path)
+        self.assertEqual(run.code, 0, run.output)
+        self.assertEqual([r["round"] for r in run.rounds], list(range(150)))
+        # One that was lost alone, as the others had answered, was charged for.
+        self.assertLessEqual(sum(len(r["refused"]) for r in run.rounds), 1)
 
 
 class TrainerTests(SurvivalCase):
@@ -173,7 +177,7 @@ class NodesTests(SurvivalCase):
                 seconds = [r["seconds"] for r in run["rounds"]]
                 self.assertLess(max(seconds), 2 + 1.5)  # its timeout, on a busy machine
                 waited = sum(s > 0.9 for s in seconds)  # half a timeout is for each phase
-                self.assertLessEqual(waited, 5)
+                self.assertLessEqual(waited, 2 * 5)  # of two faulty nodes
                 self.assertGreater(run["result"]["final_accuracy"], usual - 0.03)
                 refused = run["result"]["refused"]
                 self.assertEqual(set(refused), {"6", "7"})
