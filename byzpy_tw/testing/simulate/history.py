@@ -1,0 +1,161 @@
+"""One history, from its schedule to what is found wrong with it."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import define, field
+from twisted.logger import LogLevel, globalLogPublisher
+
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.datasets.synthetic import synthetic
+from byzpy_tw.plugins import Registry, hookimpl, load
+from byzpy_tw.plugins.hookspecs import Registration
+from byzpy_tw.testing.simulate.adversary import Adversary
+from byzpy_tw.testing.simulate.cluster import TRAINER, Cluster
+from byzpy_tw.testing.simulate.machine import Machine
+from byzpy_tw.testing.simulate.network import Network
+from byzpy_tw.testing.simulate.schedule import DATA, Schedule
+from byzpy_tw.testing.simulate.tap import Heard, Tap
+from byzpy_tw.testing.simulate.trainer import SimulatedTrainer
+from byzpy_tw.testing.simulate.world import World
+
+MOST_SECONDS = 2_500.0  # of virtual time, until a trainer that has not ended hangs
+MOST_EVENTS = 100_000
+# After the trainer's end: by then each system has found out that a silent peer is gone.
+AFTERWARDS = 9_000.0
+
+
+@cache
+def _data() -> Dataset:
+    made = synthetic(n=160, classes=4, features=9, spread=2.0)
+    return Dataset(DATA, made.train, made.test, made.classes)
+
+
+class _Plugin:
+    @hookimpl
+    def register_datasets(self) -> list[Registration]:
+        # Always the same object, so that it is made once.
+        return [Registration(DATA, lambda: _data())]
+
+
+@cache
+def registry() -> Registry:
+    """The built-in rules, and the data of simulated runs."""
+    return load(only=(), extra={"simulation": _Plugin()})
+
+
+@define(eq=False)
+class History:
+    """What happened."""
+
+    schedule: Schedule
+    world: World
+    cluster: Cluster
+    trainer: SimulatedTrainer
+    heard: Heard
+    ended: bool = field(default=False, init=False)  # within the bounds
+    ended_at: float = field(default=0.0, init=False)
+    logged: list[str] = field(factory=list, init=False)  # as failures
+    left: list[str] = field(factory=list, init=False)  # what servers still hold, long after
+
+    @property
+    def status(self) -> str:
+        result = self.trainer.records.result
+        return result["status"] if result else "none"
+
+    def lines(self) -> list[str]:
+        """All of it, a line an event."""
+        made = []
+        for time, who, what in self.world.lines:
+            # The run's name, as a server may repeat it, is no function of the seed.
+            what = re.sub(r"'[0-9a-f]{16}'", "'RUN'", what)
+            made.append(f"{time:12.6f}  {who}: {what}")
+        return made
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal histories, and for no others."""
+        rounds = [{k: r[k] for k in sorted(r)} for r in self.trainer.records.rounds]
+        text = "\n".join([*self.lines(), repr(rounds), str(self.trainer.error), self.status])
+        text = re.sub(r"'[0-9a-f]{16}'", "'RUN'", text)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def happen(
+    schedule: Schedule, *, prepare: Callable[[SimulatedTrainer], None] | None = None
+) -> History:
+    """Let `schedule` happen.
+
+    `prepare` is called with the trainer before it starts.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # this thread is the reactor's and all the pools'
+    history, failures = _set_up(schedule), []
+
+    def observe(event: Any) -> None:
+        if event.get("log_level") in (LogLevel.error, LogLevel.critical) or event.get("isError"):
+            failure = event.get("log_failure")
+            failures.append(failure.getTraceback() if failure else repr(event.get("log_format")))
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        _run(history, prepare)
+        gc.collect()  # so that a Deferred whose failure nobody took says so
+    finally:
+        globalLogPublisher.removeObserver(observe)
+        torch.set_num_threads(before)
+    history.logged = failures
+    return history
+
+
+def _set_up(schedule: Schedule) -> History:
+    world, names = World(schedule.seed), registry()
+    network = Network(world, schedule.manner)
+    cluster, heard = Cluster(world, network, names), Heard()
+    for number in range(schedule.servers):
+        cluster.add(schedule.threads, schedule.speeds[number + 1])
+    machine = Machine(world, network, "trainer", TRAINER)
+    trainer = SimulatedTrainer(machine, schedule.config, names, schedule.speeds[0])
+    return History(schedule, world, cluster, trainer, heard)
+
+
+def _run(history: History, prepare: Callable[[SimulatedTrainer], None] | None) -> None:
+    world, cluster, trainer = history.world, history.cluster, history.trainer
+    adversary = Adversary(world, cluster.network, cluster, trainer.machine, trainer.interrupt)
+
+    def watch(client: Any, server: Any) -> None:
+        if client.machine is not trainer.machine:
+            return
+        tap = Tap(world, len(adversary.connections) + 1, server.machine.name, history.heard)
+        client.outgoing.on_sent, client.incoming.on_read = tap.on_sent, tap.on_read
+        adversary.connections.append((client, tap))
+
+    cluster.network.watch = watch
+    for server in cluster.servers:
+        server.start()
+    for fault in history.schedule.faults:
+        adversary.plan(fault)
+    if prepare is not None:
+        prepare(trainer)
+    world.call(0.0, trainer.machine, trainer.start)
+    history.ended = world.run(lambda: trainer.over, until=MOST_SECONDS, events=MOST_EVENTS)
+    history.ended_at = world.now
+    world.note("trainer", f"{history.status}: {trainer.error}")
+    for server in cluster.servers:
+        if server.machine is not None:
+            server.machine.thaw()
+    world.pass_time(world.now + AFTERWARDS, events=MOST_EVENTS)
+    history.left = [what for server in cluster.servers for what in server.held]
+    for server in cluster.servers:
+        server.kill()
+
+
+__all__ = ["History", "Path", "happen", "registry"]
