@@ -57,7 +57,12 @@ class Adversary:
     interrupt: Callable[[], None]
     # Of the trainer, in order: its end and what is heard of it.
     connections: list[tuple[VirtualTransport, Tap]] = field(factory=list, init=False)
-    _strangers: Machine | None = field(default=None, init=False)
+    _strangers: list[Machine] = field(factory=list, init=False)
+
+    def leave(self) -> None:
+        """Have all strangers leave."""
+        for machine in self._strangers:
+            machine.die(silent=False)
 
     def plan(self, fault: Fault) -> None:
         self.world.call(fault.time, None, self._happen, fault)
@@ -158,6 +163,7 @@ class Adversary:
     def _dial(self, host: str, fault: Fault, parts: list[bytes]) -> None:
         random = Random(fault.number + 1)
         machine = Machine(self.world, self.network, "stranger", host)
+        self._strangers.append(machine)
         said = _Stranger(machine, parts, random.choice((0.0, 0.01, 1.0)), random.random() < 0.5)
         endpoint = HostnameEndpoint(machine, host_of(fault.server), PORT, timeout=10.0)
         connectProtocol(endpoint, said).addErrback(lambda _: None)

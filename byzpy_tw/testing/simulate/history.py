@@ -7,7 +7,6 @@ import hashlib
 import re
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from byzpy_tw.testing.simulate.adversary import Adversary
 from byzpy_tw.testing.simulate.cluster import TRAINER, Cluster
 from byzpy_tw.testing.simulate.machine import Machine
 from byzpy_tw.testing.simulate.network import Network
+from byzpy_tw.testing.simulate.reference import References
 from byzpy_tw.testing.simulate.schedule import DATA, Schedule
 from byzpy_tw.testing.simulate.tap import Heard, Tap
 from byzpy_tw.testing.simulate.trainer import SimulatedTrainer
@@ -50,6 +50,11 @@ class _Plugin:
 def registry() -> Registry:
     """The built-in rules, and the data of simulated runs."""
     return load(only=(), extra={"simulation": _Plugin()})
+
+
+@cache
+def references() -> References:
+    return References(registry())
 
 
 @define(eq=False)
@@ -136,6 +141,7 @@ def _run(history: History, prepare: Callable[[SimulatedTrainer], None] | None) -
             return
         tap = Tap(world, len(adversary.connections) + 1, server.machine.name, history.heard)
         client.outgoing.on_sent, client.incoming.on_read = tap.on_sent, tap.on_read
+        client.on_lost = tap.on_lost
         adversary.connections.append((client, tap))
 
     cluster.network.watch = watch
@@ -149,6 +155,7 @@ def _run(history: History, prepare: Callable[[SimulatedTrainer], None] | None) -
     history.ended = world.run(lambda: trainer.over, until=MOST_SECONDS, events=MOST_EVENTS)
     history.ended_at = world.now
     world.note("trainer", f"{history.status}: {trainer.error}")
+    adversary.leave()
     for server in cluster.servers:
         if server.machine is not None:
             server.machine.thaw()
@@ -157,5 +164,3 @@ def _run(history: History, prepare: Callable[[SimulatedTrainer], None] | None) -
     for server in cluster.servers:
         server.kill()
 
-
-__all__ = ["History", "Path", "happen", "registry"]

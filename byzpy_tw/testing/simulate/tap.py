@@ -48,7 +48,9 @@ class Heard:
     received: list[Frame] = field(factory=list)  # whole vectors, as they were complete
     parameters: list[Frame] = field(factory=list)  # as the trainer sent them
     placed: list[Placed] = field(factory=list)
-    lost: dict[str, float] = field(factory=dict)  # server -> when its first connection ended
+    # server -> when the first of the trainer's connections to it ended
+    lost: dict[str, float] = field(factory=dict)
+    failed: list[tuple[float, str, int]] = field(factory=list)  # when, server, node
 
     def home(self, node: int, time: float) -> str | None:
         """The server that was last told to host `node`, by then."""
@@ -137,6 +139,10 @@ class Tap:
     def on_read(self, data: bytes) -> None:
         self._in.feed(data)
 
+    def on_lost(self, why: str) -> None:
+        self._note(f"ended: {why}")
+        self.heard.lost.setdefault(self.server, self.world.now)
+
     @property
     def _name(self) -> str:
         return f"connection {self.number} to {self.server}"
@@ -159,8 +165,10 @@ class Tap:
             code = box.get(b"_error_code", b"").decode(errors="replace")
             self._note(f"< {code}: {error.decode(errors='replace')}")
         else:
-            said = f" {box[b'failures'].decode()}" if box.get(b"failures", b"{}") != b"{}" else ""
-            self._note(f"< an answer{said}")
+            failures = box.get(b"failures", b"{}").decode()
+            self._note(f"< an answer{'' if failures == '{}' else ' ' + failures}")
+            now = self.world.now
+            self.heard.failed += [(now, self.server, int(n)) for n in json.loads(failures)]
             if b"OpenStream" in self.asked:
                 self.stream = self._in.frames = self._out.frames = True
 

@@ -6,6 +6,7 @@ by `twisted.internet.abstract.FileDescriptor`, the very code that sockets have.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.abstract import FileDescriptor
@@ -39,6 +40,7 @@ class VirtualTransport(FileDescriptor):
         self.reading = self.writing = False
         self.closed = False  # the kernel knows nothing of it any more
         self.protocol: Any = None
+        self.on_lost: Callable[[str], None] = lambda why: None
         self.incoming: Pipe
         self.outgoing: Pipe
         self._looking = self._aborting = self._alive = self._waiting = False
@@ -113,6 +115,7 @@ class VirtualTransport(FileDescriptor):
             return
         super().connectionLost(reason)
         self._close(reset=reason.check(ConnectionAborted) is not None)
+        self.on_lost(reason.getErrorMessage())
         protocol, self.protocol = self.protocol, None
         protocol.connectionLost(reason)
 
