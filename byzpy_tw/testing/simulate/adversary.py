@@ -58,9 +58,11 @@ class Adversary:
     # Of the trainer, in order: its end and what is heard of it.
     connections: list[tuple[VirtualTransport, Tap]] = field(factory=list, init=False)
     _strangers: list[Machine] = field(factory=list, init=False)
+    _left: bool = field(default=False, init=False)
 
     def leave(self) -> None:
-        """Have all strangers leave."""
+        """Have all strangers leave, and no more come."""
+        self._left = True
         for machine in self._strangers:
             machine.die(silent=False)
 
@@ -161,6 +163,8 @@ class Adversary:
         self._dial(random.choice((STRANGER, TRAINER)), fault, parts)
 
     def _dial(self, host: str, fault: Fault, parts: list[bytes]) -> None:
+        if self._left:
+            return
         random = Random(fault.number + 1)
         machine = Machine(self.world, self.network, "stranger", host)
         self._strangers.append(machine)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -94,16 +95,31 @@ class History:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Hold torch to this thread, which is every reactor's and every pool's.
+
+    And let garbage wait: when it is looked for must not depend on what was before.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        torch.set_num_threads(before)
+
+
 def happen(
-    schedule: Schedule, *, prepare: Callable[[SimulatedTrainer], None] | None = None
+    schedule: Schedule, prepare: Callable[[SimulatedTrainer], None] | None = None
 ) -> History:
-    """Let `schedule` happen.
+    """Let `schedule` happen, `on_one_thread`.
 
     `prepare` is called with the trainer before it starts.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # this thread is the reactor's and all the pools'
-    history, failures = _set_up(schedule), []
+    history = _set_up(schedule)
+    failures: list[str] = []
 
     def observe(event: Any) -> None:
         if event.get("log_level") in (LogLevel.error, LogLevel.critical) or event.get("isError"):
@@ -116,7 +132,6 @@ def happen(
         gc.collect()  # so that a Deferred whose failure nobody took says so
     finally:
         globalLogPublisher.removeObserver(observe)
-        torch.set_num_threads(before)
     history.logged = failures
     return history
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from attrs import define, field, frozen
 from torch import Tensor
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, FirstError
+from twisted.internet.error import ConnectingCancelledError
 
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry
@@ -100,6 +101,7 @@ class SimulatedTrainer:
     error: BaseException | None = field(default=None, init=False)
     bug: Any = field(default=None, init=False)  # a Failure
     over: bool = field(default=False, init=False)
+    _interrupted: bool = field(default=False, init=False)
     _watched: Any = field(default=None, init=False)
     _work: Deferred[None] = field(init=False)
 
@@ -114,10 +116,15 @@ class SimulatedTrainer:
     def interrupt(self) -> None:
         """As a signal does."""
         if not self.over:
+            self._interrupted = True
             self._work.cancel()
 
     def _broken(self, failure: Any) -> None:
-        if not failure.check(CancelledError):
+        while failure.check(FirstError):  # it was waiting for several things
+            failure = failure.value.subFailure
+        # A connection that was being made says in its own way that it was given up.
+        known = failure.check(CancelledError, ConnectingCancelledError)
+        if not (known and self._interrupted):
             self.bug = failure
 
     def _ended(self, _: Any) -> None:
