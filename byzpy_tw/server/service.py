@@ -59,7 +59,7 @@ class ByzpyServer(Service):
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
     listening: IListeningPort | None = field(default=None, init=False)
-    _sessions: set[Session] = field(factory=set, init=False)
+    _sessions: dict[Session, None] = field(factory=dict, init=False)  # in order
     _tidying: IDelayedCall | None = field(default=None, init=False)
     _ended: float = field(default=0.0, init=False)  # when a run last did
     _registry: Registry | None = field(default=None, init=False)
@@ -138,13 +138,13 @@ class ByzpyServer(Service):
 
         Those that protected mode will turn away take no room from the others.
         """
-        self._sessions.add(session)
+        self._sessions[session] = None
         alike = sum(other.stranger is session.stranger for other in self._sessions)
         limits = self.limits
         return alike <= (limits.strangers if session.stranger else limits.connections)
 
     def forget(self, session: Session) -> None:
-        self._sessions.discard(session)
+        self._sessions.pop(session, None)
 
     def environment(self) -> Deferred[Environment]:
         """What this process runs on; worked out once, in the pool."""
