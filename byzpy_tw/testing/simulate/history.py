@@ -28,7 +28,8 @@ from byzpy_tw.testing.simulate.tap import Heard, Tap
 from byzpy_tw.testing.simulate.trainer import SimulatedTrainer
 from byzpy_tw.testing.simulate.world import World
 
-MOST_SECONDS = 2_500.0  # of virtual time, until a trainer that has not ended hangs
+# Of virtual time, and as many rounds' timeouts: a trainer that has not ended then hangs.
+MOST_SECONDS = 1_000.0
 MOST_EVENTS = 100_000
 # After the trainer's end: by then each system has found out that a silent peer is gone.
 AFTERWARDS = 9_000.0
@@ -99,14 +100,17 @@ class History:
 def on_one_thread() -> Iterator[None]:
     """Hold torch to this thread, which is every reactor's and every pool's.
 
-    And let garbage wait: when it is looked for must not depend on what was before.
+    And let garbage wait: when it is looked for must not depend on what was before, nor
+    should looking take a second, as it does with all that torch has loaded.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     gc.disable()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         gc.enable()
         torch.set_num_threads(before)
 
@@ -167,7 +171,9 @@ def _run(history: History, prepare: Callable[[SimulatedTrainer], None] | None) -
     if prepare is not None:
         prepare(trainer)
     world.call(0.0, trainer.machine, trainer.start)
-    history.ended = world.run(lambda: trainer.over, until=MOST_SECONDS, events=MOST_EVENTS)
+    config = history.schedule.config
+    until = MOST_SECONDS + 2 * config.rounds * config.round_timeout
+    history.ended = world.run(lambda: trainer.over, until=until, events=MOST_EVENTS)
     history.ended_at = world.now
     world.note("trainer", f"{history.status}: {trainer.error}")
     adversary.leave()
