@@ -127,10 +127,16 @@ class Adversary:
             machine.thaw()
 
     def _kill(self, fault: Fault) -> None:
-        self.cluster.servers[fault.server].kill()
+        self._end(fault, silent=False)
 
     def _power_off(self, fault: Fault) -> None:
-        self.cluster.servers[fault.server].kill(silent=True)
+        self._end(fault, silent=True)
+
+    def _end(self, fault: Fault, silent: bool) -> None:
+        if fault.server < 0:
+            self.trainer.die(silent=silent)
+        else:
+            self.cluster.servers[fault.server].kill(silent=silent)
 
     def _stop(self, fault: Fault) -> None:
         self.cluster.servers[fault.server].stop()

@@ -69,14 +69,18 @@ class History:
     trainer: SimulatedTrainer
     heard: Heard
     ended: bool = field(default=False, init=False)  # within the bounds
+    killed: bool = field(default=False, init=False)  # the trainer, before its end
     ended_at: float = field(default=0.0, init=False)
     logged: list[str] = field(factory=list, init=False)  # as failures
     left: list[str] = field(factory=list, init=False)  # what servers still hold, long after
 
     @property
     def status(self) -> str:
+        """As in result.json."""
         result = self.trainer.records.result
-        return result["status"] if result else "none"
+        if result is None:
+            return "killed" if self.killed else "none"
+        return result["status"]
 
     def lines(self) -> list[str]:
         """All of it, a line an event."""
@@ -175,13 +179,20 @@ def _run(history: History, prepare: Callable[[SimulatedTrainer], None] | None) -
     until = MOST_SECONDS + 2 * config.rounds * config.round_timeout
     history.ended = world.run(lambda: trainer.over, until=until, events=MOST_EVENTS)
     history.ended_at = world.now
+    history.killed = trainer.machine.dead
     world.note("trainer", f"{history.status}: {trainer.error}")
+    world.pass_time(world.now + 1.0, events=MOST_EVENTS)
+    # One that was interrupted twice leaves them to its system; known of the present trainer.
+    if trainer.machine.transports and not (history.killed or trainer.interrupted):
+        history.left.append(f"the trainer keeps {len(trainer.machine.transports)} connections")
+    trainer.machine.die(silent=False)  # the process ends
     adversary.leave()
     for server in cluster.servers:
         if server.machine is not None:
             server.machine.thaw()
     world.pass_time(world.now + AFTERWARDS, events=MOST_EVENTS)
-    history.left = [what for server in cluster.servers for what in server.held]
+    history.left += [what for server in cluster.servers for what in server.held]
     for server in cluster.servers:
         server.kill()
+    trainer.bury()
 

@@ -36,7 +36,7 @@ def _sound(history: History) -> Iterator[str]:
         yield f"logged as a failure: {text}"
     yield from history.left
     result, rounds = trainer.records.result, trainer.records.rounds
-    if not history.ended or trainer.bug is not None:
+    if not history.ended or history.killed or trainer.bug is not None:
         return
     if result is None or not trainer.records.closed:
         yield "the run ended without a result"

@@ -157,6 +157,10 @@ FAULTS: tuple[_Make, ...] = (
     _once("stranger"),
     _once("stranger"),
     lambda time, server, length, seed, back: [Fault(time, "interrupt")],
+    # The trainer: what servers hold for it they let go of.
+    lambda time, server, length, seed, back: [
+        Fault(time, "power-off" if seed % 2 else "kill")
+    ],
 )  # fmt: skip
 
 

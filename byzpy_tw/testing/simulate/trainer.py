@@ -53,18 +53,22 @@ class Records:
     rounds: list[dict[str, Any]] = field(factory=list)
     result: dict[str, Any] | None = None
     closed: bool = False
+    sealed: bool = False  # the process that wrote them is gone
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        self.config = json.loads(to_json(config))
+        if not self.sealed:
+            self.config = json.loads(to_json(config))
 
     def append_round(self, record: Mapping[str, Any]) -> None:
-        self.rounds.append(json.loads(to_json(record)))
+        if not self.sealed:
+            self.rounds.append(json.loads(to_json(record)))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        self.result = json.loads(to_json(result))
+        if not self.sealed:
+            self.result = json.loads(to_json(result))
 
     def close(self) -> None:
-        self.closed = True
+        self.closed = self.closed or not self.sealed
 
 
 class WatchedRules:
@@ -100,10 +104,14 @@ class SimulatedTrainer:
     said: list[str] = field(factory=list, init=False)
     error: BaseException | None = field(default=None, init=False)
     bug: Any = field(default=None, init=False)  # a Failure
-    over: bool = field(default=False, init=False)
-    _interrupted: bool = field(default=False, init=False)
+    interrupted: bool = field(default=False, init=False)
+    _finished: bool = field(default=False, init=False)
     _watched: Any = field(default=None, init=False)
     _work: Deferred[None] = field(init=False)
+
+    @property
+    def over(self) -> bool:
+        return self._finished or self.machine.dead
 
     @property
     def used(self) -> list[Used]:
@@ -114,9 +122,19 @@ class SimulatedTrainer:
         self._work.addErrback(self._broken).addBoth(self._ended)
 
     def interrupt(self) -> None:
-        """As a signal does."""
-        if not self.over:
-            self._interrupted = True
+        """As a signal does: the second one ends the process at once."""
+        if self.interrupted and not self.over:
+            self.machine.die(silent=False)
+        elif not self.over:
+            self.interrupted = True
+            self._work.cancel()
+
+    def bury(self) -> None:
+        """Unwind what is left of a process that was killed, without any effect."""
+        self.records.sealed = self.interrupted = True
+        for _ in range(20):  # each `finally` may wait for something once more
+            if self._finished or not hasattr(self, "_work"):
+                break
             self._work.cancel()
 
     def _broken(self, failure: Any) -> None:
@@ -124,11 +142,11 @@ class SimulatedTrainer:
             failure = failure.value.subFailure
         # A connection that was being made says in its own way that it was given up.
         known = failure.check(CancelledError, ConnectingCancelledError)
-        if not (known and self._interrupted):
+        if not (known and self.interrupted):
             self.bug = failure
 
     def _ended(self, _: Any) -> None:
-        self.over = True
+        self._finished = True
 
     async def _train(self) -> None:
         """As `trainer.program.train`."""
