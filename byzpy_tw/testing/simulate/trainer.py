@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from attrs import define, field, frozen
 from torch import Tensor
 from twisted.internet.defer import CancelledError, Deferred, FirstError
@@ -180,8 +179,3 @@ class SimulatedTrainer:
         finally:
             await training.finish(self.error)
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def wire_of(config: RunConfig) -> torch.dtype:
-    """What vectors are on the wire."""
-    return getattr(torch, config.wire_dtype)
