@@ -221,7 +221,7 @@ class EndTests(ServerCase):
         stream.pump.flush()
         self.assertFree()
         self.assertFalse(stream.open)
-        self.assertEqual(self.server._sessions, set())
+        self.assertEqual(list(self.server._sessions), [])
 
     def test_a_trainer_that_leaves_while_its_run_is_built(self) -> None:
         """The run is dropped as soon as it is there."""

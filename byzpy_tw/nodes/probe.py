@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -9,11 +11,12 @@ from byzpy_tw import seeds
 from byzpy_tw.vectors import sha256_of
 
 
+@cache
 def probe() -> str:
     """Hex digest of a small convolutional gradient, on one torch thread.
 
     Equal where library versions and instruction sets compute alike; call it in
-    a thread of `kernels.parallel.pool`.
+    a thread of `kernels.parallel.pool`.  Computed once in a process.
     """
     stream = seeds.stream(0, "probe")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -13,7 +14,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.internet.protocol import Factory
-from twisted.internet.threads import deferToThread
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from byzpy_tw.datasets import Dataset
@@ -52,12 +53,13 @@ class ByzpyServer(Service):
     insecure: bool = False
     limits: Limits = field(factory=Limits)
     process: bool = False  # whether this server is all that its process is there for
-    pool: ThreadPoolExecutor = field(init=False)
+    make_pool: Callable[[int], Executor] = make_pool
+    pool: Executor = field(init=False)
     tickets: Tickets = field(init=False)
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
     listening: IListeningPort | None = field(default=None, init=False)
-    _sessions: set[Session] = field(factory=set, init=False)
+    _sessions: dict[Session, None] = field(factory=dict, init=False)  # in order
     _tidying: IDelayedCall | None = field(default=None, init=False)
     _ended: float = field(default=0.0, init=False)  # when a run last did
     _registry: Registry | None = field(default=None, init=False)
@@ -77,7 +79,7 @@ class ByzpyServer(Service):
     def startService(self) -> None:
         super().startService()
         few_arenas()
-        self.pool = make_pool(self.threads)
+        self.pool = self.make_pool(self.threads)
         self.tickets = Tickets(self.reactor, self.limits.ticket_seconds)
         self.listening = self.reactor.listenTCP(
             self.port, Factory.forProtocol(lambda: Session(self)), interface=self.host
@@ -112,7 +114,10 @@ class ByzpyServer(Service):
             if self._tidying is not None and self._tidying.active():
                 self._tidying.cancel()
             # Joins threads, so not in the reactor's.
-            await deferToThread(self.pool.shutdown, wait=True, cancel_futures=True)
+            threads = self.reactor.getThreadPool()
+            await deferToThreadPool(
+                self.reactor, threads, self.pool.shutdown, wait=True, cancel_futures=True
+            )
 
     # -- for sessions
 
@@ -133,13 +138,13 @@ class ByzpyServer(Service):
 
         Those that protected mode will turn away take no room from the others.
         """
-        self._sessions.add(session)
+        self._sessions[session] = None
         alike = sum(other.stranger is session.stranger for other in self._sessions)
         limits = self.limits
         return alike <= (limits.strangers if session.stranger else limits.connections)
 
     def forget(self, session: Session) -> None:
-        self._sessions.discard(session)
+        self._sessions.pop(session, None)
 
     def environment(self) -> Deferred[Environment]:
         """What this process runs on; worked out once, in the pool."""

@@ -56,7 +56,7 @@ class NodeDriver:
     stopped: bool = False
     round: int = field(default=-1, init=False)  # nothing is begun for an older one
     computing: int = field(default=0, init=False)  # gradients in hand
-    _awaited: set[Deferred] = field(factory=set, init=False)  # their outcomes
+    _awaited: dict[Deferred, None] = field(factory=dict, init=False)  # their outcomes, in order
     # node -> its late emission, None once that is on its way
     _held: dict[int, Any] = field(factory=dict, init=False)
     # Nodes' work of all commands together: a peer may repeat one before it is done.
@@ -303,10 +303,10 @@ class NodeDriver:
 
         gradients = from_threads(self._reactor, start)
         self.computing += 1
-        self._awaited.add(gradients)
+        self._awaited[gradients] = None
 
         def done(result: Any) -> Any:
-            self._awaited.discard(gradients)
+            self._awaited.pop(gradients, None)
             self.computing -= 1
             return result
 

@@ -1,0 +1,133 @@
+"""Many histories, in one process or in several."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from attrs import define, field, frozen
+
+from byzpy_tw.testing.simulate.history import History, happen, on_one_thread, references, registry
+from byzpy_tw.testing.simulate.invariants import violations
+from byzpy_tw.testing.simulate.schedule import Schedule
+from byzpy_tw.testing.simulate.trainer import SimulatedTrainer
+
+REPLAY = "python -m byzpy_tw.testing.simulate --seed"
+
+
+@frozen
+class Broken:
+    """A history of which something does not hold."""
+
+    seed: int
+    wrong: tuple[str, ...]
+
+    def __str__(self) -> str:
+        first = self.wrong[0].strip().splitlines()
+        return f"seed {self.seed}: {first[0]} ... {first[-1]}\n  replay: {REPLAY} {self.seed}"
+
+
+@define
+class Swept:
+    """What a sweep came to."""
+
+    histories: int = 0
+    events: int = 0
+    rounds: int = 0
+    processor_seconds: float = 0.0
+    ends: Counter[str] = field(factory=Counter)  # by status
+    broken: list[Broken] = field(factory=list)
+
+    def add(self, other: Swept) -> None:
+        self.histories += other.histories
+        self.events += other.events
+        self.rounds += other.rounds
+        self.processor_seconds += other.processor_seconds
+        self.ends += other.ends
+        self.broken = sorted([*self.broken, *other.broken], key=lambda b: b.seed)
+
+    def __str__(self) -> str:
+        each = 1000 * self.processor_seconds / max(1, self.histories)
+        ends = ", ".join(f"{n} {how}" for how, n in sorted(self.ends.items()))
+        return (
+            f"{self.histories} histories ({ends}), {self.rounds} rounds, {self.events:,} events; "
+            f"{each:.0f} ms of a core each; {len(self.broken)} broken"
+        )
+
+
+def examine(
+    schedule: Schedule, prepare: Callable[[SimulatedTrainer], None] | None = None
+) -> tuple[History, list[str]]:
+    """Let `schedule` happen, and what is wrong with that."""
+    with on_one_thread():
+        history = happen(schedule, prepare)
+        return history, violations(history, references())
+
+
+def sweep(
+    seeds: range, say: Callable[[str], None] = lambda line: None, *, twice: bool = False
+) -> Swept:
+    """The histories of `seeds`; with `twice`, each must come out the same once more."""
+    swept, names = Swept(), registry()
+    for seed in seeds:
+        begun = time.process_time()
+        history, wrong = examine(Schedule.draw(seed, names))
+        if twice and examine(Schedule.draw(seed, names))[0].digest != history.digest:
+            wrong.append("it came out differently the second time")
+        swept.histories += 1
+        swept.events += history.world.count
+        swept.rounds += len(history.trainer.used)
+        swept.ends[history.status] += 1
+        if wrong:
+            swept.broken.append(Broken(seed, tuple(wrong)))
+            say(str(swept.broken[-1]))
+        swept.processor_seconds += time.process_time() - begun
+    return swept
+
+
+def to_json(swept: Swept) -> str:
+    return json.dumps({
+        **{name: getattr(swept, name) for name in ("histories", "events", "rounds")},
+        "processor_seconds": swept.processor_seconds,
+        "ends": dict(swept.ends),
+        "broken": [[b.seed, list(b.wrong)] for b in swept.broken],
+    })  # fmt: skip
+
+
+def _from_json(text: str) -> Swept:
+    found: dict[str, Any] = json.loads(text)
+    broken = [Broken(seed, tuple(wrong)) for seed, wrong in found.pop("broken")]
+    return Swept(**{**found, "ends": Counter(found["ends"]), "broken": broken})
+
+
+def sweep_in_processes(
+    seeds: range, processes: int, say: Callable[[str], None], *, twice: bool = False
+) -> Swept:
+    """As `sweep`, each process taking its share of `seeds`."""
+
+    def one(share: range) -> Swept:
+        command = [sys.executable, "-m", "byzpy_tw.testing.simulate", "--json"]
+        command += ["--seeds", f"{share.start}:{share.stop}:{share.step}", *["--twice"] * twice]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            last = ""
+            for line in child.stdout:
+                if last:
+                    say(last)
+                last = line.rstrip("\n")
+        if child.returncode not in (0, 1) or not last.startswith("{"):
+            raise RuntimeError(f"the histories {share} ended with exit code {child.returncode}")
+        return _from_json(last)
+
+    swept = Swept()
+    shares = [seeds[i::processes] for i in range(processes)]
+    with ThreadPoolExecutor(processes) as threads:
+        for part in threads.map(one, [share for share in shares if share]):
+            swept.add(part)
+    return swept
