@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field, frozen
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -325,7 +325,7 @@ class Fleet:
     # -- the end
 
     async def close(self) -> None:
-        """Let go of every host.  Never fails."""
+        """Let go of every host.  Fails only where it is cancelled."""
         self._closed = True
         closing = []
         for member in self.members:
@@ -336,7 +336,10 @@ class Fleet:
                 member.joining.cancel()
             if member.host is not None:
                 closing.append(Deferred.fromCoroutine(member.host.close()))
-        await gatherResults(closing, consumeErrors=True)
+        try:
+            await gatherResults(closing, consumeErrors=True)
+        except FirstError as e:  # given up
+            raise e.subFailure.value from None
 
 
 def _live(nodes: Sequence[int]) -> str:

@@ -14,6 +14,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import (
+    CancelledError,
     Deferred,
     TimeoutError,
     gatherResults,
@@ -21,7 +22,12 @@ from twisted.internet.defer import (
     succeed,
 )
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
-from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionClosed,
+    DNSLookupError,
+)
 from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.protocols import amp
 
@@ -180,6 +186,8 @@ class RemoteHost:
         )
         try:
             return await connectProtocol(endpoint, protocol)  # type: ignore[type-var]
+        except ConnectingCancelledError:
+            raise CancelledError() from None
         except (ConnectError, DNSLookupError, TimeoutError, OSError, ValueError) as e:
             raise ServerUnreachable(
                 f"{self.name}: {clean(str(e))}; start 'twistd -n byzpy-server --port "
@@ -327,12 +335,13 @@ class RemoteHost:
     # -- the end
 
     async def close(self) -> None:
-        if self._control is not None and not self.gone and self._run:
-            try:
+        try:
+            if self._control is not None and not self.gone and self._run:
                 await self._ask(commands.CloseRun, seconds=CLOSE_SECONDS, run=self._run)
-            except ByzpyTwError:
-                pass  # closing the connection does the same
-        self.drop("the run is over")
+        except ByzpyTwError:
+            pass  # closing the connection does the same
+        finally:
+            self.drop("the run is over")
 
     def drop(self, why: str) -> None:
         """Let go of the connections; `on_lost` is not called for this."""
