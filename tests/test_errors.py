@@ -26,11 +26,13 @@ ALL = [
 # Raised by the trainer, about itself or about a server: they never travel.
 TRAINERS_OWN = {
     errors.BadAddress,
+    errors.BadKeys,
     errors.BudgetExceeded,
     errors.CannotListen,
     errors.CannotRecord,
     errors.Diverged,
     errors.GuaranteeMissing,
+    errors.KeysRefused,
     errors.MissingPlugin,
     errors.RunDirectoryError,
     errors.ServerDiffers,

@@ -46,6 +46,7 @@ WIRE_ERRORS: dict[type[Exception], bytes] = {
         errors.LimitExceeded,
         errors.VersionMismatch,
         errors.ProtectedMode,
+        errors.NotAuthenticated,
         errors.ServerBusy,
         errors.ServerError,
         errors.ByzpyTwError,
@@ -56,7 +57,12 @@ WIRE_ERRORS: dict[type[Exception], bytes] = {
 # (AMP's own `fatalErrors` come last in its table, where a base class has
 # matched already, so `guarded` decides.)
 FATAL: frozenset[type[Exception]] = frozenset(
-    {errors.BadTicket, errors.VersionMismatch, errors.ProtectedMode}
+    {
+        errors.BadTicket,
+        errors.VersionMismatch,
+        errors.ProtectedMode,
+        errors.NotAuthenticated,
+    }
 )
 
 
