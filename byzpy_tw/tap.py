@@ -9,7 +9,7 @@ from typing import Any
 from twisted.application.service import IService, MultiService
 from twisted.python import usage
 
-from byzpy_tw.errors import CannotListen, ConfigError
+from byzpy_tw.errors import ByzpyTwError, CannotListen, ConfigError, message_of
 
 
 def _port(text: str) -> int:
@@ -37,8 +37,9 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     longdesc = (
-        "Host nodes of Byzantine-robust training runs. Without --insecure only "
-        "trainers on this machine are served (protected mode)."
+        "Host nodes of Byzantine-robust training runs. With --keys, trainers with keys of "
+        "the same cluster are served, wherever they are. Without, only trainers on this "
+        "machine are (protected mode), or with --insecure any."
     )
     optParameters = [
         ["host", None, "0.0.0.0", "Address to listen on."],
@@ -46,9 +47,10 @@ class Options(usage.Options):
         ["data-root", None, "./data", "Where this server's data files are."],
         ["device", None, "cpu", "Where nodes compute: cpu, cuda or auto."],
         ["threads", None, None, "Compute threads (default: all cores).", _positive],
+        ["keys", None, None, "File of keys, from 'python -m byzpy_tw keygen'."],
         ["max-nodes", None, 4096, "Nodes hosted at once, of all runs.", _positive],
         ["max-vector-mib", None, 1024, "Largest model's vector, in MiB.", _positive],
-    ]
+    ]  # fmt: skip
     optFlags = [
         ["insecure", None, "Serve every host that can reach this one, without keys."],
         [
@@ -57,13 +59,28 @@ class Options(usage.Options):
             "Stop when standard input ends: for a parent process that may die.",
         ],
     ]
-    compData = usage.Completions(optActions={"data-root": usage.CompleteDirs()})
+    compData = usage.Completions(
+        optActions={"data-root": usage.CompleteDirs(), "keys": usage.CompleteFiles("*.pem")}
+    )
+    loaded: Any = None  # what --keys names
 
     def postOptions(self) -> None:
         if self["device"] not in ("cpu", "cuda", "auto"):
             raise usage.UsageError(
                 f"{ConfigError.code}: --device must be cpu, cuda or auto, not {self['device']!r}"
             )
+        if self["keys"] is not None and self["insecure"]:
+            raise usage.UsageError(
+                f"{ConfigError.code}: --keys and --insecure exclude one another: with keys "
+                "every peer is served that has keys of the same cluster, and no other"
+            )
+        if self["keys"] is not None:
+            from byzpy_tw.wire.keys import SERVER, load_keys
+
+            try:
+                self.loaded = load_keys(Path(self["keys"]).absolute(), SERVER)
+            except ByzpyTwError as e:
+                raise usage.UsageError(message_of(e)) from None
         _check_port(self["host"], self["port"])
 
 
@@ -100,6 +117,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         threads=options["threads"] or cores(),
         insecure=bool(options["insecure"]),
         process=True,
+        keys=options.loaded,
         limits=Limits(nodes=options["max-nodes"], vector_mib=options["max-vector-mib"]),
     )
     server.setServiceParent(services)

@@ -20,8 +20,11 @@ class Limits:
     pieces: int = 2**24  # of data that a partition may deal out one by one (no option)
     shown_mib: int = 4096  # what a round's attacks are shown, in MiB (no option)
     connections: int = 256  # connections at once (no option)
-    strangers: int = 16  # of peers that protected mode turns away (no option)
+    # More of peers that protected mode turns away, or that have shown no certificate
+    # yet (no option).
+    strangers: int = 16
     hello_seconds: float = 10.0  # a new connection may be silent this long (no option)
+    linger_seconds: float = 5.0  # for a peer that was hung up on to go (no option)
     ticket_seconds: float = 60.0  # between OpenRun and OpenStream (no option)
 
     @property

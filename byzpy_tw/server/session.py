@@ -19,6 +19,7 @@ import byzpy_tw
 from byzpy_tw.errors import (
     BadRequest,
     LimitExceeded,
+    NotAuthenticated,
     ProtectedMode,
     ServerBusy,
     UnknownRun,
@@ -30,7 +31,9 @@ from byzpy_tw.server.lane import Lane
 from byzpy_tw.server.protected import MESSAGE, same_machine
 from byzpy_tw.wire import commands
 from byzpy_tw.wire.driver import NodeDriver
-from byzpy_tw.wire.guarded import GuardedAMP
+from byzpy_tw.wire.guarded import TLS_BEGINS, GuardedAMP, clean
+from byzpy_tw.wire.keys import SERVER, TRAINER
+from byzpy_tw.wire.mutual import Peer, in_words, peer_of
 from byzpy_tw.wire.pieces import PAST, PIECES, largest_piece
 from byzpy_tw.wire.stream import TensorStream
 from byzpy_tw.wire.threads import in_pool
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer
 
 _MOST_NAME = 100  # characters of a run's name
+# What a TLS client understands: a fatal alert, "access denied".
+_NO_KEYS = b"\x15\x03\x03\x00\x02\x02\x31"
 
 
 class Session(GuardedAMP):
@@ -59,25 +64,65 @@ class Session(GuardedAMP):
         )
         self.server = server
         self.runs: dict[str, HostedRun] = {}
-        self.opening: set[str] = set()
+        self.opening: dict[str, object] = {}  # name -> what tells one opening from the next
         self.welcome = False
-        self.stranger = True  # whom protected mode turns away
+        self.identity: Peer | None = None  # whose certificate was shown
+        self.stranger = True  # whom protected mode turns away, or who has shown none yet
+        self.since = 0.0
         self._impatience: IDelayedCall | None = None
+        self._lingering: IDelayedCall | None = None
 
     # -- the connection
 
+    @property
+    def peer(self) -> str:
+        return super().peer + (f" ({clean(self.identity.name, 64)})" if self.identity else "")
+
     def connectionMade(self) -> None:
         super().connectionMade()
-        self.stranger = not self.server.insecure and not same_machine(self.transport)
+        self.since = self.server.reactor.seconds()
+        free = self.server.insecure or same_machine(self.transport)
+        self.stranger = self.server.keys is not None or not free
+        self._admit()
+        if not self.hung_up:
+            self._impatience = self.server.reactor.callLater(
+                self.server.limits.hello_seconds, self.hang_up, "nothing was asked in time"
+            )
+
+    def _admit(self) -> None:
         if not self.server.admit(self):
-            self.hang_up("too many connections")
-            return
-        self._impatience = self.server.reactor.callLater(
-            self.server.limits.hello_seconds, self.hang_up, "nothing was asked in time"
-        )
+            most = self.server.limits.connections
+            self.hang_up(f"too many connections (limit {most})")
+
+    def handshakeCompleted(self) -> None:
+        super().handshakeCompleted()
+        self.identity = peer_of(self.transport, TRAINER)
+        self.stranger = self.identity is None
+        self._admit()
+
+    def lengthLimitExceeded(self, length: int) -> None:
+        if length in TLS_BEGINS and self.server.keys is None:
+            self.transport.write(_NO_KEYS)
+            self.hang_up("it speaks TLS, and this server has no keys: start it with --keys, or "
+                         "the trainer without")  # fmt: skip
+        else:
+            super().lengthLimitExceeded(length)
+
+    def _leave(self, why: str) -> bool:
+        left = super()._leave(why)
+        if left:  # TLS would wait for the peer's own goodbye
+            self._lingering = self.server.reactor.callLater(
+                self.server.limits.linger_seconds, self.abort
+            )
+        return left
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._relax()
+        if self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
+        if self.server.keys is not None and not self.hung_up and not self.secured:
+            why = in_words(self, reason.value, SERVER) or reason.getErrorMessage()
+            self.log.warn("{peer}: refused: {why}", peer=self.peer, why=clean(why))
         self.server.forget(self)
         for name in list(self.runs):
             self._close(name)
@@ -88,8 +133,11 @@ class Session(GuardedAMP):
             self._impatience.cancel()
 
     def _admitted(self) -> None:
-        """`ProtectedMode` unless this peer may use this server."""
-        if self.stranger:
+        """`NotAuthenticated` or `ProtectedMode` unless this peer may use this server."""
+        if self.server.keys is not None:
+            if self.identity is None:
+                raise NotAuthenticated("this server has keys, and was shown no certificate yet")
+        elif self.stranger:
             self.log.warn("{peer}: refused: protected mode", peer=self.peer)
             raise ProtectedMode(MESSAGE)
 
@@ -135,34 +183,42 @@ class Session(GuardedAMP):
         if not good or name in self.runs or name in self.opening:
             raise BadRequest(f"{name[:40]!r} is no name for a new run on this connection")
         self._bounded(spec)
-        if self.server.runs >= self.server.limits.runs:
-            raise ServerBusy(f"this server holds {self.server.runs} runs, its limit")
-        self.opening.add(name)
+        limits = self.server.limits
+        if self.server.runs >= limits.runs:
+            raise ServerBusy(
+                f"this server holds {self.server.runs} runs, its limit"
+            )
+        self.opening[name] = this = object()
         self.server.runs += 1
         try:
             host, digest = await self.server.build(spec)
+            if self.hung_up or self.opening.get(name) is not this:
+                # The trainer left while we were building, or came back elsewhere.
+                raise UnknownRun(f"run {name!r} was closed")
         except BaseException:
             self.server.runs -= 1
             self.server.tidy()  # it may have read its data before it was refused
             raise
         finally:
-            self.opening.discard(name)
+            if self.opening.get(name) is this:
+                del self.opening[name]
         server = self.server
         # Two more than the threads: one on its way out, one about to begin.
         lane = Lane(server.pool, server.threads)
         driver = NodeDriver(host, server.reactor, lane, server.threads + 2)
-        most_shown = server.limits.shown_mib * 2**20
-        run = HostedRun(name, host, driver, lane, server.reactor, most_shown)
+        run = HostedRun(name, host, driver, lane, server.reactor, limits.shown_mib * 2**20)
         self.runs[name] = run
-        if self.hung_up:  # the trainer left while we were building
-            self._close(name)
-            raise UnknownRun(f"run {name!r} was closed")
         self.log.info(
             "{peer}: run {run} opened: {model} on {dataset}, d={d}",
             peer=self.peer, run=name, model=spec.model, dataset=spec.dataset, d=host.dimension,
         )
-        ticket = self.server.tickets.issue(run, self.transport.getPeer().host)
+        ticket = self.server.tickets.issue(run, self._holder())
         return {"dimension": host.dimension, "digest": digest, "ticket": ticket}
+
+    def _holder(self) -> tuple[str, str]:
+        """Whom a ticket is bound to."""
+        shown = self.identity.fingerprint if self.identity else ""
+        return self.transport.getPeer().host, shown
 
     def _bounded(self, spec: RunSpec) -> None:
         limits = self.server.limits
@@ -178,7 +234,7 @@ class Session(GuardedAMP):
         self._admitted()
         if self.runs or self.opening:
             raise BadRequest("a connection that holds runs cannot become a stream")
-        run = self.server.tickets.redeem(ticket, self.transport.getPeer().host)
+        run = self.server.tickets.redeem(ticket, self._holder())
         self._relax()
 
         def ended(why: str) -> None:

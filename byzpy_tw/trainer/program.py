@@ -38,6 +38,8 @@ from byzpy_tw.trainer.remote import RemoteHost
 from byzpy_tw.trainer.screen import Screen
 from byzpy_tw.trainer.training import Training
 from byzpy_tw.wire.addresses import parse_addresses
+from byzpy_tw.wire.keys import TRAINER, load_keys
+from byzpy_tw.wire.mutual import MutualTLS
 
 
 async def train(
@@ -64,6 +66,7 @@ async def train(
     reactor_thread.hold()
     try:
         addresses = parse_addresses(config.remote_hosts)
+        keys = keys_of(config)
         prepared = await training.prepare()
         hosts: list[Host]
         if config.in_process:
@@ -82,7 +85,7 @@ async def train(
                     reactor,
                 )
                 addresses = tuple(await servers.start())
-            hosts = [RemoteHost(address, reactor) for address in addresses]
+            hosts = [RemoteHost(address, reactor, keys) for address in addresses]
         await training.run(hosts)
     except ByzpyTwError as e:
         error = e
@@ -111,15 +114,25 @@ def run_program(config: RunConfig, registry: Registry) -> int:
     try:
         # Mistakes are told before anything is made or started.
         parse_addresses(config.remote_hosts)
+        keys = keys_of(config)
         rules = rules_of(config, registry)
         directory = RunDirectory.create(run_path(config))
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
+    for line in keys.keys.warnings if keys else ():
+        print(f"byzpy_tw: warning: {line}", file=sys.stderr, flush=True)
     few_arenas()
     _start_logging(directory.path)
     program = _Program(reactor)
     return program.run(lambda: train(reactor, config, registry, rules, directory, _print))
+
+
+def keys_of(config: RunConfig) -> MutualTLS | None:
+    """What ``--keys`` names, for servers elsewhere; raises `BadKeys`."""
+    if config.keys is None or not config.remote_hosts:
+        return None
+    return MutualTLS(load_keys(Path(config.keys).absolute(), TRAINER))
 
 
 @define(eq=False)
