@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,27 @@ def _positive(text: str) -> int:
 _positive.coerceDoc = "At least 1."  # type: ignore[attr-defined]
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        found = int(text)
+        if found < least:
+            raise ValueError(f"must be at least {least:,}, got {found}")
+        return found
+
+    number.coerceDoc = f"At least {least:,}."  # type: ignore[attr-defined]
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0.1 <= number <= 1e6:
+        raise ValueError(f"must be from 0.1 to 1,000,000 seconds, got {text}")
+    return number
+
+
+_seconds.coerceDoc = "Seconds, at least 0.1."  # type: ignore[attr-defined]
+
+
 class Options(usage.Options):
     """What a server's operator decides."""
 
@@ -50,6 +72,23 @@ class Options(usage.Options):
         ["keys", None, None, "File of keys, from 'python -m byzpy_tw keygen'."],
         ["max-nodes", None, 4096, "Nodes hosted at once, of all runs.", _positive],
         ["max-vector-mib", None, 1024, "Largest model's vector, in MiB.", _positive],
+        ["max-runs", None, 16, "Runs open at once.", _positive],
+        ["max-connections", None, 256, "Connections at once; a run takes two.", _positive],
+        ["max-data-mib", None, 8192, "All runs' datasets together, in MiB.", _positive],
+        ["max-working-mib", None, 4096,
+         "What one thread keeps of a micro-batch, in MiB.", _positive],
+        ["max-shown-mib", None, 4096,
+         "What the attacks of one round of a run are shown, in MiB.", _positive],
+        ["max-commands", None, 64,
+         "Commands being answered at once on one connection.", _at_least(8)],
+        ["max-box-bytes", None, 300_000,
+         "Bytes of one command with its arguments.", _at_least(200_000)],
+        ["handshake-timeout", None, 10.0,
+         "Time for a new connection to show its certificate and say what it is for.",
+         _seconds],
+        ["idle-timeout", None, 120.0,
+         "Time after which a trainer that is not heard of is hung up on, its runs closed.",
+         _seconds],
     ]  # fmt: skip
     optFlags = [
         ["insecure", None, "Serve every host that can reach this one, without keys."],
@@ -118,7 +157,19 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         insecure=bool(options["insecure"]),
         process=True,
         keys=options.loaded,
-        limits=Limits(nodes=options["max-nodes"], vector_mib=options["max-vector-mib"]),
+        limits=Limits(
+            nodes=options["max-nodes"],
+            vector_mib=options["max-vector-mib"],
+            runs=options["max-runs"],
+            connections=options["max-connections"],
+            data_mib=options["max-data-mib"],
+            working_mib=options["max-working-mib"],
+            shown_mib=options["max-shown-mib"],
+            commands=options["max-commands"],
+            box_bytes=options["max-box-bytes"],
+            hello_seconds=options["handshake-timeout"],
+            idle_seconds=options["idle-timeout"],
+        ),
     )
     server.setServiceParent(services)
     if options["until-eof"]:

@@ -327,7 +327,7 @@ class FloodTests(KeysCase):
         self.assertLessEqual(len(server._sessions), 4 + 2)
         # A third certificate is one over the limit.
         await self.refused_or_lost(self.dial(server, self.cluster.trainer("third")))
-        await self.log.wait_for("too many connections (")
+        await self.log.wait_for("too many connections (--max-connections 2)")
 
     async def refused_or_lost(self, host: RemoteHost) -> None:
         await self.assertFailure(Deferred.fromCoroutine(host.hello()), ByzpyTwError)

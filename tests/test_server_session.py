@@ -252,6 +252,7 @@ class EndTests(ServerCase):
         self.reactor.advance(1)
         self.assertEqual(len(self.pool.waiting), 1)
         self.pool.drain()
+        trainer.leave()
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_trainers_do_not_disturb_one_another(self) -> None:

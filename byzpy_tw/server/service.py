@@ -226,5 +226,5 @@ class ByzpyServer(Service):
         if held + data.nbytes > most * 2**20:
             raise LimitExceeded(
                 f"data of {data.nbytes / 2**20:.0f} MiB beside {held / 2**20:.0f} MiB of "
-                f"other runs: at most {most} MiB on this server"
+                f"other runs: at most {most} MiB on this server (--max-data-mib)"
             )

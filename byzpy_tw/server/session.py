@@ -27,6 +27,7 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec, nodes_from_json
 from byzpy_tw.server.hosted import HostedRun, failures_to_json
+from byzpy_tw.server.idle import LOOKS, PATIENCE, Silence
 from byzpy_tw.server.lane import Lane
 from byzpy_tw.server.protected import MESSAGE, same_machine
 from byzpy_tw.wire import commands
@@ -60,7 +61,9 @@ class Session(GuardedAMP):
                 commands.Attack: self._after_hello(self.attack),
                 commands.CloseRun: self._after_hello(self.close_run),
                 commands.Ping: self._after_hello(self.ping),
-            }
+            },
+            most_box_bytes=server.limits.box_bytes,
+            most_in_flight=server.limits.commands,
         )
         self.server = server
         self.runs: dict[str, HostedRun] = {}
@@ -69,7 +72,9 @@ class Session(GuardedAMP):
         self.identity: Peer | None = None  # whose certificate was shown
         self.stranger = True  # whom protected mode turns away, or who has shown none yet
         self.since = 0.0
-        self._impatience: IDelayedCall | None = None
+        self.pinged = False
+        self._silence = Silence()
+        self._impatience: IDelayedCall | None = None  # until it is welcome; then it looks
         self._lingering: IDelayedCall | None = None
 
     # -- the connection
@@ -92,7 +97,7 @@ class Session(GuardedAMP):
     def _admit(self) -> None:
         if not self.server.admit(self):
             most = self.server.limits.connections
-            self.hang_up(f"too many connections (limit {most})")
+            self.hang_up(f"too many connections (--max-connections {most})")
 
     def handshakeCompleted(self) -> None:
         super().handshakeCompleted()
@@ -132,6 +137,31 @@ class Session(GuardedAMP):
         if self._impatience is not None and self._impatience.active():
             self._impatience.cancel()
 
+    def _look(self) -> None:
+        """Hang up on whoever is gone; `idle` has the rules."""
+        limits = self.server.limits
+        why = f"nothing was heard for {limits.idle_seconds:g} s (--idle-timeout)"
+        for run in list(self.runs.values()):
+            still = run.silence.look(run.moved if run.within_a_frame else object())
+            if still >= LOOKS and run.stream is not None:
+                run.stream.hang_up(f"a frame stood still for {limits.idle_seconds:g} s")
+        moved = [run.moved for run in self.runs.values()]
+        heard: Any = (self.boxes_received, [read for read, _ in moved])
+        looks = LOOKS
+        if not self.pinged:
+            heard = object() if self.in_flight else (heard, moved)
+            looks *= PATIENCE if self.runs else 1
+        if self._silence.look(heard) >= looks:
+            self.hang_up(why)
+            self.abort()  # there is nobody to take what was not sent
+        else:
+            self._watch()
+
+    def _watch(self) -> None:
+        self._impatience = self.server.reactor.callLater(
+            self.server.limits.idle_seconds / LOOKS, self._look
+        )
+
     def _admitted(self) -> None:
         """`NotAuthenticated` or `ProtectedMode` unless this peer may use this server."""
         if self.server.keys is not None:
@@ -165,8 +195,10 @@ class Session(GuardedAMP):
                 f"{commands.PROTOCOL}, the trainer ({version[:40]}) speaks {protocol}; "
                 "install the same version on both"
             )
-        self._relax()
-        self.welcome = True
+        if not self.welcome:
+            self._relax()
+            self.welcome = True
+            self._watch()
         return self.server.environment().addCallback(
             lambda environment: {
                 "protocol": commands.PROTOCOL,
@@ -186,7 +218,7 @@ class Session(GuardedAMP):
         limits = self.server.limits
         if self.server.runs >= limits.runs:
             raise ServerBusy(
-                f"this server holds {self.server.runs} runs, its limit"
+                f"this server holds {self.server.runs} runs, its limit (--max-runs) is {limits.runs}"
             )
         self.opening[name] = this = object()
         self.server.runs += 1
@@ -293,6 +325,7 @@ class Session(GuardedAMP):
         return {}
 
     def ping(self, token: int) -> dict[str, int]:
+        self.pinged = True
         return {"token": token}
 
     # -- runs
