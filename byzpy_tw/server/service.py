@@ -154,6 +154,17 @@ class ByzpyServer(Service):
             oldest.hang_up("it showed no certificate, and others want to")
         return True
 
+    def supersede(self, session: Session, run: str) -> None:
+        """A trainer that was cut off is back: close what its old connection has of `run`.
+
+        A run's name is a secret of its trainer.  Where there are keys the certificate
+        must be the same as well.
+        """
+        for old in list(self._sessions):
+            if old is not session and old.identity == session.identity and old.give_up(run):
+                self.log.info("{peer}: run {run} replaces that of {old}",
+                              peer=session.peer, run=run, old=old.peer)  # fmt: skip
+
     def forget(self, session: Session) -> None:
         self._sessions.discard(session)
 

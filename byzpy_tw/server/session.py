@@ -215,6 +215,7 @@ class Session(GuardedAMP):
         if not good or name in self.runs or name in self.opening:
             raise BadRequest(f"{name[:40]!r} is no name for a new run on this connection")
         self._bounded(spec)
+        self.server.supersede(self, name)
         limits = self.server.limits
         if self.server.runs >= limits.runs:
             raise ServerBusy(
@@ -334,6 +335,13 @@ class Session(GuardedAMP):
         if name not in self.runs:
             raise UnknownRun(f"this connection has no run {name[:40]!r}")
         return self.runs[name]
+
+    def give_up(self, name: str) -> bool:
+        """Let go of a run that its trainer has opened elsewhere; whether there was one."""
+        if name in self.runs:
+            self._close(name)
+            return True
+        return self.opening.pop(name, None) is not None
 
     def _close(self, name: str) -> None:
         run = self.runs.pop(name)
