@@ -91,9 +91,11 @@ class Hello(_Command):
 class OpenRun(_Command):
     """Build the model and read the data for a run.
 
-    Arguments: ``run``, a name the trainer chose, its own on this connection;
-    ``spec``, a `RunSpec` as JSON.  Answers: ``dimension``, the length of the
-    model's vectors; ``digest``, of the data; ``ticket``, for `OpenStream`.
+    Arguments: ``run``, a name the trainer chose, hard to guess: a run of that name
+    on another connection (of the same certificate, where there are keys) is closed
+    first, as its trainer's old self; ``spec``, a `RunSpec` as JSON.  Answers:
+    ``dimension``, the length of the model's vectors; ``digest``, of the data;
+    ``ticket``, for `OpenStream`.
     """
 
     arguments = [(b"run", amp.Unicode()), (b"spec", amp.String())]
@@ -107,7 +109,8 @@ class OpenRun(_Command):
 class OpenStream(amp.ProtocolSwitchCommand):
     """Turn this connection into the tensor stream of a run.
 
-    Sent on a second connection from the same address, as its first command.
+    Sent on a second connection from the same address, with the same certificate
+    where there are keys, as its first command.
     ``ticket`` is what `OpenRun` answered; it is good for one use.
     """
 
@@ -168,7 +171,10 @@ class CloseRun(_Command):
 
 
 class Ping(_Command):
-    """Answer with the same ``token``."""
+    """Answer with the same ``token``.
+
+    A trainer that has sent one is taken to send them as long as it lives.
+    """
 
     arguments = [(b"token", amp.Integer())]
     response = [(b"token", amp.Integer())]
