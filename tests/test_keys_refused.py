@@ -9,7 +9,6 @@ from typing import Any
 import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.protocol import Factory
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.threads import deferToThread
 from twisted.logger import formatEvent, globalLogPublisher
@@ -284,6 +283,7 @@ class TicketTests(KeysCase):
             )  # fmt: skip
             if good:
                 await asked
+                self.assertFalse(connection._producing)  # or the stream could not be paced
             else:
                 error = await self.assertFailure(asked, BadTicket)
                 self.assertIn("another certificate" if host is thief else "used", str(error))
@@ -343,6 +343,25 @@ class HandshakeTests(ServerCase):
             trainer = self.dial()
             self.assertRaises(NotAuthenticated, ask, trainer)
             self.assertFalse(trainer.open)
+
+    def test_a_certificate_that_does_not_parse(self) -> None:
+        """Whatever anyone shows is a refusal in words, never an exception."""
+
+        class Odd:
+            def to_cryptography(self) -> Any:
+                raise ValueError("no certificate at all")
+
+        trainer = self.dial()
+
+        class Connection:
+            def get_app_data(self) -> Any:
+                return self
+
+            wrappedProtocol = trainer.session
+
+        tls = MutualTLS(Cluster().server())
+        self.assertFalse(tls._verify(Connection(), Odd(), 0, 0, 1))
+        self.assertIn("certificate does not parse", trainer.session.refusal)
 
     def test_no_time_to_waste(self) -> None:
         """A handshake that does not end is ended."""

@@ -121,7 +121,7 @@ class SlowTests(TestCase):
         flood = [Dialled(self, self.port) for _ in range(200)]
         self.server.wait_for(r"too many connections \(--max-connections 30\)")
         self.assertTrue(all(peer.over for peer in flood))
-        self.server.wait_for("nothing was asked in time")
+        self.server.wait_for(r"nothing was asked for 2 s \(--handshake-timeout\)")
         self.finish(*running)
 
     def test_half_a_box(self) -> None:

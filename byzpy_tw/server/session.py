@@ -90,9 +90,9 @@ class Session(GuardedAMP):
         self.stranger = self.server.keys is not None or not free
         self._admit()
         if not self.hung_up:
-            self._impatience = self.server.reactor.callLater(
-                self.server.limits.hello_seconds, self.hang_up, "nothing was asked in time"
-            )
+            seconds = self.server.limits.hello_seconds
+            why = f"nothing was asked for {seconds:g} s (--handshake-timeout)"
+            self._impatience = self.server.reactor.callLater(seconds, self.hang_up, why)
 
     def _admit(self) -> None:
         if not self.server.admit(self):
@@ -219,7 +219,8 @@ class Session(GuardedAMP):
         limits = self.server.limits
         if self.server.runs >= limits.runs:
             raise ServerBusy(
-                f"this server holds {self.server.runs} runs, its limit (--max-runs) is {limits.runs}"
+                f"this server holds {self.server.runs} runs, its limit (--max-runs) is "
+                f"{limits.runs}"
             )
         self.opening[name] = this = object()
         self.server.runs += 1

@@ -49,7 +49,10 @@ class Tickets:
         for ticket in self._open:
             if hmac.compare_digest(ticket.secret, secret):
                 if ticket.peer != peer:
-                    raise BadTicket("this ticket was given to another peer: to another address, or another certificate")
+                    raise BadTicket(
+                        "this ticket was given to another peer: to another address, or "
+                        "another certificate"
+                    )
                 self.revoke(ticket.run)
                 return ticket.run
         raise BadTicket("this ticket is unknown, used or expired")

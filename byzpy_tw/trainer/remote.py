@@ -122,6 +122,8 @@ class RemoteHost:
             commands.Hello, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
         )
         self.peer = self._peer(self._control)
+        if self.keys is not None and self.peer is None:  # TLS has seen to it, but twice is cheap
+            raise KeysRefused(f"{self.name}: the server showed no server's certificate")
         if answer["protocol"] != commands.PROTOCOL:
             raise VersionMismatch(
                 f"{self.name} speaks protocol {answer['protocol']}, this trainer "

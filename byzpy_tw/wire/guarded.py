@@ -54,6 +54,7 @@ class GuardedAMP(amp.AMP):
         self._box_bytes = 0
         self._busy = 0
         self._producing = False
+        self._released = False
         self.hung_up = False
         self.bytes_received = 0
         self.boxes_received = 0
@@ -86,7 +87,7 @@ class GuardedAMP(amp.AMP):
 
     def _be_paced(self) -> None:
         """From now on a peer that does not read our answers is not read from either."""
-        if not self.hung_up:
+        if not self.hung_up and not self._released:
             self._producing = True
             self.transport.registerProducer(self, True)
 
@@ -119,7 +120,8 @@ class GuardedAMP(amp.AMP):
         return True
 
     def release_transport(self) -> None:
-        """Stop being the transport's producer, as before a switch."""
+        """Stop being the transport's producer, or never become it, as before a switch."""
+        self._released = True
         if self._producing:
             self._producing = False
             self.transport.unregisterProducer()

@@ -151,9 +151,8 @@ def _parts(
     if not isinstance(key, EllipticCurvePrivateKey):
         raise BadKeys(f"{path}: its private key is not an ECDSA key; {MAKE}")
     try:
-        found = [
-            x509.load_pem_x509_certificate(block) for block, kind in blocks if kind == b"CERTIFICATE"
-        ]
+        pems = [block for block, kind in blocks if kind == b"CERTIFICATE"]
+        found = [x509.load_pem_x509_certificate(pem) for pem in pems]
         kinds = [_is_ca(certificate) for certificate in found]
     except ValueError as e:
         raise BadKeys(f"{path}: a certificate in it does not parse; {MAKE}") from e

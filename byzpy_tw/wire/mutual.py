@@ -103,14 +103,20 @@ class MutualTLS:
         self, connection: SSL.Connection, shown: X509, number: int, depth: int, good: int
     ) -> bool:
         """OpenSSL's question, for each certificate of the chain, from the CA's on."""
-        why = self._refusal(shown, number, depth) if depth == 0 or not good else ""
+        try:
+            why = self._refusal(shown, number, depth) if depth == 0 or not good else ""
+        except Exception as e:  # anyone's bytes, and a parser that OpenSSL's is laxer than
+            why = f"the {other(self.keys.role)}'s certificate does not parse ({type(e).__name__})"
         if why:
             connection.get_app_data().wrappedProtocol.refusal = why
         return not why
 
     def _refusal(self, shown: X509, number: int, depth: int) -> str:
         """What is wrong with the other side's certificate; empty where nothing is."""
-        certificate, wanted = shown.to_cryptography(), other(self.keys.role)
+        wanted = other(self.keys.role)
+        if number in _STRANGE:
+            return f"the {wanted}'s certificate is of another cluster; {_OTHER}"
+        certificate = shown.to_cryptography()
         whose = f"the {wanted}'s certificate" if depth == 0 else f"the CA of the {wanted}"
         if number == _EXPIRED:
             return f"{whose} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; {AGAIN}"
@@ -119,8 +125,6 @@ class MutualTLS:
                 f"{whose} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} "
                 "UTC; are both machines' clocks right?"
             )
-        if number in _STRANGE:
-            return f"the {wanted}'s certificate is of another cluster; {_OTHER}"
         if depth == 0 and role_of(certificate) != wanted:
             is_for = role_of(certificate)
             kind = f"a {is_for}'s" if is_for else "none of this program's"
