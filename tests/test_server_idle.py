@@ -8,8 +8,7 @@ import torch
 
 from byzpy_tw.server.idle import LOOKS, PATIENCE
 from byzpy_tw.wire import commands
-from byzpy_tw.wire.frames import Header, Kind
-from byzpy_tw.wire.frames import HEADER_SIZE
+from byzpy_tw.wire.frames import HEADER_SIZE, Header, Kind
 from tests.server_harness import D, ServerCase, Trainer
 
 

@@ -11,7 +11,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
@@ -19,8 +18,6 @@ import byzpy_tw
 from byzpy_tw.errors import (
     BadRequest,
     LimitExceeded,
-    NotAuthenticated,
-    ProtectedMode,
     ServerBusy,
     UnknownRun,
     VersionMismatch,
@@ -29,12 +26,9 @@ from byzpy_tw.nodes.spec import NodeSpec, RunSpec, nodes_from_json
 from byzpy_tw.server.hosted import HostedRun, failures_to_json
 from byzpy_tw.server.idle import LOOKS, PATIENCE, Silence
 from byzpy_tw.server.lane import Lane
-from byzpy_tw.server.protected import MESSAGE, same_machine
+from byzpy_tw.server.visitor import Visitor
 from byzpy_tw.wire import commands
 from byzpy_tw.wire.driver import NodeDriver
-from byzpy_tw.wire.guarded import TLS_BEGINS, GuardedAMP, clean
-from byzpy_tw.wire.keys import SERVER, TRAINER
-from byzpy_tw.wire.mutual import Peer, in_words, peer_of
 from byzpy_tw.wire.pieces import PAST, PIECES, largest_piece
 from byzpy_tw.wire.stream import TensorStream
 from byzpy_tw.wire.threads import in_pool
@@ -43,15 +37,14 @@ if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer
 
 _MOST_NAME = 100  # characters of a run's name
-# What a TLS client understands: a fatal alert, "access denied".
-_NO_KEYS = b"\x15\x03\x03\x00\x02\x02\x31"
 
 
-class Session(GuardedAMP):
+class Session(Visitor):
     """The server's end of one connection."""
 
     def __init__(self, server: ByzpyServer) -> None:
         super().__init__(
+            server,
             {
                 commands.Hello: self.hello,
                 commands.OpenRun: self._after_hello(self.open_run),
@@ -62,80 +55,19 @@ class Session(GuardedAMP):
                 commands.CloseRun: self._after_hello(self.close_run),
                 commands.Ping: self._after_hello(self.ping),
             },
-            most_box_bytes=server.limits.box_bytes,
-            most_in_flight=server.limits.commands,
         )
-        self.server = server
         self.runs: dict[str, HostedRun] = {}
         self.opening: dict[str, object] = {}  # name -> what tells one opening from the next
         self.welcome = False
-        self.identity: Peer | None = None  # whose certificate was shown
-        self.stranger = True  # whom protected mode turns away, or who has shown none yet
-        self.since = 0.0
         self.pinged = False
         self._silence = Silence()
-        self._impatience: IDelayedCall | None = None  # until it is welcome; then it looks
-        self._lingering: IDelayedCall | None = None
 
     # -- the connection
 
-    @property
-    def peer(self) -> str:
-        return super().peer + (f" ({clean(self.identity.name, 64)})" if self.identity else "")
-
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self.since = self.server.reactor.seconds()
-        free = self.server.insecure or same_machine(self.transport)
-        self.stranger = self.server.keys is not None or not free
-        self._admit()
-        if not self.hung_up:
-            seconds = self.server.limits.hello_seconds
-            why = f"nothing was asked for {seconds:g} s (--handshake-timeout)"
-            self._impatience = self.server.reactor.callLater(seconds, self.hang_up, why)
-
-    def _admit(self) -> None:
-        if not self.server.admit(self):
-            most = self.server.limits.connections
-            self.hang_up(f"too many connections (--max-connections {most})")
-
-    def handshakeCompleted(self) -> None:
-        super().handshakeCompleted()
-        self.identity = peer_of(self.transport, TRAINER)
-        self.stranger = self.identity is None
-        self._admit()
-
-    def lengthLimitExceeded(self, length: int) -> None:
-        if length in TLS_BEGINS and self.server.keys is None:
-            self.transport.write(_NO_KEYS)
-            self.hang_up("it speaks TLS, and this server has no keys: start it with --keys, or "
-                         "the trainer without")  # fmt: skip
-        else:
-            super().lengthLimitExceeded(length)
-
-    def _leave(self, why: str) -> bool:
-        left = super()._leave(why)
-        if left:  # TLS would wait for the peer's own goodbye
-            self._lingering = self.server.reactor.callLater(
-                self.server.limits.linger_seconds, self.abort
-            )
-        return left
-
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._relax()
-        if self._lingering is not None and self._lingering.active():
-            self._lingering.cancel()
-        if self.server.keys is not None and not self.hung_up and not self.secured:
-            why = in_words(self, reason.value, SERVER) or reason.getErrorMessage()
-            self.log.warn("{peer}: refused: {why}", peer=self.peer, why=clean(why))
-        self.server.forget(self)
         for name in list(self.runs):
             self._close(name)
         super().connectionLost(reason)
-
-    def _relax(self) -> None:
-        if self._impatience is not None and self._impatience.active():
-            self._impatience.cancel()
 
     def _look(self) -> None:
         """Hang up on whoever is gone; `idle` has the rules."""
@@ -162,15 +94,6 @@ class Session(GuardedAMP):
             self.server.limits.idle_seconds / LOOKS, self._look
         )
 
-    def _admitted(self) -> None:
-        """`NotAuthenticated` or `ProtectedMode` unless this peer may use this server."""
-        if self.server.keys is not None:
-            if self.identity is None:
-                raise NotAuthenticated("this server has keys, and was shown no certificate yet")
-        elif self.stranger:
-            self.log.warn("{peer}: refused: protected mode", peer=self.peer)
-            raise ProtectedMode(MESSAGE)
-
     def _after_hello(self, responder: Any) -> Any:
         def checked(**arguments: Any) -> Any:
             if not self.welcome:
@@ -179,16 +102,10 @@ class Session(GuardedAMP):
 
         return checked
 
-    def abort(self) -> None:
-        """End the connection at once, whatever it has become."""
-        self.hung_up = True
-        if self.transport is not None:
-            self.transport.abortConnection()
-
     # -- answers
 
     def hello(self, protocol: int, version: str) -> Any:
-        self._admitted()
+        self.admitted()
         if protocol != commands.PROTOCOL:
             raise VersionMismatch(
                 f"this server (byzpy_tw {byzpy_tw.__version__}) speaks protocol "
@@ -246,13 +163,8 @@ class Session(GuardedAMP):
             "{peer}: run {run} opened: {model} on {dataset}, d={d}",
             peer=self.peer, run=name, model=spec.model, dataset=spec.dataset, d=host.dimension,
         )
-        ticket = self.server.tickets.issue(run, self._holder())
+        ticket = self.server.tickets.issue(run, self.holder())
         return {"dimension": host.dimension, "digest": digest, "ticket": ticket}
-
-    def _holder(self) -> tuple[str, str]:
-        """Whom a ticket is bound to."""
-        shown = self.identity.fingerprint if self.identity else ""
-        return self.transport.getPeer().host, shown
 
     def _bounded(self, spec: RunSpec) -> None:
         limits = self.server.limits
@@ -265,10 +177,10 @@ class Session(GuardedAMP):
                 raise LimitExceeded(f"{what} of {number:,}: at most {most:,} on this server")
 
     def open_stream(self, ticket: bytes) -> TensorStream:
-        self._admitted()
+        self.admitted()
         if self.runs or self.opening:
             raise BadRequest("a connection that holds runs cannot become a stream")
-        run = self.server.tickets.redeem(ticket, self._holder())
+        run = self.server.tickets.redeem(ticket, self.holder())
         self._relax()
 
         def ended(why: str) -> None:

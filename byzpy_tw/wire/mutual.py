@@ -19,7 +19,7 @@ from typing import Any
 from attrs import define, field, frozen
 from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import SSL
-from OpenSSL.crypto import PKey, X509
+from OpenSSL.crypto import X509, PKey
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
