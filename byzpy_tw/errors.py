@@ -4,7 +4,8 @@ Each class has a `code` that never changes: it is printed before the message,
 travels as the error code of an AMP answer, and is what documentation refers
 to.  Errors that cross the wire are rebuilt on the far side from one string, so
 none of these classes takes anything but a message.  `exit_code` is what the
-commands exit with: 1 the run failed, 2 bad usage.
+commands exit with: 1 the run failed, 2 bad usage.  A run that has a checkpoint
+exits with 3, paused, whatever stopped it, unless it diverged.
 """
 
 from __future__ import annotations
@@ -249,15 +250,23 @@ class MissingPlugin(ByzpyTwError):
 
 
 class CannotRecord(ByzpyTwError):
-    """A run under way cannot write its records, as on a full disk."""
+    """A run under way cannot write its records, as on a full disk: it is paused."""
 
     code = "CANNOT_RECORD"
+    exit_code = 3
+
+
+class DamagedCheckpoint(ByzpyTwError):
+    """A checkpoint is not what was written, or of another version."""
+
+    code = "DAMAGED_CHECKPOINT"
 
 
 class BudgetExceeded(ByzpyTwError):
-    """More than `f` nodes failed in one round."""
+    """More than `f` nodes failed in one round: the run is paused."""
 
     code = "BUDGET_EXCEEDED"
+    exit_code = 3
 
 
 class GuaranteeMissing(ConfigError):

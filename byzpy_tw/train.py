@@ -6,6 +6,7 @@ import argparse
 import sys
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -42,10 +43,16 @@ def parser() -> argparse.ArgumentParser:
     made = _Parser(
         prog="python -m byzpy_tw.train",
         description="Train a model across servers, some of whose nodes are Byzantine.",
-        epilog="exit codes: 0 done, 1 the run failed, 2 bad usage, 130 and 143 interrupted",
+        epilog="exit codes: 0 done, 1 the run failed, 2 bad usage, 3 paused (see --resume), "
+        "130 and 143 interrupted (see --resume)",
         allow_abbrev=False,
     )
     made.add_argument("--version", action="version", version=f"byzpy_tw {byzpy_tw.__version__}")
+    made.add_argument(
+        "--resume", metavar="DIR", default=argparse.SUPPRESS,
+        help="go on with the run whose records are in DIR, to the same bits; options that "
+        "are given besides replace the run's own where that changes no bits, and --rounds",
+    )  # fmt: skip
     groups = {key: made.add_argument_group(title) for key, title in _SECTIONS.items()}
     hints = typing.get_type_hints(RunConfig)
     for option in attrs.fields(RunConfig):
@@ -79,18 +86,30 @@ def _addresses(text: str) -> tuple[str, ...]:
 
 def configuration(arguments: Sequence[str]) -> RunConfig:
     """The configuration that a command line describes."""
+    given = _given(arguments)
+    if "resume" in given:
+        raise ConfigError("--resume goes on with a run that has its configuration")
+    return RunConfig(**given)
+
+
+def _given(arguments: Sequence[str]) -> dict[str, Any]:
+    """The options that a command line names, and nothing else."""
     given = vars(parser().parse_args(arguments))
-    return RunConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     try:
-        config = configuration(sys.argv[1:] if arguments is None else arguments)
+        given = _given(sys.argv[1:] if arguments is None else arguments)
+        folder = given.pop("resume", None)
+        config = RunConfig(**given) if folder is None else None
         # Imported only now: a mistake on the command line is told at once.
         from byzpy_tw.plugins import load
-        from byzpy_tw.trainer.program import run_program
+        from byzpy_tw.trainer.program import resume_program, run_program
 
+        if config is None:
+            return resume_program(Path(folder), given, load())
         return run_program(config, load())
     except KeyboardInterrupt:  # before the run has its own way to be interrupted
         return 130

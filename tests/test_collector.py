@@ -162,8 +162,9 @@ class CollectorTests(SynchronousTestCase):
     def test_failures(self) -> None:
         """What a host could not do is refused, unless the vector came after all."""
         self.deliver(self.a, vector(0))
-        self.collector.failed(0, {0: "no", 2: "out of memory"})
-        self.collector.failed(5, {1: "of another round"})
+        self.collector.failed(self.a, 0, {0: "no", 2: "out of memory"})
+        self.collector.failed(self.b, 5, {1: "of another round"})
+        self.collector.failed(self.a, 0, {1: "of somebody else's node"})
         self.assertEqual(self.round.honest_accepted, (0,))
         self.assertIs(self.refusal(2), Reason.FAILED)
         self.assertTrue(self.round.awaits(1))
@@ -177,19 +178,60 @@ class CollectorTests(SynchronousTestCase):
         self.assertIs(self.refusal(1), Reason.LATE)
         self.assertTrue(self.round.awaits(3))
 
-    def test_a_lost_host(self) -> None:
-        """Its nodes are lost in this round and in those that follow."""
-        self.deliver(self.b, vector(1))
-        done = self.collector.wait(lambda r: r.complete)
-        self.collector.lost(self.b, "connection reset")
+    def test_a_node_that_moves(self) -> None:
+        """What its last host had not sent whole counts for nothing, and is not missed."""
+        self.collector.place(self.b, vector(1))  # half of it comes, and then no more
+        self.collector.assign(1, None)
+        self.assertRaises(BadFrame, self.collector.place, self.b, vector(1))
+        self.collector.assign(1, self.a)
+        self.collector.failed(self.b, 0, {1: "its connection was lost"})
+        self.assertTrue(self.round.awaits(1))
+        self.deliver(self.a, vector(1), 2.0)
         self.assertEqual(self.round.honest_accepted, (1,))
-        self.assertIs(self.refusal(3), Reason.LOST)
-        self.assertIn("tcp://b:2: connection reset", self.round.refusals[3].detail)
-        self.collector.lost(self.a, "gone")
-        self.successResultOf(done)
-        following = self.begin(1)
-        self.assertTrue(following.complete)
-        self.assertIs(self.refusal(1, following), Reason.LOST)
+
+    def test_a_whole_vector_of_a_host_that_is_lost(self) -> None:
+        """It is as good as any other, also where it is judged later."""
+        self.pool.eager = False
+        self.deliver(self.b, vector(1), 3.0)
+        self.collector.assign(1, None)
+        self.assertTrue(self.collector.has(1))
+        self.pool.drain()
+        self.assertEqual(self.round.honest_accepted, (1,))
+
+    def test_late_vectors_of_a_former_home(self) -> None:
+        """A host that had the node before may be late with it, and nobody minds."""
+        self.begin(1)
+        self.collector.assign(1, self.a)
+        self.assertIsNone(self.collector.place(self.b, vector(1, round=0)))
+        self.assertRaises(BadFrame, self.collector.place, self.b, vector(1, round=1))
+        self.assertIsNone(self.refusal(1))
+
+    def test_a_row_that_bytes_may_still_fall_into(self) -> None:
+        """Is not lent to another host before the frame has ended."""
+        self.collector.place(self.b, vector(1))
+        self.assertFalse(self.collector.settled(1))
+        self.assertTrue(self.collector.settled(0))
+        self.begin(1)
+        self.assertFalse(self.collector.settled(1))
+        self.collector.arrived(self.b, vector(1))
+        self.assertTrue(self.collector.settled(1))
+
+    def test_probation(self) -> None:
+        """Whoever is on it is not waited for; what it sends well and in time is noted."""
+        for number, seconds, heard in ((1, 1.0, True), (2, 100.0, False)):
+            with self.subTest(seconds):
+                self.collector.patience = 10.0
+                self.collector.begin(Round(number - 1, 3, 1, 1))
+                self.reactor.advance(seconds)
+                now = Round(number, 3, 1, 1, frozenset({2}))
+                self.collector.begin(now)
+                self.assertIs(self.refusal(2, now), Reason.PROBATION)
+                self.assertIsNone(self.deliver(self.a, vector(2, round=number - 1)))
+                self.assertEqual(now.heard, {2} if heard else set())
+        now = Round(3, 3, 1, 1, frozenset({2}))
+        self.collector.begin(now)
+        self.deliver(self.a, vector(2, round=3), math.nan)
+        self.assertEqual(now.heard, set())
 
     def test_nodes_on(self) -> None:
         """The nodes of a host, in order."""

@@ -30,6 +30,7 @@ TRAINERS_OWN = {
     errors.BudgetExceeded,
     errors.CannotListen,
     errors.CannotRecord,
+    errors.DamagedCheckpoint,
     errors.Diverged,
     errors.GuaranteeMissing,
     errors.KeysRefused,
@@ -67,10 +68,12 @@ class ErrorTests(SynchronousTestCase):
             self.assertTrue(vars(error).get("__doc__"), error)
 
     def test_exit_codes(self) -> None:
-        """2 for bad usage, 1 for a run that failed."""
+        """2 for bad usage, 3 for what pauses a run, 1 for what ends it."""
+        pausing = (errors.BudgetExceeded, errors.CannotRecord)
         for error in ALL:
             usage = issubclass(error, errors.ConfigError)
-            self.assertEqual(error.exit_code, 2 if usage else 1, error)
+            code = 2 if usage else 3 if error in pausing else 1
+            self.assertEqual(error.exit_code, code, error)
 
     def test_built_ins_where_they_fit(self) -> None:
         """Who catches `ValueError` for a bad option or vector gets it."""

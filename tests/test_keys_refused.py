@@ -77,7 +77,7 @@ class KeysCase(TestCase):
     def dial(self, server: ByzpyServer, keys: Any) -> RemoteHost:
         if isinstance(keys, Keys):
             keys = MutualTLS(keys)
-        host = RemoteHost(server.address, reactor, keys)
+        host = RemoteHost(server.address, reactor, keys=keys)
         self.addCleanup(host.drop, "the test is over")
         return host
 
@@ -254,7 +254,9 @@ class RefusedTests(KeysCase):
 
         serving = deferToThread(accept).addErrback(lambda why: why.trap(OSError))
         host = RemoteHost(
-            Address(*listener.getsockname()), reactor, MutualTLS(self.cluster.trainer())
+            Address(*listener.getsockname()),
+            reactor,
+            keys=MutualTLS(self.cluster.trainer()),
         )
         said = await self.refused(host)
         await serving

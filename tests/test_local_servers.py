@@ -26,9 +26,9 @@ def server_pids(path: Path) -> list[int]:
 class LeavesNothingBehindTests(TestCase):
     """However a run ends, no server outlives it."""
 
-    def under_way(self) -> tuple[Process, Path, list[int]]:
+    def under_way(self, *more: str) -> tuple[Process, Path, list[int]]:
         training, path = start_training(
-            self, "--local", "2", "--rounds", "100000", "--eval-interval", "2"
+            self, "--local", "2", "--rounds", "100000", "--eval-interval", "2", *more
         )
         training.wait_for("accuracy")
         pids = server_pids(path)
@@ -63,10 +63,10 @@ class LeavesNothingBehindTests(TestCase):
         self.assert_gone(pids)
 
     def test_after_an_error(self) -> None:
-        """A run that fails, here since a server was killed, takes the others along."""
-        training, _, pids = self.under_way()
+        """A run that is paused, here since a server was killed, takes the others along."""
+        training, _, pids = self.under_way("--failover", "off", "--replace-timeout", "0")
         os.kill(pids[0], signal.SIGKILL)
-        self.assertEqual(training.wait(60), 1, training.output)
+        self.assertEqual(training.wait(60), 3, training.output)
         self.assert_gone(pids)
         self.assertIn("lost", training.output)
         self.assertNotIn("Traceback", training.output)

@@ -14,7 +14,15 @@ from typing import Any
 from twisted.trial.unittest import SkipTest, TestCase
 
 from byzpy_tw.wire.keygen import generate
-from tests.support import Process, address_of, folder, start_server, train
+from tests.support import (
+    Process,
+    Run,
+    address_of,
+    folder,
+    start_server,
+    start_training,
+    train,
+)
 
 # A program of its own: an empty /dev/shm, then the command.
 _ALONE = ["unshare", "-m", "--", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
@@ -59,6 +67,17 @@ class Network:
         return ["ip", "netns", "exec", name, *_ALONE], address
 
 
+    def link(self, number: int, state: str) -> None:
+        """Set the cable of machine `number` to "up" or "down"."""
+        _ip("-n", self._hub, "link", "set", "dev", f"v{number}", state)
+
+    def forward(self, number: int, yes: bool) -> None:
+        """Whether the bridge forwards what comes from, and goes to, machine `number`."""
+        state = "3" if yes else "0"
+        words = ["bridge", "-n", self._hub, "link", "set", "dev", f"v{number}", "state", state]
+        subprocess.run(words, check=True, capture_output=True, text=True)
+
+
 class SeparateMachinesTests(TestCase):
     """Training across network namespaces."""
 
@@ -84,6 +103,35 @@ class SeparateMachinesTests(TestCase):
         self.assertEqual(
             run.result["parameters_sha256"], alone.result["parameters_sha256"], run.output
         )
+
+    def test_the_network_is_cut(self) -> None:
+        """A link that goes down, and one that drops packets and tells nobody, are survived
+        like a kill, within the heartbeat's bound."""
+        if shutil.which("bridge") is None:
+            raise SkipTest("needs bridge, from iproute2")
+        network = Network(self)
+        trainer, _ = network.machine()
+        hosts = [address_of(self.server(network, "--insecure")) for _ in range(3)]
+        job = ("--rounds", "400", "--model", "mlp", "--eval-interval", "10")
+        training, path = start_training(
+            self, "--remote-hosts", ",".join(hosts), *job, "--heartbeat-timeout", "1.5",
+            "--replace-timeout", "60", prefix=trainer,
+        )  # fmt: skip
+        training.wait_for("accuracy")
+        network.link(2, "down")
+        training.wait_for(f"{hosts[0]} is lost: no answer to pings for 1.5 s")
+        network.forward(3, False)
+        training.wait_for(f"{hosts[1]} is lost: no answer to pings for 1.5 s")
+        network.link(2, "up")
+        network.forward(3, True)
+        run = Run(training.wait(), training.output, path)
+        self.assertEqual(run.code, 0, run.output)
+        alone = train(self, "--in-process", *job)
+        self.assertEqual(
+            run.result["parameters_sha256"], alone.result["parameters_sha256"], run.output
+        )
+        # The round that met the cut took the heartbeat's time, not the round's.
+        self.assertLess(max(r["seconds"] for r in run.rounds), 10)
 
     def test_protected_mode(self) -> None:
         """Without --insecure a server serves its own machine, on whatever address,

@@ -18,10 +18,11 @@ from byzpy_tw.runs.rules import rules_of
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.train import configuration
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.rounds import Rounds
-from byzpy_tw.trainer.training import Training
+from byzpy_tw.trainer.rounds import Ran, Rounds
+from byzpy_tw.trainer.waiting import Shared, settled
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.wire.frames import Header, Kind
+from tests.fleet_harness import StillFleet
 from tests.support import run_all
 
 
@@ -63,6 +64,8 @@ class Place:
     bytes_sent: int = 0
     bytes_received: int = 0
     name: str = "place"
+    gone: str = ""
+    suspect: bool = False
     taken: list[tuple[torch.Tensor, Deferred[None]]] = field(factory=list)
 
     def parameters(self, round: int, vector: torch.Tensor) -> Deferred[None]:
@@ -86,12 +89,16 @@ class RoundsTests(SynchronousTestCase):
         self.place = Place(collector)
         collector.assign(0, self.place)
         rules = rules_of(config, load())
+        fleet: Any = StillFleet([self.place])
         self.rounds = Rounds(
-            config, [self.place], collector, self.learner, rules, reactor, pool, 1
+            config, fleet, collector, self.learner, rules, reactor, pool, 1
         )
 
-    def run_round(self, number: int, settled: Any = None) -> Deferred:
-        return Deferred.fromCoroutine(self.rounds.run(number, settled))
+    def run_round(self, number: int) -> Deferred:
+        async def run() -> Ran:
+            return await self.rounds.commit(await self.rounds.gather(number))
+
+        return Deferred.fromCoroutine(run())
 
     def test_a_host_that_reads_slowly(self) -> None:
         """What it is sent does not change under its eyes; later it is sent the new."""
@@ -120,60 +127,51 @@ class RoundsTests(SynchronousTestCase):
             self.successResultOf(self.run_round(number))
         self.assertEqual(self.learner.parameters.data_ptr(), memory)
 
-    def test_what_still_reads_the_parameters(self) -> None:
-        """The step waits for it."""
-        before, settled = self.learner.parameters.clone(), Deferred()
-        running = self.run_round(0, lambda: settled)
-        self.assertNoResult(running)
+    def test_gathering_changes_nothing(self) -> None:
+        """A round that is given up before it is committed can be run again."""
+        before = self.learner.parameters.clone()
+        self.successResultOf(Deferred.fromCoroutine(self.rounds.gather(0)))
         self.assertTrue(torch.equal(self.learner.parameters, before))
-        settled.callback(None)
-        self.successResultOf(running)
-        self.assertFalse(torch.equal(self.learner.parameters, before))
+        state = self.rounds.state(0)
+        self.assertEqual((state.momenta, state.history, state.probation), ({}, {}, {}))
 
 
-class TailTests(SynchronousTestCase):
-    """Waiting for what is still said of a round."""
+class SharedTests(SynchronousTestCase):
+    """Waiting for what others wait for too."""
 
     def setUp(self) -> None:
-        self.training = Training.__new__(Training)
-        self.tail: Deferred[None] = Deferred()
-        self.training._tail = self.tail
+        self.end: Deferred[str] = Deferred()
+
+        async def work() -> str:
+            return await self.end
+
+        self.work = Shared(work())
 
     def test_a_wait_that_is_given_up(self) -> None:
         """What was waited for goes on, and others may wait for it."""
-        first, second = self.training._settled(), self.training._settled()
+        first, second = self.work.wait(), self.work.wait()
         first.addErrback(lambda failure: failure.trap(CancelledError) and None)
         first.cancel()
-        self.assertFalse(self.tail.called)
-        self.tail.callback(None)
-        self.successResultOf(second)
-        self.successResultOf(self.training._settled())
+        self.assertFalse(self.end.called)
+        self.end.callback("done")
+        self.assertEqual(self.successResultOf(second), "done")
+        self.assertEqual(self.successResultOf(self.work.wait()), "done")
 
     def test_one_that_fails(self) -> None:
-        """The next step does not happen: a record that cannot be written ends the run."""
-        waiting = self.training._settled()
-        self.tail.errback(CannotRecord("the disk is full"))
+        """Everyone is told: those who waited, and those who ask later."""
+        waiting = self.work.wait()
+        self.end.errback(CannotRecord("the disk is full"))
         self.failureResultOf(waiting, CannotRecord)
+        self.failureResultOf(self.work.wait(), CannotRecord)
 
-    def test_one_that_fails_while_it_is_waited_for(self) -> None:
-        """Whoever is told may wait once more, from within: by then there is nothing left."""
+    def test_one_that_fails_unheard(self) -> None:
+        """It is whoever waits that handles it; nobody need."""
+        self.end.errback(CannotRecord("the disk is full"))
+        self.assertEqual(self.flushLoggedErrors(), [])
 
-        async def run() -> str:
-            try:
-                await self.training._settled()
-            except CannotRecord:
-                await self.training._settled()
-                return "told"
-            return ""
-
-        end = Deferred.fromCoroutine(run())
-        self.tail.errback(CannotRecord("the disk is full"))
-        self.assertEqual(self.successResultOf(end), "told")
-
-    def test_before_the_first(self) -> None:
-        """There is nothing to wait for."""
-        self.training._tail = None
-        self.successResultOf(self.training._settled())
+    def test_nothing_to_wait_for(self) -> None:
+        """There is no wait before there is work."""
+        self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(settled(None))))
 
 
 class RecordTests(TestCase):

@@ -42,6 +42,7 @@ from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool, SlowTranspor
 from byzpy_tw.trainer import program
 from byzpy_tw.trainer.collector import UNASKED, Collector
 from byzpy_tw.trainer.inprocess import InProcessHost
+from byzpy_tw.trainer.fleet import Fleet, Member, Terms
 from byzpy_tw.trainer.observers import Observers
 from byzpy_tw.trainer.remote import ANSWER_SECONDS, MOST_UNREAD, RemoteHost, _Client
 from byzpy_tw.trainer.rounds import Rounds
@@ -311,12 +312,9 @@ class RemoteTests(SynchronousTestCase):
         """Its nodes are lost, before the questions that it leaves open fail."""
         told: list[str] = []
 
-        class Sink:
-            def lost(self, host: Any, why: str) -> None:
-                told.append("lost")
-
         host = self.host
-        host._control, host._sink, host._run = _Client(host._lost), Sink(), "r"
+        host.on_lost = lambda host, why: told.append("lost")
+        host._control, host._run = _Client(host._lost), "r"
         host._control.makeConnection(StringTransport())
         host.compute(0, [1]).addCallback(lambda failures: told.append("failed"))
         host._control.connectionLost(Failure(ConnectionDone()))
@@ -407,7 +405,12 @@ class EndTests(SynchronousTestCase):
             RunDirectory.create(self.folder), Observers(registry()), 1, ClockReactor(), self.pool,
         )  # fmt: skip
         self.stuck = [_Stuck(), _Stuck()]
-        self.training._hosts = self.stuck  # type: ignore[assignment]
+        members = [Member("h", lambda: None) for _ in self.stuck]  # type: ignore
+        for member, host in zip(members, self.stuck):
+            member.host = host  # type: ignore[assignment]
+        terms: Any = Terms(config, registry(), "r", None, None, False)  # type: ignore
+        collector: Any = None
+        self.training._fleet = Fleet(members, terms, [], collector, ClockReactor(), print)
 
     def finish(self) -> Deferred:
         return Deferred.fromCoroutine(self.training.finish())
@@ -459,11 +462,12 @@ class PluginFailureTests(SynchronousTestCase):
         learner: Any = None
         rules = rules_of(self.config, registry())
         rules._attacks[1] = _Odd()
-        rounds = Rounds(self.config, [], collector, learner, rules, ClockReactor(), pool, 1)
+        fleet: Any = None
+        rounds = Rounds(self.config, fleet, collector, learner, rules, ClockReactor(), pool, 1)
         round = Round(0, 3, 1, 1)
         for node in range(3):
             round.accepted(node)
-        self.assertRaises(BrokenPlugin, rounds._show, round)
+        self.assertRaises(BrokenPlugin, rounds._show, round, {})
 
     def test_a_rule_that_fails_in_its_own_way(self) -> None:
         """So does a rule, whatever it raises."""

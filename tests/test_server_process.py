@@ -84,19 +84,20 @@ class StartingTests(TestCase):
 
     def test_stops_soon_while_it_works(self) -> None:
         """SIGTERM in the middle of a run ends the server after the work in hand;
-        the trainer says which server was lost, and exits with 1."""
+        the trainer says that no other has its nodes, and exits with 3."""
         server = start_server(self)
         training, _ = start_training(
             self,
             *("--remote-hosts", address_of(server), "--rounds", "100000"),
             *("--eval-interval", "5", "--batch-size", "600", "--micro-batch-size", "600"),
+            *("--replace-timeout", "1"),
         )
         training.wait_for("accuracy")
         began = os.times().elapsed
         # Twisted ends by the signal it was sent, once everything is closed.
         self.assertEqual(stop(server), -signal.SIGTERM, server.output)
         self.assertLess(os.times().elapsed - began, 10)
-        self.assertEqual(training.wait(), 1)
+        self.assertEqual(training.wait(), 3)
         self.assertIn("BUDGET_EXCEEDED", training.output)
         self.assertIn("4 of n = 4 nodes failed, f = 1 are tolerated", training.output)
         self.assertNotIn("Traceback", training.output + server.output)

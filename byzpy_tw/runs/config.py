@@ -78,6 +78,12 @@ def _one_of(*words: str) -> Check:
     return check
 
 
+def _kept(_: Any, attribute: attrs.Attribute, value: Any) -> None:
+    good = isinstance(value, str) and value.isascii() and value.isdigit() and int(value) >= 1
+    if value != "all" and not good:
+        raise ConfigError(f"{flag(attribute.name)} must be a number or all, got {value!r}")
+
+
 def _rounds(_: Any, attribute: attrs.Attribute, value: Any) -> None:
     if any(type(v) is not int or v < 1 for v in value) or list(value) != sorted(set(value)):
         raise ConfigError(f"{flag(attribute.name)} must be growing round numbers, got {value}")
@@ -211,6 +217,38 @@ class RunConfig:
         60.0, "seconds that a round waits for its vectors", section="running", bits=False,
         check=_number(0, above=True), metavar="SECONDS",
     )
+    replace_timeout: float = _option(
+        60.0, "seconds that a round with more than --f failures waits for servers to "
+        "come back, before the run is paused", section="running", bits=False,
+        check=_number(0), metavar="SECONDS",
+    )
+    heartbeat_timeout: float | None = _option(
+        None, "seconds without an answer to pings until a server is lost (default: 6, or "
+        "two fifths of --round-timeout)", section="running", bits=False,
+        check=_optional(_number(0, above=True)), metavar="SECONDS",
+    )
+    failover: str = _option(
+        "on", "on: a lost server's nodes move to the others; off: they are charged to --f",
+        section="running", bits=False, check=_one_of("on", "off"), metavar="on|off",
+    )
+    min_servers: int | None = _option(
+        None, "servers that must answer at the start; the others may join later "
+        "(default: all)", section="running", bits=False, check=_optional(_whole(1)),
+        metavar="K",
+    )
+    max_nodes_per_server: int | None = _option(
+        None, "nodes that failover may give to one server (default: any number)",
+        section="running", bits=False, check=_optional(_whole(1)), metavar="N",
+    )
+    checkpoint_interval: int | None = _option(
+        None, "write a checkpoint every so many rounds, 0: never (default: every 10 rounds "
+        "or 30 seconds, for at most a twentieth of the time)",
+        section="running", bits=False, check=_optional(_whole(0)), metavar="N",
+    )
+    keep_checkpoints: str = _option(
+        "2", "how many checkpoints to keep, the newest ones: a number, or all",
+        section="running", bits=False, check=_kept, metavar="N|all",
+    )
     eval_interval: int = _option(
         10, "evaluate on the test data every so many rounds (0: only at the end)",
         section="running", bits=False, check=_whole(0),
@@ -240,10 +278,35 @@ class RunConfig:
                 "say where the nodes live, once: --remote-hosts tcp://HOST:PORT,..., "
                 f"--local N, or --in-process (got {sum(places)} of them)"
             )
+        if self.remote_hosts or self.local:
+            self._check_servers(len(self.remote_hosts) or self.local or 1)
         if not self.worker_momentum < 1:
             raise ConfigError(f"--worker-momentum must be below 1, got {self.worker_momentum}")
         if self.f >= self.n:
             raise ConfigError(f"--f {self.f} faulty nodes of n = {self.n} leaves none honest")
+
+    def _check_servers(self, servers: int) -> None:
+        if not 2 * self.heartbeat < self.round_timeout:
+            raise ConfigError(
+                f"--heartbeat-timeout {self.heartbeat:g} must be less than half of "
+                f"--round-timeout {self.round_timeout:g}: or a round would give up on nodes "
+                "whose server is about to be replaced"
+            )
+        if self.min_servers is not None and self.min_servers > servers:
+            raise ConfigError(f"--min-servers {self.min_servers} of {servers} servers")
+        cap = self.max_nodes_per_server
+        if cap is not None and cap * servers < self.n:
+            raise ConfigError(
+                f"--max-nodes-per-server {cap} on {servers} servers leaves no room for "
+                f"n = {self.n} nodes"
+            )
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds after which a server that does not answer is lost."""
+        if self.heartbeat_timeout is not None:
+            return self.heartbeat_timeout
+        return min(6.0, 0.4 * self.round_timeout)
 
     @property
     def n(self) -> int:

@@ -69,6 +69,11 @@ class Learner:
         """The learning rate of `round`."""
         return self.lr * self.decay ** sum(round >= m for m in self.milestones)
 
+    def restore(self, parameters: Tensor, velocity: Tensor) -> None:
+        """Go on from these ``(d,)`` tensors."""
+        self.parameters.copy_(parameters)
+        self.velocity.copy_(velocity)
+
     def step(self, vector: Tensor, round: int, *, lent: bool = False) -> None:
         """Take a step along the aggregated `vector`.
 

@@ -2,42 +2,120 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from attrs import define, field
 
 from byzpy_tw.errors import CannotRecord, RunDirectoryError
+from byzpy_tw.runs.checkpoint import sync
 
 CONFIG, ROUNDS, RESULT = "config.json", "rounds.jsonl", "result.json"
+_LOCK = ".lock"
 
 
 @define(eq=False)
 class RunDirectory:
-    """Writes the files of one run.  Make one with `create`."""
+    """Writes the files of one run, which nobody else may use meanwhile.
+
+    Make one with `create`, or with `reopen` to go on where a run ended.
+    """
 
     path: Path
-    _rounds: IO[str] | None = field(default=None, init=False)
+    _lock: IO[str]
+    _rounds: IO[bytes] | None = field(default=None, init=False)
 
     @classmethod
     def create(cls, path: Path) -> RunDirectory:
         """A new run's folder; `RunDirectoryError` where it cannot be one."""
         try:
             path.mkdir(parents=True, exist_ok=True)
+            directory = cls(path, _locked(path))
             # One that ended before its first round left nothing worth keeping.
             if (path / ROUNDS).exists() and (path / ROUNDS).stat().st_size:
+                directory.close()
                 raise RunDirectoryError(
-                    f"{path} holds another run; choose another --run-dir"
+                    f"{path} holds another run; choose another --run-dir, or go on with "
+                    f"that one: --resume {path}"
                 )
-            directory = cls(path)
-            directory._rounds = open(path / ROUNDS, "w", encoding="utf-8")
+            directory._rounds = open(path / ROUNDS, "wb")
         except OSError as e:
             raise RunDirectoryError(f"cannot write to {path}: {e.strerror or e}") from e
         return directory
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunDirectory:
+        """The folder of a run that was begun; `RunDirectoryError` where there is none."""
+        if not (path / CONFIG).is_file():
+            raise RunDirectoryError(
+                f"{path} holds no run that was begun (no {CONFIG}): start it with --run-dir"
+            )
+        try:
+            return cls(path, _locked(path))
+        except OSError as e:
+            raise RunDirectoryError(f"cannot write to {path}: {e.strerror or e}") from e
+
+    def read_config(self) -> dict[str, Any]:
+        """What `write_config` was last given."""
+        return self._read(CONFIG)
+
+    def read_result(self) -> dict[str, Any] | None:
+        """What `write_result` was last given, if anything."""
+        return self._read(RESULT) if (self.path / RESULT).exists() else None
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise RunDirectoryError(f"cannot read {self.path / name}: {e}") from e
+        if not isinstance(found, dict):
+            raise RunDirectoryError(f"{self.path / name} holds no JSON object")
+        return found
+
+    def read_rounds(self) -> list[dict[str, Any]]:
+        """The records that are whole and in order, from round 0."""
+        return [record for record, _ in self._records()]
+
+    def _records(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Each good record, and the byte where the next one begins."""
+        end = 0
+        try:
+            lines = (self.path / ROUNDS).read_bytes().splitlines(keepends=True)
+        except OSError:
+            return
+        for number, line in enumerate(lines):
+            try:
+                record = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                return
+            if not isinstance(record, dict) or record.get("round") != number:
+                return
+            end += len(line)
+            yield record, end
+
+    def cut(self, rounds: int) -> list[dict[str, Any]]:
+        """Leave the first `rounds` records, ready for the next; what they are.
+
+        Whatever the run did after its checkpoint it will do again.
+        """
+        kept, end = [], 0
+        for record, after in self._records():
+            if len(kept) == rounds:
+                break
+            kept.append(record)
+            end = after
+        try:
+            self._rounds = open(self.path / ROUNDS, "ab")
+            self._rounds.truncate(end)
+            (self.path / RESULT).unlink(missing_ok=True)  # it is of an end that was none
+        except OSError as e:
+            raise RunDirectoryError(f"cannot write to {self.path}: {e.strerror or e}") from e
+        return kept
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         self._write_whole(CONFIG, config)
@@ -48,16 +126,26 @@ class RunDirectory:
     def append_round(self, record: Mapping[str, Any]) -> None:
         """Add one line; it is on its way to the disk when this returns."""
         assert self._rounds is not None
+        line = memoryview((to_json(record) + "\n").encode())
         try:
-            self._rounds.write(to_json(record) + "\n")
-            self._rounds.flush()
+            while line:  # not buffered: what failed once must not be tried again at the end
+                line = line[os.write(self._rounds.fileno(), line) :]
         except OSError as e:
             raise CannotRecord(f"cannot write to {self.path}: {e.strerror or e}") from e
+
+    def sync_rounds(self) -> None:
+        """See to it that the records are on the disk.  Blocks, so not in the reactor's thread."""
+        try:
+            if self._rounds is not None:
+                os.fsync(self._rounds.fileno())
+        except (OSError, ValueError) as e:  # ValueError: closed meanwhile
+            raise CannotRecord(f"cannot write to {self.path}: {e}") from e
 
     def close(self) -> None:
         if self._rounds is not None:
             self._rounds.close()
             self._rounds = None
+        self._lock.close()
 
     def _write_whole(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a file so that nobody ever reads a part of it."""
@@ -68,8 +156,25 @@ class RunDirectory:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, self.path / name)
+            sync(self.path)
         except OSError as e:
             raise CannotRecord(f"cannot write to {self.path}: {e.strerror or e}") from e
+
+
+def _locked(path: Path) -> IO[str]:
+    """A lock on the folder, which the system lets go of when this process ends."""
+    lock = open(path / _LOCK, "a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read(20).strip() or "another"
+        lock.close()
+        raise RunDirectoryError(f"{path} is in use by process {holder}") from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

@@ -6,7 +6,8 @@ clock.  The story:
 1. It begins by expecting every node.
 2. `accepted` and `refused` note each node's outcome, once; what comes later for
    the same node is ignored, since a peer chooses how often it speaks.
-3. `expired` ends the wait: whoever has said nothing is late.
+3. `expired` ends the wait: whoever has said nothing is late.  Nodes on probation are
+   refused from the start; `heard` has those of them that answered well after all.
 4. `verdict` weighs the refusals against the fault budget.
 
 Proof of fault (malformed, wrong size, not finite while others are finite)
@@ -32,6 +33,7 @@ class Reason(str, Enum):
     STALE = "stale"
     MALFORMED = "malformed"
     NOT_FINITE = "not-finite"
+    PROBATION = "probation"
 
     @property
     def proof(self) -> bool:
@@ -78,6 +80,8 @@ class Round:
     honest: int
     byzantine: int
     f: int
+    probation: frozenset[int] = frozenset()
+    heard: set[int] = field(factory=set, init=False)  # of those on probation
     _awaited: set[int] = field(init=False)
     _honest_awaited: int = field(init=False)  # how many of them are honest
     _accepted: set[int] = field(factory=set, init=False)
@@ -86,6 +90,8 @@ class Round:
     def __attrs_post_init__(self) -> None:
         self._awaited = set(range(self.n))
         self._honest_awaited = self.honest
+        for node in self.probation:
+            self.refused(node, Reason.PROBATION, "failed before, and is not waited for")
 
     @property
     def n(self) -> int:
@@ -97,7 +103,9 @@ class Round:
 
     def accepted(self, node: int) -> None:
         """`node` sent a vector that passed every check."""
-        if self._decided(node):
+        if node in self.probation:
+            self.heard.add(node)
+        elif self._decided(node):
             self._accepted.add(node)
 
     def refused(self, node: int, reason: Reason, detail: str = "") -> None:
@@ -137,6 +145,11 @@ class Round:
         return not self._awaited
 
     @property
+    def usable(self) -> tuple[int, ...]:
+        """Every node whose vector may be used, in order."""
+        return tuple(sorted(self._accepted))
+
+    @property
     def honest_accepted(self) -> tuple[int, ...]:
         """The honest nodes whose vectors may be used, in order."""
         return tuple(sorted(node for node in self._accepted if node < self.honest))
@@ -168,12 +181,14 @@ class Round:
                 f"node {r.node} {r.reason.value}"
                 for r in sorted(self.refusals.values(), key=lambda r: r.node)[:10]
             )
+            slow = any(r.reason is Reason.LATE for r in self.refusals.values())
             more = f" and {charged - 10} more" if charged > 10 else ""
             return Halt(
                 f"round {self.number}: {charged} of n = {self.n} nodes failed, "
                 f"f = {self.f} are tolerated ({listed}{more})"
+                + ("; nodes that are only slow need a larger --round-timeout" if slow else "")
             )
-        nodes = tuple(sorted(self._accepted))
+        nodes = self.usable
         f, why = self._budget(computable)
         if f is not None:
             return Proceed(nodes, f)

@@ -1,11 +1,15 @@
-"""Puts each node's vector where it belongs, and tells the round what came of it."""
+"""Puts each node's vector where it belongs, and tells the round what came of it.
+
+A node's vectors are taken from the host it lives on, and from nobody else.  While a
+node has no host, none are.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from typing import Any
 
@@ -26,6 +30,7 @@ from byzpy_tw.wire.threads import in_pool
 # Elements of a vector whose norm is taken where it arrives: 10 microseconds or less,
 # and a visit to the pool costs ten times that.
 AT_ONCE = 16_384
+REMEMBERED = 100  # rounds in which a node on probation may still answer
 UNASKED = 100  # frames, and four a node, that a host may send late or twice in a round
 
 
@@ -37,17 +42,20 @@ class Collector:
     _reactor: Any
     _pool: Executor
     _wire: torch.dtype = torch.float32  # what vectors come as
+    patience: float = 60.0  # seconds from a round's beginning in which an answer is in time
     _narrow: dict[int, Tensor] = field(factory=dict, init=False)  # node -> where it came to
     _settling: threading.Lock = field(factory=threading.Lock, init=False)
     _rows: tuple[Tensor, ...] = field(init=False)
-    _hosts: dict[int, Host] = field(factory=dict, init=False)  # node -> where it is
+    _hosts: dict[int, Host | None] = field(factory=dict, init=False)  # node -> where it is
     # id(host) -> frames of this round that nobody asked for
     _dropped: Counter[int] = field(factory=Counter, init=False)
-    gone: dict[int, str] = field(factory=dict, init=False)  # id(host) -> why
     round: Round | None = field(default=None, init=False)
     norms: dict[int, float] = field(factory=dict, init=False)
     losses: dict[int, float] = field(factory=dict, init=False)
     _begun: set[int] = field(factory=set, init=False)  # nodes whose frame has begun
+    _whole: set[int] = field(factory=set, init=False)  # and has arrived
+    _open: dict[int, int] = field(factory=dict, init=False)  # id(host) -> node it is sending
+    _times: dict[int, float] = field(factory=dict, init=False)  # round -> when it began
     _stale: dict[int, int] = field(factory=dict, init=False)  # node -> an older round
     _waiting: tuple[Callable[[Round], bool], Deferred[None]] | None = field(
         default=None, init=False
@@ -58,9 +66,31 @@ class Collector:
     def __attrs_post_init__(self) -> None:
         self._rows = self.matrix.unbind(0)
 
-    def assign(self, node: int, host: Host) -> None:
-        """Vectors of `node` are taken from `host` and nobody else."""
+    def assign(self, node: int, host: Host | None) -> None:
+        """Vectors of `node` are taken from `host` and nobody else; None: from nobody.
+
+        What its last host has not sent whole by now, the new one is to send.
+        """
         self._hosts[node] = host
+        if node not in self._whole:
+            self._begun.discard(node)
+            self._narrow.pop(node, None)
+
+    def home(self, node: int) -> Host | None:
+        """The host that `node` lives on."""
+        return self._hosts.get(node)
+
+    def settled(self, node: int) -> bool:
+        """Whether no bytes of `node` can fall into its row any more, from where it lives.
+
+        A frame of a round that is over may still be coming in: somebody else's vector
+        of the same node must not share the row with it.
+        """
+        return self._open.get(id(self._hosts.get(node))) != node
+
+    def has(self, node: int) -> bool:
+        """Whether a whole vector of `node` is here, judged or not."""
+        return node in self._whole
 
     # -- the round
 
@@ -69,11 +99,11 @@ class Collector:
         with self._settling:
             self.round = round
         self._narrow = {}
-        self._begun, self._stale, self.norms, self.losses = set(), {}, {}, {}
+        self._begun, self._whole, self._stale = set(), set(), {}
+        self.norms, self.losses = {}, {}
         self._dropped = Counter()
-        for node, host in self._hosts.items():
-            if id(host) in self.gone:
-                round.refused(node, Reason.LOST, f"{host.name}: {self.gone[id(host)]}")
+        self._times[round.number] = self._reactor.seconds()
+        self._times.pop(round.number - REMEMBERED, None)
 
     def wait(self, enough: Callable[[Round], bool]) -> Deferred[None]:
         """Fires when `enough` holds of the round; one wait at a time."""
@@ -82,18 +112,25 @@ class Collector:
         self._tell()
         return done
 
-    def expire(self, nodes: range) -> None:
+    def expire(self, nodes: Iterable[int]) -> None:
         """Time is up for those of `nodes` that are still awaited."""
         if self.round is not None:
             self.round.expired(nodes, self._stale)
             self._tell()
 
-    def failed(self, number: int, failures: Failures) -> None:
-        """What hosts said they could not do."""
+    def failed(self, host: Host, number: int, failures: Failures) -> None:
+        """What `host` said it could not do, for nodes that live on it still."""
         if self.round is not None and self.round.number == number:
             for node, why in failures.items():
-                if node not in self.norms:  # its vector is not here already
+                # unless its vector is here already
+                if node not in self.norms and self._hosts.get(node) is host:
                     self.round.refused(node, Reason.FAILED, why)
+            self._tell()
+
+    def refuse(self, node: int, reason: Reason, why: str) -> None:
+        """`node` will not be part of this round."""
+        if self.round is not None:
+            self.round.refused(node, reason, why)
             self._tell()
 
     def _tell(self) -> None:
@@ -107,15 +144,18 @@ class Collector:
 
     def place(self, host: Host, header: Header) -> Tensor | None:
         node, round = header.index, self.round
-        if self._hosts.get(node) is not host:
-            raise BadFrame(f"a vector of node {node}, which is not on {host.name}")
+        self._open.pop(id(host), None)  # one frame after another
         if round is None or header.round > round.number:
             raise BadFrame(f"a vector of round {header.round}, which has not begun")
-        if header.round < round.number or not round.awaits(node) or node in self._begun:
-            # Late answers are normal after a round was closed by its deadline;
-            # a second answer is a lie that changes nothing.
-            if header.round < round.number and round.awaits(node):
-                self._stale[node] = header.round
+        at_home = self._hosts.get(node) is host
+        if not at_home and (header.round == round.number or node not in self._hosts):
+            raise BadFrame(f"a vector of node {node}, which is not on {host.name}")
+        wanted = round.awaits(node) or (node in round.probation and node not in round.heard)
+        if not at_home or header.round < round.number or not wanted or node in self._begun:
+            # Late answers are normal after a round was closed by its deadline, or its
+            # node moved on; a second answer is a lie that changes nothing.
+            if at_home and header.round < round.number:
+                self._late(round, node, header)
             self.log.debug("dropped: node {node}, round {round}", node=node, round=header.round)
             self._dropped[id(host)] += 1
             if self._dropped[id(host)] > UNASKED + 4 * len(self._hosts):
@@ -132,16 +172,32 @@ class Collector:
             self._reactor.callLater(0, self._tell)
             return None
         self._begun.add(node)
+        self._open[id(host)] = node
         if self._wire is self.matrix.dtype:
             return self._rows[node]
         self._narrow[node] = torch.empty(d, dtype=self._wire)
         return self._narrow[node]
 
+    def _late(self, round: Round, node: int, header: Header) -> None:
+        """A vector of an older round."""
+        if round.awaits(node):
+            self._stale[node] = header.round
+        elif (
+            node in round.probation
+            and self._reactor.seconds() - self._times.get(header.round, -1e9) <= self.patience
+            and header.elements == self.matrix.shape[1]
+            and header.dtype is self._wire
+        ):
+            # Nobody waited for it, so the round was over soon; it was in time all the same.
+            round.heard.add(node)
+
     def arrived(self, host: Host, header: Header) -> None:
         round = self.round
         assert round is not None
-        if header.round != round.number:
+        self._open.pop(id(host), None)
+        if header.round != round.number or self._hosts.get(header.index) is not host:
             return  # it was on its way when its round was closed
+        self._whole.add(header.index)
 
         row = self._rows[header.index]
         narrow = self._narrow.pop(header.index, None)
@@ -176,14 +232,6 @@ class Collector:
         else:
             round.refused(node, Reason.NOT_FINITE, fault)
         self._tell()
-
-    def lost(self, host: Host, why: str) -> None:
-        self.gone[id(host)] = why
-        if self.round is not None:
-            for node, place in self._hosts.items():
-                if place is host:
-                    self.round.refused(node, Reason.LOST, f"{host.name}: {why}")
-            self._tell()
 
     def nodes_on(self, host: Host, among: Mapping[int, Any] | range) -> list[int]:
         """Those of `among` that live on `host`, in order."""

@@ -36,9 +36,6 @@ class Sink(Protocol):
     def arrived(self, host: Host, header: Header) -> None:
         """The vector is in place."""
 
-    def lost(self, host: Host, why: str) -> None:
-        """Nothing more will come from `host`."""
-
 
 class Host(Protocol):
     """One place with some of the run's nodes."""
@@ -46,6 +43,10 @@ class Host(Protocol):
     name: str
     bytes_sent: int
     bytes_received: int
+    gone: str  # why nothing more will come from it; empty while it is there
+    suspect: bool  # whether it has been silent for longer than a host in health ever is
+    # Called once, with the host and why, when nothing more will come from it.
+    on_lost: Callable[[Host, str], None]
 
     async def hello(self) -> Environment: ...
 
@@ -77,6 +78,13 @@ class Host(Protocol):
 
     async def close(self) -> None:
         """Let go of the run.  Never fails."""
+
+    def drop(self, why: str) -> None:
+        """Let go of it at once; `on_lost` is not called for this."""
+
+
+def ignore(host: Host, why: str) -> None:
+    """What is called where nobody listens."""
 
 
 Say = Callable[[str], None]  # one line for the user

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -17,7 +17,7 @@ from byzpy_tw.nodes.host import build as build_host
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.environment import Environment
-from byzpy_tw.trainer.hosts import Opened, Sink
+from byzpy_tw.trainer.hosts import Host, Opened, Sink, ignore
 from byzpy_tw.wire.driver import Failures, NodeDriver, vector_header
 from byzpy_tw.wire.pieces import widened
 from byzpy_tw.wire.threads import in_pool
@@ -36,6 +36,9 @@ class InProcessHost:
     name: str = "in-process"
     bytes_sent: int = 0
     bytes_received: int = 0
+    gone: str = ""
+    suspect: bool = False
+    on_lost: Callable[[Host, str], None] = ignore
     _host: NodeHost | None = field(default=None, init=False)
     _driver: NodeDriver | None = field(default=None, init=False)
     _sink: Sink | None = field(default=None, init=False)
@@ -104,6 +107,9 @@ class InProcessHost:
         return succeed(None)
 
     async def close(self) -> None:
+        self.drop("the run is over")
+
+    def drop(self, why: str) -> None:
         if self._driver is not None:
             self._driver.stop()
 

@@ -6,12 +6,14 @@ import os
 import re
 import sys
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, gatherResults
 from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
@@ -20,6 +22,7 @@ from byzpy_tw.trainer.setup import all_of
 from byzpy_tw.wire.addresses import Address, parse_address
 
 START_SECONDS = 120.0
+RESTART_SECONDS = 1.0  # until one that ended by itself is started again
 STOP_SECONDS = 5.0  # before a server that does not stop is killed
 
 _READY = re.compile(rb"byzpy-server \d+ listening on (tcp://\S+?),")
@@ -64,7 +67,8 @@ class LocalServers:
     """`count` real ``twistd byzpy-server`` processes on free loopback ports.
 
     Each holds a pipe from this process as standard input and stops when it
-    closes, so that none outlives the trainer, however that ends.
+    closes, so that none outlives the trainer, however that ends.  One that ends before
+    is started again at the same address, for the run to find it.
     """
 
     count: int
@@ -72,19 +76,48 @@ class LocalServers:
     log_folder: Path
     threads: int | None
     _reactor: Any
+    _tell: Callable[[str], None] = field(default=lambda line: None)
+    restarts: bool = field(default=True, init=False)  # of those that end by themselves
     _running: list[tuple[_Server, Any]] = field(factory=list, init=False)
+    _later: set[IDelayedCall] = field(factory=set, init=False)
 
     async def start(self) -> list[Address]:
         """Start them all; their addresses once all are listening."""
         for i in range(self.count):
-            log = open(self.log_folder / f"server-{i}.log", "ab")
-            server = _Server(log)
-            command = self._command()
-            process = self._reactor.spawnProcess(
-                server, command[0], command, env=dict(os.environ), path=None
-            )
-            self._running.append((server, process))
-        return await all_of([self._ready(server) for server, _ in self._running])
+            self._running.append(self._begin(i, 0))
+        addresses = await all_of([self._ready(server) for server, _ in self._running])
+        for i, address in enumerate(addresses):
+            self._keep(i, address)
+        return addresses
+
+    def _begin(self, number: int, port: int) -> tuple[_Server, Any]:
+        log = open(self.log_folder / f"server-{number}.log", "ab")
+        server, command = _Server(log), self._command(port)
+        process = self._reactor.spawnProcess(
+            server, command[0], command, env=dict(os.environ), path=None
+        )
+        return server, process
+
+    def _keep(self, number: int, address: Address) -> None:
+        """Start server `number` again, at the same address, whenever it ends."""
+
+        def again() -> None:
+            self._later.discard(call)
+            if self.restarts:
+                self._running[number] = self._begin(number, address.port)
+                self._keep(number, address)
+
+        def ended(_: None) -> None:
+            nonlocal call
+            if self.restarts:
+                self._tell(f"local server {address} ended: starting it again")
+                call = self._reactor.callLater(RESTART_SECONDS, again)
+                self._later.add(call)
+
+        call: Any = None
+        server, _ = self._running[number]
+        server.ready.addErrback(lambda _: None)
+        server.ended.addCallback(ended)
 
     async def _ready(self, server: _Server) -> Address:
         try:
@@ -95,17 +128,21 @@ class LocalServers:
                 f"{' / '.join(server.last) or 'none'}"
             ) from None
 
-    def _command(self) -> list[str]:
+    def _command(self, port: int) -> list[str]:
         # Not the twistd script: it may not be on the path where no virtual
         # environment is activated.  This is what it holds.
         run_twistd = "from twisted.scripts.twistd import run; run()"
         command = [sys.executable, "-c", run_twistd, "-n", "--pidfile=", "--logfile=-"]
-        command += ["byzpy-server", "--host", "127.0.0.1", "--port", "0", "--until-eof"]
+        command += ["byzpy-server", "--host", "127.0.0.1", "--port", str(port), "--until-eof"]
         command += ["--data-root", str(self.data_root)]
         return command + (["--threads", str(self.threads)] if self.threads else [])
 
     async def stop(self) -> None:
         """Close them down; whoever does not stop in time is killed.  Never fails."""
+        self.restarts = False
+        for call in self._later:
+            call.cancel()
+        self._later.clear()
         ending = []
         for server, process in self._running:
             server.ready.addErrback(lambda _: None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,21 @@ from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.record import RunDirectory
+from byzpy_tw.runs.record import RESULT, RunDirectory
+from byzpy_tw.runs.resuming import Begun, new, reopen
 from byzpy_tw.runs.rules import Rules, rules_of
-from byzpy_tw.trainer.hosts import Host
+from byzpy_tw.trainer.fleet import Member
 from byzpy_tw.trainer.inprocess import InProcessHost
 from byzpy_tw.trainer.local import LocalServers
 from byzpy_tw.trainer.observers import Observers
 from byzpy_tw.trainer.remote import RemoteHost
 from byzpy_tw.trainer.screen import Screen
-from byzpy_tw.trainer.training import Training
-from byzpy_tw.wire.addresses import parse_addresses
+from byzpy_tw.trainer.training import Training, begun_with
+from byzpy_tw.wire.addresses import Address, parse_addresses
 from byzpy_tw.wire.keys import TRAINER, load_keys
 from byzpy_tw.wire.mutual import MutualTLS
+
+PAUSED = 3  # exit code of a run that can be gone on with
 
 
 async def train(
@@ -49,8 +52,9 @@ async def train(
     rules: Rules,
     directory: RunDirectory,
     write: Callable[[str], None],
+    begun: Begun | None = None,
 ) -> int:
-    """One run with everything it needs; its exit code.
+    """One run with everything it needs, from where it was `begun`; its exit code.
 
     Cancelling closes the run in order and then lets `CancelledError` go on.
     """
@@ -59,8 +63,9 @@ async def train(
     screen = Screen(write, config.quiet)
     screen.configuration(config, str(directory.path), threads)
     training = Training(
-        config, registry, rules, screen, directory, Observers(registry), threads, reactor, pool
-    )
+        config, registry, rules, screen, directory, Observers(registry), threads, reactor,
+        pool, begun or new(),
+    )  # fmt: skip
     servers: LocalServers | None = None
     error: BaseException | None = None
     reactor_thread.hold()
@@ -68,13 +73,12 @@ async def train(
         addresses = parse_addresses(config.remote_hosts)
         keys = keys_of(config)
         prepared = await training.prepare()
-        hosts: list[Host]
+        members: list[Member]
         if config.in_process:
-            hosts = [
-                InProcessHost(
-                    reactor, pool, threads, registry, prepared.dataset, prepared.environment
-                )
-            ]
+            here = InProcessHost(
+                reactor, pool, threads, registry, prepared.dataset, prepared.environment
+            )
+            members = [Member(here.name, lambda: here, redials=False)]
         else:
             if config.local:
                 servers = LocalServers(
@@ -83,56 +87,106 @@ async def train(
                     directory.path,
                     config.threads,
                     reactor,
+                    screen.event,
                 )
                 addresses = tuple(await servers.start())
-            hosts = [RemoteHost(address, reactor, keys) for address in addresses]
-        await training.run(hosts)
+            members = [_member(address, config, reactor, keys) for address in addresses]
+        await training.run(members)
     except ByzpyTwError as e:
         error = e
     except CancelledError:
         training.status = "interrupted"
         raise
     finally:
+        if servers is not None:
+            servers.restarts = False
         try:
             result = await training.finish(error)
+            if training.status == "interrupted" and training.resumable:
+                write(training.resumable)
         finally:
             if servers is not None:
                 await servers.stop()
             reactor_thread.release()
             pool.shutdown(wait=False, cancel_futures=True)
     screen.result(result, str(directory.path))
-    if error is not None:
-        report(error)
-        return 1 if isinstance(error, Diverged) else error.exit_code  # type: ignore[attr-defined]
-    return 0
+    if error is None:
+        return 0
+    report(error)
+    if training.resumable:
+        write(training.resumable)
+        return PAUSED
+    return 1 if isinstance(error, Diverged) else error.exit_code  # type: ignore[attr-defined]
+
+
+def _member(
+    address: Address, config: RunConfig, reactor: Any, keys: MutualTLS | None
+) -> Member:
+    """The server at `address`, dialled anew each time."""
+    return Member(
+        str(address), lambda: RemoteHost(address, reactor, config.heartbeat, keys=keys)
+    )
 
 
 def run_program(config: RunConfig, registry: Registry) -> int:
     """Run `config` in a reactor of this process; the exit code."""
-    from twisted.internet import reactor
-
     try:
         # Mistakes are told before anything is made or started.
         parse_addresses(config.remote_hosts)
-        keys = keys_of(config)
+        keys_of(config, warn=True)
         rules = rules_of(config, registry)
-        directory = RunDirectory.create(run_path(config))
+        directory, begun = RunDirectory.create(run_path(config)), new()
+        directory.write_config(begun_with(config, begun))
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
-    for line in keys.keys.warnings if keys else ():
-        print(f"byzpy_tw: warning: {line}", file=sys.stderr, flush=True)
+    return _run(config, registry, rules, directory, begun)
+
+
+def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> int:
+    """Go on with the run in `path`, with the options `given`; the exit code."""
+    try:
+        config, directory, begun = reopen(path, given, _print)
+        result = directory.read_result()
+        if begun.round == config.rounds and result and result["status"] == "finished":
+            _print(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
+            directory.close()
+            return 0
+        parse_addresses(config.remote_hosts)
+        keys_of(config, warn=True)
+        rules = rules_of(config, registry)
+        directory.cut(begun.round)
+    except ByzpyTwError as e:
+        report(e)
+        return e.exit_code
+    return _run(config, registry, rules, directory, begun)
+
+
+def _run(
+    config: RunConfig,
+    registry: Registry,
+    rules: Rules,
+    directory: RunDirectory,
+    begun: Begun,
+) -> int:
+    from twisted.internet import reactor
+
     few_arenas()
     _start_logging(directory.path)
     program = _Program(reactor)
-    return program.run(lambda: train(reactor, config, registry, rules, directory, _print))
+    return program.run(
+        lambda: train(reactor, config, registry, rules, directory, _print, begun)
+    )
 
 
-def keys_of(config: RunConfig) -> MutualTLS | None:
+def keys_of(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
     """What ``--keys`` names, for servers elsewhere; raises `BadKeys`."""
     if config.keys is None or not config.remote_hosts:
         return None
-    return MutualTLS(load_keys(Path(config.keys).absolute(), TRAINER))
+    keys = load_keys(Path(config.keys).absolute(), TRAINER)
+    for line in keys.warnings if warn else ():
+        print(f"byzpy_tw: warning: {line}", file=sys.stderr, flush=True)
+    return MutualTLS(keys)
 
 
 @define(eq=False)

@@ -7,7 +7,7 @@ sees it, its words are cleaned and clipped, and each wait has an end.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -37,12 +37,13 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec, nodes_to_json
 from byzpy_tw.runs.environment import Environment
-from byzpy_tw.trainer.hosts import Opened, Sink
+from byzpy_tw.trainer.hosts import Host, Opened, Sink, ignore
 from byzpy_tw.wire import commands
 from byzpy_tw.wire.addresses import Address
 from byzpy_tw.wire.driver import Failures
 from byzpy_tw.wire.frames import Header, Kind, bytes_of
 from byzpy_tw.wire.guarded import GuardedAMP, clean
+from byzpy_tw.wire.heartbeat import Heartbeat
 from byzpy_tw.wire.keys import SERVER, TRAINER
 from byzpy_tw.wire.mutual import MutualTLS, Peer, in_words, peer_of
 from byzpy_tw.wire.pieces import PAST, header_of
@@ -88,8 +89,11 @@ class RemoteHost:
 
     address: Address
     _reactor: Any
+    heartbeat: float = 6.0  # seconds without a sign of life until it is lost
+    on_lost: Callable[[Host, str], None] = ignore
     keys: MutualTLS | None = None  # then the server must have some too
     peer: Peer | None = field(default=None, init=False)  # whose certificate it showed
+    _pulse: Heartbeat | None = field(default=None, init=False)
     _run: str = field(default="", init=False)
     _sink: Sink | None = field(default=None, init=False)
     _control: _Client | None = field(default=None, init=False)
@@ -113,6 +117,10 @@ class RemoteHost:
     def bytes_received(self) -> int:
         return self._stream.reader.bytes_read if self._stream else 0
 
+    @property
+    def suspect(self) -> bool:
+        return self._pulse is not None and self._pulse.suspect
+
     # -- before round 0
 
     async def hello(self) -> Environment:
@@ -130,9 +138,16 @@ class RemoteHost:
                 f"{commands.PROTOCOL}; install the same version on both"
             )
         try:
-            return Environment.from_json(answer["environment"])
+            environment = Environment.from_json(answer["environment"])
         except WireError as e:
             raise WireError(f"{self.name}: {clean(str(e))}") from e
+        self._pulse = Heartbeat(self.heartbeat, self._reactor, self._ping, self._lost)
+        if not self.gone:
+            self._pulse.start()
+        return environment
+
+    def _ping(self) -> Deferred[Any]:
+        return maybeDeferred(self._control.callRemote, commands.Ping, token=0)  # type: ignore[union-attr]
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
         """Have the server build the run, and open the tensor stream."""
@@ -336,6 +351,8 @@ class RemoteHost:
         return view
 
     def frame_received(self, header: Header) -> None:
+        if self._pulse is not None:
+            self._pulse.hear()
         if self._sink is not None:
             self._sink.arrived(self, header)
 
@@ -350,8 +367,10 @@ class RemoteHost:
         self.drop("the run is over")
 
     def drop(self, why: str) -> None:
-        """Let go of the connections; `lost` is not called for this."""
+        """Let go of the connections; `on_lost` is not called for this."""
         self.gone = self.gone or why
+        if self._pulse is not None:
+            self._pulse.stop()
         if self._stream is not None:
             self._stream.hang_up(why)
         if self._control is not None and self._control.transport is not None:
@@ -363,8 +382,7 @@ class RemoteHost:
             return
         self.gone = clean(why, 300)
         self.drop(self.gone)
-        if self._sink is not None:
-            self._sink.lost(self, self.gone)
+        self.on_lost(self, self.gone)
 
 
 def _parts(nodes: Sequence[T]) -> list[Sequence[T]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any
 
@@ -17,12 +17,16 @@ from byzpy_tw.attacks.tiers import pieces_of
 from byzpy_tw.errors import BrokenPlugin, BudgetExceeded, ByzpyTwError, Diverged
 from byzpy_tw.kernels.parallel import using
 from byzpy_tw.runs.aggregation import Aggregated
+from byzpy_tw.runs.checkpoint import State
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.learner import Learner
-from byzpy_tw.runs.round import Halt, Proceed, Round
+from byzpy_tw.runs.probation import Probation
+from byzpy_tw.runs.round import Halt, Proceed, Reason, Round
 from byzpy_tw.runs.rules import Rules
 from byzpy_tw.seeds import Context
+from byzpy_tw.trainer.asking import Asking, Shown
 from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.fleet import Fleet
 from byzpy_tw.trainer.hosts import Host
 from byzpy_tw.vectors import narrowed
 from byzpy_tw.wire.pieces import PAST, PIECES, narrow
@@ -55,138 +59,171 @@ class Stopwatch:
 
 
 @frozen(eq=False)
+class Gathered:
+    """A round whose vectors are there, and what is to be done with them."""
+
+    round: Round
+    verdict: Proceed
+    clock: Stopwatch
+    before: tuple[int, int]  # bytes sent and received until it began
+    memory: Mapping[str, Any]  # the attack's, once the round is done
+
+
+@frozen(eq=False)
 class Ran:
     """A round that was run: its line of rounds.jsonl but for ``parameters_sha256``,
     which `digest` fires with, while the next round is under way.
+
+    ``state`` is what the run was right after it, where that was wanted.
     """
 
     record: dict[str, Any]
     digest: Deferred[str]
+    state: State | None = None
 
 
 @define(eq=False)
 class Rounds:
-    """Runs one round after another over `hosts`."""
+    """Runs one round after another.
+
+    All that a round changes, it changes in `commit`, whole.  Until then it can be given
+    up, and run again from the same state.
+    """
 
     config: RunConfig
-    hosts: Sequence[Host]
+    fleet: Fleet
     collector: Collector
     learner: Learner
     rules: Rules
     _reactor: Any
     _pool: Executor
     _threads: int
-    memory: dict[str, Any] = field(factory=dict, init=False)  # the attack's, kept here
+    _tell: Callable[[str], None] = field(default=lambda line: None)
+    memory: Mapping[str, Any] = field(factory=dict, init=False)  # the attack's, kept here
     # node -> its momentum, (d,); of honest nodes, with --worker-momentum
     momenta: dict[int, Tensor] = field(factory=dict, init=False)
     # round -> Byzantine node -> what it sent, for attacks that replay it
     history: dict[int, dict[int, Tensor]] = field(factory=dict, init=False)
+    probation: Probation = field(factory=Probation, init=False)
+    _news: list[str] = field(factory=list, init=False)  # of the round, for the user
     _outgoing: Tensor | None = field(default=None, init=False)  # what the hosts are sent next
     _sending: int = field(default=-1, init=False)  # the round whose parameters were sent last
     _reading: int = field(default=0, init=False)  # hosts that have not taken them all
 
-    async def run(
-        self, number: int, settled: Callable[[], Awaitable[None]] | None = None
-    ) -> Ran:
-        """Round `number`.
+    # -- the state between rounds
 
-        `settled` is waited for, off the clock, before the parameters change: by then
-        whoever still read those that the last round left, its digest first, is done.
-        Raises `Diverged`, `BudgetExceeded`, and what the rules raise.
+    def state(self, round: int) -> State:
+        """What the run is before `round`.  Its tensors are the run's own memory."""
+        return State(
+            round,
+            self.learner.parameters,
+            self.learner.velocity,
+            self.momenta,
+            self.history,
+            self.rules.aggregation.memory,
+            self.memory,
+            self.probation.to_plain(),
+        )
+
+    def restore(self, state: State) -> None:
+        """Go on from `state`, whose memory is taken over."""
+        self.learner.restore(state.parameters, state.velocity)
+        self.momenta = dict(state.momenta)
+        self.history = {number: dict(sent) for number, sent in state.history.items()}
+        self.rules.aggregation.memory = dict(state.aggregation)
+        self.memory = state.attack
+        self.probation = Probation.from_plain(state.probation)
+
+    # -- a round
+
+    async def gather(self, number: int) -> Gathered:
+        """The vectors of round `number`.
+
+        Changes nothing, and may be cancelled.  Raises `Diverged`, `BudgetExceeded`, and
+        what the attack raises.
         """
         if self._outgoing is None:
             self._outgoing = await in_pool(self._reactor, self._pool, self._travelling)
         config, clock = self.config, Stopwatch(self._reactor)
-        sent, received = self._bytes()
-        round = Round(number, config.num_honest, config.num_byz, config.f)
-        self.collector.begin(round)
-        honest = range(config.num_honest)
-        byzantine = range(config.num_honest, config.n)
-        # One timeout covers both phases.  Attackers get the second half of it,
-        # so that an honest node that stays silent cannot take their time too.
-        timeout = config.round_timeout
-        deadline = self._reactor.seconds() + timeout
-        first = timeout / 2 if config.num_byz else timeout
-
-        self._send_parameters(number)
-        for host in self.hosts:
-            if nodes := self._awaited(round, host, honest):
-                host.compute(number, nodes).addCallback(
-                    lambda failures: self.collector.failed(number, failures)
-                )
-        await self._until(lambda r: r.honest_complete, honest, first)
-        if config.worker_momentum and not round.diverged:
-            await in_pool(self._reactor, self._pool, self._apply_momentum, round)
-        clock.lap("honest")
-
-        # An attack is shown nothing of a round that has failed already.
-        if config.num_byz and not round.diverged and round.honest_accepted:
-            shown = await in_pool(self._reactor, self._pool, self._show, round)
-            past = self.history.get(number - getattr(self.rules.attack, "age", 0), {})
-            h = len(round.honest_accepted)
-            for host in self.hosts:
-                if nodes := self._awaited(round, host, byzantine):
-                    host.attack(number, nodes, h, shown, past).addCallback(
-                        lambda failures: self.collector.failed(number, failures)
-                    )
-            left = max(deadline - self._reactor.seconds(), timeout / 2)
-            await self._until(lambda r: r.complete, byzantine, left)
+        before = self.fleet.bytes()
+        self.fleet.settle()
+        round = Round(
+            number, config.num_honest, config.num_byz, config.f, self.probation.nodes
+        )
+        asking = Asking(
+            round, config, self.fleet, self.collector, self._reactor,
+            self._sender(number), self._tell,
+        )  # fmt: skip
+        memory = dict(self.memory)
+        asking.begin()
+        try:
+            await asking.honest()
+            if config.worker_momentum and not round.diverged:
+                await in_pool(self._reactor, self._pool, self._apply_momentum, round)
+            clock.lap("honest")
+            # An attack is shown nothing of a round that has failed already.
+            if config.num_byz and not round.diverged and round.honest_accepted:
+                shown = await in_pool(self._reactor, self._pool, self._show, round, memory)
+                past = self.history.get(number - getattr(self.rules.attack, "age", 0), {})
+                await asking.byzantine(Shown(len(round.honest_accepted), shown, past))
+        finally:
+            asking.end()
         self.collector.expire(range(config.n))
         clock.lap("byzantine")
-
         verdict = round.verdict(self.rules.aggregation.computable)
         if isinstance(verdict, Halt):
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
-        self._remember(round, verdict.nodes)
-        if settled is not None:
-            await settled()
-            clock.skip()
-        aggregated = await in_pool(
-            self._reactor, self._pool, self._advance, verdict, number, clock
+        return Gathered(round, verdict, clock, before, memory)
+
+    async def commit(self, gathered: Gathered, *, keep: bool = False) -> Ran:
+        """Aggregate and step.  By now nobody reads the parameters that the last round left.
+
+        Not to be cancelled: what it does in the pool would be done all the same.
+        Raises `Diverged`, and what the rules raise.
+        """
+        clock, round, verdict = gathered.clock, gathered.round, gathered.verdict
+        clock.skip()
+        aggregated, state = await in_pool(
+            self._reactor, self._pool, self._advance, gathered, keep
         )
         digest = in_pool(self._reactor, self._pool, self.learner.digest)
         clock.lap("step")
-        after = self._bytes()
+        sent, received = self.fleet.bytes()
         record = {
-            "round": number,
+            "round": round.number,
             "seconds": clock.total,
             "phases": dict(clock.phases),
             "loss": self._loss(round),
             "aggregate_norm": aggregated.norm,
             "norms": {str(node): norm for node, norm in sorted(self.collector.norms.items())},
             **_outcomes(verdict, aggregated, round),
-            "bytes_sent": after[0] - sent,
-            "bytes_received": after[1] - received,
+            "bytes_sent": sent - gathered.before[0],
+            "bytes_received": received - gathered.before[1],
         }
-        return Ran(record, digest)
+        news, self._news = self._news, []
+        for line in news:
+            self._tell(f"round {round.number}: {line}")
+        if self.fleet.events or news:
+            record["events"], self.fleet.events = [*self.fleet.events, *news], []
+        return Ran(record, digest, state)
 
     # -- asking
 
-    def _send_parameters(self, number: int) -> None:
-        """To every host; the coming step leaves that memory alone until all have read it."""
+    def _sender(self, number: int) -> Callable[[Host], None]:
+        """Sends this round's parameters; the step leaves them alone until all have read."""
         vector, self._outgoing = self._outgoing, None
         assert vector is not None
+        self._sending, self._reading = number, 0
 
-        def sent(_: Any, of: int) -> None:
-            if of == self._sending:
+        def sent(_: Any) -> None:
+            if number == self._sending:
                 self._reading -= 1
 
-        self._sending, self._reading = number, len(self.hosts)
-        for host in self.hosts:
-            host.parameters(number, vector).addCallback(sent, number)
+        def send(host: Host) -> None:
+            self._reading += 1
+            host.parameters(number, vector).addCallback(sent)
 
-    def _awaited(self, round: Round, host: Host, nodes: range) -> list[int]:
-        return [node for node in self.collector.nodes_on(host, nodes) if round.awaits(node)]
-
-    async def _until(self, enough: Any, nodes: range, seconds: float) -> None:
-        """Wait until `enough` holds, or for so long; then `nodes` are late."""
-        done: Deferred[None] = self.collector.wait(enough)
-        alarm = self._reactor.callLater(seconds, self.collector.expire, nodes)
-        try:
-            await done
-        finally:
-            if alarm.active():
-                alarm.cancel()
+        return send
 
     # -- in the pool
 
@@ -199,10 +236,17 @@ class Rounds:
         beta = self.config.worker_momentum
         for node in round.honest_accepted:
             row = self.collector.matrix[node]
-            if node not in self.momenta:
-                self.momenta[node] = torch.zeros_like(row)
-            self.momenta[node].mul_(beta).add_(row, alpha=1 - beta)
-            row.copy_(self.momenta[node])
+            old = self.momenta.get(node)
+            new = torch.zeros_like(row) if old is None else old * beta
+            row.copy_(new.add_(row, alpha=1 - beta))
+
+    def _keep_momenta(self, round: Round) -> None:
+        if self.config.worker_momentum:
+            for node in round.honest_accepted:
+                if node in self.momenta:
+                    self.momenta[node].copy_(self.collector.matrix[node])
+                else:
+                    self.momenta[node] = self.collector.matrix[node].clone()
 
     def _remember(self, round: Round, nodes: tuple[int, ...]) -> None:
         """Keep what accepted Byzantine nodes sent, as long as it may be replayed."""
@@ -214,7 +258,7 @@ class Rounds:
             self.history[round.number] = sent
             self.history.pop(round.number - attack.age, None)
 
-    def _show(self, round: Round) -> Mapping[str, Tensor]:
+    def _show(self, round: Round, memory: dict[str, Any]) -> Mapping[str, Tensor]:
         """The pieces of knowledge that travel in this round."""
         rows = round.honest_accepted
         honest = self.collector.matrix[: round.honest]
@@ -237,7 +281,7 @@ class Rounds:
                     self.rules.attack_on(f),
                     honest,
                     context=context,
-                    state=self.memory,
+                    state=memory,
                     memory=aggregation.memory,
                 )
         except ByzpyTwError:
@@ -247,18 +291,42 @@ class Rounds:
         found = {piece: getattr(known, piece) for piece in PIECES}
         return narrow({p: t for p, t in found.items() if t is not None}, self._wire)
 
-    def _advance(self, verdict: Proceed, number: int, clock: Stopwatch) -> Aggregated:
-        """From the vectors to the next parameters, in one visit to the pool."""
+    def _advance(self, gathered: Gathered, keep: bool) -> tuple[Aggregated, State | None]:
+        """From the vectors to the next state, in one visit to the pool.
+
+        Also a copy of that state, to `keep`.
+        """
+        round, verdict, number = gathered.round, gathered.verdict, gathered.round.number
         aggregation = self.rules.aggregation
         with using(self._threads):
             aggregated = aggregation(self.collector.matrix, verdict.nodes, verdict.f, number)
-        clock.lap("aggregate")
+        gathered.clock.lap("aggregate")
         try:
             self.learner.step(aggregated.vector, number, lent=self._reading > 0)
         except Diverged as e:
             raise Diverged(f"round {number}: {e}") from e
+        self._keep_momenta(round)
+        self._remember(round, verdict.nodes)
+        self.memory = gathered.memory
+        self._judge(round)
         self._outgoing = self._travelling()
-        return evolve(aggregated, vector=None)  # its memory goes now
+        state = self.state(number + 1).copied() if keep else None
+        return evolve(aggregated, vector=None), state  # its memory goes now
+
+    def _judge(self, round: Round) -> None:
+        """Put nodes on probation, and readmit them, by how they did in `round`."""
+        for node in sorted(self.probation.well([*round.usable, *sorted(round.heard)])):
+            self._news.append(f"node {node} is readmitted: it answered well and in time")
+        for refusal in round.refusals.values():
+            if refusal.reason in (Reason.PROBATION, Reason.LOST):
+                continue  # nothing new; not its doing
+            waited = refusal.reason in (Reason.LATE, Reason.STALE)
+            why = self.probation.failed(refusal.node, waited=waited)
+            if why:
+                self._news.append(
+                    f"node {refusal.node} is on probation: {why}; it is asked but not "
+                    "waited for, until it answers well and in time"
+                )
 
     def _travelling(self) -> Tensor:
         """The parameters as they travel: their own memory, if they lie there like that."""
@@ -275,12 +343,6 @@ class Rounds:
         losses = [self.collector.losses[node] for node in round.honest_accepted]
         return math.fsum(losses) / len(losses) if losses else math.nan
 
-    def _bytes(self) -> tuple[int, int]:
-        return (
-            sum(host.bytes_sent for host in self.hosts),
-            sum(host.bytes_received for host in self.hosts),
-        )
-
 
 def _outcomes(verdict: Proceed, aggregated: Aggregated, round: Round) -> dict[str, Any]:
     """Who was used, who was not, and why."""
@@ -295,5 +357,3 @@ def _outcomes(verdict: Proceed, aggregated: Aggregated, round: Round) -> dict[st
             for _, r in sorted(round.refusals.items())
         ],
     }
-
-

@@ -10,6 +10,8 @@ from attrs import define
 from byzpy_tw.nodes.spec import NodeSpec
 from byzpy_tw.runs.config import RunConfig
 
+_OFTEN = 3  # rounds in which a node was refused, for the summary to name it
+_MOST_NAMED = 10
 _MOST_LINES = 20  # of a listing; the rest is in config.json
 
 
@@ -26,6 +28,10 @@ class Screen:
 
     def notice(self, line: str) -> None:
         self.say(line if line.startswith("warning:") else f"notice: {line}")
+
+    def event(self, line: str) -> None:
+        """Something that happened to the run: a server lost, say."""
+        self.say(f"! {line}")
 
     def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
         self.say(
@@ -60,6 +66,8 @@ class Screen:
 
     def round(self, record: Mapping[str, Any], elapsed: float) -> None:
         for refused in record["refused"]:
+            if refused["reason"] == "probation":
+                continue  # that was said when it was put there
             self.say(
                 f"round {record['round']}: node {refused['node']} refused: "
                 f"{refused['reason']}: {refused['detail']}"
@@ -78,6 +86,16 @@ class Screen:
                 f"{result['final_accuracy']:.2%} (worst {result['worst_accuracy']:.2%} over "
                 f"the last fifth of the evaluations, best {result['best_accuracy']:.2%})"
             )
+        often = sorted(
+            ((sum(why.values()), node, why) for node, why in result["refused"].items()),
+            key=lambda found: (-found[0], int(found[1])),
+        )
+        for count, node, why in often[:_MOST_NAMED]:
+            if count >= _OFTEN:
+                told = ", ".join(f"{reason} {times}" for reason, times in why.items())
+                self._write(
+                    f"node {node} was refused in {count} of {result['rounds']} rounds ({told})"
+                )
         pace = result["seconds_a_round"]
         self._write(
             f"{result['status']}: {result['rounds']} rounds in {result['seconds']:.1f} s"

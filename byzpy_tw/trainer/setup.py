@@ -1,4 +1,4 @@
-"""Before round 0: every server is reached, compared and given its nodes.
+"""Before a server takes part: it is compared, opened and given its nodes.
 
 Whatever is wrong is one error that says which server, why, and what to do.
 """
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
 from byzpy_tw.errors import MissingPlugin, ServerDiffers, UnknownName
-from byzpy_tw.nodes.spec import NodeSpec, RunSpec
+from byzpy_tw.nodes.spec import NodeSpec
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.registry import OWN
 from byzpy_tw.runs.config import RunConfig
@@ -42,79 +42,63 @@ async def _plain(work: Awaitable[T]) -> T:
     return await work
 
 
-async def greet(
-    hosts: Sequence[Host], config: RunConfig, registry: Registry, mine: Environment, say: Say
-) -> list[Environment]:
-    """Say Hello to every host and compare what it is with this process."""
-    theirs = await all_of([host.hello() for host in hosts])
+def compare(
+    name: str,
+    config: RunConfig,
+    registry: Registry,
+    mine: Environment,
+    theirs: Environment,
+    say: Say,
+) -> None:
+    """Compare what the host called `name` said of itself with this process.
+
+    Raises `ServerDiffers` with ``--strict``; says it otherwise.
+    """
     used = {
         registry.entry(kind, parse(getattr(config, kind)).name).distribution
         for kind in _LOOKED_UP
     }
-    for host, environment in zip(hosts, theirs):
-        for line in differences(mine, environment, used):
-            said = f"{host.name} {line}: results may differ in their last bits"
-            if config.strict:
-                raise ServerDiffers(
-                    f"{host.name} {line}; install the same there, or run without --strict"
-                )
-            say(f"warning: {said}")
-    return theirs
-
-
-async def open_everywhere(
-    hosts: Sequence[Host],
-    *,
-    run: str,
-    spec: RunSpec,
-    config: RunConfig,
-    registry: Registry,
-    sink: Sink,
-    mine: Opened,
-    own_data: bool,
-) -> dict[str, str]:
-    """Open the run on every host; the digest of each one's data.
-
-    Its model must be the trainer's own, and so must its data unless `own_data`.
-    """
-    digests: dict[str, str] = {}
-
-    async def one(host: Host) -> None:
-        try:
-            opened = await host.open(run, spec, sink)
-        except UnknownName as e:
-            raise _missing(host, config, registry, e) from e
-        digests[host.name] = opened.digest
-        if opened.digest != mine.digest and not own_data:
+    for line in differences(mine, theirs, used):
+        if config.strict:
             raise ServerDiffers(
-                f"{host.name} holds other data for {config.dataset!r} than the trainer "
-                f"(digests {opened.digest[:12]} and {mine.digest[:12]}); give both the same "
-                "files, with --data-root on either side"
+                f"{name} {line}; install the same there, or run without --strict"
             )
-        if opened.dimension != mine.dimension:
-            raise ServerDiffers(
-                f"{host.name}'s {config.model!r} has {opened.dimension} parameters, the "
-                f"trainer's {mine.dimension}; install the same version of its plugin"
-            )
-
-    await all_of([one(host) for host in hosts])
-    return digests
+        say(f"warning: {name} {line}: results may differ in their last bits")
 
 
-async def spawn_everywhere(
-    placement: Sequence[tuple[Host, Sequence[NodeSpec]]],
-    config: RunConfig,
-    registry: Registry,
+async def open_run(
+    host: Host, run: str, config: RunConfig, registry: Registry, sink: Sink
+) -> Opened:
+    """Have `host` build the run; what it then has."""
+    try:
+        return await host.open(run, config.spec(), sink)
+    except UnknownName as e:
+        raise _missing(host, config, registry, e) from e
+
+
+def check_opened(name: str, opened: Opened, mine: Opened, config: RunConfig) -> None:
+    """`ServerDiffers` where a host's data or model is not what it must be."""
+    if opened.digest != mine.digest:
+        raise ServerDiffers(
+            f"{name} holds other data for {config.dataset!r} than the trainer "
+            f"(digests {opened.digest[:12]} and {mine.digest[:12]}); give both the same "
+            "files, with --data-root on either side"
+        )
+    if opened.dimension != mine.dimension:
+        raise ServerDiffers(
+            f"{name}'s {config.model!r} has {opened.dimension} parameters, the "
+            f"trainer's {mine.dimension}; install the same version of its plugin"
+        )
+
+
+async def spawn(
+    host: Host, nodes: Sequence[NodeSpec], config: RunConfig, registry: Registry
 ) -> None:
-    """Give every host its nodes."""
-
-    async def one(host: Host, nodes: Sequence[NodeSpec]) -> None:
-        try:
-            await host.spawn(nodes)
-        except UnknownName as e:
-            raise _missing(host, config, registry, e) from e
-
-    await all_of([one(host, nodes) for host, nodes in placement if nodes])
+    """Give `host` its nodes."""
+    try:
+        await host.spawn(nodes)
+    except UnknownName as e:
+        raise _missing(host, config, registry, e) from e
 
 
 def _missing(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-import secrets
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -13,28 +13,30 @@ import numpy
 import torch
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
-from twisted.python.failure import Failure
 
 import byzpy_tw
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import Diverged
+from byzpy_tw.errors import CannotRecord, Diverged, RunDirectoryError, ServerDiffers
 from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.nodes.host import check_shard, make_model, make_shards
 from byzpy_tw.nodes.probe import probe
-from byzpy_tw.nodes.spec import NodeSpec, node_specs
+from byzpy_tw.nodes.spec import node_specs
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.environment import Environment, environment
 from byzpy_tw.runs.learner import Evaluation, Learner, whole
-from byzpy_tw.runs.placement import notices, round_robin
+from byzpy_tw.runs.placement import notices
 from byzpy_tw.runs.record import RunDirectory
+from byzpy_tw.runs.resuming import Begun, new
 from byzpy_tw.runs.rules import Rules
-from byzpy_tw.trainer import setup
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.hosts import Host, Opened
+from byzpy_tw.trainer.fleet import Fleet, Member, Terms
+from byzpy_tw.trainer.hosts import Opened
 from byzpy_tw.trainer.observers import Observers
 from byzpy_tw.trainer.rounds import Ran, Rounds
+from byzpy_tw.trainer.saving import REFUSED, Saving
 from byzpy_tw.trainer.screen import Screen
+from byzpy_tw.trainer.waiting import Shared, settled
 from byzpy_tw.wire.threads import in_pool
 
 
@@ -61,19 +63,47 @@ class Training:
     threads: int
     _reactor: Any
     _pool: Executor
+    begun: Begun = field(factory=new)  # what there is of the run already
     status: str = field(default="running", init=False)
     _evaluations: list[Evaluation] = field(factory=list, init=False)
     _records: int = field(default=0, init=False)
     _round_seconds: float = field(default=0.0, init=False)
+    # node -> reason -> rounds in which it was refused for it
+    _refused: dict[int, Counter[str]] = field(factory=dict, init=False)
     _began: float = field(init=False)
-    _hosts: Sequence[Host] = field(default=(), init=False)
+    _fleet: Fleet | None = field(default=None, init=False)
+    _rounds: Rounds | None = field(default=None, init=False)
+    _saving: Saving = field(init=False)
     _last: dict[str, Any] = field(factory=dict, init=False)
     _prepared: Prepared | None = field(default=None, init=False)
-    _tail: Deferred[None] | None = field(default=None, init=False)  # of the last round
-    _digests: dict[str, str] = field(factory=dict, init=False)  # host -> of its data
+    _tail: Shared[None] | None = field(default=None, init=False)  # of the last round
+    _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
 
     def __attrs_post_init__(self) -> None:
-        self._began = self._reactor.seconds()
+        config, begun = self.config, self.begun
+        kept = None if config.keep_checkpoints == "all" else int(config.keep_checkpoints)
+        self._saving = Saving(
+            self.directory.path, config.checkpoint_interval, kept,
+            self.directory.sync_rounds, self._reactor,
+        )  # fmt: skip
+        self._saving.round = begun.round
+        self._began = self._reactor.seconds() - (begun.state.elapsed if begun.state else 0.0)
+        for record in begun.records:
+            self._count(record)
+        self._bytes = (
+            sum(record.get("bytes_sent", 0) for record in begun.records),
+            sum(record.get("bytes_received", 0) for record in begun.records),
+        )
+
+    def _count(self, record: Mapping[str, Any]) -> None:
+        """Add a round's record to what the result is made of."""
+        self._records += 1
+        self._round_seconds += record["seconds"]
+        self._last = dict(record)
+        for refused in record["refused"]:
+            self._refused.setdefault(refused["node"], Counter())[refused["reason"]] += 1
+        if "accuracy" in record:
+            self._evaluations.append(Evaluation(record["test_loss"], record["accuracy"]))
 
     # -- before
 
@@ -85,7 +115,33 @@ class Training:
                 "(--strict makes this an error)"
             )
         self._prepared = await in_pool(self._reactor, self._pool, self._load)
+        self._compare(self._prepared)
         return self._prepared
+
+    def _compare(self, prepared: Prepared) -> None:
+        """`RunDirectoryError` where what is here now is not what the run was begun with."""
+        before, here = self.begun.description, prepared
+        for what, name, now in (
+            ("model", "dimension", here.learner.dimension),
+            ("data", "data_digest", here.digest),
+        ):
+            if name in before and before[name] != now:
+                raise RunDirectoryError(
+                    f"{self.directory.path} was begun with other {what}: its {name} was "
+                    f"{before[name]}, here it is {now}"
+                )
+        versions = before.get("versions", {})
+        for name, now in (
+            ("byzpy_tw", byzpy_tw.__version__),
+            ("torch", here.environment.torch),
+            ("instructions", here.environment.instructions),
+            ("probe", here.environment.probe),
+        ):
+            if versions.get(name, now) != now:
+                line = f"the run was begun with {name} {versions[name]}, this is {now}"
+                if self.config.strict:
+                    raise ServerDiffers(f"{line} (--strict)")
+                self.screen.notice(f"warning: {line}: results may differ in their last bits")
 
     def _load(self) -> Prepared:
         config, spec = self.config, self.config.spec()
@@ -111,101 +167,100 @@ class Training:
 
     # -- the run
 
-    async def run(self, hosts: Sequence[Host]) -> None:
-        """Train on `hosts`.  Raises what ends the run early."""
+    async def run(self, members: Sequence[Member]) -> None:
+        """Train on `members`.  Raises what ends the run early."""
         assert self._prepared is not None
         config, prepared = self.config, self._prepared
-        self._hosts = hosts
         collector = Collector(
             torch.zeros(config.n, prepared.learner.dimension),
             self._reactor,
             self._pool,
             getattr(torch, config.wire_dtype),
+            config.round_timeout,
         )
-        placement = await self._set_up(hosts, prepared, collector)
+        self._fleet = fleet = self._assembled(members, prepared, collector)
         rounds = Rounds(
             config,
-            [host for host, nodes in placement if nodes],
+            fleet,
             collector,
             prepared.learner,
             self.rules,
             self._reactor,
             self._pool,
             self.threads,
+            self.screen.say,
         )
-        for number in range(config.rounds):
-            ran = await rounds.run(number, self._settled)
-            self._tail = Deferred.fromCoroutine(self._after(number, ran))
-        await self._settled()
+        if self.begun.state is not None:
+            rounds.restore(self.begun.state)
+        await self._set_up(fleet)
+        self._rounds = rounds
+        for number in range(self.begun.round, config.rounds):
+            gathered = await rounds.gather(number)
+            await settled(self._tail)
+            keep = self._saving.due(number + 1)
+            # From here to its record, a round is not interrupted.
+            ran = Shared(rounds.commit(gathered, keep=keep))
+            self._tail = Shared(self._after(number, ran.wait()))
+            await ran.wait()
+        await settled(self._tail)
         self.status = "finished"
 
-    def _settled(self) -> Deferred[None]:
-        """Fires, or fails, when all is said of the last round that was run.
-
-        Giving up this wait leaves what is waited for alone.
-        """
-        waiting: Deferred[None] = Deferred()
-
-        def tell(result: Any) -> None:
-            if not waiting.called:
-                (waiting.errback if isinstance(result, Failure) else waiting.callback)(result)
-
-        if self._tail is None:
-            waiting.callback(None)
-        else:
-            self._tail.addBoth(tell)
-        return waiting
-
-    async def _set_up(
-        self, hosts: Sequence[Host], prepared: Prepared, collector: Collector
-    ) -> list[tuple[Host, list[NodeSpec]]]:
+    def _assembled(
+        self, members: Sequence[Member], prepared: Prepared, collector: Collector
+    ) -> Fleet:
         config = self.config
-        for line in notices(config.n, len(hosts), config.f) if not config.in_process else ():
-            self.screen.notice(line)
-        await setup.greet(
-            hosts, config, self.registry, prepared.environment, self.screen.notice
-        )
         partition = self.registry.make("partition", config.partition)
-        self._digests = await setup.open_everywhere(
-            hosts,
-            run=secrets.token_hex(8),
-            spec=config.spec(),
-            config=config,
-            registry=self.registry,
-            sink=collector,
-            mine=Opened(prepared.learner.dimension, prepared.digest),
+        terms = Terms(
+            config,
+            self.registry,
+            self.begun.token,
+            prepared.environment,
+            Opened(prepared.learner.dimension, prepared.digest),
             own_data=getattr(partition, "local", False),
         )
         nodes = node_specs(
             honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
         )
-        placement = round_robin(nodes, hosts)
-        await setup.spawn_everywhere(placement, config, self.registry)
-        for host, here in placement:
-            for node in here:
-                collector.assign(node.node, host)
-        self.screen.placement([(host.name, here) for host, here in placement])
-        description = self._description(placement)
-        self.directory.write_config(description)
-        self.observers.tell("run_started", config=description)
-        return placement
+        return Fleet(members, terms, nodes, collector, self._reactor, self.screen.event)
 
-    async def _after(self, number: int, ran: Ran) -> None:
+    async def _set_up(self, fleet: Fleet) -> None:
+        config = self.config
+        if not config.in_process:
+            lines = notices(
+                config.n, len(fleet.members), config.f, config.max_nodes_per_server
+            )
+            for line in lines:
+                self.screen.notice(line)
+        await fleet.start()
+        self.screen.placement(fleet.placed())
+        description = self._description(fleet)
+        self.directory.write_config(description)
+        if self.begun.round:
+            self.screen.say(f"going on with round {self.begun.round + 1}")
+        self.observers.tell("run_started", config=description)
+
+    async def _after(self, number: int, running: Deferred[Ran]) -> None:
         """Evaluate if it is time to, record, and tell: the next round does not wait for it."""
+        ran = await running
         record = {**ran.record, "parameters_sha256": await ran.digest}
         last = number == self.config.rounds - 1
         every = self.config.eval_interval
         if last or (every and (number + 1) % every == 0):
             evaluation = await self._evaluate()
-            self._evaluations.append(evaluation)
             record["test_loss"] = evaluation.loss
             record["accuracy"] = evaluation.accuracy
-        self._records = number + 1
-        self._round_seconds += record["seconds"]
-        self._last = record
         self.directory.append_round(record)
+        self._count(record)
         self.observers.tell("round_completed", record=record)
         self.screen.round(record, self._elapsed())
+        if ran.state is not None:
+            writing = self._saving.begin(ran.state, self._elapsed())
+            if self.config.checkpoint_interval is None:
+                writing.addErrback(lambda failure: failure.trap(*REFUSED) and None)
+            else:  # asked for: this one must be there
+                await writing
+        elif self._saving.failed is not None:
+            raise self._saving.failed
 
     async def _evaluate(self) -> Evaluation:
         assert self._prepared is not None
@@ -219,14 +274,17 @@ class Training:
     # -- after
 
     async def finish(self, error: BaseException | None = None) -> dict[str, Any]:
-        """Close every host, write the result, and hand it back."""
+        """Close every host, write the last checkpoint and the result, and hand that back."""
         if isinstance(error, Diverged):
             self.status = "diverged"
         elif self.status == "running":
-            self.status = "failed" if error is not None else "interrupted"
+            begun = self._rounds is not None
+            self.status = (
+                "interrupted" if error is None else "paused" if begun else "failed"
+            )
         interrupted: CancelledError | None = None
         try:
-            await self._settled()  # the last round is told even if the next one failed
+            await settled(self._tail)  # the last round is told even if the next one failed
         except CancelledError as e:  # not waiting any more
             self.status, interrupted = "interrupted", e
             if self._tail is not None:
@@ -234,12 +292,20 @@ class Training:
         except Exception:
             pass  # `error` is what it came to
         try:
-            closing = [Deferred.fromCoroutine(host.close()) for host in self._hosts]
-            await gatherResults(closing, consumeErrors=True)
+            if interrupted is None:
+                await self._save()
+            if self._fleet is not None:
+                await self._fleet.close()
         finally:  # interrupted once more, or only now: the result stands
+            self._saving.close()
             result = self.result(error)
-            self.directory.write_result(result)
-            self.directory.close()
+            try:
+                self.directory.write_result(result)
+            except CannotRecord:
+                if not isinstance(error, CannotRecord):  # or it is told already
+                    raise
+            finally:
+                self.directory.close()
         self.observers.tell("run_finished", result=result)
         if self.observers.told:  # or a pool that is busy would be waited for
             await in_pool(self._reactor, self._pool, self.observers.finish)
@@ -247,12 +313,36 @@ class Training:
             raise interrupted
         return result
 
+    async def _save(self) -> None:
+        """The last checkpoint: what the run is after the last round that is on record."""
+        if self._rounds is None or self.status == "diverged" or not self._saving.wanted:
+            return
+        try:
+            await self._saving.settled()
+            if self._records > self._saving.round:
+                await self._saving.begin(self._rounds.state(self._records), self._elapsed())
+        except REFUSED as e:
+            if self.status == "finished":
+                self.screen.notice(f"warning: {e}")
+            else:
+                self.screen.event(f"no newer checkpoint than of round {self._saving.round}: {e}")
+
+    @property
+    def resumable(self) -> str:
+        """How to go on with a run that ended early; empty where there is nothing to say."""
+        if self.status not in ("paused", "interrupted"):
+            return ""
+        at = self._saving.round
+        what = f"a checkpoint of round {at}" if at else "no checkpoint yet, so from round 0"
+        return f"to go on ({what}): --resume {self.directory.path}"
+
     def result(self, error: BaseException | None = None) -> dict[str, Any]:
         """What result.json holds."""
         accuracies = [e.accuracy for e in self._evaluations]
         # Worst over the last fifth: the best alone flatters a run that collapsed.
         tail = accuracies[-max(1, len(accuracies) // 5) :]
         final = self._evaluations[-1] if self._evaluations else None
+        sent, received = self._fleet.bytes() if self._fleet is not None else (0, 0)
         return {
             "status": self.status,
             "error": str(error) if error is not None else None,
@@ -261,28 +351,26 @@ class Training:
             "final_loss": final.loss if final else None,
             "worst_accuracy": min(tail) if tail else None,
             "best_accuracy": max(accuracies) if accuracies else None,
+            "refused": {str(n): dict(why) for n, why in sorted(self._refused.items())},
             "seconds": self._elapsed(),
             "seconds_a_round": self._round_seconds / self._records if self._records else None,
             "parameters_sha256": self._last.get("parameters_sha256"),
-            "bytes_sent": sum(host.bytes_sent for host in self._hosts),
-            "bytes_received": sum(host.bytes_received for host in self._hosts),
+            "bytes_sent": self._bytes[0] + sent,
+            "bytes_received": self._bytes[1] + received,
         }
 
     def _elapsed(self) -> float:
         return self._reactor.seconds() - self._began
 
-    def _description(
-        self, placement: Sequence[tuple[Host, Sequence[NodeSpec]]]
-    ) -> dict[str, Any]:
+    def _description(self, fleet: Fleet) -> dict[str, Any]:
         """What config.json holds."""
         assert self._prepared is not None
         here = self._prepared.environment
         return {
-            "config": self.config.to_dict(),
-            "bits": self.config.bits,
+            **begun_with(self.config, self.begun),
             "dimension": self._prepared.learner.dimension,
             "data_digest": self._prepared.digest,
-            "data_digests": self._digests,
+            "data_digests": dict(fleet.digests()),
             "versions": {
                 "byzpy_tw": byzpy_tw.__version__,
                 "python": here.python,
@@ -293,6 +381,10 @@ class Training:
                 "probe": here.probe,
             },
             "plugins": dict(here.plugins),
-            "placement": {host.name: [n.node for n in nodes] for host, nodes in placement},
+            "placement": {name: [n.node for n in nodes] for name, nodes in fleet.placed()},
         }
 
+
+def begun_with(config: RunConfig, begun: Begun) -> dict[str, Any]:
+    """What config.json holds from the first moment: enough to begin again."""
+    return {"config": config.to_dict(), "bits": config.bits, "run": begun.token}

@@ -1,0 +1,188 @@
+"""A run's state on disk: written whole or not at all, and read only if it is whole.
+
+A checkpoint has everything that rounds change.  Random streams are named by the
+round, so there is nothing of theirs to keep.
+
+The file: a magic line, the SHA-256 of what follows, then `torch.save`'s format,
+which is read with ``weights_only=True``: numbers, words and tensors, never code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import attrs
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from byzpy_tw.errors import BadRuleOutput, CannotRecord, DamagedCheckpoint
+
+MAGIC = b"byzpy_tw checkpoint 1\n"
+_NAME = re.compile(r"checkpoint\.(\d{8,})")
+_DIGEST = hashlib.sha256().digest_size
+
+
+@frozen(eq=False)
+class State:
+    """What a run is after `round` rounds.
+
+    ``parameters`` and ``velocity`` are ``(d,)``; ``momenta`` maps honest nodes to
+    theirs; ``history`` a round to what Byzantine nodes sent in it.  ``aggregation``
+    and ``attack`` are what the rules and the attack remember, ``probation`` the
+    nodes' conduct, ``elapsed`` seconds.
+    """
+
+    round: int
+    parameters: Tensor
+    velocity: Tensor
+    momenta: Mapping[int, Tensor] = field(factory=dict)
+    history: Mapping[int, Mapping[int, Tensor]] = field(factory=dict)
+    aggregation: Mapping[str, Any] = field(factory=dict)
+    attack: Mapping[str, Any] = field(factory=dict)
+    probation: Mapping[str, Any] = field(factory=dict)
+    elapsed: float = 0.0
+
+    def copied(self) -> State:
+        """The same in memory of its own."""
+        return State(**{name: _copied(value) for name, value in _fields(self)})
+
+
+def _fields(state: State) -> Iterator[tuple[str, Any]]:
+    return ((f.name, getattr(state, f.name)) for f in attrs.fields(State))
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_copied, value))
+    return value
+
+
+def _storable(value: Any, where: str) -> Any:
+    """`value` as `torch.load` takes it back; `BadRuleOutput` where it does not."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)):
+        return {"numpy": torch.from_numpy(np.array(value))}
+    if type(value) in (list, tuple):
+        return type(value)(_storable(v, f"{where}[{i}]") for i, v in enumerate(value))
+    if isinstance(value, Mapping) and all(type(key) in (str, int) for key in value):
+        return {key: _storable(item, f"{where}[{key!r}]") for key, item in value.items()}
+    raise BadRuleOutput(
+        f"what a rule remembers cannot be kept in a checkpoint: {where} is "
+        f"{type(value).__name__}; a rule's state may hold tensors, arrays, numbers, words, "
+        "and lists, tuples and dicts of these (or run with --checkpoint-interval 0)"
+    )
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"numpy"}:
+            return value["numpy"].numpy()
+        return {key: _restored(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_restored, value))
+    return value
+
+
+class _Hashing(io.RawIOBase):
+    """A file that hashes what is written, as it is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+        self.failed: OSError | None = None  # torch has words of its own for it
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        left = memoryview(data).cast("B")
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as e:
+            self.failed = e
+            raise
+        return len(data)
+
+
+def write(folder: Path, state: State, keep: int | None = 2) -> Path:
+    """Write `state` into `folder`, and remove all but the newest `keep` (None: all).
+
+    When this returns, it is on the disk.  Raises `CannotRecord`, with the older
+    checkpoints untouched, and `BadRuleOutput` for memory that cannot be kept.
+    """
+    plain = {name: _storable(value, name) for name, value in _fields(state)}
+    path = folder / f"checkpoint.{state.round:08d}"
+    unfinished = folder / ".checkpoint.new"
+    body: _Hashing | None = None
+    try:
+        with open(unfinished, "wb", buffering=0) as file:
+            file.write(MAGIC + bytes(_DIGEST))
+            body = _Hashing(file)
+            torch.save(plain, body)
+            file.seek(len(MAGIC))
+            file.write(body.hash.digest())
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        sync(folder)
+        for old in checkpoints(folder)[keep:] if keep is not None else ():
+            old.unlink()
+    except (OSError, RuntimeError) as e:  # torch says RuntimeError for a full disk
+        unfinished.unlink(missing_ok=True)
+        why = (body and body.failed) or e
+        raise CannotRecord(
+            f"cannot write a checkpoint to {folder}: {getattr(why, 'strerror', None) or why}"
+        ) from e
+    return path
+
+
+def sync(folder: Path) -> None:
+    """See to it that what was renamed in `folder` outlives a loss of power."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, the newest first."""
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.partition(".")[2]), reverse=True)
+
+
+def read(path: Path) -> State:
+    """The state in `path`; `DamagedCheckpoint` says why there is none."""
+    try:
+        data = path.read_bytes()
+    except OSError as e:
+        raise DamagedCheckpoint(f"{path}: {e.strerror or e}") from e
+    start = len(MAGIC) + _DIGEST
+    if data[: len(MAGIC)] != MAGIC or len(data) < start:
+        raise DamagedCheckpoint(f"{path} is no checkpoint of this version")
+    body = memoryview(data)[start:]
+    if hashlib.sha256(body).digest() != data[len(MAGIC) : start]:
+        raise DamagedCheckpoint(f"{path} is damaged: its bytes are not those that were written")
+    try:
+        plain = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+        return State(**_restored(plain))
+    except Exception as e:  # whole, but of another version
+        raise DamagedCheckpoint(f"{path} cannot be read: {e}"[:300]) from e

@@ -1,0 +1,99 @@
+"""Which nodes a round does not wait for any more.
+
+A node that stays silent would cost each round its whole timeout.  One that has
+failed several rounds in a row is on probation: still asked, left out, charged to
+the budget, until it answers well and in time.
+
+That alone would let a node that answers every other round cost half of all
+timeouts.  So waiting for a node is also paid from an allowance of its own, which
+good rounds earn back slowly.  Once it is used up, the node stays on probation
+however it answers, until it has earned some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import define, field
+
+IN_A_ROW = 3  # failures that put a node on probation
+ALLOWANCE = 5  # timeouts that a run waits for one node
+EARNED_IN = 100  # good rounds that earn one of them back
+
+
+@define
+class _Conduct:
+    """How one node has behaved."""
+
+    failures: int = 0  # in a row
+    waited: int = 0  # timeouts that it cost, less what it has earned back
+    good: int = 0  # rounds since it last cost or earned one
+    on_probation: bool = False
+
+    @property
+    def spotless(self) -> bool:
+        return not (self.failures or self.waited or self.on_probation)
+
+
+@define
+class Probation:
+    """Fed with every round's outcome; `nodes` are on probation in the next one."""
+
+    _conduct: dict[int, _Conduct] = field(factory=dict)  # of those that are not spotless
+
+    @property
+    def nodes(self) -> frozenset[int]:
+        return frozenset(n for n, conduct in self._conduct.items() if conduct.on_probation)
+
+    def well(self, nodes: Iterable[int]) -> list[int]:
+        """`nodes` answered well and in time; those that are readmitted by it."""
+        readmitted = []
+        for node in nodes:
+            conduct = self._conduct.get(node)
+            if conduct is None:
+                continue
+            conduct.good += 1
+            if conduct.good >= EARNED_IN:
+                conduct.good, conduct.waited = 0, max(0, conduct.waited - 1)
+            if conduct.on_probation:
+                if conduct.waited < ALLOWANCE:
+                    # Once more, and it is back where it was: no second chance of three.
+                    conduct.on_probation, conduct.failures = False, IN_A_ROW - 1
+                    readmitted.append(node)
+            else:
+                conduct.failures = 0
+            if conduct.spotless:
+                del self._conduct[node]
+        return readmitted
+
+    def failed(self, node: int, *, waited: bool) -> str:
+        """`node` failed; `waited` if the round waited for it.
+
+        Why it is on probation from now on, if that is news; else nothing.
+        """
+        conduct = self._conduct.setdefault(node, _Conduct())
+        conduct.failures += 1
+        if waited:
+            conduct.waited, conduct.good = conduct.waited + 1, 0
+        if conduct.on_probation:
+            return ""
+        conduct.on_probation = conduct.failures >= IN_A_ROW or conduct.waited >= ALLOWANCE
+        if not conduct.on_probation:
+            return ""
+        if conduct.failures >= IN_A_ROW:
+            return f"it failed {conduct.failures} rounds in a row"
+        return f"it was waited for {conduct.waited} times"
+
+    # -- in a checkpoint
+
+    def to_plain(self) -> dict[str, Any]:
+        """Numbers under words, as a checkpoint keeps them."""
+        return {
+            str(node): [c.failures, c.waited, c.good, c.on_probation]
+            for node, c in self._conduct.items()
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Probation:
+        return cls({int(node): _Conduct(*values) for node, values in plain.items()})

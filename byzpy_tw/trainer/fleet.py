@@ -1,0 +1,352 @@
+"""The hosts of a run: which are there, which node lives on which, who replaces whom.
+
+A host that is lost is dialled again, at growing intervals, and all that while its
+nodes live on others.  One that comes back, or that joins late, gets its nodes at the
+next round.  What goes where is `Placement`'s decision; here it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import define, field, frozen
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from byzpy_tw.errors import ByzpyTwError, ServerUnreachable, message_of
+from byzpy_tw.nodes.spec import NodeSpec
+from byzpy_tw.plugins import Registry
+from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.runs.environment import Environment
+from byzpy_tw.runs.placement import Placement
+from byzpy_tw.trainer import setup
+from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.hosts import Host, Opened, Say
+
+FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds until a lost server is dialled again
+
+
+@define(eq=False)
+class Member:
+    """A place for nodes: `make` gives a host that is not connected yet."""
+
+    name: str
+    make: Callable[[], Host]
+    redials: bool = True
+    host: Host | None = field(default=None, init=False)
+    up: bool = field(default=False, init=False)
+    shown: str = field(default="", init=False)  # its name, with its certificate's if any
+    digest: str = field(default="", init=False)  # of its data, when it was first opened
+    spawned: set[int] = field(factory=set, init=False)  # nodes that `host` has
+    failures: int = field(default=0, init=False)  # since it last was up
+    complaint: str = field(default="", init=False)  # the last one that was shown
+    later: IDelayedCall | None = field(default=None, init=False)
+    joining: Deferred[None] | None = field(default=None, init=False)
+
+
+@frozen(eq=False)
+class Terms:
+    """What every host of the run must agree to."""
+
+    config: RunConfig
+    registry: Registry
+    run: str  # its name, the same whenever it is opened
+    environment: Environment
+    mine: Opened
+    own_data: bool  # whether each host may have data of its own
+
+
+@define(eq=False)
+class Fleet:
+    """Bring it up with `start`; then it looks after itself until `close`."""
+
+    members: Sequence[Member]
+    terms: Terms
+    nodes: Sequence[NodeSpec]
+    collector: Collector
+    _reactor: Any
+    _say: Say
+    placement: Placement = field(init=False)
+    # Called with a host and nodes that have just come to live on it.
+    moved: Callable[[Host, list[int]], None] = field(init=False)
+    # Called with nodes that have no host now, and why.
+    stranded: Callable[[list[int], str], None] = field(init=False)
+    since: dict[int, float] = field(factory=dict, init=False)  # homeless node -> from when
+    events: list[str] = field(factory=list, init=False)  # since the last round was told
+    _returning: list[Member] = field(factory=list, init=False)
+    _spent: list[int] = field(factory=lambda: [0, 0], init=False)  # bytes of hosts that are gone
+    _closed: bool = field(default=False, init=False)
+
+    log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        config = self.terms.config
+        self.placement = Placement(
+            tuple(member.name for member in self.members),
+            len(self.nodes),
+            config.max_nodes_per_server,
+            config.failover == "on" and not self.terms.own_data,
+        )
+        self.moved = lambda host, nodes: None
+        self.stranded = lambda nodes, why: None
+
+    # -- the start
+
+    async def start(self) -> None:
+        """Reach every host, and give it its nodes.
+
+        Raises what is wrong with the first that is not as it must be; with
+        ``--min-servers``, one that cannot be reached may join later.
+        """
+        least = self.terms.config.min_servers
+        if least is None:
+            await setup.all_of([self._join(member) for member in self.members])
+        else:
+            missing = await setup.all_of([self._missing(member) for member in self.members])
+            if len(self.members) - sum(map(bool, missing)) < least:
+                raise ServerUnreachable(
+                    f"{sum(map(bool, missing))} of {len(self.members)} servers did not answer, "
+                    f"--min-servers {least}: {'; '.join(filter(None, missing))}"
+                )
+        for member in self.members:
+            if member.host is not None and not member.host.gone:
+                member.up = True
+                self.placement.back(member.name)
+            elif least is None:
+                raise ServerUnreachable(f"{member.name}: {member.host and member.host.gone}")
+        by_name = {member.name: member for member in self.members}
+        moved = self.placement.fill()
+        await setup.all_of(
+            [self._spawn(by_name[name], nodes) for name, nodes in moved.items()]
+        )
+        for name, nodes in moved.items():
+            for node in nodes:
+                self.collector.assign(node, by_name[name].host)
+        now = self._reactor.seconds()
+        self.since = dict.fromkeys(self.placement.homeless, now)
+        for member in self.members:
+            if not member.up:
+                self._redial(member)
+
+    async def _missing(self, member: Member) -> str:
+        """Join, or why `member` cannot be reached."""
+        try:
+            await self._join(member)
+        except ServerUnreachable as e:
+            if member.host is not None:
+                member.host.drop("not reached")
+                member.host = None
+            self._tell(f"{e}; going on without it for now")
+            return str(e)
+        return ""
+
+    async def _join(self, member: Member) -> None:
+        """Connect to `member`, compare it with what the run needs, open the run there."""
+        terms = self.terms
+        member.spawned = set()
+        member.host = host = member.make()
+        host.on_lost = self._lost
+        first = not member.digest
+        theirs = await host.hello()
+        member.shown = host.name
+        setup.compare(
+            host.name, terms.config, terms.registry, terms.environment, theirs,
+            self._say if first else lambda line: None,
+        )  # fmt: skip
+        opened = await setup.open_run(
+            host, terms.run, terms.config, terms.registry, self.collector
+        )
+        own = Opened(terms.mine.dimension, member.digest or opened.digest)
+        setup.check_opened(host.name, opened, own if terms.own_data else terms.mine, terms.config)
+        member.digest = opened.digest
+
+    async def _spawn(self, member: Member, nodes: Sequence[int]) -> None:
+        """Have `nodes` on `member`, as far as they are not there yet."""
+        assert member.host is not None
+        new = [node for node in nodes if node not in member.spawned]
+        if new:
+            specs = [self.nodes[node] for node in new]
+            await setup.spawn(member.host, specs, self.terms.config, self.terms.registry)
+            member.spawned.update(new)
+
+    # -- between rounds
+
+    def settle(self) -> None:
+        """Before a round: hosts that came back get their nodes."""
+        returning, self._returning = self._returning, []
+        for member in returning:
+            if not member.up or member.host is None:
+                continue
+            away = [n for n in member.spawned if self.placement.away_from_home(n)]
+            nodes = self.placement.return_home(
+                member.name, filter(self.collector.settled, away)
+            )
+            for node in nodes:
+                self.collector.assign(node, member.host)
+            if nodes:
+                self._tell(f"{_live(nodes)} on {member.name} again")
+            if len(nodes) < len(away):
+                self._returning.append(member)
+
+    def hosts(self) -> list[Host]:
+        """Those that are up."""
+        return [m.host for m in self.members if m.up and m.host is not None]
+
+    def placed(self) -> list[tuple[str, list[NodeSpec]]]:
+        """Each host's name, and the nodes that live there now."""
+        return [
+            (member.shown or member.name, [self.nodes[node] for node in self.placement.on(member.name)])
+            for member in self.members
+        ]
+
+    def digests(self) -> Mapping[str, str]:
+        """Of each host's data."""
+        return {member.name: member.digest for member in self.members if member.digest}
+
+    def bytes(self) -> tuple[int, int]:
+        """Bytes of tensors sent and received, with hosts that are gone."""
+        hosts = self.hosts()
+        return (
+            self._spent[0] + sum(host.bytes_sent for host in hosts),
+            self._spent[1] + sum(host.bytes_received for host in hosts),
+        )
+
+    # -- losses
+
+    def give_up(self, host: Host, why: str) -> None:
+        """Treat `host` as lost, although its connection stands."""
+        member = self._member(host)
+        if member is not None and member.redials:
+            host.drop(why)
+            self._lost(host, why)
+
+    def _member(self, host: Host) -> Member | None:
+        return next((m for m in self.members if m.up and m.host is host), None)
+
+    def _lost(self, host: Host, why: str) -> None:
+        member = self._member(host)
+        if member is None or self._closed:
+            return  # while it was joining: whoever joins it is told
+        self._spent[0] += host.bytes_sent
+        self._spent[1] += host.bytes_received
+        member.up, member.host = False, None
+        nodes = self.placement.away(member.name)
+        now = self._reactor.seconds()
+        for node in nodes:
+            self.collector.assign(node, None)
+            self.since[node] = now
+        self._tell(f"{member.name} is lost: {why}")
+        self._redial(member)
+        self._fill()
+        left = [node for node in nodes if self.placement.home[node] is None]
+        if left:
+            self.stranded(left, f"{member.name}: {why}")
+
+    def _fill(self) -> None:
+        """Find homes for the homeless among the hosts that are up."""
+        by_name = {member.name: member for member in self.members}
+        for name, nodes in self.placement.fill().items():
+            bringing = Deferred.fromCoroutine(self._bring(by_name[name], nodes))
+            bringing.addErrback(self._bug)
+
+    async def _bring(self, member: Member, nodes: list[int]) -> None:
+        """Have `nodes`, which are to live on `member`, spawned there and asked."""
+        host = member.host
+        try:
+            await self._spawn(member, nodes)
+        except ByzpyTwError as e:
+            if member.host is host and member.up:
+                # It has no room, say.  Its own nodes are well there.
+                self._tell(f"{member.name} does not take {_listed(nodes)}: {e}")
+                self.placement.refuse(member.name, nodes)
+                self._fill()
+                left = [n for n in nodes if self.placement.home[n] is None]
+                if left:
+                    self.stranded(left, f"{member.name}: {e}")
+            return
+        if member.host is not host or host is None:
+            return  # lost meanwhile: they are on their way to another
+        here = [node for node in nodes if self.placement.home[node] == member.name]
+        if not here:
+            return
+        for node in here:
+            self.collector.assign(node, host)
+            self.since.pop(node, None)
+        self._tell(f"{_live(here)} on {member.name} now")
+        self.moved(host, here)
+
+    # -- coming back
+
+    def _redial(self, member: Member) -> None:
+        if self._closed or not member.redials:
+            return
+        delay = min(FIRST_DELAY * 2 ** min(member.failures, 16), LONGEST_DELAY)
+        member.failures += 1
+        member.later = self._reactor.callLater(delay, self._dial, member)
+
+    def _dial(self, member: Member) -> None:
+        member.later = None
+        member.joining = Deferred.fromCoroutine(self._rejoin(member))
+        member.joining.addErrback(self._bug)
+
+    async def _rejoin(self, member: Member) -> None:
+        try:
+            await self._join(member)
+            belonging = [n.node for n in self.nodes if self.placement.belongs(n.node) == member.name]
+            await self._spawn(member, belonging)
+        except ByzpyTwError as e:
+            if member.host is not None:
+                member.host.drop("it could not join")
+                member.host = None
+            # What it says while it is not there at all is no news; its refusals are.
+            text = message_of(e)
+            if not isinstance(e, ServerUnreachable) and text != member.complaint:
+                member.complaint = text
+                self._tell(f"{member.name} cannot take part: {text}")
+            self._redial(member)
+            return
+        finally:
+            member.joining = None
+        member.failures, member.complaint, member.up = 0, "", True
+        self._tell(f"{member.name} is back")
+        self.placement.back(member.name)
+        self._returning.append(member)
+        self._fill()
+
+    def _bug(self, failure: Failure) -> None:
+        if failure.check(CancelledError) is None:
+            self.log.failure("looking after the servers failed", failure=failure)
+
+    def _tell(self, line: str) -> None:
+        self.events.append(line)
+        self._say(line)
+
+    # -- the end
+
+    async def close(self) -> None:
+        """Let go of every host.  Never fails."""
+        self._closed = True
+        closing = []
+        for member in self.members:
+            if member.later is not None:
+                member.later.cancel()
+                member.later = None
+            if member.joining is not None:
+                member.joining.cancel()
+            if member.host is not None:
+                closing.append(Deferred.fromCoroutine(member.host.close()))
+        await gatherResults(closing, consumeErrors=True)
+
+
+def _live(nodes: Sequence[int]) -> str:
+    return f"{_listed(nodes)} live{'s' * (len(nodes) == 1)}"
+
+
+def _listed(nodes: Sequence[int]) -> str:
+    if len(nodes) == 1:
+        return f"node {nodes[0]}"
+    shown = ", ".join(map(str, nodes[:10]))
+    return f"nodes {shown}" + (f" and {len(nodes) - 10} more" if len(nodes) > 10 else "")

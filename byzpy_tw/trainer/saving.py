@@ -1,0 +1,91 @@
+"""Checkpoints of a run under way, written beside its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from attrs import define, evolve, field
+from twisted.internet.defer import Deferred
+
+from byzpy_tw.errors import BadRuleOutput, CannotRecord
+from byzpy_tw.runs import checkpoint
+from byzpy_tw.runs.checkpoint import State
+from byzpy_tw.trainer.waiting import Shared, settled
+from byzpy_tw.wire.threads import in_pool
+
+ROUNDS, SECONDS = 10, 30.0  # after which one is due, where no interval was asked for
+REFUSED = (CannotRecord, BadRuleOutput)  # what writing one may fail with
+SHARE = 20  # and at most a twentieth of the time goes into writing them
+
+
+@define(eq=False)
+class Saving:
+    """Decides when a checkpoint is due, and writes one at a time in a thread of its own.
+
+    `interval` rounds: None for what is cheap, 0 for never.  `before` is done first, in
+    that thread: the records must be on the disk before the checkpoint that counts on them.
+    """
+
+    _folder: Path
+    _interval: int | None
+    _keep: int | None
+    _before: Callable[[], None]
+    _reactor: Any
+    _thread: Any = field(factory=lambda: ThreadPoolExecutor(1, "byzpy_tw checkpoints"))
+    round: int = field(default=0, init=False)  # of the newest one on the disk
+    _begun: int = field(default=0, init=False)  # of the newest one that was begun
+    _last: float = field(init=False)  # when that was
+    _rest: float = field(default=0.0, init=False)  # no other one until then
+    _writing: Shared[None] | None = field(default=None, init=False)
+    failed: Exception | None = field(default=None, init=False)  # why one was not written
+
+    def __attrs_post_init__(self) -> None:
+        self._last = self._reactor.seconds()
+
+    @property
+    def wanted(self) -> bool:
+        return self._interval != 0
+
+    def due(self, round: int) -> bool:
+        """Whether the state before `round` should be kept."""
+        if self._interval is not None:
+            return self._interval > 0 and round % self._interval == 0
+        now = self._reactor.seconds()
+        old = round - self._begun >= ROUNDS or now - self._last >= SECONDS
+        return old and now >= self._rest
+
+    def begin(self, state: State, elapsed: float) -> Deferred[None]:
+        """Write `state`, after the one that is being written.
+
+        Fires when it is on the disk.  Fails with `CannotRecord` or `BadRuleOutput`.
+        """
+        self._begun, self._last = state.round, self._reactor.seconds()
+        self._rest = float("inf")  # until it is done
+        self._writing = Shared(self._write(self._writing, evolve(state, elapsed=elapsed)))
+        return self._writing.wait()
+
+    async def _write(self, earlier: Shared[None] | None, state: State) -> None:
+        await settled(earlier)
+        began = self._reactor.seconds()
+
+        def work() -> None:
+            self._before()
+            checkpoint.write(self._folder, state, self._keep)
+
+        try:
+            await in_pool(self._reactor, self._thread, work)
+        except REFUSED as e:
+            self.failed = e
+            raise
+        now = self._reactor.seconds()
+        self.round, self._rest = state.round, now + SHARE * (now - began)
+
+    async def settled(self) -> None:
+        """Until nothing is being written.  Raises why one could not be."""
+        await settled(self._writing)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False)

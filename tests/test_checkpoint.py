@@ -1,0 +1,258 @@
+"""A run's state on disk: whole, or not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.errors import (
+    BadRuleOutput,
+    CannotRecord,
+    ConfigError,
+    DamagedCheckpoint,
+    RunDirectoryError,
+)
+from byzpy_tw.runs import checkpoint
+from byzpy_tw.runs.checkpoint import State
+from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.runs.record import CONFIG, ROUNDS, RunDirectory, to_json
+from byzpy_tw.runs.resuming import merged, reopen
+from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
+from byzpy_tw.trainer.saving import ROUNDS as EVERY
+from byzpy_tw.trainer.saving import SHARE, Saving
+from tests.support import folder
+
+
+def state(round: int = 3) -> State:
+    return State(
+        round,
+        torch.arange(5.0),
+        torch.ones(5) * round,
+        {0: torch.zeros(5), 2: torch.ones(5)},
+        {2: {3: torch.ones(5, dtype=torch.bfloat16)}},
+        {"aggregator": {"previous": torch.ones(5), "seen": 4, "names": ("a", None, True)}},
+        {"direction": np.arange(3.0), "row": 1},
+        {"3": [1, 2, 3, False]},
+        12.5,
+    )
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return isinstance(other, np.ndarray) and np.array_equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    return type(one) is type(other) and one == other
+
+
+class FileTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = folder(self)
+
+    def test_there_and_back(self) -> None:
+        """Every part of a state, to the bit and to the type."""
+        found = checkpoint.read(checkpoint.write(self.folder, state()))
+        for name in ("round", "parameters", "velocity", "momenta", "history", "aggregation",
+                     "attack", "probation", "elapsed"):  # fmt: skip
+            self.assertTrue(same(getattr(state(), name), getattr(found, name)), name)
+
+    def test_a_copy(self) -> None:
+        """Shares no memory with what it was made from."""
+        one = state()
+        other = one.copied()
+        one.parameters.add_(1)
+        one.momenta[0].add_(1)
+        one.aggregation["aggregator"]["previous"].add_(1)
+        self.assertTrue(same(other.parameters, state().parameters))
+        self.assertTrue(same(other.momenta, state().momenta))
+        self.assertTrue(same(other.aggregation, state().aggregation))
+
+    def test_the_newest_are_kept(self) -> None:
+        """Two, or as many as asked for."""
+        for keep, left in ((2, [5, 4]), (1, [5]), (None, [5, 4, 3, 2, 1])):
+            for path in self.folder.iterdir():
+                path.unlink()
+            for round in range(1, 6):
+                checkpoint.write(self.folder, state(round), keep)
+            rounds = [checkpoint.read(p).round for p in checkpoint.checkpoints(self.folder)]
+            self.assertEqual(rounds, left)
+            self.assertEqual(len(list(self.folder.iterdir())), len(left))
+
+    @given(st.data())
+    def test_any_damage_is_noticed(self, data: st.DataObject) -> None:
+        """A byte that changed anywhere, or an end that is missing."""
+        path = checkpoint.write(self.folder, state())
+        whole = bytearray(path.read_bytes())
+        if data.draw(st.booleans()):
+            at = data.draw(st.integers(0, len(whole) - 1))
+            whole[at] ^= data.draw(st.integers(1, 255))
+        else:
+            del whole[data.draw(st.integers(0, len(whole) - 1)) :]
+        path.write_bytes(whole)
+        self.assertRaises(DamagedCheckpoint, checkpoint.read, path)
+
+    def test_of_another_version(self) -> None:
+        """Whole, but with other contents: told, not raised as something else."""
+        path = self.folder / "checkpoint.00000001"
+        body = self.folder / "body"
+        torch.save({"something": "else"}, body)
+        import hashlib
+
+        data = body.read_bytes()
+        path.write_bytes(checkpoint.MAGIC + hashlib.sha256(data).digest() + data)
+        self.assertRaises(DamagedCheckpoint, checkpoint.read, path)
+
+    def test_memory_that_cannot_be_kept(self) -> None:
+        """The rule's author is told what it was, and where."""
+        bad = State(1, torch.ones(2), torch.ones(2), aggregation={"a": {"b": [object()]}})
+        failure = self.assertRaises(BadRuleOutput, checkpoint.write, self.folder, bad)
+        self.assertIn("aggregation['a']['b'][0] is object", str(failure))
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_nowhere_to_write(self) -> None:
+        """An error in words."""
+        gone = self.folder / "gone"
+        failure = self.assertRaises(CannotRecord, checkpoint.write, gone, state())
+        self.assertIn("No such file", str(failure))
+
+
+class SavingTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock, self.pool = ClockReactor(), HandCrankedPool()
+        self.done: list[str] = []
+        self.folder = folder(self)
+
+    def saving(self, interval: int | None = None, keep: int | None = None) -> Saving:
+        before = lambda: self.done.append("records")  # noqa: E731
+        return Saving(self.folder, interval, keep, before, self.clock, self.pool)
+
+    def test_asked_for(self) -> None:
+        """Every so many rounds, or never."""
+        for interval, due in ((4, [4, 8]), (1, list(range(1, 10))), (0, [])):
+            saving = self.saving(interval)
+            self.assertEqual([r for r in range(1, 10) if saving.due(r)], due)
+
+    def test_left_to_it(self) -> None:
+        """Now and then, and for a small part of the time."""
+        saving = self.saving()
+        self.assertEqual([r for r in range(1, 12) if saving.due(r)], [EVERY, EVERY + 1])
+        saving.begin(state(EVERY), 0.0)
+        self.clock.advance(2)  # it takes that long
+        self.assertFalse(saving.due(10 * EVERY))
+        self.pool.drain()
+        self.assertEqual(saving.round, EVERY)
+        self.assertFalse(saving.due(2 * EVERY))
+        self.clock.advance(2 * SHARE)
+        self.assertTrue(saving.due(2 * EVERY))
+        self.assertTrue(saving.due(EVERY + 1))  # rounds that take seconds
+
+    def test_one_at_a_time(self) -> None:
+        """The records come first; a second one waits for the first."""
+        saving = self.saving(1)
+        first, second = saving.begin(state(1), 0.0), saving.begin(state(2), 0.0)
+        self.assertEqual(len(self.pool.waiting), 1)
+        self.pool.turn()
+        self.successResultOf(first)
+        self.assertNoResult(second)
+        self.pool.drain()
+        self.successResultOf(second)
+        self.assertEqual(self.done, ["records"] * 2)
+
+    def test_one_that_cannot_be_written(self) -> None:
+        """Fails, and is remembered."""
+        saving = self.saving(1)
+        self.folder.rename(self.folder.with_suffix(".away"))
+        self.addCleanup(self.folder.with_suffix(".away").rename, self.folder)
+        writing = saving.begin(state(1), 0.0)
+        self.pool.drain()
+        self.failureResultOf(writing, CannotRecord)
+        self.assertIsInstance(saving.failed, CannotRecord)
+        self.failureResultOf(Deferred.fromCoroutine(saving.settled()), CannotRecord)
+
+
+CONFIGURATION = RunConfig(in_process=True, seed=5)
+
+
+class ReopeningTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = folder(self) / "run"
+        self.said: list[str] = []
+        directory = RunDirectory.create(self.folder)
+        directory.write_config({"config": CONFIGURATION.to_dict(), "run": "token"})
+        for number in range(7):
+            directory.append_round({"round": number, "seconds": 1.0})
+        directory.close()
+        for number in (3, 5):
+            checkpoint.write(self.folder, state(number))
+
+    def reopen(self, **given: Any) -> Any:
+        config, directory, begun = reopen(self.folder, given, self.said.append)
+        self.addCleanup(directory.close)
+        return config, directory, begun
+
+    def test_from_the_newest(self) -> None:
+        """The records past it are cut off, for the rounds will be run again."""
+        config, directory, begun = self.reopen()
+        self.assertEqual(config, CONFIGURATION)
+        self.assertEqual((begun.round, begun.token, len(begun.records)), (5, "token", 5))
+        directory.cut(begun.round)
+        directory.append_round({"round": 5})
+        directory.close()
+        lines = (self.folder / ROUNDS).read_text().splitlines()
+        self.assertEqual([json.loads(line)["round"] for line in lines], [0, 1, 2, 3, 4, 5])
+
+    def test_a_damaged_one(self) -> None:
+        """The one before it is used, with a warning; without any, round 0."""
+        (self.folder / "checkpoint.00000005").write_bytes(b"half")
+        self.assertEqual(self.reopen()[2].round, 3)
+        self.assertIn("checkpoint.00000005", self.said[0])
+        (self.folder / "checkpoint.00000003").unlink()
+
+    def test_without_any(self) -> None:
+        """Everything is run again."""
+        for path in checkpoint.checkpoints(self.folder):
+            path.unlink()
+        begun = self.reopen()[2]
+        self.assertEqual((begun.round, begun.records), (0, ()))
+
+    def test_records_that_were_lost(self) -> None:
+        """A checkpoint that they do not reach is not used."""
+        lines = [to_json({"round": n, "seconds": 1.0}) for n in range(4)]
+        (self.folder / ROUNDS).write_text("\n".join(lines) + '\n{"round": 4, "seco')
+        self.assertEqual(self.reopen()[2].round, 3)
+        self.assertIn("only 4 are on record", self.said[0])
+
+    def test_in_use(self) -> None:
+        """Two trainers cannot have one folder."""
+        self.reopen()
+        failure = self.assertRaises(RunDirectoryError, reopen, self.folder, {}, print)
+        self.assertIn("in use by process", str(failure))
+        failure = self.assertRaises(RunDirectoryError, RunDirectory.create, self.folder)
+
+    def test_no_run(self) -> None:
+        """A folder without one is told apart, and is not changed."""
+        other = folder(self)
+        self.assertRaises(RunDirectoryError, reopen, other, {}, print)
+        self.assertEqual(list(other.iterdir()), [])
+        (other / CONFIG).write_text("[]")
+        self.assertRaises(RunDirectoryError, reopen, other, {}, print)
+
+    def test_options(self) -> None:
+        """Where it runs, how long it waits and how long it goes on may change."""
+        saved = CONFIGURATION.to_dict()
+        config = merged(saved, {"local": 3, "rounds": 99, "round_timeout": 5.0, "seed": 5})
+        self.assertEqual((config.local, config.in_process, config.rounds), (3, False, 99))
+        for given in ({"seed": 6}, {"lr": 0.5}, {"run_dir": "x"}):
+            self.assertRaises(ConfigError, merged, saved, given)
+        self.assertRaises(ConfigError, merged, {**saved, "colour": "red"}, {})
+        self.assertRaises(ConfigError, self.reopen, rounds=2)

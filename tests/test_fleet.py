@@ -1,0 +1,456 @@
+"""Hosts that come and go, and rounds that go on, on a virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch import Tensor
+from twisted.internet.defer import Deferred, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.errors import LimitExceeded, ServerDiffers, ServerUnreachable
+from byzpy_tw.nodes.spec import NodeSpec, node_specs
+from byzpy_tw.plugins import load
+from byzpy_tw.runs.environment import environment
+from byzpy_tw.runs.round import Reason, Round
+from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
+from byzpy_tw.train import configuration
+from byzpy_tw.trainer.asking import Asking, Shown
+from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.fleet import FIRST_DELAY, Fleet, Member, Terms
+from byzpy_tw.trainer.hosts import Opened, ignore
+from byzpy_tw.wire.frames import Header, Kind
+
+REGISTRY = load()
+HERE = environment(REGISTRY, probe="p", device="cpu", threads=1)
+D = 3
+TIMEOUT, REPLACE = 20.0, 30.0
+
+
+@define(eq=False, slots=False)
+class World:
+    """The servers there are: what happens when one is dialled."""
+
+    reactor: ClockReactor
+    hosts: list[FakeHost] = field(factory=list)  # every connection that was made
+    down: set[str] = field(factory=set)  # servers that are not there
+    silent: set[int] = field(factory=set)  # nodes that do not answer
+    room: dict[str, int] = field(factory=dict)  # nodes that a server takes
+    digest: str = "data"
+
+    def host(self, name: str) -> FakeHost:
+        self.hosts.append(FakeHost(name, self))
+        return self.hosts[-1]
+
+    def on(self, name: str) -> FakeHost:
+        """The newest connection to `name`."""
+        return [host for host in self.hosts if host.name == name][-1]
+
+
+@define(eq=False, slots=False)
+class FakeHost:
+    """One connection: answers at once, with a vector of the node's own number."""
+
+    name: str
+    world: World
+    bytes_sent: int = 1
+    bytes_received: int = 1
+    gone: str = ""
+    suspect: bool = False
+    on_lost: Callable[[Any, str], None] = ignore
+    sink: Any = None
+    spawned: list[int] = field(factory=list)
+    asked: list[tuple[str, int, tuple[int, ...]]] = field(factory=list)
+    closed: bool = False
+
+    async def hello(self) -> Any:
+        if self.name in self.world.down:
+            raise ServerUnreachable(f"{self.name}: nobody there")
+        return HERE
+
+    async def open(self, run: str, spec: Any, sink: Any) -> Opened:
+        self.sink = sink
+        return Opened(D, self.world.digest)
+
+    async def spawn(self, nodes: Sequence[NodeSpec]) -> None:
+        if len(self.spawned) + len(nodes) > self.world.room.get(self.name, 100):
+            raise LimitExceeded("no room")
+        self.spawned += [node.node for node in nodes]
+
+    def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
+        self.asked.append(("parameters", round, ()))
+        return succeed(None)
+
+    def compute(self, round: int, nodes: Sequence[int]) -> Deferred[dict]:
+        return self._answer("compute", round, nodes)
+
+    def attack(
+        self, round: int, nodes: Sequence[int], h: int, shown: Mapping, past: Mapping
+    ) -> Deferred[dict]:
+        return self._answer("attack", round, nodes)
+
+    def _answer(self, what: str, round: int, nodes: Sequence[int]) -> Deferred[dict]:
+        self.asked.append((what, round, tuple(nodes)))
+        if not self.gone and not self.suspect:
+            for node in nodes:
+                if node not in self.world.silent:
+                    self.send(node, round)
+        return Deferred()
+
+    def send(self, node: int, round: int) -> None:
+        header = Header(Kind.VECTOR, round, D, node)
+        place = self.sink.place(self, header)
+        if place is not None:
+            place.fill_(node)
+            self.sink.arrived(self, header)
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def drop(self, why: str) -> None:
+        self.gone = self.gone or why
+
+    def lose(self, why: str = "cut off") -> None:
+        """What a real host does when its connection ends."""
+        self.gone = why
+        self.on_lost(self, why)
+
+
+class FleetCase(SynchronousTestCase):
+    options = "--num-honest 3 --num-byz 1 --f 1 --attack empire"
+
+    def setUp(self) -> None:
+        self.reactor = ClockReactor()
+        self.world = World(self.reactor)
+        self.said: list[str] = []
+
+    def fleet(self, more: str = "", *, names: str = "abc") -> Fleet:
+        hosts = ",".join(f"tcp://{name}:1" for name in names)
+        words = f"--remote-hosts {hosts} {self.options} --round-timeout {TIMEOUT}"
+        words += f" --replace-timeout {REPLACE} {more}"
+        self.config = config = configuration(words.split())
+        terms = Terms(config, REGISTRY, "run", HERE, Opened(D, "data"), own_data=False)
+        self.collector = Collector(
+            torch.zeros(config.n, D), self.reactor, HandCrankedPool(eager=True)
+        )
+        nodes = node_specs(
+            honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
+        )
+        members = [Member(name, lambda name=name: self.world.host(name)) for name in names]
+        return Fleet(members, terms, nodes, self.collector, self.reactor, self.said.append)
+
+    def start(self, more: str = "", **options: Any) -> Fleet:
+        fleet = self.fleet(more, **options)
+        self.successResultOf(Deferred.fromCoroutine(fleet.start()))
+        return fleet
+
+    def lives(self, fleet: Fleet) -> dict[str, list[int]]:
+        return {name: [n.node for n in nodes] for name, nodes in fleet.placed()}
+
+
+class StartTests(FleetCase):
+    def test_everyone_gets_their_nodes(self) -> None:
+        """Round-robin, each spawned where it lives."""
+        fleet = self.start()
+        self.assertEqual(self.lives(fleet), {"a": [0, 3], "b": [1], "c": [2]})
+        self.assertEqual(self.world.on("a").spawned, [0, 3])
+        self.assertIs(self.collector.home(1), self.world.on("b"))
+
+    def test_all_must_be_there(self) -> None:
+        """Unless told otherwise."""
+        self.world.down = {"b"}
+        failure = self.failureResultOf(Deferred.fromCoroutine(self.fleet().start()))
+        self.assertIn("b: nobody there", str(failure.value))
+
+    def test_some_may_be_late(self) -> None:
+        """As many as allowed; they get their nodes when they come."""
+        self.world.down = {"a"}
+        fleet = self.start("--min-servers 2")
+        self.assertEqual(self.lives(fleet), {"a": [], "b": [0, 1], "c": [2, 3]})
+        self.world.down = set()
+        self.reactor.advance(FIRST_DELAY)
+        fleet.settle()
+        self.assertEqual(self.lives(fleet), {"a": [0, 3], "b": [1], "c": [2]})
+        self.world.down = {"a", "b"}
+        failure = self.failureResultOf(
+            Deferred.fromCoroutine(self.fleet("--min-servers 2").start())
+        )
+        self.assertIn("2 of 3 servers did not answer, --min-servers 2", str(failure.value))
+
+    def test_one_that_differs(self) -> None:
+        """Is an error, however few are asked for."""
+        self.world.digest = "other"
+        for more in ("", "--min-servers 1"):
+            starting = Deferred.fromCoroutine(self.fleet(more).start())
+            self.failureResultOf(starting, ServerDiffers)
+
+
+class LossTests(FleetCase):
+    def test_nodes_move_and_return(self) -> None:
+        """To the others at once; back again when their server is there, between rounds."""
+        fleet = self.start()
+        self.world.on("a").lose()
+        self.assertEqual(self.lives(fleet), {"a": [], "b": [0, 1], "c": [2, 3]})
+        self.assertIs(self.collector.home(0), self.world.on("b"))
+        self.assertIn("a is lost: cut off", self.said)
+        self.reactor.advance(FIRST_DELAY)
+        self.assertEqual(self.lives(fleet)["a"], [])  # a round is under way
+        fleet.settle()
+        self.assertEqual(self.lives(fleet), {"a": [0, 3], "b": [1], "c": [2]})
+        self.assertIs(self.collector.home(0), self.world.on("a"))
+        # A second time, nodes that are spawned somewhere already are not spawned again.
+        self.world.on("a").lose()
+        self.assertEqual(self.world.on("b").spawned, [1, 0])
+
+    def test_dialled_less_and_less(self) -> None:
+        """Until it answers Hello; then from the start again."""
+        fleet = self.start()
+        self.world.down = {"a"}
+        self.world.on("a").lose()
+        times = []
+        for _ in range(500):
+            before = len(self.world.hosts)
+            self.reactor.advance(0.125)  # exact in binary
+            if len(self.world.hosts) > before:
+                times.append(self.reactor.seconds())
+        waits = [b - a for a, b in zip([0.0, *times], times)]
+        self.assertEqual(waits[:7], [0.5, 1, 2, 4, 8, 10, 10])
+        self.world.down = set()
+        self.reactor.advance(10)
+        self.assertIn("a is back", self.said)
+        self.world.on("a").lose()
+        self.reactor.advance(FIRST_DELAY)
+        self.assertEqual(self.said.count("a is back"), 2)
+        self.assertEqual(sum("nobody there" in line for line in self.said), 0)
+        self.successResultOf(Deferred.fromCoroutine(fleet.close()))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_one_that_came_back_different(self) -> None:
+        """Does not take part, and that is said once."""
+        fleet = self.start()
+        self.world.on("a").lose()
+        self.world.digest = "other"
+        self.reactor.pump([1.0] * 60)
+        self.assertEqual(sum("holds other data" in line for line in self.said), 1)
+        self.assertEqual(self.lives(fleet)["a"], [])
+
+    def test_one_that_has_no_room(self) -> None:
+        """The others are asked."""
+        self.world.room = {"b": 1}
+        fleet = self.start()
+        self.world.on("a").lose()
+        self.assertEqual(self.lives(fleet), {"a": [], "b": [1], "c": [0, 2, 3]})
+        self.assertTrue(any("b does not take node 0" in line for line in self.said))
+
+    def test_everything_is_lost(self) -> None:
+        """Nodes are homeless since then, until somebody is back."""
+        fleet, stranded = self.start(), []
+        fleet.stranded = lambda nodes, why: stranded.append((nodes, why))
+        self.reactor.advance(5)
+        self.world.down = {"a", "b", "c"}
+        for name in "abc":
+            self.world.on(name).lose()
+        self.assertEqual(stranded, [([0, 1, 2, 3], "c: cut off")])
+        self.assertEqual(fleet.placement.homeless, [0, 1, 2, 3])
+        self.assertEqual(set(fleet.since.values()), {5.0})
+        self.world.down = {"a", "c"}
+        self.reactor.pump([0.1] * 100)
+        self.assertEqual(self.lives(fleet)["b"], [0, 1, 2, 3])
+
+    def test_bytes_of_the_lost(self) -> None:
+        """Are counted still."""
+        fleet = self.start()
+        self.world.on("a").bytes_sent = 100
+        self.world.on("a").lose()
+        self.assertEqual(fleet.bytes(), (102, 3))
+
+
+class AskingTests(FleetCase):
+    def asking(self, fleet: Fleet, number: int = 0, probation: Sequence[int] = ()) -> Asking:
+        config = self.config
+        round = Round(number, config.num_honest, config.num_byz, config.f, frozenset(probation))
+        asking = Asking(
+            round, config, fleet, self.collector, self.reactor,
+            lambda host: host.parameters(number, torch.zeros(D)), self.said.append,
+        )  # fmt: skip
+        asking.begin()
+        return asking
+
+    def run_round(self, asking: Asking) -> Deferred[None]:
+        async def run() -> None:
+            await asking.honest()
+            await asking.byzantine(Shown(len(asking.round.honest_accepted), {}, {}))
+            asking.end()
+
+        return Deferred.fromCoroutine(run())
+
+    def reasons(self, asking: Asking) -> dict[int, Reason]:
+        return {node: refusal.reason for node, refusal in asking.round.refusals.items()}
+
+    def test_a_quiet_round(self) -> None:
+        """Each host is sent the parameters once, and asked once for each kind."""
+        asking = self.asking(self.start())
+        self.successResultOf(self.run_round(asking))
+        self.assertEqual(asking.round.usable, (0, 1, 2, 3))
+        self.assertEqual(
+            self.world.on("a").asked,
+            [("parameters", 0, ()), ("compute", 0, (0,)), ("attack", 0, (3,))],
+        )
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_a_server_is_lost_in_the_middle(self) -> None:
+        """What it had not sent is asked of others, in the same round."""
+        self.world.silent = {0, 3}
+        asking = self.asking(self.start())
+        running = self.run_round(asking)
+        self.world.silent = {3}
+        self.world.on("a").lose()
+        self.assertNoResult(running)
+        self.assertEqual(asking.round.honest_accepted, (0, 1, 2))
+        self.assertEqual(self.world.on("b").asked[-1], ("compute", 0, (0,)))
+        self.world.silent = set()
+        self.world.on("c").lose()  # has node 3 now; node 2 has answered already
+        self.successResultOf(running)
+        self.assertEqual(asking.round.usable, (0, 1, 2, 3))
+        self.assertEqual(self.world.on("b").asked[-1], ("attack", 0, (3,)))
+
+    def test_no_deadline_while_it_is_replaced(self) -> None:
+        """A node that moves has all its time again."""
+        self.world.silent = {0}
+        asking = self.asking(self.start())
+        running = self.run_round(asking)
+        self.reactor.advance(TIMEOUT / 2 - 1)
+        self.world.on("a").lose()
+        self.reactor.advance(TIMEOUT / 2 - 1)
+        self.assertNoResult(running)
+        self.world.on("b").send(0, 0)
+        self.successResultOf(running)
+        self.assertEqual(asking.round.refusals, {})
+
+    def test_no_deadline_while_a_server_is_suspect(self) -> None:
+        """Its heartbeat decides, not the round."""
+        self.world.silent = {0}
+        asking = self.asking(self.start())
+        running = self.run_round(asking)
+        self.world.on("a").suspect = True
+        self.reactor.advance(TIMEOUT / 2 + 0.1)
+        self.assertNoResult(running)
+        self.world.silent = set()
+        self.world.on("a").lose("no answer to pings")
+        self.successResultOf(running)
+        self.assertEqual(asking.round.refusals, {})
+
+    def test_silence_is_charged(self) -> None:
+        """At the deadline, within the budget; the whole round takes one timeout."""
+        self.world.silent = {1}
+        asking = self.asking(self.start())
+        running = self.run_round(asking)
+        self.reactor.advance(TIMEOUT / 2)
+        self.successResultOf(running)
+        self.assertEqual(self.reasons(asking), {1: Reason.LATE})
+        # Node 1 was all that b had: it is treated as lost.
+        self.assertTrue(self.world.on("b").gone)
+
+    def test_a_server_that_answers_for_others(self) -> None:
+        """Is not lost for one silent node."""
+        self.world.silent = {3}
+        asking = self.asking(self.start())
+        running = self.run_round(asking)
+        self.reactor.advance(TIMEOUT)
+        self.successResultOf(running)
+        self.assertEqual(self.reasons(asking), {3: Reason.LATE})
+        self.assertFalse(self.world.on("a").gone)
+
+    def test_more_than_the_budget(self) -> None:
+        """The round waits once more, said in one line; answers count until then."""
+        for answer in (True, False):
+            with self.subTest(answer):
+                self.setUp()
+                self.world.silent = {0, 1, 2}
+                asking = self.asking(self.start(names="a"))
+                running = self.run_round(asking)
+                self.reactor.advance(TIMEOUT / 2)
+                self.assertNoResult(running)
+                self.assertTrue(any("3 of n = 4 nodes have not answered" in s for s in self.said))
+                self.assertTrue(self.world.hosts[0].gone)  # none of its nodes has answered
+                if answer:
+                    self.world.silent = set()
+                self.reactor.advance(FIRST_DELAY)  # it is dialled again, and asked again
+                if not answer:
+                    self.assertNoResult(running)
+                    self.reactor.pump([1.0] * int(TIMEOUT + REPLACE + 1))
+                self.successResultOf(running)
+                late = {} if answer else dict.fromkeys((0, 1, 2), Reason.LATE)
+                self.assertEqual(self.reasons(asking), late)
+
+    def test_nobody_to_replace_it(self) -> None:
+        """Homeless nodes are waited for so long, in all rounds together."""
+        fleet = self.start(names="a")
+        asking = self.asking(fleet)
+        self.world.silent = {0, 1, 2, 3}
+        running = self.run_round(asking)
+        self.world.down = {"a"}
+        self.world.on("a").lose()
+        self.reactor.pump([1.0] * int(REPLACE - 1))
+        self.assertNoResult(running)
+        self.reactor.advance(1.0)
+        self.successResultOf(running)
+        self.assertEqual(set(self.reasons(asking).values()), {Reason.LOST})
+        following = self.asking(fleet, 1)
+        self.assertTrue(following.round.complete)
+
+    def test_it_comes_back_in_time(self) -> None:
+        """Then its nodes are asked, and the round goes on."""
+        self.world.silent = {0, 1, 2, 3}
+        asking = self.asking(self.start(names="a"))
+        running = self.run_round(asking)
+        self.world.down = {"a"}
+        self.world.on("a").lose()
+        self.reactor.pump([1.0] * 10)
+        self.world.down, self.world.silent = set(), set()
+        self.reactor.pump([1.0] * 10)
+        self.successResultOf(running)
+        self.assertEqual(asking.round.usable, (0, 1, 2, 3))
+
+    def test_no_failover(self) -> None:
+        """What the budget covers is charged at once, and no more than that."""
+        fleet = self.start("--failover off")
+        asking = self.asking(fleet)
+        self.world.silent = {1}
+        running = self.run_round(asking)
+        self.world.on("b").lose()
+        self.successResultOf(running)
+        self.assertEqual(self.reasons(asking), {1: Reason.LOST})
+        self.world.silent = {2}
+        self.world.down = {"b", "c"}
+        following = self.asking(fleet, 1)
+        running = self.run_round(following)
+        self.world.on("c").lose()
+        self.assertNoResult(running)
+        self.reactor.pump([1.0] * int(REPLACE + 1))
+        self.successResultOf(running)
+        self.assertEqual(self.reasons(following), {1: Reason.LOST, 2: Reason.LOST})
+
+    def test_probation(self) -> None:
+        """Is asked like everyone, and nobody waits."""
+        self.world.silent = {1}
+        asking = self.asking(self.start(), probation=[1])
+        self.successResultOf(self.run_round(asking))
+        self.assertEqual(self.reasons(asking), {1: Reason.PROBATION})
+        self.assertIn(("compute", 0, (1,)), self.world.on("b").asked)
+        self.world.on("b").send(1, 0)
+        self.assertEqual(asking.round.heard, {1})
+
+    def test_a_trainer_that_was_stopped(self) -> None:
+        """What it has not read yet may be the answers: it looks before it judges."""
+        self.world.silent = {1}
+        asking = self.asking(self.start())
+        running = self.run_round(asking)
+        self.reactor.advance(10 * TIMEOUT)
+        self.assertNoResult(running)
+        self.world.on("b").send(1, 0)
+        self.successResultOf(running)
+        self.assertEqual(asking.round.refusals, {})

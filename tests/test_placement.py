@@ -1,0 +1,113 @@
+"""Which server hosts which node, whatever comes and goes."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.runs.placement import Placement
+
+SERVERS = ("a", "b", "c")
+
+
+def placed(nodes: int = 7, up: str = "abc", **more: object) -> Placement:
+    placement = Placement(SERVERS, nodes, **more)  # type: ignore[arg-type]
+    for server in up:
+        placement.back(server)
+    placement.fill()
+    return placement
+
+
+class PlacementTests(SynchronousTestCase):
+    def test_round_robin(self) -> None:
+        """Node i on server i mod k."""
+        placement = placed()
+        self.assertEqual([placement.on(s) for s in SERVERS], [[0, 3, 6], [1, 4], [2, 5]])
+
+    def test_a_server_is_lost(self) -> None:
+        """Its nodes go to those that have the fewest, the first listed among equals."""
+        placement = placed()
+        self.assertEqual(placement.away("a"), [0, 3, 6])
+        self.assertEqual(placement.homeless, [0, 3, 6])
+        self.assertEqual(placement.fill(), {"b": [0, 6], "c": [3]})
+        self.assertEqual(placement.homeless, [])
+
+    def test_it_comes_back(self) -> None:
+        """Its own nodes go back to it, as far as they can be moved."""
+        placement = placed()
+        placement.away("a")
+        placement.fill()
+        placement.back("a")
+        self.assertEqual(placement.return_home("a", [6, 0, 4, 5]), [0, 6])
+        self.assertEqual(placement.return_home("a", [0, 3, 6]), [3])
+        self.assertEqual([placement.on(s) for s in SERVERS], [[0, 3, 6], [1, 4], [2, 5]])
+
+    def test_a_cap(self) -> None:
+        """Whom there is no room for is homeless, until there is."""
+        placement = placed(cap=3)
+        placement.away("a")
+        self.assertEqual(placement.fill(), {"b": [0], "c": [3]})
+        self.assertEqual(placement.homeless, [6])
+        placement.back("a")
+        self.assertEqual(placement.fill(), {"a": [6]})
+
+    def test_no_failover(self) -> None:
+        """Nodes wait for their own server."""
+        placement = placed(failover=False)
+        placement.away("a")
+        self.assertEqual(placement.fill(), {})
+        placement.back("a")
+        self.assertEqual(placement.fill(), {"a": [0, 3, 6]})
+
+    def test_one_that_takes_no_more(self) -> None:
+        """It keeps what it has, and is asked again once it was away."""
+        placement = placed()
+        placement.away("a")
+        moved = placement.fill()
+        placement.refuse("b", moved["b"])
+        self.assertEqual(placement.fill(), {"c": [0, 6]})
+        placement.away("c")
+        self.assertEqual(placement.fill(), {})
+        self.assertEqual(placement.on("b"), [1, 4])
+        placement.away("b")
+        placement.back("b")
+        self.assertEqual(placement.fill(), {"b": [0, 1, 2, 3, 4, 5, 6]})
+
+    def test_a_late_start(self) -> None:
+        """Where not all are there, the others have all nodes for the time being."""
+        placement = placed(up="b")
+        self.assertEqual(placement.on("b"), list(range(7)))
+        placement.back("c")
+        self.assertEqual(placement.return_home("c", range(7)), [2, 5])
+
+    @given(
+        st.integers(1, 20),
+        st.one_of(st.none(), st.integers(1, 20)),
+        st.booleans(),
+        st.lists(st.tuples(st.sampled_from(["away", "back", "home", "refuse"]),
+                           st.sampled_from(SERVERS)), max_size=30),
+    )  # fmt: skip
+    def test_whatever_happens(
+        self, nodes: int, cap: int | None, failover: bool, events: list[tuple[str, str]]
+    ) -> None:
+        """Nodes live on servers that are up, within the cap; nobody is left out needlessly."""
+        placement = placed(nodes, cap=cap, failover=failover)
+        for what, server in events:
+            if what == "away":
+                placement.away(server)
+            elif what == "back":
+                placement.back(server)
+            elif server in placement.up and what == "home":
+                placement.return_home(server, range(nodes))
+            elif server in placement.up:
+                placement.refuse(server, placement.on(server)[-1:])
+            placement.fill()
+            for node, home in placement.home.items():
+                self.assertTrue(home is None or home in placement.up)
+                if not failover:
+                    self.assertIn(home, (None, placement.belongs(node)))
+            for one in SERVERS:
+                self.assertTrue(cap is None or len(placement.on(one)) <= cap)
+            if failover and cap is None and placement.up - placement.full:
+                self.assertEqual(placement.homeless, [])
