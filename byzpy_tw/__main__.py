@@ -6,10 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import byzpy_tw
-from byzpy_tw.errors import ByzpyTwError, message_of
+from byzpy_tw.errors import BadKeys, ByzpyTwError, message_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,12 +20,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     plugins = commands.add_parser("plugins", help="list every name that a run may use")
     plugins.add_argument("--json", action="store_true", help="as JSON, for programs")
+    keys = commands.add_parser("keygen", help="make the keys of servers and trainers")
+    keys.add_argument("folder", metavar="DIR", help="where they go; its CA, once there, is kept")
+    keys.add_argument(
+        "--server", nargs="+", action="extend", metavar="NAME", default=[],
+        help="one NAME.pem for each, instead of one server.pem for all",
+    )  # fmt: skip
+    keys.add_argument(
+        "--trainer", action="store_true",
+        help="write another trainer.pem with the CA that DIR has",
+    )  # fmt: skip
+    keys.add_argument("--days", type=int, default=365, help="validity (default: 365)")
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command == "keygen":
+            return make_keys(chosen.folder, chosen.server, chosen.trainer, chosen.days)
         return list_plugins(as_json=chosen.json)
     except ByzpyTwError as e:
         print(f"byzpy_tw: error: {message_of(e)}", file=sys.stderr)
         return e.exit_code
+
+
+def make_keys(folder: str, servers: Sequence[str], trainer: bool, days: int) -> int:
+    """Write keys, and say what to do with them."""
+    from byzpy_tw.wire.keygen import CA_FILE, generate
+
+    if days < 1:
+        raise BadKeys(f"--days must be at least 1, got {days}")
+    for path in generate(Path(folder), servers, trainer=trainer, days=days):
+        if path.name == CA_FILE:
+            say = "the CA's key: it stays here, and is needed only to add servers"
+        elif path.name == "trainer.pem":
+            say = f"for the trainer: python -m byzpy_tw.train --keys {path} ..."
+        else:
+            say = f"for a server: twistd -n byzpy-server --keys {path.name} ..."
+        print(f"wrote {path}  {say}")
+    return 0
 
 
 def list_plugins(*, as_json: bool) -> int:

@@ -54,6 +54,12 @@ class CannotListen(ConfigError):
     code = "CANNOT_LISTEN"
 
 
+class BadKeys(ConfigError):
+    """A file of keys cannot be used, or not be made; the message says why."""
+
+    code = "BAD_KEYS"
+
+
 class RunDirectoryError(ConfigError):
     """The run directory cannot be written, or holds another run."""
 
@@ -196,6 +202,18 @@ class ProtectedMode(ByzpyTwError):
     """The server has no keys and serves its own machine only."""
 
     code = "PROTECTED_MODE"
+
+
+class NotAuthenticated(ByzpyTwError):
+    """A command on a connection whose other end has not shown its certificate."""
+
+    code = "NOT_AUTHENTICATED"
+
+
+class KeysRefused(ByzpyTwError):
+    """One end of a connection does not accept what the other shows, or shows nothing."""
+
+    code = "KEYS_REFUSED"
 
 
 class ServerBusy(ByzpyTwError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService, MultiService
 from twisted.python import usage
 
-from byzpy_tw.errors import CannotListen, ConfigError
+from byzpy_tw.errors import ByzpyTwError, CannotListen, ConfigError, message_of
 
 
 def _port(text: str) -> int:
@@ -32,13 +33,35 @@ def _positive(text: str) -> int:
 _positive.coerceDoc = "At least 1."  # type: ignore[attr-defined]
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        found = int(text)
+        if found < least:
+            raise ValueError(f"must be at least {least:,}, got {found}")
+        return found
+
+    number.coerceDoc = f"At least {least:,}."  # type: ignore[attr-defined]
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0.1 <= number <= 1e6:
+        raise ValueError(f"must be from 0.1 to 1,000,000 seconds, got {text}")
+    return number
+
+
+_seconds.coerceDoc = "Seconds, at least 0.1."  # type: ignore[attr-defined]
+
+
 class Options(usage.Options):
     """What a server's operator decides."""
 
     synopsis = "[options]"
     longdesc = (
-        "Host nodes of Byzantine-robust training runs. Without --insecure only "
-        "trainers on this machine are served (protected mode)."
+        "Host nodes of Byzantine-robust training runs. With --keys, trainers with keys of "
+        "the same cluster are served, wherever they are. Without, only trainers on this "
+        "machine are (protected mode), or with --insecure any."
     )
     optParameters = [
         ["host", None, "0.0.0.0", "Address to listen on."],
@@ -46,9 +69,27 @@ class Options(usage.Options):
         ["data-root", None, "./data", "Where this server's data files are."],
         ["device", None, "cpu", "Where nodes compute: cpu, cuda or auto."],
         ["threads", None, None, "Compute threads (default: all cores).", _positive],
+        ["keys", None, None, "File of keys, from 'python -m byzpy_tw keygen'."],
         ["max-nodes", None, 4096, "Nodes hosted at once, of all runs.", _positive],
         ["max-vector-mib", None, 1024, "Largest model's vector, in MiB.", _positive],
-    ]
+        ["max-runs", None, 16, "Runs open at once.", _positive],
+        ["max-connections", None, 256, "Connections at once; a run takes two.", _positive],
+        ["max-data-mib", None, 8192, "All runs' datasets together, in MiB.", _positive],
+        ["max-working-mib", None, 4096,
+         "What one thread keeps of a micro-batch, in MiB.", _positive],
+        ["max-shown-mib", None, 4096,
+         "What the attacks of one round of a run are shown, in MiB.", _positive],
+        ["max-commands", None, 64,
+         "Commands being answered at once on one connection.", _at_least(8)],
+        ["max-box-bytes", None, 300_000,
+         "Bytes of one command with its arguments.", _at_least(200_000)],
+        ["handshake-timeout", None, 10.0,
+         "Time for a new connection to show its certificate and say what it is for.",
+         _seconds],
+        ["idle-timeout", None, 120.0,
+         "Time after which a trainer that is not heard of is hung up on, its runs closed.",
+         _seconds],
+    ]  # fmt: skip
     optFlags = [
         ["insecure", None, "Serve every host that can reach this one, without keys."],
         [
@@ -57,13 +98,28 @@ class Options(usage.Options):
             "Stop when standard input ends: for a parent process that may die.",
         ],
     ]
-    compData = usage.Completions(optActions={"data-root": usage.CompleteDirs()})
+    compData = usage.Completions(
+        optActions={"data-root": usage.CompleteDirs(), "keys": usage.CompleteFiles("*.pem")}
+    )
+    loaded: Any = None  # what --keys names
 
     def postOptions(self) -> None:
         if self["device"] not in ("cpu", "cuda", "auto"):
             raise usage.UsageError(
                 f"{ConfigError.code}: --device must be cpu, cuda or auto, not {self['device']!r}"
             )
+        if self["keys"] is not None and self["insecure"]:
+            raise usage.UsageError(
+                f"{ConfigError.code}: --keys and --insecure exclude one another: with keys "
+                "every peer is served that has keys of the same cluster, and no other"
+            )
+        if self["keys"] is not None:
+            from byzpy_tw.wire.keys import SERVER, load_keys
+
+            try:
+                self.loaded = load_keys(Path(self["keys"]).absolute(), SERVER)
+            except ByzpyTwError as e:
+                raise usage.UsageError(message_of(e)) from None
         _check_port(self["host"], self["port"])
 
 
@@ -100,7 +156,20 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         threads=options["threads"] or cores(),
         insecure=bool(options["insecure"]),
         process=True,
-        limits=Limits(nodes=options["max-nodes"], vector_mib=options["max-vector-mib"]),
+        keys=options.loaded,
+        limits=Limits(
+            nodes=options["max-nodes"],
+            vector_mib=options["max-vector-mib"],
+            runs=options["max-runs"],
+            connections=options["max-connections"],
+            data_mib=options["max-data-mib"],
+            working_mib=options["max-working-mib"],
+            shown_mib=options["max-shown-mib"],
+            commands=options["max-commands"],
+            box_bytes=options["max-box-bytes"],
+            hello_seconds=options["handshake-timeout"],
+            idle_seconds=options["idle-timeout"],
+        ),
     )
     server.setServiceParent(services)
     if options["until-eof"]:

@@ -180,12 +180,12 @@ class ServerCase(SynchronousTestCase):
         made.hello()
         return made
 
-    def running(self) -> tuple[Trainer, Trainer]:
-        """A trainer with run "r" and its nodes, and the run's stream."""
+    def running(self, run: str = "r") -> tuple[Trainer, Trainer]:
+        """A trainer with `run` and its nodes, and the run's stream."""
         trainer, stream = self.trainer(), self.dial()
-        ticket = trainer.open_run()["ticket"]
+        ticket = trainer.open_run(run)["ticket"]
         stream.become_stream(ticket)
-        trainer.spawn(HONEST + BYZANTINE)
+        trainer.spawn(HONEST + BYZANTINE, run)
         return trainer, stream
 
     def assertFree(self) -> None:

@@ -26,12 +26,14 @@ ALL = [
 # Raised by the trainer, about itself or about a server: they never travel.
 TRAINERS_OWN = {
     errors.BadAddress,
+    errors.BadKeys,
     errors.BudgetExceeded,
     errors.CannotListen,
     errors.CannotRecord,
     errors.DamagedCheckpoint,
     errors.Diverged,
     errors.GuaranteeMissing,
+    errors.KeysRefused,
     errors.MissingPlugin,
     errors.RunDirectoryError,
     errors.ServerDiffers,

@@ -13,7 +13,16 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest, TestCase
 
-from tests.support import Process, Run, address_of, start_server, start_training, train
+from byzpy_tw.wire.keygen import generate
+from tests.support import (
+    Process,
+    Run,
+    address_of,
+    folder,
+    start_server,
+    start_training,
+    train,
+)
 
 # A program of its own: an empty /dev/shm, then the command.
 _ALONE = ["unshare", "-m", "--", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
@@ -145,3 +154,17 @@ class SeparateMachinesTests(TestCase):
                 self, "--remote-hosts", f"tcp://{host}:29000", "--rounds", "1", prefix=prefix
             )
             self.assertEqual(served.code, 0, served.output)
+
+    def test_keys_instead(self) -> None:
+        """With keys of one cluster a server elsewhere serves without --insecure, and
+        nobody who has none."""
+        network, here = Network(self), folder(self)
+        generate(here)
+        trainer, _ = network.machine()
+        server = self.server(network, "--keys", str(here / "server.pem"))
+        job = ("--remote-hosts", address_of(server), "--rounds", "1")
+        served = train(self, *job, "--keys", str(here / "trainer.pem"), prefix=trainer)
+        self.assertEqual(served.code, 0, served.output)
+        refused = train(self, *job, prefix=trainer)
+        self.assertEqual(refused.code, 1, refused.output)
+        self.assertIn("KEYS_REFUSED", refused.output)

@@ -89,7 +89,7 @@ class TextTests(SynchronousTestCase):
     def test_options_exist(self) -> None:
         """Each option that the README names is one of the trainer's or the server's."""
         known = parser().format_help() + str(Options())
-        elsewhere = {"--pidfile", "--logfile", "--help"}
+        elsewhere = {"--pidfile", "--logfile", "--help", "--server"}
         for option in set(re.findall(r"--[a-z][a-z-]+", README)) - elsewhere:
             self.assertIn(option, known, option)
 

@@ -51,9 +51,11 @@ class GeneratorTests(SynchronousTestCase):
 
     def test_conversations_can_be_sent(self) -> None:
         """All of them are bytes in the end, and few are what an honest trainer says."""
-        honest = [step.part.render(b"t") for step in valid().steps]
-        said = [[s.part.render(b"t") for s in c.steps] for c in many(mutated, SEED, 1000)]
-        self.assertLess(sum(parts == honest for parts in said), 100)
+        honest = 0
+        for number, conversation in enumerate(many(mutated, SEED, 1000)):
+            said = [step.part.render(b"t") for step in conversation.steps]
+            honest += said == [step.part.render(b"t") for step in valid(number).steps]
+        self.assertLess(honest, 100)
 
 
 class HostileTests(TestCase):

@@ -77,6 +77,7 @@ class TidyTests(SynchronousTestCase):
             def __init__(self, server: ByzpyServer) -> None:
                 self.build, self.tidy = build, server.tidy
                 self.limits, self.runs = server.limits, 0
+                self.supersede = server.supersede
 
         session = Session(Refusing(self.server))  # type: ignore[arg-type]
         self.failureResultOf(session.open_run("a", SPEC.to_json()), LimitExceeded)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from twisted.logger import capturedLogs, formatEvent
+
 from byzpy_tw.errors import (
     BadParameter,
     BadRequest,
@@ -17,6 +19,8 @@ from byzpy_tw.errors import (
 from byzpy_tw.nodes.spec import NodeSpec
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.wire import commands
+from byzpy_tw.wire.mutual import Peer
+from tests.key_files import Cluster
 from tests.server_harness import BYZANTINE, HONEST, SPEC, D, ServerCase
 
 
@@ -82,14 +86,13 @@ class OpenRunTests(ServerCase):
         self.assertNotEqual(first["ticket"], second["ticket"])
 
     def test_names(self) -> None:
-        """A name is a trainer's own: others may use it, the same one may not twice."""
+        """The same one may not be used twice on a connection."""
         trainer = self.trainer()
         trainer.open_run("r")
-        self.trainer().open_run("r")
         for name in ("r", "", "x" * 101):
             self.assertRaises(BadRequest, trainer.open_run, name)
         self.assertRaises(UnknownRun, trainer.ask, commands.CloseRun, run="other")
-        self.assertEqual(self.server.runs, 2)
+        self.assertEqual(self.server.runs, 1)
 
     def test_a_name_that_is_being_opened(self) -> None:
         """It is taken from the moment it is asked for."""
@@ -137,10 +140,12 @@ class OpenRunTests(ServerCase):
     def test_too_many_runs(self) -> None:
         """The limit is over all trainers, and one that closes makes room."""
         trainers = [self.trainer() for _ in range(3)]
-        for trainer in trainers:
-            trainer.open_run()
-        self.assertIn("3 runs", str(self.assertRaises(ServerBusy, trainers[0].open_run, "more")))
-        trainers[1].ask(commands.CloseRun, run="r")
+        for i, trainer in enumerate(trainers):
+            trainer.open_run(f"r{i}")
+        refused = str(self.assertRaises(ServerBusy, trainers[0].open_run, "more"))
+        self.assertIn("3 runs", refused)
+        self.assertIn("--max-runs", refused)
+        trainers[1].ask(commands.CloseRun, run="r1")
         trainers[0].open_run("more")
 
     def test_too_many_connections(self) -> None:
@@ -150,6 +155,61 @@ class OpenRunTests(ServerCase):
         trainers[0].leave()
         self.trainer()
         self.assertTrue(all(trainer.open for trainer in trainers[1:]))
+
+
+class ReturnTests(ServerCase):
+    """A trainer that was cut off, or killed, is back on another connection."""
+
+    limits = Limits(runs=1)
+
+    def test_replaces_its_old_self(self) -> None:
+        """The run of its name is closed, even where there is no room for another, and one
+        line says so."""
+        (old, stream), new = self.running(), self.trainer()
+        with capturedLogs() as events:
+            new.open_run("r")
+        stream.pump.flush()
+        self.assertFalse(stream.open)
+        self.assertEqual((self.server.runs, self.server.nodes), (1, 0))
+        said = [line for line in map(formatEvent, events) if "replaces" in line]
+        self.assertEqual(len(said), 1, events)
+        self.assertIn("run r replaces that of 127.0.0.1:", said[0])
+        for ask in (lambda: old.ask(commands.CloseRun, run="r"), lambda: old.spawn(HONEST)):
+            self.assertRaises(UnknownRun, ask)
+        new.spawn(HONEST)
+
+    def test_while_the_old_one_is_built(self) -> None:
+        """What was being built for it is dropped when it is there."""
+        old, new = self.trainer(), self.trainer()
+        self.pool.eager = False
+        opening = old.begin(commands.OpenRun, run="r", spec=SPEC.to_json())
+        self.server.limits = Limits(runs=2)  # the one that is dropped counts until it is
+        again = new.begin(commands.OpenRun, run="r", spec=SPEC.to_json())
+        self.pool.drain()
+        for trainer in (old, new):
+            trainer.pump.flush()
+        opening[0].trap(UnknownRun)
+        self.assertIn("ticket", again[0])
+        self.assertEqual(self.server.runs, 1)
+
+    def test_of_another_certificate(self) -> None:
+        """Where there are keys, a name alone replaces nothing."""
+        self.server.limits = Limits(runs=3)
+        self.server.keys = Cluster().server()
+        trainers = []
+        for shown in ("a", "b", "a"):
+            trainers.append(self.dial())
+            trainers[-1].session.identity = Peer("trainer", shown)
+            trainers[-1].hello()
+            trainers[-1].open_run("r")
+        self.assertEqual([len(t.session.runs) for t in trainers], [0, 1, 1])
+
+    def test_of_a_peer_that_may_not_use_the_server(self) -> None:
+        """Nobody whom protected mode turns away gets as far as that."""
+        self.running()
+        far = self.dial(peer="10.0.0.9", here="10.0.0.1")
+        self.assertRaises(BadRequest, far.open_run, "r")
+        self.assertEqual(self.server.runs, 1)
 
 
 class SpawnTests(ServerCase):
@@ -165,10 +225,10 @@ class SpawnTests(ServerCase):
     def test_too_many_nodes(self) -> None:
         """The limit is over all runs of all trainers, and is told with its option."""
         first, second = self.trainer(), self.trainer()
-        for trainer in (first, second):
-            trainer.open_run()
+        first.open_run("r")
+        second.open_run("s")
         first.spawn(HONEST)
-        error = self.assertRaises(ServerBusy, second.spawn, HONEST)
+        error = self.assertRaises(ServerBusy, second.spawn, HONEST, "s")
         self.assertIn("--max-nodes", str(error))
         self.assertEqual(self.server.nodes, 2)
 
@@ -252,11 +312,12 @@ class EndTests(ServerCase):
         self.reactor.advance(1)
         self.assertEqual(len(self.pool.waiting), 1)
         self.pool.drain()
+        trainer.leave()
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_trainers_do_not_disturb_one_another(self) -> None:
         """One that leaves, or breaks the protocol, ends alone."""
-        (first, _), (second, stream) = self.running(), self.running()
+        (first, _), (second, stream) = self.running("first"), self.running()
         first.pump.clientIO.write(b"nonsense")
         first.pump.flush()
         self.assertFalse(first.open)

@@ -29,6 +29,7 @@ MISTAKES: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("--in-process --f 4", 2, ("--f 4", "n = 4")),
     ("--in-process --f 2", 2, ("multi-krum", "n=4", "f=2")),
     ("--in-process --q 4", 2, ("q", "4")),
+    ("--remote-hosts tcp://a:1 --keys no.pem", 2, ("BAD_KEYS", "no.pem", "No such file", "keygen")),
     ("--in-process --device tpu", 2, ("--device must be one of cpu, cuda, auto", "'tpu'")),
     ("--in-process --aggregator multi-crum", 2, ("UNKNOWN_NAME", "did you mean 'multi-krum'?")),
     ("--in-process --aggregator multi-krum:p=2", 2, ("BAD_PARAMETER", "'p'", "it takes: ")),

@@ -257,6 +257,11 @@ class RunConfig:
         None, "where the run's records go (default: runs/DATE-TIME-...)",
         section="running", bits=False, metavar="DIR",
     )
+    keys: str | None = _option(
+        None, "file of keys from 'python -m byzpy_tw keygen', for servers that have some; "
+        "--local servers need none",
+        section="running", bits=False, metavar="FILE",
+    )
     strict: bool = _option(
         False, "refuse what is otherwise a warning: a rule without its guarantee, "
         "servers with other versions",

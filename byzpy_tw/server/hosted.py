@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.errors import BadFrame, BadRequest, ServerBusy, ServerError, UnknownRun
 from byzpy_tw.nodes.host import NodeHost
+from byzpy_tw.server.idle import Silence
 from byzpy_tw.server.lane import Lane
 from byzpy_tw.wire.driver import Failures, NodeDriver, vector_header
 from byzpy_tw.wire.frames import Header, Kind
@@ -80,6 +81,7 @@ class HostedRun:
     _reactor: Any
     _most_shown: int  # bytes that a round's attacks may be shown
     stream: TensorStream | None = None
+    silence: Silence = field(factory=Silence, init=False)  # within a frame
     _arrivals: Arrivals = field(factory=Arrivals, init=False)
     _staging: Tensor | None = field(default=None, init=False)
     _widening: DeferredLock = field(factory=DeferredLock, init=False)
@@ -93,6 +95,20 @@ class HostedRun:
     @property
     def closed(self) -> bool:
         return self._driver.stopped
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes that its stream has taken from the trainer, and given to it."""
+        if self.stream is None:
+            return 0, 0
+        return self.stream.reader.bytes_read, self.stream.bytes_sent
+
+    @property
+    def within_a_frame(self) -> bool:
+        """Whether the stream waits for the trainer to send the rest of a frame, or take it."""
+        if self.stream is None:
+            return False
+        return not self.stream.reader.between_frames or bool(self.stream.writer)
 
     # -- frames from the trainer
 

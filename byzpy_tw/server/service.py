@@ -31,6 +31,8 @@ from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.wire.addresses import Address
+from byzpy_tw.wire.keys import Keys
+from byzpy_tw.wire.mutual import behind_tls
 from byzpy_tw.wire.threads import in_pool
 
 SETTLING = 1.0  # seconds until what a run held is let go of
@@ -52,6 +54,7 @@ class ByzpyServer(Service):
     threads: int = 1
     insecure: bool = False
     limits: Limits = field(factory=Limits)
+    keys: Keys | None = None  # then peers must have some too, and may be anywhere
     process: bool = False  # whether this server is all that its process is there for
     make_pool: Callable[[int], Executor] = make_pool
     pool: Executor = field(init=False)
@@ -81,9 +84,10 @@ class ByzpyServer(Service):
         few_arenas()
         self.pool = self.make_pool(self.threads)
         self.tickets = Tickets(self.reactor, self.limits.ticket_seconds)
-        self.listening = self.reactor.listenTCP(
-            self.port, Factory.forProtocol(lambda: Session(self)), interface=self.host
-        )
+        factory: Any = Factory.forProtocol(lambda: Session(self))
+        if self.keys is not None:
+            factory = behind_tls(factory, self.keys)
+        self.listening = self.reactor.listenTCP(self.port, factory, interface=self.host)
         reactor_thread.hold()
         self.environment().addErrback(lambda _: None)  # logged where it happens
         if self.insecure:
@@ -92,12 +96,17 @@ class ByzpyServer(Service):
                 "processors and memory",
                 address=str(self.address),
             )
+        mode = "insecure" if self.insecure else "protected mode: this machine only"
+        if self.keys is not None:
+            mode = f"keys of server {self.keys.name!r}, good until {self.keys.until}"
+            for line in self.keys.warnings:
+                self.log.warn("{line}", line=line)
         self.log.info(
             "byzpy-server {pid} listening on {address}, {threads} threads, {mode}",
             pid=os.getpid(),
             address=str(self.address),
             threads=self.threads,
-            mode="insecure" if self.insecure else "protected mode: this machine only",
+            mode=mode,
         )
 
     def stopService(self) -> Deferred[None]:
@@ -136,12 +145,30 @@ class ByzpyServer(Service):
     def admit(self, session: Session) -> bool:
         """Whether one more connection is within the limit.
 
-        Those that protected mode will turn away take no room from the others.
+        Those that protected mode will turn away take no room from the others.  Nor do
+        those that have yet to show a certificate, of which the oldest makes room for
+        the newest: a flood of them does not keep out one that has a certificate.
         """
         self._sessions[session] = None
-        alike = sum(other.stranger is session.stranger for other in self._sessions)
         limits = self.limits
-        return alike <= (limits.strangers if session.stranger else limits.connections)
+        alike = [o for o in self._sessions if o.stranger is session.stranger]
+        if self.keys is None or not session.stranger:
+            return len(alike) <= (limits.strangers if session.stranger else limits.connections)
+        waiting = sorted((o for o in alike if not o.hung_up), key=lambda o: o.since)
+        for oldest in waiting[: max(0, len(waiting) - limits.strangers)]:
+            oldest.hang_up("it showed no certificate, and others want to")
+        return True
+
+    def supersede(self, session: Session, run: str) -> None:
+        """A trainer that was cut off is back: close what its old connection has of `run`.
+
+        A run's name is a secret of its trainer.  Where there are keys the certificate
+        must be the same as well.
+        """
+        for old in list(self._sessions):
+            if old is not session and old.identity == session.identity and old.give_up(run):
+                self.log.info("{peer}: run {run} replaces that of {old}",
+                              peer=session.peer, run=run, old=old.peer)  # fmt: skip
 
     def forget(self, session: Session) -> None:
         self._sessions.pop(session, None)
@@ -215,5 +242,5 @@ class ByzpyServer(Service):
         if held + data.nbytes > most * 2**20:
             raise LimitExceeded(
                 f"data of {data.nbytes / 2**20:.0f} MiB beside {held / 2**20:.0f} MiB of "
-                f"other runs: at most {most} MiB on this server"
+                f"other runs: at most {most} MiB on this server (--max-data-mib)"
             )

@@ -11,7 +11,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
@@ -19,18 +18,17 @@ import byzpy_tw
 from byzpy_tw.errors import (
     BadRequest,
     LimitExceeded,
-    ProtectedMode,
     ServerBusy,
     UnknownRun,
     VersionMismatch,
 )
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec, nodes_from_json
 from byzpy_tw.server.hosted import HostedRun, failures_to_json
+from byzpy_tw.server.idle import LOOKS, PATIENCE, Silence
 from byzpy_tw.server.lane import Lane
-from byzpy_tw.server.protected import MESSAGE, same_machine
+from byzpy_tw.server.visitor import Visitor
 from byzpy_tw.wire import commands
 from byzpy_tw.wire.driver import NodeDriver
-from byzpy_tw.wire.guarded import GuardedAMP
 from byzpy_tw.wire.pieces import PAST, PIECES, largest_piece
 from byzpy_tw.wire.stream import TensorStream
 from byzpy_tw.wire.threads import in_pool
@@ -41,11 +39,12 @@ if TYPE_CHECKING:
 _MOST_NAME = 100  # characters of a run's name
 
 
-class Session(GuardedAMP):
+class Session(Visitor):
     """The server's end of one connection."""
 
     def __init__(self, server: ByzpyServer) -> None:
         super().__init__(
+            server,
             {
                 commands.Hello: self.hello,
                 commands.OpenRun: self._after_hello(self.open_run),
@@ -55,43 +54,45 @@ class Session(GuardedAMP):
                 commands.Attack: self._after_hello(self.attack),
                 commands.CloseRun: self._after_hello(self.close_run),
                 commands.Ping: self._after_hello(self.ping),
-            }
+            },
         )
-        self.server = server
         self.runs: dict[str, HostedRun] = {}
-        self.opening: set[str] = set()
+        self.opening: dict[str, object] = {}  # name -> what tells one opening from the next
         self.welcome = False
-        self.stranger = True  # whom protected mode turns away
-        self._impatience: IDelayedCall | None = None
+        self.pinged = False
+        self._silence = Silence()
 
     # -- the connection
 
-    def connectionMade(self) -> None:
-        super().connectionMade()
-        self.stranger = not self.server.insecure and not same_machine(self.transport)
-        if not self.server.admit(self):
-            self.hang_up("too many connections")
-            return
-        self._impatience = self.server.reactor.callLater(
-            self.server.limits.hello_seconds, self.hang_up, "nothing was asked in time"
-        )
-
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._relax()
-        self.server.forget(self)
         for name in list(self.runs):
             self._close(name)
         super().connectionLost(reason)
 
-    def _relax(self) -> None:
-        if self._impatience is not None and self._impatience.active():
-            self._impatience.cancel()
+    def _look(self) -> None:
+        """Hang up on whoever is gone; `idle` has the rules."""
+        limits = self.server.limits
+        why = f"nothing was heard for {limits.idle_seconds:g} s (--idle-timeout)"
+        for run in list(self.runs.values()):
+            still = run.silence.look(run.moved if run.within_a_frame else object())
+            if still >= LOOKS and run.stream is not None:
+                run.stream.hang_up(f"a frame stood still for {limits.idle_seconds:g} s")
+        moved = [run.moved for run in self.runs.values()]
+        heard: Any = (self.boxes_received, [read for read, _ in moved])
+        looks = LOOKS
+        if not self.pinged:
+            heard = object() if self.in_flight else (heard, moved)
+            looks *= PATIENCE if self.runs else 1
+        if self._silence.look(heard) >= looks:
+            self.hang_up(why)
+            self.abort()  # there is nobody to take what was not sent
+        else:
+            self._watch()
 
-    def _admitted(self) -> None:
-        """`ProtectedMode` unless this peer may use this server."""
-        if self.stranger:
-            self.log.warn("{peer}: refused: protected mode", peer=self.peer)
-            raise ProtectedMode(MESSAGE)
+    def _watch(self) -> None:
+        self._impatience = self.server.reactor.callLater(
+            self.server.limits.idle_seconds / LOOKS, self._look
+        )
 
     def _after_hello(self, responder: Any) -> Any:
         def checked(**arguments: Any) -> Any:
@@ -101,24 +102,20 @@ class Session(GuardedAMP):
 
         return checked
 
-    def abort(self) -> None:
-        """End the connection at once, whatever it has become."""
-        self.hung_up = True
-        if self.transport is not None:
-            self.transport.abortConnection()
-
     # -- answers
 
     def hello(self, protocol: int, version: str) -> Any:
-        self._admitted()
+        self.admitted()
         if protocol != commands.PROTOCOL:
             raise VersionMismatch(
                 f"this server (byzpy_tw {byzpy_tw.__version__}) speaks protocol "
                 f"{commands.PROTOCOL}, the trainer ({version[:40]}) speaks {protocol}; "
                 "install the same version on both"
             )
-        self._relax()
-        self.welcome = True
+        if not self.welcome:
+            self._relax()
+            self.welcome = True
+            self._watch()
         return self.server.environment().addCallback(
             lambda environment: {
                 "protocol": commands.PROTOCOL,
@@ -135,33 +132,38 @@ class Session(GuardedAMP):
         if not good or name in self.runs or name in self.opening:
             raise BadRequest(f"{name[:40]!r} is no name for a new run on this connection")
         self._bounded(spec)
-        if self.server.runs >= self.server.limits.runs:
-            raise ServerBusy(f"this server holds {self.server.runs} runs, its limit")
-        self.opening.add(name)
+        self.server.supersede(self, name)
+        limits = self.server.limits
+        if self.server.runs >= limits.runs:
+            raise ServerBusy(
+                f"this server holds {self.server.runs} runs, its limit (--max-runs) is "
+                f"{limits.runs}"
+            )
+        self.opening[name] = this = object()
         self.server.runs += 1
         try:
             host, digest = await self.server.build(spec)
+            if self.hung_up or self.opening.get(name) is not this:
+                # The trainer left while we were building, or came back elsewhere.
+                raise UnknownRun(f"run {name!r} was closed")
         except BaseException:
             self.server.runs -= 1
             self.server.tidy()  # it may have read its data before it was refused
             raise
         finally:
-            self.opening.discard(name)
+            if self.opening.get(name) is this:
+                del self.opening[name]
         server = self.server
         # Two more than the threads: one on its way out, one about to begin.
         lane = Lane(server.pool, server.threads)
         driver = NodeDriver(host, server.reactor, lane, server.threads + 2)
-        most_shown = server.limits.shown_mib * 2**20
-        run = HostedRun(name, host, driver, lane, server.reactor, most_shown)
+        run = HostedRun(name, host, driver, lane, server.reactor, limits.shown_mib * 2**20)
         self.runs[name] = run
-        if self.hung_up:  # the trainer left while we were building
-            self._close(name)
-            raise UnknownRun(f"run {name!r} was closed")
         self.log.info(
             "{peer}: run {run} opened: {model} on {dataset}, d={d}",
             peer=self.peer, run=name, model=spec.model, dataset=spec.dataset, d=host.dimension,
         )
-        ticket = self.server.tickets.issue(run, self.transport.getPeer().host)
+        ticket = self.server.tickets.issue(run, self.holder())
         return {"dimension": host.dimension, "digest": digest, "ticket": ticket}
 
     def _bounded(self, spec: RunSpec) -> None:
@@ -175,10 +177,10 @@ class Session(GuardedAMP):
                 raise LimitExceeded(f"{what} of {number:,}: at most {most:,} on this server")
 
     def open_stream(self, ticket: bytes) -> TensorStream:
-        self._admitted()
+        self.admitted()
         if self.runs or self.opening:
             raise BadRequest("a connection that holds runs cannot become a stream")
-        run = self.server.tickets.redeem(ticket, self.transport.getPeer().host)
+        run = self.server.tickets.redeem(ticket, self.holder())
         self._relax()
 
         def ended(why: str) -> None:
@@ -237,6 +239,7 @@ class Session(GuardedAMP):
         return {}
 
     def ping(self, token: int) -> dict[str, int]:
+        self.pinged = True
         return {"token": token}
 
     # -- runs
@@ -245,6 +248,13 @@ class Session(GuardedAMP):
         if name not in self.runs:
             raise UnknownRun(f"this connection has no run {name[:40]!r}")
         return self.runs[name]
+
+    def give_up(self, name: str) -> bool:
+        """Let go of a run that its trainer has opened elsewhere; whether there was one."""
+        if name in self.runs:
+            self._close(name)
+            return True
+        return self.opening.pop(name, None) is not None
 
     def _close(self, name: str) -> None:
         run = self.runs.pop(name)

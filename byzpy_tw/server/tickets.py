@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Hashable
 from typing import Any
 
 from attrs import define, field, frozen
@@ -17,7 +18,7 @@ from byzpy_tw.server.hosted import HostedRun
 class _Ticket:
     secret: bytes
     run: HostedRun
-    peer: str
+    peer: Hashable
     expiry: IDelayedCall
 
 
@@ -29,23 +30,29 @@ class Tickets:
     _seconds: float  # until one expires
     _open: list[_Ticket] = field(factory=list, init=False)
 
-    def issue(self, run: HostedRun, peer: str) -> bytes:
-        """A ticket for `run`, good for one use by a connection from `peer`."""
+    def issue(self, run: HostedRun, peer: Hashable) -> bytes:
+        """A ticket for `run`, good for one use by a connection from `peer`.
+
+        That is its address, and its certificate where there are keys.
+        """
         secret = secrets.token_bytes(16)
         expiry = self._clock.callLater(self._seconds, self.revoke, run)
         self._open.append(_Ticket(secret, run, peer, expiry))
         return secret
 
-    def redeem(self, secret: bytes, peer: str) -> HostedRun:
+    def redeem(self, secret: bytes, peer: Hashable) -> HostedRun:
         """The run that `secret` is for; the ticket is used up by this.
 
         Raises `BadTicket` for one that is unknown, used, expired, or was given
-        to a peer at another address.
+        to a peer at another address or with another certificate.
         """
         for ticket in self._open:
             if hmac.compare_digest(ticket.secret, secret):
                 if ticket.peer != peer:
-                    raise BadTicket("this ticket was given to another peer")
+                    raise BadTicket(
+                        "this ticket was given to another peer: to another address, or "
+                        "another certificate"
+                    )
                 self.revoke(ticket.run)
                 return ticket.run
         raise BadTicket("this ticket is unknown, used or expired")

@@ -86,25 +86,29 @@ class Conversation:
     mutations: tuple[str, ...] = field(default=(), kw_only=True)
 
 
-def valid() -> Conversation:
-    """A conversation that a server answers from start to end."""
+def valid(number: int = 0) -> Conversation:
+    """A conversation that a server answers from start to end.
+
+    Its run's name is that of conversation `number`: with another's it would end that one.
+    """
+    run = f"r{number}"
     steps = [
         _box(CONTROL, "Hello", protocol=1, version="0.1.0"),
-        _box(CONTROL, "OpenRun", run="r", spec=json.dumps(SPEC)),
+        _box(CONTROL, "OpenRun", run=run, spec=json.dumps(SPEC)),
         _box(STREAM, "OpenStream", ticket=TICKET),
-        _box(CONTROL, "SpawnNodes", run="r", nodes=json.dumps(NODES)),
+        _box(CONTROL, "SpawnNodes", run=run, nodes=json.dumps(NODES)),
     ]
     for round in range(ROUNDS):
         mean = frame(Kind.PIECE, round, D)
-        attack = dict(run="r", round=round, honest=2, pieces='["mean"]')
+        attack = dict(run=run, round=round, honest=2, pieces='["mean"]')
         steps += [
             Step(STREAM, frame(Kind.PARAMETERS, round, D)),
-            _box(CONTROL, "Compute", run="r", round=round, nodes=[0, 1]),
+            _box(CONTROL, "Compute", run=run, round=round, nodes=[0, 1]),
             _box(CONTROL, "Ping", token=round),
             Step(STREAM, mean),
             _box(CONTROL, "Attack", nodes=[3, 4], **attack),
         ]
-    steps.append(_box(CONTROL, "CloseRun", run="r"))
+    steps.append(_box(CONTROL, "CloseRun", run=run))
     return Conversation(tuple(steps))
 
 

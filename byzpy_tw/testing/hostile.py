@@ -24,7 +24,7 @@ def mutated(seed: int, number: int) -> Conversation:
     One in twenty may break its very first box.
     """
     random = Random(f"hostile/{seed}/{number}")
-    steps, names = list(valid().steps), []
+    steps, names = list(valid(number).steps), []
     first = 0 if random.random() < 0.05 else 1
     for _ in range(random.choice((1, 1, 2, 2, 3, 4))):
         mutation = random.choice(MUTATIONS)

@@ -38,6 +38,7 @@ class Member:
     redials: bool = True
     host: Host | None = field(default=None, init=False)
     up: bool = field(default=False, init=False)
+    shown: str = field(default="", init=False)  # its name, with its certificate's if any
     digest: str = field(default="", init=False)  # of its data, when it was first opened
     spawned: set[int] = field(factory=set, init=False)  # nodes that `host` has
     failures: int = field(default=0, init=False)  # since it last was up
@@ -150,6 +151,7 @@ class Fleet:
         host.on_lost = self._lost
         first = not member.digest
         theirs = await host.hello()
+        member.shown = host.name
         setup.compare(
             host.name, terms.config, terms.registry, terms.environment, theirs,
             self._say if first else lambda line: None,
@@ -196,7 +198,7 @@ class Fleet:
     def placed(self) -> list[tuple[str, list[NodeSpec]]]:
         """Each host's name, and the nodes that live there now."""
         return [
-            (member.name, [self.nodes[node] for node in self.placement.on(member.name)])
+            (member.shown or member.name, [self.nodes[node] for node in self.placement.on(member.name)])
             for member in self.members
         ]
 

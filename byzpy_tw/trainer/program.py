@@ -39,6 +39,8 @@ from byzpy_tw.trainer.remote import RemoteHost
 from byzpy_tw.trainer.screen import Screen
 from byzpy_tw.trainer.training import Training, begun_with
 from byzpy_tw.wire.addresses import Address, parse_addresses
+from byzpy_tw.wire.keys import TRAINER, load_keys
+from byzpy_tw.wire.mutual import MutualTLS
 
 PAUSED = 3  # exit code of a run that can be gone on with
 
@@ -69,6 +71,7 @@ async def train(
     reactor_thread.hold()
     try:
         addresses = parse_addresses(config.remote_hosts)
+        keys = keys_of(config)
         prepared = await training.prepare()
         members: list[Member]
         if config.in_process:
@@ -87,7 +90,7 @@ async def train(
                     screen.event,
                 )
                 addresses = tuple(await servers.start())
-            members = [_member(address, config, reactor) for address in addresses]
+            members = [_member(address, config, reactor, keys) for address in addresses]
         await training.run(members)
     except ByzpyTwError as e:
         error = e
@@ -116,9 +119,13 @@ async def train(
     return 1 if isinstance(error, Diverged) else error.exit_code  # type: ignore[attr-defined]
 
 
-def _member(address: Address, config: RunConfig, reactor: Any) -> Member:
+def _member(
+    address: Address, config: RunConfig, reactor: Any, keys: MutualTLS | None
+) -> Member:
     """The server at `address`, dialled anew each time."""
-    return Member(str(address), lambda: RemoteHost(address, reactor, config.heartbeat))
+    return Member(
+        str(address), lambda: RemoteHost(address, reactor, config.heartbeat, keys=keys)
+    )
 
 
 def run_program(config: RunConfig, registry: Registry) -> int:
@@ -126,6 +133,7 @@ def run_program(config: RunConfig, registry: Registry) -> int:
     try:
         # Mistakes are told before anything is made or started.
         parse_addresses(config.remote_hosts)
+        keys_of(config, warn=True)
         rules = rules_of(config, registry)
         directory, begun = RunDirectory.create(run_path(config)), new()
         directory.write_config(begun_with(config, begun))
@@ -145,6 +153,7 @@ def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> 
             directory.close()
             return 0
         parse_addresses(config.remote_hosts)
+        keys_of(config, warn=True)
         rules = rules_of(config, registry)
         directory.cut(begun.round)
     except ByzpyTwError as e:
@@ -168,6 +177,16 @@ def _run(
     return program.run(
         lambda: train(reactor, config, registry, rules, directory, _print, begun)
     )
+
+
+def keys_of(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
+    """What ``--keys`` names, for servers elsewhere; raises `BadKeys`."""
+    if config.keys is None or not config.remote_hosts:
+        return None
+    keys = load_keys(Path(config.keys).absolute(), TRAINER)
+    for line in keys.warnings if warn else ():
+        print(f"byzpy_tw: warning: {line}", file=sys.stderr, flush=True)
+    return MutualTLS(keys)
 
 
 @define(eq=False)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from attrs import define, field
+from OpenSSL import SSL
 from torch import Tensor
 from twisted.internet.defer import (
     CancelledError,
@@ -21,7 +22,7 @@ from twisted.internet.defer import (
     maybeDeferred,
     succeed,
 )
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
@@ -35,6 +36,7 @@ import byzpy_tw
 from byzpy_tw.errors import (
     BadFrame,
     ByzpyTwError,
+    KeysRefused,
     ServerUnreachable,
     VersionMismatch,
     WireError,
@@ -48,6 +50,8 @@ from byzpy_tw.wire.driver import Failures
 from byzpy_tw.wire.frames import Header, Kind, bytes_of
 from byzpy_tw.wire.guarded import GuardedAMP, clean
 from byzpy_tw.wire.heartbeat import Heartbeat
+from byzpy_tw.wire.keys import SERVER, TRAINER
+from byzpy_tw.wire.mutual import MutualTLS, Peer, in_words, peer_of
 from byzpy_tw.wire.pieces import PAST, header_of
 from byzpy_tw.wire.stream import TensorStream
 
@@ -93,6 +97,8 @@ class RemoteHost:
     _reactor: Any
     heartbeat: float = 6.0  # seconds without a sign of life until it is lost
     on_lost: Callable[[Host, str], None] = ignore
+    keys: MutualTLS | None = None  # then the server must have some too
+    peer: Peer | None = field(default=None, init=False)  # whose certificate it showed
     _pulse: Heartbeat | None = field(default=None, init=False)
     _run: str = field(default="", init=False)
     _sink: Sink | None = field(default=None, init=False)
@@ -107,7 +113,7 @@ class RemoteHost:
 
     @property
     def name(self) -> str:
-        return str(self.address)
+        return f"{self.address} ({clean(self.peer.name, 64)})" if self.peer else str(self.address)
 
     @property
     def bytes_sent(self) -> int:
@@ -129,6 +135,9 @@ class RemoteHost:
         answer = await self._ask(
             commands.Hello, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
         )
+        self.peer = self._peer(self._control)
+        if self.keys is not None and self.peer is None:  # TLS has seen to it, but twice is cheap
+            raise KeysRefused(f"{self.name}: the server showed no server's certificate")
         if answer["protocol"] != commands.PROTOCOL:
             raise VersionMismatch(
                 f"{self.name} speaks protocol {answer['protocol']}, this trainer "
@@ -167,9 +176,13 @@ class RemoteHost:
                 ),
                 ANSWER_SECONDS,
                 "opening the tensor stream",
+                second,
             )
+            if self._peer(second) != self.peer:
+                raise KeysRefused(f"{self.name}: its second connection is another server's")
         except BaseException:  # cancelled too: nobody else knows this connection
-            second.transport.abortConnection()
+            if second.transport is not None:
+                second.transport.abortConnection()
             raise
         self._stream = stream
         return Opened(self._dimension, clean(answer["digest"], 64))
@@ -184,6 +197,8 @@ class RemoteHost:
         endpoint = HostnameEndpoint(
             self._reactor, self.address.host, self.address.port, timeout=CONNECT_SECONDS
         )
+        if self.keys is not None:
+            endpoint = wrapClientTLS(self.keys, endpoint)
         try:
             return await connectProtocol(endpoint, protocol)  # type: ignore[type-var]
         except ConnectingCancelledError:
@@ -203,9 +218,23 @@ class RemoteHost:
             maybeDeferred(self._control.callRemote, command, **arguments),
             seconds,
             f"answering {command.__name__}",
+            self._control,
         )
 
-    async def _answered(self, answer: Deferred, seconds: float, what: str) -> Any:
+    def _peer(self, connection: GuardedAMP) -> Peer | None:
+        return peer_of(connection.transport, SERVER) if self.keys is not None else None
+
+    def _refused(self, connection: GuardedAMP | None, error: Exception) -> str | None:
+        """Why the keys of one side are not what the other wants, if that is what it was."""
+        if connection is not None and self.keys is not None:
+            return in_words(connection, error, TRAINER)
+        if connection is not None and connection.met_tls:
+            return "the server demands keys: give --keys trainer.pem, of its cluster"
+        return None
+
+    async def _answered(
+        self, answer: Deferred, seconds: float, what: str, connection: GuardedAMP | None = None
+    ) -> Any:
         """`answer`, with errors that name this server."""
         try:
             return await answer.addTimeout(seconds, self._reactor)
@@ -213,7 +242,10 @@ class RemoteHost:
             raise ServerUnreachable(
                 f"{self.name}: no answer for {seconds:g} s, {what}; is it overloaded or hung?"
             ) from None
-        except ConnectionClosed as e:
+        except (ConnectionClosed, SSL.Error) as e:
+            why = self._refused(connection, e)
+            if why is not None:
+                raise KeysRefused(f"{self.name}: {clean(why)}; its log may say more") from e
             raise ServerUnreachable(
                 f"{self.name}: hung up, {what} ({clean(str(e))}); its log says why"
             ) from e

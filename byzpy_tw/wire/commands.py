@@ -46,6 +46,7 @@ WIRE_ERRORS: dict[type[Exception], bytes] = {
         errors.LimitExceeded,
         errors.VersionMismatch,
         errors.ProtectedMode,
+        errors.NotAuthenticated,
         errors.ServerBusy,
         errors.ServerError,
         errors.ByzpyTwError,
@@ -56,7 +57,12 @@ WIRE_ERRORS: dict[type[Exception], bytes] = {
 # (AMP's own `fatalErrors` come last in its table, where a base class has
 # matched already, so `guarded` decides.)
 FATAL: frozenset[type[Exception]] = frozenset(
-    {errors.BadTicket, errors.VersionMismatch, errors.ProtectedMode}
+    {
+        errors.BadTicket,
+        errors.VersionMismatch,
+        errors.ProtectedMode,
+        errors.NotAuthenticated,
+    }
 )
 
 
@@ -85,9 +91,11 @@ class Hello(_Command):
 class OpenRun(_Command):
     """Build the model and read the data for a run.
 
-    Arguments: ``run``, a name the trainer chose, its own on this connection;
-    ``spec``, a `RunSpec` as JSON.  Answers: ``dimension``, the length of the
-    model's vectors; ``digest``, of the data; ``ticket``, for `OpenStream`.
+    Arguments: ``run``, a name the trainer chose, hard to guess: a run of that name
+    on another connection (of the same certificate, where there are keys) is closed
+    first, as its trainer's old self; ``spec``, a `RunSpec` as JSON.  Answers:
+    ``dimension``, the length of the model's vectors; ``digest``, of the data;
+    ``ticket``, for `OpenStream`.
     """
 
     arguments = [(b"run", amp.Unicode()), (b"spec", amp.String())]
@@ -101,7 +109,8 @@ class OpenRun(_Command):
 class OpenStream(amp.ProtocolSwitchCommand):
     """Turn this connection into the tensor stream of a run.
 
-    Sent on a second connection from the same address, as its first command.
+    Sent on a second connection from the same address, with the same certificate
+    where there are keys, as its first command.
     ``ticket`` is what `OpenRun` answered; it is good for one use.
     """
 
@@ -162,7 +171,10 @@ class CloseRun(_Command):
 
 
 class Ping(_Command):
-    """Answer with the same ``token``."""
+    """Answer with the same ``token``.
+
+    A trainer that has sent one is taken to send them as long as it lives.
+    """
 
     arguments = [(b"token", amp.Integer())]
     response = [(b"token", amp.Integer())]

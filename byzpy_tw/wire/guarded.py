@@ -13,10 +13,12 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols import amp
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from byzpy_tw.errors import ByzpyTwError, ServerError, WireError
 from byzpy_tw.wire.commands import FATAL, WIRE_ERRORS
@@ -24,8 +26,12 @@ from byzpy_tw.wire.commands import FATAL, WIRE_ERRORS
 BOX_BYTES = 300_000  # keys and values of one box; the largest of ours is under 200,000
 IN_FLIGHT = 64  # commands being worked on for one connection
 MESSAGE = 2_000  # characters of an error that travel
+# The length that AMP reads where TLS begins a record: its kind (an alert, or a
+# handshake), and the first byte of a version.
+TLS_BEGINS = (0x1503, 0x1603)
 
 
+@implementer(IHandshakeListener)
 class GuardedAMP(amp.AMP):
     """An AMP connection with bounds; `responders` are all it answers to.
 
@@ -35,14 +41,26 @@ class GuardedAMP(amp.AMP):
 
     log = Logger()
 
-    def __init__(self, responders: Mapping[type[amp.Command], Callable[..., Any]]) -> None:
+    def __init__(
+        self,
+        responders: Mapping[type[amp.Command], Callable[..., Any]],
+        *,
+        most_box_bytes: int = BOX_BYTES,
+        most_in_flight: int = IN_FLIGHT,
+    ) -> None:
         super().__init__()
+        self._most_box_bytes, self._most_in_flight = most_box_bytes, most_in_flight
         self._answering = {command.commandName: (command, f) for command, f in responders.items()}
         self._box_bytes = 0
         self._busy = 0
         self._producing = False
+        self._released = False
         self.hung_up = False
         self.bytes_received = 0
+        self.boxes_received = 0
+        self.secured = False  # the TLS handshake is over, and the other end has shown itself
+        self.refusal = ""  # what was wrong with what it showed
+        self.met_tls = False  # where there should have been none
 
     @property
     def peer(self) -> str:
@@ -52,6 +70,11 @@ class GuardedAMP(amp.AMP):
         there = self.transport.getPeer()
         return f"{getattr(there, 'host', '?')}:{getattr(there, 'port', '?')}"
 
+    @property
+    def in_flight(self) -> int:
+        """Commands of the peer's that are being answered."""
+        return self._busy
+
     # -- the connection
 
     def connectionMade(self) -> None:
@@ -59,9 +82,22 @@ class GuardedAMP(amp.AMP):
         for setting in ("setTcpNoDelay", "setTcpKeepAlive"):
             if hasattr(self.transport, setting):
                 getattr(self.transport, setting)(True)
-        # A peer that does not read our answers is not read from either.
-        self._producing = True
-        self.transport.registerProducer(self, True)
+        if not ISSLTransport.providedBy(self.transport):
+            self._be_paced()
+
+    def _be_paced(self) -> None:
+        """From now on a peer that does not read our answers is not read from either."""
+        if not self.hung_up and not self._released:
+            self._producing = True
+            self.transport.registerProducer(self, True)
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up, and both ends have accepted what they were shown.
+
+        In a server, that is; a trainer's certificate is yet to be looked at.
+        """
+        self.secured = True
+        self._be_paced()  # before, it would have kept us from reading the handshake
 
     def hang_up(self, why: str) -> None:
         """End the connection because of what the peer did."""
@@ -84,7 +120,8 @@ class GuardedAMP(amp.AMP):
         return True
 
     def release_transport(self) -> None:
-        """Stop being the transport's producer, as before a switch."""
+        """Stop being the transport's producer, or never become it, as before a switch."""
+        self._released = True
         if self._producing:
             self._producing = False
             self.transport.unregisterProducer()
@@ -114,14 +151,15 @@ class GuardedAMP(amp.AMP):
 
     def _count(self, string: bytes) -> None:
         self._box_bytes += len(string) + 2
-        if self._box_bytes > BOX_BYTES:
+        if self._box_bytes > self._most_box_bytes:
             # Keep nothing of it: the parser would hold it until the end.
             self._currentBox = amp.AmpBox()
             self._box_bytes = 0
-            self.hang_up(f"a box of over {BOX_BYTES:,} bytes")
+            self.hang_up(f"a box of over {self._most_box_bytes:,} bytes")
 
     def ampBoxReceived(self, box: amp.AmpBox) -> None:
         self._box_bytes = 0
+        self.boxes_received += 1
         if self.hung_up:
             return
         if amp.ERROR in box and not (amp.ERROR_CODE in box and amp.ERROR_DESCRIPTION in box):
@@ -134,7 +172,9 @@ class GuardedAMP(amp.AMP):
             self.hang_up(f"a box that is no command and no answer: {e!r:.200}")
 
     def lengthLimitExceeded(self, length: int) -> None:
-        self.hang_up(f"not an AMP box: a key of {length} bytes")
+        self.met_tls = length in TLS_BEGINS
+        what = "TLS" if self.met_tls else f"a key of {length} bytes"
+        self.hang_up(f"not an AMP box: {what}")
 
     # -- commands
 
@@ -147,9 +187,9 @@ class GuardedAMP(amp.AMP):
 
     def dispatchCommand(self, box: amp.AmpBox) -> Deferred:
         """Answer a command; whatever is wrong with it becomes a bounded error."""
-        if amp.ASK not in box or self._busy >= IN_FLIGHT:
-            why = f"over {IN_FLIGHT} commands at once" if amp.ASK in box else "no answer wanted"
-            self.hang_up(why)
+        if amp.ASK not in box or self._busy >= self._most_in_flight:
+            many = f"over {self._most_in_flight} commands at once"
+            self.hang_up(many if amp.ASK in box else "no answer wanted")
             return Deferred()  # nobody is left to hear the answer
         self._busy += 1
         if box[amp.COMMAND] in self._answering:

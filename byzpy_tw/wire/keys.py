@@ -1,0 +1,183 @@
+"""Files of keys: what one holds, and what is wrong with one.
+
+A file is one side's whole proof: a private key, the certificate for it, and the
+certificate of the cluster's CA, which signed it and signed every other.  The two
+roles are kept apart twice: by the extended key usage, which OpenSSL checks, and by a
+DNS name that all certificates of a role share, which `role_of` checks as well.  A
+certificate's subject is the name of the one machine that holds it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import stat
+from pathlib import Path
+
+from attrs import frozen
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from byzpy_tw.errors import BadKeys
+
+SERVER, TRAINER = "server", "trainer"
+USAGES = {SERVER: ExtendedKeyUsageOID.SERVER_AUTH, TRAINER: ExtendedKeyUsageOID.CLIENT_AUTH}
+MAKE = "make one with 'python -m byzpy_tw keygen DIR'"
+AGAIN = "make a new one with 'python -m byzpy_tw keygen' where the cluster's CA is"
+_BLOCK = re.compile(rb"(-----BEGIN ([A-Z ]+)-----.*?-----END \2-----)", re.DOTALL)
+_MOST_BYTES = 100_000  # of a file; ours have about 2,000
+
+
+def dns_name(role: str) -> str:
+    """The name that all certificates of `role` share, whatever address is dialled."""
+    return f"{role}.byzpy-tw.internal"
+
+
+def role_of(certificate: x509.Certificate) -> str | None:
+    """The one role that `certificate` is for; None where it is not for exactly one."""
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return None
+    shared = names.get_values_for_type(x509.DNSName)
+    for role, usage in USAGES.items():
+        if list(usages) == [usage] and shared == [dns_name(role)]:
+            return role
+    return None
+
+
+def name_of(certificate: x509.Certificate) -> str:
+    """The name of its holder, as `keygen` was told it."""
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else ""
+
+
+@frozen(eq=False)
+class Keys:
+    """What one end of a connection shows, and what it accepts."""
+
+    path: Path
+    role: str
+    private_key: EllipticCurvePrivateKey
+    certificate: x509.Certificate
+    ca: x509.Certificate
+    warnings: tuple[str, ...] = ()  # for whoever starts this end
+
+    @property
+    def name(self) -> str:
+        return name_of(self.certificate)
+
+    @property
+    def until(self) -> str:
+        """The last day on which it is good."""
+        return f"{self.certificate.not_valid_after_utc:%Y-%m-%d}"
+
+
+def load_keys(path: Path, role: str, now: datetime.datetime | None = None) -> Keys:
+    """The keys in `path` for this end's `role`.
+
+    Raises `BadKeys` for whatever would keep them from being accepted.  A file that
+    others may read is a warning.
+    """
+    data, warnings = _read(path)
+    key, certificate, ca = _parts(path, data)
+    if key.public_key() != certificate.public_key():
+        raise BadKeys(f"{path}: its private key does not fit its certificate; {AGAIN}")
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
+        raise BadKeys(
+            f"{path}: its certificate was not signed by the CA beside it; {AGAIN}"
+        ) from None
+    found = role_of(certificate)
+    if found != role:
+        whose = f"is a {found}'s file" if found else "is no file of this program's"
+        raise BadKeys(f"{path} {whose}, and a {role} needs a {role}'s: use the {role}.pem "
+                      f"or NAME.pem that keygen wrote for it")  # fmt: skip
+    now = now or datetime.datetime.now(datetime.timezone.utc)
+    for what, one in (("certificate", certificate), ("CA", ca)):
+        if now > one.not_valid_after_utc:
+            raise BadKeys(f"{path}: its {what} expired on {one.not_valid_after_utc:%Y-%m-%d}; "
+                          f"{AGAIN}")  # fmt: skip
+        if now < one.not_valid_before_utc:
+            raise BadKeys(
+                f"{path}: its {what} is not valid before {_minute(one.not_valid_before_utc)}, "
+                f"and here it is {_minute(now)}; is this machine's clock right?"
+            )
+    left = (certificate.not_valid_after_utc - now).days
+    if left < 30:
+        warnings += (f"{path}: its certificate expires in {left} days; {AGAIN}",)
+    return Keys(path, role, key, certificate, ca, warnings)
+
+
+def _read(path: Path) -> tuple[bytes, tuple[str, ...]]:
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as e:
+        raise BadKeys(f"cannot read the keys in {path}: {e.strerror or e}; {MAKE}") from None
+    if len(data) > _MOST_BYTES:
+        raise BadKeys(f"{path} holds over {_MOST_BYTES:,} bytes: it is no file of keys; {MAKE}")
+    if stat.S_ISREG(mode) and mode & 0o077:
+        return data, (
+            f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): "
+            f"run 'chmod 600 {path}'",
+        )
+    return data, ()
+
+
+def _parts(
+    path: Path, data: bytes
+) -> tuple[EllipticCurvePrivateKey, x509.Certificate, x509.Certificate]:
+    """The file's key, its certificate and the CA's, whatever their order."""
+    blocks = _BLOCK.findall(data)
+    keys = [block for block, kind in blocks if kind.endswith(b"PRIVATE KEY")]
+    if len(keys) != 1:
+        raise BadKeys(_lacks(path, "a private key") if not keys else
+                      f"{path} holds {len(keys)} private keys, not one; {MAKE}")  # fmt: skip
+    try:
+        key = load_pem_private_key(keys[0], None)
+    except TypeError:
+        raise BadKeys(f"{path}: its private key has a passphrase, which nobody is there to "
+                      f"type; {MAKE}") from None  # fmt: skip
+    except (ValueError, UnsupportedAlgorithm) as e:
+        raise BadKeys(f"{path}: its private key does not parse; {MAKE}") from e
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise BadKeys(f"{path}: its private key is not an ECDSA key; {MAKE}")
+    try:
+        pems = [block for block, kind in blocks if kind == b"CERTIFICATE"]
+        found = [x509.load_pem_x509_certificate(pem) for pem in pems]
+        kinds = [_is_ca(certificate) for certificate in found]
+    except ValueError as e:
+        raise BadKeys(f"{path}: a certificate in it does not parse; {MAKE}") from e
+    for kind, what in ((False, "a certificate"), (True, "the cluster's CA certificate")):
+        if kinds.count(kind) == 0:
+            raise BadKeys(_lacks(path, what))
+    if len(found) != 2:
+        raise BadKeys(f"{path} holds {len(found)} certificates, not its own and the CA's; {MAKE}")
+    return key, found[kinds.index(False)], found[kinds.index(True)]
+
+
+def _lacks(path: Path, what: str) -> str:
+    return (
+        f"{path} lacks {what}: it must hold a private key, its certificate and the "
+        f"cluster's CA; {MAKE}"
+    )
+
+
+def _minute(moment: datetime.datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    except x509.ExtensionNotFound:
+        return False
+    return found.value.ca

@@ -1,0 +1,115 @@
+"""The options of ``twistd byzpy-server``."""
+
+from __future__ import annotations
+
+import attrs
+from twisted.internet.task import Clock
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.server.limits import Limits
+from byzpy_tw.server.service import ByzpyServer
+from byzpy_tw.tap import Options, makeService
+from byzpy_tw.wire.keys import SERVER, TRAINER
+from tests.key_files import Cluster
+from tests.support import folder
+
+# Each limit that has an option.
+OPTIONS = {
+    "nodes": "max-nodes", "vector_mib": "max-vector-mib", "runs": "max-runs",
+    "connections": "max-connections", "data_mib": "max-data-mib",
+    "working_mib": "max-working-mib", "shown_mib": "max-shown-mib",
+    "commands": "max-commands", "box_bytes": "max-box-bytes",
+    "hello_seconds": "handshake-timeout", "idle_seconds": "idle-timeout",
+}  # fmt: skip
+
+
+def parse(*words: str) -> Options:
+    options = Options()
+    options.parseOptions(["--host", "127.0.0.1", "--port", "0", *words])
+    return options
+
+
+def server_of(options: Options) -> ByzpyServer:
+    [server] = makeService(options, Clock())  # type: ignore[call-overload]
+    assert isinstance(server, ByzpyServer)
+    return server
+
+
+class LimitTests(SynchronousTestCase):
+    def test_defaults(self) -> None:
+        """Without options a server has the limits that the code states, and help shows them."""
+        self.assertEqual(server_of(parse()).limits, Limits())
+        shown = " ".join(str(Options()).split())
+        for limit, option in OPTIONS.items():
+            default = getattr(Limits(), limit)
+            self.assertIn(f"--{option}=", shown)
+            after = shown.partition(f"--{option}=")[2].partition(" --")[0]
+            self.assertIn(f"[default: {default}]", after)
+
+    def test_each_option_sets_its_limit(self) -> None:
+        """And no other."""
+        for limit, option in OPTIONS.items():
+            most = type(getattr(Limits(), limit))(400_123)
+            found = server_of(parse(f"--{option}", "400123")).limits
+            self.assertEqual(found, attrs.evolve(Limits(), **{limit: most}))
+
+    def test_the_rest_say_that_they_have_none(self) -> None:
+        """A limit is an option's or says "(no option)"."""
+        import inspect
+
+        from byzpy_tw.server import limits
+
+        source = inspect.getsource(limits)
+        without = [f.name for f in attrs.fields(Limits) if f.name not in OPTIONS]
+        self.assertEqual(source.count("(no option)"), len(without), without)
+
+    def test_what_no_server_could_work_with(self) -> None:
+        """Limits have limits."""
+        for option, value, words in (
+            ("--max-runs", "0", "at least 1"),
+            ("--max-commands", "7", "at least 8"),
+            ("--max-box-bytes", "199999", "at least 200,000"),
+            ("--idle-timeout", "0", "0.1 to"),
+            ("--handshake-timeout", "nan", "0.1 to"),
+        ):
+            self.assertIn(words, str(self.assertRaises(UsageError, parse, option, value)))
+
+
+class KeysTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder, self.cluster = folder(self), Cluster()
+
+    def write(self, name: str, data: bytes) -> str:
+        path = self.folder / name
+        path.write_bytes(data)
+        path.chmod(0o600)
+        return str(path)
+
+    def test_keys(self) -> None:
+        """A server knows its name from them."""
+        path = self.write("alpha.pem", self.cluster.pem(SERVER, "alpha"))
+        keys = server_of(parse("--keys", path)).keys
+        assert keys is not None
+        self.assertEqual(keys.name, "alpha")
+        self.assertIsNone(server_of(parse()).keys)
+
+    def test_keys_that_cannot_work(self) -> None:
+        """One line, before anything is started."""
+        for name, data, words in (
+            ("empty", b"", "lacks a private key"),
+            ("trainer", self.cluster.pem(TRAINER), "is a trainer's file"),
+            ("old", self.cluster.pem(SERVER, starts=-60), "expired on"),
+        ):
+            path = self.write(f"{name}.pem", data)
+            said = str(self.assertRaises(UsageError, parse, "--keys", path))
+            self.assertTrue(said.startswith("BAD_KEYS: "), said)
+            self.assertIn(words, said)
+        said = str(self.assertRaises(UsageError, parse, "--keys", str(self.folder / "none")))
+        self.assertIn("No such file", said)
+
+    def test_keys_and_insecure(self) -> None:
+        """Only one of them can be meant."""
+        path = self.write("server.pem", self.cluster.pem(SERVER))
+        error = self.assertRaises(UsageError, parse, "--keys", path, "--insecure")
+        self.assertIn("exclude one another", str(error))
