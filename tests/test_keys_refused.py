@@ -372,4 +372,4 @@ class HandshakeTests(ServerCase):
         self.reactor.advance(self.limits.hello_seconds)
         trainer.pump.flush()
         self.assertFalse(trainer.open)
-        self.assertEqual(self.server._sessions, set())
+        self.assertEqual(list(self.server._sessions), [])

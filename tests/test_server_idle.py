@@ -34,7 +34,7 @@ class HeartbeatTests(IdleCase):
         self.pass_time(0.5, trainer, stream)
         self.assertFalse(trainer.open or stream.open)
         self.assertFree()
-        self.assertEqual(self.server._sessions, set())
+        self.assertEqual(list(self.server._sessions), [])
 
     def test_whatever_it_waits_for(self) -> None:
         """A command that waits for frames from a network that was cut keeps nothing."""
