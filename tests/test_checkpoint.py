@@ -112,6 +112,21 @@ class FileTests(SynchronousTestCase):
         path.write_bytes(checkpoint.MAGIC + hashlib.sha256(data).digest() + data)
         self.assertRaises(DamagedCheckpoint, checkpoint.read, path)
 
+    def test_one_that_is_older_than_what_is_there(self) -> None:
+        """What was just written is there afterwards."""
+        for round in (20, 19):
+            checkpoint.write(self.folder, state(round))
+        path = checkpoint.write(self.folder, state(10))
+        self.assertTrue(path.exists())
+
+    def test_odd_memory(self) -> None:
+        """Arrays of words, and what contains itself, are told as well."""
+        itself: list[Any] = []
+        itself.append(itself)
+        for bad in (np.array(["a"]), np.array([object()]), itself, {"byzpy_tw: numpy": 1}):
+            odd = State(1, torch.ones(2), torch.ones(2), attack={"a": bad})
+            self.assertRaises(BadRuleOutput, checkpoint.write, self.folder, odd)
+
     def test_memory_that_cannot_be_kept(self) -> None:
         """The rule's author is told what it was, and where."""
         bad = State(1, torch.ones(2), torch.ones(2), aggregation={"a": {"b": [object()]}})
@@ -212,11 +227,21 @@ class ReopeningTests(SynchronousTestCase):
         self.assertEqual([json.loads(line)["round"] for line in lines], [0, 1, 2, 3, 4, 5])
 
     def test_a_damaged_one(self) -> None:
-        """The one before it is used, with a warning; without any, round 0."""
+        """The one before it is used, with a warning, and it is gone once that goes on."""
         (self.folder / "checkpoint.00000005").write_bytes(b"half")
-        self.assertEqual(self.reopen()[2].round, 3)
+        _, directory, begun = self.reopen()
+        self.assertEqual(begun.round, 3)
         self.assertIn("checkpoint.00000005", self.said[0])
-        (self.folder / "checkpoint.00000003").unlink()
+        directory.cut(begun.round)
+        self.assertFalse((self.folder / "checkpoint.00000005").exists())
+
+    def test_none_that_is_good(self) -> None:
+        """The records are left alone, and the user decides."""
+        for path in checkpoint.checkpoints(self.folder):
+            path.write_bytes(b"half")
+        failure = self.assertRaises(RunDirectoryError, reopen, self.folder, {}, print)
+        self.assertIn("delete them", str(failure))
+        self.assertEqual(len((self.folder / ROUNDS).read_text().splitlines()), 7)
 
     def test_without_any(self) -> None:
         """Everything is run again."""

@@ -20,7 +20,7 @@ from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.train import configuration
 from byzpy_tw.trainer.asking import Asking, Shown
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.fleet import FIRST_DELAY, Fleet, Member, Terms
+from byzpy_tw.trainer.fleet import FIRST_DELAY, TRUSTED_AFTER, Fleet, Member, Terms
 from byzpy_tw.trainer.hosts import Opened, ignore
 from byzpy_tw.wire.frames import Header, Kind
 
@@ -221,6 +221,8 @@ class LossTests(FleetCase):
         self.world.down = set()
         self.reactor.advance(10)
         self.assertIn("a is back", self.said)
+        for _ in range(TRUSTED_AFTER):
+            fleet.settle()
         self.world.on("a").lose()
         self.reactor.advance(FIRST_DELAY)
         self.assertEqual(self.said.count("a is back"), 2)
@@ -259,6 +261,54 @@ class LossTests(FleetCase):
         self.world.down = {"a", "c"}
         self.reactor.pump([0.1] * 100)
         self.assertEqual(self.lives(fleet)["b"], [0, 1, 2, 3])
+
+    def test_one_that_comes_and_goes(self) -> None:
+        """Has its nodes back later each time: they are well where they are."""
+        fleet = self.start()
+        rounds = []
+        for _ in range(6):
+            self.world.on("b").lose()
+            self.reactor.advance(10)
+            count = 1
+            fleet.settle()
+            while self.lives(fleet)["b"] == []:
+                count += 1
+                fleet.settle()
+            rounds.append(count)
+        self.assertEqual(rounds, [1, 1, 2, 4, 8, 16])
+
+    def test_lost_while_nodes_are_spawned(self) -> None:
+        """At the start, by a server that takes its time: nobody is left without a home."""
+        hold: Deferred[None] = Deferred()
+        fleet = self.fleet("--min-servers 2")
+        spawn = FakeHost.spawn
+
+        async def slow(host: FakeHost, nodes: Sequence[NodeSpec]) -> None:
+            if host.name == "c":
+                await hold
+            await spawn(host, nodes)
+
+        self.patch(FakeHost, "spawn", slow)
+        starting = Deferred.fromCoroutine(fleet.start())
+        self.assertNoResult(starting)
+        self.world.on("a").lose()
+        hold.callback(None)
+        self.successResultOf(starting)
+        for node in range(4):
+            home = self.collector.home(node)
+            self.assertIsNotNone(home)
+            self.assertEqual(home.name, fleet.placement.home[node])
+        self.reactor.advance(FIRST_DELAY)
+        self.assertEqual(len([h for h in self.world.hosts if h.name == "a"]), 2)
+
+    def test_room_for_some(self) -> None:
+        """As many as there is room for are taken."""
+        self.options = "--num-honest 9 --num-byz 0 --f 1"
+        self.world.room = {"b": 5, "c": 3}
+        fleet = self.start()
+        self.world.on("a").lose()
+        self.assertEqual(len(self.lives(fleet)["b"]), 5)
+        self.assertEqual(len(fleet.placement.homeless), 1)
 
     def test_bytes_of_the_lost(self) -> None:
         """Are counted still."""
@@ -342,6 +392,29 @@ class AskingTests(FleetCase):
         self.world.on("a").lose("no answer to pings")
         self.successResultOf(running)
         self.assertEqual(asking.round.refusals, {})
+
+    def test_a_server_that_stays_suspect(self) -> None:
+        """Is given the benefit of the doubt once, not for ever."""
+        self.world.silent = {1}
+        asking = self.asking(self.start())
+        running = self.run_round(asking)
+        self.world.on("b").suspect = True
+        for _ in range(400):
+            self.reactor.advance(0.1)
+        self.successResultOf(running)
+        self.assertEqual(self.reasons(asking), {1: Reason.LATE})
+
+    def test_a_server_that_flaps(self) -> None:
+        """A round ends, however often its nodes move."""
+        self.world.silent = {1}
+        asking = self.asking(self.start("--max-nodes-per-server 2"))
+        running = self.run_round(asking)
+        for second in range(200):
+            if second % 9 == 8:
+                (self.collector.home(1) or self.world.on("b")).lose()
+            self.reactor.advance(1.0)
+        self.successResultOf(running)
+        self.assertIn(1, asking.round.refusals)
 
     def test_silence_is_charged(self) -> None:
         """At the deadline, within the budget; the whole round takes one timeout."""
@@ -444,12 +517,25 @@ class AskingTests(FleetCase):
         self.world.on("b").send(1, 0)
         self.assertEqual(asking.round.heard, {1})
 
+    def test_what_failed_slowly(self) -> None:
+        """Is as dear as silence; what failed at once is not."""
+        self.world.silent = {0, 1}
+        asking = self.asking(self.start())
+        self.run_round(asking)
+        self.collector.failed(self.world.on("a"), 0, {0: "no memory"})
+        self.reactor.advance(TIMEOUT / 2 - 1)
+        self.collector.failed(self.world.on("b"), 0, {1: "no memory"})
+        self.assertEqual(asking.slow(), {1})
+
     def test_a_trainer_that_was_stopped(self) -> None:
         """What it has not read yet may be the answers: it looks before it judges."""
         self.world.silent = {1}
         asking = self.asking(self.start())
         running = self.run_round(asking)
         self.reactor.advance(10 * TIMEOUT)
+        self.assertNoResult(running)
+        self.world.on("c").lose()  # is read first, and must not end the patience
+        self.reactor.advance(0.001)
         self.assertNoResult(running)
         self.world.on("b").send(1, 0)
         self.successResultOf(running)

@@ -127,12 +127,21 @@ class RoundsTests(SynchronousTestCase):
             self.successResultOf(self.run_round(number))
         self.assertEqual(self.learner.parameters.data_ptr(), memory)
 
+    def test_a_round_that_fails_half_way(self) -> None:
+        """Is no state to go on from."""
+        gathered = self.successResultOf(Deferred.fromCoroutine(self.rounds.gather(0)))
+        self.patch(Rounds, "_travelling", lambda rounds: 1 / 0)
+        committing = Deferred.fromCoroutine(self.rounds.commit(gathered))
+        self.failureResultOf(committing, ZeroDivisionError)
+        self.assertIsNone(self.rounds.done)
+
     def test_gathering_changes_nothing(self) -> None:
         """A round that is given up before it is committed can be run again."""
         before = self.learner.parameters.clone()
         self.successResultOf(Deferred.fromCoroutine(self.rounds.gather(0)))
         self.assertTrue(torch.equal(self.learner.parameters, before))
-        state = self.rounds.state(0)
+        self.assertEqual(self.rounds.done, 0)
+        state = self.rounds.state()
         self.assertEqual((state.momenta, state.history, state.probation), ({}, {}, {}))
 
 

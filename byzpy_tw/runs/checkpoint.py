@@ -27,6 +27,7 @@ from byzpy_tw.errors import BadRuleOutput, CannotRecord, DamagedCheckpoint
 
 MAGIC = b"byzpy_tw checkpoint 1\n"
 _NAME = re.compile(r"checkpoint\.(\d{8,})")
+_NUMPY = "byzpy_tw: numpy"  # the key that marks what was an array
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -77,11 +78,12 @@ def _storable(value: Any, where: str) -> Any:
         return value.detach().cpu()
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, (np.ndarray, np.generic)):
-        return {"numpy": torch.from_numpy(np.array(value))}
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufc":
+        return {_NUMPY: torch.from_numpy(np.array(value))}
     if type(value) in (list, tuple):
         return type(value)(_storable(v, f"{where}[{i}]") for i, v in enumerate(value))
-    if isinstance(value, Mapping) and all(type(key) in (str, int) for key in value):
+    keys = value if isinstance(value, Mapping) else (None,)
+    if all(type(key) in (str, int) and key != _NUMPY for key in keys):
         return {key: _storable(item, f"{where}[{key!r}]") for key, item in value.items()}
     raise BadRuleOutput(
         f"what a rule remembers cannot be kept in a checkpoint: {where} is "
@@ -92,8 +94,8 @@ def _storable(value: Any, where: str) -> Any:
 
 def _restored(value: Any) -> Any:
     if isinstance(value, dict):
-        if set(value) == {"numpy"}:
-            return value["numpy"].numpy()
+        if set(value) == {_NUMPY}:
+            return value[_NUMPY].numpy()
         return {key: _restored(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(map(_restored, value))
@@ -129,7 +131,12 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
     When this returns, it is on the disk.  Raises `CannotRecord`, with the older
     checkpoints untouched, and `BadRuleOutput` for memory that cannot be kept.
     """
-    plain = {name: _storable(value, name) for name, value in _fields(state)}
+    try:
+        plain = {name: _storable(value, name) for name, value in _fields(state)}
+    except BadRuleOutput:
+        raise
+    except (TypeError, ValueError, RecursionError) as e:  # of some odd array, or of itself
+        raise BadRuleOutput(f"what a rule remembers cannot be kept: {e}"[:300]) from e
     path = folder / f"checkpoint.{state.round:08d}"
     unfinished = folder / ".checkpoint.new"
     body: _Hashing | None = None
@@ -144,7 +151,8 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
         os.replace(unfinished, path)
         sync(folder)
         for old in checkpoints(folder)[keep:] if keep is not None else ():
-            old.unlink()
+            if old != path:
+                old.unlink()
     except (OSError, RuntimeError) as e:  # torch says RuntimeError for a full disk
         unfinished.unlink(missing_ok=True)
         why = (body and body.failed) or e
@@ -166,7 +174,12 @@ def sync(folder: Path) -> None:
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, the newest first."""
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.partition(".")[2]), reverse=True)
+    return sorted(found, key=round_of, reverse=True)
+
+
+def round_of(path: Path) -> int:
+    """The rounds that are behind the checkpoint at `path`, by its name."""
+    return int(path.name.partition(".")[2])
 
 
 def read(path: Path) -> State:

@@ -224,7 +224,7 @@ class RunConfig:
     )
     heartbeat_timeout: float | None = _option(
         None, "seconds without an answer to pings until a server is lost (default: 6, or "
-        "two fifths of --round-timeout)", section="running", bits=False,
+        "two fifths of --round-timeout where that is less)", section="running", bits=False,
         check=_optional(_number(0, above=True)), metavar="SECONDS",
     )
     failover: str = _option(
@@ -251,7 +251,7 @@ class RunConfig:
     )
     eval_interval: int = _option(
         10, "evaluate on the test data every so many rounds (0: only at the end)",
-        section="running", bits=False, check=_whole(0),
+        section="running", bits=False, check=_whole(0), metavar="ROUNDS",
     )
     run_dir: str | None = _option(
         None, "where the run's records go (default: runs/DATE-TIME-...)",

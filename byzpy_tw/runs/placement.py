@@ -105,6 +105,7 @@ class Placement:
             if self.belongs(node) == server and self.away_from_home(node)
         ][: max(0, room)]
         for node in moved:
+            self.full.discard(self.home[node] or "")  # it has room again
             self.home[node] = server
         return moved
 

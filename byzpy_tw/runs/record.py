@@ -13,7 +13,7 @@ from typing import IO, Any
 from attrs import define, field
 
 from byzpy_tw.errors import CannotRecord, RunDirectoryError
-from byzpy_tw.runs.checkpoint import sync
+from byzpy_tw.runs.checkpoint import checkpoints, round_of, sync
 
 CONFIG, ROUNDS, RESULT = "config.json", "rounds.jsonl", "result.json"
 _LOCK = ".lock"
@@ -113,6 +113,9 @@ class RunDirectory:
             self._rounds = open(self.path / ROUNDS, "ab")
             self._rounds.truncate(end)
             (self.path / RESULT).unlink(missing_ok=True)  # it is of an end that was none
+            for stale in checkpoints(self.path):  # damaged, or of records that are not there
+                if round_of(stale) > rounds:
+                    stale.unlink()
         except OSError as e:
             raise RunDirectoryError(f"cannot write to {self.path}: {e.strerror or e}") from e
         return kept

@@ -83,6 +83,11 @@ def reopen(
         config = merged(saved, given)
         records = directory.read_rounds()
         state = _newest(path, len(records), say)
+        if state is None and checkpoint.checkpoints(path) and not _finished(directory):
+            raise RunDirectoryError(
+                f"{path}: none of its checkpoints can be used; delete them to begin again "
+                "with round 0"
+            )
         begun = Begun(
             description["run"],
             state,
@@ -99,6 +104,11 @@ def reopen(
     return config, directory, begun
 
 
+def _finished(directory: RunDirectory) -> bool:
+    result = directory.read_result()
+    return result is not None and result.get("status") == "finished"
+
+
 def _newest(path: Path, records: int, say: Callable[[str], None]) -> State | None:
     """The newest state that is whole, and whose rounds are all on record."""
     for found in checkpoint.checkpoints(path):
@@ -109,7 +119,7 @@ def _newest(path: Path, records: int, say: Callable[[str], None]) -> State | Non
                     f"{found} is of round {state.round}, only {records} are on record"
                 )
         except DamagedCheckpoint as e:
-            say(f"warning: {e}; trying the one before it")
+            say(f"warning: {e}; it is not used")
             continue
         return state
     return None

@@ -13,6 +13,7 @@ The story of a round, as `Rounds` tells it:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from attrs import define, field, frozen
@@ -53,18 +54,23 @@ class Asking:
     _tell: Callable[[str], None]
     _begun: float = field(default=0.0, init=False)
     _shown: Shown | None = field(default=None, init=False)  # once attacks may be asked
-    _sent: set[int] = field(factory=set, init=False)  # id(host), that has the parameters
+    _sent: list[Host] = field(factory=list, init=False)  # that have the parameters
+    _end: float = field(default=0.0, init=False)  # whatever happens, the round ends then
+    _doubted: set[int] = field(factory=set, init=False)  # nodes of a suspect host, once
+    _quiet_until: float = field(default=0.0, init=False)  # nobody is judged before
     _asked: dict[int, Host] = field(factory=dict, init=False)  # node -> whom, at last
     _due: dict[int, float] = field(factory=dict, init=False)  # node -> when it is late
     _watched: range = field(default=range(0), init=False)  # nodes that are waited for now
     _extended: bool = field(default=False, init=False)
     _alarm: IDelayedCall | None = field(default=None, init=False)
     _rings: float = field(default=0.0, init=False)
-    _graced: bool = field(default=False, init=False)
 
     def begin(self) -> None:
         """Vectors are for this round from now on."""
         self._begun = self._reactor.seconds()
+        config = self._config
+        # Replacements may fail in turn, but not for ever.
+        self._end = self._begun + 2 * config.round_timeout + config.replace_timeout
         self._collector.begin(self.round)
         self._fleet.moved, self._fleet.stranded = self.moved, self.stranded
         self.stranded(self._fleet.placement.homeless, "its server is away")
@@ -72,8 +78,19 @@ class Asking:
     def end(self) -> None:
         """Nothing more is asked for this round."""
         self._disarm()
+        self._shown = None  # a host that never answers must not hold it
         self._fleet.moved = lambda host, nodes: None
         self._fleet.stranded = lambda nodes, why: None
+
+    def slow(self) -> frozenset[int]:
+        """Nodes whose failure took the round a good part of its time."""
+        soon = self._begun + self._config.round_timeout / 4
+        return frozenset(
+            node
+            for node, refusal in self.round.refusals.items()
+            if refusal.reason in (Reason.LATE, Reason.STALE)
+            or self._collector.decided.get(node, 0.0) > soon
+        )
 
     async def honest(self) -> None:
         """Until the outcome of each honest node is known."""
@@ -108,16 +125,13 @@ class Asking:
                 byzantine.append(node)
         if not honest and not byzantine:
             return
-        if id(host) not in self._sent:
-            self._sent.add(id(host))
+        if not any(known is host for known in self._sent):
+            self._sent.append(host)
             self._send(host)
-
-        def failed(failures: dict[int, str]) -> None:
-            self._collector.failed(host, number, failures)
-
+        failed = partial(self._collector.failed, host, number)
         now = self._reactor.seconds()
         for asked in (honest, byzantine):
-            due = now + self._seconds(asked is honest, now)
+            due = min(now + self._seconds(asked is honest, now), self._end)
             for node in asked:
                 self._asked[node], self._due[node] = host, due
         if honest:
@@ -147,14 +161,14 @@ class Asking:
         patience = self._config.replace_timeout
         now = self._reactor.seconds()
         nodes = [node for node in nodes if self.round.awaits(node)]
-        if self._config.failover == "off":
+        if not self._fleet.placement.failover:
             # They do not move, so nobody waits for what the budget covers.
             charged = len(self.round.refusals) + len(nodes)
             if charged <= self.round.f:
                 self._refuse(nodes, why)
                 return
         for node in nodes:
-            self._due[node] = self._fleet.since.get(node, now) + patience
+            self._due[node] = min(self._fleet.since.get(node, now) + patience, self._end)
             self._asked.pop(node, None)
         over = [node for node in nodes if self._due[node] <= now]
         self._refuse(over, f"{why}, for over {patience:g} s")
@@ -185,46 +199,41 @@ class Asking:
     def _arm(self) -> None:
         """Ring when the first of those that are waited for is late."""
         self._disarm()
-        due = [
-            self._due[node]
-            for node in self._watched
-            if node in self._due and self.round.awaits(node) and not self._moving(node)
-        ]
+        due = [self._deadline(node) for node in self._watched if self.round.awaits(node)]
         if due:
             now = self._reactor.seconds()
-            self._rings = max(now, min(due))
+            self._rings = max(now, min(due), self._quiet_until)
             self._alarm = self._reactor.callLater(self._rings - now, self._ring)
 
-    def _moving(self, node: int) -> bool:
-        """Whether `node` is on its way from a host to another: no deadline runs for it."""
-        return (
-            self._collector.home(node) is None
-            and self._fleet.placement.home[node] is not None
-        )
+    def _deadline(self, node: int) -> float:
+        """When `node` is late.  On its way to another host it has until the very end."""
+        homeless = self._collector.home(node) is None
+        if homeless and self._fleet.placement.home[node] is not None:
+            return self._end
+        return self._due.get(node, self._end)
 
     def _ring(self) -> None:
         self._alarm = None
         now = self._reactor.seconds()
-        if now - self._rings > LATE and not self._graced:
-            self._graced = True
-            self._alarm = self._reactor.callLater(GRACE, self._ring)
+        if now - self._rings > LATE:
+            self._quiet_until = now + GRACE
+            self._arm()
             return
-        self._graced = False
         late, homeless = [], []
         for node in self._watched:
-            if not self.round.awaits(node) or self._moving(node) or node not in self._due:
-                continue
-            if self._due[node] > now:
+            if not self.round.awaits(node) or self._deadline(node) > now:
                 continue
             host = self._collector.home(node)
             if host is None:
                 homeless.append(node)
-            elif host.suspect and not self._extended:
+            elif host.suspect and node not in self._doubted and now < self._end:
+                self._doubted.add(node)
                 self._due[node] = now + self._config.heartbeat  # it answers, or is lost
             else:
                 late.append(node)
         charged = len(self.round.refusals) + len(late) + len(homeless)
-        if late and charged > self.round.f and not self._extended:
+        over = charged > self.round.f and now < self._end
+        if late and over and not self._extended:
             self._extend(late, charged, now)
         else:
             self._refuse(
@@ -245,7 +254,7 @@ class Asking:
             f"answered in time, f = {self.round.f}: waiting up to {patience:g} s for replacements"
         )
         for node in late:
-            self._due[node] = now + patience
+            self._due[node] = min(now + patience, self._end)
         self._give_up(self._quiet(late))
 
     def _quiet(self, late: list[int]) -> list[Host]:

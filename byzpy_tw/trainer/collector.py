@@ -52,6 +52,7 @@ class Collector:
     round: Round | None = field(default=None, init=False)
     norms: dict[int, float] = field(factory=dict, init=False)
     losses: dict[int, float] = field(factory=dict, init=False)
+    decided: dict[int, float] = field(factory=dict, init=False)  # node -> when it was judged
     _begun: set[int] = field(factory=set, init=False)  # nodes whose frame has begun
     _whole: set[int] = field(factory=set, init=False)  # and has arrived
     _open: dict[int, int] = field(factory=dict, init=False)  # id(host) -> node it is sending
@@ -75,6 +76,11 @@ class Collector:
         if node not in self._whole:
             self._begun.discard(node)
             self._narrow.pop(node, None)
+
+    def forget(self, host: Host) -> None:
+        """Nothing more comes from `host`."""
+        self._open.pop(id(host), None)
+        self._dropped.pop(id(host), None)
 
     def home(self, node: int) -> Host | None:
         """The host that `node` lives on."""
@@ -100,7 +106,7 @@ class Collector:
             self.round = round
         self._narrow = {}
         self._begun, self._whole, self._stale = set(), set(), {}
-        self.norms, self.losses = {}, {}
+        self.norms, self.losses, self.decided = {}, {}, {}
         self._dropped = Counter()
         self._times[round.number] = self._reactor.seconds()
         self._times.pop(round.number - REMEMBERED, None)
@@ -124,6 +130,7 @@ class Collector:
             for node, why in failures.items():
                 # unless its vector is here already
                 if node not in self.norms and self._hosts.get(node) is host:
+                    self.decided[node] = self._reactor.seconds()
                     self.round.refused(node, Reason.FAILED, why)
             self._tell()
 
@@ -168,6 +175,8 @@ class Collector:
                 Reason.MALFORMED,
                 f"{header.elements} elements of {header.dtype}, expected {d} of {self._wire}",
             )
+            self._begun.add(node)
+            self.decided[node] = self._reactor.seconds()
             # Not from inside the parser of a frame that has only begun.
             self._reactor.callLater(0, self._tell)
             return None
@@ -226,6 +235,7 @@ class Collector:
         # The loss is a host's word, for the record alone; a sum must survive it.
         loss = header.loss if abs(header.loss) < 1e30 else math.nan
         self.norms[node], self.losses[node] = norm, loss
+        self.decided[node] = self._reactor.seconds()
         fault = fault_of(norm)
         if fault is None:
             round.accepted(node)

@@ -16,7 +16,13 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from byzpy_tw.errors import ByzpyTwError, ServerUnreachable, message_of
+from byzpy_tw.errors import (
+    ByzpyTwError,
+    LimitExceeded,
+    ServerBusy,
+    ServerUnreachable,
+    message_of,
+)
 from byzpy_tw.nodes.spec import NodeSpec
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.config import RunConfig
@@ -26,6 +32,8 @@ from byzpy_tw.trainer import setup
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.hosts import Host, Opened, Say
 
+TRUSTED_AFTER = 3  # rounds that a server is up, until it is dialled at once if it is lost
+FORGIVEN_AFTER = 200  # and until its losses are forgotten
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds until a lost server is dialled again
 
 
@@ -41,10 +49,21 @@ class Member:
     shown: str = field(default="", init=False)  # its name, with its certificate's if any
     digest: str = field(default="", init=False)  # of its data, when it was first opened
     spawned: set[int] = field(factory=set, init=False)  # nodes that `host` has
-    failures: int = field(default=0, init=False)  # since it last was up
+    failures: int = field(default=0, init=False)  # to stay, since it last was reliable
+    losses: int = field(default=0, init=False)  # since it was up for long
+    stayed: int = field(default=0, init=False)  # rounds since it is up
     complaint: str = field(default="", init=False)  # the last one that was shown
     later: IDelayedCall | None = field(default=None, init=False)
     joining: Deferred[None] | None = field(default=None, init=False)
+
+
+    @property
+    def asked_to_stay(self) -> int:
+        """Rounds that it must be up for until it has its nodes back.
+
+        One that comes and goes would cost each of its nodes' rounds a wait.
+        """
+        return 0 if self.losses < 3 else 2 ** min(self.losses - 2, 7)
 
 
 @frozen(eq=False)
@@ -120,16 +139,26 @@ class Fleet:
         by_name = {member.name: member for member in self.members}
         moved = self.placement.fill()
         await setup.all_of(
-            [self._spawn(by_name[name], nodes) for name, nodes in moved.items()]
+            [self._give(by_name[name], nodes, least) for name, nodes in moved.items()]
         )
-        for name, nodes in moved.items():
-            for node in nodes:
-                self.collector.assign(node, by_name[name].host)
-        now = self._reactor.seconds()
-        self.since = dict.fromkeys(self.placement.homeless, now)
+        for node in self.placement.homeless:
+            self.since.setdefault(node, self._reactor.seconds())
         for member in self.members:
             if not member.up:
                 self._redial(member)
+
+    async def _give(self, member: Member, nodes: list[int], least: int | None) -> None:
+        """At the start: have `nodes` on `member`."""
+        host = member.host
+        try:
+            await self._spawn(member, nodes)
+        except ServerUnreachable:
+            if least is None or member.host is host:
+                raise
+        if member.host is host:
+            for node in nodes:
+                if self.placement.home[node] == member.name:
+                    self.collector.assign(node, host)
 
     async def _missing(self, member: Member) -> str:
         """Join, or why `member` cannot be reached."""
@@ -176,9 +205,19 @@ class Fleet:
 
     def settle(self) -> None:
         """Before a round: hosts that came back get their nodes."""
+        for member in self.members:
+            if member.up:
+                member.stayed += 1
+                if member.stayed >= TRUSTED_AFTER:
+                    member.failures = 0
+                if member.stayed >= FORGIVEN_AFTER:
+                    member.losses, member.stayed = 0, TRUSTED_AFTER
         returning, self._returning = self._returning, []
         for member in returning:
             if not member.up or member.host is None:
+                continue
+            if member.stayed < member.asked_to_stay:
+                self._returning.append(member)
                 continue
             away = [n for n in member.spawned if self.placement.away_from_home(n)]
             nodes = self.placement.return_home(
@@ -233,6 +272,8 @@ class Fleet:
         self._spent[0] += host.bytes_sent
         self._spent[1] += host.bytes_received
         member.up, member.host = False, None
+        member.losses += 1
+        self.collector.forget(host)
         nodes = self.placement.away(member.name)
         now = self._reactor.seconds()
         for node in nodes:
@@ -255,10 +296,20 @@ class Fleet:
     async def _bring(self, member: Member, nodes: list[int]) -> None:
         """Have `nodes`, which are to live on `member`, spawned there and asked."""
         host = member.host
+        nodes = [node for node in nodes if self.placement.home[node] == member.name]
+        if host is None or not nodes:
+            return
         try:
             await self._spawn(member, nodes)
+        except ServerUnreachable as e:
+            if host is not None:
+                self.give_up(host, str(e))  # unless it is lost already
+            return
         except ByzpyTwError as e:
-            if member.host is host and member.up:
+            if len(nodes) > 1 and isinstance(e, (LimitExceeded, ServerBusy)):
+                for half in (nodes[: len(nodes) // 2], nodes[len(nodes) // 2 :]):
+                    await self._bring(member, half)  # there may be room for some
+            elif member.host is host and member.up:
                 # It has no room, say.  Its own nodes are well there.
                 self._tell(f"{member.name} does not take {_listed(nodes)}: {e}")
                 self.placement.refuse(member.name, nodes)
@@ -281,7 +332,7 @@ class Fleet:
     # -- coming back
 
     def _redial(self, member: Member) -> None:
-        if self._closed or not member.redials:
+        if self._closed or not member.redials or member.later or member.joining:
             return
         delay = min(FIRST_DELAY * 2 ** min(member.failures, 16), LONGEST_DELAY)
         member.failures += 1
@@ -289,15 +340,33 @@ class Fleet:
 
     def _dial(self, member: Member) -> None:
         member.later = None
-        member.joining = Deferred.fromCoroutine(self._rejoin(member))
-        member.joining.addErrback(self._bug)
+        joining = Deferred.fromCoroutine(self._rejoin(member))
+        if not joining.called:
+            member.joining = joining
+        joining.addErrback(self._bug)
 
     async def _rejoin(self, member: Member) -> None:
+        """Dial `member` once more; again later where that does not work out."""
+        if await self._joined(member):
+            member.complaint, member.up, member.stayed = "", True, 0
+            self._tell(f"{member.name} is back")
+            self.placement.back(member.name)
+            self._returning.append(member)
+            self._fill()
+        else:
+            self._redial(member)
+
+    async def _joined(self, member: Member) -> bool:
         try:
             await self._join(member)
             belonging = [n.node for n in self.nodes if self.placement.belongs(n.node) == member.name]
             await self._spawn(member, belonging)
-        except ByzpyTwError as e:
+            return True
+        except CancelledError:
+            raise
+        except Exception as e:
+            if not isinstance(e, ByzpyTwError):
+                self._bug(Failure())
             if member.host is not None:
                 member.host.drop("it could not join")
                 member.host = None
@@ -306,15 +375,9 @@ class Fleet:
             if not isinstance(e, ServerUnreachable) and text != member.complaint:
                 member.complaint = text
                 self._tell(f"{member.name} cannot take part: {text}")
-            self._redial(member)
-            return
+            return False
         finally:
             member.joining = None
-        member.failures, member.complaint, member.up = 0, "", True
-        self._tell(f"{member.name} is back")
-        self.placement.back(member.name)
-        self._returning.append(member)
-        self._fill()
 
     def _bug(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:

@@ -34,6 +34,7 @@ class _Server(ProcessProtocol):
     def __init__(self, log: IO[bytes]) -> None:
         self._log = log
         self._line = b""
+        self.started = False  # whether it has listened
         self.last: deque[str] = deque(maxlen=3)  # lines, for an error message
         self.ready: Deferred[Address] = Deferred()
         self.ended: Deferred[None] = Deferred()
@@ -46,6 +47,7 @@ class _Server(ProcessProtocol):
             self.last.append(line.decode(errors="replace")[-200:])
             found = _READY.search(line)
             if found and not self.ready.called:
+                self.started = True
                 self.ready.callback(parse_address(found.group(1).decode()))
 
     errReceived = outReceived
@@ -98,20 +100,26 @@ class LocalServers:
         )
         return server, process
 
-    def _keep(self, number: int, address: Address) -> None:
-        """Start server `number` again, at the same address, whenever it ends."""
+    def _keep(self, number: int, address: Address, failures: int = 0) -> None:
+        """Start server `number` again, at the same address, whenever it ends.
 
-        def again() -> None:
+        `failures`: how often in a row it did not come up.
+        """
+
+        def again(failed: int) -> None:
             self._later.discard(call)
             if self.restarts:
                 self._running[number] = self._begin(number, address.port)
-                self._keep(number, address)
+                self._keep(number, address, failed)
 
         def ended(_: None) -> None:
             nonlocal call
             if self.restarts:
-                self._tell(f"local server {address} ended: starting it again")
-                call = self._reactor.callLater(RESTART_SECONDS, again)
+                failed = 0 if server.started else failures + 1
+                if not failed:
+                    self._tell(f"local server {address} ended: starting it again")
+                delay = min(RESTART_SECONDS * 2 ** min(failed, 10), 60.0)
+                call = self._reactor.callLater(delay, again, failed)
                 self._later.add(call)
 
         call: Any = None

@@ -97,6 +97,9 @@ async def train(
     except CancelledError:
         training.status = "interrupted"
         raise
+    except Exception as e:  # a bug of ours, or of a plugin's
+        training.status, error = "failed", e
+        raise
     finally:
         if servers is not None:
             servers.restarts = False
@@ -148,14 +151,14 @@ def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> 
     try:
         config, directory, begun = reopen(path, given, _print)
         result = directory.read_result()
-        if begun.round == config.rounds and result and result["status"] == "finished":
+        finished = result is not None and result.get("status") == "finished"
+        if finished and result.get("rounds") == config.rounds:  # type: ignore[union-attr]
             _print(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
             directory.close()
             return 0
         parse_addresses(config.remote_hosts)
         keys_of(config, warn=True)
         rules = rules_of(config, registry)
-        directory.cut(begun.round)
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
@@ -201,8 +204,9 @@ class _Program:
     def run(self, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
         def begin() -> None:
             settle()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._signalled)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                    signal.signal(number, self._signalled)
             self._work = Deferred.fromCoroutine(main())
             self._work.addBoth(self._ended)
 
@@ -254,7 +258,10 @@ def report(error: BaseException) -> None:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    try:
+        print(line, flush=True)
+    except OSError:
+        pass  # nobody reads it any more, or its disk is full: no reason to end a run
 
 
 def _start_logging(folder: Path) -> None:

@@ -62,6 +62,7 @@ ANSWER_SECONDS = 60.0  # for what a server answers at once, or after starting up
 OPEN_SECONDS = 600.0  # for OpenRun, which may download a dataset
 CLOSE_SECONDS = 5.0
 MOST_UNREAD = 2  # rounds that a server may be behind in taking frames
+MOST_UNANSWERED = 1000  # commands: a run of half a million nodes has more than that in hand
 NODES_A_COMMAND = 400  # keeps each argument far below AMP's 65,535 bytes
 
 
@@ -106,6 +107,7 @@ class RemoteHost:
     _stream: TensorStream | None = field(default=None, init=False)
     _dimension: int = field(default=0, init=False)
     _unread: dict[int, int] = field(factory=dict, init=False)  # round -> frames unsent
+    _unanswered: int = field(default=0, init=False)  # commands of rounds
     _behind: int = field(default=-1, init=False)  # the round that it is left out of
     gone: str = field(default="", init=False)  # why, once it is
     # node -> where its vectors go, in every round
@@ -184,6 +186,9 @@ class RemoteHost:
             if second.transport is not None:
                 second.transport.abortConnection()
             raise
+        if self.gone:
+            stream.hang_up(self.gone)
+            raise ServerUnreachable(f"{self.name}: {self.gone}")
         self._stream = stream
         return Opened(self._dimension, clean(answer["digest"], 64))
 
@@ -323,6 +328,7 @@ class RemoteHost:
         """
 
         def read(answer: dict[str, Any]) -> Failures:
+            self._unanswered -= 1
             found = json.loads(answer["failures"])
             return {
                 node: clean(str(found[str(node)]), 300) for node in nodes if str(node) in found
@@ -337,6 +343,11 @@ class RemoteHost:
         if self._behind == arguments["round"]:
             why = f"{self.name} does not read what it was sent in earlier rounds"
             return succeed({node: why for node in nodes})
+        self._unanswered += 1
+        if self._unanswered > MOST_UNANSWERED:  # each is kept until it is answered
+            self._reactor.callLater(
+                0, self._lost, f"{MOST_UNANSWERED} commands and more are not answered"
+            )
         answer = maybeDeferred(
             self._control.callRemote, command, run=self._run, nodes=nodes, **arguments
         )

@@ -67,6 +67,7 @@ class Gathered:
     clock: Stopwatch
     before: tuple[int, int]  # bytes sent and received until it began
     memory: Mapping[str, Any]  # the attack's, once the round is done
+    slow: frozenset[int]  # nodes whose failure the round has waited for
 
 
 @frozen(eq=False)
@@ -80,6 +81,7 @@ class Ran:
     record: dict[str, Any]
     digest: Deferred[str]
     state: State | None = None
+    news: tuple[str, ...] = ()  # for the user
 
 
 @define(eq=False)
@@ -106,16 +108,19 @@ class Rounds:
     history: dict[int, dict[int, Tensor]] = field(factory=dict, init=False)
     probation: Probation = field(factory=Probation, init=False)
     _news: list[str] = field(factory=list, init=False)  # of the round, for the user
+    # Rounds that are committed; None while one is, or where that failed half-way.
+    done: int | None = field(default=0, init=False)
     _outgoing: Tensor | None = field(default=None, init=False)  # what the hosts are sent next
     _sending: int = field(default=-1, init=False)  # the round whose parameters were sent last
     _reading: int = field(default=0, init=False)  # hosts that have not taken them all
 
     # -- the state between rounds
 
-    def state(self, round: int) -> State:
-        """What the run is before `round`.  Its tensors are the run's own memory."""
+    def state(self) -> State:
+        """What the run is after the rounds that are done.  Its tensors are the run's own."""
+        assert self.done is not None
         return State(
-            round,
+            self.done,
             self.learner.parameters,
             self.learner.velocity,
             self.momenta,
@@ -127,6 +132,7 @@ class Rounds:
 
     def restore(self, state: State) -> None:
         """Go on from `state`, whose memory is taken over."""
+        self.done = state.round
         self.learner.restore(state.parameters, state.velocity)
         self.momenta = dict(state.momenta)
         self.history = {number: dict(sent) for number, sent in state.history.items()}
@@ -173,7 +179,7 @@ class Rounds:
         verdict = round.verdict(self.rules.aggregation.computable)
         if isinstance(verdict, Halt):
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
-        return Gathered(round, verdict, clock, before, memory)
+        return Gathered(round, verdict, clock, before, memory, asking.slow())
 
     async def commit(self, gathered: Gathered, *, keep: bool = False) -> Ran:
         """Aggregate and step.  By now nobody reads the parameters that the last round left.
@@ -201,11 +207,9 @@ class Rounds:
             "bytes_received": received - gathered.before[1],
         }
         news, self._news = self._news, []
-        for line in news:
-            self._tell(f"round {round.number}: {line}")
         if self.fleet.events or news:
             record["events"], self.fleet.events = [*self.fleet.events, *news], []
-        return Ran(record, digest, state)
+        return Ran(record, digest, state, tuple(news))
 
     # -- asking
 
@@ -301,6 +305,7 @@ class Rounds:
         with using(self._threads):
             aggregated = aggregation(self.collector.matrix, verdict.nodes, verdict.f, number)
         gathered.clock.lap("aggregate")
+        self.done = None
         try:
             self.learner.step(aggregated.vector, number, lent=self._reading > 0)
         except Diverged as e:
@@ -308,20 +313,20 @@ class Rounds:
         self._keep_momenta(round)
         self._remember(round, verdict.nodes)
         self.memory = gathered.memory
-        self._judge(round)
+        self._judge(round, gathered.slow)
         self._outgoing = self._travelling()
-        state = self.state(number + 1).copied() if keep else None
+        self.done = number + 1
+        state = self.state().copied() if keep else None
         return evolve(aggregated, vector=None), state  # its memory goes now
 
-    def _judge(self, round: Round) -> None:
+    def _judge(self, round: Round, slow: frozenset[int]) -> None:
         """Put nodes on probation, and readmit them, by how they did in `round`."""
         for node in sorted(self.probation.well([*round.usable, *sorted(round.heard)])):
             self._news.append(f"node {node} is readmitted: it answered well and in time")
         for refusal in round.refusals.values():
             if refusal.reason in (Reason.PROBATION, Reason.LOST):
                 continue  # nothing new; not its doing
-            waited = refusal.reason in (Reason.LATE, Reason.STALE)
-            why = self.probation.failed(refusal.node, waited=waited)
+            why = self.probation.failed(refusal.node, waited=refusal.node in slow)
             if why:
                 self._news.append(
                     f"node {refusal.node} is on probation: {why}; it is asked but not "

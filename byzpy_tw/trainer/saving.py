@@ -10,14 +10,12 @@ from typing import Any
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 
-from byzpy_tw.errors import BadRuleOutput, CannotRecord
 from byzpy_tw.runs import checkpoint
 from byzpy_tw.runs.checkpoint import State
 from byzpy_tw.trainer.waiting import Shared, settled
 from byzpy_tw.wire.threads import in_pool
 
 ROUNDS, SECONDS = 10, 30.0  # after which one is due, where no interval was asked for
-REFUSED = (CannotRecord, BadRuleOutput)  # what writing one may fail with
 SHARE = 20  # and at most a twentieth of the time goes into writing them
 
 
@@ -77,7 +75,7 @@ class Saving:
 
         try:
             await in_pool(self._reactor, self._thread, work)
-        except REFUSED as e:
+        except Exception as e:
             self.failed = e
             raise
         now = self._reactor.seconds()

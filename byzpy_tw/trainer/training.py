@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ from byzpy_tw.trainer.fleet import Fleet, Member, Terms
 from byzpy_tw.trainer.hosts import Opened
 from byzpy_tw.trainer.observers import Observers
 from byzpy_tw.trainer.rounds import Ran, Rounds
-from byzpy_tw.trainer.saving import REFUSED, Saving
+from byzpy_tw.trainer.saving import Saving
 from byzpy_tw.trainer.screen import Screen
 from byzpy_tw.trainer.waiting import Shared, settled
 from byzpy_tw.wire.threads import in_pool
@@ -103,7 +104,10 @@ class Training:
         for refused in record["refused"]:
             self._refused.setdefault(refused["node"], Counter())[refused["reason"]] += 1
         if "accuracy" in record:
-            self._evaluations.append(Evaluation(record["test_loss"], record["accuracy"]))
+            loss = record["test_loss"]  # null on disk, where it was not finite
+            self._evaluations.append(
+                Evaluation(math.nan if loss is None else loss, record["accuracy"])
+            )
 
     # -- before
 
@@ -193,6 +197,8 @@ class Training:
         if self.begun.state is not None:
             rounds.restore(self.begun.state)
         await self._set_up(fleet)
+        if self.begun.description:  # only now: until here all is as it was
+            self.directory.cut(self.begun.round)
         self._rounds = rounds
         for number in range(self.begun.round, config.rounds):
             gathered = await rounds.gather(number)
@@ -235,8 +241,9 @@ class Training:
         self.screen.placement(fleet.placed())
         description = self._description(fleet)
         self.directory.write_config(description)
-        if self.begun.round:
-            self.screen.say(f"going on with round {self.begun.round + 1}")
+        if self.begun.description:
+            again = "" if self.begun.round else ", for there is no checkpoint"
+            self.screen.say(f"going on with round {self.begun.round + 1}{again}")
         self.observers.tell("run_started", config=description)
 
     async def _after(self, number: int, running: Deferred[Ran]) -> None:
@@ -252,11 +259,13 @@ class Training:
         self.directory.append_round(record)
         self._count(record)
         self.observers.tell("round_completed", record=record)
+        for line in ran.news:
+            self.screen.event(f"round {number}: {line}")
         self.screen.round(record, self._elapsed())
         if ran.state is not None:
             writing = self._saving.begin(ran.state, self._elapsed())
             if self.config.checkpoint_interval is None:
-                writing.addErrback(lambda failure: failure.trap(*REFUSED) and None)
+                writing.addErrback(lambda failure: failure.trap(Exception) and None)
             else:  # asked for: this one must be there
                 await writing
         elif self._saving.failed is not None:
@@ -300,7 +309,8 @@ class Training:
             self._saving.close()
             result = self.result(error)
             try:
-                self.directory.write_result(result)
+                if self._rounds is not None or not self.begun.description:
+                    self.directory.write_result(result)
             except CannotRecord:
                 if not isinstance(error, CannotRecord):  # or it is told already
                     raise
@@ -317,11 +327,15 @@ class Training:
         """The last checkpoint: what the run is after the last round that is on record."""
         if self._rounds is None or self.status == "diverged" or not self._saving.wanted:
             return
+        if self._rounds.done != self._records:
+            return  # a round is half done, or not on record: it will be run again
         try:
             await self._saving.settled()
             if self._records > self._saving.round:
-                await self._saving.begin(self._rounds.state(self._records), self._elapsed())
-        except REFUSED as e:
+                await self._saving.begin(self._rounds.state(), self._elapsed())
+        except CancelledError:
+            raise
+        except Exception as e:
             if self.status == "finished":
                 self.screen.notice(f"warning: {e}")
             else:
