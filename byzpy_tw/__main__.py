@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import byzpy_tw
-from byzpy_tw.errors import BadKeys, ByzpyTwError, message_of
+from byzpy_tw.errors import BadKeys, ByzpyTwError, ConfigError, message_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,8 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="write another trainer.pem with the CA that DIR has",
     )  # fmt: skip
     keys.add_argument("--days", type=int, default=365, help="validity (default: 365)")
+    trial = commands.add_parser(
+        "conformance", help="put rules, or a server, to bad inputs, and say what held"
+    )
+    trial.add_argument("names", nargs="*", metavar="NAME",
+                       help="rules or distributions (default: all that are installed)")  # fmt: skip
+    trial.add_argument("--server", metavar="ADDRESS", help="a server without keys: tcp://HOST:PORT")
+    trial.add_argument("--count", type=int, default=500, help="conversations (default: 500)")
+    trial.add_argument("--seed", type=int, default=0, help="decides them all (default: 0)")
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command == "conformance":
+            return conform(chosen.names, chosen.server, chosen.count, chosen.seed)
         if chosen.command == "keygen":
             return make_keys(chosen.folder, chosen.server, chosen.trainer, chosen.days)
         return list_plugins(as_json=chosen.json)
@@ -56,6 +66,24 @@ def make_keys(folder: str, servers: Sequence[str], trainer: bool, days: int) -> 
             say = f"for a server: twistd -n byzpy-server --keys {path.name} ..."
         print(f"wrote {path}  {say}")
     return 0
+
+
+def conform(names: Sequence[str], server: str | None, count: int, seed: int) -> int:
+    """Examine rules, or a server; 1 where something did not hold."""
+    try:
+        from byzpy_tw.testing import conformance
+    except ModuleNotFoundError as e:
+        raise ConfigError(f"{e}: this needs pip install 'byzpy-tw[test]'") from e
+    from byzpy_tw.plugins import load
+    from byzpy_tw.wire.addresses import parse_address
+
+    if server is not None and names:
+        raise ConfigError("give names of rules or a --server, not both")
+    if count < 1:
+        raise ConfigError(f"--count must be at least 1, got {count}")
+    if server is not None:
+        return conformance.server(parse_address(server), count, seed, print)
+    return min(1, conformance.rules(load(), names, print))
 
 
 def list_plugins(*, as_json: bool) -> int:

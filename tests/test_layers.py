@@ -50,6 +50,7 @@ BESIDE = {
     ("vectors", "errors"),
     ("preaggregators", "aggregators"),
     ("attacks", "aggregators"),
+    ("__main__", "testing"),
 }
 
 Import = tuple[str, int]  # a dotted name, and the line
