@@ -39,7 +39,7 @@ def _root_of_d(honest: Any) -> float:
 BOUNDS: dict[str, Any] = {"mean": None, "sign-majority": _root_of_d}
 
 
-def tests_of(entry: Entry) -> Any:
+def laws_of(entry: Entry) -> Any:
     """The class of tests that `entry` is held to."""
     make, own = entry.factory, entry.distribution == OWN
     if entry.kind == "aggregator":
@@ -66,7 +66,7 @@ class Outcome:
 def examined(entries: Sequence[Entry]) -> Iterator[Outcome]:
     """Put each of `entries` to its tests."""
     for entry in entries:
-        suite = unittest.TestLoader().loadTestsFromTestCase(tests_of(entry))
+        suite = unittest.TestLoader().loadTestsFromTestCase(laws_of(entry))
         result = unittest.TestResult()
         suite.run(result)
         bad = [
