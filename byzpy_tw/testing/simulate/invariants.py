@@ -115,9 +115,8 @@ class _Chain:
         if [u.round for u in life.used] != list(range(first, first + len(life.used))):
             yield f"rounds {[u.round for u in life.used]} were aggregated, from {first} on"
             return
-        begins = max((p.time for p in life.heard.placed), default=0.0)
-        if life.used:
-            begins = min(begins, life.used[0].time)
+        # No round begins before a server has its nodes.
+        begins = min((time for time, _ in life.heard.ready), default=0.0)
         for now, record in _pairs(life):
             checked = Contributions(self.history, life, reference, now, begins, record)
             yield from checked.wrong()

@@ -170,13 +170,13 @@ MET: tuple[_Make, ...] = (
     _lasting("freeze", "thaw"),
     _lasting("freeze", "thaw"),
     *[_once("cut")] * 2,
-    *[_once("cut-silently")] * 2,
     *[_once("kill", back=True)] * 4,
     *[_once("power-off", back=True)] * 2,
     *[_once("stop", back=True)] * 2,
 )
 FAULTS: tuple[_Make, ...] = (
     *MET,
+    *[_once("cut-silently")] * 2,
     _lasting("slow-link", "usual-link"),
     *[_once("lie")] * 3,
 )
