@@ -226,12 +226,22 @@ class CollectorTests(SynchronousTestCase):
                 now = Round(number, 3, 1, 1, frozenset({2}))
                 self.collector.begin(now)
                 self.assertIs(self.refusal(2, now), Reason.PROBATION)
-                self.assertIsNone(self.deliver(self.a, vector(2, round=number - 1)))
+                self.deliver(self.a, vector(2, round=number - 1))
                 self.assertEqual(now.heard, {2} if heard else set())
         now = Round(3, 3, 1, 1, frozenset({2}))
         self.collector.begin(now)
         self.deliver(self.a, vector(2, round=3), math.nan)
         self.assertEqual(now.heard, set())
+
+    def test_a_late_vector_is_looked_at(self) -> None:
+        """A node on probation is not readmitted by one that is not finite."""
+        self.collector.begin(Round(0, 3, 1, 1))
+        now = Round(1, 3, 1, 1, frozenset({2}))
+        self.collector.begin(now)
+        self.deliver(self.a, vector(2, round=0), math.nan)
+        self.assertEqual(now.heard, set())
+        self.deliver(self.a, vector(2, round=0))
+        self.assertEqual(now.heard, {2})
 
     def test_nodes_on(self) -> None:
         """The nodes of a host, in order."""

@@ -44,6 +44,8 @@ class Collector:
     _wire: torch.dtype = torch.float32  # what vectors come as
     patience: float = 60.0  # seconds from a round's beginning in which an answer is in time
     _narrow: dict[int, Tensor] = field(factory=dict, init=False)  # node -> where it came to
+    # node -> the host that a late vector of it comes from, and where it goes
+    _spare: dict[int, tuple[Host, Tensor]] = field(factory=dict, init=False)
     _settling: threading.Lock = field(factory=threading.Lock, init=False)
     _rows: tuple[Tensor, ...] = field(init=False)
     _hosts: dict[int, Host | None] = field(factory=dict, init=False)  # node -> where it is
@@ -161,13 +163,14 @@ class Collector:
         if not at_home or header.round < round.number or not wanted or node in self._begun:
             # Late answers are normal after a round was closed by its deadline, or its
             # node moved on; a second answer is a lie that changes nothing.
+            spare = None
             if at_home and header.round < round.number:
-                self._late(round, node, header)
+                spare = self._late(host, round, header)
             self.log.debug("dropped: node {node}, round {round}", node=node, round=header.round)
             self._dropped[id(host)] += 1
             if self._dropped[id(host)] > UNASKED + 4 * len(self._hosts):
                 raise BadFrame(f"{UNASKED} and more frames that nobody asked for, in one round")
-            return None
+            return spare
         d = self.matrix.shape[1]
         if header.elements != d or header.dtype is not self._wire:
             round.refused(
@@ -187,8 +190,9 @@ class Collector:
         self._narrow[node] = torch.empty(d, dtype=self._wire)
         return self._narrow[node]
 
-    def _late(self, round: Round, node: int, header: Header) -> None:
-        """A vector of an older round."""
+    def _late(self, host: Host, round: Round, header: Header) -> Tensor | None:
+        """A vector of an older round; memory for it where it may speak for its node."""
+        node = header.index
         if round.awaits(node):
             self._stale[node] = header.round
         elif (
@@ -197,14 +201,22 @@ class Collector:
             and header.elements == self.matrix.shape[1]
             and header.dtype is self._wire
         ):
-            # Nobody waited for it, so the round was over soon; it was in time all the same.
-            round.heard.add(node)
+            # Nobody waited for it, so the round was over soon; it was in time all the
+            # same.  What it is worth is known once it is here.
+            spare = torch.empty(header.elements, dtype=self._wire)
+            self._spare[node] = host, spare
+            return spare
+        return None
 
     def arrived(self, host: Host, header: Header) -> None:
         round = self.round
         assert round is not None
         self._open.pop(id(host), None)
-        if header.round != round.number or self._hosts.get(header.index) is not host:
+        at_home = self._hosts.get(header.index) is host
+        if header.round != round.number or not at_home:
+            origin, spare = self._spare.pop(header.index, (None, None))
+            if spare is not None and origin is host and at_home:
+                self._answered(header.index, spare)
             return  # it was on its way when its round was closed
         self._whole.add(header.index)
 
@@ -228,6 +240,20 @@ class Collector:
             return
         in_pool(self._reactor, self._pool, examined).addCallbacks(
             judged, lambda _: None  # only where the pool is shut down
+        )
+
+    def _answered(self, node: int, vector: Tensor) -> None:
+        """Hear `node`, which is on probation, if its late `vector` is a good one."""
+
+        def judged(norm: float) -> None:
+            if self.round is not None and node in self.round.probation and not fault_of(norm):
+                self.round.heard.add(node)
+
+        if vector.numel() <= AT_ONCE:
+            judged(norm_of(vector.float()))
+            return
+        in_pool(self._reactor, self._pool, lambda: norm_of(vector.float())).addCallbacks(
+            judged, lambda _: None
         )
 
     def _judge(self, round: Round, header: Header, norm: float) -> None:

@@ -61,7 +61,7 @@ class Heartbeat:
         if now - self._next > self.seconds / BEATS:
             # This process was stopped itself: what the peer said meanwhile is unread.
             self._heard = now
-        if now - self._heard >= self.seconds:
+        if now >= self._heard + self.seconds:  # as `_schedule` has it: no rounding between
             self._call = None
             self._dead(f"no answer to pings for {self.seconds:g} s")
             return

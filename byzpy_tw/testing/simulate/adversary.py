@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -13,6 +12,7 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.testing.hostile import garbage, mutated
 from byzpy_tw.testing.simulate.cluster import PORT, TRAINER, Cluster, host_of
+from byzpy_tw.testing.simulate.lives import Lives
 from byzpy_tw.testing.simulate.machine import Machine
 from byzpy_tw.testing.simulate.network import Network
 from byzpy_tw.testing.simulate.schedule import Fault
@@ -48,13 +48,12 @@ class _Stranger(Protocol):
 
 @define(eq=False)
 class Adversary:
-    """Knows the cluster, the trainer's machine, and the trainer's connections."""
+    """Knows the cluster, the trainer's processes, and their connections."""
 
     world: World
     network: Network
     cluster: Cluster
-    trainer: Machine
-    interrupt: Callable[[], None]
+    trainer: Lives
     # Of the trainer, in order: its end and what is heard of it.
     connections: list[tuple[VirtualTransport, Tap]] = field(factory=list, init=False)
     _strangers: list[Machine] = field(factory=list, init=False)
@@ -75,7 +74,7 @@ class Adversary:
         self.world.note("adversary", f"{what}{': ' + done if isinstance(done, str) else ''}")
 
     def _machine(self, fault: Fault) -> Machine | None:
-        return self.trainer if fault.server < 0 else self.cluster.servers[fault.server].machine
+        return self.trainer.now.machine if fault.server < 0 else self.cluster.servers[fault.server].machine
 
     # -- the network
 
@@ -134,7 +133,7 @@ class Adversary:
 
     def _end(self, fault: Fault, silent: bool) -> None:
         if fault.server < 0:
-            self.trainer.die(silent=silent)
+            self.trainer.now.kill(silent=silent)
         else:
             self.cluster.servers[fault.server].kill(silent=silent)
 
@@ -145,8 +144,7 @@ class Adversary:
         self.cluster.servers[fault.server].start()
 
     def _interrupt(self, fault: Fault) -> None:
-        # A process that is stopped takes the signal when it goes on.
-        self.world.call(0.0, self.trainer, self.interrupt)
+        self.trainer.interrupt()
 
     # -- lies, and others who speak
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,19 +19,21 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.datasets.synthetic import synthetic
 from byzpy_tw.plugins import Registry, hookimpl, load
 from byzpy_tw.plugins.hookspecs import Registration
+from byzpy_tw.runs.record import RunDirectory
 from byzpy_tw.testing.simulate.adversary import Adversary
-from byzpy_tw.testing.simulate.cluster import TRAINER, Cluster
-from byzpy_tw.testing.simulate.machine import Machine
+from byzpy_tw.testing.simulate.cluster import Cluster
+from byzpy_tw.testing.simulate.lives import Lives
 from byzpy_tw.testing.simulate.network import Network
 from byzpy_tw.testing.simulate.reference import References
 from byzpy_tw.testing.simulate.schedule import DATA, Schedule
-from byzpy_tw.testing.simulate.tap import Heard, Tap
+from byzpy_tw.testing.simulate.tap import Tap
 from byzpy_tw.testing.simulate.trainer import SimulatedTrainer
 from byzpy_tw.testing.simulate.world import World
 
-# Of virtual time, and as many rounds' timeouts: a trainer that has not ended then hangs.
+# Of virtual time, and as many rounds' timeouts, for each process of the trainer: one that
+# has not ended then hangs.
 MOST_SECONDS = 1_000.0
-MOST_EVENTS = 100_000
+MOST_EVENTS = 200_000
 # After the trainer's end: by then each system has found out that a silent peer is gone.
 AFTERWARDS = 9_000.0
 
@@ -66,37 +69,39 @@ class History:
     schedule: Schedule
     world: World
     cluster: Cluster
-    trainer: SimulatedTrainer
-    heard: Heard
+    lives: Lives
     ended: bool = field(default=False, init=False)  # within the bounds
-    killed: bool = field(default=False, init=False)  # the trainer, before its end
     ended_at: float = field(default=0.0, init=False)
     logged: list[str] = field(factory=list, init=False)  # as failures
     left: list[str] = field(factory=list, init=False)  # what servers still hold, long after
+    rounds: list[dict[str, Any]] = field(factory=list, init=False)  # of rounds.jsonl, at last
+    result: dict[str, Any] | None = field(default=None, init=False)  # result.json, at last
+
+    @property
+    def trainer(self) -> SimulatedTrainer:
+        """Its last process."""
+        return self.lives.now
 
     @property
     def status(self) -> str:
         """As in result.json."""
-        result = self.trainer.records.result
-        if result is None:
-            return "killed" if self.killed else "none"
-        return result["status"]
+        return self.result["status"] if self.result else self.trainer.status
 
     def lines(self) -> list[str]:
         """All of it, a line an event."""
         made = []
         for time, who, what in self.world.lines:
-            # The run's name, as a server may repeat it, is no function of the seed.
-            what = re.sub(r"'[0-9a-f]{16}'", "'RUN'", what)
-            made.append(f"{time:12.6f}  {who}: {what}")
+            made.append(f"{time:12.6f}  {who}: {self._plain(what)}")
         return made
+
+    def _plain(self, text: str) -> str:
+        """Without the folder's name, which is no function of the seed."""
+        return text.replace(str(self.lives.path), "RUN_DIR")
 
     @property
     def digest(self) -> str:
         """Equal for equal histories, and for no others."""
-        rounds = [{k: r[k] for k in sorted(r)} for r in self.trainer.records.rounds]
-        text = "\n".join([*self.lines(), repr(rounds), str(self.trainer.error), self.status])
-        text = re.sub(r"'[0-9a-f]{16}'", "'RUN'", text)
+        text = "\n".join([*self.lines(), repr(self.rounds), self.status])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -126,43 +131,53 @@ def happen(
 
     `prepare` is called with the trainer before it starts.
     """
-    history = _set_up(schedule)
-    failures: list[str] = []
+    with TemporaryDirectory(prefix="byzpy_tw-") as folder:
+        history = _set_up(schedule, Path(folder) / "run")
+        with _failures(history.logged):
+            _run(history, prepare or (lambda trainer: None))
+            gc.collect()  # so that a Deferred whose failure nobody took says so
+    return history
+
+
+@contextmanager
+def _failures(found: list[str]) -> Iterator[None]:
+    """Collects what is logged as a failure."""
 
     def observe(event: Any) -> None:
         if event.get("log_level") in (LogLevel.error, LogLevel.critical) or event.get("isError"):
             failure = event.get("log_failure")
-            failures.append(failure.getTraceback() if failure else repr(event.get("log_format")))
+            found.append(failure.getTraceback() if failure else repr(event.get("log_format")))
 
     globalLogPublisher.addObserver(observe)
     try:
-        _run(history, prepare)
-        gc.collect()  # so that a Deferred whose failure nobody took says so
+        yield
     finally:
         globalLogPublisher.removeObserver(observe)
-    history.logged = failures
-    return history
 
 
-def _set_up(schedule: Schedule) -> History:
+def _set_up(schedule: Schedule, folder: Path) -> History:
     world, names = World(schedule.seed), registry()
     network = Network(world, schedule.manner)
-    cluster, heard = Cluster(world, network, names), Heard()
+    cluster = Cluster(world, network, names)
     for number in range(schedule.servers):
         cluster.add(schedule.threads, schedule.speeds[number + 1])
-    machine = Machine(world, network, "trainer", TRAINER)
-    trainer = SimulatedTrainer(machine, schedule.config, names, schedule.speeds[0])
-    return History(schedule, world, cluster, trainer, heard)
+    lives = Lives(
+        world, network, names, schedule.config, folder, schedule.speeds[0],
+        schedule.resumes, schedule.rest,
+    )  # fmt: skip
+    return History(schedule, world, cluster, lives)
 
 
-def _run(history: History, prepare: Callable[[SimulatedTrainer], None] | None) -> None:
-    world, cluster, trainer = history.world, history.cluster, history.trainer
-    adversary = Adversary(world, cluster.network, cluster, trainer.machine, trainer.interrupt)
+def _run(history: History, prepare: Callable[[SimulatedTrainer], None]) -> None:
+    world, cluster, lives = history.world, history.cluster, history.lives
+    lives.prepare = prepare
+    adversary = Adversary(world, cluster.network, cluster, lives)
 
     def watch(client: Any, server: Any) -> None:
-        if client.machine is not trainer.machine:
+        trainer = lives.owner(client.machine)
+        if trainer is None:
             return
-        tap = Tap(world, len(adversary.connections) + 1, server.machine.name, history.heard)
+        tap = Tap(world, len(adversary.connections) + 1, server.machine.name, trainer.heard)
         client.outgoing.on_sent, client.incoming.on_read = tap.on_sent, tap.on_read
         client.on_lost = tap.on_lost
         adversary.connections.append((client, tap))
@@ -170,29 +185,38 @@ def _run(history: History, prepare: Callable[[SimulatedTrainer], None] | None) -
     cluster.network.watch = watch
     for server in cluster.servers:
         server.start()
+    lives.begin()
     for fault in history.schedule.faults:
         adversary.plan(fault)
-    if prepare is not None:
-        prepare(trainer)
-    world.call(0.0, trainer.machine, trainer.start)
-    config = history.schedule.config
-    until = MOST_SECONDS + 2 * config.rounds * config.round_timeout
-    history.ended = world.run(lambda: trainer.over, until=until, events=MOST_EVENTS)
+    until, events = _bounds(history.schedule)
+    history.ended = world.run(lambda: lives.over, until=until, events=events)
     history.ended_at = world.now
-    history.killed = trainer.machine.dead
-    world.note("trainer", f"{history.status}: {trainer.error}")
-    world.pass_time(world.now + 1.0, events=MOST_EVENTS)
-    # One that was interrupted twice leaves them to its system; known of the present trainer.
-    if trainer.machine.transports and not (history.killed or trainer.interrupted):
-        history.left.append(f"the trainer keeps {len(trainer.machine.transports)} connections")
-    trainer.machine.die(silent=False)  # the process ends
+    _keep_records(history)
+    lives.over = True
+    lives.now.kill(silent=False)
     adversary.leave()
     for server in cluster.servers:
         if server.machine is not None:
             server.machine.thaw()
     world.pass_time(world.now + AFTERWARDS, events=MOST_EVENTS)
+    history.left += lives.left
     history.left += [what for server in cluster.servers for what in server.held]
     for server in cluster.servers:
         server.kill()
-    trainer.bury()
+    for trainer in lives.all:
+        trainer.bury()
 
+
+def _bounds(schedule: Schedule) -> tuple[float, int]:
+    """Seconds and events within which a history is over."""
+    config, lives = schedule.config, schedule.resumes + 1
+    round = 2 * config.round_timeout + config.replace_timeout
+    return lives * (MOST_SECONDS + schedule.rest + config.rounds * round), lives * MOST_EVENTS
+
+
+def _keep_records(history: History) -> None:
+    """What whoever comes to the folder now finds there."""
+    history.trainer.folder.close()
+    directory = RunDirectory.reopen(history.lives.path)
+    history.rounds, history.result = directory.read_rounds(), directory.read_result()
+    directory.close()

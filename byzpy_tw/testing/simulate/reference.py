@@ -7,24 +7,27 @@ once is remembered, for all histories of one configuration.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
 import torch
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.knowledge import Knowledge
+from byzpy_tw.attacks.tiers import pieces_of
+from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.nodes.host import NodeHost, build, make_model
 from byzpy_tw.nodes.spec import node_specs
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.learner import Learner
+from byzpy_tw.runs.probation import Probation
 from byzpy_tw.runs.rules import Rules, rules_of
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import narrowed, sha256_of
-from byzpy_tw.wire.pieces import PIECES, knowledge_of, narrow, widened
+from byzpy_tw.wire.pieces import PAST, PIECES, knowledge_of, narrow, widened
 
 MOST_KEPT = 20_000  # vectors and steps
 
@@ -47,8 +50,7 @@ class _Known:
     host: NodeHost
     learner: Learner
     first: Tensor  # parameters of round 0
-    vectors: dict[Any, Tensor] = field(factory=dict, init=False)
-    steps: dict[Any, tuple[Tensor, Tensor]] = field(factory=dict, init=False)
+    vectors: dict[Any, Any] = field(factory=dict, init=False)  # and steps
 
 
 @define(eq=False)
@@ -60,7 +62,9 @@ class References:
 
     def of(self, config: RunConfig) -> Reference:
         # Where the nodes live is no part of it.
-        config = evolve(config, in_process=True, remote_hosts=())
+        config = evolve(
+            config, in_process=True, remote_hosts=(), min_servers=None, heartbeat_timeout=None
+        )
         if config.bits not in self._known:
             self._known[config.bits] = self._work_out(config)
         return Reference(self._known[config.bits])
@@ -81,18 +85,51 @@ class References:
         return _Known(config, rules_of(config, registry), host, learner, first)
 
 
+@frozen(eq=False)
+class Point:
+    """A run between two rounds."""
+
+    parameters: Tensor
+    velocity: Tensor
+    momenta: Mapping[int, Tensor] = field(factory=dict)
+    history: Mapping[int, Mapping[int, Tensor]] = field(factory=dict)
+    aggregation: Mapping[str, Any] = field(factory=dict)  # what rules remember
+    attack: Mapping[str, Any] = field(factory=dict)
+    probation: Mapping[str, Any] = field(factory=dict)
+
+
 @define(eq=False)
 class Reference:
-    """One run, round by round: `vector` of the present round, then `step` to the next."""
+    """One run, round by round: `vector` of the present round, then `step` to the next.
+
+    `go_back` to any round that it has been at.
+    """
 
     _known: _Known
-    round: int = field(default=0, init=False)
-    parameters: Tensor = field(init=False)
-    _velocity: Tensor = field(init=False)
+    points: list[Point] = field(init=False)
+    probation: Probation = field(factory=Probation, init=False)
+    _attack: Mapping[str, Any] = field(factory=dict, init=False)  # the memory of this round
 
     def __attrs_post_init__(self) -> None:
-        self.parameters = self._known.first
-        self._velocity = torch.zeros_like(self.parameters)
+        first = self._known.first
+        self.points = [Point(first, torch.zeros_like(first))]
+
+    def go_back(self, round: int) -> None:
+        """To the state before `round`."""
+        del self.points[round + 1 :]
+        self.probation = Probation.from_plain(self._now.probation)
+
+    @property
+    def _now(self) -> Point:
+        return self.points[-1]
+
+    @property
+    def round(self) -> int:
+        return len(self.points) - 1
+
+    @property
+    def parameters(self) -> Tensor:
+        return self._now.parameters
 
     @property
     def config(self) -> RunConfig:
@@ -107,65 +144,129 @@ class Reference:
         """Of the present parameters."""
         return sha256_of(self.parameters)
 
-    def vector(self, node: int, accepted: dict[int, Tensor]) -> Tensor:
-        """What `node` sends, in the wire's type, given the honest rows that were accepted."""
-        honest = node < self.config.num_honest
-        shown = () if honest else tuple((n, _key(row)) for n, row in accepted.items())
-        key = self.round, node, _key(self.parameters), shown
-        found = self._known.vectors
+    # -- what nodes send
+
+    def row(self, node: int, sent: Tensor) -> Tensor:
+        """What the trainer makes of what `node` sent, before it aggregates."""
+        row, beta = sent.to(torch.float32), self.config.worker_momentum
+        if node >= self.config.num_honest or not beta:
+            return row
+        old = self._now.momenta.get(node)
+        return (torch.zeros_like(row) if old is None else old * beta).add_(row, alpha=1 - beta)
+
+    def honest(self, node: int) -> Tensor:
+        """What an honest node sends, in the wire's type."""
+        return self._once(("honest", node), lambda: self._gradient(node))
+
+    def byzantine(self, node: int, accepted: dict[int, Tensor], f: int) -> Tensor:
+        """What a Byzantine one sends, given the rows of honest nodes and the rules' `f`."""
+        shown, self._attack = self._once(
+            ("shown", f, _key(accepted)), lambda: self._show(accepted, f)
+        )
+        own, past = None, self._past(node)
+        if self._known.host.needs_own(node):
+            own = self._once(("own", node), lambda: self._gradient(node))
+        key = ("byzantine", node, f, _key(accepted), _key(past))
+        return self._once(key, lambda: self._attacked(node, len(accepted), shown, own, past))
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        now, found = self._now, self._known.vectors
+        memory = now.aggregation, now.attack
+        key = self.round, key, _key(now.parameters), _key(memory)
         if key not in found:
             if len(found) > MOST_KEPT:
                 found.clear()
-            made = self._honest(node) if honest else self._byzantine(node, accepted)
-            found[key] = narrowed(made, self.wire)
+            found[key] = make()
         return found[key]
 
-    def _honest(self, node: int) -> Tensor:
+    def _gradient(self, node: int) -> Tensor:
         host, answers = self._known.host, []  # type: ignore[var-annotated]
         host.parameters.copy_(narrowed(self.parameters, self.wire))
         host.gradients(_AtOnce(), [node], self.round, answers.extend)  # type: ignore
-        return answers[0].vector
+        return narrowed(answers[0].vector, self.wire)
 
-    def _byzantine(self, node: int, accepted: dict[int, Tensor]) -> Tensor:
-        """As the trainer shows it and the node's server makes it."""
-        host, config, h = self._known.host, self.config, len(accepted)
-        attack = self._known.rules.attack
+    def _past(self, node: int) -> Tensor | None:
+        age = getattr(self._known.rules.attack, "age", 0)
+        return self._now.history.get(self.round - age, {}).get(node)
+
+    def _show(
+        self, accepted: dict[int, Tensor], f: int
+    ) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+        """As the trainer does; and what the attack remembers then."""
+        config, rules, memory = self.config, self._known.rules, dict(self._now.attack)
         context = Context(
-            seed=config.seed, round=self.round, nodes=tuple(accepted), n=config.n,
-            f=config.f, byzantine=config.num_byz,
+            seed=config.seed, round=self.round, nodes=tuple(accepted), n=config.n, f=f,
+            byzantine=config.num_byz, pipeline=rules.aggregation.chain(f),
         )  # fmt: skip
         known = Knowledge.for_attack(
-            attack, torch.stack(list(accepted.values())), context=context, state={}
-        )
+            rules.attack_on(f), torch.stack(list(accepted.values())), context=context,
+            state=memory, memory=dict(self._now.aggregation),
+        )  # fmt: skip
         pieces = {p: getattr(known, p) for p in PIECES if getattr(known, p) is not None}
-        shown = {p: widened(t) for p, t in narrow(pieces, self.wire).items()}
-        own = self._honest(node) if host.needs_own(node) else None
-        return host.attack(
-            node, self.round, knowledge_of(shown, h=h, d=host.dimension, own=own)
-        )
+        return {p: widened(t) for p, t in narrow(pieces, self.wire).items()}, memory
+
+    def _attacked(
+        self, node: int, h: int, shown: Any, own: Tensor | None, past: Tensor | None
+    ) -> Tensor:
+        host = self._known.host
+        past = None if past is None else widened(past)
+        known = knowledge_of(shown, h=h, d=host.dimension, own=own, past=past)
+        return narrowed(host.attack(node, self.round, known), self.wire)
+
+    # -- the step
 
     def step(self, nodes: tuple[int, ...], f: int, matrix: Tensor) -> None:
         """To the next round, by the rows `nodes` of `matrix`."""
-        key = (
-            self.round, nodes, f, _key(matrix[list(nodes)]),
-            _key(self.parameters), _key(self._velocity),
+        now = self._now
+        parameters, velocity, memory = self._once(
+            ("step", nodes, f, _key(matrix[list(nodes)]), _key(now.velocity)),
+            lambda: self._stepped(nodes, f, matrix),
+        )
+        momenta = dict(now.momenta)
+        if self.config.worker_momentum:
+            momenta |= {n: matrix[n] for n in nodes if n < self.config.num_honest}
+        history = {**now.history, self.round: self._sent(nodes, matrix)}
+        made = Point(
+            parameters, velocity, momenta, history, memory, self._attack,
+            self.probation.to_plain(),
         )  # fmt: skip
-        found = self._known.steps
-        if key not in found:
-            if len(found) > MOST_KEPT:
-                found.clear()
-            found[key] = self._stepped(nodes, f, matrix)
-        self.parameters, self._velocity = found[key]
-        self.round += 1
+        self.points.append(made)
 
-    def _stepped(self, nodes: tuple[int, ...], f: int, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        aggregated = self._known.rules.aggregation(matrix, nodes, f, self.round)
-        learner = self._known.learner
-        learner.parameters.copy_(self.parameters)
-        learner.velocity.copy_(self._velocity)
+    def _sent(self, nodes: tuple[int, ...], matrix: Tensor) -> dict[int, Tensor]:
+        attack = self._known.rules.attack
+        if attack is None or PAST not in pieces_of(attack):
+            return {}
+        return {n: matrix[n].to(self.wire) for n in nodes if n >= self.config.num_honest}
+
+    def _stepped(self, nodes: tuple[int, ...], f: int, matrix: Tensor) -> Any:
+        aggregation, learner, now = self._known.rules.aggregation, self._known.learner, self._now
+        aggregation.memory = dict(now.aggregation)
+        aggregated = aggregation(matrix, nodes, f, self.round)
+        learner.parameters.copy_(now.parameters)
+        learner.velocity.copy_(now.velocity)
         learner.step(aggregated.vector, self.round)
-        return learner.parameters.clone(), learner.velocity.clone()
+        return learner.parameters.clone(), learner.velocity.clone(), dict(aggregation.memory)
+
+    def undisturbed(self) -> str | None:
+        """The digest of a run of which nothing is refused; None where it would diverge."""
+        while self.round < self.config.rounds:
+            rows = {n: self.row(n, self.honest(n)) for n in range(self.config.num_honest)}
+            accepted = dict(rows)
+            for node in range(self.config.num_honest, self.config.n):
+                rows[node] = self.byzantine(node, accepted, self.config.f).to(torch.float32)
+            try:
+                self.step(tuple(rows), self.config.f, torch.stack(list(rows.values())))
+            except ByzpyTwError:
+                return None
+        return self.digest
 
 
-def _key(tensor: Tensor) -> bytes:
-    return tensor.numpy().tobytes()
+def _key(value: Any) -> Any:
+    """Something to look `value` up by."""
+    if isinstance(value, Tensor):
+        return value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else repr(value)
+    if isinstance(value, Mapping):
+        return tuple((k, _key(v)) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_key, value))
+    return value

@@ -24,10 +24,12 @@ CONFIGURATIONS = 64  # that are drawn from, so that what they should give is kno
 ATTACKS = (
     "empire", "sign-flip", "alie", "ipm", "gaussian", "label-flip", "nan", "inf", "huge",
     "silent", "slow", "slow:seconds=0.5", "garbage", "replay", "none",
+    "replay:relabel=true", "mimic",
 )  # fmt: skip
 RULES = (
     "multi-krum", "krum", "median", "trimmed-mean", "geometric-median", "cge", "mean",
     "mean-around-median", "nnm | trimmed-mean", "clipping:c=2.0 | median",
+    "centered-clipping",
 )  # fmt: skip
 
 
@@ -57,6 +59,9 @@ class Schedule:
     speeds: tuple[float, ...]  # factors of what jobs take: the trainer's, then servers'
     manner: Manner
     faults: tuple[Fault, ...] = ()
+    resumes: int = 0  # how often the trainer is resumed that ends early
+    rest: float = 0.0  # seconds until it is
+    meetable: bool = False  # whether failover and resuming can meet all of its faults
 
     @classmethod
     def draw(cls, seed: int, registry: Registry, *, faults: int | None = None) -> Schedule:
@@ -81,7 +86,10 @@ class Schedule:
             random.choice((1, 2, 8)),
             tuple(slow),
             manner,
+            resumes=random.choice((0, 1, 1, 2, 5)),
+            rest=random.choice((0.01, 0.5, 5.0, 70.0)),
         )
+        made = (_met if random.random() < 0.3 else _replaced)(made, random)
         count = random.choice((0, 1, 1, 2, 2, 3, 4, 6)) if faults is None else faults
         drawn = [fault for _ in range(count) for fault in made._fault(random)]
         return evolve(made, faults=tuple(sorted(drawn, key=lambda f: f.time)))
@@ -100,7 +108,11 @@ class Schedule:
         server, seed = random.randrange(self.servers), float(random.randrange(1, 2**31))
         length = random.choice((0.02, 0.3, 3.0, 12.0, 60.0)) * random.uniform(0.5, 1.5)
         back = [Fault(time + length, "restart", server)] if random.random() < 0.7 else []
-        return random.choice(FAULTS)(time, server, length, seed, back)
+        if not self.meetable:
+            return random.choice(FAULTS)(time, server, length, seed, back)
+        # Nothing befalls server 0 that would make its nodes late or leave no server.
+        kinds = MET if server else MET_BY_ONE
+        return random.choice(kinds)(time, server, length, seed, back)
 
     def lines(self) -> list[str]:
         """For people: what is to happen."""
@@ -113,7 +125,8 @@ class Schedule:
         }
         return [
             f"seed {self.seed}: {self.servers} servers of {self.threads} threads, "
-            f"speeds {self.speeds}",
+            f"speeds {self.speeds}; resumed {self.resumes} times at most, after {self.rest:g} s"
+            f"{'; all faults can be met' * self.meetable}",
             f"network: latency {manner.latency:g} s, jitter {manner.jitter:g}, "
             f"segments: {manner.cut}, {manner.capacity:,} bytes of buffers",
             f"run: {changed}",
@@ -136,32 +149,74 @@ def _once(kind: str, *, back: bool = False) -> _Make:
     ]  # fmt: skip
 
 
-FAULTS: tuple[_Make, ...] = (
-    _lasting("slow-link", "usual-link"),
-    _lasting("no-link", "link"),
-    _lasting("freeze", "thaw"),
-    lambda time, server, length, seed, back: [
-        Fault(time, "freeze", -1), Fault(time + length, "thaw", -1)
-    ],  # the trainer
-    _once("cut"),
-    _once("cut"),
-    _once("cut-silently"),
-    _once("kill", back=True),
-    _once("kill", back=True),
-    _once("power-off", back=True),
-    _once("stop", back=True),
-    _once("lie"),
-    _once("lie"),
-    _once("lie"),
+def _of_trainer(kind: str, end: str | None = None) -> _Make:
+    return lambda time, server, length, seed, back: [
+        Fault(time, kind), *([Fault(time + length, end)] if end else [])
+    ]  # fmt: skip
+
+
+MET_BY_ONE: tuple[_Make, ...] = (
     _once("duplicate"),
     _once("stranger"),
-    _once("stranger"),
-    lambda time, server, length, seed, back: [Fault(time, "interrupt")],
-    # The trainer: what servers hold for it they let go of.
-    lambda time, server, length, seed, back: [
-        Fault(time, "power-off" if seed % 2 else "kill")
-    ],
-)  # fmt: skip
+    _of_trainer("freeze", "thaw"),
+    _of_trainer("interrupt"),
+    _of_trainer("kill"),
+    _of_trainer("kill"),
+    _of_trainer("power-off"),
+)
+MET: tuple[_Make, ...] = (
+    *MET_BY_ONE,
+    _lasting("no-link", "link"),
+    _lasting("freeze", "thaw"),
+    _lasting("freeze", "thaw"),
+    *[_once("cut")] * 2,
+    *[_once("kill", back=True)] * 4,
+    *[_once("power-off", back=True)] * 2,
+    *[_once("stop", back=True)] * 2,
+)
+FAULTS: tuple[_Make, ...] = (
+    *MET,
+    *[_once("cut-silently")] * 2,
+    _lasting("slow-link", "usual-link"),
+    *[_once("lie")] * 3,
+)
+
+# Whose undisturbed runs accept every vector.
+HARMLESS = frozenset((
+    "empire", "sign-flip", "alie", "ipm", "gaussian", "label-flip", "none",
+    "replay:relabel=true", "mimic",
+))  # fmt: skip
+
+
+def _replaced(made: Schedule, random: Random) -> Schedule:
+    """With any options of failover."""
+    config, servers = made.config, made.servers
+    least = -(-config.n // servers)
+    chosen = dict(
+        replace_timeout=random.choice((0.0, 2.0, 20.0, 60.0)),
+        heartbeat_timeout=random.choice((None, None, 0.1, 0.3, 0.45)),
+        failover=random.choice(("on", "on", "on", "off")),
+        min_servers=random.choice((None, None, random.randint(1, servers))),
+        max_nodes_per_server=random.choice((None, None, random.randint(least, config.n))),
+    )
+    if chosen["heartbeat_timeout"] is not None:
+        chosen["heartbeat_timeout"] *= config.round_timeout
+    return evolve(made, config=evolve(config, **chosen))
+
+
+def _met(made: Schedule, random: Random) -> Schedule:
+    """So that whatever befalls the cluster must not show in its result."""
+    if made.config.num_byz and made.config.attack not in HARMLESS:
+        return _replaced(made, random)
+    config = evolve(
+        made.config,
+        min_servers=1,
+        round_timeout=random.choice((90.0, 400.0)),
+        replace_timeout=random.choice((20.0, 60.0)),
+        heartbeat_timeout=random.choice((None, 2.0, 20.0)),
+    )
+    speeds = tuple(min(speed, 1.0) for speed in made.speeds)
+    return evolve(made, config=config, speeds=speeds, resumes=12, meetable=True)
 
 
 def configuration(number: int, registry: Registry) -> RunConfig:
@@ -178,7 +233,9 @@ def configuration(number: int, registry: Registry) -> RunConfig:
             attack=random.choice(ATTACKS),
             aggregator=rule,
             pre_aggregator=tuple(before),
-            rounds=random.randint(2, 6),
+            rounds=random.choice((2, 3, 4, 5, 6, 9)),
+            worker_momentum=random.choice((0.0, 0.0, 0.9)),
+            checkpoint_interval=random.choice((None, 0, 1, 2, 3)),
             batch_size=8,
             micro_batch_size=random.choice((4, 8)),
             seed=number,

@@ -40,6 +40,8 @@ class Swept:
     histories: int = 0
     events: int = 0
     rounds: int = 0
+    resumed: int = 0  # processes of the trainer that took another's place
+    met: int = 0  # histories whose faults must not show in the result
     processor_seconds: float = 0.0
     ends: Counter[str] = field(factory=Counter)  # by status
     broken: list[Broken] = field(factory=list)
@@ -48,6 +50,8 @@ class Swept:
         self.histories += other.histories
         self.events += other.events
         self.rounds += other.rounds
+        self.resumed += other.resumed
+        self.met += other.met
         self.processor_seconds += other.processor_seconds
         self.ends += other.ends
         self.broken = sorted([*self.broken, *other.broken], key=lambda b: b.seed)
@@ -56,7 +60,8 @@ class Swept:
         each = 1000 * self.processor_seconds / max(1, self.histories)
         ends = ", ".join(f"{n} {how}" for how, n in sorted(self.ends.items()))
         return (
-            f"{self.histories} histories ({ends}), {self.rounds} rounds, {self.events:,} events; "
+            f"{self.histories} histories ({ends}), {self.met} of which must come to undisturbed "
+            f"bits; {self.rounds} rounds, {self.resumed} resumed, {self.events:,} events; "
             f"{each:.0f} ms of a core each; {len(self.broken)} broken"
         )
 
@@ -82,7 +87,9 @@ def sweep(
             wrong.append("it came out differently the second time")
         swept.histories += 1
         swept.events += history.world.count
-        swept.rounds += len(history.trainer.used)
+        swept.rounds += sum(len(life.used) for life in history.lives.all)
+        swept.resumed += len(history.lives.all) - 1
+        swept.met += history.schedule.meetable
         swept.ends[history.status] += 1
         if wrong:
             swept.broken.append(Broken(seed, tuple(wrong)))
@@ -93,7 +100,7 @@ def sweep(
 
 def to_json(swept: Swept) -> str:
     return json.dumps({
-        **{name: getattr(swept, name) for name in ("histories", "events", "rounds")},
+        **{name: getattr(swept, name) for name in ("histories", "events", "rounds", "resumed", "met")},
         "processor_seconds": swept.processor_seconds,
         "ends": dict(swept.ends),
         "broken": [[b.seed, list(b.wrong)] for b in swept.broken],

@@ -41,21 +41,53 @@ class Placed:
     attack: str | None
 
 
+@frozen(eq=False)
+class Asked:
+    """`server` was asked for the vectors of `nodes`."""
+
+    time: float
+    server: str
+    round: int
+    nodes: tuple[int, ...]
+
+
 @define(eq=False)
 class Heard:
-    """All that was said in a history, in order."""
+    """All that was said to one process of a trainer, and by it, in order."""
 
     received: list[Frame] = field(factory=list)  # whole vectors, as they were complete
     parameters: list[Frame] = field(factory=list)  # as the trainer sent them
     placed: list[Placed] = field(factory=list)
-    # server -> when the first of the trainer's connections to it ended
-    lost: dict[str, float] = field(factory=dict)
+    asked: list[Asked] = field(factory=list)
+    # When a server had the nodes that it was told to host, each time.
+    ready: list[tuple[float, str]] = field(factory=list)
+    lost: list[tuple[float, str]] = field(factory=list)  # when a connection to it ended
     failed: list[tuple[float, str, int]] = field(factory=list)  # when, server, node
 
-    def home(self, node: int, time: float) -> str | None:
-        """The server that was last told to host `node`, by then."""
-        found = [p.server for p in self.placed if p.node == node and p.time <= time]
-        return found[-1] if found else None
+    def homes(self, node: int, time: float) -> set[str]:
+        """The servers that were told to host `node`, by then."""
+        return {p.server for p in self.placed if p.node == node and p.time <= time}
+
+    def absent(self, start: float, end: float) -> list[tuple[float, float]]:
+        """The stretches between two moments in which no server was ready."""
+        events = [(time, server, True) for time, server in self.ready]
+        events += [(time, server, False) for time, server in self.lost]
+        up: set[str] = set()
+        stretches, since = [], 0.0
+        for time, server, ready in sorted(events, key=lambda e: (e[0], e[2])):
+            if not up:
+                stretches.append((since, time))
+            (up.add if ready else up.discard)(server)
+            since = time
+        if not up:
+            stretches.append((since, end))
+        merged: list[tuple[float, float]] = []
+        for first, last in stretches:
+            if merged and merged[-1][1] >= first:
+                merged[-1] = merged[-1][0], last
+            else:
+                merged.append((first, last))
+        return [(max(a, start), min(b, end)) for a, b in merged if b > start and a < end]
 
 
 @define(eq=False)
@@ -124,6 +156,7 @@ class Tap:
     first: bytearray = field(factory=bytearray)  # of what the trainer said
     stream: bool = False
     asked: set[bytes] = field(factory=set)  # commands, by name
+    _open: dict[bytes, bytes] = field(factory=dict)  # questions without an answer
     _out: Boxes = field(init=False)
     _in: Boxes = field(init=False)
 
@@ -141,7 +174,7 @@ class Tap:
 
     def on_lost(self, why: str) -> None:
         self._note(f"ended: {why}")
-        self.heard.lost.setdefault(self.server, self.world.now)
+        self.heard.lost.append((self.world.now, self.server))
 
     @property
     def _name(self) -> str:
@@ -153,14 +186,24 @@ class Tap:
     def _said(self, box: dict[bytes, bytes]) -> None:
         command = box.get(b"_command", b"")
         self.asked.add(command)
-        self._note(f"> {_shown(command, box)}")
+        if command != b"Ping":
+            self._note(f"> {_shown(command, box)}")
         if command == b"SpawnNodes":
             for node, shard, attack in json.loads(box[b"nodes"]):
                 here = Placed(self.world.now, self.server, node, shard, attack)
                 self.heard.placed.append(here)
+        if command in (b"Compute", b"Attack"):
+            asked = Asked(
+                self.world.now, self.server, int(box[b"round"]), tuple(_numbers(box[b"nodes"]))
+            )
+            self.heard.asked.append(asked)
+        self._open[box.get(b"_ask", b"")] = command
 
     def _answered(self, box: dict[bytes, bytes]) -> None:
+        command = self._open.pop(box.get(b"_answer", box.get(b"_error", b"")), b"")
         error = box.get(b"_error_description")
+        if command == b"Ping":
+            return
         if error is not None:
             code = box.get(b"_error_code", b"").decode(errors="replace")
             self._note(f"< {code}: {error.decode(errors='replace')}")
@@ -169,6 +212,8 @@ class Tap:
             self._note(f"< an answer{'' if failures == '{}' else ' ' + failures}")
             now = self.world.now
             self.heard.failed += [(now, self.server, int(n)) for n in json.loads(failures)]
+            if command == b"SpawnNodes":
+                self.heard.ready.append((now, self.server))
             if b"OpenStream" in self.asked:
                 self.stream = self._in.frames = self._out.frames = True
 
@@ -193,16 +238,16 @@ def _shown(command: bytes, box: dict[bytes, bytes]) -> str:
     if b"round" in box:
         words.append(f"round {box[b'round'].decode()}")
     if b"nodes" in box and command != b"SpawnNodes":
-        words.append(f"nodes {_numbers(box[b'nodes'])}")
+        words.append(f"nodes {','.join(map(str, _numbers(box[b'nodes'])))}")
     if command == b"SpawnNodes":
         words.append(box[b"nodes"].decode())
     return " ".join(words)
 
 
-def _numbers(data: bytes) -> str:
+def _numbers(data: bytes) -> list[int]:
     found = []
     while data:
         (size,) = struct.unpack_from("!H", data)
-        found.append(data[2 : 2 + size].decode())
+        found.append(int(data[2 : 2 + size]))
         data = data[2 + size :]
-    return ",".join(found)
+    return found

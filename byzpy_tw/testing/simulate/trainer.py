@@ -5,12 +5,10 @@ Whatever changes in `byzpy_tw.trainer` changes here, and nowhere else in this pa
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from torch import Tensor
 from twisted.internet.defer import CancelledError, Deferred, FirstError
 from twisted.internet.error import ConnectingCancelledError
@@ -18,15 +16,17 @@ from twisted.internet.error import ConnectingCancelledError
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.record import to_json
+from byzpy_tw.runs.resuming import Begun
 from byzpy_tw.runs.rules import Rules, rules_of
+from byzpy_tw.testing.simulate.folder import Folder
 from byzpy_tw.testing.simulate.machine import Machine
-from byzpy_tw.trainer.hosts import Host
+from byzpy_tw.testing.simulate.tap import Heard
+from byzpy_tw.trainer.fleet import Member
 from byzpy_tw.trainer.inprocess import InProcessHost
 from byzpy_tw.trainer.observers import Observers
-from byzpy_tw.trainer.remote import RemoteHost
+from byzpy_tw.trainer.program import _member
 from byzpy_tw.trainer.screen import Screen
-from byzpy_tw.trainer.training import Training
+from byzpy_tw.trainer.training import Prepared, Training
 from byzpy_tw.wire.addresses import parse_addresses
 
 THREADS = 1  # that torch's rules use: others would be real threads
@@ -41,33 +41,6 @@ class Used:
     nodes: tuple[int, ...]
     f: int
     matrix: Tensor
-
-
-@define(eq=False)
-class Records:
-    """A run's folder, in memory."""
-
-    path: Path = Path("in-memory")
-    config: dict[str, Any] | None = None
-    rounds: list[dict[str, Any]] = field(factory=list)
-    result: dict[str, Any] | None = None
-    closed: bool = False
-    sealed: bool = False  # the process that wrote them is gone
-
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        if not self.sealed:
-            self.config = json.loads(to_json(config))
-
-    def append_round(self, record: Mapping[str, Any]) -> None:
-        if not self.sealed:
-            self.rounds.append(json.loads(to_json(record)))
-
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        if not self.sealed:
-            self.result = json.loads(to_json(result))
-
-    def close(self) -> None:
-        self.closed = self.closed or not self.sealed
 
 
 class WatchedRules:
@@ -90,31 +63,47 @@ class WatchedRules:
 
 @define(eq=False)
 class SimulatedTrainer:
-    """A trainer at work on `machine`.  `ended` fires with the error that ended it, or None.
+    """One process of a trainer, at work on `machine` from where the run was `begun`.
 
-    An error that is none of the documented ones is in `bug`.
+    `error` is what ended it, if that is one of the documented errors, `bug` if not.
     """
 
     machine: Machine
     config: RunConfig
     registry: Registry
-    speed: float = 1.0
-    records: Records = field(factory=Records, init=False)
+    folder: Folder
+    begun: Begun
+    speed: float
+    on_over: Callable[[SimulatedTrainer], None]
+    heard: Heard = field(factory=Heard, init=False)
     said: list[str] = field(factory=list, init=False)
     error: BaseException | None = field(default=None, init=False)
     bug: Any = field(default=None, init=False)  # a Failure
     interrupted: bool = field(default=False, init=False)
-    _finished: bool = field(default=False, init=False)
+    finished: bool = field(default=False, init=False)
+    killed: bool = field(default=False, init=False)  # before its end
+    training: Training | None = field(default=None, init=False)
     _watched: Any = field(default=None, init=False)
     _work: Deferred[None] = field(init=False)
 
     @property
     def over(self) -> bool:
-        return self._finished or self.machine.dead
+        return self.finished or self.machine.dead
 
     @property
     def used(self) -> list[Used]:
         return self._watched.used if self._watched else []
+
+    @property
+    def saved(self) -> int:
+        """The round of the newest checkpoint that it knows to be on the disk."""
+        return self.training._saving.round if self.training else self.begun.round
+
+    @property
+    def status(self) -> str:
+        """As in result.json."""
+        result = self.folder.result
+        return result["status"] if result else "killed" if self.killed else "none"
 
     def start(self) -> None:
         self._work = Deferred.fromCoroutine(self._train())
@@ -123,16 +112,25 @@ class SimulatedTrainer:
     def interrupt(self) -> None:
         """As a signal does: the second one ends the process at once."""
         if self.interrupted and not self.over:
-            self.machine.die(silent=False)
+            self.kill(silent=False)
         elif not self.over:
             self.interrupted = True
             self._work.cancel()
 
+    def kill(self, *, silent: bool) -> None:
+        """End the process, or take the power of its machine."""
+        if self.machine.dead:
+            return
+        self.killed = not self.finished
+        self.machine.die(silent=silent)
+        self.folder.seal(self.machine.world.random(self.machine.name, "power"), silent=silent)
+        self.on_over(self)
+
     def bury(self) -> None:
         """Unwind what is left of a process that was killed, without any effect."""
-        self.records.sealed = self.interrupted = True
+        self.interrupted = True
         for _ in range(20):  # each `finally` may wait for something once more
-            if self._finished or not hasattr(self, "_work"):
+            if self.finished or not hasattr(self, "_work"):
                 break
             self._work.cancel()
 
@@ -145,7 +143,9 @@ class SimulatedTrainer:
             self.bug = failure
 
     def _ended(self, _: Any) -> None:
-        self._finished = True
+        self.finished = True
+        if not self.machine.dead:
+            self.on_over(self)
 
     async def _train(self) -> None:
         """As `trainer.program.train`."""
@@ -153,29 +153,35 @@ class SimulatedTrainer:
         pool: Any = reactor.pool(2, self.speed)
         rules: Rules = rules_of(config, registry)
         self._watched = rules.aggregation = WatchedRules(rules.aggregation, reactor)
-        screen = Screen(self.said.append)
-        training = Training(
-            config, registry, rules, screen, self.records,  # type: ignore[arg-type]
-            Observers(registry), THREADS, reactor, pool,
+        self.training = training = Training(
+            config, registry, rules, Screen(self.said.append), self.folder,  # type: ignore
+            Observers(registry), THREADS, reactor, pool, self.begun,
         )  # fmt: skip
+        training._saving._thread = reactor.pool(1, self.speed)
         try:
             prepared = await training.prepare()
-            hosts: list[Host]
-            if config.in_process:
-                hosts = [
-                    InProcessHost(
-                        reactor, pool, THREADS, registry, prepared.dataset, prepared.environment
-                    )
-                ]
-            else:
-                addresses = parse_addresses(config.remote_hosts)
-                hosts = [RemoteHost(address, reactor) for address in addresses]
-            await training.run(hosts)
+            await training.run(self._members(prepared, pool))
         except ByzpyTwError as e:
             self.error = e
         except CancelledError:
             training.status = "interrupted"
             raise
         finally:
-            await training.finish(self.error)
-            pool.shutdown(wait=False, cancel_futures=True)
+            try:
+                await training.finish(self.error)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _members(self, prepared: Prepared, pool: Any) -> list[Member]:
+        config, reactor = self.config, self.machine
+        if config.in_process:
+            here = InProcessHost(
+                reactor, pool, THREADS, self.registry, prepared.dataset, prepared.environment
+            )
+            return [Member(here.name, lambda: here, redials=False)]
+        return [_member(a, config, reactor) for a in parse_addresses(config.remote_hosts)]
+
+
+def named(begun: Begun) -> Begun:
+    """A new run under a name that is a function of nothing."""
+    return evolve(begun, token="f" * 32)
