@@ -123,7 +123,7 @@ async def train(
 
 
 def _member(
-    address: Address, config: RunConfig, reactor: Any, keys: MutualTLS | None
+    address: Address, config: RunConfig, reactor: Any, keys: MutualTLS | None = None
 ) -> Member:
     """The server at `address`, dialled anew each time."""
     return Member(

@@ -309,6 +309,7 @@ class Training:
             self._saving.close()
             result = self.result(error)
             try:
+                # Resumed, and ended before its first round: all is as it was.
                 if self._rounds is not None or not self.begun.description:
                     self.directory.write_result(result)
             except CannotRecord:

@@ -47,6 +47,11 @@ class Folder:
             self._directory.append_round(record)
             self.rounds.append(record)
 
+    def cut(self, rounds: int) -> None:
+        if not self.sealed:
+            self._directory.cut(rounds)
+            self._synced = self._size
+
     def sync_rounds(self) -> None:
         if not self.sealed:
             self._directory.sync_rounds()
@@ -56,6 +61,10 @@ class Folder:
         if not self.sealed:
             self._directory.write_result(result)
             self.result = result
+
+    def read_result(self) -> Mapping[str, Any] | None:
+        self.result = self._directory.read_result()
+        return self.result
 
     def close(self) -> None:
         if not self.sealed:

@@ -59,11 +59,10 @@ class Lives:
         if said:
             self.left.append(f"a checkpoint is damaged: {said}")
         result = directory.read_result()
-        if begun.round == config.rounds and result and result["status"] == "finished":
+        if result and (result["status"], result["rounds"]) == ("finished", config.rounds):
             directory.close()
             self.over = True
             return
-        directory.cut(begun.round)
         self._start(config, directory, begun)
 
     def _start(self, config: RunConfig, directory: RunDirectory, begun: Begun) -> None:
