@@ -45,6 +45,8 @@ def _result(history: History) -> Iterator[str]:
     life, result, rounds = history.trainer, history.result, history.rounds
     if life.killed and life.folder.result is None:
         return
+    if life.begun.description and not life.training_began:
+        return  # resumed, and ended before its first round: all is as it was
     if result is None:
         yield "the run ended without a result"
         return

@@ -95,6 +95,11 @@ class SimulatedTrainer:
         return self._watched.used if self._watched else []
 
     @property
+    def training_began(self) -> bool:
+        """Whether it came as far as its first round."""
+        return self.training is not None and self.training._rounds is not None
+
+    @property
     def saved(self) -> int:
         """The round of the newest checkpoint that it knows to be on the disk."""
         return self.training._saving.round if self.training else self.begun.round
