@@ -119,16 +119,27 @@ class Fleet:
         by_name = {member.name: member for member in self.members}
         moved = self.placement.fill()
         await setup.all_of(
-            [self._spawn(by_name[name], nodes) for name, nodes in moved.items()]
+            [self._first_spawn(by_name[name], nodes) for name, nodes in moved.items()]
         )
         for name, nodes in moved.items():
             for node in nodes:
-                self.collector.assign(node, by_name[name].host)
+                # Not those of a server that was lost while another was still at it:
+                # they are on their way to another, or there already.
+                if by_name[name].up and self.placement.home[node] == name:
+                    self.collector.assign(node, by_name[name].host)
         now = self._reactor.seconds()
-        self.since = dict.fromkeys(self.placement.homeless, now)
+        self.since = {node: self.since.get(node, now) for node in self.placement.homeless}
         for member in self.members:
-            if not member.up:
+            if not member.up and member.later is None and member.joining is None:
                 self._redial(member)
+
+    async def _first_spawn(self, member: Member, nodes: Sequence[int]) -> None:
+        try:
+            await self._spawn(member, nodes)
+        except ServerUnreachable:
+            # With --min-servers, one that is lost meanwhile is as one that is not there.
+            if member.up or self.terms.config.min_servers is None:
+                raise
 
     async def _missing(self, member: Member) -> str:
         """Join, or why `member` cannot be reached."""
