@@ -40,6 +40,7 @@ class World:
     silent: set[int] = field(factory=set)  # nodes that do not answer
     room: dict[str, int] = field(factory=dict)  # nodes that a server takes
     digest: str = "data"
+    slow: dict[str, Deferred] = field(factory=dict)  # servers whose next spawn waits for it
 
     def host(self, name: str) -> FakeHost:
         self.hosts.append(FakeHost(name, self))
@@ -78,6 +79,8 @@ class FakeHost:
     async def spawn(self, nodes: Sequence[NodeSpec]) -> None:
         if len(self.spawned) + len(nodes) > self.world.room.get(self.name, 100):
             raise LimitExceeded("no room")
+        if (waits := self.world.slow.pop(self.name, None)) is not None:
+            await waits
         self.spawned += [node.node for node in nodes]
 
     def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
@@ -186,6 +189,31 @@ class StartTests(FleetCase):
         for more in ("", "--min-servers 1"):
             starting = Deferred.fromCoroutine(self.fleet(more).start())
             self.failureResultOf(starting, ServerDiffers)
+
+    def test_one_that_is_lost_meanwhile(self) -> None:
+        """Its nodes stay where they went, and it is dialled again once."""
+        self.world.slow = {"c": (slow := Deferred())}
+        fleet = self.fleet()
+        starting = Deferred.fromCoroutine(fleet.start())
+        self.world.on("b").lose()
+        slow.callback(None)
+        self.successResultOf(starting)
+        self.assertEqual(self.collector.home(1).name, "c")
+        self.reactor.pump([FIRST_DELAY] * 4)
+        self.assertEqual([host.name for host in self.world.hosts], ["a", "b", "c", "b"])
+
+    def test_one_that_is_lost_as_it_gets_its_nodes(self) -> None:
+        """With --min-servers it is as one that was not there; else the start fails."""
+        for more, fails in (("--min-servers 1", False), ("", True)):
+            self.world.slow = {"b": (slow := Deferred())}
+            starting = Deferred.fromCoroutine(self.fleet(more).start())
+            self.world.on("b").lose()
+            slow.errback(ServerUnreachable("b: hung up"))
+            if fails:
+                self.failureResultOf(starting, ServerUnreachable)
+            else:
+                self.successResultOf(starting)
+                self.assertTrue(self.collector.home(1) is not None)
 
 
 class LossTests(FleetCase):

@@ -19,7 +19,7 @@ from byzpy_tw.testing.simulate.sweep import examine, sweep
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
 
-SEEDS = range(300)  # `python -m byzpy_tw.testing.simulate --seeds` is for more
+SEEDS = range(120)  # `python -m byzpy_tw.testing.simulate --seeds` is for more
 
 
 def drawn(seed: int, faults: int | None = None) -> Schedule:
@@ -29,12 +29,12 @@ def drawn(seed: int, faults: int | None = None) -> Schedule:
 def patient(seed: int) -> Schedule:
     """Without faults, and with time for the slowest network."""
     schedule = drawn(seed, faults=0)
-    return evolve(schedule, config=evolve(schedule.config, round_timeout=200.0))
+    return evolve(schedule, config=evolve(schedule.config, round_timeout=200.0, heartbeat_timeout=None))
 
 
 def digests(history: History) -> list[str]:
     """Of the parameters after each round."""
-    return [record["parameters_sha256"] for record in history.trainer.records.rounds]
+    return [record["parameters_sha256"] for record in history.rounds]
 
 
 class SweepTests(SynchronousTestCase):
@@ -44,18 +44,19 @@ class SweepTests(SynchronousTestCase):
         swept = sweep(SEEDS)
         self.assertEqual([str(b) for b in swept.broken], [])
         self.assertEqual(swept.histories, len(SEEDS))
-        for end in ("finished", "failed", "interrupted"):  # else it tests less than it says
+        for end in ("finished", "failed", "paused"):  # else it tests less than it says
             self.assertGreater(swept.ends[end], 5)
+        self.assertGreater(min(swept.met, swept.resumed), 10)
 
     def test_a_seed_is_a_history(self) -> None:
         """The same seed gives the same events at the same times; another one does not."""
         found = {}
-        for seed in range(20):
+        for seed in range(10):
             first, again = (examine(drawn(seed))[0] for _ in range(2))
             self.assertEqual(first.lines(), again.lines())
             self.assertEqual(first.digest, again.digest)
             found[first.digest] = seed
-        self.assertEqual(len(found), 20)
+        self.assertEqual(len(found), 10)
 
 
 class BitsTests(SynchronousTestCase):

@@ -103,10 +103,12 @@ class Fleet:
 
     def __attrs_post_init__(self) -> None:
         config = self.terms.config
+        # In the trainer's own process there is one place, for all of them.
+        cap = None if config.in_process else config.max_nodes_per_server
         self.placement = Placement(
             tuple(member.name for member in self.members),
             len(self.nodes),
-            config.max_nodes_per_server,
+            cap,
             config.failover == "on" and not self.terms.own_data,
         )
         self.moved = lambda host, nodes: None
@@ -120,7 +122,8 @@ class Fleet:
         Raises what is wrong with the first that is not as it must be; with
         ``--min-servers``, one that cannot be reached may join later.
         """
-        least = self.terms.config.min_servers
+        config = self.terms.config
+        least = None if config.in_process else config.min_servers
         if least is None:
             await setup.all_of([self._join(member) for member in self.members])
         else:

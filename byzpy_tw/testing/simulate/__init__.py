@@ -8,7 +8,8 @@ one, each on a reactor of its own (`machine`) whose clock is a heap of events (`
 1. `schedule` draws a run, a network and faults from a seed.
 2. `history` sets up the cluster (`network`, `transport`, `pipe`, `pool`) and lets an
    `adversary` loose on it: slow links, cuts that are seen and cuts that are not, kills,
-   restarts, frozen processes, lies, strangers.
+   restarts, frozen processes, lies, strangers.  The trainer dies too: `lives` resumes it
+   from its run directory (`folder`), whose newest lines a loss of power may take.
 3. `tap` reads off the wire what was said, `reference` computes what should have been,
    and `invariants` compares.
 
