@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -277,7 +276,7 @@ class ReopeningTests(SynchronousTestCase):
         saved = CONFIGURATION.to_dict()
         config = merged(saved, {"local": 3, "rounds": 99, "round_timeout": 5.0, "seed": 5})
         self.assertEqual((config.local, config.in_process, config.rounds), (3, False, 99))
-        for given in ({"seed": 6}, {"lr": 0.5}, {"run_dir": "x"}):
-            self.assertRaises(ConfigError, merged, saved, given)
+        for bad in ({"seed": 6}, {"lr": 0.5}, {"run_dir": "x"}):
+            self.assertRaises(ConfigError, merged, saved, bad)
         self.assertRaises(ConfigError, merged, {**saved, "colour": "red"}, {})
         self.assertRaises(ConfigError, self.reopen, rounds=2)
