@@ -45,7 +45,7 @@ class SweepTests(SynchronousTestCase):
         self.assertEqual([str(b) for b in swept.broken], [])
         self.assertEqual(swept.histories, len(SEEDS))
         for end in ("finished", "failed", "paused"):  # else it tests less than it says
-            self.assertGreater(swept.ends[end], 5)
+            self.assertGreater(swept.ends[end], 2)
         self.assertGreater(min(swept.met, swept.resumed), 10)
 
     def test_a_seed_is_a_history(self) -> None:
