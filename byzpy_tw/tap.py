@@ -23,16 +23,6 @@ def _port(text: str) -> int:
 _port.coerceDoc = "A number from 0 to 65535; 0 picks a free port."  # type: ignore[attr-defined]
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(f"must be at least 1, got {number}")
-    return number
-
-
-_positive.coerceDoc = "At least 1."  # type: ignore[attr-defined]
-
-
 def _at_least(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         found = int(text)
@@ -42,6 +32,9 @@ def _at_least(least: int) -> Callable[[str], int]:
 
     number.coerceDoc = f"At least {least:,}."  # type: ignore[attr-defined]
     return number
+
+
+_positive = _at_least(1)
 
 
 def _seconds(text: str) -> float:

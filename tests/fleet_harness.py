@@ -30,6 +30,9 @@ class StillFleet:
 
     def settle(self) -> None: ...
 
+    def tell(self, line: str) -> None:
+        self.events.append(line)
+
     def bytes(self) -> tuple[int, int]:
         return 0, 0
 

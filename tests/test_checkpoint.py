@@ -22,7 +22,7 @@ from byzpy_tw.errors import (
 from byzpy_tw.runs import checkpoint
 from byzpy_tw.runs.checkpoint import State
 from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.record import CONFIG, ROUNDS, RunDirectory, to_json
+from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, RunDirectory, to_json
 from byzpy_tw.runs.resuming import merged, reopen
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.saving import ROUNDS as EVERY
@@ -240,6 +240,12 @@ class ReopeningTests(SynchronousTestCase):
             path.write_bytes(b"half")
         failure = self.assertRaises(RunDirectoryError, reopen, self.folder, {}, print)
         self.assertIn("delete them", str(failure))
+        (self.folder / RESULT).write_text(
+            to_json({"status": "finished", "rounds": CONFIGURATION.rounds})
+        )
+        self.reopen()[1].close()  # there is nothing left to do
+        more = {"rounds": CONFIGURATION.rounds + 1}
+        self.assertRaises(RunDirectoryError, reopen, self.folder, more, print)
         self.assertEqual(len((self.folder / ROUNDS).read_text().splitlines()), 7)
 
     def test_without_any(self) -> None:

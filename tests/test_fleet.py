@@ -20,8 +20,9 @@ from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.train import configuration
 from byzpy_tw.trainer.asking import Asking, Shown
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.fleet import FIRST_DELAY, TRUSTED_AFTER, Fleet, Member, Terms
+from byzpy_tw.trainer.fleet import Fleet, Terms
 from byzpy_tw.trainer.hosts import Opened, ignore
+from byzpy_tw.trainer.member import FIRST_DELAY, TRUSTED_AFTER, Member
 from byzpy_tw.wire.frames import Header, Kind
 
 REGISTRY = load()
@@ -352,7 +353,7 @@ class AskingTests(FleetCase):
         round = Round(number, config.num_honest, config.num_byz, config.f, frozenset(probation))
         asking = Asking(
             round, config, fleet, self.collector, self.reactor,
-            lambda host: host.parameters(number, torch.zeros(D)), self.said.append,
+            lambda host: host.parameters(number, torch.zeros(D)),
         )  # fmt: skip
         asking.begin()
         return asking

@@ -39,10 +39,11 @@ from byzpy_tw.runs.round import Round
 from byzpy_tw.runs.rules import rules_of
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool, SlowTransport
-from byzpy_tw.trainer import program
+from byzpy_tw.trainer import program, remote
 from byzpy_tw.trainer.collector import UNASKED, Collector
 from byzpy_tw.trainer.inprocess import InProcessHost
-from byzpy_tw.trainer.fleet import Fleet, Member, Terms
+from byzpy_tw.trainer.fleet import Fleet, Terms
+from byzpy_tw.trainer.member import Member
 from byzpy_tw.trainer.observers import Observers
 from byzpy_tw.trainer.remote import ANSWER_SECONDS, MOST_UNREAD, RemoteHost, _Client
 from byzpy_tw.trainer.rounds import Rounds
@@ -319,6 +320,28 @@ class RemoteTests(SynchronousTestCase):
         host.compute(0, [1]).addCallback(lambda failures: told.append("failed"))
         host._control.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(told, ["lost", "failed"])
+
+    def test_commands_that_fail(self) -> None:
+        """Are answered as well: a server is not lost for having said no."""
+        host = self.host
+        host._control, host._run = _Client(host._lost), "r"  # not connected: all fail
+        for round in range(3):
+            said = self.successResultOf(host.compute(round, [1]))
+            self.assertEqual(set(said), {1})
+        self.assertEqual(host._unanswered, 0)
+
+    def test_commands_that_are_not_answered(self) -> None:
+        """Are kept until they are, so there is an end to them."""
+        self.patch(remote, "MOST_UNANSWERED", 5)
+        host, told = self.host, []
+        host.on_lost = lambda host, why: told.append(why)
+        host._control, host._run = _Client(host._lost), "r"
+        host._control.makeConnection(StringTransport())
+        for round in range(6):
+            self.assertEqual(told, [])
+            host.compute(round, [1])
+        host._reactor.advance(0)
+        self.assertIn("not answered", told[0])
 
     def test_a_server_that_does_not_read(self) -> None:
         """What waits for it does not grow with the rounds, and nobody waits for it."""

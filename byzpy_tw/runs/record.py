@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -98,16 +99,13 @@ class RunDirectory:
             end += len(line)
             yield record, end
 
-    def cut(self, rounds: int) -> list[dict[str, Any]]:
-        """Leave the first `rounds` records, ready for the next; what they are.
+    def cut(self, rounds: int) -> None:
+        """Leave the first `rounds` records, ready for the next.
 
         Whatever the run did after its checkpoint it will do again.
         """
-        kept, end = [], 0
-        for record, after in self._records():
-            if len(kept) == rounds:
-                break
-            kept.append(record)
+        end = 0
+        for _, after in islice(self._records(), rounds):
             end = after
         try:
             self._rounds = open(self.path / ROUNDS, "ab")
@@ -118,7 +116,6 @@ class RunDirectory:
                     stale.unlink()
         except OSError as e:
             raise RunDirectoryError(f"cannot write to {self.path}: {e.strerror or e}") from e
-        return kept
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         self._write_whole(CONFIG, config)

@@ -10,10 +10,17 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from byzpy_tw.errors import ConfigError, DamagedCheckpoint, RunDirectoryError
+import byzpy_tw
+from byzpy_tw.errors import (
+    ConfigError,
+    DamagedCheckpoint,
+    RunDirectoryError,
+    ServerDiffers,
+)
 from byzpy_tw.runs import checkpoint
 from byzpy_tw.runs.checkpoint import State
 from byzpy_tw.runs.config import RunConfig, flag, from_dict
+from byzpy_tw.runs.environment import Environment
 from byzpy_tw.runs.record import RunDirectory
 
 _PLACES = ("remote_hosts", "local", "in_process")
@@ -49,22 +56,22 @@ def merged(saved: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfig:
     change of those that decide bits: more rounds leave the earlier ones as they were.
     """
     fields = {f.name: f for f in attrs.fields(RunConfig)}
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in saved.items()}
+    unknown = sorted(set(saved) - set(fields))
+    if unknown:
+        raise ConfigError(f"config.json has unknown entries: {', '.join(unknown)[:300]}")
+    begun = from_dict(saved)
     for name, value in given.items():
         if name == "run_dir":
             raise ConfigError("--resume DIR says where the run is: leave out --run-dir")
-        if name == "rounds" or not fields[name].metadata["bits"] or values.get(name) == value:
-            continue
-        raise ConfigError(
-            f"{flag(name)} {value} would make it another run: it was begun with "
-            f"{values.get(name)}"
-        )
+        before = getattr(begun, name)
+        if name != "rounds" and fields[name].metadata["bits"] and value != before:
+            raise ConfigError(
+                f"{flag(name)} {value} would make it another run: it was begun with {before}"
+            )
+    places: dict[str, Any] = {}
     if any(given.get(name) for name in _PLACES):
-        values |= {name: fields[name].default for name in _PLACES}
-    unknown = sorted(set(values) - set(fields))
-    if unknown:
-        raise ConfigError(f"config.json has unknown entries: {', '.join(unknown)[:300]}")
-    return from_dict({**values, **given})
+        places = {name: fields[name].default for name in _PLACES}
+    return attrs.evolve(begun, **{**places, **given})
 
 
 def reopen(
@@ -83,7 +90,7 @@ def reopen(
         config = merged(saved, given)
         records = directory.read_rounds()
         state = _newest(path, len(records), say)
-        if state is None and checkpoint.checkpoints(path) and not _finished(directory):
+        if state is None and checkpoint.checkpoints(path) and finished(directory) != config.rounds:
             raise RunDirectoryError(
                 f"{path}: none of its checkpoints can be used; delete them to begin again "
                 "with round 0"
@@ -104,9 +111,12 @@ def reopen(
     return config, directory, begun
 
 
-def _finished(directory: RunDirectory) -> bool:
+def finished(directory: RunDirectory) -> int | None:
+    """The rounds of the run in `directory`, if it went to its end."""
     result = directory.read_result()
-    return result is not None and result.get("status") == "finished"
+    if result is None or result.get("status") != "finished":
+        return None
+    return result.get("rounds")
 
 
 def _newest(path: Path, records: int, say: Callable[[str], None]) -> State | None:
@@ -123,3 +133,33 @@ def _newest(path: Path, records: int, say: Callable[[str], None]) -> State | Non
             continue
         return state
     return None
+
+
+def compare(
+    begun: Begun, dimension: int, digest: str, here: Environment, strict: bool
+) -> list[str]:
+    """What differs between this process and the one that began the run, in words.
+
+    `dimension` is the model's, `digest` the data's.  Raises `RunDirectoryError` where
+    these are others, and `ServerDiffers` for any difference if it is to be `strict`.
+    """
+    before = begun.description
+    for what, name, now in (("model", "dimension", dimension), ("data", "data_digest", digest)):
+        if name in before and before[name] != now:
+            raise RunDirectoryError(
+                f"the run was begun with other {what}: its {name} was {before[name]}, here "
+                f"it is {now}"
+            )
+    lines = []
+    versions = before.get("versions", {})
+    for name, now in (
+        ("byzpy_tw", byzpy_tw.__version__),
+        ("torch", here.torch),
+        ("instructions", here.instructions),
+        ("probe", here.probe),
+    ):
+        if versions.get(name, now) != now:
+            lines.append(f"the run was begun with {name} {versions[name]}, this is {now}")
+    if lines and strict:
+        raise ServerDiffers(f"{'; '.join(lines)} (--strict)")
+    return lines

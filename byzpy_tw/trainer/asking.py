@@ -5,7 +5,7 @@ The story of a round, as `Rounds` tells it:
 1. Every host with nodes is sent the parameters, and asked for its honest nodes'
    vectors; then its Byzantine nodes', with what they are shown.
 2. A node whose host is lost is asked again where it lives next, in the same round.
-   No deadline runs for it meanwhile.
+   No deadline runs for it meanwhile, but the end of the round itself.
 3. A node that has not answered in its time is late.  If that is more than the fault
    budget allows, the round waits once more, for hosts to be replaced.
 """
@@ -27,7 +27,7 @@ from byzpy_tw.trainer.fleet import Fleet
 from byzpy_tw.trainer.hosts import Host
 
 # An alarm that rings this much too late was kept from ringing: this process was stopped,
-# or busy, and what it did not read may hold the answers.  It is put off once, by GRACE.
+# or busy, and what it did not read may hold the answers.  So nobody is judged for GRACE.
 LATE = 1.0
 GRACE = 1.0
 
@@ -43,7 +43,7 @@ class Shown:
 
 @define(eq=False)
 class Asking:
-    """One round's.  `tell` is where a line for the user goes."""
+    """One round's."""
 
     round: Round
     _config: RunConfig
@@ -51,7 +51,6 @@ class Asking:
     _collector: Collector
     _reactor: Any
     _send: Callable[[Host], None]  # this round's parameters
-    _tell: Callable[[str], None]
     _begun: float = field(default=0.0, init=False)
     _shown: Shown | None = field(default=None, init=False)  # once attacks may be asked
     _sent: list[Host] = field(factory=list, init=False)  # that have the parameters
@@ -249,7 +248,7 @@ class Asking:
         """More than the budget: wait for replacements, or answers, once."""
         patience = self._config.replace_timeout
         self._extended = True
-        self._tell(
+        self._fleet.tell(
             f"round {self.round.number}: {charged} of n = {self.round.n} nodes have not "
             f"answered in time, f = {self.round.f}: waiting up to {patience:g} s for replacements"
         )

@@ -12,7 +12,6 @@ from typing import Any
 
 from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -31,39 +30,7 @@ from byzpy_tw.runs.placement import Placement
 from byzpy_tw.trainer import setup
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.hosts import Host, Opened, Say
-
-TRUSTED_AFTER = 3  # rounds that a server is up, until it is dialled at once if it is lost
-FORGIVEN_AFTER = 200  # and until its losses are forgotten
-FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds until a lost server is dialled again
-
-
-@define(eq=False)
-class Member:
-    """A place for nodes: `make` gives a host that is not connected yet."""
-
-    name: str
-    make: Callable[[], Host]
-    redials: bool = True
-    host: Host | None = field(default=None, init=False)
-    up: bool = field(default=False, init=False)
-    shown: str = field(default="", init=False)  # its name, with its certificate's if any
-    digest: str = field(default="", init=False)  # of its data, when it was first opened
-    spawned: set[int] = field(factory=set, init=False)  # nodes that `host` has
-    failures: int = field(default=0, init=False)  # to stay, since it last was reliable
-    losses: int = field(default=0, init=False)  # since it was up for long
-    stayed: int = field(default=0, init=False)  # rounds since it is up
-    complaint: str = field(default="", init=False)  # the last one that was shown
-    later: IDelayedCall | None = field(default=None, init=False)
-    joining: Deferred[None] | None = field(default=None, init=False)
-
-
-    @property
-    def asked_to_stay(self) -> int:
-        """Rounds that it must be up for until it has its nodes back.
-
-        One that comes and goes would cost each of its nodes' rounds a wait.
-        """
-        return 0 if self.losses < 3 else 2 ** min(self.losses - 2, 7)
+from byzpy_tw.trainer.member import Member
 
 
 @frozen(eq=False)
@@ -98,15 +65,17 @@ class Fleet:
     _returning: list[Member] = field(factory=list, init=False)
     _spent: list[int] = field(factory=lambda: [0, 0], init=False)  # bytes of hosts that are gone
     _closed: bool = field(default=False, init=False)
+    _by_name: dict[str, Member] = field(init=False)
 
     log = Logger()
 
     def __attrs_post_init__(self) -> None:
         config = self.terms.config
+        self._by_name = {member.name: member for member in self.members}
         # In the trainer's own process there is one place, for all of them.
         cap = None if config.in_process else config.max_nodes_per_server
         self.placement = Placement(
-            tuple(member.name for member in self.members),
+            tuple(self._by_name),
             len(self.nodes),
             cap,
             config.failover == "on" and not self.terms.own_data,
@@ -139,10 +108,9 @@ class Fleet:
                 self.placement.back(member.name)
             elif least is None:
                 raise ServerUnreachable(f"{member.name}: {member.host and member.host.gone}")
-        by_name = {member.name: member for member in self.members}
         moved = self.placement.fill()
         await setup.all_of(
-            [self._give(by_name[name], nodes, least) for name, nodes in moved.items()]
+            [self._give(self._by_name[name], nodes, least) for name, nodes in moved.items()]
         )
         for node in self.placement.homeless:
             self.since.setdefault(node, self._reactor.seconds())
@@ -171,7 +139,7 @@ class Fleet:
             if member.host is not None:
                 member.host.drop("not reached")
                 member.host = None
-            self._tell(f"{e}; going on without it for now")
+            self.tell(f"{e}; going on without it for now")
             return str(e)
         return ""
 
@@ -210,11 +178,7 @@ class Fleet:
         """Before a round: hosts that came back get their nodes."""
         for member in self.members:
             if member.up:
-                member.stayed += 1
-                if member.stayed >= TRUSTED_AFTER:
-                    member.failures = 0
-                if member.stayed >= FORGIVEN_AFTER:
-                    member.losses, member.stayed = 0, TRUSTED_AFTER
+                member.stay()
         returning, self._returning = self._returning, []
         for member in returning:
             if not member.up or member.host is None:
@@ -229,7 +193,7 @@ class Fleet:
             for node in nodes:
                 self.collector.assign(node, member.host)
             if nodes:
-                self._tell(f"{_live(nodes)} on {member.name} again")
+                self.tell(f"{_live(nodes)} on {member.name} again")
             if len(nodes) < len(away):
                 self._returning.append(member)
 
@@ -240,8 +204,8 @@ class Fleet:
     def placed(self) -> list[tuple[str, list[NodeSpec]]]:
         """Each host's name, and the nodes that live there now."""
         return [
-            (member.shown or member.name, [self.nodes[node] for node in self.placement.on(member.name)])
-            for member in self.members
+            (member.shown or name, [self.nodes[node] for node in self.placement.on(name)])
+            for name, member in self._by_name.items()
         ]
 
     def digests(self) -> Mapping[str, str]:
@@ -282,7 +246,7 @@ class Fleet:
         for node in nodes:
             self.collector.assign(node, None)
             self.since[node] = now
-        self._tell(f"{member.name} is lost: {why}")
+        self.tell(f"{member.name} is lost: {why}")
         self._redial(member)
         self._fill()
         left = [node for node in nodes if self.placement.home[node] is None]
@@ -291,9 +255,8 @@ class Fleet:
 
     def _fill(self) -> None:
         """Find homes for the homeless among the hosts that are up."""
-        by_name = {member.name: member for member in self.members}
         for name, nodes in self.placement.fill().items():
-            bringing = Deferred.fromCoroutine(self._bring(by_name[name], nodes))
+            bringing = Deferred.fromCoroutine(self._bring(self._by_name[name], nodes))
             bringing.addErrback(self._bug)
 
     async def _bring(self, member: Member, nodes: list[int]) -> None:
@@ -305,8 +268,7 @@ class Fleet:
         try:
             await self._spawn(member, nodes)
         except ServerUnreachable as e:
-            if host is not None:
-                self.give_up(host, str(e))  # unless it is lost already
+            self.give_up(host, str(e))  # unless it is lost already
             return
         except ByzpyTwError as e:
             if len(nodes) > 1 and isinstance(e, (LimitExceeded, ServerBusy)):
@@ -314,14 +276,14 @@ class Fleet:
                     await self._bring(member, half)  # there may be room for some
             elif member.host is host and member.up:
                 # It has no room, say.  Its own nodes are well there.
-                self._tell(f"{member.name} does not take {_listed(nodes)}: {e}")
+                self.tell(f"{member.name} does not take {_listed(nodes)}: {e}")
                 self.placement.refuse(member.name, nodes)
                 self._fill()
                 left = [n for n in nodes if self.placement.home[n] is None]
                 if left:
                     self.stranded(left, f"{member.name}: {e}")
             return
-        if member.host is not host or host is None:
+        if member.host is not host:
             return  # lost meanwhile: they are on their way to another
         here = [node for node in nodes if self.placement.home[node] == member.name]
         if not here:
@@ -329,7 +291,7 @@ class Fleet:
         for node in here:
             self.collector.assign(node, host)
             self.since.pop(node, None)
-        self._tell(f"{_live(here)} on {member.name} now")
+        self.tell(f"{_live(here)} on {member.name} now")
         self.moved(host, here)
 
     # -- coming back
@@ -337,9 +299,8 @@ class Fleet:
     def _redial(self, member: Member) -> None:
         if self._closed or not member.redials or member.later or member.joining:
             return
-        delay = min(FIRST_DELAY * 2 ** min(member.failures, 16), LONGEST_DELAY)
+        member.later = self._reactor.callLater(member.delay, self._dial, member)
         member.failures += 1
-        member.later = self._reactor.callLater(delay, self._dial, member)
 
     def _dial(self, member: Member) -> None:
         member.later = None
@@ -352,7 +313,7 @@ class Fleet:
         """Dial `member` once more; again later where that does not work out."""
         if await self._joined(member):
             member.complaint, member.up, member.stayed = "", True, 0
-            self._tell(f"{member.name} is back")
+            self.tell(f"{member.name} is back")
             self.placement.back(member.name)
             self._returning.append(member)
             self._fill()
@@ -362,8 +323,8 @@ class Fleet:
     async def _joined(self, member: Member) -> bool:
         try:
             await self._join(member)
-            belonging = [n.node for n in self.nodes if self.placement.belongs(n.node) == member.name]
-            await self._spawn(member, belonging)
+            here = [n for n in self.placement.home if self.placement.belongs(n) == member.name]
+            await self._spawn(member, here)
             return True
         except CancelledError:
             raise
@@ -377,7 +338,7 @@ class Fleet:
             text = message_of(e)
             if not isinstance(e, ServerUnreachable) and text != member.complaint:
                 member.complaint = text
-                self._tell(f"{member.name} cannot take part: {text}")
+                self.tell(f"{member.name} cannot take part: {text}")
             return False
         finally:
             member.joining = None
@@ -386,7 +347,8 @@ class Fleet:
         if failure.check(CancelledError) is None:
             self.log.failure("looking after the servers failed", failure=failure)
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
+        """Something that happened to the run: for the user, and the round's record."""
         self.events.append(line)
         self._say(line)
 

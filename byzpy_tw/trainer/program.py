@@ -29,11 +29,11 @@ from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.record import RESULT, RunDirectory
-from byzpy_tw.runs.resuming import Begun, new, reopen
+from byzpy_tw.runs.resuming import Begun, finished, new, reopen
 from byzpy_tw.runs.rules import Rules, rules_of
-from byzpy_tw.trainer.fleet import Member
 from byzpy_tw.trainer.inprocess import InProcessHost
 from byzpy_tw.trainer.local import LocalServers
+from byzpy_tw.trainer.member import Member
 from byzpy_tw.trainer.observers import Observers
 from byzpy_tw.trainer.remote import RemoteHost
 from byzpy_tw.trainer.screen import Screen
@@ -150,9 +150,7 @@ def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> 
     """Go on with the run in `path`, with the options `given`; the exit code."""
     try:
         config, directory, begun = reopen(path, given, _print)
-        result = directory.read_result()
-        finished = result is not None and result.get("status") == "finished"
-        if finished and result.get("rounds") == config.rounds:  # type: ignore[union-attr]
+        if finished(directory) == config.rounds:
             _print(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
             directory.close()
             return 0

@@ -62,7 +62,7 @@ ANSWER_SECONDS = 60.0  # for what a server answers at once, or after starting up
 OPEN_SECONDS = 600.0  # for OpenRun, which may download a dataset
 CLOSE_SECONDS = 5.0
 MOST_UNREAD = 2  # rounds that a server may be behind in taking frames
-MOST_UNANSWERED = 1000  # commands: a run of half a million nodes has more than that in hand
+MOST_UNANSWERED = 10_000  # commands; half a million nodes have 1,250 in hand
 NODES_A_COMMAND = 400  # keeps each argument far below AMP's 65,535 bytes
 
 
@@ -328,11 +328,14 @@ class RemoteHost:
         """
 
         def read(answer: dict[str, Any]) -> Failures:
-            self._unanswered -= 1
             found = json.loads(answer["failures"])
             return {
                 node: clean(str(found[str(node)]), 300) for node in nodes if str(node) in found
             }
+
+        def answered(result: Any) -> Any:
+            self._unanswered -= 1
+            return result
 
         def failed(failure: Any) -> Failures:
             why = clean(failure.getErrorMessage(), 300)
@@ -351,7 +354,7 @@ class RemoteHost:
         answer = maybeDeferred(
             self._control.callRemote, command, run=self._run, nodes=nodes, **arguments
         )
-        return answer.addCallback(read).addErrback(failed)
+        return answer.addBoth(answered).addCallback(read).addErrback(failed)
 
     # -- frames from the server
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -81,7 +81,7 @@ class Ran:
     record: dict[str, Any]
     digest: Deferred[str]
     state: State | None = None
-    news: tuple[str, ...] = ()  # for the user
+    news: Sequence[str] = ()  # for the user
 
 
 @define(eq=False)
@@ -100,14 +100,12 @@ class Rounds:
     _reactor: Any
     _pool: Executor
     _threads: int
-    _tell: Callable[[str], None] = field(default=lambda line: None)
     memory: Mapping[str, Any] = field(factory=dict, init=False)  # the attack's, kept here
     # node -> its momentum, (d,); of honest nodes, with --worker-momentum
     momenta: dict[int, Tensor] = field(factory=dict, init=False)
     # round -> Byzantine node -> what it sent, for attacks that replay it
     history: dict[int, dict[int, Tensor]] = field(factory=dict, init=False)
     probation: Probation = field(factory=Probation, init=False)
-    _news: list[str] = field(factory=list, init=False)  # of the round, for the user
     # Rounds that are committed; None while one is, or where that failed half-way.
     done: int | None = field(default=0, init=False)
     _outgoing: Tensor | None = field(default=None, init=False)  # what the hosts are sent next
@@ -157,9 +155,8 @@ class Rounds:
             number, config.num_honest, config.num_byz, config.f, self.probation.nodes
         )
         asking = Asking(
-            round, config, self.fleet, self.collector, self._reactor,
-            self._sender(number), self._tell,
-        )  # fmt: skip
+            round, config, self.fleet, self.collector, self._reactor, self._sender(number)
+        )
         memory = dict(self.memory)
         asking.begin()
         try:
@@ -189,7 +186,7 @@ class Rounds:
         """
         clock, round, verdict = gathered.clock, gathered.round, gathered.verdict
         clock.skip()
-        aggregated, state = await in_pool(
+        aggregated, state, news = await in_pool(
             self._reactor, self._pool, self._advance, gathered, keep
         )
         digest = in_pool(self._reactor, self._pool, self.learner.digest)
@@ -206,10 +203,9 @@ class Rounds:
             "bytes_sent": sent - gathered.before[0],
             "bytes_received": received - gathered.before[1],
         }
-        news, self._news = self._news, []
         if self.fleet.events or news:
             record["events"], self.fleet.events = [*self.fleet.events, *news], []
-        return Ran(record, digest, state, tuple(news))
+        return Ran(record, digest, state, news)
 
     # -- asking
 
@@ -295,10 +291,12 @@ class Rounds:
         found = {piece: getattr(known, piece) for piece in PIECES}
         return narrow({p: t for p, t in found.items() if t is not None}, self._wire)
 
-    def _advance(self, gathered: Gathered, keep: bool) -> tuple[Aggregated, State | None]:
+    def _advance(
+        self, gathered: Gathered, keep: bool
+    ) -> tuple[Aggregated, State | None, list[str]]:
         """From the vectors to the next state, in one visit to the pool.
 
-        Also a copy of that state, to `keep`.
+        Also a copy of that state, to `keep`, and what is new of the nodes' conduct.
         """
         round, verdict, number = gathered.round, gathered.verdict, gathered.round.number
         aggregation = self.rules.aggregation
@@ -313,25 +311,28 @@ class Rounds:
         self._keep_momenta(round)
         self._remember(round, verdict.nodes)
         self.memory = gathered.memory
-        self._judge(round, gathered.slow)
+        news = self._judge(round, gathered.slow)
         self._outgoing = self._travelling()
         self.done = number + 1
         state = self.state().copied() if keep else None
-        return evolve(aggregated, vector=None), state  # its memory goes now
+        return evolve(aggregated, vector=None), state, news  # its memory goes now
 
-    def _judge(self, round: Round, slow: frozenset[int]) -> None:
-        """Put nodes on probation, and readmit them, by how they did in `round`."""
-        for node in sorted(self.probation.well([*round.usable, *sorted(round.heard)])):
-            self._news.append(f"node {node} is readmitted: it answered well and in time")
+    def _judge(self, round: Round, slow: frozenset[int]) -> list[str]:
+        """Put nodes on probation, and readmit them, by how they did in `round`; in words."""
+        news = [
+            f"node {node} is readmitted: it answered well and in time"
+            for node in sorted(self.probation.well([*round.usable, *sorted(round.heard)]))
+        ]
         for refusal in round.refusals.values():
             if refusal.reason in (Reason.PROBATION, Reason.LOST):
                 continue  # nothing new; not its doing
             why = self.probation.failed(refusal.node, waited=refusal.node in slow)
             if why:
-                self._news.append(
+                news.append(
                     f"node {refusal.node} is on probation: {why}; it is asked but not "
                     "waited for, until it answers well and in time"
                 )
+        return news
 
     def _travelling(self) -> Tensor:
         """The parameters as they travel: their own memory, if they lie there like that."""

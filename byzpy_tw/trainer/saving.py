@@ -33,15 +33,15 @@ class Saving:
     _before: Callable[[], None]
     _reactor: Any
     _thread: Any = field(factory=lambda: ThreadPoolExecutor(1, "byzpy_tw checkpoints"))
-    round: int = field(default=0, init=False)  # of the newest one on the disk
-    _begun: int = field(default=0, init=False)  # of the newest one that was begun
+    round: int = 0  # of the newest one on the disk
+    _begun: int = field(init=False)  # of the newest one that was begun
     _last: float = field(init=False)  # when that was
     _rest: float = field(default=0.0, init=False)  # no other one until then
     _writing: Shared[None] | None = field(default=None, init=False)
     failed: Exception | None = field(default=None, init=False)  # why one was not written
 
     def __attrs_post_init__(self) -> None:
-        self._last = self._reactor.seconds()
+        self._begun, self._last = self.round, self._reactor.seconds()
 
     @property
     def wanted(self) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import platform
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 import byzpy_tw
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import CannotRecord, Diverged, RunDirectoryError, ServerDiffers
+from byzpy_tw.errors import CannotRecord, Diverged
 from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.nodes.host import check_shard, make_model, make_shards
 from byzpy_tw.nodes.probe import probe
@@ -28,11 +26,13 @@ from byzpy_tw.runs.environment import Environment, environment
 from byzpy_tw.runs.learner import Evaluation, Learner, whole
 from byzpy_tw.runs.placement import notices
 from byzpy_tw.runs.record import RunDirectory
-from byzpy_tw.runs.resuming import Begun, new
+from byzpy_tw.runs.resuming import Begun, compare, new
 from byzpy_tw.runs.rules import Rules
+from byzpy_tw.runs.tally import Tally
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.fleet import Fleet, Member, Terms
+from byzpy_tw.trainer.fleet import Fleet, Terms
 from byzpy_tw.trainer.hosts import Opened
+from byzpy_tw.trainer.member import Member
 from byzpy_tw.trainer.observers import Observers
 from byzpy_tw.trainer.rounds import Ran, Rounds
 from byzpy_tw.trainer.saving import Saving
@@ -66,16 +66,11 @@ class Training:
     _pool: Executor
     begun: Begun = field(factory=new)  # what there is of the run already
     status: str = field(default="running", init=False)
-    _evaluations: list[Evaluation] = field(factory=list, init=False)
-    _records: int = field(default=0, init=False)
-    _round_seconds: float = field(default=0.0, init=False)
-    # node -> reason -> rounds in which it was refused for it
-    _refused: dict[int, Counter[str]] = field(factory=dict, init=False)
+    _tally: Tally = field(factory=Tally, init=False)
     _began: float = field(init=False)
     _fleet: Fleet | None = field(default=None, init=False)
     _rounds: Rounds | None = field(default=None, init=False)
     _saving: Saving = field(init=False)
-    _last: dict[str, Any] = field(factory=dict, init=False)
     _prepared: Prepared | None = field(default=None, init=False)
     _tail: Shared[None] | None = field(default=None, init=False)  # of the last round
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
@@ -85,29 +80,15 @@ class Training:
         kept = None if config.keep_checkpoints == "all" else int(config.keep_checkpoints)
         self._saving = Saving(
             self.directory.path, config.checkpoint_interval, kept,
-            self.directory.sync_rounds, self._reactor,
+            self.directory.sync_rounds, self._reactor, round=begun.round,
         )  # fmt: skip
-        self._saving.round = begun.round
         self._began = self._reactor.seconds() - (begun.state.elapsed if begun.state else 0.0)
         for record in begun.records:
-            self._count(record)
+            self._tally.add(record)
         self._bytes = (
             sum(record.get("bytes_sent", 0) for record in begun.records),
             sum(record.get("bytes_received", 0) for record in begun.records),
         )
-
-    def _count(self, record: Mapping[str, Any]) -> None:
-        """Add a round's record to what the result is made of."""
-        self._records += 1
-        self._round_seconds += record["seconds"]
-        self._last = dict(record)
-        for refused in record["refused"]:
-            self._refused.setdefault(refused["node"], Counter())[refused["reason"]] += 1
-        if "accuracy" in record:
-            loss = record["test_loss"]  # null on disk, where it was not finite
-            self._evaluations.append(
-                Evaluation(math.nan if loss is None else loss, record["accuracy"])
-            )
 
     # -- before
 
@@ -118,34 +99,16 @@ class Training:
                 f"no guarantee: {self.config.pipeline}: {self.rules.missing} "
                 "(--strict makes this an error)"
             )
-        self._prepared = await in_pool(self._reactor, self._pool, self._load)
-        self._compare(self._prepared)
-        return self._prepared
-
-    def _compare(self, prepared: Prepared) -> None:
-        """`RunDirectoryError` where what is here now is not what the run was begun with."""
-        before, here = self.begun.description, prepared
-        for what, name, now in (
-            ("model", "dimension", here.learner.dimension),
-            ("data", "data_digest", here.digest),
+        prepared = self._prepared = await in_pool(self._reactor, self._pool, self._load)
+        for line in compare(
+            self.begun,
+            prepared.learner.dimension,
+            prepared.digest,
+            prepared.environment,
+            self.config.strict,
         ):
-            if name in before and before[name] != now:
-                raise RunDirectoryError(
-                    f"{self.directory.path} was begun with other {what}: its {name} was "
-                    f"{before[name]}, here it is {now}"
-                )
-        versions = before.get("versions", {})
-        for name, now in (
-            ("byzpy_tw", byzpy_tw.__version__),
-            ("torch", here.environment.torch),
-            ("instructions", here.environment.instructions),
-            ("probe", here.environment.probe),
-        ):
-            if versions.get(name, now) != now:
-                line = f"the run was begun with {name} {versions[name]}, this is {now}"
-                if self.config.strict:
-                    raise ServerDiffers(f"{line} (--strict)")
-                self.screen.notice(f"warning: {line}: results may differ in their last bits")
+            self.screen.notice(f"warning: {line}: results may differ in their last bits")
+        return prepared
 
     def _load(self) -> Prepared:
         config, spec = self.config, self.config.spec()
@@ -192,7 +155,6 @@ class Training:
             self._reactor,
             self._pool,
             self.threads,
-            self.screen.say,
         )
         if self.begun.state is not None:
             rounds.restore(self.begun.state)
@@ -257,7 +219,7 @@ class Training:
             record["test_loss"] = evaluation.loss
             record["accuracy"] = evaluation.accuracy
         self.directory.append_round(record)
-        self._count(record)
+        self._tally.add(record)
         self.observers.tell("round_completed", record=record)
         for line in ran.news:
             self.screen.event(f"round {number}: {line}")
@@ -328,11 +290,11 @@ class Training:
         """The last checkpoint: what the run is after the last round that is on record."""
         if self._rounds is None or self.status == "diverged" or not self._saving.wanted:
             return
-        if self._rounds.done != self._records:
+        if self._rounds.done != self._tally.rounds:
             return  # a round is half done, or not on record: it will be run again
         try:
             await self._saving.settled()
-            if self._records > self._saving.round:
+            if self._tally.rounds > self._saving.round:
                 await self._saving.begin(self._rounds.state(), self._elapsed())
         except CancelledError:
             raise
@@ -353,23 +315,12 @@ class Training:
 
     def result(self, error: BaseException | None = None) -> dict[str, Any]:
         """What result.json holds."""
-        accuracies = [e.accuracy for e in self._evaluations]
-        # Worst over the last fifth: the best alone flatters a run that collapsed.
-        tail = accuracies[-max(1, len(accuracies) // 5) :]
-        final = self._evaluations[-1] if self._evaluations else None
         sent, received = self._fleet.bytes() if self._fleet is not None else (0, 0)
         return {
             "status": self.status,
             "error": str(error) if error is not None else None,
-            "rounds": self._records,
-            "final_accuracy": final.accuracy if final else None,
-            "final_loss": final.loss if final else None,
-            "worst_accuracy": min(tail) if tail else None,
-            "best_accuracy": max(accuracies) if accuracies else None,
-            "refused": {str(n): dict(why) for n, why in sorted(self._refused.items())},
+            **self._tally.figures(),
             "seconds": self._elapsed(),
-            "seconds_a_round": self._round_seconds / self._records if self._records else None,
-            "parameters_sha256": self._last.get("parameters_sha256"),
             "bytes_sent": self._bytes[0] + sent,
             "bytes_received": self._bytes[1] + received,
         }
