@@ -154,7 +154,7 @@ class ByzpyServer(Service):
         alike = [o for o in self._sessions if o.stranger is session.stranger]
         if self.keys is None or not session.stranger:
             return len(alike) <= (limits.strangers if session.stranger else limits.connections)
-        waiting = sorted((o for o in alike if not o.hung_up), key=lambda o: o.since)
+        waiting = [o for o in alike if not o.hung_up]
         for oldest in waiting[: max(0, len(waiting) - limits.strangers)]:
             oldest.hang_up("it showed no certificate, and others want to")
         return True

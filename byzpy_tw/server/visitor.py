@@ -38,7 +38,6 @@ class Visitor(GuardedAMP):
         self.server = server
         self.identity: Peer | None = None  # whose certificate was shown
         self.stranger = True  # whom protected mode turns away, or who has shown none yet
-        self.since = 0.0
         self._impatience: IDelayedCall | None = None  # what ends its time to say something
         self._lingering: IDelayedCall | None = None
 
@@ -48,7 +47,6 @@ class Visitor(GuardedAMP):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self.since = self.server.reactor.seconds()
         free = self.server.insecure or same_machine(self.transport)
         self.stranger = self.server.keys is not None or not free
         self._admit()
