@@ -41,6 +41,7 @@ class World:
     silent: set[int] = field(factory=set)  # nodes that do not answer
     room: dict[str, int] = field(factory=dict)  # nodes that a server takes
     digest: str = "data"
+    wrong: dict[str, str] = field(factory=dict)  # servers that lie, and as they do what
     slow: dict[str, Deferred] = field(factory=dict)  # servers whose next spawn waits for it
 
     def host(self, name: str) -> FakeHost:
@@ -75,9 +76,15 @@ class FakeHost:
 
     async def open(self, run: str, spec: Any, sink: Any) -> Opened:
         self.sink = sink
+        self.lie("join")
         return Opened(D, self.world.digest)
 
+    def lie(self, what: str) -> None:
+        if self.world.wrong.get(self.name) == what:
+            raise ServerDiffers(f"{self.name} is not as it should be")
+
     async def spawn(self, nodes: Sequence[NodeSpec]) -> None:
+        self.lie("spawn")
         if len(self.spawned) + len(nodes) > self.world.room.get(self.name, 100):
             raise LimitExceeded("no room")
         if (waits := self.world.slow.pop(self.name, None)) is not None:
@@ -184,12 +191,33 @@ class StartTests(FleetCase):
         )
         self.assertIn("2 of 3 servers did not answer, --min-servers 2", str(failure.value))
 
-    def test_one_that_differs(self) -> None:
+    def test_all_differ(self) -> None:
         """Is an error, however few are asked for."""
         self.world.digest = "other"
         for more in ("", "--min-servers 1"):
             starting = Deferred.fromCoroutine(self.fleet(more).start())
             self.failureResultOf(starting, ServerDiffers)
+
+    def test_one_that_cannot_be_used(self) -> None:
+        """Is done without, where fewer than all will do: one liar stops nobody."""
+        for wrong in ("join", "spawn"):
+            with self.subTest(wrong):
+                self.setUp()
+                self.world.wrong = {"b": wrong}
+                starting = Deferred.fromCoroutine(self.fleet().start())
+                self.failureResultOf(starting, ServerDiffers)
+                fleet = self.start("--min-servers 2")
+                self.assertEqual(self.lives(fleet)["b"], [])
+                self.assertEqual({self.collector.home(n).name for n in range(4)}, {"a", "c"})
+                self.assertIn("b is not as it should be", " ".join(self.said))
+                self.assertTrue(self.world.on("b").gone)
+                fewer = Deferred.fromCoroutine(self.fleet("--min-servers 3").start())
+                text = str(self.failureResultOf(fewer, ServerDiffers).value)
+                self.assertIn("1 of 3 servers cannot be used, --min-servers 3: b is not", text)
+                self.world.wrong = {}
+                self.reactor.advance(FIRST_DELAY)
+                fleet.settle()
+                self.assertEqual(self.lives(fleet), {"a": [0, 3], "b": [1], "c": [2]})
 
     def test_one_that_is_lost_meanwhile(self) -> None:
         """Its nodes stay where they went, and it is dialled again once."""

@@ -7,7 +7,7 @@ next round.  What goes where is `Placement`'s decision; here it is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field, frozen
@@ -88,60 +88,73 @@ class Fleet:
     async def start(self) -> None:
         """Reach every host, and give it its nodes.
 
-        Raises what is wrong with the first that is not as it must be; with
-        ``--min-servers``, one that cannot be reached may join later.
+        Raises what is wrong with the first that is not as it must be.  With
+        ``--min-servers``, whoever cannot be reached or used is left out, and may join
+        later; what is wrong with them is raised only where too few remain.
         """
         config = self.terms.config
         least = None if config.in_process else config.min_servers
         if least is None:
             await setup.all_of([self._join(member) for member in self.members])
         else:
-            missing = await setup.all_of([self._missing(member) for member in self.members])
-            if len(self.members) - sum(map(bool, missing)) < least:
-                raise ServerUnreachable(
-                    f"{sum(map(bool, missing))} of {len(self.members)} servers did not answer, "
-                    f"--min-servers {least}: {'; '.join(filter(None, missing))}"
-                )
+            tried = [self._try(member, self._join(member)) for member in self.members]
+            self._enough(least, await setup.all_of(tried))
         for member in self.members:
             if member.host is not None and not member.host.gone:
                 member.up = True
                 self.placement.back(member.name)
             elif least is None:
                 raise ServerUnreachable(f"{member.name}: {member.host and member.host.gone}")
-        moved = self.placement.fill()
-        await setup.all_of(
-            [self._give(self._by_name[name], nodes, least) for name, nodes in moved.items()]
-        )
+        moved = [(self._by_name[name], nodes) for name, nodes in self.placement.fill().items()]
+        giving = [self._give(member, nodes) for member, nodes in moved]
+        if least is None:
+            await setup.all_of(giving)
+        else:
+            tried = [self._try(m, give) for (m, _), give in zip(moved, giving, strict=True)]
+            self._enough(least, await setup.all_of(tried))
         for node in self.placement.homeless:
             self.since.setdefault(node, self._reactor.seconds())
         for member in self.members:
             if not member.up:
                 self._redial(member)
 
-    async def _give(self, member: Member, nodes: list[int], least: int | None) -> None:
+    async def _give(self, member: Member, nodes: list[int]) -> None:
         """At the start: have `nodes` on `member`."""
         host = member.host
-        try:
-            await self._spawn(member, nodes)
-        except ServerUnreachable:
-            if least is None or member.host is host:
-                raise
+        await self._spawn(member, nodes)
         if member.host is host:
             for node in nodes:
                 if self.placement.home[node] == member.name:
                     self.collector.assign(node, host)
 
-    async def _missing(self, member: Member) -> str:
-        """Join, or why `member` cannot be reached."""
+    async def _try(self, member: Member, work: Coroutine[Any, Any, None]) -> ByzpyTwError | None:
+        """Do that; where it fails, be without `member` for now.  Why it failed."""
+        host = member.host
         try:
-            await self._join(member)
-        except ServerUnreachable as e:
-            if member.host is not None:
-                member.host.drop("not reached")
+            await work
+            return None
+        except ByzpyTwError as e:
+            if member.up and member.host is host and host is not None:
+                host.drop("not used")
+                self._lost(host, message_of(e))
+            elif not member.up and member.host is not None:
+                member.host.drop("not used")
                 member.host = None
-            self.tell(f"{e}; going on without it for now")
-            return str(e)
-        return ""
+                self.tell(f"{_unusable(member, e)}; going on without it for now")
+            return e
+
+    def _enough(self, least: int, failures: Sequence[ByzpyTwError | None]) -> None:
+        """Raise what is wrong where fewer than `least` servers are left."""
+        wrong = [failure for failure in failures if failure is not None]
+        there = sum(m.host is not None and not m.host.gone for m in self.members)
+        if not wrong or there >= least:
+            return
+        refused = [e for e in wrong if not isinstance(e, ServerUnreachable)]
+        how = "cannot be used" if refused else "did not answer"
+        raise type((refused or wrong)[0])(
+            f"{len(self.members) - there} of {len(self.members)} servers {how}, "
+            f"--min-servers {least}: {'; '.join(map(str, wrong))}"
+        )
 
     async def _join(self, member: Member) -> None:
         """Connect to `member`, compare it with what the run needs, open the run there."""
@@ -338,7 +351,7 @@ class Fleet:
             text = message_of(e)
             if not isinstance(e, ServerUnreachable) and text != member.complaint:
                 member.complaint = text
-                self.tell(f"{member.name} cannot take part: {text}")
+                self.tell(_unusable(member, e))
             return False
         finally:
             member.joining = None
@@ -370,6 +383,12 @@ class Fleet:
             await gatherResults(closing, consumeErrors=True)
         except FirstError as e:  # given up
             raise e.subFailure.value from None
+
+
+def _unusable(member: Member, error: ByzpyTwError) -> str:
+    if isinstance(error, ServerUnreachable):
+        return str(error)
+    return f"{member.name} cannot take part: {message_of(error)}"
 
 
 def _live(nodes: Sequence[int]) -> str:
