@@ -10,7 +10,7 @@ from attrs import field, frozen
 from twisted.protocols.amp import AmpBox
 
 from byzpy_tw.nodes.spec import RunSpec
-from byzpy_tw.wire.frames import Kind
+from byzpy_tw.wire.frames import Header, Kind
 
 CONTROL, STREAM, OTHER = "control", "stream", "other"  # connections, by their use
 TICKET = b"<the ticket that OpenRun answered>"
@@ -126,3 +126,9 @@ def frame(kind: int, round: int, elements: int, index: int = 0) -> Frame:
     header = (b"BTW1", kind, 1, 0, index, round, elements, 0.0)
     fields = dict(zip(FIELDS, header, strict=True))
     return Frame(fields, struct.pack(f"<{elements}f", *numbers))
+
+
+def framed(header: Header, elements: bytes) -> Frame:
+    """A frame that somebody sent."""
+    fields = dict(zip(FIELDS, _HEADER.unpack(header.pack()), strict=True))
+    return Frame(fields, elements)

@@ -1,4 +1,4 @@
-"""Has the conversations of `testing.hostile` with a real server, over real sockets."""
+"""Has the conversations of `testing.hostile` with a server, over a reactor's sockets."""
 
 from __future__ import annotations
 
@@ -35,11 +35,18 @@ class _Line(Protocol):
     boxes: list[AmpBox] = field(factory=list)
     stream_bytes: int = 0
     over: bool = False
+    here: str = ""  # this end's host and port
+    dismissed: bool = False  # it was the other end that ended it
+    leaving: bool = False
     _parser: _Boxes = field(init=False)
     _waiting: list[tuple[Any, Deferred[None]]] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self._parser = _Boxes(self)
+
+    def connectionMade(self) -> None:
+        at = self.transport.getHost()
+        self.here = f"{at.host}:{at.port}"
 
     # What a parser of boxes wants of its receiver.
     def ampBoxReceived(self, box: AmpBox) -> None:
@@ -53,7 +60,7 @@ class _Line(Protocol):
         self._tell()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.over = True
+        self.over, self.dismissed = True, not self.leaving
         self._tell()
 
     def until(self, holds: Any) -> Deferred[None]:
@@ -80,6 +87,7 @@ class _Line(Protocol):
 class Heard:
     """What a server said in one conversation."""
 
+    conversation: Conversation
     lines: dict[str, _Line] = field(factory=dict)
 
     @property
@@ -111,7 +119,7 @@ class Heard:
 
 async def converse(reactor: Any, host: str, port: int, conversation: Conversation) -> Heard:
     """Say all of `conversation`, and wait until the server has seen its end."""
-    heard, asked, strange = Heard(), {}, False  # type: ignore[var-annotated]
+    heard, asked, strange = Heard(conversation), {}, False  # type: ignore[var-annotated]
     patience = PATIENCE
     for step in conversation.steps:
         line = await _line(reactor, host, port, heard, step.line)
@@ -128,6 +136,7 @@ async def converse(reactor: Any, host: str, port: int, conversation: Conversatio
     for line in heard.lines.values():
         if line.over:
             continue
+        line.leaving = True
         if conversation.abort:
             line.transport.abortConnection()
         else:

@@ -236,6 +236,7 @@ _ON: dict[Mutation, Callable[[Step], bool]] = {
     ),
 }  # fmt: skip
 MUTATIONS: tuple[Mutation, ...] = tuple(_ON)
+NAMED = {mutation.__name__.strip("_"): mutation for mutation in MUTATIONS}
 
 
 def _is(step: Step, kind: type) -> bool:

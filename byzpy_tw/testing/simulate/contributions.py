@@ -99,7 +99,8 @@ class Contributions:
 
     @property
     def _liars(self) -> set[str]:
-        return {name for server in self.history.cluster.servers for name in server.liars}
+        found = {name for server in self.history.cluster.servers for name in server.liars}
+        return found | self.history.liars
 
     # -- those that were not
 
@@ -151,6 +152,8 @@ class Contributions:
         faults = {self._fault(frame) for frame in frames} - {None}
         if self.history.schedule.config.in_process or reason is Reason.PROBATION:
             return ""
+        if self.history.liars & self.life.heard.homes(node, self.now.time):
+            return ""  # half of a frame, say, is reason enough, and not read here
         if reason.proof:
             return "" if reason in faults else "and sent no such thing"
         if reason is Reason.LOST:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from attrs import define, field
@@ -70,6 +70,7 @@ class History:
     world: World
     cluster: Cluster
     lives: Lives
+    liars: set[str] = field(factory=set, init=False)  # who else than servers say what they will
     ended: bool = field(default=False, init=False)  # within the bounds
     ended_at: float = field(default=0.0, init=False)
     logged: list[str] = field(factory=list, init=False)  # as failures
@@ -105,6 +106,18 @@ class History:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+class Others(Protocol):
+    """Whoever else there is in a history, besides its servers and its trainer."""
+
+    events: int  # that they take, at most
+    over: bool  # whether they have done what they came for
+
+    def begin(self, history: History) -> None: ...
+
+    def leave(self) -> None:
+        """Be gone from the network."""
+
+
 @contextmanager
 def on_one_thread() -> Iterator[None]:
     """Hold torch to this thread, which is every reactor's and every pool's.
@@ -125,16 +138,18 @@ def on_one_thread() -> Iterator[None]:
 
 
 def happen(
-    schedule: Schedule, prepare: Callable[[SimulatedTrainer], None] | None = None
+    schedule: Schedule,
+    prepare: Callable[[SimulatedTrainer], None] | None = None,
+    others: Others | None = None,
 ) -> History:
-    """Let `schedule` happen, `on_one_thread`.
+    """Let `schedule` happen, `on_one_thread`, with `others` about.
 
     `prepare` is called with the trainer before it starts.
     """
     with TemporaryDirectory(prefix="byzpy_tw-") as folder:
         history = _set_up(schedule, Path(folder) / "run")
         with _failures(history.logged):
-            _run(history, prepare or (lambda trainer: None))
+            _run(history, prepare or (lambda trainer: None), others)
             gc.collect()  # so that a Deferred whose failure nobody took says so
     return history
 
@@ -168,7 +183,9 @@ def _set_up(schedule: Schedule, folder: Path) -> History:
     return History(schedule, world, cluster, lives)
 
 
-def _run(history: History, prepare: Callable[[SimulatedTrainer], None]) -> None:
+def _run(
+    history: History, prepare: Callable[[SimulatedTrainer], None], others: Others | None
+) -> None:
     world, cluster, lives = history.world, history.cluster, history.lives
     lives.prepare = prepare
     adversary = Adversary(world, cluster.network, cluster, lives)
@@ -185,12 +202,18 @@ def _run(history: History, prepare: Callable[[SimulatedTrainer], None]) -> None:
     cluster.network.watch = watch
     for server in cluster.servers:
         server.start()
+    if others is not None:
+        others.begin(history)
     lives.begin()
     for fault in history.schedule.faults:
         adversary.plan(fault)
     until, events = _bounds(history.schedule)
+    events += 0 if others is None else others.events
     history.ended = world.run(lambda: lives.over, until=until, events=events)
     history.ended_at = world.now
+    if others is not None:
+        history.ended &= world.run(lambda: others.over, until=2 * until, events=events)
+        others.leave()
     _keep_records(history)
     lives.over = True
     lives.now.kill(silent=False)

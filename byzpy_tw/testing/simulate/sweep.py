@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from attrs import define, field, frozen
 
-from byzpy_tw.testing.simulate.history import History, happen, on_one_thread, references, registry
+from byzpy_tw.testing.shares import in_processes
+from byzpy_tw.testing.simulate.history import (
+    History,
+    Others,
+    happen,
+    on_one_thread,
+    references,
+    registry,
+)
 from byzpy_tw.testing.simulate.invariants import violations
 from byzpy_tw.testing.simulate.schedule import Schedule
 from byzpy_tw.testing.simulate.trainer import SimulatedTrainer
@@ -67,11 +72,13 @@ class Swept:
 
 
 def examine(
-    schedule: Schedule, prepare: Callable[[SimulatedTrainer], None] | None = None
+    schedule: Schedule,
+    prepare: Callable[[SimulatedTrainer], None] | None = None,
+    others: Others | None = None,
 ) -> tuple[History, list[str]]:
-    """Let `schedule` happen, and what is wrong with that."""
+    """Let `schedule` happen with `others` about, and what is wrong with that."""
     with on_one_thread():
-        history = happen(schedule, prepare)
+        history = happen(schedule, prepare, others)
         return history, violations(history, references())
 
 
@@ -107,8 +114,7 @@ def to_json(swept: Swept) -> str:
     })  # fmt: skip
 
 
-def _from_json(text: str) -> Swept:
-    found: dict[str, Any] = json.loads(text)
+def _from_json(found: dict[str, Any]) -> Swept:
     broken = [Broken(seed, tuple(wrong)) for seed, wrong in found.pop("broken")]
     return Swept(**{**found, "ends": Counter(found["ends"]), "broken": broken})
 
@@ -117,24 +123,12 @@ def sweep_in_processes(
     seeds: range, processes: int, say: Callable[[str], None], *, twice: bool = False
 ) -> Swept:
     """As `sweep`, each process taking its share of `seeds`."""
-
-    def one(share: range) -> Swept:
-        command = [sys.executable, "-m", "byzpy_tw.testing.simulate", "--json"]
-        command += ["--seeds", f"{share.start}:{share.stop}:{share.step}", *["--twice"] * twice]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None
-            last = ""
-            for line in child.stdout:
-                if last:
-                    say(last)
-                last = line.rstrip("\n")
-        if child.returncode not in (0, 1) or not last.startswith("{"):
-            raise RuntimeError(f"the histories {share} ended with exit code {child.returncode}")
-        return _from_json(last)
-
+    shares = [
+        ["--json", "--seeds", f"{s.start}:{s.stop}:{s.step}", *["--twice"] * twice]
+        for s in (seeds[i::processes] for i in range(processes))
+        if s
+    ]
     swept = Swept()
-    shares = [seeds[i::processes] for i in range(processes)]
-    with ThreadPoolExecutor(processes) as threads:
-        for part in threads.map(one, [share for share in shares if share]):
-            swept.add(part)
+    for found in in_processes("byzpy_tw.testing.simulate", shares, say):
+        swept.add(_from_json(found))
     return swept

@@ -208,10 +208,10 @@ class Tap:
             code = box.get(b"_error_code", b"").decode(errors="replace")
             self._note(f"< {code}: {error.decode(errors='replace')}")
         else:
-            failures = box.get(b"failures", b"{}").decode()
-            self._note(f"< an answer{'' if failures == '{}' else ' ' + failures}")
+            failures = box.get(b"failures", b"{}").decode(errors="replace")
+            self._note(f"< an answer{'' if failures == '{}' else ' ' + failures[:200]}")
             now = self.world.now
-            self.heard.failed += [(now, self.server, int(n)) for n in json.loads(failures)]
+            self.heard.failed += [(now, self.server, n) for n in _failed(failures)]
             if command == b"SpawnNodes":
                 self.heard.ready.append((now, self.server))
             if b"OpenStream" in self.asked:
@@ -231,6 +231,14 @@ class Tap:
 def _of(header: Header) -> str:
     where = "" if header.kind is Kind.PARAMETERS else f" {header.index}"
     return f"{header.kind.name.lower()}{where}, round {header.round}, {header.elements} elements"
+
+
+def _failed(text: str) -> list[int]:
+    """The nodes that failed, as far as what a server says of them makes sense."""
+    try:
+        return [int(node) for node in dict(json.loads(text))]
+    except (ValueError, TypeError, RecursionError):
+        return []
 
 
 def _shown(command: bytes, box: dict[bytes, bytes]) -> str:

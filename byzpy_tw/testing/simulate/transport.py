@@ -176,8 +176,8 @@ class VirtualTransport(FileDescriptor):
     def getTcpNoDelay(self) -> bool:
         return True
 
-    def loseWriteConnection(self) -> None:
-        raise NotImplementedError("nothing here half-closes a connection")
+    def _closeWriteConnection(self) -> None:
+        self.outgoing.finish(reset=False)
 
 
 class ClientTransport(VirtualTransport):

@@ -1,0 +1,77 @@
+"""``python -m byzpy_tw.testing.siege``: hostile inputs in any number, and what came of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+from byzpy_tw.testing.shares import in_processes
+from byzpy_tw.testing.siege import servers, trainers
+from byzpy_tw.testing.siege.counting import Examine, Tally, besiege
+
+EXAMINE: dict[str, Examine] = {"server": servers.examine, "trainer": trainers.examine}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code: 1 where something did not hold."""
+    parser = argparse.ArgumentParser(
+        prog="python -m byzpy_tw.testing.siege",
+        description="Malicious peers against a server that a run is on, or malicious servers "
+        "against a trainer, until so many hostile inputs were said.",
+    )
+    parser.add_argument("whom", choices=sorted(EXAMINE))
+    parser.add_argument("--inputs", type=int, default=2_000, metavar="N")
+    parser.add_argument("--processes", type=int, default=1, metavar="K")
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="of the histories")
+    parser.add_argument("--step", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, metavar="N", help="tell the history of this seed")
+    parser.add_argument(
+        "--sockets", action="store_true", help="real processes and sockets, no virtual time"
+    )
+    parser.add_argument("--json", action="store_true", help="the last line is for programs")
+    chosen = parser.parse_args(arguments)
+    if chosen.seed is not None:
+        return _tell(EXAMINE[chosen.whom], chosen.seed)
+    begun = time.perf_counter()
+    tally = _tally(chosen)
+    if chosen.json:
+        _say(json.dumps(tally.to_dict()))
+    else:
+        _say("\n".join([*tally.lines(), f"{time.perf_counter() - begun:.0f} s in all"]))
+    return 1 if tally.wrong else 0
+
+
+def _tally(chosen: argparse.Namespace) -> Tally:
+    if chosen.sockets:
+        from byzpy_tw.testing.siege import sockets  # it installs a reactor
+
+        return sockets.besiege(chosen.whom, chosen.inputs, chosen.first, _say)
+    if chosen.processes == 1:
+        return besiege(EXAMINE[chosen.whom], chosen.inputs, chosen.first, chosen.step, _say)
+    each = str(-(-chosen.inputs // chosen.processes))
+    shares = [
+        [chosen.whom, "--json", "--inputs", each, "--first", str(chosen.first + i),
+         "--step", str(chosen.processes)]
+        for i in range(chosen.processes)
+    ]  # fmt: skip
+    tally = Tally()
+    for found in in_processes("byzpy_tw.testing.siege", shares, _say):
+        tally.add(Tally.from_dict(found))
+    return tally
+
+
+def _tell(examine: Examine, seed: int) -> int:
+    history, wrong, counts = examine(seed)
+    _say("\n".join([*history.schedule.lines(), *history.lines(), str(dict(counts))]))
+    _say("\n".join(f"WRONG: {what}" for what in wrong) or "all that must hold does")
+    return 1 if wrong else 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

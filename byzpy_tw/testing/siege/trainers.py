@@ -1,0 +1,83 @@
+"""A trainer all of whose servers but one are malicious, in virtual time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+from attrs import define, evolve, field
+
+from byzpy_tw.testing.siege.proxy import Malicious
+from byzpy_tw.testing.simulate import sweep
+from byzpy_tw.testing.simulate.cluster import PORT, host_of
+from byzpy_tw.testing.simulate.history import History, registry
+from byzpy_tw.testing.simulate.machine import Machine
+from byzpy_tw.testing.simulate.schedule import Schedule
+
+ROUNDS = 12
+
+
+def front_of(number: int) -> str:
+    """Where the trainer finds the malicious server that stands before server `number`."""
+    return f"10.0.2.{number + 1}"
+
+
+@define(eq=False)
+class MaliciousServers:
+    """Stand before all servers of a history but the last."""
+
+    counts: Counter[str] = field(factory=Counter, init=False)
+    _machines: list[Machine] = field(factory=list, init=False)
+
+    events = 0
+    over = True  # the history need not wait for them
+
+    def begin(self, history: History) -> None:
+        world, network = history.world, history.cluster.network
+        for number in range(history.schedule.servers - 1):
+            machine = Machine(world, network, f"malicious.{number}", front_of(number))
+            random = world.random(machine.name)
+            factory = Malicious(machine, host_of(number), PORT, random)
+            factory.counts = self.counts
+            machine.listenTCP(PORT, factory)
+            history.liars.add(machine.name)
+            self._machines.append(machine)
+
+    def leave(self) -> None:
+        for machine in self._machines:
+            machine.die(silent=False)
+
+
+def drawn(seed: int) -> Schedule:
+    """A run that can do with its one honest server, and goes on for long."""
+    random = Random(f"siege/{seed}")
+    number = seed
+    while True:
+        made = Schedule.draw(number, registry(), faults=0)
+        if made.servers > 1 and made.config.f:
+            break
+        number += 1_000_003
+    *others, last = made.config.remote_hosts
+    fronts = tuple(f"tcp://{front_of(i)}:{PORT}" for i in range(len(others)))
+    config = evolve(
+        made.config,
+        remote_hosts=(*fronts, last),
+        rounds=ROUNDS,
+        min_servers=1,
+        failover="on",
+        replace_timeout=random.choice((2.0, 20.0, 60.0)),
+        max_nodes_per_server=None,
+    )
+    if made.config.num_byz and random.random() < 0.8:
+        # Rounds that take as long as the trainer waits, at most, to dial one again.
+        config = evolve(
+            config, attack="slow:seconds=10", round_timeout=90.0, heartbeat_timeout=30.0
+        )
+    return evolve(made, seed=seed, config=config, meetable=False, resumes=random.choice((0, 3)))
+
+
+def examine(seed: int) -> tuple[History, list[str], Counter[str]]:
+    """The history of `seed`, what is wrong with it, and what malicious servers said."""
+    malicious = MaliciousServers()
+    history, wrong = sweep.examine(drawn(seed), others=malicious)
+    return history, wrong, malicious.counts

@@ -1,0 +1,139 @@
+"""Malicious peers in numbers: that they find nothing, and would find something."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from random import Random
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from byzpy_tw.testing.conversation import CONTROL, frame, valid
+from byzpy_tw.testing.siege import servers, sockets, trainers
+from byzpy_tw.testing.siege.__main__ import main
+from byzpy_tw.testing.siege.counting import FIRST, PAST, Tally, besiege
+from byzpy_tw.testing.siege.spoiling import BOXES, FRAMES, Spoiler
+from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.wire.frames import Kind
+from byzpy_tw.wire.guarded import GuardedAMP
+from tests.support import folder
+
+
+def said(seed: int, rate: float) -> tuple[list[Any], Counter[str]]:
+    """What becomes of 60 boxes, and of a stream of 60 frames."""
+    random, counts = Random(seed), Counter[str]()
+    control = Spoiler(random, rate, counts)
+    boxes = [s.part.render(b"t") for s in valid().steps if s.line == CONTROL]
+    out = [one for box in boxes * 5 for one in control.say(box)]
+    stream = Spoiler(random, rate, counts)
+    stream.hear(b"\0\x08_command\0\x0aOpenStream\0\x04_ask\0\x011\0\0")
+    out += stream.say(b"\0\x07_answer\0\x011\0\0")
+    for round in range(60):
+        out += stream.say(frame(Kind.VECTOR, round, 40, index=round % 3).render(b""))
+    return out, counts
+
+
+class SpoilingTests(SynchronousTestCase):
+    def test_nothing(self) -> None:
+        """An honest server's words pass as they are."""
+        out, counts = said(1, 0.0)
+        frames = [frame(Kind.VECTOR, r, 40, index=r % 3).render(b"") for r in range(60)]
+        self.assertEqual(b"".join(out[-60:]), b"".join(frames))
+        self.assertEqual(counts[PAST], 0)
+
+    def test_is_a_function_of_its_seed(self) -> None:
+        for seed in range(10):
+            self.assertEqual(said(seed, 0.5), said(seed, 0.5))
+
+    def test_every_kind(self) -> None:
+        """All that can be done to boxes and to frames is done, and differs from nothing."""
+        total, honest = Counter[str](), said(0, 0.0)[0]
+        for seed in range(200):
+            out, counts = said(seed, 0.5)
+            total += counts
+            if counts[PAST] > 3:
+                self.assertNotEqual(out, honest, seed)
+        self.assertEqual(set(total) - {PAST, FIRST}, {*BOXES, *FRAMES})
+        self.assertGreater(min(total[name] for name in (*BOXES, *FRAMES)), 20, total)
+
+
+class VirtualTests(SynchronousTestCase):
+    def besiege(self, whom: Any, inputs: int, first: int = 0) -> Tally:
+        return besiege(whom.examine, inputs, first, 1, lambda line: None)
+
+    def test_a_trainer(self) -> None:
+        """Whatever malicious servers say, all that must hold of a run does."""
+        tally = self.besiege(trainers, 400)
+        self.assertEqual(tally.wrong, [])
+        self.assertGreater(tally.counts[PAST], 0.9 * tally.inputs)
+        # Most goes on to its end, and what was wrong was refused for a reason.
+        self.assertGreater(tally.ends["finished"], 0.8 * tally.histories)
+        self.assertGreater(len(tally.refused), 2, tally.refused)
+
+    def test_a_server(self) -> None:
+        """Whatever strangers say, the run beside comes to the bits that it has alone."""
+        tally = self.besiege(servers, 800)
+        self.assertEqual(tally.wrong, [])
+        self.assertGreater(tally.counts[PAST], 0.9 * tally.inputs)
+        self.assertEqual(set(tally.ends), {"finished"})
+
+    def test_a_broken_trainer_is_found(self) -> None:
+        """One that takes a node's vector from whoever sends it."""
+        right = Collector.place
+
+        def wrong(self: Any, host: Any, header: Any) -> Any:
+            home = self._hosts.get(header.index) if header.index < len(self.matrix) else None
+            return right(self, home or host, header)
+
+        self.patch(Collector, "place", wrong)
+        self.assertTrue(self.besiege(trainers, 600).wrong)
+
+    def test_a_silent_server_is_found(self) -> None:
+        """One that sends a stranger away and does not say why, anywhere."""
+        self.patch(GuardedAMP, "log", _Mute())
+        words = " ".join(self.besiege(servers, 300).wrong)
+        self.assertIn("was sent away without a word", words)
+
+
+class _Mute:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *a, **kw: None
+
+
+class CommandTests(SynchronousTestCase):
+    def output(self, *arguments: str) -> tuple[int, str]:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            code = main(list(arguments))
+        return code, out.getvalue()
+
+    def test_counts(self) -> None:
+        code, text = self.output("trainer", "--inputs", "60", "--first", "3")
+        self.assertEqual(code, 0)
+        self.assertRegex(text, r"\d+ hostile inputs in \d+ histories, \d+\.\d% past")
+        self.assertIn("0 violations", text)
+
+    def test_tells_one(self) -> None:
+        code, text = self.output("trainer", "--seed", "4")
+        self.assertEqual(code, 0)
+        self.assertEqual(text, self.output("trainer", "--seed", "4")[1])
+        self.assertIn("all that must hold does", text)
+
+
+class SocketsTests(TestCase):
+    timeout = 240
+
+    def siege(self, inputs: int) -> sockets.Siege:
+        return sockets.Siege(reactor, folder(self), inputs, 1, lambda line: None)
+
+    async def test_a_trainer(self) -> None:
+        """Real processes: it ends in order, and a run on the same servers is undisturbed."""
+        self.patch(sockets, "BESIEGED", (*sockets.BESIEGED, "--rounds", "15"))
+        siege = self.siege(5)
+        await Deferred.fromCoroutine(siege.trainer())
+        self.assertEqual(siege.tally.wrong, [])
+        self.assertGreater(siege.tally.counts[PAST], 2)
+        self.assertEqual(siege.tally.ends["beside it, exit code 0"], siege.tally.histories / 2)
