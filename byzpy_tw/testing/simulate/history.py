@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -30,6 +31,8 @@ from byzpy_tw.testing.simulate.tap import Tap
 from byzpy_tw.testing.simulate.trainer import SimulatedTrainer
 from byzpy_tw.testing.simulate.world import World
 
+# A disk would only take its time: what outlives a loss of power is drawn (`folder`).
+MEMORY = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)
 # Of virtual time, and as many rounds' timeouts, for each process of the trainer: one that
 # has not ended then hangs.
 MOST_SECONDS = 1_000.0
@@ -146,7 +149,7 @@ def happen(
 
     `prepare` is called with the trainer before it starts.
     """
-    with TemporaryDirectory(prefix="byzpy_tw-") as folder:
+    with TemporaryDirectory(prefix="byzpy_tw-", dir=MEMORY) as folder:
         history = _set_up(schedule, Path(folder) / "run")
         with _failures(history.logged):
             _run(history, prepare or (lambda trainer: None), others)

@@ -29,7 +29,7 @@ from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import narrowed, sha256_of
 from byzpy_tw.wire.pieces import PAST, PIECES, knowledge_of, narrow, widened
 
-MOST_KEPT = 20_000  # vectors and steps
+MOST_KEPT = 1_000  # vectors and steps of a configuration
 
 
 class _AtOnce:
