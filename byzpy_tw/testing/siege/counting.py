@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import asdict, define, field
 
+from byzpy_tw.kernels.memory import trim
 from byzpy_tw.testing.simulate.history import History
 
 Examine = Callable[[int], tuple[History, list[str], Counter[str]]]
@@ -107,7 +108,8 @@ def _listed(counter: Counter[str]) -> str:
 
 
 def resident() -> float:
-    """MiB of this process that are in memory."""
+    """MiB that this process has, without what it has only not given back yet."""
+    trim()
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
