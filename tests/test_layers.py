@@ -39,6 +39,7 @@ LAYERS = {
     "trainer": SHELLS,
     "server": SHELLS,
     "train": COMMANDS,
+    "commands": COMMANDS,
     "__main__": COMMANDS,
     "tap": COMMANDS,
     "testing": COMMANDS,
@@ -50,7 +51,8 @@ BESIDE = {
     ("vectors", "errors"),
     ("preaggregators", "aggregators"),
     ("attacks", "aggregators"),
-    ("__main__", "testing"),
+    ("__main__", "commands"),
+    ("commands", "testing"),
 }
 
 Import = tuple[str, int]  # a dotted name, and the line
