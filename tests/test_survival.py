@@ -166,8 +166,8 @@ class NodesTests(SurvivalCase):
     def test_within_the_budget(self) -> None:
         """They cost a few timeouts, no round takes longer than one, and accuracy stays."""
         hosts = ",".join(servers(self, 2))
-        job = f"--remote-hosts {hosts} --dataset mnist5k --model logreg --rounds 60 --num-honest 6"
-        job += " --num-byz 2 --f 2 --aggregator trimmed-mean --round-timeout 2 --eval-interval 20"
+        job = f"--remote-hosts {hosts} --dataset mnist5k --model logreg --rounds 40 --num-honest 6"
+        job += " --num-byz 2 --f 2 --aggregator trimmed-mean --round-timeout 1 --eval-interval 20"
         kinds = ("none", "silent", "slow", "garbage", "replay")
         found = run_all(self, [f"{job} --attack {kind}" for kind in kinds])
         usual = found[0]["result"]["final_accuracy"]
@@ -175,13 +175,13 @@ class NodesTests(SurvivalCase):
             with self.subTest(kind):
                 self.assertEqual(run["code"], 0, run)
                 seconds = [r["seconds"] for r in run["rounds"]]
-                self.assertLess(max(seconds), 2 + 1.5)  # its timeout, on a busy machine
-                waited = sum(s > 0.9 for s in seconds)  # half a timeout is for each phase
+                self.assertLess(max(seconds), 1 + 1.5)  # its timeout, on a busy machine
+                waited = sum(s > 0.45 for s in seconds)  # half a timeout is for each phase
                 self.assertLessEqual(waited, 2 * 5)  # of two faulty nodes
                 self.assertGreater(run["result"]["final_accuracy"], usual - 0.03)
                 refused = run["result"]["refused"]
                 self.assertEqual(set(refused), {"6", "7"})
-                self.assertGreater(refused["6"]["probation"], 40)
+                self.assertGreater(refused["6"]["probation"], 20)
 
     def test_more_than_the_budget(self) -> None:
         """The run pauses, and says why."""
