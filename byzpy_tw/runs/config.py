@@ -232,8 +232,8 @@ class RunConfig:
         section="running", bits=False, check=_one_of("on", "off"), metavar="on|off",
     )
     min_servers: int | None = _option(
-        None, "servers that must answer at the start; the others may join later "
-        "(default: all)", section="running", bits=False, check=_optional(_whole(1)),
+        None, "servers that must answer, and be of use, at the start; the others may join "
+        "later (default: all)", section="running", bits=False, check=_optional(_whole(1)),
         metavar="K",
     )
     max_nodes_per_server: int | None = _option(
