@@ -1,29 +1,35 @@
-"""``python -m byzpy_tw.train``: one run, over servers or in this process."""
+"""``python -m byzpy_tw.train``: one run, over servers or in this process.
+
+An option's value is, in this order: what the command line says; what the file of
+``--config`` says; with ``--resume``, what the run was begun with; the default.
+"""
 
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import signal
 import sys
+import threading
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
+from attrs import frozen
 
 import byzpy_tw
 from byzpy_tw.errors import ByzpyTwError, ConfigError, message_of
-from byzpy_tw.plugins.naming import nearest
-from byzpy_tw.runs.config import RunConfig, flag
+from byzpy_tw.plugins.naming import clip, nearest
+from byzpy_tw.runs.checks import flag
+from byzpy_tw.runs.config import PLACES, SECTIONS, RunConfig
+from byzpy_tw.runs.options import checked, over
+from byzpy_tw.runs.written import STANDARD_INPUT, beside, read_options, to_toml
 
-_SECTIONS = {
-    "where": "where the nodes live (one of these)",
-    "nodes": "nodes",
-    "training": "training",
-    "data": "data",
-    "aggregation": "aggregation",
-    "running": "running",
-}
+_SWITCHES = ("print_config", "until_eof")
+_NUMBERS: dict[type, str] = {int: "a whole number", float: "a number"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,9 +37,12 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         lead = "unrecognized arguments: "
+        message = message.removeprefix("argument ")
         if message.startswith(lead):
             word = message[len(lead) :].split()[0].split("=")[0]
-            message += nearest(word, [flag(f.name) for f in attrs.fields(RunConfig)])
+            message = clip(message, 200) + nearest(word, sorted(self._option_string_actions))
+            if word.endswith(".toml"):
+                message += f"; for a file of options: --config {clip(word)}"
         self.exit(2, f"byzpy_tw: error: {ConfigError.code}: {message}\n"
                      f"see: {self.prog} --help\n")  # fmt: skip
 
@@ -53,7 +62,21 @@ def parser() -> argparse.ArgumentParser:
         help="go on with the run whose records are in DIR, to the same bits; options that "
         "are given besides replace the run's own where that changes no bits, and --rounds",
     )  # fmt: skip
-    groups = {key: made.add_argument_group(title) for key, title in _SECTIONS.items()}
+    made.add_argument(
+        "--config", metavar="FILE", default=argparse.SUPPRESS,
+        help="a TOML file of options ('-': standard input); those on the command line go "
+        "before it",
+    )  # fmt: skip
+    made.add_argument(
+        "--print-config", action="store_true", default=argparse.SUPPRESS,
+        help="write the file that says what the command line says, and do nothing else; with "
+        "--resume, what the run was begun with",
+    )  # fmt: skip
+    made.add_argument(
+        "--until-eof", action="store_true", default=argparse.SUPPRESS,
+        help="stop as at SIGTERM when standard input ends: for a parent process that may die",
+    )  # fmt: skip
+    groups = {key: made.add_argument_group(title) for key, title in SECTIONS.items()}
     hints = typing.get_type_hints(RunConfig)
     for option in attrs.fields(RunConfig):
         groups[option.metadata["section"]].add_argument(
@@ -69,53 +92,127 @@ def _argument(option: attrs.Attribute, hint: Any) -> dict[str, Any]:
     if option.default not in (None, (), False):
         told["help"] += f" (default: {option.default})"
     if hint is bool:
-        return {**told, "action": "store_true"}
+        return {**told, "action": argparse.BooleanOptionalAction}
     told["metavar"] = option.metadata["metavar"] or option.name.upper().replace("_", "-")
     if option.name == "remote_hosts":
-        return {**told, "type": _addresses}
+        return told  # the field's converter knows how it is parted
     if typing.get_origin(hint) is tuple:
         kind = typing.get_args(hint)[0]
-        return {**told, "nargs": "+", "action": "extend", "type": kind}
+        return {**told, "nargs": "+", "action": "extend", "type": _reader(kind)}
     kinds = [k for k in typing.get_args(hint) or (hint,) if k is not type(None)]
-    return {**told, "type": kinds[0]}
+    return {**told, "type": _reader(kinds[0])}
 
 
-def _addresses(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _reader(kind: Any) -> Callable[[str], Any]:
+    """What makes a `kind` of an argument, in our words where it cannot."""
+
+    def read(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"must be {_NUMBERS[kind]}, got {clip(text)!r}"
+            ) from None
+
+    return read
+
+
+@frozen
+class Asked:
+    """What a command line asks for: options, of itself and of its file, and what to do."""
+
+    options: dict[str, Any]
+    file: str | None = None  # of --config
+    resume: Path | None = None
+    print_config: bool = False
+    until_eof: bool = False
+
+    def configuration(self, **more: Any) -> RunConfig:
+        """The options, and `more`, together; `ConfigError` where they do not fit."""
+        try:
+            return RunConfig(**{**self.options, **more})
+        except ByzpyTwError as e:  # of options that fit by themselves
+            if self.file is None:
+                raise
+            raise type(e)(f"{e} (the options of {self.file} and of the command line)") from None
+
+
+def asked(arguments: Sequence[str]) -> Asked:
+    """What `arguments` ask for.  Raises `ConfigError` for what is wrong with the file."""
+    given = vars(parser().parse_args(arguments))
+    rest = {name: given.pop(name, None) for name in ("resume", "config", *_SWITCHES)}
+    resume = None if rest["resume"] is None else Path(rest["resume"])
+    options = {name: checked(name, value) for name, value in given.items()}
+    file, switches = rest["config"], {name: bool(rest[name]) for name in _SWITCHES}
+    if file is not None:
+        if file == str(STANDARD_INPUT) and switches["until_eof"]:
+            raise ConfigError("--config - reads all of standard input: leave out --until-eof")
+        options = over(options, beside(resume, read_options(Path(file)), file))
+    return Asked(options, file, resume, **switches)
 
 
 def configuration(arguments: Sequence[str]) -> RunConfig:
     """The configuration that a command line describes."""
-    given = _given(arguments)
-    if "resume" in given:
+    found = asked(arguments)
+    if found.resume is not None:
         raise ConfigError("--resume goes on with a run that has its configuration")
-    return RunConfig(**given)
-
-
-def _given(arguments: Sequence[str]) -> dict[str, Any]:
-    """The options that a command line names, and nothing else."""
-    given = vars(parser().parse_args(arguments))
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return found.configuration()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     try:
-        given = _given(sys.argv[1:] if arguments is None else arguments)
-        folder = given.pop("resume", None)
-        config = RunConfig(**given) if folder is None else None
+        found = asked(sys.argv[1:] if arguments is None else arguments)
+        if found.print_config:
+            _print_config(found)
+            return 0
+        if found.until_eof:
+            threading.Thread(target=_end_with_input, daemon=True).start()
+        config = found.configuration() if found.resume is None else None
         # Imported only now: a mistake on the command line is told at once.
         from byzpy_tw.plugins import load
         from byzpy_tw.trainer.program import resume_program, run_program
 
-        if config is None:
-            return resume_program(Path(folder), given, load())
+        if found.resume is not None:
+            return resume_program(found.resume, found.options, load())
+        assert config is not None
         return run_program(config, load())
     except KeyboardInterrupt:  # before the run has its own way to be interrupted
         return 130
     except ByzpyTwError as e:
         print(f"byzpy_tw: error: {message_of(e)}", file=sys.stderr)
         return e.exit_code
+
+
+def _print_config(found: Asked) -> None:
+    """The file that begins this run, on standard output.
+
+    Without a place it is a file for every place.  Of a run that was begun it leaves out
+    the folder, which is taken.
+    """
+    leave_out: set[str] = set()
+    if found.resume is not None:
+        from byzpy_tw.runs.resuming import described
+
+        config, leave_out = described(found.resume, found.options), {"run_dir"}
+    elif any(found.options.get(name) for name in PLACES):
+        config = found.configuration()
+    else:
+        config, leave_out = found.configuration(in_process=True), set(PLACES)
+    text = to_toml(config, leave_out)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # TOML is, whatever the terminal's is
+    print(text, end="", flush=True)
+
+
+def _end_with_input() -> None:
+    """Wait for the end of standard input, then stop as the system would stop us."""
+    try:
+        while os.read(0, 4096):
+            pass
+    except OSError:
+        pass  # there was none
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

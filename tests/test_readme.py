@@ -13,7 +13,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.tap import Options
-from byzpy_tw.train import parser
+from byzpy_tw.train import asked, parser
 from tests.support import PATIENCE, TWISTD, Process, environment, folder
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -97,9 +97,22 @@ class TextTests(SynchronousTestCase):
         """The Python lines run."""
         [code] = blocks("Options", "python")
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE
-        )
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE,
+            cwd=folder(self),
+        )  # fmt: skip
         self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_config_file(self) -> None:
+        """The file of options is one, and the commands beside it are understood."""
+        [text], lines = blocks("A file of options", "toml"), blocks("A file of options", "sh")
+        here = folder(self)
+        (here / "run.toml").write_text(text)
+        commands = [shlex.split(line) for block in lines for line in block.splitlines()]
+        for words in commands:
+            self.assertEqual(words[:3], ["python", "-m", "byzpy_tw.train"])
+            given = words[3 : words.index(">") if ">" in words else None]
+            given = [str(here / w) if w == "run.toml" else w for w in given]
+            self.assertGreaterEqual(asked(given).options["rounds"], 1)
 
     def test_ci_runs_the_commands(self) -> None:
         """.ci/run installs as the README's second command does, and runs its first."""

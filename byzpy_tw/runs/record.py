@@ -63,41 +63,15 @@ class RunDirectory:
 
     def read_config(self) -> dict[str, Any]:
         """What `write_config` was last given."""
-        return self._read(CONFIG)
+        return read_object(self.path / CONFIG)
 
     def read_result(self) -> dict[str, Any] | None:
         """What `write_result` was last given, if anything."""
-        return self._read(RESULT) if (self.path / RESULT).exists() else None
-
-    def _read(self, name: str) -> dict[str, Any]:
-        try:
-            found = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise RunDirectoryError(f"cannot read {self.path / name}: {e}") from e
-        if not isinstance(found, dict):
-            raise RunDirectoryError(f"{self.path / name} holds no JSON object")
-        return found
+        return read_object(self.path / RESULT) if (self.path / RESULT).exists() else None
 
     def read_rounds(self) -> list[dict[str, Any]]:
         """The records that are whole and in order, from round 0."""
-        return [record for record, _ in self._records()]
-
-    def _records(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Each good record, and the byte where the next one begins."""
-        end = 0
-        try:
-            lines = (self.path / ROUNDS).read_bytes().splitlines(keepends=True)
-        except OSError:
-            return
-        for number, line in enumerate(lines):
-            try:
-                record = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                return
-            if not isinstance(record, dict) or record.get("round") != number:
-                return
-            end += len(line)
-            yield record, end
+        return read_rounds(self.path)
 
     def cut(self, rounds: int) -> None:
         """Leave the first `rounds` records, ready for the next.
@@ -105,7 +79,7 @@ class RunDirectory:
         Whatever the run did after its checkpoint it will do again.
         """
         end = 0
-        for _, after in islice(self._records(), rounds):
+        for _, after in islice(_records(self.path), rounds):
             end = after
         try:
             self._rounds = open(self.path / ROUNDS, "ab")
@@ -159,6 +133,44 @@ class RunDirectory:
             sync(self.path)
         except OSError as e:
             raise CannotRecord(f"cannot write to {self.path}: {e.strerror or e}") from e
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; `RunDirectoryError` where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise RunDirectoryError(
+            f"{path.parent} holds no run that was begun (no {path.name})"
+        ) from e
+    except (OSError, ValueError, RecursionError) as e:
+        raise RunDirectoryError(f"cannot read {path}: {e}") from e
+    if not isinstance(found, dict):
+        raise RunDirectoryError(f"{path} holds no JSON object")
+    return found
+
+
+def read_rounds(folder: Path) -> list[dict[str, Any]]:
+    """The records in `folder` that are whole and in order, from round 0."""
+    return [record for record, _ in _records(folder)]
+
+
+def _records(folder: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each good record, and the byte where the next one begins."""
+    end = 0
+    try:
+        lines = (folder / ROUNDS).read_bytes().splitlines(keepends=True)
+    except OSError:
+        return
+    for number, line in enumerate(lines):
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            return
+        if not isinstance(record, dict) or record.get("round") != number:
+            return
+        end += len(line)
+        yield record, end
 
 
 def _locked(path: Path) -> IO[str]:

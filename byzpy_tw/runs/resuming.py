@@ -19,11 +19,11 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.runs import checkpoint
 from byzpy_tw.runs.checkpoint import State
-from byzpy_tw.runs.config import RunConfig, flag, from_dict
+from byzpy_tw.runs.checks import flag
+from byzpy_tw.runs.config import RunConfig, from_dict
 from byzpy_tw.runs.environment import Environment
-from byzpy_tw.runs.record import RunDirectory
-
-_PLACES = ("remote_hosts", "local", "in_process")
+from byzpy_tw.runs.options import OPTIONS, over
+from byzpy_tw.runs.record import CONFIG, RunDirectory, read_object
 
 
 @frozen(eq=False)
@@ -55,23 +55,34 @@ def merged(saved: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfig:
     Raises `ConfigError` for one that would make it another run.  Only ``--rounds`` may
     change of those that decide bits: more rounds leave the earlier ones as they were.
     """
-    fields = {f.name: f for f in attrs.fields(RunConfig)}
-    unknown = sorted(set(saved) - set(fields))
-    if unknown:
-        raise ConfigError(f"config.json has unknown entries: {', '.join(unknown)[:300]}")
     begun = from_dict(saved)
     for name, value in given.items():
         if name == "run_dir":
             raise ConfigError("--resume DIR says where the run is: leave out --run-dir")
         before = getattr(begun, name)
-        if name != "rounds" and fields[name].metadata["bits"] and value != before:
+        if name != "rounds" and OPTIONS[name].metadata["bits"] and value != before:
             raise ConfigError(
-                f"{flag(name)} {value} would make it another run: it was begun with {before}"
+                f"{flag(name)} {_shown(value)} would make it another run: it was begun with "
+                f"{_shown(before)}"
             )
-    places: dict[str, Any] = {}
-    if any(given.get(name) for name in _PLACES):
-        places = {name: fields[name].default for name in _PLACES}
-    return attrs.evolve(begun, **{**places, **given})
+    return from_dict(over(given, begun.to_dict()))
+
+
+def _shown(value: Any) -> str:
+    """An option's value as a user writes it."""
+    return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
+
+
+def described(path: Path, given: Mapping[str, Any]) -> RunConfig:
+    """The configuration of the run in `path`, with the options `given` now.
+
+    Only reads, so that the run may be under way.  Raises as `merged` does, and
+    `RunDirectoryError` where there is no run.
+    """
+    saved = read_object(path / CONFIG).get("config")
+    if not isinstance(saved, dict):
+        raise RunDirectoryError(f"{path}: config.json is not of this version of byzpy_tw")
+    return merged(saved, given)
 
 
 def reopen(
