@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Context": "byzpy_tw.seeds",
     "ByzpyTwError": "byzpy_tw.errors",
+    "Result": "byzpy_tw.runs.result",
+    "RunConfig": "byzpy_tw.runs.config",
     "Registration": "byzpy_tw.plugins.hookspecs",
     "hookimpl": "byzpy_tw.plugins.hookspecs",
     "Knowledge": "byzpy_tw.attacks.knowledge",
@@ -23,6 +25,8 @@ _HOMES = {
     "preaggregator": "byzpy_tw.plugins.shorthand",
     "pipeline": "byzpy_tw.plugins.shorthand",
     "attack": "byzpy_tw.plugins.shorthand",
+    "run": "byzpy_tw.api",
+    "run_async": "byzpy_tw.api",
 }
 
 __all__ = ["__version__", *_HOMES]

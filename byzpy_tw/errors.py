@@ -281,6 +281,20 @@ class Diverged(ByzpyTwError):
     code = "DIVERGED"
 
 
+class RunFailed(ByzpyTwError):
+    """A run's process was stopped, was killed or met a bug; the message has its last words."""
+
+    code = "RUN_FAILED"
+
+
+def rebuilt(code: str, message: str) -> ByzpyTwError:
+    """The error that had this code and message; `RunFailed` for a code of nobody's."""
+    for kind in globals().values():
+        if isinstance(kind, type) and vars(kind).get("code") == code:
+            return kind(message)
+    return RunFailed(f"{code}: {message}")
+
+
 def message_of(error: BaseException) -> str:
     """One line for a user: the stable code, then the message."""
     code = getattr(error, "code", type(error).__name__)

@@ -36,6 +36,7 @@ TRAINERS_OWN = {
     errors.KeysRefused,
     errors.MissingPlugin,
     errors.RunDirectoryError,
+    errors.RunFailed,
     errors.ServerDiffers,
     errors.ServerUnreachable,
 }
@@ -79,6 +80,16 @@ class ErrorTests(SynchronousTestCase):
         """Who catches `ValueError` for a bad option or vector gets it."""
         for error in (errors.ConfigError, errors.BadVectors, errors.TooManyByzantine):
             self.assertTrue(issubclass(error, ValueError))
+
+    def test_rebuilt_from_what_is_printed(self) -> None:
+        """Code and message make the same error again."""
+        for error in ALL:
+            again = errors.rebuilt(error.code, "n=4")
+            self.assertIs(type(again), error)
+            self.assertEqual(str(again), "n=4")
+        strange = errors.rebuilt("OF_A_PLUGIN", "n=4")
+        self.assertIs(type(strange), errors.RunFailed)
+        self.assertEqual(str(strange), "OF_A_PLUGIN: n=4")
 
     def test_message_is_one_line(self) -> None:
         """A user sees the code, then the message, whatever is in it."""

@@ -39,6 +39,7 @@ LAYERS = {
     "trainer": SHELLS,
     "server": SHELLS,
     "train": COMMANDS,
+    "api": COMMANDS,
     "commands": COMMANDS,
     "__main__": COMMANDS,
     "tap": COMMANDS,
@@ -300,6 +301,12 @@ class CheapImportTests(SynchronousTestCase):
         found = self.imported("import byzpy_tw; dir(byzpy_tw)")
         self.assertIn("byzpy_tw", found)
         self.assertEqual(found & {"torch", "numpy", "twisted", "attrs"}, set())
+
+    def test_the_way_to_a_run(self) -> None:
+        """To describe a run takes no torch and no Twisted: its process has them."""
+        found = self.imported("from byzpy_tw import Result, RunConfig, run")
+        self.assertIn("attrs", found)
+        self.assertEqual(found & {"torch", "numpy", "twisted"}, set())
 
     def test_twistd_lists_the_server_without_torch(self) -> None:
         """``twistd --help`` on any machine, from anywhere, names byzpy-server and

@@ -101,6 +101,7 @@ class TextTests(SynchronousTestCase):
             cwd=folder(self),
         )  # fmt: skip
         self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("finished: 5 rounds", done.stdout)
 
     def test_config_file(self) -> None:
         """The file of options is one, and the commands beside it are understood."""

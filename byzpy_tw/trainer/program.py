@@ -6,11 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import (
     FilteringLogObserver,
@@ -26,8 +25,8 @@ from byzpy_tw.kernels.machine import cores
 from byzpy_tw.kernels.memory import few_arenas, settle
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
-from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.plugins import Registry
+from byzpy_tw.runs.config import RunConfig, fresh_run_dir
 from byzpy_tw.runs.record import RESULT, RunDirectory
 from byzpy_tw.runs.resuming import Begun, finished, new, reopen
 from byzpy_tw.runs.rules import Rules, rules_of
@@ -45,6 +44,34 @@ from byzpy_tw.wire.mutual import MutualTLS
 PAUSED = 3  # exit code of a run that can be gone on with
 
 
+@frozen(eq=False)
+class Prospect:
+    """A run that may begin: its names are known, its keys good, its folder is its own."""
+
+    config: RunConfig
+    registry: Registry
+    rules: Rules
+    directory: RunDirectory
+    begun: Begun
+
+
+@frozen(eq=False)
+class Ended:
+    """How a run ended: why early, if it did, and how to go on with it, if one can."""
+
+    error: ByzpyTwError | None
+    resumable: str
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        if self.error is None:
+            return 0
+        if self.resumable:
+            return PAUSED
+        return 1 if isinstance(self.error, Diverged) else self.error.exit_code
+
+
 async def train(
     reactor: Any,
     config: RunConfig,
@@ -56,15 +83,30 @@ async def train(
 ) -> int:
     """One run with everything it needs, from where it was `begun`; its exit code.
 
+    Why it ended early is on standard error.  Cancelling is as of `conduct`.
+    """
+    run = Prospect(config, registry, rules, directory, begun or new())
+    ended = await conduct(reactor, run, write)
+    if ended.error is not None:
+        report(ended.error)
+        if ended.resumable:
+            write(ended.resumable)
+    return ended.code
+
+
+async def conduct(reactor: Any, run: Prospect, write: Callable[[str], None]) -> Ended:
+    """One run, from where it was begun to its end; its records are in its folder.
+
     Cancelling closes the run in order and then lets `CancelledError` go on.
     """
+    config, registry, directory = run.config, run.registry, run.directory
     threads = config.threads or cores()
     pool = make_pool(threads)
     screen = Screen(write, config.quiet)
     screen.configuration(config, str(directory.path), threads)
     training = Training(
-        config, registry, rules, screen, directory, Observers(registry), threads, reactor,
-        pool, begun or new(),
+        config, registry, run.rules, screen, directory, Observers(registry), threads, reactor,
+        pool, run.begun,
     )  # fmt: skip
     servers: LocalServers | None = None
     error: BaseException | None = None
@@ -113,13 +155,7 @@ async def train(
             reactor_thread.release()
             pool.shutdown(wait=False, cancel_futures=True)
     screen.result(result, str(directory.path))
-    if error is None:
-        return 0
-    report(error)
-    if training.resumable:
-        write(training.resumable)
-        return PAUSED
-    return 1 if isinstance(error, Diverged) else error.exit_code  # type: ignore[attr-defined]
+    return Ended(error, training.resumable)  # type: ignore[arg-type]
 
 
 def _member(
@@ -131,52 +167,65 @@ def _member(
     )
 
 
-def run_program(config: RunConfig, registry: Registry) -> int:
-    """Run `config` in a reactor of this process; the exit code."""
+def prospect(config: RunConfig, registry: Registry) -> Prospect:
+    """`config` looked into, and its folder made.  Mistakes are told before anything starts."""
+    parse_addresses(config.remote_hosts)
+    keys_of(config, warn=True)
+    rules = rules_of(config, registry)
+    path = Path(config.run_dir) if config.run_dir is not None else fresh_run_dir(config)
+    directory, begun = RunDirectory.create(path), new()
+    directory.write_config(begun_with(config, begun))
+    return Prospect(config, registry, rules, directory, begun)
+
+
+def prospect_again(
+    path: Path, given: Mapping[str, Any], registry: Registry, say: Callable[[str], None]
+) -> Prospect | None:
+    """The run in `path`, with the options `given`, looked into; None if it is finished."""
+    config, directory, begun = reopen(path, given, say)
     try:
-        # Mistakes are told before anything is made or started.
+        if finished(directory) == config.rounds:
+            say(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
+            directory.close()
+            return None
         parse_addresses(config.remote_hosts)
         keys_of(config, warn=True)
         rules = rules_of(config, registry)
-        directory, begun = RunDirectory.create(run_path(config)), new()
-        directory.write_config(begun_with(config, begun))
+    except ByzpyTwError:
+        directory.close()
+        raise
+    return Prospect(config, registry, rules, directory, begun)
+
+
+def run_program(config: RunConfig, registry: Registry) -> int:
+    """Run `config` in a reactor of this process; the exit code."""
+    try:
+        run = prospect(config, registry)
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
-    return _run(config, registry, rules, directory, begun)
+    return _run(run)
 
 
 def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> int:
     """Go on with the run in `path`, with the options `given`; the exit code."""
     try:
-        config, directory, begun = reopen(path, given, _print)
-        if finished(directory) == config.rounds:
-            _print(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
-            directory.close()
-            return 0
-        parse_addresses(config.remote_hosts)
-        keys_of(config, warn=True)
-        rules = rules_of(config, registry)
+        run = prospect_again(path, given, registry, _print)
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
-    return _run(config, registry, rules, directory, begun)
+    return 0 if run is None else _run(run)
 
 
-def _run(
-    config: RunConfig,
-    registry: Registry,
-    rules: Rules,
-    directory: RunDirectory,
-    begun: Begun,
-) -> int:
+def _run(run: Prospect) -> int:
     from twisted.internet import reactor
 
     few_arenas()
-    _start_logging(directory.path)
-    program = _Program(reactor)
-    return program.run(
-        lambda: train(reactor, config, registry, rules, directory, _print, begun)
+    _start_logging(run.directory.path)
+    return _Program(reactor).run(
+        lambda: train(
+            reactor, run.config, run.registry, run.rules, run.directory, _print, run.begun
+        )
     )
 
 
@@ -235,19 +284,6 @@ class _Program:
         else:
             self.code = result
         self._reactor.stop()
-
-
-def run_path(config: RunConfig) -> Path:
-    """The run's folder: as asked, or named by the time and the rules."""
-    if config.run_dir is not None:
-        return Path(config.run_dir)
-    rule, attack = parse(config.aggregator).name, parse(config.attack).name
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{rule}-{attack if config.num_byz else 'honest'}"
-    path, count = Path("runs") / name, 1
-    while path.exists():
-        count += 1
-        path = Path("runs") / f"{name}-{count}"
-    return path
 
 
 def report(error: BaseException) -> None:

@@ -319,6 +319,7 @@ class Training:
         return {
             "status": self.status,
             "error": str(error) if error is not None else None,
+            "error_code": getattr(error, "code", None),
             **self._tally.figures(),
             "seconds": self._elapsed(),
             "bytes_sent": self._bytes[0] + sent,

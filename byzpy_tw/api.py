@@ -1,0 +1,256 @@
+"""Whole runs from Python: `run` for scripts and notebooks, `run_async` under a reactor.
+
+`run` has the trainer work in a process of its own, the very ``python -m byzpy_tw.train`` of
+the command line, and reads what it leaves in the run's folder.  Not in a thread, because
+
+1. a Twisted reactor runs once in a process, and in a notebook an asyncio loop runs
+   already: a process a run can be had any number of times, from any thread, in a loop too;
+2. torch's threads, signal handlers, the C library's heaps and what a run leaves in memory
+   stay out of the caller's process, and a crash of the one is not the other's;
+3. the same code runs as on the command line, so it gives the same bits and messages.
+
+It costs the seconds that a process takes to import torch.  The child holds a pipe from
+its parent and ends in order, with a checkpoint, if that is gone.  It finds modules where
+its parent does; a plugin has to be an installed distribution, as on the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, rebuilt
+from byzpy_tw.runs.config import PLACES, RunConfig, fresh_run_dir
+from byzpy_tw.runs.options import checked, option_named, over
+from byzpy_tw.runs.result import Result
+from byzpy_tw.runs.written import beside, plain_toml, read_options
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+
+Config = RunConfig | str | PathLike[str]
+Show = Callable[[str], object]
+
+_ERROR = re.compile(r"byzpy_tw: error: ([A-Z_]+): (.*)")
+_LAST_LINES = 40  # that are kept, for an error message
+
+
+def run(
+    config: Config | None = None,
+    /,
+    *,
+    resume: str | PathLike[str] | None = None,
+    check: bool = True,
+    show: Show | None = print,
+    **options: Any,
+) -> Result:
+    """Train, and return what came of it; waits for the end.
+
+    `config` is a `RunConfig` or the path of a TOML file; `options` are those of the
+    command line, with underscores, and go before it: ``run(dataset="mnist5k", rounds=20)``.
+    Where they name no place, the nodes live in the run's process (``in_process=True``).
+    With `resume`, a run's folder, that run goes on, and options replace its own as with
+    ``--resume``.  Each line that the command would print is handed to `show`.
+
+    Raises `ConfigError` for what makes no sense, and whatever error ended the run early
+    (`BudgetExceeded` and `Diverged`, say; `RunFailed` where its process was stopped or
+    killed).  Without `check`, a run that was begun and ended early is returned too: see the
+    result's ``status`` and ``error``.  Ctrl-C ends the run in order, with a checkpoint.
+    """
+    given = _options(config, resume, options)
+    fresh = False
+    if resume is not None:
+        path = Path(resume)
+    else:
+        asked = RunConfig(**given)
+        fresh = asked.run_dir is None
+        path = fresh_run_dir(asked) if asked.run_dir is None else Path(asked.run_dir)
+        given = {**_values(asked), "run_dir": str(path)}
+    try:
+        with tempfile.TemporaryDirectory(prefix="byzpy_tw-") as folder:
+            file = Path(folder) / "options.toml"
+            file.write_text(plain_toml(given), encoding="utf-8")
+            again = () if resume is None else ("--resume", str(path))
+            code, lines = _followed(["--config", str(file), *again], show, path)
+    finally:
+        if fresh and not any(path.iterdir()):
+            path.rmdir()  # nothing was begun
+    return _outcome(path, _error(code, lines), check)
+
+
+def run_async(
+    config: Config | None = None,
+    /,
+    *,
+    reactor: Any = None,
+    resume: str | PathLike[str] | None = None,
+    check: bool = True,
+    show: Show | None = print,
+    **options: Any,
+) -> Deferred[Result]:
+    """As `run`, in this process and its running Twisted `reactor` (default: the installed one).
+
+    Several may run at once.  Cancelling closes the run in order, with a checkpoint.  What
+    happens goes to the process's own log.  For asyncio: ``run_async(...).asFuture(loop)``
+    under Twisted's asyncio reactor.
+    """
+    from twisted.internet.defer import Deferred
+
+    return Deferred.fromCoroutine(_conducted(config, reactor, resume, check, show, options))
+
+
+async def _conducted(
+    config: Config | None,
+    reactor: Any,
+    resume: str | PathLike[str] | None,
+    check: bool,
+    show: Show | None,
+    options: Mapping[str, Any],
+) -> Result:
+    if reactor is None:
+        from twisted.internet import reactor
+    from byzpy_tw.plugins.shorthand import registry
+    from byzpy_tw.trainer.program import conduct, prospect, prospect_again
+
+    given, say = _options(config, resume, options), show or _nowhere
+    if resume is None:
+        run = prospect(RunConfig(**given), registry())
+    else:
+        found = prospect_again(Path(resume), given, registry(), say)
+        if found is None:
+            return Result.read(resume)
+        run = found
+    ended = await conduct(reactor, run, say)
+    return _outcome(run.directory.path, ended.error, check)
+
+
+def _nowhere(line: str) -> None:
+    pass
+
+
+def _options(
+    config: Config | None, resume: str | PathLike[str] | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options that were given, in every way, by field of `RunConfig`."""
+    given = {}
+    for key, value in options.items():
+        name = option_named(key).name
+        given[name] = checked(name, value)
+    if config is None:
+        beneath: dict[str, Any] = {}
+    elif isinstance(config, RunConfig):
+        beneath = _values(config)
+    elif isinstance(config, (str, PathLike)):
+        beneath = read_options(Path(config))
+    else:
+        raise ConfigError(
+            "a run is described by a RunConfig, the path of a TOML file, or keyword "
+            f"arguments (of a dict: run(**options)), not by {type(config).__name__}"
+        )
+    folder = None if resume is None else Path(resume)
+    chosen = over(given, beside(folder, beneath, "the configuration"))
+    if resume is None and not any(chosen.get(name) for name in PLACES):
+        chosen["in_process"] = True
+    return chosen
+
+
+def _values(config: RunConfig) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in attrs.fields(RunConfig)}
+
+
+def _followed(arguments: list[str], show: Show | None, path: Path) -> tuple[int, list[str]]:
+    """The trainer with `arguments`, to its end: its exit code, and its last lines."""
+    lines: deque[str] = deque(maxlen=_LAST_LINES)
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "byzpy_tw.train", "--until-eof", *arguments],
+        stdin=subprocess.PIPE,  # nothing is written: it ends when this process does
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **_surroundings()},
+        encoding="utf-8",
+        errors="replace",
+        # Ctrl-C in a terminal reaches every process of it, and twice means: at once.
+        start_new_session=True,
+    ) as child:
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                lines.append(line.rstrip("\n"))
+                if show is not None and not _ERROR.match(line):
+                    show(lines[-1])
+            child.wait()
+        except BaseException as e:  # Ctrl-C, or `show` raised
+            _stopped(child, show if isinstance(e, KeyboardInterrupt) else None)
+            if isinstance(e, KeyboardInterrupt):
+                e.add_note(f"to go on with the run: byzpy_tw.run(resume={str(path)!r})")
+            raise
+    return child.returncode, list(lines)
+
+
+def _stopped(child: subprocess.Popen[str], show: Show | None) -> None:
+    """End `child` in order; at once if there is a second Ctrl-C."""
+    assert child.stdout is not None
+    child.send_signal(signal.SIGINT)
+    try:
+        for line in child.stdout:
+            if show is not None:
+                show(line.rstrip("\n"))
+        child.wait()
+    except BaseException:
+        child.kill()
+        raise
+
+
+def _surroundings() -> dict[str, str]:
+    """What makes the child find the modules that this process finds."""
+    places = [os.path.abspath(place) for place in sys.path]  # '' is the current directory
+    return {"PYTHONPATH": os.pathsep.join(places), "PYTHONIOENCODING": "utf-8"}
+
+
+def _error(code: int, lines: list[str]) -> ByzpyTwError | None:
+    """What a process that ended with `code` and `lines` says went wrong, if anything."""
+    if code == 0:
+        return None
+    told = [found for line in lines if (found := _ERROR.fullmatch(line))]
+    if told and 0 < code < 128:
+        return rebuilt(*told[-1].groups())
+    number = -code if code < 0 else code - 128
+    try:
+        how = f"was stopped by {signal.Signals(number).name}"
+    except ValueError:
+        how = f"ended with exit code {code}; its last line: {lines[-1] if lines else 'none'}"
+    error = RunFailed(f"the run's process {how}")
+    if code == 1:  # a bug, and a traceback: whoever mends it needs all of it
+        error.add_note("\n".join(lines))
+    return error
+
+
+def _outcome(path: Path, error: ByzpyTwError | None, check: bool) -> Result:
+    """The result in `path` of a run that ended with `error`, or `error` itself."""
+    if error is None:
+        return Result.read(path)
+    try:
+        result = Result.read(path)
+    except RunDirectoryError:
+        raise error from None
+    # What is there may be another run's, or of an earlier attempt at this one.
+    recorded = result.figures.get("error_code")
+    its_own = error.code == recorded if recorded else isinstance(error, RunFailed)
+    if its_own and not check:
+        return result
+    if its_own:
+        error.add_note(f"what there is of the run: byzpy_tw.Result.read({str(path)!r})")
+        if result.status in ("paused", "interrupted", "unfinished"):
+            error.add_note(f"to go on with it: byzpy_tw.run(resume={str(path)!r})")
+    raise error
