@@ -1,4 +1,7 @@
-"""Whatever is wrong with a server ends the run before round 0, in one line."""
+"""Whatever is wrong with a server ends the run before round 0, in one line.
+
+Here with processes of their own; test_mistakes has what needs none.
+"""
 
 from __future__ import annotations
 
@@ -77,18 +80,6 @@ class BeforeRoundZeroTests(TestCase):
             self, *("--remote-hosts", address, "--dataset", "mnist", "--data-root", str(mine))
         )
         self.assert_told(run, "SERVER_DIFFERS", address, "other data", "--data-root")
-
-    def test_no_data(self) -> None:
-        """Data that cannot be had is told with the way out."""
-        run = train(self, "--in-process", "--dataset", "mnist", "--data-root", str(folder(self)))
-        self.assert_told(run, "DATASET_UNAVAILABLE", "--dataset mnist5k", "--data-root")
-
-    def test_small_shards(self) -> None:
-        """A batch that no shard can fill is told with both numbers."""
-        run = train(self, "--in-process", "--batch-size", "5000")
-        self.assertEqual(run.code, 2)
-        self.assertIn("SHARD_TOO_SMALL: shard 0 of 3 has 1334 examples", run.output)
-        self.assertNotIn("Traceback", run.output)
 
     def test_a_full_disk(self) -> None:
         """Records that cannot be written pause the run, in one line."""

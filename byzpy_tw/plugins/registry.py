@@ -83,9 +83,11 @@ class Registry:
         found = self.names[kind]
         if name not in found:
             known = ", ".join(sorted(found)) or "none are installed"
-            raise UnknownName(
-                f"no {kind} is called {name!r}{nearest(name, found)} (known: {known})"
-            )
+            elsewhere = [other for other in KINDS if name in self.names[other]]
+            near = nearest(name, found)
+            if elsewhere:
+                near = f"; {name!r} is {_article(elsewhere[0])}"
+            raise UnknownName(f"no {kind} is called {name!r}{near} (known: {known})")
         return found[name]
 
     def make(self, kind: str, text: str | Named, **fill: Any) -> Any:
@@ -259,6 +261,10 @@ def _collect(
                     raise DuplicateName(_twice(kind, name, found[name], distribution))
                 found[name] = entry
     return found
+
+
+def _article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _twice(kind: str, name: str, first: Entry, distribution: str) -> str:

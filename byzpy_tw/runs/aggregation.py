@@ -63,10 +63,21 @@ class Aggregation:
         `GuaranteeMissing` where ``--strict`` wants a guarantee.
         """
         n, f = self.config.n, self.config.f
+        for text in self.config.pipeline.split("|"):
+            asked = _budget_in(text)
+            if asked is not None and asked > f:  # it would be lowered, in silence
+                raise ConfigError(
+                    f"{text.strip()!r} is to tolerate {asked} faulty nodes, and the run's "
+                    f"budget is --f {f}: raise --f, or leave f={asked} out"
+                )
         why = self.chain(f).computable(n)
         if why is not None:
-            raise ConfigError(f"{self.config.pipeline}: {why}")
+            raise ConfigError(
+                f"{self.config.pipeline}: {why}; use more nodes, a smaller --f, or another rule"
+            )
         missing = self.chain(f).guarantee(n)
+        if missing is None and self.config.num_byz > f:
+            missing = f"{self.config.num_byz} Byzantine nodes are more than f = {f}"
         if missing is not None and self.config.strict:
             raise GuaranteeMissing(f"{self.config.pipeline}: {missing} (--strict)")
         return missing
@@ -121,8 +132,16 @@ class Aggregation:
 
 
 def _with_budget(text: str, f: int) -> str:
-    named = parse(text)
-    if "f" not in named.parameters:
+    named, asked = parse(text), _budget_in(text)
+    if asked is None:
         return named.text
-    lowered = {**named.parameters, "f": str(min(f, int(float(named.parameters["f"]))))}
-    return evolve(named, parameters=lowered).text
+    return evolve(named, parameters={**named.parameters, "f": str(min(f, asked))}).text
+
+
+def _budget_in(text: str) -> int | None:
+    """The f that a rule's text names, if it does; what is no number the registry refuses."""
+    try:
+        number = float(parse(text).parameters.get("f", "nan"))
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None

@@ -210,8 +210,8 @@ class RemoteHost:
             raise CancelledError() from None
         except (ConnectError, DNSLookupError, TimeoutError, OSError, ValueError) as e:
             raise ServerUnreachable(
-                f"{self.name}: {clean(str(e))}; start 'twistd -n byzpy-server --port "
-                f"{self.address.port}' there, or check the address and the firewall"
+                f"{self.name}: {clean(str(e)).rstrip('.')}; start 'twistd -n byzpy-server "
+                f"--port {self.address.port}' there, or check the address and the firewall"
             ) from e
 
     async def _ask(
@@ -251,8 +251,11 @@ class RemoteHost:
             why = self._refused(connection, e)
             if why is not None:
                 raise KeysRefused(f"{self.name}: {clean(why)}; its log may say more") from e
+            where = "its log says why"
+            if what.endswith(commands.Hello.__name__):
+                where = f"is it a byzpy-server? If so, {where}"
             raise ServerUnreachable(
-                f"{self.name}: hung up, {what} ({clean(str(e))}); its log says why"
+                f"{self.name}: hung up, {what} ({clean(str(e)).rstrip('.')}); {where}"
             ) from e
         except ByzpyTwError as e:
             raise type(e)(f"{self.name}: {clean(str(e), 2000)}") from e
