@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from attrs import define, field
 from torch import Tensor
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import LimitExceeded, ServerDiffers, ServerUnreachable
@@ -43,6 +43,7 @@ class World:
     digest: str = "data"
     wrong: dict[str, str] = field(factory=dict)  # servers that lie, and as they do what
     slow: dict[str, Deferred] = field(factory=dict)  # servers whose next spawn waits for it
+    opening: dict[str, Deferred] = field(factory=dict)  # and whose next run does
 
     def host(self, name: str) -> FakeHost:
         self.hosts.append(FakeHost(name, self))
@@ -77,6 +78,8 @@ class FakeHost:
     async def open(self, run: str, spec: Any, sink: Any) -> Opened:
         self.sink = sink
         self.lie("join")
+        if (waits := self.world.opening.pop(self.name, None)) is not None:
+            await waits
         return Opened(D, self.world.digest)
 
     def lie(self, what: str) -> None:
@@ -243,6 +246,59 @@ class StartTests(FleetCase):
             else:
                 self.successResultOf(starting)
                 self.assertTrue(self.collector.home(1) is not None)
+
+
+    def test_those_that_do_not_wait(self) -> None:
+        """Servers that are gone before the last has joined are not there."""
+        for options, gone, enough in (
+            ("--min-servers 2", "a", True), ("--min-servers 3", "a", False),
+            ("--min-servers 1", "abc", False), ("", "a", False),
+        ):  # fmt: skip
+            with self.subTest(options, gone=gone):
+                self.setUp()
+                self.world.opening = {"c": (opening := Deferred())}
+                fleet = self.fleet(options)
+                starting = Deferred.fromCoroutine(fleet.start())
+                for name in gone:
+                    self.world.on(name).lose("went away")
+                opening.callback(None)
+                if enough:
+                    self.successResultOf(starting)
+                    self.assertEqual(self.lives(fleet)["a"], [])
+                    self.assertIn("a: went away; going on without it for now", self.said)
+                else:
+                    failure = self.failureResultOf(starting, ServerUnreachable)
+                    self.assertIn("went away", str(failure.value))
+
+    def test_one_that_keeps_the_others_waiting(self) -> None:
+        """Once enough are there it has as long as a replacement has; then it may come
+        later.  Without --min-servers it has all the time that its answers have."""
+        for where in ("opening", "slow"):
+            with self.subTest(where):
+                self.setUp()
+                setattr(self.world, where, {"b": Deferred()})
+                fleet = self.fleet("--min-servers 2")
+                starting = Deferred.fromCoroutine(fleet.start())
+                self.reactor.advance(REPLACE / 2)
+                self.assertEqual(self.said, ["waiting for b"])
+                self.assertNoResult(starting)
+                self.reactor.advance(REPLACE / 2)
+                self.successResultOf(starting)
+                self.assertIn(f"b: not ready {REPLACE:g} s after enough", " ".join(self.said))
+                self.assertEqual({self.collector.home(n).name for n in range(4)}, {"a", "c"})
+                setattr(self.world, where, {"b": (waits := Deferred())})
+                starting = Deferred.fromCoroutine(self.fleet().start())
+                self.reactor.advance(10 * REPLACE)
+                self.assertNoResult(starting)
+                waits.callback(None)
+                self.successResultOf(starting)
+
+    def test_given_up(self) -> None:
+        """Whoever cancels the start ends it."""
+        self.world.opening = {"b": Deferred()}
+        starting = Deferred.fromCoroutine(self.fleet("--min-servers 2").start())
+        starting.cancel()
+        self.failureResultOf(starting, CancelledError)
 
 
 class LossTests(FleetCase):
@@ -472,6 +528,33 @@ class AskingTests(FleetCase):
             self.reactor.advance(1.0)
         self.successResultOf(running)
         self.assertIn(1, asking.round.refusals)
+
+    def test_a_server_that_leaves_in_each_round(self) -> None:
+        """It costs a few waits, and no more, where nobody else has room for its node: it
+        is charged like one that does not move.  Still it is used when it is there."""
+        fleet = self.start("--max-nodes-per-server 1", names="abcd")
+        waited, missed = [], 0
+        for number in range(30):
+            fleet.settle()
+            member = fleet._by_name["d"]
+            begun = self.reactor.seconds()
+            asking = self.asking(fleet, number)
+            running = self.run_round(asking)
+            while not running.called:
+                if self.reactor.seconds() > begun + REPLACE - 10.5:
+                    self.world.down.discard("d")
+                self.reactor.advance(0.25)
+            waited.append(self.reactor.seconds() - begun)
+            missed += 3 in asking.round.refusals
+            self.world.down.discard("d")
+            if not member.up:  # as long as it is dialled, after a round
+                self.reactor.pump([1.0] * 11)
+            if member.up:
+                self.world.down.add("d")
+                self.world.on("d").lose()
+        self.assertLess(sum(seconds > 1 for seconds in waited), 5, waited)
+        self.assertGreater(missed, 20)
+        self.assertEqual(self.successResultOf(running), None)
 
     def test_silence_is_charged(self) -> None:
         """At the deadline, within the budget; the whole round takes one timeout."""

@@ -160,12 +160,13 @@ class Asking:
         patience = self._config.replace_timeout
         now = self._reactor.seconds()
         nodes = [node for node in nodes if self.round.awaits(node)]
-        if not self._fleet.placement.failover:
-            # They do not move, so nobody waits for what the budget covers.
-            charged = len(self.round.refusals) + len(nodes)
-            if charged <= self.round.f:
-                self._refuse(nodes, why)
-                return
+        # Where they do not move, or would come only to go, nobody waits for what the
+        # budget covers.
+        moving, worth = self._fleet.placement.failover, self._fleet.worth_waiting_for
+        spared = [node for node in nodes if not (moving and worth(node))]
+        if len(self.round.refusals) + len(spared) <= self.round.f:
+            self._refuse(spared, why)
+            nodes = [node for node in nodes if node not in spared]
         for node in nodes:
             self._due[node] = min(self._fleet.since.get(node, now) + patience, self._end)
             self._asked.pop(node, None)

@@ -7,7 +7,7 @@ next round.  What goes where is `Placement`'s decision; here it is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field, frozen
@@ -31,6 +31,7 @@ from byzpy_tw.trainer import setup
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.hosts import Host, Opened, Say
 from byzpy_tw.trainer.member import Member
+from byzpy_tw.trainer.starting import Starting, unusable
 
 
 @frozen(eq=False)
@@ -54,13 +55,14 @@ class Fleet:
     nodes: Sequence[NodeSpec]
     collector: Collector
     _reactor: Any
-    _say: Say
+    say: Say
     placement: Placement = field(init=False)
     # Called with a host and nodes that have just come to live on it.
     moved: Callable[[Host, list[int]], None] = field(init=False)
     # Called with nodes that have no host now, and why.
     stranded: Callable[[list[int], str], None] = field(init=False)
     since: dict[int, float] = field(factory=dict, init=False)  # homeless node -> from when
+    _lost_with: dict[int, Member] = field(factory=dict, init=False)  # node -> whom last
     events: list[str] = field(factory=list, init=False)  # since the last round was told
     _returning: list[Member] = field(factory=list, init=False)
     _spent: list[int] = field(factory=lambda: [0, 0], init=False)  # bytes of hosts that are gone
@@ -86,39 +88,17 @@ class Fleet:
     # -- the start
 
     async def start(self) -> None:
-        """Reach every host, and give it its nodes.
-
-        Raises what is wrong with the first that is not as it must be.  With
-        ``--min-servers``, whoever cannot be reached or used is left out, and may join
-        later; what is wrong with them is raised only where too few remain.
-        """
+        """Reach every host, and give it its nodes; see `Starting`."""
         config = self.terms.config
         least = None if config.in_process else config.min_servers
-        if least is None:
-            await setup.all_of([self._join(member) for member in self.members])
-        else:
-            tried = [self._try(member, self._join(member)) for member in self.members]
-            self._enough(least, await setup.all_of(tried))
-        for member in self.members:
-            if member.host is not None and not member.host.gone:
-                member.up = True
-                self.placement.back(member.name)
-            elif least is None:
-                raise ServerUnreachable(f"{member.name}: {member.host and member.host.gone}")
-        moved = [(self._by_name[name], nodes) for name, nodes in self.placement.fill().items()]
-        giving = [self._give(member, nodes) for member, nodes in moved]
-        if least is None:
-            await setup.all_of(giving)
-        else:
-            tried = [self._try(m, give) for (m, _), give in zip(moved, giving, strict=True)]
-            self._enough(least, await setup.all_of(tried))
+        await Starting(self, least, self._reactor).begin()
         for node in self.placement.homeless:
             self.since.setdefault(node, self._reactor.seconds())
         for member in self.members:
             if not member.up:
                 self._redial(member)
 
-    async def _give(self, member: Member, nodes: list[int]) -> None:
+    async def give(self, member: Member, nodes: list[int]) -> None:
         """At the start: have `nodes` on `member`."""
         host = member.host
         await self._spawn(member, nodes)
@@ -127,47 +107,18 @@ class Fleet:
                 if self.placement.home[node] == member.name:
                     self.collector.assign(node, host)
 
-    async def _try(self, member: Member, work: Coroutine[Any, Any, None]) -> ByzpyTwError | None:
-        """Do that; where it fails, be without `member` for now.  Why it failed."""
-        host = member.host
-        try:
-            await work
-            return None
-        except ByzpyTwError as e:
-            if member.up and member.host is host and host is not None:
-                host.drop("not used")
-                self._lost(host, message_of(e))
-            elif not member.up and member.host is not None:
-                member.host.drop("not used")
-                member.host = None
-                self.tell(f"{_unusable(member, e)}; going on without it for now")
-            return e
-
-    def _enough(self, least: int, failures: Sequence[ByzpyTwError | None]) -> None:
-        """Raise what is wrong where fewer than `least` servers are left."""
-        wrong = [failure for failure in failures if failure is not None]
-        there = sum(m.host is not None and not m.host.gone for m in self.members)
-        if not wrong or there >= least:
-            return
-        refused = [e for e in wrong if not isinstance(e, ServerUnreachable)]
-        how = "cannot be used" if refused else "did not answer"
-        raise type((refused or wrong)[0])(
-            f"{len(self.members) - there} of {len(self.members)} servers {how}, "
-            f"--min-servers {least}: {'; '.join(map(str, wrong))}"
-        )
-
-    async def _join(self, member: Member) -> None:
+    async def join(self, member: Member) -> None:
         """Connect to `member`, compare it with what the run needs, open the run there."""
         terms = self.terms
         member.spawned = set()
         member.host = host = member.make()
-        host.on_lost = self._lost
+        host.on_lost = self.lost
         first = not member.digest
         theirs = await host.hello()
         member.shown = host.name
         setup.compare(
             host.name, terms.config, terms.registry, terms.environment, theirs,
-            self._say if first else lambda line: None,
+            self.say if first else lambda line: None,
         )  # fmt: skip
         opened = await setup.open_run(
             host, terms.run, terms.config, terms.registry, self.collector
@@ -240,12 +191,12 @@ class Fleet:
         member = self._member(host)
         if member is not None and member.redials:
             host.drop(why)
-            self._lost(host, why)
+            self.lost(host, why)
 
     def _member(self, host: Host) -> Member | None:
         return next((m for m in self.members if m.up and m.host is host), None)
 
-    def _lost(self, host: Host, why: str) -> None:
+    def lost(self, host: Host, why: str) -> None:
         member = self._member(host)
         if member is None or self._closed:
             return  # while it was joining: whoever joins it is told
@@ -259,12 +210,21 @@ class Fleet:
         for node in nodes:
             self.collector.assign(node, None)
             self.since[node] = now
+            self._lost_with[node] = member
         self.tell(f"{member.name} is lost: {why}")
         self._redial(member)
         self._fill()
         left = [node for node in nodes if self.placement.home[node] is None]
         if left:
             self.stranded(left, f"{member.name}: {why}")
+
+    def worth_waiting_for(self, node: int) -> bool:
+        """Whether the server that homeless `node` was lost with may be expected to stay.
+
+        One that comes and goes would cost each round a wait.
+        """
+        member = self._lost_with.get(node)
+        return member is None or not member.asked_to_stay
 
     def _fill(self) -> None:
         """Find homes for the homeless among the hosts that are up."""
@@ -335,7 +295,7 @@ class Fleet:
 
     async def _joined(self, member: Member) -> bool:
         try:
-            await self._join(member)
+            await self.join(member)
             here = [n for n in self.placement.home if self.placement.belongs(n) == member.name]
             await self._spawn(member, here)
             return True
@@ -351,7 +311,7 @@ class Fleet:
             text = message_of(e)
             if not isinstance(e, ServerUnreachable) and text != member.complaint:
                 member.complaint = text
-                self.tell(_unusable(member, e))
+                self.tell(unusable(member, e))
             return False
         finally:
             member.joining = None
@@ -363,7 +323,7 @@ class Fleet:
     def tell(self, line: str) -> None:
         """Something that happened to the run: for the user, and the round's record."""
         self.events.append(line)
-        self._say(line)
+        self.say(line)
 
     # -- the end
 
@@ -383,12 +343,6 @@ class Fleet:
             await gatherResults(closing, consumeErrors=True)
         except FirstError as e:  # given up
             raise e.subFailure.value from None
-
-
-def _unusable(member: Member, error: ByzpyTwError) -> str:
-    if isinstance(error, ServerUnreachable):
-        return str(error)
-    return f"{member.name} cannot take part: {message_of(error)}"
 
 
 def _live(nodes: Sequence[int]) -> str:
