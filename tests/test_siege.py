@@ -17,7 +17,9 @@ from byzpy_tw.testing.siege import servers, sockets, trainers
 from byzpy_tw.testing.siege.__main__ import main
 from byzpy_tw.testing.siege.counting import FIRST, PAST, Tally, besiege
 from byzpy_tw.testing.siege.spoiling import BOXES, FRAMES, Spoiler
+from byzpy_tw.server.session import Session
 from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.starting import Starting
 from byzpy_tw.wire.frames import Kind
 from byzpy_tw.wire.guarded import GuardedAMP
 from tests.support import folder
@@ -67,7 +69,7 @@ class VirtualTests(SynchronousTestCase):
 
     def test_a_trainer(self) -> None:
         """Whatever malicious servers say, all that must hold of a run does."""
-        tally = self.besiege(trainers, 400)
+        tally = self.besiege(trainers, 300)
         self.assertEqual(tally.wrong, [])
         self.assertGreater(tally.counts[PAST], 0.9 * tally.inputs)
         # Most goes on to its end, and what was wrong was refused for a reason.
@@ -76,7 +78,7 @@ class VirtualTests(SynchronousTestCase):
 
     def test_a_server(self) -> None:
         """Whatever strangers say, the run beside comes to the bits that it has alone."""
-        tally = self.besiege(servers, 800)
+        tally = self.besiege(servers, 500)
         self.assertEqual(tally.wrong, [])
         self.assertGreater(tally.counts[PAST], 0.9 * tally.inputs)
         self.assertEqual(set(tally.ends), {"finished"})
@@ -91,6 +93,25 @@ class VirtualTests(SynchronousTestCase):
 
         self.patch(Collector, "place", wrong)
         self.assertTrue(self.besiege(trainers, 600).wrong)
+
+    def test_a_trainer_that_gives_up_is_found(self) -> None:
+        """One that one bad server at the start keeps from beginning at all."""
+
+        async def wrong(self: Any, jobs: Any) -> None:
+            self.least, least = None, self.least
+            await right(self, jobs)
+            self.least = least
+
+        right = Starting._all
+        self.patch(Starting, "_all", wrong)
+        tally = self.besiege(trainers, 700, 20)
+        tally.judge()
+        self.assertIn("runs finished that could have", " ".join(tally.wrong))
+
+    def test_a_trusting_server_is_found(self) -> None:
+        """One that answers whoever has not said Hello."""
+        self.patch(Session, "_after_hello", lambda self, responder: responder)
+        self.assertIn("before Hello", " ".join(self.besiege(servers, 300).wrong))
 
     def test_a_silent_server_is_found(self) -> None:
         """One that sends a stranger away and does not say why, anywhere."""
@@ -115,6 +136,16 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(code, 0)
         self.assertRegex(text, r"\d+ hostile inputs in \d+ histories, \d+\.\d% past")
         self.assertIn("0 violations", text)
+
+    def test_mistakes(self) -> None:
+        for words, about in (
+            (("trainer", "--inputs", "0"), "above 0"),
+            (("server", "--processes", "none"), "above 0"),
+            (("trainer", "--sockets", "--seed", "3"), "--sockets has real time"),
+        ):
+            with contextlib.redirect_stderr(io.StringIO()) as err:
+                self.assertEqual(self.assertRaises(SystemExit, main, list(words)).code, 2)
+            self.assertIn(about, err.getvalue())
 
     def test_tells_one(self) -> None:
         code, text = self.output("trainer", "--seed", "4")

@@ -22,8 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
         "against a trainer, until so many hostile inputs were said.",
     )
     parser.add_argument("whom", choices=sorted(EXAMINE))
-    parser.add_argument("--inputs", type=int, default=2_000, metavar="N")
-    parser.add_argument("--processes", type=int, default=1, metavar="K")
+    parser.add_argument("--inputs", type=_positive, default=2_000, metavar="N")
+    parser.add_argument("--processes", type=_positive, default=1, metavar="K")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="of the histories")
     parser.add_argument("--step", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, metavar="N", help="tell the history of this seed")
@@ -32,15 +32,25 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="the last line is for programs")
     chosen = parser.parse_args(arguments)
+    if chosen.sockets and (chosen.seed is not None or chosen.processes > 1):
+        parser.error("--sockets has real time, and one process: no --seed, no --processes")
     if chosen.seed is not None:
         return _tell(EXAMINE[chosen.whom], chosen.seed)
     begun = time.perf_counter()
     tally = _tally(chosen)
+    if not chosen.json:  # else whoever adds up does
+        tally.judge()
     if chosen.json:
         _say(json.dumps(tally.to_dict()))
     else:
         _say("\n".join([*tally.lines(), f"{time.perf_counter() - begun:.0f} s in all"]))
     return 1 if tally.wrong else 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def _tally(chosen: argparse.Namespace) -> Tally:

@@ -16,8 +16,13 @@ from byzpy_tw.testing.simulate.history import History
 Examine = Callable[[int], tuple[History, list[str], Counter[str]]]
 
 PAST, FIRST = "past the first box", "first box"
+# Runs that nothing but liars beyond the budget could keep from finishing; and that did.
+FREE, FINISHED = "free runs", "free runs that finished"
+LEAST = 0.85  # of those
+MOST_GROWN = 200.0  # MiB, in the second half of a siege
 SAY_EVERY = 5_000  # inputs
-NO_SPOIL = (PAST, FIRST, "connections", "conversations")
+PATIENCE = 20  # histories
+NO_SPOIL = (PAST, FIRST, FREE, FINISHED, "connections", "conversations")
 
 
 @define
@@ -54,6 +59,15 @@ class Tally:
             self.refused.update(refusal["reason"] for refusal in record["refused"])
         self.wrong += [f"seed {seed}: {what}" for what in wrong]
 
+    def judge(self) -> None:
+        """What is wrong with all of it together."""
+        free, finished = self.counts[FREE], self.counts[FINISHED]
+        if free >= 20 and finished < LEAST * free:
+            self.wrong.append(f"only {finished} of {free} runs finished that could have")
+        for mib in self.grown:
+            if mib > MOST_GROWN:
+                self.wrong.append(f"a process grew by {mib:.0f} MiB in the second half")
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -70,7 +84,8 @@ class Tally:
             f"{self.inputs:,} hostile inputs in {self.histories:,} histories, "
             f"{share:.1%} past the first box",
             f"of these kinds: {_listed(kinds)}",
-            f"runs: {_listed(self.ends)}; contributions refused: {_listed(self.refused)}",
+            f"runs: {_listed(self.ends)}, {self.counts[FINISHED]} of the {self.counts[FREE]} that "
+            f"only too many liars can stop; contributions refused: {_listed(self.refused)}",
         ]
         if self.grown:
             grown = ", ".join(f"{mib:.0f}" for mib in self.grown)
@@ -88,10 +103,13 @@ def besiege(
     tally, seed, half, said = Tally(), first, 0.0, 0
     began = time.process_time()
     while tally.inputs < inputs:
+        if tally.histories >= PATIENCE and not tally.inputs:
+            tally.wrong.append(f"{PATIENCE} histories, and nothing hostile was said")
+            break
         history, wrong, counts = examine(seed)
         tally.take(seed, history, wrong, counts)
         for what in wrong:
-            say(f"seed {seed}: {what}")
+            say(f"seed {seed} (--seed tells it): {what}")
         if not half and tally.inputs >= inputs / 2:
             half = resident()
         if tally.inputs // SAY_EVERY > said:

@@ -27,6 +27,7 @@ ROUNDS = 40
 MOST = 150  # conversations in a history
 AT_ONCE = 6
 STRANGERS = "10.0.3.1"
+SLOW = 30.0  # seconds; a third of the shortest --round-timeout that is drawn
 GARBAGE = 20  # one conversation in so many is a byte string, and no more
 
 
@@ -73,16 +74,33 @@ class Strangers:
         self.wrong.append(f"a conversation broke off: {failure.getTraceback()}")
 
     def _judge(self, heard: list[Heard]) -> None:
-        log = "\n".join(self._log)
+        reasons = "\n".join(line for line in self._log if " opened: " not in line)
         for one in heard:
             names = one.conversation.mutations or ("bytes",)
             self.counts["past the first box" if one.welcome else "first box"] += len(names)
             self.counts.update(names)
             self.counts["conversations"] += 1
+            self.wrong += [f"{what}: {names}" for what in _undue(one)]
             for line in one.lines.values():
-                told = any(b"_error" in box for box in line.boxes)
-                if line.dismissed and not told and f"{line.here}:" not in log:
+                told = line.boxes and b"_error" in line.boxes[-1]
+                if line.dismissed and not told and f"{line.here}: " not in reasons:
                     self.wrong.append(f"{line.here} was sent away without a word: {names}")
+
+
+def _undue(heard: Heard) -> Iterator[str]:
+    """What a server gave that was not due: an answer before Hello, a ticket's second use."""
+    lines, streams = heard.lines.values(), 0
+    for line in lines:
+        answers = [box for box in line.boxes if b"_answer" in box]
+        stream = line.stream_bytes or any(box[b"_answer"] == b"OpenStream" for box in answers)
+        streams += bool(stream)
+        # One that holds nothing may be OpenStream's, whatever its tag was changed to.
+        telling = bool(answers) and len(answers[0]) > 1
+        if telling and not stream and b"environment" not in answers[0]:
+            yield f"{line.here} was answered {dict(answers[0])} before Hello"
+    tickets = sum(b"ticket" in box for line in lines for box in line.boxes)
+    if streams > tickets:
+        yield f"{streams} tensor streams were opened with {tickets} tickets"
 
 
 def drawn(seed: int) -> Schedule:
@@ -103,4 +121,7 @@ def examine(seed: int) -> tuple[History, list[str], Counter[str]]:
     """The history of `seed`, what is wrong with it, and what strangers said."""
     strangers = Strangers(seed)
     history, wrong = sweep.examine(drawn(seed), others=strangers)
+    slow = [r["seconds"] for r in history.rounds if r["seconds"] > SLOW]
+    if slow:
+        wrong.append(f"{len(slow)} rounds were held up, for {max(slow):g} s at most")
     return history, [*wrong, *strangers.wrong], strangers.counts

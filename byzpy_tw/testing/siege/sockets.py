@@ -145,8 +145,8 @@ class Siege:
                 self.tally.histories += 1
                 self.tally.ends[f"besieged, exit code {done.code}"] += 1
                 self._count_refusals(done)
-                # Finished, paused for want of good vectors, or ended with an error in words.
-                if done.code not in (0, 1, 3) or "Traceback" in done.output:
+                # Finished, or paused for want of good vectors.
+                if done.code not in (0, 3) or "Traceback" in done.output:
                     self.tally.wrong.append(f"exit code {done.code}: {done.output}")
                 self.say(f"{counts[PAST] + counts[FIRST]:,} inputs")
             self.tally.counts += counts
@@ -166,10 +166,11 @@ class Siege:
             self.tally.refused.update(r["reason"] for r in json.loads(line)["refused"])
 
     def _check_logs(self) -> None:
-        for log in self.folder.glob("server-*.log"):
+        """What servers and trainers logged: reasons, and no failures of their own."""
+        for log in (*self.folder.glob("server-*.log"), *self.folder.glob("*/trainer.log")):
             text = log.read_text(errors="replace")
             if "Traceback" in text or "Unhandled" in text:
-                self.tally.wrong.append(f"a server's log has a traceback: {text[-5000:]}")
+                self.tally.wrong.append(f"{log.name} has a traceback: {text[-5000:]}")
 
 
 async def _awaited(deferred: Deferred[Any]) -> Any:

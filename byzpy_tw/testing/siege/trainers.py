@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from random import Random
 
 from attrs import define, evolve, field
 
+from byzpy_tw.testing.siege.counting import FINISHED, FREE
 from byzpy_tw.testing.siege.proxy import Malicious
 from byzpy_tw.testing.simulate import sweep
 from byzpy_tw.testing.simulate.cluster import PORT, host_of
@@ -15,6 +17,7 @@ from byzpy_tw.testing.simulate.machine import Machine
 from byzpy_tw.testing.simulate.schedule import Schedule
 
 ROUNDS = 12
+SLACK = 2.0  # seconds that aggregating takes on the slowest machine
 
 
 def front_of(number: int) -> str:
@@ -59,14 +62,16 @@ def drawn(seed: int) -> Schedule:
         number += 1_000_003
     *others, last = made.config.remote_hosts
     fronts = tuple(f"tcp://{front_of(i)}:{PORT}" for i in range(len(others)))
+    n, servers = made.config.n, made.servers
+    bound = random.random() < 0.2  # to its servers' good will, by its own options
     config = evolve(
         made.config,
         remote_hosts=(*fronts, last),
         rounds=ROUNDS,
-        min_servers=1,
-        failover="on",
+        min_servers=random.choice((None, 1, servers)) if bound else 1,
+        failover=random.choice(("on", "on", "off")) if bound else "on",
         replace_timeout=random.choice((2.0, 20.0, 60.0)),
-        max_nodes_per_server=None,
+        max_nodes_per_server=random.choice((None, -(-n // servers), n)) if bound else None,
     )
     if made.config.num_byz and random.random() < 0.8:
         # Rounds that take as long as the trainer waits, at most, to dial one again.
@@ -79,5 +84,29 @@ def drawn(seed: int) -> Schedule:
 def examine(seed: int) -> tuple[History, list[str], Counter[str]]:
     """The history of `seed`, what is wrong with it, and what malicious servers said."""
     malicious = MaliciousServers()
-    history, wrong = sweep.examine(drawn(seed), others=malicious)
-    return history, wrong, malicious.counts
+    schedule = drawn(seed)
+    history, wrong = sweep.examine(schedule, others=malicious)
+    if free(schedule):
+        malicious.counts[FREE] += 1
+        malicious.counts[FINISHED] += history.status == "finished"
+    return history, [*wrong, *_held_up(history)], malicious.counts
+
+
+def free(schedule: Schedule) -> bool:
+    """Whether that run can do without all but its honest server, and has time for it."""
+    config, ways = schedule.config, 4 * schedule.manner.latency * (1 + schedule.manner.jitter)
+    return (
+        config.min_servers == 1
+        and config.failover == "on"
+        and config.max_nodes_per_server is None
+        and config.heartbeat > 2 * ways
+    )
+
+
+def _held_up(history: History) -> Iterator[str]:
+    """Rounds that took longer than any may."""
+    config = history.schedule.config
+    most = 2 * config.round_timeout + config.replace_timeout + SLACK
+    for record in history.rounds:
+        if record["seconds"] > most:
+            yield f"round {record['round']} took {record['seconds']:g} s, more than {most:g}"

@@ -12,7 +12,7 @@ from torch import Tensor
 from byzpy_tw.runs.round import Reason
 from byzpy_tw.testing.simulate.history import History
 from byzpy_tw.testing.simulate.reference import Reference
-from byzpy_tw.testing.simulate.tap import Frame
+from byzpy_tw.testing.simulate.tap import Asked, Frame
 from byzpy_tw.testing.simulate.trainer import SimulatedTrainer, Used
 from byzpy_tw.vectors import fault_of, norm_of
 
@@ -152,7 +152,8 @@ class Contributions:
         faults = {self._fault(frame) for frame in frames} - {None}
         if self.history.schedule.config.in_process or reason is Reason.PROBATION:
             return ""
-        if self.history.liars & self.life.heard.homes(node, self.now.time):
+        asked = {a.server for a in self.life.heard.asked if self._asks(a, node)}
+        if self.history.liars & asked:
             return ""  # half of a frame, say, is reason enough, and not read here
         if reason.proof:
             return "" if reason in faults else "and sent no such thing"
@@ -169,8 +170,11 @@ class Contributions:
         """Where it was asked in this round, and has not been lost since."""
         heard, since = self.life.heard, self.begins
         lost = {server for time, server in heard.lost if since <= time <= self.now.time}
-        asked = {a.server for a in heard.asked if a.round == self.now.round and node in a.nodes}
-        return asked - lost
+        return {a.server for a in heard.asked if self._asks(a, node)} - lost
+
+    def _asks(self, asked: Asked, node: int) -> bool:
+        """Whether that was a question for `node` in this round."""
+        return asked.round == self.now.round and node in asked.nodes
 
     def _deadline(self, node: int) -> float:
         """No deadline of it is earlier."""
