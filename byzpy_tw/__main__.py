@@ -7,10 +7,15 @@ import sys
 from collections.abc import Sequence
 
 import byzpy_tw
-from byzpy_tw.commands import conformance, keygen, plugins
+from byzpy_tw.commands import conformance, explain, keygen, plugins
 from byzpy_tw.errors import ByzpyTwError, message_of
 
-COMMANDS = {"plugins": plugins, "keygen": keygen, "conformance": conformance}
+COMMANDS = {
+    "plugins": plugins,
+    "keygen": keygen,
+    "conformance": conformance,
+    "explain": explain,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
