@@ -1,0 +1,397 @@
+"""Writes docs/reference/ from the code that defines what it tells of.
+
+    python docs/generate.py            write the pages
+    python docs/generate.py --check    say which are out of date; exit code 1 if any is
+
+Run it after a change to an option, a command, an error, a hook, a built-in name, an exit
+code or an entry of a run's files.  tests/test_reference.py fails until then.  Nothing here
+names an option or an error: to change what a page says, change the text beside the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # so that it tells of this source, whatever is installed
+
+import attrs
+from twisted.python.usage import CompleteDirs
+
+import byzpy_tw.__main__ as program
+from byzpy_tw import errors, tap, train
+from byzpy_tw.plugins import KINDS, hookspecs, load
+from byzpy_tw.plugins.registry import Entry
+from byzpy_tw.runs import fields
+from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.wire.commands import WIRE_ERRORS
+
+NOTE = "<!-- Written by docs/generate.py: change the code that it reads, then run it. -->\n"
+
+_DEFAULT = re.compile(r"\s*\(default: ([^()]*(?:\([^()]*\)[^()]*)*)\)\s*$")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit code."""
+    parser = argparse.ArgumentParser(description="Write docs/reference/ from the code.")
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if out of date")
+    check, where = parser.parse_args(arguments).check, HERE / "reference"
+    stale = False
+    for name, text in pages().items():
+        path = where / name
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale = True
+        print(f"{path.relative_to(HERE.parent)} {'is out of date' if check else 'written'}")
+        if not check:
+            where.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+def pages() -> dict[str, str]:
+    """Every page by its file's name."""
+    made = {
+        "train.md": training_options(train.parser()),
+        "server.md": server_options(tap.Options),
+        "commands.md": other_commands(program.COMMANDS),
+        "errors.md": error_codes(errors.by_code(), errors.EXIT_CODES),
+        "hooks.md": hooks(hookspecs),
+        "names.md": names(load(only=()).entries()),
+        "files.md": files(fields.FILES, fields.ENTRIES),
+    }
+    return {name: f"{NOTE}\n{text.rstrip()}\n" for name, text in made.items()}
+
+
+# -- commands and their options ----------------------------------------------
+
+
+def training_options(parser: argparse.ArgumentParser) -> str:
+    """`python -m byzpy_tw.train`, section by section."""
+    lines = [
+        "# Options of a run",
+        "",
+        "`python -m byzpy_tw.train` takes these, and `config.json` holds them, with `_` for",
+        "`-`. Where an option takes `NAME`, parameters may follow: `NAME:key=value,key=value`;",
+        "[names.md](names.md) has the names and their parameters.",
+        "",
+        "*Bits* says whether the option decides the result's bits: two runs that agree in all",
+        "that do, and in their membership, end with the same parameters. With `--resume`,",
+        "those that do not may be given anew, and so may `--rounds`.",
+    ]
+    if "--config" in parser._option_string_actions:
+        lines += [
+            "",
+            "In the TOML file of `--config` each is a key of the same name, without `--`. What",
+            "the command line says goes before the file, the file before the defaults.",
+        ]
+    known = {option.name: option for option in attrs.fields(RunConfig)}
+    for group in parser._action_groups:
+        actions = [a for a in group._group_actions if a.help != argparse.SUPPRESS]
+        if not actions:
+            continue
+        rows = []
+        for action in actions:
+            option = known.get(action.dest)
+            bits = "" if option is None else "yes" if option.metadata["bits"] else "no"
+            rows.append((_spelling(action), _default(action, option), bits, _help(action)))
+        lines += ["", f"## {_title(group.title)}", ""]
+        lines += _table(("option", "default", "bits", "meaning"), rows)
+    return "\n".join([*lines, "", _exit_line(), ""])
+
+
+def server_options(options: Any) -> str:
+    """`twistd byzpy-server`."""
+    rows = []
+    for name, _, default, help, *kind in getattr(options, "optParameters", []):
+        bound = getattr(kind[0], "coerceDoc", "") if kind else ""
+        told = _DEFAULT.search(help.rstrip("."))
+        shown = f"`{default}`" if default is not None else told.group(1) if told else ""
+        help = f"{_DEFAULT.sub('', help.rstrip('.'))}. {bound}".strip()
+        rows.append((f"`--{name} {_word(options, name, bound)}`", shown, help))
+    for name, _, help in getattr(options, "optFlags", []):
+        rows.append((f"`--{name}`", "off", help))
+    return "\n".join([
+        "# Options of a server",
+        "",
+        _markdown(getattr(options, "longdesc", "")),
+        "",
+        "```sh",
+        f"twistd [-n] [--pidfile FILE] [--logfile FILE] byzpy-server {options.synopsis}",
+        "```",
+        "",
+        "What stands before `byzpy-server` is twistd's: `-n` stays in the foreground,",
+        "`--pidfile=` writes none, `--logfile=-` logs to standard output; `twistd --help` has",
+        "the rest.",
+        "",
+        *_table(("option", "default", "meaning"), rows),
+        "",
+    ])  # fmt: skip
+
+
+def other_commands(commands: Mapping[str, Any]) -> str:
+    """Everything that `python -m byzpy_tw` does."""
+    lines = [
+        "# Commands",
+        "",
+        "`python -m byzpy_tw COMMAND`; after an install also `byzpy-tw COMMAND`. Training is",
+        "`python -m byzpy_tw.train` ([its options](train.md)), a server `twistd byzpy-server`",
+        "([its options](server.md)).",
+        "",
+        *_table(
+            ("command", "what it does"),
+            [(f"[`{name}`](#{name})", command.HELP) for name, command in commands.items()],
+        ),
+    ]
+    for name, command in commands.items():
+        parser = argparse.ArgumentParser(prog=f"python -m byzpy_tw {name}", add_help=False)
+        command.options(parser)
+        lines += ["", f"## {name}", ""]
+        lines += [f"{_sentence(command.HELP)}", ""]
+        if parser.description:
+            lines += [_markdown(parser.description), ""]
+        actions = [a for a in parser._actions if a.help != argparse.SUPPRESS]
+        rows = [(_spelling(a), _default(a, None), _help(a)) for a in actions]
+        lines += _table(("argument", "default", "meaning"), rows)
+        if parser.epilog:
+            lines += ["", _sentence(_markdown(parser.epilog))]
+    return "\n".join([*lines, "", _exit_line(), ""])
+
+
+def _exit_line() -> str:
+    return "Exit codes: [errors.md](errors.md#exit-codes)."
+
+
+def _spelling(action: argparse.Action) -> str:
+    """``--option VALUE`` as code."""
+    names = action.option_strings
+    word = action.metavar or (
+        "|".join(map(str, action.choices)) if action.choices else action.dest.upper()
+    )
+    word = word if isinstance(word, str) else " ".join(word)
+    if action.nargs == 0:
+        word = ""
+    elif action.nargs in ("+", "*"):
+        word = f"{word} ..."
+    if not names and action.nargs in ("?", "*"):
+        word = f"[{word}]"
+    return f"`{' '.join(filter(None, [', '.join(names), word]))}`"
+
+
+def _default(action: argparse.Action, option: attrs.Attribute | None) -> str:
+    """The default as the code has it, or as the help tells it."""
+    told = _DEFAULT.search(_expanded(action))
+    value = option.default if option is not None else None
+    if value is not None and value != () and not isinstance(value, bool):
+        return f"`{value}`"
+    if told:
+        return _markdown(told.group(1))
+    if action.nargs == 0 and action.option_strings and action.dest not in ("help", "version"):
+        return "off"
+    return ""
+
+
+def _help(action: argparse.Action) -> str:
+    return _markdown(_DEFAULT.sub("", _expanded(action)))
+
+
+def _expanded(action: argparse.Action) -> str:
+    """The help text with argparse's own placeholders filled in."""
+    return (action.help or "").replace("%(default)s", str(action.default)).replace("%%", "%")
+
+
+def _word(options: Any, name: str, bound: str) -> str:
+    """What stands for the value of a server's option, which Twisted has no word for."""
+    action = options.compData.optActions.get(name)
+    if action is not None:
+        return "DIR" if isinstance(action, CompleteDirs) else "FILE"
+    if bound.startswith("Seconds"):
+        return "SECONDS"
+    return "N" if bound.startswith("At least") else name.upper()
+
+
+# -- errors -------------------------------------------------------------------
+
+
+def error_codes(
+    codes: Mapping[str, type[errors.ByzpyTwError]], exits: Mapping[int, str]
+) -> str:
+    """A section for each code: what happened, and what to do."""
+    lines = [
+        "# Errors and exit codes",
+        "",
+        "An error is one line: a code that never changes, the cause with its numbers and,",
+        "where it depends on the case, what to do. `python -m byzpy_tw explain CODE` prints",
+        "what stands here. In Python each is a class of `byzpy_tw.errors`;",
+        "`byzpy_tw.ByzpyTwError` is the base of all.",
+        "",
+        *_table(
+            ("code", "exit code", "cause"),
+            [
+                (f"[`{code}`](#{code.lower()})", str(kind.exit_code),
+                 _markdown(errors.cause(kind).splitlines()[0]))
+                for code, kind in codes.items()
+            ],
+        ),
+        "",
+        "## Exit codes",
+        "",
+        "Of `python -m byzpy_tw.train` and of each `python -m byzpy_tw` command. A run that",
+        "has begun its rounds exits with 3, whatever error stopped it, unless it diverged.",
+        "",
+        *_table(("code", "meaning"), [(str(n), text) for n, text in exits.items()]),
+    ]  # fmt: skip
+    for code, kind in codes.items():
+        bases = [b for b in kind.__bases__ if issubclass(b, Exception) and b is not Exception]
+        facts = [f"`errors.{kind.__name__}`"]
+        if bases:
+            facts.append("a kind of " + " and ".join(f"`{b.__name__}`" for b in bases))
+        facts.append(f"exit code {kind.exit_code}")
+        if kind in WIRE_ERRORS:
+            facts.append("may come from a server")
+        cause = "\n\n".join(map(_markdown, errors.cause(kind).split("\n\n")))
+        lines += ["", f"## {code}", "", f"{', '.join(facts)}.", "", cause]
+        lines += ["", f"**What to do:** {_markdown(errors.cure(kind))}"]
+    return "\n".join([*lines, ""])
+
+
+# -- plugins ------------------------------------------------------------------
+
+
+def hooks(module: Any) -> str:
+    """Every hook with its signature and contract."""
+    lines = [
+        "# Hooks",
+        "",
+        "A plugin is a module (or any object) with functions marked `@byzpy_tw.hookimpl`,",
+        f"named by an entry point in the group `{hookspecs.GROUP}`. This page has the contracts;",
+        "[../hooks.md](../hooks.md) explains each, with an example that runs.",
+    ]
+    found = inspect.getmembers(module, lambda thing: hasattr(thing, f"{hookspecs.GROUP}_spec"))
+    found.sort(key=lambda pair: inspect.getsourcelines(pair[1])[1])
+    for name, hook in found:
+        lines += ["", f"## {name}", "", *_code(f"def {name}{_signature(hook)}: ..."), ""]
+        lines += [_paragraphs(inspect.cleandoc(hook.__doc__ or ""))]
+        lines += ["", f"[Explained, with an example](../hooks.md#{name})"]
+    lines += ["", "## Registration", "", "What a `register_` hook returns a list of.", ""]
+    made = hookspecs.Registration
+    lines += [*_code(f"Registration{_signature(made).partition(' ->')[0]}"), ""]
+    lines += [_paragraphs(inspect.cleandoc(made.__doc__ or ""))]
+    return "\n".join([*lines, ""])
+
+
+def _signature(thing: Any) -> str:
+    return str(inspect.signature(thing)).replace("'", "")
+
+
+def names(entries: Iterable[Entry]) -> str:
+    """Every built-in name, by kind."""
+    by_kind: dict[str, list[Entry]] = {kind: [] for kind in KINDS}
+    for entry in entries:
+        by_kind[entry.kind].append(entry)
+    lines = [
+        "# Names",
+        "",
+        "What comes with this package; `python -m byzpy_tw plugins` also lists what plugins",
+        "add. `f`, `q` and `chunk_size` are filled from the run's options unless given.",
+        "A value is written after the name: `trimmed-mean:f=2`.",
+    ]
+    for kind, found in by_kind.items():
+        plural = f"{kind[0].upper()}{kind[1:]}s"
+        lines += ["", f"## {plural}", ""]
+        shown = kind == "attack"
+        head = ("name", *(["is shown"] if shown else []), "parameters", "what it is")
+        rows = []
+        for entry in found:
+            also = "".join(f", `{alias}`" for alias in entry.aliases)
+            row = [f"`{entry.name}`{also}"]
+            if shown:
+                row.append(entry.factory().knowledge)
+            rows.append((*row, _parameters(entry), _about(entry.factory)))
+        lines += _table(head, rows)
+    return "\n".join([*lines, ""])
+
+
+def _parameters(entry: Entry) -> str:
+    parts = []
+    for parameter in entry.parameters.values():
+        value = "" if parameter.required else f"={_value(parameter.default)}"
+        parts.append(f"`{parameter.name}{value}`")
+    return ", ".join(parts)
+
+
+def _value(default: Any) -> str:
+    return "none" if default in (None, ()) else str(default)
+
+
+def _about(factory: Any) -> str:
+    """The first paragraph of the docstring, and what it refers to."""
+    text = inspect.cleandoc(factory.__doc__ or "")
+    said = _markdown(text.split("\n\n")[0])
+    _, found, source = text.partition("References\n----------\n")
+    source = _markdown(source.split("\n\n")[0]).rstrip(".")
+    return f"{said} *{source}.*" if found else said
+
+
+# -- files --------------------------------------------------------------------
+
+
+def files(found: Mapping[str, str], entries: Mapping[str, Mapping[str, str]]) -> str:
+    """What a run's folder holds."""
+    lines = [
+        "# Files of a run",
+        "",
+        "In `--run-dir`, or `runs/DATE-TIME-RULE-ATTACK`. Numbers that are not finite are null",
+        "in JSON. Readers should skip entries that they do not know.",
+        "",
+        *_table(("file", "what it holds"), [(f"`{n}`", text) for n, text in found.items()]),
+    ]
+    for name, meanings in entries.items():
+        lines += ["", f"## {name}", ""]
+        lines += _table(("entry", "meaning"), [(f"`{n}`", t) for n, t in meanings.items()])
+    return "\n".join([*lines, ""])
+
+
+# -- Markdown -----------------------------------------------------------------
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    return list(_rows([head, ("---",) * len(head), *rows]))
+
+
+def _rows(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    for row in rows:
+        cells = (" ".join(cell.split()).replace("|", "\\|") for cell in row)
+        yield f"| {' | '.join(cells)} |"
+
+
+def _markdown(text: str) -> str:
+    """A docstring's paragraph on one line, its code quoted as Markdown does."""
+    return " ".join(text.replace("``", "`").split())
+
+
+def _code(line: str) -> list[str]:
+    return ["```python", line, "```"]
+
+
+def _paragraphs(text: str) -> str:
+    return "\n\n".join(map(_markdown, text.split("\n\n")))
+
+
+def _title(text: str | None) -> str:
+    text = (text or "").partition(" (")[0]
+    return text[:1].upper() + text[1:]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""docs/reference is what the code says now, and says all of it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw import tap
+from byzpy_tw.__main__ import COMMANDS
+from byzpy_tw.errors import ByzpyTwError, by_code
+from byzpy_tw.plugins import hookspecs, load
+from byzpy_tw.runs import fields
+from byzpy_tw.runs.config import RunConfig, flag
+from tests.support import folder, train
+
+ROOT = Path(__file__).resolve().parent.parent
+AGAIN = "run: python docs/generate.py"
+
+
+def generator() -> ModuleType:
+    """docs/generate.py, which is in no package."""
+    there = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs/generate.py")
+    assert there is not None and there.loader is not None
+    module = importlib.util.module_from_spec(there)
+    there.loader.exec_module(module)
+    return module
+
+
+GENERATE = generator()
+PAGES = GENERATE.pages()
+
+
+class PagesTests(SynchronousTestCase):
+    def test_are_as_generated(self) -> None:
+        """What is in docs/reference is what docs/generate.py writes now."""
+        there = {path.name: path for path in (ROOT / "docs" / "reference").iterdir()}
+        self.assertEqual(set(there), set(PAGES), AGAIN)
+        for name, text in PAGES.items():
+            self.assertEqual(there[name].read_text(encoding="utf-8"), text, f"{name}: {AGAIN}")
+
+    def test_every_option_of_a_run(self) -> None:
+        """Each field of `RunConfig`, with its help."""
+        for option in attrs.fields(RunConfig):
+            self.assertRegex(PAGES["train.md"], rf"(?m)^\| `{flag(option.name)}[ `]")
+
+    def test_every_option_of_a_server(self) -> None:
+        """Each option and flag of twistd's command."""
+        for name, *_ in [*tap.Options.optParameters, *tap.Options.optFlags]:
+            self.assertRegex(PAGES["server.md"], rf"(?m)^\| `--{name}[ `]")
+
+    def test_every_command(self) -> None:
+        """Each with a section, and each of its arguments."""
+        for name, command in COMMANDS.items():
+            parser = argparse.ArgumentParser(add_help=False)
+            command.options(parser)
+            section = PAGES["commands.md"].partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+            for action in parser._actions:
+                shown = action.option_strings[0] if action.option_strings else action.metavar
+                self.assertIn(str(shown), section, name)
+
+    def test_every_error(self) -> None:
+        """Each code has a section with its cause and what to do."""
+        for code, kind in by_code().items():
+            section = PAGES["errors.md"].partition(f"\n## {code}\n")[2].partition("\n## ")[0]
+            self.assertIn(f"`errors.{kind.__name__}`", section, code)
+            self.assertIn("**What to do:** ", section, code)
+
+    def test_every_hook_and_name(self) -> None:
+        """Each hook has a section, each built-in name a row."""
+        for name in dir(hookspecs):
+            if hasattr(getattr(hookspecs, name), "byzpy_tw_spec"):
+                self.assertIn(f"\n## {name}\n", PAGES["hooks.md"])
+        for entry in load(only=()).entries():
+            self.assertIn(f"\n| `{entry.name}`", PAGES["names.md"])
+
+
+class ChangeTests(SynchronousTestCase):
+    """What is added, changed or taken away in the code changes the pages."""
+
+    def test_an_option_of_a_run(self) -> None:
+        """Its name, its default and its words."""
+        shown = set()
+        for name, help in (("--aa", "so"), ("--bb", "so"), ("--aa", "other"), (None, "")):
+            parser = argparse.ArgumentParser(add_help=False)
+            if name:
+                parser.add_argument(name, help=help)
+            shown.add(GENERATE.training_options(parser))
+        self.assertEqual(len(shown), 4)
+
+    def test_an_option_of_a_server(self) -> None:
+        """A parameter and a flag."""
+        lines = {"synopsis": "", "compData": SimpleNamespace(optActions={})}
+        shown = {
+            GENERATE.server_options(SimpleNamespace(optParameters=a, optFlags=b, **lines))
+            for a in ([], [["aa", None, 1, "So."]], [["aa", None, 2, "So."]])
+            for b in ([], [["bb", None, "So."]])
+        }
+        self.assertEqual(len(shown), 6)
+
+    def test_a_command(self) -> None:
+        """A command, and an argument of it."""
+
+        def command(*names: str) -> Any:
+            def options(parser: argparse.ArgumentParser) -> None:
+                for name in names:
+                    parser.add_argument(name)
+
+            return SimpleNamespace(HELP="do so", options=options)
+
+        made = GENERATE.other_commands
+        shown = {made({}), made({"a": command()}), made({"a": command("x")})}
+        self.assertEqual(len(shown), 3)
+
+    def test_an_error(self) -> None:
+        """A class, its exit code and its words."""
+
+        class Other(ByzpyTwError):
+            """It rained.
+
+            What to do: wait.
+            """
+
+            code = "RAIN"
+
+        shown = GENERATE.error_codes({"RAIN": Other}, {})
+        self.assertIn("It rained.", shown)
+        self.assertIn("**What to do:** wait.", shown)
+        self.assertNotEqual(shown, GENERATE.error_codes({}, {}))
+
+    def test_a_hook(self) -> None:
+        """A hook and its contract."""
+
+        def some_hook(record: int) -> None:
+            """Be told."""
+
+        some_hook.byzpy_tw_spec = {}  # type: ignore[attr-defined]
+        shown = GENERATE.hooks(SimpleNamespace(some_hook=some_hook))
+        self.assertIn("def some_hook(record: int) -> None: ...", shown)
+        self.assertIn("Be told.", shown)
+
+
+class FilesTests(SynchronousTestCase):
+    def test_a_run_leaves_what_is_told(self) -> None:
+        """Each file and each entry that a run writes is described, and no others."""
+        run = train(
+            self, "--local", "1", "--rounds", "3", "--eval-interval", "2", "--num-honest", "4",
+            "--attack", "nan", "--batch-size", "8", "--threads", "1", "--model", "logreg",
+            path=folder(self) / "run",
+        )  # fmt: skip
+        self.assertEqual(run.code, 0, run.output)
+        told = {name.replace("{rounds}", "00000003").replace("{number}", "0")
+                for name in fields.FILES}  # fmt: skip
+        self.assertEqual({path.name for path in run.path.iterdir()}, told)
+        where = "describe it in byzpy_tw/runs/fields.py"
+        self.assertEqual(set(run.config), set(fields.CONFIG), where)
+        self.assertEqual(set(run.result), set(fields.RESULT), where)
+        self.assertEqual(set().union(*run.rounds), set(fields.ROUND), where)
+        always = {entry for entry, text in fields.ROUND.items() if "only " not in text}
+        self.assertEqual(set.intersection(*map(set, run.rounds)), always)
+
+    def test_every_reason_is_told(self) -> None:
+        """Why a node may be refused."""
+        from byzpy_tw.runs.round import Reason
+
+        for reason in Reason:
+            self.assertIn(reason.value, fields.ROUND["refused"])
