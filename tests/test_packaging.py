@@ -22,7 +22,14 @@ import byzpy_tw
 from tests.support import Process, address_of, environment, folder
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLES = ("byzpy-tw-fang", "byzpy-tw-spirals", "byzpy-tw-winsorized")
+# The samples, each with what it needs besides this package.
+NEEDS = {
+    "byzpy-tw-fang": [],
+    "byzpy-tw-spirals": [],
+    "byzpy-tw-tensorboard": ["tensorboard"],
+    "byzpy-tw-winsorized": [],
+}
+SAMPLES = tuple(NEEDS)
 TWISTD = ("-c", "from twisted.scripts.twistd import run; run()")
 
 
@@ -78,7 +85,7 @@ class MetadataTests(SynchronousTestCase):
             here, module = ROOT / "plugins" / name, name.replace("-", "_")
             project = tomllib.loads((here / "pyproject.toml").read_text())["project"]
             self.assertEqual(project["name"], name)
-            self.assertEqual(project["dependencies"], ["byzpy-tw"])
+            self.assertEqual(project["dependencies"], ["byzpy-tw", *NEEDS[name]])
             self.assertEqual(list(project["entry-points"]["byzpy_tw"].values()), [module])
             self.assertTrue((here / f"{module}.py").is_file())
             self.assertIn(f"pip install {name}", (here / "README.md").read_text())
@@ -291,7 +298,7 @@ class WheelTests(SynchronousTestCase):
         )
 
     def test_samples_across_servers(self) -> None:
-        """All three by name, on two server processes; the same bits as in one process."""
+        """All that have names, on two server processes; the same bits as in one process."""
         names = ("--aggregator", "winsorized-mean", "--attack", "fang-trim:near=2")
         data = ("--dataset", "spirals:n=600,noise=0.1")
         digests = []
