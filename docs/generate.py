@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))  # so that it tells of this source, whatever is installed
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parent))  # to tell of this source, whatever is installed
 
 import attrs
 from twisted.python.usage import CompleteDirs
@@ -270,7 +271,7 @@ def hooks(module: Any) -> str:
         "# Hooks",
         "",
         "A plugin is a module (or any object) with functions marked `@byzpy_tw.hookimpl`,",
-        f"named by an entry point in the group `{hookspecs.GROUP}`. This page has the contracts;",
+        f"named by an entry point in the group `{hookspecs.GROUP}`. Here are the contracts;",
         "[../hooks.md](../hooks.md) explains each, with an example that runs.",
     ]
     found = inspect.getmembers(module, lambda thing: hasattr(thing, f"{hookspecs.GROUP}_spec"))

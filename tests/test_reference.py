@@ -15,9 +15,7 @@ from byzpy_tw import tap
 from byzpy_tw.__main__ import COMMANDS
 from byzpy_tw.errors import ByzpyTwError, by_code
 from byzpy_tw.plugins import hookspecs, load
-from byzpy_tw.runs import fields
 from byzpy_tw.runs.config import RunConfig, flag
-from tests.support import folder, train
 
 ROOT = Path(__file__).resolve().parent.parent
 AGAIN = "run: python docs/generate.py"
@@ -143,30 +141,3 @@ class ChangeTests(SynchronousTestCase):
         shown = GENERATE.hooks(SimpleNamespace(some_hook=some_hook))
         self.assertIn("def some_hook(record: int) -> None: ...", shown)
         self.assertIn("Be told.", shown)
-
-
-class FilesTests(SynchronousTestCase):
-    def test_a_run_leaves_what_is_told(self) -> None:
-        """Each file and each entry that a run writes is described, and no others."""
-        run = train(
-            self, "--local", "1", "--rounds", "3", "--eval-interval", "2", "--num-honest", "4",
-            "--attack", "nan", "--batch-size", "8", "--threads", "1", "--model", "logreg",
-            path=folder(self) / "run",
-        )  # fmt: skip
-        self.assertEqual(run.code, 0, run.output)
-        told = {name.replace("{rounds}", "00000003").replace("{number}", "0")
-                for name in fields.FILES}  # fmt: skip
-        self.assertEqual({path.name for path in run.path.iterdir()}, told)
-        where = "describe it in byzpy_tw/runs/fields.py"
-        self.assertEqual(set(run.config), set(fields.CONFIG), where)
-        self.assertEqual(set(run.result), set(fields.RESULT), where)
-        self.assertEqual(set().union(*run.rounds), set(fields.ROUND), where)
-        always = {entry for entry, text in fields.ROUND.items() if "only " not in text}
-        self.assertEqual(set.intersection(*map(set, run.rounds)), always)
-
-    def test_every_reason_is_told(self) -> None:
-        """Why a node may be refused."""
-        from byzpy_tw.runs.round import Reason
-
-        for reason in Reason:
-            self.assertIn(reason.value, fields.ROUND["refused"])

@@ -1,0 +1,59 @@
+"""What a run leaves: as the reference tells it, and enough to compute it again."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.runs import fields
+from byzpy_tw.runs.round import Reason
+from tests.support import PATIENCE, Run, environment, folder, train
+
+PAGE = Path(__file__).resolve().parent.parent / "docs/how-to/reproduce-and-audit.md"
+TELL = "describe it in byzpy_tw/runs/fields.py, then run: python docs/generate.py"
+
+
+class FilesTests(SynchronousTestCase):
+    def test_a_run_and_the_same_again(self) -> None:
+        """One run on a server, with an attacker who is caught: its files are as told, and
+        the programs of docs/how-to/reproduce-and-audit.md get its hashes once more."""
+        here = folder(self)
+        run = train(
+            self, "--local", "1", "--rounds", "3", "--eval-interval", "2", "--num-honest", "4",
+            "--attack", "nan", "--batch-size", "8", "--threads", "1", "--model", "logreg",
+            path=here / "runs" / "first",
+        )  # fmt: skip
+        self.assertEqual(run.code, 0, run.output)
+        self.is_as_told(run)
+        repeat, compare = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        said = [self.python(program, here) for program in (repeat, compare)]
+        self.assertEqual(said[1], "the same in every round\n", said[0])
+
+    def is_as_told(self, run: Run) -> None:
+        """Each file and each entry that the run wrote is described, and no others are."""
+        last = f"{3:08}"
+        told = {n.replace("{rounds}", last).replace("{number}", "0") for n in fields.FILES}
+        self.assertEqual({path.name for path in run.path.iterdir()}, told, TELL)
+        self.assertEqual(set(run.config), set(fields.CONFIG), TELL)
+        self.assertEqual(set(run.result), set(fields.RESULT), TELL)
+        self.assertEqual(set().union(*run.rounds), set(fields.ROUND), TELL)
+        always = {entry for entry, text in fields.ROUND.items() if "only " not in text}
+        self.assertEqual(set.intersection(*map(set, run.rounds)), always, TELL)
+
+    def python(self, program: str, here: Path) -> str:
+        """What `program` prints."""
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=here, env=environment(),
+            capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        return done.stdout
+
+    def test_every_reason_is_told(self) -> None:
+        """Why a node may be refused."""
+        for reason in Reason:
+            self.assertIn(reason.value, fields.ROUND["refused"])
