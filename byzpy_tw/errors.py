@@ -22,7 +22,7 @@ EXIT_CODES: Mapping[int, str] = {
     1: "the run failed, or what was to be checked did not hold",
     2: "bad usage: nothing was started",
     3: "the run is paused, and `--resume RUN_DIR` goes on with it: more than `f` nodes failed, "
-    "or its records cannot be written, or another error stopped it after its first round",
+    "or its records cannot be written, or another error stopped it once rounds had begun",
     129: "ended by SIGHUP; `--resume RUN_DIR` goes on",
     130: "ended by Ctrl-C (SIGINT); `--resume RUN_DIR` goes on",
     143: "ended by SIGTERM; `--resume RUN_DIR` goes on",
@@ -339,7 +339,8 @@ class WireError(ByzpyTwError):
 class BadFrame(WireError):
     """A tensor frame that was not agreed on, or does not parse.
 
-    Wrong kind, size, type, round or node; the connection is closed.
+    Worse than a vector of a wrong size, which is charged to its node: of a kind, a length or
+    a round that nobody announced.  The connection is closed.
 
     What to do: the same version on both sides; what is left then is a faulty or
     malicious peer.
@@ -367,7 +368,7 @@ class BadTicket(WireError):
     for it.
 
     What to do: where the trainer's address changes between two connections (several
-    addresses, NAT with more than one), give it one way to the server; keys do not help here.
+    addresses, or NAT with a pool of them), give it one way to the server.
     """
 
     code = "BAD_TICKET"

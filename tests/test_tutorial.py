@@ -31,6 +31,14 @@ pip() {{
 
 
 class TutorialTests(SynchronousTestCase):
+    def test_names_its_files(self) -> None:
+        """What a block's first line says is not shown: the text above says it too."""
+        text = TUTORIAL.read_text(encoding="utf-8")
+        for block in BLOCK.finditer(text):
+            if block.group(2):
+                above = text[: block.start()].rstrip().rpartition("\n\n")[2]
+                self.assertIn(f"`{block.group(2)}`", above)
+
     def test_word_by_word(self) -> None:
         """Each file is written, each command run, and what it should say is said."""
         here, site = folder(self), folder(self)
