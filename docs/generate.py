@@ -85,13 +85,10 @@ def training_options(parser: argparse.ArgumentParser) -> str:
         "*Bits* says whether the option decides the result's bits: two runs that agree in all",
         "that do, and in their membership, end with the same parameters. With `--resume`,",
         "those that do not may be given anew, and so may `--rounds`.",
+        "",
+        "In a TOML file and in Python the options have the same names, without `--`:",
+        "[configuration.md](../configuration.md).",
     ]
-    if "--config" in parser._option_string_actions:
-        lines += [
-            "",
-            "In the TOML file of `--config` each is a key of the same name, without `--`. What",
-            "the command line says goes before the file, the file before the defaults.",
-        ]
     known = {option.name: option for option in attrs.fields(RunConfig)}
     for group in parser._action_groups:
         actions = [a for a in group._group_actions if a.help != argparse.SUPPRESS]

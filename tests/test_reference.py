@@ -45,7 +45,7 @@ class PagesTests(SynchronousTestCase):
     def test_every_option_of_a_run(self) -> None:
         """Each field of `RunConfig`, with its help."""
         for option in attrs.fields(RunConfig):
-            self.assertRegex(PAGES["train.md"], rf"(?m)^\| `{flag(option.name)}[ `]")
+            self.assertRegex(PAGES["train.md"], rf"(?m)^\| `{flag(option.name)}[ ,`]")
 
     def test_every_option_of_a_server(self) -> None:
         """Each option and flag of twistd's command."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,12 @@ class FilesTests(SynchronousTestCase):
         )  # fmt: skip
         self.assertEqual(run.code, 0, run.output)
         self.is_as_told(run)
-        repeat, compare = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-        said = [self.python(program, here) for program in (repeat, compare)]
-        self.assertEqual(said[1], "the same in every round\n", said[0])
+        [repeat] = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        [compare] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        shell = f'set -e; python() {{ {shlex.quote(sys.executable)} "$@"; }}\n'
+        said = self.said(["bash", "-c", shell + repeat], here)
+        same = self.said([sys.executable, "-c", compare], here)
+        self.assertEqual(same, "the same in every round\n", said)
 
     def is_as_told(self, run: Run) -> None:
         """Each file and each entry that the run wrote is described, and no others are."""
@@ -44,11 +48,11 @@ class FilesTests(SynchronousTestCase):
         always = {entry for entry, text in fields.ROUND.items() if "only " not in text}
         self.assertEqual(set.intersection(*map(set, run.rounds)), always, TELL)
 
-    def python(self, program: str, here: Path) -> str:
-        """What `program` prints."""
+    def said(self, command: list[str], here: Path) -> str:
+        """What `command` prints."""
         done = subprocess.run(
-            [sys.executable, "-c", program], cwd=here, env=environment(),
-            capture_output=True, text=True, timeout=PATIENCE,
+            command, cwd=here, env=environment(), capture_output=True, text=True,
+            timeout=PATIENCE,
         )  # fmt: skip
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return done.stdout

@@ -64,6 +64,7 @@ ROUND: Mapping[str, str] = {
 RESULT: Mapping[str, str] = {
     "status": "finished, paused, interrupted, diverged or failed",
     "error": "what ended it early, or null",
+    "error_code": "the code of that error, or null",
     "rounds": "that are on record",
     "final_accuracy": "of the last evaluation; null where there was none",
     "final_loss": "likewise, on the test data",
