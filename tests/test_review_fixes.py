@@ -458,7 +458,7 @@ class EndTests(SynchronousTestCase):
         told: list[Any] = []
         self.patch(program, "report", told.append)
         reactor: Any = type("Reactor", (), {"stop": lambda self: None})()
-        ended = program._Program(reactor)
+        ended = program.Program(reactor)
         ended._ended(Failure(RunDirectoryError("no space left")))
         self.assertEqual((ended.code, len(told)), (RunDirectoryError.exit_code, 1))
 

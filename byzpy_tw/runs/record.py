@@ -36,7 +36,7 @@ class RunDirectory:
         """A new run's folder; `RunDirectoryError` where it cannot be one."""
         try:
             path.mkdir(parents=True, exist_ok=True)
-            directory = cls(path, _locked(path))
+            directory = cls(path, locked(path))
             # One that ended before its first round left nothing worth keeping.
             if (path / ROUNDS).exists() and (path / ROUNDS).stat().st_size:
                 directory.close()
@@ -57,7 +57,7 @@ class RunDirectory:
                 f"{path} holds no run that was begun (no {CONFIG}): start it with --run-dir"
             )
         try:
-            return cls(path, _locked(path))
+            return cls(path, locked(path))
         except OSError as e:
             raise RunDirectoryError(f"cannot write to {path}: {e.strerror or e}") from e
 
@@ -173,7 +173,7 @@ def _records(folder: Path) -> Iterator[tuple[dict[str, Any], int]]:
         yield record, end
 
 
-def _locked(path: Path) -> IO[str]:
+def locked(path: Path) -> IO[str]:
     """A lock on the folder, which the system lets go of when this process ends."""
     lock = open(path / _LOCK, "a+", encoding="utf-8")
     try:

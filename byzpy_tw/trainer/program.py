@@ -221,8 +221,8 @@ def _run(run: Prospect) -> int:
     from twisted.internet import reactor
 
     few_arenas()
-    _start_logging(run.directory.path)
-    return _Program(reactor).run(
+    start_logging(run.directory.path)
+    return Program(reactor).run(
         lambda: train(
             reactor, run.config, run.registry, run.rules, run.directory, _print, run.begun
         )
@@ -240,7 +240,7 @@ def keys_of(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
 
 
 @define(eq=False)
-class _Program:
+class Program:
     """Runs one coroutine, stops on the first signal, and knows the exit code."""
 
     _reactor: Any
@@ -298,7 +298,7 @@ def _print(line: str) -> None:
         pass  # nobody reads it any more, or its disk is full: no reason to end a run
 
 
-def _start_logging(folder: Path) -> None:
+def start_logging(folder: Path) -> None:
     """What happens goes to trainer.log; Twisted prints nothing by itself."""
     observer = FilteringLogObserver(
         textFileLogObserver(open(folder / "trainer.log", "a", encoding="utf-8")),
