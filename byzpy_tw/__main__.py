@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import byzpy_tw
-from byzpy_tw.commands import conformance, explain, keygen, plugins
+from byzpy_tw.commands import conformance, explain, keygen, lab, plugins
 from byzpy_tw.errors import ByzpyTwError, message_of
 
 COMMANDS = {
@@ -15,6 +15,7 @@ COMMANDS = {
     "keygen": keygen,
     "conformance": conformance,
     "explain": explain,
+    "lab": lab,
 }
 
 
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         return COMMANDS[chosen.command].run(chosen)
+    except KeyboardInterrupt:  # before a command has its own way to be interrupted
+        return 130
     except ByzpyTwError as e:
         print(f"byzpy_tw: error: {message_of(e)}", file=sys.stderr)
         return e.exit_code

@@ -41,6 +41,7 @@ LAYERS = {
     "train": COMMANDS,
     "api": COMMANDS,
     "commands": COMMANDS,
+    "lab": COMMANDS,
     "__main__": COMMANDS,
     "tap": COMMANDS,
     "testing": COMMANDS,
@@ -54,6 +55,8 @@ BESIDE = {
     ("attacks", "aggregators"),
     ("__main__", "commands"),
     ("commands", "testing"),
+    ("commands", "lab"),
+    ("commands", "train"),
 }
 
 Import = tuple[str, int]  # a dotted name, and the line

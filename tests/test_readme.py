@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from byzpy_tw.commands.lab import options as lab_options
 from byzpy_tw.tap import Options
 from byzpy_tw.train import asked, parser
 from tests.support import PATIENCE, TWISTD, Process, environment, folder
@@ -87,8 +89,10 @@ class TextTests(SynchronousTestCase):
     """What can be checked without running anything for long."""
 
     def test_options_exist(self) -> None:
-        """Each option that the README names is one of the trainer's or the server's."""
-        known = parser().format_help() + str(Options())
+        """Each option that the README names is the trainer's, the server's or the lab's."""
+        lab = argparse.ArgumentParser()
+        lab_options(lab)
+        known = parser().format_help() + str(Options()) + lab.format_help()
         elsewhere = {"--pidfile", "--logfile", "--help", "--server"}
         for option in set(re.findall(r"--[a-z][a-z-]+", README)) - elsewhere:
             self.assertIn(option, known, option)

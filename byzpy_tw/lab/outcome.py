@@ -1,0 +1,213 @@
+"""What came of a cell, read from its runs' folders."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from attrs import frozen
+
+from byzpy_tw.lab.grid import Cell, Trial
+from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS
+from byzpy_tw.wire.guarded import clean
+
+ENDS = ("finished", "diverged")  # of a run that is not run again
+
+
+@frozen(kw_only=True)
+class Share:
+    """How often a node was left out, as shares of the rounds that are on record.
+
+    ``excluded``: the rule passed over it, None where the rule does not choose between
+    nodes.  ``refused``: its vector was late, lost, malformed or not finite.
+    """
+
+    node: int
+    honest: bool
+    excluded: float | None
+    refused: float
+
+    @property
+    def out(self) -> float:
+        return min(1.0, (self.excluded or 0.0) + self.refused)
+
+
+@frozen(kw_only=True)
+class Ended:
+    """One run that is over: accuracies from 0 to 1, None where it was never evaluated."""
+
+    trial: Trial
+    status: str
+    error: str
+    rounds: int
+    final: float | None
+    worst: float | None
+    best: float | None
+    seconds: float
+    digest: str | None  # of the parameters
+    curve: tuple[tuple[int, float], ...]  # rounds done, and the accuracy after them
+    shares: tuple[Share, ...]
+
+    @property
+    def good(self) -> bool:
+        return self.status in ENDS
+
+
+@frozen(kw_only=True)
+class Outcome:
+    """A cell and those of its runs that are over, in the seeds' order.
+
+    ``failures`` say why others could not be run, where not even a folder is left of them.
+    """
+
+    cell: Cell
+    ended: tuple[Ended, ...] = ()
+    failures: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of its runs came to an end that means something."""
+        return bool(self.ended) and all(e.good for e in self.ended) and (
+            len(self.ended) == len(self.cell.trials)
+        )  # fmt: skip
+
+    @property
+    def status(self) -> str:
+        """``impossible``, ``waiting``, ``finished``, or the first that is worse."""
+        if self.cell.impossible is not None:
+            return "impossible"
+        bad = [e.status for e in self.ended if e.status != "finished"]
+        if bad or self.failures:
+            return bad[0] if bad else "failed"
+        return "finished" if len(self.ended) == len(self.cell.trials) else "waiting"
+
+    @property
+    def why(self) -> str:
+        """What is to be said of a status that is not ``finished``; may be empty."""
+        if self.cell.impossible is not None:
+            return self.cell.impossible
+        return next((e.error for e in self.ended if e.error), "") or "".join(self.failures[:1])
+
+    @property
+    def final(self) -> float | None:
+        """Mean over the seeds of runs that finished; None where one has no accuracy."""
+        return _over(mean, [e.final for e in self.ended if e.status == "finished"])
+
+    @property
+    def worst(self) -> float | None:
+        """The lowest of any seed, over the last fifth of its evaluations."""
+        return _over(min, [e.worst for e in self.ended if e.status == "finished"])
+
+    @property
+    def best(self) -> float | None:
+        """The highest of any seed, over all evaluations."""
+        return _over(max, [e.best for e in self.ended if e.status == "finished"])
+
+    @property
+    def value(self) -> float | None:
+        """As `final`, with nothing for a cell that diverged: its model is worth that."""
+        return 0.0 if self.status == "diverged" else self.final
+
+    @property
+    def curve(self) -> list[tuple[int, float, float, float]]:
+        """Rounds done, and the mean, lowest and highest accuracy after them."""
+        at: dict[int, list[float]] = {}
+        for ended in self.ended:
+            for rounds, accuracy in ended.curve:
+                at.setdefault(rounds, []).append(accuracy)
+        return [(r, mean(found), min(found), max(found)) for r, found in sorted(at.items())]
+
+    @property
+    def shares(self) -> list[Share]:
+        """Each node's, as means over the seeds."""
+        found = []
+        for same in zip(*(e.shares for e in self.ended if e.shares), strict=True):
+            excluded = [s.excluded for s in same if s.excluded is not None]
+            found.append(
+                Share(
+                    node=same[0].node,
+                    honest=same[0].honest,
+                    excluded=mean(excluded) if excluded else None,
+                    refused=mean(s.refused for s in same),
+                )
+            )
+        return found
+
+    def out(self, *, honest: bool) -> float | None:
+        """The share of rounds in which a node of this kind was left out, as a mean.
+
+        None where no node ever was: the rule does not choose, or takes them all.
+        """
+        shares = self.shares
+        if not any(s.out for s in shares):
+            return None
+        return mean(s.out for s in shares if s.honest is honest)
+
+
+def _over(function: Any, values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return function(known) if known and len(known) == len(values) else None
+
+
+def read(trial: Trial, path: Path) -> Ended | None:
+    """The run in the folder `path`, if one is over there; None for one that is not."""
+    try:
+        begun = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        result = json.loads((path / RESULT).read_text(encoding="utf-8"))
+        if begun["bits"] != trial.config.bits:
+            return None  # an accident of names, or somebody's hand
+        records = _records(path / ROUNDS)
+        return Ended(
+            trial=trial,
+            status=clean(str(result["status"]), 40),
+            error=clean(str(result["error"] or ""), 1000),
+            rounds=int(result["rounds"]),
+            final=result["final_accuracy"],
+            worst=result["worst_accuracy"],
+            best=result["best_accuracy"],
+            seconds=float(result["seconds"]),
+            digest=result["parameters_sha256"],
+            curve=tuple((r["round"] + 1, r["accuracy"]) for r in records if "accuracy" in r),
+            shares=_shares(records, trial),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def rounds_done(path: Path) -> int:
+    """How many rounds the run in the folder `path` has on record."""
+    try:
+        return (path / ROUNDS).read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _shares(records: Sequence[Mapping[str, Any]], trial: Trial) -> tuple[Share, ...]:
+    n, count = trial.config.n, len(records)
+    if not count:
+        return ()
+    excluded, refused = [0] * n, [0] * n
+    chosen = 0
+    for record in records:
+        chosen += record["selected"] is not None
+        for node in record["excluded"]:
+            excluded[node] += 1
+        for one in record["refused"]:
+            refused[one["node"]] += 1
+    return tuple(
+        Share(
+            node=node,
+            honest=node < trial.config.num_honest,
+            excluded=excluded[node] / count if chosen else None,
+            refused=refused[node] / count,
+        )
+        for node in range(n)
+    )

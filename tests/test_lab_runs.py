@@ -1,0 +1,153 @@
+"""The lab as a user runs it: real runs, an interruption, servers, and a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+
+from byzpy_tw.errors import ServerUnreachable
+from byzpy_tw.lab.page import page
+from byzpy_tw.lab.program import grid_of
+from byzpy_tw.lab.running import Lab
+from byzpy_tw.plugins import load
+from tests.lab_grids import grid
+from tests.support import PATIENCE, Process, folder
+from tests.test_lab import filled
+
+SHORT = "--rounds 50 --model logreg --num-honest 3 --num-byz 1 --batch-size 16"
+GRID = "--aggregators mean multi-krum bulyan --attacks none sign-flip:scale=-5"
+
+
+class RunTests(SynchronousTestCase):
+    def lab(self, where: Path, *options: str) -> Process:
+        words = [*GRID.split(), *SHORT.split(), *options, "--out", str(where / "lab")]
+        return Process.start(self, [sys.executable, "-m", "byzpy_tw", "lab", *words], cwd=where)
+
+    def results(self, where: Path) -> dict[str, dict]:
+        """Each run's result, by the name of its folder."""
+        paths = (where / "lab" / "cells").glob("*/result.json")
+        return {path.parent.name: json.loads(path.read_text()) for path in paths}
+
+    def test_from_one_call_to_the_next(self) -> None:
+        """Ctrl-C leaves finished cells whole; the next call does the rest, and one on
+        servers comes to the same bits.  What cannot be is said, and stops nobody."""
+        where = folder(self)
+        first = self.lab(where, "--jobs", "1")
+        first.wait_for(r"^\[1/4\] mean under none")
+        first.signal(signal.SIGINT)
+        self.assertEqual(first.wait(), 130, first.output)
+        before = self.results(where)
+        done = {name for name, result in before.items() if result["status"] == "finished"}
+        self.assertIn(len(done), (1, 2, 3), before)
+        self.assertIn("the same command goes on with them", first.output)
+
+        second = self.lab(where, "--jobs", "2")
+        self.assertEqual(second.wait(), 0, second.output)
+        self.assertIn(f"{len(done)} finished before", second.output)
+        self.assertRegex(second.output, r"bulyan +impossible +impossible")
+        self.assertIn("impossible: bulyan: bulyan needs n > 4f, got n=4, f=1", second.output)
+        here = self.results(where)
+        self.assertEqual({name: here[name] for name in done}, {n: before[n] for n in done})
+        self.assertEqual({result["status"] for result in here.values()}, {"finished"})
+        [path] = re.findall(r"^page: (.+)$", second.output, re.MULTILINE)
+        self.assertIn("--attack sign-flip:scale=-5", Path(path).read_text())
+
+        third = self.lab(where, "--local", "1")
+        self.assertEqual(third.wait(), 0, third.output)
+        both = self.results(where)
+        self.assertEqual(len(both), 2 * len(here))
+        table = json.loads((where / "lab" / "lab.json").read_text())
+        there = {
+            re.sub("-[^-]*$", "", Path(run["folder"]).name): run["parameters_sha256"]
+            for cell in table["cells"]
+            for run in cell["runs"]
+        }
+        self.assertEqual(
+            there,
+            {re.sub("-[^-]*$", "", name): r["parameters_sha256"] for name, r in here.items()},
+        )
+
+        given = {
+            "rounds": 50, "model": "logreg", "num_honest": 3, "num_byz": 1, "batch_size": 16,
+        }  # fmt: skip
+        attacks, defences = ["none", "sign-flip:scale=-5"], ["mean", "multi-krum", "bulyan"]
+        names = load(only=())
+        lab = Lab(grid_of(given, attacks, defences, [42], names), where / "lab", 1, names, None)
+        lab.find()
+        self.assertEqual(lab.before, 4)
+
+
+class ServerTests(TestCase):
+    async def test_no_server_there(self) -> None:
+        """What is wrong with a server is found out once, not once a cell."""
+        where, names = folder(self), load(only=())
+        given = {"remote_hosts": ("tcp://127.0.0.1:1",), "model": "logreg", "rounds": 2}
+        made = grid_of(given, ["none", "ipm"], ["mean", "median"], [1], names)
+        lab = Lab(made, where, 1, names, reactor)
+        with self.assertRaisesRegex(ServerUnreachable, "127.0.0.1:1"):
+            await lab.run()
+        self.assertEqual(len(list((where / "cells").iterdir())), 1)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--allow-file-access-from-files --hide-scrollbars "
+    "--enable-logging=stderr --virtual-time-budget=1000"
+).split()
+
+
+# Clicks on the first cell, and says how wide everything is and what is open then.
+PROBE = """
+onload = () => {
+  const frames = [...document.querySelectorAll("iframe")];
+  frames.forEach(frame => frame.contentDocument.querySelector("td a").click());
+  setTimeout(() => {
+    document.title = JSON.stringify(frames.map(frame => ({
+      screen: frame.contentWindow.innerWidth,
+      content: frame.contentDocument.documentElement.scrollWidth,
+      opened: [...frame.contentDocument.querySelectorAll("details[open]")].map(d => d.id),
+    })));
+  }, 200);
+};
+"""
+
+
+class BrowserTests(SynchronousTestCase):
+    def test_in_chromium(self) -> None:
+        """On a desk and on a phone: no complaint, nothing wider than the screen, and a link
+        opens its cell."""
+        if CHROMIUM is None:
+            raise SkipTest("there is no chromium here (apt-get install chromium)")
+        where = folder(self)
+        made = grid(
+            attacks=("none", "sign-flip:scale=-5", "ipm:tau=0.5", "min-max"),
+            defences=("mean", "geometric-median", "clipping:c=2.0 | nnm | trimmed-mean"),
+        )
+        # In frames, since no window of Chromium's is as narrow as a phone.
+        (where / "lab.html").write_text(page(made, filled(made), where))
+        frames = [f"<iframe width={wide} src=lab.html></iframe>" for wide in (1280, 390)]
+        (where / "frames.html").write_text(f"{''.join(frames)}<script>{PROBE}</script>")
+        done = subprocess.run(
+            [CHROMIUM, *QUIET, f"--user-data-dir={where / 'profile'}", "--dump-dom",
+             "--window-size=1800,900", f"file://{where}/frames.html"],
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        self.assertNotIn("CONSOLE", done.stderr)
+        found = re.search(r"<title>(.*)</title>", done.stdout)
+        self.assertIsNotNone(found, done.stderr[-500:])
+        assert found is not None
+        desk, phone = json.loads(found[1])
+        self.assertEqual((desk["screen"], phone["screen"]), (1280, 390))
+        for seen in (desk, phone):
+            self.assertLessEqual(seen["content"], seen["screen"])
+            self.assertEqual(seen["opened"], ["cell-0-0"])
