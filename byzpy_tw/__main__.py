@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import byzpy_tw
-from byzpy_tw.commands import conformance, explain, keygen, lab, plugins
+from byzpy_tw.commands import conformance, explain, keygen, lab, new_plugin, plugins
 from byzpy_tw.errors import ByzpyTwError, message_of
 
 COMMANDS = {
@@ -16,6 +16,8 @@ COMMANDS = {
     "conformance": conformance,
     "explain": explain,
     "lab": lab,
+    "new-plugin": new_plugin,
+}
 }
 
 
@@ -29,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         return COMMANDS[chosen.command].run(chosen)
+    except BrokenPipeError:  # whoever read the output, such as head, has enough
+        sys.stdout = None  # type: ignore[assignment]  # or it is flushed once more
+        return 141
     except KeyboardInterrupt:  # before a command has its own way to be interrupted
         return 130
     except ByzpyTwError as e:

@@ -14,6 +14,7 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadParameter, ConfigError, UnknownName
+from byzpy_tw.kernels.machine import cores
 from byzpy_tw.lab import grid as grids
 from byzpy_tw.lab import text, verdict
 from byzpy_tw.lab.colours import colour, dark, luminance, terminal_colour
@@ -22,7 +23,7 @@ from byzpy_tw.lab.grid import Cell, Grid, command_of, defences_of, make_grid
 from byzpy_tw.lab.names import keeping_data, versions
 from byzpy_tw.lab.outcome import Outcome, read
 from byzpy_tw.lab.page import page
-from byzpy_tw.lab.program import grid_of
+from byzpy_tw.lab.program import grid_of, jobs_for
 from byzpy_tw.lab.running import Lab
 from byzpy_tw.plugins import Registration, hookimpl, load
 from byzpy_tw.runs.config import RunConfig
@@ -188,6 +189,21 @@ class DataTests(SynchronousTestCase):
         small, large = (names.make("dataset", f"synthetic:n={n}") for n in (200, 400))
         self.assertIsNot(small, large)
         self.assertRaises(BadParameter, names.make, "dataset", "mnist5k:n=4")
+
+
+class JobsTests(SynchronousTestCase):
+    def test_how_many(self) -> None:
+        """One where threads are given, on servers, or where somebody watches rounds."""
+
+        class Watcher:
+            @hookimpl
+            def round_completed(self, record: dict) -> None:
+                pass
+
+        nobody, watched = load(only=()), load(only=(), extra={"watcher": Watcher()})
+        self.assertEqual(jobs_for(grid().base, nobody), min(2, cores()))
+        for given, names in (({"threads": 2}, nobody), ({"local": 2}, nobody), ({}, watched)):
+            self.assertEqual(jobs_for(grid(**given).base, names), 1)
 
 
 class OutcomeTests(SynchronousTestCase):

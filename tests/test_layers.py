@@ -42,6 +42,7 @@ LAYERS = {
     "api": COMMANDS,
     "commands": COMMANDS,
     "lab": COMMANDS,
+    "scaffold": COMMANDS,
     "__main__": COMMANDS,
     "tap": COMMANDS,
     "testing": COMMANDS,
@@ -56,6 +57,7 @@ BESIDE = {
     ("__main__", "commands"),
     ("commands", "testing"),
     ("commands", "lab"),
+    ("commands", "scaffold"),
     ("commands", "train"),
 }
 

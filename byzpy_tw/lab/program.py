@@ -30,6 +30,8 @@ from byzpy_tw.trainer.program import Program, keys_of, start_logging
 from byzpy_tw.wire.addresses import parse_addresses
 from byzpy_tw.wire.guarded import clean
 
+_WATCHING = ("run_started", "round_completed", "run_finished")
+
 PAGE, TABLE = "lab.html", "lab.json"
 
 
@@ -57,7 +59,7 @@ def run_lab(
         start_logging(folder)
         from twisted.internet import reactor
 
-        lab = Lab(grid, folder, jobs or _jobs(grid.base), registry, reactor)
+        lab = Lab(grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor)
         if again:
             _discard(lab)
         lab.find()
@@ -87,12 +89,16 @@ def grid_of(
     )  # fmt: skip
 
 
-def _jobs(base: RunConfig) -> int:
-    """Runs at a time: on servers one, since each has all of their cores.
+def jobs_for(base: RunConfig, registry: Registry) -> int:
+    """Runs at a time, where it is not said.
 
-    Here two, which fill each other's pauses; more would wait for one interpreter.
+    On servers one, since each has all of their cores; with observers too, who could not
+    tell the rounds of two runs apart.  Here two, which fill each other's pauses; more would
+    wait for one interpreter.
     """
-    return min(2, cores()) if base.in_process and base.threads is None else 1
+    watched = any(getattr(registry.manager.hook, name).get_hookimpls() for name in _WATCHING)
+    alone = watched or not base.in_process or base.threads is not None
+    return 1 if alone else min(2, cores())
 
 
 def _held(folder: Path) -> IO[str]:

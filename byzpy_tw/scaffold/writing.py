@@ -1,0 +1,156 @@
+"""A distribution of one kind and name, written from the templates beside this module."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import keyword
+import re
+import shutil
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from attrs import frozen
+
+from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.plugins import Registry
+from byzpy_tw.plugins.hookspecs import NAME
+from byzpy_tw.plugins.naming import clip
+
+LONGEST = 40  # of a name
+
+_HERE = "on the trainer's machine"
+_EVERYWHERE = "on the trainer's machine and on every server's"
+
+
+@frozen
+class Kind:
+    """How one kind of plugin is introduced: where it is needed, and a way to try it."""
+
+    where: str
+    try_: str
+
+
+KINDS: Mapping[str, Kind] = {
+    "aggregator": Kind(_HERE, "python -m byzpy_tw lab --aggregators mean {}"),
+    "pre-aggregator": Kind(_HERE, "python -m byzpy_tw lab --preaggregators none {}"),
+    "attack": Kind(_EVERYWHERE, "python -m byzpy_tw lab --attacks none {}"),
+    "dataset": Kind(_EVERYWHERE, "python -m byzpy_tw lab --dataset {}"),
+    "model": Kind(_EVERYWHERE, "python -m byzpy_tw lab --model {}"),
+    "partition": Kind(_EVERYWHERE, "python -m byzpy_tw lab --partition {}"),
+    "observer": Kind(_HERE, "python -m byzpy_tw.train --in-process --dataset mnist5k"),
+}
+
+# Names that the templates use: a class of that name would hide one.
+_USED = {
+    "Counter",
+    "Dataset",
+    "Knowledge",
+    "Mapping",
+    "Registration",
+    "Sequence",
+    "Split",
+    "Tensor",
+}
+
+
+@frozen
+class Made:
+    """What was written: its folder, its module, and how to try it."""
+
+    folder: Path
+    module: Path
+    tests: Path
+    try_: str
+
+
+def check(kind: str, name: str, names: Registry) -> None:
+    """`ConfigError` for a name that cannot be used, or that is taken."""
+    if not re.fullmatch(NAME, name) or not name[0].isalpha() or len(name) > LONGEST:
+        better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:LONGEST]
+        hint = f"; did you mean {better!r}?" if better else ""
+        raise ConfigError(
+            f"{clip(name)!r} is not a name for a plugin: names are lower-case words joined by "
+            f"hyphens, such as 'steady-median', of at most {LONGEST} characters{hint}"
+        )
+    taken = names.names.get(kind, {}).get(name)
+    if taken is not None:
+        raise ConfigError(
+            f"the {kind} {name!r} is there already, from {taken.distribution} "
+            f"{taken.version}; choose another name"
+        )
+    distribution = f"byzpy-tw-{name}"
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return
+    raise ConfigError(
+        f"{distribution} {version} is installed already; choose another name, or uninstall it"
+    )
+
+
+def write(kind: str, name: str, into: Path) -> Made:
+    """Write the distribution into a new folder of `into`.
+
+    Raises `ConfigError` where there is such a folder, or it cannot be written.
+    """
+    words = _words(kind, name)
+    folder = into / words["distribution"]
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise ConfigError(
+            f"{folder} is there already, and stays as it is: choose another name, or --into "
+            "another folder"
+        ) from None
+    except OSError as e:
+        raise RunDirectoryError(f"cannot write to {folder}: {e.strerror or e}") from e
+    try:
+        for path, content in files(kind, name).items():
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_text(content, encoding="utf-8")
+    except OSError as e:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RunDirectoryError(f"cannot write to {folder}: {e.strerror or e}") from e
+    return Made(
+        folder,
+        folder / f"{words['module']}.py",
+        folder / "tests" / f"test_{words['snake']}.py",
+        words["try"],
+    )
+
+
+def files(kind: str, name: str) -> dict[str, str]:
+    """The distribution's files, by their paths in it."""
+    words, found = _words(kind, name), {}
+    for template in (kind, "common"):
+        source = resources.files("byzpy_tw.scaffold").joinpath("templates", f"{template}.txt")
+        text = Template(source.read_text("utf-8")).substitute(words)
+        # Each begins with a line that says where it goes.
+        for part in re.split(r"^=== ", text, flags=re.MULTILINE)[1:]:
+            path, _, content = part.partition("\n")
+            found[path] = content
+    return found
+
+
+def _words(kind: str, name: str) -> dict[str, str]:
+    """What the templates' words stand for."""
+    snake = name.replace("-", "_")
+    module = f"byzpy_tw_{snake}"
+    klass = "".join(word.capitalize() for word in name.split("-"))
+    if klass in _USED or keyword.iskeyword(klass):
+        klass += "".join(word.capitalize() for word in kind.split("-"))
+    return {
+        "kind": kind,
+        "an": "an" if kind[0] in "aeiou" else "a",
+        "name": name,
+        "title": name.replace("-", " ").capitalize(),
+        "distribution": f"byzpy-tw-{name}",
+        "module": module,
+        "entry": f"{module}:plugin" if kind == "observer" else module,
+        "snake": snake,
+        "klass": klass,
+        "where": KINDS[kind].where,
+        "try": KINDS[kind].try_.format(name),
+    }
