@@ -72,8 +72,7 @@ class Live:
         self.tick()
 
     def say(self, line: str) -> None:
-        self._clear()
-        self._out.write(f"{line}\n")
+        self._put(self._cleared() + f"{line}\n")
         self.tick()
 
     def tick(self) -> None:
@@ -101,16 +100,21 @@ class Live:
         return ""
 
     def _draw(self, lines: list[str]) -> None:
-        self._clear()
         drawn = "".join(f"{line}\n" for line in lines)
-        self._out.write(f"{_CUT}{drawn}{_WRAP}")
-        self._out.flush()
+        self._put(f"{self._cleared()}{_CUT}{drawn}{_WRAP}")
         self._height = len(lines)
 
-    def _clear(self) -> None:
-        if self._height:  # up to its first line, and all from there
-            self._out.write(f"\x1b[{self._height}F\x1b[J")
-        self._height = 0
+    def _cleared(self) -> str:
+        """What takes the table from the screen: up to its first line, and all from there."""
+        height, self._height = self._height, 0
+        return f"\x1b[{height}F\x1b[J" if height else ""
+
+    def _put(self, words: str) -> None:
+        try:
+            self._out.write(words)
+            self._out.flush()
+        except OSError:
+            pass  # nobody reads it any more: no reason to end a lab
 
 
 def _plain(words: str, value: float | None) -> str:

@@ -165,16 +165,22 @@ def read(trial: Trial, path: Path) -> Ended | None:
             status=clean(str(result["status"]), 40),
             error=clean(str(result["error"] or ""), 1000),
             rounds=int(result["rounds"]),
-            final=result["final_accuracy"],
-            worst=result["worst_accuracy"],
-            best=result["best_accuracy"],
+            final=_number(result["final_accuracy"]),
+            worst=_number(result["worst_accuracy"]),
+            best=_number(result["best_accuracy"]),
             seconds=float(result["seconds"]),
-            digest=result["parameters_sha256"],
-            curve=tuple((r["round"] + 1, r["accuracy"]) for r in records if "accuracy" in r),
+            digest=clean(str(result["parameters_sha256"] or ""), 64) or None,
+            curve=tuple(
+                (int(r["round"]) + 1, float(r["accuracy"])) for r in records if "accuracy" in r
+            ),
             shares=_shares(records, trial),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
         return None
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def rounds_done(path: Path) -> int:

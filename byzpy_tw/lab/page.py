@@ -6,6 +6,7 @@ names come from a command line and from plugins, reasons from wherever they aros
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
@@ -63,7 +64,7 @@ def _table(grid: Grid, outcomes: Sequence[Outcome]) -> str:
             for outcome in outcomes[row * columns : (row + 1) * columns]
         )
         rows.append(f'<tr><th scope="row">{_broken(defence)}</th>{cells}</tr>')
-    least = 5.5 + 3.6 * columns  # on a narrower screen it scrolls
+    least = 5.7 + 4.2 * columns  # on a narrower screen it scrolls
     return (
         f'<table style="min-width:{least:.1f}rem"><thead><tr>'
         f'<th class="corner">{escape(CORNER)}</th>{heads}</tr></thead>'
@@ -72,11 +73,16 @@ def _table(grid: Grid, outcomes: Sequence[Outcome]) -> str:
 
 
 def _broken(name: str) -> str:
-    """`name`, escaped, which may be broken where a person would break it."""
-    text = escape(name)
-    for sign in (":", ",", "|", "-"):
-        text = text.replace(sign, f"{sign}<wbr>")
-    return text
+    """`name`, escaped, which may be broken where a person would break it.
+
+    Not within ``key=value``, unless that is long itself.
+    """
+    parts = re.split(r"(?<=[:,|])", name)
+    return "<wbr>".join(
+        f'<span class="whole">{escape(part)}</span>' if "=" in part and len(part) < 10
+        else escape(part)
+        for part in parts
+    )  # fmt: skip
 
 
 def _cell(outcome: Outcome, fallen: bool) -> str:
@@ -85,7 +91,8 @@ def _cell(outcome: Outcome, fallen: bool) -> str:
         mark = "!" if fallen else "*" if outcome.cell.missing else ""
         first = f"{percent(outcome.final)}{mark}"
         span = f"{percent(outcome.worst, 0)}&ndash;{percent(outcome.best, 0)}"
-        second = "".join(f"<small>{line}</small>" for line in (span, out_text(outcome)) if line)
+        out = re.sub(r"(?<=[BH]) ", "&nbsp;", out_text(outcome))
+        second = "".join(f"<small>{line}</small>" for line in (span, out) if line)
     else:
         first, second = f'<span class="state">{escape(outcome.status)}</span>', ""
     title = escape(f"{outcome.cell.defence} under {outcome.cell.attack}")

@@ -132,6 +132,7 @@ async def work(lab: Lab, display: Lines | Live, reactor: Any) -> int:
     )
     if lab.before:
         say(f"  {lab.before} finished before and are not run again (--again runs them)")
+    began = reactor.seconds()
     ticking = LoopingCall(display.tick)
     ticking.clock = reactor
     ticking.start(REDRAW_SECONDS)
@@ -141,7 +142,7 @@ async def work(lab: Lab, display: Lines | Live, reactor: Any) -> int:
         ticking.stop()
         display.close()
         if any(outcome.ended for outcome in lab.outcomes()):
-            _leave(lab)
+            _leave(lab, reactor.seconds() - began)
     return 0 if all(o.status in _GOOD for o in lab.outcomes()) else 1
 
 
@@ -154,16 +155,18 @@ def _place(base: RunConfig) -> str:
     return f"on {base.local or len(base.remote_hosts)} servers"
 
 
-def _leave(lab: Lab) -> None:
+def _leave(lab: Lab, seconds: float) -> None:
     """The page and the figures as files, and what there is to say below the table."""
     outcomes = lab.outcomes()
     write_whole(lab.folder / PAGE, page(lab.grid, outcomes, lab.folder))
     write_whole(lab.folder / TABLE, to_json(figures(lab.grid, outcomes), indent=2) + "\n")
     for line in (*text.notes(lab.grid, outcomes), *sentences(lab.grid, outcomes)):
         say(clean(line, 1000))
-    left = lab.grid.trials - sum(len(o.ended) for o in outcomes if o.status in ENDS)
-    if left:
-        whole = lab.grid.trials
+    whole, done = lab.grid.trials, sum(ended.good for o in outcomes for ended in o.ended)
+    if done > lab.before:
+        say(f"{done - lab.before} runs in {seconds:.1f} s")
+    if done < whole:
+        left = whole - done
         say(f"{left} of {whole} runs are not finished: the same command goes on with them")
     say(f"page: {(lab.folder / PAGE).absolute()}")
 
