@@ -10,15 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.attacks.knowledge import Knowledge, shapes
 from byzpy_tw.errors import BadFrame, BadRequest
+from byzpy_tw.nodes.shown import PIECES, dtype_of, knowledge_of
 from byzpy_tw.wire.frames import Header, Kind
-from byzpy_tw.wire.pieces import (
-    PIECES,
-    dtype_of,
-    header_of,
-    knowledge_of,
-    largest_piece,
-    place_of,
-)
+from byzpy_tw.wire.pieces import header_of, largest_piece, place_of
 
 
 def tensor_of(piece: str, h: int, d: int) -> torch.Tensor:

@@ -19,11 +19,12 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.errors import BadFrame, BadRequest, ServerBusy, ServerError, UnknownRun
 from byzpy_tw.nodes.host import NodeHost
+from byzpy_tw.nodes.shown import PAST, PIECES, widened
 from byzpy_tw.server.idle import Silence
 from byzpy_tw.server.lane import Lane
 from byzpy_tw.wire.driver import Failures, NodeDriver, vector_header
 from byzpy_tw.wire.frames import Header, Kind
-from byzpy_tw.wire.pieces import PAST, PIECES, place_of, widened
+from byzpy_tw.wire.pieces import place_of
 from byzpy_tw.wire.stream import TensorStream
 from byzpy_tw.wire.threads import in_pool
 

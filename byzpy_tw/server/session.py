@@ -22,6 +22,7 @@ from byzpy_tw.errors import (
     UnknownRun,
     VersionMismatch,
 )
+from byzpy_tw.nodes.shown import PAST, PIECES
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec, nodes_from_json
 from byzpy_tw.server.hosted import HostedRun, failures_to_json
 from byzpy_tw.server.idle import LOOKS, PATIENCE, Silence
@@ -29,7 +30,7 @@ from byzpy_tw.server.lane import Lane
 from byzpy_tw.server.visitor import Visitor
 from byzpy_tw.wire import commands
 from byzpy_tw.wire.driver import NodeDriver
-from byzpy_tw.wire.pieces import PAST, PIECES, largest_piece
+from byzpy_tw.wire.pieces import largest_piece
 from byzpy_tw.wire.stream import TensorStream
 from byzpy_tw.wire.threads import in_pool
 

@@ -14,12 +14,12 @@ from twisted.internet.defer import Deferred, succeed
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.nodes.host import NodeHost
 from byzpy_tw.nodes.host import build as build_host
+from byzpy_tw.nodes.shown import widened
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.environment import Environment
 from byzpy_tw.trainer.hosts import Host, Opened, Sink, ignore
 from byzpy_tw.wire.driver import Failures, NodeDriver, vector_header
-from byzpy_tw.wire.pieces import widened
 from byzpy_tw.wire.threads import in_pool
 
 

@@ -41,6 +41,7 @@ from byzpy_tw.errors import (
     VersionMismatch,
     WireError,
 )
+from byzpy_tw.nodes.shown import PAST
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec, nodes_to_json
 from byzpy_tw.runs.environment import Environment
 from byzpy_tw.trainer.hosts import Host, Opened, Sink, ignore
@@ -52,7 +53,7 @@ from byzpy_tw.wire.guarded import GuardedAMP, clean
 from byzpy_tw.wire.heartbeat import Heartbeat
 from byzpy_tw.wire.keys import SERVER, TRAINER
 from byzpy_tw.wire.mutual import MutualTLS, Peer, in_words, peer_of
-from byzpy_tw.wire.pieces import PAST, header_of
+from byzpy_tw.wire.pieces import header_of
 from byzpy_tw.wire.stream import TensorStream
 
 T = TypeVar("T")

@@ -16,6 +16,7 @@ from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.attacks.tiers import pieces_of
 from byzpy_tw.errors import BrokenPlugin, BudgetExceeded, ByzpyTwError, Diverged
 from byzpy_tw.kernels.parallel import using
+from byzpy_tw.nodes.shown import PAST, PIECES, narrow
 from byzpy_tw.runs.aggregation import Aggregated
 from byzpy_tw.runs.checkpoint import State
 from byzpy_tw.runs.config import RunConfig
@@ -29,7 +30,6 @@ from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.fleet import Fleet
 from byzpy_tw.trainer.hosts import Host
 from byzpy_tw.vectors import narrowed
-from byzpy_tw.wire.pieces import PAST, PIECES, narrow
 from byzpy_tw.wire.threads import in_pool
 
 

@@ -149,7 +149,7 @@ class Attack(_Command):
     """Send the vectors of the Byzantine ``nodes`` in ``round``.
 
     ``honest`` is how many honest vectors were accepted; ``pieces`` a JSON list
-    of names (`wire.pieces`): what the attacks are shown of them, each piece a
+    of names (`nodes.shown`): what the attacks are shown of them, each piece a
     frame on the stream.  Answers as `Compute` does.
     """
 

@@ -27,9 +27,9 @@ from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.errors import BadRequest, UnknownRun
 from byzpy_tw.nodes.gradients import Answer, Gradient
 from byzpy_tw.nodes.host import MOST_TOGETHER, NodeHost
+from byzpy_tw.nodes.shown import knowledge_of
 from byzpy_tw.vectors import narrowed
 from byzpy_tw.wire.frames import Header, Kind
-from byzpy_tw.wire.pieces import knowledge_of
 from byzpy_tw.wire.threads import from_threads, in_pool
 
 # (node, its vector in pieces, loss, round it is said to be of) -> done with their memory

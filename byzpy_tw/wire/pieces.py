@@ -1,45 +1,26 @@
 """How the pieces of an attack's knowledge travel: one frame each.
 
-The order below numbers them on the wire.  A node's own gradient is computed
+The order of `PIECES` numbers them on the wire.  A node's own gradient is computed
 where the node is, so it never travels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from math import isqrt, prod
 
 import torch
 from torch import Tensor
 
-from byzpy_tw.attacks.knowledge import Knowledge, shapes
-from byzpy_tw.errors import BadFrame, BadRequest
-from byzpy_tw.vectors import narrowed
+from byzpy_tw.attacks.knowledge import shapes
+from byzpy_tw.errors import BadFrame
+from byzpy_tw.nodes.shown import PIECES, dtype_of
 from byzpy_tw.wire.frames import Header, Kind
-
-PIECES = ("mean", "std", "one", "gram", "products", "vectors", "strength")
-PAST = "past"  # travels too, but one frame for each node that is shown its own
-_WIDE = {"gram", "products", "strength"}  # float64, and small
-
-
-def dtype_of(piece: str, wire: torch.dtype = torch.float32) -> torch.dtype:
-    """What `piece` is on the wire, where vectors are `wire`."""
-    return torch.float64 if piece in _WIDE else wire
 
 
 def header_of(piece: str, round: int, tensor: Tensor) -> Header:
     """The header of the frame that carries `piece`."""
     return Header(Kind.PIECE, round, tensor.numel(), PIECES.index(piece), tensor.dtype)
-
-
-def narrow(pieces: Mapping[str, Tensor], wire: torch.dtype) -> dict[str, Tensor]:
-    """`pieces` as they travel."""
-    return {p: narrowed(tensor, dtype_of(p, wire)).contiguous() for p, tensor in pieces.items()}
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """A piece, or a past, that has travelled, as attacks take it."""
-    return tensor if tensor.dtype is torch.float64 else tensor.to(torch.float32)
 
 
 def largest_piece(h: int, d: int) -> int:
@@ -77,21 +58,3 @@ def place_of(
         return piece, torch.empty(shape, dtype=header.dtype)
     except RuntimeError as e:
         raise BadFrame(f"no memory for {piece} of {header.size:,} bytes") from e
-
-
-def knowledge_of(
-    shown: Mapping[str, Tensor],
-    *,
-    h: int,
-    d: int,
-    own: Tensor | None,
-    past: Tensor | None = None,
-) -> Knowledge:
-    """What was `shown`, as an attack takes it; `BadRequest` where shapes differ."""
-    right = shapes(shown, h, d)
-    for piece, tensor in shown.items():
-        if tuple(tensor.shape) != right[piece]:
-            raise BadRequest(
-                f"{piece} has shape {tuple(tensor.shape)}, {right[piece]} was announced"
-            )
-    return Knowledge(h=h, dimension=d, own=own, past=past, **shown)
