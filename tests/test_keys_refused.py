@@ -273,7 +273,7 @@ class TicketTests(KeysCase):
         )
         for host in (mine, thief):
             await host.hello()
-        opened = await mine._ask(commands.OpenRun, run="r", spec=SPEC.to_json())
+        opened = await mine.ask(commands.OpenRun, run="r", spec=SPEC.to_json())
 
         for host, good in ((thief, False), (mine, True), (mine, False)):
             connection = await host._connect(GuardedAMP({}))
@@ -290,7 +290,7 @@ class TicketTests(KeysCase):
                 error = await self.assertFailure(asked, BadTicket)
                 self.assertIn("another certificate" if host is thief else "used", str(error))
                 await self.log.wait_for(f"({host.keys.keys.name}): hanging up: this ticket")
-        await mine._ask(commands.CloseRun, run="r")
+        await mine.ask(commands.CloseRun, run="r")
 
     async def test_another_servers_stream(self) -> None:
         """The second connection must lead to the server that the first one did."""
@@ -325,7 +325,7 @@ class FloodTests(KeysCase):
         await self.log.wait_for("it showed no certificate, and others want to")
         second = self.dial(server, self.cluster.trainer("second"))
         await second.hello()
-        self.assertEqual((await first._ask(commands.Ping, token=7))["token"], 7)
+        self.assertEqual((await first.ask(commands.Ping, token=7))["token"], 7)
         self.assertLessEqual(len(server._sessions), 4 + 2)
         # A third certificate is one over the limit.
         await self.refused_or_lost(self.dial(server, self.cluster.trainer("third")))

@@ -280,7 +280,7 @@ class _Offline(RemoteHost):
 
     second: GuardedAMP
 
-    async def _ask(self, command: Any, **arguments: Any) -> dict[str, Any]:
+    async def ask(self, command: Any, **arguments: Any) -> dict[str, Any]:
         return {"dimension": D, "digest": "x", "ticket": b"t"}
 
     async def _connect(self, protocol: Any) -> Any:

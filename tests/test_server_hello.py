@@ -16,8 +16,10 @@ from tests.server_harness import SPEC, ServerCase
 
 class HelloTests(ServerCase):
     def test_tells_what_the_server_is(self) -> None:
-        """Hello answers version, protocol and an environment that can be read."""
+        """Hello answers version, protocol, the time, and an environment that can be read."""
+        self.reactor.advance(7.5)
         answer = self.dial().hello()
+        self.assertEqual(answer["time"], 7.5)
         self.assertEqual(answer["protocol"], commands.PROTOCOL)
         self.assertEqual(answer["version"], byzpy_tw.__version__)
         environment = Environment.from_json(answer["environment"])

@@ -122,6 +122,7 @@ class Session(Visitor):
                 "protocol": commands.PROTOCOL,
                 "version": byzpy_tw.__version__,
                 "environment": environment.to_json(),
+                "time": self.server.reactor.seconds(),
             }
         )
 

@@ -127,6 +127,11 @@ class RemoteHost:
         return self._stream.reader.bytes_read if self._stream else 0
 
     @property
+    def connected(self) -> bool:
+        """Whether a connection was made, whatever became of it."""
+        return self._control is not None
+
+    @property
     def suspect(self) -> bool:
         return self._pulse is not None and self._pulse.suspect
 
@@ -135,7 +140,7 @@ class RemoteHost:
     async def hello(self) -> Environment:
         """Connect, and learn what the server is."""
         self._control = await self._connect(_Client(self._lost))
-        answer = await self._ask(
+        answer = await self.ask(
             commands.Hello, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
         )
         self.peer = self._peer(self._control)
@@ -160,7 +165,7 @@ class RemoteHost:
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
         """Have the server build the run, and open the tensor stream."""
-        answer = await self._ask(
+        answer = await self.ask(
             commands.OpenRun, seconds=OPEN_SECONDS, run=run, spec=spec.to_json()
         )
         self._run, self._sink, self._dimension = run, sink, answer["dimension"]
@@ -195,7 +200,7 @@ class RemoteHost:
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> None:
         for part in _parts(nodes):
-            await self._ask(
+            await self.ask(
                 commands.SpawnNodes, run=self._run, nodes=nodes_to_json(list(part))
             )
 
@@ -215,9 +220,10 @@ class RemoteHost:
                 f"--port {self.address.port}' there, or check the address and the firewall"
             ) from e
 
-    async def _ask(
+    async def ask(
         self, command: type[amp.Command], *, seconds: float = ANSWER_SECONDS, **arguments: Any
     ) -> dict[str, Any]:
+        """The server's answer to `command`; an error that names it where there is none."""
         if self._control is None or self.gone:
             raise ServerUnreachable(f"{self.name}: {self.gone or 'not connected'}")
         return await self._answered(
@@ -387,7 +393,7 @@ class RemoteHost:
     async def close(self) -> None:
         try:
             if self._control is not None and not self.gone and self._run:
-                await self._ask(commands.CloseRun, seconds=CLOSE_SECONDS, run=self._run)
+                await self.ask(commands.CloseRun, seconds=CLOSE_SECONDS, run=self._run)
         except ByzpyTwError:
             pass  # closing the connection does the same
         finally:

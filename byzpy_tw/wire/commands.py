@@ -76,8 +76,9 @@ class Hello(_Command):
     """Introduce the trainer; learn what the server is.
 
     Arguments: ``protocol``, the trainer's `PROTOCOL`; ``version``, of its
-    package, for the log.  Answers: the same of the server, and
-    ``environment``, a JSON object (see `wire.environment`).
+    package, for the log.  Answers: the same of the server;
+    ``environment``, a JSON object (see `runs.environment`); and ``time``, its clock
+    in seconds since 1970, which servers of before do not tell.
     """
 
     arguments = [(b"protocol", amp.Integer()), (b"version", amp.Unicode())]
@@ -85,6 +86,7 @@ class Hello(_Command):
         (b"protocol", amp.Integer()),
         (b"version", amp.Unicode()),
         (b"environment", amp.Unicode()),
+        (b"time", amp.Float(optional=True)),
     ]
 
 
