@@ -68,7 +68,7 @@ class AimTests(SynchronousTestCase):
             round.accepted(1)
             round.accepted(2)
             self.assertEqual(round.likely_budget(rules.aggregation.computable), 1)
-            shown = rounds._show(round, {})
+            shown = rounds._show(round, {}, 1)
             self.assertEqual(shown["strength"].shape, (1,))
             aimed = rules.attack_on(1).aggregator
             self.assertEqual(getattr(aimed, "pipeline", aimed).f, 1)

@@ -490,7 +490,7 @@ class PluginFailureTests(SynchronousTestCase):
         round = Round(0, 3, 1, 1)
         for node in range(3):
             round.accepted(node)
-        self.assertRaises(BrokenPlugin, rounds._show, round, {})
+        self.assertRaises(BrokenPlugin, rounds._show, round, {}, 1)
 
     def test_a_rule_that_fails_in_its_own_way(self) -> None:
         """So does a rule, whatever it raises."""

@@ -324,12 +324,20 @@ class RunConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
     @property
+    def deciding(self) -> dict[str, Any]:
+        """Every option that can change the result's bits, as `to_dict` has it."""
+        plain = self.to_dict()
+        return {f.name: plain[f.name] for f in attrs.fields(RunConfig) if f.metadata["bits"]}
+
+    @property
     def bits(self) -> str:
         """Hex digest of every option that can change the result's bits."""
-        names = [f.name for f in attrs.fields(RunConfig) if f.metadata["bits"]]
-        plain = self.to_dict()
-        text = json.dumps({name: plain[name] for name in names}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_of(self.deciding)
+
+
+def digest_of(options: Mapping[str, Any]) -> str:
+    """Hex digest of `options`, which are plain values under their names."""
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
 
 def from_dict(values: Mapping[str, Any]) -> RunConfig:

@@ -95,7 +95,8 @@ class Replay:
             working -= 1
             for node, answer in zip(group, answers, strict=True):
                 if isinstance(answer, BaseException):
-                    raise BrokenPlugin(f"node {node}, round {state.round}: {answer!r}") from answer
+                    where = f"node {node}, round {state.round}"
+                    raise BrokenPlugin(f"{where}: {answer!r}") from answer
                 yield node, answer
 
     def gradient(self, state: State, node: int) -> Tensor:

@@ -68,6 +68,7 @@ class Gathered:
     before: tuple[int, int]  # bytes sent and received until it began
     memory: Mapping[str, Any]  # the attack's, once the round is done
     slow: frozenset[int]  # nodes whose failure the round has waited for
+    foreseen: int | None  # the rules' f, as the attack was told where it was shown anything
 
 
 @frozen(eq=False)
@@ -157,7 +158,7 @@ class Rounds:
         asking = Asking(
             round, config, self.fleet, self.collector, self._reactor, self._sender(number)
         )
-        memory = dict(self.memory)
+        memory, foreseen = dict(self.memory), None
         asking.begin()
         try:
             await asking.honest()
@@ -166,7 +167,10 @@ class Rounds:
             clock.lap("honest")
             # An attack is shown nothing of a round that has failed already.
             if config.num_byz and not round.diverged and round.honest_accepted:
-                shown = await in_pool(self._reactor, self._pool, self._show, round, memory)
+                foreseen = round.likely_budget(self.rules.aggregation.computable)
+                shown = await in_pool(
+                    self._reactor, self._pool, self._show, round, memory, foreseen
+                )
                 past = self.history.get(number - getattr(self.rules.attack, "age", 0), {})
                 await asking.byzantine(Shown(len(round.honest_accepted), shown, past))
         finally:
@@ -176,7 +180,7 @@ class Rounds:
         verdict = round.verdict(self.rules.aggregation.computable)
         if isinstance(verdict, Halt):
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
-        return Gathered(round, verdict, clock, before, memory, asking.slow())
+        return Gathered(round, verdict, clock, before, memory, asking.slow(), foreseen)
 
     async def commit(self, gathered: Gathered, *, keep: bool = False) -> Ran:
         """Aggregate and step.  By now nobody reads the parameters that the last round left.
@@ -200,6 +204,7 @@ class Rounds:
             "aggregate_norm": aggregated.norm,
             "norms": {str(node): norm for node, norm in sorted(self.collector.norms.items())},
             **_outcomes(verdict, aggregated, round),
+            "foreseen_f": gathered.foreseen,
             "bytes_sent": sent - gathered.before[0],
             "bytes_received": received - gathered.before[1],
         }
@@ -258,14 +263,13 @@ class Rounds:
             self.history[round.number] = sent
             self.history.pop(round.number - attack.age, None)
 
-    def _show(self, round: Round, memory: dict[str, Any]) -> Mapping[str, Tensor]:
-        """The pieces of knowledge that travel in this round."""
+    def _show(self, round: Round, memory: dict[str, Any], f: int) -> Mapping[str, Tensor]:
+        """The pieces of knowledge that travel in this round, where the rules will have `f`."""
         rows = round.honest_accepted
         honest = self.collector.matrix[: round.honest]
         if len(rows) < round.honest:
             honest = honest[list(rows)]
         aggregation = self.rules.aggregation
-        f = round.likely_budget(aggregation.computable)
         context = Context(
             seed=self.config.seed,
             round=round.number,

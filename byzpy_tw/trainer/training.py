@@ -51,6 +51,26 @@ class Prepared:
     environment: Environment
 
 
+def load(config: RunConfig, registry: Registry, threads: int) -> Prepared:
+    """What the trainer of `config` holds; raises what is wrong with its data or model."""
+    spec = config.spec()
+    data = registry.make("dataset", config.dataset, root=Path(config.data_root).absolute())
+    for i, shard in enumerate(make_shards(spec, registry, data)):
+        check_shard(i, len(shard), spec)
+    model = make_model(spec, registry, data).to(device_of(config.device))
+    learner = Learner(
+        model,
+        data,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        milestones=config.lr_milestones,
+        decay=config.lr_decay,
+    )
+    here = environment(registry, probe=probe(), device=config.device, threads=threads)
+    return Prepared(data, learner, data.digest(), here)
+
+
 @define(eq=False)
 class Training:
     """One run.  `prepare`, then `run` with the hosts; `result` at any time after."""
@@ -74,6 +94,8 @@ class Training:
     _prepared: Prepared | None = field(default=None, init=False)
     _tail: Shared[None] | None = field(default=None, init=False)  # of the last round
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
+    _bits: str = field(init=False)  # the configuration's digest, in each record
+    _told: str = field(init=False)  # the one whose options are on record
 
     def __attrs_post_init__(self) -> None:
         config, begun = self.config, self.begun
@@ -85,6 +107,8 @@ class Training:
         self._began = self._reactor.seconds() - (begun.state.elapsed if begun.state else 0.0)
         for record in begun.records:
             self._tally.add(record)
+        self._bits = config.bits
+        self._told = begun.records[-1].get("bits", "") if begun.records else ""
         self._bytes = (
             sum(record.get("bytes_sent", 0) for record in begun.records),
             sum(record.get("bytes_received", 0) for record in begun.records),
@@ -99,7 +123,9 @@ class Training:
                 f"no guarantee: {self.config.pipeline}: {self.rules.missing} "
                 "(--strict makes this an error)"
             )
-        prepared = self._prepared = await in_pool(self._reactor, self._pool, self._load)
+        prepared = self._prepared = await in_pool(
+            self._reactor, self._pool, load, self.config, self.registry, self.threads
+        )
         for line in compare(
             self.begun,
             prepared.learner.dimension,
@@ -109,28 +135,6 @@ class Training:
         ):
             self.screen.notice(f"warning: {line}: results may differ in their last bits")
         return prepared
-
-    def _load(self) -> Prepared:
-        config, spec = self.config, self.config.spec()
-        data = self.registry.make(
-            "dataset", config.dataset, root=Path(config.data_root).absolute()
-        )
-        for i, shard in enumerate(make_shards(spec, self.registry, data)):
-            check_shard(i, len(shard), spec)
-        model = make_model(spec, self.registry, data).to(device_of(config.device))
-        learner = Learner(
-            model,
-            data,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            milestones=config.lr_milestones,
-            decay=config.lr_decay,
-        )
-        here = environment(
-            self.registry, probe=probe(), device=config.device, threads=self.threads
-        )
-        return Prepared(data, learner, data.digest(), here)
 
     # -- the run
 
@@ -211,7 +215,9 @@ class Training:
     async def _after(self, number: int, running: Deferred[Ran]) -> None:
         """Evaluate if it is time to, record, and tell: the next round does not wait for it."""
         ran = await running
-        record = {**ran.record, "parameters_sha256": await ran.digest}
+        record = {**ran.record, "parameters_sha256": await ran.digest, "bits": self._bits}
+        if self._told != self._bits:  # whoever audits the run finds here what it was made with
+            record["options"], self._told = self.config.deciding, self._bits
         last = number == self.config.rounds - 1
         every = self.config.eval_interval
         if last or (every and (number + 1) % every == 0):
