@@ -7,7 +7,15 @@ import sys
 from collections.abc import Sequence
 
 import byzpy_tw
-from byzpy_tw.commands import conformance, explain, keygen, lab, new_plugin, plugins
+from byzpy_tw.commands import (
+    conformance,
+    explain,
+    keygen,
+    lab,
+    new_plugin,
+    plugins,
+    verify,
+)
 from byzpy_tw.errors import ByzpyTwError, message_of
 
 COMMANDS = {
@@ -17,7 +25,7 @@ COMMANDS = {
     "explain": explain,
     "lab": lab,
     "new-plugin": new_plugin,
-}
+    "verify": verify,
 }
 
 

@@ -1,0 +1,378 @@
+"""A run's records are computed again, and whatever was changed in them is found."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.__main__ import main
+from byzpy_tw.plugins import load
+from byzpy_tw.runs import checkpoint
+from byzpy_tw.runs.config import RunConfig, digest_of
+from byzpy_tw.runs.left import read
+from byzpy_tw.runs.record import to_json
+from byzpy_tw.runs.replay import AtOnce, replay_of
+from byzpy_tw.runs.verifying import Verification
+from byzpy_tw.vectors import narrowed, norm_of, sha256_of
+from tests.support import PATIENCE, folder
+
+SMALL = "--in-process --dataset synthetic --model mlp:hidden=8 --batch-size 16 --num-honest 6"
+# Runs whose rounds depend on more than their parameters.
+RUNS = {
+    "memory": "--num-byz 2 --f 2 --rounds 10 --worker-momentum 0.9 "
+    "--attack mimic:adaptive=true --pre-aggregator bucketing --aggregator centered-clipping "
+    "--eval-interval 3 --checkpoint-interval 4 --keep-checkpoints all",
+    "foresight": "--num-byz 1 --f 2 --rounds 6 --attack opt-alie --aggregator trimmed-mean "
+    "--wire-dtype bfloat16",
+    "replay": "--num-byz 2 --f 2 --rounds 8 --attack replay:relabel=true,age=2 "
+    "--aggregator krum --checkpoint-interval 5",
+    "refused": "--num-byz 2 --f 2 --rounds 6 --attack garbage --aggregator multi-krum "
+    "--partition dirichlet:alpha=0.9,min_size=20",
+    "late": "--num-byz 1 --f 1 --rounds 5 --attack silent --round-timeout 0.5 "
+    "--aggregator median",
+}
+
+
+@cache
+def _made() -> Path:
+    """The folder with a directory for each of `RUNS`."""
+    made = Path(mkdtemp(prefix="byzpy_tw-"))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.many_runs", str(made)],
+        input=json.dumps([f"{SMALL} {options}".split() for options in RUNS.values()]),
+        capture_output=True, text=True, timeout=PATIENCE, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    if len(done.stdout.splitlines()) != len(RUNS):
+        raise AssertionError(done.stderr)
+    return made
+
+
+def tearDownModule() -> None:
+    if _made.cache_info().currsize:
+        shutil.rmtree(_made())
+        _made.cache_clear()
+
+
+@cache
+def _registry() -> Any:
+    return load()
+
+
+class VerifyCase(SynchronousTestCase):
+    def run_of(self, name: str) -> Path:
+        """A copy of that run's directory, to be spoiled."""
+        path = folder(self) / "run"
+        shutil.copytree(_made() / str(list(RUNS).index(name)), path)
+        return path
+
+    def verified(self, path: Path, start: int = 0) -> Verification:
+        verification = Verification(read(path), _registry(), AtOnce(), 1)
+        verification.run(start)
+        return verification
+
+    def spoil(self, path: Path, round: int, change: Callable[[dict[str, Any]], Any]) -> None:
+        """Change one record."""
+        records = [json.loads(line) for line in (path / "rounds.jsonl").open()]
+        change(records[round])
+        (path / "rounds.jsonl").write_text("".join(to_json(r) + "\n" for r in records))
+
+    def spoil_file(self, path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+        found = json.loads(path.read_text())
+        change(found)
+        path.write_text(json.dumps(found))
+
+    def assert_found(self, path: Path, *told: tuple[str, int | None, str]) -> Verification:
+        """Not confirmed, for these problems: their word, their round and words of theirs."""
+        verification = self.verified(path)
+        self.assertFalse(verification.confirmed)
+        problems = verification.problems
+        self.assertEqual([(p.what, p.round) for p in problems], [t[:2] for t in told], problems)
+        for problem, (_, _, words) in zip(problems, told, strict=True):
+            self.assertIn(words, problem.text)
+        return verification
+
+
+class RecordTests(VerifyCase):
+    def test_the_configuration_is_on_record(self) -> None:
+        """Each record has its digest, the first one what it is of; and what f the attack
+        was told of."""
+        records = read(self.run_of("refused")).records
+        self.assertEqual({r["bits"] for r in records}, {digest_of(records[0]["options"])})
+        self.assertEqual([("options" in r) for r in records], [True] + [False] * 5)
+        self.assertEqual({r["foreseen_f"] for r in records[:3]}, {2})
+
+
+class HonestTests(VerifyCase):
+    def test_whole_runs(self) -> None:
+        """Memory, momentum, foresight, replays and refused nodes: every hash is met."""
+        for name in RUNS:
+            verification = self.verified(self.run_of(name))
+            self.assertEqual((name, verification.problems), (name, []))
+            self.assertEqual(verification.spans, [(0, len(verification.left))])
+            self.assertTrue(verification.confirmed)
+
+    def test_from_a_checkpoint(self) -> None:
+        """Momenta, memories and the past are taken from there, and the rest is met."""
+        for name, start in (("memory", 8), ("replay", 5)):
+            verification = self.verified(self.run_of(name), start)
+            self.assertEqual(verification.problems, [])
+            self.assertEqual(verification.spans, [(start, len(verification.left))])
+
+    def test_records_of_before(self) -> None:
+        """Without digests, or what an attack foresaw, as far as possible: wholly."""
+        for name in ("foresight", "late"):
+            path, new = self.run_of(name), ("bits", "foreseen_f")
+            for number in range(len(read(path))):
+                self.spoil(path, number, lambda r: [r.pop(k, 0) for k in new])
+            self.spoil(path, 0, lambda r: r.pop("options"))
+            self.assertTrue(self.verified(path).confirmed)
+
+    def test_a_run_that_has_not_ended(self) -> None:
+        """What is on record is verified; a line without its end is being written."""
+        path = self.run_of("refused")
+        (path / "result.json").unlink()
+        lines = (path / "rounds.jsonl").read_text().splitlines(keepends=True)
+        (path / "rounds.jsonl").write_text("".join(lines[:3]) + lines[3][:50])
+        for kept in checkpoint.checkpoints(path):
+            kept.unlink()
+        verification = self.verified(path)
+        self.assertTrue(verification.confirmed)
+        self.assertEqual(verification.spans, [(0, 3)])
+        self.assertIn("3 of 6 rounds are on record", verification.notes)
+
+    def test_more_rounds(self) -> None:
+        """A run that was resumed with more --rounds has two digests, and is one run."""
+        path = self.run_of("refused")
+        options = {**read(path).records[0]["options"], "rounds": 4}
+        first = {"bits": digest_of(options), "options": options}
+        later = {k: read(path).records[0][k] for k in ("bits", "options")}
+        for number in range(4):
+            self.spoil(path, number, lambda r: r.update(bits=first["bits"]))
+        self.spoil(path, 0, lambda r: r.update(first))
+        self.spoil(path, 4, lambda r: r.update(later))
+        self.assertTrue(self.verified(path).confirmed)
+
+
+class ChangedTests(VerifyCase):
+    def test_one_hash(self) -> None:
+        """Its round is named, and that the others are met."""
+        path = self.run_of("memory")
+        self.spoil(path, 6, lambda r: r.update(parameters_sha256="0" * 64))
+        verification = self.assert_found(path, ("hash", 6, "this record was changed"))
+        self.assertEqual(verification.spans, [(0, 10)])
+
+    def test_the_last_hash(self) -> None:
+        path = self.run_of("refused")
+        self.spoil(path, 5, lambda r: r.update(parameters_sha256="0" * 64))
+        self.assert_found(
+            path,
+            ("result", None, "result.json has parameters_sha256"),
+            ("checkpoint", 5, "holds other parameters"),
+            ("hash", 5, "of their aggregate are as recorded"),
+        )
+
+    def test_an_option(self) -> None:
+        """Each that changes bits is named, with what the records were made with, and
+        they are met with that."""
+        for name, value in (("lr", 0.1), ("seed", 43), ("aggregator", "krum"), ("f", 1)):
+            path = self.run_of("refused")
+            self.spoil_file(path / "config.json", lambda c: c["config"].update({name: value}))
+            told = f"--{name} {value}, the records were made with --{name} "
+            verification = self.assert_found(path, ("option", None, told))
+            self.assertEqual(verification.spans, [(0, 6)])
+
+    def test_an_option_that_changes_no_bits(self) -> None:
+        path = self.run_of("refused")
+        self.spoil_file(path / "config.json", lambda c: c["config"].update(eval_interval=7))
+        self.assertTrue(self.verified(path).confirmed)
+
+    def test_rounds(self) -> None:
+        """A run that is said to have finished has as many as it was to have."""
+        path = self.run_of("refused")
+        self.spoil_file(path / "config.json", lambda c: c["config"].update(rounds=7))
+        self.assert_found(path, ("result", None, "has --rounds 7"))
+
+    def test_an_option_of_before(self) -> None:
+        """Where records do not tell, config.json's own digest does."""
+        path = self.run_of("refused")
+        for number in range(6):
+            self.spoil(path, number, lambda r: [r.pop(k, 0) for k in ("bits", "options")])
+        self.spoil_file(path / "config.json", lambda c: c["config"].update(lr=0.1))
+        found = self.verified(path).problems
+        self.assertEqual((found[0].what, found[1].what, found[1].round), ("option", "hash", 0))
+
+    def test_a_digest(self) -> None:
+        path = self.run_of("refused")
+        self.spoil(path, 3, lambda r: r.update(bits="f" * 64))
+        self.assert_found(path, ("digest", 3, "round 3 carries the digest of another"))
+
+    def test_the_membership(self) -> None:
+        """A node that is said to have been refused, and was not."""
+        path = self.run_of("refused")
+        added = {"node": 0, "reason": "late", "detail": ""}
+        self.spoil(path, 2, lambda r: r["refused"].append(added))
+        found = self.verified(path).problems
+        self.assertEqual([p.what for p in found], ["result", "hash", "way"])
+        self.assertEqual([p.round for p in found], [None, 2, 3])
+
+    def test_figures(self) -> None:
+        """What must follow from the parameters is compared too."""
+        path = self.run_of("memory")
+        self.spoil(path, 5, lambda r: r.update(accuracy=0.99))
+        self.spoil(path, 7, lambda r: r.update(loss=0.5))
+        found = {(p.what, p.round) for p in self.verified(path).problems}
+        self.assertLessEqual({("record", 5), ("record", 7)}, found)
+
+    def test_records_that_are_none(self) -> None:
+        """Each is told with its line; those before it are verified."""
+        for change, words in (
+            (lambda r: r.pop("refused"), "does not say which of the 8 nodes"),
+            (lambda r: r["refused"].append({"node": 99, "reason": "late"}), "which of the 8"),
+            (lambda r: r.update(round=9), "is not the record of round 3"),
+            (lambda r: r.update(f=-1), "has no f"),
+            (lambda r: r.update(f=True), "has no f"),
+            (lambda r: r.pop("seconds"), "lacks parameters_sha256 or seconds"),
+        ):
+            path = self.run_of("refused")
+            (path / "result.json").unlink()
+            self.spoil(path, 3, change)
+            verification = self.assert_found(path, ("record", 3, words))
+            self.assertEqual(verification.spans, [(0, 3)])
+
+    def test_a_checkpoint(self) -> None:
+        """A damaged one is told."""
+        path = self.run_of("memory")
+        (path / "checkpoint.00000004").write_bytes(b"nonsense")
+        self.assert_found(path, ("checkpoint", 4, "is no checkpoint"))
+
+    def test_a_checkpoint_of_another_shape(self) -> None:
+        """Its parameters are those on record, the rest is not to be used: it is told."""
+        path = self.run_of("memory")
+        state = checkpoint.read(path / "checkpoint.00000008")
+        checkpoint.write(path, evolve(state, velocity=state.velocity[1:]), None)
+        [problem] = self.verified(path, 8).problems
+        self.assertEqual((problem.what, problem.round), ("replay", 8))
+
+
+class LyingTests(VerifyCase):
+    """A server that sent something else than its nodes compute."""
+
+    def lied(self, at: int, node: int) -> Path:
+        """A run of which one vector was a lie, and the records that it leaves."""
+        path = folder(self)
+        config = RunConfig(
+            in_process=True, dataset="synthetic", model="mlp:hidden=8", num_honest=4, rounds=6,
+            aggregator="mean", attack="empire", batch_size=16,
+        )  # fmt: skip
+        replay = replay_of(config, _registry(), path, AtOnce())
+        state, lines = replay.first, []
+        for number in range(config.rounds):
+            rows = {
+                n: narrowed(g.vector, replay.wire).clone()
+                for n, g in replay.gradients(state, range(4))
+            }
+            if number == at:
+                rows[node].mul_(2)
+            matrix = replay.learner.parameters.new_zeros(5, replay.host.dimension)
+            for n, row in rows.items():
+                matrix[n] = row
+            shown = replay.show(state, range(4), matrix[:4], config.f)
+            matrix[4] = replay.sent(state, 4, shown, None, None)
+            state, _ = replay.after(state, tuple(range(5)), 1, matrix, shown.memory)
+            lines.append({
+                "round": number, "seconds": 0.1, "f": 1, "refused": [], "foreseen_f": 1,
+                "parameters_sha256": sha256_of(state.parameters),
+                "norms": {str(n): norm_of(matrix[n]) for n in range(5)},
+            })  # fmt: skip
+            if number == 3:
+                checkpoint.write(path, state)
+        (path / "rounds.jsonl").write_text("".join(to_json(line) + "\n" for line in lines))
+        description = {
+            "config": evolve(config, in_process=False, local=2).to_dict(), "bits": config.bits,
+            "placement": {"tcp://10.0.0.7:1": [0, 2, 4], "tcp://10.0.0.8:1": [1, 3]},
+        }  # fmt: skip
+        (path / "config.json").write_text(json.dumps(description))
+        return path
+
+    def test_the_liar_is_named(self) -> None:
+        """The round, the node and its server are named, and what follows is verified from
+        the next checkpoint on."""
+        verification = self.assert_found(
+            self.lied(1, 3),
+            ("hash", 1, "node 3 (at the start on tcp://10.0.0.8:1) norm "),
+            ("way", 2, "from round 2 on, up to the checkpoint of round 4"),
+        )
+        self.assertIn("if it lied, cannot be computed again", verification.problems[0].text)
+        self.assertEqual(verification.spans, [(0, 2), (4, 6)])
+
+
+class CommandTests(VerifyCase):
+    def said(self, *words: str) -> tuple[int, str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main(["verify", *words])
+        return code, out.getvalue(), err.getvalue()
+
+    def test_confirmed(self) -> None:
+        """Exit code 0, and a last line that says so."""
+        path = self.run_of("memory")
+        code, out, _ = self.said(str(path), "--from", "newest", "--threads", "1")
+        self.assertEqual(code, 0, out)
+        self.assertIn("confirmed: the recorded hashes of 2 of 10 rounds are met, from the", out)
+
+    def test_not_confirmed(self) -> None:
+        """Exit code 1; as JSON too."""
+        path = self.run_of("memory")
+        self.spoil(path, 4, lambda r: r.update(parameters_sha256="0" * 64))
+        code, out, _ = self.said(str(path), "--threads", "1")
+        self.assertEqual(code, 1)
+        self.assertIn("not confirmed, first in round 4", out)
+        code, out, _ = self.said(str(path), "--threads", "1", "--json")
+        found = json.loads(out)
+        self.assertEqual((code, found["confirmed"]), (1, False))
+        self.assertEqual({p["round"] for p in found["problems"]}, {4})
+
+    def test_mistakes(self) -> None:
+        """Each is one line, with exit code 2."""
+        path = self.run_of("memory")
+        empty = folder(self)
+        for words, told in (
+            ((str(empty),), "holds no run"),
+            ((str(path), "--from", "soon"), "--from must be a round or newest"),
+            ((str(path), "--from", "3"), "no checkpoint of round 3 was kept (there are: 4, 8)"),
+            ((str(path), "--threads", "0"), "--threads must be from 1"),
+        ):
+            code, _, err = self.said(*words)
+            self.assertEqual(code, 2, err)
+            self.assertIn(told, err)
+            self.assertEqual(err.count("\n"), 1, err)
+
+    def test_words_from_files(self) -> None:
+        """They do not reach the terminal as they are."""
+        path = self.run_of("refused")
+        self.spoil_file(path / "config.json", lambda c: c.update(data_digest="\x1b[2J"))
+        self.spoil(path, 3, lambda r: r.update(bits="\x1b[2J\n"))
+        _, out, _ = self.said(str(path), "--threads", "1")
+        self.assertIn("[2J", out)
+        self.assertNotIn("\x1b", out)
+
+    def test_other_data_here(self) -> None:
+        """What cannot be computed here is one problem, with the cure."""
+        path = self.run_of("refused")
+        self.spoil_file(path / "config.json", lambda c: c.update(data_digest="0" * 64))
+        code, out, _ = self.said(str(path), "--threads", "1")
+        self.assertEqual(code, 1)
+        self.assertIn("begun with other data", out)
+        self.assertIn("--data-root", out)
