@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import byzpy_tw
 from byzpy_tw.commands import (
     conformance,
+    doctor,
     explain,
     keygen,
     lab,
@@ -20,6 +21,7 @@ from byzpy_tw.errors import ByzpyTwError, message_of
 
 COMMANDS = {
     "plugins": plugins,
+    "doctor": doctor,
     "keygen": keygen,
     "conformance": conformance,
     "explain": explain,
@@ -36,8 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         command.options(commands.add_parser(name, help=command.HELP))
-    chosen = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        own = getattr(COMMANDS.get(words[0]), "main", None) if words else None
+        if own is not None:  # it reads its words itself
+            return own(words[1:])
+        chosen = parser.parse_args(words)
         return COMMANDS[chosen.command].run(chosen)
     except BrokenPipeError:  # whoever read the output, such as head, has enough
         sys.stdout = None  # type: ignore[assignment]  # or it is flushed once more

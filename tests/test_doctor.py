@@ -1,0 +1,287 @@
+"""Whether a run would start: each trouble is named with its cure, and soon."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from attrs import evolve
+from twisted.internet import reactor
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from byzpy_tw.__main__ import main
+from byzpy_tw.attacks.simple import Empire
+from byzpy_tw.commands.doctor import _configured, lines
+from byzpy_tw.datasets.synthetic import synthetic
+from byzpy_tw.kernels.parallel import pool as make_pool
+from byzpy_tw.plugins import Registry, hookimpl, load
+from byzpy_tw.plugins.hookspecs import Registration
+from byzpy_tw.runs.budget import budget_of, losses
+from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.server.service import ByzpyServer
+from byzpy_tw.trainer.doctor import Doctor
+from byzpy_tw.wire.keys import Keys
+from tests.key_files import Cluster
+from tests.support import PATIENCE, folder
+
+
+def registry_of(*, seed: int = 0, odd: bool = True) -> Registry:
+    """What one machine has: the data `records`, and perhaps the attack `odd`."""
+
+    class Data:
+        @hookimpl
+        def register_datasets(self) -> list[Registration]:
+            return [Registration("records", lambda: evolve(made, name="records"))]
+
+    class Odd:
+        @hookimpl
+        def register_attacks(self) -> list[Registration]:
+            return [Registration("odd", Empire)]
+
+    made = synthetic(n=400, features=16, seed=seed)
+    return load(only=(), extra={"records": Data(), **({"byzpy-tw-odd": Odd()} if odd else {})})
+
+
+class DoctorCase(TestCase):
+    """Real sockets in this process, all on this machine."""
+
+    timeout = 120
+
+    def setUp(self) -> None:
+        self.cluster, self.folder = Cluster(), folder(self)
+        self.pool, self.started = make_pool(2), list[ByzpyServer]()
+        self.addCleanup(self.pool.shutdown)
+
+    def serve(self, registry: Registry, keys: Keys | None) -> str:
+        server = ByzpyServer(reactor, "127.0.0.1", 0, self.folder, keys=keys)
+        server._registry = registry
+        server.startService()
+        self.started.append(server)
+        # What it runs on is worked out in the pool: let that end first.
+        self.addCleanup(lambda: server.environment().addBoth(lambda _: server.stopService()))
+        return str(server.address)
+
+    def mute(self) -> str:
+        """Takes connections, by way of the system, and says nothing: as after SIGSTOP."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listener.close)
+        return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+
+    async def examined(self, hosts: list[str], keys: bool = False, **options: Any) -> Doctor:
+        more: dict[str, Any] = {
+            "dataset": "records", "model": "mlp:hidden=2048", "batch_size": 16, "attack": "odd",
+            "aggregator": "median", "run_dir": str(self.folder / "run"), **options,
+        }  # fmt: skip
+        if keys:
+            path = self.folder / "trainer.pem"
+            path.write_bytes(self.cluster.pem("trainer"))
+            path.chmod(0o600)
+            more["keys"] = str(path)
+        config = RunConfig(remote_hosts=tuple(hosts), **more)
+        for server in self.started:  # or a busy machine might look like a hung one
+            await server.environment()
+        doctor = Doctor(config, registry_of(), reactor, self.pool, wait=4.0)
+        await doctor.examine()
+        json.dumps(doctor.to_plain())
+        return doctor
+
+    def assert_troubles(self, doctor: Doctor, *told: tuple[str, ...]) -> None:
+        """As many troubles as `told`, in that order, with those words."""
+        self.assertEqual(len(doctor.troubles), len(told), doctor.troubles)
+        for line, words in zip(doctor.troubles, told, strict=True):
+            for word in words:
+                self.assertIn(word, line)
+        self.assertEqual(doctor.well, not told)
+
+
+class ServersTests(DoctorCase):
+    async def test_healthy(self) -> None:
+        """A run would start; each server's figures are there."""
+        hosts = [self.serve(registry_of(), None) for _ in range(2)]
+        doctor = await self.examined(hosts)
+        self.assert_troubles(doctor)
+        self.assertIn("one server holds 2 nodes, f = 1", " ".join(doctor.warnings))
+        for server in doctor.to_plain()["servers"]:
+            self.assertLess(abs(server["clock_ahead"]), 1.0)
+            self.assertGreater(server["bytes_a_second"], 0)
+            self.assertGreater(server["gradient_seconds"], server["round_trip"])
+            self.assertEqual(server["environment"]["plugins"]["byzpy-tw-odd"], "0")
+            self.assertEqual(server["data_digest"], doctor.to_plain()["here"]["data_digest"])
+        text = "\n".join(lines(doctor))
+        self.assertIn(f"{hosts[0]}: well; nodes 0, 2; round trip ", text)
+        self.assertTrue(text.endswith("a run would start"))
+
+    async def test_each_trouble(self) -> None:
+        """Beside a healthy pair: no keys, no plugin, other data, hung, not there.  Each is
+        named with its cure; the waits for them are one."""
+        server = self.cluster.server()
+        bare, lacking, other = (
+            self.serve(registry_of(), None),
+            self.serve(registry_of(odd=False), server),
+            self.serve(registry_of(seed=1), server),
+        )
+        mute, nobody = self.mute(), "tcp://127.0.0.1:1"
+        well = [self.serve(registry_of(), server) for _ in range(2)]
+        # Node 3 is Byzantine, and lives on the fourth.
+        doctor = await self.examined([*well, bare, lacking, other, mute, nobody], keys=True)
+        self.assert_troubles(
+            doctor,
+            (bare, "KEYS_REFUSED", "start it with --keys, or leave --keys out here"),
+            (lacking, "MISSING_PLUGIN", "pip install byzpy-tw-odd==0"),
+            (other, "SERVER_DIFFERS", "other data for 'records'", "--data-root"),
+            (mute, "SERVER_UNREACHABLE", "hangs or is stopped", "restart it"),
+            (nobody, "SERVER_UNREACHABLE", "refused", "twistd -n byzpy-server"),
+        )
+        text = "\n".join(lines(doctor))
+        self.assertEqual(text.count(": well; "), 2)
+        self.assertEqual(text.count("NOT WELL"), 5)
+        self.assertTrue(text.endswith("a run would not start: 5 troubles"))
+
+    async def test_enough_servers(self) -> None:
+        """With --min-servers, what is wrong with the others is a warning."""
+        hosts = [self.serve(registry_of(), None), "tcp://127.0.0.1:1"]
+        doctor = await self.examined(hosts, min_servers=1)
+        self.assert_troubles(doctor)
+        self.assertIn("(--min-servers 1: others will do)", " ".join(doctor.warnings))
+
+    async def test_failover(self) -> None:
+        """A server that could not take a node over, though it has none of that kind now."""
+        hosts = [self.serve(registry_of(), None), self.serve(registry_of(odd=False), None)]
+        doctor = await self.examined(hosts, num_honest=2, num_byz=1)  # node 2: the first
+        self.assert_troubles(doctor)
+        told = [line for line in doctor.warnings if "failover could not use" in line]
+        self.assertEqual(len(told), 1, doctor.warnings)
+        self.assertIn("pip install byzpy-tw-odd==0", told[0])
+
+    async def test_a_wrong_configuration(self) -> None:
+        """It is named; whether servers are there is said all the same."""
+        hosts = [self.serve(registry_of(), None), "tcp://127.0.0.1:1"]
+        doctor = await self.examined(hosts, aggregator="bulyan")
+        self.assert_troubles(
+            doctor, ("BAD_CONFIG", "bulyan needs n > 4f"), ("tcp://127.0.0.1:1", "refused")
+        )
+        self.assertIsNotNone(doctor.servers[0].round_trip)
+
+    async def test_no_data_here(self) -> None:
+        """Then servers are compared with each other."""
+        hosts = [self.serve(registry_of(seed=s), None) for s in (0, 1)]
+        doctor = await self.examined(hosts, batch_size=150)
+        self.assertIn("SHARD_TOO_SMALL", doctor.troubles[0])
+        here = await self.examined(hosts)
+        here.here = None
+        here.troubles.clear()
+        here._judge()
+        self.assertIn("holds other data for 'records' than", here.troubles[0])
+
+    async def test_a_clock_that_is_off(self) -> None:
+        """A server's clock is measured, and a difference that matters is told."""
+        address = self.serve(registry_of(), None)
+        doctor = await self.examined([address])
+        doctor.servers[0].clock_ahead = -90.0
+        doctor._compare(doctor.servers[0])
+        self.assertIn("clock is 90 s behind", doctor.warnings[-1])
+
+    async def test_another_run_is_there(self) -> None:
+        (self.folder / "run").mkdir()
+        (self.folder / "run" / "rounds.jsonl").write_text("{}\n")
+        doctor = await self.examined([self.serve(registry_of(), None)])
+        self.assert_troubles(doctor, ("RUN_DIRECTORY", "holds another run", "--resume"))
+
+
+class BudgetTests(SynchronousTestCase):
+    def budget(self, **options: Any) -> dict[str, Any]:
+        config = RunConfig(in_process=True, **{"aggregator": "krum", **options})
+        return {line.rule: line for line in budget_of(config, load(only=()))}
+
+    def test_conditions(self) -> None:
+        """For n = 4, f = 1, the quick start's: as the rules' papers have them."""
+        found = self.budget()
+        self.assertEqual(next(iter(found)), "krum")  # the run's own comes first
+        self.assertIn("n > 2f + 2", found["krum"].unguaranteed)
+        self.assertEqual((found["krum"].most_f, found["krum"].lost), (0, 1))
+        self.assertIn("bulyan needs n > 4f", found["bulyan"].uncomputable)
+        self.assertIsNone(found["median"].unguaranteed)
+        self.assertEqual(found["median"].most_f, 1)
+
+    def test_large(self) -> None:
+        found = self.budget(num_honest=15, num_byz=5, f=5)
+        self.assertEqual(found["krum"].most_f, 8)  # 20 > 2 * 8 + 2
+        self.assertEqual(found["trimmed-mean"].most_f, 9)
+        self.assertEqual(found["trimmed-mean"].lost, 5)
+
+    def test_pre_aggregators(self) -> None:
+        """Bucketing halves the rows that the rule gets."""
+        found = self.budget(num_honest=9, num_byz=1, pre_aggregator=("bucketing:s=2",))
+        self.assertIn("n=5", self.budget(
+            num_honest=9, num_byz=1, f=2, pre_aggregator=("bucketing:s=2",)
+        )["krum"].unguaranteed)  # fmt: skip
+        self.assertIsNone(found["krum"].unguaranteed)
+
+    def test_an_unknown_rule(self) -> None:
+        """The others are told all the same."""
+        self.assertIn("median", self.budget(aggregator="crumb"))
+
+    def test_losses(self) -> None:
+        """As many as the round goes on without, with the f that is left."""
+        self.assertEqual(losses(lambda n, f: None, 10, 3), 3)
+        self.assertEqual(losses(lambda n, f: None if n > 8 else "few", 10, 3), 1)
+        self.assertEqual(losses(lambda n, f: "never", 10, 3), 0)
+
+
+class CommandTests(SynchronousTestCase):
+    def test_train_s_command_line(self) -> None:
+        """The words of a run do; where they name no place, it is this process."""
+        config, resumed = _configured(["--remote-hosts", "tcp://a:1", "--f", "0"])
+        self.assertEqual((config.remote_hosts, config.f, resumed), (("tcp://a:1",), 0, None))
+        self.assertTrue(_configured(["--aggregator", "median"])[0].in_process)
+
+    def test_a_file_of_options(self) -> None:
+        """--config does too, with or without a place in it."""
+        path = folder(self) / "run.toml"
+        path.write_text("rounds = 7\nlocal = 2\n")
+        self.assertEqual(_configured(["--config", str(path)])[0].local, 2)
+        path.write_text("rounds = 7\n")
+        config = _configured(["--config", str(path), "--lr", "0.5"])[0]
+        self.assertEqual((config.rounds, config.lr, config.in_process), (7, 0.5, True))
+
+    def test_resume(self) -> None:
+        """With --resume, the configuration is the run's."""
+        path = folder(self)
+        saved = RunConfig(in_process=True, lr=0.25).to_dict()
+        (path / "config.json").write_text(json.dumps({"config": saved}))
+        config, resumed = _configured(["--resume", str(path), "--local", "2"])
+        self.assertEqual((config.lr, config.local, resumed), (0.25, 2, path))
+
+    def test_mistakes(self) -> None:
+        """One line, exit code 2."""
+        for words, told in (
+            (["--aggregatr", "x"], "did you mean '--aggregator'?"),
+            (["--wait", "0"], "--wait must be above 0"),
+            (["--f", "9"], "--f 9"),
+        ):
+            err = io.StringIO()
+            with contextlib.redirect_stderr(err):
+                try:
+                    code = main(["doctor", *words])
+                except SystemExit as e:
+                    code = e.code
+            self.assertEqual(code, 2, err.getvalue())
+            self.assertIn(told, err.getvalue())
+            self.assertNotIn("Traceback", err.getvalue())
+
+    def test_as_a_program(self) -> None:
+        """`--json` writes one object, and nothing else; the exit code goes with it."""
+        done = subprocess.run(
+            [sys.executable, "-m", "byzpy_tw", "doctor", "--json", "--dataset", "mnist6k"],
+            capture_output=True, text=True, timeout=PATIENCE, cwd=folder(self),
+        )  # fmt: skip
+        found = json.loads(done.stdout)
+        self.assertEqual((done.returncode, done.stderr), (1, ""))
+        self.assertFalse(found["would_start"])
+        self.assertIn("did you mean 'mnist5k'?", found["troubles"][0])
+        self.assertEqual(found["budget"]["n"], 4)
