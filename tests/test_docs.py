@@ -19,6 +19,7 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import COMMANDS
+from byzpy_tw.commands.doctor import own_parser
 from byzpy_tw.errors import ByzpyTwError, UnknownName
 from byzpy_tw.plugins import load
 from byzpy_tw.plugins.shorthand import build_pipeline
@@ -96,6 +97,9 @@ class PagesTests(SynchronousTestCase):
             else:
                 checked(configuration(words[3:]))
             return "train"
+        if words[:4] == ["python", "-m", "byzpy_tw", "doctor"]:  # before a run's own words
+            parser().parse_args(own_parser().parse_known_args(words[4:])[1])
+            return "doctor"
         if words[:3] == ["python", "-m", "byzpy_tw"]:
             made = argparse.ArgumentParser()
             COMMANDS[words[3]].options(made)

@@ -29,8 +29,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     """None of its own here: `main` reads the words, so that they may be a run's."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Examine, and print what was found; 0 where a run would start, 1 where not."""
+def own_parser() -> argparse.ArgumentParser:
+    """Reads what is not a run's."""
     own = argparse.ArgumentParser(
         prog="python -m byzpy_tw doctor", add_help=False, allow_abbrev=False
     )
@@ -39,6 +39,12 @@ def main(arguments: Sequence[str]) -> int:
         "--wait", type=float, default=None, metavar="SECONDS",
         help="for what a server in health answers at once (default: 5)",
     )  # fmt: skip
+    return own
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Examine, and print what was found; 0 where a run would start, 1 where not."""
+    own = own_parser()
     if {"-h", "--help"} & set(arguments):
         print(f"{own.format_usage()}\n{__doc__}\n{own.format_help().partition('options:')[2]}")
         print("and of python -m byzpy_tw.train:\n\n" + train.parser().format_help())

@@ -54,6 +54,9 @@ ROUND: Mapping[str, str] = {
     "membership",
     "bytes_sent": "by the trainer in this round, as tensor frames; 0 in one process",
     "bytes_received": "the same, received",
+    "foreseen_f": "the budget that attacks were told of, before Byzantine nodes were asked",
+    "bits": "the `bits` of the configuration that the round was made with",
+    "options": "the options that decide bits; only in the first record with these `bits`",
     "events": "what happened besides, in words: servers lost and back, nodes moved, "
     "probation; only where something did",
     "parameters_sha256": "of the parameters after the round's step",
