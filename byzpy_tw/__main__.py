@@ -15,6 +15,7 @@ from byzpy_tw.commands import (
     lab,
     new_plugin,
     plugins,
+    report,
     verify,
 )
 from byzpy_tw.errors import ByzpyTwError, message_of
@@ -23,6 +24,7 @@ COMMANDS = {
     "plugins": plugins,
     "doctor": doctor,
     "keygen": keygen,
+    "report": report,
     "conformance": conformance,
     "explain": explain,
     "lab": lab,

@@ -35,6 +35,7 @@ LAYERS = {
     "plugins": PLUGINS,
     "nodes": NODES,
     "runs": RUNS,
+    "pages": RUNS,
     "wire": WIRE,
     "trainer": SHELLS,
     "server": SHELLS,
@@ -54,6 +55,7 @@ BESIDE = {
     ("vectors", "errors"),
     ("preaggregators", "aggregators"),
     ("attacks", "aggregators"),
+    ("pages", "runs"),  # records into pages: still without Twisted
     ("__main__", "commands"),
     ("commands", "testing"),
     ("commands", "lab"),

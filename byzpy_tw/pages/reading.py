@@ -1,0 +1,132 @@
+"""A story from a run's folder, whatever became of the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from byzpy_tw.errors import RunDirectoryError
+from byzpy_tw.pages.history import History
+from byzpy_tw.pages.story import Place, Story
+from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS
+
+_MOST_NODES = 1_000_000  # as many as a run may have
+_LONGEST_LINE = 1 << 28  # characters; a record of that many nodes is far shorter
+
+
+def read(path: Path) -> Story:
+    """The run in `path`, as far as its records are whole.
+
+    Raises `RunDirectoryError` where there is none.
+    """
+    described = _object(path / CONFIG)
+    options = described.get("config")
+    if not isinstance(options, dict):
+        raise RunDirectoryError(f"{path / CONFIG} holds no run's configuration")
+    result = _object(path / RESULT) if (path / RESULT).is_file() else {}
+    story = begin(path.resolve().name, options)
+    _replay(path, story, described.get("placement"))
+    story.status = str(result.get("status") or "unfinished")
+    story.error = None if result.get("error") is None else str(result["error"])
+    story.result = result
+    story.facts = facts_of(described, result)
+    return story
+
+
+def begin(name: str, options: Mapping[str, Any]) -> Story:
+    """The story of a run before its first round.
+
+    Raises `RunDirectoryError` where `options` are no configuration's.
+    """
+    honest, byzantine = _whole(options, "num_honest"), _whole(options, "num_byz")
+    if not 1 <= honest + byzantine <= _MOST_NODES:
+        raise RunDirectoryError(f"{name}: {CONFIG} has {honest + byzantine} nodes")
+    before = options.get("pre_aggregator") or []
+    chain = [*map(str, before if isinstance(before, (list, tuple)) else [before])]
+    rule = writable(" | ".join([*chain, str(options.get("aggregator", "the rule"))]))
+    history = History(honest, byzantine, max(1, _whole(options, "rounds")))
+    return Story(writable(name), options, history, rule)
+
+
+def writable(text: str) -> str:
+    """`text` without what has no UTF-8, such as half of a character in a file's name."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def facts_of(described: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
+    """What there is besides options: versions, digests, the hash of the parameters."""
+    versions, plugins = described.get("versions"), described.get("plugins")
+    found = {
+        **{k: described.get(k) for k in ("run", "bits", "dimension", "data_digest")},
+        **(versions if isinstance(versions, dict) else {}),
+        **({f"plugin {k}": v for k, v in plugins.items()} if isinstance(plugins, dict) else {}),
+        "parameters_sha256": result.get("parameters_sha256"),
+    }
+    return {str(k): str(v) for k, v in found.items() if v is not None}
+
+
+def places_of(placement: Any) -> list[Place]:
+    """The places in a ``placement`` of config.json or of a record; none in what is not one."""
+    if not isinstance(placement, dict):
+        return []
+    return [
+        Place(str(name), [node for node in nodes if type(node) is int])
+        for name, nodes in placement.items()
+        if isinstance(nodes, list)
+    ]
+
+
+def _replay(path: Path, story: Story, placement: Any) -> None:
+    """Feed `story` with the records, up to the first that is not whole."""
+    for number, line in enumerate(_lines(path / ROUNDS)):
+        try:
+            record = json.loads(line)
+            if record["round"] != number:
+                raise ValueError(f"a record of round {str(record['round'])[:40]}")
+            placement = record.get("placement", placement)
+            story.add(record)
+        # RecursionError: nested without end
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError,
+                RecursionError) as e:  # fmt: skip
+            reason = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+            story.note = (
+                f"Line {number + 1} of {ROUNDS} is no whole record of round {number} "
+                f"({reason}): it and what comes after it are left out."
+            )
+            break
+    story.places = places_of(placement)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            while line := file.readline(_LONGEST_LINE):
+                yield line
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise RunDirectoryError(f"cannot read {path}: {e.strerror or e}") from e
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise RunDirectoryError(
+            f"{path.parent} holds no run (no {path.name}): name a run's folder, such as "
+            "runs/DATE-TIME-RULE-ATTACK"
+        )
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise RunDirectoryError(f"cannot read {path}: {e}") from e
+    if not isinstance(found, dict):
+        raise RunDirectoryError(f"{path} holds no JSON object")
+    return found
+
+
+def _whole(options: Mapping[str, Any], name: str) -> int:
+    value = options.get(name)
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise RunDirectoryError(f"{CONFIG}: {name} is {str(value)[:40]!r}, not a whole number")
+    return value

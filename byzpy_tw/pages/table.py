@@ -1,0 +1,67 @@
+"""A run's rounds as CSV, a line each, for whoever draws their own."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from byzpy_tw.errors import RunDirectoryError
+from byzpy_tw.pages.history import STATES, state_of
+from byzpy_tw.runs.record import ROUNDS
+
+PHASES = ("honest", "byzantine", "aggregate", "step")
+_FIGURES = ("loss", "test_loss", "accuracy", "f", "aggregate_norm", "bytes_sent",
+            "bytes_received", "parameters_sha256")  # fmt: skip
+
+
+def write_csv(paths: Sequence[Path], file: IO[str]) -> None:
+    """The rounds of every run in `paths`, whole records only.
+
+    Raises `RunDirectoryError` where a folder has none that can be read.
+    """
+    out = csv.writer(file)
+    out.writerow(
+        ["run", "round", "seconds", *(f"seconds_{p}" for p in PHASES), *_FIGURES]
+        + ["selected", *STATES[1:]]
+    )
+    for path in paths:
+        out.writerows([path.resolve().name, *row] for row in _rows(path))
+
+
+def _rows(path: Path) -> Iterator[list[Any]]:
+    try:
+        with open(path / ROUNDS, encoding="utf-8", errors="replace") as lines:
+            for number, line in enumerate(lines):
+                try:
+                    row = _row(json.loads(line), number)
+                except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+                    return  # as a report: up to the first that is not whole
+                yield row
+    except OSError as e:
+        raise RunDirectoryError(f"cannot read {path / ROUNDS}: {e.strerror or e}") from e
+
+
+def _row(record: dict[str, Any], number: int) -> list[Any]:
+    if record["round"] != number:
+        raise ValueError(number)
+    by_state: dict[int, list[int]] = {}
+    for refused in record["refused"]:
+        by_state.setdefault(state_of(refused["reason"]), []).append(refused["node"])
+    selected = record["selected"]
+    return [
+        record["round"],
+        record["seconds"],
+        *(record["phases"].get(phase) for phase in PHASES),
+        *(record.get(name) for name in _FIGURES),
+        # Empty for a rule that does not choose; nodes are parted by spaces.
+        "" if selected is None else _nodes(selected),
+        _nodes(record["excluded"]),
+        *(_nodes(by_state.get(state, ())) for state in range(2, len(STATES))),
+    ]
+
+
+def _nodes(nodes: Iterable[int]) -> str:
+    return " ".join(str(int(node)) for node in sorted(nodes))

@@ -1,0 +1,123 @@
+"""``python -m byzpy_tw report``: from the folders of runs to pages, tables and pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.__main__ import main
+from byzpy_tw.runs.config import RunConfig
+from tests.stories import HTML, records
+from tests.support import folder
+
+
+class Command(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = folder(self)
+        before = os.getcwd()
+        os.chdir(self.folder)
+        self.addCleanup(os.chdir, before)
+
+    def begin(self, name: str, rounds: int = 20, **options: Any) -> Path:
+        """The folder of a run."""
+        path = self.folder / name
+        path.mkdir()
+        config = RunConfig(in_process=True, num_honest=4, num_byz=2, rounds=rounds, **options)
+        (path / "config.json").write_text(json.dumps({"config": config.to_dict()}))
+        lines = [json.dumps(each) + "\n" for each in records(rounds)]
+        (path / "rounds.jsonl").write_text("".join(lines))
+        (path / "result.json").write_text(json.dumps({"status": "finished", "error": None}))
+        return path
+
+    def attempt(self, *words: object) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error."""
+        out, errors = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            code = main(["report", *map(str, words)])
+        return code, out.getvalue(), errors.getvalue()
+
+
+class ReportCommandTests(Command):
+    def test_one(self) -> None:
+        """Drawn again, beside its records."""
+        path = self.begin("a")
+        self.assertEqual(self.attempt(path), (0, f"wrote {path}/report.html\n", ""))
+        self.assertIn("multi-krum excluded", (path / "report.html").read_text())
+
+    def test_several(self) -> None:
+        """Compared in one page, here or where it is asked for."""
+        runs = [self.begin("a"), self.begin("b", seed=7), self.begin(HTML)]
+        self.assertEqual(self.attempt(*runs)[:2], (0, "wrote comparison.html\n"))
+        page = Path("comparison.html").read_text()
+        self.assertNotIn("<img", page)
+        self.assertEqual(self.attempt(*runs, "--output", "x.html")[1], "wrote x.html\n")
+        self.assertEqual(Path("x.html").read_text(), page)
+        self.assertFalse((runs[0] / "report.html").exists())
+
+    def test_csv(self) -> None:
+        """A line a round, with who was what, for any number of runs."""
+        runs = [self.begin("a"), self.begin("b", rounds=30)]
+        code, _, _ = self.attempt(*runs, "--csv", "x.csv")
+        rows = list(csv.DictReader(Path("x.csv").open()))
+        self.assertEqual((code, len(rows)), (0, 50))
+        self.assertEqual([rows[3][k] for k in ("run", "round", "late", "lost", "excluded")],
+                         ["a", "3", "2", "", ""])  # fmt: skip
+        self.assertEqual((rows[0]["selected"], rows[0]["excluded"]), ("0 1 2 3 4", "5"))
+        self.assertEqual((rows[9]["accuracy"], rows[8]["accuracy"]), (str(1 - 1 / 11), ""))
+        self.assertEqual(self.attempt(runs[0], "--csv", "-")[1].count("\n"), 21)
+
+    def test_png(self) -> None:
+        """A picture of one, and of several; no display is needed."""
+        try:
+            import matplotlib  # noqa: F401
+        except ModuleNotFoundError:
+            self.skipTest("matplotlib is not installed")
+        runs = [self.begin("a"), self.begin("b$\\frac$")]
+        for chosen in (runs[:1], runs):
+            self.assertEqual(self.attempt(*chosen, "--png", "x.png")[0], 0)
+            self.assertEqual(Path("x.png").read_bytes()[:4], b"\x89PNG")
+
+    def test_png_without_matplotlib(self) -> None:
+        """One line says what to install."""
+        hidden = {n: m for n, m in sys.modules.items() if n.split(".")[0] == "matplotlib"}
+        sys.modules.update(dict.fromkeys([*hidden, "matplotlib"]))  # type: ignore[arg-type]
+        try:
+            code, _, said = self.attempt(self.begin("a"), "--png", "x.png")
+        finally:
+            sys.modules.pop("matplotlib", None)
+            sys.modules.update(hidden)
+        self.assertEqual(code, 2)
+        self.assertIn("pip install 'byzpy-tw[png]'", said)
+
+    def test_mistakes(self) -> None:
+        """Each is one line, and nothing is written."""
+        path = self.begin("a")
+        for words, expected in (
+            (["nowhere"], "nowhere holds no run (no config.json)"),
+            ([path, "nowhere"], "nowhere holds no run"),
+            ([path, "--output", "no/such/x.html"], "cannot write no/such/x.html"),
+            ([path, "--csv", "no/such/x.csv"], "cannot write no/such/x.csv"),
+            ([path, "--output", "x", "--csv", "y"], "--output is of the page"),
+        ):
+            code, out, said = self.attempt(*words)
+            self.assertEqual((code, out), (2, ""), words)
+            self.assertIn(expected, said)
+            self.assertEqual(said.count("\n"), 1)
+        self.assertEqual(os.listdir(self.folder), ["a"])
+
+    def test_damage(self) -> None:
+        """What is whole is drawn, and what is not is told."""
+        path = self.begin("a")
+        with open(path / "rounds.jsonl", "a") as file:
+            file.write('{"round": 20, "se')
+        code, _, said = self.attempt(path)
+        self.assertEqual(code, 0)
+        self.assertIn("Line 21 of rounds.jsonl is no whole record", said)
