@@ -23,6 +23,7 @@ from byzpy_tw.errors import (
     message_of,
 )
 from byzpy_tw.nodes.spec import NodeSpec
+from byzpy_tw.pages.story import Place
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.environment import Environment
@@ -169,6 +170,16 @@ class Fleet:
         """Each host's name, and the nodes that live there now."""
         return [
             (member.shown or name, [self.nodes[node] for node in self.placement.on(name)])
+            for name, member in self._by_name.items()
+        ]
+
+    def places(self) -> list[Place]:
+        """Each host's name, the nodes that live there now, and whether it is up."""
+        living: dict[str | None, list[int]] = {name: [] for name in self._by_name}
+        for node, home in self.placement.home.items():
+            living.setdefault(home, []).append(node)
+        return [
+            Place(member.shown or name, living[name], member.up)
             for name, member in self._by_name.items()
         ]
 

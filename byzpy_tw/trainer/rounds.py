@@ -209,6 +209,8 @@ class Rounds:
             "bytes_received": received - gathered.before[1],
         }
         if self.fleet.events or news:
+            # Somebody may have moved.
+            record["placement"] = {p.name: list(p.nodes) for p in self.fleet.places()}
             record["events"], self.fleet.events = [*self.fleet.events, *news], []
         return Ran(record, digest, state, news)
 
