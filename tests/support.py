@@ -174,13 +174,17 @@ def train(case: Any, *options: str, **more: Any) -> Run:
     return Run(process.wait(), process.output, path)
 
 
-def run_all(case: Any, options: list[str]) -> list[dict[str, Any]]:
+def run_all(
+    case: Any, options: list[str], path: Path | None = None
+) -> list[dict[str, Any]]:
     """The outcome of a run with each of `options`, one after another in one process.
+
+    Their folders are 0, 1, ... in `path`.
 
     For tests of many short runs: each process takes seconds to import torch.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "tests.many_runs", str(folder(case))],
+        [sys.executable, "-m", "tests.many_runs", str(path or folder(case))],
         input=json.dumps([o.split() for o in options]),
         capture_output=True,
         text=True,

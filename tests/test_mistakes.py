@@ -134,6 +134,10 @@ TYPED: tuple[Row, ...] = (
     ("--in-process --config {here}/binary.toml", 2, ("not UTF-8 text (line 2)",)),
     ("--in-process --config {here}/f.toml", 2, ("--f 4", "f.toml and of the command line")),
     ("--in-process --config {here}/name.toml", 2, ("BAD_PARAMETER", "name.toml: aggregator")),
+    # the page
+    ("--in-process --web tcp:x", 2,
+     ("BAD_CONFIG", "--web 'tcp:x'", "write --web tcp:8080:interface=127.0.0.1")),
+    ("--in-process --web http://a:1", 2, ("--web", "no such kind of endpoint", "tcp, tcp6")),
     # keys
     ("--remote-hosts tcp://a:1 --keys no.pem", 2,
      ("BAD_KEYS", "no.pem", "No such file", "keygen")),
@@ -163,6 +167,8 @@ TYPED: tuple[Row, ...] = (
 COMMANDS: tuple[Row, ...] = (
     ("plugin", 2, ("invalid choice: 'plugin'", "plugins")),
     ("keygen {here}/a-file", 2, ("BAD_KEYS", "a-file")),
+    ("report {here}/none", 2, ("RUN_DIRECTORY", "none holds no run", "name a run's folder")),
+    ("report {here}/damaged", 2, ("RUN_DIRECTORY", "cannot read", "config.json")),
     ("keygen {here}/keys --days 0", 2, ("BAD_KEYS", "--days must be at least 1, got 0")),
 )
 

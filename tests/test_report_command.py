@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.__main__ import main
 from byzpy_tw.runs.config import RunConfig
 from tests.stories import HTML, records
-from tests.support import folder
+from tests.support import folder, run_all
 
 
 class Command(SynchronousTestCase):
@@ -121,3 +121,17 @@ class ReportCommandTests(Command):
         code, _, said = self.attempt(path)
         self.assertEqual(code, 0)
         self.assertIn("Line 21 of rounds.jsonl is no whole record", said)
+
+
+class EveryRunTests(SynchronousTestCase):
+    def test_leaves_a_report(self) -> None:
+        """However a run ended: finished, or over before its first round."""
+        short = "--in-process --dataset mnist5k --model logreg --batch-size 8 --threads 1"
+        where = folder(self)
+        outcomes = run_all(self, [
+            f"{short} --rounds 3",
+            f"{short} --rounds 3 --attack nan --num-byz 2 --num-honest 4",
+        ], where)  # fmt: skip
+        self.assertEqual([o["result"]["status"] for o in outcomes], ["finished", "paused"])
+        for i, words in enumerate(("excluded", "The run paused")):
+            self.assertIn(words, (where / str(i) / "report.html").read_text())

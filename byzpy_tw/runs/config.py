@@ -242,6 +242,14 @@ class RunConfig:
     quiet: bool = _option(
         False, "print only the result and errors", section="running", bits=False
     )
+    json: bool = _option(
+        False, "print one JSON object a line, for programs", section="running", bits=False
+    )
+    web: str | None = _option(
+        None, "serve a page that follows the run, such as tcp:8080:interface=127.0.0.1 (or "
+        "8080 for just that), with /metrics for Prometheus; off: none",
+        section="running", bits=False, metavar="ENDPOINT",
+    )
 
     def __attrs_post_init__(self) -> None:
         places = [bool(self.remote_hosts), self.local is not None, self.in_process]

@@ -14,6 +14,8 @@ FILES: Mapping[str, str] = {
     "rounds.jsonl": "a line of JSON for each round, written as soon as it is evaluated; the "
     "only file that grows",
     "result.json": "how the run ended; written at its end, however that came",
+    "report.html": "the run as a page to look at, in one file; written at its end, and again by "
+    "`python -m byzpy_tw report`",
     "checkpoint.{rounds}": "the run's state after that many rounds, in eight digits: "
     "parameters, momentum, what rules and attacks remember, probation.  Written whole, then "
     "renamed; begins with its own SHA-256.  Read with `weights_only=True`: it holds numbers "
@@ -59,6 +61,8 @@ ROUND: Mapping[str, str] = {
     "options": "the options that decide bits; only in the first record with these `bits`",
     "events": "what happened besides, in words: servers lost and back, nodes moved, "
     "probation; only where something did",
+    "placement": "which nodes live on each server, as in config.json; only where there "
+    "are `events`",
     "parameters_sha256": "of the parameters after the round's step",
     "test_loss": "on the test data; only in rounds that were evaluated",
     "accuracy": "on the test data, from 0 to 1; only in the same rounds",

@@ -31,12 +31,14 @@ from byzpy_tw.runs.record import RESULT, RunDirectory
 from byzpy_tw.runs.resuming import Begun, finished, new, reopen
 from byzpy_tw.runs.rules import Rules, rules_of
 from byzpy_tw.trainer.inprocess import InProcessHost
+from byzpy_tw.trainer.lines import JsonLines
 from byzpy_tw.trainer.local import LocalServers
 from byzpy_tw.trainer.member import Member
 from byzpy_tw.trainer.observers import Observers
 from byzpy_tw.trainer.remote import RemoteHost
-from byzpy_tw.trainer.screen import Screen
+from byzpy_tw.trainer.telling import check_web, draw, lines_of, serve, terminal_of
 from byzpy_tw.trainer.training import Training, begun_with
+from byzpy_tw.trainer.views import View, Views
 from byzpy_tw.wire.addresses import Address, parse_addresses
 from byzpy_tw.wire.keys import TRAINER, load_keys
 from byzpy_tw.wire.mutual import MutualTLS
@@ -80,38 +82,46 @@ async def train(
     directory: RunDirectory,
     write: Callable[[str], None],
     begun: Begun | None = None,
+    terminal: View | None = None,
 ) -> int:
     """One run with everything it needs, from where it was `begun`; its exit code.
 
-    Why it ended early is on standard error.  Cancelling is as of `conduct`.
+    `terminal` is told of it, by default in plain lines through `write`.  Why it ended early
+    is on standard error.  Cancelling is as of `conduct`.
     """
     run = Prospect(config, registry, rules, directory, begun or new())
-    ended = await conduct(reactor, run, write)
+    terminal = terminal or lines_of(config, write)
+    ended = await conduct(reactor, run, write, terminal)
     if ended.error is not None:
         report(ended.error)
         if ended.resumable:
-            write(ended.resumable)
+            terminal.tell(ended.resumable)
     return ended.code
 
 
-async def conduct(reactor: Any, run: Prospect, write: Callable[[str], None]) -> Ended:
+async def conduct(
+    reactor: Any, run: Prospect, write: Callable[[str], None], terminal: View | None = None
+) -> Ended:
     """One run, from where it was begun to its end; its records are in its folder.
 
-    Cancelling closes the run in order and then lets `CancelledError` go on.
+    `terminal` is told of it, by default in lines through `write`.  Cancelling closes the run
+    in order and then lets `CancelledError` go on.
     """
     config, registry, directory = run.config, run.registry, run.directory
     threads = config.threads or cores()
     pool = make_pool(threads)
-    screen = Screen(write, config.quiet)
+    screen = Views(terminal or lines_of(config, write))
     screen.configuration(config, str(directory.path), threads)
     training = Training(
         config, registry, run.rules, screen, directory, Observers(registry), threads, reactor,
         pool, run.begun,
     )  # fmt: skip
     servers: LocalServers | None = None
+    web: Any = None
     error: BaseException | None = None
     reactor_thread.hold()
     try:
+        web = await serve(config, directory.path, reactor, screen)
         addresses = parse_addresses(config.remote_hosts)
         keys = keys_of(config)
         prepared = await training.prepare()
@@ -148,8 +158,12 @@ async def conduct(reactor: Any, run: Prospect, write: Callable[[str], None]) -> 
         try:
             result = await training.finish(error)
             if training.status == "interrupted" and training.resumable:
-                write(training.resumable)
+                screen.tell(training.resumable)
         finally:
+            draw(directory.path, screen)
+            screen.over(training.result(error))
+            if web is not None:
+                await web.close()
             if servers is not None:
                 await servers.stop()
             reactor_thread.release()
@@ -169,6 +183,7 @@ def _member(
 
 def prospect(config: RunConfig, registry: Registry) -> Prospect:
     """`config` looked into, and its folder made.  Mistakes are told before anything starts."""
+    check_web(config)
     parse_addresses(config.remote_hosts)
     keys_of(config, warn=True)
     rules = rules_of(config, registry)
@@ -188,6 +203,7 @@ def prospect_again(
             say(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
             directory.close()
             return None
+        check_web(config)
         parse_addresses(config.remote_hosts)
         keys_of(config, warn=True)
         rules = rules_of(config, registry)
@@ -210,7 +226,8 @@ def run_program(config: RunConfig, registry: Registry) -> int:
 def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> int:
     """Go on with the run in `path`, with the options `given`; the exit code."""
     try:
-        run = prospect_again(path, given, registry, _print)
+        say = JsonLines(_print).tell if given.get("json") else _print
+        run = prospect_again(path, given, registry, say)
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
@@ -222,10 +239,12 @@ def _run(run: Prospect) -> int:
 
     few_arenas()
     start_logging(run.directory.path)
-    return Program(reactor).run(
+    terminal = terminal_of(run.config, _print)
+    return Program(reactor, terminal.tell).run(
         lambda: train(
-            reactor, run.config, run.registry, run.rules, run.directory, _print, run.begun
-        )
+            reactor, run.config, run.registry, run.rules, run.directory, _print, run.begun,
+            terminal,
+        )  # fmt: skip
     )
 
 
@@ -244,6 +263,7 @@ class Program:
     """Runs one coroutine, stops on the first signal, and knows the exit code."""
 
     _reactor: Any
+    _tell: Callable[[str], None] = lambda line: _print(line)
     code: int = 1
     _work: Deferred | None = field(default=None, init=False)
     _signal: int = field(default=0, init=False)
@@ -269,7 +289,7 @@ class Program:
 
     def _interrupt(self) -> None:
         if self._work is not None:
-            _print(f"interrupted by {signal.Signals(self._signal).name}: closing the run")
+            self._tell(f"interrupted by {signal.Signals(self._signal).name}: closing the run")
             self._work.cancel()
 
     def _ended(self, result: Any) -> None:

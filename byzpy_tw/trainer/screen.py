@@ -9,6 +9,7 @@ from attrs import define
 
 from byzpy_tw.nodes.spec import NodeSpec
 from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.trainer.views import Places
 
 _OFTEN = 3  # rounds in which a node was refused, for the summary to name it
 _MOST_NAMED = 10
@@ -32,6 +33,10 @@ class Screen:
     def event(self, line: str) -> None:
         """Something that happened to the run: a server lost, say."""
         self.say(f"! {line}")
+
+    def tell(self, line: str) -> None:
+        """Something that must be said, also when quiet."""
+        self._write(line)
 
     def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
         self.say(
@@ -64,19 +69,33 @@ class Screen:
         if len(lines) > _MOST_LINES:
             self.say(f"  ... and {len(lines) - _MOST_LINES} more (config.json has them all)")
 
+    def watch(self, places: Places) -> None:
+        pass
+
+    def begun(
+        self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
+    ) -> None:
+        pass
+
     def round(self, record: Mapping[str, Any], elapsed: float) -> None:
         for refused in record["refused"]:
-            if refused["reason"] == "probation":
-                continue  # that was said when it was put there
-            self.say(
-                f"round {record['round']}: node {refused['node']} refused: "
-                f"{refused['reason']}: {refused['detail']}"
-            )
+            self.refusal(record["round"], refused)
         if "accuracy" in record:
             self.say(
                 f"round {record['round'] + 1:>5}  loss {record['test_loss']:.4f}  "
                 f"accuracy {record['accuracy']:7.2%}  elapsed {elapsed:.1f} s"
             )
+
+    def refusal(self, round: int, refused: Mapping[str, Any]) -> None:
+        """One of a round's refusals, but for what was said when it began."""
+        if refused["reason"] != "probation":
+            self.say(
+                f"round {round}: node {refused['node']} refused: "
+                f"{refused['reason']}: {refused['detail']}"
+            )
+
+    def over(self, result: Mapping[str, Any]) -> None:
+        pass
 
     def result(self, result: Mapping[str, Any], directory: str) -> None:
         """The last lines, also when quiet."""

@@ -36,7 +36,7 @@ from byzpy_tw.trainer.member import Member
 from byzpy_tw.trainer.observers import Observers
 from byzpy_tw.trainer.rounds import Ran, Rounds
 from byzpy_tw.trainer.saving import Saving
-from byzpy_tw.trainer.screen import Screen
+from byzpy_tw.trainer.views import View
 from byzpy_tw.trainer.waiting import Shared, settled
 from byzpy_tw.wire.threads import in_pool
 
@@ -78,7 +78,7 @@ class Training:
     config: RunConfig
     registry: Registry
     rules: Rules
-    screen: Screen
+    screen: View
     directory: RunDirectory
     observers: Observers
     threads: int
@@ -150,6 +150,7 @@ class Training:
             config.round_timeout,
         )
         self._fleet = fleet = self._assembled(members, prepared, collector)
+        self.screen.watch(fleet.places)
         rounds = Rounds(
             config,
             fleet,
@@ -210,6 +211,7 @@ class Training:
         if self.begun.description:
             again = "" if self.begun.round else ", for there is no checkpoint"
             self.screen.say(f"going on with round {self.begun.round + 1}{again}")
+        self.screen.begun(description, self.begun.records)
         self.observers.tell("run_started", config=description)
 
     async def _after(self, number: int, running: Deferred[Ran]) -> None:
