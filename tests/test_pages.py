@@ -34,8 +34,8 @@ class HistoryTests(SynchronousTestCase):
         told.add(record(2, **refused(5, "not-finite")))
         self.assertEqual(
             told.strips(),
-            [(0, "sss", "000"), (1, "sss", "000"), (2, "sts", "090"), (3, "sss", "000"),
-             (4, "sss", "000"), (5, "xsr", "909")],
+            [(0, "sss", "000", "000"), (1, "sss", "000", "000"), (2, "sts", "090", "000"),
+             (3, "sss", "000", "000"), (4, "sss", "000", "000"), (5, "xsr", "909", "000")],
         )  # fmt: skip
         self.assertEqual(dict(told.reasons[2]), {"late": 1})
         self.assertEqual(told.totals[5].tolist(), [1, 1, 1, 0, 0, 0])
@@ -57,7 +57,7 @@ class HistoryTests(SynchronousTestCase):
             told.add(each)
         self.assertEqual((told.done, told.width, told.columns), (3000, 8, 375))
         self.assertLessEqual(told.columns, COLUMNS)
-        self.assertEqual({len(letters) for _, letters, _ in told.strips()}, {375})
+        self.assertEqual({len(letters) for _, letters, *_ in told.strips()}, {375})
         # 3000 rounds, of which those with a late node 2 are 3, 10, 17, ...
         self.assertEqual(told.totals[2][STATES.index("late")], 429)
         self.assertEqual(told.strips()[2][1].count("t"), 375)  # one in each column at least
@@ -66,13 +66,23 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual(losses["low"][0], 0.25)
         self.assertAlmostEqual(losses["mean"][0], sum(2 / (1 + i) for i in range(8)) / 8, 4)
 
+    def test_a_refusal_is_not_hidden(self) -> None:
+        """One among many exclusions in a column still has its letter, and both their share."""
+        told = history(rounds=2000)
+        for number in range(1024):
+            more = refused(5, "lost") if number == 0 else {}
+            told.add(record(number, **more))
+        self.assertEqual(told.width, 2)
+        _, letters, digits, excluded = told.strips()[5]
+        self.assertEqual((letters[:2], digits[:2], excluded[:2]), ("lx", "59", "50"))
+
     def test_many_nodes_are_bounded(self) -> None:
         """Of very many nodes so many have strips, of both kinds; all are counted."""
         told = history(1, honest=5000, byzantine=5000)
         told.add(record(0, selected=None, excluded=[], refused=[
             {"node": 9999, "reason": "lost", "detail": ""}]))  # fmt: skip
         self.assertEqual(len(told.strips()), SHOWN)
-        self.assertEqual({node < 5000 for node, _, _ in told.strips()}, {True, False})
+        self.assertEqual({node < 5000 for node, *_ in told.strips()}, {True, False})
         self.assertEqual(told.totals[9999][STATES.index("lost")], 1)
 
     def test_what_is_not_finite_is_a_gap(self) -> None:

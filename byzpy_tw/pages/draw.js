@@ -138,7 +138,7 @@ const byzpy = (() => {
     picture.append(plot, rule);
     const told = element("div", { class: "tip", hidden: "" });
     const frame = element("div", { class: "plot" }, picture, told);
-    if (y.empty) frame.append(element("p", { class: "empty" }, "nothing yet"));
+    if (y.empty) frame.append(element("p", { class: "empty" }, "no data"));
     pointing(frame, picture, (at) => {
       const column = columnAt((at - left) / across, rounds, longest(drawn));
       if (column === null) { rule.setAttribute("visibility", "hidden"); return null; }
@@ -253,10 +253,11 @@ const byzpy = (() => {
 
   // -- strips: one row of cells, a column each
 
-  // `letters` and `digits` by column (see History.strips); `states`: letter -> [mark, word].
-  function strip(holder, { rounds, letters, digits, states, name }) {
+  // `letters`, `digits` and `excluded` by column: see History.strips; `states`: letter ->
+  // [mark, word].
+  function strip(holder, { rounds, letters, digits, excluded, states, name }) {
     const width = Math.max(120, holder.clientWidth || 400), height = 18;
-    const cells = merged(letters, digits, rounds, width);
+    const cells = merged(letters, digits, excluded, rounds, width);
     const paths = {};
     const step = width * cells.width / rounds.span;
     const gap = step >= 5 ? 1 : 0;
@@ -265,10 +266,12 @@ const byzpy = (() => {
       const x = (i * step).toFixed(2);
       const w = Math.max(0.4, Math.min(step, width - i * step) - gap);
       const tall = letter === "s" ? 0 : Math.max(3, Math.round(height * cells.shares[i] / 9));
+      const above = Math.min(height - tall, Math.round(height * cells.excluded[i] / 9));
       const box = (key, y, h) => {
         paths[key] = (paths[key] || "") + `M${x} ${y}h${w.toFixed(2)}v${h}h-${w.toFixed(2)}z`;
       };
-      if (tall < height) box("s", 0, height - tall);
+      if (tall + above < height) box("s", 0, height - tall - above);
+      if (above > 0) box("x", height - tall - above, above);
       if (tall > 0) box(letter, height - tall, tall);
     });
     const picture = shape("svg", { viewBox: `0 0 ${width} ${height}`, width, height,
@@ -290,22 +293,25 @@ const byzpy = (() => {
   }
 
   // Fewer cells where they would be narrower than two pixels.
-  function merged(letters, digits, rounds, width) {
+  function merged(letters, digits, excluded, rounds, width) {
     const every = Math.max(1, Math.ceil(2 * rounds.span / rounds.width / width));
-    const made = { letters: [], shares: [], width: every * rounds.width };
+    const made = { letters: [], shares: [], excluded: [], width: every * rounds.width };
     for (let i = 0; i < letters.length; i += every) {
-      const weights = {};
-      let sum = 0, count = 0;
+      const weights = {}; // of refusals, by letter
+      let refused = 0, out = 0, count = 0;
       for (let j = i; j < Math.min(i + every, letters.length); j++) {
         if (letters[j] === "-") continue;
-        const share = Number(digits[j]);
         count++;
-        sum += share;
-        if (share) weights[letters[j]] = (weights[letters[j]] || 0) + share;
+        const share = Number(digits[j]);
+        out += letters[j] === "x" ? share : Number(excluded[j]);
+        if (letters[j] === "x" || !share) continue;
+        refused += share;
+        weights[letters[j]] = (weights[letters[j]] || 0) + share;
       }
       const worst = Object.keys(weights).sort((a, b) => weights[b] - weights[a])[0];
-      made.letters.push(worst || (count ? "s" : "-"));
-      made.shares.push(count ? sum / count : 0);
+      made.letters.push(worst || (out ? "x" : count ? "s" : "-"));
+      made.shares.push((worst ? refused : out) / (count || 1));
+      made.excluded.push(worst ? out / count : 0);
     }
     return made;
   }

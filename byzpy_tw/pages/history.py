@@ -149,24 +149,36 @@ class History:
             room[:, : self._strips.shape[1]] = self._strips
             self._strips = room
 
-    def strips(self) -> list[tuple[int, str, str]]:
-        """For each node shown: itself, and by column a letter of `STATES`, and a digit.
+    def strips(self) -> list[tuple[int, str, str, str]]:
+        """For each node shown: itself, and by column a letter of `STATES` and two digits.
 
-        The letter is what it was most often besides selected, the digit (1 to 9) the
-        share of the column's rounds in which it was not selected; 0 where there are none.
+        The letter is what it was refused for most often, or else whether it was excluded;
+        the first digit (0 to 9) is the share of the column's rounds in which it was that,
+        the second one the share in which it was excluded besides.
         """
         counts = self._strips[:, : self.columns].astype(np.int64)
         total = counts.sum(axis=2)
-        other = total - counts[:, :, SELECTED]
-        worst = counts[:, :, 1:].argmax(axis=2) + 1
-        letters = _LETTERS[np.where(other > 0, worst, SELECTED)]
-        letters = np.where(total > 0, letters, _NOTHING).astype(np.uint8)
-        share = -(-9 * other // np.maximum(total, 1))  # rounded up: one round must show
-        digits = (share + ord("0")).astype(np.uint8)
+        excluded = counts[:, :, EXCLUDED]
+        refused = total - counts[:, :, SELECTED] - excluded
+        states = np.where(excluded > 0, EXCLUDED, SELECTED)
+        # A refusal is rare, and must not hide behind exclusions.
+        states = np.where(refused > 0, counts[:, :, REFUSED:].argmax(axis=2) + REFUSED, states)
+        letters = np.where(total > 0, _LETTERS[states], _NOTHING).astype(np.uint8)
+        first = _shares(np.where(refused > 0, refused, excluded), total)
+        second = _shares(np.where(refused > 0, excluded, 0), total)
         return [
-            (int(node), letters[i].tobytes().decode(), digits[i].tobytes().decode())
+            (int(node), _text(letters[i]), _text(first[i]), _text(second[i]))
             for i, node in enumerate(self.shown)
         ]
+
+
+def _shares(counts: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Digits from 0 to 9; rounded up, for one round must show."""
+    return (-(-9 * counts // np.maximum(total, 1)) + ord("0")).astype(np.uint8)
+
+
+def _text(codes: np.ndarray) -> str:
+    return codes.tobytes().decode()
 
 
 def _number(value: Any) -> float | None:

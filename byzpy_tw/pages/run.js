@@ -134,9 +134,9 @@
       row.dataset.states = node.letters;
       const share = kept(node);
       row.lastChild.textContent = share === null ? "" : Math.round(100 * share) + " % kept";
-      draw(row.children[1], [data.rounds, node.letters, node.digits], (cells) =>
-        strip(cells, { rounds: data.rounds, letters: node.letters, digits: node.digits,
-          states: STATES, name: `node ${node.node}` }));
+      draw(row.children[1], [data.rounds, node.letters, node.digits, node.excluded], (cells) =>
+        strip(cells, { ...node, rounds: data.rounds, states: STATES,
+          name: `node ${node.node}` }));
     }
     within(holder, "more", "p", { class: "note" }).textContent = [
       data.rounds.width > 1 ? `A cell is ${data.rounds.width} rounds; the height of its ` +

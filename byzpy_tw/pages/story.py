@@ -139,10 +139,11 @@ class Story:
                 "home": home.get(node, "")[:_LONGEST],
                 "letters": letters,
                 "digits": digits,
+                "excluded": excluded,
                 "totals": dict(zip(STATES, history.totals[node].tolist(), strict=True)),
                 "reasons": dict(history.reasons.get(node, {})),
             }
-            for node, letters, digits in history.strips()
+            for node, letters, digits, excluded in history.strips()
         ]
 
 
