@@ -25,6 +25,9 @@ class StillFleet:
         self.placement.back("here")
         self.placement.fill()
 
+    def worth_waiting_for(self, node: int) -> bool:
+        return True
+
     def hosts(self) -> list[Any]:
         return self.members
 

@@ -126,4 +126,4 @@ class TextTests(SynchronousTestCase):
         self.assertIn(first.rpartition("venv/bin/python ")[2], script)
         self.assertIn("install --quiet -e '.[test]'", script)
         self.assertIn("pip install -e '.[test]'", second)
-        self.assertTrue(second.endswith("-m pytest"))
+        self.assertTrue(second.endswith("-m pytest -n 2"))
