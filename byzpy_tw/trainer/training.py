@@ -281,6 +281,7 @@ class Training:
             try:
                 # Resumed, and ended before its first round: all is as it was.
                 if self._rounds is not None or not self.begun.description:
+                    self.directory.sync_rounds()  # or it would tell of more than is there
                     self.directory.write_result(result)
             except CannotRecord:
                 if not isinstance(error, CannotRecord):  # or it is told already
