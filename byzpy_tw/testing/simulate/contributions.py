@@ -195,12 +195,17 @@ class Contributions:
         """Nothing is charged while a replacement can be had."""
         config, heard = self.history.schedule.config, self.life.heard
         if config.failover == "off":
-            mine = {p.server for p in heard.placed if p.node == node}
+            # One that comes back has its nodes from the next round on.
+            mine = {p.server for p in heard.placed if p.node == node and p.time < self.begins}
             gone = [t for t, server in heard.lost if server in mine and t <= self.now.time]
             return "" if gone or not mine else "and its server was there"
         if config.max_nodes_per_server is not None:
             return ""  # those that are there may be full
+        if self._comes_and_goes(node):
+            return ""
         patience = config.replace_timeout
+        if not patience and any(t <= self.now.time for t, _ in heard.lost):
+            return ""  # it may have been at this very moment
         start = self.begins - patience
         longest = max(
             (b - a for a, b in heard.absent(start, self.now.time)), default=0.0
@@ -209,6 +214,12 @@ class Contributions:
             return f"and no server was there for {longest:g} s, less than {patience:g}"
         return ""
 
+    def _comes_and_goes(self, node: int) -> bool:
+        """Whether a server that had `node` was lost so often that nobody waits for it."""
+        homes = {_place(p.server) for p in self.life.heard.placed if p.node == node}
+        lost = [_place(server) for time, server in self.life.heard.lost if time <= self.now.time]
+        return any(lost.count(home) >= 3 for home in homes)
+
     def _fault(self, frame: Frame) -> Reason | None:
         vector = _vector(frame)
         if vector is None or vector.dtype is not self.reference.wire:
@@ -216,6 +227,11 @@ class Contributions:
         if vector.numel() != self.reference.parameters.numel():
             return Reason.MALFORMED
         return Reason.NOT_FINITE if fault_of(norm_of(vector.to(torch.float32))) else None
+
+
+def _place(process: str) -> str:
+    """Of which server that is a process: s1.3 is the third of s1."""
+    return process.partition(".")[0]
 
 
 def _says(events: Any, node: int, what: str) -> bool:

@@ -68,7 +68,7 @@ def _met(history: History, undisturbed: str | None) -> Iterator[str]:
     ends = [f"{life.status}: {life.error}" for life in history.lives.all]
     if history.status != "finished":
         yield f"all that befell it could be met, and it ended {ends}"
-    elif history.rounds[-1]["parameters_sha256"] != undisturbed:
+    elif not history.rounds or history.rounds[-1]["parameters_sha256"] != undisturbed:
         refused = {r["round"]: r["refused"] for r in history.rounds if r["refused"]}
         yield f"all that befell it could be met, and it came to other bits; refused {refused}"
 
@@ -83,6 +83,7 @@ class _Chain:
 
     def wrong(self) -> Iterator[str]:
         before: SimulatedTrainer | None = None
+        last: SimulatedTrainer | None = None  # that came as far as a round
         for life in self.history.lives.all:
             begun = life.begun
             if begun.round > len(self._expected):
@@ -98,9 +99,9 @@ class _Chain:
             del self._expected[begun.round :]
             self.reference.go_back(begun.round)
             yield from self._life(life)
-            before = life
+            before = last = life
         found, expected = self.history.rounds, _plain(self._expected)
-        lost = self.history.trainer.killed
+        lost = last is not None and last.killed  # with its last lines, perhaps
         if (found != expected[: len(found)]) or (len(found) < len(expected) and not lost):
             yield f"rounds.jsonl has {len(found)} rounds, and not those {len(expected)} that were"
 
