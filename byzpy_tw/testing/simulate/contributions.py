@@ -51,7 +51,10 @@ class Contributions:
         """The first frame of each node in this round, from each place where it may live."""
         found: dict[tuple[int, str], Frame] = {}
         heard = self.life.heard
-        for frame in heard.received:
+        # A frame for which the trainer hung up did not arrive, if another one did.
+        ended = set(heard.lost)
+        frames = sorted(heard.received, key=lambda f: (f.time, f.server) in ended)
+        for frame in frames:
             node = frame.header.index
             # Later ones may be read while the pool still aggregates.
             if frame.header.round != self.now.round or frame.time > self.now.time:
