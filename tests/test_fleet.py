@@ -680,3 +680,18 @@ class AskingTests(FleetCase):
         self.world.on("b").send(1, 0)
         self.successResultOf(running)
         self.assertEqual(asking.round.refusals, {})
+
+    def test_a_trainer_that_was_stopped_as_a_server_died(self) -> None:
+        """Its nodes are not judged before the heartbeat can have noticed."""
+        self.world.silent = {1}
+        asking = self.asking(self.start())
+        running = self.run_round(asking)
+        self.reactor.advance(10 * TIMEOUT)
+        self.reactor.advance(self.config.heartbeat / 2)
+        self.assertEqual(asking.round.refusals, {})
+        self.world.on("b").suspect = True  # as of now
+        self.reactor.advance(self.config.heartbeat / 4)
+        self.world.silent = set()
+        self.world.on("b").lose()
+        self.successResultOf(running)
+        self.assertEqual(asking.round.refusals, {})

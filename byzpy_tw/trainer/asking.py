@@ -27,9 +27,11 @@ from byzpy_tw.trainer.fleet import Fleet
 from byzpy_tw.trainer.hosts import Host
 
 # An alarm that rings this much too late was kept from ringing: this process was stopped,
-# or busy, and what it did not read may hold the answers.  So nobody is judged for GRACE.
+# or busy, and what it did not read may hold the answers.  So nobody is judged for GRACE,
+# nor before the heartbeat, which begins anew, has found out whose server is silent.
 LATE = 1.0
 GRACE = 1.0
+SUSPECT = 0.6  # of the heartbeat's bound; a silent server is suspect from half of it on
 
 
 @frozen(eq=False)
@@ -216,7 +218,8 @@ class Asking:
         self._alarm = None
         now = self._reactor.seconds()
         if now - self._rings > LATE:
-            self._quiet_until = now + GRACE
+            self._end += now - self._rings
+            self._quiet_until = now + max(GRACE, SUSPECT * self._config.heartbeat)
             self._arm()
             return
         late, homeless = [], []
