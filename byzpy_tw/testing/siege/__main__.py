@@ -38,11 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
         return _tell(EXAMINE[chosen.whom], chosen.seed)
     begun = time.perf_counter()
     tally = _tally(chosen)
-    if not chosen.json:  # else whoever adds up does
-        tally.judge()
-    if chosen.json:
+    if chosen.json:  # whoever adds up judges
         _say(json.dumps(tally.to_dict()))
     else:
+        tally.judge()
         _say("\n".join([*tally.lines(), f"{time.perf_counter() - begun:.0f} s in all"]))
     return 1 if tally.wrong else 0
 

@@ -84,9 +84,11 @@ class Tally:
             f"{self.inputs:,} hostile inputs in {self.histories:,} histories, "
             f"{share:.1%} past the first box",
             f"of these kinds: {_listed(kinds)}",
-            f"runs: {_listed(self.ends)}, {self.counts[FINISHED]} of the {self.counts[FREE]} that "
-            f"only too many liars can stop; contributions refused: {_listed(self.refused)}",
+            f"runs: {_listed(self.ends)}; contributions refused: {_listed(self.refused)}",
         ]
+        if self.counts[FREE]:
+            finished = f"{self.counts[FINISHED]} of {self.counts[FREE]}"
+            made.append(f"of the runs that only too many liars can stop, finished {finished}")
         if self.grown:
             grown = ", ".join(f"{mib:.0f}" for mib in self.grown)
             made.append(f"MiB that each process grew by in the second half: {grown}")

@@ -115,7 +115,7 @@ class Siege:
                 said = many(mutated, self.seed + number, BATCH)
                 at = self.reactor, address.host, address.port
                 talk = converse_all(*at, said)
-                heard, _ = await all_of([_awaited(talk), self._beside([address])])
+                heard, _ = await all_of([talk, self._beside([address])])
                 for one in heard:
                     names = one.conversation.mutations
                     self.tally.counts[PAST if one.welcome else FIRST] += len(names)
@@ -171,10 +171,6 @@ class Siege:
             text = log.read_text(errors="replace")
             if "Traceback" in text or "Unhandled" in text:
                 self.tally.wrong.append(f"{log.name} has a traceback: {text[-5000:]}")
-
-
-async def _awaited(deferred: Deferred[Any]) -> Any:
-    return await deferred
 
 
 def besiege(whom: str, inputs: int, seed: int, say: Callable[[str], None]) -> Tally:
