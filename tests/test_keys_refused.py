@@ -336,6 +336,20 @@ class FloodTests(KeysCase):
 
 
 class HandshakeTests(ServerCase):
+    def test_a_flood_makes_its_own_room(self) -> None:
+        """Whoever comes from another address keeps its place until its handshake is over."""
+        self.server.keys = Cluster().server()
+        first = self.dial("10.0.0.7")
+        flood = [self.dial("10.0.0.66") for _ in range(100)]
+        later = self.dial("10.0.0.8")
+        self.assertFalse(first.session.hung_up or later.session.hung_up)
+        waiting = [trainer for trainer in flood if not trainer.session.hung_up]
+        self.assertEqual(waiting, flood[-len(waiting) :])
+        self.assertEqual(len(waiting), self.limits.strangers - 2)
+        for trainer in flood:
+            trainer.pump.flush()
+        self.assertEqual(len(self.server._sessions), self.limits.strangers)
+
     def test_nothing_before_the_handshake(self) -> None:
         """A connection is not authenticated because it is made: commands wait for the
         certificate."""

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import byzpy_tw
 from byzpy_tw.errors import BadRequest, ProtectedMode, ServerError, VersionMismatch
 from byzpy_tw.runs.environment import Environment
-from byzpy_tw.server.protected import same_machine
+from byzpy_tw.server.protected import origin, same_machine
 from byzpy_tw.wire import commands
 from tests.server_harness import SPEC, ServerCase
 
@@ -130,6 +130,12 @@ class SameMachineTests(SynchronousTestCase):
         ):
             with self.subTest(here=here, there=there):
                 self.assertIs(same_machine(Ends(ip(here), ip(there))), same)
+
+    def test_whose_an_address_is(self) -> None:
+        self.assertEqual(origin("::ffff:10.0.0.1"), origin("10.0.0.1"))
+        self.assertNotEqual(origin("10.0.0.1"), origin("10.0.0.2"))
+        self.assertEqual(origin("2001:db8::1"), origin("2001:db8::ffff:1%eth0"))
+        self.assertNotEqual(origin("2001:db8::1"), origin("2001:db8:0:1::1"))
 
     def test_what_has_no_address(self) -> None:
         """What cannot be judged is not let in."""

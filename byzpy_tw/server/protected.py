@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 MESSAGE = (
@@ -23,6 +23,15 @@ def same_machine(transport: Any) -> bool:
     except (AttributeError, ValueError):
         return False
     return there.is_loopback or there == here
+
+
+def origin(host: str) -> str:
+    """Whose `host` is, in counting peers: one IPv6 machine has as many addresses as it
+    likes within its /64."""
+    address = _plain(host)
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((int(address) >> 64 << 64, 64)))
+    return str(address)
 
 
 def _plain(host: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -146,8 +147,9 @@ class ByzpyServer(Service):
         """Whether one more connection is within the limit.
 
         Those that protected mode will turn away take no room from the others.  Nor do
-        those that have yet to show a certificate, of which the oldest makes room for
-        the newest: a flood of them does not keep out one that has a certificate.
+        those that have yet to show a certificate, of which one makes room for the
+        newest: the oldest from the address that has most of them waiting.  So a flood
+        keeps out nobody who comes from elsewhere, however fast it is.
         """
         self._sessions[session] = None
         limits = self.limits
@@ -155,8 +157,11 @@ class ByzpyServer(Service):
         if self.keys is None or not session.stranger:
             return len(alike) <= (limits.strangers if session.stranger else limits.connections)
         waiting = [o for o in alike if not o.hung_up]
-        for oldest in waiting[: max(0, len(waiting) - limits.strangers)]:
+        if len(waiting) > limits.strangers:
+            crowds = Counter(o.origin for o in waiting)
+            oldest = max(waiting, key=lambda o: crowds[o.origin])
             oldest.hang_up("it showed no certificate, and others want to")
+            oldest.abort()  # nothing that it was told is on its way
         return True
 
     def supersede(self, session: Session, run: str) -> None:

@@ -11,7 +11,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from byzpy_tw.errors import NotAuthenticated, ProtectedMode
-from byzpy_tw.server.protected import MESSAGE, same_machine
+from byzpy_tw.server.protected import MESSAGE, origin, same_machine
 from byzpy_tw.wire.guarded import TLS_BEGINS, GuardedAMP, clean
 from byzpy_tw.wire.keys import SERVER, TRAINER
 from byzpy_tw.wire.mutual import Peer, in_words, peer_of
@@ -37,6 +37,7 @@ class Visitor(GuardedAMP):
         )
         self.server = server
         self.identity: Peer | None = None  # whose certificate was shown
+        self.origin = ""  # which machine it dialled from
         self.stranger = True  # whom protected mode turns away, or who has shown none yet
         self._impatience: IDelayedCall | None = None  # what ends its time to say something
         self._lingering: IDelayedCall | None = None
@@ -47,6 +48,7 @@ class Visitor(GuardedAMP):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        self.origin = origin(self.transport.getPeer().host)
         free = self.server.insecure or same_machine(self.transport)
         self.stranger = self.server.keys is not None or not free
         self._admit()
