@@ -148,7 +148,7 @@ class ConclusionTests(SynchronousTestCase):
         )
         self.assertEqual(
             said,
-            "krum took the Byzantine node in 1 of 2 rounds, honest ones 0.5 times a round.",
+            "krum took the Byzantine node in 1 of 2 rounds, 0.5 honest nodes a round.",
         )
 
     def test_a_rule_that_does_not_choose(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 from byzpy_tw.scaffold.writing import KINDS, check, write
@@ -31,6 +32,9 @@ def run(chosen: argparse.Namespace) -> int:
     print(f"  {made.tests.relative_to(made.folder)}: its tests, which pass")
     print("next:")
     print(f"  cd {made.folder}")
+    lacking = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
+    if lacking:
+        print(f"  pip install {' '.join(lacking)}")
     print("  python -m pytest tests")
     print("  pip install -e .")
     print(f"  {made.try_}")

@@ -14,7 +14,10 @@ _NAMED = 3  # nodes; the others are counted
 
 def conclusion(history: History, rule: str, status: str, error: str | None) -> list[str]:
     """Sentences, the most telling one first; the last ones say how it ended."""
-    said = [*_choices(history, rule), *_refusals(history), *_outcome(history)]
+    choices = _choices(history, rule)
+    whole = _rounds(history.done)
+    of = "" if any(whole in choice for choice in choices) else f" of {whole}"
+    said = [*choices, *_refusals(history, of), *_outcome(history)]
     if not history.done:
         said = ["No round was completed."]
     ended = {
@@ -38,7 +41,8 @@ def _choices(history: History, rule: str) -> list[str]:
     # A rule that takes few is better told by whom it took.
     if history.chosen / history.choosing < history.n / 2:
         parts = _byzantine(taken[h:], (out + taken)[h:], h, done)
-        parts.append(f"honest ones {taken[:h].sum() / done:.3g} times a round")
+        mean = taken[:h].sum() / done
+        parts.append(f"{mean:.3g} honest node{'s' * bool(mean != 1)} a round")
         return [f"{rule} took {', '.join(parts)}."]
     parts = _byzantine(out[h:], (out + taken)[h:], h, done)
     wronged = [int(node) for node in np.argsort(-out[:h], kind="stable") if out[node]]
@@ -76,12 +80,13 @@ def _rounds(count: int) -> str:
     return f"{count} round{'s' * (count != 1)}"
 
 
-def _refusals(history: History) -> list[str]:
-    """Who was refused, and why."""
+def _refusals(history: History, of: str) -> list[str]:
+    """Who was refused, and why; `of` how many rounds, unless that has been said."""
     found = sorted(history.reasons.items(), key=lambda item: (-item[1].total(), item[0]))
     told = [
-        f"{_kind(history, node)} node {node} was refused in {why.total()} ({_reasons(why)})"
-        for node, why in found[:_NAMED]
+        f"{_kind(history, node)} node {node} was refused in {why.total()}"
+        f"{'' if i else of} ({_reasons(why)})"
+        for i, (node, why) in enumerate(found[:_NAMED])
     ]
     if len(found) > _NAMED:
         told.append(f"{len(found) - _NAMED} more nodes were refused in fewer")
