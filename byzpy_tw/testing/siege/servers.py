@@ -38,7 +38,7 @@ class Strangers:
     seed: int
     counts: Counter[str] = field(factory=Counter, init=False)
     wrong: list[str] = field(factory=list, init=False)
-    events = 1_000_000
+    events = 5_000_000  # at most, on top: where all comes in dust, a million are nothing
     _machine: Machine = field(init=False)
     _done: Deferred[Any] = field(init=False)
     _log: list[str] = field(factory=list, init=False)  # what the server said of them
