@@ -470,6 +470,8 @@ class PageTests(SynchronousTestCase):
         self.assertIn("mean collapses under sign-flip:scale=-5", content)
         self.assertIn("--attack sign-flip:scale=-5", content)
         self.assertIn("--seed 2", content)
+        reports = [link for link in found.links if link.endswith("/report.html")]
+        self.assertEqual(len(set(reports)), 8)  # each run's own page
 
     def test_needs_nothing(self) -> None:
         """No link leads out, nothing is loaded, and the browser is told to refuse it."""

@@ -20,6 +20,7 @@ from byzpy_tw.lab.grid import Grid, command_of
 from byzpy_tw.lab.outcome import Ended, Outcome
 from byzpy_tw.lab.text import CORNER, legend, notes, out_text
 from byzpy_tw.lab.verdict import collapsed, explained, percent, sentences
+from byzpy_tw.pages.report import REPORT
 
 
 def page(grid: Grid, outcomes: Sequence[Outcome], folder: Path) -> str:
@@ -152,5 +153,6 @@ def _run(ended: Ended) -> str:
         told.append(f"parameters {ended.digest[:16]}")
     return (
         f'<p class="run">{escape("; ".join(told))}; '
+        f'<a href="{escape(where)}/{REPORT}">its report</a>, '
         f'<a href="{escape(where)}/rounds.jsonl">{escape(where)}</a></p>'
     )
