@@ -31,6 +31,7 @@ from byzpy_tw.aggregators.rule import (
     promises,
     uniform,
 )
+from byzpy_tw.kernels.gram import ascending
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
 
@@ -75,7 +76,7 @@ class GeometricMedian:
         n = gram.size
         # The distance within which the most central row has a majority of the rows: no
         # minority can blow it up.
-        radii = gram.squared.sort(dim=1).values[:, n // 2]
+        radii = ascending(gram.squared)[:, n // 2]
         scale, central = float(radii.min().sqrt()), int(radii.argmin())
         if scale == 0.0 and self.nu is None:
             return uniform(n, [central])  # over half of the rows are this one

@@ -16,6 +16,7 @@ from byzpy_tw.aggregators.rule import (
     promises,
     uniform,
 )
+from byzpy_tw.kernels.gram import ascending
 from byzpy_tw.kernels.parallel import in_order
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
@@ -27,7 +28,7 @@ def scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
 
     def summed(block: int) -> Tensor:
         # Column 0 of the sorted distances is the zero to the point itself.
-        return apart[block].sort(dim=1).values[:, 1 : closest + 1].sum(dim=1)
+        return ascending(apart[block])[:, 1 : closest + 1].sum(dim=1)
 
     return torch.cat(in_order(lambda: summed, len(apart)))
 

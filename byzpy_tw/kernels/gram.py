@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import ceil
 
+import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -156,7 +157,7 @@ def _central(matrix: Tensor, refused: tuple[int, ...]) -> int:
     # Seen from a row of middling length, which no minority can make a long one.
     lengths = torch.linalg.vector_norm(some, dim=1)
     some = some - some[lengths.sort(stable=True).indices[(len(good) - 1) // 2]]
-    apart = squared_distances(some @ some.T).sort(dim=1).values
+    apart = ascending(squared_distances(some @ some.T))
     return int(good[apart[:, len(good) // 2].argmin()])
 
 
@@ -305,6 +306,14 @@ def squared_distances(inner: Tensor, rows_at_once: int | None = None) -> Tensor:
     return apart
 
 
+def ascending(distances: Tensor) -> Tensor:
+    """Each row of a matrix on the CPU in ascending order.
+
+    By numpy, which takes a third of the time: torch sorts the indices as well.
+    """
+    return torch.from_numpy(np.sort(distances.numpy(), axis=1))
+
+
 def _apart(inner: Tensor, rows: slice, out: Tensor | None = None) -> Tensor:
     """The squared distances of some of the rows to all of them."""
     lengths = inner.diagonal()
@@ -331,8 +340,8 @@ def _better_view(
     def farthest(block: int) -> Tensor:
         """Each row's distance to the last of a majority: no need to sort them all."""
         rows = slice(block * BLOCK, (block + 1) * BLOCK)
-        apart = _apart(among, rows)
-        return apart.kthvalue(len(good) // 2 + 1, dim=1).values
+        last = len(good) // 2
+        return torch.from_numpy(np.partition(_apart(among, rows).numpy(), last, axis=1)[:, last])
 
     radii = torch.cat(in_order(lambda: farthest, ceil(len(good) / BLOCK)))
     middle = int(radii.argmin())
