@@ -19,6 +19,7 @@ NORM_LIMIT = 1e18
 
 _STRETCH = 1024  # elements whose squares are added up in float32
 _TINY = 1e-12  # squares of what has a smaller norm may vanish in float32
+_SHORT = 1 << 14  # elements, of which one call makes less work than several
 _EXACT_AT_ONCE = 1 << 20  # elements
 
 Vectors = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
@@ -128,6 +129,8 @@ def norm_of(vector: Tensor) -> float:
     float64, and right to six digits.  What float32 cannot square is taken anew.
     """
     vector = vector.detach().reshape(-1)
+    if vector.numel() <= _SHORT:
+        return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
     whole = vector.numel() // _STRETCH * _STRETCH
     if not whole or vector.dtype != torch.float32:
         return _exact_norm(vector)

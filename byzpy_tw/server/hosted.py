@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -92,6 +93,9 @@ class HostedRun:
     _pieces: dict[str, Tensor] = field(factory=dict, init=False)
     _shown: int = field(default=0, init=False)  # bytes taken for this round's pieces
     _attacking: list[int] = field(factory=list, init=False)  # rounds of attacks in hand
+
+    def __attrs_post_init__(self) -> None:
+        self._driver.together = self._together
 
     @property
     def closed(self) -> bool:
@@ -299,6 +303,9 @@ class HostedRun:
         if self.stream is None:
             raise UnknownRun(f"run {self.name!r} was closed")
         return self.stream.send(vector_header(node, pieces, loss, round), *pieces)
+
+    def _together(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.stream is None else self.stream.together()
 
     # -- the end
 

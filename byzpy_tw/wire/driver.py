@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -53,6 +54,7 @@ class NodeDriver:
     _reactor: Any
     _pool: Executor
     _window: int
+    together: Callable[[], AbstractContextManager[None]] = nullcontext  # around emissions
     stopped: bool = False
     round: int = field(default=-1, init=False)  # nothing is begun for an older one
     computing: int = field(default=0, init=False)  # gradients in hand
@@ -107,16 +109,17 @@ class NodeDriver:
         self._check(round)
         failures: Failures = {}
         sending = []
-        for node, answer in zip(nodes, found):
-            if isinstance(answer, BaseException):
-                failures[node] = _in_words(answer)
-                continue
+        with self.together():
+            for node, answer in zip(nodes, found):
+                if isinstance(answer, BaseException):
+                    failures[node] = _in_words(answer)
+                    continue
 
-            def failed(why: Failure, node: int = node) -> None:
-                failures[node] = _in_words(why.value)
+                def failed(why: Failure, node: int = node) -> None:
+                    failures[node] = _in_words(why.value)
 
-            sent = maybeDeferred(emit, node, answer.pieces, answer.loss, round)
-            sending.append(sent.addErrback(failed))
+                sent = maybeDeferred(emit, node, answer.pieces, answer.loss, round)
+                sending.append(sent.addErrback(failed))
         await gatherResults(sending)
         return failures
 

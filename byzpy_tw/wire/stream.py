@@ -11,7 +11,8 @@ more: what waits in buffers is bounded, however many frames were sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from attrs import define, field
 from torch import Tensor
@@ -96,6 +97,20 @@ class TensorStream(Protocol):
             self.transport.registerProducer(self, True)
         self._pump()
         return sent
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is sent within leaves at the end, in as few calls of the system as may be."""
+        if self._pumping:
+            yield
+            return
+        self._pumping = True
+        try:
+            yield
+        finally:
+            self._pumping = False
+            if not self._gone:
+                self._pump()
 
     def resumeProducing(self) -> None:
         self._paused = False

@@ -32,7 +32,7 @@ class MaliciousServers:
     counts: Counter[str] = field(factory=Counter, init=False)
     _machines: list[Machine] = field(factory=list, init=False)
 
-    events = 0
+    events = 5_000_000  # at most, on top: where all comes in dust, a million are nothing
     over = True  # the history need not wait for them
 
     def begin(self, history: History) -> None:
