@@ -48,22 +48,25 @@ class Contributions:
             yield from self._outcomes(self.record)
 
     def _arrivals(self) -> dict[int, list[Frame]]:
-        """The first frame of each node in this round, from each place where it may live."""
-        found: dict[tuple[int, str], Frame] = {}
+        """The first frame of each node in this round, from each place where it may live.
+
+        One in whose moment the trainer hung up may have come before that or not: then
+        the one after it may be the first as well.
+        """
         heard = self.life.heard
-        # A frame for which the trainer hung up did not arrive, if another one did.
-        ended = set(heard.lost)
-        frames = sorted(heard.received, key=lambda f: (f.time, f.server) in ended)
-        for frame in frames:
-            node = frame.header.index
+        ended, settled = set(heard.lost), set[tuple[int, str]]()
+        first: dict[int, list[Frame]] = {}
+        for frame in heard.received:
+            node, key = frame.header.index, (frame.header.index, frame.server)
             # Later ones may be read while the pool still aggregates.
             if frame.header.round != self.now.round or frame.time > self.now.time:
                 continue
-            if frame.time >= self.begins and frame.server in heard.homes(node, frame.time):
-                found.setdefault((node, frame.server), frame)
-        first: dict[int, list[Frame]] = {}
-        for (node, _), frame in found.items():
-            first.setdefault(node, []).append(frame)
+            if frame.time < self.begins:
+                continue
+            if key not in settled and frame.server in heard.homes(node, frame.time):
+                first.setdefault(node, []).append(frame)
+                if (frame.time, frame.server) not in ended:
+                    settled.add(key)
         return first
 
     # -- those that were used
