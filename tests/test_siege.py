@@ -83,6 +83,12 @@ class VirtualTests(SynchronousTestCase):
         self.assertGreater(tally.counts[PAST], 0.9 * tally.inputs)
         self.assertEqual(set(tally.ends), {"finished"})
 
+    def test_what_looked_wrong(self) -> None:
+        """Histories of long sieges that the checker told wrongly: a trainer that its own
+        machine holds up, and a vector just before the bytes that ended its connection."""
+        for seed in (1862, 2181):
+            self.assertEqual(trainers.examine(seed)[1], [], seed)
+
     def test_a_broken_trainer_is_found(self) -> None:
         """One that takes a node's vector from whoever sends it."""
         right = Collector.place
