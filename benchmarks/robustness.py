@@ -236,7 +236,11 @@ def tables(found: dict[Cell, dict[str, Any]]) -> str:
             for pre in ("", "nnm"):
                 name = f"{pre} + {rule}" if pre else rule
                 calm = group.get((rule, pre, "none"), {})
-                row = [entry(group.get((rule, pre, a), {}), calm, seeds) for a in ATTACKS]
+                runs = [group.get((rule, pre, attack), {}) for attack in ATTACKS]
+                run = max(map(len, runs))  # seeds of this rule, which are told once
+                if 0 < run < seeds:
+                    name += f" ({run} seed{'s' * (run > 1)})"
+                row = [entry(one, calm, run) for one in runs]
                 parts.append(f"| {name} | " + " | ".join(row) + " |")
     return "\n".join(parts)
 
