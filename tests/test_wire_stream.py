@@ -87,18 +87,18 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual([r for r, _ in self.right.inbox.frames], [0, 1])
         self.assertEqual([r for r, _ in self.left.inbox.frames], [100, 101])
 
-    def test_together(self) -> None:
+    def test_corked(self) -> None:
         """Frames sent in one block wait for its end, in order; one that ends it all is none."""
         pump = self.connect()
-        with self.left.stream.together():
-            with self.left.stream.together():
+        with self.left.stream.corked():
+            with self.left.stream.corked():
                 sent = [self.left.send(i, 5) for i in range(3)]
             self.assertEqual(self.left.stream.bytes_sent, 0)
         pump.flush()
         self.assertEqual([r for r, _ in self.right.inbox.frames], [0, 1, 2])
         for one in sent:
             self.successResultOf(one)
-        with self.left.stream.together():
+        with self.left.stream.corked():
             lost = self.left.send(3, 5)
             self.left.stream.hang_up("enough")
         self.assertIn("enough", str(self.failureResultOf(lost).value))

@@ -95,7 +95,7 @@ class HostedRun:
     _attacking: list[int] = field(factory=list, init=False)  # rounds of attacks in hand
 
     def __attrs_post_init__(self) -> None:
-        self._driver.together = self._together
+        self._driver.corked = self._corked
 
     @property
     def closed(self) -> bool:
@@ -304,8 +304,8 @@ class HostedRun:
             raise UnknownRun(f"run {self.name!r} was closed")
         return self.stream.send(vector_header(node, pieces, loss, round), *pieces)
 
-    def _together(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.stream is None else self.stream.together()
+    def _corked(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.stream is None else self.stream.corked()
 
     # -- the end
 

@@ -54,7 +54,7 @@ class NodeDriver:
     _reactor: Any
     _pool: Executor
     _window: int
-    together: Callable[[], AbstractContextManager[None]] = nullcontext  # around emissions
+    corked: Callable[[], AbstractContextManager[None]] = nullcontext  # around emissions
     stopped: bool = False
     round: int = field(default=-1, init=False)  # nothing is begun for an older one
     computing: int = field(default=0, init=False)  # gradients in hand
@@ -109,7 +109,7 @@ class NodeDriver:
         self._check(round)
         failures: Failures = {}
         sending = []
-        with self.together():
+        with self.corked():
             for node, answer in zip(nodes, found):
                 if isinstance(answer, BaseException):
                     failures[node] = _in_words(answer)

@@ -99,7 +99,7 @@ class TensorStream(Protocol):
         return sent
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def corked(self) -> Iterator[None]:
         """What is sent within leaves at the end, in as few calls of the system as may be."""
         if self._pumping:
             yield
