@@ -18,7 +18,7 @@ from byzpy_tw.commands import (
     report,
     verify,
 )
-from byzpy_tw.errors import ByzpyTwError, message_of
+from byzpy_tw.exits import ended
 
 COMMANDS = {
     "plugins": plugins,
@@ -35,26 +35,21 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return ended(lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
+    own = getattr(COMMANDS.get(words[0]), "main", None) if words else None
+    if own is not None:  # it reads its words itself
+        return own(words[1:])
     parser = argparse.ArgumentParser(prog="python -m byzpy_tw", description=__doc__)
     parser.add_argument("--version", action="version", version=f"byzpy_tw {byzpy_tw.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         command.options(commands.add_parser(name, help=command.HELP))
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        own = getattr(COMMANDS.get(words[0]), "main", None) if words else None
-        if own is not None:  # it reads its words itself
-            return own(words[1:])
-        chosen = parser.parse_args(words)
-        return COMMANDS[chosen.command].run(chosen)
-    except BrokenPipeError:  # whoever read the output, such as head, has enough
-        sys.stdout = None  # type: ignore[assignment]  # or it is flushed once more
-        return 141
-    except KeyboardInterrupt:  # before a command has its own way to be interrupted
-        return 130
-    except ByzpyTwError as e:
-        print(f"byzpy_tw: error: {message_of(e)}", file=sys.stderr)
-        return e.exit_code
+    chosen = parser.parse_args(words)
+    return COMMANDS[chosen.command].run(chosen)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ EXIT_CODES: Mapping[int, str] = {
     2: "bad usage: nothing was started",
     3: "the run is paused, and `--resume RUN_DIR` goes on with it: more than `f` nodes failed, "
     "or its records cannot be written, or another error stopped it once rounds had begun",
+    74: "the answer could not be printed: the disk that it goes to is full, say",
     129: "ended by SIGHUP; `--resume RUN_DIR` goes on",
     130: "ended by Ctrl-C (SIGINT); `--resume RUN_DIR` goes on",
+    141: "whoever read the answer, such as `head`, had enough",
     143: "ended by SIGTERM; `--resume RUN_DIR` goes on",
 }
 _CURE = "What to do: "

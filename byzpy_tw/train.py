@@ -21,7 +21,8 @@ import attrs
 from attrs import frozen
 
 import byzpy_tw
-from byzpy_tw.errors import ByzpyTwError, ConfigError, message_of
+from byzpy_tw.errors import ByzpyTwError, ConfigError
+from byzpy_tw.exits import ended
 from byzpy_tw.plugins.naming import clip, nearest
 from byzpy_tw.runs.checks import flag
 from byzpy_tw.runs.config import PLACES, SECTIONS, RunConfig
@@ -161,27 +162,26 @@ def configuration(arguments: Sequence[str]) -> RunConfig:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
-    try:
-        found = asked(sys.argv[1:] if arguments is None else arguments)
-        if found.print_config:
-            _print_config(found)
-            return 0
-        if found.until_eof:
-            threading.Thread(target=_end_with_input, daemon=True).start()
-        config = found.configuration() if found.resume is None else None
-        # Imported only now: a mistake on the command line is told at once.
-        from byzpy_tw.plugins import load
-        from byzpy_tw.trainer.program import resume_program, run_program
+    words = sys.argv[1:] if arguments is None else arguments
+    return ended(lambda: _run(words))
 
-        if found.resume is not None:
-            return resume_program(found.resume, found.options, load())
-        assert config is not None
-        return run_program(config, load())
-    except KeyboardInterrupt:  # before the run has its own way to be interrupted
-        return 130
-    except ByzpyTwError as e:
-        print(f"byzpy_tw: error: {message_of(e)}", file=sys.stderr)
-        return e.exit_code
+
+def _run(words: Sequence[str]) -> int:
+    found = asked(words)
+    if found.print_config:
+        _print_config(found)
+        return 0
+    if found.until_eof:
+        threading.Thread(target=_end_with_input, daemon=True).start()
+    config = found.configuration() if found.resume is None else None
+    # Imported only now: a mistake on the command line is told at once.
+    from byzpy_tw.plugins import load
+    from byzpy_tw.trainer.program import resume_program, run_program
+
+    if found.resume is not None:
+        return resume_program(found.resume, found.options, load())
+    assert config is not None
+    return run_program(config, load())
 
 
 def _print_config(found: Asked) -> None:

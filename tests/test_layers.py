@@ -23,6 +23,7 @@ GROUND, KERNELS, RULES, PLUGINS, NODES, RUNS, WIRE, SHELLS, COMMANDS = range(9)
 LAYERS = {
     "": GROUND,  # byzpy_tw itself: it imports nothing until a name is used
     "errors": GROUND,
+    "exits": GROUND,
     "seeds": GROUND,
     "vectors": GROUND,
     "kernels": KERNELS,
@@ -53,6 +54,7 @@ LAYERS = {
 # errors; rules share what a rule is; an attack may aim at an aggregator.
 BESIDE = {
     ("vectors", "errors"),
+    ("exits", "errors"),
     ("preaggregators", "aggregators"),
     ("attacks", "aggregators"),
     ("pages", "runs"),  # records into pages: still without Twisted
