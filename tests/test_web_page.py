@@ -19,7 +19,7 @@ from byzpy_tw.pages.story import Place
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.trainer.page import Page
 from byzpy_tw.trainer.views import Views
-from byzpy_tw.trainer.web import Root, Web, _Request, _Site, endpoint
+from byzpy_tw.trainer.web import Root, Web, _Few, _Request, _Site, endpoint
 from tests.stories import HTML, record, refused
 
 
@@ -137,6 +137,28 @@ class ReadOnlyTests(Served):
         channel.dataReceived(b"GET /data.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
         self.assertTrue(transport.disconnected)
         self.assertEqual(transport.value().count(b"HTTP/1.1 200"), 1)
+
+    def test_those_who_drip(self) -> None:
+        """However many connections send a byte at a time, whoever asks is answered."""
+        site = _Few(_Site(self.root, requestFactory=_Request, reactor=self.clock))
+        question = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+        def dial(sent: bytes) -> StringTransport:
+            address = IPv4Address("TCP", "127.0.0.1", 4000)
+            visit, transport = site.buildProtocol(address), StringTransport(peerAddress=address)
+            visit.makeConnection(transport)
+            visit.dataReceived(sent)
+            return transport
+
+        watching = dial(question)
+        dripping = [dial(b"G") for _ in range(200)]
+        self.assertEqual(len([t for t in dripping if not t.disconnected]), 63)
+        self.assertIn(b" 200 OK", dial(question).value())
+        self.assertFalse(watching.disconnected)
+        # Of those that all ask, whoever did so longest ago makes room.
+        asking = [dial(question) for _ in range(63)]
+        self.assertTrue(watching.disconnected)
+        self.assertFalse(any(transport.disconnected for transport in asking))
 
     def test_policy(self) -> None:
         """Every answer forbids what this page does not need."""

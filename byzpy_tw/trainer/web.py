@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.protocols.policies import WrappingFactory
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.http import HTTPFactory
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
@@ -79,6 +79,8 @@ class _Request(Request):
         if getattr(transport, "producerPaused", False):
             transport.abortConnection()
         else:
+            if isinstance(transport, _Visit):
+                transport.heard()
             super().process()
 
     def gotLength(self, length: int | None) -> None:
@@ -93,11 +95,37 @@ class _Site(Site):
         pass  # a line a second for each who watches would be all that the log holds
 
 
+class _Visit(ProtocolWrapper):
+    """One connection."""
+
+    asked = False  # a whole question
+    turned_out = False
+
+    def heard(self) -> None:
+        """It has asked one; the last to do so is the last to be turned out."""
+        self.asked = True
+        visits = self.factory.protocols
+        visits[self] = visits.pop(self)
+
+    def turn_out(self) -> None:
+        self.turned_out = True
+        self.abortConnection()
+
+
 class _Few(WrappingFactory):
-    """So many connections at a time, and no more."""
+    """So many connections at a time: one more takes the place of whoever asks nothing.
+
+    First of those that never asked, such as one that lets a question drip, then of those
+    that did so longest ago.
+    """
+
+    protocol = _Visit
 
     def buildProtocol(self, addr: Any) -> Any:
-        return None if len(self.protocols) >= _CONNECTIONS else super().buildProtocol(addr)
+        here = [visit for visit in self.protocols if not visit.turned_out]
+        if len(here) >= _CONNECTIONS:
+            min(here, key=lambda visit: visit.asked).turn_out()
+        return super().buildProtocol(addr)
 
 
 class Root(Resource):
