@@ -120,6 +120,7 @@ async def _conducted(
 ) -> Result:
     if reactor is None:
         from twisted.internet import reactor
+    _turning(reactor)
     from byzpy_tw.plugins.shorthand import registry
     from byzpy_tw.trainer.program import conduct, prospect, prospect_again
 
@@ -135,6 +136,22 @@ async def _conducted(
     return _outcome(run.directory.path, ended.error, check)
 
 
+def _turning(reactor: Any) -> None:
+    """`ConfigError` in an asyncio loop that `reactor` does not turn with: nothing would
+    ever happen."""
+    import asyncio
+
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    if not reactor.running and getattr(reactor, "_asyncioEventloop", None) is not loop:
+        raise ConfigError(
+            "an asyncio loop runs here, and Twisted's reactor does not: use byzpy_tw.run, in a "
+            "thread (await asyncio.to_thread(byzpy_tw.run, ...)), or Twisted's asyncio reactor"
+        )
+
+
 def _nowhere(line: str) -> None:
     pass
 
@@ -146,7 +163,7 @@ def _options(
     given = {}
     for key, value in options.items():
         name = option_named(key).name
-        given[name] = checked(name, value)
+        given[name] = checked(name, os.fspath(value) if isinstance(value, PathLike) else value)
     if config is None:
         beneath: dict[str, Any] = {}
     elif isinstance(config, RunConfig):
@@ -159,6 +176,7 @@ def _options(
             f"arguments (of a dict: run(**options)), not by {type(config).__name__}"
         )
     folder = None if resume is None else Path(resume)
+    given = beside(folder, given, "the keyword arguments")
     chosen = over(given, beside(folder, beneath, "the configuration"))
     if resume is None and not any(chosen.get(name) for name in PLACES):
         chosen["in_process"] = True

@@ -63,7 +63,7 @@ class RunTests(TestCase):
         (self.here / "run.toml").write_text(text)
 
         async def cell() -> Result:
-            return byzpy_tw.run("run.toml", run_dir="again", show=None)
+            return byzpy_tw.run("run.toml", run_dir=Path("again"), show=None)
 
         second = asyncio.run(cell())
         self.assertEqual((second.path, second.config.in_process), (Path("again"), True))
@@ -89,10 +89,24 @@ class RunTests(TestCase):
             ((), {"f": 4}, "leaves none honest"),
             (({"rounds": 3},), {}, "run(**options)"),
             (("none.toml",), {}, "No such file"),
+            ((), {"resume": "x", "run_dir": "y"}, "the keyword arguments: run-dir is 'y', and"),
         ):
             with self.assertRaises(ConfigError) as caught:
                 byzpy_tw.run(*arguments, **options)
             self.assertIn(words, str(caught.exception))
+        self.assertFalse(Path("runs").exists())
+
+    def test_a_reactor_that_stands_still(self) -> None:
+        """In asyncio's own loop nothing would ever happen: that is said at once."""
+
+        class Still:
+            running = False
+
+        async def cell() -> Any:
+            return byzpy_tw.run_async(**SMALL, reactor=Still())
+
+        error = self.failureResultOf(asyncio.run(cell()), ConfigError).value
+        self.assertIn("asyncio.to_thread(byzpy_tw.run", str(error))
         self.assertFalse(Path("runs").exists())
 
     def test_ctrl_c(self) -> None:
