@@ -167,6 +167,11 @@ class ServersTests(DoctorCase):
         )
         self.assertIsNotNone(doctor.servers[0].round_trip)
 
+    async def test_once(self) -> None:
+        """What is wrong for two reasons is told once."""
+        doctor = await self.examined(["tcp://127.0.0.1:1"], dataset="nope")
+        self.assert_troubles(doctor, ("UNKNOWN_NAME", "no dataset"), ("127.0.0.1:1", "refused"))
+
     async def test_no_data_here(self) -> None:
         """Then servers are compared with each other."""
         hosts = [self.serve(registry_of(seed=s), None) for s in (0, 1)]

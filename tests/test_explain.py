@@ -63,3 +63,4 @@ class CureTests(SynchronousTestCase):
         self.assertEqual(done, 2)
         self.assertIn("BAD_CONFIG: no error has the code 'BUDGET_EXCEDED'; did you mean "
                       "'BUDGET_EXCEEDED'?", text)  # fmt: skip
+        self.assertIn("did you mean 'BUDGET_EXCEEDED'?", self.explain("budget")[1])

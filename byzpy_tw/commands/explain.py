@@ -27,8 +27,12 @@ def run(chosen: argparse.Namespace) -> int:
         return 0
     code = chosen.code.strip().rstrip(":").upper().replace("-", "_")
     if code not in known:
+        having = [one for one in known if code and code in one]
+        hint = nearest(code, known)
+        if having:
+            hint = f"; did you mean {' or '.join(map(repr, having[:3]))}?"
         raise ConfigError(
-            f"no error has the code {clip(chosen.code)!r}{nearest(code, known)}; without a "
+            f"no error has the code {clip(chosen.code)!r}{hint}; without a "
             "code, 'python -m byzpy_tw explain' lists them all"
         )
     print(_text(known[code]))

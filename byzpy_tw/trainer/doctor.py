@@ -100,7 +100,13 @@ class Doctor:
         try:
             look()
         except ByzpyTwError as e:
-            self.troubles.append(message_of(e))
+            self._trouble(e)
+
+    def _trouble(self, error: ByzpyTwError) -> None:
+        """One line, once: what keeps rules from being made keeps data from it too, say."""
+        line = message_of(error)
+        if line not in self.troubles:
+            self.troubles.append(line)
 
     # -- before anything is asked
 
@@ -181,7 +187,7 @@ class Doctor:
                 "it being downloaded? Try again later, or use --dataset mnist5k"
             )
         except ByzpyTwError as e:
-            self.troubles.append(message_of(e))
+            self._trouble(e)
 
     def _load(self) -> Here:
         prepared = load(self.config, self.registry, self.threads)
