@@ -52,7 +52,7 @@ def endpoint(text: str, reactor: Any) -> IStreamServerEndpoint:
 
     Raises `ConfigError`.
     """
-    description = f"tcp:{text}:interface=127.0.0.1" if text.isdecimal() else text
+    description = f"tcp:{text}:interface=127.0.0.1" if text.isascii() and text.isdigit() else text
     scheme = description.partition(":")[0]
     if scheme not in _SCHEMES:
         raise ConfigError(
