@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import io
 import json
 import re
 import shlex
+from contextlib import redirect_stderr
 from html.parser import HTMLParser
 from pathlib import Path
 
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.__main__ import main
+from byzpy_tw.commands.lab import options
 from byzpy_tw.errors import BadParameter, ConfigError, UnknownName
 from byzpy_tw.kernels.machine import cores
 from byzpy_tw.lab import grid as grids
@@ -179,6 +183,26 @@ class CommandTests(SynchronousTestCase):
         words = shlex.split(command_of(made.cells[0].trials[0].config))
         self.assertIn("tcp://a:1,tcp://b:2", words)
         self.assertEqual(words[words.index("--keys") + 1], "k.pem")
+
+
+class OptionTests(SynchronousTestCase):
+    """What the command line takes."""
+
+    def test_only_what_many_runs_can_have(self) -> None:
+        """Not a port or a standard output for one of them."""
+        parser = argparse.ArgumentParser()
+        options(parser)
+        self.assertEqual(parser.parse_args(["--rounds", "5"]).rounds, 5)
+        for words in (["--web", "8080"], ["--json"], ["--quiet"], ["--run-dir", "x"]):
+            with redirect_stderr(io.StringIO()) as said:
+                self.assertRaises(SystemExit, parser.parse_args, words)
+            self.assertIn("unrecognized arguments", said.getvalue())
+
+    def test_a_folder_has_a_name(self) -> None:
+        """Or the folder that one happens to be in would be filled."""
+        with redirect_stderr(io.StringIO()) as said:
+            self.assertEqual(main(["lab", "--out", "", "--num-byz", "0"]), 2)
+        self.assertRegex(said.getvalue(), r"\Abyzpy_tw: error: \w+: --out must be .*\n\Z")
 
 
 class DataTests(SynchronousTestCase):

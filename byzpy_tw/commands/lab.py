@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from byzpy_tw.errors import ConfigError
 from byzpy_tw.lab import grid
 from byzpy_tw.runs.config import RunConfig, flag
 from byzpy_tw.train import argument_of
@@ -84,6 +85,8 @@ def _jobs(text: str) -> int:
 
 def run(chosen: argparse.Namespace) -> int:
     """Run the grid; 1 where a run failed."""
+    if not chosen.out:  # which would be the folder that one happens to be in
+        raise ConfigError("--out must be the name of a folder, got ''")
     known = {option.name for option in attrs.fields(RunConfig)}
     given: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value

@@ -43,9 +43,11 @@ SEEDS = (42,)
 WITHOUT = "none"  # instead of a pre-aggregator
 MOST_RUNS = 1000
 
-# What a grid decides itself, or a lab has no use for.
+# What a grid decides itself, or a lab has no use for: its runs have one terminal together,
+# and two of them at a time could not have one port.
 TAKEN = (
     "attack", "aggregator", "pre_aggregator", "seed", "in_process", "run_dir", "quiet",
+    "json", "web",
 )  # fmt: skip
 
 Digest = Callable[[RunConfig], str]
