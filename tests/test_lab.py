@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 from contextlib import redirect_stderr
 from html.parser import HTMLParser
 from pathlib import Path
@@ -275,6 +276,35 @@ class OutcomeTests(SynchronousTestCase):
         self.assertIsNotNone(read(trial, path))
         (path / "result.json").write_text('{"status": "fin')
         self.assertIsNone(read(trial, path))
+
+    def test_nothing_is_made_of_nonsense(self) -> None:
+        """Whatever somebody's hand, or a bad disk, put there: as if there were no run."""
+        trial, where = grid().cells[0].trials[0], folder(self)
+        huge, deep = "9" * 400, "[" * 100_000 + "]" * 100_000
+        for name, old, new in (
+            ("result.json", '"rounds": 2', '"rounds": 1e400'),
+            ("result.json", '"rounds": 2', f'"rounds": {huge}'),
+            ("result.json", '"rounds": 2', '"rounds": 3'),
+            ("result.json", '"final_accuracy": 0.75', '"final_accuracy": NaN'),
+            ("result.json", '"final_accuracy": 0.75', '"final_accuracy": 7'),
+            ("result.json", '"worst_accuracy": 0.5', f'"worst_accuracy": {huge}'),
+            ("result.json", '"seconds": 1.0', '"seconds": 1e400'),
+            ("result.json", '"status": "finished"', '"status": "waiting"'),
+            ("result.json", '"error": null', f'"error": {deep}'),
+            ("config.json", '{"bits"', f'{{"more": {deep}, "bits"'),
+            ("rounds.jsonl", '"round": 1', f'"round": {huge}'),
+            ("rounds.jsonl", '"accuracy": 0.75', '"accuracy": -0.1'),
+            ("rounds.jsonl", '"accuracy": 0.75', f'"accuracy": {deep}'),
+            ("rounds.jsonl", '"excluded": [1]', '"excluded": [-1]'),
+        ):
+            path = where / "run"
+            self.write(path, trial.config)
+            text = (path / name).read_text()
+            self.assertEqual(text.count(old), 1)
+            self.assertIsNotNone(read(trial, path))
+            (path / name).write_text(text.replace(old, new))
+            self.assertIsNone(read(trial, path), (old, new[:40]))
+            shutil.rmtree(path)
 
     def test_over_seeds(self) -> None:
         """The mean of the final ones, the lowest of the worst, the highest of the best."""

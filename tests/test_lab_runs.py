@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from byzpy_tw.errors import ServerUnreachable
+from byzpy_tw.lab.display import Lines
 from byzpy_tw.lab.page import page
-from byzpy_tw.lab.program import grid_of
+from byzpy_tw.lab.program import grid_of, work
 from byzpy_tw.lab.running import Lab
 from byzpy_tw.plugins import load
 from tests.lab_grids import grid
@@ -83,6 +86,73 @@ class RunTests(SynchronousTestCase):
         lab = Lab(grid_of(given, attacks, defences, [42], names), where / "lab", 1, names, None)
         lab.find()
         self.assertEqual(lab.before, 4)
+
+
+SMALL = {
+    "model": "logreg", "dataset": "synthetic:n=200", "num_honest": 3, "num_byz": 1,
+    "batch_size": 8, "rounds": 4, "eval_interval": 2, "partition": "iid",
+}  # fmt: skip
+
+
+class LeftTests(TestCase):
+    """What becomes of what an earlier call has left."""
+
+    async def test_damaged_ones_are_begun_anew(self) -> None:
+        """Each says so, and ends as it did; one that is another run's says what to do."""
+        where, names = folder(self), load(only=())
+        defences = ["mean", "median", "krum", "geometric-median", "trimmed-mean", "multi-krum"]
+        given = {**SMALL, "checkpoint_interval": 2}  # so that there is more than nothing left
+        made = grid_of(given, ["none"], defences, [1], names)
+        first = Lab(made, where, 1, names, reactor)
+        await first.run()
+        self.assertEqual({o.status for o in first.outcomes()}, {"finished"})
+        paths = [first.path(cell.trials[0]) for cell in made.cells]
+        configs = [(path / "config.json").read_text() for path in paths]
+        (paths[0] / "config.json").unlink()
+        (paths[1] / "config.json").write_text(configs[1][:100])
+        records = (paths[2] / "rounds.jsonl").read_text()
+        (paths[2] / "rounds.jsonl").write_text(records.replace('"excluded": [', '"excluded": [99'))
+        (paths[3] / "result.json").write_text('{"rounds": 1e400}')
+        foreign = configs[4].replace(made.cells[4].trials[0].config.bits, "0" * 64)
+        (paths[4] / "config.json").write_text(foreign)
+
+        said: list[str] = []
+        again = Lab(made, where, 1, names, reactor)
+        again.find()
+        self.assertEqual(again.before, 1)
+        again.display = Lines(again, said.append)
+        await again.run()
+        before, after = first.outcomes(), again.outcomes()
+        del before[4]
+        self.assertEqual(
+            after.pop(4).why,
+            f"RUN_DIRECTORY: {paths[4]} holds another run than this cell's; move it elsewhere, "
+            "or let --again put this one in its place",
+        )
+        self.assertEqual((paths[4] / "config.json").read_text(), foreign)
+        self.assertEqual(
+            [outcome.ended[0].digest for outcome in after],
+            [outcome.ended[0].digest for outcome in before],
+        )
+        warned = [line for line in said if line.startswith("warning: ")]
+        why = ["no config.json", f"cannot read {paths[1]}/config.json", "its rounds.jsonl holds"]
+        for line, path, words in zip(warned, paths, why, strict=False):
+            self.assertIn(f"{path} is damaged, and begun anew: {words}", line)
+        self.assertEqual(len(warned), 3, warned)  # the fourth had all it needed
+
+    async def test_page_without_a_run(self) -> None:
+        """Why there is none is on it."""
+        where, names = folder(self), load(only=())
+        made = grid_of(SMALL, ["none"], ["mean"], [1], names)
+        lab = Lab(made, where, 1, names, reactor)
+        (where / "cells").mkdir()
+        lab.path(made.cells[0].trials[0]).write_text("no folder")
+        said: list[str] = []
+        with redirect_stdout(io.StringIO()):
+            self.assertEqual(await work(lab, Lines(lab, said.append), reactor), 1)
+        self.assertIn("[1/1] mean under none: failed: RUN_DIRECTORY", said[2])
+        for name in ("lab.html", "lab.json"):
+            self.assertIn("Not a directory", (where / name).read_text())
 
 
 class ServerTests(TestCase):

@@ -48,7 +48,7 @@ class Lines:
     def close(self) -> None:
         """The whole table, once there is anything in it."""
         outcomes = self.lab.outcomes()
-        if any(outcome.ended for outcome in outcomes):
+        if any(outcome.begun for outcome in outcomes):
             for line in text.table(self.lab.grid, outcomes):
                 self._write(line)
 

@@ -11,10 +11,17 @@ from typing import Any
 from attrs import frozen
 
 from byzpy_tw.lab.grid import Cell, Trial
-from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS
+from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_rounds
+from byzpy_tw.runs.tally import Tally
 from byzpy_tw.wire.guarded import clean
 
 ENDS = ("finished", "diverged")  # of a run that is not run again
+_STATUSES = (*ENDS, "paused", "interrupted", "failed")
+
+# What reading a file can come to that is damaged, or written by somebody's hand.
+NONSENSE = (
+    LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError,
+)  # fmt: skip
 
 
 @frozen(kw_only=True)
@@ -66,6 +73,11 @@ class Outcome:
     cell: Cell
     ended: tuple[Ended, ...] = ()
     failures: tuple[str, ...] = ()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything to say of its runs."""
+        return bool(self.ended or self.failures)
 
     @property
     def whole(self) -> bool:
@@ -153,34 +165,48 @@ def _over(function: Any, values: Sequence[float | None]) -> float | None:
 
 
 def read(trial: Trial, path: Path) -> Ended | None:
-    """The run in the folder `path`, if one is over there; None for one that is not."""
+    """The run in the folder `path`, if one is over there; None for one that is not.
+
+    None also for one of which not everything makes sense: it is as if it had not been run.
+    """
     try:
         begun = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         result = json.loads((path / RESULT).read_text(encoding="utf-8"))
         if begun["bits"] != trial.config.bits:
             return None  # an accident of names, or somebody's hand
-        records = _records(path / ROUNDS)
+        records = read_rounds(path)
+        status, rounds = result["status"], result["rounds"]
+        if status not in _STATUSES or type(rounds) is not int or rounds != len(records):
+            return None
         return Ended(
             trial=trial,
-            status=clean(str(result["status"]), 40),
+            status=status,
             error=clean(str(result["error"] or ""), 1000),
-            rounds=int(result["rounds"]),
-            final=_number(result["final_accuracy"]),
-            worst=_number(result["worst_accuracy"]),
-            best=_number(result["best_accuracy"]),
-            seconds=float(result["seconds"]),
+            rounds=rounds,
+            final=_accuracy(result["final_accuracy"]),
+            worst=_accuracy(result["worst_accuracy"]),
+            best=_accuracy(result["best_accuracy"]),
+            seconds=_number(result["seconds"], _CENTURY),
             digest=clean(str(result["parameters_sha256"] or ""), 64) or None,
-            curve=tuple(
-                (int(r["round"]) + 1, float(r["accuracy"])) for r in records if "accuracy" in r
-            ),
+            curve=_curve(records),
             shares=_shares(records, trial),
         )
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+    except (OSError, *NONSENSE):
         return None
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+_CENTURY = 3.2e9  # seconds
+
+
+def _number(value: Any, most: float) -> float:
+    """`value`, from 0 to `most`; raises where it is not."""
+    if type(value) not in (int, float) or not 0 <= value <= most:
+        raise ValueError("not a number that can be")
+    return float(value)
+
+
+def _accuracy(value: Any) -> float | None:
+    return None if value is None else _number(value, 1)
 
 
 def rounds_done(path: Path) -> int:
@@ -191,9 +217,27 @@ def rounds_done(path: Path) -> int:
         return 0
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+def sound(records: Sequence[Mapping[str, Any]], trial: Trial) -> bool:
+    """Whether the run that left these can be gone on with: they are what they should be."""
+    try:
+        _curve(records)
+        _shares(records, trial)
+        tally = Tally()
+        for record in records:
+            _number(record["seconds"], _CENTURY)
+            _number(record.get("bytes_sent", 0), 1e30)
+            _number(record.get("bytes_received", 0), 1e30)
+            tally.add(record)
+        tally.figures()
+    except NONSENSE:
+        return False
+    return True
+
+
+def _curve(records: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, float], ...]:
+    return tuple(
+        (r["round"] + 1, _number(r["accuracy"], 1)) for r in records if "accuracy" in r
+    )
 
 
 def _shares(records: Sequence[Mapping[str, Any]], trial: Trial) -> tuple[Share, ...]:
@@ -204,10 +248,10 @@ def _shares(records: Sequence[Mapping[str, Any]], trial: Trial) -> tuple[Share, 
     chosen = 0
     for record in records:
         chosen += record["selected"] is not None
-        for node in record["excluded"]:
-            excluded[node] += 1
-        for one in record["refused"]:
-            refused[one["node"]] += 1
+        for node in set(record["excluded"]):
+            excluded[_place(node, n)] += 1
+        for node in {one["node"] for one in record["refused"]}:
+            refused[_place(node, n)] += 1
     return tuple(
         Share(
             node=node,
@@ -217,3 +261,9 @@ def _shares(records: Sequence[Mapping[str, Any]], trial: Trial) -> tuple[Share, 
         )
         for node in range(n)
     )
+
+
+def _place(node: Any, n: int) -> int:
+    if type(node) is not int or not 0 <= node < n:
+        raise ValueError("no node of this run")
+    return node

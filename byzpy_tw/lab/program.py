@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from byzpy_tw.lab.grid import Grid, command_of, digest_of, make_grid, options_of
 from byzpy_tw.lab.names import check_names, versions
 from byzpy_tw.lab.outcome import ENDS, Outcome
 from byzpy_tw.lab.page import page
-from byzpy_tw.lab.running import CELLS, Lab
+from byzpy_tw.lab.running import CELLS, Lab, discard
 from byzpy_tw.lab.verdict import sentences
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.runs.config import RunConfig
@@ -114,7 +113,7 @@ def _discard(lab: Lab) -> None:
     """Remove what earlier calls have left of this grid's runs."""
     for cell in lab.grid.cells:
         for trial in cell.trials:
-            shutil.rmtree(lab.path(trial), ignore_errors=True)
+            discard(lab.path(trial))
 
 
 async def work(lab: Lab, display: Lines | Live, reactor: Any) -> int:
@@ -141,7 +140,7 @@ async def work(lab: Lab, display: Lines | Live, reactor: Any) -> int:
     finally:
         ticking.stop()
         display.close()
-        if any(outcome.ended for outcome in lab.outcomes()):
+        if any(outcome.begun for outcome in lab.outcomes()):
             _leave(lab, reactor.seconds() - began)
     return 0 if all(o.status in _GOOD for o in lab.outcomes()) else 1
 

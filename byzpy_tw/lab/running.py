@@ -3,7 +3,7 @@
 1. What finished before is read, and not run again.
 2. The data is read once; with ``--local`` the servers are started once.
 3. Each run is the trainer's own, in a folder of its own.  One that was cut off
-   goes on from its checkpoint, or with round 0 if it has none.
+   goes on from its checkpoint, or with round 0 if it has none or is damaged.
 4. A run that fails is said so in its cell; the others go on.
 
 Cancelling ends the runs under way in order, and leaves the finished ones as they are.
@@ -11,6 +11,7 @@ Cancelling ends the runs under way in order, and leaves the finished ones as the
 
 from __future__ import annotations
 
+import shutil
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from byzpy_tw.errors import (
     ByzpyTwError,
     KeysRefused,
     ProtectedMode,
+    RunDirectoryError,
     ServerUnreachable,
     VersionMismatch,
     message_of,
@@ -35,11 +37,11 @@ from byzpy_tw.kernels.machine import cores
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.lab.grid import Cell, Grid, Trial
 from byzpy_tw.lab.names import keeping_data
-from byzpy_tw.lab.outcome import Ended, Outcome, read
+from byzpy_tw.lab.outcome import NONSENSE, Ended, Outcome, read, sound
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.record import CONFIG, RunDirectory
-from byzpy_tw.runs.resuming import new, reopen
+from byzpy_tw.runs.record import CONFIG, ROUNDS, RunDirectory, locked
+from byzpy_tw.runs.resuming import Begun, new, reopen
 from byzpy_tw.runs.rules import rules_of
 from byzpy_tw.trainer.local import LocalServers
 from byzpy_tw.trainer.program import Prospect, conduct
@@ -211,10 +213,11 @@ class Lab:
             errors.append(e)
         finally:
             found = read(trial, self.path(trial))
-            if found is not None:
-                self._ended[trial.folder] = found
-            elif errors:
+            # One that could not go on has the result of its last end, with other words.
+            if errors and (found is None or found.error != clean(str(errors[0]), 1000)):
                 self._failed[trial.folder] = clean(message_of(errors[0]), 1000)
+            elif found is not None:
+                self._ended[trial.folder] = found
         for error in errors:
             if isinstance(error, _EVERYWHERE):
                 self._stopped = error
@@ -228,9 +231,52 @@ class Lab:
     def _begin(self, trial: Trial, config: RunConfig, registry: Registry) -> Prospect:
         """The run, in its folder, with what is there of it from an earlier call."""
         path, rules = self.path(trial), rules_of(config, registry)
-        if (path / CONFIG).exists():
-            _, directory, begun = reopen(path, {}, self.display.say)
-        else:
+        left = self._left(trial, path) if path.exists() else None
+        if left is None:
             directory, begun = RunDirectory.create(path), new()
             directory.write_config(begun_with(config, begun))
+        else:
+            directory, begun = left
         return Prospect(config, registry, rules, directory, begun)
+
+    def _left(self, trial: Trial, path: Path) -> tuple[RunDirectory, Begun] | None:
+        """What an earlier call has left in `path`, to go on with.
+
+        None where that cannot be: `path` is gone then.  Raises `RunDirectoryError` where it
+        is somebody else's.
+        """
+        try:
+            _, directory, begun = reopen(path, {}, self.display.say)
+        except (ByzpyTwError, *NONSENSE) as e:
+            there = (path / CONFIG).is_file()
+            # Behind a semicolon is what to do, which is being done.
+            self._clear(path, str(e).partition("; ")[0] if there else f"no {CONFIG}")
+            return None
+        if begun.description.get("bits") != trial.config.bits:
+            directory.close()
+            raise RunDirectoryError(
+                f"{path} holds another run than this cell's; move it elsewhere, or let --again "
+                "put this one in its place"
+            )
+        if not sound(begun.records, trial):
+            directory.close()
+            self._clear(path, f"its {ROUNDS} holds what no run writes")
+            return None
+        return directory, begun
+
+    def _clear(self, path: Path, why: str) -> None:
+        discard(path)  # raises for one that is in use
+        self.display.say(clean(f"warning: {path} is damaged, and begun anew: {why}", 1000))
+
+
+def discard(path: Path) -> None:
+    """Remove a run's folder, if there is one.  Raises `RunDirectoryError`."""
+    if not path.exists():
+        return
+    try:
+        locked(path).close()  # or another process writes to it
+        shutil.rmtree(path)
+    except OSError as e:
+        raise RunDirectoryError(
+            f"cannot remove {path}: {e.strerror or e}; remove it, or choose another --out"
+        ) from e

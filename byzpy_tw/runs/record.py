@@ -165,7 +165,7 @@ def _records(folder: Path) -> Iterator[tuple[dict[str, Any], int]]:
     for number, line in enumerate(lines):
         try:
             record = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
+        except (ValueError, RecursionError):  # nested without end
             return
         if not isinstance(record, dict) or record.get("round") != number:
             return
