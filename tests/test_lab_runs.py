@@ -13,6 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from byzpy_tw.errors import ServerUnreachable
@@ -20,7 +21,8 @@ from byzpy_tw.lab.display import Lines
 from byzpy_tw.lab.page import page
 from byzpy_tw.lab.program import grid_of, work
 from byzpy_tw.lab.running import Lab
-from byzpy_tw.plugins import load
+from byzpy_tw.plugins import hookimpl, load
+from byzpy_tw.runs.checkpoint import checkpoints
 from tests.lab_grids import grid
 from tests.support import PATIENCE, Process, folder
 from tests.test_lab import filled
@@ -96,6 +98,34 @@ SMALL = {
 
 class LeftTests(TestCase):
     """What becomes of what an earlier call has left."""
+
+    async def test_goes_on(self) -> None:
+        """A run that was interrupted keeps its rounds, and needs no checkpoint at its end."""
+        where, names = folder(self), load(only=())
+
+        class Interrupting:
+            @hookimpl
+            def round_completed(self, record: dict) -> None:
+                if record["round"] == 20:
+                    reactor.callFromThread(running.cancel)  # type: ignore[attr-defined]
+
+        watched = load(only=(), extra={"interrupting": Interrupting()})
+        made = grid_of({**SMALL, "rounds": 500}, ["none"], ["median"], [1], names)
+        [trial] = made.cells[0].trials
+        path = where / "cells" / trial.folder
+        running = Deferred.fromCoroutine(Lab(made, where, 1, watched, reactor).run())
+        await self.assertFailure(running, CancelledError)
+        before = (path / "rounds.jsonl").read_bytes()
+        self.assertIn(before.count(b"\n"), range(21, 500))
+        self.assertEqual(len(checkpoints(path)[:1]), 1)
+
+        lab = Lab(made, where, 1, names, reactor)
+        lab.find()
+        await lab.run()
+        self.assertEqual(lab.outcomes()[0].status, "finished")
+        after = (path / "rounds.jsonl").read_bytes()
+        self.assertEqual((after[: len(before)], after.count(b"\n")), (before, 500))
+        self.assertEqual(checkpoints(path), [])
 
     async def test_damaged_ones_are_begun_anew(self) -> None:
         """Each says so, and ends as it did; one that is another run's says what to do."""

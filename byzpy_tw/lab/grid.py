@@ -35,7 +35,6 @@ SETTING: Mapping[str, Any] = {
     "batch_size": 32,
     "lr": 0.02,
     "eval_interval": 5,
-    "checkpoint_interval": 0,  # a run of seconds that was cut off may begin again
 }
 ATTACKS = ("none", "sign-flip:scale=-5", "ipm:tau=0.5", "min-max")
 DEFENCES = ("mean", "median", "geometric-median", "multi-krum")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +40,7 @@ from byzpy_tw.lab.grid import Cell, Grid, Trial
 from byzpy_tw.lab.names import keeping_data
 from byzpy_tw.lab.outcome import NONSENSE, Ended, Outcome, read, sound
 from byzpy_tw.plugins import Registry
+from byzpy_tw.runs.checkpoint import checkpoints
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.record import CONFIG, ROUNDS, RunDirectory, locked
 from byzpy_tw.runs.resuming import Begun, new, reopen
@@ -218,9 +220,17 @@ class Lab:
                 self._failed[trial.folder] = clean(message_of(errors[0]), 1000)
             elif found is not None:
                 self._ended[trial.folder] = found
+                if found.good and config.checkpoint_interval is None:
+                    self._tidy(trial)
         for error in errors:
             if isinstance(error, _EVERYWHERE):
                 self._stopped = error
+
+    def _tidy(self, trial: Trial) -> None:
+        """Remove the checkpoints of a run that is over: large, and nothing goes on with them."""
+        with suppress(OSError):
+            for path in checkpoints(self.path(trial)):
+                path.unlink()
 
     def _hear(self, line: str) -> None:
         """Of what a run says, servers that are lost and the like, once."""
