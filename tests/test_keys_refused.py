@@ -11,10 +11,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.threads import deferToThread
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw.errors import BadTicket, ByzpyTwError, KeysRefused, NotAuthenticated
+from byzpy_tw.server.hush import LINES, SECONDS
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.trainer.remote import RemoteHost, _Switch
@@ -349,6 +350,26 @@ class HandshakeTests(ServerCase):
         for trainer in flood:
             trainer.pump.flush()
         self.assertEqual(len(self.server._sessions), self.limits.strangers)
+
+    def test_a_flood_says_little(self) -> None:
+        """It cannot fill the disk with the log; how much was left out is said."""
+        self.server.keys = Cluster().server()
+        with capturedLogs() as events:
+            for _ in range(LINES + 100):
+                self.dial("10.0.0.66").session.hang_up("go")
+            self.reactor.advance(SECONDS)
+            self.dial("10.0.0.66").session.hang_up("go")
+        said = [formatEvent(event) for event in events]
+        self.assertEqual(len(said), LINES + 2, said[-3:])
+        self.assertIn("100 more lines on connections that were refused", said[-2])
+        self.assertIn("hanging up: go", said[-1])
+        # Of one that is known everything is said.
+        self.server.keys = None
+        self.server.insecure = True
+        with capturedLogs() as events:
+            for _ in range(LINES + 5):
+                self.dial("10.0.0.8").session.hang_up("go")
+        self.assertEqual(len(events), LINES + 5)
 
     def test_nothing_before_the_handshake(self) -> None:
         """A connection is not authenticated because it is made: commands wait for the

@@ -78,7 +78,7 @@ class BreachTests(SynchronousTestCase):
             answers = talk.hears(data + PING)
             talk.hears(PING)
         self.assertIsNotNone(talk.transport.ended, said)
-        warned = [e["why"] for e in events if e["log_level"] >= LogLevel.warn]
+        warned = [e["what"] for e in events if e["log_level"] >= LogLevel.warn]
         self.assertEqual(len(warned), 1, warned)
         self.assertIn(said, warned[0])
         self.assertEqual(talk.asked, before)

@@ -28,6 +28,7 @@ from byzpy_tw.nodes.probe import probe
 from byzpy_tw.nodes.spec import RunSpec
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.runs.environment import Environment, environment
+from byzpy_tw.server.hush import Hush
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
@@ -60,6 +61,7 @@ class ByzpyServer(Service):
     make_pool: Callable[[int], Executor] = make_pool
     pool: Executor = field(init=False)
     tickets: Tickets = field(init=False)
+    hush: Hush = field(init=False)
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
     listening: IListeningPort | None = field(default=None, init=False)
@@ -72,6 +74,9 @@ class ByzpyServer(Service):
     _datasets: Any = field(factory=WeakValueDictionary, init=False)
 
     log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self.hush = Hush(self.reactor)
 
     @property
     def address(self) -> Address:
@@ -121,6 +126,7 @@ class ByzpyServer(Service):
             await maybeDeferred(port.stopListening)
             for session in list(self._sessions):
                 session.abort()
+            self.hush.stop()
             if self._tidying is not None and self._tidying.active():
                 self._tidying.cancel()
             # Joins threads, so not in the reactor's.

@@ -30,6 +30,7 @@ from byzpy_tw.server.lane import Lane
 from byzpy_tw.server.visitor import Visitor
 from byzpy_tw.wire import commands
 from byzpy_tw.wire.driver import NodeDriver
+from byzpy_tw.wire.guarded import clean
 from byzpy_tw.wire.pieces import largest_piece
 from byzpy_tw.wire.stream import TensorStream
 from byzpy_tw.wire.threads import in_pool
@@ -66,6 +67,8 @@ class Session(Visitor):
     # -- the connection
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.welcome:
+            self.log.info("{peer}: gone", peer=self.peer)
         for name in list(self.runs):
             self._close(name)
         super().connectionLost(reason)
@@ -117,6 +120,8 @@ class Session(Visitor):
             self._relax()
             self.welcome = True
             self._watch()
+            self.log.info("{peer}: a trainer, byzpy_tw {version}",
+                          peer=self.peer, version=clean(version, 40))  # fmt: skip
         return self.server.environment().addCallback(
             lambda environment: {
                 "protocol": commands.PROTOCOL,

@@ -77,6 +77,10 @@ class Visitor(GuardedAMP):
         else:
             super().lengthLimitExceeded(length)
 
+    def tell(self, what: str) -> None:
+        if not self.stranger or self.server.hush.allows():
+            super().tell(what)
+
     def _leave(self, why: str) -> bool:
         left = super()._leave(why)
         if left:  # TLS would wait for the peer's own goodbye
@@ -91,7 +95,7 @@ class Visitor(GuardedAMP):
             self._lingering.cancel()
         if self.server.keys is not None and not self.hung_up and not self.secured:
             why = in_words(self, reason.value, SERVER) or reason.getErrorMessage()
-            self.log.warn("{peer}: refused: {why}", peer=self.peer, why=clean(why))
+            self.tell(f"refused: {clean(why)}")
         self.server.forget(self)
         super().connectionLost(reason)
 
@@ -105,7 +109,7 @@ class Visitor(GuardedAMP):
             if self.identity is None:
                 raise NotAuthenticated("this server has keys, and was shown no certificate yet")
         elif self.stranger:
-            self.log.warn("{peer}: refused: protected mode", peer=self.peer)
+            self.tell("refused: protected mode")
             raise ProtectedMode(MESSAGE)
 
     def holder(self) -> tuple[str, str]:

@@ -77,6 +77,10 @@ class GuardedAMP(amp.AMP):
 
     # -- the connection
 
+    def makeConnection(self, transport: Any) -> None:
+        # Not AMP's, nor its `connectionLost`: they log a line for whoever dials.
+        amp.BinaryBoxProtocol.makeConnection(self, transport)
+
     def connectionMade(self) -> None:
         super().connectionMade()
         for setting in ("setTcpNoDelay", "setTcpKeepAlive"):
@@ -113,11 +117,15 @@ class GuardedAMP(amp.AMP):
         if self.hung_up or self.transport is None:
             return False
         self.hung_up = True
-        self.log.warn("{peer}: hanging up: {why}", peer=self.peer, why=clean(why))
+        self.tell(f"hanging up: {clean(why)}")
         self.release_transport()
         if self.paused:  # it does not read, so it would never be rid of us
             self.transport.abortConnection()
         return True
+
+    def tell(self, what: str) -> None:
+        """Say in the log what became of this connection."""
+        self.log.warn("{peer}: {what}", peer=self.peer, what=what)
 
     def release_transport(self) -> None:
         """Stop being the transport's producer, or never become it, as before a switch."""
@@ -128,7 +136,8 @@ class GuardedAMP(amp.AMP):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.hung_up = True
-        super().connectionLost(reason)
+        amp.BinaryBoxProtocol.connectionLost(self, reason)
+        self.transport = None
 
     def unhandledError(self, failure: Failure) -> None:
         self.hang_up(f"unexpected answer: {failure.getErrorMessage()}")
