@@ -105,6 +105,19 @@ class RoundTripTests(SynchronousTestCase):
         for section, options in found.items():
             self.assertEqual({here[key] for key in options}, {section})
 
+    def test_numbers_of_thousands_of_digits(self) -> None:
+        """Python neither reads nor writes them: one line says where there is one."""
+        for text, told in (
+            ("lr = 1\nrounds = " + "9" * 5000, "(line 2): no option takes one"),
+            ("rounds = 0x" + "f" * 5000, "run.toml: rounds must be a whole number of at least 1"),
+            ("lr = 0x" + "f" * 5000, "got a number of thousands of digits"),
+            ("lr-milestones = [0x" + "f" * 5000 + ", 1]", "got a number of thousands of digits"),
+            ("keep-checkpoints = 0x" + "f" * 5000, "got a number of thousands of digits"),
+            ("attack = 0x" + "f" * 5000, "got a number of thousands of digits"),
+        ):
+            path = Path(written(self, text))
+            self.assertIn(told, str(self.assertRaises(ConfigError, read_options, path)))
+
     def test_what_toml_cannot_say(self) -> None:
         """A path that is no text is refused, not written as another."""
         config = RunConfig(in_process=True, data_root="a\udcff")

@@ -27,12 +27,26 @@ def word(name: str) -> str:
 
 
 def refuse(attribute: attrs.Attribute, expected: str, value: Any) -> None:
-    raise ConfigError(f"{flag(attribute.name)} must be {expected}, got {clip(repr(value))}")
+    raise ConfigError(f"{flag(attribute.name)} must be {expected}, got {_quoted(value)}")
+
+
+def _quoted(value: Any) -> str:
+    try:
+        return clip(repr(value))
+    except ValueError:  # Python writes no number as long as that
+        return "a number of thousands of digits"
+    except RecursionError:
+        return "something that is nested without end"
+
+
+def _is_writable(value: Any) -> bool:
+    """Whether `value` is a whole number that can become a float, and be written."""
+    return type(value) is int and abs(value) < 2**63
 
 
 def floating(value: Any) -> Any:
     """1 as 1.0: that a file wrote it so must not make it another run."""
-    return float(value) if type(value) is int and abs(value) < 2**63 else value
+    return float(value) if _is_writable(value) else value
 
 
 def listed(value: Any) -> Any:
@@ -48,7 +62,7 @@ def hosts(value: Any) -> Any:
 
 
 def worded(value: Any) -> Any:
-    return str(value) if type(value) is int else value
+    return str(value) if _is_writable(value) else value
 
 
 def converter_like(default: Any) -> Callable[[Any], Any] | None:
@@ -117,9 +131,9 @@ def one_of(*words: str) -> Check:
 
 
 def kept(_: Any, attribute: attrs.Attribute, value: Any) -> None:
-    good = isinstance(value, str) and value.isascii() and value.isdigit() and int(value) >= 1
-    if value != "all" and not good:
-        refuse(attribute, "a number of at least 1, or all", value)
+    digits = isinstance(value, str) and value.isascii() and value.isdigit()
+    if value != "all" and not (digits and len(value) < 19 and int(value) >= 1):
+        refuse(attribute, "a number of at least 1 (and at most 18 digits), or all", value)
 
 
 def round_numbers(_: Any, attribute: attrs.Attribute, value: Any) -> None:

@@ -68,6 +68,12 @@ def _parsed(path: Path, file: str) -> dict[str, Any]:
         raise ConfigError(f"{file} is not UTF-8 text (line {line})") from None
     except (tomllib.TOMLDecodeError, RecursionError) as e:
         raise ConfigError(f"{file} is not valid TOML: {e}{_quoted(str(e), data)}") from None
+    except ValueError:  # Python reads no number as long as that
+        found = re.search(rb"\d[\d_]{4000,}", data)
+        where = f" (line {data[: found.start()].count(10) + 1})" if found else ""
+        raise ConfigError(
+            f"{file} has a number of thousands of digits{where}: no option takes one"
+        ) from None
 
 
 def _quoted(message: str, data: bytes) -> str:
