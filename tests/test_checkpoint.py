@@ -27,6 +27,7 @@ from byzpy_tw.runs.resuming import merged, reopen
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.saving import ROUNDS as EVERY
 from byzpy_tw.trainer.saving import SHARE, Saving
+from tests.stories import record
 from tests.support import folder
 
 
@@ -197,6 +198,11 @@ class SavingTests(SynchronousTestCase):
 CONFIGURATION = RunConfig(in_process=True, seed=5)
 
 
+def line(number: int, **more: Any) -> dict[str, Any]:
+    """A record of that run."""
+    return record(number, **{"selected": None, "excluded": [], **more})
+
+
 class ReopeningTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = folder(self) / "run"
@@ -204,7 +210,7 @@ class ReopeningTests(SynchronousTestCase):
         directory = RunDirectory.create(self.folder)
         directory.write_config({"config": CONFIGURATION.to_dict(), "run": "token"})
         for number in range(7):
-            directory.append_round({"round": number, "seconds": 1.0})
+            directory.append_round(line(number))
         directory.close()
         for number in (3, 5):
             checkpoint.write(self.folder, state(number))
@@ -257,10 +263,82 @@ class ReopeningTests(SynchronousTestCase):
 
     def test_records_that_were_lost(self) -> None:
         """A checkpoint that they do not reach is not used."""
-        lines = [to_json({"round": n, "seconds": 1.0}) for n in range(4)]
+        lines = [to_json(line(n)) for n in range(4)]
         (self.folder / ROUNDS).write_text("\n".join(lines) + '\n{"round": 4, "seco')
         self.assertEqual(self.reopen()[2].round, 3)
         self.assertIn("only 4 are on record", self.said[0])
+
+    def spoil(self, number: int, text: str) -> None:
+        """Put `text` in the place of a record."""
+        lines = (self.folder / ROUNDS).read_text().splitlines()
+        lines[number] = text
+        (self.folder / ROUNDS).write_text("\n".join(lines) + "\n")
+
+    def test_a_damaged_record(self) -> None:
+        """The records end before it: it costs nothing where the checkpoint is of an earlier
+        round, and else the one before is used, and the line is named."""
+        whole = {"accuracy": 0.5, "test_loss": None}
+        for change, why in (
+            ({"refused": 3}, "refused 3"), ({"refused": [{"node": {}}]}, "refused [{'node': {}}]"),
+            ({"seconds": "x"}, "seconds x"), ({"seconds": 10**19}, "a number of seconds"),
+            ({"seconds": True}, "seconds True"), ({**whole, "accuracy": "x"}, "accuracy x"),
+            ({**whole, "test_loss": []}, "test_loss []"), ({"accuracy": 0.5}, "lacks test_loss"),
+            ({"bytes_sent": "x"}, "bytes_sent x"), ({"parameters_sha256": "x"}, "a SHA-256"),
+            ({"phases": [1]}, "phases"), ({"events": [1]}, "events"), ({"f": 4}, "of 4 nodes"),
+            ({"round": 4.0}, "round 4"), ({"excluded": [4]}, "excluded [4]"),
+            ({"options": {"lr": [[1]]}}, "options"), ({"options": 1}, "options 1"),
+        ):  # fmt: skip
+            self.is_cut_off(to_json(line(4, **change)), why)
+        without = line(4)
+        del without["parameters_sha256"]
+        self.is_cut_off(to_json(without), "lacks parameters_sha256")
+        self.is_cut_off("[" * 100_000, "nested without end")
+        for number in ("1e400", "-Infinity", "NaN", "9" * 400, "9" * 5000):
+            self.is_cut_off(to_json(line(4)).replace("0.06", number, 1), "is not JSON")
+
+    def is_cut_off(self, text: str, why: str) -> None:
+        """With `text` for round 4, a run goes on with round 3, and says `why`."""
+        self.said.clear()
+        self.spoil(4, text)
+        _, directory, begun = self.reopen()
+        directory.close()
+        self.assertEqual((begun.round, len(begun.records)), (3, 3), text[:200])
+        self.assertEqual(len(self.said), 1)
+        self.assertIn("only 4 are on record (line 5 of rounds.jsonl", self.said[0])
+        self.assertIn(why, self.said[0])
+
+    def test_damage_after_the_checkpoint(self) -> None:
+        """It is cut off with the rest."""
+        self.spoil(5, to_json(line(5, seconds="x")))
+        _, directory, begun = self.reopen()
+        self.assertEqual((begun.round, self.said), (5, []))
+        directory.cut(begun.round)
+        lines = (self.folder / ROUNDS).read_text().splitlines()
+        self.assertEqual([json.loads(line)["round"] for line in lines], [0, 1, 2, 3, 4])
+
+    def test_damage_before_every_checkpoint(self) -> None:
+        """Nothing is begun, and the line is named."""
+        self.spoil(0, "{}")
+        failure = self.assertRaises(RunDirectoryError, self.reopen)
+        self.assertIn(
+            "line 1 of rounds.jsonl is not the record of round 0; put that back", str(failure)
+        )
+
+    def test_a_damaged_description(self) -> None:
+        """One line names the file and the entry."""
+        plain = {"config": CONFIGURATION.to_dict(), "run": "token"}
+        for change, why in (
+            ({"versions": [1]}, "config.json has versions [1]"),
+            ({"config": {**plain["config"], "lr": "x"}}, "config.json is no configuration: --lr"),
+            ({"config": {**plain["config"], "seed": []}}, "config.json is no configuration"),
+            ({"config": [1]}, "config.json is not of this version"),
+        ):
+            (self.folder / CONFIG).write_text(to_json({**plain, **change}))
+            failure = self.assertRaises(RunDirectoryError, self.reopen)
+            self.assertIn(why, str(failure))
+        for text in ('{"config": 1e400}', "[" * 100_000, '{"config": ' + "9" * 5000 + "}"):
+            (self.folder / CONFIG).write_text(text)
+            self.assertIn("cannot read", str(self.assertRaises(RunDirectoryError, self.reopen)))
 
     def test_in_use(self) -> None:
         """Two trainers cannot have one folder."""

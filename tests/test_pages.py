@@ -257,6 +257,13 @@ class ReadingTests(SynchronousTestCase):
                       [record(1)], [record(0, phases=[])], [record(0, events=3)]):  # fmt: skip
             self.write("rounds.jsonl", *lines)
             self.assertIn("Line 1 of rounds.jsonl", read(self.path).note)
+        for wrong in ({"seconds": "x"}, {"refused": 3}, {"accuracy": 1}, {"excluded": [6]}):
+            self.write("rounds.jsonl", record(0), record(1, **wrong))
+            self.assertIn("Line 2 of rounds.jsonl", read(self.path).note)
+        infinite = json.dumps(record(0)).replace("0.06", "1e400", 1)
+        for line in (infinite, infinite.replace("1e400", "9" * 400)):
+            self.write("rounds.jsonl", line)
+            self.assertIn("(it is not JSON: ", read(self.path).note)
         for config in ("", "[]", "{}", '{"config": []}', '{"config": {}}', "[" * 100_000,
                        '{"config": {"num_honest": 1e9, "num_byz": 0, "rounds": 1}}',
                        '{"config": {"num_honest": 2000000000, "num_byz": 0, "rounds": 1}}',
@@ -264,6 +271,26 @@ class ReadingTests(SynchronousTestCase):
             self.write("config.json", config)
             with self.assertRaises(RunDirectoryError):
                 read(self.path)
+
+    def test_figures_of_hundreds_of_digits(self) -> None:
+        """A result that has them is refused in one line; a story that does leaves them out."""
+        self.write("result.json", '{"status": "finished", "best_accuracy": ' + "9" * 400 + "}")
+        with self.assertRaisesRegex(RunDirectoryError, "result.json: a number of 400 digits"):
+            read(self.path)
+        told = story(rounds=1)
+        told.result = {"best_accuracy": 10**400, "worst_accuracy": True, "seconds": 3}
+        figures = told.plain()["figures"]
+        self.assertEqual(
+            [figures[name] for name in ("best_accuracy", "worst_accuracy", "seconds")],
+            [None, None, 3.0],
+        )
+
+    def test_words_from_a_record(self) -> None:
+        """What is told of a damaged one can stand on a terminal."""
+        self.write("rounds.jsonl", record(0, excluded=["\x1b]0;PWNED\x07\x1b[31mred\u202e"]))
+        note = read(self.path).note
+        self.assertIn("PWNED", note)
+        self.assertTrue(note.isprintable(), note)
 
     def test_no_run(self) -> None:
         """An error that says what to name."""

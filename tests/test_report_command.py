@@ -113,6 +113,30 @@ class ReportCommandTests(Command):
             self.assertEqual(said.count("\n"), 1)
         self.assertEqual(os.listdir(self.folder), ["a"])
 
+    def test_csv_of_a_damaged_record(self) -> None:
+        """As many rounds as in the report."""
+        path = self.begin("a", rounds=2)
+        lines = (path / "rounds.jsonl").read_text().splitlines()
+        for old, new in (("[5]", "[1e400]"), ('"refused": []', '"refused": 3'), ("0.06", '"x"')):
+            spoiled = [lines[0], lines[1].replace(old, new, 1)]
+            (path / "rounds.jsonl").write_text("\n".join(spoiled) + "\n")
+            code, out, said = self.attempt(path, "--csv", "-")
+            self.assertEqual((code, out.count("\n"), said.count("\n")), (0, 2, 1))
+            self.assertIn("Line 2 of rounds.jsonl", said)
+
+    def test_odd_names(self) -> None:
+        """Escapes and lines in a folder's or a file's name stay there."""
+        path = self.begin("a\x1b[31m\nb  c")
+        shown = f"{self.folder}/a?[31m?b  c"
+        self.assertEqual(self.attempt(path)[1], f"wrote {shown}/report.html\n")
+        self.assertEqual(self.attempt(path, "--csv", "x\x1b\n")[1], "wrote x??\n")
+        for words in (["no\x1b\n"], [path, "--output", "no\x1b/x"], [path, "--csv", "no\x1b/x"]):
+            code, _, said = self.attempt(*words)
+            self.assertEqual((code, said.count("\n"), "\x1b" in said), (2, 1, False))
+        with open(path / "rounds.jsonl", "a") as file:
+            file.write("\x1b[31m")
+        self.assertIn(f"byzpy_tw: warning: {shown}: Line 21 of", self.attempt(path)[2])
+
     def test_damage(self) -> None:
         """What is whole is drawn, and what is not is told."""
         path = self.begin("a")

@@ -30,6 +30,7 @@ from byzpy_tw.runs.checkpoint import State
 from byzpy_tw.runs.curves import Chart, page
 from byzpy_tw.runs.record import RunDirectory
 from byzpy_tw.vectors import sha256_of
+from tests.stories import record
 from tests.support import folder, start_training
 
 SMALL: dict[str, Any] = {
@@ -86,6 +87,11 @@ class RunTests(TestCase):
         for arguments, options, words in (
             ((), {"ronds": 3}, "did you mean 'rounds'?"),
             ((), {"rounds": "3"}, "--rounds must be a whole number"),
+            ((), {"rounds": 10**5000}, "got a number of thousands of digits"),
+            ((), {"lr": 10**5000}, "got a number of thousands of digits"),
+            ((), {"lr_milestones": [1, -(10**5000)]}, "got a number of thousands of digits"),
+            ((), {"keep_checkpoints": 10**5000}, "got a number of thousands of digits"),
+            ((), {"keep_checkpoints": "9" * 5000}, "--keep-checkpoints must be a number"),
             ((), {"f": 4}, "leaves none honest"),
             (({"rounds": 3},), {}, "run(**options)"),
             (("none.toml",), {}, "No such file"),
@@ -224,10 +230,11 @@ def run_folder(case: Any, **result: Any) -> Path:
     parameters = torch.arange(4.0)
     digest = sha256_of(parameters)
     for number, loss in enumerate((2.0, None, 1.0)):
+        tested = {} if number == 1 else {"accuracy": number / 4, "test_loss": 1.0}
         directory.append_round(
-            {"round": number, "loss": loss, "seconds": 0.1, "parameters_sha256": digest}
-            | {"refused": []}
-            | ({} if number == 1 else {"accuracy": number / 4, "test_loss": 1.0})
+            record(
+                number, loss=loss, parameters_sha256=digest, selected=None, excluded=[], **tested
+            )
         )
     if result:
         directory.write_result(
@@ -272,6 +279,26 @@ class ResultTests(SynchronousTestCase):
     def test_what_is_no_run(self) -> None:
         """It is said."""
         self.assertRaises(RunDirectoryError, Result.read, folder(self))
+
+    def test_damage(self) -> None:
+        """One line says where it is, and what to do; a line that was never written whole is
+        no damage."""
+        for change in ('{"status": 3}', "{}", '{"status": "finished", "final_accuracy": [true]}',
+                       '{"status": "failed", "error": 3}', '{"status": "failed", "error_code": []}',
+                       '{"status": "finished", "best_accuracy": true}'):  # fmt: skip
+            path = run_folder(self, status="finished")
+            (path / "result.json").write_text(change)
+            said = str(self.assertRaises(RunDirectoryError, Result.read, path))
+            self.assertRegex(said, "result.json (has|does not say) .*delete the file")
+            (path / "result.json").unlink()
+            self.assertEqual(Result.read(path).accuracy, 0.5)
+        with open(path / "rounds.jsonl", "a") as file:
+            file.write('{"round": 3, "sec')
+        self.assertEqual(Result.read(path).rounds, 3)
+        for line in ("[" * 100_000, '{"round": 3}', "\0"):
+            (path / "rounds.jsonl").write_text(line + "\n")
+            said = str(self.assertRaises(RunDirectoryError, Result.read, path))
+            self.assertRegex(said, "line 1 of rounds.jsonl .*delete that line")
 
     def test_parameters(self) -> None:
         """From the checkpoint after the last round, if they are those on record."""

@@ -238,12 +238,14 @@ class ChangedTests(VerifyCase):
     def test_records_that_are_none(self) -> None:
         """Each is told with its line; those before it are verified."""
         for change, words in (
-            (lambda r: r.pop("refused"), "does not say which of the 8 nodes"),
+            (lambda r: r.pop("refused"), "lacks refused"),
             (lambda r: r["refused"].append({"node": 99, "reason": "late"}), "which of the 8"),
             (lambda r: r.update(round=9), "is not the record of round 3"),
-            (lambda r: r.update(f=-1), "has no f"),
-            (lambda r: r.update(f=True), "has no f"),
-            (lambda r: r.pop("seconds"), "lacks parameters_sha256 or seconds"),
+            (lambda r: r.update(f=-1), "has f -1: that is not an f of a run of 8 nodes"),
+            (lambda r: r.update(f=True), "has f True"),
+            (lambda r: r.pop("seconds"), "lacks seconds"),
+            (lambda r: r.update(seconds=10**400), "is not JSON: a number of 401 digits"),
+            (lambda r: r.update(accuracy=0.5), "lacks test_loss"),
         ):
             path = self.run_of("refused")
             (path / "result.json").unlink()
@@ -293,6 +295,7 @@ class LyingTests(VerifyCase):
             state, _ = replay.after(state, tuple(range(5)), 1, matrix, shown.memory)
             lines.append({
                 "round": number, "seconds": 0.1, "f": 1, "refused": [], "foreseen_f": 1,
+                "phases": {}, "selected": list(range(5)), "excluded": [],
                 "parameters_sha256": sha256_of(state.parameters),
                 "norms": {str(n): norm_of(matrix[n]) for n in range(5)},
             })  # fmt: skip
@@ -367,6 +370,15 @@ class CommandTests(VerifyCase):
         _, out, _ = self.said(str(path), "--threads", "1")
         self.assertIn("[2J", out)
         self.assertNotIn("\x1b", out)
+
+    def test_the_folder_s_name(self) -> None:
+        """Nor does it, where it has escapes and lines of its own."""
+        path = self.run_of("refused").rename(folder(self) / "a\x1b[31m\nb  c")
+        self.assertIn("verify " + str(path.parent) + "/a?[31m?b  c: 6 rounds",
+                      self.said(str(path), "--threads", "1")[1])  # fmt: skip
+        (path / "rounds.jsonl").write_text("")
+        _, _, err = self.said(str(path), "--threads", "1")
+        self.assertIn("a?[31m?b c: no round is on record", err)
 
     def test_other_data_here(self) -> None:
         """What cannot be computed here is one problem, with the cure."""

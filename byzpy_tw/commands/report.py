@@ -33,6 +33,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Write what was asked for, and say where."""
     from byzpy_tw.pages.reading import read
     from byzpy_tw.pages.report import REPORT, page_of, write
+    from byzpy_tw.runs.sound import printable
 
     paths = [Path(name) for name in chosen.runs]
     if chosen.output is not None and (chosen.csv or chosen.png):
@@ -40,22 +41,24 @@ def run(chosen: argparse.Namespace) -> int:
     stories = [read(path) for path in paths]  # what is wrong is told before anything is made
     for path, story in zip(paths, stories, strict=True):
         if story.note:
-            print(f"byzpy_tw: warning: {path}: {story.note}", file=sys.stderr)
+            print(f"byzpy_tw: warning: {printable(path)}: {story.note}", file=sys.stderr)
     if chosen.csv is not None:
         _csv(paths, chosen.csv)
     if chosen.png is not None:
         from byzpy_tw.pages.picture import write_png
 
         write_png(stories, Path(chosen.png))
-        print(f"wrote {chosen.png}")
+        print(f"wrote {printable(chosen.png)}")
     if chosen.csv is None and chosen.png is None:
         default = paths[0] / REPORT if len(paths) == 1 else Path(COMPARISON)
-        print(f"wrote {write(Path(chosen.output or default), page_of(stories))}")
+        written = write(Path(chosen.output or default), page_of(stories))
+        print(f"wrote {printable(written)}")
     return 0
 
 
 def _csv(paths: list[Path], where: str) -> None:
     from byzpy_tw.pages.table import write_csv
+    from byzpy_tw.runs.sound import printable
 
     if where == "-":
         write_csv(paths, sys.stdout)
@@ -64,5 +67,5 @@ def _csv(paths: list[Path], where: str) -> None:
         with open(where, "w", encoding="utf-8", newline="") as file:
             write_csv(paths, file)
     except OSError as e:
-        raise RunDirectoryError(f"cannot write {where}: {e.strerror or e}") from e
-    print(f"wrote {where}")
+        raise RunDirectoryError(f"cannot write {printable(where)}: {e.strerror or e}") from e
+    print(f"wrote {printable(where)}")

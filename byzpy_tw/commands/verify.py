@@ -64,9 +64,13 @@ def run(chosen: argparse.Namespace) -> int:
     from byzpy_tw.kernels.parallel import pool as make_pool
     from byzpy_tw.plugins import load
     from byzpy_tw.runs import left
+    from byzpy_tw.runs.sound import printable
     from byzpy_tw.runs.verifying import Verification
 
-    write = (lambda line: None) if chosen.json else (lambda line: print(line, flush=True))
+    def write(line: str) -> None:
+        if not chosen.json:
+            print(printable(line), flush=True)
+
     found, threads = left.read(Path(chosen.folder)), chosen.threads or cores()
     pool = make_pool(threads)
     verification = Verification(
@@ -104,13 +108,13 @@ def _start(text: str, kept: list[int]) -> int:
 
 
 def _tell(verification: Verification, start: int, write: Callable[[str], None]) -> None:
-    from byzpy_tw.runs import left
+    from byzpy_tw.runs.sound import shown
 
     for note in verification.notes:
-        write(f"notice: {left.shown(note, 2000)}")
+        write(f"notice: {shown(note, 2000)}")
     problems = verification.problems
     for problem in problems[:_MOST_SHOWN]:
-        write(f"- {left.shown(problem.text, 2000)}")
+        write(f"- {shown(problem.text, 2000)}")
     if len(problems) > _MOST_SHOWN:
         write(f"- and {len(problems) - _MOST_SHOWN} more (--json has them all)")
     done = sum(b - a for a, b in verification.spans)

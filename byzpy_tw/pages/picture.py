@@ -9,6 +9,7 @@ from typing import Any
 from byzpy_tw.errors import ConfigError, RunDirectoryError
 from byzpy_tw.pages.history import STATES
 from byzpy_tw.pages.story import Story
+from byzpy_tw.runs.sound import printable
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5568c", "#b07d00", "#3a9bd0", "#4d4d4d")
 _LETTERS = "sxrtlp-"
@@ -46,7 +47,7 @@ def write_png(stories: Sequence[Story], path: Path) -> None:
     try:
         figure.savefig(path, dpi=150, format="png")
     except OSError as e:
-        raise RunDirectoryError(f"cannot write {path}: {e.strerror or e}") from e
+        raise RunDirectoryError(f"cannot write {printable(path)}: {e.strerror or e}") from e
 
 
 def _curves(axes: Any, plain: Sequence[dict[str, Any]], name: str, title: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.pages.history import History
 from byzpy_tw.pages.story import Place, Story
-from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS
+from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_object
+from byzpy_tw.runs.sound import printable, record_of, shown
 
 _MOST_NODES = 1_000_000  # as many as a run may have
 _LONGEST_LINE = 1 << 28  # characters; a record of that many nodes is far shorter
@@ -22,9 +22,7 @@ def read(path: Path) -> Story:
     Raises `RunDirectoryError` where there is none.
     """
     described = _object(path / CONFIG)
-    options = described.get("config")
-    if not isinstance(options, dict):
-        raise RunDirectoryError(f"{path / CONFIG} holds no run's configuration")
+    options = _options(path, described)
     result = _object(path / RESULT) if (path / RESULT).is_file() else {}
     story = begin(path.resolve().name, options)
     _replay(path, story, described.get("placement"))
@@ -40,9 +38,7 @@ def begin(name: str, options: Mapping[str, Any]) -> Story:
 
     Raises `RunDirectoryError` where `options` are no configuration's.
     """
-    honest, byzantine = _whole(options, "num_honest"), _whole(options, "num_byz")
-    if not 1 <= honest + byzantine <= _MOST_NODES:
-        raise RunDirectoryError(f"{name}: {CONFIG} has {honest + byzantine} nodes")
+    honest, byzantine = _nodes(name, options)
     before = options.get("pre_aggregator") or []
     chain = [*map(str, before if isinstance(before, (list, tuple)) else [before])]
     rule = writable(" | ".join([*chain, str(options.get("aggregator", "the rule"))]))
@@ -82,51 +78,72 @@ def _replay(path: Path, story: Story, placement: Any) -> None:
     """Feed `story` with the records, up to the first that is not whole."""
     for number, line in enumerate(_lines(path / ROUNDS)):
         try:
-            record = json.loads(line)
-            if record["round"] != number:
-                raise ValueError(f"a record of round {str(record['round'])[:40]}")
-            placement = record.get("placement", placement)
-            story.add(record)
-        # RecursionError: nested without end
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError,
-                RecursionError) as e:  # fmt: skip
-            reason = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+            record = record_of(line, number, story.history.n)
+        except ValueError as e:
             story.note = (
                 f"Line {number + 1} of {ROUNDS} is no whole record of round {number} "
-                f"({reason}): it and what comes after it are left out."
+                f"(it {shown(e, 200)}): it and what comes after it are left out."
             )
             break
+        placement = record.get("placement", placement)
+        story.add(record)
     story.places = places_of(placement)
+
+
+def rounds_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of the run in `path`, one by one, up to the first that is not whole.
+
+    Raises `RunDirectoryError` where there is no run.
+    """
+    n = sum(_nodes(path.name, _options(path, _object(path / CONFIG))))
+    for number, line in enumerate(_lines(path / ROUNDS)):
+        try:
+            record = record_of(line, number, n)
+        except ValueError:
+            return
+        yield record
 
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        # As `read_rounds` parts lines: a lone carriage return is none's end.
+        with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
             while line := file.readline(_LONGEST_LINE):
                 yield line
     except FileNotFoundError:
         return
     except OSError as e:
-        raise RunDirectoryError(f"cannot read {path}: {e.strerror or e}") from e
+        raise RunDirectoryError(f"cannot read {printable(path)}: {e.strerror or e}") from e
 
 
 def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunDirectoryError(
-            f"{path.parent} holds no run (no {path.name}): name a run's folder, such as "
-            "runs/DATE-TIME-RULE-ATTACK"
+            f"{printable(path.parent)} holds no run (no {path.name}): name a run's folder, "
+            "such as runs/DATE-TIME-RULE-ATTACK"
         )
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise RunDirectoryError(f"cannot read {path}: {e}") from e
-    if not isinstance(found, dict):
-        raise RunDirectoryError(f"{path} holds no JSON object")
-    return found
+    return read_object(path)
+
+
+def _options(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:
+    options = described.get("config")
+    if not isinstance(options, dict):
+        raise RunDirectoryError(f"{printable(path / CONFIG)} holds no run's configuration")
+    return options
+
+
+def _nodes(name: str, options: Mapping[str, Any]) -> tuple[int, int]:
+    """How many are honest, and how many Byzantine."""
+    honest, byzantine = _whole(options, "num_honest"), _whole(options, "num_byz")
+    if not 1 <= honest + byzantine <= _MOST_NODES:
+        raise RunDirectoryError(
+            f"{printable(name)}: {CONFIG} has {honest + byzantine} nodes"
+        )
+    return honest, byzantine
 
 
 def _whole(options: Mapping[str, Any], name: str) -> int:
     value = options.get(name)
     if type(value) is not int or not 0 <= value < 2**31:
-        raise RunDirectoryError(f"{CONFIG}: {name} is {str(value)[:40]!r}, not a whole number")
+        raise RunDirectoryError(f"{CONFIG}: {name} is {shown(value, 40)!r}, not a whole number")
     return value

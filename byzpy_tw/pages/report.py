@@ -10,6 +10,7 @@ from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.pages.html import standalone
 from byzpy_tw.pages.reading import read
 from byzpy_tw.pages.story import Story
+from byzpy_tw.runs.sound import printable
 
 REPORT = "report.html"
 
@@ -40,5 +41,5 @@ def write(path: Path, text: str) -> Path:
         unfinished.write_text(text, encoding="utf-8", errors="replace")
         os.replace(unfinished, path)
     except OSError as e:
-        raise RunDirectoryError(f"cannot write {path}: {e.strerror or e}") from e
+        raise RunDirectoryError(f"cannot write {printable(path)}: {e.strerror or e}") from e
     return path

@@ -13,6 +13,7 @@ from byzpy_tw.pages.columns import short
 from byzpy_tw.pages.conclusion import conclusion
 from byzpy_tw.pages.history import STATES, History
 from byzpy_tw.runs.config import RunConfig, flag
+from byzpy_tw.runs.sound import is_number
 
 _EVENTS = 100  # the newest ones
 _LONGEST = 500  # characters of anything that a peer or a file may have made long
@@ -169,5 +170,4 @@ def _written(value: Any) -> str:
 
 
 def _short(value: Any) -> float | None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return short(float(value)) if good else None
+    return short(float(value)) if is_number(value) else None

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.pages.history import STATES, state_of
-from byzpy_tw.runs.record import ROUNDS
+from byzpy_tw.pages.reading import rounds_of
 
 PHASES = ("honest", "byzantine", "aggregate", "step")
 _FIGURES = ("loss", "test_loss", "accuracy", "f", "aggregate_norm", "bytes_sent",
@@ -18,7 +16,7 @@ _FIGURES = ("loss", "test_loss", "accuracy", "f", "aggregate_norm", "bytes_sent"
 
 
 def write_csv(paths: Sequence[Path], file: IO[str]) -> None:
-    """The rounds of every run in `paths`, whole records only.
+    """The rounds of every run in `paths`: as in a report, up to the first that is not whole.
 
     Raises `RunDirectoryError` where a folder has none that can be read.
     """
@@ -28,25 +26,10 @@ def write_csv(paths: Sequence[Path], file: IO[str]) -> None:
         + ["selected", *STATES[1:]]
     )
     for path in paths:
-        out.writerows([path.resolve().name, *row] for row in _rows(path))
+        out.writerows([path.resolve().name, *_row(record)] for record in rounds_of(path))
 
 
-def _rows(path: Path) -> Iterator[list[Any]]:
-    try:
-        with open(path / ROUNDS, encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines):
-                try:
-                    row = _row(json.loads(line), number)
-                except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
-                    return  # as a report: up to the first that is not whole
-                yield row
-    except OSError as e:
-        raise RunDirectoryError(f"cannot read {path / ROUNDS}: {e.strerror or e}") from e
-
-
-def _row(record: dict[str, Any], number: int) -> list[Any]:
-    if record["round"] != number:
-        raise ValueError(number)
+def _row(record: dict[str, Any]) -> list[Any]:
     by_state: dict[int, list[int]] = {}
     for refused in record["refused"]:
         by_state.setdefault(state_of(refused["reason"]), []).append(refused["node"])
@@ -64,4 +47,4 @@ def _row(record: dict[str, Any], number: int) -> list[Any]:
 
 
 def _nodes(nodes: Iterable[int]) -> str:
-    return " ".join(str(int(node)) for node in sorted(nodes))
+    return " ".join(map(str, sorted(nodes)))

@@ -13,9 +13,10 @@ from typing import Any
 from attrs import evolve, frozen
 
 from byzpy_tw.errors import ConfigError, RunDirectoryError
-from byzpy_tw.runs.config import RunConfig, digest_of, flag
-from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_object, to_json
-from byzpy_tw.runs.resuming import merged
+from byzpy_tw.runs.config import RunConfig, digest_of, flag, from_dict
+from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_object, read_rounds, to_json
+from byzpy_tw.runs.resuming import merged, options_in
+from byzpy_tw.runs.sound import printable, shown
 from byzpy_tw.runs.tally import Tally
 
 
@@ -51,58 +52,14 @@ def read(path: Path) -> Left:
     Of damaged records, the ones before are there, and a problem.
     """
     description = read_object(path / CONFIG)
-    saved = description.get("config")
-    if not isinstance(saved, dict):
-        raise RunDirectoryError(f"{path / CONFIG} has no configuration of this program's")
-    try:
-        config = merged(saved, {})
-    except (ConfigError, TypeError, AttributeError) as e:
-        raise RunDirectoryError(f"{path / CONFIG} is no configuration: {e}") from e
+    config = from_dict(options_in(path, description))
     result = read_object(path / RESULT) if (path / RESULT).exists() else None
-    try:
-        data = (path / ROUNDS).read_bytes()
-    except OSError as e:
-        raise RunDirectoryError(f"cannot read {path / ROUNDS}: {e.strerror or e}") from e
-    records: list[Mapping[str, Any]] = []
+    found = read_rounds(path, config.n)
     problems: list[Problem] = []
-    lines = data.split(b"\n")
-    torn = lines.pop() != b""  # what has no end yet was being written
-    for number, line in enumerate(lines):
-        try:
-            record = json.loads(line)
-            why = _wrong(record, number, config.n)
-        except (ValueError, RecursionError) as e:
-            record, why = {}, f"is not JSON: {e}"
-        if why:
-            rest = len(lines) - number - 1
-            after = f"; it and the {rest} after it are not looked at" if rest else ""
-            text = f"line {number + 1} of {ROUNDS} {why}{after}"
-            problems.append(Problem("record", text, number))
-            break
-        records.append(record)
-    return Left(path, description, config, records, result, problems, torn)
-
-
-def _wrong(record: Any, number: int, n: int) -> str:
-    """Why `record` cannot be round `number`'s of a run of `n` nodes; empty where it can."""
-    if not isinstance(record, dict) or record.get("round") != number:
-        return f"is not the record of round {number}"
-    digest, f, refused = (record.get(k) for k in ("parameters_sha256", "f", "refused"))
-    if not isinstance(digest, str) or not isinstance(record.get("seconds"), (int, float)):
-        return "lacks parameters_sha256 or seconds"
-    if type(f) is not int or not 0 <= f < n:
-        return f"has no f of a run of {n} nodes"
-    if not isinstance(refused, list) or not all(
-        isinstance(r, dict) and isinstance(r.get("reason"), str)
-        and type(r.get("node")) is int and 0 <= r["node"] < n
-        for r in refused
-    ):  # fmt: skip
-        return f"does not say which of the {n} nodes were refused"
-    if len({r["node"] for r in refused}) == n:
-        return "says that all nodes were refused"
-    if "accuracy" in record and not isinstance(record["accuracy"], (int, float)):
-        return "has an accuracy that is no number"
-    return ""
+    if found.damage:
+        after = f"; it and the {found.after} after it are not looked at" if found.after else ""
+        problems.append(Problem("record", f"{found.damage}{after}", len(found)))
+    return Left(path, description, config, found.rounds, result, problems, found.torn)
 
 
 def accepted(record: Mapping[str, Any], n: int) -> tuple[int, ...]:
@@ -142,7 +99,9 @@ def made_with(left: Left) -> tuple[RunConfig, list[Problem]]:
     try:
         return merged({**saved, **options}, {}), problems
     except (ConfigError, TypeError, AttributeError) as e:
-        raise RunDirectoryError(f"{left.path / ROUNDS}: its options make no run: {e}") from e
+        raise RunDirectoryError(
+            f"{printable(left.path / ROUNDS)}: its options make no run: {shown(e, 300)}"
+        ) from e
 
 
 def _options(left: Left, problems: list[Problem]) -> dict[str, Any] | None:
@@ -172,36 +131,25 @@ def _options(left: Left, problems: list[Problem]) -> dict[str, Any] | None:
     return found
 
 
-def shown(value: Any, length: int = 120) -> str:
-    """Something from a file, fit for a line on a terminal; of a hash, its beginning."""
-    text = value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
-    return " ".join("".join(c if c.isprintable() else " " for c in text[:length]).split())
-
-
 # -- the result
 
 
 def against_result(left: Left) -> Iterator[Problem]:
     """What result.json says that the records do not come to."""
-    result, config = left.result, left.config
+    result = left.result
     if result is None:
         return
     tally = Tally()
-    try:
-        for record in left.records:
-            tally.add(record)
-    except (KeyError, TypeError) as e:
-        last = tally.rounds - 1
-        yield Problem("record", f"{ROUNDS}: round {last} lacks {e}", last)
-        return
+    for record in left.records:
+        tally.add(record)
     for name, value in json.loads(to_json(tally.figures())).items():
         if name in result and name != "seconds_a_round" and result[name] != value:
             text = f"{RESULT} has {name} {shown(result[name])}, the records: {shown(value)}"
             yield Problem("result", text)
-    if result.get("status") == "finished" and len(left) != config.rounds:
+    if result.get("status") == "finished" and len(left) != left.config.rounds:
         text = (
             f"{RESULT} says finished, and {len(left)} rounds are on record, "
-            f"{CONFIG} has {flag('rounds')} {config.rounds}"
+            f"{CONFIG} has {flag('rounds')} {left.config.rounds}"
         )
         yield Problem("result", text)
 

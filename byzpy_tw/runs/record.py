@@ -6,15 +6,16 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from byzpy_tw.errors import CannotRecord, RunDirectoryError
 from byzpy_tw.runs.checkpoint import checkpoints, round_of, sync
+from byzpy_tw.runs.sound import decoded, printable, record_of, shown
 
 CONFIG, ROUNDS, RESULT = "config.json", "rounds.jsonl", "result.json"
 _LOCK = ".lock"
@@ -69,21 +70,19 @@ class RunDirectory:
         """What `write_result` was last given, if anything."""
         return read_object(self.path / RESULT) if (self.path / RESULT).exists() else None
 
-    def read_rounds(self) -> list[dict[str, Any]]:
-        """The records that are whole and in order, from round 0."""
-        return read_rounds(self.path)
+    def read_rounds(self, n: int) -> Recorded:
+        """What is on record of this run, which has `n` nodes."""
+        return read_rounds(self.path, n)
 
     def cut(self, rounds: int) -> None:
         """Leave the first `rounds` records, ready for the next.
 
         Whatever the run did after its checkpoint it will do again.
         """
-        end = 0
-        for _, after in islice(_records(self.path), rounds):
-            end = after
         try:
             self._rounds = open(self.path / ROUNDS, "ab")
-            self._rounds.truncate(end)
+            with open(self.path / ROUNDS, "rb") as lines:
+                self._rounds.truncate(sum(map(len, islice(lines, rounds))))
             (self.path / RESULT).unlink(missing_ok=True)  # it is of an end that was none
             for stale in checkpoints(self.path):  # damaged, or of records that are not there
                 if round_of(stale) > rounds:
@@ -138,39 +137,55 @@ class RunDirectory:
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; `RunDirectoryError` where there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = decoded(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise RunDirectoryError(
-            f"{path.parent} holds no run that was begun (no {path.name})"
+            f"{printable(path.parent)} holds no run that was begun (no {path.name})"
         ) from e
-    except (OSError, ValueError, RecursionError) as e:
-        raise RunDirectoryError(f"cannot read {path}: {e}") from e
+    except OSError as e:
+        raise RunDirectoryError(f"cannot read {printable(path)}: {e.strerror or e}") from e
+    except ValueError as e:
+        raise RunDirectoryError(f"cannot read {printable(path)}: {shown(e, 200)}") from e
     if not isinstance(found, dict):
-        raise RunDirectoryError(f"{path} holds no JSON object")
+        raise RunDirectoryError(f"{printable(path)} holds no JSON object")
     return found
 
 
-def read_rounds(folder: Path) -> list[dict[str, Any]]:
-    """The records in `folder` that are whole and in order, from round 0."""
-    return [record for record, _ in _records(folder)]
+@frozen(eq=False)
+class Recorded:
+    """What is on record in a folder: the rounds from 0 on, up to the first damaged line."""
+
+    rounds: Sequence[dict[str, Any]]
+    damage: str = ""  # which line is damaged, and how
+    torn: bool = False  # whether the last line was never written whole
+    after: int = 0  # lines that come after the damaged one
+
+    def __len__(self) -> int:
+        return len(self.rounds)
 
 
-def _records(folder: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Each good record, and the byte where the next one begins."""
-    end = 0
+def read_rounds(folder: Path, n: int) -> Recorded:
+    """What is on record in `folder` of a run of `n` nodes; nothing, where nothing is there.
+
+    Raises `RunDirectoryError` where the file cannot be read.
+    """
     try:
-        lines = (folder / ROUNDS).read_bytes().splitlines(keepends=True)
-    except OSError:
-        return
+        lines = (folder / ROUNDS).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return Recorded([])
+    except OSError as e:
+        raise RunDirectoryError(
+            f"cannot read {printable(folder / ROUNDS)}: {e.strerror or e}"
+        ) from e
+    torn = lines.pop() != b""  # what has no end yet was being written
+    rounds: list[dict[str, Any]] = []
     for number, line in enumerate(lines):
         try:
-            record = json.loads(line) if line.endswith(b"\n") else None
-        except (ValueError, RecursionError):  # nested without end
-            return
-        if not isinstance(record, dict) or record.get("round") != number:
-            return
-        end += len(line)
-        yield record, end
+            rounds.append(record_of(line, number, n))
+        except ValueError as e:
+            damage = f"line {number + 1} of {ROUNDS} {shown(e, 300)}"
+            return Recorded(rounds, damage, torn, len(lines) - number - 1)
+    return Recorded(rounds, torn=torn)
 
 
 def locked(path: Path) -> IO[str]:

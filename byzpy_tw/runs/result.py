@@ -13,6 +13,7 @@ from attrs import define, field
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, rebuilt
 from byzpy_tw.runs import curves
 from byzpy_tw.runs.config import RunConfig, from_dict
+from byzpy_tw.runs.sound import printable, wrong_result
 
 
 @define(eq=False, repr=False)
@@ -35,26 +36,35 @@ class Result:
     def read(cls, path: str | PathLike[str]) -> Result:
         """The run in `path`, also one that is under way or was killed (status: unfinished).
 
-        Raises `RunDirectoryError` where there is no run.
+        Raises `RunDirectoryError` where there is no run, or a file of it is damaged.
         """
         # They bring torch, which is not needed to say what a run is to be.
         from byzpy_tw.runs.record import CONFIG, RESULT, read_object, read_rounds
+        from byzpy_tw.runs.resuming import options_in
         from byzpy_tw.runs.tally import Tally
 
         path = Path(path)
-        saved = read_object(path / CONFIG).get("config")
-        if not isinstance(saved, dict):
-            raise RunDirectoryError(f"{path / CONFIG} is not of this version of byzpy_tw")
-        history = read_rounds(path)
+        saved = options_in(path, read_object(path / CONFIG))
+        config = attrs.evolve(from_dict(saved), run_dir=None)
+        found = read_rounds(path, config.n)
+        if found.damage:
+            raise RunDirectoryError(
+                f"{printable(path)}: {found.damage}; put back what was there, or delete that "
+                "line and what follows it"
+            )
         if (path / RESULT).exists():
             figures = read_object(path / RESULT)
+            if why := wrong_result(figures):
+                raise RunDirectoryError(
+                    f"{printable(path / RESULT)} {why}; put back what was there, or delete the "
+                    "file: the records have all of it but how the run ended"
+                )
         else:
             tally = Tally()
-            for record in history:
+            for record in found.rounds:
                 tally.add(record)
             figures = {"status": "unfinished", "error": None, **tally.figures()}
-        config = attrs.evolve(from_dict(saved), run_dir=None)
-        return cls(path, config, tuple(history), figures)
+        return cls(path, config, tuple(found.rounds), figures)
 
     @property
     def status(self) -> str:

@@ -23,7 +23,8 @@ from byzpy_tw.runs.checks import flag
 from byzpy_tw.runs.config import RunConfig, from_dict
 from byzpy_tw.runs.environment import Environment
 from byzpy_tw.runs.options import OPTIONS, over
-from byzpy_tw.runs.record import CONFIG, RunDirectory, read_object
+from byzpy_tw.runs.record import CONFIG, Recorded, RunDirectory, read_object
+from byzpy_tw.runs.sound import printable, shown
 
 
 @frozen(eq=False)
@@ -79,10 +80,30 @@ def described(path: Path, given: Mapping[str, Any]) -> RunConfig:
     Only reads, so that the run may be under way.  Raises as `merged` does, and
     `RunDirectoryError` where there is no run.
     """
-    saved = read_object(path / CONFIG).get("config")
+    return merged(options_in(path, read_object(path / CONFIG)), given)
+
+
+def options_in(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in `description`, which is what config.json in `path` holds.
+
+    Raises `RunDirectoryError` where they are no run's, or what stands beside them is not
+    what this program writes.
+    """
+    file, saved = printable(path / CONFIG), description.get("config")
     if not isinstance(saved, dict):
-        raise RunDirectoryError(f"{path}: config.json is not of this version of byzpy_tw")
-    return merged(saved, given)
+        raise RunDirectoryError(f"{file} is not of this version of byzpy_tw")
+    if not isinstance(versions := description.get("versions", {}), dict):
+        raise RunDirectoryError(
+            f"{file} has versions {shown(versions, 40)}: these are no names with a version "
+            "each; put back what was there, or take the entry out"
+        )
+    try:
+        from_dict(saved)
+    except (ConfigError, TypeError, AttributeError) as e:
+        raise RunDirectoryError(
+            f"{file} is no configuration: {shown(e, 300)}; put back what was there"
+        ) from e
+    return saved
 
 
 def reopen(
@@ -95,21 +116,24 @@ def reopen(
     directory = RunDirectory.reopen(path)
     try:
         description = directory.read_config()
-        saved = description.get("config")
-        if not isinstance(saved, dict) or not isinstance(description.get("run"), str):
-            raise RunDirectoryError(f"{path}: config.json is not of this version of byzpy_tw")
-        config = merged(saved, given)
-        records = directory.read_rounds()
-        state = _newest(path, len(records), say)
-        if state is None and checkpoint.checkpoints(path) and finished(directory) != config.rounds:
+        saved = options_in(path, description)
+        if not isinstance(description.get("run"), str):
             raise RunDirectoryError(
-                f"{path}: none of its checkpoints can be used; delete them to begin again "
-                "with round 0"
+                f"{printable(path / CONFIG)} is not of this version of byzpy_tw"
+            )
+        config = merged(saved, given)
+        records = directory.read_rounds(config.n)
+        state = _newest(path, records, say)
+        if state is None and checkpoint.checkpoints(path) and finished(directory) != config.rounds:
+            why = f": {records.damage}; put that back, or" if records.damage else ";"
+            raise RunDirectoryError(
+                f"{printable(path)}: none of its checkpoints can be used{why} delete them to "
+                "begin again with round 0"
             )
         begun = Begun(
             description["run"],
             state,
-            tuple(records[: state.round if state is not None else 0]),
+            tuple(records.rounds[: state.round if state is not None else 0]),
             description,
         )
         if config.rounds < begun.round:
@@ -130,14 +154,16 @@ def finished(directory: RunDirectory) -> int | None:
     return result.get("rounds")
 
 
-def _newest(path: Path, records: int, say: Callable[[str], None]) -> State | None:
+def _newest(path: Path, records: Recorded, say: Callable[[str], None]) -> State | None:
     """The newest state that is whole, and whose rounds are all on record."""
     for found in checkpoint.checkpoints(path):
         try:
             state = checkpoint.read(found)
-            if state.round > records:
+            if state.round > len(records):
+                why = f" ({records.damage})" if records.damage else ""
                 raise DamagedCheckpoint(
-                    f"{found} is of round {state.round}, only {records} are on record"
+                    f"{printable(found)} is of round {state.round}, only {len(records)} are on "
+                    f"record{why}"
                 )
         except DamagedCheckpoint as e:
             say(f"warning: {e}; it is not used")
@@ -158,8 +184,8 @@ def compare(
     for what, name, now in (("model", "dimension", dimension), ("data", "data_digest", digest)):
         if name in before and before[name] != now:
             raise RunDirectoryError(
-                f"the run was begun with other {what}: its {name} was {before[name]}, here "
-                f"it is {now}"
+                f"the run was begun with other {what}: its {name} was {shown(before[name])}, here "
+                f"it is {shown(now)}"
             )
     lines = []
     versions = before.get("versions", {})
@@ -170,7 +196,7 @@ def compare(
         ("probe", here.probe),
     ):
         if versions.get(name, now) != now:
-            lines.append(f"the run was begun with {name} {versions[name]}, this is {now}")
+            lines.append(f"the run was begun with {name} {shown(versions[name])}, this is {now}")
     if lines and strict:
         raise ServerDiffers(f"{'; '.join(lines)} (--strict)")
     return lines

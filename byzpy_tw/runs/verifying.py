@@ -31,9 +31,10 @@ from byzpy_tw.runs.again import Again, Ran
 from byzpy_tw.runs.checkpoint import State
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.environment import environment
-from byzpy_tw.runs.left import Left, Problem, against_result, at_home, made_with, shown
+from byzpy_tw.runs.left import Left, Problem, against_result, at_home, made_with
 from byzpy_tw.runs.replay import replay_of
 from byzpy_tw.runs.resuming import Begun, compare
+from byzpy_tw.runs.sound import printable, shown
 from byzpy_tw.vectors import sha256_of
 
 CLOSE = 1e-4  # relative; norms that differ by less differ by rounding
@@ -69,7 +70,10 @@ class Verification:
         left = self.left
         self.problems += left.problems
         if not len(left):
-            raise RunDirectoryError(f"{left.path}: no round is on record, nothing to verify")
+            why = f" ({left.problems[0].text})" if left.problems else ""
+            raise RunDirectoryError(
+                f"{printable(left.path)}: no round is on record{why}, nothing to verify"
+            )
         if start and start not in self.kept():
             there = ", ".join(map(str, sorted(self.kept()))) or "none"
             raise ConfigError(f"no checkpoint of round {start} was kept (there are: {there})")

@@ -244,5 +244,6 @@ def _keep_records(history: History) -> None:
     """What whoever comes to the folder now finds there."""
     history.trainer.folder.close()
     directory = RunDirectory.reopen(history.lives.path)
-    history.rounds, history.result = directory.read_rounds(), directory.read_result()
+    history.rounds = list(directory.read_rounds(history.schedule.config.n).rounds)
+    history.result = directory.read_result()
     directory.close()
