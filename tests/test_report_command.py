@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,29 @@ class ReportCommandTests(Command):
             self.assertIn(expected, said)
             self.assertEqual(said.count("\n"), 1)
         self.assertEqual(os.listdir(self.folder), ["a"])
+
+    def test_output_stays_what_it_is(self) -> None:
+        """A link goes on naming its file, and a pipe is written to, not replaced."""
+        path = self.begin("a")
+        Path("page.html").write_text("old")
+        os.symlink("page.html", "link.html")
+        os.symlink("new.html", "to-nothing.html")
+        for link, file in (("link.html", "page.html"), ("to-nothing.html", "new.html")):
+            self.assertEqual(self.attempt(path, "--output", link)[:2], (0, f"wrote {link}\n"))
+            self.assertTrue(Path(link).is_symlink())
+            self.assertIn("multi-krum excluded", Path(file).read_text())
+        os.mkfifo("pipe")
+        came: list[str] = []
+        reader = threading.Thread(
+            target=lambda: came.append(Path("pipe").read_text()), daemon=True
+        )
+        reader.start()
+        self.assertEqual(self.attempt(path, "--output", "pipe")[:2], (0, "wrote pipe\n"))
+        self.assertTrue(Path("pipe").is_fifo())  # or its reader would wait for ever
+        reader.join(30)
+        self.assertEqual(came, [Path("page.html").read_text()])
+        code, _, said = self.attempt(path, "--output", ".")
+        self.assertEqual((code, "cannot write .: " in said), (2, True))
 
     def test_csv_of_a_damaged_record(self) -> None:
         """As many rounds as in the report."""

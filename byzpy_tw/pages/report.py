@@ -35,11 +35,19 @@ def page_of(stories: Sequence[Story]) -> str:
 
 
 def write(path: Path, text: str) -> Path:
-    """Write `text` so that nobody ever reads a part of it."""
-    unfinished = path.with_name(f".{path.name}.new")
+    """Write `text` so that nobody ever reads a part of it; `path`.
+
+    Of a link, what it names is written, and stays the file that it is.  A pipe or a device
+    is written as it stands: a file in its place would be no pipe any more.
+    """
     try:
-        unfinished.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(unfinished, path)
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8", errors="replace")
+        else:
+            file = Path(os.path.realpath(path))
+            unfinished = file.with_name(f".{file.name}.new")
+            unfinished.write_text(text, encoding="utf-8", errors="replace")
+            os.replace(unfinished, file)
     except OSError as e:
         raise RunDirectoryError(f"cannot write {printable(path)}: {e.strerror or e}") from e
     return path
