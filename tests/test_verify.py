@@ -218,6 +218,55 @@ class ChangedTests(VerifyCase):
         self.spoil(path, 3, lambda r: r.update(bits="f" * 64))
         self.assert_found(path, ("digest", 3, "round 3 carries the digest of another"))
 
+    def test_the_digest_of_the_configuration(self) -> None:
+        """Who compares two runs by it must be able to."""
+        for bits in ("a" * 64, None, 3):
+            path = self.run_of("refused")
+            self.spoil_file(path / "config.json", lambda c, to=bits: c.update(bits=to))
+            verification = self.assert_found(path, ("digest", None, "config.json has bits "))
+            self.assertEqual(verification.spans, [(0, 6)])
+
+    def test_more_rounds_to_come(self) -> None:
+        """A run that was resumed with more rounds, and has no record of these yet, has a
+        digest of its own."""
+        path = self.run_of("refused")
+        (path / "result.json").unlink()
+        config = evolve(read(path).config, rounds=9)
+        changed = {"config": config.to_dict(), "bits": config.bits}
+        self.spoil_file(path / "config.json", lambda c: c.update(changed))
+        self.assertTrue(self.verified(path).confirmed)
+
+    def test_how_it_ended(self) -> None:
+        """An end that cannot have been, by what is on record."""
+        lie = "server X lied"
+        for change, *words in (
+            ({"status": "diverged", "error": lie}, "has error_code None", "came to its end"),
+            ({"status": "diverged", "error": lie, "error_code": "DIVERGED"}, "came to its end"),
+            ({"status": "paused", "error": lie, "error_code": "BUDGET_EXCEEDED"},
+             "says paused (BUDGET_EXCEEDED), and 6 rounds are on record"),
+            ({"status": "failed"}, "has no error"),
+            ({"error": lie}, "says finished, and has the error None: server X lied"),
+            ({"error_code": "DIVERGED"}, "says finished, and has the error DIVERGED"),
+            ({"status": "splendid"}, "has status splendid"),
+            ({"status": []}, "has status []"),
+        ):  # fmt: skip
+            path = self.run_of("refused")
+            self.spoil_file(path / "result.json", lambda r, to=change: r.update(to))
+            self.assert_found(path, *(("result", None, told) for told in words))
+
+    def test_an_early_end(self) -> None:
+        """What ended it is on no record, and is believed; that it finished is not."""
+        path = self.run_of("refused")
+        lines = (path / "rounds.jsonl").read_text().splitlines(keepends=True)
+        (path / "rounds.jsonl").write_text("".join(lines[:3]))
+        for kept in checkpoint.checkpoints(path):
+            kept.unlink()
+        told = {"status": "diverged", "error": "why", "error_code": "DIVERGED", "rounds": 3}
+        (path / "result.json").write_text(json.dumps(told))
+        self.assertTrue(self.verified(path).confirmed)
+        (path / "result.json").write_text('{"status": "finished"}')
+        self.assert_found(path, ("result", None, "says finished, and 3 rounds are on record"))
+
     def test_the_membership(self) -> None:
         """A node that is said to have been refused, and was not."""
         path = self.run_of("refused")

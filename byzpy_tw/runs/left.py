@@ -12,12 +12,22 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.errors import (
+    BadRuleOutput,
+    CannotRecord,
+    ConfigError,
+    Diverged,
+    RunDirectoryError,
+)
 from byzpy_tw.runs.config import RunConfig, digest_of, flag, from_dict
 from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_object, read_rounds, to_json
 from byzpy_tw.runs.resuming import merged, options_in
 from byzpy_tw.runs.sound import printable, shown
 from byzpy_tw.runs.tally import Tally
+
+_ENDS = ("finished", "paused", "interrupted", "diverged", "failed")
+# What may still go wrong once the last round is on record: its checkpoint, or a bug.
+_AT_THE_END = (None, CannotRecord.code, BadRuleOutput.code)
 
 
 @frozen
@@ -89,6 +99,11 @@ def made_with(left: Left) -> tuple[RunConfig, list[Problem]]:
             )
             problems.append(Problem("option", text))
         return left.config, problems
+    bits, newest = left.description.get("bits"), left.records[-1].get("bits")
+    # Its own: a run that was resumed with more rounds, and ended before the next record.
+    if bits not in (newest, digest_of(left.config.deciding)):
+        text = f"{CONFIG} has bits {shown(bits)}, the newest record has {shown(newest)}"
+        problems.append(Problem("digest", text))
     for name, value in options.items():
         if name != "rounds" and saved.get(name) != value:
             text = (
@@ -146,12 +161,32 @@ def against_result(left: Left) -> Iterator[Problem]:
         if name in result and name != "seconds_a_round" and result[name] != value:
             text = f"{RESULT} has {name} {shown(result[name])}, the records: {shown(value)}"
             yield Problem("result", text)
-    if result.get("status") == "finished" and len(left) != left.config.rounds:
-        text = (
-            f"{RESULT} says finished, and {len(left)} rounds are on record, "
-            f"{CONFIG} has {flag('rounds')} {left.config.rounds}"
-        )
-        yield Problem("result", text)
+    for text in _no_such_end(left, result):
+        yield Problem("result", f"{RESULT} {text}")
+
+
+def _no_such_end(left: Left, result: Mapping[str, Any]) -> Iterator[str]:
+    """What of the end that `result` tells cannot have been, in words that follow its name.
+
+    Of a run that ended early the records tell no more than how far it came.
+    """
+    status, error, code = (result.get(name) for name in ("status", "error", "error_code"))
+    done, planned = len(left), left.config.rounds
+    told = f"{done} rounds are on record, {CONFIG} has {flag('rounds')} {planned}"
+    if status not in _ENDS:
+        yield f"has status {shown(status)}: a run is {', '.join(_ENDS[:-1])} or {_ENDS[-1]}"
+    if status == "finished" and done != planned:
+        yield f"says finished, and {told}"
+    if status == "finished" and (error is not None or code is not None):
+        yield f"says finished, and has the error {shown(code)}: {shown(error)}"
+    elif error is None and (status in ("paused", "diverged", "failed") or code is not None):
+        yield f"says {shown(status)} ({shown(code)}), and has no error"
+    elif status == "diverged" and code != Diverged.code:
+        yield f"says diverged, and has error_code {shown(code)}"
+    if done >= planned and status != "finished" and (
+        status == "diverged" or code not in _AT_THE_END
+    ):
+        yield f"says {shown(status)} ({shown(code)}), and {told}: it came to its end"
 
 
 def at_home(config: RunConfig, data_root: str | None) -> RunConfig:
