@@ -237,10 +237,11 @@ class OutcomeTests(SynchronousTestCase):
         path.mkdir(parents=True)
         (path / "config.json").write_text(json.dumps({"bits": config.bits}))
         byz = config.num_honest
+        always = {"seconds": 0.1, "phases": {}, "f": 1, "parameters_sha256": "0" * 64}
         records = [
-            {"round": 0, "selected": [0, 1], "excluded": [2, byz], "refused": []},
-            {"round": 1, "selected": [0, 2], "excluded": [1], "accuracy": 0.75,
-             "refused": [{"node": byz, "reason": "late", "detail": ""}]},
+            {**always, "round": 0, "selected": [0, 1], "excluded": [2, byz], "refused": []},
+            {**always, "round": 1, "selected": [0, 2], "excluded": [1], "accuracy": 0.75,
+             "test_loss": 0.5, "refused": [{"node": byz, "reason": "late", "detail": ""}]},
         ]  # fmt: skip
         lines = "".join(json.dumps(record) + "\n" for record in records)
         (path / "rounds.jsonl").write_text(lines)

@@ -12,7 +12,6 @@ from attrs import frozen
 
 from byzpy_tw.lab.grid import Cell, Trial
 from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_rounds
-from byzpy_tw.runs.tally import Tally
 from byzpy_tw.wire.guarded import clean
 
 ENDS = ("finished", "diverged")  # of a run that is not run again
@@ -174,7 +173,10 @@ def read(trial: Trial, path: Path) -> Ended | None:
         result = json.loads((path / RESULT).read_text(encoding="utf-8"))
         if begun["bits"] != trial.config.bits:
             return None  # an accident of names, or somebody's hand
-        records = read_rounds(path)
+        found = read_rounds(path, trial.config.n)
+        if found.damage or found.torn:
+            return None
+        records = found.rounds
         status, rounds = result["status"], result["rounds"]
         if status not in _STATUSES or type(rounds) is not int or rounds != len(records):
             return None
@@ -215,23 +217,6 @@ def rounds_done(path: Path) -> int:
         return (path / ROUNDS).read_bytes().count(b"\n")
     except OSError:
         return 0
-
-
-def sound(records: Sequence[Mapping[str, Any]], trial: Trial) -> bool:
-    """Whether the run that left these can be gone on with: they are what they should be."""
-    try:
-        _curve(records)
-        _shares(records, trial)
-        tally = Tally()
-        for record in records:
-            _number(record["seconds"], _CENTURY)
-            _number(record.get("bytes_sent", 0), 1e30)
-            _number(record.get("bytes_received", 0), 1e30)
-            tally.add(record)
-        tally.figures()
-    except NONSENSE:
-        return False
-    return True
 
 
 def _curve(records: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, float], ...]:

@@ -38,11 +38,11 @@ from byzpy_tw.kernels.machine import cores
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.lab.grid import Cell, Grid, Trial
 from byzpy_tw.lab.names import keeping_data
-from byzpy_tw.lab.outcome import NONSENSE, Ended, Outcome, read, sound
+from byzpy_tw.lab.outcome import NONSENSE, Ended, Outcome, read
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.checkpoint import checkpoints
 from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.record import CONFIG, ROUNDS, RunDirectory, locked
+from byzpy_tw.runs.record import CONFIG, RunDirectory, locked
 from byzpy_tw.runs.resuming import Begun, new, reopen
 from byzpy_tw.runs.rules import rules_of
 from byzpy_tw.trainer.local import LocalServers
@@ -268,10 +268,6 @@ class Lab:
                 f"{path} holds another run than this cell's; move it elsewhere, or let --again "
                 "put this one in its place"
             )
-        if not sound(begun.records, trial):
-            directory.close()
-            self._clear(path, f"its {ROUNDS} holds what no run writes")
-            return None
         return directory, begun
 
     def _clear(self, path: Path, why: str) -> None:
