@@ -133,7 +133,7 @@ def one_of(*words: str) -> Check:
 def kept(_: Any, attribute: attrs.Attribute, value: Any) -> None:
     digits = isinstance(value, str) and value.isascii() and value.isdigit()
     if value != "all" and not (digits and len(value) < 19 and int(value) >= 1):
-        refuse(attribute, "a number of at least 1 (and at most 18 digits), or all", value)
+        refuse(attribute, "a number of at least 1, or all", value)
 
 
 def round_numbers(_: Any, attribute: attrs.Attribute, value: Any) -> None:
