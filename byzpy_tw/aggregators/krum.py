@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -24,13 +26,15 @@ from byzpy_tw.seeds import Context
 
 def scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
     """``(n,)``: each point's sum of squared distances to its `closest` nearest others."""
-    apart = gram.distances(chunk_size).split(chunk_size or gram.size)
+    size = chunk_size or gram.size
+    gram.whole  # noqa: B018 - once, before threads ask for it
 
     def summed(block: int) -> Tensor:
+        apart = gram.distances_of(slice(block * size, (block + 1) * size))
         # Column 0 of the sorted distances is the zero to the point itself.
-        return ascending(apart[block])[:, 1 : closest + 1].sum(dim=1)
+        return ascending(apart)[:, 1 : closest + 1].sum(dim=1)
 
-    return torch.cat(in_order(lambda: summed, len(apart)))
+    return torch.cat(in_order(lambda: summed, ceil(gram.size / size)))
 
 
 def best(scores: Tensor, q: int) -> Tensor:

@@ -19,6 +19,7 @@ loses them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from math import ceil
 
@@ -182,10 +183,38 @@ def _pass(matrix: Tensor, view: int | None, anchor: Tensor | None) -> Tensor:
 
         return piece
 
-    first, *others = in_order(start, ceil(tiles / group))
-    for part in others:
-        first += part
-    return _arranged(symmetric(first.cpu()), n, view)
+    total = _summed(start, ceil(tiles / group))
+    return _arranged(symmetric(total.cpu()), n, view)
+
+
+def _summed(start: Callable[[], Callable[[int], Tensor]], count: int) -> Tensor:
+    """The sum of the pieces that `in_order` would give, in that order.
+
+    Each is added as soon as those before it are: of many rows they are large, and not
+    to be had all at once.
+    """
+    lock, waiting = threading.Lock(), dict[int, Tensor]()
+    total: Tensor | None = None
+    following = 0
+
+    def begin() -> Callable[[int], None]:
+        piece = start()
+
+        def add(turn: int) -> None:
+            nonlocal total, following
+            part = piece(turn)
+            with lock:
+                waiting[turn] = part
+                while following in waiting:
+                    ready = waiting.pop(following)
+                    total = ready if total is None else total.add_(ready)
+                    following += 1
+
+        return add
+
+    in_order(begin, count)
+    assert total is not None
+    return total
 
 
 def _reader(
@@ -302,7 +331,7 @@ def squared_distances(inner: Tensor, rows_at_once: int | None = None) -> Tensor:
     apart = torch.empty_like(inner)
     step = rows_at_once or n
     for a in range(0, n, step):
-        _apart(inner, slice(a, a + step), out=apart[a : a + step])
+        distances_of(inner, slice(a, a + step), out=apart[a : a + step])
     return apart
 
 
@@ -314,8 +343,8 @@ def ascending(distances: Tensor) -> Tensor:
     return torch.from_numpy(np.sort(distances.numpy(), axis=1))
 
 
-def _apart(inner: Tensor, rows: slice, out: Tensor | None = None) -> Tensor:
-    """The squared distances of some of the rows to all of them."""
+def distances_of(inner: Tensor, rows: slice, out: Tensor | None = None) -> Tensor:
+    """The squared distances of some of the points to all of them, from inner products."""
     lengths = inner.diagonal()
     apart = torch.add(lengths[rows, None], lengths, out=out)
     apart.sub_(inner[rows], alpha=2).clamp_(min=0)
@@ -341,12 +370,13 @@ def _better_view(
         """Each row's distance to the last of a majority: no need to sort them all."""
         rows = slice(block * BLOCK, (block + 1) * BLOCK)
         last = len(good) // 2
-        return torch.from_numpy(np.partition(_apart(among, rows).numpy(), last, axis=1)[:, last])
+        apart = np.partition(distances_of(among, rows).numpy(), last, axis=1)
+        return torch.from_numpy(apart[:, last])
 
     radii = torch.cat(in_order(lambda: farthest, ceil(len(good) / BLOCK)))
     middle = int(radii.argmin())
     radius = float(radii[middle])
-    members = _apart(among, slice(middle, middle + 1))[0] <= radius
+    members = distances_of(among, slice(middle, middle + 1))[0] <= radius
     # Twice: two lengths enter a squared distance, and their product once more.
     bound = 4 * torch.finfo(working(dtype)).eps * float(lengths[members].max())
     return None if bound <= SMALL * radius else good[middle]

@@ -19,6 +19,7 @@ from torch import Tensor
 from byzpy_tw.kernels.combine import combination, combinations, factors, gathered, working
 from byzpy_tw.kernels.gram import (
     Products,
+    distances_of,
     norms_from,
     norms_of,
     products,
@@ -80,6 +81,10 @@ class Gram:
     def distances(self, chunk_size: int | None = None) -> Tensor:
         """As `squared`, taken `chunk_size` rows at a time."""
         return squared_distances(self.inner, chunk_size)
+
+    def distances_of(self, points: slice) -> Tensor:
+        """``(k, m)``: the rows of `squared` of some of the points, and no others."""
+        return distances_of(self.inner, points)
 
     def squared_from(self, point: int) -> Tensor:
         """``(m,)``: squared distances from one point; cheaper than all, if all it takes."""
