@@ -22,7 +22,7 @@ from byzpy_tw.trainer.rounds import Rounds
 # Of histories that were wrong once, or were taken to be: the power goes just after the end,
 # or twice; nobody waits at all; a server comes back in the round that it was lost in, or
 # that it was hung up on; a server dies while the trainer is stopped.
-FOUND = (188, 205, 1166, 1663, 2924, 6031, 9451)
+FOUND = (188, 205, 1166, 1663, 2924, 6031, 9451, 20203, 20307)
 SEEDS = range(120)  # `python -m byzpy_tw.testing.simulate --seeds` is for more
 
 

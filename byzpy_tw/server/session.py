@@ -29,7 +29,7 @@ from byzpy_tw.server.idle import LOOKS, PATIENCE, Silence
 from byzpy_tw.server.lane import Lane
 from byzpy_tw.server.visitor import Visitor
 from byzpy_tw.wire import commands
-from byzpy_tw.wire.driver import NodeDriver
+from byzpy_tw.wire.driver import Failures, NodeDriver
 from byzpy_tw.wire.guarded import clean
 from byzpy_tw.wire.pieces import largest_piece
 from byzpy_tw.wire.stream import TensorStream
@@ -225,7 +225,8 @@ class Session(Visitor):
         return {"count": len(here.host.nodes)}
 
     def compute(self, run: str, round: int, nodes: list[int]) -> Deferred:
-        return _failures(self._run(run).compute(_numbered(round), nodes))
+        here = self._run(run)
+        return _failures(here, here.compute(_numbered(round), nodes))
 
     def attack(
         self, run: str, round: int, nodes: list[int], honest: int, pieces: bytes
@@ -238,7 +239,8 @@ class Session(Visitor):
             name in PIECES or name == PAST for name in names
         ):
             raise BadRequest(f"pieces must be a list of {', '.join(PIECES)}")
-        return _failures(self._run(run).attack(_numbered(round), nodes, honest, names))
+        here = self._run(run)
+        return _failures(here, here.attack(_numbered(round), nodes, honest, names))
 
     def close_run(self, run: str) -> dict[str, Any]:
         self._run(run)
@@ -273,10 +275,13 @@ class Session(Visitor):
         self.log.info("run {run} closed", run=name)
 
 
-def _failures(work: Any) -> Deferred:
-    return Deferred.fromCoroutine(work).addCallback(
-        lambda failures: {"failures": failures_to_json(failures)}
-    )
+def _failures(run: HostedRun, work: Any) -> Deferred:
+    def answer(failures: Failures) -> dict[str, bytes]:
+        if run.closed:  # that is no node's fault
+            raise UnknownRun(f"run {run.name!r} was closed")
+        return {"failures": failures_to_json(failures)}
+
+    return Deferred.fromCoroutine(work).addCallback(answer)
 
 
 def _numbered(round: int) -> int:

@@ -38,6 +38,7 @@ from byzpy_tw.errors import (
     ByzpyTwError,
     KeysRefused,
     ServerUnreachable,
+    UnknownRun,
     VersionMismatch,
     WireError,
 )
@@ -349,6 +350,10 @@ class RemoteHost:
 
         def failed(failure: Any) -> Failures:
             why = clean(failure.getErrorMessage(), 300)
+            if failure.check(UnknownRun):
+                # Its end of the tensor stream is gone, say, before ours is.
+                self._reactor.callLater(0, self._lost, why)
+                return {}
             return {node: why for node in nodes}
 
         if self._control is None or self.gone:
