@@ -234,9 +234,9 @@ def _shares(records: Sequence[Mapping[str, Any]], trial: Trial) -> tuple[Share, 
     for record in records:
         chosen += record["selected"] is not None
         for node in set(record["excluded"]):
-            excluded[_place(node, n)] += 1
+            excluded[node] += 1
         for node in {one["node"] for one in record["refused"]}:
-            refused[_place(node, n)] += 1
+            refused[node] += 1
     return tuple(
         Share(
             node=node,
@@ -246,9 +246,3 @@ def _shares(records: Sequence[Mapping[str, Any]], trial: Trial) -> tuple[Share, 
         )
         for node in range(n)
     )
-
-
-def _place(node: Any, n: int) -> int:
-    if type(node) is not int or not 0 <= node < n:
-        raise ValueError("no node of this run")
-    return node
