@@ -47,6 +47,22 @@ class CatalogueTests(SynchronousTestCase):
                 x = torch.randn(4, *shape)
                 self.assertTrue(torch.equal(model[0](x), x))
 
+    def test_pooling_before_the_rectifier(self) -> None:
+        """Gradients have the bits that the usual order gives."""
+        for name, shape in (("small-cnn", (1, 28, 28)), ("cnn-mnist", (1, 28, 28)),
+                            ("cnn-cifar", (3, 32, 32))):  # fmt: skip
+            model = build(dict(f[:2] for f in BUILTIN)[name], {"shape": shape}, seed=1)
+            layers = list(model)
+            for i in (2, 5):
+                self.assertIsInstance(layers[i], nn.MaxPool2d)
+                layers[i : i + 2] = reversed(layers[i : i + 2])
+            usual = nn.Sequential(*layers)
+            x, leaves = torch.randn(8, *shape), list(model.parameters())
+            ours, theirs = (
+                torch.autograd.grad(m(x).square().sum(), leaves) for m in (model, usual)
+            )
+            self.assertTrue(all(map(torch.equal, ours, theirs)), name)
+
     def test_data_that_does_not_fit(self) -> None:
         """A model for images says what it needs."""
         for name, factory, _ in BUILTIN:

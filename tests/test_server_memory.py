@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from byzpy_tw.errors import LimitExceeded
 from byzpy_tw.nodes.spec import RunSpec
@@ -83,3 +85,34 @@ class TidyTests(SynchronousTestCase):
         self.failureResultOf(session.open_run("a", SPEC.to_json()), LimitExceeded)
         self.clock.advance(SETTLING)
         self.assertEqual(self.pool.given, [trim])
+
+
+ROUNDS = """
+import resource
+from byzpy_tw.kernels.memory import steady_heap
+steady_heap()
+import torch
+
+def round():
+    parts = [torch.ones(1 << 20) for _ in range(8)]  # 4 MiB each
+    return sum(float(part[0]) for part in parts)
+
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    round()
+before = faults()
+for _ in range(20):
+    round()
+print((faults() - before) / 20)
+"""
+
+
+class SteadyHeapTests(SynchronousTestCase):
+    def test_a_rounds_memory_is_kept_for_the_next(self) -> None:
+        """The system is asked for nothing once rounds are alike (it was 50 pages a round)."""
+        if not sys.platform.startswith("linux"):
+            raise SkipTest("the C library's heap is set up on Linux alone")
+        told = subprocess.run(
+            [sys.executable, "-c", ROUNDS], check=True, capture_output=True, text=True
+        )
+        self.assertLess(float(told.stdout), 5)

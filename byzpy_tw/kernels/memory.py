@@ -1,27 +1,39 @@
-"""Memory that runs have let go of, given back to the system."""
+"""The C library's heap: what it keeps between rounds, and what goes back to the system."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 
-_ARENA_MAX = -8  # glibc's M_ARENA_MAX, from malloc.h
-_ARENAS = 2
+# glibc's mallopt: its names and numbers, from malloc.h, and our values.
+_ARENA_MAX, _ARENAS = -8, 2
+_MMAP_THRESHOLD, _LARGE = -3, 32 << 20
+_TRIM_THRESHOLD, _KEPT = -1, 128 << 20
 
 
-def few_arenas() -> None:
-    """Keep the C library to two heaps; nothing where it has no such call.
+def steady_heap() -> None:
+    """Let the C library keep a round's memory for the next; nothing where it cannot.
 
-    It makes one for each thread that allocates at the same time as others, and
-    each keeps what it cannot give back: a process's size then wanders with
-    whatever its threads happened to hold together.  Tensors' large blocks are
-    taken from the system, so threads hardly wait for one another.  Call it
-    before there are threads.
+    Each round takes and frees the same activations and gradients, megabytes at a
+    time.  Left alone, the library gives them back to the system whenever some lie
+    free at the end of a heap, and the next round waits for the kernel to hand out
+    the same pages again, zeroed: up to a third of a gradient of `small-cnn`
+    (measured: 16 ms without, 24 with, for 3,057 page faults).  It keeps up to 128
+    MiB a heap here, until `trim`; blocks of 32 MiB and more are the system's own.
+
+    It also makes a heap for each thread that allocates at the same time as others:
+    a process's size then wanders with whatever its threads happened to hold
+    together.  Two are enough, since threads hardly wait for one another.
+
+    Call it before there are threads.
     """
-    try:
-        ctypes.CDLL(None).mallopt(_ARENA_MAX, _ARENAS)
-    except (AttributeError, OSError):
-        pass
+    for option, value in (
+        (_ARENA_MAX, _ARENAS), (_MMAP_THRESHOLD, _LARGE), (_TRIM_THRESHOLD, _KEPT),
+    ):  # fmt: skip
+        try:
+            ctypes.CDLL(None).mallopt(option, value)
+        except (AttributeError, OSError):
+            pass
 
 
 def trim() -> None:

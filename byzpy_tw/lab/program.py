@@ -12,7 +12,7 @@ from twisted.internet.task import LoopingCall
 
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.machine import cores
-from byzpy_tw.kernels.memory import few_arenas
+from byzpy_tw.kernels.memory import steady_heap
 from byzpy_tw.lab import text
 from byzpy_tw.lab.display import REDRAW_SECONDS, Lines, Live, display_for
 from byzpy_tw.lab.grid import Grid, command_of, digest_of, make_grid, options_of
@@ -54,7 +54,7 @@ def run_lab(
         cell = grid.cells[0]
         raise ConfigError(f"no cell can be run; {cell.defence}: {cell.impossible}")
     with _held(folder):
-        few_arenas()
+        steady_heap()
         start_logging(folder)
         from twisted.internet import reactor
 

@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import LimitExceeded, ServerError
-from byzpy_tw.kernels.memory import few_arenas, settle, trim
+from byzpy_tw.kernels.memory import settle, steady_heap, trim
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.nodes.host import NodeHost, build
@@ -87,7 +87,7 @@ class ByzpyServer(Service):
 
     def startService(self) -> None:
         super().startService()
-        few_arenas()
+        steady_heap()
         self.pool = self.make_pool(self.threads)
         self.tickets = Tickets(self.reactor, self.limits.ticket_seconds)
         factory: Any = Factory.forProtocol(lambda: Session(self))

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.errors import ByzpyTwError, Diverged, message_of
 from byzpy_tw.kernels.machine import cores
-from byzpy_tw.kernels.memory import few_arenas, settle
+from byzpy_tw.kernels.memory import settle, steady_heap
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugins import Registry
@@ -237,7 +237,7 @@ def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> 
 def _run(run: Prospect) -> int:
     from twisted.internet import reactor
 
-    few_arenas()
+    steady_heap()
     start_logging(run.directory.path)
     terminal = terminal_of(run.config, _print)
     return Program(reactor, terminal.tell).run(
