@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import SearchTooLarge
-from byzpy_tw.kernels import Gram, Points, combination, norms_of, parallel, products
+from byzpy_tw.kernels import Gram, Points, combination, gram, norms_of, parallel, products
 from byzpy_tw.kernels import combinations as sums
-from byzpy_tw.kernels import gram
-from byzpy_tw.kernels.gram import RUN, SAMPLE, norms_from, squared_distances
+from byzpy_tw.kernels.distances import squared_distances
+from byzpy_tw.kernels.gram import RUN, SAMPLE, norms_from
 from byzpy_tw.kernels.networks import program
 from byzpy_tw.kernels.parallel import ReactorThread, alone, in_order, pool, threads, using
 from byzpy_tw.kernels.search import MOST_STEPS, Cover, least_diameter
@@ -226,6 +226,23 @@ class ManyRowsTests(SynchronousTestCase):
                 norms = norms_of(torch.full((2, d), value))
                 exact = value * d**0.5
                 self.assertLess(float((norms / exact - 1).abs().max()), 1e-5)
+
+
+class TileTests(SynchronousTestCase):
+    @given(st.integers(1, 10**8), st.integers(1, 2**11).map(lambda k: 1024 * k))
+    def test_widths(self, d: int, most: int) -> None:
+        """No tile is too wide, and large work comes in shares for two threads or four."""
+        width = parallel.width_of_tiles(d, most)
+        self.assertLessEqual(width, min(d, most))
+        tiles = -(-d // width)
+        shares = -(-tiles // 4) * width  # the columns of the busiest of four threads
+        if d >= 2**18 and most >= 2**14:
+            self.assertLess(shares, 1.1 * d / 4 + 1024 * -(-tiles // 4))
+
+    def test_both_threads_end_together(self) -> None:
+        """The model of the examples: seven tiles of 65,536 columns would be four and three."""
+        width = parallel.width_of_tiles(421_642, 1 << 16)
+        self.assertEqual(-(-421_642 // width), 8)
 
 
 class ParallelTests(SynchronousTestCase):

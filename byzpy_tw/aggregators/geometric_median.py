@@ -13,6 +13,8 @@ step touches the vectors.
 
 from __future__ import annotations
 
+from functools import cached_property
+from math import sqrt
 from typing import Literal
 
 import numpy as np
@@ -31,7 +33,6 @@ from byzpy_tw.aggregators.rule import (
     promises,
     uniform,
 )
-from byzpy_tw.kernels.gram import ascending
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
 
@@ -76,13 +77,13 @@ class GeometricMedian:
         n = gram.size
         # The distance within which the most central row has a majority of the rows: no
         # minority can blow it up.
-        radii = ascending(gram.squared)[:, n // 2]
-        scale, central = float(radii.min().sqrt()), int(radii.argmin())
+        radii = np.partition(gram.squared.numpy(), n // 2, axis=1)[:, n // 2]
+        scale, central = float(np.sqrt(radii.min())), int(radii.argmin())
         if scale == 0.0 and self.nu is None:
             return uniform(n, [central])  # over half of the rows are this one
-        everything = torch.tensor([*range(n), n + 1])  # the rows and the origin
+        everything = [*range(n), n + 1]  # the rows and the origin
         space = _Space(
-            gram.whole[everything][:, everything].numpy(),
+            gram.whole.numpy()[np.ix_(everything, everything)],
             n,
             SMOOTHING * scale if self.nu is None else self.nu,
         )
@@ -97,6 +98,16 @@ class GeometricMedian:
 
 
 @frozen(eq=False)
+class _Place:
+    """A point of a `_Space`, and what it looks like from there."""
+
+    at: np.ndarray  # (n + 1,) weights
+    along: np.ndarray  # (n + 1,): inner products with the rows and the origin
+    square: float  # with itself
+    away: np.ndarray  # (n,): the distance of each row
+
+
+@frozen(eq=False, slots=False)
 class _Space:
     """Points as ``(n + 1,)`` weights, with a sum of one, over n rows and the origin.
 
@@ -111,106 +122,112 @@ class _Space:
     def along(self, at: np.ndarray) -> np.ndarray:
         return np.einsum("ij,j->i", self.inner, at)
 
-    def away(self, at: np.ndarray) -> np.ndarray:
-        """``(n,)``: the distance of each row to `at`."""
+    def place(self, at: np.ndarray) -> _Place:
         along = self.along(at)
-        squared = self.inner.diagonal() - 2 * along + (along * at).sum()
-        return np.sqrt(np.maximum(squared[: self.n], 0))
+        square = float((along * at).sum())
+        squared = self.lengths - 2 * along[: self.n] + square
+        return _Place(at, along, square, np.sqrt(np.maximum(squared, 0)))
 
-    def at_row(self, row: int) -> np.ndarray:
+    def row(self, row: int) -> _Place:
         at = np.zeros(self.n + 1)
         at[row] = 1
-        return at
+        return self.place(at)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """``(n,)``: the rows' squared lengths."""
+        return self.inner.diagonal()[: self.n]
 
     def length(self, difference: np.ndarray) -> float:
-        return float(np.sqrt(max(0.0, (difference * self.along(difference)).sum())))
+        return sqrt(max(0.0, float((difference * self.along(difference)).sum())))
 
-    def cost(self, away: np.ndarray) -> float:
+    def cost(self, place: _Place) -> float:
         """The sum of distances, each rounded off to a parabola below nu."""
+        away = place.away
         near = away < self.nu
+        if not near.any():
+            return float(away.sum())
         return float(np.where(near, (away * away / self.nu + self.nu) / 2, away).sum())
 
-    def weiszfeld(self, away: np.ndarray) -> np.ndarray:
-        pull = 1 / np.maximum(away, self.nu)
+    def weiszfeld(self, place: _Place) -> np.ndarray:
+        pull = 1 / np.maximum(place.away, self.nu)
         step = np.zeros(self.n + 1)
         step[: self.n] = pull / pull.sum()
         return step
 
-    def newton(self, at: np.ndarray, away: np.ndarray) -> np.ndarray | None:
+    def newton(self, place: _Place) -> np.ndarray | None:
         """Newton's step, as a change of weights.
 
         With z_i = row_i - at, a = 1 / distance and b = a^3 (0 below nu) the second
         derivative is ``sum(a) I - Z' diag(b) Z``; a step ``Z' q`` solves it if
         ``(sum(a) I - diag(b) Z Z') q = a``.
         """
-        n = self.n
-        along = self.along(at)
-        products = self.inner - along[:, None] - along + (along * at).sum()
+        n, along, away = self.n, place.along[: self.n], place.away
+        products = self.inner[:n, :n] - along[:, None] - along + place.square
         pull = 1 / np.maximum(away, self.nu)
         bend = np.where(away > self.nu, pull**3, 0.0)
-        system = -bend[:, None] * products[:n, :n]
+        system = -bend[:, None] * products
         system.flat[:: n + 1] += pull.sum()
         solved, trouble = torch.linalg.solve_ex(torch.from_numpy(system), torch.from_numpy(pull))
         change = solved.numpy()
         if int(trouble) or not np.isfinite(change).all():
             return None
-        step = -change.sum() * at
+        step = -change.sum() * place.at
         step[:n] += change
         return step
 
 
 def _minimise(
-    space: _Space, at: np.ndarray, max_iter: int, short: float, *, exact: bool
+    space: _Space, start: np.ndarray, max_iter: int, short: float, *, exact: bool
 ) -> np.ndarray:
-    away = space.away(at)
+    here = space.place(start)
     for step in range(max_iter):
         new = None
         if step == PLAIN_STEPS and exact:
-            row = space.at_row(int(away.argmin()))
-            new = _way_out(space, row, away)
+            row = space.row(int(here.away.argmin()))
+            new = _way_out(space, row, here)
             if new is row:
-                return row
+                return row.at
         if step >= PLAIN_STEPS and new is None:
-            new = _lower(space, at, away, short)
+            new = _lower(space, here, short)
         if new is None:
-            new = space.weiszfeld(away)
-        moved = space.length(new - at)
-        at, away = new, space.away(new)
+            new = space.place(space.weiszfeld(here))
+        moved = space.length(new.at - here.at)
+        here = new
         if moved <= short:
             break
-    if exact and float(away.min()) <= space.nu:
+    if exact and float(here.away.min()) <= space.nu:
         # Smoothing keeps it off a row by up to nu; which is it?
-        row = space.at_row(int(away.argmin()))
-        return row if _way_out(space, row, away) is row else at
-    return at
+        row = space.row(int(here.away.argmin()))
+        return row.at if _way_out(space, row, here) is row else here.at
+    return here.at
 
 
-def _lower(space: _Space, at: np.ndarray, away: np.ndarray, short: float) -> np.ndarray | None:
+def _lower(space: _Space, here: _Place, short: float) -> _Place | None:
     """Where Newton's step leads, if that is lower; half and a quarter of it are tried too."""
-    step = space.newton(at, away)
+    step = space.newton(here)
     if step is None:
         return None
     if space.length(step) <= short:
-        return at + step  # there; rounding decides which is lower
-    cost = space.cost(away)
+        return space.place(here.at + step)  # there; rounding decides which is lower
+    cost = space.cost(here)
     for share in (1.0, 0.5, 0.25):
-        new = at + share * step
-        if space.cost(space.away(new)) < cost:
+        new = space.place(here.at + share * step)
+        if space.cost(new) < cost:
             return new
     return None
 
 
-def _way_out(space: _Space, row: np.ndarray, away: np.ndarray) -> np.ndarray | None:
+def _way_out(space: _Space, row: _Place, here: _Place) -> _Place | None:
     """`row` itself where it is the minimum; else a point below it, if below here as well."""
     n = space.n
-    apart = space.away(row)
-    equal = apart <= space.nu
+    equal = row.away <= space.nu
     pull = np.zeros(n + 1)
-    np.divide(1, apart, out=pull[:n], where=~equal)
+    np.divide(1, row.away, out=pull[:n], where=~equal)
     total = pull.sum()
-    force, weight = space.length(pull - total * row), int(equal.sum())
+    force, weight = space.length(pull - total * row.at), int(equal.sum())
     if force <= weight:
         return row
     out = pull / total
-    out = out + (weight / force) * (row - out)
-    return out if space.cost(space.away(out)) < space.cost(away) else None
+    new = space.place(out + (weight / force) * (row.at - out))
+    return new if space.cost(new) < space.cost(here) else None

@@ -18,7 +18,7 @@ from byzpy_tw.aggregators.rule import (
     promises,
     uniform,
 )
-from byzpy_tw.kernels.gram import ascending
+from byzpy_tw.kernels.distances import ascending
 from byzpy_tw.kernels.parallel import in_order
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import attrs
+import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -95,18 +96,20 @@ def check(rule: Any, n: int) -> None:
 
 def sound(rule: Any, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
     """`weights`, as float64; `BadRuleOutput` unless finite and of the right shape."""
-    if (
-        not isinstance(weights, Tensor)
-        or weights.ndim != len(shape)
-        or weights.shape[-1] != shape[-1]
-        or not weights.shape[0]
-        or not torch.isfinite(weights).all()
-    ):
-        got = tuple(getattr(weights, "shape", ())) or type(weights).__name__
-        raise BadRuleOutput(
-            f"{type(rule).__name__} gave weights {got}, expected finite ones over {shape[-1]} rows"
-        )
-    return weights.to("cpu", torch.float64)
+    fits = (
+        isinstance(weights, Tensor)
+        and weights.ndim == len(shape)
+        and weights.shape[-1] == shape[-1]
+        and weights.shape[0] > 0
+    )
+    if fits:
+        plain = weights.detach().to("cpu", torch.float64)
+        if np.isfinite(plain.numpy()).all():
+            return plain
+    got = tuple(getattr(weights, "shape", ())) or type(weights).__name__
+    raise BadRuleOutput(
+        f"{type(rule).__name__} gave weights {got}, expected finite ones over {shape[-1]} rows"
+    )
 
 
 def aggregate(

@@ -8,9 +8,9 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from byzpy_tw.kernels.parallel import in_order
+from byzpy_tw.kernels.parallel import in_order, width_of_tiles
 
-TILE = 1 << 16  # columns at a time: one torch call each
+TILE = 1 << 16  # columns at a time, at most: one torch call each
 GATHERED = 1 << 14  # columns at a time where rows have to be copied together
 
 
@@ -31,10 +31,11 @@ def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Ten
     together = len(used) == n or (finite and 4 * len(used) > n)
     factor = weights.to(matrix.device, dtype)
     shares = weights.tolist()
+    width = width_of_tiles(d, TILE)
 
     def start() -> Callable[[int], None]:
         def piece(tile: int) -> None:
-            columns = slice(tile * TILE, (tile + 1) * TILE)
+            columns = slice(tile * width, (tile + 1) * width)
             if together:
                 part = matrix[:, columns].to(dtype).T
                 if dtype == matrix.dtype:
@@ -49,7 +50,7 @@ def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Ten
 
         return piece
 
-    in_order(start, ceil(d / TILE))
+    in_order(start, ceil(d / width))
     return answer
 
 
@@ -64,15 +65,16 @@ def combinations(matrix: Tensor, weights: Tensor) -> Tensor:
     m, d = weights.shape[0], matrix.shape[1]
     answer = matrix.new_empty(m, d)
     mix, used = factors(matrix, weights)
+    width = width_of_tiles(d, GATHERED)
 
     def start() -> Callable[[int], None]:
         def piece(tile: int) -> None:
-            columns = slice(tile * GATHERED, (tile + 1) * GATHERED)
+            columns = slice(tile * width, (tile + 1) * width)
             answer[:, columns] = torch.mm(mix, gathered(matrix[:, columns], used, mix.dtype))
 
         return piece
 
-    in_order(start, ceil(d / GATHERED))
+    in_order(start, ceil(d / width))
     return answer
 
 

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from functools import cache
+from math import ceil
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -27,6 +28,10 @@ P = ParamSpec("P")
 # when first needed: keeping them costs 0.05 ms a call, starting them anew each
 # time 1.4 ms (measured, two threads).
 MOST_WORKERS = 64
+
+_SHARES = 4
+_STEP = 1024  # columns: a tile is a whole number of times that
+_SMALL = 1 << 14
 
 
 def pool(threads: int, name: str = "byzpy_tw") -> ThreadPoolExecutor:
@@ -118,6 +123,18 @@ def alone(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
             return function(*args, **kwargs)
 
     return _crew(os.getpid()).submit(context.run, call).result()
+
+
+def width_of_tiles(d: int, most: int) -> int:
+    """Columns to a tile, `most` or fewer, for `d` columns: a function of these alone.
+
+    The tiles are about as wide as one another, and four of them or a multiple, so that
+    two threads or four end together.  Those of `most` would be seven, say, and one
+    thread would wait for the other's fourth.  What is small is not worth dividing.
+    """
+    tiles = ceil(d / most / _SHARES) * _SHARES
+    even = ceil(d / tiles / _STEP) * _STEP
+    return min(d, most, max(even, _SMALL))
 
 
 def in_order(start: Callable[[], Callable[[int], T]], count: int) -> list[T]:

@@ -12,20 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+import numpy as np
 import torch
 from attrs import define, field
 from torch import Tensor
 
 from byzpy_tw.kernels.combine import combination, combinations, factors, gathered, working
-from byzpy_tw.kernels.gram import (
-    Products,
-    distances_of,
-    norms_from,
-    norms_of,
-    products,
-    squared_distances,
-    symmetric,
-)
+from byzpy_tw.kernels.distances import distances_of, squared_distances, symmetric
+from byzpy_tw.kernels.gram import Products, norms_from, norms_of, products
 from byzpy_tw.vectors import NORM_LIMIT
 
 
@@ -69,9 +63,9 @@ class Gram:
         """``(m,)``: the points' own norms, as seen from the origin."""
         if self._norms is not None:
             return self._norms()
-        whole, m = self.whole, self.size
+        whole, m = self.whole.numpy(), self.size
         squared = whole.diagonal()[:m] - 2 * whole[-1, :m] + whole[-1, -1]
-        return squared.clamp_(min=0).sqrt_()
+        return torch.from_numpy(np.sqrt(np.maximum(squared, 0)))
 
     @cached_property
     def squared(self) -> Tensor:
@@ -100,10 +94,11 @@ class Gram:
 
         def whole() -> Tensor:
             k, m = mix.shape
-            wide = mix.new_zeros(k + 2, m + 2)
-            wide[:k, :m] = mix
-            wide[:k, -1] = 1 - mix.sum(dim=1)
-            wide[-2, -2] = wide[-1, -1] = 1
+            wider, given = np.zeros((k + 2, m + 2)), mix.numpy()
+            wider[:k, :m] = given
+            wider[:k, -1] = 1 - given.sum(axis=1)
+            wider[-2, -2] = wider[-1, -1] = 1
+            wide = torch.from_numpy(wider)
             return symmetric(wide @ self.whole @ wide.T)
 
         return Gram(mix.shape[0], whole)
@@ -144,19 +139,18 @@ class Points:
         if self._gram is not None:
             return self._gram
         assert self.mix is None, "combined points get their Gram from what they combine"
-        rows = tuple(range(len(self.matrix))) if self.rows is None else self.rows
-        index = torch.tensor(rows)
-        wide = torch.tensor([*rows, len(self.matrix), len(self.matrix) + 1])
+        n = len(self.matrix)
+        rows = list(range(n) if self.rows is None else self.rows)
+
+        def whole() -> Tensor:
+            inner = self.products.inner
+            wide = [*rows, n, n + 1]
+            return inner if self.rows is None else inner[wide][:, wide]
 
         def away(point: int) -> Tensor:
-            return norms_of(self.matrix, self.matrix[rows[point]])[index].square_()
+            return norms_of(self.matrix, self.matrix[rows[point]])[rows].square_()
 
-        return Gram(
-            self.size,
-            lambda: self.products.inner if self.rows is None else self.products.inner[wide][:, wide],
-            lambda: self._row_norms[index],
-            away,
-        )
+        return Gram(self.size, whole, lambda: self.norms, away)
 
     def refused(self, *, geometric: bool) -> tuple[int, ...]:
         """The rows of the matrix with a NaN, an infinity or too large a norm.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from byzpy_tw.kernels.networks import Program, Wanted, program
-from byzpy_tw.kernels.parallel import in_order
+from byzpy_tw.kernels.parallel import in_order, width_of_tiles
 from byzpy_tw.kernels.points import Points
 
 Rows = Sequence[Tensor]
@@ -92,7 +92,8 @@ def _width(points: Points) -> int:
     """Columns to a tile; many, since each step on a tile costs 3 us to call."""
     if points.matrix.device.type != "cpu":
         return points.matrix.shape[1]
-    return min(points.matrix.shape[1], max(1024, min(1 << 16, (3 << 20) // points.size)))
+    most = max(1024, min(1 << 16, (3 << 20) // points.size))
+    return width_of_tiles(points.matrix.shape[1], most)
 
 
 def _middle(n: int) -> range:
