@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from byzpy_tw.kernels.parallel import alone, in_order
+from byzpy_tw.kernels.parallel import alone, in_order, width_of_tiles
 
 TILE = 32_768  # columns at a time: a few rows of these in float64 stay in cache
+MOMENTS_TILE = 65_536  # of one row at a time, at most
 GRAM_TILE = 8_192  # columns at a time of all rows together
 
 
@@ -30,24 +31,25 @@ def moments(vectors: Tensor, *, std: bool = True) -> tuple[Tensor, Tensor | None
     unless asked for.
     """
     h, d = vectors.shape
+    width = width_of_tiles(d, MOMENTS_TILE)
     mean = vectors.new_empty(d)
     spread = vectors.new_empty(d) if std else None
 
     def start() -> Callable[[int], None]:
-        rooms = torch.empty(3, TILE, dtype=torch.float64, device=vectors.device)
+        rooms = torch.empty(3 if std else 1, width, dtype=torch.float64, device=vectors.device)
 
         def piece(turn: int) -> None:
-            part = _part(turn, TILE)
+            part = _part(turn, width)
             tile = vectors[:, part]
-            total, squares, off = rooms[:, : tile.shape[1]]
-            total.zero_()
-            for row in tile:
+            room = rooms[:, : tile.shape[1]]
+            total = room[0].copy_(tile[0])
+            for row in tile[1:]:
                 total += row
             total /= h
             mean[part] = total
             if spread is None:
                 return
-            squares.zero_()
+            squares, off = room[1].zero_(), room[2]
             for row in tile:
                 torch.sub(row, total, out=off)
                 squares += off.mul_(off)
@@ -55,7 +57,7 @@ def moments(vectors: Tensor, *, std: bool = True) -> tuple[Tensor, Tensor | None
 
         return piece
 
-    alone(in_order, start, ceil(d / TILE))
+    alone(in_order, start, ceil(d / width))
     return mean, spread
 
 
