@@ -5,13 +5,14 @@
 The job: 3 honest and 1 Byzantine node (the honest mean, turned round), small-cnn on
 mnist5k, batch 64, multi-krum with f = 1 and q = 2, on three servers of this machine.
 
-    ours        `twistd byzpy-server` processes and a trainer
-    in-process  the same run in one process
-    byzpy       three `byzpy` remote actor servers and its ParameterServer; the same
-                network as plain torch, as in its examples
-    byzpy-last  the same, but for its model: ours, which works channels last
-    bare        the three gradients alone, two micro-batches each, on a pool of all
-                cores in one process, torch held to one thread in each
+    ours         `twistd byzpy-server` processes and a trainer
+    in-process   the same run in one process
+    byzpy        ByzPy's distributed example: remote actor servers, its ParameterServer
+    byzpy-lean   the same, without pools and loaders (see `byzpy_example.py`)
+    bare         the three gradients alone, one after the other, each by torch's own
+                 threads on all cores; the network of the example
+    bare-best    the same gradients as our nodes compute them: our network, two
+                 micro-batches each on a pool of all cores, memory kept between rounds
 
 Each has a turn in each pair; a turn is the median round of `--rounds`, without the
 first five.  The ratios are medians over the pairs.  Where the peers are not installed
@@ -30,12 +31,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-BATCH, LR, SEED = 64, 0.05, 42
-WAYS = ("ours", "in-process", "byzpy", "byzpy-last", "bare")
+BATCH = 64
+WAYS = ("ours", "in-process", "byzpy", "byzpy-lean", "bare", "bare-best")
 SKIPPED = 5  # rounds at the start of each turn
 
 
@@ -52,16 +53,33 @@ def ours(rounds: int, where: list[str]) -> float:
 
 
 def bare(rounds: int) -> float:
+    from byzpy_example import BATCH, Learner
+
+    from byzpy_tw import datasets
+
+    data, nodes = datasets.mnist5k(), [Learner() for _ in range(3)]
+    batches = []
+    for i, node in enumerate(nodes):
+        node.learn()
+        part = slice(i * BATCH, (i + 1) * BATCH)
+        batches.append((data.inputs(data.train.x[part]), data.train.y[part]))
+    return clocked(
+        rounds, lambda: [node.gradient(*batch) for node, batch in zip(nodes, batches)]
+    )
+
+
+def bare_best(rounds: int) -> float:
     import torch
 
     from byzpy_tw import datasets, models
     from byzpy_tw.kernels.machine import cores
+    from byzpy_tw.kernels.memory import steady_heap
     from byzpy_tw.kernels.parallel import pool
 
+    steady_heap()
     data = datasets.mnist5k()
     model = models.build(models.small_cnn, {}, seed=1)
-    leaves = list(model.parameters())
-    half = BATCH // 2
+    leaves, half = list(model.parameters()), BATCH // 2
 
     def gradient(turn: int) -> None:
         part = slice(turn * half, (turn + 1) * half)
@@ -69,89 +87,26 @@ def bare(rounds: int) -> float:
         loss = torch.nn.functional.cross_entropy(logits, data.train.y[part], reduction="sum")
         torch.autograd.grad(loss / BATCH, leaves)
 
-    times = []
     with pool(cores()) as workers:
-        for _ in range(rounds):
-            begun = time.perf_counter()
-            list(workers.map(gradient, range(6)))
-            times.append(time.perf_counter() - begun)
-    return median(times[SKIPPED:])
+        return clocked(rounds, lambda: list(workers.map(gradient, range(6))))
 
 
-# -- ByzPy: its nodes keep a model each, and are sent the aggregate
-
-
-def nodes() -> tuple[type, type]:
-    """Node classes that travel to the servers by value, as in ByzPy's examples."""
-    import torch
-    from byzpy.engine.node.base import ByzantineNode, HonestNode
-
-    class Honest(HonestNode):
-        def __init__(self, index: int, plain: bool) -> None:
-            from byzpy_tw import datasets, models
-
-            self.data = datasets.mnist5k()
-            layers = list(models.build(models.small_cnn, {}, seed=1))
-            # The first one has no parameters: it puts the channels last.
-            self.model = torch.nn.Sequential(*layers[1 if plain else 0 :])
-            self.leaves = list(self.model.parameters())
-            self.optimizer = torch.optim.SGD(self.leaves, lr=LR, momentum=0.9)
-            self.draw = torch.Generator().manual_seed(index)
-            self.mine = torch.arange(index, 4000, 3)
-
-        def next_batch(self) -> Any:
-            chosen = self.mine[torch.randint(len(self.mine), (BATCH,), generator=self.draw)]
-            return self.data.inputs(self.data.train.x[chosen]), self.data.train.y[chosen]
-
-        def honest_gradient(self, x: Any, y: Any) -> Any:
-            loss = torch.nn.functional.cross_entropy(self.model(x), y)
-            return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, self.leaves)])
-
-        def apply_server_gradient(self, grad_vec: Any) -> None:
-            offset = 0
-            for leaf in self.leaves:
-                part = torch.as_tensor(grad_vec)[offset : offset + leaf.numel()]
-                leaf.grad = part.reshape(leaf.shape).clone()
-                offset += leaf.numel()
-            self.optimizer.step()
-
-    class Byzantine(ByzantineNode):
-        def next_batch(self) -> Any: ...
-        def apply_server_gradient(self, grad_vec: Any) -> None: ...
-
-        def byzantine_gradient(self, x: Any, y: Any, honest_grads: Any = None) -> Any:
-            return -torch.stack([torch.as_tensor(g) for g in honest_grads]).mean(dim=0)
-
-    return Honest, Byzantine
-
-
-async def byzpy_rounds(rounds: int, ports: list[int], plain: bool) -> float:
-    from byzpy.aggregators.geometric_wise.krum import MultiKrum
-    from byzpy.engine.actor.backends.remote import RemoteActorBackend
-    from byzpy.engine.node.actors import ByzantineNodeActor, HonestNodeActor
-    from byzpy.engine.parameter_server.ps import ParameterServer
-
-    honest, byzantine = nodes()
-    actors = [
-        await HonestNodeActor.spawn(
-            honest, backend=RemoteActorBackend("127.0.0.1", ports[i % len(ports)]), args=(i, plain)
-        )
-        for i in range(3)
-    ]
-    attacker = await ByzantineNodeActor.spawn(
-        byzantine, backend=RemoteActorBackend("127.0.0.1", ports[0])
-    )
-    server = ParameterServer(actors, [attacker], MultiKrum(f=1, q=2))
+def clocked(rounds: int, call: Callable[[], object]) -> float:
+    """Seconds of a call, the median of `rounds` but for the first ones."""
     times = []
     for _ in range(rounds):
         begun = time.perf_counter()
-        await server.round()
+        call()
         times.append(time.perf_counter() - begun)
-    await server.shutdown()
     return median(times[SKIPPED:])
 
 
-def byzpy(rounds: int, servers: int, plain: bool) -> float:
+# -- ByzPy's servers, and a turn of each way
+
+
+def byzpy(rounds: int, servers: int, lean: bool) -> float:
+    import byzpy_example
+
     ports = []
     for _ in range(servers):
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -170,7 +125,9 @@ def byzpy(rounds: int, servers: int, plain: bool) -> float:
                     break
                 except OSError:
                     time.sleep(0.1)
-        return asyncio.run(byzpy_rounds(rounds, ports, plain))
+        with tempfile.TemporaryDirectory() as folder:
+            byzpy_example.write_mnist(Path(folder))
+            return asyncio.run(byzpy_example.rounds(rounds, SKIPPED, ports, folder, lean))
     finally:
         for process in started:
             process.kill()
@@ -209,10 +166,10 @@ def main() -> None:
         return
     if args.turn:
         way, rounds, servers = args.turn
-        if way == "bare":
-            print(bare(int(rounds)))
+        if way.startswith("bare"):
+            print((bare if way == "bare" else bare_best)(int(rounds)))
         else:
-            print(byzpy(int(rounds), int(servers), way == "byzpy"))
+            print(byzpy(int(rounds), int(servers), lean=way == "byzpy-lean"))
         return
     ways = args.only.split(",")
     times: dict[str, list[float]] = {way: [] for way in ways}
@@ -220,10 +177,10 @@ def main() -> None:
         for way in ways:
             times[way].append(turn(way, args.rounds, args.servers))
         print(f"pair {pair}: " + ", ".join(f"{w} {times[w][-1] * 1e3:.1f} ms" for w in ways))
-    print(f"\n{'way':12}{'ms a round':>11}{'x bare':>8}{'x byzpy':>9}")
+    print(f"\n{'way':12}{'ms a round':>11}{'x bare':>8}{'x bare-best':>13}{'x byzpy':>9}")
     for way in ways:
         row = f"{way:12}{median(times[way]) * 1e3:11.1f}"
-        for base, width in (("bare", 8), ("byzpy", 9)):
+        for base, width in (("bare", 8), ("bare-best", 13), ("byzpy", 9)):
             shares = [a / b for a, b in zip(times[way], times.get(base, []))]
             row += f"{median(shares):{width}.2f}" if shares else f"{'-':>{width}}"
         print(row)
