@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import (
@@ -69,13 +71,32 @@ class FileTests(SynchronousTestCase):
     def test_a_copy(self) -> None:
         """Shares no memory with what it was made from."""
         one = state()
-        other = one.copied()
+        other = one.kept()
         one.parameters.add_(1)
         one.momenta[0].add_(1)
         one.aggregation["aggregator"]["previous"].add_(1)
         self.assertTrue(same(other.parameters, state().parameters))
         self.assertTrue(same(other.momenta, state().momenta))
         self.assertTrue(same(other.aggregation, state().aggregation))
+
+    def test_a_large_one(self) -> None:
+        """Is kept as it is, but for containers that the run adds to."""
+        one = state()
+        self.patch(checkpoint, "LARGE", 1)
+        other = one.kept()
+        self.assertIs(other.parameters, one.parameters)
+        self.assertIs(other.momenta[0], one.momenta[0])
+        one.momenta[5], one.history[3] = torch.ones(5), {}
+        del one.aggregation["aggregator"]["seen"]
+        for name in ("momenta", "history", "aggregation"):
+            self.assertTrue(same(getattr(other, name), getattr(state(), name)), name)
+
+    def test_how_large(self) -> None:
+        """All tensors and arrays count, wherever they are."""
+        size = 4 * 5 * 4 + 5 * 2 + 5 * 4 + 3 * 8
+        for least, large in ((size, True), (size + 1, False)):
+            self.patch(checkpoint, "LARGE", least)
+            self.assertEqual(state().large, large)
 
     def test_the_newest_are_kept(self) -> None:
         """Two, or as many as asked for."""
@@ -183,6 +204,36 @@ class SavingTests(SynchronousTestCase):
         self.successResultOf(second)
         self.assertEqual(self.done, ["records"] * 2)
 
+    def test_a_large_one_is_waited_for(self) -> None:
+        """The run does not go on to change what is being written; a copy it may change."""
+        for large in (True, False):
+            self.patch(checkpoint, "LARGE", 1 if large else 1 << 20)
+            saving = self.saving(1)
+            saving.begin(state(1), 0.0)
+            saving.begin(state(2), 0.0)
+            back = Deferred.fromCoroutine(saving.returned())
+            if large:
+                self.assertNoResult(back)
+                self.pool.turn()
+                self.assertNoResult(back)
+            self.pool.drain()
+            self.successResultOf(back)
+            self.successResultOf(Deferred.fromCoroutine(saving.returned()))
+
+    def test_waiting_for_one_that_cannot_be_written(self) -> None:
+        """It is not the wait that fails; a wait that is given up is."""
+        self.patch(checkpoint, "LARGE", 1)
+        saving = self.saving(1)
+        saving.begin(state(1), 0.0).addErrback(lambda why: why.trap(CannotRecord))
+        given_up = Deferred.fromCoroutine(saving.returned())
+        given_up.cancel()
+        self.failureResultOf(given_up, CancelledError)
+        self.folder.rename(self.folder.with_suffix(".away"))
+        self.addCleanup(self.folder.with_suffix(".away").rename, self.folder)
+        back = Deferred.fromCoroutine(saving.returned())
+        self.pool.drain()
+        self.successResultOf(back)
+
     def test_one_that_cannot_be_written(self) -> None:
         """Fails, and is remembered."""
         saving = self.saving(1)
@@ -193,6 +244,38 @@ class SavingTests(SynchronousTestCase):
         self.failureResultOf(writing, CannotRecord)
         self.assertIsInstance(saving.failed, CannotRecord)
         self.failureResultOf(Deferred.fromCoroutine(saving.settled()), CannotRecord)
+
+
+RUNS = """
+import sys
+import byzpy_tw
+from byzpy_tw.runs import checkpoint
+
+def go(folder):
+    return byzpy_tw.run(
+        in_process=True, dataset="mnist5k", model="logreg", num_honest=4, num_byz=1, f=1,
+        attack="mimic:adaptive=true", aggregator="centered-clipping", worker_momentum=0.9,
+        rounds=6, checkpoint_interval=1, keep_checkpoints="all", run_dir=folder,
+    )
+
+go(sys.argv[1] + "/copied")
+checkpoint.LARGE = 0
+go(sys.argv[1] + "/lent")
+"""
+
+
+class LargeRunTests(SynchronousTestCase):
+    def test_checkpoints_of_lent_states(self) -> None:
+        """A run whose checkpoints are written from its own tensors writes the same ones."""
+        where = folder(self)
+        subprocess.run([sys.executable, "-c", RUNS, str(where)], check=True, capture_output=True)
+        copied, lent = (checkpoint.checkpoints(where / name) for name in ("copied", "lent"))
+        self.assertEqual([path.name for path in copied], [path.name for path in lent])
+        self.assertEqual(len(lent), 6)
+        for one, other in zip(map(checkpoint.read, copied), map(checkpoint.read, lent)):
+            for name in ("round", "parameters", "velocity", "momenta", "history",
+                         "aggregation", "attack", "probation"):  # fmt: skip
+                self.assertTrue(same(getattr(one, name), getattr(other, name)), name)
 
 
 CONFIGURATION = RunConfig(in_process=True, seed=5)

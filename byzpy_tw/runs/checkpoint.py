@@ -26,6 +26,7 @@ from torch import Tensor
 from byzpy_tw.errors import BadRuleOutput, CannotRecord, DamagedCheckpoint
 
 MAGIC = b"byzpy_tw checkpoint 1\n"
+LARGE = 1 << 27  # bytes of a state that is not copied to be written
 _NAME = re.compile(r"checkpoint\.(\d{8,})")
 _NUMPY = "byzpy_tw: numpy"  # the key that marks what was an array
 _DIGEST = hashlib.sha256().digest_size
@@ -51,24 +52,43 @@ class State:
     probation: Mapping[str, Any] = field(factory=dict)
     elapsed: float = 0.0
 
-    def copied(self) -> State:
-        """The same in memory of its own."""
-        return State(**{name: _copied(value) for name, value in _fields(self)})
+    @property
+    def large(self) -> bool:
+        """Whether a copy would be a good part of a small machine's memory."""
+        return sum(map(_nbytes, attrs.astuple(self, recurse=False))) >= LARGE
+
+    def kept(self) -> State:
+        """What this state is now, to be written while the run goes on.
+
+        In memory of its own; of a `large` one tensors and arrays are the run's own, which
+        must leave them alone until they are written.
+        """
+        copy = not self.large
+        return State(**{name: _copied(value, copy) for name, value in _fields(self)})
 
 
 def _fields(state: State) -> Iterator[tuple[str, Any]]:
     return ((f.name, getattr(state, f.name)) for f in attrs.fields(State))
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.clone()
-    if isinstance(value, np.ndarray):
-        return value.copy()
+def _nbytes(value: Any) -> int:
+    if isinstance(value, (Tensor, np.ndarray)):
+        return value.nbytes
     if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items()}
+        return sum(map(_nbytes, value.values()))
+    return sum(map(_nbytes, value)) if isinstance(value, (list, tuple)) else 0
+
+
+def _copied(value: Any, numbers: bool) -> Any:
+    """`value` with containers of its own, and tensors and arrays too if `numbers`."""
+    if isinstance(value, Tensor):
+        return value.clone() if numbers else value
+    if isinstance(value, np.ndarray):
+        return value.copy() if numbers else value
+    if isinstance(value, Mapping):
+        return {key: _copied(item, numbers) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_copied, value))
+        return type(value)(_copied(item, numbers) for item in value)
     return value
 
 

@@ -76,7 +76,8 @@ class Ran:
     """A round that was run: its line of rounds.jsonl but for ``parameters_sha256``,
     which `digest` fires with, while the next round is under way.
 
-    ``state`` is what the run was right after it, where that was wanted.
+    ``state`` is what the run was right after it, where that was wanted: of a `large` one
+    the run's own tensors, which the next `commit` changes.
     """
 
     record: dict[str, Any]
@@ -302,7 +303,7 @@ class Rounds:
     ) -> tuple[Aggregated, State | None, list[str]]:
         """From the vectors to the next state, in one visit to the pool.
 
-        Also a copy of that state, to `keep`, and what is new of the nodes' conduct.
+        Also that state, to `keep`, and what is new of the nodes' conduct.
         """
         round, verdict, number = gathered.round, gathered.verdict, gathered.round.number
         aggregation = self.rules.aggregation
@@ -320,7 +321,7 @@ class Rounds:
         news = self._judge(round, gathered.slow)
         self._outgoing = self._travelling()
         self.done = number + 1
-        state = self.state().copied() if keep else None
+        state = self.state().kept() if keep else None
         return evolve(aggregated, vector=None), state, news  # its memory goes now
 
     def _judge(self, round: Round, slow: frozenset[int]) -> list[str]:

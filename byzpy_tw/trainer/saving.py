@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import define, evolve, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from byzpy_tw.runs import checkpoint
 from byzpy_tw.runs.checkpoint import State
@@ -38,6 +38,7 @@ class Saving:
     _last: float = field(init=False)  # when that was
     _rest: float = field(default=0.0, init=False)  # no other one until then
     _writing: Shared[None] | None = field(default=None, init=False)
+    _lent: bool = field(default=False, init=False)  # whether it writes the run's own tensors
     failed: Exception | None = field(default=None, init=False)  # why one was not written
 
     def __attrs_post_init__(self) -> None:
@@ -56,12 +57,13 @@ class Saving:
         return old and now >= self._rest
 
     def begin(self, state: State, elapsed: float) -> Deferred[None]:
-        """Write `state`, after the one that is being written.
+        """Write `state`, after the one that is being written; see `returned`.
 
         Fires when it is on the disk.  Fails with `CannotRecord` or `BadRuleOutput`.
         """
         self._begun, self._last = state.round, self._reactor.seconds()
         self._rest = float("inf")  # until it is done
+        self._lent = self._lent or state.large
         self._writing = Shared(self._write(self._writing, evolve(state, elapsed=elapsed)))
         return self._writing.wait()
 
@@ -80,6 +82,16 @@ class Saving:
             raise
         now = self._reactor.seconds()
         self.round, self._rest = state.round, now + SHARE * (now - began)
+
+    async def returned(self) -> None:
+        """Until the run may change its tensors: a `large` state is written from them.
+
+        Whether that went well, others are told.
+        """
+        if self._lent and self._writing is not None:
+            written = self._writing.wait()
+            await written.addErrback(lambda why: why if why.check(CancelledError) else None)
+            self._lent = False
 
     async def settled(self) -> None:
         """Until nothing is being written.  Raises why one could not be."""

@@ -170,6 +170,7 @@ class Training:
         for number in range(self.begun.round, config.rounds):
             gathered = await rounds.gather(number)
             await settled(self._tail)
+            await self._saving.returned()
             keep = self._saving.due(number + 1)
             # From here to its record, a round is not interrupted.
             ran = Shared(rounds.commit(gathered, keep=keep))
