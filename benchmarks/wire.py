@@ -9,7 +9,8 @@ each pair, so that all see the same machine; medians, and ratios to the blocking
 
     raw       blocking sockets: sendall from the memory, recv_into it
     ours      byzpy_tw.wire.stream.TensorStream
-    amp       AMP boxes of 60,000 bytes, no answers asked for
+    amp       AMP boxes of 60,000 bytes, as AMP has them by default: each is answered
+    amp-told  the same without answers: the sender never learns what has arrived
     pickle    length-prefixed pickles of numpy arrays over asyncio streams
 
 By every way a tensor in memory of the sender's ends up in a tensor of the receiver's
@@ -49,9 +50,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from byzpy_tw.wire.frames import Header, Kind
 
-WAYS = ("raw", "ours", "amp", "pickle", "tls-raw", "tls-ours")
+WAYS = ("raw", "ours", "amp", "amp-told", "pickle", "tls-raw", "tls-ours")
+AMP = ("amp", "amp-told")
 BASE = {"tls-ours": "tls-raw", "tls-raw": "tls-raw"}
 BOX = 60_000
+IN_HAND = 4  # frames that a sender on a reactor has begun
 TRIPS = 1_000
 
 # -- a certificate for both ends
@@ -175,8 +178,8 @@ def receive_twisted(
             if meter.frame(size):
                 done()
 
-    if way == "amp":
-        protocol: Any = _amp(lambda count: meter.frame(count) and done(), size)
+    if way in AMP:
+        protocol: Any = _amp(lambda count: meter.frame(count) and done(), size, way)
     else:
         from byzpy_tw.wire.stream import TensorStream
 
@@ -223,12 +226,13 @@ def _greeting(stream: Any, begins: bool) -> Any:
     return Greeting()
 
 
-def _amp(frame: Callable[[int], Any], size: int) -> Any:
+def _amp(frame: Callable[[int], Any], size: int, way: str) -> Any:
+    from twisted.internet.defer import gatherResults
     from twisted.protocols import amp
 
     class Chunk(amp.Command):
         arguments = [(b"data", amp.String())]
-        requiresAnswer = False
+        requiresAnswer = way == "amp"
 
     place = memoryview(bytearray(size))
 
@@ -244,10 +248,11 @@ def _amp(frame: Callable[[int], Any], size: int) -> Any:
                 frame(size)
             return {}
 
-        def push(self, tensor: torch.Tensor) -> None:
+        def push(self, tensor: torch.Tensor) -> Any:
             data = tensor.numpy().tobytes()
-            for a in range(0, size, BOX):
-                self.callRemote(Chunk, data=data[a : a + BOX])
+            parts = (data[a : a + BOX] for a in range(0, size, BOX))
+            asked = [self.callRemote(Chunk, data=part) for part in parts]
+            return gatherResults(asked) if way == "amp" else None
 
     return Protocol()
 
@@ -257,7 +262,7 @@ def _amp(frame: Callable[[int], Any], size: int) -> Any:
 
 def send(way: str, port: int, size: int, pem: str) -> None:
     """Send frames until the other side hangs up."""
-    if way in ("ours", "tls-ours", "amp"):
+    if way in ("ours", "tls-ours", *AMP):
         send_twisted(way, port, size)
         return
     array = np.random.default_rng(0).standard_normal(size // 4).astype(np.float32)
@@ -294,7 +299,12 @@ def send_twisted(way: str, port: int, size: int) -> None:
             reactor.stop()
 
     if way == "amp":
-        protocol: Any = _amp(lambda count: None, size)
+        protocol: Any = _amp(lambda count: None, size, way)
+
+        def more() -> None:
+            protocol.push(vector).addCallbacks(lambda _: reactor.callLater(0, more), stop)
+    elif way == "amp-told":
+        protocol = _amp(lambda count: None, size, way)
 
         def more() -> None:
             # As the transport drains: a queue of all frames would be the slower way.
@@ -323,11 +333,11 @@ def send_twisted(way: str, port: int, size: int) -> None:
     if way.startswith("tls"):
         where = endpoints.wrapClientTLS(tls.CertificateOptions(verify=False), where)
         made: Callable[[], Any] = protocol.connectionMade
-        protocol.connectionMade = lambda: (made(), more(), more())
+        protocol.connectionMade = lambda: (made(), [more() for _ in range(IN_HAND)])
         endpoints.connectProtocol(where, _greeting(protocol, begins=True)).addErrback(stop)
     else:
         endpoints.connectProtocol(where, protocol).addCallbacks(
-            lambda _: (more(), more()), stop
+            lambda _: [more() for _ in range(IN_HAND)], stop
         )
     reactor.run()
 
