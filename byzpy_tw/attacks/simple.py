@@ -16,7 +16,7 @@ from byzpy_tw.seeds import Context
 
 def times(vector: Tensor, scale: float) -> Tensor:
     """`vector` times `scale`, rounded once."""
-    narrow = torch.tensor(scale, dtype=vector.dtype)
+    narrow = torch.tensor(float(scale), dtype=vector.dtype)
     if float(narrow) == scale:  # as it is for -1: no need of float64
         return vector * narrow.to(vector.device)
     return (vector.to(torch.float64) * scale).to(vector.dtype)

@@ -50,6 +50,8 @@ SPANS = 32  # pieces that are added up on their own; fixed, for the same bits
 PASSES = 8
 # How small the error's bound must be against the squared radius of a majority.
 SMALL = 1e-5
+# Squared distances below so many roundings of two squared lengths may be none at all.
+EQUAL = 256
 # A squared norm this much smaller than what it is the difference of is measured anew.
 CANCELLED = 8.0
 
@@ -88,7 +90,7 @@ def products(matrix: Tensor, anchor: Tensor | None = None) -> Products:
         if better is not None and len(seen) == 1:
             better = _central(matrix, refused)
         if better is None or better in seen or len(seen) == PASSES:
-            return Products(inner, refused, len(seen))
+            return Products(_told_alike(inner, matrix), refused, len(seen))
         view = better
 
 
@@ -326,6 +328,36 @@ def _some(matrix: Tensor, which: np.ndarray) -> np.ndarray:
     if which.all():
         return norms_of(matrix).numpy()
     return np.concatenate([norms_of(matrix[i : i + 1]).numpy() for i in which.nonzero()[0]])
+
+
+def _told_alike(inner: Tensor, matrix: Tensor) -> Tensor:
+    """`inner`, where rows that are equal to the bit have the first one's products.
+
+    The library rounds a product by where its rows stand among the others.  Attackers who
+    all send one vector would be a little apart, and noise would choose between them.
+    """
+    n, known = len(matrix), inner.numpy()
+    first = list(range(n))
+    for block in range(0, n, BLOCK):
+        rows = slice(block, min(n, block + BLOCK))
+        for i, j in np.argwhere(_close(inner, rows, matrix.dtype)).tolist():
+            one, other = block + i, j
+            if other < one and first[one] == one and first[other] == other:
+                if torch.equal(matrix[one], matrix[other]):
+                    first[one] = other
+    if first == list(range(n)):
+        return inner
+    places = [*first, n, n + 1]
+    return torch.from_numpy(known[np.ix_(places, places)])
+
+
+@np.errstate(all="ignore")
+def _close(inner: Tensor, rows: slice, dtype: torch.dtype) -> np.ndarray:
+    """Which of all rows are as near to each of some as rounding can tell, as a matrix."""
+    n = len(inner) - 2
+    lengths = inner.numpy().diagonal()[:n]
+    error = EQUAL * torch.finfo(working(dtype)).eps * (lengths[rows, None] + lengths)
+    return distances_of(inner[:n, :n], rows).numpy() <= error
 
 
 @np.errstate(all="ignore")

@@ -132,7 +132,7 @@ def width_of_tiles(d: int, most: int) -> int:
     two threads or four end together.  Those of `most` would be seven, say, and one
     thread would wait for the other's fourth.  What is small is not worth dividing.
     """
-    tiles = ceil(d / most / _SHARES) * _SHARES
+    tiles = max(1, ceil(d / most / _SHARES)) * _SHARES
     even = ceil(d / tiles / _STEP) * _STEP
     return min(d, most, max(even, _SMALL))
 

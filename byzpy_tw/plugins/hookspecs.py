@@ -64,7 +64,8 @@ def register_aggregators() -> Iterable[Registration]:
     The callable may take two optional keywords: ``context``, a `Context` (the
     round, the nodes behind the rows, random streams), and ``state``, a dict of
     tensors, numbers and strings that is the rule's memory: empty at first,
-    changed in place by the rule, kept and checkpointed by the trainer.  It may
+    set by the rule (a new tensor for an old one, none changed in place: it may be
+    on its way into a checkpoint), kept and checkpointed by the trainer.  It may
     have methods ``computable(n)`` and ``guarantee(n)`` that return None, or
     why it cannot be computed (gives no guarantee) for n rows, with numbers.
     """

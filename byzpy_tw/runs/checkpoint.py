@@ -72,17 +72,25 @@ def _fields(state: State) -> Iterator[tuple[str, Any]]:
 
 
 def _nbytes(value: Any) -> int:
-    if isinstance(value, (Tensor, np.ndarray)):
+    if isinstance(value, Tensor):  # one without strides knows no `nbytes`
+        return value.numel() * value.element_size()
+    if isinstance(value, np.ndarray):
         return value.nbytes
     if isinstance(value, Mapping):
         return sum(map(_nbytes, value.values()))
     return sum(map(_nbytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
+def _is_a_part(tensor: Tensor) -> bool:
+    """Whether it is a view of more, all of which would be written."""
+    strided = tensor.layout is torch.strided
+    return strided and tensor.untyped_storage().nbytes() > _nbytes(tensor)
+
+
 def _copied(value: Any, numbers: bool) -> Any:
     """`value` with containers of its own, and tensors and arrays too if `numbers`."""
     if isinstance(value, Tensor):
-        return value.clone() if numbers else value
+        return value.clone() if numbers or _is_a_part(value) else value
     if isinstance(value, np.ndarray):
         return value.copy() if numbers else value
     if isinstance(value, Mapping):

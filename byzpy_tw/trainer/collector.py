@@ -27,9 +27,9 @@ from byzpy_tw.wire.driver import Failures
 from byzpy_tw.wire.frames import Header
 from byzpy_tw.wire.threads import in_pool
 
-# Elements of a vector whose norm is taken where it arrives.  That is 0.1 ms or less, a
-# third of what it took to receive; a visit to the pool costs 0.1 ms where cores are
-# idle, and up to 0.5 where gradients are being computed.
+# Elements of a vector whose norm is taken where it arrives.  That is 0.1 ms or less (0.3
+# of one that is not finite), a third of what it took to receive; a visit to the pool
+# costs 0.1 ms where cores are idle, and up to 0.5 where gradients are being computed.
 AT_ONCE = 1 << 19
 REMEMBERED = 100  # rounds in which a node on probation may still answer
 UNASKED = 100  # frames, and four a node, that a host may send late or twice in a round
