@@ -99,7 +99,8 @@ class StartingTests(TestCase):
         self.assertLess(os.times().elapsed - began, 10)
         self.assertEqual(training.wait(), 3)
         self.assertIn("BUDGET_EXCEEDED", training.output)
-        self.assertIn("4 of n = 4 nodes failed, f = 1 are tolerated", training.output)
+        # A vector may have come before the signal.
+        self.assertRegex(training.output, "[2-4] of n = 4 nodes failed, f = 1 are tolerated")
         self.assertNotIn("Traceback", training.output + server.output)
 
 
