@@ -152,6 +152,20 @@ class EqualRowsTests(SynchronousTestCase):
                 self.assertTrue((apart[same] == apart[0]).all(), n)
                 self.assertTrue((apart[:, same] == apart[:, :1]).all(), n)
 
+    def test_among_rows_of_one_length(self) -> None:
+        """Also where everybody is as long, some are refused and some are zero."""
+        matrix = torch.nn.functional.normalize(torch.randn(40, 5_000), dim=1)
+        matrix[[7, 21, 39]] = matrix[2].neg()
+        matrix[[5, 30]] = matrix[8].clone()
+        matrix[[11, 12]] = float("inf")
+        matrix[[13, 36]] = 0
+        found = products(matrix)
+        self.assertEqual(found.refused, (11, 12))
+        kept = found.inner[:, [j for j in range(42) if j not in found.refused]]
+        for first, *others in ([7, 21, 39], [5, 8, 30], [13, 36]):
+            for other in others:
+                self.assertTrue(torch.equal(kept[other], kept[first]), (first, other))
+
     def test_near_rows_are_not(self) -> None:
         """One bit's difference keeps two rows apart."""
         matrix = torch.randn(20, 5_000)

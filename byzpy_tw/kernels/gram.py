@@ -20,7 +20,7 @@ loses them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import ceil, inf
 
 import numpy as np
@@ -52,7 +52,6 @@ PASSES = 8
 SMALL = 1e-5
 # Squared distances below so many roundings of two squared lengths may be none at all.
 EQUAL = 256
-FEW = 16  # rows that are looked at for that at a time
 # A squared norm this much smaller than what it is the difference of is measured anew.
 CANCELLED = 8.0
 
@@ -331,34 +330,44 @@ def _some(matrix: Tensor, which: np.ndarray) -> np.ndarray:
     return np.concatenate([norms_of(matrix[i : i + 1]).numpy() for i in which.nonzero()[0]])
 
 
+@np.errstate(all="ignore")  # of rows that are refused anything may come
 def _told_alike(inner: Tensor, matrix: Tensor) -> Tensor:
     """`inner`, where rows that are equal to the bit have the first one's products.
 
     The library rounds a product by where its rows stand among the others.  Attackers who
     all send one vector would be a little apart, and noise would choose between them.
     """
-    n, known = len(matrix), inner.numpy()
-    first = list(range(n))
-    for block in range(0, n, FEW):
-        rows = slice(block, min(n, block + FEW))
-        for i, other in np.argwhere(_close(inner, rows, matrix.dtype)).tolist():
-            one = block + i
-            if other < one and first[one] == one and first[other] == other:
-                if torch.equal(matrix[one], matrix[other]):
-                    first[one] = other
-    for one, other in enumerate(first):
-        if one != other:
-            known[one], known[:, one] = known[other], known[:, other]
+    known = inner.numpy()
+    first: dict[int, int] = {}  # of rows that are equal to another one
+    for one, others in _close(inner, len(matrix), matrix.dtype):
+        for other in others:
+            if other not in first and torch.equal(matrix[one], matrix[other]):
+                first[one] = other
+                break
+    for one, other in first.items():
+        known[one], known[:, one] = known[other], known[:, other]
     return inner
 
 
-@np.errstate(all="ignore")
-def _close(inner: Tensor, rows: slice, dtype: torch.dtype) -> np.ndarray:
-    """Which of all rows are as near to each of some as rounding can tell, as a matrix."""
-    n = len(inner) - 2
-    lengths = inner.numpy().diagonal()[:n]
-    error = EQUAL * torch.finfo(working(dtype)).eps * (lengths[rows, None] + lengths)
-    return distances_of(inner[:n, :n], rows).numpy() <= error
+def _close(inner: Tensor, n: int, dtype: torch.dtype) -> Iterator[tuple[int, list[int]]]:
+    """Rows in ascending order, and those before each that rounding cannot tell from it.
+
+    Only what is as long is compared: of a thousand rows hardly any two are by chance.
+    """
+    known = inner.numpy()
+    lengths = known.diagonal()[:n]
+    share = EQUAL * torch.finfo(working(dtype)).eps
+    order = np.argsort(lengths, kind="stable")
+    ranked = lengths[order]
+    begin = np.searchsorted(ranked, ranked * (1 - share))
+    end = np.searchsorted(ranked, ranked * (1 + share), side="right")
+    alike = end - begin > 1
+    for one, a, b in sorted(zip(order[alike], begin[alike], end[alike], strict=True)):
+        others = np.sort(order[a:b])
+        others = others[others < one]
+        apart = lengths[one] + lengths[others] - 2 * known[one, others]
+        error = share * (lengths[one] + lengths[others])
+        yield int(one), others[apart <= error].tolist()
 
 
 @np.errstate(all="ignore")
