@@ -124,13 +124,15 @@ class ManyRunsTests(TestCase):
             )
 
     def test_does_not_grow(self) -> None:
-        """After several runs a server holds no more memory, files or threads."""
+        """After many runs a server holds no more memory, files or threads than after some."""
         server = start_server(self)
         host = f"--remote-hosts {address_of(server)} --dataset mnist5k"
-        runs = [f"{host} --rounds 2 --eval-interval 0 --seed {seed}" for seed in range(4)]
-        before = self.holdings(server, runs)
-        after = self.holdings(server, runs)
-        self.assertLess(after[0] - before[0], 16, (before, after))
+        runs = [f"{host} --rounds 2 --eval-interval 0 --seed {seed}" for seed in range(20)]
+        before = self.holdings(server, runs[:4])
+        after = self.holdings(server, runs[4:])
+        # It moves by some 20 MiB with what the threads' heaps happened to hold together;
+        # 3 MiB that a run would not let go of are 48.
+        self.assertLess(after[0] - before[0], 48, (before, after))
         self.assertEqual(after[1:], before[1:])
 
     def holdings(self, server: Process, runs: list[str]) -> tuple[float, int, int]:
