@@ -20,7 +20,7 @@ from torch import Tensor
 from byzpy_tw.kernels.parallel import alone, in_order, width_of_tiles
 
 TILE = 32_768  # columns at a time: a few rows of these in float64 stay in cache
-MOMENTS_TILE = 65_536  # of one row at a time, at most
+MOMENTS_TILE = 131_072  # of one row at a time, at most
 GRAM_TILE = 8_192  # columns at a time of all rows together
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from byzpy_tw.kernels.parallel import in_order, width_of_tiles
 
-TILE = 1 << 16  # columns at a time, at most: one torch call each
+TILE = 1 << 17  # columns at a time, at most: one torch call each
+CONVERTED = 1 << 16  # where they are made wider first
 GATHERED = 1 << 14  # columns at a time where rows have to be copied together
 
 
@@ -31,7 +32,7 @@ def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Ten
     together = len(used) == n or (finite and 4 * len(used) > n)
     factor = weights.to(matrix.device, dtype)
     shares = weights.tolist()
-    width = width_of_tiles(d, TILE)
+    width = width_of_tiles(d, TILE if dtype == matrix.dtype else CONVERTED)
 
     def start() -> Callable[[int], None]:
         def piece(tile: int) -> None:
