@@ -14,6 +14,7 @@ Servers import this module: they get the classes by name, as in the example.
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import time
 from pathlib import Path
@@ -78,6 +79,9 @@ class Learner:
             leaf.grad = part.reshape(leaf.shape).clone()
             start += leaf.numel()
         self.optimizer.step()
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.model.state_dict().items()}
 
 
 def workers() -> list[ActorPoolConfig]:
@@ -147,8 +151,10 @@ class LeanByzantine(base.ByzantineNode):
         return -torch.stack([torch.as_tensor(np.asarray(g)) for g in honest_grads]).mean(dim=0)
 
 
-async def rounds(count: int, skipped: int, ports: list[int], folder: str, lean: bool) -> float:
-    """Seconds of a round, the median of `count` but for the first `skipped`."""
+async def spawned(
+    ports: list[int], folder: str, lean: bool
+) -> tuple[ParameterServer, HonestNodeActor]:
+    """The parameter server with its nodes on actor servers, and the first honest node."""
     honest, byzantine = (LeanHonest, LeanByzantine) if lean else (Honest, Byzantine)
     actors = [
         await HonestNodeActor.spawn(
@@ -162,6 +168,12 @@ async def rounds(count: int, skipped: int, ports: list[int], folder: str, lean: 
         byzantine, backend=RemoteActorBackend("127.0.0.1", ports[0]), args=(3, folder)
     )
     server = ParameterServer(actors, [attacker], MultiKrum(f=1, q=2, chunk_size=32))
+    return server, actors[0]
+
+
+async def rounds(count: int, skipped: int, ports: list[int], folder: str, lean: bool) -> float:
+    """Seconds of a round, the median of `count` but for the first `skipped`."""
+    server, _ = await spawned(ports, folder, lean)
     times = []
     for _ in range(count):
         begun = time.perf_counter()
@@ -169,3 +181,31 @@ async def rounds(count: int, skipped: int, ports: list[int], folder: str, lean: 
         times.append(time.perf_counter() - begun)
     await server.shutdown()
     return median(times[skipped:])
+
+
+async def job(count: int, every: int, ports: list[int], folder: str) -> float:
+    """Seconds a round of the whole example: `count` rounds, evaluated `every` few of them."""
+    server, first = await spawned(ports, folder, lean=False)
+    model = small_cnn()
+    begun = time.perf_counter()
+    for number in range(1, count + 1):
+        await server.round()
+        if number % every == 0:
+            model.load_state_dict(await first.state())
+            await asyncio.to_thread(evaluate, model, folder)
+    spent = time.perf_counter() - begun
+    await server.shutdown()
+    return spent / count
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, folder: str) -> float:
+    """The accuracy on the test digits, which the example reads anew each time."""
+    from torchvision.datasets import MNIST
+    from torchvision.transforms import ToTensor
+
+    digits = MNIST(folder, train=False, transform=ToTensor())
+    right = 0
+    for x, y in torch.utils.data.DataLoader(digits, batch_size=512):
+        right += int((model(x).argmax(dim=1) == y).sum())
+    return right / len(digits)

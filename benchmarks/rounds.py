@@ -15,9 +15,15 @@ mnist5k, batch 64, multi-krum with f = 1 and q = 2, on three servers of this mac
                  micro-batches each on a pool of all cores, memory kept between rounds
 
 Each has a turn in each pair; a turn is the median round of `--rounds`, without the
-first five.  The ratios are medians over the pairs.  Where the peers are not installed
-beside this package, name a directory made with ``pip install --no-deps --target
-DIRECTORY byzpy==0.1.4`` and what it imports (cloudpickle).
+first five, and nothing is evaluated.  Two more are whole jobs, as the commands run them
+when nothing else is asked: 50 rounds from the first on, with an evaluation every ten.
+
+    ours-job     ours; the evaluation goes on beside the next round
+    byzpy-job    the example, which waits for it
+
+The ratios are medians over the pairs; those of jobs are to the other's job.  Where the
+peers are not installed beside this package, name a directory made with ``pip install
+--no-deps --target DIRECTORY byzpy==0.1.4`` and what it imports (cloudpickle).
 """
 
 from __future__ import annotations
@@ -34,22 +40,57 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
+
+from byzpy_tw.plugins import hookimpl
 
 BATCH = 64
 WAYS = ("ours", "in-process", "byzpy", "byzpy-lean", "bare", "bare-best")
+JOBS = ("ours-job", "byzpy-job")
 SKIPPED = 5  # rounds at the start of each turn
+JOB, EVERY = 50, 10  # rounds of a whole job, and between its evaluations
+
+
+def options(folder: str, rounds: int, every: int) -> list[str]:
+    return [
+        "--dataset", "mnist5k", "--rounds", str(rounds), "--eval-interval", str(every),
+        "--aggregator", "multi-krum", "--q", "2", "--quiet", "--run-dir", f"{folder}/run",
+    ]  # fmt: skip
 
 
 def ours(rounds: int, where: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable, "-m", "byzpy_tw.train", *where, "--dataset", "mnist5k",
-            "--rounds", str(rounds), "--eval-interval", "0", "--aggregator", "multi-krum",
-            "--q", "2", "--quiet", "--run-dir", f"{folder}/run",
-        ]  # fmt: skip
+        command = [sys.executable, "-m", "byzpy_tw.train", *where, *options(folder, rounds, 0)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         with open(f"{folder}/run/rounds.jsonl") as lines:
             return median([json.loads(line)["seconds"] for line in lines][SKIPPED:])
+
+
+class Stopwatch:
+    """A plugin: when the first round began, and how long it was until the last was done."""
+
+    begun = spent = 0.0
+
+    @hookimpl
+    def run_started(self, config: Any) -> None:
+        self.begun = time.perf_counter()
+
+    @hookimpl
+    def round_completed(self, record: Any) -> None:
+        self.spent = time.perf_counter() - self.begun
+
+
+def our_job(servers: int) -> float:
+    from byzpy_tw.plugins import load
+    from byzpy_tw.train import configuration
+    from byzpy_tw.trainer.program import run_program
+
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["--local", str(servers), *options(folder, JOB, EVERY)]
+        code = run_program(configuration(words), load(extra={"stopwatch": watch}))
+    assert code == 0
+    return watch.spent / JOB
 
 
 def bare(rounds: int) -> float:
@@ -104,7 +145,7 @@ def clocked(rounds: int, call: Callable[[], object]) -> float:
 # -- ByzPy's servers, and a turn of each way
 
 
-def byzpy(rounds: int, servers: int, lean: bool) -> float:
+def byzpy(way: str, rounds: int, servers: int) -> float:
     import byzpy_example
 
     ports = []
@@ -127,6 +168,9 @@ def byzpy(rounds: int, servers: int, lean: bool) -> float:
                     time.sleep(0.1)
         with tempfile.TemporaryDirectory() as folder:
             byzpy_example.write_mnist(Path(folder))
+            if way == "byzpy-job":
+                return asyncio.run(byzpy_example.job(JOB, EVERY, ports, folder))
+            lean = way == "byzpy-lean"
             return asyncio.run(byzpy_example.rounds(rounds, SKIPPED, ports, folder, lean))
     finally:
         for process in started:
@@ -151,7 +195,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--servers", type=int, default=3)
-    parser.add_argument("--only", default=",".join(WAYS))
+    parser.add_argument("--only", default=",".join(WAYS + JOBS))
     parser.add_argument("--turn", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -165,11 +209,13 @@ def main() -> None:
         asyncio.run(start_actor_server("127.0.0.1", args.serve))
         return
     if args.turn:
-        way, rounds, servers = args.turn
-        if way.startswith("bare"):
-            print((bare if way == "bare" else bare_best)(int(rounds)))
+        way, rounds, servers = args.turn[0], int(args.turn[1]), int(args.turn[2])
+        if way == "ours-job":
+            print(our_job(servers))
+        elif way.startswith("bare"):
+            print((bare if way == "bare" else bare_best)(rounds))
         else:
-            print(byzpy(int(rounds), int(servers), lean=way == "byzpy-lean"))
+            print(byzpy(way, rounds, servers))
         return
     ways = args.only.split(",")
     times: dict[str, list[float]] = {way: [] for way in ways}
@@ -180,9 +226,12 @@ def main() -> None:
     print(f"\n{'way':12}{'ms a round':>11}{'x bare':>8}{'x bare-best':>13}{'x byzpy':>9}")
     for way in ways:
         row = f"{way:12}{median(times[way]) * 1e3:11.1f}"
+        whole = way in JOBS  # a job is not a round: it is compared with a job
         for base, width in (("bare", 8), ("bare-best", 13), ("byzpy", 9)):
-            shares = [a / b for a, b in zip(times[way], times.get(base, []))]
-            row += f"{median(shares):{width}.2f}" if shares else f"{'-':>{width}}"
+            others = times.get("byzpy-job" if whole and base == "byzpy" else base, [])
+            shares = [a / b for a, b in zip(times[way], others)]
+            known = shares and (base == "byzpy" or not whole)
+            row += f"{median(shares):{width}.2f}" if known else f"{'-':>{width}}"
         print(row)
 
 
