@@ -18,7 +18,15 @@ from byzpy_tw.kernels import combinations as sums
 from byzpy_tw.kernels.distances import squared_distances
 from byzpy_tw.kernels.gram import RUN, SAMPLE, norms_from
 from byzpy_tw.kernels.networks import program
-from byzpy_tw.kernels.parallel import ReactorThread, alone, in_order, pool, threads, using
+from byzpy_tw.kernels.parallel import (
+    ReactorThread,
+    alone,
+    in_order,
+    pool,
+    threads,
+    using,
+    whole_pool,
+)
 from byzpy_tw.kernels.search import MOST_STEPS, Cover, least_diameter
 
 
@@ -355,6 +363,17 @@ class ParallelTests(SynchronousTestCase):
             self.assertEqual(alone(threads), 2)
         finally:
             torch.set_num_threads(before)
+
+    def test_a_whole_pool_has_its_threads_from_the_beginning(self) -> None:
+        """As many as it is for, before any has work; and it may be shut down at once."""
+        for count in (1, 4):
+            with whole_pool(count, f"whole-{count}") as workers:
+                names = [t.name for t in threading.enumerate() if "whole-" in t.name]
+                self.assertEqual(len(names), count, names)
+                self.assertEqual(workers.submit(torch.get_num_threads).result(), 1)
+            for _ in range(20):
+                whole_pool(count, "whole-").shutdown(wait=True, cancel_futures=True)
+        self.assertFalse([t for t in threading.enumerate() if "whole-" in t.name])
 
     def test_many_callers_at_once(self) -> None:
         """Callers that all want threads do not wait for each other for ever."""

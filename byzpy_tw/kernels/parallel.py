@@ -29,6 +29,7 @@ P = ParamSpec("P")
 # time 1.4 ms (measured, two threads).
 MOST_WORKERS = 64
 
+_STARTING = 1.0  # seconds
 _SHARES = 4
 _STEP = 1024  # columns: a tile is a whole number of times that
 _SMALL = 1 << 14
@@ -41,6 +42,24 @@ def pool(threads: int, name: str = "byzpy_tw") -> ThreadPoolExecutor:
     it is.
     """
     return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=_hold_to_one)
+
+
+def whole_pool(threads: int, name: str = "byzpy_tw") -> ThreadPoolExecutor:
+    """As `pool`, with all of its threads there from the beginning.
+
+    An executor starts one when a job finds the others at work, which may be after an
+    hour: a process that lives long would have one thread more, and nobody knows why.
+    """
+    executor, together = pool(threads, name), threading.Barrier(threads)
+
+    def ended(start: Future[int]) -> None:
+        if start.cancelled():  # the executor is shut down already: nobody else will come
+            together.abort()
+
+    for _ in range(threads):
+        # None is done before all have begun, so that each has a thread of its own.
+        executor.submit(together.wait, _STARTING).add_done_callback(ended)
+    return executor
 
 
 # The initializer below touches a setting of the whole process for a moment.

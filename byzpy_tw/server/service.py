@@ -21,8 +21,8 @@ from twisted.logger import Logger
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import LimitExceeded, ServerError
 from byzpy_tw.kernels.memory import settle, steady_heap, trim
-from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
+from byzpy_tw.kernels.parallel import whole_pool as make_pool
 from byzpy_tw.nodes.host import NodeHost, build
 from byzpy_tw.nodes.probe import probe
 from byzpy_tw.nodes.spec import RunSpec

@@ -23,8 +23,8 @@ from twisted.python.failure import Failure
 from byzpy_tw.errors import ByzpyTwError, Diverged, message_of
 from byzpy_tw.kernels.machine import cores
 from byzpy_tw.kernels.memory import settle, steady_heap
-from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
+from byzpy_tw.kernels.parallel import whole_pool as make_pool
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.config import RunConfig, fresh_run_dir
 from byzpy_tw.runs.record import RESULT, RunDirectory
