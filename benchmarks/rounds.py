@@ -15,8 +15,8 @@ mnist5k, batch 64, multi-krum with f = 1 and q = 2, on three servers of this mac
                  micro-batches each on a pool of all cores, memory kept between rounds
 
 Each has a turn in each pair; a turn is the median round of `--rounds`, without the
-first five, and nothing is evaluated.  Two more are whole jobs, as the commands run them
-when nothing else is asked: 50 rounds from the first on, with an evaluation every ten.
+first five, and nothing is evaluated.  Two more are whole jobs, of the length that is the
+default of both programs: 50 rounds from the first on, with an evaluation every ten.
 
     ours-job     ours; the evaluation goes on beside the next round
     byzpy-job    the example, which waits for it
