@@ -184,6 +184,21 @@ class EqualRowsTests(SynchronousTestCase):
         self.assertTrue(torch.equal(inner[19], inner[3]))
         self.assertFalse(torch.equal(inner[18], inner[3]))
 
+    def test_rows_that_differ_at_their_end_take_no_time(self) -> None:
+        """Attackers who differ in a bit are compared as often as there are rows, no more."""
+        matrix = torch.randn(60, 3_000)
+        matrix[40:] = matrix[40].clone()
+        matrix[40:, -1] = torch.linspace(1, 1 + 1e-5, 20)  # 190 pairs
+        equal, compared = torch.equal, []
+
+        def counted(*rows: torch.Tensor) -> bool:
+            compared.append(rows)
+            return equal(*rows)
+
+        self.patch(torch, "equal", counted)
+        products(matrix)
+        self.assertEqual(len(compared), 60)
+
     def test_ties_go_to_the_lowest_row(self) -> None:
         """Also of float32 rows that the library multiplies in different ways."""
         for seed in range(10):

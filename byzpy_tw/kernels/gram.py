@@ -338,15 +338,30 @@ def _told_alike(inner: Tensor, matrix: Tensor) -> Tensor:
     all send one vector would be a little apart, and noise would choose between them.
     """
     known = inner.numpy()
-    first: dict[int, int] = {}  # of rows that are equal to another one
-    for one, others in _close(inner, len(matrix), matrix.dtype):
-        for other in others:
-            if other not in first and torch.equal(matrix[one], matrix[other]):
-                first[one] = other
-                break
-    for one, other in first.items():
+    for one, other in _copies(inner, matrix).items():
         known[one], known[:, one] = known[other], known[:, other]
     return inner
+
+
+@np.errstate(all="ignore")  # of rows that are refused anything may come
+def _copies(inner: Tensor, matrix: Tensor) -> dict[int, int]:
+    """Of each row that is equal to one before it, the first of these.
+
+    Attackers whose vectors differ at their very end would have each of them read once for
+    every other: after as many vain readings as there are rows it is left at that.
+    """
+    n, first, vain = len(matrix), dict[int, int](), 0
+    for one, others in _close(inner, n, matrix.dtype):
+        for other in others:
+            if other in first:
+                continue
+            if torch.equal(matrix[one], matrix[other]):
+                first[one] = other
+                break
+            vain += 1
+            if vain == n:
+                return first
+    return first
 
 
 def _close(inner: Tensor, n: int, dtype: torch.dtype) -> Iterator[tuple[int, list[int]]]:
