@@ -330,7 +330,6 @@ def _some(matrix: Tensor, which: np.ndarray) -> np.ndarray:
     return np.concatenate([norms_of(matrix[i : i + 1]).numpy() for i in which.nonzero()[0]])
 
 
-@np.errstate(all="ignore")  # of rows that are refused anything may come
 def _told_alike(inner: Tensor, matrix: Tensor) -> Tensor:
     """`inner`, where rows that are equal to the bit have the first one's products.
 

@@ -29,7 +29,7 @@ P = ParamSpec("P")
 # time 1.4 ms (measured, two threads).
 MOST_WORKERS = 64
 
-_STARTING = 1.0  # seconds
+_STARTING = 1.0  # seconds that a new pool's threads wait for each other, at most
 _SHARES = 4
 _STEP = 1024  # columns: a tile is a whole number of times that
 _SMALL = 1 << 14
