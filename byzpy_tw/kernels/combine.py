@@ -23,15 +23,14 @@ def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Ten
     one comes out as it is, bit for bit.
     """
     n, d = matrix.shape
-    chosen = _plain_choice(weights[None])
-    if chosen is not None:
-        return matrix[chosen[0]].clone()
-    used = weights.nonzero()[:, 0].tolist()
+    shares = weights.tolist()
+    used = [row for row, share in enumerate(shares) if share]
+    if len(used) == 1 and shares[used[0]] == 1:
+        return matrix[used[0]].clone()
     answer = matrix.new_empty(d) if used else matrix.new_zeros(d)
     dtype = working(matrix.dtype)
     together = len(used) == n or (finite and 4 * len(used) > n)
     factor = weights.to(matrix.device, dtype)
-    shares = weights.tolist()
     width = width_of_tiles(d, TILE if dtype == matrix.dtype else CONVERTED)
 
     def start() -> Callable[[int], None]:
