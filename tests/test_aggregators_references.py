@@ -10,6 +10,8 @@ import numpy as np
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import aggregators as rules
+from byzpy_tw.aggregators import geometric_median
+from byzpy_tw.aggregators.geometric_median import FEW, PLAIN_STEPS, _Space
 from byzpy_tw.seeds import Context
 
 
@@ -256,6 +258,29 @@ class GeometricMedianTests(SynchronousTestCase):
             pull = 1 / np.maximum(np.sqrt(((x - at) ** 2).sum(axis=1)), 1e-12)
             at = (pull[:, None] * x).sum(axis=0) / pull.sum()
         return float(np.sqrt(((x - at) ** 2).sum(axis=1)).sum())
+
+    def test_rounding_refuses_no_step(self) -> None:
+        """Newton's last steps change the cost by less than it rounds off: they count."""
+        steps: list[int] = []
+        plain = _Space.weiszfeld
+
+        def counted(space: _Space, place: Any) -> np.ndarray:
+            steps[-1] += 1
+            return plain(space, place)
+
+        self.patch(_Space, "weiszfeld", counted)
+        random = np.random.default_rng(5)
+        for trial in range(60):
+            steps.append(0)
+            rules.GeometricMedian()(random.normal(size=(10, 20 if trial % 2 else 200)) + 1)
+        self.assertEqual(set(steps), {PLAIN_STEPS})
+
+    def test_few_rows_and_many_are_solved_alike(self) -> None:
+        """Newton's system goes to NumPy up to `FEW` rows, and to torch above."""
+        x = np.random.default_rng(6).normal(size=(FEW, 50)) + 1
+        few = rules.GeometricMedian()(x)
+        self.patch(geometric_median, "FEW", 1)
+        np.testing.assert_allclose(rules.GeometricMedian()(x), few, rtol=1e-8)
 
     def test_few_steps_are_weiszfelds(self) -> None:
         """``max_iter`` steps from zero are plain smoothed steps."""

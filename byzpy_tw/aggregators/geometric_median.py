@@ -38,6 +38,8 @@ from byzpy_tw.seeds import Context
 
 PLAIN_STEPS = 4  # of Weiszfeld's, before anything cleverer
 SMOOTHING = 1e-6  # of the median distance
+ROUNDING = 16 * float(np.finfo(np.float64).eps)  # of a sum of distances
+FEW = 64  # rows: NumPy solves for them in half of torch's time, and with one thread
 
 
 @frozen(kw_only=True)
@@ -81,12 +83,9 @@ class GeometricMedian:
         scale, central = float(np.sqrt(radii.min())), int(radii.argmin())
         if scale == 0.0 and self.nu is None:
             return uniform(n, [central])  # over half of the rows are this one
-        everything = [*range(n), n + 1]  # the rows and the origin
-        space = _Space(
-            gram.whole.numpy()[np.ix_(everything, everything)],
-            n,
-            SMOOTHING * scale if self.nu is None else self.nu,
-        )
+        kept = [*range(n), n + 1]  # the rows and the origin
+        inner = gram.whole.numpy().take(kept, axis=0).take(kept, axis=1)
+        space = _Space(inner, n, SMOOTHING * scale if self.nu is None else self.nu)
         start = np.zeros(n + 1)
         if self.init == "zero":
             start[n] = 1
@@ -111,8 +110,8 @@ class _Place:
 class _Space:
     """Points as ``(n + 1,)`` weights, with a sum of one, over n rows and the origin.
 
-    NumPy's, whose calls take a fifth of the time of torch's at this size; but no BLAS of
-    NumPy's, which would have threads of its own.
+    NumPy's, whose calls take a fifth of the time of torch's at this size; but NumPy's BLAS
+    for a `FEW` rows only, since it would have threads of its own.
     """
 
     inner: np.ndarray  # (n + 1, n + 1)
@@ -165,16 +164,26 @@ class _Space:
         n, along, away = self.n, place.along[: self.n], place.away
         products = self.inner[:n, :n] - along[:, None] - along + place.square
         pull = 1 / np.maximum(away, self.nu)
-        bend = np.where(away > self.nu, pull**3, 0.0)
+        bend = np.where(away > self.nu, pull * pull * pull, 0.0)
         system = -bend[:, None] * products
         system.flat[:: n + 1] += pull.sum()
-        solved, trouble = torch.linalg.solve_ex(torch.from_numpy(system), torch.from_numpy(pull))
-        change = solved.numpy()
-        if int(trouble) or not np.isfinite(change).all():
+        change = _solved(system, pull)
+        if change is None or not np.isfinite(change).all():
             return None
         step = -change.sum() * place.at
         step[:n] += change
         return step
+
+
+def _solved(system: np.ndarray, right: np.ndarray) -> np.ndarray | None:
+    """What the ``(n, n)`` system takes to `right`; None where it is singular."""
+    if len(right) <= FEW:
+        try:
+            return np.linalg.solve(system, right)
+        except np.linalg.LinAlgError:
+            return None
+    solved, trouble = torch.linalg.solve_ex(torch.from_numpy(system), torch.from_numpy(right))
+    return None if int(trouble) else solved.numpy()
 
 
 def _minimise(
@@ -185,7 +194,8 @@ def _minimise(
         new = None
         if step == PLAIN_STEPS and exact:
             row = space.row(int(here.away.argmin()))
-            new = _way_out(space, row, here)
+            if space.cost(row) <= space.cost(here):  # else it is not the minimum
+                new = _way_out(space, row, here)
             if new is row:
                 return row.at
         if step >= PLAIN_STEPS and new is None:
@@ -210,7 +220,7 @@ def _lower(space: _Space, here: _Place, short: float) -> _Place | None:
         return None
     if space.length(step) <= short:
         return space.place(here.at + step)  # there; rounding decides which is lower
-    cost = space.cost(here)
+    cost = space.cost(here) * (1 + ROUNDING)
     for share in (1.0, 0.5, 0.25):
         new = space.place(here.at + share * step)
         if space.cost(new) < cost:
