@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -97,13 +98,14 @@ class NNM:
 
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
-        mix = torch.zeros(n, n, dtype=torch.float64)
-        # A point is its own nearest, also where others are equal to it.
-        apart = gram.distances(self.chunk_size).fill_diagonal_(-1)
-        for some, rows in zip(mix.split(self.chunk_size), apart.split(self.chunk_size)):
-            near = rows.sort(dim=1, stable=True).indices[:, : n - self.f]
-            some.scatter_(1, near, 1 / (n - self.f))
-        return mix
+        mix = np.zeros((n, n))
+        for a in range(0, n, self.chunk_size):
+            apart = gram.distances_of(slice(a, a + self.chunk_size)).numpy()
+            own = np.arange(len(apart))
+            apart[own, a + own] = -1  # its own nearest, also where others are equal to it
+            near = np.argsort(apart, axis=1, kind="stable")[:, : n - self.f]
+            np.put_along_axis(mix[a : a + self.chunk_size], near, 1 / (n - self.f), axis=1)
+        return torch.from_numpy(mix)
 
 
 @frozen(kw_only=True)
