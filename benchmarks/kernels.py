@@ -1,17 +1,24 @@
 """Every rule against ByzPy 0.1.4, ByzFL 0.0.11 and against its own floor.
 
     python benchmarks/kernels.py [--shapes 20x421642,...] [--rules median,nnm+krum,...]
-        [--peers DIRECTORY] [--repeat 7] [--no-peers]
+        [--peers DIRECTORY] [--repeat 14] [--no-peers]
+        [--away 1]
 
 The floor of a rule is what torch's own matmul takes for one Gram matrix, ``X @ X.T``,
 and one weighted sum, ``w @ X``, in the same run.  Times are medians, in milliseconds,
-over seven rounds (three for calls that take half a second), in each of which every
-call has a few turns in a row, the first not counted: for some milliseconds after
-torch's own matmul its OpenMP threads still spin, and would slow down whatever comes
-next.  A call that takes ten seconds has one turn, and a peer that would take a minute,
-going by a smaller shape, has none.  Each rule has a process of its own.  Memory is the
+over as many rounds as four seconds hold, but seven at least (three for calls that take
+half a second): what is quick would else be measured in one tenth of a second, good or
+bad for all of it.  In each round every call has a few turns in a row.  The first is not
+counted, nor are others of its first 20 milliseconds: for so long after torch's own
+matmul its OpenMP threads may spin, and would slow down whatever comes next.  A call that
+takes ten seconds has one turn, and a peer that would take a minute, going by a smaller
+shape, has none.  Each rule has a process of its own.  Memory is the
 most that one call adds to the process, less its result, as a share of the input;
 measured in another process (Linux).
+
+The rows are normal numbers, and one vector of normal numbers times ``--away`` added to
+all of them; with ``--away 1000`` they are near each other for how far they are from the
+origin, so that ours read them twice for their inner products.
 
 Where the peers are not installed beside this package, name a directory made with
 ``pip install --no-deps --target DIRECTORY byzpy==0.1.4 byzfl==0.0.11`` and what
@@ -28,7 +35,8 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from math import ceil
+from itertools import count
+from math import ceil, inf
 from statistics import median
 from types import ModuleType
 from typing import Any
@@ -43,6 +51,8 @@ SHAPES = "10x421642,20x421642,64x421642,20x11173962"
 SLOW = 10.0  # seconds; a peer's call that takes longer is not repeated
 HOPELESS = 60.0  # seconds; one that would take longer is not made
 ROUNDS, FEW = 7, 3
+LONG = 4.0  # seconds of rounds, where that is more than so many
+SETTLED = 0.02  # seconds after another call's turns
 
 Rule = Callable[[Tensor], Any]
 Makers = dict[str, Callable[[int, int], Rule]]
@@ -141,24 +151,36 @@ PEERS = {"byzpy": byzpy, "byzfl": byzfl}
 def timed(calls: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
     """The median time of each call, ms.  One that fails is left out."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for turn_round in range(ROUNDS):
-        for name, call in calls.items():
-            best = min(times[name], default=0.0)
+    begun, wanted = time.perf_counter(), dict(calls)
+    for turn_round in count(1):
+        for name in list(wanted):
+            found = row(name, calls[name], ceil(repeat / ROUNDS))
+            times[name] += found
+            best = min(found, default=inf)  # infinite: it fails
             if best > SLOW or (best > 0.5 and turn_round >= FEW):
-                continue
-            for turn in range(1 + ceil(repeat / ROUNDS)):
-                begun = time.perf_counter()
-                try:
-                    call()
-                except Exception as e:  # a peer's failure is its own affair
-                    print(f"  {name}: {e!r:.100}", file=sys.stderr)
-                    break
-                took = time.perf_counter() - begun
-                if turn or took > SLOW:
-                    times[name].append(took)
-                if took > SLOW:
-                    break
+                del wanted[name]
+        if turn_round >= ROUNDS and (not wanted or time.perf_counter() > begun + LONG):
+            break
     return {name: median(found) * 1e3 for name, found in times.items() if found}
+
+
+def row(name: str, call: Callable[[], Any], counted: int) -> list[float]:
+    """The seconds of so many turns in a row, once it has settled; fewer of a slow call."""
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < counted:
+        begun = time.perf_counter()
+        try:
+            call()
+        except Exception as e:  # a peer's failure is its own affair
+            print(f"  {name}: {e!r:.100}", file=sys.stderr)
+            break
+        took = time.perf_counter() - begun
+        if took > SLOW:
+            return [took]
+        if begun > start + SETTLED:
+            times.append(took)
+    return times
 
 
 def extra_memory(rule: str, n: int, d: int) -> float:
@@ -191,11 +213,13 @@ def measure_memory(rule: str, n: int, d: int) -> float:
 _rate: dict[tuple[str, str], float] = {}
 
 
-def turns(name: str, n: int, d: int, peers: Sequence[str], repeat: int) -> dict[str, float]:
+def turns(
+    name: str, n: int, d: int, peers: Sequence[str], args: argparse.Namespace
+) -> dict[str, float]:
     """Milliseconds of the rule `name`, of its floor, and of those `peers` that have it."""
     f = n // 5
     torch.manual_seed(0)
-    matrix = torch.randn(n, d) + torch.randn(d)
+    matrix = torch.randn(n, d) + args.away * torch.randn(d)
     weights = torch.rand(n)
     rule = ours(n, f)[name]
     calls: dict[str, Callable[[], Any]] = {
@@ -207,7 +231,7 @@ def turns(name: str, n: int, d: int, peers: Sequence[str], repeat: int) -> dict[
         offered = PEERS[peer](n, f)
         if name in offered:
             calls[peer] = lambda theirs=offered[name]: theirs(matrix)
-    return timed(calls, repeat)
+    return timed(calls, args.repeat)
 
 
 def apart(name: str, n: int, d: int, peers: Sequence[str], args: argparse.Namespace) -> Any:
@@ -219,6 +243,7 @@ def apart(name: str, n: int, d: int, peers: Sequence[str], args: argparse.Namesp
     command = [
         sys.executable, __file__, "--row", name, "--shapes", f"{n}x{d}",
         "--against", ",".join(peers), "--peers", args.peers, "--repeat", str(args.repeat),
+        "--away", str(args.away),
     ]  # fmt: skip
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(answer.stdout)
@@ -229,7 +254,7 @@ def report(n: int, d: int, args: argparse.Namespace) -> None:
     rules = ours(n, f)
     chosen = args.rules.split(",") if args.rules else list(rules)
     peers = [] if args.no_peers else list(PEERS)
-    print(f"\nn={n} d={d} f={f}, {torch.get_num_threads()} threads, median of {args.repeat}")
+    print(f"\nn={n} d={d} f={f}, {torch.get_num_threads()} threads, medians, away {args.away:g}")
     print(f"{'rule':34}{'ms':>9}{'floor':>9}{'x floor':>9}", end="")
     print("".join(f"{peer + ' ms':>11}" for peer in peers), end="")
     print(f"{'x faster':>10}" * bool(peers) + f"{'memory':>9}")
@@ -258,6 +283,7 @@ def main() -> None:
     parser.add_argument("--rules", default="")
     parser.add_argument("--peers", default="")
     parser.add_argument("--repeat", type=int, default=14)
+    parser.add_argument("--away", type=float, default=1.0)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--with-memory", action="store_true")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
@@ -272,7 +298,7 @@ def main() -> None:
             print(measure_memory(args.memory, n, d))
         elif args.row:
             against = args.against.split(",") if args.against else []
-            print(json.dumps(turns(args.row, n, d, against, args.repeat)))
+            print(json.dumps(turns(args.row, n, d, against, args)))
         else:
             report(n, d, args)
 
