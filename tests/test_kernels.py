@@ -13,10 +13,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.aggregators import Krum
 from byzpy_tw.errors import SearchTooLarge
-from byzpy_tw.kernels import Gram, Points, combination, gram, norms_of, parallel, products
+from byzpy_tw.kernels import Gram, Points, combination, norms_of, parallel, products
 from byzpy_tw.kernels import combinations as sums
 from byzpy_tw.kernels.distances import squared_distances
 from byzpy_tw.kernels.gram import RUN, SAMPLE, norms_from
+from byzpy_tw.kernels.multiply import inner_products
 from byzpy_tw.kernels.networks import program
 from byzpy_tw.kernels.parallel import (
     ReactorThread,
@@ -285,11 +286,20 @@ class ManyRowsTests(SynchronousTestCase):
             anchor = torch.randn(1500)
             wide = torch.cat([rows, anchor[None], torch.zeros(1, 1500)]).to(torch.float64)
             for view in (None, 0, n - 1):
-                inner = gram._pass(rows, view, anchor)
+                inner = inner_products(rows, view, anchor)
                 seen = wide if view is None else wide - wide[view]
                 error = (inner - seen @ seen.T).abs().max()
                 self.assertLess(float(error), 0.05)
                 self.assertTrue(torch.equal(inner, inner.T))
+
+    def test_wherever_they_lie(self) -> None:
+        """Rows that must be copied, in narrower parts than a tile, have the same products."""
+        for n, d in ((20, 300_001), (3, 150_000), (7, 700)):
+            home = torch.randn(n, d)
+            away = torch.empty(n * d + 3)[3:].view(n, d).copy_(home)
+            self.assertTrue(
+                torch.equal(inner_products(away, None, None), inner_products(home, None, None))
+            )
 
     def test_norms(self) -> None:
         """Of equal numbers, whose sum of squares in float32 would drift."""

@@ -19,9 +19,8 @@ loses them.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from math import ceil, inf
+from math import ceil
 
 import numpy as np
 import torch
@@ -29,24 +28,13 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.kernels.combine import working
-from byzpy_tw.kernels.distances import (
-    BLOCK,
-    ascending,
-    distances_of,
-    squared_distances,
-    symmetric,
-)
-from byzpy_tw.kernels.parallel import in_order, width_of_tiles
+from byzpy_tw.kernels.distances import BLOCK, ascending, distances_of, squared_distances
+from byzpy_tw.kernels.multiply import STRETCH, inner_products, tile_width
+from byzpy_tw.kernels.parallel import in_order
 from byzpy_tw.vectors import NORM_LIMIT
 
 SAMPLE = 1024  # coordinates on which a row to look from is chosen
 RUN = 64  # of these next to each other
-# Columns that are summed up in the vectors' own precision: ten times less rounding
-# than whole tiles have, for nothing.
-STRETCH = 1024
-ALIGNED = 64  # bytes, and as many numbers are a whole number of times that
-_BLOCKS = ((16, 4), (32, 16), (128, 32), (inf, 64))  # (fewer rows than, how many a block)
-SPANS = 32  # pieces that are added up on their own; fixed, for the same bits
 PASSES = 8
 # How small the error's bound must be against the squared radius of a majority.
 SMALL = 1e-5
@@ -82,7 +70,7 @@ def products(matrix: Tensor, anchor: Tensor | None = None) -> Products:
     refused: tuple[int, ...] = ()
     seen: list[int | None] = []
     while True:
-        inner = _pass(matrix, view, anchor)
+        inner = inner_products(matrix, view, anchor)
         if not seen:
             refused = _refused(matrix, inner)
         seen.append(view)
@@ -135,25 +123,13 @@ def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
 
 
 def _squared_lengths(tile: Tensor) -> Tensor:
-    """Of the rows of a tile, ``(n,)`` float64, a `STRETCH` at a time as in `_crossed`."""
+    """Of the rows of a tile, ``(n,)`` float64, a `STRETCH` at a time as in `multiply`."""
     whole = tile.shape[1] // STRETCH * STRETCH
     parts = [tile[:, whole:].unsqueeze(1)]
     if whole:
         parts.append(tile[:, :whole].unflatten(1, (-1, STRETCH)))
     lengths = torch.cat([torch.linalg.vector_norm(part, dim=2) for part in parts], dim=1)
     return lengths.to(torch.float64).square_().sum(dim=1)
-
-
-def tile_width(n: int, d: int, device: torch.device, *, copied: bool = False) -> int:
-    """Columns to a tile: a function of shape and purpose alone, so that bits are too.
-
-    What is `copied` takes 2 MiB a thread: half of that costs a third more time, and twice
-    that is a good part of ten vectors' memory for 10 % less.
-    """
-    cpu = device.type == "cpu"
-    budget = 1 << (26 if not cpu else 19 if copied else 21)  # numbers in a tile
-    most = max(1024, min(1 << (17 if cpu else 20), budget // n))
-    return width_of_tiles(d, most // 1024 * 1024)
 
 
 def _central(matrix: Tensor, refused: tuple[int, ...]) -> int:
@@ -170,131 +146,6 @@ def _central(matrix: Tensor, refused: tuple[int, ...]) -> int:
     some = some - some[lengths.sort(stable=True).indices[(len(good) - 1) // 2]]
     apart = ascending(squared_distances(some @ some.T))
     return int(good[apart[:, len(good) // 2].argmin()])
-
-
-def _pass(matrix: Tensor, view: int | None, anchor: Tensor | None) -> Tensor:
-    """``(n + 2, n + 2)`` float64 inner products of rows, anchor and origin from `view`."""
-    n, d = matrix.shape
-    k = n if anchor is None else n + 1
-    # Whether it is in fact copied may depend on where it lies; bits must not.
-    copied = view is not None or anchor is not None
-    width = tile_width(k, d, matrix.device, copied=copied)
-    tiles = ceil(d / width)
-    group = ceil(tiles / SPANS)
-
-    def start() -> Callable[[int], Tensor]:
-        read = _reader(matrix, view, anchor, width)
-
-        def piece(span: int) -> Tensor:
-            total = torch.zeros(k, k, dtype=torch.float64, device=matrix.device)
-            for tile in range(span * group, min(tiles, (span + 1) * group)):
-                _multiplied(read(tile * width, min(d, (tile + 1) * width)), total)
-            return total
-
-        return piece
-
-    total = _summed(start, ceil(tiles / group))
-    return _arranged(symmetric(total.cpu()), n, view)
-
-
-def _summed(start: Callable[[], Callable[[int], Tensor]], count: int) -> Tensor:
-    """The sum of the pieces that `in_order` would give, in that order.
-
-    Each is added as soon as those before it are: of many rows they are large, and not
-    to be had all at once.
-    """
-    lock, waiting = threading.Lock(), dict[int, Tensor]()
-    total: Tensor | None = None
-    following = 0
-
-    def begin() -> Callable[[int], None]:
-        piece = start()
-
-        def add(turn: int) -> None:
-            nonlocal total, following
-            part = piece(turn)
-            with lock:
-                waiting[turn] = part
-                while following in waiting:
-                    ready = waiting.pop(following)
-                    total = ready if total is None else total.add_(ready)
-                    following += 1
-
-        return add
-
-    in_order(begin, count)
-    assert total is not None
-    return total
-
-
-def _reader(
-    matrix: Tensor, view: int | None, anchor: Tensor | None, width: int
-) -> Callable[[int, int], Tensor]:
-    """A function that gives columns a to b of the rows and the anchor, as seen from `view`."""
-    (n, d), dtype = matrix.shape, working(matrix.dtype)
-    # How a matrix product rounds depends on where in memory its rows begin.  So tiles
-    # are multiplied where they lie only if that is where torch puts a fresh matrix,
-    # and begin, as far as the product can tell, at such places if they are copied.
-    at_home = matrix.is_contiguous() and matrix.data_ptr() % ALIGNED == 0
-    if view is None and anchor is None and at_home and matrix.dtype == dtype:
-        return lambda a, b: matrix[:, a:b]
-    stride = width + (d - width) % ALIGNED
-    room = matrix.new_empty(n if anchor is None else n + 1, stride, dtype=dtype)
-
-    def read(a: int, b: int) -> Tensor:
-        seen = room[:, : b - a]
-        from_here = seen.new_zeros(1) if view is None else matrix[view, a:b].to(dtype)
-        torch.sub(matrix[:, a:b], from_here, out=seen[:n])
-        if view is not None:
-            torch.neg(from_here, out=seen[view])
-        if anchor is not None:
-            torch.sub(anchor[a:b], from_here, out=seen[n])
-        return seen
-
-    return read
-
-
-def _multiplied(tile: Tensor, total: Tensor) -> None:
-    """Add the inner products of the rows of a tile to `total`, a `STRETCH` at a time.
-
-    The lower half, by blocks of columns.  That saves up to half of the work, and is as
-    much faster where it saves little: the library multiplies 20 rows with each other
-    in 8.1 ms, 16 rows and then 4 with all of them in 6.5 (measured, 10 rows by 4 at a
-    time: 3.4, 2.5).
-    """
-    n, whole = len(tile), tile.shape[1] // STRETCH * STRETCH
-    if whole:
-        stretches = tile[:, :whole].unflatten(1, (-1, STRETCH)).transpose(0, 1)
-        step = _block(n)
-        for i in range(0, n, step):
-            j = i + step
-            crossed = torch.bmm(stretches[:, i:], stretches[:, i:j].transpose(1, 2))
-            total[i:, i:j] += crossed.sum(dim=0, dtype=torch.float64)
-    if whole < tile.shape[1]:
-        last = tile[:, whole:]
-        total += torch.mm(last, last.T)
-
-
-def _block(n: int) -> int:
-    """Rows to a block, by measurement."""
-    return next(block for most, block in _BLOCKS if n < most)
-
-
-def _arranged(total: Tensor, n: int, view: int | None) -> Tensor:
-    """Rows, anchor and origin in this order; what they are seen from is zero."""
-    whole, raw = np.zeros((n + 2, n + 2)), total.numpy()
-    k = len(raw)
-    whole[:k, :k] = raw
-    if view is not None:
-        # The origin was in the place of the row that it is seen from.
-        origin = raw[view].copy()
-        whole[view], whole[:, view] = 0, 0
-        origin[view], own = 0, raw[view, view]
-        whole[-1, :k], whole[:k, -1], whole[-1, -1] = origin, origin, own
-    if k == n:
-        whole[n], whole[:, n] = whole[-1], whole[:, -1]
-        whole[n, n] = whole[n, -1] = whole[-1, -1]
-    return torch.from_numpy(whole)
 
 
 def _refused(matrix: Tensor, inner: Tensor) -> tuple[int, ...]:
