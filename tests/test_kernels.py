@@ -277,7 +277,7 @@ class NetworkTests(SynchronousTestCase):
 
 
 class ManyRowsTests(SynchronousTestCase):
-    """Of many rows only the upper half is multiplied, by blocks."""
+    """Of many rows only the lower half is multiplied, by blocks."""
 
     def test_inner_products(self) -> None:
         """Seen from the origin, from a row, and with an anchor."""
@@ -293,13 +293,22 @@ class ManyRowsTests(SynchronousTestCase):
                 self.assertTrue(torch.equal(inner, inner.T))
 
     def test_wherever_they_lie(self) -> None:
-        """Rows that must be copied, in narrower parts than a tile, have the same products."""
-        for n, d in ((20, 300_001), (3, 150_000), (7, 700)):
+        """Rows that must be copied, also in parts of a tile, have the same products."""
+        for n, d in ((20, 300_001), (33, 150_001), (7, 700)):
             home = torch.randn(n, d)
             away = torch.empty(n * d + 3)[3:].view(n, d).copy_(home)
             self.assertTrue(
                 torch.equal(inner_products(away, None, None), inner_products(home, None, None))
             )
+
+    def test_whatever_a_single_row_calls_its_stride(self) -> None:
+        """One row may have any; its product is that of the same numbers."""
+        for d in (700, 1024, 16_385):
+            home = torch.randn(1, d) * 5
+            for other in (home.clone().reshape(d, 1).T, home[0].clone().expand(1, d)):
+                self.assertTrue(
+                    torch.equal(inner_products(other, None, None), inner_products(home, None, None))
+                )
 
     def test_norms(self) -> None:
         """Of equal numbers, whose sum of squares in float32 would drift."""

@@ -59,9 +59,9 @@ def inner_products(matrix: Tensor, view: int | None, anchor: Tensor | None) -> T
 def tile_width(n: int, d: int, device: torch.device, *, copied: bool = False) -> int:
     """Columns to a tile: a function of shape and purpose alone, so that bits are too.
 
-    What is `copied` takes 2 MiB a thread: half of that costs a third more time, and twice
-    that is a good part of ten vectors' memory for 10 % less.  What is not may be wider:
-    each tile costs 0.1 ms beside its products.
+    What is `copied` takes 2 MiB of float32 a thread: half of that costs a third more time,
+    and twice that is a good part of ten vectors' memory for 10 % less.  What is not may be
+    wider: each tile costs 0.1 ms beside its products.
     """
     cpu = device.type == "cpu"
     budget = 1 << 26 if not cpu else 1 << 19 if copied else 9 << 18  # numbers in a tile
@@ -117,7 +117,10 @@ def _reader(matrix: Tensor, view: int | None, anchor: Tensor | None, width: int)
     # How a matrix product rounds depends on where in memory its rows begin.  So tiles
     # are multiplied where they lie only if that is where torch puts a fresh matrix,
     # and begin, as far as the product can tell, at such places if they are copied.
-    at_home = matrix.is_contiguous() and matrix.data_ptr() % ALIGNED == 0
+    # (Of a single row any stride is called contiguous.)
+    at_home = (
+        matrix.is_contiguous() and matrix.stride(0) >= d and matrix.data_ptr() % ALIGNED == 0
+    )
     if view is None and anchor is None and at_home and matrix.dtype == dtype:
         return _Reader(lambda a, b: matrix[:, a:b], width)
     most = min(width, tile_width(k, d, matrix.device, copied=True))
@@ -140,10 +143,10 @@ def _reader(matrix: Tensor, view: int | None, anchor: Tensor | None, width: int)
 def _add(reader: _Reader, a: int, b: int, total: np.ndarray) -> None:
     """Add the inner products of the rows between two columns to `total`.
 
-    A `STRETCH` at a time, and the lower half, by blocks of columns.  That saves up to half
-    of the work, and is as much faster where it saves little: the library multiplies 20
-    rows with each other in 8.1 ms, 16 rows and then 4 with all of them in 6.5 (measured,
-    10 rows by 4 at a time: 3.4, 2.5).
+    A `STRETCH` at a time, and the lower half, by blocks of rows.  That saves up to half of
+    the work, and is as much faster where it saves little: the library multiplies 20 rows
+    with each other in 8.1 ms, 16 rows and then 4 with all of them in 6.5 (measured, 10
+    rows by 4 at a time: 3.4, 2.5).  What is left of a stretch at the end is small.
     """
     parts: list[list[Tensor]] = []
     for c in range(a, b, reader.most):
