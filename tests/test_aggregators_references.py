@@ -275,12 +275,48 @@ class GeometricMedianTests(SynchronousTestCase):
             rules.GeometricMedian()(random.normal(size=(10, 20 if trial % 2 else 200)) + 1)
         self.assertEqual(set(steps), {PLAIN_STEPS})
 
+    def test_a_row_that_is_the_minimum_takes_no_steps(self) -> None:
+        """Also where float32 rounds the place of that row a little."""
+        places: list[int] = []
+        place = _Space.place
+
+        def counted(space: _Space, at: np.ndarray) -> Any:
+            places[-1] += 1
+            return place(space, at)
+
+        self.patch(_Space, "place", counted)
+        for seed in (158, 186, 572, 904, 1118):
+            x = np.random.default_rng(seed).normal(size=(18, 10))
+            x[-1] = x[:-1].mean(axis=0)
+            places.append(0)
+            got = rules.GeometricMedian()(x.astype(np.float32))
+            np.testing.assert_array_equal(got, x[-1].astype(np.float32))
+        self.assertLess(max(places), 20)
+
+    def test_far_from_the_origin(self) -> None:
+        """Short steps are not lost in the rounding of long inner products."""
+        random = np.random.default_rng(339)
+        x = random.normal(size=(21, 1)) + 10 ** random.uniform(3, 7)
+        np.testing.assert_allclose(rules.GeometricMedian()(x), np.median(x, axis=0), rtol=1e-12)
+
+    def test_tiny_rows_warn_of_nothing(self) -> None:
+        """Newton's system overflows for them; that is no step, and nobody's concern."""
+        x = np.random.default_rng(0).normal(size=(20, 3)) * 1e-140
+        with np.errstate(all="raise"):
+            got = rules.GeometricMedian()(x)
+        self.assertLess(np.abs(got).max(), 1e-139)
+
     def test_few_rows_and_many_are_solved_alike(self) -> None:
         """Newton's system goes to NumPy up to `FEW` rows, and to torch above."""
         x = np.random.default_rng(6).normal(size=(FEW, 50)) + 1
         few = rules.GeometricMedian()(x)
         self.patch(geometric_median, "FEW", 1)
         np.testing.assert_allclose(rules.GeometricMedian()(x), few, rtol=1e-8)
+
+    def test_what_cannot_be_solved(self) -> None:
+        """A singular system has no answer, and raises nothing."""
+        for n in (3, FEW + 1):
+            self.assertIsNone(geometric_median._solved(np.zeros((n, n)), np.ones(n)))
 
     def test_few_steps_are_weiszfelds(self) -> None:
         """``max_iter`` steps from zero are plain smoothed steps."""

@@ -8,7 +8,8 @@ step touches the vectors.
 2. If that has not settled after a few, the minimum may lie in a row itself, where
    Weiszfeld crawls or sticks: there is a test for that (Kuhn), and a way out of a
    row that is not the minimum (Vardi and Zhang, PNAS 2000, equation 2.6).
-3. Then Newton's steps, in the small space, for as long as they get lower.
+3. Then Newton's steps, in the small space, for as long as they get lower, or no higher than
+   rounding may make them.  Where they do not, as on a line, a row is tried again.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from byzpy_tw.seeds import Context
 PLAIN_STEPS = 4  # of Weiszfeld's, before anything cleverer
 SMOOTHING = 1e-6  # of the median distance
 ROUNDING = 16 * float(np.finfo(np.float64).eps)  # of a sum of distances
-FEW = 64  # rows: NumPy solves for them in half of torch's time, and with one thread
+FEW = 64  # rows: NumPy solves for them in less than torch's time, and with one thread
 
 
 @frozen(kw_only=True)
@@ -85,7 +86,7 @@ class GeometricMedian:
             return uniform(n, [central])  # over half of the rows are this one
         kept = [*range(n), n + 1]  # the rows and the origin
         inner = gram.whole.numpy().take(kept, axis=0).take(kept, axis=1)
-        space = _Space(inner, n, SMOOTHING * scale if self.nu is None else self.nu)
+        space = _Space(_from(inner, central), n, SMOOTHING * scale if self.nu is None else self.nu)
         start = np.zeros(n + 1)
         if self.init == "zero":
             start[n] = 1
@@ -94,6 +95,15 @@ class GeometricMedian:
         short = self.tol * max(scale, space.nu)
         found = _minimise(space, start, self.max_iter, short, exact=self.nu is None)
         return torch.from_numpy(found[:n].copy())
+
+
+def _from(inner: np.ndarray, point: int) -> np.ndarray:
+    """The inner products, as seen from one of the points.
+
+    From afar each short step would be lost in the rounding of long ones.
+    """
+    along = inner[point]
+    return (inner + along[point]) - (along + along[:, None])
 
 
 @frozen(eq=False)
@@ -111,7 +121,7 @@ class _Space:
     """Points as ``(n + 1,)`` weights, with a sum of one, over n rows and the origin.
 
     NumPy's, whose calls take a fifth of the time of torch's at this size; but NumPy's BLAS
-    for a `FEW` rows only, since it would have threads of its own.
+    for `FEW` rows or fewer only: for more it would have threads of its own.
     """
 
     inner: np.ndarray  # (n + 1, n + 1)
@@ -154,6 +164,7 @@ class _Space:
         step[: self.n] = pull / pull.sum()
         return step
 
+    @np.errstate(all="ignore")  # what is not finite is no step
     def newton(self, place: _Place) -> np.ndarray | None:
         """Newton's step, as a change of weights.
 
@@ -192,13 +203,14 @@ def _minimise(
     here = space.place(start)
     for step in range(max_iter):
         new = None
-        if step == PLAIN_STEPS and exact:
+        if step > PLAIN_STEPS:
+            new = _lower(space, here, short)
+        if new is None and step >= PLAIN_STEPS and exact:
             row = space.row(int(here.away.argmin()))
-            if space.cost(row) <= space.cost(here):  # else it is not the minimum
-                new = _way_out(space, row, here)
+            new = _way_out(space, row, here)
             if new is row:
                 return row.at
-        if step >= PLAIN_STEPS and new is None:
+        if new is None and step == PLAIN_STEPS:
             new = _lower(space, here, short)
         if new is None:
             new = space.place(space.weiszfeld(here))
@@ -214,7 +226,7 @@ def _minimise(
 
 
 def _lower(space: _Space, here: _Place, short: float) -> _Place | None:
-    """Where Newton's step leads, if that is lower; half and a quarter of it are tried too."""
+    """Where Newton's step leads, if that is lower but for rounding; or a half, or a quarter."""
     step = space.newton(here)
     if step is None:
         return None
