@@ -1,18 +1,18 @@
 """Every rule against ByzPy 0.1.4, ByzFL 0.0.11 and against its own floor.
 
     python benchmarks/kernels.py [--shapes 20x421642,...] [--rules median,nnm+krum,...]
-        [--peers DIRECTORY] [--repeat 14] [--no-peers]
+        [--peers DIRECTORY] [--turns 2] [--no-peers]
         [--away 1]
 
 The floor of a rule is what torch's own matmul takes for one Gram matrix, ``X @ X.T``,
 and one weighted sum, ``w @ X``, in the same run.  Times are medians, in milliseconds,
 over as many rounds as four seconds hold, but seven at least (three for calls that take
 half a second): what is quick would else be measured in one tenth of a second, good or
-bad for all of it.  In each round every call has a few turns in a row.  The first is not
-counted, nor are others of its first 20 milliseconds: for so long after torch's own
-matmul its OpenMP threads may spin, and would slow down whatever comes next.  A call that
-takes ten seconds has one turn, and a peer that would take a minute, going by a smaller
-shape, has none.  Each rule has a process of its own.  Memory is the
+bad for all of it.  In each round every call has a few turns in a row, of which ``--turns``
+are counted.  The first is not, nor are others of its first 20 milliseconds: for so long
+after torch's own matmul its OpenMP threads may spin, and would slow down whatever comes
+next.  A call that takes ten seconds has one turn, and a peer that would take a minute,
+going by a smaller shape, has none.  Each rule has a process of its own.  Memory is the
 most that one call adds to the process, less its result, as a share of the input;
 measured in another process (Linux).
 
@@ -36,7 +36,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import count
-from math import ceil, inf
+from math import inf
 from statistics import median
 from types import ModuleType
 from typing import Any
@@ -148,13 +148,13 @@ def byzpy(n: int, f: int) -> dict[str, Rule]:
 PEERS = {"byzpy": byzpy, "byzfl": byzfl}
 
 
-def timed(calls: dict[str, Callable[[], Any]], repeat: int) -> dict[str, float]:
+def timed(calls: dict[str, Callable[[], Any]], counted: int) -> dict[str, float]:
     """The median time of each call, ms.  One that fails is left out."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     begun, wanted = time.perf_counter(), dict(calls)
     for turn_round in count(1):
         for name in list(wanted):
-            found = row(name, calls[name], ceil(repeat / ROUNDS))
+            found = row(name, calls[name], counted)
             times[name] += found
             best = min(found, default=inf)  # infinite: it fails
             if best > SLOW or (best > 0.5 and turn_round >= FEW):
@@ -231,7 +231,7 @@ def turns(
         offered = PEERS[peer](n, f)
         if name in offered:
             calls[peer] = lambda theirs=offered[name]: theirs(matrix)
-    return timed(calls, args.repeat)
+    return timed(calls, args.turns)
 
 
 def apart(name: str, n: int, d: int, peers: Sequence[str], args: argparse.Namespace) -> Any:
@@ -242,7 +242,7 @@ def apart(name: str, n: int, d: int, peers: Sequence[str], args: argparse.Namesp
     """
     command = [
         sys.executable, __file__, "--row", name, "--shapes", f"{n}x{d}",
-        "--against", ",".join(peers), "--peers", args.peers, "--repeat", str(args.repeat),
+        "--against", ",".join(peers), "--peers", args.peers, "--turns", str(args.turns),
         "--away", str(args.away),
     ]  # fmt: skip
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--shapes", default=SHAPES)
     parser.add_argument("--rules", default="")
     parser.add_argument("--peers", default="")
-    parser.add_argument("--repeat", type=int, default=14)
+    parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--away", type=float, default=1.0)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--with-memory", action="store_true")
