@@ -91,8 +91,8 @@ class HostileTests(TestCase):
         self.assertGreaterEqual(sum(h.welcome for h in heard), 0.9 * 2 * HALF)
         self.assertGreater(sum(h.opened for h in heard), HALF)
         self.assertGreater(sum(h.stream_bytes > 0 for h in heard), HALF // 2)
-        # What a server keeps of its heap wanders by some 16 MiB, up and down.  What 200
-        # conversations left of one vector of theirs each would be 800.
+        # What a server keeps of its heap wanders by some 16 MiB, up and down; 0.16 MiB
+        # of each conversation would be 32.
         self.assertLessEqual(sizes[1] - sizes[0], 32, sizes)
         after = await self.converse(valid())
         self.assertTrue(after.welcome and after.stream_bytes)
