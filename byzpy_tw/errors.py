@@ -310,6 +310,19 @@ class UnsuitableModel(ByzpyTwError, ValueError):
     code = "UNSUITABLE_MODEL"
 
 
+class UnsuitableData(ByzpyTwError, ValueError):
+    """The data cannot be trained on; says what is wrong with it, and where.
+
+    Examples that are sparse or of a type that no model takes, labels that are out of range,
+    no training examples at all, or, with ``--strict``, values that are not finite.
+
+    What to do: mend the data, or the dataset's code, where the message says; or another
+    ``--dataset``.
+    """
+
+    code = "UNSUITABLE_DATA"
+
+
 class LimitExceeded(ByzpyTwError):
     """What was asked for is larger than this process allows.
 
@@ -568,6 +581,20 @@ class Diverged(ByzpyTwError):
     """
 
     code = "DIVERGED"
+
+
+class AttackFailed(PluginError):
+    """Not one of the run's attack vectors could be computed.
+
+    The run went on as without attackers, so its result says nothing about its rules.  The
+    message has the first cause; the log of the machine that the node lives on has the
+    traceback.
+
+    What to do: mend the attack's code, or choose another ``--attack``; ``--attack none`` is a
+    run without one.
+    """
+
+    code = "ATTACK_FAILED"
 
 
 class RunFailed(ByzpyTwError):

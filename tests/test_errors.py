@@ -36,6 +36,7 @@ TRAINERS_OWN = {
     errors.KeysRefused,
     errors.MissingPlugin,
     errors.RunDirectoryError,
+    errors.AttackFailed,
     errors.RunFailed,
     errors.ServerDiffers,
     errors.ServerUnreachable,

@@ -24,6 +24,7 @@ LAYERS = {
     "": GROUND,  # byzpy_tw itself: it imports nothing until a name is used
     "errors": GROUND,
     "exits": GROUND,
+    "foreign": GROUND,
     "seeds": GROUND,
     "vectors": GROUND,
     "kernels": KERNELS,
@@ -55,6 +56,7 @@ LAYERS = {
 BESIDE = {
     ("vectors", "errors"),
     ("exits", "errors"),
+    ("foreign", "errors"),
     ("preaggregators", "aggregators"),
     ("attacks", "aggregators"),
     ("pages", "runs"),  # records into pages: still without Twisted

@@ -43,6 +43,7 @@ WIRE_ERRORS: dict[type[Exception], bytes] = {
         errors.PluginError,
         errors.DatasetUnavailable,
         errors.UnsuitableModel,
+        errors.UnsuitableData,
         errors.LimitExceeded,
         errors.VersionMismatch,
         errors.ProtectedMode,

@@ -1,0 +1,119 @@
+"""Calls into code that is not this package's: plugins', and users' own.
+
+Such code raises what it likes: `SystemExit`, `KeyboardInterrupt`, errors whose text cannot be
+had.  `calling` turns all of it into one error that names the owner and keeps the cause, so
+that no caller has to know more than this package's errors.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from byzpy_tw import errors
+from byzpy_tw.errors import (
+    BadVectors,
+    BrokenPlugin,
+    ByzpyTwError,
+    ConfigError,
+    DatasetUnavailable,
+    LimitExceeded,
+    PluginError,
+    TooManyByzantine,
+    UnsuitableData,
+    UnsuitableModel,
+)
+
+# Errors of this package that foreign code may raise on purpose.  Others would steer a run:
+# a rule that raises `Diverged`, say, is a rule that failed.
+_MEANT = (
+    BadVectors,
+    ConfigError,
+    DatasetUnavailable,
+    LimitExceeded,
+    PluginError,
+    TooManyByzantine,
+    UnsuitableData,
+    UnsuitableModel,
+)
+_LONGEST = 1000  # characters of a foreign error's text
+_LIBRARIES = ("byzpy_tw", "torch", "numpy", "importlib", "concurrent", "threading")
+
+
+class calling:
+    """Context manager around foreign code: ``with calling("acme 1.0: attack 'x'"):``.
+
+    Raises `error` (`BrokenPlugin`) with `who` in front for whatever is raised inside, except
+    for the errors of this package that a plugin may raise, and for a Ctrl-C of the user.
+    """
+
+    def __init__(self, who: str, error: type[ByzpyTwError] = BrokenPlugin) -> None:
+        self.who, self.error = who, error
+        self._interrupted = False  # by the user
+        self._before: Any = None  # the handler of SIGINT, where it was replaced
+
+    def __enter__(self) -> calling:
+        # Only in the main thread does Python tell of a Ctrl-C by an exception.
+        if threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        if e is None or (isinstance(e, KeyboardInterrupt) and self._interrupted):
+            return False
+        found = told(self.who, e, self.error)
+        if found is e:
+            return False
+        raise found from e
+
+
+def told(
+    who: str, e: BaseException, error: type[ByzpyTwError] = BrokenPlugin
+) -> BaseException:
+    """The error to raise for `e`, which foreign code raised: `e` itself where it may stand."""
+    if isinstance(e, _MEANT):
+        if type(e).__module__ == errors.__name__:
+            return e
+        # A class of the plugin's own, which may be made in another way than ours.
+        ours = next(k for k in type(e).__mro__ if k.__module__ == errors.__name__)
+        return ours(f"{who}: {_text(e)}")
+    return error(f"{who} raised {described(e)}")
+
+
+def described(e: BaseException) -> str:
+    """One line: the kind of `e`, its words, and the line of foreign code it came from."""
+    text, where = _text(e), _origin(e.__traceback__)
+    line = f"{type(e).__name__}: {text}" if text else type(e).__name__
+    return f"{line} ({where})" if where else line
+
+
+def _text(e: BaseException) -> str:
+    try:
+        text = " ".join(str(e).split())
+    except BaseException as broken:
+        return f"its text cannot be had: that raised {type(broken).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _origin(tb: TracebackType | None) -> str:
+    """``file.py, line 3`` of the innermost frame that is no library's; empty if there is none."""
+    found = ""
+    while tb is not None:
+        module = str(tb.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if module not in _LIBRARIES:
+            file = os.path.basename(tb.tb_frame.f_code.co_filename)
+            found = "" if file.startswith("<") else f"{file}, line {tb.tb_lineno}"
+        tb = tb.tb_next
+    return found
