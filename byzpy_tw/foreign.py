@@ -15,6 +15,7 @@ from typing import Any
 
 from byzpy_tw import errors
 from byzpy_tw.errors import (
+    BadRuleOutput,
     BadVectors,
     BrokenPlugin,
     ByzpyTwError,
@@ -77,6 +78,33 @@ class calling:
         if found is e:
             return False
         raise found from e
+
+
+class untouched:
+    """Context manager around foreign code that is handed memory which is not its own.
+
+    Raises `BadRuleOutput` where a tensor was written to through torch: each such write counts
+    up its version, which costs nothing to look at.
+    """
+
+    def __init__(self, who: str, *tensors: Any) -> None:
+        self.who, self._tensors = who, tensors
+        self._versions = [tensor._version for tensor in tensors]
+
+    def __enter__(self) -> untouched:
+        return self
+
+    def __exit__(self, kind: object, e: object, tb: object) -> None:
+        if e is None:
+            self.check()
+
+    def check(self) -> None:
+        """Raise where a tensor was written to since this was made."""
+        if any(t._version != v for t, v in zip(self._tensors, self._versions)):
+            raise BadRuleOutput(
+                f"{self.who} wrote to the vectors that it was given, which others use too: work "
+                "on a copy, such as vectors.clone()"
+            )
 
 
 def told(

@@ -25,6 +25,8 @@ LAYERS = {
     "errors": GROUND,
     "exits": GROUND,
     "foreign": GROUND,
+    "generators": GROUND,
+    "object_state": GROUND,
     "seeds": GROUND,
     "vectors": GROUND,
     "kernels": KERNELS,

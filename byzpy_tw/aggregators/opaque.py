@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from byzpy_tw.aggregators.rule import Outcome, State, check
 from byzpy_tw.errors import BadRuleOutput
+from byzpy_tw.foreign import untouched
 from byzpy_tw.seeds import Context
 
 
@@ -34,7 +36,30 @@ def run_preaggregator(
 
 def _call(rule: Callable[..., Any], matrix: Tensor, context: Context | None, state: State) -> Any:
     check(rule, matrix.shape[0])
-    return rule(matrix, **taken(rule, {"context": context, "state": state}))
+    own = None if state is None else {key: _copied(value) for key, value in state.items()}
+    with untouched(_name(rule), matrix):
+        answer = rule(matrix, **taken(rule, {"context": context, "state": own}))
+    if state is not None and own is not None:
+        state.clear()
+        # What is remembered must not change with the rows of the next round.
+        state.update({k: _apart(value, matrix) for k, value in own.items()})
+    return answer
+
+
+def _name(rule: Callable[..., Any]) -> str:
+    return getattr(rule, "__name__", type(rule).__name__)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def _apart(value: Any, matrix: Tensor) -> Any:
+    """`value` in memory of its own, if it is a tensor that lies in that of `matrix`."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return value
+    same = value.untyped_storage().data_ptr() == matrix.untyped_storage().data_ptr()
+    return value.clone() if same else value
 
 
 def taken(call: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +77,7 @@ def taken(call: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
 def _check(
     rule: Callable[..., Any], answer: Any, matrix: Tensor, wanted: str, answer_dims: int
 ) -> None:
-    name = getattr(rule, "__name__", type(rule).__name__)
+    name = _name(rule)
     if not isinstance(answer, Tensor):
         raise BadRuleOutput(f"{name} returned {type(answer).__name__}, expected a tensor")
     shaped = (

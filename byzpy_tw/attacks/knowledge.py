@@ -45,7 +45,8 @@ class Knowledge:
     ``strength`` ``(1,)``    float64: what the attack's method ``strength`` found
     ``vectors``  ``(h, d)``  all of it
 
-    The tensors may be shared: do not write to them.
+    A plugin's attack gets all but ``vectors`` in memory of its own (`owned`).  The built-in
+    ones share theirs, and write to none.
     """
 
     h: int
@@ -150,6 +151,12 @@ class Knowledge:
                 f"pass a Knowledge with {missing[0]}=..."
             )
         return attrs.evolve(self, **found)
+
+    def owned(self) -> Knowledge:
+        """The same, in memory that nobody else has, but for ``vectors``."""
+        pieces = ("own", "past", "mean", "std", "one", "gram", "products", "strength")
+        found = {piece: getattr(self, piece) for piece in pieces}
+        return attrs.evolve(self, **{p: t.clone() for p, t in found.items() if t is not None})
 
     def filled(self, value: float) -> Tensor:
         """`value` in every coordinate, in the right dtype."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from byzpy_tw import seeds
-from byzpy_tw.errors import UnsuitableModel
+from byzpy_tw import generators, seeds
+from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
+from byzpy_tw.foreign import described
 from byzpy_tw.models.dropout import check_dropout, name_streams
 
 Factory = Callable[..., nn.Module]
@@ -25,22 +25,31 @@ def count(factory: Factory, params: Mapping[str, Any]) -> int:
     try:
         with torch.device("meta"):
             model = factory(**params)
-    except RuntimeError as e:
-        raise UnsuitableModel(
-            "the model cannot be made on torch's meta device, where its size is found "
-            f"before memory is taken (values are not to be read while it is made): {e}"
-        ) from e
+    except ByzpyTwError as e:
+        if not isinstance(e.__cause__, (RuntimeError, NotImplementedError)):
+            raise
+        raise _valueless(e.__cause__) from e
+    except (RuntimeError, NotImplementedError) as e:
+        raise _valueless(e) from e
     return check(model)
+
+
+def _valueless(e: BaseException) -> UnsuitableModel:
+    return UnsuitableModel(
+        "the model cannot be made on torch's meta device, where its size is found before "
+        f"memory is taken (values are not to be read while it is made): {described(e)}"
+    )
 
 
 def build(factory: Factory, params: Mapping[str, Any], *, seed: int) -> nn.Module:
     """The model, its initial values a function of `seed`.
 
-    Torch's global generator, which modules draw initial values from, is seeded
-    for the duration and put back as it was.  Raises `UnsuitableModel`.
+    The global generators, torch's (which modules draw initial values from), NumPy's and
+    Python's, are seeded for the duration and put back as they were.  Raises
+    `UnsuitableModel`.
     """
     count(factory, params)
-    with _seeded(seeds.torch_seed(seed, "model")):
+    with generators.seeded(seeds.torch_seed(seed, "model")):
         model = factory(**params)
     check(model)
     name_streams(model)
@@ -53,12 +62,13 @@ def check(model: nn.Module) -> int:
         raise UnsuitableModel(
             f"the factory returned {type(model).__name__}, not a torch.nn.Module"
         )
-    for name, buffer in model.named_buffers():
-        if buffer.is_floating_point() or buffer.is_complex():
+    for name, layer in model.named_modules():
+        # Other buffers may be constants: the trial before round 0 finds out.
+        if isinstance(layer, _NormBase) and layer.track_running_stats:
             raise UnsuitableModel(
                 f"the model keeps floating-point statistics outside its parameters "
-                f"({name}): no node would own them, and micro-batches would change "
-                "them; use GroupNorm or LayerNorm in place of BatchNorm"
+                f"({name}, a {type(layer).__name__}): no node would own them, and micro-batches "
+                "would change them; use GroupNorm or LayerNorm in place of BatchNorm"
             )
     total = 0
     for name, parameter in model.named_parameters():
@@ -97,14 +107,3 @@ def flat_parameters(model: nn.Module, buffer: Tensor | None = None) -> Tensor:
             parameter.data = piece
             start += parameter.numel()
     return buffer
-
-
-# The global generator is one a process; two models must not share its numbers.
-_drawing = threading.Lock()
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with _drawing, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

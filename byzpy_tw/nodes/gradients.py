@@ -22,9 +22,11 @@ import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
 
-from byzpy_tw import models, seeds
+from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import BadRequest
+from byzpy_tw.errors import BadRequest, UnsuitableModel
+from byzpy_tw.foreign import calling
+from byzpy_tw.nodes.computing import losses_gradient
 from byzpy_tw.nodes.spec import RunSpec
 
 
@@ -64,7 +66,7 @@ class Gradient:
 class MicroBatches:
     """A node's batch as jobs, each giving the gradient of one part of it."""
 
-    model: nn.Module
+    model: Callable[[], nn.Module]  # gives the one that a call is to use
     leaves: Sequence[Tensor]  # its parameters
     dataset: Dataset
     shard: np.ndarray
@@ -72,6 +74,7 @@ class MicroBatches:
     node: int
     round: int
     device: torch.device
+    who: str = "the model"  # whose code it is, for its errors
     flip_labels: bool = False
 
     @property
@@ -98,16 +101,20 @@ class MicroBatches:
         inputs, labels = self.dataset.inputs(examples).to(self.device), labels.to(self.device)
         if self.flip_labels:
             labels = self.dataset.classes - 1 - labels
-        # The leaves are shared between threads: `grad` hands gradients back and
-        # leaves the leaves alone, where `backward` would write into them.
         stream = (spec.seed, "dropout", self.node, self.round, part)
-        with models.randomness(lambda: seeds.torch_seed(*stream)):
-            logits = self.model(inputs)
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / spec.batch_size
-        gradients = torch.autograd.grad(loss, self.leaves)
+        with calling(self.who):
+            loss, gradients = losses_gradient(
+                self.model(), self.leaves, inputs, labels, self.dataset.classes, spec.batch_size,
+                lambda: seeds.torch_seed(*stream), self.who,
+            )  # fmt: skip
         # Flat is not enough: of a stacked parameter it is every other number.
-        pieces = tuple(g.reshape(-1).contiguous().to("cpu") for g in gradients)
-        return Gradient(pieces, float(loss.detach()))
+        pieces = tuple(g.reshape(-1).contiguous().to("cpu") for g in gradients if g is not None)
+        if len(pieces) < len(gradients):
+            raise UnsuitableModel(
+                f"{self.who}: {len(gradients) - len(pieces)} of {len(gradients)} parameters get "
+                "no gradient from the loss"
+            )
+        return Gradient(pieces, float(loss))
 
 
 @define(eq=False)
@@ -188,7 +195,7 @@ def _whole(batches: MicroBatches, wanted: Callable[[], bool]) -> Answer:
             whole = total.add(part, batches.run(part))
         assert whole is not None
         return whole
-    except Exception as e:  # a model is a plugin's code
+    except BaseException as e:  # whatever it is, somebody waits for this node's answer
         return e
 
 
@@ -219,9 +226,8 @@ def _spread(
             cost((time.thread_time() - begun) * batches.parts)
             with lock:
                 answer: Answer | None = total.add(part, gradient)
-        except Exception as e:
-            # A model is a plugin's code: whatever it raises is this node's
-            # failure, reported once.
+        except BaseException as e:
+            # Whatever it is, it is this node's failure, reported once.
             with lock:
                 answer, failed = (None if failed else e), True
         if answer is not None:

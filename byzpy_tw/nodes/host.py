@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,13 @@ from byzpy_tw.attacks.tiers import pieces_of
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, LimitExceeded, ShardTooSmall
 from byzpy_tw.kernels.machine import device_of
+from byzpy_tw.nodes.attack_trial import try_attack
 from byzpy_tw.nodes.gradients import Done, MicroBatches, submit
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec
+from byzpy_tw.nodes.trial import Tried, try_model
+from byzpy_tw.object_state import Copies
 from byzpy_tw.plugins import Registry
+from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
 
 
@@ -59,16 +64,21 @@ class NodeHost:
     model: nn.Module
     parameters: Tensor  # (d,) float32 on `device`, the model's own memory
     device: torch.device
+    tried: Tried
     _registry: Registry
     _shards: list[np.ndarray]
     nodes: dict[int, Node] = field(factory=dict, init=False)
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
     _leaves: list[Tensor] = field(init=False)
+    _call: Callable[[], nn.Module] = field(init=False)  # gives the model that a call is to use
+    _who: str = field(init=False)  # whose code the model is
     # Seconds of a core that a gradient took at best; None: none was computed.
     cost: float | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._leaves = list(self.model.parameters())
+        self._call = callable_model(self.model, self.tried.copied)
+        self._who = self._registry.owner("model", self.spec.model)
 
     @property
     def dimension(self) -> int:
@@ -97,19 +107,17 @@ class NodeHost:
         self.nodes[node.node] = Node(node, shard, attack)
 
     def look_up(self, attacks: Iterable[str]) -> None:
-        """Make `attacks` ready for `spawn`; a plugin's may take its time.
+        """Make `attacks` ready for `spawn`, and try them; a plugin's may take its time.
 
         Nodes with the same attack share it: it keeps nothing between calls.
         """
         for text in attacks:
             if text not in self._attacks:
-                self._attacks[text] = build_attack(
-                    self._registry,
-                    text,
-                    n=self.spec.n,
-                    b=self.spec.n - self.spec.shards,
-                    f=self.spec.f,
-                )
+                make = partial(
+                    build_attack, self._registry, text, n=self.spec.n,
+                    b=self.spec.n - self.spec.shards, f=self.spec.f,
+                )  # fmt: skip
+                self._attacks[text] = try_attack(make, self.spec, self.dimension)
 
     def gradients(
         self,
@@ -132,7 +140,7 @@ class NodeHost:
 
     def _batches(self, node: int, round: int) -> MicroBatches:
         return MicroBatches(
-            self.model,
+            self._call,
             self._leaves,
             self.dataset,
             self.nodes[node].shard,
@@ -140,6 +148,7 @@ class NodeHost:
             node,
             round,
             self.device,
+            self._who,
             flip_labels=self.behaviour(node) == "label-flip",
         )
 
@@ -172,6 +181,11 @@ class NodeHost:
         """What the attacks of the nodes here must be shown."""
         return {p for n in self.nodes.values() if n.attack for p in pieces_of(n.attack)}
 
+    @property
+    def foreign(self) -> bool:
+        """Whether a plugin's attack is among the nodes here: it may write to what it is shown."""
+        return any(isinstance(attack, PluginAttack) for attack in self._attacks.values())
+
     def garbage(self, node: int, round: int) -> Tensor:
         """Noise of the wrong length, for a node that sends no vector."""
         stream = seeds.stream(self.spec.seed, "garbage", node, round)
@@ -202,24 +216,48 @@ def build(
     most_elements: int | None = None,
     most_working: int | None = None,
     dataset: Dataset | None = None,
+    tried: Tried | None = None,
 ) -> NodeHost:
     """The host of a run, with no nodes yet.
 
-    Reads the dataset unless it is given.  The model is counted on the meta
+    Reads the dataset unless it is given, and tries the model unless it has been tried here
+    with this data.  The model is counted on the meta
     device before memory is taken: `LimitExceeded` above `most_elements`, and
     where a micro-batch would keep more than `most_working` bytes of it.
     """
     data = dataset if dataset is not None else registry.make(
         "dataset", spec.dataset, root=data_root
     )
-    model = make_model(
-        spec, registry, data, most_elements=most_elements, most_working=most_working
-    )
-    chosen = device_of(device)
+    limits = {"most_elements": most_elements, "most_working": most_working}
+    chosen, shards = device_of(device), make_shards(spec, registry, data)
+    if tried is None:
+        tried = try_out(spec, registry, data, shards, chosen, **limits)
+    model = make_model(spec, registry, data, **limits)
+    tried.check_initial(model, registry.owner("model", spec.model))
     model = model.to(chosen)
     parameters = models.flat_parameters(model)
-    shards = make_shards(spec, registry, data)
-    return NodeHost(spec, data, model, parameters, chosen, registry, shards)
+    return NodeHost(spec, data, model, parameters, chosen, tried, registry, shards)
+
+
+def try_out(
+    spec: RunSpec,
+    registry: Registry,
+    data: Dataset,
+    shards: Sequence[np.ndarray],
+    device: torch.device,
+    **limits: int | None,
+) -> Tried:
+    """The trial of the run's model on this process's data; see `trial`."""
+
+    def make() -> nn.Module:
+        return make_model(spec, registry, data, **limits)
+
+    return try_model(make, registry.owner("model", spec.model), spec, data, shards, device)
+
+
+def callable_model(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
+    """The model for one call: `model` itself, or a copy that shares its tensors."""
+    return Copies(model) if copied else lambda: model
 
 
 def make_model(

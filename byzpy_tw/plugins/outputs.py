@@ -5,10 +5,13 @@ Whatever is wrong is an error that names the distribution.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from attrs import frozen
 from torch import Tensor
 
@@ -17,6 +20,7 @@ from byzpy_tw.attacks import TIERS, Knowledge, pieces_of
 from byzpy_tw.attacks.calling import perform
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
+from byzpy_tw.foreign import calling, untouched
 from byzpy_tw.seeds import Context
 
 
@@ -42,7 +46,7 @@ def checked(kind: str, name: str, distribution: str, made: Any) -> Any:
                 f"{who} wants to be shown {', '.join(pieces_of(made))}, knowledge {tier!r} "
                 f"is {', '.join(sorted(TIERS[tier])) or 'nothing'}"
             )
-        return PluginAttack(made)
+        return PluginAttack(made, who)
     if kind == "partition":
         return PluginPartition(made, who)
     return made
@@ -54,10 +58,14 @@ class PluginAttack:
 
     It can be called with honest vectors as well as with a `Knowledge`, and
     what the plugin left out (``pieces``, ``behaviour``, the keyword
-    ``context``) has its usual meaning.
+    ``context``) has its usual meaning.  Its code gets memory of its own, and what it
+    answers is a copy, so that it may use its memory again.
     """
 
     made: Callable[..., Any]
+    who: str = "the attack"
+    # Gives the attack for one call, where calls leave something on it.
+    copies: Callable[[], Any] | None = None
 
     __call__ = perform
 
@@ -70,16 +78,47 @@ class PluginAttack:
         return getattr(self.made, "behaviour", "attack")
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        return self.made(known, **taken(self.made, {"context": context}))
+        """``(d,)``; `BrokenPlugin` or `BadRuleOutput` for what the plugin does wrong."""
+        rows = [] if known.vectors is None else [known.vectors]
+        with calling(self.who), untouched(self.who, *rows):
+            made = self.made if self.copies is None else self.copies()
+            answer = made(known.owned(), **taken(self.made, {"context": context}))
+            return _vector(answer, known, self.who)
+
+    def _guarded(self, method: Callable[..., Any], first: Any, **offered: Any) -> Any:
+        """Call `method`, which is shown the honest rows themselves."""
+        rows = first if isinstance(first, Tensor) else first.vectors
+        if offered.get("memory") is not None:
+            offered["memory"] = copy.deepcopy(offered["memory"])
+        with calling(self.who), untouched(self.who, rows):
+            found = method(first, **offered)
+        state = offered.get("state")
+        for key, value in (state or {}).items():
+            if isinstance(value, Tensor):  # it may lie in the rows, which change
+                state[key] = value.clone()
+        return found
 
     def __getattr__(self, name: str) -> Any:
         # knowledge, choose, check, target, parameters: the plugin's own.
-        if name.startswith("_") or name == "made":
+        if name.startswith("_") or name in ("made", "who", "copies"):
             raise AttributeError(name)
         found = getattr(self.made, name)
         if name == "aimed_at":
-            return lambda pipeline: PluginAttack(found(pipeline))
+            return lambda pipeline: PluginAttack(found(pipeline), self.who)
+        if name in ("choose", "strength") and callable(found):
+            return partial(self._guarded, found)
         return found
+
+
+def _vector(answer: Any, known: Knowledge, who: str) -> Tensor:
+    """The answer of an attack as a vector in memory of its own; it may hold anything."""
+    vector = torch.as_tensor(answer)
+    if vector.numel() != known.dimension or vector.is_complex():
+        raise BadRuleOutput(
+            f"{who} returned {tuple(vector.shape)} of {vector.dtype}, expected "
+            f"({known.dimension},) of {known.dtype}"
+        )
+    return vector.detach().to(known.dtype, copy=True).reshape(-1)
 
 
 @frozen(eq=False)

@@ -129,6 +129,13 @@ class Registry:
         read_all(named, entry.parameters, {k: v for k, v in fill.items() if v is not None})
         return entry
 
+    def owner(self, kind: str, text: str) -> str:
+        """The thing that `text` names and, unless it is ours, whose it is: for messages."""
+        entry = self.entry(kind, parse(text).name)
+        if entry.distribution == OWN:
+            return f"{kind} {entry.name!r}"
+        return f"{kind} {entry.name!r} of {entry.distribution} {entry.version}"
+
 
 def load(
     only: Collection[str] | None = None, extra: Mapping[str, object] | None = None

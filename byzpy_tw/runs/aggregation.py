@@ -9,6 +9,7 @@ from torch import Tensor
 
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.errors import BadRuleOutput, ConfigError, GuaranteeMissing, PluginError
+from byzpy_tw.foreign import calling, described
 from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_pipeline
@@ -103,11 +104,12 @@ class Aggregation:
         )
         memory = dict(self.memory)
         try:
-            outcome = self.chain(f).outcome(rows, context=context, state=memory)
+            with calling("the rule", BadRuleOutput):
+                outcome = self.chain(f).outcome(rows, context=context, state=memory)
         except PluginError as e:
             raise type(e)(f"{self._blame()}: {e}") from e
-        except Exception as e:  # a plugin's code
-            raise BadRuleOutput(f"{self._blame()}: raised {e!r}") from e
+        except Exception as e:  # what is neither: this package's, such as TooManyByzantine
+            raise BadRuleOutput(f"{self._blame()}: raised {described(e)}") from e
         vector, norm = outcome.vector, norm_of(outcome.vector)
         if tuple(vector.shape) != (matrix.shape[1],) or vector.dtype != matrix.dtype:
             raise BadRuleOutput(

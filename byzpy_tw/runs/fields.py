@@ -33,6 +33,8 @@ CONFIG: Mapping[str, str] = {
     "dimension": "`d`, the length of the parameters",
     "data_digest": "SHA-256 of the trainer's data",
     "data_digests": "that of each server's data; they differ with `--partition local` only",
+    "trial": "digests of what the trial before round 0 found: `shards`, `classes` (and shape), "
+    "`normalisation`, and `gradient` of two examples with its `loss` and `norms`",
     "versions": "of byzpy_tw, Python, torch, NumPy, the platform and its instruction set; "
     "`probe` is the SHA-256 of a fixed gradient as computed here",
     "plugins": "each distribution that offers plugins, with its version",

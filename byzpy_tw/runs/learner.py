@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from attrs import define, field, frozen
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from byzpy_tw import models
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import Diverged
+from byzpy_tw.foreign import calling
+from byzpy_tw.nodes.computing import class_scores
+from byzpy_tw.nodes.host import callable_model
 from byzpy_tw.vectors import sha256_of
 
 # Test examples in one job, fewer of a large model: what a layer makes of them should
@@ -53,6 +57,9 @@ class Learner:
     weight_decay: float = 0.0
     milestones: tuple[int, ...] = ()  # rounds from which `lr` is multiplied by `decay`
     decay: float = 0.1
+    copied: bool = False  # whether each call of the model needs a copy
+    who: str = "the model"  # whose code it is, for its errors
+    _call: Callable[[], nn.Module] = field(init=False)
     parameters: Tensor = field(init=False)
     velocity: Tensor = field(init=False)  # (d,), the momentum's memory
 
@@ -62,6 +69,7 @@ class Learner:
         for leaf in self.model.parameters():
             leaf.requires_grad_(False)
         self.velocity = torch.zeros_like(self.parameters)
+        self._call = callable_model(self.model, self.copied)
 
     @property
     def dimension(self) -> int:
@@ -115,7 +123,9 @@ class Learner:
         part = slice(job * self._share, (job + 1) * self._share)
         device = self.parameters.device
         labels = self.dataset.test.y[part].to(device)
-        logits = self.model(self.dataset.inputs(self.dataset.test.x[part]).to(device))
+        inputs = self.dataset.inputs(self.dataset.test.x[part]).to(device)
+        with calling(self.who):
+            logits = class_scores(self._call(), inputs, self.dataset.classes, self.who)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         right = int((logits.argmax(dim=1) == labels).sum())
         return Tested(float(loss), right, len(labels))
@@ -123,7 +133,7 @@ class Learner:
 
 def whole(shares: list[Tested]) -> Evaluation:
     """The evaluation that `shares`, in order, add up to."""
-    examples = sum(share.examples for share in shares)
+    examples = sum(share.examples for share in shares) or 1  # then nothing was evaluated
     return Evaluation(
         sum(share.loss for share in shares) / examples,
         sum(share.right for share in shares) / examples,

@@ -226,7 +226,8 @@ def replay_of(
     learner = Learner(
         model, host.dataset, lr=config.lr, momentum=config.momentum,
         weight_decay=config.weight_decay, milestones=config.lr_milestones,
-        decay=config.lr_decay,
+        decay=config.lr_decay, copied=host.tried.copied,
+        who=registry.owner("model", config.model),
     )  # fmt: skip
     first = State(0, learner.parameters.clone(), learner.velocity.clone())
     return Replay(config, rules_of(config, registry), host, learner, first, pool, together)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,9 @@ from byzpy_tw.errors import (
     DamagedCheckpoint,
     RunDirectoryError,
     ServerDiffers,
+    WireError,
 )
+from byzpy_tw.nodes.trial import Trial
 from byzpy_tw.runs import checkpoint
 from byzpy_tw.runs.checkpoint import State
 from byzpy_tw.runs.checks import flag
@@ -173,11 +176,16 @@ def _newest(path: Path, records: Recorded, say: Callable[[str], None]) -> State 
 
 
 def compare(
-    begun: Begun, dimension: int, digest: str, here: Environment, strict: bool
+    begun: Begun,
+    dimension: int,
+    digest: str,
+    trial: Trial,
+    here: Environment,
+    strict: bool,
 ) -> list[str]:
     """What differs between this process and the one that began the run, in words.
 
-    `dimension` is the model's, `digest` the data's.  Raises `RunDirectoryError` where
+    `dimension` is the model's, `digest` the data's, `trial` this process's.  Raises `RunDirectoryError` where
     these are others, and `ServerDiffers` for any difference if it is to be `strict`.
     """
     before = begun.description
@@ -197,6 +205,19 @@ def compare(
     ):
         if versions.get(name, now) != now:
             lines.append(f"the run was begun with {name} {shown(versions[name])}, this is {now}")
+    lines += _trials_differ(before.get("trial"), trial, versions.get("probe") == here.probe)
     if lines and strict:
         raise ServerDiffers(f"{'; '.join(lines)} (--strict)")
     return lines
+
+
+def _trials_differ(recorded: Any, now: Trial, exact: bool) -> list[str]:
+    """How the trial that is on record, if there is one, differs from that of `now`."""
+    if recorded is None:  # begun before there were trials
+        return []
+    try:
+        then = Trial.from_json(json.dumps(recorded))
+    except WireError:
+        return ["config.json has no trial that this program writes"]
+    found = then.differences(now, exact=exact, local=False)
+    return [f"since the run was begun, {' and '.join(found)} changed"] if found else []

@@ -146,7 +146,7 @@ class Verification:
         try:
             lines = compare(
                 Begun("", description=left.description), replay.host.dimension, digest,
-                here, False,
+                replay.host.tried.trial, here, False,
             )  # fmt: skip
         except RunDirectoryError as e:
             raise RunDirectoryError(f"{e}; --data-root says where the data is") from e

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import LimitExceeded, ServerError
+from byzpy_tw.errors import ByzpyTwError, LimitExceeded, ServerError
 from byzpy_tw.kernels.memory import settle, steady_heap, trim
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.kernels.parallel import whole_pool as make_pool
@@ -33,10 +34,12 @@ from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.wire.addresses import Address
+from byzpy_tw.wire.guarded import clean
 from byzpy_tw.wire.keys import Keys
 from byzpy_tw.wire.mutual import behind_tls
 from byzpy_tw.wire.threads import in_pool
 
+MOST_TRACED = 100  # tracebacks of foreign code, in the life of a process
 SETTLING = 1.0  # seconds until what a run held is let go of
 
 
@@ -72,6 +75,7 @@ class ByzpyServer(Service):
     _environment: Deferred | None = field(default=None, init=False)
     # Runs on the same data share it; the last one to close lets go of it.
     _datasets: Any = field(factory=WeakValueDictionary, init=False)
+    _traced: set[str] = field(factory=set, init=False)  # texts of failures that are logged
 
     log = Logger()
 
@@ -219,7 +223,30 @@ class ByzpyServer(Service):
 
     async def build(self, spec: RunSpec) -> tuple[NodeHost, str]:
         """The host of a new run, and the digest of its data."""
-        return await in_pool(self.reactor, self.pool, self._build, spec)
+        try:
+            host, digest = await in_pool(self.reactor, self.pool, self._build, spec)
+        except ByzpyTwError as e:
+            self._trace(str(e), Failure())
+            raise
+        self.log.info("the trial of {model} took {seconds:.3f} s",
+                      model=spec.model, seconds=host.tried.seconds)  # fmt: skip
+        return host, digest
+
+    async def look_up(self, host: NodeHost, attacks: Sequence[str]) -> None:
+        """Make `attacks` ready on `host`, and try them."""
+        try:
+            await in_pool(self.reactor, self.pool, host.look_up, attacks)
+        except ByzpyTwError as e:
+            self._trace(str(e), Failure())
+            raise
+
+    def _trace(self, text: str, failure: Failure) -> None:
+        """Log the traceback of foreign code that failed, once for each text, and not for ever."""
+        if failure.value.__cause__ is None or text in self._traced:
+            return
+        if len(self._traced) < MOST_TRACED:
+            self._traced.add(text)
+            self.log.failure("{text}", failure=failure, text=clean(text, 1000))
 
     def _build(self, spec: RunSpec) -> tuple[NodeHost, str]:
         names = self._names()

@@ -171,7 +171,8 @@ class Session(Visitor):
             peer=self.peer, run=name, model=spec.model, dataset=spec.dataset, d=host.dimension,
         )
         ticket = self.server.tickets.issue(run, self.holder())
-        return {"dimension": host.dimension, "digest": digest, "ticket": ticket}
+        trial = host.tried.trial.to_json()
+        return {"dimension": host.dimension, "digest": digest, "trial": trial, "ticket": ticket}
 
     def _bounded(self, spec: RunSpec) -> None:
         limits = self.server.limits
@@ -210,7 +211,7 @@ class Session(Visitor):
     async def _spawn_nodes(self, run: str, specs: list[NodeSpec]) -> dict[str, int]:
         here, server = self._run(run), self.server
         attacks = {spec.attack for spec in specs if spec.attack is not None}
-        await in_pool(server.reactor, server.pool, here.host.look_up, sorted(attacks))
+        await server.look_up(here.host, sorted(attacks))
         if self._run(run) is not here:
             raise UnknownRun(f"run {run[:40]!r} was closed")
         total = self.server.nodes + len(specs)

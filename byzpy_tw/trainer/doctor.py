@@ -190,7 +190,9 @@ class Doctor:
             self._trouble(e)
 
     def _load(self) -> Here:
-        prepared = load(self.config, self.registry, self.threads)
+        rules = rules_of(self.config, self.registry)
+        prepared = load(self.config, self.registry, rules, self.threads)
+        self.warnings += prepared.warnings
         shards = make_shards(self.config.spec(), self.registry, prepared.dataset)
         return Here(prepared, tuple(map(len, shards)))
 
@@ -234,8 +236,12 @@ class Doctor:
         if self.here is not None:
             prepared = self.here.prepared
             digest = server.opened.digest if own else prepared.digest
-            mine = Opened(prepared.learner.dimension, digest)
-            setup.check_opened(server.name, server.opened, mine, config)
+            mine = Opened(prepared.learner.dimension, digest, prepared.tried.trial)
+            theirs = server.environment
+            setup.check_opened(
+                server.name, server.opened, mine, config, say=self._warn, local=own,
+                exact=theirs is not None and setup.same_bits(prepared.environment, theirs),
+            )  # fmt: skip
         elif not own:
             self._alike(server)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.logger import Logger
@@ -117,15 +118,20 @@ class Fleet:
         first = not member.digest
         theirs = await host.hello()
         member.shown = host.name
+        say: Say = self.say if first else lambda line: None
         setup.compare(
-            host.name, terms.config, terms.registry, terms.environment, theirs,
-            self.say if first else lambda line: None,
+            host.name, terms.config, terms.registry, terms.environment, theirs, say
         )  # fmt: skip
         opened = await setup.open_run(
             host, terms.run, terms.config, terms.registry, self.collector
         )
-        own = Opened(terms.mine.dimension, member.digest or opened.digest)
-        setup.check_opened(host.name, opened, own if terms.own_data else terms.mine, terms.config)
+        mine, local = terms.mine, terms.own_data
+        if local:
+            mine = attrs.evolve(mine, digest=member.digest or opened.digest)
+        setup.check_opened(
+            host.name, opened, mine, terms.config, say=say, local=local,
+            exact=setup.same_bits(terms.environment, theirs),
+        )  # fmt: skip
         member.digest = opened.digest
 
     async def _spawn(self, member: Member, nodes: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from twisted.internet.defer import Deferred
 
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec
+from byzpy_tw.nodes.trial import Trial
 from byzpy_tw.runs.environment import Environment
 from byzpy_tw.wire.driver import Failures
 from byzpy_tw.wire.frames import Header
@@ -21,10 +22,11 @@ from byzpy_tw.wire.frames import Header
 
 @frozen
 class Opened:
-    """What a host answered when a run was opened: vectors' length, data's digest."""
+    """What a host answered when a run was opened: vectors' length, data's digest, its trial."""
 
     dimension: int
     digest: str
+    trial: Trial | None = None
 
 
 class Sink(Protocol):

@@ -16,6 +16,7 @@ from byzpy_tw.nodes.host import NodeHost
 from byzpy_tw.nodes.host import build as build_host
 from byzpy_tw.nodes.shown import widened
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec
+from byzpy_tw.nodes.trial import Tried
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.environment import Environment
 from byzpy_tw.trainer.hosts import Host, Opened, Sink, ignore
@@ -32,6 +33,7 @@ class InProcessHost:
     _threads: int
     _registry: Registry
     _dataset: Dataset  # the trainer's own
+    _tried: Tried  # with that data
     _environment: Environment
     name: str = "in-process"
     bytes_sent: int = 0
@@ -49,19 +51,24 @@ class InProcessHost:
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
         def build() -> NodeHost:
             # Data was read by the trainer already, so no folder is needed.
-            return build_host(spec, self._registry, data_root=None, dataset=self._dataset)
+            return build_host(
+                spec, self._registry, data_root=None, dataset=self._dataset, tried=self._tried
+            )
 
         self._host = await in_pool(self._reactor, self._pool, build)
         self._driver = NodeDriver(
             self._host, self._reactor, self._pool, self._threads + 2
         )
         self._sink = sink
-        return Opened(self._host.dimension, self._dataset.digest())
+        return Opened(self._host.dimension, self._dataset.digest(), self._tried.trial)
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> None:
-        assert self._host is not None
+        host = self._host
+        assert host is not None
+        attacks = sorted({node.attack for node in nodes if node.attack is not None})
+        await in_pool(self._reactor, self._pool, host.look_up, attacks)
         for node in nodes:
-            self._host.spawn(node)
+            host.spawn(node)
 
     def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
         assert self._host is not None
@@ -88,7 +95,9 @@ class InProcessHost:
         driver = self._driver
 
         async def work() -> Failures:
-            wide = await in_pool(self._reactor, self._pool, _wide, shown, past)
+            assert self._host is not None
+            apart = self._host.foreign
+            wide = await in_pool(self._reactor, self._pool, _wide, shown, past, apart)
             return await driver.byzantine(round, nodes, h, *wide, self._emit)
 
         return Deferred.fromCoroutine(work())
@@ -115,10 +124,18 @@ class InProcessHost:
 
 
 def _wide(
-    shown: Mapping[str, Tensor], past: Mapping[int, Tensor]
+    shown: Mapping[str, Tensor], past: Mapping[int, Tensor], apart: bool
 ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-    """What would have travelled, as attacks take it."""
+    """What would have travelled, as attacks take it.
+
+    The rows that will be aggregated are copied where a plugin's attack is shown them.
+    """
+
+    def taken(piece: str, tensor: Tensor) -> Tensor:
+        wide = widened(tensor)
+        return wide.clone() if apart and piece == "vectors" and wide is tensor else wide
+
     return (
-        {piece: widened(tensor) for piece, tensor in shown.items()},
+        {piece: taken(piece, tensor) for piece, tensor in shown.items()},
         {node: widened(tensor) for node, tensor in past.items()},
     )

@@ -128,8 +128,9 @@ async def conduct(
         members: list[Member]
         if config.in_process:
             here = InProcessHost(
-                reactor, pool, threads, registry, prepared.dataset, prepared.environment
-            )
+                reactor, pool, threads, registry, prepared.dataset, prepared.tried,
+                prepared.environment,
+            )  # fmt: skip
             members = [Member(here.name, lambda: here, redials=False)]
         else:
             if config.local:

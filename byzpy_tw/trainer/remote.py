@@ -44,6 +44,7 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.nodes.shown import PAST
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec, nodes_to_json
+from byzpy_tw.nodes.trial import Trial
 from byzpy_tw.runs.environment import Environment
 from byzpy_tw.trainer.hosts import Host, Opened, Sink, ignore
 from byzpy_tw.wire import commands
@@ -172,6 +173,10 @@ class RemoteHost:
         self._run, self._sink, self._dimension = run, sink, answer["dimension"]
         if not 1 <= self._dimension < 2**40:
             raise WireError(f"{self.name} says its model has {self._dimension} parameters")
+        try:
+            trial = Trial.from_json(answer["trial"])
+        except WireError as e:
+            raise WireError(f"{self.name}: {clean(str(e))}") from e
         # A frame may be wrong in size, but not by much: it is read past, not kept.
         stream = TensorStream(
             self, self._dimension * 16 + 4096, self._lost, name=self.name, begins=True
@@ -197,7 +202,7 @@ class RemoteHost:
             stream.hang_up(self.gone)
             raise ServerUnreachable(f"{self.name}: {self.gone}")
         self._stream = stream
-        return Opened(self._dimension, clean(answer["digest"], 64))
+        return Opened(self._dimension, clean(answer["digest"], 64), trial)
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> None:
         for part in _parts(nodes):

@@ -76,8 +76,21 @@ async def open_run(
         raise _missing(host, config, registry, e) from e
 
 
-def check_opened(name: str, opened: Opened, mine: Opened, config: RunConfig) -> None:
-    """`ServerDiffers` where a host's data or model is not what it must be."""
+def check_opened(
+    name: str,
+    opened: Opened,
+    mine: Opened,
+    config: RunConfig,
+    *,
+    say: Say,
+    exact: bool,
+    local: bool = False,
+) -> None:
+    """`ServerDiffers` where a host's data or model is not what it must be.
+
+    Where trials differ, `say` a warning, or raise with ``--strict``.  `exact` demands the bits
+    of this process; with `local` data only what does not depend on the data is compared.
+    """
     if opened.digest != mine.digest:
         raise ServerDiffers(
             f"{name} holds other data for {config.dataset!r} than the trainer "
@@ -89,6 +102,22 @@ def check_opened(name: str, opened: Opened, mine: Opened, config: RunConfig) -> 
             f"{name}'s {config.model!r} has {opened.dimension} parameters, the "
             f"trainer's {mine.dimension}; install the same version of its plugin"
         )
+    if opened.trial is None or mine.trial is None:
+        return
+    differing = mine.trial.differences(opened.trial, exact=exact, local=local)
+    if differing:
+        line = (
+            f"{name} differs in {' and '.join(differing)}: its copy of the code of "
+            f"{config.dataset!r}, {config.partition!r} or {config.model!r} is another one"
+        )
+        if config.strict:
+            raise ServerDiffers(f"{line}; install the same there, or run without --strict")
+        say(f"warning: {line}; results will differ from those of the same run elsewhere")
+
+
+def same_bits(mine: Environment, theirs: Environment) -> bool:
+    """Return whether a server computes to the bits that this process computes trials to."""
+    return mine.probe == theirs.probe and theirs.device == "cpu"
 
 
 async def spawn(

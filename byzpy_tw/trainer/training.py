@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from attrs import define, field
+from attrs import asdict, define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.logger import Logger
 
 import byzpy_tw
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import CannotRecord, Diverged
+from byzpy_tw.errors import CannotRecord, Diverged, UnsuitableData
 from byzpy_tw.kernels.machine import device_of
-from byzpy_tw.nodes.host import check_shard, make_model, make_shards
+from byzpy_tw.nodes.attack_trial import try_attack
+from byzpy_tw.nodes.host import check_shard, make_model, make_shards, try_out
 from byzpy_tw.nodes.probe import probe
 from byzpy_tw.nodes.spec import node_specs
+from byzpy_tw.nodes.trial import Tried
 from byzpy_tw.plugins import Registry
+from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.environment import Environment, environment
 from byzpy_tw.runs.learner import Evaluation, Learner, whole
@@ -29,6 +35,7 @@ from byzpy_tw.runs.record import RunDirectory
 from byzpy_tw.runs.resuming import Begun, compare, new
 from byzpy_tw.runs.rules import Rules
 from byzpy_tw.runs.tally import Tally
+from byzpy_tw.runs.trial import try_rules
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.fleet import Fleet, Terms
 from byzpy_tw.trainer.hosts import Opened
@@ -49,15 +56,37 @@ class Prepared:
     learner: Learner
     digest: str
     environment: Environment
+    tried: Tried
+    warnings: Sequence[str] = ()  # for the user, before round 0
 
 
-def load(config: RunConfig, registry: Registry, threads: int) -> Prepared:
-    """What the trainer of `config` holds; raises what is wrong with its data or model."""
+def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> Prepared:
+    """Read the data and build the model of `config`, and try all that is foreign in it.
+
+    Raises what is wrong with the data, the model, a rule or the attack.
+    """
     spec = config.spec()
     data = registry.make("dataset", config.dataset, root=Path(config.data_root).absolute())
-    for i, shard in enumerate(make_shards(spec, registry, data)):
+    shards = make_shards(spec, registry, data)
+    for i, shard in enumerate(shards):
         check_shard(i, len(shard), spec)
-    model = make_model(spec, registry, data).to(device_of(config.device))
+    begun = time.perf_counter()
+    # On the CPU, as the probe is: its bits are compared with the servers'.
+    tried = try_out(spec, registry, data, shards, torch.device("cpu"))
+    warnings = [*getattr(data, "non_finite", ()), *tried.warnings]
+    if warnings and config.strict:
+        raise UnsuitableData(f"{'; '.join(warnings)} (--strict)")
+    try_rules(config, registry, rules)
+    model = make_model(spec, registry, data)
+    who = registry.owner("model", config.model)
+    tried.check_initial(model, who)
+    model = model.to(device_of(config.device))
+    if config.num_byz:
+        make = partial(
+            build_attack, registry, config.attack, n=config.n, b=config.num_byz, f=config.f
+        )
+        try_attack(make, spec, sum(leaf.numel() for leaf in model.parameters()))
+    tried = evolve(tried, seconds=time.perf_counter() - begun)
     learner = Learner(
         model,
         data,
@@ -66,9 +95,11 @@ def load(config: RunConfig, registry: Registry, threads: int) -> Prepared:
         weight_decay=config.weight_decay,
         milestones=config.lr_milestones,
         decay=config.lr_decay,
+        copied=tried.copied,
+        who=who,
     )
     here = environment(registry, probe=probe(), device=config.device, threads=threads)
-    return Prepared(data, learner, data.digest(), here)
+    return Prepared(data, learner, data.digest(), here, tried, warnings)
 
 
 @define(eq=False)
@@ -97,6 +128,8 @@ class Training:
     _bits: str = field(init=False)  # the configuration's digest, in each record
     _told: str = field(init=False)  # the one whose options are on record
 
+    log = Logger()
+
     def __attrs_post_init__(self) -> None:
         config, begun = self.config, self.begun
         kept = None if config.keep_checkpoints == "all" else int(config.keep_checkpoints)
@@ -124,12 +157,21 @@ class Training:
                 "(--strict makes this an error)"
             )
         prepared = self._prepared = await in_pool(
-            self._reactor, self._pool, load, self.config, self.registry, self.threads
+            self._reactor, self._pool, load, self.config, self.registry, self.rules, self.threads
         )
+        tried = prepared.tried
+        self.log.info("the trial before round 0 took {seconds:.3f} s", seconds=tried.seconds)
+        for line in prepared.warnings:
+            self.screen.notice(f"warning: {line}")
+        if not len(prepared.dataset.test):
+            self.screen.notice(
+                f"warning: {self.config.dataset!r} has no test data: nothing is evaluated"
+            )
         for line in compare(
             self.begun,
             prepared.learner.dimension,
             prepared.digest,
+            tried.trial,
             prepared.environment,
             self.config.strict,
         ):
@@ -189,7 +231,7 @@ class Training:
             self.registry,
             self.begun.token,
             prepared.environment,
-            Opened(prepared.learner.dimension, prepared.digest),
+            Opened(prepared.learner.dimension, prepared.digest, prepared.tried.trial),
             own_data=getattr(partition, "local", False),
         )
         nodes = node_specs(
@@ -223,7 +265,8 @@ class Training:
             record["options"], self._told = self.config.deciding, self._bits
         last = number == self.config.rounds - 1
         every = self.config.eval_interval
-        if last or (every and (number + 1) % every == 0):
+        due = last or (every and (number + 1) % every == 0)
+        if due and self._prepared is not None and len(self._prepared.dataset.test):
             evaluation = await self._evaluate()
             record["test_loss"] = evaluation.loss
             record["accuracy"] = evaluation.accuracy
@@ -348,6 +391,7 @@ class Training:
             "dimension": self._prepared.learner.dimension,
             "data_digest": self._prepared.digest,
             "data_digests": dict(fleet.digests()),
+            "trial": asdict(self._prepared.tried.trial),
             "versions": {
                 "byzpy_tw": byzpy_tw.__version__,
                 "python": here.python,

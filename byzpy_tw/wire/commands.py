@@ -18,7 +18,7 @@ from twisted.protocols import amp
 from byzpy_tw import errors
 
 # Raised when the commands or the frames change incompatibly.
-PROTOCOL = 1
+PROTOCOL = 2
 
 # The first entry that an exception is an instance of is what travels, so the
 # most derived come first.  Every command lists all of them: an error missing
@@ -97,14 +97,15 @@ class OpenRun(_Command):
     Arguments: ``run``, a name the trainer chose, hard to guess: a run of that name
     on another connection (of the same certificate, where there are keys) is closed
     first, as its trainer's old self; ``spec``, a `RunSpec` as JSON.  Answers:
-    ``dimension``, the length of the model's vectors; ``digest``, of the data;
-    ``ticket``, for `OpenStream`.
+    ``dimension``, the length of the model's vectors; ``digest``, of the data; ``trial``, a
+    `Trial` as JSON: digests of what else decides bits; ``ticket``, for `OpenStream`.
     """
 
     arguments = [(b"run", amp.Unicode()), (b"spec", amp.String())]
     response = [
         (b"dimension", amp.Integer()),
         (b"digest", amp.Unicode()),
+        (b"trial", amp.Unicode()),
         (b"ticket", amp.String()),
     ]
 

@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.errors import BadRequest, UnknownRun
+from byzpy_tw.foreign import untouched
 from byzpy_tw.nodes.gradients import Answer, Gradient
 from byzpy_tw.nodes.host import MOST_TOGETHER, NodeHost
 from byzpy_tw.nodes.shown import knowledge_of
@@ -141,8 +142,14 @@ class NodeDriver:
         knowledge_of(shown, h=h, d=d, own=None)
         failures: Failures = {}
 
+        # Nodes share the rows: where one attack writes to them, all answers are worthless.
+        rows = [shown["vectors"]] if "vectors" in shown and self.host.foreign else []
+        guard = untouched("an attack", *rows)
+
         def made(node: int, known: Knowledge) -> Tensor:
-            return narrowed(self.host.attack(node, round, known), self.host.wire).contiguous()
+            vector = self.host.attack(node, round, known)
+            guard.check()
+            return narrowed(vector, self.host.wire).contiguous()
 
         def vectors(group: Sequence[int]) -> list[Answer]:
             found: list[Answer] = []

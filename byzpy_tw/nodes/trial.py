@@ -1,0 +1,441 @@
+"""The trial of a model before round 0: two of its gradients and evaluations, thrown away.
+
+Models are foreign code.  What would fail, differ from call to call, or differ between
+processes in the middle of a run is found here, on an instance of the model's own, and told in
+one line with the cure:
+
+1. A gradient of two real examples, with the parameters where the factory put them, and again
+   with the parameters in the flat memory that a run uses: a view that the model took of a
+   parameter would go stale there.
+2. Another gradient of other examples, and the first one again, which must have the same bits.
+   Global generators, buffers and parameters must be left alone.
+3. The same for an evaluation of two test examples.
+4. A model that keeps things on itself is computed with copies from then on, one a call.
+
+`Trial` is what the trainer compares with each server: it holds digests of all that decides
+bits and is not in the configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from attrs import define, field, frozen
+from attrs.validators import deep_iterable, instance_of, matches_re, max_len
+from torch import Tensor, nn
+
+from byzpy_tw import generators, models, object_state, seeds
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.errors import UnsuitableModel, WireError
+from byzpy_tw.foreign import calling, described
+from byzpy_tw.nodes.computing import class_scores, losses_gradient
+from byzpy_tw.nodes.spec import RunSpec
+from byzpy_tw.vectors import sha256_of
+
+EXAMPLES = 2
+TOLERANCE = 1e-3  # relative, between processes whose bits are not expected to be equal
+_STRETCHES = 16  # of a gradient, whose norms are compared
+_HEX = matches_re(r"[0-9a-f]{64}")
+
+Make = Callable[[], nn.Module]
+
+
+@frozen(kw_only=True)
+class Trial:
+    """Digests of what decides a run's bits in one process.
+
+    ``shards``: each node's examples; ``classes``: number of classes and shape of an example;
+    ``normalisation``: the numbers that inputs are made with; ``gradient``: of two examples,
+    with its ``loss`` and the ``norms`` of its stretches, for processes that round otherwise.
+    """
+
+    shards: str = field(validator=[instance_of(str), _HEX])
+    classes: str = field(validator=[instance_of(str), _HEX])
+    normalisation: str = field(validator=[instance_of(str), _HEX])
+    gradient: str = field(validator=[instance_of(str), _HEX])
+    loss: float = field(validator=instance_of(float))
+    norms: tuple[float, ...] = field(
+        validator=[max_len(_STRETCHES), deep_iterable(instance_of(float), instance_of(tuple))]
+    )
+
+    def to_json(self) -> str:
+        return json.dumps(attrs.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Trial:
+        """The trial that a peer told; `WireError` where it is none."""
+        try:
+            found = json.loads(text)
+            return cls(**{**found, "norms": tuple(found["norms"])})
+        except (TypeError, ValueError, KeyError, RecursionError) as e:
+            raise WireError(f"no trial in the answer to OpenRun: {e}"[:300]) from e
+
+    def differences(self, other: Trial, *, exact: bool, local: bool) -> list[str]:
+        """Name what differs between this trial and a server's, in users' words.
+
+        `exact` demands equal bits of the gradient; otherwise it may differ by `TOLERANCE`.
+        With `local` data only what does not depend on the data is compared.
+        """
+        found = []
+        if self.classes != other.classes:
+            found.append("the number of classes or the shape of an example")
+        if local:
+            return found
+        if self.normalisation != other.normalisation:
+            found.append("the normalisation of inputs")
+        if self.shards != other.shards:
+            found.append("the partition's shards")
+        alike = self.gradient == other.gradient if exact else self._near(other)
+        if not alike and not found:
+            found.append("a gradient of the model on the same examples")
+        return found
+
+    def _near(self, other: Trial) -> bool:
+        if len(self.norms) != len(other.norms):
+            return False
+        size = max(1e-30, *map(abs, self.norms)) if self.norms else 1e-30
+        pairs = [*zip(self.norms, other.norms)]
+        close = all(abs(a - b) <= TOLERANCE * size for a, b in pairs)
+        return close and abs(self.loss - other.loss) <= TOLERANCE * max(1e-30, abs(self.loss))
+
+
+@frozen(eq=False)
+class Tried:
+    """What came of a trial: whether the model needs a copy for each call, and what to tell."""
+
+    trial: Trial
+    copied: bool
+    initial: tuple[Any, ...]  # digests of the first parameters
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+    def check_initial(self, model: nn.Module, who: str) -> None:
+        """`UnsuitableModel` where another model of the same seed began with other values."""
+        if tuple(map(object_state.digest_of, model.parameters())) != self.initial:
+            raise UnsuitableModel(
+                f"{who}: its first parameters differ between two models of one seed: it draws "
+                "them from a generator that nobody seeds; draw from torch's default generator, "
+                "which is seeded for it"
+            )
+
+
+def try_model(
+    make: Make,
+    who: str,
+    spec: RunSpec,
+    data: Dataset,
+    shards: Sequence[Any],
+    device: torch.device,
+) -> Tried:
+    """Try the model that `make` makes; raises `UnsuitableModel` or `BrokenPlugin`.
+
+    `make` is called once, twice for a model that keeps things on itself.
+    """
+    begun = time.perf_counter()
+    with generators.alone():
+        subject = _Subject(make().to(device), who, spec, data, device)
+        initial = tuple(map(object_state.digest_of, subject.leaves))
+        keeps = subject.examine()
+        if keeps:
+            copied = _Subject(make().to(device), who, spec, data, device)
+            copied.examine_copies(subject.first, keeps)
+        trial = subject.trial(shards)
+    warnings = [] if subject.finite else [f"{who}: its gradient of two examples is not finite"]
+    seconds = time.perf_counter() - begun
+    return Tried(trial, bool(keeps), initial, seconds, tuple(warnings))
+
+
+@frozen(eq=False)
+class _Gradient:
+    pieces: tuple[Tensor, ...]
+    loss: float
+
+    @property
+    def digests(self) -> tuple[Any, ...]:
+        return (self.loss, *map(object_state.digest_of, self.pieces))
+
+
+@define(eq=False)
+class _Subject:
+    """One instance of the model, made for the trial."""
+
+    model: nn.Module
+    who: str
+    spec: RunSpec
+    data: Dataset
+    device: torch.device
+    leaves: list[Tensor] = field(init=False)
+    flat: Tensor | None = field(default=None, init=False)
+    first: _Gradient = field(init=False)
+    finite: bool = field(default=True, init=False)
+    _calls: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.leaves = list(self.model.parameters())
+
+    # -- the story
+
+    def examine(self) -> tuple[str, ...]:
+        """Try the model as it is; the paths of what it keeps on itself, empty if nothing."""
+        self._check_aliases()
+        before, buffers = object_state.snapshot(self.model), self._buffers()
+        with torch.no_grad():
+            for leaf in self.leaves:  # by powers of two, which leaves no trace
+                leaf.mul_(0.5)
+        apart = self._quietly(lambda: self._gradient(self.model, 0))
+        with torch.no_grad():
+            for leaf in self.leaves:
+                leaf.mul_(2.0)
+            self.flat = models.flat_parameters(self.model)
+            self.flat.mul_(0.5)
+        values = object_state.digest_of(self.flat)
+        self.first = self._gradient(self.model, 0)
+        after = object_state.snapshot(self.model)
+        self._gradient(self.model, 1)
+        other = object_state.snapshot(self.model)
+        again = self._gradient(self.model, 0)
+        last = object_state.snapshot(self.model)
+        self._check_buffers(buffers)
+        if object_state.digest_of(self.flat) != values:
+            self._refuse(
+                "its forward pass changes its parameters: all nodes of a process share them; "
+                "compute with a changed copy, such as self.w.clamp(-1, 1)"
+            )
+        self._check_again(self.first, again, object_state.changes(after, last))
+        self._check_apart(apart)
+        keeps = [object_state.changes(before, after), object_state.changes(after, other)]
+        self._check_shared(keeps[1].shared or object_state.changes(after, last).shared)
+        self.finite = all(bool(torch.isfinite(piece).all()) for piece in self.first.pieces)
+        found = [path for change in keeps for path in (*change.memory, *change.replaced)]
+        return tuple(dict.fromkeys(found)) or self._evaluate(self.model)
+
+    def examine_copies(self, expected: _Gradient, keeps: tuple[str, ...]) -> None:
+        """Try copies of the model, which keeps things at the paths `keeps`."""
+        told = f"its forward pass keeps {_listed(keeps)} on the model, which nodes share between "
+        told += "threads, and "
+        if object_state.sealed(self.model):
+            self._refuse(f"{told}a compiled or scripted model cannot be copied for each call")
+        self.flat = models.flat_parameters(self.model)
+        self.flat.mul_(0.5)
+        try:
+            copies = object_state.Copies(self.model)
+        except Exception as e:
+            raise UnsuitableModel(
+                f"{self.who}: {told}it cannot be copied for each call ({described(e)}); return "
+                "such things from functions, or take them out of what cannot be copied"
+            ) from e
+        before = object_state.snapshot(self.model)
+        found = self._gradient(copies(), 0)
+        self._gradient(copies(), 1)
+        self._evaluate(copies())
+        leaks = object_state.changes(before, object_state.snapshot(self.model))
+        if leaks or found.digests != expected.digests:
+            where = _listed([*leaks.replaced, *leaks.memory, *leaks.shared] or keeps)
+            self._refuse(
+                f"its forward pass keeps {where} in a place that copies of it share: two nodes "
+                "that are computed at once would see each other's; pass it on as a local variable"
+            )
+
+    def trial(self, shards: Sequence[Any]) -> Trial:
+        """Digests of what decides bits here."""
+        whole = torch.cat([piece.cpu().reshape(-1) for piece in self.first.pieces])
+        norms = [float(torch.linalg.vector_norm(part)) for part in whole.chunk(_STRETCHES)]
+        data = self.data
+        numbers = hashlib.sha256()
+        for shard in shards:
+            numbers.update(f"{len(shard)}:".encode() + shard.astype("<i8").tobytes())
+        return Trial(
+            shards=numbers.hexdigest(),
+            classes=_sha256(data.classes, data.shape),
+            normalisation=sha256_of(torch.tensor(data.mean), torch.tensor(data.std)),
+            gradient=sha256_of(*(piece.cpu() for piece in self.first.pieces)),
+            loss=self.first.loss,
+            norms=tuple(norms),
+        )
+
+    # -- computing
+
+    def _gradient(self, model: nn.Module, number: int) -> _Gradient:
+        """The gradient of the examples of batch `number`; these have nothing in common."""
+        data, stream = self.data, seeds.stream(self.spec.seed, "trial", number)
+        count = len(data.train)
+        chosen = torch.from_numpy(stream.choice(count, min(EXAMPLES, count), replace=False))
+        inputs = data.inputs(data.train.x.index_select(0, chosen)).to(self.device)
+        labels = data.train.y.index_select(0, chosen).to(self.device)
+        seed = seeds.torch_seed(self.spec.seed, "trial", number)
+        self._calls += 1
+        try:
+            with calling(self.who):
+                loss, found = losses_gradient(
+                    model, self.leaves, inputs, labels, data.classes, len(chosen), lambda: seed,
+                    self.who,
+                )  # fmt: skip
+        except Exception as e:
+            if self._calls > 1 and e.__cause__ is not None:
+                raise UnsuitableModel(
+                    f"{self.who}: it was computed once, and failed when called again "
+                    f"({described(e.__cause__)}): it keeps something between calls; a forward "
+                    "pass may depend on its inputs and parameters only"
+                ) from e
+            raise
+        names = [name for name, _ in self.model.named_parameters()]
+        unused = [name for name, piece in zip(names, found) if piece is None]
+        if unused:
+            self._refuse(
+                f"{_listed(unused)} get no gradient from the loss: use them in forward(), or "
+                "leave them out of the model"
+            )
+        pieces = tuple(piece.reshape(-1).contiguous() for piece in found)
+        return _Gradient(pieces, float(loss))
+
+    def _quietly(self, compute: Callable[[], Any]) -> Any:
+        """The result of `compute`, which must leave the global generators alone."""
+        result, moved = generators.draws(compute)
+        if not moved:
+            return result
+        self._refuse(
+            f"it draws from {' and '.join(moved)} global generator, so no gradient could be "
+            "computed again; for dropout use torch.nn.Dropout as a layer, which draws from the "
+            "run's streams"
+        )
+
+    def _evaluate(self, model: nn.Module) -> tuple[str, ...]:
+        """Try evaluation; the paths of what the model keeps on itself."""
+        data = self.data
+        examples = data.test.x if len(data.test) else data.train.x
+        inputs = data.inputs(examples[:EXAMPLES]).to(self.device)
+        model.eval()
+        buffers = self._buffers()
+
+        def scores() -> Tensor:
+            with calling(self.who), torch.no_grad():
+                return class_scores(model, inputs.clone(), data.classes, self.who)
+
+        before = object_state.snapshot(model)
+        first = self._quietly(scores)
+        after = object_state.snapshot(model)
+        again = scores()
+        self._check_buffers(buffers)
+        if not torch.equal(first.nan_to_num(), again.nan_to_num()):
+            self._refuse(
+                "its evaluation of the same two examples gives another result when called again: "
+                "it remembers something, or draws from a generator of its own"
+            )
+        model.train()
+        last = object_state.changes(after, object_state.snapshot(model))
+        found = [object_state.changes(before, after), last]
+        return tuple(path for change in found for path in (*change.memory, *change.replaced))
+
+    # -- judging
+
+    def _check_again(
+        self, first: _Gradient, again: _Gradient, kept: object_state.Changes
+    ) -> None:
+        if kept.memory:
+            self._refuse(
+                f"its forward pass changes {_listed(kept.memory)} from call to call, and nodes are "
+                "rebuilt anywhere, without it; a forward pass may depend on its inputs and "
+                "parameters only"
+            )
+        if self.device.type != "cpu":
+            if _alike(first, again):
+                return
+        elif first.digests == again.digests:
+            return
+        self._refuse(
+            "its gradient of the same two examples differs when computed again: it draws from a "
+            "generator of its own, or remembers something; for dropout use torch.nn.Dropout as a "
+            "layer, and keep nothing between calls"
+        )
+
+    def _check_apart(self, apart: _Gradient) -> None:
+        if not _alike(apart, self.first):
+            self._refuse(
+                "it computes with an old copy of its parameters: a view or an array that was "
+                "taken of one when the model was made; take it in forward()"
+            )
+
+    def _check_shared(self, paths: Sequence[str]) -> None:
+        if paths:
+            self._refuse(
+                f"its forward pass changes {_listed(paths)}, which all models of this process "
+                "share, and other threads at the same time; pass it on as a local variable"
+            )
+
+    def _check_aliases(self) -> None:
+        """Refuse views of parameters that were taken when the model was made."""
+        named = list(self.model.named_parameters())
+        owners: list[tuple[int, int, str]] = []
+        for name, leaf in named:
+            begin = leaf.data_ptr()
+            end = begin + leaf.numel() * leaf.element_size()
+            owners.append((begin, end, name))
+        owners.sort()
+        for (_, end, one), (begin, _, two) in zip(owners, owners[1:]):
+            if begin < end:
+                self._refuse(
+                    f"parameters {one!r} and {two!r} share memory without being one parameter; "
+                    "to tie them, assign the parameter itself (b.weight = a.weight)"
+                )
+        leaves = {id(leaf) for _, leaf in named}
+        kept = {path: k.thing for path, k in object_state.snapshot(self.model).items()}
+        kept |= dict(self.model.named_buffers())
+        for path, thing in kept.items():
+            place = _address(thing)
+            if place is None or id(thing) in leaves:
+                continue
+            for begin, end, name in owners:
+                if begin <= place < end:
+                    self._refuse(
+                        f"{path} is a view of parameter {name!r} that was taken when the model "
+                        "was made: a run keeps parameters in memory of its own, and the view "
+                        "would keep the first values; take it in forward()"
+                    )
+
+    def _buffers(self) -> dict[str, Any]:
+        return {n: object_state.digest_of(b) for n, b in self.model.named_buffers()}
+
+    def _check_buffers(self, before: dict[str, Any]) -> None:
+        changed = [name for name, digest in self._buffers().items() if before.get(name) != digest]
+        if changed:
+            self._refuse(
+                f"its forward pass changes {_listed(changed)}, outside its parameters: no node "
+                "would own that, and micro-batches would change it; for statistics use GroupNorm "
+                "or LayerNorm, and leave other buffers as they are"
+            )
+
+    def _refuse(self, why: str) -> Any:
+        raise UnsuitableModel(f"{self.who}: {why}")
+
+
+def _alike(one: _Gradient, other: _Gradient) -> bool:
+    """Whether two gradients agree but for rounding; two that are not finite do."""
+    size = sum(float(piece.nan_to_num().double().square().sum()) for piece in one.pieces) ** 0.5
+    off = sum(
+        float((a.nan_to_num() - b.nan_to_num()).double().square().sum())
+        for a, b in zip(one.pieces, other.pieces)
+    )
+    near = abs(one.loss - other.loss) <= TOLERANCE * max(1.0, abs(one.loss))
+    return off**0.5 <= TOLERANCE * max(size, 1e-12) and (near or one.loss != one.loss)
+
+
+def _address(thing: Any) -> int | None:
+    if isinstance(thing, Tensor) and thing.layout is torch.strided and thing.numel():
+        return None if thing.is_meta else thing.data_ptr()
+    interface = getattr(thing, "__array_interface__", None)
+    return interface["data"][0] if isinstance(interface, dict) and thing.size else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:3]))
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def _sha256(*values: Any) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()

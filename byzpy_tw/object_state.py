@@ -1,0 +1,279 @@
+"""The state of foreign objects: all that a model, a rule or an attack may keep between calls.
+
+Nodes are rebuilt anywhere, and threads share what they compute with.  So an object whose calls
+leave something behind is either given a copy for each call, or refused.  `snapshot` looks at
+everything that is reachable from an object: its attributes, containers, closures and bound
+methods, the attributes of its classes, and the globals of the modules that define them.
+`changes` compares two snapshots of one object.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import random
+import sys
+import types
+from collections import deque
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import frozen
+from torch import Tensor, nn
+
+_MOST = 50_000  # objects that are looked at
+_WHOLE = 1 << 20  # elements of a tensor whose content is looked at
+_SCALARS = (bool, int, float, complex, str, bytes, type(None), Enum)
+_CONTAINERS = (list, tuple, set, frozenset, deque)
+_LIBRARIES = frozenset(sys.stdlib_module_names) | {
+    "byzpy_tw", "torch", "torchvision", "numpy", "scipy", "attr", "attrs", "pluggy", "twisted",
+}  # fmt: skip
+# Of a module, what torch itself keeps there and a forward pass has no business with.
+_TORCHS = frozenset({"_parameters", "_buffers", "_modules", "training"})
+# Modules whose attributes are not Python's: looked at from outside only.
+_SEALED = ("RecursiveScriptModule", "ScriptModule", "TopLevelTracedModule", "OptimizedModule")
+
+
+@frozen(eq=False)
+class Kept:
+    """One thing that is reachable: the object itself, so that it stays alive, and its content.
+
+    ``content`` is comparable: a scalar's value, a digest of a tensor's numbers, the length of
+    a container, the state of a generator.  ``shared`` is set below module globals and classes,
+    which all copies of the object have in common.
+    """
+
+    thing: Any
+    content: Any
+    shared: bool
+
+
+Snapshot = Mapping[str, Kept]
+
+
+@frozen
+class Changes:
+    """Paths at which two snapshots of an object differ.
+
+    ``memory``: numbers and contents that differ, such as a count or a running mean.
+    ``replaced``: other objects in the place of earlier ones, and containers that grew, such as
+    activations that are kept.  ``shared``: those of either kind in globals and classes.
+    """
+
+    memory: tuple[str, ...]
+    replaced: tuple[str, ...]
+    shared: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.memory or self.replaced or self.shared)
+
+
+def snapshot(root: Any) -> Snapshot:
+    """Everything that calls of `root` may have left behind, by path.
+
+    Parameters and buffers of modules are not in it: their owners compare them.
+    """
+    found: dict[str, Kept] = {}
+    seen: set[int] = set()
+    waiting: deque[tuple[str, Any, bool]] = deque([("", root, False)])
+    while waiting and len(found) < _MOST:
+        path, thing, shared = waiting.popleft()
+        mutable = not isinstance(thing, _SCALARS)
+        if mutable and id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if path:
+            found[path] = Kept(thing, _content(thing), shared)
+        if mutable:
+            waiting.extend(_parts(path, thing, shared))
+    return found
+
+
+def changes(before: Snapshot, after: Snapshot) -> Changes:
+    """The differences between two snapshots of one object, each path once."""
+    memory, replaced, shared = [], [], []
+    for path in dict.fromkeys([*before, *after]):
+        old, new = before.get(path), after.get(path)
+        if old is not None and new is not None:
+            same = old.thing is new.thing or isinstance(old.thing, _SCALARS)
+            # Two numbers that are not a number are no change.
+            alike = old.content == new.content or old.content != old.content
+            if same and alike:
+                continue
+            numbers = not alike and not isinstance(new.thing, (*_CONTAINERS, dict))
+            kind = memory if numbers else replaced
+        else:
+            alike, kind = False, replaced
+        there = old or new
+        assert there is not None
+        (shared if there.shared else kind).append(path)
+    return Changes(tuple(memory), tuple(replaced), tuple(shared))
+
+
+def tensors_in(root: Any) -> list[Tensor]:
+    """Every tensor that is reachable from `root`, the parameters and buffers of modules too."""
+    found = [kept.thing for kept in snapshot(root).values() if isinstance(kept.thing, Tensor)]
+    modules = [kept.thing for kept in snapshot(root).values() if isinstance(kept.thing, nn.Module)]
+    for module in [root, *modules] if isinstance(root, nn.Module) else modules:
+        found += [*module.parameters(), *module.buffers()]
+    return found
+
+
+class Copies:
+    """Makes copies of an object that share its tensors and nothing else.
+
+    Whatever a call leaves on its copy goes with it, and the object itself is never called.
+    Raises `TypeError` where the object cannot be copied.
+    """
+
+    def __init__(self, template: Any) -> None:
+        self._template = template
+        self._shared = {id(tensor): tensor for tensor in tensors_in(template)}
+        self()  # raises now, not in a round
+
+    def __call__(self) -> Any:
+        """One more copy; thread-safe."""
+        return copy.deepcopy(self._template, dict(self._shared))
+
+
+def sealed(root: Any) -> bool:
+    """Return whether `root` is, or holds, a compiled or scripted module: these are not copied."""
+    modules = root.modules() if isinstance(root, nn.Module) else ()
+    return any(type(module).__name__ in _SEALED for module in modules)
+
+
+def digest_of(tensor: Tensor) -> tuple[Any, ...]:
+    """A cheap digest of a tensor's numbers, equal for equal bits."""
+    plain = tensor.detach()
+    if plain.layout is not torch.strided or plain.is_meta or plain.is_quantized:
+        return (str(plain.layout), tuple(plain.shape))
+    plain = plain.cpu().contiguous().reshape(-1)
+    if not plain.numel():
+        return (tuple(tensor.shape), str(tensor.dtype))
+    raw = plain.view(torch.uint8)
+    whole = len(raw) // 4 * 4
+    words = raw[:whole].view(torch.int32)
+    # The second sum tells permutations apart: of each stretch, not of each place.
+    stretches = words[: len(words) // 61 * 61].view(-1, 61).sum(dim=1)
+    weights = torch.arange(1, len(stretches) + 1)
+    return (
+        tuple(tensor.shape),
+        str(tensor.dtype),
+        int(words.sum(dtype=torch.int64)),
+        int((stretches * weights).sum()),
+        bytes(raw[whole:].tolist()),
+    )
+
+
+def _parts(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, bool]]:
+    """Everything directly below `thing`, with its path."""
+    if isinstance(thing, (Tensor, np.ndarray, types.ModuleType)):
+        return
+    if isinstance(thing, dict):
+        for key, value in list(thing.items()):
+            yield f"{path}[{_short(key)}]", value, shared
+    elif isinstance(thing, _CONTAINERS):
+        for i, value in enumerate(list(thing)):
+            yield f"{path}[{i}]", value, shared
+    elif isinstance(thing, functools.partial):
+        yield from ((f"{path}.func", thing.func, shared), (f"{path}.args", thing.args, shared))
+        yield f"{path}.keywords", thing.keywords, shared
+    elif isinstance(thing, types.MethodType):
+        yield f"{path}.__self__", thing.__self__, shared
+        yield f"{path}.__func__", thing.__func__, shared
+    elif isinstance(thing, types.FunctionType):
+        yield from _of_function(path, thing, shared)
+    elif isinstance(thing, type):
+        yield from _of_class(path, thing)
+    else:
+        yield from _of_object(path, thing, shared)
+
+
+def _of_function(
+    path: str, function: types.FunctionType, shared: bool
+) -> Iterator[tuple[str, Any, bool]]:
+    if _is_library(function.__module__):
+        return
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        try:
+            yield f"{path}.{name}", cell.cell_contents, shared
+        except ValueError:  # not set yet
+            continue
+    yield from _of_globals(function.__module__)
+
+
+def _of_class(path: str, kind: type) -> Iterator[tuple[str, Any, bool]]:
+    if _is_library(kind.__module__):
+        return
+    for name, value in list(vars(kind).items()):
+        if not name.startswith("__") and not isinstance(value, (types.FunctionType, property)):
+            yield f"{kind.__qualname__}.{name}", value, True
+    yield from _of_globals(kind.__module__)
+
+
+def _of_globals(module: str) -> Iterator[tuple[str, Any, bool]]:
+    """The data in a foreign module's globals, without its functions and classes."""
+    if module not in sys.modules:
+        return
+    for name, value in list(vars(sys.modules[module]).items()):
+        code = isinstance(value, (types.FunctionType, types.ModuleType, type))
+        if not name.startswith("__") and not code:
+            yield f"{module}.{name}", value, True
+
+
+def _of_object(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, bool]]:
+    dot = f"{path}." if path else ""
+    module = isinstance(thing, nn.Module)
+    kind = type(thing)
+    # Of libraries' objects only torch's modules and their hooks: a logger leads everywhere.
+    opened = module or not _is_library(kind.__module__) or kind.__module__.startswith("torch.nn.")
+    if opened and not (module and kind.__name__ in _SEALED):
+        for name, value in list(getattr(thing, "__dict__", {}).items()):
+            if not (module and name in _TORCHS):
+                yield f"{dot}{name}", value, shared
+        for base in kind.__mro__:
+            slots = vars(base).get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if name not in ("__dict__", "__weakref__") and hasattr(thing, name):
+                    yield f"{dot}{name}", getattr(thing, name), shared
+    if module:
+        for name, child in thing.named_children():
+            yield f"{dot}{name}", child, shared
+    for base in kind.__mro__:
+        if not _is_library(base.__module__):
+            yield f"{dot}__class__", base, True
+
+
+def _is_library(module: str | None) -> bool:
+    return str(module).partition(".")[0] in _LIBRARIES
+
+
+def _content(thing: Any) -> Any:
+    if isinstance(thing, _SCALARS):
+        return thing
+    if isinstance(thing, (dict, *_CONTAINERS)):
+        return len(thing)
+    if isinstance(thing, Tensor):
+        return digest_of(thing) if thing.numel() <= _WHOLE else (tuple(thing.shape), thing._version)
+    if isinstance(thing, np.ndarray):
+        return thing.tobytes() if thing.nbytes <= 4 * _WHOLE and thing.dtype != object else None
+    if isinstance(thing, np.random.Generator):
+        return repr(thing.bit_generator.state)
+    if isinstance(thing, np.random.RandomState):
+        return repr(thing.get_state(legacy=True))
+    if isinstance(thing, (itertools.count, itertools.cycle)):
+        return repr(thing)
+    if isinstance(thing, random.Random):
+        return thing.getstate()
+    if isinstance(thing, torch.Generator):
+        return thing.get_state().numpy().tobytes()
+    return None
+
+
+def _short(key: Any) -> str:
+    text = repr(key) if isinstance(key, _SCALARS) else type(key).__name__
+    return text if len(text) <= 40 else f"{text[:37]}..."
