@@ -274,12 +274,14 @@ class SearchTooLarge(TooManyByzantine):
 
 
 class DatasetUnavailable(ByzpyTwError):
-    """A dataset's files are missing and could not be downloaded.
+    """A dataset's files are damaged, or missing and could not be downloaded.
 
-    Raised on whichever machine lacks them; the message has the folder and the files' names.
+    Raised on whichever machine lacks them; the message has the folder and the files' names,
+    and says of each damaged one what it is instead: an HTML page, a byte short.
 
-    What to do: ``--dataset mnist5k`` needs no files.  For others put the files where the
-    message says, or point ``--data-root`` to them: the trainer's, and each server's own.
+    What to do: replace a damaged file, or delete it so that it is downloaded anew; put
+    missing ones where the message says, or point ``--data-root`` to them: the trainer's, and
+    each server's own.  ``--dataset mnist5k`` needs no files.
     """
 
     code = "DATASET_UNAVAILABLE"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.masked import masked_tensor
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.datasets import (
@@ -21,11 +26,12 @@ from byzpy_tw.datasets import (
     fashion_mnist,
     mnist,
     mnist5k,
+    shipped,
     synthetic,
     vision,
     write_idx,
 )
-from byzpy_tw.errors import BadParameter, DatasetUnavailable
+from byzpy_tw.errors import BadParameter, DatasetUnavailable, UnsuitableData
 
 
 def tiny(n: int = 20, *, seed: int = 0) -> Dataset:
@@ -77,11 +83,175 @@ class DatasetTests(SynchronousTestCase):
         split = Split(x, torch.tensor([0, 1, 2]))
         self.assertRaises(ValueError, Dataset, "bad", split, split, 2)
 
+    def test_narrow_floats(self) -> None:
+        """Data of each floating type has a digest of its bytes, and float32 inputs."""
+        digests = set()
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            x = torch.arange(8.0).reshape(4, 2).to(dtype)
+            data = blobs(x)
+            digests.add(data.digest())
+            self.assertEqual(data.digest(), blobs(x.t().contiguous().t()).digest())
+            self.assertEqual(data.inputs(x).tolist(), [[0, 1], [2, 3], [4, 5], [6, 7]])
+            self.assertEqual((data.inputs(x).dtype, data.non_finite()), (torch.float32, []))
+        self.assertEqual(len(digests), 4)
+
+    def test_detached(self) -> None:
+        """Tensors that require a gradient are detached, and subclasses are plain."""
+        x = nn.Parameter(torch.ones(4, 2))
+        data = blobs(x)
+        self.assertIs(type(data.train.x), torch.Tensor)
+        self.assertFalse(data.train.x.requires_grad)
+        self.assertEqual(data.train.x.data_ptr(), x.data_ptr())
+        flipped = torch.complex(x.detach(), x.detach()).conj().imag  # a lazy negation
+        self.assertEqual(blobs(flipped).digest(), blobs(-x).digest())
+
     def test_importing_is_cheap(self) -> None:
         """Importing the datasets does not import torchvision."""
         code = "import sys, byzpy_tw.datasets; sys.exit('torchvision' in sys.modules)"
         found = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
         self.assertEqual(found.returncode, 0)
+
+
+def blobs(x: Any, y: Any = None, **options: Any) -> Dataset:
+    split = Split(x, torch.arange(len(x)) % 2 if y is None else y)
+    return Dataset("blobs", **{"train": split, "test": split, "classes": 2, **options})
+
+
+class UnsuitableTests(SynchronousTestCase):
+    """What cannot be trained on is refused when it is made, in one line."""
+
+    def refused(self, *words: str, x: Any = None, y: Any = None, **options: Any) -> None:
+        x = torch.ones(4, 3, 2) if x is None else x
+        error = self.assertRaises(UnsuitableData, blobs, x, y, **options)
+        self.assertIsInstance(error, ValueError)
+        self.assertNotIn("\n", str(error))
+        for word in words:
+            self.assertIn(word, str(error))
+
+    def test_no_plain_tensors(self) -> None:
+        """Arrays, lists, and tensors that are sparse, quantized, nested, masked or meta."""
+        caught = warnings.catch_warnings()
+        caught.__enter__()
+        self.addCleanup(caught.__exit__, None, None, None)
+        warnings.simplefilter("ignore")  # some are prototypes of torch's
+        x = torch.ones(4, 3)
+        self.refused("got ndarray: torch.from_numpy(x)", x=np.ones((4, 3)))
+        self.refused("got list: torch.tensor(x)", x=[[1.0]] * 4)
+        self.refused("labels", "got ndarray: torch.from_numpy(y)", y=np.arange(4))
+        self.refused("layout sparse_coo: x.to_dense()", x=x.to_sparse())
+        self.refused("layout sparse_csr: x.to_dense()", x=x.to_sparse_csr())
+        self.refused("labels", "sparse_coo", y=torch.arange(4).to_sparse())
+        self.refused("meta device", x=x.to("meta"))
+        quantized = torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)
+        self.refused("quantized: x.dequantize()", x=quantized)
+        nested = [torch.ones(2), torch.ones(3)]
+        self.refused("nested", x=torch.nested.nested_tensor(nested), y=torch.arange(2))
+        ragged = torch.nested.nested_tensor(nested, layout=torch.jagged)
+        self.refused("a NestedTensor", x=ragged, y=torch.arange(2))
+        self.refused("a MaskedTensor", x=masked_tensor(x, x > 0))
+
+    def test_types(self) -> None:
+        """Examples of types that no model takes, and labels that are not int64."""
+        x = torch.ones(4, 3)
+        for dtype in (torch.float8_e4m3fn, torch.complex64, torch.bool, torch.int64):
+            name = str(dtype).removeprefix("torch.")
+            self.refused(f"examples are {name}, expected uint8", x=x.to(dtype))
+        self.refused("labels are int32, expected int64: y.long()", y=torch.arange(4).int())
+        self.refused("labels are float32", y=torch.zeros(4))
+
+    def test_shapes(self) -> None:
+        """Axes that are missing or empty, and lengths that differ."""
+        self.refused("of shape (4,), expected (N, *shape): x.reshape(-1, 1)", x=torch.ones(4))
+        self.refused("of shape (3, 0) hold no numbers", x=torch.ones(4, 3, 0))
+        self.refused("of shape (4, 1), expected (N,): y.squeeze(1)", y=torch.zeros(4, 1).long())
+        self.refused("of shape (4, 2)", "y.argmax(1)", y=torch.eye(2).repeat(2, 1).long())
+        self.refused("4 examples with 3 labels", y=torch.zeros(3).long())
+        other = Split(torch.ones(4, 3, 1), torch.zeros(4).long())
+        self.refused("differ in shape: (3, 2) and (3, 1)", test=other)
+
+    def test_labels(self) -> None:
+        """Labels outside of the classes, and numbers of classes that make no sense."""
+        run = "labels of the training data run from 0 to 1, expected 0 to 0 (classes=1)"
+        self.refused("'blobs'", run, classes=1)
+        self.refused("from -1 to 2", y=torch.tensor([-1, 0, 1, 2]), classes=3)
+        low = Split(torch.ones(1, 3, 2), torch.tensor([7]))
+        self.refused("labels of the test data run from 7 to 7", test=low)
+        for classes, words in ((0, "is 0, expected at least 1"), (2.5, "2.5"), ("2", "'2'")):
+            self.refused("classes", words, classes=classes)
+        self.assertEqual(blobs(torch.ones(4, 2), classes=np.int64(3)).classes, 3)
+
+    def test_no_training_data(self) -> None:
+        """Training data must hold an example; it must be a split."""
+        x = torch.ones(4, 3, 2)
+        self.refused("no training examples", train=Split(x[:0], torch.zeros(0).long()))
+        self.refused("test data is tuple, expected Split(x, y)", test=(x, torch.zeros(4)))
+
+    def test_normalisation(self) -> None:
+        """Means and deviations that fit the channels, finite and above 0 as float32."""
+        self.refused("mean has 2 numbers", "each of 3 channels", mean=(0.0, 1.0))
+        self.refused("std has 0 numbers", std=())
+        self.refused("mean is 'x'", mean="x")
+        self.refused("std is", std=np.ones((1, 3)))
+        for mean in (float("nan"), float("inf"), 1e39):
+            self.refused("mean is", "expected finite", mean=(mean,))
+        for std in (0.0, -1.0, float("nan"), float("inf"), 1e-50):
+            self.refused("std is", "above 0", std=(1.0, std, 1.0))
+        small = torch.zeros(4, 1, 2, dtype=torch.uint8)
+        self.refused("inputs are not finite", x=small, mean=(1.0,), std=(1e-40,))
+
+    def test_numbers_of_any_kind(self) -> None:
+        """One number will do, as will an array or a tensor of them."""
+        x = torch.ones(4, 3, 2)
+        self.assertEqual(blobs(x, mean=0.5).mean, (0.5,))
+        self.assertEqual(blobs(x, std=np.float32(0.5)).std, (0.5,))
+        for three in ([1, 2, 3], np.array([1, 2, 3]), torch.tensor([1.0, 2.0, 3.0])):
+            self.assertEqual(blobs(x, std=three).std, (1.0, 2.0, 3.0))
+
+
+class FaultTests(SynchronousTestCase):
+    """What is allowed, and what a user is told of before a run."""
+
+    def test_not_finite(self) -> None:
+        """Examples with NaN or infinity are counted in each split, and the first is named."""
+        x = torch.zeros(80, 1, 3, 3)
+        for example, value in ((7, "nan"), (8, "inf"), (79, "-inf")):
+            x[example, 0, 1, 2] = float(value)
+        good = Split(torch.zeros(9, 1, 3, 3), torch.zeros(9).long())
+        line = "data of 'blobs' holds NaN or infinity in 3 of 80 examples, first in example 7"
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            data = blobs(x.to(dtype), train=good)
+            self.assertEqual(data.non_finite(), [f"test {line}"])
+            self.assertEqual(data.faults(), data.non_finite())
+        self.assertEqual(blobs(x).non_finite(), [f"training {line}", f"test {line}"])
+        self.assertEqual(blobs(x, train=good, test=good).faults(), [])
+
+    def test_in_pieces(self) -> None:
+        """What lies far behind is found as well."""
+        x = torch.zeros(5, 2**20)
+        x[4, -1] = float("nan")
+        good = Split(x[:1], torch.zeros(1).long())
+        [line] = blobs(x, test=good).non_finite()
+        self.assertIn("in 1 of 5 examples, first in example 4", line)
+
+    def test_too_large_for_inputs(self) -> None:
+        """float64 values that are no float32, and small deviations, make infinite inputs."""
+        x = torch.zeros(4, 2, dtype=torch.float64)
+        x[2, 1] = 1e300
+        line = "training data of 'blobs' overflows float32 in 1 of 4 examples, first in example 2"
+        self.assertEqual(blobs(x).non_finite()[0], line)
+        x[2, 1] = 1.0
+        self.assertEqual(blobs(x).non_finite(), [])
+        self.assertEqual(blobs(x, std=1e-39).non_finite()[0], line)
+        self.assertEqual(blobs(x.to(torch.uint8)).non_finite(), [])
+
+    def test_no_test_data(self) -> None:
+        """Data without test examples can be trained on, and says so."""
+        x = torch.ones(4, 3)
+        data = blobs(x, test=Split(x[4:], torch.zeros(0).long()))
+        line = "'blobs' has no test data: nothing will be evaluated"
+        self.assertEqual((data.empty(), data.non_finite()), ([line], []))
+        self.assertEqual(data.faults(), [line])
+        self.assertEqual((blobs(x).empty(), len(data.digest())), ([], 64))
 
 
 class ShippedTests(SynchronousTestCase):
@@ -93,6 +263,23 @@ class ShippedTests(SynchronousTestCase):
         self.assertEqual(torch.bincount(data.test.y).tolist(), [100] * 10)
         self.assertEqual(data.nbytes, 5000 * (784 + 8))
         self.assertTrue("LeCun" in (mnist5k.__doc__ or ""))
+
+    def test_damaged(self) -> None:
+        """A file that was cut short, or is another, is named, with the cure."""
+        whole = Path(vision.__file__).with_name("mnist5k.npz").read_bytes()
+        other = io.BytesIO()
+        np.savez(other, x=np.zeros((50, 28, 28), np.uint8), y=np.arange(50) % 10)
+        flipped = bytearray(whole)
+        flipped[len(whole) // 2] ^= 1
+        file = folder(self) / "mnist5k.npz"
+        for content in (None, b"", b"<html>", whole[:-1000], flipped, other.getvalue()):
+            if content is not None:
+                file.write_bytes(content)
+            error = self.assertRaises(DatasetUnavailable, shipped.read_shipped, file)
+            self.assertIn(str(file), str(error))
+            self.assertIn("pip install --force-reinstall", str(error))
+        file.write_bytes(whole)
+        self.assertEqual(shipped.read_shipped(file)[0].shape, (5000, 28, 28))
 
     def test_normalised(self) -> None:
         """Inputs have about mean 0 and deviation 1."""

@@ -1,15 +1,93 @@
-"""Data held in memory as tensors: a batch is an index."""
+"""Data held in memory as tensors: a batch is an index.
+
+Whatever is made here can be trained on: tensors of another kind, labels out of range or
+lengths that differ are `UnsuitableData` at once.  Values that are not finite are looked for
+on demand, see `Dataset.non_finite`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from byzpy_tw.errors import UnsuitableData
 from byzpy_tw.vectors import sha256_of
+
+_DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_AT_ONCE = 2**22  # numbers that `non_finite` looks at together
+
+
+def _plain(value: Any, what: str, letter: str) -> Tensor:
+    """`value` itself, detached; `UnsuitableData` for other kinds of tensors and no tensors."""
+    if not isinstance(value, Tensor):
+        kind = type(value)
+        cures: dict[type, str] = {
+            np.ndarray: f": torch.from_numpy({letter})",
+            list: f": torch.tensor({letter})",
+            tuple: f": torch.tensor({letter})",
+        }
+        raise UnsuitableData(
+            f"{what}: expected a torch tensor, got {kind.__name__}{cures.get(kind, '')}"
+        )
+    if type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        # Such as a MaskedTensor, whose mask would be lost.
+        odd = f"a {type(value).__name__}"
+    elif value.is_nested:
+        odd = f"nested: {letter}.to_padded_tensor(0)"
+    elif value.is_quantized:
+        odd = f"quantized: {letter}.dequantize()"
+    elif value.layout != torch.strided:
+        odd = f"of layout {_name(value.layout)}: {letter}.to_dense()"
+    elif value.device.type == "meta":
+        odd = "on the meta device, where tensors have no values"
+    elif value.device.type != "cpu":
+        odd = f"on {value.device}: {letter}.cpu()"
+    else:
+        return value.as_subclass(Tensor).detach().resolve_neg()
+    raise UnsuitableData(
+        f"{what}: expected a plain tensor in main memory, got one that is {odd}"
+    )
+
+
+def _name(thing: torch.dtype | torch.layout) -> str:
+    return str(thing).removeprefix("torch.")
+
+
+def _examples(value: Any) -> Tensor:
+    x = _plain(value, "examples", "x")
+    if x.dtype not in _DTYPES:
+        raise UnsuitableData(
+            f"examples are {_name(x.dtype)}, expected uint8 (0 to 255) or floating point: "
+            f"{', '.join(map(_name, _DTYPES[1:]))}"
+        )
+    if x.ndim < 2:
+        raise UnsuitableData(
+            f"examples are of shape {tuple(x.shape)}, expected (N, *shape): x.reshape(-1, 1) "
+            "where each example is one number"
+        )
+    if 0 in x.shape[1:]:
+        raise UnsuitableData(f"examples of shape {tuple(x.shape[1:])} hold no numbers")
+    return x
+
+
+def _labels(value: Any) -> Tensor:
+    y = _plain(value, "labels", "y")
+    if y.ndim != 1:
+        cure = ""
+        if y.ndim == 2:
+            cure = ": y.squeeze(1)" if y.shape[1] == 1 else ": y.argmax(1), if it is one-hot"
+        raise UnsuitableData(f"labels are of shape {tuple(y.shape)}, expected (N,){cure}")
+    if y.dtype != torch.int64:
+        cure = "" if y.is_complex() else ": y.long()"
+        raise UnsuitableData(f"labels are {_name(y.dtype)}, expected int64{cure}")
+    return y
 
 
 @frozen(eq=False)
@@ -17,22 +95,18 @@ class Split:
     """Examples and their labels.
 
     ``x`` is ``(N, *shape)``, uint8 (0 to 255) or floating point; ``y`` is
-    ``(N,)`` int64, from 0.
+    ``(N,)`` int64, from 0.  Tensors that require a gradient are detached;
+    `UnsuitableData` for what cannot be trained on.
     """
 
-    x: Tensor = field(repr=False)
-    y: Tensor = field(repr=False)
+    x: Tensor = field(repr=False, converter=_examples)
+    y: Tensor = field(repr=False, converter=_labels)
 
     def __attrs_post_init__(self) -> None:
-        if self.x.ndim < 2 or self.y.ndim != 1 or len(self.x) != len(self.y):
-            raise ValueError(
-                "expected x (N, *shape) and y (N,), got "
-                f"{tuple(self.x.shape)} and {tuple(self.y.shape)}"
+        if len(self.x) != len(self.y):
+            raise UnsuitableData(
+                f"{len(self.x)} examples with {len(self.y)} labels, expected as many of each"
             )
-        if self.y.dtype != torch.int64:
-            raise ValueError(f"labels must be int64, got {self.y.dtype}")
-        if self.x.dtype != torch.uint8 and not self.x.is_floating_point():
-            raise ValueError(f"examples must be uint8 or floating, got {self.x.dtype}")
 
     def __len__(self) -> int:
         return len(self.y)
@@ -45,31 +119,89 @@ class Dataset:
 
     ``mean`` and ``std`` hold one number a channel (or one for all), in units of
     the inputs: for uint8 examples, of values scaled to 0..1.  Labels lie in
-    [0, ``classes``).
+    [0, ``classes``).  The test data may be empty: then nothing can be evaluated.
+    `UnsuitableData` for anything else that cannot be right.
     """
 
     name: str
     train: Split
     test: Split
     classes: int
-    mean: tuple[float, ...] = field(default=(0.0,), converter=tuple)
-    std: tuple[float, ...] = field(default=(1.0,), converter=tuple)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
 
     def __attrs_post_init__(self) -> None:
+        for what, split in self._splits:
+            if not isinstance(split, Split):
+                raise self._unsuitable(
+                    f"{what} data is {type(split).__name__}, expected Split(x, y)"
+                )
         if self.train.x.shape[1:] != self.test.x.shape[1:]:
-            raise ValueError(
-                f"{self.name}: training and test examples differ in shape: "
+            raise self._unsuitable(
+                "training and test examples differ in shape: "
                 f"{tuple(self.train.x.shape[1:])} and {tuple(self.test.x.shape[1:])}"
             )
-        for split in (self.train, self.test):
-            if (
-                len(split)
-                and not 0 <= int(split.y.min()) <= int(split.y.max()) < self.classes
-            ):
-                raise ValueError(
-                    f"{self.name}: labels from {int(split.y.min())} to "
-                    f"{int(split.y.max())} in data of {self.classes} classes"
+        if not len(self.train):
+            raise self._unsuitable("no training examples")
+        self._check_labels()
+        for what in ("mean", "std"):
+            # Numbers of whatever kind were given; the class is frozen for others.
+            object.__setattr__(self, what, self._numbers(what, getattr(self, what)))
+        self._check_normalisation()
+
+    def _check_labels(self) -> None:
+        try:
+            object.__setattr__(self, "classes", operator.index(self.classes))
+        except TypeError:
+            raise self._unsuitable(
+                f"classes is {self.classes!r}, expected a whole number"
+            ) from None
+        if self.classes < 1:
+            raise self._unsuitable(f"classes is {self.classes}, expected at least 1")
+        for what, split in self._splits:
+            if not len(split):
+                continue
+            low, high = map(int, torch.aminmax(split.y))
+            if not 0 <= low <= high < self.classes:
+                raise self._unsuitable(
+                    f"labels of the {what} data run from {low} to {high}, expected 0 to "
+                    f"{self.classes - 1} (classes={self.classes})"
                 )
+
+    def _numbers(self, what: str, value: Any) -> tuple[float, ...]:
+        wanted = f"expected one number, or one for each of {self.shape[0]} channels"
+        if isinstance(value, (Tensor, np.ndarray)):
+            value = value.tolist()
+        try:
+            if isinstance(value, (str, bytes)):
+                raise TypeError("text")
+            found = tuple(map(float, value if isinstance(value, Iterable) else (value,)))
+        except (TypeError, ValueError, OverflowError, RuntimeError) as e:
+            raise self._unsuitable(f"{what} is {value!r:.100}, {wanted}") from e
+        if len(found) not in (1, self.shape[0]):
+            raise self._unsuitable(f"{what} has {len(found)} numbers, {wanted}")
+        return found
+
+    def _check_normalisation(self) -> None:
+        # As float32, in which inputs are computed: there 1e-50 is 0.
+        mean, std = self._per_channel
+        if not bool(torch.isfinite(mean).all()):
+            raise self._unsuitable(f"mean is {self.mean}, expected finite float32 numbers")
+        if not bool((torch.isfinite(std) & (std > 0)).all()):
+            raise self._unsuitable(
+                f"std is {self.std}, expected finite float32 numbers above 0"
+            )
+        if self.train.x.dtype == torch.uint8 and not self._finite(torch.tensor([0.0, 1.0])):
+            raise self._unsuitable(
+                f"with mean {self.mean} and std {self.std} inputs are not finite"
+            )
+
+    def _unsuitable(self, fault: str) -> UnsuitableData:
+        return UnsuitableData(f"data {self.name!r}: {fault}")
+
+    @property
+    def _splits(self) -> tuple[tuple[str, Split], ...]:
+        return ("training", self.train), ("test", self.test)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -92,6 +224,51 @@ class Dataset:
     def digest(self) -> str:
         """Hex SHA-256 over all four tensors: equal data, equal digest."""
         return self._digest
+
+    def faults(self) -> list[str]:
+        """`empty` and `non_finite` together: what a user should know before a run."""
+        return self.empty() + self.non_finite()
+
+    def empty(self) -> list[str]:
+        """One line where there is no test data, none otherwise."""
+        if len(self.test):
+            return []
+        return [f"{self.name!r} has no test data: nothing will be evaluated"]
+
+    def non_finite(self) -> list[str]:
+        """One line for each split with examples that become NaN or infinite inputs.
+
+        Bytes are not looked at.  Of floats the least and the greatest are, a few million
+        at a time; the examples are gone through one by one only where these are not finite.
+        """
+        lines = []
+        for what, split in self._splits:
+            bad = torch.cat([torch.empty(0, dtype=torch.int64), *self._non_finite(split.x)])
+            if not len(bad):
+                continue
+            given = bool(torch.isfinite(split.x[bad]).all())
+            holds = "overflows float32" if given else "holds NaN or infinity"
+            lines.append(
+                f"{what} data of {self.name!r} {holds} in {len(bad)} of {len(split)} "
+                f"examples, first in example {int(bad[0])}"
+            )
+        return lines
+
+    def _non_finite(self, x: Tensor) -> Iterator[Tensor]:
+        if x.dtype == torch.uint8:
+            return
+        step = max(1, _AT_ONCE // x[0].numel()) if len(x) else 1
+        for start in range(0, len(x), step):
+            some = x[start : start + step]
+            # Normalising keeps the order, so what lies between finite ends is finite.
+            if not self._finite(torch.stack(torch.aminmax(some))):
+                finite = torch.isfinite(self.inputs(some)).flatten(1).all(dim=1)
+                yield start + (~finite).nonzero()[:, 0]
+
+    def _finite(self, ends: Tensor) -> bool:
+        """Return whether inputs of the values `ends` are finite in every channel."""
+        mean, std = (v.reshape(-1, 1) for v in self._per_channel)
+        return bool(torch.isfinite((ends.to(torch.float32) - mean) / std).all())
 
     @cached_property
     def _digest(self) -> str:

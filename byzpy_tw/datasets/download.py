@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -40,6 +40,7 @@ def download(source: str, root: Path) -> None:
     try:
         child = subprocess.run(
             [sys.executable, "-P", "-c", _CHILD, source, str(root)],
+            check=False,
             stdin=ours,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -61,13 +62,35 @@ def download(source: str, root: Path) -> None:
 class Lock:
     """The root's lock, held.  ``failure`` is why the process before us failed, if it did."""
 
+    path: Path
     file: TextIO
+    made: tuple[Path, ...] = ()  # folders that were made for it, outermost first
     failure: str = ""
 
     def tell(self, failure: str) -> None:
         """Leave word for the processes that wait."""
         self.file.write(failure)
         self.file.flush()
+
+    @property
+    def in_place(self) -> bool:
+        """Return whether the file that is locked is still the one at `path`."""
+        try:
+            return os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def tidy(self) -> None:
+        """Remove the lock file, and the folders that were made for it as far as they are empty.
+
+        Processes that wait for the lock have the file open, and learn from `in_place`
+        that they wait for one that is gone.
+        """
+        with suppress(OSError):
+            if self.in_place:
+                self.path.unlink()
+            for folder in reversed(self.made):
+                folder.rmdir()
 
 
 @contextmanager
@@ -77,16 +100,29 @@ def only_one(root: Path, source: str) -> Iterator[Lock]:
     A process that had to wait learns why the one before it failed, and need not
     wait for the network to fail once more.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / f".{source}.lock").open("a+") as file:
+    while True:
+        made = tuple(p for p in (*reversed(root.parents), root) if not p.exists())
+        root.mkdir(parents=True, exist_ok=True)
+        path = root / f".{source}.lock"
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            waited = False
-        except BlockingIOError:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            waited = True
-        file.seek(0)
-        failure = file.read(1000) if waited else ""
-        if not waited:
-            file.truncate(0)
-        yield Lock(file, failure)
+            file = path.open("a+")
+        except FileNotFoundError:
+            if root.exists():
+                raise
+            continue  # the process that made the folder has just removed it
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                waited = False
+            except BlockingIOError:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                waited = True
+            file.seek(0)
+            failure = file.read(1000) if waited else ""
+            lock = Lock(path, file, made, failure)
+            if not failure and not lock.in_place:
+                continue  # tidied away in the meantime: another may hold a new one
+            if not waited:
+                file.truncate(0)
+            yield lock
+            return

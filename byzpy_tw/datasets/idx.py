@@ -1,34 +1,140 @@
-"""MNIST's own file format, for data that torchvision is to read."""
+"""MNIST's own file format."""
 
 from __future__ import annotations
 
+import gzip
+import os
 import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
 from byzpy_tw.datasets.core import Dataset
+from byzpy_tw.datasets.files import HEAD, FileFault, nature, opened
+from byzpy_tw.errors import UnsuitableData
 
 UINT8 = 0x08  # IDX type code
+_TYPES = {
+    0x08: "uint8",
+    0x09: "int8",
+    0x0B: "int16",
+    0x0C: "int32",
+    0x0D: "float32",
+    0x0E: "float64",
+}
+_GZIP = b"\x1f\x8b"
+_PIECE = 2**20  # bytes
+
+
+def read_idx(path: Path, axes: int) -> Tensor:
+    """Read the uint8 tensor with `axes` axes from the IDX file at `path`.
+
+    Gzip data are unpacked on the way, whatever the file's name.  `FileFault` for
+    anything else; memory is taken only for bytes that are there.
+    """
+    with opened(path) as file:
+        on_disk = os.fstat(file.fileno()).st_size
+        if not on_disk:
+            raise FileFault("is empty")
+        packed = file.read(len(_GZIP)) == _GZIP
+        file.seek(0)
+        if not packed:
+            return _read(file, axes, "is")
+        with _unpacked(file, on_disk) as unpacked:
+            return _read(unpacked, axes, "unpacks to")
+
+
+@contextmanager
+def _unpacked(file: BinaryIO, on_disk: int) -> Iterator[BinaryIO]:
+    try:
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            yield unpacked  # type: ignore[misc]
+    except EOFError:
+        raise FileFault(f"is gzip data cut short, at {on_disk} bytes") from None
+    except (gzip.BadGzipFile, zlib.error) as e:
+        raise FileFault(f"is damaged gzip data: {e}") from e
+
+
+def _read(file: BinaryIO, axes: int, is_: str) -> Tensor:
+    """The tensor in `file`; faults begin with `is_`, such as ``unpacks to``."""
+    head = file.read(HEAD)
+    magic = struct.pack(">HBB", 0, UINT8, axes)
+    if head[:4] != magic[: len(head)]:
+        raise FileFault(_other(head, len(head) + _rest(file), magic, is_))
+    start = 4 * (axes + 1)
+    if len(head) < start:
+        raise FileFault(f"{is_} {len(head)} bytes, its header alone takes {start}")
+    shape = struct.unpack(f">{axes}I", head[4:start])
+    size = start + prod(shape)
+    content = bytearray(head[start:])
+    while len(content) < size - start:
+        piece = file.read(min(_PIECE, size - start - len(content)))
+        if not piece:
+            break
+        content += piece
+    found = start + len(content) + _rest(file)
+    if found != size:
+        off = abs(found - size)
+        raise FileFault(
+            f"{is_} {found} bytes, its header asks for {size}: {off} "
+            f"{'byte' if off == 1 else 'bytes'} too {'few' if found < size else 'many'}"
+        )
+    if size == start:
+        raise FileFault(f"holds nothing: its header says {' x '.join(map(str, shape))}")
+    return torch.frombuffer(content, dtype=torch.uint8).reshape(shape)
+
+
+def _other(head: bytes, size: int, magic: bytes, is_: str) -> str:
+    """Say what is found where an IDX file that begins with `magic` is expected."""
+    wanted = f"{magic.hex()} ({_typed(magic)})"
+    if head[:2] == magic[:2] and _typed(head):
+        return f"has the magic number {head[:4].hex()} ({_typed(head)}), expected {wanted}"
+    if what := nature(head):
+        return f"{is_} {what}, {size} bytes in all, expected an IDX file"
+    return f"begins with {head[:4].hex()}, expected the magic number {wanted}"
+
+
+def _typed(magic: bytes) -> str:
+    """``uint8, 3 axes`` for 00000803; empty where the type is none."""
+    kind = _TYPES.get(magic[2], "") if len(magic) >= 4 else ""
+    return kind and f"{kind}, {magic[3]} {'axis' if magic[3] == 1 else 'axes'}"
+
+
+def _rest(file: BinaryIO) -> int:
+    """The number of bytes left in `file`, read to its end."""
+    count = 0
+    while piece := file.read(_PIECE):
+        count += len(piece)
+    return count
 
 
 def write_idx(dataset: Dataset, root: Path, *, folder: str = "MNIST") -> list[Path]:
     """Write `dataset` as the four files that ``mnist(root=root)`` reads.
 
-    The examples must be uint8 images with one channel.  `folder` is
-    ``FashionMNIST`` for the other dataset of this format.  Files that are
-    there are replaced.
+    The examples must be uint8 images with one channel; `mnist` reads those of 28 x 28,
+    with labels from 0 to 9.  `folder` is ``FashionMNIST`` for the other dataset of this
+    format.  Files that are there are replaced.
     """
+    for split in (dataset.train, dataset.test):
+        if split.x.dtype != torch.uint8 or split.x.ndim != 4 or split.x.shape[1] != 1:
+            raise UnsuitableData(
+                f"IDX files hold uint8 images with one channel, {dataset.name} has "
+                f"{split.x.dtype} examples of shape {dataset.shape}"
+            )
+    if dataset.classes > 256:
+        raise UnsuitableData(
+            f"IDX files hold labels in a byte each, {dataset.name} has {dataset.classes} classes"
+        )
     raw = Path(root) / folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     written = []
     for stem, split in (("train", dataset.train), ("t10k", dataset.test)):
-        if split.x.dtype != torch.uint8 or split.x.ndim != 4 or split.x.shape[1] != 1:
-            raise ValueError(
-                f"IDX files hold uint8 images with one channel, {dataset.name} has "
-                f"{split.x.dtype} examples of shape {dataset.shape}"
-            )
         for path, content in (
             (raw / f"{stem}-images-idx3-ubyte", split.x.squeeze(1)),
             (raw / f"{stem}-labels-idx1-ubyte", split.y.to(torch.uint8)),

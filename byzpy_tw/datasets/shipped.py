@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from importlib import resources
+from importlib.resources.abc import Traversable
 
 import numpy as np
 import torch
 
 from byzpy_tw.datasets.core import Dataset, Split
+from byzpy_tw.errors import DatasetUnavailable
 
 MEAN, STD = (0.1307,), (0.3081,)  # of MNIST's training images, scaled to 0..1
 
@@ -18,9 +20,7 @@ def mnist5k() -> Dataset:
     Images are ``(1, 28, 28)``.  Needs no network and no files.  The digits are
     from MNIST by Yann LeCun, Corinna Cortes and Christopher J. C. Burges.
     """
-    source = resources.files("byzpy_tw.datasets").joinpath("mnist5k.npz")
-    with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        x, y = arrays["x"], arrays["y"].astype(np.int64)
+    x, y = read_shipped(resources.files("byzpy_tw.datasets").joinpath("mnist5k.npz"))
     # The place of each example among those of its class.
     place = np.empty(len(y), dtype=np.int64)
     for label in range(10):
@@ -33,6 +33,25 @@ def mnist5k() -> Dataset:
         mean=MEAN,
         std=STD,
     )
+
+
+def read_shipped(source: Traversable) -> tuple[np.ndarray, np.ndarray]:
+    """The images and int64 labels in the file that comes with the package."""
+    try:
+        with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            x, y = arrays["x"], arrays["y"].astype(np.int64)
+        if (x.shape, x.dtype) != ((5000, 28, 28), np.uint8):
+            raise ValueError(f"{x.shape} {x.dtype} images")
+        if y.shape != (5000,) or np.bincount(y, minlength=10).tolist() != [500] * 10:
+            raise ValueError("other labels than 500 of each digit")
+    except Exception as e:
+        # NumPy's parser and the zip archive's raise whatever they meet.
+        raise DatasetUnavailable(
+            f"{source}, which comes with byzpy_tw, is missing or damaged ({type(e).__name__}: "
+            f"{' '.join(str(e).split())}): install the package anew, pip install "
+            "--force-reinstall --no-deps byzpy_tw"
+        ) from e
+    return x, y
 
 
 def _split(x: np.ndarray, y: np.ndarray) -> Split:

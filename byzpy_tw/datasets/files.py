@@ -1,0 +1,110 @@
+"""Data files that are there: what they are, in a user's words, where they are not as expected.
+
+`FileFault` is raised with a clause that goes on from the file's name, such as ``is empty``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+HEAD = 512  # bytes that `nature` is shown
+
+# First bytes, in lower case, of other things than the files that are looked for.
+_NATURES = (
+    (b"<!doctype", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"<head", "an HTML page"),
+    (b"<?xml", "an XML document, as a web server answers with"),
+    (b"<", "a page of HTML or XML"),
+    (b"version https://git-lfs", "a pointer of Git LFS: git lfs pull fetches the file"),
+    (b"/annex/objects", "a pointer of git-annex: git annex get fetches the file"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"pk\x03\x04", "a zip archive"),
+    (b"bzh", "bzip2 data"),
+    (b"\xfd7zxz", "xz data"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"\x28\xb5\x2f\xfd", "zstandard data"),
+    (b"\x93numpy", "a NumPy array"),
+    (b"\x89png", "a PNG image"),
+)
+
+
+class FileFault(Exception):
+    """A data file is not as expected; the text goes on from its name."""
+
+
+def nature(head: bytes) -> str:
+    """The kind of file that begins with `head`, such as ``an HTML page``; empty if unknown."""
+    if not head:
+        return ""
+    plain = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for start, name in _NATURES:
+        if plain.startswith(start):
+            return name
+    if not any(head):
+        return "nothing but zeros at its beginning"
+    text = head.split(b"\n")[0].strip()
+    if text and all(32 <= byte < 127 or byte == 9 for byte in text):
+        return f"text: {text[:40].decode('ascii')!r}"
+    return ""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open the regular file at `path`; `FileFault` for anything else, and if reading fails."""
+    try:
+        mode = os.stat(path).st_mode  # before opening, which waits where there is a pipe
+        if stat.S_ISDIR(mode):
+            raise FileFault("is a folder")
+        if not stat.S_ISREG(mode):
+            raise FileFault("is not a regular file")
+        with open(path, "rb") as file:
+            yield file
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise FileFault(f"is a link to {os.readlink(path)}, which is not there") from None
+        raise FileFault("is not there any more") from None
+    except OSError as e:
+        raise FileFault(f"cannot be read: {reason(e)}") from e
+
+
+def reason(e: OSError | ValueError) -> str:
+    """The system's words for `e`, without number and path."""
+    return getattr(e, "strerror", None) or str(e) or type(e).__name__
+
+
+def present(path: Path) -> bool:
+    """Return whether something is at `path`, be it a link that leads nowhere."""
+    try:
+        os.lstat(path)
+    except OSError as e:
+        # Something that may not be looked at is told when it is opened.
+        return e.errno not in (errno.ENOENT, errno.ENOTDIR)
+    except ValueError:  # a name that no file can have
+        return False
+    return True
+
+
+def in_the_way(folder: Path) -> str:
+    """The reason why `folder` cannot be one, such as ``/data is a file, not a folder``.
+
+    Empty where it is one, and where nothing keeps it from being made.
+    """
+    for path in (*reversed(folder.parents), folder):
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            if path.is_symlink():
+                return f"{path} is a link to {os.readlink(path)}, which is not there"
+            return ""
+        except (OSError, ValueError) as e:
+            return f"{str(path)!r} cannot be looked into: {reason(e)}"
+        if not stat.S_ISDIR(mode):
+            return f"{path} is a file, not a folder"
+    return ""
