@@ -552,8 +552,8 @@ class BudgetExceeded(ByzpyTwError):
 
     What to do: what the message ends with: mend the model or the attack that raised (the log
     of its machine has the traceback), bring servers back, or give slow ones a larger
-    ``--round-timeout``; then ``--resume RUN_DIR``.  More faults than f can only be tolerated by a new run with a
-    larger ``--f``, and more nodes.
+    ``--round-timeout``; then ``--resume RUN_DIR``.  More faults than f can only be tolerated
+    by a new run with a larger ``--f``, and more nodes.
     """
 
     code = "BUDGET_EXCEEDED"

@@ -119,8 +119,11 @@ def notes(grid: Grid, outcomes: Sequence[Outcome]) -> list[str]:
         lines.append(OUT)
     if collapsed(outcomes):
         lines.append(f"!: {100 * COLLAPSE:g} points or more below the best of its line")
-    for why, cells in _together(outcomes, _partly):
-        lines.append(f"?: nothing is concluded: {_told(cells, why)}")
+    for attack in grid.attacks:
+        under = [outcome for outcome in outcomes if outcome.cell.attack == attack]
+        for why, cells in _together(under, _partly):
+            defences = ", ".join(outcome.cell.defence for outcome in cells)
+            lines.append(f"?: nothing is concluded: {defences} under {attack}: {why}")
     for why, cells in _together(outcomes, lambda o: o.cell.missing):
         lines.append(f"*: no guarantee: {_told(cells, why)}")
     for why, cells in _together(outcomes, lambda o: o.why):

@@ -45,9 +45,11 @@ def sentences(grid: Grid, outcomes: Sequence[Outcome]) -> list[str]:
     best = max(floors, key=lambda o: o.value or 0.0, default=None)
     if best is not None and best.value and len(floors) > 1:
         of = f" of the {len(floors)} defences with a result under every attack"
+        if len(floors) == len(grid.defences):
+            of = ""
         found.append(
-            f"{best.cell.defence} has the best worst case{of * (len(floors) < len(grid.defences))}: "
-            f"{_end(best)} under {best.cell.attack}."
+            f"{best.cell.defence} has the best worst case{of}: {_end(best)} under "
+            f"{best.cell.attack}."
         )
     return found
 

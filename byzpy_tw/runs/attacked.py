@@ -30,7 +30,14 @@ class AttackFailures:
     of: int  # vectors of Byzantine nodes that the rounds were to have
     accepted: int  # that came and could be used
     elsewise: int  # refused in another way, but for lost servers
-    first: str  # "round 3, node 8: " and the cause
+    round: int  # of the first failure
+    node: int  # where it was, or the lowest-numbered one
+    why: str  # it failed
+
+    @property
+    def first(self) -> str:
+        """The first failure in words."""
+        return f"round {self.round}, node {self.node}: {self.why}"
 
     @property
     def total(self) -> bool:
@@ -63,7 +70,7 @@ class AttackCalls:
     byzantine: int
     _rounds: int = field(default=0, init=False)
     _refused: Counter[str] = field(factory=Counter, init=False)  # reason -> vectors
-    _first: str = field(default="", init=False)
+    _first: tuple[int, int, str] | None = field(default=None, init=False)  # round, node, why
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count one more round."""
@@ -72,16 +79,17 @@ class AttackCalls:
             if refused["node"] < self.honest:
                 continue
             self._refused[refused["reason"]] += 1
-            if refused["reason"] == Reason.FAILED.value and not self._first:
+            if refused["reason"] == Reason.FAILED.value and self._first is None:
                 why = clipped(str(refused.get("detail") or "")) or "no further details"
-                self._first = f"round {self._rounds - 1}, node {refused['node']}: {why}"
+                self._first = self._rounds - 1, refused["node"], why
 
     @property
     def failures(self) -> AttackFailures | None:
         """None where no call has failed."""
-        failed = self._refused[Reason.FAILED.value]
-        if not failed or not self.byzantine:
+        if self._first is None:
             return None
+        failed = self._refused[Reason.FAILED.value]
+        round, node, why = self._first
         of = self._rounds * self.byzantine
         refused = self._refused.total()
         probation = self._refused[Reason.PROBATION.value]
@@ -92,5 +100,7 @@ class AttackCalls:
             of=of,
             accepted=of - refused,
             elsewise=refused - failed - probation - lost,
-            first=self._first,
+            round=round,
+            node=node,
+            why=why,
         )

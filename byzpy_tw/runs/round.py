@@ -212,7 +212,8 @@ class Round:
         listed = ", ".join(f"node {r.node} {r.reason.value}" for r in failed[:_LISTED])
         more = f" and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
         unasked = len(self.refusals) - len(failed)
-        left = f"; the other {unasked} were not asked" if unasked else ""
+        were = "was" if unasked == 1 else "were"
+        left = f"; {unasked} more {were} not asked" if unasked else ""
         tolerated = f"f = {self.f} are tolerated"
         if len(failed) <= self.f:  # so many that not one vector is left
             tolerated = f"all of those that were asked (f = {self.f})"

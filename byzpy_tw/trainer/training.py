@@ -243,8 +243,8 @@ class Training:
         self.observers.tell("round_completed", record=record)
         if before is None and failures is not None:
             self.screen.event(
-                f"the attack {self.config.attack!r} failed: {failures.first}; its nodes count "
-                "as refused"
+                f"round {number}: the attack {self.config.attack!r} failed at node "
+                f"{failures.node}: {failures.why}; its nodes count as refused"
             )
         for line in ran.news:
             self.screen.event(f"round {number}: {line}")
