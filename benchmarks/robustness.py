@@ -70,7 +70,9 @@ TRAININGS = (
 )
 SEEDS = (1, 2, 3)
 ENDS = ("finished", "diverged")  # of a run whose result means something
-KEPT = ("status", "final_accuracy", "worst_accuracy", "best_accuracy", "seconds")
+KEPT = (
+    "status", "final_accuracy", "worst_accuracy", "best_accuracy", "seconds", "attack_failures",
+)  # fmt: skip
 COLLAPSE = 30.0  # points below the same rule without an attack
 
 
@@ -265,6 +267,10 @@ def entry(
         lost = mean(accuracy(calm[s], "final") - accuracy(runs[s], "final") for s in both)
         text = f"**{text}**" if lost >= COLLAPSE else text
     text += f" ({worst:.0f}-{best:.0f})"
+    failures = [found for run in runs.values() if (found := run.get("attack_failures"))]
+    if failures:  # nothing is concluded from such a cell
+        failed, of = (sum(found[what] for found in failures) for what in ("failed", "of"))
+        text = f"{text.replace('**', '')}, attack failed in {failed} of {of} calls"
     diverged = sum(run["status"] == "diverged" for run in runs.values())
     text += f", {diverged} diverged" * bool(diverged)
     return text + f", {len(runs)} of {seeds} seeds" * (len(runs) < seeds)

@@ -548,12 +548,14 @@ class DamagedCheckpoint(ByzpyTwError):
 class BudgetExceeded(ByzpyTwError):
     """More than `f` nodes failed in one round: the run is paused.
 
-    Late, lost, malformed and not finite all count.  The message lists the nodes and reasons;
-    a checkpoint of before the round is on disk.
+    Late, lost, malformed, not finite and failed all count.  The message lists the nodes and
+    reasons and has the first cause, ``result.json`` has all (``halted``); a checkpoint of
+    before the round is on disk.
 
-    What to do: bring servers back, or give slow ones a larger ``--round-timeout``, then
-    ``--resume RUN_DIR``.  More faults than f can only be tolerated by a new run with a
-    larger ``--f``, and more nodes.
+    What to do: what the message ends with: mend the model or the attack that raised (the log
+    of its machine has the traceback), bring servers back, or give slow ones a larger
+    ``--round-timeout``; then ``--resume RUN_DIR``.  More faults than f can only be tolerated
+    by a new run with a larger ``--f``, and more nodes.
     """
 
     code = "BUDGET_EXCEEDED"

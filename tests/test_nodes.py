@@ -121,6 +121,7 @@ class TogetherTests(SynchronousTestCase):
         failures = self.successResultOf(answer)
         self.assertEqual(list(failures), [4])
         self.assertIn("IndexError", failures[4])
+        self.assertEqual(len(self.flushLoggedErrors(IndexError)), 1)
 
     def test_large_ones_are_jobs_by_themselves(self) -> None:
         """How many share a job depends on how long one has taken, nothing else."""
@@ -167,7 +168,38 @@ class TogetherTests(SynchronousTestCase):
         self.host.cost = 0.0005
         driver = NodeDriver(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
         answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
-        self.assertEqual(self.successResultOf(answer), {1: "ValueError: only this one"})
+        line = emit.__code__.co_firstlineno + 2
+        told = f"ValueError: only this one (test_nodes.py, line {line})"
+        self.assertEqual(self.successResultOf(answer), {1: told})
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_tracebacks_are_bounded(self) -> None:
+        """One for each text, and no more of them than a log can take."""
+        driver = NodeDriver(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
+
+        def rounds(words: str) -> dict[int, str]:
+            def emit(node: int, *_: Any) -> Deferred[None]:
+                raise ArithmeticError(words)
+
+            answer = Deferred.fromCoroutine(driver.honest(0, [0, 1], emit))
+            return self.successResultOf(answer)
+
+        for _ in range(3):
+            self.assertIn("ArithmeticError: the same", rounds("the same")[1])
+        self.assertEqual(len(self.flushLoggedErrors(ArithmeticError)), 1)
+        for number in range(30):
+            rounds(f"number {number}")
+        self.assertEqual(len(self.flushLoggedErrors(ArithmeticError)), 19)
+
+    def test_a_connection_that_ends(self) -> None:
+        """No code is to blame for it, and no traceback is left."""
+        driver = NodeDriver(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
+
+        def emit(*_: Any) -> Deferred[None]:
+            raise ConnectionError("hung up")
+
+        answer = Deferred.fromCoroutine(driver.honest(0, [0], emit))
+        self.assertIn("ConnectionError: hung up", self.successResultOf(answer)[0])
 
     def test_large_ones_are_let_go(self) -> None:
         """Once they are sent, and not before."""
@@ -198,7 +230,9 @@ class TogetherTests(SynchronousTestCase):
         answer = Deferred.fromCoroutine(
             driver.honest(0, [0, 1], lambda *_: succeed(None))
         )
-        self.assertEqual(set(self.successResultOf(answer).values()), {"MemoryError: full"})
+        [told] = set(self.successResultOf(answer).values())
+        self.assertIn("MemoryError: full", told)
+        self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)  # of two nodes
         self.assertEqual(driver.computing, 0)
 
 

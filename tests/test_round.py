@@ -74,7 +74,8 @@ class RoundMachine(RuleBasedStateMachine):
             assert isinstance(verdict, Halt) and verdict.diverged
         elif len(refused) > round.f:
             assert isinstance(verdict, Halt) and not verdict.diverged
-            assert f"{len(refused)} of n = {round.n}" in verdict.why
+            asked = [n for n, reason in refused.items() if reason is not Reason.UNASKED]
+            assert f"{len(asked)} of n = {round.n}" in verdict.why
             assert f"f = {round.f}" in verdict.why
         else:
             proven = sum(reason.proof for reason in refused.values())
@@ -143,6 +144,74 @@ class VerdictTests(SynchronousTestCase):
         round = Round(0, 1000, 0, 1)
         round.expired()
         self.assertIn("and 990 more", round.verdict(anything).why)
+
+    def test_the_cause(self) -> None:
+        """The first cause is told in one line of bounded length, and the advice fits it."""
+        for refusals, cause, advice in (
+            (
+                {0: (Reason.LATE, "slow"), 2: (Reason.FAILED, "KeyError:\n 'x'"),
+                 3: (Reason.LOST, "gone")},
+                "; node 2: KeyError: 'x'; mend the model", "traceback",
+            ),
+            (
+                {5: (Reason.FAILED, "RuntimeError: no"), 0: (Reason.LATE, "slow")},
+                "; node 5: RuntimeError: no; mend the attack", "traceback",
+            ),
+            (
+                {1: (Reason.LOST, "tcp://a:1: refused"), 2: (Reason.LOST, "tcp://b:1: hung up")},
+                "; node 1: tcp://a:1: refused; bring back the servers", "lost",
+            ),
+            (
+                {1: (Reason.LATE, ""), 2: (Reason.PROBATION, "failed before")},
+                "node 1 late, node 2 probation); nodes that are only slow", "--round-timeout",
+            ),
+            (
+                {0: (Reason.MALFORMED, "9 elements"), 4: (Reason.NOT_FINITE, "inf")},
+                "; node 0: 9 elements; look at the data", "servers",
+            ),
+            (
+                {0: (Reason.FAILED, "x" * 5000), 4: (Reason.FAILED, "y")},
+                f"; node 0: {'x' * 300}...; mend the model", "trainer.log",
+            ),
+        ):  # fmt: skip
+            round = Round(3, 4, 2, 1)
+            for node, (reason, detail) in refusals.items():
+                round.refused(node, reason, detail)
+            for node in range(6):
+                round.accepted(node)
+            verdict = round.verdict(anything)
+            assert isinstance(verdict, Halt)
+            self.assertIn(f"{len(refusals)} of n = 6 nodes failed", verdict.why)
+            self.assertIn(cause, verdict.why)
+            self.assertTrue(verdict.why.endswith(advice) or advice in verdict.why, verdict.why)
+            self.assertEqual(verdict.why.count("\n"), 0)
+            late = all(reason in (Reason.LATE, Reason.PROBATION) for reason, _ in refusals.values())
+            self.assertEqual("--round-timeout" in verdict.why, late)
+
+    def test_nodes_that_were_not_asked(self) -> None:
+        """They are not called late, and are not counted as failed, whatever f is."""
+        for f, words in ((2, "f = 2 are tolerated"), (4, "all of those that were asked (f = 4)")):
+            round = Round(0, 3, 2, f, frozenset({4}))
+            for node in range(3):
+                round.refused(node, Reason.FAILED, "ValueError: no")
+            round.unasked([3, 4], "no honest vector could be shown")
+            round.expired()
+            self.assertEqual(round.refusals[3].reason, Reason.UNASKED)
+            self.assertEqual(round.refusals[4].reason, Reason.PROBATION)
+            verdict = round.verdict(anything)
+            assert isinstance(verdict, Halt)
+            self.assertIn(f"4 of n = 5 nodes failed, {words} (node 0 failed", verdict.why)
+            self.assertIn("; 1 more was not asked); node 0: ValueError: no", verdict.why)
+
+    def test_divergence_from_the_start(self) -> None:
+        """Before the first step no learning rate can have done it."""
+        for number, words in ((0, "broken from the start"), (1, "try a smaller --lr")):
+            round = Round(number, 3, 0, 1)
+            for node in range(3):
+                round.refused(node, Reason.NOT_FINITE, "norm nan")
+            verdict = round.verdict(anything)
+            assert isinstance(verdict, Halt)
+            self.assertIn(f"{words}; node 0: norm nan", verdict.why)
 
     def test_divergence_charges_nobody(self) -> None:
         """Over half of the honest vectors not finite is the model's doing, whatever f."""

@@ -35,8 +35,11 @@ def curves(outcomes: Sequence[Outcome], rounds: int, attack: str) -> str:
         parts.append(f'<text x="{x(at)}" y="{_HEIGHT - 7}" text-anchor="{anchor}">{at}</text>')
     for outcome in outcomes:
         curve, style = outcome.curve, f"s{outcome.cell.row % STYLES}"
+        title = outcome.cell.defence
         if not curve:
             continue
+        if outcome.attack_failures:  # faint, for it is no other attack's equal
+            style, title = f"{style} void", f"{title}: {outcome.attack_failures}"
         if len(outcome.ended) > 1:
             there = [f"{x(at)},{y(high)}" for at, _, _, high in curve]
             back = [f"{x(at)},{y(low)}" for at, _, low, _ in reversed(curve)]
@@ -44,7 +47,7 @@ def curves(outcomes: Sequence[Outcome], rounds: int, attack: str) -> str:
         points = " ".join(f"{x(at)},{y(middle)}" for at, middle, _, _ in curve)
         parts.append(
             f'<polyline class="line {style}" points="{points}">'
-            f"<title>{escape(outcome.cell.defence)}</title></polyline>"
+            f"<title>{escape(title)}</title></polyline>"
         )
         last = curve[-1]
         parts.append(f'<circle class="dot {style}" cx="{x(last[0])}" cy="{y(last[1])}" r="3"/>')

@@ -12,9 +12,10 @@ from attrs import frozen
 
 from byzpy_tw.lab.grid import Cell, Trial
 from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_rounds
+from byzpy_tw.runs.attacked import AttackCalls, AttackFailures, counted
 from byzpy_tw.wire.guarded import clean
 
-ENDS = ("finished", "diverged")  # of a run that is not run again
+ENDS = ("finished", "diverged")  # of a run whose result means something
 _STATUSES = (*ENDS, "paused", "interrupted", "failed")
 
 # What reading a file can come to that is damaged, or written by somebody's hand.
@@ -56,10 +57,22 @@ class Ended:
     digest: str | None  # of the parameters
     curve: tuple[tuple[int, float], ...]  # rounds done, and the accuracy after them
     shares: tuple[Share, ...]
+    failures: AttackFailures | None = None  # of the attack's calls
 
     @property
     def good(self) -> bool:
+        """Whether its result means something."""
         return self.status in ENDS
+
+    @property
+    def over(self) -> bool:
+        """Whether it came to its end, so that it is not run again."""
+        return self.good or self.unattacked
+
+    @property
+    def unattacked(self) -> bool:
+        """Whether its attack failed all along: all that is wrong with it."""
+        return self.status == "failed" and self.failures is not None and self.failures.total
 
 
 @frozen(kw_only=True)
@@ -84,6 +97,19 @@ class Outcome:
         return bool(self.ended) and all(e.good for e in self.ended) and (
             len(self.ended) == len(self.cell.trials)
         )  # fmt: skip
+
+    @property
+    def attack_failures(self) -> str:
+        """How often the attack failed in its runs, and why first; empty where it never did.
+
+        Nothing can be concluded from such a cell: its rule met fewer attackers than others.
+        """
+        found = [e.failures for e in self.ended if e.failures is not None]
+        if not found:
+            return ""
+        failed, of = sum(f.failed for f in found), sum(f.of for f in found)
+        often = counted(failed, of, sum(f.probation for f in found))
+        return f"the attack failed {often}: {clean(found[0].first, 400)}"
 
     @property
     def status(self) -> str:
@@ -119,7 +145,12 @@ class Outcome:
 
     @property
     def value(self) -> float | None:
-        """As `final`, with nothing for a cell that diverged: its model is worth that."""
+        """As `final`, with nothing for a cell that diverged: its model is worth that.
+
+        None for a cell from which nothing can be concluded: a run of it, or its attack, failed.
+        """
+        if self.attack_failures or self.status not in (*ENDS, "waiting"):
+            return None
         return 0.0 if self.status == "diverged" else self.final
 
     @property
@@ -177,13 +208,17 @@ def read(trial: Trial, path: Path) -> Ended | None:
         if found.damage or found.torn:
             return None
         records = found.rounds
-        status, rounds = result["status"], result["rounds"]
+        status, rounds, error = result["status"], result["rounds"], result["error"]
+        failures = _failures(records, trial)
+        if status == "finished" and failures is not None and failures.total:
+            # Of an earlier version, which took that for a run like others.
+            status, error = "failed", f"the attack failed {failures.counted}: {failures.first}"
         if status not in _STATUSES or type(rounds) is not int or rounds != len(records):
             return None
         return Ended(
             trial=trial,
             status=status,
-            error=clean(str(result["error"] or ""), 1000),
+            error=clean(str(error or ""), 1000),
             rounds=rounds,
             final=_accuracy(result["final_accuracy"]),
             worst=_accuracy(result["worst_accuracy"]),
@@ -192,6 +227,7 @@ def read(trial: Trial, path: Path) -> Ended | None:
             digest=clean(str(result["parameters_sha256"] or ""), 64) or None,
             curve=_curve(records),
             shares=_shares(records, trial),
+            failures=failures,
         )
     except (OSError, *NONSENSE):
         return None
@@ -209,6 +245,13 @@ def _number(value: Any, most: float) -> float:
 
 def _accuracy(value: Any) -> float | None:
     return None if value is None else _number(value, 1)
+
+
+def _failures(records: Sequence[Mapping[str, Any]], trial: Trial) -> AttackFailures | None:
+    calls = AttackCalls(trial.config.num_honest, trial.config.num_byz)
+    for record in records:
+        calls.add(record)
+    return calls.failures
 
 
 def rounds_done(path: Path) -> int:

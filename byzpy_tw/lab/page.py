@@ -18,7 +18,7 @@ from byzpy_tw.lab import charts
 from byzpy_tw.lab.colours import on_page
 from byzpy_tw.lab.grid import Grid, command_of
 from byzpy_tw.lab.outcome import Ended, Outcome
-from byzpy_tw.lab.text import CORNER, legend, notes, out_text
+from byzpy_tw.lab.text import CORNER, entry, legend, mark_of, notes, out_text
 from byzpy_tw.lab.verdict import collapsed, explained, percent, sentences
 from byzpy_tw.pages.report import REPORT
 
@@ -27,7 +27,7 @@ def page(grid: Grid, outcomes: Sequence[Outcome], folder: Path) -> str:
     """The whole page.  `folder` is where the runs are, for its links and its words."""
     template = resources.files("byzpy_tw.lab").joinpath("page.html").read_text("utf-8")
     found = "".join(f"<li>{escape(line)}</li>" for line in sentences(grid, outcomes))
-    marks = [line for line in notes(grid, outcomes) if line[:2] in ("!:", "*:")]
+    marks = [line for line in notes(grid, outcomes) if line[:2] in ("!:", "*:", "?:")]
     return Template(template).substitute(
         setting=_setting(grid),
         found=f'<ul class="found">{found}</ul>' if found else "",
@@ -89,13 +89,14 @@ def _broken(name: str) -> str:
 def _cell(outcome: Outcome, fallen: bool) -> str:
     style = "" if outcome.value is None else f' style="{on_page(outcome.value)}"'
     if outcome.status == "finished":
-        mark = "!" if fallen else "*" if outcome.cell.missing else ""
+        mark = mark_of(outcome, fallen)
         first = f"{percent(outcome.final)}{mark}"
         span = f"{percent(outcome.worst, 0)}&ndash;{percent(outcome.best, 0)}"
         out = re.sub(r"(?<=[BH]) ", "&nbsp;", out_text(outcome))
         second = "".join(f"<small>{line}</small>" for line in (span, out) if line)
     else:
-        first, second = f'<span class="state">{escape(outcome.status)}</span>', ""
+        state = escape(entry(outcome)[0] if outcome.begun else outcome.status)
+        first, second = f'<span class="state">{state}</span>', ""
     title = escape(f"{outcome.cell.defence} under {outcome.cell.attack}")
     return (
         f'<td{style}><a href="#{_id(outcome)}" title="{title}"><b>{first}</b>{second}</a></td>'
@@ -126,6 +127,9 @@ def _details(outcome: Outcome) -> str:
     parts = []
     if outcome.why:
         parts.append(f'<p class="why">{escape(outcome.why)}</p>')
+    if outcome.attack_failures:
+        words = f"{outcome.attack_failures}; nothing is concluded from this cell."
+        parts.append(f'<p class="why">{escape(words[:1].upper() + words[1:])}</p>')
     if cell.missing:
         parts.append(f"<p>No guarantee: {escape(cell.missing)}</p>")
     said = explained(outcome)

@@ -161,7 +161,7 @@ def _leave(lab: Lab, seconds: float) -> None:
     write_whole(lab.folder / TABLE, to_json(figures(lab.grid, outcomes), indent=2) + "\n")
     for line in (*text.notes(lab.grid, outcomes), *sentences(lab.grid, outcomes)):
         say(clean(line, 1000))
-    whole, done = lab.grid.trials, sum(ended.good for o in outcomes for ended in o.ended)
+    whole, done = lab.grid.trials, sum(ended.over for o in outcomes for ended in o.ended)
     if done > lab.before:
         say(f"{done - lab.before} runs in {seconds:.1f} s")
     if done < whole:
@@ -188,6 +188,7 @@ def _cell(outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status,
         "why": outcome.why,
         "no_guarantee": outcome.cell.missing,
+        "attack_failures": outcome.attack_failures or None,
         "final_accuracy": outcome.final,
         "worst_accuracy": outcome.worst,
         "best_accuracy": outcome.best,

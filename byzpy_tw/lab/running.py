@@ -121,7 +121,7 @@ class Lab:
         for cell in self.grid.cells:
             for trial in cell.trials:
                 ended = read(trial, self.path(trial))
-                if ended is not None and ended.good:
+                if ended is not None and ended.over:
                     self._ended[trial.folder] = ended
         self.before = len(self._ended)
 
@@ -220,7 +220,7 @@ class Lab:
                 self._failed[trial.folder] = clean(message_of(errors[0]), 1000)
             elif found is not None:
                 self._ended[trial.folder] = found
-                if found.good and config.checkpoint_interval is None:
+                if found.over and config.checkpoint_interval is None:
                     self._tidy(trial)
         for error in errors:
             if isinstance(error, _EVERYWHERE):

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from byzpy_tw.lab.grid import Cell, Grid
-from byzpy_tw.lab.outcome import Outcome
+from byzpy_tw.lab.outcome import ENDS, Outcome
 from byzpy_tw.lab.verdict import COLLAPSE, collapsed, percent
 
 CORNER = "defence \\ attack"
@@ -25,18 +25,30 @@ def entry(outcome: Outcome, *, fallen: bool = False, progress: str = "") -> tupl
     """What stands in a cell: its two lines."""
     status = outcome.status
     if status == "finished":
-        mark = "!" if fallen else "*" if outcome.cell.missing else ""
+        mark = mark_of(outcome, fallen)
         span = f"({percent(outcome.worst, 0)}-{percent(outcome.best, 0)})"
         return f"{percent(outcome.final)}{mark} {span}", out_text(outcome)
     if status == "waiting":
         return progress or ".", ""
     if status == "impossible":
         return "impossible", ""
-    return status, out_text(outcome)
+    return f"{status}{'?' * bool(_partly(outcome))}", out_text(outcome)
+
+
+def mark_of(outcome: Outcome, fallen: bool) -> str:
+    """The sign behind a cell's accuracy, which `notes` explain."""
+    if outcome.attack_failures:
+        return "?"
+    return "!" if fallen else "*" if outcome.cell.missing else ""
 
 
 def out_text(outcome: Outcome) -> str:
-    """``out B 97 H 3``, or nothing where nothing can be said."""
+    """``out B 97 H 3``, or nothing where nothing can be said.
+
+    Nor is a node that failed to attack one that a rule left out.
+    """
+    if outcome.attack_failures:
+        return ""
     faulty, honest = outcome.out(honest=False), outcome.out(honest=True)
     if faulty is None or honest is None:
         return ""
@@ -107,11 +119,21 @@ def notes(grid: Grid, outcomes: Sequence[Outcome]) -> list[str]:
         lines.append(OUT)
     if collapsed(outcomes):
         lines.append(f"!: {100 * COLLAPSE:g} points or more below the best of its line")
+    for attack in grid.attacks:
+        under = [outcome for outcome in outcomes if outcome.cell.attack == attack]
+        for why, cells in _together(under, _partly):
+            defences = ", ".join(outcome.cell.defence for outcome in cells)
+            lines.append(f"?: nothing is concluded: {defences} under {attack}: {why}")
     for why, cells in _together(outcomes, lambda o: o.cell.missing):
         lines.append(f"*: no guarantee: {_told(cells, why)}")
     for why, cells in _together(outcomes, lambda o: o.why):
         lines.append(f"{cells[0].status}: {_told(cells, why)}")
     return lines
+
+
+def _partly(outcome: Outcome) -> str:
+    """How often the attack failed in a cell that came to its end all the same."""
+    return outcome.attack_failures if outcome.status in ENDS else ""
 
 
 def _together(
@@ -145,10 +167,11 @@ def told(outcome: Outcome) -> str:
     cell, status = outcome.cell, outcome.status
     head = f"{cell.defence} under {cell.attack}"
     if status != "finished":
-        return f"{head}: {status}" + (f": {outcome.why}" if outcome.why else "")
+        words = ": ".join(filter(None, [status, outcome.why]))
+        return f"{head}: " + ", ".join(filter(None, [words, _partly(outcome)]))
     line = (
         f"{head}: {percent(outcome.final)} % (worst {percent(outcome.worst)}, "
         f"best {percent(outcome.best)})"
     )
-    out = out_text(outcome)
-    return f"{line}, {out}" if out else line
+    parts = [line, out_text(outcome), outcome.attack_failures]
+    return ", ".join(part for part in parts if part)

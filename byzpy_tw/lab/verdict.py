@@ -44,8 +44,11 @@ def sentences(grid: Grid, outcomes: Sequence[Outcome]) -> list[str]:
             floors.append(min(mine, key=lambda o: o.value or 0.0))
     best = max(floors, key=lambda o: o.value or 0.0, default=None)
     if best is not None and best.value and len(floors) > 1:
+        of = f" of the {len(floors)} defences with a result under every attack"
+        if len(floors) == len(grid.defences):
+            of = ""
         found.append(
-            f"{best.cell.defence} has the best worst case: {_end(best)} under "
+            f"{best.cell.defence} has the best worst case{of}: {_end(best)} under "
             f"{best.cell.attack}."
         )
     return found
@@ -56,7 +59,12 @@ def _end(outcome: Outcome) -> str:
 
 
 def explained(outcome: Outcome) -> str:
-    """Who was left out in a cell's runs, in a sentence; empty before there are any."""
+    """Who was left out in a cell's runs, in a sentence; empty before there are any.
+
+    Empty also where the attack failed: who did not attack is not to the rule's credit.
+    """
+    if outcome.attack_failures:
+        return ""
     shares = outcome.shares
     if not any(share.out for share in shares):
         return "No node was left out in any round." if shares else ""

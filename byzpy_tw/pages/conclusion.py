@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from byzpy_tw.pages.history import EXCLUDED, SELECTED, History
+from byzpy_tw.runs.sound import shown
 
+_LONGEST = 300  # characters of a cause
 _NAMED = 3  # nodes; the others are counted
 
 
 def conclusion(history: History, rule: str, status: str, error: str | None) -> list[str]:
     """Sentences, the most telling one first; the last ones say how it ended."""
-    choices = _choices(history, rule)
+    # Of a rule that met fewer attackers than it seems nothing good is to be said.
+    choices = _failed_attack(history, rule) or _choices(history, rule)
     whole = _rounds(history.done)
     of = "" if any(whole in choice for choice in choices) else f" of {whole}"
     said = [*choices, *_refusals(history, of), *_outcome(history)]
@@ -28,6 +31,18 @@ def conclusion(history: History, rule: str, status: str, error: str | None) -> l
         after = f" after {history.done} of {_rounds(history.planned)}" if history.done else ""
         said.append(f"The run {ended}{after}{': ' + error if error else ''}.")
     return said
+
+
+def _failed_attack(history: History, rule: str) -> list[str]:
+    """How often the attack failed; empty where it never did."""
+    failures = history.attack.failures
+    if failures is None:
+        return []
+    what = "Nothing" if failures.total else "Little"
+    return [
+        f"The attack failed {failures.counted}: {shown(failures.first, _LONGEST).rstrip('.')}.",
+        f"{what} can be concluded about {rule}.",
+    ]
 
 
 def _choices(history: History, rule: str) -> list[str]:

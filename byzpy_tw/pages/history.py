@@ -11,6 +11,7 @@ from attrs import define, field
 
 from byzpy_tw.pages.columns import COLUMNS, Series
 from byzpy_tw.runs.round import Reason
+from byzpy_tw.runs.attacked import AttackCalls
 
 SHOWN = 256  # nodes that have a strip of their own
 _PHASES = 8  # more than a trainer writes; a file may hold anything
@@ -57,12 +58,14 @@ class History:
     choosing: int = field(default=0, init=False)  # rounds whose rule chose between nodes
     chosen: int = field(default=0, init=False)  # nodes that it chose, over all of these
     charged: int = field(default=0, init=False)  # nodes refused, over all rounds
+    attack: AttackCalls = field(init=False)  # how those of the run's attack went
     now: np.ndarray = field(init=False)  # (n,): each node's state in the newest round
     shown: np.ndarray = field(init=False)  # the nodes that have a strip
     _strips: np.ndarray = field(init=False)  # (shown, columns, states): rounds
 
     def __attrs_post_init__(self) -> None:
         n = self.honest + self.byzantine
+        self.attack = AttackCalls(self.honest, self.byzantine)
         self.totals = np.zeros((n, len(STATES)), np.int64)
         self.now = np.zeros(n, np.uint8)
         # Of too many, the first of each kind.
@@ -105,6 +108,7 @@ class History:
         self.totals[np.arange(self.n), states] += 1
         self._strips[np.arange(len(self.shown)), column, states[self.shown]] += 1
         self.now = states
+        self.attack.add(record)
         figures = ("round", "loss", "seconds", "f", "test_loss", "accuracy")
         # What was not evaluated in this round stands as it was.
         self.last = {**self.last, **{k: record[k] for k in figures if k in record}}

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from byzpy_tw.pages.history import STATES, state_of
 from byzpy_tw.pages.reading import rounds_of
+from byzpy_tw.runs.round import Reason
 
 PHASES = ("honest", "byzantine", "aggregate", "step")
 _FIGURES = ("loss", "test_loss", "accuracy", "f", "aggregate_norm", "bytes_sent",
@@ -23,7 +24,7 @@ def write_csv(paths: Sequence[Path], file: IO[str]) -> None:
     out = csv.writer(file)
     out.writerow(
         ["run", "round", "seconds", *(f"seconds_{p}" for p in PHASES), *_FIGURES]
-        + ["selected", *STATES[1:]]
+        + ["selected", *STATES[1:], "failed"]
     )
     for path in paths:
         out.writerows([path.resolve().name, *_row(record)] for record in rounds_of(path))
@@ -43,6 +44,8 @@ def _row(record: dict[str, Any]) -> list[Any]:
         "" if selected is None else _nodes(selected),
         _nodes(record["excluded"]),
         *(_nodes(by_state.get(state, ())) for state in range(2, len(STATES))),
+        # Those of the refused ones whose gradient, or attack, could not be computed.
+        _nodes(r["node"] for r in record["refused"] if r["reason"] == Reason.FAILED.value),
     ]
 
 

@@ -54,8 +54,8 @@ ROUND: Mapping[str, str] = {
     "choose between rows",
     "excluded": "nodes that the rule was given and did not select",
     "refused": "nodes that the rule was not given: `node`, `reason` (late, lost, failed, "
-    "stale, malformed, not-finite, probation) and `detail`; all others are the round's "
-    "membership",
+    "stale, malformed, not-finite, probation; not-asked in result.json alone) and `detail`; "
+    "all others are the round's membership",
     "bytes_sent": "by the trainer in this round, as tensor frames; 0 in one process",
     "bytes_received": "the same, received",
     "foreseen_f": "the budget that attacks were told of, before Byzantine nodes were asked",
@@ -81,6 +81,11 @@ RESULT: Mapping[str, str] = {
     "run that collapsed",
     "best_accuracy": "over all of them",
     "refused": "for each node that was refused: how often, by reason",
+    "attack_failures": "null where no attack call failed; else `failed` calls `of` so many, "
+    "`probation` more that were not waited for because their nodes had failed before, and the "
+    "`first` cause: such a run says nothing about its rules, or less than it seems to",
+    "halted": "null, or the round that could not be aggregated: `round`, and `refused` as in a "
+    "record; not-asked are Byzantine nodes where no honest vector came that they could be shown",
     "seconds_a_round": "mean of the rounds' `seconds`",
     "parameters_sha256": "of the final parameters",
     "seconds": "from start to end, over all processes of a run that was resumed",

@@ -13,6 +13,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from byzpy_tw.errors import (
+    AttackFailed,
     BadRuleOutput,
     CannotRecord,
     ConfigError,
@@ -23,11 +24,11 @@ from byzpy_tw.runs.config import RunConfig, digest_of, flag, from_dict
 from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_object, read_rounds, to_json
 from byzpy_tw.runs.resuming import merged, options_in
 from byzpy_tw.runs.sound import printable, shown
-from byzpy_tw.runs.tally import Tally
+from byzpy_tw.runs.tally import Tally, tally_of
 
 _ENDS = ("finished", "paused", "interrupted", "diverged", "failed")
 # What may still go wrong once the last round is on record: its checkpoint, or a bug.
-_AT_THE_END = (None, CannotRecord.code, BadRuleOutput.code)
+_AT_THE_END = (None, CannotRecord.code, BadRuleOutput.code, AttackFailed.code)
 
 
 @frozen
@@ -154,18 +155,18 @@ def against_result(left: Left) -> Iterator[Problem]:
     result = left.result
     if result is None:
         return
-    tally = Tally()
+    tally = tally_of(left.config)
     for record in left.records:
         tally.add(record)
     for name, value in json.loads(to_json(tally.figures())).items():
         if name in result and name != "seconds_a_round" and result[name] != value:
             text = f"{RESULT} has {name} {shown(result[name])}, the records: {shown(value)}"
             yield Problem("result", text)
-    for text in _no_such_end(left, result):
+    for text in _no_such_end(left, result, tally):
         yield Problem("result", f"{RESULT} {text}")
 
 
-def _no_such_end(left: Left, result: Mapping[str, Any]) -> Iterator[str]:
+def _no_such_end(left: Left, result: Mapping[str, Any], tally: Tally) -> Iterator[str]:
     """What of the end that `result` tells cannot have been, in words that follow its name.
 
     Of a run that ended early the records tell no more than how far it came.
@@ -183,6 +184,9 @@ def _no_such_end(left: Left, result: Mapping[str, Any]) -> Iterator[str]:
         yield f"says {shown(status)} ({shown(code)}), and has no error"
     elif status == "diverged" and code != Diverged.code:
         yield f"says diverged, and has error_code {shown(code)}"
+    failures = tally.attack.failures
+    if code == AttackFailed.code and (status != "failed" or failures is None or not failures.total):
+        yield f"says {shown(status)} ({shown(code)}), and not all calls of the attack failed"
     if done >= planned and status != "finished" and (
         status == "diverged" or code not in _AT_THE_END
     ):

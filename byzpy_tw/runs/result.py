@@ -41,7 +41,7 @@ class Result:
         # They bring torch, which is not needed to say what a run is to be.
         from byzpy_tw.runs.record import CONFIG, RESULT, read_object, read_rounds
         from byzpy_tw.runs.resuming import options_in
-        from byzpy_tw.runs.tally import Tally
+        from byzpy_tw.runs.tally import tally_of
 
         path = Path(path)
         saved = options_in(path, read_object(path / CONFIG))
@@ -60,7 +60,7 @@ class Result:
                     "file: the records have all of it but how the run ended"
                 )
         else:
-            tally = Tally()
+            tally = tally_of(config)
             for record in found.rounds:
                 tally.add(record)
             figures = {"status": "unfinished", "error": None, **tally.figures()}

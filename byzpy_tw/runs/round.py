@@ -8,7 +8,8 @@ clock.  The story:
    the same node is ignored, since a peer chooses how often it speaks.
 3. `expired` ends the wait: whoever has said nothing is late.  Nodes on probation are
    refused from the start; `heard` has those of them that answered well after all.
-4. `verdict` weighs the refusals against the fault budget.
+4. `unasked` is for nodes that could not be asked: no fault of theirs.
+5. `verdict` weighs the refusals against the fault budget.
 
 Proof of fault (malformed, wrong size, not finite while others are finite)
 lowers the rule's f: that liar is out.  A late or lost node leaves f as it is
@@ -23,6 +24,9 @@ from enum import Enum
 
 from attrs import define, field, frozen
 
+_LONGEST = 300  # characters of a cause in a sentence
+_LISTED = 10  # nodes in a sentence
+
 
 class Reason(str, Enum):
     """Why a node's contribution was refused."""
@@ -34,6 +38,7 @@ class Reason(str, Enum):
     MALFORMED = "malformed"
     NOT_FINITE = "not-finite"
     PROBATION = "probation"
+    UNASKED = "not-asked"  # in no record: such a round cannot be aggregated
 
     @property
     def proof(self) -> bool:
@@ -135,6 +140,11 @@ class Round:
             else:
                 self.refused(node, Reason.LATE, "no answer within the timeout")
 
+    def unasked(self, nodes: Iterable[int], why: str) -> None:
+        """Those of `nodes` that are still awaited were not asked for anything."""
+        for node in sorted(self._awaited & set(nodes)):
+            self.refused(node, Reason.UNASKED, f"not asked: {why}")
+
     @property
     def honest_complete(self) -> bool:
         """Whether the outcome of every honest node is known."""
@@ -170,24 +180,10 @@ class Round:
     def verdict(self, computable: Computable) -> Verdict:
         """What to do now that every outcome is known."""
         if self.diverged:
-            return Halt(
-                f"round {self.number}: over half of the {self.honest} honest nodes' "
-                "vectors are not finite: the model has diverged; try a smaller --lr",
-                diverged=True,
-            )
+            return Halt(self._divergence(), diverged=True)
         charged = len(self.refusals)
         if charged > self.f:
-            listed = ", ".join(
-                f"node {r.node} {r.reason.value}"
-                for r in sorted(self.refusals.values(), key=lambda r: r.node)[:10]
-            )
-            slow = any(r.reason is Reason.LATE for r in self.refusals.values())
-            more = f" and {charged - 10} more" if charged > 10 else ""
-            return Halt(
-                f"round {self.number}: {charged} of n = {self.n} nodes failed, "
-                f"f = {self.f} are tolerated ({listed}{more})"
-                + ("; nodes that are only slow need a larger --round-timeout" if slow else "")
-            )
+            return Halt(f"round {self.number}: {self._over()}{self._cause()}{self._advice()}")
         nodes = self.usable
         f, why = self._budget(computable)
         if f is not None:
@@ -195,7 +191,66 @@ class Round:
         return Halt(
             f"round {self.number}: {charged} of n = {self.n} nodes failed, and the rule "
             f"cannot be computed with the {len(nodes)} that remain: {why}"
+            f"{self._cause()}{self._advice()}"
         )
+
+    def _divergence(self) -> str:
+        """The text of a round in which the model has diverged."""
+        # Before the first step there is nothing that a learning rate has done.
+        advice = (
+            "the model has diverged; try a smaller --lr" if self.number
+            else "the model or its data is broken from the start"
+        )
+        return (
+            f"round {self.number}: over half of the {self.honest} honest nodes' vectors are "
+            f"not finite: {advice}{self._cause()}"
+        )
+
+    def _over(self) -> str:
+        """Which nodes failed, where that is more than the budget."""
+        failed = [r for r in self._in_order() if r.reason is not Reason.UNASKED]
+        listed = ", ".join(f"node {r.node} {r.reason.value}" for r in failed[:_LISTED])
+        more = f" and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
+        unasked = len(self.refusals) - len(failed)
+        were = "was" if unasked == 1 else "were"
+        left = f"; {unasked} more {were} not asked" if unasked else ""
+        tolerated = f"f = {self.f} are tolerated"
+        if len(failed) <= self.f:  # so many that not one vector is left
+            tolerated = f"all of those that were asked (f = {self.f})"
+        return f"{len(failed)} of n = {self.n} nodes failed, {tolerated} ({listed}{more}{left})"
+
+    def _in_order(self) -> list[Refusal]:
+        return [refusal for _, refusal in sorted(self.refusals.items())]
+
+    def _of(self, *reasons: Reason) -> list[Refusal]:
+        """Refusals for one of `reasons`, in the nodes' order."""
+        return [refusal for refusal in self._in_order() if refusal.reason in reasons]
+
+    def _cause(self) -> str:
+        """The first cause in words, to end a sentence with; empty where there is none."""
+        told = self._of(Reason.FAILED, Reason.MALFORMED, Reason.NOT_FINITE, Reason.LOST)
+        first = next((r for r in told if r.detail), None)
+        if first is None:
+            return ""
+        return f"; node {first.node}: {clipped(first.detail)}"
+
+    def _advice(self) -> str:
+        """What to do about the refusals, to end a sentence with."""
+        failed = self._of(Reason.FAILED)
+        if failed:
+            what = "model" if failed[0].node < self.honest else "attack"
+            return (
+                f"; mend the {what}: the log of the machine where it failed (trainer.log, or "
+                "its server's log) has the traceback"
+            )
+        advice = []
+        if self._of(Reason.LOST):
+            advice.append("bring back the servers that were lost")
+        if self._of(Reason.LATE):
+            advice.append("nodes that are only slow need a larger --round-timeout")
+        if self._of(Reason.MALFORMED, Reason.NOT_FINITE) and not advice:
+            advice.append("look at the data of these nodes, and at what runs on their servers")
+        return "".join(f"; {words}" for words in advice)
 
     def likely_budget(self, computable: Computable) -> int:
         """The f that the rule will have if nobody else fails: for attacks that foresee it."""
@@ -213,3 +268,9 @@ class Round:
             if why is None:
                 return f, None
         return None, why
+
+
+def clipped(text: str) -> str:
+    """`text` as one line of a length that a sentence can take."""
+    words = " ".join(text.split())
+    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."

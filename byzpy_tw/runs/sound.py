@@ -169,7 +169,28 @@ def wrong_result(result: Mapping[str, Any]) -> str:
     for name in ("final_accuracy", "final_loss", "worst_accuracy", "best_accuracy"):
         if not _figure(value := result.get(name), 0):
             return f"has {name} {shown(value, 40)}: that is not a number"
+    # Of an older version they are missing.
+    for name, good in (("attack_failures", _failures), ("halted", _halted)):
+        if (value := result.get(name)) is not None and not good(value):
+            return f"has {name} {shown(value, 40)}: that is not what a run writes"
     return ""
+
+
+def _failures(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(_is_whole(value.get(name)) for name in ("failed", "probation", "of"))
+        and isinstance(value.get("first"), str)
+    )
+
+
+def _halted(value: Any) -> bool:
+    most = sys.maxsize  # of how many nodes is not known here
+    return (
+        isinstance(value, dict)
+        and _is_whole(value.get("round"))
+        and _refusals(value.get("refused"), most)
+    )
 
 
 # -- words for a terminal

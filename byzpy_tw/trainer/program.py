@@ -15,12 +15,20 @@ from twisted.logger import (
     FilteringLogObserver,
     LogLevel,
     LogLevelFilterPredicate,
+    Logger,
     globalLogBeginner,
     textFileLogObserver,
 )
 from twisted.python.failure import Failure
 
-from byzpy_tw.errors import ByzpyTwError, Diverged, message_of
+from byzpy_tw.errors import (
+    ByzpyTwError,
+    Diverged,
+    PluginError,
+    UnsuitableData,
+    UnsuitableModel,
+    message_of,
+)
 from byzpy_tw.kernels.machine import cores
 from byzpy_tw.kernels.memory import settle, steady_heap
 from byzpy_tw.kernels.parallel import reactor_thread
@@ -42,6 +50,11 @@ from byzpy_tw.trainer.views import View, Views
 from byzpy_tw.wire.addresses import Address, parse_addresses
 from byzpy_tw.wire.keys import TRAINER, load_keys
 from byzpy_tw.wire.mutual import MutualTLS
+
+# Errors that may be raised from a plugin's exception; others have causes of the system.
+_OF_PLUGINS = (PluginError, UnsuitableModel, UnsuitableData)
+
+log = Logger()
 
 PAUSED = 3  # exit code of a run that can be gone on with
 
@@ -147,6 +160,7 @@ async def conduct(
         await training.run(members)
     except ByzpyTwError as e:
         error = e
+        _log_cause(e)
     except CancelledError:
         training.status = "interrupted"
         raise
@@ -171,6 +185,15 @@ async def conduct(
             pool.shutdown(wait=False, cancel_futures=True)
     screen.result(result, str(directory.path))
     return Ended(error, training.resumable)  # type: ignore[arg-type]
+
+
+def _log_cause(error: ByzpyTwError) -> None:
+    """Leave the traceback of a plugin's exception, which `error` was raised from, in the log."""
+    cause: BaseException | None = error
+    while isinstance(cause, ByzpyTwError):
+        cause = cause.__cause__
+    if cause is not None and isinstance(error, _OF_PLUGINS):
+        log.failure("{error}", failure=Failure(cause), error=message_of(error))
 
 
 def _member(

@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred
 
 from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.attacks.tiers import pieces_of
-from byzpy_tw.errors import BrokenPlugin, BudgetExceeded, ByzpyTwError, Diverged
+from byzpy_tw.errors import BudgetExceeded, Diverged
+from byzpy_tw.foreign import calling
 from byzpy_tw.kernels.parallel import using
 from byzpy_tw.nodes.shown import PAST, PIECES, narrow
 from byzpy_tw.runs.aggregation import Aggregated
@@ -110,6 +111,8 @@ class Rounds:
     probation: Probation = field(factory=Probation, init=False)
     # Rounds that are committed; None while one is, or where that failed half-way.
     done: int | None = field(default=0, init=False)
+    # What result.json says of the round that could not be aggregated.
+    halted: Mapping[str, Any] | None = field(default=None, init=False)
     _outgoing: Tensor | None = field(default=None, init=False)  # what the hosts are sent next
     _sending: int = field(default=-1, init=False)  # the round whose parameters were sent last
     _reading: int = field(default=0, init=False)  # hosts that have not taken them all
@@ -174,12 +177,15 @@ class Rounds:
                 )
                 past = self.history.get(number - getattr(self.rules.attack, "age", 0), {})
                 await asking.byzantine(Shown(len(round.honest_accepted), shown, past))
+            else:
+                round.unasked(range(config.num_honest, config.n), _no_attack(round))
         finally:
             asking.end()
         self.collector.expire(range(config.n))
         clock.lap("byzantine")
         verdict = round.verdict(self.rules.aggregation.computable)
         if isinstance(verdict, Halt):
+            self.halted = {"round": number, "refused": _refused(round)}
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
         return Gathered(round, verdict, clock, before, memory, asking.slow(), foreseen)
 
@@ -282,19 +288,14 @@ class Rounds:
             byzantine=self.config.num_byz,
             pipeline=aggregation.chain(f),
         )
-        try:
-            with using(self._threads):
-                known = Knowledge.for_attack(
-                    self.rules.attack_on(f),
-                    honest,
-                    context=context,
-                    state=memory,
-                    memory=aggregation.memory,
-                )
-        except ByzpyTwError:
-            raise
-        except Exception as e:  # a plugin's code
-            raise BrokenPlugin(f"attack {self.config.attack!r}: raised {e!r}") from e
+        with calling(f"attack {self.config.attack!r}"), using(self._threads):
+            known = Knowledge.for_attack(
+                self.rules.attack_on(f),
+                honest,
+                context=context,
+                state=memory,
+                memory=aggregation.memory,
+            )
         found = {piece: getattr(known, piece) for piece in PIECES}
         return narrow({p: t for p, t in found.items() if t is not None}, self._wire)
 
@@ -365,8 +366,20 @@ def _outcomes(verdict: Proceed, aggregated: Aggregated, round: Round) -> dict[st
         "f": verdict.f,
         "selected": None if selected is None else list(selected),
         "excluded": excluded,
-        "refused": [
-            {"node": r.node, "reason": r.reason.value, "detail": r.detail}
-            for _, r in sorted(round.refusals.items())
-        ],
+        "refused": _refused(round),
     }
+
+
+def _refused(round: Round) -> list[dict[str, Any]]:
+    """The refusals of `round` as records have them."""
+    return [
+        {"node": r.node, "reason": r.reason.value, "detail": r.detail}
+        for _, r in sorted(round.refusals.items())
+    ]
+
+
+def _no_attack(round: Round) -> str:
+    """Why the Byzantine nodes of `round` were not asked."""
+    if round.diverged:
+        return "the honest vectors are not finite"
+    return "no honest vector could be shown"

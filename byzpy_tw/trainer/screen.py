@@ -8,6 +8,7 @@ from typing import Any
 from attrs import define
 
 from byzpy_tw.nodes.spec import NodeSpec
+from byzpy_tw.runs.attacked import counted
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.trainer.views import Places
 
@@ -105,6 +106,10 @@ class Screen:
                 f"{result['final_accuracy']:.2%} (worst {result['worst_accuracy']:.2%} over "
                 f"the last fifth of the evaluations, best {result['best_accuracy']:.2%})"
             )
+        failures = result.get("attack_failures")
+        if failures is not None:
+            often = counted(failures["failed"], failures["of"], failures["probation"])
+            self._write(f"the attack failed {often}: {failures['first']}")
         often = sorted(
             ((sum(why.values()), node, why) for node, why in result["refused"].items()),
             key=lambda found: (-found[0], int(found[1])),

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 import byzpy_tw
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import CannotRecord, Diverged, UnsuitableData
+from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged, UnsuitableData
 from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.nodes.attack_trial import try_attack
 from byzpy_tw.nodes.host import check_shard, make_model, make_shards, try_out
@@ -34,7 +34,7 @@ from byzpy_tw.runs.placement import notices
 from byzpy_tw.runs.record import RunDirectory
 from byzpy_tw.runs.resuming import Begun, compare, new
 from byzpy_tw.runs.rules import Rules
-from byzpy_tw.runs.tally import Tally
+from byzpy_tw.runs.tally import Tally, tally_of
 from byzpy_tw.runs.trial import try_rules
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.fleet import Fleet, Terms
@@ -117,7 +117,7 @@ class Training:
     _pool: Executor
     begun: Begun = field(factory=new)  # what there is of the run already
     status: str = field(default="running", init=False)
-    _tally: Tally = field(factory=Tally, init=False)
+    _tally: Tally = field(init=False)
     _began: float = field(init=False)
     _fleet: Fleet | None = field(default=None, init=False)
     _rounds: Rounds | None = field(default=None, init=False)
@@ -138,6 +138,7 @@ class Training:
             self.directory.sync_rounds, self._reactor, round=begun.round,
         )  # fmt: skip
         self._began = self._reactor.seconds() - (begun.state.elapsed if begun.state else 0.0)
+        self._tally = tally_of(config)
         for record in begun.records:
             self._tally.add(record)
         self._bits = config.bits
@@ -219,6 +220,14 @@ class Training:
             self._tail = Shared(self._after(number, ran.wait()))
             await ran.wait()
         await settled(self._tail)
+        failures = self._tally.attack.failures
+        if failures is not None and failures.total:
+            self.status = "failed"
+            raise AttackFailed(
+                f"the attack {config.attack!r} failed {failures.counted}, and not one of its "
+                f"vectors was aggregated: {failures.first}; the result says nothing about "
+                f"{config.pipeline}: mend the attack, or choose another --attack"
+            )
         self.status = "finished"
 
     def _assembled(
@@ -271,8 +280,15 @@ class Training:
             record["test_loss"] = evaluation.loss
             record["accuracy"] = evaluation.accuracy
         self.directory.append_round(record)
+        before = self._tally.attack.failures
         self._tally.add(record)
+        failures = self._tally.attack.failures
         self.observers.tell("round_completed", record=record)
+        if before is None and failures is not None:
+            self.screen.event(
+                f"round {number}: the attack {self.config.attack!r} failed at node "
+                f"{failures.node}: {failures.why}; its nodes count as refused"
+            )
         for line in ran.news:
             self.screen.event(f"round {number}: {line}")
         self.screen.round(record, self._elapsed())
@@ -374,6 +390,7 @@ class Training:
             "error": str(error) if error is not None else None,
             "error_code": getattr(error, "code", None),
             **self._tally.figures(),
+            "halted": self._rounds.halted if self._rounds is not None else None,
             "seconds": self._elapsed(),
             "bytes_sent": self._bytes[0] + sent,
             "bytes_received": self._bytes[1] + received,

@@ -17,16 +17,18 @@ import torch
 from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import (
+    CancelledError,
     Deferred,
     DeferredLock,
     gatherResults,
     maybeDeferred,
 )
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from byzpy_tw.attacks.knowledge import Knowledge
-from byzpy_tw.errors import BadRequest, UnknownRun
-from byzpy_tw.foreign import untouched
+from byzpy_tw.errors import BadRequest, ByzpyTwError, UnknownRun
+from byzpy_tw.foreign import described, untouched
 from byzpy_tw.nodes.gradients import Answer, Gradient
 from byzpy_tw.nodes.host import MOST_TOGETHER, NodeHost
 from byzpy_tw.nodes.shown import knowledge_of
@@ -40,6 +42,7 @@ Failures = dict[int, str]  # node -> what went wrong, in words
 
 SHORT = 16_384  # elements of a vector that an attack makes in less than its way to the pool
 LARGE = 1 << 24  # bytes of a tensor that takes a millisecond to free
+_TRACEBACKS = 20  # that a run's nodes may leave in the log
 _HELD_BYTES = 1 << 28  # of vectors that one run's nodes hold back to send late
 
 
@@ -69,6 +72,9 @@ class NodeDriver:
     # Small gradients are the interpreter's work more than torch's: two threads at them
     # would spend their time waiting for each other.
     _small: DeferredLock = field(factory=DeferredLock, init=False)
+    _logged: set[str] = field(factory=set, init=False)  # whose tracebacks are in the log
+
+    log = Logger()
 
     async def honest(self, round: int, nodes: Sequence[int], emit: Emit) -> Failures:
         """Emit the gradient of each of `nodes`."""
@@ -113,11 +119,11 @@ class NodeDriver:
         with self.corked():
             for node, answer in zip(nodes, found):
                 if isinstance(answer, BaseException):
-                    failures[node] = _in_words(answer)
+                    failures[node] = self._in_words(answer)
                     continue
 
                 def failed(why: Failure, node: int = node) -> None:
-                    failures[node] = _in_words(why.value)
+                    failures[node] = self._in_words(why.value)
 
                 sent = maybeDeferred(emit, node, answer.pieces, answer.loss, round)
                 sending.append(sent.addErrback(failed))
@@ -250,7 +256,7 @@ class NodeDriver:
                     raise UnknownRun("the run was closed")
                 await work(group)
             except Exception as e:  # models and attacks are plugins' code
-                failures.update((node, _in_words(e)) for node in group)
+                failures.update(dict.fromkeys(group, self._in_words(e)))
             left -= 1
             if left == 0:
                 done.callback(None)
@@ -260,6 +266,18 @@ class NodeDriver:
             self._begin()
             await done
         return failures
+
+    def _in_words(self, error: BaseException) -> str:
+        """`error` as its nodes' failure is told; its traceback is in this machine's log.
+
+        Once for each text, and `_TRACEBACKS` times: what fails in one round fails in all.
+        """
+        words = " ".join(described(error).split())[:300]
+        cause = None if self.stopped else _foreign(error)
+        if cause is not None and len(self._logged) < _TRACEBACKS and words not in self._logged:
+            self._logged.add(words)
+            self.log.failure("a node's vector could not be computed", failure=Failure(cause))
+        return words
 
     def _begin(self) -> None:
         """Begin what the window has room for.
@@ -343,5 +361,12 @@ def _rounded(answer: Answer, wire: torch.dtype) -> Answer:
         return e
 
 
-def _in_words(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+def _foreign(error: BaseException) -> BaseException | None:
+    """The exception of foreign code that `error` is, or was raised from; None for our own.
+
+    A connection that ends while a vector is on its way is no mistake of anybody's code.
+    """
+    while isinstance(error, ByzpyTwError) and error.__cause__ is not None:
+        error = error.__cause__
+    ours = isinstance(error, (ByzpyTwError, ConnectionError, CancelledError))
+    return None if ours else error
