@@ -73,9 +73,10 @@ def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> P
     begun = time.perf_counter()
     # On the CPU, as the probe is: its bits are compared with the servers'.
     tried = try_out(spec, registry, data, shards, torch.device("cpu"))
-    warnings = [*getattr(data, "non_finite", ()), *tried.warnings]
-    if warnings and config.strict:
-        raise UnsuitableData(f"{'; '.join(warnings)} (--strict)")
+    not_finite = [*data.non_finite(), *tried.warnings]
+    if not_finite and config.strict:
+        raise UnsuitableData(f"{'; '.join(not_finite)} (--strict)")
+    warnings = [*data.empty(), *not_finite]
     try_rules(config, registry, rules)
     model = make_model(spec, registry, data)
     who = registry.owner("model", config.model)
@@ -164,10 +165,6 @@ class Training:
         self.log.info("the trial before round 0 took {seconds:.3f} s", seconds=tried.seconds)
         for line in prepared.warnings:
             self.screen.notice(f"warning: {line}")
-        if not len(prepared.dataset.test):
-            self.screen.notice(
-                f"warning: {self.config.dataset!r} has no test data: nothing is evaluated"
-            )
         for line in compare(
             self.begun,
             prepared.learner.dimension,
