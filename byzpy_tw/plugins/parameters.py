@@ -39,7 +39,7 @@ class Parameter:
     def kind_text(self) -> str:
         """The annotation, for a person."""
         options = [
-            "none" if k is type(None) else " or ".join(map(str, _words(k))) or k.__name__
+            "none" if k is type(None) else " or ".join(map(str, _words(k))) or getattr(k, "__name__", str(k))
             for k in _alternatives(self.kind)
         ]
         return " or ".join(options)
@@ -113,7 +113,7 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
                 }
             return {**hints, **typing.get_type_hints(factory.__init__)}
         return typing.get_type_hints(factory)
-    except (NameError, TypeError):
+    except Exception:
         # A plugin's annotation that does not resolve: its defaults still tell.
         return {}
 
