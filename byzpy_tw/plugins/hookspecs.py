@@ -100,7 +100,8 @@ def register_aggregators() -> Iterable[Registration]:
     set by the rule (a new tensor for an old one, none changed in place: it may be
     on its way into a checkpoint), kept and checkpointed by the trainer.  It may
     have methods ``computable(n)`` and ``guarantee(n)`` that return None, or
-    why it cannot be computed (gives no guarantee) for n rows, with numbers.
+    why it cannot be computed (gives no guarantee) for n rows, with numbers; and an
+    attribute ``trusts_a_row = True`` where it trusts the row of one node.
     """
 
 

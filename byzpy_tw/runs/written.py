@@ -19,6 +19,7 @@ from typing import Any
 import byzpy_tw
 from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.plugins.naming import clip, nearest
+from byzpy_tw.plugins.plain import plain
 from byzpy_tw.runs.checks import flag, word
 from byzpy_tw.runs.config import PLACES, SECTIONS, RunConfig
 from byzpy_tw.runs.options import OPTIONS, checked, option_named
@@ -160,6 +161,7 @@ def plain_toml(options: Mapping[str, Any]) -> str:
 
 def _toml(value: Any) -> str:
     """`value`, of the kinds that options have, as TOML writes it."""
+    value = plain(value)  # or a library's own notation would stand in the file
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
