@@ -40,11 +40,7 @@ class Parameter:
     @property
     def kind_text(self) -> str:
         """The annotation, for a person."""
-        options = [
-            "none" if k is type(None) else " or ".join(map(str, _words(k))) or getattr(k, "__name__", str(k))
-            for k in _alternatives(self.kind)
-        ]
-        return " or ".join(options)
+        return " or ".join(map(_called, _alternatives(self.kind)))
 
     def read(self, owner: str, text: str) -> Any:
         """The value that `text` stands for; `BadParameter` where it cannot."""
@@ -173,6 +169,12 @@ def _alternatives(kind: Any) -> list[Any]:
         order = {type(None): 0, bool: 1, int: 2, float: 3}
         return sorted(typing.get_args(kind), key=lambda k: order.get(k, 4))
     return [kind]
+
+
+def _called(kind: Any) -> str:
+    if kind is type(None):
+        return "none"
+    return " or ".join(map(str, _words(kind))) or getattr(kind, "__name__", str(kind))
 
 
 def _words(kind: Any) -> tuple[Any, ...]:

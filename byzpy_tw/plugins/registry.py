@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from itertools import groupby
@@ -135,7 +136,7 @@ class Registry:
             names = ", ".join(f"{b.distribution} {b.version}" for b in self.broken)
             why = "; ".join(f"{b.distribution}: {b.why}" for b in self.broken)
             return UnknownName(
-                f"{text}; {names} may offer it, and cannot be used: {why} (known: {known})"
+                f"{text} (known: {known}); {names} may offer it, and cannot be used: {why}"
             )
         # Nothing else explains the name: it is the broken distribution that is to blame.
         why = "; ".join(f"{b.distribution} {b.version} is broken: {b.why}" for b in self.broken)
@@ -235,6 +236,14 @@ def load(
     return Registry(
         manager, names, dict(sorted(distributions.items())), tuple(broken), tuple(left_out)
     )
+
+
+def load_and_warn(disabled: Collection[str] = ()) -> Registry:
+    """`load`, for a command: with a line on standard error for each broken distribution."""
+    names = load(disabled=disabled)
+    for broken in names.broken:
+        print(f"byzpy_tw: warning: {broken.text}", file=sys.stderr, flush=True)
+    return names
 
 
 def check_disabled(names: Collection[str]) -> list[str]:

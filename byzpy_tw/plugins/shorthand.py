@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -17,12 +17,19 @@ from byzpy_tw.plugins.plain import plain
 from byzpy_tw.plugins.registry import Registry, load
 
 
+def registry(disabled: Iterable[str] = ()) -> Registry:
+    """The registry of this process without `disabled` distributions, loaded when first asked for.
+
+    Warns of distributions that are broken.
+    """
+    return _loaded(tuple(disabled))
+
+
 @cache
-def registry() -> Registry:
-    """The registry of this process, loaded when first asked for."""
-    names = load()
+def _loaded(disabled: tuple[str, ...]) -> Registry:
+    names = load(disabled=disabled)
     for broken in names.broken:
-        warnings.warn(broken.text, RuntimeWarning, stacklevel=3)
+        warnings.warn(broken.text, RuntimeWarning, stacklevel=4)
     return names
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -24,11 +23,13 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.environment import Environment, environment
 from byzpy_tw.runs.learner import Evaluation, Learner, whole
+from byzpy_tw.runs.paths import absolute
 from byzpy_tw.runs.placement import notices
 from byzpy_tw.runs.record import RunDirectory
 from byzpy_tw.runs.resuming import Begun, compare, new
 from byzpy_tw.runs.rules import Rules
 from byzpy_tw.runs.tally import Tally
+from byzpy_tw.runs.uses import unused
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.fleet import Fleet, Terms
 from byzpy_tw.trainer.hosts import Opened
@@ -54,7 +55,7 @@ class Prepared:
 def load(config: RunConfig, registry: Registry, threads: int) -> Prepared:
     """What the trainer of `config` holds; raises what is wrong with its data or model."""
     spec = config.spec()
-    data = registry.make("dataset", config.dataset, root=Path(config.data_root).absolute())
+    data = registry.make("dataset", config.dataset, root=absolute(config.data_root))
     for i, shard in enumerate(make_shards(spec, registry, data)):
         check_shard(i, len(shard), spec)
     model = make_model(spec, registry, data).to(device_of(config.device))
@@ -118,6 +119,8 @@ class Training:
 
     async def prepare(self) -> Prepared:
         """Read the data and build the model: nothing needs a server yet."""
+        for line in unused(self.config):
+            self.screen.notice(line)
         if self.rules.missing is not None:
             self.screen.notice(
                 f"no guarantee: {self.config.pipeline}: {self.rules.missing} "
