@@ -33,11 +33,15 @@ import attrs
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, rebuilt
 from byzpy_tw.runs.config import PLACES, RunConfig, fresh_run_dir
 from byzpy_tw.runs.options import checked, option_named, over
+from byzpy_tw.runs.paths import home
 from byzpy_tw.runs.result import Result
+from byzpy_tw.runs.uses import used
 from byzpy_tw.runs.written import beside, plain_toml, read_options
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
+
+    from byzpy_tw.plugins import Registry
 
 Config = RunConfig | str | PathLike[str]
 Show = Callable[[str], object]
@@ -68,14 +72,14 @@ def run(
     killed).  Without `check`, a run that was begun and ended early is returned too: see the
     result's ``status`` and ``error``.  Ctrl-C ends the run in order, with a checkpoint.
     """
-    given = _options(config, resume, options)
+    given, beneath = _options(config, resume, options)
     fresh = False
     if resume is not None:
-        path = Path(resume)
+        path = home(resume)
     else:
-        asked = RunConfig(**given)
+        asked = used(RunConfig(**given), _judge(given, beneath), beneath)
         fresh = asked.run_dir is None
-        path = fresh_run_dir(asked) if asked.run_dir is None else Path(asked.run_dir)
+        path = fresh_run_dir(asked) if asked.run_dir is None else home(asked.run_dir)
         given = {**_values(asked), "run_dir": str(path)}
     try:
         with tempfile.TemporaryDirectory(prefix="byzpy_tw-") as folder:
@@ -122,15 +126,20 @@ async def _conducted(
         from twisted.internet import reactor
     _turning(reactor)
     from byzpy_tw.plugins.shorthand import registry
+    from byzpy_tw.runs.resuming import disabled_in
     from byzpy_tw.trainer.program import conduct, prospect, prospect_again
 
-    given, say = _options(config, resume, options), show or _nowhere
+    given, beneath = _options(config, resume, options)
+    say = show or _nowhere
+    disabled = given.get("disable_plugin")
     if resume is None:
-        run = prospect(RunConfig(**given), registry())
+        run = prospect(RunConfig(**given), registry(disabled or ()), beneath)
     else:
-        found = prospect_again(Path(resume), given, registry(), say)
+        folder = home(resume)
+        names = registry(disabled_in(folder) if disabled is None else disabled)
+        found = prospect_again(folder, given, names, say)
         if found is None:
-            return Result.read(resume)
+            return Result.read(folder)
         run = found
     ended = await conduct(reactor, run, say)
     return _outcome(run.directory.path, ended.error, check)
@@ -158,29 +167,43 @@ def _nowhere(line: str) -> None:
 
 def _options(
     config: Config | None, resume: str | PathLike[str] | None, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The options that were given, in every way, by field of `RunConfig`."""
+) -> tuple[dict[str, Any], frozenset[str]]:
+    """The options that were given, in every way, and which are only the configuration's."""
     given = {}
     for key, value in options.items():
         name = option_named(key).name
-        given[name] = checked(name, os.fspath(value) if isinstance(value, PathLike) else value)
+        given[name] = checked(name, value)
     if config is None:
         beneath: dict[str, Any] = {}
     elif isinstance(config, RunConfig):
         beneath = _values(config)
     elif isinstance(config, (str, PathLike)):
-        beneath = read_options(Path(config))
+        beneath = read_options(home(config))
     else:
         raise ConfigError(
             "a run is described by a RunConfig, the path of a TOML file, or keyword "
             f"arguments (of a dict: run(**options)), not by {type(config).__name__}"
         )
-    folder = None if resume is None else Path(resume)
+    folder = None if resume is None else home(resume)
     given = beside(folder, given, "the keyword arguments")
     chosen = over(given, beside(folder, beneath, "the configuration"))
     if resume is None and not any(chosen.get(name) for name in PLACES):
-        chosen["in_process"] = True
-    return chosen
+        given = {**given, "in_process": True}
+        chosen = over(given, chosen)
+    return chosen, frozenset(chosen) - set(given)
+
+
+def _judge(given: Mapping[str, Any], beneath: frozenset[str]) -> Registry | None:
+    """Names, where only they can tell whether a q of the configuration is still of use.
+
+    Otherwise the run's own process tells, and this one is spared of importing torch.
+    """
+    rules = {"aggregator", "pre_aggregator"} & (set(given) - beneath)
+    if "q" not in beneath or given["q"] is None or not rules:
+        return None
+    from byzpy_tw.plugins.shorthand import registry
+
+    return registry(given.get("disable_plugin") or ())
 
 
 def _values(config: RunConfig) -> dict[str, Any]:

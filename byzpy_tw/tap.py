@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService, MultiService
@@ -96,7 +95,17 @@ class Options(usage.Options):
     )
     loaded: Any = None  # what --keys names
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.disabled: list[str] = []
+
+    def opt_disable_plugin(self, name: str) -> None:
+        """A distribution whose plugins are not imported; may be given several times."""
+        self.disabled.append(name)
+
     def postOptions(self) -> None:
+        from byzpy_tw.runs.paths import absolute
+
         if self["device"] not in ("cpu", "cuda", "auto"):
             raise usage.UsageError(
                 f"{ConfigError.code}: --device must be cpu, cuda or auto, not {self['device']!r}"
@@ -110,9 +119,16 @@ class Options(usage.Options):
             from byzpy_tw.wire.keys import SERVER, load_keys
 
             try:
-                self.loaded = load_keys(Path(self["keys"]).absolute(), SERVER)
+                self.loaded = load_keys(absolute(self["keys"]), SERVER)
             except ByzpyTwError as e:
                 raise usage.UsageError(message_of(e)) from None
+        from byzpy_tw.plugins.registry import check_disabled
+
+        try:
+            self.data_root = absolute(self["data-root"])
+            self.disabled = check_disabled(self.disabled)
+        except ByzpyTwError as e:
+            raise usage.UsageError(message_of(e)) from None
         _check_port(self["host"], self["port"])
 
 
@@ -144,12 +160,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         reactor=reactor,
         host=options["host"],
         port=options["port"],
-        data_root=Path(options["data-root"]).absolute(),
+        data_root=options.data_root,
         device=options["device"],
         threads=options["threads"] or cores(),
         insecure=bool(options["insecure"]),
         process=True,
         keys=options.loaded,
+        disabled=tuple(options.disabled),
         limits=Limits(
             nodes=options["max-nodes"],
             vector_mib=options["max-vector-mib"],

@@ -27,7 +27,11 @@ from byzpy_tw.plugins.naming import clip, nearest
 from byzpy_tw.runs.checks import flag
 from byzpy_tw.runs.config import PLACES, SECTIONS, RunConfig
 from byzpy_tw.runs.options import checked, over
+from byzpy_tw.runs.paths import home
 from byzpy_tw.runs.written import STANDARD_INPUT, beside, read_options, to_toml
+
+if typing.TYPE_CHECKING:
+    from byzpy_tw.plugins import Registry
 
 _SWITCHES = ("print_config", "until_eof")
 _NUMBERS: dict[type, str] = {int: "a whole number", float: "a number"}
@@ -124,6 +128,7 @@ class Asked:
 
     options: dict[str, Any]
     file: str | None = None  # of --config
+    beneath: frozenset[str] = frozenset()  # those options that only the file gives
     resume: Path | None = None
     print_config: bool = False
     until_eof: bool = False
@@ -138,18 +143,29 @@ class Asked:
             raise type(e)(f"{e} (the options of {self.file} and of the command line)") from None
 
 
+    def registry(self) -> Registry:
+        """Names, without the distributions that are not wanted; tells of broken ones."""
+        from byzpy_tw.plugins import load_and_warn
+        from byzpy_tw.runs.resuming import disabled_in
+
+        disabled = self.options.get("disable_plugin")
+        if disabled is None and self.resume is not None:
+            disabled = disabled_in(self.resume)
+        return load_and_warn(disabled or ())
+
+
 def asked(arguments: Sequence[str]) -> Asked:
     """What `arguments` ask for.  Raises `ConfigError` for what is wrong with the file."""
     given = vars(parser().parse_args(arguments))
     rest = {name: given.pop(name, None) for name in ("resume", "config", *_SWITCHES)}
-    resume = None if rest["resume"] is None else Path(rest["resume"])
+    resume = None if rest["resume"] is None else home(rest["resume"])
     options = {name: checked(name, value) for name, value in given.items()}
     file, switches = rest["config"], {name: bool(rest[name]) for name in _SWITCHES}
     if file is not None:
         if file == str(STANDARD_INPUT) and switches["until_eof"]:
             raise ConfigError("--config - reads all of standard input: leave out --until-eof")
-        options = over(options, beside(resume, read_options(Path(file)), file))
-    return Asked(options, file, resume, **switches)
+        options = over(options, beside(resume, read_options(home(file)), file))
+    return Asked(options, file, frozenset(options) - set(given), resume, **switches)
 
 
 def configuration(arguments: Sequence[str]) -> RunConfig:
@@ -175,13 +191,13 @@ def _run(words: Sequence[str]) -> int:
         threading.Thread(target=_end_with_input, daemon=True).start()
     config = found.configuration() if found.resume is None else None
     # Imported only now: a mistake on the command line is told at once.
-    from byzpy_tw.plugins import load
     from byzpy_tw.trainer.program import resume_program, run_program
 
+    registry = found.registry()
     if found.resume is not None:
-        return resume_program(found.resume, found.options, load())
+        return resume_program(found.resume, found.options, registry)
     assert config is not None
-    return run_program(config, load())
+    return run_program(config, registry, found.beneath)
 
 
 def _print_config(found: Asked) -> None:

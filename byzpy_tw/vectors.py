@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,14 @@ _EXACT_AT_ONCE = 1 << 20  # elements
 
 Vectors = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
+_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+_WIDTHS = (2, 4, 8)  # bytes of an array's numbers
+_EXPECTED = (
+    "expected an (n, d) tensor or array of float16, bfloat16, float32 or float64, or a list of "
+    "n such vectors of one shape"
+)
+_JOIN = "join each node's layers first: torch.cat([t.reshape(-1) for t in layers])"
+
 
 def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """The ``(n, d)`` tensor behind `vectors`, and the way back.
@@ -34,34 +42,33 @@ def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
     returned turns a ``(d,)`` (or ``(m, d)``) tensor into the caller's kind,
     with the caller's dtype, device and row shape.
 
-    Raises `BadVectors` for anything else: no rows, differing shapes or dtypes,
-    and numbers that are not floating point.
+    Raises `BadVectors` for anything else: no rows, differing shapes, dtypes or
+    devices, numbers that are not floating point, masked, sparse and the like.
     """
     if isinstance(vectors, Tensor):
-        return _checked(vectors), lambda answer: answer.to(vectors.dtype)
+        matrix = _checked(vectors)
+        return matrix, lambda answer: answer.to(matrix.dtype)
     if isinstance(vectors, np.ndarray):
         matrix = _checked(_from_numpy(vectors))
         return matrix, lambda answer: answer.to(matrix.dtype).numpy()
-    if not isinstance(vectors, Sequence) or not vectors:
-        raise BadVectors(
-            "expected an (n, d) tensor or array, or a list of n vectors, "
-            f"got {type(vectors).__name__}"
-            + (" of length 0" if isinstance(vectors, Sequence) else "")
-        )
+    if not isinstance(vectors, Sequence) or isinstance(vectors, (str, bytes, bytearray)):
+        raise _refused(type(vectors).__name__, _cure(vectors))
+    if not len(vectors):
+        raise _refused(f"{type(vectors).__name__} of length 0")
     first = vectors[0]
     arrays = isinstance(first, np.ndarray)
-    if not all(type(row) is type(first) for row in vectors) or not (
-        arrays or isinstance(first, Tensor)
-    ):
-        kinds = sorted({type(row).__name__ for row in vectors})
-        raise BadVectors(f"a list of vectors must hold one kind of them, got {kinds}")
-    rows = [_from_numpy(row) for row in vectors] if arrays else list(vectors)
-    shape = rows[0].shape
-    if any(row.shape != shape or row.dtype != rows[0].dtype for row in rows):
-        raise BadVectors(
-            "vectors of differing shapes or dtypes: "
-            f"{sorted({(tuple(r.shape), str(r.dtype)) for r in rows})}"
-        )
+    kind = np.ndarray if arrays else Tensor
+    if not all(isinstance(row, kind) for row in vectors):
+        raise _refused(*_kinds(vectors))
+    rows: list[Tensor]
+    if arrays:
+        rows = [_from_numpy(row) for row in vectors]  # type: ignore[arg-type]
+    else:
+        rows = [_plain(row) for row in vectors]  # type: ignore[arg-type]
+    shape, dtype, device = rows[0].shape, rows[0].dtype, rows[0].device
+    if any(r.shape != shape or r.dtype != dtype or r.device != device for r in rows):
+        found = sorted({_told(row, device=any(r.device != device for r in rows)) for row in rows})
+        raise _refused(f"vectors of differing shapes, dtypes or devices: {'; '.join(found)[:300]}")
     matrix = _checked(torch.stack([row.reshape(-1) for row in rows]))
 
     def back(answer: Tensor) -> Any:
@@ -75,21 +82,94 @@ def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
 
 
 def _from_numpy(array: np.ndarray) -> Tensor:
-    if array.dtype.kind != "f":
-        raise BadVectors(f"vectors must be floating point, got {array.dtype}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise _refused(
+            f"a masked array of {array.dtype}, whose mask no rule knows of",
+            "fill it in first: x.filled(...)",
+        )
+    if array.dtype.kind != "f" or array.dtype.itemsize not in _WIDTHS:
+        cure = "make them floats: x.astype('float32')" if array.dtype.kind in "iufb" else ""
+        if array.dtype.kind == "O":
+            cure = _JOIN
+        raise _refused(f"an array of {array.dtype}", cure)
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     # torch warns about memory it may not write to; we never write to a caller's.
     return torch.from_numpy(native if native.flags.writeable else native.copy())
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    """`tensor`, which is dense and of floating-point numbers; `BadVectors` otherwise."""
+    good = (
+        tensor.dtype in _DTYPES
+        and tensor.layout is torch.strided
+        and not tensor.is_meta
+        and not tensor.is_nested
+        and type(tensor).__name__ != "MaskedTensor"
+    )
+    if good:
+        return tensor.resolve_neg() if tensor.is_neg() else tensor
+    if type(tensor).__name__ == "MaskedTensor":
+        raise _refused("a masked tensor", "fill it in first: x.to_tensor(0.0)")
+    if tensor.is_nested:
+        raise _refused("a nested tensor", "pad its rows first: x.to_padded_tensor(0.0)")
+    if tensor.layout is not torch.strided:
+        raise _refused(f"a tensor of layout {tensor.layout}", "make it dense: x.to_dense()")
+    if tensor.is_quantized:
+        raise _refused(f"a quantized tensor of {tensor.dtype}", "x.dequantize() first")
+    if tensor.dtype not in _DTYPES:
+        cure = "" if tensor.dtype.is_complex else "make them floats: x.float()"
+        raise _refused(f"a tensor of {tensor.dtype}", cure)
+    raise _refused("a tensor on the meta device, which has no values")
+
+
 def _checked(matrix: Tensor) -> Tensor:
+    matrix = _plain(matrix)
     if matrix.ndim != 2:
-        raise BadVectors(f"expected shape (n, d), got {tuple(matrix.shape)}")
+        cure = "stack the vectors of the nodes: torch.stack(vectors)" if matrix.ndim < 2 else (
+            "x.flatten(1) keeps a row for each node"
+        )  # fmt: skip
+        raise _refused(f"shape {tuple(matrix.shape)}", cure)
     if 0 in matrix.shape:
-        raise BadVectors(f"no vectors to work on: shape {tuple(matrix.shape)}")
-    if not matrix.dtype.is_floating_point:
-        raise BadVectors(f"vectors must be floating point, got {matrix.dtype}")
+        raise _refused(f"no vectors to work on: shape {tuple(matrix.shape)}")
     return matrix.detach()
+
+
+def _kinds(rows: Sequence[Any]) -> tuple[str, str]:
+    """A list of what the wrong `rows` are, and the cure."""
+    kinds = sorted({type(row).__name__ for row in rows})
+    odd = next((row for row in rows if not isinstance(row, (Tensor, np.ndarray))), None)
+    if len(kinds) == 1 or odd is not None:
+        return f"a list of {', '.join(kinds)}", _cure(odd, inside=True)
+    return f"a list of both {' and '.join(kinds)}", "make them all tensors"
+
+
+def _refused(got: str, cure: str = "") -> BadVectors:
+    return BadVectors(f"{_EXPECTED}, got {got}{f'; {cure}' if cure else ''}")
+
+
+def _told(row: Tensor, *, device: bool) -> str:
+    where = f" on {row.device}" if device else ""
+    return f"{tuple(row.shape)} of {str(row.dtype).removeprefix('torch.')}{where}"
+
+
+def _cure(thing: Any, *, inside: bool = False) -> str:
+    """A way to make vectors of `thing`, where there is a usual one."""
+    if isinstance(thing, Mapping):
+        return _JOIN.replace("layers]", "x.values()]").replace("in layers", "in x.values()")
+    if isinstance(thing, (bool, int, float, complex, np.generic)):
+        return "make it a tensor of two dimensions: torch.tensor(...)"
+    if isinstance(thing, Sequence) and not isinstance(thing, (str, bytes, bytearray)):
+        numbers = len(thing) > 0 and isinstance(thing[0], (int, float))
+        return "make it a tensor: torch.tensor(...)" if numbers else _JOIN
+    if isinstance(thing, torch.nn.Module):
+        return "join its parameters: torch.cat([p.reshape(-1) for p in x.parameters()])"
+    if hasattr(thing, "to_numpy"):
+        return "x.to_numpy() is an array"
+    if hasattr(thing, "__array__"):
+        return "numpy.asarray(x) is an array"
+    if isinstance(thing, Iterable) and not isinstance(thing, (str, bytes, bytearray)):
+        return _JOIN if inside else "list(x) is a list"
+    return ""
 
 
 def sha256_of(*tensors: Tensor) -> str:

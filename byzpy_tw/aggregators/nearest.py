@@ -39,6 +39,7 @@ class MoNNA:
     """
 
     inner_products: ClassVar[bool] = False
+    trusts_a_row: ClassVar[bool] = True
     f: int = budget()
     reference: int = whole("reference", 0)
 

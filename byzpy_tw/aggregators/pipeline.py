@@ -114,7 +114,17 @@ class Pipeline:
         return self._first("computable", n)
 
     def guarantee(self, n: int) -> str | None:
-        """Why the chain promises nothing for n rows, or None; counted after bucketing."""
+        """Why the chain promises nothing for n rows, or None; counted after bucketing.
+
+        An aggregator that trusts one node's row promises nothing behind a rule that
+        permutes or mixes rows: the row in that place may be anybody's.
+        """
+        mixing = [rule for rule in self.pre if not getattr(rule, "keeps_rows", False)]
+        if mixing and getattr(self.aggregator, "trusts_a_row", False):
+            return (
+                f"{_name(self.aggregator)} trusts one node's row, and {_name(mixing[0])} before "
+                "it permutes or mixes rows"
+            )
         return self._first("guarantee", n)
 
     @property
@@ -170,6 +180,10 @@ class Pipeline:
                     self.aggregator, points.materialised(), context=context, state=memory
                 )
         return found if known else Outcome(found.vector)
+
+
+def _name(rule: Rule) -> str:
+    return str(getattr(rule, "__name__", type(rule).__name__)).lower()
 
 
 def _budget(rule: Rule) -> int:

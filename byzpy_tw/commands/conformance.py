@@ -16,6 +16,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--server", metavar="ADDRESS", help="a server without keys: tcp://HOST:PORT")
     parser.add_argument("--count", type=int, default=500, help="conversations (default: 500)")
+    parser.add_argument(
+        "--disable-plugin", action="append", default=[], metavar="NAME",
+        help="a distribution to leave out; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="decides them all (default: 0)")
 
 
@@ -25,7 +29,7 @@ def run(chosen: argparse.Namespace) -> int:
         from byzpy_tw.testing import conformance
     except ModuleNotFoundError as e:
         raise ConfigError(f"{e}: this needs pip install 'byzpy-tw[test]'") from e
-    from byzpy_tw.plugins import load
+    from byzpy_tw.plugins import load_and_warn
     from byzpy_tw.wire.addresses import parse_address
 
     if chosen.server is not None and chosen.names:
@@ -35,4 +39,4 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.server is not None:
         address = parse_address(chosen.server)
         return conformance.server(address, chosen.count, chosen.seed, print)
-    return min(1, conformance.rules(load(), chosen.names, print))
+    return min(1, conformance.rules(load_and_warn(chosen.disable_plugin), chosen.names, print))

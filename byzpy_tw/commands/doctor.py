@@ -52,11 +52,12 @@ def main(arguments: Sequence[str]) -> int:
     chosen, rest = own.parse_known_args(arguments)
     if chosen.wait is not None and not 0 < chosen.wait <= 3600:
         raise ConfigError(f"--wait must be above 0 and at most 3600, got {chosen.wait:g}")
-    config, resumed = _configured(rest)
+    found = train.asked(rest)
+    config, resumed = _of(found)
     # Imported only now: a mistake on the command line is told at once.
     from byzpy_tw.trainer.doctor import WAIT
 
-    doctor = _examined(config, resumed, chosen.wait or WAIT)
+    doctor = _examined(found, config, resumed, chosen.wait or WAIT)
     if not doctor.done:
         print("interrupted", file=sys.stderr)
         return 130
@@ -75,7 +76,10 @@ def _configured(words: Sequence[str]) -> tuple[RunConfig, Path | None]:
 
     Where they do not say where the nodes live, that is here.
     """
-    found = train.asked(words)
+    return _of(train.asked(words))
+
+
+def _of(found: train.Asked) -> tuple[RunConfig, Path | None]:
     if found.resume is None:
         placed = any(found.options.get(name) for name in PLACES)
         return found.configuration(**({} if placed else {"in_process": True})), None
@@ -84,7 +88,9 @@ def _configured(words: Sequence[str]) -> tuple[RunConfig, Path | None]:
     return described(found.resume, found.options), found.resume
 
 
-def _examined(config: RunConfig, resumed: Path | None, wait: float) -> Doctor:
+def _examined(
+    found: train.Asked, config: RunConfig, resumed: Path | None, wait: float
+) -> Doctor:
     """In a reactor of this process."""
     from twisted.internet.defer import Deferred
     from twisted.internet.task import react
@@ -98,7 +104,8 @@ def _examined(config: RunConfig, resumed: Path | None, wait: float) -> Doctor:
 
     from byzpy_tw.kernels.machine import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
-    from byzpy_tw.plugins import load
+    from byzpy_tw.runs.paths import settled
+    from byzpy_tw.runs.uses import used
     from byzpy_tw.trainer.doctor import Doctor
 
     # What a server did is in the report; what is left to say is a bug of ours.
@@ -106,7 +113,10 @@ def _examined(config: RunConfig, resumed: Path | None, wait: float) -> Doctor:
         textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(LogLevel.critical)]
     )
     globalLogBeginner.beginLoggingTo([bugs], redirectStandardIO=False, discardBuffer=True)
-    registry, pool = load(), make_pool(config.threads or cores())
+    registry, pool = found.registry(), make_pool(config.threads or cores())
+    if resumed is None:
+        config = used(config, registry, found.beneath)
+    config = settled(config)
     made: list[Doctor] = []
 
     def main(reactor: Any) -> Deferred[None]:

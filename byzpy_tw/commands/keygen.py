@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from byzpy_tw.errors import BadKeys
 
@@ -25,11 +24,12 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Write keys, and say what to do with them."""
+    from byzpy_tw.runs.paths import home
     from byzpy_tw.wire.keygen import CA_FILE, generate
 
     if chosen.days < 1:
         raise BadKeys(f"--days must be at least 1, got {chosen.days}")
-    made = generate(Path(chosen.folder), chosen.server, trainer=chosen.trainer, days=chosen.days)
+    made = generate(home(chosen.folder), chosen.server, trainer=chosen.trainer, days=chosen.days)
     for path in made:
         if path.name == CA_FILE:
             say = "the CA's key: it stays here, and is needed only to add servers"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import typing
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -94,13 +93,14 @@ def run(chosen: argparse.Namespace) -> int:
         if key in known
     }
     from byzpy_tw.lab.program import run_lab
+    from byzpy_tw.runs.paths import home
 
     return run_lab(
         given,
         attacks=chosen.attacks,
         defences=grid.defences_of(chosen.aggregators, chosen.preaggregators),
         seeds=chosen.seeds,
-        folder=Path(chosen.out),
+        folder=home(chosen.out),
         jobs=chosen.jobs,
         again=chosen.again,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from importlib.util import find_spec
-from pathlib import Path
 
 from byzpy_tw.scaffold.writing import KINDS, check, write
 
@@ -23,10 +22,11 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Write it, and say what to do next."""
-    from byzpy_tw.plugins import load
+    from byzpy_tw.plugins import load_and_warn
+    from byzpy_tw.runs.paths import home
 
-    check(chosen.kind, chosen.name, load())
-    made = write(chosen.kind, chosen.name, Path(chosen.into))
+    check(chosen.kind, chosen.name, load_and_warn())
+    made = write(chosen.kind, chosen.name, home(chosen.into))
     print(f"wrote {made.folder}")
     print(f"  {made.module.relative_to(made.folder)}: all of the {chosen.kind}; begin here")
     print(f"  {made.tests.relative_to(made.folder)}: its tests, which pass")

@@ -33,9 +33,10 @@ def run(chosen: argparse.Namespace) -> int:
     """Write what was asked for, and say where."""
     from byzpy_tw.pages.reading import read
     from byzpy_tw.pages.report import REPORT, page_of, write
+    from byzpy_tw.runs.paths import home
     from byzpy_tw.runs.sound import printable
 
-    paths = [Path(name) for name in chosen.runs]
+    paths = [home(name) for name in chosen.runs]
     if chosen.output is not None and (chosen.csv or chosen.png):
         raise ConfigError("--output is of the page: leave it out with --csv and --png")
     stories = [read(path) for path in paths]  # what is wrong is told before anything is made
@@ -47,24 +48,25 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.png is not None:
         from byzpy_tw.pages.picture import write_png
 
-        write_png(stories, Path(chosen.png))
+        write_png(stories, home(chosen.png))
         print(f"wrote {printable(chosen.png)}")
     if chosen.csv is None and chosen.png is None:
         default = paths[0] / REPORT if len(paths) == 1 else Path(COMPARISON)
-        written = write(Path(chosen.output or default), page_of(stories))
+        written = write(home(chosen.output or default), page_of(stories))
         print(f"wrote {printable(written)}")
     return 0
 
 
 def _csv(paths: list[Path], where: str) -> None:
     from byzpy_tw.pages.table import write_csv
+    from byzpy_tw.runs.paths import home
     from byzpy_tw.runs.sound import printable
 
     if where == "-":
         write_csv(paths, sys.stdout)
         return
     try:
-        with open(where, "w", encoding="utf-8", newline="") as file:
+        with open(home(where), "w", encoding="utf-8", newline="") as file:
             write_csv(paths, file)
     except OSError as e:
         raise RunDirectoryError(f"cannot write {printable(where)}: {e.strerror or e}") from e

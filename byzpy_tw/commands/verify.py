@@ -6,7 +6,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import asdict, define, field
@@ -31,6 +30,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-root", metavar="DIR", help="where the data is (default: as in the run)"
     )
+    parser.add_argument(
+        "--disable-plugin", action="append", metavar="NAME",
+        help="a distribution whose plugins are not imported; may be given several times "
+        "(default: as in the run)",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="(default: all cores)")
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
 
@@ -62,8 +66,10 @@ def run(chosen: argparse.Namespace) -> int:
         raise ConfigError(f"--threads must be from 1 to 1024, got {chosen.threads}")
     from byzpy_tw.kernels.machine import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
-    from byzpy_tw.plugins import load
+    from byzpy_tw.plugins import load_and_warn
     from byzpy_tw.runs import left
+    from byzpy_tw.runs.paths import home
+    from byzpy_tw.runs.resuming import disabled_in
     from byzpy_tw.runs.sound import printable
     from byzpy_tw.runs.verifying import Verification
 
@@ -71,10 +77,13 @@ def run(chosen: argparse.Namespace) -> int:
         if not chosen.json:
             print(printable(line), flush=True)
 
-    found, threads = left.read(Path(chosen.folder)), chosen.threads or cores()
+    folder = home(chosen.folder)
+    found, threads = left.read(folder), chosen.threads or cores()
+    disabled = chosen.disable_plugin
+    names = load_and_warn(disabled_in(folder) if disabled is None else disabled)
     pool = make_pool(threads)
     verification = Verification(
-        found, load(), pool, threads, chosen.data_root, _Progress(write)
+        found, names, pool, threads, chosen.data_root, _Progress(write)
     )
     config, start = found.config, _start(chosen.start, verification.kept())
     write(

@@ -21,10 +21,11 @@ from byzpy_tw.lab.outcome import ENDS, Outcome
 from byzpy_tw.lab.page import page
 from byzpy_tw.lab.running import CELLS, Lab, discard
 from byzpy_tw.lab.verdict import sentences
-from byzpy_tw.plugins import Registry, load
+from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.record import locked, to_json
 from byzpy_tw.runs.rules import rules_of
+from byzpy_tw.runs.uses import used
 from byzpy_tw.trainer.program import Program, keys_of, start_logging
 from byzpy_tw.wire.addresses import parse_addresses
 from byzpy_tw.wire.guarded import clean
@@ -48,7 +49,7 @@ def run_lab(
 
     Raises `ConfigError` and its kind for what is wrong before anything runs.
     """
-    registry = load()
+    registry = load_and_warn(given.get("disable_plugin") or ())
     grid = grid_of(given, attacks, defences, seeds, registry)
     if all(cell.impossible for cell in grid.cells):
         cell = grid.cells[0]
@@ -74,7 +75,7 @@ def grid_of(
     registry: Registry,
 ) -> Grid:
     """The grid, its names looked up and every cell examined."""
-    base = RunConfig(**options_of(given))
+    base = used(RunConfig(**options_of(given)), registry, chains=defences)
     check_names(registry, base, attacks, defences)
     parse_addresses(base.remote_hosts)
     keys_of(base, warn=True)

@@ -42,6 +42,7 @@ from byzpy_tw.lab.outcome import NONSENSE, Ended, Outcome, read
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.checkpoint import checkpoints
 from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.runs.paths import absolute
 from byzpy_tw.runs.record import CONFIG, RunDirectory, locked
 from byzpy_tw.runs.resuming import Begun, new, reopen
 from byzpy_tw.runs.rules import rules_of
@@ -150,7 +151,7 @@ class Lab:
     async def _read_data(self, registry: Registry) -> None:
         """Read the data once, before any run needs it: what fails here fails for all."""
         base, pool = self.grid.base, make_pool(1)
-        root = Path(base.data_root).absolute()
+        root = absolute(base.data_root)
         try:
             await in_pool(
                 self._reactor, pool, lambda: registry.make("dataset", base.dataset, root=root)
@@ -162,8 +163,8 @@ class Lab:
         if base.local is None:
             return None
         return LocalServers(
-            base.local, Path(base.data_root).absolute(), self.folder, base.threads,
-            self._reactor, self.display.say,
+            base.local, absolute(base.data_root), self.folder, base.threads,
+            self._reactor, self.display.say, self._registry.disabled,
         )  # fmt: skip
 
     async def _place(self, servers: LocalServers | None) -> Callable[[RunConfig], RunConfig]:

@@ -2,6 +2,17 @@
 
 from byzpy_tw.plugins.hookspecs import Registration, hookimpl
 from byzpy_tw.plugins.naming import Named, parse
-from byzpy_tw.plugins.registry import KINDS, Entry, Registry, load
+from byzpy_tw.plugins.registry import KINDS, Broken, Entry, Registry, load, load_and_warn
 
-__all__ = ["KINDS", "Entry", "Named", "Registration", "Registry", "hookimpl", "load", "parse"]
+__all__ = [
+    "KINDS",
+    "Broken",
+    "Entry",
+    "Named",
+    "Registration",
+    "Registry",
+    "hookimpl",
+    "load",
+    "load_and_warn",
+    "parse",
+]

@@ -11,11 +11,12 @@ it: what they raise is logged once and forgotten.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import attrs
 from attrs import field, frozen
-from attrs.validators import deep_iterable, instance_of, is_callable, matches_re
 from pluggy import HookimplMarker, HookspecMarker
 
 GROUP = "byzpy_tw"
@@ -24,12 +25,48 @@ hookspec = HookspecMarker(GROUP)
 hookimpl = HookimplMarker(GROUP)
 
 NAME = r"[a-z0-9]+(-[a-z0-9]+)*"
+_LONGEST = 64  # characters of a name that a user can write
 
 
 def _names(given: Iterable[str]) -> tuple[str, ...]:
     if isinstance(given, str):  # it would be taken for a row of one-letter names
         raise TypeError(f"aliases must be a list of names, got {given!r}")
-    return tuple(given)
+    try:
+        return tuple(given)
+    except TypeError:
+        raise TypeError(f"aliases must be a list of names, got {given!r:.80}") from None
+
+
+def _check_name(name: Any, what: str = "a name") -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{what} is text, such as 'my-rule', got {type(name).__name__}")
+    if re.fullmatch(NAME, name) and len(name) <= _LONGEST:
+        return
+    if len(name) > _LONGEST:
+        raise ValueError(f"{what} has at most {_LONGEST} characters, got {len(name)}")
+    spelt = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+    better = re.sub(r"[^a-z0-9]+", "-", spelt).strip("-") or "my-rule"
+    raise ValueError(
+        f"{what} is lower-case words and digits joined by hyphens, such as {better!r}, got "
+        f"{name!r}"
+    )
+
+
+def _name(_: Any, attribute: attrs.Attribute[str], value: Any) -> None:
+    _check_name(value)
+
+
+def _aliases(_: Any, attribute: attrs.Attribute[tuple[str, ...]], value: Any) -> None:
+    for name in value:
+        _check_name(name, "an alias")
+
+
+def _factory(owner: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not callable(value):
+        raise TypeError(
+            f"the factory of {owner.name!r} must be a class or a function, got "
+            f"{type(value).__name__}"
+        )
 
 
 @frozen
@@ -43,13 +80,9 @@ class Registration:
     package's errors) for a value out of range.
     """
 
-    name: str = field(validator=[instance_of(str), matches_re(NAME)])
-    factory: Callable[..., Any] = field(validator=is_callable())
-    aliases: tuple[str, ...] = field(
-        default=(),
-        converter=_names,
-        validator=deep_iterable([instance_of(str), matches_re(NAME)]),
-    )
+    name: str = field(validator=_name)
+    factory: Callable[..., Any] = field(validator=_factory)
+    aliases: tuple[str, ...] = field(default=(), converter=_names, validator=_aliases)
 
 
 @hookspec
@@ -67,7 +100,8 @@ def register_aggregators() -> Iterable[Registration]:
     set by the rule (a new tensor for an old one, none changed in place: it may be
     on its way into a checkpoint), kept and checkpointed by the trainer.  It may
     have methods ``computable(n)`` and ``guarantee(n)`` that return None, or
-    why it cannot be computed (gives no guarantee) for n rows, with numbers.
+    why it cannot be computed (gives no guarantee) for n rows, with numbers; and an
+    attribute ``trusts_a_row = True`` where it trusts the row of one node.
     """
 
 
@@ -75,7 +109,10 @@ def register_aggregators() -> Iterable[Registration]:
 def register_preaggregators() -> Iterable[Registration]:
     """Offer pre-aggregators.
 
-    As for aggregators, but the callable maps ``(n, d)`` to ``(m, d)``.
+    As for aggregators, but the callable maps ``(n, d)`` to ``(m, d)``.  Unless it has an
+    attribute ``keeps_rows = True`` (row i of the result is made of row i alone, as by
+    clipping), it counts as mixing rows: an aggregator that trusts one node's row, such as
+    ``monna``, gives no guarantee behind it.
     """
 
 
@@ -122,7 +159,8 @@ def register_partitions() -> Iterable[Registration]:
 
     The factory returns a callable ``(labels, shards, stream)`` that maps the
     ``(N,)`` int64 labels of the training data, the number of shards and a
-    `numpy.random.Generator` to a list of ``shards`` int64 index arrays.
+    `numpy.random.Generator` to a list of ``shards`` int64 index arrays.  The labels
+    are a copy, which it may write to.
     """
 
 

@@ -19,7 +19,7 @@ from byzpy_tw.aggregators.opaque import taken
 from byzpy_tw.attacks import TIERS, Knowledge, pieces_of
 from byzpy_tw.attacks.calling import perform
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
+from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.foreign import calling, untouched
 from byzpy_tw.seeds import Context
 
@@ -135,12 +135,10 @@ class PluginPartition:
     def __call__(
         self, labels: Any, shards: int, stream: np.random.Generator
     ) -> list[np.ndarray]:
-        try:
-            found = [np.asarray(shard) for shard in self.made(labels, shards, stream)]
-        except ByzpyTwError:
-            raise
-        except Exception as e:
-            raise BrokenPlugin(f"{self.who} raised {e!r}") from e
+        # A copy: what is written to it must reach no other shard, node or run.
+        own = labels.clone() if isinstance(labels, Tensor) else np.array(labels)
+        with calling(self.who):
+            found = [np.asarray(shard) for shard in self.made(own, shards, stream)]
         if len(found) != shards:
             raise BadRuleOutput(f"{self.who} cut {len(found)} shards, {shards} were asked for")
         for i, shard in enumerate(found):

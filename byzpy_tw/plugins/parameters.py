@@ -12,7 +12,8 @@ import attrs
 from attrs import frozen
 
 from byzpy_tw.errors import BadParameter
-from byzpy_tw.plugins.naming import Named, nearest
+from byzpy_tw.plugins.naming import Named, clip, nearest
+from byzpy_tw.plugins.plain import plain
 
 # By kind: filled by the process that calls the factory, never by whoever named it.
 RESERVED: Mapping[str, frozenset[str]] = {
@@ -30,6 +31,7 @@ class Parameter:
     name: str
     kind: Any
     default: Any  # inspect.Parameter.empty where there is none
+    free: bool = False  # neither its annotation nor its default says what it must be
 
     @property
     def required(self) -> bool:
@@ -38,11 +40,7 @@ class Parameter:
     @property
     def kind_text(self) -> str:
         """The annotation, for a person."""
-        options = [
-            "none" if k is type(None) else " or ".join(map(str, _words(k))) or k.__name__
-            for k in _alternatives(self.kind)
-        ]
-        return " or ".join(options)
+        return " or ".join(map(_called, _alternatives(self.kind)))
 
     def read(self, owner: str, text: str) -> Any:
         """The value that `text` stands for; `BadParameter` where it cannot."""
@@ -52,6 +50,42 @@ class Parameter:
             except ValueError:
                 continue
         raise BadParameter(f"{owner}: {self.name}={text!r} is not {self.kind_text}")
+
+    @property
+    def nullable(self) -> bool:
+        """Return whether None is one of its values."""
+        return type(None) in _alternatives(self.kind)
+
+    @property
+    def writable(self) -> bool:
+        """Return whether all its values are numbers and words, which can be written down."""
+        return not self.free and all(
+            kind in (type(None), bool, int, float, str) or _words(kind)
+            for kind in _alternatives(self.kind)
+        )
+
+    def fitting(self, owner: str, value: Any) -> Any:
+        """`value`, given as an object, as this parameter's kind; `BadParameter` if it is none.
+
+        Objects for a parameter that is not `writable` stay as they are.
+        """
+        if not self.writable:
+            return value
+        found = plain(value)
+        if isinstance(found, str):
+            return self.read(owner, found)
+        for kind in _alternatives(self.kind):
+            number = isinstance(found, (int, float)) and not isinstance(found, bool)
+            if (
+                (kind in (bool, type(None)) and type(found) is kind)
+                or (kind is int and number and found == found // 1)
+                or (kind is float and number)
+                or any(type(found) is type(word) and found == word for word in _words(kind))
+            ):
+                return kind(found) if kind in (int, float) else found
+        shown = clip(repr(found)) if isinstance(found, (int, float)) else ""
+        got = f"{type(value).__name__} {shown}".rstrip()
+        raise BadParameter(f"{owner}: {self.name} must be {self.kind_text}, got {got}")
 
 
 def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter]:
@@ -66,7 +100,8 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
         ):
             continue
         hint = hints.get(name, _kind_of_default(parameter.default))
-        found[name] = Parameter(name, hint, parameter.default)
+        free = name not in hints and not isinstance(parameter.default, (bool, int, float, str))
+        found[name] = Parameter(name, hint, parameter.default, free)
     return found
 
 
@@ -85,12 +120,7 @@ def read_all(
     """
     chosen = {key: value for key, value in fill.items() if key in known}
     for key, text in named.parameters.items():
-        if key not in known:
-            takes_what = ", ".join(known) or "none"
-            raise BadParameter(
-                f"{named.name!r} has no parameter {key!r}{nearest(key, known)} "
-                f"(it takes: {takes_what})"
-            )
+        check_known(named.name, key, known)
         chosen[key] = known[key].read(named.name, text)
     missing = [p.name for p in known.values() if p.required and p.name not in chosen]
     if missing:
@@ -99,6 +129,15 @@ def read_all(
             f"{named.name}:{missing[0]}=VALUE"
         )
     return chosen
+
+
+def check_known(owner: str, key: str, known: Mapping[str, Parameter]) -> None:
+    """`BadParameter` with the nearest one where `owner` has no parameter `key`."""
+    if key not in known:
+        raise BadParameter(
+            f"{owner!r} has no parameter {key!r}{nearest(key, known)} "
+            f"(it takes: {', '.join(known) or 'none'})"
+        )
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
@@ -113,7 +152,7 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
                 }
             return {**hints, **typing.get_type_hints(factory.__init__)}
         return typing.get_type_hints(factory)
-    except (NameError, TypeError):
+    except Exception:
         # A plugin's annotation that does not resolve: its defaults still tell.
         return {}
 
@@ -130,6 +169,12 @@ def _alternatives(kind: Any) -> list[Any]:
         order = {type(None): 0, bool: 1, int: 2, float: 3}
         return sorted(typing.get_args(kind), key=lambda k: order.get(k, 4))
     return [kind]
+
+
+def _called(kind: Any) -> str:
+    if kind is type(None):
+        return "none"
+    return " or ".join(map(str, _words(kind))) or getattr(kind, "__name__", str(kind))
 
 
 def _words(kind: Any) -> tuple[Any, ...]:

@@ -1,15 +1,21 @@
 """Everything that can be named in a run, and whose it is.
 
 A `Registry` is made once per process by `load`: the built-ins, then whatever
-installed distributions offer under the entry-point group ``byzpy_tw``.  Anything
-wrong with a plugin is an error that names its distribution.
+installed distributions offer under the entry-point group ``byzpy_tw``.  A distribution
+that cannot be used is left out as a whole and listed in `Registry.broken`, so that runs
+that need nothing of it go on.  A name that two of them offer, and a hook that does not
+exist, are errors that name the distributions.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from itertools import groupby
 from typing import Any
 
 import pluggy
@@ -23,9 +29,10 @@ from byzpy_tw.errors import (
     MisspeltHook,
     UnknownName,
 )
+from byzpy_tw.foreign import calling, described
 from byzpy_tw.plugins import hookspecs
 from byzpy_tw.plugins.hookspecs import GROUP, Registration
-from byzpy_tw.plugins.naming import Named, nearest, parse
+from byzpy_tw.plugins.naming import Named, clip, nearest, parse
 from byzpy_tw.plugins.parameters import (
     RESERVED,
     Parameter,
@@ -44,6 +51,29 @@ KINDS: Mapping[str, str] = {
 }
 
 OWN = "byzpy-tw"  # this distribution
+_HOOKS = frozenset(
+    name for name in dir(hookspecs) if hasattr(getattr(hookspecs, name), f"{GROUP}_spec")
+)
+_TYPO = 0.8  # of difflib: what is as near as that to a known name is a misspelling of it
+
+Point = tuple[str, str, importlib.metadata.EntryPoint]  # its distribution and version, too
+
+
+@frozen
+class Broken:
+    """A distribution whose plugins cannot be used, and why, in one line."""
+
+    distribution: str
+    version: str
+    why: str
+
+    @property
+    def text(self) -> str:
+        """One line for a user, with what to do."""
+        return (
+            f"{self.distribution} {self.version} is broken and left out: {self.why}; mend it, "
+            f"uninstall {self.distribution}, or use --disable-plugin {self.distribution}"
+        )
 
 
 @frozen
@@ -69,8 +99,10 @@ class Registry:
     manager: pluggy.PluginManager = field(repr=False)
     # kind -> every name and alias -> its entry
     names: Mapping[str, Mapping[str, Entry]] = field(repr=False)
-    # distribution -> version, of every distribution that offers a plugin
+    # distribution -> version, of every distribution whose plugins can be used
     distributions: Mapping[str, str] = field(factory=dict)
+    broken: tuple[Broken, ...] = ()
+    disabled: tuple[str, ...] = ()  # distributions that were not even imported
 
     def entries(self) -> Iterator[Entry]:
         """Each entry once, by kind, then by name."""
@@ -79,16 +111,37 @@ class Registry:
             yield from (found[n] for n in sorted(found) if found[n].name == n)
 
     def entry(self, kind: str, name: str) -> Entry:
-        """The entry of this name; `UnknownName` with the nearest one otherwise."""
+        """The entry of this name; `UnknownName` with the nearest one otherwise.
+
+        `BrokenPlugin` where the name is near to none and a broken distribution may offer it.
+        """
         found = self.names[kind]
         if name not in found:
-            known = ", ".join(sorted(found)) or "none are installed"
-            elsewhere = [other for other in KINDS if name in self.names[other]]
-            near = nearest(name, found)
-            if elsewhere:
-                near = f"; {name!r} is {_article(elsewhere[0])}"
-            raise UnknownName(f"no {kind} is called {name!r}{near} (known: {known})")
+            raise self._unknown(kind, name)
         return found[name]
+
+    def _unknown(self, kind: str, name: str) -> ByzpyTwError:
+        found = self.names[kind]
+        known = ", ".join(sorted(found)) or "none are installed"
+        elsewhere = [other for other in KINDS if name in self.names[other]]
+        near = nearest(name, found)
+        if elsewhere:
+            near = f"; {name!r} is {_article(elsewhere[0])}"
+        text = f"no {kind} is called {name!r}{near}"
+        if self.disabled:
+            known += f"; not looked at: {', '.join(self.disabled)}, by --disable-plugin"
+        if not self.broken:
+            return UnknownName(f"{text} (known: {known})")
+        if elsewhere or get_close_matches(name, found, n=1, cutoff=_TYPO):
+            names = ", ".join(f"{b.distribution} {b.version}" for b in self.broken)
+            why = "; ".join(f"{b.distribution}: {b.why}" for b in self.broken)
+            return UnknownName(
+                f"{text} (known: {known}); {names} may offer it, and cannot be used: {why}"
+            )
+        # Nothing else explains the name: it is the broken distribution that is to blame.
+        why = "; ".join(f"{b.distribution} {b.version} is broken: {b.why}" for b in self.broken)
+        names = ", ".join(b.distribution for b in self.broken)
+        return BrokenPlugin(f"{text}, and {why}; mend {names}, or use another name ({known})")
 
     def make(self, kind: str, text: str | Named, **fill: Any) -> Any:
         """The thing that ``NAME:key=value,...`` names.
@@ -105,22 +158,32 @@ class Registry:
             for key, value in offered.items()
             if key in RESERVED.get(kind, ()) and takes(entry.factory, key)
         }
-        try:
-            made = entry.factory(**arguments, **reserved)
-        except ByzpyTwError:
-            raise
-        except (TypeError, ValueError) as e:
-            raise BadParameter(f"{kind} {named.text!r}: {e}") from e
-        except Exception as e:
-            raise BrokenPlugin(
-                f"{entry.distribution}: making {kind} {named.name!r} raised {e!r}"
-            ) from e
-        if entry.distribution == OWN:
-            return made
-        # Imported only now: names can be looked up without torch.
-        from byzpy_tw.plugins.outputs import checked
+        return self._called(entry, named, arguments, reserved)
 
-        return checked(kind, entry.name, entry.distribution, made)
+    def _called(
+        self,
+        entry: Entry,
+        named: Named,
+        arguments: Mapping[str, Any],
+        reserved: Mapping[str, Any],
+    ) -> Any:
+        """What the entry's factory makes, checked; every error of it is one of ours."""
+        kind, own = entry.kind, entry.distribution == OWN
+        with calling(f"{entry.distribution}: making {kind} {named.name!r}"):
+            try:
+                made = entry.factory(**arguments, **reserved)
+            except ByzpyTwError:
+                raise
+            except (TypeError, ValueError) as e:
+                if own or _of_a_value(e, entry, named, arguments):
+                    raise BadParameter(f"{kind} {named.text!r}: {_words_of(e)}") from e
+                raise
+            if own:
+                return made
+            # Imported only now: names can be looked up without torch.
+            from byzpy_tw.plugins.outputs import checked
+
+            return checked(kind, entry.name, entry.distribution, made)
 
     def check(self, kind: str, text: str, **fill: Any) -> Entry:
         """The entry `text` names, its parameters read (as by `make`) but nothing made."""
@@ -138,43 +201,79 @@ class Registry:
 
 
 def load(
-    only: Collection[str] | None = None, extra: Mapping[str, object] | None = None
+    only: Collection[str] | None = None,
+    extra: Mapping[str, object] | None = None,
+    disabled: Collection[str] = (),
 ) -> Registry:
     """The registry of this process.
 
     `only` restricts plugins to the distributions named (built-ins always
-    load); `extra` adds plugin objects by name, for tests and notebooks.
+    load); those that are `disabled` are not imported.  `extra` adds plugin objects by
+    name, for tests and notebooks: what is wrong with one of these is raised.
+    Raises `UnknownName` for a disabled distribution that is not there.
     """
-    manager = pluggy.PluginManager(GROUP)
+    manager = _Manager(GROUP)
     manager.add_hookspecs(hookspecs)
-    owners: dict[str, tuple[str, str]] = {}
+    names: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+    distributions: dict[str, str] = {}
+    broken: list[Broken] = []
 
-    def add(plugin: object, name: str, distribution: str, version: str) -> None:
-        try:
-            manager.register(plugin, name=name)
-        except (pluggy.PluginValidationError, ValueError) as e:
-            raise BrokenPlugin(f"{distribution}: {e}") from e
-        _check_spelling(manager, plugin, distribution)
-        owners[name] = (distribution, version)
+    def take(distribution: str, version: str, entries: Iterable[Entry]) -> None:
+        distributions[distribution] = version
+        for entry in entries:
+            _enter(names[entry.kind], entry)
 
     from byzpy_tw.plugins import builtins
 
-    add(builtins, f"{OWN}:builtins", OWN, own_version())
-    for distribution, version, point in installed(only):
+    own = own_version()
+    take(OWN, own, _offered(manager, builtins, f"{OWN}:builtins", OWN, OWN, own))
+    left_out = check_disabled(disabled)
+    points = [point for point in installed(only) if point[0] not in left_out]
+    for (distribution, version), group in groupby(points, key=lambda point: point[:2]):
         try:
-            plugin = point.load()
-        except Exception as e:
-            raise BrokenPlugin(
-                f"{distribution} {version}: entry point {point.name!r} ({point.value}) "
-                f"failed to import: {e!r}; mend it or uninstall {distribution}"
-            ) from e
-        add(plugin, f"{distribution}:{point.name}", distribution, version)
+            entries = _imported(manager, distribution, version, [p for _, _, p in group])
+        except BrokenPlugin as e:
+            why = str(e).removeprefix(f"{distribution} {version}: ")
+            broken.append(Broken(distribution, version, why))
+        else:
+            take(distribution, version, entries)
     for name, plugin in (extra or {}).items():
-        add(plugin, name, name, "0")
+        take(name, "0", _offered(manager, plugin, name, name, name, "0"))
 
-    names = {kind: _collect(manager, kind, hook, owners) for kind, hook in KINDS.items()}
-    distributions = dict(sorted(owners.values()))
-    return Registry(manager, names, distributions)
+    return Registry(
+        manager, names, dict(sorted(distributions.items())), tuple(broken), tuple(left_out)
+    )
+
+
+def load_and_warn(disabled: Collection[str] = ()) -> Registry:
+    """`load`, for a command: with a line on standard error for each broken distribution."""
+    names = load(disabled=disabled)
+    for broken in names.broken:
+        print(f"byzpy_tw: warning: {broken.text}", file=sys.stderr, flush=True)
+    return names
+
+
+def check_disabled(names: Collection[str]) -> list[str]:
+    """The installed distributions called `names`; `UnknownName` where one is none."""
+    if not names:
+        return []
+    there = {_canonical(distribution): distribution for distribution, _, _ in installed()}
+    found = []
+    for name in names:
+        if _canonical(name) not in there:
+            known = ", ".join(sorted(there.values())) or "none"
+            raise UnknownName(
+                f"--disable-plugin {clip(name)!r}: no distribution with plugins is called "
+                f"so{nearest(_canonical(name), there)} (installed: {known})"
+            )
+        found.append(there[_canonical(name)])
+    return list(dict.fromkeys(found))
+
+
+def still_installed(names: Collection[str]) -> tuple[str, ...]:
+    """Those of the distributions `names` that are there to be disabled."""
+    there = {_canonical(distribution) for distribution, _, _ in installed()} if names else set()
+    return tuple(name for name in names if _canonical(name) in there)
 
 
 def own_version() -> str:
@@ -184,9 +283,7 @@ def own_version() -> str:
     return byzpy_tw.__version__
 
 
-def installed(
-    only: Collection[str] | None = None,
-) -> Iterator[tuple[str, str, importlib.metadata.EntryPoint]]:
+def installed(only: Collection[str] | None = None) -> Iterator[Point]:
     """Entry points of the group, each with its distribution and version.
 
     Sorted, so that nothing depends on the order of directories.  A
@@ -194,15 +291,19 @@ def installed(
     counts once.
     """
     wanted = None if only is None else {_canonical(name) for name in only}
-    found: dict[tuple[str, str], tuple[str, str, importlib.metadata.EntryPoint]] = {}
+    found: dict[tuple[str, str], Point] = {}
+    versions: dict[str, tuple[str, str]] = {}
     for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
+        metadata = distribution.metadata
+        name = metadata["Name"] if metadata is not None else None
         if not name or (wanted is not None and _canonical(name) not in wanted):
             continue
         for point in distribution.entry_points:
             if point.group == GROUP:
-                key = (_canonical(name), point.name)
-                found.setdefault(key, (name, distribution.version, point))
+                key = _canonical(name)
+                # Of one that is there twice, the first on the path is the one that imports.
+                told = versions.setdefault(key, (name, distribution.version or "unknown"))
+                found.setdefault((key, point.name), (*told, point))
     return iter(found[key] for key in sorted(found))
 
 
@@ -211,63 +312,198 @@ def _canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _check_spelling(
-    manager: pluggy.PluginManager, plugin: object, distribution: str
-) -> None:
-    """pluggy takes a hook it does not know in silence; a user must not."""
-    known = [n for n in dir(hookspecs) if hasattr(getattr(hookspecs, n), f"{GROUP}_spec")]
-    for name in dir(plugin):
-        if manager.parse_hookimpl_opts(plugin, name) is None or name in known:
-            continue
-        raise MisspeltHook(
-            f"{distribution}: there is no hook {name!r}{nearest(name, known)}"
-        )
+class _Manager(pluggy.PluginManager):
+    """pluggy's, which reads every attribute of a plugin, also those that raise."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
+        try:
+            with calling(f"reading {name}"):
+                return super().parse_hookimpl_opts(plugin, name)
+        except ByzpyTwError:
+            if name in _HOOKS:
+                raise
+            return None  # an attribute that is made when it is asked for is no hook
 
 
-def _collect(
+def _imported(
     manager: pluggy.PluginManager,
+    distribution: str,
+    version: str,
+    points: Iterable[importlib.metadata.EntryPoint],
+) -> list[Entry]:
+    """All that a distribution offers; `BrokenPlugin`, and nothing of it is left, if it cannot."""
+    entries: list[Entry] = []
+    registered: list[str] = []
+    owner = f"{distribution} {version}"
+    try:
+        for point in points:
+            try:
+                with calling("importing it"):
+                    plugin = point.load()
+            except ByzpyTwError as e:
+                raise BrokenPlugin(
+                    f"{owner}: entry point {point.name!r} ({point.value}) failed to import: "
+                    f"{described(e.__cause__ or e)}"
+                ) from e
+            name = f"{distribution}:{point.name}"
+            registered.append(name)
+            entries += _offered(manager, plugin, name, owner, distribution, version)
+    except BaseException:
+        for name in registered:
+            if manager.has_plugin(name):
+                manager.unregister(name=name)
+        raise
+    return entries
+
+
+def _offered(
+    manager: pluggy.PluginManager,
+    plugin: object,
+    name: str,
+    owner: str,
+    distribution: str,
+    version: str,
+) -> list[Entry]:
+    """Register `plugin` under `name`; all that its hooks offer.
+
+    Raises `BrokenPlugin` and `MisspeltHook`, which name its `owner`.
+    """
+    try:
+        with calling(f"{owner}: looking for its hooks"):
+            _check_hooks(manager, plugin, owner, distribution)
+            manager.register(plugin, name=name)
+    except MisspeltHook:
+        raise
+    except ByzpyTwError as e:
+        raise e if isinstance(e, BrokenPlugin) else BrokenPlugin(f"{owner}: {e}") from e
+    return [
+        entry
+        for kind, hook in KINDS.items()
+        for implementation in getattr(manager.hook, hook).get_hookimpls()
+        if implementation.plugin_name == name
+        for entry in _entries(kind, hook, implementation, owner, distribution, version)
+    ]
+
+
+def _check_hooks(
+    manager: pluggy.PluginManager, plugin: object, owner: str, distribution: str
+) -> None:
+    """What pluggy would take in silence, or tell at a page's length."""
+    other = manager.get_name(plugin)
+    if other is not None:
+        raise BrokenPlugin(
+            f"{owner}: what it registers is registered already, as {other!r}; name each "
+            "object by one entry point"
+        )
+    for name in dir(plugin):
+        options = manager.parse_hookimpl_opts(plugin, name)
+        if options is None:
+            continue
+        hook = options.get("specname") or name
+        if hook not in _HOOKS:
+            raise MisspeltHook(
+                f"{distribution}: there is no hook {hook!r}{nearest(hook, sorted(_HOOKS))}"
+            )
+        if options.get("wrapper") or options.get("hookwrapper"):
+            raise BrokenPlugin(
+                f"{owner}: {name}() is a hook wrapper, and hooks here are called one by one: "
+                "make it a plain function"
+            )
+        given = getattr(manager.hook, hook).spec.argnames
+        beyond = _beyond(getattr(plugin, name), given)
+        if beyond == ["self"]:
+            raise BrokenPlugin(
+                f"{owner}: {name}() is a method of a class: have the entry point name an "
+                "instance of it"
+            )
+        if beyond:
+            raise BrokenPlugin(
+                f"{owner}: {name}() takes {', '.join(beyond)}, and the hook hands in "
+                f"{', '.join(given) or 'nothing'}"
+            )
+
+
+def _beyond(function: Callable[..., Any], given: Collection[str]) -> list[str]:
+    """The arguments that `function` must have, and that nobody hands in."""
+    return [
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.default is p.empty
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        and (p.name not in given or p.kind is p.KEYWORD_ONLY)
+    ]
+
+
+def _entries(
     kind: str,
     hook: str,
-    owners: Mapping[str, tuple[str, str]],
-) -> dict[str, Entry]:
-    """Everything registered as `kind`, under every name and alias.
+    implementation: pluggy.HookImpl,
+    owner: str,
+    distribution: str,
+    version: str,
+) -> list[Entry]:
+    """All that one plugin registers as `kind`.
 
     Implementations are called one at a time, not through the hook, so that a
     failure can be pinned on the plugin that caused it.
     """
-    found: dict[str, Entry] = {}
-    for implementation in getattr(manager.hook, hook).get_hookimpls():
-        distribution, version = owners[implementation.plugin_name]
-        try:
+    try:
+        with calling(f"{owner}: {hook}()"):
             offered = list(implementation.function())
-        except Exception as e:
-            raise BrokenPlugin(f"{distribution}: {hook}() raised {e!r}") from e
-        for registration in offered:
-            if not isinstance(registration, Registration):
-                raise BrokenPlugin(
-                    f"{distribution}: {hook}() must offer Registration objects, "
-                    f"got {type(registration).__name__}"
-                )
-            entry = Entry(
-                kind,
-                registration.name,
-                registration.factory,
-                distribution,
-                version,
-                registration.aliases,
-            )
-            try:
-                entry.parameters
-            except (TypeError, ValueError) as e:
-                raise BrokenPlugin(
-                    f"{distribution}: {kind} {entry.name!r}: its factory's parameters "
-                    f"cannot be read: {e}"
-                ) from e
-            for name in (entry.name, *entry.aliases):
-                if name in found:
-                    raise DuplicateName(_twice(kind, name, found[name], distribution))
-                found[name] = entry
-    return found
+    except BrokenPlugin:
+        raise
+    except ByzpyTwError as e:
+        raise BrokenPlugin(f"{owner}: {hook}() raised {described(e)}") from e
+    return [_entry(kind, hook, one, owner, distribution, version) for one in offered]
+
+
+def _entry(
+    kind: str, hook: str, registration: Any, owner: str, distribution: str, version: str
+) -> Entry:
+    if not isinstance(registration, Registration):
+        raise BrokenPlugin(
+            f"{owner}: {hook}() must offer Registration objects, "
+            f"got {type(registration).__name__}"
+        )
+    name, factory, aliases = registration.name, registration.factory, registration.aliases
+    entry = Entry(kind, name, factory, distribution, version, aliases)
+    try:
+        with calling("reading its signature"):
+            entry.parameters
+    except ByzpyTwError as e:
+        raise BrokenPlugin(
+            f"{owner}: {kind} {name!r}: its factory's parameters cannot be read: "
+            f"{described(e.__cause__ or e)}"
+        ) from e
+    return entry
+
+
+def _enter(found: dict[str, Entry], entry: Entry) -> None:
+    """Put `entry` under its name and aliases; `DuplicateName` where one is taken."""
+    for name in (entry.name, *entry.aliases):
+        if name in found:
+            raise DuplicateName(_twice(entry.kind, name, found[name], entry.distribution))
+        found[name] = entry
+
+
+def _of_a_value(
+    e: Exception, entry: Entry, named: Named, arguments: Mapping[str, Any]
+) -> bool:
+    """Return whether a factory's `e` may be about a value that it was given."""
+    if named.parameters:
+        return True
+    if isinstance(e, ValueError):  # a model's come from the data: its classes and its shape
+        return bool(arguments) or entry.kind == "model"
+    # Numbers that options offer, such as f, are of the right type.
+    return any(not isinstance(value, (int, float)) for value in arguments.values())
+
+
+def _words_of(e: BaseException) -> str:
+    """The text of `e` in one line; its kind where it has none, or none can be had."""
+    try:
+        return " ".join(str(e).split()) or type(e).__name__
+    except Exception:
+        return described(e)
 
 
 def _article(noun: str) -> str:

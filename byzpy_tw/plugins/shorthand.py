@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.attacks.aim import Other
-from byzpy_tw.plugins.naming import Named, parse
+from byzpy_tw.errors import BadParameter
+from byzpy_tw.foreign import calling
+from byzpy_tw.plugins.naming import Named, clip, nearest, parse
+from byzpy_tw.plugins.parameters import check_known
+from byzpy_tw.plugins.plain import plain
 from byzpy_tw.plugins.registry import Registry, load
 
 
+def registry(disabled: Iterable[str] = ()) -> Registry:
+    """The registry of this process without `disabled` distributions, loaded when first asked for.
+
+    Warns of distributions that are broken.
+    """
+    return _loaded(tuple(disabled))
+
+
 @cache
-def registry() -> Registry:
-    """The registry of this process, loaded when first asked for."""
-    return load()
+def _loaded(disabled: tuple[str, ...]) -> Registry:
+    names = load(disabled=disabled)
+    for broken in names.broken:
+        warnings.warn(broken.text, RuntimeWarning, stacklevel=4)
+    return names
 
 
 def aggregator(name: str, **parameters: Any) -> Callable[..., Any]:
@@ -33,7 +48,8 @@ def attack(name: str, **parameters: Any) -> Callable[..., Any]:
     made = _made("attack", name, parameters)
     target = getattr(made, "target", None)
     if target:
-        made = made.aimed_at(Other(pipeline(target, f=parameters.get("f"))))
+        rules = build_pipeline(registry(), target, f=plain(parameters.get("f")))
+        made = made.aimed_at(Other(rules))
     return made
 
 
@@ -55,36 +71,83 @@ def build_attack(
     """
     made = names.make("attack", text, f=f)
     if hasattr(made, "check"):
-        made.check(n=n, b=b)
+        with _of(names, text):
+            made.check(n=n, b=b)
     if run_pipeline is not None and hasattr(made, "aimed_at"):
         target = getattr(made, "target", None)
         rules = Other(build_pipeline(names, target, f=f)) if target else run_pipeline()
-        made = made.aimed_at(rules)
+        with _of(names, text):
+            made = made.aimed_at(rules)
     return made
+
+
+def _of(names: Registry, text: str) -> calling:
+    """Foreign code's errors, as those of the attack that `text` names."""
+    entry = names.entry("attack", parse(text).name)
+    return calling(f"{entry.distribution}: attack {entry.name!r}")
 
 
 def pipeline(text: str, **fill: Any) -> Pipeline:
     """The chain that `text` describes: ``"clipping:c=2.0 | nnm | krum"``.
 
     All but the last are pre-aggregators.  `fill` offers parameters, such as
-    ``f``, to every rule that takes them.
+    ``f``, to every rule that takes them.  Raises `BadParameter` for one that none takes.
     """
-    return build_pipeline(registry(), text, **fill)
+    names = registry()
+    stages = [(kind, parse(part)) for kind, part in _stages(text)]
+    known = {named.name: names.entry(kind, named.name).parameters for kind, named in stages}
+    taken = sorted({key for parameters in known.values() for key in parameters})
+    offered = {}
+    for key, value in fill.items():
+        if value is None:
+            continue
+        if key not in taken:
+            raise BadParameter(
+                f"no rule of {clip(text)!r} has a parameter {key!r}{nearest(key, taken)} "
+                f"(they take: {', '.join(taken) or 'none'})"
+            )
+        for owner, parameters in known.items():
+            if key in parameters:
+                offered[key] = parameters[key].fitting(owner, value)
+    return build_pipeline(names, text, **offered)
 
 
 def build_pipeline(names: Registry, text: str, **fill: Any) -> Pipeline:
     """As `pipeline`, with the rules of the registry `names`."""
-    *before, last = [part.strip() for part in text.split("|")]
+    *before, last = _stages(text)
     return Pipeline(
-        pre=tuple(names.make("pre-aggregator", part, **fill) for part in before),
-        aggregator=names.make("aggregator", last, **fill),
+        pre=tuple(names.make(kind, part, **fill) for kind, part in before),
+        aggregator=names.make(*last, **fill),
     )
 
 
-def _made(kind: str, name: str, parameters: dict[str, Any]) -> Any:
-    named = parse(name)
-    plain = {k: v for k, v in parameters.items() if isinstance(v, (int, float, str, bool))}
-    written = {key: str(value) for key, value in plain.items()}
-    # Rules and lists of them cannot be written down: they are handed in as they are.
-    rest = {key: value for key, value in parameters.items() if key not in plain}
-    return registry().make(kind, Named(named.name, {**named.parameters, **written}), **rest)
+def _stages(text: str) -> list[tuple[str, str]]:
+    """The kind and the text of each rule of a chain."""
+    *before, last = [part.strip() for part in text.split("|")]
+    return [*(("pre-aggregator", part) for part in before), ("aggregator", last)]
+
+
+def _made(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
+    named, names = parse(name), registry()
+    known = names.entry(kind, named.name).parameters
+    written, rest = dict(named.parameters), {}
+    for key, value in parameters.items():
+        check_known(named.name, key, known)
+        if value is None:
+            if known[key].nullable and known[key].default is not None:
+                written[key] = "none"
+            continue  # otherwise it means: not given
+        value = known[key].fitting(named.name, value)
+        written.pop(key, None)
+        if known[key].writable:
+            written[key] = _text(named.name, key, value)
+        else:  # rules and lists of them cannot be written down
+            rest[key] = value
+    return names.make(kind, Named(named.name, written), **rest)
+
+
+def _text(owner: str, key: str, value: Any) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python writes no number as long as that
+        raise BadParameter(f"{owner}: {key} is a number of thousands of digits") from None

@@ -30,6 +30,7 @@ class Clipping:
     """Each row scaled down to norm `c` where it is longer."""
 
     inner_products: ClassVar[bool] = False
+    keeps_rows: ClassVar[bool] = True
     f: int = budget()
     c: float = number("c", 2.0, above=0.0)
 
@@ -56,6 +57,7 @@ class ARC:
     """
 
     inner_products: ClassVar[bool] = False
+    keeps_rows: ClassVar[bool] = True
     f: int = budget()
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
@@ -133,6 +135,11 @@ class Bucketing:
 
     def guarantee(self, n: int) -> str | None:
         return None
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Return whether each row stays where it is."""
+        return self.s == 1 and self.permutation == "identity"
 
     def rows(self, n: int) -> int:
         """How many rows are left of n."""

@@ -8,7 +8,13 @@ from attrs import define, evolve, field, frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.pipeline import Pipeline
-from byzpy_tw.errors import BadRuleOutput, ConfigError, GuaranteeMissing, PluginError
+from byzpy_tw.errors import (
+    BadRuleOutput,
+    ByzpyTwError,
+    ConfigError,
+    GuaranteeMissing,
+    PluginError,
+)
 from byzpy_tw.foreign import calling, described
 from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.plugins import Registry, parse
@@ -71,12 +77,13 @@ class Aggregation:
                     f"{text.strip()!r} is to tolerate {asked} faulty nodes, and the run's "
                     f"budget is --f {f}: raise --f, or leave f={asked} out"
                 )
-        why = self.chain(f).computable(n)
+        with calling(self._blame()):
+            why = self.chain(f).computable(n)
+            missing = None if why is not None else self.chain(f).guarantee(n)
         if why is not None:
             raise ConfigError(
                 f"{self.config.pipeline}: {why}; use more nodes, a smaller --f, or another rule"
             )
-        missing = self.chain(f).guarantee(n)
         if missing is None and self.config.num_byz > f:
             missing = f"{self.config.num_byz} Byzantine nodes are more than f = {f}"
         if missing is not None and self.config.strict:
@@ -103,13 +110,13 @@ class Aggregation:
             byzantine=self.config.num_byz,
         )
         memory = dict(self.memory)
-        try:
-            with calling("the rule", BadRuleOutput):
+        with calling(f"{self._blame()}:", BadRuleOutput):  # a plugin's code
+            try:
                 outcome = self.chain(f).outcome(rows, context=context, state=memory)
-        except PluginError as e:
-            raise type(e)(f"{self._blame()}: {e}") from e
-        except Exception as e:  # what is neither: this package's, such as TooManyByzantine
-            raise BadRuleOutput(f"{self._blame()}: raised {described(e)}") from e
+            except PluginError as e:
+                raise type(e)(f"{self._blame()}: {e}") from e
+            except ByzpyTwError as e:  # such as TooManyByzantine, of a rule that miscounts
+                raise BadRuleOutput(f"{self._blame()}: raised {described(e)}") from e
         vector, norm = outcome.vector, norm_of(outcome.vector)
         if tuple(vector.shape) != (matrix.shape[1],) or vector.dtype != matrix.dtype:
             raise BadRuleOutput(

@@ -12,6 +12,7 @@ import attrs
 
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.plugins.naming import clip, parse
+from byzpy_tw.plugins.plain import plain, plain_list
 
 Check = Callable[[Any, attrs.Attribute, Any], None]
 
@@ -46,28 +47,32 @@ def _is_writable(value: Any) -> bool:
 
 def floating(value: Any) -> Any:
     """1 as 1.0: that a file wrote it so must not make it another run."""
+    value = plain(value)
     return float(value) if _is_writable(value) else value
 
 
 def listed(value: Any) -> Any:
     """A list as a tuple, and one thing as a list of one."""
-    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    value = plain_list(value)
+    return value if isinstance(value, tuple) else (value,)
 
 
 def hosts(value: Any) -> Any:
     """Servers as the command line parts them, by commas, or as a list."""
+    value = plain_list(value)
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return listed(value)
 
 
 def worded(value: Any) -> Any:
+    value = plain(value)
     return str(value) if _is_writable(value) else value
 
 
-def converter_like(default: Any) -> Callable[[Any], Any] | None:
-    """What to do to values of an option with this default, by its type."""
-    return {float: floating, tuple: listed}.get(type(default))  # type: ignore[call-overload]
+def converter_like(default: Any) -> Callable[[Any], Any]:
+    """The converter of an option with this default, by its type: to a plain value."""
+    return {float: floating, tuple: listed}.get(type(default), plain)  # type: ignore[call-overload]
 
 
 def check_like(default: Any) -> Check:

@@ -27,6 +27,7 @@ from byzpy_tw.runs.checks import (
     check_like,
     converter_like,
     flag as flag,  # handed on: whoever has the options wants their spelling too
+    floating,
     hosts,
     kept,
     number,
@@ -197,7 +198,7 @@ class RunConfig:
     heartbeat_timeout: float | None = _option(
         None, "seconds without an answer to pings until a server is lost (default: 6, or "
         "two fifths of --round-timeout where that is less)", section="running", bits=False,
-        check=optional(number(0, above=True)), metavar="SECONDS",
+        check=optional(number(0, above=True)), convert=floating, metavar="SECONDS",
     )
     failover: str = _option(
         "on", "on: a lost server's nodes move to the others; off: they are charged to --f",
@@ -238,6 +239,11 @@ class RunConfig:
         False, "refuse what is otherwise a warning: a rule without its guarantee, "
         "servers with other versions",
         section="running", bits=False,
+    )
+    disable_plugin: tuple[str, ...] = _option(
+        (), "a distribution whose plugins are not even imported, here and by --local "
+        "servers, such as one that is broken; may be given several times",
+        section="running", bits=False, check=texts, metavar="NAME",
     )
     quiet: bool = _option(
         False, "print only the result and errors", section="running", bits=False

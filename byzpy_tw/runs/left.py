@@ -22,6 +22,7 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.runs.config import RunConfig, digest_of, flag, from_dict
 from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_object, read_rounds, to_json
+from byzpy_tw.runs.paths import absolute
 from byzpy_tw.runs.resuming import merged, options_in
 from byzpy_tw.runs.sound import printable, shown
 from byzpy_tw.runs.tally import Tally, tally_of
@@ -198,5 +199,5 @@ def at_home(config: RunConfig, data_root: str | None) -> RunConfig:
     return evolve(
         config, in_process=True, remote_hosts=(), local=None, min_servers=None, keys=None,
         max_nodes_per_server=None, heartbeat_timeout=None, strict=False,
-        data_root=config.data_root if data_root is None else data_root,
+        data_root=str(absolute(config.data_root if data_root is None else data_root)),
     )  # fmt: skip

@@ -15,6 +15,15 @@ from byzpy_tw.runs.config import PLACES, RunConfig
 OPTIONS: Mapping[str, attrs.Attribute] = {f.name: f for f in attrs.fields(RunConfig)}
 
 
+# What has no use where the nodes live in that place.
+PLACES_WITHOUT: Mapping[str, tuple[str, ...]] = {
+    "in_process": (
+        "keys", "min_servers", "max_nodes_per_server", "heartbeat_timeout", "failover",
+    ),
+    "local": ("keys",),
+}  # fmt: skip
+
+
 def checked(name: str, value: Any) -> Any:
     """`value` as a `RunConfig` holds it under `name`; `ConfigError` where it cannot."""
     option = OPTIONS[name]
@@ -37,8 +46,9 @@ def option_named(key: str) -> attrs.Attribute:
 def over(given: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[str, Any]:
     """The options `given`, and those of `beneath` that they leave.
 
-    A place that is given takes the place of any other: there is but one.
+    A place that is given takes the place of any other: there is but one.  What of `beneath`
+    has no use there goes with it.
     """
-    placed = any(given.get(name) for name in PLACES)
-    kept = {k: v for k, v in beneath.items() if not (placed and k in PLACES)}
-    return {**kept, **given}
+    placed = [name for name in PLACES if given.get(name)]
+    gone = {name for place in placed for name in (*PLACES, *PLACES_WITHOUT.get(place, ()))}
+    return {**{k: v for k, v in beneath.items() if k not in gone}, **given}

@@ -13,6 +13,7 @@ from attrs import define, field
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, rebuilt
 from byzpy_tw.runs import curves
 from byzpy_tw.runs.config import RunConfig, from_dict
+from byzpy_tw.runs.paths import absolute, home
 from byzpy_tw.runs.sound import printable, wrong_result
 
 
@@ -43,7 +44,7 @@ class Result:
         from byzpy_tw.runs.resuming import options_in
         from byzpy_tw.runs.tally import tally_of
 
-        path = Path(path)
+        path = home(path)
         saved = options_in(path, read_object(path / CONFIG))
         config = attrs.evolve(from_dict(saved), run_dir=None)
         found = read_rounds(path, config.n)
@@ -144,7 +145,7 @@ class Result:
 
         parameters = self.parameters
         data = registry().make(
-            "dataset", self.config.dataset, root=Path(self.config.data_root).absolute()
+            "dataset", self.config.dataset, root=absolute(self.config.data_root)
         )
         model = make_model(self.config.spec(), registry(), data)
         vector_to_parameters(parameters.clone(), model.parameters())

@@ -20,6 +20,7 @@ from byzpy_tw.errors import (
     WireError,
 )
 from byzpy_tw.nodes.trial import Trial
+from byzpy_tw.plugins.registry import still_installed
 from byzpy_tw.runs import checkpoint
 from byzpy_tw.runs.checkpoint import State
 from byzpy_tw.runs.checks import flag
@@ -84,6 +85,19 @@ def described(path: Path, given: Mapping[str, Any]) -> RunConfig:
     `RunDirectoryError` where there is no run.
     """
     return merged(options_in(path, read_object(path / CONFIG)), given)
+
+
+def disabled_in(path: Path) -> tuple[str, ...]:
+    """The distributions that the run in `path` left out, those that are installed here.
+
+    Empty where that cannot be read: whoever reads the rest says what is wrong.
+    """
+    try:
+        saved = read_object(path / CONFIG).get("config")
+        found = saved.get("disable_plugin", ()) if isinstance(saved, dict) else ()
+        return still_installed([name for name in found if isinstance(name, str)])
+    except (RunDirectoryError, TypeError):
+        return ()
 
 
 def options_in(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ class Verification:
 
     def _prepare(self) -> None:
         config, left = self._config, self.left
-        root = Path(config.data_root).absolute()
+        root = Path(config.data_root)
         replay = self._do(replay_of, config, self.registry, root, self.pool, self.threads + 2)
         self._again = Again(replay, self.pool, self.threads)
         digest = replay.host.dataset.digest()

@@ -19,9 +19,11 @@ from typing import Any
 import byzpy_tw
 from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.plugins.naming import clip, nearest
+from byzpy_tw.plugins.plain import plain
 from byzpy_tw.runs.checks import flag, word
 from byzpy_tw.runs.config import PLACES, SECTIONS, RunConfig
 from byzpy_tw.runs.options import OPTIONS, checked, option_named
+from byzpy_tw.runs.paths import absolute
 
 STANDARD_INPUT = Path("-")
 _WIDTH = 88
@@ -117,7 +119,7 @@ def beside(resume: Path | None, options: dict[str, Any], file: str) -> dict[str,
     if resume is None:
         return options
     mine = options.get("run_dir")
-    if mine is not None and Path(mine).absolute() != resume.absolute():
+    if mine is not None and absolute(mine) != absolute(resume):
         raise ConfigError(
             f"{file}: run-dir is {clip(mine)!r}, and --resume names {clip(str(resume))!r}: "
             "leave out one of them"
@@ -160,6 +162,7 @@ def plain_toml(options: Mapping[str, Any]) -> str:
 
 def _toml(value: Any) -> str:
     """`value`, of the kinds that options have, as TOML writes it."""
+    value = plain(value)  # or a library's own notation would stand in the file
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):

@@ -60,6 +60,7 @@ class ByzpyServer(Service):
     insecure: bool = False
     limits: Limits = field(factory=Limits)
     keys: Keys | None = None  # then peers must have some too, and may be anywhere
+    disabled: tuple[str, ...] = ()  # distributions whose plugins are not imported
     process: bool = False  # whether this server is all that its process is there for
     make_pool: Callable[[int], Executor] = make_pool
     pool: Executor = field(init=False)
@@ -218,7 +219,9 @@ class ByzpyServer(Service):
 
     def _names(self) -> Registry:
         if self._registry is None:
-            self._registry = load()
+            self._registry = load(disabled=self.disabled)
+            for broken in self._registry.broken:
+                self.log.warn("{line}", line=broken.text)
         return self._registry
 
     async def build(self, spec: RunSpec) -> tuple[NodeHost, str]:

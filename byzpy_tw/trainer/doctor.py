@@ -31,6 +31,7 @@ from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.placement import Placement, notices
 from byzpy_tw.runs.record import ROUNDS
 from byzpy_tw.runs.rules import rules_of
+from byzpy_tw.runs.uses import unused
 from byzpy_tw.trainer import setup
 from byzpy_tw.trainer.examining import Examination
 from byzpy_tw.trainer.hosts import Opened
@@ -111,6 +112,7 @@ class Doctor:
     # -- before anything is asked
 
     def _rules(self) -> None:
+        self.warnings += unused(self.config)
         rules = rules_of(self.config, self.registry)
         if rules.missing is not None:
             self.warnings.append(

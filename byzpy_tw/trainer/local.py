@@ -79,6 +79,7 @@ class LocalServers:
     threads: int | None
     _reactor: Any
     _tell: Callable[[str], None] = field(default=lambda line: None)
+    disabled: tuple[str, ...] = ()  # distributions that they are not to import
     restarts: bool = field(default=True, init=False)  # of those that end by themselves
     _running: list[tuple[_Server, Any]] = field(factory=list, init=False)
     _later: set[IDelayedCall] = field(factory=set, init=False)
@@ -143,6 +144,8 @@ class LocalServers:
         command = [sys.executable, "-c", run_twistd, "-n", "--pidfile=", "--logfile=-"]
         command += ["byzpy-server", "--host", "127.0.0.1", "--port", str(port), "--until-eof"]
         command += ["--data-root", str(self.data_root)]
+        for distribution in self.disabled:
+            command += ["--disable-plugin", distribution]
         return command + (["--threads", str(self.threads)] if self.threads else [])
 
     async def stop(self) -> None:

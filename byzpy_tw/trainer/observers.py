@@ -11,6 +11,7 @@ from typing import Any
 from attrs import define, field
 from twisted.logger import Logger
 
+from byzpy_tw.foreign import described
 from byzpy_tw.plugins import Registry
 
 _WAITING = 1000  # events that a slow observer may fall behind
@@ -76,17 +77,17 @@ class Observers:
                 wanted = {name: arguments[name] for name in implementation.argnames}
                 try:
                     implementation.function(**wanted)
-                except Exception as e:  # foreign code
+                except BaseException as e:  # foreign code: SystemExit would end this thread
                     self._blame(implementation.plugin_name, hook, e)
 
-    def _blame(self, plugin: str, hook: str, error: Exception) -> None:
+    def _blame(self, plugin: str, hook: str, error: BaseException) -> None:
         if plugin not in self._blamed:
             self._blamed.add(plugin)
             self.log.failure(
-                "observer {plugin} failed in {hook} and goes on unheard: {error!r}",
+                "observer {plugin} failed in {hook} and goes on unheard: {error}",
                 plugin=plugin,
                 hook=hook,
-                error=error,
+                error=described(error),
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,11 @@ from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.kernels.parallel import whole_pool as make_pool
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.config import RunConfig, fresh_run_dir
+from byzpy_tw.runs.paths import absolute, settled
 from byzpy_tw.runs.record import RESULT, RunDirectory
 from byzpy_tw.runs.resuming import Begun, finished, new, reopen
 from byzpy_tw.runs.rules import Rules, rules_of
+from byzpy_tw.runs.uses import used
 from byzpy_tw.trainer.inprocess import InProcessHost
 from byzpy_tw.trainer.lines import JsonLines
 from byzpy_tw.trainer.local import LocalServers
@@ -149,11 +151,12 @@ async def conduct(
             if config.local:
                 servers = LocalServers(
                     config.local,
-                    Path(config.data_root).absolute(),
+                    absolute(config.data_root),
                     directory.path,
                     config.threads,
                     reactor,
                     screen.event,
+                    registry.disabled,
                 )
                 addresses = tuple(await servers.start())
             members = [_member(address, config, reactor, keys) for address in addresses]
@@ -205,8 +208,14 @@ def _member(
     )
 
 
-def prospect(config: RunConfig, registry: Registry) -> Prospect:
-    """`config` looked into, and its folder made.  Mistakes are told before anything starts."""
+def prospect(
+    config: RunConfig, registry: Registry, beneath: Collection[str] = ()
+) -> Prospect:
+    """`config` looked into, and its folder made.  Mistakes are told before anything starts.
+
+    `beneath` are the options that come from the lower of two layers; see `runs.uses`.
+    """
+    config = settled(used(config, registry, beneath))
     check_web(config)
     parse_addresses(config.remote_hosts)
     keys_of(config, warn=True)
@@ -223,6 +232,7 @@ def prospect_again(
     """The run in `path`, with the options `given`, looked into; None if it is finished."""
     config, directory, begun = reopen(path, given, say)
     try:
+        config = settled(config)
         if finished(directory) == config.rounds:
             say(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
             directory.close()
@@ -237,10 +247,12 @@ def prospect_again(
     return Prospect(config, registry, rules, directory, begun)
 
 
-def run_program(config: RunConfig, registry: Registry) -> int:
+def run_program(
+    config: RunConfig, registry: Registry, beneath: Collection[str] = ()
+) -> int:
     """Run `config` in a reactor of this process; the exit code."""
     try:
-        run = prospect(config, registry)
+        run = prospect(config, registry, beneath)
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
@@ -276,7 +288,7 @@ def keys_of(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
     """What ``--keys`` names, for servers elsewhere; raises `BadKeys`."""
     if config.keys is None or not config.remote_hosts:
         return None
-    keys = load_keys(Path(config.keys).absolute(), TRAINER)
+    keys = load_keys(absolute(config.keys), TRAINER)
     for line in keys.warnings if warn else ():
         print(f"byzpy_tw: warning: {line}", file=sys.stderr, flush=True)
     return MutualTLS(keys)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -30,12 +29,14 @@ from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.environment import Environment, environment
 from byzpy_tw.runs.learner import Evaluation, Learner, whole
+from byzpy_tw.runs.paths import absolute
 from byzpy_tw.runs.placement import notices
 from byzpy_tw.runs.record import RunDirectory
 from byzpy_tw.runs.resuming import Begun, compare, new
 from byzpy_tw.runs.rules import Rules
 from byzpy_tw.runs.tally import Tally, tally_of
 from byzpy_tw.runs.trial import try_rules
+from byzpy_tw.runs.uses import unused
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.fleet import Fleet, Terms
 from byzpy_tw.trainer.hosts import Opened
@@ -66,7 +67,7 @@ def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> P
     Raises what is wrong with the data, the model, a rule or the attack.
     """
     spec = config.spec()
-    data = registry.make("dataset", config.dataset, root=Path(config.data_root).absolute())
+    data = registry.make("dataset", config.dataset, root=absolute(config.data_root))
     shards = make_shards(spec, registry, data)
     for i, shard in enumerate(shards):
         check_shard(i, len(shard), spec)
@@ -153,6 +154,8 @@ class Training:
 
     async def prepare(self) -> Prepared:
         """Read the data and build the model: nothing needs a server yet."""
+        for line in unused(self.config):
+            self.screen.notice(line)
         if self.rules.missing is not None:
             self.screen.notice(
                 f"no guarantee: {self.config.pipeline}: {self.rules.missing} "
