@@ -15,6 +15,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
+from byzpy_tw import generators
 from byzpy_tw.aggregators.opaque import taken
 from byzpy_tw.attacks import TIERS, Knowledge, pieces_of
 from byzpy_tw.attacks.calling import perform
@@ -137,7 +138,9 @@ class PluginPartition:
     ) -> list[np.ndarray]:
         # A copy: what is written to it must reach no other shard, node or run.
         own = labels.clone() if isinstance(labels, Tensor) else np.array(labels)
-        with calling(self.who):
+        # What draws from a global generator gets the same numbers in each process.
+        seed = int(copy.deepcopy(stream).integers(2**62))
+        with calling(self.who), generators.seeded(seed):
             found = [np.asarray(shard) for shard in self.made(own, shards, stream)]
         if len(found) != shards:
             raise BadRuleOutput(f"{self.who} cut {len(found)} shards, {shards} were asked for")

@@ -14,6 +14,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from itertools import groupby
 from typing import Any
@@ -171,7 +172,9 @@ class Registry:
         kind, own = entry.kind, entry.distribution == OWN
         with calling(f"{entry.distribution}: making {kind} {named.name!r}"):
             try:
-                made = entry.factory(**arguments, **reserved)
+                # Models are made by `models.build`, which seeds by the run's own seed.
+                with nullcontext() if own or kind == "model" else _seeded(kind, named.text):
+                    made = entry.factory(**arguments, **reserved)
             except ByzpyTwError:
                 raise
             except (TypeError, ValueError) as e:
@@ -198,6 +201,13 @@ class Registry:
         if entry.distribution == OWN:
             return f"{kind} {entry.name!r}"
         return f"{kind} {entry.name!r} of {entry.distribution} {entry.version}"
+
+
+def _seeded(kind: str, text: str) -> AbstractContextManager[None]:
+    """Global generators that give foreign code the same numbers in each process."""
+    from byzpy_tw import generators, seeds  # torch, which names need not
+
+    return generators.seeded(seeds.torch_seed(0, f"making {kind} {text}"))
 
 
 def load(
