@@ -101,6 +101,7 @@ def _examined(config: RunConfig, resumed: Path | None, wait: float) -> Doctor:
     from byzpy_tw.plugins import load
     from byzpy_tw.trainer.doctor import Doctor
 
+    from byzpy_tw.wire.clock import steady
     # What a server did is in the report; what is left to say is a bug of ours.
     bugs = FilteringLogObserver(
         textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(LogLevel.critical)]
@@ -111,6 +112,7 @@ def _examined(config: RunConfig, resumed: Path | None, wait: float) -> Doctor:
 
     def main(reactor: Any) -> Deferred[None]:
         made.append(Doctor(config, registry, reactor, pool, wait, resumed))
+        steady(reactor)
         return Deferred.fromCoroutine(made[0].examine())
 
     try:

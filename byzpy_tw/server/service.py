@@ -33,6 +33,7 @@ from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.wire.addresses import Address
+from byzpy_tw.wire import clock
 from byzpy_tw.wire.keys import Keys
 from byzpy_tw.wire.mutual import behind_tls
 from byzpy_tw.wire.threads import in_pool
@@ -103,6 +104,8 @@ class ByzpyServer(Service):
                 address=str(self.address),
             )
         mode = "insecure" if self.insecure else "protected mode: this machine only"
+        if self.process:
+            clock.steady(self.reactor)
         if self.keys is not None:
             mode = f"keys of server {self.keys.name!r}, good until {self.keys.until}"
             for line in self.keys.warnings:
@@ -139,13 +142,13 @@ class ByzpyServer(Service):
 
     def tidy(self) -> None:
         """A run is over: give its memory back, once for those that end together."""
-        self._ended = self.reactor.seconds()
+        self._ended = clock.seconds(self.reactor)
         if self._tidying is None or not self._tidying.active():
             self._tidying = self.reactor.callLater(SETTLING, self._trim)
 
     def _trim(self) -> None:
         in_pool(self.reactor, self.pool, trim).addErrback(lambda _: None)  # shut down
-        if self.reactor.seconds() - self._ended < SETTLING:
+        if clock.seconds(self.reactor) - self._ended < SETTLING:
             # Another ended meanwhile: its last job may hold memory still.
             self._tidying = self.reactor.callLater(SETTLING, self._trim)
 

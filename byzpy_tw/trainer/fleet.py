@@ -33,6 +33,7 @@ from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.hosts import Host, Opened, Say
 from byzpy_tw.trainer.member import Member
 from byzpy_tw.trainer.starting import Starting, unusable
+from byzpy_tw.wire import clock
 
 
 @frozen(eq=False)
@@ -94,7 +95,7 @@ class Fleet:
         least = None if config.in_process else config.min_servers
         await Starting(self, least, self._reactor).begin()
         for node in self.placement.homeless:
-            self.since.setdefault(node, self._reactor.seconds())
+            self.since.setdefault(node, clock.seconds(self._reactor))
         for member in self.members:
             if not member.up:
                 self._redial(member)
@@ -217,7 +218,7 @@ class Fleet:
         member.losses += 1
         self.collector.forget(host)
         nodes = self.placement.away(member.name)
-        now = self._reactor.seconds()
+        now = clock.seconds(self._reactor)
         for node in nodes:
             self.collector.assign(node, None)
             self.since[node] = now

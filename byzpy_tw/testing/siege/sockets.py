@@ -28,6 +28,7 @@ from byzpy_tw.testing.siege.proxy import Malicious
 from byzpy_tw.trainer.local import LocalServers
 from byzpy_tw.trainer.setup import all_of
 from byzpy_tw.wire.addresses import Address
+from byzpy_tw.wire.clock import steady
 
 FRONTS = 8  # malicious servers; each is dialled again only after a while
 PATIENCE = 2.0  # seconds that they pause at most
@@ -181,6 +182,7 @@ def besiege(whom: str, inputs: int, seed: int, say: Callable[[str], None]) -> Ta
         def main(reactor: Any) -> Deferred[None]:
             siege = Siege(reactor, Path(folder), inputs, seed, say, tally)
             done = siege.server() if whom == "server" else siege.trainer()
+            steady(reactor)
             return Deferred.fromCoroutine(done)
 
         try:
