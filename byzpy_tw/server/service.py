@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -62,6 +63,8 @@ class ByzpyServer(Service):
     make_pool: Callable[[int], Executor] = make_pool
     pool: Executor = field(init=False)
     tickets: Tickets = field(init=False)
+    # By which trainers know this process, under whatever addresses they dial it.
+    identity: str = field(factory=lambda: secrets.token_hex(16))
     hush: Hush = field(init=False)
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)

@@ -128,6 +128,7 @@ class Session(Visitor):
                 "version": byzpy_tw.__version__,
                 "environment": environment.to_json(),
                 "time": clock.time_of_day(self.server.reactor),
+                "server": self.server.identity,
             }
         )
 

@@ -118,6 +118,7 @@ class Fleet:
         first = not member.digest
         theirs = await host.hello()
         member.shown = host.name
+        self._check_single(member, host)
         setup.compare(
             host.name, terms.config, terms.registry, terms.environment, theirs,
             self.say if first else lambda line: None,
@@ -128,6 +129,17 @@ class Fleet:
         own = Opened(terms.mine.dimension, member.digest or opened.digest)
         setup.check_opened(host.name, opened, own if terms.own_data else terms.mine, terms.config)
         member.digest = opened.digest
+
+    def _check_single(self, member: Member, host: Host) -> None:
+        """`BadAddress` where another member's host is the process that `host` is."""
+        for other in self.members:
+            there = other.host
+            if other is member or there is None or there.gone or there.identity is None:
+                continue
+            if there.identity == host.identity:
+                later = self.members.index(member) > self.members.index(other)
+                second, first = (host, there) if later else (there, host)
+                raise setup.one_server(second.name, first.name)
 
     async def _spawn(self, member: Member, nodes: Sequence[int]) -> None:
         """Have `nodes` on `member`, as far as they are not there yet."""

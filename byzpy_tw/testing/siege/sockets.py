@@ -135,7 +135,9 @@ class Siege:
             behind, honest = await servers.start()
             for number in range(FRONTS):
                 random = Random(f"siege/{self.seed}/{number}")
-                front = Malicious(self.reactor, behind.host, behind.port, random, PATIENCE)
+                front = Malicious(
+                    self.reactor, behind.host, behind.port, random, PATIENCE, b"front %d" % number
+                )
                 front.counts = counts
                 ports.append(self.reactor.listenTCP(0, front, interface="127.0.0.1"))
             fronts = [f"tcp://127.0.0.1:{port.getHost().port}" for port in ports]
@@ -180,9 +182,9 @@ def besiege(whom: str, inputs: int, seed: int, say: Callable[[str], None]) -> Ta
     with TemporaryDirectory(prefix="byzpy_tw-") as folder:
 
         def main(reactor: Any) -> Deferred[None]:
+            steady(reactor)
             siege = Siege(reactor, Path(folder), inputs, seed, say, tally)
             done = siege.server() if whom == "server" else siege.trainer()
-            steady(reactor)
             return Deferred.fromCoroutine(done)
 
         try:
