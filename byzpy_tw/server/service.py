@@ -33,8 +33,8 @@ from byzpy_tw.server.hush import Hush
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
-from byzpy_tw.wire.addresses import Address
 from byzpy_tw.wire import clock
+from byzpy_tw.wire.addresses import Address
 from byzpy_tw.wire.keys import Keys
 from byzpy_tw.wire.mutual import behind_tls
 from byzpy_tw.wire.threads import in_pool
@@ -47,7 +47,9 @@ class ByzpyServer(Service):
     """Hosts the nodes of any number of trainers' runs.
 
     Nothing with a life of its own exists before `startService`: twistd forks
-    between making the service and starting it.
+    between making the service and starting it.  Then, as root with ``--uid``, it has
+    `privilegedStartService` called, gives its privileges up, and starts the service.  So
+    only the port is opened with them, which takes connections once the reactor runs.
     """
 
     reactor: Any
@@ -61,10 +63,10 @@ class ByzpyServer(Service):
     keys: Keys | None = None  # then peers must have some too, and may be anywhere
     process: bool = False  # whether this server is all that its process is there for
     make_pool: Callable[[int], Executor] = make_pool
-    pool: Executor = field(init=False)
-    tickets: Tickets = field(init=False)
     # By which trainers know this process, under whatever addresses they dial it.
     identity: str = field(factory=lambda: secrets.token_hex(16))
+    pool: Executor = field(init=False)
+    tickets: Tickets = field(init=False)
     hush: Hush = field(init=False)
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
@@ -89,15 +91,26 @@ class ByzpyServer(Service):
         there = self.listening.getHost()
         return Address(there.host, there.port)
 
-    def startService(self) -> None:
-        super().startService()
-        steady_heap()
-        self.pool = self.make_pool(self.threads)
-        self.tickets = Tickets(self.reactor, self.limits.ticket_seconds)
+    def privilegedStartService(self) -> None:
+        """Listen, while this process may still open a port below 1024, say."""
+        super().privilegedStartService()
+        self._listen()
+
+    def _listen(self) -> None:
         factory: Any = Factory.forProtocol(lambda: Session(self))
         if self.keys is not None:
             factory = behind_tls(factory, self.keys)
         self.listening = self.reactor.listenTCP(self.port, factory, interface=self.host)
+
+    def startService(self) -> None:
+        super().startService()
+        if self.process:
+            clock.steady(self.reactor)
+        steady_heap()
+        self.pool = self.make_pool(self.threads)
+        self.tickets = Tickets(self.reactor, self.limits.ticket_seconds)
+        if self.listening is None:
+            self._listen()
         reactor_thread.hold()
         self.environment().addErrback(lambda _: None)  # logged where it happens
         if self.insecure:
@@ -107,8 +120,6 @@ class ByzpyServer(Service):
                 address=str(self.address),
             )
         mode = "insecure" if self.insecure else "protected mode: this machine only"
-        if self.process:
-            clock.steady(self.reactor)
         if self.keys is not None:
             mode = f"keys of server {self.keys.name!r}, good until {self.keys.until}"
             for line in self.keys.warnings:
