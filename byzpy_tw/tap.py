@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any
 
 from twisted.application.service import IService, MultiService
@@ -147,6 +148,16 @@ def _check_port(host: str, port: int) -> None:
             ) from e
 
 
+def _load_late_modules() -> None:
+    """Have Python load what it loads when it is first used, such as readers of packages' files.
+
+    After ``--uid`` it may be too late: nobody can read a Python that lies in root's home.
+    """
+    files("byzpy_tw.datasets").joinpath("mnist5k.npz").is_file()
+    "".encode("cp437")  # of names in NumPy's archives
+    "".encode("idna")
+
+
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The server, not started: no thread, socket or device before twistd forks."""
     if reactor is None:
@@ -155,6 +166,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     from byzpy_tw.server.parent import UntilEOF
     from byzpy_tw.server.service import ByzpyServer, Limits
 
+    _load_late_modules()
     services = MultiService()
     server = ByzpyServer(
         reactor=reactor,

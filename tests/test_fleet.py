@@ -63,6 +63,7 @@ class FakeHost:
     bytes_sent: int = 1
     bytes_received: int = 1
     gone: str = ""
+    identity: str | None = None
     suspect: bool = False
     on_lost: Callable[[Any, str], None] = ignore
     sink: Any = None

@@ -66,6 +66,7 @@ class Place:
     bytes_received: int = 0
     name: str = "place"
     gone: str = ""
+    identity: None = None
     suspect: bool = False
     taken: list[tuple[torch.Tensor, Deferred[None]]] = field(factory=list)
 

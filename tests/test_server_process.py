@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
 import json
 import os
+import pwd
 import select
 import signal
+import socket
 from pathlib import Path
+from unittest import SkipTest
 
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import TestCase
 
+from byzpy_tw.kernels.parallel import reactor_thread
+from byzpy_tw.server.service import ByzpyServer
+from byzpy_tw.testing.doubles import HandCrankedPool
 from tests.support import (
     READY,
     TWISTD,
@@ -102,6 +111,63 @@ class StartingTests(TestCase):
         # A vector may have come before the signal.
         self.assertRegex(training.output, "[2-4] of n = 4 nodes failed, f = 1 are tolerated")
         self.assertNotIn("Traceback", training.output + server.output)
+
+
+class PrivilegesTests(TestCase):
+    """As root, with ``--uid`` and ``--gid``."""
+
+    def start(self, port: int) -> Process:
+        drop = ["--uid", "nobody", "--gid", grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name]
+        command = [*TWISTD, "-n", "--pidfile=", "--logfile=-", *drop, "byzpy-server"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--until-eof"]
+        return Process.start(self, command)
+
+    def test_listens_then_drops_them(self) -> None:
+        """A port below 1024 is open; the process that serves runs there is nobody's."""
+        if os.getuid() != 0:
+            raise SkipTest("only root may listen there, and become somebody else")
+        port = low_port()
+        server = self.start(port)
+        address = address_of(server)
+        self.assertEqual(address, f"tcp://127.0.0.1:{port}")
+        status = (Path("/proc") / str(server.popen.pid) / "status").read_text()
+        nobody = pwd.getpwnam("nobody")
+        for name, number in (("Uid", nobody.pw_uid), ("Gid", nobody.pw_gid)):
+            [line] = [line for line in status.splitlines() if line.startswith(f"{name}:")]
+            self.assertEqual(line.split()[1:], [str(number)] * 4)
+        run = train(self, "--remote-hosts", address, "--rounds", "1")
+        self.assertEqual(run.code, 0, run.output)
+        second = self.start(port)
+        self.assertEqual(second.wait(), 1)
+        self.assertIn(f"CANNOT_LISTEN: cannot listen on 127.0.0.1:{port}", second.output)
+        stop(server)
+        self.assertNotIn("Traceback", server.output + second.output)
+
+    def test_only_listens_with_them(self) -> None:
+        """Before it is started, a service has a port, and neither threads nor work to do."""
+        reactor, made = MemoryReactorClock(), list[int]()
+
+        def make_pool(threads: int) -> HandCrankedPool:
+            made.append(threads)
+            return HandCrankedPool()
+
+        server = ByzpyServer(reactor, "127.0.0.1", 801, folder(self), make_pool=make_pool)
+        server.privilegedStartService()
+        self.assertEqual([(port, host) for port, _, _, host in reactor.tcpServers],
+                         [(801, "127.0.0.1")])  # fmt: skip
+        self.assertEqual((made, reactor.getDelayedCalls(), server.running), ([], [], 0))
+        server.startService()
+        self.addCleanup(reactor_thread.release)
+        self.assertEqual((len(reactor.tcpServers), made), (1, [1]))
+
+
+def low_port() -> int:
+    """One that nobody listens on, and that only root may."""
+    for port in range(1023, 500, -1):
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            return port
+    raise SkipTest("no port below 1024 is free")
 
 
 class ManyRunsTests(TestCase):

@@ -19,7 +19,7 @@ from byzpy_tw.testing.doubles import SlowTransport
 from byzpy_tw.wire import commands
 from byzpy_tw.wire.guarded import BOX_BYTES, IN_FLIGHT, MESSAGE, GuardedAMP
 
-HELLO = {"protocol": 1, "version": "0.1.0", "environment": "{}"}
+HELLO = {"protocol": 1, "version": "0.1.0", "environment": "{}", "server": "s"}
 
 
 def box(**values: bytes) -> bytes:

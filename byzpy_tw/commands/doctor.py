@@ -108,6 +108,7 @@ def _examined(
     from byzpy_tw.runs.uses import used
     from byzpy_tw.trainer.doctor import Doctor
 
+    from byzpy_tw.wire.clock import steady
     # What a server did is in the report; what is left to say is a bug of ours.
     bugs = FilteringLogObserver(
         textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(LogLevel.critical)]
@@ -121,6 +122,7 @@ def _examined(
 
     def main(reactor: Any) -> Deferred[None]:
         made.append(Doctor(config, registry, reactor, pool, wait, resumed))
+        steady(reactor)
         return Deferred.fromCoroutine(made[0].examine())
 
     try:

@@ -28,6 +28,7 @@ from byzpy_tw.runs.rules import rules_of
 from byzpy_tw.runs.uses import used
 from byzpy_tw.trainer.program import Program, keys_of, start_logging
 from byzpy_tw.wire.addresses import parse_addresses
+from byzpy_tw.wire import clock
 from byzpy_tw.wire.guarded import clean
 
 _WATCHING = ("run_started", "round_completed", "run_finished")
@@ -132,7 +133,7 @@ async def work(lab: Lab, display: Lines | Live, reactor: Any) -> int:
     )
     if lab.before:
         say(f"  {lab.before} finished before and are not run again (--again runs them)")
-    began = reactor.seconds()
+    began = clock.seconds(reactor)
     ticking = LoopingCall(display.tick)
     ticking.clock = reactor
     ticking.start(REDRAW_SECONDS)
@@ -142,7 +143,7 @@ async def work(lab: Lab, display: Lines | Live, reactor: Any) -> int:
         ticking.stop()
         display.close()
         if any(outcome.begun for outcome in lab.outcomes()):
-            _leave(lab, reactor.seconds() - began)
+            _leave(lab, clock.seconds(reactor) - began)
     return 0 if all(o.status in _GOOD for o in lab.outcomes()) else 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -33,6 +34,7 @@ from byzpy_tw.server.hush import Hush
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
+from byzpy_tw.wire import clock
 from byzpy_tw.wire.addresses import Address
 from byzpy_tw.wire.guarded import clean
 from byzpy_tw.wire.keys import Keys
@@ -48,7 +50,9 @@ class ByzpyServer(Service):
     """Hosts the nodes of any number of trainers' runs.
 
     Nothing with a life of its own exists before `startService`: twistd forks
-    between making the service and starting it.
+    between making the service and starting it.  Then, as root with ``--uid``, it has
+    `privilegedStartService` called, gives its privileges up, and starts the service.  So
+    only the port is opened with them, which takes connections once the reactor runs.
     """
 
     reactor: Any
@@ -63,6 +67,8 @@ class ByzpyServer(Service):
     disabled: tuple[str, ...] = ()  # distributions whose plugins are not imported
     process: bool = False  # whether this server is all that its process is there for
     make_pool: Callable[[int], Executor] = make_pool
+    # By which trainers know this process, under whatever addresses they dial it.
+    identity: str = field(factory=lambda: secrets.token_hex(16))
     pool: Executor = field(init=False)
     tickets: Tickets = field(init=False)
     hush: Hush = field(init=False)
@@ -90,15 +96,26 @@ class ByzpyServer(Service):
         there = self.listening.getHost()
         return Address(there.host, there.port)
 
-    def startService(self) -> None:
-        super().startService()
-        steady_heap()
-        self.pool = self.make_pool(self.threads)
-        self.tickets = Tickets(self.reactor, self.limits.ticket_seconds)
+    def privilegedStartService(self) -> None:
+        """Listen, while this process may still open a port below 1024, say."""
+        super().privilegedStartService()
+        self._listen()
+
+    def _listen(self) -> None:
         factory: Any = Factory.forProtocol(lambda: Session(self))
         if self.keys is not None:
             factory = behind_tls(factory, self.keys)
         self.listening = self.reactor.listenTCP(self.port, factory, interface=self.host)
+
+    def startService(self) -> None:
+        super().startService()
+        if self.process:
+            clock.steady(self.reactor)
+        steady_heap()
+        self.pool = self.make_pool(self.threads)
+        self.tickets = Tickets(self.reactor, self.limits.ticket_seconds)
+        if self.listening is None:
+            self._listen()
         reactor_thread.hold()
         self.environment().addErrback(lambda _: None)  # logged where it happens
         if self.insecure:
@@ -144,13 +161,13 @@ class ByzpyServer(Service):
 
     def tidy(self) -> None:
         """A run is over: give its memory back, once for those that end together."""
-        self._ended = self.reactor.seconds()
+        self._ended = clock.seconds(self.reactor)
         if self._tidying is None or not self._tidying.active():
             self._tidying = self.reactor.callLater(SETTLING, self._trim)
 
     def _trim(self) -> None:
         in_pool(self.reactor, self.pool, trim).addErrback(lambda _: None)  # shut down
-        if self.reactor.seconds() - self._ended < SETTLING:
+        if clock.seconds(self.reactor) - self._ended < SETTLING:
             # Another ended meanwhile: its last job may hold memory still.
             self._tidying = self.reactor.callLater(SETTLING, self._trim)
 

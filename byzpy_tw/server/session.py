@@ -28,7 +28,7 @@ from byzpy_tw.server.hosted import HostedRun, failures_to_json
 from byzpy_tw.server.idle import LOOKS, PATIENCE, Silence
 from byzpy_tw.server.lane import Lane
 from byzpy_tw.server.visitor import Visitor
-from byzpy_tw.wire import commands
+from byzpy_tw.wire import clock, commands
 from byzpy_tw.wire.driver import Failures, NodeDriver
 from byzpy_tw.wire.guarded import clean
 from byzpy_tw.wire.pieces import largest_piece
@@ -127,7 +127,8 @@ class Session(Visitor):
                 "protocol": commands.PROTOCOL,
                 "version": byzpy_tw.__version__,
                 "environment": environment.to_json(),
-                "time": self.server.reactor.seconds(),
+                "time": clock.time_of_day(self.server.reactor),
+                "server": self.server.identity,
             }
         )
 

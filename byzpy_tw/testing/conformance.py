@@ -24,6 +24,7 @@ from byzpy_tw.testing.conversation import valid
 from byzpy_tw.testing.dialling import Heard, converse, converse_all
 from byzpy_tw.testing.hostile import garbage, many, mutated
 from byzpy_tw.wire.addresses import Address
+from byzpy_tw.wire.clock import steady
 
 Write = Callable[[str], None]
 
@@ -106,6 +107,7 @@ def server(address: Address, count: int, seed: int, write: Write) -> int:
     found: list[int] = []
 
     async def main(reactor: Any) -> None:
+        steady(reactor)
         found.append(await _attacked(reactor, address, count, seed, write))
 
     try:

@@ -10,6 +10,7 @@ from attrs import field, frozen
 from twisted.protocols.amp import AmpBox
 
 from byzpy_tw.nodes.spec import RunSpec
+from byzpy_tw.wire.commands import PROTOCOL
 from byzpy_tw.wire.frames import Header, Kind
 
 CONTROL, STREAM, OTHER = "control", "stream", "other"  # connections, by their use
@@ -93,7 +94,7 @@ def valid(number: int = 0) -> Conversation:
     """
     run = f"r{number}"
     steps = [
-        _box(CONTROL, "Hello", protocol=1, version="0.1.0"),
+        _box(CONTROL, "Hello", protocol=PROTOCOL, version="0.1.0"),
         _box(CONTROL, "OpenRun", run=run, spec=json.dumps(SPEC)),
         _box(STREAM, "OpenStream", ticket=TICKET),
         _box(CONTROL, "SpawnNodes", run=run, nodes=json.dumps(NODES)),

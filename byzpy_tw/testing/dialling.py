@@ -13,6 +13,7 @@ from twisted.protocols.amp import AmpBox, BinaryBoxProtocol
 from twisted.python.failure import Failure
 
 from byzpy_tw.testing.conversation import Box, Conversation
+from byzpy_tw.wire import clock
 
 ANSWER_SECONDS = 20.0  # for what an honest trainer would be answered
 PATIENCE = 0.3  # seconds in all, once a conversation makes no sense any more
@@ -128,11 +129,11 @@ async def converse(reactor: Any, host: str, port: int, conversation: Conversatio
         if step.awaited and isinstance(step.part, Box):
             tag = step.part.values.get(b"_ask", b"")
             asked[step.line, tag] = asked.get((step.line, tag), 0) + 1
-            count, began = asked[step.line, tag], reactor.seconds()
+            count, began = asked[step.line, tag], clock.seconds(reactor)
             answered = line.until(lambda t=tag, n=count, x=line: x.tags(t) >= n)
             await _within(reactor, patience if strange else ANSWER_SECONDS, answered)
             if strange:
-                patience = max(0.0, patience - (reactor.seconds() - began))
+                patience = max(0.0, patience - (clock.seconds(reactor) - began))
     for line in heard.lines.values():
         if line.over:
             continue

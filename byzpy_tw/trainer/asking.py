@@ -25,6 +25,7 @@ from byzpy_tw.runs.round import Reason, Round
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.fleet import Fleet
 from byzpy_tw.trainer.hosts import Host
+from byzpy_tw.wire import clock
 
 # An alarm that rings this much too late was kept from ringing: this process was stopped,
 # or busy, and what it did not read may hold the answers.  So nobody is judged for GRACE,
@@ -68,7 +69,7 @@ class Asking:
 
     def begin(self) -> None:
         """Vectors are for this round from now on."""
-        self._begun = self._reactor.seconds()
+        self._begun = clock.seconds(self._reactor)
         config = self._config
         # Replacements may fail in turn, but not for ever.
         self._end = self._begun + 2 * config.round_timeout + config.replace_timeout
@@ -130,7 +131,7 @@ class Asking:
             self._sent.append(host)
             self._send(host)
         failed = partial(self._collector.failed, host, number)
-        now = self._reactor.seconds()
+        now = clock.seconds(self._reactor)
         for asked in (honest, byzantine):
             due = min(now + self._seconds(asked is honest, now), self._end)
             for node in asked:
@@ -160,7 +161,7 @@ class Asking:
     def stranded(self, nodes: Iterable[int], why: str) -> None:
         """`nodes` have no host for now."""
         patience = self._config.replace_timeout
-        now = self._reactor.seconds()
+        now = clock.seconds(self._reactor)
         nodes = [node for node in nodes if self.round.awaits(node)]
         # Where they do not move, or would come only to go, nobody waits for what the
         # budget covers.
@@ -203,7 +204,7 @@ class Asking:
         self._disarm()
         due = [self._deadline(node) for node in self._watched if self.round.awaits(node)]
         if due:
-            now = self._reactor.seconds()
+            now = clock.seconds(self._reactor)
             self._rings = max(now, min(due), self._quiet_until)
             self._alarm = self._reactor.callLater(self._rings - now, self._ring)
 
@@ -216,7 +217,7 @@ class Asking:
 
     def _ring(self) -> None:
         self._alarm = None
-        now = self._reactor.seconds()
+        now = clock.seconds(self._reactor)
         if now - self._rings > LATE:
             self._end += now - self._rings
             self._quiet_until = now + max(GRACE, SUSPECT * self._config.heartbeat)

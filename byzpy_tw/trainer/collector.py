@@ -23,6 +23,7 @@ from byzpy_tw.errors import BadFrame
 from byzpy_tw.runs.round import Reason, Round
 from byzpy_tw.trainer.hosts import Host
 from byzpy_tw.vectors import fault_of, norm_of
+from byzpy_tw.wire import clock
 from byzpy_tw.wire.driver import Failures
 from byzpy_tw.wire.frames import Header
 from byzpy_tw.wire.threads import in_pool
@@ -111,7 +112,7 @@ class Collector:
         self._begun, self._whole, self._stale = set(), set(), {}
         self.norms, self.losses, self.decided = {}, {}, {}
         self._dropped = Counter()
-        self._times[round.number] = self._reactor.seconds()
+        self._times[round.number] = clock.seconds(self._reactor)
         self._times.pop(round.number - REMEMBERED, None)
 
     def wait(self, enough: Callable[[Round], bool]) -> Deferred[None]:
@@ -133,7 +134,7 @@ class Collector:
             for node, why in failures.items():
                 # unless its vector is here already
                 if node not in self.norms and self._hosts.get(node) is host:
-                    self.decided[node] = self._reactor.seconds()
+                    self.decided[node] = clock.seconds(self._reactor)
                     self.round.refused(node, Reason.FAILED, why)
             self._tell()
 
@@ -180,7 +181,7 @@ class Collector:
                 f"{header.elements} elements of {header.dtype}, expected {d} of {self._wire}",
             )
             self._begun.add(node)
-            self.decided[node] = self._reactor.seconds()
+            self.decided[node] = clock.seconds(self._reactor)
             # Not from inside the parser of a frame that has only begun.
             self._reactor.callLater(0, self._tell)
             return None
@@ -198,7 +199,7 @@ class Collector:
             self._stale[node] = header.round
         elif (
             node in round.probation
-            and self._reactor.seconds() - self._times.get(header.round, -1e9) <= self.patience
+            and clock.seconds(self._reactor) - self._times.get(header.round, -1e9) <= self.patience
             and header.elements == self.matrix.shape[1]
             and header.dtype is self._wire
         ):
@@ -262,7 +263,7 @@ class Collector:
         # The loss is a host's word, for the record alone; a sum must survive it.
         loss = header.loss if abs(header.loss) < 1e30 else math.nan
         self.norms[node], self.losses[node] = norm, loss
-        self.decided[node] = self._reactor.seconds()
+        self.decided[node] = clock.seconds(self._reactor)
         fault = fault_of(norm)
         if fault is None:
             round.accepted(node)

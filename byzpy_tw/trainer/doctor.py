@@ -202,7 +202,11 @@ class Doctor:
 
     def _judge(self) -> None:
         """Compare servers with what is here, and with each other; count who is left."""
+        known: dict[tuple[str, str], str] = {}  # the name of each process's first address
         for server in self.servers:
+            identity = server.host.identity
+            if identity is not None and known.setdefault(identity, server.name) != server.name:
+                server.error = setup.one_server(server.name, known[identity])
             if server.error is None:
                 try:
                     self._compare(server)

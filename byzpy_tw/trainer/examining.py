@@ -30,7 +30,7 @@ from byzpy_tw.runs.environment import Environment
 from byzpy_tw.trainer import setup
 from byzpy_tw.trainer.hosts import Host, Opened
 from byzpy_tw.trainer.remote import RemoteHost
-from byzpy_tw.wire import commands
+from byzpy_tw.wire import clock, commands
 from byzpy_tw.wire.frames import Header
 
 OPENING = 60.0  # seconds in which a server that is there reads its data, and builds the run
@@ -160,15 +160,15 @@ class Examination:
         """The round trip, and how far the server's clock is from ours."""
         trips = []
         for token in range(PINGS):
-            begun = self._clock.seconds()
+            begun = clock.seconds(self._clock)
             await self.host.ask(commands.Ping, token=token)
-            trips.append(self._clock.seconds() - begun)
+            trips.append(clock.seconds(self._clock) - begun)
         self.round_trip = min(trips)
-        begun = self._clock.seconds()
+        begun = clock.time_of_day(self._clock)
         answer = await self.host.ask(
             commands.Hello, protocol=commands.PROTOCOL, version="doctor"
         )
-        middle = (begun + self._clock.seconds()) / 2
+        middle = (begun + clock.time_of_day(self._clock)) / 2
         told = answer.get("time")
         if told is not None and abs(told) < SOMETIME:  # false of nan, too
             self.clock_ahead = told - middle
@@ -191,13 +191,13 @@ class Examination:
         if dimension * dtype.itemsize > LARGEST:  # as the server says, and it may lie
             return
         vector = torch.zeros(dimension, dtype=dtype)
-        begun, took, number = self._clock.seconds(), [], 0
+        begun, took, number = clock.seconds(self._clock), [], 0
         for number in range(TRANSFERS):
-            start = self._clock.seconds()
+            start = clock.seconds(self._clock)
             host.parameters(number, vector)
             await host.ask(commands.Compute, run=self._run, round=number, nodes=[])
-            took.append(self._clock.seconds() - start)
-            if self._clock.seconds() - begun > TRANSFER_SECONDS:
+            took.append(clock.seconds(self._clock) - start)
+            if clock.seconds(self._clock) - begun > TRANSFER_SECONDS:
                 break
         if vector.nbytes >= TELLING:
             # Of which at most half was the command's own way.
@@ -208,7 +208,7 @@ class Examination:
 
     async def _gradient(self, number: int, node: int, vector: Tensor) -> None:
         self._sink.memory = torch.empty_like(vector)
-        begun = self._clock.seconds()
+        begun = clock.seconds(self._clock)
         self.host.parameters(number, vector)
         failures = await self.host.compute(number, [node])
         if node in failures:
@@ -216,4 +216,4 @@ class Examination:
                 f"{self.name}: node {node}'s gradient could not be computed: {failures[node]}"
             )
         await self._sink.arrival
-        self.gradient = self._clock.seconds() - begun
+        self.gradient = clock.seconds(self._clock) - begun

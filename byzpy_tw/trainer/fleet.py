@@ -34,6 +34,7 @@ from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.hosts import Host, Opened, Say
 from byzpy_tw.trainer.member import Member
 from byzpy_tw.trainer.starting import Starting, unusable
+from byzpy_tw.wire import clock
 
 
 @frozen(eq=False)
@@ -95,7 +96,7 @@ class Fleet:
         least = None if config.in_process else config.min_servers
         await Starting(self, least, self._reactor).begin()
         for node in self.placement.homeless:
-            self.since.setdefault(node, self._reactor.seconds())
+            self.since.setdefault(node, clock.seconds(self._reactor))
         for member in self.members:
             if not member.up:
                 self._redial(member)
@@ -118,6 +119,7 @@ class Fleet:
         first = not member.digest
         theirs = await host.hello()
         member.shown = host.name
+        self._check_single(member, host)
         say: Say = self.say if first else lambda line: None
         setup.compare(
             host.name, terms.config, terms.registry, terms.environment, theirs, say
@@ -133,6 +135,17 @@ class Fleet:
             exact=setup.same_bits(terms.environment, theirs),
         )  # fmt: skip
         member.digest = opened.digest
+
+    def _check_single(self, member: Member, host: Host) -> None:
+        """`BadAddress` where another member's host is the process that `host` is."""
+        for other in self.members:
+            there = other.host
+            if other is member or there is None or there.gone or there.identity is None:
+                continue
+            if there.identity == host.identity:
+                later = self.members.index(member) > self.members.index(other)
+                second, first = (host, there) if later else (there, host)
+                raise setup.one_server(second.name, first.name)
 
     async def _spawn(self, member: Member, nodes: Sequence[int]) -> None:
         """Have `nodes` on `member`, as far as they are not there yet."""
@@ -223,7 +236,7 @@ class Fleet:
         member.losses += 1
         self.collector.forget(host)
         nodes = self.placement.away(member.name)
-        now = self._reactor.seconds()
+        now = clock.seconds(self._reactor)
         for node in nodes:
             self.collector.assign(node, None)
             self.since[node] = now

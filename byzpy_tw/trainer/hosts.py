@@ -6,7 +6,7 @@ so that the rounds do not know which they have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Protocol
 
 from attrs import frozen
@@ -46,6 +46,8 @@ class Host(Protocol):
     bytes_sent: int
     bytes_received: int
     gone: str  # why nothing more will come from it; empty while it is there
+    # Tells its process from every other's, once it has said Hello; None where nothing does.
+    identity: Hashable
     suspect: bool  # whether it has been silent for longer than a host in health ever is
     # Called once, with the host and why, when nothing more will come from it.
     on_lost: Callable[[Host, str], None]

@@ -39,6 +39,7 @@ class InProcessHost:
     bytes_sent: int = 0
     bytes_received: int = 0
     gone: str = ""
+    identity: None = None
     suspect: bool = False
     on_lost: Callable[[Host, str], None] = ignore
     _host: NodeHost | None = field(default=None, init=False)

@@ -17,6 +17,7 @@ from byzpy_tw.pages.story import Story
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.trainer.metrics import exposition
 from byzpy_tw.trainer.views import Places
+from byzpy_tw.wire import clock
 
 _PACE = 0.5  # seconds: the data is not made anew more often, however many ask for it
 _LONGEST = 2.0  # seconds between two, where making it takes long
@@ -110,7 +111,7 @@ class Page:
         `who` asked, and counts as watching for a while.
         """
         changes, body = self._made
-        now = self._reactor.seconds()
+        now = clock.seconds(self._reactor)
         if changes != self._changes and now >= self._rest:
             self.refresh()
             body, changes = in_script(self.story.plain()).encode(), self._changes
@@ -123,7 +124,7 @@ class Page:
     def metrics(self) -> tuple[int, str, bytes]:
         """HTTP code, content type and body for Prometheus; as seldom new as `data`."""
         rest, exposed = self._exposed
-        now = self._reactor.seconds()
+        now = clock.seconds(self._reactor)
         if exposed is None or now >= rest:
             self.refresh()
             exposed = exposition(self.story)
@@ -132,7 +133,7 @@ class Page:
 
     def _until(self, began: float) -> float:
         """When something whose making `began` then, and is done, may be made anew."""
-        took = self._reactor.seconds() - began
+        took = clock.seconds(self._reactor) - began
         return began + min(_LONGEST, max(_PACE, _SHARE * took))
 
     @property
@@ -152,7 +153,7 @@ class Page:
 
     def parting(self) -> Deferred[None]:
         """Fires when all who watch know that the run is over, or have had their time."""
-        now = self._reactor.seconds()
+        now = clock.seconds(self._reactor)
         if not any(now - then <= _WATCHING for then in self._watching.values()):
             done: Deferred[None] = Deferred()
             done.callback(None)

@@ -50,6 +50,7 @@ from byzpy_tw.trainer.telling import check_web, draw, lines_of, serve, terminal_
 from byzpy_tw.trainer.training import Training, begun_with
 from byzpy_tw.trainer.views import View, Views
 from byzpy_tw.wire.addresses import Address, parse_addresses
+from byzpy_tw.wire.clock import steady
 from byzpy_tw.wire.keys import TRAINER, load_keys
 from byzpy_tw.wire.mutual import MutualTLS
 
@@ -305,6 +306,8 @@ class Program:
     _signal: int = field(default=0, init=False)
 
     def run(self, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+        steady(self._reactor)
+
         def begin() -> None:
             settle()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -103,6 +103,9 @@ class RemoteHost:
     on_lost: Callable[[Host, str], None] = ignore
     keys: MutualTLS | None = None  # then the server must have some too
     peer: Peer | None = field(default=None, init=False)  # whose certificate it showed
+    # Its certificate's name, and what it said of itself: who copies another's words has
+    # not its certificate.
+    identity: tuple[str, str] | None = field(default=None, init=False)
     _pulse: Heartbeat | None = field(default=None, init=False)
     _run: str = field(default="", init=False)
     _sink: Sink | None = field(default=None, init=False)
@@ -153,6 +156,7 @@ class RemoteHost:
                 f"{self.name} speaks protocol {answer['protocol']}, this trainer "
                 f"{commands.PROTOCOL}; install the same version on both"
             )
+        self._identify(answer["server"])
         try:
             environment = Environment.from_json(answer["environment"])
         except WireError as e:
@@ -161,6 +165,15 @@ class RemoteHost:
         if not self.gone:
             self._pulse.start()
         return environment
+
+    def _identify(self, told: str) -> None:
+        most = commands.MOST_IDENTITY
+        if not 1 <= len(told) <= most or not told.isprintable():
+            raise WireError(
+                f"{self.name}: a server's identity is 1 to {most} printable characters, "
+                f"not {clean(repr(told[: most + 1]), 80)}"
+            )
+        self.identity = (self.peer.name if self.peer else "", told)
 
     def _ping(self) -> Deferred[Any]:
         return maybeDeferred(self._control.callRemote, commands.Ping, token=0)  # type: ignore[union-attr]

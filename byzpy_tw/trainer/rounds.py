@@ -31,6 +31,7 @@ from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.fleet import Fleet
 from byzpy_tw.trainer.hosts import Host
 from byzpy_tw.vectors import narrowed
+from byzpy_tw.wire import clock
 from byzpy_tw.wire.threads import in_pool
 
 
@@ -43,16 +44,16 @@ class Stopwatch:
     phases: dict[str, float] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._last = self._clock.seconds()
+        self._last = clock.seconds(self._clock)
 
     def lap(self, phase: str) -> None:
-        now = self._clock.seconds()
+        now = clock.seconds(self._clock)
         self.phases[phase] = self.phases.get(phase, 0.0) + now - self._last
         self._last = now
 
     def skip(self) -> None:
         """What went by since the last lap is nobody's."""
-        self._last = self._clock.seconds()
+        self._last = clock.seconds(self._clock)
 
     @property
     def total(self) -> float:
@@ -153,7 +154,7 @@ class Rounds:
         """
         if self._outgoing is None:
             self._outgoing = await in_pool(self._reactor, self._pool, self._travelling)
-        config, clock = self.config, Stopwatch(self._reactor)
+        config, watch = self.config, Stopwatch(self._reactor)
         before = self.fleet.bytes()
         self.fleet.settle()
         round = Round(
@@ -168,7 +169,7 @@ class Rounds:
             await asking.honest()
             if config.worker_momentum and not round.diverged:
                 await in_pool(self._reactor, self._pool, self._apply_momentum, round)
-            clock.lap("honest")
+            watch.lap("honest")
             # An attack is shown nothing of a round that has failed already.
             if config.num_byz and not round.diverged and round.honest_accepted:
                 foreseen = round.likely_budget(self.rules.aggregation.computable)
@@ -182,12 +183,12 @@ class Rounds:
         finally:
             asking.end()
         self.collector.expire(range(config.n))
-        clock.lap("byzantine")
+        watch.lap("byzantine")
         verdict = round.verdict(self.rules.aggregation.computable)
         if isinstance(verdict, Halt):
             self.halted = {"round": number, "refused": _refused(round)}
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
-        return Gathered(round, verdict, clock, before, memory, asking.slow(), foreseen)
+        return Gathered(round, verdict, watch, before, memory, asking.slow(), foreseen)
 
     async def commit(self, gathered: Gathered, *, keep: bool = False) -> Ran:
         """Aggregate and step.  By now nobody reads the parameters that the last round left.
@@ -195,18 +196,18 @@ class Rounds:
         Not to be cancelled: what it does in the pool would be done all the same.
         Raises `Diverged`, and what the rules raise.
         """
-        clock, round, verdict = gathered.clock, gathered.round, gathered.verdict
-        clock.skip()
+        watch, round, verdict = gathered.clock, gathered.round, gathered.verdict
+        watch.skip()
         aggregated, state, news = await in_pool(
             self._reactor, self._pool, self._advance, gathered, keep
         )
         digest = in_pool(self._reactor, self._pool, self.learner.digest)
-        clock.lap("step")
+        watch.lap("step")
         sent, received = self.fleet.bytes()
         record = {
             "round": round.number,
-            "seconds": clock.total,
-            "phases": dict(clock.phases),
+            "seconds": watch.total,
+            "phases": dict(watch.phases),
             "loss": self._loss(round),
             "aggregate_norm": aggregated.norm,
             "norms": {str(node): norm for node, norm in sorted(self.collector.norms.items())},

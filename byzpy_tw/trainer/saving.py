@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from byzpy_tw.runs import checkpoint
 from byzpy_tw.runs.checkpoint import State
 from byzpy_tw.trainer.waiting import Shared, settled
+from byzpy_tw.wire import clock
 from byzpy_tw.wire.threads import in_pool
 
 ROUNDS, SECONDS = 10, 30.0  # after which one is due, where no interval was asked for
@@ -42,7 +43,7 @@ class Saving:
     failed: Exception | None = field(default=None, init=False)  # why one was not written
 
     def __attrs_post_init__(self) -> None:
-        self._begun, self._last = self.round, self._reactor.seconds()
+        self._begun, self._last = self.round, clock.seconds(self._reactor)
 
     @property
     def wanted(self) -> bool:
@@ -52,7 +53,7 @@ class Saving:
         """Whether the state before `round` should be kept."""
         if self._interval is not None:
             return self._interval > 0 and round % self._interval == 0
-        now = self._reactor.seconds()
+        now = clock.seconds(self._reactor)
         old = round - self._begun >= ROUNDS or now - self._last >= SECONDS
         return old and now >= self._rest
 
@@ -61,7 +62,7 @@ class Saving:
 
         Fires when it is on the disk.  Fails with `CannotRecord` or `BadRuleOutput`.
         """
-        self._begun, self._last = state.round, self._reactor.seconds()
+        self._begun, self._last = state.round, clock.seconds(self._reactor)
         self._rest = float("inf")  # until it is done
         self._lent = self._lent or state.large
         self._writing = Shared(self._write(self._writing, evolve(state, elapsed=elapsed)))
@@ -69,7 +70,7 @@ class Saving:
 
     async def _write(self, earlier: Shared[None] | None, state: State) -> None:
         await settled(earlier)
-        began = self._reactor.seconds()
+        began = clock.seconds(self._reactor)
 
         def work() -> None:
             self._before()
@@ -80,7 +81,7 @@ class Saving:
         except Exception as e:
             self.failed = e
             raise
-        now = self._reactor.seconds()
+        now = clock.seconds(self._reactor)
         self.round, self._rest = state.round, now + SHARE * (now - began)
 
     async def returned(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
-from byzpy_tw.errors import MissingPlugin, ServerDiffers, UnknownName
+from byzpy_tw.errors import BadAddress, MissingPlugin, ServerDiffers, UnknownName
 from byzpy_tw.nodes.spec import NodeSpec
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.registry import OWN
@@ -64,6 +64,11 @@ def compare(
                 f"{name} {line}; install the same there, or run without --strict"
             )
         say(f"warning: {name} {line}: results may differ in their last bits")
+
+
+def one_server(name: str, other: str) -> BadAddress:
+    """The error for two addresses under which one server answers."""
+    return BadAddress(f"{name} and {other} are one server: name it once")
 
 
 async def open_run(

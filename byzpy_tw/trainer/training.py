@@ -46,6 +46,7 @@ from byzpy_tw.trainer.rounds import Ran, Rounds
 from byzpy_tw.trainer.saving import Saving
 from byzpy_tw.trainer.views import View
 from byzpy_tw.trainer.waiting import Shared, settled
+from byzpy_tw.wire import clock
 from byzpy_tw.wire.threads import in_pool
 
 
@@ -139,7 +140,7 @@ class Training:
             self.directory.path, config.checkpoint_interval, kept,
             self.directory.sync_rounds, self._reactor, round=begun.round,
         )  # fmt: skip
-        self._began = self._reactor.seconds() - (begun.state.elapsed if begun.state else 0.0)
+        self._began = clock.seconds(self._reactor) - (begun.state.elapsed if begun.state else 0.0)
         self._tally = tally_of(config)
         for record in begun.records:
             self._tally.add(record)
@@ -397,7 +398,7 @@ class Training:
         }
 
     def _elapsed(self) -> float:
-        return self._reactor.seconds() - self._began
+        return clock.seconds(self._reactor) - self._began
 
     def _description(self, fleet: Fleet) -> dict[str, Any]:
         """What config.json holds."""

@@ -19,6 +19,7 @@ from byzpy_tw import errors
 
 # Raised when the commands or the frames change incompatibly.
 PROTOCOL = 2
+MOST_IDENTITY = 64  # characters of a server's identity
 
 # The first entry that an exception is an instance of is what travels, so the
 # most derived come first.  Every command lists all of them: an error missing
@@ -78,8 +79,9 @@ class Hello(_Command):
 
     Arguments: ``protocol``, the trainer's `PROTOCOL`; ``version``, of its
     package, for the log.  Answers: the same of the server;
-    ``environment``, a JSON object (see `runs.environment`); and ``time``, its clock
-    in seconds since 1970, which servers of before do not tell.
+    ``environment``, a JSON object (see `runs.environment`); ``time``, its clock in
+    seconds since 1970, which servers of before do not tell; and ``server``, its
+    identity: printable, up to `MOST_IDENTITY` characters, drawn anew by each process.
     """
 
     arguments = [(b"protocol", amp.Integer()), (b"version", amp.Unicode())]
@@ -88,6 +90,7 @@ class Hello(_Command):
         (b"version", amp.Unicode()),
         (b"environment", amp.Unicode()),
         (b"time", amp.Float(optional=True)),
+        (b"server", amp.Unicode()),
     ]
 
 

@@ -14,6 +14,8 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from byzpy_tw.wire import clock
+
 BEATS = 3  # pings in the time after which a silent peer is lost
 
 
@@ -44,20 +46,20 @@ class Heartbeat:
 
     def hear(self, _: Any = None) -> None:
         """The peer has just given a sign of life."""
-        self._heard = self._clock.seconds()
+        self._heard = clock.seconds(self._clock)
 
     @property
     def suspect(self) -> bool:
         """Whether it has been silent for longer than a peer in health ever is."""
-        return self._clock.seconds() - self._heard > self.seconds / BEATS + self.seconds / 6
+        return clock.seconds(self._clock) - self._heard > self.seconds / BEATS + self.seconds / 6
 
     def _schedule(self) -> None:
-        now = self._clock.seconds()
+        now = clock.seconds(self._clock)
         self._next = min(now + self.seconds / BEATS, max(now, self._heard + self.seconds))
         self._call = self._clock.callLater(self._next - now, self._beat)
 
     def _beat(self) -> None:
-        now = self._clock.seconds()
+        now = clock.seconds(self._clock)
         if now - self._next > self.seconds / BEATS:
             # This process was stopped itself: what the peer said meanwhile is unread.
             self._heard = now

@@ -25,6 +25,7 @@ class Malicious(Factory):
     port: int
     random: Random
     patience: float = 100.0
+    identity: bytes = b""  # or that of the honest server, which several may stand before
     counts: Counter[str] = field(factory=Counter, init=False)
 
     noisy = False
@@ -32,7 +33,10 @@ class Malicious(Factory):
     def buildProtocol(self, addr: Any) -> _Front:
         self.counts["connections"] += 1
         random = Random(self.random.randrange(2**63))
-        return _Front(self, Spoiler(random, random.choice(RATES), self.counts, self.patience))
+        rate = random.choice(RATES)
+        return _Front(
+            self, Spoiler(random, rate, self.counts, self.patience, self.identity)
+        )
 
 
 @define(eq=False)

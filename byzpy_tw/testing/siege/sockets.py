@@ -28,6 +28,7 @@ from byzpy_tw.testing.siege.proxy import Malicious
 from byzpy_tw.trainer.local import LocalServers
 from byzpy_tw.trainer.setup import all_of
 from byzpy_tw.wire.addresses import Address
+from byzpy_tw.wire.clock import steady
 
 FRONTS = 8  # malicious servers; each is dialled again only after a while
 PATIENCE = 2.0  # seconds that they pause at most
@@ -134,7 +135,9 @@ class Siege:
             behind, honest = await servers.start()
             for number in range(FRONTS):
                 random = Random(f"siege/{self.seed}/{number}")
-                front = Malicious(self.reactor, behind.host, behind.port, random, PATIENCE)
+                front = Malicious(
+                    self.reactor, behind.host, behind.port, random, PATIENCE, b"front %d" % number
+                )
                 front.counts = counts
                 ports.append(self.reactor.listenTCP(0, front, interface="127.0.0.1"))
             fronts = [f"tcp://127.0.0.1:{port.getHost().port}" for port in ports]
@@ -179,6 +182,7 @@ def besiege(whom: str, inputs: int, seed: int, say: Callable[[str], None]) -> Ta
     with TemporaryDirectory(prefix="byzpy_tw-") as folder:
 
         def main(reactor: Any) -> Deferred[None]:
+            steady(reactor)
             siege = Siege(reactor, Path(folder), inputs, seed, say, tally)
             done = siege.server() if whom == "server" else siege.trainer()
             return Deferred.fromCoroutine(done)

@@ -77,6 +77,7 @@ class Server:
             threads=self.threads,
             insecure=True,
             make_pool=lambda threads: machine.pool(threads, self.speed),  # type: ignore
+            identity=name,
         )
         self.service._registry = cluster.registry  # reading it again takes 50 ms
         self.service.build = partial(_build, self.service)  # type: ignore[method-assign]
