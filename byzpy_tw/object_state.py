@@ -257,6 +257,8 @@ def _content(thing: Any) -> Any:
         return thing
     if isinstance(thing, (dict, *_CONTAINERS)):
         return len(thing)
+    if isinstance(thing, nn.Parameter):
+        return None  # a run changes these itself
     if isinstance(thing, Tensor):
         return digest_of(thing) if thing.numel() <= _WHOLE else (tuple(thing.shape), thing._version)
     if isinstance(thing, np.ndarray):

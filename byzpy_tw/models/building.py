@@ -26,9 +26,12 @@ def count(factory: Factory, params: Mapping[str, Any]) -> int:
         with torch.device("meta"):
             model = factory(**params)
     except ByzpyTwError as e:
-        if not isinstance(e.__cause__, (RuntimeError, NotImplementedError)):
+        cause = e.__cause__
+        if not isinstance(cause, (RuntimeError, NotImplementedError)) and (
+            cause is None or "meta" not in described(cause)
+        ):
             raise
-        raise _valueless(e.__cause__) from e
+        raise _valueless(cause) from e
     except (RuntimeError, NotImplementedError) as e:
         raise _valueless(e) from e
     return check(model)
@@ -41,14 +44,17 @@ def _valueless(e: BaseException) -> UnsuitableModel:
     )
 
 
-def build(factory: Factory, params: Mapping[str, Any], *, seed: int) -> nn.Module:
+def build(
+    factory: Factory, params: Mapping[str, Any], *, seed: int, counted: bool = False
+) -> nn.Module:
     """The model, its initial values a function of `seed`.
 
     The global generators, torch's (which modules draw initial values from), NumPy's and
-    Python's, are seeded for the duration and put back as they were.  Raises
-    `UnsuitableModel`.
+    Python's, are seeded for the duration and put back as they were.  A caller that has
+    `counted` it spares another look on the meta device.  Raises `UnsuitableModel`.
     """
-    count(factory, params)
+    if not counted:
+        count(factory, params)
     with generators.seeded(seeds.torch_seed(seed, "model")):
         model = factory(**params)
     check(model)

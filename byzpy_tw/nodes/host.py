@@ -290,7 +290,7 @@ def make_model(
                 f"examples, over the limit of {most_working / 2**20:.0f} MiB: use a "
                 "smaller --micro-batch-size"
             )
-    return models.build(factory, {}, seed=spec.seed)
+    return models.build(factory, {}, seed=spec.seed, counted=True)
 
 
 def kept_of_one(factory: Callable[..., nn.Module], shape: tuple[int, ...]) -> int:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from byzpy_tw import generators, models, object_state, seeds
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import UnsuitableModel, WireError
+from byzpy_tw.errors import ByzpyTwError, UnsuitableModel, WireError
 from byzpy_tw.foreign import calling, described
 from byzpy_tw.nodes.computing import class_scores, losses_gradient
 from byzpy_tw.nodes.spec import RunSpec
@@ -171,7 +171,6 @@ class _Subject:
     data: Dataset
     device: torch.device
     leaves: list[Tensor] = field(init=False)
-    flat: Tensor | None = field(default=None, init=False)
     first: _Gradient = field(init=False)
     finite: bool = field(default=True, init=False)
     _calls: int = field(default=0, init=False)
@@ -188,13 +187,13 @@ class _Subject:
         with torch.no_grad():
             for leaf in self.leaves:  # by powers of two, which leaves no trace
                 leaf.mul_(0.5)
+        values = self._values()
         apart = self._quietly(lambda: self._gradient(self.model, 0))
+        self._check_parameters(values)
         with torch.no_grad():
             for leaf in self.leaves:
                 leaf.mul_(2.0)
-            self.flat = models.flat_parameters(self.model)
-            self.flat.mul_(0.5)
-        values = object_state.digest_of(self.flat)
+            models.flat_parameters(self.model).mul_(0.5)
         self.first = self._gradient(self.model, 0)
         after = object_state.snapshot(self.model)
         self._gradient(self.model, 1)
@@ -202,11 +201,7 @@ class _Subject:
         again = self._gradient(self.model, 0)
         last = object_state.snapshot(self.model)
         self._check_buffers(buffers)
-        if object_state.digest_of(self.flat) != values:
-            self._refuse(
-                "its forward pass changes its parameters: all nodes of a process share them; "
-                "compute with a changed copy, such as self.w.clamp(-1, 1)"
-            )
+        self._check_parameters(values)
         self._check_again(self.first, again, object_state.changes(after, last))
         self._check_apart(apart)
         keeps = [object_state.changes(before, after), object_state.changes(after, other)]
@@ -221,8 +216,7 @@ class _Subject:
         told += "threads, and "
         if object_state.sealed(self.model):
             self._refuse(f"{told}a compiled or scripted model cannot be copied for each call")
-        self.flat = models.flat_parameters(self.model)
-        self.flat.mul_(0.5)
+        models.flat_parameters(self.model).mul_(0.5)
         try:
             copies = object_state.Copies(self.model)
         except Exception as e:
@@ -231,9 +225,24 @@ class _Subject:
                 "such things from functions, or take them out of what cannot be copied"
             ) from e
         before = object_state.snapshot(self.model)
-        found = self._gradient(copies(), 0)
-        self._gradient(copies(), 1)
-        self._evaluate(copies())
+        try:
+            found = self._gradient(copies(), 0)
+            warm = copies()
+            self._gradient(warm, 1)
+            after_another = self._gradient(warm, 0)
+            self._evaluate(copies())
+        except ByzpyTwError as e:
+            self._refuse(
+                f"its forward pass keeps {_listed(keeps)} in a place that copies of it share or "
+                f"cannot find ({described(e.__cause__ or e)}): two nodes that are computed at "
+                "once would see each other's; pass it on as a local variable"
+            )
+        if after_another.digests != found.digests:
+            self._refuse(
+                f"it keeps {_listed(keeps)} of the first batch that it is called with, and nodes "
+                "are rebuilt anywhere, without it; a forward pass may depend on its inputs and "
+                "parameters only"
+            )
         leaks = object_state.changes(before, object_state.snapshot(self.model))
         if leaks or found.digests != expected.digests:
             where = _listed([*leaks.replaced, *leaks.memory, *leaks.shared] or keeps)
@@ -397,6 +406,23 @@ class _Subject:
                         "was made: a run keeps parameters in memory of its own, and the view "
                         "would keep the first values; take it in forward()"
                     )
+
+    def _values(self) -> list[Any]:
+        return [object_state.digest_of(leaf) for leaf in self.leaves]
+
+    def _check_parameters(self, before: list[Any]) -> None:
+        changed = [
+            name
+            for (name, _), old, new in zip(
+                self.model.named_parameters(), before, self._values(), strict=True
+            )
+            if old != new
+        ]
+        if changed:
+            self._refuse(
+                f"its forward pass changes its parameters {_listed(changed)}: all nodes of a "
+                "process share them; compute with a changed copy, such as self.w.clamp(-1, 1)"
+            )
 
     def _buffers(self) -> dict[str, Any]:
         return {n: object_state.digest_of(b) for n, b in self.model.named_buffers()}
