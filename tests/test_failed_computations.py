@@ -41,16 +41,25 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Attack:
-    """Sends the negated mean, but where `fails` (of a round and a node) says what to do."""
+def heard(line: str) -> None:
+    """Follow a run by its lines: `Attack` fails in rounds, not where it is tried before them."""
+    if line.startswith("byzpy_tw:"):
+        Attack.running = False
+    elif line.endswith(" on in-process"):
+        Attack.running = True
 
+
+class Attack:
+    """Sends the negated mean, but where `fails` (of a round and a node) holds."""
+
+    running = False
     knowledge, pieces = "moments", ("mean",)
 
     def __init__(self, fails: Any) -> None:
         self.fails = fails
 
     def __call__(self, known: Any, *, context: Any = None) -> Any:
-        if context is not None and self.fails(context.round, context.node):
+        if self.running and context is not None and self.fails(context.round, context.node):
             return self.wrong(known)
         return -known.mean
 
@@ -121,15 +130,20 @@ class RunCase(TestCase):
     def setUp(self) -> None:
         self.path = folder(self) / "run"
         self.lines: list[str] = []
+        self.addCleanup(heard, "byzpy_tw:")
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+        heard(line)
 
     async def run_(self, **options: Any) -> Ended:
         config = RunConfig(**{**SMALL, **options, "run_dir": str(self.path)})
-        return await conduct(reactor, prospect(config, names()), self.lines.append)
+        return await conduct(reactor, prospect(config, names()), self.say)
 
     async def again(self, **given: Any) -> Ended:
         run = prospect_again(self.path, given, names(), self.lines.append)
         assert run is not None
-        return await conduct(reactor, run, self.lines.append)
+        return await conduct(reactor, run, self.say)
 
     @property
     def result(self) -> dict[str, Any]:
@@ -265,7 +279,12 @@ class AttackTests(RunCase):
     async def test_json_lines(self) -> None:
         """The result's line has the error."""
         config = RunConfig(**{**SMALL, "attack": "raises", "run_dir": str(self.path)})
-        view = JsonLines(self.lines.append)
+
+        def write(line: str) -> None:
+            self.lines.append(line)
+            Attack.running |= json.loads(line)["event"] == "placement"
+
+        view = JsonLines(write)
         await conduct(reactor, prospect(config, names()), self.lines.append, view)
         last = json.loads(self.lines[-1])
         self.assertEqual(
@@ -390,15 +409,24 @@ GRID: dict[str, Any] = {
 }  # fmt: skip
 
 
+class HeardLab(Lab):
+    """A lab whose runs are followed by their lines."""
+
+    def _hear(self, line: str) -> None:
+        heard(line)
+        super()._hear(line)
+
+
 class LabTests(TestCase):
     """Grids in which attacks fail."""
 
     def lab(self, *attacks: str) -> Lab:
         made = grid_of(GRID, attacks, ["mean", "median"], [1], names())
-        return Lab(made, self.where, 1, names(), reactor)
+        return HeardLab(made, self.where, 1, names(), reactor)
 
     def setUp(self) -> None:
         self.where = folder(self)
+        self.addCleanup(heard, "byzpy_tw:")
 
     def cells(self, lab: Lab) -> dict[tuple[str, str], Outcome]:
         return {(o.cell.defence, o.cell.attack): o for o in lab.outcomes()}
