@@ -283,6 +283,14 @@ class TrustedRowTests(SynchronousTestCase):
             byzpy_tw.pipeline("bucketing:s=1 | monna", f=2).guarantee(13)
         ))  # fmt: skip
 
+    def test_no_row_of_its_own(self) -> None:
+        """Behind a rule that leaves fewer rows there is none to trust: no run begins."""
+        config = RunConfig(
+            in_process=True, num_honest=11, f=2, aggregator="monna", pre_aggregator="bucketing"  # type: ignore[arg-type]
+        )
+        with self.assertRaisesRegex(ConfigError, "monna needs the row .* makes 6 rows of n=12"):
+            Aggregation(config, load(only=())).check()
+
     def test_strict(self) -> None:
         """It is a notice at the start, and an error with --strict."""
         options: dict[str, Any] = {
