@@ -51,8 +51,8 @@ class ByzpyTwError(Exception):
 class ConfigError(ByzpyTwError, ValueError):
     """An option or a combination of options makes no sense.
 
-    A value out of range, options that exclude one another, a rule that cannot be computed
-    for this n and f, a device that is not there.  Nothing was started.
+    A value out of range, options that exclude one another or have no use here, a rule that
+    cannot be computed for this n and f, a device that is not there.  Nothing was started.
 
     What to do: change the option that the message names; it says what is allowed.  ``--help``
     lists all options, ``docs/reference/train.md`` explains them.
@@ -156,11 +156,12 @@ class BrokenPlugin(PluginError):
     """A plugin failed to import, or one of its hooks raised.
 
     Or it offered something else than the hook asks for, or its factory or attack raised.
-    Plugins are loaded with the first name that is looked up, so one that is broken stops
-    every run, also runs that do not use it.
+    A distribution that cannot be loaded is left out with a warning, and only runs that name
+    something which nobody else offers end with this error.
 
     What to do: upgrade, mend or uninstall the distribution that the message names; the
-    message has what was raised.
+    message has what was raised.  ``--disable-plugin NAME`` does without a distribution, and
+    without the warning; ``python -m byzpy_tw plugins`` lists those that are broken.
     """
 
     code = "BROKEN_PLUGIN"
@@ -222,11 +223,12 @@ class NeedsContext(PluginError, ValueError):
 class BadVectors(ByzpyTwError, ValueError):
     """The vectors handed to a rule are not ``(n, d)`` floating point.
 
-    Or they are of differing shapes or types, or there are none.  Met in scripts; a run
-    refuses such a vector as malformed.
+    Or they are of differing shapes, types or devices, masked, sparse, or there are none.
+    Met in scripts; a run refuses such a vector as malformed.
 
-    What to do: pass one ``(n, d)`` floating-point tensor or array, or a list of n vectors
-    of the same length and type.
+    What to do: pass one ``(n, d)`` tensor or array of float16, bfloat16, float32 or float64,
+    or a list of n such vectors of one shape; a node's layers are joined with
+    ``torch.cat([t.reshape(-1) for t in layers])``.
     """
 
     code = "BAD_VECTORS"

@@ -60,22 +60,27 @@ def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
     kind = np.ndarray if arrays else Tensor
     if not all(isinstance(row, kind) for row in vectors):
         raise _refused(*_kinds(vectors))
-    rows: list[Tensor]
-    if arrays:
-        rows = [_from_numpy(row) for row in vectors]  # type: ignore[arg-type]
-    else:
-        rows = [_plain(row) for row in vectors]  # type: ignore[arg-type]
-    shape, dtype, device = rows[0].shape, rows[0].dtype, rows[0].device
-    if any(r.shape != shape or r.dtype != dtype or r.device != device for r in rows):
-        found = sorted({_told(row, device=any(r.device != device for r in rows)) for row in rows})
-        raise _refused(f"vectors of differing shapes, dtypes or devices: {'; '.join(found)[:300]}")
+    rows: list[Any] = [_from_numpy(row) for row in vectors] if arrays else list(vectors)
+    one = _plain(rows[0])
+    shape, dtype, layout, device = one.shape, one.dtype, one.layout, one.device
+    for row in rows:
+        if (
+            row.dtype is not dtype
+            or row.layout is not layout
+            or row.is_nested
+            or row.shape != shape
+            or row.device != device
+            or (type(row) is not Tensor and type(row) is not type(one))
+        ):
+            _check_alike([_plain(row) for row in rows])
+            break
     matrix = _checked(torch.stack([row.reshape(-1) for row in rows]))
 
     def back(answer: Tensor) -> Any:
         answer = answer.to(matrix.dtype)
         if answer.ndim == 1:
-            one = answer.reshape(shape)
-            return one.numpy() if arrays else one
+            shaped = answer.reshape(shape)
+            return shaped.numpy() if arrays else shaped
         return [back(row) for row in answer]
 
     return matrix, back
@@ -99,15 +104,14 @@ def _from_numpy(array: np.ndarray) -> Tensor:
 
 def _plain(tensor: Tensor) -> Tensor:
     """`tensor`, which is dense and of floating-point numbers; `BadVectors` otherwise."""
-    good = (
+    if (
         tensor.dtype in _DTYPES
         and tensor.layout is torch.strided
         and not tensor.is_meta
         and not tensor.is_nested
-        and type(tensor).__name__ != "MaskedTensor"
-    )
-    if good:
-        return tensor.resolve_neg() if tensor.is_neg() else tensor
+        and (type(tensor) is Tensor or type(tensor).__name__ != "MaskedTensor")
+    ):
+        return tensor
     if type(tensor).__name__ == "MaskedTensor":
         raise _refused("a masked tensor", "fill it in first: x.to_tensor(0.0)")
     if tensor.is_nested:
@@ -131,7 +135,16 @@ def _checked(matrix: Tensor) -> Tensor:
         raise _refused(f"shape {tuple(matrix.shape)}", cure)
     if 0 in matrix.shape:
         raise _refused(f"no vectors to work on: shape {tuple(matrix.shape)}")
-    return matrix.detach()
+    matrix = matrix.detach()
+    return matrix.resolve_neg() if matrix.is_neg() else matrix  # NumPy has no lazy signs
+
+
+def _check_alike(rows: Sequence[Tensor]) -> None:
+    """`BadVectors` where dense `rows` differ in shape, dtype or device."""
+    apart = len({row.device for row in rows}) > 1
+    found = sorted({_told(row, device=apart) for row in rows})
+    if len(found) > 1:
+        raise _refused(f"vectors of differing shapes, dtypes or devices: {'; '.join(found)[:300]}")
 
 
 def _kinds(rows: Sequence[Any]) -> tuple[str, str]:

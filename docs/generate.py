@@ -115,6 +115,9 @@ def server_options(options: Any) -> str:
         rows.append((f"`--{name} {_word(options, name, bound)}`", shown, help))
     for name, _, help in getattr(options, "optFlags", []):
         rows.append((f"`--{name}`", "off", help))
+    for method, word in (("opt_disable_plugin", "NAME"),):
+        help = (getattr(options, method, None).__doc__ or "").strip()
+        rows.append((f"`--{method[4:].replace('_', '-')} {word}`", "", help))
     return "\n".join([
         "# Options of a server",
         "",

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from twisted.internet.task import Clock
+from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl
 from byzpy_tw.errors import BadParameter, BrokenPlugin, UnknownName
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.plugins.hookspecs import Registration as Offered
+from byzpy_tw.tap import Options, makeService
+from byzpy_tw.trainer.local import LocalServers
 from byzpy_tw.trainer.observers import Observers
 from tests.distributions import on_path, write
 
@@ -168,6 +173,36 @@ class BrokenDistributionTests(SynchronousTestCase):
 
         with self.assertRaisesRegex(BrokenPlugin, r"mine: register_models\(\) is a hook wrapper"):
             load(only=(), extra={"mine": Wrapping()})
+
+
+class ServerTests(SynchronousTestCase):
+    """``twistd byzpy-server --disable-plugin NAME``."""
+
+    def parsed(self, *words: str) -> Options:
+        options = Options()
+        options.parseOptions(["--host", "127.0.0.1", "--port", "0", *words])
+        return options
+
+    def test_disabled(self) -> None:
+        """It may be given several times, and one that is not installed is told at once."""
+        where = on_path(self)
+        write(where, ILL, "raise AssertionError", module="byzpy_tw_ill")
+        options = self.parsed("--disable-plugin", "Byzpy_tw.Ill", "--data-root", "~/data")
+        self.assertEqual(options.disabled, [ILL])
+        self.assertEqual(options.data_root, Path.home() / "data")
+        [service] = makeService(options, Clock())
+        self.assertEqual((service.disabled, service.data_root), ((ILL,), Path.home() / "data"))
+        self.assertEqual(service._names().broken, ())
+        words = ("--disable-plugin", ILL, "--disable-plugin", "byzpy-tw-il")
+        error = self.assertRaises(UsageError, self.parsed, *words)
+        self.assertIn("UNKNOWN_NAME: --disable-plugin 'byzpy-tw-il'", str(error))
+
+    def test_local_servers_get_the_trainer_s(self) -> None:
+        """A run's own servers import nothing that the trainer does not."""
+        servers = LocalServers(1, Path("d"), Path("l"), None, None, disabled=(ILL, "b"))
+        self.assertEqual(
+            servers._command(0)[-4:], ["--disable-plugin", ILL, "--disable-plugin", "b"]
+        )
 
 
 class RegistrationTests(SynchronousTestCase):

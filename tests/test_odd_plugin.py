@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 BLOBS: dict[str, Any] = {
     "dataset": "odd-blobs", "batch_size": 16, "micro_batch_size": 8, "rounds": 3,
-    "model": "logreg",
+    "model": "logreg", "aggregator": "median",
 }  # fmt: skip
 
 
@@ -146,7 +146,7 @@ class PlacementTests(OddPluginCase):
             [
                 sys.executable, "-m", "byzpy_tw", "doctor", "--remote-hosts", there, "--dataset",
                 "odd-blobs:kind=other-mean", "--model", "logreg", "--batch-size", "16",
-                "--strict",
+                "--aggregator", "median", "--strict",
             ],
             env={**environment(), "PYTHONPATH": os.pathsep.join([str(PLUGIN), *sys.path])},
             cwd=self.path, capture_output=True, text=True, timeout=120,
@@ -199,7 +199,7 @@ class RefusedTests(OddPluginCase):
             BrokenPlugin, "odd-plugin", "'raises'", "the attack's own mistake", **SMALL,
             attack="raises",
         )  # fmt: skip
-        (logged,) = self.flushLoggedErrors(BrokenPlugin)
+        (logged,) = self.flushLoggedErrors(RuntimeError)
         self.assertIn("RuntimeError: the attack's own mistake", logged.getTraceback())
 
     async def test_a_partition_that_writes_labels(self) -> None:

@@ -111,7 +111,18 @@ class Pipeline:
 
     def computable(self, n: int) -> str | None:
         """Why the chain cannot be computed with n rows, or None."""
-        return self._first("computable", n)
+        why = self._first("computable", n)
+        if why is None and getattr(self.aggregator, "trusts_a_row", False):
+            left = n
+            for rule in self.pre:
+                rows = getattr(rule, "rows", None)
+                left = left if rows is None else rows(left)
+                if left != n:
+                    return (
+                        f"{_name(self.aggregator)} needs the row of one node, and "
+                        f"{_name(rule)} before it makes {left} rows of n={n}"
+                    )
+        return why
 
     def guarantee(self, n: int) -> str | None:
         """Why the chain promises nothing for n rows, or None; counted after bucketing.

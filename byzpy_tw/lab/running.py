@@ -42,7 +42,7 @@ from byzpy_tw.lab.outcome import NONSENSE, Ended, Outcome, read
 from byzpy_tw.plugins import Registry
 from byzpy_tw.runs.checkpoint import checkpoints
 from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.paths import absolute
+from byzpy_tw.runs.paths import absolute, settled
 from byzpy_tw.runs.record import CONFIG, RunDirectory, locked
 from byzpy_tw.runs.resuming import Begun, new, reopen
 from byzpy_tw.runs.rules import rules_of
@@ -241,6 +241,7 @@ class Lab:
 
     def _begin(self, trial: Trial, config: RunConfig, registry: Registry) -> Prospect:
         """The run, in its folder, with what is there of it from an earlier call."""
+        config = settled(config)
         path, rules = self.path(trial), rules_of(config, registry)
         left = self._left(trial, path) if path.exists() else None
         if left is None:

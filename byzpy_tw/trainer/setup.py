@@ -147,6 +147,12 @@ def _missing(
         name: Any = parse(getattr(config, kind)).name
         entry = registry.entry(kind, name)
         if entry.distribution != OWN and f"no {kind} is called {name!r}" in text:
+            if f"not looked at: {entry.distribution}" in text:
+                return MissingPlugin(
+                    f"{host.name} lacks the {kind} {name!r}, which comes from "
+                    f"{entry.distribution}: start that server without --disable-plugin "
+                    f"{entry.distribution}"
+                )
             return MissingPlugin(
                 f"{host.name} lacks the {kind} {name!r}, which comes from "
                 f"{entry.distribution} {entry.version}: on that machine, run "
