@@ -121,7 +121,12 @@ def told(
 
 
 def described(e: BaseException) -> str:
-    """One line: the kind of `e`, its words, and the line of foreign code it came from."""
+    """One line: the kind of `e`, its words, and the line of foreign code it came from.
+
+    This package's own errors have words for users, which are all that is told.
+    """
+    if isinstance(e, ByzpyTwError):
+        return _text(e) or type(e).__name__
     text, where = _text(e), _origin(e.__traceback__)
     line = f"{type(e).__name__}: {text}" if text else type(e).__name__
     return f"{line} ({where})" if where else line

@@ -141,7 +141,7 @@ class PlacementTests(OddPluginCase):
         self.assertIsNone((await self.run_(**run)).error)
         told = [line for line in self.lines if "the normalisation of inputs" in line]
         self.assertEqual(len(told), 1, self.lines)
-        self.assertTrue(told[0].startswith("warning: "), told)
+        self.assertIn("warning: ", told[0])
         doctor = subprocess.run(
             [
                 sys.executable, "-m", "byzpy_tw", "doctor", "--remote-hosts", there, "--dataset",
