@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, rebuilt
+from byzpy_tw.exits import say
+from byzpy_tw.runs.checks import flag
 from byzpy_tw.runs.config import PLACES, RunConfig, fresh_run_dir
 from byzpy_tw.runs.options import checked, option_named, over
 from byzpy_tw.runs.result import Result
@@ -80,9 +82,13 @@ def run(
     try:
         with tempfile.TemporaryDirectory(prefix="byzpy_tw-") as folder:
             file = Path(folder) / "options.toml"
-            file.write_text(plain_toml(given), encoding="utf-8")
-            again = () if resume is None else ("--resume", str(path))
-            code, lines = _followed(["--config", str(file), *again], show, path)
+            # A path that is no text, such as b"\xff", can be an argument, but not in TOML.
+            words = {name: value for name, value in given.items() if _is_no_text(value)}
+            rest = {name: value for name, value in given.items() if name not in words}
+            file.write_text(plain_toml(rest), encoding="utf-8")
+            again = [f"{flag(name)}={value}" for name, value in words.items()]
+            again += [] if resume is None else ["--resume", str(path)]
+            code, lines = _followed(["--config", str(file), *again], _lasting(show), path)
     finally:
         if fresh and not any(path.iterdir()):
             path.rmdir()  # nothing was begun
@@ -124,15 +130,15 @@ async def _conducted(
     from byzpy_tw.plugins.shorthand import registry
     from byzpy_tw.trainer.program import conduct, prospect, prospect_again
 
-    given, say = _options(config, resume, options), show or _nowhere
+    given, tell = _options(config, resume, options), _lasting(show) or _nowhere
     if resume is None:
         run = prospect(RunConfig(**given), registry())
     else:
-        found = prospect_again(Path(resume), given, registry(), say)
+        found = prospect_again(Path(resume), given, registry(), tell)
         if found is None:
             return Result.read(resume)
         run = found
-    ended = await conduct(reactor, run, say)
+    ended = await conduct(reactor, run, tell)
     return _outcome(run.directory.path, ended.error, check)
 
 
@@ -150,6 +156,16 @@ def _turning(reactor: Any) -> None:
             "an asyncio loop runs here, and Twisted's reactor does not: use byzpy_tw.run, in a "
             "thread (await asyncio.to_thread(byzpy_tw.run, ...)), or Twisted's asyncio reactor"
         )
+
+
+def _is_no_text(value: Any) -> bool:
+    return isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _lasting(show: Show | None) -> Show | None:
+    """`show`, but no `print` that ends a run where it fails: a terminal that is gone, or
+    that has no code for a character."""
+    return say if show is print else show
 
 
 def _nowhere(line: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from byzpy_tw import train
 from byzpy_tw.errors import ConfigError
+from byzpy_tw.exits import complain
 from byzpy_tw.runs.config import PLACES, RunConfig
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
     doctor = _examined(config, resumed, chosen.wait or WAIT)
     if not doctor.done:
-        print("interrupted", file=sys.stderr)
+        complain("interrupted")
         return 130
     if chosen.json:
         print(json.dumps(doctor.to_plain(), indent=2))
@@ -100,8 +101,8 @@ def _examined(config: RunConfig, resumed: Path | None, wait: float) -> Doctor:
     from byzpy_tw.kernels.parallel import pool as make_pool
     from byzpy_tw.plugins import load
     from byzpy_tw.trainer.doctor import Doctor
-
     from byzpy_tw.wire.clock import steady
+
     # What a server did is in the report; what is left to say is a bug of ours.
     bugs = FilteringLogObserver(
         textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(LogLevel.critical)]
@@ -111,8 +112,8 @@ def _examined(config: RunConfig, resumed: Path | None, wait: float) -> Doctor:
     made: list[Doctor] = []
 
     def main(reactor: Any) -> Deferred[None]:
-        made.append(Doctor(config, registry, reactor, pool, wait, resumed))
         steady(reactor)
+        made.append(Doctor(config, registry, reactor, pool, wait, resumed))
         return Deferred.fromCoroutine(made[0].examine())
 
     try:
