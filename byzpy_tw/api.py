@@ -163,8 +163,7 @@ def _is_no_text(value: Any) -> bool:
 
 
 def _lasting(show: Show | None) -> Show | None:
-    """`show`, but no `print` that ends a run where it fails: a terminal that is gone, or
-    that has no code for a character."""
+    """Return `show`, or in place of `print` what does not fail where nothing can be printed."""
     return say if show is print else show
 
 
