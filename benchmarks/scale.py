@@ -131,9 +131,9 @@ def ping(port: int) -> None:
         print("connected", flush=True)
 
         async def once() -> None:
-            begun = reactor.seconds()
+            begun = time.monotonic()
             await server.callRemote(commands.Ping, token=1)
-            times.append(1000 * (reactor.seconds() - begun))
+            times.append(1000 * (time.monotonic() - begun))
 
         pinging = LoopingCall(lambda: Deferred.fromCoroutine(once())).start(0.01)
         pinging.addErrback(lambda _: None)  # the server has been stopped

@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, rebuilt
+from byzpy_tw.exits import say
+from byzpy_tw.runs.checks import flag
 from byzpy_tw.runs.config import PLACES, RunConfig, fresh_run_dir
 from byzpy_tw.runs.options import checked, option_named, over
 from byzpy_tw.runs.paths import home
@@ -84,9 +86,13 @@ def run(
     try:
         with tempfile.TemporaryDirectory(prefix="byzpy_tw-") as folder:
             file = Path(folder) / "options.toml"
-            file.write_text(plain_toml(given), encoding="utf-8")
-            again = () if resume is None else ("--resume", str(path))
-            code, lines = _followed(["--config", str(file), *again], show, path)
+            # A path that is no text, such as b"\xff", can be an argument, but not in TOML.
+            words = {name: value for name, value in given.items() if _is_no_text(value)}
+            rest = {name: value for name, value in given.items() if name not in words}
+            file.write_text(plain_toml(rest), encoding="utf-8")
+            again = [f"{flag(name)}={value}" for name, value in words.items()]
+            again += [] if resume is None else ["--resume", str(path)]
+            code, lines = _followed(["--config", str(file), *again], _lasting(show), path)
     finally:
         if fresh and not any(path.iterdir()):
             path.rmdir()  # nothing was begun
@@ -130,18 +136,18 @@ async def _conducted(
     from byzpy_tw.trainer.program import conduct, prospect, prospect_again
 
     given, beneath = _options(config, resume, options)
-    say = show or _nowhere
+    tell = _lasting(show) or _nowhere
     disabled = given.get("disable_plugin")
     if resume is None:
         run = prospect(RunConfig(**given), registry(disabled or ()), beneath)
     else:
         folder = home(resume)
         names = registry(disabled_in(folder) if disabled is None else disabled)
-        found = prospect_again(folder, given, names, say)
+        found = prospect_again(folder, given, names, tell)
         if found is None:
             return Result.read(folder)
         run = found
-    ended = await conduct(reactor, run, say)
+    ended = await conduct(reactor, run, tell)
     return _outcome(run.directory.path, ended.error, check)
 
 
@@ -159,6 +165,15 @@ def _turning(reactor: Any) -> None:
             "an asyncio loop runs here, and Twisted's reactor does not: use byzpy_tw.run, in a "
             "thread (await asyncio.to_thread(byzpy_tw.run, ...)), or Twisted's asyncio reactor"
         )
+
+
+def _is_no_text(value: Any) -> bool:
+    return isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _lasting(show: Show | None) -> Show | None:
+    """Return `show`, or in place of `print` what does not fail where nothing can be printed."""
+    return say if show is print else show
 
 
 def _nowhere(line: str) -> None:

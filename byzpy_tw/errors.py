@@ -90,10 +90,11 @@ class BadAddress(ConfigError):
     """A server's address cannot be used; the message says what is supported.
 
     Addresses are written ``tcp://HOST:PORT``, IPv6 ones ``tcp://[fe80::1]:29000``, several
-    of them with commas between; each may be listed once.
+    of them with commas between; each server may be listed once, under one of its addresses:
+    ``tcp://127.0.0.1:29000`` and ``tcp://localhost:29000`` are one server.
 
     What to do: write it like that, with the port that the server was started with (29000 by
-    default).
+    default), and leave out the second name of a server.
     """
 
     code = "BAD_ADDRESS"

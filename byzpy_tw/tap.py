@@ -11,6 +11,7 @@ from twisted.application.service import IService, MultiService
 from twisted.python import usage
 
 from byzpy_tw.errors import ByzpyTwError, CannotListen, ConfigError, message_of
+from byzpy_tw.exits import forgiving
 
 
 def _port(text: str) -> int:
@@ -162,6 +163,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     """The server, not started: no thread, socket or device before twistd forks."""
     if reactor is None:
         from twisted.internet import reactor  # type: ignore[no-redef]
+
+        forgiving()  # the log may go to a terminal that lacks a character of a run's name
     from byzpy_tw.kernels.machine import cores
     from byzpy_tw.server.parent import UntilEOF
     from byzpy_tw.server.service import ByzpyServer, Limits

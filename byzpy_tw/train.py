@@ -217,7 +217,8 @@ def _print_config(found: Asked) -> None:
         config, leave_out = found.configuration(in_process=True), set(PLACES)
     text = to_toml(config, leave_out)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # TOML is, whatever the terminal's is
+        # TOML is, whatever the terminal's is.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     print(text, end="", flush=True)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from byzpy_tw import train
 from byzpy_tw.errors import ConfigError
+from byzpy_tw.exits import complain
 from byzpy_tw.runs.config import PLACES, RunConfig
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
     doctor = _examined(found, config, resumed, chosen.wait or WAIT)
     if not doctor.done:
-        print("interrupted", file=sys.stderr)
+        complain("interrupted")
         return 130
     if chosen.json:
         print(json.dumps(doctor.to_plain(), indent=2))
@@ -107,8 +108,8 @@ def _examined(
     from byzpy_tw.runs.paths import settled
     from byzpy_tw.runs.uses import used
     from byzpy_tw.trainer.doctor import Doctor
-
     from byzpy_tw.wire.clock import steady
+
     # What a server did is in the report; what is left to say is a bug of ours.
     bugs = FilteringLogObserver(
         textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(LogLevel.critical)]
@@ -121,8 +122,8 @@ def _examined(
     made: list[Doctor] = []
 
     def main(reactor: Any) -> Deferred[None]:
-        made.append(Doctor(config, registry, reactor, pool, wait, resumed))
         steady(reactor)
+        made.append(Doctor(config, registry, reactor, pool, wait, resumed))
         return Deferred.fromCoroutine(made[0].examine())
 
     try:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.exits import complain
 
 HELP = "draw the report of a run again, or compare several"
 COMPARISON = "comparison.html"
@@ -42,7 +43,7 @@ def run(chosen: argparse.Namespace) -> int:
     stories = [read(path) for path in paths]  # what is wrong is told before anything is made
     for path, story in zip(paths, stories, strict=True):
         if story.note:
-            print(f"byzpy_tw: warning: {printable(path)}: {story.note}", file=sys.stderr)
+            complain(f"byzpy_tw: warning: {printable(path)}: {story.note}")
     if chosen.csv is not None:
         _csv(paths, chosen.csv)
     if chosen.png is not None:

@@ -113,7 +113,7 @@ class Live:
         try:
             self._out.write(words)
             self._out.flush()
-        except OSError:
+        except (OSError, ValueError):
             pass  # nobody reads it any more: no reason to end a lab
 
 

@@ -11,6 +11,7 @@ from typing import IO, Any
 from twisted.internet.task import LoopingCall
 
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
+from byzpy_tw.exits import say
 from byzpy_tw.kernels.machine import cores
 from byzpy_tw.kernels.memory import steady_heap
 from byzpy_tw.lab import text
@@ -27,8 +28,8 @@ from byzpy_tw.runs.record import locked, to_json
 from byzpy_tw.runs.rules import rules_of
 from byzpy_tw.runs.uses import used
 from byzpy_tw.trainer.program import Program, keys_of, start_logging
-from byzpy_tw.wire.addresses import parse_addresses
 from byzpy_tw.wire import clock
+from byzpy_tw.wire.addresses import parse_addresses
 from byzpy_tw.wire.guarded import clean
 
 _WATCHING = ("run_started", "round_completed", "run_finished")
@@ -219,11 +220,3 @@ def write_whole(path: Path, content: str) -> None:
         os.replace(unfinished, path)
     except OSError as e:
         raise CannotRecord(f"cannot write {path}: {e.strerror or e}") from e
-
-
-def say(line: str) -> None:
-    """One line on standard output."""
-    try:
-        print(line, flush=True)
-    except OSError:
-        pass  # nobody reads it any more: no reason to end a lab

@@ -33,7 +33,6 @@ from byzpy_tw.wire.driver import Failures, NodeDriver
 from byzpy_tw.wire.guarded import clean
 from byzpy_tw.wire.pieces import largest_piece
 from byzpy_tw.wire.stream import TensorStream
-from byzpy_tw.wire.threads import in_pool
 
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer

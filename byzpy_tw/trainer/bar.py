@@ -41,7 +41,7 @@ class Bar:
 
     def _write(self, line: str) -> None:
         """A line above the bar."""
-        with suppress(OSError):  # nobody reads it any more: no reason to end a run
+        with suppress(OSError, ValueError):  # nobody reads it any more: no reason to end a run
             tqdm.write(line, file=self._file)
             self._file.flush()
 
@@ -72,7 +72,7 @@ class Bar:
     ) -> None:
         for record in records:
             self._count(record)
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._bar = tqdm(
                 total=self._rounds,
                 initial=len(records),
@@ -98,7 +98,7 @@ class Bar:
         if out := [r["node"] for r in record["refused"]]:
             more = f" and {len(out) - 3} more" if len(out) > 3 else ""
             figures.append(f"without node {', '.join(map(str, out[:3]))}{more}")
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._bar.set_postfix_str(", ".join(figures), refresh=False)
             self._bar.update()
 
@@ -109,7 +109,7 @@ class Bar:
     def over(self, result: Mapping[str, Any]) -> None:
         bar, self._bar = self._bar, None
         if bar is not None:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 bar.close()
 
     def result(self, result: Mapping[str, Any], directory: str) -> None:

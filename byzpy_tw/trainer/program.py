@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from byzpy_tw.errors import (
     UnsuitableModel,
     message_of,
 )
+from byzpy_tw.exits import complain, let_go, say
 from byzpy_tw.kernels.machine import cores
 from byzpy_tw.kernels.memory import settle, steady_heap
 from byzpy_tw.kernels.parallel import reactor_thread
@@ -263,8 +263,8 @@ def run_program(
 def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> int:
     """Go on with the run in `path`, with the options `given`; the exit code."""
     try:
-        say = JsonLines(_print).tell if given.get("json") else _print
-        run = prospect_again(path, given, registry, say)
+        tell = JsonLines(say).tell if given.get("json") else say
+        run = prospect_again(path, given, registry, tell)
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
@@ -276,10 +276,10 @@ def _run(run: Prospect) -> int:
 
     steady_heap()
     start_logging(run.directory.path)
-    terminal = terminal_of(run.config, _print)
+    terminal = terminal_of(run.config, say)
     return Program(reactor, terminal.tell).run(
         lambda: train(
-            reactor, run.config, run.registry, run.rules, run.directory, _print, run.begun,
+            reactor, run.config, run.registry, run.rules, run.directory, say, run.begun,
             terminal,
         )  # fmt: skip
     )
@@ -291,7 +291,7 @@ def keys_of(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
         return None
     keys = load_keys(absolute(config.keys), TRAINER)
     for line in keys.warnings if warn else ():
-        print(f"byzpy_tw: warning: {line}", file=sys.stderr, flush=True)
+        complain(f"byzpy_tw: warning: {line}")
     return MutualTLS(keys)
 
 
@@ -300,7 +300,7 @@ class Program:
     """Runs one coroutine, stops on the first signal, and knows the exit code."""
 
     _reactor: Any
-    _tell: Callable[[str], None] = lambda line: _print(line)
+    _tell: Callable[[str], None] = say
     code: int = 1
     _work: Deferred | None = field(default=None, init=False)
     _signal: int = field(default=0, init=False)
@@ -318,6 +318,7 @@ class Program:
 
         self._reactor.callWhenRunning(begin)
         self._reactor.run()
+        let_go()  # what it did is on record, whatever could be printed of it
         return self.code
 
     def _signalled(self, number: int, frame: Any) -> None:
@@ -339,7 +340,7 @@ class Program:
             self.code = result.value.exit_code
         elif isinstance(result, Failure):
             # Nothing that a user or a peer did: a bug, so say all of it.
-            result.printTraceback(file=sys.stderr)
+            complain(result.getTraceback())
         else:
             self.code = result
         self._reactor.stop()
@@ -347,20 +348,16 @@ class Program:
 
 def report(error: BaseException) -> None:
     """One line on standard error."""
-    print(f"byzpy_tw: error: {message_of(error)}", file=sys.stderr, flush=True)
-
-
-def _print(line: str) -> None:
-    try:
-        print(line, flush=True)
-    except OSError:
-        pass  # nobody reads it any more, or its disk is full: no reason to end a run
+    complain(f"byzpy_tw: error: {message_of(error)}")
 
 
 def start_logging(folder: Path) -> None:
     """What happens goes to trainer.log; Twisted prints nothing by itself."""
     observer = FilteringLogObserver(
-        textFileLogObserver(open(folder / "trainer.log", "a", encoding="utf-8")),
+        # Escapes for names that are no text: a run's folder may have one.
+        textFileLogObserver(
+            open(folder / "trainer.log", "a", encoding="utf-8", errors="backslashreplace")
+        ),
         [LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)],
     )
     globalLogBeginner.beginLoggingTo(

@@ -51,7 +51,7 @@ class View(Protocol):
 
 @define(eq=False)
 class Views:
-    """Tells the terminal, and then every guest; a guest that fails is heard of once."""
+    """Tells the terminal, and then every guest; one that fails is heard of once, in the log."""
 
     screen: View
     guests: list[View] = field(factory=list)
@@ -95,10 +95,9 @@ class Views:
         self._all("result", result, directory)
 
     def _all(self, what: str, *told: Any) -> None:
-        getattr(self.screen, what)(*told)
-        for i, guest in enumerate(self.guests):
+        for i, view in enumerate((self.screen, *self.guests)):
             try:
-                getattr(guest, what)(*told)
+                getattr(view, what)(*told)
             except Exception:  # a bug there must not end a run
                 if i not in self._failed:
                     self._failed.add(i)

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 
+from byzpy_tw.exits import ended, say
 from byzpy_tw.testing.shares import in_processes
 from byzpy_tw.testing.siege import servers, trainers
 from byzpy_tw.testing.siege.counting import Examine, Tally, besiege
@@ -39,10 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     begun = time.perf_counter()
     tally = _tally(chosen)
     if chosen.json:  # whoever adds up judges
-        _say(json.dumps(tally.to_dict()))
+        say(json.dumps(tally.to_dict()))
     else:
         tally.judge()
-        _say("\n".join([*tally.lines(), f"{time.perf_counter() - begun:.0f} s in all"]))
+        say("\n".join([*tally.lines(), f"{time.perf_counter() - begun:.0f} s in all"]))
     return 1 if tally.wrong else 0
 
 
@@ -56,9 +57,9 @@ def _tally(chosen: argparse.Namespace) -> Tally:
     if chosen.sockets:
         from byzpy_tw.testing.siege import sockets  # it installs a reactor
 
-        return sockets.besiege(chosen.whom, chosen.inputs, chosen.first, _say)
+        return sockets.besiege(chosen.whom, chosen.inputs, chosen.first, say)
     if chosen.processes == 1:
-        return besiege(EXAMINE[chosen.whom], chosen.inputs, chosen.first, chosen.step, _say)
+        return besiege(EXAMINE[chosen.whom], chosen.inputs, chosen.first, chosen.step, say)
     each = str(-(-chosen.inputs // chosen.processes))
     shares = [
         [chosen.whom, "--json", "--inputs", each, "--first", str(chosen.first + i),
@@ -66,21 +67,17 @@ def _tally(chosen: argparse.Namespace) -> Tally:
         for i in range(chosen.processes)
     ]  # fmt: skip
     tally = Tally()
-    for found in in_processes("byzpy_tw.testing.siege", shares, _say):
+    for found in in_processes("byzpy_tw.testing.siege", shares, say):
         tally.add(Tally.from_dict(found))
     return tally
 
 
 def _tell(examine: Examine, seed: int) -> int:
     history, wrong, counts = examine(seed)
-    _say("\n".join([*history.schedule.lines(), *history.lines(), str(dict(counts))]))
-    _say("\n".join(f"WRONG: {what}" for what in wrong) or "all that must hold does")
+    say("\n".join([*history.schedule.lines(), *history.lines(), str(dict(counts))]))
+    say("\n".join(f"WRONG: {what}" for what in wrong) or "all that must hold does")
     return 1 if wrong else 0
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))

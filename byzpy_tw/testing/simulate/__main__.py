@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 
+from byzpy_tw.exits import ended, say
 from byzpy_tw.testing.simulate.history import registry
 from byzpy_tw.testing.simulate.schedule import Schedule
 from byzpy_tw.testing.simulate.sweep import examine, sweep, sweep_in_processes, to_json
@@ -50,9 +51,6 @@ def _tell(seed: int) -> int:
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    def say(line: str) -> None:
-        print(line, flush=True)
-
     begun = time.perf_counter()
     if chosen.processes > 1:
         swept = sweep_in_processes(chosen.seeds, chosen.processes, say, twice=chosen.twice)
@@ -63,4 +61,4 @@ def _check(chosen: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ended(main))
