@@ -23,7 +23,7 @@ def count(factory: Factory, params: Mapping[str, Any]) -> int:
     Raises `UnsuitableModel` for one that cannot be trained here.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), generators.seeded(0):
             model = factory(**params)
     except ByzpyTwError as e:
         cause = e.__cause__

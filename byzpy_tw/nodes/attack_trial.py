@@ -82,10 +82,11 @@ def _tried(
         )
     changed = [object_state.changes(before, after), object_state.changes(after, other)]
     shared = changed[1].shared or kept.shared
+    unused = make()
     if not shared and not any(c.memory or c.replaced for c in changed):
-        return attack
+        return unused
     try:
-        copies = object_state.Copies(make().made)
+        copies = object_state.Copies(unused.made)
     except Exception as e:
         raise BrokenPlugin(
             f"{attack.who} keeps things on itself, which nodes share between threads, and cannot "
@@ -96,7 +97,7 @@ def _tried(
             f"{attack.who} changes {', '.join(shared[:3])}, which all nodes of this process "
             "share, and other threads at the same time; use local variables"
         )
-    return attrs.evolve(attack, copies=copies)
+    return attrs.evolve(unused, copies=copies)
 
 
 def knowledge(attack: Any, spec: RunSpec, dimension: int, number: int) -> Knowledge:

@@ -24,6 +24,7 @@ from byzpy_tw.kernels.points import Points
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.plugins.registry import OWN
+from byzpy_tw.runs.aggregation import Aggregation
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.rules import Rules
 
@@ -35,7 +36,7 @@ Call = Callable[[Tensor, seeds.Context, dict[str, Any]], Tensor]
 
 def try_rules(config: RunConfig, registry: Registry, rules: Rules) -> None:
     """Raise `BrokenPlugin` or `BadRuleOutput` where a plugin's rule or attack is unfit."""
-    chain = rules.aggregation.chain(config.f)
+    chain = Aggregation(config, registry).chain(config.f)  # not the run's own
     texts = [("pre-aggregator", text) for text in config.pre_aggregator]
     texts.append(("aggregator", config.aggregator))
     rows = [_rows(config, number) for number in (0, 1)]
