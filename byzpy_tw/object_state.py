@@ -34,6 +34,7 @@ _LIBRARIES = frozenset(sys.stdlib_module_names) | {
 }  # fmt: skip
 # Of a module, what torch itself keeps there and a forward pass has no business with.
 _TORCHS = frozenset({"_parameters", "_buffers", "_modules", "training"})
+_MODULES = frozenset(vars(nn.Module()))  # all that torch itself keeps there
 # Modules whose attributes are not Python's: looked at from outside only.
 _SEALED = ("RecursiveScriptModule", "ScriptModule", "TopLevelTracedModule", "OptimizedModule")
 
@@ -154,19 +155,14 @@ def digest_of(tensor: Tensor) -> tuple[Any, ...]:
     plain = plain.cpu().contiguous().reshape(-1)
     if not plain.numel():
         return (tuple(tensor.shape), str(tensor.dtype))
+    if plain.storage_offset() * plain.element_size() % 8:
+        plain = plain.clone()  # words of eight bytes begin where memory does
     raw = plain.view(torch.uint8)
-    whole = len(raw) // 4 * 4
-    words = raw[:whole].view(torch.int32)
-    # The second sum tells permutations apart: of each stretch, not of each place.
-    stretches = words[: len(words) // 61 * 61].view(-1, 61).sum(dim=1)
-    weights = torch.arange(1, len(stretches) + 1)
-    return (
-        tuple(tensor.shape),
-        str(tensor.dtype),
-        int(words.sum(dtype=torch.int64)),
-        int((stretches * weights).sum()),
-        bytes(raw[whole:].tolist()),
-    )
+    whole = len(raw) // 8 * 8
+    words = raw[:whole].view(torch.int64)
+    # Sums of parts, and of every few words, tell most permutations apart.
+    sums = [int(part.sum()) for part in (*words.chunk(8), *(words[i::7] for i in range(2)))]
+    return (tuple(tensor.shape), str(tensor.dtype), *sums, *raw[whole:].tolist())
 
 
 def _parts(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, bool]]:
@@ -233,7 +229,8 @@ def _of_object(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, 
     opened = module or not _is_library(kind.__module__) or kind.__module__.startswith("torch.nn.")
     if opened and not (module and kind.__name__ in _SEALED):
         for name, value in list(getattr(thing, "__dict__", {}).items()):
-            if not (module and name in _TORCHS):
+            # Of torch's own entries only those that hold something, such as hooks.
+            if not (module and (name in _TORCHS or (name in _MODULES and not value))):
                 yield f"{dot}{name}", value, shared
         for base in kind.__mro__:
             slots = vars(base).get("__slots__", ())

@@ -30,7 +30,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     "lacks": ("import no_such_module", "failed to import: ModuleNotFoundError: No module named"),
     "syntax": ("def (:", "failed to import: SyntaxError"),
     "ours": ("from byzpy_tw.errors import ConfigError\nraise ConfigError('theirs')",
-             "failed to import: ConfigError: theirs"),
+             "failed to import: theirs"),
     "textless": ("class E(Exception):\n    def __str__(self):\n        raise SystemExit\nraise E",
                  "failed to import: E: its text cannot be had: that raised SystemExit"),
     "hook raises": ("@hookimpl\ndef register_models():\n    raise SystemExit(3)",

@@ -281,7 +281,8 @@ class _Offline(RemoteHost):
     second: GuardedAMP
 
     async def ask(self, command: Any, **arguments: Any) -> dict[str, Any]:
-        return {"dimension": D, "digest": "x", "ticket": b"t"}
+        trial = build(SPEC, registry(), data_root=Path("/nonexistent")).tried.trial
+        return {"dimension": D, "digest": "x", "trial": trial.to_json(), "ticket": b"t"}
 
     async def _connect(self, protocol: Any) -> Any:
         protocol.makeConnection(StringTransport())
@@ -383,9 +384,11 @@ class InProcessTests(SynchronousTestCase):
     def test_rounds_that_are_over(self) -> None:
         """Late nodes are given up as on a server, and write into no row afterwards."""
         pool = HandCrankedPool(eager=True)
-        data = build(SPEC, registry(), data_root=Path("/nonexistent")).dataset
+        built = build(SPEC, registry(), data_root=Path("/nonexistent"))
         mine: Any = None
-        host = InProcessHost(ClockReactor(), pool, 1, registry(), data, mine)
+        host = InProcessHost(
+            ClockReactor(), pool, 1, registry(), built.dataset, built.tried, mine
+        )
         sink: Any = Collector(torch.zeros(4, D), ClockReactor(), pool)
         self.successResultOf(Deferred.fromCoroutine(host.open("r", SPEC, sink)))
         self.successResultOf(Deferred.fromCoroutine(host.spawn([NodeSpec(node=0, shard=0)])))

@@ -12,6 +12,7 @@ from twisted.protocols.amp import AmpBox
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw.testing.conversation import SPEC
+from byzpy_tw.wire.commands import PROTOCOL
 from byzpy_tw.wire.frames import Header, Kind
 from tests.support import Process, Run, address_of, start_server, start_training, train
 
@@ -98,7 +99,7 @@ class SlowTests(TestCase):
     def begin(self, run: str) -> tuple[Dialled, Dialled, int]:
         """A run of a large model: its commands, its stream, and the vectors' length."""
         control, stream = Dialled(self, self.port), Dialled(self, self.port)
-        control.say("Hello", protocol=b"1", version=b"test")
+        control.say("Hello", protocol=b"%d" % PROTOCOL, version=b"test")
         control.answer(b"environment")
         control.say("OpenRun", run=run.encode(), spec=json.dumps(LARGE).encode())
         d = int(control.answer(b"dimension"))
@@ -128,7 +129,7 @@ class SlowTests(TestCase):
         """A byte at a time, before Hello and after it, is not enough to stay."""
         running = self.training()
         before, after = Dialled(self, self.port), Dialled(self, self.port)
-        after.say("Hello", protocol=b"1", version=b"test")
+        after.say("Hello", protocol=b"%d" % PROTOCOL, version=b"test")
         after.answer(b"environment")
         after.socket.sendall(b"\0\x01a\xff\xff")
         for peer in (before, after):

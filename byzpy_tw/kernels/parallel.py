@@ -144,6 +144,14 @@ def alone(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     return _crew(os.getpid()).submit(context.run, call).result()
 
 
+def on_one_thread(function: Callable[[], T]) -> T:
+    """``function()``, where torch computes on one thread; gradients are recorded as here."""
+    if torch.get_num_threads() == 1:
+        return function()
+    with pool(1, "byzpy_tw-one") as executor:
+        return executor.submit(copy_context().run, function).result()
+
+
 def width_of_tiles(d: int, most: int) -> int:
     """Columns to a tile, `most` or fewer, for `d` columns: a function of these alone.
 

@@ -27,7 +27,7 @@ from byzpy_tw import models, seeds
 from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.attacks.tiers import pieces_of
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import BadRequest, LimitExceeded, ShardTooSmall
+from byzpy_tw.errors import BadRequest, BrokenPlugin, LimitExceeded, ShardTooSmall
 from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.nodes.attack_trial import try_attack
 from byzpy_tw.nodes.gradients import Done, MicroBatches, submit
@@ -322,13 +322,26 @@ def kept_of_one(factory: Callable[..., nn.Module], shape: tuple[int, ...]) -> in
 
 
 def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.ndarray]:
-    """Each honest node's indices into the training data."""
-    partition = registry.make("partition", spec.partition, min_size=spec.batch_size)
-    stream = seeds.stream(spec.seed, "partition")
-    return [
-        np.asarray(shard, dtype=np.int64)
-        for shard in partition(data.train.y.numpy(), spec.shards, stream)
-    ]
+    """Each honest node's indices into the training data.
+
+    A plugin's partition is asked twice: `BrokenPlugin` where it cuts otherwise then.
+    """
+
+    def cut() -> list[np.ndarray]:
+        partition = registry.make("partition", spec.partition, min_size=spec.batch_size)
+        stream = seeds.stream(spec.seed, "partition")
+        found = partition(data.train.y.numpy(), spec.shards, stream)
+        return [np.asarray(shard, dtype=np.int64) for shard in found]
+
+    shards = cut()
+    if registry.is_foreign("partition", spec.partition):
+        if not all(map(np.array_equal, shards, cut())):
+            raise BrokenPlugin(
+                f"{registry.owner('partition', spec.partition)} cuts otherwise when it is asked "
+                "again: it draws from a generator that nobody seeds; draw from the stream that it "
+                "is handed"
+            )
+    return shards
 
 
 def check_shard(shard: int, size: int, spec: RunSpec) -> None:

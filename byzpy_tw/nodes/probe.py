@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from byzpy_tw import seeds
+from byzpy_tw.kernels.parallel import on_one_thread
 from byzpy_tw.vectors import sha256_of
 
 
@@ -15,9 +16,13 @@ from byzpy_tw.vectors import sha256_of
 def probe() -> str:
     """Hex digest of a small convolutional gradient, on one torch thread.
 
-    Equal where library versions and instruction sets compute alike; call it in
-    a thread of `kernels.parallel.pool`.  Computed once in a process.
+    Equal where library versions and instruction sets compute alike.  Computed once in a
+    process.
     """
+    return on_one_thread(_computed)
+
+
+def _computed() -> str:
     stream = seeds.stream(0, "probe")
 
     def draw(*shape: int) -> torch.Tensor:

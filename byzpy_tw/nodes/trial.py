@@ -4,11 +4,11 @@ Models are foreign code.  What would fail, differ from call to call, or differ b
 processes in the middle of a run is found here, on an instance of the model's own, and told in
 one line with the cure:
 
-1. A gradient of two real examples, with the parameters where the factory put them, and again
+1. The scores of two real examples, with the parameters where the factory put them, and again
    with the parameters in the flat memory that a run uses: a view that the model took of a
    parameter would go stale there.
-2. Another gradient of other examples, and the first one again, which must have the same bits.
-   Global generators, buffers and parameters must be left alone.
+2. The gradient of these examples, another one of other examples, and the first one again, which
+   must have the same bits.  Global generators, buffers and parameters must be left alone.
 3. The same for an evaluation of two test examples.
 4. A model that keeps things on itself is computed with copies from then on, one a call.
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,9 +35,10 @@ from byzpy_tw import generators, models, object_state, seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel, WireError
 from byzpy_tw.foreign import calling, described
+from byzpy_tw.kernels.parallel import on_one_thread
 from byzpy_tw.nodes.computing import class_scores, losses_gradient
 from byzpy_tw.nodes.spec import RunSpec
-from byzpy_tw.vectors import sha256_of
+from byzpy_tw.vectors import norm_of, sha256_of
 
 EXAMPLES = 2
 TOLERANCE = 1e-3  # relative, between processes whose bits are not expected to be equal
@@ -137,8 +139,23 @@ def try_model(
 
     `make` is called once, twice for a model that keeps things on itself.
     """
+
+    def work() -> Tried:
+        return _tried(make, who, spec, data, shards, device)
+
+    return on_one_thread(work)
+
+
+def _tried(
+    make: Make,
+    who: str,
+    spec: RunSpec,
+    data: Dataset,
+    shards: Sequence[Any],
+    device: torch.device,
+) -> Tried:
     begun = time.perf_counter()
-    with generators.alone():
+    with generators.alone(), torch.enable_grad():
         subject = _Subject(make().to(device), who, spec, data, device)
         initial = tuple(map(object_state.digest_of, subject.leaves))
         keeps = subject.examine()
@@ -155,6 +172,10 @@ def try_model(
 class _Gradient:
     pieces: tuple[Tensor, ...]
     loss: float
+
+    @property
+    def norm(self) -> float:
+        return math.hypot(*map(norm_of, self.pieces))
 
     @property
     def digests(self) -> tuple[Any, ...]:
@@ -188,13 +209,14 @@ class _Subject:
             for leaf in self.leaves:  # by powers of two, which leaves no trace
                 leaf.mul_(0.5)
         values = self._values()
-        apart = self._quietly(lambda: self._gradient(self.model, 0))
+        apart = self._quietly(self._scores)
         self._check_parameters(values)
         with torch.no_grad():
             for leaf in self.leaves:
                 leaf.mul_(2.0)
             models.flat_parameters(self.model).mul_(0.5)
-        self.first = self._gradient(self.model, 0)
+        flat = self._scores()
+        self.first = self._quietly(lambda: self._gradient(self.model, 0))
         after = object_state.snapshot(self.model)
         self._gradient(self.model, 1)
         other = object_state.snapshot(self.model)
@@ -203,10 +225,10 @@ class _Subject:
         self._check_buffers(buffers)
         self._check_parameters(values)
         self._check_again(self.first, again, object_state.changes(after, last))
-        self._check_apart(apart)
+        self._check_apart(apart, flat)
         keeps = [object_state.changes(before, after), object_state.changes(after, other)]
         self._check_shared(keeps[1].shared or object_state.changes(after, last).shared)
-        self.finite = all(bool(torch.isfinite(piece).all()) for piece in self.first.pieces)
+        self.finite = math.isfinite(self.first.norm)
         found = [path for change in keeps for path in (*change.memory, *change.replaced)]
         return tuple(dict.fromkeys(found)) or self._evaluate(self.model)
 
@@ -270,19 +292,29 @@ class _Subject:
 
     # -- computing
 
-    def _gradient(self, model: nn.Module, number: int) -> _Gradient:
-        """The gradient of the examples of batch `number`; these have nothing in common."""
+    def _batch(self, number: int) -> tuple[Tensor, Tensor, int]:
+        """Inputs and labels of a few training examples, and the seed of their dropout."""
         data, stream = self.data, seeds.stream(self.spec.seed, "trial", number)
         count = len(data.train)
         chosen = torch.from_numpy(stream.choice(count, min(EXAMPLES, count), replace=False))
         inputs = data.inputs(data.train.x.index_select(0, chosen)).to(self.device)
         labels = data.train.y.index_select(0, chosen).to(self.device)
-        seed = seeds.torch_seed(self.spec.seed, "trial", number)
+        return inputs, labels, seeds.torch_seed(self.spec.seed, "trial", number)
+
+    def _scores(self) -> Tensor:
+        """The scores of batch 0, as in training."""
+        inputs, _, seed = self._batch(0)
+        with calling(self.who), torch.no_grad(), models.randomness(seed):
+            return class_scores(self.model, inputs, self.data.classes, self.who)
+
+    def _gradient(self, model: nn.Module, number: int) -> _Gradient:
+        """The gradient of the examples of batch `number`; these have nothing in common."""
+        data, (inputs, labels, seed) = self.data, self._batch(number)
         self._calls += 1
         try:
             with calling(self.who):
                 loss, found = losses_gradient(
-                    model, self.leaves, inputs, labels, data.classes, len(chosen), lambda: seed,
+                    model, self.leaves, inputs, labels, data.classes, len(labels), lambda: seed,
                     self.who,
                 )  # fmt: skip
         except Exception as e:
@@ -363,8 +395,9 @@ class _Subject:
             "layer, and keep nothing between calls"
         )
 
-    def _check_apart(self, apart: _Gradient) -> None:
-        if not _alike(apart, self.first):
+    def _check_apart(self, apart: Tensor, flat: Tensor) -> None:
+        size = float(apart.abs().max())
+        if math.isfinite(size) and float((apart - flat).abs().max()) > TOLERANCE * size:
             self._refuse(
                 "it computes with an old copy of its parameters: a view or an array that was "
                 "taken of one when the model was made; take it in forward()"
@@ -441,14 +474,12 @@ class _Subject:
 
 
 def _alike(one: _Gradient, other: _Gradient) -> bool:
-    """Whether two gradients agree but for rounding; two that are not finite do."""
-    size = sum(float(piece.nan_to_num().double().square().sum()) for piece in one.pieces) ** 0.5
-    off = sum(
-        float((a.nan_to_num() - b.nan_to_num()).double().square().sum())
-        for a, b in zip(one.pieces, other.pieces)
-    )
+    """Return whether two gradients agree but for rounding; two that are not finite do."""
+    if not math.isfinite(one.norm):
+        return not math.isfinite(other.norm)
+    off = math.hypot(*(norm_of(a - b) for a, b in zip(one.pieces, other.pieces)))
     near = abs(one.loss - other.loss) <= TOLERANCE * max(1.0, abs(one.loss))
-    return off**0.5 <= TOLERANCE * max(size, 1e-12) and (near or one.loss != one.loss)
+    return near and off <= TOLERANCE * max(one.norm, 1e-12)
 
 
 def _address(thing: Any) -> int | None:

@@ -97,8 +97,8 @@ def register_aggregators() -> Iterable[Registration]:
     The callable may take two optional keywords: ``context``, a `Context` (the
     round, the nodes behind the rows, random streams), and ``state``, a dict of
     tensors, numbers and strings that is the rule's memory: empty at first,
-    set by the rule (a new tensor for an old one, none changed in place: it may be
-    on its way into a checkpoint), kept and checkpointed by the trainer.  It may
+    set by the rule, which gets a copy of its tensors, kept and checkpointed by the
+    trainer.  It may
     have methods ``computable(n)`` and ``guarantee(n)`` that return None, or
     why it cannot be computed (gives no guarantee) for n rows, with numbers; and an
     attribute ``trusts_a_row = True`` where it trusts the row of one node.

@@ -195,10 +195,14 @@ class Registry:
         read_all(named, entry.parameters, {k: v for k, v in fill.items() if v is not None})
         return entry
 
+    def is_foreign(self, kind: str, text: str) -> bool:
+        """Return whether another distribution than this package's offers what `text` names."""
+        return self.entry(kind, parse(text).name).distribution != OWN
+
     def owner(self, kind: str, text: str) -> str:
         """The thing that `text` names and, unless it is ours, whose it is: for messages."""
         entry = self.entry(kind, parse(text).name)
-        if entry.distribution == OWN:
+        if not self.is_foreign(kind, text):
             return f"{kind} {entry.name!r}"
         return f"{kind} {entry.name!r} of {entry.distribution} {entry.version}"
 

@@ -21,9 +21,8 @@ from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, TooManyByzantine
 from byzpy_tw.foreign import calling
 from byzpy_tw.kernels.points import Points
-from byzpy_tw.plugins import Registry, parse
+from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
-from byzpy_tw.plugins.registry import OWN
 from byzpy_tw.runs.aggregation import Aggregation
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.rules import Rules
@@ -44,7 +43,7 @@ def try_rules(config: RunConfig, registry: Registry, rules: Rules) -> None:
         for (kind, text), rule in zip(texts, (*chain.pre, chain.aggregator), strict=True):
             who, call = registry.owner(kind, text), _called(kind, rule)
             try:
-                if registry.entry(kind, parse(text).name).distribution == OWN:
+                if not registry.is_foreign(kind, text):
                     if kind == "aggregator":
                         break
                     rows = [call(r, _context(config, i), {}) for i, r in enumerate(rows)]

@@ -50,6 +50,9 @@ from byzpy_tw.wire import clock
 from byzpy_tw.wire.threads import in_pool
 
 
+READ_AGAIN_SECONDS, READ_AGAIN_BYTES = 0.2, 1 << 25  # of a plugin's data, at most
+
+
 @define(eq=False)
 class Prepared:
     """What the trainer itself holds before it talks to anyone."""
@@ -68,7 +71,7 @@ def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> P
     Raises what is wrong with the data, the model, a rule or the attack.
     """
     spec = config.spec()
-    data = registry.make("dataset", config.dataset, root=absolute(config.data_root))
+    data = read_data(config, registry)
     shards = make_shards(spec, registry, data)
     for i, shard in enumerate(shards):
         check_shard(i, len(shard), spec)
@@ -103,6 +106,24 @@ def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> P
     )
     here = environment(registry, probe=probe(), device=config.device, threads=threads)
     return Prepared(data, learner, data.digest(), here, tried, warnings)
+
+
+def read_data(config: RunConfig, registry: Registry) -> Dataset:
+    """The data of `config`; a plugin's is read twice where that takes no time.
+
+    Raises `UnsuitableData` where it is other data then, as no server would have the same.
+    """
+    root, begun = absolute(config.data_root), time.perf_counter()
+    data: Dataset = registry.make("dataset", config.dataset, root=root)
+    quick = time.perf_counter() - begun < READ_AGAIN_SECONDS and data.nbytes <= READ_AGAIN_BYTES
+    if quick and registry.is_foreign("dataset", config.dataset):
+        if registry.make("dataset", config.dataset, root=root).digest() != data.digest():
+            raise UnsuitableData(
+                f"{registry.owner('dataset', config.dataset)} is other data each time it is "
+                "read: it draws from a generator that nobody seeds, or changes what it keeps; "
+                "draw from a generator with a seed of its own"
+            )
+    return data
 
 
 @define(eq=False)

@@ -181,8 +181,9 @@ class SimulatedTrainer:
         config, reactor = self.config, self.machine
         if config.in_process:
             here = InProcessHost(
-                reactor, pool, THREADS, self.registry, prepared.dataset, prepared.environment
-            )
+                reactor, pool, THREADS, self.registry, prepared.dataset, prepared.tried,
+                prepared.environment,
+            )  # fmt: skip
             return [Member(here.name, lambda: here, redials=False)]
         return [_member(a, config, reactor) for a in parse_addresses(config.remote_hosts)]
 
