@@ -54,13 +54,17 @@ class calling:
     def __init__(self, who: str, error: type[ByzpyTwError] = BrokenPlugin) -> None:
         self.who, self.error = who, error
         self._interrupted = False  # by the user
+        self._around: calling | None = None  # whose handler of SIGINT is in force
         self._before: Any = None  # the handler of SIGINT, where it was replaced
 
     def __enter__(self) -> calling:
         # Only in the main thread does Python tell of a Ctrl-C by an exception.
         if threading.current_thread() is threading.main_thread():
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            handler = signal.getsignal(signal.SIGINT)
+            if handler is signal.default_int_handler:
                 self._before = signal.signal(signal.SIGINT, self._interrupt)
+            owner = getattr(handler, "__self__", None)
+            self._around = owner if isinstance(owner, calling) else None
         return self
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -72,7 +76,8 @@ class calling:
     ) -> bool:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-        if e is None or (isinstance(e, KeyboardInterrupt) and self._interrupted):
+        interrupted = self._interrupted or (self._around is not None and self._around._interrupted)
+        if e is None or (isinstance(e, KeyboardInterrupt) and interrupted):
             return False
         found = told(self.who, e, self.error)
         if found is e:
@@ -118,6 +123,14 @@ def told(
         ours = next(k for k in type(e).__mro__ if k.__module__ == errors.__name__)
         return ours(f"{who}: {_text(e)}")
     return error(f"{who} raised {described(e)}")
+
+
+def cause_of(error: BaseException) -> BaseException | None:
+    """The exception of foreign code that `error` is, or was raised from; None if all is ours."""
+    found: BaseException | None = error
+    while isinstance(found, ByzpyTwError):
+        found = found.__cause__
+    return found
 
 
 def described(e: BaseException) -> str:

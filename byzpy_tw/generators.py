@@ -48,14 +48,21 @@ def states() -> States:
     )
 
 
-def draws(compute: Callable[[], T]) -> tuple[T, list[str]]:
-    """The result of `compute`, and the generators that it draws from each time."""
-    for _ in range(ATTEMPTS):
-        before = states()
-        result = compute()
-        moved = before.changed(states())
+def draws(compute: Callable[[], T], afresh: Callable[[], object]) -> tuple[T, list[str]]:
+    """The result of `compute`, and the generators that it draws from.
+
+    `afresh` computes the same with an object that was not called before: one that draws when
+    it is first called does so again, and another thread that draws does not each time.
+    """
+    before = states()
+    result = compute()
+    moved = before.changed(states())
+    for _ in range(ATTEMPTS - 1):
         if not moved:
             break
+        before = states()
+        afresh()
+        moved = before.changed(states())
     return result, moved
 
 

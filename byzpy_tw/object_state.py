@@ -16,8 +16,9 @@ import random
 import sys
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from attrs import frozen
 from torch import Tensor, nn
 
 _MOST = 50_000  # objects that are looked at
+_OF_ONE = 1000  # entries of one container
 _WHOLE = 1 << 20  # elements of a tensor whose content is looked at
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), Enum)
 _CONTAINERS = (list, tuple, set, frozenset, deque)
@@ -90,7 +92,8 @@ def snapshot(root: Any) -> Snapshot:
         if path:
             found[path] = Kept(thing, _content(thing), shared)
         if mutable:
-            waiting.extend(_parts(path, thing, shared))
+            room = max(0, _MOST - len(found) - len(waiting))
+            waiting.extend(islice(_parts(path, thing, shared), room))
     return found
 
 
@@ -150,9 +153,10 @@ def sealed(root: Any) -> bool:
 def digest_of(tensor: Tensor) -> tuple[Any, ...]:
     """A cheap digest of a tensor's numbers, equal for equal bits."""
     plain = tensor.detach()
-    if plain.layout is not torch.strided or plain.is_meta or plain.is_quantized:
-        return (str(plain.layout), tuple(plain.shape))
-    plain = plain.cpu().contiguous().reshape(-1)
+    odd = plain.layout is not torch.strided or plain.is_nested
+    if odd or plain.is_meta or plain.is_quantized:
+        return (str(plain.layout), str(plain.dtype))
+    plain = plain.resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     if not plain.numel():
         return (tuple(tensor.shape), str(tensor.dtype))
     if plain.storage_offset() * plain.element_size() % 8:
@@ -170,10 +174,10 @@ def _parts(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, bool
     if isinstance(thing, (Tensor, np.ndarray, types.ModuleType)):
         return
     if isinstance(thing, dict):
-        for key, value in list(thing.items()):
+        for key, value in list(islice(thing.items(), _OF_ONE)):
             yield f"{path}[{_short(key)}]", value, shared
     elif isinstance(thing, _CONTAINERS):
-        for i, value in enumerate(list(thing)):
+        for i, value in enumerate(list(islice(thing, _OF_ONE))):
             yield f"{path}[{i}]", value, shared
     elif isinstance(thing, functools.partial):
         yield from ((f"{path}.func", thing.func, shared), (f"{path}.args", thing.args, shared))
@@ -199,26 +203,37 @@ def _of_function(
             yield f"{path}.{name}", cell.cell_contents, shared
         except ValueError:  # not set yet
             continue
-    yield from _of_globals(function.__module__)
+    yield from _of_globals(function.__module__, _names_in(function.__code__))
 
 
 def _of_class(path: str, kind: type) -> Iterator[tuple[str, Any, bool]]:
     if _is_library(kind.__module__):
         return
     for name, value in list(vars(kind).items()):
-        if not name.startswith("__") and not isinstance(value, (types.FunctionType, property)):
+        method = getattr(value, "__func__", value)  # of a class or a static method
+        method = method.fget if isinstance(method, property) else method
+        if isinstance(method, types.FunctionType):
+            yield from _of_globals(method.__module__, _names_in(method.__code__))
+        elif not name.startswith("__"):
             yield f"{kind.__qualname__}.{name}", value, True
-    yield from _of_globals(kind.__module__)
 
 
-def _of_globals(module: str) -> Iterator[tuple[str, Any, bool]]:
-    """The data in a foreign module's globals, without its functions and classes."""
-    if module not in sys.modules:
-        return
-    for name, value in list(vars(sys.modules[module]).items()):
-        code = isinstance(value, (types.FunctionType, types.ModuleType, type))
-        if not name.startswith("__") and not code:
+def _of_globals(module: str | None, names: Iterable[str]) -> Iterator[tuple[str, Any, bool]]:
+    """Those of a foreign module's globals that code of it names, without classes."""
+    there = vars(sys.modules[module]) if module in sys.modules else {}
+    for name in names:
+        value = there.get(name)
+        if name in there and not isinstance(value, (types.ModuleType, type)):
             yield f"{module}.{name}", value, True
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    """The names that `code`, and functions within it, look up outside of themselves."""
+    found = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= _names_in(constant)
+    return found
 
 
 def _of_object(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, bool]]:
@@ -257,7 +272,9 @@ def _content(thing: Any) -> Any:
     if isinstance(thing, nn.Parameter):
         return None  # a run changes these itself
     if isinstance(thing, Tensor):
-        return digest_of(thing) if thing.numel() <= _WHOLE else (tuple(thing.shape), thing._version)
+        if thing.numel() <= _WHOLE:
+            return digest_of(thing)
+        return (tuple(thing.shape), None if thing.is_inference() else thing._version)
     if isinstance(thing, np.ndarray):
         return thing.tobytes() if thing.nbytes <= 4 * _WHOLE and thing.dtype != object else None
     if isinstance(thing, np.random.Generator):

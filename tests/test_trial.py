@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl, object_state
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, UnsuitableModel, WireError
+from byzpy_tw.foreign import untouched
 from byzpy_tw.nodes.attack_trial import try_attack
 from byzpy_tw.nodes.host import build
 from byzpy_tw.nodes.spec import NodeSpec, RunSpec
@@ -28,7 +30,9 @@ from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.rules import rules_of
 from byzpy_tw.runs.trial import try_rules
-from byzpy_tw.testing.doubles import HandCrankedPool
+from byzpy_tw.server.service import ByzpyServer
+from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
+from byzpy_tw.trainer.collector import Collector
 
 DATA = "synthetic:n=200,classes=4,features=9"
 SPEC = RunSpec(
@@ -307,6 +311,17 @@ class Detaches(Plain):
         return self.b(self.hidden(x).detach())
 
 
+class StaleBehindZeros(ViewInAClosure):
+    """A view that shows in no score, for the head begins with zeros."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__(classes, shape)
+        copies = [self.first]
+        self.first = lambda x: copies[0](x)
+        nn.init.zeros_(self.b.weight)
+        nn.init.zeros_(self.b.bias)
+
+
 class GivesADict(Plain):
     def forward(self, x: Tensor) -> Any:
         return {"scores": super().forward(x)}
@@ -322,7 +337,21 @@ class Exits(Plain):
         raise SystemExit(3)
 
 
-SHARED = (NewWeightNorm, Recurrent, Tied, ConstantBuffer, BatchStatistics, DrawsByNumPy,
+class NotANumber(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) * math.nan
+
+
+class ConjugateBuffer(Plain):
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__(classes, shape)
+        self.register_buffer("phase", torch.ones(self.d, dtype=torch.complex64).conj())
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x.flatten(1) * self.phase.real)
+
+
+SHARED = (NotANumber, ConjugateBuffer, NewWeightNorm, Recurrent, Tied, ConstantBuffer, BatchStatistics, DrawsByNumPy,
           GlobalOnce, scripted, compiled)  # fmt: skip
 COPIED = (KeepsOnItself, KeepsInAList, KeepsByAMethod, OldWeightNorm)
 REFUSED: dict[Any, tuple[str, ...]] = {
@@ -341,6 +370,7 @@ REFUSED: dict[Any, tuple[str, ...]] = {
     CountsInABuffer: ("'steps'", "no node would own"),
     SpectralNorm: ("a.parametrizations.weight.0._u", "GroupNorm"),
     ViewInAClosure: ("view of parameter 'a.weight'", "take it in forward()"),
+    StaleBehindZeros: ("view of parameter 'a.weight'",),
     TiedByData: ("'c.weight' and 'e.weight'", "b.weight = a.weight"),
     UnseededValues: ("a generator that nobody seeds",),
     Detaches: ("'a.weight', 'a.bias'", "no gradient"),
@@ -377,6 +407,11 @@ class ModelTests(SynchronousTestCase):
         """They are shared between threads as they are."""
         for model in (Plain, *SHARED):
             self.assertFalse(self.host(model).tried.copied, model)
+
+    def test_not_a_number(self) -> None:
+        """It is told as that, and not as randomness."""
+        (warning,) = self.host(NotANumber).tried.warnings
+        self.assertIn("not finite", warning)
 
     def test_models_that_keep_things(self) -> None:
         """They are copied for each call, and give the gradients that they should."""
@@ -584,6 +619,13 @@ def uses_a_buffer(self: Any, known: Any) -> Any:
 
 
 @attack()
+def draws_once(self: Any, known: Any) -> Any:
+    if not hasattr(self, "direction"):
+        self.direction = torch.randn_like(known.mean)
+    return self.direction
+
+
+@attack()
 def of_one_size(self: Any, known: Any) -> Any:
     assert len(known.mean) == 5000
     return -known.mean
@@ -604,6 +646,7 @@ ATTACKS: dict[Any, Any] = {
     too_short: (BadRuleOutput, "returned (3,)"),
     leaves: (BrokenPlugin, "SystemExit"),
     draws: (BrokenPlugin, "context.stream"),
+    draws_once: (BrokenPlugin, "context.stream"),
     counts: (BrokenPlugin, "calls"),
 }  # fmt: skip
 
@@ -677,6 +720,7 @@ class CountsRounds:
 class RemembersInState:
     def __call__(self, vectors: Tensor, *, state: dict[str, Any]) -> Tensor:
         state["last"] = vectors[0]  # a view of a row that the next round fills
+        state["some"] = [vectors[1]]
         state.setdefault("mean", torch.zeros_like(vectors[0])).mul_(0.5).add_(vectors.mean(0))
         return state["mean"]
 
@@ -688,6 +732,22 @@ def sorts_by_numpy() -> Any:
         return torch.from_numpy(rows[len(rows) // 2].copy())
 
     return rule
+
+
+class DrawsWhenCalled:
+    direction: Any = None
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        if self.direction is None:
+            self.direction = torch.rand(vectors.shape[1])
+        return self.direction * vectors.mean(0)
+
+
+class OfOneSize:
+    """Works layer by layer, so on vectors of the model's own size alone."""
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        return torch.cat([part.mean(0) for part in vectors.split([36, 4], dim=1)])
 
 
 class DrawsWeights:
@@ -724,7 +784,8 @@ class DrawsWhenMade:
 
 
 RULES: dict[Any, Any] = {
-    keyed: None, RemembersInState: None, DrawsWhenMade: None,
+    keyed: None, RemembersInState: None, DrawsWhenMade: None, OfOneSize: None,
+    DrawsWhenCalled: (BrokenPlugin, "context.stream"),
     random_row: (BrokenPlugin, "context.stream"),
     DrawsWeights: (BrokenPlugin, "context.stream"),
     Remembers: (BrokenPlugin, "keyword state"),
@@ -755,10 +816,10 @@ class RuleTests(SynchronousTestCase):
         for kind, wrong in RULES.items():
             config = self.config(kind)
             if wrong is None:
-                try_rules(config, self.names, rules_of(config, self.names))
+                try_rules(config, self.names, rules_of(config, self.names), 40)
                 continue
             rules = rules_of(config, self.names)
-            error = self.assertRaises(wrong[0], try_rules, config, self.names, rules)
+            error = self.assertRaises(wrong[0], try_rules, config, self.names, rules, 40)
             self.assertIn(repr(named("r", kind)), str(error))
             self.assertIn(wrong[1], str(error))
 
@@ -767,14 +828,21 @@ class RuleTests(SynchronousTestCase):
         aggregation = rules_of(self.config(RemembersInState), self.names).aggregation
         rows, nodes = torch.randn(8, 30), tuple(range(8))
         aggregation(rows, nodes, 2, 0)
-        before = {key: value.clone() for key, value in aggregation.memory["aggregator"].items()}
         held = dict(aggregation.memory["aggregator"])
-        last = rows[0].clone()
+        last, other, mean = rows[0].clone(), rows[1].clone(), held["mean"].clone()
         rows.normal_()
-        self.assertTrue(torch.equal(held["last"], last))
         aggregation(rows, nodes, 2, 1)
-        for key, value in held.items():
-            self.assertTrue(torch.equal(value, before[key]), key)
+        self.assertTrue(torch.equal(held["last"], last))
+        self.assertTrue(torch.equal(held["some"][0], other))
+        self.assertTrue(torch.equal(held["mean"], mean))
+
+    def test_rows_that_come_in(self) -> None:
+        """A vector that arrives while a plugin looks at the others is no writing of its own."""
+        matrix = torch.zeros(3, 5)
+        collector = Collector(matrix, ClockReactor(), HandCrankedPool())
+        with untouched("a plugin", matrix[:2]):
+            collector._rows[2].copy_(torch.ones(5))
+        self.assertTrue(torch.equal(matrix[2], torch.ones(5)))
 
     def test_made_alike_everywhere(self) -> None:
         """What a factory draws from a global generator is the same in each process."""
@@ -782,6 +850,20 @@ class RuleTests(SynchronousTestCase):
         rows = torch.randn(8, 30)
         one, two = (r.aggregation(rows, tuple(range(8)), 2, 0).vector for r in rules)
         self.assertTrue(torch.equal(one, two))
+
+
+class ServerTests(SynchronousTestCase):
+    def test_leaves_threads_for_rounds(self) -> None:
+        """Runs are built one after another: what waits for foreign code takes no thread."""
+        server = ByzpyServer(ClockReactor(), "127.0.0.1", 0, Path("."))
+        server.pool = pool = HandCrankedPool()
+        done: list[int] = []
+        for number in range(3):
+            server._one_by_one(int, str(number)).addCallback(done.append)
+        for count in range(3):
+            self.assertEqual(len(pool.waiting), 1)
+            pool.turn()
+            self.assertEqual(done, list(range(count + 1)))
 
 
 class ObjectStateTests(SynchronousTestCase):

@@ -55,7 +55,11 @@ def _copied(value: Any) -> Any:
 
 
 def _apart(value: Any, matrix: Tensor) -> Any:
-    """`value` in memory of its own, if it is a tensor that lies in that of `matrix`."""
+    """`value` in memory of its own, if it is or holds a tensor that lies in that of `matrix`."""
+    if isinstance(value, dict):
+        return {key: _apart(item, matrix) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)([_apart(item, matrix) for item in value])
     if not isinstance(value, Tensor) or value.layout is not torch.strided:
         return value
     same = value.untyped_storage().data_ptr() == matrix.untyped_storage().data_ptr()

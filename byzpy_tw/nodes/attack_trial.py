@@ -13,98 +13,131 @@ from typing import Any
 
 import attrs
 import torch
+from attrs import define
 from torch import Tensor
 
 from byzpy_tw import generators, object_state, seeds
 from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.attacks.tiers import TIERS, pieces_of
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
-from byzpy_tw.foreign import described
+from byzpy_tw.foreign import cause_of, described
 from byzpy_tw.nodes.spec import RunSpec
 from byzpy_tw.plugins.outputs import PluginAttack
 
 COORDINATES = 1024  # of the made-up vectors, where the attack allows
 _ROWS = 64  # honest vectors, at most
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
+_FEWEST = 3  # vectors: one honest, the node's own, and its past
 _UNCALLED = ("silent", "garbage")  # behaviours that ask the attack for nothing
 
 
 def try_attack(make: Callable[[], Any], spec: RunSpec, dimension: int) -> Any:
     """The attack that `make` makes, fit for nodes; built-in ones as they are.
 
-    `dimension` is the model's.  Raises `BrokenPlugin` and `BadRuleOutput`.
+    `dimension` is the model's.  One that works at that size alone, and is too large to be
+    tried, is taken as it is.  Raises `BrokenPlugin` and `BadRuleOutput`.
     """
     attack = make()
     if not isinstance(attack, PluginAttack) or attack.behaviour in _UNCALLED:
         return attack
     with generators.alone():
         try:
-            return _tried(make, attack, spec, min(dimension, COORDINATES))
-        except ByzpyTwError:
-            if dimension <= COORDINATES or dimension * min(spec.shards, _ROWS) > _LARGEST:
+            return _Trial(make, spec, min(dimension, COORDINATES)).run()
+        except ByzpyTwError as e:
+            if dimension <= COORDINATES or cause_of(e) is None:
                 raise
-            return _tried(make, make(), spec, dimension)  # it may be made for that size alone
+            if dimension * _FEWEST > _LARGEST:
+                return make()
+            return _Trial(make, spec, dimension).run()  # it may be made for that size alone
 
 
-def _tried(
-    make: Callable[[], Any], attack: PluginAttack, spec: RunSpec, dimension: int
-) -> PluginAttack:
-    def call(which: PluginAttack, number: int) -> Tensor:
-        known = knowledge(attack, spec, dimension, number)
+@define(eq=False)
+class _Trial:
+    """The trial of one attack on vectors of `dimension` coordinates."""
+
+    make: Callable[[], PluginAttack]
+    spec: RunSpec
+    dimension: int
+
+    def run(self) -> PluginAttack:
+        """The attack, not called yet."""
+        attack = self.make()
+        before = object_state.snapshot(attack.made)
+        first, moved = generators.draws(
+            lambda: self._call(attack, 0), lambda: self._call(self.make(), 0)
+        )
+        if moved:
+            raise BrokenPlugin(
+                f"{attack.who} draws from {' and '.join(moved)} global generator, so its vectors "
+                "could not be computed again; take the keyword context and draw from "
+                "context.stream('...')"
+            )
+        after = object_state.snapshot(attack.made)
+        self._call(attack, 1)
+        other = object_state.snapshot(attack.made)
+        again = self._call(attack, 0)
+        kept = object_state.changes(after, object_state.snapshot(attack.made))
+        if kept.memory:
+            raise BrokenPlugin(
+                f"{attack.who} changes {', '.join(kept.memory[:3])} on itself from call to call, "
+                f"and {_REBUILT}"
+            )
+        self._check_again(attack.who, first, again)
+        changed = [object_state.changes(before, after), object_state.changes(after, other)]
+        shared = changed[1].shared or kept.shared
+        if shared:
+            raise BrokenPlugin(
+                f"{attack.who} changes {', '.join(shared[:3])}, which all nodes of this process "
+                "share, and other threads at the same time; use local variables"
+            )
+        if any(c.memory or c.replaced for c in changed):
+            return self._copied(attack.who, first)
+        return self.make()
+
+    def _copied(self, who: str, first: Tensor) -> PluginAttack:
+        """The attack as copies for each call, which answer as `first`, each the first time."""
+        unused = self.make()
+        try:
+            copies = object_state.Copies(unused.made)
+        except Exception as e:
+            raise BrokenPlugin(
+                f"{who} keeps things on itself, which nodes share between threads, and cannot be "
+                f"copied for each call ({described(e)})"
+            ) from e
+        found = attrs.evolve(unused, copies=copies)
+        self._call(found, 1)
+        self._check_again(who, first, self._call(found, 0))
+        return found
+
+    def _check_again(self, who: str, first: Tensor, again: Tensor) -> None:
+        if not torch.equal(first.nan_to_num(), again.nan_to_num()):
+            raise BrokenPlugin(
+                f"{who} answers otherwise when it is shown the same again: it remembers something "
+                f"or draws from a generator of its own, and {_REBUILT}"
+            )
+
+    def _call(self, attack: PluginAttack, number: int) -> Tensor:
+        known = knowledge(attack, self.spec, self.dimension, number)
         rows = None if known.vectors is None else known.vectors.clone()
-        vector = which(known, context=_context(spec, known.h, number))
+        vector: Tensor = attack(known, context=_context(self.spec, known.h, number))
         if rows is not None and not torch.equal(rows, known.vectors):  # not through torch
             raise BadRuleOutput(
                 f"{attack.who} wrote to the vectors that it was shown; work on a copy"
             )
         return vector
 
-    before = object_state.snapshot(attack.made)
-    first, moved = generators.draws(lambda: call(attack, 0))
-    if moved:
-        raise BrokenPlugin(
-            f"{attack.who} draws from {' and '.join(moved)} global generator, so its vectors "
-            "could not be computed again; take the keyword context and draw from "
-            "context.stream('...')"
-        )
-    after = object_state.snapshot(attack.made)
-    call(attack, 1)
-    other = object_state.snapshot(attack.made)
-    again = call(attack, 0)
-    last = object_state.snapshot(attack.made)
-    kept = object_state.changes(after, last)
-    if not torch.equal(first.nan_to_num(), again.nan_to_num()) or kept.memory:
-        where = f" (it changes {', '.join(kept.memory[:3])})" if kept.memory else ""
-        raise BrokenPlugin(
-            f"{attack.who} answers otherwise when it is shown the same again{where}: it remembers "
-            "something or draws from a generator of its own, and its node may be rebuilt at any "
-            "time; use context.round and context.stream('...')"
-        )
-    changed = [object_state.changes(before, after), object_state.changes(after, other)]
-    shared = changed[1].shared or kept.shared
-    unused = make()
-    if not shared and not any(c.memory or c.replaced for c in changed):
-        return unused
-    try:
-        copies = object_state.Copies(unused.made)
-    except Exception as e:
-        raise BrokenPlugin(
-            f"{attack.who} keeps things on itself, which nodes share between threads, and cannot "
-            f"be copied for each call ({described(e)})"
-        ) from e
-    if shared:
-        raise BrokenPlugin(
-            f"{attack.who} changes {', '.join(shared[:3])}, which all nodes of this process "
-            "share, and other threads at the same time; use local variables"
-        )
-    return attrs.evolve(unused, copies=copies)
+
+_REBUILT = (
+    "its node may be rebuilt at any time, without that; use context.round and "
+    "context.stream('...')"
+)
 
 
 def knowledge(attack: Any, spec: RunSpec, dimension: int, number: int) -> Knowledge:
     """Made-up knowledge: all that `attack` asks for, of vectors of `dimension` coordinates."""
-    h = min(spec.shards, _ROWS)
+    h = max(1, min(spec.shards, _ROWS, _LARGEST // dimension - 2))
     stream = seeds.stream(spec.seed, "trial of attacks", number)
-    rows = torch.from_numpy(stream.standard_normal((h + 2, dimension)).astype("float32"))
+    rows = torch.from_numpy(stream.standard_normal((h + 2, dimension), dtype="float32"))
     needs = set(pieces_of(attack))
     known = Knowledge.of(
         rows[:h],

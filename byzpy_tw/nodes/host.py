@@ -44,6 +44,7 @@ from byzpy_tw.plugins.shorthand import build_attack
 SMALL = 0.001
 WORTH_A_JOB = 0.008
 MOST_TOGETHER = 16
+MOST_ATTACKS = 100  # of one run, each tried before it is used
 
 
 @frozen
@@ -113,11 +114,18 @@ class NodeHost:
         """
         for text in attacks:
             if text not in self._attacks:
+                if len(self._attacks) >= MOST_ATTACKS:
+                    raise LimitExceeded(f"over {MOST_ATTACKS} attacks in one run")
                 make = partial(
                     build_attack, self._registry, text, n=self.spec.n,
                     b=self.spec.n - self.spec.shards, f=self.spec.f,
                 )  # fmt: skip
                 self._attacks[text] = try_attack(make, self.spec, self.dimension)
+
+    def has_foreign(self, attacks: Iterable[str]) -> bool:
+        """Return whether a plugin's attack is among `attacks` that is not ready here yet."""
+        new = [text for text in attacks if text not in self._attacks]
+        return any(self._registry.is_foreign("attack", text) for text in new)
 
     def gradients(
         self,

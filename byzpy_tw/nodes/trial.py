@@ -74,9 +74,12 @@ class Trial:
         """The trial that a peer told; `WireError` where it is none."""
         try:
             found = json.loads(text)
-            return cls(**{**found, "norms": tuple(found["norms"])})
+            norms = tuple(math.nan if norm is None else norm for norm in found["norms"])
+            loss = math.nan if found["loss"] is None else found["loss"]  # as records have it
+            return cls(**{**found, "norms": norms, "loss": loss})
         except (TypeError, ValueError, KeyError, RecursionError) as e:
-            raise WireError(f"no trial in the answer to OpenRun: {e}"[:300]) from e
+            why = str(e.args[0] if e.args else e)
+            raise WireError(f"no trial in the answer to OpenRun: {why}"[:300]) from e
 
     def differences(self, other: Trial, *, exact: bool, local: bool) -> list[str]:
         """Name what differs between this trial and a server's, in users' words.
@@ -101,6 +104,9 @@ class Trial:
     def _near(self, other: Trial) -> bool:
         if len(self.norms) != len(other.norms):
             return False
+        finite = [all(map(math.isfinite, (t.loss, *t.norms))) for t in (self, other)]
+        if not all(finite):
+            return finite[0] == finite[1]
         size = max(1e-30, *map(abs, self.norms)) if self.norms else 1e-30
         pairs = [*zip(self.norms, other.norms)]
         close = all(abs(a - b) <= TOLERANCE * size for a, b in pairs)
@@ -109,7 +115,10 @@ class Trial:
 
 @frozen(eq=False)
 class Tried:
-    """What came of a trial: whether the model needs a copy for each call, and what to tell."""
+    """The outcome of a trial.
+
+    ``copied``: each call of the model needs a copy of it; ``warnings`` are for the user.
+    """
 
     trial: Trial
     copied: bool
@@ -156,67 +165,101 @@ def _tried(
 ) -> Tried:
     begun = time.perf_counter()
     with generators.alone(), torch.enable_grad():
-        subject = _Subject(make().to(device), who, spec, data, device)
-        initial = tuple(map(object_state.digest_of, subject.leaves))
-        keeps = subject.examine()
+        subject = _Subject(make, who, spec, data, device)
+        keeps, first, initial = subject.examine(), subject.first, subject.initial
+        del subject  # its memory, before another takes as much
         if keeps:
-            copied = _Subject(make().to(device), who, spec, data, device)
-            copied.examine_copies(subject.first, keeps)
-        trial = subject.trial(shards)
-    warnings = [] if subject.finite else [f"{who}: its gradient of two examples is not finite"]
+            _Subject(make, who, spec, data, device).examine_copies(first, keeps)
+    warnings = [] if first.finite else [f"{who}: its gradient of two examples is not finite"]
     seconds = time.perf_counter() - begun
-    return Tried(trial, bool(keeps), initial, seconds, tuple(warnings))
+    return Tried(_trial(first, data, shards), bool(keeps), initial, seconds, tuple(warnings))
+
+
+def _trial(gradient: _Gradient, data: Dataset, shards: Sequence[Any]) -> Trial:
+    """Digests of what decides bits here."""
+    numbers = hashlib.sha256()
+    for shard in shards:
+        numbers.update(f"{len(shard)}:".encode() + shard.astype("<i8").tobytes())
+    return Trial(
+        shards=numbers.hexdigest(),
+        classes=_sha256(data.classes, data.shape),
+        normalisation=sha256_of(torch.tensor(data.mean), torch.tensor(data.std)),
+        gradient=gradient.sha256,
+        loss=gradient.loss,
+        norms=gradient.norms,
+    )
 
 
 @frozen(eq=False)
 class _Gradient:
-    pieces: tuple[Tensor, ...]
+    """Digests of a gradient: its memory is not kept."""
+
+    digests: tuple[Any, ...]  # cheap, equal for equal bits
     loss: float
+    norms: tuple[float, ...]  # of its stretches
+    sha256: str
+
+    @classmethod
+    def of(cls, pieces: Sequence[Tensor], loss: float, *, whole: bool) -> _Gradient:
+        """Digests of the flat `pieces`; with `whole`, the SHA-256 too."""
+        step = -(-len(pieces) // _STRETCHES)
+        parts = [pieces[i : i + step] for i in range(0, len(pieces), step)]
+        return cls(
+            (loss.hex(), *map(object_state.digest_of, pieces)),
+            loss,
+            tuple(math.hypot(*map(norm_of, part)) for part in parts),
+            sha256_of(*pieces) if whole else "",
+        )
 
     @property
-    def norm(self) -> float:
-        return math.hypot(*map(norm_of, self.pieces))
-
-    @property
-    def digests(self) -> tuple[Any, ...]:
-        return (self.loss, *map(object_state.digest_of, self.pieces))
+    def finite(self) -> bool:
+        return all(map(math.isfinite, (self.loss, *self.norms)))
 
 
 @define(eq=False)
 class _Subject:
     """One instance of the model, made for the trial."""
 
-    model: nn.Module
+    make: Make
     who: str
     spec: RunSpec
     data: Dataset
     device: torch.device
+    model: nn.Module = field(init=False)
     leaves: list[Tensor] = field(init=False)
+    initial: tuple[Any, ...] = field(init=False)  # digests of the first parameters
     first: _Gradient = field(init=False)
-    finite: bool = field(default=True, init=False)
-    _calls: int = field(default=0, init=False)
+    _whole: set[int] = field(factory=set, init=False)  # batches that were computed well
 
     def __attrs_post_init__(self) -> None:
+        self.model = self.make().to(self.device)
         self.leaves = list(self.model.parameters())
+        self.initial = tuple(map(object_state.digest_of, self.leaves))
+        # Behind a head of zeros nothing else would show.
+        with torch.no_grad():
+            for number, leaf in enumerate(self.leaves):
+                if leaf.numel() and not bool(leaf.any()):
+                    noise = torch.Generator().manual_seed(number)
+                    leaf.copy_(0.01 * torch.randn(leaf.shape, generator=noise))
+
+    def again(self) -> _Subject:
+        """Another instance, which was not called yet."""
+        return _Subject(self.make, self.who, self.spec, self.data, self.device)
 
     # -- the story
 
     def examine(self) -> tuple[str, ...]:
         """Try the model as it is; the paths of what it keeps on itself, empty if nothing."""
         self._check_aliases()
-        before, buffers = object_state.snapshot(self.model), self._buffers()
-        with torch.no_grad():
-            for leaf in self.leaves:  # by powers of two, which leaves no trace
-                leaf.mul_(0.5)
-        values = self._values()
-        apart = self._quietly(self._scores)
+        before, buffers, values = object_state.snapshot(self.model), self._buffers(), self._values()
+        apart = self._quietly(self.scores, lambda: self.again().scores())
         self._check_parameters(values)
-        with torch.no_grad():
-            for leaf in self.leaves:
-                leaf.mul_(2.0)
-            models.flat_parameters(self.model).mul_(0.5)
-        flat = self._scores()
-        self.first = self._quietly(lambda: self._gradient(self.model, 0))
+        self.flatten()
+        flat = self.scores()
+        self.first = self._quietly(
+            lambda: self._gradient(self.model, 0, whole=True),
+            lambda: self._of_another(),
+        )
         after = object_state.snapshot(self.model)
         self._gradient(self.model, 1)
         other = object_state.snapshot(self.model)
@@ -228,9 +271,19 @@ class _Subject:
         self._check_apart(apart, flat)
         keeps = [object_state.changes(before, after), object_state.changes(after, other)]
         self._check_shared(keeps[1].shared or object_state.changes(after, last).shared)
-        self.finite = math.isfinite(self.first.norm)
         found = [path for change in keeps for path in (*change.memory, *change.replaced)]
         return tuple(dict.fromkeys(found)) or self._evaluate(self.model)
+
+    def _of_another(self) -> _Gradient:
+        another = self.again()
+        return another._gradient(another.model, 0)
+
+    def flatten(self) -> None:
+        """Move the parameters into one memory, as a run does, and spoil where they were."""
+        old = [leaf.data for leaf in self.leaves]
+        models.flat_parameters(self.model)
+        for memory in old:
+            memory.zero_()
 
     def examine_copies(self, expected: _Gradient, keeps: tuple[str, ...]) -> None:
         """Try copies of the model, which keeps things at the paths `keeps`."""
@@ -238,7 +291,7 @@ class _Subject:
         told += "threads, and "
         if object_state.sealed(self.model):
             self._refuse(f"{told}a compiled or scripted model cannot be copied for each call")
-        models.flat_parameters(self.model).mul_(0.5)
+        self.flatten()
         try:
             copies = object_state.Copies(self.model)
         except Exception as e:
@@ -273,23 +326,6 @@ class _Subject:
                 "that are computed at once would see each other's; pass it on as a local variable"
             )
 
-    def trial(self, shards: Sequence[Any]) -> Trial:
-        """Digests of what decides bits here."""
-        whole = torch.cat([piece.cpu().reshape(-1) for piece in self.first.pieces])
-        norms = [float(torch.linalg.vector_norm(part)) for part in whole.chunk(_STRETCHES)]
-        data = self.data
-        numbers = hashlib.sha256()
-        for shard in shards:
-            numbers.update(f"{len(shard)}:".encode() + shard.astype("<i8").tobytes())
-        return Trial(
-            shards=numbers.hexdigest(),
-            classes=_sha256(data.classes, data.shape),
-            normalisation=sha256_of(torch.tensor(data.mean), torch.tensor(data.std)),
-            gradient=sha256_of(*(piece.cpu() for piece in self.first.pieces)),
-            loss=self.first.loss,
-            norms=tuple(norms),
-        )
-
     # -- computing
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor, int]:
@@ -301,16 +337,15 @@ class _Subject:
         labels = data.train.y.index_select(0, chosen).to(self.device)
         return inputs, labels, seeds.torch_seed(self.spec.seed, "trial", number)
 
-    def _scores(self) -> Tensor:
+    def scores(self) -> Tensor:
         """The scores of batch 0, as in training."""
         inputs, _, seed = self._batch(0)
         with calling(self.who), torch.no_grad(), models.randomness(seed):
             return class_scores(self.model, inputs, self.data.classes, self.who)
 
-    def _gradient(self, model: nn.Module, number: int) -> _Gradient:
-        """The gradient of the examples of batch `number`; these have nothing in common."""
+    def _gradient(self, model: nn.Module, number: int, *, whole: bool = False) -> _Gradient:
+        """The gradient of the examples of batch `number`."""
         data, (inputs, labels, seed) = self.data, self._batch(number)
-        self._calls += 1
         try:
             with calling(self.who):
                 loss, found = losses_gradient(
@@ -318,9 +353,9 @@ class _Subject:
                     self.who,
                 )  # fmt: skip
         except Exception as e:
-            if self._calls > 1 and e.__cause__ is not None:
+            if self._whole and e.__cause__ is not None and self._works_first(number):
                 raise UnsuitableModel(
-                    f"{self.who}: it was computed once, and failed when called again "
+                    f"{self.who}: it was computed well once, and failed when called again "
                     f"({described(e.__cause__)}): it keeps something between calls; a forward "
                     "pass may depend on its inputs and parameters only"
                 ) from e
@@ -332,12 +367,22 @@ class _Subject:
                 f"{_listed(unused)} get no gradient from the loss: use them in forward(), or "
                 "leave them out of the model"
             )
-        pieces = tuple(piece.reshape(-1).contiguous() for piece in found)
-        return _Gradient(pieces, float(loss))
+        self._whole.add(number)
+        pieces = [piece.reshape(-1).contiguous().cpu() for piece in found if piece is not None]
+        return _Gradient.of(pieces, float(loss), whole=whole)
 
-    def _quietly(self, compute: Callable[[], Any]) -> Any:
+    def _works_first(self, number: int) -> bool:
+        """Return whether batch `number` can be computed by a model that was not called yet."""
+        another = self.again()
+        try:
+            another._gradient(another.model, number)
+        except ByzpyTwError:
+            return False
+        return True
+
+    def _quietly(self, compute: Callable[[], Any], afresh: Callable[[], object]) -> Any:
         """The result of `compute`, which must leave the global generators alone."""
-        result, moved = generators.draws(compute)
+        result, moved = generators.draws(compute, afresh)
         if not moved:
             return result
         self._refuse(
@@ -359,7 +404,7 @@ class _Subject:
                 return class_scores(model, inputs.clone(), data.classes, self.who)
 
         before = object_state.snapshot(model)
-        first = self._quietly(scores)
+        first = self._quietly(scores, scores)
         after = object_state.snapshot(model)
         again = scores()
         self._check_buffers(buffers)
@@ -475,11 +520,11 @@ class _Subject:
 
 def _alike(one: _Gradient, other: _Gradient) -> bool:
     """Return whether two gradients agree but for rounding; two that are not finite do."""
-    if not math.isfinite(one.norm):
-        return not math.isfinite(other.norm)
-    off = math.hypot(*(norm_of(a - b) for a, b in zip(one.pieces, other.pieces)))
+    if not one.finite or not other.finite:
+        return one.finite == other.finite
+    size = max(1e-30, *one.norms)
     near = abs(one.loss - other.loss) <= TOLERANCE * max(1.0, abs(one.loss))
-    return near and off <= TOLERANCE * max(one.norm, 1e-12)
+    return near and all(abs(a - b) <= TOLERANCE * size for a, b in zip(one.norms, other.norms))
 
 
 def _address(thing: Any) -> int | None:

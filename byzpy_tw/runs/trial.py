@@ -18,8 +18,8 @@ from byzpy_tw import generators, object_state, seeds
 from byzpy_tw.aggregators.opaque import run_aggregator, run_preaggregator
 from byzpy_tw.aggregators.rule import outcome_of, preaggregated
 from byzpy_tw.attacks.knowledge import Knowledge
-from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, TooManyByzantine
-from byzpy_tw.foreign import calling
+from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError, TooManyByzantine
+from byzpy_tw.foreign import calling, cause_of
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
@@ -27,40 +27,60 @@ from byzpy_tw.runs.aggregation import Aggregation
 from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.rules import Rules
 
-COORDINATES = 32
+COORDINATES = 32  # of the made-up rows, where the rule allows
+_LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
 
 # (rows, context, state) -> what the rule makes of them
 Call = Callable[[Tensor, seeds.Context, dict[str, Any]], Tensor]
 
 
-def try_rules(config: RunConfig, registry: Registry, rules: Rules) -> None:
-    """Raise `BrokenPlugin` or `BadRuleOutput` where a plugin's rule or attack is unfit."""
-    chain = Aggregation(config, registry).chain(config.f)  # not the run's own
+def try_rules(config: RunConfig, registry: Registry, rules: Rules, dimension: int) -> None:
+    """Raise `BrokenPlugin` or `BadRuleOutput` where a plugin's rule or attack is unfit.
+
+    `dimension` is the model's.  Rules that work at that size alone, and are too large to be
+    tried, are taken as they are.
+    """
+    with generators.alone():
+        try:
+            _try_all(config, registry, rules, min(dimension, COORDINATES))
+        except ByzpyTwError as e:
+            if dimension <= COORDINATES or cause_of(e) is None:
+                raise
+            if dimension * config.n <= _LARGEST:  # they may be made for that size alone
+                _try_all(config, registry, rules, dimension)
+
+
+def _try_all(config: RunConfig, registry: Registry, rules: Rules, dimension: int) -> None:
     texts = [("pre-aggregator", text) for text in config.pre_aggregator]
     texts.append(("aggregator", config.aggregator))
-    rows = [_rows(config, number) for number in (0, 1)]
-    with generators.alone():
-        for (kind, text), rule in zip(texts, (*chain.pre, chain.aggregator), strict=True):
-            who, call = registry.owner(kind, text), _called(kind, rule)
-            try:
-                if not registry.is_foreign(kind, text):
-                    if kind == "aggregator":
-                        break
-                    rows = [call(r, _context(config, i), {}) for i, r in enumerate(rows)]
-                else:
-                    rows = _try_rule(who, rule, call, config, rows)
-            except TooManyByzantine:  # of fewer rows than there are: the run will tell
+    rows = [_rows(config, dimension, number) for number in (0, 1)]
+    for place, (kind, text) in enumerate(texts):
+        who = registry.owner(kind, text)
+
+        def make(place: int = place, kind: str = kind) -> tuple[Any, Call]:
+            chain = Aggregation(config, registry).chain(config.f)  # not the run's own
+            rule = (*chain.pre, chain.aggregator)[place]
+            return rule, _called(kind, rule)
+
+        try:
+            if registry.is_foreign(kind, text):
+                rows = _try_rule(who, make, config, rows)
+            elif kind == "aggregator":
                 break
-        if isinstance(rules.attack, PluginAttack):
-            _try_methods(config, rules)
+            else:
+                rows = [make()[1](r, _context(config, i), {}) for i, r in enumerate(rows)]
+        except TooManyByzantine:  # of fewer rows than there are: the run will tell
+            break
+    if isinstance(rules.attack, PluginAttack):
+        _try_methods(config, rules, dimension)
 
 
 def _try_rule(
-    who: str, rule: Any, call: Call, config: RunConfig, rows: list[Tensor]
+    who: str, make: Callable[[], tuple[Any, Call]], config: RunConfig, rows: list[Tensor]
 ) -> list[Tensor]:
-    """What `rule` makes of both `rows`."""
+    """Both `rows`, as the rule that `make` makes leaves them."""
 
-    def once(number: int) -> Tensor:
+    def once(call: Call, number: int) -> Tensor:
         given = rows[number].clone()
         try:
             with calling(who, BadRuleOutput):
@@ -74,23 +94,28 @@ def _try_rule(
             )
         return answer.clone()
 
-    first, moved = generators.draws(lambda: once(0))
+    rule, call = make()
+    first, moved = generators.draws(lambda: once(call, 0), lambda: once(make()[1], 0))
     if moved:
         raise BrokenPlugin(
             f"{who} draws from {' and '.join(moved)} global generator, so no run could be "
             "repeated; take the keyword context and draw from context.stream('...')"
         )
     after = object_state.snapshot(rule)
-    other = once(1)
-    again = once(0)
+    other = once(call, 1)
+    again = once(call, 0)
     kept = object_state.changes(after, object_state.snapshot(rule))
-    if not torch.equal(first, again) or kept.memory:
-        where = f" (it changes {', '.join(kept.memory[:3])})" if kept.memory else ""
+    cure = (
+        "a run that is resumed would go another way; take the keyword state for what it "
+        "remembers, and draw from context.stream('...')"
+    )
+    if kept.memory:
+        names = ", ".join(kept.memory[:3])
+        raise BrokenPlugin(f"{who} changes {names} on itself from call to call: {cure}")
+    if not torch.equal(first, again):
         raise BrokenPlugin(
-            f"{who} answers otherwise when it is given the same vectors again{where}: it "
-            "remembers something, or draws from a generator of its own, and a run that is "
-            "resumed would go another way; take the keyword state for what it remembers, and "
-            "draw from context.stream('...')"
+            f"{who} answers otherwise when it is given the same vectors again: it remembers "
+            f"something, or draws from a generator of its own, and {cure}"
         )
     return [first, other]
 
@@ -109,10 +134,10 @@ def _called(kind: str, rule: Any) -> Call:
     return call
 
 
-def _try_methods(config: RunConfig, rules: Rules) -> None:
+def _try_methods(config: RunConfig, rules: Rules, dimension: int) -> None:
     """Have the attack choose and measure, as the trainer has it do each round."""
     attack, chain = rules.attack, rules.aggregation.chain(config.f)
-    honest = _rows(config, 0)[: config.num_honest]
+    honest = _rows(config, dimension, 0)[: config.num_honest]
     given = honest.clone()
     Knowledge.for_attack(
         attack, given, context=_context(config, 0, pipeline=chain), state={}, memory={}
@@ -121,9 +146,9 @@ def _try_methods(config: RunConfig, rules: Rules) -> None:
         raise BadRuleOutput(f"{attack.who} wrote to the honest vectors; work on a copy")
 
 
-def _rows(config: RunConfig, number: int) -> Tensor:
+def _rows(config: RunConfig, dimension: int, number: int) -> Tensor:
     stream = seeds.stream(config.seed, "trial of rules", number)
-    return torch.from_numpy(stream.standard_normal((config.n, COORDINATES)).astype("float32"))
+    return torch.from_numpy(stream.standard_normal((config.n, dimension), dtype="float32"))
 
 
 def _context(config: RunConfig, number: int, pipeline: object = None) -> seeds.Context:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from attrs import define, field
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
@@ -21,7 +21,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import ByzpyTwError, LimitExceeded, ServerError
+from byzpy_tw.errors import (
+    ByzpyTwError,
+    LimitExceeded,
+    PluginError,
+    ServerError,
+    UnsuitableData,
+    UnsuitableModel,
+)
+from byzpy_tw.foreign import cause_of
 from byzpy_tw.kernels.memory import settle, steady_heap, trim
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.kernels.parallel import whole_pool as make_pool
@@ -82,6 +90,7 @@ class ByzpyServer(Service):
     _environment: Deferred | None = field(default=None, init=False)
     # Runs on the same data share it; the last one to close lets go of it.
     _datasets: Any = field(factory=WeakValueDictionary, init=False)
+    _making: DeferredLock = field(factory=DeferredLock, init=False)  # of runs and attacks
     _traced: set[str] = field(factory=set, init=False)  # texts of failures that are logged
 
     log = Logger()
@@ -244,7 +253,7 @@ class ByzpyServer(Service):
     async def build(self, spec: RunSpec) -> tuple[NodeHost, str]:
         """The host of a new run, and the digest of its data."""
         try:
-            host, digest = await in_pool(self.reactor, self.pool, self._build, spec)
+            host, digest = await self._one_by_one(self._build, spec)
         except ByzpyTwError as e:
             self._trace(str(e), Failure())
             raise
@@ -252,17 +261,29 @@ class ByzpyServer(Service):
                       model=spec.model, seconds=host.tried.seconds)  # fmt: skip
         return host, digest
 
+    def _one_by_one(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        """Do `work` in the pool, after what was asked for before.
+
+        Foreign code is made and tried by itself, as it may draw from global generators: if
+        the others waited for it in the pool, no thread would be left for rounds.
+        """
+        return self._making.run(in_pool, self.reactor, self.pool, work, *args)
+
     async def look_up(self, host: NodeHost, attacks: Sequence[str]) -> None:
         """Make `attacks` ready on `host`, and try them."""
         try:
-            await in_pool(self.reactor, self.pool, host.look_up, attacks)
+            if host.has_foreign(attacks):
+                await self._one_by_one(host.look_up, attacks)
+            else:  # as in the middle of a round, when nodes come from a server that is lost
+                await in_pool(self.reactor, self.pool, host.look_up, attacks)
         except ByzpyTwError as e:
             self._trace(str(e), Failure())
             raise
 
     def _trace(self, text: str, failure: Failure) -> None:
         """Log the traceback of foreign code that failed, once for each text, and not for ever."""
-        if failure.value.__cause__ is None or text in self._traced:
+        plugins = isinstance(failure.value, (PluginError, UnsuitableData, UnsuitableModel))
+        if not plugins or cause_of(failure.value) is None or text in self._traced:
             return
         if len(self._traced) < MOST_TRACED:
             self._traced.add(text)

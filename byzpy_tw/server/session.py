@@ -211,19 +211,23 @@ class Session(Visitor):
     async def _spawn_nodes(self, run: str, specs: list[NodeSpec]) -> dict[str, int]:
         here, server = self._run(run), self.server
         attacks = {spec.attack for spec in specs if spec.attack is not None}
+        self._room_for(len(specs))
         await server.look_up(here.host, sorted(attacks))
         if self._run(run) is not here:
             raise UnknownRun(f"run {run[:40]!r} was closed")
-        total = self.server.nodes + len(specs)
-        if total > self.server.limits.nodes:
-            raise ServerBusy(
-                f"{len(specs)} more nodes would make {total} on this server, its limit "
-                f"(--max-nodes) is {self.server.limits.nodes}"
-            )
+        self._room_for(len(specs))
         for spec in specs:
             here.host.spawn(spec)
             self.server.nodes += 1
         return {"count": len(here.host.nodes)}
+
+    def _room_for(self, nodes: int) -> None:
+        total = self.server.nodes + nodes
+        if total > self.server.limits.nodes:
+            raise ServerBusy(
+                f"{nodes} more nodes would make {total} on this server, its limit "
+                f"(--max-nodes) is {self.server.limits.nodes}"
+            )
 
     def compute(self, run: str, round: int, nodes: list[int]) -> Deferred:
         here = self._run(run)

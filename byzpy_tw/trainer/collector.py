@@ -69,7 +69,9 @@ class Collector:
     log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self._rows = self.matrix.unbind(0)
+        # What comes in must not look like a plugin's writing to the rows that it was shown:
+        # so rows have versions of their own (see `foreign.untouched`).
+        self._rows = tuple(row.data for row in self.matrix.unbind(0))
 
     def assign(self, node: int, host: Host | None) -> None:
         """Vectors of `node` are taken from `host` and nobody else; None: from nobody.

@@ -29,6 +29,7 @@ from byzpy_tw.errors import (
     message_of,
 )
 from byzpy_tw.exits import complain, let_go, say
+from byzpy_tw.foreign import cause_of
 from byzpy_tw.kernels.machine import cores
 from byzpy_tw.kernels.memory import settle, steady_heap
 from byzpy_tw.kernels.parallel import reactor_thread
@@ -193,9 +194,7 @@ async def conduct(
 
 def _log_cause(error: ByzpyTwError) -> None:
     """Leave the traceback of a plugin's exception, which `error` was raised from, in the log."""
-    cause: BaseException | None = error
-    while isinstance(cause, ByzpyTwError):
-        cause = cause.__cause__
+    cause = cause_of(error)
     if cause is not None and isinstance(error, _OF_PLUGINS):
         log.failure("{error}", failure=Failure(cause), error=message_of(error))
 

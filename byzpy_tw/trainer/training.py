@@ -82,8 +82,9 @@ def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> P
     if not_finite and config.strict:
         raise UnsuitableData(f"{'; '.join(not_finite)} (--strict)")
     warnings = [*data.empty(), *not_finite]
-    try_rules(config, registry, rules)
     model = make_model(spec, registry, data)
+    dimension = sum(leaf.numel() for leaf in model.parameters())
+    try_rules(config, registry, rules, dimension)
     who = registry.owner("model", config.model)
     tried.check_initial(model, who)
     model = model.to(device_of(config.device))
@@ -91,7 +92,7 @@ def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> P
         make = partial(
             build_attack, registry, config.attack, n=config.n, b=config.num_byz, f=config.f
         )
-        try_attack(make, spec, sum(leaf.numel() for leaf in model.parameters()))
+        try_attack(make, spec, dimension)
     tried = evolve(tried, seconds=time.perf_counter() - begun)
     learner = Learner(
         model,

@@ -27,8 +27,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from byzpy_tw.attacks.knowledge import Knowledge
-from byzpy_tw.errors import BadRequest, ByzpyTwError, UnknownRun
-from byzpy_tw.foreign import described, untouched
+from byzpy_tw.errors import BadRequest, UnknownRun
+from byzpy_tw.foreign import cause_of, described, untouched
 from byzpy_tw.nodes.gradients import Answer, Gradient
 from byzpy_tw.nodes.host import MOST_TOGETHER, NodeHost
 from byzpy_tw.nodes.shown import knowledge_of
@@ -366,7 +366,5 @@ def _foreign(error: BaseException) -> BaseException | None:
 
     A connection that ends while a vector is on its way is no mistake of anybody's code.
     """
-    while isinstance(error, ByzpyTwError) and error.__cause__ is not None:
-        error = error.__cause__
-    ours = isinstance(error, (ByzpyTwError, ConnectionError, CancelledError))
-    return None if ours else error
+    cause = cause_of(error)
+    return None if isinstance(cause, (ConnectionError, CancelledError)) else cause
