@@ -1,4 +1,4 @@
-"""How a command ends: with an exit code, and a line for what went wrong.
+"""The end of a command: its exit code, and a line for what went wrong.
 
 What is printed must not decide what is done.  A character that standard output or error
 has no code for is printed as an escape, also in a name that is no text at all.  A command

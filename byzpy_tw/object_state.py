@@ -219,7 +219,7 @@ def _of_class(path: str, kind: type) -> Iterator[tuple[str, Any, bool]]:
 
 
 def _of_globals(module: str | None, names: Iterable[str]) -> Iterator[tuple[str, Any, bool]]:
-    """Those of a foreign module's globals that code of it names, without classes."""
+    """The globals of a foreign module that its code names, without classes."""
     there = vars(sys.modules[module]) if module in sys.modules else {}
     for name in names:
         value = there.get(name)

@@ -142,7 +142,7 @@ class ReadTests(FilesTestCase):
         self.told("fashion-mnist", f"{raw / TEST_X} is empty", make=fashion_mnist)
 
     def test_the_older_layout(self) -> None:
-        """What older versions of torchvision made is read, and named where it is damaged."""
+        """Files of older versions of torchvision are read, and named where they are damaged."""
         shutil.rmtree(self.raw)
         made = self.root / "MNIST" / "processed"
         made.mkdir()
@@ -336,7 +336,7 @@ def as_another_user(case: SynchronousTestCase, do: Callable[[], object]) -> None
 
 class MissingTests(FilesTestCase):
     def test_some(self) -> None:
-        """Those that are missing are named, with where to put them, and nothing is left."""
+        """Missing files are named, with where to put them, and nothing is left."""
         (self.raw / TEST_X).unlink()
         (self.raw / TEST_Y).unlink()
         before = sorted(self.root.rglob("*"))

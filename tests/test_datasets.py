@@ -118,7 +118,7 @@ def blobs(x: Any, y: Any = None, **options: Any) -> Dataset:
 
 
 class UnsuitableTests(SynchronousTestCase):
-    """What cannot be trained on is refused when it is made, in one line."""
+    """Data that cannot be trained on is refused when it is made, in one line."""
 
     def refused(self, *words: str, x: Any = None, y: Any = None, **options: Any) -> None:
         x = torch.ones(4, 3, 2) if x is None else x
@@ -209,7 +209,7 @@ class UnsuitableTests(SynchronousTestCase):
 
 
 class FaultTests(SynchronousTestCase):
-    """What is allowed, and what a user is told of before a run."""
+    """Data that is allowed, and data that a user is told of before a run."""
 
     def test_not_finite(self) -> None:
         """Examples with NaN or infinity are counted in each split, and the first is named."""
@@ -226,7 +226,7 @@ class FaultTests(SynchronousTestCase):
         self.assertEqual(blobs(x, train=good, test=good).faults(), [])
 
     def test_in_pieces(self) -> None:
-        """What lies far behind is found as well."""
+        """An example far behind is found as well."""
         x = torch.zeros(5, 2**20)
         x[4, -1] = float("nan")
         good = Split(x[:1], torch.zeros(1).long())

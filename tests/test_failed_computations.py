@@ -97,7 +97,7 @@ class Model(torch.nn.Module):
 
 
 class Plugin:
-    """What these runs name."""
+    """The plugin that these runs name things of."""
 
     @hookimpl
     def register_attacks(self) -> list[Registration]:
@@ -174,7 +174,8 @@ class CauseTests(RunCase):
         round's refusals in result.json; nobody is called slow."""
         text = self.error(await self.run_(model="gives-up"), BudgetExceeded, 3)
         self.assertIn("round 1: 4 of n = 6 nodes failed, f = 2 are tolerated", text)
-        self.assertIn("; 2 more were not asked); node 0: model 'gives-up' of mistakes 0 raised ArithmeticError: the weights", text)
+        self.assertIn("; 2 more were not asked); node 0: model 'gives-up' of mistakes 0 ", text)
+        self.assertIn("raised ArithmeticError: the weights have moved", text)
         self.assertIn("mend the model: the log of the machine", text)
         self.assertNotIn("--round-timeout", text)
         halted = self.result["halted"]
@@ -193,7 +194,7 @@ class CauseTests(RunCase):
         """Where their attack raises, that is what is to be mended."""
         text = self.error(await self.run_(attack="raises", f=1), BudgetExceeded, 3)
         self.assertIn("round 0: 2 of n = 6 nodes failed, f = 1 are tolerated", text)
-        self.assertIn("node 4: mistakes: attack 'raises' raised RuntimeError: the attack's own", text)
+        self.assertIn("node 4: mistakes: attack 'raises' raised RuntimeError: the attack", text)
         self.assertIn("mend the attack", text)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
@@ -241,7 +242,8 @@ class AttackTests(RunCase):
         self.assertRegex(
             told[0],
             r"\A! round 0: the attack 'raises' failed at node 4: mistakes: attack 'raises' raised "
-            r"RuntimeError: the attack's own mistake \(\S+, line \d+\); its nodes count as refused\Z",
+            r"RuntimeError: the attack's own mistake \(\S+, line \d+\); its nodes count as "
+            r"refused\Z",
         )
 
     async def test_after_a_resume(self) -> None:
@@ -364,7 +366,8 @@ class ProcessTests(TestCase):
         options = self.options(in_process=False, local=1, rounds=4, attack="raises-late")
         byzpy_tw.run(**options)
         result = Result.read(self.where / "run")
-        self.assertIn("own mistake (byzpy_tw_odd.py, line", result.figures["attack_failures"]["first"])
+        first = result.figures["attack_failures"]["first"]
+        self.assertIn("own mistake (byzpy_tw_odd.py, line", first)
         log = (self.where / "run" / "server-0.log").read_text()
         self.assertEqual(log.count("Traceback (most recent call last)"), 1, log)
         self.assertIn('raise RuntimeError("the attack', log)
@@ -374,7 +377,7 @@ class CallsTests(SynchronousTestCase):
     """Records, counted."""
 
     def calls(self, *reasons: str | None) -> AttackCalls:
-        """Of a run with one honest node and one Byzantine one, refused for these `reasons`."""
+        """The calls of a run with one honest node and one Byzantine one, refused for `reasons`."""
         calls = AttackCalls(1, 1)
         for reason in reasons:
             refused = [{"node": 1, "reason": reason, "detail": "why"}] if reason else []
@@ -396,7 +399,7 @@ class CallsTests(SynchronousTestCase):
             self.assertIsNone(self.calls(*reasons).failures)
 
     def test_honest_nodes_are_not_counted(self) -> None:
-        """Nor is one that a record does not explain without words."""
+        """A record that explains nothing has words all the same."""
         calls = AttackCalls(1, 1)
         calls.add({"refused": [{"node": 0, "reason": "failed"}]})
         self.assertIsNone(calls.failures)
@@ -405,7 +408,7 @@ class CallsTests(SynchronousTestCase):
         self.assertEqual(calls.failures.first, "round 1, node 1: no further details")
 
     def test_entries_that_cannot_be(self) -> None:
-        """What somebody's hand wrote into result.json is told."""
+        """Entries that somebody's hand wrote into result.json are told."""
         good = {"status": "finished"}
         for name, value in (
             ("attack_failures", []),
@@ -482,7 +485,7 @@ class LabTests(TestCase):
         self.assertEqual(again.outcomes(), outcomes)
 
     async def test_nothing_but_failures(self) -> None:
-        """Of a table without an attack nothing is concluded."""
+        """Nothing is concluded from a table without an attack."""
         lab = self.lab("raises")
         await lab.run()
         self.flushLoggedErrors(RuntimeError)
@@ -538,7 +541,7 @@ class LabTests(TestCase):
         self.assertEqual((one.status, one.value), ("failed", None))
 
     def failures(self) -> AttackFailures | None:
-        """Of ten rounds of one attacker, of which one failed."""
+        """Failures of ten rounds of one attacker, of which one failed."""
         calls = AttackCalls(8, 1)
         for number in range(10):
             failed = [{"node": 9, "reason": "failed", "detail": "no"}] if number == 4 else []

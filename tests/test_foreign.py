@@ -42,7 +42,7 @@ class CallingTests(SynchronousTestCase):
             self.assertIs(found.__cause__, e)
 
     def test_meant_errors_stand(self) -> None:
-        """What a plugin raises on purpose, of this package's errors, is what its caller gets."""
+        """An error of this package that a plugin raises on purpose reaches its caller."""
         e = BadParameter("s must be above 0")
         self.assertIs(self.raised(e), e)
         found = self.raised(Particular("s", -1))

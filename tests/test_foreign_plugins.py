@@ -164,7 +164,7 @@ class BrokenDistributionTests(SynchronousTestCase):
         self.assertIn("no attribute 'plugin'", broken.why)
 
     def test_those_handed_in_still_raise(self) -> None:
-        """What a script hands in itself is its own mistake, told at once."""
+        """A plugin that a script hands in itself is its own mistake, told at once."""
 
         class Wrapping:
             @hookimpl(wrapper=True)
@@ -226,7 +226,7 @@ class RegistrationTests(SynchronousTestCase):
 
 
 class FactoryTests(SynchronousTestCase):
-    """What a factory raises is told as its distribution's, or as the value's that it was given."""
+    """Errors of a factory are told as its distribution's, or as those of a value it was given."""
 
     def raises(self, error: BaseException, kind: str = "aggregator") -> Any:
         def factory(*, f: int = 0, width: float = 1.0) -> Any:

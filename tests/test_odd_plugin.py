@@ -54,7 +54,7 @@ class KeepsNothing(nn.Module):
 
 
 class Right:
-    """What the odd plugin should have offered."""
+    """The model that the odd plugin should have offered."""
 
     @hookimpl
     def register_models(self) -> list[Registration]:
@@ -79,7 +79,8 @@ class OddPluginCase(TestCase):
 
     def server(self, *options: str, **variables: str) -> Process:
         """A server that has the plugin, about to listen."""
-        env = {**environment(), "PYTHONPATH": os.pathsep.join([str(PLUGIN), *sys.path]), **variables}
+        path = os.pathsep.join([str(PLUGIN), *sys.path])
+        env = {**environment(), "PYTHONPATH": path, **variables}
         command = [*TWISTD, "-n", "--pidfile=", "--logfile=-", "byzpy-server", "--until-eof"]
         return Process.start(
             self, [*command, "--host", "127.0.0.1", "--port", "0", *options], env=env
@@ -167,14 +168,15 @@ class PlacementTests(OddPluginCase):
 
 class RefusedTests(OddPluginCase):
     async def test_models(self) -> None:
-        """What no gradient could be computed with again is told before round 0."""
+        """A model whose gradients could not be computed again is told before round 0."""
         for model, words in {
             "functional-dropout": ("torch's global generator", "torch.nn.Dropout"),
             "tuple": ("returned a tuple", "(2, 4) scores"),
             "unused": ("'extra.weight', 'extra.bias'", "no gradient"),
             "view": ("view[0]", "'enc.weight'", "take it in forward()"),
         }.items():
-            await self.refused(UnsuitableModel, "odd-plugin 1.0", *words, **{**BLOBS, "model": model})
+            run = {**BLOBS, "model": model}
+            await self.refused(UnsuitableModel, "odd-plugin 1.0", *words, **run)
 
     async def test_a_constant_buffer(self) -> None:
         """A buffer that the forward pass leaves alone is a constant, and fine."""

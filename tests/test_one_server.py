@@ -68,7 +68,7 @@ class FleetTests(test_fleet.FleetCase):
         self.assertIsNone(self.world.on("c").sink)
 
     def test_the_order_is_that_of_the_list(self) -> None:
-        """Whoever answers first."""
+        """The server that answers first."""
         fleet = self.fleet()
         waits: Deferred[None] = Deferred()
         self.name(fleet, {"a": waits}, a="x", b="y", c="x")
@@ -142,7 +142,7 @@ class ExaminedTests(test_doctor.DoctorCase):
         self.assertIn(f"{told} (--min-servers 1: others will do)", enough.warnings)
 
     async def test_keys(self) -> None:
-        """Whose certificates differ are two servers, whatever they say; one is one."""
+        """Two certificates are two servers, whatever they say; one is one."""
         alpha = self.called("same", self.cluster.server("alpha"))
         beta = self.called("same", self.cluster.server("beta"))
         self.assert_troubles(await self.examined([alpha, beta], keys=True))

@@ -1,4 +1,4 @@
-"""What can be printed, and where, decides nothing of what a command does."""
+"""A terminal that cannot print decides nothing of what a command does."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class StreamsTests(PrintingCase):
                 self.assertWhole(name)
 
     def test_a_closed_stream_is_no_file_of_a_run(self) -> None:
-        """What a library prints does not end up in the records, whose numbers are free."""
+        """A library's prints do not end up in the records, whose file numbers are free."""
         program = "import os; from byzpy_tw import exits; exits.forgiving(); "
         program += "file = os.open('made', os.O_CREAT | os.O_WRONLY); os.write(2, b'x'); "
         program += "os.write(1, b'x'); raise SystemExit(file < 3)"
@@ -134,7 +134,7 @@ class StreamsTests(PrintingCase):
         self.assertEqual((self.folder / "made").read_bytes(), b"")
 
     def test_exit_codes(self) -> None:
-        """Of what cannot be printed: 74 for an answer; a mistake keeps its own."""
+        """The exit code is 74 for an answer that cannot be printed; a mistake keeps its own."""
         ours = [sys.executable, "-m", "byzpy_tw"]
         mistake, explain = [*TRAIN, "--rounds", "0"], [*ours, "explain"]
         for words, redirection, code, said in (

@@ -351,8 +351,10 @@ class ConjugateBuffer(Plain):
         return super().forward(x.flatten(1) * self.phase.real)
 
 
-SHARED = (NotANumber, ConjugateBuffer, NewWeightNorm, Recurrent, Tied, ConstantBuffer, BatchStatistics, DrawsByNumPy,
-          GlobalOnce, scripted, compiled)  # fmt: skip
+SHARED = (
+    NotANumber, ConjugateBuffer, NewWeightNorm, Recurrent, Tied, ConstantBuffer,
+    BatchStatistics, DrawsByNumPy, GlobalOnce, scripted, compiled,
+)  # fmt: skip
 COPIED = (KeepsOnItself, KeepsInAList, KeepsByAMethod, OldWeightNorm)
 REFUSED: dict[Any, tuple[str, ...]] = {
     KeepsInAHook: ("'kept'", "local variable"),
@@ -466,7 +468,7 @@ class ModelTests(SynchronousTestCase):
         self.assertRegex(str(error), r"raised SystemExit: 3 \(test_trial.py, line \d+\)")
 
     def test_global_generators_are_left_alone(self) -> None:
-        """Those of the caller are where they were."""
+        """The caller's generators are where they were."""
         random.seed(5)
         np.random.seed(5)
         torch.manual_seed(5)
@@ -845,7 +847,7 @@ class RuleTests(SynchronousTestCase):
         self.assertTrue(torch.equal(matrix[2], torch.ones(5)))
 
     def test_made_alike_everywhere(self) -> None:
-        """What a factory draws from a global generator is the same in each process."""
+        """Numbers that a factory draws from a global generator are the same in each process."""
         rules = [rules_of(self.config(DrawsWhenMade), self.names) for _ in range(2)]
         rows = torch.randn(8, 30)
         one, two = (r.aggregation(rows, tuple(range(8)), 2, 0).vector for r in rules)

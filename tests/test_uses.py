@@ -103,7 +103,7 @@ class UselessTests(SynchronousTestCase):
         self.assertIn("has no use with --in-process", str(error))
 
     def test_files_that_say_all(self) -> None:
-        """What --print-config writes, defaults and all, begins a run."""
+        """A file of --print-config, defaults and all, begins a run."""
         self.file.write_text(to_toml(RunConfig(in_process=True)))
         self.assertEqual(self.begun(f"--config {self.file}"), RunConfig(in_process=True))
 
@@ -215,7 +215,7 @@ class PlainValuesTests(SynchronousTestCase):
         self.assertEqual(told["aggregator"], "median")
 
     def test_what_stays_wrong(self) -> None:
-        """What stands for no such value is refused as before."""
+        """A text that stands for no such value is refused as before."""
         for options in (
             {"rounds": np.float64(2.5)}, {"rounds": np.bool_(True)}, {"lr": np.array([0.1])},
             {"lr": np.complex64(1)}, {"lr": torch.ones(2)}, {"strict": np.int64(1)},
@@ -253,7 +253,7 @@ class KeywordTests(SynchronousTestCase):
         self.assertIsNone(byzpy_tw.aggregator("multi-krum", q=None).q)
 
     def test_values_of_another_kind(self) -> None:
-        """What is expected, and what there is."""
+        """The error says what is expected, and what there is."""
         for value, got in (
             (2.5, "got float 2.5"), (True, "got bool True"), ([2], "got list"),
             (np.array([2]), "got ndarray"), (max, "got builtin_function_or_method"),

@@ -61,17 +61,17 @@ class Ended:
 
     @property
     def good(self) -> bool:
-        """Whether its result means something."""
+        """Return whether its result means something."""
         return self.status in ENDS
 
     @property
     def over(self) -> bool:
-        """Whether it came to its end, so that it is not run again."""
+        """Return whether it came to its end, so that it is not run again."""
         return self.good or self.unattacked
 
     @property
     def unattacked(self) -> bool:
-        """Whether its attack failed all along: all that is wrong with it."""
+        """Return whether its attack failed all along, which is all that is wrong with it."""
         return self.status == "failed" and self.failures is not None and self.failures.total
 
 
@@ -100,7 +100,7 @@ class Outcome:
 
     @property
     def attack_failures(self) -> str:
-        """How often the attack failed in its runs, and why first; empty where it never did.
+        """The number of failed attack calls of its runs, with the first cause; empty for none.
 
         Nothing can be concluded from such a cell: its rule met fewer attackers than others.
         """

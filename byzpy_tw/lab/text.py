@@ -132,7 +132,7 @@ def notes(grid: Grid, outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def _partly(outcome: Outcome) -> str:
-    """How often the attack failed in a cell that came to its end all the same."""
+    """The number of failed attack calls in a cell that came to its end all the same."""
     return outcome.attack_failures if outcome.status in ENDS else ""
 
 

@@ -191,7 +191,7 @@ class NodeHost:
 
     @property
     def foreign(self) -> bool:
-        """Whether a plugin's attack is among the nodes here: it may write to what it is shown."""
+        """Return whether a plugin's attack is among the nodes here, which may write to vectors."""
         return any(isinstance(attack, PluginAttack) for attack in self._attacks.values())
 
     def garbage(self, node: int, round: int) -> Tensor:

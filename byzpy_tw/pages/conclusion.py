@@ -34,7 +34,7 @@ def conclusion(history: History, rule: str, status: str, error: str | None) -> l
 
 
 def _failed_attack(history: History, rule: str) -> list[str]:
-    """How often the attack failed; empty where it never did."""
+    """The number of failed attack calls; empty for none."""
     failures = history.attack.failures
     if failures is None:
         return []

@@ -168,7 +168,7 @@ class Registry:
         arguments: Mapping[str, Any],
         reserved: Mapping[str, Any],
     ) -> Any:
-        """What the entry's factory makes, checked; every error of it is one of ours."""
+        """Call the entry's factory, and check what it makes; every error of it is one of ours."""
         kind, own = entry.kind, entry.distribution == OWN
         with calling(f"{entry.distribution}: making {kind} {named.name!r}"):
             try:
@@ -285,7 +285,7 @@ def check_disabled(names: Collection[str]) -> list[str]:
 
 
 def still_installed(names: Collection[str]) -> tuple[str, ...]:
-    """Those of the distributions `names` that are there to be disabled."""
+    """The distributions among `names` that are there to be disabled."""
     there = {_canonical(distribution) for distribution, _, _ in installed()} if names else set()
     return tuple(name for name in names if _canonical(name) in there)
 
@@ -402,7 +402,7 @@ def _offered(
 def _check_hooks(
     manager: pluggy.PluginManager, plugin: object, owner: str, distribution: str
 ) -> None:
-    """What pluggy would take in silence, or tell at a page's length."""
+    """Refuse hooks that pluggy would take in silence, or tell of at a page's length."""
     other = manager.get_name(plugin)
     if other is not None:
         raise BrokenPlugin(

@@ -1,4 +1,4 @@
-"""How the calls of a run's attack went, from its records.
+"""The calls of a run's attack, as counted from its records.
 
 A Byzantine node whose attack raises sends nothing, and is refused as `failed`: the rule then
 meets fewer attackers than the run's configuration says.  That is no merit of the rule's.
@@ -16,14 +16,14 @@ from byzpy_tw.runs.round import Reason, clipped
 
 
 def counted(failed: int, of: int, probation: int) -> str:
-    """How many of how many calls failed, to follow "the attack failed"."""
+    """The words "in K of N calls", to follow "the attack failed"."""
     more = f" ({probation} more were not waited for)" if probation else ""
     return f"in {failed} of {of} calls{more}"
 
 
 @frozen
 class AttackFailures:
-    """How the calls of an attack went in a run in which at least one of them failed."""
+    """The calls of an attack in a run in which at least one of them failed."""
 
     failed: int  # Byzantine vectors whose computation raised, or was no vector
     probation: int  # more that were not waited for, since their nodes had failed before
@@ -41,12 +41,12 @@ class AttackFailures:
 
     @property
     def total(self) -> bool:
-        """Whether the run had no attack at all: every vector is missing for this reason."""
+        """Return whether the run had no attack at all: each vector is missing for this reason."""
         return not self.accepted and not self.elsewise
 
     @property
     def counted(self) -> str:
-        """How many of how many, to follow "the attack failed"."""
+        """The words "in K of N calls", to follow "the attack failed"."""
         return counted(self.failed, self.of, self.probation)
 
     def to_plain(self) -> dict[str, Any]:

@@ -199,7 +199,8 @@ def compare(
 ) -> list[str]:
     """What differs between this process and the one that began the run, in words.
 
-    `dimension` is the model's, `digest` the data's, `trial` this process's.  Raises `RunDirectoryError` where
+    `dimension` is the model's, `digest` the data's, `trial` this process's.  Raises
+    `RunDirectoryError` where
     these are others, and `ServerDiffers` for any difference if it is to be `strict`.
     """
     before = begun.description
@@ -226,7 +227,7 @@ def compare(
 
 
 def _trials_differ(recorded: Any, now: Trial, exact: bool) -> list[str]:
-    """How the trial that is on record, if there is one, differs from that of `now`."""
+    """The differences of `now` from the trial that is on record, if there is one."""
     if recorded is None:  # begun before there were trials
         return []
     try:

@@ -141,7 +141,7 @@ class Round:
                 self.refused(node, Reason.LATE, "no answer within the timeout")
 
     def unasked(self, nodes: Iterable[int], why: str) -> None:
-        """Those of `nodes` that are still awaited were not asked for anything."""
+        """Note that the nodes of `nodes` that are still awaited were not asked for anything."""
         for node in sorted(self._awaited & set(nodes)):
             self.refused(node, Reason.UNASKED, f"not asked: {why}")
 
@@ -235,7 +235,7 @@ class Round:
         return f"; node {first.node}: {clipped(first.detail)}"
 
     def _advice(self) -> str:
-        """What to do about the refusals, to end a sentence with."""
+        """Advice about the refusals, to end a sentence with."""
         failed = self._of(Reason.FAILED)
         if failed:
             what = "model" if failed[0].node < self.honest else "attack"

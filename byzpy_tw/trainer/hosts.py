@@ -22,7 +22,7 @@ from byzpy_tw.wire.frames import Header
 
 @frozen
 class Opened:
-    """What a host answered when a run was opened: vectors' length, data's digest, its trial."""
+    """A host's answer when a run was opened: vectors' length, data's digest, its trial."""
 
     dimension: int
     digest: str

@@ -127,7 +127,7 @@ class InProcessHost:
 def _wide(
     shown: Mapping[str, Tensor], past: Mapping[int, Tensor], apart: bool
 ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-    """What would have travelled, as attacks take it.
+    """Make wide what would have travelled, as attacks take it.
 
     The rows that will be aggregated are copied where a plugin's attack is shown them.
     """
