@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import hookimpl, seeds
 from byzpy_tw.attacks import Knowledge
 from byzpy_tw.errors import BadParameter, DatasetUnavailable
-from byzpy_tw.nodes.host import make_model, make_shards
+from byzpy_tw.nodes.host import check_model, make_model, make_shards
 from byzpy_tw.plugins import KINDS, Registry, hookspecs, load
 from byzpy_tw.plugins.shorthand import build_pipeline
 from byzpy_tw.runs.config import RunConfig
@@ -183,7 +183,8 @@ class ExampleTests(SynchronousTestCase):
         _, names = registry("register_models")
         data = names.make("dataset", "synthetic:n=100")
         spec = RunConfig(in_process=True, model="bottleneck:width=3").spec()
-        model = make_model(spec, names, data, most_elements=1000)
+        check_model(spec, names, data, most_elements=1000)
+        model = make_model(spec, names, data, checked=True)
         self.assertEqual(sum(p.numel() for p in model.parameters()), 64 * 3 + 3 + 30 + 10)
         again = make_model(spec, names, data)
         self.assertTrue(torch.equal(model[1].weight, again[1].weight))

@@ -236,11 +236,11 @@ def build(
     data = dataset if dataset is not None else registry.make(
         "dataset", spec.dataset, root=data_root
     )
-    limits = {"most_elements": most_elements, "most_working": most_working}
+    check_model(spec, registry, data, most_elements=most_elements, most_working=most_working)
     chosen, shards = device_of(device), make_shards(spec, registry, data)
     if tried is None:
-        tried = try_out(spec, registry, data, shards, chosen, **limits)
-    model = make_model(spec, registry, data, **limits)
+        tried = try_out(spec, registry, data, shards, chosen)
+    model = make_model(spec, registry, data, checked=True)
     tried.check_initial(model, registry.owner("model", spec.model))
     model = model.to(chosen)
     parameters = models.flat_parameters(model)
@@ -253,12 +253,11 @@ def try_out(
     data: Dataset,
     shards: Sequence[np.ndarray],
     device: torch.device,
-    **limits: int | None,
 ) -> Tried:
-    """The trial of the run's model on this process's data; see `trial`."""
+    """The trial of the run's model, which was checked, on this process's data; see `trial`."""
 
     def make() -> nn.Module:
-        return make_model(spec, registry, data, **limits)
+        return make_model(spec, registry, data, checked=True)
 
     return try_model(make, registry.owner("model", spec.model), spec, data, shards, device)
 
@@ -269,18 +268,33 @@ def callable_model(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
 
 
 def make_model(
+    spec: RunSpec, registry: Registry, data: Dataset, *, checked: bool = False
+) -> nn.Module:
+    """The run's model, its initial values drawn from the run's seed.
+
+    It is looked at on the meta device first, unless `check_model` did.
+    """
+    factory = _factory(spec, registry, data)
+    return models.build(factory, {}, seed=spec.seed, counted=checked)
+
+
+def _factory(spec: RunSpec, registry: Registry, data: Dataset) -> Callable[..., nn.Module]:
+    def factory(**_: Any) -> nn.Module:
+        return registry.make("model", spec.model, classes=data.classes, shape=data.shape)
+
+    return factory
+
+
+def check_model(
     spec: RunSpec,
     registry: Registry,
     data: Dataset,
     *,
     most_elements: int | None = None,
     most_working: int | None = None,
-) -> nn.Module:
-    """The run's model, its initial values drawn from the run's seed."""
-
-    def factory(**_: Any) -> nn.Module:
-        return registry.make("model", spec.model, classes=data.classes, shape=data.shape)
-
+) -> None:
+    """Count the model before it takes memory; see `build`."""
+    factory = _factory(spec, registry, data)
     d = models.count(factory, {})
     if most_elements is not None and d > most_elements:
         raise LimitExceeded(
@@ -298,7 +312,6 @@ def make_model(
                 f"examples, over the limit of {most_working / 2**20:.0f} MiB: use a "
                 "smaller --micro-batch-size"
             )
-    return models.build(factory, {}, seed=spec.seed, counted=True)
 
 
 def kept_of_one(factory: Callable[..., nn.Module], shape: tuple[int, ...]) -> int:

@@ -20,7 +20,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged, UnsuitableData
 from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.nodes.attack_trial import try_attack
-from byzpy_tw.nodes.host import check_shard, make_model, make_shards, try_out
+from byzpy_tw.nodes.host import check_model, check_shard, make_model, make_shards, try_out
 from byzpy_tw.nodes.probe import probe
 from byzpy_tw.nodes.spec import node_specs
 from byzpy_tw.nodes.trial import Tried
@@ -75,6 +75,7 @@ def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> P
     shards = make_shards(spec, registry, data)
     for i, shard in enumerate(shards):
         check_shard(i, len(shard), spec)
+    check_model(spec, registry, data)
     begun = time.perf_counter()
     # On the CPU, as the probe is: its bits are compared with the servers'.
     tried = try_out(spec, registry, data, shards, torch.device("cpu"))
@@ -82,7 +83,7 @@ def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> P
     if not_finite and config.strict:
         raise UnsuitableData(f"{'; '.join(not_finite)} (--strict)")
     warnings = [*data.empty(), *not_finite]
-    model = make_model(spec, registry, data)
+    model = make_model(spec, registry, data, checked=True)
     dimension = sum(leaf.numel() for leaf in model.parameters())
     try_rules(config, registry, rules, dimension)
     who = registry.owner("model", config.model)
