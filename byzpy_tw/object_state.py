@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
+import gc
 import random
 import sys
 import types
+from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from itertools import islice
+from operator import length_hint
 from typing import Any
 
 import numpy as np
@@ -30,10 +32,15 @@ _MOST = 50_000  # objects that are looked at
 _OF_ONE = 1000  # entries of one container
 _WHOLE = 1 << 20  # elements of a tensor whose content is looked at
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), Enum)
+_CACHES = (type(functools.lru_cache(int)),)
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 _LIBRARIES = frozenset(sys.stdlib_module_names) | {
     "byzpy_tw", "torch", "torchvision", "numpy", "scipy", "attr", "attrs", "pluggy", "twisted",
 }  # fmt: skip
+# Of the standard library, those whose objects are there to hold things.
+_HOLDERS = frozenset({"types", "argparse", "collections", "queue", "array", "string"})
+# Those whose objects stand for something of the process, which copies have in common.
+_HANDLES = frozenset({"_thread", "threading", "_io", "io", "logging", "socket"})
 # Of a module, what torch itself keeps there and a forward pass has no business with.
 _TORCHS = frozenset({"_parameters", "_buffers", "_modules", "training"})
 _MODULES = frozenset(vars(nn.Module()))  # all that torch itself keeps there
@@ -63,16 +70,23 @@ class Changes:
     """Paths at which two snapshots of an object differ.
 
     ``memory``: numbers and contents that differ, such as a count or a running mean.
-    ``replaced``: other objects in the place of earlier ones, and containers that grew, such as
-    activations that are kept.  ``shared``: those of either kind in globals and classes.
+    ``grown``: containers of another length.  ``replaced``: other objects in the place of
+    earlier ones, such as activations that are kept.  ``shared``: those of any kind in globals
+    and classes.
     """
 
     memory: tuple[str, ...]
+    grown: tuple[str, ...]
     replaced: tuple[str, ...]
     shared: tuple[str, ...]
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """All but ``shared``."""
+        return (*self.memory, *self.grown, *self.replaced)
+
     def __bool__(self) -> bool:
-        return bool(self.memory or self.replaced or self.shared)
+        return bool(self.own or self.shared)
 
 
 def snapshot(root: Any) -> Snapshot:
@@ -99,7 +113,7 @@ def snapshot(root: Any) -> Snapshot:
 
 def changes(before: Snapshot, after: Snapshot) -> Changes:
     """The differences between two snapshots of one object, each path once."""
-    memory, replaced, shared = [], [], []
+    memory, grown, replaced, shared = [], [], [], []
     for path in dict.fromkeys([*before, *after]):
         old, new = before.get(path), after.get(path)
         if old is not None and new is not None:
@@ -108,14 +122,14 @@ def changes(before: Snapshot, after: Snapshot) -> Changes:
             alike = old.content == new.content or old.content != old.content
             if same and alike:
                 continue
-            numbers = not alike and not isinstance(new.thing, (*_CONTAINERS, dict))
-            kind = memory if numbers else replaced
+            contained = isinstance(new.thing, (*_CONTAINERS, dict))
+            kind = replaced if alike else grown if contained else memory
         else:
-            alike, kind = False, replaced
+            kind = replaced
         there = old or new
         assert there is not None
         (shared if there.shared else kind).append(path)
-    return Changes(tuple(memory), tuple(replaced), tuple(shared))
+    return Changes(tuple(memory), tuple(grown), tuple(replaced), tuple(shared))
 
 
 def tensors_in(root: Any) -> list[Tensor]:
@@ -137,6 +151,9 @@ class Copies:
     def __init__(self, template: Any) -> None:
         self._template = template
         self._shared = {id(tensor): tensor for tensor in tensors_in(template)}
+        for kept in snapshot(template).values():
+            if type(kept.thing).__module__ in _HANDLES:
+                self._shared[id(kept.thing)] = kept.thing
         self()  # raises now, not in a round
 
     def __call__(self) -> Any:
@@ -187,6 +204,12 @@ def _parts(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, bool
         yield f"{path}.__func__", thing.__func__, shared
     elif isinstance(thing, types.FunctionType):
         yield from _of_function(path, thing, shared)
+    elif isinstance(thing, types.GeneratorType):
+        for name, value in (thing.gi_frame.f_locals if thing.gi_frame else {}).items():
+            yield f"{path}.{name}", value, shared
+    elif isinstance(thing, _CACHES):  # their results, which nothing else tells of
+        for i, held in enumerate(gc.get_referents(thing)):
+            yield f"{path} (cached {i})", held, shared
     elif isinstance(thing, type):
         yield from _of_class(path, thing)
     else:
@@ -203,6 +226,8 @@ def _of_function(
             yield f"{path}.{name}", cell.cell_contents, shared
         except ValueError:  # not set yet
             continue
+    for name, value in list(vars(function).items()):
+        yield f"{path}.{name}", value, shared
     yield from _of_globals(function.__module__, _names_in(function.__code__))
 
 
@@ -218,12 +243,17 @@ def _of_class(path: str, kind: type) -> Iterator[tuple[str, Any, bool]]:
             yield f"{kind.__qualname__}.{name}", value, True
 
 
-def _of_globals(module: str | None, names: Iterable[str]) -> Iterator[tuple[str, Any, bool]]:
-    """The globals of a foreign module that its code names, without classes."""
+def _of_globals(
+    module: str | None, names: Collection[str], *, further: bool = True
+) -> Iterator[tuple[str, Any, bool]]:
+    """The globals of a foreign module that its code names."""
     there = vars(sys.modules[module]) if module in sys.modules else {}
     for name in names:
         value = there.get(name)
-        if name in there and not isinstance(value, (types.ModuleType, type)):
+        if isinstance(value, types.ModuleType):
+            if further and not _is_library(value.__name__):  # as in ``ops.CACHE``
+                yield from _of_globals(value.__name__, names, further=False)
+        elif name in there:
             yield f"{module}.{name}", value, True
 
 
@@ -241,7 +271,12 @@ def _of_object(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, 
     module = isinstance(thing, nn.Module)
     kind = type(thing)
     # Of libraries' objects only torch's modules and their hooks: a logger leads everywhere.
-    opened = module or not _is_library(kind.__module__) or kind.__module__.startswith("torch.nn.")
+    opened = (
+        module
+        or not _is_library(kind.__module__)
+        or kind.__module__ in _HOLDERS
+        or kind.__module__.startswith("torch.nn.")
+    )
     if opened and not (module and kind.__name__ in _SEALED):
         for name, value in list(getattr(thing, "__dict__", {}).items()):
             # Of torch's own entries only those that hold something, such as hooks.
@@ -281,13 +316,30 @@ def _content(thing: Any) -> Any:
         return repr(thing.bit_generator.state)
     if isinstance(thing, np.random.RandomState):
         return repr(thing.get_state(legacy=True))
-    if isinstance(thing, (itertools.count, itertools.cycle)):
-        return repr(thing)
+    if isinstance(thing, _CACHES):
+        return thing.cache_info().currsize
+    if isinstance(thing, types.GeneratorType):
+        return None if thing.gi_frame is None else thing.gi_frame.f_lasti
+    if isinstance(thing, (bytearray, memoryview, array)):
+        return bytes(thing[:_WHOLE]) if isinstance(thing, bytearray) else thing.tobytes()
+    if isinstance(thing, Iterator) and not hasattr(thing, "__dict__"):
+        return _position(thing)
     if isinstance(thing, random.Random):
         return thing.getstate()
     if isinstance(thing, torch.Generator):
         return thing.get_state().numpy().tobytes()
     return None
+
+
+def _position(iterator: Any) -> str | None:
+    """The place of a built-in iterator, as far as it tells."""
+    if type(iterator).__module__ not in ("builtins", "itertools"):
+        return None
+    try:
+        place = [part for part in iterator.__reduce__() if isinstance(part, int)]
+        return f"{place} {length_hint(iterator, -1)} {'' if place else str(iterator)[:60]}"
+    except Exception:  # it does not
+        return None
 
 
 def _short(key: Any) -> str:

@@ -51,8 +51,11 @@ def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
     if isinstance(vectors, np.ndarray):
         matrix = _checked(_from_numpy(vectors))
         return matrix, lambda answer: answer.to(matrix.dtype).numpy()
-    if not isinstance(vectors, Sequence) or isinstance(vectors, (str, bytes, bytearray)):
-        raise _refused(type(vectors).__name__, _cure(vectors))
+    if not isinstance(vectors, Sequence) or isinstance(
+        vectors, (str, bytes, bytearray, memoryview)
+    ):
+        cure = "" if isinstance(vectors, memoryview) else _cure(vectors)
+        raise _refused(type(vectors).__name__, cure)
     if not len(vectors):
         raise _refused(f"{type(vectors).__name__} of length 0")
     first = vectors[0]

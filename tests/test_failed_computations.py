@@ -82,16 +82,16 @@ class NoVector(Attack):
 
 
 class Model(torch.nn.Module):
-    """A linear model that raises once its weights have moved far enough, or at once."""
+    """A linear model that raises once its bias has moved, but not where it is scaled."""
 
-    def __init__(self, classes: int, shape: Any, least: float = 0.0) -> None:
+    def __init__(self, classes: int, shape: Any) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(9, classes)
-        torch.nn.init.zeros_(self.layer.weight)
-        self.least = least
+        torch.nn.init.ones_(self.layer.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training and float(self.layer.weight.detach().abs().max()) > self.least:
+        bias = self.layer.bias.detach()
+        if self.training and float(bias[0]) not in (1.0, 16.0):
             raise ArithmeticError("the weights\nhave moved")
         return self.layer(x.flatten(1))
 
@@ -120,7 +120,7 @@ class Plugin:
     def register_aggregators(self) -> list[Registration]:
         def broken() -> Any:
             def rule(vectors: torch.Tensor, *, context: Any) -> torch.Tensor:
-                if context.round >= 2:  # later than any trial
+                if context.round in (3, 4):  # in no trial
                     raise LookupError("the rule's own mistake")
                 return vectors.mean(dim=0)
 
@@ -333,7 +333,7 @@ ODD = """
 
     class RaisesLate(Raises):
         def __call__(self, known, *, context=None):
-            return super().__call__(known, context=context if context.round > 1 else None)
+            return super().__call__(known, context=context if 1 < context.round < 900 else None)
 
     @hookimpl
     def register_attacks():

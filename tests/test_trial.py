@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import threading
@@ -337,6 +338,112 @@ class Exits(Plain):
         raise SystemExit(3)
 
 
+class CacheBySize(Plain):
+    """A table that grows with the batch, kept beside a lock."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__(classes, shape)
+        self.lock, self.table = threading.Lock(), torch.ones(0, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        with self.lock:
+            if len(self.table) < len(x):
+                self.table = torch.ones(len(x), 1)
+        return super().forward(x.flatten(1) * self.table[: len(x)])
+
+
+class CachedNorm(Plain):
+    """A number derived from the parameters, once for each copy: it is right in copies."""
+
+    norm: Any = None
+
+    def forward(self, x: Tensor) -> Any:
+        if self.norm is None:
+            self.norm = self.a.weight.detach().norm()
+        return super().forward(x) / self.norm
+
+
+class FilledOnce(Plain):
+    """A constant buffer that is made in the first call."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__(classes, shape)
+        self.register_buffer("table", None)
+
+    def forward(self, x: Tensor) -> Any:
+        if self.table is None:
+            self.table = torch.linspace(0, 1, self.d)
+        return super().forward(x.flatten(1) * self.table)
+
+
+class MaxNorm(Plain):
+    def forward(self, x: Tensor) -> Any:
+        self.a.weight.data = torch.renorm(self.a.weight.data, 2, 0, 10.0)
+        return super().forward(x)
+
+
+class ClipsFarOff(Plain):
+    def forward(self, x: Tensor) -> Any:
+        with torch.no_grad():
+            self.a.weight.clamp_(-2, 2)
+        return super().forward(x)
+
+
+def activation(x: Tensor) -> Tensor:
+    activation.last = F.relu(x)  # type: ignore[attr-defined]
+    return activation.last  # type: ignore[attr-defined,no-any-return]
+
+
+class KeepsOnAFunction(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return self.b(activation(self.a(x.flatten(1))))
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        Square.saved = x
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2 * Square.saved * grad
+
+
+class KeepsOnAnotherClass(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return self.b(Square.apply(self.hidden(x)))
+
+
+class StaleCache(Plain):
+    @functools.lru_cache  # noqa: B019
+    def norm(self) -> Tensor:
+        return self.a.weight.detach().norm()
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) / self.norm()
+
+
+class NoiseInLargeBatches(Plain):
+    def forward(self, x: Tensor) -> Any:
+        noise = torch.rand(()) if len(x) > 3 else 0.0
+        return super().forward(x) + noise
+
+
+class OfTwoExamples(Plain):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) * torch.ones(2, 1)
+
+
+class Lazy(nn.Module):
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer = nn.LazyLinear(classes)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x.flatten(1))
+
+
 class NotANumber(Plain):
     def forward(self, x: Tensor) -> Any:
         return super().forward(x) * math.nan
@@ -352,10 +459,10 @@ class ConjugateBuffer(Plain):
 
 
 SHARED = (
-    NotANumber, ConjugateBuffer, NewWeightNorm, Recurrent, Tied, ConstantBuffer,
+    FilledOnce, NotANumber, ConjugateBuffer, NewWeightNorm, Recurrent, Tied, ConstantBuffer,
     BatchStatistics, DrawsByNumPy, GlobalOnce, scripted, compiled,
 )  # fmt: skip
-COPIED = (KeepsOnItself, KeepsInAList, KeepsByAMethod, OldWeightNorm)
+COPIED = (CacheBySize, CachedNorm, KeepsOnItself, KeepsInAList, KeepsByAMethod, OldWeightNorm)
 REFUSED: dict[Any, tuple[str, ...]] = {
     KeepsInAHook: ("'kept'", "local variable"),
     KeepsOnItsClass: ("KeepsOnItsClass.last", "share"),
@@ -363,19 +470,25 @@ REFUSED: dict[Any, tuple[str, ...]] = {
     Counts: ("'calls'", "from call to call"),
     RunningMean: ("'mean'", "from call to call"),
     FirstBatch: ("'mean'", "first batch"),
-    CarriesItsState: ("failed when called again", "backward through the graph"),
+    CarriesItsState: ("failed when called again",),
     NumPyDropout: ("NumPy's global generator", "torch.nn.Dropout"),
     DropPath: ("Python's global generator",),
     OwnGenerator: ("'stream'", "from call to call"),
     Clock: ("differs when computed again",),
     ClampsItsWeights: ("its parameters 'a.weight'", "copy"),
     CountsInABuffer: ("'steps'", "no node would own"),
-    SpectralNorm: ("a.parametrizations.weight.0._u", "GroupNorm"),
+    SpectralNorm: ("a.parametrizations.weight.0._u", "weight_norm"),
     ViewInAClosure: ("view of parameter 'a.weight'", "take it in forward()"),
     StaleBehindZeros: ("view of parameter 'a.weight'",),
     TiedByData: ("'c.weight' and 'e.weight'", "b.weight = a.weight"),
     UnseededValues: ("a generator that nobody seeds",),
     Detaches: ("'a.weight', 'a.bias'", "no gradient"),
+    MaxNorm: ("'a.weight'", "steps would not reach"),
+    ClipsFarOff: ("its parameters 'a.weight'", "copy"),
+    KeepsOnAFunction: ("activation.last", "share"),
+    KeepsOnAnotherClass: ("Square.saved", "share"),
+    StaleCache: ("derived from its first parameters",),
+    NoiseInLargeBatches: ("torch's global generator",),
     GivesADict: ("returned a dict", "(2, 4) scores"),
     TooNarrow: ("returned (2, 1)",),
 }
@@ -389,7 +502,7 @@ def named(prefix: str, factory: Any) -> str:
 class Models:
     @hookimpl
     def register_models(self) -> list[Registration]:
-        models = [Plain, *SHARED, *COPIED, *REFUSED, Exits]
+        models = [Plain, *SHARED, *COPIED, *REFUSED, Exits, OfTwoExamples, Lazy]
         return [Registration(named("m", model), model) for model in models]
 
 
@@ -466,6 +579,16 @@ class ModelTests(SynchronousTestCase):
         """SystemExit in a forward pass is the plugin's error, with the line it came from."""
         error = self.assertRaises(BrokenPlugin, self.host, Exits)
         self.assertRegex(str(error), r"raised SystemExit: 3 \(test_trial.py, line \d+\)")
+
+    def test_a_batch_of_a_run(self) -> None:
+        """A model that takes batches of two alone fails now, and not in round 0."""
+        error = self.assertRaises(BrokenPlugin, self.host, OfTwoExamples)
+        self.assertIn("The size of tensor a (4) must match", str(error))
+
+    def test_lazy_layers(self) -> None:
+        """They are told apart from what cannot be trained for other reasons."""
+        error = self.assertRaises(UnsuitableModel, self.host, Lazy)
+        self.assertIn("has no size yet", str(error))
 
     def test_global_generators_are_left_alone(self) -> None:
         """The caller's generators are where they were."""
@@ -644,7 +767,7 @@ ATTACKS: dict[Any, Any] = {
     uses_a_buffer: None,
     writes_rows: (BadRuleOutput, "work on a copy"),
     writes_rows_by_numpy: (BadRuleOutput, "work on a copy"),
-    nothing: (BrokenPlugin, "NoneType"),
+    nothing: (BadRuleOutput, "NoneType"),
     too_short: (BadRuleOutput, "returned (3,)"),
     leaves: (BrokenPlugin, "SystemExit"),
     draws: (BrokenPlugin, "context.stream"),
@@ -752,6 +875,22 @@ class OfOneSize:
         return torch.cat([part.mean(0) for part in vectors.split([36, 4], dim=1)])
 
 
+class WarmsUp:
+    """Keeps vectors for later rounds."""
+
+    def __init__(self) -> None:
+        self.past: list[Tensor] = []
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        self.past.append(vectors.mean(0))
+        return self.past[-1] if len(self.past) < 5 else torch.stack(self.past).mean(0)
+
+
+class DrawsLater:
+    def __call__(self, vectors: Tensor, *, context: Any) -> Tensor:
+        return vectors.mean(0) + (torch.rand(()) if context.round > 5 else 0.0)
+
+
 class DrawsWeights:
     def weights(self, gram: Any, *, context: Any, state: Any) -> Tensor:
         weights = torch.rand(gram.size, dtype=torch.float64)
@@ -791,13 +930,63 @@ RULES: dict[Any, Any] = {
     random_row: (BrokenPlugin, "context.stream"),
     DrawsWeights: (BrokenPlugin, "context.stream"),
     Remembers: (BrokenPlugin, "keyword state"),
+    WarmsUp: (BrokenPlugin, "past"),
+    DrawsLater: (BrokenPlugin, "context.stream"),
     CountsRounds: (BrokenPlugin, "rounds"),
     sorts_by_numpy: (BadRuleOutput, "vectors.clone()"),
     interrupts: (BadRuleOutput, "KeyboardInterrupt"),
 }  # fmt: skip
 
 
+class Chooses:
+    knowledge, pieces = "one", ("one",)
+
+    def __call__(self, known: Any) -> Any:
+        return -known.one
+
+    def choose(self, honest: Tensor) -> Any:
+        return 1
+
+
+class ChoosesByChance(Chooses):
+    def choose(self, honest: Tensor) -> Any:
+        return random.randrange(len(honest))
+
+
+class ChoosesBeyond(Chooses):
+    def choose(self, honest: Tensor) -> Any:
+        return 99
+
+
+class CountsChoices(Chooses):
+    count = 0
+
+    def choose(self, honest: Tensor) -> Any:
+        self.count += 1
+        return 0
+
+
+class WritesWhenChoosing(Chooses):
+    def choose(self, honest: Tensor, *, context: Any) -> Any:
+        if context.round:
+            honest.numpy()[:] = 0
+        return 0
+
+
+CHOOSING: dict[Any, Any] = {
+    Chooses: None,
+    ChoosesByChance: (BrokenPlugin, "context.stream"),
+    ChoosesBeyond: (BadRuleOutput, "returned 99, expected a row from 0 to 5"),
+    CountsChoices: (BrokenPlugin, "keyword state"),
+    WritesWhenChoosing: (BadRuleOutput, "work on a copy"),
+}
+
+
 class Rules:
+    @hookimpl
+    def register_attacks(self) -> list[Registration]:
+        return [Registration(named("c", kind), kind) for kind in CHOOSING]
+
     @hookimpl
     def register_aggregators(self) -> list[Registration]:
         return [Registration(named("r", kind), kind) for kind in RULES]
@@ -823,6 +1012,17 @@ class RuleTests(SynchronousTestCase):
             rules = rules_of(config, self.names)
             error = self.assertRaises(wrong[0], try_rules, config, self.names, rules, 40)
             self.assertIn(repr(named("r", kind)), str(error))
+            self.assertIn(wrong[1], str(error))
+
+    def test_methods_of_attacks(self) -> None:
+        """Methods that the trainer calls each round are held to the same."""
+        for kind, wrong in CHOOSING.items():
+            config = evolve(self.config(keyed), aggregator="median", attack=named("c", kind))
+            rules = rules_of(config, self.names)
+            if wrong is None:
+                try_rules(config, self.names, rules, 40)
+                continue
+            error = self.assertRaises(wrong[0], try_rules, config, self.names, rules, 40)
             self.assertIn(wrong[1], str(error))
 
     def test_state_of_its_own(self) -> None:
@@ -907,7 +1107,7 @@ class ObjectStateTests(SynchronousTestCase):
 
         for change, path, kind in (
             (number, "number", "memory"),
-            (append, "items", "replaced"),
+            (append, "items", "grown"),
             (table, "table['a']", "memory"),
             (counting, "counting.count", "memory"),
             (slot, "slotted.value", "memory"),
@@ -942,4 +1142,6 @@ class ObjectStateTests(SynchronousTestCase):
         one.kept.append(1)
         self.assertEqual((two.kept, model.kept), ([], []))
         model.lock = threading.Lock()
+        self.assertIs(object_state.Copies(model)().lock, model.lock)
+        model.later = (number for number in range(3))
         self.assertRaises(TypeError, object_state.Copies, model)

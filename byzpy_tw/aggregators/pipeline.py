@@ -26,7 +26,7 @@ from byzpy_tw.aggregators.rule import (
     preaggregated,
     sound,
 )
-from byzpy_tw.errors import TooManyByzantine
+from byzpy_tw.errors import BadRuleOutput, TooManyByzantine
 from byzpy_tw.kernels.parallel import alone
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.seeds import Context
@@ -151,10 +151,21 @@ class Pipeline:
         for rule in self._rules:
             ask = getattr(rule, method, None)
             why = None if ask is None else ask(n)
+            if why is not None and not isinstance(why, str):
+                raise BadRuleOutput(
+                    f"{type(rule).__name__}.{method}({n}) returned {why!r}, expected None or a "
+                    "text that says why not"
+                )
             if why is not None:
                 return why
             rows = getattr(rule, "rows", None)
-            n = n if rows is None else rows(n)
+            left = n if rows is None else rows(n)
+            if type(left) is not int or left < 1:
+                raise BadRuleOutput(
+                    f"{type(rule).__name__}.rows({n}) returned {left!r}, expected how many rows "
+                    "it leaves"
+                )
+            n = left
         return None
 
     def _points(self, matrix: Tensor, state: State) -> Points:

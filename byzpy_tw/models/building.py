@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import UninitializedParameter
 
 from byzpy_tw import generators, seeds
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
@@ -27,11 +29,13 @@ def count(factory: Factory, params: Mapping[str, Any]) -> int:
             model = factory(**params)
     except ByzpyTwError as e:
         cause = e.__cause__
-        if not isinstance(cause, (RuntimeError, NotImplementedError)) and (
-            cause is None or "meta" not in described(cause)
-        ):
+        values = isinstance(cause, (RuntimeError, NotImplementedError))
+        values = values and not isinstance(cause, RecursionError)
+        if cause is None or not (values or "meta" in described(cause)):
             raise
         raise _valueless(cause) from e
+    except RecursionError:
+        raise
     except (RuntimeError, NotImplementedError) as e:
         raise _valueless(e) from e
     return check(model)
@@ -74,10 +78,15 @@ def check(model: nn.Module) -> int:
             raise UnsuitableModel(
                 f"the model keeps floating-point statistics outside its parameters "
                 f"({name}, a {type(layer).__name__}): no node would own them, and micro-batches "
-                "would change them; use GroupNorm or LayerNorm in place of BatchNorm"
+                f"would change them; {_cure(layer)}"
             )
     total = 0
     for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise UnsuitableModel(
+                f"parameter {name} has no size yet: in the place of lazy layers use those that are "
+                "told their sizes, such as Linear for LazyLinear"
+            )
         if parameter.dtype != torch.float32:
             raise UnsuitableModel(f"parameter {name} is {parameter.dtype}, not float32")
         if not parameter.requires_grad:
@@ -87,6 +96,12 @@ def check(model: nn.Module) -> int:
         raise UnsuitableModel("the model has no parameters to train")
     check_dropout(model)
     return total
+
+
+def _cure(layer: nn.Module) -> str:
+    if isinstance(layer, _InstanceNorm):
+        return "make it with track_running_stats=False, or use GroupNorm"
+    return "use GroupNorm or LayerNorm in place of BatchNorm"
 
 
 def flat_parameters(model: nn.Module, buffer: Tensor | None = None) -> Tensor:

@@ -88,10 +88,12 @@ def check_dropout(model: nn.Module) -> None:
             isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and layer.dropout > 0
         )
         if unknown or inside or isinstance(layer, nn.RReLU):
+            cure = "use torch.nn.Dropout"
+            if inside:
+                cure = "set its dropout to 0, and use torch.nn.Dropout beside it"
             raise UnsuitableModel(
                 f"layer {name} ({type(layer).__name__}) draws from torch's global "
-                "generator while training, so no gradient could be computed again; "
-                "use torch.nn.Dropout"
+                f"generator while training, so no gradient could be computed again; {cure}"
             )
 
 

@@ -23,8 +23,10 @@ from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
 from byzpy_tw.foreign import cause_of, described
 from byzpy_tw.nodes.spec import RunSpec
 from byzpy_tw.plugins.outputs import PluginAttack
+from byzpy_tw.vectors import sha256_of
 
 COORDINATES = 1024  # of the made-up vectors, where the attack allows
+LATER = 1000  # the round of the second call: what is done only later is done then
 _ROWS = 64  # honest vectors, at most
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
 _FEWEST = 3  # vectors: one honest, the node's own, and its past
@@ -63,17 +65,9 @@ class _Trial:
         """The attack, not called yet."""
         attack = self.make()
         before = object_state.snapshot(attack.made)
-        first, moved = generators.draws(
-            lambda: self._call(attack, 0), lambda: self._call(self.make(), 0)
-        )
-        if moved:
-            raise BrokenPlugin(
-                f"{attack.who} draws from {' and '.join(moved)} global generator, so its vectors "
-                "could not be computed again; take the keyword context and draw from "
-                "context.stream('...')"
-            )
+        first = self._quietly(attack, 0)
         after = object_state.snapshot(attack.made)
-        self._call(attack, 1)
+        self._quietly(attack, 1)
         other = object_state.snapshot(attack.made)
         again = self._call(attack, 0)
         kept = object_state.changes(after, object_state.snapshot(attack.made))
@@ -90,9 +84,23 @@ class _Trial:
                 f"{attack.who} changes {', '.join(shared[:3])}, which all nodes of this process "
                 "share, and other threads at the same time; use local variables"
             )
-        if any(c.memory or c.replaced for c in changed):
-            return self._copied(attack.who, first)
-        return self.make()
+        if any(c.own for c in changed):
+            found = self._copied(attack.who, first)
+        else:
+            found = self.make()
+        return attrs.evolve(found, digest=sha256_of(first))
+
+    def _quietly(self, attack: PluginAttack, number: int) -> Tensor:
+        result, moved = generators.draws(
+            lambda: self._call(attack, number), lambda: self._call(self.make(), number)
+        )
+        if moved:
+            raise BrokenPlugin(
+                f"{attack.who} draws from {' and '.join(moved)} global generator, so its vectors "
+                "could not be computed again; take the keyword context and draw from "
+                "context.stream('...')"
+            )
+        return result
 
     def _copied(self, who: str, first: Tensor) -> PluginAttack:
         """The attack as copies for each call, which answer as `first`, each the first time."""
@@ -156,6 +164,6 @@ def knowledge(attack: Any, spec: RunSpec, dimension: int, number: int) -> Knowle
 def _context(spec: RunSpec, h: int, number: int) -> seeds.Context:
     byzantine = spec.n - spec.shards
     return seeds.Context(
-        seed=spec.seed, round=number, nodes=tuple(range(h)), n=spec.n, f=spec.f,
+        seed=spec.seed, round=LATER if number else 0, nodes=tuple(range(h)), n=spec.n, f=spec.f,
         byzantine=byzantine, node=spec.shards + number % max(1, byzantine),
     )  # fmt: skip

@@ -28,6 +28,7 @@ from byzpy_tw.attacks.knowledge import Knowledge
 from byzpy_tw.attacks.tiers import pieces_of
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, BrokenPlugin, LimitExceeded, ShardTooSmall
+from byzpy_tw.foreign import calling
 from byzpy_tw.kernels.machine import device_of
 from byzpy_tw.nodes.attack_trial import try_attack
 from byzpy_tw.nodes.gradients import Done, MicroBatches, submit
@@ -126,6 +127,11 @@ class NodeHost:
         """Return whether a plugin's attack is among `attacks` that is not ready here yet."""
         new = [text for text in attacks if text not in self._attacks]
         return any(self._registry.is_foreign("attack", text) for text in new)
+
+    def digests_of(self, attacks: Iterable[str]) -> list[str]:
+        """The digests of the trials of plugins' attacks among `attacks`, in order."""
+        found = {getattr(self._attacks[text], "digest", "") for text in attacks}
+        return sorted(found - {""})
 
     def gradients(
         self,
@@ -259,7 +265,8 @@ def try_out(
     def make() -> nn.Module:
         return make_model(spec, registry, data, checked=True)
 
-    return try_model(make, registry.owner("model", spec.model), spec, data, shards, device)
+    who, foreign = registry.owner("model", spec.model), registry.is_foreign("model", spec.model)
+    return try_model(make, who, spec, data, shards, device, foreign=foreign)
 
 
 def callable_model(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
@@ -275,7 +282,8 @@ def make_model(
     It is looked at on the meta device first, unless `check_model` did.
     """
     factory = _factory(spec, registry, data)
-    return models.build(factory, {}, seed=spec.seed, counted=checked)
+    with calling(registry.owner("model", spec.model)):
+        return models.build(factory, {}, seed=spec.seed, counted=checked)
 
 
 def _factory(spec: RunSpec, registry: Registry, data: Dataset) -> Callable[..., nn.Module]:
@@ -295,7 +303,8 @@ def check_model(
 ) -> None:
     """Count the model before it takes memory; see `build`."""
     factory = _factory(spec, registry, data)
-    d = models.count(factory, {})
+    with calling(registry.owner("model", spec.model)):
+        d = models.count(factory, {})
     if most_elements is not None and d > most_elements:
         raise LimitExceeded(
             f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "

@@ -41,7 +41,13 @@ from byzpy_tw.nodes.spec import RunSpec
 from byzpy_tw.vectors import norm_of, sha256_of
 
 EXAMPLES = 2
+SECONDS = 0.4  # for the gradient of a larger batch of a plugin's model, about
+_SCALE = 16.0  # a power of two, which leaves no trace
 TOLERANCE = 1e-3  # relative, between processes whose bits are not expected to be equal
+UNSEEDED = (
+    "its first parameters differ between two models of one seed: it draws them from a generator "
+    "that nobody seeds; draw from torch's default generator, which is seeded for it"
+)
 _STRETCHES = 16  # of a gradient, whose norms are compared
 _HEX = matches_re(r"[0-9a-f]{64}")
 
@@ -129,11 +135,7 @@ class Tried:
     def check_initial(self, model: nn.Module, who: str) -> None:
         """`UnsuitableModel` where another model of the same seed began with other values."""
         if tuple(map(object_state.digest_of, model.parameters())) != self.initial:
-            raise UnsuitableModel(
-                f"{who}: its first parameters differ between two models of one seed: it draws "
-                "them from a generator that nobody seeds; draw from torch's default generator, "
-                "which is seeded for it"
-            )
+            raise UnsuitableModel(f"{who}: {UNSEEDED}")
 
 
 def try_model(
@@ -143,14 +145,17 @@ def try_model(
     data: Dataset,
     shards: Sequence[Any],
     device: torch.device,
+    *,
+    foreign: bool = True,
 ) -> Tried:
     """Try the model that `make` makes; raises `UnsuitableModel` or `BrokenPlugin`.
 
-    `make` is called once, twice for a model that keeps things on itself.
+    A `foreign` one, a plugin's, is tried with more than two examples too.
     """
 
     def work() -> Tried:
-        return _tried(make, who, spec, data, shards, device)
+        with calling(who):
+            return _tried(make, who, spec, data, shards, device, foreign)
 
     return on_one_thread(work)
 
@@ -162,14 +167,15 @@ def _tried(
     data: Dataset,
     shards: Sequence[Any],
     device: torch.device,
+    foreign: bool,
 ) -> Tried:
     begun = time.perf_counter()
     with generators.alone(), torch.enable_grad():
-        subject = _Subject(make, who, spec, data, device)
+        subject = _Subject(make, who, spec, data, device, foreign)
         keeps, first, initial = subject.examine(), subject.first, subject.initial
         del subject  # its memory, before another takes as much
         if keeps:
-            _Subject(make, who, spec, data, device).examine_copies(first, keeps)
+            _Subject(make, who, spec, data, device, foreign).examine_copies(first, keeps)
     warnings = [] if first.finite else [f"{who}: its gradient of two examples is not finite"]
     seconds = time.perf_counter() - begun
     return Tried(_trial(first, data, shards), bool(keeps), initial, seconds, tuple(warnings))
@@ -225,15 +231,19 @@ class _Subject:
     spec: RunSpec
     data: Dataset
     device: torch.device
+    foreign: bool
     model: nn.Module = field(init=False)
     leaves: list[Tensor] = field(init=False)
     initial: tuple[Any, ...] = field(init=False)  # digests of the first parameters
     first: _Gradient = field(init=False)
+    _larger: int = field(default=EXAMPLES, init=False)  # examples of batch 1
+    _places: list[int] = field(init=False)  # where the parameters lie
     _whole: set[int] = field(factory=set, init=False)  # batches that were computed well
 
     def __attrs_post_init__(self) -> None:
         self.model = self.make().to(self.device)
         self.leaves = list(self.model.parameters())
+        self._places = [leaf.data_ptr() for leaf in self.leaves]
         self.initial = tuple(map(object_state.digest_of, self.leaves))
         # Behind a head of zeros nothing else would show.
         with torch.no_grad():
@@ -244,22 +254,33 @@ class _Subject:
 
     def again(self) -> _Subject:
         """Another instance, which was not called yet."""
-        return _Subject(self.make, self.who, self.spec, self.data, self.device)
+        other = _Subject(self.make, self.who, self.spec, self.data, self.device, self.foreign)
+        if other.initial != self.initial:
+            self._refuse(UNSEEDED)
+        return other
 
     # -- the story
 
     def examine(self) -> tuple[str, ...]:
         """Try the model as it is; the paths of what it keeps on itself, empty if nothing."""
         self._check_aliases()
-        before, buffers, values = object_state.snapshot(self.model), self._buffers(), self._values()
+        before, values = object_state.snapshot(self.model), self._values()
+        buffers = self._buffers()
         apart = self._quietly(self.scores, lambda: self.again().scores())
         self._check_parameters(values)
         self.flatten()
+        begun = time.perf_counter()
         flat = self.scores()
+        if self.foreign:
+            self._enlarge(time.perf_counter() - begun)
         self.first = self._quietly(
             lambda: self._gradient(self.model, 0, whole=True),
-            lambda: self._of_another(),
+            self._of_another,
         )
+        buffers |= {name: b for name, b in self._buffers().items() if name not in buffers}
+        if self.foreign:  # what is kept for each size of a batch is there then
+            self._quietly(lambda: self._gradient(self.model, 1), lambda: self._of_another(1))
+            self._gradient(self.model, 0)
         after = object_state.snapshot(self.model)
         self._gradient(self.model, 1)
         other = object_state.snapshot(self.model)
@@ -271,12 +292,22 @@ class _Subject:
         self._check_apart(apart, flat)
         keeps = [object_state.changes(before, after), object_state.changes(after, other)]
         self._check_shared(keeps[1].shared or object_state.changes(after, last).shared)
-        found = [path for change in keeps for path in (*change.memory, *change.replaced)]
-        return tuple(dict.fromkeys(found)) or self._evaluate(self.model)
+        found = [path for change in keeps for path in change.own]
+        kept = tuple(dict.fromkeys(found)) or self._evaluate(self.model)
+        if self.foreign and not kept:
+            self._check_scaled(lambda: self.model)
+        return kept
 
-    def _of_another(self) -> _Gradient:
+    def _of_another(self, number: int = 0) -> _Gradient:
         another = self.again()
-        return another._gradient(another.model, 0)
+        another._larger = self._larger
+        return another._gradient(another.model, number)
+
+    def _enlarge(self, seconds: float) -> None:
+        """Make batch 1 as large as a run's, or as time allows; scores took `seconds`."""
+        each = max(1e-6, 3 * seconds / EXAMPLES)  # a gradient takes about three times as long
+        most = min(self.spec.micro_batch_size, self.spec.batch_size, len(self.data.train))
+        self._larger = max(min(EXAMPLES, most), min(most, int(SECONDS / each)))
 
     def flatten(self) -> None:
         """Move the parameters into one memory, as a run does, and spoil where they were."""
@@ -284,6 +315,7 @@ class _Subject:
         models.flat_parameters(self.model)
         for memory in old:
             memory.zero_()
+        self._places = [leaf.data_ptr() for leaf in self.leaves]
 
     def examine_copies(self, expected: _Gradient, keeps: tuple[str, ...]) -> None:
         """Try copies of the model, which keeps things at the paths `keeps`."""
@@ -318,9 +350,11 @@ class _Subject:
                 "are rebuilt anywhere, without it; a forward pass may depend on its inputs and "
                 "parameters only"
             )
+        if self.foreign:
+            self._check_scaled(copies)
         leaks = object_state.changes(before, object_state.snapshot(self.model))
         if leaks or found.digests != expected.digests:
-            where = _listed([*leaks.replaced, *leaks.memory, *leaks.shared] or keeps)
+            where = _listed([*leaks.own, *leaks.shared] or keeps)
             self._refuse(
                 f"its forward pass keeps {where} in a place that copies of it share: two nodes "
                 "that are computed at once would see each other's; pass it on as a local variable"
@@ -332,16 +366,18 @@ class _Subject:
         """Inputs and labels of a few training examples, and the seed of their dropout."""
         data, stream = self.data, seeds.stream(self.spec.seed, "trial", number)
         count = len(data.train)
-        chosen = torch.from_numpy(stream.choice(count, min(EXAMPLES, count), replace=False))
+        size = min(self._larger if number else EXAMPLES, count)
+        chosen = torch.from_numpy(stream.choice(count, size, replace=False))
         inputs = data.inputs(data.train.x.index_select(0, chosen)).to(self.device)
         labels = data.train.y.index_select(0, chosen).to(self.device)
         return inputs, labels, seeds.torch_seed(self.spec.seed, "trial", number)
 
-    def scores(self) -> Tensor:
+    def scores(self, model: nn.Module | None = None) -> Tensor:
         """The scores of batch 0, as in training."""
         inputs, _, seed = self._batch(0)
         with calling(self.who), torch.no_grad(), models.randomness(seed):
-            return class_scores(self.model, inputs, self.data.classes, self.who)
+            model = self.model if model is None else model
+            return class_scores(model, inputs, self.data.classes, self.who)
 
     def _gradient(self, model: nn.Module, number: int, *, whole: bool = False) -> _Gradient:
         """The gradient of the examples of batch `number`."""
@@ -373,9 +409,8 @@ class _Subject:
 
     def _works_first(self, number: int) -> bool:
         """Return whether batch `number` can be computed by a model that was not called yet."""
-        another = self.again()
         try:
-            another._gradient(another.model, number)
+            self._of_another(number)
         except ByzpyTwError:
             return False
         return True
@@ -416,9 +451,33 @@ class _Subject:
         model.train()
         last = object_state.changes(after, object_state.snapshot(model))
         found = [object_state.changes(before, after), last]
-        return tuple(path for change in found for path in (*change.memory, *change.replaced))
+        return tuple(path for change in found for path in change.own)
 
     # -- judging
+
+    def _check_scaled(self, model: Callable[[], nn.Module]) -> None:
+        """Refuse a model that holds large parameters back, or derived something from the first.
+
+        With other values the model that was called before must do as one that was not.
+        """
+        fresh = self.again()
+        with torch.no_grad():
+            for leaf, other in zip(self.leaves, fresh.leaves):
+                leaf.mul_(_SCALE)
+                other.copy_(leaf)
+        values = self._values()
+        used = self.scores(model())
+        self._check_parameters(values)
+        unused = fresh.scores()
+        with torch.no_grad():
+            for leaf in self.leaves:
+                leaf.div_(_SCALE)
+        size = float(unused.abs().max())
+        if math.isfinite(size) and not float((used - unused).abs().max()) <= TOLERANCE * size:
+            self._refuse(
+                "it computes with numbers that it derived from its first parameters, or kept of "
+                "its first call; derive them in forward()"
+            )
 
     def _check_again(
         self, first: _Gradient, again: _Gradient, kept: object_state.Changes
@@ -478,6 +537,8 @@ class _Subject:
             if place is None or id(thing) in leaves:
                 continue
             for begin, end, name in owners:
+                if begin <= place < end and name == f"{path}_orig":
+                    self._refuse("in the place of spectral_norm use weight_norm: it keeps nothing")
                 if begin <= place < end:
                     self._refuse(
                         f"{path} is a view of parameter {name!r} that was taken when the model "
@@ -489,13 +550,16 @@ class _Subject:
         return [object_state.digest_of(leaf) for leaf in self.leaves]
 
     def _check_parameters(self, before: list[Any]) -> None:
-        changed = [
-            name
-            for (name, _), old, new in zip(
-                self.model.named_parameters(), before, self._values(), strict=True
+        named = list(self.model.named_parameters())
+        now = list(zip(named, self._values(), (leaf.data_ptr() for leaf in self.leaves)))
+        moved = [name for ((name, _), _, at), was in zip(now, self._places) if at != was]
+        if moved or [id(leaf) for _, leaf in named] != [id(leaf) for leaf in self.leaves]:
+            self._refuse(
+                f"its forward pass puts others in the place of its parameters {_listed(moved)}: "
+                "steps would not reach these; compute with a changed copy, such as "
+                "self.w.renorm(2, 0, 1)"
             )
-            if old != new
-        ]
+        changed = [name for ((name, _), new, _), old in zip(now, before) if new != old]
         if changed:
             self._refuse(
                 f"its forward pass changes its parameters {_listed(changed)}: all nodes of a "
@@ -506,12 +570,18 @@ class _Subject:
         return {n: object_state.digest_of(b) for n, b in self.model.named_buffers()}
 
     def _check_buffers(self, before: dict[str, Any]) -> None:
-        changed = [name for name, digest in self._buffers().items() if before.get(name) != digest]
+        now = self._buffers()
+        changed = [name for name, digest in now.items() if before.get(name) != digest]
         if changed:
+            cure = "for statistics use GroupNorm or LayerNorm"
+            if any("parametrizations" in name or name.endswith("_u") for name in changed):
+                cure = "in the place of spectral_norm use weight_norm"
+            elif all(self.model.get_buffer(name).numel() == 1 for name in changed):
+                cure = "count nothing"
             self._refuse(
                 f"its forward pass changes {_listed(changed)}, outside its parameters: no node "
-                "would own that, and micro-batches would change it; for statistics use GroupNorm "
-                "or LayerNorm, and leave other buffers as they are"
+                f"would own that, and micro-batches would change it; {cure}, and leave buffers as "
+                "they are"
             )
 
     def _refuse(self, why: str) -> Any:

@@ -64,7 +64,9 @@ def parse(text: str) -> Named:
 
 def nearest(word: str, known: object) -> str:
     """``; did you mean 'x'?``, or nothing where nothing is near."""
-    near = get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.6)  # type: ignore[attr-defined]
+    words = [str(k) for k in known]  # type: ignore[attr-defined]
+    near = [w for w in words if w.lower() == word.lower()]
+    near = near or get_close_matches(word, words, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

@@ -67,6 +67,7 @@ class PluginAttack:
     who: str = "the attack"
     # Gives the attack for one call, where calls leave something on it.
     copies: Callable[[], Any] | None = None
+    digest: str = ""  # of its vector in the trial, which servers are compared by
 
     __call__ = perform
 
@@ -86,13 +87,24 @@ class PluginAttack:
             answer = made(known.owned(), **taken(self.made, {"context": context}))
             return _vector(answer, known, self.who)
 
+    def _answered(self, method: Callable[..., Any], found: Any, rows: int) -> Any:
+        """What `choose` or `strength` found, if it can be used."""
+        name = getattr(method, "__name__", "a method")
+        size = found.numel() if isinstance(found, Tensor) else np.size(found)
+        number = isinstance(found, (int, float, np.generic, np.ndarray, Tensor)) and size == 1
+        if number and (name != "choose" or 0 <= int(found) < rows):
+            return found
+        wanted = f"a row from 0 to {rows - 1}" if name == "choose" else "a number"
+        raise BadRuleOutput(f"{self.who}: {name} returned {found!r}, expected {wanted}")
+
     def _guarded(self, method: Callable[..., Any], first: Any, **offered: Any) -> Any:
         """Call `method`, which is shown the honest rows themselves."""
         rows = first if isinstance(first, Tensor) else first.vectors
         if offered.get("memory") is not None:
             offered["memory"] = copy.deepcopy(offered["memory"])
         with calling(self.who), untouched(self.who, rows):
-            found = method(first, **offered)
+            found = method(first, **taken(method, offered))
+            found = self._answered(method, found, len(rows))
         state = offered.get("state")
         for key, value in (state or {}).items():
             if isinstance(value, Tensor):  # it may lie in the rows, which change
@@ -101,7 +113,7 @@ class PluginAttack:
 
     def __getattr__(self, name: str) -> Any:
         # knowledge, choose, check, target, parameters: the plugin's own.
-        if name.startswith("_") or name in ("made", "who", "copies"):
+        if name.startswith("_") or name in ("made", "who", "copies", "digest"):
             raise AttributeError(name)
         found = getattr(self.made, name)
         if name == "aimed_at":
@@ -113,7 +125,14 @@ class PluginAttack:
 
 def _vector(answer: Any, known: Knowledge, who: str) -> Tensor:
     """The answer of an attack as a vector in memory of its own; it may hold anything."""
+    kinds = (Tensor, np.ndarray, list, tuple, int, float)
+    if not isinstance(answer, kinds):
+        raise BadRuleOutput(
+            f"{who} returned a {type(answer).__name__}, expected a tensor of ({known.dimension},)"
+        )
     vector = torch.as_tensor(answer)
+    if vector.layout is not torch.strided or vector.is_meta or vector.is_quantized:
+        raise BadRuleOutput(f"{who} returned a tensor that is sparse or holds no values")
     if vector.numel() != known.dimension or vector.is_complex():
         raise BadRuleOutput(
             f"{who} returned {tuple(vector.shape)} of {vector.dtype}, expected "

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from difflib import get_close_matches
 from itertools import groupby
 from typing import Any
@@ -207,6 +208,30 @@ class Registry:
         return f"{kind} {entry.name!r} of {entry.distribution} {entry.version}"
 
 
+@contextmanager
+def _process_kept() -> Iterator[None]:
+    """Keep what belongs to the whole process as it is while foreign code is imported.
+
+    The current folder and torch's default type and device are put back, and what is printed
+    goes to standard error: standard output may be a program's.
+    """
+    folder, torch = os.getcwd(), sys.modules.get("torch")
+    default = (torch.get_default_dtype(), torch.get_default_device()) if torch else None
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if os.getcwd() != folder:
+            os.chdir(folder)
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            dtype, device = default or (torch.float32, torch.device("cpu"))
+            if torch.get_default_dtype() != dtype:
+                torch.set_default_dtype(dtype)
+            if torch.get_default_device() != device:
+                torch.set_default_device(device)
+
+
 def _seeded(kind: str, text: str) -> AbstractContextManager[None]:
     """Global generators that give foreign code the same numbers in each process."""
     from byzpy_tw import generators, seeds  # torch, which names need not
@@ -352,7 +377,7 @@ def _imported(
     try:
         for point in points:
             try:
-                with calling("importing it"):
+                with calling("importing it"), _process_kept():
                     plugin = point.load()
             except ByzpyTwError as e:
                 raise BrokenPlugin(

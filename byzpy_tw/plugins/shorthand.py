@@ -14,7 +14,7 @@ from byzpy_tw.foreign import calling
 from byzpy_tw.plugins.naming import Named, clip, nearest, parse
 from byzpy_tw.plugins.parameters import check_known
 from byzpy_tw.plugins.plain import plain
-from byzpy_tw.plugins.registry import Registry, load
+from byzpy_tw.plugins.registry import Registry, _article, load
 
 
 def registry(disabled: Iterable[str] = ()) -> Registry:
@@ -128,6 +128,11 @@ def _stages(text: str) -> list[tuple[str, str]]:
 
 
 def _made(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
+    if not isinstance(name, str):
+        raise BadParameter(
+            f"{_article(kind)} is named by a text such as 'NAME:key=value', got a "
+            f"{type(name).__name__}"
+        )
     named, names = parse(name), registry()
     known = names.entry(kind, named.name).parameters
     written, rest = dict(named.parameters), {}
@@ -138,7 +143,7 @@ def _made(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
                 written[key] = "none"
             continue  # otherwise it means: not given
         value = known[key].fitting(named.name, value)
-        written.pop(key, None)
+        written.pop(key, None)  # the keyword goes before the text
         if known[key].writable:
             written[key] = _text(named.name, key, value)
         else:  # rules and lists of them cannot be written down

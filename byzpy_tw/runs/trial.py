@@ -25,9 +25,9 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.runs.aggregation import Aggregation
 from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.rules import Rules
+from byzpy_tw.runs.rules import Rules, rules_of
 
-COORDINATES = 32  # of the made-up rows, where the rule allows
+COORDINATES = 1024  # of the made-up rows, where the rule allows
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
 
 # (rows, context, state) -> what the rule makes of them
@@ -72,7 +72,7 @@ def _try_all(config: RunConfig, registry: Registry, rules: Rules, dimension: int
         except TooManyByzantine:  # of fewer rows than there are: the run will tell
             break
     if isinstance(rules.attack, PluginAttack):
-        _try_methods(config, rules, dimension)
+        _try_methods(config, registry, dimension)
 
 
 def _try_rule(
@@ -95,22 +95,28 @@ def _try_rule(
         return answer.clone()
 
     rule, call = make()
-    first, moved = generators.draws(lambda: once(call, 0), lambda: once(make()[1], 0))
-    if moved:
-        raise BrokenPlugin(
-            f"{who} draws from {' and '.join(moved)} global generator, so no run could be "
-            "repeated; take the keyword context and draw from context.stream('...')"
+    def quietly(number: int) -> Tensor:
+        result, moved = generators.draws(
+            lambda: once(call, number), lambda: once(make()[1], number)
         )
+        if moved:
+            raise BrokenPlugin(
+                f"{who} draws from {' and '.join(moved)} global generator, so no run could be "
+                "repeated; take the keyword context and draw from context.stream('...')"
+            )
+        return result
+
+    first = quietly(0)
     after = object_state.snapshot(rule)
-    other = once(call, 1)
+    other = quietly(1)
     again = once(call, 0)
     kept = object_state.changes(after, object_state.snapshot(rule))
     cure = (
         "a run that is resumed would go another way; take the keyword state for what it "
         "remembers, and draw from context.stream('...')"
     )
-    if kept.memory:
-        names = ", ".join(kept.memory[:3])
+    if remembered := (*kept.memory, *kept.grown, *kept.shared):
+        names = ", ".join(remembered[:3])
         raise BrokenPlugin(f"{who} changes {names} on itself from call to call: {cure}")
     if not torch.equal(first, again):
         raise BrokenPlugin(
@@ -134,16 +140,51 @@ def _called(kind: str, rule: Any) -> Call:
     return call
 
 
-def _try_methods(config: RunConfig, rules: Rules, dimension: int) -> None:
+def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
     """Have the attack choose and measure, as the trainer has it do each round."""
-    attack, chain = rules.attack, rules.aggregation.chain(config.f)
-    honest = _rows(config, dimension, 0)[: config.num_honest]
-    given = honest.clone()
-    Knowledge.for_attack(
-        attack, given, context=_context(config, 0, pipeline=chain), state={}, memory={}
-    )
-    if not torch.equal(given, honest):
-        raise BadRuleOutput(f"{attack.who} wrote to the honest vectors; work on a copy")
+
+    def make() -> PluginAttack:
+        attack: PluginAttack = rules_of(config, registry).attack
+        return attack
+
+    def once(attack: PluginAttack, number: int) -> Knowledge:
+        honest = _rows(config, dimension, number)[: config.num_honest]
+        given = honest.clone()
+        chain = Aggregation(config, registry).chain(config.f)
+        known = Knowledge.for_attack(
+            attack, given, context=_context(config, number, pipeline=chain), state={}, memory={}
+        )
+        if not torch.equal(given, honest):
+            raise BadRuleOutput(f"{attack.who} wrote to the honest vectors; work on a copy")
+        return known
+
+    def found(known: Knowledge) -> tuple[Any, ...]:
+        pieces = (known.one, known.strength)
+        return tuple(None if piece is None else object_state.digest_of(piece) for piece in pieces)
+
+    attack = make()
+    if not {"one", "strength"} & set(attack.pieces):
+        return
+    shown: list[tuple[Any, ...]] = []
+    for number in (0, 1):
+        known, moved = generators.draws(
+            lambda: once(attack, number), lambda: once(make(), number)
+        )
+        shown.append(found(known))
+        if moved:
+            raise BrokenPlugin(
+                f"{attack.who} draws from {' and '.join(moved)} global generator when it chooses "
+                "or measures; take the keyword context and draw from context.stream('...')"
+            )
+    before = object_state.snapshot(attack.made)
+    again = found(once(attack, 0))
+    kept = object_state.changes(before, object_state.snapshot(attack.made))
+    if again != shown[0] or kept.memory or kept.grown:
+        raise BrokenPlugin(
+            f"{attack.who} chooses or measures otherwise when it is shown the same again, or "
+            "keeps a count on itself: a run that is resumed would go another way; take the "
+            "keyword state for what it remembers, and draw from context.stream('...')"
+        )
 
 
 def _rows(config: RunConfig, dimension: int, number: int) -> Tensor:
@@ -153,7 +194,8 @@ def _rows(config: RunConfig, dimension: int, number: int) -> Tensor:
 
 def _context(config: RunConfig, number: int, pipeline: object = None) -> seeds.Context:
     nodes = range(config.n if pipeline is None else config.num_honest)
+    last = max(1, config.rounds - 1)  # what is done only later is done then
     return seeds.Context(
-        seed=config.seed, round=number, nodes=tuple(nodes), n=config.n, f=config.f,
+        seed=config.seed, round=last if number else 0, nodes=tuple(nodes), n=config.n, f=config.f,
         byzantine=config.num_byz, pipeline=pipeline,
     )  # fmt: skip

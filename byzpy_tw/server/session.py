@@ -37,6 +37,7 @@ from byzpy_tw.wire.stream import TensorStream
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer
 
+MOST_DIGESTS = 100  # of attacks, in one answer
 _MOST_NAME = 100  # characters of a run's name
 
 
@@ -208,7 +209,7 @@ class Session(Visitor):
         self._run(run)
         return Deferred.fromCoroutine(self._spawn_nodes(run, nodes_from_json(nodes)))
 
-    async def _spawn_nodes(self, run: str, specs: list[NodeSpec]) -> dict[str, int]:
+    async def _spawn_nodes(self, run: str, specs: list[NodeSpec]) -> dict[str, Any]:
         here, server = self._run(run), self.server
         attacks = {spec.attack for spec in specs if spec.attack is not None}
         self._room_for(len(specs))
@@ -219,7 +220,8 @@ class Session(Visitor):
         for spec in specs:
             here.host.spawn(spec)
             self.server.nodes += 1
-        return {"count": len(here.host.nodes)}
+        told = ",".join(here.host.digests_of(attacks)[:MOST_DIGESTS])
+        return {"count": len(here.host.nodes), "attacks": told}
 
     def _room_for(self, nodes: int) -> None:
         total = self.server.nodes + nodes

@@ -47,6 +47,7 @@ class Terms:
     environment: Environment
     mine: Opened
     own_data: bool  # whether each host may have data of its own
+    attack: str = ""  # digest of the attack's trial, where a plugin has it
 
 
 @define(eq=False)
@@ -121,6 +122,7 @@ class Fleet:
         member.shown = host.name
         self._check_single(member, host)
         say: Say = self.say if first else lambda line: None
+        member.exact = setup.same_bits(terms.environment, theirs)
         setup.compare(
             host.name, terms.config, terms.registry, terms.environment, theirs, say
         )  # fmt: skip
@@ -132,7 +134,7 @@ class Fleet:
             mine = attrs.evolve(mine, digest=member.digest or opened.digest)
         setup.check_opened(
             host.name, opened, mine, terms.config, say=say, local=local,
-            exact=setup.same_bits(terms.environment, theirs),
+            exact=member.exact,
         )  # fmt: skip
         member.digest = opened.digest
 
@@ -153,7 +155,10 @@ class Fleet:
         new = [node for node in nodes if node not in member.spawned]
         if new:
             specs = [self.nodes[node] for node in new]
-            await setup.spawn(member.host, specs, self.terms.config, self.terms.registry)
+            await setup.spawn(
+                member.host, specs, self.terms.config, self.terms.registry,
+                attack=self.terms.attack if member.exact else "", say=self.say,
+            )  # fmt: skip
             member.spawned.update(new)
 
     # -- between rounds

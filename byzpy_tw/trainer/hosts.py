@@ -6,7 +6,7 @@ so that the rounds do not know which they have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Protocol
 
 from attrs import frozen
@@ -56,7 +56,8 @@ class Host(Protocol):
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened: ...
 
-    async def spawn(self, nodes: Sequence[NodeSpec]) -> None: ...
+    async def spawn(self, nodes: Sequence[NodeSpec]) -> Collection[str] | None:
+        """Have `nodes` here; digests of the trials of plugins' attacks, where they are told."""
 
     def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
         """Begin `round` with these ``(d,)`` parameters.

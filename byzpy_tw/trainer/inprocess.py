@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -63,13 +63,14 @@ class InProcessHost:
         self._sink = sink
         return Opened(self._host.dimension, self._dataset.digest(), self._tried.trial)
 
-    async def spawn(self, nodes: Sequence[NodeSpec]) -> None:
+    async def spawn(self, nodes: Sequence[NodeSpec]) -> Collection[str]:
         host = self._host
         assert host is not None
         attacks = sorted({node.attack for node in nodes if node.attack is not None})
         await in_pool(self._reactor, self._pool, host.look_up, attacks)
         for node in nodes:
             host.spawn(node)
+        return host.digests_of(attacks)
 
     def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
         assert self._host is not None

@@ -26,6 +26,7 @@ class Member:
     up: bool = field(default=False, init=False)
     shown: str = field(default="", init=False)  # its name, with its certificate's if any
     digest: str = field(default="", init=False)  # of its data, when it was first opened
+    exact: bool = field(default=False, init=False)  # whether it computes to the same bits
     spawned: set[int] = field(factory=set, init=False)  # nodes that `host` has
     failures: int = field(default=0, init=False)  # to stay, since it last was reliable
     losses: int = field(default=0, init=False)  # since it was up for long

@@ -217,11 +217,14 @@ class RemoteHost:
         self._stream = stream
         return Opened(self._dimension, clean(answer["digest"], 64), trial)
 
-    async def spawn(self, nodes: Sequence[NodeSpec]) -> None:
+    async def spawn(self, nodes: Sequence[NodeSpec]) -> set[str]:
+        told: set[str] = set()
         for part in _parts(nodes):
-            await self.ask(
+            answer = await self.ask(
                 commands.SpawnNodes, run=self._run, nodes=nodes_to_json(list(part))
             )
+            told |= set((answer.get("attacks") or "").split(",")) - {""}
+        return told
 
     async def _connect(self, protocol: T) -> T:
         endpoint = HostnameEndpoint(

@@ -126,11 +126,26 @@ def same_bits(mine: Environment, theirs: Environment) -> bool:
 
 
 async def spawn(
-    host: Host, nodes: Sequence[NodeSpec], config: RunConfig, registry: Registry
+    host: Host,
+    nodes: Sequence[NodeSpec],
+    config: RunConfig,
+    registry: Registry,
+    *,
+    attack: str = "",
+    say: Say = lambda line: None,
 ) -> None:
-    """Give `host` its nodes."""
+    """Give `host` its nodes.
+
+    `attack` is the digest that the trial of the run's attack must have there, if it is known:
+    where it has another, `say` a warning, or raise `ServerDiffers` with ``--strict``.
+    """
     try:
-        await host.spawn(nodes)
+        told = await host.spawn(nodes)
+        if attack and told and set(told) != {attack}:
+            line = f"{host.name}'s code of the attack {config.attack!r} is another one"
+            if config.strict:
+                raise ServerDiffers(f"{line}; install the same there, or run without --strict")
+            say(f"warning: {line}; results will differ from those of the same run elsewhere")
     except UnknownName as e:
         raise _missing(host, config, registry, e) from e
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 import torch
 from attrs import asdict, define, evolve, field
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.logger import Logger
 
 import byzpy_tw
@@ -63,6 +63,7 @@ class Prepared:
     environment: Environment
     tried: Tried
     warnings: Sequence[str] = ()  # for the user, before round 0
+    attack: str = ""  # digest of the attack's trial, where a plugin has it
 
 
 def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> Prepared:
@@ -89,11 +90,12 @@ def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> P
     who = registry.owner("model", config.model)
     tried.check_initial(model, who)
     model = model.to(device_of(config.device))
+    attack = ""
     if config.num_byz:
         make = partial(
             build_attack, registry, config.attack, n=config.n, b=config.num_byz, f=config.f
         )
-        try_attack(make, spec, dimension)
+        attack = getattr(try_attack(make, spec, dimension), "digest", "")
     tried = evolve(tried, seconds=time.perf_counter() - begun)
     learner = Learner(
         model,
@@ -107,7 +109,7 @@ def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> P
         who=who,
     )
     here = environment(registry, probe=probe(), device=config.device, threads=threads)
-    return Prepared(data, learner, data.digest(), here, tried, warnings)
+    return Prepared(data, learner, data.digest(), here, tried, warnings, attack)
 
 
 def read_data(config: RunConfig, registry: Registry) -> Dataset:
@@ -119,7 +121,8 @@ def read_data(config: RunConfig, registry: Registry) -> Dataset:
     data: Dataset = registry.make("dataset", config.dataset, root=root)
     quick = time.perf_counter() - begun < READ_AGAIN_SECONDS and data.nbytes <= READ_AGAIN_BYTES
     if quick and registry.is_foreign("dataset", config.dataset):
-        if registry.make("dataset", config.dataset, root=root).digest() != data.digest():
+        first = data.digest()  # before it is read again, which may change what it shares
+        if registry.make("dataset", config.dataset, root=root).digest() != first:
             raise UnsuitableData(
                 f"{registry.owner('dataset', config.dataset)} is other data each time it is "
                 "read: it draws from a generator that nobody seeds, or changes what it keeps; "
@@ -266,6 +269,7 @@ class Training:
             prepared.environment,
             Opened(prepared.learner.dimension, prepared.digest, prepared.tried.trial),
             own_data=getattr(partition, "local", False),
+            attack=prepared.attack,
         )
         nodes = node_specs(
             honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
@@ -332,7 +336,10 @@ class Training:
             in_pool(self._reactor, self._pool, learner.test, job)
             for job in range(learner.test_jobs)
         ]
-        return whole(await gatherResults(jobs, consumeErrors=True))
+        try:
+            return whole(await gatherResults(jobs, consumeErrors=True))
+        except FirstError as e:
+            raise e.subFailure.value from None
 
     # -- after
 

@@ -129,11 +129,12 @@ class OpenStream(amp.ProtocolSwitchCommand):
 class SpawnNodes(_Command):
     """Add nodes to a run.  ``nodes`` is JSON (see `nodes.spec`).
 
-    Answers: ``count``, how many nodes the run now has on this server.
+    Answers: ``count``, how many nodes the run now has on this server; ``attacks``, digests
+    of the trials of plugins' attacks among them, with commas between.
     """
 
     arguments = [(b"run", amp.Unicode()), (b"nodes", amp.String())]
-    response = [(b"count", amp.Integer())]
+    response = [(b"count", amp.Integer()), (b"attacks", amp.Unicode(optional=True))]
 
 
 class Compute(_Command):
