@@ -220,13 +220,13 @@ def compare(
     ):
         if versions.get(name, now) != now:
             lines.append(f"the run was begun with {name} {shown(versions[name])}, this is {now}")
-    lines += _trials_differ(before.get("trial"), trial, versions.get("probe") == here.probe)
+    lines += trials_differ(before.get("trial"), trial, versions.get("probe") == here.probe)
     if lines and strict:
         raise ServerDiffers(f"{'; '.join(lines)} (--strict)")
     return lines
 
 
-def _trials_differ(recorded: Any, now: Trial, exact: bool) -> list[str]:
+def trials_differ(recorded: Any, now: Trial, exact: bool) -> list[str]:
     """The differences of `now` from the trial that is on record, if there is one."""
     if recorded is None:  # begun before there were trials
         return []

@@ -33,7 +33,7 @@ from byzpy_tw.runs.config import RunConfig
 from byzpy_tw.runs.environment import environment
 from byzpy_tw.runs.left import Left, Problem, against_result, at_home, made_with
 from byzpy_tw.runs.replay import replay_of
-from byzpy_tw.runs.resuming import Begun, compare
+from byzpy_tw.runs.resuming import Begun, compare, trials_differ
 from byzpy_tw.runs.sound import printable, shown
 from byzpy_tw.vectors import sha256_of
 
@@ -145,12 +145,21 @@ class Verification:
         )
         try:
             lines = compare(
-                Begun("", description=left.description), replay.host.dimension, digest,
-                replay.host.tried.trial, here, False,
+                Begun("", description={**left.description, "trial": None}),
+                replay.host.dimension, digest, replay.host.tried.trial, here, False,
             )  # fmt: skip
         except RunDirectoryError as e:
             raise RunDirectoryError(f"{e}; --data-root says where the data is") from e
         self.notes += [f"{line}: last bits may differ" for line in lines]
+        same = left.description.get("versions", {}).get("probe") == here.probe
+        changed = trials_differ(left.description.get("trial"), replay.host.tried.trial, same)
+        if changed:
+            text = (
+                f"{'; '.join(changed)}: the dataset, partition or model is made by other code "
+                "here, or from numbers of this process such as hash(), so that what follows says "
+                "nothing of the run's nodes"
+            )
+            self.problems.append(Problem("replay", text))
         partition = self.registry.make("partition", config.partition)
         theirs = left.description.get("data_digests")
         if getattr(partition, "local", False) and isinstance(theirs, dict):
