@@ -52,6 +52,8 @@ KINDS = ("aggregator", "pre-aggregator", "attack", "partition", "model")
 PIXELS = "--dataset synthetic:n=500,features=256 --batch-size 8 --rounds 6"
 LONG = "--rounds 200 --aggregator centered-clipping --attack mimic --worker-momentum 0.9"
 LATE = "--rounds 6 --round-timeout 1"  # for vectors that never come
+# Every vector weighs in it, an attacker's too; trimmed-mean would drop those that are far off.
+AIM = "--aggregator centered-clipping:tau=1"
 # What single names of the catalogue need besides.
 NEEDS = {
     "aggregator bulyan": "--num-honest 7 --num-byz 1 --f 1",
@@ -74,10 +76,10 @@ VARIANTS = {
     "centered-clipping tau": "--aggregator centered-clipping:tau=0.5,iterations=2 --attack ipm",
     "dnc seeded": "--aggregator dnc:seed=5,iterations=2,subsample=40 --attack gaussian",
     "alie tau": "--attack alie:tau=1.5 --aggregator median",
-    "mimic adaptive": "--attack mimic:adaptive=true --partition extreme",
+    "mimic adaptive": f"{AIM} --attack mimic:adaptive=true --partition extreme",
     "opt-ipm at median": "--attack opt-ipm:aggregator=median",
-    "replay relabelled": "--attack replay:age=2,relabel=true --aggregator median",
-    "slow but in time": "--attack slow:seconds=0.02",
+    "replay relabelled": f"{AIM} --attack replay:age=2,relabel=true",
+    "slow but in time": f"{AIM} --attack slow:seconds=0.02",
     "garbage to krum": "--attack garbage --aggregator multi-krum",
     "no byzantine nodes": "--num-byz 0 --f 0 --aggregator mean",
     "partition shards of one": "--partition shards:per_node=1",
@@ -128,8 +130,10 @@ class Configuration:
 
 def configurations(names: Names) -> list[Configuration]:
     """Everything to run where `names` are known."""
-    lines = {f"{kind} {name}": f"--{kind} {name}" for kind in KINDS for name in names[kind]}
-    lines = {name: f"{line} {NEEDS.get(name, '')}" for name, line in lines.items()} | VARIANTS
+    lines = dict(VARIANTS)
+    for kind, name in [(k, name) for k in KINDS for name in names[k]]:
+        more = [AIM] * (kind == "attack") + [NEEDS.get(f"{kind} {name}", "")]
+        lines[f"{kind} {name}"] = " ".join([f"--{kind} {name}", *more])
     made = [Configuration(name, (line,)) for name, line in lines.items()]
     made += [
         Configuration("two threads", ("--threads 2",), like="plain"),

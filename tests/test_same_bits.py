@@ -96,6 +96,21 @@ class CompareTests(SynchronousTestCase):
         self.assertEqual(count, 2)
         self.assertIn("plain: both end after 0 rounds with exit code 1: no such rule", output)
 
+    def test_name_of_one_tree(self) -> None:
+        """What only one tree knows is told and left out, with all that uses it."""
+        names = {"aggregator": ["median", "trimmed-mean"], "attack": ["alie"]}
+        names |= {"model": ["mlp"], "partition": [], "pre-aggregator": ["arc", "nnm"]}
+        paths = (ROOT, sys.executable, ROOT)
+        old = self.script.Tree("OLD", *paths, {**names, "pre-aggregator": ["arc"]})
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            known = self.script.common([old, self.script.Tree("NEW", *paths, names)])
+        found = [configuration.name for configuration in known]
+        self.assertEqual(output.getvalue(), "left out: pre-aggregator nnm, which only NEW has\n")
+        self.assertIn("pre-aggregator arc", found)
+        self.assertNotIn("pre-aggregator nnm", found)
+        self.assertNotIn("chain nnm, arc", found)
+
 
 class SameBitsTests(SynchronousTestCase):
     """The script as a program."""
