@@ -166,7 +166,7 @@ class SpawnTests(ServerCase):
         self.assertEqual((answer, self.server.nodes), ([], 0))
         self.pool.drain()
         trainer.pump.flush()
-        self.assertEqual(answer, [{"count": 1}])
+        self.assertEqual(answer, [{"count": 1, "attacks": ""}])
 
     def test_a_run_that_is_closed_meanwhile(self) -> None:
         """Its nodes are not counted."""

@@ -105,7 +105,7 @@ class BrokenTrainerTests(SynchronousTestCase):
 
     def lied_to(self) -> Iterable[Schedule]:
         """Histories in which servers lie all the time."""
-        for seed in range(80):
+        for seed in range(400):
             made = patient(seed)
             config = evolve(made.config, num_byz=0, f=made.config.f and 1, aggregator="median")
             end = made.usual
