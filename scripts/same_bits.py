@@ -158,7 +158,7 @@ def configurations(names: Names) -> list[Configuration]:
 
 
 def chosen(known: Sequence[Configuration], word: str) -> list[Configuration]:
-    """Those with `word` in their name, and those they must be like."""
+    """The configurations with `word` in their name, and those they must be like."""
     wanted = {c.name for c in known if word in c.name}
     wanted |= {c.like for c in known if c.name in wanted}
     return [c for c in known if c.name in wanted]

@@ -156,6 +156,20 @@ class PlacementTests(OddPluginCase):
         self.assertIn("SERVER_DIFFERS", doctor.stdout)
         self.assertIn("the normalisation of inputs", doctor.stdout)
 
+    async def test_a_server_of_another_attack(self) -> None:
+        """So is a copy of an attack's code."""
+        there = address_of(self.server(ON_SERVER="1"))
+        run = {
+            **SMALL, "attack": "edited-on-a-server", "aggregator": "median",
+            "remote_hosts": (there,),
+        }  # fmt: skip
+        words = (there, "code of the attack 'edited-on-a-server'")
+        await self.refused(ServerDiffers, *words, **run, strict=True)
+        self.lines.clear()
+        self.assertIsNone((await self.run_(**run)).error)
+        told = [line for line in self.lines if words[1] in line]
+        self.assertEqual(len(told), 1, self.lines)
+
     async def test_a_server_without_the_plugin_fails_there(self) -> None:
         """A model that fails on a server is told in its own words, from that server."""
         there = address_of(self.server())

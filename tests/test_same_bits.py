@@ -41,7 +41,7 @@ def module() -> ModuleType:
 
 
 class CompareTests(SynchronousTestCase):
-    """What is told of two outcomes."""
+    """The differences that are told of two outcomes."""
 
     def setUp(self) -> None:
         self.script = module()
@@ -97,7 +97,7 @@ class CompareTests(SynchronousTestCase):
         self.assertIn("plain: both end after 0 rounds with exit code 1: no such rule", output)
 
     def test_name_of_one_tree(self) -> None:
-        """What only one tree knows is told and left out, with all that uses it."""
+        """A name that only one tree knows is told and left out, with all that uses it."""
         names = {"aggregator": ["median", "trimmed-mean"], "attack": ["alie"]}
         names |= {"model": ["mlp"], "partition": [], "pre-aggregator": ["arc", "nnm"]}
         paths = (ROOT, sys.executable, ROOT)

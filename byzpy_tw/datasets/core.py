@@ -225,10 +225,6 @@ class Dataset:
         """Hex SHA-256 over all four tensors: equal data, equal digest."""
         return self._digest
 
-    def faults(self) -> list[str]:
-        """`empty` and `non_finite` together: what a user should know before a run."""
-        return self.empty() + self.non_finite()
-
     def empty(self) -> list[str]:
         """One line where there is no test data, none otherwise."""
         if len(self.test):

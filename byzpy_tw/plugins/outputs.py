@@ -88,7 +88,7 @@ class PluginAttack:
             return _vector(answer, known, self.who)
 
     def _answered(self, method: Callable[..., Any], found: Any, rows: int) -> Any:
-        """What `choose` or `strength` found, if it can be used."""
+        """Return what `choose` or `strength` found; `BadRuleOutput` where it is of no use."""
         name = getattr(method, "__name__", "a method")
         size = found.numel() if isinstance(found, Tensor) else np.size(found)
         number = isinstance(found, (int, float, np.generic, np.ndarray, Tensor)) and size == 1

@@ -88,6 +88,15 @@ class FlipInPlace:
         return known.mean.mul_(-1)
 
 
+class EditedOnAServer:
+    """An attack whose copy on one machine was edited."""
+
+    knowledge, pieces = "moments", ("mean",)
+
+    def __call__(self, known):
+        return (-2 if os.environ.get("ON_SERVER") else -1) * known.mean
+
+
 class Raises:
     knowledge = "moments"
 
@@ -157,7 +166,8 @@ def register_models():
 
 @hookimpl
 def register_attacks():
-    return [Registration("flip-in-place", FlipInPlace), Registration("raises", Raises)]
+    return [Registration("flip-in-place", FlipInPlace), Registration("raises", Raises),
+        Registration("edited-on-a-server", EditedOnAServer)]
 
 
 @hookimpl
