@@ -34,12 +34,13 @@ from attrs import define, field
 SERVERS = 3
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 READY = re.compile(r"byzpy-server \d+ listening on (tcp://\S+?):(\d+),")
+HEARTBEAT = ("--heartbeat-timeout", "2")  # where there are servers
 RUN = [
     *("--dataset", "mnist5k", "--model", "small-cnn", "--rounds", "60", "--threads", "2"),
     *("--worker-momentum", "0.9", "--aggregator", "centered-clipping", "--attack", "mimic"),
     *("--eval-interval", "20"),
     # Every stop is met by failover, and none by a deadline.
-    *("--round-timeout", "120", "--heartbeat-timeout", "2", "--replace-timeout", "120"),
+    *("--round-timeout", "120", "--replace-timeout", "120"),
 ]
 
 
@@ -182,7 +183,7 @@ def kill_servers(seed: int, folder: Path, made: list[Server]) -> tuple[str, str,
             server.wait()
     hosts = ",".join(f"tcp://127.0.0.1:{server.port}" for server in made)
     run = folder / f"servers-{seed}"
-    process = train("--remote-hosts", hosts, *RUN, "--run-dir", str(run))
+    process = train("--remote-hosts", hosts, *HEARTBEAT, *RUN, "--run-dir", str(run))
     assert process.stdout is not None
     lines: list[str] = []
     adversary = Adversary(seed, made)
@@ -201,7 +202,7 @@ def kill_servers(seed: int, folder: Path, made: list[Server]) -> tuple[str, str,
 def kill_trainer(seed: int, folder: Path, typical: float) -> tuple[str, str, str]:
     """One run that is killed at random moments, and resumed each time."""
     draw, run, done = random.Random(seed), folder / f"trainer-{seed}", []
-    place = ("--local", "2") if seed % 2 else ("--in-process",)
+    place = ("--local", "2", *HEARTBEAT) if seed % 2 else ("--in-process",)
     words = ""
     for attempt in range(20):
         begun = (run / "config.json").exists()
