@@ -247,8 +247,11 @@ def main() -> int:
             good = found == wanted
             same, faults = same + good, faults + (done.count(",") + 1 if done else 0)
             seconds.append(time.monotonic() - began)
-            print(f"{seed:4} {'same' if good else 'OTHER ' + found[:12]} "
-                  f"{seconds[-1]:.1f} s: {done}" + ("" if good else f" [{words}]"), flush=True)  # fmt: skip
+            print(
+                f"{seed:4} {'same' if good else 'OTHER ' + found[:12]} "
+                f"{seconds[-1]:.1f} s: {done}" + ("" if good else f" [{words}]"),
+                flush=True,
+            )
 
         seeds = range(chosen.first, chosen.first + chosen.runs)
         if chosen.whom == "servers":

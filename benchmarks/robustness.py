@@ -247,9 +247,7 @@ def tables(found: dict[Cell, dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def entry(
-    runs: dict[int, dict[str, Any]], calm: dict[int, dict[str, Any]], seeds: int
-) -> str:
+def entry(runs: dict[int, dict[str, Any]], calm: dict[int, dict[str, Any]], seeds: int) -> str:
     """``final (worst-best)``, means over the seeds; bold where it collapsed.
 
     Compared with the same seeds without an attack.  The number of seeds is said
@@ -258,8 +256,7 @@ def entry(
     if not runs:
         return ""
     final, worst, best = (
-        mean(accuracy(run, which) for run in runs.values())
-        for which in ("final", "worst", "best")
+        mean(accuracy(run, which) for run in runs.values()) for which in ("final", "worst", "best")
     )
     text = f"{final:.1f}"
     both = runs.keys() & calm.keys()

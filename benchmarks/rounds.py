@@ -104,9 +104,7 @@ def bare(rounds: int) -> float:
         node.learn()
         part = slice(i * BATCH, (i + 1) * BATCH)
         batches.append((data.inputs(data.train.x[part]), data.train.y[part]))
-    return clocked(
-        rounds, lambda: [node.gradient(*batch) for node, batch in zip(nodes, batches)]
-    )
+    return clocked(rounds, lambda: [node.gradient(*batch) for node, batch in zip(nodes, batches)])
 
 
 def bare_best(rounds: int) -> float:

@@ -159,10 +159,9 @@ def receive_pickle(listener: socket.socket, size: int, meter: Meter) -> None:
     asyncio.run(main())
 
 
-def receive_twisted(
-    way: str, listener: socket.socket, size: int, meter: Meter, pem: str
-) -> None:
-    from twisted.internet import reactor, ssl as tls
+def receive_twisted(way: str, listener: socket.socket, size: int, meter: Meter, pem: str) -> None:
+    from twisted.internet import reactor
+    from twisted.internet import ssl as tls
     from twisted.internet.protocol import Factory
 
     def done() -> None:
@@ -286,7 +285,8 @@ def send(way: str, port: int, size: int, pem: str) -> None:
 
 
 def send_twisted(way: str, port: int, size: int) -> None:
-    from twisted.internet import endpoints, reactor, ssl as tls
+    from twisted.internet import endpoints, reactor
+    from twisted.internet import ssl as tls
 
     vector = torch.randn(size // 4)
 
@@ -318,9 +318,7 @@ def send_twisted(way: str, port: int, size: int) -> None:
 
         def more() -> None:
             header = Header(Kind.VECTOR, 0, vector.numel())
-            protocol.send(header, vector).addCallbacks(
-                lambda _: reactor.callLater(0, more), stop
-            )
+            protocol.send(header, vector).addCallbacks(lambda _: reactor.callLater(0, more), stop)
 
     lost: Callable[..., Any] = protocol.connectionLost
 
@@ -389,8 +387,7 @@ def latency(pairs: int) -> None:
     for name, run in (("empty round", empty_rounds), ("40 bytes, to and fro", ping_pong)):
         runs = [sorted(run()) for _ in range(pairs)]
         middle, late = (
-            median(times[int(len(times) * share)] for times in runs) * 1e3
-            for share in (0.5, 0.99)
+            median(times[int(len(times) * share)] for times in runs) * 1e3 for share in (0.5, 0.99)
         )
         print(f"{name:24}{middle:10.3f}{late:8.3f}", flush=True)
 

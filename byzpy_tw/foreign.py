@@ -112,9 +112,7 @@ class untouched:
             )
 
 
-def told(
-    who: str, e: BaseException, error: type[ByzpyTwError] = BrokenPlugin
-) -> BaseException:
+def told(who: str, e: BaseException, error: type[ByzpyTwError] = BrokenPlugin) -> BaseException:
     """The error to raise for `e`, which foreign code raised: `e` itself where it may stand."""
     if isinstance(e, _MEANT):
         if type(e).__module__ == errors.__name__:

@@ -142,7 +142,6 @@ class Asked:
                 raise
             raise type(e)(f"{e} (the options of {self.file} and of the command line)") from None
 
-
     def registry(self) -> Registry:
         """Names, without the distributions that are not wanted; tells of broken ones."""
         from byzpy_tw.plugins import load_and_warn

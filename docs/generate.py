@@ -220,9 +220,7 @@ def _word(options: Any, name: str, bound: str) -> str:
 # -- errors -------------------------------------------------------------------
 
 
-def error_codes(
-    codes: Mapping[str, type[errors.ByzpyTwError]], exits: Mapping[int, str]
-) -> str:
+def error_codes(codes: Mapping[str, type[errors.ByzpyTwError]], exits: Mapping[int, str]) -> str:
     """A section for each code: what happened, and what to do."""
     lines = [
         "# Errors and exit codes",

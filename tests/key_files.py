@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from attrs import define, field
@@ -11,7 +11,7 @@ from attrs import define, field
 from byzpy_tw.wire.keygen import Authority, new_authority, new_keys
 from byzpy_tw.wire.keys import SERVER, TRAINER, Keys, _parts
 
-NOW = datetime.now(timezone.utc)
+NOW = datetime.now(UTC)
 
 
 @define(eq=False)
@@ -19,9 +19,7 @@ class Cluster:
     """A CA, and files signed by it."""
 
     # Ten years old, so that what it signed may be over.
-    authority: Authority = field(
-        factory=lambda: new_authority(7000, NOW - timedelta(days=3500))
-    )
+    authority: Authority = field(factory=lambda: new_authority(7000, NOW - timedelta(days=3500)))
 
     def pem(self, role: str, name: str = "", *, starts: float = 0, days: int = 30) -> bytes:
         """A file of one that is good from `starts` days from now, for `days` days."""

@@ -174,9 +174,7 @@ def train(case: Any, *options: str, **more: Any) -> Run:
     return Run(process.wait(), process.output, path)
 
 
-def run_all(
-    case: Any, options: list[str], path: Path | None = None
-) -> list[dict[str, Any]]:
+def run_all(case: Any, options: list[str], path: Path | None = None) -> list[dict[str, Any]]:
     """The outcome of a run with each of `options`, one after another in one process.
 
     Their folders are 0, 1, ... in `path`.
@@ -207,7 +205,7 @@ def self_signed() -> PrivateCertificate:
     """A certificate that nobody else vouches for, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     made = x509.CertificateBuilder().subject_name(name).issuer_name(name)
     made = made.public_key(key.public_key()).serial_number(1)
     made = made.not_valid_before(now - datetime.timedelta(days=1))

@@ -181,9 +181,7 @@ class AutomaticTauTests(SynchronousTestCase):
         other = NAMES["alie"]()(x, context=Context(n=25, byzantine=5))
         third = NAMES["alie"](b=5)(x)
         self.assertTrue(torch.equal(one, other) and torch.equal(one, third))
-        expected = x.double().mean(0) + automatic_tau(25, 5) * x.double().std(
-            0, correction=0
-        )
+        expected = x.double().mean(0) + automatic_tau(25, 5) * x.double().std(0, correction=0)
         self.assertLess(float((one.double() - expected).norm() / expected.norm()), 1e-6)
 
 
@@ -417,9 +415,7 @@ class PipelineTests(SynchronousTestCase):
             known = Knowledge.of(x, "all", needs=("mean", "std", "vectors"))
 
             def moved(memory: Any, pipeline: Any = pipeline, known: Any = known) -> list[float]:
-                aim = Aim(
-                    pipeline=pipeline, copies=2, known=known, context=context, memory=memory
-                )
+                aim = Aim(pipeline=pipeline, copies=2, known=known, context=context, memory=memory)
                 by_vectors = aim.by_vectors(lambda tau: known.mean + tau * known.std)
                 by_products = aim.by_products("std", lambda tau: (0.0, tau))
                 for tau in (-2.0, 0.3, 1.0, 7.0):
@@ -459,7 +455,9 @@ class PipelineTests(SynchronousTestCase):
             sent = aimed(x, context=context)
             self.assertLessEqual(float(sent.norm()), NORM_LIMIT)
         mean = NAMES["opt-alie"](evals=1000).aimed_at(Pipeline(aggregator=Mean()))
-        self.assertLessEqual(float(mean(honest(4, 30).double(), context=context).norm()), NORM_LIMIT)
+        self.assertLessEqual(
+            float(mean(honest(4, 30).double(), context=context).norm()), NORM_LIMIT
+        )
 
     def test_another_pipeline_has_no_part_in_the_memory(self) -> None:
         """A target that the attack names itself is not started from the run's centre."""
@@ -468,9 +466,7 @@ class PipelineTests(SynchronousTestCase):
         context = Context(n=10, f=2, byzantine=2)
         target = Pipeline(aggregator=CenteredClipping())
         named = NAMES["opt-ipm"](aggregator="centered-clipping").aimed_at(Other(target))
-        found = [
-            Knowledge.for_attack(named, x, context=context, memory=m) for m in (memory, None)
-        ]
+        found = [Knowledge.for_attack(named, x, context=context, memory=m) for m in (memory, None)]
         self.assertEqual(float(found[0].strength), float(found[1].strength))
 
     def test_names_its_target(self) -> None:
@@ -487,6 +483,4 @@ class PipelineTests(SynchronousTestCase):
     def test_says_what_is_missing(self) -> None:
         """Without a pipeline or a number of copies there is nothing to aim at."""
         self.assertRaises(NeedsContext, NAMES["opt-ipm"](f=1), honest())
-        self.assertRaises(
-            NeedsContext, NAMES["opt-ipm"](aggregator=trimmed_mean(1)), honest()
-        )
+        self.assertRaises(NeedsContext, NAMES["opt-ipm"](aggregator=trimmed_mean(1)), honest())

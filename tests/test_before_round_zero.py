@@ -92,17 +92,13 @@ class BeforeRoundZeroTests(TestCase):
         options = ("--in-process", "--model", "logreg", "--rounds", "400", "--quiet")
         run = train(self, *options, path=place / "run")
         self.assertEqual(run.code, 3, run.output)
-        self.assertRegex(
-            run.output, f"CANNOT_RECORD: cannot write .*to {place / 'run'}: No space"
-        )
+        self.assertRegex(run.output, f"CANNOT_RECORD: cannot write .*to {place / 'run'}: No space")
         self.assertNotIn("Traceback", run.output)
 
     def test_limits(self) -> None:
         """A server's limits are told with their numbers."""
         few = address_of(start_server(self, "--max-nodes", "2"))
-        self.assert_told(
-            train(self, "--remote-hosts", few), "SERVER_BUSY", few, "--max-nodes", "2"
-        )
+        self.assert_told(train(self, "--remote-hosts", few), "SERVER_BUSY", few, "--max-nodes", "2")
         small = address_of(start_server(self, "--max-vector-mib", "1"))
         self.assert_told(
             train(self, "--remote-hosts", small), "LIMIT_EXCEEDED", small, "421,642", "1 MiB"

@@ -287,9 +287,7 @@ class LargeRunTests(SynchronousTestCase):
             "--worker-momentum", "0.9", "--attack", "mimic:adaptive=true",
             "--aggregator", "centered-clipping", "--quiet", "--run-dir", str(where),
         ]  # fmt: skip
-        subprocess.run(
-            [sys.executable, "-c", SLOW_DISK, *options], check=True, capture_output=True
-        )
+        subprocess.run([sys.executable, "-c", SLOW_DISK, *options], check=True, capture_output=True)
         with open(where / ROUNDS) as lines:
             digests = [json.loads(line)["parameters_sha256"] for line in lines]
         written = [checkpoint.read(path) for path in checkpoint.checkpoints(where)]

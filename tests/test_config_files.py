@@ -24,9 +24,7 @@ from byzpy_tw.runs.written import plain_toml, read_options, to_toml
 from byzpy_tw.train import asked, configuration, main
 from tests.support import environment, folder
 
-TEXT = st.text(
-    st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1
-)
+TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1)
 NAME = st.from_regex(r"[a-z][a-z-]{0,20}(:[a-z]{1,5}=[0-9]{1,3}\.?[0-9]{0,3})?", fullmatch=True)
 HOSTS = st.lists(TEXT, min_size=1, max_size=3)
 PLACE = st.one_of(
@@ -84,7 +82,7 @@ class RoundTripTests(SynchronousTestCase):
         """The printed file, given back, is the same run: also from a terminal that knows
         no UTF-8."""
         options = ["--remote-hosts", "tcp://a:1,tcp://b:2", "--lr", "1e-5", "--strict"]
-        options += ["--pre-aggregator", "nnm", "clipping:c=2", "--data-root", "dätä \"x\"\\"]
+        options += ["--pre-aggregator", "nnm", "clipping:c=2", "--data-root", 'dätä "x"\\']
         done = subprocess.run(
             [sys.executable, "-m", "byzpy_tw.train", "--print-config", *options],
             env={**environment(), "PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=60,
@@ -138,9 +136,7 @@ class PrecedenceTests(SynchronousTestCase):
     def test_one_file_for_every_place(self) -> None:
         """A place on the command line takes the place of the file's."""
         path = written(self, '[where]\nremote-hosts = "tcp://a:1, tcp://b:2"')
-        self.assertEqual(
-            configuration(["--config", path]).remote_hosts, ("tcp://a:1", "tcp://b:2")
-        )
+        self.assertEqual(configuration(["--config", path]).remote_hosts, ("tcp://a:1", "tcp://b:2"))
         for place, name, value in (
             (["--in-process"], "in_process", True),
             (["--local", "3"], "local", 3),

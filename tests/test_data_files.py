@@ -56,7 +56,7 @@ class FilesTestCase(SynchronousTestCase):
     """Four whole files in a data root, and no network: proxies that refuse."""
 
     def setUp(self) -> None:
-        nobody = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy")}
+        nobody = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
         self.patch(os, "environ", {**os.environ, **nobody})
         self.root = folder(self) / "data"
         self.raw = self.root / "MNIST" / "raw"
@@ -112,9 +112,7 @@ class ReadTests(FilesTestCase):
         self.assert_read()
         (self.raw / TEST_Y).rename(self.raw / f"{TEST_Y}.gz")
         self.assert_read()
-        (self.raw / TEST_Y).write_bytes(
-            gzip.decompress((self.raw / f"{TEST_Y}.gz").read_bytes())
-        )
+        (self.raw / TEST_Y).write_bytes(gzip.decompress((self.raw / f"{TEST_Y}.gz").read_bytes()))
         (self.raw / f"{TEST_Y}.gz").write_bytes((self.raw / TEST_Y).read_bytes())
         (self.raw / TEST_Y).unlink()
         self.assert_read()
@@ -292,9 +290,7 @@ class DamagedTests(FilesTestCase):
         (self.raw / TRAIN_X).write_bytes(b"<html>")
         packed(self.raw / TRAIN_Y).write_bytes(b"")
         (self.raw / TEST_X).unlink()
-        self.told(
-            f"{TRAIN_X} is an HTML page", f"{TRAIN_Y}.gz is empty", f"; missing: {TEST_X}: "
-        )
+        self.told(f"{TRAIN_X} is an HTML page", f"{TRAIN_Y}.gz is empty", f"; missing: {TEST_X}: ")
 
     def test_nothing_is_changed(self) -> None:
         """Damaged files stay as they are, and no lock is left beside them."""

@@ -331,9 +331,7 @@ class IdxTests(SynchronousTestCase):
         """torchvision reads what `write_idx` wrote, to the byte."""
         data = mnist5k()
         written = write_idx(data, self.root)
-        self.assertEqual(
-            written[0], self.root / "MNIST" / "raw" / "train-images-idx3-ubyte"
-        )
+        self.assertEqual(written[0], self.root / "MNIST" / "raw" / "train-images-idx3-ubyte")
         self.assertEqual(mnist(root=self.root).digest(), data.digest())
 
     def test_fashion(self) -> None:
@@ -421,6 +419,4 @@ class NamesTests(SynchronousTestCase):
     def test_names(self) -> None:
         """The catalogue's names, each once."""
         names = [name for name, _, _ in BUILTIN]
-        self.assertEqual(
-            names, ["mnist", "fashion-mnist", "cifar10", "mnist5k", "synthetic"]
-        )
+        self.assertEqual(names, ["mnist", "fashion-mnist", "cifar10", "mnist5k", "synthetic"])

@@ -94,9 +94,7 @@ class ErrorTests(SynchronousTestCase):
 
     def test_message_is_one_line(self) -> None:
         """A user sees the code, then the message, whatever is in it."""
-        self.assertEqual(
-            message_of(errors.BadAddress("no\n  port")), "BAD_ADDRESS: no port"
-        )
+        self.assertEqual(message_of(errors.BadAddress("no\n  port")), "BAD_ADDRESS: no port")
         self.assertEqual(message_of(KeyError()), "KeyError: no further details")
 
 

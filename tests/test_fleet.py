@@ -151,9 +151,7 @@ class FleetCase(SynchronousTestCase):
         self.collector = Collector(
             torch.zeros(config.n, D), self.reactor, HandCrankedPool(eager=True)
         )
-        nodes = node_specs(
-            honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
-        )
+        nodes = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
         members = [Member(name, lambda name=name: self.world.host(name)) for name in names]
         return Fleet(members, terms, nodes, self.collector, self.reactor, self.said.append)
 
@@ -247,7 +245,6 @@ class StartTests(FleetCase):
             else:
                 self.successResultOf(starting)
                 self.assertTrue(self.collector.home(1) is not None)
-
 
     def test_those_that_do_not_wait(self) -> None:
         """Servers that are gone before the last has joined are not there."""

@@ -27,9 +27,8 @@ class Particular(BadParameter):
 
 class CallingTests(SynchronousTestCase):
     def raised(self, e: BaseException) -> BaseException:
-        with self.assertRaises(BaseException) as caught:
-            with calling("acme 1.0: attack 'x'"):
-                raise e
+        with self.assertRaises(BaseException) as caught, calling("acme 1.0: attack 'x'"):
+            raise e
         return caught.exception
 
     def test_whatever_is_raised(self) -> None:
@@ -58,9 +57,8 @@ class CallingTests(SynchronousTestCase):
         before = signal.getsignal(signal.SIGINT)
         self.addCleanup(signal.signal, signal.SIGINT, before)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with self.assertRaises(KeyboardInterrupt):
-            with calling("acme"):
-                os.kill(os.getpid(), signal.SIGINT)
+        with self.assertRaises(KeyboardInterrupt), calling("acme"):
+            os.kill(os.getpid(), signal.SIGINT)
         self.assertIs(signal.getsignal(signal.SIGINT), signal.default_int_handler)
 
     def test_another_kind_of_error(self) -> None:

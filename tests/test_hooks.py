@@ -129,7 +129,6 @@ class ExampleTests(SynchronousTestCase):
         self.assertEqual([*result.failures, *result.errors], [])
         self.assertEqual(result.testsRun, 20)
 
-
     def test_register_aggregators(self) -> None:
         """The steady median keeps its memory from round to round, in a chain."""
         _, names = registry("register_aggregators")

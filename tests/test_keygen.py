@@ -7,7 +7,7 @@ import io
 import os
 import resource
 import stat
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -117,7 +117,7 @@ class GenerateTests(SynchronousTestCase):
     def test_validity(self) -> None:
         """A year, or as many days as asked for, and no longer than the CA."""
         generate(self.folder)
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
 
         def days(name: str) -> float:
             keys = load_keys(self.folder / f"{name}.pem", SERVER)
@@ -133,7 +133,7 @@ class GenerateTests(SynchronousTestCase):
 
     def test_cas_that_are_none(self) -> None:
         """A CA file that cannot sign is said to be one, and nothing is written."""
-        old = new_authority(1, datetime.now(timezone.utc) - timedelta(days=3))
+        old = new_authority(1, datetime.now(UTC) - timedelta(days=3))
         mixed = Authority(new_authority().key, new_authority().certificate)
         self.folder.mkdir()
         for data, words in (

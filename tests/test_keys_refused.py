@@ -67,9 +67,7 @@ class KeysCase(TestCase):
         self.log = Heard(self)
 
     def serve(self, keys: Keys | None) -> ByzpyServer:
-        server = ByzpyServer(
-            reactor, "127.0.0.1", 0, folder(self), keys=keys, limits=self.limits
-        )
+        server = ByzpyServer(reactor, "127.0.0.1", 0, folder(self), keys=keys, limits=self.limits)
         server.startService()
         # What it runs on is worked out in the pool: let that end first.
         self.addCleanup(lambda: server.environment().addBoth(lambda _: server.stopService()))
@@ -269,9 +267,7 @@ class TicketTests(KeysCase):
         """It is of no use to another trainer of the same cluster on the same machine, and
         good for its own afterwards, once."""
         server = self.serve(self.cluster.server())
-        mine, thief = (
-            self.dial(server, self.cluster.trainer(name)) for name in ("mine", "thief")
-        )
+        mine, thief = (self.dial(server, self.cluster.trainer(name)) for name in ("mine", "thief"))
         for host in (mine, thief):
             await host.hello()
         opened = await mine.ask(commands.OpenRun, run="r", spec=SPEC.to_json())

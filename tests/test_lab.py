@@ -166,9 +166,7 @@ class DigestTests(SynchronousTestCase):
 class CommandTests(SynchronousTestCase):
     def test_repeats_the_run(self) -> None:
         """What the page says to type describes the same run, on servers."""
-        made = grid(
-            defences=("nnm | arc | krum",), seeds=(7,), replacement=True, q=2, threads=1
-        )
+        made = grid(defences=("nnm | arc | krum",), seeds=(7,), replacement=True, q=2, threads=1)
         for cell in made.cells:
             config = cell.trials[0].config
             words = shlex.split(command_of(config))
@@ -373,8 +371,7 @@ class TextTests(SynchronousTestCase):
         self.assertEqual(
             verdict.sentences(made, filled(made)),
             [
-                "mean collapses under sign-flip:scale=-5 (10.0 %); at its "
-                "best it reaches 90.0 %.",
+                "mean collapses under sign-flip:scale=-5 (10.0 %); at its best it reaches 90.0 %.",
                 "nnm | median has the best worst case: 90.0 % under none.",
             ],
         )
@@ -547,9 +544,7 @@ class PageTests(SynchronousTestCase):
             attrs.evolve(cell, defence=HOSTILE, attack=HOSTILE, missing=HOSTILE)
             for cell in made.cells
         )
-        hostile = attrs.evolve(
-            made, attacks=(HOSTILE, "b"), defences=(HOSTILE, "d"), cells=cells
-        )
+        hostile = attrs.evolve(made, attacks=(HOSTILE, "b"), defences=(HOSTILE, "d"), cells=cells)
         outcomes = [
             outcome(cells[0], 0.1),
             outcome(cells[1], 0.9),

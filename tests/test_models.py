@@ -87,8 +87,7 @@ class BuildTests(SynchronousTestCase):
     def test_a_function_of_the_seed(self) -> None:
         """The same seed gives the same values, another seed others."""
         values = [
-            flat_parameters(build(models.small_cnn, {}, seed=seed)).clone()
-            for seed in (3, 3, 4)
+            flat_parameters(build(models.small_cnn, {}, seed=seed)).clone() for seed in (3, 3, 4)
         ]
         self.assertTrue(torch.equal(values[0], values[1]))
         self.assertFalse(torch.equal(values[0], values[2]))
@@ -122,9 +121,7 @@ class BuildTests(SynchronousTestCase):
 
     def test_refuses_statistics(self) -> None:
         """BatchNorm is refused, with the reason."""
-        self.refused(
-            lambda: nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "no node would own"
-        )
+        self.refused(lambda: nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), "no node would own")
 
     def test_refuses_other_dtypes(self) -> None:
         """Parameters must be float32."""
@@ -150,9 +147,7 @@ class BuildTests(SynchronousTestCase):
 
     def test_refuses_hidden_randomness(self) -> None:
         """Layers that draw from the global generator are refused."""
-        self.refused(
-            lambda: nn.Sequential(nn.Linear(2, 2), nn.AlphaDropout()), "AlphaDropout"
-        )
+        self.refused(lambda: nn.Sequential(nn.Linear(2, 2), nn.AlphaDropout()), "AlphaDropout")
         self.refused(lambda: nn.LSTM(2, 2, num_layers=2, dropout=0.5), "LSTM")
 
 

@@ -66,7 +66,6 @@ class Network:
         _ip("-n", name, "link", "set", "dev", "lo", "up")
         return ["ip", "netns", "exec", name, *_ALONE], address
 
-
     def link(self, number: int, state: str) -> None:
         """Set the cable of machine `number` to "up" or "down"."""
         _ip("-n", self._hub, "link", "set", "dev", f"v{number}", state)
@@ -83,9 +82,7 @@ class SeparateMachinesTests(TestCase):
 
     def server(self, network: Network, *options: str) -> Process:
         prefix, address = network.machine()
-        return start_server(
-            self, "--host", address, "--port", "29000", *options, prefix=prefix
-        )
+        return start_server(self, "--host", address, "--port", "29000", *options, prefix=prefix)
 
     def test_trains_across_machines(self) -> None:
         """Three servers that share nothing with the trainer but a network train the

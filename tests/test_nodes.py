@@ -53,7 +53,6 @@ class AimTests(SynchronousTestCase):
         rules = rules_of(configuration(words.split()), REGISTRY)
         self.assertEqual(rules.attack.aggregator.aggregator.q, 1)
 
-
     def test_aims_at_what_is_left_of_the_budget(self) -> None:
         """A refused honest node lowers f, and the attack foresees that."""
         words = "--in-process --num-honest 3 --num-byz 2 --f 2 --aggregator trimmed-mean"
@@ -227,9 +226,7 @@ class TogetherTests(SynchronousTestCase):
 
         self.patch(driver_module, "narrowed", full)
         driver = NodeDriver(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
-        answer = Deferred.fromCoroutine(
-            driver.honest(0, [0, 1], lambda *_: succeed(None))
-        )
+        answer = Deferred.fromCoroutine(driver.honest(0, [0, 1], lambda *_: succeed(None)))
         [told] = set(self.successResultOf(answer).values())
         self.assertIn("MemoryError: full", told)
         self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)  # of two nodes

@@ -37,9 +37,7 @@ class IdentityTests(ServerCase):
 
 
 class FleetTests(test_fleet.FleetCase):
-    def name(
-        self, fleet: Any, late: Mapping[str, Any] | None = None, **identities: str
-    ) -> None:
+    def name(self, fleet: Any, late: Mapping[str, Any] | None = None, **identities: str) -> None:
         """Have the servers of those names say who they are, when `late` ones at last answer."""
         for member in fleet.members:
             make, identity = member.make, identities.get(member.name)

@@ -92,9 +92,7 @@ class RoundsTests(SynchronousTestCase):
         collector.assign(0, self.place)
         rules = rules_of(config, load())
         fleet: Any = StillFleet([self.place])
-        self.rounds = Rounds(
-            config, fleet, collector, self.learner, rules, reactor, pool, 1
-        )
+        self.rounds = Rounds(config, fleet, collector, self.learner, rules, reactor, pool, 1)
 
     def run_round(self, number: int) -> Deferred:
         async def run() -> Ran:

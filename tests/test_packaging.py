@@ -132,8 +132,7 @@ class Venv:
         command = [str(self.python), *TWISTD, "-n", "--pidfile=", "--logfile=-", "byzpy-server"]
         command += ["--host", "127.0.0.1", "--port", "0", "--until-eof", "--threads", "1"]
         started = [
-            Process.start(case, command, cwd=folder(case), env=surroundings())
-            for _ in range(count)
+            Process.start(case, command, cwd=folder(case), env=surroundings()) for _ in range(count)
         ]
         return [address_of(server) for server in started]
 

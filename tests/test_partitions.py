@@ -125,8 +125,7 @@ class ShapeTests(SynchronousTestCase):
     def test_dirichlet(self) -> None:
         """The smaller alpha, the more nodes differ; no shard is below the least size."""
         skews = [
-            skew(self.labels, self.cut(Dirichlet(alpha=a, min_size=20)))
-            for a in (0.05, 0.5, 50.0)
+            skew(self.labels, self.cut(Dirichlet(alpha=a, min_size=20))) for a in (0.05, 0.5, 50.0)
         ]
         self.assertEqual(skews, sorted(skews, reverse=True))
         self.assertLess(skews[2], 0.2)

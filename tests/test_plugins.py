@@ -312,8 +312,7 @@ class RegistryTests(SynchronousTestCase):
 
         with self.assertRaisesRegex(
             MisspeltHook,
-            "mine: there is no hook 'register_agregators'; "
-            "did you mean 'register_aggregators'?",
+            "mine: there is no hook 'register_agregators'; did you mean 'register_aggregators'?",
         ):
             registry(mine=Misspelt())
 

@@ -126,9 +126,7 @@ class ReportCommandTests(Command):
             self.assertIn("multi-krum excluded", Path(file).read_text())
         os.mkfifo("pipe")
         came: list[str] = []
-        reader = threading.Thread(
-            target=lambda: came.append(Path("pipe").read_text()), daemon=True
-        )
+        reader = threading.Thread(target=lambda: came.append(Path("pipe").read_text()), daemon=True)
         reader.start()
         self.assertEqual(self.attempt(path, "--output", "pipe")[:2], (0, "wrote pipe\n"))
         self.assertTrue(Path("pipe").is_fifo())  # or its reader would wait for ever

@@ -41,8 +41,8 @@ from byzpy_tw.server.limits import Limits
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool, SlowTransport
 from byzpy_tw.trainer import program, remote
 from byzpy_tw.trainer.collector import UNASKED, Collector
-from byzpy_tw.trainer.inprocess import InProcessHost
 from byzpy_tw.trainer.fleet import Fleet, Terms
+from byzpy_tw.trainer.inprocess import InProcessHost
 from byzpy_tw.trainer.member import Member
 from byzpy_tw.trainer.observers import Observers
 from byzpy_tw.trainer.remote import ANSWER_SECONDS, MOST_UNREAD, RemoteHost, _Client
@@ -84,9 +84,7 @@ class DriverTests(SynchronousTestCase):
     def test_a_command_that_is_repeated(self) -> None:
         """Vectors that wait to be sent are bounded for all commands of a run together."""
         self.host.spawn(NodeSpec(node=0, shard=0))
-        answers = [
-            Deferred.fromCoroutine(self.driver.honest(0, [0], self.emit)) for _ in range(9)
-        ]
+        answers = [Deferred.fromCoroutine(self.driver.honest(0, [0], self.emit)) for _ in range(9)]
         self.assertEqual(self.emitted, [0] * 3)
         while self.taken:
             self.taken.pop().callback(None)
@@ -193,9 +191,7 @@ class ShownTests(ServerCase):
         """The limit holds for all frames of a round together, one a node included."""
         trainer, stream = self.trainer(), self.dial()
         stream.become_stream(trainer.open_run(n=8)["ticket"])
-        trainer.spawn(
-            [NodeSpec(node=i, shard=0, attack="replay:relabel=yes") for i in range(3, 8)]
-        )
+        trainer.spawn([NodeSpec(node=i, shard=0, attack="replay:relabel=yes") for i in range(3, 8)])
         run = trainer.session.runs["r"]
         run._most_shown = 3 * 4 * D
         for node in range(3, 6):
@@ -247,9 +243,7 @@ class LimitTests(ServerCase):
         changes = {"model": "mlp:hidden=2000", "batch_size": 200}
         trainer = self.trainer()
         trainer.open_run("small", micro_batch_size=10, **changes)
-        self.assertRaises(
-            LimitExceeded, trainer.open_run, "large", micro_batch_size=100, **changes
-        )
+        self.assertRaises(LimitExceeded, trainer.open_run, "large", micro_batch_size=100, **changes)
 
     def test_strangers_take_no_room(self) -> None:
         """Peers that protected mode turns away cannot keep the others out."""
@@ -386,9 +380,7 @@ class InProcessTests(SynchronousTestCase):
         pool = HandCrankedPool(eager=True)
         built = build(SPEC, registry(), data_root=Path("/nonexistent"))
         mine: Any = None
-        host = InProcessHost(
-            ClockReactor(), pool, 1, registry(), built.dataset, built.tried, mine
-        )
+        host = InProcessHost(ClockReactor(), pool, 1, registry(), built.dataset, built.tried, mine)
         sink: Any = Collector(torch.zeros(4, D), ClockReactor(), pool)
         self.successResultOf(Deferred.fromCoroutine(host.open("r", SPEC, sink)))
         self.successResultOf(Deferred.fromCoroutine(host.spawn([NodeSpec(node=0, shard=0)])))

@@ -118,12 +118,8 @@ class VerdictTests(SynchronousTestCase):
         self.assertIsInstance(verdict, Halt)
         self.assertIn("cannot be computed with the 4 that remain: m=4, f=1", verdict.why)
 
-    @given(
-        st.integers(1, 12), st.integers(0, 4), st.lists(st.sampled_from(Reason), max_size=6)
-    )
-    def test_f_stays_within_what_was_charged(
-        self, n: int, f: int, reasons: list[Reason]
-    ) -> None:
+    @given(st.integers(1, 12), st.integers(0, 4), st.lists(st.sampled_from(Reason), max_size=6))
+    def test_f_stays_within_what_was_charged(self, n: int, f: int, reasons: list[Reason]) -> None:
         """The rule's f is never raised, and never lowered by more than was refused."""
         refused = {f"_{i}": reason for i, reason in enumerate(reasons[:n])}
         proven = sum(reason.proof for reason in reasons[:n])

@@ -352,4 +352,4 @@ class ChartTests(SynchronousTestCase):
         points = [(i, float(i)) for i in range(1, 100_001)]
         drawn = Chart("loss", points).svg()
         self.assertLess(len(drawn), 10_000)
-        self.assertIn(" 334.0,10.0\"", drawn)
+        self.assertIn(' 334.0,10.0"', drawn)

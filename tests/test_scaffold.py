@@ -81,9 +81,7 @@ class WritingTests(SynchronousTestCase):
                 for path, content in files(kind, name).items():
                     if path.endswith(".py"):
                         tree = ast.parse(content, path)
-                        classes = {
-                            n.name for n in ast.walk(tree) if isinstance(n, ast.ClassDef)
-                        }
+                        classes = {n.name for n in ast.walk(tree) if isinstance(n, ast.ClassDef)}
                         self.assertFalse(classes & {"Tensor", "Dataset", "Registration"}, path)
 
 

@@ -104,9 +104,7 @@ class HostileTests(TestCase):
     async def attack(self, part: int) -> list[Heard]:
         """A third of everything; what was heard in the conversations."""
         await converse_all(reactor, "127.0.0.1", self.port, many(garbage, SEED + part, PART))
-        return await converse_all(
-            reactor, "127.0.0.1", self.port, many(mutated, SEED + part, PART)
-        )
+        return await converse_all(reactor, "127.0.0.1", self.port, many(mutated, SEED + part, PART))
 
     def converse(self, conversation: Conversation) -> Deferred[Heard]:
         return Deferred.fromCoroutine(converse(reactor, "127.0.0.1", self.port, conversation))

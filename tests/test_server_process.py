@@ -199,9 +199,7 @@ class ManyRunsTests(TestCase):
         )
         for (_, path), run in zip(both, alone, strict=True):
             together = json.loads((path / "result.json").read_text())
-            self.assertEqual(
-                together["parameters_sha256"], run["result"]["parameters_sha256"]
-            )
+            self.assertEqual(together["parameters_sha256"], run["result"]["parameters_sha256"])
 
     def test_does_not_grow(self) -> None:
         """After many runs a server holds no more memory, files or threads than after some."""
@@ -220,8 +218,6 @@ class ManyRunsTests(TestCase):
         for run in run_all(self, runs):
             self.assertEqual(run["code"], 0)
         proc = Path("/proc") / str(server.popen.pid)
-        status = dict(
-            line.split(":", 1) for line in (proc / "status").read_text().splitlines()
-        )
+        status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
         memory = int(status["VmRSS"].split()[0]) / 1024
         return memory, int(status["Threads"]), len(os.listdir(proc / "fd"))

@@ -12,12 +12,12 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from byzpy_tw.server.session import Session
 from byzpy_tw.testing.conversation import CONTROL, frame, valid
 from byzpy_tw.testing.siege import servers, sockets, trainers
 from byzpy_tw.testing.siege.__main__ import main
 from byzpy_tw.testing.siege.counting import FIRST, PAST, Tally, besiege
 from byzpy_tw.testing.siege.spoiling import BOXES, FRAMES, Spoiler
-from byzpy_tw.server.session import Session
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.starting import Starting
 from byzpy_tw.wire.frames import Kind

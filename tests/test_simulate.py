@@ -33,7 +33,9 @@ def drawn(seed: int, faults: int | None = None) -> Schedule:
 def patient(seed: int) -> Schedule:
     """Without faults, and with time for the slowest network."""
     schedule = drawn(seed, faults=0)
-    return evolve(schedule, config=evolve(schedule.config, round_timeout=200.0, heartbeat_timeout=None))
+    return evolve(
+        schedule, config=evolve(schedule.config, round_timeout=200.0, heartbeat_timeout=None)
+    )
 
 
 def digests(history: History) -> list[str]:
@@ -110,8 +112,7 @@ class BrokenTrainerTests(SynchronousTestCase):
             config = evolve(made.config, num_byz=0, f=made.config.f and 1, aggregator="median")
             end = made.usual
             lies = [
-                Fault(end * (i + 1) / 40, "lie", i % made.servers, float(i + 1))
-                for i in range(40)
+                Fault(end * (i + 1) / 40, "lie", i % made.servers, float(i + 1)) for i in range(40)
             ]
             yield evolve(made, config=evolve(config, pre_aggregator=()), faults=tuple(lies))
 

@@ -25,8 +25,22 @@ from tests.test_local_servers import server_pids
 from tests.test_server_process import gone
 
 # Small enough to be quick, long enough to be in the middle of it.
-JOB = ("--dataset", "mnist5k", "--model", "mlp", "--batch-size", "32", "--worker-momentum", "0.9",
-       "--aggregator", "centered-clipping", "--attack", "mimic", "--eval-interval", "10")  # fmt: skip
+JOB = (
+    "--dataset",
+    "mnist5k",
+    "--model",
+    "mlp",
+    "--batch-size",
+    "32",
+    "--worker-momentum",
+    "0.9",
+    "--aggregator",
+    "centered-clipping",
+    "--attack",
+    "mimic",
+    "--eval-interval",
+    "10",
+)
 PATIENT = ("--round-timeout", "60", "--heartbeat-timeout", "1.5")
 
 
@@ -78,9 +92,7 @@ class ServersTests(SurvivalCase):
 
     def test_the_only_one_is_killed(self) -> None:
         """A local server is started again, and the round that was under way is done."""
-        training, path = start_training(
-            self, "--local", "1", *JOB, *PATIENT, "--rounds", "150"
-        )
+        training, path = start_training(self, "--local", "1", *JOB, *PATIENT, "--rounds", "150")
         training.wait_for("accuracy")
         (pid,) = server_pids(path)
         os.kill(pid, signal.SIGKILL)

@@ -286,7 +286,11 @@ class TrustedRowTests(SynchronousTestCase):
     def test_no_row_of_its_own(self) -> None:
         """Behind a rule that leaves fewer rows there is none to trust: no run begins."""
         config = RunConfig(
-            in_process=True, num_honest=11, f=2, aggregator="monna", pre_aggregator="bucketing"  # type: ignore[arg-type]
+            in_process=True,
+            num_honest=11,
+            f=2,
+            aggregator="monna",
+            pre_aggregator="bucketing",  # type: ignore[arg-type]
         )
         with self.assertRaisesRegex(ConfigError, "monna needs the row .* makes 6 rows of n=12"):
             Aggregation(config, load(only=())).check()

@@ -40,8 +40,7 @@ RUNS = {
     "--aggregator krum --checkpoint-interval 5",
     "refused": "--num-byz 2 --f 2 --rounds 6 --attack garbage --aggregator multi-krum "
     "--partition dirichlet:alpha=0.9,min_size=20",
-    "late": "--num-byz 1 --f 1 --rounds 5 --attack silent --round-timeout 0.5 "
-    "--aggregator median",
+    "late": "--num-byz 1 --f 1 --rounds 5 --attack silent --round-timeout 0.5 --aggregator median",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -19,7 +19,7 @@ from byzpy_tw.wire.keygen import new_authority, new_keys
 from byzpy_tw.wire.keys import SERVER, TRAINER, load_keys
 from tests.support import folder
 
-NOW = datetime.now(timezone.utc)
+NOW = datetime.now(UTC)
 
 
 def parts(pem: bytes) -> tuple[bytes, bytes, bytes]:
@@ -128,9 +128,7 @@ class LoadTests(SynchronousTestCase):
             "not valid before", "clock",
         )  # fmt: skip
         short = new_authority(10, NOW - timedelta(days=20))
-        self.assertBad(
-            new_keys(short, SERVER, "a", 5, NOW - timedelta(days=15)), "expired"
-        )
+        self.assertBad(new_keys(short, SERVER, "a", 5, NOW - timedelta(days=15)), "expired")
 
     def test_warnings(self) -> None:
         """Others may read it; it expires soon."""

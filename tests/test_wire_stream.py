@@ -57,9 +57,7 @@ class StreamTests(SynchronousTestCase):
         self.left, self.right = End(), End()
 
     def connect(self) -> Any:
-        _, _, pump = connectedServerAndClient(
-            lambda: self.left.stream, lambda: self.right.stream
-        )
+        _, _, pump = connectedServerAndClient(lambda: self.left.stream, lambda: self.right.stream)
         return pump
 
     def test_both_ways_in_order(self) -> None:

@@ -93,9 +93,7 @@ def automatic_tau(n: int, b: int) -> float:
 def rescale(h: int, ddof: int) -> float:
     """From the population's standard deviation to one that divides by h - ddof."""
     if h <= ddof:
-        raise BadParameter(
-            f"a standard deviation with ddof={ddof} needs h > {ddof}, got h={h}"
-        )
+        raise BadParameter(f"a standard deviation with ddof={ddof} needs h > {ddof}, got h={h}")
     return sqrt(h / (h - ddof))
 
 

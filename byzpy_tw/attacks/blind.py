@@ -32,9 +32,7 @@ class Gaussian:
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         stream = (context or Context()).stream("gaussian")
         double = known.dtype == torch.float64
-        noise = stream.standard_normal(
-            known.dimension, dtype=np.float64 if double else np.float32
-        )
+        noise = stream.standard_normal(known.dimension, dtype=np.float64 if double else np.float32)
         return torch.from_numpy(noise).mul_(self.sigma).add_(self.mu).to(known.dtype)
 
 

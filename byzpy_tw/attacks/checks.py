@@ -34,9 +34,7 @@ def number(
     return field(default=default, converter=convert)
 
 
-def whole(
-    name: str, default: Any = NOTHING, *, least: int = 0, most: int = 2**31 - 1
-) -> Any:
+def whole(name: str, default: Any = NOTHING, *, least: int = 0, most: int = 2**31 - 1) -> Any:
     """An int in [least, most]; a float without a fraction will do."""
 
     def convert(value: Any) -> int | None:

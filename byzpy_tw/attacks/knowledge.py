@@ -180,9 +180,7 @@ def _computed(
     return {piece: found[piece] for piece in pieces if piece in found}
 
 
-def measured(
-    attack: Any, context: Context | None, memory: dict[str, Any] | None
-) -> Measure | None:
+def measured(attack: Any, context: Context | None, memory: dict[str, Any] | None) -> Measure | None:
     """What finds the ``strength`` of `attack`, where it has one."""
     strength = getattr(attack, "strength", None)
     if "strength" not in pieces_of(attack) or strength is None:

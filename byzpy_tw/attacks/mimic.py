@@ -52,13 +52,9 @@ class Mimic:
     def check(self, *, n: int, b: int) -> None:
         """`BadParameter` where `n` nodes, `b` of them Byzantine, have none to copy."""
         if not self.adaptive and self.epsilon >= n - b:
-            raise BadParameter(
-                f"mimic copies honest node {self.epsilon}, of h={n - b} from 0"
-            )
+            raise BadParameter(f"mimic copies honest node {self.epsilon}, of h={n - b} from 0")
 
-    def choose(
-        self, honest: Tensor, *, context: Context | None = None, state: State = None
-    ) -> int:
+    def choose(self, honest: Tensor, *, context: Context | None = None, state: State = None) -> int:
         """The row of `honest`, ``(h, d)``, that is copied in this round.
 
         Changes `state` once a round, however often it is called.

@@ -14,9 +14,7 @@ TIERS: Mapping[str, frozenset[str]] = {
     "one": frozenset({"one"}),
     "moments": frozenset({"mean", "std"}),
     "gram": frozenset({"mean", "std", "one", "gram", "products", "strength"}),
-    "all": frozenset(
-        {"own", "mean", "std", "one", "gram", "products", "strength", "vectors"}
-    ),
+    "all": frozenset({"own", "mean", "std", "one", "gram", "products", "strength", "vectors"}),
 }
 
 # What an attack of each tier is shown that does not say more precisely.
@@ -36,9 +34,7 @@ def pieces_of(attack: Any) -> tuple[str, ...]:
     Its attribute ``pieces``, or what is usual for its tier.
     """
     declared = getattr(attack, "pieces", None)
-    return (
-        _USUAL[getattr(attack, "knowledge", "all")] if declared is None else tuple(declared)
-    )
+    return _USUAL[getattr(attack, "knowledge", "all")] if declared is None else tuple(declared)
 
 
 def shapes(pieces: Collection[str], h: int, d: int) -> dict[str, tuple[int, ...]]:

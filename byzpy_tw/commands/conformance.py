@@ -14,7 +14,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         "names", nargs="*", metavar="NAME",
         help="rules or distributions (default: all that are installed)",
     )  # fmt: skip
-    parser.add_argument("--server", metavar="ADDRESS", help="a server without keys: tcp://HOST:PORT")
+    parser.add_argument(
+        "--server", metavar="ADDRESS", help="a server without keys: tcp://HOST:PORT"
+    )
     parser.add_argument("--count", type=int, default=500, help="conversations (default: 500)")
     parser.add_argument(
         "--disable-plugin", action="append", default=[], metavar="NAME",

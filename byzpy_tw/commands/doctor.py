@@ -89,9 +89,7 @@ def _of(found: train.Asked) -> tuple[RunConfig, Path | None]:
     return described(found.resume, found.options), found.resume
 
 
-def _examined(
-    found: train.Asked, config: RunConfig, resumed: Path | None, wait: float
-) -> Doctor:
+def _examined(found: train.Asked, config: RunConfig, resumed: Path | None, wait: float) -> Doctor:
     """In a reactor of this process."""
     from twisted.internet.defer import Deferred
     from twisted.internet.task import react
@@ -160,8 +158,10 @@ def lines(doctor: Doctor) -> Iterator[str]:
     for line in doctor.troubles:
         yield f"trouble: {line}"
     count = len(doctor.troubles)
-    yield "a run would start" if doctor.well else (
-        f"a run would not start: {count} trouble{'s' * (count != 1)}"
+    yield (
+        "a run would start"
+        if doctor.well
+        else (f"a run would not start: {count} trouble{'s' * (count != 1)}")
     )
 
 
@@ -205,9 +205,7 @@ def _server(server: Examination) -> str:
     if server.environment is not None:
         there = server.environment
         told.append(f"{there.threads} threads, {there.device}, torch {there.torch}")
-        told.append(
-            "plugins " + ", ".join(f"{n} {v}" for n, v in list(there.plugins.items())[:10])
-        )
+        told.append("plugins " + ", ".join(f"{n} {v}" for n, v in list(there.plugins.items())[:10]))
     return "; ".join(told)
 
 

@@ -62,9 +62,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     hints = typing.get_type_hints(RunConfig)
     for option in attrs.fields(RunConfig):
         if option.name not in grid.TAKEN:
-            runs.add_argument(
-                flag(option.name), **argument_of(_ours(option), hints[option.name])
-            )
+            runs.add_argument(flag(option.name), **argument_of(_ours(option), hints[option.name]))
 
 
 def _ours(option: attrs.Attribute) -> attrs.Attribute:

@@ -63,8 +63,6 @@ def run(chosen: argparse.Namespace) -> int:
             print(f"  {row['name']} {row['version']}: {row['why']}")
             continue
         name = row["name"] + "".join(f" = {alias}" for alias in row["aliases"])
-        parameters = ", ".join(
-            f"{key}={p['default']}" for key, p in row["parameters"].items()
-        )
+        parameters = ", ".join(f"{key}={p['default']}" for key, p in row["parameters"].items())
         print(f"  {name:<24} {row['distribution']} {row['version']:<8} {parameters}".rstrip())
     return 0

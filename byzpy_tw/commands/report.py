@@ -20,11 +20,13 @@ def options(parser: argparse.ArgumentParser) -> None:
         help=f"where the page goes (default: report.html in RUN_DIR; of several {COMPARISON})",
     )  # fmt: skip
     parser.add_argument(
-        "--csv", metavar="FILE",
+        "--csv",
+        metavar="FILE",
         help="a line for each round of each run, instead of the page; - is standard output",
     )
     parser.add_argument(
-        "--png", metavar="FILE",
+        "--png",
+        metavar="FILE",
         help="the curves and strips as a picture, instead of the page "
         "(needs pip install 'byzpy-tw[png]')",
     )

@@ -82,9 +82,7 @@ def run(chosen: argparse.Namespace) -> int:
     disabled = chosen.disable_plugin
     names = load_and_warn(disabled_in(folder) if disabled is None else disabled)
     pool = make_pool(threads)
-    verification = Verification(
-        found, names, pool, threads, chosen.data_root, _Progress(write)
-    )
+    verification = Verification(found, names, pool, threads, chosen.data_root, _Progress(write))
     config, start = found.config, _start(chosen.start, verification.kept())
     write(
         f"byzpy_tw: verify {chosen.folder}: {len(found)} rounds of {config.model} on "

@@ -51,9 +51,7 @@ def _plain(value: Any, what: str, letter: str) -> Tensor:
         odd = f"on {value.device}: {letter}.cpu()"
     else:
         return value.as_subclass(Tensor).detach().resolve_neg()
-    raise UnsuitableData(
-        f"{what}: expected a plain tensor in main memory, got one that is {odd}"
-    )
+    raise UnsuitableData(f"{what}: expected a plain tensor in main memory, got one that is {odd}")
 
 
 def _name(thing: torch.dtype | torch.layout) -> str:
@@ -188,9 +186,7 @@ class Dataset:
         if not bool(torch.isfinite(mean).all()):
             raise self._unsuitable(f"mean is {self.mean}, expected finite float32 numbers")
         if not bool((torch.isfinite(std) & (std > 0)).all()):
-            raise self._unsuitable(
-                f"std is {self.std}, expected finite float32 numbers above 0"
-            )
+            raise self._unsuitable(f"std is {self.std}, expected finite float32 numbers above 0")
         if self.train.x.dtype == torch.uint8 and not self._finite(torch.tensor([0.0, 1.0])):
             raise self._unsuitable(
                 f"with mean {self.mean} and std {self.std} inputs are not finite"

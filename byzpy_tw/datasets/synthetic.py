@@ -31,14 +31,10 @@ def synthetic(
     """
     for name, value in (("n", n), ("classes", classes), ("features", features)):
         if int(value) != value or value < 1:
-            raise BadParameter(
-                f"{name} must be a whole number of at least 1, got {value!r}"
-            )
+            raise BadParameter(f"{name} must be a whole number of at least 1, got {value!r}")
     n, classes, features = int(n), int(classes), int(features)
     if n < 5 * classes:
-        raise BadParameter(
-            f"n={n} examples are fewer than five for each of {classes} classes"
-        )
+        raise BadParameter(f"n={n} examples are fewer than five for each of {classes} classes")
     if n > EXAMPLES:
         raise BadParameter(f"n={n:,} examples are over {EXAMPLES:,}")
     if n * features > LIMIT:

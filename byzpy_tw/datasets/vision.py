@@ -139,9 +139,7 @@ class _Grey:
         packed = self.folder / f"{name}.gz"
         return packed if present(packed) and not present(plain) else plain
 
-    def _read(
-        self, name: str, axes: int, damaged: list[str], missing: list[str]
-    ) -> Tensor | None:
+    def _read(self, name: str, axes: int, damaged: list[str], missing: list[str]) -> Tensor | None:
         path = self._path(name)
         if not present(path):
             missing.append(name)
@@ -190,9 +188,7 @@ class _Grey:
             Dataset(self.name, splits[0], splits[1], _CLASSES)
         except Exception as e:  # torch.load raises whatever its parsing meets
             faults = [
-                f"{folder / name} {fault}"
-                for name in _LEGACY
-                if (fault := _no_zip(folder / name))
+                f"{folder / name} {fault}" for name in _LEGACY if (fault := _no_zip(folder / name))
             ]
             names = " or ".join(_LEGACY)
             return _Found(None, faults or [f"{folder}/{names} is damaged: {_line(e)}"])
@@ -401,9 +397,7 @@ def _unavailable(data: _Grey | _Colour, found: _Found, why: str = "") -> Dataset
     faults += filter(None, [why, *found.remarks])
     if found.damaged:
         again = data.kept and _writable(data.root)
-        cures.append(
-            f"replace what is damaged{', or delete it so that it is downloaded' * again}"
-        )
+        cures.append(f"replace what is damaged{', or delete it so that it is downloaded' * again}")
     if found.missing and not (found.damaged and data.kept):
         cures.append(f"put what is missing there, {data.how}")
     if not cures:

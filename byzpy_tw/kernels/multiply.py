@@ -118,9 +118,7 @@ def _reader(matrix: Tensor, view: int | None, anchor: Tensor | None, width: int)
     # are multiplied where they lie only if that is where torch puts a fresh matrix,
     # and begin, as far as the product can tell, at such places if they are copied.
     # (Of a single row any stride is called contiguous.)
-    at_home = (
-        matrix.is_contiguous() and matrix.stride(0) >= d and matrix.data_ptr() % ALIGNED == 0
-    )
+    at_home = matrix.is_contiguous() and matrix.stride(0) >= d and matrix.data_ptr() % ALIGNED == 0
     if view is None and anchor is None and at_home and matrix.dtype == dtype:
         return _Reader(lambda a, b: matrix[:, a:b], width)
     most = min(width, tile_width(k, d, matrix.device, copied=True))

@@ -171,8 +171,7 @@ def make_grid(
                 cells.append(Cell(**place, impossible=clean(str(e), 1000)))
                 continue
             trials = tuple(
-                Trial(config=config, folder=folder_of(config, digest(config)))
-                for config in configs
+                Trial(config=config, folder=folder_of(config, digest(config))) for config in configs
             )
             cells.append(Cell(**place, trials=trials, missing=missing))
     return Grid(

@@ -43,9 +43,7 @@ def versions(config: RunConfig, registry: Registry) -> dict[str, str]:
     for kind, text in _named(config):
         entry = registry.entry(kind, parse(text).name)
         if entry.distribution != OWN:
-            found[f"{kind} {entry.name}"] = (
-                f"{entry.distribution} {entry.version} {_source(entry)}"
-            )
+            found[f"{kind} {entry.name}"] = f"{entry.distribution} {entry.version} {_source(entry)}"
     return found
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from attrs import frozen
 
 from byzpy_tw.lab.grid import Cell, Trial
-from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_rounds
 from byzpy_tw.runs.attacked import AttackCalls, AttackFailures, counted
+from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_rounds
 from byzpy_tw.wire.guarded import clean
 
 ENDS = ("finished", "diverged")  # of a run whose result means something
@@ -263,9 +263,7 @@ def rounds_done(path: Path) -> int:
 
 
 def _curve(records: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, float], ...]:
-    return tuple(
-        (r["round"] + 1, _number(r["accuracy"], 1)) for r in records if "accuracy" in r
-    )
+    return tuple((r["round"] + 1, _number(r["accuracy"], 1)) for r in records if "accuracy" in r)
 
 
 def _shares(records: Sequence[Mapping[str, Any]], trial: Trial) -> tuple[Share, ...]:

@@ -98,9 +98,7 @@ def _cell(outcome: Outcome, fallen: bool) -> str:
         state = escape(entry(outcome)[0] if outcome.begun else outcome.status)
         first, second = f'<span class="state">{state}</span>', ""
     title = escape(f"{outcome.cell.defence} under {outcome.cell.attack}")
-    return (
-        f'<td{style}><a href="#{_id(outcome)}" title="{title}"><b>{first}</b>{second}</a></td>'
-    )
+    return f'<td{style}><a href="#{_id(outcome)}" title="{title}"><b>{first}</b>{second}</a></td>'
 
 
 def _legend(grid: Grid) -> str:

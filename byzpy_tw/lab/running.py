@@ -109,9 +109,7 @@ class Lab:
         return Outcome(
             cell=cell,
             ended=tuple(self._ended[t.folder] for t in cell.trials if t.folder in self._ended),
-            failures=tuple(
-                self._failed[t.folder] for t in cell.trials if t.folder in self._failed
-            ),
+            failures=tuple(self._failed[t.folder] for t in cell.trials if t.folder in self._failed),
         )
 
     def outcomes(self) -> list[Outcome]:
@@ -172,9 +170,7 @@ class Lab:
         if servers is None:
             return lambda config: config
         addresses = tuple(str(address) for address in await servers.start())
-        return lambda config: attrs.evolve(
-            config, local=None, remote_hosts=addresses, keys=None
-        )
+        return lambda config: attrs.evolve(config, local=None, remote_hosts=addresses, keys=None)
 
     async def _work(
         self,

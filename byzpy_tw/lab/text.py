@@ -11,9 +11,7 @@ from byzpy_tw.lab.outcome import ENDS, Outcome
 from byzpy_tw.lab.verdict import COLLAPSE, collapsed, percent
 
 CORNER = "defence \\ attack"
-LEGEND = (
-    "final accuracy in percent (worst over the last fifth of the evaluations - best of all)"
-)
+LEGEND = "final accuracy in percent (worst over the last fifth of the evaluations - best of all)"
 OUT = "out: share of the rounds in which Byzantine (B) and honest (H) nodes were left out"
 _LEAST = "90.0 (90-90)"  # so that columns do not jump as cells are filled
 _FOLD = 24  # a name longer than this takes a second line

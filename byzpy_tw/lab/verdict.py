@@ -69,9 +69,7 @@ def explained(outcome: Outcome) -> str:
     if not any(share.out for share in shares):
         return "No node was left out in any round." if shares else ""
     faulty, honest = (percent(outcome.out(honest=which), 0) for which in (False, True))
-    text = (
-        f"Byzantine nodes were left out in {faulty} % of the rounds, honest ones in {honest} %"
-    )
+    text = f"Byzantine nodes were left out in {faulty} % of the rounds, honest ones in {honest} %"
     worst = max((share for share in shares if share.honest), key=lambda share: share.out)
     if worst.out:
         text += f"; of the honest ones most often node {worst.node}, in {_often(worst)}"

@@ -69,9 +69,7 @@ def build(
 def check(model: nn.Module) -> int:
     """The number of parameters of a model that can be trained by gradients alone."""
     if not isinstance(model, nn.Module):
-        raise UnsuitableModel(
-            f"the factory returned {type(model).__name__}, not a torch.nn.Module"
-        )
+        raise UnsuitableModel(f"the factory returned {type(model).__name__}, not a torch.nn.Module")
     for name, layer in model.named_modules():
         # Other buffers may be constants: the trial before round 0 finds out.
         if isinstance(layer, _NormBase) and layer.track_running_stats:

@@ -61,9 +61,7 @@ class StreamDropout(nn.Module):
             return x
         stream = _current.get()
         if stream is None:
-            raise NeedsContext(
-                "a model with dropout is trained inside of models.randomness(seed)"
-            )
+            raise NeedsContext("a model with dropout is trained inside of models.randomness(seed)")
         shape = x.shape
         if self.channels:
             shape = torch.Size([*x.shape[:2], *(1 for _ in x.shape[2:])])
@@ -84,9 +82,7 @@ def check_dropout(model: nn.Module) -> None:
     """`UnsuitableModel` for a layer whose randomness cannot be named."""
     for name, layer in model.named_modules():
         unknown = isinstance(layer, _DropoutNd) and type(layer) not in _LAYERS
-        inside = (
-            isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and layer.dropout > 0
-        )
+        inside = isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and layer.dropout > 0
         if unknown or inside or isinstance(layer, nn.RReLU):
             cure = "use torch.nn.Dropout"
             if inside:

@@ -136,8 +136,7 @@ class _Trial:
 
 
 _REBUILT = (
-    "its node may be rebuilt at any time, without that; use context.round and "
-    "context.stream('...')"
+    "its node may be rebuilt at any time, without that; use context.round and context.stream('...')"
 )
 
 

@@ -39,7 +39,6 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
 
-
 # Seconds of a core: gradients that take less are mostly the interpreter's work, and as
 # many as make a job of `WORTH_A_JOB` seconds, or `MOST_TOGETHER`, are computed in one.
 SMALL = 0.001
@@ -239,8 +238,8 @@ def build(
     device before memory is taken: `LimitExceeded` above `most_elements`, and
     where a micro-batch would keep more than `most_working` bytes of it.
     """
-    data = dataset if dataset is not None else registry.make(
-        "dataset", spec.dataset, root=data_root
+    data = (
+        dataset if dataset is not None else registry.make("dataset", spec.dataset, root=data_root)
     )
     check_model(spec, registry, data, most_elements=most_elements, most_working=most_working)
     chosen, shards = device_of(device), make_shards(spec, registry, data)

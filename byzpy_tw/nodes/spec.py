@@ -15,7 +15,6 @@ from attrs.validators import ge, in_, instance_of, le, max_len
 
 from byzpy_tw.errors import BadRequest
 
-
 # What vectors and parameters may be on the wire, as torch calls it.
 WIRE_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -103,10 +102,7 @@ def node_specs(*, honest: int, byzantine: int, attack: str) -> list[NodeSpec]:
     """
     return [
         *(NodeSpec(node=i, shard=i) for i in range(honest)),
-        *(
-            NodeSpec(node=honest + j, shard=j % honest, attack=attack)
-            for j in range(byzantine)
-        ),
+        *(NodeSpec(node=honest + j, shard=j % honest, attack=attack) for j in range(byzantine)),
     ]
 
 

@@ -479,9 +479,7 @@ class _Subject:
                 "its first call; derive them in forward()"
             )
 
-    def _check_again(
-        self, first: _Gradient, again: _Gradient, kept: object_state.Changes
-    ) -> None:
+    def _check_again(self, first: _Gradient, again: _Gradient, kept: object_state.Changes) -> None:
         if kept.memory:
             self._refuse(
                 f"its forward pass changes {_listed(kept.memory)} from call to call, and nodes are "

@@ -10,8 +10,8 @@ import numpy as np
 from attrs import define, field
 
 from byzpy_tw.pages.columns import COLUMNS, Series
-from byzpy_tw.runs.round import Reason
 from byzpy_tw.runs.attacked import AttackCalls
+from byzpy_tw.runs.round import Reason
 
 SHOWN = 256  # nodes that have a strip of their own
 _PHASES = 8  # more than a trainer writes; a file may hold anything

@@ -38,10 +38,7 @@ def standalone(
         f"default-src 'none'; script-src {' '.join(map(_hash, code))}; "
         f"style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
     )
-    head = (
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"<style>{style}</style>"
-    )
+    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
     body = "\n".join(
         [
             f'<script type="application/json" id="data">{in_script(data)}</script>',

@@ -84,9 +84,7 @@ def _strips(axes: Any, run: dict[str, Any], nodes: Sequence[dict[str, Any]]) -> 
     axes.set(xlabel="round", ylabel="node", xlim=(0, run["rounds"]["span"]))
     used = {index for row in cells for index in row} | {0, 1}
     patches = [
-        Patch(color=_STATE_COLOURS[i], label=state)
-        for i, state in enumerate(STATES)
-        if i in used
+        Patch(color=_STATE_COLOURS[i], label=state) for i, state in enumerate(STATES) if i in used
     ]
     axes.legend(
         handles=patches, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(patches),

@@ -136,9 +136,7 @@ def _nodes(name: str, options: Mapping[str, Any]) -> tuple[int, int]:
     """How many are honest, and how many Byzantine."""
     honest, byzantine = _whole(options, "num_honest"), _whole(options, "num_byz")
     if not 1 <= honest + byzantine <= _MOST_NODES:
-        raise RunDirectoryError(
-            f"{printable(name)}: {CONFIG} has {honest + byzantine} nodes"
-        )
+        raise RunDirectoryError(f"{printable(name)}: {CONFIG} has {honest + byzantine} nodes")
     return honest, byzantine
 
 

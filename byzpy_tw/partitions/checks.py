@@ -34,9 +34,7 @@ def count(name: str, default: int) -> Any:
     def convert(value: Any) -> int:
         good = isinstance(value, (int, float, np.integer)) and not isinstance(value, bool)
         if not good or value < 1 or value != int(value):
-            raise BadParameter(
-                f"{name} must be a whole number of at least 1, got {value!r}"
-            )
+            raise BadParameter(f"{name} must be a whole number of at least 1, got {value!r}")
         return int(value)
 
     return field(default=default, converter=convert)

@@ -47,8 +47,7 @@ def _check_name(name: Any, what: str = "a name") -> None:
     spelt = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
     better = re.sub(r"[^a-z0-9]+", "-", spelt).strip("-") or "my-rule"
     raise ValueError(
-        f"{what} is lower-case words and digits joined by hyphens, such as {better!r}, got "
-        f"{name!r}"
+        f"{what} is lower-case words and digits joined by hyphens, such as {better!r}, got {name!r}"
     )
 
 

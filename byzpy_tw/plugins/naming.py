@@ -42,9 +42,7 @@ def parse(text: str) -> Named:
     """`text` taken apart; raises `BadParameter` with what is wrong where."""
     name, colon, rest = text.strip().partition(":")
     if not _NAME.fullmatch(name):
-        raise BadParameter(
-            f"{clip(text)!r} is not a name; write NAME or NAME:key=value,key=value"
-        )
+        raise BadParameter(f"{clip(text)!r} is not a name; write NAME or NAME:key=value,key=value")
     parameters: dict[str, str] = {}
     for pair in rest.split(",") if colon else ():
         key, equals, value = (part.strip() for part in pair.partition("="))

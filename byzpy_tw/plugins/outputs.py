@@ -152,9 +152,7 @@ class PluginPartition:
     def local(self) -> bool:
         return getattr(self.made, "local", False)
 
-    def __call__(
-        self, labels: Any, shards: int, stream: np.random.Generator
-    ) -> list[np.ndarray]:
+    def __call__(self, labels: Any, shards: int, stream: np.random.Generator) -> list[np.ndarray]:
         # A copy: what is written to it must reach no other shard, node or run.
         own = labels.clone() if isinstance(labels, Tensor) else np.array(labels)
         # What draws from a global generator gets the same numbers in each process.

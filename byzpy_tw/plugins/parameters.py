@@ -125,8 +125,7 @@ def read_all(
     missing = [p.name for p in known.values() if p.required and p.name not in chosen]
     if missing:
         raise BadParameter(
-            f"{named.name!r} needs {', '.join(missing)}: write "
-            f"{named.name}:{missing[0]}=VALUE"
+            f"{named.name!r} needs {', '.join(missing)}: write {named.name}:{missing[0]}=VALUE"
         )
     return chosen
 

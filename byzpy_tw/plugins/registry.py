@@ -501,14 +501,13 @@ def _entry(
 ) -> Entry:
     if not isinstance(registration, Registration):
         raise BrokenPlugin(
-            f"{owner}: {hook}() must offer Registration objects, "
-            f"got {type(registration).__name__}"
+            f"{owner}: {hook}() must offer Registration objects, got {type(registration).__name__}"
         )
     name, factory, aliases = registration.name, registration.factory, registration.aliases
     entry = Entry(kind, name, factory, distribution, version, aliases)
     try:
         with calling("reading its signature"):
-            entry.parameters
+            entry.parameters  # noqa: B018  (a property that reads the signature)
     except ByzpyTwError as e:
         raise BrokenPlugin(
             f"{owner}: {kind} {name!r}: its factory's parameters cannot be read: "
@@ -525,9 +524,7 @@ def _enter(found: dict[str, Entry], entry: Entry) -> None:
         found[name] = entry
 
 
-def _of_a_value(
-    e: Exception, entry: Entry, named: Named, arguments: Mapping[str, Any]
-) -> bool:
+def _of_a_value(e: Exception, entry: Entry, named: Named, arguments: Mapping[str, Any]) -> bool:
     """Return whether a factory's `e` may be about a value that it was given."""
     if named.parameters:
         return True

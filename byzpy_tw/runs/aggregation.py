@@ -90,9 +90,7 @@ class Aggregation:
             raise GuaranteeMissing(f"{self.config.pipeline}: {missing} (--strict)")
         return missing
 
-    def __call__(
-        self, matrix: Tensor, nodes: tuple[int, ...], f: int, round: int
-    ) -> Aggregated:
+    def __call__(self, matrix: Tensor, nodes: tuple[int, ...], f: int, round: int) -> Aggregated:
         """Aggregate the rows of `nodes`.  The memory changes only on success.
 
         Raises `BadRuleOutput` naming the distribution where the result is not

@@ -26,7 +26,6 @@ from byzpy_tw.runs.checks import (
     Check,
     check_like,
     converter_like,
-    flag as flag,  # handed on: whoever has the options wants their spelling too
     floating,
     hosts,
     kept,
@@ -38,6 +37,9 @@ from byzpy_tw.runs.checks import (
     texts,
     whole,
     worded,
+)
+from byzpy_tw.runs.checks import (
+    flag as flag,  # handed on: whoever has the options wants their spelling too
 )
 
 # The sections of options, with their titles.
@@ -78,23 +80,37 @@ class RunConfig:
 
     # -- where the nodes live
     remote_hosts: tuple[str, ...] = _option(
-        (), "servers, as tcp://HOST:PORT,tcp://HOST:PORT,...", section="where", bits=False,
-        check=texts, convert=hosts, metavar="ADDRESSES",
+        (),
+        "servers, as tcp://HOST:PORT,tcp://HOST:PORT,...",
+        section="where",
+        bits=False,
+        check=texts,
+        convert=hosts,
+        metavar="ADDRESSES",
     )
     local: int | None = _option(
-        None, "start this many servers on this machine, and stop them afterwards",
-        section="where", bits=False, check=optional(whole(1, 256)), metavar="N",
+        None,
+        "start this many servers on this machine, and stop them afterwards",
+        section="where",
+        bits=False,
+        check=optional(whole(1, 256)),
+        metavar="N",
     )
     in_process: bool = _option(
-        False, "keep the nodes in the trainer's own process, without sockets",
-        section="where", bits=False,
+        False,
+        "keep the nodes in the trainer's own process, without sockets",
+        section="where",
+        bits=False,
     )
     # -- nodes
     num_honest: int = _option(3, "honest nodes", section="nodes", check=whole(1, 500_000))
     num_byz: int = _option(1, "Byzantine nodes", section="nodes", check=whole(0, 500_000))
     attack: str = _option(
-        "empire", "what Byzantine nodes do: NAME[:key=value,...]", section="nodes",
-        check=rule, metavar="NAME",
+        "empire",
+        "what Byzantine nodes do: NAME[:key=value,...]",
+        section="nodes",
+        check=rule,
+        metavar="NAME",
     )
     # -- training
     rounds: int = _option(50, "rounds to train", section="training", check=whole(1))
@@ -102,159 +118,249 @@ class RunConfig:
         64, "examples in a node's batch", section="training", check=whole(1, 1_000_000)
     )
     micro_batch_size: int = _option(
-        32, "examples computed at a time on one thread", section="training",
+        32,
+        "examples computed at a time on one thread",
+        section="training",
         check=whole(1, 8192),
     )
-    lr: float = _option(
-        0.05, "learning rate", section="training", check=number(0, above=True)
-    )
-    momentum: float = _option(
-        0.9, "momentum of the optimizer", section="training", check=number(0)
-    )
+    lr: float = _option(0.05, "learning rate", section="training", check=number(0, above=True))
+    momentum: float = _option(0.9, "momentum of the optimizer", section="training", check=number(0))
     weight_decay: float = _option(
-        0.0, "added to the gradient: this times the parameters", section="training",
+        0.0,
+        "added to the gradient: this times the parameters",
+        section="training",
         check=number(0),
     )
     worker_momentum: float = _option(
-        0.0, "momentum of each honest node's vectors, kept by the trainer",
-        section="training", check=number(0),
+        0.0,
+        "momentum of each honest node's vectors, kept by the trainer",
+        section="training",
+        check=number(0),
     )
     lr_milestones: tuple[int, ...] = _option(
-        (), "rounds from which the learning rate is multiplied by --lr-decay",
-        section="training", check=round_numbers, metavar="ROUND",
+        (),
+        "rounds from which the learning rate is multiplied by --lr-decay",
+        section="training",
+        check=round_numbers,
+        metavar="ROUND",
     )
     lr_decay: float = _option(
-        0.1, "factor of the learning rate at each milestone", section="training",
+        0.1,
+        "factor of the learning rate at each milestone",
+        section="training",
         check=number(0, above=True),
     )
     seed: int = _option(
-        42, "decides every random choice of the run", section="training",
+        42,
+        "decides every random choice of the run",
+        section="training",
         check=whole(0, 2**63 - 1),
     )
     model: str = _option(
-        "small-cnn", "the model: NAME[:key=value,...]", section="training", check=rule,
+        "small-cnn",
+        "the model: NAME[:key=value,...]",
+        section="training",
+        check=rule,
         metavar="NAME",
     )
     # -- data
     dataset: str = _option(
-        "mnist", "the data: NAME[:key=value,...]; mnist5k needs no download",
-        section="data", check=rule, metavar="NAME",
+        "mnist",
+        "the data: NAME[:key=value,...]; mnist5k needs no download",
+        section="data",
+        check=rule,
+        metavar="NAME",
     )
     data_root: str = _option(
-        "./data", "where the trainer's (and --local servers') data files are",
-        section="data", bits=False, metavar="DIR",
+        "./data",
+        "where the trainer's (and --local servers') data files are",
+        section="data",
+        bits=False,
+        metavar="DIR",
     )
     partition: str = _option(
-        "stride", "how the data is cut into shards: NAME[:key=value,...]", section="data",
-        check=rule, metavar="NAME",
+        "stride",
+        "how the data is cut into shards: NAME[:key=value,...]",
+        section="data",
+        check=rule,
+        metavar="NAME",
     )
     replacement: bool = _option(
         False, "draw batches with replacement, where shards are small", section="data"
     )
     # -- aggregation
     aggregator: str = _option(
-        "multi-krum", "the rule: NAME[:key=value,...]", section="aggregation", check=rule,
+        "multi-krum",
+        "the rule: NAME[:key=value,...]",
+        section="aggregation",
+        check=rule,
         metavar="NAME",
     )
     pre_aggregator: tuple[str, ...] = _option(
-        (), "a rule applied before the aggregator; may be given several times",
-        section="aggregation", check=rule, metavar="NAME",
+        (),
+        "a rule applied before the aggregator; may be given several times",
+        section="aggregation",
+        check=rule,
+        metavar="NAME",
     )
-    f: int = _option(
-        1, "faulty nodes to tolerate", section="aggregation", check=whole(0, 500_000)
-    )
+    f: int = _option(1, "faulty nodes to tolerate", section="aggregation", check=whole(0, 500_000))
     q: int | None = _option(
-        None, "rows that multi-krum averages (default: n - f - 1)", section="aggregation",
-        check=optional(whole(1)), metavar="Q",
+        None,
+        "rows that multi-krum averages (default: n - f - 1)",
+        section="aggregation",
+        check=optional(whole(1)),
+        metavar="Q",
     )
     chunk_size: int = _option(
-        32, "rows per block of a distance computation; bounds memory, changes no bit",
-        section="aggregation", bits=False, check=whole(1),
+        32,
+        "rows per block of a distance computation; bounds memory, changes no bit",
+        section="aggregation",
+        bits=False,
+        check=whole(1),
     )
     # -- running
     wire_dtype: str = _option(
-        "float32", "what vectors and parameters are rounded to on their way: float32, "
+        "float32",
+        "what vectors and parameters are rounded to on their way: float32, "
         "bfloat16 or float16; the latter two halve the bytes",
-        section="running", check=one_of(*WIRE_DTYPES), metavar="DTYPE",
+        section="running",
+        check=one_of(*WIRE_DTYPES),
+        metavar="DTYPE",
     )
     threads: int | None = _option(
-        None, "compute threads of this process, and of each --local server "
-        "(default: all cores)",
-        section="running", bits=False, check=optional(whole(1, 1024)), metavar="N",
+        None,
+        "compute threads of this process, and of each --local server (default: all cores)",
+        section="running",
+        bits=False,
+        check=optional(whole(1, 1024)),
+        metavar="N",
     )
     device: str = _option(
-        "cpu", "where the trainer aggregates: cpu, cuda or auto", section="running",
+        "cpu",
+        "where the trainer aggregates: cpu, cuda or auto",
+        section="running",
         check=one_of("cpu", "cuda", "auto"),
     )
     round_timeout: float = _option(
-        60.0, "seconds that a round waits for its vectors", section="running", bits=False,
-        check=number(0, above=True), metavar="SECONDS",
+        60.0,
+        "seconds that a round waits for its vectors",
+        section="running",
+        bits=False,
+        check=number(0, above=True),
+        metavar="SECONDS",
     )
     replace_timeout: float = _option(
-        60.0, "seconds that a round with more than --f failures waits for servers to "
-        "come back, before the run is paused", section="running", bits=False,
-        check=number(0), metavar="SECONDS",
+        60.0,
+        "seconds that a round with more than --f failures waits for servers to "
+        "come back, before the run is paused",
+        section="running",
+        bits=False,
+        check=number(0),
+        metavar="SECONDS",
     )
     heartbeat_timeout: float | None = _option(
-        None, "seconds without an answer to pings until a server is lost (default: 6, or "
-        "two fifths of --round-timeout where that is less)", section="running", bits=False,
-        check=optional(number(0, above=True)), convert=floating, metavar="SECONDS",
+        None,
+        "seconds without an answer to pings until a server is lost (default: 6, or "
+        "two fifths of --round-timeout where that is less)",
+        section="running",
+        bits=False,
+        check=optional(number(0, above=True)),
+        convert=floating,
+        metavar="SECONDS",
     )
     failover: str = _option(
-        "on", "on: a lost server's nodes move to the others; off: they are charged to --f",
-        section="running", bits=False, check=one_of("on", "off"), metavar="on|off",
+        "on",
+        "on: a lost server's nodes move to the others; off: they are charged to --f",
+        section="running",
+        bits=False,
+        check=one_of("on", "off"),
+        metavar="on|off",
     )
     min_servers: int | None = _option(
-        None, "servers that must answer, and be of use, at the start; the others may join "
-        "later (default: all)", section="running", bits=False, check=optional(whole(1)),
+        None,
+        "servers that must answer, and be of use, at the start; the others may join "
+        "later (default: all)",
+        section="running",
+        bits=False,
+        check=optional(whole(1)),
         metavar="K",
     )
     max_nodes_per_server: int | None = _option(
-        None, "nodes that failover may give to one server (default: any number)",
-        section="running", bits=False, check=optional(whole(1)), metavar="N",
+        None,
+        "nodes that failover may give to one server (default: any number)",
+        section="running",
+        bits=False,
+        check=optional(whole(1)),
+        metavar="N",
     )
     checkpoint_interval: int | None = _option(
-        None, "write a checkpoint every so many rounds, 0: never (default: every 10 rounds "
+        None,
+        "write a checkpoint every so many rounds, 0: never (default: every 10 rounds "
         "or 30 seconds, for at most a twentieth of the time)",
-        section="running", bits=False, check=optional(whole(0)), metavar="N",
+        section="running",
+        bits=False,
+        check=optional(whole(0)),
+        metavar="N",
     )
     keep_checkpoints: str = _option(
-        "2", "how many checkpoints to keep, the newest ones: a number, or all",
-        section="running", bits=False, check=kept, convert=worded, metavar="N|all",
+        "2",
+        "how many checkpoints to keep, the newest ones: a number, or all",
+        section="running",
+        bits=False,
+        check=kept,
+        convert=worded,
+        metavar="N|all",
     )
     eval_interval: int = _option(
-        10, "evaluate on the test data every so many rounds (0: only at the end)",
-        section="running", bits=False, check=whole(0), metavar="ROUNDS",
+        10,
+        "evaluate on the test data every so many rounds (0: only at the end)",
+        section="running",
+        bits=False,
+        check=whole(0),
+        metavar="ROUNDS",
     )
     run_dir: str | None = _option(
-        None, "where the run's records go (default: runs/DATE-TIME-...)",
-        section="running", bits=False, metavar="DIR",
+        None,
+        "where the run's records go (default: runs/DATE-TIME-...)",
+        section="running",
+        bits=False,
+        metavar="DIR",
     )
     keys: str | None = _option(
-        None, "file of keys from 'python -m byzpy_tw keygen', for servers that have some; "
+        None,
+        "file of keys from 'python -m byzpy_tw keygen', for servers that have some; "
         "--local servers need none",
-        section="running", bits=False, metavar="FILE",
+        section="running",
+        bits=False,
+        metavar="FILE",
     )
     strict: bool = _option(
-        False, "refuse what is otherwise a warning: a rule without its guarantee, "
+        False,
+        "refuse what is otherwise a warning: a rule without its guarantee, "
         "servers with other versions",
-        section="running", bits=False,
+        section="running",
+        bits=False,
     )
     disable_plugin: tuple[str, ...] = _option(
-        (), "a distribution whose plugins are not even imported, here and by --local "
+        (),
+        "a distribution whose plugins are not even imported, here and by --local "
         "servers, such as one that is broken; may be given several times",
-        section="running", bits=False, check=texts, metavar="NAME",
+        section="running",
+        bits=False,
+        check=texts,
+        metavar="NAME",
     )
-    quiet: bool = _option(
-        False, "print only the result and errors", section="running", bits=False
-    )
+    quiet: bool = _option(False, "print only the result and errors", section="running", bits=False)
     json: bool = _option(
         False, "print one JSON object a line, for programs", section="running", bits=False
     )
     web: str | None = _option(
-        None, "serve a page that follows the run, such as tcp:8080:interface=127.0.0.1 (or "
+        None,
+        "serve a page that follows the run, such as tcp:8080:interface=127.0.0.1 (or "
         "8080 for just that), with /metrics for Prometheus; off: none",
-        section="running", bits=False, metavar="ENDPOINT",
+        section="running",
+        bits=False,
+        metavar="ENDPOINT",
     )
 
     def __attrs_post_init__(self) -> None:

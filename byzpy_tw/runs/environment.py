@@ -93,9 +93,7 @@ def differences(mine: Environment, theirs: Environment, used: set[str]) -> list[
             found.append(f"runs {what} {b}, the trainer {a}")
     for name in sorted(used & set(theirs.plugins)):
         if theirs.plugins[name] != mine.plugins.get(name):
-            found.append(
-                f"has {name} {theirs.plugins[name]}, the trainer {mine.plugins.get(name)}"
-            )
+            found.append(f"has {name} {theirs.plugins[name]}, the trainer {mine.plugins.get(name)}")
     if mine.probe != theirs.probe:
         found.append("computes a fixed gradient to other bits than the trainer")
     return found

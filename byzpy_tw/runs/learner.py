@@ -95,9 +95,7 @@ class Learner:
         if self.weight_decay:
             vector = vector.add(self.parameters, alpha=self.weight_decay)
         if lent:
-            self.parameters = models.flat_parameters(
-                self.model, torch.empty_like(self.parameters)
-            )
+            self.parameters = models.flat_parameters(self.model, torch.empty_like(self.parameters))
         self.velocity.mul_(self.momentum).add_(vector)
         self.parameters.add_(self.velocity, alpha=-self.rate(round))
         # The sum of finite numbers may overflow.  Both ends of the range are NaN where

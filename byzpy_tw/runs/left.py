@@ -21,8 +21,8 @@ from byzpy_tw.errors import (
     RunDirectoryError,
 )
 from byzpy_tw.runs.config import RunConfig, digest_of, flag, from_dict
-from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_object, read_rounds, to_json
 from byzpy_tw.runs.paths import absolute
+from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, read_object, read_rounds, to_json
 from byzpy_tw.runs.resuming import merged, options_in
 from byzpy_tw.runs.sound import printable, shown
 from byzpy_tw.runs.tally import Tally, tally_of
@@ -188,8 +188,10 @@ def _no_such_end(left: Left, result: Mapping[str, Any], tally: Tally) -> Iterato
     failures = tally.attack.failures
     if code == AttackFailed.code and (status != "failed" or failures is None or not failures.total):
         yield f"says {shown(status)} ({shown(code)}), and not all calls of the attack failed"
-    if done >= planned and status != "finished" and (
-        status == "diverged" or code not in _AT_THE_END
+    if (
+        done >= planned
+        and status != "finished"
+        and (status == "diverged" or code not in _AT_THE_END)
     ):
         yield f"says {shown(status)} ({shown(code)}), and {told}: it came to its end"
 

@@ -144,9 +144,7 @@ class Result:
         from byzpy_tw.plugins.shorthand import registry
 
         parameters = self.parameters
-        data = registry().make(
-            "dataset", self.config.dataset, root=absolute(self.config.data_root)
-        )
+        data = registry().make("dataset", self.config.dataset, root=absolute(self.config.data_root))
         model = make_model(self.config.spec(), registry(), data)
         vector_to_parameters(parameters.clone(), model.parameters())
         return model.eval()

@@ -198,7 +198,8 @@ class Round:
         """The text of a round in which the model has diverged."""
         # Before the first step there is nothing that a learning rate has done.
         advice = (
-            "the model has diverged; try a smaller --lr" if self.number
+            "the model has diverged; try a smaller --lr"
+            if self.number
             else "the model or its data is broken from the start"
         )
         return (

@@ -33,9 +33,7 @@ def decoded(text: str | bytes) -> Any:
     hundreds of digits, with which every sum would fail.
     """
     try:
-        return json.loads(
-            text, parse_int=_whole, parse_float=_finite, parse_constant=_finite
-        )
+        return json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
     except RecursionError:
         raise ValueError("it is nested without end") from None
 

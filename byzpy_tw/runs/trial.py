@@ -9,6 +9,7 @@ for everyone else.  The methods of a plugin's attack that the trainer calls are 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,6 +96,7 @@ def _try_rule(
         return answer.clone()
 
     rule, call = make()
+
     def quietly(number: int) -> Tensor:
         result, moved = generators.draws(
             lambda: once(call, number), lambda: once(make()[1], number)
@@ -168,7 +170,7 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
     shown: list[tuple[Any, ...]] = []
     for number in (0, 1):
         known, moved = generators.draws(
-            lambda: once(attack, number), lambda: once(make(), number)
+            partial(once, attack, number), lambda number=number: once(make(), number)
         )
         shown.append(found(known))
         if moved:

@@ -43,9 +43,7 @@ def used(
     for useless in _useless(config, registry, chains):
         above = any(name not in beneath for name in useless.by)
         if useless.option not in beneath or not above:
-            raise ConfigError(
-                f"{flag(useless.option)} has no use {useless.why}: leave it out"
-            )
+            raise ConfigError(f"{flag(useless.option)} has no use {useless.why}: leave it out")
         dropped[useless.option] = OPTIONS[useless.option].default
     return evolve(config, **dropped) if dropped else config
 

@@ -39,9 +39,7 @@ def read_options(path: Path) -> dict[str, Any]:
     for key, value in _parsed(path, file).items():
         if key in SECTIONS:
             if not isinstance(value, dict):
-                raise ConfigError(
-                    f"{file}: {key!r} is a section: write [{key}] above its options"
-                )
+                raise ConfigError(f"{file}: {key!r} is a section: write [{key}] above its options")
             for inner, item in value.items():
                 _take(options, file, key, inner, item)
         elif isinstance(value, dict) and key.replace("-", "_") not in OPTIONS:
@@ -60,9 +58,7 @@ def _parsed(path: Path, file: str) -> dict[str, Any]:
         data = sys.stdin.buffer.read() if from_pipe else path.read_bytes()
     except (OSError, ValueError) as e:  # ValueError: no path at all
         why = getattr(e, "strerror", None) or e
-        raise ConfigError(
-            f"cannot read {file}: {why}; --print-config writes such a file"
-        ) from None
+        raise ConfigError(f"cannot read {file}: {why}; --print-config writes such a file") from None
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as e:
@@ -88,9 +84,7 @@ def _quoted(message: str, data: bytes) -> str:
     return f": {clip(line)!r}{hint}"
 
 
-def _take(
-    options: dict[str, Any], file: str, section: str | None, key: str, value: Any
-) -> None:
+def _take(options: dict[str, Any], file: str, section: str | None, key: str, value: Any) -> None:
     """Put one key of the file among `options`."""
     under = "" if section is None else f" under [{section}]"
     try:

@@ -168,8 +168,7 @@ class HostedRun:
         d, wire = self.host.dimension, self.host.wire
         if header.elements != d or header.dtype is not wire:
             raise BadFrame(
-                f"parameters of {header.elements} {header.dtype} elements, "
-                f"the model has {d} {wire}"
+                f"parameters of {header.elements} {header.dtype} elements, the model has {d} {wire}"
             )
         if header.round <= self._begun:
             raise BadFrame(f"parameters twice in round {header.round}")
@@ -258,9 +257,7 @@ class HostedRun:
         past = {node: self._pieces[_past_of(node)] for node in own}
         self._attacking.append(round)
         try:
-            return await self._driver.byzantine(
-                round, nodes, honest, shown, past, self._emit
-            )
+            return await self._driver.byzantine(round, nodes, honest, shown, past, self._emit)
         finally:
             self._attacking.remove(round)
 
@@ -297,9 +294,7 @@ class HostedRun:
         self._begin(round)
         return self._arrivals.wait("parameters")
 
-    def _emit(
-        self, node: int, pieces: Sequence[Tensor], loss: float, round: int
-    ) -> Deferred[None]:
+    def _emit(self, node: int, pieces: Sequence[Tensor], loss: float, round: int) -> Deferred[None]:
         if self.stream is None:
             raise UnknownRun(f"run {self.name!r} was closed")
         return self.stream.send(vector_header(node, pieces, loss, round), *pieces)

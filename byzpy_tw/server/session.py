@@ -169,7 +169,11 @@ class Session(Visitor):
         self.runs[name] = run
         self.log.info(
             "{peer}: run {run} opened: {model} on {dataset}, d={d}",
-            peer=self.peer, run=name, model=spec.model, dataset=spec.dataset, d=host.dimension,
+            peer=self.peer,
+            run=name,
+            model=spec.model,
+            dataset=spec.dataset,
+            d=host.dimension,
         )
         ticket = self.server.tickets.issue(run, self.holder())
         trial = host.tried.trial.to_json()
@@ -242,9 +246,7 @@ class Session(Visitor):
             names = json.loads(pieces)
         except (ValueError, RecursionError) as e:
             raise BadRequest(f"pieces are not JSON: {e}") from e
-        if not isinstance(names, list) or not all(
-            name in PIECES or name == PAST for name in names
-        ):
+        if not isinstance(names, list) or not all(name in PIECES or name == PAST for name in names):
             raise BadRequest(f"pieces must be a list of {', '.join(PIECES)}")
         here = self._run(run)
         return _failures(here, here.attack(_numbered(round), nodes, honest, names))

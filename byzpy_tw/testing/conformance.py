@@ -118,9 +118,7 @@ def server(address: Address, count: int, seed: int, write: Write) -> int:
     return found[0]
 
 
-async def _attacked(
-    reactor: Any, address: Address, count: int, seed: int, write: Write
-) -> int:
+async def _attacked(reactor: Any, address: Address, count: int, seed: int, write: Write) -> int:
     at = reactor, address.host, address.port
     try:
         before = await converse(*at, valid())
@@ -139,7 +137,9 @@ async def _attacked(
         f"{sum(h.stream_bytes > 0 for h in heard)} got vectors; errors told: {_errors(heard)}"
     )
     held = _good(after)
-    write("it serves as before" if held else f"FAILED: a good conversation ends in {_errors([after])}")
+    write(
+        "it serves as before" if held else f"FAILED: a good conversation ends in {_errors([after])}"
+    )
     return 0 if held else 1
 
 

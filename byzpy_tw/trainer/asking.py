@@ -141,9 +141,7 @@ class Asking:
         if byzantine:
             assert self._shown is not None
             shown = self._shown
-            host.attack(
-                number, byzantine, shown.h, shown.pieces, shown.past
-            ).addCallback(failed)
+            host.attack(number, byzantine, shown.h, shown.pieces, shown.past).addCallback(failed)
         if self._watched:
             self._arm()
 
@@ -240,9 +238,7 @@ class Asking:
         if late and over and not self._extended:
             self._extend(late, charged, now)
         else:
-            self._refuse(
-                homeless, f"no server for it within {self._config.replace_timeout:g} s"
-            )
+            self._refuse(homeless, f"no server for it within {self._config.replace_timeout:g} s")
             quiet = self._quiet(late)
             self._collector.expire(late)
             self._give_up(quiet)
@@ -275,6 +271,4 @@ class Asking:
 
     def _give_up(self, hosts: list[Host]) -> None:
         for host in hosts:
-            self._fleet.give_up(
-                host, f"none of its nodes answered in round {self.round.number}"
-            )
+            self._fleet.give_up(host, f"none of its nodes answered in round {self.round.number}")

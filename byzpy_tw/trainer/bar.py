@@ -16,9 +16,7 @@ from byzpy_tw.trainer.views import Places
 
 tqdm.monitor_interval = 0  # or it would start a thread, for bars that are not told of
 
-_FORMAT = (
-    "{desc} {n_fmt}/{total_fmt} |{bar:16}| {rate_fmt}, {remaining} left{postfix}"
-)
+_FORMAT = "{desc} {n_fmt}/{total_fmt} |{bar:16}| {rate_fmt}, {remaining} left{postfix}"
 
 
 @define(eq=False)
@@ -67,9 +65,7 @@ class Bar:
     def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:
         self._screen.placement(placement)
 
-    def begun(
-        self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
         for record in records:
             self._count(record)
         with suppress(OSError, ValueError):

@@ -243,7 +243,8 @@ class Collector:
             judged(examined())
             return
         in_pool(self._reactor, self._pool, examined).addCallbacks(
-            judged, lambda _: None  # only where the pool is shut down
+            judged,
+            lambda _: None,  # only where the pool is shut down
         )
 
     def _answered(self, node: int, vector: Tensor) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy
 import torch
-import twisted
 from attrs import asdict, define, field, frozen
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 
 import byzpy_tw
+import twisted
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, message_of
 from byzpy_tw.kernels.machine import cores
 from byzpy_tw.nodes.host import make_shards
@@ -153,9 +153,7 @@ class Doctor:
         self.warnings += keys.keys.warnings if keys is not None else ()
         beat = min(config.heartbeat, self.wait)
         hosts = [RemoteHost(a, self._reactor, beat, keys=keys) for a in addresses]
-        specs = node_specs(
-            honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
-        )
+        specs = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
         placed = Placement(tuple(map(str, addresses)), config.n, config.max_nodes_per_server)
         for address in addresses:
             placed.back(str(address))
@@ -165,8 +163,14 @@ class Doctor:
             nodes = [specs[node] for node in placed.on(str(host.address))]
             self.servers.append(
                 Examination(
-                    host, config, self.registry, nodes, self._spare(specs, nodes), self.wait,
-                    whole, self._reactor,
+                    host,
+                    config,
+                    self.registry,
+                    nodes,
+                    self._spare(specs, nodes),
+                    self.wait,
+                    whole,
+                    self._reactor,
                 )  # fmt: skip
             )
 

@@ -150,9 +150,7 @@ class Examination:
 
     async def _open(self) -> None:
         host, config = self.host, self.config
-        self.opened = await setup.open_run(
-            host, self._run, config, self.registry, self._sink
-        )
+        self.opened = await setup.open_run(host, self._run, config, self.registry, self._sink)
         await setup.spawn(host, self.nodes, config, self.registry)
         await self._spare()
 
@@ -165,9 +163,7 @@ class Examination:
             trips.append(clock.seconds(self._clock) - begun)
         self.round_trip = min(trips)
         begun = clock.time_of_day(self._clock)
-        answer = await self.host.ask(
-            commands.Hello, protocol=commands.PROTOCOL, version="doctor"
-        )
+        answer = await self.host.ask(commands.Hello, protocol=commands.PROTOCOL, version="doctor")
         middle = (begun + clock.time_of_day(self._clock)) / 2
         told = answer.get("time")
         if told is not None and abs(told) < SOMETIME:  # false of nan, too

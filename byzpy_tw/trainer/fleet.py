@@ -126,9 +126,7 @@ class Fleet:
         setup.compare(
             host.name, terms.config, terms.registry, terms.environment, theirs, say
         )  # fmt: skip
-        opened = await setup.open_run(
-            host, terms.run, terms.config, terms.registry, self.collector
-        )
+        opened = await setup.open_run(host, terms.run, terms.config, terms.registry, self.collector)
         mine, local = terms.mine, terms.own_data
         if local:
             mine = attrs.evolve(mine, digest=member.digest or opened.digest)
@@ -176,9 +174,7 @@ class Fleet:
                 self._returning.append(member)
                 continue
             away = [n for n in member.spawned if self.placement.away_from_home(n)]
-            nodes = self.placement.return_home(
-                member.name, filter(self.collector.settled, away)
-            )
+            nodes = self.placement.return_home(member.name, filter(self.collector.settled, away))
             for node in nodes:
                 self.collector.assign(node, member.host)
             if nodes:

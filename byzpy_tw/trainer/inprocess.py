@@ -57,9 +57,7 @@ class InProcessHost:
             )
 
         self._host = await in_pool(self._reactor, self._pool, build)
-        self._driver = NodeDriver(
-            self._host, self._reactor, self._pool, self._threads + 2
-        )
+        self._driver = NodeDriver(self._host, self._reactor, self._pool, self._threads + 2)
         self._sink = sink
         return Opened(self._host.dimension, self._dataset.digest(), self._tried.trial)
 
@@ -104,9 +102,7 @@ class InProcessHost:
 
         return Deferred.fromCoroutine(work())
 
-    def _emit(
-        self, node: int, pieces: Sequence[Tensor], loss: float, round: int
-    ) -> Deferred[None]:
+    def _emit(self, node: int, pieces: Sequence[Tensor], loss: float, round: int) -> Deferred[None]:
         assert self._sink is not None
         header = vector_header(node, pieces, loss, round)
         place = self._sink.place(self, header)

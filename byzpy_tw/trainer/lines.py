@@ -38,9 +38,7 @@ class JsonLines:
         self._always("notice", text=line)
 
     def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
-        self._line(
-            "configuration", config=config.to_dict(), directory=directory, threads=threads
-        )
+        self._line("configuration", config=config.to_dict(), directory=directory, threads=threads)
 
     def watch(self, places: Places) -> None:
         pass
@@ -49,9 +47,7 @@ class JsonLines:
         nodes = {name: [n.node for n in living] for name, living in placement}
         self._line("placement", nodes=nodes)
 
-    def begun(
-        self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
         pass
 
     def round(self, record: Mapping[str, Any], elapsed: float) -> None:

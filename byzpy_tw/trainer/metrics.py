@@ -47,9 +47,7 @@ class _Figures:
 
         run = {"run": story.name, "status": story.status, "rule": story.rule}
         yield InfoMetricFamily("byzpy_tw_run", "Which run this is.", value=run)
-        yield CounterMetricFamily(
-            "byzpy_tw_rounds", "Rounds that are done.", value=history.done
-        )
+        yield CounterMetricFamily("byzpy_tw_rounds", "Rounds that are done.", value=history.done)
         yield from gauge("rounds_planned", "Rounds that there are to be.", history.planned)
         last = history.last
         yield from gauge("loss", "Mean loss of the honest nodes.", last.get("loss"))
@@ -63,9 +61,7 @@ class _Figures:
         for name, seconds in history.spent.items():
             phases.add_metric([name], seconds)
         yield phases
-        traffic = CounterMetricFamily(
-            "byzpy_tw_bytes", "Bytes of tensors.", labels=["direction"]
-        )
+        traffic = CounterMetricFamily("byzpy_tw_bytes", "Bytes of tensors.", labels=["direction"])
         for direction, count in zip(("sent", "received"), history.bytes, strict=True):
             traffic.add_metric([direction], count)
         yield traffic

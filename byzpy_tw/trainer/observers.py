@@ -89,5 +89,3 @@ class Observers:
                 hook=hook,
                 error=described(error),
             )
-
-

@@ -72,9 +72,7 @@ class Page:
     def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:
         self._changes += 1
 
-    def begun(
-        self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
         for record in records:
             self.story.add(record)
         self.story.facts = facts_of(description, {})
@@ -89,9 +87,7 @@ class Page:
         self.refresh()
         self._places = None  # the run is let go of
         self.story.status, self.story.error = result["status"], result["error"]
-        self.story.result = {
-            k: v for k, v in result.items() if isinstance(v, (int, float, str))
-        }
+        self.story.result = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
         self._changes += 1
         self._rest = 0.0  # this must not wait for its time
 

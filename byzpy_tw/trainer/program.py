@@ -12,9 +12,9 @@ from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import (
     FilteringLogObserver,
+    Logger,
     LogLevel,
     LogLevelFilterPredicate,
-    Logger,
     globalLogBeginner,
     textFileLogObserver,
 )
@@ -203,14 +203,10 @@ def _member(
     address: Address, config: RunConfig, reactor: Any, keys: MutualTLS | None = None
 ) -> Member:
     """The server at `address`, dialled anew each time."""
-    return Member(
-        str(address), lambda: RemoteHost(address, reactor, config.heartbeat, keys=keys)
-    )
+    return Member(str(address), lambda: RemoteHost(address, reactor, config.heartbeat, keys=keys))
 
 
-def prospect(
-    config: RunConfig, registry: Registry, beneath: Collection[str] = ()
-) -> Prospect:
+def prospect(config: RunConfig, registry: Registry, beneath: Collection[str] = ()) -> Prospect:
     """`config` looked into, and its folder made.  Mistakes are told before anything starts.
 
     `beneath` are the options that come from the lower of two layers; see `runs.uses`.
@@ -247,9 +243,7 @@ def prospect_again(
     return Prospect(config, registry, rules, directory, begun)
 
 
-def run_program(
-    config: RunConfig, registry: Registry, beneath: Collection[str] = ()
-) -> int:
+def run_program(config: RunConfig, registry: Registry, beneath: Collection[str] = ()) -> int:
     """Run `config` in a reactor of this process; the exit code."""
     try:
         run = prospect(config, registry, beneath)
@@ -278,7 +272,13 @@ def _run(run: Prospect) -> int:
     terminal = terminal_of(run.config, say)
     return Program(reactor, terminal.tell).run(
         lambda: train(
-            reactor, run.config, run.registry, run.rules, run.directory, say, run.begun,
+            reactor,
+            run.config,
+            run.registry,
+            run.rules,
+            run.directory,
+            say,
+            run.begun,
             terminal,
         )  # fmt: skip
     )
@@ -359,6 +359,4 @@ def start_logging(folder: Path) -> None:
         ),
         [LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)],
     )
-    globalLogBeginner.beginLoggingTo(
-        [observer], redirectStandardIO=False, discardBuffer=True
-    )
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)

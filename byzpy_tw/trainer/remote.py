@@ -198,9 +198,7 @@ class RemoteHost:
         second.release_transport()
         try:
             await self._answered(
-                second.callRemote(
-                    commands.OpenStream, _Switch(stream), ticket=answer["ticket"]
-                ),
+                second.callRemote(commands.OpenStream, _Switch(stream), ticket=answer["ticket"]),
                 ANSWER_SECONDS,
                 "opening the tensor stream",
                 second,
@@ -318,9 +316,7 @@ class RemoteHost:
         return self._stream.send(header, tensor).addBoth(sent)
 
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
-        return self._in_parts(
-            nodes, lambda part: self._call(commands.Compute, part, round=round)
-        )
+        return self._in_parts(nodes, lambda part: self._call(commands.Compute, part, round=round))
 
     def attack(
         self,
@@ -361,9 +357,7 @@ class RemoteHost:
 
         def read(answer: dict[str, Any]) -> Failures:
             found = json.loads(answer["failures"])
-            return {
-                node: clean(str(found[str(node)]), 300) for node in nodes if str(node) in found
-            }
+            return {node: clean(str(found[str(node)]), 300) for node in nodes if str(node) in found}
 
         def answered(result: Any) -> Any:
             self._unanswered -= 1
@@ -375,13 +369,13 @@ class RemoteHost:
                 # Its end of the tensor stream is gone, say, before ours is.
                 self._reactor.callLater(0, self._lost, why)
                 return {}
-            return {node: why for node in nodes}
+            return dict.fromkeys(nodes, why)
 
         if self._control is None or self.gone:
-            return succeed({node: self.gone for node in nodes})
+            return succeed(dict.fromkeys(nodes, self.gone))
         if self._behind == arguments["round"]:
             why = f"{self.name} does not read what it was sent in earlier rounds"
-            return succeed({node: why for node in nodes})
+            return succeed(dict.fromkeys(nodes, why))
         self._unanswered += 1
         if self._unanswered > MOST_UNANSWERED:  # each is kept until it is answered
             self._reactor.callLater(

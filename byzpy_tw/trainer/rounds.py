@@ -157,9 +157,7 @@ class Rounds:
         config, watch = self.config, Stopwatch(self._reactor)
         before = self.fleet.bytes()
         self.fleet.settle()
-        round = Round(
-            number, config.num_honest, config.num_byz, config.f, self.probation.nodes
-        )
+        round = Round(number, config.num_honest, config.num_byz, config.f, self.probation.nodes)
         asking = Asking(
             round, config, self.fleet, self.collector, self._reactor, self._sender(number)
         )

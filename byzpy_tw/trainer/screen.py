@@ -46,8 +46,10 @@ class Screen:
             f"({config.attack}), {config.pipeline} with f = {config.f}"
         )
         where = (
-            "in this process" if config.in_process
-            else f"{config.local} local servers" if config.local
+            "in this process"
+            if config.in_process
+            else f"{config.local} local servers"
+            if config.local
             else f"{len(config.remote_hosts)} servers"
         )
         self.say(
@@ -73,9 +75,7 @@ class Screen:
     def watch(self, places: Places) -> None:
         pass
 
-    def begun(
-        self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
         pass
 
     def round(self, record: Mapping[str, Any], elapsed: float) -> None:

@@ -55,14 +55,11 @@ def compare(
     Raises `ServerDiffers` with ``--strict``; says it otherwise.
     """
     used = {
-        registry.entry(kind, parse(getattr(config, kind)).name).distribution
-        for kind in _LOOKED_UP
+        registry.entry(kind, parse(getattr(config, kind)).name).distribution for kind in _LOOKED_UP
     }
     for line in differences(mine, theirs, used):
         if config.strict:
-            raise ServerDiffers(
-                f"{name} {line}; install the same there, or run without --strict"
-            )
+            raise ServerDiffers(f"{name} {line}; install the same there, or run without --strict")
         say(f"warning: {name} {line}: results may differ in their last bits")
 
 
@@ -150,9 +147,7 @@ async def spawn(
         raise _missing(host, config, registry, e) from e
 
 
-def _missing(
-    host: Host, config: RunConfig, registry: Registry, error: UnknownName
-) -> Exception:
+def _missing(host: Host, config: RunConfig, registry: Registry, error: UnknownName) -> Exception:
     """`MissingPlugin` with the distribution to install, where one of ours has the name.
 
     The advice comes from this process's own metadata, never from the peer.

@@ -51,11 +51,13 @@ class Starting:
                 self._leave_out(member, gone)
         self._enough()
         placed = fleet.placement.fill()
-        await self._all([
-            (member, fleet.give(member, placed[member.name]))
-            for member in fleet.members
-            if member.name in placed
-        ])
+        await self._all(
+            [
+                (member, fleet.give(member, placed[member.name]))
+                for member in fleet.members
+                if member.name in placed
+            ]
+        )
         self._enough()
 
     async def _all(self, jobs: Sequence[Job]) -> None:
@@ -68,7 +70,7 @@ class Starting:
         async def one(member: Member, job: Awaitable[None]) -> None:
             try:
                 await job
-            except Exception as e:
+            except Exception:
                 if member.name in late:
                     e = ServerUnreachable(
                         f"{member.name}: not ready {patience:g} s after enough others were"

@@ -49,7 +49,6 @@ from byzpy_tw.trainer.waiting import Shared, settled
 from byzpy_tw.wire import clock
 from byzpy_tw.wire.threads import in_pool
 
-
 READ_AGAIN_SECONDS, READ_AGAIN_BYTES = 0.2, 1 << 25  # of a plugin's data, at most
 
 
@@ -271,17 +270,13 @@ class Training:
             own_data=getattr(partition, "local", False),
             attack=prepared.attack,
         )
-        nodes = node_specs(
-            honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
-        )
+        nodes = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
         return Fleet(members, terms, nodes, collector, self._reactor, self.screen.event)
 
     async def _set_up(self, fleet: Fleet) -> None:
         config = self.config
         if not config.in_process:
-            lines = notices(
-                config.n, len(fleet.members), config.f, config.max_nodes_per_server
-            )
+            lines = notices(config.n, len(fleet.members), config.f, config.max_nodes_per_server)
             for line in lines:
                 self.screen.notice(line)
         await fleet.start()
@@ -349,9 +344,7 @@ class Training:
             self.status = "diverged"
         elif self.status == "running":
             begun = self._rounds is not None
-            self.status = (
-                "interrupted" if error is None else "paused" if begun else "failed"
-            )
+            self.status = "interrupted" if error is None else "paused" if begun else "failed"
         interrupted: CancelledError | None = None
         try:
             await settled(self._tail)  # the last round is told even if the next one failed

@@ -36,9 +36,7 @@ class View(Protocol):
 
     def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None: ...
 
-    def begun(
-        self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
         """The first round is next.  `records` are of the rounds before, in a resumed run."""
 
     def round(self, record: Mapping[str, Any], elapsed: float) -> None: ...
@@ -80,9 +78,7 @@ class Views:
     def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:
         self._all("placement", placement)
 
-    def begun(
-        self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
         self._all("begun", description, records)
 
     def round(self, record: Mapping[str, Any], elapsed: float) -> None:

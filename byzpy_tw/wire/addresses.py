@@ -31,8 +31,7 @@ def parse_address(text: str) -> Address:
         raise BadAddress(f"{shown} has no scheme: write tcp://HOST:PORT")
     if scheme not in SUPPORTED:
         raise BadAddress(
-            f"{shown}: the scheme {clip(scheme, 20)!r} is not supported; "
-            "supported: tcp://HOST:PORT"
+            f"{shown}: the scheme {clip(scheme, 20)!r} is not supported; supported: tcp://HOST:PORT"
         )
     if rest.startswith("["):
         host, _, port = rest[1:].partition("]:")

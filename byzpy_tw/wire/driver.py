@@ -182,9 +182,7 @@ class NodeDriver:
             if behaviour == "silent":
                 return
             if behaviour == "garbage":
-                noise = await in_pool(
-                    self._reactor, self._pool, self.host.garbage, node, round
-                )
+                noise = await in_pool(self._reactor, self._pool, self.host.garbage, node, round)
                 await emit(node, [noise], 0.0, round)
                 return
             own = None
@@ -316,18 +314,14 @@ class NodeDriver:
             return await self._small.run(self._computed, round, nodes, narrow)
         return await self._computed(round, nodes, narrow)
 
-    def _computed(
-        self, round: int, nodes: Sequence[int], narrow: bool
-    ) -> Deferred[list[Answer]]:
+    def _computed(self, round: int, nodes: Sequence[int], narrow: bool) -> Deferred[list[Answer]]:
         wire = self.host.wire if narrow else torch.float32
 
         def start(done: Callable[[list[Answer]], None]) -> None:
             def finish(answers: list[Answer]) -> None:  # in the pool still
                 done([_rounded(answer, wire) for answer in answers])
 
-            self.host.gradients(
-                self._pool, nodes, round, finish, lambda: self._wanted(round)
-            )
+            self.host.gradients(self._pool, nodes, round, finish, lambda: self._wanted(round))
 
         gradients = from_threads(self._reactor, start)
         self.computing += 1

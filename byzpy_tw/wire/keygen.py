@@ -97,7 +97,7 @@ def generate(
             )
         if list(servers).count(name) > 1:
             raise BadKeys(f"the server {name!r} is named twice")
-    roles = {name: SERVER for name in servers}
+    roles = dict.fromkeys(servers, SERVER)
     if trainer or not known:
         roles[TRAINER] = TRAINER
     for name in roles:
@@ -126,7 +126,7 @@ def _authority(path: Path) -> Authority:
     ours = isinstance(key, ec.EllipticCurvePrivateKey)
     if not ours or key.public_key() != certificate.public_key():
         raise BadKeys(f"{path}: the CA's key does not fit its certificate")
-    if certificate.not_valid_after_utc < datetime.datetime.now(datetime.timezone.utc):
+    if certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
         raise BadKeys(
             f"{path}: this CA expired on {certificate.not_valid_after_utc:%Y-%m-%d}; make a "
             "new cluster in another folder, and give every machine its new file"
@@ -161,7 +161,7 @@ def _builder(
     now: datetime.datetime | None,
     at_most: datetime.datetime | None = None,
 ) -> x509.CertificateBuilder:
-    now = now or datetime.datetime.now(datetime.timezone.utc)
+    now = now or datetime.datetime.now(datetime.UTC)
     try:
         end = now + datetime.timedelta(days=days)
     except OverflowError:

@@ -99,7 +99,7 @@ def load_keys(path: Path, role: str, now: datetime.datetime | None = None) -> Ke
         whose = f"is a {found}'s file" if found else "is no file of this program's"
         raise BadKeys(f"{path} {whose}, and a {role} needs a {role}'s: use the {role}.pem "
                       f"or NAME.pem that keygen wrote for it")  # fmt: skip
-    now = now or datetime.datetime.now(datetime.timezone.utc)
+    now = now or datetime.datetime.now(datetime.UTC)
     for what, one in (("certificate", certificate), ("CA", ca)):
         if now > one.not_valid_after_utc:
             raise BadKeys(f"{path}: its {what} expired on {one.not_valid_after_utc:%Y-%m-%d}; "
@@ -126,8 +126,7 @@ def _read(path: Path) -> tuple[bytes, tuple[str, ...]]:
         raise BadKeys(f"{path} holds over {_MOST_BYTES:,} bytes: it is no file of keys; {MAKE}")
     if stat.S_ISREG(mode) and mode & 0o077:
         return data, (
-            f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): "
-            f"run 'chmod 600 {path}'",
+            f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): run 'chmod 600 {path}'",
         )
     return data, ()
 

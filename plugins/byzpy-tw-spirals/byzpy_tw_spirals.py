@@ -38,9 +38,7 @@ def spirals(*, n: int = 4000, classes: int = 5, noise: float = 0.2, seed: int = 
         x = torch.from_numpy(images[chosen]).unsqueeze(1)
         return Split(x, torch.from_numpy(labels[chosen]))
 
-    return Dataset(
-        "spirals", split(~held_out), split(held_out), classes, mean=(0.45,), std=(0.35,)
-    )
+    return Dataset("spirals", split(~held_out), split(held_out), classes, mean=(0.45,), std=(0.35,))
 
 
 def _draw(arms: np.ndarray, noise: float, numbers: np.random.Generator) -> np.ndarray:

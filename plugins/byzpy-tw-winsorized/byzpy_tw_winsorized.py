@@ -59,9 +59,7 @@ class WinsorizedMean:
         """Why it promises nothing for `n` rows of which `f` are faulty, or None."""
         if self._cut >= self.f:
             return None
-        return (
-            f"winsorized mean is only robust for cut >= f, got cut={self._cut}, f={self.f}"
-        )
+        return f"winsorized mean is only robust for cut >= f, got cut={self._cut}, f={self.f}"
 
     @property
     def _cut(self) -> int:

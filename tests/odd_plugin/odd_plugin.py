@@ -10,7 +10,6 @@ from torch import nn
 
 from byzpy_tw import Dataset, Registration, Split, hookimpl
 
-
 # -- models: a convolution or two, and habits
 
 
@@ -166,8 +165,11 @@ def register_models():
 
 @hookimpl
 def register_attacks():
-    return [Registration("flip-in-place", FlipInPlace), Registration("raises", Raises),
-        Registration("edited-on-a-server", EditedOnAServer)]
+    return [
+        Registration("flip-in-place", FlipInPlace),
+        Registration("raises", Raises),
+        Registration("edited-on-a-server", EditedOnAServer),
+    ]
 
 
 @hookimpl

@@ -32,9 +32,7 @@ from byzpy_tw.testing.laws.watching import (
 Factory = Callable[..., Any]
 
 
-def attack_tests(
-    make: Factory, *, h: int = 8, b: int = 2, d: int = 50, name: str = ""
-) -> Any:
+def attack_tests(make: Factory, *, h: int = 8, b: int = 2, d: int = 50, name: str = "") -> Any:
     """The tests of the attack that ``make(f=b)`` makes, on `h` honest and `b` Byzantine nodes.
 
     Tested: the tier that it declares exists and allows the pieces that it asks for; it
@@ -85,7 +83,9 @@ class _Subject:
         draw = torch.Generator().manual_seed(seed)
         return torch.randn(h or self.h, self.d, generator=draw) + 0.3
 
-    def context(self, h: int | None = None, b: int | None = None, node: int | None = None) -> Context:
+    def context(
+        self, h: int | None = None, b: int | None = None, node: int | None = None
+    ) -> Context:
         h, b = h or self.h, b or self.b
         return Context(
             seed=3, round=2, nodes=tuple(range(h)), n=h + b, f=b, byzantine=b, node=node or h

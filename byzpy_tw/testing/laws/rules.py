@@ -285,9 +285,7 @@ def _poison(subject: _Subject, n: int, f: int, bound: Bound | None) -> Any:
 def _law(law: str, subject: _Subject, n: int, tolerance: float) -> Any:
     @quick
     @given(st.integers(0, 2**31), st.integers(1, 9), st.booleans(), st.floats(0.01, 100))
-    def test(
-        self: SynchronousTestCase, seed: int, d: int, outliers: bool, factor: float
-    ) -> None:
+    def test(self: SynchronousTestCase, seed: int, d: int, outliers: bool, factor: float) -> None:
         rows = _cloud(seed, n, d)
         if outliers:
             rows[: subject.f] *= 6

@@ -34,9 +34,7 @@ class Malicious(Factory):
         self.counts["connections"] += 1
         random = Random(self.random.randrange(2**63))
         rate = random.choice(RATES)
-        return _Front(
-            self, Spoiler(random, rate, self.counts, self.patience, self.identity)
-        )
+        return _Front(self, Spoiler(random, rate, self.counts, self.patience, self.identity))
 
 
 @define(eq=False)

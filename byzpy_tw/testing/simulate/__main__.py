@@ -33,9 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--twice", action="store_true", help="each must come out the same a second time"
     )
-    parser.add_argument(
-        "--json", action="store_true", help="the sweep's last line is for programs"
-    )
+    parser.add_argument("--json", action="store_true", help="the sweep's last line is for programs")
     chosen = parser.parse_args(arguments)
     if (chosen.seed is None) == (chosen.seeds is None):
         parser.error("say either --seed N or --seeds A:B")

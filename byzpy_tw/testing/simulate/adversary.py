@@ -74,7 +74,11 @@ class Adversary:
         self.world.note("adversary", f"{what}{': ' + done if isinstance(done, str) else ''}")
 
     def _machine(self, fault: Fault) -> Machine | None:
-        return self.trainer.now.machine if fault.server < 0 else self.cluster.servers[fault.server].machine
+        return (
+            self.trainer.now.machine
+            if fault.server < 0
+            else self.cluster.servers[fault.server].machine
+        )
 
     # -- the network
 

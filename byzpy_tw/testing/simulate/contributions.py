@@ -81,8 +81,7 @@ class Contributions:
                 yield f"{self._where}: node {node} was used, and its server sent no vector of it"
             elif not config.in_process and not sent:
                 yield (
-                    f"{self._where}: what was used of node {node} is not what its server sent "
-                    "first"
+                    f"{self._where}: what was used of node {node} is not what its server sent first"
                 )
             elif not any(f.server in self._liars for f in sent):
                 if not self._computed(node, row, accepted):
@@ -121,9 +120,7 @@ class Contributions:
             if wrong:
                 yield f"{self._where}: node {node} was refused as {reason.value}, {wrong}"
 
-    def _probation(
-        self, refused: dict[int, Reason], record: Mapping[str, Any]
-    ) -> Iterator[str]:
+    def _probation(self, refused: dict[int, Reason], record: Mapping[str, Any]) -> Iterator[str]:
         """Who is on probation is left out, and nobody else; it is as their conduct has it."""
         model = self.reference.probation
         left = {n for n, reason in refused.items() if reason is Reason.PROBATION}
@@ -213,9 +210,7 @@ class Contributions:
         if not patience and any(t <= self.now.time for t, _ in heard.lost):
             return ""  # it may have been at this very moment
         start = self.begins - patience
-        longest = max(
-            (b - a for a, b in heard.absent(start, self.now.time)), default=0.0
-        )
+        longest = max((b - a for a, b in heard.absent(start, self.now.time)), default=0.0)
         if longest < patience - 0.01 or not heard.absent(start, self.now.time):
             return f"and no server was there for {longest:g} s, less than {patience:g}"
         return ""

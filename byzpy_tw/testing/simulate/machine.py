@@ -49,9 +49,7 @@ class Machine:
     def seconds(self) -> float:
         return self.world.now
 
-    def callLater(
-        self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any
-    ) -> Event:
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> Event:
         return self.world.call(max(0.0, delay), self, callable, *args, **kw)
 
     def getDelayedCalls(self) -> list[Event]:
@@ -104,9 +102,7 @@ class Machine:
         made.connect()
         return made
 
-    def listenTCP(
-        self, port: int, factory: Any, backlog: int = 50, interface: str = ""
-    ) -> Port:
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Port:
         made = Port(self, self.network, self.host, port, factory)
         made.startListening()
         return made

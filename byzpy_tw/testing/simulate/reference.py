@@ -108,9 +108,7 @@ class Reference:
     def honest(self, node: int) -> Tensor:
         """What an honest node sends, in the wire's type."""
         replay, now = self._replay, self._now
-        return self._once(
-            ("honest", node), lambda: narrowed(replay.gradient(now, node), self.wire)
-        )
+        return self._once(("honest", node), lambda: narrowed(replay.gradient(now, node), self.wire))
 
     def byzantine(self, node: int, accepted: dict[int, Tensor], f: int) -> Tensor:
         """What a Byzantine one sends, given the rows of honest nodes and the rules' `f`."""
@@ -172,7 +170,9 @@ class Reference:
 def _key(value: Any) -> Any:
     """Something to look `value` up by."""
     if isinstance(value, Tensor):
-        return value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else repr(value)
+        return (
+            value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else repr(value)
+        )
     if isinstance(value, Mapping):
         return tuple((k, _key(v)) for k, v in value.items())
     if isinstance(value, (list, tuple)):

@@ -107,7 +107,7 @@ def sweep(
 
 def to_json(swept: Swept) -> str:
     return json.dumps({
-        **{name: getattr(swept, name) for name in ("histories", "events", "rounds", "resumed", "met")},
+        **{n: getattr(swept, n) for n in ("histories", "events", "rounds", "resumed", "met")},
         "processor_seconds": swept.processor_seconds,
         "ends": dict(swept.ends),
         "broken": [[b.seed, list(b.wrong)] for b in swept.broken],

@@ -21,8 +21,8 @@ from byzpy_tw.runs.rules import Rules, rules_of
 from byzpy_tw.testing.simulate.folder import Folder
 from byzpy_tw.testing.simulate.machine import Machine
 from byzpy_tw.testing.simulate.tap import Heard
-from byzpy_tw.trainer.member import Member
 from byzpy_tw.trainer.inprocess import InProcessHost
+from byzpy_tw.trainer.member import Member
 from byzpy_tw.trainer.observers import Observers
 from byzpy_tw.trainer.program import _member
 from byzpy_tw.trainer.screen import Screen

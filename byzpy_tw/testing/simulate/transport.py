@@ -71,7 +71,7 @@ class VirtualTransport(FileDescriptor):
 
     def _turn(self) -> None:
         self._looking = False
-        for ready, do, read in (("_readable", "doRead", True), ("_writable", "doWrite", False)):
+        for ready, do in (("_readable", "doRead"), ("_writable", "doWrite")):
             if not self.connected or not getattr(self, ready):
                 continue
             try:

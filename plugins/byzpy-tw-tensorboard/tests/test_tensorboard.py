@@ -139,9 +139,7 @@ class WritingTests(Case):
     def test_where(self) -> None:
         """In the run's folder, below runs/, or where the environment says."""
         config = described(aggregator="krum:f=2", attack="ipm")
-        self.assertEqual(
-            plugin.folder_of(config), Path("runs/tensorboard/krum-ipm-01234567")
-        )
+        self.assertEqual(plugin.folder_of(config), Path("runs/tensorboard/krum-ipm-01234567"))
         self.patch(os, "environ", {**os.environ, plugin.FOLDER: "/logs"})
         for given in (config, described(aggregator="krum", attack="ipm", run_dir="here")):
             self.assertEqual(plugin.folder_of(given), Path("/logs/krum-ipm-01234567"))

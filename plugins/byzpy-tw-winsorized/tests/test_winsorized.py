@@ -69,9 +69,7 @@ class WinsorizedMeanTests(SynchronousTestCase):
         self.assertRaises(TooManyByzantine, WinsorizedMean(f=2), torch.zeros(4, 1))
         self.assertIsNone(WinsorizedMean(f=1, cut=2).guarantee(5))
         missing = WinsorizedMean(f=2, cut=1).guarantee(9)
-        self.assertEqual(
-            missing, "winsorized mean is only robust for cut >= f, got cut=1, f=2"
-        )
+        self.assertEqual(missing, "winsorized mean is only robust for cut >= f, got cut=1, f=2")
 
 
 class NameTests(SynchronousTestCase):
@@ -82,9 +80,7 @@ class NameTests(SynchronousTestCase):
         """The name and its other spelling make the rule; `f` comes from the run."""
         made = self.names.make("aggregator", "winsorized-mean:cut=3", f=1)
         self.assertEqual(made, WinsorizedMean(f=1, cut=3))
-        self.assertEqual(
-            self.names.make("aggregator", "winsorised-mean"), WinsorizedMean()
-        )
+        self.assertEqual(self.names.make("aggregator", "winsorised-mean"), WinsorizedMean())
 
     def test_refuses_nonsense(self) -> None:
         """A parameter out of range, or of the wrong kind, is refused."""
