@@ -131,10 +131,10 @@ def cells() -> Iterator[Cell]:
 async def work(reactor: Any) -> None:
     """A worker process: cells come in, a line each, and their results go out."""
     from byzpy_tw.plugins import load
-    from byzpy_tw.runs.config import RunConfig
-    from byzpy_tw.runs.record import RunDirectory
-    from byzpy_tw.runs.rules import rules_of
-    from byzpy_tw.trainer.program import train
+    from byzpy_tw.config.run import RunConfig
+    from byzpy_tw.records.folder import RunDirectory
+    from byzpy_tw.rounds.resolved_rules import rules_of
+    from byzpy_tw.trainer.run import train
 
     registry = load()
     for line in sys.stdin:

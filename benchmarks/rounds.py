@@ -83,7 +83,7 @@ class Stopwatch:
 def our_job(servers: int) -> float:
     from byzpy_tw.plugins import load
     from byzpy_tw.train import configuration
-    from byzpy_tw.trainer.program import run_program
+    from byzpy_tw.trainer.run import run_program
 
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +111,7 @@ def bare_best(rounds: int) -> float:
     import torch
 
     from byzpy_tw import datasets, models
-    from byzpy_tw.kernels.machine import cores
+    from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.memory import steady_heap
     from byzpy_tw.kernels.parallel import pool
 

@@ -117,8 +117,8 @@ def ping(port: int) -> None:
     from twisted.internet.task import LoopingCall
 
     import byzpy_tw
-    from byzpy_tw.wire import commands
-    from byzpy_tw.wire.guarded import GuardedAMP
+    from byzpy_tw.protocol import commands
+    from byzpy_tw.protocol.limited_amp import GuardedAMP
 
     times: list[float] = []
 
@@ -210,7 +210,7 @@ def train(words: list[str]) -> None:
     """The trainer, and then its peak memory."""
     from byzpy_tw.plugins import load
     from byzpy_tw.train import configuration
-    from byzpy_tw.trainer.program import run_program
+    from byzpy_tw.trainer.run import run_program
 
     code = run_program(configuration(words), load())
     with open("/proc/self/status") as lines:

@@ -8,7 +8,7 @@ each pair, so that all see the same machine; medians, and ratios to the blocking
 (of TLS where the way is over TLS) within the pair.
 
     raw       blocking sockets: sendall from the memory, recv_into it
-    ours      byzpy_tw.wire.stream.TensorStream
+    ours      byzpy_tw.protocol.tensor_stream.TensorStream
     amp       AMP boxes of 60,000 bytes, as AMP has them by default: each is answered
     amp-told  the same without answers: the sender never learns what has arrived
     pickle    length-prefixed pickles of numpy arrays over asyncio streams
@@ -48,7 +48,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from byzpy_tw.wire.frames import Header, Kind
+from byzpy_tw.protocol.frames import Header, Kind
 
 WAYS = ("raw", "ours", "amp", "amp-told", "pickle", "tls-raw", "tls-ours")
 AMP = ("amp", "amp-told")
@@ -180,7 +180,7 @@ def receive_twisted(way: str, listener: socket.socket, size: int, meter: Meter, 
     if way in AMP:
         protocol: Any = _amp(lambda count: meter.frame(count) and done(), size, way)
     else:
-        from byzpy_tw.wire.stream import TensorStream
+        from byzpy_tw.protocol.tensor_stream import TensorStream
 
         protocol = TensorStream(Sink(), size, lambda why: None)
     if way.startswith("tls"):
@@ -312,7 +312,7 @@ def send_twisted(way: str, port: int, size: int) -> None:
                 protocol.push(vector)
             reactor.callLater(0, more)
     else:
-        from byzpy_tw.wire.stream import TensorStream
+        from byzpy_tw.protocol.tensor_stream import TensorStream
 
         protocol = TensorStream(Nobody(), 1, stop, begins=True)
 

@@ -7,18 +7,18 @@ import sys
 from collections.abc import Sequence
 
 import byzpy_tw
-from byzpy_tw.commands import (
+from byzpy_tw.cli import (
     conformance,
     doctor,
     explain,
     keygen,
-    lab,
+    sweep,
     new_plugin,
     plugins,
     report,
     verify,
 )
-from byzpy_tw.exits import ended
+from byzpy_tw.console import ended
 
 COMMANDS = {
     "plugins": plugins,
@@ -27,7 +27,7 @@ COMMANDS = {
     "report": report,
     "conformance": conformance,
     "explain": explain,
-    "lab": lab,
+    "lab": sweep,
     "new-plugin": new_plugin,
     "verify": verify,
 }

@@ -31,14 +31,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, rebuilt
-from byzpy_tw.exits import say
-from byzpy_tw.runs.checks import flag
-from byzpy_tw.runs.config import PLACES, RunConfig, fresh_run_dir
-from byzpy_tw.runs.options import checked, option_named, over
-from byzpy_tw.runs.paths import home
-from byzpy_tw.runs.result import Result
-from byzpy_tw.runs.uses import used
-from byzpy_tw.runs.written import beside, plain_toml, read_options
+from byzpy_tw.console import say
+from byzpy_tw.config.validators import flag
+from byzpy_tw.config.run import PLACES, RunConfig, fresh_run_dir
+from byzpy_tw.config.merge import checked, option_named, over
+from byzpy_tw.config.paths import home
+from byzpy_tw.records.result import Result
+from byzpy_tw.config.unused import used
+from byzpy_tw.config.toml import beside, plain_toml, read_options
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -132,8 +132,8 @@ async def _conducted(
         from twisted.internet import reactor
     _turning(reactor)
     from byzpy_tw.plugins.shorthand import registry
-    from byzpy_tw.runs.resuming import disabled_in
-    from byzpy_tw.trainer.program import conduct, prospect, prospect_again
+    from byzpy_tw.records.resume import disabled_in
+    from byzpy_tw.trainer.run import conduct, prospect, prospect_again
 
     given, beneath = _options(config, resume, options)
     tell = _lasting(show) or _nowhere

@@ -199,7 +199,7 @@ class BadRuleOutput(PluginError):
     its state is that of before the round.
 
     What to do: mend the rule, or take another distribution's; then ``--resume``.
-    `byzpy_tw.testing.laws` and ``python -m byzpy_tw conformance NAME`` find such faults
+    `byzpy_tw.testing.properties` and ``python -m byzpy_tw conformance NAME`` find such faults
     outside of runs.
     """
 

@@ -11,7 +11,7 @@ from twisted.application.service import IService, MultiService
 from twisted.python import usage
 
 from byzpy_tw.errors import ByzpyTwError, CannotListen, ConfigError, message_of
-from byzpy_tw.exits import forgiving
+from byzpy_tw.console import forgiving
 
 
 def _port(text: str) -> int:
@@ -106,7 +106,7 @@ class Options(usage.Options):
         self.disabled.append(name)
 
     def postOptions(self) -> None:
-        from byzpy_tw.runs.paths import absolute
+        from byzpy_tw.config.paths import absolute
 
         if self["device"] not in ("cpu", "cuda", "auto"):
             raise usage.UsageError(
@@ -118,7 +118,7 @@ class Options(usage.Options):
                 "every peer is served that has keys of the same cluster, and no other"
             )
         if self["keys"] is not None:
-            from byzpy_tw.wire.keys import SERVER, load_keys
+            from byzpy_tw.protocol.keys import SERVER, load_keys
 
             try:
                 self.loaded = load_keys(absolute(self["keys"]), SERVER)
@@ -165,7 +165,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         from twisted.internet import reactor  # type: ignore[no-redef]
 
         forgiving()  # the log may go to a terminal that lacks a character of a run's name
-    from byzpy_tw.kernels.machine import cores
+    from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.server.parent import UntilEOF
     from byzpy_tw.server.service import ByzpyServer, Limits
 

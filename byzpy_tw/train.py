@@ -22,13 +22,13 @@ from attrs import frozen
 
 import byzpy_tw
 from byzpy_tw.errors import ByzpyTwError, ConfigError
-from byzpy_tw.exits import ended
+from byzpy_tw.console import ended
 from byzpy_tw.plugins.naming import clip, nearest
-from byzpy_tw.runs.checks import flag
-from byzpy_tw.runs.config import PLACES, SECTIONS, RunConfig
-from byzpy_tw.runs.options import checked, over
-from byzpy_tw.runs.paths import home
-from byzpy_tw.runs.written import STANDARD_INPUT, beside, read_options, to_toml
+from byzpy_tw.config.validators import flag
+from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
+from byzpy_tw.config.merge import checked, over
+from byzpy_tw.config.paths import home
+from byzpy_tw.config.toml import STANDARD_INPUT, beside, read_options, to_toml
 
 if typing.TYPE_CHECKING:
     from byzpy_tw.plugins import Registry
@@ -145,7 +145,7 @@ class Asked:
     def registry(self) -> Registry:
         """Names, without the distributions that are not wanted; tells of broken ones."""
         from byzpy_tw.plugins import load_and_warn
-        from byzpy_tw.runs.resuming import disabled_in
+        from byzpy_tw.records.resume import disabled_in
 
         disabled = self.options.get("disable_plugin")
         if disabled is None and self.resume is not None:
@@ -190,7 +190,7 @@ def _run(words: Sequence[str]) -> int:
         threading.Thread(target=_end_with_input, daemon=True).start()
     config = found.configuration() if found.resume is None else None
     # Imported only now: a mistake on the command line is told at once.
-    from byzpy_tw.trainer.program import resume_program, run_program
+    from byzpy_tw.trainer.run import resume_program, run_program
 
     registry = found.registry()
     if found.resume is not None:
@@ -207,7 +207,7 @@ def _print_config(found: Asked) -> None:
     """
     leave_out: set[str] = set()
     if found.resume is not None:
-        from byzpy_tw.runs.resuming import described
+        from byzpy_tw.records.resume import described
 
         config, leave_out = described(found.resume, found.options), {"run_dir"}
     elif any(found.options.get(name) for name in PLACES):

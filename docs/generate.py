@@ -29,9 +29,9 @@ import byzpy_tw.__main__ as program
 from byzpy_tw import errors, tap, train
 from byzpy_tw.plugins import KINDS, hookspecs, load
 from byzpy_tw.plugins.registry import Entry
-from byzpy_tw.runs import fields
-from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.wire.commands import WIRE_ERRORS
+from byzpy_tw.records import fields
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.protocol.commands import WIRE_ERRORS
 
 NOTE = "<!-- Written by docs/generate.py: change the code that it reads, then run it. -->\n"
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from attrs import asdict, define, field, frozen
 
 LIMIT = 90.0  # seconds for one command line
-PRELOADED = ("torch", "byzpy_tw.__main__", "byzpy_tw.train", "byzpy_tw.trainer.program")
+PRELOADED = ("torch", "byzpy_tw.__main__", "byzpy_tw.train", "byzpy_tw.trainer.run")
 
 
 @frozen

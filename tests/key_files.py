@@ -8,8 +8,8 @@ from pathlib import Path
 
 from attrs import define, field
 
-from byzpy_tw.wire.keygen import Authority, new_authority, new_keys
-from byzpy_tw.wire.keys import SERVER, TRAINER, Keys, _parts
+from byzpy_tw.protocol.keygen import Authority, new_authority, new_keys
+from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys, _parts
 
 NOW = datetime.now(UTC)
 

@@ -14,10 +14,10 @@ from typing import Any
 from twisted.internet.task import react
 
 from byzpy_tw.plugins import load
-from byzpy_tw.runs.record import RunDirectory
-from byzpy_tw.runs.rules import rules_of
+from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.rounds.resolved_rules import rules_of
 from byzpy_tw.train import configuration
-from byzpy_tw.trainer.program import train
+from byzpy_tw.trainer.run import train
 
 
 async def main(reactor: Any, folder: str) -> None:

@@ -198,7 +198,7 @@ class BitTests(SynchronousTestCase):
 
 
 class LawTests(SynchronousTestCase):
-    """What the laws' own tests (`tests.test_laws`) leave open."""
+    """What the laws' own tests (`tests.test_properties_builtins`) leave open."""
 
     def test_parameters_cost_laws(self) -> None:
         """What an absolute parameter breaks is not declared."""

@@ -25,9 +25,9 @@ from byzpy_tw.aggregators import (
     Pipeline,
 )
 from byzpy_tw.attacks import BUILTIN, Knowledge
-from byzpy_tw.attacks.aim import Aim, Other
+from byzpy_tw.attacks.target import Aim, Other
 from byzpy_tw.attacks.alie import automatic_tau
-from byzpy_tw.attacks.search import line_maximize
+from byzpy_tw.attacks.line_search import line_maximize
 from byzpy_tw.errors import BadParameter, NeedsContext
 from byzpy_tw.preaggregators import Clipping
 from byzpy_tw.seeds import Context

@@ -50,7 +50,7 @@ class BeforeRoundZeroTests(TestCase):
 
     def test_another_protocol(self) -> None:
         """A server that speaks another version is named, with both versions."""
-        server = altered_server(self, "import byzpy_tw.wire.commands as c; c.PROTOCOL = 99")
+        server = altered_server(self, "import byzpy_tw.protocol.commands as c; c.PROTOCOL = 99")
         address = address_of(server)
         run = train(self, "--remote-hosts", address)
         self.assert_told(run, "VERSION_MISMATCH", address, "99", "install the same version")

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
-from byzpy_tw.attacks.tiers import TIERS
+from byzpy_tw.attacks.knowledge.levels import TIERS
 from byzpy_tw.plugins import load
 from tests.support import run_all, servers
 

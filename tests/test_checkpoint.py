@@ -21,16 +21,16 @@ from byzpy_tw.errors import (
     DamagedCheckpoint,
     RunDirectoryError,
 )
-from byzpy_tw.runs import checkpoint
-from byzpy_tw.runs.checkpoint import State
-from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.record import CONFIG, RESULT, ROUNDS, RunDirectory, to_json
-from byzpy_tw.runs.resuming import merged, reopen
+from byzpy_tw.records import checkpoint
+from byzpy_tw.records.checkpoint import State
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, RunDirectory, to_json
+from byzpy_tw.records.resume import merged, reopen
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
-from byzpy_tw.trainer.saving import ROUNDS as EVERY
-from byzpy_tw.trainer.saving import SHARE, Saving
+from byzpy_tw.trainer.checkpointer import ROUNDS as EVERY
+from byzpy_tw.trainer.checkpointer import SHARE, Saving
 from byzpy_tw.vectors import sha256_of
-from tests.stories import record
+from tests.recorded_runs import record
 from tests.support import folder
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.runs.round import Reason, Round
+from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.wire.frames import Header, Kind
+from byzpy_tw.protocol.frames import Header, Kind
 
 D = 4
 

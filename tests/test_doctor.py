@@ -16,16 +16,16 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.__main__ import main
 from byzpy_tw.attacks.simple import Empire
-from byzpy_tw.commands.doctor import _configured, lines
+from byzpy_tw.cli.doctor import _configured, lines
 from byzpy_tw.datasets.synthetic import synthetic
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.plugins import Registry, hookimpl, load
 from byzpy_tw.plugins.hookspecs import Registration
-from byzpy_tw.runs.budget import budget_of, losses
-from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.rounds.feasibility import budget_of, losses
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.trainer.doctor import Doctor
-from byzpy_tw.wire.keys import Keys
+from byzpy_tw.protocol.keys import Keys
 from tests.key_files import Cluster
 from tests.support import PATIENCE, folder
 

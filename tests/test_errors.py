@@ -13,9 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import errors
 from byzpy_tw.errors import ByzpyTwError, message_of
-from byzpy_tw.wire import commands
-from byzpy_tw.wire.commands import FATAL, WIRE_ERRORS, Ping
-from byzpy_tw.wire.guarded import MESSAGE, GuardedAMP
+from byzpy_tw.protocol import commands
+from byzpy_tw.protocol.commands import FATAL, WIRE_ERRORS, Ping
+from byzpy_tw.protocol.limited_amp import MESSAGE, GuardedAMP
 
 ALL = [
     thing

@@ -19,26 +19,26 @@ from byzpy_tw.errors import (
     ByzpyTwError,
     Diverged,
 )
-from byzpy_tw.lab.grid import Cell
-from byzpy_tw.lab.outcome import Outcome, read
-from byzpy_tw.lab.page import page
-from byzpy_tw.lab.program import figures, grid_of
-from byzpy_tw.lab.running import Lab
-from byzpy_tw.lab.text import notes, table, told
-from byzpy_tw.lab.verdict import collapsed, sentences
-from byzpy_tw.pages.reading import read as read_story
-from byzpy_tw.pages.table import write_csv
+from byzpy_tw.sweep.grid import Cell
+from byzpy_tw.sweep.results import Outcome, read
+from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.command import figures, grid_of
+from byzpy_tw.sweep.scheduler import Lab
+from byzpy_tw.sweep.text import notes, table, told
+from byzpy_tw.sweep.findings import collapsed, sentences
+from byzpy_tw.report.load import read as read_story
+from byzpy_tw.report.csv_table import write_csv
 from byzpy_tw.plugins import Registry, load
-from byzpy_tw.runs.attacked import AttackCalls, AttackFailures
-from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.left import against_result
-from byzpy_tw.runs.left import read as read_left
-from byzpy_tw.runs.result import Result
-from byzpy_tw.runs.sound import wrong_result
-from byzpy_tw.trainer.lines import JsonLines
-from byzpy_tw.trainer.program import Ended, conduct, prospect, prospect_again
+from byzpy_tw.records.attack_calls import AttackCalls, AttackFailures
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.records.recorded_run import against_result
+from byzpy_tw.records.recorded_run import read as read_left
+from byzpy_tw.records.result import Result
+from byzpy_tw.records.schema import wrong_result
+from byzpy_tw.output.jsonl import JsonLines
+from byzpy_tw.trainer.run import Ended, conduct, prospect, prospect_again
 from tests.distributions import on_path, write
-from tests.lab_grids import grid, outcome
+from tests.sweep_grids import grid, outcome
 from tests.support import folder
 
 SMALL: dict[str, Any] = {

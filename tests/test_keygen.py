@@ -15,8 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
 from byzpy_tw.errors import BadKeys
-from byzpy_tw.wire.keygen import CA_FILE, Authority, generate, new_authority
-from byzpy_tw.wire.keys import SERVER, TRAINER, load_keys
+from byzpy_tw.protocol.keygen import CA_FILE, Authority, generate, new_authority
+from byzpy_tw.protocol.keys import SERVER, TRAINER, load_keys
 from tests.support import folder
 
 

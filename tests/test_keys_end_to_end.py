@@ -7,7 +7,7 @@ import sys
 
 from twisted.trial.unittest import TestCase
 
-from byzpy_tw.wire.keygen import generate
+from byzpy_tw.protocol.keygen import generate
 from tests.key_files import Cluster
 from tests.support import address_of, environment, folder, start_server, train
 

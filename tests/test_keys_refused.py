@@ -15,16 +15,16 @@ from twisted.logger import capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw.errors import BadTicket, ByzpyTwError, KeysRefused, NotAuthenticated
-from byzpy_tw.server.hush import LINES, SECONDS
+from byzpy_tw.server.log_rate_limiter import LINES, SECONDS
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.service import ByzpyServer
-from byzpy_tw.trainer.remote import RemoteHost, _Switch
-from byzpy_tw.wire import commands
-from byzpy_tw.wire.addresses import Address
-from byzpy_tw.wire.guarded import GuardedAMP
-from byzpy_tw.wire.keys import SERVER, TRAINER, Keys
-from byzpy_tw.wire.mutual import MutualTLS
-from byzpy_tw.wire.stream import TensorStream
+from byzpy_tw.trainer.server_client import RemoteHost, _Switch
+from byzpy_tw.protocol import commands
+from byzpy_tw.protocol.addresses import Address
+from byzpy_tw.protocol.limited_amp import GuardedAMP
+from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys
+from byzpy_tw.protocol.mtls import MutualTLS
+from byzpy_tw.protocol.tensor_stream import TensorStream
 from tests.key_files import Cluster
 from tests.server_harness import SPEC, ServerCase, Vectors
 from tests.support import folder

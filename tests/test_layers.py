@@ -192,7 +192,7 @@ class ThisTestTests(SynchronousTestCase):
     def test_finds_imports_of_every_kind(self) -> None:
         """At the top, in a function, relative, of a name or of a module."""
         for source in (
-            "from byzpy_tw.wire import frames",
+            "from byzpy_tw.protocol import frames",
             "import byzpy_tw.trainer.rounds",
             "def f():\n    from byzpy_tw import server",
             "from .. import wire",

@@ -19,13 +19,13 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from byzpy_tw.__main__ import main as other_commands
 from byzpy_tw.errors import ByzpyTwError, message_of
 from byzpy_tw.plugins import Registration, Registry, hookimpl, load
-from byzpy_tw.runs.record import RunDirectory
+from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.tap import Options
 from byzpy_tw.train import configuration, main
-from byzpy_tw.trainer.program import conduct, prospect
-from byzpy_tw.wire.keys import SERVER, TRAINER, Keys
+from byzpy_tw.trainer.run import conduct, prospect
+from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys
 from tests.key_files import Cluster
 from tests.support import TWISTD, Process, folder
 

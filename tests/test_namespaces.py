@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest, TestCase
 
-from byzpy_tw.wire.keygen import generate
+from byzpy_tw.protocol.keygen import generate
 from tests.support import (
     Process,
     Run,

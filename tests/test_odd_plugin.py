@@ -27,8 +27,8 @@ from byzpy_tw.errors import (
     UnsuitableModel,
 )
 from byzpy_tw.plugins import Registry, load
-from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.trainer.program import Ended, conduct, prospect
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.trainer.run import Ended, conduct, prospect
 from tests.support import TWISTD, Process, address_of, environment, folder
 
 PLUGIN = Path(__file__).parent / "odd_plugin"

@@ -14,10 +14,10 @@ from twisted.trial.unittest import TestCase
 
 from byzpy_tw.errors import BadAddress
 from byzpy_tw.server.service import ByzpyServer
-from byzpy_tw.trainer.member import FIRST_DELAY
-from byzpy_tw.wire import commands
-from byzpy_tw.wire.keys import Keys
-from tests import test_doctor, test_fleet
+from byzpy_tw.trainer.server_slot import FIRST_DELAY
+from byzpy_tw.protocol import commands
+from byzpy_tw.protocol.keys import Keys
+from tests import test_doctor, test_cluster
 from tests.server_harness import ServerCase
 from tests.support import PATIENCE, address_of, environment, folder, start_server, train
 
@@ -36,7 +36,7 @@ class IdentityTests(ServerCase):
         self.assertEqual(len(others | {first}), 21)
 
 
-class FleetTests(test_fleet.FleetCase):
+class FleetTests(test_cluster.FleetCase):
     def name(self, fleet: Any, late: Mapping[str, Any] | None = None, **identities: str) -> None:
         """Have the servers of those names say who they are, when `late` ones at last answer."""
         for member in fleet.members:

@@ -14,16 +14,16 @@ from byzpy_tw import models
 from byzpy_tw.datasets import synthetic
 from byzpy_tw.errors import CannotRecord, Diverged
 from byzpy_tw.plugins import load
-from byzpy_tw.runs.learner import Learner
-from byzpy_tw.runs.rules import rules_of
+from byzpy_tw.rounds.learner import Learner
+from byzpy_tw.rounds.resolved_rules import rules_of
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.train import configuration
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Ran, Rounds
-from byzpy_tw.trainer.waiting import Shared, settled
+from byzpy_tw.scheduling.shared_deferred import Shared, settled
 from byzpy_tw.vectors import sha256_of
-from byzpy_tw.wire.frames import Header, Kind
-from tests.fleet_harness import StillFleet
+from byzpy_tw.protocol.frames import Header, Kind
+from tests.cluster_harness import StillFleet
 from tests.support import run_all
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.runs.placement import Placement
+from byzpy_tw.rounds.placement import Placement
 
 SERVERS = ("a", "b", "c")
 

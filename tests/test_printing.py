@@ -16,11 +16,11 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
-from byzpy_tw import exits
-from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.trainer.screen import Screen
-from byzpy_tw.trainer.views import Views
-from tests.stories import record
+from byzpy_tw import console
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.output.text import Screen
+from byzpy_tw.output.view import Views
+from tests.recorded_runs import record
 from tests.support import PATIENCE, environment, folder
 
 TRAIN = [sys.executable, "-m", "byzpy_tw.train"]
@@ -179,8 +179,8 @@ class SayTests(SynchronousTestCase):
 
     def said(self, stream: Any, line: str = "é\udcff") -> None:
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
-            exits.say(line)
-            exits.complain(line)
+            console.say(line)
+            console.complain(line)
 
     def test_without_the_character(self) -> None:
         for code, shown in (("ascii", b"\\xe9\\udcff\n"), ("latin-1", b"\xe9\\udcff\n"),
@@ -207,6 +207,6 @@ class SayTests(SynchronousTestCase):
         """The default of `byzpy_tw.run` prints as much as can be; another's errors stay."""
         from byzpy_tw.api import _lasting
 
-        self.assertIs(_lasting(print), exits.say)
+        self.assertIs(_lasting(print), console.say)
         self.assertIs(_lasting(Path), Path)
         self.assertIsNone(_lasting(None))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.runs.probation import ALLOWANCE, EARNED_IN, IN_A_ROW, Probation
+from byzpy_tw.rounds.probation import ALLOWANCE, EARNED_IN, IN_A_ROW, Probation
 
 
 class ProbationTests(SynchronousTestCase):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.commands.lab import options as lab_options
+from byzpy_tw.cli.sweep import options as lab_options
 from byzpy_tw.tap import Options
 from byzpy_tw.train import asked, parser
 from tests.support import PATIENCE, TWISTD, Process, environment, folder

@@ -15,8 +15,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
-from byzpy_tw.runs.config import RunConfig
-from tests.stories import HTML, records
+from byzpy_tw.config.run import RunConfig
+from tests.recorded_runs import HTML, records
 from tests.support import folder, run_all
 
 

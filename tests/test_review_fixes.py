@@ -28,35 +28,36 @@ from byzpy_tw.errors import (
     UnknownRun,
     WireError,
 )
-from byzpy_tw.nodes.gradients import MicroBatches
-from byzpy_tw.nodes.host import build, kept_of_one
-from byzpy_tw.nodes.spec import NodeSpec
-from byzpy_tw.runs.aggregation import Aggregation
-from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.environment import Environment, environment
-from byzpy_tw.runs.record import RunDirectory
-from byzpy_tw.runs.round import Round
-from byzpy_tw.runs.rules import rules_of
+from byzpy_tw.workers.gradients import MicroBatches
+from byzpy_tw.workers.host import build, kept_of_one
+from byzpy_tw.workers.spec import NodeSpec
+from byzpy_tw.rounds.aggregation import Aggregation
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.workers.environment import Environment, environment
+from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.rounds.round import Round
+from byzpy_tw.rounds.resolved_rules import rules_of
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool, SlowTransport
-from byzpy_tw.trainer import program, remote
+from byzpy_tw.trainer import run, server_client
 from byzpy_tw.trainer.collector import UNASKED, Collector
-from byzpy_tw.trainer.fleet import Fleet, Terms
-from byzpy_tw.trainer.inprocess import InProcessHost
-from byzpy_tw.trainer.member import Member
-from byzpy_tw.trainer.observers import Observers
-from byzpy_tw.trainer.remote import ANSWER_SECONDS, MOST_UNREAD, RemoteHost, _Client
+from byzpy_tw.trainer.cluster import Fleet, Terms
+from byzpy_tw.trainer.in_process_server import InProcessHost
+from byzpy_tw.trainer.server_slot import Member
+from byzpy_tw.output.observers import Observers
+from byzpy_tw.trainer.server_client import ANSWER_SECONDS, MOST_UNREAD, RemoteHost, _Client
 from byzpy_tw.trainer.rounds import Rounds
-from byzpy_tw.trainer.screen import Screen
+from byzpy_tw.output.text import Screen
 from byzpy_tw.trainer.training import Training
-from byzpy_tw.wire import commands, driver
-from byzpy_tw.wire.addresses import Address
-from byzpy_tw.wire.driver import NodeDriver
-from byzpy_tw.wire.frames import Header, Kind
-from byzpy_tw.wire.guarded import GuardedAMP
-from byzpy_tw.wire.stream import TensorStream
+from byzpy_tw.protocol import commands
+from byzpy_tw.scheduling import node_scheduler
+from byzpy_tw.protocol.addresses import Address
+from byzpy_tw.scheduling.node_scheduler import NodeDriver
+from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.limited_amp import GuardedAMP
+from byzpy_tw.protocol.tensor_stream import TensorStream
 
-from .server_harness import SPEC, D, ServerCase, registry
+from tests.server_harness import SPEC, D, ServerCase, registry
 
 MANY = 1200
 
@@ -104,7 +105,7 @@ class DriverTests(SynchronousTestCase):
 
     def test_many_that_are_late(self) -> None:
         """All that is held back to be late is bounded, for any number of nodes."""
-        self.patch(driver, "_HELD_BYTES", 4 * D)
+        self.patch(node_scheduler, "_HELD_BYTES", 4 * D)
         for node, shard in ((2, 0), (3, 1)):
             self.host.spawn(NodeSpec(node=node, shard=shard, attack="slow:seconds=0"))
         self.successResultOf(self.attack(0, 2, 3))
@@ -327,7 +328,7 @@ class RemoteTests(SynchronousTestCase):
 
     def test_commands_that_are_not_answered(self) -> None:
         """Are kept until they are, so there is an end to them."""
-        self.patch(remote, "MOST_UNANSWERED", 5)
+        self.patch(server_client, "MOST_UNANSWERED", 5)
         host, told = self.host, []
         host.on_lost = lambda host, why: told.append(why)
         host._control, host._run = _Client(host._lost), "r"
@@ -451,9 +452,9 @@ class EndTests(SynchronousTestCase):
     def test_an_error_while_finishing(self) -> None:
         """A full disk is told in one line."""
         told: list[Any] = []
-        self.patch(program, "report", told.append)
+        self.patch(run, "report", told.append)
         reactor: Any = type("Reactor", (), {"stop": lambda self: None})()
-        ended = program.Program(reactor)
+        ended = run.Program(reactor)
         ended._ended(Failure(RunDirectoryError("no space left")))
         self.assertEqual((ended.code, len(told)), (RunDirectoryError.exit_code, 1))
 

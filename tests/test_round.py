@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.runs.round import Computable, Halt, Proceed, Reason, Round
+from byzpy_tw.rounds.round import Computable, Halt, Proceed, Reason, Round
 
 _NODES = st.integers(-1, 12)  # some of them not of this round
 

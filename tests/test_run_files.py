@@ -10,12 +10,12 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.runs import fields
-from byzpy_tw.runs.round import Reason
+from byzpy_tw.records import fields
+from byzpy_tw.rounds.round import Reason
 from tests.support import PATIENCE, Run, environment, folder, train
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/how-to/reproduce-and-audit.md"
-TELL = "describe it in byzpy_tw/runs/fields.py, then run: python docs/generate.py"
+TELL = "describe it in byzpy_tw/records/fields.py, then run: python docs/generate.py"
 
 
 class FilesTests(SynchronousTestCase):

@@ -25,12 +25,12 @@ from byzpy_tw.errors import (
     RunFailed,
     UnknownName,
 )
-from byzpy_tw.runs import checkpoint
-from byzpy_tw.runs.checkpoint import State
-from byzpy_tw.runs.curves import Chart, page
-from byzpy_tw.runs.record import RunDirectory
+from byzpy_tw.records import checkpoint
+from byzpy_tw.records.checkpoint import State
+from byzpy_tw.report.curves import Chart, page
+from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.vectors import sha256_of
-from tests.stories import record
+from tests.recorded_runs import record
 from tests.support import folder, start_training
 
 SMALL: dict[str, Any] = {

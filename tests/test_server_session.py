@@ -16,10 +16,10 @@ from byzpy_tw.errors import (
     UnknownName,
     UnknownRun,
 )
-from byzpy_tw.nodes.spec import NodeSpec
+from byzpy_tw.workers.spec import NodeSpec
 from byzpy_tw.server.limits import Limits
-from byzpy_tw.wire import commands
-from byzpy_tw.wire.mutual import Peer
+from byzpy_tw.protocol import commands
+from byzpy_tw.protocol.mtls import Peer
 from tests.key_files import Cluster
 from tests.server_harness import BYZANTINE, HONEST, SPEC, D, ServerCase
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from byzpy_tw.runs.checkpoint import checkpoints
+from byzpy_tw.records.checkpoint import checkpoints
 from tests.support import (
     Process,
     Run,

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.tap import Options, makeService
-from byzpy_tw.wire.keys import SERVER, TRAINER
+from byzpy_tw.protocol.keys import SERVER, TRAINER
 from tests.key_files import Cluster
 from tests.support import folder
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.trainer.bar import Bar
-from byzpy_tw.trainer.lines import JsonLines
-from byzpy_tw.trainer.screen import Screen
-from byzpy_tw.trainer.telling import terminal_of
-from tests.stories import record, refused
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.output.progress import Bar
+from byzpy_tw.output.jsonl import JsonLines
+from byzpy_tw.output.text import Screen
+from byzpy_tw.output.outputs import terminal_of
+from tests.recorded_runs import record, refused
 
 RESULT: dict[str, Any] = {
     "status": "finished", "error": None, "rounds": 2, "final_accuracy": 0.5, "final_loss": 1.0,

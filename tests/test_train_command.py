@@ -8,8 +8,8 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.runs.checks import flag
-from byzpy_tw.runs.config import RunConfig, from_dict
+from byzpy_tw.config.validators import flag
+from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.train import configuration, parser
 
 

@@ -21,16 +21,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl, object_state
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, UnsuitableModel, WireError
-from byzpy_tw.foreign import untouched
-from byzpy_tw.nodes.attack_trial import try_attack
-from byzpy_tw.nodes.host import build
-from byzpy_tw.nodes.spec import NodeSpec, RunSpec
-from byzpy_tw.nodes.trial import Trial
+from byzpy_tw.plugin_code import untouched
+from byzpy_tw.workers.attack_trial import try_attack
+from byzpy_tw.workers.host import build
+from byzpy_tw.workers.spec import NodeSpec, RunSpec
+from byzpy_tw.workers.model_trial import Trial
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.rules import rules_of
-from byzpy_tw.runs.trial import try_rules
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.rounds.resolved_rules import rules_of
+from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector

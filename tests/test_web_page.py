@@ -14,13 +14,13 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.errors import CannotListen, ConfigError
-from byzpy_tw.pages.reading import begin
-from byzpy_tw.pages.story import Place
-from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.trainer.page import Page
-from byzpy_tw.trainer.views import Views
-from byzpy_tw.trainer.web import Root, Web, _Few, _Request, _Site, endpoint
-from tests.stories import HTML, record, refused
+from byzpy_tw.report.load import begin
+from byzpy_tw.report.model import Place
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.output.live_page import Page
+from byzpy_tw.output.view import Views
+from byzpy_tw.output.web import Root, Web, _Few, _Request, _Site, endpoint
+from tests.recorded_runs import HTML, record, refused
 
 
 def page(clock: Any, name: str = "run") -> Page:

@@ -13,7 +13,7 @@ import attrs
 from attrs import field, frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.opaque import run_aggregator, run_preaggregator
+from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
 from byzpy_tw.aggregators.rule import (
     Outcome,
     State,

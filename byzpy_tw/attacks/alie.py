@@ -8,9 +8,9 @@ from statistics import NormalDist
 from attrs import frozen
 from torch import Tensor, float64
 
-from byzpy_tw.attacks.calling import perform
+from byzpy_tw.attacks.adapter import perform
 from byzpy_tw.attacks.checks import number, whole
-from byzpy_tw.attacks.knowledge import Knowledge
+from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadParameter, NeedsContext
 from byzpy_tw.seeds import Context
 

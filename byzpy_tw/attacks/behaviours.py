@@ -9,9 +9,9 @@ from __future__ import annotations
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.calling import perform
+from byzpy_tw.attacks.adapter import perform
 from byzpy_tw.attacks.checks import number, truth, whole
-from byzpy_tw.attacks.knowledge import Knowledge
+from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.seeds import Context
 
 

@@ -7,9 +7,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.calling import perform
+from byzpy_tw.attacks.adapter import perform
 from byzpy_tw.attacks.checks import number
-from byzpy_tw.attacks.knowledge import Knowledge
+from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.seeds import Context
 
 

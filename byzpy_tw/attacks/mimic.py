@@ -8,9 +8,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.calling import State, perform
+from byzpy_tw.attacks.adapter import State, perform
 from byzpy_tw.attacks.checks import truth, whole
-from byzpy_tw.attacks.knowledge import Knowledge
+from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.moments import TILE, each, inner_products, moments, products
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.seeds import Context

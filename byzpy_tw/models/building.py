@@ -11,9 +11,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import UninitializedParameter
 
-from byzpy_tw import generators, seeds
+from byzpy_tw import global_random, seeds
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
-from byzpy_tw.foreign import described
+from byzpy_tw.plugin_code import described
 from byzpy_tw.models.dropout import check_dropout, name_streams
 
 Factory = Callable[..., nn.Module]
@@ -25,7 +25,7 @@ def count(factory: Factory, params: Mapping[str, Any]) -> int:
     Raises `UnsuitableModel` for one that cannot be trained here.
     """
     try:
-        with torch.device("meta"), generators.seeded(0):
+        with torch.device("meta"), global_random.seeded(0):
             model = factory(**params)
     except ByzpyTwError as e:
         cause = e.__cause__
@@ -59,7 +59,7 @@ def build(
     """
     if not counted:
         count(factory, params)
-    with generators.seeded(seeds.torch_seed(seed, "model")):
+    with global_random.seeded(seeds.torch_seed(seed, "model")):
         model = factory(**params)
     check(model)
     name_streams(model)

@@ -15,13 +15,13 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw import generators
-from byzpy_tw.aggregators.opaque import taken
+from byzpy_tw import global_random
+from byzpy_tw.aggregators.callables import taken
 from byzpy_tw.attacks import TIERS, Knowledge, pieces_of
-from byzpy_tw.attacks.calling import perform
+from byzpy_tw.attacks.adapter import perform
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
-from byzpy_tw.foreign import calling, untouched
+from byzpy_tw.plugin_code import calling, untouched
 from byzpy_tw.seeds import Context
 
 
@@ -157,7 +157,7 @@ class PluginPartition:
         own = labels.clone() if isinstance(labels, Tensor) else np.array(labels)
         # What draws from a global generator gets the same numbers in each process.
         seed = int(copy.deepcopy(stream).integers(2**62))
-        with calling(self.who), generators.seeded(seed):
+        with calling(self.who), global_random.seeded(seed):
             found = [np.asarray(shard) for shard in self.made(own, shards, stream)]
         if len(found) != shards:
             raise BadRuleOutput(f"{self.who} cut {len(found)} shards, {shards} were asked for")

@@ -31,7 +31,7 @@ from byzpy_tw.errors import (
     MisspeltHook,
     UnknownName,
 )
-from byzpy_tw.foreign import calling, described
+from byzpy_tw.plugin_code import calling, described
 from byzpy_tw.plugins import hookspecs
 from byzpy_tw.plugins.hookspecs import GROUP, Registration
 from byzpy_tw.plugins.naming import Named, clip, nearest, parse
@@ -234,9 +234,9 @@ def _process_kept() -> Iterator[None]:
 
 def _seeded(kind: str, text: str) -> AbstractContextManager[None]:
     """Global generators that give foreign code the same numbers in each process."""
-    from byzpy_tw import generators, seeds  # torch, which names need not
+    from byzpy_tw import global_random, seeds  # torch, which names need not
 
-    return generators.seeded(seeds.torch_seed(0, f"making {kind} {text}"))
+    return global_random.seeded(seeds.torch_seed(0, f"making {kind} {text}"))
 
 
 def load(

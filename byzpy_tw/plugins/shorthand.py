@@ -8,9 +8,9 @@ from functools import cache
 from typing import Any
 
 from byzpy_tw.aggregators.pipeline import Pipeline
-from byzpy_tw.attacks.aim import Other
+from byzpy_tw.attacks.target import Other
 from byzpy_tw.errors import BadParameter
-from byzpy_tw.foreign import calling
+from byzpy_tw.plugin_code import calling
 from byzpy_tw.plugins.naming import Named, clip, nearest, parse
 from byzpy_tw.plugins.parameters import check_known
 from byzpy_tw.plugins.plain import plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from byzpy_tw.wire.guarded import BOX_BYTES, IN_FLIGHT
+from byzpy_tw.protocol.limited_amp import BOX_BYTES, IN_FLIGHT
 
 
 @frozen(kw_only=True)

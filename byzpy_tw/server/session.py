@@ -22,17 +22,18 @@ from byzpy_tw.errors import (
     UnknownRun,
     VersionMismatch,
 )
-from byzpy_tw.nodes.shown import PAST, PIECES
-from byzpy_tw.nodes.spec import NodeSpec, RunSpec, nodes_from_json
-from byzpy_tw.server.hosted import HostedRun, failures_to_json
+from byzpy_tw.attacks.knowledge.codec import PAST, PIECES
+from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_from_json
+from byzpy_tw.server.run import HostedRun, failures_to_json
 from byzpy_tw.server.idle import LOOKS, PATIENCE, Silence
-from byzpy_tw.server.lane import Lane
-from byzpy_tw.server.visitor import Visitor
-from byzpy_tw.wire import clock, commands
-from byzpy_tw.wire.driver import Failures, NodeDriver
-from byzpy_tw.wire.guarded import clean
-from byzpy_tw.wire.pieces import largest_piece
-from byzpy_tw.wire.stream import TensorStream
+from byzpy_tw.server.run_executor import Lane
+from byzpy_tw.server.connection import Visitor
+from byzpy_tw.scheduling import clock
+from byzpy_tw.protocol import commands
+from byzpy_tw.scheduling.node_scheduler import Failures, NodeDriver
+from byzpy_tw.protocol.limited_amp import clean
+from byzpy_tw.protocol.knowledge_frames import largest_piece
+from byzpy_tw.protocol.tensor_stream import TensorStream
 
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer

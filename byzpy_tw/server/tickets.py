@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from byzpy_tw.errors import BadTicket
-from byzpy_tw.server.hosted import HostedRun
+from byzpy_tw.server.run import HostedRun
 
 
 @frozen(eq=False)

@@ -20,13 +20,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.runs.round import Reason, Round
-from byzpy_tw.trainer.hosts import Host
+from byzpy_tw.rounds.round import Reason, Round
+from byzpy_tw.trainer.server_interface import Host
 from byzpy_tw.vectors import fault_of, norm_of
-from byzpy_tw.wire import clock
-from byzpy_tw.wire.driver import Failures
-from byzpy_tw.wire.frames import Header
-from byzpy_tw.wire.threads import in_pool
+from byzpy_tw.scheduling import clock
+from byzpy_tw.scheduling.node_scheduler import Failures
+from byzpy_tw.protocol.frames import Header
+from byzpy_tw.scheduling.threads import in_pool
 
 # Elements of a vector whose norm is taken where it arrives.  That is 0.1 ms or less (0.3
 # of one that is not finite), a third of what it took to receive; a visit to the pool

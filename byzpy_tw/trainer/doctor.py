@@ -22,24 +22,24 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 import byzpy_tw
 import twisted
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, message_of
-from byzpy_tw.kernels.machine import cores
-from byzpy_tw.nodes.host import make_shards
-from byzpy_tw.nodes.spec import NodeSpec, node_specs
+from byzpy_tw.kernels.cpu import cores
+from byzpy_tw.workers.host import make_shards
+from byzpy_tw.workers.spec import NodeSpec, node_specs
 from byzpy_tw.plugins import Registry
-from byzpy_tw.runs.budget import Allowed, budget_of
-from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.placement import Placement, notices
-from byzpy_tw.runs.record import ROUNDS
-from byzpy_tw.runs.rules import rules_of
-from byzpy_tw.runs.uses import unused
-from byzpy_tw.trainer import setup
-from byzpy_tw.trainer.examining import Examination
-from byzpy_tw.trainer.hosts import Opened
-from byzpy_tw.trainer.program import keys_of
-from byzpy_tw.trainer.remote import RemoteHost
+from byzpy_tw.rounds.feasibility import Allowed, budget_of
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.rounds.placement import Placement, notices
+from byzpy_tw.records.folder import ROUNDS
+from byzpy_tw.rounds.resolved_rules import rules_of
+from byzpy_tw.config.unused import unused
+from byzpy_tw.trainer import handshake
+from byzpy_tw.trainer.server_check import Examination
+from byzpy_tw.trainer.server_interface import Opened
+from byzpy_tw.trainer.run import keys_of
+from byzpy_tw.trainer.server_client import RemoteHost
 from byzpy_tw.trainer.training import Prepared, load
-from byzpy_tw.wire.addresses import parse_addresses
-from byzpy_tw.wire.threads import in_pool
+from byzpy_tw.protocol.addresses import parse_addresses
+from byzpy_tw.scheduling.threads import in_pool
 
 WAIT = 5.0  # seconds for whatever a server in health does at once
 READING = 60.0  # and for the data here
@@ -210,7 +210,7 @@ class Doctor:
         for server in self.servers:
             identity = server.host.identity
             if identity is not None and known.setdefault(identity, server.name) != server.name:
-                server.error = setup.one_server(server.name, known[identity])
+                server.error = handshake.one_server(server.name, known[identity])
             if server.error is None:
                 try:
                     self._compare(server)
@@ -229,7 +229,7 @@ class Doctor:
     def _compare(self, server: Examination) -> None:
         config = self.config
         if server.environment is not None and self.here is not None and server.whole:
-            setup.compare(
+            handshake.compare(
                 server.name, config, self.registry, self.here.prepared.environment,
                 server.environment, self._warn,
             )  # fmt: skip
@@ -248,9 +248,9 @@ class Doctor:
             digest = server.opened.digest if own else prepared.digest
             mine = Opened(prepared.learner.dimension, digest, prepared.tried.trial)
             theirs = server.environment
-            setup.check_opened(
+            handshake.check_opened(
                 server.name, server.opened, mine, config, say=self._warn, local=own,
-                exact=theirs is not None and setup.same_bits(prepared.environment, theirs),
+                exact=theirs is not None and handshake.same_bits(prepared.environment, theirs),
             )  # fmt: skip
         elif not own:
             self._alike(server)

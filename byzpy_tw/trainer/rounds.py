@@ -12,27 +12,27 @@ from attrs import define, evolve, field, frozen
 from torch import Tensor
 from twisted.internet.defer import Deferred
 
-from byzpy_tw.attacks.knowledge import Knowledge
-from byzpy_tw.attacks.tiers import pieces_of
+from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.errors import BudgetExceeded, Diverged
-from byzpy_tw.foreign import calling
+from byzpy_tw.plugin_code import calling
 from byzpy_tw.kernels.parallel import using
-from byzpy_tw.nodes.shown import PAST, PIECES, narrow
-from byzpy_tw.runs.aggregation import Aggregated
-from byzpy_tw.runs.checkpoint import State
-from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.learner import Learner
-from byzpy_tw.runs.probation import Probation
-from byzpy_tw.runs.round import Halt, Proceed, Reason, Round
-from byzpy_tw.runs.rules import Rules
+from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, narrow
+from byzpy_tw.rounds.aggregation import Aggregated
+from byzpy_tw.records.checkpoint import State
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.rounds.learner import Learner
+from byzpy_tw.rounds.probation import Probation
+from byzpy_tw.rounds.round import Halt, Proceed, Reason, Round
+from byzpy_tw.rounds.resolved_rules import Rules
 from byzpy_tw.seeds import Context
-from byzpy_tw.trainer.asking import Asking, Shown
+from byzpy_tw.trainer.collection import Asking, Shown
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.fleet import Fleet
-from byzpy_tw.trainer.hosts import Host
+from byzpy_tw.trainer.cluster import Fleet
+from byzpy_tw.trainer.server_interface import Host
 from byzpy_tw.vectors import narrowed
-from byzpy_tw.wire import clock
-from byzpy_tw.wire.threads import in_pool
+from byzpy_tw.scheduling import clock
+from byzpy_tw.scheduling.threads import in_pool
 
 
 @define(eq=False)

@@ -18,36 +18,36 @@ from twisted.logger import Logger
 import byzpy_tw
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged, UnsuitableData
-from byzpy_tw.kernels.machine import device_of
-from byzpy_tw.nodes.attack_trial import try_attack
-from byzpy_tw.nodes.host import check_model, check_shard, make_model, make_shards, try_out
-from byzpy_tw.nodes.probe import probe
-from byzpy_tw.nodes.spec import node_specs
-from byzpy_tw.nodes.trial import Tried
+from byzpy_tw.kernels.cpu import device_of
+from byzpy_tw.workers.attack_trial import try_attack
+from byzpy_tw.workers.host import check_model, check_shard, make_model, make_shards, try_out
+from byzpy_tw.workers.probe import probe
+from byzpy_tw.workers.spec import node_specs
+from byzpy_tw.workers.model_trial import Tried
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.runs.config import RunConfig
-from byzpy_tw.runs.environment import Environment, environment
-from byzpy_tw.runs.learner import Evaluation, Learner, whole
-from byzpy_tw.runs.paths import absolute
-from byzpy_tw.runs.placement import notices
-from byzpy_tw.runs.record import RunDirectory
-from byzpy_tw.runs.resuming import Begun, compare, new
-from byzpy_tw.runs.rules import Rules
-from byzpy_tw.runs.tally import Tally, tally_of
-from byzpy_tw.runs.trial import try_rules
-from byzpy_tw.runs.uses import unused
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.workers.environment import Environment, environment
+from byzpy_tw.rounds.learner import Evaluation, Learner, whole
+from byzpy_tw.config.paths import absolute
+from byzpy_tw.rounds.placement import notices
+from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.records.resume import Begun, compare, new
+from byzpy_tw.rounds.resolved_rules import Rules
+from byzpy_tw.records.summary import Tally, tally_of
+from byzpy_tw.rounds.rules_trial import try_rules
+from byzpy_tw.config.unused import unused
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.fleet import Fleet, Terms
-from byzpy_tw.trainer.hosts import Opened
-from byzpy_tw.trainer.member import Member
-from byzpy_tw.trainer.observers import Observers
+from byzpy_tw.trainer.cluster import Fleet, Terms
+from byzpy_tw.trainer.server_interface import Opened
+from byzpy_tw.trainer.server_slot import Member
+from byzpy_tw.output.observers import Observers
 from byzpy_tw.trainer.rounds import Ran, Rounds
-from byzpy_tw.trainer.saving import Saving
-from byzpy_tw.trainer.views import View
-from byzpy_tw.trainer.waiting import Shared, settled
-from byzpy_tw.wire import clock
-from byzpy_tw.wire.threads import in_pool
+from byzpy_tw.trainer.checkpointer import Saving
+from byzpy_tw.output.view import View
+from byzpy_tw.scheduling.shared_deferred import Shared, settled
+from byzpy_tw.scheduling import clock
+from byzpy_tw.scheduling.threads import in_pool
 
 READ_AGAIN_SECONDS, READ_AGAIN_BYTES = 0.2, 1 << 25  # of a plugin's data, at most
 

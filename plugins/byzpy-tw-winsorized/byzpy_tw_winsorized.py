@@ -40,7 +40,7 @@ class WinsorizedMean:
     f: int = field(default=0, validator=[instance_of(int), ge(0)])
     cut: int | None = field(default=None, validator=optional([instance_of(int), ge(0)]))
 
-    # What the test kit holds it to: see byzpy_tw.testing.laws.
+    # What the test kit holds it to: see byzpy_tw.testing.properties.
     laws = frozenset({"permutation", "translation", "scaling", "equal-rows"})
 
     def __call__(self, vectors: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import Context, Knowledge
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.plugins import load
-from byzpy_tw.testing.laws import attack_tests
+from byzpy_tw.testing.properties import attack_tests
 
 
 def shown(h: int = 6, d: int = 500) -> Knowledge:

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.plugins import load
-from byzpy_tw.testing.laws import dataset_tests
+from byzpy_tw.testing.properties import dataset_tests
 
 
 def arms_of(image: np.ndarray) -> int:

@@ -13,7 +13,7 @@ from attrs import define, field
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.plugins import load
-from byzpy_tw.runs.config import RunConfig
+from byzpy_tw.config.run import RunConfig
 
 MISSING = None if find_spec("tensorboard") else "tensorboard is not installed"
 

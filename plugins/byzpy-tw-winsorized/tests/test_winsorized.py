@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadParameter, TooManyByzantine
 from byzpy_tw.plugins import load
-from byzpy_tw.testing.laws import aggregator_tests
+from byzpy_tw.testing.properties import aggregator_tests
 
 # Values with ties and extremes in them.
 _values = st.one_of(

@@ -1,0 +1,96 @@
+"""Calling rules that are just functions, and checking what they return."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from byzpy_tw.aggregators.rule import Outcome, State, check
+from byzpy_tw.errors import BadRuleOutput
+from byzpy_tw.plugin_code import untouched
+from byzpy_tw.seeds import Context
+
+
+def run_aggregator(
+    rule: Callable[..., Any], matrix: Tensor, *, context: Context | None, state: State
+) -> Outcome:
+    """What `rule` makes of the ``(n, d)`` `matrix`; `BadRuleOutput` unless ``(d,)``."""
+    answer = _call(rule, matrix, context, state)
+    _check(rule, answer, matrix, f"({matrix.shape[1]},)", answer_dims=1)
+    return Outcome(answer)
+
+
+def run_preaggregator(
+    rule: Callable[..., Any], matrix: Tensor, *, context: Context | None, state: State
+) -> Tensor:
+    """What `rule` makes of the ``(n, d)`` `matrix`; `BadRuleOutput` unless ``(m, d)``."""
+    answer = _call(rule, matrix, context, state)
+    _check(rule, answer, matrix, f"(m, {matrix.shape[1]})", answer_dims=2)
+    return answer
+
+
+def _call(rule: Callable[..., Any], matrix: Tensor, context: Context | None, state: State) -> Any:
+    check(rule, matrix.shape[0])
+    own = None if state is None else {key: _copied(value) for key, value in state.items()}
+    with untouched(_name(rule), matrix):
+        answer = rule(matrix, **taken(rule, {"context": context, "state": own}))
+    if state is not None and own is not None:
+        state.clear()
+        # What is remembered must not change with the rows of the next round.
+        state.update({k: _apart(value, matrix) for k, value in own.items()})
+    return answer
+
+
+def _name(rule: Callable[..., Any]) -> str:
+    return getattr(rule, "__name__", type(rule).__name__)
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def _apart(value: Any, matrix: Tensor) -> Any:
+    """`value` in memory of its own, if it is or holds a tensor that lies in that of `matrix`."""
+    if isinstance(value, dict):
+        return {key: _apart(item, matrix) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)([_apart(item, matrix) for item in value])
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return value
+    same = value.untyped_storage().data_ptr() == matrix.untyped_storage().data_ptr()
+    return value.clone() if same else value
+
+
+def taken(call: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+    """Those of the keyword arguments `offered` that `call` takes."""
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except ValueError:  # a builtin without a signature
+        return {}
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return offered
+    names = {p.name for p in parameters}
+    return {key: value for key, value in offered.items() if key in names}
+
+
+def _check(
+    rule: Callable[..., Any], answer: Any, matrix: Tensor, wanted: str, answer_dims: int
+) -> None:
+    name = _name(rule)
+    if not isinstance(answer, Tensor):
+        raise BadRuleOutput(f"{name} returned {type(answer).__name__}, expected a tensor")
+    shaped = (
+        answer.ndim == answer_dims and answer.shape[-1] == matrix.shape[1] and answer.shape[0] > 0
+    )
+    if not shaped or answer.dtype != matrix.dtype or answer.device != matrix.device:
+        raise BadRuleOutput(
+            f"{name} returned {tuple(answer.shape)} of {answer.dtype} on {answer.device}, "
+            f"expected {wanted} of {matrix.dtype} on {matrix.device}"
+        )
+    if not torch.isfinite(answer).all():
+        raise BadRuleOutput(f"{name} returned NaN or infinity for finite vectors")

@@ -1,0 +1,243 @@
+"""How far a vector moves a pipeline, and the strength that moves it furthest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.aggregators.callables import taken
+from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.attacks.moments import along, inner_products, squared_distance
+from byzpy_tw.attacks.line_search import line_maximize
+from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, NeedsContext, TooManyByzantine
+from byzpy_tw.kernels.parallel import alone
+from byzpy_tw.kernels.points import Gram
+from byzpy_tw.seeds import Context
+from byzpy_tw.vectors import NORM_LIMIT, norm_of
+
+Rule = Callable[..., Any]
+Memory = dict[str, Any] | None
+
+
+@frozen(eq=False, kw_only=True)
+class Aim:
+    """A pipeline, `copies` of whose rows are Byzantine, honest rows first.
+
+    ``memory`` is what the pipeline's rules remember of earlier rounds; it stays
+    as it is, however often they are tried.
+    """
+
+    pipeline: Rule
+    copies: int
+    known: Knowledge  # with vectors, and what the attack's vector is made of
+    context: Context | None = None
+    memory: Memory = None
+
+    def by_vectors(self, vector: Callable[[float], Tensor]) -> Callable[[float], float]:
+        """From a strength to the squared distance that the pipeline moves.
+
+        `vector` gives the attack's vector at a strength.  The distance is from
+        the honest mean.
+        """
+        h = self.known.h
+        everyone = self.known.vectors.new_empty(h + self.copies, self.known.dimension)
+        everyone[:h] = self.known.vectors
+
+        def moved(strength: float) -> float:
+            everyone[h:] = vector(strength)
+            found = torch.as_tensor(self._run(self.pipeline, everyone))
+            return squared_distance(found, self.known.mean)
+
+        return self._within_limits(moved, lambda strength: norm_of(vector(strength)))
+
+    def by_products(
+        self, direction: str, place: Callable[[float], tuple[float, float]]
+    ) -> Callable[[float], float]:
+        """As `by_vectors`, from inner products alone, for a geometric pipeline.
+
+        `place` gives the attack's vector, less the mean, as multiples of the
+        mean and of the attack's direction.
+        """
+        known, h, n = self.known, self.known.h, self.known.h + self.copies
+        anchor = getattr(self.pipeline, "anchor", lambda memory: None)(self.memory)
+        # Inner products of the honest rows less the mean, the mean, the direction,
+        # and the centre that the pipeline starts from less the mean.
+        gram, others = inner_products(
+            known.vectors, known.mean, along(direction, known.mean, known.std), anchor
+        )
+        size = h + len(others)
+        frame = torch.empty(size, size, dtype=torch.float64)
+        frame[:h, :h] = gram
+        frame[h:] = others
+        frame[:h, h:] = others[:, :h].T
+        # Every point less the mean: the rows, then the anchor and the origin.
+        points = torch.zeros(n + 2, size, dtype=torch.float64)
+        points[:h, :h] = torch.eye(h)
+        points[n:, h] = -1.0
+        if anchor is not None:
+            points[n, h], points[n, h + 2] = 0.0, 1.0
+
+        def moved(strength: float) -> float:
+            points[h:n, h], points[h:n, h + 1] = place(strength)
+            inner = Gram.of(points @ frame @ points.T)
+            weights = self._run(self.pipeline.weights, inner)
+            found = weights @ points[:n]
+            # What the weights lack to a sum of one is the share of the centre.
+            found += (1.0 - weights.sum()) * points[n]
+            return float(found @ frame @ found)
+
+        def norm(strength: float) -> float:
+            own = torch.zeros(size, dtype=torch.float64)
+            own[h], own[h + 1] = place(strength)
+            own[h] += 1.0  # from the origin
+            return max(0.0, float(own @ frame @ own)) ** 0.5
+
+        return self._within_limits(moved, norm)
+
+    def _within_limits(
+        self, moved: Callable[[float], float], norm: Callable[[float], float]
+    ) -> Callable[[float], float]:
+        """`moved`, and as good as nothing for a vector that would not be accepted.
+
+        The same where the pipeline cannot be computed: there is nothing to gain.
+        """
+
+        def score(strength: float) -> float:
+            if not norm(strength) <= NORM_LIMIT:
+                return -math.inf
+            try:
+                return moved(strength)
+            except TooManyByzantine:
+                return -math.inf
+
+        return score
+
+    def _run(self, rule: Rule, rows: Any) -> Any:
+        """`rule` of `rows`, with the round's context and memory where there are any."""
+        offered: dict[str, Any] = {}
+        if self.context is not None:
+            offered["context"] = self._of_the_rule()
+        if self.memory is not None:
+            offered["state"] = dict(self.memory)
+        try:
+            return rule(rows, **taken(rule, offered))
+        except ByzpyTwError:
+            raise
+        except Exception as e:  # a plugin's code
+            raise BadRuleOutput(f"the rule that the attack aims at raised {e!r}") from e
+
+    def _of_the_rule(self) -> Context:
+        """The context that the aggregator will be called with: its draws are no secret."""
+        assert self.context is not None
+        honest = self.context.nodes or tuple(range(self.known.h))
+        first = self.context.n - self.context.byzantine
+        nodes = (*honest, *range(first, first + self.copies))
+        return attrs.evolve(self.context, nodes=nodes, node=-1, pipeline=None)
+
+
+@frozen
+class Other:
+    """A pipeline that is not the run's: what the run's rules remember is not its memory."""
+
+    pipeline: Rule
+
+    @property
+    def geometric(self) -> bool:
+        return getattr(self.pipeline, "geometric", False)
+
+    def __call__(self, rows: Tensor, *, context: Context | None = None) -> Tensor:
+        return self.pipeline(rows, context=context)  # type: ignore[no-any-return]
+
+    def weights(self, gram: Gram, *, context: Context | None = None) -> Tensor:
+        return self.pipeline.weights(gram, context=context)  # type: ignore[attr-defined,no-any-return]
+
+
+def strongest(
+    attack: Any,
+    known: Knowledge,
+    context: Context | None,
+    memory: Memory,
+    *,
+    vector: Callable[[float], Tensor],
+    place: Callable[[float], tuple[float, float]],
+) -> float:
+    """The strength at which `attack` moves its pipeline furthest.
+
+    `vector` and `place` are those of `Aim.by_vectors` and `Aim.by_products`.
+    """
+    copies = (context.byzantine if context else 0) or attack.f or 0
+    if not copies:
+        raise NeedsContext(
+            "the attack is tried with as many copies as there are Byzantine nodes: "
+            "give f, or a context that has their number"
+        )
+    pipeline = _pipeline(attack, context)
+    aim = Aim(
+        pipeline=pipeline,
+        copies=copies,
+        known=known,
+        context=context,
+        memory=_beside(known.vectors, memory),
+    )
+    # What rows that were cut short lack is the origin's share, what the last rule's
+    # weights lack its centre's: the sum of both does not tell.
+    two_centres = bool(getattr(pipeline, "pre", ())) and hasattr(
+        getattr(pipeline, "aggregator", None), "anchor"
+    )
+    if geometric(attack) and not two_centres:
+        moved = aim.by_products(attack.direction, place)
+    else:
+        moved = aim.by_vectors(vector)
+    return alone(
+        line_maximize,
+        moved,
+        evals=attack.evals,
+        start=attack.start,
+        delta=attack.delta,
+        ratio=attack.ratio,
+    )
+
+
+def _beside(vectors: Tensor, memory: Memory) -> Memory:
+    """`memory` with its tensors on the device that `vectors` are on."""
+    if memory is None:
+        return None
+    return {
+        rule: {
+            key: value.to(vectors.device) if isinstance(value, Tensor) else value
+            for key, value in part.items()
+        }
+        for rule, part in memory.items()
+    }
+
+
+def geometric(attack: Any) -> bool:
+    """Whether the attack's pipeline, once it is known, works from inner products."""
+    return not attack.pre and getattr(attack.aggregator, "geometric", False)
+
+
+def _pipeline(attack: Any, context: Context | None) -> Rule:
+    """What to aim at: what the attack holds, or the run's own."""
+    rules = (*attack.pre, attack.aggregator)
+    if rules == (None,) and context is not None and context.pipeline is not None:
+        return context.pipeline  # type: ignore[return-value]
+    if not all(callable(rule) for rule in rules):
+        raise NeedsContext(
+            "the attack aims at a pipeline: give a context that has it, or aggregator and "
+            "pre as callables, such as byzpy_tw.aggregator(...) makes"
+        )
+    if len(rules) == 1:
+        return rules[0]
+
+    def chain(vectors: Tensor) -> Tensor:
+        for rule in rules:
+            vectors = rule(vectors)
+        return vectors
+
+    return chain

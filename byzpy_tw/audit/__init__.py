@@ -1,0 +1,1 @@
+"""The audit of a run: its rounds computed again and compared with its records."""

@@ -1,0 +1,130 @@
+"""One round on record, computed again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import torch
+from attrs import define, frozen
+from torch import Tensor
+
+from byzpy_tw.kernels.parallel import using
+from byzpy_tw.records.checkpoint import State
+from byzpy_tw.rounds.learner import whole
+from byzpy_tw.records.recorded_run import accepted
+from byzpy_tw.audit.replay import Replay
+from byzpy_tw.rounds.round import Reason, Round
+from byzpy_tw.vectors import narrowed, norm_of, sha256_of
+
+
+@frozen(eq=False)
+class Ran:
+    """A round computed again: the state after it, its hash and what else is on record."""
+
+    state: State
+    digest: str
+    figures: Mapping[str, Any]
+
+
+@define(eq=False)
+class Again:
+    """Computes rounds of `replay` from their records, on `pool`."""
+
+    replay: Replay
+    pool: Executor
+    threads: int
+
+    def round(self, state: State, record: Mapping[str, Any]) -> Ran:
+        """Computed again; of what an attack may have foreseen, what meets the hash."""
+        replay, config = self.replay, self.replay.config
+        nodes = accepted(record, config.n)
+        honest = [n for n in nodes if n < config.num_honest]
+        byzantine = [n for n in nodes if n >= config.num_honest]
+        matrix = torch.zeros(config.n, replay.host.dimension)
+        norms: dict[int, float] = {}
+        losses: dict[int, float] = {}
+        for node, gradient in replay.gradients(state, honest):
+            sent = narrowed(gradient.vector, replay.wire)
+            norms[node], losses[node] = self._do(norm_of, sent.float()), gradient.loss
+            matrix[node] = replay.row(state, node, sent)
+        owns = {node: replay.own(state, node) for node in byzantine}
+        best: Ran | None = None
+        for f in self._foreseen(record, honest):
+            attack = state.attack
+            if f is not None:
+                attack = self._do(self._attacked, state, honest, owns, matrix, norms, f)
+            ran = self._do(self._stepped, state, nodes, record, matrix, attack, norms, losses)
+            if ran.digest == record["parameters_sha256"]:
+                return ran
+            best = best or ran
+        assert best is not None
+        return best
+
+    def _foreseen(self, record: Mapping[str, Any], honest: Sequence[int]) -> list[int | None]:
+        """What f the attack may have been told of: as recorded, else the likely one first."""
+        config = self.replay.config
+        if not config.num_byz or not honest:
+            return [None]
+        told = record.get("foreseen_f")
+        if type(told) is int and 0 <= told <= config.f:
+            return [told]
+        round = Round(record["round"], config.num_honest, config.num_byz, config.f)
+        for refused in record["refused"]:
+            known = refused["node"] < config.num_honest or refused["reason"] == "probation"
+            if known and refused["reason"] in {r.value for r in Reason}:
+                round.refused(refused["node"], Reason(refused["reason"]))
+        likely = round.likely_budget(self.replay.rules.aggregation.computable)
+        return list(dict.fromkeys([likely, *range(config.f, -1, -1)]))
+
+    def _attacked(
+        self,
+        state: State,
+        honest: Sequence[int],
+        owns: Mapping[int, Tensor | None],
+        matrix: Tensor,
+        norms: dict[int, float],
+        f: int,
+    ) -> Mapping[str, Any]:
+        """Fill in what Byzantine nodes send; what the attack remembers."""
+        replay = self.replay
+        with using(self.threads):
+            seen = replay.show(state, honest, matrix[list(honest)], f)
+            for node, own in owns.items():
+                sent = replay.sent(state, node, seen, own, replay.past(state, node))
+                matrix[node] = replay.row(state, node, sent)
+                norms[node] = norm_of(matrix[node])
+        return seen.memory
+
+    def _stepped(
+        self,
+        state: State,
+        nodes: tuple[int, ...],
+        record: Mapping[str, Any],
+        matrix: Tensor,
+        attack: Mapping[str, Any],
+        norms: Mapping[int, float],
+        losses: Mapping[int, float],
+    ) -> Ran:
+        replay = self.replay
+        with using(self.threads):
+            after, aggregated = replay.after(state, nodes, record["f"], matrix, attack)
+        chosen = aggregated.selected
+        figures: dict[str, Any] = {
+            "norms": {str(n): norms[n] for n in nodes},
+            "aggregate_norm": aggregated.norm,
+            "selected": None if chosen is None else list(chosen),
+            "excluded": [] if chosen is None else sorted(set(nodes) - set(chosen)),
+            "loss": math.fsum(losses.values()) / len(losses) if losses else None,
+        }
+        if "accuracy" in record:
+            learner = replay.learner
+            tested = whole([learner.test(job) for job in range(learner.test_jobs)])
+            figures |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
+        return Ran(after, sha256_of(after.parameters), figures)
+
+    def _do(self, work: Callable[..., Any], *args: Any) -> Any:
+        """In the pool, where torch computes on one thread, as it did in the run."""
+        return self.pool.submit(work, *args).result()

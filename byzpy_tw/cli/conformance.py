@@ -1,0 +1,51 @@
+"""``python -m byzpy_tw conformance``: rules, or a server, among bad inputs."""
+
+from __future__ import annotations
+
+import argparse
+
+from byzpy_tw.errors import ConfigError
+
+HELP = "put rules, or a server, to bad inputs, and say what held"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME",
+        help="rules or distributions (default: all that are installed)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--server", metavar="ADDRESS", help="a server without keys: tcp://HOST:PORT"
+    )
+    parser.add_argument("--count", type=int, default=500, help="conversations (default: 500)")
+    parser.add_argument(
+        "--disable-plugin", action="append", default=[], metavar="NAME",
+        help="a distribution to leave out; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="decides them all (default: 0)")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Examine rules, or a server; 1 where something did not hold."""
+    try:
+        from byzpy_tw.testing import conformance
+    except ModuleNotFoundError as e:
+        raise ConfigError(f"{e}: this needs pip install 'byzpy-tw[test]'") from e
+    from byzpy_tw.plugins import load_and_warn
+    from byzpy_tw.protocol.addresses import parse_address
+
+    if chosen.server is not None and chosen.names:
+        raise ConfigError("give names of rules or a --server, not both")
+    if chosen.count < 1:
+        raise ConfigError(f"--count must be at least 1, got {chosen.count}")
+    if chosen.server is not None:
+        address = parse_address(chosen.server)
+        try:
+            from tests.fuzzing import one_server
+        except ModuleNotFoundError as e:
+            raise ConfigError(
+                f"{e}: --server uses the fuzzing client of byzpy_tw's repository; run it "
+                "from a checkout"
+            ) from e
+        return one_server.server(address, chosen.count, chosen.seed, print)
+    return min(1, conformance.rules(load_and_warn(chosen.disable_plugin), chosen.names, print))

@@ -1,0 +1,41 @@
+"""``python -m byzpy_tw new-plugin``: a plugin's distribution, with tests that pass."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.util import find_spec
+
+from byzpy_tw.scaffold.writing import KINDS, check, write
+
+HELP = "write a new plugin, complete with tests, to start from"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", metavar="KIND", choices=tuple(KINDS), help=", ".join(KINDS))
+    parser.add_argument(
+        "name", metavar="NAME", help="lower-case words joined by hyphens: steady-median"
+    )
+    parser.add_argument(
+        "--into", metavar="DIR", default=".", help="where its folder goes (default: here)"
+    )
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Write it, and say what to do next."""
+    from byzpy_tw.plugins import load_and_warn
+    from byzpy_tw.config.paths import home
+
+    check(chosen.kind, chosen.name, load_and_warn())
+    made = write(chosen.kind, chosen.name, home(chosen.into))
+    print(f"wrote {made.folder}")
+    print(f"  {made.module.relative_to(made.folder)}: all of the {chosen.kind}; begin here")
+    print(f"  {made.tests.relative_to(made.folder)}: its tests, which pass")
+    print("next:")
+    print(f"  cd {made.folder}")
+    lacking = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
+    if lacking:
+        print(f"  pip install {' '.join(lacking)}")
+    print("  python -m pytest tests")
+    print("  pip install -e .")
+    print(f"  {made.try_}")
+    return 0

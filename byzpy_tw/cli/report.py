@@ -1,0 +1,76 @@
+"""``python -m byzpy_tw report``: a run's report drawn again, or several runs compared."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.console import complain
+
+HELP = "draw the report of a run again, or compare several"
+COMPARISON = "comparison.html"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="the folder of a run")
+    parser.add_argument(
+        "--output", metavar="FILE",
+        help=f"where the page goes (default: report.html in RUN_DIR; of several {COMPARISON})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--csv",
+        metavar="FILE",
+        help="a line for each round of each run, instead of the page; - is standard output",
+    )
+    parser.add_argument(
+        "--png",
+        metavar="FILE",
+        help="the curves and strips as a picture, instead of the page "
+        "(needs pip install 'byzpy-tw[png]')",
+    )
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Write what was asked for, and say where."""
+    from byzpy_tw.report.load import read
+    from byzpy_tw.report.page import REPORT, page_of, write
+    from byzpy_tw.config.paths import home
+    from byzpy_tw.records.schema import printable
+
+    paths = [home(name) for name in chosen.runs]
+    if chosen.output is not None and (chosen.csv or chosen.png):
+        raise ConfigError("--output is of the page: leave it out with --csv and --png")
+    stories = [read(path) for path in paths]  # what is wrong is told before anything is made
+    for path, story in zip(paths, stories, strict=True):
+        if story.note:
+            complain(f"byzpy_tw: warning: {printable(path)}: {story.note}")
+    if chosen.csv is not None:
+        _csv(paths, chosen.csv)
+    if chosen.png is not None:
+        from byzpy_tw.report.png import write_png
+
+        write_png(stories, home(chosen.png))
+        print(f"wrote {printable(chosen.png)}")
+    if chosen.csv is None and chosen.png is None:
+        default = paths[0] / REPORT if len(paths) == 1 else Path(COMPARISON)
+        written = write(home(chosen.output or default), page_of(stories))
+        print(f"wrote {printable(written)}")
+    return 0
+
+
+def _csv(paths: list[Path], where: str) -> None:
+    from byzpy_tw.report.csv_table import write_csv
+    from byzpy_tw.config.paths import home
+    from byzpy_tw.records.schema import printable
+
+    if where == "-":
+        write_csv(paths, sys.stdout)
+        return
+    try:
+        with open(home(where), "w", encoding="utf-8", newline="") as file:
+            write_csv(paths, file)
+    except OSError as e:
+        raise RunDirectoryError(f"cannot write {printable(where)}: {e.strerror or e}") from e
+    print(f"wrote {printable(where)}")

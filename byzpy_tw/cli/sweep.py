@@ -1,0 +1,104 @@
+"""``python -m byzpy_tw lab``: defences against attacks, as a table and a page."""
+
+from __future__ import annotations
+
+import argparse
+import typing
+from typing import Any
+
+import attrs
+
+from byzpy_tw.errors import ConfigError
+from byzpy_tw.sweep import grid
+from byzpy_tw.config.run import RunConfig, flag
+from byzpy_tw.train import argument_of
+
+HELP = "compare defences against attacks: a live table, and a page"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "python -m byzpy_tw lab [OPTIONS]"  # all of them would fill a screen
+    parser.description = (
+        "Train once with each defence under each attack, and show what is left of the "
+        "accuracy. Runs that a former call finished are not run again."
+    )
+    parser.epilog = (
+        "exit codes: 0 done, 1 a run failed, 2 bad usage, 130 and 143 interrupted (the "
+        "same command goes on)"
+    )
+    axes = parser.add_argument_group("the grid")
+    axes.add_argument(
+        "--attacks", nargs="+", metavar="NAME", default=list(grid.ATTACKS),
+        help=f"attacks, across (default: {' '.join(grid.ATTACKS)})",
+    )  # fmt: skip
+    axes.add_argument(
+        "--aggregators", nargs="+", metavar="NAME", default=list(grid.DEFENCES),
+        help="rules, down; also chains, as 'nnm | median' "
+        f"(default: {' '.join(grid.DEFENCES)})",
+    )  # fmt: skip
+    axes.add_argument(
+        "--preaggregators", nargs="+", metavar="NAME", default=[grid.WITHOUT],
+        help="each is put before each rule; 'none' is the rule alone (default: none)",
+    )  # fmt: skip
+    axes.add_argument(
+        "--seeds", nargs="+", type=int, metavar="SEED", default=list(grid.SEEDS),
+        help="a run for each in every cell; the table has means (default: 42)",
+    )  # fmt: skip
+    axes.add_argument(
+        "--out", metavar="DIR", default="runs/lab",
+        help="where the page and the runs' folders go (default: runs/lab)",
+    )  # fmt: skip
+    axes.add_argument(
+        "--jobs", type=_jobs, metavar="N",
+        help="runs at a time, with --threads threads each (default: 2 in this process, unless "
+        "--threads is given; on servers 1)",
+    )  # fmt: skip
+    axes.add_argument(
+        "--again", action="store_true", help="run everything again, whatever is there already"
+    )
+    runs = parser.add_argument_group(
+        "every run", "as of python -m byzpy_tw.train, with the lab's own defaults"
+    )
+    hints = typing.get_type_hints(RunConfig)
+    for option in attrs.fields(RunConfig):
+        if option.name not in grid.TAKEN:
+            runs.add_argument(flag(option.name), **argument_of(_ours(option), hints[option.name]))
+
+
+def _ours(option: attrs.Attribute) -> attrs.Attribute:
+    """`option` with the lab's default, as --help is to say it."""
+    if option.name == "f":
+        help = f"{option.metadata['help']} (default: --num-byz)"
+        return option.evolve(default=None, metadata={**option.metadata, "help": help})  # type: ignore[attr-defined,no-any-return]
+    return option.evolve(default=grid.SETTING.get(option.name, option.default))  # type: ignore[attr-defined,no-any-return]
+
+
+def _jobs(text: str) -> int:
+    jobs = int(text)
+    if not 1 <= jobs <= 64:
+        raise argparse.ArgumentTypeError("from 1 to 64")
+    return jobs
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Run the grid; 1 where a run failed."""
+    if not chosen.out:  # which would be the folder that one happens to be in
+        raise ConfigError("--out must be the name of a folder, got ''")
+    known = {option.name for option in attrs.fields(RunConfig)}
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in vars(chosen).items()
+        if key in known
+    }
+    from byzpy_tw.sweep.command import run_lab
+    from byzpy_tw.config.paths import home
+
+    return run_lab(
+        given,
+        attacks=chosen.attacks,
+        defences=grid.defences_of(chosen.aggregators, chosen.preaggregators),
+        seeds=chosen.seeds,
+        folder=home(chosen.out),
+        jobs=chosen.jobs,
+        again=chosen.again,
+    )

@@ -1,0 +1,151 @@
+"""``python -m byzpy_tw verify``: a finished run, computed again and compared."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from attrs import asdict, define, field
+
+from byzpy_tw.errors import ConfigError
+
+if TYPE_CHECKING:
+    from byzpy_tw.audit.verify import Verification
+
+HELP = "compute a run again, and say whether its records are met"
+SECONDS = 2.0  # between lines of progress
+_MOST_SHOWN = 20  # problems
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="RUN_DIR", help="what --run-dir was, or runs/...")
+    parser.add_argument(
+        "--from", dest="start", metavar="ROUND|newest", default="0",
+        help="begin with the kept checkpoint of that round, or the newest one that rounds "
+        "follow, and take what it holds for granted (default: with round 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="where the data is (default: as in the run)"
+    )
+    parser.add_argument(
+        "--disable-plugin", action="append", metavar="NAME",
+        help="a distribution whose plugins are not imported; may be given several times "
+        "(default: as in the run)",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=int, metavar="N", help="(default: all cores)")
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+
+
+@define
+class _Progress:
+    """A line now and then, with what is left to do."""
+
+    write: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    _began: tuple[float, int] | None = None
+    _last: float = field(default=0.0, init=False)
+
+    def __call__(self, done: int, rounds: int) -> None:
+        now = self.clock()
+        if self._began is None:
+            self._began, self._last = (now, done), now
+        if now - self._last < SECONDS or done == rounds:
+            return
+        self._last = now
+        pace = (done - self._began[1]) / (now - self._began[0])
+        left = (rounds - done) / pace
+        self.write(f"  {done} of {rounds} rounds, {pace:.1f} rounds/s, {left:.0f} s left")
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Verify, and print what came of it; 0 where every recorded hash is met."""
+    if chosen.threads is not None and not 1 <= chosen.threads <= 1024:
+        raise ConfigError(f"--threads must be from 1 to 1024, got {chosen.threads}")
+    from byzpy_tw.kernels.cpu import cores
+    from byzpy_tw.kernels.parallel import pool as make_pool
+    from byzpy_tw.plugins import load_and_warn
+    from byzpy_tw.records import recorded_run
+    from byzpy_tw.config.paths import home
+    from byzpy_tw.records.resume import disabled_in
+    from byzpy_tw.records.schema import printable
+    from byzpy_tw.audit.verify import Verification
+
+    def write(line: str) -> None:
+        if not chosen.json:
+            print(printable(line), flush=True)
+
+    folder = home(chosen.folder)
+    found, threads = recorded_run.read(folder), chosen.threads or cores()
+    disabled = chosen.disable_plugin
+    names = load_and_warn(disabled_in(folder) if disabled is None else disabled)
+    pool = make_pool(threads)
+    verification = Verification(found, names, pool, threads, chosen.data_root, _Progress(write))
+    config, start = found.config, _start(chosen.start, verification.kept())
+    write(
+        f"byzpy_tw: verify {chosen.folder}: {len(found)} rounds of {config.model} on "
+        f"{config.dataset}, {config.num_honest} honest and {config.num_byz} Byzantine nodes, "
+        f"{config.pipeline} with f = {config.f}"
+    )
+    write(f"  computing rounds {start} to {len(found) - 1} again, threads: {threads}")
+    try:
+        verification.run(start)
+    except KeyboardInterrupt:
+        write("interrupted")
+        return 130
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    if chosen.json:
+        print(json.dumps(_plain(verification, chosen.folder)))
+    else:
+        _tell(verification, start, write)
+    return 0 if verification.confirmed else 1
+
+
+def _start(text: str, kept: list[int]) -> int:
+    if text == "newest":
+        if not kept:
+            raise ConfigError("--from newest: no checkpoint was kept that rounds follow")
+        return kept[-1]
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ConfigError(f"--from must be a round or newest, got {text[:40]!r}")
+    return int(text)
+
+
+def _tell(verification: Verification, start: int, write: Callable[[str], None]) -> None:
+    from byzpy_tw.records.schema import shown
+
+    for note in verification.notes:
+        write(f"notice: {shown(note, 2000)}")
+    problems = verification.problems
+    for problem in problems[:_MOST_SHOWN]:
+        write(f"- {shown(problem.text, 2000)}")
+    if len(problems) > _MOST_SHOWN:
+        write(f"- and {len(problems) - _MOST_SHOWN} more (--json has them all)")
+    done = sum(b - a for a, b in verification.spans)
+    rounds = len(verification.left)
+    since = f", from the checkpoint of round {start} on" if start else ""
+    if verification.confirmed:
+        last = verification.left.records[-1]["parameters_sha256"]
+        write(
+            f"confirmed: the recorded hashes of {done} of {rounds} rounds are met{since}; "
+            f"the parameters at the end are {last[:12]}"
+        )
+    else:
+        first = min((p.round for p in problems if p.round is not None), default=None)
+        where = "" if first is None else f", first in round {first}"
+        many = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+        write(f"not confirmed{where}: {many}; {done} of {rounds} rounds computed")
+
+
+def _plain(verification: Verification, folder: str) -> dict[str, object]:
+    return {
+        "run_dir": folder,
+        "confirmed": verification.confirmed,
+        "rounds": len(verification.left),
+        "computed": [list(span) for span in verification.spans],
+        "problems": [asdict(problem) for problem in verification.problems],
+        "notices": verification.notes,
+    }

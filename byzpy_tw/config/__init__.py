@@ -1,0 +1,1 @@
+"""The options of a run: their definition, their validation, and the files that hold them."""

@@ -1,0 +1,169 @@
+"""Files of options: what ``--config`` reads and ``--print-config`` writes.
+
+They are TOML.  A key is an option's word, without the dashes in front.  It stands in
+its section or above all sections; hyphens and underscores are the same.  Paths are
+as on the command line, relative to where the command is run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import textwrap
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import byzpy_tw
+from byzpy_tw.errors import ByzpyTwError, ConfigError
+from byzpy_tw.plugins.naming import clip, nearest
+from byzpy_tw.plugins.plain import plain
+from byzpy_tw.config.validators import flag, word
+from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
+from byzpy_tw.config.merge import OPTIONS, checked, option_named
+from byzpy_tw.config.paths import absolute
+
+STANDARD_INPUT = Path("-")
+_WIDTH = 88
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The options in the file at `path`, by field of `RunConfig`, each checked by itself.
+
+    Raises `ConfigError`, or one of its kind, with the file, the key and what is expected.
+    """
+    file = "standard input" if path == STANDARD_INPUT else str(path)
+    options: dict[str, Any] = {}
+    for key, value in _parsed(path, file).items():
+        if key in SECTIONS:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{file}: {key!r} is a section: write [{key}] above its options")
+            for inner, item in value.items():
+                _take(options, file, key, inner, item)
+        elif isinstance(value, dict) and key.replace("-", "_") not in OPTIONS:
+            raise ConfigError(
+                f"{file}: there is no section [{clip(key)}]{nearest(key, SECTIONS)} "
+                f"(sections: {', '.join(SECTIONS)})"
+            )
+        else:
+            _take(options, file, None, key, value)
+    return options
+
+
+def _parsed(path: Path, file: str) -> dict[str, Any]:
+    try:
+        from_pipe = path == STANDARD_INPUT
+        data = sys.stdin.buffer.read() if from_pipe else path.read_bytes()
+    except (OSError, ValueError) as e:  # ValueError: no path at all
+        why = getattr(e, "strerror", None) or e
+        raise ConfigError(f"cannot read {file}: {why}; --print-config writes such a file") from None
+    try:
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as e:
+        line = data[: e.start].count(b"\n") + 1
+        raise ConfigError(f"{file} is not UTF-8 text (line {line})") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as e:
+        raise ConfigError(f"{file} is not valid TOML: {e}{_quoted(str(e), data)}") from None
+    except ValueError:  # Python reads no number as long as that
+        found = re.search(rb"\d[\d_]{4000,}", data)
+        where = f" (line {data[: found.start()].count(10) + 1})" if found else ""
+        raise ConfigError(
+            f"{file} has a number of thousands of digits{where}: no option takes one"
+        ) from None
+
+
+def _quoted(message: str, data: bytes) -> str:
+    """The line that a TOML error is about, and what is mostly wrong with one."""
+    found = re.search(r"at line (\d+)", message)
+    if found is None:
+        return ""
+    line = data.decode("utf-8-sig").split("\n")[int(found[1]) - 1].strip()
+    hint = " (words and paths stand in quotes)" if "Invalid value" in message else ""
+    return f": {clip(line)!r}{hint}"
+
+
+def _take(options: dict[str, Any], file: str, section: str | None, key: str, value: Any) -> None:
+    """Put one key of the file among `options`."""
+    under = "" if section is None else f" under [{section}]"
+    try:
+        option = option_named(key)
+    except ConfigError as e:
+        raise ConfigError(f"{file}: {e}{under}") from None
+    name, home = option.name, option.metadata["section"]
+    if section not in (None, home):
+        raise ConfigError(f"{file}: {key!r} does not belong{under} but under [{home}]")
+    if name in options:
+        raise ConfigError(f"{file}: {word(name)!r} is given twice")
+    try:
+        options[name] = checked(name, value)
+    except ByzpyTwError as e:
+        why = str(e).removeprefix(flag(name)).strip()
+        raise type(e)(f"{file}: {word(name)}{under} {why}" if why != str(e) else
+                      f"{file}: {word(name)}{under}: {why}") from None  # fmt: skip
+
+
+def beside(resume: Path | None, options: dict[str, Any], file: str) -> dict[str, Any]:
+    """What of a file's `options` goes with the run in `resume`: all but the run's own folder.
+
+    So the file that began a run may stand beside ``--resume``.  Raises `ConfigError`
+    where it names another folder.
+    """
+    if resume is None:
+        return options
+    mine = options.get("run_dir")
+    if mine is not None and absolute(mine) != absolute(resume):
+        raise ConfigError(
+            f"{file}: run-dir is {clip(mine)!r}, and --resume names {clip(str(resume))!r}: "
+            "leave out one of them"
+        )
+    return {name: value for name, value in options.items() if name != "run_dir"}
+
+
+def to_toml(config: RunConfig, leave_out: Collection[str] = ()) -> str:
+    """`config` as a whole file of options, which `read_options` takes back.
+
+    Options that have no value are there as comments, and so are those to `leave_out`.
+    """
+    lines = [
+        f"# Options of a run of byzpy_tw {byzpy_tw.__version__}:",
+        "#   python -m byzpy_tw.train --config FILE",
+        "# What the command line says goes before what stands here.",
+    ]
+    for section, title in SECTIONS.items():
+        lines += ["", "", f"[{section}]" + (f"  # {title}" if title != section else "")]
+        for name, option in OPTIONS.items():
+            if option.metadata["section"] == section:
+                lines += ["", *_entry(option, getattr(config, name), name in leave_out)]
+    return "\n".join(lines) + "\n"
+
+
+def _entry(option: Any, value: Any, left_out: bool) -> list[str]:
+    """One option: its help, and its line."""
+    told = textwrap.wrap(option.metadata["help"], _WIDTH)
+    unset = value is None or (option.name in PLACES and not value)
+    text = (option.metadata["metavar"] or "...") if value is None else _toml(value)
+    entry = f"{word(option.name)} = {text}"
+    return [*(f"# {line}" for line in told), f"#{entry}" if unset or left_out else entry]
+
+
+def plain_toml(options: Mapping[str, Any]) -> str:
+    """Only `options`, for a process to read; those that are None are left out."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return "".join(f"{word(name)} = {_toml(value)}\n" for name, value in given.items())
+
+
+def _toml(value: Any) -> str:
+    """`value`, of the kinds that options have, as TOML writes it."""
+    value = plain(value)  # or a library's own notation would stand in the file
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        if any("\ud800" <= c <= "\udfff" for c in value):
+            raise ConfigError(f"{clip(repr(value))} is not UTF-8 text, as a TOML file must be")
+        # JSON's strings are TOML's, but for this one character.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"[{', '.join(map(_toml, value))}]"

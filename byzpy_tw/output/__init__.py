@@ -1,0 +1,1 @@
+"""The outputs of a run under way: terminal, progress bar, JSON lines, web page, metrics."""

@@ -1,0 +1,91 @@
+"""Plugins that watch a run, and cannot stop it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Mapping
+from queue import Full, Queue
+from typing import Any
+
+from attrs import define, field
+from twisted.logger import Logger
+
+from byzpy_tw.plugin_code import described
+from byzpy_tw.plugins import Registry
+
+_WAITING = 1000  # events that a slow observer may fall behind
+_PATIENCE = 5.0  # seconds that the end of a run waits for observers
+
+
+@define(eq=False)
+class Observers:
+    """Calls every observer, one event after another, in a thread of its own.
+
+    An observer that raises is logged once and still called; one that hangs
+    costs the events after it, never the run: the thread is a daemon.
+    """
+
+    _registry: Registry
+    _events: Queue[tuple[str, Mapping[str, Any]] | None] = field(
+        factory=lambda: Queue(_WAITING), init=False
+    )
+    _thread: threading.Thread | None = field(default=None, init=False)
+    _blamed: set[str] = field(factory=set, init=False)
+    _overflowed: bool = field(default=False, init=False)
+
+    log = Logger()
+
+    def tell(self, hook: str, **event: Mapping[str, Any]) -> None:
+        """Pass an event on, without waiting.  Observers get a copy."""
+        if not getattr(self._registry.manager.hook, hook).get_hookimpls():
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._work, name="byzpy_tw observers", daemon=True
+            )
+            self._thread.start()
+        try:
+            self._events.put_nowait((hook, copy.deepcopy(event)))
+        except Full:
+            if not self._overflowed:
+                self._overflowed = True
+                self.log.warn("observers are {n} events behind: some are left out", n=_WAITING)
+
+    @property
+    def told(self) -> bool:
+        """Whether there is anyone to wait for in `finish`."""
+        return self._thread is not None
+
+    def finish(self) -> None:
+        """Let observers catch up, but not for ever.  Blocks: call it in a pool."""
+        if self._thread is None:
+            return
+        try:
+            self._events.put(None, timeout=_PATIENCE)
+        except Full:
+            pass
+        self._thread.join(_PATIENCE)
+
+    def _work(self) -> None:
+        while True:
+            event = self._events.get()
+            if event is None:
+                return
+            hook, arguments = event
+            for implementation in getattr(self._registry.manager.hook, hook).get_hookimpls():
+                wanted = {name: arguments[name] for name in implementation.argnames}
+                try:
+                    implementation.function(**wanted)
+                except BaseException as e:  # foreign code: SystemExit would end this thread
+                    self._blame(implementation.plugin_name, hook, e)
+
+    def _blame(self, plugin: str, hook: str, error: BaseException) -> None:
+        if plugin not in self._blamed:
+            self._blamed.add(plugin)
+            self.log.failure(
+                "observer {plugin} failed in {hook} and goes on unheard: {error}",
+                plugin=plugin,
+                hook=hook,
+                error=described(error),
+            )

@@ -1,0 +1,193 @@
+"""``python -m byzpy_tw keygen``: the keys of a cluster.
+
+The CA's key is made once and stays in its folder; it is needed to add servers, and
+never to run one.  What is written is written whole, readable by its owner alone from
+the moment it exists, and never over a file that is there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import frozen
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+
+from byzpy_tw.errors import BadKeys
+from byzpy_tw.protocol.keys import SERVER, TRAINER, USAGES, dns_name
+
+CA_FILE = "ca-key.pem"
+CA_DAYS = 3650  # so that certificates of a year can be renewed without a new CA
+BACKDATED = datetime.timedelta(hours=1)  # machines' clocks differ
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@frozen(eq=False)
+class Authority:
+    """The cluster's CA, with its key."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    def pem(self) -> bytes:
+        return _pem(self.key) + self.certificate.public_bytes(Encoding.PEM)
+
+
+def new_authority(days: int = CA_DAYS, now: datetime.datetime | None = None) -> Authority:
+    """A CA of a new cluster."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    # A name of its own, or files of two clusters would be told apart by a signature only.
+    name = _name(f"byzpy_tw cluster {secrets.token_hex(8)}")
+    made = _builder(name, name, key, key, days, now)
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    made = made.add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+    return Authority(key, made.sign(key, hashes.SHA256()))
+
+
+def new_keys(
+    authority: Authority,
+    role: str,
+    name: str,
+    days: int = 365,
+    now: datetime.datetime | None = None,
+) -> bytes:
+    """A file for `name` in `role`: key, certificate, and the CA's certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    ca = authority.certificate
+    made = _builder(_name(name), ca.subject, key, authority.key, days, now, ca.not_valid_after_utc)
+    made = made.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    made = made.add_extension(_usage(digital_signature=True), critical=True)
+    made = made.add_extension(x509.ExtendedKeyUsage([USAGES[role]]), critical=True)
+    shared = x509.SubjectAlternativeName([x509.DNSName(dns_name(role))])
+    made = made.add_extension(shared, critical=False)
+    signed = made.sign(authority.key, hashes.SHA256())
+    return _pem(key) + b"".join(c.public_bytes(Encoding.PEM) for c in (signed, ca))
+
+
+def generate(
+    folder: Path, servers: Sequence[str] = (), *, trainer: bool = False, days: int = 365
+) -> list[Path]:
+    """Write the keys of `servers` into `folder`, with a new CA unless it has one.
+
+    Without names there is one, ``server``.  A trainer's keys come with a new CA, and
+    later for `trainer`; then without servers unless some are named.  The files written.
+    Raises `BadKeys`.
+    """
+    known = (folder / CA_FILE).exists()
+    if not servers and not (known and trainer):
+        servers = ["server"]
+    for name in servers:
+        if not _NAME.fullmatch(name) or name in (TRAINER, "ca-key"):
+            raise BadKeys(
+                f"{name[:80]!r} cannot be a server's name: up to 63 letters, digits, '.', '_' "
+                "and '-', the first a letter or digit, and neither 'trainer' nor 'ca-key'"
+            )
+        if list(servers).count(name) > 1:
+            raise BadKeys(f"the server {name!r} is named twice")
+    roles = dict.fromkeys(servers, SERVER)
+    if trainer or not known:
+        roles[TRAINER] = TRAINER
+    for name in roles:
+        _absent(folder / f"{name}.pem", servers)
+    authority = _authority(folder / CA_FILE) if known else new_authority(max(CA_DAYS, days))
+    files = {} if known else {CA_FILE: authority.pem()}
+    files |= {f"{name}.pem": new_keys(authority, role, name, days) for name, role in roles.items()}
+    return _write_all(folder, files)
+
+
+def _absent(path: Path, servers: Sequence[str]) -> None:
+    if os.path.lexists(path):
+        other = "name another with --server NAME" if path.stem in servers else "keep it"
+        raise BadKeys(f"{path} exists and is not overwritten: {other}, or move it away first")
+
+
+def _authority(path: Path) -> Authority:
+    try:
+        data = path.read_bytes()
+        key = load_pem_private_key(data, None)
+        certificate = x509.load_pem_x509_certificate(data)
+    except OSError as e:
+        raise BadKeys(f"cannot read the CA's key in {path}: {e.strerror or e}") from None
+    except (ValueError, TypeError):
+        raise BadKeys(f"{path} does not hold a CA's key and certificate") from None
+    ours = isinstance(key, ec.EllipticCurvePrivateKey)
+    if not ours or key.public_key() != certificate.public_key():
+        raise BadKeys(f"{path}: the CA's key does not fit its certificate")
+    if certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
+        raise BadKeys(
+            f"{path}: this CA expired on {certificate.not_valid_after_utc:%Y-%m-%d}; make a "
+            "new cluster in another folder, and give every machine its new file"
+        )
+    return Authority(key, certificate)
+
+
+def _write_all(folder: Path, files: dict[str, bytes]) -> list[Path]:
+    """All of `files`, or none; each is its owner's alone."""
+    written: list[Path] = []
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, data in files.items():
+            path = folder / name
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            written.append(path)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+    except OSError as e:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise BadKeys(f"cannot write {e.filename or folder}: {e.strerror or e}") from None
+    return written
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+    days: int,
+    now: datetime.datetime | None,
+    at_most: datetime.datetime | None = None,
+) -> x509.CertificateBuilder:
+    now = now or datetime.datetime.now(datetime.UTC)
+    try:
+        end = now + datetime.timedelta(days=days)
+    except OverflowError:
+        raise BadKeys(f"--days {days} is too many") from None
+    made = x509.CertificateBuilder(issuer, subject, key.public_key())
+    made = made.serial_number(x509.random_serial_number())
+    made = made.not_valid_before(now - BACKDATED)
+    # A certificate that outlived its CA would be refused for a reason hard to see.
+    made = made.not_valid_after(min(end, at_most) if at_most else end)
+    ours = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    theirs = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    return made.add_extension(ours, critical=False).add_extension(theirs, critical=False)
+
+
+def _usage(**used: bool) -> x509.KeyUsage:
+    nothing = dict.fromkeys(
+        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment")
+        + ("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+        False,
+    )
+    return x509.KeyUsage(**{**nothing, **used})
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

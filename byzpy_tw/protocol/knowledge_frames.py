@@ -1,0 +1,60 @@
+"""How the pieces of an attack's knowledge travel: one frame each.
+
+The order of `PIECES` numbers them on the wire.  A node's own gradient is computed
+where the node is, so it never travels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import isqrt, prod
+
+import torch
+from torch import Tensor
+
+from byzpy_tw.attacks.knowledge.view import shapes
+from byzpy_tw.errors import BadFrame
+from byzpy_tw.attacks.knowledge.codec import PIECES, dtype_of
+from byzpy_tw.protocol.frames import Header, Kind
+
+
+def header_of(piece: str, round: int, tensor: Tensor) -> Header:
+    """The header of the frame that carries `piece`."""
+    return Header(Kind.PIECE, round, tensor.numel(), PIECES.index(piece), tensor.dtype)
+
+
+def largest_piece(h: int, d: int) -> int:
+    """Bytes of the largest piece that `h` honest vectors may have."""
+    return max(prod(shape) * dtype_of(p).itemsize for p, shape in shapes(PIECES, h, d).items())
+
+
+def place_of(
+    header: Header,
+    expected: Collection[str],
+    *,
+    most_h: int,
+    d: int,
+    wire: torch.dtype = torch.float32,
+) -> tuple[str, Tensor]:
+    """The piece that `header` announces, and fresh memory for it.
+
+    The number of honest vectors, at most `most_h`, follows from the size.
+    Raises `BadFrame` for a piece not in `expected` or of an impossible size.
+    """
+    if not header.index < len(PIECES) or PIECES[header.index] not in expected:
+        raise BadFrame(f"piece {header.index} was not expected")
+    piece = PIECES[header.index]
+    h = {
+        "gram": isqrt(header.elements),
+        "products": header.elements // 2 - 2,
+        "vectors": header.elements // d,
+    }.get(piece, 1)
+    shape = shapes([piece], h, d)[piece]
+    if not 1 <= h <= most_h or prod(shape) != header.elements:
+        raise BadFrame(f"{piece} of {header.elements} elements for d={d}, h<={most_h}")
+    if header.dtype is not dtype_of(piece, wire):
+        raise BadFrame(f"{piece} must be {dtype_of(piece, wire)}, not {header.dtype}")
+    try:
+        return piece, torch.empty(shape, dtype=header.dtype)
+    except RuntimeError as e:
+        raise BadFrame(f"no memory for {piece} of {header.size:,} bytes") from e

@@ -1,0 +1,261 @@
+"""AMP that no peer can use to exhaust or confuse this process.
+
+Twisted's AMP trusts its peer: a box may have any number of keys, any number of
+commands may run at once, an argument that does not parse is logged as a bug of
+ours, and a peer may start TLS.  Here each of these costs the peer its own
+connection, and one line in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from byzpy_tw.errors import ByzpyTwError, ServerError, WireError
+from byzpy_tw.protocol.commands import FATAL, WIRE_ERRORS
+
+BOX_BYTES = 300_000  # keys and values of one box; the largest of ours is under 200,000
+IN_FLIGHT = 64  # commands being worked on for one connection
+MESSAGE = 2_000  # characters of an error that travel
+# The length that AMP reads where TLS begins a record: its kind (an alert, or a
+# handshake), and the first byte of a version.
+TLS_BEGINS = (0x1503, 0x1603)
+
+
+@implementer(IHandshakeListener)
+class GuardedAMP(amp.AMP):
+    """An AMP connection with bounds; `responders` are all it answers to.
+
+    A command that is not in `responders`, or does not want an answer, is a
+    breach of the protocol.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        responders: Mapping[type[amp.Command], Callable[..., Any]],
+        *,
+        most_box_bytes: int = BOX_BYTES,
+        most_in_flight: int = IN_FLIGHT,
+    ) -> None:
+        super().__init__()
+        self._most_box_bytes, self._most_in_flight = most_box_bytes, most_in_flight
+        self._answering = {command.commandName: (command, f) for command, f in responders.items()}
+        self._box_bytes = 0
+        self._busy = 0
+        self._producing = False
+        self._released = False
+        self.hung_up = False
+        self.bytes_received = 0
+        self.boxes_received = 0
+        self.secured = False  # the TLS handshake is over, and the other end has shown itself
+        self.refusal = ""  # what was wrong with what it showed
+        self.met_tls = False  # where there should have been none
+
+    @property
+    def peer(self) -> str:
+        """The other end, for log lines."""
+        if self.transport is None:
+            return "a peer that is gone"
+        there = self.transport.getPeer()
+        return f"{getattr(there, 'host', '?')}:{getattr(there, 'port', '?')}"
+
+    @property
+    def in_flight(self) -> int:
+        """Commands of the peer's that are being answered."""
+        return self._busy
+
+    # -- the connection
+
+    def makeConnection(self, transport: Any) -> None:
+        # Not AMP's, nor its `connectionLost`: they log a line for whoever dials.
+        amp.BinaryBoxProtocol.makeConnection(self, transport)
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        for setting in ("setTcpNoDelay", "setTcpKeepAlive"):
+            if hasattr(self.transport, setting):
+                getattr(self.transport, setting)(True)
+        if not ISSLTransport.providedBy(self.transport):
+            self._be_paced()
+
+    def _be_paced(self) -> None:
+        """From now on a peer that does not read our answers is not read from either."""
+        if not self.hung_up and not self._released:
+            self._producing = True
+            self.transport.registerProducer(self, True)
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up, and both ends have accepted what they were shown.
+
+        In a server, that is; a trainer's certificate is yet to be looked at.
+        """
+        self.secured = True
+        self._be_paced()  # before, it would have kept us from reading the handshake
+
+    def hang_up(self, why: str) -> None:
+        """End the connection because of what the peer did."""
+        transport = self.transport
+        if self._leave(why):
+            transport.loseConnection()
+
+    def _leave(self, why: str) -> bool:
+        """Hear nothing more from the peer; whether this is news.
+
+        What was written before still goes out: the caller closes the connection.
+        """
+        if self.hung_up or self.transport is None:
+            return False
+        self.hung_up = True
+        self.tell(f"hanging up: {clean(why)}")
+        self.release_transport()
+        if self.paused:  # it does not read, so it would never be rid of us
+            self.transport.abortConnection()
+        return True
+
+    def tell(self, what: str) -> None:
+        """Say in the log what became of this connection."""
+        self.log.warn("{peer}: {what}", peer=self.peer, what=what)
+
+    def release_transport(self) -> None:
+        """Stop being the transport's producer, or never become it, as before a switch."""
+        self._released = True
+        if self._producing:
+            self._producing = False
+            self.transport.unregisterProducer()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.hung_up = True
+        amp.BinaryBoxProtocol.connectionLost(self, reason)
+        self.transport = None
+
+    def unhandledError(self, failure: Failure) -> None:
+        self.hang_up(f"unexpected answer: {failure.getErrorMessage()}")
+
+    # -- boxes
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.hung_up:
+            return
+        self.bytes_received += len(data)
+        super().dataReceived(data)
+
+    def proto_key(self, string: bytes) -> Any:
+        self._count(string)
+        return super().proto_key(string)
+
+    def proto_value(self, string: bytes) -> Any:
+        self._count(string)
+        return super().proto_value(string)
+
+    def _count(self, string: bytes) -> None:
+        self._box_bytes += len(string) + 2
+        if self._box_bytes > self._most_box_bytes:
+            # Keep nothing of it: the parser would hold it until the end.
+            self._currentBox = amp.AmpBox()
+            self._box_bytes = 0
+            self.hang_up(f"a box of over {self._most_box_bytes:,} bytes")
+
+    def ampBoxReceived(self, box: amp.AmpBox) -> None:
+        self._box_bytes = 0
+        self.boxes_received += 1
+        if self.hung_up:
+            return
+        if amp.ERROR in box and not (amp.ERROR_CODE in box and amp.ERROR_DESCRIPTION in box):
+            # AMP would forget the question before it finds this out.
+            self.hang_up("an error without a code or a description")
+            return
+        try:
+            super().ampBoxReceived(box)
+        except (KeyError, amp.AmpError) as e:
+            self.hang_up(f"a box that is no command and no answer: {e!r:.200}")
+
+    def lengthLimitExceeded(self, length: int) -> None:
+        self.met_tls = length in TLS_BEGINS
+        what = "TLS" if self.met_tls else f"a key of {length} bytes"
+        self.hang_up(f"not an AMP box: {what}")
+
+    # -- commands
+
+    def locateResponder(self, name: bytes) -> Callable[[amp.AmpBox], Deferred] | None:
+        found = self._answering.get(name)
+        if found is None:
+            return None
+        command, responder = found
+        return self._wrapWithSerialization(_in_words(responder), command)
+
+    def dispatchCommand(self, box: amp.AmpBox) -> Deferred:
+        """Answer a command; whatever is wrong with it becomes a bounded error."""
+        if amp.ASK not in box or self._busy >= self._most_in_flight:
+            many = f"over {self._most_in_flight} commands at once"
+            self.hang_up(many if amp.ASK in box else "no answer wanted")
+            return Deferred()  # nobody is left to hear the answer
+        self._busy += 1
+        if box[amp.COMMAND] in self._answering:
+            answer = maybeDeferred(super().dispatchCommand, box)
+        else:
+            answer = fail(WireError("there is no such command"))
+
+        def finished(result: Any) -> Any:
+            self._busy -= 1
+            if not isinstance(result, Failure):
+                return result
+            name = repr(box[amp.COMMAND])[:80]
+            if not _is_ours(result):
+                why = f"{name}: {result.type.__name__}: {result.value}"[:MESSAGE]
+                result = Failure(amp.RemoteAmpError(WireError.code.encode(), why, True))
+            if result.value.fatal:  # AMP closes the connection behind this answer
+                self._leave(result.value.description)
+            return result
+
+        return answer.addBoth(finished)
+
+
+def clean(text: str, length: int = 500) -> str:
+    """A peer's words, fit for a terminal and a log: one line, no controls."""
+    words = "".join(c if c.isprintable() else " " for c in text[:length])
+    return " ".join(words.split())
+
+
+def _is_ours(failure: Failure) -> bool:
+    """Whether `failure` is an error of the table, ready to travel."""
+    return (
+        failure.check(amp.RemoteAmpError) is not None
+        and failure.value.errorCode in WIRE_ERRORS.values()
+    )
+
+
+def _in_words(responder: Callable[..., Any]) -> Callable[..., Deferred]:
+    """`responder` with every error turned into one of the table, and clipped.
+
+    Into AMP's own form, since AMP would take the first class that fits, and
+    then look for a fatal one.
+    """
+
+    def answer(**arguments: Any) -> Deferred:
+        return maybeDeferred(responder, **arguments).addErrback(failed)
+
+    def failed(failure: Failure) -> Failure:
+        error = failure.value
+        if isinstance(error, CancelledError):
+            error = ServerError("this server is stopping")
+        elif not isinstance(error, ByzpyTwError):
+            # A bug of ours or of a plugin's: said here with its traceback, and
+            # to the peer in one line.
+            GuardedAMP.log.failure("answering a command failed", failure=failure)
+            error = ServerError(f"{type(error).__name__}: {error}")
+        text = " ".join(str(error).split())[:MESSAGE]
+        kind = next(e for e in WIRE_ERRORS if isinstance(error, e))
+        return Failure(amp.RemoteAmpError(WIRE_ERRORS[kind], text, kind in FATAL))
+
+    return answer

@@ -1,0 +1,189 @@
+"""A connection that carries tensor frames.
+
+What is sent and received is decided by two objects that do no I/O,
+`frames.FrameReader` and `outgoing.FrameWriter`.  They have two shells: for TCP a
+descriptor of our own (`descriptor.SocketShell`, under TLS `tls.TLSShell`); for any
+other transport, as in memory, the transport itself.
+
+Frames leave in the order of `send`, a slice at a time, whenever the other side takes
+more: what waits in buffers is bounded, however many frames were sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from attrs import define, field
+from torch import Tensor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from byzpy_tw.errors import BadFrame
+from byzpy_tw.protocol.zero_copy_tcp import SocketShell
+from byzpy_tw.protocol.frames import FrameReader, FrameReceiver, Header
+from byzpy_tw.protocol.frame_writer import FrameWriter
+from byzpy_tw.protocol.zero_copy_tls import TLSShell
+
+_SLICE = 1 << 18  # bytes handed to a transport at a time
+
+
+@implementer(IPushProducer)
+@define(eq=False)
+class TensorStream(Protocol):
+    """One end of a tensor connection.
+
+    `ended` is called once, with the reason in words, when the connection is
+    gone.  A peer that sends what was not agreed on is cut off.
+
+    The side that `begins` sends the first frame; the other one nothing before
+    that has arrived.  Then neither has bytes left in its transport when it takes
+    the socket from it.
+    """
+
+    receiver: FrameReceiver
+    most_bytes: int
+    ended: Callable[[str], None]
+    name: str = "peer"
+    begins: bool = False
+    reader: FrameReader = field(init=False)
+    writer: FrameWriter = field(factory=FrameWriter, init=False)
+    _shell: SocketShell | None = field(default=None, init=False)
+    _settled: bool = field(default=False, init=False)  # which shell it is to be
+    _producing: bool = field(default=False, init=False)
+    _paused: bool = field(default=False, init=False)
+    _pumping: bool = field(default=False, init=False)
+    _why: str = field(default="", init=False)
+    _gone: bool = field(default=False, init=False)
+
+    log = Logger()
+
+    def __attrs_post_init__(self) -> None:
+        self.reader = FrameReader(self.receiver, self.most_bytes)
+
+    @property
+    def bytes_sent(self) -> int:
+        return self.writer.bytes_taken
+
+    def connectionMade(self) -> None:
+        if self.begins:
+            self._settle()
+
+    def _settle(self) -> None:
+        self._settled = True
+        if not self.writer and not self.bytes_sent:  # else the transport may hold some
+            given = self.transport, self.reader, self.writer, self._refuse
+            self._shell = SocketShell.take(*given) or TLSShell.take(*given)
+
+    # -- sending
+
+    def send(self, header: Header, *pieces: Tensor) -> Deferred[None]:
+        """Send a frame of `pieces`, one after the other.
+
+        Fires when their memory may be changed again.  Fails with the reason if the
+        connection ends before that.
+        """
+        if self._gone:
+            sent: Deferred[None] = Deferred()
+            sent.errback(ConnectionError(self._why))
+            return sent
+        sent = self.writer.add(header, *pieces)
+        if self._shell is None and not self._producing:
+            self._producing = True
+            self.transport.registerProducer(self, True)
+        self._pump()
+        return sent
+
+    @contextmanager
+    def corked(self) -> Iterator[None]:
+        """What is sent within leaves at the end, in as few calls of the system as may be."""
+        if self._pumping:
+            yield
+            return
+        self._pumping = True
+        try:
+            yield
+        finally:
+            self._pumping = False
+            if not self._gone:
+                self._pump()
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self._pump()
+
+    def _pump(self) -> None:
+        if self._pumping:  # write() and `sent` may call back before they return
+            return
+        self._pumping = True
+        try:
+            if self._shell is not None:
+                self._shell.flush()
+                return
+            while self.writer and not self._paused and not self._gone:
+                self._write_some()
+        finally:
+            self._pumping = False
+        # While paused we stay the producer, or the next `send` would not know
+        # that the transport is full.
+        if not self.writer and not self._paused and self._producing:
+            self._producing = False
+            self.transport.unregisterProducer()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def stopProducing(self) -> None:
+        self._paused = True
+
+    def _write_some(self) -> None:
+        data = b"".join(self.writer.buffers(_SLICE))
+        done = self.writer.advance(len(data))
+        self.transport.write(data)
+        for sent in done:
+            sent.callback(None)
+
+    # -- receiving
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._gone:
+            return
+        if not self._settled:
+            self._settle()
+        try:
+            self.reader.feed(data)
+        except BadFrame as e:
+            self._refuse(str(e))
+
+    def _refuse(self, why: str) -> None:
+        self.log.warn("{name}: hanging up: {why}", name=self.name, why=why)
+        self.hang_up(why)
+
+    # -- the end
+
+    def hang_up(self, why: str) -> None:
+        """End the connection now; what is unsent is not sent."""
+        if not self._gone:
+            self._end(why)
+            self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._end(reason.getErrorMessage())
+
+    def _end(self, why: str) -> None:
+        if self._gone:
+            return
+        self._gone, self._why, self.reader.stopped = True, why, True
+        unsent = self.writer.drop()
+        if self._shell is not None:
+            self._shell.stop()
+        if self._producing:
+            self._producing = False
+            self.transport.unregisterProducer()
+        for sent in unsent:
+            sent.errback(ConnectionError(why))
+        self.ended(why)

@@ -1,0 +1,206 @@
+"""A run as its folder tells it, for scripts and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import define, field
+
+from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, rebuilt
+from byzpy_tw.report import curves
+from byzpy_tw.config.run import RunConfig, from_dict
+from byzpy_tw.config.paths import absolute, home
+from byzpy_tw.records.schema import printable, wrong_result
+
+
+@define(eq=False, repr=False)
+class Result:
+    """What a run came to.  Make one of any run's folder with `Result.read`.
+
+    ``config`` leaves out the folder, which is ``path``: it begins another run as it is.
+    ``history`` has one record a round, as in rounds.jsonl: round, loss, seconds,
+    selected and refused nodes, accuracy where it was evaluated, and more.  ``figures`` is
+    result.json.  A notebook shows it as curves and a table.
+    """
+
+    path: Path
+    config: RunConfig
+    history: tuple[Mapping[str, Any], ...]
+    figures: Mapping[str, Any]
+    _parameters: Any = field(default=None, init=False)
+
+    @classmethod
+    def read(cls, path: str | PathLike[str]) -> Result:
+        """The run in `path`, also one that is under way or was killed (status: unfinished).
+
+        Raises `RunDirectoryError` where there is no run, or a file of it is damaged.
+        """
+        # They bring torch, which is not needed to say what a run is to be.
+        from byzpy_tw.records.folder import CONFIG, RESULT, read_object, read_rounds
+        from byzpy_tw.records.resume import options_in
+        from byzpy_tw.records.summary import tally_of
+
+        path = home(path)
+        saved = options_in(path, read_object(path / CONFIG))
+        config = attrs.evolve(from_dict(saved), run_dir=None)
+        found = read_rounds(path, config.n)
+        if found.damage:
+            raise RunDirectoryError(
+                f"{printable(path)}: {found.damage}; put back what was there, or delete that "
+                "line and what follows it"
+            )
+        if (path / RESULT).exists():
+            figures = read_object(path / RESULT)
+            if why := wrong_result(figures):
+                raise RunDirectoryError(
+                    f"{printable(path / RESULT)} {why}; put back what was there, or delete the "
+                    "file: the records have all of it but how the run ended"
+                )
+        else:
+            tally = tally_of(config)
+            for record in found.rounds:
+                tally.add(record)
+            figures = {"status": "unfinished", "error": None, **tally.figures()}
+        return cls(path, config, tuple(found.rounds), figures)
+
+    @property
+    def status(self) -> str:
+        """finished, paused, interrupted, diverged, failed, or unfinished (see `read`)."""
+        return str(self.figures["status"])
+
+    @property
+    def rounds(self) -> int:
+        """How many were run."""
+        return len(self.history)
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share of the test data that the last evaluation got right."""
+        return self.figures.get("final_accuracy")
+
+    @property
+    def accuracies(self) -> list[tuple[int, float]]:
+        """(rounds run, share of the test data got right), of each evaluation."""
+        return [(r["round"] + 1, r["accuracy"]) for r in self.history if "accuracy" in r]
+
+    @property
+    def losses(self) -> list[tuple[int, float]]:
+        """(rounds run, mean loss of the honest nodes' batches), where it was finite."""
+        return [(r["round"] + 1, r["loss"]) for r in self.history if r.get("loss") is not None]
+
+    @property
+    def error(self) -> ByzpyTwError | None:
+        """Why the run ended early, as it was raised; None if it did not, or nobody knows."""
+        message, code = self.figures.get("error"), self.figures.get("error_code")
+        if message is None:
+            return None
+        return rebuilt(code, message) if code else RunFailed(message)
+
+    @property
+    def parameters(self) -> Any:
+        """The final parameters: a flat ``(d,)`` tensor, in the order of ``model.parameters()``.
+
+        They are read from the last checkpoint, once, and are those whose SHA-256 is on
+        record.  Raises `RunDirectoryError` where no checkpoint has them: with
+        ``checkpoint_interval=0``, and after a run that diverged or was killed.
+        """
+        if self._parameters is None:
+            self._parameters = self._read_parameters()
+        return self._parameters
+
+    def _read_parameters(self) -> Any:
+        from byzpy_tw.records import checkpoint
+        from byzpy_tw.vectors import sha256_of
+
+        rounds, digest = self.rounds, self.figures.get("parameters_sha256")
+        for found in checkpoint.checkpoints(self.path):
+            if checkpoint.round_of(found) == rounds:
+                parameters = checkpoint.read(found).parameters
+                if sha256_of(parameters) != digest:
+                    raise RunDirectoryError(
+                        f"{found} has other parameters than the run's records say"
+                    )
+                return parameters
+        newest = next(map(checkpoint.round_of, checkpoint.checkpoints(self.path)), None)
+        kept = "no checkpoint" if newest is None else f"no checkpoint after round {newest}"
+        raise RunDirectoryError(
+            f"{self.path} keeps no parameters of its last round, {rounds}: the run is "
+            f"{self.status}, and there is {kept}"
+        )
+
+    def model(self) -> Any:
+        """The model with the final parameters: a `torch.nn.Module` of its own, in eval mode.
+
+        Reads the run's dataset, for the shape of an input.  Raises as `parameters` does,
+        and `DatasetUnavailable`.
+        """
+        from torch.nn.utils import vector_to_parameters
+
+        from byzpy_tw.workers.host import make_model
+        from byzpy_tw.plugins.shorthand import registry
+
+        parameters = self.parameters
+        data = registry().make("dataset", self.config.dataset, root=absolute(self.config.data_root))
+        model = make_model(self.config.spec(), registry(), data)
+        vector_to_parameters(parameters.clone(), model.parameters())
+        return model.eval()
+
+    def plot(self, axes: Any = None) -> Any:
+        """Accuracy and loss over the rounds on matplotlib's `axes`, new ones by default.
+
+        Needs matplotlib, which this package does not bring.
+        """
+        if axes is None:
+            try:
+                from matplotlib import pyplot
+            except ImportError as e:
+                raise ImportError(
+                    "plot() needs matplotlib: pip install matplotlib; in a notebook the result "
+                    "shows itself without it"
+                ) from e
+            axes = pyplot.subplots()[1]
+        for name, points in (("accuracy", self.accuracies), ("loss", self.losses)):
+            if points:
+                axes.plot(*zip(*points), label=name)
+        axes.set_xlabel("rounds")
+        axes.set_title(self._title)
+        axes.legend()
+        return axes
+
+    @property
+    def _title(self) -> str:
+        config = self.config
+        attack = f"{config.num_byz} x {config.attack}" if config.num_byz else "no attack"
+        return f"{config.pipeline}, f = {config.f}, against {attack}"
+
+    @property
+    def _summary(self) -> str:
+        reached = "" if self.accuracy is None else f", accuracy {self.accuracy:.2%}"
+        return f"{self.status}: {self.rounds} of {self.config.rounds} rounds{reached}"
+
+    def __repr__(self) -> str:
+        return f"<Result {self._summary}; {self._title}; records in {self.path}>"
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "dataset": self.config.dataset,
+            "model": self.config.model,
+            "nodes": f"{self.config.num_honest} honest, {self.config.num_byz} Byzantine",
+            "worst": _share(self.figures.get("worst_accuracy")),
+            "best": _share(self.figures.get("best_accuracy")),
+            "error": self.figures.get("error") or "",
+            "records": str(self.path),
+        }
+        charts = [
+            curves.Chart("accuracy", self.accuracies, low=0.0, high=1.0),
+            curves.Chart("loss", self.losses, low=0.0),
+        ]
+        return curves.page(f"{self._summary} ({self._title})", charts, rows)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"

@@ -1,0 +1,130 @@
+"""What a run came to, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from byzpy_tw.report.history import EXCLUDED, SELECTED, History
+from byzpy_tw.records.schema import shown
+
+_LONGEST = 300  # characters of a cause
+_NAMED = 3  # nodes; the others are counted
+
+
+def conclusion(history: History, rule: str, status: str, error: str | None) -> list[str]:
+    """Sentences, the most telling one first; the last ones say how it ended."""
+    # Of a rule that met fewer attackers than it seems nothing good is to be said.
+    choices = _failed_attack(history, rule) or _choices(history, rule)
+    whole = _rounds(history.done)
+    of = "" if any(whole in choice for choice in choices) else f" of {whole}"
+    said = [*choices, *_refusals(history, of), *_outcome(history)]
+    if not history.done:
+        said = ["No round was completed."]
+    ended = {
+        "paused": "paused", "interrupted": "was interrupted", "failed": "failed",
+        "diverged": "diverged", "unfinished": "has not come to an end",
+    }.get(status)  # fmt: skip
+    if ended:
+        after = f" after {history.done} of {_rounds(history.planned)}" if history.done else ""
+        said.append(f"The run {ended}{after}{': ' + error if error else ''}.")
+    return said
+
+
+def _failed_attack(history: History, rule: str) -> list[str]:
+    """The number of failed attack calls; empty for none."""
+    failures = history.attack.failures
+    if failures is None:
+        return []
+    what = "Nothing" if failures.total else "Little"
+    return [
+        f"The attack failed {failures.counted}: {shown(failures.first, _LONGEST).rstrip('.')}.",
+        f"{what} can be concluded about {rule}.",
+    ]
+
+
+def _choices(history: History, rule: str) -> list[str]:
+    """Whom the rule left out."""
+    h, done = history.honest, history.done
+    if not done:
+        return []
+    if not history.choosing:
+        return [f"{rule} chooses between no nodes: every vector that came had its part."]
+    out, taken = history.totals[:, EXCLUDED], history.totals[:, SELECTED]
+    # A rule that takes few is better told by whom it took.
+    if history.chosen / history.choosing < history.n / 2:
+        parts = _byzantine(taken[h:], (out + taken)[h:], h, done)
+        mean = taken[:h].sum() / done
+        parts.append(f"{mean:.3g} honest node{'s' * bool(mean != 1)} a round")
+        return [f"{rule} took {', '.join(parts)}."]
+    parts = _byzantine(out[h:], (out + taken)[h:], h, done)
+    wronged = [int(node) for node in np.argsort(-out[:h], kind="stable") if out[node]]
+    of = "" if parts else f" of {_rounds(done)}"
+    if not wronged:
+        parts.append("no honest node")
+    elif len(wronged) <= _NAMED:
+        first, *rest = [f"honest node {node} in {out[node]}" for node in sorted(wronged)]
+        parts += [first + of, *rest]
+    else:
+        low, high = out[:h].min(), out[:h].max()
+        parts.append(f"honest nodes in {low} to {high}{of} (node {wronged[0]} most)")
+    return [f"{rule} excluded {', '.join(parts)}."]
+
+
+def _byzantine(counts: np.ndarray, came: np.ndarray, first: int, done: int) -> list[str]:
+    """How often it was the Byzantine nodes, of the rounds in which they `came`."""
+    if not came.any():
+        return []  # there are none, or they were refused whenever
+    if len(counts) == 1:
+        count, of = int(counts[0]), int(came[0])
+        if of == done:
+            return [f"the Byzantine node in {count} of {_rounds(done)}"]
+        return [f"the Byzantine node in {count} of the {_rounds(of)} that it took part in"]
+    low, high = int(counts.min()), int(counts.max())
+    if low == high:
+        return [f"each of the {len(counts)} Byzantine nodes in {low} of {_rounds(done)}"]
+    if len(counts) <= _NAMED:
+        each = " and ".join(f"{c} (node {first + i})" for i, c in enumerate(counts.tolist()))
+        return [f"the Byzantine nodes in {each} of {_rounds(done)}"]
+    return [f"the {len(counts)} Byzantine nodes in {low} to {high} of {_rounds(done)}"]
+
+
+def _rounds(count: int) -> str:
+    return f"{count} round{'s' * (count != 1)}"
+
+
+def _refusals(history: History, of: str) -> list[str]:
+    """Who was refused, and why; `of` how many rounds, unless that has been said."""
+    found = sorted(history.reasons.items(), key=lambda item: (-item[1].total(), item[0]))
+    told = [
+        f"{_kind(history, node)} node {node} was refused in {why.total()}"
+        f"{'' if i else of} ({_reasons(why)})"
+        for i, (node, why) in enumerate(found[:_NAMED])
+    ]
+    if len(found) > _NAMED:
+        told.append(f"{len(found) - _NAMED} more nodes were refused in fewer")
+    return [f"{_upper('; '.join(told))}."] if told else []
+
+
+def _kind(history: History, node: int) -> str:
+    return "honest" if node < history.honest else "Byzantine"
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _reasons(why: Mapping[str, int]) -> str:
+    ordered: Sequence[tuple[str, int]] = sorted(why.items(), key=lambda item: -item[1])
+    return ", ".join(f"{reason} {count}" for reason, count in ordered)
+
+
+def _outcome(history: History) -> list[str]:
+    """How good the model is."""
+    last: Mapping[str, Any] = history.last
+    accuracy = last.get("accuracy")
+    if not isinstance(accuracy, (int, float)):
+        return []
+    return [f"Accuracy {accuracy:.2%} after {_rounds(history.evaluated)}."]

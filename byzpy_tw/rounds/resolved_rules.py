@@ -1,0 +1,65 @@
+"""The names in a configuration, looked up and checked before anything starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import define, field
+
+from byzpy_tw.plugins import Registry
+from byzpy_tw.plugins.shorthand import build_attack
+from byzpy_tw.rounds.aggregation import Aggregation
+from byzpy_tw.config.run import RunConfig
+
+
+@define(eq=False)
+class Rules:
+    """What the trainer itself needs of a run's names.
+
+    ``missing`` says why the rules give no guarantee for this n and f, or is None.
+    """
+
+    config: RunConfig
+    aggregation: Aggregation
+    missing: str | None
+    _registry: Registry
+    _attacks: dict[int, Any] = field(factory=dict, init=False)
+
+    @property
+    def attack(self) -> Any:
+        """The run's attack, for what it must be shown; None without Byzantine nodes."""
+        return self.attack_on(self.config.f)
+
+    def attack_on(self, f: int) -> Any:
+        """The attack, aimed at the rules as they are with budget `f`."""
+        config = self.config
+        if not config.num_byz:
+            return None
+        if f not in self._attacks:
+            self._attacks[f] = build_attack(
+                self._registry,
+                config.attack,
+                n=config.n,
+                b=config.num_byz,
+                f=f,
+                run_pipeline=lambda: self.aggregation.chain(f),
+            )
+        return self._attacks[f]
+
+
+def rules_of(config: RunConfig, registry: Registry) -> Rules:
+    """The rules of `config`; an error for any name or parameter that is wrong.
+
+    Cheap: reads no data, builds no model.
+    """
+    for kind, text in (
+        ("dataset", config.dataset),
+        ("model", config.model),
+        ("partition", config.partition),
+        ("attack", config.attack),
+    ):
+        registry.check(kind, text, f=config.f)
+    aggregation = Aggregation(config, registry)
+    rules = Rules(config, aggregation, aggregation.check(), registry)
+    rules.attack_on(config.f)  # raises what is wrong with it
+    return rules

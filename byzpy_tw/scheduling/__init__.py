@@ -1,0 +1,1 @@
+"""Work between a reactor and its pool of threads, and time for measuring."""

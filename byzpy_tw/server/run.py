@@ -1,0 +1,329 @@
+"""One run on this server: its nodes, its tensor stream, its rounds.
+
+The stream and the commands arrive on two connections, in no common order.  So
+each round's parameters, and each piece of an attack's knowledge, is awaited by
+round: the command that needs it waits, or finds it there already.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch import Tensor
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.python.failure import Failure
+
+from byzpy_tw.errors import BadFrame, BadRequest, ServerBusy, ServerError, UnknownRun
+from byzpy_tw.workers.host import NodeHost
+from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, widened
+from byzpy_tw.server.idle import Silence
+from byzpy_tw.server.run_executor import Lane
+from byzpy_tw.scheduling.node_scheduler import Failures, NodeDriver, vector_header
+from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.knowledge_frames import place_of
+from byzpy_tw.protocol.tensor_stream import TensorStream
+from byzpy_tw.scheduling.threads import in_pool
+
+_ROUNDS_IN_HAND = 3  # whose attacks may be computed at once
+
+
+@define(eq=False)
+class Arrivals:
+    """Deferreds for things that arrive once a round, in whatever order.
+
+    Only the newest round is kept; whoever waits for an older one fails.
+    """
+
+    round: int = -1
+    _here: set[str] = field(factory=set, init=False)
+    _waiting: dict[str, list[Deferred[None]]] = field(factory=dict, init=False)
+
+    def begin(self, round: int) -> None:
+        """Things of `round` are now what counts."""
+        if round > self.round:
+            self.fail(BadRequest(f"round {self.round} is over: round {round} has begun"))
+            self.round, self._here = round, set()
+
+    def has(self, what: str) -> bool:
+        return what in self._here
+
+    def arrived(self, what: str) -> None:
+        self._here.add(what)
+        for waiter in self._waiting.pop(what, []):
+            waiter.callback(None)
+
+    def wait(self, what: str) -> Deferred[None]:
+        waiter: Deferred[None] = Deferred()
+        if what in self._here:
+            waiter.callback(None)
+        else:
+            self._waiting.setdefault(what, []).append(waiter)
+        return waiter
+
+    def fail(self, error: Exception) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for waiters in waiting.values():
+            for waiter in waiters:
+                waiter.errback(error)
+
+
+@define(eq=False)
+class HostedRun:
+    """A run of one trainer on this server."""
+
+    name: str
+    host: NodeHost
+    _driver: NodeDriver
+    _lane: Lane  # what the driver computes on
+    _reactor: Any
+    _most_shown: int  # bytes that a round's attacks may be shown
+    stream: TensorStream | None = None
+    silence: Silence = field(factory=Silence, init=False)  # within a frame
+    _arrivals: Arrivals = field(factory=Arrivals, init=False)
+    _staging: Tensor | None = field(default=None, init=False)
+    _widening: DeferredLock = field(factory=DeferredLock, init=False)
+    _copying: bool = field(default=False, init=False)  # from there into the model
+    _begun: int = field(default=-1, init=False)  # round of the newest parameters
+    _coming: Tensor | None = field(default=None, init=False)  # a piece not yet complete
+    _pieces: dict[str, Tensor] = field(factory=dict, init=False)
+    _shown: int = field(default=0, init=False)  # bytes taken for this round's pieces
+    _attacking: list[int] = field(factory=list, init=False)  # rounds of attacks in hand
+
+    def __attrs_post_init__(self) -> None:
+        self._driver.corked = self._corked
+
+    @property
+    def closed(self) -> bool:
+        return self._driver.stopped
+
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes that its stream has taken from the trainer, and given to it."""
+        if self.stream is None:
+            return 0, 0
+        return self.stream.reader.bytes_read, self.stream.bytes_sent
+
+    @property
+    def within_a_frame(self) -> bool:
+        """Whether the stream waits for the trainer to send the rest of a frame, or take it."""
+        if self.stream is None:
+            return False
+        return not self.stream.reader.between_frames or bool(self.stream.writer)
+
+    # -- frames from the trainer
+
+    def frame_started(self, header: Header) -> Tensor | None:
+        if self.closed or header.round < self._arrivals.round:
+            # A command overtakes frames: a trainer that went on to the next
+            # round over a slow link still has the last one's on their way.
+            return None
+        if header.kind is Kind.PARAMETERS:
+            return self._place_for_parameters(header)
+        if header.kind is Kind.PIECE:
+            piece, place = place_of(
+                header,
+                self.host.pieces,
+                most_h=self.host.spec.shards,
+                d=self.host.dimension,
+                wire=self.host.wire,
+            )
+            self._begin(header.round)
+            if self._arrivals.has(piece):
+                raise BadFrame(f"{piece} twice in round {header.round}")
+            self._take(header)
+            self._coming = place
+            return place
+        if header.kind is Kind.PAST:
+            return self._place_for_past(header)
+        raise BadFrame(f"a server takes no frames of kind {header.kind.name}")
+
+    def _place_for_past(self, header: Header) -> Tensor:
+        node, d = self.host.nodes.get(header.index), self.host.dimension
+        if node is None or node.attack is None or PAST not in self.host.pieces:
+            raise BadFrame(f"the past of node {header.index} was not expected")
+        if header.elements != d or header.dtype is not self.host.wire:
+            raise BadFrame(f"a past of {header.elements} {header.dtype} elements, d={d}")
+        self._begin(header.round)
+        if self._arrivals.has(_past_of(header.index)):
+            raise BadFrame(f"the past of node {header.index} twice in round {header.round}")
+        self._take(header)
+        self._coming = torch.empty(d, dtype=header.dtype)
+        return self._coming
+
+    def _take(self, header: Header) -> None:
+        """Count what is kept until the round ends; `BadFrame` above the limit."""
+        self._shown += header.elements * max(header.dtype.itemsize, 4)  # once it is wide
+        if self._shown > self._most_shown:
+            raise BadFrame(
+                f"{self._shown:,} bytes for the attacks of round {header.round}, at most "
+                f"{self._most_shown:,} are allowed"
+            )
+
+    def _place_for_parameters(self, header: Header) -> Tensor:
+        d, wire = self.host.dimension, self.host.wire
+        if header.elements != d or header.dtype is not wire:
+            raise BadFrame(
+                f"parameters of {header.elements} {header.dtype} elements, the model has {d} {wire}"
+            )
+        if header.round <= self._begun:
+            raise BadFrame(f"parameters twice in round {header.round}")
+        self._begun = header.round
+        self._begin(header.round)
+        # Straight into the model's own memory, unless an abandoned round is
+        # still computing with it, or it is on another device or of another type.
+        here = self.host.parameters
+        free = not self._driver.computing and not self._copying
+        if here.device.type == "cpu" and here.dtype is wire and free:
+            self._staging = None
+            return here
+        self._staging = torch.empty(d, dtype=wire)
+        return self._staging
+
+    def frame_received(self, header: Header) -> None:
+        coming, self._coming = self._coming, None
+        if self.closed or header.round != self._arrivals.round:
+            return  # its round ended while it was on its way
+        if header.kind in (Kind.PIECE, Kind.PAST):
+            assert coming is not None
+            past = header.kind is Kind.PAST
+            name = _past_of(header.index) if past else PIECES[header.index]
+            self._pieces[name] = coming
+            self._arrivals.arrived(name)
+        elif self._staging is None:
+            self._arrivals.arrived("parameters")
+        else:
+            self._install(header.round)
+
+    def _begin(self, round: int) -> None:
+        if round > self._arrivals.round:
+            self._pieces, self._shown = {}, 0
+            self._driver.round = round
+            self._arrivals.begin(round)
+
+    def _install(self, round: int) -> None:
+        """Move staged parameters into the model once nothing computes with it."""
+        if self.closed or self._arrivals.round != round or self._staging is None:
+            return
+        if self._driver.computing or self._copying:
+            self._reactor.callLater(0.005, self._install, round)
+            return
+        staged, self._staging, self._copying = self._staging, None, True
+
+        def installed(_: Any) -> None:
+            self._copying = False
+            if not self.closed and self._arrivals.round == round:
+                self._arrivals.arrived("parameters")
+
+        def failed(why: Failure) -> None:
+            self._copying = False
+            if not self.closed:
+                self._arrivals.fail(ServerError(f"parameters: {why.getErrorMessage()}"))
+
+        copied = in_pool(self._reactor, self._lane, self.host.parameters.copy_, staged)
+        copied.addCallbacks(installed, failed)
+
+    # -- commands
+
+    async def compute(self, round: int, nodes: list[int]) -> Failures:
+        """Send the gradients of honest `nodes`; what went wrong, by node."""
+        self._check(nodes, honest=True)
+        await self._parameters(round)
+        return await self._driver.honest(round, nodes, self._emit)
+
+    async def attack(
+        self, round: int, nodes: list[int], honest: int, pieces: list[str]
+    ) -> Failures:
+        """Send the vectors of Byzantine `nodes`; what went wrong, by node."""
+        self._check(nodes, honest=False)
+        if not 1 <= honest <= self.host.spec.shards:
+            raise BadRequest(f"{honest} honest vectors of {self.host.spec.shards} nodes")
+        await self._parameters(round)
+        common = [piece for piece in pieces if piece != PAST]
+        own = nodes if PAST in pieces else []
+        for piece in [*common, *map(_past_of, own)]:
+            await self._arrivals.wait(piece)
+            await self._widening.run(self._widen, round, piece)
+        # Attacks of rounds that are over keep what they were shown until they end.
+        if len({*self._attacking, round}) > _ROUNDS_IN_HAND:
+            raise ServerBusy(f"attacks of {_ROUNDS_IN_HAND} rounds are not done yet")
+        if self._arrivals.round != round:  # while the last piece was made wide
+            raise BadRequest(f"round {round} is over: round {self._arrivals.round} has begun")
+        shown = {piece: self._pieces[piece] for piece in common}
+        past = {node: self._pieces[_past_of(node)] for node in own}
+        self._attacking.append(round)
+        try:
+            return await self._driver.byzantine(round, nodes, honest, shown, past, self._emit)
+        finally:
+            self._attacking.remove(round)
+
+    def _widen(self, round: int, piece: str) -> Deferred[None] | None:
+        """Make a piece float32, once for all commands that use it."""
+        tensor = self._pieces.get(piece)
+        if self._arrivals.round != round or tensor is None:
+            raise BadRequest(f"round {round} is over: round {self._arrivals.round} has begun")
+        if tensor.dtype is not torch.float16 and tensor.dtype is not torch.bfloat16:
+            return None
+
+        def keep(wide: Tensor) -> None:
+            if self._arrivals.round == round:
+                self._pieces[piece] = wide
+
+        return in_pool(self._reactor, self._lane, widened, tensor).addCallback(keep)
+
+    def _check(self, nodes: Iterable[int], *, honest: bool) -> None:
+        if self.stream is None:
+            raise BadRequest("the run has no tensor stream yet")
+        seen: set[int] = set()
+        for node in nodes:
+            here = self.host.nodes.get(node)
+            if here is None or here.spec.honest is not honest:
+                kind = "honest" if honest else "Byzantine"
+                raise BadRequest(f"node {node} is no {kind} node of this server")
+            if node in seen:
+                raise BadRequest(f"node {node} is named twice")
+            seen.add(node)
+
+    def _parameters(self, round: int) -> Deferred[None]:
+        if round < self._arrivals.round:
+            raise BadRequest(f"round {round} is over: round {self._arrivals.round} has begun")
+        self._begin(round)
+        return self._arrivals.wait("parameters")
+
+    def _emit(self, node: int, pieces: Sequence[Tensor], loss: float, round: int) -> Deferred[None]:
+        if self.stream is None:
+            raise UnknownRun(f"run {self.name!r} was closed")
+        return self.stream.send(vector_header(node, pieces, loss, round), *pieces)
+
+    def _corked(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.stream is None else self.stream.corked()
+
+    # -- the end
+
+    def close(self) -> None:
+        """Start no more work, and let go of the stream."""
+        if self.closed:
+            return
+        self._lane.close()
+        self._driver.stop()
+        self._arrivals.fail(UnknownRun(f"run {self.name!r} was closed"))
+        if self.stream is not None:
+            stream, self.stream = self.stream, None
+            stream.hang_up("the run was closed")
+
+
+def _past_of(node: int) -> str:
+    return f"{PAST} of {node}"
+
+
+def failures_to_json(failures: Failures) -> str:
+    """As much of `failures` as fits into an answer."""
+    shown, room = {}, 50_000
+    for node, why in failures.items():
+        room -= len(json.dumps(why)) + 12
+        shown[str(node)] = why if room > 0 else "failed"
+    return json.dumps(shown)

@@ -1,0 +1,160 @@
+"""The lab's page: one file that needs no network, nothing beside it, and no script.
+
+The template is page.html, next to this module.  Whatever is put into it is escaped here:
+names come from a command line and from plugins, reasons from wherever they arose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+import byzpy_tw
+from byzpy_tw.sweep import charts
+from byzpy_tw.sweep.colours import on_page
+from byzpy_tw.sweep.grid import Grid, command_of
+from byzpy_tw.sweep.results import Ended, Outcome
+from byzpy_tw.sweep.text import CORNER, entry, legend, mark_of, notes, out_text
+from byzpy_tw.sweep.findings import collapsed, explained, percent, sentences
+from byzpy_tw.report.page import REPORT
+
+
+def page(grid: Grid, outcomes: Sequence[Outcome], folder: Path) -> str:
+    """The whole page.  `folder` is where the runs are, for its links and its words."""
+    template = resources.files("byzpy_tw.sweep").joinpath("page.html").read_text("utf-8")
+    found = "".join(f"<li>{escape(line)}</li>" for line in sentences(grid, outcomes))
+    marks = [line for line in notes(grid, outcomes) if line[:2] in ("!:", "*:", "?:")]
+    return Template(template).substitute(
+        setting=_setting(grid),
+        found=f'<ul class="found">{found}</ul>' if found else "",
+        table=_table(grid, outcomes),
+        legend=escape(legend(grid).capitalize()),
+        marks="".join(f"<br>{escape(line)}" for line in marks),
+        lines=_legend(grid),
+        charts=_charts(grid, outcomes),
+        cells="".join(_details(outcome) for outcome in outcomes),
+        foot=escape(f"byzpy_tw {byzpy_tw.__version__}; records in {folder.absolute()}"),
+    )
+
+
+def _setting(grid: Grid) -> str:
+    base = grid.base
+    seeds = ", ".join(map(str, grid.seeds))
+    return escape(
+        f"{base.rounds} rounds of {base.model} on {base.dataset}, cut up by {base.partition}: "
+        f"{base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
+        f"seed{'s' * (len(grid.seeds) > 1)} {seeds}."
+    )
+
+
+def _id(outcome: Outcome) -> str:
+    return f"cell-{outcome.cell.row}-{outcome.cell.column}"
+
+
+def _table(grid: Grid, outcomes: Sequence[Outcome]) -> str:
+    down, columns = collapsed(outcomes), len(grid.attacks)
+    heads = "".join(f'<th scope="col">{_broken(attack)}</th>' for attack in grid.attacks)
+    rows = []
+    for row, defence in enumerate(grid.defences):
+        cells = "".join(
+            _cell(outcome, (row, outcome.cell.column) in down)
+            for outcome in outcomes[row * columns : (row + 1) * columns]
+        )
+        rows.append(f'<tr><th scope="row">{_broken(defence)}</th>{cells}</tr>')
+    least = 5.7 + 4.2 * columns  # on a narrower screen it scrolls
+    return (
+        f'<table style="min-width:{least:.1f}rem"><thead><tr>'
+        f'<th class="corner">{escape(CORNER)}</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _broken(name: str) -> str:
+    """`name`, escaped, which may be broken where a person would break it.
+
+    Not within ``key=value``, unless that is long itself.
+    """
+    parts = re.split(r"(?<=[:,|])", name)
+    return "<wbr>".join(
+        f'<span class="whole">{escape(part)}</span>' if "=" in part and len(part) < 10
+        else escape(part)
+        for part in parts
+    )  # fmt: skip
+
+
+def _cell(outcome: Outcome, fallen: bool) -> str:
+    style = "" if outcome.value is None else f' style="{on_page(outcome.value)}"'
+    if outcome.status == "finished":
+        mark = mark_of(outcome, fallen)
+        first = f"{percent(outcome.final)}{mark}"
+        span = f"{percent(outcome.worst, 0)}&ndash;{percent(outcome.best, 0)}"
+        out = re.sub(r"(?<=[BH]) ", "&nbsp;", out_text(outcome))
+        second = "".join(f"<small>{line}</small>" for line in (span, out) if line)
+    else:
+        state = escape(entry(outcome)[0] if outcome.begun else outcome.status)
+        first, second = f'<span class="state">{state}</span>', ""
+    title = escape(f"{outcome.cell.defence} under {outcome.cell.attack}")
+    return f'<td{style}><a href="#{_id(outcome)}" title="{title}"><b>{first}</b>{second}</a></td>'
+
+
+def _legend(grid: Grid) -> str:
+    return "".join(
+        f"<li>{charts.sample(row)} {escape(defence)}</li>"
+        for row, defence in enumerate(grid.defences)
+    )
+
+
+def _charts(grid: Grid, outcomes: Sequence[Outcome]) -> str:
+    columns = len(grid.attacks)
+    return "".join(
+        f"<figure><figcaption>{escape(attack)}</figcaption>"
+        f"{charts.curves(outcomes[column::columns], grid.base.rounds, attack)}</figure>"
+        for column, attack in enumerate(grid.attacks)
+    )
+
+
+def _details(outcome: Outcome) -> str:
+    cell = outcome.cell
+    head = outcome.status
+    if outcome.status == "finished":
+        head = f"{percent(outcome.final)} %"
+    parts = []
+    if outcome.why:
+        parts.append(f'<p class="why">{escape(outcome.why)}</p>')
+    if outcome.attack_failures:
+        words = f"{outcome.attack_failures}; nothing is concluded from this cell."
+        parts.append(f'<p class="why">{escape(words[:1].upper() + words[1:])}</p>')
+    if cell.missing:
+        parts.append(f"<p>No guarantee: {escape(cell.missing)}</p>")
+    said = explained(outcome)
+    if said:
+        parts.append(f"<p>{escape(said)}</p>")
+    parts.append(charts.strip(outcome.shares))
+    if cell.trials:
+        parts.append("<p>The same run on servers, to the same bits:</p>")
+    ended = {e.trial.folder: e for e in outcome.ended}
+    for trial in cell.trials:
+        parts.append(f"<pre>{escape(command_of(trial.config))}</pre>")
+        if trial.folder in ended:
+            parts.append(_run(ended[trial.folder]))
+    names = f"{escape(cell.defence)} <i>under</i> {escape(cell.attack)}"
+    return (
+        f'<details id="{_id(outcome)}"><summary><span>{names}</span> <b>{escape(head)}</b>'
+        f"</summary>{''.join(parts)}</details>"
+    )
+
+
+def _run(ended: Ended) -> str:
+    where = f"cells/{ended.trial.folder}"
+    told = [f"{ended.status}, {ended.rounds} rounds in {ended.seconds:.1f} s"]
+    if ended.digest:
+        told.append(f"parameters {ended.digest[:16]}")
+    return (
+        f'<p class="run">{escape("; ".join(told))}; '
+        f'<a href="{escape(where)}/{REPORT}">its report</a>, '
+        f'<a href="{escape(where)}/rounds.jsonl">{escape(where)}</a></p>'
+    )

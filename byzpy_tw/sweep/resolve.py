@@ -1,0 +1,90 @@
+"""The names of a grid: looked up before anything runs, and what code they stand for."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from byzpy_tw.plugins import Registry, parse
+from byzpy_tw.plugins.registry import OWN, Entry
+from byzpy_tw.config.run import RunConfig
+
+
+def check_names(
+    registry: Registry, base: RunConfig, attacks: Sequence[str], defences: Sequence[str]
+) -> None:
+    """Raise what is wrong with a name, or a parameter's name, anywhere in the grid.
+
+    What is only too large or too small for these n and f is a matter of its cell.
+    """
+    config = attrs.evolve(base, aggregator="mean", pre_aggregator=(), attack="none")
+    for kind, text in _named(config):
+        registry.check(kind, text, f=base.f)
+    for attack in attacks:
+        registry.check("attack", attack, f=base.f)
+    for defence in defences:
+        for kind, text in _chain(defence):
+            registry.check(kind, text, **base.rule_parameters)
+
+
+def versions(config: RunConfig, registry: Registry) -> dict[str, str]:
+    """What of the code behind `config`'s names may change from one call to the next.
+
+    Of a plugin that is its version and its module's source: whoever writes one changes
+    the second long before the first.
+    """
+    found = {}
+    for kind, text in _named(config):
+        entry = registry.entry(kind, parse(text).name)
+        if entry.distribution != OWN:
+            found[f"{kind} {entry.name}"] = f"{entry.distribution} {entry.version} {_source(entry)}"
+    return found
+
+
+def keeping_data(registry: Registry) -> Registry:
+    """`registry`, whose datasets are read once and then handed out again.
+
+    A dataset is read-only by contract, and sixteen runs of one process need it once.
+    """
+    kept = {id(entry): _keeping(entry) for entry in registry.names["dataset"].values()}
+    datasets = {name: kept[id(entry)] for name, entry in registry.names["dataset"].items()}
+    names: Mapping[str, Mapping[str, Entry]] = {**registry.names, "dataset": datasets}
+    return attrs.evolve(registry, names=names)
+
+
+def _keeping(entry: Entry) -> Entry:
+    once = cache(entry.factory)
+
+    @wraps(entry.factory)  # its parameters are read from its signature
+    def factory(**arguments: Any) -> Any:
+        return once(**arguments)
+
+    return attrs.evolve(entry, factory=factory)
+
+
+def _named(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Each kind and text that `config` names."""
+    for kind in ("dataset", "model", "partition", "attack"):
+        yield kind, getattr(config, kind)
+    yield from _chain(config.pipeline)
+
+
+def _chain(text: str) -> Iterator[tuple[str, str]]:
+    *before, last = text.split("|")
+    yield from (("pre-aggregator", part) for part in before)
+    yield "aggregator", last
+
+
+def _source(entry: Entry) -> str:
+    """Hex digest of the file that the factory is in; empty where there is none to read."""
+    try:
+        path = inspect.getsourcefile(inspect.unwrap(entry.factory))
+        return hashlib.sha256(Path(path or "").read_bytes()).hexdigest()[:16]
+    except (OSError, TypeError):
+        return ""

@@ -1,0 +1,124 @@
+"""What every law is tested with: a bound on time, the world left alone, any threads."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.aggregators.callables import taken
+from byzpy_tw.kernels.parallel import alone, using
+from byzpy_tw.vectors import sha256_of
+
+T = TypeVar("T")
+
+quick = settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
+
+PATIENCE = 60.0  # seconds; what takes longer on a handful of small vectors hangs
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """What `work` returns or raises; an `AssertionError` if it takes longer.
+
+    It is called as in a run: torch has one thread, and records no gradients.  A
+    thread that hangs is left behind: there is no way to end it.
+    """
+    found: list[Any] = []
+    context = copy_context()
+
+    def run() -> None:
+        try:
+            found.append((True, context.run(alone, work)))
+        except BaseException as e:  # the test's to deal with
+            found.append((False, e))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not found:
+        raise AssertionError(f"no answer within {seconds:g} s")
+    good, answer = found[0]
+    if not good:
+        raise answer
+    return answer  # type: ignore[no-any-return]
+
+
+@contextmanager
+def untouched(test: SynchronousTestCase, *given: Any) -> Iterator[None]:
+    """Fail if the tensors among `given` change, or global streams of random numbers move."""
+    tensors = [g for g in given if isinstance(g, Tensor)]
+    before = [t.clone() for t in tensors]
+    torch_stream, streams = torch.get_rng_state(), _streams()
+    yield
+    for tensor, kept in zip(tensors, before, strict=True):
+        test.assertTrue(same(tensor, kept), "changed its input")
+    test.assertTrue(
+        torch.equal(torch.get_rng_state(), torch_stream),
+        "drew from torch's global stream: use context.stream, or a generator of its own",
+    )
+    test.assertTrue(
+        _streams() == streams,
+        "drew from numpy's or Python's global stream: use context.stream, or a generator "
+        "of its own",
+    )
+
+
+def _streams() -> tuple[Any, ...]:
+    kind, keys, *rest = np.random.get_state()
+    return kind, keys.tobytes(), *rest, random.getstate()
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same shape, dtype and bits."""
+    return sha256_of(a) == sha256_of(b)
+
+
+def on_threads(work: Callable[[], T]) -> list[T]:
+    """What `work` gives when rules may use 1, 2 and 4 threads."""
+    found = []
+    for count in (1, 2, 4):
+        with using(count):
+            found.append(work())
+    return found
+
+
+def any_rows(n: int, d: int) -> Any:
+    """Hypothesis draws ``(n, d)`` float32 rows of finite numbers whose squares are finite."""
+    numbers = st.floats(-(2.0**49), 2.0**49, width=32)
+    return arrays(np.float32, (n, d), elements=numbers)
+
+
+def made(make: Callable[..., Any], **offered: Any) -> Any:
+    """What the factory `make` makes, given those of `offered` that it takes."""
+    return make(**taken(make, offered))
+
+
+def test_class(kind: str, make: Callable[..., Any], name: str, tests: dict[str, Any]) -> Any:
+    """A test class with these tests, in the module that called the kit.
+
+    Called `name`, else after `make`.
+    """
+    made_of = getattr(make, "__name__", type(make).__name__).strip("<>")
+    words = made_of.replace("-", "_").split("_")
+    title = name or "".join(word[:1].upper() + word[1:] for word in words) + "Laws"
+    frame = sys._getframe()
+    while frame.f_back is not None and str(frame.f_globals.get("__package__")) == __package__:
+        frame = frame.f_back
+    body = {
+        "__doc__": f"The laws of {kind} {made_of}.",
+        "__module__": frame.f_globals.get("__name__", __name__),
+        **tests,
+    }
+    return type(title, (SynchronousTestCase,), body)

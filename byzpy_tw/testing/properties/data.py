@@ -1,0 +1,181 @@
+"""What datasets and partitions are held to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw import seeds
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.errors import ShardTooSmall
+from byzpy_tw.plugins.outputs import checked
+from byzpy_tw.testing.properties.bounds import (
+    PATIENCE,
+    made,
+    on_threads,
+    test_class,
+    untouched,
+    within,
+)
+
+Factory = Callable[..., Any]
+
+_labels = st.integers(0, 9)
+
+
+def dataset_tests(
+    make: Factory, *, elsewhere: bool = True, name: str = "", **parameters: Any
+) -> Any:
+    """The tests of the dataset that ``make(**parameters)`` makes.
+
+    Tested: it is a `Dataset` with training and test examples of one shape, with
+    labels from 0 up to its number of classes; inputs to a model are finite float32;
+    made again, with any number of threads, it has the same digest, as trainer and
+    servers compare it, and so it has in another process, unless `elsewhere` is False
+    (there the factory is imported by its name, and given the same numbers, words and
+    paths); global streams are left alone.
+    """
+
+    def build() -> Dataset:
+        found = within(PATIENCE, lambda: made(make, **parameters))
+        return checked("dataset", "this", "tested here", found)  # type: ignore[no-any-return]
+
+    def splits(self: SynchronousTestCase) -> None:
+        """Both splits hold examples of one shape, and labels that are classes."""
+        data = build()
+        self.assertEqual(data.train.x.shape[1:], data.test.x.shape[1:])
+        self.assertEqual(data.train.x.dtype, data.test.x.dtype)
+        for split in (data.train, data.test):
+            self.assertGreater(len(split), 0)
+            self.assertEqual(len(split.x), len(split.y))
+            self.assertLessEqual(0, int(split.y.min()))
+            self.assertLess(int(split.y.max()), data.classes)
+
+    def inputs(self: SynchronousTestCase) -> None:
+        """What a model is given is finite, float32, and not the data themselves."""
+        data = build()
+        some = data.train.x[:100]
+        with untouched(self, data.train.x):
+            found = data.inputs(some)
+            self.assertEqual(found.dtype, torch.float32)
+            self.assertEqual(found.shape, some.shape)
+            self.assertTrue(bool(torch.isfinite(found).all()))
+            found += 1
+
+    def again(self: SynchronousTestCase) -> None:
+        """Made again it is the same, to the bit."""
+        with untouched(self):
+            digests = on_threads(lambda: build().digest())
+        self.assertEqual(len(set(digests)), 1, "two of the same dataset differ")
+
+    def another_process(self: SynchronousTestCase) -> None:
+        """Another process, with other hashes, makes the same."""
+        name, module = getattr(make, "__qualname__", "<"), getattr(make, "__module__", "")
+        if "<" in name:
+            self.fail(f"{make!r} has no name to import it by: say elsewhere=False")
+        written = ", ".join(f"{key}={_written(value)}" for key, value in parameters.items())
+        code = (
+            f"import pathlib\nfrom {module} import {name.split('.')[0]}\n"
+            f"print({name}({written}).digest())"
+        )
+        # sys.path as it is here: a test may run from a checkout.
+        environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True,
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        self.assertEqual(found.stdout.strip(), build().digest(), found.stderr[-500:])
+
+    tests = {"test_splits": splits, "test_inputs": inputs, "test_made_again": again}
+    if elsewhere:
+        tests["test_another_process"] = another_process
+    return test_class("dataset", make, name, tests)
+
+
+def _written(value: Any) -> str:
+    return f"pathlib.Path({str(value)!r})" if isinstance(value, Path) else repr(value)
+
+
+def partition_tests(
+    make: Factory,
+    *,
+    covers: bool = True,
+    disjoint: bool = True,
+    per_shard: int = 1,
+    name: str = "",
+    **parameters: Any,
+) -> Any:
+    """The tests of the partition that ``make(**parameters)`` makes.
+
+    Tested, on labels that hypothesis draws, at least `per_shard` for each of up to 20
+    shards: it cuts as many as were asked for, none of them empty, each naming examples
+    that there are, none twice; the labels and global streams are left alone; the stream
+    that it is handed decides everything.  Where there are more shards than examples some
+    are empty, or it is a `ShardTooSmall` with the numbers.  With `covers` every example
+    is in some shard, with `disjoint` in no more than one.
+    """
+    partition = checked("partition", "this", "tested here", made(make, **parameters))
+
+    def cut(labels: np.ndarray, shards: int, seed: int) -> list[np.ndarray]:
+        stream = seeds.stream(seed, "partition")
+        return within(PATIENCE, lambda: partition(labels, shards, stream))  # type: ignore[no-any-return]
+
+    @st.composite
+    def cases(draw: Any) -> tuple[np.ndarray, int]:
+        shards = draw(st.integers(1, 20))
+        least = per_shard * shards
+        labels = draw(arrays(np.int64, st.integers(least, least + 130), elements=_labels))
+        return labels, shards
+
+    quick = settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
+
+    @quick
+    @given(cases(), st.integers(0, 2**63 - 1))
+    def shards_test(self: SynchronousTestCase, case: Any, seed: int) -> None:
+        """Shards are rows of examples that there are."""
+        labels, shards = case
+        kept = labels.copy()
+        with untouched(self):
+            found = cut(labels, shards, seed)
+        self.assertTrue(np.array_equal(labels, kept), "changed the labels")
+        self.assertEqual(len(found), shards)
+        for shard in found:
+            self.assertGreater(len(shard), 0, "an empty shard")
+            self.assertEqual(len(np.unique(shard)), len(shard), "an example twice in a shard")
+        everything = np.concatenate(found)
+        if disjoint:
+            self.assertEqual(len(np.unique(everything)), len(everything), "shards overlap")
+        if covers:
+            self.assertEqual(set(everything.tolist()), set(range(len(labels))))
+
+    @quick
+    @given(cases(), st.integers(0, 100))
+    def repeats(self: SynchronousTestCase, case: Any, seed: int) -> None:
+        """The same stream gives the same shards."""
+        labels, shards = case
+        for one, two in zip(cut(labels, shards, seed), cut(labels, shards, seed), strict=True):
+            self.assertTrue(np.array_equal(one, two))
+
+    def too_many(self: SynchronousTestCase) -> None:
+        """More shards than examples are empty ones, or an error with the numbers."""
+        try:
+            self.assertEqual(len(cut(np.zeros(3, dtype=np.int64), 4, 0)), 4)
+        except ShardTooSmall as e:
+            self.assertRegex(str(e), "3.*4|4.*3")
+
+    tests: dict[str, Any] = {"test_shards": shards_test, "test_repeats": repeats}
+    if disjoint:
+        tests["test_too_many_shards"] = too_many
+    return test_class("partition", make, name, tests)

@@ -1,0 +1,102 @@
+"""Checkpoints of a run under way, written beside its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from attrs import define, evolve, field
+from twisted.internet.defer import CancelledError, Deferred
+
+from byzpy_tw.records import checkpoint
+from byzpy_tw.records.checkpoint import State
+from byzpy_tw.scheduling.shared_deferred import Shared, settled
+from byzpy_tw.scheduling import clock
+from byzpy_tw.scheduling.threads import in_pool
+
+ROUNDS, SECONDS = 10, 30.0  # after which one is due, where no interval was asked for
+SHARE = 20  # and at most a twentieth of the time goes into writing them
+
+
+@define(eq=False)
+class Saving:
+    """Decides when a checkpoint is due, and writes one at a time in a thread of its own.
+
+    `interval` rounds: None for what is cheap, 0 for never.  `before` is done first, in
+    that thread: the records must be on the disk before the checkpoint that counts on them.
+    """
+
+    _folder: Path
+    _interval: int | None
+    _keep: int | None
+    _before: Callable[[], None]
+    _reactor: Any
+    _thread: Any = field(factory=lambda: ThreadPoolExecutor(1, "byzpy_tw checkpoints"))
+    round: int = 0  # of the newest one on the disk
+    _begun: int = field(init=False)  # of the newest one that was begun
+    _last: float = field(init=False)  # when that was
+    _rest: float = field(default=0.0, init=False)  # no other one until then
+    _writing: Shared[None] | None = field(default=None, init=False)
+    _lent: bool = field(default=False, init=False)  # whether it writes the run's own tensors
+    failed: Exception | None = field(default=None, init=False)  # why one was not written
+
+    def __attrs_post_init__(self) -> None:
+        self._begun, self._last = self.round, clock.seconds(self._reactor)
+
+    @property
+    def wanted(self) -> bool:
+        return self._interval != 0
+
+    def due(self, round: int) -> bool:
+        """Whether the state before `round` should be kept."""
+        if self._interval is not None:
+            return self._interval > 0 and round % self._interval == 0
+        now = clock.seconds(self._reactor)
+        old = round - self._begun >= ROUNDS or now - self._last >= SECONDS
+        return old and now >= self._rest
+
+    def begin(self, state: State, elapsed: float) -> Deferred[None]:
+        """Write `state`, after the one that is being written; see `returned`.
+
+        Fires when it is on the disk.  Fails with `CannotRecord` or `BadRuleOutput`.
+        """
+        self._begun, self._last = state.round, clock.seconds(self._reactor)
+        self._rest = float("inf")  # until it is done
+        self._lent = self._lent or state.large
+        self._writing = Shared(self._write(self._writing, evolve(state, elapsed=elapsed)))
+        return self._writing.wait()
+
+    async def _write(self, earlier: Shared[None] | None, state: State) -> None:
+        await settled(earlier)
+        began = clock.seconds(self._reactor)
+
+        def work() -> None:
+            self._before()
+            checkpoint.write(self._folder, state, self._keep)
+
+        try:
+            await in_pool(self._reactor, self._thread, work)
+        except Exception as e:
+            self.failed = e
+            raise
+        now = clock.seconds(self._reactor)
+        self.round, self._rest = state.round, now + SHARE * (now - began)
+
+    async def returned(self) -> None:
+        """Until the run may change its tensors: a `large` state is written from them.
+
+        Whether that went well, others are told.
+        """
+        if self._lent and self._writing is not None:
+            written = self._writing.wait()
+            await written.addErrback(lambda why: why if why.check(CancelledError) else None)
+            self._lent = False
+
+    async def settled(self) -> None:
+        """Until nothing is being written.  Raises why one could not be."""
+        await settled(self._writing)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False)

@@ -1,0 +1,362 @@
+"""The trainer as a program: one run in a reactor, from first line to exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field, frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import (
+    FilteringLogObserver,
+    Logger,
+    LogLevel,
+    LogLevelFilterPredicate,
+    globalLogBeginner,
+    textFileLogObserver,
+)
+from twisted.python.failure import Failure
+
+from byzpy_tw.errors import (
+    ByzpyTwError,
+    Diverged,
+    PluginError,
+    UnsuitableData,
+    UnsuitableModel,
+    message_of,
+)
+from byzpy_tw.console import complain, let_go, say
+from byzpy_tw.plugin_code import cause_of
+from byzpy_tw.kernels.cpu import cores
+from byzpy_tw.kernels.memory import settle, steady_heap
+from byzpy_tw.kernels.parallel import reactor_thread
+from byzpy_tw.kernels.parallel import whole_pool as make_pool
+from byzpy_tw.plugins import Registry
+from byzpy_tw.config.run import RunConfig, fresh_run_dir
+from byzpy_tw.config.paths import absolute, settled
+from byzpy_tw.records.folder import RESULT, RunDirectory
+from byzpy_tw.records.resume import Begun, finished, new, reopen
+from byzpy_tw.rounds.resolved_rules import Rules, rules_of
+from byzpy_tw.config.unused import used
+from byzpy_tw.trainer.in_process_server import InProcessHost
+from byzpy_tw.output.jsonl import JsonLines
+from byzpy_tw.trainer.local_servers import LocalServers
+from byzpy_tw.trainer.server_slot import Member
+from byzpy_tw.output.observers import Observers
+from byzpy_tw.trainer.server_client import RemoteHost
+from byzpy_tw.output.outputs import check_web, draw, lines_of, serve, terminal_of
+from byzpy_tw.trainer.training import Training, begun_with
+from byzpy_tw.output.view import View, Views
+from byzpy_tw.protocol.addresses import Address, parse_addresses
+from byzpy_tw.scheduling.clock import steady
+from byzpy_tw.protocol.keys import TRAINER, load_keys
+from byzpy_tw.protocol.mtls import MutualTLS
+
+# Errors that may be raised from a plugin's exception; others have causes of the system.
+_OF_PLUGINS = (PluginError, UnsuitableModel, UnsuitableData)
+
+log = Logger()
+
+PAUSED = 3  # exit code of a run that can be gone on with
+
+
+@frozen(eq=False)
+class Prospect:
+    """A run that may begin: its names are known, its keys good, its folder is its own."""
+
+    config: RunConfig
+    registry: Registry
+    rules: Rules
+    directory: RunDirectory
+    begun: Begun
+
+
+@frozen(eq=False)
+class Ended:
+    """How a run ended: why early, if it did, and how to go on with it, if one can."""
+
+    error: ByzpyTwError | None
+    resumable: str
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        if self.error is None:
+            return 0
+        if self.resumable:
+            return PAUSED
+        return 1 if isinstance(self.error, Diverged) else self.error.exit_code
+
+
+async def train(
+    reactor: Any,
+    config: RunConfig,
+    registry: Registry,
+    rules: Rules,
+    directory: RunDirectory,
+    write: Callable[[str], None],
+    begun: Begun | None = None,
+    terminal: View | None = None,
+) -> int:
+    """One run with everything it needs, from where it was `begun`; its exit code.
+
+    `terminal` is told of it, by default in plain lines through `write`.  Why it ended early
+    is on standard error.  Cancelling is as of `conduct`.
+    """
+    run = Prospect(config, registry, rules, directory, begun or new())
+    terminal = terminal or lines_of(config, write)
+    ended = await conduct(reactor, run, write, terminal)
+    if ended.error is not None:
+        report(ended.error)
+        if ended.resumable:
+            terminal.tell(ended.resumable)
+    return ended.code
+
+
+async def conduct(
+    reactor: Any, run: Prospect, write: Callable[[str], None], terminal: View | None = None
+) -> Ended:
+    """One run, from where it was begun to its end; its records are in its folder.
+
+    `terminal` is told of it, by default in lines through `write`.  Cancelling closes the run
+    in order and then lets `CancelledError` go on.
+    """
+    config, registry, directory = run.config, run.registry, run.directory
+    threads = config.threads or cores()
+    pool = make_pool(threads)
+    screen = Views(terminal or lines_of(config, write))
+    screen.configuration(config, str(directory.path), threads)
+    training = Training(
+        config, registry, run.rules, screen, directory, Observers(registry), threads, reactor,
+        pool, run.begun,
+    )  # fmt: skip
+    servers: LocalServers | None = None
+    web: Any = None
+    error: BaseException | None = None
+    reactor_thread.hold()
+    try:
+        web = await serve(config, directory.path, reactor, screen)
+        addresses = parse_addresses(config.remote_hosts)
+        keys = keys_of(config)
+        prepared = await training.prepare()
+        members: list[Member]
+        if config.in_process:
+            here = InProcessHost(
+                reactor, pool, threads, registry, prepared.dataset, prepared.tried,
+                prepared.environment,
+            )  # fmt: skip
+            members = [Member(here.name, lambda: here, redials=False)]
+        else:
+            if config.local:
+                servers = LocalServers(
+                    config.local,
+                    absolute(config.data_root),
+                    directory.path,
+                    config.threads,
+                    reactor,
+                    screen.event,
+                    registry.disabled,
+                )
+                addresses = tuple(await servers.start())
+            members = [_member(address, config, reactor, keys) for address in addresses]
+        await training.run(members)
+    except ByzpyTwError as e:
+        error = e
+        _log_cause(e)
+    except CancelledError:
+        training.status = "interrupted"
+        raise
+    except Exception as e:  # a bug of ours, or of a plugin's
+        training.status, error = "failed", e
+        raise
+    finally:
+        if servers is not None:
+            servers.restarts = False
+        try:
+            result = await training.finish(error)
+            if training.status == "interrupted" and training.resumable:
+                screen.tell(training.resumable)
+        finally:
+            draw(directory.path, screen)
+            screen.over(training.result(error))
+            if web is not None:
+                await web.close()
+            if servers is not None:
+                await servers.stop()
+            reactor_thread.release()
+            pool.shutdown(wait=False, cancel_futures=True)
+    screen.result(result, str(directory.path))
+    return Ended(error, training.resumable)  # type: ignore[arg-type]
+
+
+def _log_cause(error: ByzpyTwError) -> None:
+    """Leave the traceback of a plugin's exception, which `error` was raised from, in the log."""
+    cause = cause_of(error)
+    if cause is not None and isinstance(error, _OF_PLUGINS):
+        log.failure("{error}", failure=Failure(cause), error=message_of(error))
+
+
+def _member(
+    address: Address, config: RunConfig, reactor: Any, keys: MutualTLS | None = None
+) -> Member:
+    """The server at `address`, dialled anew each time."""
+    return Member(str(address), lambda: RemoteHost(address, reactor, config.heartbeat, keys=keys))
+
+
+def prospect(config: RunConfig, registry: Registry, beneath: Collection[str] = ()) -> Prospect:
+    """`config` looked into, and its folder made.  Mistakes are told before anything starts.
+
+    `beneath` are the options that come from the lower of two layers; see `runs.uses`.
+    """
+    config = settled(used(config, registry, beneath))
+    check_web(config)
+    parse_addresses(config.remote_hosts)
+    keys_of(config, warn=True)
+    rules = rules_of(config, registry)
+    path = Path(config.run_dir) if config.run_dir is not None else fresh_run_dir(config)
+    directory, begun = RunDirectory.create(path), new()
+    directory.write_config(begun_with(config, begun))
+    return Prospect(config, registry, rules, directory, begun)
+
+
+def prospect_again(
+    path: Path, given: Mapping[str, Any], registry: Registry, say: Callable[[str], None]
+) -> Prospect | None:
+    """The run in `path`, with the options `given`, looked into; None if it is finished."""
+    config, directory, begun = reopen(path, given, say)
+    try:
+        config = settled(config)
+        if finished(directory) == config.rounds:
+            say(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
+            directory.close()
+            return None
+        check_web(config)
+        parse_addresses(config.remote_hosts)
+        keys_of(config, warn=True)
+        rules = rules_of(config, registry)
+    except ByzpyTwError:
+        directory.close()
+        raise
+    return Prospect(config, registry, rules, directory, begun)
+
+
+def run_program(config: RunConfig, registry: Registry, beneath: Collection[str] = ()) -> int:
+    """Run `config` in a reactor of this process; the exit code."""
+    try:
+        run = prospect(config, registry, beneath)
+    except ByzpyTwError as e:
+        report(e)
+        return e.exit_code
+    return _run(run)
+
+
+def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> int:
+    """Go on with the run in `path`, with the options `given`; the exit code."""
+    try:
+        tell = JsonLines(say).tell if given.get("json") else say
+        run = prospect_again(path, given, registry, tell)
+    except ByzpyTwError as e:
+        report(e)
+        return e.exit_code
+    return 0 if run is None else _run(run)
+
+
+def _run(run: Prospect) -> int:
+    from twisted.internet import reactor
+
+    steady_heap()
+    start_logging(run.directory.path)
+    terminal = terminal_of(run.config, say)
+    return Program(reactor, terminal.tell).run(
+        lambda: train(
+            reactor,
+            run.config,
+            run.registry,
+            run.rules,
+            run.directory,
+            say,
+            run.begun,
+            terminal,
+        )  # fmt: skip
+    )
+
+
+def keys_of(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
+    """What ``--keys`` names, for servers elsewhere; raises `BadKeys`."""
+    if config.keys is None or not config.remote_hosts:
+        return None
+    keys = load_keys(absolute(config.keys), TRAINER)
+    for line in keys.warnings if warn else ():
+        complain(f"byzpy_tw: warning: {line}")
+    return MutualTLS(keys)
+
+
+@define(eq=False)
+class Program:
+    """Runs one coroutine, stops on the first signal, and knows the exit code."""
+
+    _reactor: Any
+    _tell: Callable[[str], None] = say
+    code: int = 1
+    _work: Deferred | None = field(default=None, init=False)
+    _signal: int = field(default=0, init=False)
+
+    def run(self, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+        steady(self._reactor)
+
+        def begin() -> None:
+            settle()
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                    signal.signal(number, self._signalled)
+            self._work = Deferred.fromCoroutine(main())
+            self._work.addBoth(self._ended)
+
+        self._reactor.callWhenRunning(begin)
+        self._reactor.run()
+        let_go()  # what it did is on record, whatever could be printed of it
+        return self.code
+
+    def _signalled(self, number: int, frame: Any) -> None:
+        if self._signal:  # asked twice: do not wait for an orderly end
+            os._exit(128 + number)
+        self._signal = number
+        self._reactor.callFromThread(self._interrupt)
+
+    def _interrupt(self) -> None:
+        if self._work is not None:
+            self._tell(f"interrupted by {signal.Signals(self._signal).name}: closing the run")
+            self._work.cancel()
+
+    def _ended(self, result: Any) -> None:
+        if self._signal:
+            self.code = 128 + self._signal
+        elif isinstance(result, Failure) and result.check(ByzpyTwError):
+            report(result.value)  # such as a full disk, met while writing the result
+            self.code = result.value.exit_code
+        elif isinstance(result, Failure):
+            # Nothing that a user or a peer did: a bug, so say all of it.
+            complain(result.getTraceback())
+        else:
+            self.code = result
+        self._reactor.stop()
+
+
+def report(error: BaseException) -> None:
+    """One line on standard error."""
+    complain(f"byzpy_tw: error: {message_of(error)}")
+
+
+def start_logging(folder: Path) -> None:
+    """What happens goes to trainer.log; Twisted prints nothing by itself."""
+    observer = FilteringLogObserver(
+        # Escapes for names that are no text: a run's folder may have one.
+        textFileLogObserver(
+            open(folder / "trainer.log", "a", encoding="utf-8", errors="backslashreplace")
+        ),
+        [LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)],
+    )
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)

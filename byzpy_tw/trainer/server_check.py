@@ -1,0 +1,216 @@
+"""One server, asked all that a run would ask of it before round 0, and a gradient.
+
+Everything goes over the commands that a run uses: a run of the same configuration is
+opened, given the nodes that the server would have, and closed again.
+
+1. `Hello` says whether it is there, what it runs, and its time.
+2. `Ping`, a few times: the round trip.
+3. `OpenRun` and `OpenStream`: its names, limits and data.
+4. `SpawnNodes`: its attacks, and room for its nodes.
+5. Parameters, and `Compute` of no nodes, which is answered once they are there: the
+   bandwidth to it.  Then one gradient there and back.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import torch
+from attrs import define, field
+from torch import Tensor
+from twisted.internet.defer import Deferred, TimeoutError
+
+from byzpy_tw.errors import BadFrame, ByzpyTwError, ServerError, ServerUnreachable
+from byzpy_tw.workers.spec import NodeSpec
+from byzpy_tw.plugins import Registry
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.workers.environment import Environment
+from byzpy_tw.trainer import handshake
+from byzpy_tw.trainer.server_interface import Host, Opened
+from byzpy_tw.trainer.server_client import RemoteHost
+from byzpy_tw.scheduling import clock
+from byzpy_tw.protocol import commands
+from byzpy_tw.protocol.frames import Header
+
+OPENING = 60.0  # seconds in which a server that is there reads its data, and builds the run
+PINGS = 5
+TRANSFERS, TRANSFER_SECONDS = 8, 1.0  # of parameters, at most
+TELLING = 64 * 1024  # bytes of a vector that take long enough for a bandwidth
+LARGEST = 1 << 28  # and of one that is tried out at all
+SOMETIME = 1e11  # seconds since 1970: what is more is no time
+
+
+@define(eq=False)
+class _One:
+    """A `Sink` for a single vector, once it has `memory` for it."""
+
+    memory: Tensor | None = None
+    arrival: Deferred[None] = field(factory=Deferred)
+
+    def place(self, host: Host, header: Header) -> Tensor | None:
+        if self.memory is None:
+            raise BadFrame("a vector that nobody asked for")
+        if header.elements != self.memory.numel() or header.dtype is not self.memory.dtype:
+            raise BadFrame(
+                f"{header.elements} elements of {header.dtype}, expected "
+                f"{self.memory.numel()} of {self.memory.dtype}"
+            )
+        return self.memory
+
+    def arrived(self, host: Host, header: Header) -> None:
+        if not self.arrival.called:
+            self.arrival.callback(None)
+
+
+@define(eq=False)
+class Examination:
+    """What was found out about `host`; `run` never fails.
+
+    ``error`` is why no run could use it.  Seconds where nothing else is said; what was
+    not found out is None.
+    """
+
+    host: RemoteHost
+    config: RunConfig
+    registry: Registry
+    nodes: Sequence[NodeSpec]  # that it would have
+    spare: NodeSpec | None  # one that failover might bring, where it has none of its kind
+    seconds: float  # for whatever a server in health does at once
+    whole: bool  # whether a run can be opened, or all is wrong with its configuration
+    _clock: Any
+    error: ByzpyTwError | None = field(default=None, init=False)
+    warnings: list[str] = field(factory=list, init=False)
+    environment: Environment | None = field(default=None, init=False)
+    opened: Opened | None = field(default=None, init=False)
+    round_trip: float | None = field(default=None, init=False)
+    clock_ahead: float | None = field(default=None, init=False)  # of ours
+    bandwidth: float | None = field(default=None, init=False)  # bytes a second, to it
+    gradient: float | None = field(default=None, init=False)  # parameters there, one back
+    _sink: _One = field(factory=_One, init=False)
+    _run: str = field(factory=lambda: f"doctor-{secrets.token_hex(12)}", init=False)
+
+    @property
+    def name(self) -> str:
+        return self.host.name
+
+    async def run(self) -> None:
+        try:
+            await self._within(self.seconds, self._greet(), self._silent)
+            if self.whole:
+                # All the while its answers to pings say that it is there.
+                await self._within(OPENING, self._open(), self._not_built)
+                await self._within(self.seconds, self._measure(), self._slow)
+                await self.host.close()
+        except ByzpyTwError as e:
+            self.error = e
+        finally:
+            self.host.drop("the examination is over")
+
+    async def _within(
+        self, seconds: float, work: Coroutine[Any, Any, None], late: Callable[[], str]
+    ) -> None:
+        """Do `work`; `ServerUnreachable` for what `late` says where it takes longer."""
+        try:
+            await Deferred.fromCoroutine(work).addTimeout(seconds, self._clock)
+        except TimeoutError:
+            why = late()
+            if why:
+                raise ServerUnreachable(f"{self.name}: {why}") from None
+
+    def _silent(self) -> str:
+        if self.host.connected:
+            return (
+                f"it takes connections and says nothing for {self.seconds:g} s: it hangs or is "
+                "stopped, or is no byzpy-server; look at its log, and restart it "
+                "(--wait SECONDS waits longer)"
+            )
+        return (
+            f"no answer to a connection for {self.seconds:g} s: is the machine up, and its "
+            "address right? A firewall may drop what it does not let through (--wait SECONDS "
+            "waits longer)"
+        )
+
+    def _not_built(self) -> str:
+        return (
+            f"it is there, and has not built the run within {OPENING:g} s; is it downloading "
+            "its data? Look at its log, or give it the files with --data-root"
+        )
+
+    def _slow(self) -> str:
+        self.warnings.append(
+            f"{self.name}: parameters there and a gradient back took over {self.seconds:g} s: "
+            "a larger --round-timeout may be needed, or a smaller --batch-size or model"
+        )
+        return ""  # no reason not to start
+
+    async def _greet(self) -> None:
+        self.environment = await self.host.hello()
+        await self._time()
+
+    async def _open(self) -> None:
+        host, config = self.host, self.config
+        self.opened = await handshake.open_run(host, self._run, config, self.registry, self._sink)
+        await handshake.spawn(host, self.nodes, config, self.registry)
+        await self._spare()
+
+    async def _time(self) -> None:
+        """The round trip, and how far the server's clock is from ours."""
+        trips = []
+        for token in range(PINGS):
+            begun = clock.seconds(self._clock)
+            await self.host.ask(commands.Ping, token=token)
+            trips.append(clock.seconds(self._clock) - begun)
+        self.round_trip = min(trips)
+        begun = clock.time_of_day(self._clock)
+        answer = await self.host.ask(commands.Hello, protocol=commands.PROTOCOL, version="doctor")
+        middle = (begun + clock.time_of_day(self._clock)) / 2
+        told = answer.get("time")
+        if told is not None and abs(told) < SOMETIME:  # false of nan, too
+            self.clock_ahead = told - middle
+
+    async def _spare(self) -> None:
+        """Whether failover could bring a node of a kind that it does not have at first."""
+        if self.spare is None:
+            return
+        try:
+            await handshake.spawn(self.host, [self.spare], self.config, self.registry)
+        except ByzpyTwError as e:
+            self.warnings.append(f"failover could not use this server: {e}")
+
+    # -- how fast
+
+    async def _measure(self) -> None:
+        assert self.opened is not None
+        host, trip, dimension = self.host, self.round_trip or 0.0, self.opened.dimension
+        dtype = getattr(torch, self.config.wire_dtype)
+        if dimension * dtype.itemsize > LARGEST:  # as the server says, and it may lie
+            return
+        vector = torch.zeros(dimension, dtype=dtype)
+        begun, took, number = clock.seconds(self._clock), [], 0
+        for number in range(TRANSFERS):
+            start = clock.seconds(self._clock)
+            host.parameters(number, vector)
+            await host.ask(commands.Compute, run=self._run, round=number, nodes=[])
+            took.append(clock.seconds(self._clock) - start)
+            if clock.seconds(self._clock) - begun > TRANSFER_SECONDS:
+                break
+        if vector.nbytes >= TELLING:
+            # Of which at most half was the command's own way.
+            self.bandwidth = vector.nbytes / max(min(took) - trip, min(took) / 2)
+        honest = [node.node for node in self.nodes if node.honest]
+        if honest:
+            await self._gradient(number + 1, honest[0], vector)
+
+    async def _gradient(self, number: int, node: int, vector: Tensor) -> None:
+        self._sink.memory = torch.empty_like(vector)
+        begun = clock.seconds(self._clock)
+        self.host.parameters(number, vector)
+        failures = await self.host.compute(number, [node])
+        if node in failures:
+            raise ServerError(
+                f"{self.name}: node {node}'s gradient could not be computed: {failures[node]}"
+            )
+        await self._sink.arrival
+        self.gradient = clock.seconds(self._clock) - begun

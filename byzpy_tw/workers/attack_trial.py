@@ -1,0 +1,168 @@
+"""The trial of a plugin's attack before round 0, on made-up knowledge.
+
+An attack has no memory: it is made anew wherever its node goes, and several nodes that have it
+are computed at once.  So it is called three times, the third time as the first, and must
+answer with the same bits, leave the global generators alone, and write to no honest vectors.
+One that keeps things on itself is called as a copy of its own from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from attrs import define
+from torch import Tensor
+
+from byzpy_tw import global_random, object_state, seeds
+from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.attacks.knowledge.levels import TIERS, pieces_of
+from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
+from byzpy_tw.plugin_code import cause_of, described
+from byzpy_tw.workers.spec import RunSpec
+from byzpy_tw.plugins.outputs import PluginAttack
+from byzpy_tw.vectors import sha256_of
+
+COORDINATES = 1024  # of the made-up vectors, where the attack allows
+LATER = 1000  # the round of the second call: what is done only later is done then
+_ROWS = 64  # honest vectors, at most
+_LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
+_FEWEST = 3  # vectors: one honest, the node's own, and its past
+_UNCALLED = ("silent", "garbage")  # behaviours that ask the attack for nothing
+
+
+def try_attack(make: Callable[[], Any], spec: RunSpec, dimension: int) -> Any:
+    """The attack that `make` makes, fit for nodes; built-in ones as they are.
+
+    `dimension` is the model's.  One that works at that size alone, and is too large to be
+    tried, is taken as it is.  Raises `BrokenPlugin` and `BadRuleOutput`.
+    """
+    attack = make()
+    if not isinstance(attack, PluginAttack) or attack.behaviour in _UNCALLED:
+        return attack
+    with global_random.alone():
+        try:
+            return _Trial(make, spec, min(dimension, COORDINATES)).run()
+        except ByzpyTwError as e:
+            if dimension <= COORDINATES or cause_of(e) is None:
+                raise
+            if dimension * _FEWEST > _LARGEST:
+                return make()
+            return _Trial(make, spec, dimension).run()  # it may be made for that size alone
+
+
+@define(eq=False)
+class _Trial:
+    """The trial of one attack on vectors of `dimension` coordinates."""
+
+    make: Callable[[], PluginAttack]
+    spec: RunSpec
+    dimension: int
+
+    def run(self) -> PluginAttack:
+        """The attack, not called yet."""
+        attack = self.make()
+        before = object_state.snapshot(attack.made)
+        first = self._quietly(attack, 0)
+        after = object_state.snapshot(attack.made)
+        self._quietly(attack, 1)
+        other = object_state.snapshot(attack.made)
+        again = self._call(attack, 0)
+        kept = object_state.changes(after, object_state.snapshot(attack.made))
+        if kept.memory:
+            raise BrokenPlugin(
+                f"{attack.who} changes {', '.join(kept.memory[:3])} on itself from call to call, "
+                f"and {_REBUILT}"
+            )
+        self._check_again(attack.who, first, again)
+        changed = [object_state.changes(before, after), object_state.changes(after, other)]
+        shared = changed[1].shared or kept.shared
+        if shared:
+            raise BrokenPlugin(
+                f"{attack.who} changes {', '.join(shared[:3])}, which all nodes of this process "
+                "share, and other threads at the same time; use local variables"
+            )
+        if any(c.own for c in changed):
+            found = self._copied(attack.who, first)
+        else:
+            found = self.make()
+        return attrs.evolve(found, digest=sha256_of(first))
+
+    def _quietly(self, attack: PluginAttack, number: int) -> Tensor:
+        result, moved = global_random.draws(
+            lambda: self._call(attack, number), lambda: self._call(self.make(), number)
+        )
+        if moved:
+            raise BrokenPlugin(
+                f"{attack.who} draws from {' and '.join(moved)} global generator, so its vectors "
+                "could not be computed again; take the keyword context and draw from "
+                "context.stream('...')"
+            )
+        return result
+
+    def _copied(self, who: str, first: Tensor) -> PluginAttack:
+        """The attack as copies for each call, which answer as `first`, each the first time."""
+        unused = self.make()
+        try:
+            copies = object_state.Copies(unused.made)
+        except Exception as e:
+            raise BrokenPlugin(
+                f"{who} keeps things on itself, which nodes share between threads, and cannot be "
+                f"copied for each call ({described(e)})"
+            ) from e
+        found = attrs.evolve(unused, copies=copies)
+        self._call(found, 1)
+        self._check_again(who, first, self._call(found, 0))
+        return found
+
+    def _check_again(self, who: str, first: Tensor, again: Tensor) -> None:
+        if not torch.equal(first.nan_to_num(), again.nan_to_num()):
+            raise BrokenPlugin(
+                f"{who} answers otherwise when it is shown the same again: it remembers something "
+                f"or draws from a generator of its own, and {_REBUILT}"
+            )
+
+    def _call(self, attack: PluginAttack, number: int) -> Tensor:
+        known = knowledge(attack, self.spec, self.dimension, number)
+        rows = None if known.vectors is None else known.vectors.clone()
+        vector: Tensor = attack(known, context=_context(self.spec, known.h, number))
+        if rows is not None and not torch.equal(rows, known.vectors):  # not through torch
+            raise BadRuleOutput(
+                f"{attack.who} wrote to the vectors that it was shown; work on a copy"
+            )
+        return vector
+
+
+_REBUILT = (
+    "its node may be rebuilt at any time, without that; use context.round and context.stream('...')"
+)
+
+
+def knowledge(attack: Any, spec: RunSpec, dimension: int, number: int) -> Knowledge:
+    """Made-up knowledge: all that `attack` asks for, of vectors of `dimension` coordinates."""
+    h = max(1, min(spec.shards, _ROWS, _LARGEST // dimension - 2))
+    stream = seeds.stream(spec.seed, "trial of attacks", number)
+    rows = torch.from_numpy(stream.standard_normal((h + 2, dimension), dtype="float32"))
+    needs = set(pieces_of(attack))
+    known = Knowledge.of(
+        rows[:h],
+        attack.knowledge,
+        needs=(needs & TIERS[attack.knowledge]) - {"strength", "own"},
+        direction=getattr(attack, "direction", "mean"),
+    )
+    return attrs.evolve(
+        known,
+        own=rows[h] if "own" in needs else None,
+        past=rows[h + 1] if "past" in needs else None,
+        strength=torch.ones(1, dtype=torch.float64) if "strength" in needs else None,
+    )
+
+
+def _context(spec: RunSpec, h: int, number: int) -> seeds.Context:
+    byzantine = spec.n - spec.shards
+    return seeds.Context(
+        seed=spec.seed, round=LATER if number else 0, nodes=tuple(range(h)), n=spec.n, f=spec.f,
+        byzantine=byzantine, node=spec.shards + number % max(1, byzantine),
+    )  # fmt: skip

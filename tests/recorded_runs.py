@@ -1,0 +1,61 @@
+"""Records of runs that never ran, for tests of what is drawn from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from byzpy_tw.report.load import begin
+from byzpy_tw.report.model import Place, Story
+from byzpy_tw.config.run import RunConfig
+
+HTML = "<img src=x onerror='window.hurt=1'>&lt;<script>hurt=1< script>"
+
+
+def record(number: int, **more: Any) -> dict[str, Any]:
+    """A round of 4 honest nodes and 2 Byzantine ones, in which node 5 is excluded."""
+    return {
+        "round": number, "seconds": 0.1,
+        "phases": {"honest": 0.06, "byzantine": 0.02, "aggregate": 0.015, "step": 0.005},
+        "loss": 2.0 / (1 + number), "aggregate_norm": 1.0, "f": 1,
+        "selected": [0, 1, 2, 3, 4], "excluded": [5], "refused": [],
+        "bytes_sent": 1000, "bytes_received": 3000, "parameters_sha256": "0" * 64, **more,
+    }  # fmt: skip
+
+
+def refused(node: int, reason: str) -> dict[str, Any]:
+    """Part of a record: `node` is refused, and everybody else selected."""
+    return {
+        "selected": [n for n in range(6) if n != node], "excluded": [],
+        "refused": [{"node": node, "reason": reason, "detail": "it is so"}],
+    }  # fmt: skip
+
+
+def records(rounds: int) -> list[dict[str, Any]]:
+    """A run in which something of everything happens."""
+    made = []
+    for number in range(rounds):
+        more: dict[str, Any] = {}
+        if number % 10 == 9:
+            more = {"test_loss": 2.5 / (2 + number), "accuracy": 1 - 1 / (2 + number)}
+        if number % 7 == 3:
+            more.update(refused(2, "late"))
+        elif number % 11 == 5:
+            more.update(refused(4, "not-finite" if number < 40 else "probation"))
+        elif number % 13 == 6:
+            more.update(refused(1, "lost"))
+        made.append(record(number, **more))
+    return made
+
+
+def story(name: str = "run", rounds: int = 100, **options: Any) -> Story:
+    """Of that run, finished, under `name`, which its server and an event have too."""
+    config = RunConfig(
+        in_process=True, num_honest=4, num_byz=2, rounds=rounds, data_root=name, **options
+    )
+    made = begin(name, config.to_dict())
+    for each in records(rounds):
+        made.add(each)
+    made.happened(f"{name} is lost", 3)
+    made.places = [Place(name, [0, 1, 2], True), Place("tcp://b:1", [3, 4, 5], False)]
+    made.status, made.facts = "finished", {"torch": "2", "run": name}
+    return made

@@ -1,0 +1,152 @@
+"""One process of the cluster, as the reactor that its code is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import (
+    IReactorFromThreads,
+    IReactorPluggableNameResolver,
+    IReactorTCP,
+    IReactorTime,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tests.simulation.network import Network, Port, Resolver
+from tests.simulation.pool import VirtualPool
+from tests.simulation.transport import Connector, VirtualTransport
+from tests.simulation.event_loop import Event, World
+
+
+@implementer(IReactorTime, IReactorTCP, IReactorFromThreads, IReactorPluggableNameResolver)
+@define(eq=False)
+class Machine:
+    """What code uses of a reactor, in the virtual time of a `World`.
+
+    It knows no descriptors (`IReactorFDSet`), so that a tensor stream stays with its
+    transport.
+    """
+
+    world: World
+    network: Network
+    name: str
+    host: str  # its address
+    dead: bool = field(default=False, init=False)
+    frozen: bool = field(default=False, init=False)
+    held: list[Event] = field(factory=list, init=False)
+    # Until when the job that is at work now takes; None in the reactor's own thread.
+    busy_until: float | None = field(default=None, init=False)
+    transports: dict[VirtualTransport, None] = field(factory=dict, init=False)  # in order
+    ports: list[Port] = field(factory=list, init=False)
+    _pools: int = field(default=0, init=False)
+
+    # -- IReactorTime
+
+    def seconds(self) -> float:
+        return self.world.now
+
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> Event:
+        return self.world.call(max(0.0, delay), self, callable, *args, **kw)
+
+    def getDelayedCalls(self) -> list[Event]:
+        return []  # nobody here waits for them all
+
+    # -- IReactorFromThreads, and threads
+
+    def callFromThread(self, callable: Callable[..., Any], *args: Any, **kw: Any) -> None:
+        """In the next turn; what a job says, when that job is done."""
+        wait = 0.0 if self.busy_until is None else self.busy_until - self.world.now
+        self.world.call(wait, self, callable, *args, **kw)
+
+    def pool(self, threads: int, speed: float = 1.0) -> VirtualPool:
+        """What stands for a pool of threads of this process."""
+        self._pools += 1
+        random = self.world.random(self.name, "pool", self._pools)
+        return VirtualPool(self, random, threads, speed)
+
+    def getThreadPool(self) -> Machine:
+        return self
+
+    def callInThreadWithCallback(
+        self, done: Callable[[bool, Any], None] | None, work: Callable[..., Any], *a: Any, **kw: Any
+    ) -> None:
+        """As the reactor's own pool of threads would."""
+
+        def call() -> None:
+            try:
+                good, result = True, work(*a, **kw)
+            except Exception:
+                good, result = False, Failure()
+            if done is not None:
+                done(good, result)
+
+        self.world.call(0.001, self, call)
+
+    # -- IReactorTCP
+
+    @property
+    def nameResolver(self) -> Resolver:
+        return self.network.resolver
+
+    def installNameResolver(self, resolver: Any) -> Any:
+        raise NotImplementedError("the network has one resolver")
+
+    def connectTCP(
+        self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None
+    ) -> Connector:
+        made = Connector(self, host, port, factory, timeout)
+        made.connect()
+        return made
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Port:
+        made = Port(self, self.network, self.host, port, factory)
+        made.startListening()
+        return made
+
+    def accepting(self, here: IPv4Address, there: IPv4Address) -> VirtualTransport:
+        """The kernel's end of a connection to this process."""
+        return VirtualTransport(self, here, there)
+
+    # What transports use of a reactor.
+
+    def addReader(self, transport: VirtualTransport) -> None:
+        transport.reading = True
+        transport.look()
+
+    def removeReader(self, transport: VirtualTransport) -> None:
+        transport.reading = False
+
+    def addWriter(self, transport: VirtualTransport) -> None:
+        transport.writing = True
+        transport.look()
+
+    def removeWriter(self, transport: VirtualTransport) -> None:
+        transport.writing = False
+
+    # -- what an adversary does
+
+    def freeze(self) -> None:
+        """Nothing of this process happens (SIGSTOP); its kernel's buffers fill."""
+        self.frozen = True
+
+    def thaw(self) -> None:
+        if self.frozen:
+            self.frozen = False
+            self.world.thaw(self)
+
+    def die(self, *, silent: bool) -> None:
+        """End at once: as killed, or, where it is `silent`, as a machine without power."""
+        if self.dead:
+            return
+        self.dead = True
+        self.held.clear()
+        for transport in list(self.transports):
+            transport.vanish(silent=silent)
+        for port in list(self.ports):
+            port.vanish()
+        if silent:
+            self.network.off[self.host] = self.world.now

@@ -1,0 +1,254 @@
+"""What is to happen in a history: a run, a network, and faults at their times.
+
+All of it is drawn from the seed, and can be printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from attrs import evolve, field, frozen
+
+from byzpy_tw.errors import ByzpyTwError
+from byzpy_tw.plugins import Registry
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.rounds.resolved_rules import rules_of
+from tests.simulation.cluster import PORT, host_of
+from tests.simulation.pipe import Manner
+
+DATA, MODEL = "simulated", "logreg"  # a dataset of `histories`; d = 40
+CONFIGURATIONS = 64  # that are drawn from, so that what they should give is known early
+
+ATTACKS = (
+    "empire", "sign-flip", "alie", "ipm", "gaussian", "label-flip", "nan", "inf", "huge",
+    "silent", "slow", "slow:seconds=0.5", "garbage", "replay", "none",
+    "replay:relabel=true", "mimic",
+)  # fmt: skip
+RULES = (
+    "multi-krum", "krum", "median", "trimmed-mean", "geometric-median", "cge", "mean",
+    "mean-around-median", "nnm | trimmed-mean", "clipping:c=2.0 | median",
+    "centered-clipping",
+)  # fmt: skip
+
+
+@frozen
+class Fault:
+    """`kind` befalls `server` (or the trainer: -1) at `time`.  `number` says how much."""
+
+    time: float = field(order=True)
+    kind: str
+    server: int = -1
+    number: float = 0.0  # seconds, or the seed of what is random about it
+
+    def __str__(self) -> str:
+        where = f" server {self.server}" if self.server >= 0 else ""
+        much = f" {self.number:g}" if self.number else ""
+        return f"{self.time:.6f} {self.kind}{where}{much}"
+
+
+@frozen
+class Schedule:
+    """A history before it happens.  `draw` makes one."""
+
+    seed: int
+    config: RunConfig
+    servers: int
+    threads: int  # of each server
+    speeds: tuple[float, ...]  # factors of what jobs take: the trainer's, then servers'
+    manner: Manner
+    faults: tuple[Fault, ...] = ()
+    resumes: int = 0  # how often the trainer is resumed that ends early
+    rest: float = 0.0  # seconds until it is
+    meetable: bool = False  # whether failover and resuming can meet all of its faults
+
+    @classmethod
+    def draw(cls, seed: int, registry: Registry, *, faults: int | None = None) -> Schedule:
+        """The history of `seed`; with so many `faults`, if that is said."""
+        random = Random(f"schedule/{seed}")
+        config = configuration(random.randrange(CONFIGURATIONS), registry)
+        servers = random.randint(1, min(4, config.n))
+        if random.random() < 0.5:  # the most that can go wrong
+            servers = min(config.n, 4)
+        addresses = tuple(f"tcp://{host_of(i)}:{PORT}" for i in range(servers))
+        manner = Manner(
+            latency=random.choice((0.0001, 0.001, 0.01, 0.05)),
+            jitter=random.choice((0.0, 0.5, 3.0)),
+            cut=random.choice(("whole", "whole", "some", "dust")),
+            capacity=random.choice((300, 4_096, 65_536, 1 << 20)),
+        )
+        slow = [random.choice((0.3, 1.0, 1.0, 1.0, 30.0)) for _ in range(servers + 1)]
+        made = cls(
+            seed,
+            evolve(config, in_process=False, remote_hosts=addresses),
+            servers,
+            random.choice((1, 2, 8)),
+            tuple(slow),
+            manner,
+            resumes=random.choice((0, 1, 1, 2, 5)),
+            rest=random.choice((0.01, 0.5, 5.0, 70.0)),
+        )
+        made = (_met if random.random() < 0.3 else _replaced)(made, random)
+        count = random.choice((0, 1, 1, 2, 2, 3, 4, 6)) if faults is None else faults
+        drawn = [fault for _ in range(count) for fault in made._fault(random)]
+        return evolve(made, faults=tuple(sorted(drawn, key=lambda f: f.time)))
+
+    @property
+    def usual(self) -> float:
+        """About how many seconds this run takes, undisturbed."""
+        way = self.manner.latency * (1 + self.manner.jitter / 2)
+        job = 0.012 * max(self.speeds)
+        phases = 4 if self.config.num_byz else 2
+        return 8 * (way + job) + self.config.rounds * (phases * way + 5 * job)
+
+    def _fault(self, random: Random) -> list[Fault]:
+        """One fault, and what ends it."""
+        time = self.usual * random.choice((0.3, 1.0, 1.0, 2.0)) * random.random()
+        server, seed = random.randrange(self.servers), float(random.randrange(1, 2**31))
+        length = random.choice((0.02, 0.3, 3.0, 12.0, 60.0)) * random.uniform(0.5, 1.5)
+        back = [Fault(time + length, "restart", server)] if random.random() < 0.7 else []
+        if not self.meetable:
+            return random.choice(FAULTS)(time, server, length, seed, back)
+        # Nothing befalls server 0 that would make its nodes late or leave no server.
+        kinds = MET if server else MET_BY_ONE
+        return random.choice(kinds)(time, server, length, seed, back)
+
+    def lines(self) -> list[str]:
+        """For people: what is to happen."""
+        config, manner = self.config, self.manner
+        changed = {
+            name: value
+            for name, value in config.to_dict().items()
+            if value != getattr(RunConfig(in_process=True), name, None)
+            and name not in ("remote_hosts", "in_process")
+        }
+        return [
+            f"seed {self.seed}: {self.servers} servers of {self.threads} threads, "
+            f"speeds {self.speeds}; resumed {self.resumes} times at most, after {self.rest:g} s"
+            f"{'; all faults can be met' * self.meetable}",
+            f"network: latency {manner.latency:g} s, jitter {manner.jitter:g}, "
+            f"segments: {manner.cut}, {manner.capacity:,} bytes of buffers",
+            f"run: {changed}",
+            *(f"fault: {fault}" for fault in self.faults),
+        ]
+
+
+_Make = Callable[[float, int, float, float, list[Fault]], list[Fault]]
+
+
+def _lasting(kind: str, end: str) -> _Make:
+    return lambda time, server, length, seed, back: [
+        Fault(time, kind, server, length), Fault(time + length, end, server)
+    ]  # fmt: skip
+
+
+def _once(kind: str, *, back: bool = False) -> _Make:
+    return lambda time, server, length, seed, again: [
+        Fault(time, kind, server, seed), *(again if back else [])
+    ]  # fmt: skip
+
+
+def _of_trainer(kind: str, end: str | None = None) -> _Make:
+    return lambda time, server, length, seed, back: [
+        Fault(time, kind), *([Fault(time + length, end)] if end else [])
+    ]  # fmt: skip
+
+
+MET_BY_ONE: tuple[_Make, ...] = (
+    _once("duplicate"),
+    _once("stranger"),
+    _of_trainer("freeze", "thaw"),
+    _of_trainer("interrupt"),
+    _of_trainer("kill"),
+    _of_trainer("kill"),
+    _of_trainer("power-off"),
+)
+MET: tuple[_Make, ...] = (
+    *MET_BY_ONE,
+    _lasting("no-link", "link"),
+    _lasting("freeze", "thaw"),
+    _lasting("freeze", "thaw"),
+    *[_once("cut")] * 2,
+    *[_once("kill", back=True)] * 4,
+    *[_once("power-off", back=True)] * 2,
+    *[_once("stop", back=True)] * 2,
+)
+FAULTS: tuple[_Make, ...] = (
+    *MET,
+    *[_once("cut-silently")] * 2,
+    _lasting("slow-link", "usual-link"),
+    *[_once("lie")] * 3,
+)
+
+# Whose undisturbed runs accept every vector.
+HARMLESS = frozenset((
+    "empire", "sign-flip", "alie", "ipm", "gaussian", "label-flip", "none",
+    "replay:relabel=true", "mimic",
+))  # fmt: skip
+
+
+def _replaced(made: Schedule, random: Random) -> Schedule:
+    """With any options of failover."""
+    config, servers = made.config, made.servers
+    least = -(-config.n // servers)
+    chosen = dict(
+        replace_timeout=random.choice((0.0, 2.0, 20.0, 60.0)),
+        heartbeat_timeout=random.choice((None, None, 0.1, 0.3, 0.45)),
+        failover=random.choice(("on", "on", "on", "off")),
+        min_servers=random.choice((None, None, random.randint(1, servers))),
+        max_nodes_per_server=random.choice((None, None, random.randint(least, config.n))),
+    )
+    if chosen["heartbeat_timeout"] is not None:
+        chosen["heartbeat_timeout"] *= config.round_timeout
+    return evolve(made, config=evolve(config, **chosen))
+
+
+def _met(made: Schedule, random: Random) -> Schedule:
+    """So that whatever befalls the cluster must not show in its result."""
+    if made.config.num_byz and made.config.attack not in HARMLESS:
+        return _replaced(made, random)
+    config = evolve(
+        made.config,
+        min_servers=1,
+        round_timeout=random.choice((90.0, 400.0)),
+        replace_timeout=random.choice((20.0, 60.0)),
+        heartbeat_timeout=random.choice((None, 2.0, 20.0)),
+    )
+    speeds = tuple(min(speed, 1.0) for speed in made.speeds)
+    return evolve(made, config=config, speeds=speeds, resumes=12, meetable=True)
+
+
+def configuration(number: int, registry: Registry) -> RunConfig:
+    """One of the runs that histories are of, in one process; it can be computed."""
+    random = Random(f"configuration/{number}")
+    while True:
+        honest, byzantine = random.randint(2, 6), random.choice((0, 1, 1, 2))
+        *before, rule = random.choice(RULES).split(" | ")
+        drawn: dict[str, Any] = dict(
+            in_process=True,
+            num_honest=honest,
+            num_byz=byzantine,
+            f=random.randint(0, (honest + byzantine - 1) // 2),
+            attack=random.choice(ATTACKS),
+            aggregator=rule,
+            pre_aggregator=tuple(before),
+            rounds=random.choice((2, 3, 4, 5, 6, 9)),
+            worker_momentum=random.choice((0.0, 0.0, 0.9)),
+            checkpoint_interval=random.choice((None, 0, 1, 2, 3)),
+            batch_size=8,
+            micro_batch_size=random.choice((4, 8)),
+            seed=number,
+            dataset=DATA,
+            model=MODEL,
+            partition="iid",
+            wire_dtype=random.choice(("float32", "float32", "bfloat16")),
+            round_timeout=random.choice((2.0, 8.0, 30.0)),
+            eval_interval=random.choice((0, 1, 3)),
+        )
+        config = RunConfig(**drawn)
+        try:
+            rules_of(config, registry)
+        except ByzpyTwError:
+            continue  # such as too few nodes for the rule
+        return config

@@ -1,0 +1,193 @@
+"""The one place that knows how a trainer is put together.
+
+Whatever changes in `byzpy_tw.trainer` changes here, and nowhere else in this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from attrs import define, evolve, field, frozen
+from torch import Tensor
+from twisted.internet.defer import CancelledError, Deferred, FirstError
+from twisted.internet.error import ConnectingCancelledError
+
+from byzpy_tw.errors import ByzpyTwError
+from byzpy_tw.plugins import Registry
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.records.resume import Begun
+from byzpy_tw.rounds.resolved_rules import Rules, rules_of
+from tests.simulation.folder import Folder
+from tests.simulation.process import Machine
+from tests.simulation.recorder import Heard
+from byzpy_tw.trainer.in_process_server import InProcessHost
+from byzpy_tw.trainer.server_slot import Member
+from byzpy_tw.output.observers import Observers
+from byzpy_tw.trainer.run import _member
+from byzpy_tw.output.text import Screen
+from byzpy_tw.trainer.training import Prepared, Training
+from byzpy_tw.protocol.addresses import parse_addresses
+
+THREADS = 1  # that torch's rules use: others would be real threads
+
+
+@frozen(eq=False)
+class Used:
+    """What the trainer aggregated in a round: rows `nodes` of `matrix`."""
+
+    time: float
+    round: int
+    nodes: tuple[int, ...]
+    f: int
+    matrix: Tensor
+
+
+class WatchedRules:
+    """The run's aggregation, which also writes down what it was given."""
+
+    def __init__(self, aggregation: Any, clock: Any) -> None:
+        self.__dict__.update(_aggregation=aggregation, _clock=clock, used=[])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._aggregation, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._aggregation, name, value)
+
+    def __call__(self, matrix: Tensor, nodes: Sequence[int], f: int, round: int) -> Any:
+        now = self._clock.seconds()
+        self.used.append(Used(now, round, tuple(nodes), f, matrix.clone()))
+        return self._aggregation(matrix, nodes, f, round)
+
+
+@define(eq=False)
+class SimulatedTrainer:
+    """One process of a trainer, at work on `machine` from where the run was `begun`.
+
+    `error` is what ended it, if that is one of the documented errors, `bug` if not.
+    """
+
+    machine: Machine
+    config: RunConfig
+    registry: Registry
+    folder: Folder
+    begun: Begun
+    speed: float
+    on_over: Callable[[SimulatedTrainer], None]
+    heard: Heard = field(factory=Heard, init=False)
+    said: list[str] = field(factory=list, init=False)
+    error: BaseException | None = field(default=None, init=False)
+    bug: Any = field(default=None, init=False)  # a Failure
+    interrupted: bool = field(default=False, init=False)
+    finished: bool = field(default=False, init=False)
+    killed: bool = field(default=False, init=False)  # before its end
+    training: Training | None = field(default=None, init=False)
+    _watched: Any = field(default=None, init=False)
+    _work: Deferred[None] = field(init=False)
+
+    @property
+    def over(self) -> bool:
+        return self.finished or self.machine.dead
+
+    @property
+    def used(self) -> list[Used]:
+        return self._watched.used if self._watched else []
+
+    @property
+    def training_began(self) -> bool:
+        """Whether it came as far as its first round."""
+        return self.training is not None and self.training._rounds is not None
+
+    @property
+    def saved(self) -> int:
+        """The round of the newest checkpoint that it knows to be on the disk."""
+        return self.training._saving.round if self.training else self.begun.round
+
+    @property
+    def status(self) -> str:
+        """As in result.json."""
+        result = self.folder.result
+        return result["status"] if result else "killed" if self.killed else "none"
+
+    def start(self) -> None:
+        self._work = Deferred.fromCoroutine(self._train())
+        self._work.addErrback(self._broken).addBoth(self._ended)
+
+    def interrupt(self) -> None:
+        """As a signal does: the second one ends the process at once."""
+        if self.interrupted and not self.over:
+            self.kill(silent=False)
+        elif not self.over:
+            self.interrupted = True
+            self._work.cancel()
+
+    def kill(self, *, silent: bool) -> None:
+        """End the process, or take the power of its machine."""
+        if self.machine.dead:
+            return
+        self.killed = not self.finished
+        self.machine.die(silent=silent)
+        self.folder.seal(self.machine.world.random(self.machine.name, "power"), silent=silent)
+        self.on_over(self)
+
+    def bury(self) -> None:
+        """Unwind what is left of a process that was killed, without any effect."""
+        self.interrupted = True
+        for _ in range(20):  # each `finally` may wait for something once more
+            if self.finished or not hasattr(self, "_work"):
+                break
+            self._work.cancel()
+
+    def _broken(self, failure: Any) -> None:
+        while failure.check(FirstError):  # it was waiting for several things
+            failure = failure.value.subFailure
+        # A connection that was being made says in its own way that it was given up.
+        known = failure.check(CancelledError, ConnectingCancelledError)
+        if not (known and self.interrupted):
+            self.bug = failure
+
+    def _ended(self, _: Any) -> None:
+        self.finished = True
+        if not self.machine.dead:
+            self.on_over(self)
+
+    async def _train(self) -> None:
+        """As `trainer.program.train`."""
+        config, registry, reactor = self.config, self.registry, self.machine
+        pool: Any = reactor.pool(2, self.speed)
+        rules: Rules = rules_of(config, registry)
+        self._watched = rules.aggregation = WatchedRules(rules.aggregation, reactor)
+        self.training = training = Training(
+            config, registry, rules, Screen(self.said.append), self.folder,  # type: ignore
+            Observers(registry), THREADS, reactor, pool, self.begun,
+        )  # fmt: skip
+        training._saving._thread = reactor.pool(1, self.speed)
+        try:
+            prepared = await training.prepare()
+            await training.run(self._members(prepared, pool))
+        except ByzpyTwError as e:
+            self.error = e
+        except CancelledError:
+            training.status = "interrupted"
+            raise
+        finally:
+            try:
+                await training.finish(self.error)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _members(self, prepared: Prepared, pool: Any) -> list[Member]:
+        config, reactor = self.config, self.machine
+        if config.in_process:
+            here = InProcessHost(
+                reactor, pool, THREADS, self.registry, prepared.dataset, prepared.tried,
+                prepared.environment,
+            )  # fmt: skip
+            return [Member(here.name, lambda: here, redials=False)]
+        return [_member(a, config, reactor) for a in parse_addresses(config.remote_hosts)]
+
+
+def named(begun: Begun) -> Begun:
+    """A new run under a name that is a function of nothing."""
+    return evolve(begun, token="f" * 32)

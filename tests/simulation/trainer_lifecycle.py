@@ -1,0 +1,115 @@
+"""A place for the trainer: one process after another, on one run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from byzpy_tw.plugins import Registry
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.records.resume import Begun, new, reopen
+from tests.simulation.cluster import TRAINER
+from tests.simulation.folder import Folder
+from tests.simulation.process import Machine
+from tests.simulation.network import Network
+from tests.simulation.trainer import SimulatedTrainer, named
+from tests.simulation.event_loop import World
+from byzpy_tw.trainer.training import begun_with
+
+SETTLING = 1.0  # seconds of a process after its last line
+
+
+@define(eq=False)
+class Lives:
+    """Begins with `begin`; whatever ends early is resumed, at most `resumes` times."""
+
+    world: World
+    network: Network
+    registry: Registry
+    config: RunConfig
+    path: Path
+    speed: float
+    resumes: int
+    rest: float  # seconds until somebody resumes it
+    prepare: Callable[[SimulatedTrainer], None] = field(default=lambda trainer: None)
+    all: list[SimulatedTrainer] = field(factory=list, init=False)
+    left: list[str] = field(factory=list, init=False)  # what processes left behind
+    over: bool = field(default=False, init=False)
+    _gone: set[int] = field(factory=set, init=False)  # those that are counted, by number
+
+    @property
+    def now(self) -> SimulatedTrainer:
+        """The process that is there, or was last."""
+        return self.all[-1]
+
+    def begin(self) -> None:
+        """As `trainer.program.run_program`."""
+        directory, begun = RunDirectory.create(self.path), named(new())
+        directory.write_config(begun_with(self.config, begun))
+        self._start(self.config, directory, begun)
+
+    def resume(self) -> None:
+        """As `trainer.program.resume_program`."""
+        said: list[str] = []
+        config, directory, begun = reopen(self.path, {}, said.append)
+        if said:
+            self.left.append(f"a checkpoint is damaged: {said}")
+        result = directory.read_result()
+        if result and (result["status"], result["rounds"]) == ("finished", config.rounds):
+            directory.close()
+            self.over = True
+            return
+        self._start(config, directory, begun)
+
+    def _start(self, config: RunConfig, directory: RunDirectory, begun: Begun) -> None:
+        number = len(self.all) + 1
+        self.network.boot(TRAINER)
+        machine = Machine(self.world, self.network, f"t.{number}", TRAINER)
+        trainer = SimulatedTrainer(
+            machine, config, self.registry, Folder(directory), begun, self.speed, self._ended
+        )
+        self.all.append(trainer)
+        self.world.note(machine.name, f"begins with round {begun.round}")
+        self.prepare(trainer)
+        self.world.call(0.0, machine, trainer.start)
+
+    def _ended(self, trainer: SimulatedTrainer) -> None:
+        if trainer.killed:
+            self._after(trainer)
+        else:
+            self.world.call(SETTLING, None, self._exit, trainer)
+
+    def _exit(self, trainer: SimulatedTrainer) -> None:
+        """The process ends by itself."""
+        machine = trainer.machine
+        # One that was interrupted twice leaves them to its system.
+        if machine.transports and not (machine.dead or trainer.interrupted):
+            self.left.append(f"{machine.name} keeps {len(machine.transports)} connections")
+        if not trainer.folder.closed:
+            self.left.append(f"{machine.name} did not close its folder")
+            trainer.folder.close()
+        machine.die(silent=False)
+        self._after(trainer)
+
+    def _after(self, trainer: SimulatedTrainer) -> None:
+        if self.over or id(trainer) in self._gone:
+            return
+        self._gone.add(id(trainer))
+        self.world.note(trainer.machine.name, f"{trainer.status}: {trainer.error}")
+        done = trainer.bug is not None or trainer.status in ("finished", "diverged")
+        if done or len(self.all) > self.resumes:
+            self.over = True
+        else:
+            self.world.call(self.rest, None, self.resume)
+
+    def owner(self, machine: Any) -> SimulatedTrainer | None:
+        """Whose machine that is."""
+        return next((life for life in self.all if life.machine is machine), None)
+
+    def interrupt(self) -> None:
+        # A process that is stopped takes the signal when it goes on.
+        self.world.call(0.0, self.now.machine, self.now.interrupt)

@@ -1,0 +1,231 @@
+"""The ends of a connection in virtual time: transports that behave as TCP's do.
+
+What is buffered, when a producer is paused, and how `loseConnection` ends is decided
+by `twisted.internet.abstract.FileDescriptor`, the very code that sockets have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.address import IPv4Address
+from twisted.internet.base import BaseConnector
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IConnector, ITCPTransport
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from tests.simulation.pipe import UNANSWERED, Pipe
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Machine
+
+# Seconds until a system finds out, by asking, that a silent peer is gone (Linux).
+KEEPALIVE = 7200 + 9 * 75.0
+
+
+@implementer(ITCPTransport)
+class VirtualTransport(FileDescriptor):
+    """One end of a connection: it reads `incoming` and writes to `outgoing`."""
+
+    log = Logger()
+
+    def __init__(self, machine: Machine, here: IPv4Address, there: IPv4Address) -> None:
+        super().__init__(machine)  # type: ignore[arg-type]
+        self.machine, self.here, self.there = machine, here, there
+        self.reading = self.writing = False
+        self.closed = False  # the kernel knows nothing of it any more
+        self.protocol: Any = None
+        self.on_lost: Callable[[str], None] = lambda why: None
+        self.incoming: Pipe
+        self.outgoing: Pipe
+        self._looking = self._aborting = self._alive = self._waiting = False
+        machine.transports[self] = None
+
+    @property
+    def wired(self) -> bool:
+        """Whether the other side's kernel knows of this connection."""
+        return hasattr(self, "outgoing")
+
+    # -- what the reactor does with descriptors
+
+    def look(self) -> None:
+        """See, in the next turn, whether there is something to read or to write."""
+        if not self._looking and (self._readable or self._writable):
+            self._looking = True
+            self.machine.world.call(0.0, self.machine, self._turn)
+
+    @property
+    def _readable(self) -> bool:
+        return self.reading and bool(self.incoming.buffer or self.incoming.ended)
+
+    @property
+    def _writable(self) -> bool:
+        room = self.outgoing.broken or self.outgoing.room > 0
+        # An end is sent behind what waits, however much that is.
+        return self.writing and (room or not self.dataBuffer and not self._tempDataLen)
+
+    def _turn(self) -> None:
+        self._looking = False
+        for ready, do in (("_readable", "doRead"), ("_writable", "doWrite")):
+            if not self.connected or not getattr(self, ready):
+                continue
+            try:
+                why = getattr(self, do)()
+            except BaseException as e:
+                self.log.failure("a protocol raised")
+                why = e
+            if why:
+                self._disconnect(why)
+                return
+        if self.connected:
+            self.look()
+
+    def doRead(self) -> Exception | None:
+        if self.incoming.buffer:
+            self.protocol.dataReceived(self.incoming.read(self.bufferSize))
+            return None
+        return self.incoming.ended
+
+    def writeSomeData(self, data: bytes) -> Any:
+        return self.outgoing.send(data)
+
+    def _disconnect(self, why: BaseException) -> None:
+        known = isinstance(why, (ConnectionDone, ConnectionLost))
+        self.connectionLost(Failure(type(why)()) if known else Failure(why))
+
+    # -- the end
+
+    def abortConnection(self) -> None:
+        # As in twisted.internet.tcp: the protocol is told in a later turn.
+        if self.disconnected or self._aborting:
+            return
+        self._aborting = True
+        self.stopReading()
+        self.stopWriting()
+        self.doRead = self.doWrite = lambda *_: None  # type: ignore[method-assign]
+        self.machine.callLater(0, self.connectionLost, Failure(ConnectionAborted()))
+
+    def connectionLost(self, reason: Failure) -> None:
+        if self.disconnected:
+            return
+        super().connectionLost(reason)
+        self._close(reset=reason.check(ConnectionAborted) is not None)
+        self.on_lost(reason.getErrorMessage())
+        protocol, self.protocol = self.protocol, None
+        protocol.connectionLost(reason)
+
+    def _close(self, *, reset: bool) -> None:
+        """As the kernel does, which also resets where something was not read."""
+        if not self.closed:
+            self.closed = True
+            self.machine.transports.pop(self, None)
+            if self.wired:
+                self.outgoing.finish(reset=reset or bool(self.incoming.buffer))
+
+    def vanish(self, *, silent: bool) -> None:
+        """The process is gone, or, where it is `silent`, the whole machine."""
+        if silent and self.wired:
+            self.cut_off()
+            self.closed = True
+        else:
+            self._close(reset=False)
+
+    def reset(self) -> None:
+        """The network, or a host that knows of no such connection, ended it."""
+        self.incoming.end(CONNECTION_LOST)
+
+    def cut_off(self) -> None:
+        """From now on nothing gets through in either direction, and nobody is told."""
+        if not self.outgoing.silent:
+            for pipe in (self.incoming, self.outgoing):
+                pipe.silent = True
+            for end in (self, self.incoming.writer):
+                if end._alive:
+                    end.machine.world.call(KEEPALIVE, None, end.reset)
+                if end.outgoing._flying:
+                    end.unheard()
+
+    def unheard(self) -> None:
+        """Bytes of this end's wait for an answer that does not come."""
+        if not self._waiting:
+            self._waiting = True
+            self.machine.network.unheard(self)
+            self.machine.world.call(UNANSWERED, None, self.reset)
+
+    # -- ITCPTransport
+
+    def getHost(self) -> IPv4Address:
+        return self.here
+
+    def getPeer(self) -> IPv4Address:
+        return self.there
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        self._alive = enabled
+
+    def getTcpKeepAlive(self) -> bool:
+        return self._alive
+
+    def setTcpNoDelay(self, enabled: bool) -> None: ...
+
+    def getTcpNoDelay(self) -> bool:
+        return True
+
+    def _closeWriteConnection(self) -> None:
+        self.outgoing.finish(reset=False)
+
+
+class ClientTransport(VirtualTransport):
+    """The end of whoever dialled."""
+
+    def __init__(self, connector: Connector) -> None:
+        self.connector = connector
+        machine = connector.reactor
+        here = machine.network.free_port(machine.host)
+        super().__init__(machine, here, connector.getDestination())
+        machine.network.dial(self)
+
+    def failIfNotConnected(self, why: Exception) -> None:
+        if not (self.connected or self.disconnected):
+            self.disconnected = 1
+            self.closed = True
+            self.machine.transports.pop(self, None)
+            self.connector.connectionFailed(Failure(why))
+
+    def established(self) -> None:
+        """The other side's kernel has answered."""
+        if self.closed:
+            self.outgoing.finish(reset=True)  # it was given up meanwhile
+            return
+        self.connected = 1
+        self.protocol = self.connector.buildProtocol(self.there)
+        if self.protocol is None:
+            self.connectionLost(Failure(CONNECTION_DONE))
+            return
+        self.startReading()
+        self.protocol.makeConnection(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        if not self.disconnected:
+            super().connectionLost(reason)
+            self.connector.connectionLost(reason)
+
+
+@implementer(IConnector)
+class Connector(BaseConnector):
+    """An attempt to connect."""
+
+    def __init__(self, machine: Any, host: str, port: int, factory: Any, timeout: float) -> None:
+        super().__init__(factory, timeout, machine)
+        self._there = IPv4Address("TCP", host, port)
+
+    def _makeTransport(self) -> Any:
+        return ClientTransport(self)
+
+    def getDestination(self) -> IPv4Address:
+        return self._there

@@ -1,0 +1,51 @@
+"""Grids and outcomes for tests of the lab, made by hand: nothing is run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from byzpy_tw.sweep.grid import Cell, Grid, Trial, digest_of, make_grid
+from byzpy_tw.sweep.results import Ended, Outcome, Share
+from byzpy_tw.config.run import RunConfig
+
+
+def examine(config: RunConfig) -> str | None:
+    """As if every rule could be run, and promised something."""
+    return None
+
+
+def digest(config: RunConfig) -> str:
+    return digest_of(config, {})
+
+
+def grid(
+    attacks: tuple[str, ...] = ("none", "sign-flip:scale=-5"),
+    defences: tuple[str, ...] = ("mean", "nnm | median"),
+    seeds: tuple[int, ...] = (42,),
+    **given: Any,
+) -> Grid:
+    return make_grid(given, attacks, defences, seeds, examine, digest)
+
+
+def ended(trial: Trial, final: float | None = 0.9, **changes: Any) -> Ended:
+    """A finished run that left out every Byzantine node, and node 0 in half of the rounds."""
+    config = trial.config
+    shares = [
+        Share(node=i, honest=i < config.num_honest, excluded=0.0, refused=0.0)
+        for i in range(config.n)
+    ]
+    shares[0] = Share(node=0, honest=True, excluded=0.5, refused=0.0)
+    for i in range(config.num_honest, config.n):
+        shares[i] = Share(node=i, honest=False, excluded=1.0, refused=0.0)
+    values: dict[str, Any] = {
+        "trial": trial, "status": "finished", "error": "", "rounds": config.rounds,
+        "final": final, "worst": final, "best": final, "seconds": 1.5, "digest": "ab" * 32,
+        "curve": ((5, 0.2), (10, final or 0.0)), "shares": tuple(shares),
+    }  # fmt: skip
+    return Ended(**{**values, **changes})
+
+
+def outcome(cell: Cell, *finals: float, **changes: Any) -> Outcome:
+    """What came of `cell`, with these accuracies for its seeds."""
+    runs = [ended(t, value, **changes) for t, value in zip(cell.trials, finals, strict=False)]
+    return Outcome(cell=cell, ended=tuple(runs))

@@ -1,0 +1,285 @@
+"""What breaks the protocol costs a peer its own connection and one line in the log."""
+
+from __future__ import annotations
+
+import struct
+from concurrent.futures import CancelledError
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs
+from twisted.protocols import amp
+from twisted.test.iosim import connectedServerAndClient
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.errors import BadRequest, ServerError, UnsuitableModel, WireError
+from byzpy_tw.testing.doubles import SlowTransport
+from byzpy_tw.protocol import commands
+from byzpy_tw.protocol.limited_amp import BOX_BYTES, IN_FLIGHT, MESSAGE, GuardedAMP
+
+HELLO = {"protocol": 1, "version": "0.1.0", "environment": "{}", "server": "s"}
+
+
+def box(**values: bytes) -> bytes:
+    return amp.AmpBox(**values).serialize()
+
+
+def ask(command: bytes, tag: bytes = b"1", **arguments: bytes) -> bytes:
+    return box(_command=command, _ask=tag, **arguments)
+
+
+PING = ask(b"Ping", token=b"7")
+
+
+def boxes(data: bytes) -> list[amp.AmpBox]:
+    class Received:
+        def __init__(self) -> None:
+            self.boxes: list[amp.AmpBox] = []
+
+        def startReceivingBoxes(self, sender: Any) -> None: ...
+
+        def ampBoxReceived(self, received: amp.AmpBox) -> None:
+            self.boxes.append(received)
+
+    receiver = Received()
+    amp.BinaryBoxProtocol(receiver).dataReceived(bytes(data))
+    return receiver.boxes
+
+
+class Talk:
+    """A guarded connection that answers Ping and Hello, and its log."""
+
+    def __init__(self, responders: dict | None = None) -> None:
+        self.asked: list[int] = []
+
+        def ping(token: int) -> dict[str, int]:
+            self.asked.append(token)
+            return {"token": token}
+
+        self.amp = GuardedAMP(responders or {commands.Ping: ping})
+        self.transport = SlowTransport(self.amp)
+
+    def hears(self, data: bytes) -> list[amp.AmpBox]:
+        """Feed `data`, have the peer read, and give what it was answered."""
+        self.amp.dataReceived(data)
+        self.transport.peer_reads(10_000_000)
+        answers, self.transport.read = boxes(self.transport.read), bytearray()
+        return answers
+
+
+class BreachTests(SynchronousTestCase):
+    def assertBreach(self, data: bytes, said: str, talk: Talk | None = None) -> list[amp.AmpBox]:
+        """`data` ends the connection with one warning; nothing behind it is heard."""
+        talk = talk or Talk()
+        before = list(talk.asked)
+        with capturedLogs() as events:
+            answers = talk.hears(data + PING)
+            talk.hears(PING)
+        self.assertIsNotNone(talk.transport.ended, said)
+        warned = [e["what"] for e in events if e["log_level"] >= LogLevel.warn]
+        self.assertEqual(len(warned), 1, warned)
+        self.assertIn(said, warned[0])
+        self.assertEqual(talk.asked, before)
+        self.assertEqual(self.flushLoggedErrors(), [])
+        return answers
+
+    def test_box_of_many_keys(self) -> None:
+        """A box over the limit is not held in memory until its end."""
+        talk = Talk()
+        endless = b"".join(
+            struct.pack("!H", 4) + b"%04d" % i + struct.pack("!H", 50_000) + bytes(50_000)
+            for i in range(10)
+        )
+        self.assertBreach(endless, f"a box of over {BOX_BYTES:,} bytes", talk)
+        self.assertLess(sum(map(len, (talk.amp._currentBox or {}).values())), 60_000)
+
+    def test_a_large_box_within_the_limit(self) -> None:
+        """What the protocol needs passes, box after box."""
+        talk = Talk()
+        large = ask(b"Ping", token=b"7", padding=bytes(60_000), more=bytes(60_000))
+        for _ in range(5):
+            self.assertEqual(talk.hears(large)[0][b"token"], b"7")
+        self.assertIsNone(talk.transport.ended)
+
+    def test_unknown_command(self) -> None:
+        """Nothing is answered but what was declared; the refusal is told."""
+        for name in (b"Frobnicate", b"StartTLS", b"ping", b"__init__", b"\xff" * 1000):
+            with self.subTest(name):
+                [answer] = self.assertBreach(ask(name), repr(name)[:60])
+                self.assertEqual(answer[b"_error_code"], b"WIRE")
+                self.assertLess(len(answer[b"_error_description"]), MESSAGE + 1)
+
+    def test_no_answer_wanted(self) -> None:
+        """A command without back-pressure is none of ours."""
+        self.assertBreach(box(_command=b"Ping", token=b"1"), "no answer wanted")
+
+    def test_not_amp_at_all(self) -> None:
+        """Another protocol's bytes end it at the first key."""
+        self.assertBreach(b"GET / HTTP/1.1\r\n\r\n", "not an AMP box")
+        self.assertBreach(b"\x16\x03\x01\x02\x00", "not an AMP box")
+
+    def test_neither_command_nor_answer(self) -> None:
+        """A box must be one or the other."""
+        self.assertBreach(box(a=b"b"), "no command and no answer")
+        self.assertBreach(b"\x00\x00", "no command and no answer")
+
+    def test_arguments_that_do_not_parse(self) -> None:
+        """Missing and mistyped arguments are the peer's mistake, not a bug of ours."""
+        for arguments in ({}, {"token": b"x"}, {"token": b""}, {"token": b"9" * 5000}):
+            with self.subTest(arguments):
+                [answer] = self.assertBreach(ask(b"Ping", **arguments), "Ping")
+                self.assertEqual(answer[b"_error_code"], b"WIRE")
+        responders = {commands.Compute: lambda **_: self.fail("called")}
+        self.assertBreach(
+            ask(b"Compute", run=b"\xff\xfe", round=b"1", nodes=b""), "Compute", Talk(responders)
+        )
+
+    def test_answers_to_nothing(self) -> None:
+        """An answer to a question that was never asked ends it."""
+        self.assertBreach(box(_answer=b"1"), "no command and no answer")
+        self.assertBreach(
+            box(_error=b"1", _error_code=b"X", _error_description=b"y"), "no command and no answer"
+        )
+        self.assertBreach(box(_error=b"1"), "without a code")
+
+    def test_too_many_at_once(self) -> None:
+        """Commands being worked on are bounded for each connection."""
+        waiting: list[Deferred] = []
+
+        def slow(token: int) -> Deferred:
+            waiting.append(Deferred())
+            return waiting[-1]
+
+        talk = Talk({commands.Ping: slow})
+        talk.hears(PING * IN_FLIGHT)
+        self.assertEqual(len(waiting), IN_FLIGHT)
+        waiting[0].callback({"token": 1})
+        talk.hears(PING)
+        self.assertEqual(len(waiting), IN_FLIGHT + 1)
+        self.assertBreach(PING, f"over {IN_FLIGHT} commands at once", talk)
+        for answer in waiting[1:]:  # nobody is there to hear them any more
+            answer.callback({"token": 1})
+
+    @given(st.binary(max_size=300), st.integers(0, 40))
+    @settings(deadline=None, max_examples=200)
+    def test_any_bytes(self, data: bytes, head: int) -> None:
+        """No bytes raise, and no bytes are logged as an error of ours."""
+        talk = Talk()
+        with capturedLogs() as events:
+            talk.hears(PING[:head] + data)
+            talk.transport.abortConnection()
+        self.assertFalse([e for e in events if e["log_level"] > LogLevel.warn])
+
+
+class AnswerTests(SynchronousTestCase):
+    def ask(self, responder: Any) -> tuple[Any, Any]:
+        """The outcome of a Ping that `responder` answers, and the pump."""
+        client, _, pump = connectedServerAndClient(
+            lambda: GuardedAMP({commands.Ping: responder}), lambda: GuardedAMP({})
+        )
+        outcome: list[Any] = []
+        client.callRemote(commands.Ping, token=1).addBoth(outcome.append)
+        pump.flush()
+        return outcome[0], pump
+
+    def test_every_error_survives_the_trip(self) -> None:
+        """The caller sees the class and the words, and only some end the connection."""
+        for error in commands.WIRE_ERRORS:
+            with self.subTest(error.__name__):
+
+                def refuse(token: int, error: Any = error) -> None:
+                    raise error("because\n of this")
+
+                failure, pump = self.ask(refuse)
+                self.assertIs(failure.type, error)
+                self.assertEqual(str(failure.value), "because of this")
+                self.assertIs(bool(pump.clientIO.disconnected), error in commands.FATAL)
+
+    def test_long_words_are_clipped(self) -> None:
+        """An error never grows past what an answer can hold."""
+
+        def refuse(token: int) -> None:
+            raise BadRequest("\N{SNOWMAN}" * 100_000)
+
+        failure, pump = self.ask(refuse)
+        self.assertEqual(str(failure.value), "\N{SNOWMAN}" * MESSAGE)
+        self.assertFalse(pump.clientIO.disconnected)
+
+    def test_a_bug_is_logged_here_and_told_in_words(self) -> None:
+        """The peer learns that the server failed; the traceback stays in its log."""
+        failure, pump = self.ask(lambda token: 1 // 0)
+        self.assertIs(failure.type, ServerError)
+        self.assertIn("ZeroDivisionError", str(failure.value))
+        self.assertFalse(pump.clientIO.disconnected)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_work_cancelled_by_a_stop_is_no_bug(self) -> None:
+        """A server that stops says so, without a traceback."""
+
+        def stopping(token: int) -> None:
+            raise CancelledError
+
+        failure, _ = self.ask(stopping)
+        self.assertIn("stopping", str(failure.value))
+
+    def test_an_answer_that_cannot_be_said(self) -> None:
+        """One that does not fit its declaration ends the connection, not the process."""
+        failure, pump = self.ask(lambda token: {"token": "seven"})
+        self.assertIs(failure.type, WireError)
+        self.assertTrue(pump.clientIO.disconnected)
+
+    def test_half_an_error_does_not_leave_the_caller_waiting(self) -> None:
+        """A peer that answers with an error box lacking its parts is cut off."""
+        client = GuardedAMP({})
+        transport = SlowTransport(client)
+        answer = client.callRemote(commands.Ping, token=1)
+        client.dataReceived(box(_error=b"1", _error_code=b"WIRE"))
+        transport.peer_reads(1000)
+        self.failureResultOf(answer)
+
+    def test_an_error_of_another_class_of_errors(self) -> None:
+        """A subclass that is not in the table travels as the nearest base that is."""
+
+        class Odd(UnsuitableModel):
+            pass
+
+        def refuse(token: int) -> None:
+            raise Odd("odd")
+
+        failure, _ = self.ask(refuse)
+        self.assertIs(failure.type, UnsuitableModel)
+
+
+class SlowReaderTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.talk = Talk({commands.Hello: lambda **_: {**HELLO, "environment": "x" * 30_000}})
+        self.hello = ask(b"Hello", protocol=b"1", version=b"1")
+
+    def test_is_not_read_from(self) -> None:
+        """A peer that asks and does not read is left alone until it does."""
+        transport = self.talk.transport
+        self.talk.amp.dataReceived(self.hello * 30)
+        self.assertFalse(transport.reading)
+        self.assertLess(transport.buffered, 150_000)
+        while transport.buffered:
+            transport.peer_reads(40_000)
+            self.assertLess(transport.buffered, 150_000)
+        self.assertTrue(transport.reading)
+        self.assertEqual(len(boxes(transport.read)), 30)
+
+    def test_can_be_hung_up_on(self) -> None:
+        """It cannot keep a connection that it has forfeited by not reading."""
+        self.talk.amp.dataReceived(self.hello * 30)
+        with capturedLogs():
+            self.talk.amp.hang_up("enough")
+        self.assertIsNotNone(self.talk.transport.ended)
+
+    def test_breach_as_the_last_of_many(self) -> None:
+        """A fatal answer behind many others still closes the connection."""
+        talk, transport = self.talk, self.talk.transport
+        talk.amp.dataReceived(self.hello * 2 + ask(b"Nonsense") + self.hello)
+        transport.peer_reads(10_000_000)
+        self.assertIsNotNone(transport.ended)
+        self.assertEqual(len(boxes(transport.read)), 3)

@@ -1,0 +1,579 @@
+"""The lab's parts: its grid, what it reads back, and what it shows."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import re
+import shlex
+import shutil
+from contextlib import redirect_stderr
+from html.parser import HTMLParser
+from pathlib import Path
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.__main__ import main
+from byzpy_tw.cli.sweep import options
+from byzpy_tw.errors import BadParameter, ConfigError, UnknownName
+from byzpy_tw.kernels.cpu import cores
+from byzpy_tw.sweep import grid as grids
+from byzpy_tw.sweep import text, findings
+from byzpy_tw.sweep.colours import colour, dark, luminance, terminal_colour
+from byzpy_tw.sweep.display import Lines, Live
+from byzpy_tw.sweep.grid import Cell, Grid, command_of, defences_of, make_grid
+from byzpy_tw.sweep.resolve import keeping_data, versions
+from byzpy_tw.sweep.results import Outcome, read
+from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.command import grid_of, jobs_for
+from byzpy_tw.sweep.scheduler import Lab
+from byzpy_tw.plugins import Registration, hookimpl, load
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.train import configuration
+from tests.sweep_grids import digest, ended, grid, outcome
+from tests.support import folder
+
+
+class GridTests(SynchronousTestCase):
+    def test_every_pair(self) -> None:
+        """A cell for each defence under each attack, a trial for each seed, all different."""
+        made = grid(seeds=(1, 2))
+        self.assertEqual(
+            [(cell.defence, cell.attack) for cell in made.cells],
+            [(d, a) for d in made.defences for a in made.attacks],
+        )
+        trials = [trial for cell in made.cells for trial in cell.trials]
+        self.assertEqual([t.seed for t in trials], [1, 2] * 4)
+        self.assertEqual(len({t.folder for t in trials}), 8)
+        self.assertIs(made.cell(1, 0), made.cells[2])
+        [config] = {c.trials[0].config for c in made.cells if (c.row, c.column) == (1, 1)}
+        self.assertEqual(
+            (config.pre_aggregator, config.aggregator, config.attack),
+            (("nnm",), "median", "sign-flip:scale=-5"),
+        )
+
+    def test_preaggregators(self) -> None:
+        """Each is put before each rule, ``none`` leaves a rule alone, nothing comes twice."""
+        self.assertEqual(
+            defences_of(["mean", "arc|krum", "mean"], ["none", "nnm"]),
+            ("mean", "nnm | mean", "arc | krum", "nnm | arc | krum"),
+        )
+
+    def test_f_is_the_number_of_attackers(self) -> None:
+        """Unless it is given."""
+        self.assertEqual(grid(num_byz=2).base.f, 2)
+        self.assertEqual(grid(num_byz=2, f=1).base.f, 1)
+
+    def test_where(self) -> None:
+        """In this process, unless servers are named."""
+        self.assertTrue(grid().base.in_process)
+        self.assertFalse(grid(local=2).base.in_process)
+        self.assertFalse(grid(remote_hosts=("tcp://a:1",)).base.in_process)
+
+    def test_a_cell_that_cannot_be(self) -> None:
+        """Says why, and the others are there."""
+
+        def examine(config: RunConfig) -> str | None:
+            if config.aggregator == "krum":
+                raise ConfigError("krum needs more")
+            return "no promise" if config.aggregator == "mean" else None
+
+        made = make_grid({}, ("none",), ("mean", "krum", "median"), (1,), examine, digest)
+        self.assertEqual([c.impossible for c in made.cells], [None, "krum needs more", None])
+        self.assertEqual([c.missing for c in made.cells], ["no promise", None, None])
+        self.assertEqual([len(c.trials) for c in made.cells], [1, 0, 1])
+
+    def test_nonsense(self) -> None:
+        """What no cell could be run with is an error before any is."""
+        for words, make in (
+            ("--rounds", lambda: grid(rounds=0)),
+            ("once", lambda: grid(local=2, remote_hosts=("tcp://a:1",))),
+            ("Byzantine", lambda: grid(num_byz=0)),
+            ("--attacks", lambda: grid(attacks=())),
+            ("2002 runs", lambda: grid(seeds=tuple(range(1001)), defences=("mean",))),
+        ):
+            with self.assertRaisesRegex(ConfigError, words):
+                make()
+
+    def test_names_are_looked_up_first(self) -> None:
+        """A misspelt name or parameter anywhere ends the lab before it begins."""
+        for error, attacks, defences in (
+            (UnknownName, ["none"], ["mediann"]),
+            (UnknownName, ["nnone"], ["median"]),
+            (UnknownName, ["none"], ["nmm | median"]),
+            (BadParameter, ["none"], ["multi-krum:p=2"]),
+            (BadParameter, ["ipm:tua=1"], ["median"]),
+        ):
+            self.assertRaises(error, grid_of, {}, attacks, defences, [1], load(only=()))
+
+    def test_real_conditions(self) -> None:
+        """A rule that n and f rule out is a cell's matter, in the rule's own words."""
+        made = grid_of({}, ["none"], ["bulyan", "mean"], [1], load(only=()))
+        self.assertIn("bulyan needs n > 4f, got n=11, f=3", made.cells[0].impossible or "")
+        self.assertIn("no faulty node", made.cells[1].missing or "")
+
+
+class DigestTests(SynchronousTestCase):
+    """By which a second call finds what a first one finished."""
+
+    def folder(self, **given: object) -> str:
+        return grid(**given).cells[0].trials[0].folder
+
+    def test_what_decides_it(self) -> None:
+        """Bits, the evaluations, and in kind where the nodes are."""
+        here = self.folder()
+        for given in ({"rounds": 81}, {"eval_interval": 7}, {"f": 2}, {"local": 2}):
+            self.assertNotEqual(self.folder(**given), here, given)
+        self.assertEqual(self.folder(threads=2, round_timeout=9.0), here)
+        self.assertEqual(self.folder(local=2), self.folder(local=3))
+
+    def test_can_be_a_name(self) -> None:
+        """Whatever the rules are called, and however long."""
+        long = "nnm | " * 40 + "multi-krum:q=2"
+        made = grid(defences=(long,)).cells[0].trials[0].folder
+        self.assertRegex(made, r"\A[A-Za-z0-9_.-]{1,100}\Z")
+
+    def test_a_plugin_that_was_changed(self) -> None:
+        """Its source counts, so that whoever writes one never sees the last version's table."""
+        path = folder(self) / "rule.py"
+        source = "def rule():\n    return lambda vectors: vectors.mean(dim=0)\n"
+
+        def found(text: str) -> dict[str, str]:
+            path.write_text(text)
+            spec = importlib.util.spec_from_file_location("rule", path)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+
+            class Plugin:
+                @hookimpl
+                def register_aggregators(self) -> list[Registration]:
+                    return [Registration("mine", module.rule)]
+
+            names = load(only=(), extra={"someone": Plugin()})
+            config = attrs.evolve(grid().base, aggregator="mine")
+            return versions(config, names)
+
+        first = found(source)
+        self.assertEqual(list(first), ["aggregator mine"])
+        self.assertEqual(found(source), first)
+        self.assertNotEqual(found(source + "# better\n"), first)
+
+
+class CommandTests(SynchronousTestCase):
+    def test_repeats_the_run(self) -> None:
+        """What the page says to type describes the same run, on servers."""
+        made = grid(defences=("nnm | arc | krum",), seeds=(7,), replacement=True, q=2, threads=1)
+        for cell in made.cells:
+            config = cell.trials[0].config
+            words = shlex.split(command_of(config))
+            self.assertEqual(words[:3], ["python", "-m", "byzpy_tw.train"])
+            again = configuration(words[3:])
+            self.assertEqual(again.bits, config.bits)
+            self.assertEqual(again.eval_interval, config.eval_interval)
+            self.assertEqual(len(again.remote_hosts), 3)
+
+    def test_the_servers_that_were_used(self) -> None:
+        """Are the ones that it names."""
+        made = grid(remote_hosts=("tcp://a:1", "tcp://b:2"), keys="k.pem")
+        words = shlex.split(command_of(made.cells[0].trials[0].config))
+        self.assertIn("tcp://a:1,tcp://b:2", words)
+        self.assertEqual(words[words.index("--keys") + 1], "k.pem")
+
+
+class OptionTests(SynchronousTestCase):
+    """What the command line takes."""
+
+    def test_only_what_many_runs_can_have(self) -> None:
+        """Not a port or a standard output for one of them."""
+        parser = argparse.ArgumentParser()
+        options(parser)
+        self.assertEqual(parser.parse_args(["--rounds", "5"]).rounds, 5)
+        for words in (["--web", "8080"], ["--json"], ["--quiet"], ["--run-dir", "x"]):
+            with redirect_stderr(io.StringIO()) as said:
+                self.assertRaises(SystemExit, parser.parse_args, words)
+            self.assertIn("unrecognized arguments", said.getvalue())
+
+    def test_a_folder_has_a_name(self) -> None:
+        """Or the folder that one happens to be in would be filled."""
+        with redirect_stderr(io.StringIO()) as said:
+            self.assertEqual(main(["lab", "--out", "", "--num-byz", "0"]), 2)
+        self.assertRegex(said.getvalue(), r"\Abyzpy_tw: error: \w+: --out must be .*\n\Z")
+
+
+class DataTests(SynchronousTestCase):
+    def test_is_read_once(self) -> None:
+        """Every run of a lab has the same tensors, not copies of them."""
+        names = keeping_data(load(only=()))
+        self.assertIs(names.make("dataset", "mnist5k"), names.make("dataset", "mnist5k"))
+        small, large = (names.make("dataset", f"synthetic:n={n}") for n in (200, 400))
+        self.assertIsNot(small, large)
+        self.assertRaises(BadParameter, names.make, "dataset", "mnist5k:n=4")
+
+
+class JobsTests(SynchronousTestCase):
+    def test_how_many(self) -> None:
+        """One where threads are given, on servers, or where somebody watches rounds."""
+
+        class Watcher:
+            @hookimpl
+            def round_completed(self, record: dict) -> None:
+                pass
+
+        nobody, watched = load(only=()), load(only=(), extra={"watcher": Watcher()})
+        self.assertEqual(jobs_for(grid().base, nobody), min(2, cores()))
+        for given, names in (({"threads": 2}, nobody), ({"local": 2}, nobody), ({}, watched)):
+            self.assertEqual(jobs_for(grid(**given).base, names), 1)
+
+
+class OutcomeTests(SynchronousTestCase):
+    def write(self, path: Path, config: RunConfig, **result: object) -> None:
+        """A run's folder, of two rounds of which the second was evaluated."""
+        path.mkdir(parents=True)
+        (path / "config.json").write_text(json.dumps({"bits": config.bits}))
+        byz = config.num_honest
+        always = {"seconds": 0.1, "phases": {}, "f": 1, "parameters_sha256": "0" * 64}
+        records = [
+            {**always, "round": 0, "selected": [0, 1], "excluded": [2, byz], "refused": []},
+            {**always, "round": 1, "selected": [0, 2], "excluded": [1], "accuracy": 0.75,
+             "test_loss": 0.5, "refused": [{"node": byz, "reason": "late", "detail": ""}]},
+        ]  # fmt: skip
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (path / "rounds.jsonl").write_text(lines)
+        plain = {
+            "status": "finished", "error": None, "rounds": 2, "final_accuracy": 0.75,
+            "worst_accuracy": 0.5, "best_accuracy": 0.8, "seconds": 1.0,
+            "parameters_sha256": "ab",
+        }  # fmt: skip
+        (path / "result.json").write_text(json.dumps({**plain, **result}))
+
+    def test_is_read_back(self) -> None:
+        """Accuracies, the curve, and how often each node was left out, and why."""
+        trial = grid().cells[0].trials[0]
+        path = folder(self) / "run"
+        self.write(path, trial.config)
+        found = read(trial, path)
+        assert found is not None
+        self.assertEqual((found.final, found.worst, found.best), (0.75, 0.5, 0.8))
+        self.assertEqual(found.curve, ((2, 0.75),))
+        share = found.shares[trial.config.num_honest]
+        self.assertEqual((share.honest, share.excluded, share.refused), (False, 0.5, 0.5))
+        self.assertEqual(share.out, 1.0)
+        self.assertEqual(found.shares[1].out, 0.5)
+
+    def test_nothing_is_made_of_less(self) -> None:
+        """Another run's folder, half a file, none at all: as if there were none."""
+        trial = grid().cells[0].trials[0]
+        path = folder(self) / "run"
+        self.assertIsNone(read(trial, path))
+        self.write(path, grid(rounds=81).cells[0].trials[0].config)
+        self.assertIsNone(read(trial, path))
+        (path / "config.json").write_text(json.dumps({"bits": trial.config.bits}))
+        self.assertIsNotNone(read(trial, path))
+        (path / "result.json").write_text('{"status": "fin')
+        self.assertIsNone(read(trial, path))
+
+    def test_nothing_is_made_of_nonsense(self) -> None:
+        """Whatever somebody's hand, or a bad disk, put there: as if there were no run."""
+        trial, where = grid().cells[0].trials[0], folder(self)
+        huge, deep = "9" * 400, "[" * 100_000 + "]" * 100_000
+        for name, old, new in (
+            ("result.json", '"rounds": 2', '"rounds": 1e400'),
+            ("result.json", '"rounds": 2', f'"rounds": {huge}'),
+            ("result.json", '"rounds": 2', '"rounds": 3'),
+            ("result.json", '"final_accuracy": 0.75', '"final_accuracy": NaN'),
+            ("result.json", '"final_accuracy": 0.75', '"final_accuracy": 7'),
+            ("result.json", '"worst_accuracy": 0.5', f'"worst_accuracy": {huge}'),
+            ("result.json", '"seconds": 1.0', '"seconds": 1e400'),
+            ("result.json", '"status": "finished"', '"status": "waiting"'),
+            ("result.json", '"error": null', f'"error": {deep}'),
+            ("config.json", '{"bits"', f'{{"more": {deep}, "bits"'),
+            ("rounds.jsonl", '"round": 1', f'"round": {huge}'),
+            ("rounds.jsonl", '"accuracy": 0.75', '"accuracy": -0.1'),
+            ("rounds.jsonl", '"accuracy": 0.75', f'"accuracy": {deep}'),
+            ("rounds.jsonl", '"excluded": [1]', '"excluded": [-1]'),
+        ):
+            path = where / "run"
+            self.write(path, trial.config)
+            text = (path / name).read_text()
+            self.assertEqual(text.count(old), 1)
+            self.assertIsNotNone(read(trial, path))
+            (path / name).write_text(text.replace(old, new))
+            self.assertIsNone(read(trial, path), (old, new[:40]))
+            shutil.rmtree(path)
+
+    def test_over_seeds(self) -> None:
+        """The mean of the final ones, the lowest of the worst, the highest of the best."""
+        cell = grid(seeds=(1, 2)).cells[0]
+        found = outcome(cell, 0.8, 0.6)
+        self.assertAlmostEqual(found.final or 0, 0.7)
+        self.assertEqual((found.worst, found.best, found.status), (0.6, 0.8, "finished"))
+        self.assertEqual([point[2:] for point in found.curve], [(0.2, 0.2), (0.6, 0.8)])
+        self.assertEqual(outcome(cell, 0.8).status, "waiting")
+
+    def test_bad_ends(self) -> None:
+        """One seed that failed is the cell's status; one that diverged counts as nothing."""
+        cell = grid(seeds=(1, 2)).cells[0]
+        runs = (
+            ended(cell.trials[0]),
+            ended(cell.trials[1], None, status="diverged", error="x"),
+        )
+        found = Outcome(cell=cell, ended=runs)
+        self.assertEqual((found.status, found.value, found.why), ("diverged", 0.0, "x"))
+        failed = Outcome(cell=cell, failures=("BAD: no",))
+        self.assertEqual((failed.status, failed.why, failed.value), ("failed", "BAD: no", None))
+
+
+def filled(made: Grid) -> list[Outcome]:
+    """The mean collapses under the second attack; nothing else does."""
+    return [
+        outcome(cell, *(0.1 if (cell.row, cell.column) == (0, 1) else 0.9 for _ in cell.trials))
+        for cell in made.cells
+    ]
+
+
+class TextTests(SynchronousTestCase):
+    def test_the_table(self) -> None:
+        """Accuracies with worst and best, a mark where it collapsed, who was left out."""
+        made = grid()
+        lines = text.table(made, filled(made))
+        self.assertEqual(
+            lines,
+            [
+                "defence \\ attack  none           sign-flip:",
+                "                                 scale=-5",
+                "mean              90.0 (90-90)   10.0! (10-10)",
+                "                  out B 100 H 6  out B 100 H 6",
+                "nnm | median      90.0 (90-90)   90.0 (90-90)",
+                "                  out B 100 H 6  out B 100 H 6",
+            ],
+        )
+
+    def test_every_state_has_a_word(self) -> None:
+        """Waiting, under way, impossible, diverged."""
+        cell = grid().cells[0]
+        no = attrs.evolve(cell, impossible="krum needs n > 2f + 2", trials=())
+        self.assertEqual(text.entry(Outcome(cell=cell))[0], ".")
+        self.assertEqual(text.entry(Outcome(cell=cell), progress="40%")[0], "40%")
+        self.assertEqual(text.entry(Outcome(cell=no))[0], "impossible")
+        gone = outcome(cell, 0.5, status="diverged")
+        self.assertEqual(text.entry(gone)[0], "diverged")
+        made = grid()
+        told = text.notes(made, [Outcome(cell=no), gone, *filled(made)[2:]])
+        self.assertIn("impossible: mean under none: krum needs n > 2f + 2", told)
+
+    def test_sentences(self) -> None:
+        """What collapsed, from where, and which defence holds best."""
+        made = grid()
+        self.assertEqual(
+            findings.sentences(made, filled(made)),
+            [
+                "mean collapses under sign-flip:scale=-5 (10.0 %); at its best it reaches 90.0 %.",
+                "nnm | median has the best worst case: 90.0 % under none.",
+            ],
+        )
+        self.assertEqual(findings.sentences(made, [Outcome(cell=c) for c in made.cells]), [])
+        gone = [outcome(cell, 0.5, status="diverged") for cell in made.cells]
+        self.assertEqual(
+            findings.sentences(made, gone)[0],
+            "mean diverged under none, sign-flip:scale=-5.",
+        )
+
+    def test_who_was_left_out(self) -> None:
+        """In a sentence, the honest node that suffered most by number."""
+        told = findings.explained(filled(grid())[0])
+        self.assertEqual(
+            told,
+            "Byzantine nodes were left out in 100 % of the rounds, honest ones in 6 %; of the "
+            "honest ones most often node 0, in 50 %.",
+        )
+
+
+class ColourTests(SynchronousTestCase):
+    def test_can_be_read(self) -> None:
+        """Ink on every colour has WCAG's contrast for text, and more accuracy is lighter."""
+        values = [i / 100 for i in range(101)]
+        for value in values:
+            light = luminance(colour(value))
+            contrast = 1.05 / (light + 0.05) if dark(colour(value)) else (light + 0.05) / 0.05
+            self.assertGreaterEqual(contrast, 4.5, value)
+        lights = [luminance(colour(value)) for value in values]
+        self.assertEqual(lights, sorted(lights))
+
+    def test_in_a_terminal(self) -> None:
+        """Colours of its cube; nothing is out of range."""
+        for value in (-1.0, 0.0, 0.5, 1.0, 2.0):
+            behind, ink = terminal_colour(value)
+            self.assertIn(behind, range(16, 232))
+            self.assertIn(ink, (16, 231))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def screen(out: Terminal) -> list[str]:
+    """What a terminal shows after this output: lines, and jumps up that clear the rest."""
+    lines: list[str] = []
+    for part in re.split(r"(\x1b\[\d+F\x1b\[J)", re.sub(r"\x1b\[\?7[lh]", "", out.getvalue())):
+        jump = re.fullmatch(r"\x1b\[(\d+)F\x1b\[J", part)
+        if jump:
+            del lines[-int(jump[1]) :]
+        else:
+            lines += part.splitlines()
+    return lines
+
+
+class DisplayTests(SynchronousTestCase):
+    def lab(self, made: Grid) -> Lab:
+        return Lab(made, folder(self), 1, load(only=()), None)
+
+    def test_live(self) -> None:
+        """Each drawing takes the last one's place; what is said stays above it."""
+        lab, out = self.lab(grid()), Terminal()
+        live = Live(lab, out, False)
+        live.say("hello")
+        cell = lab.grid.cells[0]
+        live.began(cell, cell.trials[0])
+        self.assertEqual(screen(out)[:2], ["hello", text.table(lab.grid, lab.outcomes())[0]])
+        self.assertIn("0% ...", screen(out)[3])
+        self.assertEqual(screen(out)[-1], "0 of 4 runs")
+        lab._ended[cell.trials[0].folder] = ended(cell.trials[0])
+        live.ended(cell, cell.trials[0])
+        self.assertEqual(screen(out)[-1], "1 of 4 runs")
+        live.close()
+        self.assertEqual(screen(out), ["hello", *text.table(lab.grid, lab.outcomes())])
+
+    def test_colours(self) -> None:
+        """A cell with an accuracy has its colour, one without has none."""
+        lab, out = self.lab(grid()), Terminal()
+        live = Live(lab, out, True)
+        live.tick()
+        self.assertNotIn("48;5;", out.getvalue())
+        cell = lab.grid.cells[0]
+        lab._ended[cell.trials[0].folder] = ended(cell.trials[0], 0.9)
+        live.tick()
+        self.assertIn(f"\x1b[48;5;{terminal_colour(0.9)[0]}m", out.getvalue())
+
+    def test_lines(self) -> None:
+        """One for each cell when it is whole, and how far the lab is."""
+        made = grid(seeds=(1, 2))
+        lab, said = self.lab(made), []
+        lines = Lines(lab, said.append)
+        cell = made.cells[0]
+        for trial in cell.trials:
+            lab._ended[trial.folder] = ended(trial)
+            lines.ended(cell, trial)
+        lines.close()
+        self.assertEqual(
+            said[0], "[2/8] mean under none: 90.0 % (worst 90.0, best 90.0), out B 100 H 6"
+        )
+        self.assertIn("mean", said[3])
+
+
+class Outline(HTMLParser):
+    """Every tag and its attributes, and whether they close in order."""
+
+    VOID = {"meta", "link", "wbr", "br", "line", "circle", "polyline", "polygon"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.tags.append(tag)
+        self.links += [v or "" for k, v in attributes if k in ("href", "src", "action")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag, (tag, self.open)
+
+
+def outline(content: str) -> Outline:
+    found = Outline()
+    found.feed(content)
+    found.close()
+    return found
+
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'&</script><script>alert(2)</script>"
+
+
+class PageTests(SynchronousTestCase):
+    def test_holds_everything(self) -> None:
+        """The table, a chart an attack, and for each cell the command that repeats it."""
+        made = grid(seeds=(1, 2))
+        content = page(made, filled(made), Path("lab"))
+        found = outline(content)
+        self.assertEqual(found.open, [])
+        self.assertEqual((found.tags.count("td"), found.tags.count("figure")), (4, 2))
+        self.assertEqual((found.tags.count("details"), found.tags.count("pre")), (4, 8))
+        self.assertIn("mean collapses under sign-flip:scale=-5", content)
+        self.assertIn("--attack sign-flip:scale=-5", content)
+        self.assertIn("--seed 2", content)
+        reports = [link for link in found.links if link.endswith("/report.html")]
+        self.assertEqual(len(set(reports)), 8)  # each run's own page
+
+    def test_needs_nothing(self) -> None:
+        """No link leads out, nothing is loaded, and the browser is told to refuse it."""
+        found = outline(page(grid(), filled(grid()), Path("lab")))
+        for link in found.links:
+            self.assertRegex(link, r"\A(#|cells/|data:,)")
+        self.assertEqual({"img", "iframe", "object", "form"} & set(found.tags), set())
+        self.assertEqual(found.tags.count("script"), 1)
+        content = page(grid(), filled(grid()), Path("lab"))
+        self.assertIn("default-src 'none'", content)
+        self.assertNotIn("http://", content)
+        self.assertNotIn("https://", content)
+
+    def test_names_stay_text(self) -> None:
+        """Whatever a rule, an attack, a reason or a folder is called."""
+        made = grid()
+        cells = tuple(
+            attrs.evolve(cell, defence=HOSTILE, attack=HOSTILE, missing=HOSTILE)
+            for cell in made.cells
+        )
+        hostile = attrs.evolve(made, attacks=(HOSTILE, "b"), defences=(HOSTILE, "d"), cells=cells)
+        outcomes = [
+            outcome(cells[0], 0.1),
+            outcome(cells[1], 0.9),
+            Outcome(cell=attrs.evolve(cells[2], impossible=HOSTILE)),
+            outcome(cells[3], 0.9, status="paused", error=HOSTILE, digest=HOSTILE),
+        ]
+        found = outline(page(hostile, outcomes, Path(HOSTILE)))
+        self.assertEqual(found.tags.count("script"), 1)
+        self.assertNotIn("img", found.tags)
+        self.assertEqual(found.open, [])
+
+    def test_before_anything_has_run(self) -> None:
+        """It is whole all the same."""
+        made = grid()
+        found = outline(page(made, [Outcome(cell=cell) for cell in made.cells], Path("lab")))
+        self.assertEqual(found.open, [])
+
+    def test_template_is_data(self) -> None:
+        """A dollar sign in a name is no placeholder."""
+        made = grid()
+        cells = [attrs.evolve(cell, missing="$table ${found}") for cell in made.cells]
+        content = page(made, [Outcome(cell=cell) for cell in cells], Path("lab"))
+        self.assertIn("$table ${found}", content)
+
+
+class DefaultsTests(SynchronousTestCase):
+    def test_are_a_grid(self) -> None:
+        """Four by four, every cell of which can be run."""
+        made = grid_of({}, grids.ATTACKS, grids.DEFENCES, grids.SEEDS, load(only=()))
+        self.assertEqual(made.trials, 16)
+        self.assertEqual([cell for cell in made.cells if cell.impossible], [])
+        self.assertIsInstance(made.cells[0], Cell)

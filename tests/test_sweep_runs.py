@@ -1,0 +1,256 @@
+"""The lab as a user runs it: real runs, an interruption, servers, and a browser."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+
+from byzpy_tw.errors import ServerUnreachable
+from byzpy_tw.sweep.display import Lines
+from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.command import grid_of, work
+from byzpy_tw.sweep.scheduler import Lab
+from byzpy_tw.plugins import hookimpl, load
+from byzpy_tw.records.checkpoint import checkpoints
+from tests.sweep_grids import grid
+from tests.support import PATIENCE, Process, folder
+from tests.test_sweep import filled
+
+SHORT = "--rounds 50 --model logreg --num-honest 3 --num-byz 1 --batch-size 16"
+GRID = "--aggregators mean multi-krum bulyan --attacks none sign-flip:scale=-5"
+
+
+class RunTests(SynchronousTestCase):
+    def lab(self, where: Path, *options: str) -> Process:
+        words = [*GRID.split(), *SHORT.split(), *options, "--out", str(where / "lab")]
+        return Process.start(self, [sys.executable, "-m", "byzpy_tw", "lab", *words], cwd=where)
+
+    def results(self, where: Path) -> dict[str, dict]:
+        """Each run's result, by the name of its folder."""
+        paths = (where / "lab" / "cells").glob("*/result.json")
+        return {path.parent.name: json.loads(path.read_text()) for path in paths}
+
+    def test_from_one_call_to_the_next(self) -> None:
+        """Ctrl-C leaves finished cells whole; the next call does the rest, and one on
+        servers comes to the same bits.  What cannot be is said, and stops nobody."""
+        where = folder(self)
+        first = self.lab(where, "--jobs", "1")
+        first.wait_for(r"^\[1/4\] mean under none")
+        first.signal(signal.SIGINT)
+        self.assertEqual(first.wait(), 130, first.output)
+        before = self.results(where)
+        done = {name for name, result in before.items() if result["status"] == "finished"}
+        self.assertIn(len(done), (1, 2, 3), before)
+        self.assertIn("the same command goes on with them", first.output)
+
+        second = self.lab(where, "--jobs", "2")
+        self.assertEqual(second.wait(), 0, second.output)
+        self.assertIn(f"{len(done)} finished before", second.output)
+        self.assertRegex(second.output, r"bulyan +impossible +impossible")
+        self.assertIn("impossible: bulyan: bulyan needs n > 4f, got n=4, f=1", second.output)
+        here = self.results(where)
+        self.assertEqual({name: here[name] for name in done}, {n: before[n] for n in done})
+        self.assertEqual({result["status"] for result in here.values()}, {"finished"})
+        [path] = re.findall(r"^page: (.+)$", second.output, re.MULTILINE)
+        self.assertIn("--attack sign-flip:scale=-5", Path(path).read_text())
+
+        third = self.lab(where, "--local", "1")
+        self.assertEqual(third.wait(), 0, third.output)
+        both = self.results(where)
+        self.assertEqual(len(both), 2 * len(here))
+        table = json.loads((where / "lab" / "lab.json").read_text())
+        there = {
+            re.sub("-[^-]*$", "", Path(run["folder"]).name): run["parameters_sha256"]
+            for cell in table["cells"]
+            for run in cell["runs"]
+        }
+        self.assertEqual(
+            there,
+            {re.sub("-[^-]*$", "", name): r["parameters_sha256"] for name, r in here.items()},
+        )
+
+        given = {
+            "rounds": 50, "model": "logreg", "num_honest": 3, "num_byz": 1, "batch_size": 16,
+        }  # fmt: skip
+        attacks, defences = ["none", "sign-flip:scale=-5"], ["mean", "multi-krum", "bulyan"]
+        names = load(only=())
+        lab = Lab(grid_of(given, attacks, defences, [42], names), where / "lab", 1, names, None)
+        lab.find()
+        self.assertEqual(lab.before, 4)
+
+
+SMALL = {
+    "model": "logreg", "dataset": "synthetic:n=200", "num_honest": 3, "num_byz": 1,
+    "batch_size": 8, "rounds": 4, "eval_interval": 2, "partition": "iid",
+}  # fmt: skip
+
+
+class LeftTests(TestCase):
+    """What becomes of what an earlier call has left."""
+
+    async def test_goes_on(self) -> None:
+        """A run that was interrupted keeps its rounds, and needs no checkpoint at its end."""
+        where, names = folder(self), load(only=())
+
+        class Interrupting:
+            @hookimpl
+            def round_completed(self, record: dict) -> None:
+                if record["round"] == 20:
+                    reactor.callFromThread(running.cancel)  # type: ignore[attr-defined]
+
+        watched = load(only=(), extra={"interrupting": Interrupting()})
+        made = grid_of({**SMALL, "rounds": 500}, ["none"], ["median"], [1], names)
+        [trial] = made.cells[0].trials
+        path = where / "cells" / trial.folder
+        running = Deferred.fromCoroutine(Lab(made, where, 1, watched, reactor).run())
+        await self.assertFailure(running, CancelledError)
+        before = (path / "rounds.jsonl").read_bytes()
+        self.assertIn(before.count(b"\n"), range(21, 500))
+        self.assertEqual(len(checkpoints(path)[:1]), 1)
+
+        lab = Lab(made, where, 1, names, reactor)
+        lab.find()
+        await lab.run()
+        self.assertEqual(lab.outcomes()[0].status, "finished")
+        after = (path / "rounds.jsonl").read_bytes()
+        self.assertEqual((after[: len(before)], after.count(b"\n")), (before, 500))
+        self.assertEqual(checkpoints(path), [])
+
+    async def test_damaged_ones_are_begun_anew(self) -> None:
+        """Each says so, and ends as it did; one that is another run's says what to do."""
+        where, names = folder(self), load(only=())
+        defences = ["mean", "median", "krum", "geometric-median", "trimmed-mean", "multi-krum"]
+        given = {**SMALL, "checkpoint_interval": 2}  # so that there is more than nothing left
+        made = grid_of(given, ["none"], defences, [1], names)
+        first = Lab(made, where, 1, names, reactor)
+        await first.run()
+        self.assertEqual({o.status for o in first.outcomes()}, {"finished"})
+        paths = [first.path(cell.trials[0]) for cell in made.cells]
+        configs = [(path / "config.json").read_text() for path in paths]
+        (paths[0] / "config.json").unlink()
+        (paths[1] / "config.json").write_text(configs[1][:100])
+        records = (paths[2] / "rounds.jsonl").read_text()
+        (paths[2] / "rounds.jsonl").write_text(records.replace('"excluded": [', '"excluded": [99'))
+        (paths[3] / "result.json").write_text('{"rounds": 1e400}')
+        foreign = configs[4].replace(made.cells[4].trials[0].config.bits, "0" * 64)
+        (paths[4] / "config.json").write_text(foreign)
+
+        said: list[str] = []
+        again = Lab(made, where, 1, names, reactor)
+        again.find()
+        self.assertEqual(again.before, 1)
+        again.display = Lines(again, said.append)
+        await again.run()
+        before, after = first.outcomes(), again.outcomes()
+        del before[4]
+        self.assertEqual(
+            after.pop(4).why,
+            f"RUN_DIRECTORY: {paths[4]} holds another run than this cell's; move it elsewhere, "
+            "or let --again put this one in its place",
+        )
+        self.assertEqual((paths[4] / "config.json").read_text(), foreign)
+        self.assertEqual(
+            [outcome.ended[0].digest for outcome in after],
+            [outcome.ended[0].digest for outcome in before],
+        )
+        told = "\n".join(line for line in said if line.startswith("warning: "))
+        for path, words in (
+            (paths[0], "no config.json"), (paths[1], f"cannot read {paths[1]}/config.json"),
+        ):  # fmt: skip
+            self.assertIn(f"{path} is damaged, and begun anew: {words}", told)
+        # Where it can still be made out what run it was, that goes on as far as it is good.
+        self.assertIn("line 1 of rounds.jsonl has excluded [991", told)
+        self.assertNotIn(str(paths[3]), told)  # that had all it needed
+
+    async def test_page_without_a_run(self) -> None:
+        """Why there is none is on it."""
+        where, names = folder(self), load(only=())
+        made = grid_of(SMALL, ["none"], ["mean"], [1], names)
+        lab = Lab(made, where, 1, names, reactor)
+        (where / "cells").mkdir()
+        lab.path(made.cells[0].trials[0]).write_text("no folder")
+        said: list[str] = []
+        with redirect_stdout(io.StringIO()):
+            self.assertEqual(await work(lab, Lines(lab, said.append), reactor), 1)
+        self.assertIn("[1/1] mean under none: failed: RUN_DIRECTORY", said[2])
+        for name in ("lab.html", "lab.json"):
+            self.assertIn("Not a directory", (where / name).read_text())
+
+
+class ServerTests(TestCase):
+    async def test_no_server_there(self) -> None:
+        """What is wrong with a server is found out once, not once a cell."""
+        where, names = folder(self), load(only=())
+        given = {"remote_hosts": ("tcp://127.0.0.1:1",), "model": "logreg", "rounds": 2}
+        made = grid_of(given, ["none", "ipm"], ["mean", "median"], [1], names)
+        lab = Lab(made, where, 1, names, reactor)
+        with self.assertRaisesRegex(ServerUnreachable, "127.0.0.1:1"):
+            await lab.run()
+        self.assertEqual(len(list((where / "cells").iterdir())), 1)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--allow-file-access-from-files --hide-scrollbars "
+    "--enable-logging=stderr --virtual-time-budget=1000"
+).split()
+
+
+# Clicks on the first cell, and says how wide everything is and what is open then.
+PROBE = """
+onload = () => {
+  const frames = [...document.querySelectorAll("iframe")];
+  frames.forEach(frame => frame.contentDocument.querySelector("td a").click());
+  setTimeout(() => {
+    document.title = JSON.stringify(frames.map(frame => ({
+      screen: frame.contentWindow.innerWidth,
+      content: frame.contentDocument.documentElement.scrollWidth,
+      opened: [...frame.contentDocument.querySelectorAll("details[open]")].map(d => d.id),
+    })));
+  }, 200);
+};
+"""
+
+
+class BrowserTests(SynchronousTestCase):
+    def test_in_chromium(self) -> None:
+        """On a desk and on a phone: no complaint, nothing wider than the screen, and a link
+        opens its cell."""
+        if CHROMIUM is None:
+            raise SkipTest("there is no chromium here (apt-get install chromium)")
+        where = folder(self)
+        made = grid(
+            attacks=("none", "sign-flip:scale=-5", "ipm:tau=0.5", "min-max"),
+            defences=("mean", "geometric-median", "clipping:c=2.0 | nnm | trimmed-mean"),
+        )
+        # In frames, since no window of Chromium's is as narrow as a phone.
+        (where / "lab.html").write_text(page(made, filled(made), where))
+        frames = [f"<iframe width={wide} src=lab.html></iframe>" for wide in (1280, 390)]
+        (where / "frames.html").write_text(f"{''.join(frames)}<script>{PROBE}</script>")
+        done = subprocess.run(
+            [CHROMIUM, *QUIET, f"--user-data-dir={where / 'profile'}", "--dump-dom",
+             "--window-size=1800,900", f"file://{where}/frames.html"],
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        self.assertNotIn("CONSOLE", done.stderr)
+        found = re.search(r"<title>(.*)</title>", done.stdout)
+        self.assertIsNotNone(found, done.stderr[-500:])
+        assert found is not None
+        desk, phone = json.loads(found[1])
+        self.assertEqual((desk["screen"], phone["screen"]), (1280, 390))
+        for seen in (desk, phone):
+            self.assertLessEqual(seen["content"], seen["screen"])
+            self.assertEqual(seen["opened"], ["cell-0-0"])
