@@ -130,10 +130,10 @@ def cells() -> Iterator[Cell]:
 
 async def work(reactor: Any) -> None:
     """A worker process: cells come in, a line each, and their results go out."""
-    from byzpy_tw.plugins import load
     from byzpy_tw.config.run import RunConfig
+    from byzpy_tw.plugins import load
     from byzpy_tw.records.folder import RunDirectory
-    from byzpy_tw.rounds.resolved_rules import rules_of
+    from byzpy_tw.rounds.resolved_rules import resolve_rules
     from byzpy_tw.trainer.run import train
 
     registry = load()
@@ -142,7 +142,7 @@ async def work(reactor: Any) -> None:
         config = RunConfig(**cell.options())
         with tempfile.TemporaryDirectory() as folder:
             directory = RunDirectory.create(Path(folder) / "run")
-            rules = rules_of(config, registry)
+            rules = resolve_rules(config, registry)
             await train(reactor, config, registry, rules, directory, lambda _: None)
             result = json.loads((directory.path / "result.json").read_text())
         print(json.dumps(result), flush=True)

@@ -118,13 +118,13 @@ def ping(port: int) -> None:
 
     import byzpy_tw
     from byzpy_tw.protocol import commands
-    from byzpy_tw.protocol.limited_amp import GuardedAMP
+    from byzpy_tw.protocol.limited_amp import LimitedAMP
 
     times: list[float] = []
 
     async def main() -> None:
         where = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", port)
-        server = await endpoints.connectProtocol(where, GuardedAMP({}))
+        server = await endpoints.connectProtocol(where, LimitedAMP({}))
         await server.callRemote(
             commands.Hello, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
         )

@@ -12,13 +12,13 @@ from byzpy_tw.cli import (
     doctor,
     explain,
     keygen,
-    sweep,
     new_plugin,
     plugins,
     report,
+    sweep,
     verify,
 )
-from byzpy_tw.console import ended
+from byzpy_tw.console import run_command
 
 COMMANDS = {
     "plugins": plugins,
@@ -36,7 +36,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    return ended(lambda: _run(words))
+    return run_command(lambda: _run(words))
 
 
 def _run(words: list[str]) -> int:

@@ -30,15 +30,15 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, rebuilt
-from byzpy_tw.console import say
-from byzpy_tw.config.validators import flag
-from byzpy_tw.config.run import PLACES, RunConfig, fresh_run_dir
 from byzpy_tw.config.merge import checked, option_named, over
 from byzpy_tw.config.paths import home
-from byzpy_tw.records.result import Result
-from byzpy_tw.config.unused import used
+from byzpy_tw.config.run import PLACES, RunConfig, fresh_run_dir
 from byzpy_tw.config.toml import beside, plain_toml, read_options
+from byzpy_tw.config.unused import used
+from byzpy_tw.config.validators import flag
+from byzpy_tw.console import say
+from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, error_from_code
+from byzpy_tw.records.result import Result
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -133,21 +133,21 @@ async def _conducted(
     _turning(reactor)
     from byzpy_tw.plugins.shorthand import registry
     from byzpy_tw.records.resume import disabled_in
-    from byzpy_tw.trainer.run import conduct, prospect, prospect_again
+    from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
 
     given, beneath = _options(config, resume, options)
     tell = _lasting(show) or _nowhere
     disabled = given.get("disable_plugin")
     if resume is None:
-        run = prospect(RunConfig(**given), registry(disabled or ()), beneath)
+        run = prepare_run(RunConfig(**given), registry(disabled or ()), beneath)
     else:
         folder = home(resume)
         names = registry(disabled_in(folder) if disabled is None else disabled)
-        found = prospect_again(folder, given, names, tell)
+        found = prepare_resume(folder, given, names, tell)
         if found is None:
             return Result.read(folder)
         run = found
-    ended = await conduct(reactor, run, tell)
+    ended = await run_prepared(reactor, run, tell)
     return _outcome(run.directory.path, ended.error, check)
 
 
@@ -280,7 +280,7 @@ def _error(code: int, lines: list[str]) -> ByzpyTwError | None:
         return None
     told = [found for line in lines if (found := _ERROR.fullmatch(line))]
     if told and 0 < code < 128:
-        return rebuilt(*told[-1].groups())
+        return error_from_code(*told[-1].groups())
     number = -code if code < 0 else code - 128
     try:
         how = f"was stopped by {signal.Signals(number).name}"

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from byzpy_tw.errors import ByzpyTwError, message_of
+from byzpy_tw.errors import ByzpyTwError, format_error
 
 INTERRUPTED = 130
 UNWRITTEN = 74  # what was to be printed could not be: sysexits.h calls it EX_IOERR
@@ -21,7 +21,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))  # by descriptor
 
 
-def ended(command: Callable[[], int]) -> int:
+def run_command(command: Callable[[], int]) -> int:
     """The exit code of `command`, with all that it printed on its way."""
     forgiving()
     try:
@@ -44,7 +44,7 @@ def _ended(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:  # before a command has its own way to be interrupted
         return INTERRUPTED
     except ByzpyTwError as e:
-        complain(f"byzpy_tw: error: {message_of(e)}")
+        complain(f"byzpy_tw: error: {format_error(e)}")
         return e.exit_code
     except OSError as e:
         if e.filename is not None or e.errno not in _FULL:

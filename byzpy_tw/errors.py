@@ -617,7 +617,7 @@ class RunFailed(ByzpyTwError):
     code = "RUN_FAILED"
 
 
-def rebuilt(code: str, message: str) -> ByzpyTwError:
+def error_from_code(code: str, message: str) -> ByzpyTwError:
     """The error that had this code and message; `RunFailed` for a code of nobody's."""
     kind = by_code().get(code)
     return RunFailed(f"{code}: {message}") if kind is None else kind(message)
@@ -645,7 +645,7 @@ def _halves(kind: type[ByzpyTwError]) -> tuple[str, str]:
     return before.strip(), after.strip()
 
 
-def message_of(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """One line for a user: the stable code, then the message."""
     code = getattr(error, "code", type(error).__name__)
     text = " ".join(str(error).split()) or "no further details"

@@ -10,8 +10,8 @@ from typing import Any
 from twisted.application.service import IService, MultiService
 from twisted.python import usage
 
-from byzpy_tw.errors import ByzpyTwError, CannotListen, ConfigError, message_of
 from byzpy_tw.console import forgiving
+from byzpy_tw.errors import ByzpyTwError, CannotListen, ConfigError, format_error
 
 
 def _port(text: str) -> int:
@@ -123,14 +123,14 @@ class Options(usage.Options):
             try:
                 self.loaded = load_keys(absolute(self["keys"]), SERVER)
             except ByzpyTwError as e:
-                raise usage.UsageError(message_of(e)) from None
+                raise usage.UsageError(format_error(e)) from None
         from byzpy_tw.plugins.registry import check_disabled
 
         try:
             self.data_root = absolute(self["data-root"])
             self.disabled = check_disabled(self.disabled)
         except ByzpyTwError as e:
-            raise usage.UsageError(message_of(e)) from None
+            raise usage.UsageError(format_error(e)) from None
         _check_port(self["host"], self["port"])
 
 

@@ -21,14 +21,14 @@ import attrs
 from attrs import frozen
 
 import byzpy_tw
-from byzpy_tw.errors import ByzpyTwError, ConfigError
-from byzpy_tw.console import ended
-from byzpy_tw.plugins.naming import clip, nearest
-from byzpy_tw.config.validators import flag
-from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
 from byzpy_tw.config.merge import checked, over
 from byzpy_tw.config.paths import home
+from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
 from byzpy_tw.config.toml import STANDARD_INPUT, beside, read_options, to_toml
+from byzpy_tw.config.validators import flag
+from byzpy_tw.console import run_command
+from byzpy_tw.errors import ByzpyTwError, ConfigError
+from byzpy_tw.plugins.naming import clip, nearest
 
 if typing.TYPE_CHECKING:
     from byzpy_tw.plugins import Registry
@@ -123,7 +123,7 @@ def _reader(kind: Any) -> Callable[[str], Any]:
 
 
 @frozen
-class Asked:
+class Invocation:
     """What a command line asks for: options, of itself and of its file, and what to do."""
 
     options: dict[str, Any]
@@ -153,7 +153,7 @@ class Asked:
         return load_and_warn(disabled or ())
 
 
-def asked(arguments: Sequence[str]) -> Asked:
+def asked(arguments: Sequence[str]) -> Invocation:
     """What `arguments` ask for.  Raises `ConfigError` for what is wrong with the file."""
     given = vars(parser().parse_args(arguments))
     rest = {name: given.pop(name, None) for name in ("resume", "config", *_SWITCHES)}
@@ -164,7 +164,7 @@ def asked(arguments: Sequence[str]) -> Asked:
         if file == str(STANDARD_INPUT) and switches["until_eof"]:
             raise ConfigError("--config - reads all of standard input: leave out --until-eof")
         options = over(options, beside(resume, read_options(home(file)), file))
-    return Asked(options, file, frozenset(options) - set(given), resume, **switches)
+    return Invocation(options, file, frozenset(options) - set(given), resume, **switches)
 
 
 def configuration(arguments: Sequence[str]) -> RunConfig:
@@ -178,7 +178,7 @@ def configuration(arguments: Sequence[str]) -> RunConfig:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
-    return ended(lambda: _run(words))
+    return run_command(lambda: _run(words))
 
 
 def _run(words: Sequence[str]) -> int:
@@ -199,7 +199,7 @@ def _run(words: Sequence[str]) -> int:
     return run_program(config, registry, found.beneath)
 
 
-def _print_config(found: Asked) -> None:
+def _print_config(found: Invocation) -> None:
     """The file that begins this run, on standard output.
 
     Without a place it is a file for every place.  Of a run that was begun it leaves out

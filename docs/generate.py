@@ -27,11 +27,11 @@ from twisted.python.usage import CompleteDirs
 
 import byzpy_tw.__main__ as program
 from byzpy_tw import errors, tap, train
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.plugins import KINDS, hookspecs, load
 from byzpy_tw.plugins.registry import Entry
-from byzpy_tw.records import fields
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.protocol.commands import WIRE_ERRORS
+from byzpy_tw.records import fields
 
 NOTE = "<!-- Written by docs/generate.py: change the code that it reads, then run it. -->\n"
 

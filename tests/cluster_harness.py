@@ -10,7 +10,7 @@ from byzpy_tw.rounds.placement import Placement
 
 
 @define(eq=False, slots=False)
-class StillFleet:
+class StillCluster:
     """Hosts that are there from the first, and stay."""
 
     members: list[Any] = field(factory=list)

@@ -15,7 +15,7 @@ NOW = datetime.now(UTC)
 
 
 @define(eq=False)
-class Cluster:
+class ClusterKeys:
     """A CA, and files signed by it."""
 
     # Ten years old, so that what it signed may be over.

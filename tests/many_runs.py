@@ -15,7 +15,7 @@ from twisted.internet.task import react
 
 from byzpy_tw.plugins import load
 from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.rounds.resolved_rules import rules_of
+from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.train import configuration
 from byzpy_tw.trainer.run import train
 
@@ -27,7 +27,7 @@ async def main(reactor: Any, folder: str) -> None:
         path = Path(folder) / str(i)
         directory = RunDirectory.create(path)
         code = await train(
-            reactor, config, registry, rules_of(config, registry), directory, lambda _: None
+            reactor, config, registry, resolve_rules(config, registry), directory, lambda _: None
         )
         result = json.loads((path / "result.json").read_text())
         rounds = [json.loads(line) for line in (path / "rounds.jsonl").open()]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from byzpy_tw.report.load import begin
-from byzpy_tw.report.model import Place, Story
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.report.load import begin
+from byzpy_tw.report.model import RunReport, ServerState
 
 HTML = "<img src=x onerror='window.hurt=1'>&lt;<script>hurt=1< script>"
 
@@ -47,7 +47,7 @@ def records(rounds: int) -> list[dict[str, Any]]:
     return made
 
 
-def story(name: str = "run", rounds: int = 100, **options: Any) -> Story:
+def story(name: str = "run", rounds: int = 100, **options: Any) -> RunReport:
     """Of that run, finished, under `name`, which its server and an event have too."""
     config = RunConfig(
         in_process=True, num_honest=4, num_byz=2, rounds=rounds, data_root=name, **options
@@ -56,6 +56,6 @@ def story(name: str = "run", rounds: int = 100, **options: Any) -> Story:
     for each in records(rounds):
         made.add(each)
     made.happened(f"{name} is lost", 3)
-    made.places = [Place(name, [0, 1, 2], True), Place("tcp://b:1", [3, 4, 5], False)]
+    made.places = [ServerState(name, [0, 1, 2], True), ServerState("tcp://b:1", [3, 4, 5], False)]
     made.status, made.facts = "finished", {"torch": "2", "run": name}
     return made

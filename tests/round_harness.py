@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from byzpy_tw.testing.doubles import HandCrankedPool
 from byzpy_tw.workers.host import NodeHost, build
 from byzpy_tw.workers.spec import NodeSpec
-from byzpy_tw.testing.doubles import HandCrankedPool
 from tests.server_harness import SPEC, D, ServerCase, registry
 
 NONE = [{"failures": "{}"}]  # what a command answers that went well

@@ -18,18 +18,18 @@ from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_to_json
 from byzpy_tw.plugins import Registry, load
+from byzpy_tw.protocol import commands
+from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.knowledge_frames import header_of
+from byzpy_tw.protocol.limited_amp import LimitedAMP
+from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.testing.doubles import HERE, PEER, ClockReactor, HandCrankedPool
-from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.frames import Header, Kind
-from byzpy_tw.protocol.limited_amp import GuardedAMP
-from byzpy_tw.protocol.knowledge_frames import header_of
-from byzpy_tw.protocol.tensor_stream import TensorStream
+from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_to_json
 
 SPEC = RunSpec(
     dataset="synthetic:n=200,classes=4,features=9",
@@ -82,7 +82,7 @@ class Trainer:
     """One connection to the server, from its far end."""
 
     session: Session
-    client: GuardedAMP
+    client: LimitedAMP
     pump: IOPump
     received: Vectors = field(factory=Vectors)
     stream: TensorStream | None = None
@@ -163,7 +163,7 @@ class ServerCase(SynchronousTestCase):
 
     def dial(self, peer: str = PEER.host, here: str = HERE.host) -> Trainer:
         """A new connection from `peer` to the server's address `here`."""
-        session, client = Session(self.server), GuardedAMP({})
+        session, client = Session(self.server), LimitedAMP({})
         there = IPv4Address("TCP", peer, 50000)
         pump = connect(
             session,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.sweep.grid import Cell, Grid, Trial, digest_of, make_grid
 from byzpy_tw.sweep.results import Ended, Outcome, Share
-from byzpy_tw.config.run import RunConfig
 
 
 def examine(config: RunConfig) -> str | None:

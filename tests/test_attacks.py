@@ -25,9 +25,9 @@ from byzpy_tw.aggregators import (
     Pipeline,
 )
 from byzpy_tw.attacks import BUILTIN, Knowledge
-from byzpy_tw.attacks.target import Aim, Other
 from byzpy_tw.attacks.alie import automatic_tau
 from byzpy_tw.attacks.line_search import line_maximize
+from byzpy_tw.attacks.target import Target, TargetPipeline
 from byzpy_tw.errors import BadParameter, NeedsContext
 from byzpy_tw.preaggregators import Clipping
 from byzpy_tw.seeds import Context
@@ -415,7 +415,9 @@ class PipelineTests(SynchronousTestCase):
             known = Knowledge.of(x, "all", needs=("mean", "std", "vectors"))
 
             def moved(memory: Any, pipeline: Any = pipeline, known: Any = known) -> list[float]:
-                aim = Aim(pipeline=pipeline, copies=2, known=known, context=context, memory=memory)
+                aim = Target(
+                    pipeline=pipeline, copies=2, known=known, context=context, memory=memory
+                )
                 by_vectors = aim.by_vectors(lambda tau: known.mean + tau * known.std)
                 by_products = aim.by_products("std", lambda tau: (0.0, tau))
                 for tau in (-2.0, 0.3, 1.0, 7.0):
@@ -465,7 +467,7 @@ class PipelineTests(SynchronousTestCase):
         memory = {"aggregator": {"previous": torch.full((300,), 100.0)}}
         context = Context(n=10, f=2, byzantine=2)
         target = Pipeline(aggregator=CenteredClipping())
-        named = NAMES["opt-ipm"](aggregator="centered-clipping").aimed_at(Other(target))
+        named = NAMES["opt-ipm"](aggregator="centered-clipping").aimed_at(TargetPipeline(target))
         found = [Knowledge.for_attack(named, x, context=context, memory=m) for m in (memory, None)]
         self.assertEqual(float(found[0].strength), float(found[1].strength))
 

@@ -14,11 +14,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl
 from byzpy_tw.errors import BadParameter, BrokenPlugin, UnknownName
+from byzpy_tw.output.observers import Observers
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.plugins.hookspecs import Registration as Offered
 from byzpy_tw.tap import Options, makeService
 from byzpy_tw.trainer.local_servers import LocalServers
-from byzpy_tw.output.observers import Observers
 from tests.distributions import on_path, write
 
 ILL = "byzpy-tw-ill"

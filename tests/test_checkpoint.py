@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
     BadRuleOutput,
     CannotRecord,
@@ -23,12 +24,11 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, RunDirectory, to_json
-from byzpy_tw.records.resume import merged, reopen
+from byzpy_tw.records.resume import merge_config, reopen
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.checkpointer import ROUNDS as EVERY
-from byzpy_tw.trainer.checkpointer import SHARE, Saving
+from byzpy_tw.trainer.checkpointer import SHARE, Checkpointer
 from byzpy_tw.vectors import sha256_of
 from tests.recorded_runs import record
 from tests.support import folder
@@ -177,9 +177,9 @@ class SavingTests(SynchronousTestCase):
         self.done: list[str] = []
         self.folder = folder(self)
 
-    def saving(self, interval: int | None = None, keep: int | None = None) -> Saving:
+    def saving(self, interval: int | None = None, keep: int | None = None) -> Checkpointer:
         before = lambda: self.done.append("records")  # noqa: E731
-        return Saving(self.folder, interval, keep, before, self.clock, self.pool)
+        return Checkpointer(self.folder, interval, keep, before, self.clock, self.pool)
 
     def test_asked_for(self) -> None:
         """Every so many rounds, or never."""
@@ -459,9 +459,9 @@ class ReopeningTests(SynchronousTestCase):
     def test_options(self) -> None:
         """Where it runs, how long it waits and how long it goes on may change."""
         saved = CONFIGURATION.to_dict()
-        config = merged(saved, {"local": 3, "rounds": 99, "round_timeout": 5.0, "seed": 5})
+        config = merge_config(saved, {"local": 3, "rounds": 99, "round_timeout": 5.0, "seed": 5})
         self.assertEqual((config.local, config.in_process, config.rounds), (3, False, 99))
         for bad in ({"seed": 6}, {"lr": 0.5}, {"run_dir": "x"}):
-            self.assertRaises(ConfigError, merged, saved, bad)
-        self.assertRaises(ConfigError, merged, {**saved, "colour": "red"}, {})
+            self.assertRaises(ConfigError, merge_config, saved, bad)
+        self.assertRaises(ConfigError, merge_config, {**saved, "colour": "red"}, {})
         self.assertRaises(ConfigError, self.reopen, rounds=2)

@@ -12,18 +12,18 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import LimitExceeded, ServerDiffers, ServerUnreachable
-from byzpy_tw.workers.spec import NodeSpec, node_specs
 from byzpy_tw.plugins import load
-from byzpy_tw.workers.environment import environment
+from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.train import configuration
-from byzpy_tw.trainer.collection import Asking, Shown
+from byzpy_tw.trainer.cluster import Cluster, Terms
+from byzpy_tw.trainer.collection import RoundDriver, Shown
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.cluster import Fleet, Terms
 from byzpy_tw.trainer.server_interface import Opened, ignore
-from byzpy_tw.trainer.server_slot import FIRST_DELAY, TRUSTED_AFTER, Member
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.trainer.server_slot import FIRST_DELAY, TRUSTED_AFTER, ServerSlot
+from byzpy_tw.workers.environment import environment
+from byzpy_tw.workers.spec import NodeSpec, node_specs
 
 REGISTRY = load()
 HERE = environment(REGISTRY, probe="p", device="cpu", threads=1)
@@ -36,7 +36,7 @@ class World:
     """The servers there are: what happens when one is dialled."""
 
     reactor: ClockReactor
-    hosts: list[FakeHost] = field(factory=list)  # every connection that was made
+    hosts: list[FakeServer] = field(factory=list)  # every connection that was made
     down: set[str] = field(factory=set)  # servers that are not there
     silent: set[int] = field(factory=set)  # nodes that do not answer
     room: dict[str, int] = field(factory=dict)  # nodes that a server takes
@@ -45,17 +45,17 @@ class World:
     slow: dict[str, Deferred] = field(factory=dict)  # servers whose next spawn waits for it
     opening: dict[str, Deferred] = field(factory=dict)  # and whose next run does
 
-    def host(self, name: str) -> FakeHost:
-        self.hosts.append(FakeHost(name, self))
+    def host(self, name: str) -> FakeServer:
+        self.hosts.append(FakeServer(name, self))
         return self.hosts[-1]
 
-    def on(self, name: str) -> FakeHost:
+    def on(self, name: str) -> FakeServer:
         """The newest connection to `name`."""
         return [host for host in self.hosts if host.name == name][-1]
 
 
 @define(eq=False, slots=False)
-class FakeHost:
+class FakeServer:
     """One connection: answers at once, with a vector of the node's own number."""
 
     name: str
@@ -142,7 +142,7 @@ class FleetCase(SynchronousTestCase):
         self.world = World(self.reactor)
         self.said: list[str] = []
 
-    def fleet(self, more: str = "", *, names: str = "abc") -> Fleet:
+    def fleet(self, more: str = "", *, names: str = "abc") -> Cluster:
         hosts = ",".join(f"tcp://{name}:1" for name in names)
         words = f"--remote-hosts {hosts} {self.options} --round-timeout {TIMEOUT}"
         words += f" --replace-timeout {REPLACE} {more}"
@@ -152,15 +152,15 @@ class FleetCase(SynchronousTestCase):
             torch.zeros(config.n, D), self.reactor, HandCrankedPool(eager=True)
         )
         nodes = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
-        members = [Member(name, lambda name=name: self.world.host(name)) for name in names]
-        return Fleet(members, terms, nodes, self.collector, self.reactor, self.said.append)
+        members = [ServerSlot(name, lambda name=name: self.world.host(name)) for name in names]
+        return Cluster(members, terms, nodes, self.collector, self.reactor, self.said.append)
 
-    def start(self, more: str = "", **options: Any) -> Fleet:
+    def start(self, more: str = "", **options: Any) -> Cluster:
         fleet = self.fleet(more, **options)
         self.successResultOf(Deferred.fromCoroutine(fleet.start()))
         return fleet
 
-    def lives(self, fleet: Fleet) -> dict[str, list[int]]:
+    def lives(self, fleet: Cluster) -> dict[str, list[int]]:
         return {name: [n.node for n in nodes] for name, nodes in fleet.placed()}
 
 
@@ -392,14 +392,14 @@ class LossTests(FleetCase):
         """At the start, by a server that takes its time: nobody is left without a home."""
         hold: Deferred[None] = Deferred()
         fleet = self.fleet("--min-servers 2")
-        spawn = FakeHost.spawn
+        spawn = FakeServer.spawn
 
-        async def slow(host: FakeHost, nodes: Sequence[NodeSpec]) -> None:
+        async def slow(host: FakeServer, nodes: Sequence[NodeSpec]) -> None:
             if host.name == "c":
                 await hold
             await spawn(host, nodes)
 
-        self.patch(FakeHost, "spawn", slow)
+        self.patch(FakeServer, "spawn", slow)
         starting = Deferred.fromCoroutine(fleet.start())
         self.assertNoResult(starting)
         self.world.on("a").lose()
@@ -430,17 +430,17 @@ class LossTests(FleetCase):
 
 
 class AskingTests(FleetCase):
-    def asking(self, fleet: Fleet, number: int = 0, probation: Sequence[int] = ()) -> Asking:
+    def asking(self, fleet: Cluster, number: int = 0, probation: Sequence[int] = ()) -> RoundDriver:
         config = self.config
         round = Round(number, config.num_honest, config.num_byz, config.f, frozenset(probation))
-        asking = Asking(
+        asking = RoundDriver(
             round, config, fleet, self.collector, self.reactor,
             lambda host: host.parameters(number, torch.zeros(D)),
         )  # fmt: skip
         asking.begin()
         return asking
 
-    def run_round(self, asking: Asking) -> Deferred[None]:
+    def run_round(self, asking: RoundDriver) -> Deferred[None]:
         async def run() -> None:
             await asking.honest()
             await asking.byzantine(Shown(len(asking.round.honest_accepted), {}, {}))
@@ -448,7 +448,7 @@ class AskingTests(FleetCase):
 
         return Deferred.fromCoroutine(run())
 
-    def reasons(self, asking: Asking) -> dict[int, Reason]:
+    def reasons(self, asking: RoundDriver) -> dict[int, Reason]:
         return {node: refusal.reason for node, refusal in asking.round.refusals.items()}
 
     def test_a_quiet_round(self) -> None:

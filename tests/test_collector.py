@@ -10,17 +10,17 @@ from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadFrame
+from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.protocol.frames import Header, Kind
 
 D = 4
 
 
 @define(eq=False)
-class FakeHost:
+class FakeServer:
     name: str
 
 
@@ -33,7 +33,7 @@ class CollectorTests(SynchronousTestCase):
         self.patch(collector, "AT_ONCE", 0)  # short vectors stand for long ones
         self.reactor, self.pool = ClockReactor(), HandCrankedPool(eager=True)
         self.collector = Collector(torch.zeros(4, D), self.reactor, self.pool)
-        self.a, self.b = FakeHost("tcp://a:1"), FakeHost("tcp://b:2")
+        self.a, self.b = FakeServer("tcp://a:1"), FakeServer("tcp://b:2")
         for node in range(4):
             self.collector.assign(node, self.a if node % 2 == 0 else self.b)
         self.round = self.begin(0)
@@ -43,7 +43,7 @@ class CollectorTests(SynchronousTestCase):
         self.collector.begin(round)
         return round
 
-    def deliver(self, host: FakeHost, header: Header, values: object = 1.0) -> Tensor | None:
+    def deliver(self, host: FakeServer, header: Header, values: object = 1.0) -> Tensor | None:
         """A whole frame, as a stream would hand it over."""
         place = self.collector.place(host, header)
         if place is not None:

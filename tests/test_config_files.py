@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.errors import ConfigError
-from byzpy_tw.config.validators import word
-from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
 from byzpy_tw.config.merge import OPTIONS, over
-from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
 from byzpy_tw.config.toml import plain_toml, read_options, to_toml
+from byzpy_tw.config.validators import word
+from byzpy_tw.errors import ConfigError
+from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.train import asked, configuration, main
 from tests.support import environment, folder
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
+from byzpy_tw.console import run_command
 from byzpy_tw.errors import EXIT_CODES, ConfigError, DamagedCheckpoint
-from byzpy_tw.console import ended
 
 
 class Full(io.StringIO):
@@ -28,7 +28,7 @@ class EndTests(SynchronousTestCase):
         self.addCleanup(setattr, sys, "stdout", sys.stdout)
         said = io.StringIO()
         with contextlib.redirect_stderr(said):
-            code = ended(command)
+            code = run_command(command)
         self.assertIn(code, EXIT_CODES)
         return code, said.getvalue()
 

@@ -20,11 +20,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import COMMANDS
 from byzpy_tw.cli.doctor import own_parser
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError, UnknownName
 from byzpy_tw.plugins import load
 from byzpy_tw.plugins.shorthand import build_pipeline
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.rounds.resolved_rules import rules_of
+from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.tap import Options
 from byzpy_tw.testing.properties import aggregator_tests
 from byzpy_tw.train import configuration, parser
@@ -114,7 +114,7 @@ class PagesTests(SynchronousTestCase):
 def checked(config: RunConfig) -> None:
     """As before round 0: whether rules and attack make sense for these numbers."""
     try:
-        rules_of(config, load(only=()))
+        resolve_rules(config, load(only=()))
     except UnknownName as e:
         if "near-m" not in str(e):  # what the pages' own plugins are called
             raise

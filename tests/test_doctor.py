@@ -17,16 +17,16 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from byzpy_tw.__main__ import main
 from byzpy_tw.attacks.simple import Empire
 from byzpy_tw.cli.doctor import _configured, lines
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.datasets.synthetic import synthetic
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.plugins import Registry, hookimpl, load
 from byzpy_tw.plugins.hookspecs import Registration
+from byzpy_tw.protocol.keys import Keys
 from byzpy_tw.rounds.feasibility import budget_of, losses
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.trainer.doctor import Doctor
-from byzpy_tw.protocol.keys import Keys
-from tests.key_files import Cluster
+from tests.key_files import ClusterKeys
 from tests.support import PATIENCE, folder
 
 
@@ -53,7 +53,7 @@ class DoctorCase(TestCase):
     timeout = 120
 
     def setUp(self) -> None:
-        self.cluster, self.folder = Cluster(), folder(self)
+        self.cluster, self.folder = ClusterKeys(), folder(self)
         self.pool, self.started = make_pool(2), list[ByzpyServer]()
         self.addCleanup(self.pool.shutdown)
 

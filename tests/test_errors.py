@@ -12,10 +12,10 @@ from twisted.test.iosim import IOPump, connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import errors
-from byzpy_tw.errors import ByzpyTwError, message_of
+from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.commands import FATAL, WIRE_ERRORS, Ping
-from byzpy_tw.protocol.limited_amp import MESSAGE, GuardedAMP
+from byzpy_tw.protocol.limited_amp import MESSAGE, LimitedAMP
 
 ALL = [
     thing
@@ -85,17 +85,17 @@ class ErrorTests(SynchronousTestCase):
     def test_rebuilt_from_what_is_printed(self) -> None:
         """Code and message make the same error again."""
         for error in ALL:
-            again = errors.rebuilt(error.code, "n=4")
+            again = errors.error_from_code(error.code, "n=4")
             self.assertIs(type(again), error)
             self.assertEqual(str(again), "n=4")
-        strange = errors.rebuilt("OF_A_PLUGIN", "n=4")
+        strange = errors.error_from_code("OF_A_PLUGIN", "n=4")
         self.assertIs(type(strange), errors.RunFailed)
         self.assertEqual(str(strange), "OF_A_PLUGIN: n=4")
 
     def test_message_is_one_line(self) -> None:
         """A user sees the code, then the message, whatever is in it."""
-        self.assertEqual(message_of(errors.BadAddress("no\n  port")), "BAD_ADDRESS: no port")
-        self.assertEqual(message_of(KeyError()), "KeyError: no further details")
+        self.assertEqual(format_error(errors.BadAddress("no\n  port")), "BAD_ADDRESS: no port")
+        self.assertEqual(format_error(KeyError()), "KeyError: no further details")
 
 
 class WireTableTests(SynchronousTestCase):
@@ -136,7 +136,7 @@ class TripTests(SynchronousTestCase):
             return fail(error)
 
         client, _, pump = connectedServerAndClient(
-            lambda: GuardedAMP({Ping: refuse}), lambda: GuardedAMP({})
+            lambda: LimitedAMP({Ping: refuse}), lambda: LimitedAMP({})
         )
         answers: list[Any] = []
         # Claimed before anything arrives, as AMP wants it.
@@ -194,7 +194,7 @@ class TripTests(SynchronousTestCase):
     def test_plain_amp_understands(self) -> None:
         """The answers are AMP's own: a client without our guard reads them too."""
         client, _, pump = connectedServerAndClient(
-            lambda: GuardedAMP({Ping: lambda token: fail(errors.UnknownRun("no run"))}), AMP
+            lambda: LimitedAMP({Ping: lambda token: fail(errors.UnknownRun("no run"))}), AMP
         )
         answers: list[Any] = []
         client.callRemote(Ping, token=1).addBoth(answers.append)

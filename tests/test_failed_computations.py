@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
 from byzpy_tw import Registration, hookimpl
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
     AttackFailed,
     BadRuleOutput,
@@ -19,27 +20,26 @@ from byzpy_tw.errors import (
     ByzpyTwError,
     Diverged,
 )
-from byzpy_tw.sweep.grid import Cell
-from byzpy_tw.sweep.results import Outcome, read
-from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.command import figures, grid_of
-from byzpy_tw.sweep.scheduler import Lab
-from byzpy_tw.sweep.text import notes, table, told
-from byzpy_tw.sweep.findings import collapsed, sentences
-from byzpy_tw.report.load import read as read_story
-from byzpy_tw.report.csv_table import write_csv
+from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.records.attack_calls import AttackCalls, AttackFailures
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.records.recorded_run import against_result
 from byzpy_tw.records.recorded_run import read as read_left
 from byzpy_tw.records.result import Result
 from byzpy_tw.records.schema import wrong_result
-from byzpy_tw.output.jsonl import JsonLines
-from byzpy_tw.trainer.run import Ended, conduct, prospect, prospect_again
+from byzpy_tw.report.csv_table import write_csv
+from byzpy_tw.report.load import read as read_story
+from byzpy_tw.sweep.command import figures, grid_of
+from byzpy_tw.sweep.findings import collapsed, sentences
+from byzpy_tw.sweep.grid import Cell
+from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.results import Outcome, read
+from byzpy_tw.sweep.scheduler import Lab
+from byzpy_tw.sweep.text import notes, table, told
+from byzpy_tw.trainer.run import RunOutcome, prepare_resume, prepare_run, run_prepared
 from tests.distributions import on_path, write
-from tests.sweep_grids import grid, outcome
 from tests.support import folder
+from tests.sweep_grids import grid, outcome
 
 SMALL: dict[str, Any] = {
     "dataset": "synthetic:n=200,classes=4,features=9", "model": "logreg", "batch_size": 8,
@@ -145,20 +145,20 @@ class RunCase(TestCase):
         self.lines.append(line)
         heard(line)
 
-    async def run_(self, **options: Any) -> Ended:
+    async def run_(self, **options: Any) -> RunOutcome:
         config = RunConfig(**{**SMALL, **options, "run_dir": str(self.path)})
-        return await conduct(reactor, prospect(config, names()), self.say)
+        return await run_prepared(reactor, prepare_run(config, names()), self.say)
 
-    async def again(self, **given: Any) -> Ended:
-        run = prospect_again(self.path, given, names(), self.lines.append)
+    async def again(self, **given: Any) -> RunOutcome:
+        run = prepare_resume(self.path, given, names(), self.lines.append)
         assert run is not None
-        return await conduct(reactor, run, self.say)
+        return await run_prepared(reactor, run, self.say)
 
     @property
     def result(self) -> dict[str, Any]:
         return json.loads((self.path / "result.json").read_text())
 
-    def error(self, ended: Ended, kind: type[ByzpyTwError], code: int) -> str:
+    def error(self, ended: RunOutcome, kind: type[ByzpyTwError], code: int) -> str:
         self.assertIsInstance(ended.error, kind)
         self.assertEqual(ended.code, code)
         self.assertEqual(self.result["error"], str(ended.error))
@@ -296,7 +296,7 @@ class AttackTests(RunCase):
             Attack.running |= json.loads(line)["event"] == "placement"
 
         view = JsonLines(write)
-        await conduct(reactor, prospect(config, names()), self.lines.append, view)
+        await run_prepared(reactor, prepare_run(config, names()), self.lines.append, view)
         last = json.loads(self.lines[-1])
         self.assertEqual(
             (last["event"], last["status"], last["error_code"]),

@@ -12,16 +12,16 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.server.session import Session
-from tests.fuzzing.script import CONTROL, frame, valid
-from tests.fuzzing import server_in_memory, real_processes, trainer_in_memory
-from tests.fuzzing.__main__ import main
-from tests.fuzzing.tally import FIRST, PAST, Tally, besiege
-from tests.fuzzing.malicious_server import BOXES, FRAMES, Spoiler
-from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.startup import Starting
 from byzpy_tw.protocol.frames import Kind
-from byzpy_tw.protocol.limited_amp import GuardedAMP
+from byzpy_tw.protocol.limited_amp import LimitedAMP
+from byzpy_tw.server.session import Session
+from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.startup import Startup
+from tests.fuzzing import real_processes, server_in_memory, trainer_in_memory
+from tests.fuzzing.__main__ import main
+from tests.fuzzing.malicious_server import BOXES, FRAMES, Spoiler
+from tests.fuzzing.script import CONTROL, frame, valid
+from tests.fuzzing.tally import FIRST, PAST, Tally, besiege
 from tests.support import folder
 
 
@@ -108,8 +108,8 @@ class VirtualTests(SynchronousTestCase):
             await right(self, jobs)
             self.least = least
 
-        right = Starting._all
-        self.patch(Starting, "_all", wrong)
+        right = Startup._all
+        self.patch(Startup, "_all", wrong)
         tally = self.besiege(trainer_in_memory, 700, 20)
         tally.judge()
         self.assertIn("runs finished that could have", " ".join(tally.wrong))
@@ -121,7 +121,7 @@ class VirtualTests(SynchronousTestCase):
 
     def test_a_silent_server_is_found(self) -> None:
         """One that sends a stranger away and does not say why, anywhere."""
-        self.patch(GuardedAMP, "log", _Mute())
+        self.patch(LimitedAMP, "log", _Mute())
         words = " ".join(self.besiege(server_in_memory, 300).wrong)
         self.assertIn("was sent away without a word", words)
 

@@ -21,18 +21,18 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import hookimpl, seeds
 from byzpy_tw.attacks import Knowledge
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadParameter, DatasetUnavailable
-from byzpy_tw.workers.host import check_model, make_model, make_shards
+from byzpy_tw.output.observers import Observers
 from byzpy_tw.plugins import KINDS, Registry, hookspecs, load
 from byzpy_tw.plugins.shorthand import build_pipeline
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.testing.properties import (
     aggregator_tests,
     attack_tests,
     partition_tests,
     preaggregator_tests,
 )
-from byzpy_tw.output.observers import Observers
+from byzpy_tw.workers.host import check_model, make_model, make_shards
 from tests.distributions import write
 from tests.support import folder, start_training
 

@@ -8,7 +8,7 @@ import sys
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw.protocol.keygen import generate
-from tests.key_files import Cluster
+from tests.key_files import ClusterKeys
 from tests.support import address_of, environment, folder, start_server, train
 
 JOB = ("--rounds", "6", "--eval-interval", "0", "--seed", "5")
@@ -52,7 +52,7 @@ class KeysTests(TestCase):
 
         other = here / "other.pem"
         other.touch(0o600)
-        other.write_bytes(Cluster().pem("trainer"))
+        other.write_bytes(ClusterKeys().pem("trainer"))
         strange = train(self, *hosts, *JOB, "--keys", str(other))
         self.assertEqual(strange.code, 1)
         self.assertIn("KEYS_REFUSED", strange.output)

@@ -15,17 +15,17 @@ from twisted.logger import capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw.errors import BadTicket, ByzpyTwError, KeysRefused, NotAuthenticated
-from byzpy_tw.server.log_rate_limiter import LINES, SECONDS
-from byzpy_tw.server.limits import Limits
-from byzpy_tw.server.service import ByzpyServer
-from byzpy_tw.trainer.server_client import RemoteHost, _Switch
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.addresses import Address
-from byzpy_tw.protocol.limited_amp import GuardedAMP
 from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys
+from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.protocol.tensor_stream import TensorStream
-from tests.key_files import Cluster
+from byzpy_tw.server.limits import Limits
+from byzpy_tw.server.log_rate_limiter import LINES, SECONDS
+from byzpy_tw.server.service import ByzpyServer
+from byzpy_tw.trainer.server_client import RemoteServer, _Switch
+from tests.key_files import ClusterKeys
 from tests.server_harness import SPEC, ServerCase, Vectors
 from tests.support import folder
 
@@ -63,7 +63,7 @@ class KeysCase(TestCase):
     limits = Limits()
 
     def setUp(self) -> None:
-        self.cluster, self.other = Cluster(), Cluster()
+        self.cluster, self.other = ClusterKeys(), ClusterKeys()
         self.log = Heard(self)
 
     def serve(self, keys: Keys | None) -> ByzpyServer:
@@ -73,14 +73,14 @@ class KeysCase(TestCase):
         self.addCleanup(lambda: server.environment().addBoth(lambda _: server.stopService()))
         return server
 
-    def dial(self, server: ByzpyServer, keys: Any) -> RemoteHost:
+    def dial(self, server: ByzpyServer, keys: Any) -> RemoteServer:
         if isinstance(keys, Keys):
             keys = MutualTLS(keys)
-        host = RemoteHost(server.address, reactor, keys=keys)
+        host = RemoteServer(server.address, reactor, keys=keys)
         self.addCleanup(host.drop, "the test is over")
         return host
 
-    async def refused(self, host: RemoteHost) -> str:
+    async def refused(self, host: RemoteServer) -> str:
         """What the trainer is told, who must not get in."""
         try:
             await host.hello()
@@ -252,7 +252,7 @@ class RefusedTests(KeysCase):
                 serve(plain)
 
         serving = deferToThread(accept).addErrback(lambda why: why.trap(OSError))
-        host = RemoteHost(
+        host = RemoteServer(
             Address(*listener.getsockname()),
             reactor,
             keys=MutualTLS(self.cluster.trainer()),
@@ -273,7 +273,7 @@ class TicketTests(KeysCase):
         opened = await mine.ask(commands.OpenRun, run="r", spec=SPEC.to_json())
 
         for host, good in ((thief, False), (mine, True), (mine, False)):
-            connection = await host._connect(GuardedAMP({}))
+            connection = await host._connect(LimitedAMP({}))
             connection.release_transport()
             stream = TensorStream(Vectors(), 2**20, lambda why: None)
             asked = maybeDeferred(
@@ -328,14 +328,14 @@ class FloodTests(KeysCase):
         await self.refused_or_lost(self.dial(server, self.cluster.trainer("third")))
         await self.log.wait_for("too many connections (--max-connections 2)")
 
-    async def refused_or_lost(self, host: RemoteHost) -> None:
+    async def refused_or_lost(self, host: RemoteServer) -> None:
         await self.assertFailure(Deferred.fromCoroutine(host.hello()), ByzpyTwError)
 
 
 class HandshakeTests(ServerCase):
     def test_a_flood_makes_its_own_room(self) -> None:
         """Whoever comes from another address keeps its place until its handshake is over."""
-        self.server.keys = Cluster().server()
+        self.server.keys = ClusterKeys().server()
         first = self.dial("10.0.0.7")
         flood = [self.dial("10.0.0.66") for _ in range(100)]
         later = self.dial("10.0.0.8")
@@ -349,7 +349,7 @@ class HandshakeTests(ServerCase):
 
     def test_a_flood_says_little(self) -> None:
         """It cannot fill the disk with the log; how much was left out is said."""
-        self.server.keys = Cluster().server()
+        self.server.keys = ClusterKeys().server()
         with capturedLogs() as events:
             for _ in range(LINES + 100):
                 self.dial("10.0.0.66").session.hang_up("go")
@@ -370,7 +370,7 @@ class HandshakeTests(ServerCase):
     def test_nothing_before_the_handshake(self) -> None:
         """A connection is not authenticated because it is made: commands wait for the
         certificate."""
-        self.server.keys = Cluster().server()
+        self.server.keys = ClusterKeys().server()
         ticket = b"x" * 16
         for ask in (lambda t: t.hello(), lambda t: t.become_stream(ticket)[0].raiseException()):
             trainer = self.dial()
@@ -392,13 +392,13 @@ class HandshakeTests(ServerCase):
 
             wrappedProtocol = trainer.session
 
-        tls = MutualTLS(Cluster().server())
+        tls = MutualTLS(ClusterKeys().server())
         self.assertFalse(tls._verify(Connection(), Odd(), 0, 0, 1))
         self.assertIn("certificate does not parse", trainer.session.refusal)
 
     def test_no_time_to_waste(self) -> None:
         """A handshake that does not end is ended."""
-        self.server.keys = Cluster().server()
+        self.server.keys = ClusterKeys().server()
         trainer = self.dial()
         self.reactor.advance(self.limits.hello_seconds)
         trainer.pump.flush()

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.attacks.knowledge.codec import PIECES, dtype_of, knowledge_of
 from byzpy_tw.attacks.knowledge.view import Knowledge, shapes
 from byzpy_tw.errors import BadFrame, BadRequest
-from byzpy_tw.attacks.knowledge.codec import PIECES, dtype_of, knowledge_of
 from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.protocol.knowledge_frames import header_of, largest_piece, place_of
 

@@ -15,9 +15,9 @@ from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadRequest, ServerError, UnsuitableModel, WireError
-from byzpy_tw.testing.doubles import SlowTransport
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.limited_amp import BOX_BYTES, IN_FLIGHT, MESSAGE, GuardedAMP
+from byzpy_tw.protocol.limited_amp import BOX_BYTES, IN_FLIGHT, MESSAGE, LimitedAMP
+from byzpy_tw.testing.doubles import SlowTransport
 
 HELLO = {"protocol": 1, "version": "0.1.0", "environment": "{}", "server": "s"}
 
@@ -58,7 +58,7 @@ class Talk:
             self.asked.append(token)
             return {"token": token}
 
-        self.amp = GuardedAMP(responders or {commands.Ping: ping})
+        self.amp = LimitedAMP(responders or {commands.Ping: ping})
         self.transport = SlowTransport(self.amp)
 
     def hears(self, data: bytes) -> list[amp.AmpBox]:
@@ -177,7 +177,7 @@ class AnswerTests(SynchronousTestCase):
     def ask(self, responder: Any) -> tuple[Any, Any]:
         """The outcome of a Ping that `responder` answers, and the pump."""
         client, _, pump = connectedServerAndClient(
-            lambda: GuardedAMP({commands.Ping: responder}), lambda: GuardedAMP({})
+            lambda: LimitedAMP({commands.Ping: responder}), lambda: LimitedAMP({})
         )
         outcome: list[Any] = []
         client.callRemote(commands.Ping, token=1).addBoth(outcome.append)
@@ -232,7 +232,7 @@ class AnswerTests(SynchronousTestCase):
 
     def test_half_an_error_does_not_leave_the_caller_waiting(self) -> None:
         """A peer that answers with an error box lacking its parts is cut off."""
-        client = GuardedAMP({})
+        client = LimitedAMP({})
         transport = SlowTransport(client)
         answer = client.callRemote(commands.Ping, token=1)
         client.dataReceived(box(_error=b"1", _error_code=b"WIRE"))

@@ -17,16 +17,16 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.__main__ import main as other_commands
-from byzpy_tw.errors import ByzpyTwError, message_of
+from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.plugins import Registration, Registry, hookimpl, load
+from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys
 from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.tap import Options
 from byzpy_tw.train import configuration, main
-from byzpy_tw.trainer.run import conduct, prospect
-from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys
-from tests.key_files import Cluster
+from byzpy_tw.trainer.run import prepare_run, run_prepared
+from tests.key_files import ClusterKeys
 from tests.support import TWISTD, Process, folder
 
 Row = tuple[str, int, tuple[str, ...]]  # what was typed, the exit code, words of the message
@@ -187,7 +187,7 @@ SERVERS: tuple[Row, ...] = (
 
 def written(case: Any) -> Path:
     """A folder with `FILES`, keys, and run directories that are used, in use and damaged."""
-    here, cluster = folder(case), Cluster()
+    here, cluster = folder(case), ClusterKeys()
     for name, text in FILES.items():
         (here / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     for name, pem in (
@@ -350,7 +350,7 @@ class BegunTests(TestCase):
             "here": str(self.here),
             "stranger": f"tcp://127.0.0.1:{port.getHost().port}",
             "plain": self.serve(),
-            "keyed": self.serve(keys=Cluster().server("alpha")),
+            "keyed": self.serve(keys=ClusterKeys().server("alpha")),
             "small": self.serve(limits=Limits(nodes=2)),
         }
         self.registry = load(only=[], extra={"extra": Extra})
@@ -367,10 +367,10 @@ class BegunTests(TestCase):
     async def attempt(self, words: str, registry: Registry) -> ByzpyTwError | None:
         """What ends the run of a command with `words`."""
         try:
-            run = prospect(configuration(shlex.split(words)), registry)
+            run = prepare_run(configuration(shlex.split(words)), registry)
         except ByzpyTwError as e:
             return e
-        ended = await conduct(reactor, run, lambda line: None)
+        ended = await run_prepared(reactor, run, lambda line: None)
         result = json.loads((run.directory.path / "result.json").read_text())
         if ended.error is not None:
             self.assertEqual(result["error_code"], ended.error.code)
@@ -383,6 +383,6 @@ class BegunTests(TestCase):
             typed = words.format(**self.places)
             error = await self.attempt(f"{typed} --run-dir {self.here}/{number}", self.registry)
             assert error is not None, typed
-            self.assertEqual(error.exit_code, exit_code, (typed, message_of(error)))
+            self.assertEqual(error.exit_code, exit_code, (typed, format_error(error)))
             for word in expected:
-                self.assertIn(word.format(**self.places), message_of(error), typed)
+                self.assertIn(word.format(**self.places), format_error(error), typed)

@@ -18,6 +18,7 @@ from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw import Registration, hookimpl
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
     BadRuleOutput,
     BrokenPlugin,
@@ -27,8 +28,7 @@ from byzpy_tw.errors import (
     UnsuitableModel,
 )
 from byzpy_tw.plugins import Registry, load
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.trainer.run import Ended, conduct, prospect
+from byzpy_tw.trainer.run import RunOutcome, prepare_run, run_prepared
 from tests.support import TWISTD, Process, address_of, environment, folder
 
 PLUGIN = Path(__file__).parent / "odd_plugin"
@@ -86,13 +86,13 @@ class OddPluginCase(TestCase):
             self, [*command, "--host", "127.0.0.1", "--port", "0", *options], env=env
         )
 
-    async def run_(self, **options: Any) -> Ended:
+    async def run_(self, **options: Any) -> RunOutcome:
         self._runs += 1
         self.last = self.path / str(self._runs)
         if not options.get("remote_hosts"):
             options["in_process"] = True
         config = RunConfig(**{**options, "run_dir": str(self.last)})
-        return await conduct(reactor, prospect(config, self.names()), self.lines.append)
+        return await run_prepared(reactor, prepare_run(config, self.names()), self.lines.append)
 
     async def digest(self, **options: Any) -> str:
         """The hash that a run ends with."""

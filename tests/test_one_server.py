@@ -13,11 +13,11 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw.errors import BadAddress
-from byzpy_tw.server.service import ByzpyServer
-from byzpy_tw.trainer.server_slot import FIRST_DELAY
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.keys import Keys
-from tests import test_doctor, test_cluster
+from byzpy_tw.server.service import ByzpyServer
+from byzpy_tw.trainer.server_slot import FIRST_DELAY
+from tests import test_cluster, test_doctor
 from tests.server_harness import ServerCase
 from tests.support import PATIENCE, address_of, environment, folder, start_server, train
 

@@ -16,17 +16,17 @@ import torch
 from twisted.trial.unittest import SynchronousTestCase
 
 import byzpy_tw
+from byzpy_tw.config.paths import home, settled
+from byzpy_tw.config.run import RunConfig, from_dict
+from byzpy_tw.config.toml import plain_toml, to_toml
+from byzpy_tw.config.unused import unused, used
 from byzpy_tw.errors import BadParameter, BadVectors, ConfigError, GuaranteeMissing
 from byzpy_tw.plugins import load
-from byzpy_tw.rounds.aggregation import Aggregation
-from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.records.recorded_run import at_home
-from byzpy_tw.config.paths import home, settled
-from byzpy_tw.records.resume import merged
-from byzpy_tw.config.unused import unused, used
-from byzpy_tw.config.toml import plain_toml, to_toml
+from byzpy_tw.records.resume import merge_config
+from byzpy_tw.rounds.aggregation import Aggregation
 from byzpy_tw.train import asked
-from byzpy_tw.trainer.run import Prospect, prospect, prospect_again
+from byzpy_tw.trainer.run import PreparedRun, prepare_resume, prepare_run
 from tests.support import folder
 
 # Options without use, and the options that leave them none.
@@ -110,9 +110,9 @@ class UselessTests(SynchronousTestCase):
     def test_old_records(self) -> None:
         """A run that was begun with such options goes on, also in another place."""
         saved = RunConfig(in_process=True, keys="k.pem", failover="off", q=2, aggregator="median")
-        again = merged(saved.to_dict(), {"rounds": 60})
+        again = merge_config(saved.to_dict(), {"rounds": 60})
         self.assertEqual((again.keys, again.failover), ("k.pem", "off"))
-        self.assertIsNone(merged(saved.to_dict(), {"local": 2}).keys)
+        self.assertIsNone(merge_config(saved.to_dict(), {"local": 2}).keys)
         self.assertEqual(from_dict(at_home(again, None).to_dict()).keys, None)
 
     def test_an_attack_of_nobody(self) -> None:
@@ -133,9 +133,9 @@ class PathsTests(SynchronousTestCase):
         os.environ["HOME"] = str(self.home)
         self.addCleanup(os.environ.__setitem__, "HOME", before)
 
-    def begun(self, **options: Any) -> Prospect:
+    def begun(self, **options: Any) -> PreparedRun:
         small = {"dataset": "synthetic", "model": "logreg", "aggregator": "median"}
-        run = prospect(RunConfig(in_process=True, **{**small, **options}), self.names)
+        run = prepare_run(RunConfig(in_process=True, **{**small, **options}), self.names)
         run.directory.close()
         return run
 
@@ -155,12 +155,12 @@ class PathsTests(SynchronousTestCase):
             saved = json.loads((run.directory.path / "config.json").read_text())["config"]
             self.assertEqual(saved["data_root"], str(root))
             self.assertNotIn("~", json.dumps(saved))
-            again = prospect_again(run.directory.path, {}, self.names, str)
+            again = prepare_resume(run.directory.path, {}, self.names, str)
             assert again is not None
             again.directory.close()
             self.assertEqual(again.config.data_root, str(root))
             moved = {"data_root": "~/moved"}
-            again = prospect_again(run.directory.path, moved, self.names, str)
+            again = prepare_resume(run.directory.path, moved, self.names, str)
             assert again is not None
             again.directory.close()
             self.assertEqual(again.config.data_root, str(self.home / "moved"))

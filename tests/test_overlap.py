@@ -14,16 +14,16 @@ from byzpy_tw import models
 from byzpy_tw.datasets import synthetic
 from byzpy_tw.errors import CannotRecord, Diverged
 from byzpy_tw.plugins import load
+from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.rounds.learner import Learner
-from byzpy_tw.rounds.resolved_rules import rules_of
+from byzpy_tw.rounds.resolved_rules import resolve_rules
+from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.train import configuration
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.rounds import Ran, Rounds
-from byzpy_tw.scheduling.shared_deferred import Shared, settled
+from byzpy_tw.trainer.rounds import CompletedRound, Rounds
 from byzpy_tw.vectors import sha256_of
-from byzpy_tw.protocol.frames import Header, Kind
-from tests.cluster_harness import StillFleet
+from tests.cluster_harness import StillCluster
 from tests.support import run_all
 
 
@@ -90,12 +90,12 @@ class RoundsTests(SynchronousTestCase):
         collector = Collector(matrix, reactor, pool)
         self.place = Place(collector)
         collector.assign(0, self.place)
-        rules = rules_of(config, load())
-        fleet: Any = StillFleet([self.place])
+        rules = resolve_rules(config, load())
+        fleet: Any = StillCluster([self.place])
         self.rounds = Rounds(config, fleet, collector, self.learner, rules, reactor, pool, 1)
 
     def run_round(self, number: int) -> Deferred:
-        async def run() -> Ran:
+        async def run() -> CompletedRound:
             return await self.rounds.commit(await self.rounds.gather(number))
 
         return Deferred.fromCoroutine(run())
@@ -154,7 +154,7 @@ class SharedTests(SynchronousTestCase):
         async def work() -> str:
             return await self.end
 
-        self.work = Shared(work())
+        self.work = SharedDeferred(work())
 
     def test_a_wait_that_is_given_up(self) -> None:
         """What was waited for goes on, and others may wait for it."""

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 import byzpy_tw
 from byzpy_tw import console
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.output.text import Screen
+from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import Views
 from tests.recorded_runs import record
 from tests.support import PATIENCE, environment, folder
@@ -164,7 +164,7 @@ class ViewsTests(SynchronousTestCase):
             raise ValueError("I/O operation on closed file")
 
         told = list[str]()
-        views = Views(Screen(fail), [Screen(told.append)])
+        views = Views(TextOutput(fail), [TextOutput(told.append)])
         for number in range(3):
             views.round(record(number, accuracy=0.5, test_loss=1.0), 1.0)
             views.event("tcp://a:1 is lost")

@@ -13,9 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import tap
 from byzpy_tw.__main__ import COMMANDS
+from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.errors import ByzpyTwError, by_code
 from byzpy_tw.plugins import hookspecs, load
-from byzpy_tw.config.run import RunConfig, flag
 
 ROOT = Path(__file__).resolve().parent.parent
 AGAIN = "run: python docs/generate.py"

@@ -9,13 +9,13 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.report.downsample import COLUMNS
 from byzpy_tw.report.history import SHOWN, STATES, History, state_of
 from byzpy_tw.report.html import asset, in_script, standalone
 from byzpy_tw.report.load import begin, read
 from byzpy_tw.report.page import REPORT, page_of, report
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.rounds.round import Reason
 from tests.recorded_runs import HTML, record, records, refused, story
 from tests.support import folder

@@ -16,6 +16,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
     BadFrame,
     BadRequest,
@@ -28,35 +29,33 @@ from byzpy_tw.errors import (
     UnknownRun,
     WireError,
 )
-from byzpy_tw.workers.gradients import MicroBatches
-from byzpy_tw.workers.host import build, kept_of_one
-from byzpy_tw.workers.spec import NodeSpec
-from byzpy_tw.rounds.aggregation import Aggregation
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.workers.environment import Environment, environment
+from byzpy_tw.output.observers import Observers
+from byzpy_tw.output.text import TextOutput
+from byzpy_tw.protocol import commands
+from byzpy_tw.protocol.addresses import Address
+from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.limited_amp import LimitedAMP
+from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.rounds.aggregation import Aggregation
+from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.rounds.round import Round
-from byzpy_tw.rounds.resolved_rules import rules_of
+from byzpy_tw.scheduling import node_scheduler
+from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool, SlowTransport
 from byzpy_tw.trainer import run, server_client
+from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import UNASKED, Collector
-from byzpy_tw.trainer.cluster import Fleet, Terms
-from byzpy_tw.trainer.in_process_server import InProcessHost
-from byzpy_tw.trainer.server_slot import Member
-from byzpy_tw.output.observers import Observers
-from byzpy_tw.trainer.server_client import ANSWER_SECONDS, MOST_UNREAD, RemoteHost, _Client
+from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.rounds import Rounds
-from byzpy_tw.output.text import Screen
+from byzpy_tw.trainer.server_client import ANSWER_SECONDS, MOST_UNREAD, RemoteServer, _Client
+from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.trainer.training import Training
-from byzpy_tw.protocol import commands
-from byzpy_tw.scheduling import node_scheduler
-from byzpy_tw.protocol.addresses import Address
-from byzpy_tw.scheduling.node_scheduler import NodeDriver
-from byzpy_tw.protocol.frames import Header, Kind
-from byzpy_tw.protocol.limited_amp import GuardedAMP
-from byzpy_tw.protocol.tensor_stream import TensorStream
-
+from byzpy_tw.workers.environment import Environment, environment
+from byzpy_tw.workers.gradients import MicroBatches
+from byzpy_tw.workers.host import build, kept_of_one
+from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import SPEC, D, ServerCase, registry
 
 MANY = 1200
@@ -68,7 +67,7 @@ class DriverTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor, self.pool = ClockReactor(), HandCrankedPool(eager=True)
         self.host = build(SPEC, registry(), data_root=Path("/nonexistent"))
-        self.driver = NodeDriver(self.host, self.reactor, self.pool, 3)
+        self.driver = NodeScheduler(self.host, self.reactor, self.pool, 3)
         self.emitted: list[int] = []
         self.taken: list[Deferred[None]] = []
 
@@ -270,10 +269,10 @@ class KeptTests(SynchronousTestCase):
         self.assertEqual(kept_of_one(Odd, (3,)), 0)
 
 
-class _Offline(RemoteHost):
+class _Offline(RemoteServer):
     """A host whose server is the test."""
 
-    second: GuardedAMP
+    second: LimitedAMP
 
     async def ask(self, command: Any, **arguments: Any) -> dict[str, Any]:
         trial = build(SPEC, registry(), data_root=Path("/nonexistent")).tried.trial
@@ -291,7 +290,7 @@ class RemoteTests(SynchronousTestCase):
 
     def test_a_host_name_that_is_none(self) -> None:
         """It is an error that says which server, not a traceback."""
-        host = RemoteHost(Address("a..b", 29000), reactor)
+        host = RemoteServer(Address("a..b", 29000), reactor)
         failure = self.failureResultOf(Deferred.fromCoroutine(host.hello()))
         self.assertIn("a..b", str(failure.trap(ServerUnreachable) and failure.value))
 
@@ -344,7 +343,7 @@ class RemoteTests(SynchronousTestCase):
         host, large = self.host, 200_000
         stream = TensorStream(host, 2**20, lambda why: None)
         transport = SlowTransport(stream)
-        host._stream, host._control = stream, GuardedAMP({})
+        host._stream, host._control = stream, LimitedAMP({})
         done = []
         for round in range(6):
             host.parameters(round, torch.zeros(large)).addCallback(done.append)
@@ -363,7 +362,7 @@ class CollectorTests(SynchronousTestCase):
     def test_frames_without_end(self) -> None:
         """A server that floods the trainer with frames nobody asked for is cut off."""
         collector = Collector(torch.zeros(2, 3), ClockReactor(), HandCrankedPool(eager=True))
-        host: Any = RemoteHost(Address("h", 1), ClockReactor())
+        host: Any = RemoteServer(Address("h", 1), ClockReactor())
         collector.assign(0, host)
         stale = Header(Kind.VECTOR, 0, 3, 0)
         for number in (1, 2):  # each round anew
@@ -381,7 +380,9 @@ class InProcessTests(SynchronousTestCase):
         pool = HandCrankedPool(eager=True)
         built = build(SPEC, registry(), data_root=Path("/nonexistent"))
         mine: Any = None
-        host = InProcessHost(ClockReactor(), pool, 1, registry(), built.dataset, built.tried, mine)
+        host = InProcessServer(
+            ClockReactor(), pool, 1, registry(), built.dataset, built.tried, mine
+        )
         sink: Any = Collector(torch.zeros(4, D), ClockReactor(), pool)
         self.successResultOf(Deferred.fromCoroutine(host.open("r", SPEC, sink)))
         self.successResultOf(Deferred.fromCoroutine(host.spawn([NodeSpec(node=0, shard=0)])))
@@ -420,16 +421,16 @@ class EndTests(SynchronousTestCase):
         # A pool that does nothing: it is busy with what was interrupted.
         self.pool = HandCrankedPool()
         self.training = Training(
-            config, registry(), rules_of(config, registry()), Screen(lambda _: None, True),
+            config, registry(), resolve_rules(config, registry()), TextOutput(lambda _: None, True),
             RunDirectory.create(self.folder), Observers(registry()), 1, ClockReactor(), self.pool,
         )  # fmt: skip
         self.stuck = [_Stuck(), _Stuck()]
-        members = [Member("h", lambda: None) for _ in self.stuck]  # type: ignore
+        members = [ServerSlot("h", lambda: None) for _ in self.stuck]  # type: ignore
         for member, host in zip(members, self.stuck):
             member.host = host  # type: ignore[assignment]
         terms: Any = Terms(config, registry(), "r", None, None, False)  # type: ignore
         collector: Any = None
-        self.training._fleet = Fleet(members, terms, [], collector, ClockReactor(), print)
+        self.training._fleet = Cluster(members, terms, [], collector, ClockReactor(), print)
 
     def finish(self) -> Deferred:
         return Deferred.fromCoroutine(self.training.finish())
@@ -479,7 +480,7 @@ class PluginFailureTests(SynchronousTestCase):
         pool = HandCrankedPool(eager=True)
         collector = Collector(torch.zeros(4, D), ClockReactor(), pool)
         learner: Any = None
-        rules = rules_of(self.config, registry())
+        rules = resolve_rules(self.config, registry())
         rules._attacks[1] = _Odd()
         fleet: Any = None
         rounds = Rounds(self.config, fleet, collector, learner, rules, ClockReactor(), pool, 1)

@@ -27,8 +27,8 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.report.curves import Chart, page
 from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.report.curves import Chart, page
 from byzpy_tw.vectors import sha256_of
 from tests.recorded_runs import record
 from tests.support import folder, start_training

@@ -11,11 +11,11 @@ from torch import Tensor
 from twisted.logger import LogLevel, capturedLogs
 
 from byzpy_tw.errors import BadRequest, UnknownRun
-from byzpy_tw.workers.host import build
-from byzpy_tw.workers.spec import NodeSpec
+from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.server.run import failures_to_json
 from byzpy_tw.testing.doubles import HandCrankedPool
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.workers.host import build
+from byzpy_tw.workers.spec import NodeSpec
 from tests.round_harness import NONE, RoundCase, parameters
 from tests.server_harness import SPEC, D, ServerCase, registry
 

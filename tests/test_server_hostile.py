@@ -13,10 +13,10 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.fuzzing.script import Conversation, valid
-from tests.fuzzing.client import Heard, converse, converse_all
 from tests.fuzzing.cases import garbage, many, mutated
+from tests.fuzzing.client import Heard, converse, converse_all
 from tests.fuzzing.mutate import MUTATIONS
+from tests.fuzzing.script import Conversation, valid
 from tests.support import (
     Process,
     Run,

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from byzpy_tw.server.idle import LOOKS, PATIENCE
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind
+from byzpy_tw.server.idle import LOOKS, PATIENCE
 from tests.server_harness import D, ServerCase, Trainer
 
 

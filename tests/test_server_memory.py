@@ -15,9 +15,9 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from byzpy_tw.errors import LimitExceeded
 from byzpy_tw.kernels.memory import trim
-from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.server.service import SETTLING, ByzpyServer
 from byzpy_tw.server.session import Session
+from byzpy_tw.workers.spec import RunSpec
 
 
 class Noting:

@@ -7,10 +7,10 @@ import json
 import torch
 
 from byzpy_tw.errors import BadRequest, UnknownRun
-from byzpy_tw.workers.gradients import MicroBatches
-from byzpy_tw.workers.spec import NodeSpec
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.workers.gradients import MicroBatches
+from byzpy_tw.workers.spec import NodeSpec
 from tests.round_harness import NONE, RoundCase, parameters
 from tests.server_harness import HONEST, D
 

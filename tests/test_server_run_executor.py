@@ -8,7 +8,7 @@ from threading import Event
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.server.run_executor import Lane
+from byzpy_tw.server.run_executor import RunExecutor
 from byzpy_tw.testing.doubles import HandCrankedPool
 
 
@@ -21,7 +21,7 @@ class LaneTests(SynchronousTestCase):
 
     def test_a_run_with_many_jobs_does_not_keep_others_waiting(self) -> None:
         """Another's first job is done after a few, not after all."""
-        greedy, modest = Lane(self.pool, 2), Lane(self.pool, 2)
+        greedy, modest = RunExecutor(self.pool, 2), RunExecutor(self.pool, 2)
         for _ in range(1000):
             greedy.submit(self.job("greedy"))
         for _ in range(3):
@@ -33,7 +33,7 @@ class LaneTests(SynchronousTestCase):
 
     def test_order_within_a_run(self) -> None:
         """A run's jobs are begun as they were handed in."""
-        lane = Lane(self.pool, 1)
+        lane = RunExecutor(self.pool, 1)
         for i in range(5):
             lane.submit(self.done.append, i)
         self.pool.drain()
@@ -41,7 +41,7 @@ class LaneTests(SynchronousTestCase):
 
     def test_outcomes(self) -> None:
         """Results and errors come back as from any executor."""
-        lane = Lane(self.pool, 2)
+        lane = RunExecutor(self.pool, 2)
         good, bad = lane.submit(divmod, 7, 2), lane.submit(divmod, 7, 0)
         self.pool.drain()
         self.assertEqual(good.result(0), (3, 1))
@@ -49,7 +49,7 @@ class LaneTests(SynchronousTestCase):
 
     def test_closing(self) -> None:
         """What had not begun is not done; its futures say so, and nothing more is taken."""
-        lane = Lane(self.pool, 2)
+        lane = RunExecutor(self.pool, 2)
         futures = [lane.submit(self.job(str(i))) for i in range(5)]
         lane.close()
         self.pool.drain()
@@ -59,17 +59,17 @@ class LaneTests(SynchronousTestCase):
 
     def test_a_pool_that_was_shut_down(self) -> None:
         """Jobs that it does not take are cancelled."""
-        lane = Lane(self.pool, 2)
+        lane = RunExecutor(self.pool, 2)
         self.pool.shutdown()
         self.assertTrue(lane.submit(self.job("x")).cancelled())
 
     def test_in_threads(self) -> None:
         """Every job is done once, and no more at a time than the lane is wide."""
         with ThreadPoolExecutor(4) as pool:
-            lane, gate = Lane(pool, 2), Event()
+            lane, gate = RunExecutor(pool, 2), Event()
             held = [lane.submit(gate.wait, 10) for _ in range(2)]
             rest = [lane.submit(int, str(i)) for i in range(200)]
-            other = Lane(pool, 1).submit(int, "7")
+            other = RunExecutor(pool, 1).submit(int, "7")
             self.assertEqual(other.result(10), 7)
             self.assertFalse(any(f.done() for f in rest))
             gate.set()

@@ -16,11 +16,11 @@ from byzpy_tw.errors import (
     UnknownName,
     UnknownRun,
 )
-from byzpy_tw.workers.spec import NodeSpec
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.mtls import Peer
-from tests.key_files import Cluster
+from byzpy_tw.server.limits import Limits
+from byzpy_tw.workers.spec import NodeSpec
+from tests.key_files import ClusterKeys
 from tests.server_harness import BYZANTINE, HONEST, SPEC, D, ServerCase
 
 
@@ -195,7 +195,7 @@ class ReturnTests(ServerCase):
     def test_of_another_certificate(self) -> None:
         """Where there are keys, a name alone replaces nothing."""
         self.server.limits = Limits(runs=3)
-        self.server.keys = Cluster().server()
+        self.server.keys = ClusterKeys().server()
         trainers = []
         for shown in ("a", "b", "a"):
             trainers.append(self.dial())

@@ -11,9 +11,9 @@ from pathlib import Path
 from twisted.protocols.amp import AmpBox
 from twisted.trial.unittest import TestCase
 
-from tests.fuzzing.script import SPEC
 from byzpy_tw.protocol.commands import PROTOCOL
 from byzpy_tw.protocol.frames import Header, Kind
+from tests.fuzzing.script import SPEC
 from tests.support import Process, Run, address_of, start_server, start_training, train
 
 RUN = ("--rounds", "25", "--eval-interval", "0", "--seed", "3")

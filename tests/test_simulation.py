@@ -11,13 +11,13 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.simulation.__main__ import main
-from tests.simulation.history import History, registry
-from tests.simulation.pipe import Manner
-from tests.simulation.schedule import Fault, Schedule
-from tests.simulation.many import examine, sweep
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
+from tests.simulation.__main__ import main
+from tests.simulation.history import History, registry
+from tests.simulation.many import examine, sweep
+from tests.simulation.pipe import Manner
+from tests.simulation.schedule import Fault, Schedule
 
 # Of histories that were wrong once, or were taken to be: the power goes just after the end,
 # or twice; nobody waits at all; a server comes back in the round that it was lost in, or

@@ -19,10 +19,10 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.simulation.process import Machine
+from tests.simulation.event_loop import World
 from tests.simulation.network import Network
 from tests.simulation.pipe import Manner
-from tests.simulation.event_loop import World
+from tests.simulation.process import Machine
 
 MANNER = Manner(latency=0.01, jitter=1.0, cut="some", capacity=5_000)
 

@@ -18,23 +18,23 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
 from byzpy_tw.cli.sweep import options
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadParameter, ConfigError, UnknownName
 from byzpy_tw.kernels.cpu import cores
+from byzpy_tw.plugins import Registration, hookimpl, load
+from byzpy_tw.sweep import findings, text
 from byzpy_tw.sweep import grid as grids
-from byzpy_tw.sweep import text, findings
 from byzpy_tw.sweep.colours import colour, dark, luminance, terminal_colour
+from byzpy_tw.sweep.command import grid_of, jobs_for
 from byzpy_tw.sweep.display import Lines, Live
 from byzpy_tw.sweep.grid import Cell, Grid, command_of, defences_of, make_grid
+from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import keeping_data, versions
 from byzpy_tw.sweep.results import Outcome, read
-from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.command import grid_of, jobs_for
 from byzpy_tw.sweep.scheduler import Lab
-from byzpy_tw.plugins import Registration, hookimpl, load
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.train import configuration
-from tests.sweep_grids import digest, ended, grid, outcome
 from tests.support import folder
+from tests.sweep_grids import digest, ended, grid, outcome
 
 
 class GridTests(SynchronousTestCase):

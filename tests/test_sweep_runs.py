@@ -17,14 +17,14 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from byzpy_tw.errors import ServerUnreachable
-from byzpy_tw.sweep.display import Lines
-from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.command import grid_of, work
-from byzpy_tw.sweep.scheduler import Lab
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import checkpoints
-from tests.sweep_grids import grid
+from byzpy_tw.sweep.command import grid_of, work
+from byzpy_tw.sweep.display import Lines
+from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.scheduler import Lab
 from tests.support import PATIENCE, Process, folder
+from tests.sweep_grids import grid
 from tests.test_sweep import filled
 
 SHORT = "--rounds 50 --model logreg --num-honest 3 --num-byz 1 --batch-size 16"

@@ -7,11 +7,11 @@ from twisted.internet.task import Clock
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.protocol.keys import SERVER, TRAINER
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.tap import Options, makeService
-from byzpy_tw.protocol.keys import SERVER, TRAINER
-from tests.key_files import Cluster
+from tests.key_files import ClusterKeys
 from tests.support import folder
 
 # Each limit that has an option.
@@ -78,7 +78,7 @@ class LimitTests(SynchronousTestCase):
 
 class KeysTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.folder, self.cluster = folder(self), Cluster()
+        self.folder, self.cluster = folder(self), ClusterKeys()
 
     def write(self, name: str, data: bytes) -> str:
         path = self.folder / name

@@ -14,9 +14,9 @@ from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.testing.doubles import SlowTransport
 from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind
 from byzpy_tw.protocol.tensor_stream import TensorStream
+from byzpy_tw.testing.doubles import SlowTransport
 
 
 @define(eq=False)

@@ -10,10 +10,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.output.progress import Bar
 from byzpy_tw.output.jsonl import JsonLines
-from byzpy_tw.output.text import Screen
 from byzpy_tw.output.outputs import terminal_of
+from byzpy_tw.output.progress import ProgressBar
+from byzpy_tw.output.text import TextOutput
 from tests.recorded_runs import record, refused
 
 RESULT: dict[str, Any] = {
@@ -38,7 +38,7 @@ def run(view: Any, config: RunConfig, before: int = 0) -> None:
 class BarTests(SynchronousTestCase):
     def shown(self, before: int = 0) -> str:
         file = io.StringIO()
-        run(Bar(file), RunConfig(in_process=True, rounds=before + 3), before)
+        run(ProgressBar(file), RunConfig(in_process=True, rounds=before + 3), before)
         return file.getvalue()
 
     def test_figures(self) -> None:
@@ -65,7 +65,7 @@ class BarTests(SynchronousTestCase):
             def write(self, text: str) -> int:
                 raise BrokenPipeError
 
-        run(Bar(Gone()), RunConfig(in_process=True, rounds=3))
+        run(ProgressBar(Gone()), RunConfig(in_process=True, rounds=3))
 
 
 class JsonTests(SynchronousTestCase):
@@ -106,9 +106,9 @@ class ChoiceTests(SynchronousTestCase):
                 return True
 
         for file, options, kind in (
-            (Terminal(), {}, Bar), (Terminal(), {"quiet": True}, Screen),
-            (Terminal(), {"json": True}, JsonLines), (io.StringIO(), {}, Screen),
-            (None, {}, Screen),
+            (Terminal(), {}, ProgressBar), (Terminal(), {"quiet": True}, TextOutput),
+            (Terminal(), {"json": True}, JsonLines), (io.StringIO(), {}, TextOutput),
+            (None, {}, TextOutput),
         ):  # fmt: skip
             chosen = terminal_of(RunConfig(in_process=True, **options), print, file)
             self.assertIsInstance(chosen, kind)

@@ -20,20 +20,20 @@ from torch import Tensor, nn
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl, object_state
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, UnsuitableModel, WireError
 from byzpy_tw.plugin_code import untouched
-from byzpy_tw.workers.attack_trial import try_attack
-from byzpy_tw.workers.host import build
-from byzpy_tw.workers.spec import NodeSpec, RunSpec
-from byzpy_tw.workers.model_trial import Trial
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.rounds.resolved_rules import rules_of
+from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.workers.attack_trial import try_attack
+from byzpy_tw.workers.host import build
+from byzpy_tw.workers.model_trial import Trial
+from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 DATA = "synthetic:n=200,classes=4,features=9"
 SPEC = RunSpec(
@@ -1007,9 +1007,9 @@ class RuleTests(SynchronousTestCase):
         for kind, wrong in RULES.items():
             config = self.config(kind)
             if wrong is None:
-                try_rules(config, self.names, rules_of(config, self.names), 40)
+                try_rules(config, self.names, resolve_rules(config, self.names), 40)
                 continue
-            rules = rules_of(config, self.names)
+            rules = resolve_rules(config, self.names)
             error = self.assertRaises(wrong[0], try_rules, config, self.names, rules, 40)
             self.assertIn(repr(named("r", kind)), str(error))
             self.assertIn(wrong[1], str(error))
@@ -1018,7 +1018,7 @@ class RuleTests(SynchronousTestCase):
         """Methods that the trainer calls each round are held to the same."""
         for kind, wrong in CHOOSING.items():
             config = evolve(self.config(keyed), aggregator="median", attack=named("c", kind))
-            rules = rules_of(config, self.names)
+            rules = resolve_rules(config, self.names)
             if wrong is None:
                 try_rules(config, self.names, rules, 40)
                 continue
@@ -1027,7 +1027,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_state_of_its_own(self) -> None:
         """The state that is kept lies in no row, and a call changes none of an earlier one."""
-        aggregation = rules_of(self.config(RemembersInState), self.names).aggregation
+        aggregation = resolve_rules(self.config(RemembersInState), self.names).aggregation
         rows, nodes = torch.randn(8, 30), tuple(range(8))
         aggregation(rows, nodes, 2, 0)
         held = dict(aggregation.memory["aggregator"])
@@ -1048,7 +1048,7 @@ class RuleTests(SynchronousTestCase):
 
     def test_made_alike_everywhere(self) -> None:
         """Numbers that a factory draws from a global generator are the same in each process."""
-        rules = [rules_of(self.config(DrawsWhenMade), self.names) for _ in range(2)]
+        rules = [resolve_rules(self.config(DrawsWhenMade), self.names) for _ in range(2)]
         rows = torch.randn(8, 30)
         one, two = (r.aggregation(rows, tuple(range(8)), 2, 0).vector for r in rules)
         self.assertTrue(torch.equal(one, two))

@@ -18,13 +18,13 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
-from byzpy_tw.plugins import load
-from byzpy_tw.records import checkpoint
-from byzpy_tw.config.run import RunConfig, digest_of
-from byzpy_tw.records.recorded_run import read
-from byzpy_tw.records.folder import to_json
 from byzpy_tw.audit.replay import AtOnce, replay_of
 from byzpy_tw.audit.verify import Verification
+from byzpy_tw.config.run import RunConfig, digest_of
+from byzpy_tw.plugins import load
+from byzpy_tw.records import checkpoint
+from byzpy_tw.records.folder import to_json
+from byzpy_tw.records.recorded_run import read
 from byzpy_tw.vectors import narrowed, norm_of, sha256_of
 from tests.support import PATIENCE, folder
 

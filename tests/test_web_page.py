@@ -13,13 +13,13 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.errors import CannotListen, ConfigError
-from byzpy_tw.report.load import begin
-from byzpy_tw.report.model import Place
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.errors import CannotListen, ConfigError
 from byzpy_tw.output.live_page import Page
 from byzpy_tw.output.view import Views
 from byzpy_tw.output.web import Root, Web, _Few, _Request, _Site, endpoint
+from byzpy_tw.report.load import begin
+from byzpy_tw.report.model import ServerState
 from tests.recorded_runs import HTML, record, refused
 
 
@@ -188,7 +188,7 @@ class ReadOnlyTests(Served):
         """HTML in a run's name is escaped in the page, and no markup in the data."""
         self.page = page(self.clock, HTML)
         self.root = Root(self.page)
-        self.page.watch(lambda: [Place(HTML, [0])])
+        self.page.watch(lambda: [ServerState(HTML, [0])])
         self.page.event(HTML)
         for path in ("/", "/data.json"):
             body = self.ask(path).body
@@ -217,11 +217,11 @@ class FollowingTests(Served):
 
     def test_where_nodes_live_now(self) -> None:
         """Whatever the fleet says at the moment of asking, not at the last round."""
-        places = [Place("tcp://a:1", [0, 1], True)]
+        places = [ServerState("tcp://a:1", [0, 1], True)]
         self.page.watch(lambda: places)
         self.assertTrue(self.ask("/data.json").json["places"][0]["up"])
         self.clock.advance(1)
-        places[0] = Place("tcp://a:1", [], False)
+        places[0] = ServerState("tcp://a:1", [], False)
         self.page.event("tcp://a:1 is lost: it was killed")
         told = self.ask("/data.json").json
         self.assertFalse(told["places"][0]["up"])
@@ -246,8 +246,8 @@ class FollowingTests(Served):
         self.page.round(record(1), 2)
         self.assertEqual(sys.getrefcount(first), before)
 
-        def places() -> list[Place]:
-            return [Place("a", [0])]
+        def places() -> list[ServerState]:
+            return [ServerState("a", [0])]
 
         self.page.watch(places)
         watched = sys.getrefcount(places)
@@ -314,7 +314,9 @@ class MetricsTests(Served):
             from prometheus_client.parser import text_string_to_metric_families
         except ModuleNotFoundError:
             self.skipTest("prometheus-client is not installed")
-        self.page.watch(lambda: [Place('a"b\\c\nd', [0, 1], True), Place("b", [], False)])
+        self.page.watch(
+            lambda: [ServerState('a"b\\c\nd', [0, 1], True), ServerState("b", [], False)]
+        )
         self.page.round(record(0, accuracy=0.5, test_loss=1.5), 1)
         self.page.round(record(1, **refused(2, "late")), 2)
         text = self.ask("/metrics").body.decode()

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.workers.spec import WIRE_DTYPES
+from byzpy_tw.protocol.frames import FrameReader, Header, Kind, bytes_of
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.vectors import narrowed
-from byzpy_tw.protocol.frames import FrameReader, Header, Kind, bytes_of
+from byzpy_tw.workers.spec import WIRE_DTYPES
 from tests.support import run_all, servers
 
 NARROW = ("bfloat16", "float16")

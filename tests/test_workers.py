@@ -11,20 +11,20 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.kernels.cpu import device_of
-from byzpy_tw.workers.gradients import Answer
-from byzpy_tw.workers.host import NodeHost, build
-from byzpy_tw.workers.spec import NodeSpec, RunSpec
 from byzpy_tw.plugins import load
+from byzpy_tw.protocol.frame_writer import FrameWriter
+from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind
+from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.rounds.round import Reason, Round
-from byzpy_tw.rounds.resolved_rules import rules_of
+from byzpy_tw.scheduling import node_scheduler as driver_module
+from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.train import configuration
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
-from byzpy_tw.scheduling import node_scheduler as driver_module
-from byzpy_tw.scheduling.node_scheduler import NodeDriver
-from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind
-from byzpy_tw.protocol.frame_writer import FrameWriter
+from byzpy_tw.workers.gradients import Answer
+from byzpy_tw.workers.host import NodeHost, build
+from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 REGISTRY = load()
 
@@ -50,7 +50,7 @@ class AimTests(SynchronousTestCase):
     def test_aims_at_the_run_as_it_is(self) -> None:
         """The trainer tries vectors out on the rule with the run's own q."""
         words = "--in-process --num-honest 6 --num-byz 2 --f 2 --q 1 --attack opt-ipm"
-        rules = rules_of(configuration(words.split()), REGISTRY)
+        rules = resolve_rules(configuration(words.split()), REGISTRY)
         self.assertEqual(rules.attack.aggregator.aggregator.q, 1)
 
     def test_aims_at_what_is_left_of_the_budget(self) -> None:
@@ -58,7 +58,7 @@ class AimTests(SynchronousTestCase):
         words = "--in-process --num-honest 3 --num-byz 2 --f 2 --aggregator trimmed-mean"
         for attack in ("opt-ipm", "opt-alie:aggregator=krum", "opt-alie:aggregator=median"):
             config = configuration([*words.split(), "--attack", attack])
-            rules = rules_of(config, REGISTRY)
+            rules = resolve_rules(config, REGISTRY)
             pool = HandCrankedPool(eager=True)
             collector = Collector(torch.randn(5, 40), ClockReactor(), pool)
             rounds = Rounds(config, None, collector, None, rules, ClockReactor(), pool, 1)
@@ -111,7 +111,7 @@ class TogetherTests(SynchronousTestCase):
 
         self.host.nodes[4].shard[:] = 10**9
         self.host.cost = 0.0005
-        driver = NodeDriver(self.host, ClockReactor(), self.pool, 2)
+        driver = NodeScheduler(self.host, ClockReactor(), self.pool, 2)
         answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
         self.pool.turn()
         self.assertEqual(sorted(sent), [0, 1, 2])
@@ -165,7 +165,7 @@ class TogetherTests(SynchronousTestCase):
             return succeed(None)
 
         self.host.cost = 0.0005
-        driver = NodeDriver(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
+        driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
         answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
         line = emit.__code__.co_firstlineno + 2
         told = f"ValueError: only this one (test_nodes.py, line {line})"
@@ -174,7 +174,7 @@ class TogetherTests(SynchronousTestCase):
 
     def test_tracebacks_are_bounded(self) -> None:
         """One for each text, and no more of them than a log can take."""
-        driver = NodeDriver(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
+        driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
 
         def rounds(words: str) -> dict[int, str]:
             def emit(node: int, *_: Any) -> Deferred[None]:
@@ -192,7 +192,7 @@ class TogetherTests(SynchronousTestCase):
 
     def test_a_connection_that_ends(self) -> None:
         """No code is to blame for it, and no traceback is left."""
-        driver = NodeDriver(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
+        driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
 
         def emit(*_: Any) -> Deferred[None]:
             raise ConnectionError("hung up")
@@ -211,7 +211,7 @@ class TogetherTests(SynchronousTestCase):
             taken.append(Deferred())
             return taken[-1]
 
-        driver = NodeDriver(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
+        driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
         answer = Deferred.fromCoroutine(driver.honest(0, [0], emit))
         self.assertEqual(sum(piece.numel() for piece in kept), self.host.dimension)
         taken[0].callback(None)
@@ -225,7 +225,7 @@ class TogetherTests(SynchronousTestCase):
             raise MemoryError("full")
 
         self.patch(driver_module, "narrowed", full)
-        driver = NodeDriver(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
+        driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
         answer = Deferred.fromCoroutine(driver.honest(0, [0, 1], lambda *_: succeed(None)))
         [told] = set(self.successResultOf(answer).values())
         self.assertIn("MemoryError: full", told)

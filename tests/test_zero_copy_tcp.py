@@ -17,9 +17,9 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from byzpy_tw.protocol.zero_copy_tcp import SocketShell
 from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind
 from byzpy_tw.protocol.tensor_stream import TensorStream
+from byzpy_tw.protocol.zero_copy_tcp import SocketShell
 from byzpy_tw.protocol.zero_copy_tls import TLSShell
 from tests.support import self_signed
 from tests.test_tensor_stream import End

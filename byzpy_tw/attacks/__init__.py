@@ -9,12 +9,12 @@ what the node does that is more than sending a vector.
 from byzpy_tw.attacks.alie import ALittleIsEnough
 from byzpy_tw.attacks.behaviours import Garbage, LabelFlip, Replay, Silent, Slow
 from byzpy_tw.attacks.blind import Gaussian, Huge, Infinite, NotANumber
+from byzpy_tw.attacks.knowledge.levels import TIERS, pieces_of, shapes
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.mimic import Mimic
 from byzpy_tw.attacks.optimal import OptimalALIE, OptimalIPM
 from byzpy_tw.attacks.simple import Empire, InnerProductManipulation, NoAttack, SignFlip
 from byzpy_tw.attacks.spread import MinMax, MinSum
-from byzpy_tw.attacks.knowledge.levels import TIERS, pieces_of, shapes
 
 __all__ = [
     "BUILTIN",

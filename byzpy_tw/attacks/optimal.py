@@ -8,12 +8,12 @@ import attrs
 from attrs import field, frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.target import Memory, Rule, geometric, strongest
-from byzpy_tw.attacks.alie import rescale, shifted
 from byzpy_tw.attacks.adapter import perform
+from byzpy_tw.attacks.alie import rescale, shifted
 from byzpy_tw.attacks.checks import number, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.simple import times
+from byzpy_tw.attacks.target import Memory, Rule, geometric, strongest
 from byzpy_tw.seeds import Context
 
 T = TypeVar("T", bound="OptimalIPM | OptimalALIE")

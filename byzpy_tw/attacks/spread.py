@@ -8,8 +8,8 @@ from typing import Literal
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.alie import shifted
 from byzpy_tw.attacks.adapter import perform
+from byzpy_tw.attacks.alie import shifted
 from byzpy_tw.attacks.checks import word
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.moments import along

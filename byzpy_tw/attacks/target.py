@@ -13,8 +13,8 @@ from torch import Tensor
 
 from byzpy_tw.aggregators.callables import taken
 from byzpy_tw.attacks.knowledge.view import Knowledge
-from byzpy_tw.attacks.moments import along, inner_products, squared_distance
 from byzpy_tw.attacks.line_search import line_maximize
+from byzpy_tw.attacks.moments import along, inner_products, squared_distance
 from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, NeedsContext, TooManyByzantine
 from byzpy_tw.kernels.parallel import alone
 from byzpy_tw.kernels.points import Gram
@@ -26,7 +26,7 @@ Memory = dict[str, Any] | None
 
 
 @frozen(eq=False, kw_only=True)
-class Aim:
+class Target:
     """A pipeline, `copies` of whose rows are Byzantine, honest rows first.
 
     ``memory`` is what the pipeline's rules remember of earlier rounds; it stays
@@ -142,7 +142,7 @@ class Aim:
 
 
 @frozen
-class Other:
+class TargetPipeline:
     """A pipeline that is not the run's: what the run's rules remember is not its memory."""
 
     pipeline: Rule
@@ -169,7 +169,7 @@ def strongest(
 ) -> float:
     """The strength at which `attack` moves its pipeline furthest.
 
-    `vector` and `place` are those of `Aim.by_vectors` and `Aim.by_products`.
+    `vector` and `place` are those of `Target.by_vectors` and `Target.by_products`.
     """
     copies = (context.byzantine if context else 0) or attack.f or 0
     if not copies:
@@ -178,7 +178,7 @@ def strongest(
             "give f, or a context that has their number"
         )
     pipeline = _pipeline(attack, context)
-    aim = Aim(
+    aim = Target(
         pipeline=pipeline,
         copies=copies,
         known=known,

@@ -11,17 +11,17 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
+from byzpy_tw.audit.replay import Replay
 from byzpy_tw.kernels.parallel import using
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.rounds.learner import whole
 from byzpy_tw.records.recorded_run import accepted
-from byzpy_tw.audit.replay import Replay
+from byzpy_tw.rounds.learner import whole
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.vectors import narrowed, norm_of, sha256_of
 
 
 @frozen(eq=False)
-class Ran:
+class RecomputedRound:
     """A round computed again: the state after it, its hash and what else is on record."""
 
     state: State
@@ -30,14 +30,14 @@ class Ran:
 
 
 @define(eq=False)
-class Again:
+class RoundRecomputer:
     """Computes rounds of `replay` from their records, on `pool`."""
 
     replay: Replay
     pool: Executor
     threads: int
 
-    def round(self, state: State, record: Mapping[str, Any]) -> Ran:
+    def round(self, state: State, record: Mapping[str, Any]) -> RecomputedRound:
         """Computed again; of what an attack may have foreseen, what meets the hash."""
         replay, config = self.replay, self.replay.config
         nodes = accepted(record, config.n)
@@ -51,7 +51,7 @@ class Again:
             norms[node], losses[node] = self._do(norm_of, sent.float()), gradient.loss
             matrix[node] = replay.row(state, node, sent)
         owns = {node: replay.own(state, node) for node in byzantine}
-        best: Ran | None = None
+        best: RecomputedRound | None = None
         for f in self._foreseen(record, honest):
             attack = state.attack
             if f is not None:
@@ -107,7 +107,7 @@ class Again:
         attack: Mapping[str, Any],
         norms: Mapping[int, float],
         losses: Mapping[int, float],
-    ) -> Ran:
+    ) -> RecomputedRound:
         replay = self.replay
         with using(self.threads):
             after, aggregated = replay.after(state, nodes, record["f"], matrix, attack)
@@ -123,7 +123,7 @@ class Again:
             learner = replay.learner
             tested = whole([learner.test(job) for job in range(learner.test_jobs)])
             figures |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
-        return Ran(after, sha256_of(after.parameters), figures)
+        return RecomputedRound(after, sha256_of(after.parameters), figures)
 
     def _do(self, work: Callable[..., Any], *args: Any) -> Any:
         """In the pool, where torch computes on one thread, as it did in the run."""

@@ -23,22 +23,22 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, knowledge_of, narrow, widened
 from byzpy_tw.attacks.knowledge.levels import pieces_of
+from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BrokenPlugin, ByzpyTwError
 from byzpy_tw.kernels.cpu import device_of
-from byzpy_tw.workers.gradients import Answer, Gradient
-from byzpy_tw.workers.host import NodeHost, build, make_model
-from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, knowledge_of, narrow, widened
-from byzpy_tw.workers.spec import node_specs
 from byzpy_tw.plugins import Registry
-from byzpy_tw.rounds.aggregation import Aggregated
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.rounds.aggregation import Aggregated
 from byzpy_tw.rounds.learner import Learner
-from byzpy_tw.rounds.resolved_rules import Rules, rules_of
+from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import narrowed
+from byzpy_tw.workers.gradients import Answer, Gradient
+from byzpy_tw.workers.host import NodeHost, build, make_model
+from byzpy_tw.workers.spec import node_specs
 
 
 class AtOnce(Executor):
@@ -67,7 +67,7 @@ class Replay:
     """Computes the rounds of one configuration.  Make one with `replay_of`."""
 
     config: RunConfig
-    rules: Rules
+    rules: ResolvedRules
     host: NodeHost
     learner: Learner
     first: State  # before round 0
@@ -230,4 +230,4 @@ def replay_of(
         who=registry.owner("model", config.model),
     )  # fmt: skip
     first = State(0, learner.parameters.clone(), learner.velocity.clone())
-    return Replay(config, rules_of(config, registry), host, learner, first, pool, together)
+    return Replay(config, resolve_rules(config, registry), host, learner, first, pool, together)

@@ -23,19 +23,19 @@ from typing import Any
 
 from attrs import define, field
 
-from byzpy_tw.errors import ConfigError, DamagedCheckpoint, RunDirectoryError, message_of
-from byzpy_tw.workers.probe import probe
+from byzpy_tw.audit.recompute import RecomputedRound, RoundRecomputer
+from byzpy_tw.audit.replay import replay_of
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.errors import ConfigError, DamagedCheckpoint, RunDirectoryError, format_error
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records import checkpoint
-from byzpy_tw.audit.recompute import Again, Ran
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.workers.environment import environment
-from byzpy_tw.records.recorded_run import Left, Problem, against_result, at_home, made_with
-from byzpy_tw.audit.replay import replay_of
-from byzpy_tw.records.resume import Begun, compare, trials_differ
+from byzpy_tw.records.recorded_run import Problem, RecordedRun, against_result, at_home, made_with
+from byzpy_tw.records.resume import ResumePoint, compare, trials_differ
 from byzpy_tw.records.schema import printable, shown
 from byzpy_tw.vectors import sha256_of
+from byzpy_tw.workers.environment import environment
+from byzpy_tw.workers.probe import probe
 
 CLOSE = 1e-4  # relative; norms that differ by less differ by rounding
 
@@ -44,7 +44,7 @@ CLOSE = 1e-4  # relative; norms that differ by less differ by rounding
 class Verification:
     """One run directory.  `run`, then look at `problems`."""
 
-    left: Left
+    left: RecordedRun
     registry: Registry
     pool: Executor
     threads: int
@@ -55,7 +55,7 @@ class Verification:
     notes: list[str] = field(factory=list, init=False)
     spans: list[tuple[int, int]] = field(factory=list, init=False)  # rounds computed: [a, b)
     _config: RunConfig = field(init=False)
-    _again: Again = field(init=False)
+    _again: RoundRecomputer = field(init=False)
     _kept: dict[int, Path] = field(factory=dict, init=False)  # round -> checkpoint that is good
     _at: int | None = field(default=None, init=False)  # the round that is being computed
     _pending: Problem | None = field(default=None, init=False)  # a hash, until the next round
@@ -91,7 +91,7 @@ class Verification:
             if self._pending is not None:
                 self.problems.append(self._pending)
             where = "the run" if self._at is None else f"round {self._at}"
-            text = f"{where} cannot be computed here: {shown(message_of(e), 1000)}"
+            text = f"{where} cannot be computed here: {shown(format_error(e), 1000)}"
             self.problems.append(Problem("replay", text, self._at))
 
     def kept(self) -> list[int]:
@@ -138,14 +138,14 @@ class Verification:
         config, left = self._config, self.left
         root = Path(config.data_root)
         replay = self._do(replay_of, config, self.registry, root, self.pool, self.threads + 2)
-        self._again = Again(replay, self.pool, self.threads)
+        self._again = RoundRecomputer(replay, self.pool, self.threads)
         digest = replay.host.dataset.digest()
         here = environment(
             self.registry, probe=self._do(probe), device=config.device, threads=self.threads
         )
         try:
             lines = compare(
-                Begun("", description={**left.description, "trial": None}),
+                ResumePoint("", description={**left.description, "trial": None}),
                 replay.host.dimension, digest, replay.host.tried.trial, here, False,
             )  # fmt: skip
         except RunDirectoryError as e:
@@ -235,11 +235,11 @@ class Verification:
 
     # -- what differs
 
-    def _norms_met(self, ran: Ran, record: Mapping[str, Any]) -> bool:
+    def _norms_met(self, ran: RecomputedRound, record: Mapping[str, Any]) -> bool:
         """Whether all vectors have the norms that are on record: the way is the same."""
         return not list(_other_norms(ran, record))
 
-    def _figures(self, number: int, ran: Ran, record: Mapping[str, Any]) -> None:
+    def _figures(self, number: int, ran: RecomputedRound, record: Mapping[str, Any]) -> None:
         """What else a record says that must follow where the hash is met."""
         for name, here in ran.figures.items():
             there = record.get(name)
@@ -249,7 +249,7 @@ class Verification:
                 text = f"round {number}: {name} {shown(there)} on record, {shown(here)} here"
                 self.problems.append(Problem("record", text, number))
 
-    def _unmet(self, number: int, ran: Ran, record: Mapping[str, Any]) -> Problem:
+    def _unmet(self, number: int, ran: RecomputedRound, record: Mapping[str, Any]) -> Problem:
         """What a hash that is not met is owed to, as far as the record tells."""
         recorded = record["parameters_sha256"]
         lead = (
@@ -284,7 +284,9 @@ class Verification:
         )
 
 
-def _other_norms(ran: Ran, record: Mapping[str, Any]) -> Iterator[tuple[int, float, float]]:
+def _other_norms(
+    ran: RecomputedRound, record: Mapping[str, Any]
+) -> Iterator[tuple[int, float, float]]:
     """Nodes whose vector has another norm than on record, and both."""
     norms = record.get("norms")
     for node, here in ran.figures["norms"].items():

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byzpy_tw import train
-from byzpy_tw.errors import ConfigError
-from byzpy_tw.console import complain
 from byzpy_tw.config.run import PLACES, RunConfig
+from byzpy_tw.console import complain
+from byzpy_tw.errors import ConfigError
 
 if TYPE_CHECKING:
-    from byzpy_tw.rounds.feasibility import Allowed
+    from byzpy_tw.rounds.feasibility import Feasibility
     from byzpy_tw.trainer.doctor import Doctor
-    from byzpy_tw.trainer.server_check import Examination
+    from byzpy_tw.trainer.server_check import ServerCheck
 
 HELP = "say whether a run would start; takes the options of byzpy_tw.train"
 
@@ -80,7 +80,7 @@ def _configured(words: Sequence[str]) -> tuple[RunConfig, Path | None]:
     return _of(train.asked(words))
 
 
-def _of(found: train.Asked) -> tuple[RunConfig, Path | None]:
+def _of(found: train.Invocation) -> tuple[RunConfig, Path | None]:
     if found.resume is None:
         placed = any(found.options.get(name) for name in PLACES)
         return found.configuration(**({} if placed else {"in_process": True})), None
@@ -89,7 +89,9 @@ def _of(found: train.Asked) -> tuple[RunConfig, Path | None]:
     return described(found.resume, found.options), found.resume
 
 
-def _examined(found: train.Asked, config: RunConfig, resumed: Path | None, wait: float) -> Doctor:
+def _examined(
+    found: train.Invocation, config: RunConfig, resumed: Path | None, wait: float
+) -> Doctor:
     """In a reactor of this process."""
     from twisted.internet.defer import Deferred
     from twisted.internet.task import react
@@ -101,12 +103,12 @@ def _examined(found: train.Asked, config: RunConfig, resumed: Path | None, wait:
         textFileLogObserver,
     )
 
-    from byzpy_tw.kernels.cpu import cores
-    from byzpy_tw.kernels.parallel import pool as make_pool
     from byzpy_tw.config.paths import settled
     from byzpy_tw.config.unused import used
-    from byzpy_tw.trainer.doctor import Doctor
+    from byzpy_tw.kernels.cpu import cores
+    from byzpy_tw.kernels.parallel import pool as make_pool
     from byzpy_tw.scheduling.clock import steady
+    from byzpy_tw.trainer.doctor import Doctor
 
     # What a server did is in the report; what is left to say is a bug of ours.
     bugs = FilteringLogObserver(
@@ -188,7 +190,7 @@ def _here(doctor: Doctor) -> Iterator[str]:
         yield f"  disk: {_size(found['disk_free_bytes'])} free in {found['folder']}{told}"
 
 
-def _server(server: Examination) -> str:
+def _server(server: ServerCheck) -> str:
     nodes = ", ".join(str(node.node) for node in server.nodes[:10]) or "none"
     more = ", ..." if len(server.nodes) > 10 else ""
     if server.error is not None:
@@ -218,7 +220,7 @@ def _budget(doctor: Doctor) -> Iterator[str]:
         yield _rule(line)
 
 
-def _rule(line: Allowed) -> str:
+def _rule(line: Feasibility) -> str:
     most = "-" if line.most_f is None else str(line.most_f)
     if line.uncomputable is not None:
         return f"  {line.rule:<22} {'-':<12} {most:<10} cannot be computed: {line.uncomputable}"

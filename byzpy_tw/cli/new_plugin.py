@@ -22,8 +22,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Write it, and say what to do next."""
-    from byzpy_tw.plugins import load_and_warn
     from byzpy_tw.config.paths import home
+    from byzpy_tw.plugins import load_and_warn
 
     check(chosen.kind, chosen.name, load_and_warn())
     made = write(chosen.kind, chosen.name, home(chosen.into))

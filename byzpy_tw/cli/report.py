@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from byzpy_tw.errors import ConfigError, RunDirectoryError
 from byzpy_tw.console import complain
+from byzpy_tw.errors import ConfigError, RunDirectoryError
 
 HELP = "draw the report of a run again, or compare several"
 COMPARISON = "comparison.html"
@@ -34,10 +34,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Write what was asked for, and say where."""
-    from byzpy_tw.report.load import read
-    from byzpy_tw.report.page import REPORT, page_of, write
     from byzpy_tw.config.paths import home
     from byzpy_tw.records.schema import printable
+    from byzpy_tw.report.load import read
+    from byzpy_tw.report.page import REPORT, page_of, write
 
     paths = [home(name) for name in chosen.runs]
     if chosen.output is not None and (chosen.csv or chosen.png):
@@ -61,9 +61,9 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _csv(paths: list[Path], where: str) -> None:
-    from byzpy_tw.report.csv_table import write_csv
     from byzpy_tw.config.paths import home
     from byzpy_tw.records.schema import printable
+    from byzpy_tw.report.csv_table import write_csv
 
     if where == "-":
         write_csv(paths, sys.stdout)

@@ -8,9 +8,9 @@ from typing import Any
 
 import attrs
 
+from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.sweep import grid
-from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.train import argument_of
 
 HELP = "compare defences against attacks: a live table, and a page"
@@ -90,8 +90,8 @@ def run(chosen: argparse.Namespace) -> int:
         for key, value in vars(chosen).items()
         if key in known
     }
-    from byzpy_tw.sweep.command import run_lab
     from byzpy_tw.config.paths import home
+    from byzpy_tw.sweep.command import run_lab
 
     return run_lab(
         given,

@@ -64,14 +64,14 @@ def run(chosen: argparse.Namespace) -> int:
     """Verify, and print what came of it; 0 where every recorded hash is met."""
     if chosen.threads is not None and not 1 <= chosen.threads <= 1024:
         raise ConfigError(f"--threads must be from 1 to 1024, got {chosen.threads}")
+    from byzpy_tw.audit.verify import Verification
+    from byzpy_tw.config.paths import home
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
     from byzpy_tw.plugins import load_and_warn
     from byzpy_tw.records import recorded_run
-    from byzpy_tw.config.paths import home
     from byzpy_tw.records.resume import disabled_in
     from byzpy_tw.records.schema import printable
-    from byzpy_tw.audit.verify import Verification
 
     def write(line: str) -> None:
         if not chosen.json:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from attrs import evolve
 
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.plugins.naming import clip
-from byzpy_tw.config.run import RunConfig
 
 
 def home(path: str | PathLike[str]) -> Path:

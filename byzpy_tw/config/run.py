@@ -19,9 +19,6 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from byzpy_tw.errors import ConfigError, RunDirectoryError
-from byzpy_tw.workers.spec import WIRE_DTYPES, RunSpec
-from byzpy_tw.plugins.naming import parse
 from byzpy_tw.config.validators import (
     Check,
     check_like,
@@ -39,6 +36,9 @@ from byzpy_tw.config.validators import (
     worded,
 )
 from byzpy_tw.config.validators import flag as flag
+from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.plugins.naming import parse
+from byzpy_tw.workers.spec import WIRE_DTYPES, RunSpec
 
 # The sections of options, with their titles.
 SECTIONS = {

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import byzpy_tw
+from byzpy_tw.config.merge import OPTIONS, checked, option_named
+from byzpy_tw.config.paths import absolute
+from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
+from byzpy_tw.config.validators import flag, word
 from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.plugins.naming import clip, nearest
 from byzpy_tw.plugins.plain import plain
-from byzpy_tw.config.validators import flag, word
-from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
-from byzpy_tw.config.merge import OPTIONS, checked, option_named
-from byzpy_tw.config.paths import absolute
 
 STANDARD_INPUT = Path("-")
 _WIDTH = 88

@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterator
 
 from attrs import evolve, frozen
 
+from byzpy_tw.config.merge import OPTIONS, PLACES_WITHOUT
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.config.validators import flag
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.config.merge import OPTIONS, PLACES_WITHOUT
 
 
 @frozen

@@ -13,8 +13,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from byzpy_tw import global_random, seeds
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
-from byzpy_tw.plugin_code import described
 from byzpy_tw.models.dropout import check_dropout, name_streams
+from byzpy_tw.plugin_code import described
 
 Factory = Callable[..., nn.Module]
 

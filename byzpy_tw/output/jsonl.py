@@ -7,10 +7,10 @@ from typing import Any
 
 from attrs import define
 
-from byzpy_tw.workers.spec import NodeSpec
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.records.folder import to_json
 from byzpy_tw.output.view import Places
+from byzpy_tw.records.folder import to_json
+from byzpy_tw.workers.spec import NodeSpec
 
 
 @define(eq=False)

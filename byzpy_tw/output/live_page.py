@@ -10,14 +10,14 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from byzpy_tw.workers.spec import NodeSpec
-from byzpy_tw.report.html import in_script
-from byzpy_tw.report.load import facts_of
-from byzpy_tw.report.model import Story
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.output.metrics import exposition
 from byzpy_tw.output.view import Places
+from byzpy_tw.report.html import in_script
+from byzpy_tw.report.load import facts_of
+from byzpy_tw.report.model import RunReport
 from byzpy_tw.scheduling import clock
+from byzpy_tw.workers.spec import NodeSpec
 
 _PACE = 0.5  # seconds: the data is not made anew more often, however many ask for it
 _LONGEST = 2.0  # seconds between two, where making it takes long
@@ -35,7 +35,7 @@ class Page:
     from counts whose size is bounded.
     """
 
-    story: Story
+    story: RunReport
     _reactor: IReactorTime
     _places: Places | None = field(default=None, init=False)
     _token: str = field(factory=lambda: token_hex(4), init=False)  # of this process's page

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from byzpy_tw.report.history import STATES
-from byzpy_tw.report.model import Story
+from byzpy_tw.report.model import RunReport
 
 _MISSING = (
     b"no metrics: prometheus-client is not installed where the trainer runs: "
@@ -14,7 +14,7 @@ _MISSING = (
 )
 
 
-def exposition(story: Story) -> tuple[int, str, bytes]:
+def exposition(story: RunReport) -> tuple[int, str, bytes]:
     """HTTP code, content type and body."""
     try:
         from prometheus_client import CollectorRegistry
@@ -27,9 +27,9 @@ def exposition(story: Story) -> tuple[int, str, bytes]:
 
 
 class _Figures:
-    """A collector: what a `Story` comes to at the moment."""
+    """A collector: what a `RunReport` comes to at the moment."""
 
-    def __init__(self, story: Story) -> None:
+    def __init__(self, story: RunReport) -> None:
         self._story = story
 
     def collect(self) -> Iterator[Any]:

@@ -9,14 +9,14 @@ from typing import IO, Any
 
 from twisted.logger import Logger
 
-from byzpy_tw.errors import ByzpyTwError, message_of
-from byzpy_tw.report.load import begin
-from byzpy_tw.report.page import report
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.live_page import Page
-from byzpy_tw.output.text import Screen
+from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import View, Views
+from byzpy_tw.report.load import begin
+from byzpy_tw.report.page import report
 
 # What is dear to import (HTTP, tqdm) is imported where it is asked for.
 
@@ -30,15 +30,15 @@ def terminal_of(
     """
     output = sys.stdout if output is None else output
     if not (config.json or config.quiet) and _is_terminal(output):
-        from byzpy_tw.output.progress import Bar
+        from byzpy_tw.output.progress import ProgressBar
 
-        return Bar(output)
+        return ProgressBar(output)
     return lines_of(config, write)
 
 
 def lines_of(config: RunConfig, write: Callable[[str], None]) -> View:
     """Lines for a person, or for a program, through `write`."""
-    return (JsonLines if config.json else Screen)(write, config.quiet)
+    return (JsonLines if config.json else TextOutput)(write, config.quiet)
 
 
 def _is_terminal(file: Any) -> bool:
@@ -85,6 +85,6 @@ def draw(path: Path, views: Views) -> None:
     try:
         report(path)
     except ByzpyTwError as e:
-        views.notice(f"warning: no report: {message_of(e)}")
+        views.notice(f"warning: no report: {format_error(e)}")
     except Exception:  # a bug, which must not hide how the run ended
         Logger().failure("no report could be drawn")

@@ -9,10 +9,10 @@ from typing import IO, Any
 from attrs import define, field
 from tqdm import tqdm
 
-from byzpy_tw.workers.spec import NodeSpec
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.output.text import Screen
+from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import Places
+from byzpy_tw.workers.spec import NodeSpec
 
 tqdm.monitor_interval = 0  # or it would start a thread, for bars that are not told of
 
@@ -20,22 +20,22 @@ _FORMAT = "{desc} {n_fmt}/{total_fmt} |{bar:16}| {rate_fmt}, {remaining} left{po
 
 
 @define(eq=False)
-class Bar:
+class ProgressBar:
     """Rounds, loss, accuracy, rounds a second, time left, nodes refused or lost.
 
-    What a `Screen` would say of evaluations the bar says; a refusal is a line of its
+    What a `TextOutput` would say of evaluations the bar says; a refusal is a line of its
     own the first time that a node is refused for a reason.
     """
 
     _file: IO[str]
-    _screen: Screen = field(init=False)
+    _screen: TextOutput = field(init=False)
     _bar: Any = field(default=None, init=False)
     _rounds: int = field(default=0, init=False)
     _told: set[tuple[int, str]] = field(factory=set, init=False)
     _accuracy: float | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._screen = Screen(self._write)
+        self._screen = TextOutput(self._write)
 
     def _write(self, line: str) -> None:
         """A line above the bar."""

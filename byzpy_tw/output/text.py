@@ -7,10 +7,10 @@ from typing import Any
 
 from attrs import define
 
-from byzpy_tw.workers.spec import NodeSpec
-from byzpy_tw.records.attack_calls import counted
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.output.view import Places
+from byzpy_tw.records.attack_calls import counted
+from byzpy_tw.workers.spec import NodeSpec
 
 _OFTEN = 3  # rounds in which a node was refused, for the summary to name it
 _MOST_NAMED = 10
@@ -18,7 +18,7 @@ _MOST_LINES = 20  # of a listing; the rest is in config.json
 
 
 @define(eq=False)
-class Screen:
+class TextOutput:
     """Plain lines.  `quiet` leaves the result and errors."""
 
     _write: Callable[[str], None]

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 from attrs import define, field
 from twisted.logger import Logger
 
-from byzpy_tw.workers.spec import NodeSpec
-from byzpy_tw.report.model import Place
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.report.model import ServerState
+from byzpy_tw.workers.spec import NodeSpec
 
-Places = Callable[[], Sequence[Place]]
+Places = Callable[[], Sequence[ServerState]]
 
 
 class View(Protocol):

@@ -23,8 +23,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from byzpy_tw.errors import CannotListen, ConfigError
-from byzpy_tw.report import html
 from byzpy_tw.output.live_page import Page
+from byzpy_tw.report import html
 
 EXAMPLE = "--web tcp:8080:interface=127.0.0.1"
 _SCHEMES = ("tcp", "tcp6", "ssl", "unix", "systemd")

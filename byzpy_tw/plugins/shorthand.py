@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from byzpy_tw.aggregators.pipeline import Pipeline
-from byzpy_tw.attacks.target import Other
+from byzpy_tw.attacks.target import TargetPipeline
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.plugin_code import calling
 from byzpy_tw.plugins.naming import Named, clip, nearest, parse
@@ -49,7 +49,7 @@ def attack(name: str, **parameters: Any) -> Callable[..., Any]:
     target = getattr(made, "target", None)
     if target:
         rules = build_pipeline(registry(), target, f=plain(parameters.get("f")))
-        made = made.aimed_at(Other(rules))
+        made = made.aimed_at(TargetPipeline(rules))
     return made
 
 
@@ -75,7 +75,7 @@ def build_attack(
             made.check(n=n, b=b)
     if run_pipeline is not None and hasattr(made, "aimed_at"):
         target = getattr(made, "target", None)
-        rules = Other(build_pipeline(names, target, f=f)) if target else run_pipeline()
+        rules = TargetPipeline(build_pipeline(names, target, f=f)) if target else run_pipeline()
         with _of(names, text):
             made = made.aimed_at(rules)
     return made

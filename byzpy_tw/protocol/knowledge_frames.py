@@ -12,9 +12,9 @@ from math import isqrt, prod
 import torch
 from torch import Tensor
 
+from byzpy_tw.attacks.knowledge.codec import PIECES, dtype_of
 from byzpy_tw.attacks.knowledge.view import shapes
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.attacks.knowledge.codec import PIECES, dtype_of
 from byzpy_tw.protocol.frames import Header, Kind
 
 

@@ -32,7 +32,7 @@ TLS_BEGINS = (0x1503, 0x1603)
 
 
 @implementer(IHandshakeListener)
-class GuardedAMP(amp.AMP):
+class LimitedAMP(amp.AMP):
     """An AMP connection with bounds; `responders` are all it answers to.
 
     A command that is not in `responders`, or does not want an answer, is a
@@ -252,7 +252,7 @@ def _in_words(responder: Callable[..., Any]) -> Callable[..., Deferred]:
         elif not isinstance(error, ByzpyTwError):
             # A bug of ours or of a plugin's: said here with its traceback, and
             # to the peer in one line.
-            GuardedAMP.log.failure("answering a command failed", failure=failure)
+            LimitedAMP.log.failure("answering a command failed", failure=failure)
             error = ServerError(f"{type(error).__name__}: {error}")
         text = " ".join(str(error).split())[:MESSAGE]
         kind = next(e for e in WIRE_ERRORS if isinstance(error, e))

@@ -3,7 +3,7 @@
 Who refuses whom, and when, decides where the reason can be seen:
 
 1. The server's certificate reaches the trainer first.  Where it is not good, the
-   trainer knows exactly why (`GuardedAMP.refusal`), and the server hears an alert, a
+   trainer knows exactly why (`LimitedAMP.refusal`), and the server hears an alert, a
    word or two, in the handshake.
 2. Then the trainer is done with the handshake and speaks, though the server has not
    looked at its certificate yet.  Where that one is not good, the server knows exactly
@@ -135,7 +135,7 @@ class MutualTLS:
 class _Door(TLSMemoryBIOFactory.protocol):  # type: ignore[name-defined,misc]
     """The server's end of TLS, which also tells a peer without TLS what it met.
 
-    OpenSSL would close the connection without a word.  An alert is what `GuardedAMP`
+    OpenSSL would close the connection without a word.  An alert is what `LimitedAMP`
     knows TLS by.
     """
 
@@ -170,7 +170,7 @@ _ALERTS = {
 def in_words(protocol: Any, error: BaseException, here: str) -> str | None:
     """Why TLS failed on a connection, for one that is the `here` of it.
 
-    `protocol` is its `GuardedAMP`.  None where the failure has nothing to do with TLS.
+    `protocol` is its `LimitedAMP`.  None where the failure has nothing to do with TLS.
     """
     there = other(here)
     if protocol.refusal:

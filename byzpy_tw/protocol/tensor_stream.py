@@ -24,9 +24,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.protocol.zero_copy_tcp import SocketShell
-from byzpy_tw.protocol.frames import FrameReader, FrameReceiver, Header
 from byzpy_tw.protocol.frame_writer import FrameWriter
+from byzpy_tw.protocol.frames import FrameReader, FrameReceiver, Header
+from byzpy_tw.protocol.zero_copy_tcp import SocketShell
 from byzpy_tw.protocol.zero_copy_tls import TLSShell
 
 _SLICE = 1 << 18  # bytes handed to a transport at a time

@@ -26,8 +26,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.protocol.frames import FrameReader
 from byzpy_tw.protocol.frame_writer import FrameWriter
+from byzpy_tw.protocol.frames import FrameReader
 
 AT_ONCE = 1 << 20  # bytes to a system call
 # Bytes, and calls, in a row before others have their turn: at a gigabyte a second, or

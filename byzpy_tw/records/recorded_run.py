@@ -12,6 +12,8 @@ from typing import Any
 
 from attrs import evolve, frozen
 
+from byzpy_tw.config.paths import absolute
+from byzpy_tw.config.run import RunConfig, digest_of, flag, from_dict
 from byzpy_tw.errors import (
     AttackFailed,
     BadRuleOutput,
@@ -20,12 +22,10 @@ from byzpy_tw.errors import (
     Diverged,
     RunDirectoryError,
 )
-from byzpy_tw.config.run import RunConfig, digest_of, flag, from_dict
-from byzpy_tw.config.paths import absolute
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_object, read_rounds, to_json
-from byzpy_tw.records.resume import merged, options_in
+from byzpy_tw.records.resume import merge_config, options_in
 from byzpy_tw.records.schema import printable, shown
-from byzpy_tw.records.summary import Tally, tally_of
+from byzpy_tw.records.summary import RunSummary, summarize
 
 _ENDS = ("finished", "paused", "interrupted", "diverged", "failed")
 # What may still go wrong once the last round is on record: its checkpoint, or a bug.
@@ -42,7 +42,7 @@ class Problem:
 
 
 @frozen(eq=False)
-class Left:
+class RecordedRun:
     """A run directory's contents.  Make one with `read`."""
 
     path: Path
@@ -58,7 +58,7 @@ class Left:
         return len(self.records)
 
 
-def read(path: Path) -> Left:
+def read(path: Path) -> RecordedRun:
     """What the run in `path` left; `RunDirectoryError` where there is none.
 
     Of damaged records, the ones before are there, and a problem.
@@ -71,7 +71,7 @@ def read(path: Path) -> Left:
     if found.damage:
         after = f"; it and the {found.after} after it are not looked at" if found.after else ""
         problems.append(Problem("record", f"{found.damage}{after}", len(found)))
-    return Left(path, description, config, found.rounds, result, problems, found.torn)
+    return RecordedRun(path, description, config, found.rounds, result, problems, found.torn)
 
 
 def accepted(record: Mapping[str, Any], n: int) -> tuple[int, ...]:
@@ -83,7 +83,7 @@ def accepted(record: Mapping[str, Any], n: int) -> tuple[int, ...]:
 # -- the configuration
 
 
-def made_with(left: Left) -> tuple[RunConfig, list[Problem]]:
+def made_with(left: RecordedRun) -> tuple[RunConfig, list[Problem]]:
     """The configuration that the records were made with, and what contradicts it.
 
     The records' digest tells, and the options that go with it, where there are some;
@@ -114,14 +114,14 @@ def made_with(left: Left) -> tuple[RunConfig, list[Problem]]:
             )
             problems.append(Problem("option", text))
     try:
-        return merged({**saved, **options}, {}), problems
+        return merge_config({**saved, **options}, {}), problems
     except (ConfigError, TypeError, AttributeError) as e:
         raise RunDirectoryError(
             f"{printable(left.path / ROUNDS)}: its options make no run: {shown(e, 300)}"
         ) from e
 
 
-def _options(left: Left, problems: list[Problem]) -> dict[str, Any] | None:
+def _options(left: RecordedRun, problems: list[Problem]) -> dict[str, Any] | None:
     """Those that the records were made with, the last ``rounds`` of them."""
     found: dict[str, Any] | None = None
     digest = ""
@@ -151,12 +151,12 @@ def _options(left: Left, problems: list[Problem]) -> dict[str, Any] | None:
 # -- the result
 
 
-def against_result(left: Left) -> Iterator[Problem]:
+def against_result(left: RecordedRun) -> Iterator[Problem]:
     """What result.json says that the records do not come to."""
     result = left.result
     if result is None:
         return
-    tally = tally_of(left.config)
+    tally = summarize(left.config)
     for record in left.records:
         tally.add(record)
     for name, value in json.loads(to_json(tally.figures())).items():
@@ -167,7 +167,7 @@ def against_result(left: Left) -> Iterator[Problem]:
         yield Problem("result", f"{RESULT} {text}")
 
 
-def _no_such_end(left: Left, result: Mapping[str, Any], tally: Tally) -> Iterator[str]:
+def _no_such_end(left: RecordedRun, result: Mapping[str, Any], tally: RunSummary) -> Iterator[str]:
     """What of the end that `result` tells cannot have been, in words that follow its name.
 
     Of a run that ended early the records tell no more than how far it came.

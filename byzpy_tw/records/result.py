@@ -10,11 +10,11 @@ from typing import Any
 import attrs
 from attrs import define, field
 
-from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, rebuilt
-from byzpy_tw.report import curves
-from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.config.paths import absolute, home
+from byzpy_tw.config.run import RunConfig, from_dict
+from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
 from byzpy_tw.records.schema import printable, wrong_result
+from byzpy_tw.report import curves
 
 
 @define(eq=False, repr=False)
@@ -42,7 +42,7 @@ class Result:
         # They bring torch, which is not needed to say what a run is to be.
         from byzpy_tw.records.folder import CONFIG, RESULT, read_object, read_rounds
         from byzpy_tw.records.resume import options_in
-        from byzpy_tw.records.summary import tally_of
+        from byzpy_tw.records.summary import summarize
 
         path = home(path)
         saved = options_in(path, read_object(path / CONFIG))
@@ -61,7 +61,7 @@ class Result:
                     "file: the records have all of it but how the run ended"
                 )
         else:
-            tally = tally_of(config)
+            tally = summarize(config)
             for record in found.rounds:
                 tally.add(record)
             figures = {"status": "unfinished", "error": None, **tally.figures()}
@@ -98,7 +98,7 @@ class Result:
         message, code = self.figures.get("error"), self.figures.get("error_code")
         if message is None:
             return None
-        return rebuilt(code, message) if code else RunFailed(message)
+        return error_from_code(code, message) if code else RunFailed(message)
 
     @property
     def parameters(self) -> Any:
@@ -140,8 +140,8 @@ class Result:
         """
         from torch.nn.utils import vector_to_parameters
 
-        from byzpy_tw.workers.host import make_model
         from byzpy_tw.plugins.shorthand import registry
+        from byzpy_tw.workers.host import make_model
 
         parameters = self.parameters
         data = registry().make("dataset", self.config.dataset, root=absolute(self.config.data_root))

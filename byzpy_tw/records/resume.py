@@ -12,6 +12,9 @@ import attrs
 from attrs import frozen
 
 import byzpy_tw
+from byzpy_tw.config.merge import OPTIONS, over
+from byzpy_tw.config.run import RunConfig, from_dict
+from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import (
     ConfigError,
     DamagedCheckpoint,
@@ -19,20 +22,17 @@ from byzpy_tw.errors import (
     ServerDiffers,
     WireError,
 )
-from byzpy_tw.workers.model_trial import Trial
 from byzpy_tw.plugins.registry import still_installed
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.config.validators import flag
-from byzpy_tw.config.run import RunConfig, from_dict
-from byzpy_tw.workers.environment import Environment
-from byzpy_tw.config.merge import OPTIONS, over
 from byzpy_tw.records.folder import CONFIG, Recorded, RunDirectory, read_object
 from byzpy_tw.records.schema import printable, shown
+from byzpy_tw.workers.environment import Environment
+from byzpy_tw.workers.model_trial import Trial
 
 
 @frozen(eq=False)
-class Begun:
+class ResumePoint:
     """What is there of a run: all of it empty for a new one.
 
     ``token`` names the run to servers, and stays: a trainer that comes back takes the
@@ -50,11 +50,11 @@ class Begun:
         return self.state.round if self.state is not None else 0
 
 
-def new() -> Begun:
-    return Begun(secrets.token_hex(16))
+def new() -> ResumePoint:
+    return ResumePoint(secrets.token_hex(16))
 
 
-def merged(saved: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfig:
+def merge_config(saved: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfig:
     """The configuration `saved` in a run's folder, with the options `given` now.
 
     Raises `ConfigError` for one that would make it another run.  Only ``--rounds`` may
@@ -81,10 +81,10 @@ def _shown(value: Any) -> str:
 def described(path: Path, given: Mapping[str, Any]) -> RunConfig:
     """The configuration of the run in `path`, with the options `given` now.
 
-    Only reads, so that the run may be under way.  Raises as `merged` does, and
+    Only reads, so that the run may be under way.  Raises as `merge_config` does, and
     `RunDirectoryError` where there is no run.
     """
-    return merged(options_in(path, read_object(path / CONFIG)), given)
+    return merge_config(options_in(path, read_object(path / CONFIG)), given)
 
 
 def disabled_in(path: Path) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ def options_in(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
 
 def reopen(
     path: Path, given: Mapping[str, Any], say: Callable[[str], None]
-) -> tuple[RunConfig, RunDirectory, Begun]:
+) -> tuple[RunConfig, RunDirectory, ResumePoint]:
     """The run in `path`, at its newest good checkpoint.
 
     Nothing is changed yet.  Raises `RunDirectoryError` and `ConfigError`.
@@ -138,7 +138,7 @@ def reopen(
             raise RunDirectoryError(
                 f"{printable(path / CONFIG)} is not of this version of byzpy_tw"
             )
-        config = merged(saved, given)
+        config = merge_config(saved, given)
         records = directory.read_rounds(config.n)
         state = _newest(path, records, say)
         if state is None and checkpoint.checkpoints(path) and finished(directory) != config.rounds:
@@ -147,7 +147,7 @@ def reopen(
                 f"{printable(path)}: none of its checkpoints can be used{why} delete them to "
                 "begin again with round 0"
             )
-        begun = Begun(
+        begun = ResumePoint(
             description["run"],
             state,
             tuple(records.rounds[: state.round if state is not None else 0]),
@@ -190,7 +190,7 @@ def _newest(path: Path, records: Recorded, say: Callable[[str], None]) -> State 
 
 
 def compare(
-    begun: Begun,
+    begun: ResumePoint,
     dimension: int,
     digest: str,
     trial: Trial,

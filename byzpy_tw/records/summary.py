@@ -9,16 +9,16 @@ from typing import Any
 
 from attrs import define, field
 
-from byzpy_tw.records.attack_calls import AttackCalls
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.records.attack_calls import AttackCalls
 from byzpy_tw.rounds.learner import Evaluation
 
 
 @define(eq=False)
-class Tally:
+class RunSummary:
     """Fed with each line of rounds.jsonl, in order; `figures` are the result's.
 
-    Make one with `tally_of`.
+    Make one with `summarize`.
     """
 
     attack: AttackCalls
@@ -62,6 +62,6 @@ class Tally:
         }
 
 
-def tally_of(config: RunConfig) -> Tally:
+def summarize(config: RunConfig) -> RunSummary:
     """An empty tally for a run of `config`."""
-    return Tally(AttackCalls(config.num_honest, config.num_byz))
+    return RunSummary(AttackCalls(config.num_honest, config.num_byz))

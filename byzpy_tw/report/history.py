@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from attrs import define, field
 
-from byzpy_tw.report.downsample import COLUMNS, Series
 from byzpy_tw.records.attack_calls import AttackCalls
+from byzpy_tw.report.downsample import COLUMNS, Series
 from byzpy_tw.rounds.round import Reason
 
 SHOWN = 256  # nodes that have a strip of their own

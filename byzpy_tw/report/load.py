@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.errors import RunDirectoryError
-from byzpy_tw.report.history import History
-from byzpy_tw.report.model import Place, Story
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_object
 from byzpy_tw.records.schema import printable, record_of, shown
+from byzpy_tw.report.history import History
+from byzpy_tw.report.model import RunReport, ServerState
 
 _MOST_NODES = 1_000_000  # as many as a run may have
 _LONGEST_LINE = 1 << 28  # characters; a record of that many nodes is far shorter
 
 
-def read(path: Path) -> Story:
+def read(path: Path) -> RunReport:
     """The run in `path`, as far as its records are whole.
 
     Raises `RunDirectoryError` where there is none.
@@ -33,7 +33,7 @@ def read(path: Path) -> Story:
     return story
 
 
-def begin(name: str, options: Mapping[str, Any]) -> Story:
+def begin(name: str, options: Mapping[str, Any]) -> RunReport:
     """The story of a run before its first round.
 
     Raises `RunDirectoryError` where `options` are no configuration's.
@@ -43,7 +43,7 @@ def begin(name: str, options: Mapping[str, Any]) -> Story:
     chain = [*map(str, before if isinstance(before, (list, tuple)) else [before])]
     rule = writable(" | ".join([*chain, str(options.get("aggregator", "the rule"))]))
     history = History(honest, byzantine, max(1, _whole(options, "rounds")))
-    return Story(writable(name), options, history, rule)
+    return RunReport(writable(name), options, history, rule)
 
 
 def writable(text: str) -> str:
@@ -63,18 +63,18 @@ def facts_of(described: Mapping[str, Any], result: Mapping[str, Any]) -> dict[st
     return {str(k): str(v) for k, v in found.items() if v is not None}
 
 
-def places_of(placement: Any) -> list[Place]:
+def places_of(placement: Any) -> list[ServerState]:
     """The places in a ``placement`` of config.json or of a record; none in what is not one."""
     if not isinstance(placement, dict):
         return []
     return [
-        Place(str(name), [node for node in nodes if type(node) is int])
+        ServerState(str(name), [node for node in nodes if type(node) is int])
         for name, nodes in placement.items()
         if isinstance(nodes, list)
     ]
 
 
-def _replay(path: Path, story: Story, placement: Any) -> None:
+def _replay(path: Path, story: RunReport, placement: Any) -> None:
     """Feed `story` with the records, up to the first that is not whole."""
     for number, line in enumerate(_lines(path / ROUNDS)):
         try:

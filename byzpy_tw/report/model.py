@@ -9,11 +9,11 @@ from typing import Any
 import attrs
 from attrs import define, field, frozen
 
-from byzpy_tw.report.downsample import short
-from byzpy_tw.report.summary import conclusion
-from byzpy_tw.report.history import STATES, History
 from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.records.schema import is_number
+from byzpy_tw.report.downsample import short
+from byzpy_tw.report.history import STATES, History
+from byzpy_tw.report.summary import conclusion
 
 _EVENTS = 100  # the newest ones
 _LONGEST = 500  # characters of anything that a peer or a file may have made long
@@ -21,7 +21,7 @@ _NODES_TOLD = 20  # for whom a server's list says each
 
 
 @frozen
-class Place:
+class ServerState:
     """A server, or the trainer itself, and the nodes that live there.
 
     ``up`` is None where that is not known.
@@ -33,7 +33,7 @@ class Place:
 
 
 @define(eq=False)
-class Story:
+class RunReport:
     """Everything of it is bounded, and nothing of it refers to the run itself."""
 
     name: str
@@ -42,7 +42,7 @@ class Story:
     rule: str
     status: str = "running"
     error: str | None = None
-    places: Sequence[Place] = ()
+    places: Sequence[ServerState] = ()
     result: Mapping[str, Any] = field(factory=dict)
     facts: Mapping[str, str] = field(factory=dict)  # versions, digests
     note: str = ""  # about what is told here

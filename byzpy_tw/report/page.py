@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from byzpy_tw.errors import RunDirectoryError
+from byzpy_tw.records.schema import printable
 from byzpy_tw.report.html import standalone
 from byzpy_tw.report.load import read
-from byzpy_tw.report.model import Story
-from byzpy_tw.records.schema import printable
+from byzpy_tw.report.model import RunReport
 
 REPORT = "report.html"
 
@@ -23,7 +23,7 @@ def report(path: Path) -> Path:
     return write(path / REPORT, page_of([read(path)]))
 
 
-def page_of(stories: Sequence[Story]) -> str:
+def page_of(stories: Sequence[RunReport]) -> str:
     """HTML about one run, or comparing several."""
     if len(stories) == 1:
         [story] = stories

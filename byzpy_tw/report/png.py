@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.errors import ConfigError, RunDirectoryError
-from byzpy_tw.report.history import STATES
-from byzpy_tw.report.model import Story
 from byzpy_tw.records.schema import printable
+from byzpy_tw.report.history import STATES
+from byzpy_tw.report.model import RunReport
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5568c", "#b07d00", "#3a9bd0", "#4d4d4d")
 _LETTERS = "sxrtlp-"
@@ -17,7 +17,7 @@ _STATE_COLOURS = ("#cfe0ea", "#0072b2", "#d55e00", "#f0b429", "#24292e", "#b77fb
 _MOST_STRIPS = 64
 
 
-def write_png(stories: Sequence[Story], path: Path) -> None:
+def write_png(stories: Sequence[RunReport], path: Path) -> None:
     """Draw `stories` into `path`.
 
     Raises `ConfigError` where matplotlib is missing, `RunDirectoryError` where `path`

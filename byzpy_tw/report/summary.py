@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from byzpy_tw.report.history import EXCLUDED, SELECTED, History
 from byzpy_tw.records.schema import shown
+from byzpy_tw.report.history import EXCLUDED, SELECTED, History
 
 _LONGEST = 300  # characters of a cause
 _NAMED = 3  # nodes; the others are counted

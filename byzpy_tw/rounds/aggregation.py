@@ -8,6 +8,7 @@ from attrs import define, evolve, field, frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.pipeline import Pipeline
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
     BadRuleOutput,
     ByzpyTwError,
@@ -15,11 +16,10 @@ from byzpy_tw.errors import (
     GuaranteeMissing,
     PluginError,
 )
-from byzpy_tw.plugin_code import calling, described
 from byzpy_tw.kernels.cpu import device_of
+from byzpy_tw.plugin_code import calling, described
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_pipeline
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import fault_of, norm_of
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 from attrs import evolve, frozen
 
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.rounds.aggregation import Aggregation
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.rounds.round import Computable, Proceed, Reason, Round
 
 
 @frozen(kw_only=True)
-class Allowed:
+class Feasibility:
     """What one rule makes of the run's n and f, behind the run's pre-aggregators.
 
     ``uncomputable`` and ``unguaranteed`` say why not, or are None.  ``most_f`` is the
@@ -29,7 +29,7 @@ class Allowed:
     lost: int = 0
 
 
-def budget_of(config: RunConfig, registry: Registry) -> list[Allowed]:
+def budget_of(config: RunConfig, registry: Registry) -> list[Feasibility]:
     """What the run's own rule allows, and after it every other that is installed."""
     names = [entry.name for entry in registry.entries() if entry.kind == "aggregator"]
     try:
@@ -40,20 +40,20 @@ def budget_of(config: RunConfig, registry: Registry) -> list[Allowed]:
     return [allowed(config, registry), *others] if own else others
 
 
-def allowed(config: RunConfig, registry: Registry) -> Allowed:
+def allowed(config: RunConfig, registry: Registry) -> Feasibility:
     """Of the rule of `config`.  Never fails: what it raises is why it cannot be computed."""
     n, f, aggregation = config.n, config.f, Aggregation(config, registry)
     name = config.aggregator
     try:
         why = aggregation.chain(f).computable(n)
         if why is not None:
-            return Allowed(rule=name, uncomputable=why, most_f=_most(aggregation, n))
-        return Allowed(
+            return Feasibility(rule=name, uncomputable=why, most_f=_most(aggregation, n))
+        return Feasibility(
             rule=name, unguaranteed=aggregation.chain(f).guarantee(n),
             most_f=_most(aggregation, n), lost=losses(aggregation.computable, n, f),
         )  # fmt: skip
     except (ByzpyTwError, ValueError) as e:
-        return Allowed(rule=name, uncomputable=" ".join(str(e).split())[:300])
+        return Feasibility(rule=name, uncomputable=" ".join(str(e).split())[:300])
 
 
 def losses(computable: Computable, n: int, f: int) -> int:

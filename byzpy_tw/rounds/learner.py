@@ -13,9 +13,9 @@ from byzpy_tw import models
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import Diverged
 from byzpy_tw.plugin_code import calling
-from byzpy_tw.workers.loss import class_scores
-from byzpy_tw.workers.host import callable_model
 from byzpy_tw.vectors import sha256_of
+from byzpy_tw.workers.host import callable_model
+from byzpy_tw.workers.loss import class_scores
 
 # Test examples in one job, fewer of a large model: what a layer makes of them should
 # not take more than the model itself.  A function of d alone, since it decides bits.

@@ -6,14 +6,14 @@ from typing import Any
 
 from attrs import define, field
 
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.rounds.aggregation import Aggregation
-from byzpy_tw.config.run import RunConfig
 
 
 @define(eq=False)
-class Rules:
+class ResolvedRules:
     """What the trainer itself needs of a run's names.
 
     ``missing`` says why the rules give no guarantee for this n and f, or is None.
@@ -47,7 +47,7 @@ class Rules:
         return self._attacks[f]
 
 
-def rules_of(config: RunConfig, registry: Registry) -> Rules:
+def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
     """The rules of `config`; an error for any name or parameter that is wrong.
 
     Cheap: reads no data, builds no model.
@@ -60,6 +60,6 @@ def rules_of(config: RunConfig, registry: Registry) -> Rules:
     ):
         registry.check(kind, text, f=config.f)
     aggregation = Aggregation(config, registry)
-    rules = Rules(config, aggregation, aggregation.check(), registry)
+    rules = ResolvedRules(config, aggregation, aggregation.check(), registry)
     rules.attack_on(config.f)  # raises what is wrong with it
     return rules

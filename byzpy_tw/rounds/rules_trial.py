@@ -19,14 +19,14 @@ from byzpy_tw import global_random, object_state, seeds
 from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
 from byzpy_tw.aggregators.rule import outcome_of, preaggregated
 from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError, TooManyByzantine
-from byzpy_tw.plugin_code import calling, cause_of
 from byzpy_tw.kernels.points import Points
+from byzpy_tw.plugin_code import calling, cause_of
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.rounds.aggregation import Aggregation
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.rounds.resolved_rules import Rules, rules_of
+from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 
 COORDINATES = 1024  # of the made-up rows, where the rule allows
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
@@ -35,7 +35,7 @@ _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
 Call = Callable[[Tensor, seeds.Context, dict[str, Any]], Tensor]
 
 
-def try_rules(config: RunConfig, registry: Registry, rules: Rules, dimension: int) -> None:
+def try_rules(config: RunConfig, registry: Registry, rules: ResolvedRules, dimension: int) -> None:
     """Raise `BrokenPlugin` or `BadRuleOutput` where a plugin's rule or attack is unfit.
 
     `dimension` is the model's.  Rules that work at that size alone, and are too large to be
@@ -51,7 +51,7 @@ def try_rules(config: RunConfig, registry: Registry, rules: Rules, dimension: in
                 _try_all(config, registry, rules, dimension)
 
 
-def _try_all(config: RunConfig, registry: Registry, rules: Rules, dimension: int) -> None:
+def _try_all(config: RunConfig, registry: Registry, rules: ResolvedRules, dimension: int) -> None:
     texts = [("pre-aggregator", text) for text in config.pre_aggregator]
     texts.append(("aggregator", config.aggregator))
     rows = [_rows(config, dimension, number) for number in (0, 1)]
@@ -146,7 +146,7 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
     """Have the attack choose and measure, as the trainer has it do each round."""
 
     def make() -> PluginAttack:
-        attack: PluginAttack = rules_of(config, registry).attack
+        attack: PluginAttack = resolve_rules(config, registry).attack
         return attack
 
     def once(attack: PluginAttack, number: int) -> Knowledge:

@@ -26,15 +26,15 @@ from twisted.internet.defer import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw.attacks.knowledge.codec import knowledge_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRequest, UnknownRun
 from byzpy_tw.plugin_code import cause_of, described, untouched
-from byzpy_tw.workers.gradients import Answer, Gradient
-from byzpy_tw.workers.host import MOST_TOGETHER, NodeHost
-from byzpy_tw.attacks.knowledge.codec import knowledge_of
-from byzpy_tw.vectors import narrowed
 from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.scheduling.threads import from_threads, in_pool
+from byzpy_tw.vectors import narrowed
+from byzpy_tw.workers.gradients import Answer, Gradient
+from byzpy_tw.workers.host import MOST_TOGETHER, NodeHost
 
 # (node, its vector in pieces, loss, round it is said to be of) -> done with their memory
 Emit = Callable[[int, Sequence[Tensor], float, int], Deferred[None]]
@@ -47,7 +47,7 @@ _HELD_BYTES = 1 << 28  # of vectors that one run's nodes hold back to send late
 
 
 @define(eq=False)
-class NodeDriver:
+class NodeScheduler:
     """Computes nodes' vectors, a few at a time.
 
     A job's vectors count against `window` until `Emit` is done with it, so that what

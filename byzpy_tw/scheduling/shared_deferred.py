@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 T = TypeVar("T")
 
 
-class Shared(Generic[T]):
+class SharedDeferred(Generic[T]):
     """Work that is under way, or done: each `wait` ends as it does.
 
     Giving up a wait leaves the work alone.  A failure is each waiter's to handle, and
@@ -48,6 +48,6 @@ def _fire(waiter: Deferred[Any], outcome: Any) -> None:
     (waiter.errback if isinstance(outcome, Failure) else waiter.callback)(outcome)
 
 
-async def settled(work: Shared[T] | None) -> T | None:
+async def settled(work: SharedDeferred[T] | None) -> T | None:
     """Wait for `work`, if there is any."""
     return await work.wait() if work is not None else None

@@ -11,10 +11,10 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 from byzpy_tw.errors import NotAuthenticated, ProtectedMode
-from byzpy_tw.server.protected_mode import MESSAGE, origin, same_machine
-from byzpy_tw.protocol.limited_amp import TLS_BEGINS, GuardedAMP, clean
 from byzpy_tw.protocol.keys import SERVER, TRAINER
+from byzpy_tw.protocol.limited_amp import TLS_BEGINS, LimitedAMP, clean
 from byzpy_tw.protocol.mtls import Peer, in_words, peer_of
+from byzpy_tw.server.protected_mode import MESSAGE, origin, same_machine
 
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NO_KEYS = b"\x15\x03\x03\x00\x02\x02\x31"
 
 
-class Visitor(GuardedAMP):
+class ServerConnection(LimitedAMP):
     """The server's end of a connection, apart from what is asked on it."""
 
     def __init__(

@@ -24,7 +24,7 @@ PATIENCE = 10
 
 
 @define
-class Silence:
+class IdleDetector:
     """For how many looks in a row nothing has changed."""
 
     looks: int = 0

@@ -12,7 +12,7 @@ LINES, SECONDS = 60, 60.0  # of strangers, and in which time
 
 
 @define(eq=False)
-class Hush:
+class LogRateLimiter:
     """Lets so many lines on strangers into the log, and counts the rest.
 
     Or whoever can reach the port could fill the disk with them.

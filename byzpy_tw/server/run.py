@@ -18,22 +18,22 @@ from torch import Tensor
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.python.failure import Failure
 
-from byzpy_tw.errors import BadFrame, BadRequest, ServerBusy, ServerError, UnknownRun
-from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, widened
-from byzpy_tw.server.idle import Silence
-from byzpy_tw.server.run_executor import Lane
-from byzpy_tw.scheduling.node_scheduler import Failures, NodeDriver, vector_header
+from byzpy_tw.errors import BadFrame, BadRequest, ServerBusy, ServerError, UnknownRun
 from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.protocol.knowledge_frames import place_of
 from byzpy_tw.protocol.tensor_stream import TensorStream
+from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler, vector_header
 from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.server.idle import IdleDetector
+from byzpy_tw.server.run_executor import RunExecutor
+from byzpy_tw.workers.host import NodeHost
 
 _ROUNDS_IN_HAND = 3  # whose attacks may be computed at once
 
 
 @define(eq=False)
-class Arrivals:
+class RoundArrivals:
     """Deferreds for things that arrive once a round, in whatever order.
 
     Only the newest round is kept; whoever waits for an older one fails.
@@ -73,18 +73,18 @@ class Arrivals:
 
 
 @define(eq=False)
-class HostedRun:
+class ServerRun:
     """A run of one trainer on this server."""
 
     name: str
     host: NodeHost
-    _driver: NodeDriver
-    _lane: Lane  # what the driver computes on
+    _driver: NodeScheduler
+    _lane: RunExecutor  # what the driver computes on
     _reactor: Any
     _most_shown: int  # bytes that a round's attacks may be shown
     stream: TensorStream | None = None
-    silence: Silence = field(factory=Silence, init=False)  # within a frame
-    _arrivals: Arrivals = field(factory=Arrivals, init=False)
+    silence: IdleDetector = field(factory=IdleDetector, init=False)  # within a frame
+    _arrivals: RoundArrivals = field(factory=RoundArrivals, init=False)
     _staging: Tensor | None = field(default=None, init=False)
     _widening: DeferredLock = field(factory=DeferredLock, init=False)
     _copying: bool = field(default=False, init=False)  # from there into the model
@@ -247,7 +247,7 @@ class HostedRun:
         own = nodes if PAST in pieces else []
         for piece in [*common, *map(_past_of, own)]:
             await self._arrivals.wait(piece)
-            await self._widening.run(self._widen, round, piece)
+            await self._widening.run(self._to_float32, round, piece)
         # Attacks of rounds that are over keep what they were shown until they end.
         if len({*self._attacking, round}) > _ROUNDS_IN_HAND:
             raise ServerBusy(f"attacks of {_ROUNDS_IN_HAND} rounds are not done yet")
@@ -261,7 +261,7 @@ class HostedRun:
         finally:
             self._attacking.remove(round)
 
-    def _widen(self, round: int, piece: str) -> Deferred[None] | None:
+    def _to_float32(self, round: int, piece: str) -> Deferred[None] | None:
         """Make a piece float32, once for all commands that use it."""
         tensor = self._pieces.get(piece)
         if self._arrivals.round != round or tensor is None:

@@ -12,7 +12,7 @@ from attrs import define, field
 
 
 @define(eq=False)
-class Lane:
+class RunExecutor:
     """Hands the pool at most `width` jobs at a time, and the next as one is done.
 
     So runs take turns: one that has thousands of jobs keeps the others waiting

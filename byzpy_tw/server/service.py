@@ -29,25 +29,25 @@ from byzpy_tw.errors import (
     UnsuitableData,
     UnsuitableModel,
 )
-from byzpy_tw.plugin_code import cause_of
 from byzpy_tw.kernels.memory import settle, steady_heap, trim
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.kernels.parallel import whole_pool as make_pool
+from byzpy_tw.plugin_code import cause_of
+from byzpy_tw.plugins import Registry, load
+from byzpy_tw.protocol.addresses import Address
+from byzpy_tw.protocol.keys import Keys
+from byzpy_tw.protocol.limited_amp import clean
+from byzpy_tw.protocol.mtls import behind_tls
+from byzpy_tw.scheduling import clock
+from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.server.limits import Limits
+from byzpy_tw.server.log_rate_limiter import LogRateLimiter
+from byzpy_tw.server.session import Session
+from byzpy_tw.server.tickets import Tickets
+from byzpy_tw.workers.environment import Environment, environment
 from byzpy_tw.workers.host import NodeHost, build
 from byzpy_tw.workers.probe import probe
 from byzpy_tw.workers.spec import RunSpec
-from byzpy_tw.plugins import Registry, load
-from byzpy_tw.workers.environment import Environment, environment
-from byzpy_tw.server.log_rate_limiter import Hush
-from byzpy_tw.server.limits import Limits
-from byzpy_tw.server.session import Session
-from byzpy_tw.server.tickets import Tickets
-from byzpy_tw.scheduling import clock
-from byzpy_tw.protocol.addresses import Address
-from byzpy_tw.protocol.limited_amp import clean
-from byzpy_tw.protocol.keys import Keys
-from byzpy_tw.protocol.mtls import behind_tls
-from byzpy_tw.scheduling.threads import in_pool
 
 MOST_TRACED = 100  # tracebacks of foreign code, in the life of a process
 SETTLING = 1.0  # seconds until what a run held is let go of
@@ -79,7 +79,7 @@ class ByzpyServer(Service):
     identity: str = field(factory=lambda: secrets.token_hex(16))
     pool: Executor = field(init=False)
     tickets: Tickets = field(init=False)
-    hush: Hush = field(init=False)
+    hush: LogRateLimiter = field(init=False)
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
     listening: IListeningPort | None = field(default=None, init=False)
@@ -96,7 +96,7 @@ class ByzpyServer(Service):
     log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self.hush = Hush(self.reactor)
+        self.hush = LogRateLimiter(self.reactor)
 
     @property
     def address(self) -> Address:

@@ -15,6 +15,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 import byzpy_tw
+from byzpy_tw.attacks.knowledge.codec import PAST, PIECES
 from byzpy_tw.errors import (
     BadRequest,
     LimitExceeded,
@@ -22,18 +23,17 @@ from byzpy_tw.errors import (
     UnknownRun,
     VersionMismatch,
 )
-from byzpy_tw.attacks.knowledge.codec import PAST, PIECES
-from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_from_json
-from byzpy_tw.server.run import HostedRun, failures_to_json
-from byzpy_tw.server.idle import LOOKS, PATIENCE, Silence
-from byzpy_tw.server.run_executor import Lane
-from byzpy_tw.server.connection import Visitor
-from byzpy_tw.scheduling import clock
 from byzpy_tw.protocol import commands
-from byzpy_tw.scheduling.node_scheduler import Failures, NodeDriver
-from byzpy_tw.protocol.limited_amp import clean
 from byzpy_tw.protocol.knowledge_frames import largest_piece
+from byzpy_tw.protocol.limited_amp import clean
 from byzpy_tw.protocol.tensor_stream import TensorStream
+from byzpy_tw.scheduling import clock
+from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
+from byzpy_tw.server.connection import ServerConnection
+from byzpy_tw.server.idle import LOOKS, PATIENCE, IdleDetector
+from byzpy_tw.server.run import ServerRun, failures_to_json
+from byzpy_tw.server.run_executor import RunExecutor
+from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_from_json
 
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer
@@ -42,7 +42,7 @@ MOST_DIGESTS = 100  # of attacks, in one answer
 _MOST_NAME = 100  # characters of a run's name
 
 
-class Session(Visitor):
+class Session(ServerConnection):
     """The server's end of one connection."""
 
     def __init__(self, server: ByzpyServer) -> None:
@@ -59,11 +59,11 @@ class Session(Visitor):
                 commands.Ping: self._after_hello(self.ping),
             },
         )
-        self.runs: dict[str, HostedRun] = {}
+        self.runs: dict[str, ServerRun] = {}
         self.opening: dict[str, object] = {}  # name -> what tells one opening from the next
         self.welcome = False
         self.pinged = False
-        self._silence = Silence()
+        self._silence = IdleDetector()
 
     # -- the connection
 
@@ -164,9 +164,9 @@ class Session(Visitor):
                 del self.opening[name]
         server = self.server
         # Two more than the threads: one on its way out, one about to begin.
-        lane = Lane(server.pool, server.threads)
-        driver = NodeDriver(host, server.reactor, lane, server.threads + 2)
-        run = HostedRun(name, host, driver, lane, server.reactor, limits.shown_mib * 2**20)
+        lane = RunExecutor(server.pool, server.threads)
+        driver = NodeScheduler(host, server.reactor, lane, server.threads + 2)
+        run = ServerRun(name, host, driver, lane, server.reactor, limits.shown_mib * 2**20)
         self.runs[name] = run
         self.log.info(
             "{peer}: run {run} opened: {model} on {dataset}, d={d}",
@@ -263,7 +263,7 @@ class Session(Visitor):
 
     # -- runs
 
-    def _run(self, name: str) -> HostedRun:
+    def _run(self, name: str) -> ServerRun:
         if name not in self.runs:
             raise UnknownRun(f"this connection has no run {name[:40]!r}")
         return self.runs[name]
@@ -285,7 +285,7 @@ class Session(Visitor):
         self.log.info("run {run} closed", run=name)
 
 
-def _failures(run: HostedRun, work: Any) -> Deferred:
+def _failures(run: ServerRun, work: Any) -> Deferred:
     def answer(failures: Failures) -> dict[str, bytes]:
         if run.closed:  # that is no node's fault
             raise UnknownRun(f"run {run.name!r} was closed")

@@ -11,13 +11,13 @@ from attrs import define, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from byzpy_tw.errors import BadTicket
-from byzpy_tw.server.run import HostedRun
+from byzpy_tw.server.run import ServerRun
 
 
 @frozen(eq=False)
 class _Ticket:
     secret: bytes
-    run: HostedRun
+    run: ServerRun
     peer: Hashable
     expiry: IDelayedCall
 
@@ -30,7 +30,7 @@ class Tickets:
     _seconds: float  # until one expires
     _open: list[_Ticket] = field(factory=list, init=False)
 
-    def issue(self, run: HostedRun, peer: Hashable) -> bytes:
+    def issue(self, run: ServerRun, peer: Hashable) -> bytes:
         """A ticket for `run`, good for one use by a connection from `peer`.
 
         That is its address, and its certificate where there are keys.
@@ -40,7 +40,7 @@ class Tickets:
         self._open.append(_Ticket(secret, run, peer, expiry))
         return secret
 
-    def redeem(self, secret: bytes, peer: Hashable) -> HostedRun:
+    def redeem(self, secret: bytes, peer: Hashable) -> ServerRun:
         """The run that `secret` is for; the ticket is used up by this.
 
         Raises `BadTicket` for one that is unknown, used, expired, or was given

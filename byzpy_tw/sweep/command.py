@@ -10,27 +10,27 @@ from typing import IO, Any
 
 from twisted.internet.task import LoopingCall
 
-from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.unused import used
 from byzpy_tw.console import say
+from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import steady_heap
-from byzpy_tw.sweep import text
-from byzpy_tw.sweep.display import REDRAW_SECONDS, Lines, Live, display_for
-from byzpy_tw.sweep.grid import Grid, command_of, digest_of, make_grid, options_of
-from byzpy_tw.sweep.resolve import check_names, versions
-from byzpy_tw.sweep.results import ENDS, Outcome
-from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.scheduler import CELLS, Lab, discard
-from byzpy_tw.sweep.findings import sentences
 from byzpy_tw.plugins import Registry, load_and_warn
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.records.folder import locked, to_json
-from byzpy_tw.rounds.resolved_rules import rules_of
-from byzpy_tw.config.unused import used
-from byzpy_tw.trainer.run import Program, keys_of, start_logging
-from byzpy_tw.scheduling import clock
 from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.protocol.limited_amp import clean
+from byzpy_tw.records.folder import locked, to_json
+from byzpy_tw.rounds.resolved_rules import resolve_rules
+from byzpy_tw.scheduling import clock
+from byzpy_tw.sweep import text
+from byzpy_tw.sweep.display import REDRAW_SECONDS, Lines, Live, display_for
+from byzpy_tw.sweep.findings import sentences
+from byzpy_tw.sweep.grid import Grid, command_of, digest_of, make_grid, options_of
+from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.resolve import check_names, versions
+from byzpy_tw.sweep.results import ENDS, Outcome
+from byzpy_tw.sweep.scheduler import CELLS, Lab, discard
+from byzpy_tw.trainer.run import Program, keys_of, start_logging
 
 _WATCHING = ("run_started", "round_completed", "run_finished")
 
@@ -83,7 +83,7 @@ def grid_of(
     keys_of(base, warn=True)
 
     def examine(config: RunConfig) -> str | None:
-        return rules_of(config, registry).missing
+        return resolve_rules(config, registry).missing
 
     return make_grid(
         given, attacks, defences, seeds, examine,

@@ -18,8 +18,8 @@ import attrs
 from attrs import field, frozen
 
 import byzpy_tw
-from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.config.run import RunConfig, flag
+from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.protocol.limited_amp import clean
 
 # A setting in which the undefended mean collapses under one attack, and each rule has

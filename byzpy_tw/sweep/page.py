@@ -14,13 +14,13 @@ from pathlib import Path
 from string import Template
 
 import byzpy_tw
+from byzpy_tw.report.page import REPORT
 from byzpy_tw.sweep import charts
 from byzpy_tw.sweep.colours import on_page
+from byzpy_tw.sweep.findings import collapsed, explained, percent, sentences
 from byzpy_tw.sweep.grid import Grid, command_of
 from byzpy_tw.sweep.results import Ended, Outcome
 from byzpy_tw.sweep.text import CORNER, entry, legend, mark_of, notes, out_text
-from byzpy_tw.sweep.findings import collapsed, explained, percent, sentences
-from byzpy_tw.report.page import REPORT
 
 
 def page(grid: Grid, outcomes: Sequence[Outcome], folder: Path) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 import attrs
 
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.registry import OWN, Entry
-from byzpy_tw.config.run import RunConfig
 
 
 def check_names(

@@ -24,6 +24,8 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw.config.paths import absolute, settled
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
     BadKeys,
     ByzpyTwError,
@@ -32,25 +34,23 @@ from byzpy_tw.errors import (
     RunDirectoryError,
     ServerUnreachable,
     VersionMismatch,
-    message_of,
+    format_error,
 )
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.parallel import pool as make_pool
+from byzpy_tw.plugins import Registry
+from byzpy_tw.protocol.limited_amp import clean
+from byzpy_tw.records.checkpoint import checkpoints
+from byzpy_tw.records.folder import CONFIG, RunDirectory, locked
+from byzpy_tw.records.resume import ResumePoint, new, reopen
+from byzpy_tw.rounds.resolved_rules import resolve_rules
+from byzpy_tw.scheduling.threads import in_pool
 from byzpy_tw.sweep.grid import Cell, Grid, Trial
 from byzpy_tw.sweep.resolve import keeping_data
 from byzpy_tw.sweep.results import NONSENSE, Ended, Outcome, read
-from byzpy_tw.plugins import Registry
-from byzpy_tw.records.checkpoint import checkpoints
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.config.paths import absolute, settled
-from byzpy_tw.records.folder import CONFIG, RunDirectory, locked
-from byzpy_tw.records.resume import Begun, new, reopen
-from byzpy_tw.rounds.resolved_rules import rules_of
 from byzpy_tw.trainer.local_servers import LocalServers
-from byzpy_tw.trainer.run import Prospect, conduct
+from byzpy_tw.trainer.run import PreparedRun, run_prepared
 from byzpy_tw.trainer.training import begun_with
-from byzpy_tw.protocol.limited_amp import clean
-from byzpy_tw.scheduling.threads import in_pool
 
 CELLS = "cells"  # the folder of the runs' folders
 
@@ -200,7 +200,7 @@ class Lab:
         config = attrs.evolve(config, threads=threads)
         try:
             run = self._begin(trial, config, registry)
-            ended = await conduct(self._reactor, run, self._hear)
+            ended = await run_prepared(self._reactor, run, self._hear)
             if ended.error is not None:
                 errors.append(ended.error)
         except CancelledError:
@@ -214,7 +214,7 @@ class Lab:
             found = read(trial, self.path(trial))
             # One that could not go on has the result of its last end, with other words.
             if errors and (found is None or found.error != clean(str(errors[0]), 1000)):
-                self._failed[trial.folder] = clean(message_of(errors[0]), 1000)
+                self._failed[trial.folder] = clean(format_error(errors[0]), 1000)
             elif found is not None:
                 self._ended[trial.folder] = found
                 if found.over and config.checkpoint_interval is None:
@@ -235,19 +235,19 @@ class Lab:
             self._heard.add(line)
             self.display.say(line)
 
-    def _begin(self, trial: Trial, config: RunConfig, registry: Registry) -> Prospect:
+    def _begin(self, trial: Trial, config: RunConfig, registry: Registry) -> PreparedRun:
         """The run, in its folder, with what is there of it from an earlier call."""
         config = settled(config)
-        path, rules = self.path(trial), rules_of(config, registry)
+        path, rules = self.path(trial), resolve_rules(config, registry)
         left = self._left(trial, path) if path.exists() else None
         if left is None:
             directory, begun = RunDirectory.create(path), new()
             directory.write_config(begun_with(config, begun))
         else:
             directory, begun = left
-        return Prospect(config, registry, rules, directory, begun)
+        return PreparedRun(config, registry, rules, directory, begun)
 
-    def _left(self, trial: Trial, path: Path) -> tuple[RunDirectory, Begun] | None:
+    def _left(self, trial: Trial, path: Path) -> tuple[RunDirectory, ResumePoint] | None:
         """What an earlier call has left in `path`, to go on with.
 
         None where that cannot be: `path` is gone then.  Raises `RunDirectoryError` where it

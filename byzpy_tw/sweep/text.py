@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
+from byzpy_tw.sweep.findings import COLLAPSE, collapsed, percent
 from byzpy_tw.sweep.grid import Cell, Grid
 from byzpy_tw.sweep.results import ENDS, Outcome
-from byzpy_tw.sweep.findings import COLLAPSE, collapsed, percent
 
 CORNER = "defence \\ attack"
 LEGEND = "final accuracy in percent (worst over the last fifth of the evaluations - best of all)"

@@ -12,8 +12,8 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.scheduling.shared_deferred import Shared, settled
 from byzpy_tw.scheduling import clock
+from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import in_pool
 
 ROUNDS, SECONDS = 10, 30.0  # after which one is due, where no interval was asked for
@@ -21,7 +21,7 @@ SHARE = 20  # and at most a twentieth of the time goes into writing them
 
 
 @define(eq=False)
-class Saving:
+class Checkpointer:
     """Decides when a checkpoint is due, and writes one at a time in a thread of its own.
 
     `interval` rounds: None for what is cheap, 0 for never.  `before` is done first, in
@@ -38,7 +38,7 @@ class Saving:
     _begun: int = field(init=False)  # of the newest one that was begun
     _last: float = field(init=False)  # when that was
     _rest: float = field(default=0.0, init=False)  # no other one until then
-    _writing: Shared[None] | None = field(default=None, init=False)
+    _writing: SharedDeferred[None] | None = field(default=None, init=False)
     _lent: bool = field(default=False, init=False)  # whether it writes the run's own tensors
     failed: Exception | None = field(default=None, init=False)  # why one was not written
 
@@ -65,10 +65,10 @@ class Saving:
         self._begun, self._last = state.round, clock.seconds(self._reactor)
         self._rest = float("inf")  # until it is done
         self._lent = self._lent or state.large
-        self._writing = Shared(self._write(self._writing, evolve(state, elapsed=elapsed)))
+        self._writing = SharedDeferred(self._write(self._writing, evolve(state, elapsed=elapsed)))
         return self._writing.wait()
 
-    async def _write(self, earlier: Shared[None] | None, state: State) -> None:
+    async def _write(self, earlier: SharedDeferred[None] | None, state: State) -> None:
         await settled(earlier)
         began = clock.seconds(self._reactor)
 

@@ -16,25 +16,25 @@ from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherR
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
     ByzpyTwError,
     LimitExceeded,
     ServerBusy,
     ServerUnreachable,
-    message_of,
+    format_error,
 )
-from byzpy_tw.workers.spec import NodeSpec
-from byzpy_tw.report.model import Place
 from byzpy_tw.plugins import Registry
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.workers.environment import Environment
+from byzpy_tw.report.model import ServerState
 from byzpy_tw.rounds.placement import Placement
+from byzpy_tw.scheduling import clock
 from byzpy_tw.trainer import handshake
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.server_interface import Host, Opened, Say
-from byzpy_tw.trainer.server_slot import Member
-from byzpy_tw.trainer.startup import Starting, unusable
-from byzpy_tw.scheduling import clock
+from byzpy_tw.trainer.server_interface import Opened, Say, Server
+from byzpy_tw.trainer.server_slot import ServerSlot
+from byzpy_tw.trainer.startup import Startup, unusable
+from byzpy_tw.workers.environment import Environment
+from byzpy_tw.workers.spec import NodeSpec
 
 
 @frozen(eq=False)
@@ -51,10 +51,10 @@ class Terms:
 
 
 @define(eq=False)
-class Fleet:
+class Cluster:
     """Bring it up with `start`; then it looks after itself until `close`."""
 
-    members: Sequence[Member]
+    members: Sequence[ServerSlot]
     terms: Terms
     nodes: Sequence[NodeSpec]
     collector: Collector
@@ -62,16 +62,16 @@ class Fleet:
     say: Say
     placement: Placement = field(init=False)
     # Called with a host and nodes that have just come to live on it.
-    moved: Callable[[Host, list[int]], None] = field(init=False)
+    moved: Callable[[Server, list[int]], None] = field(init=False)
     # Called with nodes that have no host now, and why.
     stranded: Callable[[list[int], str], None] = field(init=False)
     since: dict[int, float] = field(factory=dict, init=False)  # homeless node -> from when
-    _lost_with: dict[int, Member] = field(factory=dict, init=False)  # node -> whom last
+    _lost_with: dict[int, ServerSlot] = field(factory=dict, init=False)  # node -> whom last
     events: list[str] = field(factory=list, init=False)  # since the last round was told
-    _returning: list[Member] = field(factory=list, init=False)
+    _returning: list[ServerSlot] = field(factory=list, init=False)
     _spent: list[int] = field(factory=lambda: [0, 0], init=False)  # bytes of hosts that are gone
     _closed: bool = field(default=False, init=False)
-    _by_name: dict[str, Member] = field(init=False)
+    _by_name: dict[str, ServerSlot] = field(init=False)
 
     log = Logger()
 
@@ -92,17 +92,17 @@ class Fleet:
     # -- the start
 
     async def start(self) -> None:
-        """Reach every host, and give it its nodes; see `Starting`."""
+        """Reach every host, and give it its nodes; see `Startup`."""
         config = self.terms.config
         least = None if config.in_process else config.min_servers
-        await Starting(self, least, self._reactor).begin()
+        await Startup(self, least, self._reactor).begin()
         for node in self.placement.homeless:
             self.since.setdefault(node, clock.seconds(self._reactor))
         for member in self.members:
             if not member.up:
                 self._redial(member)
 
-    async def give(self, member: Member, nodes: list[int]) -> None:
+    async def give(self, member: ServerSlot, nodes: list[int]) -> None:
         """At the start: have `nodes` on `member`."""
         host = member.host
         await self._spawn(member, nodes)
@@ -111,7 +111,7 @@ class Fleet:
                 if self.placement.home[node] == member.name:
                     self.collector.assign(node, host)
 
-    async def join(self, member: Member) -> None:
+    async def join(self, member: ServerSlot) -> None:
         """Connect to `member`, compare it with what the run needs, open the run there."""
         terms = self.terms
         member.spawned = set()
@@ -126,7 +126,9 @@ class Fleet:
         handshake.compare(
             host.name, terms.config, terms.registry, terms.environment, theirs, say
         )  # fmt: skip
-        opened = await handshake.open_run(host, terms.run, terms.config, terms.registry, self.collector)
+        opened = await handshake.open_run(
+            host, terms.run, terms.config, terms.registry, self.collector
+        )
         mine, local = terms.mine, terms.own_data
         if local:
             mine = attrs.evolve(mine, digest=member.digest or opened.digest)
@@ -136,7 +138,7 @@ class Fleet:
         )  # fmt: skip
         member.digest = opened.digest
 
-    def _check_single(self, member: Member, host: Host) -> None:
+    def _check_single(self, member: ServerSlot, host: Server) -> None:
         """`BadAddress` where another member's host is the process that `host` is."""
         for other in self.members:
             there = other.host
@@ -147,7 +149,7 @@ class Fleet:
                 second, first = (host, there) if later else (there, host)
                 raise handshake.one_server(second.name, first.name)
 
-    async def _spawn(self, member: Member, nodes: Sequence[int]) -> None:
+    async def _spawn(self, member: ServerSlot, nodes: Sequence[int]) -> None:
         """Have `nodes` on `member`, as far as they are not there yet."""
         assert member.host is not None
         new = [node for node in nodes if node not in member.spawned]
@@ -182,7 +184,7 @@ class Fleet:
             if len(nodes) < len(away):
                 self._returning.append(member)
 
-    def hosts(self) -> list[Host]:
+    def hosts(self) -> list[Server]:
         """Those that are up."""
         return [m.host for m in self.members if m.up and m.host is not None]
 
@@ -193,13 +195,13 @@ class Fleet:
             for name, member in self._by_name.items()
         ]
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[ServerState]:
         """Each host's name, the nodes that live there now, and whether it is up."""
         living: dict[str | None, list[int]] = {name: [] for name in self._by_name}
         for node, home in self.placement.home.items():
             living.setdefault(home, []).append(node)
         return [
-            Place(member.shown or name, living[name], member.up)
+            ServerState(member.shown or name, living[name], member.up)
             for name, member in self._by_name.items()
         ]
 
@@ -217,17 +219,17 @@ class Fleet:
 
     # -- losses
 
-    def give_up(self, host: Host, why: str) -> None:
+    def give_up(self, host: Server, why: str) -> None:
         """Treat `host` as lost, although its connection stands."""
         member = self._member(host)
         if member is not None and member.redials:
             host.drop(why)
             self.lost(host, why)
 
-    def _member(self, host: Host) -> Member | None:
+    def _member(self, host: Server) -> ServerSlot | None:
         return next((m for m in self.members if m.up and m.host is host), None)
 
-    def lost(self, host: Host, why: str) -> None:
+    def lost(self, host: Server, why: str) -> None:
         member = self._member(host)
         if member is None or self._closed:
             return  # while it was joining: whoever joins it is told
@@ -263,7 +265,7 @@ class Fleet:
             bringing = Deferred.fromCoroutine(self._bring(self._by_name[name], nodes))
             bringing.addErrback(self._bug)
 
-    async def _bring(self, member: Member, nodes: list[int]) -> None:
+    async def _bring(self, member: ServerSlot, nodes: list[int]) -> None:
         """Have `nodes`, which are to live on `member`, spawned there and asked."""
         host = member.host
         nodes = [node for node in nodes if self.placement.home[node] == member.name]
@@ -300,20 +302,20 @@ class Fleet:
 
     # -- coming back
 
-    def _redial(self, member: Member) -> None:
+    def _redial(self, member: ServerSlot) -> None:
         if self._closed or not member.redials or member.later or member.joining:
             return
         member.later = self._reactor.callLater(member.delay, self._dial, member)
         member.failures += 1
 
-    def _dial(self, member: Member) -> None:
+    def _dial(self, member: ServerSlot) -> None:
         member.later = None
         joining = Deferred.fromCoroutine(self._rejoin(member))
         if not joining.called:
             member.joining = joining
         joining.addErrback(self._bug)
 
-    async def _rejoin(self, member: Member) -> None:
+    async def _rejoin(self, member: ServerSlot) -> None:
         """Dial `member` once more; again later where that does not work out."""
         if await self._joined(member):
             member.complaint, member.up, member.stayed = "", True, 0
@@ -324,7 +326,7 @@ class Fleet:
         else:
             self._redial(member)
 
-    async def _joined(self, member: Member) -> bool:
+    async def _joined(self, member: ServerSlot) -> bool:
         try:
             await self.join(member)
             here = [n for n in self.placement.home if self.placement.belongs(n) == member.name]
@@ -339,7 +341,7 @@ class Fleet:
                 member.host.drop("it could not join")
                 member.host = None
             # What it says while it is not there at all is no news; its refusals are.
-            text = message_of(e)
+            text = format_error(e)
             if not isinstance(e, ServerUnreachable) and text != member.complaint:
                 member.complaint = text
                 self.tell(unusable(member, e))

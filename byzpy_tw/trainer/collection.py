@@ -22,10 +22,10 @@ from twisted.internet.interfaces import IDelayedCall
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.rounds.round import Reason, Round
-from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.cluster import Fleet
-from byzpy_tw.trainer.server_interface import Host
 from byzpy_tw.scheduling import clock
+from byzpy_tw.trainer.cluster import Cluster
+from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.server_interface import Server
 
 # An alarm that rings this much too late was kept from ringing: this process was stopped,
 # or busy, and what it did not read may hold the answers.  So nobody is judged for GRACE,
@@ -45,22 +45,22 @@ class Shown:
 
 
 @define(eq=False)
-class Asking:
+class RoundDriver:
     """One round's."""
 
     round: Round
     _config: RunConfig
-    _fleet: Fleet
+    _fleet: Cluster
     _collector: Collector
     _reactor: Any
-    _send: Callable[[Host], None]  # this round's parameters
+    _send: Callable[[Server], None]  # this round's parameters
     _begun: float = field(default=0.0, init=False)
     _shown: Shown | None = field(default=None, init=False)  # once attacks may be asked
-    _sent: list[Host] = field(factory=list, init=False)  # that have the parameters
+    _sent: list[Server] = field(factory=list, init=False)  # that have the parameters
     _end: float = field(default=0.0, init=False)  # whatever happens, the round ends then
     _doubted: set[int] = field(factory=set, init=False)  # nodes of a suspect host, once
     _quiet_until: float = field(default=0.0, init=False)  # nobody is judged before
-    _asked: dict[int, Host] = field(factory=dict, init=False)  # node -> whom, at last
+    _asked: dict[int, Server] = field(factory=dict, init=False)  # node -> whom, at last
     _due: dict[int, float] = field(factory=dict, init=False)  # node -> when it is late
     _watched: range = field(default=range(0), init=False)  # nodes that are waited for now
     _extended: bool = field(default=False, init=False)
@@ -113,7 +113,7 @@ class Asking:
         for host in self._fleet.hosts():
             self.moved(host, self._collector.nodes_on(host, nodes))
 
-    def moved(self, host: Host, nodes: Iterable[int]) -> None:
+    def moved(self, host: Server, nodes: Iterable[int]) -> None:
         """Ask `host` for what is still missing of `nodes`, which live on it."""
         number = self.round.number
         honest, byzantine = [], []
@@ -257,7 +257,7 @@ class Asking:
             self._due[node] = min(now + patience, self._end)
         self._give_up(self._quiet(late))
 
-    def _quiet(self, late: list[int]) -> list[Host]:
+    def _quiet(self, late: list[int]) -> list[Server]:
         """Hosts of `late` nodes of which no node that was asked has answered."""
         hosts = {id(host): host for node in late if (host := self._asked.get(node))}
         for node, host in self._asked.items():
@@ -269,6 +269,6 @@ class Asking:
                 hosts.pop(id(host), None)
         return list(hosts.values())
 
-    def _give_up(self, hosts: list[Host]) -> None:
+    def _give_up(self, hosts: list[Server]) -> None:
         for host in hosts:
             self._fleet.give_up(host, f"none of its nodes answered in round {self.round.number}")

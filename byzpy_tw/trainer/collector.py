@@ -20,13 +20,13 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from byzpy_tw.errors import BadFrame
+from byzpy_tw.protocol.frames import Header
 from byzpy_tw.rounds.round import Reason, Round
-from byzpy_tw.trainer.server_interface import Host
-from byzpy_tw.vectors import fault_of, norm_of
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.node_scheduler import Failures
-from byzpy_tw.protocol.frames import Header
 from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.trainer.server_interface import Server
+from byzpy_tw.vectors import fault_of, norm_of
 
 # Elements of a vector whose norm is taken where it arrives.  That is 0.1 ms or less (0.3
 # of one that is not finite), a third of what it took to receive; a visit to the pool
@@ -47,10 +47,10 @@ class Collector:
     patience: float = 60.0  # seconds from a round's beginning in which an answer is in time
     _narrow: dict[int, Tensor] = field(factory=dict, init=False)  # node -> where it came to
     # node -> the host that a late vector of it comes from, and where it goes
-    _spare: dict[int, tuple[Host, Tensor]] = field(factory=dict, init=False)
+    _spare: dict[int, tuple[Server, Tensor]] = field(factory=dict, init=False)
     _settling: threading.Lock = field(factory=threading.Lock, init=False)
     _rows: tuple[Tensor, ...] = field(init=False)
-    _hosts: dict[int, Host | None] = field(factory=dict, init=False)  # node -> where it is
+    _hosts: dict[int, Server | None] = field(factory=dict, init=False)  # node -> where it is
     # id(host) -> frames of this round that nobody asked for
     _dropped: Counter[int] = field(factory=Counter, init=False)
     round: Round | None = field(default=None, init=False)
@@ -73,7 +73,7 @@ class Collector:
         # so rows have versions of their own (see `foreign.untouched`).
         self._rows = tuple(row.data for row in self.matrix.unbind(0))
 
-    def assign(self, node: int, host: Host | None) -> None:
+    def assign(self, node: int, host: Server | None) -> None:
         """Vectors of `node` are taken from `host` and nobody else; None: from nobody.
 
         What its last host has not sent whole by now, the new one is to send.
@@ -83,12 +83,12 @@ class Collector:
             self._begun.discard(node)
             self._narrow.pop(node, None)
 
-    def forget(self, host: Host) -> None:
+    def forget(self, host: Server) -> None:
         """Nothing more comes from `host`."""
         self._open.pop(id(host), None)
         self._dropped.pop(id(host), None)
 
-    def home(self, node: int) -> Host | None:
+    def home(self, node: int) -> Server | None:
         """The host that `node` lives on."""
         return self._hosts.get(node)
 
@@ -130,7 +130,7 @@ class Collector:
             self.round.expired(nodes, self._stale)
             self._tell()
 
-    def failed(self, host: Host, number: int, failures: Failures) -> None:
+    def failed(self, host: Server, number: int, failures: Failures) -> None:
         """What `host` said it could not do, for nodes that live on it still."""
         if self.round is not None and self.round.number == number:
             for node, why in failures.items():
@@ -155,7 +155,7 @@ class Collector:
 
     # -- what hosts send
 
-    def place(self, host: Host, header: Header) -> Tensor | None:
+    def place(self, host: Server, header: Header) -> Tensor | None:
         node, round = header.index, self.round
         self._open.pop(id(host), None)  # one frame after another
         if round is None or header.round > round.number:
@@ -194,7 +194,7 @@ class Collector:
         self._narrow[node] = torch.empty(d, dtype=self._wire)
         return self._narrow[node]
 
-    def _late(self, host: Host, round: Round, header: Header) -> Tensor | None:
+    def _late(self, host: Server, round: Round, header: Header) -> Tensor | None:
         """A vector of an older round; memory for it where it may speak for its node."""
         node = header.index
         if round.awaits(node):
@@ -212,7 +212,7 @@ class Collector:
             return spare
         return None
 
-    def arrived(self, host: Host, header: Header) -> None:
+    def arrived(self, host: Server, header: Header) -> None:
         round = self.round
         assert round is not None
         self._open.pop(id(host), None)
@@ -274,6 +274,6 @@ class Collector:
             round.refused(node, Reason.NOT_FINITE, fault)
         self._tell()
 
-    def nodes_on(self, host: Host, among: Mapping[int, Any] | range) -> list[int]:
+    def nodes_on(self, host: Server, among: Mapping[int, Any] | range) -> list[int]:
         """Those of `among` that live on `host`, in order."""
         return [node for node in among if self._hosts.get(node) is host]

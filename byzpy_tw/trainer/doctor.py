@@ -21,25 +21,25 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 
 import byzpy_tw
 import twisted
-from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, message_of
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.unused import unused
+from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, format_error
 from byzpy_tw.kernels.cpu import cores
+from byzpy_tw.plugins import Registry
+from byzpy_tw.protocol.addresses import parse_addresses
+from byzpy_tw.records.folder import ROUNDS
+from byzpy_tw.rounds.feasibility import Feasibility, budget_of
+from byzpy_tw.rounds.placement import Placement, notices
+from byzpy_tw.rounds.resolved_rules import resolve_rules
+from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.trainer import handshake
+from byzpy_tw.trainer.run import keys_of
+from byzpy_tw.trainer.server_check import ServerCheck
+from byzpy_tw.trainer.server_client import RemoteServer
+from byzpy_tw.trainer.server_interface import Opened
+from byzpy_tw.trainer.training import Prepared, load
 from byzpy_tw.workers.host import make_shards
 from byzpy_tw.workers.spec import NodeSpec, node_specs
-from byzpy_tw.plugins import Registry
-from byzpy_tw.rounds.feasibility import Allowed, budget_of
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.rounds.placement import Placement, notices
-from byzpy_tw.records.folder import ROUNDS
-from byzpy_tw.rounds.resolved_rules import rules_of
-from byzpy_tw.config.unused import unused
-from byzpy_tw.trainer import handshake
-from byzpy_tw.trainer.server_check import Examination
-from byzpy_tw.trainer.server_interface import Opened
-from byzpy_tw.trainer.run import keys_of
-from byzpy_tw.trainer.server_client import RemoteHost
-from byzpy_tw.trainer.training import Prepared, load
-from byzpy_tw.protocol.addresses import parse_addresses
-from byzpy_tw.scheduling.threads import in_pool
 
 WAIT = 5.0  # seconds for whatever a server in health does at once
 READING = 60.0  # and for the data here
@@ -70,8 +70,8 @@ class Doctor:
     resumed: Path | None = None  # the folder of a run that is to be gone on with
     troubles: list[str] = field(factory=list, init=False)
     warnings: list[str] = field(factory=list, init=False)
-    servers: list[Examination] = field(factory=list, init=False)
-    budget: list[Allowed] = field(factory=list, init=False)
+    servers: list[ServerCheck] = field(factory=list, init=False)
+    budget: list[Feasibility] = field(factory=list, init=False)
     here: Here | None = field(default=None, init=False)
     done: bool = field(default=False, init=False)
     busy: bool = field(default=False, init=False)  # whether a thread is still at work
@@ -105,7 +105,7 @@ class Doctor:
 
     def _trouble(self, error: ByzpyTwError) -> None:
         """One line, once: what keeps rules from being made keeps data from it too, say."""
-        line = message_of(error)
+        line = format_error(error)
         if line not in self.troubles:
             self.troubles.append(line)
 
@@ -113,7 +113,7 @@ class Doctor:
 
     def _rules(self) -> None:
         self.warnings += unused(self.config)
-        rules = rules_of(self.config, self.registry)
+        rules = resolve_rules(self.config, self.registry)
         if rules.missing is not None:
             self.warnings.append(
                 f"no guarantee: {self.config.pipeline}: {rules.missing} (--strict makes this "
@@ -152,7 +152,7 @@ class Doctor:
         keys = keys_of(config)
         self.warnings += keys.keys.warnings if keys is not None else ()
         beat = min(config.heartbeat, self.wait)
-        hosts = [RemoteHost(a, self._reactor, beat, keys=keys) for a in addresses]
+        hosts = [RemoteServer(a, self._reactor, beat, keys=keys) for a in addresses]
         specs = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
         placed = Placement(tuple(map(str, addresses)), config.n, config.max_nodes_per_server)
         for address in addresses:
@@ -162,7 +162,7 @@ class Doctor:
         for host in hosts:
             nodes = [specs[node] for node in placed.on(str(host.address))]
             self.servers.append(
-                Examination(
+                ServerCheck(
                     host,
                     config,
                     self.registry,
@@ -196,7 +196,7 @@ class Doctor:
             self._trouble(e)
 
     def _load(self) -> Here:
-        rules = rules_of(self.config, self.registry)
+        rules = resolve_rules(self.config, self.registry)
         prepared = load(self.config, self.registry, rules, self.threads)
         self.warnings += prepared.warnings
         shards = make_shards(self.config.spec(), self.registry, prepared.dataset)
@@ -219,14 +219,14 @@ class Doctor:
             self.warnings += server.warnings
         wrong = [server for server in self.servers if server.error is not None]
         least = self.config.min_servers or len(self.servers)
-        told = [message_of(server.error) for server in wrong if server.error is not None]
+        told = [format_error(server.error) for server in wrong if server.error is not None]
         if len(self.servers) - len(wrong) >= least:
             without = f"(--min-servers {least}: others will do)"
             self.warnings += [f"{line} {without}" for line in told]
         else:
             self.troubles += told
 
-    def _compare(self, server: Examination) -> None:
+    def _compare(self, server: ServerCheck) -> None:
         config = self.config
         if server.environment is not None and self.here is not None and server.whole:
             handshake.compare(
@@ -258,7 +258,7 @@ class Doctor:
     def _warn(self, line: str) -> None:
         self.warnings.append(line.removeprefix("warning: "))
 
-    def _alike(self, server: Examination) -> None:
+    def _alike(self, server: ServerCheck) -> None:
         """Without data here, servers must at least agree among themselves."""
         first = next(s for s in self.servers if s.opened is not None)
         assert first.opened is not None and server.opened is not None
@@ -331,13 +331,13 @@ def versions() -> Mapping[str, str]:
     }
 
 
-def _server_plain(server: Examination) -> dict[str, Any]:
+def _server_plain(server: ServerCheck) -> dict[str, Any]:
     theirs, opened = server.environment, server.opened
     return {
         "address": str(server.host.address),
         "name": server.name,
         "well": server.error is None,
-        "error": None if server.error is None else message_of(server.error),
+        "error": None if server.error is None else format_error(server.error),
         "keys": server.host.peer.name if server.host.peer is not None else None,
         "nodes": [node.node for node in server.nodes],
         "environment": None if theirs is None else asdict(theirs),

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadAddress, MissingPlugin, ServerDiffers, UnknownName
-from byzpy_tw.workers.spec import NodeSpec
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.registry import OWN
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.trainer.server_interface import Opened, Say, Server, Sink
 from byzpy_tw.workers.environment import Environment, differences
-from byzpy_tw.trainer.server_interface import Host, Opened, Say, Sink
+from byzpy_tw.workers.spec import NodeSpec
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ def one_server(name: str, other: str) -> BadAddress:
 
 
 async def open_run(
-    host: Host, run: str, config: RunConfig, registry: Registry, sink: Sink
+    host: Server, run: str, config: RunConfig, registry: Registry, sink: Sink
 ) -> Opened:
     """Have `host` build the run; what it then has."""
     try:
@@ -123,7 +123,7 @@ def same_bits(mine: Environment, theirs: Environment) -> bool:
 
 
 async def spawn(
-    host: Host,
+    host: Server,
     nodes: Sequence[NodeSpec],
     config: RunConfig,
     registry: Registry,
@@ -147,7 +147,7 @@ async def spawn(
         raise _missing(host, config, registry, e) from e
 
 
-def _missing(host: Host, config: RunConfig, registry: Registry, error: UnknownName) -> Exception:
+def _missing(host: Server, config: RunConfig, registry: Registry, error: UnknownName) -> Exception:
     """`MissingPlugin` with the distribution to install, where one of ours has the name.
 
     The advice comes from this process's own metadata, never from the peer.

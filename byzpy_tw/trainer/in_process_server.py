@@ -11,21 +11,21 @@ from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import Deferred, succeed
 
+from byzpy_tw.attacks.knowledge.codec import widened
 from byzpy_tw.datasets import Dataset
+from byzpy_tw.plugins import Registry
+from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler, vector_header
+from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore
+from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.host import build as build_host
-from byzpy_tw.attacks.knowledge.codec import widened
-from byzpy_tw.workers.spec import NodeSpec, RunSpec
 from byzpy_tw.workers.model_trial import Tried
-from byzpy_tw.plugins import Registry
-from byzpy_tw.workers.environment import Environment
-from byzpy_tw.trainer.server_interface import Host, Opened, Sink, ignore
-from byzpy_tw.scheduling.node_scheduler import Failures, NodeDriver, vector_header
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 
 @define(eq=False)
-class InProcessHost:
+class InProcessServer:
     """The same nodes as a server's, driven by the same code."""
 
     _reactor: Any
@@ -41,9 +41,9 @@ class InProcessHost:
     gone: str = ""
     identity: None = None
     suspect: bool = False
-    on_lost: Callable[[Host, str], None] = ignore
+    on_lost: Callable[[Server, str], None] = ignore
     _host: NodeHost | None = field(default=None, init=False)
-    _driver: NodeDriver | None = field(default=None, init=False)
+    _driver: NodeScheduler | None = field(default=None, init=False)
     _sink: Sink | None = field(default=None, init=False)
 
     async def hello(self) -> Environment:
@@ -57,7 +57,7 @@ class InProcessHost:
             )
 
         self._host = await in_pool(self._reactor, self._pool, build)
-        self._driver = NodeDriver(self._host, self._reactor, self._pool, self._threads + 2)
+        self._driver = NodeScheduler(self._host, self._reactor, self._pool, self._threads + 2)
         self._sink = sink
         return Opened(self._host.dimension, self._dataset.digest(), self._tried.trial)
 

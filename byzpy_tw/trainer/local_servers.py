@@ -18,8 +18,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from byzpy_tw.errors import ServerUnreachable
-from byzpy_tw.trainer.handshake import all_of
 from byzpy_tw.protocol.addresses import Address, parse_address
+from byzpy_tw.trainer.handshake import all_of
 
 START_SECONDS = 120.0
 RESTART_SECONDS = 1.0  # until one that ended by itself is started again

@@ -12,27 +12,27 @@ from attrs import define, evolve, field, frozen
 from torch import Tensor
 from twisted.internet.defer import Deferred
 
-from byzpy_tw.attacks.knowledge.view import Knowledge
-from byzpy_tw.attacks.knowledge.levels import pieces_of
-from byzpy_tw.errors import BudgetExceeded, Diverged
-from byzpy_tw.plugin_code import calling
-from byzpy_tw.kernels.parallel import using
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, narrow
-from byzpy_tw.rounds.aggregation import Aggregated
-from byzpy_tw.records.checkpoint import State
+from byzpy_tw.attacks.knowledge.levels import pieces_of
+from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.errors import BudgetExceeded, Diverged
+from byzpy_tw.kernels.parallel import using
+from byzpy_tw.plugin_code import calling
+from byzpy_tw.records.checkpoint import State
+from byzpy_tw.rounds.aggregation import Aggregated
 from byzpy_tw.rounds.learner import Learner
 from byzpy_tw.rounds.probation import Probation
+from byzpy_tw.rounds.resolved_rules import ResolvedRules
 from byzpy_tw.rounds.round import Halt, Proceed, Reason, Round
-from byzpy_tw.rounds.resolved_rules import Rules
-from byzpy_tw.seeds import Context
-from byzpy_tw.trainer.collection import Asking, Shown
-from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.cluster import Fleet
-from byzpy_tw.trainer.server_interface import Host
-from byzpy_tw.vectors import narrowed
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.seeds import Context
+from byzpy_tw.trainer.cluster import Cluster
+from byzpy_tw.trainer.collection import RoundDriver, Shown
+from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.server_interface import Server
+from byzpy_tw.vectors import narrowed
 
 
 @define(eq=False)
@@ -74,7 +74,7 @@ class Gathered:
 
 
 @frozen(eq=False)
-class Ran:
+class CompletedRound:
     """A round that was run: its line of rounds.jsonl but for ``parameters_sha256``,
     which `digest` fires with, while the next round is under way.
 
@@ -97,10 +97,10 @@ class Rounds:
     """
 
     config: RunConfig
-    fleet: Fleet
+    fleet: Cluster
     collector: Collector
     learner: Learner
-    rules: Rules
+    rules: ResolvedRules
     _reactor: Any
     _pool: Executor
     _threads: int
@@ -158,7 +158,7 @@ class Rounds:
         before = self.fleet.bytes()
         self.fleet.settle()
         round = Round(number, config.num_honest, config.num_byz, config.f, self.probation.nodes)
-        asking = Asking(
+        asking = RoundDriver(
             round, config, self.fleet, self.collector, self._reactor, self._sender(number)
         )
         memory, foreseen = dict(self.memory), None
@@ -188,7 +188,7 @@ class Rounds:
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
         return Gathered(round, verdict, watch, before, memory, asking.slow(), foreseen)
 
-    async def commit(self, gathered: Gathered, *, keep: bool = False) -> Ran:
+    async def commit(self, gathered: Gathered, *, keep: bool = False) -> CompletedRound:
         """Aggregate and step.  By now nobody reads the parameters that the last round left.
 
         Not to be cancelled: what it does in the pool would be done all the same.
@@ -218,11 +218,11 @@ class Rounds:
             # Somebody may have moved.
             record["placement"] = {p.name: list(p.nodes) for p in self.fleet.places()}
             record["events"], self.fleet.events = [*self.fleet.events, *news], []
-        return Ran(record, digest, state, news)
+        return CompletedRound(record, digest, state, news)
 
     # -- asking
 
-    def _sender(self, number: int) -> Callable[[Host], None]:
+    def _sender(self, number: int) -> Callable[[Server], None]:
         """Sends this round's parameters; the step leaves them alone until all have read."""
         vector, self._outgoing = self._outgoing, None
         assert vector is not None
@@ -232,7 +232,7 @@ class Rounds:
             if number == self._sending:
                 self._reading -= 1
 
-        def send(host: Host) -> None:
+        def send(host: Server) -> None:
             self._reading += 1
             host.parameters(number, vector).addCallback(sent)
 

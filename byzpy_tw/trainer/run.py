@@ -20,40 +20,40 @@ from twisted.logger import (
 )
 from twisted.python.failure import Failure
 
+from byzpy_tw.config.paths import absolute, settled
+from byzpy_tw.config.run import RunConfig, fresh_run_dir
+from byzpy_tw.config.unused import used
+from byzpy_tw.console import complain, let_go, say
 from byzpy_tw.errors import (
     ByzpyTwError,
     Diverged,
     PluginError,
     UnsuitableData,
     UnsuitableModel,
-    message_of,
+    format_error,
 )
-from byzpy_tw.console import complain, let_go, say
-from byzpy_tw.plugin_code import cause_of
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import settle, steady_heap
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.kernels.parallel import whole_pool as make_pool
-from byzpy_tw.plugins import Registry
-from byzpy_tw.config.run import RunConfig, fresh_run_dir
-from byzpy_tw.config.paths import absolute, settled
-from byzpy_tw.records.folder import RESULT, RunDirectory
-from byzpy_tw.records.resume import Begun, finished, new, reopen
-from byzpy_tw.rounds.resolved_rules import Rules, rules_of
-from byzpy_tw.config.unused import used
-from byzpy_tw.trainer.in_process_server import InProcessHost
 from byzpy_tw.output.jsonl import JsonLines
-from byzpy_tw.trainer.local_servers import LocalServers
-from byzpy_tw.trainer.server_slot import Member
 from byzpy_tw.output.observers import Observers
-from byzpy_tw.trainer.server_client import RemoteHost
 from byzpy_tw.output.outputs import check_web, draw, lines_of, serve, terminal_of
-from byzpy_tw.trainer.training import Training, begun_with
 from byzpy_tw.output.view import View, Views
+from byzpy_tw.plugin_code import cause_of
+from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.addresses import Address, parse_addresses
-from byzpy_tw.scheduling.clock import steady
 from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
+from byzpy_tw.records.folder import RESULT, RunDirectory
+from byzpy_tw.records.resume import ResumePoint, finished, new, reopen
+from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
+from byzpy_tw.scheduling.clock import steady
+from byzpy_tw.trainer.in_process_server import InProcessServer
+from byzpy_tw.trainer.local_servers import LocalServers
+from byzpy_tw.trainer.server_client import RemoteServer
+from byzpy_tw.trainer.server_slot import ServerSlot
+from byzpy_tw.trainer.training import Training, begun_with
 
 # Errors that may be raised from a plugin's exception; others have causes of the system.
 _OF_PLUGINS = (PluginError, UnsuitableModel, UnsuitableData)
@@ -64,18 +64,18 @@ PAUSED = 3  # exit code of a run that can be gone on with
 
 
 @frozen(eq=False)
-class Prospect:
+class PreparedRun:
     """A run that may begin: its names are known, its keys good, its folder is its own."""
 
     config: RunConfig
     registry: Registry
-    rules: Rules
+    rules: ResolvedRules
     directory: RunDirectory
-    begun: Begun
+    begun: ResumePoint
 
 
 @frozen(eq=False)
-class Ended:
+class RunOutcome:
     """How a run ended: why early, if it did, and how to go on with it, if one can."""
 
     error: ByzpyTwError | None
@@ -95,20 +95,20 @@ async def train(
     reactor: Any,
     config: RunConfig,
     registry: Registry,
-    rules: Rules,
+    rules: ResolvedRules,
     directory: RunDirectory,
     write: Callable[[str], None],
-    begun: Begun | None = None,
+    begun: ResumePoint | None = None,
     terminal: View | None = None,
 ) -> int:
     """One run with everything it needs, from where it was `begun`; its exit code.
 
     `terminal` is told of it, by default in plain lines through `write`.  Why it ended early
-    is on standard error.  Cancelling is as of `conduct`.
+    is on standard error.  Cancelling is as of `run_prepared`.
     """
-    run = Prospect(config, registry, rules, directory, begun or new())
+    run = PreparedRun(config, registry, rules, directory, begun or new())
     terminal = terminal or lines_of(config, write)
-    ended = await conduct(reactor, run, write, terminal)
+    ended = await run_prepared(reactor, run, write, terminal)
     if ended.error is not None:
         report(ended.error)
         if ended.resumable:
@@ -116,9 +116,9 @@ async def train(
     return ended.code
 
 
-async def conduct(
-    reactor: Any, run: Prospect, write: Callable[[str], None], terminal: View | None = None
-) -> Ended:
+async def run_prepared(
+    reactor: Any, run: PreparedRun, write: Callable[[str], None], terminal: View | None = None
+) -> RunOutcome:
     """One run, from where it was begun to its end; its records are in its folder.
 
     `terminal` is told of it, by default in lines through `write`.  Cancelling closes the run
@@ -142,13 +142,13 @@ async def conduct(
         addresses = parse_addresses(config.remote_hosts)
         keys = keys_of(config)
         prepared = await training.prepare()
-        members: list[Member]
+        members: list[ServerSlot]
         if config.in_process:
-            here = InProcessHost(
+            here = InProcessServer(
                 reactor, pool, threads, registry, prepared.dataset, prepared.tried,
                 prepared.environment,
             )  # fmt: skip
-            members = [Member(here.name, lambda: here, redials=False)]
+            members = [ServerSlot(here.name, lambda: here, redials=False)]
         else:
             if config.local:
                 servers = LocalServers(
@@ -189,24 +189,28 @@ async def conduct(
             reactor_thread.release()
             pool.shutdown(wait=False, cancel_futures=True)
     screen.result(result, str(directory.path))
-    return Ended(error, training.resumable)  # type: ignore[arg-type]
+    return RunOutcome(error, training.resumable)  # type: ignore[arg-type]
 
 
 def _log_cause(error: ByzpyTwError) -> None:
     """Leave the traceback of a plugin's exception, which `error` was raised from, in the log."""
     cause = cause_of(error)
     if cause is not None and isinstance(error, _OF_PLUGINS):
-        log.failure("{error}", failure=Failure(cause), error=message_of(error))
+        log.failure("{error}", failure=Failure(cause), error=format_error(error))
 
 
 def _member(
     address: Address, config: RunConfig, reactor: Any, keys: MutualTLS | None = None
-) -> Member:
+) -> ServerSlot:
     """The server at `address`, dialled anew each time."""
-    return Member(str(address), lambda: RemoteHost(address, reactor, config.heartbeat, keys=keys))
+    return ServerSlot(
+        str(address), lambda: RemoteServer(address, reactor, config.heartbeat, keys=keys)
+    )
 
 
-def prospect(config: RunConfig, registry: Registry, beneath: Collection[str] = ()) -> Prospect:
+def prepare_run(
+    config: RunConfig, registry: Registry, beneath: Collection[str] = ()
+) -> PreparedRun:
     """`config` looked into, and its folder made.  Mistakes are told before anything starts.
 
     `beneath` are the options that come from the lower of two layers; see `runs.uses`.
@@ -215,16 +219,16 @@ def prospect(config: RunConfig, registry: Registry, beneath: Collection[str] = (
     check_web(config)
     parse_addresses(config.remote_hosts)
     keys_of(config, warn=True)
-    rules = rules_of(config, registry)
+    rules = resolve_rules(config, registry)
     path = Path(config.run_dir) if config.run_dir is not None else fresh_run_dir(config)
     directory, begun = RunDirectory.create(path), new()
     directory.write_config(begun_with(config, begun))
-    return Prospect(config, registry, rules, directory, begun)
+    return PreparedRun(config, registry, rules, directory, begun)
 
 
-def prospect_again(
+def prepare_resume(
     path: Path, given: Mapping[str, Any], registry: Registry, say: Callable[[str], None]
-) -> Prospect | None:
+) -> PreparedRun | None:
     """The run in `path`, with the options `given`, looked into; None if it is finished."""
     config, directory, begun = reopen(path, given, say)
     try:
@@ -236,17 +240,17 @@ def prospect_again(
         check_web(config)
         parse_addresses(config.remote_hosts)
         keys_of(config, warn=True)
-        rules = rules_of(config, registry)
+        rules = resolve_rules(config, registry)
     except ByzpyTwError:
         directory.close()
         raise
-    return Prospect(config, registry, rules, directory, begun)
+    return PreparedRun(config, registry, rules, directory, begun)
 
 
 def run_program(config: RunConfig, registry: Registry, beneath: Collection[str] = ()) -> int:
     """Run `config` in a reactor of this process; the exit code."""
     try:
-        run = prospect(config, registry, beneath)
+        run = prepare_run(config, registry, beneath)
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
@@ -257,14 +261,14 @@ def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> 
     """Go on with the run in `path`, with the options `given`; the exit code."""
     try:
         tell = JsonLines(say).tell if given.get("json") else say
-        run = prospect_again(path, given, registry, tell)
+        run = prepare_resume(path, given, registry, tell)
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
     return 0 if run is None else _run(run)
 
 
-def _run(run: Prospect) -> int:
+def _run(run: PreparedRun) -> int:
     from twisted.internet import reactor
 
     steady_heap()
@@ -347,7 +351,7 @@ class Program:
 
 def report(error: BaseException) -> None:
     """One line on standard error."""
-    complain(f"byzpy_tw: error: {message_of(error)}")
+    complain(f"byzpy_tw: error: {format_error(error)}")
 
 
 def start_logging(folder: Path) -> None:

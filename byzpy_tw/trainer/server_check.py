@@ -22,17 +22,17 @@ from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import Deferred, TimeoutError
 
-from byzpy_tw.errors import BadFrame, ByzpyTwError, ServerError, ServerUnreachable
-from byzpy_tw.workers.spec import NodeSpec
-from byzpy_tw.plugins import Registry
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.workers.environment import Environment
-from byzpy_tw.trainer import handshake
-from byzpy_tw.trainer.server_interface import Host, Opened
-from byzpy_tw.trainer.server_client import RemoteHost
-from byzpy_tw.scheduling import clock
+from byzpy_tw.errors import BadFrame, ByzpyTwError, ServerError, ServerUnreachable
+from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import Header
+from byzpy_tw.scheduling import clock
+from byzpy_tw.trainer import handshake
+from byzpy_tw.trainer.server_client import RemoteServer
+from byzpy_tw.trainer.server_interface import Opened, Server
+from byzpy_tw.workers.environment import Environment
+from byzpy_tw.workers.spec import NodeSpec
 
 OPENING = 60.0  # seconds in which a server that is there reads its data, and builds the run
 PINGS = 5
@@ -49,7 +49,7 @@ class _One:
     memory: Tensor | None = None
     arrival: Deferred[None] = field(factory=Deferred)
 
-    def place(self, host: Host, header: Header) -> Tensor | None:
+    def place(self, host: Server, header: Header) -> Tensor | None:
         if self.memory is None:
             raise BadFrame("a vector that nobody asked for")
         if header.elements != self.memory.numel() or header.dtype is not self.memory.dtype:
@@ -59,20 +59,20 @@ class _One:
             )
         return self.memory
 
-    def arrived(self, host: Host, header: Header) -> None:
+    def arrived(self, host: Server, header: Header) -> None:
         if not self.arrival.called:
             self.arrival.callback(None)
 
 
 @define(eq=False)
-class Examination:
+class ServerCheck:
     """What was found out about `host`; `run` never fails.
 
     ``error`` is why no run could use it.  Seconds where nothing else is said; what was
     not found out is None.
     """
 
-    host: RemoteHost
+    host: RemoteServer
     config: RunConfig
     registry: Registry
     nodes: Sequence[NodeSpec]  # that it would have

@@ -33,6 +33,7 @@ from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.protocols import amp
 
 import byzpy_tw
+from byzpy_tw.attacks.knowledge.codec import PAST
 from byzpy_tw.errors import (
     BadFrame,
     ByzpyTwError,
@@ -42,21 +43,20 @@ from byzpy_tw.errors import (
     VersionMismatch,
     WireError,
 )
-from byzpy_tw.attacks.knowledge.codec import PAST
-from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_to_json
-from byzpy_tw.workers.model_trial import Trial
-from byzpy_tw.workers.environment import Environment
-from byzpy_tw.trainer.server_interface import Host, Opened, Sink, ignore
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.addresses import Address
-from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.protocol.frames import Header, Kind, bytes_of
-from byzpy_tw.protocol.limited_amp import GuardedAMP, clean
 from byzpy_tw.protocol.heartbeat import Heartbeat
 from byzpy_tw.protocol.keys import SERVER, TRAINER
-from byzpy_tw.protocol.mtls import MutualTLS, Peer, in_words, peer_of
 from byzpy_tw.protocol.knowledge_frames import header_of
+from byzpy_tw.protocol.limited_amp import LimitedAMP, clean
+from byzpy_tw.protocol.mtls import MutualTLS, Peer, in_words, peer_of
 from byzpy_tw.protocol.tensor_stream import TensorStream
+from byzpy_tw.scheduling.node_scheduler import Failures
+from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore
+from byzpy_tw.workers.environment import Environment
+from byzpy_tw.workers.model_trial import Trial
+from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_to_json
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class _Switch(ClientFactory):
         return self._stream
 
 
-class _Client(GuardedAMP):
+class _Client(LimitedAMP):
     """The commands' connection.  A server has nothing to ask of a trainer."""
 
     def __init__(self, ended: Any) -> None:
@@ -94,13 +94,13 @@ class _Client(GuardedAMP):
 
 
 @define(eq=False)
-class RemoteHost:
+class RemoteServer:
     """A server that hosts some of the run's nodes."""
 
     address: Address
     _reactor: Any
     heartbeat: float = 6.0  # seconds without a sign of life until it is lost
-    on_lost: Callable[[Host, str], None] = ignore
+    on_lost: Callable[[Server, str], None] = ignore
     keys: MutualTLS | None = None  # then the server must have some too
     peer: Peer | None = field(default=None, init=False)  # whose certificate it showed
     # Its certificate's name, and what it said of itself: who copies another's words has
@@ -194,7 +194,7 @@ class RemoteHost:
         stream = TensorStream(
             self, self._dimension * 16 + 4096, self._lost, name=self.name, begins=True
         )
-        second = await self._connect(GuardedAMP({}))
+        second = await self._connect(LimitedAMP({}))
         second.release_transport()
         try:
             await self._answered(
@@ -253,10 +253,10 @@ class RemoteHost:
             self._control,
         )
 
-    def _peer(self, connection: GuardedAMP) -> Peer | None:
+    def _peer(self, connection: LimitedAMP) -> Peer | None:
         return peer_of(connection.transport, SERVER) if self.keys is not None else None
 
-    def _refused(self, connection: GuardedAMP | None, error: Exception) -> str | None:
+    def _refused(self, connection: LimitedAMP | None, error: Exception) -> str | None:
         """Why the keys of one side are not what the other wants, if that is what it was."""
         if connection is not None and self.keys is not None:
             return in_words(connection, error, TRAINER)
@@ -265,7 +265,7 @@ class RemoteHost:
         return None
 
     async def _answered(
-        self, answer: Deferred, seconds: float, what: str, connection: GuardedAMP | None = None
+        self, answer: Deferred, seconds: float, what: str, connection: LimitedAMP | None = None
     ) -> Any:
         """`answer`, with errors that name this server."""
         try:

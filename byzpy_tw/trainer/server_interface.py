@@ -1,6 +1,6 @@
 """Where nodes live, as the trainer sees it.
 
-`RemoteHost` (a server) and `InProcessHost` are used through the same methods,
+`RemoteServer` (a server) and `InProcessServer` are used through the same methods,
 so that the rounds do not know which they have.
 """
 
@@ -13,11 +13,11 @@ from attrs import frozen
 from torch import Tensor
 from twisted.internet.defer import Deferred
 
-from byzpy_tw.workers.spec import NodeSpec, RunSpec
-from byzpy_tw.workers.model_trial import Trial
-from byzpy_tw.workers.environment import Environment
-from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.protocol.frames import Header
+from byzpy_tw.scheduling.node_scheduler import Failures
+from byzpy_tw.workers.environment import Environment
+from byzpy_tw.workers.model_trial import Trial
+from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 
 @frozen
@@ -32,14 +32,14 @@ class Opened:
 class Sink(Protocol):
     """Who vectors are for."""
 
-    def place(self, host: Host, header: Header) -> Tensor | None:
+    def place(self, host: Server, header: Header) -> Tensor | None:
         """Memory for a vector, or None to drop it; raises `BadFrame`."""
 
-    def arrived(self, host: Host, header: Header) -> None:
+    def arrived(self, host: Server, header: Header) -> None:
         """The vector is in place."""
 
 
-class Host(Protocol):
+class Server(Protocol):
     """One place with some of the run's nodes."""
 
     name: str
@@ -50,7 +50,7 @@ class Host(Protocol):
     identity: Hashable
     suspect: bool  # whether it has been silent for longer than a host in health ever is
     # Called once, with the host and why, when nothing more will come from it.
-    on_lost: Callable[[Host, str], None]
+    on_lost: Callable[[Server, str], None]
 
     async def hello(self) -> Environment: ...
 
@@ -88,7 +88,7 @@ class Host(Protocol):
         """Let go of it at once; `on_lost` is not called for this."""
 
 
-def ignore(host: Host, why: str) -> None:
+def ignore(host: Server, why: str) -> None:
     """What is called where nobody listens."""
 
 

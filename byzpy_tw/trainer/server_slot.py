@@ -8,7 +8,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
-from byzpy_tw.trainer.server_interface import Host
+from byzpy_tw.trainer.server_interface import Server
 
 TRUSTED_AFTER = 3  # rounds that a server is up, until it is dialled at once if it is lost
 FORGIVEN_AFTER = 200  # and until its losses are forgotten
@@ -16,13 +16,13 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds until a lost server is dialled
 
 
 @define(eq=False)
-class Member:
+class ServerSlot:
     """A place for nodes: `make` gives a host that is not connected yet."""
 
     name: str
-    make: Callable[[], Host]
+    make: Callable[[], Server]
     redials: bool = True
-    host: Host | None = field(default=None, init=False)
+    host: Server | None = field(default=None, init=False)
     up: bool = field(default=False, init=False)
     shown: str = field(default="", init=False)  # its name, with its certificate's if any
     digest: str = field(default="", init=False)  # of its data, when it was first opened

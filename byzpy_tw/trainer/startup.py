@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from byzpy_tw.errors import ByzpyTwError, ServerUnreachable, message_of
+from byzpy_tw.errors import ByzpyTwError, ServerUnreachable, format_error
 from byzpy_tw.trainer import handshake
-from byzpy_tw.trainer.server_slot import Member
+from byzpy_tw.trainer.server_slot import ServerSlot
 
 if TYPE_CHECKING:
-    from byzpy_tw.trainer.cluster import Fleet
+    from byzpy_tw.trainer.cluster import Cluster
 
 SLOW = 5.0  # seconds until the user is told for whom the start waits
 
-Job = tuple[Member, Awaitable[None]]
+Job = tuple[ServerSlot, Awaitable[None]]
 
 
 @define(eq=False)
-class Starting:
+class Startup:
     """One start; `least` is how many servers will do, None for all of them."""
 
-    fleet: Fleet
+    fleet: Cluster
     least: int | None
     _reactor: Any
     _failures: list[ByzpyTwError] = field(factory=list, init=False)
@@ -67,7 +67,7 @@ class Starting:
         patience = self.fleet.terms.config.replace_timeout
         started: dict[str, Deferred[None]] = {}
 
-        async def one(member: Member, job: Awaitable[None]) -> None:
+        async def one(member: ServerSlot, job: Awaitable[None]) -> None:
             try:
                 await job
             except Exception:
@@ -93,7 +93,7 @@ class Starting:
         def tell() -> None:
             self.fleet.say(f"waiting for {', '.join(sorted(waiting))}")
 
-        done: list[Member] = []
+        done: list[ServerSlot] = []
         # The trainer's own process is nobody to wait for.
         alarms = [self._reactor.callLater(SLOW, tell)] if jobs and jobs[0][0].redials else []
         for member, job in jobs:
@@ -105,14 +105,14 @@ class Starting:
                 if alarm.active():
                     alarm.cancel()
 
-    def _leave_out(self, member: Member, error: ByzpyTwError) -> None:
+    def _leave_out(self, member: ServerSlot, error: ByzpyTwError) -> None:
         """Go on without `member` for now."""
         self._failures.append(error)
         host, unreachable = member.host, isinstance(error, ServerUnreachable)
         if host is not None:
             host.drop("not used")
         if member.up and host is not None:
-            self.fleet.lost(host, str(error) if unreachable else message_of(error))
+            self.fleet.lost(host, str(error) if unreachable else format_error(error))
         elif host is not None:
             member.host = None
             self.fleet.tell(f"{unusable(member, error)}; going on without it for now")
@@ -132,8 +132,8 @@ class Starting:
         )
 
 
-def unusable(member: Member, error: Exception) -> str:
+def unusable(member: ServerSlot, error: Exception) -> str:
     """Why `member` does not take part, in a line."""
     if isinstance(error, ServerUnreachable):
         return str(error)
-    return f"{member.name} cannot take part: {message_of(error)}"
+    return f"{member.name} cannot take part: {format_error(error)}"

@@ -16,38 +16,38 @@ from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherR
 from twisted.logger import Logger
 
 import byzpy_tw
+from byzpy_tw.config.paths import absolute
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.unused import unused
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged, UnsuitableData
 from byzpy_tw.kernels.cpu import device_of
-from byzpy_tw.workers.attack_trial import try_attack
-from byzpy_tw.workers.host import check_model, check_shard, make_model, make_shards, try_out
-from byzpy_tw.workers.probe import probe
-from byzpy_tw.workers.spec import node_specs
-from byzpy_tw.workers.model_trial import Tried
+from byzpy_tw.output.observers import Observers
+from byzpy_tw.output.view import View
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.workers.environment import Environment, environment
-from byzpy_tw.rounds.learner import Evaluation, Learner, whole
-from byzpy_tw.config.paths import absolute
-from byzpy_tw.rounds.placement import notices
 from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.records.resume import Begun, compare, new
-from byzpy_tw.rounds.resolved_rules import Rules
-from byzpy_tw.records.summary import Tally, tally_of
+from byzpy_tw.records.resume import ResumePoint, compare, new
+from byzpy_tw.records.summary import RunSummary, summarize
+from byzpy_tw.rounds.learner import Evaluation, Learner, whole
+from byzpy_tw.rounds.placement import notices
+from byzpy_tw.rounds.resolved_rules import ResolvedRules
 from byzpy_tw.rounds.rules_trial import try_rules
-from byzpy_tw.config.unused import unused
-from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.cluster import Fleet, Terms
-from byzpy_tw.trainer.server_interface import Opened
-from byzpy_tw.trainer.server_slot import Member
-from byzpy_tw.output.observers import Observers
-from byzpy_tw.trainer.rounds import Ran, Rounds
-from byzpy_tw.trainer.checkpointer import Saving
-from byzpy_tw.output.view import View
-from byzpy_tw.scheduling.shared_deferred import Shared, settled
 from byzpy_tw.scheduling import clock
+from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.trainer.checkpointer import Checkpointer
+from byzpy_tw.trainer.cluster import Cluster, Terms
+from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.rounds import CompletedRound, Rounds
+from byzpy_tw.trainer.server_interface import Opened
+from byzpy_tw.trainer.server_slot import ServerSlot
+from byzpy_tw.workers.attack_trial import try_attack
+from byzpy_tw.workers.environment import Environment, environment
+from byzpy_tw.workers.host import check_model, check_shard, make_model, make_shards, try_out
+from byzpy_tw.workers.model_trial import Tried
+from byzpy_tw.workers.probe import probe
+from byzpy_tw.workers.spec import node_specs
 
 READ_AGAIN_SECONDS, READ_AGAIN_BYTES = 0.2, 1 << 25  # of a plugin's data, at most
 
@@ -65,7 +65,7 @@ class Prepared:
     attack: str = ""  # digest of the attack's trial, where a plugin has it
 
 
-def load(config: RunConfig, registry: Registry, rules: Rules, threads: int) -> Prepared:
+def load(config: RunConfig, registry: Registry, rules: ResolvedRules, threads: int) -> Prepared:
     """Read the data and build the model of `config`, and try all that is foreign in it.
 
     Raises what is wrong with the data, the model, a rule or the attack.
@@ -136,22 +136,22 @@ class Training:
 
     config: RunConfig
     registry: Registry
-    rules: Rules
+    rules: ResolvedRules
     screen: View
     directory: RunDirectory
     observers: Observers
     threads: int
     _reactor: Any
     _pool: Executor
-    begun: Begun = field(factory=new)  # what there is of the run already
+    begun: ResumePoint = field(factory=new)  # what there is of the run already
     status: str = field(default="running", init=False)
-    _tally: Tally = field(init=False)
+    _tally: RunSummary = field(init=False)
     _began: float = field(init=False)
-    _fleet: Fleet | None = field(default=None, init=False)
+    _fleet: Cluster | None = field(default=None, init=False)
     _rounds: Rounds | None = field(default=None, init=False)
-    _saving: Saving = field(init=False)
+    _saving: Checkpointer = field(init=False)
     _prepared: Prepared | None = field(default=None, init=False)
-    _tail: Shared[None] | None = field(default=None, init=False)  # of the last round
+    _tail: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
     _bits: str = field(init=False)  # the configuration's digest, in each record
     _told: str = field(init=False)  # the one whose options are on record
@@ -161,12 +161,12 @@ class Training:
     def __attrs_post_init__(self) -> None:
         config, begun = self.config, self.begun
         kept = None if config.keep_checkpoints == "all" else int(config.keep_checkpoints)
-        self._saving = Saving(
+        self._saving = Checkpointer(
             self.directory.path, config.checkpoint_interval, kept,
             self.directory.sync_rounds, self._reactor, round=begun.round,
         )  # fmt: skip
         self._began = clock.seconds(self._reactor) - (begun.state.elapsed if begun.state else 0.0)
-        self._tally = tally_of(config)
+        self._tally = summarize(config)
         for record in begun.records:
             self._tally.add(record)
         self._bits = config.bits
@@ -207,7 +207,7 @@ class Training:
 
     # -- the run
 
-    async def run(self, members: Sequence[Member]) -> None:
+    async def run(self, members: Sequence[ServerSlot]) -> None:
         """Train on `members`.  Raises what ends the run early."""
         assert self._prepared is not None
         config, prepared = self.config, self._prepared
@@ -242,8 +242,8 @@ class Training:
             await self._saving.returned()
             keep = self._saving.due(number + 1)
             # From here to its record, a round is not interrupted.
-            ran = Shared(rounds.commit(gathered, keep=keep))
-            self._tail = Shared(self._after(number, ran.wait()))
+            ran = SharedDeferred(rounds.commit(gathered, keep=keep))
+            self._tail = SharedDeferred(self._after(number, ran.wait()))
             await ran.wait()
         await settled(self._tail)
         failures = self._tally.attack.failures
@@ -257,8 +257,8 @@ class Training:
         self.status = "finished"
 
     def _assembled(
-        self, members: Sequence[Member], prepared: Prepared, collector: Collector
-    ) -> Fleet:
+        self, members: Sequence[ServerSlot], prepared: Prepared, collector: Collector
+    ) -> Cluster:
         config = self.config
         partition = self.registry.make("partition", config.partition)
         terms = Terms(
@@ -271,9 +271,9 @@ class Training:
             attack=prepared.attack,
         )
         nodes = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
-        return Fleet(members, terms, nodes, collector, self._reactor, self.screen.event)
+        return Cluster(members, terms, nodes, collector, self._reactor, self.screen.event)
 
-    async def _set_up(self, fleet: Fleet) -> None:
+    async def _set_up(self, fleet: Cluster) -> None:
         config = self.config
         if not config.in_process:
             lines = notices(config.n, len(fleet.members), config.f, config.max_nodes_per_server)
@@ -289,7 +289,7 @@ class Training:
         self.screen.begun(description, self.begun.records)
         self.observers.tell("run_started", config=description)
 
-    async def _after(self, number: int, running: Deferred[Ran]) -> None:
+    async def _after(self, number: int, running: Deferred[CompletedRound]) -> None:
         """Evaluate if it is time to, record, and tell: the next round does not wait for it."""
         ran = await running
         record = {**ran.record, "parameters_sha256": await ran.digest, "bits": self._bits}
@@ -423,7 +423,7 @@ class Training:
     def _elapsed(self) -> float:
         return clock.seconds(self._reactor) - self._began
 
-    def _description(self, fleet: Fleet) -> dict[str, Any]:
+    def _description(self, fleet: Cluster) -> dict[str, Any]:
         """What config.json holds."""
         assert self._prepared is not None
         here = self._prepared.environment
@@ -447,6 +447,6 @@ class Training:
         }
 
 
-def begun_with(config: RunConfig, begun: Begun) -> dict[str, Any]:
+def begun_with(config: RunConfig, begun: ResumePoint) -> dict[str, Any]:
     """What config.json holds from the first moment: enough to begin again."""
     return {"config": config.to_dict(), "bits": config.bits, "run": begun.token}

@@ -17,13 +17,13 @@ from attrs import define
 from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
-from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.knowledge.levels import TIERS, pieces_of
+from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
 from byzpy_tw.plugin_code import cause_of, described
-from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.vectors import sha256_of
+from byzpy_tw.workers.spec import RunSpec
 
 COORDINATES = 1024  # of the made-up vectors, where the attack allows
 LATER = 1000  # the round of the second call: what is done only later is done then

@@ -24,20 +24,20 @@ from torch import Tensor, nn
 from torch.autograd import graph
 
 from byzpy_tw import models, seeds
-from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.knowledge.levels import pieces_of
+from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, BrokenPlugin, LimitExceeded, ShardTooSmall
-from byzpy_tw.plugin_code import calling
 from byzpy_tw.kernels.cpu import device_of
-from byzpy_tw.workers.attack_trial import try_attack
-from byzpy_tw.workers.gradients import Done, MicroBatches, submit
-from byzpy_tw.workers.spec import NodeSpec, RunSpec
-from byzpy_tw.workers.model_trial import Tried, try_model
 from byzpy_tw.object_state import Copies
+from byzpy_tw.plugin_code import calling
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
+from byzpy_tw.workers.attack_trial import try_attack
+from byzpy_tw.workers.gradients import Done, MicroBatches, submit
+from byzpy_tw.workers.model_trial import Tried, try_model
+from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 # Seconds of a core: gradients that take less are mostly the interpreter's work, and as
 # many as make a job of `WORTH_A_JOB` seconds, or `MOST_TOGETHER`, are computed in one.

@@ -34,11 +34,11 @@ from torch import Tensor, nn
 from byzpy_tw import global_random, models, object_state, seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel, WireError
-from byzpy_tw.plugin_code import calling, described
 from byzpy_tw.kernels.parallel import on_one_thread
+from byzpy_tw.plugin_code import calling, described
+from byzpy_tw.vectors import norm_of, sha256_of
 from byzpy_tw.workers.loss import class_scores, losses_gradient
 from byzpy_tw.workers.spec import RunSpec
-from byzpy_tw.vectors import norm_of, sha256_of
 
 EXAMPLES = 2
 SECONDS = 0.4  # for the gradient of a larger batch of a plugin's model, about

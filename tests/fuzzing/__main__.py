@@ -7,12 +7,15 @@ import json
 import sys
 import time
 
-from byzpy_tw.console import ended, say
-from tests.fuzzing.parallel import in_processes
+from byzpy_tw.console import run_command, say
 from tests.fuzzing import server_in_memory, trainer_in_memory
+from tests.fuzzing.parallel import in_processes
 from tests.fuzzing.tally import Examine, Tally, besiege
 
-EXAMINE: dict[str, Examine] = {"server": server_in_memory.examine, "trainer": trainer_in_memory.examine}
+EXAMINE: dict[str, Examine] = {
+    "server": server_in_memory.examine,
+    "trainer": trainer_in_memory.examine,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,4 +83,4 @@ def _tell(examine: Examine, seed: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended(main))
+    sys.exit(run_command(main))

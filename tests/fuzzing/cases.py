@@ -14,8 +14,8 @@ import struct
 from collections.abc import Callable, Iterator
 from random import Random
 
-from tests.fuzzing.script import CONTROL, Conversation, Raw, Step, valid
 from tests.fuzzing.mutate import MUTATIONS, target
+from tests.fuzzing.script import CONTROL, Conversation, Raw, Step, valid
 
 
 def mutated(seed: int, number: int) -> Conversation:

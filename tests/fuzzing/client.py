@@ -12,8 +12,8 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.amp import AmpBox, BinaryBoxProtocol
 from twisted.python.failure import Failure
 
-from tests.fuzzing.script import Box, Conversation
 from byzpy_tw.scheduling import clock
+from tests.fuzzing.script import Box, Conversation
 
 ANSWER_SECONDS = 20.0  # for what an honest trainer would be answered
 PATIENCE = 0.3  # seconds in all, once a conversation makes no sense any more

@@ -17,11 +17,11 @@ from typing import Any
 from attrs import define, field, frozen
 from twisted.protocols.amp import AmpBox
 
-from tests.fuzzing.script import CONTROL, STREAM, Box, Frame, Raw, Step, frame, framed
-from tests.fuzzing.mutate import NAMED
-from tests.simulation.recorder import Boxes
 from byzpy_tw.protocol.commands import COMMANDS, WIRE_ERRORS
 from byzpy_tw.protocol.frames import Header, Kind
+from tests.fuzzing.mutate import NAMED
+from tests.fuzzing.script import CONTROL, STREAM, Box, Frame, Raw, Step, frame, framed
+from tests.simulation.recorder import Boxes
 
 MOST_KEPT = 20  # units that may be said again
 FIRST = 0.04  # how often a connection's first box is spoilt: few get past that

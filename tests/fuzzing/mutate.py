@@ -9,6 +9,7 @@ from typing import Any
 
 from attrs import evolve
 
+from byzpy_tw.protocol.frames import Kind
 from tests.fuzzing.script import (
     CONTROL,
     FIELDS,
@@ -24,7 +25,6 @@ from tests.fuzzing.script import (
     Step,
     frame,
 )
-from byzpy_tw.protocol.frames import Kind
 
 Steps = list[Step]
 Mutation = Callable[[Random, Steps, int], Steps]

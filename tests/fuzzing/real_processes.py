@@ -21,14 +21,14 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import react
 from twisted.python.failure import Failure
 
-from tests.fuzzing.client import converse_all
-from tests.fuzzing.cases import many, mutated
-from tests.fuzzing.tally import FIRST, PAST, Tally
-from tests.fuzzing.proxy import Malicious
-from byzpy_tw.trainer.local_servers import LocalServers
-from byzpy_tw.trainer.handshake import all_of
 from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.scheduling.clock import steady
+from byzpy_tw.trainer.handshake import all_of
+from byzpy_tw.trainer.local_servers import LocalServers
+from tests.fuzzing.cases import many, mutated
+from tests.fuzzing.client import converse_all
+from tests.fuzzing.proxy import Malicious
+from tests.fuzzing.tally import FIRST, PAST, Tally
 
 FRONTS = 8  # malicious servers; each is dialled again only after a while
 PATIENCE = 2.0  # seconds that they pause at most

@@ -9,9 +9,9 @@ from typing import Any
 from attrs import field, frozen
 from twisted.protocols.amp import AmpBox
 
-from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.protocol.commands import PROTOCOL
 from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.workers.spec import RunSpec
 
 CONTROL, STREAM, OTHER = "control", "stream", "other"  # connections, by their use
 TICKET = b"<the ticket that OpenRun answered>"

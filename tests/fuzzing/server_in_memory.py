@@ -14,9 +14,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from tests.fuzzing.script import Conversation
-from tests.fuzzing.client import Heard, converse_all
 from tests.fuzzing.cases import garbage, mutated
+from tests.fuzzing.client import Heard, converse_all
+from tests.fuzzing.script import Conversation
 from tests.simulation import many
 from tests.simulation.cluster import PORT, host_of
 from tests.simulation.history import History, registry

@@ -8,8 +8,8 @@ from random import Random
 
 from attrs import define, evolve, field
 
-from tests.fuzzing.tally import FINISHED, FREE
 from tests.fuzzing.proxy import Malicious
+from tests.fuzzing.tally import FINISHED, FREE
 from tests.simulation import many
 from tests.simulation.cluster import PORT, host_of
 from tests.simulation.history import History, registry

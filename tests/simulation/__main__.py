@@ -6,10 +6,10 @@ import argparse
 import sys
 import time
 
-from byzpy_tw.console import ended, say
+from byzpy_tw.console import run_command, say
 from tests.simulation.history import registry
-from tests.simulation.schedule import Schedule
 from tests.simulation.many import examine, sweep, sweep_in_processes, to_json
+from tests.simulation.schedule import Schedule
 
 
 def _seeds(text: str) -> range:
@@ -59,4 +59,4 @@ def _check(chosen: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(ended(main))
+    sys.exit(run_command(main))

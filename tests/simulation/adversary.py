@@ -11,14 +11,14 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from tests.fuzzing.cases import garbage, mutated
-from tests.simulation.cluster import PORT, TRAINER, Cluster, host_of
-from tests.simulation.trainer_lifecycle import Lives
-from tests.simulation.process import Machine
-from tests.simulation.network import Network
-from tests.simulation.schedule import Fault
-from tests.simulation.recorder import Tap
-from tests.simulation.transport import VirtualTransport
+from tests.simulation.cluster import PORT, TRAINER, VirtualServers, host_of
 from tests.simulation.event_loop import World
+from tests.simulation.network import Network
+from tests.simulation.process import Machine
+from tests.simulation.recorder import Tap
+from tests.simulation.schedule import Fault
+from tests.simulation.trainer_lifecycle import Lives
+from tests.simulation.transport import VirtualTransport
 
 STRANGER = "10.9.9.9"
 
@@ -52,7 +52,7 @@ class Adversary:
 
     world: World
     network: Network
-    cluster: Cluster
+    cluster: VirtualServers
     trainer: Lives
     # Of the trainer, in order: its end and what is heard of it.
     connections: list[tuple[VirtualTransport, Tap]] = field(factory=list, init=False)

@@ -15,15 +15,15 @@ from attrs import define, field
 from twisted.internet.defer import maybeDeferred
 
 from byzpy_tw.kernels.parallel import reactor_thread
+from byzpy_tw.plugins import Registry
+from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.server.run import ServerRun
+from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import RunSpec
-from byzpy_tw.plugins import Registry
-from byzpy_tw.server.run import HostedRun
-from byzpy_tw.server.service import ByzpyServer
-from tests.simulation.process import Machine
-from tests.simulation.network import Network
 from tests.simulation.event_loop import World
-from byzpy_tw.protocol.frames import Header, Kind
+from tests.simulation.network import Network
+from tests.simulation.process import Machine
 
 PORT = 29000
 TRAINER = "10.0.0.1"
@@ -48,7 +48,7 @@ async def _build(service: ByzpyServer, spec: RunSpec) -> tuple[NodeHost, str]:
 class Server:
     """A place for a server: one process after another."""
 
-    cluster: Cluster
+    cluster: VirtualServers
     number: int
     threads: int
     speed: float  # a factor of what its jobs take
@@ -100,7 +100,7 @@ class Server:
             stopped.addCallback(lambda _: machine.die(silent=False))
 
     @property
-    def runs(self) -> Iterator[HostedRun]:
+    def runs(self) -> Iterator[ServerRun]:
         """The runs that it holds."""
         if self.alive and self.service is not None:
             for session in self.service._sessions:
@@ -143,7 +143,7 @@ class Server:
 
 
 @define(eq=False)
-class Cluster:
+class VirtualServers:
     """All servers of a history."""
 
     world: World

@@ -10,11 +10,11 @@ from attrs import define, field
 from torch import Tensor
 
 from byzpy_tw.rounds.round import Reason
-from tests.simulation.history import History
-from tests.simulation.reference import Reference
-from tests.simulation.recorder import Asked, Frame
-from tests.simulation.trainer import SimulatedTrainer, Used
 from byzpy_tw.vectors import fault_of, norm_of
+from tests.simulation.history import History
+from tests.simulation.recorder import Frame, RecordedRequest
+from tests.simulation.reference import Reference
+from tests.simulation.trainer import SimulatedTrainer, Used
 
 
 @define(eq=False)
@@ -175,7 +175,7 @@ class Contributions:
         lost = {server for time, server in heard.lost if since <= time <= self.now.time}
         return {a.server for a in heard.asked if self._asks(a, node)} - lost
 
-    def _asks(self, asked: Asked, node: int) -> bool:
+    def _asks(self, asked: RecordedRequest, node: int) -> bool:
         """Whether that was a question for `node` in this round."""
         return asked.round == self.now.round and node in asked.nodes
 

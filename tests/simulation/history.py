@@ -22,14 +22,14 @@ from byzpy_tw.plugins import Registry, hookimpl, load
 from byzpy_tw.plugins.hookspecs import Registration
 from byzpy_tw.records.folder import RunDirectory
 from tests.simulation.adversary import Adversary
-from tests.simulation.cluster import Cluster
-from tests.simulation.trainer_lifecycle import Lives
+from tests.simulation.cluster import VirtualServers
+from tests.simulation.event_loop import World
 from tests.simulation.network import Network
+from tests.simulation.recorder import Tap
 from tests.simulation.reference import References
 from tests.simulation.schedule import DATA, Schedule
-from tests.simulation.recorder import Tap
 from tests.simulation.trainer import SimulatedTrainer
-from tests.simulation.event_loop import World
+from tests.simulation.trainer_lifecycle import Lives
 
 # A disk would only take its time: what outlives a loss of power is drawn (`folder`).
 MEMORY = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)
@@ -71,7 +71,7 @@ class History:
 
     schedule: Schedule
     world: World
-    cluster: Cluster
+    cluster: VirtualServers
     lives: Lives
     liars: set[str] = field(factory=set, init=False)  # who else than servers say what they will
     ended: bool = field(default=False, init=False)  # within the bounds
@@ -176,7 +176,7 @@ def _failures(found: list[str]) -> Iterator[None]:
 def _set_up(schedule: Schedule, folder: Path) -> History:
     world, names = World(schedule.seed), registry()
     network = Network(world, schedule.manner)
-    cluster = Cluster(world, network, names)
+    cluster = VirtualServers(world, network, names)
     for number in range(schedule.servers):
         cluster.add(schedule.threads, schedule.speeds[number + 1])
     lives = Lives(

@@ -11,8 +11,8 @@ from twisted.internet.error import CannotListenError, ConnectionRefusedError
 from twisted.internet.interfaces import IHostnameResolver, IHostResolution, IListeningPort
 from zope.interface import implementer
 
-from tests.simulation.pipe import Link, Manner, Pipe
 from tests.simulation.event_loop import World
+from tests.simulation.pipe import Link, Manner, Pipe
 
 if TYPE_CHECKING:
     from tests.simulation.transport import ClientTransport, VirtualTransport

@@ -16,10 +16,10 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tests.simulation.event_loop import Event, World
 from tests.simulation.network import Network, Port, Resolver
 from tests.simulation.pool import VirtualPool
 from tests.simulation.transport import Connector, VirtualTransport
-from tests.simulation.event_loop import Event, World
 
 
 @implementer(IReactorTime, IReactorTCP, IReactorFromThreads, IReactorPluggableNameResolver)

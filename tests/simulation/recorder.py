@@ -42,7 +42,7 @@ class Placed:
 
 
 @frozen(eq=False)
-class Asked:
+class RecordedRequest:
     """`server` was asked for the vectors of `nodes`."""
 
     time: float
@@ -58,7 +58,7 @@ class Heard:
     received: list[Frame] = field(factory=list)  # whole vectors, as they were complete
     parameters: list[Frame] = field(factory=list)  # as the trainer sent them
     placed: list[Placed] = field(factory=list)
-    asked: list[Asked] = field(factory=list)
+    asked: list[RecordedRequest] = field(factory=list)
     # When a server had the nodes that it was told to host, each time.
     ready: list[tuple[float, str]] = field(factory=list)
     lost: list[tuple[float, str]] = field(factory=list)  # when a connection to it ended
@@ -193,7 +193,7 @@ class Tap:
                 here = Placed(self.world.now, self.server, node, shard, attack)
                 self.heard.placed.append(here)
         if command in (b"Compute", b"Attack"):
-            asked = Asked(
+            asked = RecordedRequest(
                 self.world.now, self.server, int(box[b"round"]), tuple(_numbers(box[b"nodes"]))
             )
             self.heard.asked.append(asked)

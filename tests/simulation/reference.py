@@ -12,12 +12,12 @@ import torch
 from attrs import define, evolve, field
 from torch import Tensor
 
+from byzpy_tw.audit.replay import AtOnce, Replay, Shown, replay_of
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.rounds.probation import Probation
-from byzpy_tw.audit.replay import AtOnce, Replay, Shown, replay_of
 from byzpy_tw.vectors import narrowed, sha256_of
 
 MOST_KEPT = 1_000  # vectors and steps of a configuration

@@ -11,10 +11,10 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry
-from byzpy_tw.config.run import RunConfig
-from byzpy_tw.rounds.resolved_rules import rules_of
+from byzpy_tw.rounds.resolved_rules import resolve_rules
 from tests.simulation.cluster import PORT, host_of
 from tests.simulation.pipe import Manner
 
@@ -248,7 +248,7 @@ def configuration(number: int, registry: Registry) -> RunConfig:
         )
         config = RunConfig(**drawn)
         try:
-            rules_of(config, registry)
+            resolve_rules(config, registry)
         except ByzpyTwError:
             continue  # such as too few nodes for the rule
         return config

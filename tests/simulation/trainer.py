@@ -13,21 +13,21 @@ from torch import Tensor
 from twisted.internet.defer import CancelledError, Deferred, FirstError
 from twisted.internet.error import ConnectingCancelledError
 
-from byzpy_tw.errors import ByzpyTwError
-from byzpy_tw.plugins import Registry
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.records.resume import Begun
-from byzpy_tw.rounds.resolved_rules import Rules, rules_of
+from byzpy_tw.errors import ByzpyTwError
+from byzpy_tw.output.observers import Observers
+from byzpy_tw.output.text import TextOutput
+from byzpy_tw.plugins import Registry
+from byzpy_tw.protocol.addresses import parse_addresses
+from byzpy_tw.records.resume import ResumePoint
+from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
+from byzpy_tw.trainer.in_process_server import InProcessServer
+from byzpy_tw.trainer.run import _member
+from byzpy_tw.trainer.server_slot import ServerSlot
+from byzpy_tw.trainer.training import Prepared, Training
 from tests.simulation.folder import Folder
 from tests.simulation.process import Machine
 from tests.simulation.recorder import Heard
-from byzpy_tw.trainer.in_process_server import InProcessHost
-from byzpy_tw.trainer.server_slot import Member
-from byzpy_tw.output.observers import Observers
-from byzpy_tw.trainer.run import _member
-from byzpy_tw.output.text import Screen
-from byzpy_tw.trainer.training import Prepared, Training
-from byzpy_tw.protocol.addresses import parse_addresses
 
 THREADS = 1  # that torch's rules use: others would be real threads
 
@@ -72,7 +72,7 @@ class SimulatedTrainer:
     config: RunConfig
     registry: Registry
     folder: Folder
-    begun: Begun
+    begun: ResumePoint
     speed: float
     on_over: Callable[[SimulatedTrainer], None]
     heard: Heard = field(factory=Heard, init=False)
@@ -156,10 +156,10 @@ class SimulatedTrainer:
         """As `trainer.program.train`."""
         config, registry, reactor = self.config, self.registry, self.machine
         pool: Any = reactor.pool(2, self.speed)
-        rules: Rules = rules_of(config, registry)
+        rules: ResolvedRules = resolve_rules(config, registry)
         self._watched = rules.aggregation = WatchedRules(rules.aggregation, reactor)
         self.training = training = Training(
-            config, registry, rules, Screen(self.said.append), self.folder,  # type: ignore
+            config, registry, rules, TextOutput(self.said.append), self.folder,  # type: ignore
             Observers(registry), THREADS, reactor, pool, self.begun,
         )  # fmt: skip
         training._saving._thread = reactor.pool(1, self.speed)
@@ -177,17 +177,17 @@ class SimulatedTrainer:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _members(self, prepared: Prepared, pool: Any) -> list[Member]:
+    def _members(self, prepared: Prepared, pool: Any) -> list[ServerSlot]:
         config, reactor = self.config, self.machine
         if config.in_process:
-            here = InProcessHost(
+            here = InProcessServer(
                 reactor, pool, THREADS, self.registry, prepared.dataset, prepared.tried,
                 prepared.environment,
             )  # fmt: skip
-            return [Member(here.name, lambda: here, redials=False)]
+            return [ServerSlot(here.name, lambda: here, redials=False)]
         return [_member(a, config, reactor) for a in parse_addresses(config.remote_hosts)]
 
 
-def named(begun: Begun) -> Begun:
+def named(begun: ResumePoint) -> ResumePoint:
     """A new run under a name that is a function of nothing."""
     return evolve(begun, token="f" * 32)

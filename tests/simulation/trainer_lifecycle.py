@@ -8,17 +8,17 @@ from typing import Any
 
 from attrs import define, field
 
-from byzpy_tw.plugins import Registry
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.plugins import Registry
 from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.records.resume import Begun, new, reopen
-from tests.simulation.cluster import TRAINER
-from tests.simulation.folder import Folder
-from tests.simulation.process import Machine
-from tests.simulation.network import Network
-from tests.simulation.trainer import SimulatedTrainer, named
-from tests.simulation.event_loop import World
+from byzpy_tw.records.resume import ResumePoint, new, reopen
 from byzpy_tw.trainer.training import begun_with
+from tests.simulation.cluster import TRAINER
+from tests.simulation.event_loop import World
+from tests.simulation.folder import Folder
+from tests.simulation.network import Network
+from tests.simulation.process import Machine
+from tests.simulation.trainer import SimulatedTrainer, named
 
 SETTLING = 1.0  # seconds of a process after its last line
 
@@ -65,7 +65,7 @@ class Lives:
             return
         self._start(config, directory, begun)
 
-    def _start(self, config: RunConfig, directory: RunDirectory, begun: Begun) -> None:
+    def _start(self, config: RunConfig, directory: RunDirectory, begun: ResumePoint) -> None:
         number = len(self.all) + 1
         self.network.boot(TRAINER)
         machine = Machine(self.world, self.network, f"t.{number}", TRAINER)

@@ -16,8 +16,8 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.moments import along, inner_products, moments
 from byzpy_tw.attacks.knowledge.levels import TIERS, Tier, pieces_of, shapes
+from byzpy_tw.attacks.moments import along, inner_products, moments
 from byzpy_tw.errors import NeedsContext
 from byzpy_tw.seeds import Context
 
