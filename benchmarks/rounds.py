@@ -81,8 +81,8 @@ class Stopwatch:
 
 
 def our_job(servers: int) -> float:
+    from byzpy_tw.cli.train import configuration
     from byzpy_tw.plugins import load
-    from byzpy_tw.train import configuration
     from byzpy_tw.trainer.run import run_program
 
     watch = Stopwatch()

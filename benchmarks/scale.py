@@ -208,8 +208,8 @@ def endure(rounds: int) -> Iterator[str]:
 
 def train(words: list[str]) -> None:
     """The trainer, and then its peak memory."""
+    from byzpy_tw.cli.train import configuration
     from byzpy_tw.plugins import load
-    from byzpy_tw.train import configuration
     from byzpy_tw.trainer.run import run_program
 
     code = run_program(configuration(words), load())

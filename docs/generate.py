@@ -26,7 +26,8 @@ import attrs
 from twisted.python.usage import CompleteDirs
 
 import byzpy_tw.__main__ as program
-from byzpy_tw import errors, tap, train
+from byzpy_tw import errors, tap
+from byzpy_tw.cli import train
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.plugins import KINDS, hookspecs, load
 from byzpy_tw.plugins.registry import Entry

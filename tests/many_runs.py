@@ -13,10 +13,10 @@ from typing import Any
 
 from twisted.internet.task import react
 
+from byzpy_tw.cli.train import configuration
 from byzpy_tw.plugins import load
 from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.rounds.resolved_rules import resolve_rules
-from byzpy_tw.train import configuration
 from byzpy_tw.trainer.run import train
 
 

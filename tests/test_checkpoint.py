@@ -262,7 +262,7 @@ SLOW_DISK = """
 import sys
 import time
 from byzpy_tw.runs import checkpoint
-from byzpy_tw.train import main
+from byzpy_tw.cli.train import main
 from byzpy_tw.trainer import saving
 
 write, checkpoint.LARGE = checkpoint.write, 0

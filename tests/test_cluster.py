@@ -11,12 +11,12 @@ from torch import Tensor
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.cli.train import configuration
 from byzpy_tw.errors import LimitExceeded, ServerDiffers, ServerUnreachable
 from byzpy_tw.plugins import load
 from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
-from byzpy_tw.train import configuration
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collection import RoundDriver, Shown
 from byzpy_tw.trainer.collector import Collector

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.cli.train import configuration, main, parse_invocation
 from byzpy_tw.config.merge import OPTIONS, over
 from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
 from byzpy_tw.config.toml import plain_toml, read_options, to_toml
 from byzpy_tw.config.validators import word
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.train import asked, configuration, main
 from tests.support import environment, folder
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1)
@@ -177,7 +177,7 @@ class PrecedenceTests(SynchronousTestCase):
         pipe = io.TextIOWrapper(io.BytesIO(b"rounds = 3\nlocal = 1"))
         self.patch(sys, "stdin", pipe)
         self.assertEqual(configuration(["--config", "-"]).rounds, 3)
-        self.assertRaises(ConfigError, asked, ["--config", "-", "--until-eof"])
+        self.assertRaises(ConfigError, parse_invocation, ["--config", "-", "--until-eof"])
 
     def test_over(self) -> None:
         """A place that is turned off leaves the one beneath."""
@@ -215,11 +215,11 @@ class ResumeTests(SynchronousTestCase):
     def test_the_file_that_began_it(self) -> None:
         """Its own run-dir may stand there: the same file serves both commands."""
         path = written(self, f'rounds = 9\nrun-dir = "{self.path}"')
-        found = asked(["--config", path, "--resume", str(self.path), "--threads", "2"])
+        found = parse_invocation(["--config", path, "--resume", str(self.path), "--threads", "2"])
         self.assertEqual(found.options, {"rounds": 9, "threads": 2})
         self.assertEqual(found.resume, self.path)
         # Without --resume it is where the records go.
-        self.assertEqual(asked(["--config", path]).options["run_dir"], str(self.path))
+        self.assertEqual(parse_invocation(["--config", path]).options["run_dir"], str(self.path))
 
 
 class DefinitionTests(SynchronousTestCase):

@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import COMMANDS
 from byzpy_tw.cli.doctor import own_parser
+from byzpy_tw.cli.train import configuration, parser
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError, UnknownName
 from byzpy_tw.plugins import load
@@ -27,7 +28,6 @@ from byzpy_tw.plugins.shorthand import build_pipeline
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.tap import Options
 from byzpy_tw.testing.properties import aggregator_tests
-from byzpy_tw.train import configuration, parser
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

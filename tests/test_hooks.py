@@ -104,7 +104,7 @@ class DocumentTests(SynchronousTestCase):
 
     def test_commands_are_understood(self) -> None:
         """The command lines below the examples parse."""
-        from byzpy_tw.train import configuration
+        from byzpy_tw.cli.train import configuration
 
         commands = re.findall(r"^`python -m byzpy_tw.train (.*)`$", DOCUMENT.read_text(), re.M)
         self.assertEqual(len(commands), len(KINDS))

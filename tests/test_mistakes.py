@@ -17,6 +17,7 @@ from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.__main__ import main as other_commands
+from byzpy_tw.cli.train import configuration, main
 from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.plugins import Registration, Registry, hookimpl, load
 from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys
@@ -24,7 +25,6 @@ from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.tap import Options
-from byzpy_tw.train import configuration, main
 from byzpy_tw.trainer.run import prepare_run, run_prepared
 from tests.key_files import ClusterKeys
 from tests.support import TWISTD, Process, folder

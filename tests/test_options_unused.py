@@ -16,6 +16,7 @@ import torch
 from twisted.trial.unittest import SynchronousTestCase
 
 import byzpy_tw
+from byzpy_tw.cli.train import parse_invocation
 from byzpy_tw.config.paths import home, settled
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.config.toml import plain_toml, to_toml
@@ -25,7 +26,6 @@ from byzpy_tw.plugins import load
 from byzpy_tw.records.recorded_run import at_home
 from byzpy_tw.records.resume import merge_config
 from byzpy_tw.rounds.aggregation import Aggregation
-from byzpy_tw.train import asked
 from byzpy_tw.trainer.run import PreparedRun, prepare_resume, prepare_run
 from tests.support import folder
 
@@ -61,7 +61,7 @@ class UselessTests(SynchronousTestCase):
         self.file.write_text(FILE)
 
     def begun(self, words: str) -> RunConfig:
-        found = asked(words.split())
+        found = parse_invocation(words.split())
         return used(found.configuration(), self.names, found.beneath)
 
     def test_refused(self) -> None:

@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw import models
+from byzpy_tw.cli.train import configuration
 from byzpy_tw.datasets import synthetic
 from byzpy_tw.errors import CannotRecord, Diverged
 from byzpy_tw.plugins import load
@@ -19,7 +20,6 @@ from byzpy_tw.rounds.learner import Learner
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
-from byzpy_tw.train import configuration
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import CompletedRound, Rounds
 from byzpy_tw.vectors import sha256_of

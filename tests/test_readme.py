@@ -14,8 +14,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.cli.sweep import options as lab_options
+from byzpy_tw.cli.train import parse_invocation, parser
 from byzpy_tw.tap import Options
-from byzpy_tw.train import asked, parser
 from tests.support import PATIENCE, TWISTD, Process, environment, folder
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -117,7 +117,7 @@ class TextTests(SynchronousTestCase):
             self.assertEqual(words[:3], ["python", "-m", "byzpy_tw.train"])
             given = words[3 : words.index(">") if ">" in words else None]
             given = [str(here / w) if w == "run.toml" else w for w in given]
-            self.assertGreaterEqual(asked(given).options["rounds"], 1)
+            self.assertGreaterEqual(parse_invocation(given).options["rounds"], 1)
 
     def test_ci_runs_the_commands(self) -> None:
         """.ci/run installs as the README's second command does, and runs its first."""

@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
 from byzpy_tw.cli.sweep import options
+from byzpy_tw.cli.train import configuration
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadParameter, ConfigError, UnknownName
 from byzpy_tw.kernels.cpu import cores
@@ -32,7 +33,6 @@ from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import keeping_data, versions
 from byzpy_tw.sweep.results import Outcome, read
 from byzpy_tw.sweep.scheduler import Lab
-from byzpy_tw.train import configuration
 from tests.support import folder
 from tests.sweep_grids import digest, ended, grid, outcome
 

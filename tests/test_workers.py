@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.cli.train import configuration
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.kernels.cpu import device_of
 from byzpy_tw.plugins import load
@@ -19,7 +20,6 @@ from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.scheduling import node_scheduler as driver_module
 from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
-from byzpy_tw.train import configuration
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
 from byzpy_tw.workers.gradients import Answer

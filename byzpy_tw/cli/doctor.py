@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from byzpy_tw import train
+from byzpy_tw.cli import train
 from byzpy_tw.config.run import PLACES, RunConfig
 from byzpy_tw.console import complain
 from byzpy_tw.errors import ConfigError
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen, rest = own.parse_known_args(arguments)
     if chosen.wait is not None and not 0 < chosen.wait <= 3600:
         raise ConfigError(f"--wait must be above 0 and at most 3600, got {chosen.wait:g}")
-    found = train.asked(rest)
+    found = train.parse_invocation(rest)
     config, resumed = _of(found)
     # Imported only now: a mistake on the command line is told at once.
     from byzpy_tw.trainer.doctor import WAIT
@@ -77,7 +77,7 @@ def _configured(words: Sequence[str]) -> tuple[RunConfig, Path | None]:
 
     Where they do not say where the nodes live, that is here.
     """
-    return _of(train.asked(words))
+    return _of(train.parse_invocation(words))
 
 
 def _of(found: train.Invocation) -> tuple[RunConfig, Path | None]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import attrs
 
+from byzpy_tw.cli.train import argument_of
 from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.sweep import grid
-from byzpy_tw.train import argument_of
 
 HELP = "compare defences against attacks: a live table, and a page"
 

@@ -20,6 +20,7 @@ claims, and an element is copied once, by the socket.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Protocol
 
@@ -201,3 +202,9 @@ class FrameReader:
         self._target = memoryview(self._header)
         if not dropped:
             self.receiver.frame_received(header)
+
+
+def vector_header(node: int, pieces: Sequence[Tensor], loss: float, round: int) -> Header:
+    """Of the frame that carries a node's vector, given in pieces."""
+    elements = sum(piece.numel() for piece in pieces)
+    return Header(Kind.VECTOR, round, elements, node, pieces[0].dtype, loss)

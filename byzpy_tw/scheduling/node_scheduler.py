@@ -30,7 +30,6 @@ from byzpy_tw.attacks.knowledge.codec import knowledge_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRequest, UnknownRun
 from byzpy_tw.plugin_code import cause_of, described, untouched
-from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.scheduling.threads import from_threads, in_pool
 from byzpy_tw.vectors import narrowed
 from byzpy_tw.workers.gradients import Answer, Gradient
@@ -333,12 +332,6 @@ class NodeScheduler:
             return result
 
         return gradients.addBoth(done)
-
-
-def vector_header(node: int, pieces: Sequence[Tensor], loss: float, round: int) -> Header:
-    """Of the frame that carries a node's vector, given in pieces."""
-    elements = sum(piece.numel() for piece in pieces)
-    return Header(Kind.VECTOR, round, elements, node, pieces[0].dtype, loss)
 
 
 def _emptied(tensors: Sequence[Tensor]) -> None:

@@ -20,10 +20,10 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, widened
 from byzpy_tw.errors import BadFrame, BadRequest, ServerBusy, ServerError, UnknownRun
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import Header, Kind, vector_header
 from byzpy_tw.protocol.knowledge_frames import place_of
 from byzpy_tw.protocol.tensor_stream import TensorStream
-from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler, vector_header
+from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
 from byzpy_tw.scheduling.threads import in_pool
 from byzpy_tw.server.idle import IdleDetector
 from byzpy_tw.server.run_executor import RunExecutor

@@ -14,7 +14,8 @@ from twisted.internet.defer import Deferred, succeed
 from byzpy_tw.attacks.knowledge.codec import widened
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.plugins import Registry
-from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler, vector_header
+from byzpy_tw.protocol.frames import vector_header
+from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
 from byzpy_tw.scheduling.threads import in_pool
 from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore
 from byzpy_tw.workers.environment import Environment

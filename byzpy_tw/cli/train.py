@@ -1,4 +1,4 @@
-"""``python -m byzpy_tw.train``: one run, over servers or in this process.
+"""``python -m byzpy_tw.train``: parse the options of a run, and train.
 
 An option's value is, in this order: what the command line says; what the file of
 ``--config`` says; with ``--resume``, what the run was begun with; the default.
@@ -153,7 +153,7 @@ class Invocation:
         return load_and_warn(disabled or ())
 
 
-def asked(arguments: Sequence[str]) -> Invocation:
+def parse_invocation(arguments: Sequence[str]) -> Invocation:
     """What `arguments` ask for.  Raises `ConfigError` for what is wrong with the file."""
     given = vars(parser().parse_args(arguments))
     rest = {name: given.pop(name, None) for name in ("resume", "config", *_SWITCHES)}
@@ -169,7 +169,7 @@ def asked(arguments: Sequence[str]) -> Invocation:
 
 def configuration(arguments: Sequence[str]) -> RunConfig:
     """The configuration that a command line describes."""
-    found = asked(arguments)
+    found = parse_invocation(arguments)
     if found.resume is not None:
         raise ConfigError("--resume goes on with a run that has its configuration")
     return found.configuration()
@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    found = asked(words)
+    found = parse_invocation(words)
     if found.print_config:
         _print_config(found)
         return 0
@@ -229,7 +229,3 @@ def _end_with_input() -> None:
     except OSError:
         pass  # there was none
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
