@@ -261,13 +261,13 @@ class SavingTests(SynchronousTestCase):
 SLOW_DISK = """
 import sys
 import time
-from byzpy_tw.runs import checkpoint
+from byzpy_tw.records import checkpoint
 from byzpy_tw.cli.train import main
-from byzpy_tw.trainer import saving
+from byzpy_tw.trainer import checkpointer
 
 write, checkpoint.LARGE = checkpoint.write, 0
-saving.ROUNDS = saving.SECONDS = 1
-saving.SHARE = 0
+checkpointer.ROUNDS = checkpointer.SECONDS = 1
+checkpointer.SHARE = 0
 
 def slowly(folder, state, keep):
     time.sleep(0.2)  # some rounds, if nobody waits

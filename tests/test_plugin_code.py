@@ -73,4 +73,4 @@ class CallingTests(SynchronousTestCase):
             raise ValueError("no\nluck")
         except ValueError as e:
             text = described(e)
-        self.assertRegex(text, r"^ValueError: no luck \(test_foreign.py, line \d+\)$")
+        self.assertRegex(text, r"^ValueError: no luck \(test_plugin_code.py, line \d+\)$")

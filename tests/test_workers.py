@@ -168,7 +168,7 @@ class TogetherTests(SynchronousTestCase):
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
         answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
         line = emit.__code__.co_firstlineno + 2
-        told = f"ValueError: only this one (test_nodes.py, line {line})"
+        told = f"ValueError: only this one (test_workers.py, line {line})"
         self.assertEqual(self.successResultOf(answer), {1: told})
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 

@@ -32,7 +32,7 @@ from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.recorded_run import Problem, RecordedRun, against_result, at_home, made_with
 from byzpy_tw.records.resume import ResumePoint, compare, trials_differ
-from byzpy_tw.records.schema import printable, shown
+from byzpy_tw.text import clean_value, printable
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.environment import environment
 from byzpy_tw.workers.probe import probe
@@ -91,7 +91,7 @@ class Verification:
             if self._pending is not None:
                 self.problems.append(self._pending)
             where = "the run" if self._at is None else f"round {self._at}"
-            text = f"{where} cannot be computed here: {shown(format_error(e), 1000)}"
+            text = f"{where} cannot be computed here: {clean_value(format_error(e), 1000)}"
             self.problems.append(Problem("replay", text, self._at))
 
     def kept(self) -> list[int]:
@@ -246,14 +246,17 @@ class Verification:
             if name == "norms":
                 there = {n: there.get(n) for n in here} if isinstance(there, Mapping) else there
             if name in record and not _equal(there, here):
-                text = f"round {number}: {name} {shown(there)} on record, {shown(here)} here"
+                text = (
+                    f"round {number}: {name} {clean_value(there)} on record, "
+                    f"{clean_value(here)} here"
+                )
                 self.problems.append(Problem("record", text, number))
 
     def _unmet(self, number: int, ran: RecomputedRound, record: Mapping[str, Any]) -> Problem:
         """What a hash that is not met is owed to, as far as the record tells."""
         recorded = record["parameters_sha256"]
         lead = (
-            f"round {number}: the recorded hash {shown(recorded[:12])} is not met, "
+            f"round {number}: the recorded hash {clean_value(recorded[:12])} is not met, "
             f"computed {ran.digest[:12]}"
         )
         other = list(_other_norms(ran, record))
@@ -299,7 +302,7 @@ def _other_norms(
 def _home(homes: Any, node: int) -> str:
     for name, nodes in homes.items() if isinstance(homes, dict) else ():
         if isinstance(nodes, list) and node in nodes:
-            return f" (at the start on {shown(name)})"
+            return f" (at the start on {clean_value(name)})"
     return ""
 
 

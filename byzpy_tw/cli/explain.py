@@ -6,7 +6,8 @@ import argparse
 import textwrap
 
 from byzpy_tw.errors import EXIT_CODES, ByzpyTwError, ConfigError, by_code, cause, cure
-from byzpy_tw.plugins.naming import clip, nearest
+from byzpy_tw.plugins.naming import nearest
+from byzpy_tw.text import clip
 
 HELP = "say what an error's code means, and what to do about it"
 

@@ -35,9 +35,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(chosen: argparse.Namespace) -> int:
     """Write what was asked for, and say where."""
     from byzpy_tw.config.paths import home
-    from byzpy_tw.records.schema import printable
     from byzpy_tw.report.load import read
     from byzpy_tw.report.page import REPORT, page_of, write
+    from byzpy_tw.text import printable
 
     paths = [home(name) for name in chosen.runs]
     if chosen.output is not None and (chosen.csv or chosen.png):
@@ -62,8 +62,8 @@ def run(chosen: argparse.Namespace) -> int:
 
 def _csv(paths: list[Path], where: str) -> None:
     from byzpy_tw.config.paths import home
-    from byzpy_tw.records.schema import printable
     from byzpy_tw.report.csv_table import write_csv
+    from byzpy_tw.text import printable
 
     if where == "-":
         write_csv(paths, sys.stdout)

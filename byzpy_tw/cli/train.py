@@ -28,7 +28,8 @@ from byzpy_tw.config.toml import STANDARD_INPUT, beside, read_options, to_toml
 from byzpy_tw.config.validators import flag
 from byzpy_tw.console import run_command
 from byzpy_tw.errors import ByzpyTwError, ConfigError
-from byzpy_tw.plugins.naming import clip, nearest
+from byzpy_tw.plugins.naming import nearest
+from byzpy_tw.text import clip
 
 if typing.TYPE_CHECKING:
     from byzpy_tw.plugins import Registry

@@ -71,7 +71,7 @@ def run(chosen: argparse.Namespace) -> int:
     from byzpy_tw.plugins import load_and_warn
     from byzpy_tw.records import recorded_run
     from byzpy_tw.records.resume import disabled_in
-    from byzpy_tw.records.schema import printable
+    from byzpy_tw.text import printable
 
     def write(line: str) -> None:
         if not chosen.json:
@@ -115,13 +115,13 @@ def _start(text: str, kept: list[int]) -> int:
 
 
 def _tell(verification: Verification, start: int, write: Callable[[str], None]) -> None:
-    from byzpy_tw.records.schema import shown
+    from byzpy_tw.text import clean_value
 
     for note in verification.notes:
-        write(f"notice: {shown(note, 2000)}")
+        write(f"notice: {clean_value(note, 2000)}")
     problems = verification.problems
     for problem in problems[:_MOST_SHOWN]:
-        write(f"- {shown(problem.text, 2000)}")
+        write(f"- {clean_value(problem.text, 2000)}")
     if len(problems) > _MOST_SHOWN:
         write(f"- and {len(problems) - _MOST_SHOWN} more (--json has them all)")
     done = sum(b - a for a, b in verification.spans)

@@ -10,7 +10,8 @@ import attrs
 from byzpy_tw.config.run import PLACES, RunConfig
 from byzpy_tw.config.validators import word
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.plugins.naming import clip, nearest
+from byzpy_tw.plugins.naming import nearest
+from byzpy_tw.text import clip
 
 OPTIONS: Mapping[str, attrs.Attribute] = {f.name: f for f in attrs.fields(RunConfig)}
 

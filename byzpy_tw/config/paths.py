@@ -10,7 +10,7 @@ from attrs import evolve
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.plugins.naming import clip
+from byzpy_tw.text import clip
 
 
 def home(path: str | PathLike[str]) -> Path:

@@ -22,8 +22,9 @@ from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
 from byzpy_tw.config.validators import flag, word
 from byzpy_tw.errors import ByzpyTwError, ConfigError
-from byzpy_tw.plugins.naming import clip, nearest
+from byzpy_tw.plugins.naming import nearest
 from byzpy_tw.plugins.plain import plain
+from byzpy_tw.text import clip
 
 STANDARD_INPUT = Path("-")
 _WIDTH = 88

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from attrs import field, frozen
 
 from byzpy_tw.errors import BadParameter
+from byzpy_tw.text import clip
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -66,8 +67,3 @@ def nearest(word: str, known: object) -> str:
     near = [w for w in words if w.lower() == word.lower()]
     near = near or get_close_matches(word, words, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def clip(text: str, length: int = 80) -> str:
-    """`text` short enough to be quoted in a message."""
-    return text if len(text) <= length else text[: length - 3] + "..."

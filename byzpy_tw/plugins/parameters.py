@@ -12,8 +12,9 @@ import attrs
 from attrs import frozen
 
 from byzpy_tw.errors import BadParameter
-from byzpy_tw.plugins.naming import Named, clip, nearest
+from byzpy_tw.plugins.naming import Named, nearest
 from byzpy_tw.plugins.plain import plain
+from byzpy_tw.text import clip
 
 # By kind: filled by the process that calls the factory, never by whoever named it.
 RESERVED: Mapping[str, frozenset[str]] = {

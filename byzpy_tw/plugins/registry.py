@@ -34,7 +34,7 @@ from byzpy_tw.errors import (
 from byzpy_tw.plugin_code import calling, described
 from byzpy_tw.plugins import hookspecs
 from byzpy_tw.plugins.hookspecs import GROUP, Registration
-from byzpy_tw.plugins.naming import Named, clip, nearest, parse
+from byzpy_tw.plugins.naming import Named, nearest, parse
 from byzpy_tw.plugins.parameters import (
     RESERVED,
     Parameter,
@@ -42,6 +42,7 @@ from byzpy_tw.plugins.parameters import (
     read_all,
     takes,
 )
+from byzpy_tw.text import clip
 
 KINDS: Mapping[str, str] = {
     "aggregator": "register_aggregators",

@@ -11,10 +11,11 @@ from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.attacks.target import TargetPipeline
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.plugin_code import calling
-from byzpy_tw.plugins.naming import Named, clip, nearest, parse
+from byzpy_tw.plugins.naming import Named, nearest, parse
 from byzpy_tw.plugins.parameters import check_known
 from byzpy_tw.plugins.plain import plain
 from byzpy_tw.plugins.registry import Registry, _article, load
+from byzpy_tw.text import clip
 
 
 def registry(disabled: Iterable[str] = ()) -> Registry:

@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from byzpy_tw.errors import ByzpyTwError, ServerError, WireError
 from byzpy_tw.protocol.commands import FATAL, WIRE_ERRORS
+from byzpy_tw.text import clean
 
 BOX_BYTES = 300_000  # keys and values of one box; the largest of ours is under 200,000
 IN_FLIGHT = 64  # commands being worked on for one connection
@@ -219,12 +220,6 @@ class LimitedAMP(amp.AMP):
             return result
 
         return answer.addBoth(finished)
-
-
-def clean(text: str, length: int = 500) -> str:
-    """A peer's words, fit for a terminal and a log: one line, no controls."""
-    words = "".join(c if c.isprintable() else " " for c in text[:length])
-    return " ".join(words.split())
 
 
 def _is_ours(failure: Failure) -> bool:

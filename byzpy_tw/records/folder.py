@@ -13,9 +13,11 @@ from typing import IO, Any
 
 from attrs import define, field, frozen
 
+from byzpy_tw import files
 from byzpy_tw.errors import CannotRecord, RunDirectoryError
-from byzpy_tw.records.checkpoint import checkpoints, round_of, sync
-from byzpy_tw.records.schema import decoded, printable, record_of, shown
+from byzpy_tw.records.checkpoint import checkpoints, round_of
+from byzpy_tw.records.schema import decoded, record_of
+from byzpy_tw.text import clean_value, printable
 
 CONFIG, ROUNDS, RESULT = "config.json", "rounds.jsonl", "result.json"
 _LOCK = ".lock"
@@ -121,15 +123,9 @@ class RunDirectory:
         self._lock.close()
 
     def _write_whole(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a file so that nobody ever reads a part of it."""
-        unfinished = self.path / f".{name}.new"
+        """Replace the file `name` by `value` as JSON; `CannotRecord` where that fails."""
         try:
-            with open(unfinished, "w", encoding="utf-8") as file:
-                file.write(to_json(value, indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, self.path / name)
-            sync(self.path)
+            files.write_text(self.path / name, to_json(value, indent=2) + "\n")
         except OSError as e:
             raise CannotRecord(f"cannot write to {self.path}: {e.strerror or e}") from e
 
@@ -145,7 +141,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except OSError as e:
         raise RunDirectoryError(f"cannot read {printable(path)}: {e.strerror or e}") from e
     except ValueError as e:
-        raise RunDirectoryError(f"cannot read {printable(path)}: {shown(e, 200)}") from e
+        raise RunDirectoryError(f"cannot read {printable(path)}: {clean_value(e, 200)}") from e
     if not isinstance(found, dict):
         raise RunDirectoryError(f"{printable(path)} holds no JSON object")
     return found
@@ -183,7 +179,7 @@ def read_rounds(folder: Path, n: int) -> Recorded:
         try:
             rounds.append(record_of(line, number, n))
         except ValueError as e:
-            damage = f"line {number + 1} of {ROUNDS} {shown(e, 300)}"
+            damage = f"line {number + 1} of {ROUNDS} {clean_value(e, 300)}"
             return Recorded(rounds, damage, torn, len(lines) - number - 1)
     return Recorded(rounds, torn=torn)
 

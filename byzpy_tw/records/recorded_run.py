@@ -24,8 +24,8 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_object, read_rounds, to_json
 from byzpy_tw.records.resume import merge_config, options_in
-from byzpy_tw.records.schema import printable, shown
 from byzpy_tw.records.summary import RunSummary, summarize
+from byzpy_tw.text import clean_value, printable
 
 _ENDS = ("finished", "paused", "interrupted", "diverged", "failed")
 # What may still go wrong once the last round is on record: its checkpoint, or a bug.
@@ -104,20 +104,20 @@ def made_with(left: RecordedRun) -> tuple[RunConfig, list[Problem]]:
     bits, newest = left.description.get("bits"), left.records[-1].get("bits")
     # Its own: a run that was resumed with more rounds, and ended before the next record.
     if bits not in (newest, digest_of(left.config.deciding)):
-        text = f"{CONFIG} has bits {shown(bits)}, the newest record has {shown(newest)}"
+        text = f"{CONFIG} has bits {clean_value(bits)}, the newest record has {clean_value(newest)}"
         problems.append(Problem("digest", text))
     for name, value in options.items():
         if name != "rounds" and saved.get(name) != value:
             text = (
-                f"{CONFIG} has {flag(name)} {shown(saved.get(name))}, the records were made "
-                f"with {flag(name)} {shown(value)}"
+                f"{CONFIG} has {flag(name)} {clean_value(saved.get(name))}, the records were made "
+                f"with {flag(name)} {clean_value(value)}"
             )
             problems.append(Problem("option", text))
     try:
         return merge_config({**saved, **options}, {}), problems
     except (ConfigError, TypeError, AttributeError) as e:
         raise RunDirectoryError(
-            f"{printable(left.path / ROUNDS)}: its options make no run: {shown(e, 300)}"
+            f"{printable(left.path / ROUNDS)}: its options make no run: {clean_value(e, 300)}"
         ) from e
 
 
@@ -140,7 +140,7 @@ def _options(left: RecordedRun, problems: list[Problem]) -> dict[str, Any] | Non
             else:
                 text = (
                     f"round {number} carries the digest of another configuration "
-                    f"({shown(told)}) than the rounds before it ({digest[:12]})"
+                    f"({clean_value(told)}) than the rounds before it ({digest[:12]})"
                 )
             problems.append(Problem("digest", text, number))
             if not digest:
@@ -161,7 +161,10 @@ def against_result(left: RecordedRun) -> Iterator[Problem]:
         tally.add(record)
     for name, value in json.loads(to_json(tally.figures())).items():
         if name in result and name != "seconds_a_round" and result[name] != value:
-            text = f"{RESULT} has {name} {shown(result[name])}, the records: {shown(value)}"
+            text = (
+                f"{RESULT} has {name} {clean_value(result[name])}, "
+                f"the records: {clean_value(value)}"
+            )
             yield Problem("result", text)
     for text in _no_such_end(left, result, tally):
         yield Problem("result", f"{RESULT} {text}")
@@ -176,24 +179,27 @@ def _no_such_end(left: RecordedRun, result: Mapping[str, Any], tally: RunSummary
     done, planned = len(left), left.config.rounds
     told = f"{done} rounds are on record, {CONFIG} has {flag('rounds')} {planned}"
     if status not in _ENDS:
-        yield f"has status {shown(status)}: a run is {', '.join(_ENDS[:-1])} or {_ENDS[-1]}"
+        yield f"has status {clean_value(status)}: a run is {', '.join(_ENDS[:-1])} or {_ENDS[-1]}"
     if status == "finished" and done != planned:
         yield f"says finished, and {told}"
     if status == "finished" and (error is not None or code is not None):
-        yield f"says finished, and has the error {shown(code)}: {shown(error)}"
+        yield f"says finished, and has the error {clean_value(code)}: {clean_value(error)}"
     elif error is None and (status in ("paused", "diverged", "failed") or code is not None):
-        yield f"says {shown(status)} ({shown(code)}), and has no error"
+        yield f"says {clean_value(status)} ({clean_value(code)}), and has no error"
     elif status == "diverged" and code != Diverged.code:
-        yield f"says diverged, and has error_code {shown(code)}"
+        yield f"says diverged, and has error_code {clean_value(code)}"
     failures = tally.attack.failures
     if code == AttackFailed.code and (status != "failed" or failures is None or not failures.total):
-        yield f"says {shown(status)} ({shown(code)}), and not all calls of the attack failed"
+        yield (
+            f"says {clean_value(status)} ({clean_value(code)}), "
+            "and not all calls of the attack failed"
+        )
     if (
         done >= planned
         and status != "finished"
         and (status == "diverged" or code not in _AT_THE_END)
     ):
-        yield f"says {shown(status)} ({shown(code)}), and {told}: it came to its end"
+        yield f"says {clean_value(status)} ({clean_value(code)}), and {told}: it came to its end"
 
 
 def at_home(config: RunConfig, data_root: str | None) -> RunConfig:

@@ -13,8 +13,9 @@ from attrs import define, field
 from byzpy_tw.config.paths import absolute, home
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
-from byzpy_tw.records.schema import printable, wrong_result
+from byzpy_tw.records.schema import wrong_result
 from byzpy_tw.report import curves
+from byzpy_tw.text import printable
 
 
 @define(eq=False, repr=False)

@@ -26,7 +26,7 @@ from byzpy_tw.plugins.registry import still_installed
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import CONFIG, Recorded, RunDirectory, read_object
-from byzpy_tw.records.schema import printable, shown
+from byzpy_tw.text import clean_value, printable
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.model_trial import Trial
 
@@ -111,14 +111,14 @@ def options_in(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
         raise RunDirectoryError(f"{file} is not of this version of byzpy_tw")
     if not isinstance(versions := description.get("versions", {}), dict):
         raise RunDirectoryError(
-            f"{file} has versions {shown(versions, 40)}: these are no names with a version "
+            f"{file} has versions {clean_value(versions, 40)}: these are no names with a version "
             "each; put back what was there, or take the entry out"
         )
     try:
         from_dict(saved)
     except (ConfigError, TypeError, AttributeError) as e:
         raise RunDirectoryError(
-            f"{file} is no configuration: {shown(e, 300)}; put back what was there"
+            f"{file} is no configuration: {clean_value(e, 300)}; put back what was there"
         ) from e
     return saved
 
@@ -207,8 +207,8 @@ def compare(
     for what, name, now in (("model", "dimension", dimension), ("data", "data_digest", digest)):
         if name in before and before[name] != now:
             raise RunDirectoryError(
-                f"the run was begun with other {what}: its {name} was {shown(before[name])}, here "
-                f"it is {shown(now)}"
+                f"the run was begun with other {what}: its {name} was "
+                f"{clean_value(before[name])}, here it is {clean_value(now)}"
             )
     lines = []
     versions = before.get("versions", {})
@@ -219,7 +219,9 @@ def compare(
         ("probe", here.probe),
     ):
         if versions.get(name, now) != now:
-            lines.append(f"the run was begun with {name} {shown(versions[name])}, this is {now}")
+            lines.append(
+                f"the run was begun with {name} {clean_value(versions[name])}, this is {now}"
+            )
     lines += trials_differ(before.get("trial"), trial, versions.get("probe") == here.probe)
     if lines and strict:
         raise ServerDiffers(f"{'; '.join(lines)} (--strict)")

@@ -8,9 +8,10 @@ from typing import Any
 
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_object
-from byzpy_tw.records.schema import printable, record_of, shown
+from byzpy_tw.records.schema import record_of
 from byzpy_tw.report.history import History
 from byzpy_tw.report.model import RunReport, ServerState
+from byzpy_tw.text import clean_value, encodable, printable
 
 _MOST_NODES = 1_000_000  # as many as a run may have
 _LONGEST_LINE = 1 << 28  # characters; a record of that many nodes is far shorter
@@ -41,14 +42,9 @@ def begin(name: str, options: Mapping[str, Any]) -> RunReport:
     honest, byzantine = _nodes(name, options)
     before = options.get("pre_aggregator") or []
     chain = [*map(str, before if isinstance(before, (list, tuple)) else [before])]
-    rule = writable(" | ".join([*chain, str(options.get("aggregator", "the rule"))]))
+    rule = encodable(" | ".join([*chain, str(options.get("aggregator", "the rule"))]))
     history = History(honest, byzantine, max(1, _whole(options, "rounds")))
-    return RunReport(writable(name), options, history, rule)
-
-
-def writable(text: str) -> str:
-    """`text` without what has no UTF-8, such as half of a character in a file's name."""
-    return text.encode("utf-8", "replace").decode()
+    return RunReport(encodable(name), options, history, rule)
 
 
 def facts_of(described: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
@@ -82,7 +78,7 @@ def _replay(path: Path, story: RunReport, placement: Any) -> None:
         except ValueError as e:
             story.note = (
                 f"Line {number + 1} of {ROUNDS} is no whole record of round {number} "
-                f"(it {shown(e, 200)}): it and what comes after it are left out."
+                f"(it {clean_value(e, 200)}): it and what comes after it are left out."
             )
             break
         placement = record.get("placement", placement)
@@ -143,5 +139,7 @@ def _nodes(name: str, options: Mapping[str, Any]) -> tuple[int, int]:
 def _whole(options: Mapping[str, Any], name: str) -> int:
     value = options.get(name)
     if type(value) is not int or not 0 <= value < 2**31:
-        raise RunDirectoryError(f"{CONFIG}: {name} is {shown(value, 40)!r}, not a whole number")
+        raise RunDirectoryError(
+            f"{CONFIG}: {name} is {clean_value(value, 40)!r}, not a whole number"
+        )
     return value

@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from byzpy_tw import files
 from byzpy_tw.errors import RunDirectoryError
-from byzpy_tw.records.schema import printable
 from byzpy_tw.report.html import standalone
 from byzpy_tw.report.load import read
 from byzpy_tw.report.model import RunReport
+from byzpy_tw.text import printable
 
 REPORT = "report.html"
 
@@ -35,7 +36,7 @@ def page_of(stories: Sequence[RunReport]) -> str:
 
 
 def write(path: Path, text: str) -> Path:
-    """Write `text` so that nobody ever reads a part of it; `path`.
+    """Write `text` as a whole, and return `path`.
 
     Of a link, what it names is written, and stays the file that it is.  A pipe or a device
     is written as it stands: a file in its place would be no pipe any more.
@@ -44,10 +45,7 @@ def write(path: Path, text: str) -> Path:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8", errors="replace")
         else:
-            file = Path(os.path.realpath(path))
-            unfinished = file.with_name(f".{file.name}.new")
-            unfinished.write_text(text, encoding="utf-8", errors="replace")
-            os.replace(unfinished, file)
+            files.write_text(Path(os.path.realpath(path)), text, errors="replace")
     except OSError as e:
         raise RunDirectoryError(f"cannot write {printable(path)}: {e.strerror or e}") from e
     return path

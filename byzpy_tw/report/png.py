@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.errors import ConfigError, RunDirectoryError
-from byzpy_tw.records.schema import printable
 from byzpy_tw.report.history import STATES
 from byzpy_tw.report.model import RunReport
+from byzpy_tw.text import printable
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5568c", "#b07d00", "#3a9bd0", "#4d4d4d")
 _LETTERS = "sxrtlp-"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from byzpy_tw.records.schema import shown
 from byzpy_tw.report.history import EXCLUDED, SELECTED, History
+from byzpy_tw.text import clean_value
 
 _LONGEST = 300  # characters of a cause
 _NAMED = 3  # nodes; the others are counted
@@ -40,7 +40,8 @@ def _failed_attack(history: History, rule: str) -> list[str]:
         return []
     what = "Nothing" if failures.total else "Little"
     return [
-        f"The attack failed {failures.counted}: {shown(failures.first, _LONGEST).rstrip('.')}.",
+        f"The attack failed {failures.counted}: "
+        f"{clean_value(failures.first, _LONGEST).rstrip('.')}.",
         f"{what} can be concluded about {rule}.",
     ]
 

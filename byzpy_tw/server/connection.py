@@ -12,9 +12,10 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.errors import NotAuthenticated, ProtectedMode
 from byzpy_tw.protocol.keys import SERVER, TRAINER
-from byzpy_tw.protocol.limited_amp import TLS_BEGINS, LimitedAMP, clean
+from byzpy_tw.protocol.limited_amp import TLS_BEGINS, LimitedAMP
 from byzpy_tw.protocol.mtls import Peer, in_words, peer_of
 from byzpy_tw.server.protected_mode import MESSAGE, origin, same_machine
+from byzpy_tw.text import clean
 
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer

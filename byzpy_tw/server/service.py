@@ -36,7 +36,6 @@ from byzpy_tw.plugin_code import cause_of
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.keys import Keys
-from byzpy_tw.protocol.limited_amp import clean
 from byzpy_tw.protocol.mtls import behind_tls
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.threads import in_pool
@@ -44,6 +43,7 @@ from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
+from byzpy_tw.text import clean
 from byzpy_tw.workers.environment import Environment, environment
 from byzpy_tw.workers.host import NodeHost, build
 from byzpy_tw.workers.probe import probe

@@ -25,7 +25,6 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.knowledge_frames import largest_piece
-from byzpy_tw.protocol.limited_amp import clean
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
@@ -33,6 +32,7 @@ from byzpy_tw.server.connection import ServerConnection
 from byzpy_tw.server.idle import LOOKS, PATIENCE, IdleDetector
 from byzpy_tw.server.run import ServerRun, failures_to_json
 from byzpy_tw.server.run_executor import RunExecutor
+from byzpy_tw.text import clean
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_from_json
 
 if TYPE_CHECKING:

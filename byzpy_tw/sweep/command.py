@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import IO, Any
 
 from twisted.internet.task import LoopingCall
 
+from byzpy_tw import files
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.config.unused import used
 from byzpy_tw.console import say
@@ -18,7 +18,6 @@ from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import steady_heap
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.protocol.addresses import parse_addresses
-from byzpy_tw.protocol.limited_amp import clean
 from byzpy_tw.records.folder import locked, to_json
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling import clock
@@ -30,6 +29,7 @@ from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import check_names, versions
 from byzpy_tw.sweep.results import ENDS, Outcome
 from byzpy_tw.sweep.scheduler import CELLS, Lab, discard
+from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import Program, keys_of, start_logging
 
 _WATCHING = ("run_started", "round_completed", "run_finished")
@@ -213,10 +213,8 @@ def _cell(outcome: Outcome) -> dict[str, Any]:
 
 
 def write_whole(path: Path, content: str) -> None:
-    """Write a file so that nobody ever reads a part of it."""
-    unfinished = path.with_name(f".{path.name}.new")
+    """Replace the content of `path`; `CannotRecord` where that fails."""
     try:
-        unfinished.write_text(content, encoding="utf-8")
-        os.replace(unfinished, path)
+        files.write_text(path, content)
     except OSError as e:
         raise CannotRecord(f"cannot write {path}: {e.strerror or e}") from e

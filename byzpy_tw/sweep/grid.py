@@ -20,7 +20,7 @@ from attrs import field, frozen
 import byzpy_tw
 from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.errors import ByzpyTwError, ConfigError
-from byzpy_tw.protocol.limited_amp import clean
+from byzpy_tw.text import clean
 
 # A setting in which the undefended mean collapses under one attack, and each rule has
 # another that it suffers from most, in half a minute for sixteen runs.  At length, and

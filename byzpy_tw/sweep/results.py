@@ -10,10 +10,10 @@ from typing import Any
 
 from attrs import frozen
 
-from byzpy_tw.protocol.limited_amp import clean
 from byzpy_tw.records.attack_calls import AttackCalls, AttackFailures, counted
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_rounds
 from byzpy_tw.sweep.grid import Cell, Trial
+from byzpy_tw.text import clean
 
 ENDS = ("finished", "diverged")  # of a run whose result means something
 _STATUSES = (*ENDS, "paused", "interrupted", "failed")

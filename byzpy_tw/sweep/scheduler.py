@@ -39,7 +39,6 @@ from byzpy_tw.errors import (
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.plugins import Registry
-from byzpy_tw.protocol.limited_amp import clean
 from byzpy_tw.records.checkpoint import checkpoints
 from byzpy_tw.records.folder import CONFIG, RunDirectory, locked
 from byzpy_tw.records.resume import ResumePoint, new, reopen
@@ -48,6 +47,7 @@ from byzpy_tw.scheduling.threads import in_pool
 from byzpy_tw.sweep.grid import Cell, Grid, Trial
 from byzpy_tw.sweep.resolve import keeping_data
 from byzpy_tw.sweep.results import NONSENSE, Ended, Outcome, read
+from byzpy_tw.text import clean
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.run import PreparedRun, run_prepared
 from byzpy_tw.trainer.training import begun_with

@@ -49,10 +49,11 @@ from byzpy_tw.protocol.frames import Header, Kind, bytes_of
 from byzpy_tw.protocol.heartbeat import Heartbeat
 from byzpy_tw.protocol.keys import SERVER, TRAINER
 from byzpy_tw.protocol.knowledge_frames import header_of
-from byzpy_tw.protocol.limited_amp import LimitedAMP, clean
+from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.mtls import MutualTLS, Peer, in_words, peer_of
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures
+from byzpy_tw.text import clean
 from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.model_trial import Trial

@@ -70,7 +70,7 @@ class Startup:
         async def one(member: ServerSlot, job: Awaitable[None]) -> None:
             try:
                 await job
-            except Exception:
+            except Exception as e:  # noqa: F841  (ruff overlooks the uses below)
                 if member.name in late:
                     e = ServerUnreachable(
                         f"{member.name}: not ready {patience:g} s after enough others were"
