@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.attacks.knowledge.codec import PIECES, dtype_of, knowledge_of
+from byzpy_tw.attacks.knowledge.codec import PIECES, decode_knowledge, wire_dtype_of
 from byzpy_tw.attacks.knowledge.view import Knowledge, shapes
 from byzpy_tw.errors import BadFrame, BadRequest
 from byzpy_tw.protocol.frames import Header, Kind
@@ -16,7 +16,7 @@ from byzpy_tw.protocol.knowledge_frames import header_of, largest_piece, place_o
 
 
 def tensor_of(piece: str, h: int, d: int) -> torch.Tensor:
-    return torch.rand(shapes([piece], h, d)[piece]).to(dtype_of(piece))
+    return torch.rand(shapes([piece], h, d)[piece]).to(wire_dtype_of(piece))
 
 
 class PlaceTests(SynchronousTestCase):
@@ -74,7 +74,7 @@ class KnowledgeTests(SynchronousTestCase):
         known = Knowledge.of(honest, "gram", needs={"mean", "std", "gram"})
         shown = {p: getattr(known, p) for p in ("mean", "std", "gram")}
         own = torch.randn(7)
-        again = knowledge_of(shown, h=4, d=7, own=own)
+        again = decode_knowledge(shown, h=4, d=7, own=own)
         self.assertEqual((again.h, again.dimension), (4, 7))
         for piece, tensor in {**shown, "own": own}.items():
             self.assertTrue(torch.equal(getattr(again, piece), tensor), piece)
@@ -83,4 +83,4 @@ class KnowledgeTests(SynchronousTestCase):
     def test_shapes_must_agree_with_the_announcement(self) -> None:
         """A Gram matrix of other nodes than were announced is refused."""
         shown = {"gram": torch.zeros(3, 3, dtype=torch.float64)}
-        self.assertRaises(BadRequest, knowledge_of, shown, h=4, d=7, own=None)
+        self.assertRaises(BadRequest, decode_knowledge, shown, h=4, d=7, own=None)

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from byzpy_tw.errors import LimitExceeded
-from byzpy_tw.kernels.memory import trim
+from byzpy_tw.kernels.memory import trim_heap
 from byzpy_tw.server.service import SETTLING, ByzpyServer
 from byzpy_tw.server.session import Session
 from byzpy_tw.workers.spec import RunSpec
@@ -50,9 +50,9 @@ class TidyTests(SynchronousTestCase):
         for _ in range(50):
             self.server.tidy()
         self.clock.advance(SETTLING)
-        self.assertEqual(self.pool.given, [trim])
+        self.assertEqual(self.pool.given, [trim_heap])
         self.clock.pump([SETTLING] * 50)
-        self.assertEqual(self.pool.given, [trim])
+        self.assertEqual(self.pool.given, [trim_heap])
 
     def test_after_the_last_of_them(self) -> None:
         """A run that ends just before a trim has one after it, when it has let go."""
@@ -84,13 +84,13 @@ class TidyTests(SynchronousTestCase):
         session = Session(Refusing(self.server))  # type: ignore[arg-type]
         self.failureResultOf(session.open_run("a", SPEC.to_json()), LimitExceeded)
         self.clock.advance(SETTLING)
-        self.assertEqual(self.pool.given, [trim])
+        self.assertEqual(self.pool.given, [trim_heap])
 
 
 ROUNDS = """
 import resource
-from byzpy_tw.kernels.memory import steady_heap
-steady_heap()
+from byzpy_tw.kernels.memory import configure_malloc
+configure_malloc()
 import torch
 
 def round():

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.cli.train import configuration
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.kernels.cpu import device_of
+from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import load
 from byzpy_tw.protocol.frame_writer import FrameWriter
 from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind
@@ -69,7 +69,7 @@ class AimTests(SynchronousTestCase):
             self.assertEqual(round.likely_budget(rules.aggregation.computable), 1)
             shown = rounds._show(round, {}, 1)
             self.assertEqual(shown["strength"].shape, (1,))
-            aimed = rules.attack_on(1).aggregator
+            aimed = rules.attack_with_budget(1).aggregator
             self.assertEqual(getattr(aimed, "pipeline", aimed).f, 1)
 
 
@@ -237,12 +237,14 @@ class DeviceTests(SynchronousTestCase):
     def test_auto_is_what_there_is(self) -> None:
         """``auto`` is a device of this machine, for nodes as for the trainer."""
         there = "cuda" if torch.cuda.is_available() else "cpu"
-        self.assertEqual(device_of("auto").type, there)
+        self.assertEqual(resolve_device("auto").type, there)
         self.assertEqual(host(device="auto").parameters.device.type, there)
 
     def test_what_there_is_not(self) -> None:
         """``cuda`` on a machine without it is told with the way out."""
         if torch.cuda.is_available():
-            self.assertEqual(device_of("cuda").type, "cuda")
+            self.assertEqual(resolve_device("cuda").type, "cuda")
         else:
-            self.assertIn("use cpu or auto", str(self.assertRaises(ConfigError, device_of, "cuda")))
+            self.assertIn(
+                "use cpu or auto", str(self.assertRaises(ConfigError, resolve_device, "cuda"))
+            )

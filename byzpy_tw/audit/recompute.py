@@ -12,7 +12,7 @@ from attrs import define, frozen
 from torch import Tensor
 
 from byzpy_tw.audit.replay import Replay
-from byzpy_tw.kernels.parallel import using
+from byzpy_tw.kernels.parallel import thread_limit
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.recorded_run import accepted
 from byzpy_tw.rounds.learner import whole
@@ -90,7 +90,7 @@ class RoundRecomputer:
     ) -> Mapping[str, Any]:
         """Fill in what Byzantine nodes send; what the attack remembers."""
         replay = self.replay
-        with using(self.threads):
+        with thread_limit(self.threads):
             seen = replay.show(state, honest, matrix[list(honest)], f)
             for node, own in owns.items():
                 sent = replay.sent(state, node, seen, own, replay.past(state, node))
@@ -109,7 +109,7 @@ class RoundRecomputer:
         losses: Mapping[int, float],
     ) -> RecomputedRound:
         replay = self.replay
-        with using(self.threads):
+        with thread_limit(self.threads):
             after, aggregated = replay.after(state, nodes, record["f"], matrix, attack)
         chosen = aggregated.selected
         figures: dict[str, Any] = {

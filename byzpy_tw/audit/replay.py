@@ -23,12 +23,18 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, knowledge_of, narrow, widened
+from byzpy_tw.attacks.knowledge.codec import (
+    PAST,
+    PIECES,
+    decode_knowledge,
+    decode_piece,
+    encode_pieces,
+)
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BrokenPlugin, ByzpyTwError
-from byzpy_tw.kernels.cpu import device_of
+from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.rounds.aggregation import Aggregated
@@ -125,7 +131,7 @@ class Replay:
         )  # fmt: skip
         try:
             known = Knowledge.for_attack(
-                self.rules.attack_on(f), rows, context=context, state=memory,
+                self.rules.attack_with_budget(f), rows, context=context, state=memory,
                 memory=dict(state.aggregation),
             )  # fmt: skip
         except ByzpyTwError:
@@ -133,7 +139,7 @@ class Replay:
         except Exception as e:  # a plugin's code
             raise BrokenPlugin(f"attack {config.attack!r}: raised {e!r}") from e
         found = {p: getattr(known, p) for p in PIECES if getattr(known, p) is not None}
-        pieces = {p: widened(t) for p, t in narrow(found, self.wire).items()}
+        pieces = {p: decode_piece(t) for p, t in encode_pieces(found, self.wire).items()}
         return Shown(len(rows), pieces, memory)
 
     def past(self, state: State, node: int) -> Tensor | None:
@@ -152,9 +158,9 @@ class Replay:
         host = self.host
         if host.behaviour(node) == "garbage":  # accepted, where d is as small as that
             return host.garbage(node, state.round)
-        known = knowledge_of(
+        known = decode_knowledge(
             shown.pieces, h=shown.h, d=host.dimension, own=own,
-            past=None if past is None else widened(past),
+            past=None if past is None else decode_piece(past),
         )  # fmt: skip
         try:
             return narrowed(host.attack(node, state.round, known), self.wire)
@@ -222,7 +228,7 @@ def replay_of(
         honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
     ):
         host.spawn(node)
-    model = make_model(spec, registry, host.dataset).to(device_of(config.device))
+    model = make_model(spec, registry, host.dataset).to(resolve_device(config.device))
     learner = Learner(
         model, host.dataset, lr=config.lr, momentum=config.momentum,
         weight_decay=config.weight_decay, milestones=config.lr_milestones,

@@ -13,7 +13,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from byzpy_tw import global_random, seeds
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
-from byzpy_tw.models.dropout import check_dropout, name_streams
+from byzpy_tw.models.dropout import check_dropout, replace_dropout
 from byzpy_tw.plugin_code import described
 
 Factory = Callable[..., nn.Module]
@@ -33,15 +33,15 @@ def count(factory: Factory, params: Mapping[str, Any]) -> int:
         values = values and not isinstance(cause, RecursionError)
         if cause is None or not (values or "meta" in described(cause)):
             raise
-        raise _valueless(cause) from e
+        raise _meta_device_error(cause) from e
     except RecursionError:
         raise
     except (RuntimeError, NotImplementedError) as e:
-        raise _valueless(e) from e
+        raise _meta_device_error(e) from e
     return check(model)
 
 
-def _valueless(e: BaseException) -> UnsuitableModel:
+def _meta_device_error(e: BaseException) -> UnsuitableModel:
     return UnsuitableModel(
         "the model cannot be made on torch's meta device, where its size is found before "
         f"memory is taken (values are not to be read while it is made): {described(e)}"
@@ -62,7 +62,7 @@ def build(
     with global_random.seeded(seeds.torch_seed(seed, "model")):
         model = factory(**params)
     check(model)
-    name_streams(model)
+    replace_dropout(model)
     return model
 
 

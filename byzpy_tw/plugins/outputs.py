@@ -16,9 +16,9 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw import global_random
-from byzpy_tw.aggregators.callables import taken
-from byzpy_tw.attacks import TIERS, Knowledge, pieces_of
-from byzpy_tw.attacks.adapter import perform
+from byzpy_tw.aggregators.callables import supported_arguments
+from byzpy_tw.attacks import LEVELS, Knowledge, pieces_of
+from byzpy_tw.attacks.adapter import call_attack
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.plugin_code import calling, untouched
@@ -37,15 +37,15 @@ def checked(kind: str, name: str, distribution: str, made: Any) -> Any:
     if not callable(made):
         raise BrokenPlugin(f"{who} is {type(made).__name__}, which cannot be called")
     if kind == "attack":
-        tier = getattr(made, "knowledge", None)
-        if not isinstance(tier, str) or tier not in TIERS:
+        level = getattr(made, "knowledge", None)
+        if not isinstance(level, str) or level not in LEVELS:
             raise BrokenPlugin(
-                f"{who} declares knowledge {tier!r}, which is none of {', '.join(TIERS)}"
+                f"{who} declares knowledge {level!r}, which is none of {', '.join(LEVELS)}"
             )
-        if not set(pieces_of(made)) <= TIERS[tier]:
+        if not set(pieces_of(made)) <= LEVELS[level]:
             raise BrokenPlugin(
-                f"{who} wants to be shown {', '.join(pieces_of(made))}, knowledge {tier!r} "
-                f"is {', '.join(sorted(TIERS[tier])) or 'nothing'}"
+                f"{who} wants to be shown {', '.join(pieces_of(made))}, knowledge {level!r} "
+                f"is {', '.join(sorted(LEVELS[level])) or 'nothing'}"
             )
         return PluginAttack(made, who)
     if kind == "partition":
@@ -69,7 +69,7 @@ class PluginAttack:
     copies: Callable[[], Any] | None = None
     digest: str = ""  # of its vector in the trial, which servers are compared by
 
-    __call__ = perform
+    __call__ = call_attack
 
     @property
     def pieces(self) -> tuple[str, ...]:
@@ -84,7 +84,9 @@ class PluginAttack:
         rows = [] if known.vectors is None else [known.vectors]
         with calling(self.who), untouched(self.who, *rows):
             made = self.made if self.copies is None else self.copies()
-            answer = made(known.owned(), **taken(self.made, {"context": context}))
+            answer = made(
+                known.private_copy(), **supported_arguments(self.made, {"context": context})
+            )
             return _vector(answer, known, self.who)
 
     def _answered(self, method: Callable[..., Any], found: Any, rows: int) -> Any:
@@ -103,7 +105,7 @@ class PluginAttack:
         if offered.get("memory") is not None:
             offered["memory"] = copy.deepcopy(offered["memory"])
         with calling(self.who), untouched(self.who, rows):
-            found = method(first, **taken(method, offered))
+            found = method(first, **supported_arguments(method, offered))
             found = self._answered(method, found, len(rows))
         state = offered.get("state")
         for key, value in (state or {}).items():

@@ -16,7 +16,7 @@ from byzpy_tw.errors import (
     GuaranteeMissing,
     PluginError,
 )
-from byzpy_tw.kernels.cpu import device_of
+from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugin_code import calling, described
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_pipeline
@@ -98,7 +98,7 @@ class Aggregation:
         """
         everyone = len(nodes) == matrix.shape[0]
         rows = matrix if everyone else matrix[list(nodes)]
-        rows = rows.to(device_of(self.config.device))
+        rows = rows.to(resolve_device(self.config.device))
         context = Context(
             seed=self.config.seed,
             round=round,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
 from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
-from byzpy_tw.aggregators.rule import outcome_of, preaggregated
+from byzpy_tw.aggregators.rule import apply_preaggregator, compute_outcome
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError, TooManyByzantine
@@ -132,11 +132,11 @@ def _called(kind: str, rule: Any) -> Call:
     def call(rows: Tensor, context: seeds.Context, state: dict[str, Any]) -> Tensor:
         if kind == "pre-aggregator":
             if hasattr(rule, "matrix"):
-                points = preaggregated(rule, Points(rows), context=context, state=state)
-                return points.materialised()
+                points = apply_preaggregator(rule, Points(rows), context=context, state=state)
+                return points.materialise()
             return run_preaggregator(rule, rows, context=context, state=state)
         if hasattr(rule, "outcome") or hasattr(rule, "weights"):
-            return outcome_of(rule, Points(rows), context=context, state=state).vector
+            return compute_outcome(rule, Points(rows), context=context, state=state).vector
         return run_aggregator(rule, rows, context=context, state=state).vector
 
     return call

@@ -26,7 +26,7 @@ from twisted.internet.defer import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from byzpy_tw.attacks.knowledge.codec import knowledge_of
+from byzpy_tw.attacks.knowledge.codec import decode_knowledge
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRequest, UnknownRun
 from byzpy_tw.plugin_code import cause_of, described, untouched
@@ -144,7 +144,7 @@ class NodeScheduler:
         Raises `BadRequest` where the shapes of `shown` are not what they must be.
         """
         d = self.host.dimension
-        knowledge_of(shown, h=h, d=d, own=None)
+        decode_knowledge(shown, h=h, d=d, own=None)
         failures: Failures = {}
 
         # Nodes share the rows: where one attack writes to them, all answers are worthless.
@@ -162,7 +162,7 @@ class NodeScheduler:
                 try:
                     if not self._wanted(round):
                         raise BadRequest("nobody waits for this vector any more")
-                    known = knowledge_of(shown, h=h, d=d, own=None, past=past.get(node))
+                    known = decode_knowledge(shown, h=h, d=d, own=None, past=past.get(node))
                     found.append(Gradient((made(node, known),), 0.0))
                 except Exception as e:  # an attack is a plugin's code
                     found.append(e)
@@ -190,7 +190,7 @@ class NodeScheduler:
                 if isinstance(gradient, BaseException):
                     raise gradient
                 own = gradient.vector
-            known = knowledge_of(shown, h=h, d=d, own=own, past=past.get(node))
+            known = decode_knowledge(shown, h=h, d=d, own=own, past=past.get(node))
             vector = await in_pool(self._reactor, self._pool, made, node, known)
             if behaviour == "slow":
                 self._emit_late(node, vector, round, emit)

@@ -18,7 +18,7 @@ from torch import Tensor
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.python.failure import Failure
 
-from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, widened
+from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, decode_piece
 from byzpy_tw.errors import BadFrame, BadRequest, ServerBusy, ServerError, UnknownRun
 from byzpy_tw.protocol.frames import Header, Kind, vector_header
 from byzpy_tw.protocol.knowledge_frames import place_of
@@ -273,7 +273,7 @@ class ServerRun:
             if self._arrivals.round == round:
                 self._pieces[piece] = wide
 
-        return in_pool(self._reactor, self._lane, widened, tensor).addCallback(keep)
+        return in_pool(self._reactor, self._lane, decode_piece, tensor).addCallback(keep)
 
     def _check(self, nodes: Iterable[int], *, honest: bool) -> None:
         if self.stream is None:

@@ -29,9 +29,9 @@ from byzpy_tw.errors import (
     UnsuitableData,
     UnsuitableModel,
 )
-from byzpy_tw.kernels.memory import settle, steady_heap, trim
+from byzpy_tw.kernels.memory import configure_malloc, freeze_gc, trim_heap
+from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
-from byzpy_tw.kernels.parallel import whole_pool as make_pool
 from byzpy_tw.plugin_code import cause_of
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.protocol.addresses import Address
@@ -120,7 +120,7 @@ class ByzpyServer(Service):
         super().startService()
         if self.process:
             clock.steady(self.reactor)
-        steady_heap()
+        configure_malloc()
         self.pool = self.make_pool(self.threads)
         self.tickets = Tickets(self.reactor, self.limits.ticket_seconds)
         if self.listening is None:
@@ -175,7 +175,7 @@ class ByzpyServer(Service):
             self._tidying = self.reactor.callLater(SETTLING, self._trim)
 
     def _trim(self) -> None:
-        in_pool(self.reactor, self.pool, trim).addErrback(lambda _: None)  # shut down
+        in_pool(self.reactor, self.pool, trim_heap).addErrback(lambda _: None)  # shut down
         if clock.seconds(self.reactor) - self._ended < SETTLING:
             # Another ended meanwhile: its last job may hold memory still.
             self._tidying = self.reactor.callLater(SETTLING, self._trim)
@@ -240,7 +240,7 @@ class ByzpyServer(Service):
         registry = self._names()
         found = environment(registry, probe=probe(), device=self.device, threads=self.threads)
         if self.process:
-            settle()
+            freeze_gc()
         return found
 
     def _names(self) -> Registry:

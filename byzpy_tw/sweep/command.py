@@ -15,7 +15,7 @@ from byzpy_tw.config.unused import used
 from byzpy_tw.console import say
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.cpu import cores
-from byzpy_tw.kernels.memory import steady_heap
+from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.folder import locked, to_json
@@ -57,7 +57,7 @@ def run_lab(
         cell = grid.cells[0]
         raise ConfigError(f"no cell can be run; {cell.defence}: {cell.impossible}")
     with _held(folder):
-        steady_heap()
+        configure_malloc()
         start_logging(folder)
         from twisted.internet import reactor
 

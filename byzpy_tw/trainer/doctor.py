@@ -114,7 +114,7 @@ class Doctor:
     def _rules(self) -> None:
         self.warnings += unused(self.config)
         rules = resolve_rules(self.config, self.registry)
-        if rules.missing is not None:
+        if rules.missing_guarantee is not None:
             self.warnings.append(
                 f"no guarantee: {self.config.pipeline}: {rules.missing} (--strict makes this "
                 "an error)"

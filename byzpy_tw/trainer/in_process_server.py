@@ -11,7 +11,7 @@ from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import Deferred, succeed
 
-from byzpy_tw.attacks.knowledge.codec import widened
+from byzpy_tw.attacks.knowledge.codec import decode_piece
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.frames import vector_header
@@ -131,10 +131,10 @@ def _wide(
     """
 
     def taken(piece: str, tensor: Tensor) -> Tensor:
-        wide = widened(tensor)
+        wide = decode_piece(tensor)
         return wide.clone() if apart and piece == "vectors" and wide is tensor else wide
 
     return (
         {piece: taken(piece, tensor) for piece, tensor in shown.items()},
-        {node: widened(tensor) for node, tensor in past.items()},
+        {node: decode_piece(tensor) for node, tensor in past.items()},
     )

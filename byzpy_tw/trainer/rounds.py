@@ -12,12 +12,12 @@ from attrs import define, evolve, field, frozen
 from torch import Tensor
 from twisted.internet.defer import Deferred
 
-from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, narrow
+from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, encode_pieces
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BudgetExceeded, Diverged
-from byzpy_tw.kernels.parallel import using
+from byzpy_tw.kernels.parallel import thread_limit
 from byzpy_tw.plugin_code import calling
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.rounds.aggregation import Aggregated
@@ -287,16 +287,16 @@ class Rounds:
             byzantine=self.config.num_byz,
             pipeline=aggregation.chain(f),
         )
-        with calling(f"attack {self.config.attack!r}"), using(self._threads):
+        with calling(f"attack {self.config.attack!r}"), thread_limit(self._threads):
             known = Knowledge.for_attack(
-                self.rules.attack_on(f),
+                self.rules.attack_with_budget(f),
                 honest,
                 context=context,
                 state=memory,
                 memory=aggregation.memory,
             )
         found = {piece: getattr(known, piece) for piece in PIECES}
-        return narrow({p: t for p, t in found.items() if t is not None}, self._wire)
+        return encode_pieces({p: t for p, t in found.items() if t is not None}, self._wire)
 
     def _advance(
         self, gathered: Gathered, keep: bool
@@ -307,7 +307,7 @@ class Rounds:
         """
         round, verdict, number = gathered.round, gathered.verdict, gathered.round.number
         aggregation = self.rules.aggregation
-        with using(self._threads):
+        with thread_limit(self._threads):
             aggregated = aggregation(self.collector.matrix, verdict.nodes, verdict.f, number)
         gathered.clock.lap("aggregate")
         self.done = None

@@ -33,9 +33,9 @@ from byzpy_tw.errors import (
     format_error,
 )
 from byzpy_tw.kernels.cpu import cores
-from byzpy_tw.kernels.memory import settle, steady_heap
+from byzpy_tw.kernels.memory import configure_malloc, freeze_gc
+from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
-from byzpy_tw.kernels.parallel import whole_pool as make_pool
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.outputs import check_web, draw, lines_of, serve, terminal_of
@@ -271,7 +271,7 @@ def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> 
 def _run(run: PreparedRun) -> int:
     from twisted.internet import reactor
 
-    steady_heap()
+    configure_malloc()
     start_logging(run.directory.path)
     terminal = terminal_of(run.config, say)
     return Program(reactor, terminal.tell).run(
@@ -312,7 +312,7 @@ class Program:
         steady(self._reactor)
 
         def begin() -> None:
-            settle()
+            freeze_gc()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
                     signal.signal(number, self._signalled)

@@ -21,7 +21,7 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.config.unused import unused
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged, UnsuitableData
-from byzpy_tw.kernels.cpu import device_of
+from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import View
 from byzpy_tw.plugins import Registry
@@ -88,7 +88,7 @@ def load(config: RunConfig, registry: Registry, rules: ResolvedRules, threads: i
     try_rules(config, registry, rules, dimension)
     who = registry.owner("model", config.model)
     tried.check_initial(model, who)
-    model = model.to(device_of(config.device))
+    model = model.to(resolve_device(config.device))
     attack = ""
     if config.num_byz:
         make = partial(
@@ -182,7 +182,7 @@ class Training:
         """Read the data and build the model: nothing needs a server yet."""
         for line in unused(self.config):
             self.screen.notice(line)
-        if self.rules.missing is not None:
+        if self.rules.missing_guarantee is not None:
             self.screen.notice(
                 f"no guarantee: {self.config.pipeline}: {self.rules.missing} "
                 "(--strict makes this an error)"

@@ -17,7 +17,7 @@ from attrs import define
 from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
-from byzpy_tw.attacks.knowledge.levels import TIERS, pieces_of
+from byzpy_tw.attacks.knowledge.levels import LEVELS, pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
 from byzpy_tw.plugin_code import cause_of, described
@@ -149,7 +149,7 @@ def knowledge(attack: Any, spec: RunSpec, dimension: int, number: int) -> Knowle
     known = Knowledge.of(
         rows[:h],
         attack.knowledge,
-        needs=(needs & TIERS[attack.knowledge]) - {"strength", "own"},
+        needs=(needs & LEVELS[attack.knowledge]) - {"strength", "own"},
         direction=getattr(attack, "direction", "mean"),
     )
     return attrs.evolve(

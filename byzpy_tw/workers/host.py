@@ -28,7 +28,7 @@ from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, BrokenPlugin, LimitExceeded, ShardTooSmall
-from byzpy_tw.kernels.cpu import device_of
+from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.object_state import Copies
 from byzpy_tw.plugin_code import calling
 from byzpy_tw.plugins import Registry
@@ -242,7 +242,7 @@ def build(
         dataset if dataset is not None else registry.make("dataset", spec.dataset, root=data_root)
     )
     check_model(spec, registry, data, most_elements=most_elements, most_working=most_working)
-    chosen, shards = device_of(device), make_shards(spec, registry, data)
+    chosen, shards = resolve_device(device), make_shards(spec, registry, data)
     if tried is None:
         tried = try_out(spec, registry, data, shards, chosen)
     model = make_model(spec, registry, data, checked=True)

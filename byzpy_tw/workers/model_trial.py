@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from byzpy_tw import global_random, models, object_state, seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel, WireError
-from byzpy_tw.kernels.parallel import on_one_thread
+from byzpy_tw.kernels.parallel import run_single_threaded_with_grad
 from byzpy_tw.plugin_code import calling, described
 from byzpy_tw.vectors import norm_of, sha256_of
 from byzpy_tw.workers.loss import class_scores, losses_gradient
@@ -157,7 +157,7 @@ def try_model(
         with calling(who):
             return _tried(make, who, spec, data, shards, device, foreign)
 
-    return on_one_thread(work)
+    return run_single_threaded_with_grad(work)
 
 
 def _tried(

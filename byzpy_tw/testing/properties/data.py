@@ -22,11 +22,11 @@ from byzpy_tw.errors import ShardTooSmall
 from byzpy_tw.plugins.outputs import checked
 from byzpy_tw.testing.properties.bounds import (
     PATIENCE,
-    made,
+    assert_untouched,
+    make_with,
     on_threads,
+    run_within,
     test_class,
-    untouched,
-    within,
 )
 
 Factory = Callable[..., Any]
@@ -48,7 +48,7 @@ def dataset_tests(
     """
 
     def build() -> Dataset:
-        found = within(PATIENCE, lambda: made(make, **parameters))
+        found = run_within(PATIENCE, lambda: make_with(make, **parameters))
         return checked("dataset", "this", "tested here", found)  # type: ignore[no-any-return]
 
     def splits(self: SynchronousTestCase) -> None:
@@ -66,7 +66,7 @@ def dataset_tests(
         """What a model is given is finite, float32, and not the data themselves."""
         data = build()
         some = data.train.x[:100]
-        with untouched(self, data.train.x):
+        with assert_untouched(self, data.train.x):
             found = data.inputs(some)
             self.assertEqual(found.dtype, torch.float32)
             self.assertEqual(found.shape, some.shape)
@@ -75,7 +75,7 @@ def dataset_tests(
 
     def again(self: SynchronousTestCase) -> None:
         """Made again it is the same, to the bit."""
-        with untouched(self):
+        with assert_untouched(self):
             digests = on_threads(lambda: build().digest())
         self.assertEqual(len(set(digests)), 1, "two of the same dataset differ")
 
@@ -126,11 +126,11 @@ def partition_tests(
     are empty, or it is a `ShardTooSmall` with the numbers.  With `covers` every example
     is in some shard, with `disjoint` in no more than one.
     """
-    partition = checked("partition", "this", "tested here", made(make, **parameters))
+    partition = checked("partition", "this", "tested here", make_with(make, **parameters))
 
     def cut(labels: np.ndarray, shards: int, seed: int) -> list[np.ndarray]:
         stream = seeds.stream(seed, "partition")
-        return within(PATIENCE, lambda: partition(labels, shards, stream))  # type: ignore[no-any-return]
+        return run_within(PATIENCE, lambda: partition(labels, shards, stream))  # type: ignore[no-any-return]
 
     @st.composite
     def cases(draw: Any) -> tuple[np.ndarray, int]:
@@ -147,7 +147,7 @@ def partition_tests(
         """Shards are rows of examples that there are."""
         labels, shards = case
         kept = labels.copy()
-        with untouched(self):
+        with assert_untouched(self):
             found = cut(labels, shards, seed)
         self.assertTrue(np.array_equal(labels, kept), "changed the labels")
         self.assertEqual(len(found), shards)
