@@ -132,7 +132,7 @@ async def _conducted(
         from twisted.internet import reactor
     _turning(reactor)
     from byzpy_tw.plugins.shorthand import registry
-    from byzpy_tw.records.resume import disabled_in
+    from byzpy_tw.records.resume import read_disabled_plugins
     from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
 
     given, beneath = _options(config, resume, options)
@@ -142,7 +142,7 @@ async def _conducted(
         run = prepare_run(RunConfig(**given), registry(disabled or ()), beneath)
     else:
         folder = home(resume)
-        names = registry(disabled_in(folder) if disabled is None else disabled)
+        names = registry(read_disabled_plugins(folder) if disabled is None else disabled)
         found = prepare_resume(folder, given, names, tell)
         if found is None:
             return Result.read(folder)

@@ -72,7 +72,7 @@ class FileTests(SynchronousTestCase):
     def test_a_copy(self) -> None:
         """Shares no memory with what it was made from."""
         one = state()
-        other = one.kept()
+        other = one.snapshot()
         one.parameters.add_(1)
         one.momenta[0].add_(1)
         one.aggregation["aggregator"]["previous"].add_(1)
@@ -84,7 +84,7 @@ class FileTests(SynchronousTestCase):
         """Is kept as it is, but for containers that the run adds to."""
         one = state()
         self.patch(checkpoint, "LARGE", 1)
-        other = one.kept()
+        other = one.snapshot()
         self.assertIs(other.parameters, one.parameters)
         self.assertIs(other.momenta[0], one.momenta[0])
         one.momenta[5], one.history[3] = torch.ones(5), {}
@@ -96,9 +96,11 @@ class FileTests(SynchronousTestCase):
         """A view of a large tensor is copied, and what has no strides is counted."""
         whole = torch.zeros(1000, 1000)
         self.patch(checkpoint, "LARGE", 1)
-        kept = State(1, whole[0], whole[0], {}, {}, {"sparse": torch.eye(3).to_sparse()}).kept()
-        self.assertEqual(kept.parameters.untyped_storage().nbytes(), 4000)
-        self.assertTrue(kept.aggregation["sparse"].is_sparse)
+        snapshot = State(
+            1, whole[0], whole[0], {}, {}, {"sparse": torch.eye(3).to_sparse()}
+        ).snapshot()
+        self.assertEqual(snapshot.parameters.untyped_storage().nbytes(), 4000)
+        self.assertTrue(snapshot.aggregation["sparse"].is_sparse)
 
     def test_how_large(self) -> None:
         """All tensors and arrays count, wherever they are."""
@@ -114,7 +116,7 @@ class FileTests(SynchronousTestCase):
                 path.unlink()
             for round in range(1, 6):
                 checkpoint.write(self.folder, state(round), keep)
-            rounds = [checkpoint.read(p).round for p in checkpoint.checkpoints(self.folder)]
+            rounds = [checkpoint.read(p).round for p in checkpoint.list_checkpoints(self.folder)]
             self.assertEqual(rounds, left)
             self.assertEqual(len(list(self.folder.iterdir())), len(left))
 
@@ -290,7 +292,7 @@ class LargeRunTests(SynchronousTestCase):
         subprocess.run([sys.executable, "-c", SLOW_DISK, *options], check=True, capture_output=True)
         with open(where / ROUNDS) as lines:
             digests = [json.loads(line)["parameters_sha256"] for line in lines]
-        written = [checkpoint.read(path) for path in checkpoint.checkpoints(where)]
+        written = [checkpoint.read(path) for path in checkpoint.list_checkpoints(where)]
         self.assertGreaterEqual(len(written), 5)
         for state in written:
             self.assertEqual(sha256_of(state.parameters), digests[state.round - 1], state.round)
@@ -343,7 +345,7 @@ class ReopeningTests(SynchronousTestCase):
 
     def test_none_that_is_good(self) -> None:
         """The records are left alone, and the user decides."""
-        for path in checkpoint.checkpoints(self.folder):
+        for path in checkpoint.list_checkpoints(self.folder):
             path.write_bytes(b"half")
         failure = self.assertRaises(RunDirectoryError, reopen, self.folder, {}, print)
         self.assertIn("delete them", str(failure))
@@ -357,7 +359,7 @@ class ReopeningTests(SynchronousTestCase):
 
     def test_without_any(self) -> None:
         """Everything is run again."""
-        for path in checkpoint.checkpoints(self.folder):
+        for path in checkpoint.list_checkpoints(self.folder):
             path.unlink()
         begun = self.reopen()[2]
         self.assertEqual((begun.round, begun.records), (0, ()))

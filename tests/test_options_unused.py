@@ -23,7 +23,7 @@ from byzpy_tw.config.toml import plain_toml, to_toml
 from byzpy_tw.config.unused import unused, used
 from byzpy_tw.errors import BadParameter, BadVectors, ConfigError, GuaranteeMissing
 from byzpy_tw.plugins import load
-from byzpy_tw.records.recorded_run import at_home
+from byzpy_tw.records.recorded_run import config_in_process
 from byzpy_tw.records.resume import merge_config
 from byzpy_tw.rounds.aggregation import Aggregation
 from byzpy_tw.trainer.run import PreparedRun, prepare_resume, prepare_run
@@ -113,7 +113,7 @@ class UselessTests(SynchronousTestCase):
         again = merge_config(saved.to_dict(), {"rounds": 60})
         self.assertEqual((again.keys, again.failover), ("k.pem", "off"))
         self.assertIsNone(merge_config(saved.to_dict(), {"local": 2}).keys)
-        self.assertEqual(from_dict(at_home(again, None).to_dict()).keys, None)
+        self.assertEqual(from_dict(config_in_process(again, None).to_dict()).keys, None)
 
     def test_an_attack_of_nobody(self) -> None:
         """An attack without Byzantine nodes is a notice; the default one is none."""
@@ -164,8 +164,10 @@ class PathsTests(SynchronousTestCase):
             assert again is not None
             again.directory.close()
             self.assertEqual(again.config.data_root, str(self.home / "moved"))
-        self.assertEqual(at_home(run.config, None).data_root, str(root))
-        self.assertEqual(at_home(run.config, "~/other").data_root, str(self.home / "other"))
+        self.assertEqual(config_in_process(run.config, None).data_root, str(root))
+        self.assertEqual(
+            config_in_process(run.config, "~/other").data_root, str(self.home / "other")
+        )
 
     def test_files_keep_what_was_written(self) -> None:
         """--print-config writes the path as it was given."""

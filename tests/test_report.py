@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.report.downsample import COLUMNS
-from byzpy_tw.report.history import SHOWN, STATES, History, state_of
+from byzpy_tw.report.history import SHOWN, STATES, RoundHistory, refusal_state
 from byzpy_tw.report.html import asset, in_script, standalone
 from byzpy_tw.report.load import begin, read
 from byzpy_tw.report.page import REPORT, page_of, report
@@ -21,8 +21,8 @@ from tests.recorded_runs import HTML, record, records, refused, story
 from tests.support import folder
 
 
-def history(rounds: int = 100, honest: int = 4, byzantine: int = 2) -> History:
-    return History(honest, byzantine, rounds)
+def history(rounds: int = 100, honest: int = 4, byzantine: int = 2) -> RoundHistory:
+    return RoundHistory(honest, byzantine, rounds)
 
 
 class HistoryTests(SynchronousTestCase):
@@ -42,13 +42,13 @@ class HistoryTests(SynchronousTestCase):
 
     def test_every_reason_has_a_state(self) -> None:
         """None of a node's ends is taken for another's; one of a later version is refused."""
-        found = {reason: STATES[state_of(reason.value)] for reason in Reason}
+        found = {reason: STATES[refusal_state(reason.value)] for reason in Reason}
         self.assertEqual(found[Reason.LATE], "late")
         self.assertEqual(found[Reason.LOST], "lost")
         self.assertEqual(found[Reason.PROBATION], "probation")
         rest = set(Reason) - {Reason.LATE, Reason.LOST, Reason.PROBATION}
         self.assertEqual({found[reason] for reason in rest}, {"refused"})
-        self.assertEqual(STATES[state_of("tired")], "refused")
+        self.assertEqual(STATES[refusal_state("tired")], "refused")
 
     def test_long_runs_are_bounded(self) -> None:
         """However many rounds, there are at most so many columns, and none is forgotten."""
@@ -243,12 +243,12 @@ class ReadingTests(SynchronousTestCase):
     def test_where_nodes_live(self) -> None:
         """At the start, and from each record on that says otherwise."""
         self.write("rounds.jsonl", record(0))
-        self.assertEqual([(p.name, p.nodes) for p in read(self.path).places],
+        self.assertEqual([(p.name, p.nodes) for p in read(self.path).servers],
                          [("tcp://a:1", [0, 1, 2, 3, 4, 5])])  # fmt: skip
         moved = record(1, placement={"tcp://b:1": [0, 1]}, events=["tcp://a:1 is lost"])
         self.write("rounds.jsonl", record(0), moved, record(2))
         told = read(self.path)
-        self.assertEqual([(p.name, p.nodes) for p in told.places], [("tcp://b:1", [0, 1])])
+        self.assertEqual([(p.name, p.nodes) for p in told.servers], [("tcp://b:1", [0, 1])])
         self.assertEqual(told.plain()["events"], [[1, "tcp://a:1 is lost"]])
 
     def test_damage_is_told(self) -> None:

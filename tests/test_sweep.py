@@ -31,7 +31,7 @@ from byzpy_tw.sweep.display import Lines, Live
 from byzpy_tw.sweep.grid import Cell, Grid, command_of, defences_of, make_grid
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import keeping_data, versions
-from byzpy_tw.sweep.results import Outcome, read
+from byzpy_tw.sweep.results import CellResult, read
 from byzpy_tw.sweep.scheduler import Lab
 from tests.support import folder
 from tests.sweep_grids import digest, ended, grid, outcome
@@ -321,13 +321,13 @@ class OutcomeTests(SynchronousTestCase):
             ended(cell.trials[0]),
             ended(cell.trials[1], None, status="diverged", error="x"),
         )
-        found = Outcome(cell=cell, ended=runs)
+        found = CellResult(cell=cell, ended=runs)
         self.assertEqual((found.status, found.value, found.why), ("diverged", 0.0, "x"))
-        failed = Outcome(cell=cell, failures=("BAD: no",))
+        failed = CellResult(cell=cell, failures=("BAD: no",))
         self.assertEqual((failed.status, failed.why, failed.value), ("failed", "BAD: no", None))
 
 
-def filled(made: Grid) -> list[Outcome]:
+def filled(made: Grid) -> list[CellResult]:
     """The mean collapses under the second attack; nothing else does."""
     return [
         outcome(cell, *(0.1 if (cell.row, cell.column) == (0, 1) else 0.9 for _ in cell.trials))
@@ -356,13 +356,13 @@ class TextTests(SynchronousTestCase):
         """Waiting, under way, impossible, diverged."""
         cell = grid().cells[0]
         no = attrs.evolve(cell, impossible="krum needs n > 2f + 2", trials=())
-        self.assertEqual(text.entry(Outcome(cell=cell))[0], ".")
-        self.assertEqual(text.entry(Outcome(cell=cell), progress="40%")[0], "40%")
-        self.assertEqual(text.entry(Outcome(cell=no))[0], "impossible")
+        self.assertEqual(text.entry(CellResult(cell=cell))[0], ".")
+        self.assertEqual(text.entry(CellResult(cell=cell), progress="40%")[0], "40%")
+        self.assertEqual(text.entry(CellResult(cell=no))[0], "impossible")
         gone = outcome(cell, 0.5, status="diverged")
         self.assertEqual(text.entry(gone)[0], "diverged")
         made = grid()
-        told = text.notes(made, [Outcome(cell=no), gone, *filled(made)[2:]])
+        told = text.notes(made, [CellResult(cell=no), gone, *filled(made)[2:]])
         self.assertIn("impossible: mean under none: krum needs n > 2f + 2", told)
 
     def test_sentences(self) -> None:
@@ -375,7 +375,7 @@ class TextTests(SynchronousTestCase):
                 "nnm | median has the best worst case: 90.0 % under none.",
             ],
         )
-        self.assertEqual(findings.sentences(made, [Outcome(cell=c) for c in made.cells]), [])
+        self.assertEqual(findings.sentences(made, [CellResult(cell=c) for c in made.cells]), [])
         gone = [outcome(cell, 0.5, status="diverged") for cell in made.cells]
         self.assertEqual(
             findings.sentences(made, gone)[0],
@@ -548,7 +548,7 @@ class PageTests(SynchronousTestCase):
         outcomes = [
             outcome(cells[0], 0.1),
             outcome(cells[1], 0.9),
-            Outcome(cell=attrs.evolve(cells[2], impossible=HOSTILE)),
+            CellResult(cell=attrs.evolve(cells[2], impossible=HOSTILE)),
             outcome(cells[3], 0.9, status="paused", error=HOSTILE, digest=HOSTILE),
         ]
         found = outline(page(hostile, outcomes, Path(HOSTILE)))
@@ -559,14 +559,14 @@ class PageTests(SynchronousTestCase):
     def test_before_anything_has_run(self) -> None:
         """It is whole all the same."""
         made = grid()
-        found = outline(page(made, [Outcome(cell=cell) for cell in made.cells], Path("lab")))
+        found = outline(page(made, [CellResult(cell=cell) for cell in made.cells], Path("lab")))
         self.assertEqual(found.open, [])
 
     def test_template_is_data(self) -> None:
         """A dollar sign in a name is no placeholder."""
         made = grid()
         cells = [attrs.evolve(cell, missing="$table ${found}") for cell in made.cells]
-        content = page(made, [Outcome(cell=cell) for cell in cells], Path("lab"))
+        content = page(made, [CellResult(cell=cell) for cell in cells], Path("lab"))
         self.assertIn("$table ${found}", content)
 
 

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from byzpy_tw.errors import ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
-from byzpy_tw.records.checkpoint import checkpoints
+from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep.command import grid_of, work
 from byzpy_tw.sweep.display import Lines
 from byzpy_tw.sweep.page import page
@@ -117,7 +117,7 @@ class LeftTests(TestCase):
         await self.assertFailure(running, CancelledError)
         before = (path / "rounds.jsonl").read_bytes()
         self.assertIn(before.count(b"\n"), range(21, 500))
-        self.assertEqual(len(checkpoints(path)[:1]), 1)
+        self.assertEqual(len(list_checkpoints(path)[:1]), 1)
 
         lab = Lab(made, where, 1, names, reactor)
         lab.find()
@@ -125,7 +125,7 @@ class LeftTests(TestCase):
         self.assertEqual(lab.outcomes()[0].status, "finished")
         after = (path / "rounds.jsonl").read_bytes()
         self.assertEqual((after[: len(before)], after.count(b"\n")), (before, 500))
-        self.assertEqual(checkpoints(path), [])
+        self.assertEqual(list_checkpoints(path), [])
 
     async def test_damaged_ones_are_begun_anew(self) -> None:
         """Each says so, and ends as it did; one that is another run's says what to do."""

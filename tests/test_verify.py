@@ -18,7 +18,7 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
-from byzpy_tw.audit.replay import AtOnce, replay_of
+from byzpy_tw.audit.replay import ImmediateExecutor, prepare_replay
 from byzpy_tw.audit.verify import Verification
 from byzpy_tw.config.run import RunConfig, digest_of
 from byzpy_tw.plugins import load
@@ -77,7 +77,7 @@ class VerifyCase(SynchronousTestCase):
         return path
 
     def verified(self, path: Path, start: int = 0) -> Verification:
-        verification = Verification(read(path), _registry(), AtOnce(), 1)
+        verification = Verification(read(path), _registry(), ImmediateExecutor(), 1)
         verification.run(start)
         return verification
 
@@ -144,7 +144,7 @@ class HonestTests(VerifyCase):
         (path / "result.json").unlink()
         lines = (path / "rounds.jsonl").read_text().splitlines(keepends=True)
         (path / "rounds.jsonl").write_text("".join(lines[:3]) + lines[3][:50])
-        for kept in checkpoint.checkpoints(path):
+        for kept in checkpoint.list_checkpoints(path):
             kept.unlink()
         verification = self.verified(path)
         self.assertTrue(verification.confirmed)
@@ -258,7 +258,7 @@ class ChangedTests(VerifyCase):
         path = self.run_of("refused")
         lines = (path / "rounds.jsonl").read_text().splitlines(keepends=True)
         (path / "rounds.jsonl").write_text("".join(lines[:3]))
-        for kept in checkpoint.checkpoints(path):
+        for kept in checkpoint.list_checkpoints(path):
             kept.unlink()
         told = {"status": "diverged", "error": "why", "error_code": "DIVERGED", "rounds": 3}
         (path / "result.json").write_text(json.dumps(told))
@@ -326,7 +326,7 @@ class LyingTests(VerifyCase):
             in_process=True, dataset="synthetic", model="mlp:hidden=8", num_honest=4, rounds=6,
             aggregator="mean", attack="empire", batch_size=16,
         )  # fmt: skip
-        replay = replay_of(config, _registry(), path, AtOnce())
+        replay = prepare_replay(config, _registry(), path, ImmediateExecutor())
         state, lines = replay.first, []
         for number in range(config.rounds):
             rows = {

@@ -217,11 +217,11 @@ class FollowingTests(Served):
 
     def test_where_nodes_live_now(self) -> None:
         """Whatever the fleet says at the moment of asking, not at the last round."""
-        places = [ServerState("tcp://a:1", [0, 1], True)]
-        self.page.watch(lambda: places)
+        servers = [ServerState("tcp://a:1", [0, 1], True)]
+        self.page.watch(lambda: servers)
         self.assertTrue(self.ask("/data.json").json["places"][0]["up"])
         self.clock.advance(1)
-        places[0] = ServerState("tcp://a:1", [], False)
+        servers[0] = ServerState("tcp://a:1", [], False)
         self.page.event("tcp://a:1 is lost: it was killed")
         told = self.ask("/data.json").json
         self.assertFalse(told["places"][0]["up"])
@@ -246,13 +246,13 @@ class FollowingTests(Served):
         self.page.round(record(1), 2)
         self.assertEqual(sys.getrefcount(first), before)
 
-        def places() -> list[ServerState]:
+        def servers() -> list[ServerState]:
             return [ServerState("a", [0])]
 
-        self.page.watch(places)
-        watched = sys.getrefcount(places)
+        self.page.watch(servers)
+        watched = sys.getrefcount(servers)
         self.page.over({"status": "finished", "error": None})
-        self.assertEqual(sys.getrefcount(places), watched - 1)
+        self.assertEqual(sys.getrefcount(servers), watched - 1)
         self.assertEqual(self.ask("/data.json").json["places"][0]["name"], "a")
 
     def test_a_resumed_run(self) -> None:

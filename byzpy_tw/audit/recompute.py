@@ -11,10 +11,10 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
-from byzpy_tw.audit.replay import Replay
+from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.kernels.parallel import thread_limit
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.records.recorded_run import accepted
+from byzpy_tw.records.recorded_run import accepted_nodes
 from byzpy_tw.rounds.learner import whole
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.vectors import narrowed, norm_of, sha256_of
@@ -33,14 +33,14 @@ class RecomputedRound:
 class RoundRecomputer:
     """Computes rounds of `replay` from their records, on `pool`."""
 
-    replay: Replay
+    replay: RoundReplay
     pool: Executor
     threads: int
 
     def round(self, state: State, record: Mapping[str, Any]) -> RecomputedRound:
         """Computed again; of what an attack may have foreseen, what meets the hash."""
         replay, config = self.replay, self.replay.config
-        nodes = accepted(record, config.n)
+        nodes = accepted_nodes(record, config.n)
         honest = [n for n in nodes if n < config.num_honest]
         byzantine = [n for n in nodes if n >= config.num_honest]
         matrix = torch.zeros(config.n, replay.host.dimension)

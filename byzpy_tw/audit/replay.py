@@ -47,7 +47,7 @@ from byzpy_tw.workers.host import NodeHost, build, make_model
 from byzpy_tw.workers.spec import node_specs
 
 
-class AtOnce(Executor):
+class ImmediateExecutor(Executor):
     """A pool whose jobs are done as they come."""
 
     def submit(self, work: Any, /, *args: Any, **kwargs: Any) -> Future:
@@ -57,7 +57,7 @@ class AtOnce(Executor):
 
 
 @frozen(eq=False)
-class Shown:
+class RevealedKnowledge:
     """What a round's Byzantine nodes are shown of `h` honest rows, as it has travelled.
 
     ``memory`` is what the attack remembers from then on.
@@ -69,8 +69,8 @@ class Shown:
 
 
 @define(eq=False)
-class Replay:
-    """Computes the rounds of one configuration.  Make one with `replay_of`."""
+class RoundReplay:
+    """Computes the rounds of one configuration.  Make one with `prepare_replay`."""
 
     config: RunConfig
     rules: ResolvedRules
@@ -119,7 +119,7 @@ class Replay:
 
     # -- Byzantine ones
 
-    def show(self, state: State, nodes: Sequence[int], rows: Tensor, f: int) -> Shown:
+    def show(self, state: State, nodes: Sequence[int], rows: Tensor, f: int) -> RevealedKnowledge:
         """What the attack is shown of the honest `nodes`, whose rows are ``(h, d)``.
 
         `f` is the budget that the rules were to have when it was shown.
@@ -140,7 +140,7 @@ class Replay:
             raise BrokenPlugin(f"attack {config.attack!r}: raised {e!r}") from e
         found = {p: getattr(known, p) for p in PIECES if getattr(known, p) is not None}
         pieces = {p: decode_piece(t) for p, t in encode_pieces(found, self.wire).items()}
-        return Shown(len(rows), pieces, memory)
+        return RevealedKnowledge(len(rows), pieces, memory)
 
     def past(self, state: State, node: int) -> Tensor | None:
         """What `node` sent when an attack that replays wants it to be sent again."""
@@ -152,7 +152,12 @@ class Replay:
         return self.gradient(state, node) if self.host.needs_own(node) else None
 
     def sent(
-        self, state: State, node: int, shown: Shown, own: Tensor | None, past: Tensor | None
+        self,
+        state: State,
+        node: int,
+        shown: RevealedKnowledge,
+        own: Tensor | None,
+        past: Tensor | None,
     ) -> Tensor:
         """What Byzantine `node` sends, in the wire's type."""
         host = self.host
@@ -215,9 +220,9 @@ def _put(ready: SimpleQueue, group: Sequence[int], answers: list[Answer]) -> Non
     ready.put((group, answers))
 
 
-def replay_of(
+def prepare_replay(
     config: RunConfig, registry: Registry, data_root: Path, pool: Executor, together: int = 4
-) -> Replay:
+) -> RoundReplay:
     """What computes the rounds of `config`: the data is read, the nodes are made.
 
     Raises what is wrong with a name or a parameter, or with the data.
@@ -236,4 +241,6 @@ def replay_of(
         who=registry.owner("model", config.model),
     )  # fmt: skip
     first = State(0, learner.parameters.clone(), learner.velocity.clone())
-    return Replay(config, resolve_rules(config, registry), host, learner, first, pool, together)
+    return RoundReplay(
+        config, resolve_rules(config, registry), host, learner, first, pool, together
+    )

@@ -84,9 +84,9 @@ def _of(found: train.Invocation) -> tuple[RunConfig, Path | None]:
     if found.resume is None:
         placed = any(found.options.get(name) for name in PLACES)
         return found.configuration(**({} if placed else {"in_process": True})), None
-    from byzpy_tw.records.resume import described
+    from byzpy_tw.records.resume import load_config_to_resume
 
-    return described(found.resume, found.options), found.resume
+    return load_config_to_resume(found.resume, found.options), found.resume
 
 
 def _examined(

@@ -146,11 +146,11 @@ class Invocation:
     def registry(self) -> Registry:
         """Names, without the distributions that are not wanted; tells of broken ones."""
         from byzpy_tw.plugins import load_and_warn
-        from byzpy_tw.records.resume import disabled_in
+        from byzpy_tw.records.resume import read_disabled_plugins
 
         disabled = self.options.get("disable_plugin")
         if disabled is None and self.resume is not None:
-            disabled = disabled_in(self.resume)
+            disabled = read_disabled_plugins(self.resume)
         return load_and_warn(disabled or ())
 
 
@@ -208,9 +208,9 @@ def _print_config(found: Invocation) -> None:
     """
     leave_out: set[str] = set()
     if found.resume is not None:
-        from byzpy_tw.records.resume import described
+        from byzpy_tw.records.resume import load_config_to_resume
 
-        config, leave_out = described(found.resume, found.options), {"run_dir"}
+        config, leave_out = load_config_to_resume(found.resume, found.options), {"run_dir"}
     elif any(found.options.get(name) for name in PLACES):
         config = found.configuration()
     else:

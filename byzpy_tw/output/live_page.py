@@ -14,7 +14,7 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.output.metrics import exposition
 from byzpy_tw.output.view import Places
 from byzpy_tw.report.html import in_script
-from byzpy_tw.report.load import facts_of
+from byzpy_tw.report.load import collect_facts
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.scheduling import clock
 from byzpy_tw.workers.spec import NodeSpec
@@ -66,8 +66,8 @@ class Page:
     def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
         pass
 
-    def watch(self, places: Places) -> None:
-        self._places = places
+    def watch(self, servers: Places) -> None:
+        self._places = servers
 
     def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:
         self._changes += 1
@@ -75,7 +75,7 @@ class Page:
     def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
         for record in records:
             self.story.add(record)
-        self.story.facts = facts_of(description, {})
+        self.story.facts = collect_facts(description, {})
         self._changes += 1
 
     def round(self, record: Mapping[str, Any], elapsed: float) -> None:
@@ -99,7 +99,7 @@ class Page:
     def refresh(self) -> None:
         """Look where each node lives now."""
         if self._places is not None:
-            self.story.places = list(self._places())
+            self.story.servers = list(self._places())
 
     def data(self, seen: str, who: str) -> tuple[str, bytes]:
         """The newest version's name, and its JSON; nothing where `seen` is the newest.

@@ -22,11 +22,11 @@ def exposition(story: RunReport) -> tuple[int, str, bytes]:
     except ModuleNotFoundError:
         return 501, "text/plain", _MISSING
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(story))  # type: ignore[arg-type]
+    registry.register(_MetricsCollector(story))  # type: ignore[arg-type]
     return 200, CONTENT_TYPE_LATEST, generate_latest(registry)
 
 
-class _Figures:
+class _MetricsCollector:
     """A collector: what a `RunReport` comes to at the moment."""
 
     def __init__(self, story: RunReport) -> None:
@@ -58,7 +58,7 @@ class _Figures:
         phases = CounterMetricFamily(
             "byzpy_tw_phase_seconds", "Time spent in each phase of rounds.", labels=["phase"]
         )
-        for name, seconds in history.spent.items():
+        for name, seconds in history.phase_seconds.items():
             phases.add_metric([name], seconds)
         yield phases
         traffic = CounterMetricFamily("byzpy_tw_bytes", "Bytes of tensors.", labels=["direction"])
@@ -80,7 +80,7 @@ class _Figures:
         yield outcomes
         up = gauge("byzpy_tw_server_up", "1 if the server is there.", labels=["server"])
         living = gauge("byzpy_tw_server_nodes", "Nodes that live there.", labels=["server"])
-        for place in self._story.places:
+        for place in self._story.servers:
             up.add_metric([place.name], float(place.up is not False))
             living.add_metric([place.name], len(place.nodes))
         yield up

@@ -29,7 +29,7 @@ class AttackFailures:
     probation: int  # more that were not waited for, since their nodes had failed before
     of: int  # vectors of Byzantine nodes that the rounds were to have
     accepted: int  # that came and could be used
-    elsewise: int  # refused in another way, but for lost servers
+    otherwise_refused: int  # refused in another way, but for lost servers
     round: int  # of the first failure
     node: int  # where it was, or the lowest-numbered one
     why: str  # it failed
@@ -42,7 +42,7 @@ class AttackFailures:
     @property
     def total(self) -> bool:
         """Return whether the run had no attack at all: each vector is missing for this reason."""
-        return not self.accepted and not self.elsewise
+        return not self.accepted and not self.otherwise_refused
 
     @property
     def counted(self) -> str:
@@ -99,7 +99,7 @@ class AttackCalls:
             probation=probation,
             of=of,
             accepted=of - refused,
-            elsewise=refused - failed - probation - lost,
+            otherwise_refused=refused - failed - probation - lost,
             round=round,
             node=node,
             why=why,

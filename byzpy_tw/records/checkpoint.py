@@ -57,7 +57,7 @@ class State:
         """Whether a copy would be a good part of a small machine's memory."""
         return sum(map(_nbytes, attrs.astuple(self, recurse=False))) >= LARGE
 
-    def kept(self) -> State:
+    def snapshot(self) -> State:
         """What this state is now, to be written while the run goes on.
 
         In memory of its own; of a `large` one tensors and arrays are the run's own, which
@@ -174,7 +174,7 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
             torch.save(plain, body)
             file.seek(len(MAGIC))
             file.write(body.hash.digest())
-        for old in checkpoints(folder)[keep:] if keep is not None else ():
+        for old in list_checkpoints(folder)[keep:] if keep is not None else ():
             if old != path:
                 old.unlink()
     except (OSError, RuntimeError) as e:  # torch says RuntimeError for a full disk
@@ -185,7 +185,7 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
     return path
 
 
-def checkpoints(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, the newest first."""
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
     return sorted(found, key=round_of, reverse=True)

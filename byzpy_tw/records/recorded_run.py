@@ -22,8 +22,8 @@ from byzpy_tw.errors import (
     Diverged,
     RunDirectoryError,
 )
-from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_object, read_rounds, to_json
-from byzpy_tw.records.resume import merge_config, options_in
+from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_json_object, read_rounds, to_json
+from byzpy_tw.records.resume import check_options, merge_config
 from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.text import clean_value, printable
 
@@ -63,9 +63,9 @@ def read(path: Path) -> RecordedRun:
 
     Of damaged records, the ones before are there, and a problem.
     """
-    description = read_object(path / CONFIG)
-    config = from_dict(options_in(path, description))
-    result = read_object(path / RESULT) if (path / RESULT).exists() else None
+    description = read_json_object(path / CONFIG)
+    config = from_dict(check_options(path, description))
+    result = read_json_object(path / RESULT) if (path / RESULT).exists() else None
     found = read_rounds(path, config.n)
     problems: list[Problem] = []
     if found.damage:
@@ -74,7 +74,7 @@ def read(path: Path) -> RecordedRun:
     return RecordedRun(path, description, config, found.rounds, result, problems, found.torn)
 
 
-def accepted(record: Mapping[str, Any], n: int) -> tuple[int, ...]:
+def accepted_nodes(record: Mapping[str, Any], n: int) -> tuple[int, ...]:
     """The nodes whose vectors a round used, in order: the recorded membership."""
     out = {refused["node"] for refused in record["refused"]}
     return tuple(node for node in range(n) if node not in out)
@@ -83,7 +83,7 @@ def accepted(record: Mapping[str, Any], n: int) -> tuple[int, ...]:
 # -- the configuration
 
 
-def made_with(left: RecordedRun) -> tuple[RunConfig, list[Problem]]:
+def recorded_config(left: RecordedRun) -> tuple[RunConfig, list[Problem]]:
     """The configuration that the records were made with, and what contradicts it.
 
     The records' digest tells, and the options that go with it, where there are some;
@@ -151,7 +151,7 @@ def _options(left: RecordedRun, problems: list[Problem]) -> dict[str, Any] | Non
 # -- the result
 
 
-def against_result(left: RecordedRun) -> Iterator[Problem]:
+def compare_with_result(left: RecordedRun) -> Iterator[Problem]:
     """What result.json says that the records do not come to."""
     result = left.result
     if result is None:
@@ -202,7 +202,7 @@ def _no_such_end(left: RecordedRun, result: Mapping[str, Any], tally: RunSummary
         yield f"says {clean_value(status)} ({clean_value(code)}), and {told}: it came to its end"
 
 
-def at_home(config: RunConfig, data_root: str | None) -> RunConfig:
+def config_in_process(config: RunConfig, data_root: str | None) -> RunConfig:
     """`config` with its nodes in this process, and its data in `data_root` if given."""
     return evolve(
         config, in_process=True, remote_hosts=(), local=None, min_servers=None, keys=None,

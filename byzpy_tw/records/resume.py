@@ -25,7 +25,7 @@ from byzpy_tw.errors import (
 from byzpy_tw.plugins.registry import still_installed
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.records.folder import CONFIG, Recorded, RunDirectory, read_object
+from byzpy_tw.records.folder import CONFIG, RecordedRounds, RunDirectory, read_json_object
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.model_trial import Trial
@@ -50,7 +50,7 @@ class ResumePoint:
         return self.state.round if self.state is not None else 0
 
 
-def new() -> ResumePoint:
+def new_resume_point() -> ResumePoint:
     return ResumePoint(secrets.token_hex(16))
 
 
@@ -78,29 +78,29 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
-def described(path: Path, given: Mapping[str, Any]) -> RunConfig:
+def load_config_to_resume(path: Path, given: Mapping[str, Any]) -> RunConfig:
     """The configuration of the run in `path`, with the options `given` now.
 
     Only reads, so that the run may be under way.  Raises as `merge_config` does, and
     `RunDirectoryError` where there is no run.
     """
-    return merge_config(options_in(path, read_object(path / CONFIG)), given)
+    return merge_config(check_options(path, read_json_object(path / CONFIG)), given)
 
 
-def disabled_in(path: Path) -> tuple[str, ...]:
+def read_disabled_plugins(path: Path) -> tuple[str, ...]:
     """The distributions that the run in `path` left out, those that are installed here.
 
     Empty where that cannot be read: whoever reads the rest says what is wrong.
     """
     try:
-        saved = read_object(path / CONFIG).get("config")
+        saved = read_json_object(path / CONFIG).get("config")
         found = saved.get("disable_plugin", ()) if isinstance(saved, dict) else ()
         return still_installed([name for name in found if isinstance(name, str)])
     except (RunDirectoryError, TypeError):
         return ()
 
 
-def options_in(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
     """The options in `description`, which is what config.json in `path` holds.
 
     Raises `RunDirectoryError` where they are no run's, or what stands beside them is not
@@ -133,7 +133,7 @@ def reopen(
     directory = RunDirectory.reopen(path)
     try:
         description = directory.read_config()
-        saved = options_in(path, description)
+        saved = check_options(path, description)
         if not isinstance(description.get("run"), str):
             raise RunDirectoryError(
                 f"{printable(path / CONFIG)} is not of this version of byzpy_tw"
@@ -141,7 +141,11 @@ def reopen(
         config = merge_config(saved, given)
         records = directory.read_rounds(config.n)
         state = _newest(path, records, say)
-        if state is None and checkpoint.checkpoints(path) and finished(directory) != config.rounds:
+        if (
+            state is None
+            and checkpoint.list_checkpoints(path)
+            and finished_rounds(directory) != config.rounds
+        ):
             why = f": {records.damage}; put that back, or" if records.damage else ";"
             raise RunDirectoryError(
                 f"{printable(path)}: none of its checkpoints can be used{why} delete them to "
@@ -163,7 +167,7 @@ def reopen(
     return config, directory, begun
 
 
-def finished(directory: RunDirectory) -> int | None:
+def finished_rounds(directory: RunDirectory) -> int | None:
     """The rounds of the run in `directory`, if it went to its end."""
     result = directory.read_result()
     if result is None or result.get("status") != "finished":
@@ -171,9 +175,9 @@ def finished(directory: RunDirectory) -> int | None:
     return result.get("rounds")
 
 
-def _newest(path: Path, records: Recorded, say: Callable[[str], None]) -> State | None:
+def _newest(path: Path, records: RecordedRounds, say: Callable[[str], None]) -> State | None:
     """The newest state that is whole, and whose rounds are all on record."""
-    for found in checkpoint.checkpoints(path):
+    for found in checkpoint.list_checkpoints(path):
         try:
             state = checkpoint.read(found)
             if state.round > len(records):
@@ -189,7 +193,7 @@ def _newest(path: Path, records: Recorded, say: Callable[[str], None]) -> State 
     return None
 
 
-def compare(
+def compare_with_recorded(
     begun: ResumePoint,
     dimension: int,
     digest: str,
@@ -222,13 +226,13 @@ def compare(
             lines.append(
                 f"the run was begun with {name} {clean_value(versions[name])}, this is {now}"
             )
-    lines += trials_differ(before.get("trial"), trial, versions.get("probe") == here.probe)
+    lines += compare_trials(before.get("trial"), trial, versions.get("probe") == here.probe)
     if lines and strict:
         raise ServerDiffers(f"{'; '.join(lines)} (--strict)")
     return lines
 
 
-def trials_differ(recorded: Any, now: Trial, exact: bool) -> list[str]:
+def compare_trials(recorded: Any, now: Trial, exact: bool) -> list[str]:
     """The differences of `now` from the trial that is on record, if there is one."""
     if recorded is None:  # begun before there were trials
         return []

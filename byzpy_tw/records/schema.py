@@ -26,7 +26,7 @@ Check = Callable[[Any, int], bool]  # of a value, in a run of so many nodes
 # -- JSON
 
 
-def decoded(text: str | bytes) -> Any:
+def decode_json(text: str | bytes) -> Any:
     """The JSON in `text`; `ValueError` where it is none.
 
     Nor is it with numbers that no file of a run's has: infinite ones, and whole ones of
@@ -59,13 +59,13 @@ def is_number(value: Any) -> bool:
 # -- rounds.jsonl
 
 
-def record_of(line: str | bytes, number: int, n: int) -> dict[str, Any]:
+def parse_record(line: str | bytes, number: int, n: int) -> dict[str, Any]:
     """What `line` records of round `number` of a run of `n` nodes.
 
     Raises `ValueError` with what is wrong with it, in words to follow "line 3".
     """
     try:
-        record = decoded(line)
+        record = decode_json(line)
     except ValueError as e:
         raise ValueError(f"is not JSON: {e}") from e
     if why := _wrong(record, number, n):
@@ -157,7 +157,7 @@ _ALWAYS = ("seconds", "phases", "f", "refused", "selected", "excluded", "paramet
 # -- result.json
 
 
-def wrong_result(result: Mapping[str, Any]) -> str:
+def find_result_error(result: Mapping[str, Any]) -> str:
     """Why `result` cannot be a run's result.json; empty where it can."""
     if not isinstance(result.get("status"), str):
         return "does not say how the run ended (status)"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.errors import RunDirectoryError
-from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_object
-from byzpy_tw.records.schema import record_of
-from byzpy_tw.report.history import History
+from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_json_object
+from byzpy_tw.records.schema import parse_record
+from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.report.model import RunReport, ServerState
 from byzpy_tw.text import clean_value, encodable, printable
 
@@ -30,7 +30,7 @@ def read(path: Path) -> RunReport:
     story.status = str(result.get("status") or "unfinished")
     story.error = None if result.get("error") is None else str(result["error"])
     story.result = result
-    story.facts = facts_of(described, result)
+    story.facts = collect_facts(described, result)
     return story
 
 
@@ -43,11 +43,11 @@ def begin(name: str, options: Mapping[str, Any]) -> RunReport:
     before = options.get("pre_aggregator") or []
     chain = [*map(str, before if isinstance(before, (list, tuple)) else [before])]
     rule = encodable(" | ".join([*chain, str(options.get("aggregator", "the rule"))]))
-    history = History(honest, byzantine, max(1, _whole(options, "rounds")))
+    history = RoundHistory(honest, byzantine, max(1, _whole(options, "rounds")))
     return RunReport(encodable(name), options, history, rule)
 
 
-def facts_of(described: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
+def collect_facts(described: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
     """What there is besides options: versions, digests, the hash of the parameters."""
     versions, plugins = described.get("versions"), described.get("plugins")
     found = {
@@ -59,7 +59,7 @@ def facts_of(described: Mapping[str, Any], result: Mapping[str, Any]) -> dict[st
     return {str(k): str(v) for k, v in found.items() if v is not None}
 
 
-def places_of(placement: Any) -> list[ServerState]:
+def read_servers(placement: Any) -> list[ServerState]:
     """The places in a ``placement`` of config.json or of a record; none in what is not one."""
     if not isinstance(placement, dict):
         return []
@@ -74,7 +74,7 @@ def _replay(path: Path, story: RunReport, placement: Any) -> None:
     """Feed `story` with the records, up to the first that is not whole."""
     for number, line in enumerate(_lines(path / ROUNDS)):
         try:
-            record = record_of(line, number, story.history.n)
+            record = parse_record(line, number, story.history.n)
         except ValueError as e:
             story.note = (
                 f"Line {number + 1} of {ROUNDS} is no whole record of round {number} "
@@ -83,10 +83,10 @@ def _replay(path: Path, story: RunReport, placement: Any) -> None:
             break
         placement = record.get("placement", placement)
         story.add(record)
-    story.places = places_of(placement)
+    story.servers = read_servers(placement)
 
 
-def rounds_of(path: Path) -> Iterator[dict[str, Any]]:
+def iterate_rounds(path: Path) -> Iterator[dict[str, Any]]:
     """The records of the run in `path`, one by one, up to the first that is not whole.
 
     Raises `RunDirectoryError` where there is no run.
@@ -94,7 +94,7 @@ def rounds_of(path: Path) -> Iterator[dict[str, Any]]:
     n = sum(_nodes(path.name, _options(path, _object(path / CONFIG))))
     for number, line in enumerate(_lines(path / ROUNDS)):
         try:
-            record = record_of(line, number, n)
+            record = parse_record(line, number, n)
         except ValueError:
             return
         yield record
@@ -118,7 +118,7 @@ def _object(path: Path) -> dict[str, Any]:
             f"{printable(path.parent)} holds no run (no {path.name}): name a run's folder, "
             "such as runs/DATE-TIME-RULE-ATTACK"
         )
-    return read_object(path)
+    return read_json_object(path)
 
 
 def _options(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.protocol.addresses import parse_addresses
-from byzpy_tw.records.folder import locked, to_json
+from byzpy_tw.records.folder import lock_folder, to_json
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
@@ -27,7 +27,7 @@ from byzpy_tw.sweep.findings import sentences
 from byzpy_tw.sweep.grid import Grid, command_of, digest_of, make_grid, options_of
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import check_names, versions
-from byzpy_tw.sweep.results import ENDS, Outcome
+from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
 from byzpy_tw.sweep.scheduler import CELLS, Lab, discard
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import Program, keys_of, start_logging
@@ -107,7 +107,7 @@ def _held(folder: Path) -> IO[str]:
     """The lab's folder, which no other lab may use until this is closed."""
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
-        return locked(folder)
+        return lock_folder(folder)
     except OSError as e:
         raise RunDirectoryError(f"cannot write to {folder}: {e.strerror or e}") from e
 
@@ -148,7 +148,7 @@ async def work(lab: Lab, display: Lines | Live, reactor: Any) -> int:
     return 0 if all(o.status in _GOOD for o in lab.outcomes()) else 1
 
 
-_GOOD = (*ENDS, "impossible")
+_GOOD = (*CONCLUSIVE, "impossible")
 
 
 def _place(base: RunConfig) -> str:
@@ -173,7 +173,7 @@ def _leave(lab: Lab, seconds: float) -> None:
     say(f"page: {(lab.folder / PAGE).absolute()}")
 
 
-def figures(grid: Grid, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def figures(grid: Grid, outcomes: Sequence[CellResult]) -> dict[str, Any]:
     """What lab.json holds: the options, and each cell with its runs."""
     return {
         "options": grid.base.to_dict(),
@@ -184,7 +184,7 @@ def figures(grid: Grid, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _cell(outcome: Outcome) -> dict[str, Any]:
+def _cell(outcome: CellResult) -> dict[str, Any]:
     return {
         "defence": outcome.cell.defence,
         "attack": outcome.cell.attack,

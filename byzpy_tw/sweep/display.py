@@ -12,7 +12,7 @@ from attrs import define, field
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import terminal_colour
 from byzpy_tw.sweep.grid import Cell, Trial
-from byzpy_tw.sweep.results import Outcome, rounds_done
+from byzpy_tw.sweep.results import CellResult, rounds_done
 from byzpy_tw.sweep.scheduler import Lab
 
 REDRAW_SECONDS = 0.25
@@ -88,7 +88,7 @@ class Live:
         self._draw(self._table(self.lab.outcomes()))
         self._height = 0
 
-    def _table(self, outcomes: Sequence[Outcome]) -> list[str]:
+    def _table(self, outcomes: Sequence[CellResult]) -> list[str]:
         paint = _painted if self._colours else _plain
         return text.table(self.lab.grid, outcomes, self._progress, paint)
 

@@ -39,14 +39,14 @@ from byzpy_tw.errors import (
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.plugins import Registry
-from byzpy_tw.records.checkpoint import checkpoints
-from byzpy_tw.records.folder import CONFIG, RunDirectory, locked
-from byzpy_tw.records.resume import ResumePoint, new, reopen
+from byzpy_tw.records.checkpoint import list_checkpoints
+from byzpy_tw.records.folder import CONFIG, RunDirectory, lock_folder
+from byzpy_tw.records.resume import ResumePoint, new_resume_point, reopen
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling.threads import in_pool
 from byzpy_tw.sweep.grid import Cell, Grid, Trial
 from byzpy_tw.sweep.resolve import keeping_data
-from byzpy_tw.sweep.results import NONSENSE, Ended, Outcome, read
+from byzpy_tw.sweep.results import UNREADABLE_ERRORS, CellResult, TrialResult, read
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.run import PreparedRun, run_prepared
@@ -94,7 +94,7 @@ class Lab:
     _registry: Registry
     _reactor: Any
     display: Display = field(factory=Nobody)
-    _ended: dict[str, Ended] = field(factory=dict, init=False)
+    _ended: dict[str, TrialResult] = field(factory=dict, init=False)
     _failed: dict[str, str] = field(factory=dict, init=False)
     _stopped: ByzpyTwError | None = field(default=None, init=False)
     _heard: set[str] = field(factory=set, init=False)
@@ -104,15 +104,15 @@ class Lab:
     def path(self, trial: Trial) -> Path:
         return self.folder / CELLS / trial.folder
 
-    def outcome(self, cell: Cell) -> Outcome:
+    def outcome(self, cell: Cell) -> CellResult:
         """What there is of `cell` by now."""
-        return Outcome(
+        return CellResult(
             cell=cell,
             ended=tuple(self._ended[t.folder] for t in cell.trials if t.folder in self._ended),
             failures=tuple(self._failed[t.folder] for t in cell.trials if t.folder in self._failed),
         )
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[CellResult]:
         return [self.outcome(cell) for cell in self.grid.cells]
 
     def find(self) -> None:
@@ -226,7 +226,7 @@ class Lab:
     def _tidy(self, trial: Trial) -> None:
         """Remove the checkpoints of a run that is over: large, and nothing goes on with them."""
         with suppress(OSError):
-            for path in checkpoints(self.path(trial)):
+            for path in list_checkpoints(self.path(trial)):
                 path.unlink()
 
     def _hear(self, line: str) -> None:
@@ -241,7 +241,7 @@ class Lab:
         path, rules = self.path(trial), resolve_rules(config, registry)
         left = self._left(trial, path) if path.exists() else None
         if left is None:
-            directory, begun = RunDirectory.create(path), new()
+            directory, begun = RunDirectory.create(path), new_resume_point()
             directory.write_config(begun_with(config, begun))
         else:
             directory, begun = left
@@ -255,7 +255,7 @@ class Lab:
         """
         try:
             _, directory, begun = reopen(path, {}, self.display.say)
-        except (ByzpyTwError, *NONSENSE) as e:
+        except (ByzpyTwError, *UNREADABLE_ERRORS) as e:
             there = (path / CONFIG).is_file()
             # Behind a semicolon is what to do, which is being done.
             self._clear(path, str(e).partition("; ")[0] if there else f"no {CONFIG}")
@@ -278,7 +278,7 @@ def discard(path: Path) -> None:
     if not path.exists():
         return
     try:
-        locked(path).close()  # or another process writes to it
+        lock_folder(path).close()  # or another process writes to it
         shutil.rmtree(path)
     except OSError as e:
         raise RunDirectoryError(

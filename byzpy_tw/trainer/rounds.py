@@ -321,7 +321,7 @@ class Rounds:
         news = self._judge(round, gathered.slow)
         self._outgoing = self._travelling()
         self.done = number + 1
-        state = self.state().kept() if keep else None
+        state = self.state().snapshot() if keep else None
         return evolve(aggregated, vector=None), state, news  # its memory goes now
 
     def _judge(self, round: Round, slow: frozenset[int]) -> list[str]:

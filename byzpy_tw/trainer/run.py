@@ -46,7 +46,7 @@ from byzpy_tw.protocol.addresses import Address, parse_addresses
 from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.records.folder import RESULT, RunDirectory
-from byzpy_tw.records.resume import ResumePoint, finished, new, reopen
+from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.scheduling.clock import steady
 from byzpy_tw.trainer.in_process_server import InProcessServer
@@ -106,7 +106,7 @@ async def train(
     `terminal` is told of it, by default in plain lines through `write`.  Why it ended early
     is on standard error.  Cancelling is as of `run_prepared`.
     """
-    run = PreparedRun(config, registry, rules, directory, begun or new())
+    run = PreparedRun(config, registry, rules, directory, begun or new_resume_point())
     terminal = terminal or lines_of(config, write)
     ended = await run_prepared(reactor, run, write, terminal)
     if ended.error is not None:
@@ -221,7 +221,7 @@ def prepare_run(
     keys_of(config, warn=True)
     rules = resolve_rules(config, registry)
     path = Path(config.run_dir) if config.run_dir is not None else fresh_run_dir(config)
-    directory, begun = RunDirectory.create(path), new()
+    directory, begun = RunDirectory.create(path), new_resume_point()
     directory.write_config(begun_with(config, begun))
     return PreparedRun(config, registry, rules, directory, begun)
 
@@ -233,7 +233,7 @@ def prepare_resume(
     config, directory, begun = reopen(path, given, say)
     try:
         config = settled(config)
-        if finished(directory) == config.rounds:
+        if finished_rounds(directory) == config.rounds:
             say(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
             directory.close()
             return None

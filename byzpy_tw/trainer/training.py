@@ -27,7 +27,7 @@ from byzpy_tw.output.view import View
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.records.resume import ResumePoint, compare, new
+from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
 from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.rounds.learner import Evaluation, Learner, whole
 from byzpy_tw.rounds.placement import notices
@@ -143,7 +143,7 @@ class Training:
     threads: int
     _reactor: Any
     _pool: Executor
-    begun: ResumePoint = field(factory=new)  # what there is of the run already
+    begun: ResumePoint = field(factory=new_resume_point)  # what there is of the run already
     status: str = field(default="running", init=False)
     _tally: RunSummary = field(init=False)
     _began: float = field(init=False)
@@ -194,7 +194,7 @@ class Training:
         self.log.info("the trial before round 0 took {seconds:.3f} s", seconds=tried.seconds)
         for line in prepared.warnings:
             self.screen.notice(f"warning: {line}")
-        for line in compare(
+        for line in compare_with_recorded(
             self.begun,
             prepared.learner.dimension,
             prepared.digest,
