@@ -25,7 +25,7 @@ from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registration, hookimpl, load
 from byzpy_tw.sweep import findings, text
 from byzpy_tw.sweep import grid as grids
-from byzpy_tw.sweep.colours import colour, dark, luminance, terminal_colour
+from byzpy_tw.sweep.colours import colour, is_dark, luminance, terminal_colour
 from byzpy_tw.sweep.command import grid_of, jobs_for
 from byzpy_tw.sweep.display import Lines, Live
 from byzpy_tw.sweep.grid import Cell, Grid, command_of, defences_of, make_grid
@@ -398,7 +398,7 @@ class ColourTests(SynchronousTestCase):
         values = [i / 100 for i in range(101)]
         for value in values:
             light = luminance(colour(value))
-            contrast = 1.05 / (light + 0.05) if dark(colour(value)) else (light + 0.05) / 0.05
+            contrast = 1.05 / (light + 0.05) if is_dark(colour(value)) else (light + 0.05) / 0.05
             self.assertGreaterEqual(contrast, 4.5, value)
         lights = [luminance(colour(value)) for value in values]
         self.assertEqual(lights, sorted(lights))

@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.output.jsonl import JsonLines
-from byzpy_tw.output.live_page import Page
+from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import View, Views
 from byzpy_tw.report.load import begin
@@ -53,9 +53,9 @@ def check_web(config: RunConfig) -> None:
     if _wanted(config):
         from twisted.internet import reactor
 
-        from byzpy_tw.output.web import endpoint
+        from byzpy_tw.output.web import parse_endpoint
 
-        endpoint(config.web or "", reactor)
+        parse_endpoint(config.web or "", reactor)
 
 
 def _wanted(config: RunConfig) -> bool:
@@ -71,7 +71,7 @@ async def serve(config: RunConfig, path: Path, reactor: Any, views: Views) -> An
         return None
     from byzpy_tw.output.web import Web
 
-    page = Page(begin(path.resolve().name, config.to_dict()), reactor)
+    page = LivePage(begin(path.resolve().name, config.to_dict()), reactor)
     web = Web(page, config.web or "", reactor)
     views.say(f"  page at {await web.listen()}")
     if web.open:

@@ -25,13 +25,13 @@ def read(path: Path) -> RunReport:
     described = _object(path / CONFIG)
     options = _options(path, described)
     result = _object(path / RESULT) if (path / RESULT).is_file() else {}
-    story = begin(path.resolve().name, options)
-    _replay(path, story, described.get("placement"))
-    story.status = str(result.get("status") or "unfinished")
-    story.error = None if result.get("error") is None else str(result["error"])
-    story.result = result
-    story.facts = collect_facts(described, result)
-    return story
+    run_report = begin(path.resolve().name, options)
+    _replay(path, run_report, described.get("placement"))
+    run_report.status = str(result.get("status") or "unfinished")
+    run_report.error = None if result.get("error") is None else str(result["error"])
+    run_report.result = result
+    run_report.facts = collect_facts(described, result)
+    return run_report
 
 
 def begin(name: str, options: Mapping[str, Any]) -> RunReport:
@@ -70,20 +70,20 @@ def read_servers(placement: Any) -> list[ServerState]:
     ]
 
 
-def _replay(path: Path, story: RunReport, placement: Any) -> None:
-    """Feed `story` with the records, up to the first that is not whole."""
+def _replay(path: Path, run_report: RunReport, placement: Any) -> None:
+    """Feed `run_report` with the records, up to the first that is not whole."""
     for number, line in enumerate(_lines(path / ROUNDS)):
         try:
-            record = parse_record(line, number, story.history.n)
+            record = parse_record(line, number, run_report.history.n)
         except ValueError as e:
-            story.note = (
+            run_report.note = (
                 f"Line {number + 1} of {ROUNDS} is no whole record of round {number} "
                 f"(it {clean_value(e, 200)}): it and what comes after it are left out."
             )
             break
         placement = record.get("placement", placement)
-        story.add(record)
-    story.servers = read_servers(placement)
+        run_report.add(record)
+    run_report.servers = read_servers(placement)
 
 
 def iterate_rounds(path: Path) -> Iterator[dict[str, Any]]:

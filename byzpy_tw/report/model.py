@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.records.schema import is_number
-from byzpy_tw.report.downsample import short
+from byzpy_tw.report.downsample import round_digits
 from byzpy_tw.report.history import STATES, RoundHistory
 from byzpy_tw.report.summary import conclusion
 
@@ -124,7 +124,7 @@ class RunReport:
             "worst_accuracy": _short(result.get("worst_accuracy")),
             "best_accuracy": _short(result.get("best_accuracy")),
             "seconds": _short(result.get("seconds")),
-            "seconds_a_round": short(ran / history.done) if history.done else None,
+            "seconds_a_round": round_digits(ran / history.done) if history.done else None,
             "charged": history.charged,
             "bytes": history.bytes,
         }
@@ -170,4 +170,4 @@ def _written(value: Any) -> str:
 
 
 def _short(value: Any) -> float | None:
-    return short(float(value)) if is_number(value) else None
+    return round_digits(float(value)) if is_number(value) else None

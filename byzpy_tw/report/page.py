@@ -8,7 +8,7 @@ from pathlib import Path
 
 from byzpy_tw import files
 from byzpy_tw.errors import RunDirectoryError
-from byzpy_tw.report.html import standalone
+from byzpy_tw.report.html import standalone_page
 from byzpy_tw.report.load import read
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.text import printable
@@ -21,18 +21,22 @@ def report(path: Path) -> Path:
 
     Raises `RunDirectoryError` where there is no run, or no writing.
     """
-    return write(path / REPORT, page_of([read(path)]))
+    return write(path / REPORT, render_report([read(path)]))
 
 
-def page_of(stories: Sequence[RunReport]) -> str:
+def render_report(run_reports: Sequence[RunReport]) -> str:
     """HTML about one run, or comparing several."""
-    if len(stories) == 1:
-        [story] = stories
-        return standalone(f"{story.name} · byzpy_tw", story.plain(), story.conclusion)
-    told = [f"{story.name}: {' '.join(story.conclusion)}" for story in stories]
-    names = ", ".join(story.name for story in stories[:3])
-    title = f"{len(stories)} runs: {names}{' …' * (len(stories) > 3)} · byzpy_tw"
-    return standalone(title, {"runs": [story.plain() for story in stories]}, told)
+    if len(run_reports) == 1:
+        [run_report] = run_reports
+        return standalone_page(
+            f"{run_report.name} · byzpy_tw", run_report.plain(), run_report.conclusion
+        )
+    told = [f"{run_report.name}: {' '.join(run_report.conclusion)}" for run_report in run_reports]
+    names = ", ".join(run_report.name for run_report in run_reports[:3])
+    title = f"{len(run_reports)} runs: {names}{' …' * (len(run_reports) > 3)} · byzpy_tw"
+    return standalone_page(
+        title, {"runs": [run_report.plain() for run_report in run_reports]}, told
+    )
 
 
 def write(path: Path, text: str) -> Path:

@@ -16,7 +16,7 @@ from string import Template
 import byzpy_tw
 from byzpy_tw.report.page import REPORT
 from byzpy_tw.sweep import charts
-from byzpy_tw.sweep.colours import on_page
+from byzpy_tw.sweep.colours import cell_style
 from byzpy_tw.sweep.findings import collapsed, explained, percent, sentences
 from byzpy_tw.sweep.grid import Grid, command_of
 from byzpy_tw.sweep.results import CellResult, TrialResult
@@ -87,7 +87,7 @@ def _broken(name: str) -> str:
 
 
 def _cell(outcome: CellResult, fallen: bool) -> str:
-    style = "" if outcome.value is None else f' style="{on_page(outcome.value)}"'
+    style = "" if outcome.value is None else f' style="{cell_style(outcome.value)}"'
     if outcome.status == "finished":
         mark = mark_of(outcome, fallen)
         first = f"{percent(outcome.final)}{mark}"
