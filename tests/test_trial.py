@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import Registration, hookimpl, object_state
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, UnsuitableModel, WireError
-from byzpy_tw.plugin_code import untouched
+from byzpy_tw.plugin_code import write_guard
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.rounds.resolved_rules import resolve_rules
@@ -1042,7 +1042,7 @@ class RuleTests(SynchronousTestCase):
         """A vector that arrives while a plugin looks at the others is no writing of its own."""
         matrix = torch.zeros(3, 5)
         collector = Collector(matrix, ClockReactor(), HandCrankedPool())
-        with untouched("a plugin", matrix[:2]):
+        with write_guard("a plugin", matrix[:2]):
             collector._rows[2].copy_(torch.ones(5))
         self.assertTrue(torch.equal(matrix[2], torch.ones(5)))
 
@@ -1118,30 +1118,30 @@ class ObjectStateTests(SynchronousTestCase):
             (lambda: thing.array.__iadd__(1), "array", "memory"),
         ):
             before = object_state.snapshot(thing)
-            self.assertFalse(object_state.changes(before, object_state.snapshot(thing)))
+            self.assertFalse(object_state.compare_snapshots(before, object_state.snapshot(thing)))
             change()
-            found = object_state.changes(before, object_state.snapshot(thing))
+            found = object_state.compare_snapshots(before, object_state.snapshot(thing))
             self.assertIn(path, getattr(found, kind), (path, found))
 
     def test_a_digest_of_bits(self) -> None:
         """Equal for equal bits, another for a permutation, a sign, a shape or a dtype."""
         tensor = torch.arange(1000, dtype=torch.float32)
-        same = object_state.digest_of(tensor.clone())
-        self.assertEqual(object_state.digest_of(tensor), same)
+        same = object_state.tensor_digest(tensor.clone())
+        self.assertEqual(object_state.tensor_digest(tensor), same)
         for other in (tensor.flip(0), -tensor, tensor.view(10, 100), tensor.double(), tensor[:9]):
-            self.assertNotEqual(object_state.digest_of(other), same)
+            self.assertNotEqual(object_state.tensor_digest(other), same)
         nan = torch.full((3,), math.nan)
-        self.assertEqual(object_state.digest_of(nan), object_state.digest_of(nan.clone()))
+        self.assertEqual(object_state.tensor_digest(nan), object_state.tensor_digest(nan.clone()))
 
     def test_copies(self) -> None:
         """Copies share tensors and nothing else."""
         model = KeepsInAList(4, (9,))
-        copies = object_state.Copies(model)
+        copies = object_state.Copier(model)
         one, two = copies(), copies()
         self.assertIs(one.a.weight, model.a.weight)
         one.kept.append(1)
         self.assertEqual((two.kept, model.kept), ([], []))
         model.lock = threading.Lock()
-        self.assertIs(object_state.Copies(model)().lock, model.lock)
+        self.assertIs(object_state.Copier(model)().lock, model.lock)
         model.later = (number for number in range(3))
-        self.assertRaises(TypeError, object_state.Copies, model)
+        self.assertRaises(TypeError, object_state.Copier, model)

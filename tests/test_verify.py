@@ -20,12 +20,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.__main__ import main
 from byzpy_tw.audit.replay import ImmediateExecutor, prepare_replay
 from byzpy_tw.audit.verify import Verification
-from byzpy_tw.config.run import RunConfig, digest_of
+from byzpy_tw.config.run import RunConfig, options_digest
 from byzpy_tw.plugins import load
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import to_json
 from byzpy_tw.records.recorded_run import read
-from byzpy_tw.vectors import narrowed, norm_of, sha256_of
+from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
 from tests.support import PATIENCE, folder
 
 SMALL = "--in-process --dataset synthetic --model mlp:hidden=8 --batch-size 16 --num-honest 6"
@@ -108,7 +108,7 @@ class RecordTests(VerifyCase):
         """Each record has its digest, the first one what it is of; and what f the attack
         was told of."""
         records = read(self.run_of("refused")).records
-        self.assertEqual({r["bits"] for r in records}, {digest_of(records[0]["options"])})
+        self.assertEqual({r["bits"] for r in records}, {options_digest(records[0]["options"])})
         self.assertEqual([("options" in r) for r in records], [True] + [False] * 5)
         self.assertEqual({r["foreseen_f"] for r in records[:3]}, {2})
 
@@ -155,7 +155,7 @@ class HonestTests(VerifyCase):
         """A run that was resumed with more --rounds has two digests, and is one run."""
         path = self.run_of("refused")
         options = {**read(path).records[0]["options"], "rounds": 4}
-        first = {"bits": digest_of(options), "options": options}
+        first = {"bits": options_digest(options), "options": options}
         later = {k: read(path).records[0][k] for k in ("bits", "options")}
         for number in range(4):
             self.spoil(path, number, lambda r: r.update(bits=first["bits"]))
@@ -330,7 +330,7 @@ class LyingTests(VerifyCase):
         state, lines = replay.first, []
         for number in range(config.rounds):
             rows = {
-                n: narrowed(g.vector, replay.wire).clone()
+                n: round_to_dtype(g.vector, replay.wire).clone()
                 for n, g in replay.gradients(state, range(4))
             }
             if number == at:

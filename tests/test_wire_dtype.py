@@ -14,7 +14,7 @@ from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.vectors import narrowed
+from byzpy_tw.vectors import round_to_dtype
 from byzpy_tw.workers.spec import WIRE_DTYPES
 from tests.support import run_all, servers
 
@@ -30,7 +30,7 @@ class NarrowedTests(SynchronousTestCase):
         """And is the nearest number there is, or the largest."""
         dtype = getattr(torch, name)
         tensor = torch.tensor(values)
-        rounded = narrowed(tensor, dtype)
+        rounded = round_to_dtype(tensor, dtype)
         self.assertIs(rounded.dtype, dtype)
         self.assertTrue(torch.isfinite(rounded).all())
         most = torch.finfo(dtype).max
@@ -39,7 +39,7 @@ class NarrowedTests(SynchronousTestCase):
     def test_what_is_not_finite_stays_so(self) -> None:
         """A node whose numbers are not finite is found out all the same."""
         for name in NARROW:
-            rounded = narrowed(torch.tensor([math.inf, -math.inf, math.nan, 3e38, 1.0]),
+            rounded = round_to_dtype(torch.tensor([math.inf, -math.inf, math.nan, 3e38, 1.0]),
                                getattr(torch, name)).tolist()  # fmt: skip
             self.assertEqual(rounded[:2], [math.inf, -math.inf])
             self.assertTrue(math.isnan(rounded[2]))
@@ -49,7 +49,7 @@ class NarrowedTests(SynchronousTestCase):
     def test_nothing_to_do(self) -> None:
         """A float32 vector that travels as such is not copied."""
         tensor = torch.randn(5)
-        self.assertIs(narrowed(tensor, torch.float32), tensor)
+        self.assertIs(round_to_dtype(tensor, torch.float32), tensor)
 
     def test_frames(self) -> None:
         """Elements of each type arrive as they were."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from byzpy_tw.aggregators.rule import Outcome, State, check
 from byzpy_tw.errors import BadRuleOutput
-from byzpy_tw.plugin_code import untouched
+from byzpy_tw.plugin_code import write_guard
 from byzpy_tw.seeds import Context
 
 
@@ -37,7 +37,7 @@ def run_preaggregator(
 def _call(rule: Callable[..., Any], matrix: Tensor, context: Context | None, state: State) -> Any:
     check(rule, matrix.shape[0])
     own = None if state is None else {key: _copy(value) for key, value in state.items()}
-    with untouched(_name(rule), matrix):
+    with write_guard(_name(rule), matrix):
         answer = rule(matrix, **supported_arguments(rule, {"context": context, "state": own}))
     if state is not None and own is not None:
         state.clear()

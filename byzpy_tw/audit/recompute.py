@@ -17,7 +17,7 @@ from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.recorded_run import accepted_nodes
 from byzpy_tw.rounds.learner import whole
 from byzpy_tw.rounds.round import Reason, Round
-from byzpy_tw.vectors import narrowed, norm_of, sha256_of
+from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
 
 
 @frozen(eq=False)
@@ -47,7 +47,7 @@ class RoundRecomputer:
         norms: dict[int, float] = {}
         losses: dict[int, float] = {}
         for node, gradient in replay.gradients(state, honest):
-            sent = narrowed(gradient.vector, replay.wire)
+            sent = round_to_dtype(gradient.vector, replay.wire)
             norms[node], losses[node] = self._do(norm_of, sent.float()), gradient.loss
             matrix[node] = replay.row(state, node, sent)
         owns = {node: replay.own(state, node) for node in byzantine}

@@ -41,7 +41,7 @@ from byzpy_tw.rounds.aggregation import Aggregated
 from byzpy_tw.rounds.learner import Learner
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.seeds import Context
-from byzpy_tw.vectors import narrowed
+from byzpy_tw.vectors import round_to_dtype
 from byzpy_tw.workers.gradients import Answer, Gradient
 from byzpy_tw.workers.host import NodeHost, build, make_model
 from byzpy_tw.workers.spec import node_specs
@@ -89,7 +89,7 @@ class RoundReplay:
     def gradients(self, state: State, nodes: Sequence[int]) -> Iterator[tuple[int, Gradient]]:
         """The gradient of each of `nodes`, float32, in whatever order they are ready."""
         ready: SimpleQueue[tuple[Sequence[int], list[Answer]]] = SimpleQueue()
-        self.host.parameters.copy_(narrowed(state.parameters, self.wire))
+        self.host.parameters.copy_(round_to_dtype(state.parameters, self.wire))
         left, working = list(nodes), 0
         while left or working:
             while left and working < self._together:
@@ -168,7 +168,7 @@ class RoundReplay:
             past=None if past is None else decode_piece(past),
         )  # fmt: skip
         try:
-            return narrowed(host.attack(node, state.round, known), self.wire)
+            return round_to_dtype(host.attack(node, state.round, known), self.wire)
         except ByzpyTwError:
             raise
         except Exception as e:  # a plugin's code

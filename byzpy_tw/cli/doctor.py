@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byzpy_tw.cli import train
-from byzpy_tw.config.run import PLACES, RunConfig
+from byzpy_tw.config.run import LOCATIONS, RunConfig
 from byzpy_tw.console import complain
 from byzpy_tw.errors import ConfigError
 
@@ -82,7 +82,7 @@ def _configured(words: Sequence[str]) -> tuple[RunConfig, Path | None]:
 
 def _of(found: train.Invocation) -> tuple[RunConfig, Path | None]:
     if found.resume is None:
-        placed = any(found.options.get(name) for name in PLACES)
+        placed = any(found.options.get(name) for name in LOCATIONS)
         return found.configuration(**({} if placed else {"in_process": True})), None
     from byzpy_tw.records.resume import load_config_to_resume
 
@@ -103,8 +103,8 @@ def _examined(
         textFileLogObserver,
     )
 
-    from byzpy_tw.config.paths import settled
-    from byzpy_tw.config.unused import used
+    from byzpy_tw.config.paths import resolve_paths
+    from byzpy_tw.config.unused import drop_unused
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
     from byzpy_tw.scheduling.clock import steady
@@ -117,8 +117,8 @@ def _examined(
     globalLogBeginner.beginLoggingTo([bugs], redirectStandardIO=False, discardBuffer=True)
     registry, pool = found.registry(), make_pool(config.threads or cores())
     if resumed is None:
-        config = used(config, registry, found.beneath)
-    config = settled(config)
+        config = drop_unused(config, registry, found.beneath)
+    config = resolve_paths(config)
     made: list[Doctor] = []
 
     def main(reactor: Any) -> Deferred[None]:

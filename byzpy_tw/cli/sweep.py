@@ -90,7 +90,7 @@ def run(chosen: argparse.Namespace) -> int:
         for key, value in vars(chosen).items()
         if key in known
     }
-    from byzpy_tw.config.paths import home
+    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.sweep.command import run_lab
 
     return run_lab(
@@ -98,7 +98,7 @@ def run(chosen: argparse.Namespace) -> int:
         attacks=chosen.attacks,
         defences=grid.defences_of(chosen.aggregators, chosen.preaggregators),
         seeds=chosen.seeds,
-        folder=home(chosen.out),
+        folder=expand_home(chosen.out),
         jobs=chosen.jobs,
         again=chosen.again,
     )

@@ -65,7 +65,7 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.threads is not None and not 1 <= chosen.threads <= 1024:
         raise ConfigError(f"--threads must be from 1 to 1024, got {chosen.threads}")
     from byzpy_tw.audit.verify import Verification
-    from byzpy_tw.config.paths import home
+    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
     from byzpy_tw.plugins import load_and_warn
@@ -77,7 +77,7 @@ def run(chosen: argparse.Namespace) -> int:
         if not chosen.json:
             print(printable(line), flush=True)
 
-    folder = home(chosen.folder)
+    folder = expand_home(chosen.folder)
     found, threads = recorded_run.read(folder), chosen.threads or cores()
     disabled = chosen.disable_plugin
     names = load_and_warn(read_disabled_plugins(folder) if disabled is None else disabled)

@@ -24,7 +24,7 @@ _MOST_PARAMETERS = 32
 
 
 @frozen
-class Named:
+class ParsedName:
     """A name and the parameters written after it, as text."""
 
     name: str
@@ -39,7 +39,7 @@ class Named:
         return f"{self.name}:{','.join(pairs)}"
 
 
-def parse(text: str) -> Named:
+def parse(text: str) -> ParsedName:
     """`text` taken apart; raises `BadParameter` with what is wrong where."""
     name, colon, rest = text.strip().partition(":")
     if not _NAME.fullmatch(name):
@@ -58,10 +58,10 @@ def parse(text: str) -> Named:
         parameters[key] = value
     if len(parameters) > _MOST_PARAMETERS:
         raise BadParameter(f"{name!r} with {len(parameters)} parameters: too many")
-    return Named(name, parameters)
+    return ParsedName(name, parameters)
 
 
-def nearest(word: str, known: object) -> str:
+def suggest_nearest(word: str, known: object) -> str:
     """``; did you mean 'x'?``, or nothing where nothing is near."""
     words = [str(k) for k in known]  # type: ignore[attr-defined]
     near = [w for w in words if w.lower() == word.lower()]

@@ -21,11 +21,11 @@ from byzpy_tw.attacks import LEVELS, Knowledge, pieces_of
 from byzpy_tw.attacks.adapter import call_attack
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
-from byzpy_tw.plugin_code import calling, untouched
+from byzpy_tw.plugin_code import plugin_call, write_guard
 from byzpy_tw.seeds import Context
 
 
-def checked(kind: str, name: str, distribution: str, made: Any) -> Any:
+def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
     """`made`, fit for use as a `kind`; `BrokenPlugin` where it is not."""
     who = f"{distribution}: {kind} {name!r}"
     if kind == "model":
@@ -82,7 +82,7 @@ class PluginAttack:
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         """``(d,)``; `BrokenPlugin` or `BadRuleOutput` for what the plugin does wrong."""
         rows = [] if known.vectors is None else [known.vectors]
-        with calling(self.who), untouched(self.who, *rows):
+        with plugin_call(self.who), write_guard(self.who, *rows):
             made = self.made if self.copies is None else self.copies()
             answer = made(
                 known.private_copy(), **supported_arguments(self.made, {"context": context})
@@ -104,7 +104,7 @@ class PluginAttack:
         rows = first if isinstance(first, Tensor) else first.vectors
         if offered.get("memory") is not None:
             offered["memory"] = copy.deepcopy(offered["memory"])
-        with calling(self.who), untouched(self.who, rows):
+        with plugin_call(self.who), write_guard(self.who, rows):
             found = method(first, **supported_arguments(method, offered))
             found = self._answered(method, found, len(rows))
         state = offered.get("state")
@@ -159,7 +159,7 @@ class PluginPartition:
         own = labels.clone() if isinstance(labels, Tensor) else np.array(labels)
         # What draws from a global generator gets the same numbers in each process.
         seed = int(copy.deepcopy(stream).integers(2**62))
-        with calling(self.who), global_random.seeded(seed):
+        with plugin_call(self.who), global_random.temporary_seed(seed):
             found = [np.asarray(shard) for shard in self.made(own, shards, stream)]
         if len(found) != shards:
             raise BadRuleOutput(f"{self.who} cut {len(found)} shards, {shards} were asked for")

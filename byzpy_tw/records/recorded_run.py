@@ -13,7 +13,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from byzpy_tw.config.paths import absolute
-from byzpy_tw.config.run import RunConfig, digest_of, flag, from_dict
+from byzpy_tw.config.run import RunConfig, flag, from_dict, options_digest
 from byzpy_tw.errors import (
     AttackFailed,
     BadRuleOutput,
@@ -93,8 +93,8 @@ def recorded_config(left: RecordedRun) -> tuple[RunConfig, list[Problem]]:
     saved = left.description["config"]
     options = _options(left, problems)
     if options is None:  # records of before they told
-        known = {name: saved[name] for name in left.config.deciding if name in saved}
-        if left.description.get("bits") != digest_of(known):
+        known = {name: saved[name] for name in left.config.result_options if name in saved}
+        if left.description.get("bits") != options_digest(known):
             text = (
                 f"{CONFIG}: its digest is not that of its options: one that changes bits was "
                 "changed (these records do not tell which)"
@@ -103,7 +103,7 @@ def recorded_config(left: RecordedRun) -> tuple[RunConfig, list[Problem]]:
         return left.config, problems
     bits, newest = left.description.get("bits"), left.records[-1].get("bits")
     # Its own: a run that was resumed with more rounds, and ended before the next record.
-    if bits not in (newest, digest_of(left.config.deciding)):
+    if bits not in (newest, options_digest(left.config.result_options)):
         text = f"{CONFIG} has bits {clean_value(bits)}, the newest record has {clean_value(newest)}"
         problems.append(Problem("digest", text))
     for name, value in options.items():
@@ -129,7 +129,7 @@ def _options(left: RecordedRun, problems: list[Problem]) -> dict[str, Any] | Non
         number, told, options = record["round"], record.get("bits"), record.get("options")
         if told is None and not digest:
             continue
-        if isinstance(options, dict) and digest_of(options) == told:
+        if isinstance(options, dict) and options_digest(options) == told:
             same = found is None or {**options, "rounds": 0} == {**found, "rounds": 0}
             if same:
                 found, digest = options, told

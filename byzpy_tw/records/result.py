@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from attrs import define, field
 
-from byzpy_tw.config.paths import absolute, home
+from byzpy_tw.config.paths import absolute, expand_home
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
 from byzpy_tw.records.schema import find_result_error
@@ -45,7 +45,7 @@ class Result:
         from byzpy_tw.records.resume import check_options
         from byzpy_tw.records.summary import summarize
 
-        path = home(path)
+        path = expand_home(path)
         saved = check_options(path, read_json_object(path / CONFIG))
         config = attrs.evolve(from_dict(saved), run_dir=None)
         found = read_rounds(path, config.n)

@@ -12,7 +12,7 @@ import attrs
 from attrs import frozen
 
 import byzpy_tw
-from byzpy_tw.config.merge import OPTIONS, over
+from byzpy_tw.config.merge import OPTIONS, merge_options
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import (
@@ -22,7 +22,7 @@ from byzpy_tw.errors import (
     ServerDiffers,
     WireError,
 )
-from byzpy_tw.plugins.registry import still_installed
+from byzpy_tw.plugins.registry import filter_installed
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import CONFIG, RecordedRounds, RunDirectory, read_json_object
@@ -70,7 +70,7 @@ def merge_config(saved: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfi
                 f"{flag(name)} {_shown(value)} would make it another run: it was begun with "
                 f"{_shown(before)}"
             )
-    return from_dict(over(given, begun.to_dict()))
+    return from_dict(merge_options(given, begun.to_dict()))
 
 
 def _shown(value: Any) -> str:
@@ -95,7 +95,7 @@ def read_disabled_plugins(path: Path) -> tuple[str, ...]:
     try:
         saved = read_json_object(path / CONFIG).get("config")
         found = saved.get("disable_plugin", ()) if isinstance(saved, dict) else ()
-        return still_installed([name for name in found if isinstance(name, str)])
+        return filter_installed([name for name in found if isinstance(name, str)])
     except (RunDirectoryError, TypeError):
         return ()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from byzpy_tw import models
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import Diverged
-from byzpy_tw.plugin_code import calling
+from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.host import callable_model
 from byzpy_tw.workers.loss import class_scores
@@ -122,7 +122,7 @@ class Learner:
         device = self.parameters.device
         labels = self.dataset.test.y[part].to(device)
         inputs = self.dataset.inputs(self.dataset.test.x[part]).to(device)
-        with calling(self.who):
+        with plugin_call(self.who):
             logits = class_scores(self._call(), inputs, self.dataset.classes, self.who)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         right = int((logits.argmax(dim=1) == labels).sum())

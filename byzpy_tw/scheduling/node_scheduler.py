@@ -29,9 +29,9 @@ from twisted.python.failure import Failure
 from byzpy_tw.attacks.knowledge.codec import decode_knowledge
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRequest, UnknownRun
-from byzpy_tw.plugin_code import cause_of, described, untouched
+from byzpy_tw.plugin_code import describe_exception, foreign_cause, write_guard
 from byzpy_tw.scheduling.threads import from_threads, in_pool
-from byzpy_tw.vectors import narrowed
+from byzpy_tw.vectors import round_to_dtype
 from byzpy_tw.workers.gradients import Answer, Gradient
 from byzpy_tw.workers.host import MOST_TOGETHER, NodeHost
 
@@ -149,12 +149,12 @@ class NodeScheduler:
 
         # Nodes share the rows: where one attack writes to them, all answers are worthless.
         rows = [shown["vectors"]] if "vectors" in shown and self.host.foreign else []
-        guard = untouched("an attack", *rows)
+        guard = write_guard("an attack", *rows)
 
         def made(node: int, known: Knowledge) -> Tensor:
             vector = self.host.attack(node, round, known)
             guard.check()
-            return narrowed(vector, self.host.wire).contiguous()
+            return round_to_dtype(vector, self.host.wire).contiguous()
 
         def vectors(group: Sequence[int]) -> list[Answer]:
             found: list[Answer] = []
@@ -269,7 +269,7 @@ class NodeScheduler:
 
         Once for each text, and `_TRACEBACKS` times: what fails in one round fails in all.
         """
-        words = " ".join(described(error).split())[:300]
+        words = " ".join(describe_exception(error).split())[:300]
         cause = None if self.stopped else _foreign(error)
         if cause is not None and len(self._logged) < _TRACEBACKS and words not in self._logged:
             self._logged.add(words)
@@ -343,7 +343,7 @@ def _rounded(answer: Answer, wire: torch.dtype) -> Answer:
     if isinstance(answer, BaseException):
         return answer
     try:
-        return Gradient(tuple(narrowed(piece, wire) for piece in answer.pieces), answer.loss)
+        return Gradient(tuple(round_to_dtype(piece, wire) for piece in answer.pieces), answer.loss)
     except Exception as e:  # no memory, say: whoever waits must be told
         return e
 
@@ -353,5 +353,5 @@ def _foreign(error: BaseException) -> BaseException | None:
 
     A connection that ends while a vector is on its way is no mistake of anybody's code.
     """
-    cause = cause_of(error)
+    cause = foreign_cause(error)
     return None if isinstance(cause, (ConnectionError, CancelledError)) else cause

@@ -32,7 +32,7 @@ from byzpy_tw.errors import (
 from byzpy_tw.kernels.memory import configure_malloc, freeze_gc, trim_heap
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
-from byzpy_tw.plugin_code import cause_of
+from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.keys import Keys
@@ -283,7 +283,7 @@ class ByzpyServer(Service):
     def _trace(self, text: str, failure: Failure) -> None:
         """Log the traceback of foreign code that failed, once for each text, and not for ever."""
         plugins = isinstance(failure.value, (PluginError, UnsuitableData, UnsuitableModel))
-        if not plugins or cause_of(failure.value) is None or text in self._traced:
+        if not plugins or foreign_cause(failure.value) is None or text in self._traced:
             return
         if len(self._traced) < MOST_TRACED:
             self._traced.add(text)

@@ -11,7 +11,7 @@ from twisted.internet.task import LoopingCall
 
 from byzpy_tw import files
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.config.unused import used
+from byzpy_tw.config.unused import drop_unused
 from byzpy_tw.console import say
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.cpu import cores
@@ -77,7 +77,7 @@ def grid_of(
     registry: Registry,
 ) -> Grid:
     """The grid, its names looked up and every cell examined."""
-    base = used(RunConfig(**options_of(given)), registry, chains=defences)
+    base = drop_unused(RunConfig(**options_of(given)), registry, chains=defences)
     check_names(registry, base, attacks, defences)
     parse_addresses(base.remote_hosts)
     keys_of(base, warn=True)

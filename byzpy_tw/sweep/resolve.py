@@ -13,7 +13,7 @@ import attrs
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.plugins.registry import OWN, Entry
+from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry
 
 
 def check_names(
@@ -42,7 +42,7 @@ def versions(config: RunConfig, registry: Registry) -> dict[str, str]:
     found = {}
     for kind, text in _named(config):
         entry = registry.entry(kind, parse(text).name)
-        if entry.distribution != OWN:
+        if entry.distribution != OWN_DISTRIBUTION:
             found[f"{kind} {entry.name}"] = f"{entry.distribution} {entry.version} {_source(entry)}"
     return found
 

@@ -24,7 +24,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from byzpy_tw.config.paths import absolute, settled
+from byzpy_tw.config.paths import absolute, resolve_paths
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
     BadKeys,
@@ -237,7 +237,7 @@ class Lab:
 
     def _begin(self, trial: Trial, config: RunConfig, registry: Registry) -> PreparedRun:
         """The run, in its folder, with what is there of it from an earlier call."""
-        config = settled(config)
+        config = resolve_paths(config)
         path, rules = self.path(trial), resolve_rules(config, registry)
         left = self._left(trial, path) if path.exists() else None
         if left is None:

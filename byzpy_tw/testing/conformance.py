@@ -13,7 +13,7 @@ from typing import Any
 from attrs import frozen
 
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.plugins.registry import OWN, Entry, Registry
+from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry, Registry
 from byzpy_tw.testing import properties
 
 Write = Callable[[str], None]
@@ -32,7 +32,7 @@ BOUNDS: dict[str, Any] = {"mean": None, "sign-majority": _root_of_d}
 
 def tests_for(entry: Entry) -> Any:
     """The class of tests that `entry` is held to."""
-    make, own = entry.factory, entry.distribution == OWN
+    make, own = entry.factory, entry.distribution == OWN_DISTRIBUTION
     if entry.kind == "aggregator":
         if own and entry.name == "monna":  # its reference is trusted: it is not poisoned
             return properties.aggregator_tests(lambda f: make(f=f, reference=4))

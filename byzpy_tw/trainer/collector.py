@@ -26,7 +26,7 @@ from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.scheduling.threads import in_pool
 from byzpy_tw.trainer.server_interface import Server
-from byzpy_tw.vectors import fault_of, norm_of
+from byzpy_tw.vectors import norm_fault, norm_of
 
 # Elements of a vector whose norm is taken where it arrives.  That is 0.1 ms or less (0.3
 # of one that is not finite), a third of what it took to receive; a visit to the pool
@@ -251,7 +251,7 @@ class Collector:
         """Hear `node`, which is on probation, if its late `vector` is a good one."""
 
         def judged(norm: float) -> None:
-            if self.round is not None and node in self.round.probation and not fault_of(norm):
+            if self.round is not None and node in self.round.probation and not norm_fault(norm):
                 self.round.heard.add(node)
 
         if vector.numel() <= AT_ONCE:
@@ -267,7 +267,7 @@ class Collector:
         loss = header.loss if abs(header.loss) < 1e30 else math.nan
         self.norms[node], self.losses[node] = norm, loss
         self.decided[node] = clock.seconds(self._reactor)
-        fault = fault_of(norm)
+        fault = norm_fault(norm)
         if fault is None:
             round.accepted(node)
         else:

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadAddress, MissingPlugin, ServerDiffers, UnknownName
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.plugins.registry import OWN
+from byzpy_tw.plugins.registry import OWN_DISTRIBUTION
 from byzpy_tw.trainer.server_interface import Opened, Say, Server, Sink
 from byzpy_tw.workers.environment import Environment, differences
 from byzpy_tw.workers.spec import NodeSpec
@@ -156,7 +156,7 @@ def _missing(host: Server, config: RunConfig, registry: Registry, error: Unknown
     for kind in _LOOKED_UP:
         name: Any = parse(getattr(config, kind)).name
         entry = registry.entry(kind, name)
-        if entry.distribution != OWN and f"no {kind} is called {name!r}" in text:
+        if entry.distribution != OWN_DISTRIBUTION and f"no {kind} is called {name!r}" in text:
             if f"not looked at: {entry.distribution}" in text:
                 return MissingPlugin(
                     f"{host.name} lacks the {kind} {name!r}, which comes from "

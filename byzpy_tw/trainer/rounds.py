@@ -18,7 +18,7 @@ from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BudgetExceeded, Diverged
 from byzpy_tw.kernels.parallel import thread_limit
-from byzpy_tw.plugin_code import calling
+from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.rounds.aggregation import Aggregated
 from byzpy_tw.rounds.learner import Learner
@@ -32,7 +32,7 @@ from byzpy_tw.trainer.cluster import Cluster
 from byzpy_tw.trainer.collection import RoundDriver, Shown
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.server_interface import Server
-from byzpy_tw.vectors import narrowed
+from byzpy_tw.vectors import round_to_dtype
 
 
 @define(eq=False)
@@ -287,7 +287,7 @@ class Rounds:
             byzantine=self.config.num_byz,
             pipeline=aggregation.chain(f),
         )
-        with calling(f"attack {self.config.attack!r}"), thread_limit(self._threads):
+        with plugin_call(f"attack {self.config.attack!r}"), thread_limit(self._threads):
             known = Knowledge.for_attack(
                 self.rules.attack_with_budget(f),
                 honest,
@@ -343,7 +343,7 @@ class Rounds:
 
     def _travelling(self) -> Tensor:
         """The parameters as they travel: their own memory, if they lie there like that."""
-        return narrowed(self.learner.parameters.cpu(), self._wire)
+        return round_to_dtype(self.learner.parameters.cpu(), self._wire)
 
     @property
     def _wire(self) -> torch.dtype:

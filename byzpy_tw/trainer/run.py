@@ -20,9 +20,9 @@ from twisted.logger import (
 )
 from twisted.python.failure import Failure
 
-from byzpy_tw.config.paths import absolute, settled
-from byzpy_tw.config.run import RunConfig, fresh_run_dir
-from byzpy_tw.config.unused import used
+from byzpy_tw.config.paths import absolute, resolve_paths
+from byzpy_tw.config.run import RunConfig, make_run_dir
+from byzpy_tw.config.unused import drop_unused
 from byzpy_tw.console import complain, let_go, say
 from byzpy_tw.errors import (
     ByzpyTwError,
@@ -40,7 +40,7 @@ from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.outputs import check_web, draw, lines_of, serve, terminal_of
 from byzpy_tw.output.view import View, Views
-from byzpy_tw.plugin_code import cause_of
+from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.addresses import Address, parse_addresses
 from byzpy_tw.protocol.keys import TRAINER, load_keys
@@ -194,7 +194,7 @@ async def run_prepared(
 
 def _log_cause(error: ByzpyTwError) -> None:
     """Leave the traceback of a plugin's exception, which `error` was raised from, in the log."""
-    cause = cause_of(error)
+    cause = foreign_cause(error)
     if cause is not None and isinstance(error, _OF_PLUGINS):
         log.failure("{error}", failure=Failure(cause), error=format_error(error))
 
@@ -215,12 +215,12 @@ def prepare_run(
 
     `beneath` are the options that come from the lower of two layers; see `runs.uses`.
     """
-    config = settled(used(config, registry, beneath))
+    config = resolve_paths(drop_unused(config, registry, beneath))
     check_web(config)
     parse_addresses(config.remote_hosts)
     keys_of(config, warn=True)
     rules = resolve_rules(config, registry)
-    path = Path(config.run_dir) if config.run_dir is not None else fresh_run_dir(config)
+    path = Path(config.run_dir) if config.run_dir is not None else make_run_dir(config)
     directory, begun = RunDirectory.create(path), new_resume_point()
     directory.write_config(begun_with(config, begun))
     return PreparedRun(config, registry, rules, directory, begun)
@@ -232,7 +232,7 @@ def prepare_resume(
     """The run in `path`, with the options `given`, looked into; None if it is finished."""
     config, directory, begun = reopen(path, given, say)
     try:
-        config = settled(config)
+        config = resolve_paths(config)
         if finished_rounds(directory) == config.rounds:
             say(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
             directory.close()

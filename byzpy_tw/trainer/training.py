@@ -294,7 +294,7 @@ class Training:
         ran = await running
         record = {**ran.record, "parameters_sha256": await ran.digest, "bits": self._bits}
         if self._told != self._bits:  # whoever audits the run finds here what it was made with
-            record["options"], self._told = self.config.deciding, self._bits
+            record["options"], self._told = self.config.result_options, self._bits
         last = number == self.config.rounds - 1
         every = self.config.eval_interval
         due = last or (every and (number + 1) % every == 0)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, UnsuitableModel
-from byzpy_tw.plugin_code import calling
+from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.workers.loss import losses_gradient
 from byzpy_tw.workers.spec import RunSpec
 
@@ -102,7 +102,7 @@ class MicroBatches:
         if self.flip_labels:
             labels = self.dataset.classes - 1 - labels
         stream = (spec.seed, "dropout", self.node, self.round, part)
-        with calling(self.who):
+        with plugin_call(self.who):
             loss, gradients = losses_gradient(
                 self.model(), self.leaves, inputs, labels, self.dataset.classes, spec.batch_size,
                 lambda: seeds.torch_seed(*stream), self.who,

@@ -29,8 +29,8 @@ from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, BrokenPlugin, LimitExceeded, ShardTooSmall
 from byzpy_tw.kernels.cpu import resolve_device
-from byzpy_tw.object_state import Copies
-from byzpy_tw.plugin_code import calling
+from byzpy_tw.object_state import Copier
+from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
@@ -270,7 +270,7 @@ def try_out(
 
 def callable_model(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
     """The model for one call: `model` itself, or a copy that shares its tensors."""
-    return Copies(model) if copied else lambda: model
+    return Copier(model) if copied else lambda: model
 
 
 def make_model(
@@ -281,7 +281,7 @@ def make_model(
     It is looked at on the meta device first, unless `check_model` did.
     """
     factory = _factory(spec, registry, data)
-    with calling(registry.owner("model", spec.model)):
+    with plugin_call(registry.owner("model", spec.model)):
         return models.build(factory, {}, seed=spec.seed, counted=checked)
 
 
@@ -302,7 +302,7 @@ def check_model(
 ) -> None:
     """Count the model before it takes memory; see `build`."""
     factory = _factory(spec, registry, data)
-    with calling(registry.owner("model", spec.model)):
+    with plugin_call(registry.owner("model", spec.model)):
         d = models.count(factory, {})
     if most_elements is not None and d > most_elements:
         raise LimitExceeded(

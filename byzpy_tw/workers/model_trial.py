@@ -35,7 +35,7 @@ from byzpy_tw import global_random, models, object_state, seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel, WireError
 from byzpy_tw.kernels.parallel import run_single_threaded_with_grad
-from byzpy_tw.plugin_code import calling, described
+from byzpy_tw.plugin_code import describe_exception, plugin_call
 from byzpy_tw.vectors import norm_of, sha256_of
 from byzpy_tw.workers.loss import class_scores, losses_gradient
 from byzpy_tw.workers.spec import RunSpec
@@ -134,7 +134,7 @@ class Tried:
 
     def check_initial(self, model: nn.Module, who: str) -> None:
         """`UnsuitableModel` where another model of the same seed began with other values."""
-        if tuple(map(object_state.digest_of, model.parameters())) != self.initial:
+        if tuple(map(object_state.tensor_digest, model.parameters())) != self.initial:
             raise UnsuitableModel(f"{who}: {UNSEEDED}")
 
 
@@ -154,7 +154,7 @@ def try_model(
     """
 
     def work() -> Tried:
-        with calling(who):
+        with plugin_call(who):
             return _tried(make, who, spec, data, shards, device, foreign)
 
     return run_single_threaded_with_grad(work)
@@ -170,7 +170,7 @@ def _tried(
     foreign: bool,
 ) -> Tried:
     begun = time.perf_counter()
-    with global_random.alone(), torch.enable_grad():
+    with global_random.hold_generators(), torch.enable_grad():
         subject = _Subject(make, who, spec, data, device, foreign)
         keeps, first, initial = subject.examine(), subject.first, subject.initial
         del subject  # its memory, before another takes as much
@@ -211,7 +211,7 @@ class _Gradient:
         step = -(-len(pieces) // _STRETCHES)
         parts = [pieces[i : i + step] for i in range(0, len(pieces), step)]
         return cls(
-            (loss.hex(), *map(object_state.digest_of, pieces)),
+            (loss.hex(), *map(object_state.tensor_digest, pieces)),
             loss,
             tuple(math.hypot(*map(norm_of, part)) for part in parts),
             sha256_of(*pieces) if whole else "",
@@ -244,7 +244,7 @@ class _Subject:
         self.model = self.make().to(self.device)
         self.leaves = list(self.model.parameters())
         self._places = [leaf.data_ptr() for leaf in self.leaves]
-        self.initial = tuple(map(object_state.digest_of, self.leaves))
+        self.initial = tuple(map(object_state.tensor_digest, self.leaves))
         # Behind a head of zeros nothing else would show.
         with torch.no_grad():
             for number, leaf in enumerate(self.leaves):
@@ -288,10 +288,13 @@ class _Subject:
         last = object_state.snapshot(self.model)
         self._check_buffers(buffers)
         self._check_parameters(values)
-        self._check_again(self.first, again, object_state.changes(after, last))
+        self._check_again(self.first, again, object_state.compare_snapshots(after, last))
         self._check_apart(apart, flat)
-        keeps = [object_state.changes(before, after), object_state.changes(after, other)]
-        self._check_shared(keeps[1].shared or object_state.changes(after, last).shared)
+        keeps = [
+            object_state.compare_snapshots(before, after),
+            object_state.compare_snapshots(after, other),
+        ]
+        self._check_shared(keeps[1].shared or object_state.compare_snapshots(after, last).shared)
         found = [path for change in keeps for path in change.own]
         kept = tuple(dict.fromkeys(found)) or self._evaluate(self.model)
         if self.foreign and not kept:
@@ -321,14 +324,14 @@ class _Subject:
         """Try copies of the model, which keeps things at the paths `keeps`."""
         told = f"its forward pass keeps {_listed(keeps)} on the model, which nodes share between "
         told += "threads, and "
-        if object_state.sealed(self.model):
+        if object_state.holds_compiled(self.model):
             self._refuse(f"{told}a compiled or scripted model cannot be copied for each call")
         self.flatten()
         try:
-            copies = object_state.Copies(self.model)
+            copies = object_state.Copier(self.model)
         except Exception as e:
             raise UnsuitableModel(
-                f"{self.who}: {told}it cannot be copied for each call ({described(e)}); return "
+                f"{self.who}: {told}it cannot be copied for each call ({describe_exception(e)}); return "
                 "such things from functions, or take them out of what cannot be copied"
             ) from e
         before = object_state.snapshot(self.model)
@@ -341,7 +344,7 @@ class _Subject:
         except ByzpyTwError as e:
             self._refuse(
                 f"its forward pass keeps {_listed(keeps)} in a place that copies of it share or "
-                f"cannot find ({described(e.__cause__ or e)}): two nodes that are computed at "
+                f"cannot find ({describe_exception(e.__cause__ or e)}): two nodes that are computed at "
                 "once would see each other's; pass it on as a local variable"
             )
         if after_another.digests != found.digests:
@@ -352,7 +355,7 @@ class _Subject:
             )
         if self.foreign:
             self._check_scaled(copies)
-        leaks = object_state.changes(before, object_state.snapshot(self.model))
+        leaks = object_state.compare_snapshots(before, object_state.snapshot(self.model))
         if leaks or found.digests != expected.digests:
             where = _listed([*leaks.own, *leaks.shared] or keeps)
             self._refuse(
@@ -375,7 +378,7 @@ class _Subject:
     def scores(self, model: nn.Module | None = None) -> Tensor:
         """The scores of batch 0, as in training."""
         inputs, _, seed = self._batch(0)
-        with calling(self.who), torch.no_grad(), models.randomness(seed):
+        with plugin_call(self.who), torch.no_grad(), models.randomness(seed):
             model = self.model if model is None else model
             return class_scores(model, inputs, self.data.classes, self.who)
 
@@ -383,7 +386,7 @@ class _Subject:
         """The gradient of the examples of batch `number`."""
         data, (inputs, labels, seed) = self.data, self._batch(number)
         try:
-            with calling(self.who):
+            with plugin_call(self.who):
                 loss, found = losses_gradient(
                     model, self.leaves, inputs, labels, data.classes, len(labels), lambda: seed,
                     self.who,
@@ -392,7 +395,7 @@ class _Subject:
             if self._whole and e.__cause__ is not None and self._works_first(number):
                 raise UnsuitableModel(
                     f"{self.who}: it was computed well once, and failed when called again "
-                    f"({described(e.__cause__)}): it keeps something between calls; a forward "
+                    f"({describe_exception(e.__cause__)}): it keeps something between calls; a forward "
                     "pass may depend on its inputs and parameters only"
                 ) from e
             raise
@@ -417,7 +420,7 @@ class _Subject:
 
     def _quietly(self, compute: Callable[[], Any], afresh: Callable[[], object]) -> Any:
         """The result of `compute`, which must leave the global generators alone."""
-        result, moved = global_random.draws(compute, afresh)
+        result, moved = global_random.detect_draws(compute, afresh)
         if not moved:
             return result
         self._refuse(
@@ -435,7 +438,7 @@ class _Subject:
         buffers = self._buffers()
 
         def scores() -> Tensor:
-            with calling(self.who), torch.no_grad():
+            with plugin_call(self.who), torch.no_grad():
                 return class_scores(model, inputs.clone(), data.classes, self.who)
 
         before = object_state.snapshot(model)
@@ -449,8 +452,8 @@ class _Subject:
                 "it remembers something, or draws from a generator of its own"
             )
         model.train()
-        last = object_state.changes(after, object_state.snapshot(model))
-        found = [object_state.changes(before, after), last]
+        last = object_state.compare_snapshots(after, object_state.snapshot(model))
+        found = [object_state.compare_snapshots(before, after), last]
         return tuple(path for change in found for path in change.own)
 
     # -- judging
@@ -545,7 +548,7 @@ class _Subject:
                     )
 
     def _values(self) -> list[Any]:
-        return [object_state.digest_of(leaf) for leaf in self.leaves]
+        return [object_state.tensor_digest(leaf) for leaf in self.leaves]
 
     def _check_parameters(self, before: list[Any]) -> None:
         named = list(self.model.named_parameters())
@@ -565,7 +568,7 @@ class _Subject:
             )
 
     def _buffers(self) -> dict[str, Any]:
-        return {n: object_state.digest_of(b) for n, b in self.model.named_buffers()}
+        return {n: object_state.tensor_digest(b) for n, b in self.model.named_buffers()}
 
     def _check_buffers(self, before: dict[str, Any]) -> None:
         now = self._buffers()

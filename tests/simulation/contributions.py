@@ -10,7 +10,7 @@ from attrs import define, field
 from torch import Tensor
 
 from byzpy_tw.rounds.round import Reason
-from byzpy_tw.vectors import fault_of, norm_of
+from byzpy_tw.vectors import norm_fault, norm_of
 from tests.simulation.history import History
 from tests.simulation.recorder import Frame, RecordedRequest
 from tests.simulation.reference import Reference
@@ -227,7 +227,7 @@ class Contributions:
             return Reason.MALFORMED
         if vector.numel() != self.reference.parameters.numel():
             return Reason.MALFORMED
-        return Reason.NOT_FINITE if fault_of(norm_of(vector.to(torch.float32))) else None
+        return Reason.NOT_FINITE if norm_fault(norm_of(vector.to(torch.float32))) else None
 
 
 def _place(process: str) -> str:

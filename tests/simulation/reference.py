@@ -18,7 +18,7 @@ from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.rounds.probation import Probation
-from byzpy_tw.vectors import narrowed, sha256_of
+from byzpy_tw.vectors import round_to_dtype, sha256_of
 
 MOST_KEPT = 1_000  # vectors and steps of a configuration
 
@@ -110,7 +110,9 @@ class Reference:
     def honest(self, node: int) -> Tensor:
         """What an honest node sends, in the wire's type."""
         replay, now = self._replay, self._now
-        return self._once(("honest", node), lambda: narrowed(replay.gradient(now, node), self.wire))
+        return self._once(
+            ("honest", node), lambda: round_to_dtype(replay.gradient(now, node), self.wire)
+        )
 
     def byzantine(self, node: int, accepted: dict[int, Tensor], f: int) -> Tensor:
         """What a Byzantine one sends, given the rows of honest nodes and the rules' `f`."""

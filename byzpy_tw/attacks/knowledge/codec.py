@@ -13,7 +13,7 @@ from torch import Tensor
 
 from byzpy_tw.attacks.knowledge.view import Knowledge, shapes
 from byzpy_tw.errors import BadRequest
-from byzpy_tw.vectors import narrowed
+from byzpy_tw.vectors import round_to_dtype
 
 PIECES = ("mean", "std", "one", "gram", "products", "vectors", "strength")
 PAST = "past"  # travels too, but one frame for each node that is shown its own
@@ -28,7 +28,8 @@ def wire_dtype_of(piece: str, wire: torch.dtype = torch.float32) -> torch.dtype:
 def encode_pieces(pieces: Mapping[str, Tensor], wire: torch.dtype) -> dict[str, Tensor]:
     """`pieces` as they travel."""
     return {
-        p: narrowed(tensor, wire_dtype_of(p, wire)).contiguous() for p, tensor in pieces.items()
+        p: round_to_dtype(tensor, wire_dtype_of(p, wire)).contiguous()
+        for p, tensor in pieces.items()
     }
 
 

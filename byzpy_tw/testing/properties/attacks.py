@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.aggregators import MultiKrum, Pipeline, TrimmedMean
 from byzpy_tw.attacks import LEVELS, Knowledge, pieces_of
 from byzpy_tw.errors import BadParameter, ByzpyTwError
-from byzpy_tw.plugins.outputs import checked
+from byzpy_tw.plugins.outputs import check_made
 from byzpy_tw.seeds import Context
 from byzpy_tw.testing.properties.bounds import (
     PATIENCE,
@@ -72,7 +72,7 @@ class _Subject:
 
     def attack(self, b: int | None = None) -> Any:
         """A new one, as a server makes it."""
-        return checked("attack", "this", "tested here", make_with(self.make, f=b or self.b))
+        return check_made("attack", "this", "tested here", make_with(self.make, f=b or self.b))
 
     def aimed(self, b: int | None = None) -> Any:
         """A new one, as the trainer makes it."""

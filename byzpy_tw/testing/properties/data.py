@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ShardTooSmall
-from byzpy_tw.plugins.outputs import checked
+from byzpy_tw.plugins.outputs import check_made
 from byzpy_tw.testing.properties.bounds import (
     PATIENCE,
     assert_untouched,
@@ -49,7 +49,7 @@ def dataset_tests(
 
     def build() -> Dataset:
         found = run_within(PATIENCE, lambda: make_with(make, **parameters))
-        return checked("dataset", "this", "tested here", found)  # type: ignore[no-any-return]
+        return check_made("dataset", "this", "tested here", found)  # type: ignore[no-any-return]
 
     def splits(self: SynchronousTestCase) -> None:
         """Both splits hold examples of one shape, and labels that are classes."""
@@ -126,7 +126,7 @@ def partition_tests(
     are empty, or it is a `ShardTooSmall` with the numbers.  With `covers` every example
     is in some shard, with `disjoint` in no more than one.
     """
-    partition = checked("partition", "this", "tested here", make_with(make, **parameters))
+    partition = check_made("partition", "this", "tested here", make_with(make, **parameters))
 
     def cut(labels: np.ndarray, shards: int, seed: int) -> list[np.ndarray]:
         stream = seeds.stream(seed, "partition")
