@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.sweep.grid import Cell, Grid, Trial, digest_of, make_grid
+from byzpy_tw.sweep.grid import Cell, Grid, SweepTrial, make_grid, run_digest
 from byzpy_tw.sweep.results import CellResult, NodeShare, TrialResult
 
 
@@ -15,7 +15,7 @@ def examine(config: RunConfig) -> str | None:
 
 
 def digest(config: RunConfig) -> str:
-    return digest_of(config, {})
+    return run_digest(config, {})
 
 
 def grid(
@@ -27,7 +27,7 @@ def grid(
     return make_grid(given, attacks, defences, seeds, examine, digest)
 
 
-def ended(trial: Trial, final: float | None = 0.9, **changes: Any) -> TrialResult:
+def ended(trial: SweepTrial, final: float | None = 0.9, **changes: Any) -> TrialResult:
     """A finished run that left out every Byzantine node, and node 0 in half of the rounds."""
     config = trial.config
     shares = [

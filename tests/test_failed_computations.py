@@ -34,7 +34,7 @@ from byzpy_tw.sweep.findings import collapsed, sentences
 from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.results import CellResult, read
-from byzpy_tw.sweep.scheduler import Lab
+from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.text import notes, table, told
 from byzpy_tw.trainer.run import RunOutcome, prepare_resume, prepare_run, run_prepared
 from tests.distributions import on_path, write
@@ -426,7 +426,7 @@ GRID: dict[str, Any] = {
 }  # fmt: skip
 
 
-class HeardLab(Lab):
+class HeardLab(Sweep):
     """A lab whose runs are followed by their lines."""
 
     def _hear(self, line: str) -> None:
@@ -437,7 +437,7 @@ class HeardLab(Lab):
 class LabTests(TestCase):
     """Grids in which attacks fail."""
 
-    def lab(self, *attacks: str) -> Lab:
+    def lab(self, *attacks: str) -> Sweep:
         made = grid_of(GRID, attacks, ["mean", "median"], [1], names())
         return HeardLab(made, self.where, 1, names(), reactor)
 
@@ -445,7 +445,7 @@ class LabTests(TestCase):
         self.where = folder(self)
         self.addCleanup(heard, "byzpy_tw:")
 
-    def cells(self, lab: Lab) -> dict[tuple[str, str], CellResult]:
+    def cells(self, lab: Sweep) -> dict[tuple[str, str], CellResult]:
         return {(o.cell.defence, o.cell.attack): o for o in lab.outcomes()}
 
     async def test_some_and_all(self) -> None:
@@ -506,7 +506,7 @@ class LabTests(TestCase):
         path.write_text(json.dumps({**result, "status": "finished", "error": None}))
         found = read(trial, lab.path(trial))
         assert found is not None
-        self.assertEqual((found.status, found.over, found.good), ("failed", True, False))
+        self.assertEqual((found.status, found.is_over, found.good), ("failed", True, False))
         self.assertIn("the attack failed in 6 of 20 calls", found.error)
 
     def test_the_best_of_the_others(self) -> None:

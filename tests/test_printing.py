@@ -180,7 +180,7 @@ class SayTests(SynchronousTestCase):
     def said(self, stream: Any, line: str = "é\udcff") -> None:
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
             console.say(line)
-            console.complain(line)
+            console.print_error(line)
 
     def test_without_the_character(self) -> None:
         for code, shown in (("ascii", b"\\xe9\\udcff\n"), ("latin-1", b"\xe9\\udcff\n"),

@@ -28,11 +28,11 @@ from byzpy_tw.sweep import grid as grids
 from byzpy_tw.sweep.colours import colour, is_dark, luminance, terminal_colour
 from byzpy_tw.sweep.command import grid_of, jobs_for
 from byzpy_tw.sweep.display import Lines, Live
-from byzpy_tw.sweep.grid import Cell, Grid, command_of, defences_of, make_grid
+from byzpy_tw.sweep.grid import Cell, Grid, combine_chains, command_line, make_grid
 from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.resolve import keeping_data, versions
+from byzpy_tw.sweep.resolve import cache_datasets, versions
 from byzpy_tw.sweep.results import CellResult, read
-from byzpy_tw.sweep.scheduler import Lab
+from byzpy_tw.sweep.scheduler import Sweep
 from tests.support import folder
 from tests.sweep_grids import digest, ended, grid, outcome
 
@@ -58,7 +58,7 @@ class GridTests(SynchronousTestCase):
     def test_preaggregators(self) -> None:
         """Each is put before each rule, ``none`` leaves a rule alone, nothing comes twice."""
         self.assertEqual(
-            defences_of(["mean", "arc|krum", "mean"], ["none", "nnm"]),
+            combine_chains(["mean", "arc|krum", "mean"], ["none", "nnm"]),
             ("mean", "nnm | mean", "arc | krum", "nnm | arc | krum"),
         )
 
@@ -169,7 +169,7 @@ class CommandTests(SynchronousTestCase):
         made = grid(defences=("nnm | arc | krum",), seeds=(7,), replacement=True, q=2, threads=1)
         for cell in made.cells:
             config = cell.trials[0].config
-            words = shlex.split(command_of(config))
+            words = shlex.split(command_line(config))
             self.assertEqual(words[:3], ["python", "-m", "byzpy_tw.train"])
             again = configuration(words[3:])
             self.assertEqual(again.bits, config.bits)
@@ -179,7 +179,7 @@ class CommandTests(SynchronousTestCase):
     def test_the_servers_that_were_used(self) -> None:
         """Are the ones that it names."""
         made = grid(remote_hosts=("tcp://a:1", "tcp://b:2"), keys="k.pem")
-        words = shlex.split(command_of(made.cells[0].trials[0].config))
+        words = shlex.split(command_line(made.cells[0].trials[0].config))
         self.assertIn("tcp://a:1,tcp://b:2", words)
         self.assertEqual(words[words.index("--keys") + 1], "k.pem")
 
@@ -207,7 +207,7 @@ class OptionTests(SynchronousTestCase):
 class DataTests(SynchronousTestCase):
     def test_is_read_once(self) -> None:
         """Every run of a lab has the same tensors, not copies of them."""
-        names = keeping_data(load(only=()))
+        names = cache_datasets(load(only=()))
         self.assertIs(names.make("dataset", "mnist5k"), names.make("dataset", "mnist5k"))
         small, large = (names.make("dataset", f"synthetic:n={n}") for n in (200, 400))
         self.assertIsNot(small, large)
@@ -384,7 +384,7 @@ class TextTests(SynchronousTestCase):
 
     def test_who_was_left_out(self) -> None:
         """In a sentence, the honest node that suffered most by number."""
-        told = findings.explained(filled(grid())[0])
+        told = findings.exclusion_sentence(filled(grid())[0])
         self.assertEqual(
             told,
             "Byzantine nodes were left out in 100 % of the rounds, honest ones in 6 %; of the "
@@ -429,8 +429,8 @@ def screen(out: Terminal) -> list[str]:
 
 
 class DisplayTests(SynchronousTestCase):
-    def lab(self, made: Grid) -> Lab:
-        return Lab(made, folder(self), 1, load(only=()), None)
+    def lab(self, made: Grid) -> Sweep:
+        return Sweep(made, folder(self), 1, load(only=()), None)
 
     def test_live(self) -> None:
         """Each drawing takes the last one's place; what is said stays above it."""

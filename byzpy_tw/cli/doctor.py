@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from byzpy_tw.cli import train
 from byzpy_tw.config.run import LOCATIONS, RunConfig
-from byzpy_tw.console import complain
+from byzpy_tw.console import print_error
 from byzpy_tw.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
     doctor = _examined(found, config, resumed, chosen.wait or WAIT)
     if not doctor.done:
-        complain("interrupted")
+        print_error("interrupted")
         return 130
     if chosen.json:
         print(json.dumps(doctor.to_plain(), indent=2))

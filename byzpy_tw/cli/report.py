@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from byzpy_tw.console import complain
+from byzpy_tw.console import print_error
 from byzpy_tw.errors import ConfigError, RunDirectoryError
 
 HELP = "draw the report of a run again, or compare several"
@@ -45,7 +45,7 @@ def run(chosen: argparse.Namespace) -> int:
     run_reports = [read(path) for path in paths]  # what is wrong is told before anything is made
     for path, run_report in zip(paths, run_reports, strict=True):
         if run_report.note:
-            complain(f"byzpy_tw: warning: {printable(path)}: {run_report.note}")
+            print_error(f"byzpy_tw: warning: {printable(path)}: {run_report.note}")
     if chosen.csv is not None:
         _csv(paths, chosen.csv)
     if chosen.png is not None:

@@ -88,12 +88,12 @@ def parser() -> argparse.ArgumentParser:
     hints = typing.get_type_hints(RunConfig)
     for option in attrs.fields(RunConfig):
         groups[option.metadata["section"]].add_argument(
-            flag(option.name), **argument_of(option, hints[option.name])
+            flag(option.name), **argparse_keywords(option, hints[option.name])
         )
     return made
 
 
-def argument_of(option: attrs.Attribute, hint: Any) -> dict[str, Any]:
+def argparse_keywords(option: attrs.Attribute, hint: Any) -> dict[str, Any]:
     """The keywords that make `option` an argparse argument."""
     told: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS}
     told["help"] = option.metadata["help"].replace("%", "%%")

@@ -53,7 +53,7 @@ class Observers:
                 self.log.warn("observers are {n} events behind: some are left out", n=_WAITING)
 
     @property
-    def told(self) -> bool:
+    def is_used(self) -> bool:
         """Whether there is anyone to wait for in `finish`."""
         return self._thread is not None
 

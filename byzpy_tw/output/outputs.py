@@ -21,7 +21,7 @@ from byzpy_tw.report.page import report
 # What is dear to import (HTTP, tqdm) is imported where it is asked for.
 
 
-def terminal_of(
+def make_terminal_view(
     config: RunConfig, write: Callable[[str], None], output: IO[str] | None = None
 ) -> View:
     """What is told to `output` (standard output): as `config` and the terminal have it.
@@ -33,10 +33,10 @@ def terminal_of(
         from byzpy_tw.output.progress import ProgressBar
 
         return ProgressBar(output)
-    return lines_of(config, write)
+    return make_line_view(config, write)
 
 
-def lines_of(config: RunConfig, write: Callable[[str], None]) -> View:
+def make_line_view(config: RunConfig, write: Callable[[str], None]) -> View:
     """Lines for a person, or for a program, through `write`."""
     return (JsonLines if config.json else TextOutput)(write, config.quiet)
 
@@ -80,7 +80,7 @@ async def serve(config: RunConfig, path: Path, reactor: Any, views: Views) -> An
     return web
 
 
-def draw(path: Path, views: Views) -> None:
+def draw_report(path: Path, views: Views) -> None:
     """Leave a report in `path`; without one, the run is what it was."""
     try:
         report(path)

@@ -24,11 +24,11 @@ from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.display import REDRAW_SECONDS, Lines, Live, display_for
 from byzpy_tw.sweep.findings import sentences
-from byzpy_tw.sweep.grid import Grid, command_of, digest_of, make_grid, options_of
+from byzpy_tw.sweep.grid import Grid, command_line, make_grid, run_digest, with_sweep_defaults
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import check_names, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
-from byzpy_tw.sweep.scheduler import CELLS, Lab, discard
+from byzpy_tw.sweep.scheduler import CELLS, Sweep, discard
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import Program, keys_of, start_logging
 
@@ -37,7 +37,7 @@ _WATCHING = ("run_started", "round_completed", "run_finished")
 PAGE, TABLE = "lab.html", "lab.json"
 
 
-def run_lab(
+def run_sweep(
     given: Mapping[str, Any],
     *,
     attacks: Sequence[str],
@@ -61,7 +61,7 @@ def run_lab(
         start_logging(folder)
         from twisted.internet import reactor
 
-        lab = Lab(grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor)
+        lab = Sweep(grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor)
         if again:
             _discard(lab)
         lab.find()
@@ -77,7 +77,7 @@ def grid_of(
     registry: Registry,
 ) -> Grid:
     """The grid, its names looked up and every cell examined."""
-    base = drop_unused(RunConfig(**options_of(given)), registry, chains=defences)
+    base = drop_unused(RunConfig(**with_sweep_defaults(given)), registry, chains=defences)
     check_names(registry, base, attacks, defences)
     parse_addresses(base.remote_hosts)
     keys_of(base, warn=True)
@@ -87,7 +87,7 @@ def grid_of(
 
     return make_grid(
         given, attacks, defences, seeds, examine,
-        lambda config: digest_of(config, versions(config, registry)),
+        lambda config: run_digest(config, versions(config, registry)),
     )  # fmt: skip
 
 
@@ -112,14 +112,14 @@ def _held(folder: Path) -> IO[str]:
         raise RunDirectoryError(f"cannot write to {folder}: {e.strerror or e}") from e
 
 
-def _discard(lab: Lab) -> None:
+def _discard(lab: Sweep) -> None:
     """Remove what earlier calls have left of this grid's runs."""
     for cell in lab.grid.cells:
         for trial in cell.trials:
             discard(lab.path(trial))
 
 
-async def work(lab: Lab, display: Lines | Live, reactor: Any) -> int:
+async def work(lab: Sweep, display: Lines | Live, reactor: Any) -> int:
     """Run what is left of the lab, and leave table and page, however that ends."""
     lab.display = display
     base, say = lab.grid.base, display.say
@@ -157,14 +157,14 @@ def _place(base: RunConfig) -> str:
     return f"on {base.local or len(base.remote_hosts)} servers"
 
 
-def _leave(lab: Lab, seconds: float) -> None:
+def _leave(lab: Sweep, seconds: float) -> None:
     """The page and the figures as files, and what there is to say below the table."""
     outcomes = lab.outcomes()
     write_whole(lab.folder / PAGE, page(lab.grid, outcomes, lab.folder))
     write_whole(lab.folder / TABLE, to_json(figures(lab.grid, outcomes), indent=2) + "\n")
     for line in (*text.notes(lab.grid, outcomes), *sentences(lab.grid, outcomes)):
         say(clean(line, 1000))
-    whole, done = lab.grid.trials, sum(ended.over for o in outcomes for ended in o.ended)
+    whole, done = lab.grid.trials, sum(ended.is_over for o in outcomes for ended in o.ended)
     if done > lab.before:
         say(f"{done - lab.before} runs in {seconds:.1f} s")
     if done < whole:
@@ -205,7 +205,7 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
                 "final_accuracy": ended.final,
                 "seconds": ended.seconds,
                 "parameters_sha256": ended.digest,
-                "command": command_of(ended.trial.config),
+                "command": command_line(ended.trial.config),
             }
             for ended in outcome.ended
         ],

@@ -58,7 +58,7 @@ def _end(outcome: CellResult) -> str:
     return "diverged" if outcome.status == "diverged" else f"{percent(outcome.final)} %"
 
 
-def explained(outcome: CellResult) -> str:
+def exclusion_sentence(outcome: CellResult) -> str:
     """Who was left out in a cell's runs, in a sentence; empty before there are any.
 
     Empty also where the attack failed: who did not attack is not to the rule's credit.

@@ -17,8 +17,8 @@ import byzpy_tw
 from byzpy_tw.report.page import REPORT
 from byzpy_tw.sweep import charts
 from byzpy_tw.sweep.colours import cell_style
-from byzpy_tw.sweep.findings import collapsed, explained, percent, sentences
-from byzpy_tw.sweep.grid import Grid, command_of
+from byzpy_tw.sweep.findings import collapsed, exclusion_sentence, percent, sentences
+from byzpy_tw.sweep.grid import Grid, command_line
 from byzpy_tw.sweep.results import CellResult, TrialResult
 from byzpy_tw.sweep.text import CORNER, entry, legend, mark_of, notes, out_text
 
@@ -130,7 +130,7 @@ def _details(outcome: CellResult) -> str:
         parts.append(f'<p class="why">{escape(words[:1].upper() + words[1:])}</p>')
     if cell.missing:
         parts.append(f"<p>No guarantee: {escape(cell.missing)}</p>")
-    said = explained(outcome)
+    said = exclusion_sentence(outcome)
     if said:
         parts.append(f"<p>{escape(said)}</p>")
     parts.append(charts.strip(outcome.shares))
@@ -138,7 +138,7 @@ def _details(outcome: CellResult) -> str:
         parts.append("<p>The same run on servers, to the same bits:</p>")
     ended = {e.trial.folder: e for e in outcome.ended}
     for trial in cell.trials:
-        parts.append(f"<pre>{escape(command_of(trial.config))}</pre>")
+        parts.append(f"<pre>{escape(command_line(trial.config))}</pre>")
         if trial.folder in ended:
             parts.append(_run(ended[trial.folder]))
     names = f"{escape(cell.defence)} <i>under</i> {escape(cell.attack)}"

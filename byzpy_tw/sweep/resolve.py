@@ -47,7 +47,7 @@ def versions(config: RunConfig, registry: Registry) -> dict[str, str]:
     return found
 
 
-def keeping_data(registry: Registry) -> Registry:
+def cache_datasets(registry: Registry) -> Registry:
     """`registry`, whose datasets are read once and then handed out again.
 
     A dataset is read-only by contract, and sixteen runs of one process need it once.

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from byzpy_tw.records.attack_calls import AttackCalls, AttackFailures, counted
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_rounds
-from byzpy_tw.sweep.grid import Cell, Trial
+from byzpy_tw.sweep.grid import Cell, SweepTrial
 from byzpy_tw.text import clean
 
 CONCLUSIVE = ("finished", "diverged")  # of a run whose result means something
@@ -46,7 +46,7 @@ class NodeShare:
 class TrialResult:
     """One run that is over: accuracies from 0 to 1, None where it was never evaluated."""
 
-    trial: Trial
+    trial: SweepTrial
     status: str
     error: str
     rounds: int
@@ -65,7 +65,7 @@ class TrialResult:
         return self.status in CONCLUSIVE
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Return whether it came to its end, so that it is not run again."""
         return self.good or self.attack_always_failed
 
@@ -194,7 +194,7 @@ def _over(function: Any, values: Sequence[float | None]) -> float | None:
     return function(known) if known and len(known) == len(values) else None
 
 
-def read(trial: Trial, path: Path) -> TrialResult | None:
+def read(trial: SweepTrial, path: Path) -> TrialResult | None:
     """The run in the folder `path`, if one is over there; None for one that is not.
 
     None also for one of which not everything makes sense: it is as if it had not been run.
@@ -247,7 +247,7 @@ def _accuracy(value: Any) -> float | None:
     return None if value is None else _number(value, 1)
 
 
-def _failures(records: Sequence[Mapping[str, Any]], trial: Trial) -> AttackFailures | None:
+def _failures(records: Sequence[Mapping[str, Any]], trial: SweepTrial) -> AttackFailures | None:
     calls = AttackCalls(trial.config.num_honest, trial.config.num_byz)
     for record in records:
         calls.add(record)
@@ -266,7 +266,7 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, float], ...
     return tuple((r["round"] + 1, _number(r["accuracy"], 1)) for r in records if "accuracy" in r)
 
 
-def _shares(records: Sequence[Mapping[str, Any]], trial: Trial) -> tuple[NodeShare, ...]:
+def _shares(records: Sequence[Mapping[str, Any]], trial: SweepTrial) -> tuple[NodeShare, ...]:
     n, count = trial.config.n, len(records)
     if not count:
         return ()

@@ -44,8 +44,8 @@ from byzpy_tw.records.folder import CONFIG, RunDirectory, lock_folder
 from byzpy_tw.records.resume import ResumePoint, new_resume_point, reopen
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling.threads import in_pool
-from byzpy_tw.sweep.grid import Cell, Grid, Trial
-from byzpy_tw.sweep.resolve import keeping_data
+from byzpy_tw.sweep.grid import Cell, Grid, SweepTrial
+from byzpy_tw.sweep.resolve import cache_datasets
 from byzpy_tw.sweep.results import UNREADABLE_ERRORS, CellResult, TrialResult, read
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.local_servers import LocalServers
@@ -61,10 +61,10 @@ _EVERYWHERE = (BadKeys, KeysRefused, ProtectedMode, ServerUnreachable, VersionMi
 class Display(Protocol):
     """Who is told what happens."""
 
-    def began(self, cell: Cell, trial: Trial) -> None:
+    def began(self, cell: Cell, trial: SweepTrial) -> None:
         """A run is under way."""
 
-    def ended(self, cell: Cell, trial: Trial) -> None:
+    def ended(self, cell: Cell, trial: SweepTrial) -> None:
         """It is over, however."""
 
     def say(self, line: str) -> None:
@@ -74,10 +74,10 @@ class Display(Protocol):
 class Nobody:
     """A display that is not there."""
 
-    def began(self, cell: Cell, trial: Trial) -> None:
+    def began(self, cell: Cell, trial: SweepTrial) -> None:
         pass
 
-    def ended(self, cell: Cell, trial: Trial) -> None:
+    def ended(self, cell: Cell, trial: SweepTrial) -> None:
         pass
 
     def say(self, line: str) -> None:
@@ -85,7 +85,7 @@ class Nobody:
 
 
 @define(eq=False)
-class Lab:
+class Sweep:
     """Has the runs of `grid` run below `folder`, `jobs` at a time."""
 
     grid: Grid
@@ -101,7 +101,7 @@ class Lab:
     before: int = field(default=0, init=False)  # runs that were finished already
     log = Logger()
 
-    def path(self, trial: Trial) -> Path:
+    def path(self, trial: SweepTrial) -> Path:
         return self.folder / CELLS / trial.folder
 
     def outcome(self, cell: Cell) -> CellResult:
@@ -120,7 +120,7 @@ class Lab:
         for cell in self.grid.cells:
             for trial in cell.trials:
                 ended = read(trial, self.path(trial))
-                if ended is not None and ended.over:
+                if ended is not None and ended.is_over:
                     self._ended[trial.folder] = ended
         self.before = len(self._ended)
 
@@ -134,7 +134,7 @@ class Lab:
         )
         if not todo:
             return
-        base, registry = self.grid.base, keeping_data(self._registry)
+        base, registry = self.grid.base, cache_datasets(self._registry)
         await self._read_data(registry)
         servers = await self._local(base)
         try:
@@ -174,7 +174,7 @@ class Lab:
 
     async def _work(
         self,
-        todo: deque[tuple[Cell, Trial]],
+        todo: deque[tuple[Cell, SweepTrial]],
         registry: Registry,
         place: Callable[[RunConfig], RunConfig],
     ) -> None:
@@ -193,7 +193,7 @@ class Lab:
             if not good:
                 result.raiseException()
 
-    async def _one(self, trial: Trial, config: RunConfig, registry: Registry) -> None:
+    async def _one(self, trial: SweepTrial, config: RunConfig, registry: Registry) -> None:
         """One run; what comes of it is in its folder, or in `_failed`."""
         errors: list[BaseException] = []
         threads = config.threads or max(1, cores() // self.jobs)
@@ -217,13 +217,13 @@ class Lab:
                 self._failed[trial.folder] = clean(format_error(errors[0]), 1000)
             elif found is not None:
                 self._ended[trial.folder] = found
-                if found.over and config.checkpoint_interval is None:
+                if found.is_over and config.checkpoint_interval is None:
                     self._tidy(trial)
         for error in errors:
             if isinstance(error, _EVERYWHERE):
                 self._stopped = error
 
-    def _tidy(self, trial: Trial) -> None:
+    def _tidy(self, trial: SweepTrial) -> None:
         """Remove the checkpoints of a run that is over: large, and nothing goes on with them."""
         with suppress(OSError):
             for path in list_checkpoints(self.path(trial)):
@@ -235,7 +235,7 @@ class Lab:
             self._heard.add(line)
             self.display.say(line)
 
-    def _begin(self, trial: Trial, config: RunConfig, registry: Registry) -> PreparedRun:
+    def _begin(self, trial: SweepTrial, config: RunConfig, registry: Registry) -> PreparedRun:
         """The run, in its folder, with what is there of it from an earlier call."""
         config = resolve_paths(config)
         path, rules = self.path(trial), resolve_rules(config, registry)
@@ -247,7 +247,7 @@ class Lab:
             directory, begun = left
         return PreparedRun(config, registry, rules, directory, begun)
 
-    def _left(self, trial: Trial, path: Path) -> tuple[RunDirectory, ResumePoint] | None:
+    def _left(self, trial: SweepTrial, path: Path) -> tuple[RunDirectory, ResumePoint] | None:
         """What an earlier call has left in `path`, to go on with.
 
         None where that cannot be: `path` is gone then.  Raises `RunDirectoryError` where it

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from byzpy_tw.config.paths import absolute, resolve_paths
 from byzpy_tw.config.run import RunConfig, make_run_dir
 from byzpy_tw.config.unused import drop_unused
-from byzpy_tw.console import complain, let_go, say
+from byzpy_tw.console import flush_streams, print_error, say
 from byzpy_tw.errors import (
     ByzpyTwError,
     Diverged,
@@ -38,7 +38,13 @@ from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.observers import Observers
-from byzpy_tw.output.outputs import check_web, draw, lines_of, serve, terminal_of
+from byzpy_tw.output.outputs import (
+    check_web,
+    draw_report,
+    make_line_view,
+    make_terminal_view,
+    serve,
+)
 from byzpy_tw.output.view import View, Views
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
@@ -107,7 +113,7 @@ async def train(
     is on standard error.  Cancelling is as of `run_prepared`.
     """
     run = PreparedRun(config, registry, rules, directory, begun or new_resume_point())
-    terminal = terminal or lines_of(config, write)
+    terminal = terminal or make_line_view(config, write)
     ended = await run_prepared(reactor, run, write, terminal)
     if ended.error is not None:
         report(ended.error)
@@ -127,7 +133,7 @@ async def run_prepared(
     config, registry, directory = run.config, run.registry, run.directory
     threads = config.threads or cores()
     pool = make_pool(threads)
-    screen = Views(terminal or lines_of(config, write))
+    screen = Views(terminal or make_line_view(config, write))
     screen.configuration(config, str(directory.path), threads)
     training = Training(
         config, registry, run.rules, screen, directory, Observers(registry), threads, reactor,
@@ -180,7 +186,7 @@ async def run_prepared(
             if training.status == "interrupted" and training.resumable:
                 screen.tell(training.resumable)
         finally:
-            draw(directory.path, screen)
+            draw_report(directory.path, screen)
             screen.over(training.result(error))
             if web is not None:
                 await web.close()
@@ -273,7 +279,7 @@ def _run(run: PreparedRun) -> int:
 
     configure_malloc()
     start_logging(run.directory.path)
-    terminal = terminal_of(run.config, say)
+    terminal = make_terminal_view(run.config, say)
     return Program(reactor, terminal.tell).run(
         lambda: train(
             reactor,
@@ -294,7 +300,7 @@ def keys_of(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
         return None
     keys = load_keys(absolute(config.keys), TRAINER)
     for line in keys.warnings if warn else ():
-        complain(f"byzpy_tw: warning: {line}")
+        print_error(f"byzpy_tw: warning: {line}")
     return MutualTLS(keys)
 
 
@@ -321,7 +327,7 @@ class Program:
 
         self._reactor.callWhenRunning(begin)
         self._reactor.run()
-        let_go()  # what it did is on record, whatever could be printed of it
+        flush_streams()  # what it did is on record, whatever could be printed of it
         return self.code
 
     def _signalled(self, number: int, frame: Any) -> None:
@@ -343,7 +349,7 @@ class Program:
             self.code = result.value.exit_code
         elif isinstance(result, Failure):
             # Nothing that a user or a peer did: a bug, so say all of it.
-            complain(result.getTraceback())
+            print_error(result.getTraceback())
         else:
             self.code = result
         self._reactor.stop()
@@ -351,7 +357,7 @@ class Program:
 
 def report(error: BaseException) -> None:
     """One line on standard error."""
-    complain(f"byzpy_tw: error: {format_error(error)}")
+    print_error(f"byzpy_tw: error: {format_error(error)}")
 
 
 def start_logging(folder: Path) -> None:

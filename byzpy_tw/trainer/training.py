@@ -373,7 +373,7 @@ class Training:
             finally:
                 self.directory.close()
         self.observers.tell("run_finished", result=result)
-        if self.observers.told:  # or a pool that is busy would be waited for
+        if self.observers.is_used:  # or a pool that is busy would be waited for
             await in_pool(self._reactor, self._pool, self.observers.finish)
         if interrupted is not None:
             raise interrupted
