@@ -1,8 +1,8 @@
 """The process's global random generators: torch's, NumPy's and Python's own.
 
 Nothing in this package draws from them, but foreign code may.  While such code makes data or
-a model, `temporary_seed` gives it reproducible numbers.  Where it computes, many threads would share
-the generators, so their `states` before and after are compared, and such code is refused.
+a model, `temporary_seed` gives it reproducible numbers.  Where it computes, many threads would
+share the generators, so their `states` before and after are compared, and such code is refused.
 """
 
 from __future__ import annotations

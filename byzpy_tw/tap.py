@@ -164,7 +164,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     if reactor is None:
         from twisted.internet import reactor  # type: ignore[no-redef]
 
-        make_streams_tolerant()  # the log may go to a terminal that lacks a character of a run's name
+        make_streams_tolerant()  # the log's terminal may lack a character of a run's name
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.server.parent import UntilEOF
     from byzpy_tw.server.service import ByzpyServer, Limits

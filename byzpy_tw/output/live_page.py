@@ -52,12 +52,12 @@ class LivePage:
         pass  # what it says is on the page
 
     def notice(self, line: str) -> None:
-        self.run_report.happened(line)
+        self.run_report.add_event(line)
         self._changes += 1
 
     def event(self, line: str) -> None:
         begun = self.run_report.history.done > 0 and not line.startswith("round ")
-        self.run_report.happened(line, self.run_report.history.done if begun else None)
+        self.run_report.add_event(line, self.run_report.history.done if begun else None)
         self._changes += 1
 
     def tell(self, line: str) -> None:

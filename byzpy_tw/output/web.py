@@ -141,7 +141,7 @@ class Root(Resource):
             f"/{name}".encode(): (kinds[name.rpartition(".")[2]], html.read_asset(name).encode())
             for name in (*html.SCRIPTS, html.STYLE)
         }
-        title = f"{page.story.name} · byzpy_tw"
+        title = f"{page.run_report.name} · byzpy_tw"
         self._html = html.served_page(title, "/data.json").encode()
 
     def render(self, request: Any) -> bytes:

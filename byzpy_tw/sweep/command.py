@@ -83,7 +83,7 @@ def grid_of(
     keys_of(base, warn=True)
 
     def examine(config: RunConfig) -> str | None:
-        return resolve_rules(config, registry).missing
+        return resolve_rules(config, registry).missing_guarantee
 
     return make_grid(
         given, attacks, defences, seeds, examine,

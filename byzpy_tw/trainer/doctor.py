@@ -116,7 +116,7 @@ class Doctor:
         rules = resolve_rules(self.config, self.registry)
         if rules.missing_guarantee is not None:
             self.warnings.append(
-                f"no guarantee: {self.config.pipeline}: {rules.missing} (--strict makes this "
+                f"no guarantee: {self.config.pipeline}: {rules.missing_guarantee} (--strict makes this "
                 "an error)"
             )
 

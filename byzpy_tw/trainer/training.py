@@ -184,7 +184,7 @@ class Training:
             self.screen.notice(line)
         if self.rules.missing_guarantee is not None:
             self.screen.notice(
-                f"no guarantee: {self.config.pipeline}: {self.rules.missing} "
+                f"no guarantee: {self.config.pipeline}: {self.rules.missing_guarantee} "
                 "(--strict makes this an error)"
             )
         prepared = self._prepared = await in_pool(

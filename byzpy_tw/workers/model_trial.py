@@ -331,8 +331,8 @@ class _Subject:
             copies = object_state.Copier(self.model)
         except Exception as e:
             raise UnsuitableModel(
-                f"{self.who}: {told}it cannot be copied for each call ({describe_exception(e)}); return "
-                "such things from functions, or take them out of what cannot be copied"
+                f"{self.who}: {told}it cannot be copied for each call ({describe_exception(e)}); "
+                "return such things from functions, or take them out of what cannot be copied"
             ) from e
         before = object_state.snapshot(self.model)
         try:
@@ -344,8 +344,8 @@ class _Subject:
         except ByzpyTwError as e:
             self._refuse(
                 f"its forward pass keeps {_listed(keeps)} in a place that copies of it share or "
-                f"cannot find ({describe_exception(e.__cause__ or e)}): two nodes that are computed at "
-                "once would see each other's; pass it on as a local variable"
+                f"cannot find ({describe_exception(e.__cause__ or e)}): two nodes that are computed "
+                "at once would see each other's; pass it on as a local variable"
             )
         if after_another.digests != found.digests:
             self._refuse(
@@ -395,8 +395,8 @@ class _Subject:
             if self._whole and e.__cause__ is not None and self._works_first(number):
                 raise UnsuitableModel(
                     f"{self.who}: it was computed well once, and failed when called again "
-                    f"({describe_exception(e.__cause__)}): it keeps something between calls; a forward "
-                    "pass may depend on its inputs and parameters only"
+                    f"({describe_exception(e.__cause__)}): it keeps something between calls; a "
+                    "forward pass may depend on its inputs and parameters only"
                 ) from e
             raise
         names = [name for name, _ in self.model.named_parameters()]
