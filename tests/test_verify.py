@@ -119,7 +119,7 @@ class HonestTests(VerifyCase):
         for name in RUNS:
             verification = self.verified(self.run_of(name))
             self.assertEqual((name, verification.problems), (name, []))
-            self.assertEqual(verification.spans, [(0, len(verification.left))])
+            self.assertEqual(verification.spans, [(0, len(verification.recorded_run))])
             self.assertTrue(verification.confirmed)
 
     def test_from_a_checkpoint(self) -> None:
@@ -127,7 +127,7 @@ class HonestTests(VerifyCase):
         for name, start in (("memory", 8), ("replay", 5)):
             verification = self.verified(self.run_of(name), start)
             self.assertEqual(verification.problems, [])
-            self.assertEqual(verification.spans, [(start, len(verification.left))])
+            self.assertEqual(verification.spans, [(start, len(verification.recorded_run))])
 
     def test_records_of_before(self) -> None:
         """Without digests, or what an attack foresaw, as far as possible: wholly."""

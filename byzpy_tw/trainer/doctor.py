@@ -116,8 +116,8 @@ class Doctor:
         rules = resolve_rules(self.config, self.registry)
         if rules.missing_guarantee is not None:
             self.warnings.append(
-                f"no guarantee: {self.config.pipeline}: {rules.missing_guarantee} (--strict makes this "
-                "an error)"
+                f"no guarantee: {self.config.pipeline}: {rules.missing_guarantee} "
+                "(--strict makes this an error)"
             )
 
     def _folder(self) -> None:

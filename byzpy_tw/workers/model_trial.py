@@ -344,8 +344,8 @@ class _Subject:
         except ByzpyTwError as e:
             self._refuse(
                 f"its forward pass keeps {_listed(keeps)} in a place that copies of it share or "
-                f"cannot find ({describe_exception(e.__cause__ or e)}): two nodes that are computed "
-                "at once would see each other's; pass it on as a local variable"
+                f"cannot find ({describe_exception(e.__cause__ or e)}): two nodes that are "
+                "computed at once would see each other's; pass it on as a local variable"
             )
         if after_another.digests != found.digests:
             self._refuse(
