@@ -12,7 +12,7 @@ from byzpy_tw.attacks.knowledge.codec import PIECES, decode_knowledge, wire_dtyp
 from byzpy_tw.attacks.knowledge.view import Knowledge, shapes
 from byzpy_tw.errors import BadFrame, BadRequest
 from byzpy_tw.protocol.frames import Header, Kind
-from byzpy_tw.protocol.knowledge_frames import header_of, largest_piece, place_of
+from byzpy_tw.protocol.knowledge_frames import allocate_piece, largest_piece, piece_header
 
 
 def tensor_of(piece: str, h: int, d: int) -> torch.Tensor:
@@ -25,8 +25,8 @@ class PlaceTests(SynchronousTestCase):
     def test_size_tells_the_shape(self, piece: str, h: int, d: int, more: int) -> None:
         """The receiver finds each piece's shape from its size alone."""
         tensor = tensor_of(piece, h, d)
-        header = header_of(piece, 3, tensor)
-        found, place = place_of(header, {piece}, most_h=h + more, d=d)
+        header = piece_header(piece, 3, tensor)
+        found, place = allocate_piece(header, {piece}, most_h=h + more, d=d)
         self.assertEqual((found, place.shape, place.dtype), (piece, tensor.shape, tensor.dtype))
         self.assertLessEqual(header.size, largest_piece(h, d))
 
@@ -41,7 +41,7 @@ class PlaceTests(SynchronousTestCase):
         h, d = 3, 5
         header = Header(Kind.PIECE, 0, elements, index, dtype)
         try:
-            _, place = place_of(header, PIECES, most_h=h, d=d)
+            _, place = allocate_piece(header, PIECES, most_h=h, d=d)
         except BadFrame:
             return
         self.assertEqual(place.nbytes, header.size)
@@ -50,8 +50,8 @@ class PlaceTests(SynchronousTestCase):
     def test_refusals(self) -> None:
         """A piece nobody asked for, of another size or type, or of too many vectors."""
         d = 6
-        good = header_of("vectors", 0, tensor_of("vectors", 3, d))
-        place_of(good, {"vectors"}, most_h=3, d=d)
+        good = piece_header("vectors", 0, tensor_of("vectors", 3, d))
+        allocate_piece(good, {"vectors"}, most_h=3, d=d)
         for header, expected, most_h in (
             (good, {"mean"}, 3),
             (good, set(), 3),
@@ -59,12 +59,12 @@ class PlaceTests(SynchronousTestCase):
             (evolve(good, elements=17), {"vectors"}, 3),
             (evolve(good, index=99), {"vectors"}, 3),
             (evolve(good, dtype=torch.float64), {"vectors"}, 3),
-            (header_of("gram", 0, torch.zeros(5)), {"gram"}, 3),
-            (header_of("products", 0, torch.zeros(2)), {"products"}, 3),
-            (header_of("mean", 0, torch.zeros(d - 1)), {"mean"}, 3),
+            (piece_header("gram", 0, torch.zeros(5)), {"gram"}, 3),
+            (piece_header("products", 0, torch.zeros(2)), {"products"}, 3),
+            (piece_header("mean", 0, torch.zeros(d - 1)), {"mean"}, 3),
         ):
             with self.subTest(header=header, expected=expected):
-                self.assertRaises(BadFrame, place_of, header, expected, most_h=most_h, d=d)
+                self.assertRaises(BadFrame, allocate_piece, header, expected, most_h=most_h, d=d)
 
 
 class KnowledgeTests(SynchronousTestCase):

@@ -54,7 +54,7 @@ from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.trainer.training import Training
 from byzpy_tw.workers.environment import Environment, environment
 from byzpy_tw.workers.gradients import MicroBatches
-from byzpy_tw.workers.host import build, kept_of_one
+from byzpy_tw.workers.host import activation_bytes_per_example, build
 from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import SPEC, D, ServerCase, registry
 
@@ -215,7 +215,7 @@ class ShownTests(ServerCase):
 
 
 class LimitTests(ServerCase):
-    limits = Limits(data_mib=1, pieces=3000, working_mib=1, strangers=2, connections=3)
+    limits = Limits(data_mib=1, pieces=3000, working_mib=1, unauthenticated=2, connections=3)
 
     def test_data(self) -> None:
         """All datasets of a server together are bounded, and shared ones count once."""
@@ -247,15 +247,17 @@ class LimitTests(ServerCase):
 
     def test_strangers_take_no_room(self) -> None:
         """Peers that protected mode turns away cannot keep the others out."""
-        strangers = [self.dial("10.0.0.9", "10.0.0.1") for _ in range(4)]
-        self.assertEqual([s.open for s in strangers], [True, True, False, False])
+        unauthenticated = [self.dial("10.0.0.9", "10.0.0.1") for _ in range(4)]
+        self.assertEqual([s.open for s in unauthenticated], [True, True, False, False])
         self.assertEqual([self.dial().open for _ in range(4)], [True] * 3 + [False])
 
 
 class KeptTests(SynchronousTestCase):
     def test_counts_what_grows_with_examples(self) -> None:
         """Activations count, parameters do not."""
-        kept = kept_of_one(lambda: nn.Sequential(nn.Linear(1000, 8), nn.ReLU()), (1000,))
+        kept = activation_bytes_per_example(
+            lambda: nn.Sequential(nn.Linear(1000, 8), nn.ReLU()), (1000,)
+        )
         self.assertLess(4 * (1000 + 8), kept)
         self.assertLess(kept, 4 * 3 * (1000 + 8))
 
@@ -266,7 +268,7 @@ class KeptTests(SynchronousTestCase):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return x * x.sum().item()
 
-        self.assertEqual(kept_of_one(Odd, (3,)), 0)
+        self.assertEqual(activation_bytes_per_example(Odd, (3,)), 0)
 
 
 class _Offline(RemoteServer):
@@ -275,7 +277,7 @@ class _Offline(RemoteServer):
     second: LimitedAMP
 
     async def ask(self, command: Any, **arguments: Any) -> dict[str, Any]:
-        trial = build(SPEC, registry(), data_root=Path("/nonexistent")).tried.trial
+        trial = build(SPEC, registry(), data_root=Path("/nonexistent")).trial_outcome.trial
         return {"dimension": D, "digest": "x", "trial": trial.to_json(), "ticket": b"t"}
 
     async def _connect(self, protocol: Any) -> Any:
@@ -381,7 +383,7 @@ class InProcessTests(SynchronousTestCase):
         built = build(SPEC, registry(), data_root=Path("/nonexistent"))
         mine: Any = None
         host = InProcessServer(
-            ClockReactor(), pool, 1, registry(), built.dataset, built.tried, mine
+            ClockReactor(), pool, 1, registry(), built.dataset, built.trial_outcome, mine
         )
         sink: Any = Collector(torch.zeros(4, D), ClockReactor(), pool)
         self.successResultOf(Deferred.fromCoroutine(host.open("r", SPEC, sink)))

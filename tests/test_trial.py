@@ -32,7 +32,7 @@ from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.host import build
-from byzpy_tw.workers.model_trial import Trial
+from byzpy_tw.workers.model_trial import TrialDigests
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 DATA = "synthetic:n=200,classes=4,features=9"
@@ -521,18 +521,18 @@ class ModelTests(SynchronousTestCase):
     def test_sound_models(self) -> None:
         """They are shared between threads as they are."""
         for model in (Plain, *SHARED):
-            self.assertFalse(self.host(model).tried.copied, model)
+            self.assertFalse(self.host(model).trial_outcome.copied, model)
 
     def test_not_a_number(self) -> None:
         """It is told as that, and not as randomness."""
-        (warning,) = self.host(NotANumber).tried.warnings
+        (warning,) = self.host(NotANumber).trial_outcome.warnings
         self.assertIn("not finite", warning)
 
     def test_models_that_keep_things(self) -> None:
         """They are copied for each call, and give the gradients that they should."""
         for model in COPIED:
             here = self.host(model)
-            self.assertTrue(here.tried.copied, model)
+            self.assertTrue(here.trial_outcome.copied, model)
             here.spawn(NodeSpec(node=0, shard=0))
             pool, found = HandCrankedPool(), []
             here.gradients(pool, [0], 0, found.extend)
@@ -617,14 +617,14 @@ class ComparedTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.names = names(habits=Models())
 
-    def trial(self, model: Any = Plain, **changed: Any) -> Trial:
+    def trial(self, model: Any = Plain, **changed: Any) -> TrialDigests:
         spec = evolve(SPEC, model=named("m", model), **changed)
-        return build(spec, self.names, data_root=None).tried.trial
+        return build(spec, self.names, data_root=None).trial_outcome.trial
 
     def test_equal(self) -> None:
         """Two processes of one code agree, and the answer survives its way."""
         mine = self.trial()
-        theirs = Trial.from_json(self.trial().to_json())
+        theirs = TrialDigests.from_json(self.trial().to_json())
         self.assertEqual(mine.differences(theirs, exact=True, local=False), [])
 
     def test_names_what_differs(self) -> None:
@@ -645,7 +645,7 @@ class ComparedTests(SynchronousTestCase):
         """Where bits may differ a thousandth is allowed, and no more."""
         mine = self.trial()
 
-        def scaled(by: float) -> Trial:
+        def scaled(by: float) -> TrialDigests:
             norms = tuple(by * norm for norm in mine.norms)
             return evolve(mine, gradient="0" * 64, norms=norms, loss=by * mine.loss)
 
@@ -667,7 +667,7 @@ class ComparedTests(SynchronousTestCase):
         good = self.trial().to_json()
         for text in ("", "[]", "{}", "null", good.replace("norms", "forms"), "[" * 5000,
                      good.replace('"loss": ', '"loss": "a", "x": ')):  # fmt: skip
-            self.assertRaises(WireError, Trial.from_json, text)
+            self.assertRaises(WireError, TrialDigests.from_json, text)
 
 
 # -- attacks
@@ -786,7 +786,7 @@ class AttackTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.names = names(habits=Attacks())
 
-    def tried(self, kind: Any) -> Any:
+    def trial_outcome(self, kind: Any) -> Any:
         make = partial(build_attack, self.names, named("a", kind), n=8, b=2, f=2)
         return try_attack(make, SPEC, 5000)
 
@@ -794,15 +794,15 @@ class AttackTests(SynchronousTestCase):
         """Sound ones pass; others are told with their name, the reason and the cure."""
         for kind, wrong in ATTACKS.items():
             if wrong is None:
-                self.tried(kind)
+                self.trial_outcome(kind)
                 continue
-            error = self.assertRaises(wrong[0], self.tried, kind)
+            error = self.assertRaises(wrong[0], self.trial_outcome, kind)
             self.assertIn(repr(named("a", kind)), str(error))
             self.assertIn(wrong[1], str(error))
 
     def test_memory_of_its_own(self) -> None:
         """An attack that uses a buffer on itself is copied, and its answer is nobody else's."""
-        found = self.tried(uses_a_buffer)
+        found = self.trial_outcome(uses_a_buffer)
         self.assertIsNotNone(found.copies)
         rows = torch.randn(6, 50)
         first = found(rows)
@@ -1061,7 +1061,7 @@ class ServerTests(SynchronousTestCase):
         server.pool = pool = HandCrankedPool()
         done: list[int] = []
         for number in range(3):
-            server._one_by_one(int, str(number)).addCallback(done.append)
+            server._run_serially(int, str(number)).addCallback(done.append)
         for count in range(3):
             self.assertEqual(len(pool.waiting), 1)
             pool.turn()

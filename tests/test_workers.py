@@ -124,12 +124,12 @@ class TogetherTests(SynchronousTestCase):
 
     def test_large_ones_are_jobs_by_themselves(self) -> None:
         """How many share a job depends on how long one has taken, nothing else."""
-        self.assertEqual(self.host.together, 1)  # nobody knows yet
+        self.assertEqual(self.host.group_size, 1)  # nobody knows yet
         self.gradients(0)
         self.assertLess(self.host.cost, 1.0)
         for cost, count in ((0.00001, 16), (0.0006, 13), (0.0009, 8), (0.001, 1), (3.0, 1)):
             self.host.cost = cost
-            self.assertEqual(self.host.together, count)
+            self.assertEqual(self.host.group_size, count)
 
     def test_gradients_that_are_not_contiguous(self) -> None:
         """Of parameters that a model stacks, autograd hands out every other number."""

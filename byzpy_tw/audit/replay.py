@@ -93,7 +93,7 @@ class RoundReplay:
         left, working = list(nodes), 0
         while left or working:
             while left and working < self._together:
-                size = self.host.together
+                size = self.host.group_size
                 group, left, working = left[:size], left[size:], working + 1
                 done = partial(_put, ready, group)
                 self.host.gradients(self._pool, group, state.round, done)
@@ -221,7 +221,7 @@ def _put(ready: SimpleQueue, group: Sequence[int], answers: list[Answer]) -> Non
 
 
 def prepare_replay(
-    config: RunConfig, registry: Registry, data_root: Path, pool: Executor, together: int = 4
+    config: RunConfig, registry: Registry, data_root: Path, pool: Executor, group_size: int = 4
 ) -> RoundReplay:
     """What computes the rounds of `config`: the data is read, the nodes are made.
 
@@ -237,10 +237,10 @@ def prepare_replay(
     learner = Learner(
         model, host.dataset, lr=config.lr, momentum=config.momentum,
         weight_decay=config.weight_decay, milestones=config.lr_milestones,
-        decay=config.lr_decay, copied=host.tried.copied,
+        decay=config.lr_decay, copied=host.trial_outcome.copied,
         who=registry.owner("model", config.model),
     )  # fmt: skip
     first = State(0, learner.parameters.clone(), learner.velocity.clone())
     return RoundReplay(
-        config, resolve_rules(config, registry), host, learner, first, pool, together
+        config, resolve_rules(config, registry), host, learner, first, pool, group_size
     )

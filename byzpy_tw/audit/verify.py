@@ -152,14 +152,14 @@ class Verification:
         try:
             lines = compare_with_recorded(
                 ResumePoint("", description={**recorded_run.description, "trial": None}),
-                replay.host.dimension, digest, replay.host.tried.trial, here, False,
+                replay.host.dimension, digest, replay.host.trial_outcome.trial, here, False,
             )  # fmt: skip
         except RunDirectoryError as e:
             raise RunDirectoryError(f"{e}; --data-root says where the data is") from e
         self.notes += [f"{line}: last bits may differ" for line in lines]
         same = recorded_run.description.get("versions", {}).get("probe") == here.probe
         changed = compare_trials(
-            recorded_run.description.get("trial"), replay.host.tried.trial, same
+            recorded_run.description.get("trial"), replay.host.trial_outcome.trial, same
         )
         if changed:
             text = (

@@ -107,7 +107,7 @@ def _examined(
     from byzpy_tw.config.unused import drop_unused
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
-    from byzpy_tw.scheduling.clock import steady
+    from byzpy_tw.scheduling.clock import use_monotonic_clock
     from byzpy_tw.trainer.doctor import Doctor
 
     # What a server did is in the report; what is left to say is a bug of ours.
@@ -122,7 +122,7 @@ def _examined(
     made: list[Doctor] = []
 
     def main(reactor: Any) -> Deferred[None]:
-        steady(reactor)
+        use_monotonic_clock(reactor)
         made.append(Doctor(config, registry, reactor, pool, wait, resumed))
         return Deferred.fromCoroutine(made[0].examine())
 

@@ -18,7 +18,7 @@ from byzpy_tw.errors import BadFrame
 from byzpy_tw.protocol.frames import Header, Kind
 
 
-def header_of(piece: str, round: int, tensor: Tensor) -> Header:
+def piece_header(piece: str, round: int, tensor: Tensor) -> Header:
     """The header of the frame that carries `piece`."""
     return Header(Kind.PIECE, round, tensor.numel(), PIECES.index(piece), tensor.dtype)
 
@@ -28,7 +28,7 @@ def largest_piece(h: int, d: int) -> int:
     return max(prod(shape) * wire_dtype_of(p).itemsize for p, shape in shapes(PIECES, h, d).items())
 
 
-def place_of(
+def allocate_piece(
     header: Header,
     expected: Collection[str],
     *,

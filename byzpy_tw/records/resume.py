@@ -28,7 +28,7 @@ from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import CONFIG, RecordedRounds, RunDirectory, read_json_object
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import Trial
+from byzpy_tw.workers.model_trial import TrialDigests
 
 
 @frozen(eq=False)
@@ -197,7 +197,7 @@ def compare_with_recorded(
     begun: ResumePoint,
     dimension: int,
     digest: str,
-    trial: Trial,
+    trial: TrialDigests,
     here: Environment,
     strict: bool,
 ) -> list[str]:
@@ -232,12 +232,12 @@ def compare_with_recorded(
     return lines
 
 
-def compare_trials(recorded: Any, now: Trial, exact: bool) -> list[str]:
+def compare_trials(recorded: Any, now: TrialDigests, exact: bool) -> list[str]:
     """The differences of `now` from the trial that is on record, if there is one."""
     if recorded is None:  # begun before there were trials
         return []
     try:
-        then = Trial.from_json(json.dumps(recorded))
+        then = TrialDigests.from_json(json.dumps(recorded))
     except WireError:
         return ["config.json has no trial that this program writes"]
     found = then.differences(now, exact=exact, local=False)

@@ -43,7 +43,7 @@ from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.records.folder import CONFIG, RunDirectory, lock_folder
 from byzpy_tw.records.resume import ResumePoint, new_resume_point, reopen
 from byzpy_tw.rounds.resolved_rules import resolve_rules
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.sweep.grid import Cell, Grid, SweepTrial
 from byzpy_tw.sweep.resolve import cache_datasets
 from byzpy_tw.sweep.results import UNREADABLE_ERRORS, CellResult, TrialResult, read
@@ -151,7 +151,7 @@ class Sweep:
         base, pool = self.grid.base, make_pool(1)
         root = absolute(base.data_root)
         try:
-            await in_pool(
+            await defer_to_pool(
                 self._reactor, pool, lambda: registry.make("dataset", base.dataset, root=root)
             )
         finally:

@@ -14,7 +14,7 @@ from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 
 ROUNDS, SECONDS = 10, 30.0  # after which one is due, where no interval was asked for
 SHARE = 20  # and at most a twentieth of the time goes into writing them
@@ -77,7 +77,7 @@ class Checkpointer:
             checkpoint.write(self._folder, state, self._keep)
 
         try:
-            await in_pool(self._reactor, self._thread, work)
+            await defer_to_pool(self._reactor, self._thread, work)
         except Exception as e:
             self.failed = e
             raise

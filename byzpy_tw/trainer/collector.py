@@ -24,7 +24,7 @@ from byzpy_tw.protocol.frames import Header
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.node_scheduler import Failures
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.server_interface import Server
 from byzpy_tw.vectors import norm_fault, norm_of
 
@@ -242,7 +242,7 @@ class Collector:
         if header.elements <= AT_ONCE:
             judged(examined())
             return
-        in_pool(self._reactor, self._pool, examined).addCallbacks(
+        defer_to_pool(self._reactor, self._pool, examined).addCallbacks(
             judged,
             lambda _: None,  # only where the pool is shut down
         )
@@ -257,7 +257,7 @@ class Collector:
         if vector.numel() <= AT_ONCE:
             judged(norm_of(vector.float()))
             return
-        in_pool(self._reactor, self._pool, lambda: norm_of(vector.float())).addCallbacks(
+        defer_to_pool(self._reactor, self._pool, lambda: norm_of(vector.float())).addCallbacks(
             judged, lambda _: None
         )
 

@@ -31,7 +31,7 @@ from byzpy_tw.records.folder import ROUNDS
 from byzpy_tw.rounds.feasibility import Feasibility, budget_of
 from byzpy_tw.rounds.placement import Placement, notices
 from byzpy_tw.rounds.resolved_rules import resolve_rules
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer import handshake
 from byzpy_tw.trainer.run import keys_of
 from byzpy_tw.trainer.server_check import ServerCheck
@@ -183,7 +183,7 @@ class Doctor:
     # -- here
 
     async def _look_here(self) -> None:
-        looking = in_pool(self._reactor, self._pool, self._load)
+        looking = defer_to_pool(self._reactor, self._pool, self._load)
         try:
             self.here = await looking.addTimeout(READING, self._reactor)
         except TimeoutError:
@@ -246,7 +246,7 @@ class Doctor:
         if self.here is not None:
             prepared = self.here.prepared
             digest = server.opened.digest if own else prepared.digest
-            mine = Opened(prepared.learner.dimension, digest, prepared.tried.trial)
+            mine = Opened(prepared.learner.dimension, digest, prepared.trial_outcome.trial)
             theirs = server.environment
             handshake.check_opened(
                 server.name, server.opened, mine, config, say=self._warn, local=own,

@@ -16,12 +16,12 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.frames import vector_header
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.host import build as build_host
-from byzpy_tw.workers.model_trial import Tried
+from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 
@@ -34,7 +34,7 @@ class InProcessServer:
     _threads: int
     _registry: Registry
     _dataset: Dataset  # the trainer's own
-    _tried: Tried  # with that data
+    _tried: TrialOutcome  # with that data
     _environment: Environment
     name: str = "in-process"
     bytes_sent: int = 0
@@ -44,7 +44,7 @@ class InProcessServer:
     suspect: bool = False
     on_lost: Callable[[Server, str], None] = ignore
     _host: NodeHost | None = field(default=None, init=False)
-    _driver: NodeScheduler | None = field(default=None, init=False)
+    _scheduler: NodeScheduler | None = field(default=None, init=False)
     _sink: Sink | None = field(default=None, init=False)
 
     async def hello(self) -> Environment:
@@ -54,11 +54,15 @@ class InProcessServer:
         def build() -> NodeHost:
             # Data was read by the trainer already, so no folder is needed.
             return build_host(
-                spec, self._registry, data_root=None, dataset=self._dataset, tried=self._tried
+                spec,
+                self._registry,
+                data_root=None,
+                dataset=self._dataset,
+                trial_outcome=self._tried,
             )
 
-        self._host = await in_pool(self._reactor, self._pool, build)
-        self._driver = NodeScheduler(self._host, self._reactor, self._pool, self._threads + 2)
+        self._host = await defer_to_pool(self._reactor, self._pool, build)
+        self._scheduler = NodeScheduler(self._host, self._reactor, self._pool, self._threads + 2)
         self._sink = sink
         return Opened(self._host.dimension, self._dataset.digest(), self._tried.trial)
 
@@ -66,7 +70,7 @@ class InProcessServer:
         host = self._host
         assert host is not None
         attacks = sorted({node.attack for node in nodes if node.attack is not None})
-        await in_pool(self._reactor, self._pool, host.look_up, attacks)
+        await defer_to_pool(self._reactor, self._pool, host.prepare_attacks, attacks)
         for node in nodes:
             host.spawn(node)
         return host.digests_of(attacks)
@@ -75,14 +79,14 @@ class InProcessServer:
         assert self._host is not None
         # Rounds begin when the one before is decided.  A node that was late in
         # it may still be computing; what it sends is dropped as stale.
-        assert self._driver is not None
-        self._driver.round = round
+        assert self._scheduler is not None
+        self._scheduler.round = round
         self._host.parameters.copy_(vector)
         return succeed(None)
 
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
-        assert self._driver is not None
-        return Deferred.fromCoroutine(self._driver.honest(round, nodes, self._emit))
+        assert self._scheduler is not None
+        return Deferred.fromCoroutine(self._scheduler.honest(round, nodes, self._emit))
 
     def attack(
         self,
@@ -92,13 +96,13 @@ class InProcessServer:
         shown: Mapping[str, Tensor],
         past: Mapping[int, Tensor],
     ) -> Deferred[Failures]:
-        assert self._driver is not None
-        driver = self._driver
+        assert self._scheduler is not None
+        driver = self._scheduler
 
         async def work() -> Failures:
             assert self._host is not None
             apart = self._host.foreign
-            wide = await in_pool(self._reactor, self._pool, _wide, shown, past, apart)
+            wide = await defer_to_pool(self._reactor, self._pool, _wide, shown, past, apart)
             return await driver.byzantine(round, nodes, h, *wide, self._emit)
 
         return Deferred.fromCoroutine(work())
@@ -118,8 +122,8 @@ class InProcessServer:
         self.drop("the run is over")
 
     def drop(self, why: str) -> None:
-        if self._driver is not None:
-            self._driver.stop()
+        if self._scheduler is not None:
+            self._scheduler.stop()
 
 
 def _wide(

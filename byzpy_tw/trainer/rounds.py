@@ -26,7 +26,7 @@ from byzpy_tw.rounds.probation import Probation
 from byzpy_tw.rounds.resolved_rules import ResolvedRules
 from byzpy_tw.rounds.round import Halt, Proceed, Reason, Round
 from byzpy_tw.scheduling import clock
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.seeds import Context
 from byzpy_tw.trainer.cluster import Cluster
 from byzpy_tw.trainer.collection import RoundDriver, Shown
@@ -153,7 +153,7 @@ class Rounds:
         what the attack raises.
         """
         if self._outgoing is None:
-            self._outgoing = await in_pool(self._reactor, self._pool, self._travelling)
+            self._outgoing = await defer_to_pool(self._reactor, self._pool, self._travelling)
         config, watch = self.config, Stopwatch(self._reactor)
         before = self.fleet.bytes()
         self.fleet.settle()
@@ -166,12 +166,12 @@ class Rounds:
         try:
             await asking.honest()
             if config.worker_momentum and not round.diverged:
-                await in_pool(self._reactor, self._pool, self._apply_momentum, round)
+                await defer_to_pool(self._reactor, self._pool, self._apply_momentum, round)
             watch.lap("honest")
             # An attack is shown nothing of a round that has failed already.
             if config.num_byz and not round.diverged and round.honest_accepted:
                 foreseen = round.likely_budget(self.rules.aggregation.computable)
-                shown = await in_pool(
+                shown = await defer_to_pool(
                     self._reactor, self._pool, self._show, round, memory, foreseen
                 )
                 past = self.history.get(number - getattr(self.rules.attack, "age", 0), {})
@@ -196,10 +196,10 @@ class Rounds:
         """
         watch, round, verdict = gathered.clock, gathered.round, gathered.verdict
         watch.skip()
-        aggregated, state, news = await in_pool(
+        aggregated, state, news = await defer_to_pool(
             self._reactor, self._pool, self._advance, gathered, keep
         )
-        digest = in_pool(self._reactor, self._pool, self.learner.digest)
+        digest = defer_to_pool(self._reactor, self._pool, self.learner.digest)
         watch.lap("step")
         sent, received = self.fleet.bytes()
         record = {

@@ -54,7 +54,7 @@ from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.records.folder import RESULT, RunDirectory
 from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
-from byzpy_tw.scheduling.clock import steady
+from byzpy_tw.scheduling.clock import use_monotonic_clock
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.server_client import RemoteServer
@@ -151,7 +151,7 @@ async def run_prepared(
         members: list[ServerSlot]
         if config.in_process:
             here = InProcessServer(
-                reactor, pool, threads, registry, prepared.dataset, prepared.tried,
+                reactor, pool, threads, registry, prepared.dataset, prepared.trial_outcome,
                 prepared.environment,
             )  # fmt: skip
             members = [ServerSlot(here.name, lambda: here, redials=False)]
@@ -315,7 +315,7 @@ class Program:
     _signal: int = field(default=0, init=False)
 
     def run(self, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
-        steady(self._reactor)
+        use_monotonic_clock(self._reactor)
 
         def begin() -> None:
             freeze_gc()

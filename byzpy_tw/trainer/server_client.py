@@ -48,15 +48,15 @@ from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.frames import Header, Kind, bytes_of
 from byzpy_tw.protocol.heartbeat import Heartbeat
 from byzpy_tw.protocol.keys import SERVER, TRAINER
-from byzpy_tw.protocol.knowledge_frames import header_of
+from byzpy_tw.protocol.knowledge_frames import piece_header
 from byzpy_tw.protocol.limited_amp import LimitedAMP
-from byzpy_tw.protocol.mtls import MutualTLS, Peer, in_words, peer_of
+from byzpy_tw.protocol.mtls import MutualTLS, Peer, authenticated_peer, describe_tls_failure
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import Trial
+from byzpy_tw.workers.model_trial import TrialDigests
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_to_json
 
 T = TypeVar("T")
@@ -188,7 +188,7 @@ class RemoteServer:
         if not 1 <= self._dimension < 2**40:
             raise WireError(f"{self.name} says its model has {self._dimension} parameters")
         try:
-            trial = Trial.from_json(answer["trial"])
+            trial = TrialDigests.from_json(answer["trial"])
         except WireError as e:
             raise WireError(f"{self.name}: {clean(str(e))}") from e
         # A frame may be wrong in size, but not by much: it is read past, not kept.
@@ -255,13 +255,13 @@ class RemoteServer:
         )
 
     def _peer(self, connection: LimitedAMP) -> Peer | None:
-        return peer_of(connection.transport, SERVER) if self.keys is not None else None
+        return authenticated_peer(connection.transport, SERVER) if self.keys is not None else None
 
     def _refused(self, connection: LimitedAMP | None, error: Exception) -> str | None:
         """Why the keys of one side are not what the other wants, if that is what it was."""
         if connection is not None and self.keys is not None:
-            return in_words(connection, error, TRAINER)
-        if connection is not None and connection.met_tls:
+            return describe_tls_failure(connection, error, TRAINER)
+        if connection is not None and connection.peer_spoke_tls:
             return "the server demands keys: give --keys trainer.pem, of its cluster"
         return None
 
@@ -327,7 +327,7 @@ class RemoteServer:
         shown: Mapping[str, Tensor],
         past: Mapping[int, Tensor],
     ) -> Deferred[Failures]:
-        frames = [(header_of(piece, round, tensor), tensor) for piece, tensor in shown.items()]
+        frames = [(piece_header(piece, round, tensor), tensor) for piece, tensor in shown.items()]
         for node in nodes:
             if node in past:
                 own = past[node]
@@ -405,7 +405,7 @@ class RemoteServer:
 
     def frame_received(self, header: Header) -> None:
         if self._pulse is not None:
-            self._pulse.hear()
+            self._pulse.mark_alive()
         if self._sink is not None:
             self._sink.arrived(self, header)
 

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from byzpy_tw.protocol.frames import Header
 from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import Trial
+from byzpy_tw.workers.model_trial import TrialDigests
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 
@@ -26,7 +26,7 @@ class Opened:
 
     dimension: int
     digest: str
-    trial: Trial | None = None
+    trial: TrialDigests | None = None
 
 
 class Sink(Protocol):

@@ -35,7 +35,7 @@ from byzpy_tw.rounds.resolved_rules import ResolvedRules
 from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.checkpointer import Checkpointer
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
@@ -44,8 +44,8 @@ from byzpy_tw.trainer.server_interface import Opened
 from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.environment import Environment, environment
-from byzpy_tw.workers.host import check_model, check_shard, make_model, make_shards, try_out
-from byzpy_tw.workers.model_trial import Tried
+from byzpy_tw.workers.host import check_model, check_shard, make_model, make_shards, try_run_model
+from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.probe import probe
 from byzpy_tw.workers.spec import node_specs
 
@@ -60,7 +60,7 @@ class Prepared:
     learner: Learner
     digest: str
     environment: Environment
-    tried: Tried
+    trial_outcome: TrialOutcome
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
 
@@ -78,8 +78,8 @@ def load(config: RunConfig, registry: Registry, rules: ResolvedRules, threads: i
     check_model(spec, registry, data)
     begun = time.perf_counter()
     # On the CPU, as the probe is: its bits are compared with the servers'.
-    tried = try_out(spec, registry, data, shards, torch.device("cpu"))
-    not_finite = [*data.non_finite(), *tried.warnings]
+    trial_outcome = try_run_model(spec, registry, data, shards, torch.device("cpu"))
+    not_finite = [*data.non_finite(), *trial_outcome.warnings]
     if not_finite and config.strict:
         raise UnsuitableData(f"{'; '.join(not_finite)} (--strict)")
     warnings = [*data.empty(), *not_finite]
@@ -87,7 +87,7 @@ def load(config: RunConfig, registry: Registry, rules: ResolvedRules, threads: i
     dimension = sum(leaf.numel() for leaf in model.parameters())
     try_rules(config, registry, rules, dimension)
     who = registry.owner("model", config.model)
-    tried.check_initial(model, who)
+    trial_outcome.check_initial(model, who)
     model = model.to(resolve_device(config.device))
     attack = ""
     if config.num_byz:
@@ -95,7 +95,7 @@ def load(config: RunConfig, registry: Registry, rules: ResolvedRules, threads: i
             build_attack, registry, config.attack, n=config.n, b=config.num_byz, f=config.f
         )
         attack = getattr(try_attack(make, spec, dimension), "digest", "")
-    tried = evolve(tried, seconds=time.perf_counter() - begun)
+    trial_outcome = evolve(trial_outcome, seconds=time.perf_counter() - begun)
     learner = Learner(
         model,
         data,
@@ -104,11 +104,11 @@ def load(config: RunConfig, registry: Registry, rules: ResolvedRules, threads: i
         weight_decay=config.weight_decay,
         milestones=config.lr_milestones,
         decay=config.lr_decay,
-        copied=tried.copied,
+        copied=trial_outcome.copied,
         who=who,
     )
     here = environment(registry, probe=probe(), device=config.device, threads=threads)
-    return Prepared(data, learner, data.digest(), here, tried, warnings, attack)
+    return Prepared(data, learner, data.digest(), here, trial_outcome, warnings, attack)
 
 
 def read_data(config: RunConfig, registry: Registry) -> Dataset:
@@ -187,18 +187,20 @@ class Training:
                 f"no guarantee: {self.config.pipeline}: {self.rules.missing_guarantee} "
                 "(--strict makes this an error)"
             )
-        prepared = self._prepared = await in_pool(
+        prepared = self._prepared = await defer_to_pool(
             self._reactor, self._pool, load, self.config, self.registry, self.rules, self.threads
         )
-        tried = prepared.tried
-        self.log.info("the trial before round 0 took {seconds:.3f} s", seconds=tried.seconds)
+        trial_outcome = prepared.trial_outcome
+        self.log.info(
+            "the trial before round 0 took {seconds:.3f} s", seconds=trial_outcome.seconds
+        )
         for line in prepared.warnings:
             self.screen.notice(f"warning: {line}")
         for line in compare_with_recorded(
             self.begun,
             prepared.learner.dimension,
             prepared.digest,
-            tried.trial,
+            trial_outcome.trial,
             prepared.environment,
             self.config.strict,
         ):
@@ -266,7 +268,7 @@ class Training:
             self.registry,
             self.begun.token,
             prepared.environment,
-            Opened(prepared.learner.dimension, prepared.digest, prepared.tried.trial),
+            Opened(prepared.learner.dimension, prepared.digest, prepared.trial_outcome.trial),
             own_data=getattr(partition, "local", False),
             attack=prepared.attack,
         )
@@ -328,7 +330,7 @@ class Training:
         assert self._prepared is not None
         learner = self._prepared.learner
         jobs = [
-            in_pool(self._reactor, self._pool, learner.test, job)
+            defer_to_pool(self._reactor, self._pool, learner.test, job)
             for job in range(learner.test_jobs)
         ]
         try:
@@ -374,7 +376,7 @@ class Training:
                 self.directory.close()
         self.observers.tell("run_finished", result=result)
         if self.observers.is_used:  # or a pool that is busy would be waited for
-            await in_pool(self._reactor, self._pool, self.observers.finish)
+            await defer_to_pool(self._reactor, self._pool, self.observers.finish)
         if interrupted is not None:
             raise interrupted
         return result
@@ -432,7 +434,7 @@ class Training:
             "dimension": self._prepared.learner.dimension,
             "data_digest": self._prepared.digest,
             "data_digests": dict(fleet.digests()),
-            "trial": asdict(self._prepared.tried.trial),
+            "trial": asdict(self._prepared.trial_outcome.trial),
             "versions": {
                 "byzpy_tw": byzpy_tw.__version__,
                 "python": here.python,

@@ -22,7 +22,7 @@ from twisted.internet.task import react
 from twisted.python.failure import Failure
 
 from byzpy_tw.protocol.addresses import Address
-from byzpy_tw.scheduling.clock import steady
+from byzpy_tw.scheduling.clock import use_monotonic_clock
 from byzpy_tw.trainer.handshake import all_of
 from byzpy_tw.trainer.local_servers import LocalServers
 from tests.fuzzing.cases import many, mutated
@@ -182,7 +182,7 @@ def besiege(whom: str, inputs: int, seed: int, say: Callable[[str], None]) -> Ta
     with TemporaryDirectory(prefix="byzpy_tw-") as folder:
 
         def main(reactor: Any) -> Deferred[None]:
-            steady(reactor)
+            use_monotonic_clock(reactor)
             siege = Siege(reactor, Path(folder), inputs, seed, say, tally)
             done = siege.server() if whom == "server" else siege.trainer()
             return Deferred.fromCoroutine(done)

@@ -181,7 +181,7 @@ class SimulatedTrainer:
         config, reactor = self.config, self.machine
         if config.in_process:
             here = InProcessServer(
-                reactor, pool, THREADS, self.registry, prepared.dataset, prepared.tried,
+                reactor, pool, THREADS, self.registry, prepared.dataset, prepared.trial_outcome,
                 prepared.environment,
             )  # fmt: skip
             return [ServerSlot(here.name, lambda: here, redials=False)]
