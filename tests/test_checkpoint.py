@@ -185,23 +185,23 @@ class SavingTests(SynchronousTestCase):
 
     def test_asked_for(self) -> None:
         """Every so many rounds, or never."""
-        for interval, due in ((4, [4, 8]), (1, list(range(1, 10))), (0, [])):
+        for interval, is_due in ((4, [4, 8]), (1, list(range(1, 10))), (0, [])):
             saving = self.saving(interval)
-            self.assertEqual([r for r in range(1, 10) if saving.due(r)], due)
+            self.assertEqual([r for r in range(1, 10) if saving.is_due(r)], is_due)
 
     def test_left_to_it(self) -> None:
         """Now and then, and for a small part of the time."""
         saving = self.saving()
-        self.assertEqual([r for r in range(1, 12) if saving.due(r)], [EVERY, EVERY + 1])
+        self.assertEqual([r for r in range(1, 12) if saving.is_due(r)], [EVERY, EVERY + 1])
         saving.begin(state(EVERY), 0.0)
         self.clock.advance(2)  # it takes that long
-        self.assertFalse(saving.due(10 * EVERY))
+        self.assertFalse(saving.is_due(10 * EVERY))
         self.pool.drain()
         self.assertEqual(saving.round, EVERY)
-        self.assertFalse(saving.due(2 * EVERY))
+        self.assertFalse(saving.is_due(2 * EVERY))
         self.clock.advance(2 * SHARE)
-        self.assertTrue(saving.due(2 * EVERY))
-        self.assertTrue(saving.due(EVERY + 1))  # rounds that take seconds
+        self.assertTrue(saving.is_due(2 * EVERY))
+        self.assertTrue(saving.is_due(EVERY + 1))  # rounds that take seconds
 
     def test_one_at_a_time(self) -> None:
         """The records come first; a second one waits for the first."""
@@ -222,7 +222,7 @@ class SavingTests(SynchronousTestCase):
             saving = self.saving(1)
             saving.begin(state(1), 0.0)
             saving.begin(state(2), 0.0)
-            back = Deferred.fromCoroutine(saving.returned())
+            back = Deferred.fromCoroutine(saving.wait_until_tensors_free())
             if large:
                 self.assertNoResult(back)
                 self.pool.turn()
@@ -232,19 +232,19 @@ class SavingTests(SynchronousTestCase):
             self.pool.drain()
             if large:
                 self.successResultOf(back)
-            self.successResultOf(Deferred.fromCoroutine(saving.returned()))
+            self.successResultOf(Deferred.fromCoroutine(saving.wait_until_tensors_free()))
 
     def test_waiting_for_one_that_cannot_be_written(self) -> None:
         """It is not the wait that fails; a wait that is given up is."""
         self.patch(checkpoint, "LARGE", 1)
         saving = self.saving(1)
         saving.begin(state(1), 0.0).addErrback(lambda why: why.trap(CannotRecord))
-        given_up = Deferred.fromCoroutine(saving.returned())
+        given_up = Deferred.fromCoroutine(saving.wait_until_tensors_free())
         given_up.cancel()
         self.failureResultOf(given_up, CancelledError)
         self.folder.rename(self.folder.with_suffix(".away"))
         self.addCleanup(self.folder.with_suffix(".away").rename, self.folder)
-        back = Deferred.fromCoroutine(saving.returned())
+        back = Deferred.fromCoroutine(saving.wait_until_tensors_free())
         self.pool.drain()
         self.successResultOf(back)
 

@@ -46,7 +46,7 @@ from byzpy_tw.server.limits import Limits
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool, SlowTransport
 from byzpy_tw.trainer import run, server_client
 from byzpy_tw.trainer.cluster import Cluster, Terms
-from byzpy_tw.trainer.collector import UNASKED, Collector
+from byzpy_tw.trainer.collector import MAX_UNREQUESTED, Collector
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.rounds import Rounds
 from byzpy_tw.trainer.server_client import ANSWER_SECONDS, MOST_UNREAD, RemoteServer, _Client
@@ -369,11 +369,11 @@ class CollectorTests(SynchronousTestCase):
         stale = Header(Kind.VECTOR, 0, 3, 0)
         for number in (1, 2):  # each round anew
             collector.begin(Round(number, 1, 1, 1))
-            for _ in range(UNASKED):
-                self.assertIsNone(collector.place(host, stale))
+            for _ in range(MAX_UNREQUESTED):
+                self.assertIsNone(collector.allocate(host, stale))
         with self.assertRaises(BadFrame):
-            for _ in range(UNASKED):
-                collector.place(host, stale)
+            for _ in range(MAX_UNREQUESTED):
+                collector.allocate(host, stale)
 
 
 class InProcessTests(SynchronousTestCase):
@@ -381,9 +381,9 @@ class InProcessTests(SynchronousTestCase):
         """Late nodes are given up as on a server, and write into no row afterwards."""
         pool = HandCrankedPool(eager=True)
         built = build(SPEC, registry(), data_root=Path("/nonexistent"))
-        mine: Any = None
+        expected: Any = None
         host = InProcessServer(
-            ClockReactor(), pool, 1, registry(), built.dataset, built.trial_outcome, mine
+            ClockReactor(), pool, 1, registry(), built.dataset, built.trial_outcome, expected
         )
         sink: Any = Collector(torch.zeros(4, D), ClockReactor(), pool)
         self.successResultOf(Deferred.fromCoroutine(host.open("r", SPEC, sink)))
@@ -427,12 +427,12 @@ class EndTests(SynchronousTestCase):
             RunDirectory.create(self.folder), Observers(registry()), 1, ClockReactor(), self.pool,
         )  # fmt: skip
         self.stuck = [_Stuck(), _Stuck()]
-        members = [ServerSlot("h", lambda: None) for _ in self.stuck]  # type: ignore
-        for member, host in zip(members, self.stuck):
-            member.host = host  # type: ignore[assignment]
+        slots = [ServerSlot("h", lambda: None) for _ in self.stuck]  # type: ignore
+        for slot, host in zip(slots, self.stuck):
+            slot.host = host  # type: ignore[assignment]
         terms: Any = Terms(config, registry(), "r", None, None, False)  # type: ignore
         collector: Any = None
-        self.training._fleet = Cluster(members, terms, [], collector, ClockReactor(), print)
+        self.training._cluster = Cluster(slots, terms, [], collector, ClockReactor(), print)
 
     def finish(self) -> Deferred:
         return Deferred.fromCoroutine(self.training.finish())
@@ -457,7 +457,7 @@ class EndTests(SynchronousTestCase):
         told: list[Any] = []
         self.patch(run, "report", told.append)
         reactor: Any = type("Reactor", (), {"stop": lambda self: None})()
-        ended = run.Program(reactor)
+        ended = run.ReactorProgram(reactor)
         ended._ended(Failure(RunDirectoryError("no space left")))
         self.assertEqual((ended.code, len(told)), (RunDirectoryError.exit_code, 1))
 
@@ -484,11 +484,11 @@ class PluginFailureTests(SynchronousTestCase):
         learner: Any = None
         rules = resolve_rules(self.config, registry())
         rules._attacks[1] = _Odd()
-        fleet: Any = None
-        rounds = Rounds(self.config, fleet, collector, learner, rules, ClockReactor(), pool, 1)
+        cluster: Any = None
+        rounds = Rounds(self.config, cluster, collector, learner, rules, ClockReactor(), pool, 1)
         round = Round(0, 3, 1, 1)
         for node in range(3):
-            round.accepted(node)
+            round.accept(node)
         self.assertRaises(BrokenPlugin, rounds._show, round, {}, 1)
 
     def test_a_rule_that_fails_in_its_own_way(self) -> None:
@@ -501,8 +501,8 @@ class PluginFailureTests(SynchronousTestCase):
 class EnvironmentTests(SynchronousTestCase):
     def test_words_that_would_steer_a_terminal(self) -> None:
         """A server's versions are shown to the user, so they are plain text."""
-        mine = environment(registry(), probe="p", device="cpu", threads=1)
-        told = json.loads(mine.to_json())
+        expected = environment(registry(), probe="p", device="cpu", threads=1)
+        told = json.loads(expected.to_json())
         for key, value in (("python", "3\x1b[2J"), ("plugins", {"a": "1\n2"})):
             with self.subTest(key):
                 self.assertRaises(

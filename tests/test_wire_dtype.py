@@ -55,27 +55,27 @@ class NarrowedTests(SynchronousTestCase):
         """Elements of each type arrive as they were."""
         for dtype in (getattr(torch, name) for name in WIRE_DTYPES):
             sent = torch.randn(7).to(dtype)
-            place = torch.empty(7, dtype=dtype)
+            allocate = torch.empty(7, dtype=dtype)
 
             class Receiver:
                 def frame_started(self, header: Header) -> torch.Tensor:
-                    return place
+                    return allocate
 
                 def frame_received(self, header: Header) -> None: ...
 
             header = Header(Kind.VECTOR, 1, 7, dtype=dtype)
             self.assertEqual(header.size, 7 * dtype.itemsize)
             FrameReader(Receiver(), 100).feed(header.pack() + bytes(bytes_of(sent)))
-            self.assertTrue(torch.equal(place, sent))
+            self.assertTrue(torch.equal(allocate, sent))
 
 
 class CollectorTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.pool = HandCrankedPool()
         self.collector = Collector(torch.zeros(2, 4), ClockReactor(), self.pool, torch.float16)
-        self.host = object()
+        self.server = object()
         for node in range(2):
-            self.collector.assign(node, self.host)
+            self.collector.assign(node, self.server)
         self.round = self.begin(0)
 
     def begin(self, number: int) -> Round:
@@ -85,11 +85,11 @@ class CollectorTests(SynchronousTestCase):
 
     def deliver(self, round: int, value: float, dtype: torch.dtype = torch.float16) -> None:
         header = Header(Kind.VECTOR, round, 4, 0, dtype)
-        place = self.collector.place(self.host, header)
-        if place is not None:
-            self.assertIs(place.dtype, torch.float16)
-            place.fill_(value)
-            self.collector.arrived(self.host, header)
+        allocate = self.collector.allocate(self.server, header)
+        if allocate is not None:
+            self.assertIs(allocate.dtype, torch.float16)
+            allocate.fill_(value)
+            self.collector.vector_received(self.server, header)
 
     def test_into_its_row(self) -> None:
         """Short ones at once, others by way of the pool."""

@@ -15,7 +15,7 @@ from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.kernels.parallel import thread_limit
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.recorded_run import accepted_nodes
-from byzpy_tw.rounds.learner import whole
+from byzpy_tw.rounds.learner import add_up
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
 
@@ -76,7 +76,7 @@ class RoundRecomputer:
             known = refused["node"] < config.num_honest or refused["reason"] == "probation"
             if known and refused["reason"] in {r.value for r in Reason}:
                 round.refused(refused["node"], Reason(refused["reason"]))
-        likely = round.likely_budget(self.replay.rules.aggregation.computable)
+        likely = round.expected_budget(self.replay.rules.aggregation.computable)
         return list(dict.fromkeys([likely, *range(config.f, -1, -1)]))
 
     def _attacked(
@@ -121,7 +121,7 @@ class RoundRecomputer:
         }
         if "accuracy" in record:
             learner = replay.learner
-            tested = whole([learner.test(job) for job in range(learner.test_jobs)])
+            tested = add_up([learner.test(job) for job in range(learner.evaluation_jobs)])
             figures |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
         return RecomputedRound(after, sha256_of(after.parameters), figures)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from byzpy_tw.rounds.round import Reason, clipped
+from byzpy_tw.rounds.round import Reason, clip
 
 
 def counted(failed: int, of: int, probation: int) -> str:
@@ -80,7 +80,7 @@ class AttackCalls:
                 continue
             self._refused[refused["reason"]] += 1
             if refused["reason"] == Reason.FAILED.value and self._first is None:
-                why = clipped(str(refused.get("detail") or "")) or "no further details"
+                why = clip(str(refused.get("detail") or "")) or "no further details"
                 self._first = self._rounds - 1, refused["node"], why
 
     @property

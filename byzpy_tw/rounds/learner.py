@@ -26,7 +26,7 @@ _AT_ONCE = 2**32
 
 
 @frozen
-class Tested:
+class EvaluationShare:
     """A share of the test data: summed loss, right answers, examples."""
 
     loss: float
@@ -75,7 +75,7 @@ class Learner:
     def dimension(self) -> int:
         return self.parameters.numel()
 
-    def rate(self, round: int) -> float:
+    def learning_rate(self, round: int) -> float:
         """The learning rate of `round`."""
         return self.lr * self.decay ** sum(round >= m for m in self.milestones)
 
@@ -97,7 +97,7 @@ class Learner:
         if lent:
             self.parameters = models.flat_parameters(self.model, torch.empty_like(self.parameters))
         self.velocity.mul_(self.momentum).add_(vector)
-        self.parameters.add_(self.velocity, alpha=-self.rate(round))
+        self.parameters.add_(self.velocity, alpha=-self.learning_rate(round))
         # The sum of finite numbers may overflow.  Both ends of the range are NaN where
         # one number is; `isfinite` takes fifteen times as long.
         if not all(map(math.isfinite, map(float, torch.aminmax(self.parameters)))):
@@ -112,11 +112,11 @@ class Learner:
         return max(20, min(EVALUATED_AT_ONCE, _AT_ONCE // self.dimension))
 
     @property
-    def test_jobs(self) -> int:
+    def evaluation_jobs(self) -> int:
         return -(-len(self.dataset.test.y) // self._share)
 
     @torch.no_grad()
-    def test(self, job: int) -> Tested:
+    def test(self, job: int) -> EvaluationShare:
         """Evaluate share `job` of the test data."""
         part = slice(job * self._share, (job + 1) * self._share)
         device = self.parameters.device
@@ -126,10 +126,10 @@ class Learner:
             logits = class_scores(self._call(), inputs, self.dataset.classes, self.who)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         right = int((logits.argmax(dim=1) == labels).sum())
-        return Tested(float(loss), right, len(labels))
+        return EvaluationShare(float(loss), right, len(labels))
 
 
-def whole(shares: list[Tested]) -> Evaluation:
+def add_up(shares: list[EvaluationShare]) -> Evaluation:
     """The evaluation that `shares`, in order, add up to."""
     examples = sum(share.examples for share in shares) or 1  # then nothing was evaluated
     return Evaluation(

@@ -61,7 +61,7 @@ def _try_all(config: RunConfig, registry: Registry, rules: ResolvedRules, dimens
         def make(place: int = place, kind: str = kind) -> tuple[Any, Call]:
             chain = Aggregation(config, registry).chain(config.f)  # not the run's own
             rule = (*chain.pre, chain.aggregator)[place]
-            return rule, _called(kind, rule)
+            return rule, _as_call(kind, rule)
 
         try:
             if registry.is_foreign(kind, text):
@@ -128,7 +128,7 @@ def _try_rule(
     return [first, other]
 
 
-def _called(kind: str, rule: Any) -> Call:
+def _as_call(kind: str, rule: Any) -> Call:
     def call(rows: Tensor, context: seeds.Context, state: dict[str, Any]) -> Tensor:
         if kind == "pre-aggregator":
             if hasattr(rule, "matrix"):

@@ -30,7 +30,7 @@ from byzpy_tw.sweep.resolve import check_names, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
 from byzpy_tw.sweep.scheduler import CELLS, Sweep, discard
 from byzpy_tw.text import clean
-from byzpy_tw.trainer.run import Program, keys_of, start_logging
+from byzpy_tw.trainer.run import ReactorProgram, load_trainer_keys, start_logging
 
 _WATCHING = ("run_started", "round_completed", "run_finished")
 
@@ -66,7 +66,7 @@ def run_sweep(
             _discard(lab)
         lab.find()
         display = display_for(lab, sys.stdout, say)
-        return Program(reactor).run(lambda: work(lab, display, reactor))
+        return ReactorProgram(reactor).run(lambda: work(lab, display, reactor))
 
 
 def grid_of(
@@ -80,7 +80,7 @@ def grid_of(
     base = drop_unused(RunConfig(**with_sweep_defaults(given)), registry, chains=defences)
     check_names(registry, base, attacks, defences)
     parse_addresses(base.remote_hosts)
-    keys_of(base, warn=True)
+    load_trainer_keys(base, warn=True)
 
     def examine(config: RunConfig) -> str | None:
         return resolve_rules(config, registry).missing_guarantee

@@ -50,7 +50,7 @@ from byzpy_tw.sweep.results import UNREADABLE_ERRORS, CellResult, TrialResult, r
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.run import PreparedRun, run_prepared
-from byzpy_tw.trainer.training import begun_with
+from byzpy_tw.trainer.training import initial_config_json
 
 CELLS = "cells"  # the folder of the runs' folders
 
@@ -241,11 +241,11 @@ class Sweep:
         path, rules = self.path(trial), resolve_rules(config, registry)
         left = self._left(trial, path) if path.exists() else None
         if left is None:
-            directory, begun = RunDirectory.create(path), new_resume_point()
-            directory.write_config(begun_with(config, begun))
+            directory, resume_point = RunDirectory.create(path), new_resume_point()
+            directory.write_config(initial_config_json(config, resume_point))
         else:
-            directory, begun = left
-        return PreparedRun(config, registry, rules, directory, begun)
+            directory, resume_point = left
+        return PreparedRun(config, registry, rules, directory, resume_point)
 
     def _left(self, trial: SweepTrial, path: Path) -> tuple[RunDirectory, ResumePoint] | None:
         """What an earlier call has left in `path`, to go on with.
@@ -254,19 +254,19 @@ class Sweep:
         is somebody else's.
         """
         try:
-            _, directory, begun = reopen(path, {}, self.display.say)
+            _, directory, resume_point = reopen(path, {}, self.display.say)
         except (ByzpyTwError, *UNREADABLE_ERRORS) as e:
             there = (path / CONFIG).is_file()
             # Behind a semicolon is what to do, which is being done.
             self._clear(path, str(e).partition("; ")[0] if there else f"no {CONFIG}")
             return None
-        if begun.description.get("bits") != trial.config.bits:
+        if resume_point.description.get("bits") != trial.config.bits:
             directory.close()
             raise RunDirectoryError(
                 f"{path} holds another run than this cell's; move it elsewhere, or let --again "
                 "put this one in its place"
             )
-        return directory, begun
+        return directory, resume_point
 
     def _clear(self, path: Path, why: str) -> None:
         discard(path)  # raises for one that is in use

@@ -17,7 +17,7 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.frames import vector_header
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
 from byzpy_tw.scheduling.threads import defer_to_pool
-from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore
+from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore_loss
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.host import build as build_host
@@ -42,7 +42,7 @@ class InProcessServer:
     gone: str = ""
     identity: None = None
     suspect: bool = False
-    on_lost: Callable[[Server, str], None] = ignore
+    on_lost: Callable[[Server, str], None] = ignore_loss
     _host: NodeHost | None = field(default=None, init=False)
     _scheduler: NodeScheduler | None = field(default=None, init=False)
     _sink: Sink | None = field(default=None, init=False)
@@ -110,12 +110,12 @@ class InProcessServer:
     def _emit(self, node: int, pieces: Sequence[Tensor], loss: float, round: int) -> Deferred[None]:
         assert self._sink is not None
         header = vector_header(node, pieces, loss, round)
-        place = self._sink.place(self, header)
-        if place is not None:
+        allocate = self._sink.allocate(self, header)
+        if allocate is not None:
             # Here, not in the pool: there the copy of a late vector could still be
             # under way when the row is filled, and read, in the next round.
-            torch.cat(tuple(pieces), out=place)
-            self._sink.arrived(self, header)
+            torch.cat(tuple(pieces), out=allocate)
+            self._sink.vector_received(self, header)
         return succeed(None)
 
     async def close(self) -> None:

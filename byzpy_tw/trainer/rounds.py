@@ -29,7 +29,7 @@ from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.seeds import Context
 from byzpy_tw.trainer.cluster import Cluster
-from byzpy_tw.trainer.collection import RoundDriver, Shown
+from byzpy_tw.trainer.collection import AttackInput, RoundDriver
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.server_interface import Server
 from byzpy_tw.vectors import round_to_dtype
@@ -69,8 +69,8 @@ class Gathered:
     clock: Stopwatch
     before: tuple[int, int]  # bytes sent and received until it began
     memory: Mapping[str, Any]  # the attack's, once the round is done
-    slow: frozenset[int]  # nodes whose failure the round has waited for
-    foreseen: int | None  # the rules' f, as the attack was told where it was shown anything
+    slow_nodes: frozenset[int]  # nodes whose failure the round has waited for
+    expected_f: int | None  # the rules' f, as the attack was told where it was shown anything
 
 
 @frozen(eq=False)
@@ -97,7 +97,7 @@ class Rounds:
     """
 
     config: RunConfig
-    fleet: Cluster
+    cluster: Cluster
     collector: Collector
     learner: Learner
     rules: ResolvedRules
@@ -113,7 +113,7 @@ class Rounds:
     # Rounds that are committed; None while one is, or where that failed half-way.
     done: int | None = field(default=0, init=False)
     # What result.json says of the round that could not be aggregated.
-    halted: Mapping[str, Any] | None = field(default=None, init=False)
+    halt_record: Mapping[str, Any] | None = field(default=None, init=False)
     _outgoing: Tensor | None = field(default=None, init=False)  # what the hosts are sent next
     _sending: int = field(default=-1, init=False)  # the round whose parameters were sent last
     _reading: int = field(default=0, init=False)  # hosts that have not taken them all
@@ -155,38 +155,38 @@ class Rounds:
         if self._outgoing is None:
             self._outgoing = await defer_to_pool(self._reactor, self._pool, self._travelling)
         config, watch = self.config, Stopwatch(self._reactor)
-        before = self.fleet.bytes()
-        self.fleet.settle()
+        before = self.cluster.tensor_bytes()
+        self.cluster.return_nodes()
         round = Round(number, config.num_honest, config.num_byz, config.f, self.probation.nodes)
-        asking = RoundDriver(
-            round, config, self.fleet, self.collector, self._reactor, self._sender(number)
+        driver = RoundDriver(
+            round, config, self.cluster, self.collector, self._reactor, self._sender(number)
         )
-        memory, foreseen = dict(self.memory), None
-        asking.begin()
+        memory, expected_f = dict(self.memory), None
+        driver.begin()
         try:
-            await asking.honest()
+            await driver.honest()
             if config.worker_momentum and not round.diverged:
                 await defer_to_pool(self._reactor, self._pool, self._apply_momentum, round)
             watch.lap("honest")
             # An attack is shown nothing of a round that has failed already.
             if config.num_byz and not round.diverged and round.honest_accepted:
-                foreseen = round.likely_budget(self.rules.aggregation.computable)
+                expected_f = round.expected_budget(self.rules.aggregation.computable)
                 shown = await defer_to_pool(
-                    self._reactor, self._pool, self._show, round, memory, foreseen
+                    self._reactor, self._pool, self._show, round, memory, expected_f
                 )
                 past = self.history.get(number - getattr(self.rules.attack, "age", 0), {})
-                await asking.byzantine(Shown(len(round.honest_accepted), shown, past))
+                await driver.byzantine(AttackInput(len(round.honest_accepted), shown, past))
             else:
-                round.unasked(range(config.num_honest, config.n), _no_attack(round))
+                round.mark_unasked(range(config.num_honest, config.n), _no_attack(round))
         finally:
-            asking.end()
+            driver.end()
         self.collector.expire(range(config.n))
         watch.lap("byzantine")
         verdict = round.verdict(self.rules.aggregation.computable)
         if isinstance(verdict, Halt):
-            self.halted = {"round": number, "refused": _refused(round)}
+            self.halt_record = {"round": number, "refused": _refused(round)}
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
-        return Gathered(round, verdict, watch, before, memory, asking.slow(), foreseen)
+        return Gathered(round, verdict, watch, before, memory, driver.slow_nodes(), expected_f)
 
     async def commit(self, gathered: Gathered, *, keep: bool = False) -> CompletedRound:
         """Aggregate and step.  By now nobody reads the parameters that the last round left.
@@ -201,7 +201,7 @@ class Rounds:
         )
         digest = defer_to_pool(self._reactor, self._pool, self.learner.digest)
         watch.lap("step")
-        sent, received = self.fleet.bytes()
+        sent, received = self.cluster.tensor_bytes()
         record = {
             "round": round.number,
             "seconds": watch.total,
@@ -210,14 +210,14 @@ class Rounds:
             "aggregate_norm": aggregated.norm,
             "norms": {str(node): norm for node, norm in sorted(self.collector.norms.items())},
             **_outcomes(verdict, aggregated, round),
-            "foreseen_f": gathered.foreseen,
+            "foreseen_f": gathered.expected_f,
             "bytes_sent": sent - gathered.before[0],
             "bytes_received": received - gathered.before[1],
         }
-        if self.fleet.events or news:
+        if self.cluster.events or news:
             # Somebody may have moved.
-            record["placement"] = {p.name: list(p.nodes) for p in self.fleet.places()}
-            record["events"], self.fleet.events = [*self.fleet.events, *news], []
+            record["placement"] = {p.name: list(p.nodes) for p in self.cluster.server_states()}
+            record["events"], self.cluster.events = [*self.cluster.events, *news], []
         return CompletedRound(record, digest, state, news)
 
     # -- asking
@@ -232,9 +232,9 @@ class Rounds:
             if number == self._sending:
                 self._reading -= 1
 
-        def send(host: Server) -> None:
+        def send(server: Server) -> None:
             self._reading += 1
-            host.parameters(number, vector).addCallback(sent)
+            server.parameters(number, vector).addCallback(sent)
 
         return send
 
@@ -318,22 +318,24 @@ class Rounds:
         self._keep_momenta(round)
         self._remember(round, verdict.nodes)
         self.memory = gathered.memory
-        news = self._judge(round, gathered.slow)
+        news = self._judge(round, gathered.slow_nodes)
         self._outgoing = self._travelling()
         self.done = number + 1
         state = self.state().snapshot() if keep else None
         return evolve(aggregated, vector=None), state, news  # its memory goes now
 
-    def _judge(self, round: Round, slow: frozenset[int]) -> list[str]:
+    def _judge(self, round: Round, slow_nodes: frozenset[int]) -> list[str]:
         """Put nodes on probation, and readmit them, by how they did in `round`; in words."""
         news = [
             f"node {node} is readmitted: it answered well and in time"
-            for node in sorted(self.probation.well([*round.usable, *sorted(round.heard)]))
+            for node in sorted(
+                self.probation.record_success([*round.usable, *sorted(round.answered_late)])
+            )
         ]
         for refusal in round.refusals.values():
             if refusal.reason in (Reason.PROBATION, Reason.LOST):
                 continue  # nothing new; not its doing
-            why = self.probation.failed(refusal.node, waited=refusal.node in slow)
+            why = self.probation.record_failure(refusal.node, waited=refusal.node in slow_nodes)
             if why:
                 news.append(
                     f"node {refusal.node} is on probation: {why}; it is asked but not "

@@ -59,7 +59,7 @@ from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_slot import ServerSlot
-from byzpy_tw.trainer.training import Training, begun_with
+from byzpy_tw.trainer.training import Training, initial_config_json
 
 # Errors that may be raised from a plugin's exception; others have causes of the system.
 _OF_PLUGINS = (PluginError, UnsuitableModel, UnsuitableData)
@@ -77,7 +77,7 @@ class PreparedRun:
     registry: Registry
     rules: ResolvedRules
     directory: RunDirectory
-    begun: ResumePoint
+    resume_point: ResumePoint
 
 
 @frozen(eq=False)
@@ -104,22 +104,22 @@ async def train(
     rules: ResolvedRules,
     directory: RunDirectory,
     write: Callable[[str], None],
-    begun: ResumePoint | None = None,
+    resume_point: ResumePoint | None = None,
     terminal: View | None = None,
 ) -> int:
-    """One run with everything it needs, from where it was `begun`; its exit code.
+    """One run with everything it needs, from where it was `resume_point`; its exit code.
 
     `terminal` is told of it, by default in plain lines through `write`.  Why it ended early
     is on standard error.  Cancelling is as of `run_prepared`.
     """
-    run = PreparedRun(config, registry, rules, directory, begun or new_resume_point())
+    run = PreparedRun(config, registry, rules, directory, resume_point or new_resume_point())
     terminal = terminal or make_line_view(config, write)
-    ended = await run_prepared(reactor, run, write, terminal)
-    if ended.error is not None:
-        report(ended.error)
-        if ended.resumable:
-            terminal.tell(ended.resumable)
-    return ended.code
+    outcome = await run_prepared(reactor, run, write, terminal)
+    if outcome.error is not None:
+        report(outcome.error)
+        if outcome.resumable:
+            terminal.tell(outcome.resumable)
+    return outcome.code
 
 
 async def run_prepared(
@@ -137,7 +137,7 @@ async def run_prepared(
     screen.configuration(config, str(directory.path), threads)
     training = Training(
         config, registry, run.rules, screen, directory, Observers(registry), threads, reactor,
-        pool, run.begun,
+        pool, run.resume_point,
     )  # fmt: skip
     servers: LocalServers | None = None
     web: Any = None
@@ -146,15 +146,15 @@ async def run_prepared(
     try:
         web = await serve(config, directory.path, reactor, screen)
         addresses = parse_addresses(config.remote_hosts)
-        keys = keys_of(config)
+        keys = load_trainer_keys(config)
         prepared = await training.prepare()
-        members: list[ServerSlot]
+        slots: list[ServerSlot]
         if config.in_process:
             here = InProcessServer(
                 reactor, pool, threads, registry, prepared.dataset, prepared.trial_outcome,
                 prepared.environment,
             )  # fmt: skip
-            members = [ServerSlot(here.name, lambda: here, redials=False)]
+            slots = [ServerSlot(here.name, lambda: here, redials=False)]
         else:
             if config.local:
                 servers = LocalServers(
@@ -167,8 +167,8 @@ async def run_prepared(
                     registry.disabled,
                 )
                 addresses = tuple(await servers.start())
-            members = [_member(address, config, reactor, keys) for address in addresses]
-        await training.run(members)
+            slots = [remote_slot(address, config, reactor, keys) for address in addresses]
+        await training.run(slots)
     except ByzpyTwError as e:
         error = e
         _log_cause(e)
@@ -205,7 +205,7 @@ def _log_cause(error: ByzpyTwError) -> None:
         log.failure("{error}", failure=Failure(cause), error=format_error(error))
 
 
-def _member(
+def remote_slot(
     address: Address, config: RunConfig, reactor: Any, keys: MutualTLS | None = None
 ) -> ServerSlot:
     """The server at `address`, dialled anew each time."""
@@ -224,19 +224,19 @@ def prepare_run(
     config = resolve_paths(drop_unused(config, registry, beneath))
     check_web(config)
     parse_addresses(config.remote_hosts)
-    keys_of(config, warn=True)
+    load_trainer_keys(config, warn=True)
     rules = resolve_rules(config, registry)
     path = Path(config.run_dir) if config.run_dir is not None else make_run_dir(config)
-    directory, begun = RunDirectory.create(path), new_resume_point()
-    directory.write_config(begun_with(config, begun))
-    return PreparedRun(config, registry, rules, directory, begun)
+    directory, resume_point = RunDirectory.create(path), new_resume_point()
+    directory.write_config(initial_config_json(config, resume_point))
+    return PreparedRun(config, registry, rules, directory, resume_point)
 
 
 def prepare_resume(
     path: Path, given: Mapping[str, Any], registry: Registry, say: Callable[[str], None]
 ) -> PreparedRun | None:
     """The run in `path`, with the options `given`, looked into; None if it is finished."""
-    config, directory, begun = reopen(path, given, say)
+    config, directory, resume_point = reopen(path, given, say)
     try:
         config = resolve_paths(config)
         if finished_rounds(directory) == config.rounds:
@@ -245,12 +245,12 @@ def prepare_resume(
             return None
         check_web(config)
         parse_addresses(config.remote_hosts)
-        keys_of(config, warn=True)
+        load_trainer_keys(config, warn=True)
         rules = resolve_rules(config, registry)
     except ByzpyTwError:
         directory.close()
         raise
-    return PreparedRun(config, registry, rules, directory, begun)
+    return PreparedRun(config, registry, rules, directory, resume_point)
 
 
 def run_program(config: RunConfig, registry: Registry, beneath: Collection[str] = ()) -> int:
@@ -260,7 +260,7 @@ def run_program(config: RunConfig, registry: Registry, beneath: Collection[str] 
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
-    return _run(run)
+    return _run_in_reactor(run)
 
 
 def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> int:
@@ -271,16 +271,16 @@ def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> 
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
-    return 0 if run is None else _run(run)
+    return 0 if run is None else _run_in_reactor(run)
 
 
-def _run(run: PreparedRun) -> int:
+def _run_in_reactor(run: PreparedRun) -> int:
     from twisted.internet import reactor
 
     configure_malloc()
     start_logging(run.directory.path)
     terminal = make_terminal_view(run.config, say)
-    return Program(reactor, terminal.tell).run(
+    return ReactorProgram(reactor, terminal.tell).run(
         lambda: train(
             reactor,
             run.config,
@@ -288,13 +288,13 @@ def _run(run: PreparedRun) -> int:
             run.rules,
             run.directory,
             say,
-            run.begun,
+            run.resume_point,
             terminal,
         )  # fmt: skip
     )
 
 
-def keys_of(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
+def load_trainer_keys(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
     """What ``--keys`` names, for servers elsewhere; raises `BadKeys`."""
     if config.keys is None or not config.remote_hosts:
         return None
@@ -305,7 +305,7 @@ def keys_of(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
 
 
 @define(eq=False)
-class Program:
+class ReactorProgram:
     """Runs one coroutine, stops on the first signal, and knows the exit code."""
 
     _reactor: Any

@@ -54,7 +54,7 @@ from byzpy_tw.protocol.mtls import MutualTLS, Peer, authenticated_peer, describe
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.text import clean
-from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore
+from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore_loss
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.model_trial import TrialDigests
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_to_json
@@ -101,7 +101,7 @@ class RemoteServer:
     address: Address
     _reactor: Any
     heartbeat: float = 6.0  # seconds without a sign of life until it is lost
-    on_lost: Callable[[Server, str], None] = ignore
+    on_lost: Callable[[Server, str], None] = ignore_loss
     keys: MutualTLS | None = None  # then the server must have some too
     peer: Peer | None = field(default=None, init=False)  # whose certificate it showed
     # Its certificate's name, and what it said of itself: who copies another's words has
@@ -392,22 +392,22 @@ class RemoteServer:
     def frame_started(self, header: Header) -> memoryview | None:
         if header.kind is not Kind.VECTOR or self._sink is None:
             raise BadFrame(f"a trainer takes no frames of kind {header.kind.name}")
-        place = self._sink.place(self, header)
-        if place is None:
+        allocate = self._sink.allocate(self, header)
+        if allocate is None:
             return None
-        if place.dtype is not torch.float32:  # another one each time
-            return bytes_of(place)
+        if allocate.dtype is not torch.float32:  # another one each time
+            return bytes_of(allocate)
         known, view = self._places.get(header.index, (None, None))
-        if view is None or known is not place:
-            view = bytes_of(place)
-            self._places[header.index] = place, view
+        if view is None or known is not allocate:
+            view = bytes_of(allocate)
+            self._places[header.index] = allocate, view
         return view
 
     def frame_received(self, header: Header) -> None:
         if self._pulse is not None:
             self._pulse.mark_alive()
         if self._sink is not None:
-            self._sink.arrived(self, header)
+            self._sink.vector_received(self, header)
 
     # -- the end
 

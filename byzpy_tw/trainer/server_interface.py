@@ -32,10 +32,10 @@ class Opened:
 class Sink(Protocol):
     """Who vectors are for."""
 
-    def place(self, host: Server, header: Header) -> Tensor | None:
+    def allocate(self, server: Server, header: Header) -> Tensor | None:
         """Memory for a vector, or None to drop it; raises `BadFrame`."""
 
-    def arrived(self, host: Server, header: Header) -> None:
+    def vector_received(self, server: Server, header: Header) -> None:
         """The vector is in place."""
 
 
@@ -88,8 +88,8 @@ class Server(Protocol):
         """Let go of it at once; `on_lost` is not called for this."""
 
 
-def ignore(host: Server, why: str) -> None:
+def ignore_loss(server: Server, why: str) -> None:
     """What is called where nobody listens."""
 
 
-Say = Callable[[str], None]  # one line for the user
+Notify = Callable[[str], None]  # one line for the user
