@@ -444,8 +444,8 @@ class AskingTests(FleetCase):
 
     def run_round(self, driver: RoundDriver) -> Deferred[None]:
         async def run() -> None:
-            await driver.honest()
-            await driver.byzantine(AttackInput(len(driver.round.honest_accepted), {}, {}))
+            await driver.collect_honest()
+            await driver.collect_byzantine(AttackInput(len(driver.round.honest_accepted), {}, {}))
             driver.end()
 
         return Deferred.fromCoroutine(run())
@@ -665,7 +665,7 @@ class AskingTests(FleetCase):
         self.collector.record_failures(self.world.on("a"), 0, {0: "no memory"})
         self.reactor.advance(TIMEOUT / 2 - 1)
         self.collector.record_failures(self.world.on("b"), 0, {1: "no memory"})
-        self.assertEqual(driver.slow(), {1})
+        self.assertEqual(driver.slow_nodes(), {1})
 
     def test_a_trainer_that_was_stopped(self) -> None:
         """What it has not read yet may be the answers: it looks before it judges."""

@@ -19,7 +19,7 @@ from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.output.view import Views
 from byzpy_tw.output.web import Root, Web, _Few, _Request, _Site, parse_endpoint
 from byzpy_tw.report.load import begin
-from byzpy_tw.report.model import ServerState
+from byzpy_tw.rounds.placement import ServerState
 from tests.recorded_runs import HTML, record, refused
 
 
