@@ -33,6 +33,8 @@ class StillCluster:
 
     def return_nodes(self) -> None: ...
 
+    def ignore_assignments(self) -> None: ...
+
     def record_event(self, line: str) -> None:
         self.events.append(line)
 

@@ -24,7 +24,7 @@ from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.log_rate_limiter import LINES, SECONDS
 from byzpy_tw.server.service import ByzpyServer
-from byzpy_tw.trainer.server_client import RemoteServer, _Switch
+from byzpy_tw.trainer.server_client import RemoteServer, _StreamFactory
 from tests.key_files import ClusterKeys
 from tests.server_harness import SPEC, ServerCase, Vectors
 from tests.support import folder
@@ -273,11 +273,11 @@ class TicketTests(KeysCase):
         opened = await mine.ask(commands.OpenRun, run="r", spec=SPEC.to_json())
 
         for host, good in ((thief, False), (mine, True), (mine, False)):
-            connection = await host._connect(LimitedAMP({}))
+            connection = await host.endpoint.connect(LimitedAMP({}))
             connection.release_transport()
             stream = TensorStream(Vectors(), 2**20, lambda why: None)
             asked = maybeDeferred(
-                connection.callRemote, commands.OpenStream, _Switch(stream),
+                connection.callRemote, commands.OpenStream, _StreamFactory(stream),
                 ticket=opened["ticket"],
             )  # fmt: skip
             if good:

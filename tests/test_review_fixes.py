@@ -49,7 +49,8 @@ from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import MAX_UNREQUESTED, Collector
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.rounds import Rounds
-from byzpy_tw.trainer.server_client import ANSWER_SECONDS, MOST_UNREAD, RemoteServer, _Client
+from byzpy_tw.trainer.server_client import ANSWER_SECONDS, MOST_UNREAD, RemoteServer, _Control
+from byzpy_tw.trainer.server_endpoint import ServerEndpoint
 from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.trainer.training import Training
 from byzpy_tw.workers.environment import Environment, environment
@@ -271,8 +272,17 @@ class KeptTests(SynchronousTestCase):
         self.assertEqual(activation_bytes_per_example(Odd, (3,)), 0)
 
 
+class _OfflineEndpoint(ServerEndpoint):
+    """Connects to nothing."""
+
+    async def connect(self, protocol: Any) -> Any:
+        protocol.makeConnection(StringTransport())
+        _Offline.second = protocol
+        return protocol
+
+
 class _Offline(RemoteServer):
-    """A host whose server is the test."""
+    """A server that is the test."""
 
     second: LimitedAMP
 
@@ -280,15 +290,12 @@ class _Offline(RemoteServer):
         trial = build(SPEC, registry(), data_root=Path("/nonexistent")).trial_outcome.trial
         return {"dimension": D, "digest": "x", "trial": trial.to_json(), "ticket": b"t"}
 
-    async def _connect(self, protocol: Any) -> Any:
-        protocol.makeConnection(StringTransport())
-        type(self).second = protocol
-        return protocol
 
 
 class RemoteTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.host = _Offline(Address("127.0.0.1", 29000), ClockReactor())
+        self.host.endpoint = _OfflineEndpoint(self.host.address, self.host._reactor)
 
     def test_a_host_name_that_is_none(self) -> None:
         """It is an error that says which server, not a traceback."""
@@ -312,7 +319,7 @@ class RemoteTests(SynchronousTestCase):
 
         host = self.host
         host.on_lost = lambda host, why: told.append("lost")
-        host._control, host._run = _Client(host._lost), "r"
+        host._control, host._run = _Control(host._lost), "r"
         host._control.makeConnection(StringTransport())
         host.compute(0, [1]).addCallback(lambda failures: told.append("failed"))
         host._control.connectionLost(Failure(ConnectionDone()))
@@ -321,7 +328,7 @@ class RemoteTests(SynchronousTestCase):
     def test_commands_that_fail(self) -> None:
         """Are answered as well: a server is not lost for having said no."""
         host = self.host
-        host._control, host._run = _Client(host._lost), "r"  # not connected: all fail
+        host._control, host._run = _Control(host._lost), "r"  # not connected: all fail
         for round in range(3):
             said = self.successResultOf(host.compute(round, [1]))
             self.assertEqual(set(said), {1})
@@ -332,7 +339,7 @@ class RemoteTests(SynchronousTestCase):
         self.patch(server_client, "MOST_UNANSWERED", 5)
         host, told = self.host, []
         host.on_lost = lambda host, why: told.append(why)
-        host._control, host._run = _Client(host._lost), "r"
+        host._control, host._run = _Control(host._lost), "r"
         host._control.makeConnection(StringTransport())
         for round in range(6):
             self.assertEqual(told, [])

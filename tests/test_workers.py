@@ -66,7 +66,7 @@ class AimTests(SynchronousTestCase):
             round.refuse(0, Reason.NOT_FINITE)
             round.accept(1)
             round.accept(2)
-            self.assertEqual(round.likely_budget(rules.aggregation.computable), 1)
+            self.assertEqual(round.expected_budget(rules.aggregation.computable), 1)
             shown = rounds._show(round, {}, 1)
             self.assertEqual(shown["strength"].shape, (1,))
             aimed = rules.attack_with_budget(1).aggregator
