@@ -86,7 +86,7 @@ class InProcessServer:
 
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
         assert self._scheduler is not None
-        return Deferred.fromCoroutine(self._scheduler.honest(round, nodes, self._emit))
+        return Deferred.fromCoroutine(self._scheduler.send_gradients(round, nodes, self._emit))
 
     def attack(
         self,
@@ -103,7 +103,7 @@ class InProcessServer:
             assert self._host is not None
             apart = self._host.foreign
             wide = await defer_to_pool(self._reactor, self._pool, _wide, shown, past, apart)
-            return await driver.byzantine(round, nodes, h, *wide, self._emit)
+            return await driver.send_attacks(round, nodes, h, *wide, self._emit)
 
         return Deferred.fromCoroutine(work())
 

@@ -6,7 +6,6 @@ sees it, its words are cleaned and clipped, and each wait has an end.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -51,14 +50,15 @@ from byzpy_tw.protocol.keys import SERVER, TRAINER
 from byzpy_tw.protocol.knowledge_frames import piece_header
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.mtls import MutualTLS, Peer, authenticated_peer, describe_tls_failure
+from byzpy_tw.protocol.requests import Request
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore_loss
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import TrialDigests
-from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_to_json
+from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
@@ -146,51 +146,29 @@ class RemoteServer:
     async def hello(self) -> Environment:
         """Connect, and learn what the server is."""
         self._control = await self._connect(_Client(self._lost))
-        answer = await self.ask(
-            commands.Hello, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
-        )
+        answer = await self.ask(commands.Hello(commands.PROTOCOL, byzpy_tw.__version__))
         self.peer = self._peer(self._control)
         if self.keys is not None and self.peer is None:  # TLS has seen to it, but twice is cheap
             raise KeysRefused(f"{self.name}: the server showed no server's certificate")
-        if answer["protocol"] != commands.PROTOCOL:
+        if answer.protocol != commands.PROTOCOL:
             raise VersionMismatch(
-                f"{self.name} speaks protocol {answer['protocol']}, this trainer "
+                f"{self.name} speaks protocol {answer.protocol}, this trainer "
                 f"{commands.PROTOCOL}; install the same version on both"
             )
-        self._identify(answer["server"])
-        try:
-            environment = Environment.from_json(answer["environment"])
-        except WireError as e:
-            raise WireError(f"{self.name}: {clean(str(e))}") from e
+        self.identity = (self.peer.name if self.peer else "", answer.server)
         self._pulse = Heartbeat(self.heartbeat, self._reactor, self._ping, self._lost)
         if not self.gone:
             self._pulse.start()
-        return environment
+        return answer.environment
 
-    def _identify(self, told: str) -> None:
-        most = commands.MOST_IDENTITY
-        if not 1 <= len(told) <= most or not told.isprintable():
-            raise WireError(
-                f"{self.name}: a server's identity is 1 to {most} printable characters, "
-                f"not {clean(repr(told[: most + 1]), 80)}"
-            )
-        self.identity = (self.peer.name if self.peer else "", told)
-
-    def _ping(self) -> Deferred[Any]:
-        return maybeDeferred(self._control.callRemote, commands.Ping, token=0)  # type: ignore[union-attr]
+    def _ping(self) -> Deferred[commands.Pong]:
+        assert self._control is not None
+        return maybeDeferred(self._control.ask, commands.Ping(0))
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
         """Have the server build the run, and open the tensor stream."""
-        answer = await self.ask(
-            commands.OpenRun, seconds=OPEN_SECONDS, run=run, spec=spec.to_json()
-        )
-        self._run, self._sink, self._dimension = run, sink, answer["dimension"]
-        if not 1 <= self._dimension < 2**40:
-            raise WireError(f"{self.name} says its model has {self._dimension} parameters")
-        try:
-            trial = TrialDigests.from_json(answer["trial"])
-        except WireError as e:
-            raise WireError(f"{self.name}: {clean(str(e))}") from e
+        answer = await self.ask(commands.OpenRun(run, spec), seconds=OPEN_SECONDS)
+        self._run, self._sink, self._dimension = run, sink, answer.dimension
         # A frame may be wrong in size, but not by much: it is read past, not kept.
         stream = TensorStream(
             self, self._dimension * 16 + 4096, self._lost, name=self.name, begins=True
@@ -199,7 +177,7 @@ class RemoteServer:
         second.release_transport()
         try:
             await self._answered(
-                second.callRemote(commands.OpenStream, _Switch(stream), ticket=answer["ticket"]),
+                second.ask(commands.OpenStream(answer.ticket), _Switch(stream)),
                 ANSWER_SECONDS,
                 "opening the tensor stream",
                 second,
@@ -214,15 +192,12 @@ class RemoteServer:
             stream.hang_up(self.gone)
             raise ServerUnreachable(f"{self.name}: {self.gone}")
         self._stream = stream
-        return Opened(self._dimension, clean(answer["digest"], 64), trial)
+        return Opened(self._dimension, clean(answer.digest, 64), answer.trial)
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> set[str]:
         told: set[str] = set()
         for part in _parts(nodes):
-            answer = await self.ask(
-                commands.SpawnNodes, run=self._run, nodes=nodes_to_json(list(part))
-            )
-            told |= set((answer.get("attacks") or "").split(",")) - {""}
+            told.update((await self.ask(commands.SpawnNodes(self._run, list(part)))).attacks)
         return told
 
     async def _connect(self, protocol: T) -> T:
@@ -241,16 +216,14 @@ class RemoteServer:
                 f"--port {self.address.port}' there, or check the address and the firewall"
             ) from e
 
-    async def ask(
-        self, command: type[amp.Command], *, seconds: float = ANSWER_SECONDS, **arguments: Any
-    ) -> dict[str, Any]:
-        """The server's answer to `command`; an error that names it where there is none."""
+    async def ask(self, request: Request[A], *, seconds: float = ANSWER_SECONDS) -> A:
+        """Return the server's answer; raises an error that names the server without one."""
         if self._control is None or self.gone:
             raise ServerUnreachable(f"{self.name}: {self.gone or 'not connected'}")
         return await self._answered(
-            maybeDeferred(self._control.callRemote, command, **arguments),
+            maybeDeferred(self._control.ask, request),
             seconds,
-            f"answering {command.__name__}",
+            f"answering {type(request).__name__}",
             self._control,
         )
 
@@ -317,7 +290,7 @@ class RemoteServer:
         return self._stream.send(header, tensor).addBoth(sent)
 
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
-        return self._in_parts(nodes, lambda part: self._call(commands.Compute, part, round=round))
+        return self._in_parts(nodes, lambda p: self._call(commands.Compute(self._run, round, p)))
 
     def attack(
         self,
@@ -336,8 +309,7 @@ class RemoteServer:
             self._send(header, tensor)
 
         def ask(part: list[int], pieces: list[str]) -> Deferred[Failures]:
-            told = json.dumps(pieces).encode()
-            return self._call(commands.Attack, part, round=round, honest=h, pieces=told)
+            return self._call(commands.Attack(self._run, round, part, h, pieces))
 
         common = list(shown)
         return _together(
@@ -348,17 +320,17 @@ class RemoteServer:
     def _in_parts(self, nodes: Sequence[int], call: Any) -> Deferred[Failures]:
         return _together(*[call(list(part)) for part in _parts(nodes)])
 
-    def _call(
-        self, command: type[amp.Command], nodes: list[int], **arguments: Any
-    ) -> Deferred[Failures]:
+    def _call(self, request: commands.Compute | commands.Attack) -> Deferred[Failures]:
         """One command of a round.  Any failure of it is its nodes' failure.
 
         No timeout of its own: the round's covers it.
         """
 
-        def read(answer: dict[str, Any]) -> Failures:
-            found = json.loads(answer["failures"])
-            return {node: clean(str(found[str(node)]), 300) for node in nodes if str(node) in found}
+        nodes = request.nodes
+
+        def read(answer: commands.RoundAnswer) -> Failures:
+            found = answer.failures
+            return {node: clean(found[node], 300) for node in nodes if node in found}
 
         def answered(result: Any) -> Any:
             self._unanswered -= 1
@@ -374,7 +346,7 @@ class RemoteServer:
 
         if self._control is None or self.gone:
             return succeed(dict.fromkeys(nodes, self.gone))
-        if self._behind == arguments["round"]:
+        if self._behind == request.round:
             why = f"{self.name} does not read what it was sent in earlier rounds"
             return succeed(dict.fromkeys(nodes, why))
         self._unanswered += 1
@@ -382,9 +354,7 @@ class RemoteServer:
             self._reactor.callLater(
                 0, self._lost, f"{MOST_UNANSWERED} commands and more are not answered"
             )
-        answer = maybeDeferred(
-            self._control.callRemote, command, run=self._run, nodes=nodes, **arguments
-        )
+        answer = maybeDeferred(self._control.ask, request)
         return answer.addBoth(answered).addCallback(read).addErrback(failed)
 
     # -- frames from the server
@@ -414,7 +384,7 @@ class RemoteServer:
     async def close(self) -> None:
         try:
             if self._control is not None and not self.gone and self._run:
-                await self.ask(commands.CloseRun, seconds=CLOSE_SECONDS, run=self._run)
+                await self.ask(commands.CloseRun(self._run), seconds=CLOSE_SECONDS)
         except ByzpyTwError:
             pass  # closing the connection does the same
         finally:
