@@ -79,13 +79,15 @@ class DriverTests(SynchronousTestCase):
         return self.taken[-1]
 
     def attack(self, round: int, *nodes: int) -> Deferred:
-        work = self.driver.byzantine(round, nodes, 2, {}, {}, self.emit)
+        work = self.driver.send_attacks(round, nodes, 2, {}, {}, self.emit)
         return Deferred.fromCoroutine(work)
 
     def test_a_command_that_is_repeated(self) -> None:
         """Vectors that wait to be sent are bounded for all commands of a run together."""
         self.host.spawn(NodeSpec(node=0, shard=0))
-        answers = [Deferred.fromCoroutine(self.driver.honest(0, [0], self.emit)) for _ in range(9)]
+        answers = [
+            Deferred.fromCoroutine(self.driver.send_gradients(0, [0], self.emit)) for _ in range(9)
+        ]
         self.assertEqual(self.emitted, [0] * 3)
         while self.taken:
             self.taken.pop().callback(None)
@@ -117,7 +119,7 @@ class DriverTests(SynchronousTestCase):
         self.host.spawn(NodeSpec(node=0, shard=0))
         self.pool.eager, computed = False, []
         self.patch(MicroBatches, "run", lambda _, part: computed.append(part))
-        answer = Deferred.fromCoroutine(self.driver.honest(0, [0], self.emit))
+        answer = Deferred.fromCoroutine(self.driver.send_gradients(0, [0], self.emit))
         self.driver.round = 1
         self.pool.drain()
         self.assertIn("is over", self.successResultOf(answer)[0])
@@ -286,10 +288,9 @@ class _Offline(RemoteServer):
 
     second: LimitedAMP
 
-    async def ask(self, command: Any, **arguments: Any) -> dict[str, Any]:
+    async def ask(self, request: Any, **options: Any) -> Any:
         trial = build(SPEC, registry(), data_root=Path("/nonexistent")).trial_outcome.trial
-        return {"dimension": D, "digest": "x", "trial": trial.to_json(), "ticket": b"t"}
-
+        return commands.OpenRunAnswer(D, "x", trial, b"t")
 
 
 class RemoteTests(SynchronousTestCase):

@@ -334,13 +334,13 @@ def versions() -> Mapping[str, str]:
 
 
 def _server_plain(server: ServerCheck) -> dict[str, Any]:
-    theirs, opened = server.environment, server.opened
+    theirs, opened, peer = server.environment, server.opened, server.host.endpoint.peer
     return {
         "address": str(server.host.address),
         "name": server.name,
         "well": server.error is None,
         "error": None if server.error is None else format_error(server.error),
-        "keys": server.host.peer.name if server.host.peer is not None else None,
+        "keys": peer.name if peer is not None else None,
         "nodes": [node.node for node in server.nodes],
         "environment": None if theirs is None else asdict(theirs),
         "data_digest": opened.digest if opened else None,

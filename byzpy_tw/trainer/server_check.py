@@ -160,13 +160,13 @@ class ServerCheck:
         trips = []
         for token in range(PINGS):
             begun = clock.seconds(self._clock)
-            await self.host.ask(commands.Ping, token=token)
+            await self.host.ask(commands.Ping(token))
             trips.append(clock.seconds(self._clock) - begun)
         self.round_trip = min(trips)
         begun = clock.time_of_day(self._clock)
-        answer = await self.host.ask(commands.Hello, protocol=commands.PROTOCOL, version="doctor")
+        answer = await self.host.ask(commands.Hello(commands.PROTOCOL, "doctor"))
         middle = (begun + clock.time_of_day(self._clock)) / 2
-        told = answer.get("time")
+        told = answer.time
         if told is not None and abs(told) < SOMETIME:  # false of nan, too
             self.clock_ahead = told - middle
 
@@ -192,7 +192,7 @@ class ServerCheck:
         for number in range(TRANSFERS):
             start = clock.seconds(self._clock)
             host.parameters(number, vector)
-            await host.ask(commands.Compute, run=self._run, round=number, nodes=[])
+            await host.ask(commands.Compute(self._run, number, []))
             took.append(clock.seconds(self._clock) - start)
             if clock.seconds(self._clock) - begun > TRANSFER_SECONDS:
                 break

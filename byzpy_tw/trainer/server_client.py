@@ -6,7 +6,6 @@ cleaned and clipped, and each wait has an end.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -15,7 +14,6 @@ from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
-from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 import byzpy_tw
@@ -27,7 +25,6 @@ from byzpy_tw.errors import (
     ServerUnreachable,
     UnknownRun,
     VersionMismatch,
-    WireError,
 )
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.addresses import Address
@@ -36,6 +33,7 @@ from byzpy_tw.protocol.heartbeat import Heartbeat
 from byzpy_tw.protocol.knowledge_frames import piece_header
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.mtls import MutualTLS
+from byzpy_tw.protocol.requests import Request
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.text import clean
@@ -43,9 +41,9 @@ from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_endpoint import ServerEndpoint, abort
 from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore_loss
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import TrialDigests
-from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_to_json
+from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 ANSWER_SECONDS = 60.0  # for an answer that is due at once, or after starting up
@@ -136,61 +134,38 @@ class RemoteServer:
     async def hello(self) -> Environment:
         """Connect and return the server's environment."""
         self._control = control = await self.endpoint.connect(_Control(self._lost))
-        answer = await self.ask(
-            commands.Hello, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
-        )
+        answer = await self.ask(commands.Hello(commands.PROTOCOL, byzpy_tw.__version__))
         self.endpoint.identify(control)
-        if answer["protocol"] != commands.PROTOCOL:
+        if answer.protocol != commands.PROTOCOL:
             raise VersionMismatch(
-                f"{self.name} speaks protocol {answer['protocol']}, this trainer "
+                f"{self.name} speaks protocol {answer.protocol}, this trainer "
                 f"{commands.PROTOCOL}; install the same version on both"
             )
-        self._identify(answer["server"])
-        self.environment = self._parse(Environment.from_json, answer["environment"])
+        peer, self.environment = self.endpoint.peer, answer.environment
+        self.identity = (peer.name if peer else "", answer.server)
 
-        def ping() -> Deferred[Any]:
-            return maybeDeferred(control.callRemote, commands.Ping, token=0)
+        def ping() -> Deferred[commands.Pong]:
+            return maybeDeferred(control.ask, commands.Ping(0))
 
         self._pulse = Heartbeat(self.heartbeat, self._reactor, ping, self._lost)
         if not self.gone:
             self._pulse.start()
-        return self.environment
-
-    def _identify(self, claim: str) -> None:
-        most = commands.MOST_IDENTITY
-        if not 1 <= len(claim) <= most or not claim.isprintable():
-            raise WireError(
-                f"{self.name}: a server's identity is 1 to {most} printable characters, "
-                f"not {clean(repr(claim[: most + 1]), 80)}"
-            )
-        peer = self.endpoint.peer
-        self.identity = (peer.name if peer else "", claim)
-
-    def _parse(self, parse: Callable[[str], T], text: str) -> T:
-        try:
-            return parse(text)
-        except WireError as e:
-            raise WireError(f"{self.name}: {clean(str(e))}") from e
+        return answer.environment
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
         """Have the server build the run, and open the tensor stream."""
-        answer = await self.ask(
-            commands.OpenRun, seconds=OPEN_SECONDS, run=run, spec=spec.to_json()
-        )
-        self._run, self._sink, dimension = run, sink, answer["dimension"]
-        if not 1 <= dimension < 2**40:
-            raise WireError(f"{self.name} says its model has {dimension} parameters")
-        trial = self._parse(TrialDigests.from_json, answer["trial"])
-        self._stream = await self._open_stream(answer["ticket"], dimension)
-        return Opened(dimension, clean(answer["digest"], 64), trial)
+        answer = await self.ask(commands.OpenRun(run, spec), seconds=OPEN_SECONDS)
+        self._run, self._sink = run, sink
+        self._stream = await self._open_stream(answer.ticket, answer.dimension)
+        return Opened(answer.dimension, clean(answer.digest, 64), answer.trial)
 
-    async def _open_stream(self, ticket: Any, dimension: int) -> TensorStream:
+    async def _open_stream(self, ticket: bytes, dimension: int) -> TensorStream:
         # A frame may be wrong in size, but not by much: it is read past, not kept.
         stream = TensorStream(self, dimension * 16 + 4096, self._lost, name=self.name, begins=True)
         second = await self.endpoint.connect(LimitedAMP({}))
         second.release_transport()
         try:
-            switch = second.callRemote(commands.OpenStream, _StreamFactory(stream), ticket=ticket)
+            switch = second.ask(commands.OpenStream(ticket), _StreamFactory(stream))
             doing = "opening the tensor stream"
             await self.endpoint.wait_for(switch, ANSWER_SECONDS, doing, second)
             if self.endpoint.peer_of(second) != self.endpoint.peer:
@@ -206,23 +181,16 @@ class RemoteServer:
     async def spawn(self, nodes: Sequence[NodeSpec]) -> set[str]:
         digests: set[str] = set()
         for part in _parts(nodes):
-            answer = await self.ask(
-                commands.SpawnNodes, run=self._run, nodes=nodes_to_json(list(part))
-            )
-            digests |= set((answer.get("attacks") or "").split(",")) - {""}
+            digests |= set((await self.ask(commands.SpawnNodes(self._run, part))).attacks)
         return digests
 
-    async def ask(
-        self, command: type[amp.Command], *, seconds: float = ANSWER_SECONDS, **arguments: Any
-    ) -> dict[str, Any]:
-        """Return the server's answer to `command`; an error that names it where there is none."""
+    async def ask(self, request: Request[A], *, seconds: float = ANSWER_SECONDS) -> A:
+        """Return the server's answer; raises an error that names the server without one."""
         if self._control is None or self.gone:
             raise ServerUnreachable(f"{self.name}: {self.gone or 'not connected'}")
-        return await self.endpoint.wait_for(
-            maybeDeferred(self._control.callRemote, command, **arguments),
-            seconds, f"answering {command.__name__}", self._control,
-            known=command is not commands.Hello,
-        )  # fmt: skip
+        doing, known = f"answering {type(request).__name__}", self.environment is not None
+        answer = maybeDeferred(self._control.ask, request)
+        return await self.endpoint.wait_for(answer, seconds, doing, self._control, known=known)
 
     # -- rounds
 
@@ -248,7 +216,7 @@ class RemoteServer:
         return self._stream.send(header, tensor).addBoth(sent)
 
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
-        return _together(self._call(commands.Compute, p, round=round) for p in _parts(nodes))
+        return _together(self._call(commands.Compute(self._run, round, p)) for p in _parts(nodes))
 
     def attack(
         self,
@@ -269,23 +237,19 @@ class RemoteServer:
         asked = [(part, [*shown]) for part in _parts(plain)]
         asked += [(part, [*shown, PAST]) for part in _parts(replaying)]
         return _together(
-            self._call(
-                commands.Attack, part, round=round, honest=h, pieces=json.dumps(pieces).encode()
-            )
-            for part, pieces in asked
+            self._call(commands.Attack(self._run, round, part, h, pieces)) for part, pieces in asked
         )
 
-    def _call(
-        self, command: type[amp.Command], nodes: Sequence[int], **arguments: Any
-    ) -> Deferred[Failures]:
+    def _call(self, request: commands.Compute | commands.Attack) -> Deferred[Failures]:
         """Send one command of a round.  Any failure of it is its nodes' failure.
 
         No timeout of its own: the round's covers it.
         """
+        nodes = request.nodes
 
-        def read(answer: dict[str, Any]) -> Failures:
-            found = json.loads(answer["failures"])
-            return {node: clean(str(found[str(node)]), 300) for node in nodes if str(node) in found}
+        def read(answer: commands.RoundAnswer) -> Failures:
+            found = answer.failures
+            return {node: clean(found[node], 300) for node in nodes if node in found}
 
         def answered(result: Any) -> Any:
             self._unanswered -= 1
@@ -301,16 +265,14 @@ class RemoteServer:
 
         if self._control is None or self.gone:
             return succeed(dict.fromkeys(nodes, self.gone))
-        if self._behind == arguments["round"]:
+        if self._behind == request.round:
             why = f"{self.name} does not read what it was sent in earlier rounds"
             return succeed(dict.fromkeys(nodes, why))
         self._unanswered += 1
         if self._unanswered > MOST_UNANSWERED:  # each is kept until it is answered
             why = f"{MOST_UNANSWERED} commands and more are not answered"
             self._reactor.callLater(0, self._lost, why)
-        answer = maybeDeferred(
-            self._control.callRemote, command, run=self._run, nodes=list(nodes), **arguments
-        )
+        answer = maybeDeferred(self._control.ask, request)
         return answer.addBoth(answered).addCallback(read).addErrback(failed)
 
     # -- frames from the server
@@ -340,7 +302,7 @@ class RemoteServer:
     async def close(self) -> None:
         try:
             if self._control is not None and not self.gone and self._run:
-                await self.ask(commands.CloseRun, seconds=CLOSE_SECONDS, run=self._run)
+                await self.ask(commands.CloseRun(self._run), seconds=CLOSE_SECONDS)
         except ByzpyTwError:
             pass  # closing the connection does the same
         finally:
@@ -362,8 +324,8 @@ class RemoteServer:
         self.on_lost(self, self.gone)
 
 
-def _parts(nodes: Sequence[T]) -> list[Sequence[T]]:
-    return [nodes[i : i + NODES_A_COMMAND] for i in range(0, len(nodes), NODES_A_COMMAND)]
+def _parts(nodes: Sequence[T]) -> list[list[T]]:
+    return [list(nodes[i : i + NODES_A_COMMAND]) for i in range(0, len(nodes), NODES_A_COMMAND)]
 
 
 def _together(calls: Iterable[Deferred[Failures]]) -> Deferred[Failures]:

@@ -74,7 +74,7 @@ class ServerEndpoint:
         """Say why the keys of one side are not acceptable to the other, if that is the cause."""
         if self.keys is not None:
             return describe_tls_failure(connection, error, TRAINER)
-        if connection.met_tls:
+        if connection.peer_spoke_tls:
             return "the server demands keys: give --keys trainer.pem, of its cluster"
         return None
 
