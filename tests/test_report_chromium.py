@@ -159,15 +159,21 @@ class SweepPageTests(SynchronousTestCase):
     skip = MISSING or None
 
     def test_at_every_width(self) -> None:
-        """A chart an attack, with a band over the seeds; its cells have their colours."""
-        made = grid(seeds=(1, 2))
+        """A chart an attack, and a table whose cells have their colours and lead to more."""
+        made = grid(
+            attacks=("none", "sign-flip:scale=-5", "ipm:tau=0.5", "min-max"),
+            defences=("mean", "geometric-median", "clipping:c=2.0 | nnm | trimmed-mean"),
+            seeds=(1, 2),
+        )
         for browser in everywhere(self, page(made, filled(made), Path("lab")), "sweep"):
-            self.assertEqual(browser.evaluate(PAINTED), [True] * 2)
+            self.assertEqual(browser.evaluate(PAINTED), [True] * 4)
             colour = "getComputedStyle(document.querySelector('.heat td')).backgroundColor"
             self.assertRegex(browser.evaluate(colour), r"^rgb\(\d+, \d+, \d+\)$")
             browser.mouse(".u-over", (0.5, 0.5), (0.85, 0.5))
             tip = browser.evaluate("document.querySelector('.tip').textContent")
             self.assertRegex(tip, "^round 9mean 90 %")
+            browser.evaluate("document.querySelector('td a').click()")
+            browser.wait_for("document.querySelector('details[open]')?.id === 'cell-0-0'")
 
 
 class NotebookTests(SynchronousTestCase):
