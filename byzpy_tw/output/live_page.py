@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from secrets import token_hex
 from typing import Any
 
@@ -10,14 +10,22 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.output.metrics import exposition
-from byzpy_tw.output.view import Places
+from byzpy_tw.output.view import (
+    Event,
+    Kind,
+    Notice,
+    RoundCompleted,
+    RunConfigured,
+    RunEnded,
+    RunFinished,
+    RunStarted,
+    ServersKnown,
+)
 from byzpy_tw.report.html import script_json
 from byzpy_tw.report.load import collect_facts
-from byzpy_tw.report.model import RunReport
+from byzpy_tw.report.model import RunReport, ServerState
 from byzpy_tw.scheduling import clock
-from byzpy_tw.workers.spec import NodeSpec
 
 _PACE = 0.5  # seconds: the data is not made anew more often, however many ask for it
 _LONGEST = 2.0  # seconds between two, where making it takes long
@@ -37,7 +45,7 @@ class LivePage:
 
     run_report: RunReport
     _reactor: IReactorTime
-    _places: Places | None = field(default=None, init=False)
+    _list_servers: Callable[[], Sequence[ServerState]] | None = field(default=None, init=False)
     _token: str = field(factory=lambda: token_hex(4), init=False)  # of this process's page
     _changes: int = field(default=1, init=False)
     _made: tuple[int, bytes] = field(default=(0, b""), init=False)  # of which change, what
@@ -46,62 +54,44 @@ class LivePage:
     _watching: dict[str, float] = field(factory=dict, init=False)  # who, and when they asked
     _heard: Deferred[None] | None = field(default=None, init=False)  # all of them have
 
-    # -- as a view
-
-    def say(self, line: str) -> None:
-        pass  # what it says is on the page
-
-    def notice(self, line: str) -> None:
-        self.run_report.add_event(line)
+    def handle(self, event: Event) -> None:
+        run_report = self.run_report
+        match event:
+            case Notice(kind=Kind.INFO) | RunConfigured() | RunFinished():
+                return  # the page shows it in other ways
+            case Notice():
+                # An event between two rounds belongs to the next one.
+                between = event.kind is Kind.EVENT and event.round is None
+                run_report.add_event(event.line, (between and run_report.history.done) or None)
+            case ServersKnown():
+                self._list_servers = event.list_servers
+                return
+            case RunStarted():
+                for record in event.records:
+                    run_report.add(record)
+                run_report.facts = collect_facts(event.description, {})
+            case RoundCompleted():
+                run_report.result = {"seconds": event.elapsed}
+                run_report.history.add(event.record)  # its events were handled as they happened
+            case RunEnded():
+                self._end(event.result)
         self._changes += 1
 
-    def event(self, line: str) -> None:
-        begun = self.run_report.history.done > 0 and not line.startswith("round ")
-        self.run_report.add_event(line, self.run_report.history.done if begun else None)
-        self._changes += 1
-
-    def tell(self, line: str) -> None:
-        self.notice(line)
-
-    def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
-        pass
-
-    def watch(self, servers: Places) -> None:
-        self._places = servers
-
-    def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:
-        self._changes += 1
-
-    def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-        for record in records:
-            self.run_report.add(record)
-        self.run_report.facts = collect_facts(description, {})
-        self._changes += 1
-
-    def round(self, record: Mapping[str, Any], elapsed: float) -> None:
-        self._changes += 1
-        self.run_report.result = {"seconds": elapsed}
-        self.run_report.history.add(record)  # its events were told as they happened
-
-    def over(self, result: Mapping[str, Any]) -> None:
+    def _end(self, result: Mapping[str, Any]) -> None:
         self.refresh()
-        self._places = None  # the run is let go of
+        self._list_servers = None  # the run is let go of
         self.run_report.status, self.run_report.error = result["status"], result["error"]
         self.run_report.result = {
             k: v for k, v in result.items() if isinstance(v, (int, float, str))
         }
-        self._changes += 1
         self._rest = 0.0  # this must not wait for its time
-
-    def result(self, result: Mapping[str, Any], directory: str) -> None:
-        pass
 
     # -- for those who ask
 
     def refresh(self) -> None:
         """Look where each node lives now."""
-        if self._places is not None:
-            self.run_report.servers = list(self._places())
+        if self._list_servers is not None:
+            self.run_report.servers = list(self._list_servers())
 
     def data(self, seen: str, who: str) -> tuple[str, bytes]:
         """The newest version's name, and its JSON; nothing where `seen` is the newest.
