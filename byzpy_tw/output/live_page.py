@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from secrets import token_hex
 from typing import Any
 
@@ -10,15 +10,23 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.output.metrics import exposition
-from byzpy_tw.output.view import Places
+from byzpy_tw.output.view import (
+    Event,
+    Kind,
+    Notice,
+    RoundCompleted,
+    RunConfigured,
+    RunEnded,
+    RunFinished,
+    RunStarted,
+    ServersKnown,
+)
 from byzpy_tw.report.curves import page_data
 from byzpy_tw.report.html import script_json
 from byzpy_tw.report.load import collect_facts
-from byzpy_tw.report.model import RunReport
+from byzpy_tw.report.model import RunReport, ServerState
 from byzpy_tw.scheduling import clock
-from byzpy_tw.workers.spec import NodeSpec
 
 _PACE = 0.5  # seconds: an answer is not made anew more often, however many ask for it
 _LONGEST = 2.0  # seconds between two, where making it takes long
@@ -45,7 +53,7 @@ class LivePage:
 
     run_report: RunReport
     _reactor: IReactorTime
-    _places: Places | None = field(default=None, init=False)
+    _list_servers: Callable[[], Sequence[ServerState]] | None = field(default=None, init=False)
     _token: str = field(factory=lambda: token_hex(4), init=False)  # of this process's page
     _changes: int = field(default=1, init=False)
     _data: _Answer = field(factory=_Answer, init=False)
@@ -53,56 +61,35 @@ class LivePage:
     _watching: dict[str, float] = field(factory=dict, init=False)  # when each asked last
     _told: Deferred[None] | None = field(default=None, init=False)  # all of them, of the end
 
-    # -- as a view
-
-    def say(self, line: str) -> None:
-        pass  # what it says is on the page
-
-    def notice(self, line: str) -> None:
-        self.run_report.add_event(line)
+    def handle(self, event: Event) -> None:
+        report = self.run_report
+        match event:
+            case Notice(kind=Kind.INFO) | RunConfigured() | RunFinished():
+                return  # the page shows it in other ways
+            case Notice(kind=Kind.EVENT, round=None):  # between two rounds: of the next one
+                report.add_event(event.text, report.history.done or None)
+            case Notice(round=None):
+                report.add_event(event.line)
+            case Notice():
+                report.add_event(event.text, event.round)
+            case ServersKnown():
+                self._list_servers = event.list_servers
+            case RunStarted():
+                for record in event.records:
+                    report.add(record)
+                report.facts = collect_facts(event.description, {})
+            case RoundCompleted():
+                report.result = {"seconds": event.elapsed}
+                report.history.add(event.record)  # its events were handled as they happened
+            case RunEnded():
+                self._look_up_servers()
+                self._list_servers = None  # nothing of the run is kept
+                result = event.result
+                report.status, report.error = result["status"], result["error"]
+                plain = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
+                report.result = plain
+                self._data.rest = 0.0  # this must not wait for its time
         self._changes += 1
-
-    def event(self, line: str) -> None:
-        begun = self.run_report.history.done > 0 and not line.startswith("round ")
-        self.run_report.add_event(line, self.run_report.history.done if begun else None)
-        self._changes += 1
-
-    def tell(self, line: str) -> None:
-        self.notice(line)
-
-    def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
-        pass
-
-    def watch(self, servers: Places) -> None:
-        self._places = servers
-        self._changes += 1
-
-    def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:
-        self._changes += 1
-
-    def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-        for record in records:
-            self.run_report.add(record)
-        self.run_report.facts = collect_facts(description, {})
-        self._changes += 1
-
-    def round(self, record: Mapping[str, Any], elapsed: float) -> None:
-        self._changes += 1
-        self.run_report.result = {"seconds": elapsed}
-        self.run_report.history.add(record)  # its events were told as they happened
-
-    def over(self, result: Mapping[str, Any]) -> None:
-        self._look_up_servers()
-        self._places = None  # nothing of the run is kept
-        self.run_report.status, self.run_report.error = result["status"], result["error"]
-        self.run_report.result = {
-            k: v for k, v in result.items() if isinstance(v, (int, float, str))
-        }
-        self._changes += 1
-        self._data.rest = 0.0  # this must not wait for its time
-
-    def result(self, result: Mapping[str, Any], directory: str) -> None:
-        pass
 
     # -- for those who ask
 
@@ -134,8 +121,8 @@ class LivePage:
         return answer
 
     def _look_up_servers(self) -> None:
-        if self._places is not None:
-            self.run_report.servers = list(self._places())
+        if self._list_servers is not None:
+            self.run_report.servers = list(self._list_servers())
 
     def _note_watcher(self, watcher: str, is_told: bool) -> None:
         now = clock.seconds(self._reactor)
