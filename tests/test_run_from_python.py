@@ -323,7 +323,7 @@ class ResultTests(SynchronousTestCase):
         shown = Result.read(run_folder(self, status="diverged", error="</script>"))._repr_html_()
         self.assertIn('"mean":[0.0,null,0.5]', shown)
         table, _, script = shown.partition("<script>")
-        self.assertIn("<td>50.00%</td>", table)
+        self.assertIn("<td>50.00% (worst", table)
         self.assertIn("&lt;/script&gt;", table)
         self.assertIn("&lt;b&gt;run", table)
         self.assertEqual(script.count("</script>"), 1)

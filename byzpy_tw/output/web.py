@@ -200,6 +200,8 @@ class Web:
     page: LivePage
     _text: str  # the endpoint, as the user wrote it
     _reactor: Any
+    is_local: bool = field(default=True, init=False)  # only programs of this machine connect
+    is_public: bool = field(default=False, init=False)  # other machines can
     _port: IListeningPort | None = field(default=None, init=False)
     _factory: LimitedConnections = field(init=False)
 
@@ -211,7 +213,7 @@ class Web:
         """Listen, and return the URL; raises `ConfigError` and `CannotListen`."""
         endpoint = parse_endpoint(self._text, self._reactor)
         try:
-            self._port = await endpoint.listen(self._factory)
+            self._port = port = await endpoint.listen(self._factory)
         except CannotListenError as e:
             raise CannotListen(
                 f"--web {self._text}: {getattr(e.socketError, 'strerror', None) or e}: "
@@ -219,26 +221,9 @@ class Web:
             ) from e
         except (OSError, OverflowError, ValueError) as e:  # port 70000, say
             raise CannotListen(f"--web {self._text}: {e}") from e
-        return self.url
-
-    @property
-    def _address(self) -> Any:
-        assert self._port is not None
-        return self._port.getHost()
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only programs of this machine can connect, through its loopback."""
-        return _is_loopback(getattr(self._address, "host", ""))
-
-    @property
-    def is_public(self) -> bool:
-        """Whether other machines can connect."""
-        return hasattr(self._address, "port") and not self.is_local
-
-    @property
-    def url(self) -> str:
-        address = self._address
+        address = port.getHost()
+        self.is_local = _is_loopback(getattr(address, "host", ""))
+        self.is_public = hasattr(address, "port") and not self.is_local
         if not hasattr(address, "port"):
             return self._text
         name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)

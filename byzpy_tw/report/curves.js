@@ -73,10 +73,16 @@ const byzpy = (() => {
     return element("span.key", sample, s.name);
   }));
 
-  // -- one chart
+  // -- charts, as byzpy_tw/report/curves.py makes them
 
-  // `spec` is as byzpy_tw/report/curves.py makes it.  Called again for the same `holder`, a
-  // chart takes the new figures and stays zoomed.
+  // Called again for the same `holder`, charts take the new figures and stay zoomed.
+  function drawCharts(holder, specs) {
+    for (const [i, spec] of specs.entries()) {
+      if (!holder.children[i]) holder.append(element("figure", { "data-part": spec.name }));
+      chart(holder.children[i], spec);
+    }
+  }
+
   const charts = new WeakMap();
   function chart(holder, spec) {
     const text = JSON.stringify(spec);
@@ -233,5 +239,5 @@ const byzpy = (() => {
     event.preventDefault();
   }
 
-  return { element, shape, number, duration, roundsOf, showTip, legend, chart };
+  return { element, shape, number, duration, roundsOf, showTip, legend, drawCharts };
 })();

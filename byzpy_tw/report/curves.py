@@ -25,6 +25,12 @@ def line(index: int, name: str, values: Mapping[str, Any], **more: Any) -> dict[
     return {"name": name, **style, **values, **more}
 
 
+def accuracy_chart(
+    rounds: Mapping[str, int], series: Sequence[Any], title: str = "Accuracy on the test data"
+) -> dict[str, Any]:
+    return _chart("accuracy", title, "share", rounds, series, floor=0, ceiling=1)
+
+
 def page_data(reports: Sequence[RunReport]) -> dict[str, Any]:
     """Return all that a page of one run, or of several, is drawn from."""
     runs = [report.plain() for report in reports]
@@ -38,48 +44,41 @@ def run_charts(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the charts of one run, given as `RunReport.plain` has it."""
     curves, rounds = run["curves"], run["rounds"]
     losses = [
-        {**line(7, "honest nodes, on their batches", curves["loss"]), "dash": 0},
-        {**line(1, "test data", curves["test_loss"], dots=True), "dash": 0},
+        line(7, "honest nodes, on their batches", curves["loss"], dash=0),
+        line(1, "test data", curves["test_loss"], dots=True, dash=0),
     ]
     phases = [
         {"name": name, "mark": f"p{i}", "mean": mean}
         for i, (name, mean) in enumerate(run["phases"].items())
     ]
+    title = "Time of a round, by phase"
     return [
-        _accuracy(rounds, [line(0, "accuracy", curves["accuracy"], dots=True)]),
+        accuracy_chart(rounds, [line(0, "accuracy", curves["accuracy"], dots=True)]),
         _chart("loss", "Loss", "number", rounds, losses),
-        _chart("phases", "Time of a round, by phase", "seconds", rounds, phases,
-               floor=0, stacked=True),
-    ]  # fmt: skip
+        _chart("phases", title, "seconds", rounds, phases, floor=0, stacked=True),
+    ]
 
 
 def comparison_charts(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the charts that lay several runs over each other."""
     rounds = {key: max(run["rounds"][key] for run in runs) for key in ("span", "width", "done")}
 
-    def lines(name: str, **more: Any) -> list[dict[str, Any]]:
+    def lines(name: str, dots: bool = True) -> list[dict[str, Any]]:
+        means = [{"mean": run["curves"][name]["mean"]} for run in runs]
+        widths = [run["rounds"]["width"] for run in runs]
         return [
-            line(i, run["name"], {"mean": run["curves"][name]["mean"]},
-                 width=run["rounds"]["width"], **more)
-            for i, run in enumerate(runs)
-        ]  # fmt: skip
+            line(i, run["name"], means[i], width=widths[i], dots=dots) for i, run in enumerate(runs)
+        ]
 
     return [
-        _accuracy(rounds, lines("accuracy", dots=True)),
-        _chart("loss", "Loss on the test data", "number", rounds, lines("test_loss", dots=True)),
-        _chart("seconds", "Seconds a round", "seconds", rounds, lines("seconds"), floor=0),
+        accuracy_chart(rounds, lines("accuracy")),
+        _chart("loss", "Loss on the test data", "number", rounds, lines("test_loss")),
+        _chart("seconds", "Seconds a round", "seconds", rounds, lines("seconds", False), floor=0),
     ]
 
 
-def _accuracy(rounds: Mapping[str, int], series: Sequence[Any]) -> dict[str, Any]:
-    title = "Accuracy on the test data"
-    return _chart("accuracy", title, "share", rounds, series, floor=0, ceiling=1)
-
-
 def _chart(
-    name: str, title: str, format: str, rounds: Mapping[str, int], series: Sequence[Any],
-    **more: Any,
-) -> dict[str, Any]:  # fmt: skip
-    return {
-        "name": name, "title": title, "format": format, "rounds": rounds, "series": series, **more,
-    }  # fmt: skip
+    name: str, title: str, format: str, rounds: Any, series: Sequence[Any], **more: Any
+) -> dict[str, Any]:
+    described = {"name": name, "title": title, "format": format}
+    return {**described, "rounds": rounds, "series": series, **more}

@@ -20,11 +20,12 @@ CHART_SCRIPTS = ("vendor/uPlot.iife.min.js", "curves.js")
 CHART_STYLES = ("vendor/uPlot.min.css", "curves.css")
 SCRIPTS = (*CHART_SCRIPTS, "run.js")
 STYLES = (*CHART_STYLES, "page.css")
+_BODY = '<main id="page"></main>'
 
 
 @cache
 def read_asset(name: str) -> str:
-    """Return a script or stylesheet; what is vendored begins with its licence."""
+    """Return a script or stylesheet; a vendored one begins with its licence."""
     text = (files("byzpy_tw.report") / name).read_text(encoding="utf-8")
     if not name.startswith("vendor/u"):
         return text
@@ -36,14 +37,9 @@ def read_assets(names: Sequence[str]) -> str:
 
 
 def standalone_page(
-    title: str,
-    data: Mapping[str, Any],
-    plain_text: Sequence[str] = (),
-    *,
-    scripts: Sequence[str] = SCRIPTS,
-    body: str = '<main id="page"></main>',
-    rules: str = "",
-) -> str:
+    title: str, data: Mapping[str, Any], plain_text: Sequence[str] = (), *,
+    scripts: Sequence[str] = SCRIPTS, body: str = _BODY, rules: str = "",
+) -> str:  # fmt: skip
     """Return a whole page about `data`, which the last of `scripts` draws in `body`.
 
     `plain_text` is for readers without JavaScript; `rules` is CSS for this page only.
@@ -58,15 +54,16 @@ def standalone_page(
         f'<script type="application/json" id="data">{script_json(data)}</script>',
         *(f"<script>{text}</script>" for text in code),
     ]
-    return _page(title, head, [body, _without_scripts(plain_text), *elements])
+    return _page(title, head, body, plain_text, elements)
 
 
 def served_page(title: str, data_url: str) -> str:
-    """Return the same page for a server that has the scripts and data beside it."""
-    head = '<link rel="stylesheet" href="/page.css">'
-    scripts = [f'<script src="/{name}"></script>' for name in SCRIPTS]
-    follow = f'<div id="follow" data-url="{html.escape(data_url)}"></div>'
-    return _page(title, head, ['<main id="page"></main>', _without_scripts(), follow, *scripts])
+    """Return the same page for a server that has the scripts, and data that changes."""
+    elements = [
+        f'<div id="follow" data-url="{html.escape(data_url)}"></div>',
+        *(f'<script src="/{name}"></script>' for name in SCRIPTS),
+    ]
+    return _page(title, '<link rel="stylesheet" href="/page.css">', _BODY, (), elements)
 
 
 def script_json(data: Any) -> str:
@@ -82,21 +79,25 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def _without_scripts(lines: Sequence[str] = ()) -> str:
-    told = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    return f"<noscript>{told}<p>The curves need JavaScript, which is in this page.</p></noscript>"
-
-
-def _page(title: str, head: str, parts: Sequence[str]) -> str:
-    return "\n".join(
-        [
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            '<meta name="referrer" content="no-referrer">',
-            '<link rel="icon" href="data:,">',  # or a browser would ask for one
-            f"<title>{html.escape(title)}</title>\n{head}\n</head>\n<body>",
-            *parts,
-            "</body>\n</html>\n",
-        ]
-    )
+def _page(
+    title: str, head: str, body: str, plain_text: Sequence[str], elements: Sequence[str]
+) -> str:
+    lines = (*plain_text, "The curves need JavaScript, which is in this page.")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta name="referrer" content="no-referrer">
+<link rel="icon" href="data:,"><!-- or a browser would ask for one -->
+<title>{html.escape(title)}</title>
+{head}
+</head>
+<body>
+{body}
+<noscript>{"".join(f"<p>{html.escape(line)}</p>" for line in lines)}</noscript>
+{"".join(elements)}
+</body>
+</html>
+"""

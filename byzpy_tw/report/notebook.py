@@ -18,11 +18,6 @@ th, td { text-align: left; }
 [data-jp-theme-light="true"] &, .vscode-light & { color-scheme: light; }
 [data-jp-theme-light="false"] &, .vscode-dark &, [theme="dark"] & { color-scheme: dark; }
 """
-_DRAW = """for (const spec of charts) {
-  const figure = byzpy.element("figure");
-  holder.append(figure);
-  byzpy.chart(figure, spec);
-}"""
 
 
 def html_of(result: Result) -> str:
@@ -30,23 +25,22 @@ def html_of(result: Result) -> str:
 
     Styles hold inside the fragment only, and its scripts leave no global names.
     """
-    config, figures = result.config, result.figures
+    config = result.config
     report = begin(result.path.name, config.to_dict())
     for record in result.history:
         report.add(record)
     attack = f"{config.num_byz} x {config.attack}" if config.num_byz else "no attack"
+    accuracies = [result.accuracy, *map(result.figures.get, ("worst_accuracy", "best_accuracy"))]
+    shares = ["-" if share is None else f"{share:.2%}" for share in accuracies]
     rows = {
+        "status": f"{result.status}: {result.rounds} of {config.rounds} rounds",
+        "accuracy": f"{shares[0]} (worst {shares[1]}, best {shares[2]})",
         "rule": f"{config.pipeline}, f = {config.f}, against {attack}",
-        "accuracy": _percent(result.accuracy),
-        "worst": _percent(figures.get("worst_accuracy")),
-        "best": _percent(figures.get("best_accuracy")),
-        "dataset": config.dataset,
-        "model": config.model,
-        "nodes": f"{config.num_honest} honest, {config.num_byz} Byzantine",
-        "error": figures.get("error") or "",
+        "data": f"{config.dataset}, {config.model}, {config.num_honest} honest nodes",
+        "error": result.figures.get("error") or "",
         "records": str(result.path),
     }
-    cells = "".join(
+    table = "".join(
         f'<tr><th scope="row">{name}</th><td>{escape(value)}</td></tr>'
         for name, value in rows.items()
         if value
@@ -55,14 +49,9 @@ def html_of(result: Result) -> str:
     style = read_assets(CHART_STYLES).replace(":root", "&") + _STYLE
     return (
         f'<div class="byzpy-tw-result"><style>.byzpy-tw-result {{ {style} }}</style>'
-        f"<p><b>{result.status}: {result.rounds} of {config.rounds} rounds</b></p>"
-        f'<div class="grid" id="{name}"></div><table>{cells}</table>'
+        f'<div class="grid" id="{name}"></div><table>{table}</table>'
         f"<script>(() => {{\n{read_assets(CHART_SCRIPTS)}\n"
         f'const holder = document.getElementById("{name}");\n'
-        f"const charts = {script_json(run_charts(report.plain())[:2])};\n"
-        f"{_DRAW}\n}})();</script></div>"
+        f"byzpy.drawCharts(holder, {script_json(run_charts(report.plain())[:2])});\n"
+        "})();</script></div>"
     )
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.2%}"

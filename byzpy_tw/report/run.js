@@ -1,7 +1,7 @@
 "use strict";
 // The page of one run, of several side by side, or of one under way.
 (() => {
-  const { element, shape, number, duration, roundsOf, showTip, chart } = byzpy;
+  const { element, shape, number, duration, roundsOf, showTip, drawCharts } = byzpy;
   const page = document.getElementById("page");
 
   const STATES = { s: "selected", x: "excluded", r: "refused", t: "late", l: "lost",
@@ -40,10 +40,8 @@
     return all ? Math.round(100 * totals.selected / all) + " %" : "";
   };
 
-  function curves(parent, charts) {
-    const grid = within(section(parent, "curves"), "grid", "div.grid");
-    for (const spec of charts) chart(within(grid, spec.name, "figure"), spec);
-  }
+  const curves = (parent, charts) =>
+    drawCharts(within(section(parent, "curves"), "grid", "div.grid"), charts);
 
   // -- one run
 

@@ -2,16 +2,12 @@
 // The page of a sweep.  Without this it has everything but the curves: it draws them, opens
 // the cell that a link leads to, and copies commands.
 (() => {
-  const { element, legend, chart } = byzpy;
+  const { element, legend, drawCharts } = byzpy;
   const { charts } = JSON.parse(document.getElementById("data").textContent);
   const holder = document.getElementById("curves");
   const series = [...new Map(charts.flatMap((c) => c.series).map((s) => [s.name, s])).values()];
   holder.before(legend(series));
-  for (const spec of charts) {
-    const figure = element("figure");
-    holder.append(figure);
-    chart(figure, { ...spec, key: false });
-  }
+  drawCharts(holder, charts.map((spec) => ({ ...spec, key: false })));
   function openTarget() {
     const found = location.hash && document.getElementById(location.hash.slice(1));
     if (found && found.tagName === "DETAILS") { found.open = true; found.scrollIntoView(); }

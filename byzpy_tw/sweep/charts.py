@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from byzpy_tw.report.curves import line
+from byzpy_tw.report.curves import accuracy_chart, line
 from byzpy_tw.report.downsample import COLUMNS, Series
 from byzpy_tw.sweep.grid import Grid
 from byzpy_tw.sweep.results import CellResult, NodeShare
@@ -20,29 +20,25 @@ def charts(grid: Grid, outcomes: Sequence[CellResult]) -> list[dict[str, Any]]:
     """
     rounds, across = grid.base.rounds, len(grid.attacks)
     width = -(-rounds // COLUMNS)
-    shape = {"span": rounds, "width": width, "done": rounds}
     return [
-        {
-            "name": f"attack{column}", "title": attack, "format": "share", "rounds": shape,
-            "floor": 0, "ceiling": 1,
-            "series": [_line(outcome, width) for outcome in outcomes[column::across]],
-        }
+        accuracy_chart(
+            {"span": rounds, "width": width, "done": rounds},
+            [_line(outcome, width) for outcome in outcomes[column::across]],
+            attack,
+        )
         for column, attack in enumerate(grid.attacks)
-    ]  # fmt: skip
+    ]
 
 
 def _line(outcome: CellResult, width: int) -> dict[str, Any]:
-    values = Series()
-    columns = 0
-    for ended in outcome.ended:
-        for rounds, accuracy in ended.curve:
-            values.add((rounds - 1) // width, accuracy)
-            columns = max(columns, (rounds - 1) // width + 1)
+    values, columns = Series(), 0
+    for rounds, accuracy in (point for ended in outcome.ended for point in ended.curve):
+        column = (rounds - 1) // width
+        values.add(column, accuracy)
+        columns = max(columns, column + 1)
     # Where the attack failed the line is no other attack's equal.
-    faint = bool(outcome.attack_failures)
-    return line(
-        outcome.cell.row, outcome.cell.defence, values.plain(columns), dots=True, faint=faint
-    )
+    more = {"dots": True, "faint": bool(outcome.attack_failures)}
+    return line(outcome.cell.row, outcome.cell.defence, values.plain(columns), **more)
 
 
 def bars(shares: Sequence[NodeShare]) -> str:
