@@ -31,6 +31,7 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.view import Views
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.frames import Header, Kind
@@ -431,7 +432,7 @@ class EndTests(SynchronousTestCase):
         # A pool that does nothing: it is busy with what was interrupted.
         self.pool = HandCrankedPool()
         self.training = Training(
-            config, registry(), resolve_rules(config, registry()), TextOutput(lambda _: None, True),
+            config, registry(), resolve_rules(config, registry()), Views(TextOutput(lambda _: None, True)),
             RunDirectory.create(self.folder), Observers(registry()), 1, ClockReactor(), self.pool,
         )  # fmt: skip
         self.stuck = [_Stuck(), _Stuck()]

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 from byzpy_tw.config.paths import absolute, resolve_paths
 from byzpy_tw.config.run import RunConfig, make_run_dir
 from byzpy_tw.config.unused import drop_unused
-from byzpy_tw.console import flush_streams, print_error, say
+from byzpy_tw.console import flush_streams, print_error, report_error, say
 from byzpy_tw.errors import (
     ByzpyTwError,
     Diverged,
@@ -45,7 +45,7 @@ from byzpy_tw.output.outputs import (
     make_terminal_view,
     serve,
 )
-from byzpy_tw.output.view import View, Views
+from byzpy_tw.output.view import RunConfigured, RunEnded, RunFinished, View, Views
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.addresses import Address, parse_addresses
@@ -113,12 +113,12 @@ async def train(
     is on standard error.  Cancelling is as of `run_prepared`.
     """
     run = PreparedRun(config, registry, rules, directory, resume_point or new_resume_point())
-    terminal = terminal or make_line_view(config, write)
-    outcome = await run_prepared(reactor, run, write, terminal)
+    views = Views(terminal or make_line_view(config, write))
+    outcome = await run_prepared(reactor, run, write, views)
     if outcome.error is not None:
-        report(outcome.error)
+        report_error(outcome.error)
         if outcome.resumable:
-            terminal.tell(outcome.resumable)
+            views.tell(outcome.resumable)
     return outcome.code
 
 
@@ -134,7 +134,7 @@ async def run_prepared(
     threads = config.threads or cores()
     pool = make_pool(threads)
     screen = Views(terminal or make_line_view(config, write))
-    screen.configuration(config, str(directory.path), threads)
+    screen.handle(RunConfigured(config, str(directory.path), threads))
     training = Training(
         config, registry, run.rules, screen, directory, Observers(registry), threads, reactor,
         pool, run.resume_point,
@@ -187,14 +187,14 @@ async def run_prepared(
                 screen.tell(training.resumable)
         finally:
             draw_report(directory.path, screen)
-            screen.over(training.result(error))
+            screen.handle(RunEnded(training.result(error)))
             if web is not None:
                 await web.close()
             if servers is not None:
                 await servers.stop()
             reactor_thread.release()
             pool.shutdown(wait=False, cancel_futures=True)
-    screen.result(result, str(directory.path))
+    screen.handle(RunFinished(result, str(directory.path)))
     return RunOutcome(error, training.resumable)  # type: ignore[arg-type]
 
 
@@ -258,7 +258,7 @@ def run_program(config: RunConfig, registry: Registry, beneath: Collection[str] 
     try:
         run = prepare_run(config, registry, beneath)
     except ByzpyTwError as e:
-        report(e)
+        report_error(e)
         return e.exit_code
     return _run_in_reactor(run)
 
@@ -266,10 +266,10 @@ def run_program(config: RunConfig, registry: Registry, beneath: Collection[str] 
 def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> int:
     """Go on with the run in `path`, with the options `given`; the exit code."""
     try:
-        tell = JsonLines(say).tell if given.get("json") else say
+        tell = Views(JsonLines(say)).tell if given.get("json") else say
         run = prepare_resume(path, given, registry, tell)
     except ByzpyTwError as e:
-        report(e)
+        report_error(e)
         return e.exit_code
     return 0 if run is None else _run_in_reactor(run)
 
@@ -279,7 +279,7 @@ def _run_in_reactor(run: PreparedRun) -> int:
 
     configure_malloc()
     start_logging(run.directory.path)
-    terminal = make_terminal_view(run.config, say)
+    terminal = Views(make_terminal_view(run.config, say))
     return ReactorProgram(reactor, terminal.tell).run(
         lambda: train(
             reactor,
@@ -345,7 +345,7 @@ class ReactorProgram:
         if self._signal:
             self.code = 128 + self._signal
         elif isinstance(result, Failure) and result.check(ByzpyTwError):
-            report(result.value)  # such as a full disk, met while writing the result
+            report_error(result.value)  # such as a full disk, met while writing the result
             self.code = result.value.exit_code
         elif isinstance(result, Failure):
             # Nothing that a user or a peer did: a bug, so say all of it.
@@ -353,11 +353,6 @@ class ReactorProgram:
         else:
             self.code = result
         self._reactor.stop()
-
-
-def report(error: BaseException) -> None:
-    """One line on standard error."""
-    print_error(f"byzpy_tw: error: {format_error(error)}")
 
 
 def start_logging(folder: Path) -> None:

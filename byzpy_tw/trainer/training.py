@@ -23,7 +23,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged, UnsuitableData
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.output.observers import Observers
-from byzpy_tw.output.view import View
+from byzpy_tw.output.view import NodesPlaced, RoundCompleted, RunStarted, ServersKnown, Views
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.records.folder import RunDirectory
@@ -139,7 +139,7 @@ class Training:
     config: RunConfig
     registry: Registry
     rules: ResolvedRules
-    screen: View
+    screen: Views
     directory: RunDirectory
     observers: Observers
     threads: int
@@ -205,7 +205,7 @@ class Training:
             "the trial before round 0 took {seconds:.3f} s", seconds=trial_outcome.seconds
         )
         for line in prepared.warnings:
-            self.screen.notice(f"warning: {line}")
+            self.screen.warn(line)
         for line in compare_with_recorded(
             self.begun,
             prepared.learner.dimension,
@@ -214,7 +214,7 @@ class Training:
             prepared.environment,
             self.config.strict,
         ):
-            self.screen.notice(f"warning: {line}: results may differ in their last bits")
+            self.screen.warn(f"{line}: results may differ in their last bits")
         return prepared
 
     # -- the run
@@ -231,7 +231,7 @@ class Training:
             config.round_timeout,
         )
         self._cluster = cluster = self._make_cluster(slots, prepared, collector)
-        self.screen.watch(cluster.server_states)
+        self.screen.handle(ServersKnown(cluster.server_states))
         rounds = Rounds(
             config,
             cluster,
@@ -294,13 +294,13 @@ class Training:
             for line in lines:
                 self.screen.notice(line)
         await cluster.start()
-        self.screen.placement(cluster.assignments())
+        self.screen.handle(NodesPlaced(cluster.assignments()))
         description = self._description(cluster)
         self.directory.write_config(description)
         if self.begun.description:
             again = "" if self.begun.round else ", for there is no checkpoint"
             self.screen.say(f"going on with round {self.begun.round + 1}{again}")
-        self.screen.begun(description, self.begun.records)
+        self.screen.handle(RunStarted(description, self.begun.records))
         self.observers.tell("run_started", config=description)
 
     async def _finish_round(self, number: int, running: Deferred[CompletedRound]) -> None:
@@ -325,12 +325,13 @@ class Training:
         self.observers.tell("round_completed", record=record)
         if before is None and failures is not None:
             self.screen.event(
-                f"round {number}: the attack {self.config.attack!r} failed at node "
-                f"{failures.node}: {failures.why}; its nodes count as refused"
+                f"the attack {self.config.attack!r} failed at node {failures.node}: "
+                f"{failures.why}; its nodes count as refused",
+                number,
             )
         for line in ran.news:
-            self.screen.event(f"round {number}: {line}")
-        self.screen.round(record, self._elapsed())
+            self.screen.event(line, number)
+        self.screen.handle(RoundCompleted(record, self._elapsed()))
         if ran.state is not None:
             writing = self._saving.begin(ran.state, self._elapsed())
             if self.config.checkpoint_interval is None:
@@ -409,7 +410,7 @@ class Training:
             raise
         except Exception as e:
             if self.status == "finished":
-                self.screen.notice(f"warning: {e}")
+                self.screen.warn(str(e))
             else:
                 self.screen.event(f"no newer checkpoint than of round {self._saving.round}: {e}")
 

@@ -17,6 +17,7 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.view import Views
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.resume import ResumePoint
@@ -159,7 +160,7 @@ class SimulatedTrainer:
         rules: ResolvedRules = resolve_rules(config, registry)
         self._watched = rules.aggregation = WatchedRules(rules.aggregation, reactor)
         self.training = training = Training(
-            config, registry, rules, TextOutput(self.said.append), self.folder,  # type: ignore
+            config, registry, rules, Views(TextOutput(self.said.append)), self.folder,  # type: ignore
             Observers(registry), THREADS, reactor, pool, self.begun,
         )  # fmt: skip
         training._saving._thread = reactor.pool(1, self.speed)
