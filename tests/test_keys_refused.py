@@ -295,7 +295,7 @@ class TicketTests(KeysCase):
         host = self.dial(first, self.cluster.trainer())
         await host.hello()
         second.tickets, second.insecure = first.tickets, True
-        host.address = second.address
+        host.endpoint.address = second.address
         error = await self.assertFailure(
             Deferred.fromCoroutine(host.open("r", SPEC, Vectors())), KeysRefused
         )

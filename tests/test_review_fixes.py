@@ -29,6 +29,7 @@ from byzpy_tw.errors import (
     UnknownRun,
     WireError,
 )
+from byzpy_tw.output import program
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import Views
@@ -45,7 +46,7 @@ from byzpy_tw.scheduling import node_scheduler
 from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool, SlowTransport
-from byzpy_tw.trainer import run, server_client
+from byzpy_tw.trainer import server_client
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import MAX_UNREQUESTED, Collector
 from byzpy_tw.trainer.in_process_server import InProcessServer
@@ -432,8 +433,9 @@ class EndTests(SynchronousTestCase):
         # A pool that does nothing: it is busy with what was interrupted.
         self.pool = HandCrankedPool()
         self.training = Training(
-            config, registry(), resolve_rules(config, registry()), Views(TextOutput(lambda _: None, True)),
-            RunDirectory.create(self.folder), Observers(registry()), 1, ClockReactor(), self.pool,
+            config, registry(), resolve_rules(config, registry()),
+            Views(TextOutput(lambda _: None, True)), RunDirectory.create(self.folder),
+            Observers(registry()), 1, ClockReactor(), self.pool,
         )  # fmt: skip
         self.stuck = [_Stuck(), _Stuck()]
         slots = [ServerSlot("h", lambda: None) for _ in self.stuck]  # type: ignore
@@ -464,10 +466,10 @@ class EndTests(SynchronousTestCase):
     def test_an_error_while_finishing(self) -> None:
         """A full disk is told in one line."""
         told: list[Any] = []
-        self.patch(run, "report", told.append)
+        self.patch(program, "report_error", told.append)
         reactor: Any = type("Reactor", (), {"stop": lambda self: None})()
-        ended = run.ReactorProgram(reactor)
-        ended._ended(Failure(RunDirectoryError("no space left")))
+        ended = program.ReactorProgram(reactor)
+        ended._stop(Failure(RunDirectoryError("no space left")))
         self.assertEqual((ended.code, len(told)), (RunDirectoryError.exit_code, 1))
 
 
