@@ -26,8 +26,8 @@ from byzpy_tw.errors import (
 from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.placement import Placement, ServerState
 from byzpy_tw.scheduling import clock
-from byzpy_tw.trainer import handshake
 from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.handshake import Handshake, same_bits, same_server_error
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_interface import Notify, Opened, Server
 from byzpy_tw.trainer.server_slot import ServerSlot, SlotState
@@ -71,12 +71,16 @@ class Cluster:
     _spent: list[int] = field(factory=lambda: [0, 0], init=False)  # bytes of lost servers
     _closed: bool = field(default=False, init=False)
     _by_name: dict[str, ServerSlot] = field(init=False)
+    _handshake: Handshake = field(init=False)
 
     log = Logger()
 
     def __attrs_post_init__(self) -> None:
         config = self.terms.config
         self._by_name = {slot.name: slot for slot in self.slots}
+        self._handshake = Handshake(
+            config, self.terms.registry, lambda line: self.notify(f"warning: {line}")
+        )
         # The trainer's own process takes all nodes.
         cap = None if config.in_process else config.max_nodes_per_server
         failover = config.failover == "on" and not self.terms.local_data
@@ -111,24 +115,21 @@ class Cluster:
 
     async def join(self, slot: ServerSlot) -> None:
         """Connect to `slot`, compare it with the terms of the run, and open the run there."""
-        terms, config = self.terms, self.terms.config
+        terms, handshake = self.terms, self._handshake
+        if slot.data_digest:  # its differences are known
+            handshake = attrs.evolve(handshake, warn=lambda line: None)
         server = slot.connect()
         server.on_lost = self.server_lost
-        first = not slot.data_digest
         theirs = await server.hello()
         slot.display_name = server.name
         self._check_single(slot, server)
-        notify: Notify = self.notify if first else lambda line: None
-        slot.same_bits = handshake.same_bits(terms.environment, theirs)
-        handshake.compare(server.name, config, terms.registry, terms.environment, theirs, notify)
-        opened = await handshake.open_run(server, terms.run, config, terms.registry, self.collector)
+        slot.same_bits = same_bits(terms.environment, theirs)
+        handshake.compare(server.name, terms.environment, theirs)
+        opened = await handshake.open_run(server, terms.run, self.collector)
         expected, local = terms.expected, terms.local_data
         if local:
             expected = attrs.evolve(expected, digest=slot.data_digest or opened.digest)
-        handshake.check_opened(
-            server.name, opened, expected, config, notify=notify, local=local,
-            exact=slot.same_bits,
-        )  # fmt: skip
+        handshake.check_opened(server.name, opened, expected, exact=slot.same_bits, local=local)
         slot.data_digest = opened.digest
 
     def _check_single(self, slot: ServerSlot, server: Server) -> None:
@@ -140,7 +141,7 @@ class Cluster:
             if there.identity == server.identity:
                 later = self.slots.index(slot) > self.slots.index(other)
                 second, first = (server, there) if later else (there, server)
-                raise handshake.same_server_error(second.name, first.name)
+                raise same_server_error(second.name, first.name)
 
     async def _spawn(self, slot: ServerSlot, nodes: Sequence[int]) -> None:
         """Spawn those of `nodes` on `slot` that are not there yet."""
@@ -148,10 +149,8 @@ class Cluster:
         new = [node for node in nodes if node not in slot.spawned_nodes]
         if new:
             specs = [self.nodes[node] for node in new]
-            await handshake.spawn(
-                slot.server, specs, self.terms.config, self.terms.registry,
-                attack=self.terms.attack if slot.same_bits else "", notify=self.notify,
-            )  # fmt: skip
+            attack = self.terms.attack if slot.same_bits else ""
+            await self._handshake.spawn(slot.server, specs, attack)
             slot.spawned_nodes.update(new)
 
     # -- between rounds

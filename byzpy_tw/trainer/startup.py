@@ -14,7 +14,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from byzpy_tw.errors import ByzpyTwError, ServerUnreachable, format_error
-from byzpy_tw.trainer import handshake
+from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_slot import ServerSlot
 
@@ -102,7 +102,7 @@ class Startup:
         for slot, job in jobs:
             started[slot.name] = Deferred.fromCoroutine(run(slot, job))
         try:
-            await handshake.gather_all(list(started.values()))
+            await gather_all(list(started.values()))
         finally:
             for alarm in alarms:
                 if alarm.active():
