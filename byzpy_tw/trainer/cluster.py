@@ -16,13 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.errors import (
-    ByzpyTwError,
-    LimitExceeded,
-    ServerBusy,
-    ServerUnreachable,
-    format_error,
-)
+from byzpy_tw.errors import ByzpyTwError, LimitExceeded, ServerBusy, ServerUnreachable, format_error
 from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.placement import Placement, ServerState
 from byzpy_tw.scheduling import clock
