@@ -89,6 +89,8 @@ class DeadlineTests(SynchronousTestCase):
     def test_a_node_without_a_server(self) -> None:
         """It is lost after the replace timeout, counted from its server's loss."""
         self.at[1] = self.placement.server_of[1] = None
+        self.round.accept(0)
+        self.round.accept(2)
         refuse = self.deadlines.unassign([1], {1: -10.0}, lambda node: True, 0.0)
         self.assertEqual(refuse, ([], []))
         self.assertEqual(self.deadlines.next_alarm(TIMEOUT / 2), REPLACE - 10)

@@ -43,9 +43,9 @@ class Judgement(Generic[S]):
     """The consequences of an alarm, to be carried out in this order."""
 
     charged: int = 0  # nodes that the budget cannot cover: the round is extended
-    lost: Sequence[int] = ()  # nodes that no server was found for
-    late: Sequence[int] = ()  # nodes to refuse
-    silent: Sequence[S] = ()  # servers of which no node has answered
+    lost: list[int] = field(factory=list)  # nodes that no server was found for
+    late: list[int] = field(factory=list)  # nodes to refuse
+    silent: list[S] = field(factory=list)  # servers of which no node has answered
 
 
 @define(eq=False)

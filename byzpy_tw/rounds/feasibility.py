@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 from attrs import evolve, frozen
@@ -81,10 +82,5 @@ def _largest(most: int, good: Callable[[int], bool]) -> int | None:
     """Return the largest number up to `most` that is `good`, if each smaller one is too."""
     if good(most):
         return most
-    if not good(0):
-        return None
-    low, high = 0, most  # good, not good
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if good(middle) else (low, middle)
-    return low
+    found = bisect_left(range(most), True, key=lambda number: not good(number))
+    return found - 1 if found else None
