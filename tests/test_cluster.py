@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +18,9 @@ from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.cluster import Cluster, Terms
-from byzpy_tw.trainer.collection import AttackInput, RoundDriver
+from byzpy_tw.trainer.collection import RoundDriver
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.server_interface import Opened, ignore_loss
+from byzpy_tw.trainer.server_interface import AttackInput, Opened, ignore_loss
 from byzpy_tw.trainer.server_slot import FIRST_DELAY, TRUSTED_AFTER, ServerSlot
 from byzpy_tw.workers.environment import environment
 from byzpy_tw.workers.spec import NodeSpec, node_specs
@@ -102,9 +102,7 @@ class FakeServer:
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[dict]:
         return self._answer("compute", round, nodes)
 
-    def attack(
-        self, round: int, nodes: Sequence[int], h: int, shown: Mapping, past: Mapping
-    ) -> Deferred[dict]:
+    def attack(self, round: int, nodes: Sequence[int], shown: AttackInput) -> Deferred[dict]:
         return self._answer("attack", round, nodes)
 
     def _answer(self, what: str, round: int, nodes: Sequence[int]) -> Deferred[dict]:

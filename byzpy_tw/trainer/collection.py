@@ -9,11 +9,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 
-from attrs import define, field, frozen
-from torch import Tensor
+from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall
 
 from byzpy_tw.config.run import RunConfig
@@ -23,16 +22,7 @@ from byzpy_tw.scheduling import clock
 from byzpy_tw.trainer.cluster import Cluster
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.reactor import ITrainerReactor
-from byzpy_tw.trainer.server_interface import Server
-
-
-@frozen(eq=False)
-class AttackInput:
-    """The knowledge of `h` honest vectors that attacks are shown, and nodes' past vectors."""
-
-    h: int
-    pieces: Mapping[str, Tensor]
-    past: Mapping[int, Tensor]
+from byzpy_tw.trainer.server_interface import AttackInput, Server
 
 
 @define(eq=False)
@@ -112,7 +102,7 @@ class RoundDriver:
         if honest:
             server.compute(number, honest).addCallback(failed)
         if byzantine and shown is not None:
-            server.attack(number, byzantine, shown.h, shown.pieces, shown.past).addCallback(failed)
+            server.attack(number, byzantine, shown).addCallback(failed)
         self._arm()
 
     def on_unassigned(self, nodes: Iterable[int], why: str) -> None:

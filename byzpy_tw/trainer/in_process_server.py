@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from byzpy_tw.protocol.frames import vector_header
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.reactor import ITrainerReactor
-from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore_loss
+from byzpy_tw.trainer.server_interface import AttackInput, Opened, Server, Sink, ignore_loss
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.host import build as build_host
@@ -81,18 +81,11 @@ class InProcessServer:
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
         return Deferred.fromCoroutine(self._scheduler.send_gradients(round, nodes, self._receive))
 
-    def attack(
-        self,
-        round: int,
-        nodes: Sequence[int],
-        h: int,
-        shown: Mapping[str, Tensor],
-        past: Mapping[int, Tensor],
-    ) -> Deferred[Failures]:
+    def attack(self, round: int, nodes: Sequence[int], shown: AttackInput) -> Deferred[Failures]:
         async def work() -> Failures:
             foreign = self._scheduler.host.foreign
-            wide = await defer_to_pool(self._reactor, self._pool, _decode, shown, past, foreign)
-            return await self._scheduler.send_attacks(round, nodes, h, *wide, self._receive)
+            wide = await defer_to_pool(self._reactor, self._pool, _decode, shown, foreign)
+            return await self._scheduler.send_attacks(round, nodes, shown.h, *wide, self._receive)
 
         return Deferred.fromCoroutine(work())
 
@@ -116,19 +109,13 @@ class InProcessServer:
             self._scheduler.stop()
 
 
-def _decode(
-    shown: Mapping[str, Tensor], past: Mapping[int, Tensor], foreign: bool
-) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
+def _decode(shown: AttackInput, foreign: bool) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
     """Return the tensors as attacks take them that travel from a server.
 
     The rows that will be aggregated are copied where a `foreign` attack is shown them.
     """
-
-    def decode(piece: str, tensor: Tensor) -> Tensor:
-        wide = decode_piece(tensor)
-        return wide.clone() if foreign and piece == "vectors" and wide is tensor else wide
-
-    return (
-        {piece: decode(piece, tensor) for piece, tensor in shown.items()},
-        {node: decode_piece(tensor) for node, tensor in past.items()},
-    )
+    pieces = {piece: decode_piece(tensor) for piece, tensor in shown.pieces.items()}
+    rows = pieces.get("vectors")
+    if foreign and rows is not None and rows is shown.pieces["vectors"]:
+        pieces["vectors"] = rows.clone()
+    return pieces, {node: decode_piece(tensor) for node, tensor in shown.past.items()}

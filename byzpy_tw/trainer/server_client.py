@@ -6,7 +6,7 @@ cleaned and clipped, and each wait has an end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -39,7 +39,7 @@ from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_endpoint import ServerEndpoint, abort
-from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore_loss
+from byzpy_tw.trainer.server_interface import AttackInput, Opened, Server, Sink, ignore_loss
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
@@ -218,26 +218,21 @@ class RemoteServer:
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
         return _together(self._call(commands.Compute(self._run, round, p)) for p in _parts(nodes))
 
-    def attack(
-        self,
-        round: int,
-        nodes: Sequence[int],
-        h: int,
-        shown: Mapping[str, Tensor],
-        past: Mapping[int, Tensor],
-    ) -> Deferred[Failures]:
-        frames = [(piece_header(piece, round, tensor), tensor) for piece, tensor in shown.items()]
+    def attack(self, round: int, nodes: Sequence[int], shown: AttackInput) -> Deferred[Failures]:
+        frames = [(piece_header(p, round, tensor), tensor) for p, tensor in shown.pieces.items()]
         for node in nodes:
-            if node in past:
-                own = past[node]
+            own = shown.past.get(node)
+            if own is not None:
                 frames.append((Header(Kind.PAST, round, own.numel(), node, own.dtype), own))
         for header, tensor in frames if self._behind != round else ():
             self._send(header, tensor)
-        plain, replaying = [n for n in nodes if n not in past], [n for n in nodes if n in past]
-        asked = [(part, [*shown]) for part in _parts(plain)]
-        asked += [(part, [*shown, PAST]) for part in _parts(replaying)]
+        plain = [node for node in nodes if node not in shown.past]
+        replaying = [node for node in nodes if node in shown.past]
+        asked = [(part, [*shown.pieces]) for part in _parts(plain)]
+        asked += [(part, [*shown.pieces, PAST]) for part in _parts(replaying)]
         return _together(
-            self._call(commands.Attack(self._run, round, part, h, pieces)) for part, pieces in asked
+            self._call(commands.Attack(self._run, round, part, shown.h, pieces))
+            for part, pieces in asked
         )
 
     def _call(self, request: commands.Compute | commands.Attack) -> Deferred[Failures]:

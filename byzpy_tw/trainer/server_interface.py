@@ -29,6 +29,15 @@ class Opened:
     trial: TrialDigests | None = None
 
 
+@frozen(eq=False)
+class AttackInput:
+    """The knowledge of `h` honest vectors that attacks are shown."""
+
+    h: int
+    pieces: Mapping[str, Tensor]
+    past: Mapping[int, Tensor]  # earlier vectors of nodes, for those that replay them
+
+
 class Sink(Protocol):
     """The receiver of vectors."""
 
@@ -86,18 +95,8 @@ class Server(Protocol):
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
         """Have honest `nodes` send their vectors; fires with those that could not."""
 
-    def attack(
-        self,
-        round: int,
-        nodes: Sequence[int],
-        h: int,
-        shown: Mapping[str, Tensor],
-        past: Mapping[int, Tensor],
-    ) -> Deferred[Failures]:
-        """Have Byzantine `nodes` send theirs, shown pieces of `h` honest vectors.
-
-        `past` has earlier vectors of theirs, for nodes that replay them.
-        """
+    def attack(self, round: int, nodes: Sequence[int], shown: AttackInput) -> Deferred[Failures]:
+        """Have Byzantine `nodes` send theirs; fires with those that could not."""
 
     async def close(self) -> None:
         """Let go of the run.  Never fails."""
