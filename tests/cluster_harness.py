@@ -1,4 +1,4 @@
-"""A fleet whose hosts the test brings along."""
+"""A cluster whose servers the test brings along."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from byzpy_tw.rounds.placement import Placement
 
 @define(eq=False, slots=False)
 class StillCluster:
-    """Hosts that are there from the first, and stay."""
+    """Servers that are there from the first, and stay."""
 
     slots: list[Any] = field(factory=list)
     nodes: int = 1

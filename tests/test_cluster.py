@@ -1,4 +1,4 @@
-"""Hosts that come and go, and rounds that go on, on a virtual clock."""
+"""Servers that come and go, and rounds that go on, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -127,12 +127,12 @@ class FakeServer:
         self.gone = self.gone or why
 
     def lose(self, why: str = "cut off") -> None:
-        """What a real host does when its connection ends."""
+        """Do as a real server does when its connection ends."""
         self.gone = why
         self.on_lost(self, why)
 
 
-class FleetCase(SynchronousTestCase):
+class ClusterCase(SynchronousTestCase):
     options = "--num-honest 3 --num-byz 1 --f 1 --attack empire"
 
     def setUp(self) -> None:
@@ -162,7 +162,7 @@ class FleetCase(SynchronousTestCase):
         return {name: [n.node for n in nodes] for name, nodes in cluster.assignments()}
 
 
-class StartTests(FleetCase):
+class StartTests(ClusterCase):
     def test_everyone_gets_their_nodes(self) -> None:
         """Round-robin, each spawned where it lives."""
         cluster = self.start()
@@ -297,7 +297,7 @@ class StartTests(FleetCase):
         self.failureResultOf(starting, CancelledError)
 
 
-class LossTests(FleetCase):
+class LossTests(ClusterCase):
     def test_nodes_move_and_return(self) -> None:
         """To the others at once; back again when their server is there, between rounds."""
         cluster = self.start()
@@ -357,7 +357,7 @@ class LossTests(FleetCase):
         self.assertTrue(any("b does not take node 0" in line for line in self.said))
 
     def test_everything_is_lost(self) -> None:
-        """Nodes are homeless since then, until somebody is back."""
+        """Nodes are unassigned since then, until a server is back."""
         cluster, on_unassigned = self.start(), []
         cluster.on_unassigned = lambda nodes, why: on_unassigned.append((nodes, why))
         self.reactor.advance(5)
@@ -427,7 +427,7 @@ class LossTests(FleetCase):
         self.assertEqual(cluster.tensor_bytes(), (102, 3))
 
 
-class AskingTests(FleetCase):
+class DriverTests(ClusterCase):
     def driver(
         self, cluster: Cluster, number: int = 0, probation: Sequence[int] = ()
     ) -> RoundDriver:
@@ -452,7 +452,7 @@ class AskingTests(FleetCase):
         return {node: refusal.reason for node, refusal in driver.round.refusals.items()}
 
     def test_a_quiet_round(self) -> None:
-        """Each host is sent the parameters once, and asked once for each kind."""
+        """Each server is sent the parameters once, and asked once for each kind."""
         driver = self.driver(self.start())
         self.successResultOf(self.run_round(driver))
         self.assertEqual(driver.round.usable, (0, 1, 2, 3))
@@ -598,7 +598,7 @@ class AskingTests(FleetCase):
                 self.assertEqual(self.reasons(driver), late)
 
     def test_nobody_to_replace_it(self) -> None:
-        """Homeless nodes are waited for so long, in all rounds together."""
+        """Unassigned nodes are waited for so long, in all rounds together."""
         cluster = self.start(names="a")
         driver = self.driver(cluster)
         self.world.silent = {0, 1, 2, 3}

@@ -48,7 +48,7 @@ class _SingleSink:
     memory: Tensor | None = None
     arrival: Deferred[None] = field(factory=Deferred)
 
-    def allocate(self, host: Server, header: Header) -> Tensor | None:
+    def allocate(self, server: Server, header: Header) -> Tensor | None:
         if self.memory is None:
             raise BadFrame("a vector that nobody asked for")
         if header.elements != self.memory.numel() or header.dtype is not self.memory.dtype:
@@ -58,7 +58,7 @@ class _SingleSink:
             )
         return self.memory
 
-    def vector_received(self, host: Server, header: Header) -> None:
+    def vector_received(self, server: Server, header: Header) -> None:
         if not self.arrival.called:
             self.arrival.callback(None)
 
