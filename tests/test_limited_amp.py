@@ -21,7 +21,6 @@ from byzpy_tw.protocol.wire_errors import FATAL, WIRE_ERRORS
 from byzpy_tw.testing.doubles import SlowTransport
 
 
-
 def box(**values: bytes) -> bytes:
     return amp.AmpBox(**values).serialize()
 

@@ -52,9 +52,10 @@ from byzpy_tw.trainer.rounds import Rounds
 from byzpy_tw.trainer.server_client import ANSWER_SECONDS, MOST_UNREAD, RemoteServer, _Client
 from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.trainer.training import Training
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.environment import Environment, environment
 from byzpy_tw.workers.gradients import MicroBatches
-from byzpy_tw.workers.host import activation_bytes_per_example, build
+from byzpy_tw.workers.model_size import activation_bytes_per_example
 from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import SPEC, D, ServerCase, registry
 
@@ -66,7 +67,7 @@ class DriverTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor, self.pool = ClockReactor(), HandCrankedPool(eager=True)
-        self.host = build(SPEC, registry(), data_root=Path("/nonexistent"))
+        self.host = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
         self.driver = NodeScheduler(self.host, self.reactor, self.pool, 3)
         self.emitted: list[int] = []
         self.taken: list[Deferred[None]] = []
@@ -84,7 +85,9 @@ class DriverTests(SynchronousTestCase):
     def test_a_command_that_is_repeated(self) -> None:
         """Vectors that wait to be sent are bounded for all commands of a run together."""
         self.host.spawn(NodeSpec(node=0, shard=0))
-        answers = [Deferred.fromCoroutine(self.driver.send_gradients(0, [0], self.emit)) for _ in range(9)]
+        answers = [
+            Deferred.fromCoroutine(self.driver.send_gradients(0, [0], self.emit)) for _ in range(9)
+        ]
         self.assertEqual(self.emitted, [0] * 3)
         while self.taken:
             self.taken.pop().callback(None)
@@ -104,7 +107,7 @@ class DriverTests(SynchronousTestCase):
 
     def test_many_that_are_late(self) -> None:
         """All that is held back to be late is bounded, for any number of nodes."""
-        self.patch(node_scheduler, "_HELD_BYTES", 4 * D)
+        self.patch(node_scheduler, "_MAX_DELAYED_BYTES", 4 * D)
         for node, shard in ((2, 0), (3, 1)):
             self.host.spawn(NodeSpec(node=node, shard=shard, attack="slow:seconds=0"))
         self.successResultOf(self.attack(0, 2, 3))
@@ -193,7 +196,7 @@ class ShownTests(ServerCase):
         stream.become_stream(trainer.open_run(n=8)["ticket"])
         trainer.spawn([NodeSpec(node=i, shard=0, attack="replay:relabel=yes") for i in range(3, 8)])
         run = trainer.session.runs["r"]
-        run._most_shown = 3 * 4 * D
+        run._max_knowledge_bytes = 3 * 4 * D
         for node in range(3, 6):
             stream.send(Header(Kind.PAST, 0, D, node), torch.zeros(D))
         for node in range(3, 6):  # another round is another account
@@ -276,9 +279,9 @@ class _Offline(RemoteServer):
 
     second: LimitedAMP
 
-    async def ask(self, command: Any, **arguments: Any) -> dict[str, Any]:
-        trial = build(SPEC, registry(), data_root=Path("/nonexistent")).trial_outcome.trial
-        return {"dimension": D, "digest": "x", "trial": trial.to_json(), "ticket": b"t"}
+    async def ask(self, request: Any, **options: Any) -> Any:
+        trial = build_host(SPEC, registry(), data_root=Path("/nonexistent")).trial_outcome.trial
+        return commands.OpenRunAnswer(D, "x", trial, b"t")
 
     async def _connect(self, protocol: Any) -> Any:
         protocol.makeConnection(StringTransport())
@@ -380,7 +383,7 @@ class InProcessTests(SynchronousTestCase):
     def test_rounds_that_are_over(self) -> None:
         """Late nodes are given up as on a server, and write into no row afterwards."""
         pool = HandCrankedPool(eager=True)
-        built = build(SPEC, registry(), data_root=Path("/nonexistent"))
+        built = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
         expected: Any = None
         host = InProcessServer(
             ClockReactor(), pool, 1, registry(), built.dataset, built.trial_outcome, expected
@@ -429,7 +432,7 @@ class EndTests(SynchronousTestCase):
         self.stuck = [_Stuck(), _Stuck()]
         slots = [ServerSlot("h", lambda: None) for _ in self.stuck]  # type: ignore
         for slot, host in zip(slots, self.stuck):
-            slot.host = host  # type: ignore[assignment]
+            slot.server = host  # type: ignore[assignment]
         terms: Any = Terms(config, registry(), "r", None, None, False)  # type: ignore
         collector: Any = None
         self.training._cluster = Cluster(slots, terms, [], collector, ClockReactor(), print)

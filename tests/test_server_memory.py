@@ -83,7 +83,8 @@ class TidyTests(SynchronousTestCase):
                 self.take_over = server.take_over
 
         session = Session(Refusing(self.server))  # type: ignore[arg-type]
-        self.failureResultOf(Deferred.fromCoroutine(session.open_run(commands.OpenRun("a", SPEC))), LimitExceeded)
+        opening = Deferred.fromCoroutine(session.open_run(commands.OpenRun("a", SPEC)))
+        self.failureResultOf(opening, LimitExceeded)
         self.clock.advance(TRIM_DELAY)
         self.assertEqual(self.pool.given, [trim_heap])
 

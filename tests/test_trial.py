@@ -31,9 +31,9 @@ from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.workers.attack_trial import try_attack
-from byzpy_tw.workers.host import build
-from byzpy_tw.workers.model_trial import TrialDigests
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
+from byzpy_tw.workers.trial_digests import TrialDigests
 
 DATA = "synthetic:n=200,classes=4,features=9"
 SPEC = RunSpec(
@@ -516,7 +516,7 @@ class ModelTests(SynchronousTestCase):
 
     def host(self, model: Any, **changed: Any) -> Any:
         spec = evolve(SPEC, model=named("m", model), **changed)
-        return build(spec, self.names, data_root=None)
+        return build_host(spec, self.names, data_root=None)
 
     def test_sound_models(self) -> None:
         """They are shared between threads as they are."""
@@ -619,7 +619,7 @@ class ComparedTests(SynchronousTestCase):
 
     def trial(self, model: Any = Plain, **changed: Any) -> TrialDigests:
         spec = evolve(SPEC, model=named("m", model), **changed)
-        return build(spec, self.names, data_root=None).trial_outcome.trial
+        return build_host(spec, self.names, data_root=None).trial_outcome.trial
 
     def test_equal(self) -> None:
         """Two processes of one code agree, and the answer survives its way."""

@@ -35,7 +35,6 @@ class ALittleIsEnough:
     n: int | None = whole("n", None, least=1)
     b: int | None = whole("b", None, least=1)
 
-    behaviour = "attack"
     knowledge = "moments"
     pieces = ("mean", "std")
 

@@ -1,10 +1,13 @@
-"""Byzantine behaviour that is more than a vector: what the node does on its server.
+"""Byzantine behaviour that is more than a vector: actions of the node on its server.
 
-A node's host looks at ``behaviour`` and acts; called as attacks, these return
-the vector that goes with it.  ``attack`` is the behaviour of all others.
+A node's host acts by the attack's ``behaviour``, which is `Behaviour.ATTACK` for an attack
+without that attribute.  Called as attacks, these classes return the vector that goes with it.
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
 
 from attrs import frozen
 from torch import Tensor
@@ -13,6 +16,23 @@ from byzpy_tw.attacks.adapter import call_attack
 from byzpy_tw.attacks.checks import number, truth, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.seeds import Context
+
+
+class Behaviour(StrEnum):
+    """The actions of a Byzantine node.  Plugins may use the plain strings."""
+
+    ATTACK = "attack"  # send the attack's vector
+    LABEL_FLIP = "label-flip"
+    SILENT = "silent"
+    SLOW = "slow"
+    GARBAGE = "garbage"
+    REPLAY = "replay"
+
+
+def behaviour_of(attack: Any) -> str:
+    """Return the behaviour of an attack, or of None for an honest node."""
+    behaviour: str = getattr(attack, "behaviour", Behaviour.ATTACK)
+    return behaviour
 
 
 @frozen(kw_only=True)
@@ -27,7 +47,7 @@ class LabelFlip:
     Bucketing", ICLR 2022, Section 6.
     """
 
-    behaviour = "label-flip"
+    behaviour = Behaviour.LABEL_FLIP
     knowledge = "own"
     pieces = ("own",)
 
@@ -41,7 +61,7 @@ class LabelFlip:
 class Silent:
     """Never answers.  Its vector, were it asked for, would be zero."""
 
-    behaviour = "silent"
+    behaviour = Behaviour.SILENT
     knowledge = "nothing"
     pieces = ()
 
@@ -57,7 +77,7 @@ class Slow:
 
     seconds: float | None = number("seconds", None, least=0.0, most=86_400.0)
 
-    behaviour = "slow"
+    behaviour = Behaviour.SLOW
     knowledge = "own"
     pieces = ("own",)
 
@@ -71,7 +91,7 @@ class Slow:
 class Garbage:
     """Bytes that are no vector.  Its vector, were it asked for, would be zero."""
 
-    behaviour = "garbage"
+    behaviour = Behaviour.GARBAGE
     knowledge = "nothing"
     pieces = ()
 
@@ -97,8 +117,8 @@ class Replay:
     knowledge = "own"
 
     @property
-    def behaviour(self) -> str:
-        return "attack" if self.relabel else "replay"
+    def behaviour(self) -> Behaviour:
+        return Behaviour.ATTACK if self.relabel else Behaviour.REPLAY
 
     @property
     def pieces(self) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ class Gaussian:
     mu: float = number("mu", 0.0)
     sigma: float = number("sigma", 1.0, least=0.0)
 
-    behaviour = "attack"
     knowledge = "nothing"
     pieces = ()
 
@@ -40,7 +39,6 @@ class Gaussian:
 class Infinite:
     """Plus infinity in every coordinate."""
 
-    behaviour = "attack"
     knowledge = "nothing"
     pieces = ()
 
@@ -54,7 +52,6 @@ class Infinite:
 class NotANumber:
     """NaN in every coordinate."""
 
-    behaviour = "attack"
     knowledge = "nothing"
     pieces = ()
 
@@ -68,7 +65,6 @@ class NotANumber:
 class Huge:
     """1e30 in every coordinate: finite in float32, its square is not."""
 
-    behaviour = "attack"
     knowledge = "nothing"
     pieces = ()
 

@@ -26,7 +26,6 @@ def scale_vector(vector: Tensor, scale: float) -> Tensor:
 class NoAttack:
     """The node's own honest gradient: a Byzantine node that behaves."""
 
-    behaviour = "attack"
     knowledge = "own"
     pieces = ("own",)
 
@@ -48,8 +47,6 @@ class SignFlip:
 
     scale: float = number("scale", -1.0)
     of: Literal["mean", "own"] = word("of", "mean", "mean", "own")
-
-    behaviour = "attack"
 
     @property
     def knowledge(self) -> str:
@@ -77,7 +74,6 @@ class InnerProductManipulation:
 
     tau: float = number("tau", 2.0)
 
-    behaviour = "attack"
     knowledge = "moments"
     pieces = ("mean",)
 
@@ -93,7 +89,6 @@ class Empire:
 
     scale: float = number("scale", -1.0)
 
-    behaviour = "attack"
     knowledge = "moments"
     pieces = ("mean",)
 

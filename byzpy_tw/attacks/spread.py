@@ -35,7 +35,6 @@ class MinMax:
 
     direction: Direction = word("direction", "std", "std", "unit", "sign")
 
-    behaviour = "attack"
     knowledge = "gram"
 
     @property
@@ -62,7 +61,6 @@ class MinSum:
 
     direction: Direction = word("direction", "std", "std", "unit", "sign")
 
-    behaviour = "attack"
     knowledge = "gram"
 
     @property

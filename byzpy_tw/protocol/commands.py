@@ -23,8 +23,8 @@ from twisted.protocols import amp
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES
 from byzpy_tw.protocol.requests import Request, command, wire
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import TrialDigests
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_from_json, nodes_to_json
+from byzpy_tw.workers.trial_digests import TrialDigests
 
 # Raised when the commands or the frames change incompatibly.
 PROTOCOL = 2

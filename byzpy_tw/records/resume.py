@@ -28,7 +28,7 @@ from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import CONFIG, RecordedRounds, RunDirectory, read_json_object
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import TrialDigests
+from byzpy_tw.workers.trial_digests import TrialDigests
 
 
 @frozen(eq=False)

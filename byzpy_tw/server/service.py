@@ -48,8 +48,9 @@ from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.text import clean
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.environment import Environment, environment
-from byzpy_tw.workers.host import NodeHost, build
+from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.probe import probe
 from byzpy_tw.workers.spec import RunSpec
 
@@ -297,7 +298,7 @@ class ByzpyServer(Service):
                 f"{len(data.train):,} examples of {data.classes:,} classes for "
                 f"{spec.shards:,} shards: over {self.limits.pieces:,} pieces"
             )
-        host = build(
+        host = build_host(
             spec,
             names,
             data_root=self.data_root,

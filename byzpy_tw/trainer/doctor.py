@@ -38,7 +38,7 @@ from byzpy_tw.trainer.server_check import ServerCheck
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_interface import Opened
 from byzpy_tw.trainer.training import Prepared, prepare_data
-from byzpy_tw.workers.host import make_shards
+from byzpy_tw.workers.shards import make_shards
 from byzpy_tw.workers.spec import NodeSpec, node_specs
 
 WAIT = 5.0  # seconds for whatever a server in health does at once

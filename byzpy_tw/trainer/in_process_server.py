@@ -18,9 +18,9 @@ from byzpy_tw.protocol.frames import vector_header
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore_loss
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.host import NodeHost
-from byzpy_tw.workers.host import build as build_host
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
@@ -101,7 +101,7 @@ class InProcessServer:
 
         async def work() -> Failures:
             assert self._host is not None
-            apart = self._host.foreign
+            apart = self._host.has_foreign_attack
             wide = await defer_to_pool(self._reactor, self._pool, _wide, shown, past, apart)
             return await driver.send_attacks(round, nodes, h, *wide, self._emit)
 

@@ -43,10 +43,12 @@ from byzpy_tw.trainer.rounds import CompletedRound, Rounds
 from byzpy_tw.trainer.server_interface import Opened
 from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.workers.attack_trial import try_attack
+from byzpy_tw.workers.building import make_model, try_run_model
 from byzpy_tw.workers.environment import Environment, environment
-from byzpy_tw.workers.host import check_model, check_shard, make_model, make_shards, try_run_model
+from byzpy_tw.workers.model_size import check_model
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.probe import probe
+from byzpy_tw.workers.shards import check_shard, make_shards
 from byzpy_tw.workers.spec import node_specs
 
 READ_AGAIN_SECONDS, READ_AGAIN_BYTES = 0.2, 1 << 25  # of a plugin's data, at most

@@ -17,6 +17,7 @@ from attrs import define
 from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
+from byzpy_tw.attacks.behaviours import Behaviour
 from byzpy_tw.attacks.knowledge.levels import LEVELS, pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
@@ -30,7 +31,7 @@ LATER = 1000  # the round of the second call: what is done only later is done th
 _ROWS = 64  # honest vectors, at most
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
 _FEWEST = 3  # vectors: one honest, the node's own, and its past
-_UNCALLED = ("silent", "garbage")  # behaviours that ask the attack for nothing
+_UNCALLED = (Behaviour.SILENT, Behaviour.GARBAGE)  # behaviours that ask the attack for nothing
 
 
 def try_attack(make: Callable[[], Any], spec: RunSpec, dimension: int) -> Any:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, UnsuitableModel
+from byzpy_tw.object_state import Copier
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.workers.loss import losses_gradient
 from byzpy_tw.workers.spec import RunSpec
@@ -42,6 +43,11 @@ def batch_indices(
     if replacement:  # what `choice` would do, at once
         return shard[stream.integers(0, len(shard), size)]
     return shard[stream.choice(len(shard), size, replace=False)]
+
+
+def model_provider(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
+    """Return what gives the model for one call: `model`, or copies that share its tensors."""
+    return Copier(model) if copied else lambda: model
 
 
 @frozen(eq=False)
