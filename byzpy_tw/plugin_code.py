@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from byzpy_tw import errors
 from byzpy_tw.errors import (
@@ -73,7 +73,7 @@ class plugin_call:
 
     def __exit__(
         self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> Literal[False]:
+    ) -> bool:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
         interrupted = self._interrupted or (self._around is not None and self._around._interrupted)

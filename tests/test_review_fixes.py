@@ -107,7 +107,7 @@ class DriverTests(SynchronousTestCase):
 
     def test_many_that_are_late(self) -> None:
         """All that is held back to be late is bounded, for any number of nodes."""
-        self.patch(node_scheduler, "_MAX_DELAYED_BYTES", 4 * D)
+        self.patch(node_scheduler, "MAX_HELD_BYTES", 4 * D)
         for node, shard in ((2, 0), (3, 1)):
             self.host.spawn(NodeSpec(node=node, shard=shard, attack="slow:seconds=0"))
         self.successResultOf(self.attack(0, 2, 3))

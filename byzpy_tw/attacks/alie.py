@@ -35,6 +35,7 @@ class ALittleIsEnough:
     n: int | None = whole("n", None, least=1)
     b: int | None = whole("b", None, least=1)
 
+    behaviour = "attack"
     knowledge = "moments"
     pieces = ("mean", "std")
 

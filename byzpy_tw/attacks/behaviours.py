@@ -1,13 +1,10 @@
-"""Byzantine behaviour that is more than a vector: actions of the node on its server.
+"""Byzantine behaviour that is more than a vector: what the node does on its server.
 
-A node's host acts by the attack's ``behaviour``, which is `Behaviour.ATTACK` for an attack
-without that attribute.  Called as attacks, these classes return the vector that goes with it.
+A node's host looks at ``behaviour`` and acts; called as attacks, these return
+the vector that goes with it.  ``attack`` is the behaviour of all others.
 """
 
 from __future__ import annotations
-
-from enum import StrEnum
-from typing import Any
 
 from attrs import frozen
 from torch import Tensor
@@ -16,23 +13,6 @@ from byzpy_tw.attacks.adapter import call_attack
 from byzpy_tw.attacks.checks import number, truth, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.seeds import Context
-
-
-class Behaviour(StrEnum):
-    """The actions of a Byzantine node.  Plugins may use the plain strings."""
-
-    ATTACK = "attack"  # send the attack's vector
-    LABEL_FLIP = "label-flip"
-    SILENT = "silent"
-    SLOW = "slow"
-    GARBAGE = "garbage"
-    REPLAY = "replay"
-
-
-def behaviour_of(attack: Any) -> str:
-    """Return the behaviour of an attack, or of None for an honest node."""
-    behaviour: str = getattr(attack, "behaviour", Behaviour.ATTACK)
-    return behaviour
 
 
 @frozen(kw_only=True)
@@ -47,7 +27,7 @@ class LabelFlip:
     Bucketing", ICLR 2022, Section 6.
     """
 
-    behaviour = Behaviour.LABEL_FLIP
+    behaviour = "label-flip"
     knowledge = "own"
     pieces = ("own",)
 
@@ -61,7 +41,7 @@ class LabelFlip:
 class Silent:
     """Never answers.  Its vector, were it asked for, would be zero."""
 
-    behaviour = Behaviour.SILENT
+    behaviour = "silent"
     knowledge = "nothing"
     pieces = ()
 
@@ -77,7 +57,7 @@ class Slow:
 
     seconds: float | None = number("seconds", None, least=0.0, most=86_400.0)
 
-    behaviour = Behaviour.SLOW
+    behaviour = "slow"
     knowledge = "own"
     pieces = ("own",)
 
@@ -91,7 +71,7 @@ class Slow:
 class Garbage:
     """Bytes that are no vector.  Its vector, were it asked for, would be zero."""
 
-    behaviour = Behaviour.GARBAGE
+    behaviour = "garbage"
     knowledge = "nothing"
     pieces = ()
 
@@ -117,8 +97,8 @@ class Replay:
     knowledge = "own"
 
     @property
-    def behaviour(self) -> Behaviour:
-        return Behaviour.ATTACK if self.relabel else Behaviour.REPLAY
+    def behaviour(self) -> str:
+        return "attack" if self.relabel else "replay"
 
     @property
     def pieces(self) -> tuple[str, ...]:

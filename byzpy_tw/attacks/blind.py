@@ -23,6 +23,7 @@ class Gaussian:
     mu: float = number("mu", 0.0)
     sigma: float = number("sigma", 1.0, least=0.0)
 
+    behaviour = "attack"
     knowledge = "nothing"
     pieces = ()
 
@@ -39,6 +40,7 @@ class Gaussian:
 class Infinite:
     """Plus infinity in every coordinate."""
 
+    behaviour = "attack"
     knowledge = "nothing"
     pieces = ()
 
@@ -52,6 +54,7 @@ class Infinite:
 class NotANumber:
     """NaN in every coordinate."""
 
+    behaviour = "attack"
     knowledge = "nothing"
     pieces = ()
 
@@ -65,6 +68,7 @@ class NotANumber:
 class Huge:
     """1e30 in every coordinate: finite in float32, its square is not."""
 
+    behaviour = "attack"
     knowledge = "nothing"
     pieces = ()
 

@@ -37,6 +37,7 @@ class Mimic:
     epsilon: int = whole("epsilon", 0)
     adaptive: bool = truth("adaptive", False)
 
+    behaviour = "attack"
     pieces = ("one",)
 
     @property

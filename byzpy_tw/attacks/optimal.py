@@ -66,6 +66,7 @@ class OptimalIPM:
     aggregator: str | None = None
     pre: str | None = field(default=(), converter=_rules)
 
+    behaviour = "attack"
     direction = "mean"
     target = property(_target)
     aimed_at = _aimed_at
@@ -116,6 +117,7 @@ class OptimalALIE:
     aggregator: str | None = None
     pre: str | None = field(default=(), converter=_rules)
 
+    behaviour = "attack"
     direction = "std"
     target = property(_target)
     aimed_at = _aimed_at

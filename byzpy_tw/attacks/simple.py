@@ -26,6 +26,7 @@ def scale_vector(vector: Tensor, scale: float) -> Tensor:
 class NoAttack:
     """The node's own honest gradient: a Byzantine node that behaves."""
 
+    behaviour = "attack"
     knowledge = "own"
     pieces = ("own",)
 
@@ -47,6 +48,8 @@ class SignFlip:
 
     scale: float = number("scale", -1.0)
     of: Literal["mean", "own"] = word("of", "mean", "mean", "own")
+
+    behaviour = "attack"
 
     @property
     def knowledge(self) -> str:
@@ -74,6 +77,7 @@ class InnerProductManipulation:
 
     tau: float = number("tau", 2.0)
 
+    behaviour = "attack"
     knowledge = "moments"
     pieces = ("mean",)
 
@@ -89,6 +93,7 @@ class Empire:
 
     scale: float = number("scale", -1.0)
 
+    behaviour = "attack"
     knowledge = "moments"
     pieces = ("mean",)
 

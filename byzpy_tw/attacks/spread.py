@@ -35,6 +35,7 @@ class MinMax:
 
     direction: Direction = word("direction", "std", "std", "unit", "sign")
 
+    behaviour = "attack"
     knowledge = "gram"
 
     @property
@@ -61,6 +62,7 @@ class MinSum:
 
     direction: Direction = word("direction", "std", "std", "unit", "sign")
 
+    behaviour = "attack"
     knowledge = "gram"
 
     @property

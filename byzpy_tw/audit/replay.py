@@ -23,7 +23,7 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.behaviours import Behaviour
+from byzpy_tw.attacks.behaviour import Behaviour
 from byzpy_tw.attacks.knowledge.codec import (
     PAST,
     PIECES,

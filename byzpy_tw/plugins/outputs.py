@@ -19,7 +19,7 @@ from byzpy_tw import global_random
 from byzpy_tw.aggregators.callables import supported_arguments
 from byzpy_tw.attacks import LEVELS, Knowledge, pieces_of
 from byzpy_tw.attacks.adapter import call_attack
-from byzpy_tw.attacks.behaviours import behaviour_of
+from byzpy_tw.attacks.behaviour import behaviour_of
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.plugin_code import plugin_call, write_guard

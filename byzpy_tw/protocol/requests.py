@@ -61,7 +61,8 @@ def command(answer: type | None, base: type[amp.Command] = amp.Command) -> Calla
     def register(request: R) -> R:
         request.answer = answer
         body = {"errors": WIRE_ERRORS, "arguments": _schema(request), "response": _schema(answer)}
-        request.wire_command = type(base)(request.__name__, (base,), body)
+        meta: Any = type(base)  # AMP's own, which checks the names and gathers the errors
+        request.wire_command = meta(request.__name__, (base,), body)
         return request
 
     return register

@@ -26,7 +26,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from byzpy_tw.attacks.behaviours import Behaviour
+from byzpy_tw.attacks.behaviour import Behaviour
 from byzpy_tw.attacks.knowledge.codec import decode_knowledge
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRequest, UnknownRun
@@ -46,7 +46,7 @@ Failures = dict[int, str]  # node -> the reason, in words
 SHORT_VECTOR = 16_384  # elements; an attack makes one in less than its way to the pool
 LARGE_TENSOR = 1 << 24  # bytes; it takes a millisecond to free
 _MAX_TRACEBACKS = 20  # of a run's nodes, in the log
-_MAX_DELAYED_BYTES = 1 << 28  # of vectors of one run that wait to be sent late
+MAX_HELD_BYTES = 1 << 28  # of vectors of one run that wait to be sent late
 
 
 @define(eq=False)
@@ -156,10 +156,10 @@ class NodeScheduler:
     def _send_late(self, node: int, vector: Tensor, round: int, send: SendVector) -> None:
         """Send after the delay of the node's attack, without waiting for that.
 
-        One vector a node is delayed at a time, and one or `_MAX_DELAYED_BYTES` of all nodes
+        One vector a node is delayed at a time, and one or `MAX_HELD_BYTES` of all nodes
         together, so that the memory in use is bounded.
         """
-        if node in self._delayed or len(self._delayed) * vector.nbytes >= _MAX_DELAYED_BYTES:
+        if node in self._delayed or len(self._delayed) * vector.nbytes >= MAX_HELD_BYTES:
             return
         seconds = self.host.nodes[node].attack.seconds
         if seconds is None:

@@ -47,11 +47,13 @@ class Server(Protocol):
     insecure: bool
     identity: str
     threads: int
-    pool: Pool
     tickets: Tickets
     log_limiter: LogRateLimiter
     runs: int
     nodes: int
+
+    @property
+    def pool(self) -> Pool: ...
 
     def admit(self, connection: Connection) -> bool: ...
 

@@ -20,7 +20,7 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import seeds
-from byzpy_tw.attacks.behaviours import Behaviour, behaviour_of
+from byzpy_tw.attacks.behaviour import Behaviour, behaviour_of
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.datasets import Dataset

@@ -51,7 +51,7 @@ def try_model(subject: TrialSubject, shards: Sequence[Any]) -> TrialOutcome:
             del examiner  # its memory, before another takes as much
             if keeps:
                 ModelExaminer(subject).examine_copies(first, keeps)
-        warnings = ()
+        warnings: tuple[str, ...] = ()
         if not first.finite:
             warnings = (f"{subject.who}: its gradient of two examples is not finite",)
         digests = trial_digests(first, subject.data, shards)
