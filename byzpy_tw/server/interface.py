@@ -7,10 +7,10 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
+from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.protocol.keys import Keys
 from byzpy_tw.protocol.mtls import Peer
 from byzpy_tw.scheduling.reactors import IServerReactor
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.workers.environment import Environment
@@ -42,15 +42,19 @@ class Server(Protocol):
     """The parts of `ByzpyServer` that connections use."""
 
     reactor: IServerReactor
-    limits: Limits
+    config: ServerConfig
     keys: Keys | None
-    insecure: bool
     identity: str
-    threads: int
     tickets: Tickets
     log_limiter: LogRateLimiter
     runs: int
     nodes: int
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def threads(self) -> int: ...
 
     @property
     def pool(self) -> Pool: ...
