@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 import byzpy_tw
 import twisted
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.config.unused import unused
+from byzpy_tw.config.unused import unused_notices
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, format_error
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registry
@@ -39,7 +39,7 @@ from byzpy_tw.trainer.run import load_trainer_keys
 from byzpy_tw.trainer.server_check import ServerCheck
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_interface import Opened
-from byzpy_tw.workers.host import make_shards
+from byzpy_tw.workers.shards import make_shards
 from byzpy_tw.workers.spec import NodeSpec, node_specs
 
 WAIT = 5.0  # seconds for the answers that a healthy server gives at once
@@ -113,7 +113,7 @@ class Doctor:
     # -- before anything is asked
 
     def _check_rules(self) -> None:
-        self.warnings += unused(self.config)
+        self.warnings += unused_notices(self.config)
         rules = resolve_rules(self.config, self.registry)
         if rules.missing_guarantee is not None:
             self.warnings.append(
