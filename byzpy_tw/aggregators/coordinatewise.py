@@ -1,4 +1,4 @@
-"""Rules that take each coordinate on its own."""
+"""Rules that treat each coordinate on its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from byzpy_tw.aggregators.rule import (
     Outcome,
     State,
     aggregate,
-    needs,
-    promises,
+    computable_for,
+    guarantee_for,
 )
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
@@ -34,12 +34,8 @@ class Median:
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
     __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("median", "n >= 1", n >= 1, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("median", "n > 2f", n > 2 * self.f, n, self.f)
+    computable = computable_for("median", "n >= 1")
+    guarantee = guarantee_for("median", "n > 2f")
 
     def outcome(
         self, points: Points, *, context: Context | None = None, state: State = None
@@ -60,12 +56,8 @@ class TrimmedMean:
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
     __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("trimmed mean", "n > 2f", n > 2 * self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("trimmed mean", "n > 2f", n > 2 * self.f, n, self.f)
+    computable = computable_for("trimmed mean", "n > 2f")
+    guarantee = guarantee_for("trimmed mean", "n > 2f")
 
     def outcome(
         self, points: Points, *, context: Context | None = None, state: State = None
@@ -87,12 +79,8 @@ class MeanAroundMedian:
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
     __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("meamed", "n > f", n > self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("meamed", "n > 2f", n > 2 * self.f, n, self.f)
+    computable = computable_for("meamed", "n > f")
+    guarantee = guarantee_for("meamed", "n > 2f")
 
     def outcome(
         self, points: Points, *, context: Context | None = None, state: State = None
@@ -113,12 +101,8 @@ class Phocas:
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
     __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("phocas", "n > 2f", n > 2 * self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("phocas", "n > 2f", n > 2 * self.f, n, self.f)
+    computable = computable_for("phocas", "n > 2f")
+    guarantee = guarantee_for("phocas", "n > 2f")
 
     def outcome(
         self, points: Points, *, context: Context | None = None, state: State = None
@@ -140,12 +124,8 @@ class SignMajority:
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
     __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("sign-majority", "n >= 1", n >= 1, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("sign-majority", "n > 2f", n > 2 * self.f, n, self.f)
+    computable = computable_for("sign-majority", "n >= 1")
+    guarantee = guarantee_for("sign-majority", "n > 2f")
 
     def outcome(
         self, points: Points, *, context: Context | None = None, state: State = None

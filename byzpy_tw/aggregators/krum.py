@@ -14,8 +14,8 @@ from byzpy_tw.aggregators.rule import (
     PERMUTATION,
     State,
     aggregate,
+    guarantee_for,
     needs,
-    promises,
     uniform,
 )
 from byzpy_tw.kernels.distances import sort_rows
@@ -24,10 +24,10 @@ from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
 
 
-def scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
-    """``(n,)``: each point's sum of squared distances to its `closest` nearest others."""
+def krum_scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
+    """Return each point's sum of squared distances to its `closest` nearest others, ``(n,)``."""
     size = chunk_size or gram.size
-    gram.whole  # noqa: B018 - once, before threads ask for it
+    gram.extended  # noqa: B018 - computed once, before threads ask for it
 
     def summed(block: int) -> Tensor:
         apart = gram.distances_of(slice(block * size, (block + 1) * size))
@@ -38,7 +38,7 @@ def scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
 
 
 def lowest_scores(scores: Tensor, q: int) -> Tensor:
-    """The indices of the `q` lowest scores; of equal ones, the lowest indices."""
+    """Return the indices of the `q` lowest scores; of equal ones, the lowest indices."""
     return scores.sort(stable=True).indices[:q]
 
 
@@ -82,11 +82,10 @@ class Krum:
     def computable(self, n: int) -> str | None:
         return _computable(self, "krum", n)
 
-    def guarantee(self, n: int) -> str | None:
-        return promises("krum", "n > 2f + 2", n > 2 * self.f + 2, n, self.f)
+    guarantee = guarantee_for("krum", "n > 2f + 2")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        found = scores(gram, _closest(self, gram.size), self.chunk_size)
+        found = krum_scores(gram, _closest(self, gram.size), self.chunk_size)
         return uniform(gram.size, lowest_scores(found, 1))
 
 
@@ -118,10 +117,9 @@ class MultiKrum:
             return f"multi-krum needs q <= n - f, got n={n}, f={self.f}, q={self.q}"
         return why
 
-    def guarantee(self, n: int) -> str | None:
-        return promises("multi-krum", "n > 2f + 2", n > 2 * self.f + 2, n, self.f)
+    guarantee = guarantee_for("multi-krum", "n > 2f + 2")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         q = max(1, gram.size - self.f - 1) if self.q is None else self.q
-        found = scores(gram, _closest(self, gram.size), self.chunk_size)
+        found = krum_scores(gram, _closest(self, gram.size), self.chunk_size)
         return uniform(gram.size, lowest_scores(found, q))

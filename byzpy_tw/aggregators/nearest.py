@@ -16,8 +16,8 @@ from byzpy_tw.aggregators.rule import (
     TRANSLATION,
     State,
     aggregate,
-    needs,
-    promises,
+    computable_for,
+    guarantee_for,
     uniform,
 )
 from byzpy_tw.errors import TooManyByzantine
@@ -46,12 +46,8 @@ class MoNNA:
     # The reference's row is not like the others.
     laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
     __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("monna", "n > f", n > self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("monna", "n > 2f", n > 2 * self.f, n, self.f)
+    computable = computable_for("monna", "n > f")
+    guarantee = guarantee_for("monna", "n > 2f")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
@@ -63,7 +59,7 @@ class MoNNA:
             )
         row = nodes.index(self.reference)
         away = gram.squared_from(row).clone()
-        away[row] = -1  # itself first, whatever equals it
+        away[row] = -1  # itself first, before rows that equal it
         return uniform(n, lowest_scores(away, n - self.f))
 
 
@@ -82,12 +78,8 @@ class CGE:
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
     __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("cge", "n > f", n > self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("cge", "n > 2f", n > 2 * self.f, n, self.f)
+    computable = computable_for("cge", "n > f")
+    guarantee = guarantee_for("cge", "n > 2f")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return uniform(gram.size, lowest_scores(gram.norms, gram.size - self.f))

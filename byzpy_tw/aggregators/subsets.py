@@ -13,8 +13,8 @@ from byzpy_tw.aggregators.rule import (
     PERMUTATION,
     State,
     aggregate,
+    guarantee_for,
     needs,
-    promises,
     uniform,
 )
 from byzpy_tw.kernels.points import Gram
@@ -50,7 +50,7 @@ class MDA:
 
     @property
     def laws(self) -> frozenset[str]:
-        # Any rows within the diameter do not change it: a choice by index.
+        # Several sets may have the least diameter: the choice is by index.
         return ALL_LAWS - {PERMUTATION} if self.f else ALL_LAWS
 
     def computable(self, n: int) -> str | None:
@@ -61,8 +61,7 @@ class MDA:
             )
         return needs("mda", "n > f", n > self.f, n, self.f)
 
-    def guarantee(self, n: int) -> str | None:
-        return promises("mda", "n > 2f", n > 2 * self.f, n, self.f)
+    guarantee = guarantee_for("mda", "n > 2f")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return uniform(gram.size, minimum_diameter_subset(gram.squared, gram.size - self.f))
@@ -92,8 +91,7 @@ class SMEA:
             )
         return why
 
-    def guarantee(self, n: int) -> str | None:
-        return promises("smea", "n > 2f", n > 2 * self.f, n, self.f)
+    guarantee = guarantee_for("smea", "n > 2f")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         keep = gram.size - self.f

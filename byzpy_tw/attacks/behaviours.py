@@ -1,7 +1,7 @@
 """Byzantine behaviour that is more than a vector: what the node does on its server.
 
-A node's host looks at ``behaviour`` and acts; called as attacks, these return
-the vector that goes with it.  ``attack`` is the behaviour of all others.
+The node's host acts on ``behaviour``; called as attacks, these return the vector that goes
+with it.  The behaviour of all other attacks is ``attack``.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import call_attack
+from byzpy_tw.attacks.adapter import attack
 from byzpy_tw.attacks.checks import number, truth, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@attack("own", "own", behaviour="label-flip")
 class LabelFlip:
     """An honest gradient of false labels: y becomes C - 1 - y, of C classes.
 
-    The host flips the labels before it computes the node's own gradient.
+    The node's host flips the labels before it computes the node's own gradient.
 
     References
     ----------
@@ -27,68 +28,48 @@ class LabelFlip:
     Bucketing", ICLR 2022, Section 6.
     """
 
-    behaviour = "label-flip"
-    knowledge = "own"
-    pieces = ("own",)
-
-    __call__ = call_attack
-
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.own
 
 
 @frozen(kw_only=True)
+@attack("nothing", behaviour="silent")
 class Silent:
-    """Never answers.  Its vector, were it asked for, would be zero."""
-
-    behaviour = "silent"
-    knowledge = "nothing"
-    pieces = ()
-
-    __call__ = call_attack
+    """No answer.  Called as an attack, it returns zeros."""
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.filled(0.0)
 
 
 @frozen(kw_only=True)
+@attack("own", "own", behaviour="slow")
 class Slow:
     """Its own honest gradient, `seconds` late: by default, two round timeouts."""
 
     seconds: float | None = number("seconds", None, least=0.0, most=86_400.0)
 
-    behaviour = "slow"
-    knowledge = "own"
-    pieces = ("own",)
-
-    __call__ = call_attack
-
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.own
 
 
 @frozen(kw_only=True)
+@attack("nothing", behaviour="garbage")
 class Garbage:
-    """Bytes that are no vector.  Its vector, were it asked for, would be zero."""
-
-    behaviour = "garbage"
-    knowledge = "nothing"
-    pieces = ()
-
-    __call__ = call_attack
+    """Bytes that are no vector.  Called as an attack, it returns zeros."""
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.filled(0.0)
 
 
 @frozen(kw_only=True)
+@attack(None, behaviour=None)
 class Replay:
-    """What it sent `age` rounds ago.
+    """The vector that the node sent `age` rounds ago.
 
-    As it is, the frame goes out under its old round's number, and is refused as
+    By default the frame goes out under its old round's number, and is refused as
     stale.  With `relabel` this is an attack like others: ``past``, the vector
-    that the trainer kept, goes out as today's; in the first rounds, when there
-    is none, the node's own honest gradient does.
+    that the trainer kept, goes out as today's.  In the first rounds, when there
+    is none, the node's own honest gradient goes out.
     """
 
     age: int = whole("age", 1, least=1)
@@ -104,7 +85,5 @@ class Replay:
     def pieces(self) -> tuple[str, ...]:
         return ("own", "past") if self.relabel else ("own",)
 
-    __call__ = call_attack
-
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        return known.own if known.past is None or not self.relabel else known.past
+        return known.past if self.relabel and known.has("past") else known.own

@@ -17,9 +17,9 @@ from byzpy_tw.aggregators.rule import (
     SCALING,
     TRANSLATION,
     State,
-    needs,
+    computable_for,
+    guarantee_for,
     preaggregate,
-    promises,
 )
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
@@ -36,9 +36,7 @@ class Clipping:
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
     __call__ = preaggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("clipping", "n >= 1", n >= 1, n, self.f)
+    computable = computable_for("clipping", "n >= 1")
 
     def guarantee(self, n: int) -> str | None:
         return None
@@ -62,12 +60,8 @@ class ARC:
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
     __call__ = preaggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("arc", "n > f", n > self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("arc", "n > 2f", n > 2 * self.f, n, self.f)
+    computable = computable_for("arc", "n > f")
+    guarantee = guarantee_for("arc", "n > 2f")
 
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
@@ -91,12 +85,8 @@ class NNM:
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
     __call__ = preaggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("nnm", "n > f", n > self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("nnm", "n > 2f", n > 2 * self.f, n, self.f)
+    computable = computable_for("nnm", "n > f")
+    guarantee = guarantee_for("nnm", "n > 2f")
 
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
@@ -104,7 +94,7 @@ class NNM:
         for a in range(0, n, self.chunk_size):
             apart = gram.distances_of(slice(a, a + self.chunk_size)).numpy()
             own = np.arange(len(apart))
-            apart[own, a + own] = -1  # its own nearest, also where others are equal to it
+            apart[own, a + own] = -1  # itself first, before rows that equal it
             near = np.argsort(apart, axis=1, kind="stable")[:, : n - self.f]
             np.put_along_axis(mix[a : a + self.chunk_size], near, 1 / (n - self.f), axis=1)
         return torch.from_numpy(mix)
@@ -129,9 +119,7 @@ class Bucketing:
 
     laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
     __call__ = preaggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("bucketing", "n >= 1", n >= 1, n, self.f)
+    computable = computable_for("bucketing", "n >= 1")
 
     def guarantee(self, n: int) -> str | None:
         return None
@@ -142,7 +130,7 @@ class Bucketing:
         return self.s == 1 and self.permutation == "identity"
 
     def rows(self, n: int) -> int:
-        """How many rows are left of n."""
+        """Return the number of buckets of n rows."""
         return -(-n // self.s)
 
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
