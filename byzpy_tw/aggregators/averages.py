@@ -9,12 +9,13 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.fields import budget
-from byzpy_tw.aggregators.rule import ALL_LAWS, State, aggregate, computable_for
+from byzpy_tw.aggregators.rule import ALL_LAWS, State, aggregator
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@aggregator("mean", "n >= 1", None)
 class Mean:
     """The mean of the rows.  Not robust: `f` pays for refused rows only."""
 
@@ -22,8 +23,6 @@ class Mean:
     f: int = budget()
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
-    computable = computable_for("mean", "n >= 1")
 
     def guarantee(self, n: int) -> str | None:
         return None if self.f == 0 else f"mean tolerates no faulty node, got n={n}, f={self.f}"

@@ -14,9 +14,7 @@ from byzpy_tw.aggregators.rule import (
     PERMUTATION,
     Outcome,
     State,
-    aggregate,
-    computable_for,
-    guarantee_for,
+    aggregator,
 )
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
@@ -24,6 +22,7 @@ from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@aggregator("bulyan", "n > 4f", "n >= 4f + 3")
 class Bulyan:
     """Each coordinate's mean of the n - 4f values nearest to the median of n - 2f rows.
 
@@ -40,15 +39,10 @@ class Bulyan:
     f: int = budget()
     chunk_size: int = block()
 
-    __call__ = aggregate
-
     @property
     def laws(self) -> frozenset[str]:
         # With one neighbour, as in the last choices, two rows nearest to each other tie.
         return ALL_LAWS - {PERMUTATION} if self.f in (1, 2) else ALL_LAWS
-
-    computable = computable_for("bulyan", "n > 4f")
-    guarantee = guarantee_for("bulyan", "n >= 4f + 3")
 
     def outcome(
         self, points: Points, *, context: Context | None = None, state: State = None

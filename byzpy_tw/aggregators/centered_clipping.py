@@ -15,9 +15,7 @@ from byzpy_tw.aggregators.rule import (
     TRANSLATION,
     Outcome,
     State,
-    aggregate,
-    computable_for,
-    guarantee_for,
+    aggregator,
 )
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
@@ -25,6 +23,7 @@ from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@aggregator("centered clipping", "n >= 1", "n > 2f")
 class CenteredClipping:
     """``v += mean_i (x_i - v) min(1, tau / |x_i - v|)``, `iterations` times.
 
@@ -44,15 +43,10 @@ class CenteredClipping:
         "init", "previous", "previous", "zero", "median"
     )
 
-    __call__ = aggregate
-
     @property
     def laws(self) -> frozenset[str]:
         from_median = {TRANSLATION, EQUAL_ROWS} if self.init == "median" else set()
         return frozenset({PERMUTATION} | from_median)
-
-    computable = computable_for("centered clipping", "n >= 1")
-    guarantee = guarantee_for("centered clipping", "n > 2f")
 
     @property
     def products_only(self) -> bool:

@@ -15,9 +15,7 @@ from byzpy_tw.aggregators.rule import (
     SCALING,
     Outcome,
     State,
-    aggregate,
-    computable_for,
-    guarantee_for,
+    aggregator,
 )
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
@@ -28,6 +26,7 @@ ROUNDING = 1e-12
 
 
 @frozen(kw_only=True)
+@aggregator("sign-guard", "n >= 2", "n > 2f")
 class SignGuard:
     """The mean of rows of ordinary norm and ordinary signs, clipped to the median norm.
 
@@ -48,9 +47,6 @@ class SignGuard:
 
     # Not permutation: clusters of one size tie, and the lowest index decides.
     laws: ClassVar[frozenset[str]] = frozenset({SCALING, EQUAL_ROWS})
-    __call__ = aggregate
-    computable = computable_for("sign-guard", "n >= 2")
-    guarantee = guarantee_for("sign-guard", "n > 2f")
 
     def outcome(
         self, points: Points, *, context: Context | None = None, state: State = None
@@ -67,6 +63,7 @@ class SignGuard:
 
 
 @frozen(kw_only=True)
+@aggregator("clipped-clustering", "n >= 2", "n > 2f")
 class ClippedClustering:
     """Rows clipped to `tau`, cut in two by their angles; the mean of the larger part.
 
@@ -83,14 +80,9 @@ class ClippedClustering:
     f: int = budget()
     tau: float | None = number("tau", None, above=0.0)
 
-    __call__ = aggregate
-
     @property
     def laws(self) -> frozenset[str]:
         return frozenset({SCALING, EQUAL_ROWS} if self.tau is None else ())
-
-    computable = computable_for("clipped-clustering", "n >= 2")
-    guarantee = guarantee_for("clipped-clustering", "n > 2f")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         norms = gram.norms

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from attrs import frozen
+from torch import Tensor
 
 from byzpy_tw.aggregators.fields import budget
 from byzpy_tw.aggregators.rule import (
@@ -12,16 +14,26 @@ from byzpy_tw.aggregators.rule import (
     PERMUTATION,
     Outcome,
     State,
-    aggregate,
-    computable_for,
-    guarantee_for,
+    aggregator,
 )
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.seeds import Context
 
 
+def _outcome(select: Callable[[Any, Points], Tensor]) -> Callable[..., Outcome]:
+    """Return the method ``outcome`` of a rule that returns ``select(rule, points)``."""
+
+    def outcome(
+        rule: Any, points: Points, *, context: Context | None = None, state: State = None
+    ) -> Outcome:
+        return Outcome(select(rule, points))
+
+    return outcome
+
+
 @frozen(kw_only=True)
+@aggregator("median", "n >= 1", "n > 2f")
 class Median:
     """The median of each coordinate; for even n the mean of the two middle values.
 
@@ -33,17 +45,12 @@ class Median:
     f: int = budget()
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
-    computable = computable_for("median", "n >= 1")
-    guarantee = guarantee_for("median", "n > 2f")
 
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
-        return Outcome(select.median(points))
+    outcome = _outcome(lambda rule, points: select.median(points))
 
 
 @frozen(kw_only=True)
+@aggregator("trimmed mean", "n > 2f", "n > 2f")
 class TrimmedMean:
     """Each coordinate's mean without its `f` smallest and `f` largest values.
 
@@ -55,17 +62,12 @@ class TrimmedMean:
     f: int = budget()
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
-    computable = computable_for("trimmed mean", "n > 2f")
-    guarantee = guarantee_for("trimmed mean", "n > 2f")
 
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
-        return Outcome(select.trimmed_mean(points, self.f))
+    outcome = _outcome(lambda rule, points: select.trimmed_mean(points, rule.f))
 
 
 @frozen(kw_only=True)
+@aggregator("meamed", "n > f", "n > 2f")
 class MeanAroundMedian:
     """Each coordinate's mean of the n - f values nearest to its median.
 
@@ -78,17 +80,12 @@ class MeanAroundMedian:
     f: int = budget()
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
-    computable = computable_for("meamed", "n > f")
-    guarantee = guarantee_for("meamed", "n > 2f")
 
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
-        return Outcome(select.mean_around_median(points, points.size - self.f))
+    outcome = _outcome(lambda rule, points: select.mean_around_median(points, points.size - rule.f))
 
 
 @frozen(kw_only=True)
+@aggregator("phocas", "n > 2f", "n > 2f")
 class Phocas:
     """Each coordinate's mean of the n - f values nearest to its trimmed mean.
 
@@ -100,18 +97,14 @@ class Phocas:
     f: int = budget()
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
-    computable = computable_for("phocas", "n > 2f")
-    guarantee = guarantee_for("phocas", "n > 2f")
 
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
-        keep = points.size - self.f
-        return Outcome(select.mean_around_trimmed_mean(points, self.f, keep))
+    outcome = _outcome(
+        lambda rule, points: select.mean_around_trimmed_mean(points, rule.f, points.size - rule.f)
+    )
 
 
 @frozen(kw_only=True)
+@aggregator("sign-majority", "n >= 1", "n > 2f")
 class SignMajority:
     """Each coordinate's sign of the sum of its signs: -1, 0 or 1.
 
@@ -123,11 +116,5 @@ class SignMajority:
     f: int = budget()
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
-    __call__ = aggregate
-    computable = computable_for("sign-majority", "n >= 1")
-    guarantee = guarantee_for("sign-majority", "n > 2f")
 
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
-        return Outcome(select.sign_of_sign_sum(points))
+    outcome = _outcome(lambda rule, points: select.sign_of_sign_sum(points))

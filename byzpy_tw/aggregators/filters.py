@@ -16,9 +16,7 @@ from byzpy_tw.aggregators.rule import (
     ALL_LAWS,
     Outcome,
     State,
-    aggregate,
-    computable_for,
-    guarantee_for,
+    aggregator,
     uniform,
 )
 from byzpy_tw.kernels.points import Gram, Points
@@ -29,6 +27,7 @@ MIN_PROGRESS = 1e-6  # of one row's weight a step
 
 
 @frozen(kw_only=True)
+@aggregator("caf", "n > 2f", "n > 2f")
 class CAF:
     """The covariance-bound agnostic filter.
 
@@ -52,9 +51,6 @@ class CAF:
     power_iterations: int | None = whole("power_iterations", None, least=1, most=100_000)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
-    computable = computable_for("caf", "n > 2f")
-    guarantee = guarantee_for("caf", "n > 2f")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         # NumPy's calls take less time at this size.  Not its BLAS, which would have
@@ -109,6 +105,7 @@ def _top_eigenpair(matrix: Tensor, power_iterations: int | None) -> tuple[float,
 
 
 @frozen(kw_only=True)
+@aggregator("dnc", None, "n > 2f")
 class DnC:
     """Divide and conquer: rows of large projection on a top singular direction are dropped.
 
@@ -129,13 +126,10 @@ class DnC:
     seed: int | None = whole("seed", None, most=2**63 - 1)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
 
     def computable(self, n: int) -> str | None:
         why = f"dnc needs n > ceil(c f), got n={n}, f={self.f}, c={self.c:g}"
         return None if n > self._drop else why
-
-    guarantee = guarantee_for("dnc", "n > 2f")
 
     @property
     def _drop(self) -> int:

@@ -29,9 +29,7 @@ from byzpy_tw.aggregators.rule import (
     SCALING,
     TRANSLATION,
     State,
-    aggregate,
-    computable_for,
-    guarantee_for,
+    aggregator,
     uniform,
 )
 from byzpy_tw.kernels.points import Gram
@@ -44,6 +42,7 @@ FEW = 64  # rows: NumPy solves for them faster than torch, and with one thread
 
 
 @frozen(kw_only=True)
+@aggregator("geometric median", "n >= 1", "n > 2f")
 class GeometricMedian:
     """The point with the least sum of distances to the rows.
 
@@ -63,15 +62,10 @@ class GeometricMedian:
     max_iter: int = whole("max_iter", 1000, least=1)
     init: Literal["mean", "zero"] = word("init", "mean", "mean", "zero")
 
-    __call__ = aggregate
-
     @property
     def laws(self) -> frozenset[str]:
         lost = {SCALING} if self.nu is not None else set()
         return ALL_LAWS - (lost | {TRANSLATION} if self.init == "zero" else lost)
-
-    computable = computable_for("geometric median", "n >= 1")
-    guarantee = guarantee_for("geometric median", "n > 2f")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size

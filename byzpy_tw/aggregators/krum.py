@@ -13,8 +13,7 @@ from byzpy_tw.aggregators.rule import (
     ALL_LAWS,
     PERMUTATION,
     State,
-    aggregate,
-    guarantee_for,
+    aggregator,
     needs,
     uniform,
 )
@@ -59,6 +58,7 @@ def _laws(rule: Krum | MultiKrum) -> frozenset[str]:
 
 
 @frozen(kw_only=True)
+@aggregator("krum", None, "n > 2f + 2")
 class Krum:
     """The row with the lowest sum of squared distances to its `closest` nearest others.
 
@@ -73,8 +73,6 @@ class Krum:
     closest: int | None = whole("closest", None, least=1)
     chunk_size: int = block()
 
-    __call__ = aggregate
-
     @property
     def laws(self) -> frozenset[str]:
         return _laws(self)
@@ -82,14 +80,13 @@ class Krum:
     def computable(self, n: int) -> str | None:
         return _computable(self, "krum", n)
 
-    guarantee = guarantee_for("krum", "n > 2f + 2")
-
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         found = krum_scores(gram, _closest(self, gram.size), self.chunk_size)
         return uniform(gram.size, lowest_scores(found, 1))
 
 
 @frozen(kw_only=True)
+@aggregator("multi-krum", None, "n > 2f + 2")
 class MultiKrum:
     """The mean of the `q` rows with the best Krum scores.
 
@@ -105,8 +102,6 @@ class MultiKrum:
     closest: int | None = whole("closest", None, least=1)
     chunk_size: int = block()
 
-    __call__ = aggregate
-
     @property
     def laws(self) -> frozenset[str]:
         return _laws(self)
@@ -116,8 +111,6 @@ class MultiKrum:
         if why is None and self.q is not None and self.q > n - self.f:
             return f"multi-krum needs q <= n - f, got n={n}, f={self.f}, q={self.q}"
         return why
-
-    guarantee = guarantee_for("multi-krum", "n > 2f + 2")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         q = max(1, gram.size - self.f - 1) if self.q is None else self.q

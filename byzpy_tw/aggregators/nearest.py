@@ -15,9 +15,7 @@ from byzpy_tw.aggregators.rule import (
     SCALING,
     TRANSLATION,
     State,
-    aggregate,
-    computable_for,
-    guarantee_for,
+    aggregator,
     uniform,
 )
 from byzpy_tw.errors import TooManyByzantine
@@ -26,6 +24,7 @@ from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@aggregator("monna", "n > f", "n > 2f")
 class MoNNA:
     """The mean of the n - f rows nearest to node `reference`'s own, itself included.
 
@@ -45,9 +44,6 @@ class MoNNA:
 
     # The reference's row is not like the others.
     laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
-    __call__ = aggregate
-    computable = computable_for("monna", "n > f")
-    guarantee = guarantee_for("monna", "n > 2f")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
@@ -64,6 +60,7 @@ class MoNNA:
 
 
 @frozen(kw_only=True)
+@aggregator("cge", "n > f", "n > 2f")
 class CGE:
     """Comparative gradient elimination: the mean of the n - f rows of least norm.
 
@@ -77,9 +74,6 @@ class CGE:
     f: int = budget()
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
-    __call__ = aggregate
-    computable = computable_for("cge", "n > f")
-    guarantee = guarantee_for("cge", "n > 2f")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return uniform(gram.size, lowest_scores(gram.norms, gram.size - self.f))

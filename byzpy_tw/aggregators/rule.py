@@ -26,6 +26,7 @@ from byzpy_tw.vectors import NORM_LIMIT, Vectors, as_matrix
 
 State = dict[str, Any] | None
 T = TypeVar("T")
+C = TypeVar("C", bound=type)
 
 PERMUTATION, TRANSLATION, SCALING, EQUAL_ROWS = (
     "permutation",
@@ -37,6 +38,7 @@ ALL_LAWS = frozenset({PERMUTATION, TRANSLATION, SCALING, EQUAL_ROWS})
 
 # The conditions on n and f under which rules can be computed, or give a guarantee.
 _CONDITIONS: dict[str, Callable[[int, int], bool]] = {
+    "any n": lambda n, f: True,
     "n >= 1": lambda n, f: n >= 1,
     "n >= 2": lambda n, f: n >= 2,
     "n > f": lambda n, f: n > f,
@@ -98,16 +100,34 @@ def promises(name: str, condition: str, holds: bool, n: int, f: int) -> str | No
     return None if holds else f"{name} is only robust for {condition}, got n={n}, f={f}"
 
 
-def computable_for(name: str, condition: str) -> Callable[[Any, int], str | None]:
-    """Return the method ``computable(n)`` of a rule with a budget, from its condition."""
-    holds = _CONDITIONS[condition]
-    return lambda rule, n: needs(name, condition, holds(n, rule.f), n, rule.f)
+def aggregator(name: str, computable: str | None, guarantee: str | None) -> Callable[[C], C]:
+    """Return a decorator that makes a class with a budget ``f`` an aggregator called `name`.
+
+    `computable` and `guarantee` are conditions such as ``n > 2f``; where one is None, the class
+    has a method of its own.  The class has a method ``weights`` or ``outcome``.
+    """
+    return _declare(aggregate, name, computable, guarantee)
 
 
-def guarantee_for(name: str, condition: str) -> Callable[[Any, int], str | None]:
-    """Return the method ``guarantee(n)`` of a rule with a budget, from its condition."""
-    holds = _CONDITIONS[condition]
-    return lambda rule, n: promises(name, condition, holds(n, rule.f), n, rule.f)
+def preaggregator(name: str, computable: str | None, guarantee: str | None) -> Callable[[C], C]:
+    """As `aggregator`, for a pre-aggregator: a class with a method ``matrix``."""
+    return _declare(preaggregate, name, computable, guarantee)
+
+
+def _declare(
+    call: Callable[..., Any], name: str, computable: str | None, guarantee: str | None
+) -> Callable[[C], C]:
+    def declare(cls: Any) -> Any:
+        cls.__call__ = call
+        if computable is not None:
+            can = _CONDITIONS[computable]
+            cls.computable = lambda rule, n: needs(name, computable, can(n, rule.f), n, rule.f)
+        if guarantee is not None:
+            may = _CONDITIONS[guarantee]
+            cls.guarantee = lambda rule, n: promises(name, guarantee, may(n, rule.f), n, rule.f)
+        return cls
+
+    return declare
 
 
 def compute_outcome(rule: Any, points: Points, *, context: Context | None, state: State) -> Outcome:

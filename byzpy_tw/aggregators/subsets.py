@@ -12,8 +12,7 @@ from byzpy_tw.aggregators.rule import (
     ALL_LAWS,
     PERMUTATION,
     State,
-    aggregate,
-    guarantee_for,
+    aggregator,
     needs,
     uniform,
 )
@@ -30,6 +29,7 @@ from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@aggregator("mda", None, "n > 2f")
 class MDA:
     """Minimum diameter averaging: the mean of the n - f rows of least diameter, exactly.
 
@@ -46,8 +46,6 @@ class MDA:
 
     f: int = budget()
 
-    __call__ = aggregate
-
     @property
     def laws(self) -> frozenset[str]:
         # Several sets may have the least diameter: the choice is by index.
@@ -61,13 +59,12 @@ class MDA:
             )
         return needs("mda", "n > f", n > self.f, n, self.f)
 
-    guarantee = guarantee_for("mda", "n > 2f")
-
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return uniform(gram.size, minimum_diameter_subset(gram.squared, gram.size - self.f))
 
 
 @frozen(kw_only=True)
+@aggregator("smea", None, "n > 2f")
 class SMEA:
     """The mean of the n - f rows whose covariance has the least largest eigenvalue, exactly.
 
@@ -80,7 +77,6 @@ class SMEA:
     f: int = budget()
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
 
     def computable(self, n: int) -> str | None:
         why = needs("smea", "n > f", n > self.f, n, self.f)
@@ -90,8 +86,6 @@ class SMEA:
                 f"{MOST_SUBSETS:.3g} end in reasonable time, got n={n}, f={self.f}"
             )
         return why
-
-    guarantee = guarantee_for("smea", "n > 2f")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         keep = gram.size - self.f

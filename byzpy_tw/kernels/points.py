@@ -223,7 +223,7 @@ class Points:
         )
 
     def row_weights(self, weights: Tensor) -> Tensor:
-        """Return ``(n,)`` or ``(k, n)`` weights of the matrix's rows from weights of these points."""
+        """Return the matrix's rows' weights, ``(n,)`` or ``(k, n)``, from these points' weights."""
         return self._to_rows(weights if self.mix is None else weights @ self.mix)
 
     def _to_rows(self, weights: Tensor) -> Tensor:

@@ -17,15 +17,14 @@ from byzpy_tw.aggregators.rule import (
     SCALING,
     TRANSLATION,
     State,
-    computable_for,
-    guarantee_for,
-    preaggregate,
+    preaggregator,
 )
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@preaggregator("clipping", "n >= 1", "any n")
 class Clipping:
     """Each row scaled down to norm `c` where it is longer."""
 
@@ -35,17 +34,13 @@ class Clipping:
     c: float = number("c", 2.0, above=0.0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
-    __call__ = preaggregate
-    computable = computable_for("clipping", "n >= 1")
-
-    def guarantee(self, n: int) -> str | None:
-        return None
 
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return torch.diag((self.c / gram.norms).clamp_(max=1.0))
 
 
 @frozen(kw_only=True)
+@preaggregator("arc", "n > f", "n > 2f")
 class ARC:
     """The k longest rows scaled to the longest of the others, k = floor(2 f (n - f) / n).
 
@@ -59,9 +54,6 @@ class ARC:
     f: int = budget()
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
-    __call__ = preaggregate
-    computable = computable_for("arc", "n > f")
-    guarantee = guarantee_for("arc", "n > 2f")
 
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
@@ -72,6 +64,7 @@ class ARC:
 
 
 @frozen(kw_only=True)
+@preaggregator("nnm", "n > f", "n > 2f")
 class NNM:
     """Nearest-neighbour mixing: each row becomes the mean of its n - f nearest, itself included.
 
@@ -84,9 +77,6 @@ class NNM:
     chunk_size: int = block()
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = preaggregate
-    computable = computable_for("nnm", "n > f")
-    guarantee = guarantee_for("nnm", "n > 2f")
 
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
@@ -101,6 +91,7 @@ class NNM:
 
 
 @frozen(kw_only=True)
+@preaggregator("bucketing", "n >= 1", "any n")
 class Bucketing:
     """Means of groups of `s` rows, after a shuffle; the last group may be smaller.
 
@@ -118,11 +109,6 @@ class Bucketing:
     permutation: Literal["random", "identity"] = word("permutation", "random", "random", "identity")
 
     laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
-    __call__ = preaggregate
-    computable = computable_for("bucketing", "n >= 1")
-
-    def guarantee(self, n: int) -> str | None:
-        return None
 
     @property
     def keeps_rows(self) -> bool:
