@@ -10,13 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.fields import budget, number
-from byzpy_tw.aggregators.rule import (
-    EQUAL_ROWS,
-    SCALING,
-    Outcome,
-    State,
-    aggregator,
-)
+from byzpy_tw.aggregators.rule import EQUAL_ROWS, SCALING, Outcome, State, aggregator
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.seeds import Context

@@ -9,13 +9,7 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.fields import budget
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    PERMUTATION,
-    Outcome,
-    State,
-    aggregator,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, aggregator
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.seeds import Context

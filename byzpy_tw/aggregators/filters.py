@@ -12,13 +12,7 @@ from torch import Tensor
 
 from byzpy_tw.aggregators.fields import budget, number, whole
 from byzpy_tw.aggregators.krum import lowest_scores
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    Outcome,
-    State,
-    aggregator,
-    uniform,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, Outcome, State, aggregator, uniform
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.seeds import Context
 

@@ -24,14 +24,7 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.fields import budget, number, whole, word
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    SCALING,
-    TRANSLATION,
-    State,
-    aggregator,
-    uniform,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, SCALING, TRANSLATION, State, aggregator, uniform
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
 

@@ -9,14 +9,7 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.fields import block, budget, whole
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    PERMUTATION,
-    State,
-    aggregator,
-    needs,
-    uniform,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, aggregator, needs, uniform
 from byzpy_tw.kernels.distances import sort_rows
 from byzpy_tw.kernels.parallel import map_in_order
 from byzpy_tw.kernels.points import Gram

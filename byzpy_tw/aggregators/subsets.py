@@ -8,14 +8,7 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.fields import budget
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    PERMUTATION,
-    State,
-    aggregator,
-    needs,
-    uniform,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, aggregator, needs, uniform
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.kernels.search import (
     MOST_STEPS,

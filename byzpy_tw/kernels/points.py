@@ -215,11 +215,7 @@ class Points:
         """Return the points that ``(k, m)`` `mix` makes of these."""
         whole = mix if self.mix is None else mix @ self.mix
         return Points(
-            self.matrix,
-            anchor=self.anchor,
-            rows=self.rows,
-            mix=whole,
-            gram=self.gram.mapped(mix),
+            self.matrix, anchor=self.anchor, rows=self.rows, mix=whole, gram=self.gram.mapped(mix)
         )
 
     def row_weights(self, weights: Tensor) -> Tensor:

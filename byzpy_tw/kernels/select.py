@@ -112,10 +112,7 @@ def _mean(rows: Rows) -> Tensor:
 
 
 def _mean_around(
-    points: Points,
-    keep: int,
-    centre: Callable[[Rows], Tensor],
-    core: Callable[[int], Wanted],
+    points: Points, keep: int, centre: Callable[[Rows], Tensor], core: Callable[[int], Wanted]
 ) -> Tensor:
     """Return the mean of the `keep` values nearest to `centre`.
 

@@ -8,16 +8,7 @@ Equal arguments give equal shards.
 from byzpy_tw.partitions.even import Iid, Local, Stride
 from byzpy_tw.partitions.uneven import Dirichlet, Extreme, Gamma, Shards
 
-__all__ = [
-    "BUILTIN",
-    "Dirichlet",
-    "Extreme",
-    "Gamma",
-    "Iid",
-    "Local",
-    "Shards",
-    "Stride",
-]
+__all__ = ["BUILTIN", "Dirichlet", "Extreme", "Gamma", "Iid", "Local", "Shards", "Stride"]
 
 # name, factory, aliases
 BUILTIN = (

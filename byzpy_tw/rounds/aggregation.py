@@ -9,13 +9,7 @@ from torch import Tensor
 
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.errors import (
-    BadRuleOutput,
-    ByzpyTwError,
-    ConfigError,
-    GuaranteeMissing,
-    PluginError,
-)
+from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, ConfigError, GuaranteeMissing, PluginError
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugin_code import describe_exception, plugin_call
 from byzpy_tw.plugins import Registry, parse

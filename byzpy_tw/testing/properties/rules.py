@@ -15,13 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
 from byzpy_tw.aggregators.pipeline import Pipeline
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    EQUAL_ROWS,
-    PERMUTATION,
-    SCALING,
-    TRANSLATION,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, EQUAL_ROWS, PERMUTATION, SCALING, TRANSLATION
 from byzpy_tw.errors import ByzpyTwError, TooManyByzantine, TooManyRefused
 from byzpy_tw.seeds import Context
 from byzpy_tw.testing.properties.bounds import (
@@ -98,13 +92,7 @@ def preaggregator_tests(
 
 
 def _tests(
-    kind: str,
-    make: Factory,
-    n: int,
-    f: int,
-    bound: Bound | None,
-    tolerance: float,
-    name: str,
+    kind: str, make: Factory, n: int, f: int, bound: Bound | None, tolerance: float, name: str
 ) -> Any:
     rule = make_with(make, f=f)
     subject = _Subject(rule, kind == "aggregator", f)
@@ -134,11 +122,7 @@ class _Subject:
         self.f = rule.f if isinstance(getattr(rule, "f", None), int) else f
 
     def __call__(
-        self,
-        rows: Tensor,
-        *,
-        context: Context | None = None,
-        state: dict[str, Any] | None = None,
+        self, rows: Tensor, *, context: Context | None = None, state: dict[str, Any] | None = None
     ) -> Tensor:
         run = run_aggregator if self.last else run_preaggregator
         n = len(rows)
