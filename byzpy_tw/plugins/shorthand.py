@@ -13,13 +13,14 @@ from byzpy_tw.errors import BadParameter
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
 from byzpy_tw.plugins.parameters import check_known
+from byzpy_tw.plugins.pipelines import NamedPipeline
 from byzpy_tw.plugins.plain import plain
 from byzpy_tw.plugins.registry import Registry, _article, load
 from byzpy_tw.text import clip
 
 
 def registry(disabled: Iterable[str] = ()) -> Registry:
-    """The registry of this process without `disabled` distributions, loaded when first asked for.
+    """Return this process's registry without `disabled` distributions; loaded at the first call.
 
     Warns of distributions that are broken.
     """
@@ -35,17 +36,17 @@ def _loaded(disabled: tuple[str, ...]) -> Registry:
 
 
 def aggregator(name: str, **parameters: Any) -> Callable[..., Any]:
-    """The aggregator called `name`: a callable ``(n, d) -> (d,)``."""
+    """Return the aggregator called `name`: a callable ``(n, d) -> (d,)``."""
     return _made("aggregator", name, parameters)
 
 
 def preaggregator(name: str, **parameters: Any) -> Callable[..., Any]:
-    """The pre-aggregator called `name`: a callable ``(n, d) -> (m, d)``."""
+    """Return the pre-aggregator called `name`: a callable ``(n, d) -> (m, d)``."""
     return _made("pre-aggregator", name, parameters)
 
 
 def attack(name: str, **parameters: Any) -> Callable[..., Any]:
-    """The attack called `name`: a callable from honest vectors to the attack's."""
+    """Return the attack called `name`: a callable from honest vectors to the attack's."""
     made = _made("attack", name, parameters)
     target = getattr(made, "target", None)
     if target:
@@ -63,12 +64,12 @@ def build_attack(
     f: int,
     run_pipeline: Callable[[], Pipeline] | None = None,
 ) -> Any:
-    """The attack that `text` names, in a run of `n` nodes, `b` of them Byzantine.
+    """Return the attack that `text` names, in a run of `n` nodes, `b` of them Byzantine.
 
-    With `run_pipeline`, which the trainer has, aimed at the pipeline that it names
-    itself, or at the run's own, where it takes aim.  Servers need not have the rules:
-    what an attack finds out about them is the trainer's to find and travels as its
-    ``strength``.  Raises `BadParameter` where it makes no sense for these numbers.
+    With `run_pipeline`, which the trainer has, an attack with ``aimed_at`` gets its target:
+    the pipeline that it names, or the run's own.  Servers need not have the rules: the
+    trainer computes the ``strength``, which travels.  Raises `BadParameter` where the
+    attack makes no sense for these numbers.
     """
     made = names.make("attack", text, f=f)
     if hasattr(made, "check"):
@@ -83,20 +84,19 @@ def build_attack(
 
 
 def _of(names: Registry, text: str) -> plugin_call:
-    """Foreign code's errors, as those of the attack that `text` names."""
+    """Return the context in which errors are those of the attack that `text` names."""
     entry = names.entry("attack", parse(text).name)
     return plugin_call(f"{entry.distribution}: attack {entry.name!r}")
 
 
 def pipeline(text: str, **fill: Any) -> Pipeline:
-    """The chain that `text` describes: ``"clipping:c=2.0 | nnm | krum"``.
+    """Return the chain that `text` describes: ``"clipping:c=2.0 | nnm | krum"``.
 
     All but the last are pre-aggregators.  `fill` offers parameters, such as
     ``f``, to every rule that takes them.  Raises `BadParameter` for one that none takes.
     """
-    names = registry()
-    stages = [(kind, parse(part)) for kind, part in _stages(text)]
-    known = {named.name: names.entry(kind, named.name).parameters for kind, named in stages}
+    names, named = registry(), NamedPipeline.parse(text)
+    known = {rule.name: names.entry(kind, rule.name).parameters for kind, rule in named.stages}
     taken = sorted({key for parameters in known.values() for key in parameters})
     offered = {}
     for key, value in fill.items():
@@ -110,22 +110,12 @@ def pipeline(text: str, **fill: Any) -> Pipeline:
         for owner, parameters in known.items():
             if key in parameters:
                 offered[key] = parameters[key].fitting(owner, value)
-    return build_pipeline(names, text, **offered)
+    return named.build(names, **offered)
 
 
 def build_pipeline(names: Registry, text: str, **fill: Any) -> Pipeline:
     """As `pipeline`, with the rules of the registry `names`."""
-    *before, last = _stages(text)
-    return Pipeline(
-        pre=tuple(names.make(kind, part, **fill) for kind, part in before),
-        aggregator=names.make(*last, **fill),
-    )
-
-
-def _stages(text: str) -> list[tuple[str, str]]:
-    """The kind and the text of each rule of a chain."""
-    *before, last = [part.strip() for part in text.split("|")]
-    return [*(("pre-aggregator", part) for part in before), ("aggregator", last)]
+    return NamedPipeline.parse(text).build(names, **fill)
 
 
 def _made(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
@@ -142,9 +132,9 @@ def _made(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
         if value is None:
             if known[key].nullable and known[key].default is not None:
                 written[key] = "none"
-            continue  # otherwise it means: not given
+            continue  # otherwise None means: not given
         value = known[key].fitting(named.name, value)
-        written.pop(key, None)  # the keyword goes before the text
+        written.pop(key, None)  # the keyword overrides the text
         if known[key].writable:
             written[key] = _text(named.name, key, value)
         else:  # rules and lists of them cannot be written down
