@@ -35,7 +35,7 @@ Rule = Any  # a callable; `aggregators.rule` has the other methods that it may h
 
 
 @frozen
-class _Stage:
+class Stage:
     """One rule of a chain, with the usual meaning of the declarations that it left out."""
 
     rule: Rule
@@ -199,9 +199,9 @@ class Pipeline:
         return self._first("guarantee", n)
 
     @property
-    def _stages(self) -> tuple[_Stage, ...]:
-        before = (_Stage(rule, f"pre-{i}") for i, rule in enumerate(self.pre))
-        return (*before, _Stage(self.aggregator, "aggregator"))
+    def _stages(self) -> tuple[Stage, ...]:
+        before = (Stage(rule, f"pre-{i}") for i, rule in enumerate(self.pre))
+        return (*before, Stage(self.aggregator, "aggregator"))
 
     def _first(self, method: str, n: int) -> str | None:
         """Return the first rule's answer that is not None, each asked for the rows that it gets."""
