@@ -1,4 +1,4 @@
-"""How training data is cut into the honest nodes' shards.
+"""Partitions: rules that cut the training data into the honest nodes' shards.
 
 A partition is called with the ``(N,)`` labels, the number of shards and a
 random stream, and returns one int64 index array a shard, none of them empty.
