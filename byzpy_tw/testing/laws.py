@@ -2,23 +2,8 @@
 
 import warnings
 
-from byzpy_tw.testing.properties import (
-    aggregator_tests,
-    attack_tests,
-    dataset_tests,
-    longest_row,
-    partition_tests,
-    preaggregator_tests,
-)
-
-__all__ = [
-    "aggregator_tests",
-    "attack_tests",
-    "dataset_tests",
-    "longest_row",
-    "partition_tests",
-    "preaggregator_tests",
-]
+from byzpy_tw.testing.properties import *  # noqa: F403
+from byzpy_tw.testing.properties import __all__ as __all__
 
 warnings.warn(
     "byzpy_tw.testing.laws is called byzpy_tw.testing.properties now; this name goes with the "
