@@ -124,7 +124,7 @@ class Options(usage.Options):
                 self.loaded = load_keys(absolute(self["keys"]), SERVER)
             except ByzpyTwError as e:
                 raise usage.UsageError(format_error(e)) from None
-        from byzpy_tw.plugins.registry import check_disabled
+        from byzpy_tw.plugins.distributions import check_disabled
 
         try:
             self.data_root = absolute(self["data-root"])

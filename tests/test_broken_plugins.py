@@ -32,7 +32,7 @@ BROKEN: dict[str, tuple[str, str]] = {
     "ours": ("from byzpy_tw.errors import ConfigError\nraise ConfigError('theirs')",
              "failed to import: theirs"),
     "textless": ("class E(Exception):\n    def __str__(self):\n        raise SystemExit\nraise E",
-                 "failed to import: E: its text cannot be had: that raised SystemExit"),
+                 "failed to import: E: no text: that raised SystemExit"),
     "hook raises": ("@hookimpl\ndef register_models():\n    raise SystemExit(3)",
                     "register_models() raised SystemExit: 3 (byzpy_tw_ill.py, line 4)"),
     "tuple": ("@hookimpl\ndef register_models():\n    return [('x', int)]",

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from byzpy_tw.aggregators.fields import budget
 from byzpy_tw.aggregators.rule import (
     ALL_LAWS,
     PERMUTATION,
@@ -18,6 +17,7 @@ from byzpy_tw.aggregators.rule import (
 )
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
@@ -30,7 +30,7 @@ class Median:
     Yin et al., ICML 2018, Definition 1.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
     __call__ = aggregate
@@ -56,7 +56,7 @@ class TrimmedMean:
     Yin et al., ICML 2018, Definition 2.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
     __call__ = aggregate
@@ -83,7 +83,7 @@ class MeanAroundMedian:
     ByzPy calls this the mean of medians.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
     __call__ = aggregate
@@ -109,7 +109,7 @@ class Phocas:
     Xie et al., "Phocas: dimensional Byzantine-resilient SGD", 2018, Definition 7.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
     __call__ = aggregate
@@ -136,7 +136,7 @@ class SignMajority:
     Bernstein et al., "signSGD", ICML 2018, Algorithm 3.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
     __call__ = aggregate

@@ -10,8 +10,8 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.adapter import call_attack
-from byzpy_tw.attacks.checks import number, truth, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.parameters import boolean, integer, real
 from byzpy_tw.seeds import Context
 
 
@@ -55,7 +55,7 @@ class Silent:
 class Slow:
     """Its own honest gradient, `seconds` late: by default, two round timeouts."""
 
-    seconds: float | None = number("seconds", None, least=0.0, most=86_400.0)
+    seconds: float | None = real(None, least=0.0, most=86_400.0)
 
     behaviour = "slow"
     knowledge = "own"
@@ -91,8 +91,8 @@ class Replay:
     is none, the node's own honest gradient does.
     """
 
-    age: int = whole("age", 1, least=1)
-    relabel: bool = truth("relabel", False)
+    age: int = integer(1, least=1)
+    relabel: bool = boolean(False)
 
     knowledge = "own"
 

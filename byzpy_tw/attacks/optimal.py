@@ -10,10 +10,10 @@ from torch import Tensor
 
 from byzpy_tw.attacks.adapter import call_attack
 from byzpy_tw.attacks.alie import ddof_factor, shift_vector
-from byzpy_tw.attacks.checks import number, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.simple import scale_vector
 from byzpy_tw.attacks.target import Memory, Rule, find_strength, geometric
+from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 
 T = TypeVar("T", bound="OptimalIPM | OptimalALIE")
@@ -58,11 +58,11 @@ class OptimalIPM:
     Xie et al., UAI 2020; the search is ByzFL's (`search.line_maximize`).
     """
 
-    evals: int = whole("evals", 20, least=1, most=1000)
-    start: float = number("start", 0.0)
-    delta: float = number("delta", 10.0, above=0.0)
-    ratio: float = number("ratio", 0.8, above=0.0, below=1.0)
-    f: int | None = whole("f", None)
+    evals: int = integer(20, least=1, most=1000)
+    start: float = real(0.0)
+    delta: float = real(10.0, above=0.0)
+    ratio: float = real(0.8, above=0.0, below=1.0)
+    f: int | None = integer(None)
     aggregator: str | None = None
     pre: str | None = field(default=(), converter=_rules)
 
@@ -108,12 +108,12 @@ class OptimalALIE:
     Baruch et al., NeurIPS 2019; the search is ByzFL's (`search.line_maximize`).
     """
 
-    evals: int = whole("evals", 20, least=1, most=1000)
-    start: float = number("start", 0.0)
-    delta: float = number("delta", 10.0, above=0.0)
-    ratio: float = number("ratio", 0.8, above=0.0, below=1.0)
-    ddof: int = whole("ddof", 0, most=1)
-    f: int | None = whole("f", None)
+    evals: int = integer(20, least=1, most=1000)
+    start: float = real(0.0)
+    delta: float = real(10.0, above=0.0)
+    ratio: float = real(0.8, above=0.0, below=1.0)
+    ddof: int = integer(0, most=1)
+    f: int | None = integer(None)
     aggregator: str | None = None
     pre: str | None = field(default=(), converter=_rules)
 

@@ -9,7 +9,6 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import block, budget, number, whole, word
 from byzpy_tw.aggregators.rule import (
     ALL_LAWS,
     EQUAL_ROWS,
@@ -22,6 +21,7 @@ from byzpy_tw.aggregators.rule import (
     promises,
 )
 from byzpy_tw.kernels.points import Gram
+from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
@@ -31,8 +31,8 @@ class Clipping:
 
     inner_products: ClassVar[bool] = False
     keeps_rows: ClassVar[bool] = True
-    f: int = budget()
-    c: float = number("c", 2.0, above=0.0)
+    f: int = integer(0)
+    c: float = real(2.0, above=0.0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
     __call__ = preaggregate
@@ -58,7 +58,7 @@ class ARC:
 
     inner_products: ClassVar[bool] = False
     keeps_rows: ClassVar[bool] = True
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
     __call__ = preaggregate
@@ -86,8 +86,8 @@ class NNM:
     Allouah et al., AISTATS 2023, Algorithm 2.
     """
 
-    f: int = budget()
-    chunk_size: int = block()
+    f: int = integer(0)
+    chunk_size: int = integer(32, least=1)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
     __call__ = preaggregate
@@ -123,9 +123,9 @@ class Bucketing:
     """
 
     inner_products: ClassVar[bool] = False
-    f: int = budget()
-    s: int = whole("s", 2, least=1)
-    permutation: Literal["random", "identity"] = word("permutation", "random", "random", "identity")
+    f: int = integer(0)
+    s: int = integer(2, least=1)
+    permutation: Literal["random", "identity"] = choice("random", "identity")
 
     laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
     __call__ = preaggregate
