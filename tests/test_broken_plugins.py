@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from attrs import evolve
 from twisted.internet.task import Clock
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
@@ -188,10 +189,10 @@ class ServerTests(SynchronousTestCase):
         where = on_path(self)
         write(where, ILL, "raise AssertionError", module="byzpy_tw_ill")
         options = self.parsed("--disable-plugin", "Byzpy_tw.Ill", "--data-root", "~/data")
-        self.assertEqual(options.disabled, [ILL])
-        self.assertEqual(options.data_root, Path.home() / "data")
+        self.assertEqual(options.config.disable_plugin, (ILL,))
+        self.assertEqual(options.config.data_root, str(Path.home() / "data"))
         [service] = makeService(options, Clock())
-        self.assertEqual((service.disabled, service.data_root), ((ILL,), Path.home() / "data"))
+        self.assertEqual(service.config, evolve(options.config, threads=service.threads))
         self.assertEqual(service._load_registry().broken, ())
         words = ("--disable-plugin", ILL, "--disable-plugin", "byzpy-tw-il")
         error = self.assertRaises(UsageError, self.parsed, *words)
