@@ -14,9 +14,10 @@ from twisted.protocols import amp
 from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.config.server import BOX_BYTES, IN_FLIGHT
 from byzpy_tw.errors import BadRequest, ServerError, UnsuitableModel, WireError
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.limited_amp import BOX_BYTES, IN_FLIGHT, MESSAGE, LimitedAMP
+from byzpy_tw.protocol.limited_amp import MESSAGE, LimitedAMP
 from byzpy_tw.testing.doubles import SlowTransport
 
 HELLO = {"protocol": 1, "version": "0.1.0", "environment": "{}", "server": "s"}

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.server import Limits
 from byzpy_tw.errors import (
     BadFrame,
     BadRequest,
@@ -42,7 +43,6 @@ from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.rounds.round import Round
 from byzpy_tw.scheduling import node_scheduler
 from byzpy_tw.scheduling.node_scheduler import NodeScheduler
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool, SlowTransport
 from byzpy_tw.trainer import run, server_client
 from byzpy_tw.trainer.cluster import Cluster, Terms

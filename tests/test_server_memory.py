@@ -6,13 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.errors import LimitExceeded
 from byzpy_tw.kernels.memory import trim_heap
 from byzpy_tw.server.service import TRIM_DELAY, ByzpyServer
@@ -40,9 +40,7 @@ SPEC = RunSpec(
 class TidyTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.pool = Clock(), Noting()
-        self.server = ByzpyServer(
-            reactor=self.clock, host="127.0.0.1", port=0, data_root=Path("data")
-        )
+        self.server = ByzpyServer(self.clock, ServerConfig(host="127.0.0.1", port=0))
         self.server.pool = self.pool  # type: ignore[assignment]
 
     def test_once_for_runs_that_end_together(self) -> None:

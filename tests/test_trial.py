@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl, object_state
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, UnsuitableModel, WireError
 from byzpy_tw.plugin_code import write_guard
 from byzpy_tw.plugins import Registry, load
@@ -1057,7 +1057,7 @@ class RuleTests(SynchronousTestCase):
 class ServerTests(SynchronousTestCase):
     def test_leaves_threads_for_rounds(self) -> None:
         """Runs are built one after another: what waits for foreign code takes no thread."""
-        server = ByzpyServer(ClockReactor(), "127.0.0.1", 0, Path("."))
+        server = ByzpyServer(ClockReactor(), ServerConfig(port=0))
         server.pool = pool = HandCrankedPool()
         done: list[int] = []
         for number in range(3):

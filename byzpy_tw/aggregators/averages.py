@@ -8,9 +8,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget
 from byzpy_tw.aggregators.rule import ALL_LAWS, State, aggregator
 from byzpy_tw.kernels.points import Gram
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
@@ -20,7 +20,7 @@ class Mean:
     """The mean of the rows.  Not robust: `f` pays for refused rows only."""
 
     inner_products: ClassVar[bool] = False
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
 

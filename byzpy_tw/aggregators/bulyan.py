@@ -8,10 +8,10 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import block, budget
 from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, aggregator
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
@@ -30,8 +30,8 @@ class Bulyan:
     """
 
     inner_products: ClassVar[bool] = True
-    f: int = budget()
-    chunk_size: int = block()
+    f: int = integer(0)
+    chunk_size: int = integer(32, least=1)
 
     @property
     def laws(self) -> frozenset[str]:

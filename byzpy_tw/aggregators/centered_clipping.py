@@ -8,7 +8,6 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget, number, whole, word
 from byzpy_tw.aggregators.rule import (
     EQUAL_ROWS,
     PERMUTATION,
@@ -19,6 +18,7 @@ from byzpy_tw.aggregators.rule import (
 )
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
+from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
@@ -36,12 +36,10 @@ class CenteredClipping:
     Optimization", ICML 2021, equation 4 and Algorithm 2.
     """
 
-    f: int = budget()
-    tau: float = number("tau", 10.0, above=0.0)
-    iterations: int = whole("iterations", 3, least=1)
-    init: Literal["previous", "zero", "median"] = word(
-        "init", "previous", "previous", "zero", "median"
-    )
+    f: int = integer(0)
+    tau: float = real(10.0, above=0.0)
+    iterations: int = integer(3, least=1)
+    init: Literal["previous", "zero", "median"] = choice("previous", "zero", "median")
 
     @property
     def laws(self) -> frozenset[str]:

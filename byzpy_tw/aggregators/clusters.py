@@ -9,10 +9,10 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget, number
 from byzpy_tw.aggregators.rule import EQUAL_ROWS, SCALING, Outcome, State, aggregator
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
+from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 
 # Shares are whole numbers over d: two different ones differ by more than this.
@@ -35,9 +35,9 @@ class SignGuard:
     Gradient Filtering", ICDCS 2022, Algorithm 2 (which draws a tenth of the coordinates).
     """
 
-    f: int = budget()
-    low: float = number("low", 0.1, least=0.0)
-    high: float = number("high", 3.0, above=0.0)
+    f: int = integer(0)
+    low: float = real(0.1, least=0.0)
+    high: float = real(3.0, above=0.0)
 
     # Not permutation: clusters of one size tie, and the lowest index decides.
     laws: ClassVar[frozenset[str]] = frozenset({SCALING, EQUAL_ROWS})
@@ -71,8 +71,8 @@ class ClippedClustering:
     Schemes in Federated Learning", IEEE Transactions on Big Data 2023, section 4.
     """
 
-    f: int = budget()
-    tau: float | None = number("tau", None, above=0.0)
+    f: int = integer(0)
+    tau: float | None = real(None, above=0.0)
 
     @property
     def laws(self) -> frozenset[str]:

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget
 from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, aggregator
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
@@ -36,7 +36,7 @@ class Median:
     Yin et al., ICML 2018, Definition 1.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
 
@@ -53,7 +53,7 @@ class TrimmedMean:
     Yin et al., ICML 2018, Definition 2.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
 
@@ -71,7 +71,7 @@ class MeanAroundMedian:
     ByzPy calls this the mean of medians.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
 
@@ -88,7 +88,7 @@ class Phocas:
     Xie et al., "Phocas: dimensional Byzantine-resilient SGD", 2018, Definition 7.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
 
@@ -107,7 +107,7 @@ class SignMajority:
     Bernstein et al., "signSGD", ICML 2018, Algorithm 3.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
 

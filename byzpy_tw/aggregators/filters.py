@@ -10,10 +10,10 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget, number, whole
 from byzpy_tw.aggregators.krum import lowest_scores
 from byzpy_tw.aggregators.rule import ALL_LAWS, Outcome, State, aggregator, uniform
 from byzpy_tw.kernels.points import Gram, Points
+from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 
 MAX_STEPS = 300  # steps
@@ -41,8 +41,8 @@ class CAF:
     Untrusted Participants", ICML 2025, Algorithm 2.
     """
 
-    f: int = budget()
-    power_iterations: int | None = whole("power_iterations", None, least=1, most=100_000)
+    f: int = integer(0)
+    power_iterations: int | None = integer(None, least=1, most=100_000)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
 
@@ -113,11 +113,11 @@ class DnC:
     Shejwalkar and Houmansadr, "Manipulating the Byzantine", NDSS 2021, Algorithm 2.
     """
 
-    f: int = budget()
-    iterations: int = whole("iterations", 1, least=1, most=1000)
-    subsample: int = whole("subsample", 10_000, least=1)
-    c: float = number("c", 1.0, above=0.0)
-    seed: int | None = whole("seed", None, most=2**63 - 1)
+    f: int = integer(0)
+    iterations: int = integer(1, least=1, most=1000)
+    subsample: int = integer(10_000, least=1)
+    c: float = real(1.0, above=0.0)
+    seed: int | None = integer(None, most=2**63 - 1)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
 

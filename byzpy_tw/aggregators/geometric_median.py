@@ -23,9 +23,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget, number, whole, word
 from byzpy_tw.aggregators.rule import ALL_LAWS, SCALING, TRANSLATION, State, aggregator, uniform
 from byzpy_tw.kernels.points import Gram
+from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 PLAIN_STEPS = 4  # of Weiszfeld's, before the others
@@ -49,11 +49,11 @@ class GeometricMedian:
     Algorithm 2.
     """
 
-    f: int = budget()
-    nu: float | None = number("nu", None, above=0.0)
-    tol: float = number("tol", 1e-9, above=0.0)
-    max_iter: int = whole("max_iter", 1000, least=1)
-    init: Literal["mean", "zero"] = word("init", "mean", "mean", "zero")
+    f: int = integer(0)
+    nu: float | None = real(None, above=0.0)
+    tol: float = real(1e-9, above=0.0)
+    max_iter: int = integer(1000, least=1)
+    init: Literal["mean", "zero"] = choice("mean", "zero")
 
     @property
     def laws(self) -> frozenset[str]:

@@ -8,11 +8,11 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import block, budget, whole
 from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, aggregator, needs, uniform
 from byzpy_tw.kernels.distances import sort_rows
 from byzpy_tw.kernels.parallel import map_in_order
 from byzpy_tw.kernels.points import Gram
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
@@ -62,9 +62,9 @@ class Krum:
     Blanchard et al., NeurIPS 2017, section 4.
     """
 
-    f: int = budget()
-    closest: int | None = whole("closest", None, least=1)
-    chunk_size: int = block()
+    f: int = integer(0)
+    closest: int | None = integer(None, least=1)
+    chunk_size: int = integer(32, least=1)
 
     @property
     def laws(self) -> frozenset[str]:
@@ -90,10 +90,10 @@ class MultiKrum:
     Blanchard et al., NeurIPS 2017, section 4 (their m is q here).
     """
 
-    f: int = budget()
-    q: int | None = whole("q", None, least=1)
-    closest: int | None = whole("closest", None, least=1)
-    chunk_size: int = block()
+    f: int = integer(0)
+    q: int | None = integer(None, least=1)
+    closest: int | None = integer(None, least=1)
+    chunk_size: int = integer(32, least=1)
 
     @property
     def laws(self) -> frozenset[str]:

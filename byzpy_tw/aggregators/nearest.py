@@ -7,7 +7,6 @@ from typing import ClassVar
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget, whole
 from byzpy_tw.aggregators.krum import lowest_scores
 from byzpy_tw.aggregators.rule import (
     EQUAL_ROWS,
@@ -20,6 +19,7 @@ from byzpy_tw.aggregators.rule import (
 )
 from byzpy_tw.errors import TooManyByzantine
 from byzpy_tw.kernels.points import Gram
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
@@ -39,8 +39,8 @@ class MoNNA:
 
     inner_products: ClassVar[bool] = False
     trusts_a_row: ClassVar[bool] = True
-    f: int = budget()
-    reference: int = whole("reference", 0)
+    f: int = integer(0)
+    reference: int = integer(0)
 
     # The reference's row is not like the others.
     laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
@@ -71,7 +71,7 @@ class CGE:
     """
 
     inner_products: ClassVar[bool] = False
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
 

@@ -7,7 +7,6 @@ from typing import ClassVar
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget
 from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, aggregator, needs, uniform
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.kernels.search import (
@@ -18,6 +17,7 @@ from byzpy_tw.kernels.search import (
     minimum_diameter_subset,
     minimum_variance_subset,
 )
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
@@ -37,7 +37,7 @@ class MDA:
     Byzantium", ICML 2018, section 3 (after Rousseeuw, 1985).
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     @property
     def laws(self) -> frozenset[str]:
@@ -67,7 +67,7 @@ class SMEA:
     Learning", ICML 2023, Algorithm 2.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
 

@@ -9,9 +9,9 @@ from attrs import frozen
 from torch import Tensor, float64
 
 from byzpy_tw.attacks.adapter import attack
-from byzpy_tw.attacks.checks import number, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadParameter, NeedsContext
+from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 
 
@@ -31,10 +31,10 @@ class ALittleIsEnough:
     Learning", NeurIPS 2019, Algorithm 3.
     """
 
-    tau: float | None = number("tau", None)
-    ddof: int = whole("ddof", 0, most=1)
-    n: int | None = whole("n", None, least=1)
-    b: int | None = whole("b", None, least=1)
+    tau: float | None = real(None)
+    ddof: int = integer(0, most=1)
+    n: int | None = integer(None, least=1)
+    b: int | None = integer(None, least=1)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         tau = self.tau_for(known.h, context) if self.tau is None else self.tau

@@ -10,8 +10,8 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.adapter import attack
-from byzpy_tw.attacks.checks import number, truth, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.parameters import boolean, integer, real
 from byzpy_tw.seeds import Context
 
 
@@ -46,7 +46,7 @@ class Silent:
 class Slow:
     """Its own honest gradient, `seconds` late: by default, two round timeouts."""
 
-    seconds: float | None = number("seconds", None, least=0.0, most=86_400.0)
+    seconds: float | None = real(None, least=0.0, most=86_400.0)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.own
@@ -72,8 +72,8 @@ class Replay:
     is none, the node's own honest gradient goes out.
     """
 
-    age: int = whole("age", 1, least=1)
-    relabel: bool = truth("relabel", False)
+    age: int = integer(1, least=1)
+    relabel: bool = boolean(False)
 
     knowledge = "own"
 

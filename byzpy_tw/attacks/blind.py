@@ -8,8 +8,8 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.adapter import attack
-from byzpy_tw.attacks.checks import number
 from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.parameters import real
 from byzpy_tw.seeds import Context
 
 
@@ -21,8 +21,8 @@ class Gaussian:
     Drawn from the run's streams; without a context, from the stream of seed 0.
     """
 
-    mu: float = number("mu", 0.0)
-    sigma: float = number("sigma", 1.0, least=0.0)
+    mu: float = real(0.0)
+    sigma: float = real(1.0, least=0.0)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         stream = (context or Context()).stream("gaussian")

@@ -9,10 +9,10 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.adapter import State, attack
-from byzpy_tw.attacks.checks import truth, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.moments import TILE, centered_products, map_tiles, moments, products_with
 from byzpy_tw.errors import BadParameter
+from byzpy_tw.parameters import boolean, integer
 from byzpy_tw.seeds import Context
 
 FIRST_STEPS = 30  # power iterations in the first round, on an (h, h) matrix
@@ -35,8 +35,8 @@ class Mimic:
     and the first direction is the first round's own, not a random one.
     """
 
-    epsilon: int = whole("epsilon", 0)
-    adaptive: bool = truth("adaptive", False)
+    epsilon: int = integer(0)
+    adaptive: bool = boolean(False)
 
     pieces = ("one",)
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from byzpy_tw.attacks.adapter import attack
 from byzpy_tw.attacks.alie import ddof_factor, shift_vector
-from byzpy_tw.attacks.checks import number, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.simple import scale_vector
 from byzpy_tw.attacks.target import Memory, find_strength, is_geometric
+from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 
 T = TypeVar("T", bound="_Search")
@@ -36,11 +36,11 @@ class _Search:
     A base class: both attacks have these parameters, by name, in their own signature.
     """
 
-    evals: int = whole("evals", 20, least=1, most=1000)
-    start: float = number("start", 0.0)
-    delta: float = number("delta", 10.0, above=0.0)
-    ratio: float = number("ratio", 0.8, above=0.0, below=1.0)
-    f: int | None = whole("f", None)
+    evals: int = integer(20, least=1, most=1000)
+    start: float = real(0.0)
+    delta: float = real(10.0, above=0.0)
+    ratio: float = real(0.8, above=0.0, below=1.0)
+    f: int | None = integer(None)
     aggregator: str | None = None
     pre: str | None = field(default=None, converter=_rules)
 
@@ -118,7 +118,7 @@ class OptimalALIE(_Search):
     Baruch et al., NeurIPS 2019; the search is ByzFL's (`line_search.line_maximize`).
     """
 
-    ddof: int = whole("ddof", 0, most=1)
+    ddof: int = integer(0, most=1)
 
     direction: ClassVar[str] = "std"
     pieces: ClassVar[tuple[str, ...]] = ("mean", "std", "strength")

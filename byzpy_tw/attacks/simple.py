@@ -9,8 +9,8 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.adapter import attack
-from byzpy_tw.attacks.checks import number, word
 from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.parameters import choice, real
 from byzpy_tw.seeds import Context
 
 
@@ -42,8 +42,8 @@ class SignFlip:
     Descent", ICLR 2021.  ByzFL flips the mean, ByzPy the node's own gradient.
     """
 
-    scale: float = number("scale", -1.0)
-    of: Literal["mean", "own"] = word("of", "mean", "mean", "own")
+    scale: float = real(-1.0)
+    of: Literal["mean", "own"] = choice("mean", "own")
 
     @property
     def knowledge(self) -> str:
@@ -68,7 +68,7 @@ class InnerProductManipulation:
     Product Manipulation", UAI 2020, Section 3.
     """
 
-    tau: float = number("tau", 2.0)
+    tau: float = real(2.0)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return scale_vector(known.mean, -self.tau)
@@ -79,7 +79,7 @@ class InnerProductManipulation:
 class Empire:
     """``scale`` times the honest mean: `InnerProductManipulation` with ``scale = -tau``."""
 
-    scale: float = number("scale", -1.0)
+    scale: float = real(-1.0)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return scale_vector(known.mean, self.scale)

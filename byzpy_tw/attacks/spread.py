@@ -10,9 +10,9 @@ from torch import Tensor
 
 from byzpy_tw.attacks.adapter import attack
 from byzpy_tw.attacks.alie import shift_vector
-from byzpy_tw.attacks.checks import word
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.moments import direction_vector
+from byzpy_tw.parameters import choice
 from byzpy_tw.seeds import Context
 
 Direction = Literal["std", "unit", "sign"]
@@ -34,7 +34,7 @@ class MinMax:
     IV-C.  Solved exactly, where the paper searches.
     """
 
-    direction: Direction = word("direction", "std", "std", "unit", "sign")
+    direction: Direction = choice("std", "unit", "sign")
 
     knowledge = "gram"
 
@@ -59,7 +59,7 @@ class MinSum:
     Shejwalkar and Houmansadr, NDSS 2021, Section IV-D.
     """
 
-    direction: Direction = word("direction", "std", "std", "unit", "sign")
+    direction: Direction = choice("std", "unit", "sign")
 
     knowledge = "gram"
 

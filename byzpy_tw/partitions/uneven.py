@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from byzpy_tw.partitions.checks import count, number
+from byzpy_tw.parameters import integer, real
 from byzpy_tw.partitions.labels import Cut, Labels, as_labels
 
 
@@ -40,7 +40,7 @@ class Gamma:
     Karimireddy et al., "SCAFFOLD", ICML 2020, Section 7 (s % similar data).
     """
 
-    gamma: float = number("gamma", 0.5, 0.0, 1.0)
+    gamma: float = real(0.5, least=0.0, most=1.0)
 
     local = False
 
@@ -75,8 +75,8 @@ class Dirichlet:
     al., ICML 2019.
     """
 
-    alpha: float = number("alpha", 0.5, 0.0, 1e6, above=True)
-    min_size: int = count("min_size", 64)
+    alpha: float = real(0.5, above=0.0, most=1e6)
+    min_size: int = integer(64, least=1)
 
     local = False
 
@@ -128,7 +128,7 @@ class Shards:
     Decentralized Data", AISTATS 2017, Section 3.
     """
 
-    per_node: int = count("per_node", 2)
+    per_node: int = integer(2, least=1)
 
     local = False
 

@@ -9,7 +9,6 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import block, budget, number, whole, word
 from byzpy_tw.aggregators.rule import (
     ALL_LAWS,
     EQUAL_ROWS,
@@ -20,6 +19,7 @@ from byzpy_tw.aggregators.rule import (
     preaggregator,
 )
 from byzpy_tw.kernels.points import Gram
+from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
@@ -30,8 +30,8 @@ class Clipping:
 
     inner_products: ClassVar[bool] = False
     keeps_rows: ClassVar[bool] = True
-    f: int = budget()
-    c: float = number("c", 2.0, above=0.0)
+    f: int = integer(0)
+    c: float = real(2.0, above=0.0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
 
@@ -51,7 +51,7 @@ class ARC:
 
     inner_products: ClassVar[bool] = False
     keeps_rows: ClassVar[bool] = True
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
 
@@ -73,8 +73,8 @@ class NNM:
     Allouah et al., AISTATS 2023, Algorithm 2.
     """
 
-    f: int = budget()
-    chunk_size: int = block()
+    f: int = integer(0)
+    chunk_size: int = integer(32, least=1)
 
     laws: ClassVar[frozenset[str]] = ALL_LAWS
 
@@ -104,9 +104,9 @@ class Bucketing:
     """
 
     inner_products: ClassVar[bool] = False
-    f: int = budget()
-    s: int = whole("s", 2, least=1)
-    permutation: Literal["random", "identity"] = word("permutation", "random", "random", "identity")
+    f: int = integer(0)
+    s: int = integer(2, least=1)
+    permutation: Literal["random", "identity"] = choice("random", "identity")
 
     laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
 

@@ -21,38 +21,13 @@ from byzpy_tw import errors
 PROTOCOL = 2
 MOST_IDENTITY = 64  # characters of a server's identity
 
-# The first entry that an exception is an instance of is what travels, so the
-# most derived come first.  Every command lists all of them: an error missing
-# here would reach the peer as UNKNOWN and take the connection with it.
+# The first entry that an exception is an instance of is what travels, so the most derived,
+# with the most bases, come first.  Every command lists all of them: an error missing here
+# would reach the peer as UNKNOWN and take the connection with it.
 WIRE_ERRORS: dict[type[Exception], bytes] = {
     error: error.code.encode()
-    for error in (
-        errors.BadTicket,
-        errors.BadFrame,
-        errors.UnknownRun,
-        errors.BadRequest,
-        errors.WireError,
-        errors.UnknownName,
-        errors.BadParameter,
-        errors.ShardTooSmall,
-        errors.ConfigError,
-        errors.BrokenPlugin,
-        errors.DuplicateName,
-        errors.MisspeltHook,
-        errors.BadRuleOutput,
-        errors.NeedsContext,
-        errors.PluginError,
-        errors.DatasetUnavailable,
-        errors.UnsuitableModel,
-        errors.UnsuitableData,
-        errors.LimitExceeded,
-        errors.VersionMismatch,
-        errors.ProtectedMode,
-        errors.NotAuthenticated,
-        errors.ServerBusy,
-        errors.ServerError,
-        errors.ByzpyTwError,
-    )
+    for error in sorted(errors.errors_by_code().values(), key=lambda e: -len(e.mro()))
+    if error.wire
 }
 
 # After these the server hangs up: the peer broke the protocol, or is not welcome.

@@ -22,7 +22,7 @@ from byzpy_tw.errors import (
     ServerDiffers,
     WireError,
 )
-from byzpy_tw.plugins.registry import filter_installed
+from byzpy_tw.plugins.distributions import filter_installed
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import CONFIG, RecordedRounds, RunDirectory, read_json_object

@@ -20,6 +20,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import (
     ByzpyTwError,
@@ -29,6 +30,7 @@ from byzpy_tw.errors import (
     UnsuitableData,
     UnsuitableModel,
 )
+from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc, freeze_gc, trim_heap
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
@@ -39,7 +41,6 @@ from byzpy_tw.protocol.keys import Keys
 from byzpy_tw.protocol.mtls import wrap_in_tls
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.threads import defer_to_pool
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
@@ -64,15 +65,8 @@ class ByzpyServer(Service):
     """
 
     reactor: Any
-    host: str
-    port: int
-    data_root: Path
-    device: str = "cpu"
-    threads: int = 1
-    insecure: bool = False
-    limits: Limits = field(factory=Limits)
+    config: ServerConfig
     keys: Keys | None = None  # then peers must have some too, and may be anywhere
-    disabled: tuple[str, ...] = ()  # distributions whose plugins are not imported
     process: bool = False  # whether this server is all that its process is there for
     make_pool: Callable[[int], Executor] = make_pool
     # By which trainers know this process, under whatever addresses they dial it.
@@ -99,6 +93,14 @@ class ByzpyServer(Service):
         self.log_limiter = LogRateLimiter(self.reactor)
 
     @property
+    def limits(self) -> Limits:
+        return self.config.limits
+
+    @property
+    def threads(self) -> int:
+        return self.config.threads or cores()
+
+    @property
     def address(self) -> Address:
         """Where this server can be reached."""
         assert self.listening is not None
@@ -114,7 +116,9 @@ class ByzpyServer(Service):
         factory: Any = Factory.forProtocol(lambda: Session(self))
         if self.keys is not None:
             factory = wrap_in_tls(factory, self.keys)
-        self.listening = self.reactor.listenTCP(self.port, factory, interface=self.host)
+        self.listening = self.reactor.listenTCP(
+            self.config.port, factory, interface=self.config.host
+        )
 
     def startService(self) -> None:
         super().startService()
@@ -127,13 +131,13 @@ class ByzpyServer(Service):
             self._listen()
         reactor_thread.hold()
         self.environment().addErrback(lambda _: None)  # logged where it happens
-        if self.insecure:
+        if self.config.insecure:
             self.log.warn(
                 "--insecure: anyone who reaches {address} may use this server's "
                 "processors and memory",
                 address=str(self.address),
             )
-        mode = "insecure" if self.insecure else "protected mode: this machine only"
+        mode = "insecure" if self.config.insecure else "protected mode: this machine only"
         if self.keys is not None:
             mode = f"keys of server {self.keys.name!r}, good until {self.keys.until}"
             for line in self.keys.warnings:
@@ -240,14 +244,16 @@ class ByzpyServer(Service):
 
     def _detect_environment(self) -> Environment:
         registry = self._load_registry()
-        found = environment(registry, probe=probe(), device=self.device, threads=self.threads)
+        found = environment(
+            registry, probe=probe(), device=self.config.device, threads=self.threads
+        )
         if self.process:
             freeze_gc()
         return found
 
     def _load_registry(self) -> Registry:
         if self._registry is None:
-            self._registry = load(disabled=self.disabled)
+            self._registry = load(disabled=self.config.disable_plugin)
             for broken in self._registry.broken:
                 self.log.warn("{line}", line=broken.text)
         return self._registry
@@ -295,7 +301,7 @@ class ByzpyServer(Service):
         names = self._load_registry()
         data = self._datasets.get(spec.dataset)
         if data is None:
-            data = names.make("dataset", spec.dataset, root=self.data_root)
+            data = names.make("dataset", spec.dataset, root=Path(self.config.data_root))
             self._check_data_limit(data)
             self._datasets[spec.dataset] = data
         # Partitions may deal out each label to each shard, or each example by itself.
@@ -308,8 +314,8 @@ class ByzpyServer(Service):
         host = build(
             spec,
             names,
-            data_root=self.data_root,
-            device=self.device,
+            data_root=Path(self.config.data_root),
+            device=self.config.device,
             most_elements=self.limits.vector_elements,
             most_working=self.limits.working_mib * 2**20,
             dataset=data,

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadAddress, MissingPlugin, ServerDiffers, UnknownName
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.plugins.registry import OWN_DISTRIBUTION
+from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, disabled_note, unknown_name
 from byzpy_tw.trainer.server_interface import Notify, Opened, Server, Sink
 from byzpy_tw.workers.environment import Environment, differences
 from byzpy_tw.workers.spec import NodeSpec
@@ -158,8 +158,8 @@ def _missing(
     for kind in _LOOKED_UP:
         name: Any = parse(getattr(config, kind)).name
         entry = registry.entry(kind, name)
-        if entry.distribution != OWN_DISTRIBUTION and f"no {kind} is called {name!r}" in text:
-            if f"not looked at: {entry.distribution}" in text:
+        if entry.distribution != OWN_DISTRIBUTION and unknown_name(kind, name) in text:
+            if disabled_note([entry.distribution]) in text:
                 return MissingPlugin(
                     f"{server.name} lacks the {kind} {name!r}, which comes from "
                     f"{entry.distribution}: start that server without --disable-plugin "

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 import byzpy_tw
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.config.unused import unused
+from byzpy_tw.config.unused import unused_notices
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged, UnsuitableData
 from byzpy_tw.kernels.cpu import resolve_device
@@ -184,7 +184,7 @@ class Training:
 
     async def prepare(self) -> Prepared:
         """Read the data and build the model: nothing needs a server yet."""
-        for line in unused(self.config):
+        for line in unused_notices(self.config):
             self.screen.notice(line)
         if self.rules.missing_guarantee is not None:
             self.screen.notice(
