@@ -1,10 +1,13 @@
-"""Byzantine behaviour that is more than a vector: what the node does on its server.
+"""Byzantine behaviour that is more than a vector: actions of the node on its server.
 
-The node's host acts on ``behaviour``; called as attacks, these return the vector that goes
-with it.  The behaviour of all other attacks is ``attack``.
+A node's host acts by the attack's ``behaviour``, which is `Behaviour.ATTACK` for an attack
+without that attribute.  Called as attacks, these classes return the vector that goes with it.
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
 
 from attrs import frozen
 from torch import Tensor
@@ -15,8 +18,25 @@ from byzpy_tw.parameters import boolean, integer, real
 from byzpy_tw.seeds import Context
 
 
+class Behaviour(StrEnum):
+    """The actions of a Byzantine node.  Plugins may use the plain strings."""
+
+    ATTACK = "attack"  # send the attack's vector
+    LABEL_FLIP = "label-flip"
+    SILENT = "silent"
+    SLOW = "slow"
+    GARBAGE = "garbage"
+    REPLAY = "replay"
+
+
+def behaviour_of(attack: Any) -> str:
+    """Return the behaviour of an attack, or of None for an honest node."""
+    behaviour: str = getattr(attack, "behaviour", Behaviour.ATTACK)
+    return behaviour
+
+
 @frozen(kw_only=True)
-@attack("own", "own", behaviour="label-flip")
+@attack("own", "own", behaviour=Behaviour.LABEL_FLIP)
 class LabelFlip:
     """An honest gradient of false labels: y becomes C - 1 - y, of C classes.
 
@@ -33,7 +53,7 @@ class LabelFlip:
 
 
 @frozen(kw_only=True)
-@attack("nothing", behaviour="silent")
+@attack("nothing", behaviour=Behaviour.SILENT)
 class Silent:
     """No answer.  Called as an attack, it returns zeros."""
 
@@ -42,7 +62,7 @@ class Silent:
 
 
 @frozen(kw_only=True)
-@attack("own", "own", behaviour="slow")
+@attack("own", "own", behaviour=Behaviour.SLOW)
 class Slow:
     """Its own honest gradient, `seconds` late: by default, two round timeouts."""
 
@@ -53,7 +73,7 @@ class Slow:
 
 
 @frozen(kw_only=True)
-@attack("nothing", behaviour="garbage")
+@attack("nothing", behaviour=Behaviour.GARBAGE)
 class Garbage:
     """Bytes that are no vector.  Called as an attack, it returns zeros."""
 
@@ -78,8 +98,8 @@ class Replay:
     knowledge = "own"
 
     @property
-    def behaviour(self) -> str:
-        return "attack" if self.relabel else "replay"
+    def behaviour(self) -> Behaviour:
+        return Behaviour.ATTACK if self.relabel else Behaviour.REPLAY
 
     @property
     def pieces(self) -> tuple[str, ...]:
