@@ -8,7 +8,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import ALL_LAWS, State, aggregator
+from byzpy_tw.aggregators.rule import State, aggregator
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
@@ -21,8 +21,6 @@ class Mean:
 
     inner_products: ClassVar[bool] = False
     f: int = integer(0)
-
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
 
     def guarantee(self, n: int) -> str | None:
         return None if self.f == 0 else f"mean tolerates no faulty node, got n={n}, f={self.f}"

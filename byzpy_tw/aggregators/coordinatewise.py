@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, aggregator
+from byzpy_tw.aggregators.rule import PERMUTATION, Outcome, State, aggregator
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.parameters import integer
@@ -38,8 +38,6 @@ class Median:
 
     f: int = integer(0)
 
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
-
     outcome = _outcome(lambda rule, points: select.median(points))
 
 
@@ -54,8 +52,6 @@ class TrimmedMean:
     """
 
     f: int = integer(0)
-
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
 
     outcome = _outcome(lambda rule, points: select.trimmed_mean(points, rule.f))
 
@@ -73,8 +69,6 @@ class MeanAroundMedian:
 
     f: int = integer(0)
 
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
-
     outcome = _outcome(lambda rule, points: select.mean_around_median(points, points.size - rule.f))
 
 
@@ -89,8 +83,6 @@ class Phocas:
     """
 
     f: int = integer(0)
-
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
 
     outcome = _outcome(
         lambda rule, points: select.mean_around_trimmed_mean(points, rule.f, points.size - rule.f)

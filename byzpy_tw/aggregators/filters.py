@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.krum import lowest_scores
-from byzpy_tw.aggregators.rule import ALL_LAWS, Outcome, State, aggregator, uniform
+from byzpy_tw.aggregators.rule import Outcome, State, aggregator, uniform
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
@@ -43,8 +42,6 @@ class CAF:
 
     f: int = integer(0)
     power_iterations: int | None = integer(None, least=1, most=100_000)
-
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         # NumPy's calls take less time at this size.  Not its BLAS, which would have
@@ -118,8 +115,6 @@ class DnC:
     subsample: int = integer(10_000, least=1)
     c: float = real(1.0, above=0.0)
     seed: int | None = integer(None, most=2**63 - 1)
-
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
 
     def computable(self, n: int) -> str | None:
         why = f"dnc needs n > ceil(c f), got n={n}, f={self.f}, c={self.c:g}"

@@ -104,7 +104,8 @@ def aggregator(name: str, computable: str | None, guarantee: str | None) -> Call
     """Return a decorator that makes a class with a budget ``f`` an aggregator called `name`.
 
     `computable` and `guarantee` are conditions such as ``n > 2f``; where one is None, the class
-    has a method of its own.  The class has a method ``weights`` or ``outcome``.
+    has a method of its own.  The class has a method ``weights`` or ``outcome``, and ``laws``
+    unless it obeys all of them.
     """
     return _declare(aggregate, name, computable, guarantee)
 
@@ -119,6 +120,8 @@ def _declare(
 ) -> Callable[[C], C]:
     def declare(cls: Any) -> Any:
         cls.__call__ = call
+        if "laws" not in vars(cls):
+            cls.laws = ALL_LAWS
         if computable is not None:
             can = _CONDITIONS[computable]
             cls.computable = lambda rule, n: needs(name, computable, can(n, rule.f), n, rule.f)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from attrs import frozen
 from torch import Tensor
 
@@ -68,8 +66,6 @@ class SMEA:
     """
 
     f: int = integer(0)
-
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
 
     def computable(self, n: int) -> str | None:
         why = needs("smea", "n > f", n > self.f, n, self.f)

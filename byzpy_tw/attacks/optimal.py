@@ -94,13 +94,10 @@ class OptimalIPM(_Search):
         """Return the tau that moves the pipeline, with its `memory`, furthest."""
         # Less the mean, -tau times the mean is -(1 + tau) times it.
         return find_strength(
-            self,
-            known,
-            context,
-            memory,
+            self, known, context, memory,
             vector=lambda tau: scale_vector(known.mean, -tau),
             coefficients=lambda tau: (-1.0 - tau, 0.0),
-        )
+        )  # fmt: skip
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return scale_vector(known.mean, -float(known.strength))
@@ -129,13 +126,10 @@ class OptimalALIE(_Search):
         """Return the tau that moves the pipeline, with its `memory`, furthest."""
         unit = ddof_factor(known.h, self.ddof)
         return find_strength(
-            self,
-            known,
-            context,
-            memory,
+            self, known, context, memory,
             vector=lambda tau: shift_vector(known.mean, known.std, tau * unit),
             coefficients=lambda tau: (0.0, tau * unit),
-        )
+        )  # fmt: skip
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         unit = ddof_factor(known.h, self.ddof)

@@ -10,7 +10,6 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
     EQUAL_ROWS,
     PERMUTATION,
     SCALING,
@@ -75,8 +74,6 @@ class NNM:
 
     f: int = integer(0)
     chunk_size: int = integer(32, least=1)
-
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
 
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size

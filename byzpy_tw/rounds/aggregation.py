@@ -96,13 +96,9 @@ class Aggregation:
         rows = matrix if everyone else matrix[list(nodes)]
         rows = rows.to(resolve_device(self.config.device))
         context = Context(
-            seed=self.config.seed,
-            round=round,
-            nodes=nodes,
-            n=self.config.n,
-            f=f,
+            seed=self.config.seed, round=round, nodes=nodes, n=self.config.n, f=f,
             byzantine=self.config.num_byz,
-        )
+        )  # fmt: skip
         memory = dict(self.memory)
         with plugin_call(f"{self._owners()}:", BadRuleOutput):  # a plugin's code
             try:
@@ -111,21 +107,25 @@ class Aggregation:
                 raise type(e)(f"{self._owners()}: {e}") from e
             except ByzpyTwError as e:  # such as TooManyByzantine, of a rule that miscounts
                 raise BadRuleOutput(f"{self._owners()}: raised {describe_exception(e)}") from e
-        vector, norm = outcome.vector, norm_of(outcome.vector)
+        norm = self._checked_norm(outcome.vector, matrix)
+        self.memory = memory
+        selected = None
+        if outcome.weights is not None:
+            weights = zip(nodes, outcome.weights.tolist())
+            selected = tuple(node for node, weight in weights if weight != 0)
+        return Aggregated(outcome.vector, norm, selected)
+
+    def _checked_norm(self, vector: Tensor, matrix: Tensor) -> float:
+        """Return the norm of `vector`; `BadRuleOutput` where it is no result for `matrix`."""
         if tuple(vector.shape) != (matrix.shape[1],) or vector.dtype != matrix.dtype:
             raise BadRuleOutput(
                 f"{self._owners()}: returned {tuple(vector.shape)} of {vector.dtype}, "
                 f"expected ({matrix.shape[1]},) of {matrix.dtype}"
             )
+        norm = norm_of(vector)
         if norm_fault(norm) is not None:
             raise BadRuleOutput(f"{self._owners()}: {norm_fault(norm)} from finite rows")
-        self.memory = memory
-        selected = None
-        if outcome.weights is not None:
-            selected = tuple(
-                node for node, weight in zip(nodes, outcome.weights.tolist()) if weight != 0
-            )
-        return Aggregated(vector, norm, selected)
+        return norm
 
     def _owners(self) -> str:
         """Return the rules and whose they are, for messages."""
