@@ -14,9 +14,7 @@ from byzpy_tw.aggregators.rule import (
     SCALING,
     TRANSLATION,
     State,
-    aggregate,
-    needs,
-    promises,
+    aggregator,
     uniform,
 )
 from byzpy_tw.errors import TooManyByzantine
@@ -26,6 +24,7 @@ from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@aggregator("monna", "n > f", "n > 2f")
 class MoNNA:
     """The mean of the n - f rows nearest to node `reference`'s own, itself included.
 
@@ -45,13 +44,6 @@ class MoNNA:
 
     # The reference's row is not like the others.
     laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
-    __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("monna", "n > f", n > self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("monna", "n > 2f", n > 2 * self.f, n, self.f)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
@@ -63,11 +55,12 @@ class MoNNA:
             )
         row = nodes.index(self.reference)
         away = gram.squared_from(row).clone()
-        away[row] = -1  # itself first, whatever equals it
+        away[row] = -1  # itself first, before rows that equal it
         return uniform(n, lowest_scores(away, n - self.f))
 
 
 @frozen(kw_only=True)
+@aggregator("cge", "n > f", "n > 2f")
 class CGE:
     """Comparative gradient elimination: the mean of the n - f rows of least norm.
 
@@ -81,13 +74,6 @@ class CGE:
     f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
-    __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("cge", "n > f", n > self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("cge", "n > 2f", n > 2 * self.f, n, self.f)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return uniform(gram.size, lowest_scores(gram.norms, gram.size - self.f))

@@ -22,7 +22,7 @@ from byzpy_tw.attacks.adapter import call_attack
 from byzpy_tw.attacks.behaviour import behaviour_of
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
-from byzpy_tw.plugin_code import plugin_call, write_guard
+from byzpy_tw.plugin_code import describe_exception, plugin_call, write_guard
 from byzpy_tw.seeds import Context
 
 
@@ -81,12 +81,20 @@ class PluginAttack:
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         """The ``(d,)`` vector; raises `BrokenPlugin` and `BadRuleOutput`."""
-        rows = [] if known.vectors is None else [known.vectors]
+        rows = [known.vectors] if known.has("vectors") else []
         with plugin_call(self.who), write_guard(self.who, *rows):
             made = self.made if self.copies is None else self.copies()
-            answer = made(
-                known.private_copy(), **supported_arguments(self.made, {"context": context})
-            )
+            view = known.private_copy()
+            try:
+                answer = made(view, **supported_arguments(self.made, {"context": context}))
+            except (AttributeError, TypeError) as e:  # such as None + tensor
+                if not view.absent:
+                    raise
+                raise BrokenPlugin(
+                    f"{self.who} raised {describe_exception(e)}; it read "
+                    f"{', '.join(sorted(view.absent))}, which it is not shown: name what it "
+                    "reads in its attribute pieces, and a level of knowledge that allows it"
+                ) from e
             return _vector(answer, known, self.who)
 
     def _answered(self, method: Callable[..., Any], found: Any, rows: int) -> Any:

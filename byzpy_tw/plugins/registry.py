@@ -153,7 +153,7 @@ class Registry:
                 with nullcontext() if own or kind == "model" else _seeded(kind, named.text):
                     made = entry.factory(**arguments, **reserved)
             except (TypeError, ValueError) as e:
-                if _is_about_a_value(e, entry, named, arguments):
+                if own or _is_about_a_value(e, entry, named, arguments):
                     raise BadParameter(f"{kind} {named.text!r}: {_words_of(e)}") from e
                 raise
             if own:

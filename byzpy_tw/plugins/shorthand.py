@@ -14,6 +14,7 @@ from byzpy_tw.parameters import to_plain
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins.loading import load
 from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
+from byzpy_tw.plugins.pipelines import NamedPipeline
 from byzpy_tw.plugins.registry import Registry, with_article
 from byzpy_tw.plugins.signatures import check_known
 from byzpy_tw.text import clip
@@ -95,9 +96,8 @@ def pipeline(text: str, **fill: Any) -> Pipeline:
     All but the last are pre-aggregators.  `fill` offers parameters, such as ``f``, to every
     rule that takes them.  Raises `BadParameter` for one that no rule takes.
     """
-    names = registry()
-    stages = [(kind, parse(part)) for kind, part in _stages(text)]
-    known = {named.name: names.entry(kind, named.name).parameters for kind, named in stages}
+    names, named = registry(), NamedPipeline.parse(text)
+    known = {rule.name: names.entry(kind, rule.name).parameters for kind, rule in named.stages}
     taken = sorted({key for parameters in known.values() for key in parameters})
     offered = {}
     for key, value in fill.items():
@@ -111,22 +111,12 @@ def pipeline(text: str, **fill: Any) -> Pipeline:
         for owner, parameters in known.items():
             if key in parameters:
                 offered[key] = parameters[key].convert(owner, value)
-    return build_pipeline(names, text, **offered)
+    return named.build(names, **offered)
 
 
 def build_pipeline(names: Registry, text: str, **fill: Any) -> Pipeline:
     """The chain that `text` describes, with the rules of the registry `names`."""
-    *before, last = _stages(text)
-    return Pipeline(
-        pre=tuple(names.make(kind, part, **fill) for kind, part in before),
-        aggregator=names.make(*last, **fill),
-    )
-
-
-def _stages(text: str) -> list[tuple[str, str]]:
-    """The kind and the text of each rule of a chain."""
-    *before, last = [part.strip() for part in text.split("|")]
-    return [*(("pre-aggregator", part) for part in before), ("aggregator", last)]
+    return NamedPipeline.parse(text).build(names, **fill)
 
 
 def _make(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
