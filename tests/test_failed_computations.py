@@ -474,7 +474,7 @@ class LabTests(TestCase):
         self.assertEqual(sentences(lab.grid, outcomes), [])
         drawn = page(lab.grid, outcomes, self.where)
         self.assertIn("<br>?: nothing is concluded: ", drawn)
-        self.assertIn('class="line s1 void"', drawn)
+        self.assertIn('"faint":true', drawn)
         self.assertNotIn("left out in", drawn.partition("cell-1-2")[2].partition("cell-")[0])
         cells = figures(lab.grid, outcomes)["cells"]
         self.assertEqual([bool(c["attack_failures"]) for c in cells], [False, True, True] * 2)

@@ -25,6 +25,7 @@ from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registration, hookimpl, load
 from byzpy_tw.sweep import findings, text
 from byzpy_tw.sweep import grid as grids
+from byzpy_tw.sweep.charts import charts
 from byzpy_tw.sweep.colours import colour, is_dark, luminance, terminal_colour
 from byzpy_tw.sweep.command import grid_of, jobs_for
 from byzpy_tw.sweep.display import Lines, Live
@@ -311,7 +312,6 @@ class OutcomeTests(SynchronousTestCase):
         found = outcome(cell, 0.8, 0.6)
         self.assertAlmostEqual(found.final or 0, 0.7)
         self.assertEqual((found.worst, found.best, found.status), (0.6, 0.8, "finished"))
-        self.assertEqual([point[2:] for point in found.curve], [(0.2, 0.2), (0.6, 0.8)])
         self.assertEqual(outcome(cell, 0.8).status, "waiting")
 
     def test_bad_ends(self) -> None:
@@ -529,6 +529,13 @@ class PageTests(SynchronousTestCase):
         self.assertIn("--seed 2", content)
         reports = [link for link in found.links if link.endswith("/report.html")]
         self.assertEqual(len(set(reports)), 8)  # each run's own page
+
+    def test_a_band_over_seeds(self) -> None:
+        """A line is the mean of the seeds, between the lowest and the highest."""
+        made = grid(seeds=(1, 2))
+        line = charts(made, [outcome(made.cells[0], 0.8, 0.6)])[0]["series"][0]
+        for name, values in {"mean": (0.2, 0.7), "low": (0.2, 0.6), "high": (0.2, 0.8)}.items():
+            self.assertEqual((line[name][4], line[name][9]), values)
 
     def test_needs_nothing(self) -> None:
         """No link leads out, nothing is loaded, and the browser is told to refuse it."""

@@ -154,15 +154,6 @@ class CellResult:
         return 0.0 if self.status == "diverged" else self.final
 
     @property
-    def curve(self) -> list[tuple[int, float, float, float]]:
-        """Rounds done, and the mean, lowest and highest accuracy after them."""
-        at: dict[int, list[float]] = {}
-        for ended in self.ended:
-            for rounds, accuracy in ended.curve:
-                at.setdefault(rounds, []).append(accuracy)
-        return [(r, mean(found), min(found), max(found)) for r, found in sorted(at.items())]
-
-    @property
     def shares(self) -> list[NodeShare]:
         """Each node's, as means over the seeds."""
         found = []
