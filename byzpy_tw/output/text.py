@@ -9,7 +9,7 @@ from attrs import define
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.output.view import Places
-from byzpy_tw.records.attack_calls import counted
+from byzpy_tw.records.summary import format_attack_calls
 from byzpy_tw.workers.spec import NodeSpec
 
 _OFTEN = 3  # rounds in which a node was refused, for the summary to name it
@@ -108,7 +108,7 @@ class TextOutput:
             )
         failures = result.get("attack_failures")
         if failures is not None:
-            often = counted(failures["failed"], failures["of"], failures["probation"])
+            often = format_attack_calls(failures["failed"], failures["of"], failures["probation"])
             self._write(f"the attack failed {often}: {failures['first']}")
         often = sorted(
             ((sum(why.values()), node, why) for node, why in result["refused"].items()),
