@@ -11,8 +11,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.records.result import Result
 from byzpy_tw.report.page import render_report
+from byzpy_tw.report.result import Result
 from byzpy_tw.sweep.page import page
 from tests.chromium import MISSING, Browser
 from tests.recorded_runs import HTML, run_report
