@@ -234,7 +234,7 @@ class OutcomeTests(SynchronousTestCase):
     def write(self, path: Path, config: RunConfig, **result: object) -> None:
         """A run's folder, of two rounds of which the second was evaluated."""
         path.mkdir(parents=True)
-        (path / "config.json").write_text(json.dumps({"bits": config.bits}))
+        self.write_config(path, config)
         byz = config.num_honest
         always = {"seconds": 0.1, "phases": {}, "f": 1, "parameters_sha256": "0" * 64}
         records = [
@@ -250,6 +250,11 @@ class OutcomeTests(SynchronousTestCase):
             "parameters_sha256": "ab",
         }  # fmt: skip
         (path / "result.json").write_text(json.dumps({**plain, **result}))
+
+    def write_config(self, path: Path, config: RunConfig) -> None:
+        """The part of config.json that is read back."""
+        text = json.dumps({"bits": config.bits, "config": config.to_dict()})
+        (path / "config.json").write_text(text)
 
     def test_is_read_back(self) -> None:
         """Accuracies, the curve, and how often each node was left out, and why."""
@@ -272,7 +277,7 @@ class OutcomeTests(SynchronousTestCase):
         self.assertIsNone(read(trial, path))
         self.write(path, grid(rounds=81).cells[0].trials[0].config)
         self.assertIsNone(read(trial, path))
-        (path / "config.json").write_text(json.dumps({"bits": trial.config.bits}))
+        self.write_config(path, trial.config)
         self.assertIsNotNone(read(trial, path))
         (path / "result.json").write_text('{"status": "fin')
         self.assertIsNone(read(trial, path))
