@@ -33,12 +33,12 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    "aggregator": Kind(_HERE, "python -m byzpy_tw lab --aggregators mean {}"),
-    "pre-aggregator": Kind(_HERE, "python -m byzpy_tw lab --preaggregators none {}"),
-    "attack": Kind(_EVERYWHERE, "python -m byzpy_tw lab --attacks none {}"),
-    "dataset": Kind(_EVERYWHERE, "python -m byzpy_tw lab --dataset {}"),
-    "model": Kind(_EVERYWHERE, "python -m byzpy_tw lab --model {}"),
-    "partition": Kind(_EVERYWHERE, "python -m byzpy_tw lab --partition {}"),
+    "aggregator": Kind(_HERE, "python -m byzpy_tw sweep --aggregators mean {}"),
+    "pre-aggregator": Kind(_HERE, "python -m byzpy_tw sweep --preaggregators none {}"),
+    "attack": Kind(_EVERYWHERE, "python -m byzpy_tw sweep --attacks none {}"),
+    "dataset": Kind(_EVERYWHERE, "python -m byzpy_tw sweep --dataset {}"),
+    "model": Kind(_EVERYWHERE, "python -m byzpy_tw sweep --model {}"),
+    "partition": Kind(_EVERYWHERE, "python -m byzpy_tw sweep --partition {}"),
     "observer": Kind(_HERE, "python -m byzpy_tw.train --in-process --dataset mnist5k"),
 }
 

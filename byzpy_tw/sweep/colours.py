@@ -45,13 +45,3 @@ def cell_style(value: float) -> str:
     behind = colour(value)
     ink = "#fff" if is_dark(behind) else "#000"
     return f"background:#{''.join(f'{part:02x}' for part in behind)};color:{ink}"
-
-
-def terminal_colour(value: float) -> tuple[int, int]:
-    """Background and ink, of a terminal's 256 colours."""
-    behind = colour(value)
-    # The 6 x 6 x 6 cube begins at 16; its steps lie at 0, 95, 135, ..., 255.
-    steps = (0, 95, 135, 175, 215, 255)
-    near = [min(range(6), key=lambda i, p=part: abs(steps[i] - p)) for part in behind]  # type: ignore[misc]
-    there = (steps[near[0]], steps[near[1]], steps[near[2]])
-    return 16 + 36 * near[0] + 6 * near[1] + near[2], 231 if is_dark(there) else 16
