@@ -21,7 +21,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Write it, and say what to do next."""
+    """Write the plugin, and print the next steps."""
     from byzpy_tw.config.paths import expand_home
     from byzpy_tw.plugins import load_and_warn
 
