@@ -37,5 +37,5 @@ def run(chosen: argparse.Namespace) -> int:
         print(f"  pip install {' '.join(lacking)}")
     print("  python -m pytest tests")
     print("  pip install -e .")
-    print(f"  {made.try_}")
+    print(f"  {made.command}")
     return 0

@@ -146,7 +146,8 @@ class LivePage:
             done: Deferred[None] = Deferred()
             done.callback(None)
             return done
-        self._heard = heard = Deferred()
+        heard: Deferred[None] = Deferred()
+        self._heard = heard
         heard.addTimeout(_PARTING, self._reactor, onTimeoutCancel=lambda *_: None)
         return heard
 

@@ -25,7 +25,7 @@ class LineDisplay(Display):
     """A line for each finished cell; for pipes, logs and narrow windows."""
 
     sweep: Sweep
-    say: Callable[[str], None]
+    _write: Callable[[str], None]
     _done: int = field(default=0, init=False)
 
     def trial_ended(self, cell: Cell, trial: SweepTrial) -> None:
@@ -33,14 +33,17 @@ class LineDisplay(Display):
         outcome = self.sweep.outcome(cell)
         if outcome.status != "waiting":
             done = self.sweep.finished_before + self._done
-            self.say(f"[{done}/{len(self.sweep.grid.trials)}] {text.cell_line(outcome)}")
+            self._write(f"[{done}/{len(self.sweep.grid.trials)}] {text.cell_line(outcome)}")
+
+    def say(self, line: str) -> None:
+        self._write(line)
 
     def close(self) -> None:
         """Write the whole table, if there is anything in it."""
         outcomes = self.sweep.outcomes()
         if any(outcome.begun for outcome in outcomes):
             for line in text.table(self.sweep.grid, outcomes):
-                self.say(line)
+                self._write(line)
 
 
 @define(eq=False)

@@ -147,7 +147,7 @@ def make_grid(
     cells = []
     for row, defence in enumerate(defences):
         *before, aggregator = _split(defence)
-        chain = {"aggregator": aggregator, "pre_aggregator": tuple(before)}
+        chain: dict[str, Any] = {"aggregator": aggregator, "pre_aggregator": tuple(before)}
         for column, attack in enumerate(attacks):
             cell = Cell(row=row, column=column, defence=defence, attack=attack)
             try:

@@ -180,8 +180,8 @@ class Sweep:
 
         workers = [Deferred.fromCoroutine(work()) for _ in range(self.jobs)]
         # Cancelled, it cancels them, and waits until each has closed its run.
-        for succeeded, result in await DeferredList(workers, consumeErrors=True):
-            if not succeeded:
+        for _, result in await DeferredList(workers, consumeErrors=True):
+            if isinstance(result, Failure):
                 result.raiseException()
 
     async def _run_trial(self, trial: SweepTrial, config: RunConfig, registry: Registry) -> None:

@@ -109,8 +109,8 @@ def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     if collapsed(outcomes):
         lines.append(f"!: {100 * COLLAPSE:g} points or more below the best of its line")
     for attack in grid.attacks:
-        under = [outcome for outcome in outcomes if outcome.cell.attack == attack]
-        for reason, cells in _grouped(under, _failed_calls):
+        same = [outcome for outcome in outcomes if outcome.cell.attack == attack]
+        for reason, cells in _grouped(same, _failed_calls):
             lines.append(f"?: nothing is concluded: {_names(cells)} under {attack}: {reason}")
     for reason, cells in _grouped(outcomes, lambda o: o.cell.missing):
         lines.append(f"*: no guarantee: {_names(cells)}: {reason}")
