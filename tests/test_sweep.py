@@ -451,7 +451,7 @@ class DisplayTests(SynchronousTestCase):
                 cell = sweep.grid.cells[0]
                 sweep._ended[cell.trials[0].folder] = ended(cell.trials[0], 0.9)
                 live.tick()
-                self.assertEqual("\x1b[30;48;5;" in out.getvalue(), coloured)
+                self.assertEqual("\x1b[38;5;16;48;5;" in out.getvalue(), coloured)
 
     def test_a_terminal_that_is_gone(self) -> None:
         """A sweep goes on without it."""

@@ -109,8 +109,8 @@ def _style(accuracy: float | None) -> str:
     if accuracy is None:
         return ""
     red, green, blue = colour(accuracy)
-    ink = "white" if is_dark((red, green, blue)) else "black"
-    return f"{ink} on rgb({red},{green},{blue})"
+    ink = 231 if is_dark((red, green, blue)) else 16  # white or black, whatever the theme
+    return f"color({ink}) on rgb({red},{green},{blue})"
 
 
 def display_for(sweep: Sweep, out: IO[str], write: Callable[[str], None]) -> Display:
