@@ -22,6 +22,8 @@ from byzpy_tw.errors import (
     Diverged,
 )
 from byzpy_tw.output.jsonl import JsonLines
+from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.view import Event
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.records.folder import read_run
 from byzpy_tw.records.schema import find_result_error
@@ -35,7 +37,7 @@ from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.results import CellResult, read
 from byzpy_tw.sweep.scheduler import Sweep
-from byzpy_tw.sweep.text import notes, table, told
+from byzpy_tw.sweep.text import cell_line, notes, table
 from byzpy_tw.trainer.run import RunOutcome, prepare_resume, prepare_run, run_prepared
 from tests.distributions import on_path, write
 from tests.support import folder
@@ -434,12 +436,12 @@ GRID: dict[str, Any] = {
 }  # fmt: skip
 
 
-class HeardLab(Sweep):
-    """A lab whose runs are followed by their lines."""
+class HeardSweep(Sweep):
+    """A sweep whose runs are followed by their lines."""
 
-    def _hear(self, line: str) -> None:
-        heard(line)
-        super()._hear(line)
+    def handle(self, event: Event) -> None:
+        TextOutput(heard).handle(event)
+        super().handle(event)
 
 
 class LabTests(TestCase):
@@ -447,7 +449,7 @@ class LabTests(TestCase):
 
     def lab(self, *attacks: str) -> Sweep:
         made = grid_of(GRID, attacks, ["mean", "median"], [1], names())
-        return HeardLab(made, self.where, 1, names(), reactor)
+        return HeardSweep(made, self.where, 1, names(), reactor)
 
     def setUp(self) -> None:
         self.where = folder(self)
@@ -478,7 +480,7 @@ class LabTests(TestCase):
         self.assertIn("failed: mean under raises: the attack 'raises' failed in 6 of 20", said)
         drawn = "\n".join(table(lab.grid, outcomes))
         self.assertRegex(drawn, r"median +\S+ \(\S+\) +failed +\S+\?")
-        self.assertIn("the attack failed in 6 of 20 calls", told(late))
+        self.assertIn("the attack failed in 6 of 20 calls", cell_line(late))
         self.assertEqual(sentences(lab.grid, outcomes), [])
         drawn = page(lab.grid, outcomes, self.where)
         self.assertIn("<br>?: nothing is concluded: ", drawn)
@@ -488,8 +490,8 @@ class LabTests(TestCase):
         self.assertEqual([bool(c["attack_failures"]) for c in cells], [False, True, True] * 2)
 
         again = self.lab("none", "raises", "raises-late")
-        again.find()
-        self.assertEqual(again.before, 6)  # nothing would become of it in another call
+        again.load_finished()
+        self.assertEqual(again.finished_before, 6)  # nothing would become of it in another call
         self.assertEqual(again.outcomes(), outcomes)
 
     async def test_nothing_but_failures(self) -> None:
@@ -536,7 +538,7 @@ class LabTests(TestCase):
         outcomes[1] = outcome(made.cells[1], 0.1, status="diverged", failures=failures)
         self.assertEqual(collapsed(outcomes), set())
         self.assertIn("diverged?", "\n".join(table(made, outcomes)))
-        self.assertIn("mean under sign-flip:scale=-5: diverged, the attack", told(outcomes[1]))
+        self.assertIn("mean under sign-flip:scale=-5: diverged, the attack", cell_line(outcomes[1]))
 
     def test_over_seeds(self) -> None:
         """The calls of all seeds are counted together; one seed that failed leaves no value."""
