@@ -1,4 +1,4 @@
-"""``python -m byzpy_tw plugins``: every name that a run may use."""
+"""``python -m byzpy_tw plugins``: list every name that a run may use."""
 
 from __future__ import annotations
 

@@ -88,15 +88,9 @@ class RunFinished:
 
 
 Event = (
-    Notice
-    | RunConfigured
-    | ServersKnown
-    | NodesPlaced
-    | RunStarted
-    | RoundCompleted
-    | RunEnded
+    Notice | RunConfigured | ServersKnown | NodesPlaced | RunStarted | RoundCompleted | RunEnded
     | RunFinished
-)
+)  # fmt: skip
 
 
 class View(Protocol):

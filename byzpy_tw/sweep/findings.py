@@ -1,4 +1,4 @@
-"""What a table teaches, in sentences."""
+"""The findings of a sweep, in sentences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def collapsed(outcomes: Sequence[CellResult]) -> set[tuple[int, int]]:
-    """Row and column of each cell that is `COLLAPSE` or more below the best of its row."""
+    """Return row and column of each cell that is `COLLAPSE` or more below the best of its row."""
     found = set()
     for outcome in outcomes:
         cell, value = outcome.cell, outcome.value
@@ -26,7 +26,7 @@ def collapsed(outcomes: Sequence[CellResult]) -> set[tuple[int, int]]:
 
 
 def sentences(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
-    """What a reader should see first; empty before there is anything to say."""
+    """Return the defences that collapse, and the one with the best worst case."""
     found, floors = [], []
     fallen = collapsed(outcomes)
     for row, defence in enumerate(grid.defences):
@@ -59,9 +59,9 @@ def _end(outcome: CellResult) -> str:
 
 
 def exclusion_sentence(outcome: CellResult) -> str:
-    """Who was left out in a cell's runs, in a sentence; empty before there are any.
+    """Return a sentence about the nodes that were left out in a cell's runs, or "".
 
-    Empty also where the attack failed: who did not attack is not to the rule's credit.
+    Empty also where the attack failed: leaving out a node that sent nothing is no merit.
     """
     if outcome.attack_failures:
         return ""
