@@ -95,7 +95,8 @@ class Trainer:
     def begin(self, command: Any, *a: Any, **arguments: Any) -> list[Any]:
         """Ask; the outcome is in the list once there is one."""
         outcome: list[Any] = []
-        maybeDeferred(self.client.callRemote, command, *a, **arguments).addBoth(outcome.append)
+        sent = maybeDeferred(self.client.callRemote, command.wire_command, *a, **arguments)
+        sent.addBoth(outcome.append)
         self.pump.flush()
         return outcome
 

@@ -24,7 +24,7 @@ from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.log_rate_limiter import LINES, SECONDS
 from byzpy_tw.server.service import ByzpyServer
-from byzpy_tw.trainer.server_client import RemoteServer, _Switch
+from byzpy_tw.trainer.server_client import RemoteServer, _StreamFactory
 from tests.key_files import ClusterKeys
 from tests.server_harness import SPEC, ServerCase, Vectors
 from tests.support import folder
@@ -270,16 +270,15 @@ class TicketTests(KeysCase):
         mine, thief = (self.dial(server, self.cluster.trainer(name)) for name in ("mine", "thief"))
         for host in (mine, thief):
             await host.hello()
-        opened = await mine.ask(commands.OpenRun, run="r", spec=SPEC.to_json())
+        opened = await mine.ask(commands.OpenRun("r", SPEC))
 
         for host, good in ((thief, False), (mine, True), (mine, False)):
-            connection = await host._connect(LimitedAMP({}))
+            connection = await host.endpoint.connect(LimitedAMP({}))
             connection.release_transport()
             stream = TensorStream(Vectors(), 2**20, lambda why: None)
             asked = maybeDeferred(
-                connection.callRemote, commands.OpenStream, _Switch(stream),
-                ticket=opened["ticket"],
-            )  # fmt: skip
+                connection.ask, commands.OpenStream(opened.ticket), _StreamFactory(stream)
+            )
             if good:
                 await asked
                 self.assertFalse(connection._producing)  # or the stream could not be paced
@@ -287,7 +286,7 @@ class TicketTests(KeysCase):
                 error = await self.assertFailure(asked, BadTicket)
                 self.assertIn("another certificate" if host is thief else "used", str(error))
                 await self.log.wait_for(f"({host.keys.keys.name}): hanging up: this ticket")
-        await mine.ask(commands.CloseRun, run="r")
+        await mine.ask(commands.CloseRun("r"))
 
     async def test_another_servers_stream(self) -> None:
         """The second connection must lead to the server that the first one did."""
@@ -296,7 +295,7 @@ class TicketTests(KeysCase):
         host = self.dial(first, self.cluster.trainer())
         await host.hello()
         second.tickets, second.insecure = first.tickets, True
-        host.address = second.address
+        host.endpoint.address = second.address
         error = await self.assertFailure(
             Deferred.fromCoroutine(host.open("r", SPEC, Vectors())), KeysRefused
         )
@@ -322,7 +321,7 @@ class FloodTests(KeysCase):
         await self.log.wait_for("it showed no certificate, and others want to")
         second = self.dial(server, self.cluster.trainer("second"))
         await second.hello()
-        self.assertEqual((await first.ask(commands.Ping, token=7))["token"], 7)
+        self.assertEqual((await first.ask(commands.Ping(7))).token, 7)
         self.assertLessEqual(len(server._sessions), 4 + 2)
         # A third certificate is one over the limit.
         await self.refused_or_lost(self.dial(server, self.cluster.trainer("third")))

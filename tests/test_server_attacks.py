@@ -11,8 +11,8 @@ from torch import Tensor
 from twisted.logger import LogLevel, capturedLogs
 
 from byzpy_tw.errors import BadRequest, UnknownRun
+from byzpy_tw.protocol.commands import _failures_to_json
 from byzpy_tw.protocol.frames import Header, Kind
-from byzpy_tw.server.run import failures_to_json
 from byzpy_tw.testing.doubles import HandCrankedPool
 from byzpy_tw.workers.host import build
 from byzpy_tw.workers.spec import NodeSpec
@@ -161,6 +161,6 @@ class FailuresTests(ServerCase):
     def test_fit_into_an_answer(self) -> None:
         """Words of any kind are clipped to what AMP carries, but each node is named."""
         for word in ("x", "\x00", "\N{SNOWMAN}", "\U0001f600", "\udc80"):
-            text = failures_to_json(dict.fromkeys(range(400), word * 300))
+            text = _failures_to_json(dict.fromkeys(range(400), word * 300))
             self.assertLess(len(text.encode()), 65_000)
             self.assertEqual(len(json.loads(text)), 400)

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from byzpy_tw.errors import LimitExceeded
 from byzpy_tw.kernels.memory import trim_heap
+from byzpy_tw.protocol import commands
 from byzpy_tw.server.service import TRIM_DELAY, ByzpyServer
 from byzpy_tw.server.session import Session
 from byzpy_tw.workers.spec import RunSpec
@@ -82,7 +83,7 @@ class TidyTests(SynchronousTestCase):
                 self.take_over = server.take_over
 
         session = Session(Refusing(self.server))  # type: ignore[arg-type]
-        self.failureResultOf(session.open_run("a", SPEC.to_json()), LimitExceeded)
+        self.failureResultOf(Deferred.fromCoroutine(session.open_run(commands.OpenRun("a", SPEC))), LimitExceeded)
         self.clock.advance(TRIM_DELAY)
         self.assertEqual(self.pool.given, [trim_heap])
 

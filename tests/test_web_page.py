@@ -25,9 +25,9 @@ from byzpy_tw.output.view import (
     ServersKnown,
     Views,
 )
-from byzpy_tw.output.web import Root, Web, _Few, _Request, _Site, parse_endpoint
+from byzpy_tw.output.web import LimitedConnections, Root, Web, parse_endpoint
 from byzpy_tw.report.load import begin
-from byzpy_tw.report.model import ServerState
+from byzpy_tw.rounds.placement import ServerState
 from tests.recorded_runs import HTML, record, refused
 
 
@@ -71,7 +71,7 @@ class Served(SynchronousTestCase):
 
     def talk(self, sent: bytes, port: int = 4000) -> bytes:
         """What comes back on a new connection for `sent`."""
-        site = _Site(self.root, requestFactory=_Request, reactor=self.clock)
+        site = LimitedConnections(self.root, self.clock)
         channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", port))
         transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", port))
         channel.makeConnection(transport)
@@ -94,7 +94,8 @@ class ReadOnlyTests(Served):
     def test_what_there_is(self) -> None:
         """The page and its files, each of its own type; nothing else."""
         for path, kind in (
-            ("/", "text/html"), ("/draw.js", "text/javascript"), ("/run.js", "text/javascript"),
+            ("/", "text/html"), ("/curves.js", "text/javascript"), ("/run.js", "text/javascript"),
+            ("/vendor/uPlot.iife.min.js", "text/javascript"),
             ("/page.css", "text/css"), ("/data.json", "application/json"),
             ("/metrics", "text/plain"),
         ):  # fmt: skip
@@ -102,7 +103,7 @@ class ReadOnlyTests(Served):
             self.assertEqual(answer.code, 200, path)
             self.assertTrue(answer.headers["content-type"].startswith(kind), path)
         for path in ("/report.html", "/../setup.cfg", "/%2e%2e/setup.cfg", "//", "/page.css/x",
-                     "*"):  # fmt: skip
+                     "/vendor/LICENSE", "/sweep.js", "*"):  # fmt: skip
             self.assertIn(self.ask(path).code, (404, 405), path)
 
     def test_only_get_and_head(self) -> None:
@@ -123,14 +124,14 @@ class ReadOnlyTests(Served):
 
     def test_a_body_goes_nowhere(self) -> None:
         """Whoever uploads something uses up no memory and no disk."""
-        site = _Site(self.root, requestFactory=_Request, reactor=self.clock)
+        site = LimitedConnections(self.root, self.clock)
         channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
         channel.makeConnection(StringTransport())
         channel.dataReceived(
             b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n"
         )
         channel.dataReceived(b"x" * 1_000_000)
-        [request] = channel._channel.requests
+        [request] = channel.wrappedProtocol._channel.requests
         self.assertEqual(request.content.getvalue(), b"")
 
     def test_one_that_does_not_read(self) -> None:
@@ -138,7 +139,7 @@ class ReadOnlyTests(Served):
         what the system's buffers hold."""
         for number in range(300):
             self.page.handle(RoundCompleted(record(number), 1))
-        site = _Site(self.root, requestFactory=_Request, reactor=self.clock)
+        site = LimitedConnections(self.root, self.clock)
         channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
         transport = _Full(peerAddress=IPv4Address("TCP", "127.0.0.1", 1))
         channel.makeConnection(transport)
@@ -148,7 +149,7 @@ class ReadOnlyTests(Served):
 
     def test_those_who_drip(self) -> None:
         """However many connections send a byte at a time, whoever asks is answered."""
-        site = _Few(_Site(self.root, requestFactory=_Request, reactor=self.clock))
+        site = LimitedConnections(self.root, self.clock)
         question = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
         def dial(sent: bytes) -> StringTransport:
@@ -233,7 +234,15 @@ class FollowingTests(Served):
         self.page.handle(Notice(Kind.EVENT, "tcp://a:1 is lost: it was killed"))
         told = self.ask("/data.json").json
         self.assertFalse(told["places"][0]["up"])
-        self.assertEqual(told["events"], [[None, "tcp://a:1 is lost: it was killed"]])
+        lost = [None, "tcp://a:1 is lost: it was killed"]
+        self.assertEqual(told["events"], [lost])
+        self.clock.advance(1)
+        self.page.handle(RoundCompleted(record(0), 1))
+        self.page.handle(Notice(Kind.EVENT, "node 3 is on probation", 0))
+        self.page.handle(Notice(Kind.EVENT, "round tables are lost"))  # in the second round
+        self.assertEqual(self.ask("/data.json").json["events"], [
+            lost, [0, "node 3 is on probation"], [1, "round tables are lost"],
+        ])  # fmt: skip
 
     def test_made_at_most_so_often(self) -> None:
         """However many ask, and however fast rounds are."""
@@ -386,7 +395,7 @@ class SocketTests(TestCase):
         first = self.web("tcp:0:interface=127.0.0.1")
         url = await first.listen()
         self.assertRegex(url, r"^http://127\.0\.0\.1:\d+/$")
-        self.assertTrue(first.local)
+        self.assertTrue(first.is_local)
         port = url.rstrip("/").rpartition(":")[2]
         with self.assertRaisesRegex(CannotListen, f"--web {port}: .*in use.*another port"):
             await self.web(port).listen()
@@ -399,5 +408,5 @@ class SocketTests(TestCase):
         """One that other machines can reach is known as such."""
         everywhere = self.web("tcp:0")
         await everywhere.listen()
-        self.assertTrue(everywhere.open)
-        self.assertFalse(everywhere.local)
+        self.assertTrue(everywhere.is_public)
+        self.assertFalse(everywhere.is_local)

@@ -63,10 +63,10 @@ class AimTests(SynchronousTestCase):
             collector = Collector(torch.randn(5, 40), ClockReactor(), pool)
             rounds = Rounds(config, None, collector, None, rules, ClockReactor(), pool, 1)
             round = Round(0, 3, 2, 2)
-            round.refused(0, Reason.NOT_FINITE)
+            round.refuse(0, Reason.NOT_FINITE)
             round.accept(1)
             round.accept(2)
-            self.assertEqual(round.likely_budget(rules.aggregation.computable), 1)
+            self.assertEqual(round.expected_budget(rules.aggregation.computable), 1)
             shown = rounds._show(round, {}, 1)
             self.assertEqual(shown["strength"].shape, (1,))
             aimed = rules.attack_with_budget(1).aggregator
@@ -112,7 +112,7 @@ class TogetherTests(SynchronousTestCase):
         self.host.nodes[4].shard[:] = 10**9
         self.host.cost = 0.0005
         driver = NodeScheduler(self.host, ClockReactor(), self.pool, 2)
-        answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, range(6), emit))
         self.pool.turn()
         self.assertEqual(sorted(sent), [0, 1, 2])
         self.pool.drain()
@@ -166,7 +166,7 @@ class TogetherTests(SynchronousTestCase):
 
         self.host.cost = 0.0005
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
-        answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, range(6), emit))
         line = emit.__code__.co_firstlineno + 2
         told = f"ValueError: only this one (test_workers.py, line {line})"
         self.assertEqual(self.successResultOf(answer), {1: told})
@@ -180,7 +180,7 @@ class TogetherTests(SynchronousTestCase):
             def emit(node: int, *_: Any) -> Deferred[None]:
                 raise ArithmeticError(words)
 
-            answer = Deferred.fromCoroutine(driver.honest(0, [0, 1], emit))
+            answer = Deferred.fromCoroutine(driver.send_gradients(0, [0, 1], emit))
             return self.successResultOf(answer)
 
         for _ in range(3):
@@ -197,7 +197,7 @@ class TogetherTests(SynchronousTestCase):
         def emit(*_: Any) -> Deferred[None]:
             raise ConnectionError("hung up")
 
-        answer = Deferred.fromCoroutine(driver.honest(0, [0], emit))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, [0], emit))
         self.assertIn("ConnectionError: hung up", self.successResultOf(answer)[0])
 
     def test_large_ones_are_let_go(self) -> None:
@@ -212,7 +212,7 @@ class TogetherTests(SynchronousTestCase):
             return taken[-1]
 
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
-        answer = Deferred.fromCoroutine(driver.honest(0, [0], emit))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, [0], emit))
         self.assertEqual(sum(piece.numel() for piece in kept), self.host.dimension)
         taken[0].callback(None)
         self.assertEqual(self.successResultOf(answer), {})
@@ -226,7 +226,7 @@ class TogetherTests(SynchronousTestCase):
 
         self.patch(driver_module, "narrowed", full)
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
-        answer = Deferred.fromCoroutine(driver.honest(0, [0, 1], lambda *_: succeed(None)))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, [0, 1], lambda *_: succeed(None)))
         [told] = set(self.successResultOf(answer).values())
         self.assertIn("MemoryError: full", told)
         self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)  # of two nodes

@@ -16,7 +16,7 @@ from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import View, Views
 from byzpy_tw.report.load import begin
-from byzpy_tw.report.page import report
+from byzpy_tw.report.page import write_report
 
 # HTTP and rich are slow to import, and imported only where they are needed.
 
@@ -74,7 +74,7 @@ async def serve(config: RunConfig, path: Path, reactor: Any, views: Views) -> An
     page = LivePage(begin(path.resolve().name, config.to_dict()), reactor)
     web = Web(page, config.web or "", reactor)
     views.say(f"  page at {await web.listen()}")
-    if web.open:
+    if web.is_public:
         views.warn("anyone who can reach that page can read it (not change anything)")
     views.others.append(page)
     return web
@@ -83,7 +83,7 @@ async def serve(config: RunConfig, path: Path, reactor: Any, views: Views) -> An
 def draw_report(path: Path, views: Views) -> None:
     """Write a report into `path`; a failure does not affect the run."""
     try:
-        report(path)
+        write_report(path)
     except ByzpyTwError as e:
         views.warn(f"no report: {format_error(e)}")
     except Exception:  # a bug, which must not hide how the run ended

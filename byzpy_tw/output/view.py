@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 from twisted.logger import Logger
 
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.report.model import ServerState
+from byzpy_tw.rounds.placement import ServerState
 from byzpy_tw.workers.spec import NodeSpec
 
 

@@ -75,7 +75,7 @@ class NodeScheduler:
 
     log = Logger()
 
-    async def honest(self, round: int, nodes: Sequence[int], emit: SendVector) -> Failures:
+    async def send_gradients(self, round: int, nodes: Sequence[int], emit: SendVector) -> Failures:
         """Emit the gradient of each of `nodes`."""
         failures: Failures = {}
 
@@ -129,7 +129,7 @@ class NodeScheduler:
         await gatherResults(sending)
         return failures
 
-    async def byzantine(
+    async def send_attacks(
         self,
         round: int,
         nodes: Sequence[int],

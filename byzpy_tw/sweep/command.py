@@ -16,6 +16,7 @@ from byzpy_tw.console import say
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc
+from byzpy_tw.output.program import ReactorProgram, start_logging
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.protocol.addresses import parse_addresses
@@ -31,7 +32,7 @@ from byzpy_tw.sweep.resolve import check_names, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
 from byzpy_tw.sweep.scheduler import CELLS, Sweep, discard
 from byzpy_tw.text import clean
-from byzpy_tw.trainer.run import ReactorProgram, load_trainer_keys, start_logging
+from byzpy_tw.trainer.run import load_trainer_keys
 
 PAGE, TABLE = "lab.html", "lab.json"  # names that programs know
 _WATCHING = ("run_started", "round_completed", "run_finished")
