@@ -38,7 +38,7 @@ from byzpy_tw.config.unused import drop_unused
 from byzpy_tw.config.validators import flag
 from byzpy_tw.console import ERROR_FILE, say
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, error_from_code
-from byzpy_tw.records.result import Result
+from byzpy_tw.report.result import Result
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
 from byzpy_tw import Registration, hookimpl
+from byzpy_tw.audit.consistency import compare_with_result
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
     AttackFailed,
@@ -24,13 +25,12 @@ from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import Event
 from byzpy_tw.plugins import Registry, load
-from byzpy_tw.records.attack_calls import AttackCalls, AttackFailures
-from byzpy_tw.records.recorded_run import compare_with_result
-from byzpy_tw.records.recorded_run import read as read_left
-from byzpy_tw.records.result import Result
+from byzpy_tw.records.folder import read_run
 from byzpy_tw.records.schema import find_result_error
+from byzpy_tw.records.summary import AttackFailures, RoundCounts
 from byzpy_tw.report.csv_table import write_csv
 from byzpy_tw.report.load import read as read_story
+from byzpy_tw.report.result import Result
 from byzpy_tw.sweep.command import figures, grid_of
 from byzpy_tw.sweep.findings import collapsed, sentences
 from byzpy_tw.sweep.grid import Cell
@@ -190,7 +190,7 @@ class CauseTests(RunCase):
         [logged] = self.flushLoggedErrors(ArithmeticError)
         self.assertIn("in forward", logged.getTraceback())
         self.assertEqual(find_result_error(self.result), "")
-        self.assertEqual(list(compare_with_result(read_left(self.path))), [])
+        self.assertEqual(list(compare_with_result(read_run(self.path))), [])
 
     async def test_more_attackers_than_the_budget(self) -> None:
         """Where their attack raises, that is what is to be mended."""
@@ -234,7 +234,7 @@ class AttackTests(RunCase):
             self.assertTrue(failures.pop("first").startswith("round 0, node 4: "))
             self.assertEqual(failures, {"failed": 6, "probation": 14, "of": 20})
             self.assertEqual(find_result_error(result), "")
-            self.assertEqual(list(compare_with_result(read_left(self.path))), [])
+            self.assertEqual(list(compare_with_result(read_run(self.path))), [])
             said = read_story(self.path).conclusion
             self.assertTrue(said[0].startswith("The attack failed in 6 of 20 calls (14 more"))
             self.assertEqual(said[1], "Nothing can be concluded about median.")
@@ -375,15 +375,23 @@ class ProcessTests(TestCase):
         self.assertIn('raise RuntimeError("the attack', log)
 
 
+def record(refused: list[dict[str, Any]]) -> dict[str, Any]:
+    """A round in which nothing but `refused` matters."""
+    return {
+        "seconds": 1.0, "phases": {}, "selected": None, "excluded": [], "refused": refused,
+        "parameters_sha256": "0" * 64,
+    }  # fmt: skip
+
+
 class CallsTests(SynchronousTestCase):
     """Records, counted."""
 
-    def calls(self, *reasons: str | None) -> AttackCalls:
+    def calls(self, *reasons: str | None) -> RoundCounts:
         """The calls of a run with one honest node and one Byzantine one, refused for `reasons`."""
-        calls = AttackCalls(1, 1)
+        calls = RoundCounts(1, 1)
         for reason in reasons:
             refused = [{"node": 1, "reason": reason, "detail": "why"}] if reason else []
-            calls.add({"refused": refused})
+            calls.add(record(refused))
         return calls
 
     def test_what_is_total(self) -> None:
@@ -394,20 +402,20 @@ class CallsTests(SynchronousTestCase):
             (["failed", "late"], False),
             (["probation", "failed", "malformed"], False),
         ):
-            failures = self.calls(*reasons).failures
+            failures = self.calls(*reasons).attack_failures
             assert failures is not None
-            self.assertEqual(failures.total, total, reasons)
+            self.assertEqual(failures.all_failed, total, reasons)
         for reasons in (["late", "stale"], ["probation", None], []):
-            self.assertIsNone(self.calls(*reasons).failures)
+            self.assertIsNone(self.calls(*reasons).attack_failures)
 
     def test_honest_nodes_are_not_counted(self) -> None:
         """A record that explains nothing has words all the same."""
-        calls = AttackCalls(1, 1)
-        calls.add({"refused": [{"node": 0, "reason": "failed"}]})
-        self.assertIsNone(calls.failures)
-        calls.add({"refused": [{"node": 1, "reason": "failed"}]})
-        assert calls.failures is not None
-        self.assertEqual(calls.failures.first, "round 1, node 1: no further details")
+        calls = RoundCounts(1, 1)
+        calls.add(record([{"node": 0, "reason": "failed"}]))
+        self.assertIsNone(calls.attack_failures)
+        calls.add(record([{"node": 1, "reason": "failed"}]))
+        assert calls.attack_failures is not None
+        self.assertEqual(calls.attack_failures.first, "round 1, node 1: no further details")
 
     def test_entries_that_cannot_be(self) -> None:
         """Entries that somebody's hand wrote into result.json are told."""
@@ -476,7 +484,7 @@ class LabTests(TestCase):
         self.assertEqual(sentences(lab.grid, outcomes), [])
         drawn = page(lab.grid, outcomes, self.where)
         self.assertIn("<br>?: nothing is concluded: ", drawn)
-        self.assertIn('class="line s1 void"', drawn)
+        self.assertIn('"faint":true', drawn)
         self.assertNotIn("left out in", drawn.partition("cell-1-2")[2].partition("cell-")[0])
         cells = figures(lab.grid, outcomes)["cells"]
         self.assertEqual([bool(c["attack_failures"]) for c in cells], [False, True, True] * 2)
@@ -542,11 +550,11 @@ class LabTests(TestCase):
 
     def failures(self) -> AttackFailures | None:
         """Failures of ten rounds of one attacker, of which one failed."""
-        calls = AttackCalls(8, 1)
+        calls = RoundCounts(8, 1)
         for number in range(10):
             failed = [{"node": 9, "reason": "failed", "detail": "no"}] if number == 4 else []
-            calls.add({"refused": failed})
-        return calls.failures
+            calls.add(record(failed))
+        return calls.attack_failures
 
     def test_a_column_that_never_began(self) -> None:
         """Runs that failed before their first round leave their rows without a worst case."""

@@ -28,6 +28,7 @@ from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registration, hookimpl, load
 from byzpy_tw.sweep import findings, text
 from byzpy_tw.sweep import grid as grids
+from byzpy_tw.sweep.charts import charts
 from byzpy_tw.sweep.colours import colour, is_dark, luminance
 from byzpy_tw.sweep.command import grid_of, jobs_for
 from byzpy_tw.sweep.display import LineDisplay, LiveTable, display_for
@@ -248,7 +249,7 @@ class OutcomeTests(SynchronousTestCase):
     def write(self, path: Path, config: RunConfig, **result: object) -> None:
         """A run's folder, of two rounds of which the second was evaluated."""
         path.mkdir(parents=True)
-        (path / "config.json").write_text(json.dumps({"bits": config.bits}))
+        self.write_config(path, config)
         byz = config.num_honest
         always = {"seconds": 0.1, "phases": {}, "f": 1, "parameters_sha256": "0" * 64}
         records = [
@@ -264,6 +265,11 @@ class OutcomeTests(SynchronousTestCase):
             "parameters_sha256": "ab",
         }  # fmt: skip
         (path / "result.json").write_text(json.dumps({**plain, **result}))
+
+    def write_config(self, path: Path, config: RunConfig) -> None:
+        """The part of config.json that is read back."""
+        text = json.dumps({"bits": config.bits, "config": config.to_dict()})
+        (path / "config.json").write_text(text)
 
     def test_is_read_back(self) -> None:
         """Accuracies, the curve, and how often each node was left out, and why."""
@@ -286,7 +292,7 @@ class OutcomeTests(SynchronousTestCase):
         self.assertIsNone(read(trial, path))
         self.write(path, grid(rounds=81).cells[0].trials[0].config)
         self.assertIsNone(read(trial, path))
-        (path / "config.json").write_text(json.dumps({"bits": trial.config.bits}))
+        self.write_config(path, trial.config)
         self.assertIsNotNone(read(trial, path))
         (path / "result.json").write_text('{"status": "fin')
         self.assertIsNone(read(trial, path))
@@ -326,7 +332,6 @@ class OutcomeTests(SynchronousTestCase):
         found = outcome(cell, 0.8, 0.6)
         self.assertAlmostEqual(found.final or 0, 0.7)
         self.assertEqual((found.worst, found.best, found.status), (0.6, 0.8, "finished"))
-        self.assertEqual([point[2:] for point in found.curve], [(0.2, 0.2), (0.6, 0.8)])
         self.assertEqual(outcome(cell, 0.8).status, "waiting")
 
     def test_bad_ends(self) -> None:
@@ -545,6 +550,13 @@ class PageTests(SynchronousTestCase):
         self.assertIn("--seed 2", content)
         reports = [link for link in found.links if link.endswith("/report.html")]
         self.assertEqual(len(set(reports)), 8)  # each run's own page
+
+    def test_a_band_over_seeds(self) -> None:
+        """A line is the mean of the seeds, between the lowest and the highest."""
+        made = grid(seeds=(1, 2))
+        line = charts(made, [outcome(made.cells[0], 0.8, 0.6)])[0]["series"][0]
+        for name, values in {"mean": (0.2, 0.7), "low": (0.2, 0.6), "high": (0.2, 0.8)}.items():
+            self.assertEqual((line[name][4], line[name][9]), values)
 
     def test_needs_nothing(self) -> None:
         """No link leads out, nothing is loaded, and the browser is told to refuse it."""

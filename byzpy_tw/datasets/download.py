@@ -7,7 +7,6 @@ as they are.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import TextIO
 
 from attrs import frozen
+
+from byzpy_tw import files
 
 DOWNLOAD_TIMEOUT = 900.0  # seconds for a whole download, CIFAR-10's 170 MB on a slow line
 SOCKET_TIMEOUT = 10.0  # seconds that a connection may say nothing
@@ -111,12 +112,9 @@ def download_lock(root: Path, source: str) -> Iterator[DownloadLock]:
                 raise
             continue  # the process that made the folder has just removed it
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                waited = False
-            except BlockingIOError:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                waited = True
+            waited = not files.lock(file, wait=False)
+            if waited:
+                files.lock(file, wait=True)
             file.seek(0)
             failure = file.read(1000) if waited else ""
             lock = DownloadLock(path, file, made, failure)

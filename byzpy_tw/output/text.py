@@ -17,7 +17,7 @@ from byzpy_tw.output.view import (
     RunConfigured,
     RunFinished,
 )
-from byzpy_tw.records.attack_calls import counted
+from byzpy_tw.records.summary import format_attack_calls
 
 _OFTEN = 3  # rounds in which a node was refused, for the summary to name it
 _MOST_NAMED = 10
@@ -94,7 +94,7 @@ class TextOutput:
             )
         failures = result.get("attack_failures")
         if failures is not None:
-            often = counted(failures["failed"], failures["of"], failures["probation"])
+            often = format_attack_calls(failures["failed"], failures["of"], failures["probation"])
             self._write(f"the attack failed {often}: {failures['first']}")
         refused = sorted(
             ((sum(reasons.values()), node, reasons) for node, reasons in result["refused"].items()),
