@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from byzpy_tw.cli import train
 from byzpy_tw.config.run import LOCATIONS, RunConfig
@@ -83,7 +83,7 @@ def _examine(
 ) -> tuple[Doctor, int]:
     """Run the checks in a reactor of this process; return the exit code as well."""
     # Imported only now: a mistake on the command line is reported at once.
-    from twisted.internet import reactor
+    from twisted.internet import reactor as installed
     from twisted.logger import LogLevel
 
     from byzpy_tw.config.paths import resolve_paths
@@ -93,6 +93,7 @@ def _examine(
     from byzpy_tw.output.program import ReactorProgram, log_to
     from byzpy_tw.trainer.doctor import WAIT, Doctor
 
+    reactor: Any = installed  # typed as less than every reactor is
     log_to(sys.stderr, LogLevel.critical)  # bugs: all else is in the report
     registry, pool = invocation.registry(), make_pool(config.threads or cores())
     if resumed is None:

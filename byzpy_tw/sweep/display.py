@@ -41,7 +41,7 @@ class LineDisplay(Display):
     def close(self) -> None:
         """Write the whole table, if there is anything in it."""
         outcomes = self.sweep.outcomes()
-        if any(outcome.begun for outcome in outcomes):
+        if any(outcome.has_runs for outcome in outcomes):
             for line in text.table(self.sweep.grid, outcomes):
                 self._write(line)
 
