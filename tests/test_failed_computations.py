@@ -516,7 +516,9 @@ class LabTests(TestCase):
         path.write_text(json.dumps({**result, "status": "finished", "error": None}))
         found = read(trial, lab.path(trial))
         assert found is not None
-        self.assertEqual((found.status, found.is_over, found.good), ("failed", True, False))
+        self.assertEqual(
+            (found.status, found.is_over, found.is_conclusive), ("failed", True, False)
+        )
         self.assertIn("the attack failed in 6 of 20 calls", found.error)
 
     def test_the_best_of_the_others(self) -> None:

@@ -282,8 +282,8 @@ class OutcomeTests(SynchronousTestCase):
         self.assertEqual(found.curve, ((2, 0.75),))
         share = found.shares[trial.config.num_honest]
         self.assertEqual((share.honest, share.excluded, share.refused), (False, 0.5, 0.5))
-        self.assertEqual(share.out, 1.0)
-        self.assertEqual(found.shares[1].out, 0.5)
+        self.assertEqual(share.left_out, 1.0)
+        self.assertEqual(found.shares[1].left_out, 0.5)
 
     def test_nothing_is_made_of_less(self) -> None:
         """Another run's folder, half a file, none at all: as if there were none."""
@@ -342,9 +342,9 @@ class OutcomeTests(SynchronousTestCase):
             ended(cell.trials[1], None, status="diverged", error="x"),
         )
         found = CellResult(cell=cell, ended=runs)
-        self.assertEqual((found.status, found.value, found.why), ("diverged", 0.0, "x"))
+        self.assertEqual((found.status, found.value, found.reason), ("diverged", 0.0, "x"))
         failed = CellResult(cell=cell, failures=("BAD: no",))
-        self.assertEqual((failed.status, failed.why, failed.value), ("failed", "BAD: no", None))
+        self.assertEqual((failed.status, failed.reason, failed.value), ("failed", "BAD: no", None))
 
 
 def filled(made: Grid) -> list[CellResult]:

@@ -150,7 +150,7 @@ class LeftTests(TestCase):
         before, after = first.outcomes(), again.outcomes()
         del before[4]
         self.assertEqual(
-            after.pop(4).why,
+            after.pop(4).reason,
             f"RUN_DIRECTORY: {paths[4]} holds another run than this cell's; move it elsewhere, "
             "or let --again put this one in its place",
         )

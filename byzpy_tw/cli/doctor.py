@@ -55,15 +55,14 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--wait must be above 0 and at most 3600, got {chosen.wait:g}")
     invocation = train.parse_invocation(rest)
     config, resumed = load_config(invocation)
-    doctor = _examine(invocation, config, resumed, chosen.wait)
-    if not doctor.done:
-        print_error("interrupted")
-        return 130
+    doctor, code = _examine(invocation, config, resumed, chosen.wait)
+    if not doctor.done:  # interrupted, or a bug
+        return code
     print(json.dumps(doctor.to_plain(), indent=2) if chosen.json else "\n".join(lines(doctor)))
     if doctor.busy:  # a thread that still reads data would keep this process alive
         sys.stdout.flush()
-        os._exit(0 if doctor.well else 1)
-    return 0 if doctor.well else 1
+        os._exit(code)
+    return code
 
 
 def load_config(invocation: train.Invocation) -> tuple[RunConfig, Path | None]:
@@ -81,50 +80,34 @@ def load_config(invocation: train.Invocation) -> tuple[RunConfig, Path | None]:
 
 def _examine(
     invocation: train.Invocation, config: RunConfig, resumed: Path | None, wait: float | None
-) -> Doctor:
-    """Run the checks in a reactor of this process."""
+) -> tuple[Doctor, int]:
+    """Run the checks in a reactor of this process; return the exit code as well."""
     # Imported only now: a mistake on the command line is reported at once.
-    from twisted.internet.defer import Deferred
-    from twisted.internet.task import react
-    from twisted.logger import (
-        FilteringLogObserver,
-        LogLevel,
-        LogLevelFilterPredicate,
-        globalLogBeginner,
-        textFileLogObserver,
-    )
+    from twisted.internet import reactor as installed
+    from twisted.logger import LogLevel
 
     from byzpy_tw.config.paths import resolve_paths
     from byzpy_tw.config.unused import drop_unused
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
-    from byzpy_tw.scheduling.clock import use_monotonic_clock
+    from byzpy_tw.output.program import ReactorProgram, log_to
     from byzpy_tw.trainer.doctor import WAIT, Doctor
 
-    # The report has all that servers did; only bugs are left to log.
-    bugs = FilteringLogObserver(
-        textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(LogLevel.critical)]
-    )
-    globalLogBeginner.beginLoggingTo([bugs], redirectStandardIO=False, discardBuffer=True)
+    reactor: Any = installed  # typed as less than every reactor is
+    log_to(sys.stderr, LogLevel.critical)  # bugs: all else is in the report
     registry, pool = invocation.registry(), make_pool(config.threads or cores())
     if resumed is None:
         config = drop_unused(config, registry, invocation.beneath)
-    config = resolve_paths(config)
-    made: list[Doctor] = []
+    doctor = Doctor(resolve_paths(config), registry, reactor, pool, wait or WAIT, resumed)
 
-    def main(reactor: Any) -> Deferred[None]:
-        use_monotonic_clock(reactor)
-        made.append(Doctor(config, registry, reactor, pool, wait or WAIT, resumed))
-        return Deferred.fromCoroutine(made[0].examine())
+    async def examine() -> int:
+        await doctor.examine()
+        return 0 if doctor.well else 1
 
     try:
-        react(main)
-    except SystemExit as e:
-        if e.code:  # interrupted, or a bug, which was printed
-            raise
+        return doctor, ReactorProgram(reactor, print_error).run(examine)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return made[0]
 
 
 # -- as text

@@ -60,19 +60,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         "every run", "as of python -m byzpy_tw.train, with the sweep's own defaults"
     )
     hints = typing.get_type_hints(RunConfig)
+    defaults = {**grid.SETTING, "f": "--num-byz"}
     for option in attrs.fields(RunConfig):
         if option.name not in grid.TAKEN:
-            runs.add_argument(
-                flag(option.name), **argparse_keywords(_with_default(option), hints[option.name])
-            )
-
-
-def _with_default(option: attrs.Attribute) -> attrs.Attribute:
-    """Return `option` with the default that --help shows."""
-    if option.name == "f":
-        help = f"{option.metadata['help']} (default: --num-byz)"
-        return option.evolve(default=None, metadata={**option.metadata, "help": help})  # type: ignore[attr-defined,no-any-return]
-    return option.evolve(default=grid.SETTING.get(option.name, option.default))  # type: ignore[attr-defined,no-any-return]
+            default = defaults.get(option.name, option.default)
+            keywords = argparse_keywords(option, hints[option.name], default)
+            runs.add_argument(flag(option.name), **keywords)
 
 
 def _jobs(text: str) -> int:

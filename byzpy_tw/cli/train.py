@@ -88,17 +88,17 @@ def parser() -> argparse.ArgumentParser:
     hints = typing.get_type_hints(RunConfig)
     for option in attrs.fields(RunConfig):
         groups[option.metadata["section"]].add_argument(
-            flag(option.name), **argparse_keywords(option, hints[option.name])
+            flag(option.name), **argparse_keywords(option, hints[option.name], option.default)
         )
     return made
 
 
-def argparse_keywords(option: attrs.Attribute, hint: Any) -> dict[str, Any]:
-    """Return the keywords that make `option` an argparse argument."""
+def argparse_keywords(option: attrs.Attribute, hint: Any, default: Any) -> dict[str, Any]:
+    """Return the keywords that make `option` an argparse argument, with `default` in its help."""
     told: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS}
     told["help"] = option.metadata["help"].replace("%", "%%")
-    if option.default not in (None, (), False):
-        told["help"] += f" (default: {option.default})"
+    if default not in (None, (), False):
+        told["help"] += f" (default: {default})"
     if hint is bool:
         return {**told, "action": argparse.BooleanOptionalAction}
     told["metavar"] = option.metadata["metavar"] or option.name.upper().replace("_", "-")

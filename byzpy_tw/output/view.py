@@ -15,7 +15,7 @@ from byzpy_tw.workers.spec import NodeSpec
 
 
 class Kind(Enum):
-    """How much a `Notice` matters."""
+    """The importance of a `Notice`."""
 
     INFO = auto()  # progress
     NOTICE = auto()  # something that the user should know

@@ -141,7 +141,7 @@ async def work(sweep: Sweep, reactor: Any) -> int:
     finally:
         ticking.stop()
         display.close()
-        if any(outcome.begun for outcome in sweep.outcomes()):
+        if any(outcome.has_runs for outcome in sweep.outcomes()):
             _summarize(sweep, clock.seconds(reactor) - began)
     return 0 if all(o.status in _GOOD for o in sweep.outcomes()) else 1
 
@@ -177,14 +177,14 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
         "defence": outcome.cell.defence,
         "attack": outcome.cell.attack,
         "status": outcome.status,
-        "why": outcome.why,
+        "why": outcome.reason,
         "no_guarantee": outcome.cell.missing,
         "attack_failures": outcome.attack_failures or None,
         "final_accuracy": outcome.final,
         "worst_accuracy": outcome.worst,
         "best_accuracy": outcome.best,
-        "byzantine_left_out": outcome.out(honest=False),
-        "honest_left_out": outcome.out(honest=True),
+        "byzantine_left_out": outcome.left_out(honest=False),
+        "honest_left_out": outcome.left_out(honest=True),
         "runs": [
             {
                 "seed": ended.trial.seed,

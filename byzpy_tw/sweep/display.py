@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from attrs import define, field
 
-from byzpy_tw.console import rich_console
+from byzpy_tw.console import is_terminal, rich_console
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import colour, is_dark
 from byzpy_tw.sweep.grid import Cell, SweepTrial
@@ -41,7 +41,7 @@ class LineDisplay(Display):
     def close(self) -> None:
         """Write the whole table, if there is anything in it."""
         outcomes = self.sweep.outcomes()
-        if any(outcome.begun for outcome in outcomes):
+        if any(outcome.has_runs for outcome in outcomes):
             for line in text.table(self.sweep.grid, outcomes):
                 self._write(line)
 
@@ -115,7 +115,7 @@ def _style(accuracy: float | None) -> str:
 
 def display_for(sweep: Sweep, out: IO[str], write: Callable[[str], None]) -> Display:
     """Return the display that suits `out`: a table needs a terminal that it fits into."""
-    if not out.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+    if not is_terminal(out) or os.environ.get("TERM", "dumb") == "dumb":
         return LineDisplay(sweep, write)
     columns, rows = shutil.get_terminal_size()
     widest = text.table(sweep.grid, sweep.outcomes(), lambda cell: _USUAL)

@@ -66,16 +66,16 @@ def exclusion_sentence(outcome: CellResult) -> str:
     if outcome.attack_failures:
         return ""
     shares = outcome.shares
-    if not any(share.out for share in shares):
+    if not any(share.left_out for share in shares):
         return "No node was left out in any round." if shares else ""
-    faulty, honest = (percent(outcome.out(honest=which), 0) for which in (False, True))
+    faulty, honest = (percent(outcome.left_out(honest=which), 0) for which in (False, True))
     text = f"Byzantine nodes were left out in {faulty} % of the rounds, honest ones in {honest} %"
-    worst = max((share for share in shares if share.honest), key=lambda share: share.out)
-    if worst.out:
+    worst = max((share for share in shares if share.honest), key=lambda share: share.left_out)
+    if worst.left_out:
         text += f"; of the honest ones most often node {worst.node}, in {_often(worst)}"
     return f"{text}."
 
 
 def _often(share: NodeShare) -> str:
-    text = f"{percent(share.out, 0)} %"
+    text = f"{percent(share.left_out, 0)} %"
     return text + (f" ({percent(share.refused, 0)} % refused)" if share.refused else "")

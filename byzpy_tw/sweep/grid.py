@@ -52,7 +52,7 @@ TAKEN = (
 
 @frozen(kw_only=True)
 class SweepTrial:
-    """One run of a cell: its configuration, and the name of its folder."""
+    """A run of a cell: its configuration, and the name of its folder."""
 
     config: RunConfig
     folder: str
@@ -144,22 +144,27 @@ def make_grid(
     base = RunConfig(**with_sweep_defaults(given), seed=seeds[0], aggregator="mean", attack="none")
     if base.num_byz == 0:
         raise ConfigError("--num-byz 0: a sweep is about attacks; give it a Byzantine node")
-    cells = []
-    for row, defence in enumerate(defences):
-        *before, aggregator = _split(defence)
-        chain: dict[str, Any] = {"aggregator": aggregator, "pre_aggregator": tuple(before)}
-        for column, attack in enumerate(attacks):
-            cell = Cell(row=row, column=column, defence=defence, attack=attack)
-            try:
-                configs = [attrs.evolve(base, seed=s, attack=attack, **chain) for s in seeds]
-                missing = examine(configs[0])
-            except ByzpyTwError as e:
-                cells.append(attrs.evolve(cell, impossible=clean(str(e), 1000)))
-                continue
-            trials = tuple(SweepTrial(config=c, folder=folder_of(c, digest(c))) for c in configs)
-            cells.append(attrs.evolve(cell, trials=trials, missing=missing))
+
+    def make_cell(row: int, column: int) -> Cell:
+        *before, aggregator = _split(defences[row])
+        cell = Cell(row=row, column=column, defence=defences[row], attack=attacks[column])
+        try:
+            rules = attrs.evolve(
+                base, attack=cell.attack, aggregator=aggregator, pre_aggregator=tuple(before)
+            )
+            missing = examine(rules)
+        except ByzpyTwError as e:
+            return attrs.evolve(cell, impossible=clean(str(e), 1000))
+        configs = [attrs.evolve(rules, seed=seed) for seed in seeds]
+        trials = tuple(SweepTrial(config=c, folder=folder_of(c, digest(c))) for c in configs)
+        return attrs.evolve(cell, trials=trials, missing=missing)
+
     return Grid(
-        base=base, attacks=attacks, defences=tuple(defences), seeds=seeds, cells=tuple(cells)
+        base=base,
+        attacks=attacks,
+        defences=tuple(defences),
+        seeds=seeds,
+        cells=tuple(make_cell(r, c) for r in range(len(defences)) for c in range(len(attacks))),
     )
 
 

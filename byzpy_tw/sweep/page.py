@@ -102,7 +102,7 @@ def _cell(outcome: CellResult, fallen: bool) -> str:
         out = re.sub(r"(?<=[BH]) ", "&nbsp;", out_text(outcome))
         second = "".join(f"<small>{line}</small>" for line in (span, out) if line)
     else:
-        state = escape(entry(outcome)[0] if outcome.begun else outcome.status)
+        state = escape(entry(outcome)[0] if outcome.has_runs else outcome.status)
         first, second = f'<span class="state">{state}</span>', ""
     title = escape(f"{outcome.cell.defence} under {outcome.cell.attack}")
     return f'<td{style}><a href="#{_id(outcome)}" title="{title}"><b>{first}</b>{second}</a></td>'
@@ -112,7 +112,7 @@ def _details(outcome: CellResult) -> str:
     cell, failures = outcome.cell, outcome.attack_failures
     head = f"{percent(outcome.final)} %" if outcome.status == "finished" else outcome.status
     told = [
-        ("why", outcome.why),
+        ("why", outcome.reason),
         (
             "why",
             failures

@@ -43,7 +43,7 @@ def out_text(outcome: CellResult) -> str:
     """Return ``out B 97 H 3``, or nothing where it is not known or the attack failed."""
     if outcome.attack_failures:
         return ""
-    faulty, honest = outcome.out(honest=False), outcome.out(honest=True)
+    faulty, honest = outcome.left_out(honest=False), outcome.left_out(honest=True)
     if faulty is None or honest is None:
         return ""
     return f"out B {percent(faulty, 0)} H {percent(honest, 0)}"
@@ -114,7 +114,7 @@ def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
             lines.append(f"?: nothing is concluded: {_names(cells)} under {attack}: {reason}")
     for reason, cells in _grouped(outcomes, lambda o: o.cell.missing):
         lines.append(f"*: no guarantee: {_names(cells)}: {reason}")
-    for reason, cells in _grouped(outcomes, lambda o: o.why):
+    for reason, cells in _grouped(outcomes, lambda o: o.reason):
         names = _names(cells)
         under = f" under {cells[0].cell.attack}" if len(cells) == 1 else ""
         reason = reason.removeprefix(f"{names}: ")  # a rule's error names the rule as well
@@ -155,6 +155,6 @@ def cell_line(outcome: CellResult) -> str:
         told = f"{percent(outcome.final)} % (worst {worst}, best {best})"
         parts = [told, out_text(outcome), outcome.attack_failures]
     else:
-        told = ": ".join(filter(None, [outcome.status, outcome.why]))
+        told = ": ".join(filter(None, [outcome.status, outcome.reason]))
         parts = [told, _failed_calls(outcome)]
     return f"{outcome.cell.defence} under {outcome.cell.attack}: {', '.join(filter(None, parts))}"

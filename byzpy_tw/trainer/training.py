@@ -71,9 +71,8 @@ class Training:
             self.directory.path, config.checkpoint_interval, keep,
             self.directory.sync_rounds, self._reactor, round=begun.round,
         )  # fmt: skip
-        self._started_at = clock.seconds(self._reactor) - (
-            begun.state.elapsed if begun.state else 0.0
-        )
+        before = begun.state.elapsed if begun.state else 0.0
+        self._started_at = clock.seconds(self._reactor) - before
         self._tally = summarize(config, begun.records)
         self._bits = config.bits
         self._recorded_bits = begun.records[-1].get("bits", "") if begun.records else ""
@@ -144,7 +143,12 @@ class Training:
             self._tail = SharedDeferred(self._finish_round(number, ran.wait(), prepared))
             await ran.wait()
         await settled(self._tail)
-        failures = self._tally.counts.attack_failures
+        self._check_attack()
+        self.status = "finished"
+
+    def _check_attack(self) -> None:
+        """Raise `AttackFailed` where the attack has not contributed to any round."""
+        failures, config = self._tally.counts.attack_failures, self.config
         if failures is not None and failures.all_failed:
             self.status = "failed"
             raise AttackFailed(
