@@ -13,7 +13,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import attrs
 import numpy as np
@@ -170,7 +170,7 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
         with files.replacing(path, folder / ".checkpoint.new") as file:
             file.write(MAGIC + bytes(_DIGEST))
             body = _Hashing(file)
-            torch.save(plain, body)
+            torch.save(plain, cast("IO[bytes]", body))  # it has what torch uses
             file.seek(len(MAGIC))
             file.write(body.hash.digest())
         for old in list_checkpoints(folder)[keep:] if keep is not None else ():
