@@ -167,7 +167,8 @@ class RoundReplay:
             past=None if past is None else decode_piece(past),
         )  # fmt: skip
         with plugin_call(f"attack {self.config.attack!r}"):
-            return round_to_dtype(host.attack(node, state.round, known), self.wire)
+            vector = host.attack(node, state.round, known)
+        return round_to_dtype(vector, self.wire)
 
     # -- the step
 
