@@ -53,7 +53,7 @@ class State:
 
     @property
     def large(self) -> bool:
-        """Whether a copy would be a good part of a small machine's memory."""
+        """True if a copy would be a good part of a small machine's memory."""
         return sum(map(_nbytes, attrs.astuple(self, recurse=False))) >= LARGE
 
     def snapshot(self) -> State:

@@ -34,16 +34,21 @@ _LONGEST_LINE = 1 << 28  # bytes; a record of that many nodes is far shorter
 class RoundReader:
     """Reads the records of a run of `n` nodes, one by one, up to the first damaged line.
 
-    What the iteration found is in `damage`, `skipped` and `torn` when it is over.  Raises
-    `RunDirectoryError` where the file cannot be read; a missing one has no records.
+    The fields describe the file when the iteration is over.  It raises `RunDirectoryError`
+    where the file cannot be read; a missing one has no records.
     """
 
     path: Path
     n: int
     count: int = field(default=0, init=False)  # records read
-    damage: str = field(default="", init=False)  # which line is damaged, and how
+    error: str = field(default="", init=False)  # of the damaged line, to follow "line 3"
     skipped: int = field(default=0, init=False)  # lines that follow the damaged one
     torn: bool = field(default=False, init=False)  # whether the last line has no end
+
+    @property
+    def damage(self) -> str:
+        """The damaged line and its error; empty where there is none."""
+        return f"line {self.count + 1} of {ROUNDS} {self.error}" if self.error else ""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         try:
@@ -55,17 +60,17 @@ class RoundReader:
             raise RunDirectoryError(f"cannot read {printable(self.path)}: {e.strerror or e}") from e
 
     def _records(self, lines: IO[bytes]) -> Iterator[dict[str, Any]]:
-        self.count, self.damage, self.skipped, self.torn = 0, "", 0, False
+        self.count, self.error, self.skipped, self.torn = 0, "", 0, False
         while line := lines.readline(_LONGEST_LINE):
             if not line.endswith(b"\n"):  # it was being written
                 self.torn = True
-            elif self.damage:
+            elif self.error:
                 self.skipped += 1
             else:
                 try:
                     record = parse_record(line, self.count, self.n)
                 except ValueError as e:
-                    self.damage = f"line {self.count + 1} of {ROUNDS} {clean_value(e, 300)}"
+                    self.error = clean_value(e, 300)
                     continue
                 self.count += 1
                 yield record

@@ -32,7 +32,7 @@ UNREADABLE_ERRORS = (
 
 @frozen(kw_only=True)
 class NodeShare:
-    """How often a node was left out, as shares of the rounds that are on record.
+    """The shares of the recorded rounds in which a node was left out.
 
     ``excluded`` is the rule's doing, None for a rule that does not choose between nodes.
     ``refused`` vectors were late, lost, malformed or not finite.
@@ -94,12 +94,12 @@ class CellResult:
 
     @property
     def begun(self) -> bool:
-        """Whether one of its runs has ended."""
+        """True if one of its runs has ended."""
         return bool(self.ended or self.failures)
 
     @property
     def whole(self) -> bool:
-        """Whether all of its runs have a result that means something."""
+        """True if all of its runs have a result that means something."""
         return bool(self.ended) and all(e.good for e in self.ended) and (
             len(self.ended) == len(self.cell.trials)
         )  # fmt: skip
