@@ -97,7 +97,7 @@ class VirtualTests(SynchronousTestCase):
             home = self._servers.get(header.index) if header.index < len(self.matrix) else None
             return right(self, home or host, header)
 
-        self.patch(Collector, "place", wrong)
+        self.patch(Collector, "allocate", wrong)
         self.assertTrue(self.besiege(trainer_in_memory, 600).wrong)
 
     def test_a_trainer_that_gives_up_is_found(self) -> None:

@@ -429,7 +429,7 @@ class EndTests(SynchronousTestCase):
         self.stuck = [_Stuck(), _Stuck()]
         slots = [ServerSlot("h", lambda: None) for _ in self.stuck]  # type: ignore
         for slot, host in zip(slots, self.stuck):
-            slot.host = host  # type: ignore[assignment]
+            slot.server = host  # type: ignore[assignment]
         terms: Any = Terms(config, registry(), "r", None, None, False)  # type: ignore
         collector: Any = None
         self.training._cluster = Cluster(slots, terms, [], collector, ClockReactor(), print)
