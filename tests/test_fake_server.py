@@ -18,8 +18,8 @@ from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_interface import Opened, Server
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.environment import Environment, environment
-from byzpy_tw.workers.host import build
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 SPEC = RunSpec(
@@ -143,7 +143,7 @@ class InProcessServerTests(ServerContract, SynchronousTestCase):
     dimension = 50  # 4 features, 10 classes
 
     def make(self) -> InProcessServer:
-        built = build(SPEC, REGISTRY, data_root=Path("/nonexistent"))
+        built = build_host(SPEC, REGISTRY, data_root=Path("/nonexistent"))
         here = environment(REGISTRY, probe="p", device="cpu", threads=1)
         pool = HandCrankedPool(eager=True)
         return InProcessServer(
