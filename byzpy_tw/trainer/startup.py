@@ -70,14 +70,15 @@ class Startup:
         async def one(member: ServerSlot, job: Awaitable[None]) -> None:
             try:
                 await job
-            except Exception:
+            except Exception as e:
+                error = e
                 if member.name in late:
-                    e = ServerUnreachable(
+                    error = ServerUnreachable(
                         f"{member.name}: not ready {patience:g} s after enough others were"
                     )
-                if self.least is None or not isinstance(e, ByzpyTwError):
+                if self.least is None or not isinstance(error, ByzpyTwError):
                     raise
-                self._leave_out(member, e)
+                self._leave_out(member, error)
             else:
                 done.append(member)
                 if len(done) == self.least:
