@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.ssl import PrivateCertificate
 
 PATIENCE = 240.0  # seconds for anything that a test waits for
+COVERAGE_SECONDS = 3.0  # for a process to end by itself where coverage is measured
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 READY = re.compile(r"byzpy-server \d+ listening on (tcp://\S+?),")
 
@@ -106,6 +108,11 @@ class Process:
         return "\n".join(self.lines)
 
     def kill(self) -> None:
+        if self.popen.poll() is None and "COVERAGE_PROCESS_START" in os.environ:
+            # A process that is killed has no time to write what it covered.
+            self.popen.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(COVERAGE_SECONDS)
         if self.popen.poll() is None:
             self.popen.kill()
         self.popen.wait()
