@@ -41,6 +41,7 @@ ORDER = (
     ("scaffold", "testing"),
     ("cli",),
     ("__main__", "train", "tap"),
+    ("runs",),  # deprecated names of 0.1
 )
 LAYERS = {name: level for level, names in enumerate(ORDER) for name in names}
 KERNELS, AUDIT = LAYERS["kernels"], LAYERS["audit"]
