@@ -112,10 +112,10 @@ def bare_best(rounds: int) -> float:
 
     from byzpy_tw import datasets, models
     from byzpy_tw.kernels.cpu import cores
-    from byzpy_tw.kernels.memory import steady_heap
+    from byzpy_tw.kernels.memory import configure_malloc
     from byzpy_tw.kernels.parallel import pool
 
-    steady_heap()
+    configure_malloc()
     data = datasets.mnist5k()
     model = models.build(models.small_cnn, {}, seed=1)
     leaves, half = list(model.parameters()), BATCH // 2

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from byzpy_tw.config.merge import checked, option_named, over
-from byzpy_tw.config.paths import home
-from byzpy_tw.config.run import PLACES, RunConfig, fresh_run_dir
-from byzpy_tw.config.toml import beside, plain_toml, read_options
-from byzpy_tw.config.unused import used
+from byzpy_tw.config.merge import convert_option, find_option, merge_options
+from byzpy_tw.config.paths import expand_home
+from byzpy_tw.config.run import LOCATIONS, RunConfig, make_run_dir
+from byzpy_tw.config.toml import drop_run_dir, options_to_toml, read_options
+from byzpy_tw.config.unused import drop_unused
 from byzpy_tw.config.validators import flag
 from byzpy_tw.console import say
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, error_from_code
@@ -77,11 +77,11 @@ def run(
     given, beneath = _options(config, resume, options)
     fresh = False
     if resume is not None:
-        path = home(resume)
+        path = expand_home(resume)
     else:
-        asked = used(RunConfig(**given), _judge(given, beneath), beneath)
+        asked = drop_unused(RunConfig(**given), _judge(given, beneath), beneath)
         fresh = asked.run_dir is None
-        path = fresh_run_dir(asked) if asked.run_dir is None else home(asked.run_dir)
+        path = make_run_dir(asked) if asked.run_dir is None else expand_home(asked.run_dir)
         given = {**_values(asked), "run_dir": str(path)}
     try:
         with tempfile.TemporaryDirectory(prefix="byzpy_tw-") as folder:
@@ -89,7 +89,7 @@ def run(
             # A path that is no text, such as b"\xff", can be an argument, but not in TOML.
             words = {name: value for name, value in given.items() if _is_no_text(value)}
             rest = {name: value for name, value in given.items() if name not in words}
-            file.write_text(plain_toml(rest), encoding="utf-8")
+            file.write_text(options_to_toml(rest), encoding="utf-8")
             again = [f"{flag(name)}={value}" for name, value in words.items()]
             again += [] if resume is None else ["--resume", str(path)]
             code, lines = _followed(["--config", str(file), *again], _lasting(show), path)
@@ -132,7 +132,7 @@ async def _conducted(
         from twisted.internet import reactor
     _turning(reactor)
     from byzpy_tw.plugins.shorthand import registry
-    from byzpy_tw.records.resume import disabled_in
+    from byzpy_tw.records.resume import read_disabled_plugins
     from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
 
     given, beneath = _options(config, resume, options)
@@ -141,8 +141,8 @@ async def _conducted(
     if resume is None:
         run = prepare_run(RunConfig(**given), registry(disabled or ()), beneath)
     else:
-        folder = home(resume)
-        names = registry(disabled_in(folder) if disabled is None else disabled)
+        folder = expand_home(resume)
+        names = registry(read_disabled_plugins(folder) if disabled is None else disabled)
         found = prepare_resume(folder, given, names, tell)
         if found is None:
             return Result.read(folder)
@@ -186,25 +186,25 @@ def _options(
     """The options that were given, in every way, and which are only the configuration's."""
     given = {}
     for key, value in options.items():
-        name = option_named(key).name
-        given[name] = checked(name, value)
+        name = find_option(key).name
+        given[name] = convert_option(name, value)
     if config is None:
         beneath: dict[str, Any] = {}
     elif isinstance(config, RunConfig):
         beneath = _values(config)
     elif isinstance(config, (str, PathLike)):
-        beneath = read_options(home(config))
+        beneath = read_options(expand_home(config))
     else:
         raise ConfigError(
             "a run is described by a RunConfig, the path of a TOML file, or keyword "
             f"arguments (of a dict: run(**options)), not by {type(config).__name__}"
         )
-    folder = None if resume is None else home(resume)
-    given = beside(folder, given, "the keyword arguments")
-    chosen = over(given, beside(folder, beneath, "the configuration"))
-    if resume is None and not any(chosen.get(name) for name in PLACES):
+    folder = None if resume is None else expand_home(resume)
+    given = drop_run_dir(folder, given, "the keyword arguments")
+    chosen = merge_options(given, drop_run_dir(folder, beneath, "the configuration"))
+    if resume is None and not any(chosen.get(name) for name in LOCATIONS):
         given = {**given, "in_process": True}
-        chosen = over(given, chosen)
+        chosen = merge_options(given, chosen)
     return chosen, frozenset(chosen) - set(given)
 
 

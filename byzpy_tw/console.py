@@ -23,11 +23,11 @@ _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))  # by descriptor
 
 def run_command(command: Callable[[], int]) -> int:
     """The exit code of `command`, with all that it printed on its way."""
-    forgiving()
+    make_streams_tolerant()
     try:
         return _ended(command)
     finally:
-        let_go()
+        flush_streams()
 
 
 def _ended(command: Callable[[], int]) -> int:
@@ -44,19 +44,19 @@ def _ended(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:  # before a command has its own way to be interrupted
         return INTERRUPTED
     except ByzpyTwError as e:
-        complain(f"byzpy_tw: error: {format_error(e)}")
+        print_error(f"byzpy_tw: error: {format_error(e)}")
         return e.exit_code
     except OSError as e:
         if e.filename is not None or e.errno not in _FULL:
             raise
-        complain(
+        print_error(
             f"byzpy_tw: error: cannot print the answer: {e.strerror}; make room, or send it "
             "elsewhere"
         )
         return UNWRITTEN
 
 
-def forgiving() -> None:
+def make_streams_tolerant() -> None:
     """Have the standard streams take every character, and be there.
 
     The descriptor of one that was closed is the next file's that is opened, such as a
@@ -74,7 +74,7 @@ def forgiving() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def let_go() -> None:
+def flush_streams() -> None:
     """Print what was not yet; what cannot be is dropped, or its failure would be the code."""
     for name in ("stdout", "stderr"):
         try:
@@ -94,7 +94,7 @@ def say(line: str) -> None:
     _print(line, "stdout")
 
 
-def complain(line: str) -> None:
+def print_error(line: str) -> None:
     """Print `line` on standard error, as `say` does."""
     _print(line, "stderr")
 
@@ -106,7 +106,9 @@ def _print(line: str, name: str) -> None:
     try:
         try:
             print(line, file=stream, flush=True)
-        except UnicodeError:  # where `forgiving` was not called: in a user's own process
+        except (
+            UnicodeError
+        ):  # where `make_streams_tolerant` was not called: in a user's own process
             code = getattr(stream, "encoding", None) or "ascii"
             print(line.encode(code, "backslashreplace").decode(code), file=stream, flush=True)
     except (OSError, ValueError):

@@ -619,11 +619,11 @@ class RunFailed(ByzpyTwError):
 
 def error_from_code(code: str, message: str) -> ByzpyTwError:
     """The error that had this code and message; `RunFailed` for a code of nobody's."""
-    kind = by_code().get(code)
+    kind = errors_by_code().get(code)
     return RunFailed(f"{code}: {message}") if kind is None else kind(message)
 
 
-def by_code() -> Mapping[str, type[ByzpyTwError]]:
+def errors_by_code() -> Mapping[str, type[ByzpyTwError]]:
     """Every error of this package under its code, in the order in which they stand here."""
     kinds = [kind for kind in globals().values() if isinstance(kind, type)]
     return {kind.code: kind for kind in kinds if issubclass(kind, ByzpyTwError)}

@@ -1,8 +1,8 @@
 """The process's global random generators: torch's, NumPy's and Python's own.
 
 Nothing in this package draws from them, but foreign code may.  While such code makes data or
-a model, `seeded` gives it reproducible numbers.  Where it computes, many threads would share
-the generators, so their `states` before and after are compared, and such code is refused.
+a model, `temporary_seed` gives it reproducible numbers.  Where it computes, many threads would
+share the generators, so their `states` before and after are compared, and such code is refused.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def states() -> States:
     )
 
 
-def draws(compute: Callable[[], T], afresh: Callable[[], object]) -> tuple[T, list[str]]:
+def detect_draws(compute: Callable[[], T], afresh: Callable[[], object]) -> tuple[T, list[str]]:
     """The result of `compute`, and the generators that it draws from.
 
     `afresh` computes the same with an object that was not called before: one that draws when
@@ -67,14 +67,14 @@ def draws(compute: Callable[[], T], afresh: Callable[[], object]) -> tuple[T, li
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def hold_generators() -> Iterator[None]:
     """Keep other foreign code that is seeded or tried off the generators meanwhile."""
     with _drawing:
         yield
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def temporary_seed(seed: int) -> Iterator[None]:
     """Seed the global generators for the duration, and put them back as they were."""
     with _drawing:
         ours, theirs = random.getstate(), np.random.get_state()

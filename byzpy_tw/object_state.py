@@ -4,7 +4,7 @@ Nodes are rebuilt anywhere, and threads share what they compute with.  So an obj
 leave something behind is either given a copy for each call, or refused.  `snapshot` looks at
 everything that is reachable from an object: its attributes, containers, closures and bound
 methods, the attributes of its classes, and the globals of the modules that define them.
-`changes` compares two snapshots of one object.
+`compare_snapshots` compares two snapshots of one object.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def snapshot(root: Any) -> Snapshot:
     return found
 
 
-def changes(before: Snapshot, after: Snapshot) -> Changes:
+def compare_snapshots(before: Snapshot, after: Snapshot) -> Changes:
     """The differences between two snapshots of one object, each path once."""
     memory, grown, replaced, shared = [], [], [], []
     for path in dict.fromkeys([*before, *after]):
@@ -141,7 +141,7 @@ def tensors_in(root: Any) -> list[Tensor]:
     return found
 
 
-class Copies:
+class Copier:
     """Makes copies of an object that share its tensors and nothing else.
 
     Whatever a call leaves on its copy goes with it, and the object itself is never called.
@@ -161,13 +161,13 @@ class Copies:
         return copy.deepcopy(self._template, dict(self._shared))
 
 
-def sealed(root: Any) -> bool:
+def holds_compiled(root: Any) -> bool:
     """Return whether `root` is, or holds, a compiled or scripted module: these are not copied."""
     modules = root.modules() if isinstance(root, nn.Module) else ()
     return any(type(module).__name__ in _SEALED for module in modules)
 
 
-def digest_of(tensor: Tensor) -> tuple[Any, ...]:
+def tensor_digest(tensor: Tensor) -> tuple[Any, ...]:
     """A cheap digest of a tensor's numbers, equal for equal bits."""
     plain = tensor.detach()
     odd = plain.layout is not torch.strided or plain.is_nested
@@ -308,7 +308,7 @@ def _content(thing: Any) -> Any:
         return None  # a run changes these itself
     if isinstance(thing, Tensor):
         if thing.numel() <= _WHOLE:
-            return digest_of(thing)
+            return tensor_digest(thing)
         return (tuple(thing.shape), None if thing.is_inference() else thing._version)
     if isinstance(thing, np.ndarray):
         return thing.tobytes() if thing.nbytes <= 4 * _WHOLE and thing.dtype != object else None

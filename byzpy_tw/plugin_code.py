@@ -1,7 +1,7 @@
 """Calls into code that is not this package's: plugins', and users' own.
 
 Such code raises what it likes: `SystemExit`, `KeyboardInterrupt`, errors whose text cannot be
-had.  `calling` turns all of it into one error that names the owner and keeps the cause, so
+had.  `plugin_call` turns all of it into one error that names the owner and keeps the cause, so
 that no caller has to know more than this package's errors.
 """
 
@@ -44,7 +44,7 @@ _LONGEST = 1000  # characters of a foreign error's text
 _LIBRARIES = ("byzpy_tw", "torch", "numpy", "importlib", "concurrent", "threading")
 
 
-class calling:
+class plugin_call:
     """Context manager around foreign code: ``with calling("acme 1.0: attack 'x'"):``.
 
     Raises `error` (`BrokenPlugin`) with `who` in front for whatever is raised inside, except
@@ -54,17 +54,17 @@ class calling:
     def __init__(self, who: str, error: type[ByzpyTwError] = BrokenPlugin) -> None:
         self.who, self.error = who, error
         self._interrupted = False  # by the user
-        self._around: calling | None = None  # whose handler of SIGINT is in force
+        self._around: plugin_call | None = None  # whose handler of SIGINT is in force
         self._before: Any = None  # the handler of SIGINT, where it was replaced
 
-    def __enter__(self) -> calling:
+    def __enter__(self) -> plugin_call:
         # Only in the main thread does Python tell of a Ctrl-C by an exception.
         if threading.current_thread() is threading.main_thread():
             handler = signal.getsignal(signal.SIGINT)
             if handler is signal.default_int_handler:
                 self._before = signal.signal(signal.SIGINT, self._interrupt)
             owner = getattr(handler, "__self__", None)
-            self._around = owner if isinstance(owner, calling) else None
+            self._around = owner if isinstance(owner, plugin_call) else None
         return self
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -85,7 +85,7 @@ class calling:
         raise found from e
 
 
-class untouched:
+class write_guard:
     """Context manager around foreign code that is handed memory which is not its own.
 
     Raises `BadRuleOutput` where a tensor was written to through torch: each such write counts
@@ -96,7 +96,7 @@ class untouched:
         self.who, self._tensors = who, tensors
         self._versions = [tensor._version for tensor in tensors]
 
-    def __enter__(self) -> untouched:
+    def __enter__(self) -> write_guard:
         return self
 
     def __exit__(self, kind: object, e: object, tb: object) -> None:
@@ -120,10 +120,10 @@ def told(who: str, e: BaseException, error: type[ByzpyTwError] = BrokenPlugin) -
         # A class of the plugin's own, which may be made in another way than ours.
         ours = next(k for k in type(e).__mro__ if k.__module__ == errors.__name__)
         return ours(f"{who}: {_text(e)}")
-    return error(f"{who} raised {described(e)}")
+    return error(f"{who} raised {describe_exception(e)}")
 
 
-def cause_of(error: BaseException) -> BaseException | None:
+def foreign_cause(error: BaseException) -> BaseException | None:
     """The exception of foreign code that `error` is, or was raised from; None if all is ours."""
     found: BaseException | None = error
     while isinstance(found, ByzpyTwError):
@@ -131,7 +131,7 @@ def cause_of(error: BaseException) -> BaseException | None:
     return found
 
 
-def described(e: BaseException) -> str:
+def describe_exception(e: BaseException) -> str:
     """One line: the kind of `e`, its words, and the line of foreign code it came from.
 
     This package's own errors have words for users, which are all that is told.

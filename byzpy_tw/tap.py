@@ -10,7 +10,7 @@ from typing import Any
 from twisted.application.service import IService, MultiService
 from twisted.python import usage
 
-from byzpy_tw.console import forgiving
+from byzpy_tw.console import make_streams_tolerant
 from byzpy_tw.errors import ByzpyTwError, CannotListen, ConfigError, format_error
 
 
@@ -164,7 +164,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     if reactor is None:
         from twisted.internet import reactor  # type: ignore[no-redef]
 
-        forgiving()  # the log may go to a terminal that lacks a character of a run's name
+        make_streams_tolerant()  # the log's terminal may lack a character of a run's name
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.server.parent import UntilEOF
     from byzpy_tw.server.service import ByzpyServer, Limits

@@ -202,7 +202,7 @@ def sha256_of(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-def narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def round_to_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A float32 tensor rounded to `dtype`; itself where it has that already.
 
     What is finite stays finite: it saturates at the largest number there is.  An
@@ -243,7 +243,7 @@ def _exact_norm(vector: Tensor) -> float:
     )
 
 
-def fault_of(norm: float) -> str | None:
+def norm_fault(norm: float) -> str | None:
     """Why a vector of this norm counts as not finite, or None."""
     if norm <= NORM_LIMIT:
         return None

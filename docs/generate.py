@@ -63,7 +63,7 @@ def pages() -> dict[str, str]:
         "train.md": training_options(train.parser()),
         "server.md": server_options(tap.Options),
         "commands.md": other_commands(program.COMMANDS),
-        "errors.md": error_codes(errors.by_code(), errors.EXIT_CODES),
+        "errors.md": error_codes(errors.errors_by_code(), errors.EXIT_CODES),
         "hooks.md": hooks(hookspecs),
         "names.md": names(load(only=()).entries()),
         "files.md": files(fields.FILES, fields.ENTRIES),

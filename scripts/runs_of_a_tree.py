@@ -11,6 +11,7 @@ but its command lines and the records of its runs, so that it may be an old one.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -25,7 +26,11 @@ from pathlib import Path
 from attrs import asdict, define, field, frozen
 
 LIMIT = 90.0  # seconds for one command line
-PRELOADED = ("torch", "byzpy_tw.__main__", "byzpy_tw.train", "byzpy_tw.trainer.run")
+PRELOADED = ("torch", "byzpy_tw.__main__", "byzpy_tw.train")
+RUNNERS = (
+    "byzpy_tw.trainer.run",
+    "byzpy_tw.trainer.program",
+)  # today's name, and that of older trees
 
 
 @frozen
@@ -54,6 +59,8 @@ def drive(tree: Path, folder: Path) -> None:
     """Write the names that `tree` knows, then the outcome of each run that is asked for."""
     for module in PRELOADED:
         importlib.import_module(module)
+    runner = next(name for name in RUNNERS if importlib.util.find_spec(name))
+    importlib.import_module(runner)
     import byzpy_tw
 
     if not Path(byzpy_tw.__file__).is_relative_to(tree):

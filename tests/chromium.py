@@ -32,7 +32,7 @@ _FLAGS = (
 class Browser:
     """One page of one browser, which is gone after the test.
 
-    `complaints` are its console's errors: exceptions, what the policy forbade, what could
+    `errors` are its console's errors: exceptions, what the policy forbade, what could
     not be fetched.
     """
 
@@ -42,7 +42,7 @@ class Browser:
     _session: str | None = None
     _count: int = 0
     _buffer: bytes = b""
-    complaints: list[str] = field(factory=list)
+    errors: list[str] = field(factory=list)
 
     @classmethod
     def start(cls, case: Any) -> Browser:
@@ -70,7 +70,7 @@ class Browser:
             made._call(f"{domain}.enable")
         return made
 
-    def show(self, url: str, width: int = 1280, *, dark: bool = False) -> None:
+    def open_page(self, url: str, width: int = 1280, *, dark: bool = False) -> None:
         """Go to `url`."""
         self._call(
             "Emulation.setDeviceMetricsOverride",
@@ -81,7 +81,7 @@ class Browser:
         self._call("Page.navigate", url=url)
         self.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'")
 
-    def value(self, expression: str) -> Any:
+    def evaluate(self, expression: str) -> Any:
         """What JavaScript makes of `expression`."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         if "exceptionDetails" in answer:
@@ -91,16 +91,16 @@ class Browser:
     def wait_for(self, expression: str, seconds: float = PATIENCE) -> Any:
         """The value of `expression` as soon as it is true."""
         end = time.monotonic() + seconds
-        while not (found := self.value(expression)):
+        while not (found := self.evaluate(expression)):
             if time.monotonic() > end:
-                text = self.value("document.body.innerText")
+                text = self.evaluate("document.body.innerText")
                 raise AssertionError(f"{expression} did not come within {seconds} s: {text}")
             self._read(0.05)
         return found
 
-    def picture(self, path: Path) -> None:
+    def screenshot(self, path: Path) -> None:
         """The whole page as PNG, for a person to look at."""
-        size = self.value("[innerWidth, document.documentElement.scrollHeight]")
+        size = self.evaluate("[innerWidth, document.documentElement.scrollHeight]")
         clip = {"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1}
         shot = self._call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(shot["data"]))
@@ -131,10 +131,10 @@ class Browser:
         messages = [json.loads(text) for text in whole]
         for message in messages:
             if message.get("method") == "Runtime.exceptionThrown":
-                self.complaints.append(json.dumps(message["params"]))
+                self.errors.append(json.dumps(message["params"]))
             entry = message.get("params", {}).get("entry", {})
             if message.get("method") == "Log.entryAdded" and entry.get("level") == "error":
-                self.complaints.append(entry["text"])
+                self.errors.append(entry["text"])
         return messages
 
     def _close(self) -> None:

@@ -13,31 +13,31 @@ from byzpy_tw.rounds.placement import Placement
 class StillCluster:
     """Hosts that are there from the first, and stay."""
 
-    members: list[Any] = field(factory=list)
+    slots: list[Any] = field(factory=list)
     nodes: int = 1
     events: list[str] = field(factory=list)
-    since: dict[int, float] = field(factory=dict)
+    unassigned_since: dict[int, float] = field(factory=dict)
     given_up: list[Any] = field(factory=list)
     placement: Placement = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.placement = Placement(("here",), self.nodes)
-        self.placement.back("here")
-        self.placement.fill()
+        self.placement.add_server("here")
+        self.placement.assign_unassigned()
 
     def worth_waiting_for(self, node: int) -> bool:
         return True
 
-    def hosts(self) -> list[Any]:
-        return self.members
+    def servers(self) -> list[Any]:
+        return self.slots
 
-    def settle(self) -> None: ...
+    def return_nodes(self) -> None: ...
 
-    def tell(self, line: str) -> None:
+    def record_event(self, line: str) -> None:
         self.events.append(line)
 
-    def bytes(self) -> tuple[int, int]:
+    def tensor_bytes(self) -> tuple[int, int]:
         return 0, 0
 
-    def give_up(self, host: Any, why: str) -> None:
-        self.given_up.append(host)
+    def give_up(self, server: Any, why: str) -> None:
+        self.given_up.append(server)

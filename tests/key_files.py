@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import define, field
 
 from byzpy_tw.protocol.keygen import Authority, new_authority, new_keys
-from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys, _parts
+from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys, _parse_pem
 
 NOW = datetime.now(UTC)
 
@@ -29,7 +29,7 @@ class ClusterKeys:
     def keys(self, role: str, name: str = "", *, shown: str = "", **when: float) -> Keys:
         """What one in `role` would use, who may show another role's certificate."""
         data = self.pem(shown or role, name, **when)  # type: ignore[arg-type]
-        return Keys(Path("unchecked.pem"), role, *_parts(Path("unchecked.pem"), data))
+        return Keys(Path("unchecked.pem"), role, *_parse_pem(Path("unchecked.pem"), data))
 
     def server(self, name: str = "alpha", **more: float) -> Keys:
         return self.keys(SERVER, name, **more)

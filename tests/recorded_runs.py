@@ -47,7 +47,7 @@ def records(rounds: int) -> list[dict[str, Any]]:
     return made
 
 
-def story(name: str = "run", rounds: int = 100, **options: Any) -> RunReport:
+def run_report(name: str = "run", rounds: int = 100, **options: Any) -> RunReport:
     """Of that run, finished, under `name`, which its server and an event have too."""
     config = RunConfig(
         in_process=True, num_honest=4, num_byz=2, rounds=rounds, data_root=name, **options
@@ -55,7 +55,7 @@ def story(name: str = "run", rounds: int = 100, **options: Any) -> RunReport:
     made = begin(name, config.to_dict())
     for each in records(rounds):
         made.add(each)
-    made.happened(f"{name} is lost", 3)
-    made.places = [ServerState(name, [0, 1, 2], True), ServerState("tcp://b:1", [3, 4, 5], False)]
+    made.add_event(f"{name} is lost", 3)
+    made.servers = [ServerState(name, [0, 1, 2], True), ServerState("tcp://b:1", [3, 4, 5], False)]
     made.status, made.facts = "finished", {"torch": "2", "run": name}
     return made

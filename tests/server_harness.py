@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import Header, Kind
-from byzpy_tw.protocol.knowledge_frames import header_of
+from byzpy_tw.protocol.knowledge_frames import piece_header
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.server.limits import Limits
@@ -139,7 +139,7 @@ class Trainer:
         self.send(Header(Kind.PARAMETERS, round, vector.numel()), vector)
 
     def piece(self, name: str, round: int, tensor: Tensor) -> None:
-        self.send(header_of(name, round, tensor), tensor)
+        self.send(piece_header(name, round, tensor), tensor)
 
     def leave(self) -> None:
         self.pump.clientIO.loseConnection()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.sweep.grid import Cell, Grid, Trial, digest_of, make_grid
-from byzpy_tw.sweep.results import Ended, Outcome, Share
+from byzpy_tw.sweep.grid import Cell, Grid, SweepTrial, make_grid, run_digest
+from byzpy_tw.sweep.results import CellResult, NodeShare, TrialResult
 
 
 def examine(config: RunConfig) -> str | None:
@@ -15,7 +15,7 @@ def examine(config: RunConfig) -> str | None:
 
 
 def digest(config: RunConfig) -> str:
-    return digest_of(config, {})
+    return run_digest(config, {})
 
 
 def grid(
@@ -27,25 +27,25 @@ def grid(
     return make_grid(given, attacks, defences, seeds, examine, digest)
 
 
-def ended(trial: Trial, final: float | None = 0.9, **changes: Any) -> Ended:
+def ended(trial: SweepTrial, final: float | None = 0.9, **changes: Any) -> TrialResult:
     """A finished run that left out every Byzantine node, and node 0 in half of the rounds."""
     config = trial.config
     shares = [
-        Share(node=i, honest=i < config.num_honest, excluded=0.0, refused=0.0)
+        NodeShare(node=i, honest=i < config.num_honest, excluded=0.0, refused=0.0)
         for i in range(config.n)
     ]
-    shares[0] = Share(node=0, honest=True, excluded=0.5, refused=0.0)
+    shares[0] = NodeShare(node=0, honest=True, excluded=0.5, refused=0.0)
     for i in range(config.num_honest, config.n):
-        shares[i] = Share(node=i, honest=False, excluded=1.0, refused=0.0)
+        shares[i] = NodeShare(node=i, honest=False, excluded=1.0, refused=0.0)
     values: dict[str, Any] = {
         "trial": trial, "status": "finished", "error": "", "rounds": config.rounds,
         "final": final, "worst": final, "best": final, "seconds": 1.5, "digest": "ab" * 32,
         "curve": ((5, 0.2), (10, final or 0.0)), "shares": tuple(shares),
     }  # fmt: skip
-    return Ended(**{**values, **changes})
+    return TrialResult(**{**values, **changes})
 
 
-def outcome(cell: Cell, *finals: float, **changes: Any) -> Outcome:
+def outcome(cell: Cell, *finals: float, **changes: Any) -> CellResult:
     """What came of `cell`, with these accuracies for its seeds."""
     runs = [ended(t, value, **changes) for t, value in zip(cell.trials, finals, strict=False)]
-    return Outcome(cell=cell, ended=tuple(runs))
+    return CellResult(cell=cell, ended=tuple(runs))

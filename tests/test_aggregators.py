@@ -26,7 +26,7 @@ from byzpy_tw.aggregators import (
     TrimmedMean,
 )
 from byzpy_tw.errors import BadParameter, BadVectors, TooManyByzantine, TooManyRefused
-from byzpy_tw.kernels.parallel import using
+from byzpy_tw.kernels.parallel import thread_limit
 from byzpy_tw.preaggregators import ARC, NNM, Bucketing, Clipping
 from byzpy_tw.seeds import Context
 
@@ -156,7 +156,7 @@ class BitTests(SynchronousTestCase):
                 for count in (1, 2, 4):
                     torch.set_num_threads(count)
                     found.append(rule(rows))
-                with using(3):
+                with thread_limit(3):
                     found.append(rule(rows))
                 for other in found[1:]:
                     self.assertTrue(torch.equal(found[0], other), name)

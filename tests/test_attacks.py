@@ -418,11 +418,15 @@ class PipelineTests(SynchronousTestCase):
                 aim = Target(
                     pipeline=pipeline, copies=2, known=known, context=context, memory=memory
                 )
-                by_vectors = aim.by_vectors(lambda tau: known.mean + tau * known.std)
-                by_products = aim.by_products("std", lambda tau: (0.0, tau))
+                score_from_vectors = aim.score_from_vectors(
+                    lambda tau: known.mean + tau * known.std
+                )
+                score_from_products = aim.score_from_products("std", lambda tau: (0.0, tau))
                 for tau in (-2.0, 0.3, 1.0, 7.0):
-                    self.assertAlmostEqual(by_products(tau) / by_vectors(tau), 1, places=6)
-                return [by_vectors(tau) for tau in (-2.0, 0.3, 1.0, 7.0)]
+                    self.assertAlmostEqual(
+                        score_from_products(tau) / score_from_vectors(tau), 1, places=6
+                    )
+                return [score_from_vectors(tau) for tau in (-2.0, 0.3, 1.0, 7.0)]
 
             for with_, without in zip(moved(memory), moved(None), strict=True):
                 self.assertNotAlmostEqual(with_, without, msg=str(rule))

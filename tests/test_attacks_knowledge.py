@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.attacks import BUILTIN, TIERS, Knowledge, shapes
+from byzpy_tw.attacks import BUILTIN, LEVELS, Knowledge, shapes
 from byzpy_tw.attacks.moments import moments
 from byzpy_tw.errors import NeedsContext
 from byzpy_tw.seeds import Context
@@ -67,8 +67,8 @@ class TierTests(SynchronousTestCase):
                 context = Context(n=7, byzantine=2, pipeline=median)
                 shown = Knowledge.for_attack(attack, x, context=context)
                 with self.subTest(name, **parameters):
-                    self.assertLessEqual(set(attack.pieces), TIERS[attack.knowledge])
-                    known = shapes(TIERS["all"], 5, 50)
+                    self.assertLessEqual(set(attack.pieces), LEVELS[attack.knowledge])
+                    known = shapes(LEVELS["all"], 5, 50)
                     there = {piece for piece in known if getattr(shown, piece) is not None}
                     self.assertEqual(there, set(attack.pieces) - {"own", "past"})
                     for piece, shape in shapes(there, 5, 50).items():

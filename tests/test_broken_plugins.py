@@ -192,7 +192,7 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(options.data_root, Path.home() / "data")
         [service] = makeService(options, Clock())
         self.assertEqual((service.disabled, service.data_root), ((ILL,), Path.home() / "data"))
-        self.assertEqual(service._names().broken, ())
+        self.assertEqual(service._load_registry().broken, ())
         words = ("--disable-plugin", ILL, "--disable-plugin", "byzpy-tw-il")
         error = self.assertRaises(UsageError, self.parsed, *words)
         self.assertIn("UNKNOWN_NAME: --disable-plugin 'byzpy-tw-il'", str(error))

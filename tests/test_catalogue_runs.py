@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
-from byzpy_tw.attacks.knowledge.levels import TIERS
+from byzpy_tw.attacks.knowledge.levels import LEVELS
 from byzpy_tw.plugins import load
 from tests.support import run_all, servers
 
@@ -62,7 +62,7 @@ class CatalogueRunsTests(TestCase):
                 # Parameters to both servers, and at most mean, std and one past to each.
                 most = 3 * 2 * (D * 4 * 4 + 1000)
                 self.assertLess(remote["result"]["bytes_sent"], most, option)
-            self.assertIn(made.knowledge, TIERS)
+            self.assertIn(made.knowledge, LEVELS)
 
     def test_every_partition(self) -> None:
         """A run with each partition completes, to the same bits."""

@@ -72,7 +72,7 @@ class FileTests(SynchronousTestCase):
     def test_a_copy(self) -> None:
         """Shares no memory with what it was made from."""
         one = state()
-        other = one.kept()
+        other = one.snapshot()
         one.parameters.add_(1)
         one.momenta[0].add_(1)
         one.aggregation["aggregator"]["previous"].add_(1)
@@ -84,7 +84,7 @@ class FileTests(SynchronousTestCase):
         """Is kept as it is, but for containers that the run adds to."""
         one = state()
         self.patch(checkpoint, "LARGE", 1)
-        other = one.kept()
+        other = one.snapshot()
         self.assertIs(other.parameters, one.parameters)
         self.assertIs(other.momenta[0], one.momenta[0])
         one.momenta[5], one.history[3] = torch.ones(5), {}
@@ -96,9 +96,11 @@ class FileTests(SynchronousTestCase):
         """A view of a large tensor is copied, and what has no strides is counted."""
         whole = torch.zeros(1000, 1000)
         self.patch(checkpoint, "LARGE", 1)
-        kept = State(1, whole[0], whole[0], {}, {}, {"sparse": torch.eye(3).to_sparse()}).kept()
-        self.assertEqual(kept.parameters.untyped_storage().nbytes(), 4000)
-        self.assertTrue(kept.aggregation["sparse"].is_sparse)
+        snapshot = State(
+            1, whole[0], whole[0], {}, {}, {"sparse": torch.eye(3).to_sparse()}
+        ).snapshot()
+        self.assertEqual(snapshot.parameters.untyped_storage().nbytes(), 4000)
+        self.assertTrue(snapshot.aggregation["sparse"].is_sparse)
 
     def test_how_large(self) -> None:
         """All tensors and arrays count, wherever they are."""
@@ -114,7 +116,7 @@ class FileTests(SynchronousTestCase):
                 path.unlink()
             for round in range(1, 6):
                 checkpoint.write(self.folder, state(round), keep)
-            rounds = [checkpoint.read(p).round for p in checkpoint.checkpoints(self.folder)]
+            rounds = [checkpoint.read(p).round for p in checkpoint.list_checkpoints(self.folder)]
             self.assertEqual(rounds, left)
             self.assertEqual(len(list(self.folder.iterdir())), len(left))
 
@@ -183,23 +185,23 @@ class SavingTests(SynchronousTestCase):
 
     def test_asked_for(self) -> None:
         """Every so many rounds, or never."""
-        for interval, due in ((4, [4, 8]), (1, list(range(1, 10))), (0, [])):
+        for interval, is_due in ((4, [4, 8]), (1, list(range(1, 10))), (0, [])):
             saving = self.saving(interval)
-            self.assertEqual([r for r in range(1, 10) if saving.due(r)], due)
+            self.assertEqual([r for r in range(1, 10) if saving.is_due(r)], is_due)
 
     def test_left_to_it(self) -> None:
         """Now and then, and for a small part of the time."""
         saving = self.saving()
-        self.assertEqual([r for r in range(1, 12) if saving.due(r)], [EVERY, EVERY + 1])
+        self.assertEqual([r for r in range(1, 12) if saving.is_due(r)], [EVERY, EVERY + 1])
         saving.begin(state(EVERY), 0.0)
         self.clock.advance(2)  # it takes that long
-        self.assertFalse(saving.due(10 * EVERY))
+        self.assertFalse(saving.is_due(10 * EVERY))
         self.pool.drain()
         self.assertEqual(saving.round, EVERY)
-        self.assertFalse(saving.due(2 * EVERY))
+        self.assertFalse(saving.is_due(2 * EVERY))
         self.clock.advance(2 * SHARE)
-        self.assertTrue(saving.due(2 * EVERY))
-        self.assertTrue(saving.due(EVERY + 1))  # rounds that take seconds
+        self.assertTrue(saving.is_due(2 * EVERY))
+        self.assertTrue(saving.is_due(EVERY + 1))  # rounds that take seconds
 
     def test_one_at_a_time(self) -> None:
         """The records come first; a second one waits for the first."""
@@ -220,7 +222,7 @@ class SavingTests(SynchronousTestCase):
             saving = self.saving(1)
             saving.begin(state(1), 0.0)
             saving.begin(state(2), 0.0)
-            back = Deferred.fromCoroutine(saving.returned())
+            back = Deferred.fromCoroutine(saving.wait_until_tensors_free())
             if large:
                 self.assertNoResult(back)
                 self.pool.turn()
@@ -230,19 +232,19 @@ class SavingTests(SynchronousTestCase):
             self.pool.drain()
             if large:
                 self.successResultOf(back)
-            self.successResultOf(Deferred.fromCoroutine(saving.returned()))
+            self.successResultOf(Deferred.fromCoroutine(saving.wait_until_tensors_free()))
 
     def test_waiting_for_one_that_cannot_be_written(self) -> None:
         """It is not the wait that fails; a wait that is given up is."""
         self.patch(checkpoint, "LARGE", 1)
         saving = self.saving(1)
         saving.begin(state(1), 0.0).addErrback(lambda why: why.trap(CannotRecord))
-        given_up = Deferred.fromCoroutine(saving.returned())
+        given_up = Deferred.fromCoroutine(saving.wait_until_tensors_free())
         given_up.cancel()
         self.failureResultOf(given_up, CancelledError)
         self.folder.rename(self.folder.with_suffix(".away"))
         self.addCleanup(self.folder.with_suffix(".away").rename, self.folder)
-        back = Deferred.fromCoroutine(saving.returned())
+        back = Deferred.fromCoroutine(saving.wait_until_tensors_free())
         self.pool.drain()
         self.successResultOf(back)
 
@@ -261,13 +263,13 @@ class SavingTests(SynchronousTestCase):
 SLOW_DISK = """
 import sys
 import time
-from byzpy_tw.runs import checkpoint
+from byzpy_tw.records import checkpoint
 from byzpy_tw.cli.train import main
-from byzpy_tw.trainer import saving
+from byzpy_tw.trainer import checkpointer
 
 write, checkpoint.LARGE = checkpoint.write, 0
-saving.ROUNDS = saving.SECONDS = 1
-saving.SHARE = 0
+checkpointer.ROUNDS = checkpointer.SECONDS = 1
+checkpointer.SHARE = 0
 
 def slowly(folder, state, keep):
     time.sleep(0.2)  # some rounds, if nobody waits
@@ -290,7 +292,7 @@ class LargeRunTests(SynchronousTestCase):
         subprocess.run([sys.executable, "-c", SLOW_DISK, *options], check=True, capture_output=True)
         with open(where / ROUNDS) as lines:
             digests = [json.loads(line)["parameters_sha256"] for line in lines]
-        written = [checkpoint.read(path) for path in checkpoint.checkpoints(where)]
+        written = [checkpoint.read(path) for path in checkpoint.list_checkpoints(where)]
         self.assertGreaterEqual(len(written), 5)
         for state in written:
             self.assertEqual(sha256_of(state.parameters), digests[state.round - 1], state.round)
@@ -343,7 +345,7 @@ class ReopeningTests(SynchronousTestCase):
 
     def test_none_that_is_good(self) -> None:
         """The records are left alone, and the user decides."""
-        for path in checkpoint.checkpoints(self.folder):
+        for path in checkpoint.list_checkpoints(self.folder):
             path.write_bytes(b"half")
         failure = self.assertRaises(RunDirectoryError, reopen, self.folder, {}, print)
         self.assertIn("delete them", str(failure))
@@ -357,7 +359,7 @@ class ReopeningTests(SynchronousTestCase):
 
     def test_without_any(self) -> None:
         """Everything is run again."""
-        for path in checkpoint.checkpoints(self.folder):
+        for path in checkpoint.list_checkpoints(self.folder):
             path.unlink()
         begun = self.reopen()[2]
         self.assertEqual((begun.round, begun.records), (0, ()))

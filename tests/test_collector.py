@@ -43,13 +43,13 @@ class CollectorTests(SynchronousTestCase):
         self.collector.begin(round)
         return round
 
-    def deliver(self, host: FakeServer, header: Header, values: object = 1.0) -> Tensor | None:
+    def deliver(self, server: FakeServer, header: Header, values: object = 1.0) -> Tensor | None:
         """A whole frame, as a stream would hand it over."""
-        place = self.collector.place(host, header)
-        if place is not None:
-            place.copy_(torch.as_tensor(values, dtype=torch.float32).expand(D))
-            self.collector.arrived(host, header)
-        return place
+        allocate = self.collector.allocate(server, header)
+        if allocate is not None:
+            allocate.copy_(torch.as_tensor(values, dtype=torch.float32).expand(D))
+            self.collector.vector_received(server, header)
+        return allocate
 
     def refusal(self, node: int, round: Round | None = None) -> Reason | None:
         found = (round or self.round).refusals.get(node)
@@ -58,8 +58,8 @@ class CollectorTests(SynchronousTestCase):
     def test_each_vector_in_its_row(self) -> None:
         """Order of arrival does not matter; norm and loss are noted."""
         for node in (3, 0, 2, 1):
-            host = self.a if node % 2 == 0 else self.b
-            self.deliver(host, vector(node, loss=float(node)), float(node))
+            server = self.a if node % 2 == 0 else self.b
+            self.deliver(server, vector(node, loss=float(node)), float(node))
         self.assertEqual(self.collector.matrix[:, 0].tolist(), [0.0, 1.0, 2.0, 3.0])
         self.assertTrue(self.round.complete)
         self.assertEqual(self.collector.losses, {0: 0.0, 1: 1.0, 2: 2.0, 3: 3.0})
@@ -67,19 +67,19 @@ class CollectorTests(SynchronousTestCase):
 
     def test_waiting_ends_when_enough_is_there(self) -> None:
         """A wait fires with the outcome that completes it, and at once if it is there."""
-        done = self.collector.wait(lambda r: r.honest_complete)
+        done = self.collector.wait_until(lambda r: r.honest_complete)
         self.deliver(self.a, vector(0))
         self.deliver(self.a, vector(2))
         self.assertNoResult(done)
         self.deliver(self.b, vector(1))
         self.successResultOf(done)
-        self.successResultOf(self.collector.wait(lambda r: r.honest_complete))
+        self.successResultOf(self.collector.wait_until(lambda r: r.honest_complete))
 
     def test_a_vector_is_judged_before_it_counts(self) -> None:
         """Its norm is worked out in the pool, not while the reactor waits."""
         self.pool.eager = False
         self.deliver(self.a, vector(0))
-        self.assertTrue(self.round.awaits(0))
+        self.assertTrue(self.round.is_awaited(0))
         self.pool.drain()
         self.assertEqual(self.round.honest_accepted, (0,))
 
@@ -98,7 +98,7 @@ class CollectorTests(SynchronousTestCase):
         self.deliver(self.a, vector(0), math.nan)
         following = self.begin(1)
         self.pool.drain()
-        self.assertTrue(following.awaits(0))
+        self.assertTrue(following.is_awaited(0))
         self.assertEqual(self.collector.norms, {})
 
     def test_not_finite(self) -> None:
@@ -109,7 +109,7 @@ class CollectorTests(SynchronousTestCase):
 
     def test_wrong_size_or_type(self) -> None:
         """A malformed vector is refused, read past, and told to whoever waits."""
-        done = self.collector.wait(lambda r: not r.awaits(0) and not r.awaits(1))
+        done = self.collector.wait_until(lambda r: not r.is_awaited(0) and not r.is_awaited(1))
         self.assertIsNone(self.deliver(self.a, vector(0, elements=D + 1)))
         self.assertIsNone(self.deliver(self.b, vector(1, dtype=torch.float64)))
         self.assertNoResult(done)  # not from inside a frame that has only begun
@@ -121,71 +121,71 @@ class CollectorTests(SynchronousTestCase):
 
     def test_nodes_of_others(self) -> None:
         """A host cannot speak for a node that is elsewhere, or nowhere."""
-        for host, node in ((self.a, 1), (self.b, 0), (self.a, 4), (self.a, 2**31)):
-            self.assertRaises(BadFrame, self.collector.place, host, vector(node))
+        for server, node in ((self.a, 1), (self.b, 0), (self.a, 4), (self.a, 2**31)):
+            self.assertRaises(BadFrame, self.collector.allocate, server, vector(node))
         self.assertEqual(self.round.refusals, {})
 
     def test_a_round_that_has_not_begun(self) -> None:
         """A vector from the future is a lie, since the parameters are not out."""
-        self.assertRaises(BadFrame, self.collector.place, self.a, vector(0, round=1))
+        self.assertRaises(BadFrame, self.collector.allocate, self.a, vector(0, round=1))
         empty = Collector(torch.zeros(1, D), self.reactor, self.pool)
         empty.assign(0, self.a)
-        self.assertRaises(BadFrame, empty.place, self.a, vector(0))
+        self.assertRaises(BadFrame, empty.allocate, self.a, vector(0))
 
     def test_stale_vectors_are_dropped(self) -> None:
         """A late answer is normal, and touches no row."""
         following = self.begin(1)
         self.assertIsNone(self.deliver(self.a, vector(0, round=0), 9.0))
-        self.assertTrue(following.awaits(0))
+        self.assertTrue(following.is_awaited(0))
         self.assertEqual(self.collector.matrix.sum(), 0)
 
     def test_a_vector_that_is_on_its_way_when_its_round_ends(self) -> None:
         """Its bytes may still fall into the row, but it does not count."""
-        place = self.collector.place(self.a, vector(0))
+        allocate = self.collector.allocate(self.a, vector(0))
         following = self.begin(1)
-        place.fill_(5.0)
-        self.collector.arrived(self.a, vector(0))
-        self.assertTrue(following.awaits(0))
+        allocate.fill_(5.0)
+        self.collector.vector_received(self.a, vector(0))
+        self.assertTrue(following.is_awaited(0))
         self.deliver(self.a, vector(0, round=1), 2.0)
         self.assertEqual(following.honest_accepted, (0,))
         self.assertEqual(self.collector.matrix[0].tolist(), [2.0] * D)
 
     def test_only_the_first_answer_counts(self) -> None:
         """A second vector is dropped: while the first arrives, and after it."""
-        place = self.collector.place(self.a, vector(0))
-        self.assertIsNone(self.collector.place(self.a, vector(0)))
-        place.fill_(3.0)
-        self.collector.arrived(self.a, vector(0))
+        allocate = self.collector.allocate(self.a, vector(0))
+        self.assertIsNone(self.collector.allocate(self.a, vector(0)))
+        allocate.fill_(3.0)
+        self.collector.vector_received(self.a, vector(0))
         self.assertIsNone(self.deliver(self.a, vector(0), 7.0))
         self.assertEqual(self.collector.matrix[0].tolist(), [3.0] * D)
 
     def test_failures(self) -> None:
         """What a host could not do is refused, unless the vector came after all."""
         self.deliver(self.a, vector(0))
-        self.collector.failed(self.a, 0, {0: "no", 2: "out of memory"})
-        self.collector.failed(self.b, 5, {1: "of another round"})
-        self.collector.failed(self.a, 0, {1: "of somebody else's node"})
+        self.collector.record_failures(self.a, 0, {0: "no", 2: "out of memory"})
+        self.collector.record_failures(self.b, 5, {1: "of another round"})
+        self.collector.record_failures(self.a, 0, {1: "of somebody else's node"})
         self.assertEqual(self.round.honest_accepted, (0,))
         self.assertIs(self.refusal(2), Reason.FAILED)
-        self.assertTrue(self.round.awaits(1))
+        self.assertTrue(self.round.is_awaited(1))
 
     def test_time_is_up(self) -> None:
         """Who is still awaited is late, and the wait ends."""
         self.deliver(self.a, vector(0))
-        done = self.collector.wait(lambda r: r.honest_complete)
+        done = self.collector.wait_until(lambda r: r.honest_complete)
         self.collector.expire(range(3))
         self.successResultOf(done)
         self.assertIs(self.refusal(1), Reason.LATE)
-        self.assertTrue(self.round.awaits(3))
+        self.assertTrue(self.round.is_awaited(3))
 
     def test_a_node_that_moves(self) -> None:
         """What its last host had not sent whole counts for nothing, and is not missed."""
-        self.collector.place(self.b, vector(1))  # half of it comes, and then no more
+        self.collector.allocate(self.b, vector(1))  # half of it comes, and then no more
         self.collector.assign(1, None)
-        self.assertRaises(BadFrame, self.collector.place, self.b, vector(1))
+        self.assertRaises(BadFrame, self.collector.allocate, self.b, vector(1))
         self.collector.assign(1, self.a)
-        self.collector.failed(self.b, 0, {1: "its connection was lost"})
-        self.assertTrue(self.round.awaits(1))
+        self.collector.record_failures(self.b, 0, {1: "its connection was lost"})
+        self.assertTrue(self.round.is_awaited(1))
         self.deliver(self.a, vector(1), 2.0)
         self.assertEqual(self.round.honest_accepted, (1,))
 
@@ -194,7 +194,7 @@ class CollectorTests(SynchronousTestCase):
         self.pool.eager = False
         self.deliver(self.b, vector(1), 3.0)
         self.collector.assign(1, None)
-        self.assertTrue(self.collector.has(1))
+        self.assertTrue(self.collector.has_vector(1))
         self.pool.drain()
         self.assertEqual(self.round.honest_accepted, (1,))
 
@@ -202,23 +202,23 @@ class CollectorTests(SynchronousTestCase):
         """A host that had the node before may be late with it, and nobody minds."""
         self.begin(1)
         self.collector.assign(1, self.a)
-        self.assertIsNone(self.collector.place(self.b, vector(1, round=0)))
-        self.assertRaises(BadFrame, self.collector.place, self.b, vector(1, round=1))
+        self.assertIsNone(self.collector.allocate(self.b, vector(1, round=0)))
+        self.assertRaises(BadFrame, self.collector.allocate, self.b, vector(1, round=1))
         self.assertIsNone(self.refusal(1))
 
     def test_a_row_that_bytes_may_still_fall_into(self) -> None:
         """Is not lent to another host before the frame has ended."""
-        self.collector.place(self.b, vector(1))
-        self.assertFalse(self.collector.settled(1))
-        self.assertTrue(self.collector.settled(0))
+        self.collector.allocate(self.b, vector(1))
+        self.assertFalse(self.collector.row_is_free(1))
+        self.assertTrue(self.collector.row_is_free(0))
         self.begin(1)
-        self.assertFalse(self.collector.settled(1))
-        self.collector.arrived(self.b, vector(1))
-        self.assertTrue(self.collector.settled(1))
+        self.assertFalse(self.collector.row_is_free(1))
+        self.collector.vector_received(self.b, vector(1))
+        self.assertTrue(self.collector.row_is_free(1))
 
     def test_probation(self) -> None:
         """Whoever is on it is not waited for; what it sends well and in time is noted."""
-        for number, seconds, heard in ((1, 1.0, True), (2, 100.0, False)):
+        for number, seconds, answered_late in ((1, 1.0, True), (2, 100.0, False)):
             with self.subTest(seconds):
                 self.collector.patience = 10.0
                 self.collector.begin(Round(number - 1, 3, 1, 1))
@@ -227,11 +227,11 @@ class CollectorTests(SynchronousTestCase):
                 self.collector.begin(now)
                 self.assertIs(self.refusal(2, now), Reason.PROBATION)
                 self.deliver(self.a, vector(2, round=number - 1))
-                self.assertEqual(now.heard, {2} if heard else set())
+                self.assertEqual(now.answered_late, {2} if answered_late else set())
         now = Round(3, 3, 1, 1, frozenset({2}))
         self.collector.begin(now)
         self.deliver(self.a, vector(2, round=3), math.nan)
-        self.assertEqual(now.heard, set())
+        self.assertEqual(now.answered_late, set())
 
     def test_a_late_vector_is_looked_at(self) -> None:
         """A node on probation is not readmitted by one that is not finite."""
@@ -239,9 +239,9 @@ class CollectorTests(SynchronousTestCase):
         now = Round(1, 3, 1, 1, frozenset({2}))
         self.collector.begin(now)
         self.deliver(self.a, vector(2, round=0), math.nan)
-        self.assertEqual(now.heard, set())
+        self.assertEqual(now.answered_late, set())
         self.deliver(self.a, vector(2, round=0))
-        self.assertEqual(now.heard, {2})
+        self.assertEqual(now.answered_late, {2})
 
     def test_nodes_on(self) -> None:
         """The nodes of a host, in order."""
@@ -260,4 +260,4 @@ class CollectorTests(SynchronousTestCase):
         """A vector that arrives while the trainer stops is of no interest."""
         self.pool.shutdown()
         self.deliver(self.a, vector(0))
-        self.assertTrue(self.round.awaits(0))
+        self.assertTrue(self.round.is_awaited(0))

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.cli.train import configuration, main, parse_invocation
-from byzpy_tw.config.merge import OPTIONS, over
-from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
-from byzpy_tw.config.toml import plain_toml, read_options, to_toml
+from byzpy_tw.config.merge import OPTIONS, merge_options
+from byzpy_tw.config.run import LOCATIONS, SECTIONS, RunConfig
+from byzpy_tw.config.toml import options_to_toml, read_options, to_toml
 from byzpy_tw.config.validators import word
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.records.folder import RunDirectory
@@ -74,7 +74,7 @@ class RoundTripTests(SynchronousTestCase):
         """Any configuration, written as a whole file or in short, is read as itself."""
         config = RunConfig(**place, **rest)
         values = {name: getattr(config, name) for name in OPTIONS}
-        for text in (to_toml(config), plain_toml(values)):
+        for text in (to_toml(config), options_to_toml(values)):
             self.path.write_text(text, encoding="utf-8")
             self.assertEqual(RunConfig(**read_options(self.path)), config)
 
@@ -144,12 +144,12 @@ class PrecedenceTests(SynchronousTestCase):
         ):
             config = configuration(["--config", path, *place])
             self.assertEqual(getattr(config, name), value)
-            self.assertEqual(sum(bool(getattr(config, p)) for p in PLACES), 1)
+            self.assertEqual(sum(bool(getattr(config, p)) for p in LOCATIONS), 1)
 
     def test_a_file_without_a_place(self) -> None:
         """Without a place on the command line, the printed file has none, and fits all."""
         path = written(self, printed("--print-config", "--rounds", "3"))
-        self.assertEqual(set(read_options(Path(path))) & set(PLACES), set())
+        self.assertEqual(set(read_options(Path(path))) & set(LOCATIONS), set())
         self.assertEqual(configuration(["--config", path, "--local", "2"]).local, 2)
         with contextlib.redirect_stderr(io.StringIO()) as said:
             self.assertEqual(main(["--config", path]), 2)
@@ -181,7 +181,7 @@ class PrecedenceTests(SynchronousTestCase):
 
     def test_over(self) -> None:
         """A place that is turned off leaves the one beneath."""
-        found = over({"in_process": False}, {"local": 2})
+        found = merge_options({"in_process": False}, {"local": 2})
         self.assertEqual(found, {"local": 2, "in_process": False})
 
 

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.__main__ import main
 from byzpy_tw.plugins import load
-from byzpy_tw.testing.conformance import examined
+from byzpy_tw.testing.conformance import examine
 from tests.support import Process, address_of, start_server
 
 
@@ -29,7 +29,7 @@ class RulesTests(SynchronousTestCase):
         """Each is told apart, with the law that did not hold."""
         good = load().entry("aggregator", "median")
         for entry, holds in ((good, True), (evolve(good, factory=Broken), False)):
-            (outcome,) = examined([entry])
+            (outcome,) = examine([entry])
             self.assertEqual(outcome.failures == (), holds, outcome.failures)
             self.assertGreater(outcome.held, 3)
 

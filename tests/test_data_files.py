@@ -305,7 +305,7 @@ class DamagedTests(FilesTestCase):
         whole = (self.raw / TRAIN_X).read_bytes()
         (self.raw / TRAIN_X).write_bytes(whole[:1000])
         found: list[str] = []
-        with download.only_one(self.root, "MNIST"):
+        with download.download_lock(self.root, "MNIST"):
             reader = Thread(target=lambda: found.append(mnist(root=self.root).digest()))
             reader.start()
             reader.join(0.5)
@@ -392,12 +392,12 @@ class MissingTests(FilesTestCase):
                 told.append(str(e))
 
         self.patch(vision, "download", lambda source, root: self.fail("a second download"))
-        with download.only_one(self.root, "MNIST") as lock:
+        with download.download_lock(self.root, "MNIST") as lock:
             waiting = Thread(target=wait)
             waiting.start()
             waiting.join(0.5)
-            lock.tell("download failed: no route")
-            lock.tidy()
+            lock.record_failure("download failed: no route")
+            lock.remove()
         waiting.join(PATIENCE)
         self.assertIn("download failed: no route", told[0])
         self.assertFalse(self.root.exists())

@@ -357,7 +357,7 @@ class ColourTests(SynchronousTestCase):
     def test_channels_first(self) -> None:
         """CIFAR's pixels keep their places, with the channel as the first axis."""
         images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-        split = vision.colour_split(images, [3, 1])
+        split = vision.color_split(images, [3, 1])
         self.assertEqual(split.x.shape, (2, 3, 4, 4))
         self.assertEqual(int(split.x[1, 2, 3, 0]), int(images[1, 3, 0, 2]))
         self.assertEqual(split.y.tolist(), [3, 1])
@@ -407,11 +407,11 @@ class MissingTests(SynchronousTestCase):
 
     def test_one_failure_is_enough(self) -> None:
         """A process that waited for another's download hears why that failed."""
-        with download.only_one(self.root, "MNIST") as first:
-            first.tell("no route")
+        with download.download_lock(self.root, "MNIST") as first:
+            first.record_failure("no route")
         read = (self.root / ".MNIST.lock").read_text()
         self.assertEqual(read, "no route")
-        with download.only_one(self.root, "MNIST") as second:
+        with download.download_lock(self.root, "MNIST") as second:
             self.assertEqual(second.failure, "")
 
 

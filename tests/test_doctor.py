@@ -23,7 +23,7 @@ from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.plugins import Registry, hookimpl, load
 from byzpy_tw.plugins.hookspecs import Registration
 from byzpy_tw.protocol.keys import Keys
-from byzpy_tw.rounds.feasibility import budget_of, losses
+from byzpy_tw.rounds.feasibility import list_feasible_rules, tolerated_losses
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.trainer.doctor import Doctor
 from tests.key_files import ClusterKeys
@@ -201,7 +201,7 @@ class ServersTests(DoctorCase):
 class BudgetTests(SynchronousTestCase):
     def budget(self, **options: Any) -> dict[str, Any]:
         config = RunConfig(in_process=True, **{"aggregator": "krum", **options})
-        return {line.rule: line for line in budget_of(config, load(only=()))}
+        return {line.rule: line for line in list_feasible_rules(config, load(only=()))}
 
     def test_conditions(self) -> None:
         """For n = 4, f = 1, the quick start's: as the rules' papers have them."""
@@ -233,9 +233,9 @@ class BudgetTests(SynchronousTestCase):
 
     def test_losses(self) -> None:
         """As many as the round goes on without, with the f that is left."""
-        self.assertEqual(losses(lambda n, f: None, 10, 3), 3)
-        self.assertEqual(losses(lambda n, f: None if n > 8 else "few", 10, 3), 1)
-        self.assertEqual(losses(lambda n, f: "never", 10, 3), 0)
+        self.assertEqual(tolerated_losses(lambda n, f: None, 10, 3), 3)
+        self.assertEqual(tolerated_losses(lambda n, f: None if n > 8 else "few", 10, 3), 1)
+        self.assertEqual(tolerated_losses(lambda n, f: "never", 10, 3), 0)
 
 
 class CommandTests(SynchronousTestCase):

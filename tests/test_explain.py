@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import errors
 from byzpy_tw.__main__ import main
-from byzpy_tw.errors import EXIT_CODES, ByzpyTwError, by_code, cause, cure
+from byzpy_tw.errors import EXIT_CODES, ByzpyTwError, cause, cure, errors_by_code
 
 
 class CureTests(SynchronousTestCase):
@@ -19,21 +19,23 @@ class CureTests(SynchronousTestCase):
         """None is left out of what the reference and `explain` tell of."""
         kinds = [thing for thing in vars(errors).values() if isinstance(thing, type)]
         kinds = [kind for kind in kinds if issubclass(kind, ByzpyTwError)]
-        self.assertEqual(set(by_code().values()), set(kinds))
-        self.assertEqual(len(by_code()), len(kinds))
+        self.assertEqual(set(errors_by_code().values()), set(kinds))
+        self.assertEqual(len(errors_by_code()), len(kinds))
 
     def test_every_error_has_a_paragraph(self) -> None:
         """Written for it: a line of cause, more about it, and a cure of its own."""
-        for kind in by_code().values():
+        for kind in errors_by_code().values():
             first, *more = cause(kind).split("\n\n")
             self.assertEqual(len(first.splitlines()), 1, kind)
             self.assertTrue(more, f"{kind}: say more than one line")
             self.assertGreater(len(cure(kind)), 30, f"{kind}: end with 'What to do: ...'")
-        self.assertEqual(len({cure(kind) for kind in by_code().values()}), len(by_code()))
+        self.assertEqual(
+            len({cure(kind) for kind in errors_by_code().values()}), len(errors_by_code())
+        )
 
     def test_exit_codes_are_told(self) -> None:
         """Every error's is in the table."""
-        for kind in by_code().values():
+        for kind in errors_by_code().values():
             self.assertIn(kind.exit_code, EXIT_CODES)
 
     def explain(self, *arguments: str) -> tuple[int, str]:
@@ -44,7 +46,7 @@ class CureTests(SynchronousTestCase):
 
     def test_explain(self) -> None:
         """``python -m byzpy_tw explain CODE`` prints cause and cure of any error."""
-        for code, kind in by_code().items():
+        for code, kind in errors_by_code().items():
             done, text = self.explain(code)
             self.assertEqual(done, 0)
             for part in (code, cause(kind).split("\n\n")[0], f"What to do: {cure(kind)}"):
@@ -54,7 +56,7 @@ class CureTests(SynchronousTestCase):
         """As it stands in a message, in any case; all of them without one."""
         self.assertEqual(self.explain("bad-keys:"), self.explain("BAD_KEYS"))
         _, text = self.explain()
-        for code in by_code():
+        for code in errors_by_code():
             self.assertIn(f"{code} ", text)
 
     def test_explain_knows_the_nearest(self) -> None:

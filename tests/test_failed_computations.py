@@ -23,18 +23,18 @@ from byzpy_tw.errors import (
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.records.attack_calls import AttackCalls, AttackFailures
-from byzpy_tw.records.recorded_run import against_result
+from byzpy_tw.records.recorded_run import compare_with_result
 from byzpy_tw.records.recorded_run import read as read_left
 from byzpy_tw.records.result import Result
-from byzpy_tw.records.schema import wrong_result
+from byzpy_tw.records.schema import find_result_error
 from byzpy_tw.report.csv_table import write_csv
 from byzpy_tw.report.load import read as read_story
 from byzpy_tw.sweep.command import figures, grid_of
 from byzpy_tw.sweep.findings import collapsed, sentences
 from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.results import Outcome, read
-from byzpy_tw.sweep.scheduler import Lab
+from byzpy_tw.sweep.results import CellResult, read
+from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.sweep.text import notes, table, told
 from byzpy_tw.trainer.run import RunOutcome, prepare_resume, prepare_run, run_prepared
 from tests.distributions import on_path, write
@@ -187,8 +187,8 @@ class CauseTests(RunCase):
         self.assertIn("no honest vector", halted["refused"][4]["detail"])
         [logged] = self.flushLoggedErrors(ArithmeticError)
         self.assertIn("in forward", logged.getTraceback())
-        self.assertEqual(wrong_result(self.result), "")
-        self.assertEqual(list(against_result(read_left(self.path))), [])
+        self.assertEqual(find_result_error(self.result), "")
+        self.assertEqual(list(compare_with_result(read_left(self.path))), [])
 
     async def test_more_attackers_than_the_budget(self) -> None:
         """Where their attack raises, that is what is to be mended."""
@@ -231,8 +231,8 @@ class AttackTests(RunCase):
             failures = dict(result["attack_failures"])
             self.assertTrue(failures.pop("first").startswith("round 0, node 4: "))
             self.assertEqual(failures, {"failed": 6, "probation": 14, "of": 20})
-            self.assertEqual(wrong_result(result), "")
-            self.assertEqual(list(against_result(read_left(self.path))), [])
+            self.assertEqual(find_result_error(result), "")
+            self.assertEqual(list(compare_with_result(read_left(self.path))), [])
             said = read_story(self.path).conclusion
             self.assertTrue(said[0].startswith("The attack failed in 6 of 20 calls (14 more"))
             self.assertEqual(said[1], "Nothing can be concluded about median.")
@@ -417,7 +417,7 @@ class CallsTests(SynchronousTestCase):
             ("halted", {"round": -1, "refused": []}),
             ("halted", {"round": 1, "refused": [{"node": "x", "reason": "late"}]}),
         ):
-            self.assertIn(f"has {name}", wrong_result({**good, name: value}))
+            self.assertIn(f"has {name}", find_result_error({**good, name: value}))
 
 
 GRID: dict[str, Any] = {
@@ -426,7 +426,7 @@ GRID: dict[str, Any] = {
 }  # fmt: skip
 
 
-class HeardLab(Lab):
+class HeardLab(Sweep):
     """A lab whose runs are followed by their lines."""
 
     def _hear(self, line: str) -> None:
@@ -437,7 +437,7 @@ class HeardLab(Lab):
 class LabTests(TestCase):
     """Grids in which attacks fail."""
 
-    def lab(self, *attacks: str) -> Lab:
+    def lab(self, *attacks: str) -> Sweep:
         made = grid_of(GRID, attacks, ["mean", "median"], [1], names())
         return HeardLab(made, self.where, 1, names(), reactor)
 
@@ -445,7 +445,7 @@ class LabTests(TestCase):
         self.where = folder(self)
         self.addCleanup(heard, "byzpy_tw:")
 
-    def cells(self, lab: Lab) -> dict[tuple[str, str], Outcome]:
+    def cells(self, lab: Sweep) -> dict[tuple[str, str], CellResult]:
         return {(o.cell.defence, o.cell.attack): o for o in lab.outcomes()}
 
     async def test_some_and_all(self) -> None:
@@ -506,7 +506,7 @@ class LabTests(TestCase):
         path.write_text(json.dumps({**result, "status": "finished", "error": None}))
         found = read(trial, lab.path(trial))
         assert found is not None
-        self.assertEqual((found.status, found.over, found.good), ("failed", True, False))
+        self.assertEqual((found.status, found.is_over, found.good), ("failed", True, False))
         self.assertIn("the attack failed in 6 of 20 calls", found.error)
 
     def test_the_best_of_the_others(self) -> None:
@@ -535,7 +535,7 @@ class LabTests(TestCase):
         made = grid(seeds=(1, 2))
         both = outcome(made.cells[1], 0.9, 0.9, failures=self.failures())
         self.assertIn("failed in 2 of 20 calls: round 4, node 9: no", both.attack_failures)
-        one = Outcome(cell=made.cells[1], ended=both.ended[:1], failures=("BAD: no",))
+        one = CellResult(cell=made.cells[1], ended=both.ended[:1], failures=("BAD: no",))
         self.assertEqual((one.status, one.value), ("failed", None))
 
     def failures(self) -> AttackFailures | None:
@@ -552,5 +552,5 @@ class LabTests(TestCase):
         outcomes = [self.failed(cell) for cell in lab.grid.cells]
         self.assertEqual(sentences(lab.grid, outcomes), [])
 
-    def failed(self, cell: Cell) -> Outcome:
-        return Outcome(cell=cell, failures=("BROKEN_PLUGIN: no",))
+    def failed(self, cell: Cell) -> CellResult:
+        return CellResult(cell=cell, failures=("BROKEN_PLUGIN: no",))

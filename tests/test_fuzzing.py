@@ -94,7 +94,7 @@ class VirtualTests(SynchronousTestCase):
         right = Collector.place
 
         def wrong(self: Any, host: Any, header: Any) -> Any:
-            home = self._hosts.get(header.index) if header.index < len(self.matrix) else None
+            home = self._servers.get(header.index) if header.index < len(self.matrix) else None
             return right(self, home or host, header)
 
         self.patch(Collector, "place", wrong)

@@ -16,19 +16,19 @@ from byzpy_tw.errors import SearchTooLarge
 from byzpy_tw.kernels import Gram, Points, combination, norms_of, parallel, products
 from byzpy_tw.kernels import combinations as sums
 from byzpy_tw.kernels.distances import squared_distances
-from byzpy_tw.kernels.gram import RUN, SAMPLE, norms_from
+from byzpy_tw.kernels.gram import RUN_LENGTH, SAMPLE, norms_from
 from byzpy_tw.kernels.multiply import inner_products
-from byzpy_tw.kernels.networks import program
+from byzpy_tw.kernels.networks import sorting_network
 from byzpy_tw.kernels.parallel import (
     ReactorThread,
-    alone,
-    in_order,
+    map_in_order,
     pool,
+    prestarted_pool,
+    run_single_threaded,
+    thread_limit,
     threads,
-    using,
-    whole_pool,
 )
-from byzpy_tw.kernels.search import MOST_STEPS, Cover, least_diameter
+from byzpy_tw.kernels.search import MOST_STEPS, VertexCover, minimum_diameter_subset
 
 
 def distances(matrix: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ class GramTests(SynchronousTestCase):
     def test_a_row_that_hides_from_the_sample(self) -> None:
         """Rows that look central where the first view is chosen cost passes, not digits."""
         matrix = near(7, d=50_000)
-        shown = torch.arange(50_000) % (50_000 // (SAMPLE // RUN)) < RUN
+        shown = torch.arange(50_000) % (50_000 // (SAMPLE // RUN_LENGTH)) < RUN_LENGTH
         for row, huge in enumerate((1e15, 1e8, 1e3)):
             matrix[row] = torch.where(shown, matrix[5:].mean(dim=0), huge)
         found = products(matrix)
@@ -250,7 +250,7 @@ class NetworkTests(SynchronousTestCase):
     def test_what_is_asked_for_is_sorted(self, asked: list) -> None:
         """Whatever places of the sorted order are asked for, singly or as lots, are right."""
         wanted = tuple(i if place == 0 else place for i, place in enumerate(asked))
-        n, steps = len(wanted), program(wanted)
+        n, steps = len(wanted), sorting_network(wanted)
         rows = torch.randint(0, 9, (n, 40)).float()
         buffers = [*rows.clone(), *torch.empty(steps.scratch, 40)]
         for step in steps.steps:
@@ -270,7 +270,9 @@ class NetworkTests(SynchronousTestCase):
         """Cutting pays: the median of 20 takes a quarter fewer steps than sorting does."""
 
         def operations(wanted: tuple) -> int:
-            return sum((s.low is not None) + (s.high is not None) for s in program(wanted).steps)
+            return sum(
+                (s.low is not None) + (s.high is not None) for s in sorting_network(wanted).steps
+            )
 
         middle = tuple("middle" if i in (9, 10) else None for i in range(20))
         self.assertLessEqual(operations(middle), 0.75 * operations(tuple(range(20))))
@@ -323,7 +325,7 @@ class TileTests(SynchronousTestCase):
     @given(st.integers(1, 10**8), st.integers(1, 2**11).map(lambda k: 1024 * k))
     def test_widths(self, d: int, most: int) -> None:
         """No tile is too wide, and large work comes in shares for two threads or four."""
-        width = parallel.width_of_tiles(d, most)
+        width = parallel.even_tile_width(d, most)
         self.assertLessEqual(width, min(d, most))
         tiles = -(-d // width)
         shares = -(-tiles // 4) * width  # the columns of the busiest of four threads
@@ -332,7 +334,7 @@ class TileTests(SynchronousTestCase):
 
     def test_both_threads_end_together(self) -> None:
         """The model of the examples: seven tiles of 65,536 columns would be four and three."""
-        width = parallel.width_of_tiles(421_642, 1 << 16)
+        width = parallel.even_tile_width(421_642, 1 << 16)
         self.assertEqual(-(-421_642 // width), 8)
 
 
@@ -341,8 +343,8 @@ class ParallelTests(SynchronousTestCase):
         """Whatever thread takes a piece, its answer stands in its place."""
         for count in (0, 1, 2, 50):
             for wanted in (1, 2, 5):
-                with using(wanted):
-                    got = in_order(lambda: lambda i: (i, torch.get_num_threads()), count)
+                with thread_limit(wanted):
+                    got = map_in_order(lambda: lambda i: (i, torch.get_num_threads()), count)
                 self.assertEqual(got, [(i, 1) for i in range(count)])
 
     def test_the_reactors_thread(self) -> None:
@@ -362,15 +364,15 @@ class ParallelTests(SynchronousTestCase):
         before = torch.get_num_threads()
         try:
             torch.set_num_threads(3)
-            in_order(lambda: lambda i: i, 8)
-            self.assertEqual(alone(torch.get_num_threads), 1)
+            map_in_order(lambda: lambda i: i, 8)
+            self.assertEqual(run_single_threaded(torch.get_num_threads), 1)
             with pool(2) as workers:
                 self.assertEqual(workers.submit(torch.get_num_threads).result(), 1)
             self.assertEqual(torch.get_num_threads(), 3)
             seen: list[int] = []
             thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
             # A helper that was not needed may still be starting: not at this moment.
-            with parallel._settling:
+            with parallel._thread_setting_lock:
                 thread.start()
                 thread.join()
             self.assertEqual(seen, [3])
@@ -383,36 +385,39 @@ class ParallelTests(SynchronousTestCase):
         def start():
             return lambda i: 1 // (3 - i)
 
-        for call in (lambda: in_order(start, 9), lambda: alone(in_order, start, 9)):
-            with using(2), self.assertRaises(ZeroDivisionError):
+        for call in (
+            lambda: map_in_order(start, 9),
+            lambda: run_single_threaded(map_in_order, start, 9),
+        ):
+            with thread_limit(2), self.assertRaises(ZeroDivisionError):
                 call()
 
     def test_alone_knows_how_many_threads_were_wanted(self) -> None:
-        """`using` reaches into the thread that `alone` works in."""
-        with using(5):
-            self.assertEqual(alone(threads), 5)
+        """`thread_limit` reaches into the thread that `run_single_threaded` works in."""
+        with thread_limit(5):
+            self.assertEqual(run_single_threaded(threads), 5)
         before = torch.get_num_threads()
         torch.set_num_threads(2)
         try:
-            self.assertEqual(alone(threads), 2)
+            self.assertEqual(run_single_threaded(threads), 2)
         finally:
             torch.set_num_threads(before)
 
     def test_a_whole_pool_has_its_threads_from_the_beginning(self) -> None:
         """As many as it is for, before any has work; and it may be shut down at once."""
         for count in (1, 4):
-            with whole_pool(count, f"whole-{count}") as workers:
+            with prestarted_pool(count, f"whole-{count}") as workers:
                 names = [t.name for t in threading.enumerate() if "whole-" in t.name]
                 self.assertEqual(len(names), count, names)
                 self.assertEqual(workers.submit(torch.get_num_threads).result(), 1)
             for _ in range(20):
-                whole_pool(count, "whole-").shutdown(wait=True, cancel_futures=True)
+                prestarted_pool(count, "whole-").shutdown(wait=True, cancel_futures=True)
         self.assertFalse([t for t in threading.enumerate() if "whole-" in t.name])
 
     def test_many_callers_at_once(self) -> None:
         """Callers that all want threads do not wait for each other for ever."""
-        with pool(30) as callers, using(4):
-            waiting = [callers.submit(in_order, lambda: lambda i: i, 20) for _ in range(100)]
+        with pool(30) as callers, thread_limit(4):
+            waiting = [callers.submit(map_in_order, lambda: lambda i: i, 20) for _ in range(100)]
             self.assertTrue(all(one.result(60) == list(range(20)) for one in waiting))
 
 
@@ -430,13 +435,13 @@ class SearchTests(SynchronousTestCase):
                 not np.delete(np.delete(graph, some, 0), some, 1).any()
                 for some in combinations(range(n), k)
             )
-            self.assertEqual(Cover(graph).exists((1 << n) - 1, k), found)
+            self.assertEqual(VertexCover(graph).exists((1 << n) - 1, k), found)
 
     def test_large_n_is_no_trouble(self) -> None:
         """64 points with 12 to drop are searched exactly, and at once."""
         draw = torch.Generator().manual_seed(0)
         squared = distances(torch.randn(64, 30, generator=draw))
-        kept = least_diameter(squared, 52)
+        kept = minimum_diameter_subset(squared, 52)
         self.assertEqual(len(set(kept)), 52)
 
     def test_hopeless_searches_end(self) -> None:
@@ -444,6 +449,6 @@ class SearchTests(SynchronousTestCase):
         random = np.random.default_rng(0)
         graph = random.random((160, 160)) < 0.06
         graph = (graph | graph.T) & ~np.eye(160, dtype=bool)
-        search = Cover(graph, steps=MOST_STEPS - 1000)
+        search = VertexCover(graph, steps=MOST_STEPS - 1000)
         with self.assertRaisesRegex(SearchTooLarge, "100000 steps .* n=160"):
             search.exists((1 << 160) - 1, 110)

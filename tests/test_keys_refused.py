@@ -105,7 +105,7 @@ class WelcomeTests(KeysCase):
         host = self.dial(server, self.cluster.trainer())
         await host.hello()
         [session] = server._sessions
-        self.assertFalse(session.stranger)
+        self.assertFalse(session.unauthenticated)
         self.assertEqual(session.peer.split()[1], "(trainer)")
 
 
@@ -304,7 +304,7 @@ class TicketTests(KeysCase):
 
 
 class FloodTests(KeysCase):
-    limits = Limits(strangers=4, connections=2)
+    limits = Limits(unauthenticated=4, connections=2)
 
     async def test_peers_that_never_show_a_certificate(self) -> None:
         """However many dial, one that has a certificate gets in, and those that are in
@@ -342,10 +342,10 @@ class HandshakeTests(ServerCase):
         self.assertFalse(first.session.hung_up or later.session.hung_up)
         waiting = [trainer for trainer in flood if not trainer.session.hung_up]
         self.assertEqual(waiting, flood[-len(waiting) :])
-        self.assertEqual(len(waiting), self.limits.strangers - 2)
+        self.assertEqual(len(waiting), self.limits.unauthenticated - 2)
         for trainer in flood:
             trainer.pump.flush()
-        self.assertEqual(len(self.server._sessions), self.limits.strangers)
+        self.assertEqual(len(self.server._sessions), self.limits.unauthenticated)
 
     def test_a_flood_says_little(self) -> None:
         """It cannot fill the disk with the log; how much was left out is said."""

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.attacks.knowledge.codec import PIECES, dtype_of, knowledge_of
+from byzpy_tw.attacks.knowledge.codec import PIECES, decode_knowledge, wire_dtype_of
 from byzpy_tw.attacks.knowledge.view import Knowledge, shapes
 from byzpy_tw.errors import BadFrame, BadRequest
 from byzpy_tw.protocol.frames import Header, Kind
-from byzpy_tw.protocol.knowledge_frames import header_of, largest_piece, place_of
+from byzpy_tw.protocol.knowledge_frames import allocate_piece, largest_piece, piece_header
 
 
 def tensor_of(piece: str, h: int, d: int) -> torch.Tensor:
-    return torch.rand(shapes([piece], h, d)[piece]).to(dtype_of(piece))
+    return torch.rand(shapes([piece], h, d)[piece]).to(wire_dtype_of(piece))
 
 
 class PlaceTests(SynchronousTestCase):
@@ -25,8 +25,8 @@ class PlaceTests(SynchronousTestCase):
     def test_size_tells_the_shape(self, piece: str, h: int, d: int, more: int) -> None:
         """The receiver finds each piece's shape from its size alone."""
         tensor = tensor_of(piece, h, d)
-        header = header_of(piece, 3, tensor)
-        found, place = place_of(header, {piece}, most_h=h + more, d=d)
+        header = piece_header(piece, 3, tensor)
+        found, place = allocate_piece(header, {piece}, most_h=h + more, d=d)
         self.assertEqual((found, place.shape, place.dtype), (piece, tensor.shape, tensor.dtype))
         self.assertLessEqual(header.size, largest_piece(h, d))
 
@@ -41,7 +41,7 @@ class PlaceTests(SynchronousTestCase):
         h, d = 3, 5
         header = Header(Kind.PIECE, 0, elements, index, dtype)
         try:
-            _, place = place_of(header, PIECES, most_h=h, d=d)
+            _, place = allocate_piece(header, PIECES, most_h=h, d=d)
         except BadFrame:
             return
         self.assertEqual(place.nbytes, header.size)
@@ -50,8 +50,8 @@ class PlaceTests(SynchronousTestCase):
     def test_refusals(self) -> None:
         """A piece nobody asked for, of another size or type, or of too many vectors."""
         d = 6
-        good = header_of("vectors", 0, tensor_of("vectors", 3, d))
-        place_of(good, {"vectors"}, most_h=3, d=d)
+        good = piece_header("vectors", 0, tensor_of("vectors", 3, d))
+        allocate_piece(good, {"vectors"}, most_h=3, d=d)
         for header, expected, most_h in (
             (good, {"mean"}, 3),
             (good, set(), 3),
@@ -59,12 +59,12 @@ class PlaceTests(SynchronousTestCase):
             (evolve(good, elements=17), {"vectors"}, 3),
             (evolve(good, index=99), {"vectors"}, 3),
             (evolve(good, dtype=torch.float64), {"vectors"}, 3),
-            (header_of("gram", 0, torch.zeros(5)), {"gram"}, 3),
-            (header_of("products", 0, torch.zeros(2)), {"products"}, 3),
-            (header_of("mean", 0, torch.zeros(d - 1)), {"mean"}, 3),
+            (piece_header("gram", 0, torch.zeros(5)), {"gram"}, 3),
+            (piece_header("products", 0, torch.zeros(2)), {"products"}, 3),
+            (piece_header("mean", 0, torch.zeros(d - 1)), {"mean"}, 3),
         ):
             with self.subTest(header=header, expected=expected):
-                self.assertRaises(BadFrame, place_of, header, expected, most_h=most_h, d=d)
+                self.assertRaises(BadFrame, allocate_piece, header, expected, most_h=most_h, d=d)
 
 
 class KnowledgeTests(SynchronousTestCase):
@@ -74,7 +74,7 @@ class KnowledgeTests(SynchronousTestCase):
         known = Knowledge.of(honest, "gram", needs={"mean", "std", "gram"})
         shown = {p: getattr(known, p) for p in ("mean", "std", "gram")}
         own = torch.randn(7)
-        again = knowledge_of(shown, h=4, d=7, own=own)
+        again = decode_knowledge(shown, h=4, d=7, own=own)
         self.assertEqual((again.h, again.dimension), (4, 7))
         for piece, tensor in {**shown, "own": own}.items():
             self.assertTrue(torch.equal(getattr(again, piece), tensor), piece)
@@ -83,4 +83,4 @@ class KnowledgeTests(SynchronousTestCase):
     def test_shapes_must_agree_with_the_announcement(self) -> None:
         """A Gram matrix of other nodes than were announced is refused."""
         shown = {"gram": torch.zeros(3, 3, dtype=torch.float64)}
-        self.assertRaises(BadRequest, knowledge_of, shown, h=4, d=7, own=None)
+        self.assertRaises(BadRequest, decode_knowledge, shown, h=4, d=7, own=None)

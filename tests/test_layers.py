@@ -21,7 +21,7 @@ PACKAGE = Path(byzpy_tw.__file__).parent
 # until it is given its place here.
 ORDER = (
     ("", "errors"),  # byzpy_tw itself: it imports nothing until a name is used
-    ("console", "plugin_code", "seeds", "vectors"),
+    ("console", "files", "plugin_code", "seeds", "text", "vectors"),
     ("global_random", "object_state"),
     ("kernels",),
     ("aggregators",),

@@ -37,13 +37,13 @@ class IdentityTests(ServerCase):
 
 
 class FleetTests(test_cluster.FleetCase):
-    def name(self, fleet: Any, late: Mapping[str, Any] | None = None, **identities: str) -> None:
+    def name(self, cluster: Any, late: Mapping[str, Any] | None = None, **identities: str) -> None:
         """Have the servers of those names say who they are, when `late` ones at last answer."""
-        for member in fleet.members:
-            make, identity = member.make, identities.get(member.name)
+        for slot in cluster.slots:
+            make_server, identity = slot.make_server, identities.get(slot.name)
 
-            def made(make: Any = make, identity: str | None = identity) -> Any:
-                host = make()
+            def made(make_server: Any = make_server, identity: str | None = identity) -> Any:
+                host = make_server()
                 hello = host.hello
 
                 async def said() -> Any:
@@ -55,22 +55,22 @@ class FleetTests(test_cluster.FleetCase):
                 host.hello = said
                 return host
 
-            member.make = made
+            slot.make_server = made
 
     def test_at_the_start(self) -> None:
         """Both names are told, the later first; nothing is opened."""
-        fleet = self.fleet()
-        self.name(fleet, a="x", b="y", c="x")
-        failure = self.failureResultOf(Deferred.fromCoroutine(fleet.start()), BadAddress)
+        cluster = self.cluster()
+        self.name(cluster, a="x", b="y", c="x")
+        failure = self.failureResultOf(Deferred.fromCoroutine(cluster.start()), BadAddress)
         self.assertEqual(str(failure.value), "c and a are one server: name it once")
         self.assertIsNone(self.world.on("c").sink)
 
     def test_the_order_is_that_of_the_list(self) -> None:
         """The server that answers first."""
-        fleet = self.fleet()
+        cluster = self.cluster()
         waits: Deferred[None] = Deferred()
-        self.name(fleet, {"a": waits}, a="x", b="y", c="x")
-        starting = Deferred.fromCoroutine(fleet.start())
+        self.name(cluster, {"a": waits}, a="x", b="y", c="x")
+        starting = Deferred.fromCoroutine(cluster.start())
         self.assertNoResult(starting)
         waits.callback(None)
         failure = self.failureResultOf(starting, BadAddress)
@@ -78,15 +78,15 @@ class FleetTests(test_cluster.FleetCase):
 
     def test_with_fewer_servers(self) -> None:
         """It is left out, like one that cannot be used, and said once."""
-        fleet = self.fleet("--min-servers 2")
-        self.name(fleet, a="x", b="y", c="x")
-        self.successResultOf(Deferred.fromCoroutine(fleet.start()))
-        self.assertEqual(self.lives(fleet)["c"], [])
+        cluster = self.cluster("--min-servers 2")
+        self.name(cluster, a="x", b="y", c="x")
+        self.successResultOf(Deferred.fromCoroutine(cluster.start()))
+        self.assertEqual(self.lives(cluster)["c"], [])
         line = "c cannot take part: BAD_ADDRESS: c and a are one server: name it once"
         self.assertEqual([x for x in self.said if line in x], self.said)
         self.reactor.pump([10.0] * 5)
         self.assertEqual(len([x for x in self.said if "one server" in x]), 2)  # and later
-        fewer = self.fleet("--min-servers 3")
+        fewer = self.cluster("--min-servers 3")
         self.name(fewer, a="x", b="y", c="x")
         failure = self.failureResultOf(Deferred.fromCoroutine(fewer.start()), BadAddress)
         self.assertIn("1 of 3 servers cannot be used, --min-servers 3: c and a are one",
@@ -94,10 +94,10 @@ class FleetTests(test_cluster.FleetCase):
 
     def test_one_that_comes_back(self) -> None:
         """Under an identity that another present server has it is not used."""
-        fleet = self.start()
-        for host, identity in zip(self.world.hosts, "xyz", strict=True):
+        cluster = self.start()
+        for host, identity in zip(self.world.servers, "xyz", strict=True):
             host.identity = identity
-        self.name(fleet, b="x")
+        self.name(cluster, b="x")
         self.world.on("b").lose()
         self.reactor.advance(FIRST_DELAY)
         self.assertIn("b cannot take part: BAD_ADDRESS: b and a are one server: name it once",
@@ -109,10 +109,10 @@ class FleetTests(test_cluster.FleetCase):
 
     def test_a_server_that_comes_back(self) -> None:
         """Is no second one: its old connection is gone."""
-        fleet = self.start()
-        for host, identity in zip(self.world.hosts, "xyz", strict=True):
+        cluster = self.start()
+        for host, identity in zip(self.world.servers, "xyz", strict=True):
             host.identity = identity
-        self.name(fleet, b="y")
+        self.name(cluster, b="y")
         self.world.on("b").lose()
         self.reactor.advance(FIRST_DELAY)
         self.assertIn("b is back", self.said)
@@ -168,11 +168,11 @@ class ExaminedTests(test_doctor.DoctorCase):
         self.started.append(server)
         self.addCleanup(lambda: server.environment().addBoth(lambda _: server.stopService()))
         port = server.address.port
-        hosts = ["[::1]", "127.0.0.1", "LOCALHOST", "[::ffff:127.0.0.1]", "127.0.0.2"]
-        hosts = [f"tcp://{host}:{port}" for host in hosts]
-        doctor = await self.examined(hosts)
+        servers = ["[::1]", "127.0.0.1", "LOCALHOST", "[::ffff:127.0.0.1]", "127.0.0.2"]
+        servers = [f"tcp://{host}:{port}" for host in servers]
+        doctor = await self.examined(servers)
         first = str(evolve(server.address, host="::1"))
-        self.assertEqual(len(doctor.troubles), len(hosts) - 1, doctor.troubles)
+        self.assertEqual(len(doctor.troubles), len(servers) - 1, doctor.troubles)
         for line in doctor.troubles:
             self.assertIn(f"and {first} are one server: name it once", line)
 

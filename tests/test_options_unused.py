@@ -17,13 +17,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import byzpy_tw
 from byzpy_tw.cli.train import parse_invocation
-from byzpy_tw.config.paths import home, settled
+from byzpy_tw.config.paths import expand_home, resolve_paths
 from byzpy_tw.config.run import RunConfig, from_dict
-from byzpy_tw.config.toml import plain_toml, to_toml
-from byzpy_tw.config.unused import unused, used
+from byzpy_tw.config.toml import options_to_toml, to_toml
+from byzpy_tw.config.unused import drop_unused, unused
 from byzpy_tw.errors import BadParameter, BadVectors, ConfigError, GuaranteeMissing
 from byzpy_tw.plugins import load
-from byzpy_tw.records.recorded_run import at_home
+from byzpy_tw.records.recorded_run import config_in_process
 from byzpy_tw.records.resume import merge_config
 from byzpy_tw.rounds.aggregation import Aggregation
 from byzpy_tw.trainer.run import PreparedRun, prepare_resume, prepare_run
@@ -62,7 +62,7 @@ class UselessTests(SynchronousTestCase):
 
     def begun(self, words: str) -> RunConfig:
         found = parse_invocation(words.split())
-        return used(found.configuration(), self.names, found.beneath)
+        return drop_unused(found.configuration(), self.names, found.beneath)
 
     def test_refused(self) -> None:
         """One sentence with the option, and with what has no use for it."""
@@ -113,7 +113,7 @@ class UselessTests(SynchronousTestCase):
         again = merge_config(saved.to_dict(), {"rounds": 60})
         self.assertEqual((again.keys, again.failover), ("k.pem", "off"))
         self.assertIsNone(merge_config(saved.to_dict(), {"local": 2}).keys)
-        self.assertEqual(from_dict(at_home(again, None).to_dict()).keys, None)
+        self.assertEqual(from_dict(config_in_process(again, None).to_dict()).keys, None)
 
     def test_an_attack_of_nobody(self) -> None:
         """An attack without Byzantine nodes is a notice; the default one is none."""
@@ -128,9 +128,9 @@ class PathsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.names = load(only=())
-        self.home = folder(self)
+        self.expand_home = folder(self)
         before = os.environ["HOME"]
-        os.environ["HOME"] = str(self.home)
+        os.environ["HOME"] = str(self.expand_home)
         self.addCleanup(os.environ.__setitem__, "HOME", before)
 
     def begun(self, **options: Any) -> PreparedRun:
@@ -141,17 +141,20 @@ class PathsTests(SynchronousTestCase):
 
     def test_home(self) -> None:
         """``~`` and ``~user`` stand for home folders, and only in front."""
-        self.assertEqual(home("~/x"), self.home / "x")
-        self.assertEqual(home("~root"), Path(os.path.expanduser("~root")))
-        self.assertEqual((home("a/~"), home("./~")), (Path("a/~"), Path("~")))
+        self.assertEqual(expand_home("~/x"), self.expand_home / "x")
+        self.assertEqual(expand_home("~root"), Path(os.path.expanduser("~root")))
+        self.assertEqual((expand_home("a/~"), expand_home("./~")), (Path("a/~"), Path("~")))
         with self.assertRaisesRegex(ConfigError, "no home folder of 'no-such-user'.* ./~no-such"):
-            home("~no-such-user/x")
+            expand_home("~no-such-user/x")
 
     def test_records_are_absolute(self) -> None:
         """config.json holds roots that another folder's resume and verify find."""
-        for given, root in (("~/data", self.home / "data"), ("./data", Path("data").absolute())):
+        for given, root in (
+            ("~/data", self.expand_home / "data"),
+            ("./data", Path("data").absolute()),
+        ):
             run = self.begun(data_root=given, run_dir=f"~/runs/{root.parent.name}")
-            self.assertEqual(run.directory.path, self.home / "runs" / root.parent.name)
+            self.assertEqual(run.directory.path, self.expand_home / "runs" / root.parent.name)
             saved = json.loads((run.directory.path / "config.json").read_text())["config"]
             self.assertEqual(saved["data_root"], str(root))
             self.assertNotIn("~", json.dumps(saved))
@@ -163,16 +166,18 @@ class PathsTests(SynchronousTestCase):
             again = prepare_resume(run.directory.path, moved, self.names, str)
             assert again is not None
             again.directory.close()
-            self.assertEqual(again.config.data_root, str(self.home / "moved"))
-        self.assertEqual(at_home(run.config, None).data_root, str(root))
-        self.assertEqual(at_home(run.config, "~/other").data_root, str(self.home / "other"))
+            self.assertEqual(again.config.data_root, str(self.expand_home / "moved"))
+        self.assertEqual(config_in_process(run.config, None).data_root, str(root))
+        self.assertEqual(
+            config_in_process(run.config, "~/other").data_root, str(self.expand_home / "other")
+        )
 
     def test_files_keep_what_was_written(self) -> None:
         """--print-config writes the path as it was given."""
         config = RunConfig(local=1, data_root="~/data")
         self.assertIn('data-root = "~/data"', to_toml(config))
-        keyed = settled(RunConfig(remote_hosts="tcp://a:1", keys="~/k.pem"))  # type: ignore[arg-type]
-        self.assertEqual(keyed.keys, str(self.home / "k.pem"))
+        keyed = resolve_paths(RunConfig(remote_hosts="tcp://a:1", keys="~/k.pem"))  # type: ignore[arg-type]
+        self.assertEqual(keyed.keys, str(self.expand_home / "k.pem"))
 
 
 class Whole(enum.IntEnum):
@@ -210,7 +215,7 @@ class PlainValuesTests(SynchronousTestCase):
         }  # fmt: skip
         for name, value in expected.items():
             self.assertEqual((plain[name], type(plain[name])), (value, type(value)), name)
-        told = tomllib.loads(plain_toml(plain))
+        told = tomllib.loads(options_to_toml(plain))
         self.assertEqual(told["lr"], 0.1)
         self.assertEqual(told["aggregator"], "median")
 

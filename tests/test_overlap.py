@@ -76,8 +76,8 @@ class Place:
 
     def compute(self, round: int, nodes: list[int]) -> Deferred[dict]:
         header = Header(Kind.VECTOR, round, self.collector.matrix.shape[1], 0)
-        self.collector.place(self, header).fill_(1.0)
-        self.collector.arrived(self, header)
+        self.collector.allocate(self, header).fill_(1.0)
+        self.collector.vector_received(self, header)
         return succeed({})
 
 
@@ -88,11 +88,11 @@ class RoundsTests(SynchronousTestCase):
         self.learner, pool, reactor = learner(), HandCrankedPool(eager=True), ClockReactor()
         matrix = torch.zeros(1, self.learner.dimension)
         collector = Collector(matrix, reactor, pool)
-        self.place = Place(collector)
-        collector.assign(0, self.place)
+        self.allocate = Place(collector)
+        collector.assign(0, self.allocate)
         rules = resolve_rules(config, load())
-        fleet: Any = StillCluster([self.place])
-        self.rounds = Rounds(config, fleet, collector, self.learner, rules, reactor, pool, 1)
+        cluster: Any = StillCluster([self.allocate])
+        self.rounds = Rounds(config, cluster, collector, self.learner, rules, reactor, pool, 1)
 
     def run_round(self, number: int) -> Deferred:
         async def run() -> CompletedRound:
@@ -104,25 +104,25 @@ class RoundsTests(SynchronousTestCase):
         """What it is sent does not change under its eyes; later it is sent the new."""
         before = self.learner.parameters.clone()
         ran = self.successResultOf(self.run_round(0))
-        sent, read = self.place.taken[0]
+        sent, read = self.allocate.taken[0]
         self.assertTrue(torch.equal(sent, before))
         self.assertFalse(torch.equal(self.learner.parameters, before))
         self.assertEqual(self.successResultOf(ran.digest), self.learner.digest())
         read.callback(None)  # too late to matter
         self.run_round(1)
         self.assertTrue(torch.equal(sent, before))
-        self.assertFalse(torch.equal(self.place.taken[1][0], before))
+        self.assertFalse(torch.equal(self.allocate.taken[1][0], before))
 
     def test_a_host_that_has_read(self) -> None:
         """Then the parameters' own memory is used again: no vector more than there must be."""
         memory = self.learner.parameters.data_ptr()
-        compute = self.place.compute
+        compute = self.allocate.compute
 
         def read_first(round: int, nodes: list[int]) -> Deferred[dict]:
-            self.place.taken[-1][1].callback(None)
+            self.allocate.taken[-1][1].callback(None)
             return compute(round, nodes)
 
-        self.place.compute = read_first
+        self.allocate.compute = read_first
         for number in range(3):
             self.successResultOf(self.run_round(number))
         self.assertEqual(self.learner.parameters.data_ptr(), memory)

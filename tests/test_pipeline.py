@@ -209,10 +209,10 @@ class StateTests(SynchronousTestCase):
         """The centre is kept apart from what the rules before do to the rows."""
         chain = Pipeline(pre=(NNM(f=2),), aggregator=CenteredClipping(tau=0.5))
         state: dict[str, Any] = {}
-        alone: dict[str, Any] = {}
+        run_single_threaded: dict[str, Any] = {}
         for shift in (0.0, 1.0, -2.0):
             got = chain(ROWS + shift, state=state)
-            wanted = CenteredClipping(tau=0.5)(NNM(f=2)(ROWS + shift), state=alone)
+            wanted = CenteredClipping(tau=0.5)(NNM(f=2)(ROWS + shift), state=run_single_threaded)
             torch.testing.assert_close(got, wanted)
 
     def test_failure_leaves_the_memory_alone(self) -> None:

@@ -8,7 +8,7 @@ import signal
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadParameter, BadRuleOutput, BrokenPlugin, Diverged
-from byzpy_tw.plugin_code import calling, described
+from byzpy_tw.plugin_code import describe_exception, plugin_call
 
 
 class Mute(Exception):
@@ -27,7 +27,7 @@ class Particular(BadParameter):
 
 class CallingTests(SynchronousTestCase):
     def raised(self, e: BaseException) -> BaseException:
-        with self.assertRaises(BaseException) as caught, calling("acme 1.0: attack 'x'"):
+        with self.assertRaises(BaseException) as caught, plugin_call("acme 1.0: attack 'x'"):
             raise e
         return caught.exception
 
@@ -57,14 +57,14 @@ class CallingTests(SynchronousTestCase):
         before = signal.getsignal(signal.SIGINT)
         self.addCleanup(signal.signal, signal.SIGINT, before)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with self.assertRaises(KeyboardInterrupt), calling("acme"):
+        with self.assertRaises(KeyboardInterrupt), plugin_call("acme"):
             os.kill(os.getpid(), signal.SIGINT)
         self.assertIs(signal.getsignal(signal.SIGINT), signal.default_int_handler)
 
     def test_another_kind_of_error(self) -> None:
         """The caller may say which error it is."""
         with self.assertRaisesRegex(BadRuleOutput, "ZeroDivisionError"):
-            with calling("acme", BadRuleOutput):
+            with plugin_call("acme", BadRuleOutput):
                 raise ZeroDivisionError
 
     def test_says_where(self) -> None:
@@ -72,5 +72,5 @@ class CallingTests(SynchronousTestCase):
         try:
             raise ValueError("no\nluck")
         except ValueError as e:
-            text = described(e)
-        self.assertRegex(text, r"^ValueError: no luck \(test_foreign.py, line \d+\)$")
+            text = describe_exception(e)
+        self.assertRegex(text, r"^ValueError: no luck \(test_plugin_code.py, line \d+\)$")

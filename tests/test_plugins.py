@@ -27,8 +27,8 @@ from byzpy_tw.errors import (
     MisspeltHook,
     UnknownName,
 )
-from byzpy_tw.plugins import KINDS, Named, Registry, load, parse
-from byzpy_tw.plugins.parameters import parameters_of, read_all
+from byzpy_tw.plugins import KINDS, ParsedName, Registry, load, parse
+from byzpy_tw.plugins.parameters import parameters_of, read_arguments
 from byzpy_tw.plugins.shorthand import build_attack, build_pipeline
 from tests.distributions import on_path, write
 from tests.support import environment, folder
@@ -41,7 +41,7 @@ VALUE = st.one_of(
     st.integers().map(str).filter(lambda text: len(text) < 64),
     st.floats(allow_nan=False, allow_infinity=False).map(str),
 )
-NAMED = st.builds(Named, WORD, st.dictionaries(KEY, VALUE, max_size=32))
+NAMED = st.builds(ParsedName, WORD, st.dictionaries(KEY, VALUE, max_size=32))
 
 # Text that is nearly right, and text that is nothing at all.
 GARBAGE = st.one_of(
@@ -54,7 +54,7 @@ GARBAGE = st.one_of(
 class NamingTests(SynchronousTestCase):
     @given(NAMED)
     @settings(deadline=None)
-    def test_round_trip(self, named: Named) -> None:
+    def test_round_trip(self, named: ParsedName) -> None:
         """What is written out reads back as the same."""
         self.assertEqual(parse(named.text), named)
 
@@ -112,7 +112,7 @@ def every_kind(
 
 class ParameterTests(SynchronousTestCase):
     def read(self, text: str, **fill: Any) -> dict[str, Any]:
-        return read_all(parse(text), parameters_of("aggregator", every_kind), fill)
+        return read_arguments(parse(text), parameters_of("aggregator", every_kind), fill)
 
     def test_values_by_annotation(self) -> None:
         """Each text becomes what the parameter's annotation says."""

@@ -126,7 +126,7 @@ class StreamsTests(PrintingCase):
 
     def test_a_closed_stream_is_no_file_of_a_run(self) -> None:
         """A library's prints do not end up in the records, whose file numbers are free."""
-        program = "import os; from byzpy_tw import exits; exits.forgiving(); "
+        program = "import os; from byzpy_tw import console; console.forgiving(); "
         program += "file = os.open('made', os.O_CREAT | os.O_WRONLY); os.write(2, b'x'); "
         program += "os.write(1, b'x'); raise SystemExit(file < 3)"
         told = self.run_in_shell([sys.executable, "-c", program], "<&- >&- 2>&-")
@@ -180,7 +180,7 @@ class SayTests(SynchronousTestCase):
     def said(self, stream: Any, line: str = "é\udcff") -> None:
         with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
             console.say(line)
-            console.complain(line)
+            console.print_error(line)
 
     def test_without_the_character(self) -> None:
         for code, shown in (("ascii", b"\\xe9\\udcff\n"), ("latin-1", b"\xe9\\udcff\n"),

@@ -14,7 +14,7 @@ class ProbationTests(SynchronousTestCase):
         self.probation = Probation()
 
     def fail(self, times: int, *, waited: bool = True) -> list[str]:  # type: ignore[override]
-        return [self.probation.failed(1, waited=waited) for _ in range(times)]
+        return [self.probation.record_failure(1, waited=waited) for _ in range(times)]
 
     def test_several_failures_in_a_row(self) -> None:
         """Are told once, whatever they were."""
@@ -28,13 +28,13 @@ class ProbationTests(SynchronousTestCase):
         """Is nothing, as long as few rounds waited for it."""
         for _ in range(20):
             self.fail(IN_A_ROW - 1, waited=False)
-            self.probation.well([0, 1, 2])
+            self.probation.record_success([0, 1, 2])
         self.assertEqual(self.probation.nodes, frozenset())
 
     def test_a_good_answer_readmits(self) -> None:
         """But the next failure counts like the third."""
         self.fail(IN_A_ROW)
-        self.assertEqual(self.probation.well([1]), [1])
+        self.assertEqual(self.probation.record_success([1]), [1])
         self.assertEqual(self.probation.nodes, frozenset())
         self.assertTrue(self.fail(1)[0])
         self.assertEqual(self.probation.nodes, {1})
@@ -43,9 +43,9 @@ class ProbationTests(SynchronousTestCase):
         """Must earn it back, however well it answers."""
         for _ in range(ALLOWANCE):
             self.fail(1)
-            self.probation.well([1])
+            self.probation.record_success([1])
         self.assertEqual(self.probation.nodes, {1})
-        readmitted = [bool(self.probation.well([1])) for _ in range(EARNED_IN)]
+        readmitted = [bool(self.probation.record_success([1])) for _ in range(EARNED_IN)]
         self.assertEqual(sum(readmitted), 1)
         self.assertEqual(self.probation.nodes, frozenset())
 
@@ -55,9 +55,9 @@ class ProbationTests(SynchronousTestCase):
         probation, waited = Probation(), 0
         for good in answers:
             if good:
-                probation.well([1])
+                probation.record_success([1])
             elif 1 not in probation.nodes:
-                probation.failed(1, waited=True)
+                probation.record_failure(1, waited=True)
                 waited += 1
         self.assertLessEqual(waited, ALLOWANCE)
 
@@ -67,9 +67,9 @@ class ProbationTests(SynchronousTestCase):
         probation = Probation()
         for node, good, waited in events:
             if good:
-                probation.well([node])
+                probation.record_success([node])
             else:
-                probation.failed(node, waited=waited)
+                probation.record_failure(node, waited=waited)
         again = Probation.from_plain(probation.to_plain())
         self.assertEqual(again, probation)
         self.assertEqual(again.nodes, probation.nodes)

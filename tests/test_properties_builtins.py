@@ -7,8 +7,8 @@ from typing import Any
 
 from byzpy_tw import attacks, datasets
 from byzpy_tw.plugins import load
-from byzpy_tw.plugins.registry import OWN
-from byzpy_tw.testing.conformance import KINDS, laws_of
+from byzpy_tw.plugins.registry import OWN_DISTRIBUTION
+from byzpy_tw.testing.conformance import KINDS, tests_for
 from byzpy_tw.testing.properties import attack_tests, dataset_tests
 
 Factory = Callable[..., Any]
@@ -23,8 +23,8 @@ def named(kind: str, name: str, made: Any) -> None:
 
 
 for entry in load().entries():
-    if entry.kind in KINDS and entry.distribution == OWN and entry.kind != "attack":
-        named(entry.kind, entry.name, laws_of(entry))
+    if entry.kind in KINDS and entry.distribution == OWN_DISTRIBUTION and entry.kind != "attack":
+        named(entry.kind, entry.name, tests_for(entry))
 
 # Attacks otherwise than by their defaults: a title, a name, its parameters.
 VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (

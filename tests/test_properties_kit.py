@@ -21,7 +21,7 @@ from byzpy_tw.testing.properties import (
     partition_tests,
     preaggregator_tests,
 )
-from byzpy_tw.testing.properties.bounds import within
+from byzpy_tw.testing.properties.bounds import run_within
 
 LAWS = {"permutation", "translation", "scaling", "equal-rows"}
 
@@ -182,9 +182,9 @@ class AggregatorTests(SynchronousTestCase):
         """A call that does not come back is a failure, after a while."""
         never = threading.Event()
         self.addCleanup(never.set)
-        self.assertRaises(AssertionError, within, 0.01, never.wait)
-        self.assertEqual(within(30, lambda: 5), 5)
-        self.assertRaises(KeyError, within, 30, lambda: {}["a"])
+        self.assertRaises(AssertionError, run_within, 0.01, never.wait)
+        self.assertEqual(run_within(30, lambda: 5), 5)
+        self.assertRaises(KeyError, run_within, 30, lambda: {}["a"])
 
 
 class OtherKindsTests(SynchronousTestCase):

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import tap
 from byzpy_tw.__main__ import COMMANDS
 from byzpy_tw.config.run import RunConfig, flag
-from byzpy_tw.errors import ByzpyTwError, by_code
+from byzpy_tw.errors import ByzpyTwError, errors_by_code
 from byzpy_tw.plugins import hookspecs, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +64,7 @@ class PagesTests(SynchronousTestCase):
 
     def test_every_error(self) -> None:
         """Each code has a section with its cause and what to do."""
-        for code, kind in by_code().items():
+        for code, kind in errors_by_code().items():
             section = PAGES["errors.md"].partition(f"\n## {code}\n")[2].partition("\n## ")[0]
             self.assertIn(f"`errors.{kind.__name__}`", section, code)
             self.assertIn("**What to do:** ", section, code)

@@ -12,17 +12,17 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.report.downsample import COLUMNS
-from byzpy_tw.report.history import SHOWN, STATES, History, state_of
-from byzpy_tw.report.html import asset, in_script, standalone
+from byzpy_tw.report.history import SHOWN, STATES, RoundHistory, refusal_state
+from byzpy_tw.report.html import read_asset, script_json, standalone_page
 from byzpy_tw.report.load import begin, read
-from byzpy_tw.report.page import REPORT, page_of, report
+from byzpy_tw.report.page import REPORT, render_report, report
 from byzpy_tw.rounds.round import Reason
-from tests.recorded_runs import HTML, record, records, refused, story
+from tests.recorded_runs import HTML, record, records, refused, run_report
 from tests.support import folder
 
 
-def history(rounds: int = 100, honest: int = 4, byzantine: int = 2) -> History:
-    return History(honest, byzantine, rounds)
+def history(rounds: int = 100, honest: int = 4, byzantine: int = 2) -> RoundHistory:
+    return RoundHistory(honest, byzantine, rounds)
 
 
 class HistoryTests(SynchronousTestCase):
@@ -42,13 +42,13 @@ class HistoryTests(SynchronousTestCase):
 
     def test_every_reason_has_a_state(self) -> None:
         """None of a node's ends is taken for another's; one of a later version is refused."""
-        found = {reason: STATES[state_of(reason.value)] for reason in Reason}
+        found = {reason: STATES[refusal_state(reason.value)] for reason in Reason}
         self.assertEqual(found[Reason.LATE], "late")
         self.assertEqual(found[Reason.LOST], "lost")
         self.assertEqual(found[Reason.PROBATION], "probation")
         rest = set(Reason) - {Reason.LATE, Reason.LOST, Reason.PROBATION}
         self.assertEqual({found[reason] for reason in rest}, {"refused"})
-        self.assertEqual(STATES[state_of("tired")], "refused")
+        self.assertEqual(STATES[refusal_state("tired")], "refused")
 
     def test_long_runs_are_bounded(self) -> None:
         """However many rounds, there are at most so many columns, and none is forgotten."""
@@ -169,13 +169,13 @@ class ConclusionTests(SynchronousTestCase):
 
     def test_how_it_ended(self) -> None:
         """A run that came to no good end says so, and why."""
-        told = story(rounds=3)
+        told = run_report(rounds=3)
         told.status, told.error = "paused", "round 3: 2 of n = 6 nodes failed."
         self.assertEqual(
             told.conclusion[-1],
             "The run paused after 3 of 3 rounds: round 3: 2 of n = 6 nodes failed.",
         )
-        empty = story(rounds=1)
+        empty = run_report(rounds=1)
         empty.history = history()
         empty.status, empty.error = "failed", None
         self.assertEqual(empty.conclusion, ["No round was completed.", "The run failed."])
@@ -184,7 +184,7 @@ class ConclusionTests(SynchronousTestCase):
 class StandaloneTests(SynchronousTestCase):
     def test_nothing_breaks_out(self) -> None:
         """Names with markup are JSON that holds no markup, and escaped where they are text."""
-        page = page_of([story(HTML)])
+        page = render_report([run_report(HTML)])
         self.assertNotIn("<img", page)
         self.assertEqual(page.count("<script"), 3)  # the data, and two of ours
         [data] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
@@ -193,13 +193,13 @@ class StandaloneTests(SynchronousTestCase):
     def test_in_script(self) -> None:
         """Whatever the text, no parser of HTML finds an end or a comment in it."""
         for text in ("</script>", "<!--", "]]>", "&lt;", "\u2028", "\ud800", '"\\'):
-            made = in_script({"name": text})
+            made = script_json({"name": text})
             self.assertNotRegex(made, "[<>&\u2028\ud800]")
             self.assertEqual(json.loads(made)["name"], text)
 
     def test_takes_nothing_from_a_network(self) -> None:
         """No address is in it, and its policy lets nothing in but what it holds."""
-        page = standalone("t", {"a": 1})
+        page = standalone_page("t", {"a": 1})
         self.assertIn("default-src 'none'; script-src 'sha256-", page)
         addresses = set(re.findall(r"https?://[^\s\"'<>)]+", page))
         self.assertEqual(addresses, {"http://www.w3.org/2000/svg"})  # a name, not a place
@@ -209,7 +209,7 @@ class StandaloneTests(SynchronousTestCase):
         """There is nothing in them that parses text as HTML or as code."""
         parsers = r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\("
         for name in ("draw.js", "run.js"):
-            self.assertNotRegex(asset(name), parsers)
+            self.assertNotRegex(read_asset(name), parsers)
 
 
 class ReadingTests(SynchronousTestCase):
@@ -243,12 +243,12 @@ class ReadingTests(SynchronousTestCase):
     def test_where_nodes_live(self) -> None:
         """At the start, and from each record on that says otherwise."""
         self.write("rounds.jsonl", record(0))
-        self.assertEqual([(p.name, p.nodes) for p in read(self.path).places],
+        self.assertEqual([(p.name, p.nodes) for p in read(self.path).servers],
                          [("tcp://a:1", [0, 1, 2, 3, 4, 5])])  # fmt: skip
         moved = record(1, placement={"tcp://b:1": [0, 1]}, events=["tcp://a:1 is lost"])
         self.write("rounds.jsonl", record(0), moved, record(2))
         told = read(self.path)
-        self.assertEqual([(p.name, p.nodes) for p in told.places], [("tcp://b:1", [0, 1])])
+        self.assertEqual([(p.name, p.nodes) for p in told.servers], [("tcp://b:1", [0, 1])])
         self.assertEqual(told.plain()["events"], [[1, "tcp://a:1 is lost"]])
 
     def test_damage_is_told(self) -> None:
@@ -277,7 +277,7 @@ class ReadingTests(SynchronousTestCase):
         self.write("result.json", '{"status": "finished", "best_accuracy": ' + "9" * 400 + "}")
         with self.assertRaisesRegex(RunDirectoryError, "result.json: a number of 400 digits"):
             read(self.path)
-        told = story(rounds=1)
+        told = run_report(rounds=1)
         told.result = {"best_accuracy": 10**400, "worst_accuracy": True, "seconds": 3}
         figures = told.plain()["figures"]
         self.assertEqual(

@@ -46,7 +46,7 @@ from byzpy_tw.server.limits import Limits
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool, SlowTransport
 from byzpy_tw.trainer import run, server_client
 from byzpy_tw.trainer.cluster import Cluster, Terms
-from byzpy_tw.trainer.collector import UNASKED, Collector
+from byzpy_tw.trainer.collector import MAX_UNREQUESTED, Collector
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.rounds import Rounds
 from byzpy_tw.trainer.server_client import ANSWER_SECONDS, MOST_UNREAD, RemoteServer, _Client
@@ -54,7 +54,7 @@ from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.trainer.training import Training
 from byzpy_tw.workers.environment import Environment, environment
 from byzpy_tw.workers.gradients import MicroBatches
-from byzpy_tw.workers.host import build, kept_of_one
+from byzpy_tw.workers.host import activation_bytes_per_example, build
 from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import SPEC, D, ServerCase, registry
 
@@ -215,7 +215,7 @@ class ShownTests(ServerCase):
 
 
 class LimitTests(ServerCase):
-    limits = Limits(data_mib=1, pieces=3000, working_mib=1, strangers=2, connections=3)
+    limits = Limits(data_mib=1, pieces=3000, working_mib=1, unauthenticated=2, connections=3)
 
     def test_data(self) -> None:
         """All datasets of a server together are bounded, and shared ones count once."""
@@ -247,15 +247,17 @@ class LimitTests(ServerCase):
 
     def test_strangers_take_no_room(self) -> None:
         """Peers that protected mode turns away cannot keep the others out."""
-        strangers = [self.dial("10.0.0.9", "10.0.0.1") for _ in range(4)]
-        self.assertEqual([s.open for s in strangers], [True, True, False, False])
+        unauthenticated = [self.dial("10.0.0.9", "10.0.0.1") for _ in range(4)]
+        self.assertEqual([s.open for s in unauthenticated], [True, True, False, False])
         self.assertEqual([self.dial().open for _ in range(4)], [True] * 3 + [False])
 
 
 class KeptTests(SynchronousTestCase):
     def test_counts_what_grows_with_examples(self) -> None:
         """Activations count, parameters do not."""
-        kept = kept_of_one(lambda: nn.Sequential(nn.Linear(1000, 8), nn.ReLU()), (1000,))
+        kept = activation_bytes_per_example(
+            lambda: nn.Sequential(nn.Linear(1000, 8), nn.ReLU()), (1000,)
+        )
         self.assertLess(4 * (1000 + 8), kept)
         self.assertLess(kept, 4 * 3 * (1000 + 8))
 
@@ -266,7 +268,7 @@ class KeptTests(SynchronousTestCase):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return x * x.sum().item()
 
-        self.assertEqual(kept_of_one(Odd, (3,)), 0)
+        self.assertEqual(activation_bytes_per_example(Odd, (3,)), 0)
 
 
 class _Offline(RemoteServer):
@@ -275,7 +277,7 @@ class _Offline(RemoteServer):
     second: LimitedAMP
 
     async def ask(self, command: Any, **arguments: Any) -> dict[str, Any]:
-        trial = build(SPEC, registry(), data_root=Path("/nonexistent")).tried.trial
+        trial = build(SPEC, registry(), data_root=Path("/nonexistent")).trial_outcome.trial
         return {"dimension": D, "digest": "x", "trial": trial.to_json(), "ticket": b"t"}
 
     async def _connect(self, protocol: Any) -> Any:
@@ -367,11 +369,11 @@ class CollectorTests(SynchronousTestCase):
         stale = Header(Kind.VECTOR, 0, 3, 0)
         for number in (1, 2):  # each round anew
             collector.begin(Round(number, 1, 1, 1))
-            for _ in range(UNASKED):
-                self.assertIsNone(collector.place(host, stale))
+            for _ in range(MAX_UNREQUESTED):
+                self.assertIsNone(collector.allocate(host, stale))
         with self.assertRaises(BadFrame):
-            for _ in range(UNASKED):
-                collector.place(host, stale)
+            for _ in range(MAX_UNREQUESTED):
+                collector.allocate(host, stale)
 
 
 class InProcessTests(SynchronousTestCase):
@@ -379,9 +381,9 @@ class InProcessTests(SynchronousTestCase):
         """Late nodes are given up as on a server, and write into no row afterwards."""
         pool = HandCrankedPool(eager=True)
         built = build(SPEC, registry(), data_root=Path("/nonexistent"))
-        mine: Any = None
+        expected: Any = None
         host = InProcessServer(
-            ClockReactor(), pool, 1, registry(), built.dataset, built.tried, mine
+            ClockReactor(), pool, 1, registry(), built.dataset, built.trial_outcome, expected
         )
         sink: Any = Collector(torch.zeros(4, D), ClockReactor(), pool)
         self.successResultOf(Deferred.fromCoroutine(host.open("r", SPEC, sink)))
@@ -425,12 +427,12 @@ class EndTests(SynchronousTestCase):
             RunDirectory.create(self.folder), Observers(registry()), 1, ClockReactor(), self.pool,
         )  # fmt: skip
         self.stuck = [_Stuck(), _Stuck()]
-        members = [ServerSlot("h", lambda: None) for _ in self.stuck]  # type: ignore
-        for member, host in zip(members, self.stuck):
-            member.host = host  # type: ignore[assignment]
+        slots = [ServerSlot("h", lambda: None) for _ in self.stuck]  # type: ignore
+        for slot, host in zip(slots, self.stuck):
+            slot.host = host  # type: ignore[assignment]
         terms: Any = Terms(config, registry(), "r", None, None, False)  # type: ignore
         collector: Any = None
-        self.training._fleet = Cluster(members, terms, [], collector, ClockReactor(), print)
+        self.training._cluster = Cluster(slots, terms, [], collector, ClockReactor(), print)
 
     def finish(self) -> Deferred:
         return Deferred.fromCoroutine(self.training.finish())
@@ -455,7 +457,7 @@ class EndTests(SynchronousTestCase):
         told: list[Any] = []
         self.patch(run, "report", told.append)
         reactor: Any = type("Reactor", (), {"stop": lambda self: None})()
-        ended = run.Program(reactor)
+        ended = run.ReactorProgram(reactor)
         ended._ended(Failure(RunDirectoryError("no space left")))
         self.assertEqual((ended.code, len(told)), (RunDirectoryError.exit_code, 1))
 
@@ -482,11 +484,11 @@ class PluginFailureTests(SynchronousTestCase):
         learner: Any = None
         rules = resolve_rules(self.config, registry())
         rules._attacks[1] = _Odd()
-        fleet: Any = None
-        rounds = Rounds(self.config, fleet, collector, learner, rules, ClockReactor(), pool, 1)
+        cluster: Any = None
+        rounds = Rounds(self.config, cluster, collector, learner, rules, ClockReactor(), pool, 1)
         round = Round(0, 3, 1, 1)
         for node in range(3):
-            round.accepted(node)
+            round.accept(node)
         self.assertRaises(BrokenPlugin, rounds._show, round, {}, 1)
 
     def test_a_rule_that_fails_in_its_own_way(self) -> None:
@@ -499,8 +501,8 @@ class PluginFailureTests(SynchronousTestCase):
 class EnvironmentTests(SynchronousTestCase):
     def test_words_that_would_steer_a_terminal(self) -> None:
         """A server's versions are shown to the user, so they are plain text."""
-        mine = environment(registry(), probe="p", device="cpu", threads=1)
-        told = json.loads(mine.to_json())
+        expected = environment(registry(), probe="p", device="cpu", threads=1)
+        told = json.loads(expected.to_json())
         for key, value in (("python", "3\x1b[2J"), ("plugins", {"a": "1\n2"})):
             with self.subTest(key):
                 self.assertRaises(

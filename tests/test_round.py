@@ -36,7 +36,7 @@ class RoundMachine(RuleBasedStateMachine):
 
     @rule(node=_NODES)
     def accept(self, node: int) -> None:
-        self.round.accepted(node)
+        self.round.accept(node)
         self.note(node, None)
 
     @rule(node=_NODES, reason=st.sampled_from(Reason))
@@ -46,7 +46,7 @@ class RoundMachine(RuleBasedStateMachine):
 
     @rule()
     def expire(self) -> None:
-        self.round.expired()
+        self.round.expire()
         for node in range(self.round.n):
             self.note(node, Reason.LATE)
 
@@ -56,9 +56,11 @@ class RoundMachine(RuleBasedStateMachine):
         assert {n: r.reason for n, r in round.refusals.items()} == {
             n: reason for n, reason in first.items() if reason is not None
         }
-        accepted = sorted(n for n, reason in first.items() if reason is None)
-        assert round.honest_accepted == tuple(n for n in accepted if n < round.honest)
-        assert [round.awaits(n) for n in range(round.n)] == [n not in first for n in range(round.n)]
+        accept = sorted(n for n, reason in first.items() if reason is None)
+        assert round.honest_accepted == tuple(n for n in accept if n < round.honest)
+        assert [round.is_awaited(n) for n in range(round.n)] == [
+            n not in first for n in range(round.n)
+        ]
         assert round.complete == (len(first) == round.n)
         assert round.honest_complete == all(n in first for n in range(round.honest))
 
@@ -78,7 +80,7 @@ class RoundMachine(RuleBasedStateMachine):
             assert f"{len(asked)} of n = {round.n}" in verdict.why
             assert f"f = {round.f}" in verdict.why
         else:
-            proven = sum(reason.proof for reason in refused.values())
+            proven = sum(reason.proves_fault for reason in refused.values())
             rows = tuple(sorted(set(range(round.n)) - set(refused)))
             assert verdict == Proceed(rows, round.f - proven)
 
@@ -96,7 +98,7 @@ class VerdictTests(SynchronousTestCase):
         for name, reason in refused.items():
             made.refused(int(name[1:]), reason)
         for node in range(n):
-            made.accepted(node)
+            made.accept(node)
         return made
 
     def test_proof_of_fault_lowers_f(self) -> None:
@@ -122,7 +124,7 @@ class VerdictTests(SynchronousTestCase):
     def test_f_stays_within_what_was_charged(self, n: int, f: int, reasons: list[Reason]) -> None:
         """The rule's f is never raised, and never lowered by more than was refused."""
         refused = {f"_{i}": reason for i, reason in enumerate(reasons[:n])}
-        proven = sum(reason.proof for reason in reasons[:n])
+        proven = sum(reason.proves_fault for reason in reasons[:n])
         verdict = self.round(n, f, **refused).verdict(needs(1))
         if isinstance(verdict, Proceed):
             self.assertLessEqual(len(refused), f)
@@ -138,7 +140,7 @@ class VerdictTests(SynchronousTestCase):
     def test_a_long_list_is_cut(self) -> None:
         """A thousand failures are still one line."""
         round = Round(0, 1000, 0, 1)
-        round.expired()
+        round.expire()
         self.assertIn("and 990 more", round.verdict(anything).why)
 
     def test_the_cause(self) -> None:
@@ -174,7 +176,7 @@ class VerdictTests(SynchronousTestCase):
             for node, (reason, detail) in refusals.items():
                 round.refused(node, reason, detail)
             for node in range(6):
-                round.accepted(node)
+                round.accept(node)
             verdict = round.verdict(anything)
             assert isinstance(verdict, Halt)
             self.assertIn(f"{len(refusals)} of n = 6 nodes failed", verdict.why)
@@ -190,8 +192,8 @@ class VerdictTests(SynchronousTestCase):
             round = Round(0, 3, 2, f, frozenset({4}))
             for node in range(3):
                 round.refused(node, Reason.FAILED, "ValueError: no")
-            round.unasked([3, 4], "no honest vector could be shown")
-            round.expired()
+            round.mark_unasked([3, 4], "no honest vector could be shown")
+            round.expire()
             self.assertEqual(round.refusals[3].reason, Reason.UNASKED)
             self.assertEqual(round.refusals[4].reason, Reason.PROBATION)
             verdict = round.verdict(anything)
@@ -217,7 +219,7 @@ class VerdictTests(SynchronousTestCase):
         self.assertFalse(round.diverged)  # one of three honest ones
         round.refused(2, Reason.NOT_FINITE)
         self.assertTrue(round.diverged)
-        round.expired()
+        round.expire()
         self.assertTrue(round.verdict(anything).diverged)
 
     def test_exactly_half_is_no_divergence(self) -> None:

@@ -67,7 +67,7 @@ class HelloTests(ServerCase):
         def broken() -> Environment:
             raise OSError("no memory left")
 
-        self.server._look_around = broken
+        self.server._detect_environment = broken
         for _ in range(2):
             error = self.assertRaises(ServerError, self.dial().hello)
             self.assertIn("no memory left", str(error))

@@ -8,15 +8,15 @@ import torch
 
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind
-from byzpy_tw.server.idle import LOOKS, PATIENCE
+from byzpy_tw.server.idle import CHECKS_PER_TIMEOUT, GRACE_FACTOR
 from tests.server_harness import D, ServerCase, Trainer
 
 
 class IdleCase(ServerCase):
     def pass_time(self, share: float, *trainers: Trainer, then: Any = lambda: None) -> None:
         """Let `share` of the idle time pass, a look at a time; after each do `then`."""
-        for _ in range(round(share * LOOKS)):
-            self.reactor.advance(self.limits.idle_seconds / LOOKS)
+        for _ in range(round(share * CHECKS_PER_TIMEOUT)):
+            self.reactor.advance(self.limits.idle_seconds / CHECKS_PER_TIMEOUT)
             then()
             for trainer in trainers:
                 trainer.pump.flush()
@@ -83,7 +83,7 @@ class NoHeartbeatTests(IdleCase):
     def test_with_runs(self) -> None:
         """It may be waiting for other servers, but not for ever."""
         trainer, stream = self.running()
-        self.pass_time(PATIENCE, trainer, stream)
+        self.pass_time(GRACE_FACTOR, trainer, stream)
         self.assertTrue(trainer.open)
         self.pass_time(0.5, trainer, stream)
         self.assertFalse(trainer.open or stream.open)
@@ -93,7 +93,7 @@ class NoHeartbeatTests(IdleCase):
         """It waits for us, or for a frame that is on its way."""
         trainer, stream = self.running()
         answer = trainer.compute(0, [0])
-        self.pass_time(3 * PATIENCE, trainer, stream)
+        self.pass_time(3 * GRACE_FACTOR, trainer, stream)
         stream.parameters(0, torch.zeros(D))
         trainer.pump.flush()
         self.assertEqual(answer, [{"failures": "{}"}])
@@ -152,7 +152,7 @@ class StandstillTests(IdleCase):
         run.stream.pauseProducing()  # as the transport of such a peer does
         stream.parameters(0, torch.zeros(D))
         trainer.compute(0, [0, 1])
-        self.assertTrue(run.within_a_frame)
+        self.assertTrue(run.mid_frame)
         self.pass_time(1.5, trainer, stream, then=lambda: trainer.ask(commands.Ping, token=1))
         self.assertFalse(stream.open)
         self.assertTrue(trainer.open)

@@ -14,8 +14,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from byzpy_tw.errors import LimitExceeded
-from byzpy_tw.kernels.memory import trim
-from byzpy_tw.server.service import SETTLING, ByzpyServer
+from byzpy_tw.kernels.memory import trim_heap
+from byzpy_tw.server.service import TRIM_DELAY, ByzpyServer
 from byzpy_tw.server.session import Session
 from byzpy_tw.workers.spec import RunSpec
 
@@ -48,24 +48,24 @@ class TidyTests(SynchronousTestCase):
     def test_once_for_runs_that_end_together(self) -> None:
         """A crowd that leaves costs one trim, and a quiet server none."""
         for _ in range(50):
-            self.server.tidy()
-        self.clock.advance(SETTLING)
-        self.assertEqual(self.pool.given, [trim])
-        self.clock.pump([SETTLING] * 50)
-        self.assertEqual(self.pool.given, [trim])
+            self.server.schedule_trim()
+        self.clock.advance(TRIM_DELAY)
+        self.assertEqual(self.pool.given, [trim_heap])
+        self.clock.pump([TRIM_DELAY] * 50)
+        self.assertEqual(self.pool.given, [trim_heap])
 
     def test_after_the_last_of_them(self) -> None:
         """A run that ends just before a trim has one after it, when it has let go."""
-        self.server.tidy()
-        self.clock.advance(SETTLING * 0.99)
-        self.server.tidy()
+        self.server.schedule_trim()
+        self.clock.advance(TRIM_DELAY * 0.99)
+        self.server.schedule_trim()
         ended = self.clock.seconds()
         trims: list[float] = []
         for _ in range(400):
             before = len(self.pool.given)
-            self.clock.advance(SETTLING / 100)
+            self.clock.advance(TRIM_DELAY / 100)
             trims += [self.clock.seconds()] * (len(self.pool.given) - before)
-        self.assertGreaterEqual(trims[-1] - ended, SETTLING)
+        self.assertGreaterEqual(trims[-1] - ended, TRIM_DELAY)
 
     def test_after_a_run_that_was_refused(self) -> None:
         """A run that fails while it is built may have read its data: that goes too."""
@@ -77,20 +77,20 @@ class TidyTests(SynchronousTestCase):
             """The server, but for its building."""
 
             def __init__(self, server: ByzpyServer) -> None:
-                self.build, self.tidy = build, server.tidy
+                self.build, self.schedule_trim = build, server.schedule_trim
                 self.limits, self.runs = server.limits, 0
-                self.supersede = server.supersede
+                self.take_over = server.take_over
 
         session = Session(Refusing(self.server))  # type: ignore[arg-type]
         self.failureResultOf(session.open_run("a", SPEC.to_json()), LimitExceeded)
-        self.clock.advance(SETTLING)
-        self.assertEqual(self.pool.given, [trim])
+        self.clock.advance(TRIM_DELAY)
+        self.assertEqual(self.pool.given, [trim_heap])
 
 
 ROUNDS = """
 import resource
-from byzpy_tw.kernels.memory import steady_heap
-steady_heap()
+from byzpy_tw.kernels.memory import configure_malloc
+configure_malloc()
 import torch
 
 def round():

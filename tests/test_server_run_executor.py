@@ -33,42 +33,42 @@ class LaneTests(SynchronousTestCase):
 
     def test_order_within_a_run(self) -> None:
         """A run's jobs are begun as they were handed in."""
-        lane = RunExecutor(self.pool, 1)
+        executor = RunExecutor(self.pool, 1)
         for i in range(5):
-            lane.submit(self.done.append, i)
+            executor.submit(self.done.append, i)
         self.pool.drain()
         self.assertEqual(self.done, [0, 1, 2, 3, 4])
 
     def test_outcomes(self) -> None:
         """Results and errors come back as from any executor."""
-        lane = RunExecutor(self.pool, 2)
-        good, bad = lane.submit(divmod, 7, 2), lane.submit(divmod, 7, 0)
+        executor = RunExecutor(self.pool, 2)
+        good, bad = executor.submit(divmod, 7, 2), executor.submit(divmod, 7, 0)
         self.pool.drain()
         self.assertEqual(good.result(0), (3, 1))
         self.assertRaises(ZeroDivisionError, bad.result, 0)
 
     def test_closing(self) -> None:
         """What had not begun is not done; its futures say so, and nothing more is taken."""
-        lane = RunExecutor(self.pool, 2)
-        futures = [lane.submit(self.job(str(i))) for i in range(5)]
-        lane.close()
+        executor = RunExecutor(self.pool, 2)
+        futures = [executor.submit(self.job(str(i))) for i in range(5)]
+        executor.close()
         self.pool.drain()
         self.assertEqual(self.done, ["0", "1"])  # the pool had those already
         self.assertEqual([f.cancelled() for f in futures], [False, False, True, True, True])
-        self.assertRaises(RuntimeError, lane.submit, self.job("more"))
+        self.assertRaises(RuntimeError, executor.submit, self.job("more"))
 
     def test_a_pool_that_was_shut_down(self) -> None:
         """Jobs that it does not take are cancelled."""
-        lane = RunExecutor(self.pool, 2)
+        executor = RunExecutor(self.pool, 2)
         self.pool.shutdown()
-        self.assertTrue(lane.submit(self.job("x")).cancelled())
+        self.assertTrue(executor.submit(self.job("x")).cancelled())
 
     def test_in_threads(self) -> None:
         """Every job is done once, and no more at a time than the lane is wide."""
         with ThreadPoolExecutor(4) as pool:
-            lane, gate = RunExecutor(pool, 2), Event()
-            held = [lane.submit(gate.wait, 10) for _ in range(2)]
-            rest = [lane.submit(int, str(i)) for i in range(200)]
+            executor, gate = RunExecutor(pool, 2), Event()
+            held = [executor.submit(gate.wait, 10) for _ in range(2)]
+            rest = [executor.submit(int, str(i)) for i in range(200)]
             other = RunExecutor(pool, 1).submit(int, "7")
             self.assertEqual(other.result(10), 7)
             self.assertFalse(any(f.done() for f in rest))

@@ -149,27 +149,27 @@ class BrokenTrainerTests(SynchronousTestCase):
     def test_a_vector_lost(self) -> None:
         """One that forgets a vector that came in time."""
 
-        def arrived(right: Any) -> Any:
+        def vector_received(right: Any) -> Any:
             def wrong(self: Any, host: Any, header: Any) -> None:
                 if (header.index, header.round) != (1, 1):
                     right(self, host, header)
 
             return wrong
 
-        self.change(Collector, "arrived", arrived)
+        self.change(Collector, "arrived", vector_received)
         self.assertCaught("and its good vector came at", map(patient, range(40)))
 
     def test_a_wrong_bit(self) -> None:
         """One that changes a vector on its way to the rule."""
 
-        def arrived(right: Any) -> Any:
+        def vector_received(right: Any) -> Any:
             def wrong(self: Any, host: Any, header: Any) -> None:
                 self._rows[header.index][0] *= 1.0000002
                 right(self, host, header)
 
             return wrong
 
-        self.change(Collector, "arrived", arrived)
+        self.change(Collector, "arrived", vector_received)
         self.assertCaught("is not what its server sent first", map(patient, range(10)))
 
     def test_a_step_too_many(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import TestCase
 
-from byzpy_tw.records.checkpoint import checkpoints
+from byzpy_tw.records.checkpoint import list_checkpoints
 from tests.support import (
     Process,
     Run,
@@ -134,7 +134,7 @@ class TrainerTests(SurvivalCase):
         training.signal(signal.SIGKILL)
         training.wait()
         self.assertFalse((path / "result.json").exists())
-        self.assertGreater(len(checkpoints(path)), 0)
+        self.assertGreater(len(list_checkpoints(path)), 0)
         run = resume(self, path)
         self.assertSame(run, 400)
         self.assertIn("going on with round", run.output)
@@ -151,7 +151,7 @@ class TrainerTests(SurvivalCase):
         self.assertEqual(training.wait(), 130, training.output)
         self.assertIn(f"--resume {path}", training.output)
         done = len((path / "rounds.jsonl").read_text().splitlines())
-        self.assertEqual(int(checkpoints(path)[0].name[-8:]), done)
+        self.assertEqual(int(list_checkpoints(path)[0].name[-8:]), done)
         hosts = ",".join(servers(self, 2))
         rounds = done + 30
         run = resume(self, path, "--remote-hosts", hosts, "--rounds", str(rounds))
@@ -169,7 +169,7 @@ class TrainerTests(SurvivalCase):
         self.assertEqual(refused.code, 2)
         self.assertIn("--lr 0.5 would make it another run", refused.output)
         self.assertSame(resume(self, path), 60)
-        self.assertEqual(checkpoints(path), [])
+        self.assertEqual(list_checkpoints(path), [])
 
 
 class NodesTests(SurvivalCase):

@@ -25,14 +25,14 @@ from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registration, hookimpl, load
 from byzpy_tw.sweep import findings, text
 from byzpy_tw.sweep import grid as grids
-from byzpy_tw.sweep.colours import colour, dark, luminance, terminal_colour
+from byzpy_tw.sweep.colours import colour, is_dark, luminance, terminal_colour
 from byzpy_tw.sweep.command import grid_of, jobs_for
 from byzpy_tw.sweep.display import Lines, Live
-from byzpy_tw.sweep.grid import Cell, Grid, command_of, defences_of, make_grid
+from byzpy_tw.sweep.grid import Cell, Grid, combine_chains, command_line, make_grid
 from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.resolve import keeping_data, versions
-from byzpy_tw.sweep.results import Outcome, read
-from byzpy_tw.sweep.scheduler import Lab
+from byzpy_tw.sweep.resolve import cache_datasets, versions
+from byzpy_tw.sweep.results import CellResult, read
+from byzpy_tw.sweep.scheduler import Sweep
 from tests.support import folder
 from tests.sweep_grids import digest, ended, grid, outcome
 
@@ -58,7 +58,7 @@ class GridTests(SynchronousTestCase):
     def test_preaggregators(self) -> None:
         """Each is put before each rule, ``none`` leaves a rule alone, nothing comes twice."""
         self.assertEqual(
-            defences_of(["mean", "arc|krum", "mean"], ["none", "nnm"]),
+            combine_chains(["mean", "arc|krum", "mean"], ["none", "nnm"]),
             ("mean", "nnm | mean", "arc | krum", "nnm | arc | krum"),
         )
 
@@ -169,7 +169,7 @@ class CommandTests(SynchronousTestCase):
         made = grid(defences=("nnm | arc | krum",), seeds=(7,), replacement=True, q=2, threads=1)
         for cell in made.cells:
             config = cell.trials[0].config
-            words = shlex.split(command_of(config))
+            words = shlex.split(command_line(config))
             self.assertEqual(words[:3], ["python", "-m", "byzpy_tw.train"])
             again = configuration(words[3:])
             self.assertEqual(again.bits, config.bits)
@@ -179,7 +179,7 @@ class CommandTests(SynchronousTestCase):
     def test_the_servers_that_were_used(self) -> None:
         """Are the ones that it names."""
         made = grid(remote_hosts=("tcp://a:1", "tcp://b:2"), keys="k.pem")
-        words = shlex.split(command_of(made.cells[0].trials[0].config))
+        words = shlex.split(command_line(made.cells[0].trials[0].config))
         self.assertIn("tcp://a:1,tcp://b:2", words)
         self.assertEqual(words[words.index("--keys") + 1], "k.pem")
 
@@ -207,7 +207,7 @@ class OptionTests(SynchronousTestCase):
 class DataTests(SynchronousTestCase):
     def test_is_read_once(self) -> None:
         """Every run of a lab has the same tensors, not copies of them."""
-        names = keeping_data(load(only=()))
+        names = cache_datasets(load(only=()))
         self.assertIs(names.make("dataset", "mnist5k"), names.make("dataset", "mnist5k"))
         small, large = (names.make("dataset", f"synthetic:n={n}") for n in (200, 400))
         self.assertIsNot(small, large)
@@ -321,13 +321,13 @@ class OutcomeTests(SynchronousTestCase):
             ended(cell.trials[0]),
             ended(cell.trials[1], None, status="diverged", error="x"),
         )
-        found = Outcome(cell=cell, ended=runs)
+        found = CellResult(cell=cell, ended=runs)
         self.assertEqual((found.status, found.value, found.why), ("diverged", 0.0, "x"))
-        failed = Outcome(cell=cell, failures=("BAD: no",))
+        failed = CellResult(cell=cell, failures=("BAD: no",))
         self.assertEqual((failed.status, failed.why, failed.value), ("failed", "BAD: no", None))
 
 
-def filled(made: Grid) -> list[Outcome]:
+def filled(made: Grid) -> list[CellResult]:
     """The mean collapses under the second attack; nothing else does."""
     return [
         outcome(cell, *(0.1 if (cell.row, cell.column) == (0, 1) else 0.9 for _ in cell.trials))
@@ -356,13 +356,13 @@ class TextTests(SynchronousTestCase):
         """Waiting, under way, impossible, diverged."""
         cell = grid().cells[0]
         no = attrs.evolve(cell, impossible="krum needs n > 2f + 2", trials=())
-        self.assertEqual(text.entry(Outcome(cell=cell))[0], ".")
-        self.assertEqual(text.entry(Outcome(cell=cell), progress="40%")[0], "40%")
-        self.assertEqual(text.entry(Outcome(cell=no))[0], "impossible")
+        self.assertEqual(text.entry(CellResult(cell=cell))[0], ".")
+        self.assertEqual(text.entry(CellResult(cell=cell), progress="40%")[0], "40%")
+        self.assertEqual(text.entry(CellResult(cell=no))[0], "impossible")
         gone = outcome(cell, 0.5, status="diverged")
         self.assertEqual(text.entry(gone)[0], "diverged")
         made = grid()
-        told = text.notes(made, [Outcome(cell=no), gone, *filled(made)[2:]])
+        told = text.notes(made, [CellResult(cell=no), gone, *filled(made)[2:]])
         self.assertIn("impossible: mean under none: krum needs n > 2f + 2", told)
 
     def test_sentences(self) -> None:
@@ -375,7 +375,7 @@ class TextTests(SynchronousTestCase):
                 "nnm | median has the best worst case: 90.0 % under none.",
             ],
         )
-        self.assertEqual(findings.sentences(made, [Outcome(cell=c) for c in made.cells]), [])
+        self.assertEqual(findings.sentences(made, [CellResult(cell=c) for c in made.cells]), [])
         gone = [outcome(cell, 0.5, status="diverged") for cell in made.cells]
         self.assertEqual(
             findings.sentences(made, gone)[0],
@@ -384,7 +384,7 @@ class TextTests(SynchronousTestCase):
 
     def test_who_was_left_out(self) -> None:
         """In a sentence, the honest node that suffered most by number."""
-        told = findings.explained(filled(grid())[0])
+        told = findings.exclusion_sentence(filled(grid())[0])
         self.assertEqual(
             told,
             "Byzantine nodes were left out in 100 % of the rounds, honest ones in 6 %; of the "
@@ -398,7 +398,7 @@ class ColourTests(SynchronousTestCase):
         values = [i / 100 for i in range(101)]
         for value in values:
             light = luminance(colour(value))
-            contrast = 1.05 / (light + 0.05) if dark(colour(value)) else (light + 0.05) / 0.05
+            contrast = 1.05 / (light + 0.05) if is_dark(colour(value)) else (light + 0.05) / 0.05
             self.assertGreaterEqual(contrast, 4.5, value)
         lights = [luminance(colour(value)) for value in values]
         self.assertEqual(lights, sorted(lights))
@@ -429,8 +429,8 @@ def screen(out: Terminal) -> list[str]:
 
 
 class DisplayTests(SynchronousTestCase):
-    def lab(self, made: Grid) -> Lab:
-        return Lab(made, folder(self), 1, load(only=()), None)
+    def lab(self, made: Grid) -> Sweep:
+        return Sweep(made, folder(self), 1, load(only=()), None)
 
     def test_live(self) -> None:
         """Each drawing takes the last one's place; what is said stays above it."""
@@ -548,7 +548,7 @@ class PageTests(SynchronousTestCase):
         outcomes = [
             outcome(cells[0], 0.1),
             outcome(cells[1], 0.9),
-            Outcome(cell=attrs.evolve(cells[2], impossible=HOSTILE)),
+            CellResult(cell=attrs.evolve(cells[2], impossible=HOSTILE)),
             outcome(cells[3], 0.9, status="paused", error=HOSTILE, digest=HOSTILE),
         ]
         found = outline(page(hostile, outcomes, Path(HOSTILE)))
@@ -559,14 +559,14 @@ class PageTests(SynchronousTestCase):
     def test_before_anything_has_run(self) -> None:
         """It is whole all the same."""
         made = grid()
-        found = outline(page(made, [Outcome(cell=cell) for cell in made.cells], Path("lab")))
+        found = outline(page(made, [CellResult(cell=cell) for cell in made.cells], Path("lab")))
         self.assertEqual(found.open, [])
 
     def test_template_is_data(self) -> None:
         """A dollar sign in a name is no placeholder."""
         made = grid()
         cells = [attrs.evolve(cell, missing="$table ${found}") for cell in made.cells]
-        content = page(made, [Outcome(cell=cell) for cell in cells], Path("lab"))
+        content = page(made, [CellResult(cell=cell) for cell in cells], Path("lab"))
         self.assertIn("$table ${found}", content)
 
 

@@ -18,11 +18,11 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from byzpy_tw.errors import ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
-from byzpy_tw.records.checkpoint import checkpoints
+from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep.command import grid_of, work
 from byzpy_tw.sweep.display import Lines
 from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.scheduler import Lab
+from byzpy_tw.sweep.scheduler import Sweep
 from tests.support import PATIENCE, Process, folder
 from tests.sweep_grids import grid
 from tests.test_sweep import filled
@@ -85,7 +85,7 @@ class RunTests(SynchronousTestCase):
         }  # fmt: skip
         attacks, defences = ["none", "sign-flip:scale=-5"], ["mean", "multi-krum", "bulyan"]
         names = load(only=())
-        lab = Lab(grid_of(given, attacks, defences, [42], names), where / "lab", 1, names, None)
+        lab = Sweep(grid_of(given, attacks, defences, [42], names), where / "lab", 1, names, None)
         lab.find()
         self.assertEqual(lab.before, 4)
 
@@ -113,19 +113,19 @@ class LeftTests(TestCase):
         made = grid_of({**SMALL, "rounds": 500}, ["none"], ["median"], [1], names)
         [trial] = made.cells[0].trials
         path = where / "cells" / trial.folder
-        running = Deferred.fromCoroutine(Lab(made, where, 1, watched, reactor).run())
+        running = Deferred.fromCoroutine(Sweep(made, where, 1, watched, reactor).run())
         await self.assertFailure(running, CancelledError)
         before = (path / "rounds.jsonl").read_bytes()
         self.assertIn(before.count(b"\n"), range(21, 500))
-        self.assertEqual(len(checkpoints(path)[:1]), 1)
+        self.assertEqual(len(list_checkpoints(path)[:1]), 1)
 
-        lab = Lab(made, where, 1, names, reactor)
+        lab = Sweep(made, where, 1, names, reactor)
         lab.find()
         await lab.run()
         self.assertEqual(lab.outcomes()[0].status, "finished")
         after = (path / "rounds.jsonl").read_bytes()
         self.assertEqual((after[: len(before)], after.count(b"\n")), (before, 500))
-        self.assertEqual(checkpoints(path), [])
+        self.assertEqual(list_checkpoints(path), [])
 
     async def test_damaged_ones_are_begun_anew(self) -> None:
         """Each says so, and ends as it did; one that is another run's says what to do."""
@@ -133,7 +133,7 @@ class LeftTests(TestCase):
         defences = ["mean", "median", "krum", "geometric-median", "trimmed-mean", "multi-krum"]
         given = {**SMALL, "checkpoint_interval": 2}  # so that there is more than nothing left
         made = grid_of(given, ["none"], defences, [1], names)
-        first = Lab(made, where, 1, names, reactor)
+        first = Sweep(made, where, 1, names, reactor)
         await first.run()
         self.assertEqual({o.status for o in first.outcomes()}, {"finished"})
         paths = [first.path(cell.trials[0]) for cell in made.cells]
@@ -147,7 +147,7 @@ class LeftTests(TestCase):
         (paths[4] / "config.json").write_text(foreign)
 
         said: list[str] = []
-        again = Lab(made, where, 1, names, reactor)
+        again = Sweep(made, where, 1, names, reactor)
         again.find()
         self.assertEqual(again.before, 1)
         again.display = Lines(again, said.append)
@@ -177,7 +177,7 @@ class LeftTests(TestCase):
         """Why there is none is on it."""
         where, names = folder(self), load(only=())
         made = grid_of(SMALL, ["none"], ["mean"], [1], names)
-        lab = Lab(made, where, 1, names, reactor)
+        lab = Sweep(made, where, 1, names, reactor)
         (where / "cells").mkdir()
         lab.path(made.cells[0].trials[0]).write_text("no folder")
         said: list[str] = []
@@ -194,7 +194,7 @@ class ServerTests(TestCase):
         where, names = folder(self), load(only=())
         given = {"remote_hosts": ("tcp://127.0.0.1:1",), "model": "logreg", "rounds": 2}
         made = grid_of(given, ["none", "ipm"], ["mean", "median"], [1], names)
-        lab = Lab(made, where, 1, names, reactor)
+        lab = Sweep(made, where, 1, names, reactor)
         with self.assertRaisesRegex(ServerUnreachable, "127.0.0.1:1"):
             await lab.run()
         self.assertEqual(len(list((where / "cells").iterdir())), 1)

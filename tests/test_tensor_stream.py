@@ -88,15 +88,15 @@ class StreamTests(SynchronousTestCase):
     def test_corked(self) -> None:
         """Frames sent in one block wait for its end, in order; one that ends it all is none."""
         pump = self.connect()
-        with self.left.stream.corked():
-            with self.left.stream.corked():
+        with self.left.stream.batch_writes():
+            with self.left.stream.batch_writes():
                 sent = [self.left.send(i, 5) for i in range(3)]
             self.assertEqual(self.left.stream.bytes_sent, 0)
         pump.flush()
         self.assertEqual([r for r, _ in self.right.inbox.frames], [0, 1, 2])
         for one in sent:
             self.successResultOf(one)
-        with self.left.stream.corked():
+        with self.left.stream.batch_writes():
             lost = self.left.send(3, 5)
             self.left.stream.hang_up("enough")
         self.assertIn("enough", str(self.failureResultOf(lost).value))

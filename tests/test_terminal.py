@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.output.jsonl import JsonLines
-from byzpy_tw.output.outputs import terminal_of
+from byzpy_tw.output.outputs import make_terminal_view
 from byzpy_tw.output.progress import ProgressBar
 from byzpy_tw.output.text import TextOutput
 from tests.recorded_runs import record, refused
@@ -110,5 +110,5 @@ class ChoiceTests(SynchronousTestCase):
             (Terminal(), {"json": True}, JsonLines), (io.StringIO(), {}, TextOutput),
             (None, {}, TextOutput),
         ):  # fmt: skip
-            chosen = terminal_of(RunConfig(in_process=True, **options), print, file)
+            chosen = make_terminal_view(RunConfig(in_process=True, **options), print, file)
             self.assertIsInstance(chosen, kind)

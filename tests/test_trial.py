@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import Registration, hookimpl, object_state
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, UnsuitableModel, WireError
-from byzpy_tw.plugin_code import untouched
+from byzpy_tw.plugin_code import write_guard
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.rounds.resolved_rules import resolve_rules
@@ -32,7 +32,7 @@ from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.host import build
-from byzpy_tw.workers.model_trial import Trial
+from byzpy_tw.workers.model_trial import TrialDigests
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 DATA = "synthetic:n=200,classes=4,features=9"
@@ -521,18 +521,18 @@ class ModelTests(SynchronousTestCase):
     def test_sound_models(self) -> None:
         """They are shared between threads as they are."""
         for model in (Plain, *SHARED):
-            self.assertFalse(self.host(model).tried.copied, model)
+            self.assertFalse(self.host(model).trial_outcome.copied, model)
 
     def test_not_a_number(self) -> None:
         """It is told as that, and not as randomness."""
-        (warning,) = self.host(NotANumber).tried.warnings
+        (warning,) = self.host(NotANumber).trial_outcome.warnings
         self.assertIn("not finite", warning)
 
     def test_models_that_keep_things(self) -> None:
         """They are copied for each call, and give the gradients that they should."""
         for model in COPIED:
             here = self.host(model)
-            self.assertTrue(here.tried.copied, model)
+            self.assertTrue(here.trial_outcome.copied, model)
             here.spawn(NodeSpec(node=0, shard=0))
             pool, found = HandCrankedPool(), []
             here.gradients(pool, [0], 0, found.extend)
@@ -617,14 +617,14 @@ class ComparedTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.names = names(habits=Models())
 
-    def trial(self, model: Any = Plain, **changed: Any) -> Trial:
+    def trial(self, model: Any = Plain, **changed: Any) -> TrialDigests:
         spec = evolve(SPEC, model=named("m", model), **changed)
-        return build(spec, self.names, data_root=None).tried.trial
+        return build(spec, self.names, data_root=None).trial_outcome.trial
 
     def test_equal(self) -> None:
         """Two processes of one code agree, and the answer survives its way."""
         mine = self.trial()
-        theirs = Trial.from_json(self.trial().to_json())
+        theirs = TrialDigests.from_json(self.trial().to_json())
         self.assertEqual(mine.differences(theirs, exact=True, local=False), [])
 
     def test_names_what_differs(self) -> None:
@@ -645,7 +645,7 @@ class ComparedTests(SynchronousTestCase):
         """Where bits may differ a thousandth is allowed, and no more."""
         mine = self.trial()
 
-        def scaled(by: float) -> Trial:
+        def scaled(by: float) -> TrialDigests:
             norms = tuple(by * norm for norm in mine.norms)
             return evolve(mine, gradient="0" * 64, norms=norms, loss=by * mine.loss)
 
@@ -667,7 +667,7 @@ class ComparedTests(SynchronousTestCase):
         good = self.trial().to_json()
         for text in ("", "[]", "{}", "null", good.replace("norms", "forms"), "[" * 5000,
                      good.replace('"loss": ', '"loss": "a", "x": ')):  # fmt: skip
-            self.assertRaises(WireError, Trial.from_json, text)
+            self.assertRaises(WireError, TrialDigests.from_json, text)
 
 
 # -- attacks
@@ -786,7 +786,7 @@ class AttackTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.names = names(habits=Attacks())
 
-    def tried(self, kind: Any) -> Any:
+    def trial_outcome(self, kind: Any) -> Any:
         make = partial(build_attack, self.names, named("a", kind), n=8, b=2, f=2)
         return try_attack(make, SPEC, 5000)
 
@@ -794,15 +794,15 @@ class AttackTests(SynchronousTestCase):
         """Sound ones pass; others are told with their name, the reason and the cure."""
         for kind, wrong in ATTACKS.items():
             if wrong is None:
-                self.tried(kind)
+                self.trial_outcome(kind)
                 continue
-            error = self.assertRaises(wrong[0], self.tried, kind)
+            error = self.assertRaises(wrong[0], self.trial_outcome, kind)
             self.assertIn(repr(named("a", kind)), str(error))
             self.assertIn(wrong[1], str(error))
 
     def test_memory_of_its_own(self) -> None:
         """An attack that uses a buffer on itself is copied, and its answer is nobody else's."""
-        found = self.tried(uses_a_buffer)
+        found = self.trial_outcome(uses_a_buffer)
         self.assertIsNotNone(found.copies)
         rows = torch.randn(6, 50)
         first = found(rows)
@@ -1042,7 +1042,7 @@ class RuleTests(SynchronousTestCase):
         """A vector that arrives while a plugin looks at the others is no writing of its own."""
         matrix = torch.zeros(3, 5)
         collector = Collector(matrix, ClockReactor(), HandCrankedPool())
-        with untouched("a plugin", matrix[:2]):
+        with write_guard("a plugin", matrix[:2]):
             collector._rows[2].copy_(torch.ones(5))
         self.assertTrue(torch.equal(matrix[2], torch.ones(5)))
 
@@ -1061,7 +1061,7 @@ class ServerTests(SynchronousTestCase):
         server.pool = pool = HandCrankedPool()
         done: list[int] = []
         for number in range(3):
-            server._one_by_one(int, str(number)).addCallback(done.append)
+            server._run_serially(int, str(number)).addCallback(done.append)
         for count in range(3):
             self.assertEqual(len(pool.waiting), 1)
             pool.turn()
@@ -1118,30 +1118,30 @@ class ObjectStateTests(SynchronousTestCase):
             (lambda: thing.array.__iadd__(1), "array", "memory"),
         ):
             before = object_state.snapshot(thing)
-            self.assertFalse(object_state.changes(before, object_state.snapshot(thing)))
+            self.assertFalse(object_state.compare_snapshots(before, object_state.snapshot(thing)))
             change()
-            found = object_state.changes(before, object_state.snapshot(thing))
+            found = object_state.compare_snapshots(before, object_state.snapshot(thing))
             self.assertIn(path, getattr(found, kind), (path, found))
 
     def test_a_digest_of_bits(self) -> None:
         """Equal for equal bits, another for a permutation, a sign, a shape or a dtype."""
         tensor = torch.arange(1000, dtype=torch.float32)
-        same = object_state.digest_of(tensor.clone())
-        self.assertEqual(object_state.digest_of(tensor), same)
+        same = object_state.tensor_digest(tensor.clone())
+        self.assertEqual(object_state.tensor_digest(tensor), same)
         for other in (tensor.flip(0), -tensor, tensor.view(10, 100), tensor.double(), tensor[:9]):
-            self.assertNotEqual(object_state.digest_of(other), same)
+            self.assertNotEqual(object_state.tensor_digest(other), same)
         nan = torch.full((3,), math.nan)
-        self.assertEqual(object_state.digest_of(nan), object_state.digest_of(nan.clone()))
+        self.assertEqual(object_state.tensor_digest(nan), object_state.tensor_digest(nan.clone()))
 
     def test_copies(self) -> None:
         """Copies share tensors and nothing else."""
         model = KeepsInAList(4, (9,))
-        copies = object_state.Copies(model)
+        copies = object_state.Copier(model)
         one, two = copies(), copies()
         self.assertIs(one.a.weight, model.a.weight)
         one.kept.append(1)
         self.assertEqual((two.kept, model.kept), ([], []))
         model.lock = threading.Lock()
-        self.assertIs(object_state.Copies(model)().lock, model.lock)
+        self.assertIs(object_state.Copier(model)().lock, model.lock)
         model.later = (number for number in range(3))
-        self.assertRaises(TypeError, object_state.Copies, model)
+        self.assertRaises(TypeError, object_state.Copier, model)

@@ -18,14 +18,14 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
-from byzpy_tw.audit.replay import AtOnce, replay_of
+from byzpy_tw.audit.replay import ImmediateExecutor, prepare_replay
 from byzpy_tw.audit.verify import Verification
-from byzpy_tw.config.run import RunConfig, digest_of
+from byzpy_tw.config.run import RunConfig, options_digest
 from byzpy_tw.plugins import load
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import to_json
 from byzpy_tw.records.recorded_run import read
-from byzpy_tw.vectors import narrowed, norm_of, sha256_of
+from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
 from tests.support import PATIENCE, folder
 
 SMALL = "--in-process --dataset synthetic --model mlp:hidden=8 --batch-size 16 --num-honest 6"
@@ -77,7 +77,7 @@ class VerifyCase(SynchronousTestCase):
         return path
 
     def verified(self, path: Path, start: int = 0) -> Verification:
-        verification = Verification(read(path), _registry(), AtOnce(), 1)
+        verification = Verification(read(path), _registry(), ImmediateExecutor(), 1)
         verification.run(start)
         return verification
 
@@ -108,7 +108,7 @@ class RecordTests(VerifyCase):
         """Each record has its digest, the first one what it is of; and what f the attack
         was told of."""
         records = read(self.run_of("refused")).records
-        self.assertEqual({r["bits"] for r in records}, {digest_of(records[0]["options"])})
+        self.assertEqual({r["bits"] for r in records}, {options_digest(records[0]["options"])})
         self.assertEqual([("options" in r) for r in records], [True] + [False] * 5)
         self.assertEqual({r["foreseen_f"] for r in records[:3]}, {2})
 
@@ -119,7 +119,7 @@ class HonestTests(VerifyCase):
         for name in RUNS:
             verification = self.verified(self.run_of(name))
             self.assertEqual((name, verification.problems), (name, []))
-            self.assertEqual(verification.spans, [(0, len(verification.left))])
+            self.assertEqual(verification.spans, [(0, len(verification.recorded_run))])
             self.assertTrue(verification.confirmed)
 
     def test_from_a_checkpoint(self) -> None:
@@ -127,7 +127,7 @@ class HonestTests(VerifyCase):
         for name, start in (("memory", 8), ("replay", 5)):
             verification = self.verified(self.run_of(name), start)
             self.assertEqual(verification.problems, [])
-            self.assertEqual(verification.spans, [(start, len(verification.left))])
+            self.assertEqual(verification.spans, [(start, len(verification.recorded_run))])
 
     def test_records_of_before(self) -> None:
         """Without digests, or what an attack foresaw, as far as possible: wholly."""
@@ -144,7 +144,7 @@ class HonestTests(VerifyCase):
         (path / "result.json").unlink()
         lines = (path / "rounds.jsonl").read_text().splitlines(keepends=True)
         (path / "rounds.jsonl").write_text("".join(lines[:3]) + lines[3][:50])
-        for kept in checkpoint.checkpoints(path):
+        for kept in checkpoint.list_checkpoints(path):
             kept.unlink()
         verification = self.verified(path)
         self.assertTrue(verification.confirmed)
@@ -155,7 +155,7 @@ class HonestTests(VerifyCase):
         """A run that was resumed with more --rounds has two digests, and is one run."""
         path = self.run_of("refused")
         options = {**read(path).records[0]["options"], "rounds": 4}
-        first = {"bits": digest_of(options), "options": options}
+        first = {"bits": options_digest(options), "options": options}
         later = {k: read(path).records[0][k] for k in ("bits", "options")}
         for number in range(4):
             self.spoil(path, number, lambda r: r.update(bits=first["bits"]))
@@ -258,7 +258,7 @@ class ChangedTests(VerifyCase):
         path = self.run_of("refused")
         lines = (path / "rounds.jsonl").read_text().splitlines(keepends=True)
         (path / "rounds.jsonl").write_text("".join(lines[:3]))
-        for kept in checkpoint.checkpoints(path):
+        for kept in checkpoint.list_checkpoints(path):
             kept.unlink()
         told = {"status": "diverged", "error": "why", "error_code": "DIVERGED", "rounds": 3}
         (path / "result.json").write_text(json.dumps(told))
@@ -326,11 +326,11 @@ class LyingTests(VerifyCase):
             in_process=True, dataset="synthetic", model="mlp:hidden=8", num_honest=4, rounds=6,
             aggregator="mean", attack="empire", batch_size=16,
         )  # fmt: skip
-        replay = replay_of(config, _registry(), path, AtOnce())
+        replay = prepare_replay(config, _registry(), path, ImmediateExecutor())
         state, lines = replay.first, []
         for number in range(config.rounds):
             rows = {
-                n: narrowed(g.vector, replay.wire).clone()
+                n: round_to_dtype(g.vector, replay.wire).clone()
                 for n, g in replay.gradients(state, range(4))
             }
             if number == at:

@@ -15,17 +15,17 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import CannotListen, ConfigError
-from byzpy_tw.output.live_page import Page
+from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.output.view import Views
-from byzpy_tw.output.web import Root, Web, _Few, _Request, _Site, endpoint
+from byzpy_tw.output.web import Root, Web, _Few, _Request, _Site, parse_endpoint
 from byzpy_tw.report.load import begin
 from byzpy_tw.report.model import ServerState
 from tests.recorded_runs import HTML, record, refused
 
 
-def page(clock: Any, name: str = "run") -> Page:
+def page(clock: Any, name: str = "run") -> LivePage:
     config = RunConfig(in_process=True, num_honest=4, num_byz=2, rounds=100)
-    return Page(begin(name, config.to_dict()), clock)
+    return LivePage(begin(name, config.to_dict()), clock)
 
 
 @define
@@ -217,11 +217,11 @@ class FollowingTests(Served):
 
     def test_where_nodes_live_now(self) -> None:
         """Whatever the fleet says at the moment of asking, not at the last round."""
-        places = [ServerState("tcp://a:1", [0, 1], True)]
-        self.page.watch(lambda: places)
+        servers = [ServerState("tcp://a:1", [0, 1], True)]
+        self.page.watch(lambda: servers)
         self.assertTrue(self.ask("/data.json").json["places"][0]["up"])
         self.clock.advance(1)
-        places[0] = ServerState("tcp://a:1", [], False)
+        servers[0] = ServerState("tcp://a:1", [], False)
         self.page.event("tcp://a:1 is lost: it was killed")
         told = self.ask("/data.json").json
         self.assertFalse(told["places"][0]["up"])
@@ -246,13 +246,13 @@ class FollowingTests(Served):
         self.page.round(record(1), 2)
         self.assertEqual(sys.getrefcount(first), before)
 
-        def places() -> list[ServerState]:
+        def servers() -> list[ServerState]:
             return [ServerState("a", [0])]
 
-        self.page.watch(places)
-        watched = sys.getrefcount(places)
+        self.page.watch(servers)
+        watched = sys.getrefcount(servers)
         self.page.over({"status": "finished", "error": None})
-        self.assertEqual(sys.getrefcount(places), watched - 1)
+        self.assertEqual(sys.getrefcount(servers), watched - 1)
         self.assertEqual(self.ask("/data.json").json["places"][0]["name"], "a")
 
     def test_a_resumed_run(self) -> None:
@@ -266,7 +266,7 @@ class FollowingTests(Served):
     def test_a_failing_guest(self) -> None:
         """A page with a bug does not end a run: it is logged, once."""
         views = Views(page(self.clock), [page(self.clock)])
-        views.guests[0].story = None  # type: ignore[attr-defined]
+        views.guests[0].run_report = None  # type: ignore[attr-defined]
         views.event("one")
         views.event("two")
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
@@ -275,35 +275,35 @@ class FollowingTests(Served):
 class EndTests(Served):
     def over(self) -> Deferred[None]:
         self.page.over({"status": "finished", "error": None, "seconds": 3.0})
-        return self.page.parting()
+        return self.page.wait_for_watchers()
 
     def test_nobody_watches(self) -> None:
         """Then the program ends at once."""
         self.successResultOf(self.over())
         self.ask("/data.json")
         self.clock.advance(10)  # that one is long gone
-        self.successResultOf(self.page.parting())
+        self.successResultOf(self.page.wait_for_watchers())
 
     def test_all_who_watch_are_told(self) -> None:
         """The end waits until each of them has asked once more."""
         self.ask("/data.json", port=1)
         self.ask("/data.json", port=2)
-        parting = self.over()
+        wait_for_watchers = self.over()
         self.assertEqual(self.ask("/data.json", port=1).json["status"], "finished")
-        self.assertNoResult(parting)
+        self.assertNoResult(wait_for_watchers)
         self.ask("/data.json", port=2)
-        self.assertNoResult(parting)  # until the answer is on its way
+        self.assertNoResult(wait_for_watchers)  # until the answer is on its way
         self.clock.advance(0)
-        self.successResultOf(parting)
+        self.successResultOf(wait_for_watchers)
 
     def test_but_not_for_long(self) -> None:
         """One that does not come back is waited for for seconds."""
         self.ask("/data.json", port=1)
-        parting = self.over()
+        wait_for_watchers = self.over()
         self.clock.advance(2.9)
-        self.assertNoResult(parting)
+        self.assertNoResult(wait_for_watchers)
         self.clock.advance(0.2)
-        self.successResultOf(parting)
+        self.successResultOf(wait_for_watchers)
         self.ask("/data.json", port=1)
 
 
@@ -355,13 +355,13 @@ class EndpointTests(SynchronousTestCase):
                      "tcp:1:interfaze=a", "ssl:443:privateKey=/nothing", "unix",
                      "fd:3"):  # fmt: skip
             with self.assertRaises(ConfigError) as caught:
-                endpoint(text, Clock())
+                parse_endpoint(text, Clock())
             self.assertIn(repr(text), str(caught.exception))
             self.assertIn("write --web tcp:8080:interface=127.0.0.1", str(caught.exception))
 
     def test_a_port_alone(self) -> None:
         """It is one of this machine only."""
-        self.assertEqual(endpoint("8080", Clock())._interface, "127.0.0.1")  # type: ignore
+        self.assertEqual(parse_endpoint("8080", Clock())._interface, "127.0.0.1")  # type: ignore
 
 
 class SocketTests(TestCase):

@@ -14,7 +14,7 @@ from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.vectors import narrowed
+from byzpy_tw.vectors import round_to_dtype
 from byzpy_tw.workers.spec import WIRE_DTYPES
 from tests.support import run_all, servers
 
@@ -30,7 +30,7 @@ class NarrowedTests(SynchronousTestCase):
         """And is the nearest number there is, or the largest."""
         dtype = getattr(torch, name)
         tensor = torch.tensor(values)
-        rounded = narrowed(tensor, dtype)
+        rounded = round_to_dtype(tensor, dtype)
         self.assertIs(rounded.dtype, dtype)
         self.assertTrue(torch.isfinite(rounded).all())
         most = torch.finfo(dtype).max
@@ -39,7 +39,7 @@ class NarrowedTests(SynchronousTestCase):
     def test_what_is_not_finite_stays_so(self) -> None:
         """A node whose numbers are not finite is found out all the same."""
         for name in NARROW:
-            rounded = narrowed(torch.tensor([math.inf, -math.inf, math.nan, 3e38, 1.0]),
+            rounded = round_to_dtype(torch.tensor([math.inf, -math.inf, math.nan, 3e38, 1.0]),
                                getattr(torch, name)).tolist()  # fmt: skip
             self.assertEqual(rounded[:2], [math.inf, -math.inf])
             self.assertTrue(math.isnan(rounded[2]))
@@ -49,33 +49,33 @@ class NarrowedTests(SynchronousTestCase):
     def test_nothing_to_do(self) -> None:
         """A float32 vector that travels as such is not copied."""
         tensor = torch.randn(5)
-        self.assertIs(narrowed(tensor, torch.float32), tensor)
+        self.assertIs(round_to_dtype(tensor, torch.float32), tensor)
 
     def test_frames(self) -> None:
         """Elements of each type arrive as they were."""
         for dtype in (getattr(torch, name) for name in WIRE_DTYPES):
             sent = torch.randn(7).to(dtype)
-            place = torch.empty(7, dtype=dtype)
+            allocate = torch.empty(7, dtype=dtype)
 
             class Receiver:
                 def frame_started(self, header: Header) -> torch.Tensor:
-                    return place
+                    return allocate
 
                 def frame_received(self, header: Header) -> None: ...
 
             header = Header(Kind.VECTOR, 1, 7, dtype=dtype)
             self.assertEqual(header.size, 7 * dtype.itemsize)
             FrameReader(Receiver(), 100).feed(header.pack() + bytes(bytes_of(sent)))
-            self.assertTrue(torch.equal(place, sent))
+            self.assertTrue(torch.equal(allocate, sent))
 
 
 class CollectorTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.pool = HandCrankedPool()
         self.collector = Collector(torch.zeros(2, 4), ClockReactor(), self.pool, torch.float16)
-        self.host = object()
+        self.server = object()
         for node in range(2):
-            self.collector.assign(node, self.host)
+            self.collector.assign(node, self.server)
         self.round = self.begin(0)
 
     def begin(self, number: int) -> Round:
@@ -85,11 +85,11 @@ class CollectorTests(SynchronousTestCase):
 
     def deliver(self, round: int, value: float, dtype: torch.dtype = torch.float16) -> None:
         header = Header(Kind.VECTOR, round, 4, 0, dtype)
-        place = self.collector.place(self.host, header)
-        if place is not None:
-            self.assertIs(place.dtype, torch.float16)
-            place.fill_(value)
-            self.collector.arrived(self.host, header)
+        allocate = self.collector.allocate(self.server, header)
+        if allocate is not None:
+            self.assertIs(allocate.dtype, torch.float16)
+            allocate.fill_(value)
+            self.collector.vector_received(self.server, header)
 
     def test_into_its_row(self) -> None:
         """Short ones at once, others by way of the pool."""

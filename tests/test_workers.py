@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.cli.train import configuration
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.kernels.cpu import device_of
+from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import load
 from byzpy_tw.protocol.frame_writer import FrameWriter
 from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind
@@ -64,12 +64,12 @@ class AimTests(SynchronousTestCase):
             rounds = Rounds(config, None, collector, None, rules, ClockReactor(), pool, 1)
             round = Round(0, 3, 2, 2)
             round.refused(0, Reason.NOT_FINITE)
-            round.accepted(1)
-            round.accepted(2)
+            round.accept(1)
+            round.accept(2)
             self.assertEqual(round.likely_budget(rules.aggregation.computable), 1)
             shown = rounds._show(round, {}, 1)
             self.assertEqual(shown["strength"].shape, (1,))
-            aimed = rules.attack_on(1).aggregator
+            aimed = rules.attack_with_budget(1).aggregator
             self.assertEqual(getattr(aimed, "pipeline", aimed).f, 1)
 
 
@@ -124,12 +124,12 @@ class TogetherTests(SynchronousTestCase):
 
     def test_large_ones_are_jobs_by_themselves(self) -> None:
         """How many share a job depends on how long one has taken, nothing else."""
-        self.assertEqual(self.host.together, 1)  # nobody knows yet
+        self.assertEqual(self.host.group_size, 1)  # nobody knows yet
         self.gradients(0)
         self.assertLess(self.host.cost, 1.0)
         for cost, count in ((0.00001, 16), (0.0006, 13), (0.0009, 8), (0.001, 1), (3.0, 1)):
             self.host.cost = cost
-            self.assertEqual(self.host.together, count)
+            self.assertEqual(self.host.group_size, count)
 
     def test_gradients_that_are_not_contiguous(self) -> None:
         """Of parameters that a model stacks, autograd hands out every other number."""
@@ -168,7 +168,7 @@ class TogetherTests(SynchronousTestCase):
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
         answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
         line = emit.__code__.co_firstlineno + 2
-        told = f"ValueError: only this one (test_nodes.py, line {line})"
+        told = f"ValueError: only this one (test_workers.py, line {line})"
         self.assertEqual(self.successResultOf(answer), {1: told})
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
@@ -237,12 +237,14 @@ class DeviceTests(SynchronousTestCase):
     def test_auto_is_what_there_is(self) -> None:
         """``auto`` is a device of this machine, for nodes as for the trainer."""
         there = "cuda" if torch.cuda.is_available() else "cpu"
-        self.assertEqual(device_of("auto").type, there)
+        self.assertEqual(resolve_device("auto").type, there)
         self.assertEqual(host(device="auto").parameters.device.type, there)
 
     def test_what_there_is_not(self) -> None:
         """``cuda`` on a machine without it is told with the way out."""
         if torch.cuda.is_available():
-            self.assertEqual(device_of("cuda").type, "cuda")
+            self.assertEqual(resolve_device("cuda").type, "cuda")
         else:
-            self.assertIn("use cpu or auto", str(self.assertRaises(ConfigError, device_of, "cuda")))
+            self.assertIn(
+                "use cpu or auto", str(self.assertRaises(ConfigError, resolve_device, "cuda"))
+            )

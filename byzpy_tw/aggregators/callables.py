@@ -12,7 +12,7 @@ from torch import Tensor
 
 from byzpy_tw.aggregators.rule import Outcome, State, check
 from byzpy_tw.errors import BadRuleOutput
-from byzpy_tw.plugin_code import untouched
+from byzpy_tw.plugin_code import write_guard
 from byzpy_tw.seeds import Context
 
 
@@ -36,13 +36,13 @@ def run_preaggregator(
 
 def _call(rule: Callable[..., Any], matrix: Tensor, context: Context | None, state: State) -> Any:
     check(rule, matrix.shape[0])
-    own = None if state is None else {key: _copied(value) for key, value in state.items()}
-    with untouched(_name(rule), matrix):
-        answer = rule(matrix, **taken(rule, {"context": context, "state": own}))
+    own = None if state is None else {key: _copy(value) for key, value in state.items()}
+    with write_guard(_name(rule), matrix):
+        answer = rule(matrix, **supported_arguments(rule, {"context": context, "state": own}))
     if state is not None and own is not None:
         state.clear()
         # What is remembered must not change with the rows of the next round.
-        state.update({k: _apart(value, matrix) for k, value in own.items()})
+        state.update({k: _detach_from(value, matrix) for k, value in own.items()})
     return answer
 
 
@@ -50,23 +50,23 @@ def _name(rule: Callable[..., Any]) -> str:
     return getattr(rule, "__name__", type(rule).__name__)
 
 
-def _copied(value: Any) -> Any:
+def _copy(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
-def _apart(value: Any, matrix: Tensor) -> Any:
+def _detach_from(value: Any, matrix: Tensor) -> Any:
     """`value` in memory of its own, if it is or holds a tensor that lies in that of `matrix`."""
     if isinstance(value, dict):
-        return {key: _apart(item, matrix) for key, item in value.items()}
+        return {key: _detach_from(item, matrix) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)([_apart(item, matrix) for item in value])
+        return type(value)([_detach_from(item, matrix) for item in value])
     if not isinstance(value, Tensor) or value.layout is not torch.strided:
         return value
     same = value.untyped_storage().data_ptr() == matrix.untyped_storage().data_ptr()
     return value.clone() if same else value
 
 
-def taken(call: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+def supported_arguments(call: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
     """Those of the keyword arguments `offered` that `call` takes."""
     try:
         parameters = inspect.signature(call).parameters.values()

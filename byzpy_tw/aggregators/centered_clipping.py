@@ -85,11 +85,11 @@ class CenteredClipping:
         self, points: Points, *, context: Context | None = None, state: State = None
     ) -> Outcome:
         if self.init == "median":
-            points = points.anchored(select.median(points))
+            points = points.with_anchor(select.median(points))
         weights = self.weights(points.gram, context=context, state=state)
-        vector = points.combined(weights)
+        vector = points.combine(weights)
         if points.anchor is not None:
             vector.add_(points.anchor, alpha=1 - float(weights.sum()))
         if self.init == "previous" and state is not None:
             state["previous"] = vector.clone()
-        return Outcome(vector, points.over_rows(weights))
+        return Outcome(vector, points.row_weights(weights))

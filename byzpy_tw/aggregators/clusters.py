@@ -64,10 +64,10 @@ class SignGuard:
         ordinary = (norms >= self.low * middle) & (norms <= self.high * middle)
         shares = select.sign_counts(points) / points.matrix.shape[1]
         alike = torch.zeros(points.size, dtype=torch.bool)
-        alike[largest(mean_shift(shares.numpy()))] = True
+        alike[largest_cluster(mean_shift(shares.numpy()))] = True
         chosen = ordinary & alike if (ordinary & alike).any() else alike
         weights = torch.where(chosen, _clip(norms, middle), 0.0) / chosen.sum()
-        return Outcome(points.combined(weights), points.over_rows(weights))
+        return Outcome(points.combine(weights), points.row_weights(weights))
 
 
 @frozen(kw_only=True)
@@ -111,7 +111,7 @@ class ClippedClustering:
         products = (squares[:, None] + squares - gram.squared) / 2
         lengths = torch.outer(norms, norms)
         cosine = torch.where(lengths > 0, products / lengths, 0.0).clamp_(-1, 1)
-        members = largest(two_clusters((1 - cosine).numpy()))
+        members = largest_cluster(two_clusters((1 - cosine).numpy()))
         weights = torch.zeros(gram.size, dtype=torch.float64)
         weights[members] = _clip(norms, tau)[members] / len(members)
         return weights
@@ -126,7 +126,7 @@ def _clip(norms: Tensor, limit: float) -> Tensor:
     return torch.where(norms > limit, limit / norms, 1.0)
 
 
-def largest(clusters: list[list[int]]) -> list[int]:
+def largest_cluster(clusters: list[list[int]]) -> list[int]:
     """The cluster with most members; of several, the one with the lowest of all."""
     return min(clusters, key=lambda members: (-len(members), members[0]))
 

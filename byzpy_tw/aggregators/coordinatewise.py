@@ -150,4 +150,4 @@ class SignMajority:
     def outcome(
         self, points: Points, *, context: Context | None = None, state: State = None
     ) -> Outcome:
-        return Outcome(select.sign_of_signs(points))
+        return Outcome(select.sign_of_sign_sum(points))

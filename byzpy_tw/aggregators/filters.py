@@ -11,7 +11,7 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.fields import budget, number, whole
-from byzpy_tw.aggregators.krum import best
+from byzpy_tw.aggregators.krum import lowest_scores
 from byzpy_tw.aggregators.rule import (
     ALL_LAWS,
     Outcome,
@@ -24,8 +24,8 @@ from byzpy_tw.aggregators.rule import (
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.seeds import Context
 
-PATIENCE = 300  # steps
-PROGRESS = 1e-6  # of one row's weight a step
+MAX_STEPS = 300  # steps
+MIN_PROGRESS = 1e-6  # of one row's weight a step
 
 
 @frozen(kw_only=True)
@@ -69,7 +69,7 @@ class CAF:
         # A row far out that has no weight left still sets the measure, and can slow the
         # rest down without end.  Then it no longer does, and each step drops a row.
         patient = True
-        for step in range(PATIENCE + n):
+        for step in range(MAX_STEPS + n):
             total = mass.sum()
             if total <= n - 2 * self.f:
                 break
@@ -77,15 +77,17 @@ class CAF:
             along = np.einsum("ij,j->i", inner, at)
             off = inner - along[:, None] - along + (along * at).sum()
             root = np.sqrt(at)
-            top, vector = _top(torch.from_numpy(off * root * root[:, None]), self.power_iterations)
+            top, vector = _top_eigenpair(
+                torch.from_numpy(off * root * root[:, None]), self.power_iterations
+            )
             if top < least:
                 least, centre = top, at
             out = np.einsum("ij,j->i", off, root * vector.numpy()) ** 2
             most = out.max()
             lowered = mass * (1 - out / most) if most > 0 else mass
-            if patient and not total - lowered.sum() > PROGRESS:
+            if patient and not total - lowered.sum() > MIN_PROGRESS:
                 patient = False
-            if step >= PATIENCE or not patient:
+            if step >= MAX_STEPS or not patient:
                 most = out[mass > 0].max()
                 if not (top > 0 and most > 0):
                     break  # nothing is left to tell the rows apart by
@@ -94,7 +96,7 @@ class CAF:
         return torch.from_numpy(centre)
 
 
-def _top(matrix: Tensor, power_iterations: int | None) -> tuple[float, Tensor]:
+def _top_eigenpair(matrix: Tensor, power_iterations: int | None) -> tuple[float, Tensor]:
     """The largest eigenvalue of a positive semidefinite matrix, and its vector."""
     if power_iterations is None:
         values, vectors = torch.linalg.eigh(matrix)
@@ -167,8 +169,8 @@ class DnC:
             # Twice, for rows that are near each other and far from zero.
             some -= some.mean(dim=0)
             some -= some.mean(dim=0)
-            _, along = _top(some @ some.T, None)
-            last = best(along.square(), n - self._drop).tolist()
+            _, along = _top_eigenpair(some @ some.T, None)
+            last = lowest_scores(along.square(), n - self._drop).tolist()
             kept &= set(last)
         weights = uniform(n, sorted(kept or last))
-        return Outcome(points.combined(weights), points.over_rows(weights))
+        return Outcome(points.combine(weights), points.row_weights(weights))

@@ -86,18 +86,20 @@ class GeometricMedian:
             return uniform(n, [central])  # over half of the rows are this one
         kept = [*range(n), n + 1]  # the rows and the origin
         inner = gram.whole.numpy().take(kept, axis=0).take(kept, axis=1)
-        space = _Space(_from(inner, central), n, SMOOTHING * scale if self.nu is None else self.nu)
+        space = _Space(
+            _relative_to(inner, central), n, SMOOTHING * scale if self.nu is None else self.nu
+        )
         start = np.zeros(n + 1)
         if self.init == "zero":
             start[n] = 1
         else:
             start[:n] = 1 / n
         short = self.tol * max(scale, space.nu)
-        found = _minimise(space, start, self.max_iter, short, exact=self.nu is None)
+        found = _minimize(space, start, self.max_iter, short, exact=self.nu is None)
         return torch.from_numpy(found[:n].copy())
 
 
-def _from(inner: np.ndarray, point: int) -> np.ndarray:
+def _relative_to(inner: np.ndarray, point: int) -> np.ndarray:
     """The inner products, as seen from one of the points.
 
     From afar each short step would be lost in the rounding of long ones.
@@ -107,7 +109,7 @@ def _from(inner: np.ndarray, point: int) -> np.ndarray:
 
 
 @frozen(eq=False)
-class _Place:
+class _Point:
     """A point of a `_Space`, and what it looks like from there."""
 
     at: np.ndarray  # (n + 1,) weights
@@ -131,13 +133,13 @@ class _Space:
     def along(self, at: np.ndarray) -> np.ndarray:
         return np.einsum("ij,j->i", self.inner, at)
 
-    def place(self, at: np.ndarray) -> _Place:
+    def place(self, at: np.ndarray) -> _Point:
         along = self.along(at)
         square = float((along * at).sum())
         squared = self.lengths - 2 * along[: self.n] + square
-        return _Place(at, along, square, np.sqrt(np.maximum(squared, 0)))
+        return _Point(at, along, square, np.sqrt(np.maximum(squared, 0)))
 
-    def row(self, row: int) -> _Place:
+    def row(self, row: int) -> _Point:
         at = np.zeros(self.n + 1)
         at[row] = 1
         return self.place(at)
@@ -150,7 +152,7 @@ class _Space:
     def length(self, difference: np.ndarray) -> float:
         return sqrt(max(0.0, float((difference * self.along(difference)).sum())))
 
-    def cost(self, place: _Place) -> float:
+    def cost(self, place: _Point) -> float:
         """The sum of distances, each rounded off to a parabola below nu."""
         away = place.away
         near = away < self.nu
@@ -158,14 +160,14 @@ class _Space:
             return float(away.sum())
         return float(np.where(near, (away * away / self.nu + self.nu) / 2, away).sum())
 
-    def weiszfeld(self, place: _Place) -> np.ndarray:
+    def weiszfeld(self, place: _Point) -> np.ndarray:
         pull = 1 / np.maximum(place.away, self.nu)
         step = np.zeros(self.n + 1)
         step[: self.n] = pull / pull.sum()
         return step
 
     @np.errstate(all="ignore")  # what is not finite is no step
-    def newton(self, place: _Place) -> np.ndarray | None:
+    def newton(self, place: _Point) -> np.ndarray | None:
         """Newton's step, as a change of weights.
 
         With z_i = row_i - at, a = 1 / distance and b = a^3 (0 below nu) the second
@@ -178,7 +180,7 @@ class _Space:
         bend = np.where(away > self.nu, pull * pull * pull, 0.0)
         system = -bend[:, None] * products
         system.flat[:: n + 1] += pull.sum()
-        change = _solved(system, pull)
+        change = _solve(system, pull)
         if change is None or not np.isfinite(change).all():
             return None
         step = -change.sum() * place.at
@@ -186,7 +188,7 @@ class _Space:
         return step
 
 
-def _solved(system: np.ndarray, right: np.ndarray) -> np.ndarray | None:
+def _solve(system: np.ndarray, right: np.ndarray) -> np.ndarray | None:
     """What the ``(n, n)`` system takes to `right`; None where it is singular."""
     if len(right) <= FEW:
         try:
@@ -197,21 +199,21 @@ def _solved(system: np.ndarray, right: np.ndarray) -> np.ndarray | None:
     return None if int(trouble) else solved.numpy()
 
 
-def _minimise(
+def _minimize(
     space: _Space, start: np.ndarray, max_iter: int, short: float, *, exact: bool
 ) -> np.ndarray:
     here = space.place(start)
     for step in range(max_iter):
         new = None
         if step > PLAIN_STEPS:
-            new = _lower(space, here, short)
+            new = _newton_point(space, here, short)
         if new is None and step >= PLAIN_STEPS and exact:
             row = space.row(int(here.away.argmin()))
-            new = _way_out(space, row, here)
+            new = _leave_row(space, row, here)
             if new is row:
                 return row.at
         if new is None and step == PLAIN_STEPS:
-            new = _lower(space, here, short)
+            new = _newton_point(space, here, short)
         if new is None:
             new = space.place(space.weiszfeld(here))
         moved = space.length(new.at - here.at)
@@ -221,11 +223,11 @@ def _minimise(
     if exact and float(here.away.min()) <= space.nu:
         # Smoothing keeps it off a row by up to nu; which is it?
         row = space.row(int(here.away.argmin()))
-        return row.at if _way_out(space, row, here) is row else here.at
+        return row.at if _leave_row(space, row, here) is row else here.at
     return here.at
 
 
-def _lower(space: _Space, here: _Place, short: float) -> _Place | None:
+def _newton_point(space: _Space, here: _Point, short: float) -> _Point | None:
     """Where Newton's step leads, if that is lower but for rounding; or a half, or a quarter."""
     step = space.newton(here)
     if step is None:
@@ -240,7 +242,7 @@ def _lower(space: _Space, here: _Place, short: float) -> _Place | None:
     return None
 
 
-def _way_out(space: _Space, row: _Place, here: _Place) -> _Place | None:
+def _leave_row(space: _Space, row: _Point, here: _Point) -> _Point | None:
     """`row` itself where it is the minimum; else a point below it, if below here as well."""
     n = space.n
     equal = row.away <= space.nu

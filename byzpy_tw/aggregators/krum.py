@@ -18,8 +18,8 @@ from byzpy_tw.aggregators.rule import (
     promises,
     uniform,
 )
-from byzpy_tw.kernels.distances import ascending
-from byzpy_tw.kernels.parallel import in_order
+from byzpy_tw.kernels.distances import sort_rows
+from byzpy_tw.kernels.parallel import map_in_order
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
 
@@ -32,12 +32,12 @@ def scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
     def summed(block: int) -> Tensor:
         apart = gram.distances_of(slice(block * size, (block + 1) * size))
         # Column 0 of the sorted distances is the zero to the point itself.
-        return ascending(apart)[:, 1 : closest + 1].sum(dim=1)
+        return sort_rows(apart)[:, 1 : closest + 1].sum(dim=1)
 
-    return torch.cat(in_order(lambda: summed, ceil(gram.size / size)))
+    return torch.cat(map_in_order(lambda: summed, ceil(gram.size / size)))
 
 
-def best(scores: Tensor, q: int) -> Tensor:
+def lowest_scores(scores: Tensor, q: int) -> Tensor:
     """The indices of the `q` lowest scores; of equal ones, the lowest indices."""
     return scores.sort(stable=True).indices[:q]
 
@@ -87,7 +87,7 @@ class Krum:
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         found = scores(gram, _closest(self, gram.size), self.chunk_size)
-        return uniform(gram.size, best(found, 1))
+        return uniform(gram.size, lowest_scores(found, 1))
 
 
 @frozen(kw_only=True)
@@ -124,4 +124,4 @@ class MultiKrum:
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         q = max(1, gram.size - self.f - 1) if self.q is None else self.q
         found = scores(gram, _closest(self, gram.size), self.chunk_size)
-        return uniform(gram.size, best(found, q))
+        return uniform(gram.size, lowest_scores(found, q))

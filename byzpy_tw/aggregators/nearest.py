@@ -8,7 +8,7 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.fields import budget, whole
-from byzpy_tw.aggregators.krum import best
+from byzpy_tw.aggregators.krum import lowest_scores
 from byzpy_tw.aggregators.rule import (
     EQUAL_ROWS,
     PERMUTATION,
@@ -64,7 +64,7 @@ class MoNNA:
         row = nodes.index(self.reference)
         away = gram.squared_from(row).clone()
         away[row] = -1  # itself first, whatever equals it
-        return uniform(n, best(away, n - self.f))
+        return uniform(n, lowest_scores(away, n - self.f))
 
 
 @frozen(kw_only=True)
@@ -90,4 +90,4 @@ class CGE:
         return promises("cge", "n > 2f", n > 2 * self.f, n, self.f)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        return uniform(gram.size, best(gram.norms, gram.size - self.f))
+        return uniform(gram.size, lowest_scores(gram.norms, gram.size - self.f))

@@ -17,17 +17,17 @@ from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
 from byzpy_tw.aggregators.rule import (
     Outcome,
     State,
-    accepted,
     anchor_of,
+    apply_preaggregator,
     check,
-    lowered,
+    check_weights,
+    compute_outcome,
+    drop_refused_rows,
     multiplies,
-    outcome_of,
-    preaggregated,
-    sound,
+    with_reduced_budget,
 )
 from byzpy_tw.errors import BadRuleOutput, TooManyByzantine
-from byzpy_tw.kernels.parallel import alone
+from byzpy_tw.kernels.parallel import run_single_threaded
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import Vectors, as_matrix
@@ -81,18 +81,18 @@ class Pipeline:
         def work() -> Tensor:
             # The inner products tell who is refused, where any rule will ask for them.
             asks = any(map(multiplies, self._rules))
-            points, context_, dropped = accepted(
+            points, context_, dropped = drop_refused_rows(
                 self._points(matrix, state), self.f, context, geometric=asks
             )
-            return self._lowered(dropped)._run(points, context_, state).vector
+            return self._with_reduced_budget(dropped)._run(points, context_, state).vector
 
-        return back(alone(work))
+        return back(run_single_threaded(work))
 
     def outcome(
         self, matrix: Tensor, *, context: Context | None = None, state: State = None
     ) -> Outcome:
         """The chain's vector and each row's weight in it, for rows known to be finite."""
-        return alone(lambda: self._run(self._points(matrix, state), context, state))
+        return run_single_threaded(lambda: self._run(self._points(matrix, state), context, state))
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         """``(n,)`` float64 weights of a `geometric` chain, from inner products."""
@@ -101,12 +101,12 @@ class Pipeline:
             check(rule, gram.size)
             with _Memory(state, key) as memory:
                 mix = rule.matrix(gram, context=context, state=memory)
-            mix = sound(rule, mix, (0, gram.size))
+            mix = check_weights(rule, mix, (0, gram.size))
             gram, whole = gram.mapped(mix), mix if whole is None else mix @ whole
         check(self.aggregator, gram.size)
         with _Memory(state, "aggregator") as memory:
             weights = self.aggregator.weights(gram, context=context, state=memory)
-        weights = sound(self.aggregator, weights, (gram.size,))
+        weights = check_weights(self.aggregator, weights, (gram.size,))
         return weights if whole is None else weights @ whole
 
     def computable(self, n: int) -> str | None:
@@ -171,13 +171,13 @@ class Pipeline:
     def _points(self, matrix: Tensor, state: State) -> Points:
         return Points(matrix, anchor=self.anchor(state))
 
-    def _lowered(self, dropped: int) -> Pipeline:
+    def _with_reduced_budget(self, dropped: int) -> Pipeline:
         if not dropped:
             return self
         return attrs.evolve(
             self,
-            pre=tuple(lowered(rule, dropped) for rule in self.pre),
-            aggregator=lowered(self.aggregator, dropped),
+            pre=tuple(with_reduced_budget(rule, dropped) for rule in self.pre),
+            aggregator=with_reduced_budget(self.aggregator, dropped),
         )
 
     def _run(self, points: Points, context: Context | None, state: State) -> Outcome:
@@ -188,18 +188,18 @@ class Pipeline:
         for key, rule in self._stages[:-1]:
             with _Memory(state, key) as memory:
                 if hasattr(rule, "matrix"):
-                    points = preaggregated(rule, points, context=context, state=memory)
+                    points = apply_preaggregator(rule, points, context=context, state=memory)
                 else:
                     rows = run_preaggregator(
-                        rule, points.materialised(), context=context, state=memory
+                        rule, points.materialise(), context=context, state=memory
                     )
                     points, known = Points(rows, anchor=points.anchor), False
         with _Memory(state, "aggregator") as memory:
             if hasattr(self.aggregator, "outcome") or hasattr(self.aggregator, "weights"):
-                found = outcome_of(self.aggregator, points, context=context, state=memory)
+                found = compute_outcome(self.aggregator, points, context=context, state=memory)
             else:
                 found = run_aggregator(
-                    self.aggregator, points.materialised(), context=context, state=memory
+                    self.aggregator, points.materialise(), context=context, state=memory
                 )
         return found if known else Outcome(found.vector)
 

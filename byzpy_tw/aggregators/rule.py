@@ -20,7 +20,7 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.errors import BadRuleOutput, TooManyByzantine, TooManyRefused
-from byzpy_tw.kernels.parallel import alone
+from byzpy_tw.kernels.parallel import run_single_threaded
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import NORM_LIMIT, Vectors, as_matrix
@@ -73,7 +73,7 @@ def promises(name: str, condition: str, holds: bool, n: int, f: int) -> str | No
     return None if holds else f"{name} is only robust for {condition}, got n={n}, f={f}"
 
 
-def outcome_of(rule: Any, points: Points, *, context: Context | None, state: State) -> Outcome:
+def compute_outcome(rule: Any, points: Points, *, context: Context | None, state: State) -> Outcome:
     """What `rule`, of any kind that is not opaque, makes of `points`.
 
     Raises `TooManyByzantine` where it cannot be computed.
@@ -82,8 +82,8 @@ def outcome_of(rule: Any, points: Points, *, context: Context | None, state: Sta
     if hasattr(rule, "outcome"):
         return rule.outcome(points, context=context, state=state)
     n = points.size
-    weights = sound(rule, rule.weights(points.gram, context=context, state=state), (n,))
-    return Outcome(points.combined(weights), points.over_rows(weights))
+    weights = check_weights(rule, rule.weights(points.gram, context=context, state=state), (n,))
+    return Outcome(points.combine(weights), points.row_weights(weights))
 
 
 def check(rule: Any, n: int) -> None:
@@ -94,7 +94,7 @@ def check(rule: Any, n: int) -> None:
         raise TooManyByzantine(why)
 
 
-def sound(rule: Any, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
+def check_weights(rule: Any, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
     """`weights`, as float64; `BadRuleOutput` unless finite and of the right shape."""
     fits = (
         isinstance(weights, Tensor)
@@ -120,10 +120,14 @@ def aggregate(
 
     def work() -> Tensor:
         points = Points(matrix, anchor=anchor_of(rule, state))
-        points, context_, dropped = accepted(points, rule.f, context, geometric=multiplies(rule))
-        return outcome_of(lowered(rule, dropped), points, context=context_, state=state).vector
+        points, context_, dropped = drop_refused_rows(
+            points, rule.f, context, geometric=multiplies(rule)
+        )
+        return compute_outcome(
+            with_reduced_budget(rule, dropped), points, context=context_, state=state
+        ).vector
 
-    return back(alone(work))
+    return back(run_single_threaded(work))
 
 
 def preaggregate(
@@ -133,25 +137,27 @@ def preaggregate(
     matrix, back = as_matrix(vectors)
 
     def work() -> Tensor:
-        points, context_, dropped = accepted(
+        points, context_, dropped = drop_refused_rows(
             Points(matrix), rule.f, context, geometric=multiplies(rule)
         )
-        return preaggregated(
-            lowered(rule, dropped), points, context=context_, state=state
-        ).materialised()
+        return apply_preaggregator(
+            with_reduced_budget(rule, dropped), points, context=context_, state=state
+        ).materialise()
 
-    answer = alone(work)
+    answer = run_single_threaded(work)
     return back(answer.clone() if answer is matrix else answer)
 
 
-def preaggregated(rule: Any, points: Points, *, context: Context | None, state: State) -> Points:
+def apply_preaggregator(
+    rule: Any, points: Points, *, context: Context | None, state: State
+) -> Points:
     """What a geometric pre-aggregator makes of `points`."""
     check(rule, points.size)
     mix = rule.matrix(points.gram, context=context, state=state)
-    return points.mapped(sound(rule, mix, (0, points.size)))
+    return points.mapped(check_weights(rule, mix, (0, points.size)))
 
 
-def accepted(
+def drop_refused_rows(
     points: Points, f: int, context: Context | None, *, geometric: bool
 ) -> tuple[Points, Context | None, int]:
     """The points without refused rows, the context without their nodes, and how many.
@@ -171,7 +177,7 @@ def accepted(
     context = context or Context()
     nodes = context.nodes or tuple(range(n))
     context = attrs.evolve(context, nodes=tuple(nodes[i] for i in kept))
-    return points.keeping(kept), context, len(refused)
+    return points.restrict_rows(kept), context, len(refused)
 
 
 def multiplies(rule: Any) -> bool:
@@ -184,7 +190,7 @@ def multiplies(rule: Any) -> bool:
     return bool(getattr(rule, "inner_products", geometric))
 
 
-def lowered(rule: T, dropped: int) -> T:
+def with_reduced_budget(rule: T, dropped: int) -> T:
     """`rule` with what is left of its budget once `dropped` rows are out."""
     f = getattr(rule, "f", None)
     if not dropped or not isinstance(f, int) or not attrs.has(type(rule)):

@@ -21,10 +21,10 @@ from byzpy_tw.kernels.points import Gram
 from byzpy_tw.kernels.search import (
     MOST_STEPS,
     MOST_SUBSETS,
-    cover_steps,
-    least_diameter,
-    least_variance,
-    subsets,
+    count_subsets,
+    max_cover_steps,
+    minimum_diameter_subset,
+    minimum_variance_subset,
 )
 from byzpy_tw.seeds import Context
 
@@ -54,9 +54,9 @@ class MDA:
         return ALL_LAWS - {PERMUTATION} if self.f else ALL_LAWS
 
     def computable(self, n: int) -> str | None:
-        if cover_steps(self.f) > MOST_STEPS < subsets(n, self.f):
+        if max_cover_steps(self.f) > MOST_STEPS < count_subsets(n, self.f):
             return (
-                f"mda would search {subsets(n, self.f):.3g} subsets, which does not end "
+                f"mda would search {count_subsets(n, self.f):.3g} subsets, which does not end "
                 f"in reasonable time, got n={n}, f={self.f}"
             )
         return needs("mda", "n > f", n > self.f, n, self.f)
@@ -65,7 +65,7 @@ class MDA:
         return promises("mda", "n > 2f", n > 2 * self.f, n, self.f)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        return uniform(gram.size, least_diameter(gram.squared, gram.size - self.f))
+        return uniform(gram.size, minimum_diameter_subset(gram.squared, gram.size - self.f))
 
 
 @frozen(kw_only=True)
@@ -85,9 +85,9 @@ class SMEA:
 
     def computable(self, n: int) -> str | None:
         why = needs("smea", "n > f", n > self.f, n, self.f)
-        if why is None and subsets(n, self.f) > MOST_SUBSETS:
+        if why is None and count_subsets(n, self.f) > MOST_SUBSETS:
             return (
-                f"smea would search {subsets(n, self.f):.3g} subsets, at most "
+                f"smea would search {count_subsets(n, self.f):.3g} subsets, at most "
                 f"{MOST_SUBSETS:.3g} end in reasonable time, got n={n}, f={self.f}"
             )
         return why
@@ -97,4 +97,4 @@ class SMEA:
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         keep = gram.size - self.f
-        return uniform(gram.size, least_variance(gram.inner, gram.squared, keep))
+        return uniform(gram.size, minimum_variance_subset(gram.inner, gram.squared, keep))

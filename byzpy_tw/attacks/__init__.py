@@ -9,7 +9,7 @@ what the node does that is more than sending a vector.
 from byzpy_tw.attacks.alie import ALittleIsEnough
 from byzpy_tw.attacks.behaviours import Garbage, LabelFlip, Replay, Silent, Slow
 from byzpy_tw.attacks.blind import Gaussian, Huge, Infinite, NotANumber
-from byzpy_tw.attacks.knowledge.levels import TIERS, pieces_of, shapes
+from byzpy_tw.attacks.knowledge.levels import LEVELS, pieces_of, shapes
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.mimic import Mimic
 from byzpy_tw.attacks.optimal import OptimalALIE, OptimalIPM
@@ -18,7 +18,7 @@ from byzpy_tw.attacks.spread import MinMax, MinSum
 
 __all__ = [
     "BUILTIN",
-    "TIERS",
+    "LEVELS",
     "ALittleIsEnough",
     "Empire",
     "Garbage",

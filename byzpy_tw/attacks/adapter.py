@@ -7,16 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from byzpy_tw.attacks.knowledge.view import Knowledge, chosen_row, measured
+from byzpy_tw.attacks.knowledge.view import Knowledge, choose_row, strength_measure
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import Vectors, as_matrix
 
-Given = Knowledge | Vectors  # what an attack may be called with
+AttackInput = Knowledge | Vectors  # what an attack may be called with
 State = dict[str, Any] | None
 
 
-def perform(
-    attack: Any, given: Given, *, context: Context | None = None, state: State = None
+def call_attack(
+    attack: Any, given: AttackInput, *, context: Context | None = None, state: State = None
 ) -> Any:
     """The ``__call__`` of every attack here: its vector, from what it is shown.
 
@@ -26,10 +26,10 @@ def perform(
     known, back = (given, None) if isinstance(given, Knowledge) else _everything(given)
     row = 0
     if known.vectors is not None and known.one is None:
-        row = chosen_row(attack, known.vectors, context, state)
+        row = choose_row(attack, known.vectors, context, state)
     direction = getattr(attack, "direction", "mean")
     known = known.with_pieces(
-        attack.pieces, one=row, direction=direction, measure=measured(attack, context, None)
+        attack.pieces, one=row, direction=direction, measure=strength_measure(attack, context, None)
     )
     answer = attack.vector(known, context)
     return answer if back is None else back(answer)

@@ -8,7 +8,7 @@ from statistics import NormalDist
 from attrs import frozen
 from torch import Tensor, float64
 
-from byzpy_tw.attacks.adapter import perform
+from byzpy_tw.attacks.adapter import call_attack
 from byzpy_tw.attacks.checks import number, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadParameter, NeedsContext
@@ -39,13 +39,13 @@ class ALittleIsEnough:
     knowledge = "moments"
     pieces = ("mean", "std")
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         tau = self.tau
         if tau is None:
             tau = self.tau_for(known.h, context)
-        return shifted(known.mean, known.std, tau * rescale(known.h, self.ddof))
+        return shift_vector(known.mean, known.std, tau * ddof_factor(known.h, self.ddof))
 
     def check(self, *, n: int, b: int) -> None:
         """`BadParameter` where there is no attack on `n` nodes, `b` of them Byzantine."""
@@ -90,13 +90,13 @@ def automatic_tau(n: int, b: int) -> float:
     return NormalDist().inv_cdf(share)
 
 
-def rescale(h: int, ddof: int) -> float:
+def ddof_factor(h: int, ddof: int) -> float:
     """From the population's standard deviation to one that divides by h - ddof."""
     if h <= ddof:
         raise BadParameter(f"a standard deviation with ddof={ddof} needs h > {ddof}, got h={h}")
     return sqrt(h / (h - ddof))
 
 
-def shifted(mean: Tensor, direction: Tensor, by: float) -> Tensor:
+def shift_vector(mean: Tensor, direction: Tensor, by: float) -> Tensor:
     """``mean + by * direction``, rounded once."""
     return (mean.to(float64) + direction.to(float64) * by).to(mean.dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import perform
+from byzpy_tw.attacks.adapter import call_attack
 from byzpy_tw.attacks.checks import number, truth, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.seeds import Context
@@ -31,7 +31,7 @@ class LabelFlip:
     knowledge = "own"
     pieces = ("own",)
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.own
@@ -45,7 +45,7 @@ class Silent:
     knowledge = "nothing"
     pieces = ()
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.filled(0.0)
@@ -61,7 +61,7 @@ class Slow:
     knowledge = "own"
     pieces = ("own",)
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.own
@@ -75,7 +75,7 @@ class Garbage:
     knowledge = "nothing"
     pieces = ()
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.filled(0.0)
@@ -104,7 +104,7 @@ class Replay:
     def pieces(self) -> tuple[str, ...]:
         return ("own", "past") if self.relabel else ("own",)
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.own if known.past is None or not self.relabel else known.past

@@ -7,7 +7,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import perform
+from byzpy_tw.attacks.adapter import call_attack
 from byzpy_tw.attacks.checks import number
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.seeds import Context
@@ -27,7 +27,7 @@ class Gaussian:
     knowledge = "nothing"
     pieces = ()
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         stream = (context or Context()).stream("gaussian")
@@ -44,7 +44,7 @@ class Infinite:
     knowledge = "nothing"
     pieces = ()
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.filled(float("inf"))
@@ -58,7 +58,7 @@ class NotANumber:
     knowledge = "nothing"
     pieces = ()
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.filled(float("nan"))
@@ -72,7 +72,7 @@ class Huge:
     knowledge = "nothing"
     pieces = ()
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.filled(1e30)

@@ -8,10 +8,10 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import State, perform
+from byzpy_tw.attacks.adapter import State, call_attack
 from byzpy_tw.attacks.checks import truth, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
-from byzpy_tw.attacks.moments import TILE, each, inner_products, moments, products
+from byzpy_tw.attacks.moments import TILE, centered_products, map_tiles, moments, products
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.seeds import Context
 
@@ -44,7 +44,7 @@ class Mimic:
     def knowledge(self) -> str:
         return "gram" if self.adaptive else "one"
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.one.clone()  # not a view of the caller's vectors
@@ -91,7 +91,7 @@ def _furthest(honest: Tensor, state: dict[str, Any], context: Context | None) ->
 
 def _first_direction(honest: Tensor, mean: Tensor) -> Tensor:
     """The unit direction of largest variance, from powers of the Gram matrix."""
-    gram, _ = inner_products(honest, mean, mean)
+    gram, _ = centered_products(honest, mean, mean)
     weights = torch.zeros(len(gram), dtype=torch.float64, device=gram.device)
     weights[gram.diagonal().argmax()] = 1.0
     for _ in range(FIRST_STEPS):
@@ -121,7 +121,7 @@ def _combined(honest: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
             total += (row.to(torch.float64) - middle).mul_(share)
         answer[part] = total
 
-    each(piece, len(mean), TILE)
+    map_tiles(piece, len(mean), TILE)
     return answer
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from byzpy_tw.kernels.parallel import alone, in_order, width_of_tiles
+from byzpy_tw.kernels.parallel import even_tile_width, map_in_order, run_single_threaded
 
 TILE = 32_768  # columns at a time: a few rows of these in float64 stay in cache
 MOMENTS_TILE = 131_072  # of one row at a time, at most
@@ -31,7 +31,7 @@ def moments(vectors: Tensor, *, std: bool = True) -> tuple[Tensor, Tensor | None
     unless asked for.
     """
     h, d = vectors.shape
-    width = width_of_tiles(d, MOMENTS_TILE)
+    width = even_tile_width(d, MOMENTS_TILE)
     mean = vectors.new_empty(d)
     spread = vectors.new_empty(d) if std else None
 
@@ -57,11 +57,11 @@ def moments(vectors: Tensor, *, std: bool = True) -> tuple[Tensor, Tensor | None
 
         return piece
 
-    alone(in_order, start, ceil(d / width))
+    run_single_threaded(map_in_order, start, ceil(d / width))
     return mean, spread
 
 
-def along(direction: str, mean: Tensor, std: Tensor | None) -> Tensor:
+def direction_vector(direction: str, mean: Tensor, std: Tensor | None) -> Tensor:
     """The direction called `direction`, ``(d,)``: ``mean``, ``std`` or ``sign``."""
     if direction == "std":
         assert std is not None
@@ -69,7 +69,7 @@ def along(direction: str, mean: Tensor, std: Tensor | None) -> Tensor:
     return mean.sign() if direction == "sign" else mean
 
 
-def inner_products(
+def centered_products(
     vectors: Tensor, mean: Tensor, at: Tensor, centre: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Inner products of the rows less `mean`, of `mean` and of the direction `at`.
@@ -97,7 +97,7 @@ def inner_products(
 
         return piece
 
-    whole = _sum(alone(in_order, start, ceil(d / GRAM_TILE)))
+    whole = _sum(run_single_threaded(map_in_order, start, ceil(d / GRAM_TILE)))
     return whole[:h, :h].contiguous(), whole[h:].contiguous()
 
 
@@ -107,7 +107,7 @@ def products(rows: Tensor, with_: Tensor) -> Tensor:
     def piece(part: slice) -> Tensor:
         return rows[:, part].to(torch.float64) @ with_[part].to(torch.float64)
 
-    return _sum(each(piece, rows.shape[1], GRAM_TILE))
+    return _sum(map_tiles(piece, rows.shape[1], GRAM_TILE))
 
 
 def squared_distance(a: Tensor, b: Tensor) -> float:
@@ -116,12 +116,14 @@ def squared_distance(a: Tensor, b: Tensor) -> float:
     def piece(part: slice) -> Tensor:
         return (a[part].to(torch.float64) - b[part]).square_().sum()
 
-    return float(_sum(each(piece, len(a), TILE)))
+    return float(_sum(map_tiles(piece, len(a), TILE)))
 
 
-def each(piece: Callable[[slice], Any], d: int, tile: int) -> list[Any]:
+def map_tiles(piece: Callable[[slice], Any], d: int, tile: int) -> list[Any]:
     """What `piece` makes of each tile of `d` columns, in order."""
-    return alone(in_order, lambda: lambda turn: piece(_part(turn, tile)), ceil(d / tile))
+    return run_single_threaded(
+        map_in_order, lambda: lambda turn: piece(_part(turn, tile)), ceil(d / tile)
+    )
 
 
 def _part(turn: int, tile: int) -> slice:

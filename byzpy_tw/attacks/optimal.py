@@ -8,12 +8,12 @@ import attrs
 from attrs import field, frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import perform
-from byzpy_tw.attacks.alie import rescale, shifted
+from byzpy_tw.attacks.adapter import call_attack
+from byzpy_tw.attacks.alie import ddof_factor, shift_vector
 from byzpy_tw.attacks.checks import number, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
-from byzpy_tw.attacks.simple import times
-from byzpy_tw.attacks.target import Memory, Rule, geometric, strongest
+from byzpy_tw.attacks.simple import scale_vector
+from byzpy_tw.attacks.target import Memory, Rule, find_strength, geometric
 from byzpy_tw.seeds import Context
 
 T = TypeVar("T", bound="OptimalIPM | OptimalALIE")
@@ -77,24 +77,24 @@ class OptimalIPM:
 
     pieces = ("mean", "strength")
 
-    __call__ = perform
+    __call__ = call_attack
 
     def strength(
         self, known: Knowledge, *, context: Context | None = None, memory: Memory = None
     ) -> float:
         """The tau that moves the pipeline furthest, `memory` being what it remembers."""
         # Less the mean, -tau times the mean is -(1 + tau) times it.
-        return strongest(
+        return find_strength(
             self,
             known,
             context,
             memory,
-            vector=lambda tau: times(known.mean, -tau),
+            vector=lambda tau: scale_vector(known.mean, -tau),
             place=lambda tau: (-1.0 - tau, 0.0),
         )
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        return times(known.mean, -float(known.strength))
+        return scale_vector(known.mean, -float(known.strength))
 
 
 @frozen(kw_only=True)
@@ -128,22 +128,22 @@ class OptimalALIE:
 
     pieces = ("mean", "std", "strength")
 
-    __call__ = perform
+    __call__ = call_attack
 
     def strength(
         self, known: Knowledge, *, context: Context | None = None, memory: Memory = None
     ) -> float:
         """The tau that moves the pipeline furthest, `memory` being what it remembers."""
-        unit = rescale(known.h, self.ddof)
-        return strongest(
+        unit = ddof_factor(known.h, self.ddof)
+        return find_strength(
             self,
             known,
             context,
             memory,
-            vector=lambda tau: shifted(known.mean, known.std, tau * unit),
+            vector=lambda tau: shift_vector(known.mean, known.std, tau * unit),
             place=lambda tau: (0.0, tau * unit),
         )
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        unit = rescale(known.h, self.ddof)
-        return shifted(known.mean, known.std, float(known.strength) * unit)
+        unit = ddof_factor(known.h, self.ddof)
+        return shift_vector(known.mean, known.std, float(known.strength) * unit)

@@ -8,13 +8,13 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import perform
+from byzpy_tw.attacks.adapter import call_attack
 from byzpy_tw.attacks.checks import number, word
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.seeds import Context
 
 
-def times(vector: Tensor, scale: float) -> Tensor:
+def scale_vector(vector: Tensor, scale: float) -> Tensor:
     """`vector` times `scale`, rounded once."""
     narrow = torch.tensor(float(scale), dtype=vector.dtype)
     if float(narrow) == scale:  # as it is for -1: no need of float64
@@ -30,7 +30,7 @@ class NoAttack:
     knowledge = "own"
     pieces = ("own",)
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.own
@@ -59,10 +59,10 @@ class SignFlip:
     def pieces(self) -> tuple[str, ...]:
         return (self.of,)
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        return times(getattr(known, self.of), self.scale)
+        return scale_vector(getattr(known, self.of), self.scale)
 
 
 @frozen(kw_only=True)
@@ -81,10 +81,10 @@ class InnerProductManipulation:
     knowledge = "moments"
     pieces = ("mean",)
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        return times(known.mean, -self.tau)
+        return scale_vector(known.mean, -self.tau)
 
 
 @frozen(kw_only=True)
@@ -97,7 +97,7 @@ class Empire:
     knowledge = "moments"
     pieces = ("mean",)
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        return times(known.mean, self.scale)
+        return scale_vector(known.mean, self.scale)

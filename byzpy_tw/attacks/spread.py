@@ -8,11 +8,11 @@ from typing import Literal
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import perform
-from byzpy_tw.attacks.alie import shifted
+from byzpy_tw.attacks.adapter import call_attack
+from byzpy_tw.attacks.alie import shift_vector
 from byzpy_tw.attacks.checks import word
 from byzpy_tw.attacks.knowledge.view import Knowledge
-from byzpy_tw.attacks.moments import along
+from byzpy_tw.attacks.moments import direction_vector
 from byzpy_tw.seeds import Context
 
 Direction = Literal["std", "unit", "sign"]
@@ -42,7 +42,7 @@ class MinMax:
     def pieces(self) -> tuple[str, ...]:
         return _pieces(self.direction)
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return _moved(known, self.direction, _within_largest(known))
@@ -69,7 +69,7 @@ class MinSum:
     def pieces(self) -> tuple[str, ...]:
         return _pieces(self.direction)
 
-    __call__ = perform
+    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return _moved(known, self.direction, _within_sum(known))
@@ -123,4 +123,4 @@ def _root(a: float, b: float, c: float) -> float:
 
 
 def _moved(known: Knowledge, direction: str, gamma: float) -> Tensor:
-    return shifted(known.mean, along(direction, known.mean, known.std), -gamma)
+    return shift_vector(known.mean, direction_vector(direction, known.mean, known.std), -gamma)

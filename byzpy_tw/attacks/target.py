@@ -11,12 +11,12 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.callables import taken
+from byzpy_tw.aggregators.callables import supported_arguments
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.line_search import line_maximize
-from byzpy_tw.attacks.moments import along, inner_products, squared_distance
+from byzpy_tw.attacks.moments import centered_products, direction_vector, squared_distance
 from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, NeedsContext, TooManyByzantine
-from byzpy_tw.kernels.parallel import alone
+from byzpy_tw.kernels.parallel import run_single_threaded
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import NORM_LIMIT, norm_of
@@ -39,7 +39,7 @@ class Target:
     context: Context | None = None
     memory: Memory = None
 
-    def by_vectors(self, vector: Callable[[float], Tensor]) -> Callable[[float], float]:
+    def score_from_vectors(self, vector: Callable[[float], Tensor]) -> Callable[[float], float]:
         """From a strength to the squared distance that the pipeline moves.
 
         `vector` gives the attack's vector at a strength.  The distance is from
@@ -56,10 +56,10 @@ class Target:
 
         return self._within_limits(moved, lambda strength: norm_of(vector(strength)))
 
-    def by_products(
+    def score_from_products(
         self, direction: str, place: Callable[[float], tuple[float, float]]
     ) -> Callable[[float], float]:
-        """As `by_vectors`, from inner products alone, for a geometric pipeline.
+        """As `score_from_vectors`, from inner products alone, for a geometric pipeline.
 
         `place` gives the attack's vector, less the mean, as multiples of the
         mean and of the attack's direction.
@@ -68,8 +68,8 @@ class Target:
         anchor = getattr(self.pipeline, "anchor", lambda memory: None)(self.memory)
         # Inner products of the honest rows less the mean, the mean, the direction,
         # and the centre that the pipeline starts from less the mean.
-        gram, others = inner_products(
-            known.vectors, known.mean, along(direction, known.mean, known.std), anchor
+        gram, others = centered_products(
+            known.vectors, known.mean, direction_vector(direction, known.mean, known.std), anchor
         )
         size = h + len(others)
         frame = torch.empty(size, size, dtype=torch.float64)
@@ -126,7 +126,7 @@ class Target:
         if self.memory is not None:
             offered["state"] = dict(self.memory)
         try:
-            return rule(rows, **taken(rule, offered))
+            return rule(rows, **supported_arguments(rule, offered))
         except ByzpyTwError:
             raise
         except Exception as e:  # a plugin's code
@@ -158,7 +158,7 @@ class TargetPipeline:
         return self.pipeline.weights(gram, context=context)  # type: ignore[attr-defined,no-any-return]
 
 
-def strongest(
+def find_strength(
     attack: Any,
     known: Knowledge,
     context: Context | None,
@@ -169,7 +169,7 @@ def strongest(
 ) -> float:
     """The strength at which `attack` moves its pipeline furthest.
 
-    `vector` and `place` are those of `Target.by_vectors` and `Target.by_products`.
+    `vector` and `place` are those of `Target.score_from_vectors` and `Target.score_from_products`.
     """
     copies = (context.byzantine if context else 0) or attack.f or 0
     if not copies:
@@ -191,10 +191,10 @@ def strongest(
         getattr(pipeline, "aggregator", None), "anchor"
     )
     if geometric(attack) and not two_centres:
-        moved = aim.by_products(attack.direction, place)
+        moved = aim.score_from_products(attack.direction, place)
     else:
-        moved = aim.by_vectors(vector)
-    return alone(
+        moved = aim.score_from_vectors(vector)
+    return run_single_threaded(
         line_maximize,
         moved,
         evals=attack.evals,

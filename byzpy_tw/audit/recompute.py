@@ -11,13 +11,13 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
-from byzpy_tw.audit.replay import Replay
-from byzpy_tw.kernels.parallel import using
+from byzpy_tw.audit.replay import RoundReplay
+from byzpy_tw.kernels.parallel import thread_limit
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.records.recorded_run import accepted
-from byzpy_tw.rounds.learner import whole
+from byzpy_tw.records.recorded_run import accepted_nodes
+from byzpy_tw.rounds.learner import add_up
 from byzpy_tw.rounds.round import Reason, Round
-from byzpy_tw.vectors import narrowed, norm_of, sha256_of
+from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
 
 
 @frozen(eq=False)
@@ -33,21 +33,21 @@ class RecomputedRound:
 class RoundRecomputer:
     """Computes rounds of `replay` from their records, on `pool`."""
 
-    replay: Replay
+    replay: RoundReplay
     pool: Executor
     threads: int
 
     def round(self, state: State, record: Mapping[str, Any]) -> RecomputedRound:
         """Computed again; of what an attack may have foreseen, what meets the hash."""
         replay, config = self.replay, self.replay.config
-        nodes = accepted(record, config.n)
+        nodes = accepted_nodes(record, config.n)
         honest = [n for n in nodes if n < config.num_honest]
         byzantine = [n for n in nodes if n >= config.num_honest]
         matrix = torch.zeros(config.n, replay.host.dimension)
         norms: dict[int, float] = {}
         losses: dict[int, float] = {}
         for node, gradient in replay.gradients(state, honest):
-            sent = narrowed(gradient.vector, replay.wire)
+            sent = round_to_dtype(gradient.vector, replay.wire)
             norms[node], losses[node] = self._do(norm_of, sent.float()), gradient.loss
             matrix[node] = replay.row(state, node, sent)
         owns = {node: replay.own(state, node) for node in byzantine}
@@ -76,7 +76,7 @@ class RoundRecomputer:
             known = refused["node"] < config.num_honest or refused["reason"] == "probation"
             if known and refused["reason"] in {r.value for r in Reason}:
                 round.refused(refused["node"], Reason(refused["reason"]))
-        likely = round.likely_budget(self.replay.rules.aggregation.computable)
+        likely = round.expected_budget(self.replay.rules.aggregation.computable)
         return list(dict.fromkeys([likely, *range(config.f, -1, -1)]))
 
     def _attacked(
@@ -90,7 +90,7 @@ class RoundRecomputer:
     ) -> Mapping[str, Any]:
         """Fill in what Byzantine nodes send; what the attack remembers."""
         replay = self.replay
-        with using(self.threads):
+        with thread_limit(self.threads):
             seen = replay.show(state, honest, matrix[list(honest)], f)
             for node, own in owns.items():
                 sent = replay.sent(state, node, seen, own, replay.past(state, node))
@@ -109,7 +109,7 @@ class RoundRecomputer:
         losses: Mapping[int, float],
     ) -> RecomputedRound:
         replay = self.replay
-        with using(self.threads):
+        with thread_limit(self.threads):
             after, aggregated = replay.after(state, nodes, record["f"], matrix, attack)
         chosen = aggregated.selected
         figures: dict[str, Any] = {
@@ -121,7 +121,7 @@ class RoundRecomputer:
         }
         if "accuracy" in record:
             learner = replay.learner
-            tested = whole([learner.test(job) for job in range(learner.test_jobs)])
+            tested = add_up([learner.test(job) for job in range(learner.evaluation_jobs)])
             figures |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
         return RecomputedRound(after, sha256_of(after.parameters), figures)
 

@@ -23,25 +23,31 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, knowledge_of, narrow, widened
+from byzpy_tw.attacks.knowledge.codec import (
+    PAST,
+    PIECES,
+    decode_knowledge,
+    decode_piece,
+    encode_pieces,
+)
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BrokenPlugin, ByzpyTwError
-from byzpy_tw.kernels.cpu import device_of
+from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.rounds.aggregation import Aggregated
 from byzpy_tw.rounds.learner import Learner
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.seeds import Context
-from byzpy_tw.vectors import narrowed
+from byzpy_tw.vectors import round_to_dtype
 from byzpy_tw.workers.gradients import Answer, Gradient
 from byzpy_tw.workers.host import NodeHost, build, make_model
 from byzpy_tw.workers.spec import node_specs
 
 
-class AtOnce(Executor):
+class ImmediateExecutor(Executor):
     """A pool whose jobs are done as they come."""
 
     def submit(self, work: Any, /, *args: Any, **kwargs: Any) -> Future:
@@ -51,7 +57,7 @@ class AtOnce(Executor):
 
 
 @frozen(eq=False)
-class Shown:
+class RevealedKnowledge:
     """What a round's Byzantine nodes are shown of `h` honest rows, as it has travelled.
 
     ``memory`` is what the attack remembers from then on.
@@ -63,8 +69,8 @@ class Shown:
 
 
 @define(eq=False)
-class Replay:
-    """Computes the rounds of one configuration.  Make one with `replay_of`."""
+class RoundReplay:
+    """Computes the rounds of one configuration.  Make one with `prepare_replay`."""
 
     config: RunConfig
     rules: ResolvedRules
@@ -83,11 +89,11 @@ class Replay:
     def gradients(self, state: State, nodes: Sequence[int]) -> Iterator[tuple[int, Gradient]]:
         """The gradient of each of `nodes`, float32, in whatever order they are ready."""
         ready: SimpleQueue[tuple[Sequence[int], list[Answer]]] = SimpleQueue()
-        self.host.parameters.copy_(narrowed(state.parameters, self.wire))
+        self.host.parameters.copy_(round_to_dtype(state.parameters, self.wire))
         left, working = list(nodes), 0
         while left or working:
             while left and working < self._together:
-                size = self.host.together
+                size = self.host.group_size
                 group, left, working = left[:size], left[size:], working + 1
                 done = partial(_put, ready, group)
                 self.host.gradients(self._pool, group, state.round, done)
@@ -113,7 +119,7 @@ class Replay:
 
     # -- Byzantine ones
 
-    def show(self, state: State, nodes: Sequence[int], rows: Tensor, f: int) -> Shown:
+    def show(self, state: State, nodes: Sequence[int], rows: Tensor, f: int) -> RevealedKnowledge:
         """What the attack is shown of the honest `nodes`, whose rows are ``(h, d)``.
 
         `f` is the budget that the rules were to have when it was shown.
@@ -125,7 +131,7 @@ class Replay:
         )  # fmt: skip
         try:
             known = Knowledge.for_attack(
-                self.rules.attack_on(f), rows, context=context, state=memory,
+                self.rules.attack_with_budget(f), rows, context=context, state=memory,
                 memory=dict(state.aggregation),
             )  # fmt: skip
         except ByzpyTwError:
@@ -133,8 +139,8 @@ class Replay:
         except Exception as e:  # a plugin's code
             raise BrokenPlugin(f"attack {config.attack!r}: raised {e!r}") from e
         found = {p: getattr(known, p) for p in PIECES if getattr(known, p) is not None}
-        pieces = {p: widened(t) for p, t in narrow(found, self.wire).items()}
-        return Shown(len(rows), pieces, memory)
+        pieces = {p: decode_piece(t) for p, t in encode_pieces(found, self.wire).items()}
+        return RevealedKnowledge(len(rows), pieces, memory)
 
     def past(self, state: State, node: int) -> Tensor | None:
         """What `node` sent when an attack that replays wants it to be sent again."""
@@ -146,18 +152,23 @@ class Replay:
         return self.gradient(state, node) if self.host.needs_own(node) else None
 
     def sent(
-        self, state: State, node: int, shown: Shown, own: Tensor | None, past: Tensor | None
+        self,
+        state: State,
+        node: int,
+        shown: RevealedKnowledge,
+        own: Tensor | None,
+        past: Tensor | None,
     ) -> Tensor:
         """What Byzantine `node` sends, in the wire's type."""
         host = self.host
         if host.behaviour(node) == "garbage":  # accepted, where d is as small as that
             return host.garbage(node, state.round)
-        known = knowledge_of(
+        known = decode_knowledge(
             shown.pieces, h=shown.h, d=host.dimension, own=own,
-            past=None if past is None else widened(past),
+            past=None if past is None else decode_piece(past),
         )  # fmt: skip
         try:
-            return narrowed(host.attack(node, state.round, known), self.wire)
+            return round_to_dtype(host.attack(node, state.round, known), self.wire)
         except ByzpyTwError:
             raise
         except Exception as e:  # a plugin's code
@@ -209,9 +220,9 @@ def _put(ready: SimpleQueue, group: Sequence[int], answers: list[Answer]) -> Non
     ready.put((group, answers))
 
 
-def replay_of(
-    config: RunConfig, registry: Registry, data_root: Path, pool: Executor, together: int = 4
-) -> Replay:
+def prepare_replay(
+    config: RunConfig, registry: Registry, data_root: Path, pool: Executor, group_size: int = 4
+) -> RoundReplay:
     """What computes the rounds of `config`: the data is read, the nodes are made.
 
     Raises what is wrong with a name or a parameter, or with the data.
@@ -222,12 +233,14 @@ def replay_of(
         honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
     ):
         host.spawn(node)
-    model = make_model(spec, registry, host.dataset).to(device_of(config.device))
+    model = make_model(spec, registry, host.dataset).to(resolve_device(config.device))
     learner = Learner(
         model, host.dataset, lr=config.lr, momentum=config.momentum,
         weight_decay=config.weight_decay, milestones=config.lr_milestones,
-        decay=config.lr_decay, copied=host.tried.copied,
+        decay=config.lr_decay, copied=host.trial_outcome.copied,
         who=registry.owner("model", config.model),
     )  # fmt: skip
     first = State(0, learner.parameters.clone(), learner.velocity.clone())
-    return Replay(config, resolve_rules(config, registry), host, learner, first, pool, together)
+    return RoundReplay(
+        config, resolve_rules(config, registry), host, learner, first, pool, group_size
+    )

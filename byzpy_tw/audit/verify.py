@@ -1,7 +1,7 @@
 """Whether a run's records are what its configuration and its membership come to.
 
 1. What the folder says of itself must agree: config.json with the records' digest,
-   result.json with the records, kept checkpoints with the hashes (`left`, `_checkpoints`).
+   result.json with the records, kept checkpoints with the hashes (`recorded_run`, `_checkpoints`).
 2. The run is computed again (`replay`), from round 0 or from a kept checkpoint.  In each
    round the recorded nodes take part, the rules have the recorded f, and the parameters
    must have the recorded hash.
@@ -24,15 +24,21 @@ from typing import Any
 from attrs import define, field
 
 from byzpy_tw.audit.recompute import RecomputedRound, RoundRecomputer
-from byzpy_tw.audit.replay import replay_of
+from byzpy_tw.audit.replay import prepare_replay
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ConfigError, DamagedCheckpoint, RunDirectoryError, format_error
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.records.recorded_run import Problem, RecordedRun, against_result, at_home, made_with
-from byzpy_tw.records.resume import ResumePoint, compare, trials_differ
-from byzpy_tw.records.schema import printable, shown
+from byzpy_tw.records.recorded_run import (
+    Problem,
+    RecordedRun,
+    compare_with_result,
+    config_in_process,
+    recorded_config,
+)
+from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
+from byzpy_tw.text import clean_value, printable
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.environment import environment
 from byzpy_tw.workers.probe import probe
@@ -44,7 +50,7 @@ CLOSE = 1e-4  # relative; norms that differ by less differ by rounding
 class Verification:
     """One run directory.  `run`, then look at `problems`."""
 
-    left: RecordedRun
+    recorded_run: RecordedRun
     registry: Registry
     pool: Executor
     threads: int
@@ -67,19 +73,19 @@ class Verification:
 
     def run(self, start: int = 0) -> None:
         """Verify, from the state before round `start`; raises `ConfigError` for a bad one."""
-        left = self.left
-        self.problems += left.problems
-        if not len(left):
-            why = f" ({left.problems[0].text})" if left.problems else ""
+        recorded_run = self.recorded_run
+        self.problems += recorded_run.problems
+        if not len(recorded_run):
+            why = f" ({recorded_run.problems[0].text})" if recorded_run.problems else ""
             raise RunDirectoryError(
-                f"{printable(left.path)}: no round is on record{why}, nothing to verify"
+                f"{printable(recorded_run.path)}: no round is on record{why}, nothing to verify"
             )
-        if start and start not in self.kept():
-            there = ", ".join(map(str, sorted(self.kept()))) or "none"
+        if start and start not in self.checkpointed_rounds():
+            there = ", ".join(map(str, sorted(self.checkpointed_rounds()))) or "none"
             raise ConfigError(f"no checkpoint of round {start} was kept (there are: {there})")
-        config, found = made_with(left)
-        self._config = at_home(config, self.data_root)
-        self.problems += [*found, *against_result(left)]
+        config, found = recorded_config(recorded_run)
+        self._config = config_in_process(config, self.data_root)
+        self.problems += [*found, *compare_with_result(recorded_run)]
         self._ended()
         self._checkpoints()
         if start and start not in self._kept:
@@ -91,34 +97,34 @@ class Verification:
             if self._pending is not None:
                 self.problems.append(self._pending)
             where = "the run" if self._at is None else f"round {self._at}"
-            text = f"{where} cannot be computed here: {shown(format_error(e), 1000)}"
+            text = f"{where} cannot be computed here: {clean_value(format_error(e), 1000)}"
             self.problems.append(Problem("replay", text, self._at))
 
-    def kept(self) -> list[int]:
+    def checkpointed_rounds(self) -> list[int]:
         """The rounds of which there is a checkpoint with records before and after it."""
-        found = map(checkpoint.round_of, checkpoint.checkpoints(self.left.path))
-        return sorted(r for r in found if 0 < r < len(self.left))
+        found = map(checkpoint.round_of, checkpoint.list_checkpoints(self.recorded_run.path))
+        return sorted(r for r in found if 0 < r < len(self.recorded_run))
 
     # -- before the replay
 
     def _ended(self) -> None:
-        left, rounds = self.left, self._config.rounds
-        if left.torn:
+        recorded_run, rounds = self.recorded_run, self._config.rounds
+        if recorded_run.torn:
             self.notes.append("the last line of rounds.jsonl has no end: it was being written")
-        if len(left) < rounds:
-            self.notes.append(f"{len(left)} of {rounds} rounds are on record")
-        elif len(left) > rounds:
-            text = f"{len(left)} rounds are on record, the run was to have {rounds}"
+        if len(recorded_run) < rounds:
+            self.notes.append(f"{len(recorded_run)} of {rounds} rounds are on record")
+        elif len(recorded_run) > rounds:
+            text = f"{len(recorded_run)} rounds are on record, the run was to have {rounds}"
             self.problems.append(Problem("record", text))
 
     def _checkpoints(self) -> None:
         """Each kept checkpoint must have the parameters whose hash is on record."""
-        for path in checkpoint.checkpoints(self.left.path):
+        for path in checkpoint.list_checkpoints(self.recorded_run.path):
             round = checkpoint.round_of(path)
-            if not 0 < round <= len(self.left):
+            if not 0 < round <= len(self.recorded_run):
                 self.notes.append(f"{path.name} is of a round that is not on record")
                 continue
-            recorded = self.left.records[round - 1]["parameters_sha256"]
+            recorded = self.recorded_run.records[round - 1]["parameters_sha256"]
             try:
                 state = checkpoint.read(path)
                 found = self._do(sha256_of, state.parameters)
@@ -135,24 +141,26 @@ class Verification:
                 self.problems.append(Problem("checkpoint", text, round - 1))
 
     def _prepare(self) -> None:
-        config, left = self._config, self.left
+        config, recorded_run = self._config, self.recorded_run
         root = Path(config.data_root)
-        replay = self._do(replay_of, config, self.registry, root, self.pool, self.threads + 2)
+        replay = self._do(prepare_replay, config, self.registry, root, self.pool, self.threads + 2)
         self._again = RoundRecomputer(replay, self.pool, self.threads)
         digest = replay.host.dataset.digest()
         here = environment(
             self.registry, probe=self._do(probe), device=config.device, threads=self.threads
         )
         try:
-            lines = compare(
-                ResumePoint("", description={**left.description, "trial": None}),
-                replay.host.dimension, digest, replay.host.tried.trial, here, False,
+            lines = compare_with_recorded(
+                ResumePoint("", description={**recorded_run.description, "trial": None}),
+                replay.host.dimension, digest, replay.host.trial_outcome.trial, here, False,
             )  # fmt: skip
         except RunDirectoryError as e:
             raise RunDirectoryError(f"{e}; --data-root says where the data is") from e
         self.notes += [f"{line}: last bits may differ" for line in lines]
-        same = left.description.get("versions", {}).get("probe") == here.probe
-        changed = trials_differ(left.description.get("trial"), replay.host.tried.trial, same)
+        same = recorded_run.description.get("versions", {}).get("probe") == here.probe
+        changed = compare_trials(
+            recorded_run.description.get("trial"), replay.host.trial_outcome.trial, same
+        )
         if changed:
             text = (
                 f"{'; '.join(changed)}: the dataset, partition or model is made by other code "
@@ -161,7 +169,7 @@ class Verification:
             )
             self.problems.append(Problem("replay", text))
         partition = self.registry.make("partition", config.partition)
-        theirs = left.description.get("data_digests")
+        theirs = recorded_run.description.get("data_digests")
         if getattr(partition, "local", False) and isinstance(theirs, dict):
             other = sorted(name for name, d in theirs.items() if d != digest)
             if other:
@@ -183,10 +191,10 @@ class Verification:
 
     def _span(self, state: State) -> State | None:
         """Compute on until the records go another way; where to begin again, if anywhere."""
-        begun, total = state.round, len(self.left)
+        begun, total = state.round, len(self.recorded_run)
         while state.round < total:
             self._at = number = state.round
-            record = self.left.records[number]
+            record = self.recorded_run.records[number]
             ran = self._again.round(state, record)
             met = ran.digest == record["parameters_sha256"]
             same_way = met or self._norms_met(ran, record)
@@ -222,7 +230,9 @@ class Verification:
         self.problems.append(Problem(problem.what, text, problem.round))
 
     def _unknown(self, number: int, end: int) -> None:
-        until = f"up to the checkpoint of round {end}" if end < len(self.left) else "to the end"
+        until = (
+            f"up to the checkpoint of round {end}" if end < len(self.recorded_run) else "to the end"
+        )
         text = (
             f"from round {number} on, {until}, the records go another way than the replay and "
             "cannot be checked (with --keep-checkpoints all, a run keeps more to begin from)"
@@ -246,14 +256,17 @@ class Verification:
             if name == "norms":
                 there = {n: there.get(n) for n in here} if isinstance(there, Mapping) else there
             if name in record and not _equal(there, here):
-                text = f"round {number}: {name} {shown(there)} on record, {shown(here)} here"
+                text = (
+                    f"round {number}: {name} {clean_value(there)} on record, "
+                    f"{clean_value(here)} here"
+                )
                 self.problems.append(Problem("record", text, number))
 
     def _unmet(self, number: int, ran: RecomputedRound, record: Mapping[str, Any]) -> Problem:
         """What a hash that is not met is owed to, as far as the record tells."""
         recorded = record["parameters_sha256"]
         lead = (
-            f"round {number}: the recorded hash {shown(recorded[:12])} is not met, "
+            f"round {number}: the recorded hash {clean_value(recorded[:12])} is not met, "
             f"computed {ran.digest[:12]}"
         )
         other = list(_other_norms(ran, record))
@@ -273,7 +286,7 @@ class Verification:
 
     def _liars(self, other: Sequence[tuple[int, float, float]]) -> str:
         """Which nodes' vectors are not what they compute, and where they lived."""
-        homes = self.left.description.get("placement")
+        homes = self.recorded_run.description.get("placement")
         told = []
         for node, recorded, here in other[:5]:
             told.append(f"node {node}{_home(homes, node)} norm {recorded:.6g}, here {here:.6g}")
@@ -299,7 +312,7 @@ def _other_norms(
 def _home(homes: Any, node: int) -> str:
     for name, nodes in homes.items() if isinstance(homes, dict) else ():
         if isinstance(nodes, list) and node in nodes:
-            return f" (at the start on {shown(name)})"
+            return f" (at the start on {clean_value(name)})"
     return ""
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byzpy_tw.cli import train
-from byzpy_tw.config.run import PLACES, RunConfig
-from byzpy_tw.console import complain
+from byzpy_tw.config.run import LOCATIONS, RunConfig
+from byzpy_tw.console import print_error
 from byzpy_tw.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
     doctor = _examined(found, config, resumed, chosen.wait or WAIT)
     if not doctor.done:
-        complain("interrupted")
+        print_error("interrupted")
         return 130
     if chosen.json:
         print(json.dumps(doctor.to_plain(), indent=2))
@@ -82,11 +82,11 @@ def _configured(words: Sequence[str]) -> tuple[RunConfig, Path | None]:
 
 def _of(found: train.Invocation) -> tuple[RunConfig, Path | None]:
     if found.resume is None:
-        placed = any(found.options.get(name) for name in PLACES)
+        placed = any(found.options.get(name) for name in LOCATIONS)
         return found.configuration(**({} if placed else {"in_process": True})), None
-    from byzpy_tw.records.resume import described
+    from byzpy_tw.records.resume import load_config_to_resume
 
-    return described(found.resume, found.options), found.resume
+    return load_config_to_resume(found.resume, found.options), found.resume
 
 
 def _examined(
@@ -103,11 +103,11 @@ def _examined(
         textFileLogObserver,
     )
 
-    from byzpy_tw.config.paths import settled
-    from byzpy_tw.config.unused import used
+    from byzpy_tw.config.paths import resolve_paths
+    from byzpy_tw.config.unused import drop_unused
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
-    from byzpy_tw.scheduling.clock import steady
+    from byzpy_tw.scheduling.clock import use_monotonic_clock
     from byzpy_tw.trainer.doctor import Doctor
 
     # What a server did is in the report; what is left to say is a bug of ours.
@@ -117,12 +117,12 @@ def _examined(
     globalLogBeginner.beginLoggingTo([bugs], redirectStandardIO=False, discardBuffer=True)
     registry, pool = found.registry(), make_pool(config.threads or cores())
     if resumed is None:
-        config = used(config, registry, found.beneath)
-    config = settled(config)
+        config = drop_unused(config, registry, found.beneath)
+    config = resolve_paths(config)
     made: list[Doctor] = []
 
     def main(reactor: Any) -> Deferred[None]:
-        steady(reactor)
+        use_monotonic_clock(reactor)
         made.append(Doctor(config, registry, reactor, pool, wait, resumed))
         return Deferred.fromCoroutine(made[0].examine())
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import textwrap
 
-from byzpy_tw.errors import EXIT_CODES, ByzpyTwError, ConfigError, by_code, cause, cure
-from byzpy_tw.plugins.naming import clip, nearest
+from byzpy_tw.errors import EXIT_CODES, ByzpyTwError, ConfigError, cause, cure, errors_by_code
+from byzpy_tw.plugins.naming import suggest_nearest
+from byzpy_tw.text import clip
 
 HELP = "say what an error's code means, and what to do about it"
 
@@ -20,7 +21,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Print the explanation of a code, or every code with its first line."""
-    known = by_code()
+    known = errors_by_code()
     if chosen.code is None:
         for code, kind in known.items():
             print(f"{code:<20} {_plain(cause(kind).splitlines()[0])}")
@@ -28,7 +29,7 @@ def run(chosen: argparse.Namespace) -> int:
     code = chosen.code.strip().rstrip(":").upper().replace("-", "_")
     if code not in known:
         having = [one for one in known if code and code in one]
-        hint = nearest(code, known)
+        hint = suggest_nearest(code, known)
         if having:
             hint = f"; did you mean {' or '.join(map(repr, having[:3]))}?"
         raise ConfigError(

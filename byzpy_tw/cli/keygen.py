@@ -24,12 +24,14 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Write keys, and say what to do with them."""
-    from byzpy_tw.config.paths import home
+    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.protocol.keygen import CA_FILE, generate
 
     if chosen.days < 1:
         raise BadKeys(f"--days must be at least 1, got {chosen.days}")
-    made = generate(home(chosen.folder), chosen.server, trainer=chosen.trainer, days=chosen.days)
+    made = generate(
+        expand_home(chosen.folder), chosen.server, trainer=chosen.trainer, days=chosen.days
+    )
     for path in made:
         if path.name == CA_FILE:
             say = "the CA's key: it stays here, and is needed only to add servers"

@@ -22,11 +22,11 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Write it, and say what to do next."""
-    from byzpy_tw.config.paths import home
+    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.plugins import load_and_warn
 
     check(chosen.kind, chosen.name, load_and_warn())
-    made = write(chosen.kind, chosen.name, home(chosen.into))
+    made = write(chosen.kind, chosen.name, expand_home(chosen.into))
     print(f"wrote {made.folder}")
     print(f"  {made.module.relative_to(made.folder)}: all of the {chosen.kind}; begin here")
     print(f"  {made.tests.relative_to(made.folder)}: its tests, which pass")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from byzpy_tw.console import complain
+from byzpy_tw.console import print_error
 from byzpy_tw.errors import ConfigError, RunDirectoryError
 
 HELP = "draw the report of a run again, or compare several"
@@ -34,42 +34,42 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Write what was asked for, and say where."""
-    from byzpy_tw.config.paths import home
-    from byzpy_tw.records.schema import printable
+    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.report.load import read
-    from byzpy_tw.report.page import REPORT, page_of, write
+    from byzpy_tw.report.page import REPORT, render_report, write
+    from byzpy_tw.text import printable
 
-    paths = [home(name) for name in chosen.runs]
+    paths = [expand_home(name) for name in chosen.runs]
     if chosen.output is not None and (chosen.csv or chosen.png):
         raise ConfigError("--output is of the page: leave it out with --csv and --png")
-    stories = [read(path) for path in paths]  # what is wrong is told before anything is made
-    for path, story in zip(paths, stories, strict=True):
-        if story.note:
-            complain(f"byzpy_tw: warning: {printable(path)}: {story.note}")
+    run_reports = [read(path) for path in paths]  # what is wrong is told before anything is made
+    for path, run_report in zip(paths, run_reports, strict=True):
+        if run_report.note:
+            print_error(f"byzpy_tw: warning: {printable(path)}: {run_report.note}")
     if chosen.csv is not None:
         _csv(paths, chosen.csv)
     if chosen.png is not None:
         from byzpy_tw.report.png import write_png
 
-        write_png(stories, home(chosen.png))
+        write_png(run_reports, expand_home(chosen.png))
         print(f"wrote {printable(chosen.png)}")
     if chosen.csv is None and chosen.png is None:
         default = paths[0] / REPORT if len(paths) == 1 else Path(COMPARISON)
-        written = write(home(chosen.output or default), page_of(stories))
+        written = write(expand_home(chosen.output or default), render_report(run_reports))
         print(f"wrote {printable(written)}")
     return 0
 
 
 def _csv(paths: list[Path], where: str) -> None:
-    from byzpy_tw.config.paths import home
-    from byzpy_tw.records.schema import printable
+    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.report.csv_table import write_csv
+    from byzpy_tw.text import printable
 
     if where == "-":
         write_csv(paths, sys.stdout)
         return
     try:
-        with open(home(where), "w", encoding="utf-8", newline="") as file:
+        with open(expand_home(where), "w", encoding="utf-8", newline="") as file:
             write_csv(paths, file)
     except OSError as e:
         raise RunDirectoryError(f"cannot write {printable(where)}: {e.strerror or e}") from e

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from byzpy_tw.cli.train import argument_of
+from byzpy_tw.cli.train import argparse_keywords
 from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.sweep import grid
@@ -62,7 +62,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     hints = typing.get_type_hints(RunConfig)
     for option in attrs.fields(RunConfig):
         if option.name not in grid.TAKEN:
-            runs.add_argument(flag(option.name), **argument_of(_ours(option), hints[option.name]))
+            runs.add_argument(
+                flag(option.name), **argparse_keywords(_ours(option), hints[option.name])
+            )
 
 
 def _ours(option: attrs.Attribute) -> attrs.Attribute:
@@ -90,15 +92,15 @@ def run(chosen: argparse.Namespace) -> int:
         for key, value in vars(chosen).items()
         if key in known
     }
-    from byzpy_tw.config.paths import home
-    from byzpy_tw.sweep.command import run_lab
+    from byzpy_tw.config.paths import expand_home
+    from byzpy_tw.sweep.command import run_sweep
 
-    return run_lab(
+    return run_sweep(
         given,
         attacks=chosen.attacks,
-        defences=grid.defences_of(chosen.aggregators, chosen.preaggregators),
+        defences=grid.combine_chains(chosen.aggregators, chosen.preaggregators),
         seeds=chosen.seeds,
-        folder=home(chosen.out),
+        folder=expand_home(chosen.out),
         jobs=chosen.jobs,
         again=chosen.again,
     )

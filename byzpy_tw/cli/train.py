@@ -21,14 +21,15 @@ import attrs
 from attrs import frozen
 
 import byzpy_tw
-from byzpy_tw.config.merge import checked, over
-from byzpy_tw.config.paths import home
-from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
-from byzpy_tw.config.toml import STANDARD_INPUT, beside, read_options, to_toml
+from byzpy_tw.config.merge import convert_option, merge_options
+from byzpy_tw.config.paths import expand_home
+from byzpy_tw.config.run import LOCATIONS, SECTIONS, RunConfig
+from byzpy_tw.config.toml import STANDARD_INPUT, drop_run_dir, read_options, to_toml
 from byzpy_tw.config.validators import flag
 from byzpy_tw.console import run_command
 from byzpy_tw.errors import ByzpyTwError, ConfigError
-from byzpy_tw.plugins.naming import clip, nearest
+from byzpy_tw.plugins.naming import suggest_nearest
+from byzpy_tw.text import clip
 
 if typing.TYPE_CHECKING:
     from byzpy_tw.plugins import Registry
@@ -45,7 +46,9 @@ class _Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ")
         if message.startswith(lead):
             word = message[len(lead) :].split()[0].split("=")[0]
-            message = clip(message, 200) + nearest(word, sorted(self._option_string_actions))
+            message = clip(message, 200) + suggest_nearest(
+                word, sorted(self._option_string_actions)
+            )
             if word.endswith(".toml"):
                 message += f"; for a file of options: --config {clip(word)}"
         self.exit(2, f"byzpy_tw: error: {ConfigError.code}: {message}\n"
@@ -85,12 +88,12 @@ def parser() -> argparse.ArgumentParser:
     hints = typing.get_type_hints(RunConfig)
     for option in attrs.fields(RunConfig):
         groups[option.metadata["section"]].add_argument(
-            flag(option.name), **argument_of(option, hints[option.name])
+            flag(option.name), **argparse_keywords(option, hints[option.name])
         )
     return made
 
 
-def argument_of(option: attrs.Attribute, hint: Any) -> dict[str, Any]:
+def argparse_keywords(option: attrs.Attribute, hint: Any) -> dict[str, Any]:
     """The keywords that make `option` an argparse argument."""
     told: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS}
     told["help"] = option.metadata["help"].replace("%", "%%")
@@ -145,11 +148,11 @@ class Invocation:
     def registry(self) -> Registry:
         """Names, without the distributions that are not wanted; tells of broken ones."""
         from byzpy_tw.plugins import load_and_warn
-        from byzpy_tw.records.resume import disabled_in
+        from byzpy_tw.records.resume import read_disabled_plugins
 
         disabled = self.options.get("disable_plugin")
         if disabled is None and self.resume is not None:
-            disabled = disabled_in(self.resume)
+            disabled = read_disabled_plugins(self.resume)
         return load_and_warn(disabled or ())
 
 
@@ -157,13 +160,15 @@ def parse_invocation(arguments: Sequence[str]) -> Invocation:
     """What `arguments` ask for.  Raises `ConfigError` for what is wrong with the file."""
     given = vars(parser().parse_args(arguments))
     rest = {name: given.pop(name, None) for name in ("resume", "config", *_SWITCHES)}
-    resume = None if rest["resume"] is None else home(rest["resume"])
-    options = {name: checked(name, value) for name, value in given.items()}
+    resume = None if rest["resume"] is None else expand_home(rest["resume"])
+    options = {name: convert_option(name, value) for name, value in given.items()}
     file, switches = rest["config"], {name: bool(rest[name]) for name in _SWITCHES}
     if file is not None:
         if file == str(STANDARD_INPUT) and switches["until_eof"]:
             raise ConfigError("--config - reads all of standard input: leave out --until-eof")
-        options = over(options, beside(resume, read_options(home(file)), file))
+        options = merge_options(
+            options, drop_run_dir(resume, read_options(expand_home(file)), file)
+        )
     return Invocation(options, file, frozenset(options) - set(given), resume, **switches)
 
 
@@ -207,13 +212,13 @@ def _print_config(found: Invocation) -> None:
     """
     leave_out: set[str] = set()
     if found.resume is not None:
-        from byzpy_tw.records.resume import described
+        from byzpy_tw.records.resume import load_config_to_resume
 
-        config, leave_out = described(found.resume, found.options), {"run_dir"}
-    elif any(found.options.get(name) for name in PLACES):
+        config, leave_out = load_config_to_resume(found.resume, found.options), {"run_dir"}
+    elif any(found.options.get(name) for name in LOCATIONS):
         config = found.configuration()
     else:
-        config, leave_out = found.configuration(in_process=True), set(PLACES)
+        config, leave_out = found.configuration(in_process=True), set(LOCATIONS)
     text = to_toml(config, leave_out)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # TOML is, whatever the terminal's is.

@@ -56,8 +56,8 @@ class _Progress:
             return
         self._last = now
         pace = (done - self._began[1]) / (now - self._began[0])
-        left = (rounds - done) / pace
-        self.write(f"  {done} of {rounds} rounds, {pace:.1f} rounds/s, {left:.0f} s left")
+        recorded_run = (rounds - done) / pace
+        self.write(f"  {done} of {rounds} rounds, {pace:.1f} rounds/s, {recorded_run:.0f} s left")
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -65,25 +65,25 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.threads is not None and not 1 <= chosen.threads <= 1024:
         raise ConfigError(f"--threads must be from 1 to 1024, got {chosen.threads}")
     from byzpy_tw.audit.verify import Verification
-    from byzpy_tw.config.paths import home
+    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
     from byzpy_tw.plugins import load_and_warn
     from byzpy_tw.records import recorded_run
-    from byzpy_tw.records.resume import disabled_in
-    from byzpy_tw.records.schema import printable
+    from byzpy_tw.records.resume import read_disabled_plugins
+    from byzpy_tw.text import printable
 
     def write(line: str) -> None:
         if not chosen.json:
             print(printable(line), flush=True)
 
-    folder = home(chosen.folder)
+    folder = expand_home(chosen.folder)
     found, threads = recorded_run.read(folder), chosen.threads or cores()
     disabled = chosen.disable_plugin
-    names = load_and_warn(disabled_in(folder) if disabled is None else disabled)
+    names = load_and_warn(read_disabled_plugins(folder) if disabled is None else disabled)
     pool = make_pool(threads)
     verification = Verification(found, names, pool, threads, chosen.data_root, _Progress(write))
-    config, start = found.config, _start(chosen.start, verification.kept())
+    config, start = found.config, _start(chosen.start, verification.checkpointed_rounds())
     write(
         f"byzpy_tw: verify {chosen.folder}: {len(found)} rounds of {config.model} on "
         f"{config.dataset}, {config.num_honest} honest and {config.num_byz} Byzantine nodes, "
@@ -104,31 +104,31 @@ def run(chosen: argparse.Namespace) -> int:
     return 0 if verification.confirmed else 1
 
 
-def _start(text: str, kept: list[int]) -> int:
+def _start(text: str, checkpointed_rounds: list[int]) -> int:
     if text == "newest":
-        if not kept:
+        if not checkpointed_rounds:
             raise ConfigError("--from newest: no checkpoint was kept that rounds follow")
-        return kept[-1]
+        return checkpointed_rounds[-1]
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise ConfigError(f"--from must be a round or newest, got {text[:40]!r}")
     return int(text)
 
 
 def _tell(verification: Verification, start: int, write: Callable[[str], None]) -> None:
-    from byzpy_tw.records.schema import shown
+    from byzpy_tw.text import clean_value
 
     for note in verification.notes:
-        write(f"notice: {shown(note, 2000)}")
+        write(f"notice: {clean_value(note, 2000)}")
     problems = verification.problems
     for problem in problems[:_MOST_SHOWN]:
-        write(f"- {shown(problem.text, 2000)}")
+        write(f"- {clean_value(problem.text, 2000)}")
     if len(problems) > _MOST_SHOWN:
         write(f"- and {len(problems) - _MOST_SHOWN} more (--json has them all)")
     done = sum(b - a for a, b in verification.spans)
-    rounds = len(verification.left)
+    rounds = len(verification.recorded_run)
     since = f", from the checkpoint of round {start} on" if start else ""
     if verification.confirmed:
-        last = verification.left.records[-1]["parameters_sha256"]
+        last = verification.recorded_run.records[-1]["parameters_sha256"]
         write(
             f"confirmed: the recorded hashes of {done} of {rounds} rounds are met{since}; "
             f"the parameters at the end are {last[:12]}"
@@ -144,7 +144,7 @@ def _plain(verification: Verification, folder: str) -> dict[str, object]:
     return {
         "run_dir": folder,
         "confirmed": verification.confirmed,
-        "rounds": len(verification.left),
+        "rounds": len(verification.recorded_run),
         "computed": [list(span) for span in verification.spans],
         "problems": [asdict(problem) for problem in verification.problems],
         "notices": verification.notes,

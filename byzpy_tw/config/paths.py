@@ -10,10 +10,10 @@ from attrs import evolve
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.plugins.naming import clip
+from byzpy_tw.text import clip
 
 
-def home(path: str | PathLike[str]) -> Path:
+def expand_home(path: str | PathLike[str]) -> Path:
     """`path`, with ``~`` and ``~user`` in front as the home folder that they stand for.
 
     Raises `ConfigError` for the home of nobody; a folder of such a name is ``./~name``.
@@ -33,14 +33,14 @@ def home(path: str | PathLike[str]) -> Path:
 
 def absolute(path: str | PathLike[str]) -> Path:
     """`path` from the root on, home folders filled in."""
-    return home(path).absolute()
+    return expand_home(path).absolute()
 
 
-def settled(config: RunConfig) -> RunConfig:
+def resolve_paths(config: RunConfig) -> RunConfig:
     """`config` with paths that mean the same in every folder, as a run's records hold them."""
     return evolve(
         config,
         data_root=str(absolute(config.data_root)),
         keys=None if config.keys is None else str(absolute(config.keys)),
-        run_dir=None if config.run_dir is None else str(home(config.run_dir)),
+        run_dir=None if config.run_dir is None else str(expand_home(config.run_dir)),
     )

@@ -49,7 +49,7 @@ SECTIONS = {
     "aggregation": "aggregation",
     "running": "running",
 }
-PLACES = ("remote_hosts", "local", "in_process")
+LOCATIONS = ("remote_hosts", "local", "in_process")
 
 
 def _option(
@@ -442,7 +442,7 @@ class RunConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
     @property
-    def deciding(self) -> dict[str, Any]:
+    def result_options(self) -> dict[str, Any]:
         """Every option that can change the result's bits, as `to_dict` has it."""
         plain = self.to_dict()
         return {f.name: plain[f.name] for f in attrs.fields(RunConfig) if f.metadata["bits"]}
@@ -450,10 +450,10 @@ class RunConfig:
     @property
     def bits(self) -> str:
         """Hex digest of every option that can change the result's bits."""
-        return digest_of(self.deciding)
+        return options_digest(self.result_options)
 
 
-def digest_of(options: Mapping[str, Any]) -> str:
+def options_digest(options: Mapping[str, Any]) -> str:
     """Hex digest of `options`, which are plain values under their names."""
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
 
@@ -466,7 +466,7 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**values)
 
 
-def fresh_run_dir(config: RunConfig) -> Path:
+def make_run_dir(config: RunConfig) -> Path:
     """A new folder, named by the time and the rules; made, so that no other run takes it.
 
     Raises `RunDirectoryError`.

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import byzpy_tw
-from byzpy_tw.config.merge import OPTIONS, checked, option_named
+from byzpy_tw.config.merge import OPTIONS, convert_option, find_option
 from byzpy_tw.config.paths import absolute
-from byzpy_tw.config.run import PLACES, SECTIONS, RunConfig
+from byzpy_tw.config.run import LOCATIONS, SECTIONS, RunConfig
 from byzpy_tw.config.validators import flag, word
 from byzpy_tw.errors import ByzpyTwError, ConfigError
-from byzpy_tw.plugins.naming import clip, nearest
+from byzpy_tw.plugins.naming import suggest_nearest
 from byzpy_tw.plugins.plain import plain
+from byzpy_tw.text import clip
 
 STANDARD_INPUT = Path("-")
 _WIDTH = 88
@@ -44,7 +45,7 @@ def read_options(path: Path) -> dict[str, Any]:
                 _take(options, file, key, inner, item)
         elif isinstance(value, dict) and key.replace("-", "_") not in OPTIONS:
             raise ConfigError(
-                f"{file}: there is no section [{clip(key)}]{nearest(key, SECTIONS)} "
+                f"{file}: there is no section [{clip(key)}]{suggest_nearest(key, SECTIONS)} "
                 f"(sections: {', '.join(SECTIONS)})"
             )
         else:
@@ -88,23 +89,23 @@ def _take(options: dict[str, Any], file: str, section: str | None, key: str, val
     """Put one key of the file among `options`."""
     under = "" if section is None else f" under [{section}]"
     try:
-        option = option_named(key)
+        option = find_option(key)
     except ConfigError as e:
         raise ConfigError(f"{file}: {e}{under}") from None
-    name, home = option.name, option.metadata["section"]
-    if section not in (None, home):
-        raise ConfigError(f"{file}: {key!r} does not belong{under} but under [{home}]")
+    name, expand_home = option.name, option.metadata["section"]
+    if section not in (None, expand_home):
+        raise ConfigError(f"{file}: {key!r} does not belong{under} but under [{expand_home}]")
     if name in options:
         raise ConfigError(f"{file}: {word(name)!r} is given twice")
     try:
-        options[name] = checked(name, value)
+        options[name] = convert_option(name, value)
     except ByzpyTwError as e:
         why = str(e).removeprefix(flag(name)).strip()
         raise type(e)(f"{file}: {word(name)}{under} {why}" if why != str(e) else
                       f"{file}: {word(name)}{under}: {why}") from None  # fmt: skip
 
 
-def beside(resume: Path | None, options: dict[str, Any], file: str) -> dict[str, Any]:
+def drop_run_dir(resume: Path | None, options: dict[str, Any], file: str) -> dict[str, Any]:
     """What of a file's `options` goes with the run in `resume`: all but the run's own folder.
 
     So the file that began a run may stand beside ``--resume``.  Raises `ConfigError`
@@ -142,13 +143,13 @@ def to_toml(config: RunConfig, leave_out: Collection[str] = ()) -> str:
 def _entry(option: Any, value: Any, left_out: bool) -> list[str]:
     """One option: its help, and its line."""
     told = textwrap.wrap(option.metadata["help"], _WIDTH)
-    unset = value is None or (option.name in PLACES and not value)
+    unset = value is None or (option.name in LOCATIONS and not value)
     text = (option.metadata["metavar"] or "...") if value is None else _toml(value)
     entry = f"{word(option.name)} = {text}"
     return [*(f"# {line}" for line in told), f"#{entry}" if unset or left_out else entry]
 
 
-def plain_toml(options: Mapping[str, Any]) -> str:
+def options_to_toml(options: Mapping[str, Any]) -> str:
     """Only `options`, for a process to read; those that are None are left out."""
     given = {name: value for name, value in options.items() if value is not None}
     return "".join(f"{word(name)} = {_toml(value)}\n" for name, value in given.items())

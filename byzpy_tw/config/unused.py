@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 
 from attrs import evolve, frozen
 
-from byzpy_tw.config.merge import OPTIONS, PLACES_WITHOUT
+from byzpy_tw.config.merge import OPTIONS, UNUSED_AT_LOCATION
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import ByzpyTwError, ConfigError
@@ -27,7 +27,7 @@ class _Useless:
     why: str
 
 
-def used(
+def drop_unused(
     config: RunConfig,
     registry: Registry | None = None,
     beneath: Collection[str] = (),
@@ -54,7 +54,7 @@ def _useless(
     def given(name: str) -> bool:
         return bool(getattr(config, name) != OPTIONS[name].default)
 
-    for place, options in PLACES_WITHOUT.items():
+    for place, options in UNUSED_AT_LOCATION.items():
         if getattr(config, place):
             for name in filter(given, options):
                 why = (

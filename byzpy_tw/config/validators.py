@@ -11,8 +11,9 @@ from typing import Any
 import attrs
 
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.plugins.naming import clip, parse
+from byzpy_tw.plugins.naming import parse
 from byzpy_tw.plugins.plain import plain, plain_list
+from byzpy_tw.text import clip
 
 Check = Callable[[Any, attrs.Attribute, Any], None]
 

@@ -1,7 +1,7 @@
 """One process at a time lets torchvision download, within bounds.
 
 The download runs in a child process, so that a network that hangs is bounded by
-the child's own socket timeout and by `LIMIT`, and this process's settings stay
+the child's own socket timeout and by `DOWNLOAD_TIMEOUT`, and this process's settings stay
 as they are.
 """
 
@@ -18,8 +18,8 @@ from typing import TextIO
 
 from attrs import frozen
 
-LIMIT = 900.0  # seconds for a whole download, CIFAR-10's 170 MB on a slow line
-SILENCE = 10.0  # seconds that a connection may say nothing
+DOWNLOAD_TIMEOUT = 900.0  # seconds for a whole download, CIFAR-10's 170 MB on a slow line
+SOCKET_TIMEOUT = 10.0  # seconds that a connection may say nothing
 
 # Standard input ends when the parent does, and so does the child.
 _CHILD = f"""
@@ -28,7 +28,7 @@ def watch():
     os.read(0, 1)
     os._exit(1)
 threading.Thread(target=watch, daemon=True).start()
-socket.setdefaulttimeout({SILENCE})
+socket.setdefaulttimeout({SOCKET_TIMEOUT})
 from torchvision import datasets
 getattr(datasets, sys.argv[1])(sys.argv[2], download=True)
 """
@@ -46,10 +46,10 @@ def download(source: str, root: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=LIMIT,
+            timeout=DOWNLOAD_TIMEOUT,
         )
     except subprocess.TimeoutExpired as e:
-        raise OSError(f"download took over {LIMIT:.0f} seconds") from e
+        raise OSError(f"download took over {DOWNLOAD_TIMEOUT:.0f} seconds") from e
     finally:
         os.close(theirs)
         os.close(ours)
@@ -59,7 +59,7 @@ def download(source: str, root: Path) -> None:
 
 
 @frozen
-class Lock:
+class DownloadLock:
     """The root's lock, held.  ``failure`` is why the process before us failed, if it did."""
 
     path: Path
@@ -67,7 +67,7 @@ class Lock:
     made: tuple[Path, ...] = ()  # folders that were made for it, outermost first
     failure: str = ""
 
-    def tell(self, failure: str) -> None:
+    def record_failure(self, failure: str) -> None:
         """Leave word for the processes that wait."""
         self.file.write(failure)
         self.file.flush()
@@ -80,7 +80,7 @@ class Lock:
         except FileNotFoundError:
             return False
 
-    def tidy(self) -> None:
+    def remove(self) -> None:
         """Remove the lock file, and the folders that were made for it as far as they are empty.
 
         Processes that wait for the lock have the file open, and learn from `in_place`
@@ -94,7 +94,7 @@ class Lock:
 
 
 @contextmanager
-def only_one(root: Path, source: str) -> Iterator[Lock]:
+def download_lock(root: Path, source: str) -> Iterator[DownloadLock]:
     """Hold the lock on `source` in the root, so that no two processes download it.
 
     A process that had to wait learns why the one before it failed, and need not
@@ -119,7 +119,7 @@ def only_one(root: Path, source: str) -> Iterator[Lock]:
                 waited = True
             file.seek(0)
             failure = file.read(1000) if waited else ""
-            lock = Lock(path, file, made, failure)
+            lock = DownloadLock(path, file, made, failure)
             if not failure and not lock.in_place:
                 continue  # tidied away in the meantime: another may hold a new one
             if not waited:

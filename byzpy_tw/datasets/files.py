@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-HEAD = 512  # bytes that `nature` is shown
+HEAD = 512  # bytes that `describe_content` is shown
 
 # First bytes, in lower case, of other things than the files that are looked for.
 _NATURES = (
@@ -39,7 +39,7 @@ class FileFault(Exception):
     """A data file is not as expected; the text goes on from its name."""
 
 
-def nature(head: bytes) -> str:
+def describe_content(head: bytes) -> str:
     """The kind of file that begins with `head`, such as ``an HTML page``; empty if unknown."""
     if not head:
         return ""
@@ -56,7 +56,7 @@ def nature(head: bytes) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def open_regular(path: Path) -> Iterator[BinaryIO]:
     """Open the regular file at `path`; `FileFault` for anything else, and if reading fails."""
     try:
         mode = os.stat(path).st_mode  # before opening, which waits where there is a pipe
@@ -71,15 +71,15 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             raise FileFault(f"is a link to {os.readlink(path)}, which is not there") from None
         raise FileFault("is not there any more") from None
     except OSError as e:
-        raise FileFault(f"cannot be read: {reason(e)}") from e
+        raise FileFault(f"cannot be read: {error_reason(e)}") from e
 
 
-def reason(e: OSError | ValueError) -> str:
+def error_reason(e: OSError | ValueError) -> str:
     """The system's words for `e`, without number and path."""
     return getattr(e, "strerror", None) or str(e) or type(e).__name__
 
 
-def present(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Return whether something is at `path`, be it a link that leads nowhere."""
     try:
         os.lstat(path)
@@ -91,7 +91,7 @@ def present(path: Path) -> bool:
     return True
 
 
-def in_the_way(folder: Path) -> str:
+def path_fault(folder: Path) -> str:
     """The reason why `folder` cannot be one, such as ``/data is a file, not a folder``.
 
     Empty where it is one, and where nothing keeps it from being made.
@@ -104,7 +104,7 @@ def in_the_way(folder: Path) -> str:
                 return f"{path} is a link to {os.readlink(path)}, which is not there"
             return ""
         except (OSError, ValueError) as e:
-            return f"{str(path)!r} cannot be looked into: {reason(e)}"
+            return f"{str(path)!r} cannot be looked into: {error_reason(e)}"
         if not stat.S_ISDIR(mode):
             return f"{path} is a file, not a folder"
     return ""

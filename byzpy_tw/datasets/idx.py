@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from byzpy_tw.datasets.core import Dataset
-from byzpy_tw.datasets.files import HEAD, FileFault, nature, opened
+from byzpy_tw.datasets.files import HEAD, FileFault, describe_content, open_regular
 from byzpy_tw.errors import UnsuitableData
 
 UINT8 = 0x08  # IDX type code
@@ -38,7 +38,7 @@ def read_idx(path: Path, axes: int) -> Tensor:
     Gzip data are unpacked on the way, whatever the file's name.  `FileFault` for
     anything else; memory is taken only for bytes that are there.
     """
-    with opened(path) as file:
+    with open_regular(path) as file:
         on_disk = os.fstat(file.fileno()).st_size
         if not on_disk:
             raise FileFault("is empty")
@@ -46,12 +46,12 @@ def read_idx(path: Path, axes: int) -> Tensor:
         file.seek(0)
         if not packed:
             return _read(file, axes, "is")
-        with _unpacked(file, on_disk) as unpacked:
+        with _open_gzip(file, on_disk) as unpacked:
             return _read(unpacked, axes, "unpacks to")
 
 
 @contextmanager
-def _unpacked(file: BinaryIO, on_disk: int) -> Iterator[BinaryIO]:
+def _open_gzip(file: BinaryIO, on_disk: int) -> Iterator[BinaryIO]:
     try:
         with gzip.GzipFile(fileobj=file) as unpacked:
             yield unpacked  # type: ignore[misc]
@@ -66,7 +66,7 @@ def _read(file: BinaryIO, axes: int, is_: str) -> Tensor:
     head = file.read(HEAD)
     magic = struct.pack(">HBB", 0, UINT8, axes)
     if head[:4] != magic[: len(head)]:
-        raise FileFault(_other(head, len(head) + _rest(file), magic, is_))
+        raise FileFault(_describe_other(head, len(head) + _count_rest(file), magic, is_))
     start = 4 * (axes + 1)
     if len(head) < start:
         raise FileFault(f"{is_} {len(head)} bytes, its header alone takes {start}")
@@ -78,7 +78,7 @@ def _read(file: BinaryIO, axes: int, is_: str) -> Tensor:
         if not piece:
             break
         content += piece
-    found = start + len(content) + _rest(file)
+    found = start + len(content) + _count_rest(file)
     if found != size:
         off = abs(found - size)
         raise FileFault(
@@ -90,23 +90,23 @@ def _read(file: BinaryIO, axes: int, is_: str) -> Tensor:
     return torch.frombuffer(content, dtype=torch.uint8).reshape(shape)
 
 
-def _other(head: bytes, size: int, magic: bytes, is_: str) -> str:
+def _describe_other(head: bytes, size: int, magic: bytes, is_: str) -> str:
     """Say what is found where an IDX file that begins with `magic` is expected."""
-    wanted = f"{magic.hex()} ({_typed(magic)})"
-    if head[:2] == magic[:2] and _typed(head):
-        return f"has the magic number {head[:4].hex()} ({_typed(head)}), expected {wanted}"
-    if what := nature(head):
+    wanted = f"{magic.hex()} ({_describe_type(magic)})"
+    if head[:2] == magic[:2] and _describe_type(head):
+        return f"has the magic number {head[:4].hex()} ({_describe_type(head)}), expected {wanted}"
+    if what := describe_content(head):
         return f"{is_} {what}, {size} bytes in all, expected an IDX file"
     return f"begins with {head[:4].hex()}, expected the magic number {wanted}"
 
 
-def _typed(magic: bytes) -> str:
+def _describe_type(magic: bytes) -> str:
     """``uint8, 3 axes`` for 00000803; empty where the type is none."""
     kind = _TYPES.get(magic[2], "") if len(magic) >= 4 else ""
     return kind and f"{kind}, {magic[3]} {'axis' if magic[3] == 1 else 'axes'}"
 
 
-def _rest(file: BinaryIO) -> int:
+def _count_rest(file: BinaryIO) -> int:
     """The number of bytes left in `file`, read to its end."""
     count = 0
     while piece := file.read(_PIECE):
@@ -139,12 +139,12 @@ def write_idx(dataset: Dataset, root: Path, *, folder: str = "MNIST") -> list[Pa
             (raw / f"{stem}-images-idx3-ubyte", split.x.squeeze(1)),
             (raw / f"{stem}-labels-idx1-ubyte", split.y.to(torch.uint8)),
         ):
-            path.write_bytes(_encoded(content))
+            path.write_bytes(_encode(content))
             written.append(path)
     return written
 
 
-def _encoded(content: Tensor) -> bytes:
+def _encode(content: Tensor) -> bytes:
     # Two zero bytes, the type, the number of axes; then each length, big-endian.
     head = struct.pack(">HBB", 0, UINT8, content.ndim)
     lengths = struct.pack(f">{content.ndim}I", *content.shape)

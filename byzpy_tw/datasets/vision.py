@@ -25,15 +25,15 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.datasets.core import Dataset, Split
-from byzpy_tw.datasets.download import Lock, download, only_one
+from byzpy_tw.datasets.download import DownloadLock, download, download_lock
 from byzpy_tw.datasets.files import (
     HEAD,
     FileFault,
-    in_the_way,
-    nature,
-    opened,
-    present,
-    reason,
+    describe_content,
+    error_reason,
+    exists,
+    open_regular,
+    path_fault,
 )
 from byzpy_tw.datasets.idx import read_idx
 from byzpy_tw.datasets.shipped import MEAN, STD
@@ -61,7 +61,7 @@ def fashion_mnist(*, root: Path) -> Dataset:
 
 def cifar10(*, root: Path) -> Dataset:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 images ``(3, 32, 32)``."""
-    train, test = _fetched(_Colour(Path(root).absolute()))
+    train, test = _obtain_splits(_CifarFiles(Path(root).absolute()))
     return Dataset(
         "cifar10",
         train=train,
@@ -72,7 +72,7 @@ def cifar10(*, root: Path) -> Dataset:
     )
 
 
-def colour_split(images: np.ndarray, labels: list[int]) -> Split:
+def color_split(images: np.ndarray, labels: list[int]) -> Split:
     """From images ``(N, height, width, 3)``, as torchvision has them."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     return Split(x, torch.tensor(labels, dtype=torch.int64))
@@ -81,12 +81,12 @@ def colour_split(images: np.ndarray, labels: list[int]) -> Split:
 def _grey(
     name: str, source: str, root: Path, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Dataset:
-    train, test = _fetched(_Grey(Path(root).absolute(), name, source))
+    train, test = _obtain_splits(_IdxFiles(Path(root).absolute(), name, source))
     return Dataset(name, train, test, _CLASSES, mean=mean, std=std)
 
 
 @frozen
-class _Found:
+class _FileReport:
     """A look at a dataset's files."""
 
     splits: tuple[Split, Split] | None = None  # where all is well
@@ -96,7 +96,7 @@ class _Found:
 
 
 @frozen
-class _Grey:
+class _IdxFiles:
     """The four files of MNIST or Fashion-MNIST."""
 
     root: Path
@@ -110,7 +110,7 @@ class _Grey:
     def folder(self) -> Path:
         return self.root / self.source / "raw"
 
-    def look(self) -> _Found:
+    def inspect(self) -> _FileReport:
         damaged: list[str] = []
         missing: list[str] = []
         splits = []
@@ -127,21 +127,21 @@ class _Grey:
             elif x is not None and y is not None:
                 splits.append(Split(x.unsqueeze(1), y.to(torch.int64)))
         if len(splits) == 2 and not damaged:
-            return _Found((splits[0], splits[1]))
+            return _FileReport((splits[0], splits[1]))
         old = self._legacy()
         if old.splits:
             return old
-        return _Found(None, [*damaged, *old.damaged], missing, self._misplaced(missing))
+        return _FileReport(None, [*damaged, *old.damaged], missing, self._misplaced(missing))
 
     def _path(self, name: str) -> Path:
         """The file called `name`: as it is, or with ``.gz`` where there is only that."""
         plain = self.folder / name
         packed = self.folder / f"{name}.gz"
-        return packed if present(packed) and not present(plain) else plain
+        return packed if exists(packed) and not exists(plain) else plain
 
     def _read(self, name: str, axes: int, damaged: list[str], missing: list[str]) -> Tensor | None:
         path = self._path(name)
-        if not present(path):
+        if not exists(path):
             missing.append(name)
             return None
         try:
@@ -166,7 +166,7 @@ class _Grey:
     def _spare(self, path: Path, axes: int) -> str:
         """A remark on the ``.gz`` beside `path`, which is damaged."""
         packed = path.with_name(f"{path.name}.gz")
-        if path.suffix == ".gz" or not present(packed):
+        if path.suffix == ".gz" or not exists(packed):
             return ""
         try:
             self._checked(packed, axes)
@@ -174,11 +174,11 @@ class _Grey:
             return f", and {packed.name} beside it {fault}"
         return f" (delete it, and {packed.name} beside it is read)"
 
-    def _legacy(self) -> _Found:
+    def _legacy(self) -> _FileReport:
         """Look at the files that older versions of torchvision made, if they are there."""
         folder = self.root / self.source / "processed"
         if not all(map(os.path.isfile, (folder / name for name in _LEGACY))):
-            return _Found()
+            return _FileReport()
         try:
             train, test = _by_torchvision(self.source, self.root)
             splits = [
@@ -188,11 +188,13 @@ class _Grey:
             Dataset(self.name, splits[0], splits[1], _CLASSES)
         except Exception as e:  # torch.load raises whatever its parsing meets
             faults = [
-                f"{folder / name} {fault}" for name in _LEGACY if (fault := _no_zip(folder / name))
+                f"{folder / name} {fault}"
+                for name in _LEGACY
+                if (fault := _describe_non_zip(folder / name))
             ]
             names = " or ".join(_LEGACY)
-            return _Found(None, faults or [f"{folder}/{names} is damaged: {_line(e)}"])
-        return _Found((splits[0], splits[1]))
+            return _FileReport(None, faults or [f"{folder}/{names} is damaged: {_line(e)}"])
+        return _FileReport((splits[0], splits[1]))
 
     def _misplaced(self, missing: Sequence[str]) -> list[str]:
         """Remarks on missing files that are there under another name or a level off."""
@@ -216,7 +218,7 @@ class _Grey:
                 )
         return remarks
 
-    def obtain(self) -> None:
+    def download_missing(self) -> None:
         """Download what is missing, to where it is looked for.
 
         By way of a folder of its own: what is there is not touched, and a download that
@@ -229,14 +231,14 @@ class _Grey:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in self.files:
                 made = staging / self.source / "raw" / name
-                if made.exists() and not present(self._path(name)):
+                if made.exists() and not exists(self._path(name)):
                     shutil.move(made, self.folder / name)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
 
 @frozen
-class _Colour:
+class _CifarFiles:
     """CIFAR-10's files, which torchvision checks by their MD5 and reads."""
 
     root: Path
@@ -250,41 +252,41 @@ class _Colour:
     def folder(self) -> Path:
         return self.root / "cifar-10-batches-py"
 
-    def look(self) -> _Found:
+    def inspect(self) -> _FileReport:
         try:
             splits = tuple(
-                colour_split(part.data, part.targets)
+                color_split(part.data, part.targets)
                 for part in _by_torchvision(self.source, self.root)
             )
-            return _Found((splits[0], splits[1]))
+            return _FileReport((splits[0], splits[1]))
         except Exception as e:
             # RuntimeError is torchvision's word for files that are missing or not
             # those expected; reading raises whatever it meets.
             return self._faults(e)
 
-    def _faults(self, e: Exception) -> _Found:
+    def _faults(self, e: Exception) -> _FileReport:
         from torchvision.datasets import CIFAR10
 
         expected = dict([*CIFAR10.train_list, *CIFAR10.test_list])
         expected[CIFAR10.meta["filename"]] = CIFAR10.meta["md5"]
-        missing = [name for name in expected if not present(self.folder / name)]
+        missing = [name for name in expected if not exists(self.folder / name)]
         damaged = [
             f"{self.folder / name} {fault}"
             for name, md5 in expected.items()
-            if name not in missing and (fault := _altered(self.folder / name, md5))
+            if name not in missing and (fault := _describe_mismatch(self.folder / name, md5))
         ]
         if not missing and not damaged:
             damaged = [f"{self.folder}: {_line(e)}"]
         archive, remarks = self.root / _ARCHIVE, []
-        if present(archive):
-            fault = _altered(archive, CIFAR10.tgz_md5)
+        if exists(archive):
+            fault = _describe_mismatch(archive, CIFAR10.tgz_md5)
             remarks = [f"{archive} {fault or 'is whole: unpack it there'}"]
-        return _Found(None, damaged, missing, remarks)
+        return _FileReport(None, damaged, missing, remarks)
 
-    def obtain(self) -> None:
+    def download_missing(self) -> None:
         """Download and unpack the archive, or unpack the one that is there."""
         archive = self.root / _ARCHIVE
-        ours = not present(archive)
+        ours = not exists(archive)
         try:
             download(self.source, self.root)
         except OSError:
@@ -301,10 +303,10 @@ def _by_torchvision(source: str, root: Path) -> tuple[Any, Any]:
     return make(root, train=True), make(root, train=False)
 
 
-def _altered(path: Path, md5: str) -> str:
+def _describe_mismatch(path: Path, md5: str) -> str:
     """Say what the file at `path` is instead of the one with this `md5`; empty if it is that."""
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             head = file.read(HEAD)
             file.seek(0)
             found = hashlib.file_digest(
@@ -318,20 +320,20 @@ def _altered(path: Path, md5: str) -> str:
     if not head:
         return "is empty"
     # An archive that is gzip data may be what it should be, only not whole.
-    what = "" if path.name.endswith(".gz") and head[:2] == b"\x1f\x8b" else nature(head)
+    what = "" if path.name.endswith(".gz") and head[:2] == b"\x1f\x8b" else describe_content(head)
     return f"is {what or 'damaged'}, {size} bytes with MD5 {found}, expected {md5}"
 
 
-def _no_zip(path: Path) -> str:
+def _describe_non_zip(path: Path) -> str:
     """Say what the file at `path` is, where it does not begin as a file of `torch.save` does."""
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             head = file.read(HEAD)
     except FileFault as fault:
         return str(fault)
     if not head:
         return "is empty"
-    what = "" if head.startswith(b"PK\x03\x04") else nature(head)
+    what = "" if head.startswith(b"PK\x03\x04") else describe_content(head)
     return what and f"is {what}"
 
 
@@ -339,26 +341,26 @@ def _line(e: Exception) -> str:
     return f"{type(e).__name__}: {' '.join(str(e).split())}"[:160]
 
 
-def _fetched(data: _Grey | _Colour) -> tuple[Split, Split]:
+def _obtain_splits(data: _IdxFiles | _CifarFiles) -> tuple[Split, Split]:
     """The training and test split of `data`, downloaded where files are missing."""
-    found = data.look()
+    found = data.inspect()
     if found.splits:
         return found.splits
-    if fault := in_the_way(data.root):
-        raise _unavailable(data, _Found(), f"the data root cannot be used, {fault}")
-    if fault := in_the_way(data.folder):
-        raise _unavailable(data, _Found(), fault)
+    if fault := path_fault(data.root):
+        raise _unavailable(data, _FileReport(), f"the data root cannot be used, {fault}")
+    if fault := path_fault(data.folder):
+        raise _unavailable(data, _FileReport(), fault)
     if not _writable(data.root):
         why = "" if found.damaged else f"not downloaded, since {data.root} cannot be written to"
         raise _unavailable(data, found, why)
     try:
-        with only_one(data.root, data.source) as lock:
+        with download_lock(data.root, data.source) as lock:
             try:
-                return _downloaded(data, lock)
+                return _download_locked(data, lock)
             finally:
-                lock.tidy()
+                lock.remove()
     except OSError as e:  # the lock cannot be had
-        raise _unavailable(data, found, f"{e.filename or data.root}: {reason(e)}") from e
+        raise _unavailable(data, found, f"{e.filename or data.root}: {error_reason(e)}") from e
 
 
 def _writable(root: Path) -> bool:
@@ -368,9 +370,9 @@ def _writable(root: Path) -> bool:
     return os.access(there, os.W_OK | os.X_OK, effective_ids=effective)
 
 
-def _downloaded(data: _Grey | _Colour, lock: Lock) -> tuple[Split, Split]:
-    """As `_fetched`, with the lock held."""
-    found = data.look()  # another process was first, or has now written all
+def _download_locked(data: _IdxFiles | _CifarFiles, lock: DownloadLock) -> tuple[Split, Split]:
+    """As `_obtain_splits`, with the lock held."""
+    found = data.inspect()  # another process was first, or has now written all
     if found.splits:
         return found.splits
     if found.damaged and data.kept:
@@ -378,18 +380,20 @@ def _downloaded(data: _Grey | _Colour, lock: Lock) -> tuple[Split, Split]:
     if lock.failure:
         raise _unavailable(data, found, lock.failure)
     try:
-        data.obtain()
+        data.download_missing()
     except OSError as e:
-        why = str(e) if e.errno is None else f"{e.filename or data.root}: {reason(e)}"
-        lock.tell(why)
+        why = str(e) if e.errno is None else f"{e.filename or data.root}: {error_reason(e)}"
+        lock.record_failure(why)
         raise _unavailable(data, found, why) from e
-    after = data.look()
+    after = data.inspect()
     if after.splits:
         return after.splits
     raise _unavailable(data, after, "downloaded, and still not as it should be")
 
 
-def _unavailable(data: _Grey | _Colour, found: _Found, why: str = "") -> DatasetUnavailable:
+def _unavailable(
+    data: _IdxFiles | _CifarFiles, found: _FileReport, why: str = ""
+) -> DatasetUnavailable:
     """The error: what is wrong with which file, what is missing, and what to do."""
     faults, cures = list(found.damaged), []
     if found.missing:

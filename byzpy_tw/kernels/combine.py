@@ -8,11 +8,11 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from byzpy_tw.kernels.parallel import in_order, width_of_tiles
+from byzpy_tw.kernels.parallel import even_tile_width, map_in_order
 
 TILE = 1 << 17  # columns at a time, at most: one torch call each
-CONVERTED = 1 << 16  # where they are made wider first
-GATHERED = 1 << 14  # columns at a time where rows have to be copied together
+CONVERTED_TILE = 1 << 16  # where they are made wider first
+GATHERED_TILE = 1 << 14  # columns at a time where rows have to be copied together
 
 
 def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Tensor:
@@ -28,10 +28,10 @@ def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Ten
     if len(used) == 1 and shares[used[0]] == 1:
         return matrix[used[0]].clone()
     answer = matrix.new_empty(d) if used else matrix.new_zeros(d)
-    dtype = working(matrix.dtype)
+    dtype = compute_dtype(matrix.dtype)
     together = len(used) == n or (finite and 4 * len(used) > n)
     factor = weights.to(matrix.device, dtype)
-    width = width_of_tiles(d, TILE if dtype == matrix.dtype else CONVERTED)
+    width = even_tile_width(d, TILE if dtype == matrix.dtype else CONVERTED_TILE)
 
     def start() -> Callable[[int], None]:
         def piece(tile: int) -> None:
@@ -50,7 +50,7 @@ def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Ten
 
         return piece
 
-    in_order(start, ceil(d / width))
+    map_in_order(start, ceil(d / width))
     return answer
 
 
@@ -59,46 +59,46 @@ def combinations(matrix: Tensor, weights: Tensor) -> Tensor:
 
     A row that has no weight in any of them may hold anything.
     """
-    chosen = _plain_choice(weights)
+    chosen = _selected_rows(weights)
     if chosen is not None:
         return matrix[chosen]
     m, d = weights.shape[0], matrix.shape[1]
     answer = matrix.new_empty(m, d)
-    mix, used = factors(matrix, weights)
-    width = width_of_tiles(d, GATHERED)
+    mix, used = used_columns(matrix, weights)
+    width = even_tile_width(d, GATHERED_TILE)
 
     def start() -> Callable[[int], None]:
         def piece(tile: int) -> None:
             columns = slice(tile * width, (tile + 1) * width)
-            answer[:, columns] = torch.mm(mix, gathered(matrix[:, columns], used, mix.dtype))
+            answer[:, columns] = torch.mm(mix, gather_rows(matrix[:, columns], used, mix.dtype))
 
         return piece
 
-    in_order(start, ceil(d / width))
+    map_in_order(start, ceil(d / width))
     return answer
 
 
-def factors(matrix: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+def used_columns(matrix: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None]:
     """The columns of `weights` that are not all zero, ready to multiply `matrix` with.
 
     And which rows of `matrix` they go with; None for all of them.
     """
     used = weights.ne(0).any(dim=0).nonzero()[:, 0]
-    mix = weights[:, used].to(matrix.device, working(matrix.dtype))
+    mix = weights[:, used].to(matrix.device, compute_dtype(matrix.dtype))
     return mix, None if len(used) == len(matrix) else used.to(matrix.device)
 
 
-def gathered(tile: Tensor, used: Tensor | None, dtype: torch.dtype) -> Tensor:
+def gather_rows(tile: Tensor, used: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The rows `used` of a tile, as `dtype`."""
     return (tile if used is None else tile.index_select(0, used)).to(dtype)
 
 
-def working(dtype: torch.dtype) -> torch.dtype:
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """What to compute in: float32 at least."""
     return dtype if dtype.itemsize >= 4 else torch.float32
 
 
-def _plain_choice(weights: Tensor) -> list[int] | None:
+def _selected_rows(weights: Tensor) -> list[int] | None:
     """The row that each of the weights picks, where all of them pick one row."""
     if not (weights.ne(0).sum(dim=1) == 1).all() or not (weights.sum(dim=1) == 1).all():
         return None

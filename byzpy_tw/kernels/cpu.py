@@ -16,7 +16,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def device_of(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """The device that ``--device`` names; `ConfigError` where it is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -15,7 +15,7 @@ from torch import Tensor
 BLOCK = 128  # points that are looked at at a time
 
 
-def symmetric(matrix: Tensor) -> Tensor:
+def symmetrize(matrix: Tensor) -> Tensor:
     """`matrix`, its lower half mirrored: two points are as far from each other both ways.
 
     A matrix product rounds its halves differently, and ties would depend on that.
@@ -57,7 +57,7 @@ def distances_of(inner: Tensor, rows: slice, out: Tensor | None = None) -> Tenso
     return torch.from_numpy(apart)
 
 
-def ascending(distances: Tensor) -> Tensor:
+def sort_rows(distances: Tensor) -> Tensor:
     """Each row of a matrix on the CPU in ascending order.
 
     By numpy, which takes a third of the time: torch sorts the indices as well.

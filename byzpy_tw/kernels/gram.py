@@ -27,21 +27,21 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.kernels.combine import working
-from byzpy_tw.kernels.distances import BLOCK, ascending, distances_of, squared_distances
-from byzpy_tw.kernels.multiply import STRETCH, inner_products, tile_width
-from byzpy_tw.kernels.parallel import in_order
+from byzpy_tw.kernels.combine import compute_dtype
+from byzpy_tw.kernels.distances import BLOCK, distances_of, sort_rows, squared_distances
+from byzpy_tw.kernels.multiply import STRETCH, inner_products, product_tile_width
+from byzpy_tw.kernels.parallel import map_in_order
 from byzpy_tw.vectors import NORM_LIMIT
 
 SAMPLE = 1024  # coordinates on which a row to look from is chosen
-RUN = 64  # of these next to each other
+RUN_LENGTH = 64  # of these next to each other
 PASSES = 8
 # How small the error's bound must be against the squared radius of a majority.
-SMALL = 1e-5
+TOLERANCE = 1e-5
 # Squared distances below so many roundings of two squared lengths may be none at all.
-EQUAL = 256
+EQUAL_ROUNDINGS = 256
 # A squared norm this much smaller than what it is the difference of is measured anew.
-CANCELLED = 8.0
+CANCELLATION = 8.0
 
 
 @frozen(eq=False)
@@ -74,11 +74,11 @@ def products(matrix: Tensor, anchor: Tensor | None = None) -> Products:
         if not seen:
             refused = _refused(matrix, inner)
         seen.append(view)
-        better = _better_view(inner[:n, :n], view, refused, matrix.dtype)
+        better = _find_better_view(inner[:n, :n], view, refused, matrix.dtype)
         if better is not None and len(seen) == 1:
-            better = _central(matrix, refused)
+            better = _central_row(matrix, refused)
         if better is None or better in seen or len(seen) == PASSES:
-            return Products(_told_alike(inner, matrix), refused, len(seen))
+            return Products(_unify_equal_rows(inner, matrix), refused, len(seen))
         view = better
 
 
@@ -90,7 +90,7 @@ def norms_from(matrix: Tensor, inner: Tensor) -> Tensor:
     """
     squared, lost = _squared_norms(inner, len(matrix))
     if lost.any():
-        squared[lost] = np.square(_some(matrix, lost))
+        squared[lost] = np.square(_norms_of_rows(matrix, lost))
     return torch.from_numpy(np.sqrt(squared))
 
 
@@ -100,8 +100,8 @@ def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
     With `origin`, ``(d,)``, the distances of the rows to that.
     """
     n, d = matrix.shape
-    width = tile_width(n, d, matrix.device, copied=origin is not None)
-    dtype = working(matrix.dtype)
+    width = product_tile_width(n, d, matrix.device, copied=origin is not None)
+    dtype = compute_dtype(matrix.dtype)
 
     def start() -> Callable[[int], Tensor]:
         room = None if origin is None else matrix.new_empty(n, width, dtype=dtype)
@@ -117,7 +117,7 @@ def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
         return piece
 
     total = torch.zeros(n, dtype=torch.float64, device=matrix.device)
-    for part in in_order(start, ceil(d / width)):
+    for part in map_in_order(start, ceil(d / width)):
         total += part
     return total.sqrt_().cpu()
 
@@ -132,19 +132,19 @@ def _squared_lengths(tile: Tensor) -> Tensor:
     return lengths.to(torch.float64).square_().sum(dim=1)
 
 
-def _central(matrix: Tensor, refused: tuple[int, ...]) -> int:
+def _central_row(matrix: Tensor, refused: tuple[int, ...]) -> int:
     """The row that has a majority nearest to it, judged on some of the coordinates."""
     n, d = matrix.shape
     # Runs of coordinates, since one from each of a thousand places is a cache miss each.
-    step = max(RUN, d // (SAMPLE // RUN))
+    step = max(RUN_LENGTH, d // (SAMPLE // RUN_LENGTH))
     few = matrix[:, : d // step * step].unflatten(1, (-1, step)) if step < d else matrix[:, None]
-    some = few[:, :, :RUN].flatten(1).to("cpu", torch.float64)
+    some = few[:, :, :RUN_LENGTH].flatten(1).to("cpu", torch.float64)
     good = torch.tensor([i for i in range(n) if i not in refused])
     some = some[good]
     # Seen from a row of middling length, which no minority can make a long one.
     lengths = torch.linalg.vector_norm(some, dim=1)
     some = some - some[lengths.sort(stable=True).indices[(len(good) - 1) // 2]]
-    apart = ascending(squared_distances(some @ some.T))
+    apart = sort_rows(squared_distances(some @ some.T))
     return int(good[apart[:, len(good) // 2].argmin()])
 
 
@@ -152,7 +152,7 @@ def _refused(matrix: Tensor, inner: Tensor) -> tuple[int, ...]:
     squared, _ = _squared_norms(inner, len(matrix))
     suspect = ~(squared <= 0.99 * NORM_LIMIT**2)
     if suspect.any():
-        suspect[suspect.copy()] = ~(_some(matrix, suspect) <= NORM_LIMIT)
+        suspect[suspect.copy()] = ~(_norms_of_rows(matrix, suspect) <= NORM_LIMIT)
     return tuple(suspect.nonzero()[0].tolist())
 
 
@@ -162,37 +162,37 @@ def _squared_norms(inner: Tensor, n: int) -> tuple[np.ndarray, np.ndarray]:
     known = inner.numpy()
     lengths, origin = known.diagonal()[:n], known[-1, -1]
     squared = lengths - 2 * known[-1, :n] + origin
-    return squared, ~(lengths + origin <= CANCELLED * squared)
+    return squared, ~(lengths + origin <= CANCELLATION * squared)
 
 
-def _some(matrix: Tensor, which: np.ndarray) -> np.ndarray:
+def _norms_of_rows(matrix: Tensor, which: np.ndarray) -> np.ndarray:
     """The norms of some of the rows, by reading them."""
     if which.all():
         return norms_of(matrix).numpy()
     return np.concatenate([norms_of(matrix[i : i + 1]).numpy() for i in which.nonzero()[0]])
 
 
-def _told_alike(inner: Tensor, matrix: Tensor) -> Tensor:
+def _unify_equal_rows(inner: Tensor, matrix: Tensor) -> Tensor:
     """`inner`, where rows that are equal to the bit have the first one's products.
 
     The library rounds a product by where its rows stand among the others.  Attackers who
     all send one vector would be a little apart, and noise would choose between them.
     """
     known = inner.numpy()
-    for one, other in _copies(inner, matrix).items():
+    for one, other in _duplicates(inner, matrix).items():
         known[one], known[:, one] = known[other], known[:, other]
     return inner
 
 
 @np.errstate(all="ignore")  # of rows that are refused anything may come
-def _copies(inner: Tensor, matrix: Tensor) -> dict[int, int]:
+def _duplicates(inner: Tensor, matrix: Tensor) -> dict[int, int]:
     """Of each row that is equal to one before it, the first of these.
 
     Attackers whose vectors differ at their very end would have each of them read once for
     every other: after as many vain readings as there are rows it is left at that.
     """
     n, first, vain = len(matrix), dict[int, int](), 0
-    for one, others in _close(inner, n, matrix.dtype):
+    for one, others in _near_duplicates(inner, n, matrix.dtype):
         for other in others:
             if other in first:
                 continue
@@ -205,14 +205,14 @@ def _copies(inner: Tensor, matrix: Tensor) -> dict[int, int]:
     return first
 
 
-def _close(inner: Tensor, n: int, dtype: torch.dtype) -> Iterator[tuple[int, list[int]]]:
+def _near_duplicates(inner: Tensor, n: int, dtype: torch.dtype) -> Iterator[tuple[int, list[int]]]:
     """Rows in ascending order, and those before each that rounding cannot tell from it.
 
     Only what is as long is compared: of a thousand rows hardly any two are by chance.
     """
     known = inner.numpy()
     lengths = known.diagonal()[:n]
-    share = EQUAL * torch.finfo(working(dtype)).eps
+    share = EQUAL_ROUNDINGS * torch.finfo(compute_dtype(dtype)).eps
     order = np.argsort(lengths, kind="stable")
     ranked = lengths[order]
     begin = np.searchsorted(ranked, ranked * (1 - share))
@@ -227,7 +227,7 @@ def _close(inner: Tensor, n: int, dtype: torch.dtype) -> Iterator[tuple[int, lis
 
 
 @np.errstate(all="ignore")
-def _better_view(
+def _find_better_view(
     inner: Tensor, view: int | None, refused: tuple[int, ...], dtype: torch.dtype
 ) -> int | None:
     """A row to look from instead of `view`, or None where `view` is good enough."""
@@ -246,11 +246,11 @@ def _better_view(
         rows = slice(block * BLOCK, (block + 1) * BLOCK)
         return np.partition(distances_of(among, rows).numpy(), last, axis=1)[:, last]
 
-    radii = np.concatenate(in_order(lambda: farthest, ceil(len(good) / BLOCK)))
+    radii = np.concatenate(map_in_order(lambda: farthest, ceil(len(good) / BLOCK)))
     middle = int(radii.argmin())
     radius = float(radii[middle])
     members = distances_of(among, slice(middle, middle + 1)).numpy()[0] <= radius
     # Twice: two lengths enter a squared distance, and their product once more.
     longest = float(among.numpy().diagonal()[members].max())
-    bound = 4 * torch.finfo(working(dtype)).eps * longest
-    return None if bound <= SMALL * radius else good[middle]
+    bound = 4 * torch.finfo(compute_dtype(dtype)).eps * longest
+    return None if bound <= TOLERANCE * radius else good[middle]

@@ -11,7 +11,7 @@ _MMAP_THRESHOLD, _LARGE = -3, 32 << 20
 _TRIM_THRESHOLD, _KEPT = -1, 128 << 20
 
 
-def steady_heap() -> None:
+def configure_malloc() -> None:
     """Let the C library keep a round's memory for the next; nothing where it cannot.
 
     Each round takes and frees the same activations and gradients, megabytes at a
@@ -19,7 +19,7 @@ def steady_heap() -> None:
     free at the end of a heap, and the next round waits for the kernel to hand out
     the same pages again, zeroed: up to a third of a gradient of `small-cnn`
     (measured: 24 ms for a batch of 64, and 36 with 6,100 page faults).  It keeps up to 128
-    MiB of the main heap here, until `trim`; the other one is made of pieces of 64 MiB,
+    MiB of the main heap here, until `trim_heap`; the other one is made of pieces of 64 MiB,
     which go back when they are empty.  Blocks of 32 MiB and more are the system's own.
 
     It also makes a heap for each thread that allocates at the same time as others:
@@ -37,7 +37,7 @@ def steady_heap() -> None:
             pass
 
 
-def trim() -> None:
+def trim_heap() -> None:
     """Give back what the C library keeps for later; nothing where it has no such call.
 
     Runs differ in size and the threads' arenas keep the largest of each, so a
@@ -50,7 +50,7 @@ def trim() -> None:
         pass
 
 
-def settle() -> None:
+def freeze_gc() -> None:
     """What this process has loaded by now, torch above all, is here for good.
 
     To look through it for garbage now and then would cost a round 100 ms.

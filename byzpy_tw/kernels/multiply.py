@@ -15,9 +15,9 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.kernels.combine import working
-from byzpy_tw.kernels.distances import symmetric
-from byzpy_tw.kernels.parallel import in_order, width_of_tiles
+from byzpy_tw.kernels.combine import compute_dtype
+from byzpy_tw.kernels.distances import symmetrize
+from byzpy_tw.kernels.parallel import even_tile_width, map_in_order
 
 # Columns that are summed up in the vectors' own precision: ten times less rounding
 # than whole tiles have, for nothing.
@@ -37,12 +37,12 @@ def inner_products(matrix: Tensor, view: int | None, anchor: Tensor | None) -> T
     k = n if anchor is None else n + 1
     # Whether it is in fact copied may depend on where it lies; bits must not.
     copied = view is not None or anchor is not None
-    width = tile_width(k, d, matrix.device, copied=copied)
+    width = product_tile_width(k, d, matrix.device, copied=copied)
     tiles = ceil(d / width)
     group = ceil(tiles / SPANS)
 
     def start() -> Callable[[int], np.ndarray]:
-        reader = _reader(matrix, view, anchor, width)
+        reader = _make_reader(matrix, view, anchor, width)
 
         def piece(span: int) -> np.ndarray:
             total = np.zeros((k, k))
@@ -52,11 +52,11 @@ def inner_products(matrix: Tensor, view: int | None, anchor: Tensor | None) -> T
 
         return piece
 
-    total = _summed(start, ceil(tiles / group))
-    return _arranged(symmetric(torch.from_numpy(total)), n, view)
+    total = _sum_in_order(start, ceil(tiles / group))
+    return _with_anchor_and_origin(symmetrize(torch.from_numpy(total)), n, view)
 
 
-def tile_width(n: int, d: int, device: torch.device, *, copied: bool = False) -> int:
+def product_tile_width(n: int, d: int, device: torch.device, *, copied: bool = False) -> int:
     """Columns to a tile: a function of shape and purpose alone, so that bits are too.
 
     What is `copied` takes 2 MiB of float32 a thread: half of that costs a third more time,
@@ -66,11 +66,11 @@ def tile_width(n: int, d: int, device: torch.device, *, copied: bool = False) ->
     cpu = device.type == "cpu"
     budget = 1 << 26 if not cpu else 1 << 19 if copied else 9 << 18  # numbers in a tile
     most = max(1024, min(1 << (17 if cpu else 20), budget // n))
-    return width_of_tiles(d, most // 1024 * 1024)
+    return even_tile_width(d, most // 1024 * 1024)
 
 
-def _summed(start: Callable[[], Callable[[int], np.ndarray]], count: int) -> np.ndarray:
-    """The sum of the pieces that `in_order` would give, in that order.
+def _sum_in_order(start: Callable[[], Callable[[int], np.ndarray]], count: int) -> np.ndarray:
+    """The sum of the pieces that `map_in_order` would give, in that order.
 
     Each is added as soon as those before it are: of many rows they are large, and not
     to be had all at once.
@@ -95,7 +95,7 @@ def _summed(start: Callable[[], Callable[[int], np.ndarray]], count: int) -> np.
 
         return add
 
-    in_order(begin, count)
+    map_in_order(begin, count)
     assert total is not None
     return total
 
@@ -111,8 +111,8 @@ class _Reader:
     most: int
 
 
-def _reader(matrix: Tensor, view: int | None, anchor: Tensor | None, width: int) -> _Reader:
-    (n, d), dtype = matrix.shape, working(matrix.dtype)
+def _make_reader(matrix: Tensor, view: int | None, anchor: Tensor | None, width: int) -> _Reader:
+    (n, d), dtype = matrix.shape, compute_dtype(matrix.dtype)
     k = n if anchor is None else n + 1
     # How a matrix product rounds depends on where in memory its rows begin.  So tiles
     # are multiplied where they lie only if that is where torch puts a fresh matrix,
@@ -121,7 +121,7 @@ def _reader(matrix: Tensor, view: int | None, anchor: Tensor | None, width: int)
     at_home = matrix.is_contiguous() and matrix.stride(0) >= d and matrix.data_ptr() % ALIGNED == 0
     if view is None and anchor is None and at_home and matrix.dtype == dtype:
         return _Reader(lambda a, b: matrix[:, a:b], width)
-    most = min(width, tile_width(k, d, matrix.device, copied=True))
+    most = min(width, product_tile_width(k, d, matrix.device, copied=True))
     room = matrix.new_empty(k, most + (d - most) % ALIGNED, dtype=dtype)
 
     def read(a: int, b: int) -> Tensor:
@@ -149,7 +149,7 @@ def _add(reader: _Reader, a: int, b: int, total: np.ndarray) -> None:
     parts: list[list[Tensor]] = []
     for c in range(a, b, reader.most):
         rows = reader.read(c, min(b, c + reader.most))
-        parts.append(_crossed(rows))
+        parts.append(_block_products(rows))
         if rows.shape[1] % STRETCH:  # the last of them
             last = rows[:, rows.shape[1] // STRETCH * STRETCH :]
             total += torch.mm(last, last.T).cpu().numpy()
@@ -161,7 +161,7 @@ def _add(reader: _Reader, a: int, b: int, total: np.ndarray) -> None:
         total[i:, i : i + step] += whole.sum(dim=0, dtype=torch.float64).cpu().numpy()
 
 
-def _crossed(rows: Tensor) -> list[Tensor]:
+def _block_products(rows: Tensor) -> list[Tensor]:
     """Of each block, ``(stretches, n - i, step)`` inner products of rows i.. with its own."""
     (n, width), stride, step = rows.shape, rows.stride(0), _block(len(rows))
     found = []
@@ -178,7 +178,7 @@ def _block(n: int) -> int:
     return next(block for most, block in _BLOCKS if n < most)
 
 
-def _arranged(total: Tensor, n: int, view: int | None) -> Tensor:
+def _with_anchor_and_origin(total: Tensor, n: int, view: int | None) -> Tensor:
     """Rows, anchor and origin in this order; what they are seen from is zero."""
     whole, raw = np.zeros((n + 2, n + 2)), total.numpy()
     k = len(raw)

@@ -34,7 +34,7 @@ class Step:
 
 
 @frozen
-class Program:
+class SortingNetwork:
     """`steps` to take; then place i of the sorted order is in buffer ``places[i]``.
 
     ``scratch`` is how many buffers besides the rows the steps use.
@@ -46,7 +46,7 @@ class Program:
 
 
 @lru_cache(maxsize=256)
-def program(wanted: tuple[Wanted, ...]) -> Program:
+def sorting_network(wanted: tuple[Wanted, ...]) -> SortingNetwork:
     """The steps that sort ``len(wanted)`` rows as far as `wanted` asks."""
     n = len(wanted)
     where = list(range(n))  # the buffer that each wire is in
@@ -61,7 +61,7 @@ def program(wanted: tuple[Wanted, ...]) -> Program:
         used += 1
         return used - 1
 
-    for i, j, low, high in _cut(_merge_exchange(n), wanted):
+    for i, j, low, high in _prune(_merge_exchange(n), wanted):
         a, b = where[i], where[j]
         # The smaller goes to a new place first, since both are still to be read; the
         # larger may then take the place of what it is made of.
@@ -72,7 +72,7 @@ def program(wanted: tuple[Wanted, ...]) -> Program:
             if old >= n and old not in (first, second):
                 free.append(old)
         where[i], where[j] = (-1 if end is None else end for end in (first, second))
-    return Program(tuple(steps), tuple(where), used - n)
+    return SortingNetwork(tuple(steps), tuple(where), used - n)
 
 
 def _merge_exchange(n: int) -> list[tuple[int, int]]:
@@ -93,7 +93,7 @@ def _merge_exchange(n: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def _cut(
+def _prune(
     pairs: Sequence[tuple[int, int]], wanted: Sequence[Wanted]
 ) -> list[tuple[int, int, bool, bool]]:
     """The pairs that matter, in order, and whether their low and high ends do.

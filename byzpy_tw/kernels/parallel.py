@@ -29,10 +29,10 @@ P = ParamSpec("P")
 # time 1.4 ms (measured, two threads).
 MOST_WORKERS = 64
 
-_STARTING = 1.0  # seconds that a new pool's threads wait for each other, at most
-_SHARES = 4
-_STEP = 1024  # columns: a tile is a whole number of times that
-_SMALL = 1 << 14
+_START_TIMEOUT = 1.0  # seconds that a new pool's threads wait for each other, at most
+_TILE_MULTIPLE = 4
+_COLUMN_MULTIPLE = 1024  # columns: a tile is a whole number of times that
+_MIN_TILE = 1 << 14
 
 
 def pool(threads: int, name: str = "byzpy_tw") -> ThreadPoolExecutor:
@@ -41,10 +41,10 @@ def pool(threads: int, name: str = "byzpy_tw") -> ThreadPoolExecutor:
     The number of torch threads that the caller's other threads use stays what
     it is.
     """
-    return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=_hold_to_one)
+    return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=_limit_to_one_thread)
 
 
-def whole_pool(threads: int, name: str = "byzpy_tw") -> ThreadPoolExecutor:
+def prestarted_pool(threads: int, name: str = "byzpy_tw") -> ThreadPoolExecutor:
     """As `pool`, with all of its threads there from the beginning.
 
     An executor starts one when a job finds the others at work, which may be after an
@@ -58,22 +58,22 @@ def whole_pool(threads: int, name: str = "byzpy_tw") -> ThreadPoolExecutor:
 
     for _ in range(threads):
         # None is done before all have begun, so that each has a thread of its own.
-        executor.submit(together.wait, _STARTING).add_done_callback(ended)
+        executor.submit(together.wait, _START_TIMEOUT).add_done_callback(ended)
     return executor
 
 
 # The initializer below touches a setting of the whole process for a moment.
-_settling = threading.Lock()
+_thread_setting_lock = threading.Lock()
 
 
-def _hold_to_one() -> None:
+def _limit_to_one_thread() -> None:
     """Hold torch to one thread here, and leave what is in force elsewhere.
 
     ``torch.set_num_threads`` sets the calling thread's number and the number
     that threads yet to come start with.  A second call from a thread that ends
     at once puts the latter back.
     """
-    with _settling:
+    with _thread_setting_lock:
         elsewhere = torch.get_num_threads()  # this thread is new
         torch.set_num_threads(1)
         other = threading.Thread(target=torch.set_num_threads, args=(elsewhere,))
@@ -108,25 +108,25 @@ class ReactorThread:
 
 reactor_thread = ReactorThread()
 
-_wanted: ContextVar[int | None] = ContextVar("byzpy_tw_threads", default=None)
+_thread_limit: ContextVar[int | None] = ContextVar("byzpy_tw_threads", default=None)
 
 
 @contextmanager
-def using(threads: int) -> Iterator[None]:
+def thread_limit(threads: int) -> Iterator[None]:
     """Let rules called in this context work on `threads` threads."""
-    token = _wanted.set(threads)
+    token = _thread_limit.set(threads)
     try:
         yield
     finally:
-        _wanted.reset(token)
+        _thread_limit.reset(token)
 
 
 def threads() -> int:
-    """How many threads rules called here may use: `using`'s, else torch's."""
-    return _wanted.get() or torch.get_num_threads()
+    """How many threads rules called here may use: `thread_limit`'s, else torch's."""
+    return _thread_limit.get() or torch.get_num_threads()
 
 
-def alone(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+def run_single_threaded(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """``function(*args, **kwargs)``, in a thread where torch computes on one thread.
 
     That may be this very thread.  Gradients are not recorded.
@@ -135,16 +135,16 @@ def alone(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         with torch.no_grad():
             return function(*args, **kwargs)
     context = copy_context()
-    context.run(_wanted.set, threads())
+    context.run(_thread_limit.set, threads())
 
     def call() -> T:
         with torch.no_grad():
             return function(*args, **kwargs)
 
-    return _crew(os.getpid()).submit(context.run, call).result()
+    return _shared_pool(os.getpid()).submit(context.run, call).result()
 
 
-def on_one_thread(function: Callable[[], T]) -> T:
+def run_single_threaded_with_grad(function: Callable[[], T]) -> T:
     """``function()``, where torch computes on one thread; gradients are recorded as here."""
     if torch.get_num_threads() == 1:
         return function()
@@ -152,19 +152,19 @@ def on_one_thread(function: Callable[[], T]) -> T:
         return executor.submit(copy_context().run, function).result()
 
 
-def width_of_tiles(d: int, most: int) -> int:
+def even_tile_width(d: int, most: int) -> int:
     """Columns to a tile, `most` or fewer, for `d` columns: a function of these alone.
 
     The tiles are about as wide as one another, and four of them or a multiple, so that
     two threads or four end together.  Those of `most` would be seven, say, and one
     thread would wait for the other's fourth.  What is small is not worth dividing.
     """
-    tiles = max(1, ceil(d / most / _SHARES)) * _SHARES
-    even = ceil(d / tiles / _STEP) * _STEP
-    return min(d, most, max(even, _SMALL))
+    tiles = max(1, ceil(d / most / _TILE_MULTIPLE)) * _TILE_MULTIPLE
+    even = ceil(d / tiles / _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
+    return min(d, most, max(even, _MIN_TILE))
 
 
-def in_order(start: Callable[[], Callable[[int], T]], count: int) -> list[T]:
+def map_in_order(start: Callable[[], Callable[[int], T]], count: int) -> list[T]:
     """The answers to pieces 0, 1, ..., `count` - 1, in that order.
 
     Each thread that takes part calls `start` once, to make itself the buffers
@@ -183,7 +183,7 @@ def in_order(start: Callable[[], Callable[[int], T]], count: int) -> list[T]:
     here = torch.get_num_threads() == 1
     helpers: list[Future[None]] = []
     for _ in range(min(threads(), count) - here):
-        helpers.append(_crew(os.getpid()).submit(work))
+        helpers.append(_shared_pool(os.getpid()).submit(work))
     try:
         if here:
             work()
@@ -196,6 +196,6 @@ def in_order(start: Callable[[], Callable[[int], T]], count: int) -> list[T]:
 
 
 @cache
-def _crew(process: int) -> ThreadPoolExecutor:
+def _shared_pool(process: int) -> ThreadPoolExecutor:
     # By process: the threads of a parent do not survive a fork.
     return pool(MOST_WORKERS, "byzpy_tw-rules")

@@ -17,8 +17,14 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from byzpy_tw.kernels.combine import combination, combinations, factors, gathered, working
-from byzpy_tw.kernels.distances import distances_of, squared_distances, symmetric
+from byzpy_tw.kernels.combine import (
+    combination,
+    combinations,
+    compute_dtype,
+    gather_rows,
+    used_columns,
+)
+from byzpy_tw.kernels.distances import distances_of, squared_distances, symmetrize
 from byzpy_tw.kernels.gram import Products, norms_from, norms_of, products
 from byzpy_tw.vectors import NORM_LIMIT
 
@@ -99,7 +105,7 @@ class Gram:
             wider[:k, -1] = 1 - given.sum(axis=1)
             wider[-2, -2] = wider[-1, -1] = 1
             wide = torch.from_numpy(wider)
-            return symmetric(wide @ self.whole @ wide.T)
+            return symmetrize(wide @ self.whole @ wide.T)
 
         return Gram(mix.shape[0], whole)
 
@@ -175,7 +181,7 @@ class Points:
             return self._gram.norms
         return self._row_norms if self.rows is None else self._row_norms[list(self.rows)]
 
-    def keeping(self, rows: Sequence[int]) -> Points:
+    def restrict_rows(self, rows: Sequence[int]) -> Points:
         """Of the rows themselves, only `rows`."""
         kept = Points(self.matrix, anchor=self.anchor, rows=tuple(rows))
         for known in ("products", "_row_norms"):
@@ -200,11 +206,11 @@ class Points:
         some = some if self.rows is None else some[list(self.rows)]
         return some if self.mix is None else self.mix @ some
 
-    def anchored(self, anchor: Tensor) -> Points:
+    def with_anchor(self, anchor: Tensor) -> Points:
         """The same points, with `anchor` among the inner products."""
         if self.mix is None and self.rows is None:
             return Points(self.matrix, anchor=anchor)
-        return Points(self.materialised(), anchor=anchor)
+        return Points(self.materialise(), anchor=anchor)
 
     def mapped(self, mix: Tensor) -> Points:
         """What ``(k, m)`` `mix` makes of these points."""
@@ -217,7 +223,7 @@ class Points:
             gram=self.gram.mapped(mix),
         )
 
-    def over_rows(self, weights: Tensor) -> Tensor:
+    def row_weights(self, weights: Tensor) -> Tensor:
         """``(n,)`` or ``(k, n)`` weights of the matrix's rows, from weights of these points."""
         return self._to_rows(weights if self.mix is None else weights @ self.mix)
 
@@ -228,10 +234,10 @@ class Points:
         wide[..., torch.tensor(self.rows)] = weights
         return wide
 
-    def combined(self, weights: Tensor) -> Tensor:
+    def combine(self, weights: Tensor) -> Tensor:
         """The points' sum under ``(m,)`` float64 weights, ``(d,)`` in the matrix's dtype."""
         # Where rows were refused, the others are finite.
-        return combination(self.matrix, self.over_rows(weights), finite=self.rows is None)
+        return combination(self.matrix, self.row_weights(weights), finite=self.rows is None)
 
     def reader(self, width: int) -> Callable[[int, int], Sequence[Tensor]]:
         """A function that gives the points' columns from a to b, at most `width` of them.
@@ -239,7 +245,7 @@ class Points:
         For one thread.  The rows are float32 at least, must not be written to,
         and are good until the next call.
         """
-        dtype = working(self.matrix.dtype)
+        dtype = compute_dtype(self.matrix.dtype)
         if self.mix is None:
             matrix, rows = self.matrix, self.rows
 
@@ -248,21 +254,21 @@ class Points:
                 return tile if rows is None else [tile[i] for i in rows]
 
             return plain
-        mix, used = factors(self.matrix, self._to_rows(self.mix))
+        mix, used = used_columns(self.matrix, self._to_rows(self.mix))
         room = self.matrix.new_empty(self.size * width, dtype=dtype)
 
         def mixed(a: int, b: int) -> Sequence[Tensor]:
             tile = self.matrix[:, a:b]
-            tile = gathered(tile, used, dtype)
+            tile = gather_rows(tile, used, dtype)
             out = room[: self.size * (b - a)].view(self.size, b - a)
             return torch.mm(mix, tile, out=out).unbind(0)
 
         return mixed
 
-    def materialised(self, chosen: Sequence[int] | None = None) -> Tensor:
+    def materialise(self, chosen: Sequence[int] | None = None) -> Tensor:
         """The points, or those `chosen`, as a matrix: the caller's own where nothing was done."""
         if self.mix is None and self.rows is None and chosen is None:
             return self.matrix
         one = torch.eye(self.size, dtype=torch.float64)
         one = one if chosen is None else one[list(chosen)]
-        return combinations(self.matrix, self.over_rows(one))
+        return combinations(self.matrix, self.row_weights(one))

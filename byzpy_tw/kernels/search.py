@@ -16,16 +16,16 @@ MOST_STEPS = 100_000  # of one search for the least diameter; about 60 us each
 MOST_SUBSETS = 1_000_000  # to look at one by one
 BATCH = 4096
 # Eigenvalues closer than this, relatively, count as equal.
-EQUAL = 1e-12
+EQUAL_TOLERANCE = 1e-12
 
 
-def cover_steps(f: int) -> float:
+def max_cover_steps(f: int) -> float:
     """A bound on the steps that finding f points to drop can take."""
     # Each branch drops one point or at least three: x^3 = x^2 + 1.
     return 1.4656**f
 
 
-def least_diameter(squared: Tensor, keep: int) -> list[int]:
+def minimum_diameter_subset(squared: Tensor, keep: int) -> list[int]:
     """The `keep` points whose largest distance is least; of several such sets, the first.
 
     A set has diameter at most t if it leaves out a point of each pair further
@@ -40,16 +40,16 @@ def least_diameter(squared: Tensor, keep: int) -> list[int]:
     low, high, steps = 0, len(candidates) - 1, 0
     while low < high:
         middle = (low + high) // 2
-        cover = Cover(apart > candidates[middle], steps)
+        cover = VertexCover(apart > candidates[middle], steps)
         if cover.exists((1 << n) - 1, n - keep):
             high = middle
         else:
             low = middle + 1
         steps = cover.steps
-    return _first_set(Cover(apart > candidates[low], steps), n, keep)
+    return _first_subset(VertexCover(apart > candidates[low], steps), n, keep)
 
 
-def _first_set(cover: Cover, n: int, keep: int) -> list[int]:
+def _first_subset(cover: VertexCover, n: int, keep: int) -> list[int]:
     chosen: list[int] = []
     dropped, left = 0, (1 << n) - 1
     for i in range(n):
@@ -68,7 +68,7 @@ def _first_set(cover: Cover, n: int, keep: int) -> list[int]:
     return chosen
 
 
-class Cover:
+class VertexCover:
     """Vertex covers of a graph; sets of vertices are the bits of an int.
 
     ``steps`` counts on from what the search has taken so far.
@@ -126,12 +126,12 @@ class Cover:
                 return False
 
 
-def subsets(n: int, f: int) -> int:
+def count_subsets(n: int, f: int) -> int:
     """How many ways there are to drop f of n points."""
     return comb(n, f)
 
 
-def least_variance(inner: Tensor, squared: Tensor, keep: int) -> list[int]:
+def minimum_variance_subset(inner: Tensor, squared: Tensor, keep: int) -> list[int]:
     """The `keep` points whose covariance has the least largest eigenvalue; the first such.
 
     `inner` are inner products seen from any one point.  A set that holds two
@@ -141,23 +141,24 @@ def least_variance(inner: Tensor, squared: Tensor, keep: int) -> list[int]:
     """
     n = inner.shape[0]
     best_value, best = min(
-        (float(_largest(inner, torch.tensor([near]))[0]), near) for near in _guesses(squared, keep)
+        (float(_largest_eigenvalues(inner, torch.tensor([near]))[0]), near)
+        for near in _nearest_sets(squared, keep)
     )
-    ceiling = best_value * (1 + EQUAL)
+    ceiling = best_value * (1 + EQUAL_TOLERANCE)
     found: list[tuple[float, list[int]]] = [(best_value, best)]
     conflict = (squared / 2 > ceiling).to(torch.float64)
-    for kept in _in_order(n, keep):
+    for kept in _all_subsets(n, keep):
         clashes = torch.einsum("bi,ij,bj->b", kept, conflict, kept)
         kept = kept[clashes == 0]
         if not len(kept):
             continue
         index = kept.nonzero()[:, 1].view(len(kept), keep)
-        floor = _rayleigh(inner, index)
+        floor = _rayleigh_bound(inner, index)
         hopeful = index[floor <= ceiling][floor[floor <= ceiling].sort(stable=True).indices]
         for some in hopeful.split(256) if len(hopeful) else ():
-            values = _largest(inner, some)
+            values = _largest_eigenvalues(inner, some)
             least = float(values.min())
-            ceiling = min(ceiling, least * (1 + EQUAL))
+            ceiling = min(ceiling, least * (1 + EQUAL_TOLERANCE))
             found += [
                 (float(value), members.tolist())
                 for value, members in zip(values, some)
@@ -167,13 +168,13 @@ def least_variance(inner: Tensor, squared: Tensor, keep: int) -> list[int]:
     return min(members for _, members in found)
 
 
-def _guesses(squared: Tensor, keep: int) -> Sequence[list[int]]:
+def _nearest_sets(squared: Tensor, keep: int) -> Sequence[list[int]]:
     """Each point's nearest: one of these is good where there are outliers."""
     near = squared.sort(dim=1, stable=True).indices[:, :keep]
     return near.sort(dim=1).values.tolist()
 
 
-def _in_order(n: int, keep: int):
+def _all_subsets(n: int, keep: int):
     """All sets of `keep` of n points, as rows of zeros and ones, first sets first."""
     f = n - keep
     dropped = np.fromiter(
@@ -192,7 +193,7 @@ def _scatter(inner: Tensor, index: Tensor) -> Tensor:
     return some - some.mean(dim=2, keepdim=True)
 
 
-def _rayleigh(inner: Tensor, index: Tensor) -> Tensor:
+def _rayleigh_bound(inner: Tensor, index: Tensor) -> Tensor:
     """A lower bound on each set's largest eigenvalue, near it after some steps."""
     some = _scatter(inner, index)
     longest = some.diagonal(dim1=1, dim2=2).argmax(dim=1)
@@ -202,8 +203,8 @@ def _rayleigh(inner: Tensor, index: Tensor) -> Tensor:
         vector = some @ (vector / length.where(length > 0, 1.0))
     length = vector.norm(dim=1, keepdim=True)
     vector = vector / length.where(length > 0, 1.0)
-    return (vector * (some @ vector)).sum(dim=(1, 2)) * (1 - EQUAL)
+    return (vector * (some @ vector)).sum(dim=(1, 2)) * (1 - EQUAL_TOLERANCE)
 
 
-def _largest(inner: Tensor, index: Tensor) -> Tensor:
+def _largest_eigenvalues(inner: Tensor, index: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(_scatter(inner, index))[:, -1]

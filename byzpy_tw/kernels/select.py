@@ -13,8 +13,8 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from byzpy_tw.kernels.networks import Program, Wanted, program
-from byzpy_tw.kernels.parallel import in_order, width_of_tiles
+from byzpy_tw.kernels.networks import SortingNetwork, Wanted, sorting_network
+from byzpy_tw.kernels.parallel import even_tile_width, map_in_order
 from byzpy_tw.kernels.points import Points
 
 Rows = Sequence[Tensor]
@@ -24,32 +24,34 @@ MOST_IN_NETWORK = 512
 def median(points: Points) -> Tensor:
     """The median of each coordinate, ``(d,)``; the mean of the two middle values for even n."""
     n = points.size
-    wanted = tuple("middle" if i in _middle(n) else None for i in range(n))
-    return _each_tile(points, wanted, lambda ranked, _: _mean([ranked[i] for i in _middle(n)]))
+    wanted = tuple("middle" if i in _middle_ranks(n) else None for i in range(n))
+    return _map_sorted_tiles(
+        points, wanted, lambda ranked, _: _mean([ranked[i] for i in _middle_ranks(n)])
+    )
 
 
 def trimmed_mean(points: Points, f: int) -> Tensor:
     """The mean of each coordinate without its f smallest and f largest values, ``(d,)``."""
     n = points.size
     wanted = tuple("kept" if f <= i < n - f else None for i in range(n))
-    return _each_tile(points, wanted, lambda ranked, _: _mean(ranked[f : n - f]))
+    return _map_sorted_tiles(points, wanted, lambda ranked, _: _mean(ranked[f : n - f]))
 
 
 def mean_around_median(points: Points, keep: int) -> Tensor:
     """The mean of each coordinate's `keep` values nearest to its median, ``(d,)``."""
     n = points.size
-    middle = _middle(n)
+    middle = _middle_ranks(n)
 
     def centre(ranked: Rows) -> Tensor:
         return _mean([ranked[i] for i in middle])
 
-    return _around(points, keep, centre, lambda i: "middle" if i in middle else "core")
+    return _mean_around(points, keep, centre, lambda i: "middle" if i in middle else "core")
 
 
 def mean_around_trimmed_mean(points: Points, f: int, keep: int) -> Tensor:
     """The mean of each coordinate's `keep` values nearest to its trimmed mean, ``(d,)``."""
     n = points.size
-    return _around(
+    return _mean_around(
         points,
         keep,
         lambda ranked: _mean(ranked[f : n - f]),
@@ -57,7 +59,7 @@ def mean_around_trimmed_mean(points: Points, f: int, keep: int) -> Tensor:
     )
 
 
-def sign_of_signs(points: Points) -> Tensor:
+def sign_of_sign_sum(points: Points) -> Tensor:
     """The sign of the sum of the signs of each coordinate, ``(d,)``."""
 
     def answer(rows: Rows) -> Tensor:
@@ -66,7 +68,7 @@ def sign_of_signs(points: Points) -> Tensor:
             total += torch.sign(row)
         return total.sign_()
 
-    return _tiles(points, lambda: answer)
+    return _map_tiles(points, lambda: answer)
 
 
 def sign_counts(points: Points) -> Tensor:
@@ -85,7 +87,7 @@ def sign_counts(points: Points) -> Tensor:
 
         return piece
 
-    return torch.stack(in_order(start, ceil(d / width))).sum(dim=0).to("cpu", torch.float64)
+    return torch.stack(map_in_order(start, ceil(d / width))).sum(dim=0).to("cpu", torch.float64)
 
 
 def _width(points: Points) -> int:
@@ -93,10 +95,10 @@ def _width(points: Points) -> int:
     if points.matrix.device.type != "cpu":
         return points.matrix.shape[1]
     most = max(1024, min(1 << 16, (3 << 20) // points.size))
-    return width_of_tiles(points.matrix.shape[1], most)
+    return even_tile_width(points.matrix.shape[1], most)
 
 
-def _middle(n: int) -> range:
+def _middle_ranks(n: int) -> range:
     return range((n - 1) // 2, n // 2 + 1)
 
 
@@ -109,7 +111,7 @@ def _mean(rows: Rows) -> Tensor:
     return total.div_(len(rows))
 
 
-def _around(
+def _mean_around(
     points: Points,
     keep: int,
     centre: Callable[[Rows], Tensor],
@@ -149,13 +151,13 @@ def _around(
                 total += torch.where(chosen, row, 0)
         total /= keep
         if ties is not None and ties.any():
-            _settle(total, middle, rows, keep, ties.nonzero()[:, 0])
+            _break_ties(total, middle, rows, keep, ties.nonzero()[:, 0])
         return total
 
-    return _each_tile(points, wanted, answer)
+    return _map_sorted_tiles(points, wanted, answer)
 
 
-def _settle(total: Tensor, middle: Tensor, rows: Rows, keep: int, columns: Tensor) -> None:
+def _break_ties(total: Tensor, middle: Tensor, rows: Rows, keep: int, columns: Tensor) -> None:
     """Where two values are equally near, take that of the lower row."""
     values = torch.stack([row[columns] for row in rows])
     away = (values - middle[columns]).abs_()
@@ -163,17 +165,17 @@ def _settle(total: Tensor, middle: Tensor, rows: Rows, keep: int, columns: Tenso
     total[columns] = values.gather(0, chosen).sum(dim=0) / keep
 
 
-def _each_tile(
+def _map_sorted_tiles(
     points: Points, wanted: tuple[Wanted, ...], answer: Callable[[Rows, Rows], Tensor]
 ) -> Tensor:
     """``(d,)`` from `answer`, given each tile's sorted rows, so far as `wanted`, and its rows."""
     n = points.size
     if n > MOST_IN_NETWORK:
-        return _tiles(
+        return _map_tiles(
             points,
             lambda: lambda rows: answer(torch.stack(list(rows)).sort(dim=0).values.unbind(0), rows),
         )
-    steps = program(wanted)
+    steps = sorting_network(wanted)
     width = _width(points)
 
     def start() -> Callable[[Rows], Tensor]:
@@ -183,18 +185,18 @@ def _each_tile(
             nonlocal room
             if room is None:
                 room = rows[0].new_empty(steps.scratch, width)
-            return answer(_sorted(steps, rows, room[:, : len(rows[0])]), rows)
+            return answer(_run_network(steps, rows, room[:, : len(rows[0])]), rows)
 
         return piece
 
-    return _tiles(points, start)
+    return _map_tiles(points, start)
 
 
 def _ranked(rows: Rows) -> Rows:
     return torch.stack(list(rows)).sort(dim=0).values.unbind(0)
 
 
-def _sorted(steps: Program, rows: Rows, room: Tensor) -> list[Tensor]:
+def _run_network(steps: SortingNetwork, rows: Rows, room: Tensor) -> list[Tensor]:
     buffers = [*rows, *room.unbind(0)]
     for step in steps.steps:
         a, b = buffers[step.a], buffers[step.b]
@@ -205,7 +207,7 @@ def _sorted(steps: Program, rows: Rows, room: Tensor) -> list[Tensor]:
     return [buffers[place] for place in steps.places]
 
 
-def _tiles(points: Points, begin: Callable[[], Callable[[Rows], Tensor]]) -> Tensor:
+def _map_tiles(points: Points, begin: Callable[[], Callable[[Rows], Tensor]]) -> Tensor:
     """``(d,)`` from one function a thread that turns a tile's rows into its columns."""
     d = points.matrix.shape[1]
     width = _width(points)
@@ -220,5 +222,5 @@ def _tiles(points: Points, begin: Callable[[], Callable[[Rows], Tensor]]) -> Ten
 
         return piece
 
-    in_order(start, ceil(d / width))
+    map_in_order(start, ceil(d / width))
     return answer

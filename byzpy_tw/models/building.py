@@ -13,8 +13,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from byzpy_tw import global_random, seeds
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
-from byzpy_tw.models.dropout import check_dropout, name_streams
-from byzpy_tw.plugin_code import described
+from byzpy_tw.models.dropout import check_dropout, replace_dropout
+from byzpy_tw.plugin_code import describe_exception
 
 Factory = Callable[..., nn.Module]
 
@@ -25,26 +25,26 @@ def count(factory: Factory, params: Mapping[str, Any]) -> int:
     Raises `UnsuitableModel` for one that cannot be trained here.
     """
     try:
-        with torch.device("meta"), global_random.seeded(0):
+        with torch.device("meta"), global_random.temporary_seed(0):
             model = factory(**params)
     except ByzpyTwError as e:
         cause = e.__cause__
         values = isinstance(cause, (RuntimeError, NotImplementedError))
         values = values and not isinstance(cause, RecursionError)
-        if cause is None or not (values or "meta" in described(cause)):
+        if cause is None or not (values or "meta" in describe_exception(cause)):
             raise
-        raise _valueless(cause) from e
+        raise _meta_device_error(cause) from e
     except RecursionError:
         raise
     except (RuntimeError, NotImplementedError) as e:
-        raise _valueless(e) from e
+        raise _meta_device_error(e) from e
     return check(model)
 
 
-def _valueless(e: BaseException) -> UnsuitableModel:
+def _meta_device_error(e: BaseException) -> UnsuitableModel:
     return UnsuitableModel(
         "the model cannot be made on torch's meta device, where its size is found before "
-        f"memory is taken (values are not to be read while it is made): {described(e)}"
+        f"memory is taken (values are not to be read while it is made): {describe_exception(e)}"
     )
 
 
@@ -59,10 +59,10 @@ def build(
     """
     if not counted:
         count(factory, params)
-    with global_random.seeded(seeds.torch_seed(seed, "model")):
+    with global_random.temporary_seed(seeds.torch_seed(seed, "model")):
         model = factory(**params)
     check(model)
-    name_streams(model)
+    replace_dropout(model)
     return model
 
 

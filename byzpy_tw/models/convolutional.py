@@ -32,7 +32,7 @@ class ChannelsLast(nn.Module):
 
 def small_cnn(*, classes: int = 10, shape: tuple[int, ...] = (1, 28, 28)) -> nn.Module:
     """Two 3 x 3 convolutions, two linear layers: 421,642 parameters."""
-    channels, height, width = image(shape, least=4)
+    channels, height, width = image_shape(shape, least=4)
     return nn.Sequential(
         ChannelsLast(),
         nn.Conv2d(channels, 32, 3, padding=1),
@@ -50,7 +50,7 @@ def small_cnn(*, classes: int = 10, shape: tuple[int, ...] = (1, 28, 28)) -> nn.
 
 def cnn_mnist(*, classes: int = 10, shape: tuple[int, ...] = (1, 28, 28)) -> nn.Module:
     """Two 5 x 5 convolutions, two linear layers: 431,080 parameters."""
-    channels, height, width = image(shape, least=16)
+    channels, height, width = image_shape(shape, least=16)
     return nn.Sequential(
         ChannelsLast(),
         nn.Conv2d(channels, 20, 5),
@@ -60,7 +60,7 @@ def cnn_mnist(*, classes: int = 10, shape: tuple[int, ...] = (1, 28, 28)) -> nn.
         nn.MaxPool2d(2),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(50 * _after(height) * _after(width), 500),
+        nn.Linear(50 * _side_after_convolutions(height) * _side_after_convolutions(width), 500),
         nn.ReLU(),
         nn.Linear(500, classes),
     )
@@ -68,7 +68,7 @@ def cnn_mnist(*, classes: int = 10, shape: tuple[int, ...] = (1, 28, 28)) -> nn.
 
 def cnn_cifar(*, classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)) -> nn.Module:
     """Two 5 x 5 convolutions, three linear layers: 712,854 parameters."""
-    channels, height, width = image(shape, least=16)
+    channels, height, width = image_shape(shape, least=16)
     return nn.Sequential(
         ChannelsLast(),
         nn.Conv2d(channels, 20, 5),
@@ -78,7 +78,7 @@ def cnn_cifar(*, classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)) -> nn.
         nn.MaxPool2d(2),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(200 * _after(height) * _after(width), 120),
+        nn.Linear(200 * _side_after_convolutions(height) * _side_after_convolutions(width), 120),
         nn.ReLU(),
         nn.Linear(120, 84),
         nn.ReLU(),
@@ -86,12 +86,12 @@ def cnn_cifar(*, classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)) -> nn.
     )
 
 
-def _after(side: int) -> int:
+def _side_after_convolutions(side: int) -> int:
     """What two 5 x 5 convolutions, each followed by pooling, leave of a side."""
     return ((side - 4) // 2 - 4) // 2
 
 
-def image(shape: tuple[int, ...], *, least: int) -> tuple[int, int, int]:
+def image_shape(shape: tuple[int, ...], *, least: int) -> tuple[int, int, int]:
     """Channels, height and width of an example that is a large enough image."""
     if len(shape) != 3 or min(shape[1:]) < least:
         raise UnsuitableModel(

@@ -93,7 +93,7 @@ def check_dropout(model: nn.Module) -> None:
             )
 
 
-def name_streams(model: nn.Module) -> None:
+def replace_dropout(model: nn.Module) -> None:
     """Put `StreamDropout` in the place of each dropout layer of `model`."""
     for parent in list(model.modules()):
         for name, layer in parent.named_children():

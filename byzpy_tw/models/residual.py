@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from byzpy_tw.models.convolutional import image
+from byzpy_tw.models.convolutional import image_shape
 
 GROUPS = 32  # of channels normalised together; Wu and He, "Group Normalization", 2018
 
@@ -20,7 +20,7 @@ def resnet18(*, classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)) -> nn.M
     """
     from torchvision.models import resnet  # seconds to import
 
-    channels, _, _ = image(shape, least=8)
+    channels, _, _ = image_shape(shape, least=8)
     model = resnet.resnet18(num_classes=classes, norm_layer=partial(nn.GroupNorm, GROUPS))
     model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")

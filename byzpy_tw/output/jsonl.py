@@ -40,7 +40,7 @@ class JsonLines:
     def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
         self._line("configuration", config=config.to_dict(), directory=directory, threads=threads)
 
-    def watch(self, places: Places) -> None:
+    def watch(self, servers: Places) -> None:
         pass
 
     def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:

@@ -13,8 +13,8 @@ from twisted.internet.interfaces import IReactorTime
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.output.metrics import exposition
 from byzpy_tw.output.view import Places
-from byzpy_tw.report.html import in_script
-from byzpy_tw.report.load import facts_of
+from byzpy_tw.report.html import script_json
+from byzpy_tw.report.load import collect_facts
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.scheduling import clock
 from byzpy_tw.workers.spec import NodeSpec
@@ -28,14 +28,14 @@ _PARTING = 3.0  # seconds that the end waits for those who watch to have heard o
 
 
 @define(eq=False)
-class Page:
+class LivePage:
     """A view of a run that is asked, and asks nothing of the run but where nodes live.
 
     It takes figures from each record and keeps none; its data is made when somebody asks,
     from counts whose size is bounded.
     """
 
-    story: RunReport
+    run_report: RunReport
     _reactor: IReactorTime
     _places: Places | None = field(default=None, init=False)
     _token: str = field(factory=lambda: token_hex(4), init=False)  # of this process's page
@@ -52,12 +52,12 @@ class Page:
         pass  # what it says is on the page
 
     def notice(self, line: str) -> None:
-        self.story.happened(line)
+        self.run_report.add_event(line)
         self._changes += 1
 
     def event(self, line: str) -> None:
-        begun = self.story.history.done > 0 and not line.startswith("round ")
-        self.story.happened(line, self.story.history.done if begun else None)
+        begun = self.run_report.history.done > 0 and not line.startswith("round ")
+        self.run_report.add_event(line, self.run_report.history.done if begun else None)
         self._changes += 1
 
     def tell(self, line: str) -> None:
@@ -66,28 +66,30 @@ class Page:
     def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
         pass
 
-    def watch(self, places: Places) -> None:
-        self._places = places
+    def watch(self, servers: Places) -> None:
+        self._places = servers
 
     def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:
         self._changes += 1
 
     def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
         for record in records:
-            self.story.add(record)
-        self.story.facts = facts_of(description, {})
+            self.run_report.add(record)
+        self.run_report.facts = collect_facts(description, {})
         self._changes += 1
 
     def round(self, record: Mapping[str, Any], elapsed: float) -> None:
         self._changes += 1
-        self.story.result = {"seconds": elapsed}
-        self.story.history.add(record)  # its events were told as they happened
+        self.run_report.result = {"seconds": elapsed}
+        self.run_report.history.add(record)  # its events were told as they happened
 
     def over(self, result: Mapping[str, Any]) -> None:
         self.refresh()
         self._places = None  # the run is let go of
-        self.story.status, self.story.error = result["status"], result["error"]
-        self.story.result = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
+        self.run_report.status, self.run_report.error = result["status"], result["error"]
+        self.run_report.result = {
+            k: v for k, v in result.items() if isinstance(v, (int, float, str))
+        }
         self._changes += 1
         self._rest = 0.0  # this must not wait for its time
 
@@ -99,7 +101,7 @@ class Page:
     def refresh(self) -> None:
         """Look where each node lives now."""
         if self._places is not None:
-            self.story.places = list(self._places())
+            self.run_report.servers = list(self._places())
 
     def data(self, seen: str, who: str) -> tuple[str, bytes]:
         """The newest version's name, and its JSON; nothing where `seen` is the newest.
@@ -110,7 +112,7 @@ class Page:
         now = clock.seconds(self._reactor)
         if changes != self._changes and now >= self._rest:
             self.refresh()
-            body, changes = in_script(self.story.plain()).encode(), self._changes
+            body, changes = script_json(self.run_report.plain()).encode(), self._changes
             self._made = changes, body
             self._rest = self._until(now)
         self._asked(who, now, heard=self._over and changes == self._changes)
@@ -123,7 +125,7 @@ class Page:
         now = clock.seconds(self._reactor)
         if exposed is None or now >= rest:
             self.refresh()
-            exposed = exposition(self.story)
+            exposed = exposition(self.run_report)
             self._exposed = self._until(now), exposed
         return exposed
 
@@ -134,7 +136,7 @@ class Page:
 
     @property
     def _over(self) -> bool:
-        return self.story.status != "running"
+        return self.run_report.status != "running"
 
     def _asked(self, who: str, now: float, *, heard: bool) -> None:
         self._watching.pop(who, None)
@@ -147,7 +149,7 @@ class Page:
             self._reactor.callLater(0, _fire, self._heard)
             self._heard = None
 
-    def parting(self) -> Deferred[None]:
+    def wait_for_watchers(self) -> Deferred[None]:
         """Fires when all who watch know that the run is over, or have had their time."""
         now = clock.seconds(self._reactor)
         if not any(now - then <= _WATCHING for then in self._watching.values()):

@@ -14,7 +14,7 @@ _MISSING = (
 )
 
 
-def exposition(story: RunReport) -> tuple[int, str, bytes]:
+def exposition(run_report: RunReport) -> tuple[int, str, bytes]:
     """HTTP code, content type and body."""
     try:
         from prometheus_client import CollectorRegistry
@@ -22,15 +22,15 @@ def exposition(story: RunReport) -> tuple[int, str, bytes]:
     except ModuleNotFoundError:
         return 501, "text/plain", _MISSING
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(story))  # type: ignore[arg-type]
+    registry.register(_MetricsCollector(run_report))  # type: ignore[arg-type]
     return 200, CONTENT_TYPE_LATEST, generate_latest(registry)
 
 
-class _Figures:
+class _MetricsCollector:
     """A collector: what a `RunReport` comes to at the moment."""
 
-    def __init__(self, story: RunReport) -> None:
-        self._story = story
+    def __init__(self, run_report: RunReport) -> None:
+        self._run_report = run_report
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import (
@@ -39,13 +39,13 @@ class _Figures:
             InfoMetricFamily,
         )
 
-        story, history = self._story, self._story.history
+        run_report, history = self._run_report, self._run_report.history
 
         def gauge(name: str, help: str, value: Any) -> Iterator[Any]:
             if isinstance(value, (int, float)):
                 yield GaugeMetricFamily(f"byzpy_tw_{name}", help, value=value)
 
-        run = {"run": story.name, "status": story.status, "rule": story.rule}
+        run = {"run": run_report.name, "status": run_report.status, "rule": run_report.rule}
         yield InfoMetricFamily("byzpy_tw_run", "Which run this is.", value=run)
         yield CounterMetricFamily("byzpy_tw_rounds", "Rounds that are done.", value=history.done)
         yield from gauge("rounds_planned", "Rounds that there are to be.", history.planned)
@@ -58,7 +58,7 @@ class _Figures:
         phases = CounterMetricFamily(
             "byzpy_tw_phase_seconds", "Time spent in each phase of rounds.", labels=["phase"]
         )
-        for name, seconds in history.spent.items():
+        for name, seconds in history.phase_seconds.items():
             phases.add_metric([name], seconds)
         yield phases
         traffic = CounterMetricFamily("byzpy_tw_bytes", "Bytes of tensors.", labels=["direction"])
@@ -68,7 +68,7 @@ class _Figures:
         yield from self._nodes(CounterMetricFamily, GaugeMetricFamily)
 
     def _nodes(self, counter: Any, gauge: Any) -> Iterator[Any]:
-        history = self._story.history
+        history = self._run_report.history
         outcomes = counter(
             "byzpy_tw_node_rounds", "Rounds by what a node came to in them.",
             labels=["node", "kind", "outcome"],
@@ -80,7 +80,7 @@ class _Figures:
         yield outcomes
         up = gauge("byzpy_tw_server_up", "1 if the server is there.", labels=["server"])
         living = gauge("byzpy_tw_server_nodes", "Nodes that live there.", labels=["server"])
-        for place in self._story.places:
+        for place in self._run_report.servers:
             up.add_metric([place.name], float(place.up is not False))
             living.add_metric([place.name], len(place.nodes))
         yield up

@@ -11,7 +11,7 @@ from typing import Any
 from attrs import define, field
 from twisted.logger import Logger
 
-from byzpy_tw.plugin_code import described
+from byzpy_tw.plugin_code import describe_exception
 from byzpy_tw.plugins import Registry
 
 _WAITING = 1000  # events that a slow observer may fall behind
@@ -53,7 +53,7 @@ class Observers:
                 self.log.warn("observers are {n} events behind: some are left out", n=_WAITING)
 
     @property
-    def told(self) -> bool:
+    def is_used(self) -> bool:
         """Whether there is anyone to wait for in `finish`."""
         return self._thread is not None
 
@@ -87,5 +87,5 @@ class Observers:
                 "observer {plugin} failed in {hook} and goes on unheard: {error}",
                 plugin=plugin,
                 hook=hook,
-                error=described(error),
+                error=describe_exception(error),
             )

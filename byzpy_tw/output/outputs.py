@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.output.jsonl import JsonLines
-from byzpy_tw.output.live_page import Page
+from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import View, Views
 from byzpy_tw.report.load import begin
@@ -21,7 +21,7 @@ from byzpy_tw.report.page import report
 # What is dear to import (HTTP, tqdm) is imported where it is asked for.
 
 
-def terminal_of(
+def make_terminal_view(
     config: RunConfig, write: Callable[[str], None], output: IO[str] | None = None
 ) -> View:
     """What is told to `output` (standard output): as `config` and the terminal have it.
@@ -33,10 +33,10 @@ def terminal_of(
         from byzpy_tw.output.progress import ProgressBar
 
         return ProgressBar(output)
-    return lines_of(config, write)
+    return make_line_view(config, write)
 
 
-def lines_of(config: RunConfig, write: Callable[[str], None]) -> View:
+def make_line_view(config: RunConfig, write: Callable[[str], None]) -> View:
     """Lines for a person, or for a program, through `write`."""
     return (JsonLines if config.json else TextOutput)(write, config.quiet)
 
@@ -53,9 +53,9 @@ def check_web(config: RunConfig) -> None:
     if _wanted(config):
         from twisted.internet import reactor
 
-        from byzpy_tw.output.web import endpoint
+        from byzpy_tw.output.web import parse_endpoint
 
-        endpoint(config.web or "", reactor)
+        parse_endpoint(config.web or "", reactor)
 
 
 def _wanted(config: RunConfig) -> bool:
@@ -71,7 +71,7 @@ async def serve(config: RunConfig, path: Path, reactor: Any, views: Views) -> An
         return None
     from byzpy_tw.output.web import Web
 
-    page = Page(begin(path.resolve().name, config.to_dict()), reactor)
+    page = LivePage(begin(path.resolve().name, config.to_dict()), reactor)
     web = Web(page, config.web or "", reactor)
     views.say(f"  page at {await web.listen()}")
     if web.open:
@@ -80,7 +80,7 @@ async def serve(config: RunConfig, path: Path, reactor: Any, views: Views) -> An
     return web
 
 
-def draw(path: Path, views: Views) -> None:
+def draw_report(path: Path, views: Views) -> None:
     """Leave a report in `path`; without one, the run is what it was."""
     try:
         report(path)

@@ -59,7 +59,7 @@ class ProgressBar:
         self._rounds = config.rounds
         self._screen.configuration(config, directory, threads)
 
-    def watch(self, places: Places) -> None:
+    def watch(self, servers: Places) -> None:
         pass
 
     def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:

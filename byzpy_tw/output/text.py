@@ -72,7 +72,7 @@ class TextOutput:
         if len(lines) > _MOST_LINES:
             self.say(f"  ... and {len(lines) - _MOST_LINES} more (config.json has them all)")
 
-    def watch(self, places: Places) -> None:
+    def watch(self, servers: Places) -> None:
         pass
 
     def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:

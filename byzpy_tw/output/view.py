@@ -31,8 +31,8 @@ class View(Protocol):
 
     def configuration(self, config: RunConfig, directory: str, threads: int) -> None: ...
 
-    def watch(self, places: Places) -> None:
-        """`places` says, at any time until `over`, where each node lives."""
+    def watch(self, servers: Places) -> None:
+        """`servers` says, at any time until `over`, where each node lives."""
 
     def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None: ...
 
@@ -72,8 +72,8 @@ class Views:
     def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
         self._all("configuration", config, directory, threads)
 
-    def watch(self, places: Places) -> None:
-        self._all("watch", places)
+    def watch(self, servers: Places) -> None:
+        self._all("watch", servers)
 
     def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:
         self._all("placement", placement)

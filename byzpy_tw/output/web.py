@@ -23,7 +23,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from byzpy_tw.errors import CannotListen, ConfigError
-from byzpy_tw.output.live_page import Page
+from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.report import html
 
 EXAMPLE = "--web tcp:8080:interface=127.0.0.1"
@@ -47,7 +47,7 @@ _HEADERS = {
 }
 
 
-def endpoint(text: str, reactor: Any) -> IStreamServerEndpoint:
+def parse_endpoint(text: str, reactor: Any) -> IStreamServerEndpoint:
     """What ``--web TEXT`` names; a port alone is one of this machine only.
 
     Raises `ConfigError`.
@@ -107,7 +107,7 @@ class _Visit(ProtocolWrapper):
         visits = self.factory.protocols
         visits[self] = visits.pop(self)
 
-    def turn_out(self) -> None:
+    def evict(self) -> None:
         self.turned_out = True
         self.abortConnection()
 
@@ -124,7 +124,7 @@ class _Few(WrappingFactory):
     def buildProtocol(self, addr: Any) -> Any:
         here = [visit for visit in self.protocols if not visit.turned_out]
         if len(here) >= _CONNECTIONS:
-            min(here, key=lambda visit: visit.asked).turn_out()
+            min(here, key=lambda visit: visit.asked).evict()
         return super().buildProtocol(addr)
 
 
@@ -133,16 +133,16 @@ class Root(Resource):
 
     isLeaf = True
 
-    def __init__(self, page: Page, local: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, page: LivePage, local: Callable[[], bool] = lambda: True) -> None:
         super().__init__()
         self._page, self._local = page, local
         kinds = {"js": "text/javascript", "css": "text/css"}
         self._files = {
-            f"/{name}".encode(): (kinds[name.rpartition(".")[2]], html.asset(name).encode())
+            f"/{name}".encode(): (kinds[name.rpartition(".")[2]], html.read_asset(name).encode())
             for name in (*html.SCRIPTS, html.STYLE)
         }
-        title = f"{page.story.name} · byzpy_tw"
-        self._html = html.served(title, "/data.json").encode()
+        title = f"{page.run_report.name} · byzpy_tw"
+        self._html = html.served_page(title, "/data.json").encode()
 
     def render(self, request: Any) -> bytes:
         for name, value in _HEADERS.items():
@@ -204,9 +204,9 @@ def _is_loopback(name: str) -> bool:
 
 @define(eq=False)
 class Web:
-    """A `Page` that is served from `listen` to `close`."""
+    """A `LivePage` that is served from `listen` to `close`."""
 
-    page: Page
+    page: LivePage
     _text: str  # the endpoint, as the user wrote it
     _reactor: Any
     _port: IListeningPort | None = field(default=None, init=False)
@@ -214,7 +214,7 @@ class Web:
 
     async def listen(self) -> str:
         """Where it is to be found, for a user; raises `ConfigError` and `CannotListen`."""
-        where = endpoint(self._text, self._reactor)
+        where = parse_endpoint(self._text, self._reactor)
         root = Root(self.page, lambda: self.local)
         site: HTTPFactory = _Site(
             root, requestFactory=_Request, timeout=_IDLE, reactor=self._reactor
@@ -261,7 +261,7 @@ class Web:
         if self._port is None or self._factory is None:
             return
         try:
-            await self.page.parting()
+            await self.page.wait_for_watchers()
         finally:
             stopping: Deferred[None] | None = self._port.stopListening()
             for connection in list(self._factory.protocols):

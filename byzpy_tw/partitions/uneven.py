@@ -9,7 +9,7 @@ from byzpy_tw.partitions.checks import count, number
 from byzpy_tw.partitions.labels import Labels, as_labels
 
 
-def _by_label(labels: np.ndarray) -> np.ndarray:
+def _sort_by_label(labels: np.ndarray) -> np.ndarray:
     """Indices sorted by label; among equal labels, by index."""
     return np.argsort(labels, kind="stable").astype(np.int64)
 
@@ -28,7 +28,7 @@ class Extreme:
     def __call__(
         self, labels: Labels, shards: int, stream: np.random.Generator
     ) -> list[np.ndarray]:
-        return np.array_split(_by_label(as_labels(labels, shards)), shards)
+        return np.array_split(_sort_by_label(as_labels(labels, shards)), shards)
 
 
 @frozen(kw_only=True)
@@ -53,7 +53,7 @@ class Gamma:
         shuffled = stream.permutation(len(found)).astype(np.int64)
         alike = round(self.gamma * len(found))
         rest = np.sort(shuffled[alike:])
-        by_label = rest[_by_label(found[rest])]
+        by_label = rest[_sort_by_label(found[rest])]
         # Where parts do not divide evenly, the first shards get one more of the
         # one and the last shards one more of the other, so that none is empty.
         mixed = np.array_split(shuffled[:alike], shards)
@@ -97,7 +97,7 @@ class Dirichlet:
             ):
                 shard.append(part)
         pieces = [np.concatenate(parts).astype(np.int64) for parts in dealt]
-        return _topped_up(pieces, min(self.min_size, len(found) // shards), stream)
+        return _top_up(pieces, min(self.min_size, len(found) // shards), stream)
 
 
 def _shares(stream: np.random.Generator, alpha: float, shards: int) -> np.ndarray:
@@ -110,9 +110,7 @@ def _shares(stream: np.random.Generator, alpha: float, shards: int) -> np.ndarra
     return drawn
 
 
-def _topped_up(
-    pieces: list[np.ndarray], least: int, stream: np.random.Generator
-) -> list[np.ndarray]:
+def _top_up(pieces: list[np.ndarray], least: int, stream: np.random.Generator) -> list[np.ndarray]:
     """The same examples, with at least `least` of them in each shard."""
     for small in range(len(pieces)):
         while (lacking := least - len(pieces[small])) > 0:
@@ -146,6 +144,6 @@ class Shards:
         found = as_labels(labels, shards)
         # Never more pieces than examples: a shard of empty pieces is empty.
         per_node = min(self.per_node, len(found) // shards)
-        pieces = np.array_split(_by_label(found), shards * per_node)
+        pieces = np.array_split(_sort_by_label(found), shards * per_node)
         order = stream.permutation(len(pieces)).reshape(shards, per_node)
         return [np.concatenate([pieces[p] for p in row]) for row in order]

@@ -1,14 +1,14 @@
 """Hooks, and the names that plugins and built-ins offer through them."""
 
 from byzpy_tw.plugins.hookspecs import Registration, hookimpl
-from byzpy_tw.plugins.naming import Named, parse
+from byzpy_tw.plugins.naming import ParsedName, parse
 from byzpy_tw.plugins.registry import KINDS, Broken, Entry, Registry, load, load_and_warn
 
 __all__ = [
     "KINDS",
     "Broken",
     "Entry",
-    "Named",
+    "ParsedName",
     "Registration",
     "Registry",
     "hookimpl",

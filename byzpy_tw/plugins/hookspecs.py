@@ -122,7 +122,7 @@ def register_attacks() -> Iterable[Registration]:
     The factory returns a callable that maps a `Knowledge` to the ``(d,)``
     vector that a Byzantine node sends.  Its attribute ``knowledge`` says what
     it must be shown: ``nothing``, ``own``, ``one``, ``moments``, ``gram`` or
-    ``all``; an optional attribute ``pieces`` which of that it uses (`TIERS` in
+    ``all``; an optional attribute ``pieces`` which of that it uses (`LEVELS` in
     `byzpy_tw.attacks` lists them), so that no more than that travels.  It may
     take the keyword ``context``, as an aggregator may.  It has no memory: it is
     made anew wherever its node goes, and a vector depends on the node, the

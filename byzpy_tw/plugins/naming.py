@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from attrs import field, frozen
 
 from byzpy_tw.errors import BadParameter
+from byzpy_tw.text import clip
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -23,7 +24,7 @@ _MOST_PARAMETERS = 32
 
 
 @frozen
-class Named:
+class ParsedName:
     """A name and the parameters written after it, as text."""
 
     name: str
@@ -38,7 +39,7 @@ class Named:
         return f"{self.name}:{','.join(pairs)}"
 
 
-def parse(text: str) -> Named:
+def parse(text: str) -> ParsedName:
     """`text` taken apart; raises `BadParameter` with what is wrong where."""
     name, colon, rest = text.strip().partition(":")
     if not _NAME.fullmatch(name):
@@ -57,17 +58,12 @@ def parse(text: str) -> Named:
         parameters[key] = value
     if len(parameters) > _MOST_PARAMETERS:
         raise BadParameter(f"{name!r} with {len(parameters)} parameters: too many")
-    return Named(name, parameters)
+    return ParsedName(name, parameters)
 
 
-def nearest(word: str, known: object) -> str:
+def suggest_nearest(word: str, known: object) -> str:
     """``; did you mean 'x'?``, or nothing where nothing is near."""
     words = [str(k) for k in known]  # type: ignore[attr-defined]
     near = [w for w in words if w.lower() == word.lower()]
     near = near or get_close_matches(word, words, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def clip(text: str, length: int = 80) -> str:
-    """`text` short enough to be quoted in a message."""
-    return text if len(text) <= length else text[: length - 3] + "..."

@@ -16,16 +16,16 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw import global_random
-from byzpy_tw.aggregators.callables import taken
-from byzpy_tw.attacks import TIERS, Knowledge, pieces_of
-from byzpy_tw.attacks.adapter import perform
+from byzpy_tw.aggregators.callables import supported_arguments
+from byzpy_tw.attacks import LEVELS, Knowledge, pieces_of
+from byzpy_tw.attacks.adapter import call_attack
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
-from byzpy_tw.plugin_code import calling, untouched
+from byzpy_tw.plugin_code import plugin_call, write_guard
 from byzpy_tw.seeds import Context
 
 
-def checked(kind: str, name: str, distribution: str, made: Any) -> Any:
+def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
     """`made`, fit for use as a `kind`; `BrokenPlugin` where it is not."""
     who = f"{distribution}: {kind} {name!r}"
     if kind == "model":
@@ -37,15 +37,15 @@ def checked(kind: str, name: str, distribution: str, made: Any) -> Any:
     if not callable(made):
         raise BrokenPlugin(f"{who} is {type(made).__name__}, which cannot be called")
     if kind == "attack":
-        tier = getattr(made, "knowledge", None)
-        if not isinstance(tier, str) or tier not in TIERS:
+        level = getattr(made, "knowledge", None)
+        if not isinstance(level, str) or level not in LEVELS:
             raise BrokenPlugin(
-                f"{who} declares knowledge {tier!r}, which is none of {', '.join(TIERS)}"
+                f"{who} declares knowledge {level!r}, which is none of {', '.join(LEVELS)}"
             )
-        if not set(pieces_of(made)) <= TIERS[tier]:
+        if not set(pieces_of(made)) <= LEVELS[level]:
             raise BrokenPlugin(
-                f"{who} wants to be shown {', '.join(pieces_of(made))}, knowledge {tier!r} "
-                f"is {', '.join(sorted(TIERS[tier])) or 'nothing'}"
+                f"{who} wants to be shown {', '.join(pieces_of(made))}, knowledge {level!r} "
+                f"is {', '.join(sorted(LEVELS[level])) or 'nothing'}"
             )
         return PluginAttack(made, who)
     if kind == "partition":
@@ -69,7 +69,7 @@ class PluginAttack:
     copies: Callable[[], Any] | None = None
     digest: str = ""  # of its vector in the trial, which servers are compared by
 
-    __call__ = perform
+    __call__ = call_attack
 
     @property
     def pieces(self) -> tuple[str, ...]:
@@ -82,9 +82,11 @@ class PluginAttack:
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         """``(d,)``; `BrokenPlugin` or `BadRuleOutput` for what the plugin does wrong."""
         rows = [] if known.vectors is None else [known.vectors]
-        with calling(self.who), untouched(self.who, *rows):
+        with plugin_call(self.who), write_guard(self.who, *rows):
             made = self.made if self.copies is None else self.copies()
-            answer = made(known.owned(), **taken(self.made, {"context": context}))
+            answer = made(
+                known.private_copy(), **supported_arguments(self.made, {"context": context})
+            )
             return _vector(answer, known, self.who)
 
     def _answered(self, method: Callable[..., Any], found: Any, rows: int) -> Any:
@@ -102,8 +104,8 @@ class PluginAttack:
         rows = first if isinstance(first, Tensor) else first.vectors
         if offered.get("memory") is not None:
             offered["memory"] = copy.deepcopy(offered["memory"])
-        with calling(self.who), untouched(self.who, rows):
-            found = method(first, **taken(method, offered))
+        with plugin_call(self.who), write_guard(self.who, rows):
+            found = method(first, **supported_arguments(method, offered))
             found = self._answered(method, found, len(rows))
         state = offered.get("state")
         for key, value in (state or {}).items():
@@ -157,7 +159,7 @@ class PluginPartition:
         own = labels.clone() if isinstance(labels, Tensor) else np.array(labels)
         # What draws from a global generator gets the same numbers in each process.
         seed = int(copy.deepcopy(stream).integers(2**62))
-        with calling(self.who), global_random.seeded(seed):
+        with plugin_call(self.who), global_random.temporary_seed(seed):
             found = [np.asarray(shard) for shard in self.made(own, shards, stream)]
         if len(found) != shards:
             raise BadRuleOutput(f"{self.who} cut {len(found)} shards, {shards} were asked for")

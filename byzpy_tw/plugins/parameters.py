@@ -12,8 +12,9 @@ import attrs
 from attrs import frozen
 
 from byzpy_tw.errors import BadParameter
-from byzpy_tw.plugins.naming import Named, clip, nearest
+from byzpy_tw.plugins.naming import ParsedName, suggest_nearest
 from byzpy_tw.plugins.plain import plain
+from byzpy_tw.text import clip
 
 # By kind: filled by the process that calls the factory, never by whoever named it.
 RESERVED: Mapping[str, frozenset[str]] = {
@@ -110,8 +111,8 @@ def takes(factory: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(factory).parameters
 
 
-def read_all(
-    named: Named, known: Mapping[str, Parameter], fill: Mapping[str, Any]
+def read_arguments(
+    named: ParsedName, known: Mapping[str, Parameter], fill: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Keyword arguments for a factory: what `named` says over what `fill` offers.
 
@@ -134,7 +135,7 @@ def check_known(owner: str, key: str, known: Mapping[str, Parameter]) -> None:
     """`BadParameter` with the nearest one where `owner` has no parameter `key`."""
     if key not in known:
         raise BadParameter(
-            f"{owner!r} has no parameter {key!r}{nearest(key, known)} "
+            f"{owner!r} has no parameter {key!r}{suggest_nearest(key, known)} "
             f"(it takes: {', '.join(known) or 'none'})"
         )
 

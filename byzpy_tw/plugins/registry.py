@@ -31,17 +31,18 @@ from byzpy_tw.errors import (
     MisspeltHook,
     UnknownName,
 )
-from byzpy_tw.plugin_code import calling, described
+from byzpy_tw.plugin_code import describe_exception, plugin_call
 from byzpy_tw.plugins import hookspecs
 from byzpy_tw.plugins.hookspecs import GROUP, Registration
-from byzpy_tw.plugins.naming import Named, clip, nearest, parse
+from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
 from byzpy_tw.plugins.parameters import (
     RESERVED,
     Parameter,
     parameters_of,
-    read_all,
+    read_arguments,
     takes,
 )
+from byzpy_tw.text import clip
 
 KINDS: Mapping[str, str] = {
     "aggregator": "register_aggregators",
@@ -52,7 +53,7 @@ KINDS: Mapping[str, str] = {
     "partition": "register_partitions",
 }
 
-OWN = "byzpy-tw"  # this distribution
+OWN_DISTRIBUTION = "byzpy-tw"  # this distribution
 _HOOKS = frozenset(
     name for name in dir(hookspecs) if hasattr(getattr(hookspecs, name), f"{GROUP}_spec")
 )
@@ -126,7 +127,7 @@ class Registry:
         found = self.names[kind]
         known = ", ".join(sorted(found)) or "none are installed"
         elsewhere = [other for other in KINDS if name in self.names[other]]
-        near = nearest(name, found)
+        near = suggest_nearest(name, found)
         if elsewhere:
             near = f"; {name!r} is {_article(elsewhere[0])}"
         text = f"no {kind} is called {name!r}{near}"
@@ -145,7 +146,7 @@ class Registry:
         names = ", ".join(b.distribution for b in self.broken)
         return BrokenPlugin(f"{text}, and {why}; mend {names}, or use another name ({known})")
 
-    def make(self, kind: str, text: str | Named, **fill: Any) -> Any:
+    def make(self, kind: str, text: str | ParsedName, **fill: Any) -> Any:
         """The thing that ``NAME:key=value,...`` names.
 
         `fill` offers values for parameters that the text does not give; those
@@ -154,7 +155,7 @@ class Registry:
         named = parse(text) if isinstance(text, str) else text
         entry = self.entry(kind, named.name)
         offered = {key: value for key, value in fill.items() if value is not None}
-        arguments = read_all(named, entry.parameters, offered)
+        arguments = read_arguments(named, entry.parameters, offered)
         reserved = {
             key: value
             for key, value in offered.items()
@@ -165,13 +166,13 @@ class Registry:
     def _called(
         self,
         entry: Entry,
-        named: Named,
+        named: ParsedName,
         arguments: Mapping[str, Any],
         reserved: Mapping[str, Any],
     ) -> Any:
         """Call the entry's factory, and check what it makes; every error of it is one of ours."""
-        kind, own = entry.kind, entry.distribution == OWN
-        with calling(f"{entry.distribution}: making {kind} {named.name!r}"):
+        kind, own = entry.kind, entry.distribution == OWN_DISTRIBUTION
+        with plugin_call(f"{entry.distribution}: making {kind} {named.name!r}"):
             try:
                 # Models are made by `models.build`, which seeds by the run's own seed.
                 with nullcontext() if own or kind == "model" else _seeded(kind, named.text):
@@ -185,20 +186,20 @@ class Registry:
             if own:
                 return made
             # Imported only now: names can be looked up without torch.
-            from byzpy_tw.plugins.outputs import checked
+            from byzpy_tw.plugins.outputs import check_made
 
-            return checked(kind, entry.name, entry.distribution, made)
+            return check_made(kind, entry.name, entry.distribution, made)
 
     def check(self, kind: str, text: str, **fill: Any) -> Entry:
         """The entry `text` names, its parameters read (as by `make`) but nothing made."""
         named = parse(text)
         entry = self.entry(kind, named.name)
-        read_all(named, entry.parameters, {k: v for k, v in fill.items() if v is not None})
+        read_arguments(named, entry.parameters, {k: v for k, v in fill.items() if v is not None})
         return entry
 
     def is_foreign(self, kind: str, text: str) -> bool:
         """Return whether another distribution than this package's offers what `text` names."""
-        return self.entry(kind, parse(text).name).distribution != OWN
+        return self.entry(kind, parse(text).name).distribution != OWN_DISTRIBUTION
 
     def owner(self, kind: str, text: str) -> str:
         """The thing that `text` names and, unless it is ours, whose it is: for messages."""
@@ -236,7 +237,7 @@ def _seeded(kind: str, text: str) -> AbstractContextManager[None]:
     """Global generators that give foreign code the same numbers in each process."""
     from byzpy_tw import global_random, seeds  # torch, which names need not
 
-    return global_random.seeded(seeds.torch_seed(0, f"making {kind} {text}"))
+    return global_random.temporary_seed(seeds.torch_seed(0, f"making {kind} {text}"))
 
 
 def load(
@@ -265,7 +266,18 @@ def load(
     from byzpy_tw.plugins import builtins
 
     own = own_version()
-    take(OWN, own, _offered(manager, builtins, f"{OWN}:builtins", OWN, OWN, own))
+    take(
+        OWN_DISTRIBUTION,
+        own,
+        _offered(
+            manager,
+            builtins,
+            f"{OWN_DISTRIBUTION}:builtins",
+            OWN_DISTRIBUTION,
+            OWN_DISTRIBUTION,
+            own,
+        ),
+    )
     left_out = check_disabled(disabled)
     points = [point for point in installed(only) if point[0] not in left_out]
     for (distribution, version), group in groupby(points, key=lambda point: point[:2]):
@@ -303,13 +315,13 @@ def check_disabled(names: Collection[str]) -> list[str]:
             known = ", ".join(sorted(there.values())) or "none"
             raise UnknownName(
                 f"--disable-plugin {clip(name)!r}: no distribution with plugins is called "
-                f"so{nearest(_canonical(name), there)} (installed: {known})"
+                f"so{suggest_nearest(_canonical(name), there)} (installed: {known})"
             )
         found.append(there[_canonical(name)])
     return list(dict.fromkeys(found))
 
 
-def still_installed(names: Collection[str]) -> tuple[str, ...]:
+def filter_installed(names: Collection[str]) -> tuple[str, ...]:
     """The distributions among `names` that are there to be disabled."""
     there = {_canonical(distribution) for distribution, _, _ in installed()} if names else set()
     return tuple(name for name in names if _canonical(name) in there)
@@ -356,7 +368,7 @@ class _Manager(pluggy.PluginManager):
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
         try:
-            with calling(f"reading {name}"):
+            with plugin_call(f"reading {name}"):
                 return super().parse_hookimpl_opts(plugin, name)
         except ByzpyTwError:
             if name in _HOOKS:
@@ -377,12 +389,12 @@ def _imported(
     try:
         for point in points:
             try:
-                with calling("importing it"), _process_kept():
+                with plugin_call("importing it"), _process_kept():
                     plugin = point.load()
             except ByzpyTwError as e:
                 raise BrokenPlugin(
                     f"{owner}: entry point {point.name!r} ({point.value}) failed to import: "
-                    f"{described(e.__cause__ or e)}"
+                    f"{describe_exception(e.__cause__ or e)}"
                 ) from e
             name = f"{distribution}:{point.name}"
             registered.append(name)
@@ -408,7 +420,7 @@ def _offered(
     Raises `BrokenPlugin` and `MisspeltHook`, which name its `owner`.
     """
     try:
-        with calling(f"{owner}: looking for its hooks"):
+        with plugin_call(f"{owner}: looking for its hooks"):
             _check_hooks(manager, plugin, owner, distribution)
             manager.register(plugin, name=name)
     except MisspeltHook:
@@ -441,7 +453,7 @@ def _check_hooks(
         hook = options.get("specname") or name
         if hook not in _HOOKS:
             raise MisspeltHook(
-                f"{distribution}: there is no hook {hook!r}{nearest(hook, sorted(_HOOKS))}"
+                f"{distribution}: there is no hook {hook!r}{suggest_nearest(hook, sorted(_HOOKS))}"
             )
         if options.get("wrapper") or options.get("hookwrapper"):
             raise BrokenPlugin(
@@ -487,12 +499,12 @@ def _entries(
     failure can be pinned on the plugin that caused it.
     """
     try:
-        with calling(f"{owner}: {hook}()"):
+        with plugin_call(f"{owner}: {hook}()"):
             offered = list(implementation.function())
     except BrokenPlugin:
         raise
     except ByzpyTwError as e:
-        raise BrokenPlugin(f"{owner}: {hook}() raised {described(e)}") from e
+        raise BrokenPlugin(f"{owner}: {hook}() raised {describe_exception(e)}") from e
     return [_entry(kind, hook, one, owner, distribution, version) for one in offered]
 
 
@@ -506,12 +518,12 @@ def _entry(
     name, factory, aliases = registration.name, registration.factory, registration.aliases
     entry = Entry(kind, name, factory, distribution, version, aliases)
     try:
-        with calling("reading its signature"):
+        with plugin_call("reading its signature"):
             entry.parameters  # noqa: B018  (a property that reads the signature)
     except ByzpyTwError as e:
         raise BrokenPlugin(
             f"{owner}: {kind} {name!r}: its factory's parameters cannot be read: "
-            f"{described(e.__cause__ or e)}"
+            f"{describe_exception(e.__cause__ or e)}"
         ) from e
     return entry
 
@@ -524,7 +536,9 @@ def _enter(found: dict[str, Entry], entry: Entry) -> None:
         found[name] = entry
 
 
-def _of_a_value(e: Exception, entry: Entry, named: Named, arguments: Mapping[str, Any]) -> bool:
+def _of_a_value(
+    e: Exception, entry: Entry, named: ParsedName, arguments: Mapping[str, Any]
+) -> bool:
     """Return whether a factory's `e` may be about a value that it was given."""
     if named.parameters:
         return True
@@ -539,7 +553,7 @@ def _words_of(e: BaseException) -> str:
     try:
         return " ".join(str(e).split()) or type(e).__name__
     except Exception:
-        return described(e)
+        return describe_exception(e)
 
 
 def _article(noun: str) -> str:
@@ -549,9 +563,9 @@ def _article(noun: str) -> str:
 def _twice(kind: str, name: str, first: Entry, distribution: str) -> str:
     if first.distribution == distribution:
         return f"{kind} {name!r} is offered twice by {distribution}"
-    if first.distribution == OWN:
+    if first.distribution == OWN_DISTRIBUTION:
         return (
-            f"{kind} {name!r} of {distribution} is a name of {OWN}'s own; "
+            f"{kind} {name!r} of {distribution} is a name of {OWN_DISTRIBUTION}'s own; "
             f"choose another, or uninstall {distribution}"
         )
     return (

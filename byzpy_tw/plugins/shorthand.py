@@ -10,11 +10,12 @@ from typing import Any
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.attacks.target import TargetPipeline
 from byzpy_tw.errors import BadParameter
-from byzpy_tw.plugin_code import calling
-from byzpy_tw.plugins.naming import Named, clip, nearest, parse
+from byzpy_tw.plugin_code import plugin_call
+from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
 from byzpy_tw.plugins.parameters import check_known
 from byzpy_tw.plugins.plain import plain
 from byzpy_tw.plugins.registry import Registry, _article, load
+from byzpy_tw.text import clip
 
 
 def registry(disabled: Iterable[str] = ()) -> Registry:
@@ -81,10 +82,10 @@ def build_attack(
     return made
 
 
-def _of(names: Registry, text: str) -> calling:
+def _of(names: Registry, text: str) -> plugin_call:
     """Foreign code's errors, as those of the attack that `text` names."""
     entry = names.entry("attack", parse(text).name)
-    return calling(f"{entry.distribution}: attack {entry.name!r}")
+    return plugin_call(f"{entry.distribution}: attack {entry.name!r}")
 
 
 def pipeline(text: str, **fill: Any) -> Pipeline:
@@ -103,7 +104,7 @@ def pipeline(text: str, **fill: Any) -> Pipeline:
             continue
         if key not in taken:
             raise BadParameter(
-                f"no rule of {clip(text)!r} has a parameter {key!r}{nearest(key, taken)} "
+                f"no rule of {clip(text)!r} has a parameter {key!r}{suggest_nearest(key, taken)} "
                 f"(they take: {', '.join(taken) or 'none'})"
             )
         for owner, parameters in known.items():
@@ -148,7 +149,7 @@ def _made(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
             written[key] = _text(named.name, key, value)
         else:  # rules and lists of them cannot be written down
             rest[key] = value
-    return names.make(kind, Named(named.name, written), **rest)
+    return names.make(kind, ParsedName(named.name, written), **rest)
 
 
 def _text(owner: str, key: str, value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from byzpy_tw.errors import BadAddress
-from byzpy_tw.plugins.naming import clip
+from byzpy_tw.text import clip
 
 SUPPORTED = ("tcp",)
 DEFAULT_PORT = 29000

@@ -101,7 +101,7 @@ class OpenRun(_Command):
     on another connection (of the same certificate, where there are keys) is closed
     first, as its trainer's old self; ``spec``, a `RunSpec` as JSON.  Answers:
     ``dimension``, the length of the model's vectors; ``digest``, of the data; ``trial``, a
-    `Trial` as JSON: digests of what else decides bits; ``ticket``, for `OpenStream`.
+    `TrialDigests` as JSON: digests of what else decides bits; ``ticket``, for `OpenStream`.
     """
 
     arguments = [(b"run", amp.Unicode()), (b"spec", amp.String())]

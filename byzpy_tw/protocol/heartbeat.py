@@ -16,27 +16,27 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from byzpy_tw.scheduling import clock
 
-BEATS = 3  # pings in the time after which a silent peer is lost
+PINGS_PER_TIMEOUT = 3  # pings in the time after which a silent peer is lost
 
 
 @define(eq=False)
 class Heartbeat:
     """Pings through `_ping`; calls `_dead`, once, when `seconds` went by without a sign.
 
-    Anything that is heard of the peer is a sign: tell `hear`.
+    Anything that is heard of the peer is a sign: tell `mark_alive`.
     """
 
     seconds: float
     _clock: IReactorTime
     _ping: Callable[[], Deferred[Any]]
     _dead: Callable[[str], None]
-    _heard: float = field(default=0.0, init=False)
+    _last_heard: float = field(default=0.0, init=False)
     _next: float = field(default=0.0, init=False)  # when the next beat is due
     _asked: bool = field(default=False, init=False)  # a ping is not answered yet
     _call: IDelayedCall | None = field(default=None, init=False)
 
     def start(self) -> None:
-        self.hear()
+        self.mark_alive()
         self._schedule()
 
     def stop(self) -> None:
@@ -44,37 +44,42 @@ class Heartbeat:
             self._call.cancel()
         self._call = None
 
-    def hear(self, _: Any = None) -> None:
+    def mark_alive(self, _: Any = None) -> None:
         """The peer has just given a sign of life."""
-        self._heard = clock.seconds(self._clock)
+        self._last_heard = clock.seconds(self._clock)
 
     @property
     def suspect(self) -> bool:
         """Whether it has been silent for longer than a peer in health ever is."""
-        return clock.seconds(self._clock) - self._heard > self.seconds / BEATS + self.seconds / 6
+        return (
+            clock.seconds(self._clock) - self._last_heard
+            > self.seconds / PINGS_PER_TIMEOUT + self.seconds / 6
+        )
 
     def _schedule(self) -> None:
         now = clock.seconds(self._clock)
-        self._next = min(now + self.seconds / BEATS, max(now, self._heard + self.seconds))
+        self._next = min(
+            now + self.seconds / PINGS_PER_TIMEOUT, max(now, self._last_heard + self.seconds)
+        )
         self._call = self._clock.callLater(self._next - now, self._beat)
 
     def _beat(self) -> None:
         now = clock.seconds(self._clock)
-        if now - self._next > self.seconds / BEATS:
+        if now - self._next > self.seconds / PINGS_PER_TIMEOUT:
             # This process was stopped itself: what the peer said meanwhile is unread.
-            self._heard = now
-        if now >= self._heard + self.seconds:  # as `_schedule` has it: no rounding between
+            self._last_heard = now
+        if now >= self._last_heard + self.seconds:  # as `_schedule` has it: no rounding between
             self._call = None
             self._dead(f"no answer to pings for {self.seconds:g} s")
             return
         if not self._asked:
             self._asked = True
-            self._ping().addCallbacks(self._answered, self._unanswered)
+            self._ping().addCallbacks(self._on_answer, self._on_failure)
         self._schedule()
 
-    def _answered(self, _: Any) -> None:
+    def _on_answer(self, _: Any) -> None:
         self._asked = False
-        self.hear()
+        self.mark_alive()
 
-    def _unanswered(self, _: Any) -> None:
+    def _on_failure(self, _: Any) -> None:
         self._asked = False  # the connection is gone, which is told elsewhere

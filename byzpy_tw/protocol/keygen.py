@@ -51,7 +51,7 @@ def new_authority(days: int = CA_DAYS, now: datetime.datetime | None = None) -> 
     key = ec.generate_private_key(ec.SECP256R1())
     # A name of its own, or files of two clusters would be told apart by a signature only.
     name = _name(f"byzpy_tw cluster {secrets.token_hex(8)}")
-    made = _builder(name, name, key, key, days, now)
+    made = _certificate_builder(name, name, key, key, days, now)
     made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
     made = made.add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
     return Authority(key, made.sign(key, hashes.SHA256()))
@@ -67,7 +67,9 @@ def new_keys(
     """A file for `name` in `role`: key, certificate, and the CA's certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     ca = authority.certificate
-    made = _builder(_name(name), ca.subject, key, authority.key, days, now, ca.not_valid_after_utc)
+    made = _certificate_builder(
+        _name(name), ca.subject, key, authority.key, days, now, ca.not_valid_after_utc
+    )
     made = made.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     made = made.add_extension(_usage(digital_signature=True), critical=True)
     made = made.add_extension(x509.ExtendedKeyUsage([USAGES[role]]), critical=True)
@@ -101,20 +103,20 @@ def generate(
     if trainer or not known:
         roles[TRAINER] = TRAINER
     for name in roles:
-        _absent(folder / f"{name}.pem", servers)
-    authority = _authority(folder / CA_FILE) if known else new_authority(max(CA_DAYS, days))
+        _check_absent(folder / f"{name}.pem", servers)
+    authority = _load_authority(folder / CA_FILE) if known else new_authority(max(CA_DAYS, days))
     files = {} if known else {CA_FILE: authority.pem()}
     files |= {f"{name}.pem": new_keys(authority, role, name, days) for name, role in roles.items()}
     return _write_all(folder, files)
 
 
-def _absent(path: Path, servers: Sequence[str]) -> None:
+def _check_absent(path: Path, servers: Sequence[str]) -> None:
     if os.path.lexists(path):
         other = "name another with --server NAME" if path.stem in servers else "keep it"
         raise BadKeys(f"{path} exists and is not overwritten: {other}, or move it away first")
 
 
-def _authority(path: Path) -> Authority:
+def _load_authority(path: Path) -> Authority:
     try:
         data = path.read_bytes()
         key = load_pem_private_key(data, None)
@@ -152,7 +154,7 @@ def _write_all(folder: Path, files: dict[str, bytes]) -> list[Path]:
     return written
 
 
-def _builder(
+def _certificate_builder(
     subject: x509.Name,
     issuer: x509.Name,
     key: ec.EllipticCurvePrivateKey,

@@ -26,8 +26,8 @@ from byzpy_tw.errors import BadKeys
 
 SERVER, TRAINER = "server", "trainer"
 USAGES = {SERVER: ExtendedKeyUsageOID.SERVER_AUTH, TRAINER: ExtendedKeyUsageOID.CLIENT_AUTH}
-MAKE = "make one with 'python -m byzpy_tw keygen DIR'"
-AGAIN = "make a new one with 'python -m byzpy_tw keygen' where the cluster's CA is"
+KEYGEN_HINT = "make one with 'python -m byzpy_tw keygen DIR'"
+RENEW_HINT = "make a new one with 'python -m byzpy_tw keygen' where the cluster's CA is"
 _BLOCK = re.compile(rb"(-----BEGIN ([A-Z ]+)-----.*?-----END \2-----)", re.DOTALL)
 _MOST_BYTES = 100_000  # of a file; ours have about 2,000
 
@@ -85,14 +85,14 @@ def load_keys(path: Path, role: str, now: datetime.datetime | None = None) -> Ke
     others may read is a warning.
     """
     data, warnings = _read(path)
-    key, certificate, ca = _parts(path, data)
+    key, certificate, ca = _parse_pem(path, data)
     if key.public_key() != certificate.public_key():
-        raise BadKeys(f"{path}: its private key does not fit its certificate; {AGAIN}")
+        raise BadKeys(f"{path}: its private key does not fit its certificate; {RENEW_HINT}")
     try:
         certificate.verify_directly_issued_by(ca)
     except (ValueError, TypeError, InvalidSignature):
         raise BadKeys(
-            f"{path}: its certificate was not signed by the CA beside it; {AGAIN}"
+            f"{path}: its certificate was not signed by the CA beside it; {RENEW_HINT}"
         ) from None
     found = role_of(certificate)
     if found != role:
@@ -103,15 +103,15 @@ def load_keys(path: Path, role: str, now: datetime.datetime | None = None) -> Ke
     for what, one in (("certificate", certificate), ("CA", ca)):
         if now > one.not_valid_after_utc:
             raise BadKeys(f"{path}: its {what} expired on {one.not_valid_after_utc:%Y-%m-%d}; "
-                          f"{AGAIN}")  # fmt: skip
+                          f"{RENEW_HINT}")  # fmt: skip
         if now < one.not_valid_before_utc:
             raise BadKeys(
-                f"{path}: its {what} is not valid before {_minute(one.not_valid_before_utc)}, "
-                f"and here it is {_minute(now)}; is this machine's clock right?"
+                f"{path}: its {what} is not valid before {_format_minute(one.not_valid_before_utc)}, "
+                f"and here it is {_format_minute(now)}; is this machine's clock right?"
             )
     left = (certificate.not_valid_after_utc - now).days
     if left < 30:
-        warnings += (f"{path}: its certificate expires in {left} days; {AGAIN}",)
+        warnings += (f"{path}: its certificate expires in {left} days; {RENEW_HINT}",)
     return Keys(path, role, key, certificate, ca, warnings)
 
 
@@ -121,9 +121,11 @@ def _read(path: Path) -> tuple[bytes, tuple[str, ...]]:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(_MOST_BYTES + 1)
     except OSError as e:
-        raise BadKeys(f"cannot read the keys in {path}: {e.strerror or e}; {MAKE}") from None
+        raise BadKeys(f"cannot read the keys in {path}: {e.strerror or e}; {KEYGEN_HINT}") from None
     if len(data) > _MOST_BYTES:
-        raise BadKeys(f"{path} holds over {_MOST_BYTES:,} bytes: it is no file of keys; {MAKE}")
+        raise BadKeys(
+            f"{path} holds over {_MOST_BYTES:,} bytes: it is no file of keys; {KEYGEN_HINT}"
+        )
     if stat.S_ISREG(mode) and mode & 0o077:
         return data, (
             f"{path} may be read by others (mode {stat.S_IMODE(mode):04o}): run 'chmod 600 {path}'",
@@ -131,46 +133,48 @@ def _read(path: Path) -> tuple[bytes, tuple[str, ...]]:
     return data, ()
 
 
-def _parts(
+def _parse_pem(
     path: Path, data: bytes
 ) -> tuple[EllipticCurvePrivateKey, x509.Certificate, x509.Certificate]:
     """The file's key, its certificate and the CA's, whatever their order."""
     blocks = _BLOCK.findall(data)
     keys = [block for block, kind in blocks if kind.endswith(b"PRIVATE KEY")]
     if len(keys) != 1:
-        raise BadKeys(_lacks(path, "a private key") if not keys else
-                      f"{path} holds {len(keys)} private keys, not one; {MAKE}")  # fmt: skip
+        raise BadKeys(_missing(path, "a private key") if not keys else
+                      f"{path} holds {len(keys)} private keys, not one; {KEYGEN_HINT}")  # fmt: skip
     try:
         key = load_pem_private_key(keys[0], None)
     except TypeError:
         raise BadKeys(f"{path}: its private key has a passphrase, which nobody is there to "
-                      f"type; {MAKE}") from None  # fmt: skip
+                      f"type; {KEYGEN_HINT}") from None  # fmt: skip
     except (ValueError, UnsupportedAlgorithm) as e:
-        raise BadKeys(f"{path}: its private key does not parse; {MAKE}") from e
+        raise BadKeys(f"{path}: its private key does not parse; {KEYGEN_HINT}") from e
     if not isinstance(key, EllipticCurvePrivateKey):
-        raise BadKeys(f"{path}: its private key is not an ECDSA key; {MAKE}")
+        raise BadKeys(f"{path}: its private key is not an ECDSA key; {KEYGEN_HINT}")
     try:
         pems = [block for block, kind in blocks if kind == b"CERTIFICATE"]
         found = [x509.load_pem_x509_certificate(pem) for pem in pems]
         kinds = [_is_ca(certificate) for certificate in found]
     except ValueError as e:
-        raise BadKeys(f"{path}: a certificate in it does not parse; {MAKE}") from e
+        raise BadKeys(f"{path}: a certificate in it does not parse; {KEYGEN_HINT}") from e
     for kind, what in ((False, "a certificate"), (True, "the cluster's CA certificate")):
         if kinds.count(kind) == 0:
-            raise BadKeys(_lacks(path, what))
+            raise BadKeys(_missing(path, what))
     if len(found) != 2:
-        raise BadKeys(f"{path} holds {len(found)} certificates, not its own and the CA's; {MAKE}")
+        raise BadKeys(
+            f"{path} holds {len(found)} certificates, not its own and the CA's; {KEYGEN_HINT}"
+        )
     return key, found[kinds.index(False)], found[kinds.index(True)]
 
 
-def _lacks(path: Path, what: str) -> str:
+def _missing(path: Path, what: str) -> str:
     return (
         f"{path} lacks {what}: it must hold a private key, its certificate and the "
-        f"cluster's CA; {MAKE}"
+        f"cluster's CA; {KEYGEN_HINT}"
     )
 
 
-def _minute(moment: datetime.datetime) -> str:
+def _format_minute(moment: datetime.datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 

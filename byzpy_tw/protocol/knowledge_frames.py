@@ -12,23 +12,23 @@ from math import isqrt, prod
 import torch
 from torch import Tensor
 
-from byzpy_tw.attacks.knowledge.codec import PIECES, dtype_of
+from byzpy_tw.attacks.knowledge.codec import PIECES, wire_dtype_of
 from byzpy_tw.attacks.knowledge.view import shapes
 from byzpy_tw.errors import BadFrame
 from byzpy_tw.protocol.frames import Header, Kind
 
 
-def header_of(piece: str, round: int, tensor: Tensor) -> Header:
+def piece_header(piece: str, round: int, tensor: Tensor) -> Header:
     """The header of the frame that carries `piece`."""
     return Header(Kind.PIECE, round, tensor.numel(), PIECES.index(piece), tensor.dtype)
 
 
 def largest_piece(h: int, d: int) -> int:
     """Bytes of the largest piece that `h` honest vectors may have."""
-    return max(prod(shape) * dtype_of(p).itemsize for p, shape in shapes(PIECES, h, d).items())
+    return max(prod(shape) * wire_dtype_of(p).itemsize for p, shape in shapes(PIECES, h, d).items())
 
 
-def place_of(
+def allocate_piece(
     header: Header,
     expected: Collection[str],
     *,
@@ -52,8 +52,8 @@ def place_of(
     shape = shapes([piece], h, d)[piece]
     if not 1 <= h <= most_h or prod(shape) != header.elements:
         raise BadFrame(f"{piece} of {header.elements} elements for d={d}, h<={most_h}")
-    if header.dtype is not dtype_of(piece, wire):
-        raise BadFrame(f"{piece} must be {dtype_of(piece, wire)}, not {header.dtype}")
+    if header.dtype is not wire_dtype_of(piece, wire):
+        raise BadFrame(f"{piece} must be {wire_dtype_of(piece, wire)}, not {header.dtype}")
     try:
         return piece, torch.empty(shape, dtype=header.dtype)
     except RuntimeError as e:

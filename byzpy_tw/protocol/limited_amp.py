@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from byzpy_tw.errors import ByzpyTwError, ServerError, WireError
 from byzpy_tw.protocol.commands import FATAL, WIRE_ERRORS
+from byzpy_tw.text import clean
 
 BOX_BYTES = 300_000  # keys and values of one box; the largest of ours is under 200,000
 IN_FLIGHT = 64  # commands being worked on for one connection
@@ -50,9 +51,9 @@ class LimitedAMP(amp.AMP):
     ) -> None:
         super().__init__()
         self._most_box_bytes, self._most_in_flight = most_box_bytes, most_in_flight
-        self._answering = {command.commandName: (command, f) for command, f in responders.items()}
+        self._responders = {command.commandName: (command, f) for command, f in responders.items()}
         self._box_bytes = 0
-        self._busy = 0
+        self._in_flight = 0
         self._producing = False
         self._released = False
         self.hung_up = False
@@ -60,7 +61,7 @@ class LimitedAMP(amp.AMP):
         self.boxes_received = 0
         self.secured = False  # the TLS handshake is over, and the other end has shown itself
         self.refusal = ""  # what was wrong with what it showed
-        self.met_tls = False  # where there should have been none
+        self.peer_spoke_tls = False  # where there should have been none
 
     @property
     def peer(self) -> str:
@@ -73,7 +74,7 @@ class LimitedAMP(amp.AMP):
     @property
     def in_flight(self) -> int:
         """Commands of the peer's that are being answered."""
-        return self._busy
+        return self._in_flight
 
     # -- the connection
 
@@ -87,9 +88,9 @@ class LimitedAMP(amp.AMP):
             if hasattr(self.transport, setting):
                 getattr(self.transport, setting)(True)
         if not ISSLTransport.providedBy(self.transport):
-            self._be_paced()
+            self._register_producer()
 
-    def _be_paced(self) -> None:
+    def _register_producer(self) -> None:
         """From now on a peer that does not read our answers is not read from either."""
         if not self.hung_up and not self._released:
             self._producing = True
@@ -101,15 +102,15 @@ class LimitedAMP(amp.AMP):
         In a server, that is; a trainer's certificate is yet to be looked at.
         """
         self.secured = True
-        self._be_paced()  # before, it would have kept us from reading the handshake
+        self._register_producer()  # before, it would have kept us from reading the handshake
 
     def hang_up(self, why: str) -> None:
         """End the connection because of what the peer did."""
         transport = self.transport
-        if self._leave(why):
+        if self._begin_hang_up(why):
             transport.loseConnection()
 
-    def _leave(self, why: str) -> bool:
+    def _begin_hang_up(self, why: str) -> bool:
         """Hear nothing more from the peer; whether this is news.
 
         What was written before still goes out: the caller closes the connection.
@@ -117,13 +118,13 @@ class LimitedAMP(amp.AMP):
         if self.hung_up or self.transport is None:
             return False
         self.hung_up = True
-        self.tell(f"hanging up: {clean(why)}")
+        self.log_warning(f"hanging up: {clean(why)}")
         self.release_transport()
         if self.paused:  # it does not read, so it would never be rid of us
             self.transport.abortConnection()
         return True
 
-    def tell(self, what: str) -> None:
+    def log_warning(self, what: str) -> None:
         """Say in the log what became of this connection."""
         self.log.warn("{peer}: {what}", peer=self.peer, what=what)
 
@@ -181,53 +182,47 @@ class LimitedAMP(amp.AMP):
             self.hang_up(f"a box that is no command and no answer: {e!r:.200}")
 
     def lengthLimitExceeded(self, length: int) -> None:
-        self.met_tls = length in TLS_BEGINS
-        what = "TLS" if self.met_tls else f"a key of {length} bytes"
+        self.peer_spoke_tls = length in TLS_BEGINS
+        what = "TLS" if self.peer_spoke_tls else f"a key of {length} bytes"
         self.hang_up(f"not an AMP box: {what}")
 
     # -- commands
 
     def locateResponder(self, name: bytes) -> Callable[[amp.AmpBox], Deferred] | None:
-        found = self._answering.get(name)
+        found = self._responders.get(name)
         if found is None:
             return None
         command, responder = found
-        return self._wrapWithSerialization(_in_words(responder), command)
+        return self._wrapWithSerialization(_with_wire_errors(responder), command)
 
     def dispatchCommand(self, box: amp.AmpBox) -> Deferred:
         """Answer a command; whatever is wrong with it becomes a bounded error."""
-        if amp.ASK not in box or self._busy >= self._most_in_flight:
+        if amp.ASK not in box or self._in_flight >= self._most_in_flight:
             many = f"over {self._most_in_flight} commands at once"
             self.hang_up(many if amp.ASK in box else "no answer wanted")
             return Deferred()  # nobody is left to hear the answer
-        self._busy += 1
-        if box[amp.COMMAND] in self._answering:
+        self._in_flight += 1
+        if box[amp.COMMAND] in self._responders:
             answer = maybeDeferred(super().dispatchCommand, box)
         else:
             answer = fail(WireError("there is no such command"))
 
         def finished(result: Any) -> Any:
-            self._busy -= 1
+            self._in_flight -= 1
             if not isinstance(result, Failure):
                 return result
             name = repr(box[amp.COMMAND])[:80]
-            if not _is_ours(result):
+            if not _is_wire_error(result):
                 why = f"{name}: {result.type.__name__}: {result.value}"[:MESSAGE]
                 result = Failure(amp.RemoteAmpError(WireError.code.encode(), why, True))
             if result.value.fatal:  # AMP closes the connection behind this answer
-                self._leave(result.value.description)
+                self._begin_hang_up(result.value.description)
             return result
 
         return answer.addBoth(finished)
 
 
-def clean(text: str, length: int = 500) -> str:
-    """A peer's words, fit for a terminal and a log: one line, no controls."""
-    words = "".join(c if c.isprintable() else " " for c in text[:length])
-    return " ".join(words.split())
-
-
-def _is_ours(failure: Failure) -> bool:
+def _is_wire_error(failure: Failure) -> bool:
     """Whether `failure` is an error of the table, ready to travel."""
     return (
         failure.check(amp.RemoteAmpError) is not None
@@ -235,7 +230,7 @@ def _is_ours(failure: Failure) -> bool:
     )
 
 
-def _in_words(responder: Callable[..., Any]) -> Callable[..., Deferred]:
+def _with_wire_errors(responder: Callable[..., Any]) -> Callable[..., Deferred]:
     """`responder` with every error turned into one of the table, and clipped.
 
     Into AMP's own form, since AMP would take the first class that fits, and

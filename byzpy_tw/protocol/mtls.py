@@ -34,7 +34,7 @@ from twisted.internet.ssl import (
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
-from byzpy_tw.protocol.keys import AGAIN, SERVER, TRAINER, Keys, name_of, role_of
+from byzpy_tw.protocol.keys import RENEW_HINT, SERVER, TRAINER, Keys, name_of, role_of
 
 _DEMAND = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 _OTHER = "both sides' files must come from one 'python -m byzpy_tw keygen' folder"
@@ -42,10 +42,10 @@ _HANDSHAKE = b"\x16"  # how a client begins TLS
 _NOT_TLS = b"\x15\x03\x03\x00\x02\x02\x46"  # a fatal alert, "protocol version"
 # OpenSSL's numbers of what is wrong with a certificate (x509_vfy.h).
 _NOT_YET, _EXPIRED = 9, 10
-_STRANGE = {2, 7, 18, 19, 20, 21, 30}  # its issuer is not our CA, in one way or another
+_UNKNOWN_ISSUER = {2, 7, 18, 19, 20, 21, 30}  # its issuer is not our CA, in one way or another
 
 
-def other(role: str) -> str:
+def opposite_role(role: str) -> str:
     """Whom one of `role` talks to."""
     return TRAINER if role == SERVER else SERVER
 
@@ -58,7 +58,7 @@ class Peer:
     fingerprint: str  # SHA-256 of the certificate, in hex
 
 
-def peer_of(transport: Any, role: str) -> Peer | None:
+def authenticated_peer(transport: Any, role: str) -> Peer | None:
     """Who is at the other end of `transport`, which must be in `role`; None if nobody is.
 
     Only once the handshake is completed.
@@ -106,20 +106,20 @@ class MutualTLS:
         try:
             why = self._refusal(shown, number, depth) if depth == 0 or not good else ""
         except Exception as e:  # anyone's bytes, and a parser that OpenSSL's is laxer than
-            why = f"the {other(self.keys.role)}'s certificate does not parse ({type(e).__name__})"
+            why = f"the {opposite_role(self.keys.role)}'s certificate does not parse ({type(e).__name__})"
         if why:
             connection.get_app_data().wrappedProtocol.refusal = why
         return not why
 
     def _refusal(self, shown: X509, number: int, depth: int) -> str:
         """What is wrong with the other side's certificate; empty where nothing is."""
-        wanted = other(self.keys.role)
-        if number in _STRANGE:
+        wanted = opposite_role(self.keys.role)
+        if number in _UNKNOWN_ISSUER:
             return f"the {wanted}'s certificate is of another cluster; {_OTHER}"
         certificate = shown.to_cryptography()
         whose = f"the {wanted}'s certificate" if depth == 0 else f"the CA of the {wanted}"
         if number == _EXPIRED:
-            return f"{whose} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; {AGAIN}"
+            return f"{whose} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; {RENEW_HINT}"
         if number == _NOT_YET:
             return (
                 f"{whose} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} "
@@ -129,50 +129,50 @@ class MutualTLS:
             is_for = role_of(certificate)
             kind = f"a {is_for}'s" if is_for else "none of this program's"
             return f"{whose} is {kind}; a {wanted} must have a {wanted}'s file"
-        return f"{whose} was refused (OpenSSL's error {number}); {AGAIN}" if number else ""
+        return f"{whose} was refused (OpenSSL's error {number}); {RENEW_HINT}" if number else ""
 
 
-class _Door(TLSMemoryBIOFactory.protocol):  # type: ignore[name-defined,misc]
+class _ServerTLS(TLSMemoryBIOFactory.protocol):  # type: ignore[name-defined,misc]
     """The server's end of TLS, which also tells a peer without TLS what it met.
 
     OpenSSL would close the connection without a word.  An alert is what `LimitedAMP`
     knows TLS by.
     """
 
-    _knocked = False
+    _received_any = False
 
     def dataReceived(self, data: bytes) -> None:
-        if not self._knocked and data[:1] != _HANDSHAKE:
+        if not self._received_any and data[:1] != _HANDSHAKE:
             self.transport.write(_NOT_TLS)
-        self._knocked = True
+        self._received_any = True
         super().dataReceived(data)
 
 
-def behind_tls(factory: Any, keys: Keys) -> TLSMemoryBIOFactory:
+def wrap_in_tls(factory: Any, keys: Keys) -> TLSMemoryBIOFactory:
     """`factory` for a server, its protocols behind mutual TLS."""
     wrapped = TLSMemoryBIOFactory(MutualTLS(keys), False, factory)
-    wrapped.protocol = _Door
+    wrapped.protocol = _ServerTLS
     return wrapped
 
 
 # What the other side's alert says of our certificate, by the words of OpenSSL's reason.
 _ALERTS = {
-    "certificate expired": "it has expired by that machine's clock; " + AGAIN,
+    "certificate expired": "it has expired by that machine's clock; " + RENEW_HINT,
     "bad certificate": "it is not valid yet by that machine's clock; are both clocks right?",
     "unknown ca": "it is of another cluster; " + _OTHER,
     "unsupported certificate": "it is for another role; a {here} needs a {here}'s file",
     "certificate unknown": "it is not a {here}'s; a {here} needs a {here}'s file",
     "certificate required": "it was not shown; give --keys",
-    "decrypt error": "it does not fit what was signed with it; " + AGAIN,
+    "decrypt error": "it does not fit what was signed with it; " + RENEW_HINT,
 }
 
 
-def in_words(protocol: Any, error: BaseException, here: str) -> str | None:
+def describe_tls_failure(protocol: Any, error: BaseException, here: str) -> str | None:
     """Why TLS failed on a connection, for one that is the `here` of it.
 
     `protocol` is its `LimitedAMP`.  None where the failure has nothing to do with TLS.
     """
-    there = other(here)
+    there = opposite_role(here)
     if protocol.refusal:
         return str(protocol.refusal)
     if isinstance(error, SSL.Error):

@@ -53,12 +53,12 @@ class TensorStream(Protocol):
     reader: FrameReader = field(init=False)
     writer: FrameWriter = field(factory=FrameWriter, init=False)
     _shell: SocketShell | None = field(default=None, init=False)
-    _settled: bool = field(default=False, init=False)  # which shell it is to be
+    _shell_chosen: bool = field(default=False, init=False)  # which shell it is to be
     _producing: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
     _pumping: bool = field(default=False, init=False)
-    _why: str = field(default="", init=False)
-    _gone: bool = field(default=False, init=False)
+    _reason: str = field(default="", init=False)
+    _ended: bool = field(default=False, init=False)
 
     log = Logger()
 
@@ -71,10 +71,10 @@ class TensorStream(Protocol):
 
     def connectionMade(self) -> None:
         if self.begins:
-            self._settle()
+            self._choose_shell()
 
-    def _settle(self) -> None:
-        self._settled = True
+    def _choose_shell(self) -> None:
+        self._shell_chosen = True
         if not self.writer and not self.bytes_sent:  # else the transport may hold some
             given = self.transport, self.reader, self.writer, self._refuse
             self._shell = SocketShell.take(*given) or TLSShell.take(*given)
@@ -87,9 +87,9 @@ class TensorStream(Protocol):
         Fires when their memory may be changed again.  Fails with the reason if the
         connection ends before that.
         """
-        if self._gone:
+        if self._ended:
             sent: Deferred[None] = Deferred()
-            sent.errback(ConnectionError(self._why))
+            sent.errback(ConnectionError(self._reason))
             return sent
         sent = self.writer.add(header, *pieces)
         if self._shell is None and not self._producing:
@@ -99,7 +99,7 @@ class TensorStream(Protocol):
         return sent
 
     @contextmanager
-    def corked(self) -> Iterator[None]:
+    def batch_writes(self) -> Iterator[None]:
         """What is sent within leaves at the end, in as few calls of the system as may be."""
         if self._pumping:
             yield
@@ -109,7 +109,7 @@ class TensorStream(Protocol):
             yield
         finally:
             self._pumping = False
-            if not self._gone:
+            if not self._ended:
                 self._pump()
 
     def resumeProducing(self) -> None:
@@ -124,7 +124,7 @@ class TensorStream(Protocol):
             if self._shell is not None:
                 self._shell.flush()
                 return
-            while self.writer and not self._paused and not self._gone:
+            while self.writer and not self._paused and not self._ended:
                 self._write_some()
         finally:
             self._pumping = False
@@ -150,10 +150,10 @@ class TensorStream(Protocol):
     # -- receiving
 
     def dataReceived(self, data: bytes) -> None:
-        if self._gone:
+        if self._ended:
             return
-        if not self._settled:
-            self._settle()
+        if not self._shell_chosen:
+            self._choose_shell()
         try:
             self.reader.feed(data)
         except BadFrame as e:
@@ -167,7 +167,7 @@ class TensorStream(Protocol):
 
     def hang_up(self, why: str) -> None:
         """End the connection now; what is unsent is not sent."""
-        if not self._gone:
+        if not self._ended:
             self._end(why)
             self.transport.abortConnection()
 
@@ -175,9 +175,9 @@ class TensorStream(Protocol):
         self._end(reason.getErrorMessage())
 
     def _end(self, why: str) -> None:
-        if self._gone:
+        if self._ended:
             return
-        self._gone, self._why, self.reader.stopped = True, why, True
+        self._ended, self._reason, self.reader.stopped = True, why, True
         unsent = self.writer.drop()
         if self._shell is not None:
             self._shell.stop()

@@ -29,14 +29,14 @@ from byzpy_tw.errors import BadFrame
 from byzpy_tw.protocol.frame_writer import FrameWriter
 from byzpy_tw.protocol.frames import FrameReader
 
-AT_ONCE = 1 << 20  # bytes to a system call
+MAX_CALL_BYTES = 1 << 20  # bytes to a system call
 # Bytes, and calls, in a row before others have their turn: at a gigabyte a second, or
 # 0.1 ms for what a small frame brings about, the reactor is held for 4 ms.
-IN_A_ROW = 1 << 22
-CALLS = 40
+MAX_TURN_BYTES = 1 << 22
+MAX_TURN_CALLS = 40
 # Bytes of a frame that must have come before the reactor is told: a loopback socket
 # has 64 KiB ready at a time, and each telling costs as much as reading them.
-WORTH_IT = 1 << 19
+MIN_WAKE_BYTES = 1 << 19
 
 
 @implementer(IReadWriteDescriptor)
@@ -56,7 +56,7 @@ class SocketShell:
     _refused: Callable[[str], None]
     _writing: bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
-    _least: int = field(default=1, init=False)  # bytes that wake the reactor
+    _low_watermark: int = field(default=1, init=False)  # bytes that wake the reactor
 
     @classmethod
     def take(
@@ -99,7 +99,7 @@ class SocketShell:
 
     def doRead(self) -> Any:
         taken = calls = 0
-        while taken < IN_A_ROW and calls < CALLS:
+        while taken < MAX_TURN_BYTES and calls < MAX_TURN_CALLS:
             try:
                 count = self._receive()
             except (BlockingIOError, InterruptedError):
@@ -114,29 +114,29 @@ class SocketShell:
             if count == 0:
                 return main.CONNECTION_DONE
             taken, calls = taken + count, calls + 1
-        self._sleep_until(self._least_worth)
+        self._set_low_watermark(self._wake_bytes)
         return None
 
     def _receive(self) -> int:
         """Hand what the socket has to the reader, once; 0 where the peer is done."""
-        count, *_ = self._socket.recvmsg_into(self._reader.buffers(AT_ONCE))
+        count, *_ = self._socket.recvmsg_into(self._reader.buffers(MAX_CALL_BYTES))
         self._reader.advance(count)
         return count
 
     @property
-    def _least_worth(self) -> int:
-        return min(len(self._reader.buffer()), WORTH_IT)
+    def _wake_bytes(self) -> int:
+        return min(len(self._reader.buffer()), MIN_WAKE_BYTES)
 
-    def _sleep_until(self, least: int) -> None:
+    def _set_low_watermark(self, least: int) -> None:
         """Be told when so many bytes have come, or the other end is gone."""
         # Elsewhere a system may wait for more than its buffer holds.
-        if least != self._least and sys.platform == "linux":
-            self._least = least
+        if least != self._low_watermark and sys.platform == "linux":
+            self._low_watermark = least
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
     def doWrite(self) -> Any:
         taken = calls = 0
-        while self._unsent and taken < IN_A_ROW and calls < CALLS:
+        while self._unsent and taken < MAX_TURN_BYTES and calls < MAX_TURN_CALLS:
             try:
                 count, done = self._send()
             except (BlockingIOError, InterruptedError):
@@ -148,12 +148,12 @@ class SocketShell:
             if self._stopped:
                 return None
             taken, calls = taken + count, calls + 1
-        self._watch()
+        self._update_writer()
         return None
 
     def _send(self) -> tuple[int, list[Deferred[None]]]:
         """Have the socket take bytes once: how many, and which frames are done."""
-        count = self._socket.sendmsg(self._writer.buffers(AT_ONCE))
+        count = self._socket.sendmsg(self._writer.buffers(MAX_CALL_BYTES))
         return count, self._writer.advance(count)
 
     @property
@@ -164,9 +164,9 @@ class SocketShell:
         """Write what the socket takes now, and the rest when it takes more."""
         if not self._stopped and not self._writing and self.doWrite() is not None:
             # The reactor learns of a broken connection when it reads.
-            self._watch()
+            self._update_writer()
 
-    def _watch(self) -> None:
+    def _update_writer(self) -> None:
         """Be told when the socket takes more, while there is more."""
         if self._unsent != self._writing and not self._stopped:
             self._writing = self._unsent

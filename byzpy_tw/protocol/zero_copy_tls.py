@@ -16,7 +16,7 @@ from twisted.internet.interfaces import ISSLTransport
 
 from byzpy_tw.protocol.zero_copy_tcp import SocketShell
 
-AT_ONCE = 1 << 18  # bytes between the socket and TLS in one go
+MAX_CALL_BYTES = 1 << 18  # bytes between the socket and TLS in one go
 RECORD = 1 << 14  # the most that one record holds
 
 
@@ -28,8 +28,8 @@ class TLSShell(SocketShell):
     """
 
     _tls: SSL.Connection = field(init=False)
-    _raw: memoryview = field(factory=lambda: memoryview(bytearray(AT_ONCE)), init=False)
-    _sealed: memoryview = field(default=memoryview(b""), init=False)  # not yet written
+    _raw: memoryview = field(factory=lambda: memoryview(bytearray(MAX_CALL_BYTES)), init=False)
+    _encrypted: memoryview = field(default=memoryview(b""), init=False)  # not yet written
 
     @staticmethod
     def _tcp_under(transport: Any) -> Any:
@@ -48,15 +48,15 @@ class TLSShell(SocketShell):
         count = self._socket.recv_into(self._raw)
         if count:
             self._tls.bio_write(self._raw[:count])
-            if not self._open():
+            if not self._decrypt():
                 return 0
-            self._collect()  # what TLS itself has to answer
-            if len(self._sealed) > 4 * AT_ONCE:
+            self._collect_encrypted()  # what TLS itself has to answer
+            if len(self._encrypted) > 4 * MAX_CALL_BYTES:
                 raise ConnectionError("TLS: a peer that does not read what it asks for")
-            self._watch()
+            self._update_writer()
         return count
 
-    def _open(self) -> bool:
+    def _decrypt(self) -> bool:
         """Hand the reader what records hold; False where the peer is done."""
         while not self._stopped:
             place = self._reader.buffer()
@@ -72,27 +72,27 @@ class TLSShell(SocketShell):
         return True
 
     @property
-    def _least_worth(self) -> int:
+    def _wake_bytes(self) -> int:
         return 1  # how many bytes a record will take is TLS's business
 
     def _send(self) -> tuple[int, list[Deferred[None]]]:
         done: list[Deferred[None]] = []
         try:
-            if not self._sealed:
-                for part in self._writer.buffers(AT_ONCE):
-                    self._seal(part, done)
-                self._collect()
-            count = self._socket.send(self._sealed)
+            if not self._encrypted:
+                for part in self._writer.buffers(MAX_CALL_BYTES):
+                    self._encrypt(part, done)
+                self._collect_encrypted()
+            count = self._socket.send(self._encrypted)
         except OSError:
             # Frames that are sealed are done with, whatever became of the connection;
             # the next call will meet the error again.
             if not done:
                 raise
             return 0, done
-        self._sealed = self._sealed[count:]
+        self._encrypted = self._encrypted[count:]
         return count, done
 
-    def _seal(self, part: memoryview, done: list[Deferred[None]]) -> None:
+    def _encrypt(self, part: memoryview, done: list[Deferred[None]]) -> None:
         """Make records of `part`; frames that this completes are added to `done`."""
         while part:
             try:
@@ -102,14 +102,16 @@ class TLSShell(SocketShell):
             done += self._writer.advance(count)
             part = part[count:]
 
-    def _collect(self) -> None:
+    def _collect_encrypted(self) -> None:
         """Add the records that TLS has made to those that wait for the socket."""
         try:
-            made = self._tls.bio_read(2 * AT_ONCE)
+            made = self._tls.bio_read(2 * MAX_CALL_BYTES)
         except SSL.Error:  # there are none
             return
-        self._sealed = memoryview(bytes(self._sealed) + made) if self._sealed else memoryview(made)
+        self._encrypted = (
+            memoryview(bytes(self._encrypted) + made) if self._encrypted else memoryview(made)
+        )
 
     @property
     def _unsent(self) -> bool:
-        return bool(self._sealed) or bool(self._writer)
+        return bool(self._encrypted) or bool(self._writer)

@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from byzpy_tw.rounds.round import Reason, clipped
+from byzpy_tw.rounds.round import Reason, clip
 
 
 def counted(failed: int, of: int, probation: int) -> str:
@@ -29,7 +29,7 @@ class AttackFailures:
     probation: int  # more that were not waited for, since their nodes had failed before
     of: int  # vectors of Byzantine nodes that the rounds were to have
     accepted: int  # that came and could be used
-    elsewise: int  # refused in another way, but for lost servers
+    otherwise_refused: int  # refused in another way, but for lost servers
     round: int  # of the first failure
     node: int  # where it was, or the lowest-numbered one
     why: str  # it failed
@@ -42,7 +42,7 @@ class AttackFailures:
     @property
     def total(self) -> bool:
         """Return whether the run had no attack at all: each vector is missing for this reason."""
-        return not self.accepted and not self.elsewise
+        return not self.accepted and not self.otherwise_refused
 
     @property
     def counted(self) -> str:
@@ -80,7 +80,7 @@ class AttackCalls:
                 continue
             self._refused[refused["reason"]] += 1
             if refused["reason"] == Reason.FAILED.value and self._first is None:
-                why = clipped(str(refused.get("detail") or "")) or "no further details"
+                why = clip(str(refused.get("detail") or "")) or "no further details"
                 self._first = self._rounds - 1, refused["node"], why
 
     @property
@@ -99,7 +99,7 @@ class AttackCalls:
             probation=probation,
             of=of,
             accepted=of - refused,
-            elsewise=refused - failed - probation - lost,
+            otherwise_refused=refused - failed - probation - lost,
             round=round,
             node=node,
             why=why,

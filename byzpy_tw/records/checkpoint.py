@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+from byzpy_tw import files
 from byzpy_tw.errors import BadRuleOutput, CannotRecord, DamagedCheckpoint
 
 MAGIC = b"byzpy_tw checkpoint 1\n"
@@ -57,7 +57,7 @@ class State:
         """Whether a copy would be a good part of a small machine's memory."""
         return sum(map(_nbytes, attrs.astuple(self, recurse=False))) >= LARGE
 
-    def kept(self) -> State:
+    def snapshot(self) -> State:
         """What this state is now, to be written while the run goes on.
 
         In memory of its own; of a `large` one tensors and arrays are the run's own, which
@@ -166,23 +166,18 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
     except (TypeError, ValueError, RecursionError) as e:  # of some odd array, or of itself
         raise BadRuleOutput(f"what a rule remembers cannot be kept: {e}"[:300]) from e
     path = folder / f"checkpoint.{state.round:08d}"
-    unfinished = folder / ".checkpoint.new"
     body: _Hashing | None = None
     try:
-        with open(unfinished, "wb", buffering=0) as file:
+        with files.replacing(path, folder / ".checkpoint.new") as file:
             file.write(MAGIC + bytes(_DIGEST))
             body = _Hashing(file)
             torch.save(plain, body)
             file.seek(len(MAGIC))
             file.write(body.hash.digest())
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        sync(folder)
-        for old in checkpoints(folder)[keep:] if keep is not None else ():
+        for old in list_checkpoints(folder)[keep:] if keep is not None else ():
             if old != path:
                 old.unlink()
     except (OSError, RuntimeError) as e:  # torch says RuntimeError for a full disk
-        unfinished.unlink(missing_ok=True)
         why = (body and body.failed) or e
         raise CannotRecord(
             f"cannot write a checkpoint to {folder}: {getattr(why, 'strerror', None) or why}"
@@ -190,16 +185,7 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
     return path
 
 
-def sync(folder: Path) -> None:
-    """See to it that what was renamed in `folder` outlives a loss of power."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def checkpoints(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, the newest first."""
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
     return sorted(found, key=round_of, reverse=True)

@@ -13,9 +13,11 @@ from typing import IO, Any
 
 from attrs import define, field, frozen
 
+from byzpy_tw import files
 from byzpy_tw.errors import CannotRecord, RunDirectoryError
-from byzpy_tw.records.checkpoint import checkpoints, round_of, sync
-from byzpy_tw.records.schema import decoded, printable, record_of, shown
+from byzpy_tw.records.checkpoint import list_checkpoints, round_of
+from byzpy_tw.records.schema import decode_json, parse_record
+from byzpy_tw.text import clean_value, printable
 
 CONFIG, ROUNDS, RESULT = "config.json", "rounds.jsonl", "result.json"
 _LOCK = ".lock"
@@ -37,7 +39,7 @@ class RunDirectory:
         """A new run's folder; `RunDirectoryError` where it cannot be one."""
         try:
             path.mkdir(parents=True, exist_ok=True)
-            directory = cls(path, locked(path))
+            directory = cls(path, lock_folder(path))
             # One that ended before its first round left nothing worth keeping.
             if (path / ROUNDS).exists() and (path / ROUNDS).stat().st_size:
                 directory.close()
@@ -58,19 +60,19 @@ class RunDirectory:
                 f"{path} holds no run that was begun (no {CONFIG}): start it with --run-dir"
             )
         try:
-            return cls(path, locked(path))
+            return cls(path, lock_folder(path))
         except OSError as e:
             raise RunDirectoryError(f"cannot write to {path}: {e.strerror or e}") from e
 
     def read_config(self) -> dict[str, Any]:
         """What `write_config` was last given."""
-        return read_object(self.path / CONFIG)
+        return read_json_object(self.path / CONFIG)
 
     def read_result(self) -> dict[str, Any] | None:
         """What `write_result` was last given, if anything."""
-        return read_object(self.path / RESULT) if (self.path / RESULT).exists() else None
+        return read_json_object(self.path / RESULT) if (self.path / RESULT).exists() else None
 
-    def read_rounds(self, n: int) -> Recorded:
+    def read_rounds(self, n: int) -> RecordedRounds:
         """What is on record of this run, which has `n` nodes."""
         return read_rounds(self.path, n)
 
@@ -84,7 +86,7 @@ class RunDirectory:
             with open(self.path / ROUNDS, "rb") as lines:
                 self._rounds.truncate(sum(map(len, islice(lines, rounds))))
             (self.path / RESULT).unlink(missing_ok=True)  # it is of an end that was none
-            for stale in checkpoints(self.path):  # damaged, or of records that are not there
+            for stale in list_checkpoints(self.path):  # damaged, or of records that are not there
                 if round_of(stale) > rounds:
                     stale.unlink()
         except OSError as e:
@@ -121,23 +123,17 @@ class RunDirectory:
         self._lock.close()
 
     def _write_whole(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write a file so that nobody ever reads a part of it."""
-        unfinished = self.path / f".{name}.new"
+        """Replace the file `name` by `value` as JSON; `CannotRecord` where that fails."""
         try:
-            with open(unfinished, "w", encoding="utf-8") as file:
-                file.write(to_json(value, indent=2) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, self.path / name)
-            sync(self.path)
+            files.write_text(self.path / name, to_json(value, indent=2) + "\n")
         except OSError as e:
             raise CannotRecord(f"cannot write to {self.path}: {e.strerror or e}") from e
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in `path`; `RunDirectoryError` where there is none."""
     try:
-        found = decoded(path.read_text(encoding="utf-8"))
+        found = decode_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise RunDirectoryError(
             f"{printable(path.parent)} holds no run that was begun (no {path.name})"
@@ -145,14 +141,14 @@ def read_object(path: Path) -> dict[str, Any]:
     except OSError as e:
         raise RunDirectoryError(f"cannot read {printable(path)}: {e.strerror or e}") from e
     except ValueError as e:
-        raise RunDirectoryError(f"cannot read {printable(path)}: {shown(e, 200)}") from e
+        raise RunDirectoryError(f"cannot read {printable(path)}: {clean_value(e, 200)}") from e
     if not isinstance(found, dict):
         raise RunDirectoryError(f"{printable(path)} holds no JSON object")
     return found
 
 
 @frozen(eq=False)
-class Recorded:
+class RecordedRounds:
     """What is on record in a folder: the rounds from 0 on, up to the first damaged line."""
 
     rounds: Sequence[dict[str, Any]]
@@ -164,7 +160,7 @@ class Recorded:
         return len(self.rounds)
 
 
-def read_rounds(folder: Path, n: int) -> Recorded:
+def read_rounds(folder: Path, n: int) -> RecordedRounds:
     """What is on record in `folder` of a run of `n` nodes; nothing, where nothing is there.
 
     Raises `RunDirectoryError` where the file cannot be read.
@@ -172,7 +168,7 @@ def read_rounds(folder: Path, n: int) -> Recorded:
     try:
         lines = (folder / ROUNDS).read_bytes().split(b"\n")
     except FileNotFoundError:
-        return Recorded([])
+        return RecordedRounds([])
     except OSError as e:
         raise RunDirectoryError(
             f"cannot read {printable(folder / ROUNDS)}: {e.strerror or e}"
@@ -181,14 +177,14 @@ def read_rounds(folder: Path, n: int) -> Recorded:
     rounds: list[dict[str, Any]] = []
     for number, line in enumerate(lines):
         try:
-            rounds.append(record_of(line, number, n))
+            rounds.append(parse_record(line, number, n))
         except ValueError as e:
-            damage = f"line {number + 1} of {ROUNDS} {shown(e, 300)}"
-            return Recorded(rounds, damage, torn, len(lines) - number - 1)
-    return Recorded(rounds, torn=torn)
+            damage = f"line {number + 1} of {ROUNDS} {clean_value(e, 300)}"
+            return RecordedRounds(rounds, damage, torn, len(lines) - number - 1)
+    return RecordedRounds(rounds, torn=torn)
 
 
-def locked(path: Path) -> IO[str]:
+def lock_folder(path: Path) -> IO[str]:
     """A lock on the folder, which the system lets go of when this process ends."""
     lock = open(path / _LOCK, "a+", encoding="utf-8")
     try:

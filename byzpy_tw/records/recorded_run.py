@@ -13,7 +13,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from byzpy_tw.config.paths import absolute
-from byzpy_tw.config.run import RunConfig, digest_of, flag, from_dict
+from byzpy_tw.config.run import RunConfig, flag, from_dict, options_digest
 from byzpy_tw.errors import (
     AttackFailed,
     BadRuleOutput,
@@ -22,10 +22,10 @@ from byzpy_tw.errors import (
     Diverged,
     RunDirectoryError,
 )
-from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_object, read_rounds, to_json
-from byzpy_tw.records.resume import merge_config, options_in
-from byzpy_tw.records.schema import printable, shown
+from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_json_object, read_rounds, to_json
+from byzpy_tw.records.resume import check_options, merge_config
 from byzpy_tw.records.summary import RunSummary, summarize
+from byzpy_tw.text import clean_value, printable
 
 _ENDS = ("finished", "paused", "interrupted", "diverged", "failed")
 # What may still go wrong once the last round is on record: its checkpoint, or a bug.
@@ -63,9 +63,9 @@ def read(path: Path) -> RecordedRun:
 
     Of damaged records, the ones before are there, and a problem.
     """
-    description = read_object(path / CONFIG)
-    config = from_dict(options_in(path, description))
-    result = read_object(path / RESULT) if (path / RESULT).exists() else None
+    description = read_json_object(path / CONFIG)
+    config = from_dict(check_options(path, description))
+    result = read_json_object(path / RESULT) if (path / RESULT).exists() else None
     found = read_rounds(path, config.n)
     problems: list[Problem] = []
     if found.damage:
@@ -74,7 +74,7 @@ def read(path: Path) -> RecordedRun:
     return RecordedRun(path, description, config, found.rounds, result, problems, found.torn)
 
 
-def accepted(record: Mapping[str, Any], n: int) -> tuple[int, ...]:
+def accepted_nodes(record: Mapping[str, Any], n: int) -> tuple[int, ...]:
     """The nodes whose vectors a round used, in order: the recorded membership."""
     out = {refused["node"] for refused in record["refused"]}
     return tuple(node for node in range(n) if node not in out)
@@ -83,7 +83,7 @@ def accepted(record: Mapping[str, Any], n: int) -> tuple[int, ...]:
 # -- the configuration
 
 
-def made_with(left: RecordedRun) -> tuple[RunConfig, list[Problem]]:
+def recorded_config(left: RecordedRun) -> tuple[RunConfig, list[Problem]]:
     """The configuration that the records were made with, and what contradicts it.
 
     The records' digest tells, and the options that go with it, where there are some;
@@ -93,8 +93,8 @@ def made_with(left: RecordedRun) -> tuple[RunConfig, list[Problem]]:
     saved = left.description["config"]
     options = _options(left, problems)
     if options is None:  # records of before they told
-        known = {name: saved[name] for name in left.config.deciding if name in saved}
-        if left.description.get("bits") != digest_of(known):
+        known = {name: saved[name] for name in left.config.result_options if name in saved}
+        if left.description.get("bits") != options_digest(known):
             text = (
                 f"{CONFIG}: its digest is not that of its options: one that changes bits was "
                 "changed (these records do not tell which)"
@@ -103,21 +103,21 @@ def made_with(left: RecordedRun) -> tuple[RunConfig, list[Problem]]:
         return left.config, problems
     bits, newest = left.description.get("bits"), left.records[-1].get("bits")
     # Its own: a run that was resumed with more rounds, and ended before the next record.
-    if bits not in (newest, digest_of(left.config.deciding)):
-        text = f"{CONFIG} has bits {shown(bits)}, the newest record has {shown(newest)}"
+    if bits not in (newest, options_digest(left.config.result_options)):
+        text = f"{CONFIG} has bits {clean_value(bits)}, the newest record has {clean_value(newest)}"
         problems.append(Problem("digest", text))
     for name, value in options.items():
         if name != "rounds" and saved.get(name) != value:
             text = (
-                f"{CONFIG} has {flag(name)} {shown(saved.get(name))}, the records were made "
-                f"with {flag(name)} {shown(value)}"
+                f"{CONFIG} has {flag(name)} {clean_value(saved.get(name))}, the records were made "
+                f"with {flag(name)} {clean_value(value)}"
             )
             problems.append(Problem("option", text))
     try:
         return merge_config({**saved, **options}, {}), problems
     except (ConfigError, TypeError, AttributeError) as e:
         raise RunDirectoryError(
-            f"{printable(left.path / ROUNDS)}: its options make no run: {shown(e, 300)}"
+            f"{printable(left.path / ROUNDS)}: its options make no run: {clean_value(e, 300)}"
         ) from e
 
 
@@ -129,7 +129,7 @@ def _options(left: RecordedRun, problems: list[Problem]) -> dict[str, Any] | Non
         number, told, options = record["round"], record.get("bits"), record.get("options")
         if told is None and not digest:
             continue
-        if isinstance(options, dict) and digest_of(options) == told:
+        if isinstance(options, dict) and options_digest(options) == told:
             same = found is None or {**options, "rounds": 0} == {**found, "rounds": 0}
             if same:
                 found, digest = options, told
@@ -140,7 +140,7 @@ def _options(left: RecordedRun, problems: list[Problem]) -> dict[str, Any] | Non
             else:
                 text = (
                     f"round {number} carries the digest of another configuration "
-                    f"({shown(told)}) than the rounds before it ({digest[:12]})"
+                    f"({clean_value(told)}) than the rounds before it ({digest[:12]})"
                 )
             problems.append(Problem("digest", text, number))
             if not digest:
@@ -151,7 +151,7 @@ def _options(left: RecordedRun, problems: list[Problem]) -> dict[str, Any] | Non
 # -- the result
 
 
-def against_result(left: RecordedRun) -> Iterator[Problem]:
+def compare_with_result(left: RecordedRun) -> Iterator[Problem]:
     """What result.json says that the records do not come to."""
     result = left.result
     if result is None:
@@ -161,7 +161,10 @@ def against_result(left: RecordedRun) -> Iterator[Problem]:
         tally.add(record)
     for name, value in json.loads(to_json(tally.figures())).items():
         if name in result and name != "seconds_a_round" and result[name] != value:
-            text = f"{RESULT} has {name} {shown(result[name])}, the records: {shown(value)}"
+            text = (
+                f"{RESULT} has {name} {clean_value(result[name])}, "
+                f"the records: {clean_value(value)}"
+            )
             yield Problem("result", text)
     for text in _no_such_end(left, result, tally):
         yield Problem("result", f"{RESULT} {text}")
@@ -176,27 +179,30 @@ def _no_such_end(left: RecordedRun, result: Mapping[str, Any], tally: RunSummary
     done, planned = len(left), left.config.rounds
     told = f"{done} rounds are on record, {CONFIG} has {flag('rounds')} {planned}"
     if status not in _ENDS:
-        yield f"has status {shown(status)}: a run is {', '.join(_ENDS[:-1])} or {_ENDS[-1]}"
+        yield f"has status {clean_value(status)}: a run is {', '.join(_ENDS[:-1])} or {_ENDS[-1]}"
     if status == "finished" and done != planned:
         yield f"says finished, and {told}"
     if status == "finished" and (error is not None or code is not None):
-        yield f"says finished, and has the error {shown(code)}: {shown(error)}"
+        yield f"says finished, and has the error {clean_value(code)}: {clean_value(error)}"
     elif error is None and (status in ("paused", "diverged", "failed") or code is not None):
-        yield f"says {shown(status)} ({shown(code)}), and has no error"
+        yield f"says {clean_value(status)} ({clean_value(code)}), and has no error"
     elif status == "diverged" and code != Diverged.code:
-        yield f"says diverged, and has error_code {shown(code)}"
+        yield f"says diverged, and has error_code {clean_value(code)}"
     failures = tally.attack.failures
     if code == AttackFailed.code and (status != "failed" or failures is None or not failures.total):
-        yield f"says {shown(status)} ({shown(code)}), and not all calls of the attack failed"
+        yield (
+            f"says {clean_value(status)} ({clean_value(code)}), "
+            "and not all calls of the attack failed"
+        )
     if (
         done >= planned
         and status != "finished"
         and (status == "diverged" or code not in _AT_THE_END)
     ):
-        yield f"says {shown(status)} ({shown(code)}), and {told}: it came to its end"
+        yield f"says {clean_value(status)} ({clean_value(code)}), and {told}: it came to its end"
 
 
-def at_home(config: RunConfig, data_root: str | None) -> RunConfig:
+def config_in_process(config: RunConfig, data_root: str | None) -> RunConfig:
     """`config` with its nodes in this process, and its data in `data_root` if given."""
     return evolve(
         config, in_process=True, remote_hosts=(), local=None, min_servers=None, keys=None,

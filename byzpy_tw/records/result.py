@@ -10,11 +10,12 @@ from typing import Any
 import attrs
 from attrs import define, field
 
-from byzpy_tw.config.paths import absolute, home
+from byzpy_tw.config.paths import absolute, expand_home
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
-from byzpy_tw.records.schema import printable, wrong_result
+from byzpy_tw.records.schema import find_result_error
 from byzpy_tw.report import curves
+from byzpy_tw.text import printable
 
 
 @define(eq=False, repr=False)
@@ -40,12 +41,12 @@ class Result:
         Raises `RunDirectoryError` where there is no run, or a file of it is damaged.
         """
         # They bring torch, which is not needed to say what a run is to be.
-        from byzpy_tw.records.folder import CONFIG, RESULT, read_object, read_rounds
-        from byzpy_tw.records.resume import options_in
+        from byzpy_tw.records.folder import CONFIG, RESULT, read_json_object, read_rounds
+        from byzpy_tw.records.resume import check_options
         from byzpy_tw.records.summary import summarize
 
-        path = home(path)
-        saved = options_in(path, read_object(path / CONFIG))
+        path = expand_home(path)
+        saved = check_options(path, read_json_object(path / CONFIG))
         config = attrs.evolve(from_dict(saved), run_dir=None)
         found = read_rounds(path, config.n)
         if found.damage:
@@ -54,8 +55,8 @@ class Result:
                 "line and what follows it"
             )
         if (path / RESULT).exists():
-            figures = read_object(path / RESULT)
-            if why := wrong_result(figures):
+            figures = read_json_object(path / RESULT)
+            if why := find_result_error(figures):
                 raise RunDirectoryError(
                     f"{printable(path / RESULT)} {why}; put back what was there, or delete the "
                     "file: the records have all of it but how the run ended"
@@ -117,7 +118,7 @@ class Result:
         from byzpy_tw.vectors import sha256_of
 
         rounds, digest = self.rounds, self.figures.get("parameters_sha256")
-        for found in checkpoint.checkpoints(self.path):
+        for found in checkpoint.list_checkpoints(self.path):
             if checkpoint.round_of(found) == rounds:
                 parameters = checkpoint.read(found).parameters
                 if sha256_of(parameters) != digest:
@@ -125,7 +126,7 @@ class Result:
                         f"{found} has other parameters than the run's records say"
                     )
                 return parameters
-        newest = next(map(checkpoint.round_of, checkpoint.checkpoints(self.path)), None)
+        newest = next(map(checkpoint.round_of, checkpoint.list_checkpoints(self.path)), None)
         kept = "no checkpoint" if newest is None else f"no checkpoint after round {newest}"
         raise RunDirectoryError(
             f"{self.path} keeps no parameters of its last round, {rounds}: the run is "

@@ -12,7 +12,7 @@ import attrs
 from attrs import frozen
 
 import byzpy_tw
-from byzpy_tw.config.merge import OPTIONS, over
+from byzpy_tw.config.merge import OPTIONS, merge_options
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import (
@@ -22,13 +22,13 @@ from byzpy_tw.errors import (
     ServerDiffers,
     WireError,
 )
-from byzpy_tw.plugins.registry import still_installed
+from byzpy_tw.plugins.registry import filter_installed
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.records.folder import CONFIG, Recorded, RunDirectory, read_object
-from byzpy_tw.records.schema import printable, shown
+from byzpy_tw.records.folder import CONFIG, RecordedRounds, RunDirectory, read_json_object
+from byzpy_tw.text import clean_value, printable
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import Trial
+from byzpy_tw.workers.model_trial import TrialDigests
 
 
 @frozen(eq=False)
@@ -50,7 +50,7 @@ class ResumePoint:
         return self.state.round if self.state is not None else 0
 
 
-def new() -> ResumePoint:
+def new_resume_point() -> ResumePoint:
     return ResumePoint(secrets.token_hex(16))
 
 
@@ -70,7 +70,7 @@ def merge_config(saved: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfi
                 f"{flag(name)} {_shown(value)} would make it another run: it was begun with "
                 f"{_shown(before)}"
             )
-    return from_dict(over(given, begun.to_dict()))
+    return from_dict(merge_options(given, begun.to_dict()))
 
 
 def _shown(value: Any) -> str:
@@ -78,29 +78,29 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
-def described(path: Path, given: Mapping[str, Any]) -> RunConfig:
+def load_config_to_resume(path: Path, given: Mapping[str, Any]) -> RunConfig:
     """The configuration of the run in `path`, with the options `given` now.
 
     Only reads, so that the run may be under way.  Raises as `merge_config` does, and
     `RunDirectoryError` where there is no run.
     """
-    return merge_config(options_in(path, read_object(path / CONFIG)), given)
+    return merge_config(check_options(path, read_json_object(path / CONFIG)), given)
 
 
-def disabled_in(path: Path) -> tuple[str, ...]:
+def read_disabled_plugins(path: Path) -> tuple[str, ...]:
     """The distributions that the run in `path` left out, those that are installed here.
 
     Empty where that cannot be read: whoever reads the rest says what is wrong.
     """
     try:
-        saved = read_object(path / CONFIG).get("config")
+        saved = read_json_object(path / CONFIG).get("config")
         found = saved.get("disable_plugin", ()) if isinstance(saved, dict) else ()
-        return still_installed([name for name in found if isinstance(name, str)])
+        return filter_installed([name for name in found if isinstance(name, str)])
     except (RunDirectoryError, TypeError):
         return ()
 
 
-def options_in(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
     """The options in `description`, which is what config.json in `path` holds.
 
     Raises `RunDirectoryError` where they are no run's, or what stands beside them is not
@@ -111,14 +111,14 @@ def options_in(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
         raise RunDirectoryError(f"{file} is not of this version of byzpy_tw")
     if not isinstance(versions := description.get("versions", {}), dict):
         raise RunDirectoryError(
-            f"{file} has versions {shown(versions, 40)}: these are no names with a version "
+            f"{file} has versions {clean_value(versions, 40)}: these are no names with a version "
             "each; put back what was there, or take the entry out"
         )
     try:
         from_dict(saved)
     except (ConfigError, TypeError, AttributeError) as e:
         raise RunDirectoryError(
-            f"{file} is no configuration: {shown(e, 300)}; put back what was there"
+            f"{file} is no configuration: {clean_value(e, 300)}; put back what was there"
         ) from e
     return saved
 
@@ -133,7 +133,7 @@ def reopen(
     directory = RunDirectory.reopen(path)
     try:
         description = directory.read_config()
-        saved = options_in(path, description)
+        saved = check_options(path, description)
         if not isinstance(description.get("run"), str):
             raise RunDirectoryError(
                 f"{printable(path / CONFIG)} is not of this version of byzpy_tw"
@@ -141,7 +141,11 @@ def reopen(
         config = merge_config(saved, given)
         records = directory.read_rounds(config.n)
         state = _newest(path, records, say)
-        if state is None and checkpoint.checkpoints(path) and finished(directory) != config.rounds:
+        if (
+            state is None
+            and checkpoint.list_checkpoints(path)
+            and finished_rounds(directory) != config.rounds
+        ):
             why = f": {records.damage}; put that back, or" if records.damage else ";"
             raise RunDirectoryError(
                 f"{printable(path)}: none of its checkpoints can be used{why} delete them to "
@@ -163,7 +167,7 @@ def reopen(
     return config, directory, begun
 
 
-def finished(directory: RunDirectory) -> int | None:
+def finished_rounds(directory: RunDirectory) -> int | None:
     """The rounds of the run in `directory`, if it went to its end."""
     result = directory.read_result()
     if result is None or result.get("status") != "finished":
@@ -171,9 +175,9 @@ def finished(directory: RunDirectory) -> int | None:
     return result.get("rounds")
 
 
-def _newest(path: Path, records: Recorded, say: Callable[[str], None]) -> State | None:
+def _newest(path: Path, records: RecordedRounds, say: Callable[[str], None]) -> State | None:
     """The newest state that is whole, and whose rounds are all on record."""
-    for found in checkpoint.checkpoints(path):
+    for found in checkpoint.list_checkpoints(path):
         try:
             state = checkpoint.read(found)
             if state.round > len(records):
@@ -189,11 +193,11 @@ def _newest(path: Path, records: Recorded, say: Callable[[str], None]) -> State 
     return None
 
 
-def compare(
+def compare_with_recorded(
     begun: ResumePoint,
     dimension: int,
     digest: str,
-    trial: Trial,
+    trial: TrialDigests,
     here: Environment,
     strict: bool,
 ) -> list[str]:
@@ -207,8 +211,8 @@ def compare(
     for what, name, now in (("model", "dimension", dimension), ("data", "data_digest", digest)):
         if name in before and before[name] != now:
             raise RunDirectoryError(
-                f"the run was begun with other {what}: its {name} was {shown(before[name])}, here "
-                f"it is {shown(now)}"
+                f"the run was begun with other {what}: its {name} was "
+                f"{clean_value(before[name])}, here it is {clean_value(now)}"
             )
     lines = []
     versions = before.get("versions", {})
@@ -219,19 +223,21 @@ def compare(
         ("probe", here.probe),
     ):
         if versions.get(name, now) != now:
-            lines.append(f"the run was begun with {name} {shown(versions[name])}, this is {now}")
-    lines += trials_differ(before.get("trial"), trial, versions.get("probe") == here.probe)
+            lines.append(
+                f"the run was begun with {name} {clean_value(versions[name])}, this is {now}"
+            )
+    lines += compare_trials(before.get("trial"), trial, versions.get("probe") == here.probe)
     if lines and strict:
         raise ServerDiffers(f"{'; '.join(lines)} (--strict)")
     return lines
 
 
-def trials_differ(recorded: Any, now: Trial, exact: bool) -> list[str]:
+def compare_trials(recorded: Any, now: TrialDigests, exact: bool) -> list[str]:
     """The differences of `now` from the trial that is on record, if there is one."""
     if recorded is None:  # begun before there were trials
         return []
     try:
-        then = Trial.from_json(json.dumps(recorded))
+        then = TrialDigests.from_json(json.dumps(recorded))
     except WireError:
         return ["config.json has no trial that this program writes"]
     found = then.differences(now, exact=exact, local=False)

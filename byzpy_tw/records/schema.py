@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from byzpy_tw.plugins.naming import clip
+from byzpy_tw.text import clean_value, clip
 
 _DIGITS = 20  # of a whole number; 2**63 has 19
 _MOST_SECONDS = 1e12  # of a round; negative too, for a clock may be set back
@@ -26,7 +26,7 @@ Check = Callable[[Any, int], bool]  # of a value, in a run of so many nodes
 # -- JSON
 
 
-def decoded(text: str | bytes) -> Any:
+def decode_json(text: str | bytes) -> Any:
     """The JSON in `text`; `ValueError` where it is none.
 
     Nor is it with numbers that no file of a run's has: infinite ones, and whole ones of
@@ -59,13 +59,13 @@ def is_number(value: Any) -> bool:
 # -- rounds.jsonl
 
 
-def record_of(line: str | bytes, number: int, n: int) -> dict[str, Any]:
+def parse_record(line: str | bytes, number: int, n: int) -> dict[str, Any]:
     """What `line` records of round `number` of a run of `n` nodes.
 
     Raises `ValueError` with what is wrong with it, in words to follow "line 3".
     """
     try:
-        record = decoded(line)
+        record = decode_json(line)
     except ValueError as e:
         raise ValueError(f"is not JSON: {e}") from e
     if why := _wrong(record, number, n):
@@ -86,7 +86,7 @@ def _wrong(record: Any, number: int, n: int) -> str:
         return "lacks test_loss, of its accuracy"
     for name, (good, what) in _ENTRIES.items():
         if name in record and not good(record[name], n):
-            return f"has {name} {shown(record[name], 40)}: that is not {what.format(n=n)}"
+            return f"has {name} {clean_value(record[name], 40)}: that is not {what.format(n=n)}"
     if len({refused["node"] for refused in record["refused"]}) == n:
         return "says that all nodes were refused"
     return ""
@@ -157,20 +157,20 @@ _ALWAYS = ("seconds", "phases", "f", "refused", "selected", "excluded", "paramet
 # -- result.json
 
 
-def wrong_result(result: Mapping[str, Any]) -> str:
+def find_result_error(result: Mapping[str, Any]) -> str:
     """Why `result` cannot be a run's result.json; empty where it can."""
     if not isinstance(result.get("status"), str):
         return "does not say how the run ended (status)"
     for name in ("error", "error_code", "parameters_sha256"):
         if not isinstance(value := result.get(name), (str, type(None))):
-            return f"has {name} {shown(value, 40)}: that is no text"
+            return f"has {name} {clean_value(value, 40)}: that is no text"
     for name in ("final_accuracy", "final_loss", "worst_accuracy", "best_accuracy"):
         if not _figure(value := result.get(name), 0):
-            return f"has {name} {shown(value, 40)}: that is not a number"
+            return f"has {name} {clean_value(value, 40)}: that is not a number"
     # Of an older version they are missing.
     for name, good in (("attack_failures", _failures), ("halted", _halted)):
         if (value := result.get(name)) is not None and not good(value):
-            return f"has {name} {shown(value, 40)}: that is not what a run writes"
+            return f"has {name} {clean_value(value, 40)}: that is not what a run writes"
     return ""
 
 
@@ -192,17 +192,3 @@ def _halted(value: Any) -> bool:
 
 
 # -- words for a terminal
-
-
-def shown(value: Any, length: int = 120) -> str:
-    """Something from a file, fit for a line on a terminal; of a hash, its beginning."""
-    try:
-        text = value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
-    except (ValueError, RecursionError):  # of thousands of digits, or nested as deep
-        text = f"({type(value).__name__})"
-    return " ".join("".join(c if c.isprintable() else " " for c in text[:length]).split())
-
-
-def printable(text: object) -> str:
-    """`text`, such as a path, as one line without controls; what is left of it is as it was."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))

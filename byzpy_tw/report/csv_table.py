@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from byzpy_tw.report.history import STATES, state_of
-from byzpy_tw.report.load import rounds_of
+from byzpy_tw.report.history import STATES, refusal_state
+from byzpy_tw.report.load import iterate_rounds
 from byzpy_tw.rounds.round import Reason
 
 PHASES = ("honest", "byzantine", "aggregate", "step")
@@ -27,13 +27,13 @@ def write_csv(paths: Sequence[Path], file: IO[str]) -> None:
         + ["selected", *STATES[1:], "failed"]
     )
     for path in paths:
-        out.writerows([path.resolve().name, *_row(record)] for record in rounds_of(path))
+        out.writerows([path.resolve().name, *_row(record)] for record in iterate_rounds(path))
 
 
 def _row(record: dict[str, Any]) -> list[Any]:
     by_state: dict[int, list[int]] = {}
     for refused in record["refused"]:
-        by_state.setdefault(state_of(refused["reason"]), []).append(refused["node"])
+        by_state.setdefault(refusal_state(refused["reason"]), []).append(refused["node"])
     selected = record["selected"]
     return [
         record["round"],

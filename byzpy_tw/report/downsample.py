@@ -47,7 +47,7 @@ class Series:
         with np.errstate(over="ignore"):  # a sum of near-infinite losses
             means = self._sum[:columns] / np.maximum(count, 1)
         return [
-            short(mean) if there else None
+            round_digits(mean) if there else None
             for mean, there in zip(means.tolist(), count.tolist(), strict=True)
         ]
 
@@ -56,7 +56,7 @@ class Series:
         made: dict[str, Any] = {"mean": self.means(columns)}
         if (self._count[:columns] > 1).any():
             for name, edge in (("low", self._low), ("high", self._high)):
-                made[name] = [short(v) for v in edge[:columns].tolist()]
+                made[name] = [round_digits(v) for v in edge[:columns].tolist()]
         return made
 
 
@@ -65,6 +65,6 @@ def _halved(merged: np.ndarray, empty: float) -> np.ndarray:
     return np.concatenate([merged, np.full_like(merged, empty)])
 
 
-def short(value: float) -> float | None:
+def round_digits(value: float) -> float | None:
     """Five digits, which is more than can be seen; None for what JSON lacks."""
     return float(f"{value:.5g}") if math.isfinite(value) else None

@@ -24,7 +24,7 @@ SELECTED, EXCLUDED, REFUSED, LATE, LOST, PROBATION = range(len(STATES))
 _STATE_OF = {Reason.LATE: LATE, Reason.LOST: LOST, Reason.PROBATION: PROBATION}
 
 
-def state_of(reason: str) -> int:
+def refusal_state(reason: str) -> int:
     """The state of a node that was refused for `reason`."""
     try:
         return _STATE_OF.get(Reason(reason), REFUSED)
@@ -33,7 +33,7 @@ def state_of(reason: str) -> int:
 
 
 @define(eq=False)
-class History:
+class RoundHistory:
     """Fed with each line of rounds.jsonl, in order, by `add`.
 
     Raises `KeyError`, `TypeError`, `ValueError` or `IndexError` for what is no record.
@@ -51,7 +51,9 @@ class History:
     phases: dict[str, Series] = field(factory=dict, init=False)
     evaluated: int = field(default=0, init=False)  # rounds until the last evaluation
     last: Mapping[str, Any] = field(factory=dict, init=False)  # figures of the newest round
-    spent: dict[str, float] = field(factory=dict, init=False)  # seconds by phase, of all rounds
+    phase_seconds: dict[str, float] = field(
+        factory=dict, init=False
+    )  # seconds by phase, of all rounds
     bytes: list[int] = field(factory=lambda: [0, 0], init=False)  # sent, received
     totals: np.ndarray = field(init=False)  # (n, states): rounds
     reasons: dict[int, Counter[str]] = field(factory=dict, init=False)  # of refusals
@@ -102,7 +104,7 @@ class History:
             if name in self.phases:
                 seconds = _number(value)
                 self.phases[name].add(column, seconds)
-                self.spent[name] = self.spent.get(name, 0.0) + (seconds or 0.0)
+                self.phase_seconds[name] = self.phase_seconds.get(name, 0.0) + (seconds or 0.0)
         for i, name in enumerate(("bytes_sent", "bytes_received")):
             self.bytes[i] += int(record.get(name, 0))
         self.totals[np.arange(self.n), states] += 1
@@ -124,7 +126,7 @@ class History:
             states[self._checked(excluded)] = EXCLUDED
         for each in refused:
             self._checked([each["node"]])
-            states[each["node"]] = state_of(each["reason"])
+            states[each["node"]] = refusal_state(each["reason"])
         for each in refused:  # only now: a bad record changes nothing
             self.reasons.setdefault(each["node"], Counter())[str(each["reason"])[:40]] += 1
         self.charged += len(refused)

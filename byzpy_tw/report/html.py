@@ -20,12 +20,12 @@ SCRIPTS = ("draw.js", "run.js")
 STYLE = "page.css"
 
 
-def asset(name: str) -> str:
+def read_asset(name: str) -> str:
     """The text of ``draw.js``, ``run.js`` or ``page.css``."""
     return (files("byzpy_tw.report") / name).read_text(encoding="utf-8")
 
 
-def standalone(
+def standalone_page(
     title: str, data: Mapping[str, Any], told: Sequence[str] = (),
     scripts: Sequence[str] = SCRIPTS,
 ) -> str:  # fmt: skip
@@ -33,7 +33,7 @@ def standalone(
 
     `told` is for readers without JavaScript.
     """
-    code, style = [asset(name) for name in scripts], asset(STYLE)
+    code, style = [read_asset(name) for name in scripts], read_asset(STYLE)
     policy = (
         f"default-src 'none'; script-src {' '.join(map(_hash, code))}; "
         f"style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
@@ -41,14 +41,14 @@ def standalone(
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
     body = "\n".join(
         [
-            f'<script type="application/json" id="data">{in_script(data)}</script>',
+            f'<script type="application/json" id="data">{script_json(data)}</script>',
             *(f"<script>{text}</script>" for text in code),
         ]
     )
     return _page(title, head, body, told)
 
 
-def served(title: str, data_url: str) -> str:
+def served_page(title: str, data_url: str) -> str:
     """The same page, for a server that has the files beside it, and data that changes."""
     head = f'<link rel="stylesheet" href="/{STYLE}">'
     scripts = "\n".join(f'<script src="/{name}"></script>' for name in SCRIPTS)
@@ -56,7 +56,7 @@ def served(title: str, data_url: str) -> str:
     return _page(title, head, body, [])
 
 
-def in_script(data: Any) -> str:
+def script_json(data: Any) -> str:
     """`data` as JSON that may stand inside a script element."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for character in "<>&":  # outside of strings there are none in JSON

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.errors import RunDirectoryError
-from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_object
-from byzpy_tw.records.schema import printable, record_of, shown
-from byzpy_tw.report.history import History
+from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_json_object
+from byzpy_tw.records.schema import parse_record
+from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.report.model import RunReport, ServerState
+from byzpy_tw.text import clean_value, encodable, printable
 
 _MOST_NODES = 1_000_000  # as many as a run may have
 _LONGEST_LINE = 1 << 28  # characters; a record of that many nodes is far shorter
@@ -24,13 +25,13 @@ def read(path: Path) -> RunReport:
     described = _object(path / CONFIG)
     options = _options(path, described)
     result = _object(path / RESULT) if (path / RESULT).is_file() else {}
-    story = begin(path.resolve().name, options)
-    _replay(path, story, described.get("placement"))
-    story.status = str(result.get("status") or "unfinished")
-    story.error = None if result.get("error") is None else str(result["error"])
-    story.result = result
-    story.facts = facts_of(described, result)
-    return story
+    run_report = begin(path.resolve().name, options)
+    _replay(path, run_report, described.get("placement"))
+    run_report.status = str(result.get("status") or "unfinished")
+    run_report.error = None if result.get("error") is None else str(result["error"])
+    run_report.result = result
+    run_report.facts = collect_facts(described, result)
+    return run_report
 
 
 def begin(name: str, options: Mapping[str, Any]) -> RunReport:
@@ -41,17 +42,12 @@ def begin(name: str, options: Mapping[str, Any]) -> RunReport:
     honest, byzantine = _nodes(name, options)
     before = options.get("pre_aggregator") or []
     chain = [*map(str, before if isinstance(before, (list, tuple)) else [before])]
-    rule = writable(" | ".join([*chain, str(options.get("aggregator", "the rule"))]))
-    history = History(honest, byzantine, max(1, _whole(options, "rounds")))
-    return RunReport(writable(name), options, history, rule)
+    rule = encodable(" | ".join([*chain, str(options.get("aggregator", "the rule"))]))
+    history = RoundHistory(honest, byzantine, max(1, _whole(options, "rounds")))
+    return RunReport(encodable(name), options, history, rule)
 
 
-def writable(text: str) -> str:
-    """`text` without what has no UTF-8, such as half of a character in a file's name."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def facts_of(described: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
+def collect_facts(described: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, str]:
     """What there is besides options: versions, digests, the hash of the parameters."""
     versions, plugins = described.get("versions"), described.get("plugins")
     found = {
@@ -63,7 +59,7 @@ def facts_of(described: Mapping[str, Any], result: Mapping[str, Any]) -> dict[st
     return {str(k): str(v) for k, v in found.items() if v is not None}
 
 
-def places_of(placement: Any) -> list[ServerState]:
+def read_servers(placement: Any) -> list[ServerState]:
     """The places in a ``placement`` of config.json or of a record; none in what is not one."""
     if not isinstance(placement, dict):
         return []
@@ -74,23 +70,23 @@ def places_of(placement: Any) -> list[ServerState]:
     ]
 
 
-def _replay(path: Path, story: RunReport, placement: Any) -> None:
-    """Feed `story` with the records, up to the first that is not whole."""
+def _replay(path: Path, run_report: RunReport, placement: Any) -> None:
+    """Feed `run_report` with the records, up to the first that is not whole."""
     for number, line in enumerate(_lines(path / ROUNDS)):
         try:
-            record = record_of(line, number, story.history.n)
+            record = parse_record(line, number, run_report.history.n)
         except ValueError as e:
-            story.note = (
+            run_report.note = (
                 f"Line {number + 1} of {ROUNDS} is no whole record of round {number} "
-                f"(it {shown(e, 200)}): it and what comes after it are left out."
+                f"(it {clean_value(e, 200)}): it and what comes after it are left out."
             )
             break
         placement = record.get("placement", placement)
-        story.add(record)
-    story.places = places_of(placement)
+        run_report.add(record)
+    run_report.servers = read_servers(placement)
 
 
-def rounds_of(path: Path) -> Iterator[dict[str, Any]]:
+def iterate_rounds(path: Path) -> Iterator[dict[str, Any]]:
     """The records of the run in `path`, one by one, up to the first that is not whole.
 
     Raises `RunDirectoryError` where there is no run.
@@ -98,7 +94,7 @@ def rounds_of(path: Path) -> Iterator[dict[str, Any]]:
     n = sum(_nodes(path.name, _options(path, _object(path / CONFIG))))
     for number, line in enumerate(_lines(path / ROUNDS)):
         try:
-            record = record_of(line, number, n)
+            record = parse_record(line, number, n)
         except ValueError:
             return
         yield record
@@ -122,7 +118,7 @@ def _object(path: Path) -> dict[str, Any]:
             f"{printable(path.parent)} holds no run (no {path.name}): name a run's folder, "
             "such as runs/DATE-TIME-RULE-ATTACK"
         )
-    return read_object(path)
+    return read_json_object(path)
 
 
 def _options(path: Path, described: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,5 +139,7 @@ def _nodes(name: str, options: Mapping[str, Any]) -> tuple[int, int]:
 def _whole(options: Mapping[str, Any], name: str) -> int:
     value = options.get(name)
     if type(value) is not int or not 0 <= value < 2**31:
-        raise RunDirectoryError(f"{CONFIG}: {name} is {shown(value, 40)!r}, not a whole number")
+        raise RunDirectoryError(
+            f"{CONFIG}: {name} is {clean_value(value, 40)!r}, not a whole number"
+        )
     return value

@@ -11,8 +11,8 @@ from attrs import define, field, frozen
 
 from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.records.schema import is_number
-from byzpy_tw.report.downsample import short
-from byzpy_tw.report.history import STATES, History
+from byzpy_tw.report.downsample import round_digits
+from byzpy_tw.report.history import STATES, RoundHistory
 from byzpy_tw.report.summary import conclusion
 
 _EVENTS = 100  # the newest ones
@@ -38,11 +38,11 @@ class RunReport:
 
     name: str
     options: Mapping[str, Any]  # as config.json has them
-    history: History
+    history: RoundHistory
     rule: str
     status: str = "running"
     error: str | None = None
-    places: Sequence[ServerState] = ()
+    servers: Sequence[ServerState] = ()
     result: Mapping[str, Any] = field(factory=dict)
     facts: Mapping[str, str] = field(factory=dict)  # versions, digests
     note: str = ""  # about what is told here
@@ -54,9 +54,9 @@ class RunReport:
         """One more round."""
         self.history.add(record)
         for text in record.get("events", ()):
-            self.happened(str(text), int(record["round"]))
+            self.add_event(str(text), int(record["round"]))
 
-    def happened(self, text: str, round: int | None = None) -> None:
+    def add_event(self, text: str, round: int | None = None) -> None:
         """Something that is worth a line; `round` None where it belongs to none."""
         self._events.append((round, text[:_LONGEST]))
 
@@ -94,7 +94,7 @@ class RunReport:
                     "nodes": list(place.nodes[:_NODES_TOLD]),
                     "more": max(0, len(place.nodes) - _NODES_TOLD),
                 }
-                for place in self.places
+                for place in self.servers
             ],
             "events": [[round, text] for round, text in self._events],
             "options": options_of(self.options),
@@ -116,7 +116,7 @@ class RunReport:
     def _figures(self) -> dict[str, Any]:
         """The numbers that stand alone."""
         history, last, result = self.history, self.history.last, self.result
-        ran = sum(history.spent.values())
+        ran = sum(history.phase_seconds.values())
         return {
             "loss": _short(last.get("loss")),
             "test_loss": _short(last.get("test_loss")),
@@ -124,7 +124,7 @@ class RunReport:
             "worst_accuracy": _short(result.get("worst_accuracy")),
             "best_accuracy": _short(result.get("best_accuracy")),
             "seconds": _short(result.get("seconds")),
-            "seconds_a_round": short(ran / history.done) if history.done else None,
+            "seconds_a_round": round_digits(ran / history.done) if history.done else None,
             "charged": history.charged,
             "bytes": history.bytes,
         }
@@ -132,7 +132,7 @@ class RunReport:
     def _nodes(self) -> list[dict[str, Any]]:
         """Each node with a strip: where it lives, and how often it was what."""
         history = self.history
-        home = {node: place.name for place in self.places for node in place.nodes}
+        home = {node: place.name for place in self.servers for node in place.nodes}
         return [
             {
                 "node": node,
@@ -170,4 +170,4 @@ def _written(value: Any) -> str:
 
 
 def _short(value: Any) -> float | None:
-    return short(float(value)) if is_number(value) else None
+    return round_digits(float(value)) if is_number(value) else None

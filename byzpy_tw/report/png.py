@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.errors import ConfigError, RunDirectoryError
-from byzpy_tw.records.schema import printable
 from byzpy_tw.report.history import STATES
 from byzpy_tw.report.model import RunReport
+from byzpy_tw.text import printable
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5568c", "#b07d00", "#3a9bd0", "#4d4d4d")
 _LETTERS = "sxrtlp-"
@@ -17,8 +17,8 @@ _STATE_COLOURS = ("#cfe0ea", "#0072b2", "#d55e00", "#f0b429", "#24292e", "#b77fb
 _MOST_STRIPS = 64
 
 
-def write_png(stories: Sequence[RunReport], path: Path) -> None:
-    """Draw `stories` into `path`.
+def write_png(run_reports: Sequence[RunReport], path: Path) -> None:
+    """Draw `run_reports` into `path`.
 
     Raises `ConfigError` where matplotlib is missing, `RunDirectoryError` where `path`
     cannot be written.
@@ -28,7 +28,7 @@ def write_png(stories: Sequence[RunReport], path: Path) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as e:
         raise ConfigError(f"--png: {e}: pip install 'byzpy-tw[png]'") from e
-    plain = [story.plain() for story in stories]
+    plain = [run_report.plain() for run_report in run_reports]
     strips = plain[0]["nodes"][:_MOST_STRIPS] if len(plain) == 1 else []
     height = 3.4 + (0.8 + 0.2 * len(strips) if strips else 0)
     figure = Figure(figsize=(11, height), layout="constrained")
@@ -43,7 +43,9 @@ def write_png(stories: Sequence[RunReport], path: Path) -> None:
         _curves(axes, plain, name, title)
     if bottom is not None:
         _strips(bottom.subplots(), plain[0], strips)
-    figure.suptitle(" · ".join(_literal(story.name) for story in stories)[:120], fontsize=10)
+    figure.suptitle(
+        " · ".join(_literal(run_report.name) for run_report in run_reports)[:120], fontsize=10
+    )
     try:
         figure.savefig(path, dpi=150, format="png")
     except OSError as e:

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from byzpy_tw.records.schema import shown
-from byzpy_tw.report.history import EXCLUDED, SELECTED, History
+from byzpy_tw.report.history import EXCLUDED, SELECTED, RoundHistory
+from byzpy_tw.text import clean_value
 
 _LONGEST = 300  # characters of a cause
 _NAMED = 3  # nodes; the others are counted
 
 
-def conclusion(history: History, rule: str, status: str, error: str | None) -> list[str]:
+def conclusion(history: RoundHistory, rule: str, status: str, error: str | None) -> list[str]:
     """Sentences, the most telling one first; the last ones say how it ended."""
     # Of a rule that met fewer attackers than it seems nothing good is to be said.
     choices = _failed_attack(history, rule) or _choices(history, rule)
@@ -33,19 +33,20 @@ def conclusion(history: History, rule: str, status: str, error: str | None) -> l
     return said
 
 
-def _failed_attack(history: History, rule: str) -> list[str]:
+def _failed_attack(history: RoundHistory, rule: str) -> list[str]:
     """The number of failed attack calls; empty for none."""
     failures = history.attack.failures
     if failures is None:
         return []
     what = "Nothing" if failures.total else "Little"
     return [
-        f"The attack failed {failures.counted}: {shown(failures.first, _LONGEST).rstrip('.')}.",
+        f"The attack failed {failures.counted}: "
+        f"{clean_value(failures.first, _LONGEST).rstrip('.')}.",
         f"{what} can be concluded about {rule}.",
     ]
 
 
-def _choices(history: History, rule: str) -> list[str]:
+def _choices(history: RoundHistory, rule: str) -> list[str]:
     """Whom the rule left out."""
     h, done = history.honest, history.done
     if not done:
@@ -95,7 +96,7 @@ def _rounds(count: int) -> str:
     return f"{count} round{'s' * (count != 1)}"
 
 
-def _refusals(history: History, of: str) -> list[str]:
+def _refusals(history: RoundHistory, of: str) -> list[str]:
     """Who was refused, and why; `of` how many rounds, unless that has been said."""
     found = sorted(history.reasons.items(), key=lambda item: (-item[1].total(), item[0]))
     told = [
@@ -108,7 +109,7 @@ def _refusals(history: History, of: str) -> list[str]:
     return [f"{_upper('; '.join(told))}."] if told else []
 
 
-def _kind(history: History, node: int) -> str:
+def _kind(history: RoundHistory, node: int) -> str:
     return "honest" if node < history.honest else "Byzantine"
 
 
@@ -121,7 +122,7 @@ def _reasons(why: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in ordered)
 
 
-def _outcome(history: History) -> list[str]:
+def _outcome(history: RoundHistory) -> list[str]:
     """How good the model is."""
     last: Mapping[str, Any] = history.last
     accuracy = last.get("accuracy")

@@ -16,12 +16,12 @@ from byzpy_tw.errors import (
     GuaranteeMissing,
     PluginError,
 )
-from byzpy_tw.kernels.cpu import device_of
-from byzpy_tw.plugin_code import calling, described
+from byzpy_tw.kernels.cpu import resolve_device
+from byzpy_tw.plugin_code import describe_exception, plugin_call
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_pipeline
 from byzpy_tw.seeds import Context
-from byzpy_tw.vectors import fault_of, norm_of
+from byzpy_tw.vectors import norm_fault, norm_of
 
 
 @frozen(eq=False)
@@ -77,7 +77,7 @@ class Aggregation:
                     f"{text.strip()!r} is to tolerate {asked} faulty nodes, and the run's "
                     f"budget is --f {f}: raise --f, or leave f={asked} out"
                 )
-        with calling(self._blame()):
+        with plugin_call(self._blame()):
             why = self.chain(f).computable(n)
             missing = None if why is not None else self.chain(f).guarantee(n)
         if why is not None:
@@ -98,7 +98,7 @@ class Aggregation:
         """
         everyone = len(nodes) == matrix.shape[0]
         rows = matrix if everyone else matrix[list(nodes)]
-        rows = rows.to(device_of(self.config.device))
+        rows = rows.to(resolve_device(self.config.device))
         context = Context(
             seed=self.config.seed,
             round=round,
@@ -108,21 +108,21 @@ class Aggregation:
             byzantine=self.config.num_byz,
         )
         memory = dict(self.memory)
-        with calling(f"{self._blame()}:", BadRuleOutput):  # a plugin's code
+        with plugin_call(f"{self._blame()}:", BadRuleOutput):  # a plugin's code
             try:
                 outcome = self.chain(f).outcome(rows, context=context, state=memory)
             except PluginError as e:
                 raise type(e)(f"{self._blame()}: {e}") from e
             except ByzpyTwError as e:  # such as TooManyByzantine, of a rule that miscounts
-                raise BadRuleOutput(f"{self._blame()}: raised {described(e)}") from e
+                raise BadRuleOutput(f"{self._blame()}: raised {describe_exception(e)}") from e
         vector, norm = outcome.vector, norm_of(outcome.vector)
         if tuple(vector.shape) != (matrix.shape[1],) or vector.dtype != matrix.dtype:
             raise BadRuleOutput(
                 f"{self._blame()}: returned {tuple(vector.shape)} of {vector.dtype}, "
                 f"expected ({matrix.shape[1]},) of {matrix.dtype}"
             )
-        if fault_of(norm) is not None:
-            raise BadRuleOutput(f"{self._blame()}: {fault_of(norm)} from finite rows")
+        if norm_fault(norm) is not None:
+            raise BadRuleOutput(f"{self._blame()}: {norm_fault(norm)} from finite rows")
         self.memory = memory
         selected = None
         if outcome.weights is not None:

@@ -29,18 +29,18 @@ class Feasibility:
     lost: int = 0
 
 
-def budget_of(config: RunConfig, registry: Registry) -> list[Feasibility]:
+def list_feasible_rules(config: RunConfig, registry: Registry) -> list[Feasibility]:
     """What the run's own rule allows, and after it every other that is installed."""
     names = [entry.name for entry in registry.entries() if entry.kind == "aggregator"]
     try:
         own = registry.entry("aggregator", parse(config.aggregator).name).name
     except ByzpyTwError:
         own = ""
-    others = [allowed(evolve(config, aggregator=n), registry) for n in names if n != own]
-    return [allowed(config, registry), *others] if own else others
+    others = [check_feasibility(evolve(config, aggregator=n), registry) for n in names if n != own]
+    return [check_feasibility(config, registry), *others] if own else others
 
 
-def allowed(config: RunConfig, registry: Registry) -> Feasibility:
+def check_feasibility(config: RunConfig, registry: Registry) -> Feasibility:
     """Of the rule of `config`.  Never fails: what it raises is why it cannot be computed."""
     n, f, aggregation = config.n, config.f, Aggregation(config, registry)
     name = config.aggregator
@@ -50,13 +50,13 @@ def allowed(config: RunConfig, registry: Registry) -> Feasibility:
             return Feasibility(rule=name, uncomputable=why, most_f=_most(aggregation, n))
         return Feasibility(
             rule=name, unguaranteed=aggregation.chain(f).guarantee(n),
-            most_f=_most(aggregation, n), lost=losses(aggregation.computable, n, f),
+            most_f=_most(aggregation, n), lost=tolerated_losses(aggregation.computable, n, f),
         )  # fmt: skip
     except (ByzpyTwError, ValueError) as e:
         return Feasibility(rule=name, uncomputable=" ".join(str(e).split())[:300])
 
 
-def losses(computable: Computable, n: int, f: int) -> int:
+def tolerated_losses(computable: Computable, n: int, f: int) -> int:
     """How many of `n` nodes may be missing in a round that goes on all the same."""
 
     def goes_on(missing: int) -> bool:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from byzpy_tw import models
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import Diverged
-from byzpy_tw.plugin_code import calling
+from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.vectors import sha256_of
-from byzpy_tw.workers.host import callable_model
+from byzpy_tw.workers.host import model_provider
 from byzpy_tw.workers.loss import class_scores
 
 # Test examples in one job, fewer of a large model: what a layer makes of them should
@@ -26,7 +26,7 @@ _AT_ONCE = 2**32
 
 
 @frozen
-class Tested:
+class EvaluationShare:
     """A share of the test data: summed loss, right answers, examples."""
 
     loss: float
@@ -69,13 +69,13 @@ class Learner:
         for leaf in self.model.parameters():
             leaf.requires_grad_(False)
         self.velocity = torch.zeros_like(self.parameters)
-        self._call = callable_model(self.model, self.copied)
+        self._call = model_provider(self.model, self.copied)
 
     @property
     def dimension(self) -> int:
         return self.parameters.numel()
 
-    def rate(self, round: int) -> float:
+    def learning_rate(self, round: int) -> float:
         """The learning rate of `round`."""
         return self.lr * self.decay ** sum(round >= m for m in self.milestones)
 
@@ -97,7 +97,7 @@ class Learner:
         if lent:
             self.parameters = models.flat_parameters(self.model, torch.empty_like(self.parameters))
         self.velocity.mul_(self.momentum).add_(vector)
-        self.parameters.add_(self.velocity, alpha=-self.rate(round))
+        self.parameters.add_(self.velocity, alpha=-self.learning_rate(round))
         # The sum of finite numbers may overflow.  Both ends of the range are NaN where
         # one number is; `isfinite` takes fifteen times as long.
         if not all(map(math.isfinite, map(float, torch.aminmax(self.parameters)))):
@@ -112,24 +112,24 @@ class Learner:
         return max(20, min(EVALUATED_AT_ONCE, _AT_ONCE // self.dimension))
 
     @property
-    def test_jobs(self) -> int:
+    def evaluation_jobs(self) -> int:
         return -(-len(self.dataset.test.y) // self._share)
 
     @torch.no_grad()
-    def test(self, job: int) -> Tested:
+    def test(self, job: int) -> EvaluationShare:
         """Evaluate share `job` of the test data."""
         part = slice(job * self._share, (job + 1) * self._share)
         device = self.parameters.device
         labels = self.dataset.test.y[part].to(device)
         inputs = self.dataset.inputs(self.dataset.test.x[part]).to(device)
-        with calling(self.who):
+        with plugin_call(self.who):
             logits = class_scores(self._call(), inputs, self.dataset.classes, self.who)
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         right = int((logits.argmax(dim=1) == labels).sum())
-        return Tested(float(loss), right, len(labels))
+        return EvaluationShare(float(loss), right, len(labels))
 
 
-def whole(shares: list[Tested]) -> Evaluation:
+def add_up(shares: list[EvaluationShare]) -> Evaluation:
     """The evaluation that `shares`, in order, add up to."""
     examples = sum(share.examples for share in shares) or 1  # then nothing was evaluated
     return Evaluation(

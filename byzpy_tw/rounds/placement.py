@@ -17,7 +17,7 @@ class Placement:
     """`servers` as they are listed, by name; nodes are 0 .. `nodes` - 1.
 
     A node whose server is away, and that no other has room for or may have, is
-    homeless: `home` has None for it.
+    homeless: `server_of` has None for it.
     """
 
     servers: tuple[str, ...]
@@ -26,64 +26,64 @@ class Placement:
     failover: bool = True  # whether nodes may live anywhere else
     up: set[str] = field(factory=set, init=False)
     full: set[str] = field(factory=set, init=False)  # that would not take more nodes
-    home: dict[int, str | None] = field(init=False)
+    server_of: dict[int, str | None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.home = dict.fromkeys(range(self.nodes))
+        self.server_of = dict.fromkeys(range(self.nodes))
 
-    def belongs(self, node: int) -> str:
+    def home_server(self, node: int) -> str:
         """The server that has `node` when all are up."""
         return self.servers[node % len(self.servers)]
 
-    def on(self, server: str) -> list[int]:
+    def nodes_on(self, server: str) -> list[int]:
         """The nodes that live on `server`, in order."""
-        return [node for node, home in self.home.items() if home == server]
+        return [node for node, server_of in self.server_of.items() if server_of == server]
 
     @property
-    def homeless(self) -> list[int]:
-        return [node for node, home in self.home.items() if home is None]
+    def unassigned(self) -> list[int]:
+        return [node for node, server_of in self.server_of.items() if server_of is None]
 
-    def away(self, server: str) -> list[int]:
+    def remove_server(self, server: str) -> list[int]:
         """`server` is gone; its nodes are homeless, and are what this returns."""
         self.up.discard(server)
-        nodes = self.on(server)
+        nodes = self.nodes_on(server)
         for node in nodes:
-            self.home[node] = None
+            self.server_of[node] = None
         return nodes
 
-    def back(self, server: str) -> None:
+    def add_server(self, server: str) -> None:
         """`server` is there, for the first time or again."""
         self.up.add(server)
         self.full.discard(server)
 
-    def refuse(self, server: str, nodes: Iterable[int]) -> None:
+    def mark_full(self, server: str, nodes: Iterable[int]) -> None:
         """`server` would not take `nodes`: they are homeless, and it gets no others."""
         self.full.add(server)
         for node in nodes:
-            if self.home[node] == server:
-                self.home[node] = None
+            if self.server_of[node] == server:
+                self.server_of[node] = None
 
-    def fill(self) -> dict[str, list[int]]:
+    def assign_unassigned(self) -> dict[str, list[int]]:
         """Find homes for the homeless, as far as there is room; who went where.
 
         To the server where they belong if it is up, else to the one that has the
         fewest, the first listed among equals.
         """
         load = {server: 0 for server in self.servers if server in self.up}
-        for home in self.home.values():
-            if home is not None:
-                load[home] += 1
+        for server_of in self.server_of.values():
+            if server_of is not None:
+                load[server_of] += 1
         moved: dict[str, list[int]] = {}
-        for node in self.homeless:
+        for node in self.unassigned:
             server = self._room(node, load)
             if server is not None:
-                self.home[node] = server
+                self.server_of[node] = server
                 load[server] += 1
                 moved.setdefault(server, []).append(node)
         return moved
 
     def _room(self, node: int, load: dict[str, int]) -> str | None:
-        own = self.belongs(node)
+        own = self.home_server(node)
         candidates = [own] if own in load else []
         if self.failover:
             candidates += sorted(load, key=load.__getitem__)  # stable: as listed
@@ -92,25 +92,25 @@ class Placement:
                 return server
         return None
 
-    def away_from_home(self, node: int) -> bool:
+    def is_away(self, node: int) -> bool:
         """Whether `node` lives where it does not belong."""
-        return self.home[node] not in (None, self.belongs(node))
+        return self.server_of[node] not in (None, self.home_server(node))
 
     def return_home(self, server: str, among: Iterable[int]) -> list[int]:
         """Move those of `among` that belong on `server`, which is up, back to it; which."""
-        room = self.nodes if self.cap is None else self.cap - len(self.on(server))
+        room = self.nodes if self.cap is None else self.cap - len(self.nodes_on(server))
         moved = [
             node
             for node in sorted(among)
-            if self.belongs(node) == server and self.away_from_home(node)
+            if self.home_server(node) == server and self.is_away(node)
         ][: max(0, room)]
         for node in moved:
-            self.full.discard(self.home[node] or "")  # it has room again
-            self.home[node] = server
+            self.full.discard(self.server_of[node] or "")  # it has room again
+            self.server_of[node] = server
         return moved
 
 
-def notices(nodes: int, servers: int, f: int, cap: int | None = None) -> list[str]:
+def placement_notices(nodes: int, servers: int, f: int, cap: int | None = None) -> list[str]:
     """What a user should know about placing `nodes` nodes on `servers` servers."""
     lines = []
     most = -(-nodes // servers)

@@ -23,7 +23,7 @@ EARNED_IN = 100  # good rounds that earn one of them back
 
 
 @define
-class _Conduct:
+class _NodeConduct:
     """How one node has behaved."""
 
     failures: int = 0  # in a row
@@ -32,7 +32,7 @@ class _Conduct:
     on_probation: bool = False
 
     @property
-    def spotless(self) -> bool:
+    def is_clean(self) -> bool:
         return not (self.failures or self.waited or self.on_probation)
 
 
@@ -40,13 +40,13 @@ class _Conduct:
 class Probation:
     """Fed with every round's outcome; `nodes` are on probation in the next one."""
 
-    _conduct: dict[int, _Conduct] = field(factory=dict)  # of those that are not spotless
+    _conduct: dict[int, _NodeConduct] = field(factory=dict)  # of those that are not spotless
 
     @property
     def nodes(self) -> frozenset[int]:
         return frozenset(n for n, conduct in self._conduct.items() if conduct.on_probation)
 
-    def well(self, nodes: Iterable[int]) -> list[int]:
+    def record_success(self, nodes: Iterable[int]) -> list[int]:
         """`nodes` answered well and in time; those that are readmitted by it."""
         readmitted = []
         for node in nodes:
@@ -63,16 +63,16 @@ class Probation:
                     readmitted.append(node)
             else:
                 conduct.failures = 0
-            if conduct.spotless:
+            if conduct.is_clean:
                 del self._conduct[node]
         return readmitted
 
-    def failed(self, node: int, *, waited: bool) -> str:
+    def record_failure(self, node: int, *, waited: bool) -> str:
         """`node` failed; `waited` if the round waited for it.
 
         Why it is on probation from now on, if that is news; else nothing.
         """
-        conduct = self._conduct.setdefault(node, _Conduct())
+        conduct = self._conduct.setdefault(node, _NodeConduct())
         conduct.failures += 1
         if waited:
             conduct.waited, conduct.good = conduct.waited + 1, 0
@@ -96,4 +96,4 @@ class Probation:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Probation:
-        return cls({int(node): _Conduct(*values) for node, values in plain.items()})
+        return cls({int(node): _NodeConduct(*values) for node, values in plain.items()})

@@ -16,21 +16,21 @@ from byzpy_tw.rounds.aggregation import Aggregation
 class ResolvedRules:
     """What the trainer itself needs of a run's names.
 
-    ``missing`` says why the rules give no guarantee for this n and f, or is None.
+    ``missing_guarantee`` says why the rules give no guarantee for this n and f, or is None.
     """
 
     config: RunConfig
     aggregation: Aggregation
-    missing: str | None
+    missing_guarantee: str | None
     _registry: Registry
     _attacks: dict[int, Any] = field(factory=dict, init=False)
 
     @property
     def attack(self) -> Any:
         """The run's attack, for what it must be shown; None without Byzantine nodes."""
-        return self.attack_on(self.config.f)
+        return self.attack_with_budget(self.config.f)
 
-    def attack_on(self, f: int) -> Any:
+    def attack_with_budget(self, f: int) -> Any:
         """The attack, aimed at the rules as they are with budget `f`."""
         config = self.config
         if not config.num_byz:
@@ -61,5 +61,5 @@ def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
         registry.check(kind, text, f=config.f)
     aggregation = Aggregation(config, registry)
     rules = ResolvedRules(config, aggregation, aggregation.check(), registry)
-    rules.attack_on(config.f)  # raises what is wrong with it
+    rules.attack_with_budget(config.f)  # raises what is wrong with it
     return rules

@@ -4,11 +4,11 @@ A `Round` is fed with events and answers questions; it does no I/O and knows no
 clock.  The story:
 
 1. It begins by expecting every node.
-2. `accepted` and `refused` note each node's outcome, once; what comes later for
+2. `accept` and `refused` note each node's outcome, once; what comes later for
    the same node is ignored, since a peer chooses how often it speaks.
-3. `expired` ends the wait: whoever has said nothing is late.  Nodes on probation are
-   refused from the start; `heard` has those of them that answered well after all.
-4. `unasked` is for nodes that could not be asked: no fault of theirs.
+3. `expire` ends the wait: whoever has said nothing is late.  Nodes on probation are
+   refused from the start; `answered_late` has those of them that answered well after all.
+4. `mark_unasked` is for nodes that could not be asked: no fault of theirs.
 5. `verdict` weighs the refusals against the fault budget.
 
 Proof of fault (malformed, wrong size, not finite while others are finite)
@@ -41,7 +41,7 @@ class Reason(str, Enum):
     UNASKED = "not-asked"  # in no record: such a round cannot be aggregated
 
     @property
-    def proof(self) -> bool:
+    def proves_fault(self) -> bool:
         """Whether it proves the node faulty, and not merely its server slow."""
         return self in (Reason.MALFORMED, Reason.NOT_FINITE)
 
@@ -86,7 +86,7 @@ class Round:
     byzantine: int
     f: int
     probation: frozenset[int] = frozenset()
-    heard: set[int] = field(factory=set, init=False)  # of those on probation
+    answered_late: set[int] = field(factory=set, init=False)  # of those on probation
     _awaited: set[int] = field(init=False)
     _honest_awaited: int = field(init=False)  # how many of them are honest
     _accepted: set[int] = field(factory=set, init=False)
@@ -102,14 +102,14 @@ class Round:
     def n(self) -> int:
         return self.honest + self.byzantine
 
-    def awaits(self, node: int) -> bool:
+    def is_awaited(self, node: int) -> bool:
         """Whether nothing has been decided about `node` yet."""
         return node in self._awaited
 
-    def accepted(self, node: int) -> None:
+    def accept(self, node: int) -> None:
         """`node` sent a vector that passed every check."""
         if node in self.probation:
-            self.heard.add(node)
+            self.answered_late.add(node)
         elif self._decided(node):
             self._accepted.add(node)
 
@@ -126,7 +126,7 @@ class Round:
         self._honest_awaited -= node < self.honest
         return True
 
-    def expired(
+    def expire(
         self, nodes: Iterable[int] | None = None, stale: Mapping[int, int] | None = None
     ) -> None:
         """Time is up for those of `nodes` (default: all) that are still awaited.
@@ -140,7 +140,7 @@ class Round:
             else:
                 self.refused(node, Reason.LATE, "no answer within the timeout")
 
-    def unasked(self, nodes: Iterable[int], why: str) -> None:
+    def mark_unasked(self, nodes: Iterable[int], why: str) -> None:
         """Note that the nodes of `nodes` that are still awaited were not asked for anything."""
         for node in sorted(self._awaited & set(nodes)):
             self.refused(node, Reason.UNASKED, f"not asked: {why}")
@@ -212,9 +212,9 @@ class Round:
         failed = [r for r in self._in_order() if r.reason is not Reason.UNASKED]
         listed = ", ".join(f"node {r.node} {r.reason.value}" for r in failed[:_LISTED])
         more = f" and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
-        unasked = len(self.refusals) - len(failed)
-        were = "was" if unasked == 1 else "were"
-        left = f"; {unasked} more {were} not asked" if unasked else ""
+        mark_unasked = len(self.refusals) - len(failed)
+        were = "was" if mark_unasked == 1 else "were"
+        left = f"; {mark_unasked} more {were} not asked" if mark_unasked else ""
         tolerated = f"f = {self.f} are tolerated"
         if len(failed) <= self.f:  # so many that not one vector is left
             tolerated = f"all of those that were asked (f = {self.f})"
@@ -233,7 +233,7 @@ class Round:
         first = next((r for r in told if r.detail), None)
         if first is None:
             return ""
-        return f"; node {first.node}: {clipped(first.detail)}"
+        return f"; node {first.node}: {clip(first.detail)}"
 
     def _advice(self) -> str:
         """Advice about the refusals, to end a sentence with."""
@@ -253,7 +253,7 @@ class Round:
             advice.append("look at the data of these nodes, and at what runs on their servers")
         return "".join(f"; {words}" for words in advice)
 
-    def likely_budget(self, computable: Computable) -> int:
+    def expected_budget(self, computable: Computable) -> int:
         """The f that the rule will have if nobody else fails: for attacks that foresee it."""
         f, _ = self._budget(computable)
         return self.f if f is None else f
@@ -261,7 +261,7 @@ class Round:
     def _budget(self, computable: Computable) -> tuple[int | None, str | None]:
         """The f for the nodes that are not refused; None, and why, where there is none."""
         charged = len(self.refusals)
-        proven = sum(r.reason.proof for r in self.refusals.values())
+        proven = sum(r.reason.proves_fault for r in self.refusals.values())
         why = None
         # Lateness lowers f only where the rule could not be computed otherwise.
         for f in range(self.f - proven, self.f - charged - 1, -1):
@@ -271,7 +271,7 @@ class Round:
         return None, why
 
 
-def clipped(text: str) -> str:
+def clip(text: str) -> str:
     """`text` as one line of a length that a sentence can take."""
     words = " ".join(text.split())
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
 from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
-from byzpy_tw.aggregators.rule import outcome_of, preaggregated
+from byzpy_tw.aggregators.rule import apply_preaggregator, compute_outcome
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError, TooManyByzantine
 from byzpy_tw.kernels.points import Points
-from byzpy_tw.plugin_code import calling, cause_of
+from byzpy_tw.plugin_code import foreign_cause, plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.rounds.aggregation import Aggregation
@@ -41,11 +41,11 @@ def try_rules(config: RunConfig, registry: Registry, rules: ResolvedRules, dimen
     `dimension` is the model's.  Rules that work at that size alone, and are too large to be
     tried, are taken as they are.
     """
-    with global_random.alone():
+    with global_random.hold_generators():
         try:
             _try_all(config, registry, rules, min(dimension, COORDINATES))
         except ByzpyTwError as e:
-            if dimension <= COORDINATES or cause_of(e) is None:
+            if dimension <= COORDINATES or foreign_cause(e) is None:
                 raise
             if dimension * config.n <= _LARGEST:  # they may be made for that size alone
                 _try_all(config, registry, rules, dimension)
@@ -61,7 +61,7 @@ def _try_all(config: RunConfig, registry: Registry, rules: ResolvedRules, dimens
         def make(place: int = place, kind: str = kind) -> tuple[Any, Call]:
             chain = Aggregation(config, registry).chain(config.f)  # not the run's own
             rule = (*chain.pre, chain.aggregator)[place]
-            return rule, _called(kind, rule)
+            return rule, _as_call(kind, rule)
 
         try:
             if registry.is_foreign(kind, text):
@@ -84,7 +84,7 @@ def _try_rule(
     def once(call: Call, number: int) -> Tensor:
         given = rows[number].clone()
         try:
-            with calling(who, BadRuleOutput):
+            with plugin_call(who, BadRuleOutput):
                 answer = call(given, _context(config, number), {})
         except BadRuleOutput as e:  # of the checks of outputs, which do not know whose they are
             raise e if who in str(e) else BadRuleOutput(f"{who}: {e}") from e.__cause__
@@ -98,7 +98,7 @@ def _try_rule(
     rule, call = make()
 
     def quietly(number: int) -> Tensor:
-        result, moved = global_random.draws(
+        result, moved = global_random.detect_draws(
             lambda: once(call, number), lambda: once(make()[1], number)
         )
         if moved:
@@ -112,7 +112,7 @@ def _try_rule(
     after = object_state.snapshot(rule)
     other = quietly(1)
     again = once(call, 0)
-    kept = object_state.changes(after, object_state.snapshot(rule))
+    kept = object_state.compare_snapshots(after, object_state.snapshot(rule))
     cure = (
         "a run that is resumed would go another way; take the keyword state for what it "
         "remembers, and draw from context.stream('...')"
@@ -128,15 +128,15 @@ def _try_rule(
     return [first, other]
 
 
-def _called(kind: str, rule: Any) -> Call:
+def _as_call(kind: str, rule: Any) -> Call:
     def call(rows: Tensor, context: seeds.Context, state: dict[str, Any]) -> Tensor:
         if kind == "pre-aggregator":
             if hasattr(rule, "matrix"):
-                points = preaggregated(rule, Points(rows), context=context, state=state)
-                return points.materialised()
+                points = apply_preaggregator(rule, Points(rows), context=context, state=state)
+                return points.materialise()
             return run_preaggregator(rule, rows, context=context, state=state)
         if hasattr(rule, "outcome") or hasattr(rule, "weights"):
-            return outcome_of(rule, Points(rows), context=context, state=state).vector
+            return compute_outcome(rule, Points(rows), context=context, state=state).vector
         return run_aggregator(rule, rows, context=context, state=state).vector
 
     return call
@@ -162,14 +162,16 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
 
     def found(known: Knowledge) -> tuple[Any, ...]:
         pieces = (known.one, known.strength)
-        return tuple(None if piece is None else object_state.digest_of(piece) for piece in pieces)
+        return tuple(
+            None if piece is None else object_state.tensor_digest(piece) for piece in pieces
+        )
 
     attack = make()
     if not {"one", "strength"} & set(attack.pieces):
         return
     shown: list[tuple[Any, ...]] = []
     for number in (0, 1):
-        known, moved = global_random.draws(
+        known, moved = global_random.detect_draws(
             partial(once, attack, number), lambda number=number: once(make(), number)
         )
         shown.append(found(known))
@@ -180,7 +182,7 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
             )
     before = object_state.snapshot(attack.made)
     again = found(once(attack, 0))
-    kept = object_state.changes(before, object_state.snapshot(attack.made))
+    kept = object_state.compare_snapshots(before, object_state.snapshot(attack.made))
     if again != shown[0] or kept.memory or kept.grown:
         raise BrokenPlugin(
             f"{attack.who} chooses or measures otherwise when it is shown the same again, or "

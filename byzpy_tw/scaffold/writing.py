@@ -16,7 +16,7 @@ from attrs import frozen
 from byzpy_tw.errors import ConfigError, RunDirectoryError
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.hookspecs import NAME
-from byzpy_tw.plugins.naming import clip
+from byzpy_tw.text import clip
 
 LONGEST = 40  # of a name
 

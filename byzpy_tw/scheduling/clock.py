@@ -3,7 +3,7 @@
 Twisted's reactors measure by ``time.time``: where NTP or an administrator sets the clock
 back, calls that are due wait, and what took a second took minus two hours.
 
-1. A process that is ours alone gives its reactor a monotonic clock with `steady`.
+1. A process that is ours alone gives its reactor a monotonic clock with `use_monotonic_clock`.
 2. Under a user's own reactor that stays as it is; only its measures are monotonic:
    all of ours are made with `seconds`.
 3. Where the time of day is wanted, it is asked for with `time_of_day`.
@@ -31,7 +31,7 @@ def time_of_day(reactor: IReactorTime) -> float:
     return time.time() if real else reactor.seconds()
 
 
-def steady(reactor: Any) -> None:
+def use_monotonic_clock(reactor: Any) -> None:
     """Have `reactor`, of a process that is ours, measure by a monotonic clock.
 
     Calls that it was asked for before happen when they would have happened.

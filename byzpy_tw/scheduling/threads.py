@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 T = TypeVar("T")
 
 
-def in_pool(
+def defer_to_pool(
     reactor: IReactorFromThreads, pool: Executor, work: Callable[..., T], *args: Any
 ) -> Deferred[T]:
     """Call ``work(*args)`` on `pool`; the answer comes back in the reactor's thread.
@@ -44,7 +44,7 @@ def _deliver(answer: Deferred, result: Any) -> None:
         answer.callback(result)
 
 
-def from_threads(
+def deferred_from_threads(
     reactor: IReactorFromThreads, start: Callable[[Callable[[Any], None]], None]
 ) -> Deferred[Any]:
     """What `start` reports, from whatever thread, through the function it is given.

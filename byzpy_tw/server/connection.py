@@ -12,9 +12,10 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.errors import NotAuthenticated, ProtectedMode
 from byzpy_tw.protocol.keys import SERVER, TRAINER
-from byzpy_tw.protocol.limited_amp import TLS_BEGINS, LimitedAMP, clean
-from byzpy_tw.protocol.mtls import Peer, in_words, peer_of
+from byzpy_tw.protocol.limited_amp import TLS_BEGINS, LimitedAMP
+from byzpy_tw.protocol.mtls import Peer, authenticated_peer, describe_tls_failure
 from byzpy_tw.server.protected_mode import MESSAGE, origin, same_machine
+from byzpy_tw.text import clean
 
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer
@@ -38,8 +39,8 @@ class ServerConnection(LimitedAMP):
         self.server = server
         self.identity: Peer | None = None  # whose certificate was shown
         self.origin = ""  # which machine it dialled from
-        self.stranger = True  # whom protected mode turns away, or who has shown none yet
-        self._impatience: IDelayedCall | None = None  # what ends its time to say something
+        self.unauthenticated = True  # whom protected mode turns away, or who has shown none yet
+        self._hello_timeout: IDelayedCall | None = None  # what ends its time to say something
         self._lingering: IDelayedCall | None = None
 
     @property
@@ -50,23 +51,23 @@ class ServerConnection(LimitedAMP):
         super().connectionMade()
         self.origin = origin(self.transport.getPeer().host)
         free = self.server.insecure or same_machine(self.transport)
-        self.stranger = self.server.keys is not None or not free
+        self.unauthenticated = self.server.keys is not None or not free
         self._admit()
         if not self.hung_up:
             seconds = self.server.limits.hello_seconds
             why = f"nothing was asked for {seconds:g} s (--handshake-timeout)"
-            self._impatience = self.server.reactor.callLater(seconds, self.hang_up, why)
+            self._hello_timeout = self.server.reactor.callLater(seconds, self.hang_up, why)
 
     def _admit(self) -> None:
         if not self.server.admit(self):
             most = self.server.limits.connections
-            alike = "of its kind" if self.stranger else f"(--max-connections {most})"
+            alike = "of its kind" if self.unauthenticated else f"(--max-connections {most})"
             self.hang_up(f"too many connections {alike}")
 
     def handshakeCompleted(self) -> None:
         super().handshakeCompleted()
-        self.identity = peer_of(self.transport, TRAINER)
-        self.stranger = self.identity is None
+        self.identity = authenticated_peer(self.transport, TRAINER)
+        self.unauthenticated = self.identity is None
         self._admit()
 
     def lengthLimitExceeded(self, length: int) -> None:
@@ -77,12 +78,12 @@ class ServerConnection(LimitedAMP):
         else:
             super().lengthLimitExceeded(length)
 
-    def tell(self, what: str) -> None:
-        if not self.stranger or self.server.hush.allows():
-            super().tell(what)
+    def log_warning(self, what: str) -> None:
+        if not self.unauthenticated or self.server.log_limiter.allow():
+            super().log_warning(what)
 
-    def _leave(self, why: str) -> bool:
-        left = super()._leave(why)
+    def _begin_hang_up(self, why: str) -> bool:
+        left = super()._begin_hang_up(why)
         if left:  # TLS would wait for the peer's own goodbye
             self._lingering = self.server.reactor.callLater(
                 self.server.limits.linger_seconds, self.abort
@@ -90,29 +91,29 @@ class ServerConnection(LimitedAMP):
         return left
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._relax()
+        self._cancel_timeout()
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
         if self.server.keys is not None and not self.hung_up and not self.secured:
-            why = in_words(self, reason.value, SERVER) or reason.getErrorMessage()
-            self.tell(f"refused: {clean(why)}")
+            why = describe_tls_failure(self, reason.value, SERVER) or reason.getErrorMessage()
+            self.log_warning(f"refused: {clean(why)}")
         self.server.forget(self)
         super().connectionLost(reason)
 
-    def _relax(self) -> None:
-        if self._impatience is not None and self._impatience.active():
-            self._impatience.cancel()
+    def _cancel_timeout(self) -> None:
+        if self._hello_timeout is not None and self._hello_timeout.active():
+            self._hello_timeout.cancel()
 
-    def admitted(self) -> None:
+    def check_authorized(self) -> None:
         """`NotAuthenticated` or `ProtectedMode` unless this peer may use this server."""
         if self.server.keys is not None:
             if self.identity is None:
                 raise NotAuthenticated("this server has keys, and was shown no certificate yet")
-        elif self.stranger:
-            self.tell("refused: protected mode")
+        elif self.unauthenticated:
+            self.log_warning("refused: protected mode")
             raise ProtectedMode(MESSAGE)
 
-    def holder(self) -> tuple[str, str]:
+    def ticket_owner(self) -> tuple[str, str]:
         """Whom a ticket is bound to."""
         shown = self.identity.fingerprint if self.identity else ""
         return self.transport.getPeer().host, shown

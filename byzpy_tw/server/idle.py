@@ -4,7 +4,7 @@ A connection that was ever pinged on is its trainer's heartbeat: where nothing i
 on it and on its runs' streams for `--idle-timeout` seconds the trainer is gone,
 whatever was asked for before.  One that never pings may be silent while it waits for
 other servers: it is heard as well while a command is being answered and while its
-streams take what they are sent, and given `PATIENCE` times as long while it has runs.
+streams take what they are sent, and given `GRACE_FACTOR` times as long while it has runs.
 
 Only whole boxes count as heard, so that a peer cannot stay by never finishing one.  A
 stream that stands still within a frame, its own or ours, is given up by itself.
@@ -19,19 +19,19 @@ from typing import Any
 
 from attrs import define, field
 
-LOOKS = 4  # in the time that one may be silent; it ends within the next look
-PATIENCE = 10
+CHECKS_PER_TIMEOUT = 4  # in the time that one may be silent; it ends within the next look
+GRACE_FACTOR = 10
 
 
 @define
 class IdleDetector:
     """For how many looks in a row nothing has changed."""
 
-    looks: int = 0
+    unchanged_checks: int = 0
     _seen: Any = field(default=None, init=False)
 
-    def look(self, now: Any) -> int:
+    def check(self, now: Any) -> int:
         """`now` is whatever changes while somebody is there."""
-        self.looks = self.looks + 1 if now == self._seen else 0
+        self.unchanged_checks = self.unchanged_checks + 1 if now == self._seen else 0
         self._seen = now
-        return self.looks
+        return self.unchanged_checks

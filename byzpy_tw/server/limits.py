@@ -24,7 +24,7 @@ class Limits:
     connections: int = 256  # connections at once
     # More of peers that protected mode turns away, or that have shown no certificate
     # yet (no option).
-    strangers: int = 16
+    unauthenticated: int = 16
     commands: int = IN_FLIGHT  # being answered at once on one connection
     box_bytes: int = BOX_BYTES  # of one command with its arguments
     hello_seconds: float = 10.0  # until a new connection has said what it is for

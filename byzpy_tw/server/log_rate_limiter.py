@@ -19,19 +19,19 @@ class LogRateLimiter:
     """
 
     _reactor: Any
-    _said: int = field(default=0, init=False)
+    _lines: int = field(default=0, init=False)
     _end: IDelayedCall | None = field(default=None, init=False)  # of this while
 
     log = Logger()
 
-    def allows(self) -> bool:
+    def allow(self) -> bool:
         """Whether one more line may be said."""
         if self._end is None:
-            self._end = self._reactor.callLater(SECONDS, self._begin_anew)
-        self._said += 1
-        return self._said <= LINES
+            self._end = self._reactor.callLater(SECONDS, self._start_window)
+        self._lines += 1
+        return self._lines <= LINES
 
-    def _begin_anew(self) -> None:
+    def _start_window(self) -> None:
         self._end = None
         self.stop()
 
@@ -39,7 +39,7 @@ class LogRateLimiter:
         """Say how much was left out so far, and wait for nothing."""
         if self._end is not None:
             self._end.cancel()
-        left_out, self._said, self._end = self._said - LINES, 0, None
+        left_out, self._lines, self._end = self._lines - LINES, 0, None
         if left_out > 0:
             self.log.warn(
                 "{count} more lines on connections that were refused were left out within "

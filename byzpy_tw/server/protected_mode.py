@@ -19,7 +19,7 @@ def same_machine(transport: Any) -> bool:
     since the kernel gives an address to one machine only.
     """
     try:
-        here, there = (_plain(a.host) for a in (transport.getHost(), transport.getPeer()))
+        here, there = (_parse_ip(a.host) for a in (transport.getHost(), transport.getPeer()))
     except (AttributeError, ValueError):
         return False
     return there.is_loopback or there == here
@@ -28,13 +28,13 @@ def same_machine(transport: Any) -> bool:
 def origin(host: str) -> str:
     """Whose `host` is, in counting peers: one IPv6 machine has as many addresses as it
     likes within its /64."""
-    address = _plain(host)
+    address = _parse_ip(host)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address) >> 64 << 64, 64)))
     return str(address)
 
 
-def _plain(host: str) -> Any:
+def _parse_ip(host: str) -> Any:
     address = ip_address(host.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address

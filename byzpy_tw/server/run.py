@@ -18,18 +18,18 @@ from torch import Tensor
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.python.failure import Failure
 
-from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, widened
+from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, decode_piece
 from byzpy_tw.errors import BadFrame, BadRequest, ServerBusy, ServerError, UnknownRun
 from byzpy_tw.protocol.frames import Header, Kind, vector_header
-from byzpy_tw.protocol.knowledge_frames import place_of
+from byzpy_tw.protocol.knowledge_frames import allocate_piece
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.server.idle import IdleDetector
 from byzpy_tw.server.run_executor import RunExecutor
 from byzpy_tw.workers.host import NodeHost
 
-_ROUNDS_IN_HAND = 3  # whose attacks may be computed at once
+_MAX_ATTACK_ROUNDS = 3  # whose attacks may be computed at once
 
 
 @define(eq=False)
@@ -40,26 +40,26 @@ class RoundArrivals:
     """
 
     round: int = -1
-    _here: set[str] = field(factory=set, init=False)
+    _arrived: set[str] = field(factory=set, init=False)
     _waiting: dict[str, list[Deferred[None]]] = field(factory=dict, init=False)
 
     def begin(self, round: int) -> None:
         """Things of `round` are now what counts."""
         if round > self.round:
             self.fail(BadRequest(f"round {self.round} is over: round {round} has begun"))
-            self.round, self._here = round, set()
+            self.round, self._arrived = round, set()
 
     def has(self, what: str) -> bool:
-        return what in self._here
+        return what in self._arrived
 
     def arrived(self, what: str) -> None:
-        self._here.add(what)
+        self._arrived.add(what)
         for waiter in self._waiting.pop(what, []):
             waiter.callback(None)
 
     def wait(self, what: str) -> Deferred[None]:
         waiter: Deferred[None] = Deferred()
-        if what in self._here:
+        if what in self._arrived:
             waiter.callback(None)
         else:
             self._waiting.setdefault(what, []).append(waiter)
@@ -78,38 +78,38 @@ class ServerRun:
 
     name: str
     host: NodeHost
-    _driver: NodeScheduler
-    _lane: RunExecutor  # what the driver computes on
+    _scheduler: NodeScheduler
+    _executor: RunExecutor  # what the driver computes on
     _reactor: Any
     _most_shown: int  # bytes that a round's attacks may be shown
     stream: TensorStream | None = None
-    silence: IdleDetector = field(factory=IdleDetector, init=False)  # within a frame
+    stall_detector: IdleDetector = field(factory=IdleDetector, init=False)  # within a frame
     _arrivals: RoundArrivals = field(factory=RoundArrivals, init=False)
     _staging: Tensor | None = field(default=None, init=False)
-    _widening: DeferredLock = field(factory=DeferredLock, init=False)
+    _conversion_lock: DeferredLock = field(factory=DeferredLock, init=False)
     _copying: bool = field(default=False, init=False)  # from there into the model
-    _begun: int = field(default=-1, init=False)  # round of the newest parameters
-    _coming: Tensor | None = field(default=None, init=False)  # a piece not yet complete
+    _parameters_round: int = field(default=-1, init=False)  # round of the newest parameters
+    _incoming: Tensor | None = field(default=None, init=False)  # a piece not yet complete
     _pieces: dict[str, Tensor] = field(factory=dict, init=False)
     _shown: int = field(default=0, init=False)  # bytes taken for this round's pieces
-    _attacking: list[int] = field(factory=list, init=False)  # rounds of attacks in hand
+    _attack_rounds: list[int] = field(factory=list, init=False)  # rounds of attacks in hand
 
     def __attrs_post_init__(self) -> None:
-        self._driver.corked = self._corked
+        self._scheduler.batch_writes = self._batch_writes
 
     @property
     def closed(self) -> bool:
-        return self._driver.stopped
+        return self._scheduler.stopped
 
     @property
-    def moved(self) -> tuple[int, int]:
+    def bytes_moved(self) -> tuple[int, int]:
         """Bytes that its stream has taken from the trainer, and given to it."""
         if self.stream is None:
             return 0, 0
         return self.stream.reader.bytes_read, self.stream.bytes_sent
 
     @property
-    def within_a_frame(self) -> bool:
+    def mid_frame(self) -> bool:
         """Whether the stream waits for the trainer to send the rest of a frame, or take it."""
         if self.stream is None:
             return False
@@ -123,9 +123,9 @@ class ServerRun:
             # round over a slow link still has the last one's on their way.
             return None
         if header.kind is Kind.PARAMETERS:
-            return self._place_for_parameters(header)
+            return self._memory_for_parameters(header)
         if header.kind is Kind.PIECE:
-            piece, place = place_of(
+            piece, place = allocate_piece(
                 header,
                 self.host.pieces,
                 most_h=self.host.spec.shards,
@@ -135,27 +135,27 @@ class ServerRun:
             self._begin(header.round)
             if self._arrivals.has(piece):
                 raise BadFrame(f"{piece} twice in round {header.round}")
-            self._take(header)
-            self._coming = place
+            self._reserve(header)
+            self._incoming = place
             return place
         if header.kind is Kind.PAST:
-            return self._place_for_past(header)
+            return self._memory_for_past(header)
         raise BadFrame(f"a server takes no frames of kind {header.kind.name}")
 
-    def _place_for_past(self, header: Header) -> Tensor:
+    def _memory_for_past(self, header: Header) -> Tensor:
         node, d = self.host.nodes.get(header.index), self.host.dimension
         if node is None or node.attack is None or PAST not in self.host.pieces:
             raise BadFrame(f"the past of node {header.index} was not expected")
         if header.elements != d or header.dtype is not self.host.wire:
             raise BadFrame(f"a past of {header.elements} {header.dtype} elements, d={d}")
         self._begin(header.round)
-        if self._arrivals.has(_past_of(header.index)):
+        if self._arrivals.has(_past_name(header.index)):
             raise BadFrame(f"the past of node {header.index} twice in round {header.round}")
-        self._take(header)
-        self._coming = torch.empty(d, dtype=header.dtype)
-        return self._coming
+        self._reserve(header)
+        self._incoming = torch.empty(d, dtype=header.dtype)
+        return self._incoming
 
-    def _take(self, header: Header) -> None:
+    def _reserve(self, header: Header) -> None:
         """Count what is kept until the round ends; `BadFrame` above the limit."""
         self._shown += header.elements * max(header.dtype.itemsize, 4)  # once it is wide
         if self._shown > self._most_shown:
@@ -164,20 +164,20 @@ class ServerRun:
                 f"{self._most_shown:,} are allowed"
             )
 
-    def _place_for_parameters(self, header: Header) -> Tensor:
+    def _memory_for_parameters(self, header: Header) -> Tensor:
         d, wire = self.host.dimension, self.host.wire
         if header.elements != d or header.dtype is not wire:
             raise BadFrame(
                 f"parameters of {header.elements} {header.dtype} elements, the model has {d} {wire}"
             )
-        if header.round <= self._begun:
+        if header.round <= self._parameters_round:
             raise BadFrame(f"parameters twice in round {header.round}")
-        self._begun = header.round
+        self._parameters_round = header.round
         self._begin(header.round)
         # Straight into the model's own memory, unless an abandoned round is
         # still computing with it, or it is on another device or of another type.
         here = self.host.parameters
-        free = not self._driver.computing and not self._copying
+        free = not self._scheduler.computing and not self._copying
         if here.device.type == "cpu" and here.dtype is wire and free:
             self._staging = None
             return here
@@ -185,13 +185,13 @@ class ServerRun:
         return self._staging
 
     def frame_received(self, header: Header) -> None:
-        coming, self._coming = self._coming, None
+        coming, self._incoming = self._incoming, None
         if self.closed or header.round != self._arrivals.round:
             return  # its round ended while it was on its way
         if header.kind in (Kind.PIECE, Kind.PAST):
             assert coming is not None
             past = header.kind is Kind.PAST
-            name = _past_of(header.index) if past else PIECES[header.index]
+            name = _past_name(header.index) if past else PIECES[header.index]
             self._pieces[name] = coming
             self._arrivals.arrived(name)
         elif self._staging is None:
@@ -202,14 +202,14 @@ class ServerRun:
     def _begin(self, round: int) -> None:
         if round > self._arrivals.round:
             self._pieces, self._shown = {}, 0
-            self._driver.round = round
+            self._scheduler.round = round
             self._arrivals.begin(round)
 
     def _install(self, round: int) -> None:
         """Move staged parameters into the model once nothing computes with it."""
         if self.closed or self._arrivals.round != round or self._staging is None:
             return
-        if self._driver.computing or self._copying:
+        if self._scheduler.computing or self._copying:
             self._reactor.callLater(0.005, self._install, round)
             return
         staged, self._staging, self._copying = self._staging, None, True
@@ -224,7 +224,7 @@ class ServerRun:
             if not self.closed:
                 self._arrivals.fail(ServerError(f"parameters: {why.getErrorMessage()}"))
 
-        copied = in_pool(self._reactor, self._lane, self.host.parameters.copy_, staged)
+        copied = defer_to_pool(self._reactor, self._executor, self.host.parameters.copy_, staged)
         copied.addCallbacks(installed, failed)
 
     # -- commands
@@ -233,7 +233,7 @@ class ServerRun:
         """Send the gradients of honest `nodes`; what went wrong, by node."""
         self._check(nodes, honest=True)
         await self._parameters(round)
-        return await self._driver.honest(round, nodes, self._emit)
+        return await self._scheduler.honest(round, nodes, self._emit)
 
     async def attack(
         self, round: int, nodes: list[int], honest: int, pieces: list[str]
@@ -245,21 +245,21 @@ class ServerRun:
         await self._parameters(round)
         common = [piece for piece in pieces if piece != PAST]
         own = nodes if PAST in pieces else []
-        for piece in [*common, *map(_past_of, own)]:
+        for piece in [*common, *map(_past_name, own)]:
             await self._arrivals.wait(piece)
-            await self._widening.run(self._to_float32, round, piece)
+            await self._conversion_lock.run(self._to_float32, round, piece)
         # Attacks of rounds that are over keep what they were shown until they end.
-        if len({*self._attacking, round}) > _ROUNDS_IN_HAND:
-            raise ServerBusy(f"attacks of {_ROUNDS_IN_HAND} rounds are not done yet")
+        if len({*self._attack_rounds, round}) > _MAX_ATTACK_ROUNDS:
+            raise ServerBusy(f"attacks of {_MAX_ATTACK_ROUNDS} rounds are not done yet")
         if self._arrivals.round != round:  # while the last piece was made wide
             raise BadRequest(f"round {round} is over: round {self._arrivals.round} has begun")
         shown = {piece: self._pieces[piece] for piece in common}
-        past = {node: self._pieces[_past_of(node)] for node in own}
-        self._attacking.append(round)
+        past = {node: self._pieces[_past_name(node)] for node in own}
+        self._attack_rounds.append(round)
         try:
-            return await self._driver.byzantine(round, nodes, honest, shown, past, self._emit)
+            return await self._scheduler.byzantine(round, nodes, honest, shown, past, self._emit)
         finally:
-            self._attacking.remove(round)
+            self._attack_rounds.remove(round)
 
     def _to_float32(self, round: int, piece: str) -> Deferred[None] | None:
         """Make a piece float32, once for all commands that use it."""
@@ -273,7 +273,7 @@ class ServerRun:
             if self._arrivals.round == round:
                 self._pieces[piece] = wide
 
-        return in_pool(self._reactor, self._lane, widened, tensor).addCallback(keep)
+        return defer_to_pool(self._reactor, self._executor, decode_piece, tensor).addCallback(keep)
 
     def _check(self, nodes: Iterable[int], *, honest: bool) -> None:
         if self.stream is None:
@@ -299,8 +299,8 @@ class ServerRun:
             raise UnknownRun(f"run {self.name!r} was closed")
         return self.stream.send(vector_header(node, pieces, loss, round), *pieces)
 
-    def _corked(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.stream is None else self.stream.corked()
+    def _batch_writes(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.stream is None else self.stream.batch_writes()
 
     # -- the end
 
@@ -308,15 +308,15 @@ class ServerRun:
         """Start no more work, and let go of the stream."""
         if self.closed:
             return
-        self._lane.close()
-        self._driver.stop()
+        self._executor.close()
+        self._scheduler.stop()
         self._arrivals.fail(UnknownRun(f"run {self.name!r} was closed"))
         if self.stream is not None:
             stream, self.stream = self.stream, None
             stream.hang_up("the run was closed")
 
 
-def _past_of(node: int) -> str:
+def _past_name(node: int) -> str:
     return f"{PAST} of {node}"
 
 

@@ -36,7 +36,7 @@ class RunExecutor:
             if self._closed:
                 raise RuntimeError("the run was closed")
             self._waiting.append((future, work, args))
-        self._feed()
+        self._submit_waiting()
         return future
 
     def close(self) -> None:
@@ -47,7 +47,7 @@ class RunExecutor:
         for future, _, _ in waiting:
             future.cancel()
 
-    def _feed(self) -> None:
+    def _submit_waiting(self) -> None:
         while True:
             with self._lock:
                 if not self._waiting or self._running >= self._width:
@@ -55,11 +55,11 @@ class RunExecutor:
                 job = self._waiting.popleft()
                 self._running += 1
             try:
-                self._pool.submit(self._do, *job)
+                self._pool.submit(self._run_job, *job)
             except RuntimeError:  # the pool was shut down
                 job[0].cancel()
 
-    def _do(self, future: Future, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _run_job(self, future: Future, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(work(*args))
@@ -67,4 +67,4 @@ class RunExecutor:
                 future.set_exception(e)
         with self._lock:
             self._running -= 1
-        self._feed()
+        self._submit_waiting()

@@ -29,28 +29,28 @@ from byzpy_tw.errors import (
     UnsuitableData,
     UnsuitableModel,
 )
-from byzpy_tw.kernels.memory import settle, steady_heap, trim
+from byzpy_tw.kernels.memory import configure_malloc, freeze_gc, trim_heap
+from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
-from byzpy_tw.kernels.parallel import whole_pool as make_pool
-from byzpy_tw.plugin_code import cause_of
+from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.keys import Keys
-from byzpy_tw.protocol.limited_amp import clean
-from byzpy_tw.protocol.mtls import behind_tls
+from byzpy_tw.protocol.mtls import wrap_in_tls
 from byzpy_tw.scheduling import clock
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
+from byzpy_tw.text import clean
 from byzpy_tw.workers.environment import Environment, environment
 from byzpy_tw.workers.host import NodeHost, build
 from byzpy_tw.workers.probe import probe
 from byzpy_tw.workers.spec import RunSpec
 
-MOST_TRACED = 100  # tracebacks of foreign code, in the life of a process
-SETTLING = 1.0  # seconds until what a run held is let go of
+MAX_TRACEBACKS = 100  # tracebacks of foreign code, in the life of a process
+TRIM_DELAY = 1.0  # seconds until what a run held is let go of
 
 
 @define(eq=False)
@@ -79,24 +79,24 @@ class ByzpyServer(Service):
     identity: str = field(factory=lambda: secrets.token_hex(16))
     pool: Executor = field(init=False)
     tickets: Tickets = field(init=False)
-    hush: LogRateLimiter = field(init=False)
+    log_limiter: LogRateLimiter = field(init=False)
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
     listening: IListeningPort | None = field(default=None, init=False)
     _sessions: dict[Session, None] = field(factory=dict, init=False)  # in order
-    _tidying: IDelayedCall | None = field(default=None, init=False)
-    _ended: float = field(default=0.0, init=False)  # when a run last did
+    _trim_call: IDelayedCall | None = field(default=None, init=False)
+    _last_run_ended: float = field(default=0.0, init=False)  # when a run last did
     _registry: Registry | None = field(default=None, init=False)
     _environment: Deferred | None = field(default=None, init=False)
     # Runs on the same data share it; the last one to close lets go of it.
     _datasets: Any = field(factory=WeakValueDictionary, init=False)
-    _making: DeferredLock = field(factory=DeferredLock, init=False)  # of runs and attacks
-    _traced: set[str] = field(factory=set, init=False)  # texts of failures that are logged
+    _serial_lock: DeferredLock = field(factory=DeferredLock, init=False)  # of runs and attacks
+    _logged_failures: set[str] = field(factory=set, init=False)  # texts of failures that are logged
 
     log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self.hush = LogRateLimiter(self.reactor)
+        self.log_limiter = LogRateLimiter(self.reactor)
 
     @property
     def address(self) -> Address:
@@ -113,14 +113,14 @@ class ByzpyServer(Service):
     def _listen(self) -> None:
         factory: Any = Factory.forProtocol(lambda: Session(self))
         if self.keys is not None:
-            factory = behind_tls(factory, self.keys)
+            factory = wrap_in_tls(factory, self.keys)
         self.listening = self.reactor.listenTCP(self.port, factory, interface=self.host)
 
     def startService(self) -> None:
         super().startService()
         if self.process:
-            clock.steady(self.reactor)
-        steady_heap()
+            clock.use_monotonic_clock(self.reactor)
+        configure_malloc()
         self.pool = self.make_pool(self.threads)
         self.tickets = Tickets(self.reactor, self.limits.ticket_seconds)
         if self.listening is None:
@@ -157,9 +157,9 @@ class ByzpyServer(Service):
             await maybeDeferred(port.stopListening)
             for session in list(self._sessions):
                 session.abort()
-            self.hush.stop()
-            if self._tidying is not None and self._tidying.active():
-                self._tidying.cancel()
+            self.log_limiter.stop()
+            if self._trim_call is not None and self._trim_call.active():
+                self._trim_call.cancel()
             # Joins threads, so not in the reactor's.
             threads = self.reactor.getThreadPool()
             await deferToThreadPool(
@@ -168,17 +168,17 @@ class ByzpyServer(Service):
 
     # -- for sessions
 
-    def tidy(self) -> None:
+    def schedule_trim(self) -> None:
         """A run is over: give its memory back, once for those that end together."""
-        self._ended = clock.seconds(self.reactor)
-        if self._tidying is None or not self._tidying.active():
-            self._tidying = self.reactor.callLater(SETTLING, self._trim)
+        self._last_run_ended = clock.seconds(self.reactor)
+        if self._trim_call is None or not self._trim_call.active():
+            self._trim_call = self.reactor.callLater(TRIM_DELAY, self._trim)
 
     def _trim(self) -> None:
-        in_pool(self.reactor, self.pool, trim).addErrback(lambda _: None)  # shut down
-        if clock.seconds(self.reactor) - self._ended < SETTLING:
+        defer_to_pool(self.reactor, self.pool, trim_heap).addErrback(lambda _: None)  # shut down
+        if clock.seconds(self.reactor) - self._last_run_ended < TRIM_DELAY:
             # Another ended meanwhile: its last job may hold memory still.
-            self._tidying = self.reactor.callLater(SETTLING, self._trim)
+            self._trim_call = self.reactor.callLater(TRIM_DELAY, self._trim)
 
     def admit(self, session: Session) -> bool:
         """Whether one more connection is within the limit.
@@ -190,25 +190,27 @@ class ByzpyServer(Service):
         """
         self._sessions[session] = None
         limits = self.limits
-        alike = [o for o in self._sessions if o.stranger is session.stranger]
-        if self.keys is None or not session.stranger:
-            return len(alike) <= (limits.strangers if session.stranger else limits.connections)
+        alike = [o for o in self._sessions if o.unauthenticated is session.unauthenticated]
+        if self.keys is None or not session.unauthenticated:
+            return len(alike) <= (
+                limits.unauthenticated if session.unauthenticated else limits.connections
+            )
         waiting = [o for o in alike if not o.hung_up]
-        if len(waiting) > limits.strangers:
+        if len(waiting) > limits.unauthenticated:
             crowds = Counter(o.origin for o in waiting)
             oldest = max(waiting, key=lambda o: crowds[o.origin])
             oldest.hang_up("it showed no certificate, and others want to")
             oldest.abort()  # nothing that it was told is on its way
         return True
 
-    def supersede(self, session: Session, run: str) -> None:
+    def take_over(self, session: Session, run: str) -> None:
         """A trainer that was cut off is back: close what its old connection has of `run`.
 
         A run's name is a secret of its trainer.  Where there are keys the certificate
         must be the same as well.
         """
         for old in list(self._sessions):
-            if old is not session and old.identity == session.identity and old.give_up(run):
+            if old is not session and old.identity == session.identity and old.release_run(run):
                 self.log.info("{peer}: run {run} replaces that of {old}",
                               peer=session.peer, run=run, old=old.peer)  # fmt: skip
 
@@ -219,8 +221,8 @@ class ByzpyServer(Service):
         """What this process runs on; worked out once, in the pool."""
         answer: Deferred[Environment] = Deferred()
         if self._environment is None:
-            self._environment = in_pool(self.reactor, self.pool, self._look_around)
-            self._environment.addErrback(self._broken)
+            self._environment = defer_to_pool(self.reactor, self.pool, self._detect_environment)
+            self._environment.addErrback(self._log_broken)
 
         def hand_on(found: Any) -> Any:
             # A failure's traceback has been logged; each asker gets its words.
@@ -232,18 +234,18 @@ class ByzpyServer(Service):
         self._environment.addCallback(hand_on)
         return answer
 
-    def _broken(self, failure: Any) -> str:
+    def _log_broken(self, failure: Any) -> str:
         self.log.failure("this server cannot serve", failure=failure)
         return f"{failure.type.__name__}: {failure.getErrorMessage()}"
 
-    def _look_around(self) -> Environment:
-        registry = self._names()
+    def _detect_environment(self) -> Environment:
+        registry = self._load_registry()
         found = environment(registry, probe=probe(), device=self.device, threads=self.threads)
         if self.process:
-            settle()
+            freeze_gc()
         return found
 
-    def _names(self) -> Registry:
+    def _load_registry(self) -> Registry:
         if self._registry is None:
             self._registry = load(disabled=self.disabled)
             for broken in self._registry.broken:
@@ -253,48 +255,48 @@ class ByzpyServer(Service):
     async def build(self, spec: RunSpec) -> tuple[NodeHost, str]:
         """The host of a new run, and the digest of its data."""
         try:
-            host, digest = await self._one_by_one(self._build, spec)
+            host, digest = await self._run_serially(self._build, spec)
         except ByzpyTwError as e:
-            self._trace(str(e), Failure())
+            self._log_foreign_failure(str(e), Failure())
             raise
         self.log.info("the trial of {model} took {seconds:.3f} s",
-                      model=spec.model, seconds=host.tried.seconds)  # fmt: skip
+                      model=spec.model, seconds=host.trial_outcome.seconds)  # fmt: skip
         return host, digest
 
-    def _one_by_one(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+    def _run_serially(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Do `work` in the pool, after what was asked for before.
 
         Foreign code is made and tried by itself, as it may draw from global generators: if
         the others waited for it in the pool, no thread would be left for rounds.
         """
-        return self._making.run(in_pool, self.reactor, self.pool, work, *args)
+        return self._serial_lock.run(defer_to_pool, self.reactor, self.pool, work, *args)
 
-    async def look_up(self, host: NodeHost, attacks: Sequence[str]) -> None:
+    async def prepare_attacks(self, host: NodeHost, attacks: Sequence[str]) -> None:
         """Make `attacks` ready on `host`, and try them."""
         try:
-            if host.has_foreign(attacks):
-                await self._one_by_one(host.look_up, attacks)
+            if host.has_new_foreign_attack(attacks):
+                await self._run_serially(host.prepare_attacks, attacks)
             else:  # as in the middle of a round, when nodes come from a server that is lost
-                await in_pool(self.reactor, self.pool, host.look_up, attacks)
+                await defer_to_pool(self.reactor, self.pool, host.prepare_attacks, attacks)
         except ByzpyTwError as e:
-            self._trace(str(e), Failure())
+            self._log_foreign_failure(str(e), Failure())
             raise
 
-    def _trace(self, text: str, failure: Failure) -> None:
+    def _log_foreign_failure(self, text: str, failure: Failure) -> None:
         """Log the traceback of foreign code that failed, once for each text, and not for ever."""
         plugins = isinstance(failure.value, (PluginError, UnsuitableData, UnsuitableModel))
-        if not plugins or cause_of(failure.value) is None or text in self._traced:
+        if not plugins or foreign_cause(failure.value) is None or text in self._logged_failures:
             return
-        if len(self._traced) < MOST_TRACED:
-            self._traced.add(text)
+        if len(self._logged_failures) < MAX_TRACEBACKS:
+            self._logged_failures.add(text)
             self.log.failure("{text}", failure=failure, text=clean(text, 1000))
 
     def _build(self, spec: RunSpec) -> tuple[NodeHost, str]:
-        names = self._names()
+        names = self._load_registry()
         data = self._datasets.get(spec.dataset)
         if data is None:
             data = names.make("dataset", spec.dataset, root=self.data_root)
-            self._room_for(data)
+            self._check_data_limit(data)
             self._datasets[spec.dataset] = data
         # Partitions may deal out each label to each shard, or each example by itself.
         pieces = max(data.classes * spec.shards, len(data.train))
@@ -314,7 +316,7 @@ class ByzpyServer(Service):
         )
         return host, data.digest()
 
-    def _room_for(self, data: Dataset) -> None:
+    def _check_data_limit(self, data: Dataset) -> None:
         """`LimitExceeded` where `data` is too much beside what is held already."""
         held = sum(other.nbytes for other in list(self._datasets.values()))
         most = self.limits.data_mib

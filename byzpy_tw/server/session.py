@@ -25,14 +25,14 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.knowledge_frames import largest_piece
-from byzpy_tw.protocol.limited_amp import clean
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
 from byzpy_tw.server.connection import ServerConnection
-from byzpy_tw.server.idle import LOOKS, PATIENCE, IdleDetector
+from byzpy_tw.server.idle import CHECKS_PER_TIMEOUT, GRACE_FACTOR, IdleDetector
 from byzpy_tw.server.run import ServerRun, failures_to_json
 from byzpy_tw.server.run_executor import RunExecutor
+from byzpy_tw.text import clean
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_from_json
 
 if TYPE_CHECKING:
@@ -61,47 +61,47 @@ class Session(ServerConnection):
         )
         self.runs: dict[str, ServerRun] = {}
         self.opening: dict[str, object] = {}  # name -> what tells one opening from the next
-        self.welcome = False
+        self.said_hello = False
         self.pinged = False
-        self._silence = IdleDetector()
+        self._idle_detector = IdleDetector()
 
     # -- the connection
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.welcome:
+        if self.said_hello:
             self.log.info("{peer}: gone", peer=self.peer)
         for name in list(self.runs):
             self._close(name)
         super().connectionLost(reason)
 
-    def _look(self) -> None:
+    def _check_idle(self) -> None:
         """Hang up on whoever is gone; `idle` has the rules."""
         limits = self.server.limits
         why = f"nothing was heard for {limits.idle_seconds:g} s (--idle-timeout)"
         for run in list(self.runs.values()):
-            still = run.silence.look(run.moved if run.within_a_frame else object())
-            if still >= LOOKS and run.stream is not None:
+            still = run.stall_detector.check(run.bytes_moved if run.mid_frame else object())
+            if still >= CHECKS_PER_TIMEOUT and run.stream is not None:
                 run.stream.hang_up(f"a frame stood still for {limits.idle_seconds:g} s")
-        moved = [run.moved for run in self.runs.values()]
-        heard: Any = (self.boxes_received, [read for read, _ in moved])
-        looks = LOOKS
+        bytes_moved = [run.bytes_moved for run in self.runs.values()]
+        heard: Any = (self.boxes_received, [read for read, _ in bytes_moved])
+        looks = CHECKS_PER_TIMEOUT
         if not self.pinged:
-            heard = object() if self.in_flight else (heard, moved)
-            looks *= PATIENCE if self.runs else 1
-        if self._silence.look(heard) >= looks:
+            heard = object() if self.in_flight else (heard, bytes_moved)
+            looks *= GRACE_FACTOR if self.runs else 1
+        if self._idle_detector.check(heard) >= looks:
             self.hang_up(why)
             self.abort()  # there is nobody to take what was not sent
         else:
-            self._watch()
+            self._schedule_idle_check()
 
-    def _watch(self) -> None:
-        self._impatience = self.server.reactor.callLater(
-            self.server.limits.idle_seconds / LOOKS, self._look
+    def _schedule_idle_check(self) -> None:
+        self._hello_timeout = self.server.reactor.callLater(
+            self.server.limits.idle_seconds / CHECKS_PER_TIMEOUT, self._check_idle
         )
 
     def _after_hello(self, responder: Any) -> Any:
         def checked(**arguments: Any) -> Any:
-            if not self.welcome:
+            if not self.said_hello:
                 raise BadRequest("say Hello first")
             return responder(**arguments)
 
@@ -110,17 +110,17 @@ class Session(ServerConnection):
     # -- answers
 
     def hello(self, protocol: int, version: str) -> Any:
-        self.admitted()
+        self.check_authorized()
         if protocol != commands.PROTOCOL:
             raise VersionMismatch(
                 f"this server (byzpy_tw {byzpy_tw.__version__}) speaks protocol "
                 f"{commands.PROTOCOL}, the trainer ({version[:40]}) speaks {protocol}; "
                 "install the same version on both"
             )
-        if not self.welcome:
-            self._relax()
-            self.welcome = True
-            self._watch()
+        if not self.said_hello:
+            self._cancel_timeout()
+            self.said_hello = True
+            self._schedule_idle_check()
             self.log.info("{peer}: a trainer, byzpy_tw {version}",
                           peer=self.peer, version=clean(version, 40))  # fmt: skip
         return self.server.environment().addCallback(
@@ -140,8 +140,8 @@ class Session(ServerConnection):
         good = 0 < len(name) <= _MOST_NAME and name.isprintable()
         if not good or name in self.runs or name in self.opening:
             raise BadRequest(f"{name[:40]!r} is no name for a new run on this connection")
-        self._bounded(spec)
-        self.server.supersede(self, name)
+        self._check_spec_limits(spec)
+        self.server.take_over(self, name)
         limits = self.server.limits
         if self.server.runs >= limits.runs:
             raise ServerBusy(
@@ -157,16 +157,16 @@ class Session(ServerConnection):
                 raise UnknownRun(f"run {name!r} was closed")
         except BaseException:
             self.server.runs -= 1
-            self.server.tidy()  # it may have read its data before it was refused
+            self.server.schedule_trim()  # it may have read its data before it was refused
             raise
         finally:
             if self.opening.get(name) is this:
                 del self.opening[name]
         server = self.server
         # Two more than the threads: one on its way out, one about to begin.
-        lane = RunExecutor(server.pool, server.threads)
-        driver = NodeScheduler(host, server.reactor, lane, server.threads + 2)
-        run = ServerRun(name, host, driver, lane, server.reactor, limits.shown_mib * 2**20)
+        executor = RunExecutor(server.pool, server.threads)
+        driver = NodeScheduler(host, server.reactor, executor, server.threads + 2)
+        run = ServerRun(name, host, driver, executor, server.reactor, limits.shown_mib * 2**20)
         self.runs[name] = run
         self.log.info(
             "{peer}: run {run} opened: {model} on {dataset}, d={d}",
@@ -176,11 +176,11 @@ class Session(ServerConnection):
             dataset=spec.dataset,
             d=host.dimension,
         )
-        ticket = self.server.tickets.issue(run, self.holder())
-        trial = host.tried.trial.to_json()
+        ticket = self.server.tickets.issue(run, self.ticket_owner())
+        trial = host.trial_outcome.trial.to_json()
         return {"dimension": host.dimension, "digest": digest, "trial": trial, "ticket": ticket}
 
-    def _bounded(self, spec: RunSpec) -> None:
+    def _check_spec_limits(self, spec: RunSpec) -> None:
         limits = self.server.limits
         for what, number, most in (
             ("honest nodes", spec.shards, limits.shards),
@@ -191,11 +191,11 @@ class Session(ServerConnection):
                 raise LimitExceeded(f"{what} of {number:,}: at most {most:,} on this server")
 
     def open_stream(self, ticket: bytes) -> TensorStream:
-        self.admitted()
+        self.check_authorized()
         if self.runs or self.opening:
             raise BadRequest("a connection that holds runs cannot become a stream")
-        run = self.server.tickets.redeem(ticket, self.holder())
-        self._relax()
+        run = self.server.tickets.redeem(ticket, self.ticket_owner())
+        self._cancel_timeout()
 
         def ended(why: str) -> None:
             self.log.info("{peer}: stream of run {run} ended: {why}",
@@ -217,18 +217,18 @@ class Session(ServerConnection):
     async def _spawn_nodes(self, run: str, specs: list[NodeSpec]) -> dict[str, Any]:
         here, server = self._run(run), self.server
         attacks = {spec.attack for spec in specs if spec.attack is not None}
-        self._room_for(len(specs))
-        await server.look_up(here.host, sorted(attacks))
+        self._check_node_limit(len(specs))
+        await server.prepare_attacks(here.host, sorted(attacks))
         if self._run(run) is not here:
             raise UnknownRun(f"run {run[:40]!r} was closed")
-        self._room_for(len(specs))
+        self._check_node_limit(len(specs))
         for spec in specs:
             here.host.spawn(spec)
             self.server.nodes += 1
         told = ",".join(here.host.digests_of(attacks)[:MOST_DIGESTS])
         return {"count": len(here.host.nodes), "attacks": told}
 
-    def _room_for(self, nodes: int) -> None:
+    def _check_node_limit(self, nodes: int) -> None:
         total = self.server.nodes + nodes
         if total > self.server.limits.nodes:
             raise ServerBusy(
@@ -238,7 +238,7 @@ class Session(ServerConnection):
 
     def compute(self, run: str, round: int, nodes: list[int]) -> Deferred:
         here = self._run(run)
-        return _failures(here, here.compute(_numbered(round), nodes))
+        return _failures(here, here.compute(_check_round_number(round), nodes))
 
     def attack(
         self, run: str, round: int, nodes: list[int], honest: int, pieces: bytes
@@ -250,7 +250,7 @@ class Session(ServerConnection):
         if not isinstance(names, list) or not all(name in PIECES or name == PAST for name in names):
             raise BadRequest(f"pieces must be a list of {', '.join(PIECES)}")
         here = self._run(run)
-        return _failures(here, here.attack(_numbered(round), nodes, honest, names))
+        return _failures(here, here.attack(_check_round_number(round), nodes, honest, names))
 
     def close_run(self, run: str) -> dict[str, Any]:
         self._run(run)
@@ -268,7 +268,7 @@ class Session(ServerConnection):
             raise UnknownRun(f"this connection has no run {name[:40]!r}")
         return self.runs[name]
 
-    def give_up(self, name: str) -> bool:
+    def release_run(self, name: str) -> bool:
         """Let go of a run that its trainer has opened elsewhere; whether there was one."""
         if name in self.runs:
             self._close(name)
@@ -281,7 +281,7 @@ class Session(ServerConnection):
         self.server.nodes -= len(run.host.nodes)
         self.server.tickets.revoke(run)
         run.close()
-        self.server.tidy()
+        self.server.schedule_trim()
         self.log.info("run {run} closed", run=name)
 
 
@@ -294,7 +294,7 @@ def _failures(run: ServerRun, work: Any) -> Deferred:
     return Deferred.fromCoroutine(work).addCallback(answer)
 
 
-def _numbered(round: int) -> int:
+def _check_round_number(round: int) -> int:
     if not 0 <= round < 2**62:
         raise BadRequest(f"round {round} is out of range")
     return round

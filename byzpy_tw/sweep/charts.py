@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from byzpy_tw.sweep.results import Outcome, Share
+from byzpy_tw.sweep.results import CellResult, NodeShare
 
 STYLES = 8  # of lines, told apart by colour and by dashes; `s0` to `s7` in the page's CSS
 _WIDTH, _HEIGHT = 320, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 36, 8, 8, 26
 
 
-def curves(outcomes: Sequence[Outcome], rounds: int, attack: str) -> str:
+def curves(outcomes: Sequence[CellResult], rounds: int, attack: str) -> str:
     """Accuracy over rounds, a line for each outcome that has one.
 
     With several seeds a line is their mean, in a band from the lowest to the highest.
@@ -70,7 +70,7 @@ def sample(row: int) -> str:
 _MOST_NODES = 64
 
 
-def strip(shares: Sequence[Share]) -> str:
+def strip(shares: Sequence[NodeShare]) -> str:
     """A bar for each node: how often it was left out.  Empty where nobody ever was."""
     if not any(share.out for share in shares):
         return ""
@@ -80,7 +80,7 @@ def strip(shares: Sequence[Share]) -> str:
     return f'<ol class="nodes">{bars}</ol>{rest}'
 
 
-def _bar(share: Share) -> str:
+def _bar(share: NodeShare) -> str:
     style, kind, sign = ("honest", "honest", "") if share.honest else ("byz", "Byzantine", "B")
     title = f"node {share.node}, {kind}: left out of {100 * share.out:.0f} % of the rounds"
     return (

@@ -25,7 +25,7 @@ def colour(value: float) -> Colour:
     return red, green, blue
 
 
-def dark(of: Colour) -> bool:
+def is_dark(of: Colour) -> bool:
     """Whether white is easier to read on it than black (WCAG 2 contrast)."""
     light = luminance(of)
     return 1.05 / (light + 0.05) > (light + 0.05) / 0.05
@@ -40,10 +40,10 @@ def luminance(of: Colour) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def on_page(value: float) -> str:
+def cell_style(value: float) -> str:
     """CSS for a cell of this accuracy."""
     behind = colour(value)
-    ink = "#fff" if dark(behind) else "#000"
+    ink = "#fff" if is_dark(behind) else "#000"
     return f"background:#{''.join(f'{part:02x}' for part in behind)};color:{ink}"
 
 
@@ -54,4 +54,4 @@ def terminal_colour(value: float) -> tuple[int, int]:
     steps = (0, 95, 135, 175, 215, 255)
     near = [min(range(6), key=lambda i, p=part: abs(steps[i] - p)) for part in behind]  # type: ignore[misc]
     there = (steps[near[0]], steps[near[1]], steps[near[2]])
-    return 16 + 36 * near[0] + 6 * near[1] + near[2], 231 if dark(there) else 16
+    return 16 + 36 * near[0] + 6 * near[1] + near[2], 231 if is_dark(there) else 16

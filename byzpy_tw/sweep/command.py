@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,34 +9,35 @@ from typing import IO, Any
 
 from twisted.internet.task import LoopingCall
 
+from byzpy_tw import files
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.config.unused import used
+from byzpy_tw.config.unused import drop_unused
 from byzpy_tw.console import say
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.cpu import cores
-from byzpy_tw.kernels.memory import steady_heap
+from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.protocol.addresses import parse_addresses
-from byzpy_tw.protocol.limited_amp import clean
-from byzpy_tw.records.folder import locked, to_json
+from byzpy_tw.records.folder import lock_folder, to_json
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.display import REDRAW_SECONDS, Lines, Live, display_for
 from byzpy_tw.sweep.findings import sentences
-from byzpy_tw.sweep.grid import Grid, command_of, digest_of, make_grid, options_of
+from byzpy_tw.sweep.grid import Grid, command_line, make_grid, run_digest, with_sweep_defaults
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import check_names, versions
-from byzpy_tw.sweep.results import ENDS, Outcome
-from byzpy_tw.sweep.scheduler import CELLS, Lab, discard
-from byzpy_tw.trainer.run import Program, keys_of, start_logging
+from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
+from byzpy_tw.sweep.scheduler import CELLS, Sweep, discard
+from byzpy_tw.text import clean
+from byzpy_tw.trainer.run import ReactorProgram, load_trainer_keys, start_logging
 
 _WATCHING = ("run_started", "round_completed", "run_finished")
 
 PAGE, TABLE = "lab.html", "lab.json"
 
 
-def run_lab(
+def run_sweep(
     given: Mapping[str, Any],
     *,
     attacks: Sequence[str],
@@ -57,16 +57,16 @@ def run_lab(
         cell = grid.cells[0]
         raise ConfigError(f"no cell can be run; {cell.defence}: {cell.impossible}")
     with _held(folder):
-        steady_heap()
+        configure_malloc()
         start_logging(folder)
         from twisted.internet import reactor
 
-        lab = Lab(grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor)
+        lab = Sweep(grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor)
         if again:
             _discard(lab)
         lab.find()
         display = display_for(lab, sys.stdout, say)
-        return Program(reactor).run(lambda: work(lab, display, reactor))
+        return ReactorProgram(reactor).run(lambda: work(lab, display, reactor))
 
 
 def grid_of(
@@ -77,17 +77,17 @@ def grid_of(
     registry: Registry,
 ) -> Grid:
     """The grid, its names looked up and every cell examined."""
-    base = used(RunConfig(**options_of(given)), registry, chains=defences)
+    base = drop_unused(RunConfig(**with_sweep_defaults(given)), registry, chains=defences)
     check_names(registry, base, attacks, defences)
     parse_addresses(base.remote_hosts)
-    keys_of(base, warn=True)
+    load_trainer_keys(base, warn=True)
 
     def examine(config: RunConfig) -> str | None:
-        return resolve_rules(config, registry).missing
+        return resolve_rules(config, registry).missing_guarantee
 
     return make_grid(
         given, attacks, defences, seeds, examine,
-        lambda config: digest_of(config, versions(config, registry)),
+        lambda config: run_digest(config, versions(config, registry)),
     )  # fmt: skip
 
 
@@ -107,19 +107,19 @@ def _held(folder: Path) -> IO[str]:
     """The lab's folder, which no other lab may use until this is closed."""
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
-        return locked(folder)
+        return lock_folder(folder)
     except OSError as e:
         raise RunDirectoryError(f"cannot write to {folder}: {e.strerror or e}") from e
 
 
-def _discard(lab: Lab) -> None:
+def _discard(lab: Sweep) -> None:
     """Remove what earlier calls have left of this grid's runs."""
     for cell in lab.grid.cells:
         for trial in cell.trials:
             discard(lab.path(trial))
 
 
-async def work(lab: Lab, display: Lines | Live, reactor: Any) -> int:
+async def work(lab: Sweep, display: Lines | Live, reactor: Any) -> int:
     """Run what is left of the lab, and leave table and page, however that ends."""
     lab.display = display
     base, say = lab.grid.base, display.say
@@ -148,7 +148,7 @@ async def work(lab: Lab, display: Lines | Live, reactor: Any) -> int:
     return 0 if all(o.status in _GOOD for o in lab.outcomes()) else 1
 
 
-_GOOD = (*ENDS, "impossible")
+_GOOD = (*CONCLUSIVE, "impossible")
 
 
 def _place(base: RunConfig) -> str:
@@ -157,14 +157,14 @@ def _place(base: RunConfig) -> str:
     return f"on {base.local or len(base.remote_hosts)} servers"
 
 
-def _leave(lab: Lab, seconds: float) -> None:
+def _leave(lab: Sweep, seconds: float) -> None:
     """The page and the figures as files, and what there is to say below the table."""
     outcomes = lab.outcomes()
     write_whole(lab.folder / PAGE, page(lab.grid, outcomes, lab.folder))
     write_whole(lab.folder / TABLE, to_json(figures(lab.grid, outcomes), indent=2) + "\n")
     for line in (*text.notes(lab.grid, outcomes), *sentences(lab.grid, outcomes)):
         say(clean(line, 1000))
-    whole, done = lab.grid.trials, sum(ended.over for o in outcomes for ended in o.ended)
+    whole, done = lab.grid.trials, sum(ended.is_over for o in outcomes for ended in o.ended)
     if done > lab.before:
         say(f"{done - lab.before} runs in {seconds:.1f} s")
     if done < whole:
@@ -173,7 +173,7 @@ def _leave(lab: Lab, seconds: float) -> None:
     say(f"page: {(lab.folder / PAGE).absolute()}")
 
 
-def figures(grid: Grid, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def figures(grid: Grid, outcomes: Sequence[CellResult]) -> dict[str, Any]:
     """What lab.json holds: the options, and each cell with its runs."""
     return {
         "options": grid.base.to_dict(),
@@ -184,7 +184,7 @@ def figures(grid: Grid, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _cell(outcome: Outcome) -> dict[str, Any]:
+def _cell(outcome: CellResult) -> dict[str, Any]:
     return {
         "defence": outcome.cell.defence,
         "attack": outcome.cell.attack,
@@ -205,7 +205,7 @@ def _cell(outcome: Outcome) -> dict[str, Any]:
                 "final_accuracy": ended.final,
                 "seconds": ended.seconds,
                 "parameters_sha256": ended.digest,
-                "command": command_of(ended.trial.config),
+                "command": command_line(ended.trial.config),
             }
             for ended in outcome.ended
         ],
@@ -213,10 +213,8 @@ def _cell(outcome: Outcome) -> dict[str, Any]:
 
 
 def write_whole(path: Path, content: str) -> None:
-    """Write a file so that nobody ever reads a part of it."""
-    unfinished = path.with_name(f".{path.name}.new")
+    """Replace the content of `path`; `CannotRecord` where that fails."""
     try:
-        unfinished.write_text(content, encoding="utf-8")
-        os.replace(unfinished, path)
+        files.write_text(path, content)
     except OSError as e:
         raise CannotRecord(f"cannot write {path}: {e.strerror or e}") from e

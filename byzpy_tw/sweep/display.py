@@ -11,9 +11,9 @@ from attrs import define, field
 
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import terminal_colour
-from byzpy_tw.sweep.grid import Cell, Trial
-from byzpy_tw.sweep.results import Outcome, rounds_done
-from byzpy_tw.sweep.scheduler import Lab
+from byzpy_tw.sweep.grid import Cell, SweepTrial
+from byzpy_tw.sweep.results import CellResult, rounds_done
+from byzpy_tw.sweep.scheduler import Sweep
 
 REDRAW_SECONDS = 0.25
 _USUAL = "out B 100 H 13"  # about as wide as cells get
@@ -25,14 +25,14 @@ _CUT, _WRAP = "\x1b[?7l", "\x1b[?7h"
 class Lines:
     """A line for each cell as it is whole; for pipes, logs and narrow windows."""
 
-    lab: Lab
+    lab: Sweep
     _write: Callable[[str], None]
     _done: int = field(default=0, init=False)
 
-    def began(self, cell: Cell, trial: Trial) -> None:
+    def began(self, cell: Cell, trial: SweepTrial) -> None:
         pass
 
-    def ended(self, cell: Cell, trial: Trial) -> None:
+    def ended(self, cell: Cell, trial: SweepTrial) -> None:
         self._done += 1
         outcome = self.lab.outcome(cell)
         if outcome.status != "waiting":
@@ -57,17 +57,17 @@ class Lines:
 class Live:
     """The table, drawn over itself.  `close` leaves it standing."""
 
-    lab: Lab
+    lab: Sweep
     _out: IO[str]
     _colours: bool
-    _under_way: dict[str, tuple[Cell, Trial]] = field(factory=dict, init=False)
+    _under_way: dict[str, tuple[Cell, SweepTrial]] = field(factory=dict, init=False)
     _height: int = field(default=0, init=False)  # lines of the table that is on the screen
 
-    def began(self, cell: Cell, trial: Trial) -> None:
+    def began(self, cell: Cell, trial: SweepTrial) -> None:
         self._under_way[trial.folder] = (cell, trial)
         self.tick()
 
-    def ended(self, cell: Cell, trial: Trial) -> None:
+    def ended(self, cell: Cell, trial: SweepTrial) -> None:
         self._under_way.pop(trial.folder, None)
         self.tick()
 
@@ -88,7 +88,7 @@ class Live:
         self._draw(self._table(self.lab.outcomes()))
         self._height = 0
 
-    def _table(self, outcomes: Sequence[Outcome]) -> list[str]:
+    def _table(self, outcomes: Sequence[CellResult]) -> list[str]:
         paint = _painted if self._colours else _plain
         return text.table(self.lab.grid, outcomes, self._progress, paint)
 
@@ -128,7 +128,7 @@ def _painted(words: str, value: float | None) -> str:
     return f"\x1b[48;5;{behind}m\x1b[38;5;{ink}m{words}\x1b[0m"
 
 
-def display_for(lab: Lab, out: IO[str], write: Callable[[str], None]) -> Lines | Live:
+def display_for(lab: Sweep, out: IO[str], write: Callable[[str], None]) -> Lines | Live:
     """The display that suits `out`: a table needs a terminal that it fits into."""
     if not out.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         return Lines(lab, write)

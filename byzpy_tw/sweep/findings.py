@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from byzpy_tw.sweep.grid import Grid
-from byzpy_tw.sweep.results import Outcome, Share
+from byzpy_tw.sweep.results import CellResult, NodeShare
 
 COLLAPSE = 0.3  # of accuracy, below the same defence at its best
 
@@ -14,7 +14,7 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
-def collapsed(outcomes: Sequence[Outcome]) -> set[tuple[int, int]]:
+def collapsed(outcomes: Sequence[CellResult]) -> set[tuple[int, int]]:
     """Row and column of each cell that is `COLLAPSE` or more below the best of its row."""
     found = set()
     for outcome in outcomes:
@@ -25,7 +25,7 @@ def collapsed(outcomes: Sequence[Outcome]) -> set[tuple[int, int]]:
     return found
 
 
-def sentences(grid: Grid, outcomes: Sequence[Outcome]) -> list[str]:
+def sentences(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     """What a reader should see first; empty before there is anything to say."""
     found, floors = [], []
     fallen = collapsed(outcomes)
@@ -54,11 +54,11 @@ def sentences(grid: Grid, outcomes: Sequence[Outcome]) -> list[str]:
     return found
 
 
-def _end(outcome: Outcome) -> str:
+def _end(outcome: CellResult) -> str:
     return "diverged" if outcome.status == "diverged" else f"{percent(outcome.final)} %"
 
 
-def explained(outcome: Outcome) -> str:
+def exclusion_sentence(outcome: CellResult) -> str:
     """Who was left out in a cell's runs, in a sentence; empty before there are any.
 
     Empty also where the attack failed: who did not attack is not to the rule's credit.
@@ -76,6 +76,6 @@ def explained(outcome: Outcome) -> str:
     return f"{text}."
 
 
-def _often(share: Share) -> str:
+def _often(share: NodeShare) -> str:
     text = f"{percent(share.out, 0)} %"
     return text + (f" ({percent(share.refused, 0)} % refused)" if share.refused else "")

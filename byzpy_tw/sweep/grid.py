@@ -20,7 +20,7 @@ from attrs import field, frozen
 import byzpy_tw
 from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.errors import ByzpyTwError, ConfigError
-from byzpy_tw.protocol.limited_amp import clean
+from byzpy_tw.text import clean
 
 # A setting in which the undefended mean collapses under one attack, and each rule has
 # another that it suffers from most, in half a minute for sixteen runs.  At length, and
@@ -53,7 +53,7 @@ Digest = Callable[[RunConfig], str]
 
 
 @frozen(kw_only=True)
-class Trial:
+class SweepTrial:
     """One run of a cell: its configuration, and the name of its folder."""
 
     config: RunConfig
@@ -75,7 +75,7 @@ class Cell:
     column: int
     defence: str
     attack: str
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[SweepTrial, ...] = ()
     impossible: str | None = None
     missing: str | None = None
 
@@ -98,7 +98,7 @@ class Grid:
         return sum(len(cell.trials) for cell in self.cells)
 
 
-def defences_of(aggregators: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
+def combine_chains(aggregators: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
     """Every chain of one of `before`, which may be ``none``, and one of `aggregators`."""
     chains = []
     for aggregator in aggregators:
@@ -111,7 +111,7 @@ def defences_of(aggregators: Sequence[str], before: Sequence[str]) -> tuple[str,
     return tuple(dict.fromkeys(chains))
 
 
-def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
+def with_sweep_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a lab's `RunConfig` is made of: `given` over the lab's own defaults."""
     options = {**SETTING, **given}
     options.setdefault("f", options["num_byz"])
@@ -148,7 +148,7 @@ def make_grid(
             f"{len(defences)} defences, {len(attacks)} attacks and {len(seeds)} seeds make "
             f"{runs} runs; a lab has at most {MOST_RUNS}"
         )
-    base = RunConfig(**options_of(given), seed=seeds[0], aggregator="mean", attack="none")
+    base = RunConfig(**with_sweep_defaults(given), seed=seeds[0], aggregator="mean", attack="none")
     if base.num_byz == 0:
         raise ConfigError("--num-byz 0: a lab is about attacks; give it a Byzantine node")
     cells = []
@@ -171,7 +171,8 @@ def make_grid(
                 cells.append(Cell(**place, impossible=clean(str(e), 1000)))
                 continue
             trials = tuple(
-                Trial(config=config, folder=folder_of(config, digest(config))) for config in configs
+                SweepTrial(config=config, folder=folder_of(config, digest(config)))
+                for config in configs
             )
             cells.append(Cell(**place, trials=trials, missing=missing))
     return Grid(
@@ -185,7 +186,7 @@ def folder_of(config: RunConfig, digest: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', words)[:80]}-{digest[:12]}"
 
 
-def digest_of(config: RunConfig, versions: Mapping[str, str]) -> str:
+def run_digest(config: RunConfig, versions: Mapping[str, str]) -> str:
     """Hex digest of what decides the records of `config`'s run.
 
     That is every option that changes bits, how often it is evaluated, where the nodes
@@ -205,7 +206,7 @@ def digest_of(config: RunConfig, versions: Mapping[str, str]) -> str:
 _HOSTS = "tcp://127.0.0.1:29000,tcp://127.0.0.1:29001,tcp://127.0.0.1:29002"
 
 
-def command_of(config: RunConfig) -> str:
+def command_line(config: RunConfig) -> str:
     """The command line that repeats `config`'s run on servers, to the same bits and figures.
 
     It names what decides those; where nodes live and how long to wait is the reader's matter.

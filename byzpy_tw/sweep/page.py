@@ -16,14 +16,14 @@ from string import Template
 import byzpy_tw
 from byzpy_tw.report.page import REPORT
 from byzpy_tw.sweep import charts
-from byzpy_tw.sweep.colours import on_page
-from byzpy_tw.sweep.findings import collapsed, explained, percent, sentences
-from byzpy_tw.sweep.grid import Grid, command_of
-from byzpy_tw.sweep.results import Ended, Outcome
+from byzpy_tw.sweep.colours import cell_style
+from byzpy_tw.sweep.findings import collapsed, exclusion_sentence, percent, sentences
+from byzpy_tw.sweep.grid import Grid, command_line
+from byzpy_tw.sweep.results import CellResult, TrialResult
 from byzpy_tw.sweep.text import CORNER, entry, legend, mark_of, notes, out_text
 
 
-def page(grid: Grid, outcomes: Sequence[Outcome], folder: Path) -> str:
+def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
     """The whole page.  `folder` is where the runs are, for its links and its words."""
     template = resources.files("byzpy_tw.sweep").joinpath("page.html").read_text("utf-8")
     found = "".join(f"<li>{escape(line)}</li>" for line in sentences(grid, outcomes))
@@ -51,11 +51,11 @@ def _setting(grid: Grid) -> str:
     )
 
 
-def _id(outcome: Outcome) -> str:
+def _id(outcome: CellResult) -> str:
     return f"cell-{outcome.cell.row}-{outcome.cell.column}"
 
 
-def _table(grid: Grid, outcomes: Sequence[Outcome]) -> str:
+def _table(grid: Grid, outcomes: Sequence[CellResult]) -> str:
     down, columns = collapsed(outcomes), len(grid.attacks)
     heads = "".join(f'<th scope="col">{_broken(attack)}</th>' for attack in grid.attacks)
     rows = []
@@ -86,8 +86,8 @@ def _broken(name: str) -> str:
     )  # fmt: skip
 
 
-def _cell(outcome: Outcome, fallen: bool) -> str:
-    style = "" if outcome.value is None else f' style="{on_page(outcome.value)}"'
+def _cell(outcome: CellResult, fallen: bool) -> str:
+    style = "" if outcome.value is None else f' style="{cell_style(outcome.value)}"'
     if outcome.status == "finished":
         mark = mark_of(outcome, fallen)
         first = f"{percent(outcome.final)}{mark}"
@@ -108,7 +108,7 @@ def _legend(grid: Grid) -> str:
     )
 
 
-def _charts(grid: Grid, outcomes: Sequence[Outcome]) -> str:
+def _charts(grid: Grid, outcomes: Sequence[CellResult]) -> str:
     columns = len(grid.attacks)
     return "".join(
         f"<figure><figcaption>{escape(attack)}</figcaption>"
@@ -117,7 +117,7 @@ def _charts(grid: Grid, outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def _details(outcome: Outcome) -> str:
+def _details(outcome: CellResult) -> str:
     cell = outcome.cell
     head = outcome.status
     if outcome.status == "finished":
@@ -130,7 +130,7 @@ def _details(outcome: Outcome) -> str:
         parts.append(f'<p class="why">{escape(words[:1].upper() + words[1:])}</p>')
     if cell.missing:
         parts.append(f"<p>No guarantee: {escape(cell.missing)}</p>")
-    said = explained(outcome)
+    said = exclusion_sentence(outcome)
     if said:
         parts.append(f"<p>{escape(said)}</p>")
     parts.append(charts.strip(outcome.shares))
@@ -138,7 +138,7 @@ def _details(outcome: Outcome) -> str:
         parts.append("<p>The same run on servers, to the same bits:</p>")
     ended = {e.trial.folder: e for e in outcome.ended}
     for trial in cell.trials:
-        parts.append(f"<pre>{escape(command_of(trial.config))}</pre>")
+        parts.append(f"<pre>{escape(command_line(trial.config))}</pre>")
         if trial.folder in ended:
             parts.append(_run(ended[trial.folder]))
     names = f"{escape(cell.defence)} <i>under</i> {escape(cell.attack)}"
@@ -148,7 +148,7 @@ def _details(outcome: Outcome) -> str:
     )
 
 
-def _run(ended: Ended) -> str:
+def _run(ended: TrialResult) -> str:
     where = f"cells/{ended.trial.folder}"
     told = [f"{ended.status}, {ended.rounds} rounds in {ended.seconds:.1f} s"]
     if ended.digest:

@@ -13,7 +13,7 @@ import attrs
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.plugins.registry import OWN, Entry
+from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry
 
 
 def check_names(
@@ -42,12 +42,12 @@ def versions(config: RunConfig, registry: Registry) -> dict[str, str]:
     found = {}
     for kind, text in _named(config):
         entry = registry.entry(kind, parse(text).name)
-        if entry.distribution != OWN:
+        if entry.distribution != OWN_DISTRIBUTION:
             found[f"{kind} {entry.name}"] = f"{entry.distribution} {entry.version} {_source(entry)}"
     return found
 
 
-def keeping_data(registry: Registry) -> Registry:
+def cache_datasets(registry: Registry) -> Registry:
     """`registry`, whose datasets are read once and then handed out again.
 
     A dataset is read-only by contract, and sixteen runs of one process need it once.

@@ -10,22 +10,22 @@ from typing import Any
 
 from attrs import frozen
 
-from byzpy_tw.protocol.limited_amp import clean
 from byzpy_tw.records.attack_calls import AttackCalls, AttackFailures, counted
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_rounds
-from byzpy_tw.sweep.grid import Cell, Trial
+from byzpy_tw.sweep.grid import Cell, SweepTrial
+from byzpy_tw.text import clean
 
-ENDS = ("finished", "diverged")  # of a run whose result means something
-_STATUSES = (*ENDS, "paused", "interrupted", "failed")
+CONCLUSIVE = ("finished", "diverged")  # of a run whose result means something
+_STATUSES = (*CONCLUSIVE, "paused", "interrupted", "failed")
 
 # What reading a file can come to that is damaged, or written by somebody's hand.
-NONSENSE = (
+UNREADABLE_ERRORS = (
     LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError,
 )  # fmt: skip
 
 
 @frozen(kw_only=True)
-class Share:
+class NodeShare:
     """How often a node was left out, as shares of the rounds that are on record.
 
     ``excluded``: the rule passed over it, None where the rule does not choose between
@@ -43,10 +43,10 @@ class Share:
 
 
 @frozen(kw_only=True)
-class Ended:
+class TrialResult:
     """One run that is over: accuracies from 0 to 1, None where it was never evaluated."""
 
-    trial: Trial
+    trial: SweepTrial
     status: str
     error: str
     rounds: int
@@ -56,34 +56,34 @@ class Ended:
     seconds: float
     digest: str | None  # of the parameters
     curve: tuple[tuple[int, float], ...]  # rounds done, and the accuracy after them
-    shares: tuple[Share, ...]
+    shares: tuple[NodeShare, ...]
     failures: AttackFailures | None = None  # of the attack's calls
 
     @property
     def good(self) -> bool:
         """Return whether its result means something."""
-        return self.status in ENDS
+        return self.status in CONCLUSIVE
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Return whether it came to its end, so that it is not run again."""
-        return self.good or self.unattacked
+        return self.good or self.attack_always_failed
 
     @property
-    def unattacked(self) -> bool:
+    def attack_always_failed(self) -> bool:
         """Return whether its attack failed all along, which is all that is wrong with it."""
         return self.status == "failed" and self.failures is not None and self.failures.total
 
 
 @frozen(kw_only=True)
-class Outcome:
+class CellResult:
     """A cell and those of its runs that are over, in the seeds' order.
 
     ``failures`` say why others could not be run, where not even a folder is left of them.
     """
 
     cell: Cell
-    ended: tuple[Ended, ...] = ()
+    ended: tuple[TrialResult, ...] = ()
     failures: tuple[str, ...] = ()
 
     @property
@@ -149,7 +149,7 @@ class Outcome:
 
         None for a cell from which nothing can be concluded: a run of it, or its attack, failed.
         """
-        if self.attack_failures or self.status not in (*ENDS, "waiting"):
+        if self.attack_failures or self.status not in (*CONCLUSIVE, "waiting"):
             return None
         return 0.0 if self.status == "diverged" else self.final
 
@@ -163,13 +163,13 @@ class Outcome:
         return [(r, mean(found), min(found), max(found)) for r, found in sorted(at.items())]
 
     @property
-    def shares(self) -> list[Share]:
+    def shares(self) -> list[NodeShare]:
         """Each node's, as means over the seeds."""
         found = []
         for same in zip(*(e.shares for e in self.ended if e.shares), strict=True):
             excluded = [s.excluded for s in same if s.excluded is not None]
             found.append(
-                Share(
+                NodeShare(
                     node=same[0].node,
                     honest=same[0].honest,
                     excluded=mean(excluded) if excluded else None,
@@ -194,7 +194,7 @@ def _over(function: Any, values: Sequence[float | None]) -> float | None:
     return function(known) if known and len(known) == len(values) else None
 
 
-def read(trial: Trial, path: Path) -> Ended | None:
+def read(trial: SweepTrial, path: Path) -> TrialResult | None:
     """The run in the folder `path`, if one is over there; None for one that is not.
 
     None also for one of which not everything makes sense: it is as if it had not been run.
@@ -215,7 +215,7 @@ def read(trial: Trial, path: Path) -> Ended | None:
             status, error = "failed", f"the attack failed {failures.counted}: {failures.first}"
         if status not in _STATUSES or type(rounds) is not int or rounds != len(records):
             return None
-        return Ended(
+        return TrialResult(
             trial=trial,
             status=status,
             error=clean(str(error or ""), 1000),
@@ -229,7 +229,7 @@ def read(trial: Trial, path: Path) -> Ended | None:
             shares=_shares(records, trial),
             failures=failures,
         )
-    except (OSError, *NONSENSE):
+    except (OSError, *UNREADABLE_ERRORS):
         return None
 
 
@@ -247,7 +247,7 @@ def _accuracy(value: Any) -> float | None:
     return None if value is None else _number(value, 1)
 
 
-def _failures(records: Sequence[Mapping[str, Any]], trial: Trial) -> AttackFailures | None:
+def _failures(records: Sequence[Mapping[str, Any]], trial: SweepTrial) -> AttackFailures | None:
     calls = AttackCalls(trial.config.num_honest, trial.config.num_byz)
     for record in records:
         calls.add(record)
@@ -266,7 +266,7 @@ def _curve(records: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, float], ...
     return tuple((r["round"] + 1, _number(r["accuracy"], 1)) for r in records if "accuracy" in r)
 
 
-def _shares(records: Sequence[Mapping[str, Any]], trial: Trial) -> tuple[Share, ...]:
+def _shares(records: Sequence[Mapping[str, Any]], trial: SweepTrial) -> tuple[NodeShare, ...]:
     n, count = trial.config.n, len(records)
     if not count:
         return ()
@@ -279,7 +279,7 @@ def _shares(records: Sequence[Mapping[str, Any]], trial: Trial) -> tuple[Share, 
         for node in {one["node"] for one in record["refused"]}:
             refused[node] += 1
     return tuple(
-        Share(
+        NodeShare(
             node=node,
             honest=node < trial.config.num_honest,
             excluded=excluded[node] / count if chosen else None,

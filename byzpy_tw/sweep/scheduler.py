@@ -24,7 +24,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from byzpy_tw.config.paths import absolute, settled
+from byzpy_tw.config.paths import absolute, resolve_paths
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
     BadKeys,
@@ -39,18 +39,18 @@ from byzpy_tw.errors import (
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.plugins import Registry
-from byzpy_tw.protocol.limited_amp import clean
-from byzpy_tw.records.checkpoint import checkpoints
-from byzpy_tw.records.folder import CONFIG, RunDirectory, locked
-from byzpy_tw.records.resume import ResumePoint, new, reopen
+from byzpy_tw.records.checkpoint import list_checkpoints
+from byzpy_tw.records.folder import CONFIG, RunDirectory, lock_folder
+from byzpy_tw.records.resume import ResumePoint, new_resume_point, reopen
 from byzpy_tw.rounds.resolved_rules import resolve_rules
-from byzpy_tw.scheduling.threads import in_pool
-from byzpy_tw.sweep.grid import Cell, Grid, Trial
-from byzpy_tw.sweep.resolve import keeping_data
-from byzpy_tw.sweep.results import NONSENSE, Ended, Outcome, read
+from byzpy_tw.scheduling.threads import defer_to_pool
+from byzpy_tw.sweep.grid import Cell, Grid, SweepTrial
+from byzpy_tw.sweep.resolve import cache_datasets
+from byzpy_tw.sweep.results import UNREADABLE_ERRORS, CellResult, TrialResult, read
+from byzpy_tw.text import clean
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.run import PreparedRun, run_prepared
-from byzpy_tw.trainer.training import begun_with
+from byzpy_tw.trainer.training import initial_config_json
 
 CELLS = "cells"  # the folder of the runs' folders
 
@@ -61,10 +61,10 @@ _EVERYWHERE = (BadKeys, KeysRefused, ProtectedMode, ServerUnreachable, VersionMi
 class Display(Protocol):
     """Who is told what happens."""
 
-    def began(self, cell: Cell, trial: Trial) -> None:
+    def began(self, cell: Cell, trial: SweepTrial) -> None:
         """A run is under way."""
 
-    def ended(self, cell: Cell, trial: Trial) -> None:
+    def ended(self, cell: Cell, trial: SweepTrial) -> None:
         """It is over, however."""
 
     def say(self, line: str) -> None:
@@ -74,10 +74,10 @@ class Display(Protocol):
 class Nobody:
     """A display that is not there."""
 
-    def began(self, cell: Cell, trial: Trial) -> None:
+    def began(self, cell: Cell, trial: SweepTrial) -> None:
         pass
 
-    def ended(self, cell: Cell, trial: Trial) -> None:
+    def ended(self, cell: Cell, trial: SweepTrial) -> None:
         pass
 
     def say(self, line: str) -> None:
@@ -85,7 +85,7 @@ class Nobody:
 
 
 @define(eq=False)
-class Lab:
+class Sweep:
     """Has the runs of `grid` run below `folder`, `jobs` at a time."""
 
     grid: Grid
@@ -94,25 +94,25 @@ class Lab:
     _registry: Registry
     _reactor: Any
     display: Display = field(factory=Nobody)
-    _ended: dict[str, Ended] = field(factory=dict, init=False)
+    _ended: dict[str, TrialResult] = field(factory=dict, init=False)
     _failed: dict[str, str] = field(factory=dict, init=False)
     _stopped: ByzpyTwError | None = field(default=None, init=False)
     _heard: set[str] = field(factory=set, init=False)
     before: int = field(default=0, init=False)  # runs that were finished already
     log = Logger()
 
-    def path(self, trial: Trial) -> Path:
+    def path(self, trial: SweepTrial) -> Path:
         return self.folder / CELLS / trial.folder
 
-    def outcome(self, cell: Cell) -> Outcome:
+    def outcome(self, cell: Cell) -> CellResult:
         """What there is of `cell` by now."""
-        return Outcome(
+        return CellResult(
             cell=cell,
             ended=tuple(self._ended[t.folder] for t in cell.trials if t.folder in self._ended),
             failures=tuple(self._failed[t.folder] for t in cell.trials if t.folder in self._failed),
         )
 
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[CellResult]:
         return [self.outcome(cell) for cell in self.grid.cells]
 
     def find(self) -> None:
@@ -120,7 +120,7 @@ class Lab:
         for cell in self.grid.cells:
             for trial in cell.trials:
                 ended = read(trial, self.path(trial))
-                if ended is not None and ended.over:
+                if ended is not None and ended.is_over:
                     self._ended[trial.folder] = ended
         self.before = len(self._ended)
 
@@ -134,7 +134,7 @@ class Lab:
         )
         if not todo:
             return
-        base, registry = self.grid.base, keeping_data(self._registry)
+        base, registry = self.grid.base, cache_datasets(self._registry)
         await self._read_data(registry)
         servers = await self._local(base)
         try:
@@ -151,7 +151,7 @@ class Lab:
         base, pool = self.grid.base, make_pool(1)
         root = absolute(base.data_root)
         try:
-            await in_pool(
+            await defer_to_pool(
                 self._reactor, pool, lambda: registry.make("dataset", base.dataset, root=root)
             )
         finally:
@@ -174,7 +174,7 @@ class Lab:
 
     async def _work(
         self,
-        todo: deque[tuple[Cell, Trial]],
+        todo: deque[tuple[Cell, SweepTrial]],
         registry: Registry,
         place: Callable[[RunConfig], RunConfig],
     ) -> None:
@@ -193,7 +193,7 @@ class Lab:
             if not good:
                 result.raiseException()
 
-    async def _one(self, trial: Trial, config: RunConfig, registry: Registry) -> None:
+    async def _one(self, trial: SweepTrial, config: RunConfig, registry: Registry) -> None:
         """One run; what comes of it is in its folder, or in `_failed`."""
         errors: list[BaseException] = []
         threads = config.threads or max(1, cores() // self.jobs)
@@ -217,16 +217,16 @@ class Lab:
                 self._failed[trial.folder] = clean(format_error(errors[0]), 1000)
             elif found is not None:
                 self._ended[trial.folder] = found
-                if found.over and config.checkpoint_interval is None:
+                if found.is_over and config.checkpoint_interval is None:
                     self._tidy(trial)
         for error in errors:
             if isinstance(error, _EVERYWHERE):
                 self._stopped = error
 
-    def _tidy(self, trial: Trial) -> None:
+    def _tidy(self, trial: SweepTrial) -> None:
         """Remove the checkpoints of a run that is over: large, and nothing goes on with them."""
         with suppress(OSError):
-            for path in checkpoints(self.path(trial)):
+            for path in list_checkpoints(self.path(trial)):
                 path.unlink()
 
     def _hear(self, line: str) -> None:
@@ -235,38 +235,38 @@ class Lab:
             self._heard.add(line)
             self.display.say(line)
 
-    def _begin(self, trial: Trial, config: RunConfig, registry: Registry) -> PreparedRun:
+    def _begin(self, trial: SweepTrial, config: RunConfig, registry: Registry) -> PreparedRun:
         """The run, in its folder, with what is there of it from an earlier call."""
-        config = settled(config)
+        config = resolve_paths(config)
         path, rules = self.path(trial), resolve_rules(config, registry)
         left = self._left(trial, path) if path.exists() else None
         if left is None:
-            directory, begun = RunDirectory.create(path), new()
-            directory.write_config(begun_with(config, begun))
+            directory, resume_point = RunDirectory.create(path), new_resume_point()
+            directory.write_config(initial_config_json(config, resume_point))
         else:
-            directory, begun = left
-        return PreparedRun(config, registry, rules, directory, begun)
+            directory, resume_point = left
+        return PreparedRun(config, registry, rules, directory, resume_point)
 
-    def _left(self, trial: Trial, path: Path) -> tuple[RunDirectory, ResumePoint] | None:
+    def _left(self, trial: SweepTrial, path: Path) -> tuple[RunDirectory, ResumePoint] | None:
         """What an earlier call has left in `path`, to go on with.
 
         None where that cannot be: `path` is gone then.  Raises `RunDirectoryError` where it
         is somebody else's.
         """
         try:
-            _, directory, begun = reopen(path, {}, self.display.say)
-        except (ByzpyTwError, *NONSENSE) as e:
+            _, directory, resume_point = reopen(path, {}, self.display.say)
+        except (ByzpyTwError, *UNREADABLE_ERRORS) as e:
             there = (path / CONFIG).is_file()
             # Behind a semicolon is what to do, which is being done.
             self._clear(path, str(e).partition("; ")[0] if there else f"no {CONFIG}")
             return None
-        if begun.description.get("bits") != trial.config.bits:
+        if resume_point.description.get("bits") != trial.config.bits:
             directory.close()
             raise RunDirectoryError(
                 f"{path} holds another run than this cell's; move it elsewhere, or let --again "
                 "put this one in its place"
             )
-        return directory, begun
+        return directory, resume_point
 
     def _clear(self, path: Path, why: str) -> None:
         discard(path)  # raises for one that is in use
@@ -278,7 +278,7 @@ def discard(path: Path) -> None:
     if not path.exists():
         return
     try:
-        locked(path).close()  # or another process writes to it
+        lock_folder(path).close()  # or another process writes to it
         shutil.rmtree(path)
     except OSError as e:
         raise RunDirectoryError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from byzpy_tw.sweep.findings import COLLAPSE, collapsed, percent
 from byzpy_tw.sweep.grid import Cell, Grid
-from byzpy_tw.sweep.results import ENDS, Outcome
+from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
 
 CORNER = "defence \\ attack"
 LEGEND = "final accuracy in percent (worst over the last fifth of the evaluations - best of all)"
@@ -19,7 +19,7 @@ _FOLD = 24  # a name longer than this takes a second line
 Paint = Callable[[str, float | None], str]
 
 
-def entry(outcome: Outcome, *, fallen: bool = False, progress: str = "") -> tuple[str, str]:
+def entry(outcome: CellResult, *, fallen: bool = False, progress: str = "") -> tuple[str, str]:
     """What stands in a cell: its two lines."""
     status = outcome.status
     if status == "finished":
@@ -33,14 +33,14 @@ def entry(outcome: Outcome, *, fallen: bool = False, progress: str = "") -> tupl
     return f"{status}{'?' * bool(_partly(outcome))}", out_text(outcome)
 
 
-def mark_of(outcome: Outcome, fallen: bool) -> str:
+def mark_of(outcome: CellResult, fallen: bool) -> str:
     """The sign behind a cell's accuracy, which `notes` explain."""
     if outcome.attack_failures:
         return "?"
     return "!" if fallen else "*" if outcome.cell.missing else ""
 
 
-def out_text(outcome: Outcome) -> str:
+def out_text(outcome: CellResult) -> str:
     """``out B 97 H 3``, or nothing where nothing can be said.
 
     Nor is a node that failed to attack one that a rule left out.
@@ -55,7 +55,7 @@ def out_text(outcome: Outcome) -> str:
 
 def table(
     grid: Grid,
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[CellResult],
     progress: Callable[[Cell], str] = lambda cell: "",
     paint: Paint = lambda text, value: text,
 ) -> list[str]:
@@ -110,7 +110,7 @@ def _folded(name: str, at: str) -> tuple[str, str]:
     return f"{head}{sign}", rest
 
 
-def notes(grid: Grid, outcomes: Sequence[Outcome]) -> list[str]:
+def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     """What the marks in the table stand for, and why cells are empty."""
     lines = [legend(grid)]
     if any(out_text(outcome) for outcome in outcomes):
@@ -129,23 +129,23 @@ def notes(grid: Grid, outcomes: Sequence[Outcome]) -> list[str]:
     return lines
 
 
-def _partly(outcome: Outcome) -> str:
+def _partly(outcome: CellResult) -> str:
     """The number of failed attack calls in a cell that came to its end all the same."""
-    return outcome.attack_failures if outcome.status in ENDS else ""
+    return outcome.attack_failures if outcome.status in CONCLUSIVE else ""
 
 
 def _together(
-    outcomes: Sequence[Outcome], told: Callable[[Outcome], Any]
-) -> list[tuple[str, list[Outcome]]]:
+    outcomes: Sequence[CellResult], told: Callable[[CellResult], Any]
+) -> list[tuple[str, list[CellResult]]]:
     """The outcomes of which the same is told, by that."""
-    found: dict[str, list[Outcome]] = {}
+    found: dict[str, list[CellResult]] = {}
     for outcome in outcomes:
         if told(outcome):
             found.setdefault(told(outcome), []).append(outcome)
     return list(found.items())
 
 
-def _told(outcomes: Sequence[Outcome], why: str) -> str:
+def _told(outcomes: Sequence[CellResult], why: str) -> str:
     defences = ", ".join(dict.fromkeys(outcome.cell.defence for outcome in outcomes))
     if why.startswith(f"{defences}: "):  # as a rule's own conditions do
         return why
@@ -160,7 +160,7 @@ def legend(grid: Grid) -> str:
     return f"{LEGEND}; the mean, lowest and highest of {len(grid.seeds)} seeds"
 
 
-def told(outcome: Outcome) -> str:
+def told(outcome: CellResult) -> str:
     """A cell in one line, for output that nobody watches."""
     cell, status = outcome.cell, outcome.status
     head = f"{cell.defence} under {cell.attack}"

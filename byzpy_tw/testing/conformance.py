@@ -13,7 +13,7 @@ from typing import Any
 from attrs import frozen
 
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.plugins.registry import OWN, Entry, Registry
+from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry, Registry
 from byzpy_tw.testing import properties
 
 Write = Callable[[str], None]
@@ -30,9 +30,9 @@ def _root_of_d(honest: Any) -> float:
 BOUNDS: dict[str, Any] = {"mean": None, "sign-majority": _root_of_d}
 
 
-def laws_of(entry: Entry) -> Any:
+def tests_for(entry: Entry) -> Any:
     """The class of tests that `entry` is held to."""
-    make, own = entry.factory, entry.distribution == OWN
+    make, own = entry.factory, entry.distribution == OWN_DISTRIBUTION
     if entry.kind == "aggregator":
         if own and entry.name == "monna":  # its reference is trusted: it is not poisoned
             return properties.aggregator_tests(lambda f: make(f=f, reference=4))
@@ -54,10 +54,10 @@ class Outcome:
     failures: tuple[str, ...]
 
 
-def examined(entries: Sequence[Entry]) -> Iterator[Outcome]:
+def examine(entries: Sequence[Entry]) -> Iterator[Outcome]:
     """Put each of `entries` to its tests."""
     for entry in entries:
-        suite = unittest.TestLoader().loadTestsFromTestCase(laws_of(entry))
+        suite = unittest.TestLoader().loadTestsFromTestCase(tests_for(entry))
         result = unittest.TestResult()
         suite.run(result)
         bad = [
@@ -79,7 +79,7 @@ def rules(registry: Registry, names: Sequence[str], write: Write) -> int:
     if names:
         entries = [e for e in entries if e.name in names or e.distribution in names]
     broken = 0
-    for outcome in examined(entries):
+    for outcome in examine(entries):
         entry = outcome.entry
         what = f"{entry.kind} {entry.name} ({entry.distribution} {entry.version})"
         write(f"{what}: {outcome.held} tests held" + (", FAILED:" if outcome.failures else ""))

@@ -14,7 +14,7 @@ from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 
 ROUNDS, SECONDS = 10, 30.0  # after which one is due, where no interval was asked for
 SHARE = 20  # and at most a twentieth of the time goes into writing them
@@ -39,17 +39,19 @@ class Checkpointer:
     _last: float = field(init=False)  # when that was
     _rest: float = field(default=0.0, init=False)  # no other one until then
     _writing: SharedDeferred[None] | None = field(default=None, init=False)
-    _lent: bool = field(default=False, init=False)  # whether it writes the run's own tensors
+    _writes_run_tensors: bool = field(
+        default=False, init=False
+    )  # whether it writes the run's own tensors
     failed: Exception | None = field(default=None, init=False)  # why one was not written
 
     def __attrs_post_init__(self) -> None:
         self._begun, self._last = self.round, clock.seconds(self._reactor)
 
     @property
-    def wanted(self) -> bool:
+    def enabled(self) -> bool:
         return self._interval != 0
 
-    def due(self, round: int) -> bool:
+    def is_due(self, round: int) -> bool:
         """Whether the state before `round` should be kept."""
         if self._interval is not None:
             return self._interval > 0 and round % self._interval == 0
@@ -58,13 +60,13 @@ class Checkpointer:
         return old and now >= self._rest
 
     def begin(self, state: State, elapsed: float) -> Deferred[None]:
-        """Write `state`, after the one that is being written; see `returned`.
+        """Write `state`, after the one that is being written; see `wait_until_tensors_free`.
 
         Fires when it is on the disk.  Fails with `CannotRecord` or `BadRuleOutput`.
         """
         self._begun, self._last = state.round, clock.seconds(self._reactor)
         self._rest = float("inf")  # until it is done
-        self._lent = self._lent or state.large
+        self._writes_run_tensors = self._writes_run_tensors or state.large
         self._writing = SharedDeferred(self._write(self._writing, evolve(state, elapsed=elapsed)))
         return self._writing.wait()
 
@@ -77,22 +79,22 @@ class Checkpointer:
             checkpoint.write(self._folder, state, self._keep)
 
         try:
-            await in_pool(self._reactor, self._thread, work)
+            await defer_to_pool(self._reactor, self._thread, work)
         except Exception as e:
             self.failed = e
             raise
         now = clock.seconds(self._reactor)
         self.round, self._rest = state.round, now + SHARE * (now - began)
 
-    async def returned(self) -> None:
+    async def wait_until_tensors_free(self) -> None:
         """Until the run may change its tensors: a `large` state is written from them.
 
         Whether that went well, others are told.
         """
-        if self._lent and self._writing is not None:
+        if self._writes_run_tensors and self._writing is not None:
             written = self._writing.wait()
             await written.addErrback(lambda why: why if why.check(CancelledError) else None)
-            self._lent = False
+            self._writes_run_tensors = False
 
     async def settled(self) -> None:
         """Until nothing is being written.  Raises why one could not be."""

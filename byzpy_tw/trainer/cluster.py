@@ -30,9 +30,9 @@ from byzpy_tw.rounds.placement import Placement
 from byzpy_tw.scheduling import clock
 from byzpy_tw.trainer import handshake
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.server_interface import Opened, Say, Server
+from byzpy_tw.trainer.server_interface import Notify, Opened, Server
 from byzpy_tw.trainer.server_slot import ServerSlot
-from byzpy_tw.trainer.startup import Startup, unusable
+from byzpy_tw.trainer.startup import Startup, describe_exclusion
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec
 
@@ -45,8 +45,8 @@ class Terms:
     registry: Registry
     run: str  # its name, the same whenever it is opened
     environment: Environment
-    mine: Opened
-    own_data: bool  # whether each host may have data of its own
+    expected: Opened
+    local_data: bool  # whether each host may have data of its own
     attack: str = ""  # digest of the attack's trial, where a plugin has it
 
 
@@ -54,19 +54,21 @@ class Terms:
 class Cluster:
     """Bring it up with `start`; then it looks after itself until `close`."""
 
-    members: Sequence[ServerSlot]
+    slots: Sequence[ServerSlot]
     terms: Terms
     nodes: Sequence[NodeSpec]
     collector: Collector
     _reactor: Any
-    say: Say
+    notify: Notify
     placement: Placement = field(init=False)
     # Called with a host and nodes that have just come to live on it.
-    moved: Callable[[Server, list[int]], None] = field(init=False)
+    on_assigned: Callable[[Server, list[int]], None] = field(init=False)
     # Called with nodes that have no host now, and why.
-    stranded: Callable[[list[int], str], None] = field(init=False)
-    since: dict[int, float] = field(factory=dict, init=False)  # homeless node -> from when
-    _lost_with: dict[int, ServerSlot] = field(factory=dict, init=False)  # node -> whom last
+    on_unassigned: Callable[[list[int], str], None] = field(init=False)
+    unassigned_since: dict[int, float] = field(
+        factory=dict, init=False
+    )  # homeless node -> from when
+    _last_slot: dict[int, ServerSlot] = field(factory=dict, init=False)  # node -> whom last
     events: list[str] = field(factory=list, init=False)  # since the last round was told
     _returning: list[ServerSlot] = field(factory=list, init=False)
     _spent: list[int] = field(factory=lambda: [0, 0], init=False)  # bytes of hosts that are gone
@@ -77,17 +79,17 @@ class Cluster:
 
     def __attrs_post_init__(self) -> None:
         config = self.terms.config
-        self._by_name = {member.name: member for member in self.members}
+        self._by_name = {slot.name: slot for slot in self.slots}
         # In the trainer's own process there is one place, for all of them.
         cap = None if config.in_process else config.max_nodes_per_server
         self.placement = Placement(
             tuple(self._by_name),
             len(self.nodes),
             cap,
-            config.failover == "on" and not self.terms.own_data,
+            config.failover == "on" and not self.terms.local_data,
         )
-        self.moved = lambda host, nodes: None
-        self.stranded = lambda nodes, why: None
+        self.on_assigned = lambda server, nodes: None
+        self.on_unassigned = lambda nodes, why: None
 
     # -- the start
 
@@ -96,267 +98,274 @@ class Cluster:
         config = self.terms.config
         least = None if config.in_process else config.min_servers
         await Startup(self, least, self._reactor).begin()
-        for node in self.placement.homeless:
-            self.since.setdefault(node, clock.seconds(self._reactor))
-        for member in self.members:
-            if not member.up:
-                self._redial(member)
+        for node in self.placement.unassigned:
+            self.unassigned_since.setdefault(node, clock.seconds(self._reactor))
+        for slot in self.slots:
+            if not slot.up:
+                self._schedule_redial(slot)
 
-    async def give(self, member: ServerSlot, nodes: list[int]) -> None:
-        """At the start: have `nodes` on `member`."""
-        host = member.host
-        await self._spawn(member, nodes)
-        if member.host is host:
+    async def assign_nodes(self, slot: ServerSlot, nodes: list[int]) -> None:
+        """At the start: have `nodes` on `slot`."""
+        server = slot.server
+        await self._spawn(slot, nodes)
+        if slot.server is server:
             for node in nodes:
-                if self.placement.home[node] == member.name:
-                    self.collector.assign(node, host)
+                if self.placement.server_of[node] == slot.name:
+                    self.collector.assign(node, server)
 
-    async def join(self, member: ServerSlot) -> None:
-        """Connect to `member`, compare it with what the run needs, open the run there."""
+    async def join(self, slot: ServerSlot) -> None:
+        """Connect to `slot`, compare it with what the run needs, open the run there."""
         terms = self.terms
-        member.spawned = set()
-        member.host = host = member.make()
-        host.on_lost = self.lost
-        first = not member.digest
-        theirs = await host.hello()
-        member.shown = host.name
-        self._check_single(member, host)
-        say: Say = self.say if first else lambda line: None
-        member.exact = handshake.same_bits(terms.environment, theirs)
+        slot.spawned_nodes = set()
+        slot.server = server = slot.make_server()
+        server.on_lost = self.server_lost
+        first = not slot.digest
+        theirs = await server.hello()
+        slot.display_name = server.name
+        self._check_single(slot, server)
+        notify: Notify = self.notify if first else lambda line: None
+        slot.exact = handshake.same_bits(terms.environment, theirs)
         handshake.compare(
-            host.name, terms.config, terms.registry, terms.environment, theirs, say
+            server.name, terms.config, terms.registry, terms.environment, theirs, notify
         )  # fmt: skip
         opened = await handshake.open_run(
-            host, terms.run, terms.config, terms.registry, self.collector
+            server, terms.run, terms.config, terms.registry, self.collector
         )
-        mine, local = terms.mine, terms.own_data
+        expected, local = terms.expected, terms.local_data
         if local:
-            mine = attrs.evolve(mine, digest=member.digest or opened.digest)
+            expected = attrs.evolve(expected, digest=slot.digest or opened.digest)
         handshake.check_opened(
-            host.name, opened, mine, terms.config, say=say, local=local,
-            exact=member.exact,
+            server.name, opened, expected, terms.config, notify=notify, local=local,
+            exact=slot.exact,
         )  # fmt: skip
-        member.digest = opened.digest
+        slot.digest = opened.digest
 
-    def _check_single(self, member: ServerSlot, host: Server) -> None:
-        """`BadAddress` where another member's host is the process that `host` is."""
-        for other in self.members:
-            there = other.host
-            if other is member or there is None or there.gone or there.identity is None:
+    def _check_single(self, slot: ServerSlot, server: Server) -> None:
+        """`BadAddress` where another member's host is the process that `server` is."""
+        for other in self.slots:
+            there = other.server
+            if other is slot or there is None or there.gone or there.identity is None:
                 continue
-            if there.identity == host.identity:
-                later = self.members.index(member) > self.members.index(other)
-                second, first = (host, there) if later else (there, host)
-                raise handshake.one_server(second.name, first.name)
+            if there.identity == server.identity:
+                redial_call = self.slots.index(slot) > self.slots.index(other)
+                second, first = (server, there) if redial_call else (there, server)
+                raise handshake.same_server_error(second.name, first.name)
 
-    async def _spawn(self, member: ServerSlot, nodes: Sequence[int]) -> None:
-        """Have `nodes` on `member`, as far as they are not there yet."""
-        assert member.host is not None
-        new = [node for node in nodes if node not in member.spawned]
+    async def _spawn(self, slot: ServerSlot, nodes: Sequence[int]) -> None:
+        """Have `nodes` on `slot`, as far as they are not there yet."""
+        assert slot.server is not None
+        new = [node for node in nodes if node not in slot.spawned_nodes]
         if new:
             specs = [self.nodes[node] for node in new]
             await handshake.spawn(
-                member.host, specs, self.terms.config, self.terms.registry,
-                attack=self.terms.attack if member.exact else "", say=self.say,
+                slot.server, specs, self.terms.config, self.terms.registry,
+                attack=self.terms.attack if slot.exact else "", notify=self.notify,
             )  # fmt: skip
-            member.spawned.update(new)
+            slot.spawned_nodes.update(new)
 
     # -- between rounds
 
-    def settle(self) -> None:
+    def return_nodes(self) -> None:
         """Before a round: hosts that came back get their nodes."""
-        for member in self.members:
-            if member.up:
-                member.stay()
+        for slot in self.slots:
+            if slot.up:
+                slot.count_round()
         returning, self._returning = self._returning, []
-        for member in returning:
-            if not member.up or member.host is None:
+        for slot in returning:
+            if not slot.up or slot.server is None:
                 continue
-            if member.stayed < member.asked_to_stay:
-                self._returning.append(member)
+            if slot.rounds_up < slot.required_rounds_up:
+                self._returning.append(slot)
                 continue
-            away = [n for n in member.spawned if self.placement.away_from_home(n)]
-            nodes = self.placement.return_home(member.name, filter(self.collector.settled, away))
+            remove_server = [n for n in slot.spawned_nodes if self.placement.is_away(n)]
+            nodes = self.placement.return_home(
+                slot.name, filter(self.collector.row_is_free, remove_server)
+            )
             for node in nodes:
-                self.collector.assign(node, member.host)
+                self.collector.assign(node, slot.server)
             if nodes:
-                self.tell(f"{_live(nodes)} on {member.name} again")
-            if len(nodes) < len(away):
-                self._returning.append(member)
+                self.record_event(f"{_live(nodes)} on {slot.name} again")
+            if len(nodes) < len(remove_server):
+                self._returning.append(slot)
 
-    def hosts(self) -> list[Server]:
+    def servers(self) -> list[Server]:
         """Those that are up."""
-        return [m.host for m in self.members if m.up and m.host is not None]
+        return [m.server for m in self.slots if m.up and m.server is not None]
 
-    def placed(self) -> list[tuple[str, list[NodeSpec]]]:
+    def assignments(self) -> list[tuple[str, list[NodeSpec]]]:
         """Each host's name, and the nodes that live there now."""
         return [
-            (member.shown or name, [self.nodes[node] for node in self.placement.on(name)])
-            for name, member in self._by_name.items()
+            (
+                slot.display_name or name,
+                [self.nodes[node] for node in self.placement.nodes_on(name)],
+            )
+            for name, slot in self._by_name.items()
         ]
 
-    def places(self) -> list[ServerState]:
+    def server_states(self) -> list[ServerState]:
         """Each host's name, the nodes that live there now, and whether it is up."""
         living: dict[str | None, list[int]] = {name: [] for name in self._by_name}
-        for node, home in self.placement.home.items():
-            living.setdefault(home, []).append(node)
+        for node, server_of in self.placement.server_of.items():
+            living.setdefault(server_of, []).append(node)
         return [
-            ServerState(member.shown or name, living[name], member.up)
-            for name, member in self._by_name.items()
+            ServerState(slot.display_name or name, living[name], slot.up)
+            for name, slot in self._by_name.items()
         ]
 
-    def digests(self) -> Mapping[str, str]:
+    def data_digests(self) -> Mapping[str, str]:
         """Of each host's data."""
-        return {member.name: member.digest for member in self.members if member.digest}
+        return {slot.name: slot.digest for slot in self.slots if slot.digest}
 
-    def bytes(self) -> tuple[int, int]:
+    def tensor_bytes(self) -> tuple[int, int]:
         """Bytes of tensors sent and received, with hosts that are gone."""
-        hosts = self.hosts()
+        servers = self.servers()
         return (
-            self._spent[0] + sum(host.bytes_sent for host in hosts),
-            self._spent[1] + sum(host.bytes_received for host in hosts),
+            self._spent[0] + sum(server.bytes_sent for server in servers),
+            self._spent[1] + sum(server.bytes_received for server in servers),
         )
 
     # -- losses
 
-    def give_up(self, host: Server, why: str) -> None:
-        """Treat `host` as lost, although its connection stands."""
-        member = self._member(host)
-        if member is not None and member.redials:
-            host.drop(why)
-            self.lost(host, why)
+    def give_up(self, server: Server, why: str) -> None:
+        """Treat `server` as lost, although its connection stands."""
+        slot = self._slot_of(server)
+        if slot is not None and slot.redials:
+            server.drop(why)
+            self.server_lost(server, why)
 
-    def _member(self, host: Server) -> ServerSlot | None:
-        return next((m for m in self.members if m.up and m.host is host), None)
+    def _slot_of(self, server: Server) -> ServerSlot | None:
+        return next((m for m in self.slots if m.up and m.server is server), None)
 
-    def lost(self, host: Server, why: str) -> None:
-        member = self._member(host)
-        if member is None or self._closed:
+    def server_lost(self, server: Server, why: str) -> None:
+        slot = self._slot_of(server)
+        if slot is None or self._closed:
             return  # while it was joining: whoever joins it is told
-        self._spent[0] += host.bytes_sent
-        self._spent[1] += host.bytes_received
-        member.up, member.host = False, None
-        member.losses += 1
-        self.collector.forget(host)
-        nodes = self.placement.away(member.name)
+        self._spent[0] += server.bytes_sent
+        self._spent[1] += server.bytes_received
+        slot.up, slot.server = False, None
+        slot.losses += 1
+        self.collector.forget(server)
+        nodes = self.placement.remove_server(slot.name)
         now = clock.seconds(self._reactor)
         for node in nodes:
             self.collector.assign(node, None)
-            self.since[node] = now
-            self._lost_with[node] = member
-        self.tell(f"{member.name} is lost: {why}")
-        self._redial(member)
-        self._fill()
-        left = [node for node in nodes if self.placement.home[node] is None]
+            self.unassigned_since[node] = now
+            self._last_slot[node] = slot
+        self.record_event(f"{slot.name} is lost: {why}")
+        self._schedule_redial(slot)
+        self._assign_unassigned()
+        left = [node for node in nodes if self.placement.server_of[node] is None]
         if left:
-            self.stranded(left, f"{member.name}: {why}")
+            self.on_unassigned(left, f"{slot.name}: {why}")
 
     def worth_waiting_for(self, node: int) -> bool:
         """Whether the server that homeless `node` was lost with may be expected to stay.
 
         One that comes and goes would cost each round a wait.
         """
-        member = self._lost_with.get(node)
-        return member is None or not member.asked_to_stay
+        slot = self._last_slot.get(node)
+        return slot is None or not slot.required_rounds_up
 
-    def _fill(self) -> None:
+    def _assign_unassigned(self) -> None:
         """Find homes for the homeless among the hosts that are up."""
-        for name, nodes in self.placement.fill().items():
-            bringing = Deferred.fromCoroutine(self._bring(self._by_name[name], nodes))
-            bringing.addErrback(self._bug)
+        for name, nodes in self.placement.assign_unassigned().items():
+            bringing = Deferred.fromCoroutine(self._provision(self._by_name[name], nodes))
+            bringing.addErrback(self._log_bug)
 
-    async def _bring(self, member: ServerSlot, nodes: list[int]) -> None:
-        """Have `nodes`, which are to live on `member`, spawned there and asked."""
-        host = member.host
-        nodes = [node for node in nodes if self.placement.home[node] == member.name]
-        if host is None or not nodes:
+    async def _provision(self, slot: ServerSlot, nodes: list[int]) -> None:
+        """Have `nodes`, which are to live on `slot`, spawned there and asked."""
+        server = slot.server
+        nodes = [node for node in nodes if self.placement.server_of[node] == slot.name]
+        if server is None or not nodes:
             return
         try:
-            await self._spawn(member, nodes)
+            await self._spawn(slot, nodes)
         except ServerUnreachable as e:
-            self.give_up(host, str(e))  # unless it is lost already
+            self.give_up(server, str(e))  # unless it is lost already
             return
         except ByzpyTwError as e:
             if len(nodes) > 1 and isinstance(e, (LimitExceeded, ServerBusy)):
                 for half in (nodes[: len(nodes) // 2], nodes[len(nodes) // 2 :]):
-                    await self._bring(member, half)  # there may be room for some
-            elif member.host is host and member.up:
+                    await self._provision(slot, half)  # there may be room for some
+            elif slot.server is server and slot.up:
                 # It has no room, say.  Its own nodes are well there.
-                self.tell(f"{member.name} does not take {_listed(nodes)}: {e}")
-                self.placement.refuse(member.name, nodes)
-                self._fill()
-                left = [n for n in nodes if self.placement.home[n] is None]
+                self.record_event(f"{slot.name} does not take {_listed(nodes)}: {e}")
+                self.placement.mark_full(slot.name, nodes)
+                self._assign_unassigned()
+                left = [n for n in nodes if self.placement.server_of[n] is None]
                 if left:
-                    self.stranded(left, f"{member.name}: {e}")
+                    self.on_unassigned(left, f"{slot.name}: {e}")
             return
-        if member.host is not host:
+        if slot.server is not server:
             return  # lost meanwhile: they are on their way to another
-        here = [node for node in nodes if self.placement.home[node] == member.name]
+        here = [node for node in nodes if self.placement.server_of[node] == slot.name]
         if not here:
             return
         for node in here:
-            self.collector.assign(node, host)
-            self.since.pop(node, None)
-        self.tell(f"{_live(here)} on {member.name} now")
-        self.moved(host, here)
+            self.collector.assign(node, server)
+            self.unassigned_since.pop(node, None)
+        self.record_event(f"{_live(here)} on {slot.name} now")
+        self.on_assigned(server, here)
 
     # -- coming back
 
-    def _redial(self, member: ServerSlot) -> None:
-        if self._closed or not member.redials or member.later or member.joining:
+    def _schedule_redial(self, slot: ServerSlot) -> None:
+        if self._closed or not slot.redials or slot.redial_call or slot.join_in_progress:
             return
-        member.later = self._reactor.callLater(member.delay, self._dial, member)
-        member.failures += 1
+        slot.redial_call = self._reactor.callLater(slot.redial_delay, self._dial, slot)
+        slot.failed_dials += 1
 
-    def _dial(self, member: ServerSlot) -> None:
-        member.later = None
-        joining = Deferred.fromCoroutine(self._rejoin(member))
-        if not joining.called:
-            member.joining = joining
-        joining.addErrback(self._bug)
+    def _dial(self, slot: ServerSlot) -> None:
+        slot.redial_call = None
+        join_in_progress = Deferred.fromCoroutine(self._rejoin(slot))
+        if not join_in_progress.called:
+            slot.join_in_progress = join_in_progress
+        join_in_progress.addErrback(self._log_bug)
 
-    async def _rejoin(self, member: ServerSlot) -> None:
-        """Dial `member` once more; again later where that does not work out."""
-        if await self._joined(member):
-            member.complaint, member.up, member.stayed = "", True, 0
-            self.tell(f"{member.name} is back")
-            self.placement.back(member.name)
-            self._returning.append(member)
-            self._fill()
+    async def _rejoin(self, slot: ServerSlot) -> None:
+        """Dial `slot` once more; again later where that does not work out."""
+        if await self._try_join(slot):
+            slot.last_refusal, slot.up, slot.rounds_up = "", True, 0
+            self.record_event(f"{slot.name} is back")
+            self.placement.add_server(slot.name)
+            self._returning.append(slot)
+            self._assign_unassigned()
         else:
-            self._redial(member)
+            self._schedule_redial(slot)
 
-    async def _joined(self, member: ServerSlot) -> bool:
+    async def _try_join(self, slot: ServerSlot) -> bool:
         try:
-            await self.join(member)
-            here = [n for n in self.placement.home if self.placement.belongs(n) == member.name]
-            await self._spawn(member, here)
+            await self.join(slot)
+            here = [
+                n for n in self.placement.server_of if self.placement.home_server(n) == slot.name
+            ]
+            await self._spawn(slot, here)
             return True
         except CancelledError:
             raise
         except Exception as e:
             if not isinstance(e, ByzpyTwError):
-                self._bug(Failure())
-            if member.host is not None:
-                member.host.drop("it could not join")
-                member.host = None
+                self._log_bug(Failure())
+            if slot.server is not None:
+                slot.server.drop("it could not join")
+                slot.server = None
             # What it says while it is not there at all is no news; its refusals are.
             text = format_error(e)
-            if not isinstance(e, ServerUnreachable) and text != member.complaint:
-                member.complaint = text
-                self.tell(unusable(member, e))
+            if not isinstance(e, ServerUnreachable) and text != slot.last_refusal:
+                slot.last_refusal = text
+                self.record_event(describe_exclusion(slot, e))
             return False
         finally:
-            member.joining = None
+            slot.join_in_progress = None
 
-    def _bug(self, failure: Failure) -> None:
+    def _log_bug(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
             self.log.failure("looking after the servers failed", failure=failure)
 
-    def tell(self, line: str) -> None:
+    def record_event(self, line: str) -> None:
         """Something that happened to the run: for the user, and the round's record."""
         self.events.append(line)
-        self.say(line)
+        self.notify(line)
 
     # -- the end
 
@@ -364,14 +373,14 @@ class Cluster:
         """Let go of every host.  Fails only where it is cancelled."""
         self._closed = True
         closing = []
-        for member in self.members:
-            if member.later is not None:
-                member.later.cancel()
-                member.later = None
-            if member.joining is not None:
-                member.joining.cancel()
-            if member.host is not None:
-                closing.append(Deferred.fromCoroutine(member.host.close()))
+        for slot in self.slots:
+            if slot.redial_call is not None:
+                slot.redial_call.cancel()
+                slot.redial_call = None
+            if slot.join_in_progress is not None:
+                slot.join_in_progress.cancel()
+            if slot.server is not None:
+                closing.append(Deferred.fromCoroutine(slot.server.close()))
         try:
             await gatherResults(closing, consumeErrors=True)
         except FirstError as e:  # given up
@@ -385,5 +394,5 @@ def _live(nodes: Sequence[int]) -> str:
 def _listed(nodes: Sequence[int]) -> str:
     if len(nodes) == 1:
         return f"node {nodes[0]}"
-    shown = ", ".join(map(str, nodes[:10]))
-    return f"nodes {shown}" + (f" and {len(nodes) - 10} more" if len(nodes) > 10 else "")
+    display_name = ", ".join(map(str, nodes[:10]))
+    return f"nodes {display_name}" + (f" and {len(nodes) - 10} more" if len(nodes) > 10 else "")

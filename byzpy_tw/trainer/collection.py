@@ -36,7 +36,7 @@ SUSPECT = 0.6  # of the heartbeat's bound; a silent server is suspect from half 
 
 
 @frozen(eq=False)
-class Shown:
+class AttackInput:
     """What attacks are shown of `h` honest vectors, and of what nodes sent before."""
 
     h: int
@@ -50,12 +50,12 @@ class RoundDriver:
 
     round: Round
     _config: RunConfig
-    _fleet: Cluster
+    _cluster: Cluster
     _collector: Collector
     _reactor: Any
     _send: Callable[[Server], None]  # this round's parameters
     _begun: float = field(default=0.0, init=False)
-    _shown: Shown | None = field(default=None, init=False)  # once attacks may be asked
+    _shown: AttackInput | None = field(default=None, init=False)  # once attacks may be asked
     _sent: list[Server] = field(factory=list, init=False)  # that have the parameters
     _end: float = field(default=0.0, init=False)  # whatever happens, the round ends then
     _doubted: set[int] = field(factory=set, init=False)  # nodes of a suspect host, once
@@ -74,24 +74,27 @@ class RoundDriver:
         # Replacements may fail in turn, but not for ever.
         self._end = self._begun + 2 * config.round_timeout + config.replace_timeout
         self._collector.begin(self.round)
-        self._fleet.moved, self._fleet.stranded = self.moved, self.stranded
-        self.stranded(self._fleet.placement.homeless, "its server is away")
+        self._cluster.on_assigned, self._cluster.on_unassigned = (
+            self.on_assigned,
+            self.on_unassigned,
+        )
+        self.on_unassigned(self._cluster.placement.unassigned, "its server is away")
 
     def end(self) -> None:
         """Nothing more is asked for this round."""
         self._disarm()
         self._shown = None  # a host that never answers must not hold it
-        self._fleet.moved = lambda host, nodes: None
-        self._fleet.stranded = lambda nodes, why: None
+        self._cluster.on_assigned = lambda server, nodes: None
+        self._cluster.on_unassigned = lambda nodes, why: None
 
-    def slow(self) -> frozenset[int]:
+    def slow_nodes(self) -> frozenset[int]:
         """Nodes whose failure took the round a good part of its time."""
         soon = self._begun + self._config.round_timeout / 4
         return frozenset(
             node
             for node, refusal in self.round.refusals.items()
             if refusal.reason in (Reason.LATE, Reason.STALE)
-            or self._collector.decided.get(node, 0.0) > soon
+            or self._collector.decided_at.get(node, 0.0) > soon
         )
 
     async def honest(self) -> None:
@@ -100,7 +103,7 @@ class RoundDriver:
         self._ask(nodes)
         await self._until(lambda r: r.honest_complete, nodes)
 
-    async def byzantine(self, shown: Shown) -> None:
+    async def byzantine(self, shown: AttackInput) -> None:
         """Until the outcome of each Byzantine node is known."""
         self._shown = shown
         nodes = range(self._config.num_honest, self._config.n)
@@ -110,16 +113,18 @@ class RoundDriver:
     # -- asking
 
     def _ask(self, nodes: range) -> None:
-        for host in self._fleet.hosts():
-            self.moved(host, self._collector.nodes_on(host, nodes))
+        for server in self._cluster.servers():
+            self.on_assigned(server, self._collector.nodes_on(server, nodes))
 
-    def moved(self, host: Server, nodes: Iterable[int]) -> None:
-        """Ask `host` for what is still missing of `nodes`, which live on it."""
+    def on_assigned(self, server: Server, nodes: Iterable[int]) -> None:
+        """Ask `server` for what is still missing of `nodes`, which live on it."""
         number = self.round.number
         honest, byzantine = [], []
         for node in nodes:
-            on_probation = node in self.round.probation and node not in self.round.heard
-            if self._collector.has(node) or not (self.round.awaits(node) or on_probation):
+            on_probation = node in self.round.probation and node not in self.round.answered_late
+            if self._collector.has_vector(node) or not (
+                self.round.is_awaited(node) or on_probation
+            ):
                 continue
             if node < self.round.honest:
                 honest.append(node)
@@ -127,21 +132,23 @@ class RoundDriver:
                 byzantine.append(node)
         if not honest and not byzantine:
             return
-        if not any(known is host for known in self._sent):
-            self._sent.append(host)
-            self._send(host)
-        failed = partial(self._collector.failed, host, number)
+        if not any(known is server for known in self._sent):
+            self._sent.append(server)
+            self._send(server)
+        record_failures = partial(self._collector.record_failures, server, number)
         now = clock.seconds(self._reactor)
         for asked in (honest, byzantine):
             due = min(now + self._seconds(asked is honest, now), self._end)
             for node in asked:
-                self._asked[node], self._due[node] = host, due
+                self._asked[node], self._due[node] = server, due
         if honest:
-            host.compute(number, honest).addCallback(failed)
+            server.compute(number, honest).addCallback(record_failures)
         if byzantine:
             assert self._shown is not None
             shown = self._shown
-            host.attack(number, byzantine, shown.h, shown.pieces, shown.past).addCallback(failed)
+            server.attack(number, byzantine, shown.h, shown.pieces, shown.past).addCallback(
+                record_failures
+            )
         if self._watched:
             self._arm()
 
@@ -156,20 +163,22 @@ class RoundDriver:
             return timeout / 2 if self._config.num_byz else timeout
         return max(self._begun + timeout - now, timeout / 2)
 
-    def stranded(self, nodes: Iterable[int], why: str) -> None:
+    def on_unassigned(self, nodes: Iterable[int], why: str) -> None:
         """`nodes` have no host for now."""
         patience = self._config.replace_timeout
         now = clock.seconds(self._reactor)
-        nodes = [node for node in nodes if self.round.awaits(node)]
+        nodes = [node for node in nodes if self.round.is_awaited(node)]
         # Where they do not move, or would come only to go, nobody waits for what the
         # budget covers.
-        moving, worth = self._fleet.placement.failover, self._fleet.worth_waiting_for
+        moving, worth = self._cluster.placement.failover, self._cluster.worth_waiting_for
         spared = [node for node in nodes if not (moving and worth(node))]
         if len(self.round.refusals) + len(spared) <= self.round.f:
             self._refuse(spared, why)
             nodes = [node for node in nodes if node not in spared]
         for node in nodes:
-            self._due[node] = min(self._fleet.since.get(node, now) + patience, self._end)
+            self._due[node] = min(
+                self._cluster.unassigned_since.get(node, now) + patience, self._end
+            )
             self._asked.pop(node, None)
         over = [node for node in nodes if self._due[node] <= now]
         self._refuse(over, f"{why}, for over {patience:g} s")
@@ -184,7 +193,7 @@ class RoundDriver:
 
     async def _until(self, enough: Callable[[Round], bool], nodes: range) -> None:
         self._watched = nodes
-        done = self._collector.wait(enough)
+        done = self._collector.wait_until(enough)
         self._arm()
         try:
             await done
@@ -200,7 +209,7 @@ class RoundDriver:
     def _arm(self) -> None:
         """Ring when the first of those that are waited for is late."""
         self._disarm()
-        due = [self._deadline(node) for node in self._watched if self.round.awaits(node)]
+        due = [self._deadline(node) for node in self._watched if self.round.is_awaited(node)]
         if due:
             now = clock.seconds(self._reactor)
             self._rings = max(now, min(due), self._quiet_until)
@@ -208,8 +217,8 @@ class RoundDriver:
 
     def _deadline(self, node: int) -> float:
         """When `node` is late.  On its way to another host it has until the very end."""
-        homeless = self._collector.home(node) is None
-        if homeless and self._fleet.placement.home[node] is not None:
+        unassigned = self._collector.server_of(node) is None
+        if unassigned and self._cluster.placement.server_of[node] is not None:
             return self._end
         return self._due.get(node, self._end)
 
@@ -221,24 +230,24 @@ class RoundDriver:
             self._quiet_until = now + max(GRACE, SUSPECT * self._config.heartbeat)
             self._arm()
             return
-        late, homeless = [], []
+        late, unassigned = [], []
         for node in self._watched:
-            if not self.round.awaits(node) or self._deadline(node) > now:
+            if not self.round.is_awaited(node) or self._deadline(node) > now:
                 continue
-            host = self._collector.home(node)
-            if host is None:
-                homeless.append(node)
-            elif host.suspect and node not in self._doubted and now < self._end:
+            server = self._collector.server_of(node)
+            if server is None:
+                unassigned.append(node)
+            elif server.suspect and node not in self._doubted and now < self._end:
                 self._doubted.add(node)
                 self._due[node] = now + self._config.heartbeat  # it answers, or is lost
             else:
                 late.append(node)
-        charged = len(self.round.refusals) + len(late) + len(homeless)
+        charged = len(self.round.refusals) + len(late) + len(unassigned)
         over = charged > self.round.f and now < self._end
         if late and over and not self._extended:
             self._extend(late, charged, now)
         else:
-            self._refuse(homeless, f"no server for it within {self._config.replace_timeout:g} s")
+            self._refuse(unassigned, f"no server for it within {self._config.replace_timeout:g} s")
             quiet = self._quiet(late)
             self._collector.expire(late)
             self._give_up(quiet)
@@ -249,7 +258,7 @@ class RoundDriver:
         """More than the budget: wait for replacements, or answers, once."""
         patience = self._config.replace_timeout
         self._extended = True
-        self._fleet.tell(
+        self._cluster.record_event(
             f"round {self.round.number}: {charged} of n = {self.round.n} nodes have not "
             f"answered in time, f = {self.round.f}: waiting up to {patience:g} s for replacements"
         )
@@ -259,16 +268,18 @@ class RoundDriver:
 
     def _quiet(self, late: list[int]) -> list[Server]:
         """Hosts of `late` nodes of which no node that was asked has answered."""
-        hosts = {id(host): host for node in late if (host := self._asked.get(node))}
-        for node, host in self._asked.items():
+        servers = {id(server): server for node in late if (server := self._asked.get(node))}
+        for node, server in self._asked.items():
             refusal = self.round.refusals.get(node)
-            silent = self.round.awaits(node) or (
+            silent = self.round.is_awaited(node) or (
                 refusal is not None and refusal.reason in (Reason.LATE, Reason.PROBATION)
             )
             if not silent:
-                hosts.pop(id(host), None)
-        return list(hosts.values())
+                servers.pop(id(server), None)
+        return list(servers.values())
 
-    def _give_up(self, hosts: list[Server]) -> None:
-        for host in hosts:
-            self._fleet.give_up(host, f"none of its nodes answered in round {self.round.number}")
+    def _give_up(self, servers: list[Server]) -> None:
+        for server in servers:
+            self._cluster.give_up(
+                server, f"none of its nodes answered in round {self.round.number}"
+            )

@@ -24,16 +24,16 @@ from byzpy_tw.protocol.frames import Header
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.node_scheduler import Failures
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.server_interface import Server
-from byzpy_tw.vectors import fault_of, norm_of
+from byzpy_tw.vectors import norm_fault, norm_of
 
 # Elements of a vector whose norm is taken where it arrives.  That is 0.1 ms or less (0.3
 # of one that is not finite), a third of what it took to receive; a visit to the pool
 # costs 0.1 ms where cores are idle, and up to 0.5 where gradients are being computed.
 AT_ONCE = 1 << 19
 REMEMBERED = 100  # rounds in which a node on probation may still answer
-UNASKED = 100  # frames, and four a node, that a host may send late or twice in a round
+MAX_UNREQUESTED = 100  # frames, and four a node, that a host may send late or twice in a round
 
 
 @define(eq=False)
@@ -50,13 +50,13 @@ class Collector:
     _spare: dict[int, tuple[Server, Tensor]] = field(factory=dict, init=False)
     _settling: threading.Lock = field(factory=threading.Lock, init=False)
     _rows: tuple[Tensor, ...] = field(init=False)
-    _hosts: dict[int, Server | None] = field(factory=dict, init=False)  # node -> where it is
+    _servers: dict[int, Server | None] = field(factory=dict, init=False)  # node -> where it is
     # id(host) -> frames of this round that nobody asked for
     _dropped: Counter[int] = field(factory=Counter, init=False)
     round: Round | None = field(default=None, init=False)
     norms: dict[int, float] = field(factory=dict, init=False)
     losses: dict[int, float] = field(factory=dict, init=False)
-    decided: dict[int, float] = field(factory=dict, init=False)  # node -> when it was judged
+    decided_at: dict[int, float] = field(factory=dict, init=False)  # node -> when it was judged
     _begun: set[int] = field(factory=set, init=False)  # nodes whose frame has begun
     _whole: set[int] = field(factory=set, init=False)  # and has arrived
     _open: dict[int, int] = field(factory=dict, init=False)  # id(host) -> node it is sending
@@ -73,34 +73,34 @@ class Collector:
         # so rows have versions of their own (see `foreign.untouched`).
         self._rows = tuple(row.data for row in self.matrix.unbind(0))
 
-    def assign(self, node: int, host: Server | None) -> None:
-        """Vectors of `node` are taken from `host` and nobody else; None: from nobody.
+    def assign(self, node: int, server: Server | None) -> None:
+        """Vectors of `node` are taken from `server` and nobody else; None: from nobody.
 
         What its last host has not sent whole by now, the new one is to send.
         """
-        self._hosts[node] = host
+        self._servers[node] = server
         if node not in self._whole:
             self._begun.discard(node)
             self._narrow.pop(node, None)
 
-    def forget(self, host: Server) -> None:
-        """Nothing more comes from `host`."""
-        self._open.pop(id(host), None)
-        self._dropped.pop(id(host), None)
+    def forget(self, server: Server) -> None:
+        """Nothing more comes from `server`."""
+        self._open.pop(id(server), None)
+        self._dropped.pop(id(server), None)
 
-    def home(self, node: int) -> Server | None:
+    def server_of(self, node: int) -> Server | None:
         """The host that `node` lives on."""
-        return self._hosts.get(node)
+        return self._servers.get(node)
 
-    def settled(self, node: int) -> bool:
+    def row_is_free(self, node: int) -> bool:
         """Whether no bytes of `node` can fall into its row any more, from where it lives.
 
         A frame of a round that is over may still be coming in: somebody else's vector
         of the same node must not share the row with it.
         """
-        return self._open.get(id(self._hosts.get(node))) != node
+        return self._open.get(id(self._servers.get(node))) != node
 
-    def has(self, node: int) -> bool:
+    def has_vector(self, node: int) -> bool:
         """Whether a whole vector of `node` is here, judged or not."""
         return node in self._whole
 
@@ -112,12 +112,12 @@ class Collector:
             self.round = round
         self._narrow = {}
         self._begun, self._whole, self._stale = set(), set(), {}
-        self.norms, self.losses, self.decided = {}, {}, {}
+        self.norms, self.losses, self.decided_at = {}, {}, {}
         self._dropped = Counter()
         self._times[round.number] = clock.seconds(self._reactor)
         self._times.pop(round.number - REMEMBERED, None)
 
-    def wait(self, enough: Callable[[Round], bool]) -> Deferred[None]:
+    def wait_until(self, enough: Callable[[Round], bool]) -> Deferred[None]:
         """Fires when `enough` holds of the round; one wait at a time."""
         done: Deferred[None] = Deferred()
         self._waiting = (enough, done)
@@ -127,16 +127,16 @@ class Collector:
     def expire(self, nodes: Iterable[int]) -> None:
         """Time is up for those of `nodes` that are still awaited."""
         if self.round is not None:
-            self.round.expired(nodes, self._stale)
+            self.round.expire(nodes, self._stale)
             self._tell()
 
-    def failed(self, host: Server, number: int, failures: Failures) -> None:
-        """What `host` said it could not do, for nodes that live on it still."""
+    def record_failures(self, server: Server, number: int, failures: Failures) -> None:
+        """What `server` said it could not do, for nodes that live on it still."""
         if self.round is not None and self.round.number == number:
             for node, why in failures.items():
                 # unless its vector is here already
-                if node not in self.norms and self._hosts.get(node) is host:
-                    self.decided[node] = clock.seconds(self._reactor)
+                if node not in self.norms and self._servers.get(node) is server:
+                    self.decided_at[node] = clock.seconds(self._reactor)
                     self.round.refused(node, Reason.FAILED, why)
             self._tell()
 
@@ -155,25 +155,29 @@ class Collector:
 
     # -- what hosts send
 
-    def place(self, host: Server, header: Header) -> Tensor | None:
+    def allocate(self, server: Server, header: Header) -> Tensor | None:
         node, round = header.index, self.round
-        self._open.pop(id(host), None)  # one frame after another
+        self._open.pop(id(server), None)  # one frame after another
         if round is None or header.round > round.number:
             raise BadFrame(f"a vector of round {header.round}, which has not begun")
-        at_home = self._hosts.get(node) is host
-        if not at_home and (header.round == round.number or node not in self._hosts):
-            raise BadFrame(f"a vector of node {node}, which is not on {host.name}")
-        wanted = round.awaits(node) or (node in round.probation and node not in round.heard)
+        at_home = self._servers.get(node) is server
+        if not at_home and (header.round == round.number or node not in self._servers):
+            raise BadFrame(f"a vector of node {node}, which is not on {server.name}")
+        wanted = round.is_awaited(node) or (
+            node in round.probation and node not in round.answered_late
+        )
         if not at_home or header.round < round.number or not wanted or node in self._begun:
             # Late answers are normal after a round was closed by its deadline, or its
             # node moved on; a second answer is a lie that changes nothing.
             spare = None
             if at_home and header.round < round.number:
-                spare = self._late(host, round, header)
+                spare = self._late(server, round, header)
             self.log.debug("dropped: node {node}, round {round}", node=node, round=header.round)
-            self._dropped[id(host)] += 1
-            if self._dropped[id(host)] > UNASKED + 4 * len(self._hosts):
-                raise BadFrame(f"{UNASKED} and more frames that nobody asked for, in one round")
+            self._dropped[id(server)] += 1
+            if self._dropped[id(server)] > MAX_UNREQUESTED + 4 * len(self._servers):
+                raise BadFrame(
+                    f"{MAX_UNREQUESTED} and more frames that nobody asked for, in one round"
+                )
             return spare
         d = self.matrix.shape[1]
         if header.elements != d or header.dtype is not self._wire:
@@ -183,21 +187,21 @@ class Collector:
                 f"{header.elements} elements of {header.dtype}, expected {d} of {self._wire}",
             )
             self._begun.add(node)
-            self.decided[node] = clock.seconds(self._reactor)
+            self.decided_at[node] = clock.seconds(self._reactor)
             # Not from inside the parser of a frame that has only begun.
             self._reactor.callLater(0, self._tell)
             return None
         self._begun.add(node)
-        self._open[id(host)] = node
+        self._open[id(server)] = node
         if self._wire is self.matrix.dtype:
             return self._rows[node]
         self._narrow[node] = torch.empty(d, dtype=self._wire)
         return self._narrow[node]
 
-    def _late(self, host: Server, round: Round, header: Header) -> Tensor | None:
+    def _late(self, server: Server, round: Round, header: Header) -> Tensor | None:
         """A vector of an older round; memory for it where it may speak for its node."""
         node = header.index
-        if round.awaits(node):
+        if round.is_awaited(node):
             self._stale[node] = header.round
         elif (
             node in round.probation
@@ -208,18 +212,18 @@ class Collector:
             # Nobody waited for it, so the round was over soon; it was in time all the
             # same.  What it is worth is known once it is here.
             spare = torch.empty(header.elements, dtype=self._wire)
-            self._spare[node] = host, spare
+            self._spare[node] = server, spare
             return spare
         return None
 
-    def arrived(self, host: Server, header: Header) -> None:
+    def vector_received(self, server: Server, header: Header) -> None:
         round = self.round
         assert round is not None
-        self._open.pop(id(host), None)
-        at_home = self._hosts.get(header.index) is host
+        self._open.pop(id(server), None)
+        at_home = self._servers.get(header.index) is server
         if header.round != round.number or not at_home:
             origin, spare = self._spare.pop(header.index, (None, None))
-            if spare is not None and origin is host and at_home:
+            if spare is not None and origin is server and at_home:
                 self._answered(header.index, spare)
             return  # it was on its way when its round was closed
         self._whole.add(header.index)
@@ -242,7 +246,7 @@ class Collector:
         if header.elements <= AT_ONCE:
             judged(examined())
             return
-        in_pool(self._reactor, self._pool, examined).addCallbacks(
+        defer_to_pool(self._reactor, self._pool, examined).addCallbacks(
             judged,
             lambda _: None,  # only where the pool is shut down
         )
@@ -251,13 +255,13 @@ class Collector:
         """Hear `node`, which is on probation, if its late `vector` is a good one."""
 
         def judged(norm: float) -> None:
-            if self.round is not None and node in self.round.probation and not fault_of(norm):
-                self.round.heard.add(node)
+            if self.round is not None and node in self.round.probation and not norm_fault(norm):
+                self.round.answered_late.add(node)
 
         if vector.numel() <= AT_ONCE:
             judged(norm_of(vector.float()))
             return
-        in_pool(self._reactor, self._pool, lambda: norm_of(vector.float())).addCallbacks(
+        defer_to_pool(self._reactor, self._pool, lambda: norm_of(vector.float())).addCallbacks(
             judged, lambda _: None
         )
 
@@ -266,14 +270,14 @@ class Collector:
         # The loss is a host's word, for the record alone; a sum must survive it.
         loss = header.loss if abs(header.loss) < 1e30 else math.nan
         self.norms[node], self.losses[node] = norm, loss
-        self.decided[node] = clock.seconds(self._reactor)
-        fault = fault_of(norm)
+        self.decided_at[node] = clock.seconds(self._reactor)
+        fault = norm_fault(norm)
         if fault is None:
-            round.accepted(node)
+            round.accept(node)
         else:
             round.refused(node, Reason.NOT_FINITE, fault)
         self._tell()
 
-    def nodes_on(self, host: Server, among: Mapping[int, Any] | range) -> list[int]:
-        """Those of `among` that live on `host`, in order."""
-        return [node for node in among if self._hosts.get(node) is host]
+    def nodes_on(self, server: Server, among: Mapping[int, Any] | range) -> list[int]:
+        """Those of `among` that live on `server`, in order."""
+        return [node for node in among if self._servers.get(node) is server]

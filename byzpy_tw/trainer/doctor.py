@@ -28,16 +28,16 @@ from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.folder import ROUNDS
-from byzpy_tw.rounds.feasibility import Feasibility, budget_of
-from byzpy_tw.rounds.placement import Placement, notices
+from byzpy_tw.rounds.feasibility import Feasibility, list_feasible_rules
+from byzpy_tw.rounds.placement import Placement, placement_notices
 from byzpy_tw.rounds.resolved_rules import resolve_rules
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer import handshake
-from byzpy_tw.trainer.run import keys_of
+from byzpy_tw.trainer.run import load_trainer_keys
 from byzpy_tw.trainer.server_check import ServerCheck
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_interface import Opened
-from byzpy_tw.trainer.training import Prepared, load
+from byzpy_tw.trainer.training import Prepared, prepare_data
 from byzpy_tw.workers.host import make_shards
 from byzpy_tw.workers.spec import NodeSpec, node_specs
 
@@ -91,7 +91,7 @@ class Doctor:
         whole = not self.troubles  # or nothing could be opened
         self._try(self._folder)
         self._try(lambda: self._servers(whole))
-        self.budget = budget_of(config, self.registry)
+        self.budget = list_feasible_rules(config, self.registry)
         looking = [Deferred.fromCoroutine(server.run()) for server in self.servers]
         await gatherResults([Deferred.fromCoroutine(self._look_here()), *looking])
         self._judge()
@@ -114,10 +114,10 @@ class Doctor:
     def _rules(self) -> None:
         self.warnings += unused(self.config)
         rules = resolve_rules(self.config, self.registry)
-        if rules.missing is not None:
+        if rules.missing_guarantee is not None:
             self.warnings.append(
-                f"no guarantee: {self.config.pipeline}: {rules.missing} (--strict makes this "
-                "an error)"
+                f"no guarantee: {self.config.pipeline}: {rules.missing_guarantee} "
+                "(--strict makes this an error)"
             )
 
     def _folder(self) -> None:
@@ -147,20 +147,22 @@ class Doctor:
         config = self.config
         if config.remote_hosts or config.local:
             count = len(config.remote_hosts) or config.local or 1
-            self.warnings += notices(config.n, count, config.f, config.max_nodes_per_server)
+            self.warnings += placement_notices(
+                config.n, count, config.f, config.max_nodes_per_server
+            )
         addresses = parse_addresses(config.remote_hosts)
-        keys = keys_of(config)
+        keys = load_trainer_keys(config)
         self.warnings += keys.keys.warnings if keys is not None else ()
         beat = min(config.heartbeat, self.wait)
         hosts = [RemoteServer(a, self._reactor, beat, keys=keys) for a in addresses]
         specs = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
         placed = Placement(tuple(map(str, addresses)), config.n, config.max_nodes_per_server)
         for address in addresses:
-            placed.back(str(address))
+            placed.add_server(str(address))
         if addresses:
-            placed.fill()
+            placed.assign_unassigned()
         for host in hosts:
-            nodes = [specs[node] for node in placed.on(str(host.address))]
+            nodes = [specs[node] for node in placed.nodes_on(str(host.address))]
             self.servers.append(
                 ServerCheck(
                     host,
@@ -183,7 +185,7 @@ class Doctor:
     # -- here
 
     async def _look_here(self) -> None:
-        looking = in_pool(self._reactor, self._pool, self._load)
+        looking = defer_to_pool(self._reactor, self._pool, self._load)
         try:
             self.here = await looking.addTimeout(READING, self._reactor)
         except TimeoutError:
@@ -197,7 +199,7 @@ class Doctor:
 
     def _load(self) -> Here:
         rules = resolve_rules(self.config, self.registry)
-        prepared = load(self.config, self.registry, rules, self.threads)
+        prepared = prepare_data(self.config, self.registry, rules, self.threads)
         self.warnings += prepared.warnings
         shards = make_shards(self.config.spec(), self.registry, prepared.dataset)
         return Here(prepared, tuple(map(len, shards)))
@@ -210,7 +212,7 @@ class Doctor:
         for server in self.servers:
             identity = server.host.identity
             if identity is not None and known.setdefault(identity, server.name) != server.name:
-                server.error = handshake.one_server(server.name, known[identity])
+                server.error = handshake.same_server_error(server.name, known[identity])
             if server.error is None:
                 try:
                     self._compare(server)
@@ -246,10 +248,10 @@ class Doctor:
         if self.here is not None:
             prepared = self.here.prepared
             digest = server.opened.digest if own else prepared.digest
-            mine = Opened(prepared.learner.dimension, digest, prepared.tried.trial)
+            mine = Opened(prepared.learner.dimension, digest, prepared.trial_outcome.trial)
             theirs = server.environment
             handshake.check_opened(
-                server.name, server.opened, mine, config, say=self._warn, local=own,
+                server.name, server.opened, mine, config, notify=self._warn, local=own,
                 exact=theirs is not None and handshake.same_bits(prepared.environment, theirs),
             )  # fmt: skip
         elif not own:

@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadAddress, MissingPlugin, ServerDiffers, UnknownName
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.plugins.registry import OWN
-from byzpy_tw.trainer.server_interface import Opened, Say, Server, Sink
+from byzpy_tw.plugins.registry import OWN_DISTRIBUTION
+from byzpy_tw.trainer.server_interface import Notify, Opened, Server, Sink
 from byzpy_tw.workers.environment import Environment, differences
 from byzpy_tw.workers.spec import NodeSpec
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 _LOOKED_UP = ("dataset", "model", "partition", "attack")
 
 
-async def all_of(work: Sequence[Awaitable[T]]) -> list[T]:
+async def gather_all(work: Sequence[Awaitable[T]]) -> list[T]:
     """All results in order; the first failure, as itself, once it happens.
 
     The rest is cancelled.
@@ -48,7 +48,7 @@ def compare(
     registry: Registry,
     mine: Environment,
     theirs: Environment,
-    say: Say,
+    notify: Notify,
 ) -> None:
     """Compare what the host called `name` said of itself with this process.
 
@@ -60,22 +60,22 @@ def compare(
     for line in differences(mine, theirs, used):
         if config.strict:
             raise ServerDiffers(f"{name} {line}; install the same there, or run without --strict")
-        say(f"warning: {name} {line}: results may differ in their last bits")
+        notify(f"warning: {name} {line}: results may differ in their last bits")
 
 
-def one_server(name: str, other: str) -> BadAddress:
+def same_server_error(name: str, other: str) -> BadAddress:
     """The error for two addresses under which one server answers."""
     return BadAddress(f"{name} and {other} are one server: name it once")
 
 
 async def open_run(
-    host: Server, run: str, config: RunConfig, registry: Registry, sink: Sink
+    server: Server, run: str, config: RunConfig, registry: Registry, sink: Sink
 ) -> Opened:
-    """Have `host` build the run; what it then has."""
+    """Have `server` build the run; what it then has."""
     try:
-        return await host.open(run, config.spec(), sink)
+        return await server.open(run, config.spec(), sink)
     except UnknownName as e:
-        raise _missing(host, config, registry, e) from e
+        raise _missing(server, config, registry, e) from e
 
 
 def check_opened(
@@ -84,13 +84,13 @@ def check_opened(
     mine: Opened,
     config: RunConfig,
     *,
-    say: Say,
+    notify: Notify,
     exact: bool,
     local: bool = False,
 ) -> None:
     """`ServerDiffers` where a host's data or model is not what it must be.
 
-    Where trials differ, `say` a warning, or raise with ``--strict``.  `exact` demands the bits
+    Where trials differ, `notify` a warning, or raise with ``--strict``.  `exact` demands the bits
     of this process; with `local` data only what does not depend on the data is compared.
     """
     if opened.digest != mine.digest:
@@ -114,7 +114,7 @@ def check_opened(
         )
         if config.strict:
             raise ServerDiffers(f"{line}; install the same there, or run without --strict")
-        say(f"warning: {line}; results will differ from those of the same run elsewhere")
+        notify(f"warning: {line}; results will differ from those of the same run elsewhere")
 
 
 def same_bits(mine: Environment, theirs: Environment) -> bool:
@@ -123,31 +123,33 @@ def same_bits(mine: Environment, theirs: Environment) -> bool:
 
 
 async def spawn(
-    host: Server,
+    server: Server,
     nodes: Sequence[NodeSpec],
     config: RunConfig,
     registry: Registry,
     *,
     attack: str = "",
-    say: Say = lambda line: None,
+    notify: Notify = lambda line: None,
 ) -> None:
-    """Give `host` its nodes.
+    """Give `server` its nodes.
 
     `attack` is the digest that the trial of the run's attack must have there, if it is known:
-    where it has another, `say` a warning, or raise `ServerDiffers` with ``--strict``.
+    where it has another, `notify` a warning, or raise `ServerDiffers` with ``--strict``.
     """
     try:
-        told = await host.spawn(nodes)
+        told = await server.spawn(nodes)
         if attack and told and set(told) != {attack}:
-            line = f"{host.name}'s code of the attack {config.attack!r} is another one"
+            line = f"{server.name}'s code of the attack {config.attack!r} is another one"
             if config.strict:
                 raise ServerDiffers(f"{line}; install the same there, or run without --strict")
-            say(f"warning: {line}; results will differ from those of the same run elsewhere")
+            notify(f"warning: {line}; results will differ from those of the same run elsewhere")
     except UnknownName as e:
-        raise _missing(host, config, registry, e) from e
+        raise _missing(server, config, registry, e) from e
 
 
-def _missing(host: Server, config: RunConfig, registry: Registry, error: UnknownName) -> Exception:
+def _missing(
+    server: Server, config: RunConfig, registry: Registry, error: UnknownName
+) -> Exception:
     """`MissingPlugin` with the distribution to install, where one of ours has the name.
 
     The advice comes from this process's own metadata, never from the peer.
@@ -156,15 +158,15 @@ def _missing(host: Server, config: RunConfig, registry: Registry, error: Unknown
     for kind in _LOOKED_UP:
         name: Any = parse(getattr(config, kind)).name
         entry = registry.entry(kind, name)
-        if entry.distribution != OWN and f"no {kind} is called {name!r}" in text:
+        if entry.distribution != OWN_DISTRIBUTION and f"no {kind} is called {name!r}" in text:
             if f"not looked at: {entry.distribution}" in text:
                 return MissingPlugin(
-                    f"{host.name} lacks the {kind} {name!r}, which comes from "
+                    f"{server.name} lacks the {kind} {name!r}, which comes from "
                     f"{entry.distribution}: start that server without --disable-plugin "
                     f"{entry.distribution}"
                 )
             return MissingPlugin(
-                f"{host.name} lacks the {kind} {name!r}, which comes from "
+                f"{server.name} lacks the {kind} {name!r}, which comes from "
                 f"{entry.distribution} {entry.version}: on that machine, run "
                 f"'pip install {entry.distribution}=={entry.version}' in the server's "
                 "environment and restart the server"

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.errors import ServerUnreachable
 from byzpy_tw.protocol.addresses import Address, parse_address
-from byzpy_tw.trainer.handshake import all_of
+from byzpy_tw.trainer.handshake import gather_all
 
 START_SECONDS = 120.0
 RESTART_SECONDS = 1.0  # until one that ended by itself is started again
@@ -88,7 +88,7 @@ class LocalServers:
         """Start them all; their addresses once all are listening."""
         for i in range(self.count):
             self._running.append(self._begin(i, 0))
-        addresses = await all_of([self._ready(server) for server, _ in self._running])
+        addresses = await gather_all([self._ready(server) for server, _ in self._running])
         for i, address in enumerate(addresses):
             self._keep(i, address)
         return addresses

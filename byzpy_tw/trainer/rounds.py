@@ -12,13 +12,13 @@ from attrs import define, evolve, field, frozen
 from torch import Tensor
 from twisted.internet.defer import Deferred
 
-from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, narrow
+from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, encode_pieces
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BudgetExceeded, Diverged
-from byzpy_tw.kernels.parallel import using
-from byzpy_tw.plugin_code import calling
+from byzpy_tw.kernels.parallel import thread_limit
+from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.rounds.aggregation import Aggregated
 from byzpy_tw.rounds.learner import Learner
@@ -26,13 +26,13 @@ from byzpy_tw.rounds.probation import Probation
 from byzpy_tw.rounds.resolved_rules import ResolvedRules
 from byzpy_tw.rounds.round import Halt, Proceed, Reason, Round
 from byzpy_tw.scheduling import clock
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.seeds import Context
 from byzpy_tw.trainer.cluster import Cluster
-from byzpy_tw.trainer.collection import RoundDriver, Shown
+from byzpy_tw.trainer.collection import AttackInput, RoundDriver
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.server_interface import Server
-from byzpy_tw.vectors import narrowed
+from byzpy_tw.vectors import round_to_dtype
 
 
 @define(eq=False)
@@ -69,8 +69,8 @@ class Gathered:
     clock: Stopwatch
     before: tuple[int, int]  # bytes sent and received until it began
     memory: Mapping[str, Any]  # the attack's, once the round is done
-    slow: frozenset[int]  # nodes whose failure the round has waited for
-    foreseen: int | None  # the rules' f, as the attack was told where it was shown anything
+    slow_nodes: frozenset[int]  # nodes whose failure the round has waited for
+    expected_f: int | None  # the rules' f, as the attack was told where it was shown anything
 
 
 @frozen(eq=False)
@@ -97,7 +97,7 @@ class Rounds:
     """
 
     config: RunConfig
-    fleet: Cluster
+    cluster: Cluster
     collector: Collector
     learner: Learner
     rules: ResolvedRules
@@ -113,7 +113,7 @@ class Rounds:
     # Rounds that are committed; None while one is, or where that failed half-way.
     done: int | None = field(default=0, init=False)
     # What result.json says of the round that could not be aggregated.
-    halted: Mapping[str, Any] | None = field(default=None, init=False)
+    halt_record: Mapping[str, Any] | None = field(default=None, init=False)
     _outgoing: Tensor | None = field(default=None, init=False)  # what the hosts are sent next
     _sending: int = field(default=-1, init=False)  # the round whose parameters were sent last
     _reading: int = field(default=0, init=False)  # hosts that have not taken them all
@@ -153,40 +153,40 @@ class Rounds:
         what the attack raises.
         """
         if self._outgoing is None:
-            self._outgoing = await in_pool(self._reactor, self._pool, self._travelling)
+            self._outgoing = await defer_to_pool(self._reactor, self._pool, self._travelling)
         config, watch = self.config, Stopwatch(self._reactor)
-        before = self.fleet.bytes()
-        self.fleet.settle()
+        before = self.cluster.tensor_bytes()
+        self.cluster.return_nodes()
         round = Round(number, config.num_honest, config.num_byz, config.f, self.probation.nodes)
-        asking = RoundDriver(
-            round, config, self.fleet, self.collector, self._reactor, self._sender(number)
+        driver = RoundDriver(
+            round, config, self.cluster, self.collector, self._reactor, self._sender(number)
         )
-        memory, foreseen = dict(self.memory), None
-        asking.begin()
+        memory, expected_f = dict(self.memory), None
+        driver.begin()
         try:
-            await asking.honest()
+            await driver.honest()
             if config.worker_momentum and not round.diverged:
-                await in_pool(self._reactor, self._pool, self._apply_momentum, round)
+                await defer_to_pool(self._reactor, self._pool, self._apply_momentum, round)
             watch.lap("honest")
             # An attack is shown nothing of a round that has failed already.
             if config.num_byz and not round.diverged and round.honest_accepted:
-                foreseen = round.likely_budget(self.rules.aggregation.computable)
-                shown = await in_pool(
-                    self._reactor, self._pool, self._show, round, memory, foreseen
+                expected_f = round.expected_budget(self.rules.aggregation.computable)
+                shown = await defer_to_pool(
+                    self._reactor, self._pool, self._show, round, memory, expected_f
                 )
                 past = self.history.get(number - getattr(self.rules.attack, "age", 0), {})
-                await asking.byzantine(Shown(len(round.honest_accepted), shown, past))
+                await driver.byzantine(AttackInput(len(round.honest_accepted), shown, past))
             else:
-                round.unasked(range(config.num_honest, config.n), _no_attack(round))
+                round.mark_unasked(range(config.num_honest, config.n), _no_attack(round))
         finally:
-            asking.end()
+            driver.end()
         self.collector.expire(range(config.n))
         watch.lap("byzantine")
         verdict = round.verdict(self.rules.aggregation.computable)
         if isinstance(verdict, Halt):
-            self.halted = {"round": number, "refused": _refused(round)}
+            self.halt_record = {"round": number, "refused": _refused(round)}
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
-        return Gathered(round, verdict, watch, before, memory, asking.slow(), foreseen)
+        return Gathered(round, verdict, watch, before, memory, driver.slow_nodes(), expected_f)
 
     async def commit(self, gathered: Gathered, *, keep: bool = False) -> CompletedRound:
         """Aggregate and step.  By now nobody reads the parameters that the last round left.
@@ -196,12 +196,12 @@ class Rounds:
         """
         watch, round, verdict = gathered.clock, gathered.round, gathered.verdict
         watch.skip()
-        aggregated, state, news = await in_pool(
+        aggregated, state, news = await defer_to_pool(
             self._reactor, self._pool, self._advance, gathered, keep
         )
-        digest = in_pool(self._reactor, self._pool, self.learner.digest)
+        digest = defer_to_pool(self._reactor, self._pool, self.learner.digest)
         watch.lap("step")
-        sent, received = self.fleet.bytes()
+        sent, received = self.cluster.tensor_bytes()
         record = {
             "round": round.number,
             "seconds": watch.total,
@@ -210,14 +210,14 @@ class Rounds:
             "aggregate_norm": aggregated.norm,
             "norms": {str(node): norm for node, norm in sorted(self.collector.norms.items())},
             **_outcomes(verdict, aggregated, round),
-            "foreseen_f": gathered.foreseen,
+            "foreseen_f": gathered.expected_f,
             "bytes_sent": sent - gathered.before[0],
             "bytes_received": received - gathered.before[1],
         }
-        if self.fleet.events or news:
+        if self.cluster.events or news:
             # Somebody may have moved.
-            record["placement"] = {p.name: list(p.nodes) for p in self.fleet.places()}
-            record["events"], self.fleet.events = [*self.fleet.events, *news], []
+            record["placement"] = {p.name: list(p.nodes) for p in self.cluster.server_states()}
+            record["events"], self.cluster.events = [*self.cluster.events, *news], []
         return CompletedRound(record, digest, state, news)
 
     # -- asking
@@ -232,9 +232,9 @@ class Rounds:
             if number == self._sending:
                 self._reading -= 1
 
-        def send(host: Server) -> None:
+        def send(server: Server) -> None:
             self._reading += 1
-            host.parameters(number, vector).addCallback(sent)
+            server.parameters(number, vector).addCallback(sent)
 
         return send
 
@@ -287,16 +287,16 @@ class Rounds:
             byzantine=self.config.num_byz,
             pipeline=aggregation.chain(f),
         )
-        with calling(f"attack {self.config.attack!r}"), using(self._threads):
+        with plugin_call(f"attack {self.config.attack!r}"), thread_limit(self._threads):
             known = Knowledge.for_attack(
-                self.rules.attack_on(f),
+                self.rules.attack_with_budget(f),
                 honest,
                 context=context,
                 state=memory,
                 memory=aggregation.memory,
             )
         found = {piece: getattr(known, piece) for piece in PIECES}
-        return narrow({p: t for p, t in found.items() if t is not None}, self._wire)
+        return encode_pieces({p: t for p, t in found.items() if t is not None}, self._wire)
 
     def _advance(
         self, gathered: Gathered, keep: bool
@@ -307,7 +307,7 @@ class Rounds:
         """
         round, verdict, number = gathered.round, gathered.verdict, gathered.round.number
         aggregation = self.rules.aggregation
-        with using(self._threads):
+        with thread_limit(self._threads):
             aggregated = aggregation(self.collector.matrix, verdict.nodes, verdict.f, number)
         gathered.clock.lap("aggregate")
         self.done = None
@@ -318,22 +318,24 @@ class Rounds:
         self._keep_momenta(round)
         self._remember(round, verdict.nodes)
         self.memory = gathered.memory
-        news = self._judge(round, gathered.slow)
+        news = self._judge(round, gathered.slow_nodes)
         self._outgoing = self._travelling()
         self.done = number + 1
-        state = self.state().kept() if keep else None
+        state = self.state().snapshot() if keep else None
         return evolve(aggregated, vector=None), state, news  # its memory goes now
 
-    def _judge(self, round: Round, slow: frozenset[int]) -> list[str]:
+    def _judge(self, round: Round, slow_nodes: frozenset[int]) -> list[str]:
         """Put nodes on probation, and readmit them, by how they did in `round`; in words."""
         news = [
             f"node {node} is readmitted: it answered well and in time"
-            for node in sorted(self.probation.well([*round.usable, *sorted(round.heard)]))
+            for node in sorted(
+                self.probation.record_success([*round.usable, *sorted(round.answered_late)])
+            )
         ]
         for refusal in round.refusals.values():
             if refusal.reason in (Reason.PROBATION, Reason.LOST):
                 continue  # nothing new; not its doing
-            why = self.probation.failed(refusal.node, waited=refusal.node in slow)
+            why = self.probation.record_failure(refusal.node, waited=refusal.node in slow_nodes)
             if why:
                 news.append(
                     f"node {refusal.node} is on probation: {why}; it is asked but not "
@@ -343,7 +345,7 @@ class Rounds:
 
     def _travelling(self) -> Tensor:
         """The parameters as they travel: their own memory, if they lie there like that."""
-        return narrowed(self.learner.parameters.cpu(), self._wire)
+        return round_to_dtype(self.learner.parameters.cpu(), self._wire)
 
     @property
     def _wire(self) -> torch.dtype:

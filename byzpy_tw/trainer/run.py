@@ -20,10 +20,10 @@ from twisted.logger import (
 )
 from twisted.python.failure import Failure
 
-from byzpy_tw.config.paths import absolute, settled
-from byzpy_tw.config.run import RunConfig, fresh_run_dir
-from byzpy_tw.config.unused import used
-from byzpy_tw.console import complain, let_go, say
+from byzpy_tw.config.paths import absolute, resolve_paths
+from byzpy_tw.config.run import RunConfig, make_run_dir
+from byzpy_tw.config.unused import drop_unused
+from byzpy_tw.console import flush_streams, print_error, say
 from byzpy_tw.errors import (
     ByzpyTwError,
     Diverged,
@@ -33,27 +33,33 @@ from byzpy_tw.errors import (
     format_error,
 )
 from byzpy_tw.kernels.cpu import cores
-from byzpy_tw.kernels.memory import settle, steady_heap
+from byzpy_tw.kernels.memory import configure_malloc, freeze_gc
+from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
-from byzpy_tw.kernels.parallel import whole_pool as make_pool
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.observers import Observers
-from byzpy_tw.output.outputs import check_web, draw, lines_of, serve, terminal_of
+from byzpy_tw.output.outputs import (
+    check_web,
+    draw_report,
+    make_line_view,
+    make_terminal_view,
+    serve,
+)
 from byzpy_tw.output.view import View, Views
-from byzpy_tw.plugin_code import cause_of
+from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.addresses import Address, parse_addresses
 from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.records.folder import RESULT, RunDirectory
-from byzpy_tw.records.resume import ResumePoint, finished, new, reopen
+from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
-from byzpy_tw.scheduling.clock import steady
+from byzpy_tw.scheduling.clock import use_monotonic_clock
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_slot import ServerSlot
-from byzpy_tw.trainer.training import Training, begun_with
+from byzpy_tw.trainer.training import Training, initial_config_json
 
 # Errors that may be raised from a plugin's exception; others have causes of the system.
 _OF_PLUGINS = (PluginError, UnsuitableModel, UnsuitableData)
@@ -71,7 +77,7 @@ class PreparedRun:
     registry: Registry
     rules: ResolvedRules
     directory: RunDirectory
-    begun: ResumePoint
+    resume_point: ResumePoint
 
 
 @frozen(eq=False)
@@ -98,22 +104,22 @@ async def train(
     rules: ResolvedRules,
     directory: RunDirectory,
     write: Callable[[str], None],
-    begun: ResumePoint | None = None,
+    resume_point: ResumePoint | None = None,
     terminal: View | None = None,
 ) -> int:
-    """One run with everything it needs, from where it was `begun`; its exit code.
+    """One run with everything it needs, from where it was `resume_point`; its exit code.
 
     `terminal` is told of it, by default in plain lines through `write`.  Why it ended early
     is on standard error.  Cancelling is as of `run_prepared`.
     """
-    run = PreparedRun(config, registry, rules, directory, begun or new())
-    terminal = terminal or lines_of(config, write)
-    ended = await run_prepared(reactor, run, write, terminal)
-    if ended.error is not None:
-        report(ended.error)
-        if ended.resumable:
-            terminal.tell(ended.resumable)
-    return ended.code
+    run = PreparedRun(config, registry, rules, directory, resume_point or new_resume_point())
+    terminal = terminal or make_line_view(config, write)
+    outcome = await run_prepared(reactor, run, write, terminal)
+    if outcome.error is not None:
+        report(outcome.error)
+        if outcome.resumable:
+            terminal.tell(outcome.resumable)
+    return outcome.code
 
 
 async def run_prepared(
@@ -127,11 +133,11 @@ async def run_prepared(
     config, registry, directory = run.config, run.registry, run.directory
     threads = config.threads or cores()
     pool = make_pool(threads)
-    screen = Views(terminal or lines_of(config, write))
+    screen = Views(terminal or make_line_view(config, write))
     screen.configuration(config, str(directory.path), threads)
     training = Training(
         config, registry, run.rules, screen, directory, Observers(registry), threads, reactor,
-        pool, run.begun,
+        pool, run.resume_point,
     )  # fmt: skip
     servers: LocalServers | None = None
     web: Any = None
@@ -140,15 +146,15 @@ async def run_prepared(
     try:
         web = await serve(config, directory.path, reactor, screen)
         addresses = parse_addresses(config.remote_hosts)
-        keys = keys_of(config)
+        keys = load_trainer_keys(config)
         prepared = await training.prepare()
-        members: list[ServerSlot]
+        slots: list[ServerSlot]
         if config.in_process:
             here = InProcessServer(
-                reactor, pool, threads, registry, prepared.dataset, prepared.tried,
+                reactor, pool, threads, registry, prepared.dataset, prepared.trial_outcome,
                 prepared.environment,
             )  # fmt: skip
-            members = [ServerSlot(here.name, lambda: here, redials=False)]
+            slots = [ServerSlot(here.name, lambda: here, redials=False)]
         else:
             if config.local:
                 servers = LocalServers(
@@ -161,8 +167,8 @@ async def run_prepared(
                     registry.disabled,
                 )
                 addresses = tuple(await servers.start())
-            members = [_member(address, config, reactor, keys) for address in addresses]
-        await training.run(members)
+            slots = [remote_slot(address, config, reactor, keys) for address in addresses]
+        await training.run(slots)
     except ByzpyTwError as e:
         error = e
         _log_cause(e)
@@ -180,7 +186,7 @@ async def run_prepared(
             if training.status == "interrupted" and training.resumable:
                 screen.tell(training.resumable)
         finally:
-            draw(directory.path, screen)
+            draw_report(directory.path, screen)
             screen.over(training.result(error))
             if web is not None:
                 await web.close()
@@ -194,12 +200,12 @@ async def run_prepared(
 
 def _log_cause(error: ByzpyTwError) -> None:
     """Leave the traceback of a plugin's exception, which `error` was raised from, in the log."""
-    cause = cause_of(error)
+    cause = foreign_cause(error)
     if cause is not None and isinstance(error, _OF_PLUGINS):
         log.failure("{error}", failure=Failure(cause), error=format_error(error))
 
 
-def _member(
+def remote_slot(
     address: Address, config: RunConfig, reactor: Any, keys: MutualTLS | None = None
 ) -> ServerSlot:
     """The server at `address`, dialled anew each time."""
@@ -215,36 +221,36 @@ def prepare_run(
 
     `beneath` are the options that come from the lower of two layers; see `runs.uses`.
     """
-    config = settled(used(config, registry, beneath))
+    config = resolve_paths(drop_unused(config, registry, beneath))
     check_web(config)
     parse_addresses(config.remote_hosts)
-    keys_of(config, warn=True)
+    load_trainer_keys(config, warn=True)
     rules = resolve_rules(config, registry)
-    path = Path(config.run_dir) if config.run_dir is not None else fresh_run_dir(config)
-    directory, begun = RunDirectory.create(path), new()
-    directory.write_config(begun_with(config, begun))
-    return PreparedRun(config, registry, rules, directory, begun)
+    path = Path(config.run_dir) if config.run_dir is not None else make_run_dir(config)
+    directory, resume_point = RunDirectory.create(path), new_resume_point()
+    directory.write_config(initial_config_json(config, resume_point))
+    return PreparedRun(config, registry, rules, directory, resume_point)
 
 
 def prepare_resume(
     path: Path, given: Mapping[str, Any], registry: Registry, say: Callable[[str], None]
 ) -> PreparedRun | None:
     """The run in `path`, with the options `given`, looked into; None if it is finished."""
-    config, directory, begun = reopen(path, given, say)
+    config, directory, resume_point = reopen(path, given, say)
     try:
-        config = settled(config)
-        if finished(directory) == config.rounds:
+        config = resolve_paths(config)
+        if finished_rounds(directory) == config.rounds:
             say(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
             directory.close()
             return None
         check_web(config)
         parse_addresses(config.remote_hosts)
-        keys_of(config, warn=True)
+        load_trainer_keys(config, warn=True)
         rules = resolve_rules(config, registry)
     except ByzpyTwError:
         directory.close()
         raise
-    return PreparedRun(config, registry, rules, directory, begun)
+    return PreparedRun(config, registry, rules, directory, resume_point)
 
 
 def run_program(config: RunConfig, registry: Registry, beneath: Collection[str] = ()) -> int:
@@ -254,7 +260,7 @@ def run_program(config: RunConfig, registry: Registry, beneath: Collection[str] 
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
-    return _run(run)
+    return _run_in_reactor(run)
 
 
 def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> int:
@@ -265,16 +271,16 @@ def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> 
     except ByzpyTwError as e:
         report(e)
         return e.exit_code
-    return 0 if run is None else _run(run)
+    return 0 if run is None else _run_in_reactor(run)
 
 
-def _run(run: PreparedRun) -> int:
+def _run_in_reactor(run: PreparedRun) -> int:
     from twisted.internet import reactor
 
-    steady_heap()
+    configure_malloc()
     start_logging(run.directory.path)
-    terminal = terminal_of(run.config, say)
-    return Program(reactor, terminal.tell).run(
+    terminal = make_terminal_view(run.config, say)
+    return ReactorProgram(reactor, terminal.tell).run(
         lambda: train(
             reactor,
             run.config,
@@ -282,24 +288,24 @@ def _run(run: PreparedRun) -> int:
             run.rules,
             run.directory,
             say,
-            run.begun,
+            run.resume_point,
             terminal,
         )  # fmt: skip
     )
 
 
-def keys_of(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
+def load_trainer_keys(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
     """What ``--keys`` names, for servers elsewhere; raises `BadKeys`."""
     if config.keys is None or not config.remote_hosts:
         return None
     keys = load_keys(absolute(config.keys), TRAINER)
     for line in keys.warnings if warn else ():
-        complain(f"byzpy_tw: warning: {line}")
+        print_error(f"byzpy_tw: warning: {line}")
     return MutualTLS(keys)
 
 
 @define(eq=False)
-class Program:
+class ReactorProgram:
     """Runs one coroutine, stops on the first signal, and knows the exit code."""
 
     _reactor: Any
@@ -309,10 +315,10 @@ class Program:
     _signal: int = field(default=0, init=False)
 
     def run(self, main: Callable[[], Coroutine[Any, Any, int]]) -> int:
-        steady(self._reactor)
+        use_monotonic_clock(self._reactor)
 
         def begin() -> None:
-            settle()
+            freeze_gc()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
                     signal.signal(number, self._signalled)
@@ -321,7 +327,7 @@ class Program:
 
         self._reactor.callWhenRunning(begin)
         self._reactor.run()
-        let_go()  # what it did is on record, whatever could be printed of it
+        flush_streams()  # what it did is on record, whatever could be printed of it
         return self.code
 
     def _signalled(self, number: int, frame: Any) -> None:
@@ -343,7 +349,7 @@ class Program:
             self.code = result.value.exit_code
         elif isinstance(result, Failure):
             # Nothing that a user or a peer did: a bug, so say all of it.
-            complain(result.getTraceback())
+            print_error(result.getTraceback())
         else:
             self.code = result
         self._reactor.stop()
@@ -351,7 +357,7 @@ class Program:
 
 def report(error: BaseException) -> None:
     """One line on standard error."""
-    complain(f"byzpy_tw: error: {format_error(error)}")
+    print_error(f"byzpy_tw: error: {format_error(error)}")
 
 
 def start_logging(folder: Path) -> None:

@@ -49,7 +49,7 @@ class _One:
     memory: Tensor | None = None
     arrival: Deferred[None] = field(factory=Deferred)
 
-    def place(self, host: Server, header: Header) -> Tensor | None:
+    def allocate(self, host: Server, header: Header) -> Tensor | None:
         if self.memory is None:
             raise BadFrame("a vector that nobody asked for")
         if header.elements != self.memory.numel() or header.dtype is not self.memory.dtype:
@@ -59,7 +59,7 @@ class _One:
             )
         return self.memory
 
-    def arrived(self, host: Server, header: Header) -> None:
+    def vector_received(self, host: Server, header: Header) -> None:
         if not self.arrival.called:
             self.arrival.callback(None)
 

@@ -48,14 +48,15 @@ from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.frames import Header, Kind, bytes_of
 from byzpy_tw.protocol.heartbeat import Heartbeat
 from byzpy_tw.protocol.keys import SERVER, TRAINER
-from byzpy_tw.protocol.knowledge_frames import header_of
-from byzpy_tw.protocol.limited_amp import LimitedAMP, clean
-from byzpy_tw.protocol.mtls import MutualTLS, Peer, in_words, peer_of
+from byzpy_tw.protocol.knowledge_frames import piece_header
+from byzpy_tw.protocol.limited_amp import LimitedAMP
+from byzpy_tw.protocol.mtls import MutualTLS, Peer, authenticated_peer, describe_tls_failure
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures
-from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore
+from byzpy_tw.text import clean
+from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore_loss
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import Trial
+from byzpy_tw.workers.model_trial import TrialDigests
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_to_json
 
 T = TypeVar("T")
@@ -100,7 +101,7 @@ class RemoteServer:
     address: Address
     _reactor: Any
     heartbeat: float = 6.0  # seconds without a sign of life until it is lost
-    on_lost: Callable[[Server, str], None] = ignore
+    on_lost: Callable[[Server, str], None] = ignore_loss
     keys: MutualTLS | None = None  # then the server must have some too
     peer: Peer | None = field(default=None, init=False)  # whose certificate it showed
     # Its certificate's name, and what it said of itself: who copies another's words has
@@ -187,7 +188,7 @@ class RemoteServer:
         if not 1 <= self._dimension < 2**40:
             raise WireError(f"{self.name} says its model has {self._dimension} parameters")
         try:
-            trial = Trial.from_json(answer["trial"])
+            trial = TrialDigests.from_json(answer["trial"])
         except WireError as e:
             raise WireError(f"{self.name}: {clean(str(e))}") from e
         # A frame may be wrong in size, but not by much: it is read past, not kept.
@@ -254,13 +255,13 @@ class RemoteServer:
         )
 
     def _peer(self, connection: LimitedAMP) -> Peer | None:
-        return peer_of(connection.transport, SERVER) if self.keys is not None else None
+        return authenticated_peer(connection.transport, SERVER) if self.keys is not None else None
 
     def _refused(self, connection: LimitedAMP | None, error: Exception) -> str | None:
         """Why the keys of one side are not what the other wants, if that is what it was."""
         if connection is not None and self.keys is not None:
-            return in_words(connection, error, TRAINER)
-        if connection is not None and connection.met_tls:
+            return describe_tls_failure(connection, error, TRAINER)
+        if connection is not None and connection.peer_spoke_tls:
             return "the server demands keys: give --keys trainer.pem, of its cluster"
         return None
 
@@ -326,7 +327,7 @@ class RemoteServer:
         shown: Mapping[str, Tensor],
         past: Mapping[int, Tensor],
     ) -> Deferred[Failures]:
-        frames = [(header_of(piece, round, tensor), tensor) for piece, tensor in shown.items()]
+        frames = [(piece_header(piece, round, tensor), tensor) for piece, tensor in shown.items()]
         for node in nodes:
             if node in past:
                 own = past[node]
@@ -391,22 +392,22 @@ class RemoteServer:
     def frame_started(self, header: Header) -> memoryview | None:
         if header.kind is not Kind.VECTOR or self._sink is None:
             raise BadFrame(f"a trainer takes no frames of kind {header.kind.name}")
-        place = self._sink.place(self, header)
-        if place is None:
+        allocate = self._sink.allocate(self, header)
+        if allocate is None:
             return None
-        if place.dtype is not torch.float32:  # another one each time
-            return bytes_of(place)
+        if allocate.dtype is not torch.float32:  # another one each time
+            return bytes_of(allocate)
         known, view = self._places.get(header.index, (None, None))
-        if view is None or known is not place:
-            view = bytes_of(place)
-            self._places[header.index] = place, view
+        if view is None or known is not allocate:
+            view = bytes_of(allocate)
+            self._places[header.index] = allocate, view
         return view
 
     def frame_received(self, header: Header) -> None:
         if self._pulse is not None:
-            self._pulse.hear()
+            self._pulse.mark_alive()
         if self._sink is not None:
-            self._sink.arrived(self, header)
+            self._sink.vector_received(self, header)
 
     # -- the end
 

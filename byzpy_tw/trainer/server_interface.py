@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from byzpy_tw.protocol.frames import Header
 from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import Trial
+from byzpy_tw.workers.model_trial import TrialDigests
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 
@@ -26,16 +26,16 @@ class Opened:
 
     dimension: int
     digest: str
-    trial: Trial | None = None
+    trial: TrialDigests | None = None
 
 
 class Sink(Protocol):
     """Who vectors are for."""
 
-    def place(self, host: Server, header: Header) -> Tensor | None:
+    def allocate(self, server: Server, header: Header) -> Tensor | None:
         """Memory for a vector, or None to drop it; raises `BadFrame`."""
 
-    def arrived(self, host: Server, header: Header) -> None:
+    def vector_received(self, server: Server, header: Header) -> None:
         """The vector is in place."""
 
 
@@ -88,8 +88,8 @@ class Server(Protocol):
         """Let go of it at once; `on_lost` is not called for this."""
 
 
-def ignore(host: Server, why: str) -> None:
+def ignore_loss(server: Server, why: str) -> None:
     """What is called where nobody listens."""
 
 
-Say = Callable[[str], None]  # one line for the user
+Notify = Callable[[str], None]  # one line for the user

@@ -17,26 +17,26 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds until a lost server is dialled
 
 @define(eq=False)
 class ServerSlot:
-    """A place for nodes: `make` gives a host that is not connected yet."""
+    """A place for nodes: `make_server` gives a host that is not connected yet."""
 
     name: str
-    make: Callable[[], Server]
+    make_server: Callable[[], Server]
     redials: bool = True
-    host: Server | None = field(default=None, init=False)
+    server: Server | None = field(default=None, init=False)
     up: bool = field(default=False, init=False)
-    shown: str = field(default="", init=False)  # its name, with its certificate's if any
+    display_name: str = field(default="", init=False)  # its name, with its certificate's if any
     digest: str = field(default="", init=False)  # of its data, when it was first opened
     exact: bool = field(default=False, init=False)  # whether it computes to the same bits
-    spawned: set[int] = field(factory=set, init=False)  # nodes that `host` has
-    failures: int = field(default=0, init=False)  # to stay, since it last was reliable
+    spawned_nodes: set[int] = field(factory=set, init=False)  # nodes that `server` has
+    failed_dials: int = field(default=0, init=False)  # to stay, since it last was reliable
     losses: int = field(default=0, init=False)  # since it was up for long
-    stayed: int = field(default=0, init=False)  # rounds since it is up
-    complaint: str = field(default="", init=False)  # the last one that was shown
-    later: IDelayedCall | None = field(default=None, init=False)  # the next dial
-    joining: Deferred[None] | None = field(default=None, init=False)
+    rounds_up: int = field(default=0, init=False)  # rounds since it is up
+    last_refusal: str = field(default="", init=False)  # the last one that was shown
+    redial_call: IDelayedCall | None = field(default=None, init=False)  # the next dial
+    join_in_progress: Deferred[None] | None = field(default=None, init=False)
 
     @property
-    def asked_to_stay(self) -> int:
+    def required_rounds_up(self) -> int:
         """Rounds that it must be up for until it has its nodes back.
 
         One that comes and goes would cost each of its nodes' rounds a wait.
@@ -44,14 +44,14 @@ class ServerSlot:
         return 0 if self.losses < 3 else 2 ** min(self.losses - 2, 7)
 
     @property
-    def delay(self) -> float:
+    def redial_delay(self) -> float:
         """Seconds until it is dialled again."""
-        return min(FIRST_DELAY * 2 ** min(self.failures, 16), LONGEST_DELAY)
+        return min(FIRST_DELAY * 2 ** min(self.failed_dials, 16), LONGEST_DELAY)
 
-    def stay(self) -> None:
+    def count_round(self) -> None:
         """It was up for one round more."""
-        self.stayed += 1
-        if self.stayed >= TRUSTED_AFTER:
-            self.failures = 0
-        if self.stayed >= FORGIVEN_AFTER:
-            self.losses, self.stayed = 0, TRUSTED_AFTER
+        self.rounds_up += 1
+        if self.rounds_up >= TRUSTED_AFTER:
+            self.failed_dials = 0
+        if self.rounds_up >= FORGIVEN_AFTER:
+            self.losses, self.rounds_up = 0, TRUSTED_AFTER

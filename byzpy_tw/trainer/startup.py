@@ -29,7 +29,7 @@ Job = tuple[ServerSlot, Awaitable[None]]
 class Startup:
     """One start; `least` is how many servers will do, None for all of them."""
 
-    fleet: Cluster
+    cluster: Cluster
     least: int | None
     _reactor: Any
     _failures: list[ByzpyTwError] = field(factory=list, init=False)
@@ -37,104 +37,107 @@ class Startup:
     async def begin(self) -> None:
         """Raises what is wrong with the first that is not as it must be, or with those
         without which there are too few."""
-        fleet = self.fleet
-        await self._all([(member, fleet.join(member)) for member in fleet.members])
-        for member in fleet.members:
-            host = member.host
-            if host is not None and not host.gone:
-                member.up = True
-                fleet.placement.back(member.name)
-            elif host is not None:  # it was there, and did not wait for the others
-                gone = ServerUnreachable(f"{member.name}: {host.gone}")
+        cluster = self.cluster
+        await self._all([(slot, cluster.join(slot)) for slot in cluster.slots])
+        for slot in cluster.slots:
+            server = slot.server
+            if server is not None and not server.gone:
+                slot.up = True
+                cluster.placement.add_server(slot.name)
+            elif server is not None:  # it was there, and did not wait for the others
+                gone = ServerUnreachable(f"{slot.name}: {server.gone}")
                 if self.least is None:
                     raise gone
-                self._leave_out(member, gone)
-        self._enough()
-        placed = fleet.placement.fill()
+                self._exclude(slot, gone)
+        self._check_quorum()
+        placed = cluster.placement.assign_unassigned()
         await self._all(
             [
-                (member, fleet.give(member, placed[member.name]))
-                for member in fleet.members
-                if member.name in placed
+                (slot, cluster.assign_nodes(slot, placed[slot.name]))
+                for slot in cluster.slots
+                if slot.name in placed
             ]
         )
-        self._enough()
+        self._check_quorum()
 
     async def _all(self, jobs: Sequence[Job]) -> None:
         """Do them; once `least` are done, the others have ``--replace-timeout`` more."""
-        waiting = {member.name for member, _ in jobs}
+        waiting = {slot.name for slot, _ in jobs}
         late: set[str] = set()
-        patience = self.fleet.terms.config.replace_timeout
+        patience = self.cluster.terms.config.replace_timeout
         started: dict[str, Deferred[None]] = {}
 
-        async def one(member: ServerSlot, job: Awaitable[None]) -> None:
+        async def one(slot: ServerSlot, job: Awaitable[None]) -> None:
             try:
                 await job
-            except Exception as e:
-                error = e
-                if member.name in late:
-                    error = ServerUnreachable(
-                        f"{member.name}: not ready {patience:g} s after enough others were"
+            except Exception as e:  # noqa: F841  (ruff overlooks the uses below)
+                if slot.name in late:
+                    e = ServerUnreachable(
+                        f"{slot.name}: not ready {patience:g} s after enough others were"
                     )
-                if self.least is None or not isinstance(error, ByzpyTwError):
+                if self.least is None or not isinstance(e, ByzpyTwError):
                     raise
-                self._leave_out(member, error)
+                self._exclude(slot, e)
             else:
-                done.append(member)
+                done.append(slot)
                 if len(done) == self.least:
                     alarms.append(self._reactor.callLater(patience, give_up))
             finally:
-                waiting.discard(member.name)
+                waiting.discard(slot.name)
 
         def give_up() -> None:
             late.update(waiting)
             for name in sorted(waiting):
                 started[name].cancel()
 
-        def tell() -> None:
-            self.fleet.say(f"waiting for {', '.join(sorted(waiting))}")
+        def record_event() -> None:
+            self.cluster.notify(f"waiting for {', '.join(sorted(waiting))}")
 
         done: list[ServerSlot] = []
         # The trainer's own process is nobody to wait for.
-        alarms = [self._reactor.callLater(SLOW, tell)] if jobs and jobs[0][0].redials else []
-        for member, job in jobs:
-            started[member.name] = Deferred.fromCoroutine(one(member, job))
+        alarms = (
+            [self._reactor.callLater(SLOW, record_event)] if jobs and jobs[0][0].redials else []
+        )
+        for slot, job in jobs:
+            started[slot.name] = Deferred.fromCoroutine(one(slot, job))
         try:
-            await handshake.all_of(list(started.values()))
+            await handshake.gather_all(list(started.values()))
         finally:
             for alarm in alarms:
                 if alarm.active():
                     alarm.cancel()
 
-    def _leave_out(self, member: ServerSlot, error: ByzpyTwError) -> None:
-        """Go on without `member` for now."""
+    def _exclude(self, slot: ServerSlot, error: ByzpyTwError) -> None:
+        """Go on without `slot` for now."""
         self._failures.append(error)
-        host, unreachable = member.host, isinstance(error, ServerUnreachable)
-        if host is not None:
-            host.drop("not used")
-        if member.up and host is not None:
-            self.fleet.lost(host, str(error) if unreachable else format_error(error))
-        elif host is not None:
-            member.host = None
-            self.fleet.tell(f"{unusable(member, error)}; going on without it for now")
+        server, unreachable = slot.server, isinstance(error, ServerUnreachable)
+        if server is not None:
+            server.drop("not used")
+        if slot.up and server is not None:
+            self.cluster.server_lost(server, str(error) if unreachable else format_error(error))
+        elif server is not None:
+            slot.server = None
+            self.cluster.record_event(
+                f"{describe_exclusion(slot, error)}; going on without it for now"
+            )
 
-    def _enough(self) -> None:
+    def _check_quorum(self) -> None:
         """Raise what is wrong where fewer than `least` servers are left."""
-        members = self.fleet.members
-        there = sum(member.host is not None for member in members)
+        slots = self.cluster.slots
+        there = sum(slot.server is not None for slot in slots)
         if self.least is None or there >= self.least:
             return
         refused = [e for e in self._failures if not isinstance(e, ServerUnreachable)]
         how = "cannot be used" if refused else "did not answer"
         first = type((refused or self._failures or [ServerUnreachable()])[0])
         raise first(
-            f"{len(members) - there} of {len(members)} servers {how}, "
-            f"--min-servers {self.least}: {'; '.join(map(str, self._failures)) or 'lost'}"
+            f"{len(slots) - there} of {len(slots)} servers {how}, "
+            f"--min-servers {self.least}: {'; '.join(map(str, self._failures)) or 'server_lost'}"
         )
 
 
-def unusable(member: ServerSlot, error: Exception) -> str:
-    """Why `member` does not take part, in a line."""
+def describe_exclusion(slot: ServerSlot, error: Exception) -> str:
+    """Why `slot` does not take part, in a line."""
     if isinstance(error, ServerUnreachable):
         return str(error)
-    return f"{member.name} cannot take part: {format_error(error)}"
+    return f"{slot.name} cannot take part: {format_error(error)}"

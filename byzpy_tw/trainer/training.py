@@ -21,21 +21,21 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.config.unused import unused
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged, UnsuitableData
-from byzpy_tw.kernels.cpu import device_of
+from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import View
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.records.resume import ResumePoint, compare, new
+from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
 from byzpy_tw.records.summary import RunSummary, summarize
-from byzpy_tw.rounds.learner import Evaluation, Learner, whole
-from byzpy_tw.rounds.placement import notices
+from byzpy_tw.rounds.learner import Evaluation, Learner, add_up
+from byzpy_tw.rounds.placement import placement_notices
 from byzpy_tw.rounds.resolved_rules import ResolvedRules
 from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
-from byzpy_tw.scheduling.threads import in_pool
+from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.checkpointer import Checkpointer
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
@@ -44,8 +44,8 @@ from byzpy_tw.trainer.server_interface import Opened
 from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.environment import Environment, environment
-from byzpy_tw.workers.host import check_model, check_shard, make_model, make_shards, try_out
-from byzpy_tw.workers.model_trial import Tried
+from byzpy_tw.workers.host import check_model, check_shard, make_model, make_shards, try_run_model
+from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.probe import probe
 from byzpy_tw.workers.spec import node_specs
 
@@ -60,12 +60,14 @@ class Prepared:
     learner: Learner
     digest: str
     environment: Environment
-    tried: Tried
+    trial_outcome: TrialOutcome
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
 
 
-def load(config: RunConfig, registry: Registry, rules: ResolvedRules, threads: int) -> Prepared:
+def prepare_data(
+    config: RunConfig, registry: Registry, rules: ResolvedRules, threads: int
+) -> Prepared:
     """Read the data and build the model of `config`, and try all that is foreign in it.
 
     Raises what is wrong with the data, the model, a rule or the attack.
@@ -78,8 +80,8 @@ def load(config: RunConfig, registry: Registry, rules: ResolvedRules, threads: i
     check_model(spec, registry, data)
     begun = time.perf_counter()
     # On the CPU, as the probe is: its bits are compared with the servers'.
-    tried = try_out(spec, registry, data, shards, torch.device("cpu"))
-    not_finite = [*data.non_finite(), *tried.warnings]
+    trial_outcome = try_run_model(spec, registry, data, shards, torch.device("cpu"))
+    not_finite = [*data.non_finite(), *trial_outcome.warnings]
     if not_finite and config.strict:
         raise UnsuitableData(f"{'; '.join(not_finite)} (--strict)")
     warnings = [*data.empty(), *not_finite]
@@ -87,15 +89,15 @@ def load(config: RunConfig, registry: Registry, rules: ResolvedRules, threads: i
     dimension = sum(leaf.numel() for leaf in model.parameters())
     try_rules(config, registry, rules, dimension)
     who = registry.owner("model", config.model)
-    tried.check_initial(model, who)
-    model = model.to(device_of(config.device))
+    trial_outcome.check_initial(model, who)
+    model = model.to(resolve_device(config.device))
     attack = ""
     if config.num_byz:
         make = partial(
             build_attack, registry, config.attack, n=config.n, b=config.num_byz, f=config.f
         )
         attack = getattr(try_attack(make, spec, dimension), "digest", "")
-    tried = evolve(tried, seconds=time.perf_counter() - begun)
+    trial_outcome = evolve(trial_outcome, seconds=time.perf_counter() - begun)
     learner = Learner(
         model,
         data,
@@ -104,11 +106,11 @@ def load(config: RunConfig, registry: Registry, rules: ResolvedRules, threads: i
         weight_decay=config.weight_decay,
         milestones=config.lr_milestones,
         decay=config.lr_decay,
-        copied=tried.copied,
+        copied=trial_outcome.copied,
         who=who,
     )
     here = environment(registry, probe=probe(), device=config.device, threads=threads)
-    return Prepared(data, learner, data.digest(), here, tried, warnings, attack)
+    return Prepared(data, learner, data.digest(), here, trial_outcome, warnings, attack)
 
 
 def read_data(config: RunConfig, registry: Registry) -> Dataset:
@@ -143,18 +145,18 @@ class Training:
     threads: int
     _reactor: Any
     _pool: Executor
-    begun: ResumePoint = field(factory=new)  # what there is of the run already
+    begun: ResumePoint = field(factory=new_resume_point)  # what there is of the run already
     status: str = field(default="running", init=False)
     _tally: RunSummary = field(init=False)
-    _began: float = field(init=False)
-    _fleet: Cluster | None = field(default=None, init=False)
+    _started_at: float = field(init=False)
+    _cluster: Cluster | None = field(default=None, init=False)
     _rounds: Rounds | None = field(default=None, init=False)
     _saving: Checkpointer = field(init=False)
     _prepared: Prepared | None = field(default=None, init=False)
     _tail: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
     _bits: str = field(init=False)  # the configuration's digest, in each record
-    _told: str = field(init=False)  # the one whose options are on record
+    _recorded_bits: str = field(init=False)  # the one whose options are on record
 
     log = Logger()
 
@@ -165,12 +167,14 @@ class Training:
             self.directory.path, config.checkpoint_interval, kept,
             self.directory.sync_rounds, self._reactor, round=begun.round,
         )  # fmt: skip
-        self._began = clock.seconds(self._reactor) - (begun.state.elapsed if begun.state else 0.0)
+        self._started_at = clock.seconds(self._reactor) - (
+            begun.state.elapsed if begun.state else 0.0
+        )
         self._tally = summarize(config)
         for record in begun.records:
             self._tally.add(record)
         self._bits = config.bits
-        self._told = begun.records[-1].get("bits", "") if begun.records else ""
+        self._recorded_bits = begun.records[-1].get("bits", "") if begun.records else ""
         self._bytes = (
             sum(record.get("bytes_sent", 0) for record in begun.records),
             sum(record.get("bytes_received", 0) for record in begun.records),
@@ -182,23 +186,31 @@ class Training:
         """Read the data and build the model: nothing needs a server yet."""
         for line in unused(self.config):
             self.screen.notice(line)
-        if self.rules.missing is not None:
+        if self.rules.missing_guarantee is not None:
             self.screen.notice(
-                f"no guarantee: {self.config.pipeline}: {self.rules.missing} "
+                f"no guarantee: {self.config.pipeline}: {self.rules.missing_guarantee} "
                 "(--strict makes this an error)"
             )
-        prepared = self._prepared = await in_pool(
-            self._reactor, self._pool, load, self.config, self.registry, self.rules, self.threads
+        prepared = self._prepared = await defer_to_pool(
+            self._reactor,
+            self._pool,
+            prepare_data,
+            self.config,
+            self.registry,
+            self.rules,
+            self.threads,
         )
-        tried = prepared.tried
-        self.log.info("the trial before round 0 took {seconds:.3f} s", seconds=tried.seconds)
+        trial_outcome = prepared.trial_outcome
+        self.log.info(
+            "the trial before round 0 took {seconds:.3f} s", seconds=trial_outcome.seconds
+        )
         for line in prepared.warnings:
             self.screen.notice(f"warning: {line}")
-        for line in compare(
+        for line in compare_with_recorded(
             self.begun,
             prepared.learner.dimension,
             prepared.digest,
-            tried.trial,
+            trial_outcome.trial,
             prepared.environment,
             self.config.strict,
         ):
@@ -207,8 +219,8 @@ class Training:
 
     # -- the run
 
-    async def run(self, members: Sequence[ServerSlot]) -> None:
-        """Train on `members`.  Raises what ends the run early."""
+    async def run(self, slots: Sequence[ServerSlot]) -> None:
+        """Train on `slots`.  Raises what ends the run early."""
         assert self._prepared is not None
         config, prepared = self.config, self._prepared
         collector = Collector(
@@ -218,11 +230,11 @@ class Training:
             getattr(torch, config.wire_dtype),
             config.round_timeout,
         )
-        self._fleet = fleet = self._assembled(members, prepared, collector)
-        self.screen.watch(fleet.places)
+        self._cluster = cluster = self._make_cluster(slots, prepared, collector)
+        self.screen.watch(cluster.server_states)
         rounds = Rounds(
             config,
-            fleet,
+            cluster,
             collector,
             prepared.learner,
             self.rules,
@@ -232,18 +244,18 @@ class Training:
         )
         if self.begun.state is not None:
             rounds.restore(self.begun.state)
-        await self._set_up(fleet)
+        await self._start_cluster(cluster)
         if self.begun.description:  # only now: until here all is as it was
             self.directory.cut(self.begun.round)
         self._rounds = rounds
         for number in range(self.begun.round, config.rounds):
             gathered = await rounds.gather(number)
             await settled(self._tail)
-            await self._saving.returned()
-            keep = self._saving.due(number + 1)
+            await self._saving.wait_until_tensors_free()
+            keep = self._saving.is_due(number + 1)
             # From here to its record, a round is not interrupted.
             ran = SharedDeferred(rounds.commit(gathered, keep=keep))
-            self._tail = SharedDeferred(self._after(number, ran.wait()))
+            self._tail = SharedDeferred(self._finish_round(number, ran.wait()))
             await ran.wait()
         await settled(self._tail)
         failures = self._tally.attack.failures
@@ -256,8 +268,8 @@ class Training:
             )
         self.status = "finished"
 
-    def _assembled(
-        self, members: Sequence[ServerSlot], prepared: Prepared, collector: Collector
+    def _make_cluster(
+        self, slots: Sequence[ServerSlot], prepared: Prepared, collector: Collector
     ) -> Cluster:
         config = self.config
         partition = self.registry.make("partition", config.partition)
@@ -266,22 +278,24 @@ class Training:
             self.registry,
             self.begun.token,
             prepared.environment,
-            Opened(prepared.learner.dimension, prepared.digest, prepared.tried.trial),
-            own_data=getattr(partition, "local", False),
+            Opened(prepared.learner.dimension, prepared.digest, prepared.trial_outcome.trial),
+            local_data=getattr(partition, "local", False),
             attack=prepared.attack,
         )
         nodes = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
-        return Cluster(members, terms, nodes, collector, self._reactor, self.screen.event)
+        return Cluster(slots, terms, nodes, collector, self._reactor, self.screen.event)
 
-    async def _set_up(self, fleet: Cluster) -> None:
+    async def _start_cluster(self, cluster: Cluster) -> None:
         config = self.config
         if not config.in_process:
-            lines = notices(config.n, len(fleet.members), config.f, config.max_nodes_per_server)
+            lines = placement_notices(
+                config.n, len(cluster.slots), config.f, config.max_nodes_per_server
+            )
             for line in lines:
                 self.screen.notice(line)
-        await fleet.start()
-        self.screen.placement(fleet.placed())
-        description = self._description(fleet)
+        await cluster.start()
+        self.screen.placement(cluster.assignments())
+        description = self._description(cluster)
         self.directory.write_config(description)
         if self.begun.description:
             again = "" if self.begun.round else ", for there is no checkpoint"
@@ -289,16 +303,18 @@ class Training:
         self.screen.begun(description, self.begun.records)
         self.observers.tell("run_started", config=description)
 
-    async def _after(self, number: int, running: Deferred[CompletedRound]) -> None:
+    async def _finish_round(self, number: int, running: Deferred[CompletedRound]) -> None:
         """Evaluate if it is time to, record, and tell: the next round does not wait for it."""
         ran = await running
         record = {**ran.record, "parameters_sha256": await ran.digest, "bits": self._bits}
-        if self._told != self._bits:  # whoever audits the run finds here what it was made with
-            record["options"], self._told = self.config.deciding, self._bits
+        if (
+            self._recorded_bits != self._bits
+        ):  # whoever audits the run finds here what it was made with
+            record["options"], self._recorded_bits = self.config.result_options, self._bits
         last = number == self.config.rounds - 1
         every = self.config.eval_interval
-        due = last or (every and (number + 1) % every == 0)
-        if due and self._prepared is not None and len(self._prepared.dataset.test):
+        is_due = last or (every and (number + 1) % every == 0)
+        if is_due and self._prepared is not None and len(self._prepared.dataset.test):
             evaluation = await self._evaluate()
             record["test_loss"] = evaluation.loss
             record["accuracy"] = evaluation.accuracy
@@ -328,11 +344,11 @@ class Training:
         assert self._prepared is not None
         learner = self._prepared.learner
         jobs = [
-            in_pool(self._reactor, self._pool, learner.test, job)
-            for job in range(learner.test_jobs)
+            defer_to_pool(self._reactor, self._pool, learner.test, job)
+            for job in range(learner.evaluation_jobs)
         ]
         try:
-            return whole(await gatherResults(jobs, consumeErrors=True))
+            return add_up(await gatherResults(jobs, consumeErrors=True))
         except FirstError as e:
             raise e.subFailure.value from None
 
@@ -357,8 +373,8 @@ class Training:
         try:
             if interrupted is None:
                 await self._save()
-            if self._fleet is not None:
-                await self._fleet.close()
+            if self._cluster is not None:
+                await self._cluster.close()
         finally:  # interrupted once more, or only now: the result stands
             self._saving.close()
             result = self.result(error)
@@ -373,15 +389,15 @@ class Training:
             finally:
                 self.directory.close()
         self.observers.tell("run_finished", result=result)
-        if self.observers.told:  # or a pool that is busy would be waited for
-            await in_pool(self._reactor, self._pool, self.observers.finish)
+        if self.observers.is_used:  # or a pool that is busy would be waited for
+            await defer_to_pool(self._reactor, self._pool, self.observers.finish)
         if interrupted is not None:
             raise interrupted
         return result
 
     async def _save(self) -> None:
         """The last checkpoint: what the run is after the last round that is on record."""
-        if self._rounds is None or self.status == "diverged" or not self._saving.wanted:
+        if self._rounds is None or self.status == "diverged" or not self._saving.enabled:
             return
         if self._rounds.done != self._tally.rounds:
             return  # a round is half done, or not on record: it will be run again
@@ -408,31 +424,31 @@ class Training:
 
     def result(self, error: BaseException | None = None) -> dict[str, Any]:
         """What result.json holds."""
-        sent, received = self._fleet.bytes() if self._fleet is not None else (0, 0)
+        sent, received = self._cluster.tensor_bytes() if self._cluster is not None else (0, 0)
         return {
             "status": self.status,
             "error": str(error) if error is not None else None,
             "error_code": getattr(error, "code", None),
             **self._tally.figures(),
-            "halted": self._rounds.halted if self._rounds is not None else None,
+            "halted": self._rounds.halt_record if self._rounds is not None else None,
             "seconds": self._elapsed(),
             "bytes_sent": self._bytes[0] + sent,
             "bytes_received": self._bytes[1] + received,
         }
 
     def _elapsed(self) -> float:
-        return clock.seconds(self._reactor) - self._began
+        return clock.seconds(self._reactor) - self._started_at
 
-    def _description(self, fleet: Cluster) -> dict[str, Any]:
+    def _description(self, cluster: Cluster) -> dict[str, Any]:
         """What config.json holds."""
         assert self._prepared is not None
         here = self._prepared.environment
         return {
-            **begun_with(self.config, self.begun),
+            **initial_config_json(self.config, self.begun),
             "dimension": self._prepared.learner.dimension,
             "data_digest": self._prepared.digest,
-            "data_digests": dict(fleet.digests()),
-            "trial": asdict(self._prepared.tried.trial),
+            "data_digests": dict(cluster.data_digests()),
+            "trial": asdict(self._prepared.trial_outcome.trial),
             "versions": {
                 "byzpy_tw": byzpy_tw.__version__,
                 "python": here.python,
@@ -443,10 +459,10 @@ class Training:
                 "probe": here.probe,
             },
             "plugins": dict(here.plugins),
-            "placement": {name: [n.node for n in nodes] for name, nodes in fleet.placed()},
+            "placement": {name: [n.node for n in nodes] for name, nodes in cluster.assignments()},
         }
 
 
-def begun_with(config: RunConfig, begun: ResumePoint) -> dict[str, Any]:
+def initial_config_json(config: RunConfig, begun: ResumePoint) -> dict[str, Any]:
     """What config.json holds from the first moment: enough to begin again."""
     return {"config": config.to_dict(), "bits": config.bits, "run": begun.token}

@@ -17,10 +17,10 @@ from attrs import define
 from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
-from byzpy_tw.attacks.knowledge.levels import TIERS, pieces_of
+from byzpy_tw.attacks.knowledge.levels import LEVELS, pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
-from byzpy_tw.plugin_code import cause_of, described
+from byzpy_tw.plugin_code import describe_exception, foreign_cause
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.spec import RunSpec
@@ -42,11 +42,11 @@ def try_attack(make: Callable[[], Any], spec: RunSpec, dimension: int) -> Any:
     attack = make()
     if not isinstance(attack, PluginAttack) or attack.behaviour in _UNCALLED:
         return attack
-    with global_random.alone():
+    with global_random.hold_generators():
         try:
             return _Trial(make, spec, min(dimension, COORDINATES)).run()
         except ByzpyTwError as e:
-            if dimension <= COORDINATES or cause_of(e) is None:
+            if dimension <= COORDINATES or foreign_cause(e) is None:
                 raise
             if dimension * _FEWEST > _LARGEST:
                 return make()
@@ -70,14 +70,17 @@ class _Trial:
         self._quietly(attack, 1)
         other = object_state.snapshot(attack.made)
         again = self._call(attack, 0)
-        kept = object_state.changes(after, object_state.snapshot(attack.made))
+        kept = object_state.compare_snapshots(after, object_state.snapshot(attack.made))
         if kept.memory:
             raise BrokenPlugin(
                 f"{attack.who} changes {', '.join(kept.memory[:3])} on itself from call to call, "
                 f"and {_REBUILT}"
             )
         self._check_again(attack.who, first, again)
-        changed = [object_state.changes(before, after), object_state.changes(after, other)]
+        changed = [
+            object_state.compare_snapshots(before, after),
+            object_state.compare_snapshots(after, other),
+        ]
         shared = changed[1].shared or kept.shared
         if shared:
             raise BrokenPlugin(
@@ -91,7 +94,7 @@ class _Trial:
         return attrs.evolve(found, digest=sha256_of(first))
 
     def _quietly(self, attack: PluginAttack, number: int) -> Tensor:
-        result, moved = global_random.draws(
+        result, moved = global_random.detect_draws(
             lambda: self._call(attack, number), lambda: self._call(self.make(), number)
         )
         if moved:
@@ -106,11 +109,11 @@ class _Trial:
         """The attack as copies for each call, which answer as `first`, each the first time."""
         unused = self.make()
         try:
-            copies = object_state.Copies(unused.made)
+            copies = object_state.Copier(unused.made)
         except Exception as e:
             raise BrokenPlugin(
                 f"{who} keeps things on itself, which nodes share between threads, and cannot be "
-                f"copied for each call ({described(e)})"
+                f"copied for each call ({describe_exception(e)})"
             ) from e
         found = attrs.evolve(unused, copies=copies)
         self._call(found, 1)
@@ -149,7 +152,7 @@ def knowledge(attack: Any, spec: RunSpec, dimension: int, number: int) -> Knowle
     known = Knowledge.of(
         rows[:h],
         attack.knowledge,
-        needs=(needs & TIERS[attack.knowledge]) - {"strength", "own"},
+        needs=(needs & LEVELS[attack.knowledge]) - {"strength", "own"},
         direction=getattr(attack, "direction", "mean"),
     )
     return attrs.evolve(

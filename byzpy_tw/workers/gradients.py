@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, UnsuitableModel
-from byzpy_tw.plugin_code import calling
+from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.workers.loss import losses_gradient
 from byzpy_tw.workers.spec import RunSpec
 
@@ -102,7 +102,7 @@ class MicroBatches:
         if self.flip_labels:
             labels = self.dataset.classes - 1 - labels
         stream = (spec.seed, "dropout", self.node, self.round, part)
-        with calling(self.who):
+        with plugin_call(self.who):
             loss, gradients = losses_gradient(
                 self.model(), self.leaves, inputs, labels, self.dataset.classes, spec.batch_size,
                 lambda: seeds.torch_seed(*stream), self.who,
@@ -171,27 +171,27 @@ def submit(
     `cost` is told how many seconds of a core a whole gradient took.
     """
     if len(work) == 1 and work[0].parts > 1:
-        _spread(pool, work[0], done, wanted, cost)
+        _submit_parts(pool, work[0], done, wanted, cost)
         return
 
     def job() -> None:
         begun = time.thread_time()
-        answers = [_whole(batches, wanted) for batches in work]
+        answers = [_sum_parts(batches, wanted) for batches in work]
         cost((time.thread_time() - begun) / len(work))
         done(answers)
 
     pool.submit(job)
 
 
-def _whole(batches: MicroBatches, wanted: Callable[[], bool]) -> Answer:
+def _sum_parts(batches: MicroBatches, wanted: Callable[[], bool]) -> Answer:
     """A node's gradient, part after part."""
     try:
         if batches.parts == 1:
-            _still(wanted)
+            _check_wanted(wanted)
             return batches.run(0)
         total = OrderedSum(batches.parts)
         for part in range(batches.parts):
-            _still(wanted)
+            _check_wanted(wanted)
             whole = total.add(part, batches.run(part))
         assert whole is not None
         return whole
@@ -199,12 +199,12 @@ def _whole(batches: MicroBatches, wanted: Callable[[], bool]) -> Answer:
         return e
 
 
-def _still(wanted: Callable[[], bool]) -> None:
+def _check_wanted(wanted: Callable[[], bool]) -> None:
     if not wanted():
         raise BadRequest("nobody waits for this gradient any more")
 
 
-def _spread(
+def _submit_parts(
     pool: Executor,
     batches: MicroBatches,
     done: Done,
@@ -220,7 +220,7 @@ def _spread(
         if failed:
             return
         try:
-            _still(wanted)
+            _check_wanted(wanted)
             begun = time.thread_time()
             gradient = batches.run(part)
             cost((time.thread_time() - begun) * batches.parts)

@@ -28,22 +28,22 @@ from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, BrokenPlugin, LimitExceeded, ShardTooSmall
-from byzpy_tw.kernels.cpu import device_of
-from byzpy_tw.object_state import Copies
-from byzpy_tw.plugin_code import calling
+from byzpy_tw.kernels.cpu import resolve_device
+from byzpy_tw.object_state import Copier
+from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.gradients import Done, MicroBatches, submit
-from byzpy_tw.workers.model_trial import Tried, try_model
+from byzpy_tw.workers.model_trial import TrialOutcome, try_model
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 # Seconds of a core: gradients that take less are mostly the interpreter's work, and as
-# many as make a job of `WORTH_A_JOB` seconds, or `MOST_TOGETHER`, are computed in one.
-SMALL = 0.001
-WORTH_A_JOB = 0.008
-MOST_TOGETHER = 16
+# many as make a job of `JOB_SECONDS` seconds, or `MAX_GROUP`, are computed in one.
+SMALL_GRADIENT_SECONDS = 0.001
+JOB_SECONDS = 0.008
+MAX_GROUP = 16
 MOST_ATTACKS = 100  # of one run, each tried before it is used
 
 
@@ -65,7 +65,7 @@ class NodeHost:
     model: nn.Module
     parameters: Tensor  # (d,) float32 on `device`, the model's own memory
     device: torch.device
-    tried: Tried
+    trial_outcome: TrialOutcome
     _registry: Registry
     _shards: list[np.ndarray]
     nodes: dict[int, Node] = field(factory=dict, init=False)
@@ -78,7 +78,7 @@ class NodeHost:
 
     def __attrs_post_init__(self) -> None:
         self._leaves = list(self.model.parameters())
-        self._call = callable_model(self.model, self.tried.copied)
+        self._call = model_provider(self.model, self.trial_outcome.copied)
         self._who = self._registry.owner("model", self.spec.model)
 
     @property
@@ -103,11 +103,11 @@ class NodeHost:
         check_shard(node.shard, len(shard), self.spec)
         attack = None
         if node.attack is not None:
-            self.look_up([node.attack])
+            self.prepare_attacks([node.attack])
             attack = self._attacks[node.attack]
         self.nodes[node.node] = Node(node, shard, attack)
 
-    def look_up(self, attacks: Iterable[str]) -> None:
+    def prepare_attacks(self, attacks: Iterable[str]) -> None:
         """Make `attacks` ready for `spawn`, and try them; a plugin's may take its time.
 
         Nodes with the same attack share it: it keeps nothing between calls.
@@ -122,7 +122,7 @@ class NodeHost:
                 )  # fmt: skip
                 self._attacks[text] = try_attack(make, self.spec, self.dimension)
 
-    def has_foreign(self, attacks: Iterable[str]) -> bool:
+    def has_new_foreign_attack(self, attacks: Iterable[str]) -> bool:
         """Return whether a plugin's attack is among `attacks` that is not ready here yet."""
         new = [text for text in attacks if text not in self._attacks]
         return any(self._registry.is_foreign("attack", text) for text in new)
@@ -146,9 +146,9 @@ class NodeHost:
         with an exception in the place of one that failed.
         """
         work = [self._batches(node, round) for node in nodes]
-        submit(pool, work, done, wanted, self._took)
+        submit(pool, work, done, wanted, self._record_cost)
 
-    def _took(self, seconds: float) -> None:
+    def _record_cost(self, seconds: float) -> None:
         self.cost = seconds if self.cost is None else min(self.cost, seconds)
 
     def _batches(self, node: int, round: int) -> MicroBatches:
@@ -166,11 +166,11 @@ class NodeHost:
         )
 
     @property
-    def together(self) -> int:
+    def group_size(self) -> int:
         """How many nodes' gradients are worth computing in one job, going by those so far."""
-        if self.cost is None or self.cost >= SMALL:
+        if self.cost is None or self.cost >= SMALL_GRADIENT_SECONDS:
             return 1
-        return max(1, min(MOST_TOGETHER, int(WORTH_A_JOB / max(self.cost, 1e-9))))
+        return max(1, min(MAX_GROUP, int(JOB_SECONDS / max(self.cost, 1e-9))))
 
     @property
     def wire(self) -> torch.dtype:
@@ -229,7 +229,7 @@ def build(
     most_elements: int | None = None,
     most_working: int | None = None,
     dataset: Dataset | None = None,
-    tried: Tried | None = None,
+    trial_outcome: TrialOutcome | None = None,
 ) -> NodeHost:
     """The host of a run, with no nodes yet.
 
@@ -242,23 +242,23 @@ def build(
         dataset if dataset is not None else registry.make("dataset", spec.dataset, root=data_root)
     )
     check_model(spec, registry, data, most_elements=most_elements, most_working=most_working)
-    chosen, shards = device_of(device), make_shards(spec, registry, data)
-    if tried is None:
-        tried = try_out(spec, registry, data, shards, chosen)
+    chosen, shards = resolve_device(device), make_shards(spec, registry, data)
+    if trial_outcome is None:
+        trial_outcome = try_run_model(spec, registry, data, shards, chosen)
     model = make_model(spec, registry, data, checked=True)
-    tried.check_initial(model, registry.owner("model", spec.model))
+    trial_outcome.check_initial(model, registry.owner("model", spec.model))
     model = model.to(chosen)
     parameters = models.flat_parameters(model)
-    return NodeHost(spec, data, model, parameters, chosen, tried, registry, shards)
+    return NodeHost(spec, data, model, parameters, chosen, trial_outcome, registry, shards)
 
 
-def try_out(
+def try_run_model(
     spec: RunSpec,
     registry: Registry,
     data: Dataset,
     shards: Sequence[np.ndarray],
     device: torch.device,
-) -> Tried:
+) -> TrialOutcome:
     """The trial of the run's model, which was checked, on this process's data; see `trial`."""
 
     def make() -> nn.Module:
@@ -268,9 +268,9 @@ def try_out(
     return try_model(make, who, spec, data, shards, device, foreign=foreign)
 
 
-def callable_model(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
+def model_provider(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
     """The model for one call: `model` itself, or a copy that shares its tensors."""
-    return Copies(model) if copied else lambda: model
+    return Copier(model) if copied else lambda: model
 
 
 def make_model(
@@ -281,7 +281,7 @@ def make_model(
     It is looked at on the meta device first, unless `check_model` did.
     """
     factory = _factory(spec, registry, data)
-    with calling(registry.owner("model", spec.model)):
+    with plugin_call(registry.owner("model", spec.model)):
         return models.build(factory, {}, seed=spec.seed, counted=checked)
 
 
@@ -302,7 +302,7 @@ def check_model(
 ) -> None:
     """Count the model before it takes memory; see `build`."""
     factory = _factory(spec, registry, data)
-    with calling(registry.owner("model", spec.model)):
+    with plugin_call(registry.owner("model", spec.model)):
         d = models.count(factory, {})
     if most_elements is not None and d > most_elements:
         raise LimitExceeded(
@@ -313,7 +313,7 @@ def check_model(
     # The closer look takes seconds the first time, and hardly any model keeps more
     # of an example than it has parameters, and than 128 channels of its size.
     if most_working is not None and examples * 4 * (d + 128 * prod(data.shape)) > most_working:
-        working = examples * kept_of_one(factory, data.shape)
+        working = examples * activation_bytes_per_example(factory, data.shape)
         if working > most_working:
             raise LimitExceeded(
                 f"model {spec.model!r} keeps {working / 2**20:.0f} MiB of {examples:,} "
@@ -322,7 +322,7 @@ def check_model(
             )
 
 
-def kept_of_one(factory: Callable[..., nn.Module], shape: tuple[int, ...]) -> int:
+def activation_bytes_per_example(factory: Callable[..., nn.Module], shape: tuple[int, ...]) -> int:
     """Bytes that a model keeps of one example for its gradient, without taking them.
 
     0 for a model that cannot be run on torch's meta device.

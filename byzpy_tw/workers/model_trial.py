@@ -12,7 +12,7 @@ one line with the cure:
 3. The same for an evaluation of two test examples.
 4. A model that keeps things on itself is computed with copies from then on, one a call.
 
-`Trial` is what the trainer compares with each server: it holds digests of all that decides
+`TrialDigests` is what the trainer compares with each server: it holds digests of all that decides
 bits and is not in the configuration.
 """
 
@@ -34,8 +34,8 @@ from torch import Tensor, nn
 from byzpy_tw import global_random, models, object_state, seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ByzpyTwError, UnsuitableModel, WireError
-from byzpy_tw.kernels.parallel import on_one_thread
-from byzpy_tw.plugin_code import calling, described
+from byzpy_tw.kernels.parallel import run_single_threaded_with_grad
+from byzpy_tw.plugin_code import describe_exception, plugin_call
 from byzpy_tw.vectors import norm_of, sha256_of
 from byzpy_tw.workers.loss import class_scores, losses_gradient
 from byzpy_tw.workers.spec import RunSpec
@@ -55,7 +55,7 @@ Make = Callable[[], nn.Module]
 
 
 @frozen(kw_only=True)
-class Trial:
+class TrialDigests:
     """Digests of what decides a run's bits in one process.
 
     ``shards``: each node's examples; ``classes``: number of classes and shape of an example;
@@ -76,7 +76,7 @@ class Trial:
         return json.dumps(attrs.asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Trial:
+    def from_json(cls, text: str) -> TrialDigests:
         """The trial that a peer told; `WireError` where it is none."""
         try:
             found = json.loads(text)
@@ -87,7 +87,7 @@ class Trial:
             why = str(e.args[0] if e.args else e)
             raise WireError(f"no trial in the answer to OpenRun: {why}"[:300]) from e
 
-    def differences(self, other: Trial, *, exact: bool, local: bool) -> list[str]:
+    def differences(self, other: TrialDigests, *, exact: bool, local: bool) -> list[str]:
         """Name what differs between this trial and a server's, in users' words.
 
         `exact` demands equal bits of the gradient; otherwise it may differ by `TOLERANCE`.
@@ -107,7 +107,7 @@ class Trial:
             found.append("a gradient of the model on the same examples")
         return found
 
-    def _near(self, other: Trial) -> bool:
+    def _near(self, other: TrialDigests) -> bool:
         if len(self.norms) != len(other.norms):
             return False
         finite = [all(map(math.isfinite, (t.loss, *t.norms))) for t in (self, other)]
@@ -120,13 +120,13 @@ class Trial:
 
 
 @frozen(eq=False)
-class Tried:
+class TrialOutcome:
     """The outcome of a trial.
 
     ``copied``: each call of the model needs a copy of it; ``warnings`` are for the user.
     """
 
-    trial: Trial
+    trial: TrialDigests
     copied: bool
     initial: tuple[Any, ...]  # digests of the first parameters
     seconds: float
@@ -134,7 +134,7 @@ class Tried:
 
     def check_initial(self, model: nn.Module, who: str) -> None:
         """`UnsuitableModel` where another model of the same seed began with other values."""
-        if tuple(map(object_state.digest_of, model.parameters())) != self.initial:
+        if tuple(map(object_state.tensor_digest, model.parameters())) != self.initial:
             raise UnsuitableModel(f"{who}: {UNSEEDED}")
 
 
@@ -147,17 +147,17 @@ def try_model(
     device: torch.device,
     *,
     foreign: bool = True,
-) -> Tried:
+) -> TrialOutcome:
     """Try the model that `make` makes; raises `UnsuitableModel` or `BrokenPlugin`.
 
     A `foreign` one, a plugin's, is tried with more than two examples too.
     """
 
-    def work() -> Tried:
-        with calling(who):
+    def work() -> TrialOutcome:
+        with plugin_call(who):
             return _tried(make, who, spec, data, shards, device, foreign)
 
-    return on_one_thread(work)
+    return run_single_threaded_with_grad(work)
 
 
 def _tried(
@@ -168,25 +168,25 @@ def _tried(
     shards: Sequence[Any],
     device: torch.device,
     foreign: bool,
-) -> Tried:
+) -> TrialOutcome:
     begun = time.perf_counter()
-    with global_random.alone(), torch.enable_grad():
-        subject = _Subject(make, who, spec, data, device, foreign)
+    with global_random.hold_generators(), torch.enable_grad():
+        subject = _ModelExaminer(make, who, spec, data, device, foreign)
         keeps, first, initial = subject.examine(), subject.first, subject.initial
         del subject  # its memory, before another takes as much
         if keeps:
-            _Subject(make, who, spec, data, device, foreign).examine_copies(first, keeps)
+            _ModelExaminer(make, who, spec, data, device, foreign).examine_copies(first, keeps)
     warnings = [] if first.finite else [f"{who}: its gradient of two examples is not finite"]
     seconds = time.perf_counter() - begun
-    return Tried(_trial(first, data, shards), bool(keeps), initial, seconds, tuple(warnings))
+    return TrialOutcome(_trial(first, data, shards), bool(keeps), initial, seconds, tuple(warnings))
 
 
-def _trial(gradient: _Gradient, data: Dataset, shards: Sequence[Any]) -> Trial:
+def _trial(gradient: _Gradient, data: Dataset, shards: Sequence[Any]) -> TrialDigests:
     """Digests of what decides bits here."""
     numbers = hashlib.sha256()
     for shard in shards:
         numbers.update(f"{len(shard)}:".encode() + shard.astype("<i8").tobytes())
-    return Trial(
+    return TrialDigests(
         shards=numbers.hexdigest(),
         classes=_sha256(data.classes, data.shape),
         normalisation=sha256_of(torch.tensor(data.mean), torch.tensor(data.std)),
@@ -211,7 +211,7 @@ class _Gradient:
         step = -(-len(pieces) // _STRETCHES)
         parts = [pieces[i : i + step] for i in range(0, len(pieces), step)]
         return cls(
-            (loss.hex(), *map(object_state.digest_of, pieces)),
+            (loss.hex(), *map(object_state.tensor_digest, pieces)),
             loss,
             tuple(math.hypot(*map(norm_of, part)) for part in parts),
             sha256_of(*pieces) if whole else "",
@@ -223,7 +223,7 @@ class _Gradient:
 
 
 @define(eq=False)
-class _Subject:
+class _ModelExaminer:
     """One instance of the model, made for the trial."""
 
     make: Make
@@ -244,7 +244,7 @@ class _Subject:
         self.model = self.make().to(self.device)
         self.leaves = list(self.model.parameters())
         self._places = [leaf.data_ptr() for leaf in self.leaves]
-        self.initial = tuple(map(object_state.digest_of, self.leaves))
+        self.initial = tuple(map(object_state.tensor_digest, self.leaves))
         # Behind a head of zeros nothing else would show.
         with torch.no_grad():
             for number, leaf in enumerate(self.leaves):
@@ -252,9 +252,9 @@ class _Subject:
                     noise = torch.Generator().manual_seed(number)
                     leaf.copy_(0.01 * torch.randn(leaf.shape, generator=noise))
 
-    def again(self) -> _Subject:
+    def again(self) -> _ModelExaminer:
         """Another instance, which was not called yet."""
-        other = _Subject(self.make, self.who, self.spec, self.data, self.device, self.foreign)
+        other = _ModelExaminer(self.make, self.who, self.spec, self.data, self.device, self.foreign)
         if other.initial != self.initial:
             self._refuse(UNSEEDED)
         return other
@@ -288,10 +288,13 @@ class _Subject:
         last = object_state.snapshot(self.model)
         self._check_buffers(buffers)
         self._check_parameters(values)
-        self._check_again(self.first, again, object_state.changes(after, last))
+        self._check_again(self.first, again, object_state.compare_snapshots(after, last))
         self._check_apart(apart, flat)
-        keeps = [object_state.changes(before, after), object_state.changes(after, other)]
-        self._check_shared(keeps[1].shared or object_state.changes(after, last).shared)
+        keeps = [
+            object_state.compare_snapshots(before, after),
+            object_state.compare_snapshots(after, other),
+        ]
+        self._check_shared(keeps[1].shared or object_state.compare_snapshots(after, last).shared)
         found = [path for change in keeps for path in change.own]
         kept = tuple(dict.fromkeys(found)) or self._evaluate(self.model)
         if self.foreign and not kept:
@@ -319,17 +322,19 @@ class _Subject:
 
     def examine_copies(self, expected: _Gradient, keeps: tuple[str, ...]) -> None:
         """Try copies of the model, which keeps things at the paths `keeps`."""
-        told = f"its forward pass keeps {_listed(keeps)} on the model, which nodes share between "
+        told = (
+            f"its forward pass keeps {_quote_names(keeps)} on the model, which nodes share between "
+        )
         told += "threads, and "
-        if object_state.sealed(self.model):
+        if object_state.holds_compiled(self.model):
             self._refuse(f"{told}a compiled or scripted model cannot be copied for each call")
         self.flatten()
         try:
-            copies = object_state.Copies(self.model)
+            copies = object_state.Copier(self.model)
         except Exception as e:
             raise UnsuitableModel(
-                f"{self.who}: {told}it cannot be copied for each call ({described(e)}); return "
-                "such things from functions, or take them out of what cannot be copied"
+                f"{self.who}: {told}it cannot be copied for each call ({describe_exception(e)}); "
+                "return such things from functions, or take them out of what cannot be copied"
             ) from e
         before = object_state.snapshot(self.model)
         try:
@@ -340,21 +345,21 @@ class _Subject:
             self._evaluate(copies())
         except ByzpyTwError as e:
             self._refuse(
-                f"its forward pass keeps {_listed(keeps)} in a place that copies of it share or "
-                f"cannot find ({described(e.__cause__ or e)}): two nodes that are computed at "
-                "once would see each other's; pass it on as a local variable"
+                f"its forward pass keeps {_quote_names(keeps)} in a place that copies of it share or "
+                f"cannot find ({describe_exception(e.__cause__ or e)}): two nodes that are "
+                "computed at once would see each other's; pass it on as a local variable"
             )
         if after_another.digests != found.digests:
             self._refuse(
-                f"it keeps {_listed(keeps)} of the first batch that it is called with, and nodes "
+                f"it keeps {_quote_names(keeps)} of the first batch that it is called with, and nodes "
                 "are rebuilt anywhere, without it; a forward pass may depend on its inputs and "
                 "parameters only"
             )
         if self.foreign:
             self._check_scaled(copies)
-        leaks = object_state.changes(before, object_state.snapshot(self.model))
+        leaks = object_state.compare_snapshots(before, object_state.snapshot(self.model))
         if leaks or found.digests != expected.digests:
-            where = _listed([*leaks.own, *leaks.shared] or keeps)
+            where = _quote_names([*leaks.own, *leaks.shared] or keeps)
             self._refuse(
                 f"its forward pass keeps {where} in a place that copies of it share: two nodes "
                 "that are computed at once would see each other's; pass it on as a local variable"
@@ -375,7 +380,7 @@ class _Subject:
     def scores(self, model: nn.Module | None = None) -> Tensor:
         """The scores of batch 0, as in training."""
         inputs, _, seed = self._batch(0)
-        with calling(self.who), torch.no_grad(), models.randomness(seed):
+        with plugin_call(self.who), torch.no_grad(), models.randomness(seed):
             model = self.model if model is None else model
             return class_scores(model, inputs, self.data.classes, self.who)
 
@@ -383,7 +388,7 @@ class _Subject:
         """The gradient of the examples of batch `number`."""
         data, (inputs, labels, seed) = self.data, self._batch(number)
         try:
-            with calling(self.who):
+            with plugin_call(self.who):
                 loss, found = losses_gradient(
                     model, self.leaves, inputs, labels, data.classes, len(labels), lambda: seed,
                     self.who,
@@ -392,15 +397,15 @@ class _Subject:
             if self._whole and e.__cause__ is not None and self._works_first(number):
                 raise UnsuitableModel(
                     f"{self.who}: it was computed well once, and failed when called again "
-                    f"({described(e.__cause__)}): it keeps something between calls; a forward "
-                    "pass may depend on its inputs and parameters only"
+                    f"({describe_exception(e.__cause__)}): it keeps something between calls; a "
+                    "forward pass may depend on its inputs and parameters only"
                 ) from e
             raise
         names = [name for name, _ in self.model.named_parameters()]
         unused = [name for name, piece in zip(names, found) if piece is None]
         if unused:
             self._refuse(
-                f"{_listed(unused)} get no gradient from the loss: use them in forward(), or "
+                f"{_quote_names(unused)} get no gradient from the loss: use them in forward(), or "
                 "leave them out of the model"
             )
         self._whole.add(number)
@@ -417,7 +422,7 @@ class _Subject:
 
     def _quietly(self, compute: Callable[[], Any], afresh: Callable[[], object]) -> Any:
         """The result of `compute`, which must leave the global generators alone."""
-        result, moved = global_random.draws(compute, afresh)
+        result, moved = global_random.detect_draws(compute, afresh)
         if not moved:
             return result
         self._refuse(
@@ -435,7 +440,7 @@ class _Subject:
         buffers = self._buffers()
 
         def scores() -> Tensor:
-            with calling(self.who), torch.no_grad():
+            with plugin_call(self.who), torch.no_grad():
                 return class_scores(model, inputs.clone(), data.classes, self.who)
 
         before = object_state.snapshot(model)
@@ -449,8 +454,8 @@ class _Subject:
                 "it remembers something, or draws from a generator of its own"
             )
         model.train()
-        last = object_state.changes(after, object_state.snapshot(model))
-        found = [object_state.changes(before, after), last]
+        last = object_state.compare_snapshots(after, object_state.snapshot(model))
+        found = [object_state.compare_snapshots(before, after), last]
         return tuple(path for change in found for path in change.own)
 
     # -- judging
@@ -482,12 +487,12 @@ class _Subject:
     def _check_again(self, first: _Gradient, again: _Gradient, kept: object_state.Changes) -> None:
         if kept.memory:
             self._refuse(
-                f"its forward pass changes {_listed(kept.memory)} from call to call, and nodes are "
+                f"its forward pass changes {_quote_names(kept.memory)} from call to call, and nodes are "
                 "rebuilt anywhere, without it; a forward pass may depend on its inputs and "
                 "parameters only"
             )
         if self.device.type != "cpu":
-            if _alike(first, again):
+            if _nearly_equal(first, again):
                 return
         elif first.digests == again.digests:
             return
@@ -508,7 +513,7 @@ class _Subject:
     def _check_shared(self, paths: Sequence[str]) -> None:
         if paths:
             self._refuse(
-                f"its forward pass changes {_listed(paths)}, which all models of this process "
+                f"its forward pass changes {_quote_names(paths)}, which all models of this process "
                 "share, and other threads at the same time; pass it on as a local variable"
             )
 
@@ -545,7 +550,7 @@ class _Subject:
                     )
 
     def _values(self) -> list[Any]:
-        return [object_state.digest_of(leaf) for leaf in self.leaves]
+        return [object_state.tensor_digest(leaf) for leaf in self.leaves]
 
     def _check_parameters(self, before: list[Any]) -> None:
         named = list(self.model.named_parameters())
@@ -553,19 +558,19 @@ class _Subject:
         moved = [name for ((name, _), _, at), was in zip(now, self._places) if at != was]
         if moved or [id(leaf) for _, leaf in named] != [id(leaf) for leaf in self.leaves]:
             self._refuse(
-                f"its forward pass puts others in the place of its parameters {_listed(moved)}: "
+                f"its forward pass puts others in the place of its parameters {_quote_names(moved)}: "
                 "steps would not reach these; compute with a changed copy, such as "
                 "self.w.renorm(2, 0, 1)"
             )
         changed = [name for ((name, _), new, _), old in zip(now, before) if new != old]
         if changed:
             self._refuse(
-                f"its forward pass changes its parameters {_listed(changed)}: all nodes of a "
+                f"its forward pass changes its parameters {_quote_names(changed)}: all nodes of a "
                 "process share them; compute with a changed copy, such as self.w.clamp(-1, 1)"
             )
 
     def _buffers(self) -> dict[str, Any]:
-        return {n: object_state.digest_of(b) for n, b in self.model.named_buffers()}
+        return {n: object_state.tensor_digest(b) for n, b in self.model.named_buffers()}
 
     def _check_buffers(self, before: dict[str, Any]) -> None:
         now = self._buffers()
@@ -577,7 +582,7 @@ class _Subject:
             elif all(self.model.get_buffer(name).numel() == 1 for name in changed):
                 cure = "count nothing"
             self._refuse(
-                f"its forward pass changes {_listed(changed)}, outside its parameters: no node "
+                f"its forward pass changes {_quote_names(changed)}, outside its parameters: no node "
                 f"would own that, and micro-batches would change it; {cure}, and leave buffers as "
                 "they are"
             )
@@ -586,7 +591,7 @@ class _Subject:
         raise UnsuitableModel(f"{self.who}: {why}")
 
 
-def _alike(one: _Gradient, other: _Gradient) -> bool:
+def _nearly_equal(one: _Gradient, other: _Gradient) -> bool:
     """Return whether two gradients agree but for rounding; two that are not finite do."""
     if not one.finite or not other.finite:
         return one.finite == other.finite
@@ -602,7 +607,7 @@ def _address(thing: Any) -> int | None:
     return interface["data"][0] if isinstance(interface, dict) and thing.size else None
 
 
-def _listed(names: Sequence[str]) -> str:
+def _quote_names(names: Sequence[str]) -> str:
     shown = ", ".join(map(repr, names[:3]))
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 

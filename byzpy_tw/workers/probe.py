@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from byzpy_tw import seeds
-from byzpy_tw.kernels.parallel import on_one_thread
+from byzpy_tw.kernels.parallel import run_single_threaded_with_grad
 from byzpy_tw.vectors import sha256_of
 
 
@@ -19,7 +19,7 @@ def probe() -> str:
     Equal where library versions and instruction sets compute alike.  Computed once in a
     process.
     """
-    return on_one_thread(_computed)
+    return run_single_threaded_with_grad(_computed)
 
 
 def _computed() -> str:

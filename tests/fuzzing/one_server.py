@@ -12,7 +12,7 @@ from twisted.internet.task import react
 
 from byzpy_tw.errors import ServerUnreachable
 from byzpy_tw.protocol.addresses import Address
-from byzpy_tw.scheduling.clock import steady
+from byzpy_tw.scheduling.clock import use_monotonic_clock
 from tests.fuzzing.cases import garbage, many, mutated
 from tests.fuzzing.client import Heard, converse, converse_all
 from tests.fuzzing.script import valid
@@ -28,7 +28,7 @@ def server(address: Address, count: int, seed: int, write: Write) -> int:
     found: list[int] = []
 
     async def main(reactor: Any) -> None:
-        steady(reactor)
+        use_monotonic_clock(reactor)
         found.append(await _attacked(reactor, address, count, seed, write))
 
     try:

@@ -22,8 +22,8 @@ from twisted.internet.task import react
 from twisted.python.failure import Failure
 
 from byzpy_tw.protocol.addresses import Address
-from byzpy_tw.scheduling.clock import steady
-from byzpy_tw.trainer.handshake import all_of
+from byzpy_tw.scheduling.clock import use_monotonic_clock
+from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.local_servers import LocalServers
 from tests.fuzzing.cases import many, mutated
 from tests.fuzzing.client import converse_all
@@ -116,7 +116,7 @@ class Siege:
                 said = many(mutated, self.seed + number, BATCH)
                 at = self.reactor, address.host, address.port
                 talk = converse_all(*at, said)
-                heard, _ = await all_of([talk, self._beside([address])])
+                heard, _ = await gather_all([talk, self._beside([address])])
                 for one in heard:
                     names = one.conversation.mutations
                     self.tally.counts[PAST if one.welcome else FIRST] += len(names)
@@ -144,7 +144,7 @@ class Siege:
             hosts = ",".join([*fronts, str(honest)])
             while counts[PAST] + counts[FIRST] < self.inputs:
                 besieged = self.train("--remote-hosts", hosts, *BESIEGED)
-                done, _ = await all_of([besieged, self._beside([behind, honest])])
+                done, _ = await gather_all([besieged, self._beside([behind, honest])])
                 self.tally.histories += 1
                 self.tally.ends[f"besieged, exit code {done.code}"] += 1
                 self._count_refusals(done)
@@ -182,7 +182,7 @@ def besiege(whom: str, inputs: int, seed: int, say: Callable[[str], None]) -> Ta
     with TemporaryDirectory(prefix="byzpy_tw-") as folder:
 
         def main(reactor: Any) -> Deferred[None]:
-            steady(reactor)
+            use_monotonic_clock(reactor)
             siege = Siege(reactor, Path(folder), inputs, seed, say, tally)
             done = siege.server() if whom == "server" else siege.trainer()
             return Deferred.fromCoroutine(done)

@@ -119,9 +119,9 @@ def drawn(seed: int) -> Schedule:
 
 def examine(seed: int) -> tuple[History, list[str], Counter[str]]:
     """The history of `seed`, what is wrong with it, and what strangers said."""
-    strangers = Strangers(seed)
-    history, wrong = many.examine(drawn(seed), others=strangers)
+    unauthenticated = Strangers(seed)
+    history, wrong = many.examine(drawn(seed), others=unauthenticated)
     slow = [r["seconds"] for r in history.rounds if r["seconds"] > SLOW]
     if slow:
         wrong.append(f"{len(slow)} rounds were held up, for {max(slow):g} s at most")
-    return history, [*wrong, *strangers.wrong], strangers.counts
+    return history, [*wrong, *unauthenticated.wrong], unauthenticated.counts

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import asdict, define, field
 
-from byzpy_tw.kernels.memory import trim
+from byzpy_tw.kernels.memory import trim_heap
 from tests.simulation.history import History
 
 Examine = Callable[[int], tuple[History, list[str], Counter[str]]]
@@ -129,7 +129,7 @@ def _listed(counter: Counter[str]) -> str:
 
 def resident() -> float:
     """MiB that this process has, without what it has only not given back yet."""
-    trim()
+    trim_heap()
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024

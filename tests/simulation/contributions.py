@@ -10,7 +10,7 @@ from attrs import define, field
 from torch import Tensor
 
 from byzpy_tw.rounds.round import Reason
-from byzpy_tw.vectors import fault_of, norm_of
+from byzpy_tw.vectors import norm_fault, norm_of
 from tests.simulation.history import History
 from tests.simulation.recorder import Frame, RecordedRequest
 from tests.simulation.reference import Reference
@@ -131,7 +131,7 @@ class Contributions:
         for node in told:
             if not self._answered(node):
                 yield f"{self._where}: node {node} is readmitted, and sent nothing good"
-        if sorted(model.well([*self.now.nodes, *told])) != told:
+        if sorted(model.record_success([*self.now.nodes, *told])) != told:
             yield f"{self._where}: {told} are readmitted, and should not be"
         for node, reason in refused.items():
             if reason not in (Reason.PROBATION, Reason.LOST):
@@ -158,7 +158,7 @@ class Contributions:
         asked = {a.server for a in self.life.heard.asked if self._asks(a, node)}
         if self.history.liars & asked:
             return ""  # half of a frame, say, is reason enough, and not read here
-        if reason.proof:
+        if reason.proves_fault:
             return "" if reason in faults else "and sent no such thing"
         if reason is Reason.LOST:
             return self._lost(node)
@@ -227,7 +227,7 @@ class Contributions:
             return Reason.MALFORMED
         if vector.numel() != self.reference.parameters.numel():
             return Reason.MALFORMED
-        return Reason.NOT_FINITE if fault_of(norm_of(vector.to(torch.float32))) else None
+        return Reason.NOT_FINITE if norm_fault(norm_of(vector.to(torch.float32))) else None
 
 
 def _place(process: str) -> str:

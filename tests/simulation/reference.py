@@ -12,13 +12,13 @@ import torch
 from attrs import define, evolve, field
 from torch import Tensor
 
-from byzpy_tw.audit.replay import AtOnce, Replay, Shown, replay_of
+from byzpy_tw.audit.replay import ImmediateExecutor, RevealedKnowledge, RoundReplay, prepare_replay
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.rounds.probation import Probation
-from byzpy_tw.vectors import narrowed, sha256_of
+from byzpy_tw.vectors import round_to_dtype, sha256_of
 
 MOST_KEPT = 1_000  # vectors and steps of a configuration
 
@@ -27,7 +27,7 @@ MOST_KEPT = 1_000  # vectors and steps of a configuration
 class _Known:
     """What is remembered of one configuration."""
 
-    replay: Replay
+    replay: RoundReplay
     vectors: dict[Any, Any] = field(factory=dict, init=False)  # and steps
 
 
@@ -45,7 +45,9 @@ class References:
         )
         if config.bits not in self._known:
             root: Any = None  # its data is in no folder
-            self._known[config.bits] = _Known(replay_of(config, self.registry, root, AtOnce()))
+            self._known[config.bits] = _Known(
+                prepare_replay(config, self.registry, root, ImmediateExecutor())
+            )
         return Reference(self._known[config.bits])
 
 
@@ -71,7 +73,7 @@ class Reference:
         self.probation = Probation.from_plain(self._now.probation)
 
     @property
-    def _replay(self) -> Replay:
+    def _replay(self) -> RoundReplay:
         return self._known.replay
 
     @property
@@ -108,7 +110,9 @@ class Reference:
     def honest(self, node: int) -> Tensor:
         """What an honest node sends, in the wire's type."""
         replay, now = self._replay, self._now
-        return self._once(("honest", node), lambda: narrowed(replay.gradient(now, node), self.wire))
+        return self._once(
+            ("honest", node), lambda: round_to_dtype(replay.gradient(now, node), self.wire)
+        )
 
     def byzantine(self, node: int, accepted: dict[int, Tensor], f: int) -> Tensor:
         """What a Byzantine one sends, given the rows of honest nodes and the rules' `f`."""
@@ -120,7 +124,7 @@ class Reference:
         key = ("byzantine", node, f, _key(accepted), _key(past))
         return self._once(key, lambda: replay.sent(now, node, shown, own, past))
 
-    def _shown(self, accepted: dict[int, Tensor], f: int) -> Shown:
+    def _shown(self, accepted: dict[int, Tensor], f: int) -> RevealedKnowledge:
         rows = list(accepted.values())
         return self._once(
             ("shown", f, _key(accepted)),

@@ -22,7 +22,7 @@ from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.resume import ResumePoint
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.trainer.in_process_server import InProcessServer
-from byzpy_tw.trainer.run import _member
+from byzpy_tw.trainer.run import remote_slot
 from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.trainer.training import Prepared, Training
 from tests.simulation.folder import Folder
@@ -165,7 +165,7 @@ class SimulatedTrainer:
         training._saving._thread = reactor.pool(1, self.speed)
         try:
             prepared = await training.prepare()
-            await training.run(self._members(prepared, pool))
+            await training.run(self._slots(prepared, pool))
         except ByzpyTwError as e:
             self.error = e
         except CancelledError:
@@ -177,15 +177,15 @@ class SimulatedTrainer:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _members(self, prepared: Prepared, pool: Any) -> list[ServerSlot]:
+    def _slots(self, prepared: Prepared, pool: Any) -> list[ServerSlot]:
         config, reactor = self.config, self.machine
         if config.in_process:
             here = InProcessServer(
-                reactor, pool, THREADS, self.registry, prepared.dataset, prepared.tried,
+                reactor, pool, THREADS, self.registry, prepared.dataset, prepared.trial_outcome,
                 prepared.environment,
             )  # fmt: skip
             return [ServerSlot(here.name, lambda: here, redials=False)]
-        return [_member(a, config, reactor) for a in parse_addresses(config.remote_hosts)]
+        return [remote_slot(a, config, reactor) for a in parse_addresses(config.remote_hosts)]
 
 
 def named(begun: ResumePoint) -> ResumePoint:

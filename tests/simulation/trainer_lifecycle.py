@@ -11,8 +11,8 @@ from attrs import define, field
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.records.resume import ResumePoint, new, reopen
-from byzpy_tw.trainer.training import begun_with
+from byzpy_tw.records.resume import ResumePoint, new_resume_point, reopen
+from byzpy_tw.trainer.training import initial_config_json
 from tests.simulation.cluster import TRAINER
 from tests.simulation.event_loop import World
 from tests.simulation.folder import Folder
@@ -48,8 +48,8 @@ class Lives:
 
     def begin(self) -> None:
         """As `trainer.program.run_program`."""
-        directory, begun = RunDirectory.create(self.path), named(new())
-        directory.write_config(begun_with(self.config, begun))
+        directory, begun = RunDirectory.create(self.path), named(new_resume_point())
+        directory.write_config(initial_config_json(self.config, begun))
         self._start(self.config, directory, begun)
 
     def resume(self) -> None:

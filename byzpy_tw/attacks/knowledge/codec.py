@@ -13,29 +13,32 @@ from torch import Tensor
 
 from byzpy_tw.attacks.knowledge.view import Knowledge, shapes
 from byzpy_tw.errors import BadRequest
-from byzpy_tw.vectors import narrowed
+from byzpy_tw.vectors import round_to_dtype
 
 PIECES = ("mean", "std", "one", "gram", "products", "vectors", "strength")
 PAST = "past"  # travels too, but one frame for each node that is shown its own
 _WIDE = {"gram", "products", "strength"}  # float64, and small
 
 
-def dtype_of(piece: str, wire: torch.dtype = torch.float32) -> torch.dtype:
+def wire_dtype_of(piece: str, wire: torch.dtype = torch.float32) -> torch.dtype:
     """What `piece` is on the wire, where vectors are `wire`."""
     return torch.float64 if piece in _WIDE else wire
 
 
-def narrow(pieces: Mapping[str, Tensor], wire: torch.dtype) -> dict[str, Tensor]:
+def encode_pieces(pieces: Mapping[str, Tensor], wire: torch.dtype) -> dict[str, Tensor]:
     """`pieces` as they travel."""
-    return {p: narrowed(tensor, dtype_of(p, wire)).contiguous() for p, tensor in pieces.items()}
+    return {
+        p: round_to_dtype(tensor, wire_dtype_of(p, wire)).contiguous()
+        for p, tensor in pieces.items()
+    }
 
 
-def widened(tensor: Tensor) -> Tensor:
+def decode_piece(tensor: Tensor) -> Tensor:
     """A piece, or a past, that has travelled, as attacks take it."""
     return tensor if tensor.dtype is torch.float64 else tensor.to(torch.float32)
 
 
-def knowledge_of(
+def decode_knowledge(
     shown: Mapping[str, Tensor],
     *,
     h: int,

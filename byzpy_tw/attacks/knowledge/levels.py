@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-Tier = Literal["nothing", "own", "one", "moments", "gram", "all"]
+Level = Literal["nothing", "own", "one", "moments", "gram", "all"]
 
 # The most that an attack of each tier may be shown.
-TIERS: Mapping[str, frozenset[str]] = {
+LEVELS: Mapping[str, frozenset[str]] = {
     "nothing": frozenset(),
     "own": frozenset({"own", "past"}),
     "one": frozenset({"one"}),
@@ -18,7 +18,7 @@ TIERS: Mapping[str, frozenset[str]] = {
 }
 
 # What an attack of each tier is shown that does not say more precisely.
-_USUAL: Mapping[str, tuple[str, ...]] = {
+_DEFAULT_PIECES: Mapping[str, tuple[str, ...]] = {
     "nothing": (),
     "own": ("own",),
     "one": ("one",),
@@ -34,7 +34,11 @@ def pieces_of(attack: Any) -> tuple[str, ...]:
     Its attribute ``pieces``, or what is usual for its tier.
     """
     declared = getattr(attack, "pieces", None)
-    return _USUAL[getattr(attack, "knowledge", "all")] if declared is None else tuple(declared)
+    return (
+        _DEFAULT_PIECES[getattr(attack, "knowledge", "all")]
+        if declared is None
+        else tuple(declared)
+    )
 
 
 def shapes(pieces: Collection[str], h: int, d: int) -> dict[str, tuple[int, ...]]:

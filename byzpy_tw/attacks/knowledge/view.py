@@ -1,6 +1,6 @@
 """What an attack is shown, and the one way in which each piece is computed.
 
-An attack declares a tier (`TIERS`) and the pieces of it that it really needs
+An attack declares a tier (`LEVELS`) and the pieces of it that it really needs
 (`pieces`).  The trainer computes those from the honest vectors, and they are
 all that travels.  An attack that is handed whole vectors computes the missing
 pieces itself, by the same functions, and so answers with the same bits.
@@ -16,14 +16,14 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.knowledge.levels import TIERS, Tier, pieces_of, shapes
-from byzpy_tw.attacks.moments import along, inner_products, moments
+from byzpy_tw.attacks.knowledge.levels import LEVELS, Level, pieces_of, shapes
+from byzpy_tw.attacks.moments import centered_products, direction_vector, moments
 from byzpy_tw.errors import NeedsContext
 from byzpy_tw.seeds import Context
 
 Measure = Callable[["Knowledge"], float]
 
-__all__ = ["TIERS", "Knowledge", "pieces_of", "shapes"]
+__all__ = ["LEVELS", "Knowledge", "pieces_of", "shapes"]
 
 
 @frozen(eq=False, kw_only=True)
@@ -45,7 +45,7 @@ class Knowledge:
     ``strength`` ``(1,)``    float64: what the attack's method ``strength`` found
     ``vectors``  ``(h, d)``  all of it
 
-    A plugin's attack gets all but ``vectors`` in memory of its own (`owned`).  The built-in
+    A plugin's attack gets all but ``vectors`` in memory of its own (`private_copy`).  The built-in
     ones share theirs, and write to none.
     """
 
@@ -66,7 +66,7 @@ class Knowledge:
     def of(
         cls,
         honest: Tensor,
-        tier: Tier = "all",
+        level: Level = "all",
         *,
         needs: Collection[str] | None = None,
         own: Tensor | None = None,
@@ -82,7 +82,7 @@ class Knowledge:
         ``one``, `direction` the vector behind ``products`` (mean, std or sign),
         `measure` what gives ``strength``.
         """
-        wanted = TIERS[tier] if needs is None else TIERS[tier] & set(needs)
+        wanted = LEVELS[level] if needs is None else LEVELS[level] & set(needs)
         # A node's own gradient is known where the node is, not to the trainer.
         wanted = wanted - ({"own"} if measure is not None or needs else {"own", "strength"})
         shown = cls(
@@ -121,9 +121,9 @@ class Knowledge:
             needs=pieces_of(attack),
             own=own,
             past=past,
-            one=chosen_row(attack, honest, context, state),
+            one=choose_row(attack, honest, context, state),
             direction=getattr(attack, "direction", "mean"),
-            measure=measured(attack, context, memory),
+            measure=strength_measure(attack, context, memory),
         )
 
     def with_pieces(
@@ -152,7 +152,7 @@ class Knowledge:
             )
         return attrs.evolve(self, **found)
 
-    def owned(self) -> Knowledge:
+    def private_copy(self) -> Knowledge:
         """The same, in memory that nobody else has, but for ``vectors``."""
         pieces = ("own", "past", "mean", "std", "one", "gram", "products", "strength")
         found = {piece: getattr(self, piece) for piece in pieces}
@@ -173,14 +173,16 @@ def _computed(
         std = "std" in pieces or (wants_products and direction == "std")
         found["mean"], found["std"] = moments(vectors, std=std)
     if wants_products:
-        at = along(direction, found["mean"], found["std"])
-        found["gram"], found["products"] = inner_products(vectors, found["mean"], at)
+        at = direction_vector(direction, found["mean"], found["std"])
+        found["gram"], found["products"] = centered_products(vectors, found["mean"], at)
     if "one" in pieces:
         found["one"] = vectors[one]
     return {piece: found[piece] for piece in pieces if piece in found}
 
 
-def measured(attack: Any, context: Context | None, memory: dict[str, Any] | None) -> Measure | None:
+def strength_measure(
+    attack: Any, context: Context | None, memory: dict[str, Any] | None
+) -> Measure | None:
     """What finds the ``strength`` of `attack`, where it has one."""
     strength = getattr(attack, "strength", None)
     if "strength" not in pieces_of(attack) or strength is None:
@@ -188,7 +190,7 @@ def measured(attack: Any, context: Context | None, memory: dict[str, Any] | None
     return lambda known: float(strength(known, context=context, memory=memory))
 
 
-def chosen_row(
+def choose_row(
     attack: Any, honest: Tensor, context: Context | None, state: dict[str, Any] | None
 ) -> int:
     """The row of `honest` that `attack` is shown as ``one``."""

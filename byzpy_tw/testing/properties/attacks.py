@@ -13,20 +13,20 @@ from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.aggregators import MultiKrum, Pipeline, TrimmedMean
-from byzpy_tw.attacks import TIERS, Knowledge, pieces_of
+from byzpy_tw.attacks import LEVELS, Knowledge, pieces_of
 from byzpy_tw.errors import BadParameter, ByzpyTwError
-from byzpy_tw.plugins.outputs import checked
+from byzpy_tw.plugins.outputs import check_made
 from byzpy_tw.seeds import Context
 from byzpy_tw.testing.properties.bounds import (
     PATIENCE,
     any_rows,
-    made,
+    assert_untouched,
+    make_with,
     on_threads,
     quick,
-    same,
+    run_within,
+    same_bits,
     test_class,
-    untouched,
-    within,
 )
 
 Factory = Callable[..., Any]
@@ -50,7 +50,7 @@ def attack_tests(make: Factory, *, h: int = 8, b: int = 2, d: int = 50, name: st
         "_aimed_at_multi_krum": Pipeline(aggregator=MultiKrum(f=b)),
         "_aimed_at_trimmed_mean": Pipeline(aggregator=TrimmedMean(f=b)),
     }
-    aims = hasattr(made(make, f=b), "aimed_at")
+    aims = hasattr(make_with(make, f=b), "aimed_at")
     for suffix, target in targets.items():
         if aims == (target is not None):
             subject = _Subject(make, h, b, d, target)
@@ -72,7 +72,7 @@ class _Subject:
 
     def attack(self, b: int | None = None) -> Any:
         """A new one, as a server makes it."""
-        return checked("attack", "this", "tested here", made(self.make, f=b or self.b))
+        return check_made("attack", "this", "tested here", make_with(self.make, f=b or self.b))
 
     def aimed(self, b: int | None = None) -> Any:
         """A new one, as the trainer makes it."""
@@ -93,13 +93,13 @@ class _Subject:
 
     def __call__(self, known: Knowledge, context: Context, attack: Any = None) -> Tensor:
         attack = attack or self.attack()
-        return within(PATIENCE, lambda: attack(known, context=context))  # type: ignore[no-any-return]
+        return run_within(PATIENCE, lambda: attack(known, context=context))  # type: ignore[no-any-return]
 
     def shown(self, honest: Tensor, context: Context, state: dict[str, Any]) -> Knowledge:
         """What the trainer lets travel; the node's own gradient is there already."""
         attack = self.aimed(context.byzantine)
         context = evolve(context, node=-1)
-        return within(
+        return run_within(
             PATIENCE,
             lambda: Knowledge.for_attack(
                 attack, honest, own=_own(honest), context=context, state=state
@@ -117,8 +117,8 @@ def _declaration(subject: _Subject) -> Any:
         """It declares a tier, asks for no more, and gives a vector as long as the others."""
         attack, aimed = subject.attack(), subject.aimed()
         for one in (attack, aimed):
-            self.assertIn(one.knowledge, TIERS)
-            self.assertLessEqual(set(pieces_of(one)), TIERS[one.knowledge])
+            self.assertIn(one.knowledge, LEVELS)
+            self.assertLessEqual(set(pieces_of(one)), LEVELS[one.knowledge])
         self.assertEqual(pieces_of(attack), pieces_of(aimed), "a server would not know")
         honest, context = subject.honest(), subject.context()
         vector = subject(subject.shown(honest, context, {}), context)
@@ -134,16 +134,16 @@ def _shown_alone(subject: _Subject) -> Any:
         """What travels is enough for the vector that all of the honest vectors give."""
         honest, context = subject.honest(), subject.context()
         own = _own(honest)
-        with untouched(self, honest):
+        with assert_untouched(self, honest):
             shown = subject.shown(honest, context, {})
         everything = Knowledge(
             h=subject.h, dimension=subject.d, dtype=honest.dtype, own=own, vectors=honest
         )
         pieces = [piece for piece in (shown.mean, shown.std, shown.gram) if piece is not None]
-        with untouched(self, honest, own, *pieces):
+        with assert_untouched(self, honest, own, *pieces):
             less = subject(shown, context)
             more = subject(everything, context, subject.aimed())
-        self.assertTrue(same(less, more), "another vector from less knowledge")
+        self.assertTrue(same_bits(less, more), "another vector from less knowledge")
 
     return test
 
@@ -157,7 +157,7 @@ def _bits(subject: _Subject) -> Any:
         first, *others = on_threads(lambda: subject(shown, context, attack))
         subject(subject.shown(subject.honest(2), context, {}), context, attack)
         for other in [*others, subject(shown, context, attack), subject(shown, context)]:
-            self.assertTrue(same(first, other), "two calls on the same knowledge differ")
+            self.assertTrue(same_bits(first, other), "two calls on the same knowledge differ")
 
     return test
 

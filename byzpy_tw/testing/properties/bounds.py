@@ -18,8 +18,8 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.aggregators.callables import taken
-from byzpy_tw.kernels.parallel import alone, using
+from byzpy_tw.aggregators.callables import supported_arguments
+from byzpy_tw.kernels.parallel import run_single_threaded, thread_limit
 from byzpy_tw.vectors import sha256_of
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ quick = settings(deadline=None, max_examples=20, suppress_health_check=list(Heal
 PATIENCE = 60.0  # seconds; what takes longer on a handful of small vectors hangs
 
 
-def within(seconds: float, work: Callable[[], T]) -> T:
+def run_within(seconds: float, work: Callable[[], T]) -> T:
     """What `work` returns or raises; an `AssertionError` if it takes longer.
 
     It is called as in a run: torch has one thread, and records no gradients.  A
@@ -40,7 +40,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
     def run() -> None:
         try:
-            found.append((True, context.run(alone, work)))
+            found.append((True, context.run(run_single_threaded, work)))
         except BaseException as e:  # the test's to deal with
             found.append((False, e))
 
@@ -56,14 +56,14 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def untouched(test: SynchronousTestCase, *given: Any) -> Iterator[None]:
+def assert_untouched(test: SynchronousTestCase, *given: Any) -> Iterator[None]:
     """Fail if the tensors among `given` change, or global streams of random numbers move."""
     tensors = [g for g in given if isinstance(g, Tensor)]
     before = [t.clone() for t in tensors]
     torch_stream, streams = torch.get_rng_state(), _streams()
     yield
     for tensor, kept in zip(tensors, before, strict=True):
-        test.assertTrue(same(tensor, kept), "changed its input")
+        test.assertTrue(same_bits(tensor, kept), "changed its input")
     test.assertTrue(
         torch.equal(torch.get_rng_state(), torch_stream),
         "drew from torch's global stream: use context.stream, or a generator of its own",
@@ -80,7 +80,7 @@ def _streams() -> tuple[Any, ...]:
     return kind, keys.tobytes(), *rest, random.getstate()
 
 
-def same(a: Tensor, b: Tensor) -> bool:
+def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have the same shape, dtype and bits."""
     return sha256_of(a) == sha256_of(b)
 
@@ -89,7 +89,7 @@ def on_threads(work: Callable[[], T]) -> list[T]:
     """What `work` gives when rules may use 1, 2 and 4 threads."""
     found = []
     for count in (1, 2, 4):
-        with using(count):
+        with thread_limit(count):
             found.append(work())
     return found
 
@@ -100,9 +100,9 @@ def any_rows(n: int, d: int) -> Any:
     return arrays(np.float32, (n, d), elements=numbers)
 
 
-def made(make: Callable[..., Any], **offered: Any) -> Any:
+def make_with(make: Callable[..., Any], **offered: Any) -> Any:
     """What the factory `make` makes, given those of `offered` that it takes."""
-    return make(**taken(make, offered))
+    return make(**supported_arguments(make, offered))
 
 
 def test_class(kind: str, make: Callable[..., Any], name: str, tests: dict[str, Any]) -> Any:

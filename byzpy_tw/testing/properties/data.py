@@ -19,14 +19,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ShardTooSmall
-from byzpy_tw.plugins.outputs import checked
+from byzpy_tw.plugins.outputs import check_made
 from byzpy_tw.testing.properties.bounds import (
     PATIENCE,
-    made,
+    assert_untouched,
+    make_with,
     on_threads,
+    run_within,
     test_class,
-    untouched,
-    within,
 )
 
 Factory = Callable[..., Any]
@@ -48,8 +48,8 @@ def dataset_tests(
     """
 
     def build() -> Dataset:
-        found = within(PATIENCE, lambda: made(make, **parameters))
-        return checked("dataset", "this", "tested here", found)  # type: ignore[no-any-return]
+        found = run_within(PATIENCE, lambda: make_with(make, **parameters))
+        return check_made("dataset", "this", "tested here", found)  # type: ignore[no-any-return]
 
     def splits(self: SynchronousTestCase) -> None:
         """Both splits hold examples of one shape, and labels that are classes."""
@@ -66,7 +66,7 @@ def dataset_tests(
         """What a model is given is finite, float32, and not the data themselves."""
         data = build()
         some = data.train.x[:100]
-        with untouched(self, data.train.x):
+        with assert_untouched(self, data.train.x):
             found = data.inputs(some)
             self.assertEqual(found.dtype, torch.float32)
             self.assertEqual(found.shape, some.shape)
@@ -75,7 +75,7 @@ def dataset_tests(
 
     def again(self: SynchronousTestCase) -> None:
         """Made again it is the same, to the bit."""
-        with untouched(self):
+        with assert_untouched(self):
             digests = on_threads(lambda: build().digest())
         self.assertEqual(len(set(digests)), 1, "two of the same dataset differ")
 
@@ -126,11 +126,11 @@ def partition_tests(
     are empty, or it is a `ShardTooSmall` with the numbers.  With `covers` every example
     is in some shard, with `disjoint` in no more than one.
     """
-    partition = checked("partition", "this", "tested here", made(make, **parameters))
+    partition = check_made("partition", "this", "tested here", make_with(make, **parameters))
 
     def cut(labels: np.ndarray, shards: int, seed: int) -> list[np.ndarray]:
         stream = seeds.stream(seed, "partition")
-        return within(PATIENCE, lambda: partition(labels, shards, stream))  # type: ignore[no-any-return]
+        return run_within(PATIENCE, lambda: partition(labels, shards, stream))  # type: ignore[no-any-return]
 
     @st.composite
     def cases(draw: Any) -> tuple[np.ndarray, int]:
@@ -147,7 +147,7 @@ def partition_tests(
         """Shards are rows of examples that there are."""
         labels, shards = case
         kept = labels.copy()
-        with untouched(self):
+        with assert_untouched(self):
             found = cut(labels, shards, seed)
         self.assertTrue(np.array_equal(labels, kept), "changed the labels")
         self.assertEqual(len(found), shards)

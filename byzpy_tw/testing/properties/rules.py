@@ -27,13 +27,13 @@ from byzpy_tw.seeds import Context
 from byzpy_tw.testing.properties.bounds import (
     PATIENCE,
     any_rows,
-    made,
+    assert_untouched,
+    make_with,
     on_threads,
     quick,
-    same,
+    run_within,
+    same_bits,
     test_class,
-    untouched,
-    within,
 )
 
 Factory = Callable[..., Any]
@@ -106,7 +106,7 @@ def _tests(
     tolerance: float,
     name: str,
 ) -> Any:
-    rule = made(make, f=f)
+    rule = make_with(make, f=f)
     subject = _Subject(rule, kind == "aggregator", f)
     laws = getattr(rule, "laws", ())
     declared = frozenset([laws] if isinstance(laws, str) else laws)
@@ -144,7 +144,7 @@ class _Subject:
         n = len(rows)
         context = context or Context(nodes=tuple(range(n)), n=n, f=self.f)
         state = {} if state is None else state
-        found = within(PATIENCE, lambda: run(self.rule, rows, context=context, state=state))
+        found = run_within(PATIENCE, lambda: run(self.rule, rows, context=context, state=state))
         return found.vector if self.last else found  # type: ignore[no-any-return,union-attr]
 
     def through_chain(self, rows: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ class _Subject:
         else:
             # What comes out is seen through a mean: NaN if any of it is.
             chain = Pipeline(pre=(*keeper, self.rule), aggregator=lambda rows: rows.mean(dim=0))
-        return within(PATIENCE, lambda: chain(rows))  # type: ignore[no-any-return]
+        return run_within(PATIENCE, lambda: chain(rows))  # type: ignore[no-any-return]
 
 
 @frozen
@@ -198,14 +198,14 @@ def _world(subject: _Subject, n: int) -> Any:
         """Rows, the state's tensors and global streams stay as they were."""
         rows = _cloud(2, n, 40)
         first: dict[str, Any] = {}
-        with untouched(self, rows):
+        with assert_untouched(self, rows):
             got = subject(rows, state=first)
             kept = [value for value in first.values() if isinstance(value, Tensor)]
             before = [value.clone() for value in kept]
             got += 1  # the caller's to write to
         for now, then in zip(kept, before, strict=True):
-            self.assertTrue(same(now, then), "its answer is its state's memory")
-        with untouched(self, *kept):
+            self.assertTrue(same_bits(now, then), "its answer is its state's memory")
+        with assert_untouched(self, *kept):
             subject(_cloud(3, n, 40), state=dict(first))
 
     return test
@@ -219,7 +219,7 @@ def _bits(subject: _Subject, n: int) -> Any:
         first, *others = on_threads(lambda: subject(rows, context=context))
         subject(_cloud(5, n, 7, torch.float32))
         for other in [*others, subject(rows, context=context)]:
-            self.assertTrue(same(first, other), "two calls on the same rows differ")
+            self.assertTrue(same_bits(first, other), "two calls on the same rows differ")
 
     return test
 

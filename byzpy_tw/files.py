@@ -1,0 +1,46 @@
+"""Files that are replaced as a whole: a reader sees the old content or the new."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: Path, unfinished: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a file beside `path` for writing; sync it and rename it to `path` at the end.
+
+    `path` keeps its old content where the block, the sync or the rename fails; the
+    unfinished file (``.NAME.new``, or `unfinished`) is removed then.  Raises `OSError`.
+    """
+    unfinished = unfinished or path.with_name(f".{path.name}.new")
+    try:
+        with open(unfinished, "wb", buffering=0) as file:
+            yield file  # type: ignore[misc]  # unbuffered: a FileIO, which has what is used
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        sync(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Replace the content of `path` by `text` in UTF-8.  Raises `OSError`."""
+    data = memoryview(text.encode("utf-8", errors))
+    with replacing(path) as file:
+        while data:
+            data = data[file.write(data) :]
+
+
+def sync(folder: Path) -> None:
+    """Make renames in `folder` outlive a loss of power.  Raises `OSError`."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,35 @@
+"""Text of other processes and of files, made fit for one line of a terminal, a log or a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def clean(text: str, length: int = 500) -> str:
+    """Return the first `length` characters of `text` as one line without control characters."""
+    words = "".join(c if c.isprintable() else " " for c in text[:length])
+    return " ".join(words.split())
+
+
+def clean_value(value: Any, length: int = 120) -> str:
+    """Return a value read from a file as clean text; a SHA-256 is cut to 12 digits."""
+    try:
+        text = value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
+    except (ValueError, RecursionError):  # of thousands of digits, or nested as deep
+        text = f"({type(value).__name__})"
+    return clean(text, length)
+
+
+def printable(text: object) -> str:
+    """Return `text`, such as a path, with ``?`` for each control character."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
+def encodable(text: str) -> str:
+    """Return `text` with ``?`` for characters that UTF-8 cannot encode, such as surrogates."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def clip(text: str, length: int = 80) -> str:
+    """Return `text`, cut to `length` characters with ``...`` at its end where it is longer."""
+    return text if len(text) <= length else text[: length - 3] + "..."
