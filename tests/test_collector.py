@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from attrs import define
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.errors import BadFrame
+from byzpy_tw.errors import (
+    BadFrame,
+)
+from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
-from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.collector import MAX_UNREQUESTED, Collector
+from byzpy_tw.trainer.server_client import RemoteServer
 
 D = 4
 
@@ -261,3 +266,19 @@ class CollectorTests(SynchronousTestCase):
         self.pool.shutdown()
         self.deliver(self.a, vector(0))
         self.assertTrue(self.round.is_awaited(0))
+
+
+class FloodTests(SynchronousTestCase):
+    def test_frames_without_end(self) -> None:
+        """A server that floods the trainer with frames nobody asked for is cut off."""
+        collector = Collector(torch.zeros(2, 3), ClockReactor(), HandCrankedPool(eager=True))
+        server: Any = RemoteServer(Address("h", 1), ClockReactor())
+        collector.assign(0, server)
+        stale = Header(Kind.VECTOR, 0, 3, 0)
+        for number in (1, 2):  # each round anew
+            collector.begin(Round(number, 1, 1, 1))
+            for _ in range(MAX_UNREQUESTED):
+                self.assertIsNone(collector.allocate(server, stale))
+        with self.assertRaises(BadFrame):
+            for _ in range(MAX_UNREQUESTED):
+                collector.allocate(server, stale)

@@ -81,6 +81,20 @@ class NoVector(Attack):
         return None
 
 
+class Chooses(Attack):
+    """Chooses a row, and raises where it fails."""
+
+    knowledge, pieces = "one", ("one",)
+
+    def __call__(self, known: Any, *, context: Any = None) -> Any:
+        return -known.one
+
+    def choose(self, honest: Any, *, context: Any = None) -> int:
+        if self.running:
+            raise AttributeError("no such thing")
+        return 0
+
+
 class Model(torch.nn.Module):
     """A linear model that raises once its bias has moved, but not where it is scaled."""
 
@@ -110,6 +124,7 @@ class Plugin:
             named("raises-at-some", Attack, lambda round, node: node is not None and node % 2),
             named("raises-once", Attack, lambda round, node: round == 4 and node == 5),
             named("nothing", NoVector, lambda round, node: node is not None),
+            named("cannot-choose", Chooses, None),
         ]
 
     @hookimpl
@@ -213,6 +228,13 @@ class CauseTests(RunCase):
         [logged] = self.flushLoggedErrors(LookupError)
         self.assertIn("in rule", logged.getTraceback())
         self.assertIsNone(self.result["halted"])
+
+    async def test_an_attack_that_cannot_choose(self) -> None:
+        """It ends the run with an error that names it, whatever it raises."""
+        ended = await self.run_(attack="cannot-choose")
+        text = self.error(ended, BrokenPlugin, 3)  # paused
+        self.assertIn("attack 'cannot-choose' raised AttributeError: no such thing", text)
+        self.flushLoggedErrors(AttributeError)
 
 
 class AttackTests(RunCase):

@@ -324,3 +324,34 @@ class EndTests(ServerCase):
         self.assertEqual(second.ask(commands.Ping, token=1), {"token": 1})
         self.assertTrue(stream.open)
         self.assertEqual((self.server.runs, self.server.nodes), (1, 3))
+
+
+class PoolSpawnTests(ServerCase):
+    def test_attacks_are_made_in_the_pool(self) -> None:
+        """A plugin's attack that takes its time does not hold up the reactor."""
+        trainer = self.trainer()
+        trainer.open_run()
+        self.pool.eager = False
+        nodes = json.dumps([[3, 0, "ipm"]]).encode()
+        answer = trainer.begin(commands.SpawnNodes, run="r", nodes=nodes)
+        self.assertEqual((answer, self.server.nodes), ([], 0))
+        self.pool.drain()
+        trainer.pump.flush()
+        self.assertEqual(answer, [{"count": 1, "attacks": ""}])
+
+    def test_a_run_that_is_closed_meanwhile(self) -> None:
+        """Its nodes are not counted."""
+        trainer = self.trainer()
+        trainer.open_run()
+        self.pool.eager = False
+        nodes = json.dumps([[3, 0, "ipm"]]).encode()
+        answer = trainer.begin(commands.SpawnNodes, run="r", nodes=nodes)
+        trainer.ask(commands.CloseRun, run="r")
+        self.pool.drain()
+        trainer.pump.flush()
+        self.assertIs(answer[0].check(UnknownRun), UnknownRun)
+        self.assertFree()
+
+    def test_a_name_with_control_characters(self) -> None:
+        """A run's name is shown in the log, so it cannot steer a terminal."""
+        self.assertRaises(BadRequest, self.trainer().open_run, run="r\x1b[2J")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.cli.train import configuration
-from byzpy_tw.errors import ConfigError
+from byzpy_tw.errors import (
+    ConfigError,
+)
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import load
 from byzpy_tw.protocol.frame_writer import FrameWriter
@@ -23,7 +26,7 @@ from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
 from byzpy_tw.workers.gradients import Answer
-from byzpy_tw.workers.host import NodeHost, build
+from byzpy_tw.workers.host import NodeHost, activation_bytes_per_example, build
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 REGISTRY = load()
@@ -248,3 +251,22 @@ class DeviceTests(SynchronousTestCase):
             self.assertIn(
                 "use cpu or auto", str(self.assertRaises(ConfigError, resolve_device, "cuda"))
             )
+
+
+class ActivationBytesTests(SynchronousTestCase):
+    def test_counts_what_grows_with_examples(self) -> None:
+        """Activations count, parameters do not."""
+        kept = activation_bytes_per_example(
+            lambda: nn.Sequential(nn.Linear(1000, 8), nn.ReLU()), (1000,)
+        )
+        self.assertLess(4 * (1000 + 8), kept)
+        self.assertLess(kept, 4 * 3 * (1000 + 8))
+
+    def test_a_model_that_cannot_say(self) -> None:
+        """One that cannot run on the meta device is not refused."""
+
+        class Odd(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x * x.sum().item()
+
+        self.assertEqual(activation_bytes_per_example(Odd, (3,)), 0)

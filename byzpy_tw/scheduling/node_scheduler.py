@@ -42,7 +42,7 @@ Failures = dict[int, str]  # node -> what went wrong, in words
 SHORT_VECTOR = 16_384  # elements of a vector that an attack makes in less than its way to the pool
 LARGE = 1 << 24  # bytes of a tensor that takes a millisecond to free
 _TRACEBACKS = 20  # that a run's nodes may leave in the log
-_HELD_BYTES = 1 << 28  # of vectors that one run's nodes hold back to send late
+MAX_HELD_BYTES = 1 << 28  # of vectors that one run's nodes hold back to send late
 
 
 @define(eq=False)
@@ -211,10 +211,10 @@ class NodeScheduler:
     def _send_late(self, node: int, vector: Tensor, round: int, emit: SendVector) -> None:
         """Emit after the delay that the node's attack asks for, waiting for nothing.
 
-        One vector a node is held back at a time, and one or `_HELD_BYTES` of all
+        One vector a node is held back at a time, and one or `MAX_HELD_BYTES` of all
         nodes together, so that what waits is bounded.
         """
-        if node in self._delayed or len(self._delayed) * vector.nbytes >= _HELD_BYTES:
+        if node in self._delayed or len(self._delayed) * vector.nbytes >= MAX_HELD_BYTES:
             return
         seconds = self.host.nodes[node].attack.seconds
         if seconds is None:
