@@ -86,12 +86,16 @@ class ProtectedModeTests(ServerCase):
 
     def test_this_machine_by_its_own_address(self) -> None:
         """A trainer may dial its machine's address on the network."""
-        self.dial(peer="10.0.0.1", here="10.0.0.1").hello()
+        near = self.dial(peer="10.0.0.1", here="10.0.0.1")
+        self.assertEqual(near.hello()["protocol"], commands.PROTOCOL)
+        self.assertTrue(near.open)
 
     def test_insecure(self) -> None:
         """--insecure lifts it."""
         self.server.insecure = True
-        self.dial(peer="10.0.0.9", here="10.0.0.1").hello()
+        far = self.dial(peer="10.0.0.9", here="10.0.0.1")
+        self.assertEqual(far.hello()["protocol"], commands.PROTOCOL)
+        self.assertTrue(far.open)
 
 
 @define

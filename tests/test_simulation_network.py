@@ -98,8 +98,8 @@ class Promises:
         return connectProtocol(endpoint, End())
 
     async def pair(self, **options: Any) -> tuple[End, End]:
-        port = self.listen(**options)
-        client = await self.wait(self.dial(port.getHost().port))
+        self.port = self.listen(**options)
+        client = await self.wait(self.dial(self.port.getHost().port))
         server = await self.wait(self.accepting)
         self.addCleanup(self.end, client)
         return client, server
@@ -152,12 +152,15 @@ class Promises:
         self.assertIsInstance(outcome, ConnectionRefusedError)
 
     async def test_those_accepted_stay(self) -> None:
-        """Whoever stops listening keeps the connections that there are."""
+        """A port that is closed keeps the connections that it accepted."""
         client, server = await self.pair()
         client.transport.write(b"before")
         await self.wait(server.heard(6))
+        await _done(self.port.stopListening())
         server.transport.write(b"after")
         await self.wait(client.heard(5))
+        self.assertEqual((bytes(server.received), bytes(client.received)), (b"before", b"after"))
+        self.assertFalse(client.lost.called or server.lost.called)
 
     async def test_back_pressure(self) -> None:
         """A producer is paused while the other side does not read, and then resumed."""

@@ -62,10 +62,16 @@ class BarTests(SynchronousTestCase):
         """A run goes on without it."""
 
         class Gone(io.StringIO):
+            tried = 0
+
             def write(self, text: str) -> int:
+                self.tried += 1
                 raise BrokenPipeError
 
-        run(ProgressBar(Gone()), RunConfig(in_process=True, rounds=3))
+        gone = Gone()
+        run(ProgressBar(gone), RunConfig(in_process=True, rounds=3))
+        self.assertGreater(gone.tried, 0)
+        self.assertEqual(gone.getvalue(), "")
 
 
 class JsonTests(SynchronousTestCase):
