@@ -15,8 +15,8 @@ from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
 from tests.simulation.__main__ import main
 from tests.simulation.history import History, registry
-from tests.simulation.many import examine, sweep
-from tests.simulation.pipe import Manner
+from tests.simulation.many import check_seeds, examine
+from tests.simulation.pipe import LinkProfile
 from tests.simulation.schedule import Fault, Schedule
 
 # Of histories that were wrong once, or were taken to be: the power goes just after the end,
@@ -47,12 +47,12 @@ class SweepTests(SynchronousTestCase):
     def test_what_must_hold_does(self) -> None:
         """Among hundreds of drawn faults nothing is lost, doubled or misattributed,
         nothing hangs, and nothing raises."""
-        swept = sweep(SEEDS)
-        self.assertEqual([str(b) for b in swept.broken], [])
-        self.assertEqual(swept.histories, len(SEEDS))
+        totals = check_seeds(SEEDS)
+        self.assertEqual([str(b) for b in totals.broken], [])
+        self.assertEqual(totals.histories, len(SEEDS))
         for end in ("finished", "failed", "paused"):  # else it tests less than it says
-            self.assertGreater(swept.ends[end], 2)
-        self.assertGreater(min(swept.met, swept.resumed), 10)
+            self.assertGreater(totals.ends[end], 2)
+        self.assertGreater(min(totals.recoverable, totals.resumed), 10)
 
     def test_those_that_were_wrong_once(self) -> None:
         for seed in FOUND:
@@ -89,9 +89,9 @@ class BitsTests(SynchronousTestCase):
             for cut, latency, capacity in (
                 ("whole", 0.0, 1 << 20), ("some", 0.2, 4_096), ("dust", 0.01, 300),
             ):  # fmt: skip
-                manner = Manner(latency, 2.0, cut, capacity)
+                profile = LinkProfile(latency, 2.0, cut, capacity)
                 speeds = tuple(1.0 + 9 * latency * i for i in range(schedule.servers + 1))
-                changed = evolve(schedule, manner=manner, speeds=speeds, threads=1)
+                changed = evolve(schedule, profile=profile, speeds=speeds, threads=1)
                 found.append(digests(examine(changed)[0]))
             self.assertEqual(found[1:], found[:1] * 2, seed)
 

@@ -19,12 +19,12 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.simulation.event_loop import World
+from tests.simulation.event_loop import EventLoop
 from tests.simulation.network import Network
-from tests.simulation.pipe import Manner
-from tests.simulation.process import Machine
+from tests.simulation.pipe import LinkProfile
+from tests.simulation.process import VirtualProcess
 
-MANNER = Manner(latency=0.01, jitter=1.0, cut="some", capacity=5_000)
+PROFILE = LinkProfile(latency=0.01, jitter=1.0, cut="some", capacity=5_000)
 
 
 @define(eq=False)
@@ -206,10 +206,10 @@ class VirtualSocketTests(Promises, TestCase):
     timeout = 10
 
     def setUp(self) -> None:
-        self.world = World(1)
-        network = Network(self.world, MANNER)
-        self.reactor = Machine(self.world, network, "client", "10.0.0.1")
-        self.server_reactor = Machine(self.world, network, "server", self.host)
+        self.loop = EventLoop(1)
+        network = Network(self.loop, PROFILE)
+        self.reactor = VirtualProcess(self.loop, network, "client", "10.0.0.1")
+        self.server_reactor = VirtualProcess(self.loop, network, "server", self.host)
 
     def wait(self, deferred: Deferred) -> Deferred:
         over: list[Any] = []
@@ -219,20 +219,20 @@ class VirtualSocketTests(Promises, TestCase):
             return result
 
         deferred.addBoth(note)
-        self.assertTrue(self.world.run(lambda: bool(over), until=60.0, events=100_000))
+        self.assertTrue(self.loop.run(lambda: bool(over), until=60.0, events=100_000))
         return deferred
 
 
 class TroubleTests(SynchronousTestCase):
     """What no test could ask of a real network."""
 
-    manner = MANNER
+    profile = PROFILE
 
     def setUp(self) -> None:
-        self.world = World(7)
-        self.network = Network(self.world, self.manner)
-        self.here = Machine(self.world, self.network, "here", "10.0.0.1")
-        self.there = Machine(self.world, self.network, "there", "10.0.0.2")
+        self.loop = EventLoop(7)
+        self.network = Network(self.loop, self.profile)
+        self.here = VirtualProcess(self.loop, self.network, "here", "10.0.0.1")
+        self.there = VirtualProcess(self.loop, self.network, "there", "10.0.0.2")
         self.ends: list[End] = []
 
         def build() -> End:
@@ -257,7 +257,7 @@ class TroubleTests(SynchronousTestCase):
         return found[0]
 
     def pass_time(self, seconds: float) -> None:
-        self.world.pass_time(self.world.now + seconds, events=10_000)
+        self.loop.pass_time(self.loop.now + seconds, events=10_000)
 
     def test_a_silent_cut(self) -> None:
         """Nothing arrives any more, and nobody is told for a quarter of an hour."""
@@ -290,7 +290,7 @@ class TroubleTests(SynchronousTestCase):
         end.transport.write(b"z" * 20_000)
         self.pass_time(100.0)
         self.assertEqual(bytes(self.ends[0].received), b"")
-        self.assertEqual(end.transport.outgoing.sent, MANNER.capacity)
+        self.assertEqual(end.transport.outgoing.sent, PROFILE.capacity)
         self.there.thaw()
         self.pass_time(10.0)
         self.assertEqual(len(self.ends[0].received), 20_000)
@@ -303,7 +303,7 @@ class TroubleTests(SynchronousTestCase):
         self.successResultOf(end.lost)
         self.assertEqual(self.ends[0].told, [])  # a dead process does nothing
         self.assertFalse(self.ends[0].lost.called)
-        Machine(self.world, self.network, "new", "10.0.0.2").listenTCP(1, self.factory)
+        VirtualProcess(self.loop, self.network, "new", "10.0.0.2").listenTCP(1, self.factory)
         self.connected()
 
     def test_a_host_without_power(self) -> None:
@@ -322,7 +322,7 @@ class TroubleTests(SynchronousTestCase):
     def test_a_link_that_is_down(self) -> None:
         """What is sent meanwhile comes later, in order; so does a connection."""
         end = self.connected()
-        self.network.link("10.0.0.1", "10.0.0.2").down_until = self.world.now + 4.0
+        self.network.link("10.0.0.1", "10.0.0.2").down_until = self.loop.now + 4.0
         for letter in (b"a", b"b", b"c"):
             end.transport.write(letter)
             self.pass_time(0.5)
@@ -345,7 +345,7 @@ class TroubleTests(SynchronousTestCase):
         """A delayed call can be cancelled, put off and brought forward."""
         seen: list[float] = []
         calls = [
-            self.here.callLater(s, lambda: seen.append(self.world.now)) for s in (1.0, 2.0, 3.0)
+            self.here.callLater(s, lambda: seen.append(self.loop.now)) for s in (1.0, 2.0, 3.0)
         ]
         calls[0].delay(3.0)
         calls[1].cancel()

@@ -98,9 +98,7 @@ class Tally:
         return [*made, f"{len(self.wrong)} violations of what must hold"]
 
 
-def besiege(
-    examine: Examine, inputs: int, first: int, step: int, say: Callable[[str], None]
-) -> Tally:
+def fuzz(examine: Examine, inputs: int, first: int, step: int, say: Callable[[str], None]) -> Tally:
     """The histories of seeds `first`, `first + step`, ... until there were so many inputs."""
     tally, seed, half, said = Tally(), first, 0.0, 0
     began = time.process_time()

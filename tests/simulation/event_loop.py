@@ -33,12 +33,12 @@ class Owner(Protocol):
 class Event:
     """A call that is to happen."""
 
-    __slots__ = ("args", "called", "cancelled", "kw", "owner", "time", "work", "world")
+    __slots__ = ("args", "called", "cancelled", "kw", "loop", "owner", "time", "work")
 
     def __init__(
-        self, world: World, time: float, owner: Owner | None, work: Any, args: Any, kw: Any
+        self, loop: EventLoop, time: float, owner: Owner | None, work: Any, args: Any, kw: Any
     ) -> None:
-        self.world, self.time, self.owner = world, time, owner
+        self.loop, self.time, self.owner = loop, time, owner
         self.work, self.args, self.kw = work, args, kw
         self.called = self.cancelled = False
 
@@ -55,11 +55,11 @@ class Event:
 
     def reset(self, seconds: float) -> None:
         self._check()
-        self.time = self.world.now + seconds
-        self.world.push(self)  # its other place in the heap is passed over
+        self.time = self.loop.now + seconds
+        self.loop.push(self)  # its other place in the heap is passed over
 
     def delay(self, seconds: float) -> None:
-        self.reset(self.time - self.world.now + seconds)
+        self.reset(self.time - self.loop.now + seconds)
 
     def _check(self) -> None:
         if self.cancelled:
@@ -69,7 +69,7 @@ class Event:
 
 
 @define(eq=False)
-class World:
+class EventLoop:
     """The clock, the heap, and what was seen to happen."""
 
     seed: int

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field, frozen
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
-from tests.simulation.event_loop import World
+from tests.simulation.event_loop import EventLoop
 
 if TYPE_CHECKING:
     from tests.simulation.transport import VirtualTransport
@@ -24,7 +24,7 @@ DUST = 200  # bytes that are cut into the smallest segments, where any are
 
 
 @frozen
-class Manner:
+class LinkProfile:
     """How a network treats bytes; of one history."""
 
     latency: float  # seconds, one way
@@ -51,9 +51,9 @@ class Link:
 class Pipe:
     """`writer` and `reader` are the transports at its ends."""
 
-    world: World
+    loop: EventLoop
     link: Link
-    manner: Manner
+    profile: LinkProfile
     random: Random
     writer: VirtualTransport = field(init=False)
     reader: VirtualTransport = field(init=False)
@@ -70,7 +70,7 @@ class Pipe:
 
     @property
     def room(self) -> int:
-        return self.manner.capacity - len(self.buffer) - self._flying
+        return self.profile.capacity - len(self.buffer) - self._flying
 
     def send(self, data: bytes) -> int | Exception:
         """How many of these bytes the system takes; an exception on a dead connection."""
@@ -83,7 +83,7 @@ class Pipe:
             self.on_sent(data)
         self._flying += len(data)
         if self.silent:
-            self.writer.unheard()
+            self.writer.retransmit()
         else:
             for segment in self._segments(data):
                 self._deliver(self._arrived, segment)
@@ -91,7 +91,7 @@ class Pipe:
         return len(data)
 
     def _segments(self, data: bytes) -> list[bytes]:
-        cut, random = self.manner.cut, self.random
+        cut, random = self.profile.cut, self.random
         if cut == "whole" or len(data) == 1:
             return [data]
         if cut == "dust" and self.sent < DUST:
@@ -102,10 +102,10 @@ class Pipe:
         return [data[a:b] for a, b in zip(edges, [*edges[1:], len(data)])]
 
     def _deliver(self, work: Any, *args: Any) -> None:
-        manner, now = self.manner, self.world.now
-        usual = manner.latency * (1 + manner.jitter * self.random.random())
+        profile, now = self.profile, self.loop.now
+        usual = profile.latency * (1 + profile.jitter * self.random.random())
         self._last = max(self._last, self.link.delay(now, usual))
-        self.world.call(self._last - now, None, work, *args)
+        self.loop.call(self._last - now, None, work, *args)
 
     def _arrived(self, segment: bytes) -> None:
         self._flying -= len(segment)
@@ -116,13 +116,13 @@ class Pipe:
             self._deliver(self._break)
             return
         self.buffer += segment
-        self.reader.look()
+        self.reader.poll()
 
     def read(self, most: int) -> bytes:
         data = bytes(self.buffer[:most])
         del self.buffer[:most]
         if not self.silent:
-            self.writer.look()  # there is room now
+            self.writer.poll()  # there is room now
         if self.on_read is not None:
             self.on_read(data)
         return data
@@ -143,8 +143,8 @@ class Pipe:
         self.ended = self.ended or how
         if how is CONNECTION_LOST:
             self.reader.outgoing._break()
-        self.reader.look()
+        self.reader.poll()
 
     def _break(self) -> None:
         self.broken = True
-        self.writer.look()
+        self.writer.poll()
