@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -280,6 +281,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 class LargeRunTests(SynchronousTestCase):
     def test_checkpoints_of_lent_states(self) -> None:
         """What is written from the run's own tensors is what the run was after that round."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -78,6 +79,7 @@ class RoundTripTests(SynchronousTestCase):
             self.path.write_text(text, encoding="utf-8")
             self.assertEqual(RunConfig(**read_options(self.path)), config)
 
+    @pytest.mark.slow
     def test_print_config(self) -> None:
         """The printed file, given back, is the same run: also from a terminal that knows
         no UTF-8."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torchvision import datasets
 
@@ -151,6 +152,7 @@ class ColourTests(FilesTestCase):
         self.assertFalse(self.root.exists())
 
 
+@pytest.mark.slow
 class ProcessTests(FilesTestCase):
     def test_without_torchvision(self) -> None:
         """Reading MNIST's files does not import torchvision."""

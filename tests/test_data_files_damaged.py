@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from unittest import SkipTest
 
+import pytest
 import torch
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -215,6 +216,7 @@ def as_another_user(case: SynchronousTestCase, do: Callable[[], object]) -> None
 
 
 class MissingTests(FilesTestCase):
+    @pytest.mark.slow
     def test_some(self) -> None:
         """Missing files are named, with where to put them, and nothing is left."""
         (self.raw / TEST_X).unlink()
@@ -227,6 +229,7 @@ class MissingTests(FilesTestCase):
         self.assertNotIn(TRAIN_X, text)
         self.assertEqual(sorted(self.root.rglob("*")), before)
 
+    @pytest.mark.slow
     def test_nothing_is_left(self) -> None:
         """A root that was made only for a download that failed is removed."""
         there = self.root.parent

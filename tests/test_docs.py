@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
@@ -155,6 +156,7 @@ class DeployTests(SynchronousTestCase):
         self.assertIn(f"--user-group --home-dir /var/lib/byzpy --shell /usr/sbin/nologin "
                       f"{read['Service']['User']}", page)  # fmt: skip
 
+    @pytest.mark.slow
     def test_systemd_takes_the_unit(self) -> None:
         """Its own checker finds nothing wrong, but that nothing is installed here."""
         checker = shutil.which("systemd-analyze")

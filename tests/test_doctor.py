@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -279,6 +280,7 @@ class CommandTests(SynchronousTestCase):
             self.assertIn(told, err.getvalue())
             self.assertNotIn("Traceback", err.getvalue())
 
+    @pytest.mark.slow
     def test_as_a_program(self) -> None:
         """`--json` writes one object, and nothing else; the exit code goes with it."""
         done = subprocess.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
@@ -126,6 +127,7 @@ class CauseTests(RunCase):
         self.flushLoggedErrors(AttributeError)
 
 
+@pytest.mark.slow
 class AttackTests(RunCase):
     """An attack that fails is no merit of the rule's."""
 

@@ -8,6 +8,7 @@ from collections import Counter
 from random import Random
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -23,6 +24,8 @@ from tests.fuzzing.malicious_server import BOXES, FRAMES, Corruptor
 from tests.fuzzing.script import CONTROL, frame, valid
 from tests.fuzzing.tally import FIRST, PAST, Tally, fuzz
 from tests.support import folder
+
+pytestmark = [pytest.mark.slow, pytest.mark.simulator]
 
 
 def said(seed: int, rate: float) -> tuple[list[Any], Counter[str]]:
@@ -91,13 +94,13 @@ class VirtualTests(SynchronousTestCase):
 
     def test_a_broken_trainer_is_found(self) -> None:
         """One that takes a node's vector from whoever sends it."""
-        right = Collector.place
+        right = Collector.allocate
 
         def wrong(self: Any, host: Any, header: Any) -> Any:
             home = self._servers.get(header.index) if header.index < len(self.matrix) else None
             return right(self, home or host, header)
 
-        self.patch(Collector, "place", wrong)
+        self.patch(Collector, "allocate", wrong)
         self.assertTrue(self.fuzz(trainer_in_memory, 600).wrong)
 
     def test_a_trainer_that_gives_up_is_found(self) -> None:

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -335,6 +336,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertFalse(end.is_alive())
 
 
+@pytest.mark.slow
 class WholeRunTests(SynchronousTestCase):
     def test_observers_of_a_run(self) -> None:
         """In a real run, one observer hears all of it while another fails all the time;

@@ -7,8 +7,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 import byzpy_tw
@@ -54,6 +56,7 @@ BESIDE = {
 Import = tuple[str, int]  # a dotted name, and the line
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Every module of the package, parsed, by its name below byzpy_tw."""
     found = {}
@@ -271,6 +274,7 @@ class NoForeignCodeTests(SynchronousTestCase):
         self.assertEqual(found, [])
 
 
+@pytest.mark.slow
 class CheapImportTests(SynchronousTestCase):
     """In a process of its own, from an empty directory."""
 

@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.usage import UsageError
@@ -271,6 +272,7 @@ class MistakesTests(SynchronousTestCase):
                 for word in expected:
                     self.assertIn(word, said, words)
 
+    @pytest.mark.slow
     def test_a_server_in_its_process(self) -> None:
         """What twistd makes of a refusal: exit code 1, the line, and no traceback."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -334,6 +336,7 @@ class Silent(Protocol):
         self.transport.loseConnection()  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 class BegunTests(TestCase):
     """Told by a run under way, in this process, or by a server."""
 

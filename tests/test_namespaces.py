@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SkipTest, TestCase
 
 from byzpy_tw.protocol.keygen import generate
@@ -23,6 +24,8 @@ from tests.support import (
     start_training,
     train,
 )
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs_root]
 
 # A program of its own: an empty /dev/shm, then the command.
 _ALONE = ["unshare", "-m", "--", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+import pytest
 import torch
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -185,6 +186,7 @@ class SharedTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(settled(None))))
 
 
+@pytest.mark.slow
 class RecordTests(TestCase):
     def test_of_a_run_that_fails(self) -> None:
         """Every round that was run is told, whole, whatever the next one came to."""

@@ -15,11 +15,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from attrs import frozen
 from twisted.trial.unittest import SynchronousTestCase
 
 import byzpy_tw
 from tests.support import Process, address_of, environment, folder
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 # The samples, each with what it needs besides this package.

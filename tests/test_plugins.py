@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -100,6 +101,7 @@ class InstalledTests(SynchronousTestCase):
             load(only={"byzpy-tw-d", "byzpy-tw-e"})
 
 
+@pytest.mark.slow
 class PluginsCommandTests(SynchronousTestCase):
     """``python -m byzpy_tw plugins``, in a process of its own."""
 

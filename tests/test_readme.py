@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.cli.sweep import options as lab_options
@@ -35,6 +36,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+@pytest.mark.slow
 class WalkTests(TestCase):
     """The three-terminal walk, as printed."""
 
@@ -61,6 +63,7 @@ class WalkTests(TestCase):
         self.assertTrue((left / "result.json").exists())
 
 
+@pytest.mark.slow
 class PluginTests(TestCase):
     """The plugin of the README, from its two files to its name."""
 
@@ -97,6 +100,7 @@ class TextTests(SynchronousTestCase):
         for option in set(re.findall(r"--[a-z][a-z-]+", README)) - elsewhere:
             self.assertIn(option, known, option)
 
+    @pytest.mark.slow
     def test_python_runs(self) -> None:
         """The Python lines run."""
         [code] = blocks("Options", "python")

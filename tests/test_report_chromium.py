@@ -8,12 +8,15 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.report.page import render_report
 from tests.chromium import MISSING, Browser
 from tests.recorded_runs import HTML, run_report
 from tests.support import address_of, folder, start_server, start_training
+
+pytestmark = [pytest.mark.slow, pytest.mark.chromium]
 
 # For a person: where pictures of each page go, if anywhere.
 PICTURES = os.environ.get("BYZPY_TW_PICTURES")

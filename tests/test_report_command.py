@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
@@ -169,6 +170,7 @@ class ReportCommandTests(Command):
         self.assertIn("Line 21 of rounds.jsonl is no whole record", said)
 
 
+@pytest.mark.slow
 class EveryRunTests(SynchronousTestCase):
     def test_leaves_a_report(self) -> None:
         """However a run ended: finished, or over before its first round."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.records import fields
@@ -19,6 +20,7 @@ TELL = "describe it in byzpy_tw/records/fields.py, then run: python docs/generat
 
 
 class FilesTests(SynchronousTestCase):
+    @pytest.mark.slow
     def test_a_run_and_the_same_again(self) -> None:
         """One run on a server, with an attacker who is caught: its files are as told, and
         the programs of docs/how-to/reproduce-and-audit.md get its hashes once more."""

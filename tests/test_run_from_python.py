@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
@@ -132,6 +133,7 @@ class RunTests(TestCase):
         self.assertEqual(stopped.status, "interrupted")
         self.assertEqual(stopped.parameters.shape, (40,))  # in a checkpoint
 
+    @pytest.mark.slow
     def test_it_does_not_outlive_its_parent(self) -> None:
         """A trainer whose standard input ends stops as at SIGTERM."""
         process, path = start_training(

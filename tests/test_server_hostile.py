@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -26,6 +27,8 @@ from tests.support import (
     start_training,
     train,
 )
+
+pytestmark = pytest.mark.slow
 
 SEED = 2026
 PART = 200  # of 600 byte strings and of 600 conversations; more: testing.siege

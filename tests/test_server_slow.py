@@ -8,6 +8,7 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
 from twisted.protocols.amp import AmpBox
 from twisted.trial.unittest import TestCase
 
@@ -15,6 +16,8 @@ from byzpy_tw.protocol.commands import PROTOCOL
 from byzpy_tw.protocol.frames import Header, Kind
 from tests.fuzzing.script import SPEC
 from tests.support import Process, Run, address_of, start_server, start_training, train
+
+pytestmark = pytest.mark.slow
 
 RUN = ("--rounds", "25", "--eval-interval", "0", "--seed", "3")
 # One vector has a MiB: 28 * 28 * 330 weights and a few more.

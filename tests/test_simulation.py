@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -18,6 +19,8 @@ from tests.simulation.history import History, registry
 from tests.simulation.many import check_seeds, examine
 from tests.simulation.pipe import LinkProfile
 from tests.simulation.schedule import Fault, Schedule
+
+pytestmark = [pytest.mark.slow, pytest.mark.simulator]
 
 # Of histories that were wrong once, or were taken to be: the power goes just after the end,
 # or twice; nobody waits at all; a server comes back in the round that it was lost in, or
@@ -122,19 +125,19 @@ class BrokenTrainerTests(SynchronousTestCase):
     def test_a_vector_from_elsewhere(self) -> None:
         """One that takes a node's vector from a server where the node does not live."""
 
-        def place(right: Any) -> Any:
+        def allocate(right: Any) -> Any:
             def wrong(self: Any, host: Any, header: Any) -> Any:
-                return right(self, self._hosts[header.index], header)
+                return right(self, self._servers[header.index], header)
 
             return wrong
 
-        self.change(Collector, "place", place)
+        self.change(Collector, "allocate", allocate)
         self.assertCaught("node", self.lied_to())
 
     def test_a_vector_twice(self) -> None:
         """One that takes a second vector in place of the first."""
 
-        def place(right: Any) -> Any:
+        def allocate(right: Any) -> Any:
             def wrong(self: Any, host: Any, header: Any) -> Any:
                 found = right(self, host, header)
                 here = self.round is not None and header.round == self.round.number
@@ -143,7 +146,7 @@ class BrokenTrainerTests(SynchronousTestCase):
 
             return wrong
 
-        self.change(Collector, "place", place)
+        self.change(Collector, "allocate", allocate)
         self.assertCaught("is not what its server sent first", self.lied_to())
 
     def test_a_vector_lost(self) -> None:
@@ -156,7 +159,7 @@ class BrokenTrainerTests(SynchronousTestCase):
 
             return wrong
 
-        self.change(Collector, "arrived", vector_received)
+        self.change(Collector, "vector_received", vector_received)
         self.assertCaught("and its good vector came at", map(patient, range(40)))
 
     def test_a_wrong_bit(self) -> None:
@@ -169,7 +172,7 @@ class BrokenTrainerTests(SynchronousTestCase):
 
             return wrong
 
-        self.change(Collector, "arrived", vector_received)
+        self.change(Collector, "vector_received", vector_received)
         self.assertCaught("is not what its server sent first", map(patient, range(10)))
 
     def test_a_step_too_many(self) -> None:
@@ -203,7 +206,7 @@ class BrokenTrainerTests(SynchronousTestCase):
         def broken(self: Any, host: Any, header: Any) -> None:
             raise KeyError(header.index)
 
-        self.patch(Collector, "arrived", broken)
+        self.patch(Collector, "vector_received", broken)
         self.assertCaught("logged as a failure", [patient(0)])
         self.flushLoggedErrors(KeyError)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from attrs import define, field
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -23,6 +24,8 @@ from tests.simulation.event_loop import EventLoop
 from tests.simulation.network import Network
 from tests.simulation.pipe import LinkProfile
 from tests.simulation.process import VirtualProcess
+
+pytestmark = pytest.mark.simulator
 
 PROFILE = LinkProfile(latency=0.01, jitter=1.0, cut="some", capacity=5_000)
 

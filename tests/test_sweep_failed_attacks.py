@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
@@ -19,6 +20,8 @@ from byzpy_tw.sweep.text import notes, table, told
 from tests.failing_plugins import heard, names
 from tests.support import folder
 from tests.sweep_grids import grid, outcome
+
+pytestmark = pytest.mark.slow
 
 GRID: dict[str, Any] = {
     "dataset": "synthetic:n=200,classes=4,features=9", "model": "logreg", "batch_size": 8,

@@ -12,6 +12,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
@@ -26,6 +27,8 @@ from byzpy_tw.sweep.scheduler import Sweep
 from tests.support import PATIENCE, Process, folder
 from tests.sweep_grids import grid
 from tests.test_sweep import filled
+
+pytestmark = pytest.mark.slow
 
 SHORT = "--rounds 50 --model logreg --num-honest 3 --num-byz 1 --batch-size 16"
 GRID = "--aggregators mean multi-krum bulyan --attacks none sign-flip:scale=-5"
@@ -225,6 +228,7 @@ onload = () => {
 """
 
 
+@pytest.mark.chromium
 class BrowserTests(SynchronousTestCase):
     def test_in_chromium(self) -> None:
         """On a desk and on a phone: no complaint, nothing wider than the screen, and a link

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import pytest
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -103,6 +104,7 @@ class VerifyCase(SynchronousTestCase):
         return verification
 
 
+@pytest.mark.slow
 class RecordTests(VerifyCase):
     def test_the_configuration_is_on_record(self) -> None:
         """Each record has its digest, the first one what it is of; and what f the attack
@@ -113,6 +115,7 @@ class RecordTests(VerifyCase):
         self.assertEqual({r["foreseen_f"] for r in records[:3]}, {2})
 
 
+@pytest.mark.slow
 class HonestTests(VerifyCase):
     def test_whole_runs(self) -> None:
         """Memory, momentum, foresight, replays and refused nodes: every hash is met."""
@@ -164,6 +167,7 @@ class HonestTests(VerifyCase):
         self.assertTrue(self.verified(path).confirmed)
 
 
+@pytest.mark.slow
 class ChangedTests(VerifyCase):
     def test_one_hash(self) -> None:
         """Its round is named, and that the others are met."""
@@ -369,6 +373,7 @@ class LyingTests(VerifyCase):
         self.assertEqual(verification.spans, [(0, 2), (4, 6)])
 
 
+@pytest.mark.slow
 class CommandTests(VerifyCase):
     def said(self, *words: str) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()

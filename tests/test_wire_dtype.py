@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,6 +116,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertIs(self.round.refusals[0].reason, Reason.MALFORMED)
 
 
+@pytest.mark.slow
 class SameBitsTests(TestCase):
     """The contract holds for each setting, and half the bytes travel."""
 
