@@ -1,4 +1,4 @@
-"""What each rule keeps of a model's accuracy under each attack, on uneven data.
+"""The accuracy that each rule keeps under each attack, on uneven data.
 
     python benchmarks/robustness.py [--results FILE] [--workers 2] [--only WORDS] [--without WORDS]
     python benchmarks/robustness.py --table
@@ -93,11 +93,12 @@ class Cell:
 
     @property
     def setting(self) -> str:
-        """What else decides the result: a cell is run again where this has changed."""
+        """Return everything else that decides the result: a cell is run again where this has
+        changed."""
         return f"{SETTING}, lr {LR[self.model]}"
 
     def options(self) -> dict[str, Any]:
-        """What `RunConfig` is made of."""
+        """Return the options of the `RunConfig`."""
         return {
             **SETTING,
             "partition": self.partition,
@@ -199,7 +200,7 @@ def _feed(process: Any, waiting: Queue[Cell], file: IO[str]) -> bool:
 
 
 def read(results: Path) -> dict[Cell, dict[str, Any]]:
-    """What has been run in this setting; a line that was cut off is left out."""
+    """Read the cells that were run in this setting; a line that was cut off is left out."""
     found = {}
     names = [field.name for field in fields(Cell)]
     if results.exists():

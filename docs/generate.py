@@ -209,7 +209,7 @@ def _expanded(action: argparse.Action) -> str:
 
 
 def _word(options: Any, name: str, bound: str) -> str:
-    """What stands for the value of a server's option, which Twisted has no word for."""
+    """Return a word for the value of a server's option, for which Twisted has none."""
     action = options.compData.optActions.get(name)
     if action is not None:
         return "DIR" if isinstance(action, CompleteDirs) else "FILE"
@@ -343,7 +343,7 @@ def _about(factory: Any) -> str:
 
 
 def files(found: Mapping[str, str], entries: Mapping[str, Mapping[str, str]]) -> str:
-    """What a run's folder holds."""
+    """Describe the files in a run's folder."""
     lines = [
         "# Files of a run",
         "",

@@ -145,7 +145,7 @@ def servers(case: Any, count: int, *options: str) -> list[str]:
 
 @frozen
 class Run:
-    """What a trainer left: its exit code, its output and its folder's contents."""
+    """The remains of a trainer: its exit code, its output and its folder's contents."""
 
     code: int
     output: str

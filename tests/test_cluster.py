@@ -129,7 +129,7 @@ class FakeServer:
         self.gone = self.gone or why
 
     def lose(self, why: str = "cut off") -> None:
-        """What a real host does when its connection ends."""
+        """End the connection as a real server does."""
         self.gone = why
         self.on_lost(self, why)
 
@@ -292,7 +292,7 @@ class StartTests(FleetCase):
                 self.successResultOf(starting)
 
     def test_given_up(self) -> None:
-        """Whoever cancels the start ends it."""
+        """Cancelling the start ends it."""
         self.world.opening = {"b": Deferred()}
         starting = Deferred.fromCoroutine(self.cluster("--min-servers 2").start())
         starting.cancel()
@@ -465,7 +465,7 @@ class AskingTests(FleetCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_a_server_is_lost_in_the_middle(self) -> None:
-        """What it had not sent is asked of others, in the same round."""
+        """Vectors that it had not sent are asked of others, in the same round."""
         self.world.silent = {0, 3}
         driver = self.driver(self.start())
         running = self.run_round(driver)
@@ -629,7 +629,7 @@ class AskingTests(FleetCase):
         self.assertEqual(driver.round.usable, (0, 1, 2, 3))
 
     def test_no_failover(self) -> None:
-        """What the budget covers is charged at once, and no more than that."""
+        """Losses within the budget are charged at once, and no more than those."""
         cluster = self.start("--failover off")
         driver = self.driver(cluster)
         self.world.silent = {1}
@@ -668,7 +668,7 @@ class AskingTests(FleetCase):
         self.assertEqual(driver.slow(), {1})
 
     def test_a_trainer_that_was_stopped(self) -> None:
-        """What it has not read yet may be the answers: it looks before it judges."""
+        """It looks at unread answers before it judges: they may be the missing ones."""
         self.world.silent = {1}
         driver = self.driver(self.start())
         running = self.run_round(driver)

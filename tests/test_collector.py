@@ -165,7 +165,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertEqual(self.collector.matrix[0].tolist(), [3.0] * D)
 
     def test_failures(self) -> None:
-        """What a host could not do is refused, unless the vector came after all."""
+        """A node that failed is refused, unless its vector came after all."""
         self.deliver(self.a, vector(0))
         self.collector.record_failures(self.a, 0, {0: "no", 2: "out of memory"})
         self.collector.record_failures(self.b, 5, {1: "of another round"})
@@ -175,7 +175,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(self.round.is_awaited(1))
 
     def test_time_is_up(self) -> None:
-        """Who is still awaited is late, and the wait ends."""
+        """A node that is still awaited is late, and the wait ends."""
         self.deliver(self.a, vector(0))
         done = self.collector.wait_until(lambda r: r.honest_complete)
         self.collector.expire(range(3))
@@ -184,7 +184,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(self.round.is_awaited(3))
 
     def test_a_node_that_moves(self) -> None:
-        """What its last host had not sent whole counts for nothing, and is not missed."""
+        """An unfinished vector of its last server counts for nothing, and is not missed."""
         self.collector.allocate(self.b, vector(1))  # half of it comes, and then no more
         self.collector.assign(1, None)
         self.assertRaises(BadFrame, self.collector.allocate, self.b, vector(1))
@@ -222,7 +222,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(self.collector.row_is_free(1))
 
     def test_probation(self) -> None:
-        """Whoever is on it is not waited for; what it sends well and in time is noted."""
+        """A node on probation is not waited for; a good vector in time is noted."""
         for number, seconds, answered_late in ((1, 1.0, True), (2, 100.0, False)):
             with self.subTest(seconds):
                 self.collector.patience = 10.0

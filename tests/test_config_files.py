@@ -58,7 +58,7 @@ def written(case: Any, text: str) -> str:
 
 
 def printed(*arguments: str) -> str:
-    """What the command prints, which must end well."""
+    """Return the output of the command, which must end well."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         code = main(arguments)
     assert code == 0, code
@@ -158,7 +158,7 @@ class PrecedenceTests(SynchronousTestCase):
         self.assertIn("say where the nodes live", said.getvalue())
 
     def test_switches(self) -> None:
-        """What the file turns on can be turned off."""
+        """A switch that the file turns on can be turned off."""
         path = written(self, "strict = true\nin-process = true")
         self.assertTrue(configuration(["--config", path]).strict)
         self.assertFalse(configuration(["--config", path, "--no-strict"]).strict)

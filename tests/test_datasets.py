@@ -342,7 +342,7 @@ class IdxTests(SynchronousTestCase):
         self.assertEqual(fashion_mnist(root=self.root).digest(), tiny().digest())
 
     def test_only_grey_bytes(self) -> None:
-        """What the format cannot hold is refused."""
+        """A value that the format cannot hold is refused."""
         self.assertRaises(ValueError, write_idx, synthetic(), self.root)
 
     def test_reads_where_it_may_not_write(self) -> None:

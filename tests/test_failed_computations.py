@@ -254,6 +254,7 @@ ODD = """
 """
 
 
+@pytest.mark.slow
 class ProcessTests(TestCase):
     """Real processes, with an installed distribution."""
 

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.simulator]
 
 
 def said(seed: int, rate: float) -> tuple[list[Any], Counter[str]]:
-    """What becomes of 60 boxes, and of a stream of 60 frames."""
+    """Pass 60 boxes, and a stream of 60 frames, through a `Corruptor`."""
     random, counts = Random(seed), Counter[str]()
     control = Corruptor(random, rate, counts)
     boxes = [s.part.render(b"t") for s in valid().steps if s.line == CONTROL]

@@ -69,7 +69,7 @@ def registry(hook: str) -> tuple[ModuleType, Registry]:
 
 class DocumentTests(SynchronousTestCase):
     def test_every_hook_has_a_section(self) -> None:
-        """Whoever reads hookspecs.py finds each hook in docs/hooks.md, and a link to it."""
+        """Each hook of hookspecs.py has a section in docs/hooks.md, and a link to it."""
         text = DOCUMENT.read_text(encoding="utf-8")
         self.assertEqual(set(specified()), {*KINDS.values(), *WATCHING})
         for hook in specified():
@@ -117,7 +117,7 @@ class ExampleTests(SynchronousTestCase):
     """docs/hooks.md, run."""
 
     def test_examples_pass_the_test_kit(self) -> None:
-        """What a reader copies passes the tests that the last section tells of."""
+        """The examples pass the tests of the page's last section."""
         result = unittest.TestResult()
         for hook, make, tests in (
             ("register_aggregators", "SteadyMedian", aggregator_tests),

@@ -105,7 +105,7 @@ class LoadTests(SynchronousTestCase):
         self.assertBad(wide + own + ca, "not an ECDSA key")
 
     def test_what_is_no_file_of_keys(self) -> None:
-        """Of any size."""
+        """A file that is no file of keys is refused, at any size."""
         self.assertBad(b"\xff\x00" * 99, "lacks a private key")
         self.assertBad(b"#" * 200_000, "no file of keys")
 

@@ -72,7 +72,7 @@ def is_package(name: str) -> bool:
 
 
 def imports(name: str, tree: ast.AST) -> Iterator[Import]:
-    """What the module `name` imports, anywhere in it, in full.
+    """Yield the full name of everything that the module `name` imports, anywhere in it.
 
     ``from a import b`` gives ``a.b``, which may be a module or a name in one;
     so does ``byzpy_tw.b``, which is imported when it is first used.
@@ -146,7 +146,7 @@ class LayerTests(SynchronousTestCase):
             self.assertEqual(found, [], name)
 
     def test_no_twisted_up_to_runs(self) -> None:
-        """Whoever knows the papers and not Twisted can read every rule, node and run."""
+        """Rules, nodes and records need no knowledge of Twisted: they do not import it."""
         for name, tree in self.modules.items():
             if LAYERS[name.split(".")[0]] <= AUDIT:
                 found = [
@@ -157,7 +157,7 @@ class LayerTests(SynchronousTestCase):
                 self.assertEqual(found, [])
 
     def test_kernels_know_only_torch(self) -> None:
-        """Of what has to be installed, kernels import torch, numpy and attrs."""
+        """The kernels import torch, numpy and attrs, and nothing else that has to be installed."""
         allowed = {"torch", "numpy", "attrs", "byzpy_tw", *sys.stdlib_module_names}
         for name, tree in self.modules.items():
             if LAYERS[name.split(".")[0]] == KERNELS:
@@ -172,7 +172,7 @@ class LayerTests(SynchronousTestCase):
 
 
 class ThisTestTests(SynchronousTestCase):
-    """That the checks above would find what they look for."""
+    """The checks above find the code that they look for."""
 
     def test_finds_imports_of_every_kind(self) -> None:
         """At the top, in a function, relative, of a name or of a module."""
@@ -253,7 +253,7 @@ def forbidden(name: str, tree: ast.AST) -> list[str]:
 
 
 def _runs_data(call: ast.Call) -> str | None:
-    """What is wrong with `call`, or None."""
+    """Return the reason why `call` could run data as code, or None."""
     called = ast.unparse(call.func)
     literal = {k.arg: getattr(k.value, "value", None) for k in call.keywords}
     if called.removeprefix("builtins.") in ("eval", "exec", "compile", "__import__"):

@@ -1,4 +1,4 @@
-"""What users get wrong: each is one line, with its cause and its cure, and no traceback."""
+"""Users' mistakes: each is one line, with its cause and its cure, and no traceback."""
 
 from __future__ import annotations
 
@@ -274,7 +274,7 @@ class MistakesTests(SynchronousTestCase):
 
     @pytest.mark.slow
     def test_a_server_in_its_process(self) -> None:
-        """What twistd makes of a refusal: exit code 1, the line, and no traceback."""
+        """A refusal ends twistd with exit code 1, one line, and no traceback."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])
             command = [*TWISTD, "-n", "--pidfile=", "byzpy-server", "--host", "127.0.0.1"]
@@ -368,7 +368,7 @@ class BegunTests(TestCase):
         return str(server.address)
 
     async def attempt(self, words: str, registry: Registry) -> ByzpyTwError | None:
-        """What ends the run of a command with `words`."""
+        """Return the error that ends the run of a command with `words`."""
         try:
             run = prepare_run(configuration(shlex.split(words)), registry)
         except ByzpyTwError as e:

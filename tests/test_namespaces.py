@@ -74,7 +74,7 @@ class Network:
         _ip("-n", self._hub, "link", "set", "dev", f"v{number}", state)
 
     def forward(self, number: int, yes: bool) -> None:
-        """Whether the bridge forwards what comes from, and goes to, machine `number`."""
+        """Have the bridge forward to and from machine `number`, or not."""
         state = "3" if yes else "0"
         words = ["bridge", "-n", self._hub, "link", "set", "dev", f"v{number}", "state", state]
         subprocess.run(words, check=True, capture_output=True, text=True)

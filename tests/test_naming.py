@@ -27,7 +27,7 @@ class NamingTests(SynchronousTestCase):
     @given(NAMED)
     @settings(deadline=None)
     def test_round_trip(self, named: ParsedName) -> None:
-        """What is written out reads back as the same."""
+        """A name that is written out reads back the same."""
         self.assertEqual(parse(named.text), named)
 
     @given(GARBAGE)

@@ -1,4 +1,4 @@
-"""What a plugin's object remembers is found, copied and compared."""
+"""The memory of a plugin's object is found, copied and compared."""
 
 from __future__ import annotations
 

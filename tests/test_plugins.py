@@ -36,7 +36,7 @@ class InstalledTests(SynchronousTestCase):
     """Distributions on disk, as pip leaves them."""
 
     def test_found_with_name_and_version(self) -> None:
-        """What an installed distribution offers is there, under its name and version."""
+        """A name of an installed distribution is there, under its name and version."""
         write(
             on_path(self),
             "byzpy-tw-found",
@@ -150,7 +150,8 @@ class PluginsCommandTests(SynchronousTestCase):
             self.assertIn(word, line)
 
     def test_a_broken_plugin_is_listed(self) -> None:
-        """Which distribution and why, after all that can be used; what to do is a warning."""
+        """A broken distribution is listed with the reason, after all others; the cure is a
+        warning."""
         where = write(folder(self), "byzpy-tw-ill", "1 / 0", module="byzpy_tw_ill")
         shown = self.plugins(path=str(where))
         self.assertEqual(shown.returncode, 0)

@@ -84,6 +84,7 @@ class NamesTests(PrintingCase):
         self.assertTrue(told.stdout.endswith(b"; records in \\udcff\\udce9\n"), told.stdout)
         self.assertWhole(NO_TEXT, 6)
 
+    @pytest.mark.slow
     def test_from_python(self) -> None:
         """A folder's name may be no text there too."""
         path = self.folder / NO_TEXT

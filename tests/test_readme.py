@@ -89,7 +89,7 @@ class PluginTests(TestCase):
 
 
 class TextTests(SynchronousTestCase):
-    """What can be checked without running anything for long."""
+    """Checks of the text that run nothing for long."""
 
     def test_options_exist(self) -> None:
         """Each option that the README names is the trainer's, the server's or the lab's."""
@@ -124,10 +124,12 @@ class TextTests(SynchronousTestCase):
             self.assertGreaterEqual(parse_invocation(given).options["rounds"], 1)
 
     def test_ci_runs_the_commands(self) -> None:
-        """.ci/run installs as the README's second command does, and runs its first."""
+        """.ci/run installs and tests as the README's second command, and runs its first."""
         script = (Path(__file__).parent.parent / ".ci" / "run").read_text()
         first, second = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
         self.assertIn(first.rpartition("venv/bin/python ")[2], script)
         self.assertIn("install --quiet -e '.[test]'", script)
         self.assertIn("pip install -e '.[test]'", second)
-        self.assertTrue(second.endswith("-m pytest -n 2"))
+        command = second.rpartition("venv/bin/python ")[2]
+        self.assertEqual(command, "-m pytest -n 2")
+        self.assertIn(f'/venv/bin/python" {command}\n', script)

@@ -68,7 +68,7 @@ class RegistryTests(SynchronousTestCase):
         )
 
     def test_values_out_of_range(self) -> None:
-        """What the factory refuses is the user's mistake, in the factory's words."""
+        """A value that the factory refuses is the user's mistake, in the factory's words."""
         names = registry(mine=Offers("aggregator", Registration("widest", Rule)))
         with self.assertRaisesRegex(BadParameter, "aggregator 'widest:f=-1': .*f.*>= 0"):
             names.make("aggregator", "widest:f=-1")
@@ -179,7 +179,7 @@ class RegistryTests(SynchronousTestCase):
             registry(mine=Offers("aggregator", Registration("x", dict)))
 
     def test_factories_that_fail(self) -> None:
-        """What is no `ValueError` is the plugin's fault, not the user's."""
+        """An error that is no `ValueError` is the plugin's fault, not the user's."""
         names = registry(mine=Offers("model", Registration("x", lambda: {}["a"])))
         with self.assertRaisesRegex(BrokenPlugin, "mine: making model 'x' raised KeyError"):
             names.make("model", "x")

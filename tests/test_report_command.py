@@ -161,7 +161,7 @@ class ReportCommandTests(Command):
         self.assertIn(f"byzpy_tw: warning: {shown}: Line 21 of", self.attempt(path)[2])
 
     def test_damage(self) -> None:
-        """What is whole is drawn, and what is not is told."""
+        """The intact part is drawn, and the damage is told."""
         path = self.begin("a")
         with open(path / "rounds.jsonl", "a") as file:
             file.write('{"round": 20, "se')

@@ -1,4 +1,4 @@
-"""What a run leaves: as the reference tells it, and enough to compute it again."""
+"""The files of a run: as the reference describes them, and enough to compute it again."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual(set.intersection(*map(set, run.rounds)), always, TELL)
 
     def said(self, command: list[str], here: Path) -> str:
-        """What `command` prints."""
+        """Return the output of `command`."""
         done = subprocess.run(
             command, cwd=here, env=environment(), capture_output=True, text=True,
             timeout=PATIENCE,

@@ -40,6 +40,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 class RunTests(TestCase):
     """Real processes, called as a script or a notebook would."""
 
@@ -177,7 +178,7 @@ class AsyncTests(TestCase):
         self.assertIn("keeps no parameters", str(error))
 
     async def test_another_runs_folder(self) -> None:
-        """What is in it is not what comes back, `check` or not."""
+        """The folder's old content does not come back, `check` or not."""
         options = {**SMALL, "run_dir": str(self.path), "show": None, "check": False}
         await byzpy_tw.run_async(**options)
         await self.assertFailure(byzpy_tw.run_async(**options), RunDirectoryError)
@@ -273,7 +274,7 @@ class ResultTests(SynchronousTestCase):
         self.assertIn("finished: 3 of 3 rounds, accuracy 50.00%", repr(result))
 
     def test_one_that_is_under_way(self) -> None:
-        """What there is of it so far, from its records."""
+        """A run that is under way is shown so far, from its records."""
         result = Result.read(run_folder(self))
         self.assertEqual(result.status, "unfinished")
         self.assertEqual((result.accuracy, result.rounds), (0.5, 3))

@@ -174,7 +174,7 @@ class LossTests(RemoteCase):
         self.assertIn("not answered", self.lost[0])
 
     def test_a_server_that_does_not_read(self) -> None:
-        """What waits for it does not grow with the rounds, and nothing waits for it."""
+        """Unread frames do not grow with the rounds, and nothing waits for them."""
         self.hello()
         opening, large = self.open(), torch.zeros(200_000)
         client: Any = self.dialling.dialled()

@@ -1,4 +1,4 @@
-"""Who is let in: what a trainer must say first, and from where."""
+"""Admission: the first words that a server wants of a trainer, and from where."""
 
 from __future__ import annotations
 
@@ -142,6 +142,6 @@ class SameMachineTests(SynchronousTestCase):
         self.assertNotEqual(origin("2001:db8::1"), origin("2001:db8:0:1::1"))
 
     def test_what_has_no_address(self) -> None:
-        """What cannot be judged is not let in."""
+        """A peer without an address is not let in."""
         self.assertFalse(same_machine(Ends(UNIXAddress(b"/x"), UNIXAddress(b"/x"))))
         self.assertFalse(same_machine(Ends(IPv4Address("TCP", "host", 1), None)))

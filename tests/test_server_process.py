@@ -37,7 +37,7 @@ from tests.support import (
 
 
 def gone(pid: int, seconds: float) -> bool:
-    """Whether process `pid` ends within `seconds`."""
+    """Wait up to `seconds`; return whether process `pid` has ended."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What a trainer must do, and may not do, before the rounds; and what is left after."""
+"""A trainer's duties and limits before the rounds; and the state that is left after."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class ReturnTests(ServerCase):
         new.spawn(HONEST)
 
     def test_while_the_old_one_is_built(self) -> None:
-        """What was being built for it is dropped when it is there."""
+        """The run under construction is dropped when it is there."""
         old, new = self.trainer(), self.trainer()
         self.pool.eager = False
         opening = old.begin(commands.OpenRun, run="r", spec=SPEC.to_json())
@@ -294,7 +294,7 @@ class EndTests(ServerCase):
         self.assertFree()
 
     def test_a_lost_stream_ends_the_run(self) -> None:
-        """Whoever asks for rounds then is told, and can close it."""
+        """A request for rounds then fails, and the run can be closed."""
         trainer, stream = self.running()
         stream.leave()
         [failure] = trainer.compute(0, [0])

@@ -69,7 +69,7 @@ class Dialled:
 
     @property
     def over(self) -> bool:
-        """Whether the server has hung up; waits until it has, or has something to say."""
+        """Wait until the server has hung up or has something to say; return whether it hung up."""
         try:
             return self.socket.recv(1) == b""
         except ConnectionResetError:
@@ -161,7 +161,7 @@ class SlowTests(TestCase):
         self.finish(*running)
 
     def test_one_that_never_reads(self) -> None:
-        """What is computed for it does not pile up, and it loses its run."""
+        """Vectors for it do not pile up, and it loses its run."""
         running = self.training()
         control, stream, d = self.begin("deaf")
         before = self.mib()

@@ -42,7 +42,7 @@ def patient(seed: int) -> Schedule:
 
 
 def digests(history: History) -> list[str]:
-    """Of the parameters after each round."""
+    """Return the digests of the parameters after each round."""
     return [record["parameters_sha256"] for record in history.rounds]
 
 
@@ -85,7 +85,7 @@ class BitsTests(SynchronousTestCase):
             self.assertEqual(one.trainer.error is None, other.trainer.error is None, seed)
 
     def test_the_network_changes_no_bit(self) -> None:
-        """Nor do slow machines, or where segments are cut."""
+        """Slow processes and other segments change no bit either."""
         for seed in range(6):
             schedule = patient(seed)
             found = []
@@ -100,7 +100,7 @@ class BitsTests(SynchronousTestCase):
 
 
 class BrokenTrainerTests(SynchronousTestCase):
-    """That each invariant would find a trainer that breaks it."""
+    """Each invariant finds a trainer that breaks it."""
 
     def assertCaught(self, words: str, schedules: Iterable[Schedule]) -> None:
         for schedule in schedules:

@@ -71,7 +71,7 @@ class End(Protocol):
 
 
 class Promises:
-    """What a trainer and a server rely on; of real sockets and of virtual ones."""
+    """The promises of sockets that a trainer and a server rely on, for real and virtual ones."""
 
     reactor: Any
     server_reactor: Any
@@ -130,7 +130,7 @@ class Promises:
         self.assertEqual(client.transport.getHost(), server.transport.getPeer())
 
     async def test_an_orderly_end(self) -> None:
-        """What was written before `loseConnection` arrives; both learn of a clean end."""
+        """Bytes written before `loseConnection` arrive; both ends learn of a clean end."""
         client, server = await self.pair()
         client.transport.write(b"x" * 50_000)
         client.transport.loseConnection()
@@ -139,7 +139,7 @@ class Promises:
         self.assertEqual(len(server.received), 50_000)
 
     async def test_an_abort(self) -> None:
-        """Whoever aborts is told in a later turn, the other one of an unclean end."""
+        """The end that aborts is told in a later turn, the other one of an unclean end."""
         client, server = await self.pair()
         client.transport.abortConnection()
         self.assertFalse(client.lost.called)
@@ -227,7 +227,7 @@ class VirtualSocketTests(Promises, TestCase):
 
 
 class TroubleTests(SynchronousTestCase):
-    """What no test could ask of a real network."""
+    """Trouble that no test could ask of a real network."""
 
     profile = PROFILE
 
@@ -277,7 +277,7 @@ class TroubleTests(SynchronousTestCase):
         self.assertFalse(self.ends[0].lost.called)  # it sent nothing, and asked for nothing
 
     def test_keepalive(self) -> None:
-        """Whoever asked for it learns of a silent peer after two hours."""
+        """An end that asked for keepalive learns of a silent peer after two hours."""
         end = self.connected()
         self.ends[0].transport.setTcpKeepAlive(True)
         end.transport.cut_off()
@@ -323,7 +323,7 @@ class TroubleTests(SynchronousTestCase):
         self.assertIsInstance(self.successResultOf(end.lost), ConnectionLost)
 
     def test_a_link_that_is_down(self) -> None:
-        """What is sent meanwhile comes later, in order; so does a connection."""
+        """Bytes sent meanwhile come later, in order; so does a connection."""
         end = self.connected()
         self.network.link("10.0.0.1", "10.0.0.2").down_until = self.loop.now + 4.0
         for letter in (b"a", b"b", b"c"):
@@ -337,7 +337,7 @@ class TroubleTests(SynchronousTestCase):
         self.assertIsInstance(found[0], End)
 
     def test_ties(self) -> None:
-        """What happens at one moment happens in the order in which it was asked for."""
+        """Events of one moment happen in the order in which they were asked for."""
         seen: list[int] = []
         for number in range(50):
             self.here.callLater(1.0, seen.append, number)

@@ -100,7 +100,7 @@ SMALL = {
 
 
 class LeftTests(TestCase):
-    """What becomes of what an earlier call has left."""
+    """Files that an earlier call has left."""
 
     async def test_goes_on(self) -> None:
         """A run that was interrupted keeps its rounds, and needs no checkpoint at its end."""
@@ -193,7 +193,7 @@ class LeftTests(TestCase):
 
 class ServerTests(TestCase):
     async def test_no_server_there(self) -> None:
-        """What is wrong with a server is found out once, not once a cell."""
+        """A problem with a server is found out once, not once a cell."""
         where, names = folder(self), load(only=())
         given = {"remote_hosts": ("tcp://127.0.0.1:1",), "model": "logreg", "rounds": 2}
         made = grid_of(given, ["none", "ipm"], ["mean", "median"], [1], names)

@@ -1,4 +1,4 @@
-"""What standard output is told: a bar, plain lines, or JSON."""
+"""The outputs of a run: a bar, plain lines, or JSON."""
 
 from __future__ import annotations
 

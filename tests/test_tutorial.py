@@ -35,7 +35,7 @@ pip() {{
 
 class TutorialTests(SynchronousTestCase):
     def test_names_its_files(self) -> None:
-        """What a block's first line says is not shown: the text above says it too."""
+        """A block's first line names its file, and is not shown: the text above says it too."""
         text = TUTORIAL.read_text(encoding="utf-8")
         for block in BLOCK.finditer(text):
             if block.group(2):

@@ -142,7 +142,7 @@ class HonestTests(VerifyCase):
             self.assertTrue(self.verified(path).confirmed)
 
     def test_a_run_that_has_not_ended(self) -> None:
-        """What is on record is verified; a line without its end is being written."""
+        """The recorded rounds are verified; a line without its end is being written."""
         path = self.run_of("refused")
         (path / "result.json").unlink()
         lines = (path / "rounds.jsonl").read_text().splitlines(keepends=True)
@@ -222,7 +222,7 @@ class ChangedTests(VerifyCase):
         self.assert_found(path, ("digest", 3, "round 3 carries the digest of another"))
 
     def test_the_digest_of_the_configuration(self) -> None:
-        """Who compares two runs by it must be able to."""
+        """The digest lets two runs be compared."""
         for bits in ("a" * 64, None, 3):
             path = self.run_of("refused")
             self.spoil_file(path / "config.json", lambda c, to=bits: c.update(bits=to))
@@ -258,7 +258,7 @@ class ChangedTests(VerifyCase):
             self.assert_found(path, *(("result", None, told) for told in words))
 
     def test_an_early_end(self) -> None:
-        """What ended it is on no record, and is believed; that it finished is not."""
+        """The recorded cause of an early end is believed; a claim to have finished is not."""
         path = self.run_of("refused")
         lines = (path / "rounds.jsonl").read_text().splitlines(keepends=True)
         (path / "rounds.jsonl").write_text("".join(lines[:3]))
@@ -280,7 +280,7 @@ class ChangedTests(VerifyCase):
         self.assertEqual([p.round for p in found], [None, 2, 3])
 
     def test_figures(self) -> None:
-        """What must follow from the parameters is compared too."""
+        """Figures that follow from the parameters are compared too."""
         path = self.run_of("memory")
         self.spoil(path, 5, lambda r: r.update(accuracy=0.99))
         self.spoil(path, 7, lambda r: r.update(loss=0.5))
@@ -425,7 +425,7 @@ class CommandTests(VerifyCase):
         self.assertNotIn("\x1b", out)
 
     def test_the_folder_s_name(self) -> None:
-        """Nor does it, where it has escapes and lines of its own."""
+        """A folder's name with escapes and lines of its own does not either."""
         path = self.run_of("refused").rename(folder(self) / "a\x1b[31m\nb  c")
         self.assertIn("verify " + str(path.parent) + "/a?[31m?b  c: 6 rounds",
                       self.said(str(path), "--threads", "1")[1])  # fmt: skip
@@ -434,7 +434,7 @@ class CommandTests(VerifyCase):
         self.assertIn("a?[31m?b c: no round is on record", err)
 
     def test_other_data_here(self) -> None:
-        """What cannot be computed here is one problem, with the cure."""
+        """A record that cannot be computed here is one problem, with the cure."""
         path = self.run_of("refused")
         self.spoil_file(path / "config.json", lambda c: c.update(data_digest="0" * 64))
         code, out, _ = self.said(str(path), "--threads", "1")

@@ -62,7 +62,7 @@ class Served(SynchronousTestCase):
         self.root = Root(self.page)
 
     def talk(self, sent: bytes, port: int = 4000) -> bytes:
-        """What comes back on a new connection for `sent`."""
+        """Return the answer on a new connection for `sent`."""
         site = _Site(self.root, requestFactory=_Request, reactor=self.clock)
         channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", port))
         transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", port))
@@ -114,7 +114,7 @@ class ReadOnlyTests(Served):
         self.assertEqual(answer.headers["content-length"], str(len(whole.body)))
 
     def test_a_body_goes_nowhere(self) -> None:
-        """Whoever uploads something uses up no memory and no disk."""
+        """An upload uses up no memory and no disk."""
         site = _Site(self.root, requestFactory=_Request, reactor=self.clock)
         channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
         channel.makeConnection(StringTransport())
@@ -126,8 +126,8 @@ class ReadOnlyTests(Served):
         self.assertEqual(request.content.getvalue(), b"")
 
     def test_one_that_does_not_read(self) -> None:
-        """Whoever asks again and again in one breath, and reads nothing, is cut off after
-        what the system's buffers hold."""
+        """A peer that asks again and again and reads nothing is cut off once the system's
+        buffers are full."""
         for number in range(300):
             self.page.round(record(number), 1)
         site = _Site(self.root, requestFactory=_Request, reactor=self.clock)
@@ -309,7 +309,7 @@ class EndTests(Served):
 
 class MetricsTests(Served):
     def test_figures(self) -> None:
-        """What Prometheus would read, with labels that are escaped."""
+        """Prometheus reads the figures, with labels that are escaped."""
         try:
             from prometheus_client.parser import text_string_to_metric_families
         except ModuleNotFoundError:

@@ -111,7 +111,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertEqual(self.round.honest_accepted, (0,))
 
     def test_another_type(self) -> None:
-        """What is not what was agreed on is malformed."""
+        """A frame that is not as agreed on is malformed."""
         self.deliver(0, 1.0, torch.float32)
         self.assertIs(self.round.refusals[0].reason, Reason.MALFORMED)
 

@@ -91,7 +91,7 @@ class TogetherTests(SynchronousTestCase):
         return answers
 
     def test_the_bits_of_one_alone(self) -> None:
-        """Whoever shares the job."""
+        """The bits are those of one node alone, whichever nodes share the job."""
         for node, gradient in enumerate(self.gradients(*range(6))):
             (alone,) = self.gradients(node)
             self.assertTrue(torch.equal(gradient.vector, alone.vector))
@@ -135,7 +135,7 @@ class TogetherTests(SynchronousTestCase):
             self.assertEqual(self.host.group_size, count)
 
     def test_gradients_that_are_not_contiguous(self) -> None:
-        """Of parameters that a model stacks, autograd hands out every other number."""
+        """Autograd hands out every other number for parameters that a model stacks."""
 
         class Stacked(torch.nn.Module):
             def __init__(self) -> None:

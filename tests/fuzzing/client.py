@@ -86,19 +86,19 @@ class _Connection(Protocol):
 
 @define(eq=False)
 class Replies:
-    """What a server said in one conversation."""
+    """A server's answers in one conversation."""
 
     conversation: Script
     lines: dict[str, _Connection] = field(factory=dict)
 
     @property
     def welcome(self) -> bool:
-        """Whether Hello was answered with the server's environment."""
+        """Return whether Hello was answered with the server's environment."""
         return any(b"environment" in box for box in self._boxes)
 
     @property
     def opened(self) -> bool:
-        """Whether a run was opened."""
+        """Return whether a run was opened."""
         return bool(self.ticket)
 
     @property

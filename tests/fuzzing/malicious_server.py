@@ -1,4 +1,4 @@
-"""What a malicious server says in place of what a server would.
+"""Answers of a malicious server in place of an honest one's.
 
 `Corruptor` knows the grammar of what goes from a server to a trainer: boxes that answer
 questions, then, on a tensor stream, frames.  It changes some of them, so that most of
@@ -130,7 +130,7 @@ class Corruptor:
 
 
 def _by(name: str) -> Spoil:
-    """What the mutation of that name does to a conversation of this one part."""
+    """Make the mutation `name` apply to a conversation of this one part."""
     mutation = NAMED[name]
 
     def corrupt(corruptor: Corruptor, random: Random, part: Any) -> list[Part | Pause | End]:

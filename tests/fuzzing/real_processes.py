@@ -44,7 +44,7 @@ BESIDE = ("--rounds", "60")
 
 @frozen
 class Trained:
-    """What a trainer's process came to."""
+    """The outcome of a trainer's process."""
 
     code: int | None
     output: str
@@ -169,7 +169,7 @@ class FuzzSession:
             self.tally.refused.update(r["reason"] for r in json.loads(line)["refused"])
 
     def _check_logs(self) -> None:
-        """What servers and trainers logged: reasons, and no failures of their own."""
+        """Check the logs of servers and trainers: reasons, and no failures of their own."""
         for log in (*self.folder.glob("server-*.log"), *self.folder.glob("*/trainer.log")):
             text = log.read_text(errors="replace")
             if "Traceback" in text or "Unhandled" in text:

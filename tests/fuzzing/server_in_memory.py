@@ -88,7 +88,7 @@ class MaliciousTrainers:
 
 
 def _unexpected_errors(heard: Replies) -> Iterator[str]:
-    """What a server gave that was not due: an answer before Hello, a ticket's second use."""
+    """Return answers that were not due: one before Hello, or for a ticket's second use."""
     lines, streams = heard.lines.values(), 0
     for line in lines:
         answers = [box for box in line.boxes if b"_answer" in box]

@@ -1,4 +1,4 @@
-"""What many sieges came to."""
+"""The totals of many fuzzing histories."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Tally:
         self.wrong += [f"seed {seed}: {what}" for what in wrong]
 
     def judge(self) -> None:
-        """What is wrong with all of it together."""
+        """Judge all histories together, and note what is wrong with them."""
         free, finished = self.counts[FREE], self.counts[FINISHED]
         if free >= 20 and finished < LEAST * free:
             self.wrong.append(f"only {finished} of {free} runs finished that could have")

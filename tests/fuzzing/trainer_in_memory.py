@@ -94,7 +94,7 @@ def examine(seed: int) -> tuple[History, list[str], Counter[str]]:
 
 
 def free(schedule: Schedule) -> bool:
-    """Whether that run can do without all but its honest server, and has time for it."""
+    """Return whether that run can do without all but its honest server, and has time for it."""
     config, ways = schedule.config, 4 * schedule.profile.latency * (1 + schedule.profile.jitter)
     return (
         config.min_servers == 1

@@ -108,7 +108,7 @@ class VirtualServer:
 
     @property
     def leftovers(self) -> list[str]:
-        """What it holds of any run, in words; empty if nothing."""
+        """Describe all that the server holds of any run; empty if nothing."""
         if not self.alive or self.service is None or self.process is None:
             return []
         service, found = self.service, []

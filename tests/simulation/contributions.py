@@ -1,4 +1,4 @@
-"""What must hold of one round: who was used, who was not, and why."""
+"""Invariants of one round: which nodes were used, which were not, and why."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.simulation.trainer import AggregationInput, SimulatedTrainer
 
 @define(eq=False)
 class Contributions:
-    """Of round `now` of the process `trainer`, which began at about `begins`."""
+    """The contributions to round `now` of the process `trainer`, which began at about `begins`."""
 
     history: History
     trainer: SimulatedTrainer
@@ -123,7 +123,7 @@ class Contributions:
     def _check_probation(
         self, refused: dict[int, Reason], record: Mapping[str, Any]
     ) -> Iterator[str]:
-        """Who is on probation is left out, and nobody else; it is as their conduct has it."""
+        """Check that exactly the nodes on probation are left out, by a model of their conduct."""
         model = self.reference.probation
         left = {n for n, reason in refused.items() if reason is Reason.PROBATION}
         if left != model.nodes:
@@ -145,7 +145,7 @@ class Contributions:
                     yield f"{self._where}: node {node} put on probation: {not news}"
 
     def _answered(self, node: int) -> bool:
-        """Whether a good vector of it came, of this round or of one before."""
+        """Return whether a good vector of it came, of this round or of one before."""
         if self.history.schedule.config.in_process:
             return True
         return any(
@@ -154,7 +154,7 @@ class Contributions:
         )
 
     def _find_wrong_refusal(self, node: int, reason: Reason) -> str:
-        """What is wrong with that; a good vector in time, from the right place, is used."""
+        """Describe a wrong refusal: a good vector in time, from the right place, is used."""
         frames = sorted(self._first.get(node, []), key=lambda f: f.time)
         faults = {self._fault(frame) for frame in frames} - {None}
         if self.history.schedule.config.in_process or reason is Reason.PROBATION:
@@ -184,7 +184,7 @@ class Contributions:
         return {a.server for a in transcript.asked if self._is_about(a, node)} - lost
 
     def _is_about(self, asked: RecordedRequest, node: int) -> bool:
-        """Whether that was a question for `node` in this round."""
+        """Return whether that was a question for `node` in this round."""
         return asked.round == self.now.round and node in asked.nodes
 
     def _deadline(self, node: int) -> float:
@@ -226,7 +226,7 @@ class Contributions:
         return ""
 
     def _is_unstable(self, node: int) -> bool:
-        """Whether a server that had `node` was lost so often that nobody waits for it."""
+        """Return whether a server that had `node` was lost so often that no round waits for it."""
         homes = {_server_of(p.server) for p in self.trainer.transcript.assigned if p.node == node}
         lost = [
             _server_of(server)
@@ -245,7 +245,7 @@ class Contributions:
 
 
 def _server_of(process: str) -> str:
-    """Of which server that is a process: s1.3 is the third of s1."""
+    """Return the server of a process: s1.3 is the third process of s1."""
     return process.partition(".")[0]
 
 

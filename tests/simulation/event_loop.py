@@ -137,7 +137,7 @@ class EventLoop:
             self.raised.append(Failure())
 
     def thaw(self, owner: Owner) -> None:
-        """What was held back happens now, in order."""
+        """Run the events that were held back, now and in order."""
         held, owner.held = owner.held, []
         for event in held:
             if event.active():

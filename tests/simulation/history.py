@@ -67,7 +67,7 @@ def references() -> References:
 
 @define(eq=False)
 class History:
-    """What happened."""
+    """A history: all that happened."""
 
     schedule: Schedule
     loop: EventLoop
@@ -110,7 +110,7 @@ class History:
 
 
 class Peers(Protocol):
-    """Whoever else there is in a history, besides its servers and its trainer."""
+    """Other peers in a history, besides its servers and its trainer."""
 
     events: int  # that they take, at most
     over: bool  # whether they have done what they came for
@@ -245,7 +245,7 @@ def _bounds(schedule: Schedule) -> tuple[float, int]:
 
 
 def _keep_records(history: History) -> None:
-    """What whoever comes to the folder now finds there."""
+    """Keep the records that the folder holds now."""
     history.trainer.folder.close()
     directory = RunDirectory.reopen(history.lifecycle.path)
     history.rounds = list(directory.read_rounds(history.schedule.config.n).rounds)

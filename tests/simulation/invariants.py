@@ -1,4 +1,4 @@
-"""What must hold of every history, whatever befell it."""
+"""Invariants of every history, whatever its faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.simulation.trainer import AggregationInput, SimulatedTrainer
 
 
 def violations(history: History, references: References) -> list[str]:
-    """What is wrong with `history`; empty if nothing is."""
+    """Return everything that is wrong with `history`; empty if nothing is."""
     wrong = [*_check_end(history)]
     wrong += _RunCheck(history, references.for_config(history.schedule.config)).violations()
     if history.ended and history.schedule.recoverable:

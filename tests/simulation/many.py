@@ -34,7 +34,7 @@ class BrokenHistory:
 
 @define
 class Totals:
-    """What a sweep came to."""
+    """The totals of a check of many seeds."""
 
     histories: int = 0
     events: int = 0

@@ -23,7 +23,7 @@ BACKLOG = 128
 
 @define(eq=False)
 class Network:
-    """What is between the machines."""
+    """The network between the processes."""
 
     loop: EventLoop
     profile: LinkProfile
@@ -101,7 +101,7 @@ class Network:
 @implementer(IListeningPort)
 @define(eq=False)
 class Port:
-    """Who listens at one address."""
+    """A port that a process listens on."""
 
     process: Any
     network: Network

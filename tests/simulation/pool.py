@@ -1,4 +1,4 @@
-"""What stands for a pool of threads: jobs that take virtual time."""
+"""A pool of threads in virtual time."""
 
 from __future__ import annotations
 

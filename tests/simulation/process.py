@@ -25,7 +25,7 @@ from tests.simulation.transport import Connector, VirtualTransport
 @implementer(IReactorTime, IReactorTCP, IReactorFromThreads, IReactorPluggableNameResolver)
 @define(eq=False)
 class VirtualProcess:
-    """What code uses of a reactor, in the virtual time of a `EventLoop`.
+    """The parts of a reactor that the code uses, in the virtual time of an `EventLoop`.
 
     It knows no descriptors (`IReactorFDSet`), so that a tensor stream stays with its
     transport.
@@ -63,7 +63,7 @@ class VirtualProcess:
         self.loop.call(wait, self, callable, *args, **kw)
 
     def pool(self, threads: int, speed: float = 1.0) -> VirtualPool:
-        """What stands for a pool of threads of this process."""
+        """Make a pool of threads of this process."""
         self._pools += 1
         random = self.loop.random(self.name, "pool", self._pools)
         return VirtualPool(self, random, threads, speed)

@@ -1,4 +1,4 @@
-"""What a trainer and its servers say to each other, read off the wire.
+"""The conversation between a trainer and its servers, read off the wire.
 
 Each connection of the trainer's is listened to at its own end: what it has given to its
 system to send, and what it has been given to read.  Nothing is asked of the trainer's or

@@ -1,4 +1,4 @@
-"""What a run must come to, computed here, from who took part in each round.
+"""The right result of a run, computed here from the nodes that took part in each round.
 
 What was computed once is remembered, for all histories of one configuration.
 """
@@ -25,7 +25,7 @@ MOST_KEPT = 1_000  # vectors and steps of a configuration
 
 @define(eq=False)
 class _Cache:
-    """What is remembered of one configuration."""
+    """The cached results of one configuration."""
 
     replay: RoundReplay
     vectors: dict[Any, Any] = field(factory=dict, init=False)  # and steps
@@ -98,24 +98,25 @@ class Reference:
 
     @property
     def digest(self) -> str:
-        """Of the present parameters."""
+        """The digest of the present parameters."""
         return sha256_of(self.parameters)
 
     # -- what nodes send
 
     def row(self, node: int, sent: Tensor) -> Tensor:
-        """What the trainer makes of what `node` sent, before it aggregates."""
+        """Return the row that the trainer makes of the vector that `node` sent."""
         return self._replay.row(self._state, node, sent)
 
     def honest(self, node: int) -> Tensor:
-        """What an honest node sends, in the wire's type."""
+        """Return the vector that an honest node sends, in the wire's type."""
         replay, now = self._replay, self._state
         return self._cached(
             ("honest", node), lambda: round_to_dtype(replay.gradient(now, node), self.wire)
         )
 
     def byzantine(self, node: int, accepted: dict[int, Tensor], f: int) -> Tensor:
-        """What a Byzantine one sends, given the rows of honest nodes and the rules' `f`."""
+        """Return the vector of a Byzantine node, given the rows of honest nodes and the rules'
+        `f`."""
         replay, now = self._replay, self._state
         shown = self._shown(accepted, f)
         self._attack = shown.memory

@@ -1,4 +1,4 @@
-"""What is to happen in a history: a run, a network, and faults at their times.
+"""The plan of a history: a run, a network, and faults at their times.
 
 All of it is drawn from the seed, and can be printed.
 """

@@ -34,7 +34,7 @@ THREADS = 1  # that torch's rules use: others would be real threads
 
 @frozen(eq=False)
 class AggregationInput:
-    """What the trainer aggregated in a round: rows `nodes` of `matrix`."""
+    """The input of one round's aggregation: rows `nodes` of `matrix`."""
 
     time: float
     round: int
@@ -96,7 +96,7 @@ class SimulatedTrainer:
 
     @property
     def training_began(self) -> bool:
-        """Whether it came as far as its first round."""
+        """Return whether it came as far as its first round."""
         return self.training is not None and self.training._rounds is not None
 
     @property

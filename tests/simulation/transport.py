@@ -48,7 +48,7 @@ class VirtualTransport(FileDescriptor):
 
     @property
     def wired(self) -> bool:
-        """Whether the other side's kernel knows of this connection."""
+        """Return whether the other side's kernel knows of this connection."""
         return hasattr(self, "outgoing")
 
     # -- what the reactor does with descriptors
