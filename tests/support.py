@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,18 @@ def folder(case: Any) -> Path:
     made = tempfile.TemporaryDirectory(prefix="byzpy_tw-")
     case.addCleanup(made.cleanup)
     return Path(made.name)
+
+
+def as_another_user(do: Callable[[], object]) -> None:
+    """Call `do` as a user who may not read everything: as nobody, where this one is root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        do()
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 def environment() -> dict[str, str]:

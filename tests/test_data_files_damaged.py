@@ -6,14 +6,11 @@ import gzip
 import os
 import shutil
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
-from unittest import SkipTest
 
 import pytest
 import torch
-from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.datasets import (
     Dataset,
@@ -35,7 +32,7 @@ from tests.data_files import (
     unreachable,
     varied,
 )
-from tests.support import PATIENCE
+from tests.support import PATIENCE, as_another_user
 
 
 class DamagedTests(FilesTestCase):
@@ -144,7 +141,7 @@ class DamagedTests(FilesTestCase):
         """A file that may not be read is told with the system's reason."""
         (self.raw / TEST_Y).chmod(0)
         self.root.parent.chmod(0o755)
-        as_another_user(self, lambda: self.told(f"{TEST_Y} cannot be read: Permission denied"))
+        as_another_user(lambda: self.told(f"{TEST_Y} cannot be read: Permission denied"))
 
     def test_content(self) -> None:
         """Images of another size, labels that are no digits, and files that hold nothing."""
@@ -198,21 +195,6 @@ class DamagedTests(FilesTestCase):
             (self.raw / TRAIN_X).write_bytes(whole)
         reader.join(PATIENCE)
         self.assertEqual(found, [varied().digest()])
-
-
-def as_another_user(case: SynchronousTestCase, do: Callable[[], object]) -> None:
-    """Call `do` as a user who may not read everything; `SkipTest` where that cannot be."""
-    if os.geteuid() != 0:
-        do()
-        return
-    try:
-        os.seteuid(65534)
-    except OSError as e:
-        raise SkipTest("another user is needed, root may read all") from e
-    try:
-        do()
-    finally:
-        os.seteuid(0)
 
 
 class MissingTests(FilesTestCase):
@@ -311,11 +293,11 @@ class MissingTests(FilesTestCase):
         (self.raw / TEST_X).unlink()
         self.root.parent.chmod(0o755)
         words = f"missing: {TEST_X}; not downloaded, since {self.root} cannot be written to"
-        as_another_user(self, lambda: self.told(words))
+        as_another_user(lambda: self.told(words))
         self.root.chmod(0)
         self.addCleanup(self.root.chmod, 0o755)
         words = f"{str(self.root / 'MNIST')!r} cannot be looked into: Permission denied"
-        as_another_user(self, lambda: self.told(words))
+        as_another_user(lambda: self.told(words))
 
     def test_elsewhere(self) -> None:
         """Files a level off, or with a dot in their names, are pointed out."""
