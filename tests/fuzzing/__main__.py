@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _tell(EXAMINE[chosen.whom], chosen.seed)
     begun = time.perf_counter()
     tally = _tally(chosen)
-    if chosen.json:  # whoever adds up judges
+    if chosen.json:  # the parent process judges
         say(json.dumps(tally.to_dict()))
     else:
         tally.judge()

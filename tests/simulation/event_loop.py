@@ -1,8 +1,8 @@
 """Virtual time: one heap of events for everything that happens in a history.
 
-Events at the same moment happen in the order in which they were asked for.  Each
-belongs to a machine, or to nobody (the network, the adversary): those of a machine
-that is frozen wait until it thaws, those of one that is dead do not happen.
+Events at the same moment happen in the order in which they were scheduled.  Each belongs to
+a process, or to the network or the adversary: events of a frozen process wait until it
+thaws, those of a dead one do not happen.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Line = tuple[float, str, str]  # when, who, what
 
 
 class Owner(Protocol):
-    """Whose events may be held back."""
+    """An owner of events, which may be frozen or dead."""
 
     dead: bool
     frozen: bool
@@ -51,7 +51,7 @@ class Event:
     def cancel(self) -> None:
         self._check()
         self.cancelled = True
-        self.work = self.args = self.kw = None  # what they hold is let go of
+        self.work = self.args = self.kw = None  # release what they hold
 
     def reset(self, seconds: float) -> None:
         self._check()
@@ -101,9 +101,9 @@ class EventLoop:
         heappush(self._heap, (event.time, self._pushed, event))
 
     def run(self, over: Callable[[], bool], *, until: float, events: int) -> bool:
-        """Let things happen until it is `over`; False where that is not so in time.
+        """Run events until `over` returns true; return False where it does not in time.
 
-        Nothing after the moment `until` happens, and no more than so many `events`.
+        Runs no event after the moment `until`, and no more than so many `events`.
         """
         most = self.count + events
         while not over():
@@ -113,7 +113,7 @@ class EventLoop:
         return True
 
     def pass_time(self, until: float, *, events: int) -> None:
-        """Let all happen up to the moment `until`."""
+        """Run all events up to the moment `until`."""
         self.run(lambda: False, until=until, events=events)
         self.now = max(self.now, until)
 

@@ -92,14 +92,14 @@ class History:
         return self.result["status"] if self.result else self.trainer.status
 
     def lines(self) -> list[str]:
-        """All of it, a line an event."""
+        """Return all of it, a line an event."""
         made = []
         for time, who, what in self.loop.lines:
             made.append(f"{time:12.6f}  {who}: {self._plain(what)}")
         return made
 
     def _plain(self, text: str) -> str:
-        """Without the folder's name, which is no function of the seed."""
+        """Replace the folder's name, which is no function of the seed."""
         return text.replace(str(self.lifecycle.path), "RUN_DIR")
 
     @property
@@ -118,12 +118,12 @@ class Peers(Protocol):
     def begin(self, history: History) -> None: ...
 
     def leave(self) -> None:
-        """Be gone from the network."""
+        """Leave the network."""
 
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """Hold torch to this thread, which is every reactor's and every pool's.
+    """Limit torch to this thread, which is every reactor's and every pool's.
 
     And let garbage wait: when it is looked for must not depend on what was before, nor
     should looking take a second, as it does with all that torch has loaded.

@@ -27,7 +27,7 @@ def violations(history: History, references: References) -> list[str]:
 
 
 def _check_end(history: History) -> Iterator[str]:
-    """It ended, and nothing was raised or left behind."""
+    """Check that the run ended, and that nothing was raised or left behind."""
     loop = history.loop
     if not history.ended:
         yield f"the trainer hangs: not over at {history.ended_at:g} s, {loop.count} events"
@@ -64,7 +64,7 @@ def _check_result(history: History) -> Iterator[str]:
 
 
 def _check_recovered(history: History, undisturbed_digest: str | None) -> Iterator[str]:
-    """Whatever befell it, failover and resuming met it: it must not show."""
+    """Check that failover and resuming hid all faults: the result is that of a run without any."""
     if undisturbed_digest is None:
         return
     ends = [f"{trainer.status}: {trainer.error}" for trainer in history.lifecycle.trainers]
@@ -77,7 +77,7 @@ def _check_recovered(history: History, undisturbed_digest: str | None) -> Iterat
 
 @define(eq=False)
 class _RunCheck:
-    """Goes through the rounds that each process aggregated, in order."""
+    """Checks the rounds that each process aggregated, in order."""
 
     history: History
     reference: Reference
@@ -108,7 +108,7 @@ class _RunCheck:
             yield f"rounds.jsonl has {len(found)} rounds, and not those {len(expected)} that were"
 
     def _resumed(self, before: SimulatedTrainer, trainer: SimulatedTrainer) -> Iterator[str]:
-        """It goes on from the newest checkpoint."""
+        """Check that it goes on from the newest checkpoint."""
         name, round = trainer.process.name, trainer.begun.round
         if round < before.saved:
             yield f"{name} begins with round {round}, a checkpoint of {before.saved} was there"

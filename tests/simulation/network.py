@@ -123,7 +123,7 @@ class Port:
         self.factory.doStop()
 
     def vanish(self) -> None:
-        """Listen no more; whoever was not accepted is refused after all."""
+        """Stop listening; connections that were not accepted are reset."""
         if self.network.ports.get((self.host, self.number)) is self:
             del self.network.ports[self.host, self.number]
             self.process.ports.remove(self)

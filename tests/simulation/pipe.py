@@ -1,8 +1,7 @@
 """One direction of a connection: what the kernels and the network do with bytes.
 
-Bytes leave in segments of any size, arrive in order, and are kept for a reader that
-does not read; what is on its way and unread is bounded by `capacity`, beyond which a
-writer has to wait.
+Bytes leave in segments of any size, arrive in order, and are kept until they are read.
+Unread bytes are bounded by `capacity`; beyond it a writer has to wait.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ DUST = 200  # bytes that are cut into the smallest segments, where any are
 
 @frozen
 class LinkProfile:
-    """How a network treats bytes; of one history."""
+    """The properties of a history's network: latency, jitter, segments, buffers."""
 
     latency: float  # seconds, one way
     jitter: float  # times as much again, at most
@@ -41,7 +40,7 @@ class Link:
     down_until: float = 0.0  # nothing gets through before; then it does
 
     def delay(self, now: float, seconds: float) -> float:
-        """When what is sent now arrives, and would take so many seconds usually."""
+        """Return when a segment sent now arrives that usually takes so many seconds."""
         when = now + seconds + self.extra
         # TCP sends again after longer and longer pauses.
         return when if now >= self.down_until else max(when, self.down_until + 1.3 * seconds)
@@ -59,7 +58,7 @@ class Pipe:
     reader: VirtualTransport = field(init=False)
     buffer: bytearray = field(factory=bytearray, init=False)  # arrived, not yet read
     ended: Exception | None = field(default=None, init=False)  # what is read after that
-    broken: bool = field(default=False, init=False)  # whoever writes is told so
+    broken: bool = field(default=False, init=False)  # writes fail
     silent: bool = field(default=False, init=False)  # nothing arrives any more
     sent: int = field(default=0, init=False)  # bytes, in all
     on_sent: Callable[[bytes], None] | None = None
@@ -73,7 +72,7 @@ class Pipe:
         return self.profile.capacity - len(self.buffer) - self._flying
 
     def send(self, data: bytes) -> int | Exception:
-        """How many of these bytes the system takes; an exception on a dead connection."""
+        """Return how many of these bytes the system takes, or an exception on a dead connection."""
         if self.broken:
             return CONNECTION_LOST
         data = bytes(data[: max(0, self.room)])
@@ -112,7 +111,7 @@ class Pipe:
         if self.silent:
             return  # cut off while it was on its way
         if self.reader.closed:
-            # Nobody is there to take it: the writer is told.
+            # The reader is closed: the writer gets a reset.
             self._deliver(self._break)
             return
         self.buffer += segment
@@ -128,7 +127,7 @@ class Pipe:
         return data
 
     def finish(self, *, reset: bool) -> None:
-        """The writer is done: an end of file, or a reset, behind what was sent."""
+        """Queue an end of file, or a reset, behind the data."""
         if not self._finished:
             self._finished = True
             if not self.silent:

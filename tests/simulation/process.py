@@ -58,7 +58,7 @@ class VirtualProcess:
     # -- IReactorFromThreads, and threads
 
     def callFromThread(self, callable: Callable[..., Any], *args: Any, **kw: Any) -> None:
-        """In the next turn; what a job says, when that job is done."""
+        """Call in the next turn; from a job, when the job is done."""
         wait = 0.0 if self.busy_until is None else self.busy_until - self.loop.now
         self.loop.call(wait, self, callable, *args, **kw)
 
@@ -130,7 +130,7 @@ class VirtualProcess:
     # -- what an adversary does
 
     def freeze(self) -> None:
-        """Nothing of this process happens (SIGSTOP); its kernel's buffers fill."""
+        """Run no events of this process (SIGSTOP); its kernel's buffers fill."""
         self.frozen = True
 
     def thaw(self) -> None:

@@ -1,8 +1,8 @@
 """The conversation between a trainer and its servers, read off the wire.
 
-Each connection of the trainer's is listened to at its own end: what it has given to its
-system to send, and what it has been given to read.  Nothing is asked of the trainer's or
-the servers' objects, so a mistake of theirs cannot hide itself.
+Each connection is recorded at the trainer's end: the bytes that it hands to its system, and
+those that it reads.  No object of the trainer or the servers is asked, so a mistake of theirs
+cannot hide itself.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from attrs import define, field, frozen
 from byzpy_tw.errors import BadFrame
 from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind, unpack
 
-MOST_KEPT = 2_000  # bytes of what a trainer said first, for whoever says it again
+MOST_KEPT = 2_000  # first bytes of a trainer, for a peer that repeats them
 
 
 @frozen(eq=False)
 class Frame:
-    """A whole frame that a trainer read, or gave to its system to send."""
+    """A complete frame that a trainer read, or handed to its system."""
 
     time: float
     server: str  # the process that it came from, or is for
@@ -53,7 +53,7 @@ class RecordedRequest:
 
 @define(eq=False)
 class Transcript:
-    """All that was said to one process of a trainer, and by it, in order."""
+    """The conversation of one process of a trainer with all servers, in order."""
 
     received: list[Frame] = field(factory=list)  # whole vectors, as they were complete
     parameters: list[Frame] = field(factory=list)  # as the trainer sent them
@@ -147,7 +147,7 @@ class StreamParser:
 
 @define(eq=False)
 class WireRecorder:
-    """Listens to one connection of the trainer's."""
+    """Records one connection of the trainer."""
 
     loop: Any
     number: int

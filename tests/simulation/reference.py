@@ -1,6 +1,6 @@
 """The right result of a run, computed here from the nodes that took part in each round.
 
-What was computed once is remembered, for all histories of one configuration.
+Results are cached for all histories of one configuration.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Reference:
         now, config = self._state, self.config
         attack, self._attack = self._attack, None
         honest = {n: matrix[n] for n in nodes if n < config.num_honest}
-        if attack is None:  # it is shown them whether anything comes of it or not
+        if attack is None:  # it sees them even if nothing comes of it
             attack = self._shown(honest, f).memory if config.num_byz and honest else now.attack
         made = self._cached(
             ("step", nodes, f, _cache_key(matrix[list(nodes)]), _cache_key(now.velocity),

@@ -35,7 +35,7 @@ RULES = (
 
 @frozen
 class Fault:
-    """`kind` befalls `server` (or the trainer: -1) at `time`.  `number` says how much."""
+    """A fault of `kind` at `server` (or the trainer: -1) at `time`; `number` says how much."""
 
     time: float = field(order=True)
     kind: str
@@ -115,7 +115,7 @@ class Schedule:
         return random.choice(kinds)(time, server, length, seed, back)
 
     def lines(self) -> list[str]:
-        """For people: what is to happen."""
+        """Describe the schedule, a line each."""
         config, profile = self.config, self.profile
         changed = {
             name: value
@@ -189,7 +189,7 @@ HARMLESS = frozenset((
 
 
 def _with_failover(made: Schedule, random: Random) -> Schedule:
-    """With any options of failover."""
+    """Return the schedule with random options of failover."""
     config, servers = made.config, made.servers
     least = -(-config.n // servers)
     chosen = dict(
@@ -205,7 +205,7 @@ def _with_failover(made: Schedule, random: Random) -> Schedule:
 
 
 def _recoverable(made: Schedule, random: Random) -> Schedule:
-    """So that whatever befalls the cluster must not show in its result."""
+    """Return a schedule whose faults must not show in the result."""
     if made.config.num_byz and made.config.attack not in HARMLESS:
         return _with_failover(made, random)
     config = evolve(

@@ -1,6 +1,6 @@
-"""The one place that knows how a trainer is put together.
+"""A trainer on a virtual process: the one module here that knows how a trainer is built.
 
-Whatever changes in `byzpy_tw.trainer` changes here, and nowhere else in this package.
+A change in `byzpy_tw.trainer` needs a change here, and nowhere else in this package.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class SimulatedTrainer:
             self.on_over(self)
 
     async def _train(self) -> None:
-        """As `trainer.program.train`."""
+        """Train, as `trainer.run` does."""
         config, registry, reactor = self.config, self.registry, self.process
         pool: Any = reactor.pool(2, self.speed)
         rules: ResolvedRules = resolve_rules(config, registry)
@@ -189,5 +189,5 @@ class SimulatedTrainer:
 
 
 def with_fixed_token(begun: ResumePoint) -> ResumePoint:
-    """A new run under a name that is a function of nothing."""
+    """Return `begun` with a constant name for the run, which is otherwise random."""
     return evolve(begun, token="f" * 32)

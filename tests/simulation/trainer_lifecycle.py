@@ -1,4 +1,4 @@
-"""A place for the trainer: one process after another, on one run directory."""
+"""The life of a trainer: one process after another, on one run directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTLING = 1.0  # seconds of a process after its last line
 
 @define(eq=False)
 class TrainerLifecycle:
-    """Begins with `begin`; whatever ends early is resumed, at most `resumes` times."""
+    """Starts the trainer with `begin`, and resumes one that ends early, at most `resumes` times."""
 
     loop: EventLoop
     network: Network
@@ -47,13 +47,13 @@ class TrainerLifecycle:
         return self.trainers[-1]
 
     def begin(self) -> None:
-        """As `trainer.program.run_program`."""
+        """Start a new run, as `trainer.run` does."""
         directory, begun = RunDirectory.create(self.path), with_fixed_token(new_resume_point())
         directory.write_config(initial_config_json(self.config, begun))
         self._start(self.config, directory, begun)
 
     def resume(self) -> None:
-        """As `trainer.program.resume_program`."""
+        """Resume the run, as `trainer.run` does."""
         said: list[str] = []
         config, directory, begun = reopen(self.path, {}, said.append)
         if said:
@@ -107,7 +107,7 @@ class TrainerLifecycle:
             self.loop.call(self.resume_delay, None, self.resume)
 
     def owner(self, process: Any) -> SimulatedTrainer | None:
-        """Whose machine that is."""
+        """Return the trainer of `process`."""
         return next((trainer for trainer in self.trainers if trainer.process is process), None)
 
     def interrupt(self) -> None:

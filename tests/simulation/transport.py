@@ -1,7 +1,7 @@
 """The ends of a connection in virtual time: transports that behave as TCP's do.
 
-What is buffered, when a producer is paused, and how `loseConnection` ends is decided
-by `twisted.internet.abstract.FileDescriptor`, the very code that sockets have.
+`twisted.internet.abstract.FileDescriptor`, the base class of real sockets, decides what is
+buffered, when a producer is paused, and how `loseConnection` ends.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class VirtualTransport(FileDescriptor):
     # -- what the reactor does with descriptors
 
     def poll(self) -> None:
-        """See, in the next turn, whether there is something to read or to write."""
+        """Check in the next turn whether there is something to read or to write."""
         if not self._poll_scheduled and (self._readable or self._writable):
             self._poll_scheduled = True
             self.process.loop.call(0.0, self.process, self._poll_now)
@@ -66,7 +66,7 @@ class VirtualTransport(FileDescriptor):
     @property
     def _writable(self) -> bool:
         room = self.outgoing.broken or self.outgoing.room > 0
-        # An end is sent behind what waits, however much that is.
+        # An end of file is queued behind the data, without a limit.
         return self.writing and (room or not self.dataBuffer and not self._tempDataLen)
 
     def _poll_now(self) -> None:
@@ -128,7 +128,7 @@ class VirtualTransport(FileDescriptor):
                 self.outgoing.finish(reset=reset or bool(self.incoming.buffer))
 
     def vanish(self, *, silent: bool) -> None:
-        """The process is gone, or, where it is `silent`, the whole machine."""
+        """End with the process or, where it is `silent`, with the whole machine."""
         if silent and self.wired:
             self.cut_off()
             self.closed = True
@@ -136,11 +136,11 @@ class VirtualTransport(FileDescriptor):
             self._close(reset=False)
 
     def reset(self) -> None:
-        """The network, or a host that knows of no such connection, ended it."""
+        """End it as the network does, or a host that knows no such connection."""
         self.incoming.end(CONNECTION_LOST)
 
     def cut_off(self) -> None:
-        """From now on nothing gets through in either direction, and nobody is told."""
+        """Let nothing through in either direction from now on, without notice."""
         if not self.outgoing.silent:
             for pipe in (self.incoming, self.outgoing):
                 pipe.silent = True
@@ -151,7 +151,7 @@ class VirtualTransport(FileDescriptor):
                     end.retransmit()
 
     def retransmit(self) -> None:
-        """Bytes of this end's wait for an answer that does not come."""
+        """Retransmit bytes that are never acknowledged, until the system gives up."""
         if not self._waiting:
             self._waiting = True
             self.process.network.retransmit(self)
@@ -181,7 +181,7 @@ class VirtualTransport(FileDescriptor):
 
 
 class ClientTransport(VirtualTransport):
-    """The end of whoever dialled."""
+    """The end of the side that connected."""
 
     def __init__(self, connector: Connector) -> None:
         self.connector = connector
