@@ -126,13 +126,13 @@ def ping(port: int) -> None:
         where = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", port)
         server = await endpoints.connectProtocol(where, LimitedAMP({}))
         await server.callRemote(
-            commands.Hello, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
+            commands.Hello.wire_command, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
         )
         print("connected", flush=True)
 
         async def once() -> None:
             begun = time.monotonic()
-            await server.callRemote(commands.Ping, token=1)
+            await server.callRemote(commands.Ping.wire_command, token=1)
             times.append(1000 * (time.monotonic() - begun))
 
         pinging = LoopingCall(lambda: Deferred.fromCoroutine(once())).start(0.01)
@@ -208,9 +208,9 @@ def endure(rounds: int) -> Iterator[str]:
 
 def train(words: list[str]) -> None:
     """The trainer, and then its peak memory."""
+    from byzpy_tw.cli.run import run_program
     from byzpy_tw.cli.train import configuration
     from byzpy_tw.plugins import load
-    from byzpy_tw.trainer.run import run_program
 
     code = run_program(configuration(words), load())
     with open("/proc/self/status") as lines:

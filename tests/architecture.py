@@ -28,7 +28,7 @@ GROUPS = (
     ("rules", ("attacks", "preaggregators", "aggregators", "datasets", "models", "partitions")),
     ("kernels", ("kernels",)),
     ("ground", ("console", "plugin_code", "seeds", "vectors", "global_random", "object_state",
-                "text", "files", "errors")),
+                "parameters", "text", "files", "errors")),
 )  # fmt: skip
 DEPRECATED = {"", "runs"}  # the package itself, and names of 0.1
 

@@ -16,9 +16,9 @@ from torchvision import datasets
 
 from byzpy_tw.datasets import (
     cifar10,
+    download,
     fashion_mnist,
     mnist,
-    vision,
     write_idx,
 )
 from tests.data_files import (
@@ -114,7 +114,7 @@ class ColourTests(FilesTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.folder = self.root / "cifar-10-batches-py"
-        self.patch(vision, "download", unreachable)
+        self.patch(download, "fetch", unreachable)
 
     def test_damaged_or_missing(self) -> None:
         """Files whose MD5 is wrong are told apart from files that are missing."""
@@ -147,7 +147,7 @@ class ColourTests(FilesTestCase):
             (root / "cifar-10-python.tar.gz").write_bytes(b"<html>Log in")
             raise OSError("download failed: File not found or corrupted.")
 
-        self.patch(vision, "download", portal)
+        self.patch(download, "fetch", portal)
         self.told("missing: data_batch_1, ", "batches.meta", "corrupted.", make=cifar10)
         self.assertFalse(self.root.exists())
 

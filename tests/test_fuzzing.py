@@ -111,8 +111,8 @@ class VirtualTests(SynchronousTestCase):
             await right(self, jobs)
             self.least = least
 
-        right = Startup._all
-        self.patch(Startup, "_all", wrong)
+        right = Startup._run_all
+        self.patch(Startup, "_run_all", wrong)
         tally = self.fuzz(trainer_in_memory, 700, 20)
         tally.judge()
         self.assertIn("runs finished that could have", " ".join(tally.wrong))

@@ -13,7 +13,7 @@ from byzpy_tw.rounds.round import Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.in_process_server import InProcessServer
-from byzpy_tw.workers.host import build
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import SPEC, D, registry
 
@@ -22,7 +22,7 @@ class InProcessTests(SynchronousTestCase):
     def test_rounds_that_are_over(self) -> None:
         """Late nodes are given up as on a server, and write into no row afterwards."""
         pool = HandCrankedPool(eager=True)
-        built = build(SPEC, registry(), data_root=Path("/nonexistent"))
+        built = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
         expected: Any = None
         host = InProcessServer(
             ClockReactor(), pool, 1, registry(), built.dataset, built.trial_outcome, expected

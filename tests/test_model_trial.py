@@ -14,9 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BrokenPlugin, UnsuitableModel, WireError
 from byzpy_tw.testing.doubles import HandCrankedPool
-from byzpy_tw.workers.host import build
-from byzpy_tw.workers.model_trial import TrialDigests
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.spec import NodeSpec
+from byzpy_tw.workers.trial_digests import TrialDigests
 from tests.trial_models import (
     COPIED,
     REFUSED,
@@ -42,7 +42,7 @@ class ModelTests(SynchronousTestCase):
 
     def host(self, model: Any, **changed: Any) -> Any:
         spec = evolve(SPEC, model=named("m", model), **changed)
-        return build(spec, self.names, data_root=None)
+        return build_host(spec, self.names, data_root=None)
 
     def test_sound_models(self) -> None:
         """They are shared between threads as they are."""
@@ -145,7 +145,7 @@ class ComparedTests(SynchronousTestCase):
 
     def trial(self, model: Any = Plain, **changed: Any) -> TrialDigests:
         spec = evolve(SPEC, model=named("m", model), **changed)
-        return build(spec, self.names, data_root=None).trial_outcome.trial
+        return build_host(spec, self.names, data_root=None).trial_outcome.trial
 
     def test_equal(self) -> None:
         """Two processes of one code agree, and the answer survives its way."""

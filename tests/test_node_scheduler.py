@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.scheduling import node_scheduler
 from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.gradients import MicroBatches
-from byzpy_tw.workers.host import build
 from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import SPEC, D, registry
 
@@ -20,7 +20,7 @@ from tests.server_harness import SPEC, D, registry
 class SchedulerTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor, self.pool = ClockReactor(), HandCrankedPool(eager=True)
-        self.host = build(SPEC, registry(), data_root=Path("/nonexistent"))
+        self.host = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
         self.scheduler = NodeScheduler(self.host, self.reactor, self.pool, 3)
         self.emitted: list[int] = []
         self.taken: list[Deferred[None]] = []
@@ -32,14 +32,15 @@ class SchedulerTests(SynchronousTestCase):
         return self.taken[-1]
 
     def attack(self, round: int, *nodes: int) -> Deferred:
-        work = self.scheduler.byzantine(round, nodes, 2, {}, {}, self.emit)
+        work = self.scheduler.send_attacks(round, nodes, 2, {}, {}, self.emit)
         return Deferred.fromCoroutine(work)
 
     def test_a_command_that_is_repeated(self) -> None:
         """Vectors that wait to be sent are bounded for all commands of a run together."""
         self.host.spawn(NodeSpec(node=0, shard=0))
         answers = [
-            Deferred.fromCoroutine(self.scheduler.honest(0, [0], self.emit)) for _ in range(9)
+            Deferred.fromCoroutine(self.scheduler.send_gradients(0, [0], self.emit))
+            for _ in range(9)
         ]
         self.assertEqual(self.emitted, [0] * 3)
         while self.taken:
@@ -72,7 +73,7 @@ class SchedulerTests(SynchronousTestCase):
         self.host.spawn(NodeSpec(node=0, shard=0))
         self.pool.eager, computed = False, []
         self.patch(MicroBatches, "run", lambda _, part: computed.append(part))
-        answer = Deferred.fromCoroutine(self.scheduler.honest(0, [0], self.emit))
+        answer = Deferred.fromCoroutine(self.scheduler.send_gradients(0, [0], self.emit))
         self.scheduler.round = 1
         self.pool.drain()
         self.assertIn("is over", self.successResultOf(answer)[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import object_state
+from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from tests.trial_models import KeepsInAList
@@ -21,7 +21,7 @@ from tests.trial_models import KeepsInAList
 class ServerTests(SynchronousTestCase):
     def test_leaves_threads_for_rounds(self) -> None:
         """Runs are built one after another: what waits for foreign code takes no thread."""
-        server = ByzpyServer(ClockReactor(), "127.0.0.1", 0, Path("."))
+        server = ByzpyServer(ClockReactor(), ServerConfig(port=0))
         server.pool = pool = HandCrankedPool()
         done: list[int] = []
         for number in range(3):

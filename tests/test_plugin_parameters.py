@@ -13,7 +13,7 @@ from byzpy_tw.errors import (
     BadParameter,
 )
 from byzpy_tw.plugins import parse
-from byzpy_tw.plugins.parameters import parameters_of, read_arguments
+from byzpy_tw.plugins.signatures import parameters_of, read_arguments
 from tests.plugin_harness import VALUE
 
 
@@ -110,7 +110,7 @@ class ParameterTests(SynchronousTestCase):
 
         found = parameters_of("aggregator", Rule)
         self.assertEqual(list(found), ["depth", "names"])
-        self.assertEqual(found["depth"].kind_text, "int")
+        self.assertEqual(found["depth"].type_text, "int")
 
     def test_reserved_by_kind(self) -> None:
         """A data root or a model's shape is nobody's to give; elsewhere the words are free."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import define
+from attrs import define, evolve
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -92,7 +92,7 @@ class ProtectedModeTests(ServerCase):
 
     def test_insecure(self) -> None:
         """--insecure lifts it."""
-        self.server.insecure = True
+        self.server.config = evolve(self.server.config, insecure=True)
         far = self.dial(peer="10.0.0.9", here="10.0.0.1")
         self.assertEqual(far.hello()["protocol"], commands.PROTOCOL)
         self.assertTrue(far.open)

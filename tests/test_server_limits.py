@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from byzpy_tw.config.server import Limits
 from byzpy_tw.errors import (
     LimitExceeded,
     ServerBusy,
@@ -14,7 +15,6 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import Header, Kind
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import D, ServerCase
 

@@ -17,14 +17,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.output.observers import Observers
+from byzpy_tw.output.program import ReactorProgram
 from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.view import Views
 from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
-from byzpy_tw.trainer.run import ReactorProgram
+from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.server_interface import Opened, ignore_loss
 from byzpy_tw.trainer.server_slot import ServerSlot
-from byzpy_tw.trainer.training import Prepared, Training
+from byzpy_tw.trainer.training import Training
 from tests.server_harness import registry
 from tests.support import folder
 
@@ -87,13 +89,13 @@ class InterruptedTests(SynchronousTestCase):
         pool = HandCrankedPool(eager=True)
         rules = resolve_rules(config, registry())
         self.training = Training(
-            config, registry(), rules, TextOutput(lambda _: None, True),
+            config, registry(), rules, Views(TextOutput(lambda _: None, True)),
             RunDirectory.create(self.folder), Observers(registry()), 1, ClockReactor(), pool,
         )  # fmt: skip
         prepared = self.successResultOf(Deferred.fromCoroutine(self.training.prepare()))
         self.servers = [HungServer(name, prepared) for name in names]
         slots = [ServerSlot(s.name, lambda s=s: s) for s in self.servers]
-        running = Deferred.fromCoroutine(self.training.run(slots))
+        running = Deferred.fromCoroutine(self.training.run(prepared, slots))
         self.assertNoResult(running)
         pool.eager = False  # from here on it is busy with what was interrupted
         running.cancel()

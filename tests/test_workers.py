@@ -25,8 +25,10 @@ from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.gradients import Answer
-from byzpy_tw.workers.host import NodeHost, activation_bytes_per_example, build
+from byzpy_tw.workers.host import NodeHost
+from byzpy_tw.workers.model_size import activation_bytes_per_example
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 REGISTRY = load()
@@ -37,7 +39,7 @@ def host(device: str = "cpu") -> NodeHost:
         dataset="synthetic", model="logreg", partition="stride", shards=6, seed=0,
         batch_size=4, micro_batch_size=4, n=8, f=2,
     )  # fmt: skip
-    return build(spec, REGISTRY, data_root=None, device=device)
+    return build_host(spec, REGISTRY, data_root=None, device=device)
 
 
 class AimTests(SynchronousTestCase):
@@ -66,10 +68,10 @@ class AimTests(SynchronousTestCase):
             collector = Collector(torch.randn(5, 40), ClockReactor(), pool)
             rounds = Rounds(config, None, collector, None, rules, ClockReactor(), pool, 1)
             round = Round(0, 3, 2, 2)
-            round.refused(0, Reason.NOT_FINITE)
+            round.refuse(0, Reason.NOT_FINITE)
             round.accept(1)
             round.accept(2)
-            self.assertEqual(round.likely_budget(rules.aggregation.computable), 1)
+            self.assertEqual(round.expected_budget(rules.aggregation.computable), 1)
             shown = rounds._show(round, {}, 1)
             self.assertEqual(shown["strength"].shape, (1,))
             aimed = rules.attack_with_budget(1).aggregator
@@ -115,7 +117,7 @@ class TogetherTests(SynchronousTestCase):
         self.host.nodes[4].shard[:] = 10**9
         self.host.cost = 0.0005
         driver = NodeScheduler(self.host, ClockReactor(), self.pool, 2)
-        answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, range(6), emit))
         self.pool.turn()
         self.assertEqual(sorted(sent), [0, 1, 2])
         self.pool.drain()
@@ -169,7 +171,7 @@ class TogetherTests(SynchronousTestCase):
 
         self.host.cost = 0.0005
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
-        answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, range(6), emit))
         line = emit.__code__.co_firstlineno + 2
         told = f"ValueError: only this one (test_workers.py, line {line})"
         self.assertEqual(self.successResultOf(answer), {1: told})
@@ -183,7 +185,7 @@ class TogetherTests(SynchronousTestCase):
             def emit(node: int, *_: Any) -> Deferred[None]:
                 raise ArithmeticError(words)
 
-            answer = Deferred.fromCoroutine(driver.honest(0, [0, 1], emit))
+            answer = Deferred.fromCoroutine(driver.send_gradients(0, [0, 1], emit))
             return self.successResultOf(answer)
 
         for _ in range(3):
@@ -200,12 +202,12 @@ class TogetherTests(SynchronousTestCase):
         def emit(*_: Any) -> Deferred[None]:
             raise ConnectionError("hung up")
 
-        answer = Deferred.fromCoroutine(driver.honest(0, [0], emit))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, [0], emit))
         self.assertIn("ConnectionError: hung up", self.successResultOf(answer)[0])
 
     def test_large_ones_are_let_go(self) -> None:
         """Once they are sent, and not before."""
-        self.patch(driver_module, "LARGE", 0)
+        self.patch(driver_module, "LARGE_TENSOR", 0)
         taken: list[Deferred[None]] = []
         kept: list[torch.Tensor] = []
 
@@ -215,7 +217,7 @@ class TogetherTests(SynchronousTestCase):
             return taken[-1]
 
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
-        answer = Deferred.fromCoroutine(driver.honest(0, [0], emit))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, [0], emit))
         self.assertEqual(sum(piece.numel() for piece in kept), self.host.dimension)
         taken[0].callback(None)
         self.assertEqual(self.successResultOf(answer), {})
@@ -227,9 +229,9 @@ class TogetherTests(SynchronousTestCase):
         def full(*_: Any) -> None:
             raise MemoryError("full")
 
-        self.patch(driver_module, "narrowed", full)
+        self.patch(driver_module, "round_to_dtype", full)
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
-        answer = Deferred.fromCoroutine(driver.honest(0, [0, 1], lambda *_: succeed(None)))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, [0, 1], lambda *_: succeed(None)))
         [told] = set(self.successResultOf(answer).values())
         self.assertIn("MemoryError: full", told)
         self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)  # of two nodes
