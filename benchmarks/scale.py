@@ -1,4 +1,4 @@
-"""What a round costs as nodes and parameters grow: seconds, peak memory, bytes.
+"""The cost of a round as nodes and parameters grow: seconds, peak memory, bytes.
 
     python benchmarks/scale.py [--rounds 12] [--only nodes,parameters,rounds] [--large]
 
@@ -177,7 +177,7 @@ def held(pid: int) -> tuple[float, int, int]:
 
 
 def endure(rounds: int) -> Iterator[str]:
-    """What trainer and servers hold after half of the rounds, and near the last."""
+    """Measure trainer and servers after half of the rounds, and near the last."""
     job = Job(3, 1, "logreg")
     with tempfile.TemporaryDirectory() as name, servers(2, Path(name)) as started:
         folder = Path(name)

@@ -49,7 +49,8 @@ def records(rounds: int) -> list[dict[str, Any]]:
 
 
 def run_report(name: str = "run", rounds: int = 100, **options: Any) -> RunReport:
-    """Of that run, finished, under `name`, which its server and an event have too."""
+    """Make the report of that run, finished, under `name`, which its server and an event have
+    too."""
     config = RunConfig(
         in_process=True, num_honest=4, num_byz=2, rounds=rounds, data_root=name, **options
     )

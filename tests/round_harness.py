@@ -39,7 +39,7 @@ class RoundCase(ServerCase):
             end.pump.flush()
 
     def gradient(self, round: int, node: int, at: Tensor) -> Tensor:
-        """What `node` must answer, computed on a host of our own."""
+        """Compute the right answer of `node` on a host of our own."""
         host: NodeHost = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
         host.spawn(NodeSpec(node=node, shard=node))
         host.parameters.copy_(at)

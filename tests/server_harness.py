@@ -53,7 +53,7 @@ def registry() -> Registry:
 
 @define(eq=False)
 class Vectors:
-    """What a trainer receives on its stream."""
+    """The frames that a trainer receives on its stream."""
 
     headers: list[Header] = field(factory=list)
     vectors: dict[int, Tensor] = field(factory=dict)  # the newest of each node

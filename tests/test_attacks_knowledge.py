@@ -1,4 +1,4 @@
-"""What attacks are shown, and that seeing more changes nothing."""
+"""Attacks' knowledge, and that seeing more changes nothing."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class LevelTests(SynchronousTestCase):
                         self.assertTrue(torch.equal(a.nan_to_num(), c.nan_to_num()))
 
     def test_only_what_was_asked_for(self) -> None:
-        """What an attack did not ask for does not travel."""
+        """A piece of knowledge that an attack did not ask for does not travel."""
         x = honest(d=50)
         for name, factory, _ in BUILTIN:
             for parameters in PARAMETERS.get(name, [{}]):

@@ -222,7 +222,7 @@ class StartTests(ClusterCase):
                 self.successResultOf(starting)
 
     def test_given_up(self) -> None:
-        """Whoever cancels the start ends it."""
+        """Cancelling the start ends it."""
         self.world.opening = {"b": Deferred()}
         starting = Deferred.fromCoroutine(self.cluster("--min-servers 2").start())
         starting.cancel()
@@ -395,7 +395,7 @@ class DriverTests(ClusterCase):
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_a_server_is_lost_in_the_middle(self) -> None:
-        """What it had not sent is asked of others, in the same round."""
+        """Vectors that it had not sent are asked of others, in the same round."""
         self.world.silent = {0, 3}
         driver = self.driver(self.start())
         running = self.run_round(driver)
@@ -559,7 +559,7 @@ class DriverTests(ClusterCase):
         self.assertEqual(driver.round.usable, (0, 1, 2, 3))
 
     def test_no_failover(self) -> None:
-        """What the budget covers is charged at once, and no more than that."""
+        """Losses within the budget are charged at once, and no more than those."""
         cluster = self.start("--failover off")
         driver = self.driver(cluster)
         self.world.silent = {1}
@@ -598,7 +598,7 @@ class DriverTests(ClusterCase):
         self.assertEqual(driver.slow_nodes(), {1})
 
     def test_a_trainer_that_was_stopped(self) -> None:
-        """What it has not read yet may be the answers: it looks before it judges."""
+        """It looks at unread answers before it judges: they may be the missing ones."""
         self.world.silent = {1}
         driver = self.driver(self.start())
         running = self.run_round(driver)

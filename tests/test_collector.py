@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.errors import BadFrame
+from byzpy_tw.errors import (
+    BadFrame,
+)
+from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
-from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.collector import MAX_UNREQUESTED, Collector
+from byzpy_tw.trainer.server_client import RemoteServer
 
 D = 4
 
@@ -165,7 +170,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(self.round.is_awaited(1))
 
     def test_time_is_up(self) -> None:
-        """Who is still awaited is late, and the wait ends."""
+        """A node that is still awaited is late, and the wait ends."""
         self.deliver(self.a, vector(0))
         done = self.collector.wait_until(lambda r: r.honest_complete)
         self.collector.expire(range(3))
@@ -212,7 +217,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(self.collector.row_is_free(1))
 
     def test_probation(self) -> None:
-        """Whoever is on it is not waited for; what it sends well and in time is noted."""
+        """A node on probation is not waited for; a good vector in time is noted."""
         for number, seconds, answered_late in ((1, 1.0, True), (2, 100.0, False)):
             with self.subTest(seconds):
                 self.collector.patience = 10.0
@@ -256,3 +261,19 @@ class CollectorTests(SynchronousTestCase):
         self.pool.shutdown()
         self.deliver(self.a, vector(0))
         self.assertTrue(self.round.is_awaited(0))
+
+
+class FloodTests(SynchronousTestCase):
+    def test_frames_without_end(self) -> None:
+        """A server that floods the trainer with frames nobody asked for is cut off."""
+        collector = Collector(torch.zeros(2, 3), ClockReactor(), HandCrankedPool(eager=True))
+        server: Any = RemoteServer(Address("h", 1), ClockReactor())
+        collector.assign(0, server)
+        stale = Header(Kind.VECTOR, 0, 3, 0)
+        for number in (1, 2):  # each round anew
+            collector.begin(Round(number, 1, 1, 1))
+            for _ in range(MAX_UNREQUESTED):
+                self.assertIsNone(collector.allocate(server, stale))
+        with self.assertRaises(BadFrame):
+            for _ in range(MAX_UNREQUESTED):
+                collector.allocate(server, stale)

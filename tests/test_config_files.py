@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -57,7 +58,7 @@ def written(case: Any, text: str) -> str:
 
 
 def printed(*arguments: str) -> str:
-    """What the command prints, which must end well."""
+    """Return the output of the command, which must end well."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         code = main(arguments)
     assert code == 0, code
@@ -78,6 +79,7 @@ class RoundTripTests(SynchronousTestCase):
             self.path.write_text(text, encoding="utf-8")
             self.assertEqual(RunConfig(**read_options(self.path)), config)
 
+    @pytest.mark.slow
     def test_print_config(self) -> None:
         """The printed file, given back, is the same run: also from a terminal that knows
         no UTF-8."""
@@ -156,7 +158,7 @@ class PrecedenceTests(SynchronousTestCase):
         self.assertIn("say where the nodes live", said.getvalue())
 
     def test_switches(self) -> None:
-        """What the file turns on can be turned off."""
+        """A switch that the file turns on can be turned off."""
         path = written(self, "strict = true\nin-process = true")
         self.assertTrue(configuration(["--config", path]).strict)
         self.assertFalse(configuration(["--config", path, "--no-strict"]).strict)

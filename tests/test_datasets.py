@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.masked import masked_tensor
@@ -105,6 +106,7 @@ class DatasetTests(SynchronousTestCase):
         flipped = torch.complex(x.detach(), x.detach()).conj().imag  # a lazy negation
         self.assertEqual(blobs(flipped).digest(), blobs(-x).digest())
 
+    @pytest.mark.slow
     def test_importing_is_cheap(self) -> None:
         """Importing the datasets does not import torchvision."""
         code = "import sys, byzpy_tw.datasets; sys.exit('torchvision' in sys.modules)"
@@ -340,7 +342,7 @@ class IdxTests(SynchronousTestCase):
         self.assertEqual(fashion_mnist(root=self.root).digest(), tiny().digest())
 
     def test_only_grey_bytes(self) -> None:
-        """What the format cannot hold is refused."""
+        """A value that the format cannot hold is refused."""
         self.assertRaises(ValueError, write_idx, synthetic(), self.root)
 
     def test_reads_where_it_may_not_write(self) -> None:
@@ -381,6 +383,7 @@ class MissingTests(SynchronousTestCase):
         self.assertIn(f"{self.root}/MNIST/raw/", str(error))
         self.assertIn("train-images-idx3-ubyte", str(error))
 
+    @pytest.mark.slow
     def test_no_network(self) -> None:
         """The error says which files go where, and which dataset needs none."""
         error = self.assertRaises(DatasetUnavailable, mnist, root=self.root)

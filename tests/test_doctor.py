@@ -1,4 +1,4 @@
-"""Whether a run would start: each trouble is named with its cure, and soon."""
+"""The doctor: each trouble is named with its cure, and soon."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -34,7 +35,7 @@ from tests.support import PATIENCE, folder
 
 
 def registry_of(*, seed: int = 0, odd: bool = True) -> Registry:
-    """What one machine has: the data `records`, and perhaps the attack `odd`."""
+    """Make one machine's registry: the data `records`, and perhaps the attack `odd`."""
 
     class Data:
         @hookimpl
@@ -173,7 +174,7 @@ class ServersTests(DoctorCase):
         self.assertIsNotNone(doctor.servers[0].round_trip)
 
     async def test_once(self) -> None:
-        """What is wrong for two reasons is told once."""
+        """A problem with two reasons is told once."""
         doctor = await self.examined(["tcp://127.0.0.1:1"], dataset="nope")
         self.assert_troubles(doctor, ("UNKNOWN_NAME", "no dataset"), ("127.0.0.1:1", "refused"))
 
@@ -287,6 +288,7 @@ class CommandTests(SynchronousTestCase):
             self.assertIn(told, err.getvalue())
             self.assertNotIn("Traceback", err.getvalue())
 
+    @pytest.mark.slow
     def test_as_a_program(self) -> None:
         """`--json` writes one object, and nothing else; the exit code goes with it."""
         done = subprocess.run(

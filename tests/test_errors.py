@@ -79,7 +79,7 @@ class ErrorTests(SynchronousTestCase):
             self.assertEqual(error.exit_code, code, error)
 
     def test_built_ins_where_they_fit(self) -> None:
-        """Who catches `ValueError` for a bad option or vector gets it."""
+        """Code that catches `ValueError` for a bad option or vector gets it."""
         for error in (errors.ConfigError, errors.BadVectors, errors.TooManyByzantine):
             self.assertTrue(issubclass(error, ValueError))
 
@@ -116,7 +116,7 @@ class WireTableTests(SynchronousTestCase):
                 )
 
     def test_commands_share_the_table_in_its_order(self) -> None:
-        """What AMP looks through, for each command, is the table as it stands."""
+        """Each command has the shared table of errors, in its order."""
         for command in commands.COMMANDS:
             self.assertEqual(list(command.wire_command.allErrors), list(WIRE_ERRORS), command)
 
@@ -128,7 +128,7 @@ class WireTableTests(SynchronousTestCase):
 
 
 class TripTests(SynchronousTestCase):
-    """What a trainer gets when a server refuses."""
+    """Refusals of a server as they reach the trainer."""
 
     def refused(self, error: Exception) -> tuple[Any, IOPump]:
         """The failure that the trainer gets for a responder that raises `error`."""
@@ -147,7 +147,7 @@ class TripTests(SynchronousTestCase):
         return failure, pump
 
     def lives(self, pump: IOPump) -> bool:
-        """Whether the connection is still up, at both ends."""
+        """Return whether the connection is still up, at both ends."""
         return not (pump.clientIO.disconnected or pump.serverIO.disconnected)
 
     def test_every_error_survives(self) -> None:

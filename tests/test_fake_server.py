@@ -98,7 +98,9 @@ class ServerContract:
         """Byzantine nodes are asked apart, with what their attack is shown."""
         self.begin(0)
         shown = {"mean": torch.ones(self.dimension)}
-        self.assertEqual(dict(self.successResultOf(self.server.attack(0, [3], AttackInput(3, shown, {})))), {})
+        self.assertEqual(
+            dict(self.successResultOf(self.server.attack(0, [3], AttackInput(3, shown, {})))), {}
+        )
         self.assertEqual([h.index for h in self.sink.headers], [3])
 
     def test_vectors_that_nobody_takes(self) -> None:
@@ -129,7 +131,7 @@ class FakeServerTests(ServerContract, SynchronousTestCase):
         self.assertLessEqual(wanted, set(dir(self.server)))
 
     def test_is_lost(self) -> None:
-        """Who listens is told once why; nothing comes afterwards."""
+        """The loss is told once, with the reason; nothing comes afterwards."""
         lost: list[str] = []
         self.server.on_lost = lambda server, why: lost.append(why)
         self.server.lose("cut off")

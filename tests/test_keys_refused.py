@@ -1,4 +1,4 @@
-"""Who is not let in where there are keys, and what both sides say, over real sockets."""
+"""Peers that keys keep out, and the messages on both sides, over real sockets."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class KeysCase(TestCase):
         return host
 
     async def refused(self, host: RemoteServer) -> str:
-        """What the trainer is told, who must not get in."""
+        """Return the error that the trainer is told, which must not get in."""
         try:
             await host.hello()
         except KeysRefused as e:
@@ -132,7 +132,7 @@ class RefusedTests(KeysCase):
         )
 
     async def test_server_of_another_role(self) -> None:
-        """Nor a trainer's file a server."""
+        """A trainer's file does not make a server either."""
         await self.check(
             self.cluster.server("x", shown=TRAINER),
             self.cluster.trainer(),
@@ -247,7 +247,7 @@ class RefusedTests(KeysCase):
         self.assertIn("the server hung up before the TLS handshake was over", said)
 
     async def dial_one(self, serve: Any) -> str:
-        """What a trainer is told where `serve` has the connection's other end."""
+        """Return the error of a trainer where `serve` has the connection's other end."""
         listener = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listener.close)
 
@@ -337,7 +337,7 @@ class FloodTests(KeysCase):
 
 class HandshakeTests(ServerCase):
     def test_a_flood_makes_its_own_room(self) -> None:
-        """Whoever comes from another address keeps its place until its handshake is over."""
+        """A peer from another address keeps its place until its handshake is over."""
         self.server.keys = ClusterKeys().server()
         first = self.dial("10.0.0.7")
         flood = [self.dial("10.0.0.66") for _ in range(100)]

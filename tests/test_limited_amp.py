@@ -1,4 +1,4 @@
-"""What breaks the protocol costs a peer its own connection and one line in the log."""
+"""A breach of the protocol costs a peer its own connection and one line in the log."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class BreachTests(SynchronousTestCase):
         self.assertLess(sum(map(len, (talk.amp._currentBox or {}).values())), 60_000)
 
     def test_a_large_box_within_the_limit(self) -> None:
-        """What the protocol needs passes, box after box."""
+        """Boxes that the protocol needs pass, one after another."""
         talk = Talk()
         large = ask(b"Ping", token=b"7", padding=bytes(60_000), more=bytes(60_000))
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""What users get wrong: each is one line, with its cause and its cure, and no traceback."""
+"""Users' mistakes: each is one line, with its cause and its cure, and no traceback."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.usage import UsageError
@@ -271,8 +272,9 @@ class MistakesTests(SynchronousTestCase):
                 for word in expected:
                     self.assertIn(word, said, words)
 
+    @pytest.mark.slow
     def test_a_server_in_its_process(self) -> None:
-        """What twistd makes of a refusal: exit code 1, the line, and no traceback."""
+        """A refusal ends twistd with exit code 1, one line, and no traceback."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])
             command = [*TWISTD, "-n", "--pidfile=", "byzpy-server", "--host", "127.0.0.1"]
@@ -334,6 +336,7 @@ class Silent(Protocol):
         self.transport.loseConnection()  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 class BegunTests(TestCase):
     """Told by a run under way, in this process, or by a server."""
 
@@ -366,7 +369,7 @@ class BegunTests(TestCase):
         return str(server.address)
 
     async def attempt(self, words: str, registry: Registry) -> ByzpyTwError | None:
-        """What ends the run of a command with `words`."""
+        """Return the error that ends the run of a command with `words`."""
         try:
             run = prepare_run(configuration(shlex.split(words)), registry)
         except ByzpyTwError as e:

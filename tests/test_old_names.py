@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 import byzpy_tw.testing
@@ -28,6 +29,7 @@ class OldNamesTests(SynchronousTestCase):
         for name in properties.__all__:
             self.assertIs(getattr(laws, name), getattr(properties, name))
 
+    @pytest.mark.slow
     def test_programs_that_moved(self) -> None:
         """The simulator and the fuzzer say where they are."""
         for old, new in (("simulate", "tests.simulation"), ("siege", "tests.fuzzing")):

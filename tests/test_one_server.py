@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -188,6 +189,7 @@ class ExaminedTests(test_doctor.DoctorCase):
             self.assertIn(f"and {first} are one server: name it once", line)
 
 
+@pytest.mark.slow
 class RealTests(TestCase):
     def test_a_run(self) -> None:
         """Ends before round 0 with one line; with --min-servers it goes on without one."""

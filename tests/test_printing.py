@@ -13,6 +13,7 @@ import termios
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
@@ -56,6 +57,7 @@ class PrintingCase(TestCase):
 
 
 class NamesTests(PrintingCase):
+    @pytest.mark.slow
     def test_a_terminal_without_the_character(self) -> None:
         """A run ends well, and so do the commands on its folder; the name is escaped."""
         told = self.run_in_shell([*TRAIN, *SMALL, "--run-dir", "é"], "", **ASCII)
@@ -69,6 +71,7 @@ class NamesTests(PrintingCase):
             self.assertEqual((told.returncode, told.stderr), (0, b""))
             self.assertIn(words, told.stdout)
 
+    @pytest.mark.slow
     def test_a_name_that_is_no_text(self) -> None:
         """All files are written; the name is escaped, in lines and in JSON."""
         told = self.run_in_shell([*TRAIN, *SMALL, "--run-dir", NO_TEXT, "--json"], "")
@@ -81,6 +84,7 @@ class NamesTests(PrintingCase):
         self.assertTrue(told.stdout.endswith(b"; records in \\udcff\\udce9\n"), told.stdout)
         self.assertWhole(NO_TEXT, 6)
 
+    @pytest.mark.slow
     def test_from_python(self) -> None:
         """A folder's name may be no text there too."""
         path = self.folder / NO_TEXT
@@ -91,6 +95,7 @@ class NamesTests(PrintingCase):
         self.assertEqual(result.status, "finished")
         self.assertWhole(NO_TEXT)
 
+    @pytest.mark.slow
     def test_a_bar(self) -> None:
         """On a terminal without the characters of its blocks, or of the folder's name."""
         screen, process_end = pty.openpty()
@@ -112,6 +117,7 @@ class NamesTests(PrintingCase):
         self.assertWhole("é")
 
 
+@pytest.mark.slow
 class StreamsTests(PrintingCase):
     def test_runs_go_on(self) -> None:
         """Closed streams, full ones and a reader that leaves are no reason to end one."""

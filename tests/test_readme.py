@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.cli.sweep import options as sweep_options
@@ -38,6 +39,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+@pytest.mark.slow
 class WalkTests(TestCase):
     """The three-terminal walk, as printed."""
 
@@ -64,6 +66,7 @@ class WalkTests(TestCase):
         self.assertTrue((left / "result.json").exists())
 
 
+@pytest.mark.slow
 class PluginTests(TestCase):
     """The plugin of the page on plugins, from its two files to its name."""
 
@@ -92,7 +95,7 @@ class PluginTests(TestCase):
 
 
 class TextTests(SynchronousTestCase):
-    """What can be checked without running anything for long."""
+    """Checks of the text that run nothing for long."""
 
     def test_is_short(self) -> None:
         """At most 120 lines: everything else stands in docs/."""
@@ -107,6 +110,7 @@ class TextTests(SynchronousTestCase):
         for option in set(re.findall(r"--[a-z][a-z-]+", README)) - elsewhere:
             self.assertIn(option, known, option)
 
+    @pytest.mark.slow
     def test_python_runs(self) -> None:
         """The Python lines run."""
         [code] = blocks("From Python", "python")
@@ -131,10 +135,12 @@ class TextTests(SynchronousTestCase):
             self.assertGreaterEqual(parse_invocation(given).options["rounds"], 1)
 
     def test_ci_runs_the_commands(self) -> None:
-        """.ci/run installs as the README's second command does, and runs its first."""
+        """.ci/run installs and tests as the README's second command, and runs its first."""
         script = (ROOT / ".ci" / "run").read_text()
         first, second = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
         self.assertIn(first.rpartition("venv/bin/python ")[2], script)
         self.assertIn("install --quiet -e '.[test]'", script)
         self.assertIn("pip install -e '.[test]'", second)
-        self.assertTrue(second.endswith("-m pytest -n 2"))
+        command = second.rpartition("venv/bin/python ")[2]
+        self.assertEqual(command, "-m pytest -n 2")
+        self.assertIn(f'/venv/bin/python" {command}\n', script)

@@ -38,7 +38,7 @@ PAGES = GENERATE.pages()
 
 class PagesTests(SynchronousTestCase):
     def test_are_as_generated(self) -> None:
-        """What is in docs/reference is what docs/generate.py writes now."""
+        """The pages in docs/reference are those that docs/generate.py writes now."""
         there = {path.name: path for path in (ROOT / "docs" / "reference").iterdir()}
         self.assertEqual(set(there), set(PAGES), AGAIN)
         for name, text in PAGES.items():
@@ -81,7 +81,7 @@ class PagesTests(SynchronousTestCase):
 
 
 class ChangeTests(SynchronousTestCase):
-    """What is added, changed or taken away in the code changes the pages."""
+    """Code that is added, changed or taken away changes the pages."""
 
     def test_an_option_of_a_run(self) -> None:
         """Its name, its default and its words."""

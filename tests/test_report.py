@@ -1,4 +1,4 @@
-"""What pages tell of a run, from its records."""
+"""The pages of a run, from its records."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual((letters[:2], digits[:2], excluded[:2]), ("lx", "59", "50"))
 
     def test_many_nodes_are_bounded(self) -> None:
-        """Of very many nodes so many have strips, of both kinds; all are counted."""
+        """A run of very many nodes shows a bounded number of strips, of both kinds; all are
+        counted."""
         told = history(1, honest=5000, byzantine=5000)
         told.add(record(0, selected=None, excluded=[], refused=[
             {"node": 9999, "reason": "lost", "detail": ""}]))  # fmt: skip
@@ -141,7 +142,7 @@ class ConclusionTests(SynchronousTestCase):
         )
 
     def test_a_rule_that_takes_few(self) -> None:
-        """Of Krum it matters whom it took."""
+        """A report on Krum says which node it took."""
         said = self.concluded(
             record(0, selected=[4], excluded=[0, 1, 2, 3]),
             record(1, selected=[0], excluded=[1, 2, 3, 4]),
@@ -288,7 +289,7 @@ class ReadingTests(SynchronousTestCase):
         )
 
     def test_words_from_a_record(self) -> None:
-        """What is told of a damaged one can stand on a terminal."""
+        """Words from a damaged record can stand on a terminal."""
         self.write("rounds.jsonl", record(0, excluded=["\x1b]0;PWNED\x07\x1b[31mred\u202e"]))
         note = read(self.path).note
         self.assertIn("PWNED", note)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.report.page import render_report
@@ -20,6 +21,8 @@ from tests.support import address_of, folder, start_server, start_training
 from tests.sweep_grids import grid
 from tests.test_run_from_python import run_folder
 from tests.test_sweep import filled
+
+pytestmark = [pytest.mark.slow, pytest.mark.chromium]
 
 # For a person: where pictures of each page go, if anywhere.
 PICTURES = os.environ.get("BYZPY_TW_PICTURES")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
@@ -38,6 +39,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 class RunTests(TestCase):
     """Real processes, called as a script or a notebook would."""
 
@@ -131,6 +133,7 @@ class RunTests(TestCase):
         self.assertEqual(stopped.status, "interrupted")
         self.assertEqual(stopped.parameters.shape, (40,))  # in a checkpoint
 
+    @pytest.mark.slow
     def test_it_does_not_outlive_its_parent(self) -> None:
         """A trainer whose standard input ends stops as at SIGTERM."""
         process, path = start_training(
@@ -174,7 +177,7 @@ class AsyncTests(TestCase):
         self.assertIn("keeps no parameters", str(error))
 
     async def test_another_runs_folder(self) -> None:
-        """What is in it is not what comes back, `check` or not."""
+        """The folder's old content does not come back, `check` or not."""
         options = {**SMALL, "run_dir": str(self.path), "show": None, "check": False}
         await byzpy_tw.run_async(**options)
         await self.assertFailure(byzpy_tw.run_async(**options), RunDirectoryError)
@@ -270,7 +273,7 @@ class ResultTests(SynchronousTestCase):
         self.assertIn("finished: 3 of 3 rounds, accuracy 50.00%", repr(result))
 
     def test_one_that_is_under_way(self) -> None:
-        """What there is of it so far, from its records."""
+        """A run that is under way is shown so far, from its records."""
         result = Result.read(run_folder(self))
         self.assertEqual(result.status, "unfinished")
         self.assertEqual((result.accuracy, result.rounds), (0.5, 3))

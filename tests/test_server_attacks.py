@@ -57,7 +57,7 @@ class AttackTests(RoundCase):
         self.assertEmpire(1)
 
     def test_pieces_of_another_round(self) -> None:
-        """What was shown in one round is not there in the next."""
+        """The knowledge of one round is not there in the next."""
         self.stream.piece("mean", 0, self.mean)
         self.stream.parameters(1, parameters(1))
         outcome = self.attack(1, "mean")
@@ -143,7 +143,7 @@ class BreachTests(RoundCase):
         self.assertCut((Header(Kind.PIECE, 0, 9, 3, torch.float64), torch.zeros(9).double()))
 
     def test_parameters_twice(self) -> None:
-        """What is being computed with is not changed under it."""
+        """Parameters in use are not changed by a second frame."""
         frame = (Header(Kind.PARAMETERS, 0, D), torch.zeros(D))
         self.assertCut(frame, frame)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -107,6 +108,7 @@ print((faults() - before) / 20)
 """
 
 
+@pytest.mark.slow
 class SteadyHeapTests(SynchronousTestCase):
     def test_a_rounds_memory_is_kept_for_the_next(self) -> None:
         """The system is asked for nothing once rounds are alike (it was 50 pages a round)."""

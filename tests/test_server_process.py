@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
 
+import pytest
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import TestCase
 
@@ -37,7 +38,7 @@ from tests.support import (
 
 
 def gone(pid: int, seconds: float) -> bool:
-    """Whether process `pid` ends within `seconds`."""
+    """Wait up to `seconds`; return whether process `pid` has ended."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -48,6 +49,7 @@ def gone(pid: int, seconds: float) -> bool:
         os.close(handle)
 
 
+@pytest.mark.slow
 class StartingTests(TestCase):
     """Starting and stopping."""
 
@@ -135,6 +137,8 @@ class PrivilegesTests(TestCase):
         command += ["--host", "127.0.0.1", "--port", str(port), "--until-eof"]
         return Process.start(self, command)
 
+    @pytest.mark.needs_root
+    @pytest.mark.slow
     def test_listens_then_drops_them(self) -> None:
         """A port below 1024 is open; the process that serves runs there is nobody's."""
         if os.getuid() != 0:
@@ -187,6 +191,7 @@ def low_port() -> int:
     raise SkipTest("no port below 1024 is free")
 
 
+@pytest.mark.slow
 class ManyRunsTests(TestCase):
     """One server, several trainers."""
 

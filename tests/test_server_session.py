@@ -1,4 +1,4 @@
-"""What a trainer must do, and may not do, before the rounds; and what is left after."""
+"""A trainer's duties and limits before the rounds; and the state that is left after."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class ReturnTests(ServerCase):
         new.spawn(HONEST)
 
     def test_while_the_old_one_is_built(self) -> None:
-        """What was being built for it is dropped when it is there."""
+        """The run under construction is dropped when it is there."""
         old, new = self.trainer(), self.trainer()
         self.pool.eager = False
         opening = old.begin(commands.OpenRun, run="r", spec=SPEC.to_json())
@@ -297,7 +297,7 @@ class EndTests(ServerCase):
         self.assertFree()
 
     def test_a_lost_stream_ends_the_run(self) -> None:
-        """Whoever asks for rounds then is told, and can close it."""
+        """A request for rounds then fails, and the run can be closed."""
         trainer, stream = self.running()
         stream.leave()
         [failure] = trainer.compute(0, [0])
@@ -327,3 +327,34 @@ class EndTests(ServerCase):
         self.assertEqual(second.ask(commands.Ping, token=1), {"token": 1})
         self.assertTrue(stream.open)
         self.assertEqual((self.server.runs, self.server.nodes), (1, 3))
+
+
+class PoolSpawnTests(ServerCase):
+    def test_attacks_are_made_in_the_pool(self) -> None:
+        """A plugin's attack that takes its time does not hold up the reactor."""
+        trainer = self.trainer()
+        trainer.open_run()
+        self.pool.eager = False
+        nodes = json.dumps([[3, 0, "ipm"]]).encode()
+        answer = trainer.begin(commands.SpawnNodes, run="r", nodes=nodes)
+        self.assertEqual((answer, self.server.nodes), ([], 0))
+        self.pool.drain()
+        trainer.pump.flush()
+        self.assertEqual(answer, [{"count": 1, "attacks": ""}])
+
+    def test_a_run_that_is_closed_meanwhile(self) -> None:
+        """Its nodes are not counted."""
+        trainer = self.trainer()
+        trainer.open_run()
+        self.pool.eager = False
+        nodes = json.dumps([[3, 0, "ipm"]]).encode()
+        answer = trainer.begin(commands.SpawnNodes, run="r", nodes=nodes)
+        trainer.ask(commands.CloseRun, run="r")
+        self.pool.drain()
+        trainer.pump.flush()
+        self.assertIs(answer[0].check(UnknownRun), UnknownRun)
+        self.assertFree()
+
+    def test_a_name_with_control_characters(self) -> None:
+        """A run's name is shown in the log, so it cannot steer a terminal."""
+        self.assertRaises(BadRequest, self.trainer().open_run, run="r\x1b[2J")

@@ -91,7 +91,7 @@ class GridTests(SynchronousTestCase):
         self.assertEqual([len(c.trials) for c in made.cells], [1, 0, 1])
 
     def test_nonsense(self) -> None:
-        """What no cell could be run with is an error before any is."""
+        """Options that no cell could be run with are an error before any is run."""
         for words, make in (
             ("--rounds", lambda: grid(rounds=0)),
             ("once", lambda: grid(local=2, remote_hosts=("tcp://a:1",))),
@@ -169,7 +169,7 @@ class DigestTests(SynchronousTestCase):
 
 class CommandTests(SynchronousTestCase):
     def test_repeats_the_run(self) -> None:
-        """What the page says to type describes the same run, on servers."""
+        """The command on the page describes the same run, on servers."""
         made = grid(defences=("nnm | arc | krum",), seeds=(7,), replacement=True, q=2, threads=1)
         for cell in made.cells:
             config = cell.trials[0].config
@@ -189,7 +189,7 @@ class CommandTests(SynchronousTestCase):
 
 
 class OptionTests(SynchronousTestCase):
-    """What the command line takes."""
+    """The options of the command line."""
 
     def test_only_what_many_runs_can_have(self) -> None:
         """Not a port or a standard output for one of them."""
@@ -386,7 +386,7 @@ class TextTests(SynchronousTestCase):
         self.assertIn("impossible: mean under none: krum needs n > 2f + 2", told)
 
     def test_sentences(self) -> None:
-        """What collapsed, from where, and which defence holds best."""
+        """The sentences name the collapsed cells, their baseline, and the best defence."""
         made = grid()
         self.assertEqual(
             findings.sentences(made, filled(made)),

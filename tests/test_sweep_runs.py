@@ -10,6 +10,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -21,6 +22,8 @@ from byzpy_tw.sweep.command import grid_of, work
 from byzpy_tw.sweep.display import LineDisplay
 from byzpy_tw.sweep.scheduler import Sweep
 from tests.support import Process, folder
+
+pytestmark = pytest.mark.slow
 
 SHORT = "--rounds 50 --model logreg --num-honest 3 --num-byz 1 --batch-size 16"
 GRID = "--aggregators mean multi-krum bulyan --attacks none sign-flip:scale=-5"
@@ -92,7 +95,7 @@ SMALL = {
 
 
 class LeftTests(TestCase):
-    """What becomes of what an earlier call has left."""
+    """Files that an earlier call has left."""
 
     async def test_goes_on(self) -> None:
         """A run that was interrupted keeps its rounds, and needs no checkpoint at its end."""
@@ -186,7 +189,7 @@ class LeftTests(TestCase):
 
 class ServerTests(TestCase):
     async def test_no_server_there(self) -> None:
-        """What is wrong with a server is found out once, not once a cell."""
+        """A problem with a server is found out once, not once a cell."""
         where, names = folder(self), load(only=())
         given = {"remote_hosts": ("tcp://127.0.0.1:1",), "model": "logreg", "rounds": 2}
         made = grid_of(given, ["none", "ipm"], ["mean", "median"], [1], names)

@@ -1,4 +1,4 @@
-"""What standard output is told: a bar, plain lines, or JSON."""
+"""The outputs of a run: a bar, plain lines, or JSON."""
 
 from __future__ import annotations
 
@@ -107,10 +107,16 @@ class BarTests(SynchronousTestCase):
         """A run goes on without it."""
 
         class Gone(io.StringIO):
+            tried = 0
+
             def write(self, text: str) -> int:
+                self.tried += 1
                 raise BrokenPipeError
 
-        run(ProgressBar(Gone()), RunConfig(in_process=True, rounds=3))
+        gone = Gone()
+        run(ProgressBar(gone), RunConfig(in_process=True, rounds=3))
+        self.assertGreater(gone.tried, 0)
+        self.assertEqual(gone.getvalue(), "")
 
 
 class JsonTests(SynchronousTestCase):

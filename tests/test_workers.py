@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.cli.train import configuration
-from byzpy_tw.errors import ConfigError
+from byzpy_tw.errors import (
+    ConfigError,
+)
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import load
 from byzpy_tw.protocol.frame_writer import FrameWriter
@@ -25,6 +28,7 @@ from byzpy_tw.trainer.rounds import Rounds
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.gradients import Answer
 from byzpy_tw.workers.host import NodeHost
+from byzpy_tw.workers.model_size import activation_bytes_per_example
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 REGISTRY = load()
@@ -89,7 +93,7 @@ class TogetherTests(SynchronousTestCase):
         return answers
 
     def test_the_bits_of_one_alone(self) -> None:
-        """Whoever shares the job."""
+        """The bits are those of one node alone, whichever nodes share the job."""
         for node, gradient in enumerate(self.gradients(*range(6))):
             (alone,) = self.gradients(node)
             self.assertTrue(torch.equal(gradient.vector, alone.vector))
@@ -133,7 +137,7 @@ class TogetherTests(SynchronousTestCase):
             self.assertEqual(self.host.group_size, count)
 
     def test_gradients_that_are_not_contiguous(self) -> None:
-        """Of parameters that a model stacks, autograd hands out every other number."""
+        """Autograd hands out every other number for parameters that a model stacks."""
 
         class Stacked(torch.nn.Module):
             def __init__(self) -> None:
@@ -249,3 +253,22 @@ class DeviceTests(SynchronousTestCase):
             self.assertIn(
                 "use cpu or auto", str(self.assertRaises(ConfigError, resolve_device, "cuda"))
             )
+
+
+class ActivationBytesTests(SynchronousTestCase):
+    def test_counts_what_grows_with_examples(self) -> None:
+        """Activations count, parameters do not."""
+        kept = activation_bytes_per_example(
+            lambda: nn.Sequential(nn.Linear(1000, 8), nn.ReLU()), (1000,)
+        )
+        self.assertLess(4 * (1000 + 8), kept)
+        self.assertLess(kept, 4 * 3 * (1000 + 8))
+
+    def test_a_model_that_cannot_say(self) -> None:
+        """One that cannot run on the meta device is not refused."""
+
+        class Odd(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x * x.sum().item()
+
+        self.assertEqual(activation_bytes_per_example(Odd, (3,)), 0)

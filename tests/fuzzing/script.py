@@ -78,7 +78,7 @@ class Step:
 
 
 @frozen
-class Conversation:
+class Script:
     """Steps in order.  `abort` ends it with a reset, in place of an end of file."""
 
     steps: tuple[Step, ...]
@@ -86,7 +86,7 @@ class Conversation:
     mutations: tuple[str, ...] = field(default=(), kw_only=True)
 
 
-def valid(number: int = 0) -> Conversation:
+def valid(number: int = 0) -> Script:
     """A conversation that a server answers from start to end.
 
     Its run's name is that of conversation `number`: with another's it would end that one.
@@ -109,7 +109,7 @@ def valid(number: int = 0) -> Conversation:
             _box(CONTROL, "Attack", nodes=[3, 4], **attack),
         ]
     steps.append(_box(CONTROL, "CloseRun", run=run))
-    return Conversation(tuple(steps))
+    return Script(tuple(steps))
 
 
 def _box(line: str, command: str, **arguments: Any) -> Step:

@@ -19,7 +19,7 @@ MISSING = None if find_spec("tensorboard") else "tensorboard is not installed"
 
 
 def described(**options: Any) -> dict[str, Any]:
-    """The content of a run's config.json, as far as it matters here."""
+    """Make the parts of config.json that matter here."""
     config = RunConfig(in_process=True, **options)
     return {"config": config.to_dict(), "run": "0123456789abcdef"}
 
