@@ -198,7 +198,7 @@ class ShownTests(ServerCase):
         stream.become_stream(trainer.open_run(n=8)["ticket"])
         trainer.spawn([NodeSpec(node=i, shard=0, attack="replay:relabel=yes") for i in range(3, 8)])
         run = trainer.session.runs["r"]
-        run._most_shown = 3 * 4 * D
+        run._max_knowledge_bytes = 3 * 4 * D
         for node in range(3, 6):
             stream.send(Header(Kind.PAST, 0, D, node), torch.zeros(D))
         for node in range(3, 6):  # another round is another account
