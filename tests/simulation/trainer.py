@@ -23,9 +23,9 @@ from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.resume import ResumePoint
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.trainer.in_process_server import InProcessServer
+from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.run import remote_slot
 from byzpy_tw.trainer.server_slot import ServerSlot
-from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.training import Training
 from tests.simulation.folder import Folder
 from tests.simulation.process import Machine
