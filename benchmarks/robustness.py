@@ -133,8 +133,9 @@ async def work(reactor: Any) -> None:
     from byzpy_tw.config.run import RunConfig
     from byzpy_tw.plugins import load
     from byzpy_tw.records.folder import RunDirectory
+    from byzpy_tw.records.resume import new_resume_point
     from byzpy_tw.rounds.resolved_rules import resolve_rules
-    from byzpy_tw.trainer.run import train
+    from byzpy_tw.trainer.run import PreparedRun, run_prepared
 
     registry = load()
     for line in sys.stdin:
@@ -143,7 +144,8 @@ async def work(reactor: Any) -> None:
         with tempfile.TemporaryDirectory() as folder:
             directory = RunDirectory.create(Path(folder) / "run")
             rules = resolve_rules(config, registry)
-            await train(reactor, config, registry, rules, directory, lambda _: None)
+            run = PreparedRun(config, registry, rules, directory, new_resume_point())
+            await run_prepared(reactor, run, lambda _: None)
             result = json.loads((directory.path / "result.json").read_text())
         print(json.dumps(result), flush=True)
         gc.collect()

@@ -208,9 +208,9 @@ def endure(rounds: int) -> Iterator[str]:
 
 def train(words: list[str]) -> None:
     """The trainer, and then its peak memory."""
+    from byzpy_tw.cli.run import run_program
     from byzpy_tw.cli.train import configuration
     from byzpy_tw.plugins import load
-    from byzpy_tw.trainer.run import run_program
 
     code = run_program(configuration(words), load())
     with open("/proc/self/status") as lines:

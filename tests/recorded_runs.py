@@ -6,7 +6,8 @@ from typing import Any
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.report.load import begin
-from byzpy_tw.report.model import RunReport, ServerState
+from byzpy_tw.report.model import RunReport
+from byzpy_tw.rounds.placement import ServerState
 
 HTML = "<img src=x onerror='window.hurt=1'>&lt;<script>hurt=1< script>"
 

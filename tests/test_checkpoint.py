@@ -257,7 +257,7 @@ class SavingTests(SynchronousTestCase):
         self.pool.drain()
         self.failureResultOf(writing, CannotRecord)
         self.assertIsInstance(saving.failed, CannotRecord)
-        self.failureResultOf(Deferred.fromCoroutine(saving.settled()), CannotRecord)
+        self.failureResultOf(Deferred.fromCoroutine(saving.wait_until_written()), CannotRecord)
 
 
 SLOW_DISK = """

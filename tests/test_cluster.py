@@ -1,8 +1,8 @@
-"""Hosts that come and go, and rounds that go on, on a virtual clock."""
+"""Servers that come and go, and rounds that go on, on a virtual clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +18,9 @@ from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.cluster import Cluster, Terms
-from byzpy_tw.trainer.collection import AttackInput, RoundDriver
+from byzpy_tw.trainer.collection import RoundDriver
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.server_interface import Opened, ignore_loss
+from byzpy_tw.trainer.server_interface import AttackInput, Opened, ignore_loss
 from byzpy_tw.trainer.server_slot import FIRST_DELAY, TRUSTED_AFTER, ServerSlot
 from byzpy_tw.workers.environment import environment
 from byzpy_tw.workers.spec import NodeSpec, node_specs
@@ -102,9 +102,7 @@ class FakeServer:
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[dict]:
         return self._answer("compute", round, nodes)
 
-    def attack(
-        self, round: int, nodes: Sequence[int], h: int, shown: Mapping, past: Mapping
-    ) -> Deferred[dict]:
+    def attack(self, round: int, nodes: Sequence[int], shown: AttackInput) -> Deferred[dict]:
         return self._answer("attack", round, nodes)
 
     def _answer(self, what: str, round: int, nodes: Sequence[int]) -> Deferred[dict]:
@@ -129,12 +127,12 @@ class FakeServer:
         self.gone = self.gone or why
 
     def lose(self, why: str = "cut off") -> None:
-        """What a real host does when its connection ends."""
+        """Do as a real server does when its connection ends."""
         self.gone = why
         self.on_lost(self, why)
 
 
-class FleetCase(SynchronousTestCase):
+class ClusterCase(SynchronousTestCase):
     options = "--num-honest 3 --num-byz 1 --f 1 --attack empire"
 
     def setUp(self) -> None:
@@ -164,7 +162,7 @@ class FleetCase(SynchronousTestCase):
         return {name: [n.node for n in nodes] for name, nodes in cluster.assignments()}
 
 
-class StartTests(FleetCase):
+class StartTests(ClusterCase):
     def test_everyone_gets_their_nodes(self) -> None:
         """Round-robin, each spawned where it lives."""
         cluster = self.start()
@@ -299,7 +297,7 @@ class StartTests(FleetCase):
         self.failureResultOf(starting, CancelledError)
 
 
-class LossTests(FleetCase):
+class LossTests(ClusterCase):
     def test_nodes_move_and_return(self) -> None:
         """To the others at once; back again when their server is there, between rounds."""
         cluster = self.start()
@@ -359,7 +357,7 @@ class LossTests(FleetCase):
         self.assertTrue(any("b does not take node 0" in line for line in self.said))
 
     def test_everything_is_lost(self) -> None:
-        """Nodes are homeless since then, until somebody is back."""
+        """Nodes are unassigned since then, until a server is back."""
         cluster, on_unassigned = self.start(), []
         cluster.on_unassigned = lambda nodes, why: on_unassigned.append((nodes, why))
         self.reactor.advance(5)
@@ -429,7 +427,7 @@ class LossTests(FleetCase):
         self.assertEqual(cluster.tensor_bytes(), (102, 3))
 
 
-class AskingTests(FleetCase):
+class DriverTests(ClusterCase):
     def driver(
         self, cluster: Cluster, number: int = 0, probation: Sequence[int] = ()
     ) -> RoundDriver:
@@ -444,8 +442,8 @@ class AskingTests(FleetCase):
 
     def run_round(self, driver: RoundDriver) -> Deferred[None]:
         async def run() -> None:
-            await driver.honest()
-            await driver.byzantine(AttackInput(len(driver.round.honest_accepted), {}, {}))
+            await driver.collect_honest()
+            await driver.collect_byzantine(AttackInput(len(driver.round.honest_accepted), {}, {}))
             driver.end()
 
         return Deferred.fromCoroutine(run())
@@ -454,7 +452,7 @@ class AskingTests(FleetCase):
         return {node: refusal.reason for node, refusal in driver.round.refusals.items()}
 
     def test_a_quiet_round(self) -> None:
-        """Each host is sent the parameters once, and asked once for each kind."""
+        """Each server is sent the parameters once, and asked once for each kind."""
         driver = self.driver(self.start())
         self.successResultOf(self.run_round(driver))
         self.assertEqual(driver.round.usable, (0, 1, 2, 3))
@@ -600,7 +598,7 @@ class AskingTests(FleetCase):
                 self.assertEqual(self.reasons(driver), late)
 
     def test_nobody_to_replace_it(self) -> None:
-        """Homeless nodes are waited for so long, in all rounds together."""
+        """Unassigned nodes are waited for so long, in all rounds together."""
         cluster = self.start(names="a")
         driver = self.driver(cluster)
         self.world.silent = {0, 1, 2, 3}
@@ -665,7 +663,7 @@ class AskingTests(FleetCase):
         self.collector.record_failures(self.world.on("a"), 0, {0: "no memory"})
         self.reactor.advance(TIMEOUT / 2 - 1)
         self.collector.record_failures(self.world.on("b"), 0, {1: "no memory"})
-        self.assertEqual(driver.slow(), {1})
+        self.assertEqual(driver.slow_nodes(), {1})
 
     def test_a_trainer_that_was_stopped(self) -> None:
         """What it has not read yet may be the answers: it looks before it judges."""

@@ -1,4 +1,4 @@
-"""Vectors go into their own rows; whatever else hosts send costs them, not the round."""
+"""Vectors go into their own rows; anything else that servers send costs them, not the round."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertIs(self.refusal(1), Reason.MALFORMED)
 
     def test_nodes_of_others(self) -> None:
-        """A host cannot speak for a node that is elsewhere, or nowhere."""
+        """A server cannot speak for a node that is elsewhere, or nowhere."""
         for server, node in ((self.a, 1), (self.b, 0), (self.a, 4), (self.a, 2**31)):
             self.assertRaises(BadFrame, self.collector.allocate, server, vector(node))
         self.assertEqual(self.round.refusals, {})
@@ -160,7 +160,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertEqual(self.collector.matrix[0].tolist(), [3.0] * D)
 
     def test_failures(self) -> None:
-        """What a host could not do is refused, unless the vector came after all."""
+        """A vector that a server could not compute is refused, unless the vector came after all."""
         self.deliver(self.a, vector(0))
         self.collector.record_failures(self.a, 0, {0: "no", 2: "out of memory"})
         self.collector.record_failures(self.b, 5, {1: "of another round"})
@@ -179,7 +179,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(self.round.is_awaited(3))
 
     def test_a_node_that_moves(self) -> None:
-        """What its last host had not sent whole counts for nothing, and is not missed."""
+        """A vector that its last server had not sent completely counts for nothing."""
         self.collector.allocate(self.b, vector(1))  # half of it comes, and then no more
         self.collector.assign(1, None)
         self.assertRaises(BadFrame, self.collector.allocate, self.b, vector(1))
@@ -199,7 +199,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertEqual(self.round.honest_accepted, (1,))
 
     def test_late_vectors_of_a_former_home(self) -> None:
-        """A host that had the node before may be late with it, and nobody minds."""
+        """A server that had the node before may be late with it, and nobody minds."""
         self.begin(1)
         self.collector.assign(1, self.a)
         self.assertIsNone(self.collector.allocate(self.b, vector(1, round=0)))
@@ -207,7 +207,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertIsNone(self.refusal(1))
 
     def test_a_row_that_bytes_may_still_fall_into(self) -> None:
-        """Is not lent to another host before the frame has ended."""
+        """Is not lent to another server before the frame has ended."""
         self.collector.allocate(self.b, vector(1))
         self.assertFalse(self.collector.row_is_free(1))
         self.assertTrue(self.collector.row_is_free(0))
@@ -244,7 +244,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertEqual(now.answered_late, {2})
 
     def test_nodes_on(self) -> None:
-        """The nodes of a host, in order."""
+        """The nodes of a server, in order."""
         self.assertEqual(self.collector.nodes_on(self.a, range(4)), [0, 2])
         self.assertEqual(self.collector.nodes_on(self.b, range(3)), [1])
 

@@ -97,7 +97,7 @@ class VirtualTests(SynchronousTestCase):
             home = self._servers.get(header.index) if header.index < len(self.matrix) else None
             return right(self, home or host, header)
 
-        self.patch(Collector, "place", wrong)
+        self.patch(Collector, "allocate", wrong)
         self.assertTrue(self.besiege(trainer_in_memory, 600).wrong)
 
     def test_a_trainer_that_gives_up_is_found(self) -> None:
@@ -108,8 +108,8 @@ class VirtualTests(SynchronousTestCase):
             await right(self, jobs)
             self.least = least
 
-        right = Startup._all
-        self.patch(Startup, "_all", wrong)
+        right = Startup._run_all
+        self.patch(Startup, "_run_all", wrong)
         tally = self.besiege(trainer_in_memory, 700, 20)
         tally.judge()
         self.assertIn("runs finished that could have", " ".join(tally.wrong))

@@ -25,7 +25,7 @@ from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.server.log_rate_limiter import LINES, SECONDS
 from byzpy_tw.server.service import ByzpyServer
-from byzpy_tw.trainer.server_client import RemoteServer, _Switch
+from byzpy_tw.trainer.server_client import RemoteServer, _StreamFactory
 from tests.key_files import ClusterKeys
 from tests.server_harness import SPEC, ServerCase, Vectors
 from tests.support import folder
@@ -277,11 +277,11 @@ class TicketTests(KeysCase):
         opened = await mine.ask(commands.OpenRun("r", SPEC))
 
         for host, good in ((thief, False), (mine, True), (mine, False)):
-            connection = await host._connect(LimitedAMP({}))
+            connection = await host.endpoint.connect(LimitedAMP({}))
             connection.release_transport()
             stream = TensorStream(Vectors(), 2**20, lambda why: None)
             asked = maybeDeferred(
-                connection.ask, commands.OpenStream(opened.ticket), _Switch(stream)
+                connection.ask, commands.OpenStream(opened.ticket), _StreamFactory(stream)
             )
             if good:
                 await asked
@@ -299,7 +299,7 @@ class TicketTests(KeysCase):
         host = self.dial(first, self.cluster.trainer())
         await host.hello()
         second.tickets, second.config = first.tickets, evolve(second.config, insecure=True)
-        host.address = second.address
+        host.endpoint.address = second.address
         error = await self.assertFailure(
             Deferred.fromCoroutine(host.open("r", SPEC, Vectors())), KeysRefused
         )

@@ -59,7 +59,7 @@ class LearnerTests(SynchronousTestCase):
 
 @define(eq=False, slots=False)
 class Place:
-    """A host whose only node sends ones, and which takes its time to read."""
+    """A server whose only node sends ones, and which takes its time to read."""
 
     collector: Collector
     bytes_sent: int = 0

@@ -19,7 +19,7 @@ import byzpy_tw
 from byzpy_tw import console
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.output.text import TextOutput
-from byzpy_tw.output.view import Views
+from byzpy_tw.output.view import RoundCompleted, RunConfigured, Views
 from tests.recorded_runs import record
 from tests.support import PATIENCE, environment, folder
 
@@ -126,7 +126,7 @@ class StreamsTests(PrintingCase):
 
     def test_a_closed_stream_is_no_file_of_a_run(self) -> None:
         """A library's prints do not end up in the records, whose file numbers are free."""
-        program = "import os; from byzpy_tw import console; console.forgiving(); "
+        program = "import os; from byzpy_tw import console; console.make_streams_tolerant(); "
         program += "file = os.open('made', os.O_CREAT | os.O_WRONLY); os.write(2, b'x'); "
         program += "os.write(1, b'x'); raise SystemExit(file < 3)"
         told = self.run_in_shell([sys.executable, "-c", program], "<&- >&- 2>&-")
@@ -166,9 +166,9 @@ class ViewsTests(SynchronousTestCase):
         told = list[str]()
         views = Views(TextOutput(fail), [TextOutput(told.append)])
         for number in range(3):
-            views.round(record(number, accuracy=0.5, test_loss=1.0), 1.0)
+            views.handle(RoundCompleted(record(number, accuracy=0.5, test_loss=1.0), 1.0))
             views.event("tcp://a:1 is lost")
-        views.configuration(RunConfig(in_process=True), "runs/x", 1)
+        views.handle(RunConfigured(RunConfig(in_process=True), "runs/x", 1))
         self.assertEqual(len([line for line in told if line == "! tcp://a:1 is lost"]), 3)
         self.assertEqual(len([line for line in told if line.startswith("round ")]), 3)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)

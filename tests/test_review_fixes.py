@@ -30,8 +30,10 @@ from byzpy_tw.errors import (
     UnknownRun,
     WireError,
 )
+from byzpy_tw.output import program
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.view import Views
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.frames import Header, Kind
@@ -44,12 +46,13 @@ from byzpy_tw.rounds.round import Round
 from byzpy_tw.scheduling import node_scheduler
 from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool, SlowTransport
-from byzpy_tw.trainer import run, server_client
+from byzpy_tw.trainer import server_client
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import MAX_UNREQUESTED, Collector
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.rounds import Rounds
-from byzpy_tw.trainer.server_client import ANSWER_SECONDS, MOST_UNREAD, RemoteServer, _Client
+from byzpy_tw.trainer.server_client import ANSWER_SECONDS, MOST_UNREAD, RemoteServer, _Control
+from byzpy_tw.trainer.server_endpoint import ServerEndpoint
 from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.trainer.training import Training
 from byzpy_tw.workers.building import build_host
@@ -274,8 +277,17 @@ class KeptTests(SynchronousTestCase):
         self.assertEqual(activation_bytes_per_example(Odd, (3,)), 0)
 
 
+class _OfflineEndpoint(ServerEndpoint):
+    """Connects to nothing."""
+
+    async def connect(self, protocol: Any) -> Any:
+        protocol.makeConnection(StringTransport())
+        _Offline.second = protocol
+        return protocol
+
+
 class _Offline(RemoteServer):
-    """A host whose server is the test."""
+    """A server that is the test."""
 
     second: LimitedAMP
 
@@ -283,15 +295,11 @@ class _Offline(RemoteServer):
         trial = build_host(SPEC, registry(), data_root=Path("/nonexistent")).trial_outcome.trial
         return commands.OpenRunAnswer(D, "x", trial, b"t")
 
-    async def _connect(self, protocol: Any) -> Any:
-        protocol.makeConnection(StringTransport())
-        type(self).second = protocol
-        return protocol
-
 
 class RemoteTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.host = _Offline(Address("127.0.0.1", 29000), ClockReactor())
+        self.host.endpoint = _OfflineEndpoint(self.host.address, self.host._reactor)
 
     def test_a_host_name_that_is_none(self) -> None:
         """It is an error that says which server, not a traceback."""
@@ -315,7 +323,7 @@ class RemoteTests(SynchronousTestCase):
 
         host = self.host
         host.on_lost = lambda host, why: told.append("lost")
-        host._control, host._run = _Client(host._lost), "r"
+        host._control, host._run = _Control(host._lost), "r"
         host._control.makeConnection(StringTransport())
         host.compute(0, [1]).addCallback(lambda failures: told.append("failed"))
         host._control.connectionLost(Failure(ConnectionDone()))
@@ -324,7 +332,7 @@ class RemoteTests(SynchronousTestCase):
     def test_commands_that_fail(self) -> None:
         """Are answered as well: a server is not lost for having said no."""
         host = self.host
-        host._control, host._run = _Client(host._lost), "r"  # not connected: all fail
+        host._control, host._run = _Control(host._lost), "r"  # not connected: all fail
         for round in range(3):
             said = self.successResultOf(host.compute(round, [1]))
             self.assertEqual(set(said), {1})
@@ -335,7 +343,7 @@ class RemoteTests(SynchronousTestCase):
         self.patch(server_client, "MOST_UNANSWERED", 5)
         host, told = self.host, []
         host.on_lost = lambda host, why: told.append(why)
-        host._control, host._run = _Client(host._lost), "r"
+        host._control, host._run = _Control(host._lost), "r"
         host._control.makeConnection(StringTransport())
         for round in range(6):
             self.assertEqual(told, [])
@@ -426,8 +434,9 @@ class EndTests(SynchronousTestCase):
         # A pool that does nothing: it is busy with what was interrupted.
         self.pool = HandCrankedPool()
         self.training = Training(
-            config, registry(), resolve_rules(config, registry()), TextOutput(lambda _: None, True),
-            RunDirectory.create(self.folder), Observers(registry()), 1, ClockReactor(), self.pool,
+            config, registry(), resolve_rules(config, registry()),
+            Views(TextOutput(lambda _: None, True)), RunDirectory.create(self.folder),
+            Observers(registry()), 1, ClockReactor(), self.pool,
         )  # fmt: skip
         self.stuck = [_Stuck(), _Stuck()]
         slots = [ServerSlot("h", lambda: None) for _ in self.stuck]  # type: ignore
@@ -458,10 +467,10 @@ class EndTests(SynchronousTestCase):
     def test_an_error_while_finishing(self) -> None:
         """A full disk is told in one line."""
         told: list[Any] = []
-        self.patch(run, "report", told.append)
+        self.patch(program, "report_error", told.append)
         reactor: Any = type("Reactor", (), {"stop": lambda self: None})()
-        ended = run.ReactorProgram(reactor)
-        ended._ended(Failure(RunDirectoryError("no space left")))
+        ended = program.ReactorProgram(reactor)
+        ended._stop(Failure(RunDirectoryError("no space left")))
         self.assertEqual((ended.code, len(told)), (RunDirectoryError.exit_code, 1))
 
 

@@ -128,7 +128,7 @@ class BrokenTrainerTests(SynchronousTestCase):
 
             return wrong
 
-        self.change(Collector, "place", place)
+        self.change(Collector, "allocate", place)
         self.assertCaught("node", self.lied_to())
 
     def test_a_vector_twice(self) -> None:
@@ -143,7 +143,7 @@ class BrokenTrainerTests(SynchronousTestCase):
 
             return wrong
 
-        self.change(Collector, "place", place)
+        self.change(Collector, "allocate", place)
         self.assertCaught("is not what its server sent first", self.lied_to())
 
     def test_a_vector_lost(self) -> None:
@@ -156,7 +156,7 @@ class BrokenTrainerTests(SynchronousTestCase):
 
             return wrong
 
-        self.change(Collector, "arrived", vector_received)
+        self.change(Collector, "vector_received", vector_received)
         self.assertCaught("and its good vector came at", map(patient, range(40)))
 
     def test_a_wrong_bit(self) -> None:
@@ -169,7 +169,7 @@ class BrokenTrainerTests(SynchronousTestCase):
 
             return wrong
 
-        self.change(Collector, "arrived", vector_received)
+        self.change(Collector, "vector_received", vector_received)
         self.assertCaught("is not what its server sent first", map(patient, range(10)))
 
     def test_a_step_too_many(self) -> None:
@@ -203,7 +203,7 @@ class BrokenTrainerTests(SynchronousTestCase):
         def broken(self: Any, host: Any, header: Any) -> None:
             raise KeyError(header.index)
 
-        self.patch(Collector, "arrived", broken)
+        self.patch(Collector, "vector_received", broken)
         self.assertCaught("logged as a failure", [patient(0)])
         self.flushLoggedErrors(KeyError)
 

@@ -1,31 +1,26 @@
-"""The lab as a user runs it: real runs, an interruption, servers, and a browser."""
+"""The lab as a user runs it: real runs, an interruption, and servers."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
-import shutil
 import signal
-import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.errors import ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep.command import grid_of, work
 from byzpy_tw.sweep.display import Lines
-from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.scheduler import Sweep
-from tests.support import PATIENCE, Process, folder
-from tests.sweep_grids import grid
-from tests.test_sweep import filled
+from tests.support import Process, folder
 
 SHORT = "--rounds 50 --model logreg --num-honest 3 --num-byz 1 --batch-size 16"
 GRID = "--aggregators mean multi-krum bulyan --attacks none sign-flip:scale=-5"
@@ -198,59 +193,3 @@ class ServerTests(TestCase):
         with self.assertRaisesRegex(ServerUnreachable, "127.0.0.1:1"):
             await lab.run()
         self.assertEqual(len(list((where / "cells").iterdir())), 1)
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    "--allow-file-access-from-files --hide-scrollbars "
-    "--enable-logging=stderr --virtual-time-budget=1000"
-).split()
-
-
-# Clicks on the first cell, and says how wide everything is and what is open then.
-PROBE = """
-onload = () => {
-  const frames = [...document.querySelectorAll("iframe")];
-  frames.forEach(frame => frame.contentDocument.querySelector("td a").click());
-  setTimeout(() => {
-    document.title = JSON.stringify(frames.map(frame => ({
-      screen: frame.contentWindow.innerWidth,
-      content: frame.contentDocument.documentElement.scrollWidth,
-      opened: [...frame.contentDocument.querySelectorAll("details[open]")].map(d => d.id),
-    })));
-  }, 200);
-};
-"""
-
-
-class BrowserTests(SynchronousTestCase):
-    def test_in_chromium(self) -> None:
-        """On a desk and on a phone: no complaint, nothing wider than the screen, and a link
-        opens its cell."""
-        if CHROMIUM is None:
-            raise SkipTest("there is no chromium here (apt-get install chromium)")
-        where = folder(self)
-        made = grid(
-            attacks=("none", "sign-flip:scale=-5", "ipm:tau=0.5", "min-max"),
-            defences=("mean", "geometric-median", "clipping:c=2.0 | nnm | trimmed-mean"),
-        )
-        # In frames, since no window of Chromium's is as narrow as a phone.
-        (where / "lab.html").write_text(page(made, filled(made), where))
-        frames = [f"<iframe width={wide} src=lab.html></iframe>" for wide in (1280, 390)]
-        (where / "frames.html").write_text(f"{''.join(frames)}<script>{PROBE}</script>")
-        done = subprocess.run(
-            [CHROMIUM, *QUIET, f"--user-data-dir={where / 'profile'}", "--dump-dom",
-             "--window-size=1800,900", f"file://{where}/frames.html"],
-            capture_output=True, text=True, timeout=PATIENCE, check=False,
-        )  # fmt: skip
-        self.assertNotIn("CONSOLE", done.stderr)
-        found = re.search(r"<title>(.*)</title>", done.stdout)
-        self.assertIsNotNone(found, done.stderr[-500:])
-        assert found is not None
-        desk, phone = json.loads(found[1])
-        self.assertEqual((desk["screen"], phone["screen"]), (1280, 390))
-        for seen in (desk, phone):
-            self.assertLessEqual(seen["content"], seen["screen"])
-            self.assertEqual(seen["opened"], ["cell-0-0"])

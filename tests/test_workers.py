@@ -64,7 +64,7 @@ class AimTests(SynchronousTestCase):
             collector = Collector(torch.randn(5, 40), ClockReactor(), pool)
             rounds = Rounds(config, None, collector, None, rules, ClockReactor(), pool, 1)
             round = Round(0, 3, 2, 2)
-            round.refused(0, Reason.NOT_FINITE)
+            round.refuse(0, Reason.NOT_FINITE)
             round.accept(1)
             round.accept(2)
             self.assertEqual(round.expected_budget(rules.aggregation.computable), 1)

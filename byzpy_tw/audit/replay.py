@@ -26,22 +26,19 @@ from torch import Tensor
 from byzpy_tw.attacks.behaviour import Behaviour
 from byzpy_tw.attacks.knowledge.codec import (
     PAST,
-    PIECES,
     decode_knowledge,
     decode_piece,
-    encode_pieces,
 )
 from byzpy_tw.attacks.knowledge.levels import pieces_of
-from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BrokenPlugin, ByzpyTwError
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.rounds.aggregation import Aggregated
-from byzpy_tw.rounds.learner import Learner
+from byzpy_tw.rounds.learner import Learner, worker_momentum
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
-from byzpy_tw.seeds import Context
+from byzpy_tw.rounds.reveal import reveal
 from byzpy_tw.vectors import round_to_dtype
 from byzpy_tw.workers.building import build_host, make_model
 from byzpy_tw.workers.gradients import Answer, Gradient
@@ -116,8 +113,7 @@ class RoundReplay:
         row, beta = sent.to(torch.float32), self.config.worker_momentum
         if node >= self.config.num_honest or not beta:
             return row
-        old = state.momenta.get(node)
-        return (torch.zeros_like(row) if old is None else old * beta).add_(row, alpha=1 - beta)
+        return worker_momentum(state.momenta.get(node), row, beta)
 
     # -- Byzantine ones
 
@@ -126,23 +122,13 @@ class RoundReplay:
 
         `f` is the budget that the rules were to have when it was shown.
         """
-        config, memory = self.config, dict(state.attack)
-        context = Context(
-            seed=config.seed, round=state.round, nodes=tuple(nodes), n=config.n, f=f,
-            byzantine=config.num_byz, pipeline=self.rules.aggregation.chain(f),
+        memory = dict(state.attack)
+        pieces = reveal(
+            self.rules, state.round, tuple(nodes), rows, f,
+            state=memory, memory=dict(state.aggregation), wire=self.wire,
         )  # fmt: skip
-        try:
-            known = Knowledge.for_attack(
-                self.rules.attack_with_budget(f), rows, context=context, state=memory,
-                memory=dict(state.aggregation),
-            )  # fmt: skip
-        except ByzpyTwError:
-            raise
-        except Exception as e:  # a plugin's code
-            raise BrokenPlugin(f"attack {config.attack!r}: raised {e!r}") from e
-        found = {p: getattr(known, p) for p in PIECES if getattr(known, p) is not None}
-        pieces = {p: decode_piece(t) for p, t in encode_pieces(found, self.wire).items()}
-        return RevealedKnowledge(len(rows), pieces, memory)
+        shown = {piece: decode_piece(tensor) for piece, tensor in pieces.items()}
+        return RevealedKnowledge(len(rows), shown, memory)
 
     def past(self, state: State, node: int) -> Tensor | None:
         """What `node` sent when an attack that replays wants it to be sent again."""
@@ -236,12 +222,8 @@ def prepare_replay(
     ):
         host.spawn(node)
     model = make_model(spec, registry, host.dataset).to(resolve_device(config.device))
-    learner = Learner(
-        model, host.dataset, lr=config.lr, momentum=config.momentum,
-        weight_decay=config.weight_decay, milestones=config.lr_milestones,
-        decay=config.lr_decay, copied=host.trial_outcome.copied,
-        who=registry.owner("model", config.model),
-    )  # fmt: skip
+    who = registry.owner("model", config.model)
+    learner = Learner.of(config, model, host.dataset, copied=host.trial_outcome.copied, who=who)
     first = State(0, learner.parameters.clone(), learner.velocity.clone())
     return RoundReplay(
         config, resolve_rules(config, registry), host, learner, first, pool, group_size

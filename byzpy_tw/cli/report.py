@@ -36,7 +36,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Write what was asked for, and say where."""
     from byzpy_tw.config.paths import expand_home
     from byzpy_tw.report.load import read
-    from byzpy_tw.report.page import REPORT, render_report, write
+    from byzpy_tw.report.page import REPORT, render_report, write_page
     from byzpy_tw.text import printable
 
     paths = [expand_home(name) for name in chosen.runs]
@@ -55,7 +55,7 @@ def run(chosen: argparse.Namespace) -> int:
         print(f"wrote {printable(chosen.png)}")
     if chosen.csv is None and chosen.png is None:
         default = paths[0] / REPORT if len(paths) == 1 else Path(COMPARISON)
-        written = write(expand_home(chosen.output or default), render_report(run_reports))
+        written = write_page(expand_home(chosen.output or default), render_report(run_reports))
         print(f"wrote {printable(written)}")
     return 0
 

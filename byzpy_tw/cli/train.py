@@ -195,7 +195,7 @@ def _run(words: Sequence[str]) -> int:
         threading.Thread(target=_end_with_input, daemon=True).start()
     config = found.configuration() if found.resume is None else None
     # Imported only now: a mistake on the command line is told at once.
-    from byzpy_tw.trainer.run import resume_program, run_program
+    from byzpy_tw.cli.run import resume_program, run_program
 
     registry = found.registry()
     if found.resume is not None:

@@ -14,7 +14,6 @@ from byzpy_tw.config.paths import absolute, expand_home
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
 from byzpy_tw.records.schema import find_result_error
-from byzpy_tw.report import curves
 from byzpy_tw.text import printable
 
 
@@ -187,21 +186,6 @@ class Result:
         return f"<Result {self._summary}; {self._title}; records in {self.path}>"
 
     def _repr_html_(self) -> str:
-        rows = {
-            "dataset": self.config.dataset,
-            "model": self.config.model,
-            "nodes": f"{self.config.num_honest} honest, {self.config.num_byz} Byzantine",
-            "worst": _share(self.figures.get("worst_accuracy")),
-            "best": _share(self.figures.get("best_accuracy")),
-            "error": self.figures.get("error") or "",
-            "records": str(self.path),
-        }
-        charts = [
-            curves.Chart("accuracy", self.accuracies, low=0.0, high=1.0),
-            curves.Chart("loss", self.losses, low=0.0),
-        ]
-        return curves.page(f"{self._summary} ({self._title})", charts, rows)
+        from byzpy_tw.report.notebook import html_of
 
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.2%}"
+        return html_of(self)

@@ -10,7 +10,8 @@ from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_json_object
 from byzpy_tw.records.schema import parse_record
 from byzpy_tw.report.history import RoundHistory
-from byzpy_tw.report.model import RunReport, ServerState
+from byzpy_tw.report.model import RunReport
+from byzpy_tw.rounds.placement import ServerState
 from byzpy_tw.text import clean_value, encodable, printable
 
 _MOST_NODES = 1_000_000  # as many as a run may have

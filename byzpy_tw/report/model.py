@@ -7,29 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-from attrs import define, field, frozen
+from attrs import define, field
 
 from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.records.schema import is_number
 from byzpy_tw.report.downsample import round_digits
 from byzpy_tw.report.history import STATES, RoundHistory
 from byzpy_tw.report.summary import conclusion
+from byzpy_tw.rounds.placement import ServerState
 
 _EVENTS = 100  # the newest ones
 _LONGEST = 500  # characters of anything that a peer or a file may have made long
 _NODES_TOLD = 20  # for whom a server's list says each
-
-
-@frozen
-class ServerState:
-    """A server, or the trainer itself, and the nodes that live there.
-
-    ``up`` is None where that is not known.
-    """
-
-    name: str
-    nodes: Sequence[int]
-    up: bool | None = None
 
 
 @define(eq=False)

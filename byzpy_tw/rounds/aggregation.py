@@ -26,13 +26,12 @@ from byzpy_tw.vectors import norm_fault, norm_of
 
 @frozen(eq=False)
 class Aggregated:
-    """A round's ``(d,)`` vector, its norm, and which nodes it was made from.
+    """A round's ``(d,)`` vector, its norm, and the nodes that it was made from.
 
-    ``vector`` is None once it is used; ``selected`` where the rule does not choose
-    between rows.
+    ``selected`` is None where the rule does not choose between rows.
     """
 
-    vector: Tensor | None
+    vector: Tensor
     norm: float
     selected: tuple[int, ...] | None
 

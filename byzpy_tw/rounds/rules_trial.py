@@ -79,7 +79,7 @@ def _try_all(config: RunConfig, registry: Registry, rules: ResolvedRules, dimens
 def _try_rule(
     who: str, make: Callable[[], tuple[Any, Call]], config: RunConfig, rows: list[Tensor]
 ) -> list[Tensor]:
-    """Both `rows`, as the rule that `make` makes leaves them."""
+    """Return both `rows` as the rule of `make` transforms them."""
 
     def once(call: Call, number: int) -> Tensor:
         given = rows[number].clone()
@@ -160,6 +160,9 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
             raise BadRuleOutput(f"{attack.who} wrote to the honest vectors; work on a copy")
         return known
 
+    def once_anew(number: int) -> Knowledge:
+        return once(make(), number)
+
     def found(known: Knowledge) -> tuple[Any, ...]:
         pieces = (known.one, known.strength)
         return tuple(
@@ -172,7 +175,7 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
     shown: list[tuple[Any, ...]] = []
     for number in (0, 1):
         known, moved = global_random.detect_draws(
-            partial(once, attack, number), lambda number=number: once(make(), number)
+            partial(once, attack, number), partial(once_anew, number)
         )
         shown.append(found(known))
         if moved:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from twisted.internet.task import LoopingCall
 
@@ -16,6 +16,7 @@ from byzpy_tw.console import say
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc
+from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_logging
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.folder import lock_folder, to_json
@@ -30,7 +31,7 @@ from byzpy_tw.sweep.resolve import check_names, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
 from byzpy_tw.sweep.scheduler import CELLS, Sweep, discard
 from byzpy_tw.text import clean
-from byzpy_tw.trainer.run import ReactorProgram, load_trainer_keys, start_logging
+from byzpy_tw.trainer.run import load_trainer_keys
 
 _WATCHING = ("run_started", "round_completed", "run_finished")
 
@@ -66,7 +67,9 @@ def run_sweep(
             _discard(lab)
         lab.find()
         display = display_for(lab, sys.stdout, say)
-        return ReactorProgram(reactor).run(lambda: work(lab, display, reactor))
+        return ReactorProgram(cast(IProgramReactor, reactor)).run(
+            lambda: work(lab, display, reactor)
+        )
 
 
 def grid_of(

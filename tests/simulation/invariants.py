@@ -112,7 +112,7 @@ class _Chain:
             yield f"{name} begins with round {round}, a checkpoint of {before.saved} was there"
         orderly = before.status in ("interrupted", "paused") and not before.killed
         wanted = self.history.schedule.config.checkpoint_interval != 0
-        begun = before.training is not None and before.training._rounds is not None
+        begun = before.training_began
         if orderly and wanted and begun and round != len(self._expected):
             yield f"{name} begins with round {round}, {len(self._expected)} were recorded"
 

@@ -17,14 +17,16 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.view import Views
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.resume import ResumePoint
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.trainer.in_process_server import InProcessServer
+from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.run import remote_slot
 from byzpy_tw.trainer.server_slot import ServerSlot
-from byzpy_tw.trainer.training import Prepared, Training
+from byzpy_tw.trainer.training import Training
 from tests.simulation.folder import Folder
 from tests.simulation.process import Machine
 from tests.simulation.recorder import Heard
@@ -97,12 +99,12 @@ class SimulatedTrainer:
     @property
     def training_began(self) -> bool:
         """Whether it came as far as its first round."""
-        return self.training is not None and self.training._rounds is not None
+        return self.training is not None and self.training.has_begun
 
     @property
     def saved(self) -> int:
         """The round of the newest checkpoint that it knows to be on the disk."""
-        return self.training._saving.round if self.training else self.begun.round
+        return self.training.checkpointer.round if self.training else self.begun.round
 
     @property
     def status(self) -> str:
@@ -159,13 +161,13 @@ class SimulatedTrainer:
         rules: ResolvedRules = resolve_rules(config, registry)
         self._watched = rules.aggregation = WatchedRules(rules.aggregation, reactor)
         self.training = training = Training(
-            config, registry, rules, TextOutput(self.said.append), self.folder,  # type: ignore
+            config, registry, rules, Views(TextOutput(self.said.append)), self.folder,  # type: ignore
             Observers(registry), THREADS, reactor, pool, self.begun,
         )  # fmt: skip
-        training._saving._thread = reactor.pool(1, self.speed)
+        training.checkpointer._thread = reactor.pool(1, self.speed)
         try:
             prepared = await training.prepare()
-            await training.run(self._slots(prepared, pool))
+            await training.run(prepared, self._slots(prepared, pool))
         except ByzpyTwError as e:
             self.error = e
         except CancelledError:

@@ -1,0 +1,11 @@
+"""The interfaces of the reactor that a trainer needs."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorProcess, IReactorTCP, IReactorTime
+
+from byzpy_tw.output.program import IProgramReactor
+
+
+class ITrainerReactor(IProgramReactor, IReactorProcess, IReactorTCP, IReactorTime):
+    """A reactor that keeps time, connects, starts processes and hears of threads."""
