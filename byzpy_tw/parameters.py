@@ -31,6 +31,8 @@ import attrs
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.text import clip
 
+__all__ = ["boolean", "choice", "integer", "real"]  # for plugins
+
 MAX_INTEGER = 2**31 - 1
 
 # Returns None for an allowed value; otherwise a phrase to stand after "must be" in a message.
