@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.console import report_error, say
@@ -15,11 +15,15 @@ from byzpy_tw.output.outputs import make_line_view, make_terminal_view
 from byzpy_tw.output.program import ReactorProgram, start_logging
 from byzpy_tw.output.view import View, Views
 from byzpy_tw.plugins import Registry
+from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.run import PreparedRun, prepare_resume, prepare_run, run_prepared
 
 
 async def train(
-    reactor: Any, run: PreparedRun, write: Callable[[str], None], terminal: View | None = None
+    reactor: ITrainerReactor,
+    run: PreparedRun,
+    write: Callable[[str], None],
+    terminal: View | None = None,
 ) -> int:
     """Run `run` and return its exit code; its error is on standard error.
 
@@ -54,7 +58,9 @@ def _run_in_reactor(prepare: Callable[[], PreparedRun | None]) -> int:
         return e.exit_code
     if run is None:
         return 0
-    from twisted.internet import reactor
+    from twisted.internet import reactor as installed
+
+    reactor = cast(ITrainerReactor, installed)
 
     configure_malloc()
     start_logging(run.directory.path)

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.logger import (
     FilteringLogObserver,
     LogLevel,
@@ -25,11 +26,15 @@ from byzpy_tw.kernels.memory import freeze_gc
 from byzpy_tw.scheduling.clock import use_monotonic_clock
 
 
+class IProgramReactor(IReactorCore, IReactorFromThreads):
+    """A reactor that is run, and hears of signals."""
+
+
 @define(eq=False)
 class ReactorProgram:
     """Runs one coroutine, cancels it on the first signal, and returns the exit code."""
 
-    _reactor: Any
+    _reactor: IProgramReactor
     _tell: Callable[[str], None] = say
     code: int = 1
     _work: Deferred[Any] | None = field(default=None, init=False)

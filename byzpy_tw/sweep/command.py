@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from twisted.internet.task import LoopingCall
 
@@ -16,7 +16,7 @@ from byzpy_tw.console import say
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc
-from byzpy_tw.output.program import ReactorProgram, start_logging
+from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_logging
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.protocol.addresses import parse_addresses
@@ -69,7 +69,7 @@ def run_sweep(
                 discard(sweep.path(trial))
         sweep.load_finished()
         sweep.display = display_for(sweep, sys.stdout, say)
-        return ReactorProgram(reactor).run(lambda: work(sweep, reactor))
+        return ReactorProgram(cast(IProgramReactor, reactor)).run(lambda: work(sweep, reactor))
 
 
 def grid_of(

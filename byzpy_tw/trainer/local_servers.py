@@ -6,7 +6,7 @@ import os
 import sys
 from collections import deque
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, gatherResults
@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from byzpy_tw.errors import ServerUnreachable
 from byzpy_tw.protocol.addresses import Address, parse_announcement
 from byzpy_tw.trainer.handshake import gather_all
+from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_interface import Notify
 
 START_SECONDS = 120.0
@@ -79,7 +80,7 @@ class LocalServers:
     data_root: Path
     log_folder: Path
     threads: int | None
-    _reactor: Any
+    _reactor: ITrainerReactor
     _notify: Notify = field(default=lambda line: None)
     disabled: tuple[str, ...] = ()  # distributions that they are not to import
     restarts: bool = field(default=True, init=False)  # of those that end by themselves

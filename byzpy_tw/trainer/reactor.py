@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import (
-    IReactorCore,
-    IReactorFromThreads,
-    IReactorProcess,
-    IReactorTCP,
-    IReactorTime,
-)
+from twisted.internet.interfaces import IReactorProcess, IReactorTCP, IReactorTime
+
+from byzpy_tw.output.program import IProgramReactor
 
 
-class ITrainerReactor(
-    IReactorCore, IReactorFromThreads, IReactorProcess, IReactorTCP, IReactorTime
-):
+class ITrainerReactor(IProgramReactor, IReactorProcess, IReactorTCP, IReactorTime):
     """A reactor that keeps time, connects, starts processes and hears of threads."""

@@ -140,7 +140,10 @@ def remote_slot(
 
 
 async def run_prepared(
-    reactor: Any, run: PreparedRun, write: Callable[[str], None], terminal: View | None = None
+    reactor: ITrainerReactor,
+    run: PreparedRun,
+    write: Callable[[str], None],
+    terminal: View | None = None,
 ) -> RunOutcome:
     """Run `run` to its end; its records are in its folder.
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from byzpy_tw.trainer.server_interface import Server
 
@@ -79,7 +78,7 @@ class ServerSlot:
         self._move(SlotState.AWAY)
         self.server = None
 
-    def redial(self, clock: Any, dial: Callable[[ServerSlot], Deferred[None]]) -> None:
+    def redial(self, clock: IReactorTime, dial: Callable[[ServerSlot], Deferred[None]]) -> None:
         """Call `dial` after a delay that grows with each failure."""
         self._move(SlotState.WAITING)
         delay = min(FIRST_DELAY * 2 ** min(self.failed_dials, 16), LONGEST_DELAY)
