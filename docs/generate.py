@@ -209,7 +209,7 @@ def _expanded(action: argparse.Action) -> str:
 
 
 def _word(options: Any, name: str, bound: str) -> str:
-    """What stands for the value of a server's option, which Twisted has no word for."""
+    """Return a placeholder for the value of a server's option, which Twisted lacks."""
     action = options.compData.optActions.get(name)
     if action is not None:
         return "DIR" if isinstance(action, CompleteDirs) else "FILE"

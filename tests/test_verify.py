@@ -337,9 +337,9 @@ class LyingTests(VerifyCase):
             matrix = replay.learner.parameters.new_zeros(5, replay.host.dimension)
             for n, row in rows.items():
                 matrix[n] = row
-            shown = replay.show(state, range(4), matrix[:4], config.f)
-            matrix[4] = replay.sent(state, 4, shown, None, None)
-            state, _ = replay.after(state, tuple(range(5)), 1, matrix, shown.memory)
+            shown = replay.reveal(state, range(4), matrix[:4], config.f)
+            matrix[4] = replay.attack_vector(state, 4, shown, None, None)
+            state, _ = replay.step(state, tuple(range(5)), 1, matrix, shown.memory)
             lines.append({
                 "round": number, "seconds": 0.1, "f": 1, "refused": [], "foreseen_f": 1,
                 "phases": {}, "selected": list(range(5)), "excluded": [],

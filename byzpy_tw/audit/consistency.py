@@ -1,4 +1,4 @@
-"""Whether the files of a run agree with each other: its options, its records, its result."""
+"""Contradictions between the files of a run: its options, its records, its result."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class RoundRecomputer:
             sent = round_to_dtype(gradient.vector, replay.wire)
             norms[node], losses[node] = self._in_pool(norm_of, sent.float()), gradient.loss
             matrix[node] = replay.row(state, node, sent)
-        owns = {node: replay.own(state, node) for node in byzantine}
+        owns = {node: replay.own_gradient(state, node) for node in byzantine}
         best: RecomputedRound | None = None
         for f in self._candidate_budgets(record, honest):
             attack = state.attack
@@ -97,9 +97,9 @@ class RoundRecomputer:
         """Fill in the rows of Byzantine nodes; return the attack's memory after that."""
         replay = self.replay
         with thread_limit(self.threads):
-            seen = replay.show(state, honest, matrix[list(honest)], f)
+            seen = replay.reveal(state, honest, matrix[list(honest)], f)
             for node, own in owns.items():
-                sent = replay.sent(state, node, seen, own, replay.past(state, node))
+                sent = replay.attack_vector(state, node, seen, own, replay.past_vector(state, node))
                 matrix[node] = replay.row(state, node, sent)
                 norms[node] = norm_of(matrix[node])
         return seen.memory
@@ -116,7 +116,7 @@ class RoundRecomputer:
     ) -> RecomputedRound:
         replay = self.replay
         with thread_limit(self.threads):
-            after, aggregated = replay.after(state, nodes, record["f"], matrix, attack)
+            after, aggregated = replay.step(state, nodes, record["f"], matrix, attack)
         chosen = aggregated.selected
         entries: dict[str, Any] = {
             "norms": {str(n): norms[n] for n in nodes},

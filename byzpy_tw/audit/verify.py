@@ -76,7 +76,7 @@ class Verification:
 
     @property
     def confirmed(self) -> bool:
-        """Whether every recorded hash that was compared is met, and nothing contradicts it."""
+        """True if every hash that was compared is met, and nothing contradicts the records."""
         return not self.problems and bool(self.spans)
 
     def run(self, start: int = 0) -> None:

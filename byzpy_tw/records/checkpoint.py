@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import attrs
 import numpy as np
@@ -53,7 +53,7 @@ class State:
 
     @property
     def large(self) -> bool:
-        """Whether a copy would be a good part of a small machine's memory."""
+        """True if a copy would be a good part of a small machine's memory."""
         return sum(map(_nbytes, attrs.astuple(self, recurse=False))) >= LARGE
 
     def snapshot(self) -> State:
@@ -62,41 +62,41 @@ class State:
         Tensors and arrays of a `large` state are not copied: the run must not change them
         until they are written.
         """
-        copy = not self.large
-        return State(**{name: _copy(value, copy) for name, value in _fields(self)})
+        large = self.large
+
+        def copy(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value if large and not _is_view(value) else value.clone()
+            return value.copy() if isinstance(value, np.ndarray) and not large else value
+
+        return State(**{name: _map(value, copy) for name, value in _fields(self)})
 
 
 def _fields(state: State) -> Iterator[tuple[str, Any]]:
     return ((f.name, getattr(state, f.name)) for f in attrs.fields(State))
 
 
+def _map(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Return `value` in new containers, with `leaf` of everything else in it."""
+    if isinstance(value, Mapping):
+        return {key: _map(item, leaf) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map(item, leaf) for item in value)
+    return leaf(value)
+
+
 def _nbytes(value: Any) -> int:
     if isinstance(value, Tensor):  # one without strides knows no `nbytes`
         return value.numel() * value.element_size()
-    if isinstance(value, np.ndarray):
-        return value.nbytes
-    if isinstance(value, Mapping):
-        return sum(map(_nbytes, value.values()))
-    return sum(map(_nbytes, value)) if isinstance(value, (list, tuple)) else 0
+    if isinstance(value, (Mapping, list, tuple)):
+        return sum(map(_nbytes, value.values() if isinstance(value, Mapping) else value))
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 def _is_view(tensor: Tensor) -> bool:
     """Return whether it is a view of a larger tensor, all of which would be written."""
     strided = tensor.layout is torch.strided
     return strided and tensor.untyped_storage().nbytes() > _nbytes(tensor)
-
-
-def _copy(value: Any, numbers: bool) -> Any:
-    """Return `value` in new containers, with copies of tensors and arrays if `numbers`."""
-    if isinstance(value, Tensor):
-        return value.clone() if numbers or _is_view(value) else value
-    if isinstance(value, np.ndarray):
-        return value.copy() if numbers else value
-    if isinstance(value, Mapping):
-        return {key: _copy(item, numbers) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_copy(item, numbers) for item in value)
-    return value
 
 
 def _to_storable(value: Any, where: str) -> Any:
@@ -170,7 +170,7 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
         with files.replacing(path, folder / ".checkpoint.new") as file:
             file.write(MAGIC + bytes(_DIGEST))
             body = _Hashing(file)
-            torch.save(plain, body)
+            torch.save(plain, cast("IO[bytes]", body))  # it has what torch uses
             file.seek(len(MAGIC))
             file.write(body.hash.digest())
         for old in list_checkpoints(folder)[keep:] if keep is not None else ():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ from attrs import define, field
 
 from byzpy_tw import files
 from byzpy_tw.config.run import RunConfig, from_dict
-from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
+from byzpy_tw.errors import ByzpyTwError, CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.records.json_files import read_json_object, to_json
 from byzpy_tw.records.schema import find_result_error, parse_record
 from byzpy_tw.text import clean_value, printable
@@ -33,16 +34,21 @@ _LONGEST_LINE = 1 << 28  # bytes; a record of that many nodes is far shorter
 class RoundReader:
     """Reads the records of a run of `n` nodes, one by one, up to the first damaged line.
 
-    What the iteration found is in `damage`, `skipped` and `torn` when it is over.  Raises
-    `RunDirectoryError` where the file cannot be read; a missing one has no records.
+    The fields describe the file when the iteration is over.  It raises `RunDirectoryError`
+    where the file cannot be read; a missing one has no records.
     """
 
     path: Path
     n: int
     count: int = field(default=0, init=False)  # records read
-    damage: str = field(default="", init=False)  # which line is damaged, and how
+    error: str = field(default="", init=False)  # of the damaged line, to follow "line 3"
     skipped: int = field(default=0, init=False)  # lines that follow the damaged one
     torn: bool = field(default=False, init=False)  # whether the last line has no end
+
+    @property
+    def damage(self) -> str:
+        """The damaged line and its error; empty where there is none."""
+        return f"line {self.count + 1} of {ROUNDS} {self.error}" if self.error else ""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         try:
@@ -54,17 +60,17 @@ class RoundReader:
             raise RunDirectoryError(f"cannot read {printable(self.path)}: {e.strerror or e}") from e
 
     def _records(self, lines: IO[bytes]) -> Iterator[dict[str, Any]]:
-        self.count, self.damage, self.skipped, self.torn = 0, "", 0, False
+        self.count, self.error, self.skipped, self.torn = 0, "", 0, False
         while line := lines.readline(_LONGEST_LINE):
             if not line.endswith(b"\n"):  # it was being written
                 self.torn = True
-            elif self.damage:
+            elif self.error:
                 self.skipped += 1
             else:
                 try:
                     record = parse_record(line, self.count, self.n)
                 except ValueError as e:
-                    self.damage = f"line {self.count + 1} of {ROUNDS} {clean_value(e, 300)}"
+                    self.error = clean_value(e, 300)
                     continue
                 self.count += 1
                 yield record
@@ -184,6 +190,16 @@ def round_of(path: Path) -> int:
 # -- writing ------------------------------------------------------------------
 
 
+@contextmanager
+def _writing(path: Path, error: type[ByzpyTwError]) -> Iterator[None]:
+    try:
+        yield
+    except ByzpyTwError:  # some of which are ValueErrors
+        raise
+    except (OSError, ValueError) as e:  # ValueError: of a file that was closed meanwhile
+        raise error(f"cannot write to {path}: {getattr(e, 'strerror', None) or e}") from e
+
+
 @define(eq=False)
 class RunDirectory:
     """Writes the files of one run, and keeps other processes from writing them.
@@ -198,7 +214,7 @@ class RunDirectory:
     @classmethod
     def create(cls, path: Path) -> RunDirectory:
         """Make a new run's folder; raise `RunDirectoryError` where it cannot be one."""
-        try:
+        with _writing(path, RunDirectoryError):
             path.mkdir(parents=True, exist_ok=True)
             directory = cls(path, lock_folder(path))
             # One that ended before its first round left nothing worth keeping.
@@ -209,8 +225,6 @@ class RunDirectory:
                     f"that one: --resume {path}"
                 )
             directory._rounds = open(path / ROUNDS, "wb")
-        except OSError as e:
-            raise RunDirectoryError(f"cannot write to {path}: {e.strerror or e}") from e
         return directory
 
     @classmethod
@@ -220,14 +234,12 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{path} holds no run that was begun (no {CONFIG}): start it with --run-dir"
             )
-        try:
+        with _writing(path, RunDirectoryError):
             return cls(path, lock_folder(path))
-        except OSError as e:
-            raise RunDirectoryError(f"cannot write to {path}: {e.strerror or e}") from e
 
     def cut(self, rounds: int) -> None:
         """Leave the first `rounds` records, ready for the next; later ones are run again."""
-        try:
+        with _writing(self.path, RunDirectoryError):
             self._rounds = open(self.path / ROUNDS, "ab")
             with open(self.path / ROUNDS, "rb") as lines:
                 self._rounds.truncate(sum(map(len, islice(lines, rounds))))
@@ -235,8 +247,6 @@ class RunDirectory:
             for stale in list_checkpoints(self.path):  # damaged, or of records that are not there
                 if round_of(stale) > rounds:
                     stale.unlink()
-        except OSError as e:
-            raise RunDirectoryError(f"cannot write to {self.path}: {e.strerror or e}") from e
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Replace config.json; raise `CannotRecord`."""
@@ -247,28 +257,22 @@ class RunDirectory:
         self._write(RESULT, result)
 
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
-        try:
+        with _writing(self.path, CannotRecord):
             files.write_text(self.path / name, to_json(value, indent=2) + "\n")
-        except OSError as e:
-            raise CannotRecord(f"cannot write to {self.path}: {e.strerror or e}") from e
 
     def append_round(self, record: Mapping[str, Any]) -> None:
         """Add one line; it is on its way to the disk when this returns."""
         assert self._rounds is not None
         line = memoryview((to_json(record) + "\n").encode())
-        try:
+        with _writing(self.path, CannotRecord):
             while line:  # not buffered: what failed once must not be tried again at the end
                 line = line[os.write(self._rounds.fileno(), line) :]
-        except OSError as e:
-            raise CannotRecord(f"cannot write to {self.path}: {e.strerror or e}") from e
 
     def sync_rounds(self) -> None:
         """Wait until the records are on the disk, in a thread that may wait."""
-        try:
+        with _writing(self.path, CannotRecord):
             if self._rounds is not None:
                 os.fsync(self._rounds.fileno())
-        except (OSError, ValueError) as e:  # ValueError: closed meanwhile
-            raise CannotRecord(f"cannot write to {self.path}: {e}") from e
 
     def close(self) -> None:
         """Close the files and let go of the lock."""

@@ -37,16 +37,22 @@ def refusal_state(reason: str) -> int:
 
 # -- types of values ----------------------------------------------------------
 
+Check = Callable[[Any, int], bool]  # of a value from JSON, and the run's number of nodes
+
 
 @frozen
 class Type:
-    """A type of values from JSON; ``accepts`` takes a value and the run's number of nodes."""
+    """A type of values; `description` is of a good one, to follow "that is not"."""
 
-    accepts: Callable[[Any, int], bool]
-    description: str  # of a good value, to follow "that is not"
+    accepts: Check
+    description: str
 
 
-def _is_count(value: Any) -> bool:
+def _is_number(value: Any, n: int) -> bool:
+    return is_number(value)
+
+
+def _is_count(value: Any, n: int) -> bool:
     return type(value) is int and value >= 0
 
 
@@ -54,29 +60,13 @@ def _is_node(value: Any, n: int) -> bool:
     return type(value) is int and 0 <= value < n
 
 
-def _are_nodes(value: Any, n: int) -> bool:
-    return isinstance(value, list) and all(_is_node(node, n) for node in value)
-
-
-def _are_refusals(value: Any, n: int) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(one, dict)
-        and isinstance(one.get("reason"), str)
-        and _is_node(one.get("node"), n)
-        for one in value
-    )
-
-
-def _is_number_or_null(value: Any, n: int = 0) -> bool:
-    return value is None or is_number(value)  # null stands for a number that was not finite
+def _is_text(value: Any, n: int) -> bool:
+    return isinstance(value, str)
 
 
 def _are_numbers(value: Any, n: int) -> bool:
-    return isinstance(value, dict) and all(map(_is_number_or_null, value.values()))
-
-
-def _is_text_or_null(value: Any, n: int) -> bool:
-    return isinstance(value, (str, type(None)))
+    """Return whether all values are numbers, or null for one that was not finite."""
+    return isinstance(value, dict) and all(v is None or is_number(v) for v in value.values())
 
 
 def _are_options(value: Any, n: int) -> bool:
@@ -87,37 +77,32 @@ def _are_options(value: Any, n: int) -> bool:
     return isinstance(value, dict) and all(map(is_flat, value.values()))
 
 
-def _are_attack_failures(value: Any, n: int) -> bool:
-    return value is None or (
-        isinstance(value, dict)
-        and all(_is_count(value.get(name)) for name in ("failed", "probation", "of"))
-        and isinstance(value.get("first"), str)
+def _nullable(check: Check) -> Check:
+    return lambda value, n: value is None or check(value, n)
+
+
+def _list_of(check: Check) -> Check:
+    return lambda value, n: isinstance(value, list) and all(check(item, n) for item in value)
+
+
+def _dict_with(**checks: Check) -> Check:
+    return lambda value, n: (
+        isinstance(value, dict) and all(check(value.get(name), n) for name, check in checks.items())
     )
 
 
-def _is_halted_round(value: Any, n: int) -> bool:
-    return value is None or (
-        isinstance(value, dict)
-        and _is_count(value.get("round"))
-        and _are_refusals(value.get("refused"), n)
-    )
-
+_nodes = _list_of(_is_node)
+_refusals = _list_of(_dict_with(reason=_is_text, node=_is_node))
 
 ANY = Type(lambda value, n: True, "")
-NUMBER = Type(lambda value, n: is_number(value), "a number")
-NUMBER_OR_NULL = Type(_is_number_or_null, "a number")
+NUMBER = Type(_is_number, "a number")
+NUMBER_OR_NULL = Type(_nullable(_is_number), "a number")
 SECONDS = Type(lambda v, n: is_number(v) and abs(v) <= _MOST_SECONDS, "a number of seconds")
-BYTES = Type(lambda value, n: _is_count(value), "a number of bytes")
-BUDGET = Type(_is_node, "an f of a run of {n} nodes")
-COUNT_OR_NULL = Type(lambda value, n: value is None or _is_count(value), "an f")
-NODES = Type(_are_nodes, "a list of some of the {n} nodes")
-NODES_OR_NULL = Type(lambda v, n: v is None or _are_nodes(v, n), NODES.description)
-REFUSALS = Type(_are_refusals, "which of the {n} nodes were refused, and why")
+BYTES = Type(_is_count, "a number of bytes")
+NODES = Type(_nodes, "a list of some of the {n} nodes")
 DIGEST = Type(lambda v, n: isinstance(v, str) and bool(_DIGEST.fullmatch(v)), "a SHA-256")
-TEXT = Type(lambda value, n: isinstance(value, str), "text")
-TEXT_OR_NULL = Type(_is_text_or_null, "text")
-TEXTS = Type(lambda v, n: isinstance(v, list) and all(isinstance(e, str) for e in v),
-             "a list of words")  # fmt: skip
+TEXT = Type(_is_text, "text")
+TEXT_OR_NULL = Type(_nullable(_is_text), "text")
 
 
 # -- entries ------------------------------------------------------------------
@@ -145,7 +130,7 @@ def _refusal_cells(refused: Sequence[Mapping[str, Any]]) -> Sequence[str]:
     return [*(join_nodes(by_state.get(s)) for s in range(REFUSED, len(STATES))), join_nodes(failed)]
 
 
-@frozen(kw_only=True)
+@frozen
 class Field:
     """An entry of a file.
 
@@ -188,115 +173,118 @@ FILES: Mapping[str, str] = {
 }
 
 CONFIG_FIELDS = _fields(
-    Field(name="config", meaning="every option by its name, with `_` for `-`"),
-    Field(name="bits", meaning="SHA-256 of the options that decide bits: runs that agree in it, "
+    Field("config", "every option by its name, with `_` for `-`"),
+    Field("bits", "SHA-256 of the options that decide bits: runs that agree in it, "
           "in `versions` and in their membership end with the same parameters"),
-    Field(name="run", meaning="the run's name to servers; random, and the same when it is resumed"),
-    Field(name="dimension", meaning="`d`, the length of the parameters"),
-    Field(name="data_digest", meaning="SHA-256 of the trainer's data"),
-    Field(name="data_digests", meaning="that of each server's data; they differ with "
+    Field("run", "the run's name to servers; random, and the same when it is resumed"),
+    Field("dimension", "`d`, the length of the parameters"),
+    Field("data_digest", "SHA-256 of the trainer's data"),
+    Field("data_digests", "that of each server's data; they differ with "
           "`--partition local` only"),
-    Field(name="trial", meaning="digests of what the trial before round 0 found: `shards`, "
+    Field("trial", "digests of what the trial before round 0 found: `shards`, "
           "`classes` (and shape), `normalisation`, and `gradient` of two examples with its "
           "`loss` and `norms`"),
-    Field(name="versions", meaning="of byzpy_tw, Python, torch, NumPy, the platform and its "
+    Field("versions", "of byzpy_tw, Python, torch, NumPy, the platform and its "
           "instruction set; `probe` is the SHA-256 of a fixed gradient as computed here"),
-    Field(name="plugins", meaning="each distribution that offers plugins, with its version"),
-    Field(name="placement", meaning="which nodes each server was given at the start"),
+    Field("plugins", "each distribution that offers plugins, with its version"),
+    Field("placement", "which nodes each server was given at the start"),
 )  # fmt: skip
 
 _REASONS = ", ".join(reason.value for reason in Reason if reason is not Reason.UNASKED)
 
 # In the order of the CSV's columns.
 ROUND_FIELDS = _fields(
-    Field(name="round", meaning="its number, from 0", columns=("round",)),
-    Field(name="seconds", type=SECONDS, unit="seconds", required=True, plotted=True,
+    Field("round", "its number, from 0", columns=("round",)),
+    Field("seconds", type=SECONDS, unit="seconds", required=True, plotted=True,
           meaning="that it took, evaluation apart", columns=("seconds",),
           metric=("round_seconds", "Time of the last round.")),
-    Field(name="phases", type=Type(_are_numbers, "seconds by phase"), unit="seconds",
+    Field("phases", type=Type(_are_numbers, "seconds by phase"), unit="seconds",
           required=True, columns=tuple(f"seconds_{phase}" for phase in PHASES),
           cells=_phase_cells, meaning="by phase: `honest` (until the honest vectors were "
           "there), `byzantine`, `aggregate`, `step`"),
-    Field(name="loss", type=NUMBER_OR_NULL, plotted=True, verified=True, columns=("loss",),
+    Field("loss", type=NUMBER_OR_NULL, plotted=True, verified=True, columns=("loss",),
           metric=("loss", "Mean loss of the honest nodes."),
           meaning="mean loss of the accepted honest nodes, each on its own batch"),
-    Field(name="test_loss", type=NUMBER_OR_NULL, plotted=True, verified=True,
+    Field("test_loss", type=NUMBER_OR_NULL, plotted=True, verified=True,
           metric=("test_loss", "Loss on the test data."), columns=("test_loss",),
           meaning="on the test data", when="in rounds that were evaluated"),
-    Field(name="accuracy", type=NUMBER, plotted=True, verified=True, columns=("accuracy",),
+    Field("accuracy", type=NUMBER, plotted=True, verified=True, columns=("accuracy",),
           metric=("accuracy", "Share of the test data, 0 to 1."),
           meaning="on the test data, from 0 to 1", when="in the same rounds"),
-    Field(name="f", type=BUDGET, required=True, columns=("f",),
-          metric=("budget", "The rule's f in the last round."),
-          meaning="the budget that the rule was run with"),
-    Field(name="aggregate_norm", type=NUMBER_OR_NULL, verified=True,
+    Field("f", "the budget that the rule was run with", columns=("f",), required=True,
+          type=Type(_is_node, "an f of a run of {n} nodes"),
+          metric=("budget", "The rule's f in the last round.")),
+    Field("aggregate_norm", type=NUMBER_OR_NULL, verified=True,
           columns=("aggregate_norm",), meaning="norm of the aggregate"),
-    Field(name="bytes_sent", type=BYTES, unit="bytes", columns=("bytes_sent",),
+    Field("bytes_sent", type=BYTES, unit="bytes", columns=("bytes_sent",),
           meaning="by the trainer in this round, as tensor frames; 0 in one process"),
-    Field(name="bytes_received", type=BYTES, unit="bytes", columns=("bytes_received",),
+    Field("bytes_received", type=BYTES, unit="bytes", columns=("bytes_received",),
           meaning="the same, received"),
-    Field(name="parameters_sha256", type=DIGEST, required=True,
+    Field("parameters_sha256", type=DIGEST, required=True,
           columns=("parameters_sha256",), meaning="of the parameters after the round's step"),
-    Field(name="selected", type=NODES_OR_NULL, required=True, verified=True,
-          columns=("selected",), cells=lambda nodes: [join_nodes(nodes)],
+    Field("selected", type=Type(_nullable(_nodes), NODES.description), required=True,
+          verified=True, columns=("selected",), cells=lambda nodes: [join_nodes(nodes)],
           meaning="nodes whose vectors went into the aggregate; null for a rule that does not "
           "choose between rows"),
-    Field(name="excluded", type=NODES, required=True, verified=True, columns=("excluded",),
+    Field("excluded", type=NODES, required=True, verified=True, columns=("excluded",),
           cells=lambda nodes: [join_nodes(nodes)],
           meaning="nodes that the rule was given and did not select"),
-    Field(name="refused", type=REFUSALS, required=True,
+    Field("refused", required=True,
+          type=Type(_refusals, "which of the {n} nodes were refused, and why"),
           columns=(*STATES[REFUSED:], "failed"), cells=_refusal_cells,
           meaning=f"nodes that the rule was not given: `node`, `reason` ({_REASONS}; "
           f"{Reason.UNASKED.value} in result.json alone) and `detail`; all others are the "
           "round's membership"),
-    Field(name="norms", type=Type(_are_numbers, "norms by node"), verified=True,
+    Field("norms", type=Type(_are_numbers, "norms by node"), verified=True,
           meaning="norm of each vector that came whole, by node"),
-    Field(name="foreseen_f", type=COUNT_OR_NULL,
+    Field("foreseen_f", type=Type(_nullable(_is_count), "an f"),
           meaning="the budget that attacks were told of, before Byzantine nodes were asked"),
-    Field(name="bits", type=TEXT,
+    Field("bits", type=TEXT,
           meaning="the `bits` of the configuration that the round was made with"),
-    Field(name="options", type=Type(_are_options, "options"),
+    Field("options", type=Type(_are_options, "options"),
           meaning="the options that decide bits", when="in the first record with these `bits`"),
-    Field(name="events", type=TEXTS, when="where something did",
-          meaning="what happened besides, in words: servers lost and back, nodes moved, "
-          "probation"),
-    Field(name="placement", when="where there are `events`",
+    Field("events", type=Type(_list_of(_is_text), "a list of words"),
+          when="where something did", meaning="what happened besides, in words: servers lost "
+          "and back, nodes moved, probation"),
+    Field("placement", when="where there are `events`",
           meaning="which nodes live on each server, as in config.json"),
 )  # fmt: skip
 
 RESULT_FIELDS = _fields(
-    Field(name="status", type=TEXT, required=True,
+    Field("status", type=TEXT, required=True,
           meaning="finished, paused, interrupted, diverged or failed"),
-    Field(name="error", type=TEXT_OR_NULL, meaning="what ended it early, or null"),
-    Field(name="error_code", type=TEXT_OR_NULL, meaning="the code of that error, or null"),
-    Field(name="rounds", verified=True, meaning="that are on record"),
-    Field(name="final_accuracy", type=NUMBER_OR_NULL, verified=True,
+    Field("error", type=TEXT_OR_NULL, meaning="what ended it early, or null"),
+    Field("error_code", type=TEXT_OR_NULL, meaning="the code of that error, or null"),
+    Field("rounds", verified=True, meaning="that are on record"),
+    Field("final_accuracy", type=NUMBER_OR_NULL, verified=True,
           meaning="of the last evaluation; null where there was none"),
-    Field(name="final_loss", type=NUMBER_OR_NULL, verified=True,
+    Field("final_loss", type=NUMBER_OR_NULL, verified=True,
           meaning="likewise, on the test data"),
-    Field(name="worst_accuracy", type=NUMBER_OR_NULL, verified=True,
+    Field("worst_accuracy", type=NUMBER_OR_NULL, verified=True,
           meaning="over the last fifth of the evaluations: the best alone would flatter a run "
           "that collapsed"),
-    Field(name="best_accuracy", type=NUMBER_OR_NULL, verified=True, meaning="over all of them"),
-    Field(name="refused", verified=True,
+    Field("best_accuracy", type=NUMBER_OR_NULL, verified=True, meaning="over all of them"),
+    Field("refused", verified=True,
           meaning="for each node that was refused: how often, by reason"),
-    Field(name="attack_failures", verified=True,
-          type=Type(_are_attack_failures, "a count of failed calls"),
+    Field("attack_failures", verified=True,
+          type=Type(_nullable(_dict_with(failed=_is_count, probation=_is_count, of=_is_count,
+                                         first=_is_text)), "a count of failed calls"),
           meaning="null where no attack call failed; else `failed` calls `of` so many, "
           "`probation` more that were not waited for because their nodes had failed before, "
           "and the `first` cause: such a run says nothing about its rules, or less than it "
           "seems to"),
-    Field(name="halted", type=Type(_is_halted_round, "a round with its refusals"),
+    Field("halted", type=Type(_nullable(_dict_with(round=_is_count, refused=_refusals)),
+                                 "a round with its refusals"),
           meaning="null, or the round that could not be aggregated: `round`, and `refused` as in "
           "a record; not-asked are Byzantine nodes where no honest vector came that they could "
           "be shown"),
-    Field(name="seconds_a_round", unit="seconds", meaning="mean of the rounds' `seconds`"),
-    Field(name="parameters_sha256", type=TEXT_OR_NULL, verified=True,
+    Field("seconds_a_round", unit="seconds", meaning="mean of the rounds' `seconds`"),
+    Field("parameters_sha256", type=TEXT_OR_NULL, verified=True,
           meaning="of the final parameters"),
-    Field(name="seconds", unit="seconds",
+    Field("seconds", unit="seconds",
           meaning="from start to end, over all processes of a run that was resumed"),
-    Field(name="bytes_sent", unit="bytes", meaning="by the trainer in all, as tensor frames"),
-    Field(name="bytes_received", unit="bytes", meaning="the same, received"),
+    Field("bytes_sent", unit="bytes", meaning="by the trainer in all, as tensor frames"),
+    Field("bytes_received", unit="bytes", meaning="the same, received"),
 )  # fmt: skip
 
 FIELDS: Mapping[str, Mapping[str, Field]] = {

@@ -50,7 +50,7 @@ class AttackFailures:
 
     @property
     def all_failed(self) -> bool:
-        """Whether the run had no attack at all: each vector is missing for this reason."""
+        """True if the run had no attack at all: each vector is missing for this reason."""
         return not self.accepted and not self.otherwise_refused
 
     @property
@@ -127,20 +127,16 @@ class RoundCounts:
 
     @property
     def attack_failures(self) -> AttackFailures | None:
-        """How often the attack failed; None where no call has failed."""
+        """The failed calls of the attack; None where no call has failed."""
         if self._first_failure is None:
             return None
-        refused: Counter[str] = Counter()
-        for node, reasons in self.refused.items():
-            refused += reasons if node >= self.honest else Counter()
-        failed, probation = (refused[r.value] for r in (Reason.FAILED, Reason.PROBATION))
+        byzantine = (reasons for node, reasons in self.refused.items() if node >= self.honest)
+        refused: Counter[str] = sum(byzantine, Counter())
+        failed, probation = refused[Reason.FAILED.value], refused[Reason.PROBATION.value]
+        calls, others = self.rounds * self.byzantine, refused.total() - failed - probation
+        others -= refused[Reason.LOST.value]
         return AttackFailures(
-            failed,
-            probation,
-            self.rounds * self.byzantine,
-            self.rounds * self.byzantine - refused.total(),
-            refused.total() - failed - probation - refused[Reason.LOST.value],
-            *self._first_failure,
+            failed, probation, calls, calls - refused.total(), others, *self._first_failure
         )
 
 

@@ -25,24 +25,18 @@ def read(path: Path) -> RunReport:
         placement = record.get("placement", placement)
         report.add(record)
     report.servers = read_servers(placement)
-    report.note = _describe_damage(run.reader.damage, run.reader.torn, run.reader.count)
+    if why := run.reader.error or ("has no end" if run.reader.torn else ""):
+        count = run.reader.count
+        report.note = (
+            f"Line {count + 1} of {ROUNDS} is no whole record of round {count} "
+            f"(it {clean_value(why, 200)}): it and what comes after it are left out."
+        )
     result = run.result or {}
     report.status = str(result.get("status") or "unfinished")
     report.error = None if result.get("error") is None else str(result["error"])
     report.result = result
     report.facts = collect_facts(run.description, result)
     return report
-
-
-def _describe_damage(damage: str, torn: bool, count: int) -> str:
-    if not damage and not torn:
-        return ""
-    line = f"Line {count + 1} of {ROUNDS}"
-    why = damage.removeprefix(line.lower()).strip() or "has no end"
-    return (
-        f"{line} is no whole record of round {count} (it {clean_value(why, 200)}): it and what "
-        "comes after it are left out."
-    )
 
 
 def begin(name: str, options: Mapping[str, Any]) -> RunReport:

@@ -32,7 +32,7 @@ UNREADABLE_ERRORS = (
 
 @frozen(kw_only=True)
 class NodeShare:
-    """How often a node was left out, as shares of the rounds that are on record.
+    """The shares of the recorded rounds in which a node was left out.
 
     ``excluded`` is the rule's doing, None for a rule that does not choose between nodes.
     ``refused`` vectors were late, lost, malformed or not finite.
@@ -94,7 +94,7 @@ class CellResult:
 
     @property
     def has_runs(self) -> bool:
-        """Whether one of its runs has ended."""
+        """True if one of its runs has ended."""
         return bool(self.ended or self.failures)
 
     @property

@@ -119,16 +119,16 @@ class Reference:
         replay, now = self._replay, self._now
         shown = self._shown(accepted, f)
         self._attack = shown.memory
-        own = self._once(("own", node), lambda: replay.own(now, node))
-        past = replay.past(now, node)
+        own = self._once(("own", node), lambda: replay.own_gradient(now, node))
+        past = replay.past_vector(now, node)
         key = ("byzantine", node, f, _key(accepted), _key(past))
-        return self._once(key, lambda: replay.sent(now, node, shown, own, past))
+        return self._once(key, lambda: replay.attack_vector(now, node, shown, own, past))
 
     def _shown(self, accepted: dict[int, Tensor], f: int) -> RevealedKnowledge:
         rows = list(accepted.values())
         return self._once(
             ("shown", f, _key(accepted)),
-            lambda: self._replay.show(self._now, tuple(accepted), torch.stack(rows), f),
+            lambda: self._replay.reveal(self._now, tuple(accepted), torch.stack(rows), f),
         )
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -153,7 +153,7 @@ class Reference:
         made = self._once(
             ("step", nodes, f, _key(matrix[list(nodes)]), _key(now.velocity),
              _key(now.momenta), _key(now.history), _key(attack)),
-            lambda: self._replay.after(now, nodes, f, matrix, attack)[0],
+            lambda: self._replay.step(now, nodes, f, matrix, attack)[0],
         )  # fmt: skip
         self.points.append(evolve(made, probation=self.probation.to_plain()))
 
