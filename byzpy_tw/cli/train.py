@@ -95,20 +95,20 @@ def parser() -> argparse.ArgumentParser:
 
 def argparse_keywords(option: attrs.Attribute, hint: Any, default: Any) -> dict[str, Any]:
     """Return the keywords that make `option` an argparse argument, with `default` in its help."""
-    told: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS}
-    told["help"] = option.metadata["help"].replace("%", "%%")
+    keywords: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS}
+    keywords["help"] = option.metadata["help"].replace("%", "%%")
     if default not in (None, (), False):
-        told["help"] += f" (default: {default})"
+        keywords["help"] += f" (default: {default})"
     if hint is bool:
-        return {**told, "action": argparse.BooleanOptionalAction}
-    told["metavar"] = option.metadata["metavar"] or option.name.upper().replace("_", "-")
+        return {**keywords, "action": argparse.BooleanOptionalAction}
+    keywords["metavar"] = option.metadata["metavar"] or option.name.upper().replace("_", "-")
     if option.name == "remote_hosts":
-        return told  # the field's converter splits it
+        return keywords  # the field's converter splits it
     if typing.get_origin(hint) is tuple:
         kind = typing.get_args(hint)[0]
-        return {**told, "nargs": "+", "action": "extend", "type": _reader(kind)}
+        return {**keywords, "nargs": "+", "action": "extend", "type": _reader(kind)}
     kinds = [k for k in typing.get_args(hint) or (hint,) if k is not type(None)]
-    return {**told, "type": _reader(kinds[0])}
+    return {**keywords, "type": _reader(kinds[0])}
 
 
 def _reader(kind: Any) -> Callable[[str], Any]:

@@ -121,7 +121,11 @@ def reopen(
             raise RunDirectoryError(
                 f"{printable(path / CONFIG)} is not of this version of byzpy_tw"
             )
-        result, state = run.result or {}, _newest_state(run, say)
+        state = _newest_state(run, say)
+        try:
+            result = run.result or {}
+        except RunDirectoryError:  # the records have all that the run goes on with
+            result = {}
         finished = result.get("rounds") if result.get("status") == "finished" else None
         if state is None and list_checkpoints(path) and finished != config.rounds:
             damage = run.reader.damage

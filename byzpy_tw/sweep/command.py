@@ -69,8 +69,7 @@ def run_sweep(
                 discard(sweep.path(trial))
         sweep.load_finished()
         sweep.display = display_for(sweep, sys.stdout, say)
-        program = ReactorProgram(cast(IProgramReactor, reactor))
-        return program.run(lambda: work(sweep, reactor))
+        return ReactorProgram(cast(IProgramReactor, reactor)).run(lambda: work(sweep, reactor))
 
 
 def grid_of(

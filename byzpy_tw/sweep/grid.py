@@ -181,13 +181,13 @@ def run_digest(config: RunConfig, versions: Mapping[str, str]) -> str:
     in this process or on servers, and the `versions` of the code that is used.
     """
     place = "in-process" if config.in_process else "local" if config.local else "servers"
-    told = {
+    deciding = {
         "bits": config.bits,
         "eval_interval": config.eval_interval,
         "place": place,
         "versions": {"byzpy_tw": byzpy_tw.__version__, **versions},
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
 # The servers of the README's example.

@@ -43,7 +43,7 @@ def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
     rules = [f".heat {{ min-width: {width:.1f}rem; }}"]
     rules += [f".heat .v{value} {{ {cell_style(value / 100)} }}" for value in sorted(values)]
     return standalone_page(
-        "byzpy_tw lab", {"charts": charts(grid, outcomes)}, body=body, rules="\n".join(rules),
+        "byzpy_tw sweep", {"charts": charts(grid, outcomes)}, body=body, rules="\n".join(rules),
         scripts=(*CHART_SCRIPTS, "sweep.js"),
     )  # fmt: skip
 

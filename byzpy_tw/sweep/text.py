@@ -152,9 +152,9 @@ def cell_line(outcome: CellResult) -> str:
     """Return a cell in one line, for output to a file."""
     if outcome.status == "finished":
         worst, best = percent(outcome.worst), percent(outcome.best)
-        told = f"{percent(outcome.final)} % (worst {worst}, best {best})"
-        parts = [told, out_text(outcome), outcome.attack_failures]
+        words = f"{percent(outcome.final)} % (worst {worst}, best {best})"
+        parts = [words, out_text(outcome), outcome.attack_failures]
     else:
-        told = ": ".join(filter(None, [outcome.status, outcome.reason]))
-        parts = [told, _failed_calls(outcome)]
+        words = ": ".join(filter(None, [outcome.status, outcome.reason]))
+        parts = [words, _failed_calls(outcome)]
     return f"{outcome.cell.defence} under {outcome.cell.attack}: {', '.join(filter(None, parts))}"
