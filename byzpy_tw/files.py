@@ -20,7 +20,7 @@ def replacing(path: Path, unfinished: Path | None = None) -> Iterator[BinaryIO]:
     unfinished = unfinished or path.with_name(f".{path.name}.new")
     try:
         with open(unfinished, "wb", buffering=0) as file:
-            yield file  # type: ignore[misc]  # unbuffered: a FileIO, which has what is used
+            yield file
             os.fsync(file.fileno())
         os.replace(unfinished, path)
         sync(path.parent)

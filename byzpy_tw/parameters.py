@@ -208,9 +208,10 @@ def _to_builtin(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
     if isinstance(value, Number) and not isinstance(value, complex):
-        near = float(value)  # type: ignore[arg-type]  # Number declares no __float__
+        given: Any = value  # Number declares neither __float__ nor __eq__
+        near = float(given)
         rounded = int(near) if near.is_integer() else near
-        return rounded if rounded == value else near
+        return rounded if rounded == given else near
     return value
 
 

@@ -120,7 +120,7 @@ def _load_late_modules() -> None:
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The server, not started: no thread, socket or device before twistd forks."""
     if reactor is None:
-        from twisted.internet import reactor  # type: ignore[no-redef]
+        from twisted.internet import reactor
 
         make_streams_tolerant()  # the log's terminal may lack a character of a run's name
     from byzpy_tw.kernels.cpu import cores

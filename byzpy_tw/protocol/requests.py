@@ -66,7 +66,7 @@ def command(answer: type | None, base: type[amp.Command] = amp.Command) -> Calla
 
 @cache
 def _fields(
-    kind: type,
+    kind: Any,
 ) -> list[tuple[str, amp.Argument, Callable[[Any], Any], Callable[[Any], Any]]]:
     found = [(f.name, f.metadata) for f in attrs.fields(kind)]
     return [(name, m["argument"], m["encode"], m["decode"]) for name, m in found]

@@ -39,7 +39,7 @@ class _Piece:
         piece = getattr(known, f"_{self.name}")
         if piece is None:
             known.absent.add(self.name)
-        return piece  # type: ignore[no-any-return]  # a field of Knowledge, or None: see above
+        return piece
 
 
 @frozen(eq=False, kw_only=True)

@@ -94,7 +94,7 @@ class _Subject:
 
     def __call__(self, known: Knowledge, context: Context, attack: Any = None) -> Tensor:
         attack = attack or self.attack()
-        return run_within(PATIENCE, lambda: attack(known, context=context))  # type: ignore[no-any-return]
+        return run_within(PATIENCE, lambda: attack(known, context=context))
 
     def shown(self, honest: Tensor, context: Context, state: dict[str, Any]) -> Knowledge:
         """Return the knowledge that travels, with the node's own gradient."""

@@ -52,7 +52,7 @@ def run_within(seconds: float, work: Callable[[], T]) -> T:
     good, answer = found[0]
     if not good:
         raise answer
-    return answer  # type: ignore[no-any-return]
+    return answer
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def dataset_tests(
 
     def build() -> Dataset:
         found = run_within(PATIENCE, lambda: make_with(make, **parameters))
-        return check_made("dataset", "this", "tested here", found)  # type: ignore[no-any-return]
+        return check_made("dataset", "this", "tested here", found)
 
     def splits(self: SynchronousTestCase) -> None:
         """Both splits hold examples of one shape, and labels that are classes."""
@@ -130,7 +130,7 @@ def partition_tests(
 
     def cut(labels: np.ndarray, shards: int, seed: int) -> list[np.ndarray]:
         stream = seeds.stream(seed, "partition")
-        return run_within(PATIENCE, lambda: partition(labels, shards, stream))  # type: ignore[no-any-return]
+        return run_within(PATIENCE, lambda: partition(labels, shards, stream))
 
     @st.composite
     def cases(draw: Any) -> tuple[np.ndarray, int]:
