@@ -9,7 +9,6 @@ are allowed.  `LimitedAMP.ask` sends a request and returns the decoded answer; r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, ClassVar, Generic, TypeVar
 
 import attrs
@@ -64,9 +63,8 @@ def command(answer: type | None, base: type[amp.Command] = amp.Command) -> Calla
     return register
 
 
-@cache
 def _fields(
-    kind: Any,
+    kind: type,
 ) -> list[tuple[str, amp.Argument, Callable[[Any], Any], Callable[[Any], Any]]]:
     found = [(f.name, f.metadata) for f in attrs.fields(kind)]
     return [(name, m["argument"], m["encode"], m["decode"]) for name, m in found]
