@@ -136,7 +136,7 @@ class Contributions:
         for node, reason in refused.items():
             if reason not in (Reason.PROBATION, Reason.LOST):
                 waited = reason in (Reason.LATE, Reason.STALE)
-                news = bool(model.failed(node, waited=waited))
+                news = bool(model.record_failure(node, waited=waited))
                 if news != _says(events, node, "is on probation"):
                     yield f"{self._where}: node {node} put on probation: {not news}"
 
