@@ -81,9 +81,9 @@ class Stopwatch:
 
 
 def our_job(servers: int) -> float:
+    from byzpy_tw.cli.run import run_program
     from byzpy_tw.cli.train import configuration
     from byzpy_tw.plugins import load
-    from byzpy_tw.trainer.run import run_program
 
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:

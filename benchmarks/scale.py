@@ -1,4 +1,4 @@
-"""What a round costs as nodes and parameters grow: seconds, peak memory, bytes.
+"""The cost of a round as nodes and parameters grow: seconds, peak memory, bytes.
 
     python benchmarks/scale.py [--rounds 12] [--only nodes,parameters,rounds] [--large]
 
@@ -126,13 +126,13 @@ def ping(port: int) -> None:
         where = endpoints.TCP4ClientEndpoint(reactor, "127.0.0.1", port)
         server = await endpoints.connectProtocol(where, LimitedAMP({}))
         await server.callRemote(
-            commands.Hello, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
+            commands.Hello.wire_command, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
         )
         print("connected", flush=True)
 
         async def once() -> None:
             begun = time.monotonic()
-            await server.callRemote(commands.Ping, token=1)
+            await server.callRemote(commands.Ping.wire_command, token=1)
             times.append(1000 * (time.monotonic() - begun))
 
         pinging = LoopingCall(lambda: Deferred.fromCoroutine(once())).start(0.01)
@@ -177,7 +177,7 @@ def held(pid: int) -> tuple[float, int, int]:
 
 
 def endure(rounds: int) -> Iterator[str]:
-    """What trainer and servers hold after half of the rounds, and near the last."""
+    """Measure trainer and servers after half of the rounds, and near the last."""
     job = Job(3, 1, "logreg")
     with tempfile.TemporaryDirectory() as name, servers(2, Path(name)) as started:
         folder = Path(name)
@@ -208,9 +208,9 @@ def endure(rounds: int) -> Iterator[str]:
 
 def train(words: list[str]) -> None:
     """The trainer, and then its peak memory."""
+    from byzpy_tw.cli.run import run_program
     from byzpy_tw.cli.train import configuration
     from byzpy_tw.plugins import load
-    from byzpy_tw.trainer.run import run_program
 
     code = run_program(configuration(words), load())
     with open("/proc/self/status") as lines:

@@ -1,50 +1,58 @@
-"""The end of a command: its exit code, and a line for what went wrong.
+"""Printing, and the exit codes of commands.
 
-What is printed must not decide what is done.  A character that standard output or error
-has no code for is printed as an escape, also in a name that is no text at all.  A command
-whose answer cannot be printed ends with `UNWRITTEN`; a run, which leaves records, goes on.
+Output must not decide what is done.  A character that a standard stream cannot encode is
+printed as an escape, also in a name that is no text at all.  A command whose answer cannot
+be printed ends with `UNWRITTEN`; a run, which leaves records, goes on.
 """
 
 from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from byzpy_tw.errors import ByzpyTwError, format_error
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 INTERRUPTED = 130
-UNWRITTEN = 74  # what was to be printed could not be: sysexits.h calls it EX_IOERR
+UNWRITTEN = 74  # the answer could not be printed: EX_IOERR of sysexits.h
+ERROR_FILE = "BYZPY_TW_ERROR_FILE"  # environment: where a parent process reads the error
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))  # by descriptor
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """The exit code of `command`, with all that it printed on its way."""
+    """Run `command` and flush all that it printed; return its exit code."""
     make_streams_tolerant()
     try:
-        return _ended(command)
+        return _exit_code(command)
     finally:
         flush_streams()
 
 
-def _ended(command: Callable[[], int]) -> int:
+def _exit_code(command: Callable[[], int]) -> int:
     try:
         try:
             code = command()
-        except SystemExit:  # argparse's, after help, say
+        except SystemExit:  # argparse's, after help
             _flush("stdout")
             raise
         _flush("stdout")
         return code
-    except BrokenPipeError:  # whoever read the output, such as head, has enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         return 141
-    except KeyboardInterrupt:  # before a command has its own way to be interrupted
+    except KeyboardInterrupt:  # before a command handles the signal itself
         return INTERRUPTED
     except ByzpyTwError as e:
-        print_error(f"byzpy_tw: error: {format_error(e)}")
+        report_error(e)
         return e.exit_code
     except OSError as e:
         if e.filename is not None or e.errno not in _FULL:
@@ -57,10 +65,10 @@ def _ended(command: Callable[[], int]) -> int:
 
 
 def make_streams_tolerant() -> None:
-    """Have the standard streams take every character, and be there.
+    """Open the standard streams that are closed, and have them escape what they cannot encode.
 
-    The descriptor of one that was closed is the next file's that is opened, such as a
-    checkpoint's: what a library prints would end up in there.
+    The descriptor of a closed stream would be given to the next file that is opened, such as
+    a checkpoint, and a library's prints would end up in that file.
     """
     for number, (name, mode) in enumerate(_STREAMS):
         try:
@@ -75,12 +83,13 @@ def make_streams_tolerant() -> None:
 
 
 def flush_streams() -> None:
-    """Print what was not yet; what cannot be is dropped, or its failure would be the code."""
+    """Flush the standard streams.  One that fails is dropped, so that Python does not flush it
+    again at exit and turn the failure into the exit code."""
     for name in ("stdout", "stderr"):
         try:
             _flush(name)
         except (OSError, ValueError):  # ValueError: it is closed
-            setattr(sys, name, None)  # or it is flushed once more
+            setattr(sys, name, None)
 
 
 def _flush(name: str) -> None:
@@ -90,26 +99,79 @@ def _flush(name: str) -> None:
 
 
 def say(line: str) -> None:
-    """Print `line` on standard output at once; where it cannot be, nothing happens."""
-    _print(line, "stdout")
+    """Print `line` on standard output at once, as far as it can be printed."""
+    _write(sys.stdout, f"{line}\n")
 
 
 def print_error(line: str) -> None:
     """Print `line` on standard error, as `say` does."""
-    _print(line, "stderr")
+    _write(sys.stderr, f"{line}\n")
 
 
-def _print(line: str, name: str) -> None:
-    stream = getattr(sys, name)
-    if stream is None:  # to `print` that would be standard output
+def report_error(error: BaseException) -> None:
+    """Print an error that ends a command; in a child of `byzpy_tw.run`, hand it to the parent."""
+    path = os.environ.get(ERROR_FILE)
+    if path is not None and isinstance(error, ByzpyTwError):
+        with suppress(OSError):
+            code, _, text = format_error(error).partition(": ")
+            Path(path).write_text(json.dumps([code, text]), encoding="utf-8")
+            return
+    print_error(f"byzpy_tw: error: {format_error(error)}")
+
+
+def _write(stream: IO[str] | None, text: str) -> None:
+    """Write `text` and flush; drop it where the stream is closed, full or not there."""
+    if stream is None:
         return
     try:
         try:
-            print(line, file=stream, flush=True)
-        except (
-            UnicodeError
-        ):  # where `make_streams_tolerant` was not called: in a user's own process
+            stream.write(text)
+        except UnicodeError:  # in a user's process, whose streams are left as they are
             code = getattr(stream, "encoding", None) or "ascii"
-            print(line.encode(code, "backslashreplace").decode(code), file=stream, flush=True)
+            stream.write(text.encode(code, "backslashreplace").decode(code))
+        stream.flush()
     except (OSError, ValueError):
-        pass  # nobody reads it any more, or its disk is full: no reason to end a run
+        pass  # a terminal that is gone is no reason to end a run
+
+
+def is_terminal(stream: Any) -> bool:
+    """Return whether `stream` is an open terminal."""
+    try:
+        return stream.isatty()
+    except (AttributeError, OSError, ValueError):  # there is none, or it is closed
+        return False
+
+
+class _Tolerant:
+    """A stream for rich that `_write` writes to."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        _write(self._stream, text)
+        return len(text)
+
+    def flush(self) -> None:
+        pass  # `write` does
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def rich_console(stream: IO[str]) -> Console:
+    """Return a console of rich's for a terminal, which prints text as it is.
+
+    Imported here: only a terminal needs rich.
+    """
+    from rich.console import Console
+
+    return Console(
+        file=_Tolerant(stream),  # type: ignore[arg-type]  # all of IO that rich uses
+        force_terminal=True,
+        color_system="256",
+        markup=False,
+        emoji=False,
+        highlight=False,
+        soft_wrap=True,
+    )

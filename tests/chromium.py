@@ -33,7 +33,7 @@ class Browser:
     """One page of one browser, which is gone after the test.
 
     `errors` are its console's errors: exceptions, what the policy forbade, what could
-    not be fetched.
+    not be fetched.  `requests` are the addresses that it asked for, besides data.
     """
 
     _process: subprocess.Popen
@@ -43,6 +43,7 @@ class Browser:
     _count: int = 0
     _buffer: bytes = b""
     errors: list[str] = field(factory=list)
+    requests: list[str] = field(factory=list)
 
     @classmethod
     def start(cls, case: Any) -> Browser:
@@ -66,7 +67,7 @@ class Browser:
         made._session = made._call("Target.attachToTarget", targetId=target, flatten=True)[
             "sessionId"
         ]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             made._call(f"{domain}.enable")
         return made
 
@@ -82,7 +83,7 @@ class Browser:
         self.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'")
 
     def evaluate(self, expression: str) -> Any:
-        """What JavaScript makes of `expression`."""
+        """Return the value of a JavaScript `expression`."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         if "exceptionDetails" in answer:
             raise AssertionError(f"{expression}: {answer['exceptionDetails']}")
@@ -97,6 +98,34 @@ class Browser:
                 raise AssertionError(f"{expression} did not come within {seconds} s: {text}")
             self._read(0.05)
         return found
+
+    def mouse(self, selector: str, *path: tuple[float, float], drag: bool = False) -> None:
+        """Move over the element `selector`, to places in shares of its width and height."""
+        box = self.evaluate(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            "e.scrollIntoView({ block: 'center' }); const b = e.getBoundingClientRect();"
+            "return [b.left, b.top, b.width, b.height]; })()"
+        )
+        for i, (across, down) in enumerate(path):
+            at = {"x": box[0] + across * box[2], "y": box[1] + down * box[3]}
+            held = {"button": "left", "buttons": 1} if drag and i else {}
+            self._call("Input.dispatchMouseEvent", type="mouseMoved", **at, **held)
+            if drag and i in (0, len(path) - 1):
+                self.press(at, "mouseReleased" if i else "mousePressed")
+
+    def double_click(self, selector: str) -> None:
+        """Click twice on the middle of the element `selector`."""
+        self.mouse(selector, (0.5, 0.5))
+        box = self.evaluate(
+            f"(() => {{ const b = document.querySelector({json.dumps(selector)})"
+            ".getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]; })()"
+        )
+        for clicks in (1, 2):
+            for kind in ("mousePressed", "mouseReleased"):
+                self.press({"x": box[0], "y": box[1]}, kind, clicks)
+
+    def press(self, at: dict[str, float], kind: str, clicks: int = 1) -> None:
+        self._call("Input.dispatchMouseEvent", type=kind, **at, button="left", clickCount=clicks)
 
     def screenshot(self, path: Path) -> None:
         """The whole page as PNG, for a person to look at."""
@@ -132,6 +161,10 @@ class Browser:
         for message in messages:
             if message.get("method") == "Runtime.exceptionThrown":
                 self.errors.append(json.dumps(message["params"]))
+            if message.get("method") == "Network.requestWillBeSent":
+                address = message["params"]["request"]["url"]
+                if not address.startswith("data:"):
+                    self.requests.append(address)
             entry = message.get("params", {}).get("entry", {})
             if message.get("method") == "Log.entryAdded" and entry.get("level") == "error":
                 self.errors.append(entry["text"])

@@ -1,4 +1,4 @@
-"""A fleet whose hosts the test brings along."""
+"""A cluster whose servers the test brings along."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from byzpy_tw.rounds.placement import Placement
 
 @define(eq=False, slots=False)
 class StillCluster:
-    """Hosts that are there from the first, and stay."""
+    """Servers that are there from the first, and stay."""
 
     slots: list[Any] = field(factory=list)
     nodes: int = 1
@@ -32,6 +32,8 @@ class StillCluster:
         return self.slots
 
     def return_nodes(self) -> None: ...
+
+    def ignore_assignments(self) -> None: ...
 
     def record_event(self, line: str) -> None:
         self.events.append(line)

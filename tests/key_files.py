@@ -27,7 +27,7 @@ class ClusterKeys:
         return new_keys(self.authority, role, name or role, days, begin)
 
     def keys(self, role: str, name: str = "", *, shown: str = "", **when: float) -> Keys:
-        """What one in `role` would use, who may show another role's certificate."""
+        """Make TLS options for `role` that may show another role's certificate."""
         data = self.pem(shown or role, name, **when)  # type: ignore[arg-type]
         return Keys(Path("unchecked.pem"), role, *_parse_pem(Path("unchecked.pem"), data))
 

@@ -13,11 +13,13 @@ from typing import Any
 
 from twisted.internet.task import react
 
+from byzpy_tw.cli.run import train
 from byzpy_tw.cli.train import configuration
 from byzpy_tw.plugins import load
 from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.records.resume import new_resume_point
 from byzpy_tw.rounds.resolved_rules import resolve_rules
-from byzpy_tw.trainer.run import train
+from byzpy_tw.trainer.run import PreparedRun
 
 
 async def main(reactor: Any, folder: str) -> None:
@@ -26,9 +28,9 @@ async def main(reactor: Any, folder: str) -> None:
         config = configuration(options)
         path = Path(folder) / str(i)
         directory = RunDirectory.create(path)
-        code = await train(
-            reactor, config, registry, resolve_rules(config, registry), directory, lambda _: None
-        )
+        rules = resolve_rules(config, registry)
+        run = PreparedRun(config, registry, rules, directory, new_resume_point())
+        code = await train(reactor, run, lambda _: None)
         result = json.loads((path / "result.json").read_text())
         rounds = [json.loads(line) for line in (path / "rounds.jsonl").open()]
         print(json.dumps({"code": code, "result": result, "rounds": rounds}), flush=True)

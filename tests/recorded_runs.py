@@ -6,7 +6,8 @@ from typing import Any
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.report.load import begin
-from byzpy_tw.report.model import RunReport, ServerState
+from byzpy_tw.report.model import RunReport
+from byzpy_tw.rounds.placement import ServerState
 
 HTML = "<img src=x onerror='window.hurt=1'>&lt;<script>hurt=1< script>"
 
@@ -48,7 +49,8 @@ def records(rounds: int) -> list[dict[str, Any]]:
 
 
 def run_report(name: str = "run", rounds: int = 100, **options: Any) -> RunReport:
-    """Of that run, finished, under `name`, which its server and an event have too."""
+    """Make the report of that run, finished, under `name`, which its server and an event have
+    too."""
     config = RunConfig(
         in_process=True, num_honest=4, num_byz=2, rounds=rounds, data_root=name, **options
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from twisted.internet.ssl import PrivateCertificate
 
 PATIENCE = 240.0  # seconds for anything that a test waits for
+COVERAGE_SECONDS = 3.0  # for a process to end by itself where coverage is measured
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 READY = re.compile(r"byzpy-server \d+ listening on (tcp://\S+?),")
 
@@ -30,6 +33,18 @@ def folder(case: Any) -> Path:
     made = tempfile.TemporaryDirectory(prefix="byzpy_tw-")
     case.addCleanup(made.cleanup)
     return Path(made.name)
+
+
+def as_another_user(do: Callable[[], object]) -> None:
+    """Call `do` as a user who may not read everything: as nobody, where this one is root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        do()
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 def environment() -> dict[str, str]:
@@ -106,6 +121,11 @@ class Process:
         return "\n".join(self.lines)
 
     def kill(self) -> None:
+        if self.popen.poll() is None and "COVERAGE_PROCESS_START" in os.environ:
+            # A process that is killed has no time to write what it covered.
+            self.popen.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(COVERAGE_SECONDS)
         if self.popen.poll() is None:
             self.popen.kill()
         self.popen.wait()
@@ -138,7 +158,7 @@ def servers(case: Any, count: int, *options: str) -> list[str]:
 
 @frozen
 class Run:
-    """What a trainer left: its exit code, its output and its folder's contents."""
+    """The remains of a trainer: its exit code, its output and its folder's contents."""
 
     code: int
     output: str

@@ -1,4 +1,4 @@
-"""Grids and outcomes for tests of the lab, made by hand: nothing is run."""
+"""Grids and outcomes for tests of sweeps, made by hand: nothing is run."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def ended(trial: SweepTrial, final: float | None = 0.9, **changes: Any) -> Trial
 
 
 def outcome(cell: Cell, *finals: float, **changes: Any) -> CellResult:
-    """What came of `cell`, with these accuracies for its seeds."""
+    """Make the result of `cell`, with these accuracies for its seeds."""
     runs = [ended(t, value, **changes) for t, value in zip(cell.trials, finals, strict=False)]
     return CellResult(cell=cell, ended=tuple(runs))

@@ -1,4 +1,4 @@
-"""What every aggregator and pre-aggregator owes its caller."""
+"""Properties that every aggregator and pre-aggregator has."""
 
 from __future__ import annotations
 
@@ -198,10 +198,10 @@ class BitTests(SynchronousTestCase):
 
 
 class LawTests(SynchronousTestCase):
-    """What the laws' own tests (`tests.test_properties_builtins`) leave open."""
+    """Tests that the kit's own tests of rules (`tests.test_properties_builtins`) leave open."""
 
     def test_parameters_cost_laws(self) -> None:
-        """What an absolute parameter breaks is not declared."""
+        """A rule does not declare a law that an absolute parameter breaks."""
         self.assertNotIn("scaling", GeometricMedian(nu=0.1).laws)
         self.assertIn("translation", CenteredClipping(init="median").laws)
         self.assertNotIn("translation", CenteredClipping().laws)
@@ -239,7 +239,7 @@ class LawTests(SynchronousTestCase):
 
 class ParameterTests(SynchronousTestCase):
     def test_conditions_come_with_numbers(self) -> None:
-        """What cannot be computed says why, before and at the call."""
+        """A rule that cannot be computed says why, before and at the call."""
         for rule, n, text in (
             (TrimmedMean(f=2), 4, "trimmed mean needs n > 2f, got n=4, f=2"),
             (Krum(f=2), 4, "krum needs n >= f [+] 3, got n=4, f=2"),

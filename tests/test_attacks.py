@@ -1,4 +1,4 @@
-"""What each attack computes."""
+"""The vectors that each attack computes."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class AutomaticTauTests(SynchronousTestCase):
         self.assertRaises(BadParameter, automatic_tau, 4, 3)
 
     def test_checked_before_a_run(self) -> None:
-        """What could not work is known before the first round."""
+        """A rule that could not work is known before the first round."""
         NAMES["alie"]().check(n=25, b=5)
         NAMES["alie"](tau=1.0).check(n=12, b=2)
         self.assertRaises(BadParameter, NAMES["alie"]().check, n=12, b=2)
@@ -315,7 +315,7 @@ class OwnGradientTests(SynchronousTestCase):
         self.assertIn("own", str(error))
 
     def test_relabelled_replay(self) -> None:
-        """What was sent before goes out again, once there is something."""
+        """A vector that was sent before goes out again, once there is one."""
         now, before = honest(2)
         attack = NAMES["replay"](relabel=True, age=2)
         self.assertEqual(attack.behaviour, "attack")

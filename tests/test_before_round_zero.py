@@ -10,12 +10,15 @@ import subprocess
 import sys
 
 import attrs
+import pytest
 import torch
 from twisted.trial.unittest import SkipTest, TestCase
 
 from byzpy_tw.datasets.idx import write_idx
 from byzpy_tw.datasets.shipped import mnist5k
 from tests.support import TWISTD, Process, Run, address_of, folder, start_server, train
+
+pytestmark = pytest.mark.slow
 
 
 def altered_server(case: TestCase, change: str) -> Process:
@@ -81,6 +84,7 @@ class BeforeRoundZeroTests(TestCase):
         )
         self.assert_told(run, "SERVER_DIFFERS", address, "other data", "--data-root")
 
+    @pytest.mark.needs_root
     def test_a_full_disk(self) -> None:
         """Records that cannot be written pause the run, in one line."""
         if os.geteuid() != 0:

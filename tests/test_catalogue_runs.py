@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw.attacks.knowledge.levels import LEVELS
 from byzpy_tw.plugins import load
 from tests.support import run_all, servers
+
+pytestmark = pytest.mark.slow
 
 SMALL = "--dataset mnist5k --model logreg --num-honest 5 --num-byz 2 --f 2 --rounds 3"
 D = 7850  # logreg's parameters on MNIST

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,7 +146,7 @@ class FileTests(SynchronousTestCase):
         self.assertRaises(DamagedCheckpoint, checkpoint.read, path)
 
     def test_one_that_is_older_than_what_is_there(self) -> None:
-        """What was just written is there afterwards."""
+        """A checkpoint that was just written is there afterwards."""
         for round in (20, 19):
             checkpoint.write(self.folder, state(round))
         path = checkpoint.write(self.folder, state(10))
@@ -257,7 +258,7 @@ class SavingTests(SynchronousTestCase):
         self.pool.drain()
         self.failureResultOf(writing, CannotRecord)
         self.assertIsInstance(saving.failed, CannotRecord)
-        self.failureResultOf(Deferred.fromCoroutine(saving.settled()), CannotRecord)
+        self.failureResultOf(Deferred.fromCoroutine(saving.wait_until_written()), CannotRecord)
 
 
 SLOW_DISK = """
@@ -280,9 +281,10 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 class LargeRunTests(SynchronousTestCase):
     def test_checkpoints_of_lent_states(self) -> None:
-        """What is written from the run's own tensors is what the run was after that round."""
+        """A checkpoint written from the run's own tensors is the run's state after that round."""
         where = folder(self) / "run"
         options = [
             "--in-process", "--dataset", "mnist5k", "--model", "logreg", "--rounds", "6",

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet.base import ReactorBase
 from twisted.internet.task import Clock
 from twisted.python.runtime import seconds as wall
@@ -128,6 +129,7 @@ class ClockTests(SynchronousTestCase):
         self.assertEqual(found, [])
 
 
+@pytest.mark.slow
 class SetBackTests(TestCase):
     def test_a_server_that_stops_is_noticed(self) -> None:
         """In time, although the clock was set back by two hours; no record is below zero."""

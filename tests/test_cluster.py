@@ -1,26 +1,25 @@
-"""Hosts that come and go, and rounds that go on, on a virtual clock."""
+"""Servers that come and go, and rounds that go on, on a virtual clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from attrs import define, field
-from torch import Tensor
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.cli.train import configuration
-from byzpy_tw.errors import LimitExceeded, ServerDiffers, ServerUnreachable
+from byzpy_tw.errors import ServerDiffers, ServerUnreachable
 from byzpy_tw.plugins import load
-from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.rounds.round import Reason, Round
+from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.cluster import Cluster, Terms
-from byzpy_tw.trainer.collection import AttackInput, RoundDriver
+from byzpy_tw.trainer.collection import RoundDriver
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.server_interface import Opened, ignore_loss
+from byzpy_tw.trainer.server_interface import AttackInput, Opened
 from byzpy_tw.trainer.server_slot import FIRST_DELAY, TRUSTED_AFTER, ServerSlot
 from byzpy_tw.workers.environment import environment
 from byzpy_tw.workers.spec import NodeSpec, node_specs
@@ -33,7 +32,7 @@ TIMEOUT, REPLACE = 20.0, 30.0
 
 @define(eq=False, slots=False)
 class World:
-    """The servers there are: what happens when one is dialled."""
+    """The servers that there are, and how each behaves when it is dialled."""
 
     reactor: ClockReactor
     servers: list[FakeServer] = field(factory=list)  # every connection that was made
@@ -41,100 +40,31 @@ class World:
     silent: set[int] = field(factory=set)  # nodes that do not answer
     room: dict[str, int] = field(factory=dict)  # nodes that a server takes
     digest: str = "data"
-    wrong: dict[str, str] = field(factory=dict)  # servers that lie, and as they do what
+    wrong: dict[str, str] = field(factory=dict)  # servers that lie, and the command
     slow: dict[str, Deferred] = field(factory=dict)  # servers whose next spawn waits for it
     opening: dict[str, Deferred] = field(factory=dict)  # and whose next run does
 
     def server(self, name: str) -> FakeServer:
-        self.servers.append(FakeServer(name, self))
+        self.servers.append(
+            FakeServer(name, D, HERE, before=self.before, silent=lambda node: node in self.silent)
+        )
         return self.servers[-1]
+
+    def before(self, server: FakeServer, command: str) -> Deferred | None:
+        if command == "hello" and server.name in self.down:
+            raise ServerUnreachable(f"{server.name}: nobody there")
+        if self.wrong.get(server.name) == command:
+            raise ServerDiffers(f"{server.name} is not as it should be")
+        server.digest, server.room = self.digest, self.room.get(server.name, 100)
+        waits = {"open": self.opening, "spawn": self.slow}.get(command, {})
+        return waits.pop(server.name, None)
 
     def on(self, name: str) -> FakeServer:
         """The newest connection to `name`."""
         return [server for server in self.servers if server.name == name][-1]
 
 
-@define(eq=False, slots=False)
-class FakeServer:
-    """One connection: answers at once, with a vector of the node's own number."""
-
-    name: str
-    world: World
-    bytes_sent: int = 1
-    bytes_received: int = 1
-    gone: str = ""
-    identity: str | None = None
-    suspect: bool = False
-    on_lost: Callable[[Any, str], None] = ignore_loss
-    sink: Any = None
-    spawned: list[int] = field(factory=list)
-    asked: list[tuple[str, int, tuple[int, ...]]] = field(factory=list)
-    closed: bool = False
-
-    async def hello(self) -> Any:
-        if self.name in self.world.down:
-            raise ServerUnreachable(f"{self.name}: nobody there")
-        return HERE
-
-    async def open(self, run: str, spec: Any, sink: Any) -> Opened:
-        self.sink = sink
-        self.lie("join")
-        if (waits := self.world.opening.pop(self.name, None)) is not None:
-            await waits
-        return Opened(D, self.world.digest)
-
-    def lie(self, what: str) -> None:
-        if self.world.wrong.get(self.name) == what:
-            raise ServerDiffers(f"{self.name} is not as it should be")
-
-    async def spawn(self, nodes: Sequence[NodeSpec]) -> None:
-        self.lie("spawn")
-        if len(self.spawned) + len(nodes) > self.world.room.get(self.name, 100):
-            raise LimitExceeded("no room")
-        if (waits := self.world.slow.pop(self.name, None)) is not None:
-            await waits
-        self.spawned += [node.node for node in nodes]
-
-    def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
-        self.asked.append(("parameters", round, ()))
-        return succeed(None)
-
-    def compute(self, round: int, nodes: Sequence[int]) -> Deferred[dict]:
-        return self._answer("compute", round, nodes)
-
-    def attack(
-        self, round: int, nodes: Sequence[int], h: int, shown: Mapping, past: Mapping
-    ) -> Deferred[dict]:
-        return self._answer("attack", round, nodes)
-
-    def _answer(self, what: str, round: int, nodes: Sequence[int]) -> Deferred[dict]:
-        self.asked.append((what, round, tuple(nodes)))
-        if not self.gone and not self.suspect:
-            for node in nodes:
-                if node not in self.world.silent:
-                    self.send(node, round)
-        return Deferred()
-
-    def send(self, node: int, round: int) -> None:
-        header = Header(Kind.VECTOR, round, D, node)
-        allocate = self.sink.allocate(self, header)
-        if allocate is not None:
-            allocate.fill_(node)
-            self.sink.vector_received(self, header)
-
-    async def close(self) -> None:
-        self.closed = True
-
-    def drop(self, why: str) -> None:
-        self.gone = self.gone or why
-
-    def lose(self, why: str = "cut off") -> None:
-        """What a real host does when its connection ends."""
-        self.gone = why
-        self.on_lost(self, why)
-
-
-class FleetCase(SynchronousTestCase):
+class ClusterCase(SynchronousTestCase):
     options = "--num-honest 3 --num-byz 1 --f 1 --attack empire"
 
     def setUp(self) -> None:
@@ -164,7 +94,7 @@ class FleetCase(SynchronousTestCase):
         return {name: [n.node for n in nodes] for name, nodes in cluster.assignments()}
 
 
-class StartTests(FleetCase):
+class StartTests(ClusterCase):
     def test_everyone_gets_their_nodes(self) -> None:
         """Round-robin, each spawned where it lives."""
         cluster = self.start()
@@ -202,7 +132,7 @@ class StartTests(FleetCase):
 
     def test_one_that_cannot_be_used(self) -> None:
         """Is done without, where fewer than all will do: one liar stops nobody."""
-        for wrong in ("join", "spawn"):
+        for wrong in ("open", "spawn"):
             with self.subTest(wrong):
                 self.setUp()
                 self.world.wrong = {"b": wrong}
@@ -292,14 +222,14 @@ class StartTests(FleetCase):
                 self.successResultOf(starting)
 
     def test_given_up(self) -> None:
-        """Whoever cancels the start ends it."""
+        """Cancelling the start ends it."""
         self.world.opening = {"b": Deferred()}
         starting = Deferred.fromCoroutine(self.cluster("--min-servers 2").start())
         starting.cancel()
         self.failureResultOf(starting, CancelledError)
 
 
-class LossTests(FleetCase):
+class LossTests(ClusterCase):
     def test_nodes_move_and_return(self) -> None:
         """To the others at once; back again when their server is there, between rounds."""
         cluster = self.start()
@@ -359,7 +289,7 @@ class LossTests(FleetCase):
         self.assertTrue(any("b does not take node 0" in line for line in self.said))
 
     def test_everything_is_lost(self) -> None:
-        """Nodes are homeless since then, until somebody is back."""
+        """Nodes are unassigned since then, until a server is back."""
         cluster, on_unassigned = self.start(), []
         cluster.on_unassigned = lambda nodes, why: on_unassigned.append((nodes, why))
         self.reactor.advance(5)
@@ -429,7 +359,7 @@ class LossTests(FleetCase):
         self.assertEqual(cluster.tensor_bytes(), (102, 3))
 
 
-class AskingTests(FleetCase):
+class DriverTests(ClusterCase):
     def driver(
         self, cluster: Cluster, number: int = 0, probation: Sequence[int] = ()
     ) -> RoundDriver:
@@ -444,8 +374,8 @@ class AskingTests(FleetCase):
 
     def run_round(self, driver: RoundDriver) -> Deferred[None]:
         async def run() -> None:
-            await driver.honest()
-            await driver.byzantine(AttackInput(len(driver.round.honest_accepted), {}, {}))
+            await driver.collect_honest()
+            await driver.collect_byzantine(AttackInput(len(driver.round.honest_accepted), {}, {}))
             driver.end()
 
         return Deferred.fromCoroutine(run())
@@ -454,18 +384,18 @@ class AskingTests(FleetCase):
         return {node: refusal.reason for node, refusal in driver.round.refusals.items()}
 
     def test_a_quiet_round(self) -> None:
-        """Each host is sent the parameters once, and asked once for each kind."""
+        """Each server is sent the parameters once, and asked once for each kind."""
         driver = self.driver(self.start())
         self.successResultOf(self.run_round(driver))
         self.assertEqual(driver.round.usable, (0, 1, 2, 3))
         self.assertEqual(
-            self.world.on("a").asked,
+            self.world.on("a").calls,
             [("parameters", 0, ()), ("compute", 0, (0,)), ("attack", 0, (3,))],
         )
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_a_server_is_lost_in_the_middle(self) -> None:
-        """What it had not sent is asked of others, in the same round."""
+        """Vectors that it had not sent are asked of others, in the same round."""
         self.world.silent = {0, 3}
         driver = self.driver(self.start())
         running = self.run_round(driver)
@@ -473,12 +403,12 @@ class AskingTests(FleetCase):
         self.world.on("a").lose()
         self.assertNoResult(running)
         self.assertEqual(driver.round.honest_accepted, (0, 1, 2))
-        self.assertEqual(self.world.on("b").asked[-1], ("compute", 0, (0,)))
+        self.assertEqual(self.world.on("b").calls[-1], ("compute", 0, (0,)))
         self.world.silent = set()
         self.world.on("c").lose()  # has node 3 now; node 2 has answered already
         self.successResultOf(running)
         self.assertEqual(driver.round.usable, (0, 1, 2, 3))
-        self.assertEqual(self.world.on("b").asked[-1], ("attack", 0, (3,)))
+        self.assertEqual(self.world.on("b").calls[-1], ("attack", 0, (3,)))
 
     def test_no_deadline_while_it_is_replaced(self) -> None:
         """A node that moves has all its time again."""
@@ -600,7 +530,7 @@ class AskingTests(FleetCase):
                 self.assertEqual(self.reasons(driver), late)
 
     def test_nobody_to_replace_it(self) -> None:
-        """Homeless nodes are waited for so long, in all rounds together."""
+        """Unassigned nodes are waited for so long, in all rounds together."""
         cluster = self.start(names="a")
         driver = self.driver(cluster)
         self.world.silent = {0, 1, 2, 3}
@@ -629,7 +559,7 @@ class AskingTests(FleetCase):
         self.assertEqual(driver.round.usable, (0, 1, 2, 3))
 
     def test_no_failover(self) -> None:
-        """What the budget covers is charged at once, and no more than that."""
+        """Losses within the budget are charged at once, and no more than those."""
         cluster = self.start("--failover off")
         driver = self.driver(cluster)
         self.world.silent = {1}
@@ -653,7 +583,7 @@ class AskingTests(FleetCase):
         driver = self.driver(self.start(), probation=[1])
         self.successResultOf(self.run_round(driver))
         self.assertEqual(self.reasons(driver), {1: Reason.PROBATION})
-        self.assertIn(("compute", 0, (1,)), self.world.on("b").asked)
+        self.assertIn(("compute", 0, (1,)), self.world.on("b").calls)
         self.world.on("b").send(1, 0)
         self.assertEqual(driver.round.answered_late, {1})
 
@@ -665,10 +595,10 @@ class AskingTests(FleetCase):
         self.collector.record_failures(self.world.on("a"), 0, {0: "no memory"})
         self.reactor.advance(TIMEOUT / 2 - 1)
         self.collector.record_failures(self.world.on("b"), 0, {1: "no memory"})
-        self.assertEqual(driver.slow(), {1})
+        self.assertEqual(driver.slow_nodes(), {1})
 
     def test_a_trainer_that_was_stopped(self) -> None:
-        """What it has not read yet may be the answers: it looks before it judges."""
+        """It looks at unread answers before it judges: they may be the missing ones."""
         self.world.silent = {1}
         driver = self.driver(self.start())
         running = self.run_round(driver)

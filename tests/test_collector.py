@@ -1,27 +1,27 @@
-"""Vectors go into their own rows; whatever else hosts send costs them, not the round."""
+"""Vectors go into their own rows; anything else that servers send costs them, not the round."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from attrs import define
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.errors import BadFrame
+from byzpy_tw.errors import (
+    BadFrame,
+)
+from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.rounds.round import Reason, Round
+from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
-from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.collector import MAX_UNREQUESTED, Collector
+from byzpy_tw.trainer.server_client import RemoteServer
 
 D = 4
-
-
-@define(eq=False)
-class FakeServer:
-    name: str
 
 
 def vector(node: int, round: int = 0, elements: int = D, **more: object) -> Header:
@@ -33,7 +33,7 @@ class CollectorTests(SynchronousTestCase):
         self.patch(collector, "AT_ONCE", 0)  # short vectors stand for long ones
         self.reactor, self.pool = ClockReactor(), HandCrankedPool(eager=True)
         self.collector = Collector(torch.zeros(4, D), self.reactor, self.pool)
-        self.a, self.b = FakeServer("tcp://a:1"), FakeServer("tcp://b:2")
+        self.a, self.b = FakeServer("tcp://a:1", D), FakeServer("tcp://b:2", D)
         for node in range(4):
             self.collector.assign(node, self.a if node % 2 == 0 else self.b)
         self.round = self.begin(0)
@@ -120,7 +120,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertIs(self.refusal(1), Reason.MALFORMED)
 
     def test_nodes_of_others(self) -> None:
-        """A host cannot speak for a node that is elsewhere, or nowhere."""
+        """A server cannot speak for a node that is elsewhere, or nowhere."""
         for server, node in ((self.a, 1), (self.b, 0), (self.a, 4), (self.a, 2**31)):
             self.assertRaises(BadFrame, self.collector.allocate, server, vector(node))
         self.assertEqual(self.round.refusals, {})
@@ -160,7 +160,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertEqual(self.collector.matrix[0].tolist(), [3.0] * D)
 
     def test_failures(self) -> None:
-        """What a host could not do is refused, unless the vector came after all."""
+        """A vector that a server could not compute is refused, unless the vector came after all."""
         self.deliver(self.a, vector(0))
         self.collector.record_failures(self.a, 0, {0: "no", 2: "out of memory"})
         self.collector.record_failures(self.b, 5, {1: "of another round"})
@@ -170,7 +170,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(self.round.is_awaited(1))
 
     def test_time_is_up(self) -> None:
-        """Who is still awaited is late, and the wait ends."""
+        """A node that is still awaited is late, and the wait ends."""
         self.deliver(self.a, vector(0))
         done = self.collector.wait_until(lambda r: r.honest_complete)
         self.collector.expire(range(3))
@@ -179,7 +179,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(self.round.is_awaited(3))
 
     def test_a_node_that_moves(self) -> None:
-        """What its last host had not sent whole counts for nothing, and is not missed."""
+        """A vector that its last server had not sent completely counts for nothing."""
         self.collector.allocate(self.b, vector(1))  # half of it comes, and then no more
         self.collector.assign(1, None)
         self.assertRaises(BadFrame, self.collector.allocate, self.b, vector(1))
@@ -199,7 +199,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertEqual(self.round.honest_accepted, (1,))
 
     def test_late_vectors_of_a_former_home(self) -> None:
-        """A host that had the node before may be late with it, and nobody minds."""
+        """A server that had the node before may be late with it, and nobody minds."""
         self.begin(1)
         self.collector.assign(1, self.a)
         self.assertIsNone(self.collector.allocate(self.b, vector(1, round=0)))
@@ -207,7 +207,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertIsNone(self.refusal(1))
 
     def test_a_row_that_bytes_may_still_fall_into(self) -> None:
-        """Is not lent to another host before the frame has ended."""
+        """Is not lent to another server before the frame has ended."""
         self.collector.allocate(self.b, vector(1))
         self.assertFalse(self.collector.row_is_free(1))
         self.assertTrue(self.collector.row_is_free(0))
@@ -217,7 +217,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertTrue(self.collector.row_is_free(1))
 
     def test_probation(self) -> None:
-        """Whoever is on it is not waited for; what it sends well and in time is noted."""
+        """A node on probation is not waited for; a good vector in time is noted."""
         for number, seconds, answered_late in ((1, 1.0, True), (2, 100.0, False)):
             with self.subTest(seconds):
                 self.collector.patience = 10.0
@@ -244,7 +244,7 @@ class CollectorTests(SynchronousTestCase):
         self.assertEqual(now.answered_late, {2})
 
     def test_nodes_on(self) -> None:
-        """The nodes of a host, in order."""
+        """The nodes of a server, in order."""
         self.assertEqual(self.collector.nodes_on(self.a, range(4)), [0, 2])
         self.assertEqual(self.collector.nodes_on(self.b, range(3)), [1])
 
@@ -261,3 +261,19 @@ class CollectorTests(SynchronousTestCase):
         self.pool.shutdown()
         self.deliver(self.a, vector(0))
         self.assertTrue(self.round.is_awaited(0))
+
+
+class FloodTests(SynchronousTestCase):
+    def test_frames_without_end(self) -> None:
+        """A server that floods the trainer with frames nobody asked for is cut off."""
+        collector = Collector(torch.zeros(2, 3), ClockReactor(), HandCrankedPool(eager=True))
+        server: Any = RemoteServer(Address("h", 1), ClockReactor())
+        collector.assign(0, server)
+        stale = Header(Kind.VECTOR, 0, 3, 0)
+        for number in (1, 2):  # each round anew
+            collector.begin(Round(number, 1, 1, 1))
+            for _ in range(MAX_UNREQUESTED):
+                self.assertIsNone(collector.allocate(server, stale))
+        with self.assertRaises(BadFrame):
+            for _ in range(MAX_UNREQUESTED):
+                collector.allocate(server, stale)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,7 +20,7 @@ from byzpy_tw.cli.train import configuration, main, parse_invocation
 from byzpy_tw.config.merge import OPTIONS, merge_options
 from byzpy_tw.config.run import LOCATIONS, SECTIONS, RunConfig
 from byzpy_tw.config.toml import options_to_toml, read_options, to_toml
-from byzpy_tw.config.validators import word
+from byzpy_tw.config.validators import toml_key
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.records.folder import RunDirectory
 from tests.support import environment, folder
@@ -57,7 +58,7 @@ def written(case: Any, text: str) -> str:
 
 
 def printed(*arguments: str) -> str:
-    """What the command prints, which must end well."""
+    """Return the output of the command, which must end well."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         code = main(arguments)
     assert code == 0, code
@@ -78,6 +79,7 @@ class RoundTripTests(SynchronousTestCase):
             self.path.write_text(text, encoding="utf-8")
             self.assertEqual(RunConfig(**read_options(self.path)), config)
 
+    @pytest.mark.slow
     def test_print_config(self) -> None:
         """The printed file, given back, is the same run: also from a terminal that knows
         no UTF-8."""
@@ -95,11 +97,11 @@ class RoundTripTests(SynchronousTestCase):
         """Every option is there, in its section, with its help; a comment if it has no value."""
         text = printed("--print-config", "--local", "2")
         for name, option in OPTIONS.items():
-            self.assertRegex(text, rf"(?m)^#?{word(name)} = ")
+            self.assertRegex(text, rf"(?m)^#?{toml_key(name)} = ")
             self.assertIn(option.metadata["help"][:30], text)
         found = tomllib.loads(text)
         self.assertEqual(list(found), list(SECTIONS))
-        here = {word(n): o.metadata["section"] for n, o in OPTIONS.items()}
+        here = {toml_key(n): o.metadata["section"] for n, o in OPTIONS.items()}
         for section, options in found.items():
             self.assertEqual({here[key] for key in options}, {section})
 
@@ -156,7 +158,7 @@ class PrecedenceTests(SynchronousTestCase):
         self.assertIn("say where the nodes live", said.getvalue())
 
     def test_switches(self) -> None:
-        """What the file turns on can be turned off."""
+        """A switch that the file turns on can be turned off."""
         path = written(self, "strict = true\nin-process = true")
         self.assertTrue(configuration(["--config", path]).strict)
         self.assertFalse(configuration(["--config", path, "--no-strict"]).strict)
@@ -225,7 +227,7 @@ class ResumeTests(SynchronousTestCase):
 class DefinitionTests(SynchronousTestCase):
     def test_each_option_can_be_in_a_file(self) -> None:
         """No option's word is a section's, and each has a section that there is."""
-        self.assertEqual({word(name) for name in OPTIONS} & set(SECTIONS), set())
+        self.assertEqual({toml_key(name) for name in OPTIONS} & set(SECTIONS), set())
         for option in attrs.fields(RunConfig):
             self.assertIn(option.metadata["section"], SECTIONS)
             # Checked by itself, before there is a configuration.

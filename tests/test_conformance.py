@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import pytest
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -12,6 +13,8 @@ from byzpy_tw.__main__ import main
 from byzpy_tw.plugins import load
 from byzpy_tw.testing.conformance import examine
 from tests.support import Process, address_of, start_server
+
+pytestmark = pytest.mark.slow
 
 
 class Broken:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.masked import masked_tensor
@@ -28,9 +29,9 @@ from byzpy_tw.datasets import (
     mnist5k,
     shipped,
     synthetic,
-    vision,
     write_idx,
 )
+from byzpy_tw.datasets.cifar_files import color_split
 from byzpy_tw.errors import BadParameter, DatasetUnavailable, UnsuitableData
 
 
@@ -105,6 +106,7 @@ class DatasetTests(SynchronousTestCase):
         flipped = torch.complex(x.detach(), x.detach()).conj().imag  # a lazy negation
         self.assertEqual(blobs(flipped).digest(), blobs(-x).digest())
 
+    @pytest.mark.slow
     def test_importing_is_cheap(self) -> None:
         """Importing the datasets does not import torchvision."""
         code = "import sys, byzpy_tw.datasets; sys.exit('torchvision' in sys.modules)"
@@ -265,7 +267,7 @@ class ShippedTests(SynchronousTestCase):
 
     def test_damaged(self) -> None:
         """A file that was cut short, or is another, is named, with the cure."""
-        whole = Path(vision.__file__).with_name("mnist5k.npz").read_bytes()
+        whole = Path(shipped.__file__).with_name("mnist5k.npz").read_bytes()
         other = io.BytesIO()
         np.savez(other, x=np.zeros((50, 28, 28), np.uint8), y=np.arange(50) % 10)
         flipped = bytearray(whole)
@@ -340,7 +342,7 @@ class IdxTests(SynchronousTestCase):
         self.assertEqual(fashion_mnist(root=self.root).digest(), tiny().digest())
 
     def test_only_grey_bytes(self) -> None:
-        """What the format cannot hold is refused."""
+        """A value that the format cannot hold is refused."""
         self.assertRaises(ValueError, write_idx, synthetic(), self.root)
 
     def test_reads_where_it_may_not_write(self) -> None:
@@ -357,7 +359,7 @@ class ColourTests(SynchronousTestCase):
     def test_channels_first(self) -> None:
         """CIFAR's pixels keep their places, with the channel as the first axis."""
         images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-        split = vision.color_split(images, [3, 1])
+        split = color_split(images, [3, 1])
         self.assertEqual(split.x.shape, (2, 3, 4, 4))
         self.assertEqual(int(split.x[1, 2, 3, 0]), int(images[1, 3, 0, 2]))
         self.assertEqual(split.y.tolist(), [3, 1])
@@ -381,6 +383,7 @@ class MissingTests(SynchronousTestCase):
         self.assertIn(f"{self.root}/MNIST/raw/", str(error))
         self.assertIn("train-images-idx3-ubyte", str(error))
 
+    @pytest.mark.slow
     def test_no_network(self) -> None:
         """The error says which files go where, and which dataset needs none."""
         error = self.assertRaises(DatasetUnavailable, mnist, root=self.root)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
@@ -41,7 +42,7 @@ def prose(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub calls the headings of a page."""
+    """Return the headings of a page as GitHub's anchors."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
 
@@ -88,7 +89,7 @@ class PagesTests(SynchronousTestCase):
         self.assertLessEqual({"train", "byzpy-server", "plugins", "keygen"}, seen)
 
     def understood(self, words: list[str]) -> str | None:
-        """Which command it is, if it is one of ours."""
+        """Return the name of a command of ours, or None."""
         if "..." in words or "COMMAND" in words or words[0] in ("sudo", "docker"):
             return None
         if words[:3] == ["python", "-m", "byzpy_tw.train"]:
@@ -155,6 +156,7 @@ class DeployTests(SynchronousTestCase):
         self.assertIn(f"--user-group --home-dir /var/lib/byzpy --shell /usr/sbin/nologin "
                       f"{read['Service']['User']}", page)  # fmt: skip
 
+    @pytest.mark.slow
     def test_systemd_takes_the_unit(self) -> None:
         """Its own checker finds nothing wrong, but that nothing is installed here."""
         checker = shutil.which("systemd-analyze")
@@ -202,7 +204,7 @@ class GramSpaceTests(SynchronousTestCase):
         return rows[nearest].mean(dim=0)
 
     def test_alone_and_in_a_chain(self) -> None:
-        """What it computes from inner products is what it says, also of mixed rows."""
+        """The inner products give the rule's definition, also for mixed rows."""
         rows = torch.randn(9, 40, generator=torch.Generator().manual_seed(1)).double()
         names = load(only=(), extra={"near-medoid": medoid()})
         rule = names.make("aggregator", "near-medoid", f=3)
@@ -215,7 +217,7 @@ class GramSpaceTests(SynchronousTestCase):
         self.assertAlmostEqual(float(weights.sum()), 1.0)
 
     def test_passes_the_test_kit(self) -> None:
-        """What a reader copies holds what every aggregator must hold."""
+        """The example that a reader copies has every property of an aggregator."""
         result = unittest.TestResult()
         tests = aggregator_tests(medoid().NearMedoid, bound=bound)
         unittest.defaultTestLoader.loadTestsFromTestCase(tests).run(result)
@@ -224,7 +226,7 @@ class GramSpaceTests(SynchronousTestCase):
 
 
 def bound(honest: torch.Tensor) -> float:
-    """Of the kit's 13 rows with 2 faulty ones.
+    """Return the bound for the kit's 13 rows with 2 faulty ones.
 
     The medoid is within 2 (n - f) / (n - 2f) < 2.5 diameters of an honest row, kept rows
     one diameter more from it; a diameter is at most twice the longest row.

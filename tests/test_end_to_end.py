@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw.datasets.idx import write_idx
 from byzpy_tw.datasets.shipped import mnist5k
 from tests.support import Run, folder, run_all, servers, train
+
+pytestmark = pytest.mark.slow
 
 
 class ThreeServersTests(TestCase):

@@ -14,8 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import errors
 from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.commands import FATAL, WIRE_ERRORS, Ping
+from byzpy_tw.protocol.commands import Ping
 from byzpy_tw.protocol.limited_amp import MESSAGE, LimitedAMP
+from byzpy_tw.protocol.wire_errors import FATAL, WIRE_ERRORS
 
 ALL = [
     thing
@@ -78,7 +79,7 @@ class ErrorTests(SynchronousTestCase):
             self.assertEqual(error.exit_code, code, error)
 
     def test_built_ins_where_they_fit(self) -> None:
-        """Who catches `ValueError` for a bad option or vector gets it."""
+        """Code that catches `ValueError` for a bad option or vector gets it."""
         for error in (errors.ConfigError, errors.BadVectors, errors.TooManyByzantine):
             self.assertTrue(issubclass(error, ValueError))
 
@@ -115,9 +116,9 @@ class WireTableTests(SynchronousTestCase):
                 )
 
     def test_commands_share_the_table_in_its_order(self) -> None:
-        """What AMP looks through, for each command, is the table as it stands."""
+        """Each command has the shared table of errors, in its order."""
         for command in commands.COMMANDS:
-            self.assertEqual(list(command.allErrors), list(WIRE_ERRORS), command)
+            self.assertEqual(list(command.wire_command.allErrors), list(WIRE_ERRORS), command)
 
     def test_codes_on_the_wire(self) -> None:
         """The code that travels is the one that is printed."""
@@ -127,12 +128,12 @@ class WireTableTests(SynchronousTestCase):
 
 
 class TripTests(SynchronousTestCase):
-    """What a trainer gets when a server refuses."""
+    """Refusals of a server as they reach the trainer."""
 
     def refused(self, error: Exception) -> tuple[Any, IOPump]:
         """The failure that the trainer gets for a responder that raises `error`."""
 
-        def refuse(token: int) -> Deferred[Any]:
+        def refuse(asked: Ping) -> Deferred[Any]:
             return fail(error)
 
         client, _, pump = connectedServerAndClient(
@@ -140,13 +141,13 @@ class TripTests(SynchronousTestCase):
         )
         answers: list[Any] = []
         # Claimed before anything arrives, as AMP wants it.
-        client.callRemote(Ping, token=1).addBoth(answers.append)
+        client.callRemote(Ping.wire_command, token=1).addBoth(answers.append)
         pump.flush()
         [failure] = answers
         return failure, pump
 
     def lives(self, pump: IOPump) -> bool:
-        """Whether the connection is still up, at both ends."""
+        """Return whether the connection is still up, at both ends."""
         return not (pump.clientIO.disconnected or pump.serverIO.disconnected)
 
     def test_every_error_survives(self) -> None:
@@ -194,9 +195,9 @@ class TripTests(SynchronousTestCase):
     def test_plain_amp_understands(self) -> None:
         """The answers are AMP's own: a client without our guard reads them too."""
         client, _, pump = connectedServerAndClient(
-            lambda: LimitedAMP({Ping: lambda token: fail(errors.UnknownRun("no run"))}), AMP
+            lambda: LimitedAMP({Ping: lambda asked: fail(errors.UnknownRun("no run"))}), AMP
         )
         answers: list[Any] = []
-        client.callRemote(Ping, token=1).addBoth(answers.append)
+        client.callRemote(Ping.wire_command, token=1).addBoth(answers.append)
         pump.flush()
         self.assertIs(answers[0].type, errors.UnknownRun)

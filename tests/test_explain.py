@@ -13,7 +13,7 @@ from byzpy_tw.errors import EXIT_CODES, ByzpyTwError, cause, cure, errors_by_cod
 
 
 class CureTests(SynchronousTestCase):
-    """Whoever meets an error is told what it means and what to do."""
+    """Each error tells its meaning and its cure."""
 
     def test_every_error_is_known_by_its_code(self) -> None:
         """None is left out of what the reference and `explain` tell of."""

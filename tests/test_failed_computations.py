@@ -1,16 +1,15 @@
-"""Models and attacks that raise in the middle of a run: the cause is told, to nobody's credit."""
+"""Plugins' code that fails in a round: what the run, its records and its log say."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import torch
+import pytest
 from twisted.internet import reactor
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import TestCase
 
 import byzpy_tw
-from byzpy_tw import Registration, hookimpl
 from byzpy_tw.audit.consistency import compare_with_result
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
@@ -22,115 +21,21 @@ from byzpy_tw.errors import (
     Diverged,
 )
 from byzpy_tw.output.jsonl import JsonLines
-from byzpy_tw.plugins import Registry, load
 from byzpy_tw.records.folder import read_run
 from byzpy_tw.records.schema import find_result_error
-from byzpy_tw.records.summary import AttackFailures, RoundCounts
 from byzpy_tw.report.csv_table import write_csv
 from byzpy_tw.report.load import read as read_story
 from byzpy_tw.report.result import Result
-from byzpy_tw.sweep.command import figures, grid_of
-from byzpy_tw.sweep.findings import collapsed, sentences
-from byzpy_tw.sweep.grid import Cell
-from byzpy_tw.sweep.page import page
-from byzpy_tw.sweep.results import CellResult, read
-from byzpy_tw.sweep.scheduler import Sweep
-from byzpy_tw.sweep.text import notes, table, told
 from byzpy_tw.trainer.run import RunOutcome, prepare_resume, prepare_run, run_prepared
 from tests.distributions import on_path, write
+from tests.failing_plugins import Attack, heard, names
 from tests.support import folder
-from tests.sweep_grids import grid, outcome
 
 SMALL: dict[str, Any] = {
     "dataset": "synthetic:n=200,classes=4,features=9", "model": "logreg", "batch_size": 8,
     "num_honest": 4, "num_byz": 2, "f": 2, "aggregator": "median", "rounds": 10,
     "eval_interval": 5, "in_process": True, "threads": 1,
 }  # fmt: skip
-
-
-def heard(line: str) -> None:
-    """Follow a run by its lines: `Attack` fails in rounds, not where it is tried before them."""
-    if line.startswith("byzpy_tw:"):
-        Attack.running = False
-    elif line.endswith(" on in-process"):
-        Attack.running = True
-
-
-class Attack:
-    """Sends the negated mean, but where `fails` (of a round and a node) holds."""
-
-    running = False
-    knowledge, pieces = "moments", ("mean",)
-
-    def __init__(self, fails: Any) -> None:
-        self.fails = fails
-
-    def __call__(self, known: Any, *, context: Any = None) -> Any:
-        if self.running and context is not None and self.fails(context.round, context.node):
-            return self.wrong(known)
-        return -known.mean
-
-    def wrong(self, known: Any) -> Any:
-        raise RuntimeError("the attack's own mistake")
-
-
-class NoVector(Attack):
-    """Answers with nothing where it fails."""
-
-    def wrong(self, known: Any) -> Any:
-        return None
-
-
-class Model(torch.nn.Module):
-    """A linear model that raises once its bias has moved, but not where it is scaled."""
-
-    def __init__(self, classes: int, shape: Any) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(9, classes)
-        torch.nn.init.ones_(self.layer.bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        bias = self.layer.bias.detach()
-        if self.training and float(bias[0]) not in (1.0, 16.0):
-            raise ArithmeticError("the weights\nhave moved")
-        return self.layer(x.flatten(1))
-
-
-class Plugin:
-    """The plugin that these runs name things of."""
-
-    @hookimpl
-    def register_attacks(self) -> list[Registration]:
-        def named(name: str, kind: type[Attack], fails: Any) -> Registration:
-            return Registration(name, lambda: kind(fails))
-
-        return [
-            named("raises", Attack, lambda round, node: node is not None),
-            named("raises-late", Attack, lambda round, node: node is not None and round >= 3),
-            named("raises-at-some", Attack, lambda round, node: node is not None and node % 2),
-            named("raises-once", Attack, lambda round, node: round == 4 and node == 5),
-            named("nothing", NoVector, lambda round, node: node is not None),
-        ]
-
-    @hookimpl
-    def register_models(self) -> list[Registration]:
-        return [Registration("gives-up", Model)]
-
-    @hookimpl
-    def register_aggregators(self) -> list[Registration]:
-        def broken() -> Any:
-            def rule(vectors: torch.Tensor, *, context: Any) -> torch.Tensor:
-                if context.round in (3, 4):  # in no trial
-                    raise LookupError("the rule's own mistake")
-                return vectors.mean(dim=0)
-
-            return rule
-
-        return [Registration("broken-rule", broken)]
-
-
-def names() -> Registry:
-    return load(only=(), extra={"mistakes": Plugin()})
 
 
 class RunCase(TestCase):
@@ -214,7 +119,15 @@ class CauseTests(RunCase):
         self.assertIn("in rule", logged.getTraceback())
         self.assertIsNone(self.result["halted"])
 
+    async def test_an_attack_that_cannot_choose(self) -> None:
+        """It ends the run with an error that names it, whatever it raises."""
+        ended = await self.run_(attack="cannot-choose")
+        text = self.error(ended, BrokenPlugin, 3)  # paused
+        self.assertIn("attack 'cannot-choose' raised AttributeError: no such thing", text)
+        self.flushLoggedErrors(AttributeError)
 
+
+@pytest.mark.slow
 class AttackTests(RunCase):
     """An attack that fails is no merit of the rule's."""
 
@@ -341,6 +254,7 @@ ODD = """
 """
 
 
+@pytest.mark.slow
 class ProcessTests(TestCase):
     """Real processes, with an installed distribution."""
 
@@ -371,194 +285,3 @@ class ProcessTests(TestCase):
         log = (self.where / "run" / "server-0.log").read_text()
         self.assertEqual(log.count("Traceback (most recent call last)"), 1, log)
         self.assertIn('raise RuntimeError("the attack', log)
-
-
-def record(refused: list[dict[str, Any]]) -> dict[str, Any]:
-    """A round in which nothing but `refused` matters."""
-    return {
-        "seconds": 1.0, "phases": {}, "selected": None, "excluded": [], "refused": refused,
-        "parameters_sha256": "0" * 64,
-    }  # fmt: skip
-
-
-class CallsTests(SynchronousTestCase):
-    """Records, counted."""
-
-    def calls(self, *reasons: str | None) -> RoundCounts:
-        """The calls of a run with one honest node and one Byzantine one, refused for `reasons`."""
-        calls = RoundCounts(1, 1)
-        for reason in reasons:
-            refused = [{"node": 1, "reason": reason, "detail": "why"}] if reason else []
-            calls.add(record(refused))
-        return calls
-
-    def test_what_is_total(self) -> None:
-        """Nothing came, and all that did not come has failed or was lost."""
-        for reasons, total in (
-            (["failed", "probation", "lost"], True),
-            (["failed", None], False),
-            (["failed", "late"], False),
-            (["probation", "failed", "malformed"], False),
-        ):
-            failures = self.calls(*reasons).attack_failures
-            assert failures is not None
-            self.assertEqual(failures.all_failed, total, reasons)
-        for reasons in (["late", "stale"], ["probation", None], []):
-            self.assertIsNone(self.calls(*reasons).attack_failures)
-
-    def test_honest_nodes_are_not_counted(self) -> None:
-        """A record that explains nothing has words all the same."""
-        calls = RoundCounts(1, 1)
-        calls.add(record([{"node": 0, "reason": "failed"}]))
-        self.assertIsNone(calls.attack_failures)
-        calls.add(record([{"node": 1, "reason": "failed"}]))
-        assert calls.attack_failures is not None
-        self.assertEqual(calls.attack_failures.first, "round 1, node 1: no further details")
-
-    def test_entries_that_cannot_be(self) -> None:
-        """Entries that somebody's hand wrote into result.json are told."""
-        good = {"status": "finished"}
-        for name, value in (
-            ("attack_failures", []),
-            ("attack_failures", {"failed": "3", "probation": 0, "of": 4, "first": ""}),
-            ("attack_failures", {"failed": 3, "probation": 0, "of": 4}),
-            ("halted", {"round": -1, "refused": []}),
-            ("halted", {"round": 1, "refused": [{"node": "x", "reason": "late"}]}),
-        ):
-            self.assertIn(f"has {name}", find_result_error({**good, name: value}))
-
-
-GRID: dict[str, Any] = {
-    "dataset": "synthetic:n=200,classes=4,features=9", "model": "logreg", "batch_size": 8,
-    "num_honest": 4, "num_byz": 2, "rounds": 10, "eval_interval": 5, "partition": "iid",
-}  # fmt: skip
-
-
-class HeardLab(Sweep):
-    """A lab whose runs are followed by their lines."""
-
-    def _hear(self, line: str) -> None:
-        heard(line)
-        super()._hear(line)
-
-
-class LabTests(TestCase):
-    """Grids in which attacks fail."""
-
-    def lab(self, *attacks: str) -> Sweep:
-        made = grid_of(GRID, attacks, ["mean", "median"], [1], names())
-        return HeardLab(made, self.where, 1, names(), reactor)
-
-    def setUp(self) -> None:
-        self.where = folder(self)
-        self.addCleanup(heard, "byzpy_tw:")
-
-    def cells(self, lab: Sweep) -> dict[tuple[str, str], CellResult]:
-        return {(o.cell.defence, o.cell.attack): o for o in lab.outcomes()}
-
-    async def test_some_and_all(self) -> None:
-        """A cell with failed calls is marked and one without an attack has failed; neither
-        leads to a conclusion, in the terminal, on the page or in lab.json."""
-        lab = self.lab("none", "raises", "raises-late")
-        await lab.run()
-        self.flushLoggedErrors(RuntimeError)
-        outcomes, found = lab.outcomes(), self.cells(lab)
-        self.assertEqual(found["mean", "raises"].status, "failed")
-        late = found["median", "raises-late"]
-        self.assertEqual((late.status, late.value), ("finished", None))
-        self.assertTrue(
-            late.attack_failures.startswith(
-                "the attack failed in 6 of 20 calls (8 more were not waited for): round 3, "
-                "node 4: mistakes: attack 'raises-late' raised"
-            ),
-            late.attack_failures,
-        )
-        said = "\n".join(notes(lab.grid, outcomes))
-        self.assertIn("?: nothing is concluded: mean, median under raises-late: the attack", said)
-        self.assertIn("failed: mean under raises: the attack 'raises' failed in 6 of 20", said)
-        drawn = "\n".join(table(lab.grid, outcomes))
-        self.assertRegex(drawn, r"median +\S+ \(\S+\) +failed +\S+\?")
-        self.assertIn("the attack failed in 6 of 20 calls", told(late))
-        self.assertEqual(sentences(lab.grid, outcomes), [])
-        drawn = page(lab.grid, outcomes, self.where)
-        self.assertIn("<br>?: nothing is concluded: ", drawn)
-        self.assertIn('class="line s1 void"', drawn)
-        self.assertNotIn("left out in", drawn.partition("cell-1-2")[2].partition("cell-")[0])
-        cells = figures(lab.grid, outcomes)["cells"]
-        self.assertEqual([bool(c["attack_failures"]) for c in cells], [False, True, True] * 2)
-
-        again = self.lab("none", "raises", "raises-late")
-        again.find()
-        self.assertEqual(again.before, 6)  # nothing would become of it in another call
-        self.assertEqual(again.outcomes(), outcomes)
-
-    async def test_nothing_but_failures(self) -> None:
-        """Nothing is concluded from a table without an attack."""
-        lab = self.lab("raises")
-        await lab.run()
-        self.flushLoggedErrors(RuntimeError)
-        self.assertEqual({o.status for o in lab.outcomes()}, {"failed"})
-        self.assertEqual(sentences(lab.grid, lab.outcomes()), [])
-        self.assertEqual(collapsed(lab.outcomes()), set())
-
-    async def test_a_folder_of_an_earlier_version(self) -> None:
-        """A run that was taken for a finished one is judged by its records."""
-        lab = self.lab("raises")
-        await lab.run()
-        self.flushLoggedErrors(RuntimeError)
-        [trial] = lab.grid.cells[0].trials
-        path = lab.path(trial) / "result.json"
-        result = json.loads(path.read_text())
-        for name in ("attack_failures", "halted"):
-            del result[name]
-        path.write_text(json.dumps({**result, "status": "finished", "error": None}))
-        found = read(trial, lab.path(trial))
-        assert found is not None
-        self.assertEqual((found.status, found.is_over, found.good), ("failed", True, False))
-        self.assertIn("the attack failed in 6 of 20 calls", found.error)
-
-    def test_the_best_of_the_others(self) -> None:
-        """Defences with a result under every attack are compared, and it is said that these
-        are not all; a cell whose attack failed is nobody's collapse and nobody's best."""
-        made = grid(defences=("mean", "median", "krum"))
-        failures = self.failures()
-        outcomes = [outcome(cell, 0.9 - 0.2 * cell.column - 0.01 * cell.row) for cell in made.cells]
-        outcomes[1] = outcome(made.cells[1], 0.95, failures=failures)
-        self.assertEqual(
-            sentences(made, outcomes),
-            [
-                "median has the best worst case of the 2 defences with a result under every "
-                "attack: 69.0 % under sign-flip:scale=-5."
-            ],
-        )
-        outcomes[1] = outcome(made.cells[1], 0.1, failures=failures)
-        self.assertEqual(collapsed(outcomes), set())
-        outcomes[1] = outcome(made.cells[1], 0.1, status="diverged", failures=failures)
-        self.assertEqual(collapsed(outcomes), set())
-        self.assertIn("diverged?", "\n".join(table(made, outcomes)))
-        self.assertIn("mean under sign-flip:scale=-5: diverged, the attack", told(outcomes[1]))
-
-    def test_over_seeds(self) -> None:
-        """The calls of all seeds are counted together; one seed that failed leaves no value."""
-        made = grid(seeds=(1, 2))
-        both = outcome(made.cells[1], 0.9, 0.9, failures=self.failures())
-        self.assertIn("failed in 2 of 20 calls: round 4, node 9: no", both.attack_failures)
-        one = CellResult(cell=made.cells[1], ended=both.ended[:1], failures=("BAD: no",))
-        self.assertEqual((one.status, one.value), ("failed", None))
-
-    def failures(self) -> AttackFailures | None:
-        """Failures of ten rounds of one attacker, of which one failed."""
-        calls = RoundCounts(8, 1)
-        for number in range(10):
-            failed = [{"node": 9, "reason": "failed", "detail": "no"}] if number == 4 else []
-            calls.add(record(failed))
-        return calls.attack_failures
-
-    def test_a_column_that_never_began(self) -> None:
-        """Runs that failed before their first round leave their rows without a worst case."""
-        lab = self.lab("none", "ipm")
-        outcomes = [self.failed(cell) for cell in lab.grid.cells]
-        self.assertEqual(sentences(lab.grid, outcomes), [])
-
-    def failed(self, cell: Cell) -> CellResult:
-        return CellResult(cell=cell, failures=("BROKEN_PLUGIN: no",))

@@ -66,7 +66,7 @@ class HeaderTests(SynchronousTestCase):
         loss=st.floats(allow_nan=False),
     )
     def test_survives_the_trip(self, **values) -> None:
-        """What one side packs is what the other unpacks."""
+        """A header that one side packs is unpacked the same by the other."""
         header = Header(**values)
         self.assertEqual(len(header.pack()), HEADER_SIZE)
         self.assertEqual(unpack(header.pack()), header)
@@ -177,7 +177,7 @@ class FrameReaderTests(SynchronousTestCase):
             self.assertEqual(place.sum(), 0)
 
     def test_refusal_by_the_receiver(self) -> None:
-        """What the receiver refuses stops the stream there."""
+        """A frame that the receiver refuses stops the stream there."""
 
         class Strict(Kept):
             def frame_started(self, header: Header) -> Tensor | None:

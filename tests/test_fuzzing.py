@@ -8,6 +8,7 @@ from collections import Counter
 from random import Random
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -19,23 +20,25 @@ from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.startup import Startup
 from tests.fuzzing import real_processes, server_in_memory, trainer_in_memory
 from tests.fuzzing.__main__ import main
-from tests.fuzzing.malicious_server import BOXES, FRAMES, Spoiler
+from tests.fuzzing.malicious_server import BOXES, FRAMES, Corruptor
 from tests.fuzzing.script import CONTROL, frame, valid
-from tests.fuzzing.tally import FIRST, PAST, Tally, besiege
+from tests.fuzzing.tally import FIRST, PAST, Tally, fuzz
 from tests.support import folder
+
+pytestmark = [pytest.mark.slow, pytest.mark.simulator]
 
 
 def said(seed: int, rate: float) -> tuple[list[Any], Counter[str]]:
-    """What becomes of 60 boxes, and of a stream of 60 frames."""
+    """Pass 60 boxes, and a stream of 60 frames, through a `Corruptor`."""
     random, counts = Random(seed), Counter[str]()
-    control = Spoiler(random, rate, counts)
+    control = Corruptor(random, rate, counts)
     boxes = [s.part.render(b"t") for s in valid().steps if s.line == CONTROL]
-    out = [one for box in boxes * 5 for one in control.say(box)]
-    stream = Spoiler(random, rate, counts)
-    stream.hear(b"\0\x08_command\0\x0aOpenStream\0\x04_ask\0\x011\0\0")
-    out += stream.say(b"\0\x07_answer\0\x011\0\0")
+    out = [one for box in boxes * 5 for one in control.from_server(box)]
+    stream = Corruptor(random, rate, counts)
+    stream.from_trainer(b"\0\x08_command\0\x0aOpenStream\0\x04_ask\0\x011\0\0")
+    out += stream.from_server(b"\0\x07_answer\0\x011\0\0")
     for round in range(60):
-        out += stream.say(frame(Kind.VECTOR, round, 40, index=round % 3).render(b""))
+        out += stream.from_server(frame(Kind.VECTOR, round, 40, index=round % 3).render(b""))
     return out, counts
 
 
@@ -64,12 +67,12 @@ class SpoilingTests(SynchronousTestCase):
 
 
 class VirtualTests(SynchronousTestCase):
-    def besiege(self, whom: Any, inputs: int, first: int = 0) -> Tally:
-        return besiege(whom.examine, inputs, first, 1, lambda line: None)
+    def fuzz(self, whom: Any, inputs: int, first: int = 0) -> Tally:
+        return fuzz(whom.examine, inputs, first, 1, lambda line: None)
 
     def test_a_trainer(self) -> None:
         """Whatever malicious servers say, all that must hold of a run does."""
-        tally = self.besiege(trainer_in_memory, 300)
+        tally = self.fuzz(trainer_in_memory, 300)
         self.assertEqual(tally.wrong, [])
         self.assertGreater(tally.counts[PAST], 0.9 * tally.inputs)
         # Most goes on to its end, and what was wrong was refused for a reason.
@@ -78,7 +81,7 @@ class VirtualTests(SynchronousTestCase):
 
     def test_a_server(self) -> None:
         """Whatever strangers say, the run beside comes to the bits that it has alone."""
-        tally = self.besiege(server_in_memory, 500)
+        tally = self.fuzz(server_in_memory, 500)
         self.assertEqual(tally.wrong, [])
         self.assertGreater(tally.counts[PAST], 0.9 * tally.inputs)
         self.assertEqual(set(tally.ends), {"finished"})
@@ -91,14 +94,14 @@ class VirtualTests(SynchronousTestCase):
 
     def test_a_broken_trainer_is_found(self) -> None:
         """One that takes a node's vector from whoever sends it."""
-        right = Collector.place
+        right = Collector.allocate
 
         def wrong(self: Any, host: Any, header: Any) -> Any:
             home = self._servers.get(header.index) if header.index < len(self.matrix) else None
             return right(self, home or host, header)
 
         self.patch(Collector, "allocate", wrong)
-        self.assertTrue(self.besiege(trainer_in_memory, 600).wrong)
+        self.assertTrue(self.fuzz(trainer_in_memory, 600).wrong)
 
     def test_a_trainer_that_gives_up_is_found(self) -> None:
         """One that one bad server at the start keeps from beginning at all."""
@@ -108,21 +111,21 @@ class VirtualTests(SynchronousTestCase):
             await right(self, jobs)
             self.least = least
 
-        right = Startup._all
-        self.patch(Startup, "_all", wrong)
-        tally = self.besiege(trainer_in_memory, 700, 20)
+        right = Startup._run_all
+        self.patch(Startup, "_run_all", wrong)
+        tally = self.fuzz(trainer_in_memory, 700, 20)
         tally.judge()
         self.assertIn("runs finished that could have", " ".join(tally.wrong))
 
     def test_a_trusting_server_is_found(self) -> None:
         """One that answers whoever has not said Hello."""
         self.patch(Session, "_after_hello", lambda self, responder: responder)
-        self.assertIn("before Hello", " ".join(self.besiege(server_in_memory, 300).wrong))
+        self.assertIn("before Hello", " ".join(self.fuzz(server_in_memory, 300).wrong))
 
     def test_a_silent_server_is_found(self) -> None:
         """One that sends a stranger away and does not say why, anywhere."""
         self.patch(LimitedAMP, "log", _Mute())
-        words = " ".join(self.besiege(server_in_memory, 300).wrong)
+        words = " ".join(self.fuzz(server_in_memory, 300).wrong)
         self.assertIn("was sent away without a word", words)
 
 
@@ -163,8 +166,8 @@ class CommandTests(SynchronousTestCase):
 class SocketsTests(TestCase):
     timeout = 240
 
-    def siege(self, inputs: int) -> real_processes.Siege:
-        return real_processes.Siege(reactor, folder(self), inputs, 1, lambda line: None)
+    def siege(self, inputs: int) -> real_processes.FuzzSession:
+        return real_processes.FuzzSession(reactor, folder(self), inputs, 1, lambda line: None)
 
     async def test_a_trainer(self) -> None:
         """Real processes: it ends in order, and a run on the same servers is undisturbed."""

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import aggregators, preaggregators
 from byzpy_tw.aggregators import Pipeline
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).parent / "golden" / "golden.json.gz"
 BY_NAME = {name: factory for name, factory, _ in (*aggregators.BUILTIN, *preaggregators.BUILTIN)}

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -32,7 +33,9 @@ from byzpy_tw.testing.properties import (
     partition_tests,
     preaggregator_tests,
 )
-from byzpy_tw.workers.host import check_model, make_model, make_shards
+from byzpy_tw.workers.building import make_model
+from byzpy_tw.workers.model_size import check_model
+from byzpy_tw.workers.shards import make_shards
 from tests.distributions import write
 from tests.support import folder, start_training
 
@@ -68,7 +71,7 @@ def registry(hook: str) -> tuple[ModuleType, Registry]:
 
 class DocumentTests(SynchronousTestCase):
     def test_every_hook_has_a_section(self) -> None:
-        """Whoever reads hookspecs.py finds each hook in docs/hooks.md, and a link to it."""
+        """Each hook of hookspecs.py has a section in docs/hooks.md, and a link to it."""
         text = DOCUMENT.read_text(encoding="utf-8")
         self.assertEqual(set(specified()), {*KINDS.values(), *WATCHING})
         for hook in specified():
@@ -116,7 +119,7 @@ class ExampleTests(SynchronousTestCase):
     """docs/hooks.md, run."""
 
     def test_examples_pass_the_test_kit(self) -> None:
-        """What a reader copies passes the tests that the last section tells of."""
+        """The examples pass the tests of the page's last section."""
         result = unittest.TestResult()
         for hook, make, tests in (
             ("register_aggregators", "SteadyMedian", aggregator_tests),
@@ -335,6 +338,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertFalse(end.is_alive())
 
 
+@pytest.mark.slow
 class WholeRunTests(SynchronousTestCase):
     def test_observers_of_a_run(self) -> None:
         """In a real run, one observer hears all of it while another fails all the time;

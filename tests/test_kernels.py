@@ -136,7 +136,7 @@ class GramTests(SynchronousTestCase):
         got = Points(matrix).gram.mapped(mix)
         torch.testing.assert_close(got.squared, distances(mix @ matrix))
         torch.testing.assert_close(got.norms, (mix @ matrix).norm(dim=1))
-        again = Gram.of(Points(matrix).gram.whole).mapped(mix)
+        again = Gram.of(Points(matrix).gram.extended).mapped(mix)
         torch.testing.assert_close(got.squared, again.squared)
 
     def test_blocks_change_no_bit(self) -> None:
@@ -279,7 +279,7 @@ class NetworkTests(SynchronousTestCase):
 
 
 class ManyRowsTests(SynchronousTestCase):
-    """Of many rows only the lower half is multiplied, by blocks."""
+    """Matrices of many rows, of which the lower half is multiplied, by blocks."""
 
     def test_inner_products(self) -> None:
         """Seen from the origin, from a row, and with an anchor."""
@@ -313,7 +313,8 @@ class ManyRowsTests(SynchronousTestCase):
                 )
 
     def test_norms(self) -> None:
-        """Of equal numbers, whose sum of squares in float32 would drift."""
+        """The norm of equal numbers is exact, although their sum of squares in float32 would
+        drift."""
         for d in (100, 1024, 1 << 17, 200_001):
             for value in (0.1, 0.7, 1.1):
                 norms = norms_of(torch.full((2, d), value))
@@ -380,7 +381,7 @@ class ParallelTests(SynchronousTestCase):
             torch.set_num_threads(before)
 
     def test_errors_come_out(self) -> None:
-        """What a piece raises is raised to the caller, in both kinds of thread."""
+        """An exception in a piece is raised to the caller, in both kinds of thread."""
 
         def start():
             return lambda i: 1 // (3 - i)

@@ -1,4 +1,4 @@
-"""What ``python -m byzpy_tw keygen`` writes, and what it never does."""
+"""The files that ``python -m byzpy_tw keygen`` writes, and those it never does."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class GenerateTests(SynchronousTestCase):
         self.assertEqual(stat.S_IMODE(self.folder.stat().st_mode), 0o700)
 
     def test_only_the_cas_file_has_its_key(self) -> None:
-        """What leaves the folder can prove one machine, and make no more."""
+        """A file that leaves the folder can prove one machine, and make no more."""
         generate(self.folder)
         for name in ("server.pem", "trainer.pem"):
             data = (self.folder / name).read_bytes()
@@ -107,7 +107,7 @@ class GenerateTests(SynchronousTestCase):
         self.assertRaises(BadKeys, generate, self.folder / "file")
 
     def test_names(self) -> None:
-        """What would be no plain file name beside the others is refused."""
+        """A name that is no plain file name is refused."""
         for name in ("", ".", "..", "../x", "a/b", "-x", ".x", "a b", "trainer", "ca-key",
                      "x" * 64, "a\n", "ä"):  # fmt: skip
             self.assertRaises(BadKeys, generate, self.folder, [name])

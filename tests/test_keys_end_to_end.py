@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw.protocol.keygen import generate
 from tests.key_files import ClusterKeys
 from tests.support import address_of, environment, folder, start_server, train
+
+pytestmark = pytest.mark.slow
 
 JOB = ("--rounds", "6", "--eval-interval", "0", "--seed", "5")
 

@@ -1,4 +1,4 @@
-"""Who is not let in where there are keys, and what both sides say, over real sockets."""
+"""Peers that keys keep out, and the messages on both sides, over real sockets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ssl
 from typing import Any
 
 import attrs
+from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.ssl import CertificateOptions
@@ -14,6 +15,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
+from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.errors import BadTicket, ByzpyTwError, KeysRefused, NotAuthenticated
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.addresses import Address
@@ -21,10 +23,9 @@ from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.protocol.tensor_stream import TensorStream
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.log_rate_limiter import LINES, SECONDS
 from byzpy_tw.server.service import ByzpyServer
-from byzpy_tw.trainer.server_client import RemoteServer, _Switch
+from byzpy_tw.trainer.server_client import RemoteServer, _StreamFactory
 from tests.key_files import ClusterKeys
 from tests.server_harness import SPEC, ServerCase, Vectors
 from tests.support import folder
@@ -67,7 +68,10 @@ class KeysCase(TestCase):
         self.log = Heard(self)
 
     def serve(self, keys: Keys | None) -> ByzpyServer:
-        server = ByzpyServer(reactor, "127.0.0.1", 0, folder(self), keys=keys, limits=self.limits)
+        config = ServerConfig(
+            host="127.0.0.1", port=0, data_root=str(folder(self)), limits=self.limits
+        )
+        server = ByzpyServer(reactor, config, keys=keys)
         server.startService()
         # What it runs on is worked out in the pool: let that end first.
         self.addCleanup(lambda: server.environment().addBoth(lambda _: server.stopService()))
@@ -81,7 +85,7 @@ class KeysCase(TestCase):
         return host
 
     async def refused(self, host: RemoteServer) -> str:
-        """What the trainer is told, who must not get in."""
+        """Return the error that the trainer is told, which must not get in."""
         try:
             await host.hello()
         except KeysRefused as e:
@@ -128,7 +132,7 @@ class RefusedTests(KeysCase):
         )
 
     async def test_server_of_another_role(self) -> None:
-        """Nor a trainer's file a server."""
+        """A trainer's file does not make a server either."""
         await self.check(
             self.cluster.server("x", shown=TRAINER),
             self.cluster.trainer(),
@@ -243,7 +247,7 @@ class RefusedTests(KeysCase):
         self.assertIn("the server hung up before the TLS handshake was over", said)
 
     async def dial_one(self, serve: Any) -> str:
-        """What a trainer is told where `serve` has the connection's other end."""
+        """Return the error of a trainer where `serve` has the connection's other end."""
         listener = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listener.close)
 
@@ -270,16 +274,15 @@ class TicketTests(KeysCase):
         mine, thief = (self.dial(server, self.cluster.trainer(name)) for name in ("mine", "thief"))
         for host in (mine, thief):
             await host.hello()
-        opened = await mine.ask(commands.OpenRun, run="r", spec=SPEC.to_json())
+        opened = await mine.ask(commands.OpenRun("r", SPEC))
 
         for host, good in ((thief, False), (mine, True), (mine, False)):
-            connection = await host._connect(LimitedAMP({}))
+            connection = await host.endpoint.connect(LimitedAMP({}))
             connection.release_transport()
             stream = TensorStream(Vectors(), 2**20, lambda why: None)
             asked = maybeDeferred(
-                connection.callRemote, commands.OpenStream, _Switch(stream),
-                ticket=opened["ticket"],
-            )  # fmt: skip
+                connection.ask, commands.OpenStream(opened.ticket), _StreamFactory(stream)
+            )
             if good:
                 await asked
                 self.assertFalse(connection._producing)  # or the stream could not be paced
@@ -287,7 +290,7 @@ class TicketTests(KeysCase):
                 error = await self.assertFailure(asked, BadTicket)
                 self.assertIn("another certificate" if host is thief else "used", str(error))
                 await self.log.wait_for(f"({host.keys.keys.name}): hanging up: this ticket")
-        await mine.ask(commands.CloseRun, run="r")
+        await mine.ask(commands.CloseRun("r"))
 
     async def test_another_servers_stream(self) -> None:
         """The second connection must lead to the server that the first one did."""
@@ -295,8 +298,8 @@ class TicketTests(KeysCase):
         first, second = self.serve(certificate), self.serve(key)
         host = self.dial(first, self.cluster.trainer())
         await host.hello()
-        second.tickets, second.insecure = first.tickets, True
-        host.address = second.address
+        second.tickets, second.config = first.tickets, evolve(second.config, insecure=True)
+        host.endpoint.address = second.address
         error = await self.assertFailure(
             Deferred.fromCoroutine(host.open("r", SPEC, Vectors())), KeysRefused
         )
@@ -322,7 +325,7 @@ class FloodTests(KeysCase):
         await self.log.wait_for("it showed no certificate, and others want to")
         second = self.dial(server, self.cluster.trainer("second"))
         await second.hello()
-        self.assertEqual((await first.ask(commands.Ping, token=7))["token"], 7)
+        self.assertEqual((await first.ask(commands.Ping(7))).token, 7)
         self.assertLessEqual(len(server._sessions), 4 + 2)
         # A third certificate is one over the limit.
         await self.refused_or_lost(self.dial(server, self.cluster.trainer("third")))
@@ -334,7 +337,7 @@ class FloodTests(KeysCase):
 
 class HandshakeTests(ServerCase):
     def test_a_flood_makes_its_own_room(self) -> None:
-        """Whoever comes from another address keeps its place until its handshake is over."""
+        """A peer from another address keeps its place until its handshake is over."""
         self.server.keys = ClusterKeys().server()
         first = self.dial("10.0.0.7")
         flood = [self.dial("10.0.0.66") for _ in range(100)]
@@ -361,7 +364,7 @@ class HandshakeTests(ServerCase):
         self.assertIn("hanging up: go", said[-1])
         # Of one that is known everything is said.
         self.server.keys = None
-        self.server.insecure = True
+        self.server.config = evolve(self.server.config, insecure=True)
         with capturedLogs() as events:
             for _ in range(LINES + 5):
                 self.dial("10.0.0.8").session.hang_up("go")

@@ -7,8 +7,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 import byzpy_tw
@@ -22,7 +24,7 @@ PACKAGE = Path(byzpy_tw.__file__).parent
 ORDER = (
     ("", "errors"),  # byzpy_tw itself: it imports nothing until a name is used
     ("console", "files", "plugin_code", "seeds", "text", "vectors"),
-    ("global_random", "object_state"),
+    ("global_random", "object_state", "parameters"),
     ("kernels",),
     ("aggregators",),
     ("preaggregators", "attacks", "datasets", "models", "partitions"),
@@ -41,6 +43,7 @@ ORDER = (
     ("scaffold", "testing"),
     ("cli",),
     ("__main__", "train", "tap"),
+    ("runs",),  # deprecated names of 0.1
 )
 LAYERS = {name: level for level, names in enumerate(ORDER) for name in names}
 KERNELS, AUDIT = LAYERS["kernels"], LAYERS["audit"]
@@ -48,6 +51,7 @@ KERNELS, AUDIT = LAYERS["kernels"], LAYERS["audit"]
 Import = tuple[str, int]  # a dotted name, and the line
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Every module of the package, parsed, by its name below byzpy_tw."""
     found = {}
@@ -63,7 +67,7 @@ def is_package(name: str) -> bool:
 
 
 def imports(name: str, tree: ast.AST) -> Iterator[Import]:
-    """What the module `name` imports, anywhere in it, in full.
+    """Yield the full name of everything that the module `name` imports, anywhere in it.
 
     ``from a import b`` gives ``a.b``, which may be a module or a name in one;
     so does ``byzpy_tw.b``, which is imported when it is first used.
@@ -136,7 +140,7 @@ class LayerTests(SynchronousTestCase):
             self.assertEqual(found, [], name)
 
     def test_no_twisted_up_to_runs(self) -> None:
-        """Whoever knows the papers and not Twisted can read every rule, node and run."""
+        """Rules, nodes and records need no knowledge of Twisted: they do not import it."""
         for name, tree in self.modules.items():
             if LAYERS[name.split(".")[0]] <= AUDIT:
                 found = [
@@ -147,7 +151,7 @@ class LayerTests(SynchronousTestCase):
                 self.assertEqual(found, [])
 
     def test_kernels_know_only_torch(self) -> None:
-        """Of what has to be installed, kernels import torch, numpy and attrs."""
+        """The kernels import torch, numpy and attrs, and nothing else that has to be installed."""
         allowed = {"torch", "numpy", "attrs", "byzpy_tw", *sys.stdlib_module_names}
         for name, tree in self.modules.items():
             if LAYERS[name.split(".")[0]] == KERNELS:
@@ -162,7 +166,7 @@ class LayerTests(SynchronousTestCase):
 
 
 class ThisTestTests(SynchronousTestCase):
-    """That the checks above would find what they look for."""
+    """The checks above find the code that they look for."""
 
     def test_finds_imports_of_every_kind(self) -> None:
         """At the top, in a function, relative, of a name or of a module."""
@@ -243,7 +247,7 @@ def forbidden(name: str, tree: ast.AST) -> list[str]:
 
 
 def _runs_data(call: ast.Call) -> str | None:
-    """What is wrong with `call`, or None."""
+    """Return the reason why `call` could run data as code, or None."""
     called = ast.unparse(call.func)
     literal = {k.arg: getattr(k.value, "value", None) for k in call.keywords}
     if called.removeprefix("builtins.") in ("eval", "exec", "compile", "__import__"):
@@ -264,6 +268,7 @@ class NoForeignCodeTests(SynchronousTestCase):
         self.assertEqual(found, [])
 
 
+@pytest.mark.slow
 class CheapImportTests(SynchronousTestCase):
     """In a process of its own, from an empty directory."""
 

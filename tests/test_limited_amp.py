@@ -1,4 +1,4 @@
-"""What breaks the protocol costs a peer its own connection and one line in the log."""
+"""A breach of the protocol costs a peer its own connection and one line in the log."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from twisted.protocols import amp
 from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.config.server import BOX_BYTES, IN_FLIGHT
 from byzpy_tw.errors import BadRequest, ServerError, UnsuitableModel, WireError
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.limited_amp import BOX_BYTES, IN_FLIGHT, MESSAGE, LimitedAMP
+from byzpy_tw.protocol.limited_amp import MESSAGE, LimitedAMP
+from byzpy_tw.protocol.wire_errors import FATAL, WIRE_ERRORS
 from byzpy_tw.testing.doubles import SlowTransport
-
-HELLO = {"protocol": 1, "version": "0.1.0", "environment": "{}", "server": "s"}
 
 
 def box(**values: bytes) -> bytes:
@@ -54,9 +54,9 @@ class Talk:
     def __init__(self, responders: dict | None = None) -> None:
         self.asked: list[int] = []
 
-        def ping(token: int) -> dict[str, int]:
-            self.asked.append(token)
-            return {"token": token}
+        def ping(asked: commands.Ping) -> commands.Pong:
+            self.asked.append(asked.token)
+            return commands.Pong(asked.token)
 
         self.amp = LimitedAMP(responders or {commands.Ping: ping})
         self.transport = SlowTransport(self.amp)
@@ -96,7 +96,7 @@ class BreachTests(SynchronousTestCase):
         self.assertLess(sum(map(len, (talk.amp._currentBox or {}).values())), 60_000)
 
     def test_a_large_box_within_the_limit(self) -> None:
-        """What the protocol needs passes, box after box."""
+        """Boxes that the protocol needs pass, one after another."""
         talk = Talk()
         large = ask(b"Ping", token=b"7", padding=bytes(60_000), more=bytes(60_000))
         for _ in range(5):
@@ -131,7 +131,7 @@ class BreachTests(SynchronousTestCase):
             with self.subTest(arguments):
                 [answer] = self.assertBreach(ask(b"Ping", **arguments), "Ping")
                 self.assertEqual(answer[b"_error_code"], b"WIRE")
-        responders = {commands.Compute: lambda **_: self.fail("called")}
+        responders = {commands.Compute: lambda _: self.fail("called")}
         self.assertBreach(
             ask(b"Compute", run=b"\xff\xfe", round=b"1", nodes=b""), "Compute", Talk(responders)
         )
@@ -148,19 +148,19 @@ class BreachTests(SynchronousTestCase):
         """Commands being worked on are bounded for each connection."""
         waiting: list[Deferred] = []
 
-        def slow(token: int) -> Deferred:
+        def slow(asked: commands.Ping) -> Deferred:
             waiting.append(Deferred())
             return waiting[-1]
 
         talk = Talk({commands.Ping: slow})
         talk.hears(PING * IN_FLIGHT)
         self.assertEqual(len(waiting), IN_FLIGHT)
-        waiting[0].callback({"token": 1})
+        waiting[0].callback(commands.Pong(1))
         talk.hears(PING)
         self.assertEqual(len(waiting), IN_FLIGHT + 1)
         self.assertBreach(PING, f"over {IN_FLIGHT} commands at once", talk)
         for answer in waiting[1:]:  # nobody is there to hear them any more
-            answer.callback({"token": 1})
+            answer.callback(commands.Pong(1))
 
     @given(st.binary(max_size=300), st.integers(0, 40))
     @settings(deadline=None, max_examples=200)
@@ -180,27 +180,27 @@ class AnswerTests(SynchronousTestCase):
             lambda: LimitedAMP({commands.Ping: responder}), lambda: LimitedAMP({})
         )
         outcome: list[Any] = []
-        client.callRemote(commands.Ping, token=1).addBoth(outcome.append)
+        client.ask(commands.Ping(1)).addBoth(outcome.append)
         pump.flush()
         return outcome[0], pump
 
     def test_every_error_survives_the_trip(self) -> None:
         """The caller sees the class and the words, and only some end the connection."""
-        for error in commands.WIRE_ERRORS:
+        for error in WIRE_ERRORS:
             with self.subTest(error.__name__):
 
-                def refuse(token: int, error: Any = error) -> None:
+                def refuse(asked: commands.Ping, error: Any = error) -> None:
                     raise error("because\n of this")
 
                 failure, pump = self.ask(refuse)
                 self.assertIs(failure.type, error)
                 self.assertEqual(str(failure.value), "because of this")
-                self.assertIs(bool(pump.clientIO.disconnected), error in commands.FATAL)
+                self.assertIs(bool(pump.clientIO.disconnected), error in FATAL)
 
     def test_long_words_are_clipped(self) -> None:
         """An error never grows past what an answer can hold."""
 
-        def refuse(token: int) -> None:
+        def refuse(asked: commands.Ping) -> None:
             raise BadRequest("\N{SNOWMAN}" * 100_000)
 
         failure, pump = self.ask(refuse)
@@ -209,7 +209,7 @@ class AnswerTests(SynchronousTestCase):
 
     def test_a_bug_is_logged_here_and_told_in_words(self) -> None:
         """The peer learns that the server failed; the traceback stays in its log."""
-        failure, pump = self.ask(lambda token: 1 // 0)
+        failure, pump = self.ask(lambda asked: 1 // 0)
         self.assertIs(failure.type, ServerError)
         self.assertIn("ZeroDivisionError", str(failure.value))
         self.assertFalse(pump.clientIO.disconnected)
@@ -218,7 +218,7 @@ class AnswerTests(SynchronousTestCase):
     def test_work_cancelled_by_a_stop_is_no_bug(self) -> None:
         """A server that stops says so, without a traceback."""
 
-        def stopping(token: int) -> None:
+        def stopping(asked: commands.Ping) -> None:
             raise CancelledError
 
         failure, _ = self.ask(stopping)
@@ -226,7 +226,7 @@ class AnswerTests(SynchronousTestCase):
 
     def test_an_answer_that_cannot_be_said(self) -> None:
         """One that does not fit its declaration ends the connection, not the process."""
-        failure, pump = self.ask(lambda token: {"token": "seven"})
+        failure, pump = self.ask(lambda asked: commands.Pong("seven"))  # type: ignore[arg-type]
         self.assertIs(failure.type, WireError)
         self.assertTrue(pump.clientIO.disconnected)
 
@@ -234,7 +234,7 @@ class AnswerTests(SynchronousTestCase):
         """A peer that answers with an error box lacking its parts is cut off."""
         client = LimitedAMP({})
         transport = SlowTransport(client)
-        answer = client.callRemote(commands.Ping, token=1)
+        answer = client.ask(commands.Ping(1))
         client.dataReceived(box(_error=b"1", _error_code=b"WIRE"))
         transport.peer_reads(1000)
         self.failureResultOf(answer)
@@ -245,7 +245,7 @@ class AnswerTests(SynchronousTestCase):
         class Odd(UnsuitableModel):
             pass
 
-        def refuse(token: int) -> None:
+        def refuse(asked: commands.Ping) -> None:
             raise Odd("odd")
 
         failure, _ = self.ask(refuse)
@@ -254,13 +254,14 @@ class AnswerTests(SynchronousTestCase):
 
 class SlowReaderTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.talk = Talk({commands.Hello: lambda **_: {**HELLO, "environment": "x" * 30_000}})
-        self.hello = ask(b"Hello", protocol=b"1", version=b"1")
+        long = commands.SpawnNodesAnswer(1, ["x" * 300] * 100)
+        self.talk = Talk({commands.SpawnNodes: lambda _: long})
+        self.question = ask(b"SpawnNodes", run=b"r", nodes=b"[]")
 
     def test_is_not_read_from(self) -> None:
         """A peer that asks and does not read is left alone until it does."""
         transport = self.talk.transport
-        self.talk.amp.dataReceived(self.hello * 30)
+        self.talk.amp.dataReceived(self.question * 30)
         self.assertFalse(transport.reading)
         self.assertLess(transport.buffered, 150_000)
         while transport.buffered:
@@ -271,7 +272,7 @@ class SlowReaderTests(SynchronousTestCase):
 
     def test_can_be_hung_up_on(self) -> None:
         """It cannot keep a connection that it has forfeited by not reading."""
-        self.talk.amp.dataReceived(self.hello * 30)
+        self.talk.amp.dataReceived(self.question * 30)
         with capturedLogs():
             self.talk.amp.hang_up("enough")
         self.assertIsNotNone(self.talk.transport.ended)
@@ -279,7 +280,7 @@ class SlowReaderTests(SynchronousTestCase):
     def test_breach_as_the_last_of_many(self) -> None:
         """A fatal answer behind many others still closes the connection."""
         talk, transport = self.talk, self.talk.transport
-        talk.amp.dataReceived(self.hello * 2 + ask(b"Nonsense") + self.hello)
+        talk.amp.dataReceived(self.question * 2 + ask(b"Nonsense") + self.question)
         transport.peer_reads(10_000_000)
         self.assertIsNotNone(transport.ended)
         self.assertEqual(len(boxes(transport.read)), 3)

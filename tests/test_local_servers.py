@@ -7,10 +7,13 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import TestCase
 
 from tests.support import Process, folder, start_training, train
 from tests.test_server_process import gone
+
+pytestmark = pytest.mark.slow
 
 
 def server_pids(path: Path) -> list[int]:

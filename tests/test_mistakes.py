@@ -1,4 +1,4 @@
-"""What users get wrong: each is one line, with its cause and its cure, and no traceback."""
+"""Users' mistakes: each is one line, with its cause and its cure, and no traceback."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.usage import UsageError
@@ -18,11 +19,11 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.__main__ import main as other_commands
 from byzpy_tw.cli.train import configuration, main
+from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.plugins import Registration, Registry, hookimpl, load
 from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys
 from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.tap import Options
 from byzpy_tw.trainer.run import prepare_run, run_prepared
@@ -175,10 +176,10 @@ COMMANDS: tuple[Row, ...] = (
 # Of ``twistd byzpy-server``, which exits with 1 and adds where its help is.
 SERVERS: tuple[Row, ...] = (
     ("--port {busy}", 1, ("CANNOT_LISTEN", "Address already in use", "choose another --port")),
-    ("--port 70000", 1, ("a port is a number from 0 to 65535, not 70000",)),
+    ("--port 70000", 1, ("--port must be", "at most 65535, got 70000")),
     ("--host 203.0.113.7 --port 0", 1, ("CANNOT_LISTEN", "203.0.113.7", "--host")),
-    ("--device tpu --port 0", 1, ("--device must be cpu, cuda or auto, not 'tpu'",)),
-    ("--max-nodes 0 --port 0", 1, ("must be at least 1, got 0",)),
+    ("--device tpu --port 0", 1, ("--device must be one of cpu, cuda, auto, got 'tpu'",)),
+    ("--max-nodes 0 --port 0", 1, ("--max-nodes must be", "at least 1, got 0")),
     ("--keys {here}/none.pem --port 0", 1, ("BAD_KEYS", "No such file", "keygen")),
     ("--keys {here}/trainer.pem --port 0", 1, ("BAD_KEYS", "is a trainer's file")),
     ("--keys {here}/server.pem --insecure --port 0", 1, ("exclude one another",)),
@@ -271,8 +272,9 @@ class MistakesTests(SynchronousTestCase):
                 for word in expected:
                     self.assertIn(word, said, words)
 
+    @pytest.mark.slow
     def test_a_server_in_its_process(self) -> None:
-        """What twistd makes of a refusal: exit code 1, the line, and no traceback."""
+        """A refusal ends twistd with exit code 1, one line, and no traceback."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])
             command = [*TWISTD, "-n", "--pidfile=", "byzpy-server", "--host", "127.0.0.1"]
@@ -334,6 +336,7 @@ class Silent(Protocol):
         self.transport.loseConnection()  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 class BegunTests(TestCase):
     """Told by a run under way, in this process, or by a server."""
 
@@ -356,16 +359,17 @@ class BegunTests(TestCase):
         self.registry = load(only=[], extra={"extra": Extra})
 
     def serve(self, keys: Keys | None = None, limits: Limits | None = None) -> str:
-        server = ByzpyServer(
-            reactor, "127.0.0.1", 0, folder(self), keys=keys, limits=limits or Limits()
+        config = ServerConfig(
+            host="127.0.0.1", port=0, data_root=str(folder(self)), limits=limits or Limits()
         )
+        server = ByzpyServer(reactor, config, keys=keys)
         server.startService()
         # What it runs on is worked out in the pool: let that end first.
         self.addCleanup(lambda: server.environment().addBoth(lambda _: server.stopService()))
         return str(server.address)
 
     async def attempt(self, words: str, registry: Registry) -> ByzpyTwError | None:
-        """What ends the run of a command with `words`."""
+        """Return the error that ends the run of a command with `words`."""
         try:
             run = prepare_run(configuration(shlex.split(words)), registry)
         except ByzpyTwError as e:

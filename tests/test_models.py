@@ -233,7 +233,7 @@ class DropoutTests(SynchronousTestCase):
         self.assertEqual(self.model(self.x).shape, (4, 50))
 
     def test_keeps_the_mean(self) -> None:
-        """What is kept is scaled up by what was dropped; channels drop whole."""
+        """The kept values are scaled up by the dropped share; channels drop whole."""
         layer = models.StreamDropout(0.25, channels=True)
         with models.randomness(1):
             y = layer(torch.ones(200, 50, 4))

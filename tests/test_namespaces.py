@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SkipTest, TestCase
 
 from byzpy_tw.protocol.keygen import generate
@@ -23,6 +24,8 @@ from tests.support import (
     start_training,
     train,
 )
+
+pytestmark = [pytest.mark.slow, pytest.mark.needs_root]
 
 # A program of its own: an empty /dev/shm, then the command.
 _ALONE = ["unshare", "-m", "--", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
@@ -71,7 +74,7 @@ class Network:
         _ip("-n", self._hub, "link", "set", "dev", f"v{number}", state)
 
     def forward(self, number: int, yes: bool) -> None:
-        """Whether the bridge forwards what comes from, and goes to, machine `number`."""
+        """Have the bridge forward to and from machine `number`, or not."""
         state = "3" if yes else "0"
         words = ["bridge", "-n", self._hub, "link", "set", "dev", f"v{number}", "state", state]
         subprocess.run(words, check=True, capture_output=True, text=True)

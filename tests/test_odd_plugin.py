@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -30,6 +31,8 @@ from byzpy_tw.errors import (
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.trainer.run import RunOutcome, prepare_run, run_prepared
 from tests.support import TWISTD, Process, address_of, environment, folder
+
+pytestmark = pytest.mark.slow
 
 PLUGIN = Path(__file__).parent / "odd_plugin"
 SMALL: dict[str, Any] = {

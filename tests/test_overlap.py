@@ -1,10 +1,11 @@
-"""What goes on beside the next round: sending, digests, evaluation, records."""
+"""Work that goes on beside the next round: sending, digests, evaluation, records."""
 
 from __future__ import annotations
 
 import gc
 from typing import Any
 
+import pytest
 import torch
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -59,7 +60,7 @@ class LearnerTests(SynchronousTestCase):
 
 @define(eq=False, slots=False)
 class Place:
-    """A host whose only node sends ones, and which takes its time to read."""
+    """A server whose only node sends ones, and which takes its time to read."""
 
     collector: Collector
     bytes_sent: int = 0
@@ -101,7 +102,7 @@ class RoundsTests(SynchronousTestCase):
         return Deferred.fromCoroutine(run())
 
     def test_a_host_that_reads_slowly(self) -> None:
-        """What it is sent does not change under its eyes; later it is sent the new."""
+        """A vector that is being sent does not change; later rounds send the new one."""
         before = self.learner.parameters.clone()
         ran = self.successResultOf(self.run_round(0))
         sent, read = self.allocate.taken[0]
@@ -157,7 +158,7 @@ class SharedTests(SynchronousTestCase):
         self.work = SharedDeferred(work())
 
     def test_a_wait_that_is_given_up(self) -> None:
-        """What was waited for goes on, and others may wait for it."""
+        """Work that is no longer waited for goes on, and others may wait for it."""
         first, second = self.work.wait(), self.work.wait()
         first.addErrback(lambda failure: failure.trap(CancelledError) and None)
         first.cancel()
@@ -185,6 +186,7 @@ class SharedTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(Deferred.fromCoroutine(settled(None))))
 
 
+@pytest.mark.slow
 class RecordTests(TestCase):
     def test_of_a_run_that_fails(self) -> None:
         """Every round that was run is told, whole, whatever the next one came to."""

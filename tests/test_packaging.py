@@ -1,4 +1,4 @@
-"""What is installed: the wheel, twistd's plugin, and the sample plugins beside it."""
+"""Installation: the wheel, twistd's plugin, and the sample plugins beside it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from attrs import frozen
 from twisted.trial.unittest import SynchronousTestCase
 
 import byzpy_tw
 from tests.support import Process, address_of, environment, folder
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 # The samples, each with what it needs besides this package.
@@ -69,17 +72,38 @@ class MetadataTests(SynchronousTestCase):
         self.assertEqual(list((ROOT / "twisted").rglob("__init__.py")), [])
 
     def test_one_version(self) -> None:
-        """Metadata and package agree."""
-        self.assertEqual(setup_cfg()["metadata"]["version"], byzpy_tw.__version__)
+        """The version stands in the package, and the metadata reads it there."""
+        self.assertEqual(setup_cfg()["metadata"]["version"], "attr: byzpy_tw.__version__")
+        elsewhere = [
+            path.relative_to(ROOT)
+            for path in (*(ROOT / "byzpy_tw").rglob("*.py"), ROOT / "setup.cfg")
+            if f'"{byzpy_tw.__version__}"' in path.read_text(encoding="utf-8")
+        ]
+        self.assertEqual(elsewhere, [Path("byzpy_tw/__init__.py")])
 
-    def test_pyproject_holds_the_build_system_alone(self) -> None:
-        """What is installed stands in setup.cfg; pyproject.toml has only tools besides."""
-        self.assertEqual(
-            set(tomllib.loads((ROOT / "pyproject.toml").read_text())), {"build-system", "tool"}
-        )
+    def test_pyproject_configures_tools(self) -> None:
+        """It has the build system and the tools; what is installed stands in setup.cfg."""
+        found = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        self.assertEqual(set(found), {"build-system", "tool"})
+        tools = {"pytest", "coverage", "mypy", "ruff", "towncrier"}
+        self.assertEqual(set(found["tool"]), tools)
+        self.assertEqual(found["tool"]["coverage"]["report"]["fail_under"], 90)
+        extra = setup_cfg()["options.extras_require"]["test"]
+        for tool in tools:
+            self.assertIn(f"\n{tool} >=", extra)
+
+    def test_news_fragments(self) -> None:
+        """Each has a kind that towncrier knows, and NEWS.md a place for them."""
+        news = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["towncrier"]
+        self.assertIn(news["start_string"], (ROOT / news["filename"]).read_text())
+        kinds = "|".join(kind["directory"] for kind in news["type"])
+        for path in (ROOT / news["directory"]).iterdir():
+            if path.name != "README.md":
+                self.assertRegex(path.name, rf"^(\d+|\+[\w-]+)\.({kinds})(\.\d+)?\.md$")
+                self.assertTrue(path.read_text(encoding="utf-8").strip(), path.name)
 
     def test_samples_are_complete(self) -> None:
-        """What a stranger copies: metadata, one module, a README, tests."""
+        """Each sample has metadata, one module, a README and tests."""
         self.assertEqual({path.name for path in (ROOT / "plugins").iterdir()}, set(SAMPLES))
         for name in SAMPLES:
             here, module = ROOT / "plugins" / name, name.replace("-", "_")
@@ -210,7 +234,7 @@ def installed() -> Installed:
 
 
 class WheelTests(SynchronousTestCase):
-    """What a user gets who has installed the wheels."""
+    """An environment with the wheels installed."""
 
     def setUp(self) -> None:
         here = installed()

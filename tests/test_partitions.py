@@ -94,7 +94,7 @@ class LawsTests(SynchronousTestCase):
 
 
 class ShapeTests(SynchronousTestCase):
-    """What tells the partitions apart, on 20 examples of each of 10 labels."""
+    """The shapes of the partitions, on 20 examples of each of 10 labels."""
 
     labels = np.arange(2000) % 10
 

@@ -1,4 +1,4 @@
-"""Which server hosts which node, whatever comes and goes."""
+"""The placement of nodes on servers that come and go."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class PreaggregatorTests(SynchronousTestCase):
         self.assertEqual(got[0].shape, (2, 3))
 
     def test_refused_rows_are_left_out(self) -> None:
-        """What comes back has the rows that are left."""
+        """The answer has the rows that are left."""
         rows = np.array([[0.0], [1.0], [np.nan], [9.0]])
         np.testing.assert_allclose(NNM(f=2)(rows), [[1 / 2], [1 / 2], [5.0]])
         np.testing.assert_allclose(Clipping(f=1)(rows), [[0], [1], [2]])

@@ -13,13 +13,14 @@ import termios
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
 from byzpy_tw import console
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.output.text import TextOutput
-from byzpy_tw.output.view import Views
+from byzpy_tw.output.view import RoundCompleted, RunConfigured, Views
 from tests.recorded_runs import record
 from tests.support import PATIENCE, environment, folder
 
@@ -56,6 +57,7 @@ class PrintingCase(TestCase):
 
 
 class NamesTests(PrintingCase):
+    @pytest.mark.slow
     def test_a_terminal_without_the_character(self) -> None:
         """A run ends well, and so do the commands on its folder; the name is escaped."""
         told = self.run_in_shell([*TRAIN, *SMALL, "--run-dir", "é"], "", **ASCII)
@@ -69,6 +71,7 @@ class NamesTests(PrintingCase):
             self.assertEqual((told.returncode, told.stderr), (0, b""))
             self.assertIn(words, told.stdout)
 
+    @pytest.mark.slow
     def test_a_name_that_is_no_text(self) -> None:
         """All files are written; the name is escaped, in lines and in JSON."""
         told = self.run_in_shell([*TRAIN, *SMALL, "--run-dir", NO_TEXT, "--json"], "")
@@ -81,6 +84,7 @@ class NamesTests(PrintingCase):
         self.assertTrue(told.stdout.endswith(b"; records in \\udcff\\udce9\n"), told.stdout)
         self.assertWhole(NO_TEXT, 6)
 
+    @pytest.mark.slow
     def test_from_python(self) -> None:
         """A folder's name may be no text there too."""
         path = self.folder / NO_TEXT
@@ -91,6 +95,7 @@ class NamesTests(PrintingCase):
         self.assertEqual(result.status, "finished")
         self.assertWhole(NO_TEXT)
 
+    @pytest.mark.slow
     def test_a_bar(self) -> None:
         """On a terminal without the characters of its blocks, or of the folder's name."""
         screen, process_end = pty.openpty()
@@ -112,6 +117,7 @@ class NamesTests(PrintingCase):
         self.assertWhole("é")
 
 
+@pytest.mark.slow
 class StreamsTests(PrintingCase):
     def test_runs_go_on(self) -> None:
         """Closed streams, full ones and a reader that leaves are no reason to end one."""
@@ -126,7 +132,7 @@ class StreamsTests(PrintingCase):
 
     def test_a_closed_stream_is_no_file_of_a_run(self) -> None:
         """A library's prints do not end up in the records, whose file numbers are free."""
-        program = "import os; from byzpy_tw import console; console.forgiving(); "
+        program = "import os; from byzpy_tw import console; console.make_streams_tolerant(); "
         program += "file = os.open('made', os.O_CREAT | os.O_WRONLY); os.write(2, b'x'); "
         program += "os.write(1, b'x'); raise SystemExit(file < 3)"
         told = self.run_in_shell([sys.executable, "-c", program], "<&- >&- 2>&-")
@@ -166,9 +172,9 @@ class ViewsTests(SynchronousTestCase):
         told = list[str]()
         views = Views(TextOutput(fail), [TextOutput(told.append)])
         for number in range(3):
-            views.round(record(number, accuracy=0.5, test_loss=1.0), 1.0)
+            views.handle(RoundCompleted(record(number, accuracy=0.5, test_loss=1.0), 1.0))
             views.event("tcp://a:1 is lost")
-        views.configuration(RunConfig(in_process=True), "runs/x", 1)
+        views.handle(RunConfigured(RunConfig(in_process=True), "runs/x", 1))
         self.assertEqual(len([line for line in told if line == "! tcp://a:1 is lost"]), 3)
         self.assertEqual(len([line for line in told if line.startswith("round ")]), 3)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
@@ -205,8 +211,8 @@ class SayTests(SynchronousTestCase):
 
     def test_print_from_python(self) -> None:
         """The default of `byzpy_tw.run` prints as much as can be; another's errors stay."""
-        from byzpy_tw.api import _lasting
+        from byzpy_tw.api import _tolerant
 
-        self.assertIs(_lasting(print), console.say)
-        self.assertIs(_lasting(Path), Path)
-        self.assertIsNone(_lasting(None))
+        self.assertIs(_tolerant(print), console.say)
+        self.assertIs(_tolerant(Path), Path)
+        self.assertIsNone(_tolerant(None))

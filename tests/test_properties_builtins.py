@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from byzpy_tw import attacks, datasets
 from byzpy_tw.plugins import load
 from byzpy_tw.plugins.registry import OWN_DISTRIBUTION
 from byzpy_tw.testing.conformance import KINDS, tests_for
 from byzpy_tw.testing.properties import attack_tests, dataset_tests
+
+pytestmark = pytest.mark.slow
 
 Factory = Callable[..., Any]
 

@@ -8,6 +8,7 @@ import unittest
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,6 +23,8 @@ from byzpy_tw.testing.properties import (
     preaggregator_tests,
 )
 from byzpy_tw.testing.properties.bounds import run_within
+
+pytestmark = pytest.mark.slow
 
 LAWS = {"permutation", "translation", "scaling", "equal-rows"}
 

@@ -11,19 +11,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.cli.sweep import options as lab_options
+from byzpy_tw.cli.sweep import options as sweep_options
 from byzpy_tw.cli.train import parse_invocation, parser
 from byzpy_tw.tap import Options
 from tests.support import PATIENCE, TWISTD, Process, environment, folder
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PLUGINS = (ROOT / "docs" / "how-to" / "write-plugins.md").read_text()
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 
 
-def blocks(heading: str, language: str) -> list[str]:
-    """The code blocks of `language` under `heading`."""
-    section = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+def blocks(heading: str, language: str, page: str = README) -> list[str]:
+    """The code blocks of `language` under `heading` of `page`."""
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return [b.strip() for b in re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)]
 
 
@@ -35,6 +39,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+@pytest.mark.slow
 class WalkTests(TestCase):
     """The three-terminal walk, as printed."""
 
@@ -61,13 +66,17 @@ class WalkTests(TestCase):
         self.assertTrue((left / "result.json").exists())
 
 
+@pytest.mark.slow
 class PluginTests(TestCase):
-    """The plugin of the README, from its two files to its name."""
+    """The plugin of the page on plugins, from its two files to its name."""
 
     def test_the_plugin_works(self) -> None:
         """Installed by pip, it is used by name."""
         here, there = folder(self), folder(self)
-        [code], [project] = blocks("Plugins", "python"), blocks("Plugins", "toml")
+        [code], [project] = (
+            blocks("One file", "python", PLUGINS),
+            blocks("One file", "toml", PLUGINS),
+        )
         (here / "midrange.py").write_text(code.partition("\n")[2])
         (here / "pyproject.toml").write_text(project)
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
@@ -86,20 +95,25 @@ class PluginTests(TestCase):
 
 
 class TextTests(SynchronousTestCase):
-    """What can be checked without running anything for long."""
+    """Checks of the text that run nothing for long."""
+
+    def test_is_short(self) -> None:
+        """At most 120 lines: everything else stands in docs/."""
+        self.assertLessEqual(len(README.splitlines()), 120)
 
     def test_options_exist(self) -> None:
-        """Each option that the README names is the trainer's, the server's or the lab's."""
-        lab = argparse.ArgumentParser()
-        lab_options(lab)
-        known = parser().format_help() + str(Options()) + lab.format_help()
+        """Each option that the README names is the trainer's, the server's or the sweep's."""
+        sweep = argparse.ArgumentParser()
+        sweep_options(sweep)
+        known = parser().format_help() + str(Options()) + sweep.format_help()
         elsewhere = {"--pidfile", "--logfile", "--help", "--server"}
         for option in set(re.findall(r"--[a-z][a-z-]+", README)) - elsewhere:
             self.assertIn(option, known, option)
 
+    @pytest.mark.slow
     def test_python_runs(self) -> None:
         """The Python lines run."""
-        [code] = blocks("Options", "python")
+        [code] = blocks("From Python", "python")
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE,
             cwd=folder(self),
@@ -109,7 +123,8 @@ class TextTests(SynchronousTestCase):
 
     def test_config_file(self) -> None:
         """The file of options is one, and the commands beside it are understood."""
-        [text], lines = blocks("A file of options", "toml"), blocks("A file of options", "sh")
+        text, *_ = blocks("An example", "toml", CONFIGURATION)
+        lines = blocks("An example", "sh", CONFIGURATION)
         here = folder(self)
         (here / "run.toml").write_text(text)
         commands = [shlex.split(line) for block in lines for line in block.splitlines()]
@@ -120,10 +135,12 @@ class TextTests(SynchronousTestCase):
             self.assertGreaterEqual(parse_invocation(given).options["rounds"], 1)
 
     def test_ci_runs_the_commands(self) -> None:
-        """.ci/run installs as the README's second command does, and runs its first."""
-        script = (Path(__file__).parent.parent / ".ci" / "run").read_text()
+        """.ci/run installs and tests as the README's second command, and runs its first."""
+        script = (ROOT / ".ci" / "run").read_text()
         first, second = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
         self.assertIn(first.rpartition("venv/bin/python ")[2], script)
         self.assertIn("install --quiet -e '.[test]'", script)
         self.assertIn("pip install -e '.[test]'", second)
-        self.assertTrue(second.endswith("-m pytest -n 2"))
+        command = second.rpartition("venv/bin/python ")[2]
+        self.assertEqual(command, "-m pytest -n 2")
+        self.assertIn(f'/venv/bin/python" {command}\n', script)

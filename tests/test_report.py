@@ -1,4 +1,4 @@
-"""What pages tell of a run, from its records."""
+"""The pages of a run, from its records."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.records.schema import STATES, parse_record, refusal_state
 from byzpy_tw.report.downsample import COLUMNS
 from byzpy_tw.report.history import SHOWN, RoundHistory
-from byzpy_tw.report.html import read_asset, script_json, standalone_page
+from byzpy_tw.report.html import SCRIPTS, read_asset, script_json, standalone_page
 from byzpy_tw.report.load import begin, read
-from byzpy_tw.report.page import REPORT, render_report, report
+from byzpy_tw.report.page import REPORT, render_report, write_report
 from byzpy_tw.rounds.round import Reason
 from tests.recorded_runs import HTML, record, records, refused, run_report
 from tests.support import folder
@@ -78,7 +78,8 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual((letters[:2], digits[:2], excluded[:2]), ("lx", "59", "50"))
 
     def test_many_nodes_are_bounded(self) -> None:
-        """Of very many nodes so many have strips, of both kinds; all are counted."""
+        """A run of very many nodes shows a bounded number of strips, of both kinds; all are
+        counted."""
         told = history(1, honest=5000, byzantine=5000)
         told.add(record(0, selected=None, excluded=[], refused=[
             {"node": 9999, "reason": "lost", "detail": ""}]))  # fmt: skip
@@ -141,7 +142,7 @@ class ConclusionTests(SynchronousTestCase):
         )
 
     def test_a_rule_that_takes_few(self) -> None:
-        """Of Krum it matters whom it took."""
+        """A report on Krum says which node it took."""
         said = self.concluded(
             record(0, selected=[4], excluded=[0, 1, 2, 3]),
             record(1, selected=[0], excluded=[1, 2, 3, 4]),
@@ -187,7 +188,7 @@ class StandaloneTests(SynchronousTestCase):
         """Names with markup are JSON that holds no markup, and escaped where they are text."""
         page = render_report([run_report(HTML)])
         self.assertNotIn("<img", page)
-        self.assertEqual(page.count("<script"), 3)  # the data, and two of ours
+        self.assertEqual(page.count("<script"), 4)  # the data, uPlot, and two of ours
         [data] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
         self.assertEqual(json.loads(data)["name"], HTML)
 
@@ -202,14 +203,15 @@ class StandaloneTests(SynchronousTestCase):
         """No address is in it, and its policy lets nothing in but what it holds."""
         page = standalone_page("t", {"a": 1})
         self.assertIn("default-src 'none'; script-src 'sha256-", page)
-        addresses = set(re.findall(r"https?://[^\s\"'<>)]+", page))
-        self.assertEqual(addresses, {"http://www.w3.org/2000/svg"})  # a name, not a place
+        addresses = set(re.findall(r"https?://([^\s\"'<>)/]+)", page))
+        self.assertEqual(addresses, {"www.w3.org", "github.com"})  # names, and uPlot's notice
+        self.assertIn("The MIT License", page)
         self.assertNotRegex(page, r"<(link|script|img)[^>]+(src|href)=\"(?!data:)")
 
     def test_scripts_make_no_html(self) -> None:
         """There is nothing in them that parses text as HTML or as code."""
         parsers = r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\("
-        for name in ("draw.js", "run.js"):
+        for name in (*SCRIPTS, "sweep.js"):
             self.assertNotRegex(read_asset(name), parsers)
 
 
@@ -238,7 +240,7 @@ class ReadingTests(SynchronousTestCase):
     def test_no_rounds_at_all(self) -> None:
         """A run that failed before its first round has a report, which says why."""
         self.write("result.json", {"status": "failed", "error": "no server there"})
-        self.assertEqual(report(self.path), self.path / REPORT)
+        self.assertEqual(write_report(self.path), self.path / REPORT)
         self.assertIn("The run failed: no server there.", (self.path / REPORT).read_text())
 
     def test_where_nodes_live(self) -> None:
@@ -287,7 +289,7 @@ class ReadingTests(SynchronousTestCase):
         )
 
     def test_words_from_a_record(self) -> None:
-        """What is told of a damaged one can stand on a terminal."""
+        """Words from a damaged record can stand on a terminal."""
         self.write("rounds.jsonl", record(0, excluded=["\x1b]0;PWNED\x07\x1b[31mred\u202e"]))
         note = read(self.path).note
         self.assertIn("PWNED", note)

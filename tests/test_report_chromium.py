@@ -5,15 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.report.page import render_report
+from byzpy_tw.report.result import Result
+from byzpy_tw.sweep.page import page
 from tests.chromium import MISSING, Browser
 from tests.recorded_runs import HTML, run_report
 from tests.support import address_of, folder, start_server, start_training
+from tests.sweep_grids import grid
+from tests.test_run_from_python import run_folder
+from tests.test_sweep import filled
+
+pytestmark = [pytest.mark.slow, pytest.mark.chromium]
 
 # For a person: where pictures of each page go, if anywhere.
 PICTURES = os.environ.get("BYZPY_TW_PICTURES")
@@ -24,76 +33,167 @@ def screenshot(browser: Browser, name: str) -> None:
         browser.screenshot(Path(PICTURES) / f"{name}.png")
 
 
+def shown_page(case: Any, content: str, width: int = 1280, *, dark: bool = False) -> Browser:
+    """Return a browser that shows `content`, as a file."""
+    path = folder(case) / "page.html"
+    path.write_text(content, encoding="utf-8")
+    browser = Browser.start(case)
+    browser.open_page(path.as_uri(), width, dark=dark)
+    return browser
+
+
+def everywhere(case: Any, content: str, name: str) -> Iterator[Browser]:
+    """Show `content` on a desk and a phone, light and dark: without errors or requests."""
+    browser = shown_page(case, content)
+    address = browser.evaluate("location.href")
+    for width in (1280, 390):
+        for dark in (False, True):
+            browser.requests.clear()
+            browser.open_page(address, width, dark=dark)
+            wide = browser.evaluate("document.documentElement.scrollWidth")
+            case.assertLessEqual(wide, width)
+            case.assertEqual(browser.requests, [address])
+            yield browser
+            screenshot(browser, f"{name}-{width}-{'dark' if dark else 'light'}")
+    case.assertEqual(browser.errors, [])
+
+
+COUNT = "document.querySelectorAll('{}').length"
+# Whether anything is drawn on each canvas.
+PAINTED = """[...document.querySelectorAll('canvas')].map((c) => c.getContext('2d')
+    .getImageData(0, 0, c.width, c.height).data.some((byte) => byte))"""
+
+
+def press(element: str, key: str) -> str:
+    """Return the JavaScript that presses `key` in `element`."""
+    return f"{element}.dispatchEvent(new KeyboardEvent('keydown', {{ key: '{key}' }}))"
+
+
 class ReportTests(SynchronousTestCase):
     skip = MISSING or None
 
-    def opened(self, *run_reports: Any, width: int = 1280, dark: bool = False) -> Browser:
-        path = folder(self) / "page.html"
-        path.write_text(render_report(run_reports), encoding="utf-8")
-        browser = Browser.start(self)
-        browser.open_page(path.as_uri(), width, dark=dark)
-        return browser
+    def opened(self, *reports: Any, **more: Any) -> Browser:
+        return shown_page(self, render_report(reports), **more)
 
     def test_at_every_width(self) -> None:
         """It draws without an error, and fits a desk and a phone, light and dark."""
-        path = folder(self) / "page.html"
-        path.write_text(render_report([run_report()]), encoding="utf-8")
-        browser = Browser.start(self)
-        for width in (1280, 390):
-            for dark in (False, True):
-                browser.open_page(path.as_uri(), width, dark=dark)
-                count = "document.querySelectorAll('{}').length"
-                self.assertEqual(browser.evaluate(count.format("figure svg")), 3)
-                self.assertEqual(browser.evaluate(count.format(".strip svg")), 6)
-                wide = browser.evaluate("document.documentElement.scrollWidth")
-                self.assertLessEqual(wide, width)
-                screenshot(browser, f"report-{width}-{'dark' if dark else 'light'}")
-        self.assertEqual(browser.errors, [])
+        for browser in everywhere(self, render_report([run_report()]), "report"):
+            self.assertEqual(browser.evaluate(PAINTED), [True] * 3)
+            self.assertEqual(browser.evaluate(COUNT.format(".strip svg")), 6)
 
     def test_pointing(self) -> None:
         """Under the pointer, a curve tells its figures, and a cell its round and state."""
+        for width in (1280, 390):
+            browser = self.opened(run_report(), width=width)
+            browser.mouse('[data-part="accuracy"] .u-over', (0.5, 0.5), (0.995, 0.5))
+            tip = "document.querySelector('{} .tip').textContent"
+            self.assertEqual(
+                browser.evaluate(tip.format('[data-part="accuracy"]')), "round 99accuracy 99.01 %"
+            )
+            browser.mouse('[data-node="2"] svg', (0.035, 0.5))
+            self.assertEqual(browser.evaluate(tip.format('[data-node="2"]')), "round 3node 2: late")
+            self.assertEqual(browser.errors, [])
+
+    def test_zooming(self) -> None:
+        """Dragging shows the rounds between, and a double click, Escape or the button all."""
+        loss = '[data-part="loss"]'
+        reset = f"document.querySelector('{loss} .reset')"
+        first = f"document.querySelector('{loss} .tip b').textContent"
+        for width in (1280, 390):
+            browser = self.opened(run_report(), width=width)
+            for leave in ("double click", "Escape", "button"):
+                self.assertTrue(browser.evaluate(f"{reset}.hidden"))
+                over = f"{loss} .u-over"
+                browser.mouse(over, (0.5, 0.5), (0.6, 0.5), (0.7, 0.5), drag=True)
+                self.assertFalse(browser.evaluate(f"{reset}.hidden"))
+                browser.mouse(over, (0.4, 0.5), (0.005, 0.5))
+                self.assertRegex(browser.evaluate(first), r"^round (49|50)$")
+                if leave == "double click":
+                    browser.double_click(over)
+                elif leave == "button":
+                    browser.evaluate(f"{reset}.click()")
+                else:
+                    canvas = f"document.querySelector('{loss} .canvas')"
+                    browser.evaluate(press(canvas, "Escape"))
+                browser.mouse(over, (0.4, 0.5), (0.005, 0.5))
+                self.assertEqual(browser.evaluate(first), "round 0")
+            self.assertEqual(browser.errors, [])
+
+    def test_without_a_pointer(self) -> None:
+        """A chart says its figures, and its cursor moves with the arrow keys."""
         browser = self.opened(run_report())
-        point = """(() => {{
-            const picture = document.querySelector('{0} svg');
-            const box = picture.getBoundingClientRect();
-            picture.dispatchEvent(new PointerEvent('pointermove',
-                {{ clientX: box.left + {1} * box.width, clientY: box.top + 5 }}));
-            return document.querySelector('{0} .tip').textContent;
-        }})()"""
+        chart = "document.querySelector('[data-part=\"accuracy\"] .canvas')"
+        self.assertEqual(browser.evaluate(f"{chart}.getAttribute('role')"), "img")
         self.assertEqual(
-            browser.evaluate(point.format('[data-part="accuracy"]', 0.99)),
-            "round 99accuracy 99.01 %",
+            browser.evaluate(f"{chart}.getAttribute('aria-label')"),
+            "Accuracy on the test data: accuracy last 99.01 %, lowest 90.91 %, highest 99.01 %",
         )
-        self.assertEqual(
-            browser.evaluate(point.format('[data-node="2"]', 0.035)), "round 3node 2: late"
-        )
-        self.assertEqual(browser.errors, [])
+        for _ in range(12):
+            browser.evaluate(press(chart, "ArrowRight"))
+        told = "document.querySelector('[data-part=\"accuracy\"] .tip').textContent"
+        self.assertEqual(browser.wait_for(told), "round 11accuracy 90.91 %")
 
     def test_names_stay_text(self) -> None:
         """HTML in the name of a run, a server, an event or an option is shown as it is."""
         browser = self.opened(run_report(HTML))
-        self.assertIn(HTML, browser.evaluate("document.querySelector('h1').textContent"))
-        self.assertIn(HTML, browser.evaluate("document.querySelector('.place').textContent"))
-        self.assertIn(HTML, browser.evaluate("document.querySelector('.events').textContent"))
-        self.assertIn(HTML, browser.evaluate("document.querySelector('.options').textContent"))
-        foreign = "document.querySelectorAll('img, main script').length"
-        self.assertEqual(browser.evaluate(foreign), 0)
+        for selector in ("h1", ".place", ".events", ".options"):
+            text = browser.evaluate(f"document.querySelector('{selector}').textContent")
+            self.assertIn(HTML, text)
+        self.assertEqual(browser.evaluate(COUNT.format("img, main script")), 0)
         self.assertIsNone(browser.evaluate("window.hurt || null"))
         self.assertEqual(browser.errors, [])
 
     def test_several_runs(self) -> None:
         """They are drawn over each other, and what differs is told."""
-        browser = self.opened(
-            run_report("one"), run_report("two", rounds=1500, seed=7), run_report(HTML)
+        content = render_report(
+            [run_report("one"), run_report("two", rounds=1500, seed=7), run_report(HTML)]
         )
-        self.assertEqual(
-            browser.evaluate("[...document.querySelectorAll('figure')].map("
-                          "(f) => f.querySelectorAll('path.line').length)"),
-            [3, 3, 3],
-        )  # fmt: skip
-        self.assertIn("--seed", browser.evaluate("document.body.textContent"))
-        screenshot(browser, "comparison")
+        for browser in everywhere(self, content, "comparison"):
+            keys = (
+                "[...document.querySelectorAll('figure')].map("
+                "(f) => f.querySelectorAll('.key').length)"
+            )
+            self.assertEqual(browser.evaluate(keys), [3, 3, 3])
+            self.assertEqual(browser.evaluate(PAINTED), [True] * 3)
+            self.assertIn("--seed", browser.evaluate("document.body.textContent"))
+
+
+class SweepPageTests(SynchronousTestCase):
+    skip = MISSING or None
+
+    def test_at_every_width(self) -> None:
+        """A chart an attack, and a table whose cells have their colours and lead to more."""
+        made = grid(
+            attacks=("none", "sign-flip:scale=-5", "ipm:tau=0.5", "min-max"),
+            defences=("mean", "geometric-median", "clipping:c=2.0 | nnm | trimmed-mean"),
+            seeds=(1, 2),
+        )
+        for browser in everywhere(self, page(made, filled(made), Path("lab")), "sweep"):
+            self.assertEqual(browser.evaluate(PAINTED), [True] * 4)
+            colour = "getComputedStyle(document.querySelector('.heat td')).backgroundColor"
+            self.assertRegex(browser.evaluate(colour), r"^rgb\(\d+, \d+, \d+\)$")
+            browser.mouse(".u-over", (0.5, 0.5), (0.85, 0.5))
+            tip = browser.evaluate("document.querySelector('.tip').textContent")
+            self.assertRegex(tip, "^round 9mean 90 %")
+            browser.evaluate("document.querySelector('td a').click()")
+            browser.wait_for("document.querySelector('details[open]')?.id === 'cell-0-0'")
+
+
+class NotebookTests(SynchronousTestCase):
+    skip = MISSING or None
+
+    def test_a_cell_s_output(self) -> None:
+        """Twice in a page, each with its curves; nothing of it is left outside."""
+        result = Result.read(run_folder(self, status="finished"))
+        shown = [result._repr_html_() for _ in range(2)]
+        content = f"<!DOCTYPE html><title>n</title><h3>mine</h3>{''.join(shown)}"
+        browser = shown_page(self, content)
+        self.assertEqual(browser.evaluate(PAINTED), [True] * 4)
+        outside = "getComputedStyle(document.querySelector('h3')).fontSize"
+        self.assertNotEqual(browser.evaluate(outside), "14px")  # as our own headings have
+        self.assertEqual(browser.evaluate("typeof byzpy + typeof uPlot"), "undefinedundefined")
         self.assertEqual(browser.errors, [])
+        screenshot(browser, "notebook")
 
 
 class LivePageTests(SynchronousTestCase):
@@ -114,8 +214,12 @@ class LivePageTests(SynchronousTestCase):
         browser = Browser.start(self)
         browser.open_page(url)
         rounds = "Number(document.querySelector('.tile .value')?.textContent || 0)"
-        first = browser.wait_for(rounds)
+        browser.wait_for(f"{rounds} > 10")
+        browser.mouse('[data-part="loss"] .u-over', (0.1, 0.5), (0.3, 0.5), (0.5, 0.5), drag=True)
+        first = browser.evaluate(rounds)
         browser.wait_for(f"{rounds} > {first}")
+        reset = "document.querySelector('[data-part=\"loss\"] .reset').hidden"
+        self.assertIs(browser.evaluate(reset), False)  # as before the new figures
         states = "document.querySelector('[data-node=\"{}\"]').dataset.states"
         browser.wait_for(f"/^r+p/.test({states.format(3)})")  # refused, then on probation
         self.assertNotRegex(browser.evaluate(states.format(0)), "[rp]")
@@ -129,7 +233,16 @@ class LivePageTests(SynchronousTestCase):
         self.assertIn(HTML, browser.evaluate("document.querySelector('h1').textContent"))
         metrics = urllib.request.urlopen(url + "metrics", timeout=30).read().decode()
         self.assertIn(f'byzpy_tw_server_up{{server="{addresses[1]}"}} 0.0', metrics)
-        screenshot(browser, "live")
+        for width in (1280, 390):
+            for dark in (False, True):
+                browser.open_page(url, width, dark=dark)
+                browser.wait_for(rounds)
+                self.assertEqual(browser.evaluate(PAINTED), [True] * 3)
+                self.assertLessEqual(
+                    browser.evaluate("document.documentElement.scrollWidth"), width
+                )
+                screenshot(browser, f"live-{width}-{'dark' if dark else 'light'}")
+        self.assertEqual([each for each in browser.requests if not each.startswith(url)], [])
 
         trainer.signal(signal.SIGINT)
         browser.wait_for("document.querySelector('.pill')?.textContent === 'interrupted'")

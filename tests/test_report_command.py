@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
@@ -160,7 +161,7 @@ class ReportCommandTests(Command):
         self.assertIn(f"byzpy_tw: warning: {shown}: Line 21 of", self.attempt(path)[2])
 
     def test_damage(self) -> None:
-        """What is whole is drawn, and what is not is told."""
+        """The intact part is drawn, and the damage is told."""
         path = self.begin("a")
         with open(path / "rounds.jsonl", "a") as file:
             file.write('{"round": 20, "se')
@@ -169,6 +170,7 @@ class ReportCommandTests(Command):
         self.assertIn("Line 21 of rounds.jsonl is no whole record", said)
 
 
+@pytest.mark.slow
 class EveryRunTests(SynchronousTestCase):
     def test_leaves_a_report(self) -> None:
         """However a run ended: finished, or over before its first round."""

@@ -41,7 +41,7 @@ class RoundMachine(RuleBasedStateMachine):
 
     @rule(node=_NODES, reason=st.sampled_from(Reason))
     def refuse(self, node: int, reason: Reason) -> None:
-        self.round.refused(node, reason, "a detail")
+        self.round.refuse(node, reason, "a detail")
         self.note(node, reason)
 
     @rule()
@@ -96,7 +96,7 @@ class VerdictTests(SynchronousTestCase):
         """A finished round of `n` honest nodes; ``_2=Reason.LATE`` refuses node 2."""
         made = Round(3, n, 0, f)
         for name, reason in refused.items():
-            made.refused(int(name[1:]), reason)
+            made.refuse(int(name[1:]), reason)
         for node in range(n):
             made.accept(node)
         return made
@@ -174,7 +174,7 @@ class VerdictTests(SynchronousTestCase):
         ):  # fmt: skip
             round = Round(3, 4, 2, 1)
             for node, (reason, detail) in refusals.items():
-                round.refused(node, reason, detail)
+                round.refuse(node, reason, detail)
             for node in range(6):
                 round.accept(node)
             verdict = round.verdict(anything)
@@ -191,7 +191,7 @@ class VerdictTests(SynchronousTestCase):
         for f, words in ((2, "f = 2 are tolerated"), (4, "all of those that were asked (f = 4)")):
             round = Round(0, 3, 2, f, frozenset({4}))
             for node in range(3):
-                round.refused(node, Reason.FAILED, "ValueError: no")
+                round.refuse(node, Reason.FAILED, "ValueError: no")
             round.mark_unasked([3, 4], "no honest vector could be shown")
             round.expire()
             self.assertEqual(round.refusals[3].reason, Reason.UNASKED)
@@ -206,7 +206,7 @@ class VerdictTests(SynchronousTestCase):
         for number, words in ((0, "broken from the start"), (1, "try a smaller --lr")):
             round = Round(number, 3, 0, 1)
             for node in range(3):
-                round.refused(node, Reason.NOT_FINITE, "norm nan")
+                round.refuse(node, Reason.NOT_FINITE, "norm nan")
             verdict = round.verdict(anything)
             assert isinstance(verdict, Halt)
             self.assertIn(f"{words}; node 0: norm nan", verdict.why)
@@ -214,10 +214,10 @@ class VerdictTests(SynchronousTestCase):
     def test_divergence_charges_nobody(self) -> None:
         """Over half of the honest vectors not finite is the model's doing, whatever f."""
         round = Round(0, 3, 2, 5)
-        round.refused(0, Reason.NOT_FINITE)
-        round.refused(4, Reason.NOT_FINITE)
+        round.refuse(0, Reason.NOT_FINITE)
+        round.refuse(4, Reason.NOT_FINITE)
         self.assertFalse(round.diverged)  # one of three honest ones
-        round.refused(2, Reason.NOT_FINITE)
+        round.refuse(2, Reason.NOT_FINITE)
         self.assertTrue(round.diverged)
         round.expire()
         self.assertTrue(round.verdict(anything).diverged)

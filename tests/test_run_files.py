@@ -1,4 +1,4 @@
-"""What a run leaves: as the reference tells it, and enough to compute it again."""
+"""The files of a run: as the reference describes them, and enough to compute it again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.records import schema
@@ -19,6 +20,7 @@ TELL = "describe it in byzpy_tw/records/schema.py, then run: python docs/generat
 
 
 class FilesTests(SynchronousTestCase):
+    @pytest.mark.slow
     def test_a_run_and_the_same_again(self) -> None:
         """One run on a server, with an attacker who is caught: its files are as told, and
         the programs of docs/how-to/reproduce-and-audit.md get its hashes once more."""
@@ -49,7 +51,7 @@ class FilesTests(SynchronousTestCase):
         self.assertEqual(set.intersection(*map(set, run.rounds)), always, TELL)
 
     def said(self, command: list[str], here: Path) -> str:
-        """What `command` prints."""
+        """Return the output of `command`."""
         done = subprocess.run(
             command, cwd=here, env=environment(), capture_output=True, text=True,
             timeout=PATIENCE,

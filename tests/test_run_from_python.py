@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
@@ -16,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
 from byzpy_tw import Result, RunConfig
-from byzpy_tw.api import _error, _outcome
+from byzpy_tw.api import _child_error, _result
 from byzpy_tw.errors import (
     BudgetExceeded,
     ConfigError,
@@ -28,7 +29,6 @@ from byzpy_tw.errors import (
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.report.curves import Chart, page
 from byzpy_tw.vectors import sha256_of
 from tests.recorded_runs import record
 from tests.support import folder, start_training
@@ -39,6 +39,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 class RunTests(TestCase):
     """Real processes, called as a script or a notebook would."""
 
@@ -132,6 +133,7 @@ class RunTests(TestCase):
         self.assertEqual(stopped.status, "interrupted")
         self.assertEqual(stopped.parameters.shape, (40,))  # in a checkpoint
 
+    @pytest.mark.slow
     def test_it_does_not_outlive_its_parent(self) -> None:
         """A trainer whose standard input ends stops as at SIGTERM."""
         process, path = start_training(
@@ -175,7 +177,7 @@ class AsyncTests(TestCase):
         self.assertIn("keeps no parameters", str(error))
 
     async def test_another_runs_folder(self) -> None:
-        """What is in it is not what comes back, `check` or not."""
+        """The folder's old content does not come back, `check` or not."""
         options = {**SMALL, "run_dir": str(self.path), "show": None, "check": False}
         await byzpy_tw.run_async(**options)
         await self.assertFailure(byzpy_tw.run_async(**options), RunDirectoryError)
@@ -193,18 +195,18 @@ class AsyncTests(TestCase):
 class EndTests(SynchronousTestCase):
     """How the process of a run ended, in the caller's terms."""
 
-    def test_what_it_printed(self) -> None:
-        """The error that it named, by its code; its own words where it named none."""
-        line = "byzpy_tw: error: BUDGET_EXCEEDED: 2 of 4"
-        error = _error(3, ["round 1", line, "to go on: ..."])
+    def test_its_error(self) -> None:
+        """The error that it reported, by its code; the way it ended where it reported none."""
+        reported = '["BUDGET_EXCEEDED", "2 of 4"]'
+        error = _child_error(3, ["round 1", "to go on: ..."], reported)
         self.assertIsInstance(error, BudgetExceeded)
         self.assertEqual(str(error), "2 of 4")
-        self.assertIsNone(_error(0, [line]))
+        self.assertIsNone(_child_error(0, [], reported))
         for code, name in ((-9, "SIGKILL"), (143, "SIGTERM"), (-11, "SIGSEGV")):
-            error = _error(code, [line])
+            error = _child_error(code, ["round 1"], reported)
             self.assertIsInstance(error, RunFailed)
             self.assertIn(f"stopped by {name}", str(error))
-        bug = _error(1, ["Traceback (most recent call last):", "KeyError: 3"])
+        bug = _child_error(1, ["Traceback (most recent call last):", "KeyError: 3"], "")
         assert bug is not None
         self.assertIn("exit code 1; its last line: KeyError: 3", str(bug))
         self.assertIn("Traceback", bug.__notes__[0])
@@ -212,13 +214,13 @@ class EndTests(SynchronousTestCase):
     def test_whose_result_it_is(self) -> None:
         """A folder's result is returned for the error that it records, and for no other."""
         path = run_folder(self, status="paused", error="2 of 4", error_code="BUDGET_EXCEEDED")
-        self.assertEqual(_outcome(path, BudgetExceeded("2 of 4"), False).status, "paused")
+        self.assertEqual(_result(path, BudgetExceeded("2 of 4"), False).status, "paused")
         over = BudgetExceeded("2 of 4")
-        error = self.assertRaises(BudgetExceeded, _outcome, path, over, True)
+        error = self.assertRaises(BudgetExceeded, _result, path, over, True)
         self.assertIn("Result.read", error.__notes__[0])
         self.assertIn("resume", error.__notes__[1])
-        self.assertRaises(ConfigError, _outcome, path, ConfigError("no"), False)
-        self.assertRaises(RunFailed, _outcome, folder(self), RunFailed("killed"), False)
+        self.assertRaises(ConfigError, _result, path, ConfigError("no"), False)
+        self.assertRaises(RunFailed, _result, folder(self), RunFailed("killed"), False)
 
 
 def run_folder(case: Any, **result: Any) -> Path:
@@ -271,7 +273,7 @@ class ResultTests(SynchronousTestCase):
         self.assertIn("finished: 3 of 3 rounds, accuracy 50.00%", repr(result))
 
     def test_one_that_is_under_way(self) -> None:
-        """What there is of it so far, from its records."""
+        """A run that is under way is shown so far, from its records."""
         result = Result.read(run_folder(self))
         self.assertEqual(result.status, "unfinished")
         self.assertEqual((result.accuracy, result.rounds), (0.5, 3))
@@ -320,12 +322,14 @@ class ResultTests(SynchronousTestCase):
             self.assertEqual(str(error), "why")
 
     def test_in_a_notebook(self) -> None:
-        """Curves and a table; text stays text."""
-        shown = Result.read(run_folder(self, status="diverged", error="<script>"))._repr_html_()
-        self.assertEqual(shown.count("<svg"), 2)
-        self.assertIn("&lt;script&gt;", shown)
-        self.assertIn("&lt;b&gt;run", shown)
-        self.assertNotIn("<script>", shown)
+        """Curves, and a table that stands without scripts; text stays text."""
+        shown = Result.read(run_folder(self, status="diverged", error="</script>"))._repr_html_()
+        self.assertIn('"mean":[0.0,null,0.5]', shown)
+        table, _, script = shown.partition("<script>")
+        self.assertIn("<td>50.00% (worst", table)
+        self.assertIn("&lt;/script&gt;", table)
+        self.assertIn("&lt;b&gt;run", table)
+        self.assertEqual(script.count("</script>"), 1)
         self.assertNotIn("<b>run", shown)
 
     def test_plot(self) -> None:
@@ -338,18 +342,3 @@ class ResultTests(SynchronousTestCase):
         self.patch(sys, "modules", {**sys.modules, "matplotlib": None})
         said = str(self.assertRaises(ImportError, result.plot))
         self.assertIn("pip install matplotlib", said)
-
-
-class ChartTests(SynchronousTestCase):
-    def test_no_points(self) -> None:
-        """No chart, and no division by nothing."""
-        self.assertEqual(Chart("loss", []).svg(), "")
-        self.assertIn("<svg", Chart("loss", [(1, 3.0)]).svg())
-        self.assertNotIn("<svg", page("run", [Chart("loss", [])], {"a": ""}))
-
-    def test_many_points(self) -> None:
-        """A long run's curve is thinned, and ends where the run does."""
-        points = [(i, float(i)) for i in range(1, 100_001)]
-        drawn = Chart("loss", points).svg()
-        self.assertLess(len(drawn), 10_000)
-        self.assertIn(' 334.0,10.0"', drawn)

@@ -11,6 +11,7 @@ import tomllib
 import unittest
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
@@ -37,6 +38,7 @@ class WritingTests(SynchronousTestCase):
         self.addCleanup(sys.path.remove, str(made.folder))
         return str(project["name"])
 
+    @pytest.mark.slow
     def test_every_kind(self) -> None:
         """Its tests pass from the start, and installed it is found under its name."""
         where = on_path(self)
@@ -121,5 +123,5 @@ class RefusingTests(SynchronousTestCase):
             self.assertEqual(main(words), 0)
             self.assertEqual(main(words), 2)
         self.assertIn(f"wrote {where / 'byzpy-tw-my-cut'}", said.getvalue())
-        self.assertIn("python -m byzpy_tw lab --partition my-cut", said.getvalue())
+        self.assertIn("python -m byzpy_tw sweep --partition my-cut", said.getvalue())
         self.assertRegex(wrong.getvalue(), r"\Abyzpy_tw: error: BAD_CONFIG: .*\n\Z")

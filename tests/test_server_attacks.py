@@ -11,10 +11,10 @@ from torch import Tensor
 from twisted.logger import LogLevel, capturedLogs
 
 from byzpy_tw.errors import BadRequest, UnknownRun
+from byzpy_tw.protocol.commands import _failures_to_json
 from byzpy_tw.protocol.frames import Header, Kind
-from byzpy_tw.server.run import failures_to_json
 from byzpy_tw.testing.doubles import HandCrankedPool
-from byzpy_tw.workers.host import build
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.spec import NodeSpec
 from tests.round_harness import NONE, RoundCase, parameters
 from tests.server_harness import SPEC, D, ServerCase, registry
@@ -57,7 +57,7 @@ class AttackTests(RoundCase):
         self.assertEmpire(1)
 
     def test_pieces_of_another_round(self) -> None:
-        """What was shown in one round is not there in the next."""
+        """The knowledge of one round is not there in the next."""
         self.stream.piece("mean", 0, self.mean)
         self.stream.parameters(1, parameters(1))
         outcome = self.attack(1, "mean")
@@ -73,7 +73,7 @@ class AttackTests(RoundCase):
         self.trainer_.spawn([NodeSpec(node=2, shard=1, attack="sign-flip:of=own,scale=1")])
         self.assertEqual(self.attack(0, nodes=(2,)), NONE)
         self.settle()
-        host = build(SPEC, registry(), data_root=Path("/nonexistent"))
+        host = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
         host.spawn(NodeSpec(node=2, shard=1))
         host.parameters.copy_(parameters(0))
         answers: list[Any] = []
@@ -143,7 +143,7 @@ class BreachTests(RoundCase):
         self.assertCut((Header(Kind.PIECE, 0, 9, 3, torch.float64), torch.zeros(9).double()))
 
     def test_parameters_twice(self) -> None:
-        """What is being computed with is not changed under it."""
+        """Parameters in use are not changed by a second frame."""
         frame = (Header(Kind.PARAMETERS, 0, D), torch.zeros(D))
         self.assertCut(frame, frame)
 
@@ -161,6 +161,6 @@ class FailuresTests(ServerCase):
     def test_fit_into_an_answer(self) -> None:
         """Words of any kind are clipped to what AMP carries, but each node is named."""
         for word in ("x", "\x00", "\N{SNOWMAN}", "\U0001f600", "\udc80"):
-            text = failures_to_json(dict.fromkeys(range(400), word * 300))
+            text = _failures_to_json(dict.fromkeys(range(400), word * 300))
             self.assertLess(len(text.encode()), 65_000)
             self.assertEqual(len(json.loads(text)), 400)

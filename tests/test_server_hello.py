@@ -1,8 +1,8 @@
-"""Who is let in: what a trainer must say first, and from where."""
+"""Admission: the first words that a server wants of a trainer, and from where."""
 
 from __future__ import annotations
 
-from attrs import define
+from attrs import define, evolve
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -86,12 +86,16 @@ class ProtectedModeTests(ServerCase):
 
     def test_this_machine_by_its_own_address(self) -> None:
         """A trainer may dial its machine's address on the network."""
-        self.dial(peer="10.0.0.1", here="10.0.0.1").hello()
+        near = self.dial(peer="10.0.0.1", here="10.0.0.1")
+        self.assertEqual(near.hello()["protocol"], commands.PROTOCOL)
+        self.assertTrue(near.open)
 
     def test_insecure(self) -> None:
         """--insecure lifts it."""
-        self.server.insecure = True
-        self.dial(peer="10.0.0.9", here="10.0.0.1").hello()
+        self.server.config = evolve(self.server.config, insecure=True)
+        far = self.dial(peer="10.0.0.9", here="10.0.0.1")
+        self.assertEqual(far.hello()["protocol"], commands.PROTOCOL)
+        self.assertTrue(far.open)
 
 
 @define
@@ -138,6 +142,6 @@ class SameMachineTests(SynchronousTestCase):
         self.assertNotEqual(origin("2001:db8::1"), origin("2001:db8:0:1::1"))
 
     def test_what_has_no_address(self) -> None:
-        """What cannot be judged is not let in."""
+        """A peer without an address is not let in."""
         self.assertFalse(same_machine(Ends(UNIXAddress(b"/x"), UNIXAddress(b"/x"))))
         self.assertFalse(same_machine(Ends(IPv4Address("TCP", "host", 1), None)))

@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -14,9 +15,9 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from tests.fuzzing.cases import garbage, many, mutated
-from tests.fuzzing.client import Heard, converse, converse_all
+from tests.fuzzing.client import Replies, run_script, run_scripts
 from tests.fuzzing.mutate import MUTATIONS
-from tests.fuzzing.script import Conversation, valid
+from tests.fuzzing.script import Script, valid
 from tests.support import (
     Process,
     Run,
@@ -26,6 +27,8 @@ from tests.support import (
     start_training,
     train,
 )
+
+pytestmark = pytest.mark.slow
 
 SEED = 2026
 PART = 200  # of 600 byte strings and of 600 conversations; more: testing.siege
@@ -95,19 +98,19 @@ class HostileTests(TestCase):
         # What a server keeps of its heap wanders by some 16 MiB, up and down; what it does
         # not let go of grows with every part.
         self.assertLessEqual(min(b - a for a, b in pairwise(sizes)), 16, sizes)
-        after = await self.converse(valid())
+        after = await self.run_script(valid())
         self.assertTrue(after.welcome and after.stream_bytes)
         self.assertEqual(after.errors, [])
         for word in ("Traceback", "Unhandled"):
             self.assertNotIn(word, self.server.output)
 
-    async def attack(self, part: int) -> list[Heard]:
+    async def attack(self, part: int) -> list[Replies]:
         """A third of everything; what was heard in the conversations."""
-        await converse_all(reactor, "127.0.0.1", self.port, many(garbage, SEED + part, PART))
-        return await converse_all(reactor, "127.0.0.1", self.port, many(mutated, SEED + part, PART))
+        await run_scripts(reactor, "127.0.0.1", self.port, many(garbage, SEED + part, PART))
+        return await run_scripts(reactor, "127.0.0.1", self.port, many(mutated, SEED + part, PART))
 
-    def converse(self, conversation: Conversation) -> Deferred[Heard]:
-        return Deferred.fromCoroutine(converse(reactor, "127.0.0.1", self.port, conversation))
+    def run_script(self, conversation: Script) -> Deferred[Replies]:
+        return Deferred.fromCoroutine(run_script(reactor, "127.0.0.1", self.port, conversation))
 
     async def train_on(self, process: Process, path: Path) -> list[str]:
         """Let the run end, and train again until the attack is over; all results."""

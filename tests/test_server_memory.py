@@ -6,15 +6,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.errors import LimitExceeded
 from byzpy_tw.kernels.memory import trim_heap
+from byzpy_tw.protocol import commands
 from byzpy_tw.server.service import TRIM_DELAY, ByzpyServer
 from byzpy_tw.server.session import Session
 from byzpy_tw.workers.spec import RunSpec
@@ -40,9 +42,7 @@ SPEC = RunSpec(
 class TidyTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.pool = Clock(), Noting()
-        self.server = ByzpyServer(
-            reactor=self.clock, host="127.0.0.1", port=0, data_root=Path("data")
-        )
+        self.server = ByzpyServer(self.clock, ServerConfig(host="127.0.0.1", port=0))
         self.server.pool = self.pool  # type: ignore[assignment]
 
     def test_once_for_runs_that_end_together(self) -> None:
@@ -82,7 +82,8 @@ class TidyTests(SynchronousTestCase):
                 self.take_over = server.take_over
 
         session = Session(Refusing(self.server))  # type: ignore[arg-type]
-        self.failureResultOf(session.open_run("a", SPEC.to_json()), LimitExceeded)
+        opening = Deferred.fromCoroutine(session.open_run(commands.OpenRun("a", SPEC)))
+        self.failureResultOf(opening, LimitExceeded)
         self.clock.advance(TRIM_DELAY)
         self.assertEqual(self.pool.given, [trim_heap])
 
@@ -107,6 +108,7 @@ print((faults() - before) / 20)
 """
 
 
+@pytest.mark.slow
 class SteadyHeapTests(SynchronousTestCase):
     def test_a_rounds_memory_is_kept_for_the_next(self) -> None:
         """The system is asked for nothing once rounds are alike (it was 50 pages a round)."""

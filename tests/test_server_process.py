@@ -15,9 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
 
+import pytest
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import TestCase
 
+from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.testing.doubles import HandCrankedPool
@@ -36,7 +38,7 @@ from tests.support import (
 
 
 def gone(pid: int, seconds: float) -> bool:
-    """Whether process `pid` ends within `seconds`."""
+    """Wait up to `seconds`; return whether process `pid` has ended."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -47,6 +49,7 @@ def gone(pid: int, seconds: float) -> bool:
         os.close(handle)
 
 
+@pytest.mark.slow
 class StartingTests(TestCase):
     """Starting and stopping."""
 
@@ -62,7 +65,7 @@ class StartingTests(TestCase):
     def test_bad_options_are_refused(self) -> None:
         """An impossible option is one line that names it."""
         for options, words in (
-            (("--port", "70000"), "0 to 65535"),
+            (("--port", "70000"), "at most 65535"),
             (("--device", "tpu"), "--device must be"),
             (("--max-nodes", "0"), "at least 1"),
         ):
@@ -134,6 +137,8 @@ class PrivilegesTests(TestCase):
         command += ["--host", "127.0.0.1", "--port", str(port), "--until-eof"]
         return Process.start(self, command)
 
+    @pytest.mark.needs_root
+    @pytest.mark.slow
     def test_listens_then_drops_them(self) -> None:
         """A port below 1024 is open; the process that serves runs there is nobody's."""
         if os.getuid() != 0:
@@ -165,7 +170,9 @@ class PrivilegesTests(TestCase):
             made.append(threads)
             return HandCrankedPool()
 
-        server = ByzpyServer(reactor, "127.0.0.1", 801, folder(self), make_pool=make_pool)
+        server = ByzpyServer(
+            reactor, ServerConfig(host="127.0.0.1", port=801, threads=1), make_pool=make_pool
+        )
         server.privilegedStartService()
         self.assertEqual([(port, host) for port, _, _, host in reactor.tcpServers],
                          [(801, "127.0.0.1")])  # fmt: skip
@@ -184,6 +191,7 @@ def low_port() -> int:
     raise SkipTest("no port below 1024 is free")
 
 
+@pytest.mark.slow
 class ManyRunsTests(TestCase):
     """One server, several trainers."""
 

@@ -98,7 +98,7 @@ class StaleTests(RoundCase):
         self.assertAnswered(1, 0, parameters(1))
 
     def test_a_frame_that_is_overtaken_half_way(self) -> None:
-        """Nor are parameters whose round ended while they were on their way."""
+        """Parameters whose round ended while they were on their way do not take effect either."""
         header = Header(Kind.PARAMETERS, 0, D).pack()
         elements = bytes(parameters(0).numpy().tobytes())
         raw = self.stream.pump.clientIO
@@ -145,7 +145,7 @@ class StagingTests(RoundCase):
         self.assertEqual(set(json.loads(self.abandoned[0]["failures"])), {"0", "1"})
 
     def test_the_newest_parameters_win(self) -> None:
-        """Those of a round that was abandoned in its turn never take effect."""
+        """Parameters of a round that was abandoned in its turn never take effect."""
         self.stream.parameters(1, parameters(1))
         self.stream.parameters(2, parameters(2))
         waiting = self.compute(2, [1])
@@ -188,8 +188,7 @@ class StagingTests(RoundCase):
 
 class ClosingTests(RoundCase):
     def test_while_it_computes(self) -> None:
-        """Whoever waits for vectors of a run that is closed is told at once, and what
-        its nodes had not begun is not done."""
+        """A waiting command is answered at once, and work that was not begun is not done."""
         self.stream.parameters(0, parameters(0))
         self.pool.eager = False
         outcome = self.compute(0, [0, 1])

@@ -48,7 +48,7 @@ class LaneTests(SynchronousTestCase):
         self.assertRaises(ZeroDivisionError, bad.result, 0)
 
     def test_closing(self) -> None:
-        """What had not begun is not done; its futures say so, and nothing more is taken."""
+        """A job that had not begun is not done; its future says so, and no more jobs are taken."""
         executor = RunExecutor(self.pool, 2)
         futures = [executor.submit(self.job(str(i))) for i in range(5)]
         executor.close()

@@ -1,11 +1,13 @@
-"""What a trainer must do, and may not do, before the rounds; and what is left after."""
+"""A trainer's duties and limits before the rounds; and the state that is left after."""
 
 from __future__ import annotations
 
 import json
 
+from attrs import evolve
 from twisted.logger import capturedLogs, formatEvent
 
+from byzpy_tw.config.server import Limits
 from byzpy_tw.errors import (
     BadParameter,
     BadRequest,
@@ -18,7 +20,6 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.mtls import Peer
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.workers.spec import NodeSpec
 from tests.key_files import ClusterKeys
 from tests.server_harness import BYZANTINE, HONEST, SPEC, D, ServerCase
@@ -179,11 +180,13 @@ class ReturnTests(ServerCase):
         new.spawn(HONEST)
 
     def test_while_the_old_one_is_built(self) -> None:
-        """What was being built for it is dropped when it is there."""
+        """The run under construction is dropped when it is there."""
         old, new = self.trainer(), self.trainer()
         self.pool.eager = False
         opening = old.begin(commands.OpenRun, run="r", spec=SPEC.to_json())
-        self.server.limits = Limits(runs=2)  # the one that is dropped counts until it is
+        self.server.config = evolve(
+            self.server.config, limits=Limits(runs=2)
+        )  # the one that is dropped counts until it is
         again = new.begin(commands.OpenRun, run="r", spec=SPEC.to_json())
         self.pool.drain()
         for trainer in (old, new):
@@ -194,7 +197,7 @@ class ReturnTests(ServerCase):
 
     def test_of_another_certificate(self) -> None:
         """Where there are keys, a name alone replaces nothing."""
-        self.server.limits = Limits(runs=3)
+        self.server.config = evolve(self.server.config, limits=Limits(runs=3))
         self.server.keys = ClusterKeys().server()
         trainers = []
         for shown in ("a", "b", "a"):
@@ -294,7 +297,7 @@ class EndTests(ServerCase):
         self.assertFree()
 
     def test_a_lost_stream_ends_the_run(self) -> None:
-        """Whoever asks for rounds then is told, and can close it."""
+        """A request for rounds then fails, and the run can be closed."""
         trainer, stream = self.running()
         stream.leave()
         [failure] = trainer.compute(0, [0])
@@ -324,3 +327,34 @@ class EndTests(ServerCase):
         self.assertEqual(second.ask(commands.Ping, token=1), {"token": 1})
         self.assertTrue(stream.open)
         self.assertEqual((self.server.runs, self.server.nodes), (1, 3))
+
+
+class PoolSpawnTests(ServerCase):
+    def test_attacks_are_made_in_the_pool(self) -> None:
+        """A plugin's attack that takes its time does not hold up the reactor."""
+        trainer = self.trainer()
+        trainer.open_run()
+        self.pool.eager = False
+        nodes = json.dumps([[3, 0, "ipm"]]).encode()
+        answer = trainer.begin(commands.SpawnNodes, run="r", nodes=nodes)
+        self.assertEqual((answer, self.server.nodes), ([], 0))
+        self.pool.drain()
+        trainer.pump.flush()
+        self.assertEqual(answer, [{"count": 1, "attacks": ""}])
+
+    def test_a_run_that_is_closed_meanwhile(self) -> None:
+        """Its nodes are not counted."""
+        trainer = self.trainer()
+        trainer.open_run()
+        self.pool.eager = False
+        nodes = json.dumps([[3, 0, "ipm"]]).encode()
+        answer = trainer.begin(commands.SpawnNodes, run="r", nodes=nodes)
+        trainer.ask(commands.CloseRun, run="r")
+        self.pool.drain()
+        trainer.pump.flush()
+        self.assertIs(answer[0].check(UnknownRun), UnknownRun)
+        self.assertFree()
+
+    def test_a_name_with_control_characters(self) -> None:
+        """A run's name is shown in the log, so it cannot steer a terminal."""
+        self.assertRaises(BadRequest, self.trainer().open_run, run="r\x1b[2J")

@@ -8,6 +8,7 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
 from twisted.protocols.amp import AmpBox
 from twisted.trial.unittest import TestCase
 
@@ -15,6 +16,8 @@ from byzpy_tw.protocol.commands import PROTOCOL
 from byzpy_tw.protocol.frames import Header, Kind
 from tests.fuzzing.script import SPEC
 from tests.support import Process, Run, address_of, start_server, start_training, train
+
+pytestmark = pytest.mark.slow
 
 RUN = ("--rounds", "25", "--eval-interval", "0", "--seed", "3")
 # One vector has a MiB: 28 * 28 * 330 weights and a few more.
@@ -66,7 +69,7 @@ class Dialled:
 
     @property
     def over(self) -> bool:
-        """Whether the server has hung up; waits until it has, or has something to say."""
+        """Wait until the server has hung up or has something to say; return whether it hung up."""
         try:
             return self.socket.recv(1) == b""
         except ConnectionResetError:
@@ -158,7 +161,7 @@ class SlowTests(TestCase):
         self.finish(*running)
 
     def test_one_that_never_reads(self) -> None:
-        """What is computed for it does not pile up, and it loses its run."""
+        """Vectors for it do not pile up, and it loses its run."""
         running = self.training()
         control, stream, d = self.begin("deaf")
         before = self.mib()

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,9 +16,11 @@ from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
 from tests.simulation.__main__ import main
 from tests.simulation.history import History, registry
-from tests.simulation.many import examine, sweep
-from tests.simulation.pipe import Manner
+from tests.simulation.many import check_seeds, examine
+from tests.simulation.pipe import LinkProfile
 from tests.simulation.schedule import Fault, Schedule
+
+pytestmark = [pytest.mark.slow, pytest.mark.simulator]
 
 # Of histories that were wrong once, or were taken to be: the power goes just after the end,
 # or twice; nobody waits at all; a server comes back in the round that it was lost in, or
@@ -39,7 +42,7 @@ def patient(seed: int) -> Schedule:
 
 
 def digests(history: History) -> list[str]:
-    """Of the parameters after each round."""
+    """Return the digests of the parameters after each round."""
     return [record["parameters_sha256"] for record in history.rounds]
 
 
@@ -47,12 +50,12 @@ class SweepTests(SynchronousTestCase):
     def test_what_must_hold_does(self) -> None:
         """Among hundreds of drawn faults nothing is lost, doubled or misattributed,
         nothing hangs, and nothing raises."""
-        swept = sweep(SEEDS)
-        self.assertEqual([str(b) for b in swept.broken], [])
-        self.assertEqual(swept.histories, len(SEEDS))
+        totals = check_seeds(SEEDS)
+        self.assertEqual([str(b) for b in totals.broken], [])
+        self.assertEqual(totals.histories, len(SEEDS))
         for end in ("finished", "failed", "paused"):  # else it tests less than it says
-            self.assertGreater(swept.ends[end], 2)
-        self.assertGreater(min(swept.met, swept.resumed), 10)
+            self.assertGreater(totals.ends[end], 2)
+        self.assertGreater(min(totals.recoverable, totals.resumed), 10)
 
     def test_those_that_were_wrong_once(self) -> None:
         for seed in FOUND:
@@ -82,22 +85,22 @@ class BitsTests(SynchronousTestCase):
             self.assertEqual(one.trainer.error is None, other.trainer.error is None, seed)
 
     def test_the_network_changes_no_bit(self) -> None:
-        """Nor do slow machines, or where segments are cut."""
+        """Slow processes and other segments change no bit either."""
         for seed in range(6):
             schedule = patient(seed)
             found = []
             for cut, latency, capacity in (
                 ("whole", 0.0, 1 << 20), ("some", 0.2, 4_096), ("dust", 0.01, 300),
             ):  # fmt: skip
-                manner = Manner(latency, 2.0, cut, capacity)
+                profile = LinkProfile(latency, 2.0, cut, capacity)
                 speeds = tuple(1.0 + 9 * latency * i for i in range(schedule.servers + 1))
-                changed = evolve(schedule, manner=manner, speeds=speeds, threads=1)
+                changed = evolve(schedule, profile=profile, speeds=speeds, threads=1)
                 found.append(digests(examine(changed)[0]))
             self.assertEqual(found[1:], found[:1] * 2, seed)
 
 
 class BrokenTrainerTests(SynchronousTestCase):
-    """That each invariant would find a trainer that breaks it."""
+    """Each invariant finds a trainer that breaks it."""
 
     def assertCaught(self, words: str, schedules: Iterable[Schedule]) -> None:
         for schedule in schedules:
@@ -122,19 +125,19 @@ class BrokenTrainerTests(SynchronousTestCase):
     def test_a_vector_from_elsewhere(self) -> None:
         """One that takes a node's vector from a server where the node does not live."""
 
-        def place(right: Any) -> Any:
+        def allocate(right: Any) -> Any:
             def wrong(self: Any, host: Any, header: Any) -> Any:
-                return right(self, self._hosts[header.index], header)
+                return right(self, self._servers[header.index], header)
 
             return wrong
 
-        self.change(Collector, "allocate", place)
+        self.change(Collector, "allocate", allocate)
         self.assertCaught("node", self.lied_to())
 
     def test_a_vector_twice(self) -> None:
         """One that takes a second vector in place of the first."""
 
-        def place(right: Any) -> Any:
+        def allocate(right: Any) -> Any:
             def wrong(self: Any, host: Any, header: Any) -> Any:
                 found = right(self, host, header)
                 here = self.round is not None and header.round == self.round.number
@@ -143,7 +146,7 @@ class BrokenTrainerTests(SynchronousTestCase):
 
             return wrong
 
-        self.change(Collector, "allocate", place)
+        self.change(Collector, "allocate", allocate)
         self.assertCaught("is not what its server sent first", self.lied_to())
 
     def test_a_vector_lost(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from attrs import define, field
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -19,12 +20,14 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from tests.simulation.event_loop import World
+from tests.simulation.event_loop import EventLoop
 from tests.simulation.network import Network
-from tests.simulation.pipe import Manner
-from tests.simulation.process import Machine
+from tests.simulation.pipe import LinkProfile
+from tests.simulation.process import VirtualProcess
 
-MANNER = Manner(latency=0.01, jitter=1.0, cut="some", capacity=5_000)
+pytestmark = pytest.mark.simulator
+
+PROFILE = LinkProfile(latency=0.01, jitter=1.0, cut="some", capacity=5_000)
 
 
 @define(eq=False)
@@ -68,7 +71,7 @@ class End(Protocol):
 
 
 class Promises:
-    """What a trainer and a server rely on; of real sockets and of virtual ones."""
+    """The promises of sockets that a trainer and a server rely on, for real and virtual ones."""
 
     reactor: Any
     server_reactor: Any
@@ -98,8 +101,8 @@ class Promises:
         return connectProtocol(endpoint, End())
 
     async def pair(self, **options: Any) -> tuple[End, End]:
-        port = self.listen(**options)
-        client = await self.wait(self.dial(port.getHost().port))
+        self.port = self.listen(**options)
+        client = await self.wait(self.dial(self.port.getHost().port))
         server = await self.wait(self.accepting)
         self.addCleanup(self.end, client)
         return client, server
@@ -127,7 +130,7 @@ class Promises:
         self.assertEqual(client.transport.getHost(), server.transport.getPeer())
 
     async def test_an_orderly_end(self) -> None:
-        """What was written before `loseConnection` arrives; both learn of a clean end."""
+        """Bytes written before `loseConnection` arrive; both ends learn of a clean end."""
         client, server = await self.pair()
         client.transport.write(b"x" * 50_000)
         client.transport.loseConnection()
@@ -136,7 +139,7 @@ class Promises:
         self.assertEqual(len(server.received), 50_000)
 
     async def test_an_abort(self) -> None:
-        """Whoever aborts is told in a later turn, the other one of an unclean end."""
+        """The end that aborts is told in a later turn, the other one of an unclean end."""
         client, server = await self.pair()
         client.transport.abortConnection()
         self.assertFalse(client.lost.called)
@@ -152,12 +155,15 @@ class Promises:
         self.assertIsInstance(outcome, ConnectionRefusedError)
 
     async def test_those_accepted_stay(self) -> None:
-        """Whoever stops listening keeps the connections that there are."""
+        """A port that is closed keeps the connections that it accepted."""
         client, server = await self.pair()
         client.transport.write(b"before")
         await self.wait(server.heard(6))
+        await _done(self.port.stopListening())
         server.transport.write(b"after")
         await self.wait(client.heard(5))
+        self.assertEqual((bytes(server.received), bytes(client.received)), (b"before", b"after"))
+        self.assertFalse(client.lost.called or server.lost.called)
 
     async def test_back_pressure(self) -> None:
         """A producer is paused while the other side does not read, and then resumed."""
@@ -203,10 +209,10 @@ class VirtualSocketTests(Promises, TestCase):
     timeout = 10
 
     def setUp(self) -> None:
-        self.world = World(1)
-        network = Network(self.world, MANNER)
-        self.reactor = Machine(self.world, network, "client", "10.0.0.1")
-        self.server_reactor = Machine(self.world, network, "server", self.host)
+        self.loop = EventLoop(1)
+        network = Network(self.loop, PROFILE)
+        self.reactor = VirtualProcess(self.loop, network, "client", "10.0.0.1")
+        self.server_reactor = VirtualProcess(self.loop, network, "server", self.host)
 
     def wait(self, deferred: Deferred) -> Deferred:
         over: list[Any] = []
@@ -216,20 +222,20 @@ class VirtualSocketTests(Promises, TestCase):
             return result
 
         deferred.addBoth(note)
-        self.assertTrue(self.world.run(lambda: bool(over), until=60.0, events=100_000))
+        self.assertTrue(self.loop.run(lambda: bool(over), until=60.0, events=100_000))
         return deferred
 
 
 class TroubleTests(SynchronousTestCase):
-    """What no test could ask of a real network."""
+    """Trouble that no test could ask of a real network."""
 
-    manner = MANNER
+    profile = PROFILE
 
     def setUp(self) -> None:
-        self.world = World(7)
-        self.network = Network(self.world, self.manner)
-        self.here = Machine(self.world, self.network, "here", "10.0.0.1")
-        self.there = Machine(self.world, self.network, "there", "10.0.0.2")
+        self.loop = EventLoop(7)
+        self.network = Network(self.loop, self.profile)
+        self.here = VirtualProcess(self.loop, self.network, "here", "10.0.0.1")
+        self.there = VirtualProcess(self.loop, self.network, "there", "10.0.0.2")
         self.ends: list[End] = []
 
         def build() -> End:
@@ -254,7 +260,7 @@ class TroubleTests(SynchronousTestCase):
         return found[0]
 
     def pass_time(self, seconds: float) -> None:
-        self.world.pass_time(self.world.now + seconds, events=10_000)
+        self.loop.pass_time(self.loop.now + seconds, events=10_000)
 
     def test_a_silent_cut(self) -> None:
         """Nothing arrives any more, and nobody is told for a quarter of an hour."""
@@ -271,7 +277,7 @@ class TroubleTests(SynchronousTestCase):
         self.assertFalse(self.ends[0].lost.called)  # it sent nothing, and asked for nothing
 
     def test_keepalive(self) -> None:
-        """Whoever asked for it learns of a silent peer after two hours."""
+        """An end that asked for keepalive learns of a silent peer after two hours."""
         end = self.connected()
         self.ends[0].transport.setTcpKeepAlive(True)
         end.transport.cut_off()
@@ -287,7 +293,7 @@ class TroubleTests(SynchronousTestCase):
         end.transport.write(b"z" * 20_000)
         self.pass_time(100.0)
         self.assertEqual(bytes(self.ends[0].received), b"")
-        self.assertEqual(end.transport.outgoing.sent, MANNER.capacity)
+        self.assertEqual(end.transport.outgoing.sent, PROFILE.capacity)
         self.there.thaw()
         self.pass_time(10.0)
         self.assertEqual(len(self.ends[0].received), 20_000)
@@ -300,7 +306,7 @@ class TroubleTests(SynchronousTestCase):
         self.successResultOf(end.lost)
         self.assertEqual(self.ends[0].told, [])  # a dead process does nothing
         self.assertFalse(self.ends[0].lost.called)
-        Machine(self.world, self.network, "new", "10.0.0.2").listenTCP(1, self.factory)
+        VirtualProcess(self.loop, self.network, "new", "10.0.0.2").listenTCP(1, self.factory)
         self.connected()
 
     def test_a_host_without_power(self) -> None:
@@ -317,9 +323,9 @@ class TroubleTests(SynchronousTestCase):
         self.assertIsInstance(self.successResultOf(end.lost), ConnectionLost)
 
     def test_a_link_that_is_down(self) -> None:
-        """What is sent meanwhile comes later, in order; so does a connection."""
+        """Bytes sent meanwhile come later, in order; so does a connection."""
         end = self.connected()
-        self.network.link("10.0.0.1", "10.0.0.2").down_until = self.world.now + 4.0
+        self.network.link("10.0.0.1", "10.0.0.2").down_until = self.loop.now + 4.0
         for letter in (b"a", b"b", b"c"):
             end.transport.write(letter)
             self.pass_time(0.5)
@@ -331,7 +337,7 @@ class TroubleTests(SynchronousTestCase):
         self.assertIsInstance(found[0], End)
 
     def test_ties(self) -> None:
-        """What happens at one moment happens in the order in which it was asked for."""
+        """Events of one moment happen in the order in which they were asked for."""
         seen: list[int] = []
         for number in range(50):
             self.here.callLater(1.0, seen.append, number)
@@ -342,7 +348,7 @@ class TroubleTests(SynchronousTestCase):
         """A delayed call can be cancelled, put off and brought forward."""
         seen: list[float] = []
         calls = [
-            self.here.callLater(s, lambda: seen.append(self.world.now)) for s in (1.0, 2.0, 3.0)
+            self.here.callLater(s, lambda: seen.append(self.loop.now)) for s in (1.0, 2.0, 3.0)
         ]
         calls[0].delay(3.0)
         calls[1].cancel()

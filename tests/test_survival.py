@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw.records.checkpoint import list_checkpoints
@@ -23,6 +24,8 @@ from tests.support import (
 )
 from tests.test_local_servers import server_pids
 from tests.test_server_process import gone
+
+pytestmark = pytest.mark.slow
 
 # Small enough to be quick, long enough to be in the middle of it.
 JOB = (

@@ -1,31 +1,29 @@
-"""The lab as a user runs it: real runs, an interruption, servers, and a browser."""
+"""A sweep as a user runs it: real runs, an interruption, and servers."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
-import shutil
 import signal
-import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.errors import ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep.command import grid_of, work
-from byzpy_tw.sweep.display import Lines
-from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.display import LineDisplay
 from byzpy_tw.sweep.scheduler import Sweep
-from tests.support import PATIENCE, Process, folder
-from tests.sweep_grids import grid
-from tests.test_sweep import filled
+from tests.support import Process, folder
+
+pytestmark = pytest.mark.slow
 
 SHORT = "--rounds 50 --model logreg --num-honest 3 --num-byz 1 --batch-size 16"
 GRID = "--aggregators mean multi-krum bulyan --attacks none sign-flip:scale=-5"
@@ -34,7 +32,7 @@ GRID = "--aggregators mean multi-krum bulyan --attacks none sign-flip:scale=-5"
 class RunTests(SynchronousTestCase):
     def lab(self, where: Path, *options: str) -> Process:
         words = [*GRID.split(), *SHORT.split(), *options, "--out", str(where / "lab")]
-        return Process.start(self, [sys.executable, "-m", "byzpy_tw", "lab", *words], cwd=where)
+        return Process.start(self, [sys.executable, "-m", "byzpy_tw", "sweep", *words], cwd=where)
 
     def results(self, where: Path) -> dict[str, dict]:
         """Each run's result, by the name of its folder."""
@@ -86,8 +84,8 @@ class RunTests(SynchronousTestCase):
         attacks, defences = ["none", "sign-flip:scale=-5"], ["mean", "multi-krum", "bulyan"]
         names = load(only=())
         lab = Sweep(grid_of(given, attacks, defences, [42], names), where / "lab", 1, names, None)
-        lab.find()
-        self.assertEqual(lab.before, 4)
+        lab.load_finished()
+        self.assertEqual(lab.finished_before, 4)
 
 
 SMALL = {
@@ -97,7 +95,7 @@ SMALL = {
 
 
 class LeftTests(TestCase):
-    """What becomes of what an earlier call has left."""
+    """Files that an earlier call has left."""
 
     async def test_goes_on(self) -> None:
         """A run that was interrupted keeps its rounds, and needs no checkpoint at its end."""
@@ -120,7 +118,7 @@ class LeftTests(TestCase):
         self.assertEqual(len(list_checkpoints(path)[:1]), 1)
 
         lab = Sweep(made, where, 1, names, reactor)
-        lab.find()
+        lab.load_finished()
         await lab.run()
         self.assertEqual(lab.outcomes()[0].status, "finished")
         after = (path / "rounds.jsonl").read_bytes()
@@ -148,14 +146,14 @@ class LeftTests(TestCase):
 
         said: list[str] = []
         again = Sweep(made, where, 1, names, reactor)
-        again.find()
-        self.assertEqual(again.before, 1)
-        again.display = Lines(again, said.append)
+        again.load_finished()
+        self.assertEqual(again.finished_before, 1)
+        again.display = LineDisplay(again, said.append)
         await again.run()
         before, after = first.outcomes(), again.outcomes()
         del before[4]
         self.assertEqual(
-            after.pop(4).why,
+            after.pop(4).reason,
             f"RUN_DIRECTORY: {paths[4]} holds another run than this cell's; move it elsewhere, "
             "or let --again put this one in its place",
         )
@@ -168,7 +166,7 @@ class LeftTests(TestCase):
         for path, words in (
             (paths[0], "no config.json"), (paths[1], f"cannot read {paths[1]}/config.json"),
         ):  # fmt: skip
-            self.assertIn(f"{path} is damaged, and begun anew: {words}", told)
+            self.assertIn(f"{path} is damaged, and run anew: {words}", told)
         # Where it can still be made out what run it was, that goes on as far as it is good.
         self.assertIn("line 1 of rounds.jsonl has excluded [991", told)
         self.assertNotIn(str(paths[3]), told)  # that had all it needed
@@ -182,7 +180,8 @@ class LeftTests(TestCase):
         lab.path(made.cells[0].trials[0]).write_text("no folder")
         said: list[str] = []
         with redirect_stdout(io.StringIO()):
-            self.assertEqual(await work(lab, Lines(lab, said.append), reactor), 1)
+            lab.display = LineDisplay(lab, said.append)
+            self.assertEqual(await work(lab, reactor), 1)
         self.assertIn("[1/1] mean under none: failed: RUN_DIRECTORY", said[2])
         for name in ("lab.html", "lab.json"):
             self.assertIn("Not a directory", (where / name).read_text())
@@ -190,7 +189,7 @@ class LeftTests(TestCase):
 
 class ServerTests(TestCase):
     async def test_no_server_there(self) -> None:
-        """What is wrong with a server is found out once, not once a cell."""
+        """A problem with a server is found out once, not once a cell."""
         where, names = folder(self), load(only=())
         given = {"remote_hosts": ("tcp://127.0.0.1:1",), "model": "logreg", "rounds": 2}
         made = grid_of(given, ["none", "ipm"], ["mean", "median"], [1], names)
@@ -198,59 +197,3 @@ class ServerTests(TestCase):
         with self.assertRaisesRegex(ServerUnreachable, "127.0.0.1:1"):
             await lab.run()
         self.assertEqual(len(list((where / "cells").iterdir())), 1)
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-QUIET = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    "--allow-file-access-from-files --hide-scrollbars "
-    "--enable-logging=stderr --virtual-time-budget=1000"
-).split()
-
-
-# Clicks on the first cell, and says how wide everything is and what is open then.
-PROBE = """
-onload = () => {
-  const frames = [...document.querySelectorAll("iframe")];
-  frames.forEach(frame => frame.contentDocument.querySelector("td a").click());
-  setTimeout(() => {
-    document.title = JSON.stringify(frames.map(frame => ({
-      screen: frame.contentWindow.innerWidth,
-      content: frame.contentDocument.documentElement.scrollWidth,
-      opened: [...frame.contentDocument.querySelectorAll("details[open]")].map(d => d.id),
-    })));
-  }, 200);
-};
-"""
-
-
-class BrowserTests(SynchronousTestCase):
-    def test_in_chromium(self) -> None:
-        """On a desk and on a phone: no complaint, nothing wider than the screen, and a link
-        opens its cell."""
-        if CHROMIUM is None:
-            raise SkipTest("there is no chromium here (apt-get install chromium)")
-        where = folder(self)
-        made = grid(
-            attacks=("none", "sign-flip:scale=-5", "ipm:tau=0.5", "min-max"),
-            defences=("mean", "geometric-median", "clipping:c=2.0 | nnm | trimmed-mean"),
-        )
-        # In frames, since no window of Chromium's is as narrow as a phone.
-        (where / "lab.html").write_text(page(made, filled(made), where))
-        frames = [f"<iframe width={wide} src=lab.html></iframe>" for wide in (1280, 390)]
-        (where / "frames.html").write_text(f"{''.join(frames)}<script>{PROBE}</script>")
-        done = subprocess.run(
-            [CHROMIUM, *QUIET, f"--user-data-dir={where / 'profile'}", "--dump-dom",
-             "--window-size=1800,900", f"file://{where}/frames.html"],
-            capture_output=True, text=True, timeout=PATIENCE, check=False,
-        )  # fmt: skip
-        self.assertNotIn("CONSOLE", done.stderr)
-        found = re.search(r"<title>(.*)</title>", done.stdout)
-        self.assertIsNotNone(found, done.stderr[-500:])
-        assert found is not None
-        desk, phone = json.loads(found[1])
-        self.assertEqual((desk["screen"], phone["screen"]), (1280, 390))
-        for seen in (desk, phone):
-            self.assertLessEqual(seen["content"], seen["screen"])
-            self.assertEqual(seen["opened"], ["cell-0-0"])

@@ -124,7 +124,7 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual(len(self.right.ended), 1)
 
     def test_after_the_end(self) -> None:
-        """Whoever sends on a connection that is gone is told why."""
+        """A send on a connection that is gone fails with the reason."""
         self.connect()
         self.left.stream.hang_up("enough")
         failure = self.failureResultOf(self.left.send(0, 1), ConnectionError)
@@ -149,7 +149,7 @@ class BackPressureTests(SynchronousTestCase):
         self.assertEqual(len(self.transport.read), 4_000_000 + HEADER_SIZE)
 
     def test_many_small_frames_wait(self) -> None:
-        """What waits in the process does not grow with the number of frames."""
+        """The queue in the process does not grow with the number of frames."""
         sent = [self.end.send(i, 1000) for i in range(500)]
         self.assertLess(self.transport.buffered, 300_000)
         unsent = [d for d in sent if not d.called]

@@ -1,10 +1,11 @@
-"""What standard output is told: a bar, plain lines, or JSON."""
+"""The outputs of a run: a bar, plain lines, or JSON."""
 
 from __future__ import annotations
 
 import io
 import json
-import re
+import os
+import unittest.mock
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,7 +15,18 @@ from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.outputs import make_terminal_view
 from byzpy_tw.output.progress import ProgressBar
 from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.view import (
+    Kind,
+    Notice,
+    RoundCompleted,
+    RunConfigured,
+    RunEnded,
+    RunFinished,
+    RunStarted,
+    Views,
+)
 from tests.recorded_runs import record, refused
+from tests.terminal_screen import Terminal, screen
 
 RESULT: dict[str, Any] = {
     "status": "finished", "error": None, "rounds": 2, "final_accuracy": 0.5, "final_loss": 1.0,
@@ -25,47 +37,86 @@ RESULT: dict[str, Any] = {
 
 def run(view: Any, config: RunConfig, before: int = 0) -> None:
     """Tell `view` of a run of three rounds."""
-    view.configuration(config, "runs/x", 1)
-    view.begun({}, [record(i) for i in range(before)])
+    view.handle(RunConfigured(config, "runs/x", 1))
+    view.handle(RunStarted({}, [record(i) for i in range(before)]))
     for number, more in enumerate(({"accuracy": 0.25, "test_loss": 2.0}, refused(2, "late"),
                                    refused(2, "late"))):  # fmt: skip
-        view.round(record(before + number, **more), 1.0)
-    view.event("tcp://a:1 is lost")
-    view.over(RESULT)
-    view.result(RESULT, "runs/x")
+        view.handle(RoundCompleted(record(before + number, **more), 1.0))
+    view.handle(Notice(Kind.EVENT, "tcp://a:1 is lost"))
+    view.handle(RunEnded(RESULT))
+    view.handle(RunFinished(RESULT, "runs/x"))
+
+
+class NoticeTests(SynchronousTestCase):
+    def test_each_kind(self) -> None:
+        """A kind has one sign in text; only what must be seen is there when quiet."""
+        for quiet, shown in (
+            (False, ["a", "notice: b", "warning: c", "! round 3: d", "e"]), (True, ["e"]),
+        ):  # fmt: skip
+            lines: list[str] = []
+            views = Views(TextOutput(lines.append, quiet))
+            views.say("a")
+            views.notice("b")
+            views.warn("c")
+            views.event("d", 3)
+            views.tell("e")
+            self.assertEqual(lines, shown)
 
 
 class BarTests(SynchronousTestCase):
-    def shown(self, before: int = 0) -> str:
-        file = io.StringIO()
+    def set_columns(self, count: int) -> None:
+        with_columns = unittest.mock.patch.dict(os.environ, {"COLUMNS": str(count)})
+        with_columns.start()
+        self.addCleanup(with_columns.stop)
+
+    def shown(self, before: int = 0) -> list[str]:
+        file = Terminal()
         run(ProgressBar(file), RunConfig(in_process=True, rounds=before + 3), before)
-        return file.getvalue()
+        return screen(file.getvalue())
 
     def test_figures(self) -> None:
         """Round, pace, time left, loss, accuracy, and who is missing."""
-        last = self.shown().split("\r")[-1].split("\n")[0]
-        self.assertRegex(last, r"^round 3/3 \|.*\| .*round.*, .* left, loss 0\.6667, "
-                               r"accuracy 25\.00%, without node 2")  # fmt: skip
+        self.set_columns(120)
+        [bar] = [line for line in self.shown() if line.startswith("round 3/3")]
+        self.assertRegex(bar, r" [\d.]+ rounds/s, 0:00:00 left, loss 0\.6667, accuracy 25\.00%, ")
+        self.assertIn("without node 2", bar)
 
     def test_lines_above_it(self) -> None:
         """A refusal is told once for each node and reason; events and the result always."""
-        lines = re.split(r"[\r\n]+", self.shown())
+        lines = self.shown()
         self.assertEqual(len([x for x in lines if "node 2 refused: late: it is so" in x]), 1)
         self.assertIn("! tcp://a:1 is lost", lines)
         self.assertTrue([x for x in lines if x.startswith("finished: 2 rounds")])
 
     def test_a_resumed_run(self) -> None:
         """It begins where the run was."""
-        self.assertIn("round 7/10", self.shown(before=7))
+        file = Terminal()
+        view = ProgressBar(file)
+        view.handle(RunConfigured(RunConfig(in_process=True, rounds=10), "runs/x", 1))
+        view.handle(RunStarted({}, [record(i) for i in range(7)]))
+        self.assertIn("round 7/10", screen(file.getvalue())[-1])
+
+    def test_narrow(self) -> None:
+        """The bar keeps to one line, or it could not be drawn over itself."""
+        self.set_columns(40)
+        [bar] = [line for line in self.shown() if line.startswith("round 3/3")]
+        self.assertLessEqual(len(bar), 40)
+        self.assertIn(" rounds/", bar)
 
     def test_a_terminal_that_is_gone(self) -> None:
         """A run goes on without it."""
 
         class Gone(io.StringIO):
+            tried = 0
+
             def write(self, text: str) -> int:
+                self.tried += 1
                 raise BrokenPipeError
 
-        run(ProgressBar(Gone()), RunConfig(in_process=True, rounds=3))
+        gone = Gone()
+        run(ProgressBar(gone), RunConfig(in_process=True, rounds=3))
+        self.assertGreater(gone.tried, 0)
+        self.assertEqual(gone.getvalue(), "")
 
 
 class JsonTests(SynchronousTestCase):
@@ -93,18 +144,13 @@ class JsonTests(SynchronousTestCase):
     def test_not_finite(self) -> None:
         """A loss that is not finite is null: every reader takes it."""
         lines: list[str] = []
-        JsonLines(lines.append).round(record(0, loss=float("nan")), 1.0)
+        JsonLines(lines.append).handle(RoundCompleted(record(0, loss=float("nan")), 1.0))
         self.assertIsNone(json.loads(lines[0])["loss"])
 
 
 class ChoiceTests(SynchronousTestCase):
     def test_which_one(self) -> None:
         """A bar on a terminal alone; plain lines to a file, when quiet, for anyone else."""
-
-        class Terminal(io.StringIO):
-            def isatty(self) -> bool:
-                return True
-
         for file, options, kind in (
             (Terminal(), {}, ProgressBar), (Terminal(), {"quiet": True}, TextOutput),
             (Terminal(), {"json": True}, JsonLines), (io.StringIO(), {}, TextOutput),

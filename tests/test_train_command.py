@@ -43,7 +43,7 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(config.pipeline, "clipping:c=1 | nnm | multi-krum")
 
     def test_survives_json(self) -> None:
-        """What config.json holds makes the same configuration again."""
+        """The configuration in config.json is read back the same."""
         config = configuration(["--local", "2", "--pre-aggregator", "nnm", "--lr", "0.1"])
         self.assertEqual(from_dict(json.loads(json.dumps(config.to_dict()))), config)
 
@@ -56,14 +56,14 @@ class OptionsTests(SynchronousTestCase):
         self.assertNotEqual(here.bits, other.bits)
 
     def test_numbers_are_of_their_options_kind(self) -> None:
-        """That a file or a script writes 1 for 1.0 does not make it another run."""
+        """A file or a script that writes 1 for 1.0 does not make it another run."""
         typed = configuration(["--in-process", "--lr", "1", "--keep-checkpoints", "3"])
         called = RunConfig(in_process=True, lr=1, keep_checkpoints=3)  # type: ignore[arg-type]
         self.assertEqual(typed, called)
         self.assertEqual(typed.bits, called.bits)
 
     def test_switches_go_both_ways(self) -> None:
-        """What a file turns on, the command line can turn off."""
+        """A switch that a file turns on can be turned off on the command line."""
         self.assertTrue(configuration(["--in-process", "--strict"]).strict)
         self.assertFalse(configuration(["--in-process", "--strict", "--no-strict"]).strict)
 

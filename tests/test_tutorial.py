@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import PATIENCE, environment, folder
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -32,7 +35,7 @@ pip() {{
 
 class TutorialTests(SynchronousTestCase):
     def test_names_its_files(self) -> None:
-        """What a block's first line says is not shown: the text above says it too."""
+        """A block's first line names its file, and is not shown: the text above says it too."""
         text = TUTORIAL.read_text(encoding="utf-8")
         for block in BLOCK.finditer(text):
             if block.group(2):

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import pytest
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -102,6 +103,7 @@ class VerifyCase(SynchronousTestCase):
         return verification
 
 
+@pytest.mark.slow
 class RecordTests(VerifyCase):
     def test_the_configuration_is_on_record(self) -> None:
         """Each record has its digest, the first one what it is of; and what f the attack
@@ -112,6 +114,7 @@ class RecordTests(VerifyCase):
         self.assertEqual({r["foreseen_f"] for r in records[:3]}, {2})
 
 
+@pytest.mark.slow
 class HonestTests(VerifyCase):
     def test_whole_runs(self) -> None:
         """Memory, momentum, foresight, replays and refused nodes: every hash is met."""
@@ -138,7 +141,7 @@ class HonestTests(VerifyCase):
             self.assertTrue(self.verified(path).confirmed)
 
     def test_a_run_that_has_not_ended(self) -> None:
-        """What is on record is verified; a line without its end is being written."""
+        """The recorded rounds are verified; a line without its end is being written."""
         path = self.run_of("refused")
         (path / "result.json").unlink()
         lines = (path / "rounds.jsonl").read_text().splitlines(keepends=True)
@@ -163,6 +166,7 @@ class HonestTests(VerifyCase):
         self.assertTrue(self.verified(path).confirmed)
 
 
+@pytest.mark.slow
 class ChangedTests(VerifyCase):
     def test_one_hash(self) -> None:
         """Its round is named, and that the others are met."""
@@ -217,7 +221,7 @@ class ChangedTests(VerifyCase):
         self.assert_found(path, ("digest", 3, "round 3 carries the digest of another"))
 
     def test_the_digest_of_the_configuration(self) -> None:
-        """Who compares two runs by it must be able to."""
+        """The digest lets two runs be compared."""
         for bits in ("a" * 64, None, 3):
             path = self.run_of("refused")
             self.spoil_file(path / "config.json", lambda c, to=bits: c.update(bits=to))
@@ -253,7 +257,7 @@ class ChangedTests(VerifyCase):
             self.assert_found(path, *(("result", None, told) for told in words))
 
     def test_an_early_end(self) -> None:
-        """What ended it is on no record, and is believed; that it finished is not."""
+        """The recorded cause of an early end is believed; a claim to have finished is not."""
         path = self.run_of("refused")
         lines = (path / "rounds.jsonl").read_text().splitlines(keepends=True)
         (path / "rounds.jsonl").write_text("".join(lines[:3]))
@@ -275,7 +279,7 @@ class ChangedTests(VerifyCase):
         self.assertEqual([p.round for p in found], [None, 2, 3])
 
     def test_figures(self) -> None:
-        """What must follow from the parameters is compared too."""
+        """Figures that follow from the parameters are compared too."""
         path = self.run_of("memory")
         self.spoil(path, 5, lambda r: r.update(accuracy=0.99))
         self.spoil(path, 7, lambda r: r.update(loss=0.5))
@@ -368,6 +372,7 @@ class LyingTests(VerifyCase):
         self.assertEqual(verification.spans, [(0, 2), (4, 6)])
 
 
+@pytest.mark.slow
 class CommandTests(VerifyCase):
     def said(self, *words: str) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
@@ -419,7 +424,7 @@ class CommandTests(VerifyCase):
         self.assertNotIn("\x1b", out)
 
     def test_the_folder_s_name(self) -> None:
-        """Nor does it, where it has escapes and lines of its own."""
+        """A folder's name with escapes and lines of its own does not either."""
         path = self.run_of("refused").rename(folder(self) / "a\x1b[31m\nb  c")
         self.assertIn("verify " + str(path.parent) + "/a?[31m?b  c: 6 rounds",
                       self.said(str(path), "--threads", "1")[1])  # fmt: skip
@@ -428,7 +433,7 @@ class CommandTests(VerifyCase):
         self.assertIn("a?[31m?b c: no round is on record", err)
 
     def test_other_data_here(self) -> None:
-        """What cannot be computed here is one problem, with the cure."""
+        """A record that cannot be computed here is one problem, with the cure."""
         path = self.run_of("refused")
         self.spoil_file(path / "config.json", lambda c: c.update(data_digest="0" * 64))
         code, out, _ = self.said(str(path), "--threads", "1")

@@ -16,10 +16,18 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import CannotListen, ConfigError
 from byzpy_tw.output.live_page import LivePage
-from byzpy_tw.output.view import Views
-from byzpy_tw.output.web import Root, Web, _Few, _Request, _Site, parse_endpoint
+from byzpy_tw.output.view import (
+    Kind,
+    Notice,
+    RoundCompleted,
+    RunEnded,
+    RunStarted,
+    ServersKnown,
+    Views,
+)
+from byzpy_tw.output.web import LimitedConnections, Root, Web, parse_endpoint
 from byzpy_tw.report.load import begin
-from byzpy_tw.report.model import ServerState
+from byzpy_tw.rounds.placement import ServerState
 from tests.recorded_runs import HTML, record, refused
 
 
@@ -40,7 +48,7 @@ class Answer:
 
 
 class _Full(StringTransport):
-    """A transport whose peer reads nothing: it pauses whoever has written 8 KiB."""
+    """A transport whose peer reads nothing: it pauses its producer after 8 KiB."""
 
     producerPaused = False
 
@@ -62,8 +70,8 @@ class Served(SynchronousTestCase):
         self.root = Root(self.page)
 
     def talk(self, sent: bytes, port: int = 4000) -> bytes:
-        """What comes back on a new connection for `sent`."""
-        site = _Site(self.root, requestFactory=_Request, reactor=self.clock)
+        """Return the answer to `sent` on a new connection."""
+        site = LimitedConnections(self.root, self.clock)
         channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", port))
         transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", port))
         channel.makeConnection(transport)
@@ -86,7 +94,8 @@ class ReadOnlyTests(Served):
     def test_what_there_is(self) -> None:
         """The page and its files, each of its own type; nothing else."""
         for path, kind in (
-            ("/", "text/html"), ("/draw.js", "text/javascript"), ("/run.js", "text/javascript"),
+            ("/", "text/html"), ("/curves.js", "text/javascript"), ("/run.js", "text/javascript"),
+            ("/vendor/uPlot.iife.min.js", "text/javascript"),
             ("/page.css", "text/css"), ("/data.json", "application/json"),
             ("/metrics", "text/plain"),
         ):  # fmt: skip
@@ -94,7 +103,7 @@ class ReadOnlyTests(Served):
             self.assertEqual(answer.code, 200, path)
             self.assertTrue(answer.headers["content-type"].startswith(kind), path)
         for path in ("/report.html", "/../setup.cfg", "/%2e%2e/setup.cfg", "//", "/page.css/x",
-                     "*"):  # fmt: skip
+                     "/vendor/LICENSE", "/sweep.js", "*"):  # fmt: skip
             self.assertIn(self.ask(path).code, (404, 405), path)
 
     def test_only_get_and_head(self) -> None:
@@ -114,23 +123,23 @@ class ReadOnlyTests(Served):
         self.assertEqual(answer.headers["content-length"], str(len(whole.body)))
 
     def test_a_body_goes_nowhere(self) -> None:
-        """Whoever uploads something uses up no memory and no disk."""
-        site = _Site(self.root, requestFactory=_Request, reactor=self.clock)
+        """An upload uses no memory and no disk."""
+        site = LimitedConnections(self.root, self.clock)
         channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
         channel.makeConnection(StringTransport())
         channel.dataReceived(
             b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n"
         )
         channel.dataReceived(b"x" * 1_000_000)
-        [request] = channel._channel.requests
+        [request] = channel.wrappedProtocol._channel.requests
         self.assertEqual(request.content.getvalue(), b"")
 
     def test_one_that_does_not_read(self) -> None:
-        """Whoever asks again and again in one breath, and reads nothing, is cut off after
-        what the system's buffers hold."""
+        """A client that sends many requests at once, and reads nothing, is cut off after as
+        much as the system's buffers hold."""
         for number in range(300):
-            self.page.round(record(number), 1)
-        site = _Site(self.root, requestFactory=_Request, reactor=self.clock)
+            self.page.handle(RoundCompleted(record(number), 1))
+        site = LimitedConnections(self.root, self.clock)
         channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
         transport = _Full(peerAddress=IPv4Address("TCP", "127.0.0.1", 1))
         channel.makeConnection(transport)
@@ -139,8 +148,8 @@ class ReadOnlyTests(Served):
         self.assertEqual(transport.value().count(b"HTTP/1.1 200"), 1)
 
     def test_those_who_drip(self) -> None:
-        """However many connections send a byte at a time, whoever asks is answered."""
-        site = _Few(_Site(self.root, requestFactory=_Request, reactor=self.clock))
+        """Any number of connections that send a byte at a time keep nobody from an answer."""
+        site = LimitedConnections(self.root, self.clock)
         question = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
         def dial(sent: bytes) -> StringTransport:
@@ -155,7 +164,7 @@ class ReadOnlyTests(Served):
         self.assertEqual(len([t for t in dripping if not t.disconnected]), 63)
         self.assertIn(b" 200 OK", dial(question).value())
         self.assertFalse(watching.disconnected)
-        # Of those that all ask, whoever did so longest ago makes room.
+        # Of connections with a request, the one with the oldest makes room.
         asking = [dial(question) for _ in range(63)]
         self.assertTrue(watching.disconnected)
         self.assertFalse(any(transport.disconnected for transport in asking))
@@ -188,8 +197,8 @@ class ReadOnlyTests(Served):
         """HTML in a run's name is escaped in the page, and no markup in the data."""
         self.page = page(self.clock, HTML)
         self.root = Root(self.page)
-        self.page.watch(lambda: [ServerState(HTML, [0])])
-        self.page.event(HTML)
+        self.page.handle(ServersKnown(lambda: [ServerState(HTML, [0])]))
+        self.page.handle(Notice(Kind.EVENT, HTML))
         for path in ("/", "/data.json"):
             body = self.ask(path).body
             self.assertNotIn(b"<img", body)
@@ -204,35 +213,43 @@ class FollowingTests(Served):
         version = first.headers["etag"].strip('"')
         self.assertEqual(self.ask(f"/data.json?since={version}").code, 204)
         self.clock.advance(1)
-        self.page.round(record(0), 1.5)
+        self.page.handle(RoundCompleted(record(0), 1.5))
         second = self.ask(f"/data.json?since=%22{version}%22").json
         self.assertEqual((second["rounds"]["done"], second["figures"]["seconds"]), (1, 1.5))
 
     def test_a_refused_node_turns_its_cell(self) -> None:
         """In the data of the round in which it was refused."""
-        self.page.round(record(0), 1)
-        self.page.round(record(1, **refused(2, "malformed")), 2)
+        self.page.handle(RoundCompleted(record(0), 1))
+        self.page.handle(RoundCompleted(record(1, **refused(2, "malformed")), 2))
         node = self.ask("/data.json").json["nodes"][2]
         self.assertEqual((node["letters"], node["reasons"]), ("sr", {"malformed": 1}))
 
     def test_where_nodes_live_now(self) -> None:
         """Whatever the fleet says at the moment of asking, not at the last round."""
         servers = [ServerState("tcp://a:1", [0, 1], True)]
-        self.page.watch(lambda: servers)
+        self.page.handle(ServersKnown(lambda: servers))
         self.assertTrue(self.ask("/data.json").json["places"][0]["up"])
         self.clock.advance(1)
         servers[0] = ServerState("tcp://a:1", [], False)
-        self.page.event("tcp://a:1 is lost: it was killed")
+        self.page.handle(Notice(Kind.EVENT, "tcp://a:1 is lost: it was killed"))
         told = self.ask("/data.json").json
         self.assertFalse(told["places"][0]["up"])
-        self.assertEqual(told["events"], [[None, "tcp://a:1 is lost: it was killed"]])
+        lost = [None, "tcp://a:1 is lost: it was killed"]
+        self.assertEqual(told["events"], [lost])
+        self.clock.advance(1)
+        self.page.handle(RoundCompleted(record(0), 1))
+        self.page.handle(Notice(Kind.EVENT, "node 3 is on probation", 0))
+        self.page.handle(Notice(Kind.EVENT, "round tables are lost"))  # in the second round
+        self.assertEqual(self.ask("/data.json").json["events"], [
+            lost, [0, "node 3 is on probation"], [1, "round tables are lost"],
+        ])  # fmt: skip
 
     def test_made_at_most_so_often(self) -> None:
-        """However many ask, and however fast rounds are."""
+        """Many watchers and fast rounds do not make the data more often."""
         made = []
-        self.page.watch(lambda: made.append(1) or [])
+        self.page.handle(ServersKnown(lambda: made.append(1) or []))
         for number in range(50):
-            self.page.round(record(number), number)
+            self.page.handle(RoundCompleted(record(number), number))
             for _ in range(3):
                 self.ask("/data.json")
             self.clock.advance(0.1)
@@ -241,24 +258,24 @@ class FollowingTests(Served):
     def test_keeps_nothing_of_the_run(self) -> None:
         """Neither a record, nor, after the end, the fleet."""
         first = record(0)
-        self.page.round(first, 1)
+        self.page.handle(RoundCompleted(first, 1))
         before = sys.getrefcount(first)
-        self.page.round(record(1), 2)
+        self.page.handle(RoundCompleted(record(1), 2))
         self.assertEqual(sys.getrefcount(first), before)
 
         def servers() -> list[ServerState]:
             return [ServerState("a", [0])]
 
-        self.page.watch(servers)
+        self.page.handle(ServersKnown(servers))
         watched = sys.getrefcount(servers)
-        self.page.over({"status": "finished", "error": None})
+        self.page.handle(RunEnded({"status": "finished", "error": None}))
         self.assertEqual(sys.getrefcount(servers), watched - 1)
         self.assertEqual(self.ask("/data.json").json["places"][0]["name"], "a")
 
     def test_a_resumed_run(self) -> None:
         """The rounds before are on the page too."""
-        self.page.begun({"versions": {"torch": "2.4"}}, [record(0), record(1)])
-        self.page.round(record(2), 9)
+        self.page.handle(RunStarted({"versions": {"torch": "2.4"}}, [record(0), record(1)]))
+        self.page.handle(RoundCompleted(record(2), 9))
         told = self.ask("/data.json").json
         self.assertEqual(told["rounds"]["done"], 3)
         self.assertIn(["torch", "2.4"], told["facts"])
@@ -266,7 +283,7 @@ class FollowingTests(Served):
     def test_a_failing_guest(self) -> None:
         """A page with a bug does not end a run: it is logged, once."""
         views = Views(page(self.clock), [page(self.clock)])
-        views.guests[0].run_report = None  # type: ignore[attr-defined]
+        views.others[0].run_report = None  # type: ignore[attr-defined]
         views.event("one")
         views.event("two")
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
@@ -274,7 +291,7 @@ class FollowingTests(Served):
 
 class EndTests(Served):
     def over(self) -> Deferred[None]:
-        self.page.over({"status": "finished", "error": None, "seconds": 3.0})
+        self.page.handle(RunEnded({"status": "finished", "error": None, "seconds": 3.0}))
         return self.page.wait_for_watchers()
 
     def test_nobody_watches(self) -> None:
@@ -309,16 +326,15 @@ class EndTests(Served):
 
 class MetricsTests(Served):
     def test_figures(self) -> None:
-        """What Prometheus would read, with labels that are escaped."""
+        """Prometheus can read them, with escaped labels."""
         try:
             from prometheus_client.parser import text_string_to_metric_families
         except ModuleNotFoundError:
             self.skipTest("prometheus-client is not installed")
-        self.page.watch(
-            lambda: [ServerState('a"b\\c\nd', [0, 1], True), ServerState("b", [], False)]
-        )
-        self.page.round(record(0, accuracy=0.5, test_loss=1.5), 1)
-        self.page.round(record(1, **refused(2, "late")), 2)
+        servers = [ServerState('a"b\\c\nd', [0, 1], True), ServerState("b", [], False)]
+        self.page.handle(ServersKnown(lambda: servers))
+        self.page.handle(RoundCompleted(record(0, accuracy=0.5, test_loss=1.5), 1))
+        self.page.handle(RoundCompleted(record(1, **refused(2, "late")), 2))
         text = self.ask("/metrics").body.decode()
         found = {
             (sample.name, *sorted(sample.labels.values())): sample.value
@@ -379,7 +395,7 @@ class SocketTests(TestCase):
         first = self.web("tcp:0:interface=127.0.0.1")
         url = await first.listen()
         self.assertRegex(url, r"^http://127\.0\.0\.1:\d+/$")
-        self.assertTrue(first.local)
+        self.assertTrue(first.is_local)
         port = url.rstrip("/").rpartition(":")[2]
         with self.assertRaisesRegex(CannotListen, f"--web {port}: .*in use.*another port"):
             await self.web(port).listen()
@@ -392,5 +408,5 @@ class SocketTests(TestCase):
         """One that other machines can reach is known as such."""
         everywhere = self.web("tcp:0")
         await everywhere.listen()
-        self.assertTrue(everywhere.open)
-        self.assertFalse(everywhere.local)
+        self.assertTrue(everywhere.is_public)
+        self.assertFalse(everywhere.is_local)

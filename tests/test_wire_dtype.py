@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,11 +111,12 @@ class CollectorTests(SynchronousTestCase):
         self.assertEqual(self.round.honest_accepted, (0,))
 
     def test_another_type(self) -> None:
-        """What is not what was agreed on is malformed."""
+        """A frame that is not as agreed on is malformed."""
         self.deliver(0, 1.0, torch.float32)
         self.assertIs(self.round.refusals[0].reason, Reason.MALFORMED)
 
 
+@pytest.mark.slow
 class SameBitsTests(TestCase):
     """The contract holds for each setting, and half the bytes travel."""
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.cli.train import configuration
-from byzpy_tw.errors import ConfigError
+from byzpy_tw.errors import (
+    ConfigError,
+)
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import load
 from byzpy_tw.protocol.frame_writer import FrameWriter
@@ -22,8 +25,10 @@ from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.gradients import Answer
-from byzpy_tw.workers.host import NodeHost, build
+from byzpy_tw.workers.host import NodeHost
+from byzpy_tw.workers.model_size import activation_bytes_per_example
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 REGISTRY = load()
@@ -34,7 +39,7 @@ def host(device: str = "cpu") -> NodeHost:
         dataset="synthetic", model="logreg", partition="stride", shards=6, seed=0,
         batch_size=4, micro_batch_size=4, n=8, f=2,
     )  # fmt: skip
-    return build(spec, REGISTRY, data_root=None, device=device)
+    return build_host(spec, REGISTRY, data_root=None, device=device)
 
 
 class AimTests(SynchronousTestCase):
@@ -63,10 +68,10 @@ class AimTests(SynchronousTestCase):
             collector = Collector(torch.randn(5, 40), ClockReactor(), pool)
             rounds = Rounds(config, None, collector, None, rules, ClockReactor(), pool, 1)
             round = Round(0, 3, 2, 2)
-            round.refused(0, Reason.NOT_FINITE)
+            round.refuse(0, Reason.NOT_FINITE)
             round.accept(1)
             round.accept(2)
-            self.assertEqual(round.likely_budget(rules.aggregation.computable), 1)
+            self.assertEqual(round.expected_budget(rules.aggregation.computable), 1)
             shown = rounds._show(round, {}, 1)
             self.assertEqual(shown["strength"].shape, (1,))
             aimed = rules.attack_with_budget(1).aggregator
@@ -88,7 +93,7 @@ class TogetherTests(SynchronousTestCase):
         return answers
 
     def test_the_bits_of_one_alone(self) -> None:
-        """Whoever shares the job."""
+        """The bits are those of one node alone, whichever nodes share the job."""
         for node, gradient in enumerate(self.gradients(*range(6))):
             (alone,) = self.gradients(node)
             self.assertTrue(torch.equal(gradient.vector, alone.vector))
@@ -112,7 +117,7 @@ class TogetherTests(SynchronousTestCase):
         self.host.nodes[4].shard[:] = 10**9
         self.host.cost = 0.0005
         driver = NodeScheduler(self.host, ClockReactor(), self.pool, 2)
-        answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, range(6), emit))
         self.pool.turn()
         self.assertEqual(sorted(sent), [0, 1, 2])
         self.pool.drain()
@@ -132,7 +137,7 @@ class TogetherTests(SynchronousTestCase):
             self.assertEqual(self.host.group_size, count)
 
     def test_gradients_that_are_not_contiguous(self) -> None:
-        """Of parameters that a model stacks, autograd hands out every other number."""
+        """Autograd hands out every other number for parameters that a model stacks."""
 
         class Stacked(torch.nn.Module):
             def __init__(self) -> None:
@@ -166,7 +171,7 @@ class TogetherTests(SynchronousTestCase):
 
         self.host.cost = 0.0005
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
-        answer = Deferred.fromCoroutine(driver.honest(0, range(6), emit))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, range(6), emit))
         line = emit.__code__.co_firstlineno + 2
         told = f"ValueError: only this one (test_workers.py, line {line})"
         self.assertEqual(self.successResultOf(answer), {1: told})
@@ -180,7 +185,7 @@ class TogetherTests(SynchronousTestCase):
             def emit(node: int, *_: Any) -> Deferred[None]:
                 raise ArithmeticError(words)
 
-            answer = Deferred.fromCoroutine(driver.honest(0, [0, 1], emit))
+            answer = Deferred.fromCoroutine(driver.send_gradients(0, [0, 1], emit))
             return self.successResultOf(answer)
 
         for _ in range(3):
@@ -197,12 +202,12 @@ class TogetherTests(SynchronousTestCase):
         def emit(*_: Any) -> Deferred[None]:
             raise ConnectionError("hung up")
 
-        answer = Deferred.fromCoroutine(driver.honest(0, [0], emit))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, [0], emit))
         self.assertIn("ConnectionError: hung up", self.successResultOf(answer)[0])
 
     def test_large_ones_are_let_go(self) -> None:
         """Once they are sent, and not before."""
-        self.patch(driver_module, "LARGE", 0)
+        self.patch(driver_module, "LARGE_TENSOR", 0)
         taken: list[Deferred[None]] = []
         kept: list[torch.Tensor] = []
 
@@ -212,7 +217,7 @@ class TogetherTests(SynchronousTestCase):
             return taken[-1]
 
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
-        answer = Deferred.fromCoroutine(driver.honest(0, [0], emit))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, [0], emit))
         self.assertEqual(sum(piece.numel() for piece in kept), self.host.dimension)
         taken[0].callback(None)
         self.assertEqual(self.successResultOf(answer), {})
@@ -224,9 +229,9 @@ class TogetherTests(SynchronousTestCase):
         def full(*_: Any) -> None:
             raise MemoryError("full")
 
-        self.patch(driver_module, "narrowed", full)
+        self.patch(driver_module, "round_to_dtype", full)
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
-        answer = Deferred.fromCoroutine(driver.honest(0, [0, 1], lambda *_: succeed(None)))
+        answer = Deferred.fromCoroutine(driver.send_gradients(0, [0, 1], lambda *_: succeed(None)))
         [told] = set(self.successResultOf(answer).values())
         self.assertIn("MemoryError: full", told)
         self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)  # of two nodes
@@ -248,3 +253,22 @@ class DeviceTests(SynchronousTestCase):
             self.assertIn(
                 "use cpu or auto", str(self.assertRaises(ConfigError, resolve_device, "cuda"))
             )
+
+
+class ActivationBytesTests(SynchronousTestCase):
+    def test_counts_what_grows_with_examples(self) -> None:
+        """Activations count, parameters do not."""
+        kept = activation_bytes_per_example(
+            lambda: nn.Sequential(nn.Linear(1000, 8), nn.ReLU()), (1000,)
+        )
+        self.assertLess(4 * (1000 + 8), kept)
+        self.assertLess(kept, 4 * 3 * (1000 + 8))
+
+    def test_a_model_that_cannot_say(self) -> None:
+        """One that cannot run on the meta device is not refused."""
+
+        class Odd(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x * x.sum().item()
+
+        self.assertEqual(activation_bytes_per_example(Odd, (3,)), 0)

@@ -77,7 +77,7 @@ class Greeting(Protocol):
 
 
 class Ends(TestCase):
-    """What both kinds of tests need: two ends, and their sockets closed after."""
+    """Tools for both kinds of tests: two ends, and their sockets closed after."""
 
     timeout = 60
 
@@ -293,7 +293,7 @@ class PeerTests(Ends):
         return peer
 
     async def test_a_peer_that_does_not_read(self) -> None:
-        """What it was sent waits where it lies, and goes out when it reads again."""
+        """Frames for it wait where they lie, and go out when it reads again."""
         peer = await self.connect(begins=True)
         sent = [self.right.send(i, 1_000_000) for i in range(12)]
         self.assertNoResult(sent[-1])

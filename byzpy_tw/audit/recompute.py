@@ -81,7 +81,7 @@ class RoundRecomputer:
         for refused in record["refused"]:
             known = refused["node"] < config.num_honest or refused["reason"] == "probation"
             if known and refused["reason"] in {r.value for r in Reason}:
-                round.refused(refused["node"], Reason(refused["reason"]))
+                round.refuse(refused["node"], Reason(refused["reason"]))
         likely = round.expected_budget(self.replay.rules.aggregation.computable)
         return list(dict.fromkeys([likely, *range(config.f, -1, -1)]))
 

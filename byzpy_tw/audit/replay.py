@@ -24,15 +24,13 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
+from byzpy_tw.attacks.behaviour import Behaviour
 from byzpy_tw.attacks.knowledge.codec import (
     PAST,
-    PIECES,
     decode_knowledge,
     decode_piece,
-    encode_pieces,
 )
 from byzpy_tw.attacks.knowledge.levels import pieces_of
-from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BrokenPlugin
 from byzpy_tw.kernels.cpu import resolve_device
@@ -40,12 +38,13 @@ from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.rounds.aggregation import Aggregated
-from byzpy_tw.rounds.learner import Learner
+from byzpy_tw.rounds.learner import Learner, worker_momentum
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
-from byzpy_tw.seeds import Context
+from byzpy_tw.rounds.reveal import reveal
 from byzpy_tw.vectors import round_to_dtype
+from byzpy_tw.workers.building import build_host, make_model
 from byzpy_tw.workers.gradients import Answer, Gradient
-from byzpy_tw.workers.host import NodeHost, build, make_model
+from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import node_specs
 
 
@@ -117,8 +116,7 @@ class RoundReplay:
         row, beta = sent.to(torch.float32), self.config.worker_momentum
         if node >= self.config.num_honest or not beta:
             return row
-        old = state.momenta.get(node)
-        return (torch.zeros_like(row) if old is None else old * beta).add_(row, alpha=1 - beta)
+        return worker_momentum(state.momenta.get(node), row, beta)
 
     # -- Byzantine ones
 
@@ -127,19 +125,13 @@ class RoundReplay:
 
         `f` is the budget that the rules were expected to have.
         """
-        config, memory = self.config, dict(state.attack)
-        context = Context(
-            seed=config.seed, round=state.round, nodes=tuple(nodes), n=config.n, f=f,
-            byzantine=config.num_byz, pipeline=self.rules.aggregation.chain(f),
+        memory = dict(state.attack)
+        pieces = reveal(
+            self.rules, state.round, tuple(nodes), rows, f,
+            state=memory, memory=dict(state.aggregation), wire=self.wire,
         )  # fmt: skip
-        with plugin_call(f"attack {config.attack!r}"):
-            known = Knowledge.for_attack(
-                self.rules.attack_with_budget(f), rows, context=context, state=memory,
-                memory=dict(state.aggregation),
-            )  # fmt: skip
-        found = {p: getattr(known, p) for p in PIECES if getattr(known, p) is not None}
-        pieces = {p: decode_piece(t) for p, t in encode_pieces(found, self.wire).items()}
-        return RevealedKnowledge(len(rows), pieces, memory)
+        shown = {piece: decode_piece(tensor) for piece, tensor in pieces.items()}
+        return RevealedKnowledge(len(rows), shown, memory)
 
     def past_vector(self, state: State, node: int) -> Tensor | None:
         """Return the earlier vector of `node` that an attack which replays sends again."""
@@ -160,7 +152,7 @@ class RoundReplay:
     ) -> Tensor:
         """Return the vector of the Byzantine `node`, in the wire's type."""
         host = self.host
-        if host.behaviour(node) == "garbage":  # accepted, where d is as small as that
+        if host.behaviour(node) == Behaviour.GARBAGE:  # accepted, where d is as small as that
             return host.garbage(node, state.round)
         known = decode_knowledge(
             shown.pieces, h=shown.h, d=host.dimension, own=own,
@@ -225,18 +217,14 @@ def prepare_replay(
     Raises the errors of names, parameters and data.
     """
     spec = config.spec()
-    host = build(spec, registry, data_root=data_root)
+    host = build_host(spec, registry, data_root=data_root)
     for node in node_specs(
         honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
     ):
         host.spawn(node)
     model = make_model(spec, registry, host.dataset).to(resolve_device(config.device))
-    learner = Learner(
-        model, host.dataset, lr=config.lr, momentum=config.momentum,
-        weight_decay=config.weight_decay, milestones=config.lr_milestones,
-        decay=config.lr_decay, copied=host.trial_outcome.copied,
-        who=registry.owner("model", config.model),
-    )  # fmt: skip
+    who = registry.owner("model", config.model)
+    learner = Learner.of(config, model, host.dataset, copied=host.trial_outcome.copied, who=who)
     first = State(0, learner.parameters.clone(), learner.velocity.clone())
     return RoundReplay(
         config, resolve_rules(config, registry), host, learner, first, pool, most_jobs

@@ -1,4 +1,4 @@
-"""``python -m byzpy_tw verify``: a finished run, computed again and compared."""
+"""``python -m byzpy_tw verify``: compute a finished run again, and compare."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 @define
 class _Progress:
-    """A line now and then, with what is left to do."""
+    """Prints the rounds done, the pace and the time left, every few seconds."""
 
     write: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
@@ -61,7 +61,7 @@ class _Progress:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Verify, and print what came of it; 0 where every recorded hash is met."""
+    """Verify, and print the findings; return 0 where every recorded hash is met."""
     if chosen.threads is not None and not 1 <= chosen.threads <= 1024:
         raise ConfigError(f"--threads must be from 1 to 1024, got {chosen.threads}")
     from byzpy_tw.audit.verify import Verification

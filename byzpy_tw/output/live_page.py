@@ -1,166 +1,150 @@
-"""What the page of a run under way is made from."""
+"""The page of a run under way, without its server: it follows the run, and is asked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from secrets import token_hex
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.output.metrics import exposition
-from byzpy_tw.output.view import Places
+from byzpy_tw.output.view import (
+    Event,
+    Kind,
+    Notice,
+    RoundCompleted,
+    RunConfigured,
+    RunEnded,
+    RunFinished,
+    RunStarted,
+    ServersKnown,
+)
+from byzpy_tw.report.curves import page_data
 from byzpy_tw.report.html import script_json
 from byzpy_tw.report.load import collect_facts
-from byzpy_tw.report.model import RunReport
+from byzpy_tw.report.model import RunReport, ServerState
 from byzpy_tw.scheduling import clock
-from byzpy_tw.workers.spec import NodeSpec
 
-_PACE = 0.5  # seconds: the data is not made anew more often, however many ask for it
+_PACE = 0.5  # seconds: an answer is not made anew more often, however many ask for it
 _LONGEST = 2.0  # seconds between two, where making it takes long
 _SHARE = 40  # and at most a fortieth of the time goes into it
-_WATCHING = 5.0  # seconds after which one that asked counts as gone
-_WATCHERS = 256  # that the end waits for; others may well be there
-_PARTING = 3.0  # seconds that the end waits for those who watch to have heard of it
+_WATCHING = 5.0  # seconds after which a watcher that does not ask counts as gone
+_WATCHERS = 256  # that the end waits for
+_PARTING = 3.0  # seconds that the end waits for watchers to ask once more
+
+
+@define
+class _Answer:
+    changes: int = 0  # of the run, when `value` was made
+    rest: float = 0.0  # until when it is good enough
+    value: Any = None
 
 
 @define(eq=False)
 class LivePage:
-    """A view of a run that is asked, and asks nothing of the run but where nodes live.
+    """A view of a run, which asks the run for nothing but where nodes live.
 
-    It takes figures from each record and keeps none; its data is made when somebody asks,
-    from counts whose size is bounded.
+    It counts each record and keeps none.  Answers are made when somebody asks, from counts
+    whose size is bounded.
     """
 
     run_report: RunReport
     _reactor: IReactorTime
-    _places: Places | None = field(default=None, init=False)
+    _list_servers: Callable[[], Sequence[ServerState]] | None = field(default=None, init=False)
     _token: str = field(factory=lambda: token_hex(4), init=False)  # of this process's page
     _changes: int = field(default=1, init=False)
-    _made: tuple[int, bytes] = field(default=(0, b""), init=False)  # of which change, what
-    _rest: float = field(default=0.0, init=False)  # no newer one until then
-    _exposed: tuple[float, tuple[int, str, bytes] | None] = field(default=(0, None), init=False)
-    _watching: dict[str, float] = field(factory=dict, init=False)  # who, and when they asked
-    _heard: Deferred[None] | None = field(default=None, init=False)  # all of them have
+    _data: _Answer = field(factory=_Answer, init=False)
+    _metrics: _Answer = field(factory=_Answer, init=False)
+    _watching: dict[str, float] = field(factory=dict, init=False)  # when each asked last
+    _told: Deferred[None] | None = field(default=None, init=False)  # all of them, of the end
 
-    # -- as a view
-
-    def say(self, line: str) -> None:
-        pass  # what it says is on the page
-
-    def notice(self, line: str) -> None:
-        self.run_report.add_event(line)
+    def handle(self, event: Event) -> None:
+        report = self.run_report
+        match event:
+            case Notice(kind=Kind.INFO) | RunConfigured() | RunFinished():
+                return  # the page shows it in other ways
+            case Notice(kind=Kind.EVENT, round=None):  # between two rounds: of the next one
+                report.add_event(event.text, report.history.done or None)
+            case Notice(round=None):
+                report.add_event(event.line)
+            case Notice():
+                report.add_event(event.text, event.round)
+            case ServersKnown():
+                self._list_servers = event.list_servers
+            case RunStarted():
+                for record in event.records:
+                    report.add(record)
+                report.facts = collect_facts(event.description, {})
+            case RoundCompleted():
+                report.result = {"seconds": event.elapsed}
+                report.history.add(event.record)  # its events were handled as they happened
+            case RunEnded():
+                self._look_up_servers()
+                self._list_servers = None  # nothing of the run is kept
+                result = event.result
+                report.status, report.error = result["status"], result["error"]
+                plain = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
+                report.result = plain
+                self._data.rest = 0.0  # this must not wait for its time
         self._changes += 1
-
-    def event(self, line: str) -> None:
-        begun = self.run_report.history.done > 0 and not line.startswith("round ")
-        self.run_report.add_event(line, self.run_report.history.done if begun else None)
-        self._changes += 1
-
-    def tell(self, line: str) -> None:
-        self.notice(line)
-
-    def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
-        pass
-
-    def watch(self, servers: Places) -> None:
-        self._places = servers
-
-    def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:
-        self._changes += 1
-
-    def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-        for record in records:
-            self.run_report.add(record)
-        self.run_report.facts = collect_facts(description, {})
-        self._changes += 1
-
-    def round(self, record: Mapping[str, Any], elapsed: float) -> None:
-        self._changes += 1
-        self.run_report.result = {"seconds": elapsed}
-        self.run_report.history.add(record)  # its events were told as they happened
-
-    def over(self, result: Mapping[str, Any]) -> None:
-        self.refresh()
-        self._places = None  # the run is let go of
-        self.run_report.status, self.run_report.error = result["status"], result["error"]
-        self.run_report.result = {
-            k: v for k, v in result.items() if isinstance(v, (int, float, str))
-        }
-        self._changes += 1
-        self._rest = 0.0  # this must not wait for its time
-
-    def result(self, result: Mapping[str, Any], directory: str) -> None:
-        pass
 
     # -- for those who ask
 
-    def refresh(self) -> None:
-        """Look where each node lives now."""
-        if self._places is not None:
-            self.run_report.servers = list(self._places())
+    def data(self, seen: str, watcher: str) -> tuple[str, bytes]:
+        """Return the newest version's name, and its JSON; no JSON where `seen` is the newest.
 
-    def data(self, seen: str, who: str) -> tuple[str, bytes]:
-        """The newest version's name, and its JSON; nothing where `seen` is the newest.
-
-        `who` asked, and counts as watching for a while.
+        `watcher` counts as watching for some seconds.
         """
-        changes, body = self._made
-        now = clock.seconds(self._reactor)
-        if changes != self._changes and now >= self._rest:
-            self.refresh()
-            body, changes = script_json(self.run_report.plain()).encode(), self._changes
-            self._made = changes, body
-            self._rest = self._until(now)
-        self._asked(who, now, heard=self._over and changes == self._changes)
-        version = f"{self._token}-{changes}"
-        return version, b"" if seen == version else body
+        answer = self._answer(
+            self._data, lambda: script_json(page_data([self.run_report])).encode()
+        )
+        is_told = self.run_report.status != "running" and answer.changes == self._changes
+        self._note_watcher(watcher, is_told)
+        version = f"{self._token}-{answer.changes}"
+        return version, b"" if seen == version else answer.value
 
     def metrics(self) -> tuple[int, str, bytes]:
-        """HTTP code, content type and body for Prometheus; as seldom new as `data`."""
-        rest, exposed = self._exposed
+        """Return HTTP code, content type and body for Prometheus."""
+        return self._answer(self._metrics, lambda: exposition(self.run_report)).value
+
+    def _answer(self, answer: _Answer, make: Callable[[], Any]) -> _Answer:
+        """Make `answer` anew if the run has changed, and it is time to."""
+        began = clock.seconds(self._reactor)
+        if answer.changes != self._changes and began >= answer.rest:
+            self._look_up_servers()
+            answer.changes, answer.value = self._changes, make()
+            took = clock.seconds(self._reactor) - began
+            answer.rest = began + min(_LONGEST, max(_PACE, _SHARE * took))
+        return answer
+
+    def _look_up_servers(self) -> None:
+        if self._list_servers is not None:
+            self.run_report.servers = list(self._list_servers())
+
+    def _note_watcher(self, watcher: str, is_told: bool) -> None:
         now = clock.seconds(self._reactor)
-        if exposed is None or now >= rest:
-            self.refresh()
-            exposed = exposition(self.run_report)
-            self._exposed = self._until(now), exposed
-        return exposed
-
-    def _until(self, began: float) -> float:
-        """When something whose making `began` then, and is done, may be made anew."""
-        took = clock.seconds(self._reactor) - began
-        return began + min(_LONGEST, max(_PACE, _SHARE * took))
-
-    @property
-    def _over(self) -> bool:
-        return self.run_report.status != "running"
-
-    def _asked(self, who: str, now: float, *, heard: bool) -> None:
-        self._watching.pop(who, None)
-        if not heard and len(self._watching) < _WATCHERS:
-            self._watching[who] = now
-        for name in [n for n, then in self._watching.items() if now - then > _WATCHING]:
-            del self._watching[name]
-        if heard and not self._watching and self._heard is not None:
-            # Not now: the one who asked has the answer only after this.
-            self._reactor.callLater(0, _fire, self._heard)
-            self._heard = None
+        self._watching.pop(watcher, None)
+        if not is_told and len(self._watching) < _WATCHERS:
+            self._watching[watcher] = now
+        self._watching = {n: at for n, at in self._watching.items() if now - at <= _WATCHING}
+        if is_told and not self._watching and self._told is not None:
+            # Not now: the watcher has the answer only after this.  The timeout may come first.
+            self._reactor.callLater(0, _fire, self._told)
+            self._told = None
 
     def wait_for_watchers(self) -> Deferred[None]:
-        """Fires when all who watch know that the run is over, or have had their time."""
+        """Fire when all watchers know that the run is over, or have had their time."""
         now = clock.seconds(self._reactor)
-        if not any(now - then <= _WATCHING for then in self._watching.values()):
-            done: Deferred[None] = Deferred()
-            done.callback(None)
-            return done
-        self._heard = heard = Deferred()
-        heard.addTimeout(_PARTING, self._reactor, onTimeoutCancel=lambda *_: None)
-        return heard
+        if not any(now - at <= _WATCHING for at in self._watching.values()):
+            return succeed(None)
+        self._told = told = Deferred[None]()
+        told.addTimeout(_PARTING, self._reactor, onTimeoutCancel=lambda *_: None)
+        return told
 
 
 def _fire(waiting: Deferred[None]) -> None:
-    if not waiting.called:  # or its time was over just now
+    if not waiting.called:
         waiting.callback(None)

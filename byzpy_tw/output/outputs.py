@@ -1,4 +1,4 @@
-"""Who is told of a run while it goes, and what is left to look at afterwards."""
+"""The views that a configuration asks for, and the report of a finished run."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from typing import IO, Any
 from twisted.logger import Logger
 
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.console import is_terminal
 from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import View, Views
 from byzpy_tw.report.load import begin
-from byzpy_tw.report.page import report
+from byzpy_tw.report.page import write_report
 
-# What is dear to import (HTTP, tqdm) is imported where it is asked for.
+# HTTP and rich are slow to import, and imported only where they are needed.
 
 
 def make_terminal_view(
     config: RunConfig, write: Callable[[str], None], output: IO[str] | None = None
 ) -> View:
-    """What is told to `output` (standard output): as `config` and the terminal have it.
+    """Return the view for `output` (default: standard output): a bar on a terminal, or lines.
 
-    Lines go through `write`, but above a bar.
+    Lines go through `write`, except above a bar.
     """
     output = sys.stdout if output is None else output
-    if not (config.json or config.quiet) and _is_terminal(output):
+    if not (config.json or config.quiet) and is_terminal(output):
         from byzpy_tw.output.progress import ProgressBar
 
         return ProgressBar(output)
@@ -37,15 +38,8 @@ def make_terminal_view(
 
 
 def make_line_view(config: RunConfig, write: Callable[[str], None]) -> View:
-    """Lines for a person, or for a program, through `write`."""
+    """Return the view that writes lines of text, or of JSON, through `write`."""
     return (JsonLines if config.json else TextOutput)(write, config.quiet)
-
-
-def _is_terminal(file: Any) -> bool:
-    try:
-        return file.isatty()
-    except (AttributeError, OSError, ValueError):  # there is none, or it is closed
-        return False
 
 
 def check_web(config: RunConfig) -> None:
@@ -63,7 +57,7 @@ def _wanted(config: RunConfig) -> bool:
 
 
 async def serve(config: RunConfig, path: Path, reactor: Any, views: Views) -> Any:
-    """The page that ``--web`` asks for, which follows the run from now on; or None.
+    """Serve the page that ``--web`` asks for, and add it to `views`; None without ``--web``.
 
     Raises `ConfigError` and `CannotListen`.
     """
@@ -74,17 +68,17 @@ async def serve(config: RunConfig, path: Path, reactor: Any, views: Views) -> An
     page = LivePage(begin(path.resolve().name, config.to_dict()), reactor)
     web = Web(page, config.web or "", reactor)
     views.say(f"  page at {await web.listen()}")
-    if web.open:
-        views.notice("warning: whoever can reach that page can read it (not change anything)")
-    views.guests.append(page)
+    if web.is_public:
+        views.warn("anyone who can reach that page can read it (not change anything)")
+    views.others.append(page)
     return web
 
 
 def draw_report(path: Path, views: Views) -> None:
-    """Leave a report in `path`; without one, the run is what it was."""
+    """Write a report into `path`; a failure does not affect the run."""
     try:
-        report(path)
+        write_report(path)
     except ByzpyTwError as e:
-        views.notice(f"warning: no report: {format_error(e)}")
+        views.warn(f"no report: {format_error(e)}")
     except Exception:  # a bug, which must not hide how the run ended
         Logger().failure("no report could be drawn")

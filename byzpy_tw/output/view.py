@@ -1,100 +1,137 @@
-"""Those who are told of a run as it goes: the terminal, and the page."""
+"""Events of a run, and the views that show them: the terminal, JSON lines, the page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, auto
 from typing import Any, Protocol
 
-from attrs import define, field
+from attrs import define, field, frozen
 from twisted.logger import Logger
 
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.report.model import ServerState
+from byzpy_tw.rounds.placement import ServerState
 from byzpy_tw.workers.spec import NodeSpec
 
-Places = Callable[[], Sequence[ServerState]]
+
+class Kind(Enum):
+    """The importance of a `Notice`."""
+
+    INFO = auto()  # progress
+    NOTICE = auto()  # something that the user should know
+    WARNING = auto()
+    EVENT = auto()  # something that happened to the run, such as a lost server
+    ALWAYS = auto()  # shown even with ``--quiet``
+
+
+@frozen
+class Notice:
+    """A sentence for people."""
+
+    kind: Kind
+    text: str
+    round: int | None = None  # when it happened, where it belongs to one round
+
+    @property
+    def line(self) -> str:
+        """`text` behind the round, or behind ``warning:``."""
+        text = self.text if self.round is None else f"round {self.round}: {self.text}"
+        return f"warning: {text}" if self.kind is Kind.WARNING else text
+
+
+@frozen(eq=False)
+class RunConfigured:
+    config: RunConfig
+    directory: str
+    threads: int
+
+
+@frozen(eq=False)
+class ServersKnown:
+    """`list_servers` returns the state of each server, at any time until the run ends."""
+
+    list_servers: Callable[[], Sequence[ServerState]]
+
+
+@frozen(eq=False)
+class NodesPlaced:
+    placement: Sequence[tuple[str, Sequence[NodeSpec]]]  # by the server's name
+
+
+@frozen(eq=False)
+class RunStarted:
+    """The first round is next.  `records` are the earlier rounds of a resumed run."""
+
+    description: Mapping[str, Any]
+    records: Sequence[Mapping[str, Any]]
+
+
+@frozen(eq=False)
+class RoundCompleted:
+    record: Mapping[str, Any]
+    elapsed: float  # seconds since the run began
+
+
+@frozen(eq=False)
+class RunEnded:
+    """The last event of a run, however it ended."""
+
+    result: Mapping[str, Any]
+
+
+@frozen(eq=False)
+class RunFinished:
+    """The run has ended in order, and `result` is on disk in `directory`."""
+
+    result: Mapping[str, Any]
+    directory: str
+
+
+Event = (
+    Notice | RunConfigured | ServersKnown | NodesPlaced | RunStarted | RoundCompleted | RunEnded
+    | RunFinished
+)  # fmt: skip
 
 
 class View(Protocol):
-    """What a run tells.  None of it may be kept: records belong to the run."""
+    """Shows a run.  It may keep nothing of an event: records belong to the run."""
 
-    def say(self, line: str) -> None: ...
-
-    def notice(self, line: str) -> None:
-        """Something that the user should know, or a warning."""
-
-    def event(self, line: str) -> None:
-        """Something that happened to the run: a server lost, say."""
-
-    def tell(self, line: str) -> None:
-        """Something that must be said, also when quiet."""
-
-    def configuration(self, config: RunConfig, directory: str, threads: int) -> None: ...
-
-    def watch(self, servers: Places) -> None:
-        """`servers` says, at any time until `over`, where each node lives."""
-
-    def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None: ...
-
-    def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-        """The first round is next.  `records` are of the rounds before, in a resumed run."""
-
-    def round(self, record: Mapping[str, Any], elapsed: float) -> None: ...
-
-    def over(self, result: Mapping[str, Any]) -> None:
-        """It has come to its end, or to an end; also called where `result` is not."""
-
-    def result(self, result: Mapping[str, Any], directory: str) -> None: ...
+    def handle(self, event: Event) -> None: ...
 
 
 @define(eq=False)
 class Views:
-    """Tells the terminal, and then every guest; one that fails is heard of once, in the log."""
+    """Pass each event to the terminal and to every other view.
 
-    screen: View
-    guests: list[View] = field(factory=list)
+    A view that raises is logged once, and still called.
+    """
+
+    terminal: View
+    others: list[View] = field(factory=list)
     _failed: set[int] = field(factory=set, init=False)
 
     log = Logger()
 
-    def say(self, line: str) -> None:
-        self._all("say", line)
-
-    def notice(self, line: str) -> None:
-        self._all("notice", line)
-
-    def event(self, line: str) -> None:
-        self._all("event", line)
-
-    def tell(self, line: str) -> None:
-        self._all("tell", line)
-
-    def configuration(self, config: RunConfig, directory: str, threads: int) -> None:
-        self._all("configuration", config, directory, threads)
-
-    def watch(self, servers: Places) -> None:
-        self._all("watch", servers)
-
-    def placement(self, placement: Sequence[tuple[str, Sequence[NodeSpec]]]) -> None:
-        self._all("placement", placement)
-
-    def begun(self, description: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-        self._all("begun", description, records)
-
-    def round(self, record: Mapping[str, Any], elapsed: float) -> None:
-        self._all("round", record, elapsed)
-
-    def over(self, result: Mapping[str, Any]) -> None:
-        self._all("over", result)
-
-    def result(self, result: Mapping[str, Any], directory: str) -> None:
-        self._all("result", result, directory)
-
-    def _all(self, what: str, *told: Any) -> None:
-        for i, view in enumerate((self.screen, *self.guests)):
+    def handle(self, event: Event) -> None:
+        for i, view in enumerate((self.terminal, *self.others)):
             try:
-                getattr(view, what)(*told)
-            except Exception:  # a bug there must not end a run
+                view.handle(event)
+            except Exception:  # a bug in a view must not end a run
                 if i not in self._failed:
                     self._failed.add(i)
-                    self.log.failure("what follows the run failed, and goes on")
+                    self.log.failure("a view of the run failed; the run goes on")
+
+    def say(self, text: str) -> None:
+        self.handle(Notice(Kind.INFO, text))
+
+    def notice(self, text: str) -> None:
+        self.handle(Notice(Kind.NOTICE, text))
+
+    def warn(self, text: str) -> None:
+        self.handle(Notice(Kind.WARNING, text))
+
+    def event(self, text: str, round: int | None = None) -> None:
+        self.handle(Notice(Kind.EVENT, text, round))
+
+    def tell(self, text: str) -> None:
+        self.handle(Notice(Kind.ALWAYS, text))

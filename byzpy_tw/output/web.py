@@ -1,8 +1,8 @@
-"""The page of a run under way, over HTTP: to be read, and nothing else.
+"""The page of a run under way, over HTTP, which can be read and nothing else.
 
-Whoever can connect may read, so by default only this machine can.  A browser here may be
-shown a page from elsewhere whose name suddenly means 127.0.0.1 (DNS rebinding): then the
-request's Host header has that name, and is refused.
+Everybody who can connect may read it, so by default only this machine can.  A browser here
+may be shown a page from elsewhere whose name suddenly means 127.0.0.1 (DNS rebinding): then
+the Host header of its requests has that name, and they are refused.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from io import BytesIO
 from ipaddress import ip_address
+from itertools import count
 from typing import Any
 
 from attrs import define, field
@@ -18,18 +19,21 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from twisted.web.http import HTTPFactory
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from byzpy_tw.errors import CannotListen, ConfigError
 from byzpy_tw.output.live_page import LivePage
-from byzpy_tw.report import html
+from byzpy_tw.report.html import SCRIPTS, STYLES, read_assets, served_page
 
 EXAMPLE = "--web tcp:8080:interface=127.0.0.1"
 _SCHEMES = ("tcp", "tcp6", "ssl", "unix", "systemd")
 _CONNECTIONS = 64  # a browser takes one or two
 _IDLE = 30.0  # seconds until a connection that asks nothing, or reads nothing, is closed
+_FILES = {  # path -> content type and assets
+    b"/page.css": ("text/css", STYLES),
+    **{f"/{name}".encode(): ("text/javascript", (name,)) for name in SCRIPTS},
+}
 
 _HEADERS = {
     # No inline script, no other origin: text that should turn out to be markup after all
@@ -48,7 +52,7 @@ _HEADERS = {
 
 
 def parse_endpoint(text: str, reactor: Any) -> IStreamServerEndpoint:
-    """What ``--web TEXT`` names; a port alone is one of this machine only.
+    """Return the endpoint that ``--web TEXT`` names; a port alone is one of this machine only.
 
     Raises `ConfigError`.
     """
@@ -61,30 +65,27 @@ def parse_endpoint(text: str, reactor: Any) -> IStreamServerEndpoint:
         )
     try:
         return serverFromString(reactor, description)
-    # It raises whatever int(), open() and OpenSSL do, and TypeError for missing parts.
+    # It raises the errors of int(), open() and OpenSSL, and TypeError for missing parts.
     except Exception as e:
         why = " ".join(str(e).split())[:200]
         raise ConfigError(f"--web {text!r} is no endpoint ({why}): write {EXAMPLE}") from e
 
 
 class _Request(Request):
-    """One whose body is thrown away as it comes, for nothing here takes any.
-
-    One that comes while the answers before it lie unread ends its connection: whoever
-    asks again and again in one breath, and never reads, would fill the memory.
-    """
+    """A request whose body is thrown away as it comes, for nothing here takes any."""
 
     def process(self) -> None:
-        transport = self.channel.transport
+        transport: Any = self.channel.transport
+        # Twisted stops reading from a peer that does not read, but still answers the requests
+        # that came in one segment: hundreds of them would fill the memory.
         if getattr(transport, "producerPaused", False):
             transport.abortConnection()
         else:
-            if isinstance(transport, _Visit):
-                transport.heard()
+            transport.requests = next(transport.factory.order)
             super().process()
 
     def gotLength(self, length: int | None) -> None:
-        self.content = BytesIO()
+        self.content = BytesIO()  # type: ignore[assignment]  # Twisted's own says None
 
     def handleContentChunk(self, data: bytes) -> None:
         pass
@@ -92,57 +93,45 @@ class _Request(Request):
 
 class _Site(Site):
     def log(self, request: Any) -> None:
-        pass  # a line a second for each who watches would be all that the log holds
+        pass  # one line a second for each watcher would be all that the log holds
 
 
-class _Visit(ProtocolWrapper):
-    """One connection."""
-
-    asked = False  # a whole question
-    turned_out = False
-
-    def heard(self) -> None:
-        """It has asked one; the last to do so is the last to be turned out."""
-        self.asked = True
-        visits = self.factory.protocols
-        visits[self] = visits.pop(self)
-
-    def evict(self) -> None:
-        self.turned_out = True
-        self.abortConnection()
+class _Connection(ProtocolWrapper):
+    requests = 0  # the number of its newest complete request, among all connections'
 
 
-class _Few(WrappingFactory):
-    """So many connections at a time: one more takes the place of whoever asks nothing.
+class LimitedConnections(WrappingFactory):
+    """A bound on connections.  One more takes the place of the least useful one.
 
-    First of those that never asked, such as one that lets a question drip, then of those
-    that did so longest ago.
+    That is the oldest one without a complete request, such as one that sends a byte now and
+    then (which the idle timeout does not see), or else the one whose request is the oldest.
     """
 
-    protocol = _Visit
+    protocol = _Connection
+
+    def __init__(self, root: Resource, reactor: Any) -> None:
+        super().__init__(_Site(root, requestFactory=_Request, timeout=_IDLE, reactor=reactor))
+        self.order = count(1)
 
     def buildProtocol(self, addr: Any) -> Any:
-        here = [visit for visit in self.protocols if not visit.turned_out]
-        if len(here) >= _CONNECTIONS:
-            min(here, key=lambda visit: visit.asked).evict()
+        if len(self.protocols) >= _CONNECTIONS:
+            evicted = min(self.protocols, key=lambda connection: connection.requests)
+            self.unregisterProtocol(evicted)
+            evicted.abortConnection()
         return super().buildProtocol(addr)
+
+    def unregisterProtocol(self, p: Any) -> None:
+        self.protocols.pop(p, None)  # an evicted one comes twice
 
 
 class Root(Resource):
-    """Answers for every path there is."""
+    """The answers for all paths.  With `is_local`, only to requests for a loopback name."""
 
     isLeaf = True
 
-    def __init__(self, page: LivePage, local: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, page: LivePage, is_local: Callable[[], bool] = lambda: True) -> None:
         super().__init__()
-        self._page, self._local = page, local
-        kinds = {"js": "text/javascript", "css": "text/css"}
-        self._files = {
-            f"/{name}".encode(): (kinds[name.rpartition(".")[2]], html.read_asset(name).encode())
-            for name in (*html.SCRIPTS, html.STYLE)
-        }
-        title = f"{page.run_report.name} · byzpy_tw"
-        self._html = html.served_page(title, "/data.json").encode()
+        self._page, self._is_local = page, is_local
 
     def render(self, request: Any) -> bytes:
         for name, value in _HEADERS.items():
@@ -160,20 +149,22 @@ class Root(Resource):
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader("Allow", "GET, HEAD")
             return 405, "text/plain", b"this page can only be read\n"
-        if self._local() and not _is_here(request.getHeader(b"host")):
+        if self._is_local() and not _names_loopback(request.getHeader(b"host")):
             return 403, "text/plain", (
                 b"this page listens on this machine only: ask for it as 127.0.0.1 or "
                 b"localhost\n"
             )  # fmt: skip
         if request.path == b"/":
-            return 200, "text/html", self._html
+            title = f"{self._page.run_report.name} · byzpy_tw"
+            return 200, "text/html", served_page(title, "/data.json").encode()
         if request.path == b"/data.json":
             return self._data(request)
         if request.path == b"/metrics":
             code, kind, body = self._page.metrics()
             return code, kind.partition("; charset")[0], body
-        if request.path in self._files:
-            return 200, *self._files[request.path]
+        if request.path in _FILES:
+            kind, names = _FILES[request.path]
+            return 200, kind, read_assets(names).encode()
         return 404, "text/plain", b"there is / and /metrics\n"
 
     def _data(self, request: Any) -> tuple[int, str, bytes]:
@@ -185,8 +176,8 @@ class Root(Resource):
         return (200, "application/json", body) if body else (204, "", b"")
 
 
-def _is_here(host: bytes | None) -> bool:
-    """Whether a Host header names this machine by its loopback."""
+def _names_loopback(host: bytes | None) -> bool:
+    """Return whether a Host header names this machine by its loopback."""
     name = (host or b"").decode("ascii", "replace").lower()
     if name.startswith("["):
         name = name[1:].partition("]")[0]
@@ -209,19 +200,20 @@ class Web:
     page: LivePage
     _text: str  # the endpoint, as the user wrote it
     _reactor: Any
+    is_local: bool = field(default=True, init=False)  # only programs of this machine connect
+    is_public: bool = field(default=False, init=False)  # other machines can
     _port: IListeningPort | None = field(default=None, init=False)
-    _factory: _Few | None = field(default=None, init=False)
+    _factory: LimitedConnections = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        root = Root(self.page, lambda: self.is_local)
+        self._factory = LimitedConnections(root, self._reactor)
 
     async def listen(self) -> str:
-        """Where it is to be found, for a user; raises `ConfigError` and `CannotListen`."""
-        where = parse_endpoint(self._text, self._reactor)
-        root = Root(self.page, lambda: self.local)
-        site: HTTPFactory = _Site(
-            root, requestFactory=_Request, timeout=_IDLE, reactor=self._reactor
-        )
-        self._factory = _Few(site)
+        """Listen, and return the URL; raises `ConfigError` and `CannotListen`."""
+        endpoint = parse_endpoint(self._text, self._reactor)
         try:
-            self._port = await where.listen(self._factory)
+            self._port = port = await endpoint.listen(self._factory)
         except CannotListenError as e:
             raise CannotListen(
                 f"--web {self._text}: {getattr(e.socketError, 'strerror', None) or e}: "
@@ -229,36 +221,19 @@ class Web:
             ) from e
         except (OSError, OverflowError, ValueError) as e:  # port 70000, say
             raise CannotListen(f"--web {self._text}: {e}") from e
-        return self.url
-
-    @property
-    def _host(self) -> Any:
-        assert self._port is not None
-        return self._port.getHost()
-
-    @property
-    def local(self) -> bool:
-        """Whether only this machine's own programs can connect, through its loopback."""
-        return _is_loopback(getattr(self._host, "host", ""))
-
-    @property
-    def open(self) -> bool:
-        """Whether other machines can connect."""
-        return hasattr(self._host, "port") and not self.local
-
-    @property
-    def url(self) -> str:
-        host = self._host
-        if not hasattr(host, "port"):
+        address: Any = port.getHost()
+        self.is_local = _is_loopback(getattr(address, "host", ""))
+        self.is_public = hasattr(address, "port") and not self.is_local
+        if not hasattr(address, "port"):
             return self._text
-        name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host.host, host.host)
-        name = f"[{name}]" if ":" in name and not name.startswith("[") else name
+        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+        name = f"[{name}]" if ":" in name else name
         scheme = "https" if self._text.startswith("ssl:") else "http"
-        return f"{scheme}://{name}:{host.port}/"
+        return f"{scheme}://{name}:{address.port}/"
 
     async def close(self) -> None:
-        """Stop, once those who watch have heard of the end, or have had their time."""
-        if self._port is None or self._factory is None:
+        """Stop, once all watchers have been told of the end, or have had their time."""
+        if self._port is None:
             return
         try:
             await self.page.wait_for_watchers()

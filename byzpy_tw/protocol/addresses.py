@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from attrs import frozen
 
 from byzpy_tw.errors import BadAddress
@@ -13,7 +15,7 @@ DEFAULT_PORT = 29000
 
 @frozen(order=True)
 class Address:
-    """Where a server listens."""
+    """The address that a server listens on."""
 
     host: str
     port: int
@@ -24,7 +26,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """The address in `text`; `BadAddress` says what is wrong and what is supported."""
+    """Parse an address; raises `BadAddress` with the mistake and the supported form."""
     shown = repr(clip(text))
     scheme, separator, rest = text.strip().partition("://")
     if not separator:
@@ -49,9 +51,23 @@ def parse_address(text: str) -> Address:
 
 
 def parse_addresses(texts: tuple[str, ...]) -> tuple[Address, ...]:
-    """All of `texts`, each once; `BadAddress` for one that is there twice."""
+    """Parse all of `texts`; raises `BadAddress` for an address that is listed twice."""
     addresses = tuple(parse_address(text) for text in texts)
     for i, address in enumerate(addresses):
         if address in addresses[:i]:
             raise BadAddress(f"{address} is listed twice")
     return addresses
+
+
+_ANNOUNCEMENT = re.compile(r"byzpy-server \d+ listening on (tcp://\S+?),")
+
+
+def announcement(pid: int, address: Address) -> str:
+    """Return the beginning of the line by which a server says where it listens."""
+    return f"byzpy-server {pid} listening on {address},"
+
+
+def parse_announcement(line: str) -> Address | None:
+    """Return the address in a line of a server's log that begins with its `announcement`."""
+    found = _ANNOUNCEMENT.search(line)
+    return parse_address(found.group(1)) if found else None

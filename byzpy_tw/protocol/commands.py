@@ -1,200 +1,222 @@
-"""What a trainer may ask of a server.
+"""The commands that a trainer sends to a server.
 
-Direction: the trainer calls, the server answers.  A server never calls back,
-so a Byzantine one can delay, refuse or lie in an answer, and do nothing else.
-No argument here is large: tensors travel as frames on a connection of their
-own (`OpenStream`), announced by the commands that need them.
+The trainer asks, the server answers.  A server never asks back, so a Byzantine one can delay,
+refuse or lie in an answer, and do nothing else.  No argument is large: tensors travel as
+frames on a connection of their own (`OpenStream`), announced by the commands that need them.
 
-The order: `Hello`; `OpenRun`; `OpenStream` on a second connection, with the
-ticket; `SpawnNodes`; then, each round, a parameters frame and `Compute`, then
-perhaps frames for the attacks' knowledge and `Attack`; `CloseRun`.  `Ping` at
-any time after `Hello`.
+The order: `Hello`; `OpenRun`; `OpenStream` on a second connection, with the ticket;
+`SpawnNodes`; then, each round, a parameters frame and `Compute`, then perhaps frames for the
+attacks' knowledge and `Attack`; `CloseRun`.  `Ping` at any time after `Hello`.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
+from typing import Any
+
+import attrs
+from attrs import frozen
+from attrs.validators import ge, lt
+from twisted.internet.protocol import Protocol
 from twisted.protocols import amp
 
-from byzpy_tw import errors
+from byzpy_tw.attacks.knowledge.codec import PAST, PIECES
+from byzpy_tw.protocol.requests import COMMANDS as COMMANDS
+from byzpy_tw.protocol.requests import Request, command, wire
+from byzpy_tw.workers.environment import Environment
+from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_from_json, nodes_to_json
+from byzpy_tw.workers.trial_digests import TrialDigests
 
 # Raised when the commands or the frames change incompatibly.
 PROTOCOL = 2
 MOST_IDENTITY = 64  # characters of a server's identity
-
-# The first entry that an exception is an instance of is what travels, so the
-# most derived come first.  Every command lists all of them: an error missing
-# here would reach the peer as UNKNOWN and take the connection with it.
-WIRE_ERRORS: dict[type[Exception], bytes] = {
-    error: error.code.encode()
-    for error in (
-        errors.BadTicket,
-        errors.BadFrame,
-        errors.UnknownRun,
-        errors.BadRequest,
-        errors.WireError,
-        errors.UnknownName,
-        errors.BadParameter,
-        errors.ShardTooSmall,
-        errors.ConfigError,
-        errors.BrokenPlugin,
-        errors.DuplicateName,
-        errors.MisspeltHook,
-        errors.BadRuleOutput,
-        errors.NeedsContext,
-        errors.PluginError,
-        errors.DatasetUnavailable,
-        errors.UnsuitableModel,
-        errors.UnsuitableData,
-        errors.LimitExceeded,
-        errors.VersionMismatch,
-        errors.ProtectedMode,
-        errors.NotAuthenticated,
-        errors.ServerBusy,
-        errors.ServerError,
-        errors.ByzpyTwError,
-    )
-}
-
-# After these the server hangs up: the peer broke the protocol, or is not welcome.
-# (AMP's own `fatalErrors` come last in its table, where a base class has
-# matched already, so `guarded` decides.)
-FATAL: frozenset[type[Exception]] = frozenset(
-    {
-        errors.BadTicket,
-        errors.VersionMismatch,
-        errors.ProtectedMode,
-        errors.NotAuthenticated,
-    }
-)
+MOST_DIGESTS = 100  # of attacks, in one answer
+_MOST_NAME = 100  # characters of a run's name
+_FAILURE_BYTES = 50_000  # of an answer
 
 
-class _Command(amp.Command):
-    """A command with the shared error table."""
+def _printable(most: int, what: str) -> Any:
+    """Return a field for a text of 1 to `most` printable characters; errors name it `what`."""
 
-    errors = WIRE_ERRORS
+    def check(_: object, attribute: attrs.Attribute[str], text: str) -> None:
+        if not (1 <= len(text) <= most and text.isprintable()):
+            raise ValueError(f"{what} is 1 to {most} printable characters, not {text[:65]!r}")
+
+    return wire(amp.Unicode(), validator=check)
 
 
-class Hello(_Command):
-    """Introduce the trainer; learn what the server is.
+def _pieces_from_json(data: bytes) -> list[str]:
+    pieces = json.loads(data)
+    if not isinstance(pieces, list) or not all(p in PIECES or p == PAST for p in pieces):
+        raise ValueError(f"pieces must be a list of {', '.join(PIECES)}")
+    return pieces
 
-    Arguments: ``protocol``, the trainer's `PROTOCOL`; ``version``, of its
-    package, for the log.  Answers: the same of the server;
-    ``environment``, a JSON object (see `runs.environment`); ``time``, its clock in
-    seconds since 1970, which servers of before do not tell; and ``server``, its
-    identity: printable, up to `MOST_IDENTITY` characters, drawn anew by each process.
+
+def _failures_to_json(failures: dict[int, str]) -> str:
+    """Encode `failures`, the words of the later ones left out where they are too many."""
+    shown, room = {}, _FAILURE_BYTES
+    for node, why in failures.items():
+        room -= len(json.dumps(why)) + 12
+        shown[str(node)] = why if room > 0 else "failed"
+    return json.dumps(shown)
+
+
+def _failures_from_json(text: str) -> dict[int, str]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("failures must be an object")
+    return {int(node): str(why) for node, why in found.items() if node.isdecimal()}
+
+
+def _digests_from_text(text: str | None) -> set[str]:
+    return set((text or "").split(",")) - {""}
+
+
+@frozen
+class HelloAnswer:
+    """``protocol`` and ``version`` of the server, and its environment.
+
+    ``time`` is its clock in seconds since 1970, None from older servers; ``server`` its
+    identity, drawn anew by each process.
     """
 
-    arguments = [(b"protocol", amp.Integer()), (b"version", amp.Unicode())]
-    response = [
-        (b"protocol", amp.Integer()),
-        (b"version", amp.Unicode()),
-        (b"environment", amp.Unicode()),
-        (b"time", amp.Float(optional=True)),
-        (b"server", amp.Unicode()),
-    ]
+    protocol: int = wire(amp.Integer())
+    version: str = wire(amp.Unicode())
+    environment: Environment = wire(amp.Unicode(), Environment.to_json, Environment.from_json)
+    time: float | None = wire(amp.Float(optional=True))
+    server: str = _printable(MOST_IDENTITY, "a server's identity")
 
 
-class OpenRun(_Command):
+@command(HelloAnswer)
+@frozen
+class Hello(Request[HelloAnswer]):
+    """Introduce the trainer, by its `PROTOCOL` and, for the log, its version."""
+
+    protocol: int = wire(amp.Integer())
+    version: str = wire(amp.Unicode())
+
+
+@frozen
+class OpenRunAnswer:
+    """The length of the model's vectors, digests of all that decides bits, a stream's ticket."""
+
+    dimension: int = wire(amp.Integer(), validator=[ge(1), lt(2**40)])
+    digest: str = wire(amp.Unicode())  # of the data
+    trial: TrialDigests = wire(amp.Unicode(), TrialDigests.to_json, TrialDigests.from_json)
+    ticket: bytes = wire(amp.String())
+
+
+@command(OpenRunAnswer)
+@frozen
+class OpenRun(Request[OpenRunAnswer]):
     """Build the model and read the data for a run.
 
-    Arguments: ``run``, a name the trainer chose, hard to guess: a run of that name
-    on another connection (of the same certificate, where there are keys) is closed
-    first, as its trainer's old self; ``spec``, a `RunSpec` as JSON.  Answers:
-    ``dimension``, the length of the model's vectors; ``digest``, of the data; ``trial``, a
-    `TrialDigests` as JSON: digests of what else decides bits; ``ticket``, for `OpenStream`.
+    The trainer chose the name ``run``, hard to guess.  A run of that name on another
+    connection, of the same certificate where there are keys, is closed first: its trainer
+    has come back.
     """
 
-    arguments = [(b"run", amp.Unicode()), (b"spec", amp.String())]
-    response = [
-        (b"dimension", amp.Integer()),
-        (b"digest", amp.Unicode()),
-        (b"trial", amp.Unicode()),
-        (b"ticket", amp.String()),
-    ]
+    run: str = _printable(_MOST_NAME, "a new run's name")
+    spec: RunSpec = wire(amp.String(), RunSpec.to_json, RunSpec.from_json)
 
 
-class OpenStream(amp.ProtocolSwitchCommand):
+@command(None, amp.ProtocolSwitchCommand)
+@frozen
+class OpenStream(Request[Protocol]):
     """Turn this connection into the tensor stream of a run.
 
-    Sent on a second connection from the same address, with the same certificate
-    where there are keys, as its first command.
-    ``ticket`` is what `OpenRun` answered; it is good for one use.
+    The first command on a second connection from the same address, with the same
+    certificate where there are keys.  ``ticket``, from `OpenRunAnswer`, is good for one use.
     """
 
-    arguments = [(b"ticket", amp.String())]
-    response: list[tuple[bytes, amp.Argument]] = []
-    errors = WIRE_ERRORS
+    ticket: bytes = wire(amp.String())
 
 
-class SpawnNodes(_Command):
-    """Add nodes to a run.  ``nodes`` is JSON (see `nodes.spec`).
+@frozen
+class SpawnNodesAnswer:
+    """The number of the run's nodes on this server, and digests of trials of plugins' attacks."""
 
-    Answers: ``count``, how many nodes the run now has on this server; ``attacks``, digests
-    of the trials of plugins' attacks among them, with commas between.
-    """
-
-    arguments = [(b"run", amp.Unicode()), (b"nodes", amp.String())]
-    response = [(b"count", amp.Integer()), (b"attacks", amp.Unicode(optional=True))]
+    count: int = wire(amp.Integer())
+    attacks: Collection[str] = wire(
+        amp.Unicode(optional=True), lambda d: ",".join(sorted(d)[:MOST_DIGESTS]), _digests_from_text
+    )
 
 
-class Compute(_Command):
+@command(SpawnNodesAnswer)
+@frozen
+class SpawnNodes(Request[SpawnNodesAnswer]):
+    """Add nodes to a run."""
+
+    run: str = wire(amp.Unicode())
+    nodes: list[NodeSpec] = wire(amp.String(), nodes_to_json, nodes_from_json)
+
+
+@frozen
+class RoundAnswer:
+    """The nodes whose vectors could not be sent, with the reason of each."""
+
+    failures: dict[int, str] = wire(amp.Unicode(), _failures_to_json, _failures_from_json)
+
+
+@command(RoundAnswer)
+@frozen
+class Compute(Request[RoundAnswer]):
     """Send the gradients of ``nodes`` in ``round``, each as it is ready.
 
-    The round's parameters come on the stream, before or after this command.
-    Answers when all have been sent: ``failures``, a JSON object from node to
-    what went wrong, for those that have none.
+    The round's parameters come on the stream, before or after this command.  The answer
+    comes when all vectors have been sent.
     """
 
-    arguments = [
-        (b"run", amp.Unicode()),
-        (b"round", amp.Integer()),
-        (b"nodes", amp.ListOf(amp.Integer())),
-    ]
-    response = [(b"failures", amp.Unicode())]
+    run: str = wire(amp.Unicode())
+    round: int = wire(amp.Integer(), validator=[ge(0), lt(2**62)])
+    nodes: list[int] = wire(amp.ListOf(amp.Integer()))
 
 
-class Attack(_Command):
+@command(RoundAnswer)
+@frozen
+class Attack(Request[RoundAnswer]):
     """Send the vectors of the Byzantine ``nodes`` in ``round``.
 
-    ``honest`` is how many honest vectors were accepted; ``pieces`` a JSON list
-    of names (`nodes.shown`): what the attacks are shown of them, each piece a
-    frame on the stream.  Answers as `Compute` does.
+    ``honest`` is the number of accepted honest vectors.  ``pieces`` names the attack's
+    knowledge of them; each piece is a frame on the stream.
     """
 
-    arguments = [
-        (b"run", amp.Unicode()),
-        (b"round", amp.Integer()),
-        (b"nodes", amp.ListOf(amp.Integer())),
-        (b"honest", amp.Integer()),
-        (b"pieces", amp.String()),
-    ]
-    response = [(b"failures", amp.Unicode())]
+    run: str = wire(amp.Unicode())
+    round: int = wire(amp.Integer(), validator=[ge(0), lt(2**62)])
+    nodes: list[int] = wire(amp.ListOf(amp.Integer()))
+    honest: int = wire(amp.Integer())
+    pieces: list[str] = wire(
+        amp.String(), lambda pieces: json.dumps(pieces).encode(), _pieces_from_json
+    )
 
 
-class CloseRun(_Command):
+@frozen
+class CloseRunAnswer:
+    """Nothing: the run is closed."""
+
+
+@command(CloseRunAnswer)
+@frozen
+class CloseRun(Request[CloseRunAnswer]):
     """Forget a run: its nodes, model, data and stream."""
 
-    arguments = [(b"run", amp.Unicode())]
-    response: list[tuple[bytes, amp.Argument]] = []
+    run: str = wire(amp.Unicode())
 
 
-class Ping(_Command):
-    """Answer with the same ``token``.
+@frozen
+class Pong:
+    """The token of the `Ping`."""
 
-    A trainer that has sent one is taken to send them as long as it lives.
+    token: int = wire(amp.Integer())
+
+
+@command(Pong)
+@frozen
+class Ping(Request[Pong]):
+    """Ask for a sign of life.
+
+    After the first one the server expects more for as long as the trainer lives.
     """
 
-    arguments = [(b"token", amp.Integer())]
-    response = [(b"token", amp.Integer())]
-
-
-COMMANDS: tuple[type[amp.Command], ...] = (
-    Hello,
-    OpenRun,
-    OpenStream,
-    SpawnNodes,
-    Compute,
-    Attack,
-    CloseRun,
-    Ping,
-)
+    token: int = wire(amp.Integer())

@@ -1,16 +1,15 @@
-"""AMP that no peer can use to exhaust or confuse this process.
+"""AMP that a peer cannot use to exhaust or confuse this process.
 
-Twisted's AMP trusts its peer: a box may have any number of keys, any number of
-commands may run at once, an argument that does not parse is logged as a bug of
-ours, and a peer may start TLS.  Here each of these costs the peer its own
-connection, and one line in the log.
+Twisted's AMP trusts its peer: a box may have any number of keys, any number of commands may
+run at once, an argument that does not parse is logged as a bug of this program, and a peer may
+start TLS.  Here each of these closes the peer's connection, with one line in the log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
@@ -20,12 +19,14 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from byzpy_tw.errors import ByzpyTwError, ServerError, WireError
-from byzpy_tw.protocol.commands import FATAL, WIRE_ERRORS
+from byzpy_tw.config.server import BOX_BYTES, IN_FLIGHT
+from byzpy_tw.errors import BadRequest, ByzpyTwError, ServerError, WireError
+from byzpy_tw.protocol.requests import Request, decode, encode
+from byzpy_tw.protocol.wire_errors import FATAL, WIRE_ERRORS
 from byzpy_tw.text import clean
 
-BOX_BYTES = 300_000  # keys and values of one box; the largest of ours is under 200,000
-IN_FLIGHT = 64  # commands being worked on for one connection
+A = TypeVar("A")
+
 MESSAGE = 2_000  # characters of an error that travel
 # The length that AMP reads where TLS begins a record: its kind (an alert, or a
 # handshake), and the first byte of a version.
@@ -34,34 +35,34 @@ TLS_BEGINS = (0x1503, 0x1603)
 
 @implementer(IHandshakeListener)
 class LimitedAMP(amp.AMP):
-    """An AMP connection with bounds; `responders` are all it answers to.
+    """An AMP connection with bounds, which answers the commands in `responders` only.
 
-    A command that is not in `responders`, or does not want an answer, is a
-    breach of the protocol.
+    Another command, or one that wants no answer, is a breach of the protocol.
     """
 
     log = Logger()
+    transport: Any  # an ITCPTransport, also under TLS or in memory; None once it is gone
 
     def __init__(
         self,
-        responders: Mapping[type[amp.Command], Callable[..., Any]],
+        responders: Mapping[type[Request[Any]], Callable[[Any], Any]],
         *,
         most_box_bytes: int = BOX_BYTES,
         most_in_flight: int = IN_FLIGHT,
     ) -> None:
         super().__init__()
         self._most_box_bytes, self._most_in_flight = most_box_bytes, most_in_flight
-        self._responders = {command.commandName: (command, f) for command, f in responders.items()}
+        self._responders = {r.wire_command.commandName: (r, f) for r, f in responders.items()}
         self._box_bytes = 0
-        self._in_flight = 0
         self._producing = False
         self._released = False
+        self.in_flight = 0  # commands of the peer that are being answered
         self.hung_up = False
         self.bytes_received = 0
         self.boxes_received = 0
-        self.secured = False  # the TLS handshake is over, and the other end has shown itself
-        self.refusal = ""  # what was wrong with what it showed
-        self.peer_spoke_tls = False  # where there should have been none
+        self.secured = False  # the TLS handshake is over
+        self.refusal = ""  # why the peer's certificate was refused
+        self.peer_spoke_tls = False  # where a command was expected
 
     @property
     def peer(self) -> str:
@@ -71,15 +72,10 @@ class LimitedAMP(amp.AMP):
         there = self.transport.getPeer()
         return f"{getattr(there, 'host', '?')}:{getattr(there, 'port', '?')}"
 
-    @property
-    def in_flight(self) -> int:
-        """Commands of the peer's that are being answered."""
-        return self._in_flight
-
     # -- the connection
 
     def makeConnection(self, transport: Any) -> None:
-        # Not AMP's, nor its `connectionLost`: they log a line for whoever dials.
+        # Not AMP's, nor its `connectionLost`: they log a line for each connection.
         amp.BinaryBoxProtocol.makeConnection(self, transport)
 
     def connectionMade(self) -> None:
@@ -91,41 +87,41 @@ class LimitedAMP(amp.AMP):
             self._register_producer()
 
     def _register_producer(self) -> None:
-        """From now on a peer that does not read our answers is not read from either."""
+        """Stop reading from the peer while it does not read our answers."""
         if not self.hung_up and not self._released:
             self._producing = True
             self.transport.registerProducer(self, True)
 
     def handshakeCompleted(self) -> None:
-        """TLS is up, and both ends have accepted what they were shown.
+        """Note that TLS is up.
 
-        In a server, that is; a trainer's certificate is yet to be looked at.
+        A server has verified the trainer's certificate by then; a trainer is done with the
+        handshake before the server looks at its certificate.
         """
         self.secured = True
         self._register_producer()  # before, it would have kept us from reading the handshake
 
     def hang_up(self, why: str) -> None:
-        """End the connection because of what the peer did."""
+        """Close the connection because of an action of the peer."""
         transport = self.transport
         if self._begin_hang_up(why):
             transport.loseConnection()
 
     def _begin_hang_up(self, why: str) -> bool:
-        """Hear nothing more from the peer; whether this is news.
+        """Ignore further input; return False if that was so already.
 
-        What was written before still goes out: the caller closes the connection.
+        Data written before still goes out: the caller closes the connection.
         """
         if self.hung_up or self.transport is None:
             return False
         self.hung_up = True
         self.log_warning(f"hanging up: {clean(why)}")
         self.release_transport()
-        if self.paused:  # it does not read, so it would never be rid of us
+        if self.paused:  # a peer that does not read would keep the connection open
             self.transport.abortConnection()
         return True
 
     def log_warning(self, what: str) -> None:
-        """Say in the log what became of this connection."""
         self.log.warn("{peer}: {what}", peer=self.peer, what=what)
 
     def release_transport(self) -> None:
@@ -163,7 +159,7 @@ class LimitedAMP(amp.AMP):
         self._box_bytes += len(string) + 2
         if self._box_bytes > self._most_box_bytes:
             # Keep nothing of it: the parser would hold it until the end.
-            self._currentBox = amp.AmpBox()
+            self._currentBox: Any = amp.AmpBox()
             self._box_bytes = 0
             self.hang_up(f"a box of over {self._most_box_bytes:,} bytes")
 
@@ -173,7 +169,7 @@ class LimitedAMP(amp.AMP):
         if self.hung_up:
             return
         if amp.ERROR in box and not (amp.ERROR_CODE in box and amp.ERROR_DESCRIPTION in box):
-            # AMP would forget the question before it finds this out.
+            # AMP would drop the pending question before it finds this out.
             self.hang_up("an error without a code or a description")
             return
         try:
@@ -188,27 +184,50 @@ class LimitedAMP(amp.AMP):
 
     # -- commands
 
+    def ask(self, request: Request[A], *switch: Any) -> Deferred[A]:
+        """Send `request`; fires with its answer.
+
+        A request that switches protocols takes the factory of the new one as `switch`.  Fails
+        with `WireError` for an answer that is not allowed.
+        """
+        answer = self.callRemote(request.wire_command, *switch, **encode(request))
+        if request.answer is None:
+            return answer
+        return answer.addCallback(lambda found: decode(request.answer, found, WireError))
+
+    def check_command(self, request: type[Request[Any]]) -> None:
+        """Raise an error if the peer may not send this command now."""
+
     def locateResponder(self, name: bytes) -> Callable[[amp.AmpBox], Deferred] | None:
         found = self._responders.get(name)
         if found is None:
             return None
-        command, responder = found
-        return self._wrapWithSerialization(_with_wire_errors(responder), command)
+        request, responder = found
+
+        def answer(**arguments: Any) -> Deferred:
+            return maybeDeferred(work, arguments).addErrback(_to_wire_error)
+
+        def work(arguments: dict[str, Any]) -> Any:
+            self.check_command(request)
+            answered = maybeDeferred(responder, decode(request, arguments, BadRequest))
+            return answered if request.answer is None else answered.addCallback(encode)
+
+        return self._wrapWithSerialization(answer, request.wire_command)
 
     def dispatchCommand(self, box: amp.AmpBox) -> Deferred:
-        """Answer a command; whatever is wrong with it becomes a bounded error."""
-        if amp.ASK not in box or self._in_flight >= self._most_in_flight:
+        """Answer a command; each failure becomes a bounded error."""
+        if amp.ASK not in box or self.in_flight >= self._most_in_flight:
             many = f"over {self._most_in_flight} commands at once"
             self.hang_up(many if amp.ASK in box else "no answer wanted")
-            return Deferred()  # nobody is left to hear the answer
-        self._in_flight += 1
+            return Deferred()  # never fires: the connection is closed
+        self.in_flight += 1
         if box[amp.COMMAND] in self._responders:
             answer = maybeDeferred(super().dispatchCommand, box)
         else:
             answer = fail(WireError("there is no such command"))
 
         def finished(result: Any) -> Any:
-            self._in_flight -= 1
+            self.in_flight -= 1
             if not isinstance(result, Failure):
                 return result
             name = repr(box[amp.COMMAND])[:80]
@@ -223,34 +242,25 @@ class LimitedAMP(amp.AMP):
 
 
 def _is_wire_error(failure: Failure) -> bool:
-    """Whether `failure` is an error of the table, ready to travel."""
+    """Return whether `failure` is an error of the table, ready to travel."""
     return (
         failure.check(amp.RemoteAmpError) is not None
         and failure.value.errorCode in WIRE_ERRORS.values()
     )
 
 
-def _with_wire_errors(responder: Callable[..., Any]) -> Callable[..., Deferred]:
-    """`responder` with every error turned into one of the table, and clipped.
+def _to_wire_error(failure: Failure) -> Failure:
+    """Turn an error into AMP's form of one of the table, clipped.
 
-    Into AMP's own form, since AMP would take the first class that fits, and
-    then look for a fatal one.
+    AMP itself would take the first class that fits, and then look for a fatal one.
     """
-
-    def answer(**arguments: Any) -> Deferred:
-        return maybeDeferred(responder, **arguments).addErrback(failed)
-
-    def failed(failure: Failure) -> Failure:
-        error = failure.value
-        if isinstance(error, CancelledError):
-            error = ServerError("this server is stopping")
-        elif not isinstance(error, ByzpyTwError):
-            # A bug of ours or of a plugin's: said here with its traceback, and
-            # to the peer in one line.
-            LimitedAMP.log.failure("answering a command failed", failure=failure)
-            error = ServerError(f"{type(error).__name__}: {error}")
-        text = " ".join(str(error).split())[:MESSAGE]
-        kind = next(e for e in WIRE_ERRORS if isinstance(error, e))
-        return Failure(amp.RemoteAmpError(WIRE_ERRORS[kind], text, kind in FATAL))
-
-    return answer
+    error = failure.value
+    if isinstance(error, CancelledError):
+        error = ServerError("this server is stopping")
+    elif not isinstance(error, ByzpyTwError):
+        # A bug of this program or of a plugin: its traceback stays in this log.
+        LimitedAMP.log.failure("answering a command failed", failure=failure)
+        error = ServerError(f"{type(error).__name__}: {error}")
+    text = " ".join(str(error).split())[:MESSAGE]
+    kind = next(e for e in WIRE_ERRORS if isinstance(error, e))
+    return Failure(amp.RemoteAmpError(WIRE_ERRORS[kind], text, kind in FATAL))

@@ -82,7 +82,12 @@ class RecordedRun:
 
     path: Path
     description: Mapping[str, Any]  # config.json
-    result: Mapping[str, Any] | None  # result.json, if there is one
+
+    @cached_property
+    def result(self) -> Mapping[str, Any] | None:
+        """The content of result.json, if there is one; `RunDirectoryError` if it is damaged."""
+        path = self.path / RESULT
+        return read_json_object(path) if path.exists() else None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -146,8 +151,7 @@ def read_run(path: Path, *, strict: bool = False) -> RecordedRun:
     description = read_json_object(path / CONFIG)
     if not isinstance(description.get("config"), dict):
         raise RunDirectoryError(f"{printable(path / CONFIG)} is not of this version of byzpy_tw")
-    result = read_json_object(path / RESULT) if (path / RESULT).exists() else None
-    run = RecordedRun(path, description, result)
+    run = RecordedRun(path, description)
     if strict:
         run.check()
     return run

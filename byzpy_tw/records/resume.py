@@ -22,13 +22,13 @@ from byzpy_tw.errors import (
     ServerDiffers,
     WireError,
 )
-from byzpy_tw.plugins.registry import filter_installed
+from byzpy_tw.plugins.distributions import filter_installed
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import CONFIG, RecordedRun, RunDirectory, list_checkpoints, read_run
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import TrialDigests
+from byzpy_tw.workers.trial_digests import TrialDigests
 
 
 @frozen(eq=False)
@@ -121,7 +121,11 @@ def reopen(
             raise RunDirectoryError(
                 f"{printable(path / CONFIG)} is not of this version of byzpy_tw"
             )
-        result, state = run.result or {}, _newest_state(run, say)
+        state = _newest_state(run, say)
+        try:
+            result = run.result or {}
+        except RunDirectoryError:  # the records have all that the run goes on with
+            result = {}
         finished = result.get("rounds") if result.get("status") == "finished" else None
         if state is None and list_checkpoints(path) and finished != config.rounds:
             damage = run.reader.damage

@@ -1,69 +1,84 @@
-"""Curves as SVG, in the colours of whatever page they stand in."""
+"""Charts as plain values, for pages (curves.js), notebooks and the PNG.
+
+A chart is a dictionary for JSON: ``name``; ``title``; ``format`` (share, number or
+seconds); ``rounds`` (``span`` of the axis, ``width`` of a column, ``done``); ``series``;
+and perhaps ``floor`` and ``ceiling`` of its axis, and ``stacked``, where series add up.
+A series has a ``name``, its colour ``mark`` and ``dash`` pattern, and one ``mean`` a
+column, None where there is none, perhaps in a band from ``low`` to ``high``.  Its columns
+are ``width`` rounds wide, those of ``rounds`` by default.  With ``dots`` its values are
+evaluations, joined across the rounds without one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from typing import Any
 
-from attrs import frozen
+from byzpy_tw.report.model import RunReport
 
-_WIDTH, _HEIGHT, _LEFT, _FOOT = 340, 150, 46, 20  # pixels
-_MOST_POINTS = 400  # of one curve: more than its pixels nobody sees
-
-
-@frozen
-class Chart:
-    """One curve: (rounds, value) points, and what its axis must reach."""
-
-    title: str
-    points: Sequence[tuple[float, float]]
-    low: float | None = None
-    high: float | None = None
-
-    def svg(self) -> str:
-        """The chart; empty where there are no points."""
-        if not self.points:
-            return ""
-        points = self.points[:: -(-len(self.points) // _MOST_POINTS)]
-        if points[-1] != self.points[-1]:
-            points = [*points, self.points[-1]]
-        values = [value for _, value in points]
-        low = min(values) if self.low is None else min(self.low, *values)
-        high = max(values) if self.high is None else max(self.high, *values)
-        last = points[-1][0]
-        wide, tall = _WIDTH - _LEFT - 6, _HEIGHT - _FOOT - 10
-        rise = (high - low) or 1.0
-
-        def at(rounds: float, value: float) -> str:
-            return f"{_LEFT + wide * rounds / last:.1f},{10 + tall * (high - value) / rise:.1f}"
-
-        line = " ".join(at(*point) for point in points)
-        floor, title = 10 + tall, escape(self.title)
-        return (
-            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" '
-            f'role="img" aria-label="{title}" font-size="11" font-family="sans-serif" '
-            'fill="currentColor" style="max-width:100%">'
-            f'<path d="M{_LEFT} 10V{floor}H{_WIDTH - 6}" fill="none" stroke="currentColor" '
-            'stroke-opacity=".4"/>'
-            f'<polyline points="{line}" fill="none" stroke="#3b82f6" stroke-width="1.5"/>'
-            f'<text x="{_LEFT - 4}" y="18" text-anchor="end">{high:.3g}</text>'
-            f'<text x="{_LEFT - 4}" y="{floor}" text-anchor="end">{low:.3g}</text>'
-            f'<text x="{_WIDTH - 6}" y="{_HEIGHT - 5}" text-anchor="end">{last:g} rounds</text>'
-            f'<text x="{_LEFT}" y="{_HEIGHT - 5}">{title}</text></svg>'
-        )
+COLOURS = 8  # and as many dash patterns, in the pages' stylesheet and script
 
 
-def page(title: str, charts: Sequence[Chart], rows: Mapping[str, str]) -> str:
-    """A piece of HTML: a title, the charts beside one another, and a table."""
-    lines = (
-        f'<tr><th style="text-align:left">{escape(name)}</th>'
-        f'<td style="text-align:left">{escape(value)}</td></tr>'
-        for name, value in rows.items()
-        if value
-    )
-    drawn = "".join(chart.svg() for chart in charts)
-    return (
-        f'<div class="byzpy-tw-result"><div><b>{escape(title)}</b></div>'
-        f'<div style="display:flex;flex-wrap:wrap;gap:8px">{drawn}</div>'
-        f"<table>{''.join(lines)}</table></div>"
-    )
+def line(index: int, name: str, values: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Return a series of `values` in the colour and dashes of line `index` of several."""
+    style = {"mark": f"c{index % COLOURS}", "dash": (index + index // COLOURS) % COLOURS}
+    return {"name": name, **style, **values, **more}
+
+
+def accuracy_chart(
+    rounds: Mapping[str, int], series: Sequence[Any], title: str = "Accuracy on the test data"
+) -> dict[str, Any]:
+    return _chart("accuracy", title, "share", rounds, series, floor=0, ceiling=1)
+
+
+def page_data(reports: Sequence[RunReport]) -> dict[str, Any]:
+    """Return all that a page of one run, or of several, is drawn from."""
+    runs = [report.plain() for report in reports]
+    charts = run_charts(runs[0]) if len(runs) == 1 else comparison_charts(runs)
+    for run in runs:
+        del run["curves"], run["phases"]
+    return {**(runs[0] if len(runs) == 1 else {"runs": runs}), "charts": charts}
+
+
+def run_charts(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the charts of one run, given as `RunReport.plain` has it."""
+    curves, rounds = run["curves"], run["rounds"]
+    losses = [
+        line(7, "honest nodes, on their batches", curves["loss"], dash=0),
+        line(1, "test data", curves["test_loss"], dots=True, dash=0),
+    ]
+    phases = [
+        {"name": name, "mark": f"p{i}", "mean": mean}
+        for i, (name, mean) in enumerate(run["phases"].items())
+    ]
+    title = "Time of a round, by phase"
+    return [
+        accuracy_chart(rounds, [line(0, "accuracy", curves["accuracy"], dots=True)]),
+        _chart("loss", "Loss", "number", rounds, losses),
+        _chart("phases", title, "seconds", rounds, phases, floor=0, stacked=True),
+    ]
+
+
+def comparison_charts(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the charts that lay several runs over each other."""
+    rounds = {key: max(run["rounds"][key] for run in runs) for key in ("span", "width", "done")}
+
+    def lines(name: str, dots: bool = True) -> list[dict[str, Any]]:
+        means = [{"mean": run["curves"][name]["mean"]} for run in runs]
+        widths = [run["rounds"]["width"] for run in runs]
+        return [
+            line(i, run["name"], means[i], width=widths[i], dots=dots) for i, run in enumerate(runs)
+        ]
+
+    return [
+        accuracy_chart(rounds, lines("accuracy")),
+        _chart("loss", "Loss on the test data", "number", rounds, lines("test_loss")),
+        _chart("seconds", "Seconds a round", "seconds", rounds, lines("seconds", False), floor=0),
+    ]
+
+
+def _chart(
+    name: str, title: str, format: str, rounds: Any, series: Sequence[Any], **more: Any
+) -> dict[str, Any]:
+    described = {"name": name, "title": title, "format": format}
+    return {**described, "rounds": rounds, "series": series, **more}

@@ -8,7 +8,8 @@ from typing import Any
 
 from byzpy_tw.records.folder import CONFIG, ROUNDS, count_nodes, read_count, read_run
 from byzpy_tw.report.history import RoundHistory
-from byzpy_tw.report.model import RunReport, ServerState
+from byzpy_tw.report.model import RunReport
+from byzpy_tw.rounds.placement import ServerState
 from byzpy_tw.text import clean_value, encodable, printable
 
 

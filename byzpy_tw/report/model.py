@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-from attrs import define, field, frozen
+from attrs import define, field
 
 from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.records.json_files import is_number
@@ -15,19 +15,11 @@ from byzpy_tw.records.schema import PLOTTED, STATES
 from byzpy_tw.report.downsample import round_digits
 from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.report.summary import conclusion
+from byzpy_tw.rounds.placement import ServerState
 
 _EVENTS = 100  # the newest ones
 _LONGEST = 500  # characters of anything that a peer or a file may have made long
 _NODES_TOLD = 20  # for whom a server's list says each
-
-
-@frozen
-class ServerState:
-    """A server, or the trainer itself, with its nodes; ``up`` is None where it is not known."""
-
-    name: str
-    nodes: Sequence[int]
-    up: bool | None = None
 
 
 @define(eq=False)

@@ -1,4 +1,4 @@
-"""``report.html``: a run, or several side by side, in one file."""
+"""``report.html``: one run, or several side by side, in one file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from byzpy_tw import files
 from byzpy_tw.errors import RunDirectoryError
+from byzpy_tw.report.curves import page_data
 from byzpy_tw.report.html import standalone_page
 from byzpy_tw.report.load import read
 from byzpy_tw.report.model import RunReport
@@ -16,34 +17,29 @@ from byzpy_tw.text import printable
 REPORT = "report.html"
 
 
-def report(path: Path) -> Path:
-    """Write the report of the run in `path` beside its records; where it is.
+def write_report(path: Path) -> Path:
+    """Write the report of the run in `path` beside its records, and return its path.
 
     Raises `RunDirectoryError` where there is no run, or no writing.
     """
-    return write(path / REPORT, render_report([read(path)]))
+    return write_page(path / REPORT, render_report([read(path)]))
 
 
-def render_report(run_reports: Sequence[RunReport]) -> str:
-    """HTML about one run, or comparing several."""
-    if len(run_reports) == 1:
-        [run_report] = run_reports
-        return standalone_page(
-            f"{run_report.name} · byzpy_tw", run_report.plain(), run_report.conclusion
-        )
-    told = [f"{run_report.name}: {' '.join(run_report.conclusion)}" for run_report in run_reports]
-    names = ", ".join(run_report.name for run_report in run_reports[:3])
-    title = f"{len(run_reports)} runs: {names}{' …' * (len(run_reports) > 3)} · byzpy_tw"
-    return standalone_page(
-        title, {"runs": [run_report.plain() for run_report in run_reports]}, told
-    )
+def render_report(reports: Sequence[RunReport]) -> str:
+    """Return HTML about one run, or comparing several."""
+    names = ", ".join(report.name for report in reports[:3])
+    title, told = names, reports[0].conclusion
+    if len(reports) > 1:
+        title = f"{len(reports)} runs: {names}{' …' * (len(reports) > 3)}"
+        told = [f"{report.name}: {' '.join(report.conclusion)}" for report in reports]
+    return standalone_page(f"{title} · byzpy_tw", page_data(reports), told)
 
 
-def write(path: Path, text: str) -> Path:
-    """Write `text` as a whole, and return `path`.
+def write_page(path: Path, text: str) -> Path:
+    """Write `text` in one step, so that no reader sees a part of it, and return `path`.
 
-    Of a link, what it names is written, and stays the file that it is.  A pipe or a device
-    is written as it stands: a file in its place would be no pipe any more.
+    A link stays, and the file that it names is written.  A pipe or a device is written as
+    it stands: a file in its place would be no pipe any more.
     """
     try:
         if path.exists() and not path.is_file():

@@ -1,7 +1,8 @@
-"""What a fault budget allows: which rules, for this n and f, and how many nodes may be lost."""
+"""The rules that a fault budget allows for this n and f, and the nodes that may be lost."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 from attrs import evolve, frozen
@@ -15,11 +16,11 @@ from byzpy_tw.rounds.round import Computable, Proceed, Reason, Round
 
 @frozen(kw_only=True)
 class Feasibility:
-    """What one rule makes of the run's n and f, behind the run's pre-aggregators.
+    """The feasibility of one rule with the run's n and f, behind the run's pre-aggregators.
 
-    ``uncomputable`` and ``unguaranteed`` say why not, or are None.  ``most_f`` is the
-    largest f with which it keeps its guarantee for this n, None where there is none;
-    ``lost`` how many nodes may be missing in a round.
+    ``uncomputable`` and ``unguaranteed`` say why not, or are None.  ``most_f`` is the largest f
+    with which the rule keeps its guarantee for this n, None where there is none; ``lost`` is
+    the number of nodes that may be missing in a round.
     """
 
     rule: str
@@ -30,7 +31,7 @@ class Feasibility:
 
 
 def list_feasible_rules(config: RunConfig, registry: Registry) -> list[Feasibility]:
-    """What the run's own rule allows, and after it every other that is installed."""
+    """Check the run's own rule, and then every other that is installed."""
     names = [entry.name for entry in registry.entries() if entry.kind == "aggregator"]
     try:
         own = registry.entry("aggregator", parse(config.aggregator).name).name
@@ -41,7 +42,7 @@ def list_feasible_rules(config: RunConfig, registry: Registry) -> list[Feasibili
 
 
 def check_feasibility(config: RunConfig, registry: Registry) -> Feasibility:
-    """Of the rule of `config`.  Never fails: what it raises is why it cannot be computed."""
+    """Check the rule of `config`.  Never fails: its error says why it cannot be computed."""
     n, f, aggregation = config.n, config.f, Aggregation(config, registry)
     name = config.aggregator
     try:
@@ -57,12 +58,12 @@ def check_feasibility(config: RunConfig, registry: Registry) -> Feasibility:
 
 
 def tolerated_losses(computable: Computable, n: int, f: int) -> int:
-    """How many of `n` nodes may be missing in a round that goes on all the same."""
+    """Return the number of `n` nodes without which a round still goes on."""
 
     def goes_on(missing: int) -> bool:
         round = Round(0, n, 0, f)
         for node in range(missing):
-            round.refused(node, Reason.LOST)
+            round.refuse(node, Reason.LOST)
         return isinstance(round.verdict(computable), Proceed)
 
     return _largest(f, goes_on) or 0
@@ -78,13 +79,8 @@ def _most(aggregation: Aggregation, n: int) -> int | None:
 
 
 def _largest(most: int, good: Callable[[int], bool]) -> int | None:
-    """The largest number up to `most` that is `good`, if a smaller one always is too."""
+    """Return the largest number up to `most` that is `good`, if each smaller one is too."""
     if good(most):
         return most
-    if not good(0):
-        return None
-    low, high = 0, most  # good, not good
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if good(middle) else (low, middle)
-    return low
+    found = bisect_left(range(most), True, key=lambda number: not good(number))
+    return found - 1 if found else None

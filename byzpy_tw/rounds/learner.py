@@ -10,24 +10,25 @@ from attrs import define, field, frozen
 from torch import Tensor, nn
 
 from byzpy_tw import models
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import Diverged
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.vectors import sha256_of
-from byzpy_tw.workers.host import model_provider
+from byzpy_tw.workers.gradients import model_provider
 from byzpy_tw.workers.loss import class_scores
 
-# Test examples in one job, fewer of a large model: what a layer makes of them should
-# not take more than the model itself.  A function of d alone, since it decides bits.
-# Of `small_cnn` a layer makes 10 MB of a hundred; of 500, 50 MB, which the system hands
-# out anew for each job: 97 ms for a thousand digits, and 67.
+# Test examples in one job, fewer of a large model: the output of a layer should not take more
+# memory than the model itself.  A function of d alone, since it decides bits.  A layer of
+# `small_cnn` takes 10 MB for a hundred examples (67 ms for a thousand digits), and for 500
+# 50 MB, which the system hands out anew for each job (97 ms).
 EVALUATED_AT_ONCE = 100
 _AT_ONCE = 2**32
 
 
 @frozen
 class EvaluationShare:
-    """A share of the test data: summed loss, right answers, examples."""
+    """The evaluation of a share of the test data: summed loss, right answers, examples."""
 
     loss: float
     right: int
@@ -36,7 +37,7 @@ class EvaluationShare:
 
 @frozen
 class Evaluation:
-    """The whole test data: mean loss, and the share of right answers."""
+    """The evaluation of the whole test data: mean loss, and the share of right answers."""
 
     loss: float
     accuracy: float
@@ -46,8 +47,8 @@ class Evaluation:
 class Learner:
     """Parameters as one flat ``(d,)`` vector, stepped by SGD with momentum.
 
-    The step is `torch.optim.SGD`'s, to the bit.  It stands here because making
-    one of torch's optimizers imports its compiler: two seconds of every start.
+    The step is `torch.optim.SGD`'s, to the bit.  It stands here because making one of torch's
+    optimizers imports its compiler: two seconds of every start.
     """
 
     model: nn.Module
@@ -71,12 +72,22 @@ class Learner:
         self.velocity = torch.zeros_like(self.parameters)
         self._call = model_provider(self.model, self.copied)
 
+    @classmethod
+    def of(
+        cls, config: RunConfig, model: nn.Module, dataset: Dataset, *, copied: bool, who: str
+    ) -> Learner:
+        """Return the learner of a run of `config`."""
+        return cls(
+            model, dataset, config.lr, config.momentum, config.weight_decay,
+            config.lr_milestones, config.lr_decay, copied, who,
+        )  # fmt: skip
+
     @property
     def dimension(self) -> int:
         return self.parameters.numel()
 
     def learning_rate(self, round: int) -> float:
-        """The learning rate of `round`."""
+        """Return the learning rate of `round`."""
         return self.lr * self.decay ** sum(round >= m for m in self.milestones)
 
     def restore(self, parameters: Tensor, velocity: Tensor) -> None:
@@ -87,9 +98,8 @@ class Learner:
     def step(self, vector: Tensor, round: int, *, lent: bool = False) -> None:
         """Take a step along the aggregated `vector`.
 
-        Where the parameters are `lent`, to somebody who reads them still, the new ones
-        are other memory.
-        Raises `Diverged` where they are no longer finite.
+        Where the parameters are `lent`, to a reader that is not done, the new ones are other
+        memory.  Raises `Diverged` where they are no longer finite.
         """
         vector = vector.to(self.velocity.device)
         if self.weight_decay:
@@ -104,7 +114,7 @@ class Learner:
             raise Diverged("the parameters are no longer finite; try a smaller --lr")
 
     def digest(self) -> str:
-        """SHA-256 of the parameters."""
+        """Return the SHA-256 of the parameters."""
         return sha256_of(self.parameters)
 
     @property
@@ -130,9 +140,18 @@ class Learner:
 
 
 def add_up(shares: list[EvaluationShare]) -> Evaluation:
-    """The evaluation that `shares`, in order, add up to."""
-    examples = sum(share.examples for share in shares) or 1  # then nothing was evaluated
+    """Return the evaluation that `shares`, in order, add up to."""
+    examples = sum(share.examples for share in shares) or 1  # 0: nothing was evaluated
     return Evaluation(
         sum(share.loss for share in shares) / examples,
         sum(share.right for share in shares) / examples,
     )
+
+
+def worker_momentum(old: Tensor | None, gradient: Tensor, beta: float) -> Tensor:
+    """Return a node's next momentum, m = beta m + (1 - beta) g, from zero: ``(d,)``.
+
+    Karimireddy et al., ICML 2021, Algorithm 1.
+    """
+    start = torch.zeros_like(gradient) if old is None else old * beta
+    return start.add_(gradient, alpha=1 - beta)

@@ -1,88 +1,99 @@
-"""Which server hosts which node, as servers come and go.
+"""The assignment of nodes to servers, as servers come and go.
 
-It does no I/O: it is told which servers are up, and says which nodes go where.
-Node i belongs on the server i mod k of those listed.  While that one is away
-another has it; failover never gives a server more than its cap.
+It does no I/O: it is told which servers are up, and decides which nodes go where.  Node i's
+home is server i mod k of those listed.  While that one is away another server has the node;
+failover never gives a server more nodes than its cap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from attrs import define, field
+from attrs import define, field, frozen
+
+
+@frozen
+class ServerState:
+    """A server, or the trainer itself, and the nodes that live there.
+
+    ``up`` is None where that is not known.
+    """
+
+    name: str
+    nodes: Sequence[int]
+    up: bool | None = None
 
 
 @define
 class Placement:
-    """`servers` as they are listed, by name; nodes are 0 .. `nodes` - 1.
+    """The assignment of nodes 0 .. `nodes` - 1 to `servers`, names in the order of their list.
 
-    A node whose server is away, and that no other has room for or may have, is
-    homeless: `server_of` has None for it.
+    `server_of` has None for an unassigned node: its home is away, and no other server has
+    room for it or may have it.
     """
 
     servers: tuple[str, ...]
     nodes: int
     cap: int | None = None  # nodes on one server
-    failover: bool = True  # whether nodes may live anywhere else
+    failover: bool = True  # whether nodes may live away from home
     up: set[str] = field(factory=set, init=False)
-    full: set[str] = field(factory=set, init=False)  # that would not take more nodes
+    full: set[str] = field(factory=set, init=False)  # servers that take no more nodes
     server_of: dict[int, str | None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.server_of = dict.fromkeys(range(self.nodes))
 
     def home_server(self, node: int) -> str:
-        """The server that has `node` when all are up."""
+        """Return the server that has `node` when all are up."""
         return self.servers[node % len(self.servers)]
 
-    def nodes_on(self, server: str) -> list[int]:
-        """The nodes that live on `server`, in order."""
-        return [node for node, server_of in self.server_of.items() if server_of == server]
+    def nodes_on(self, server: str | None) -> list[int]:
+        """Return the nodes that live on `server`, in order."""
+        return [node for node, there in self.server_of.items() if there == server]
 
     @property
     def unassigned(self) -> list[int]:
-        return [node for node, server_of in self.server_of.items() if server_of is None]
+        return self.nodes_on(None)
 
     def remove_server(self, server: str) -> list[int]:
-        """`server` is gone; its nodes are homeless, and are what this returns."""
+        """Note that `server` is gone; return its nodes, which are unassigned now."""
         self.up.discard(server)
         nodes = self.nodes_on(server)
-        for node in nodes:
-            self.server_of[node] = None
+        self.server_of.update(dict.fromkeys(nodes))
         return nodes
 
     def add_server(self, server: str) -> None:
-        """`server` is there, for the first time or again."""
+        """Note that `server` is there, for the first time or again."""
         self.up.add(server)
         self.full.discard(server)
 
     def mark_full(self, server: str, nodes: Iterable[int]) -> None:
-        """`server` would not take `nodes`: they are homeless, and it gets no others."""
+        """Unassign `nodes`, which `server` would not take, and give it no others."""
         self.full.add(server)
         for node in nodes:
             if self.server_of[node] == server:
                 self.server_of[node] = None
 
     def assign_unassigned(self) -> dict[str, list[int]]:
-        """Find homes for the homeless, as far as there is room; who went where.
+        """Assign unassigned nodes as far as there is room; return the new nodes of each server.
 
-        To the server where they belong if it is up, else to the one that has the
-        fewest, the first listed among equals.
+        A node goes to its home if that is up, else to the server with the fewest nodes, the
+        first listed among equals.
         """
         load = {server: 0 for server in self.servers if server in self.up}
-        for server_of in self.server_of.values():
-            if server_of is not None:
-                load[server_of] += 1
+        for there in self.server_of.values():
+            if there is not None:
+                load[there] += 1
         moved: dict[str, list[int]] = {}
         for node in self.unassigned:
-            server = self._room(node, load)
+            server = self._find_room(node, load)
             if server is not None:
                 self.server_of[node] = server
                 load[server] += 1
                 moved.setdefault(server, []).append(node)
         return moved
 
-    def _room(self, node: int, load: dict[str, int]) -> str | None:
+    def _find_room(self, node: int, load: dict[str, int]) -> str | None:
         own = self.home_server(node)
         candidates = [own] if own in load else []
         if self.failover:
@@ -93,25 +104,21 @@ class Placement:
         return None
 
     def is_away(self, node: int) -> bool:
-        """Whether `node` lives where it does not belong."""
+        """Tell whether `node` lives on another server than its home."""
         return self.server_of[node] not in (None, self.home_server(node))
 
     def return_home(self, server: str, among: Iterable[int]) -> list[int]:
-        """Move those of `among` that belong on `server`, which is up, back to it; which."""
-        room = self.nodes if self.cap is None else self.cap - len(self.nodes_on(server))
-        moved = [
-            node
-            for node in sorted(among)
-            if self.home_server(node) == server and self.is_away(node)
-        ][: max(0, room)]
-        for node in moved:
+        """Move nodes of `among` back to `server`, their home, which is up; return them."""
+        room = self.nodes if self.cap is None else max(0, self.cap - len(self.nodes_on(server)))
+        away = [n for n in sorted(among) if self.home_server(n) == server and self.is_away(n)]
+        for node in away[:room]:
             self.full.discard(self.server_of[node] or "")  # it has room again
             self.server_of[node] = server
-        return moved
+        return away[:room]
 
 
 def placement_notices(nodes: int, servers: int, f: int, cap: int | None = None) -> list[str]:
-    """What a user should know about placing `nodes` nodes on `servers` servers."""
+    """Return the consequences of placing `nodes` nodes on `servers` servers, for the user."""
     lines = []
     most = -(-nodes // servers)
     if servers < nodes:

@@ -1,13 +1,12 @@
-"""Which nodes a round does not wait for any more.
+"""Probation: the nodes that rounds no longer wait for.
 
-A node that stays silent would cost each round its whole timeout.  One that has
-failed several rounds in a row is on probation: still asked, left out, charged to
-the budget, until it answers well and in time.
+A node that stays silent would cost each round its whole timeout.  One that has failed several
+rounds in a row is on probation: still asked, left out, charged to the budget, until it answers
+well and in time.
 
-That alone would let a node that answers every other round cost half of all
-timeouts.  So waiting for a node is also paid from an allowance of its own, which
-good rounds earn back slowly.  Once it is used up, the node stays on probation
-however it answers, until it has earned some.
+That alone would let a node that answers every other round cost half of all timeouts.  So
+waiting for a node is also paid from an allowance of its own, which good rounds earn back
+slowly.  Once it is used up, the node stays on probation until it has earned some.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from attrs import define, field
+from attrs import astuple, define, field
 
 IN_A_ROW = 3  # failures that put a node on probation
 ALLOWANCE = 5  # timeouts that a run waits for one node
@@ -24,10 +23,10 @@ EARNED_IN = 100  # good rounds that earn one of them back
 
 @define
 class _NodeConduct:
-    """How one node has behaved."""
+    """The conduct of one node."""
 
     failures: int = 0  # in a row
-    waited: int = 0  # timeouts that it cost, less what it has earned back
+    waited: int = 0  # timeouts that it cost, less those that it has earned back
     good: int = 0  # rounds since it last cost or earned one
     on_probation: bool = False
 
@@ -38,16 +37,19 @@ class _NodeConduct:
 
 @define
 class Probation:
-    """Fed with every round's outcome; `nodes` are on probation in the next one."""
+    """The conduct of all nodes, fed with every round's outcome.
 
-    _conduct: dict[int, _NodeConduct] = field(factory=dict)  # of those that are not spotless
+    `nodes` are on probation in the next round.
+    """
+
+    _conduct: dict[int, _NodeConduct] = field(factory=dict)  # of nodes that are not clean
 
     @property
     def nodes(self) -> frozenset[int]:
         return frozenset(n for n, conduct in self._conduct.items() if conduct.on_probation)
 
     def record_success(self, nodes: Iterable[int]) -> list[int]:
-        """`nodes` answered well and in time; those that are readmitted by it."""
+        """Note that `nodes` answered well and in time; return those that this readmits."""
         readmitted = []
         for node in nodes:
             conduct = self._conduct.get(node)
@@ -56,21 +58,20 @@ class Probation:
             conduct.good += 1
             if conduct.good >= EARNED_IN:
                 conduct.good, conduct.waited = 0, max(0, conduct.waited - 1)
-            if conduct.on_probation:
-                if conduct.waited < ALLOWANCE:
-                    # Once more, and it is back where it was: no second chance of three.
-                    conduct.on_probation, conduct.failures = False, IN_A_ROW - 1
-                    readmitted.append(node)
-            else:
+            if not conduct.on_probation:
                 conduct.failures = 0
+            elif conduct.waited < ALLOWANCE:
+                # Once more, and it is back where it was: no second chance of three.
+                conduct.on_probation, conduct.failures = False, IN_A_ROW - 1
+                readmitted.append(node)
             if conduct.is_clean:
                 del self._conduct[node]
         return readmitted
 
     def record_failure(self, node: int, *, waited: bool) -> str:
-        """`node` failed; `waited` if the round waited for it.
+        """Note that `node` failed, and whether the round `waited` for it.
 
-        Why it is on probation from now on, if that is news; else nothing.
+        Returns the reason for putting it on probation; empty where it is not, or is already.
         """
         conduct = self._conduct.setdefault(node, _NodeConduct())
         conduct.failures += 1
@@ -88,11 +89,8 @@ class Probation:
     # -- in a checkpoint
 
     def to_plain(self) -> dict[str, Any]:
-        """Numbers under words, as a checkpoint keeps them."""
-        return {
-            str(node): [c.failures, c.waited, c.good, c.on_probation]
-            for node, c in self._conduct.items()
-        }
+        """Return numbers under words, as a checkpoint keeps them."""
+        return {str(node): list(astuple(conduct)) for node, conduct in self._conduct.items()}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Probation:

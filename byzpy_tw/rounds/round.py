@@ -1,20 +1,18 @@
-"""One round's book-keeping: who contributed, who was refused, what it costs.
+"""The book-keeping of one round: who contributed, who was refused, and the cost of that.
 
-A `Round` is fed with events and answers questions; it does no I/O and knows no
-clock.  The story:
+A `Round` is fed with events and answers questions; it does no I/O and knows no clock.
 
 1. It begins by expecting every node.
-2. `accept` and `refused` note each node's outcome, once; what comes later for
-   the same node is ignored, since a peer chooses how often it speaks.
-3. `expire` ends the wait: whoever has said nothing is late.  Nodes on probation are
+2. `accept` and `refuse` note each node's outcome, once.  Later events of the same node are
+   ignored, since a peer chooses how often it speaks.
+3. `expire` ends the wait: a node that has said nothing is late.  Nodes on probation are
    refused from the start; `answered_late` has those of them that answered well after all.
 4. `mark_unasked` is for nodes that could not be asked: no fault of theirs.
 5. `verdict` weighs the refusals against the fault budget.
 
-Proof of fault (malformed, wrong size, not finite while others are finite)
-lowers the rule's f: that liar is out.  A late or lost node leaves f as it is
-while the rule can still be computed, since the liars may all be among those
-that came.
+Proof of fault (malformed, wrong size, not finite while others are finite) lowers the rule's f:
+that node is out.  A late or lost node leaves f as it is while the rule can be computed, since
+all faulty nodes may be among those that answered.
 """
 
 from __future__ import annotations
@@ -42,13 +40,13 @@ class Reason(str, Enum):
 
     @property
     def proves_fault(self) -> bool:
-        """Whether it proves the node faulty, and not merely its server slow."""
+        """Tell whether the node is proven faulty, and not merely its server slow."""
         return self in (Reason.MALFORMED, Reason.NOT_FINITE)
 
 
 @frozen
 class Refusal:
-    """A node whose contribution is not used in this round, and why."""
+    """A node whose contribution is not used in this round, with the reason."""
 
     node: int
     reason: Reason
@@ -79,7 +77,7 @@ Computable = Callable[[int, int], str | None]
 
 @define
 class Round:
-    """See the module's story.  Honest nodes are 0 .. honest-1, then Byzantine."""
+    """One round, as the module describes it.  Honest nodes are 0 .. honest-1, then Byzantine."""
 
     number: int
     honest: int
@@ -96,30 +94,34 @@ class Round:
         self._awaited = set(range(self.n))
         self._honest_awaited = self.honest
         for node in self.probation:
-            self.refused(node, Reason.PROBATION, "failed before, and is not waited for")
+            self.refuse(node, Reason.PROBATION, "failed before, and is not waited for")
 
     @property
     def n(self) -> int:
         return self.honest + self.byzantine
 
     def is_awaited(self, node: int) -> bool:
-        """Whether nothing has been decided about `node` yet."""
+        """Tell whether the outcome of `node` is open."""
         return node in self._awaited
 
+    def wants(self, node: int) -> bool:
+        """Tell whether a vector of `node` counts: also on probation, until it has answered."""
+        return node in self._awaited or (node in self.probation and node not in self.answered_late)
+
     def accept(self, node: int) -> None:
-        """`node` sent a vector that passed every check."""
+        """Note that `node` sent a vector that passed every check."""
         if node in self.probation:
             self.answered_late.add(node)
-        elif self._decided(node):
+        elif self._decide(node):
             self._accepted.add(node)
 
-    def refused(self, node: int, reason: Reason, detail: str = "") -> None:
-        """`node` will not be part of this round."""
-        if self._decided(node):
+    def refuse(self, node: int, reason: Reason, detail: str = "") -> None:
+        """Leave `node` out of this round."""
+        if self._decide(node):
             self.refusals[node] = Refusal(node, reason, detail)
 
-    def _decided(self, node: int) -> bool:
-        """Await `node` no more; whether it was awaited."""
+    def _decide(self, node: int) -> bool:
+        """Await `node` no more; return whether it was awaited."""
         if node not in self._awaited:
             return False
         self._awaited.discard(node)
@@ -129,56 +131,53 @@ class Round:
     def expire(
         self, nodes: Iterable[int] | None = None, stale: Mapping[int, int] | None = None
     ) -> None:
-        """Time is up for those of `nodes` (default: all) that are still awaited.
+        """Refuse those of `nodes` (default: all) that are still awaited: their time is up.
 
-        `stale` names the older round whose vector a node sent meanwhile.
+        `stale` maps a node to the older round whose vector it sent meanwhile.
         """
         for node in sorted(self._awaited if nodes is None else self._awaited & set(nodes)):
             if stale and node in stale:
                 why = f"sent a vector of round {stale[node]} and none of this one"
-                self.refused(node, Reason.STALE, why)
+                self.refuse(node, Reason.STALE, why)
             else:
-                self.refused(node, Reason.LATE, "no answer within the timeout")
+                self.refuse(node, Reason.LATE, "no answer within the timeout")
 
     def mark_unasked(self, nodes: Iterable[int], why: str) -> None:
         """Note that the nodes of `nodes` that are still awaited were not asked for anything."""
         for node in sorted(self._awaited & set(nodes)):
-            self.refused(node, Reason.UNASKED, f"not asked: {why}")
+            self.refuse(node, Reason.UNASKED, f"not asked: {why}")
 
     @property
     def honest_complete(self) -> bool:
-        """Whether the outcome of every honest node is known."""
+        """Tell whether the outcome of every honest node is known."""
         return not self._honest_awaited
 
     @property
     def complete(self) -> bool:
+        """Tell whether the outcome of every node is known."""
         return not self._awaited
 
     @property
     def usable(self) -> tuple[int, ...]:
-        """Every node whose vector may be used, in order."""
+        """Return the nodes whose vectors may be used, in order."""
         return tuple(sorted(self._accepted))
 
     @property
     def honest_accepted(self) -> tuple[int, ...]:
-        """The honest nodes whose vectors may be used, in order."""
+        """Return the honest nodes whose vectors may be used, in order."""
         return tuple(sorted(node for node in self._accepted if node < self.honest))
 
     @property
     def diverged(self) -> bool:
-        """Whether over half of the honest vectors are not finite.
+        """Tell whether over half of the honest vectors are not finite.
 
-        That is the model's doing, and nobody is charged for it.
+        That is the model's doing, and no node is charged for it.
         """
-        bad = sum(
-            1
-            for r in self.refusals.values()
-            if r.node < self.honest and r.reason is Reason.NOT_FINITE
-        )
-        return 2 * bad > self.honest
+        bad = [r for r in self.refusals.values() if r.reason is Reason.NOT_FINITE]
+        return 2 * sum(r.node < self.honest for r in bad) > self.honest
 
     def verdict(self, computable: Computable) -> Verdict:
-        """What to do now that every outcome is known."""
+        """Return how to go on, now that every outcome is known."""
         if self.diverged:
             return Halt(self._divergence(), diverged=True)
         charged = len(self.refusals)
@@ -195,7 +194,7 @@ class Round:
         )
 
     def _divergence(self) -> str:
-        """The text of a round in which the model has diverged."""
+        """Say that the model has diverged."""
         # Before the first step there is nothing that a learning rate has done.
         advice = (
             "the model has diverged; try a smaller --lr"
@@ -208,7 +207,7 @@ class Round:
         )
 
     def _over(self) -> str:
-        """Which nodes failed, where that is more than the budget."""
+        """List the nodes that failed, where that is more than the budget."""
         failed = [r for r in self._in_order() if r.reason is not Reason.UNASKED]
         listed = ", ".join(f"node {r.node} {r.reason.value}" for r in failed[:_LISTED])
         more = f" and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
@@ -224,11 +223,11 @@ class Round:
         return [refusal for _, refusal in sorted(self.refusals.items())]
 
     def _of(self, *reasons: Reason) -> list[Refusal]:
-        """Refusals for one of `reasons`, in the nodes' order."""
+        """Return the refusals for one of `reasons`, in the nodes' order."""
         return [refusal for refusal in self._in_order() if refusal.reason in reasons]
 
     def _cause(self) -> str:
-        """The first cause in words, to end a sentence with; empty where there is none."""
+        """Name the first cause, to end a sentence with; empty where there is none."""
         told = self._of(Reason.FAILED, Reason.MALFORMED, Reason.NOT_FINITE, Reason.LOST)
         first = next((r for r in told if r.detail), None)
         if first is None:
@@ -236,7 +235,7 @@ class Round:
         return f"; node {first.node}: {clip(first.detail)}"
 
     def _advice(self) -> str:
-        """Advice about the refusals, to end a sentence with."""
+        """Advise about the refusals, to end a sentence with."""
         failed = self._of(Reason.FAILED)
         if failed:
             what = "model" if failed[0].node < self.honest else "attack"
@@ -254,12 +253,12 @@ class Round:
         return "".join(f"; {words}" for words in advice)
 
     def expected_budget(self, computable: Computable) -> int:
-        """The f that the rule will have if nobody else fails: for attacks that foresee it."""
+        """Return the rule's f if no other node fails: for attacks that foresee it."""
         f, _ = self._budget(computable)
         return self.f if f is None else f
 
     def _budget(self, computable: Computable) -> tuple[int | None, str | None]:
-        """The f for the nodes that are not refused; None, and why, where there is none."""
+        """Return f for the nodes that are not refused; None, and why, where there is none."""
         charged = len(self.refusals)
         proven = sum(r.reason.proves_fault for r in self.refusals.values())
         why = None
@@ -272,6 +271,6 @@ class Round:
 
 
 def clip(text: str) -> str:
-    """`text` as one line of a length that a sentence can take."""
+    """Return `text` as one line of a length that a sentence can take."""
     words = " ".join(text.split())
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
-from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
-from byzpy_tw.aggregators.rule import apply_preaggregator, compute_outcome
+from byzpy_tw.aggregators.pipeline import Stage
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError, TooManyByzantine
@@ -79,7 +78,7 @@ def _try_all(config: RunConfig, registry: Registry, rules: ResolvedRules, dimens
 def _try_rule(
     who: str, make: Callable[[], tuple[Any, Call]], config: RunConfig, rows: list[Tensor]
 ) -> list[Tensor]:
-    """Both `rows`, as the rule that `make` makes leaves them."""
+    """Return both `rows` as the rule of `make` transforms them."""
 
     def once(call: Call, number: int) -> Tensor:
         given = rows[number].clone()
@@ -129,15 +128,12 @@ def _try_rule(
 
 
 def _as_call(kind: str, rule: Any) -> Call:
+    stage = Stage(rule, "")
+
     def call(rows: Tensor, context: seeds.Context, state: dict[str, Any]) -> Tensor:
         if kind == "pre-aggregator":
-            if hasattr(rule, "matrix"):
-                points = apply_preaggregator(rule, Points(rows), context=context, state=state)
-                return points.materialise()
-            return run_preaggregator(rule, rows, context=context, state=state)
-        if hasattr(rule, "outcome") or hasattr(rule, "weights"):
-            return compute_outcome(rule, Points(rows), context=context, state=state).vector
-        return run_aggregator(rule, rows, context=context, state=state).vector
+            return stage.preaggregate(Points(rows), context, state).materialise()
+        return stage.aggregate(Points(rows), context, state).vector
 
     return call
 
@@ -160,6 +156,9 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
             raise BadRuleOutput(f"{attack.who} wrote to the honest vectors; work on a copy")
         return known
 
+    def once_anew(number: int) -> Knowledge:
+        return once(make(), number)
+
     def found(known: Knowledge) -> tuple[Any, ...]:
         pieces = (known.one, known.strength)
         return tuple(
@@ -172,7 +171,7 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
     shown: list[tuple[Any, ...]] = []
     for number in (0, 1):
         known, moved = global_random.detect_draws(
-            partial(once, attack, number), lambda number=number: once(make(), number)
+            partial(once, attack, number), partial(once_anew, number)
         )
         shown.append(found(known))
         if moved:

@@ -1,62 +1,73 @@
-"""Whoever has dialled this server: who it is, whether it may stay, and how it leaves."""
+"""A connection to this server: its peer's identity, whether it may stay, and its end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
-from twisted.protocols import amp
+from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 
 from byzpy_tw.errors import NotAuthenticated, ProtectedMode
 from byzpy_tw.protocol.keys import SERVER, TRAINER
 from byzpy_tw.protocol.limited_amp import TLS_BEGINS, LimitedAMP
 from byzpy_tw.protocol.mtls import Peer, authenticated_peer, describe_tls_failure
+from byzpy_tw.protocol.requests import Request
+from byzpy_tw.server.interface import Server
 from byzpy_tw.server.protected_mode import MESSAGE, origin, same_machine
 from byzpy_tw.text import clean
 
-if TYPE_CHECKING:
-    from byzpy_tw.server.service import ByzpyServer
-
-# What a TLS client understands: a fatal alert, "access denied".
+# A fatal TLS alert, "access denied".
 _NO_KEYS = b"\x15\x03\x03\x00\x02\x02\x31"
 
 
-class ServerConnection(LimitedAMP):
-    """The server's end of a connection, apart from what is asked on it."""
+class ServerConnection(LimitedAMP, TimeoutMixin):
+    """The server's end of a connection, apart from its commands.
+
+    Its one timeout is the time to say Hello, then what `timeoutConnection` of a subclass
+    makes of it, and at last the time for the peer to close the connection.
+    """
 
     def __init__(
         self,
-        server: ByzpyServer,
-        responders: Mapping[type[amp.Command], Callable[..., Any]],
+        server: Server,
+        responders: Mapping[type[Request[Any]], Callable[[Any], Any]],
     ) -> None:
         limits = server.limits
         super().__init__(
             responders, most_box_bytes=limits.box_bytes, most_in_flight=limits.commands
         )
         self.server = server
-        self.identity: Peer | None = None  # whose certificate was shown
-        self.origin = ""  # which machine it dialled from
-        self.unauthenticated = True  # whom protected mode turns away, or who has shown none yet
-        self._hello_timeout: IDelayedCall | None = None  # what ends its time to say something
-        self._lingering: IDelayedCall | None = None
+        self.identity: Peer | None = None  # of the certificate that was shown
+        self.origin = ""  # the machine or network that it dialled from
+        # Protected mode will refuse it, or it has shown no certificate yet.
+        self.unauthenticated = True
 
     @property
     def peer(self) -> str:
         return super().peer + (f" ({clean(self.identity.name, 64)})" if self.identity else "")
 
+    def callLater(self, period: float, work: Callable[[], None]) -> IDelayedCall:
+        """Set the timer of `TimeoutMixin`."""
+        return self.server.reactor.callLater(period, work)
+
     def connectionMade(self) -> None:
         super().connectionMade()
         self.origin = origin(self.transport.getPeer().host)
-        free = self.server.insecure or same_machine(self.transport)
+        free = self.server.config.insecure or same_machine(self.transport)
         self.unauthenticated = self.server.keys is not None or not free
         self._admit()
         if not self.hung_up:
+            self.setTimeout(self.server.limits.hello_seconds)
+
+    def timeoutConnection(self) -> None:
+        if self.hung_up:
+            self.abort()
+        else:
             seconds = self.server.limits.hello_seconds
-            why = f"nothing was asked for {seconds:g} s (--handshake-timeout)"
-            self._hello_timeout = self.server.reactor.callLater(seconds, self.hang_up, why)
+            self.hang_up(f"nothing was asked for {seconds:g} s (--handshake-timeout)")
 
     def _admit(self) -> None:
         if not self.server.admit(self):
@@ -83,29 +94,21 @@ class ServerConnection(LimitedAMP):
             super().log_warning(what)
 
     def _begin_hang_up(self, why: str) -> bool:
-        left = super()._begin_hang_up(why)
-        if left:  # TLS would wait for the peer's own goodbye
-            self._lingering = self.server.reactor.callLater(
-                self.server.limits.linger_seconds, self.abort
-            )
-        return left
+        begun = super()._begin_hang_up(why)
+        if begun and self.transport is not None:  # TLS would wait for the peer to close it too
+            self.setTimeout(self.server.limits.linger_seconds)
+        return begun
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._cancel_timeout()
-        if self._lingering is not None and self._lingering.active():
-            self._lingering.cancel()
+        self.setTimeout(None)
         if self.server.keys is not None and not self.hung_up and not self.secured:
             why = describe_tls_failure(self, reason.value, SERVER) or reason.getErrorMessage()
             self.log_warning(f"refused: {clean(why)}")
         self.server.forget(self)
         super().connectionLost(reason)
 
-    def _cancel_timeout(self) -> None:
-        if self._hello_timeout is not None and self._hello_timeout.active():
-            self._hello_timeout.cancel()
-
     def check_authorized(self) -> None:
-        """`NotAuthenticated` or `ProtectedMode` unless this peer may use this server."""
+        """Raise `NotAuthenticated` or `ProtectedMode` unless this peer may use this server."""
         if self.server.keys is not None:
             if self.identity is None:
                 raise NotAuthenticated("this server has keys, and was shown no certificate yet")
@@ -114,12 +117,15 @@ class ServerConnection(LimitedAMP):
             raise ProtectedMode(MESSAGE)
 
     def ticket_owner(self) -> tuple[str, str]:
-        """Whom a ticket is bound to."""
-        shown = self.identity.fingerprint if self.identity else ""
-        return self.transport.getPeer().host, shown
+        """Return the peer's address and certificate, to which a ticket is bound."""
+        fingerprint = self.identity.fingerprint if self.identity else ""
+        return self.transport.getPeer().host, fingerprint
+
+    def release_run(self, name: str) -> bool:
+        return False
 
     def abort(self) -> None:
-        """End the connection at once, whatever it has become."""
+        """Close the connection at once, also where it has become a stream."""
         self.hung_up = True
         if self.transport is not None:
             self.transport.abortConnection()

@@ -1,16 +1,16 @@
-"""Who is still there: a trainer whose network was cut does not say goodbye.
+"""Detection of trainers that are gone: one whose network was cut does not say goodbye.
 
-A connection that was ever pinged on is its trainer's heartbeat: where nothing is heard
-on it and on its runs' streams for `--idle-timeout` seconds the trainer is gone,
-whatever was asked for before.  One that never pings may be silent while it waits for
-other servers: it is heard as well while a command is being answered and while its
-streams take what they are sent, and given `GRACE_FACTOR` times as long while it has runs.
+A connection that was ever pinged on is its trainer's heartbeat.  Where nothing is received on
+it and on its runs' streams for `--idle-timeout` seconds the trainer is gone, also while it
+waits for an answer.  A connection without pings may be silent while its trainer waits for
+other servers: a command that is being answered, and a stream that takes data, count as signs
+of life as well, and while it has runs its timeout is `GRACE_FACTOR` times as long.
 
-Only whole boxes count as heard, so that a peer cannot stay by never finishing one.  A
-stream that stands still within a frame, its own or ours, is given up by itself.
+Only whole boxes count as received, so that a peer cannot stay by never finishing one.  A
+stream that stands still within a frame, in either direction, is closed by itself.
 
-Time is counted in looks, so that a machine that was suspended does not hang up on
-everyone as it wakes.
+Time is counted in checks, so that a machine that was suspended does not close all
+connections as it wakes.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any
 
 from attrs import define, field
 
-CHECKS_PER_TIMEOUT = 4  # in the time that one may be silent; it ends within the next look
+CHECKS_PER_TIMEOUT = 4  # a connection ends at the first check after its timeout
 GRACE_FACTOR = 10
 
 
 @define
 class IdleDetector:
-    """For how many looks in a row nothing has changed."""
+    """A count of the checks in a row that saw no change."""
 
     unchanged_checks: int = 0
     _seen: Any = field(default=None, init=False)
 
     def check(self, now: Any) -> int:
-        """`now` is whatever changes while somebody is there."""
+        """Count a check; `now` is a value that changes with each sign of life."""
         self.unchanged_checks = self.unchanged_checks + 1 if now == self._seen else 0
         self._seen = now
         return self.unchanged_checks

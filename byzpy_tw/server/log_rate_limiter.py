@@ -1,42 +1,40 @@
-"""What strangers make a server say, kept short."""
+"""A limit to the log lines that unauthenticated peers cause."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from attrs import define, field
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-LINES, SECONDS = 60, 60.0  # of strangers, and in which time
+LINES, SECONDS = 60, 60.0  # at most so many lines in this time
 
 
 @define(eq=False)
 class LogRateLimiter:
-    """Lets so many lines on strangers into the log, and counts the rest.
+    """Allows `LINES` lines every `SECONDS`, and counts the rest.
 
-    Or whoever can reach the port could fill the disk with them.
+    Without it, peers that can reach the port could fill the disk.
     """
 
-    _reactor: Any
+    _reactor: IReactorTime
     _lines: int = field(default=0, init=False)
-    _end: IDelayedCall | None = field(default=None, init=False)  # of this while
+    _end: IDelayedCall | None = field(default=None, init=False)  # of this window
 
     log = Logger()
 
     def allow(self) -> bool:
-        """Whether one more line may be said."""
+        """Return whether one more line may be logged."""
         if self._end is None:
-            self._end = self._reactor.callLater(SECONDS, self._start_window)
+            self._end = self._reactor.callLater(SECONDS, self._end_window)
         self._lines += 1
         return self._lines <= LINES
 
-    def _start_window(self) -> None:
+    def _end_window(self) -> None:
         self._end = None
         self.stop()
 
     def stop(self) -> None:
-        """Say how much was left out so far, and wait for nothing."""
+        """Log how many lines were left out so far, and cancel the timer."""
         if self._end is not None:
             self._end.cancel()
         left_out, self._lines, self._end = self._lines - LINES, 0, None

@@ -7,15 +7,16 @@ from typing import Any
 
 from attrs import define, field
 from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorCore
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 
 
-class _Watch(Protocol):
+class _StopAtEOF(Protocol):
     """Stops the reactor when standard input ends."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: IReactorCore) -> None:
         self._reactor = reactor
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -27,18 +28,18 @@ class _Watch(Protocol):
 class UntilEOF(Service):
     """Stop when standard input, a pipe from the parent, is closed.
 
-    A pipe closes however the parent ends, kill -9 included.  The server leaves
-    its parent's process group, so that Ctrl-C in a terminal reaches the parent
-    alone, which then closes its runs in order.
+    A pipe closes however the parent ends, kill -9 included.  The server leaves its parent's
+    process group, so that Ctrl-C in a terminal reaches the parent alone, which then closes
+    its runs in order.
     """
 
-    _reactor: Any
-    _watch: StandardIO | None = field(default=None, init=False)
+    _reactor: IReactorCore
+    _input: StandardIO | None = field(default=None, init=False)
 
     def startService(self) -> None:
         super().startService()
         if os.getpgrp() != os.getpid():
             os.setpgid(0, 0)
-        self._watch = StandardIO(
-            _Watch(self._reactor), stdin=0, stdout=os.open(os.devnull, os.O_WRONLY)
-        )
+        null = os.open(os.devnull, os.O_WRONLY)
+        make: Any = StandardIO  # mypy takes the class of Windows
+        self._input = make(_StopAtEOF(self._reactor), stdin=0, stdout=null)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 MESSAGE = (
@@ -13,10 +13,10 @@ MESSAGE = (
 
 
 def same_machine(transport: Any) -> bool:
-    """Whether the peer is on this machine.
+    """Return whether the peer is on this machine.
 
-    A loopback address is; so is a peer whose address is the one it dialled,
-    since the kernel gives an address to one machine only.
+    Its address is then a loopback address, or the one that it dialled: the kernel gives an
+    address to one machine only.
     """
     try:
         here, there = (_parse_ip(a.host) for a in (transport.getHost(), transport.getPeer()))
@@ -26,15 +26,17 @@ def same_machine(transport: Any) -> bool:
 
 
 def origin(host: str) -> str:
-    """Whose `host` is, in counting peers: one IPv6 machine has as many addresses as it
-    likes within its /64."""
+    """Return the address or network that connections from `host` are counted by.
+
+    An IPv6 machine has all the addresses of its /64.
+    """
     address = _parse_ip(host)
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address) >> 64 << 64, 64)))
     return str(address)
 
 
-def _parse_ip(host: str) -> Any:
+def _parse_ip(host: str) -> IPv4Address | IPv6Address:
     address = ip_address(host.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address

@@ -1,13 +1,11 @@
 """One run on this server: its nodes, its tensor stream, its rounds.
 
-The stream and the commands arrive on two connections, in no common order.  So
-each round's parameters, and each piece of an attack's knowledge, is awaited by
-round: the command that needs it waits, or finds it there already.
+The stream and the commands arrive on two connections, in no common order.  So a command waits
+for its round's parameters, and for each piece of an attack's knowledge, unless they are here.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -24,19 +22,20 @@ from byzpy_tw.protocol.frames import Header, Kind, vector_header
 from byzpy_tw.protocol.knowledge_frames import allocate_piece
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
+from byzpy_tw.scheduling.reactors import IComputeReactor
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.server.idle import IdleDetector
 from byzpy_tw.server.run_executor import RunExecutor
 from byzpy_tw.workers.host import NodeHost
 
-_MAX_ATTACK_ROUNDS = 3  # whose attacks may be computed at once
+_MAX_ATTACK_ROUNDS = 3  # with attacks being computed at once
 
 
 @define(eq=False)
 class RoundArrivals:
-    """Deferreds for things that arrive once a round, in whatever order.
+    """Deferreds for things that arrive once a round, in any order.
 
-    Only the newest round is kept; whoever waits for an older one fails.
+    Only the newest round is kept; waits for an older one fail.
     """
 
     round: int = -1
@@ -44,10 +43,15 @@ class RoundArrivals:
     _waiting: dict[str, list[Deferred[None]]] = field(factory=dict, init=False)
 
     def begin(self, round: int) -> None:
-        """Things of `round` are now what counts."""
+        """Forget older rounds than `round`."""
         if round > self.round:
             self.fail(BadRequest(f"round {self.round} is over: round {round} has begun"))
             self.round, self._arrived = round, set()
+
+    def check(self, round: int) -> None:
+        """Raise `BadRequest` where a newer round than `round` has begun."""
+        if self.round != round:
+            raise BadRequest(f"round {round} is over: round {self.round} has begun")
 
     def has(self, what: str) -> bool:
         return what in self._arrived
@@ -79,20 +83,20 @@ class ServerRun:
     name: str
     host: NodeHost
     _scheduler: NodeScheduler
-    _executor: RunExecutor  # what the driver computes on
-    _reactor: Any
-    _most_shown: int  # bytes that a round's attacks may be shown
+    _executor: RunExecutor  # of the scheduler
+    _reactor: IComputeReactor
+    _max_knowledge_bytes: int  # of a round's attacks
     stream: TensorStream | None = None
     stall_detector: IdleDetector = field(factory=IdleDetector, init=False)  # within a frame
     _arrivals: RoundArrivals = field(factory=RoundArrivals, init=False)
     _staging: Tensor | None = field(default=None, init=False)
     _conversion_lock: DeferredLock = field(factory=DeferredLock, init=False)
     _copying: bool = field(default=False, init=False)  # from there into the model
-    _parameters_round: int = field(default=-1, init=False)  # round of the newest parameters
+    _parameters_round: int = field(default=-1, init=False)  # of the newest parameters
     _incoming: Tensor | None = field(default=None, init=False)  # a piece not yet complete
     _pieces: dict[str, Tensor] = field(factory=dict, init=False)
-    _shown: int = field(default=0, init=False)  # bytes taken for this round's pieces
-    _attack_rounds: list[int] = field(factory=list, init=False)  # rounds of attacks in hand
+    _knowledge_bytes: int = field(default=0, init=False)  # allocated for this round's pieces
+    _attack_rounds: list[int] = field(factory=list, init=False)  # of attacks being computed
 
     def __attrs_post_init__(self) -> None:
         self._scheduler.batch_writes = self._batch_writes
@@ -103,14 +107,14 @@ class ServerRun:
 
     @property
     def bytes_moved(self) -> tuple[int, int]:
-        """Bytes that its stream has taken from the trainer, and given to it."""
+        """Bytes that its stream has received from the trainer, and sent to it."""
         if self.stream is None:
             return 0, 0
         return self.stream.reader.bytes_read, self.stream.bytes_sent
 
     @property
     def mid_frame(self) -> bool:
-        """Whether the stream waits for the trainer to send the rest of a frame, or take it."""
+        """True while the stream waits for the trainer to send or read the rest of a frame."""
         if self.stream is None:
             return False
         return not self.stream.reader.between_frames or bool(self.stream.writer)
@@ -119,28 +123,26 @@ class ServerRun:
 
     def frame_started(self, header: Header) -> Tensor | None:
         if self.closed or header.round < self._arrivals.round:
-            # A command overtakes frames: a trainer that went on to the next
-            # round over a slow link still has the last one's on their way.
+            # A command overtakes frames: over a slow link those of the last round may still
+            # be on their way when the trainer has begun the next.
             return None
         if header.kind is Kind.PARAMETERS:
             return self._memory_for_parameters(header)
         if header.kind is Kind.PIECE:
-            piece, place = allocate_piece(
+            name, memory = allocate_piece(
                 header,
                 self.host.pieces,
                 most_h=self.host.spec.shards,
                 d=self.host.dimension,
                 wire=self.host.wire,
             )
-            self._begin(header.round)
-            if self._arrivals.has(piece):
-                raise BadFrame(f"{piece} twice in round {header.round}")
-            self._reserve(header)
-            self._incoming = place
-            return place
-        if header.kind is Kind.PAST:
-            return self._memory_for_past(header)
-        raise BadFrame(f"a server takes no frames of kind {header.kind.name}")
+            self._reserve(name, header)
+        elif header.kind is Kind.PAST:
+            memory = self._memory_for_past(header)
+        else:
+            raise BadFrame(f"a server takes no frames of kind {header.kind.name}")
+        self._incoming = memory
+        return memory
 
     def _memory_for_past(self, header: Header) -> Tensor:
         node, d = self.host.nodes.get(header.index), self.host.dimension
@@ -148,20 +150,22 @@ class ServerRun:
             raise BadFrame(f"the past of node {header.index} was not expected")
         if header.elements != d or header.dtype is not self.host.wire:
             raise BadFrame(f"a past of {header.elements} {header.dtype} elements, d={d}")
-        self._begin(header.round)
-        if self._arrivals.has(_past_name(header.index)):
-            raise BadFrame(f"the past of node {header.index} twice in round {header.round}")
-        self._reserve(header)
-        self._incoming = torch.empty(d, dtype=header.dtype)
-        return self._incoming
+        self._reserve(_past_name(header.index), header)
+        return torch.empty(d, dtype=header.dtype)
 
-    def _reserve(self, header: Header) -> None:
-        """Count what is kept until the round ends; `BadFrame` above the limit."""
-        self._shown += header.elements * max(header.dtype.itemsize, 4)  # once it is wide
-        if self._shown > self._most_shown:
+    def _reserve(self, name: str, header: Header) -> None:
+        """Count the memory of a piece, which is kept until the round ends.
+
+        Raises `BadFrame` above the limit, and for a piece that is here already.
+        """
+        self._begin(header.round)
+        if self._arrivals.has(name):
+            raise BadFrame(f"{name} twice in round {header.round}")
+        self._knowledge_bytes += header.elements * max(header.dtype.itemsize, 4)  # as float32
+        if self._knowledge_bytes > self._max_knowledge_bytes:
             raise BadFrame(
-                f"{self._shown:,} bytes for the attacks of round {header.round}, at most "
-                f"{self._most_shown:,} are allowed"
+                f"{self._knowledge_bytes:,} bytes for the attacks of round {header.round}, at "
+                f"most {self._max_knowledge_bytes:,} are allowed"
             )
 
     def _memory_for_parameters(self, header: Header) -> Tensor:
@@ -185,14 +189,14 @@ class ServerRun:
         return self._staging
 
     def frame_received(self, header: Header) -> None:
-        coming, self._incoming = self._incoming, None
+        incoming, self._incoming = self._incoming, None
         if self.closed or header.round != self._arrivals.round:
             return  # its round ended while it was on its way
         if header.kind in (Kind.PIECE, Kind.PAST):
-            assert coming is not None
+            assert incoming is not None
             past = header.kind is Kind.PAST
             name = _past_name(header.index) if past else PIECES[header.index]
-            self._pieces[name] = coming
+            self._pieces[name] = incoming
             self._arrivals.arrived(name)
         elif self._staging is None:
             self._arrivals.arrived("parameters")
@@ -201,12 +205,12 @@ class ServerRun:
 
     def _begin(self, round: int) -> None:
         if round > self._arrivals.round:
-            self._pieces, self._shown = {}, 0
+            self._pieces, self._knowledge_bytes = {}, 0
             self._scheduler.round = round
             self._arrivals.begin(round)
 
     def _install(self, round: int) -> None:
-        """Move staged parameters into the model once nothing computes with it."""
+        """Copy staged parameters into the model once no computation uses it."""
         if self.closed or self._arrivals.round != round or self._staging is None:
             return
         if self._scheduler.computing or self._copying:
@@ -230,16 +234,16 @@ class ServerRun:
     # -- commands
 
     async def compute(self, round: int, nodes: list[int]) -> Failures:
-        """Send the gradients of honest `nodes`; what went wrong, by node."""
-        self._check(nodes, honest=True)
+        """Send the gradients of honest `nodes`; return the failures by node."""
+        self._check_nodes(nodes, honest=True)
         await self._parameters(round)
-        return await self._scheduler.honest(round, nodes, self._emit)
+        return await self._scheduler.send_gradients(round, nodes, self._send_vector)
 
     async def attack(
         self, round: int, nodes: list[int], honest: int, pieces: list[str]
     ) -> Failures:
-        """Send the vectors of Byzantine `nodes`; what went wrong, by node."""
-        self._check(nodes, honest=False)
+        """Send the vectors of Byzantine `nodes`; return the failures by node."""
+        self._check_nodes(nodes, honest=False)
         if not 1 <= honest <= self.host.spec.shards:
             raise BadRequest(f"{honest} honest vectors of {self.host.spec.shards} nodes")
         await self._parameters(round)
@@ -248,24 +252,24 @@ class ServerRun:
         for piece in [*common, *map(_past_name, own)]:
             await self._arrivals.wait(piece)
             await self._conversion_lock.run(self._to_float32, round, piece)
-        # Attacks of rounds that are over keep what they were shown until they end.
+        # Attacks of rounds that are over keep their knowledge until they end.
         if len({*self._attack_rounds, round}) > _MAX_ATTACK_ROUNDS:
             raise ServerBusy(f"attacks of {_MAX_ATTACK_ROUNDS} rounds are not done yet")
-        if self._arrivals.round != round:  # while the last piece was made wide
-            raise BadRequest(f"round {round} is over: round {self._arrivals.round} has begun")
+        self._arrivals.check(round)  # a new one may have begun during the last conversion
         shown = {piece: self._pieces[piece] for piece in common}
         past = {node: self._pieces[_past_name(node)] for node in own}
         self._attack_rounds.append(round)
         try:
-            return await self._scheduler.byzantine(round, nodes, honest, shown, past, self._emit)
+            return await self._scheduler.send_attacks(
+                round, nodes, honest, shown, past, self._send_vector
+            )
         finally:
             self._attack_rounds.remove(round)
 
     def _to_float32(self, round: int, piece: str) -> Deferred[None] | None:
-        """Make a piece float32, once for all commands that use it."""
-        tensor = self._pieces.get(piece)
-        if self._arrivals.round != round or tensor is None:
-            raise BadRequest(f"round {round} is over: round {self._arrivals.round} has begun")
+        """Convert a piece, once for all commands that use it."""
+        self._arrivals.check(round)
+        tensor = self._pieces[piece]
         if tensor.dtype is not torch.float16 and tensor.dtype is not torch.bfloat16:
             return None
 
@@ -275,7 +279,7 @@ class ServerRun:
 
         return defer_to_pool(self._reactor, self._executor, decode_piece, tensor).addCallback(keep)
 
-    def _check(self, nodes: Iterable[int], *, honest: bool) -> None:
+    def _check_nodes(self, nodes: Iterable[int], *, honest: bool) -> None:
         if self.stream is None:
             raise BadRequest("the run has no tensor stream yet")
         seen: set[int] = set()
@@ -289,12 +293,13 @@ class ServerRun:
             seen.add(node)
 
     def _parameters(self, round: int) -> Deferred[None]:
-        if round < self._arrivals.round:
-            raise BadRequest(f"round {round} is over: round {self._arrivals.round} has begun")
         self._begin(round)
+        self._arrivals.check(round)
         return self._arrivals.wait("parameters")
 
-    def _emit(self, node: int, pieces: Sequence[Tensor], loss: float, round: int) -> Deferred[None]:
+    def _send_vector(
+        self, node: int, pieces: Sequence[Tensor], loss: float, round: int
+    ) -> Deferred[None]:
         if self.stream is None:
             raise UnknownRun(f"run {self.name!r} was closed")
         return self.stream.send(vector_header(node, pieces, loss, round), *pieces)
@@ -305,7 +310,7 @@ class ServerRun:
     # -- the end
 
     def close(self) -> None:
-        """Start no more work, and let go of the stream."""
+        """Start no more work, and close the stream."""
         if self.closed:
             return
         self._executor.close()
@@ -317,13 +322,4 @@ class ServerRun:
 
 
 def _past_name(node: int) -> str:
-    return f"{PAST} of {node}"
-
-
-def failures_to_json(failures: Failures) -> str:
-    """As much of `failures` as fits into an answer."""
-    shown, room = {}, 50_000
-    for node, why in failures.items():
-        room -= len(json.dumps(why)) + 12
-        shown[str(node)] = why if room > 0 else "failed"
-    return json.dumps(shown)
+    return f"the past of node {node}"

@@ -1,27 +1,31 @@
-"""A run's own way into the pool of threads that all runs on a server share."""
+"""A run's share of the pool of threads that all runs on a server use."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from attrs import define, field
+
+from byzpy_tw.workers.pool import Pool
+
+T = TypeVar("T")
 
 
 @define(eq=False)
 class RunExecutor:
-    """Hands the pool at most `width` jobs at a time, and the next as one is done.
+    """Submits at most `width` jobs at a time to the pool, and the next as one is done.
 
-    So runs take turns: one that has thousands of jobs keeps the others waiting
-    for a few, and when it is closed, what it had not begun is not done at all.
+    So runs take turns: one with thousands of jobs keeps the others waiting for a few.  Once
+    it is closed, jobs that have not begun are cancelled.
     """
 
-    _pool: Executor
+    _pool: Pool
     _width: int
-    _waiting: deque[tuple[Future, Callable[..., Any], tuple[Any, ...]]] = field(
+    _waiting: deque[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = field(
         factory=deque, init=False
     )
     _running: int = field(default=0, init=False)
@@ -29,9 +33,9 @@ class RunExecutor:
     # `submit` is called in the reactor's thread, the rest in the pool's.
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
 
-    def submit(self, work: Callable[..., Any], *args: Any) -> Future:
-        """As an executor's; raises `RuntimeError` once closed."""
-        future: Future = Future()
+    def submit(self, work: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Schedule ``work(*args)``, as an executor does; raises `RuntimeError` once closed."""
+        future: Future[T] = Future()
         with self._lock:
             if self._closed:
                 raise RuntimeError("the run was closed")
@@ -40,7 +44,7 @@ class RunExecutor:
         return future
 
     def close(self) -> None:
-        """Cancel what has not begun."""
+        """Cancel jobs that have not begun."""
         with self._lock:
             self._closed = True
             waiting, self._waiting = self._waiting, deque()

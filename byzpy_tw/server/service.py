@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 from attrs import define, field
 from twisted.application.service import Service
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IListeningPort
 from twisted.internet.protocol import Factory
@@ -20,6 +21,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import (
     ByzpyTwError,
@@ -29,53 +31,50 @@ from byzpy_tw.errors import (
     UnsuitableData,
     UnsuitableModel,
 )
+from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc, freeze_gc, trim_heap
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
-from byzpy_tw.protocol.addresses import Address
+from byzpy_tw.protocol.addresses import Address, announcement
 from byzpy_tw.protocol.keys import Keys
 from byzpy_tw.protocol.mtls import wrap_in_tls
 from byzpy_tw.scheduling import clock
+from byzpy_tw.scheduling.reactors import IServerReactor
+from byzpy_tw.scheduling.shared_deferred import SharedDeferred
 from byzpy_tw.scheduling.threads import defer_to_pool
-from byzpy_tw.server.limits import Limits
+from byzpy_tw.server.interface import Connection
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.text import clean
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.environment import Environment, environment
-from byzpy_tw.workers.host import NodeHost, build
+from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.probe import probe
 from byzpy_tw.workers.spec import RunSpec
 
-MAX_TRACEBACKS = 100  # tracebacks of foreign code, in the life of a process
-TRIM_DELAY = 1.0  # seconds until what a run held is let go of
+MAX_TRACEBACKS = 100  # of foreign code, in the life of a process
+TRIM_DELAY = 1.0  # seconds until a closed run's memory is given back
 
 
 @define(eq=False)
 class ByzpyServer(Service):
     """Hosts the nodes of any number of trainers' runs.
 
-    Nothing with a life of its own exists before `startService`: twistd forks
-    between making the service and starting it.  Then, as root with ``--uid``, it has
-    `privilegedStartService` called, gives its privileges up, and starts the service.  So
-    only the port is opened with them, which takes connections once the reactor runs.
+    No thread, socket or timer exists before `startService`: twistd forks between making the
+    service and starting it.  As root with ``--uid``, twistd calls `privilegedStartService`,
+    gives its privileges up, and starts the service.  So only the port is opened with them; it
+    accepts connections once the reactor runs.
     """
 
-    reactor: Any
-    host: str
-    port: int
-    data_root: Path
-    device: str = "cpu"
-    threads: int = 1
-    insecure: bool = False
-    limits: Limits = field(factory=Limits)
-    keys: Keys | None = None  # then peers must have some too, and may be anywhere
-    disabled: tuple[str, ...] = ()  # distributions whose plugins are not imported
-    process: bool = False  # whether this server is all that its process is there for
+    reactor: IServerReactor
+    config: ServerConfig
+    keys: Keys | None = None  # with keys, peers must have some too, and may be anywhere
+    process: bool = False  # whether the process exists for this server alone
     make_pool: Callable[[int], Executor] = make_pool
-    # By which trainers know this process, under whatever addresses they dial it.
+    # Tells trainers that several addresses are this process.
     identity: str = field(factory=lambda: secrets.token_hex(16))
     pool: Executor = field(init=False)
     tickets: Tickets = field(init=False)
@@ -83,15 +82,15 @@ class ByzpyServer(Service):
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
     listening: IListeningPort | None = field(default=None, init=False)
-    _sessions: dict[Session, None] = field(factory=dict, init=False)  # in order
+    _sessions: dict[Connection, None] = field(factory=dict, init=False)  # in order
     _trim_call: IDelayedCall | None = field(default=None, init=False)
-    _last_run_ended: float = field(default=0.0, init=False)  # when a run last did
+    _last_run_ended: float = field(default=0.0, init=False)  # a reading of `clock.seconds`
     _registry: Registry | None = field(default=None, init=False)
-    _environment: Deferred | None = field(default=None, init=False)
-    # Runs on the same data share it; the last one to close lets go of it.
-    _datasets: Any = field(factory=WeakValueDictionary, init=False)
+    _environment: SharedDeferred[Environment] | None = field(default=None, init=False)
+    # Runs on the same data share it; it is freed with the last one.
+    _datasets: WeakValueDictionary[str, Dataset] = field(factory=WeakValueDictionary, init=False)
     _serial_lock: DeferredLock = field(factory=DeferredLock, init=False)  # of runs and attacks
-    _logged_failures: set[str] = field(factory=set, init=False)  # texts of failures that are logged
+    _logged_failures: set[str] = field(factory=set, init=False)  # their texts
 
     log = Logger()
 
@@ -99,14 +98,22 @@ class ByzpyServer(Service):
         self.log_limiter = LogRateLimiter(self.reactor)
 
     @property
+    def limits(self) -> Limits:
+        return self.config.limits
+
+    @property
+    def threads(self) -> int:
+        return self.config.threads or cores()
+
+    @property
     def address(self) -> Address:
-        """Where this server can be reached."""
+        """The address that this server listens on."""
         assert self.listening is not None
-        there = self.listening.getHost()
+        there = cast(IPv4Address | IPv6Address, self.listening.getHost())
         return Address(there.host, there.port)
 
     def privilegedStartService(self) -> None:
-        """Listen, while this process may still open a port below 1024, say."""
+        """Listen while this process may still open a port below 1024."""
         super().privilegedStartService()
         self._listen()
 
@@ -114,7 +121,9 @@ class ByzpyServer(Service):
         factory: Any = Factory.forProtocol(lambda: Session(self))
         if self.keys is not None:
             factory = wrap_in_tls(factory, self.keys)
-        self.listening = self.reactor.listenTCP(self.port, factory, interface=self.host)
+        self.listening = self.reactor.listenTCP(
+            self.config.port, factory, interface=self.config.host
+        )
 
     def startService(self) -> None:
         super().startService()
@@ -126,25 +135,20 @@ class ByzpyServer(Service):
         if self.listening is None:
             self._listen()
         reactor_thread.hold()
-        self.environment().addErrback(lambda _: None)  # logged where it happens
-        if self.insecure:
-            self.log.warn(
-                "--insecure: anyone who reaches {address} may use this server's "
-                "processors and memory",
-                address=str(self.address),
-            )
-        mode = "insecure" if self.insecure else "protected mode: this machine only"
+        self.environment().addErrback(lambda _: None)  # `_detect` has logged it
+        self._log_start()
+
+    def _log_start(self) -> None:
+        if self.config.insecure:
+            self.log.warn("--insecure: anyone who reaches {address} may use this server's "
+                          "processors and memory", address=str(self.address))  # fmt: skip
+        mode = "insecure" if self.config.insecure else "protected mode: this machine only"
         if self.keys is not None:
             mode = f"keys of server {self.keys.name!r}, good until {self.keys.until}"
             for line in self.keys.warnings:
                 self.log.warn("{line}", line=line)
-        self.log.info(
-            "byzpy-server {pid} listening on {address}, {threads} threads, {mode}",
-            pid=os.getpid(),
-            address=str(self.address),
-            threads=self.threads,
-            mode=mode,
-        )
+        self.log.info("{announcement} {threads} threads, {mode}", threads=self.threads, mode=mode,
+                      announcement=announcement(os.getpid(), self.address))  # fmt: skip
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -160,7 +164,7 @@ class ByzpyServer(Service):
             self.log_limiter.stop()
             if self._trim_call is not None and self._trim_call.active():
                 self._trim_call.cancel()
-            # Joins threads, so not in the reactor's.
+            # It joins threads, so it may not run in the reactor's.
             threads = self.reactor.getThreadPool()
             await deferToThreadPool(
                 self.reactor, threads, self.pool.shutdown, wait=True, cancel_futures=True
@@ -169,7 +173,7 @@ class ByzpyServer(Service):
     # -- for sessions
 
     def schedule_trim(self) -> None:
-        """A run is over: give its memory back, once for those that end together."""
+        """Give a closed run's memory back soon, once for runs that end together."""
         self._last_run_ended = clock.seconds(self.reactor)
         if self._trim_call is None or not self._trim_call.active():
             self._trim_call = self.reactor.callLater(TRIM_DELAY, self._trim)
@@ -177,83 +181,77 @@ class ByzpyServer(Service):
     def _trim(self) -> None:
         defer_to_pool(self.reactor, self.pool, trim_heap).addErrback(lambda _: None)  # shut down
         if clock.seconds(self.reactor) - self._last_run_ended < TRIM_DELAY:
-            # Another ended meanwhile: its last job may hold memory still.
+            # Another run ended meanwhile: its last job may still hold memory.
             self._trim_call = self.reactor.callLater(TRIM_DELAY, self._trim)
 
-    def admit(self, session: Session) -> bool:
-        """Whether one more connection is within the limit.
+    def admit(self, connection: Connection) -> bool:
+        """Return whether `connection` may stay.
 
-        Those that protected mode will turn away take no room from the others.  Nor do
-        those that have yet to show a certificate, of which one makes room for the
-        newest: the oldest from the address that has most of them waiting.  So a flood
-        keeps out nobody who comes from elsewhere, however fast it is.
+        Unauthenticated connections are counted apart, so they cannot use up the limit for
+        authenticated ones.  Without keys the newest is refused when there are too many.  With
+        keys the oldest from the address with the most waiting connections is dropped, so a
+        flood from one address cannot lock out others.
         """
-        self._sessions[session] = None
+        self._sessions[connection] = None
         limits = self.limits
-        alike = [o for o in self._sessions if o.unauthenticated is session.unauthenticated]
-        if self.keys is None or not session.unauthenticated:
-            return len(alike) <= (
-                limits.unauthenticated if session.unauthenticated else limits.connections
-            )
+        alike = [o for o in self._sessions if o.unauthenticated is connection.unauthenticated]
+        if not connection.unauthenticated:
+            return len(alike) <= limits.connections
+        if self.keys is None:
+            return len(alike) <= limits.unauthenticated
         waiting = [o for o in alike if not o.hung_up]
         if len(waiting) > limits.unauthenticated:
             crowds = Counter(o.origin for o in waiting)
             oldest = max(waiting, key=lambda o: crowds[o.origin])
             oldest.hang_up("it showed no certificate, and others want to")
-            oldest.abort()  # nothing that it was told is on its way
+            oldest.abort()  # no answer to it is on its way
         return True
 
-    def take_over(self, session: Session, run: str) -> None:
-        """A trainer that was cut off is back: close what its old connection has of `run`.
+    def take_over(self, connection: Connection, run: str) -> None:
+        """Close `run` on an older connection: its trainer was cut off and has come back.
 
-        A run's name is a secret of its trainer.  Where there are keys the certificate
-        must be the same as well.
+        A run's name is a secret of its trainer.  With keys the certificate must be the same.
         """
         for old in list(self._sessions):
-            if old is not session and old.identity == session.identity and old.release_run(run):
+            same = old is not connection and old.identity == connection.identity
+            if same and old.release_run(run):
                 self.log.info("{peer}: run {run} replaces that of {old}",
-                              peer=session.peer, run=run, old=old.peer)  # fmt: skip
+                              peer=connection.peer, run=run, old=old.peer)  # fmt: skip
 
-    def forget(self, session: Session) -> None:
-        self._sessions.pop(session, None)
+    def forget(self, connection: Connection) -> None:
+        self._sessions.pop(connection, None)
 
     def environment(self) -> Deferred[Environment]:
-        """What this process runs on; worked out once, in the pool."""
-        answer: Deferred[Environment] = Deferred()
+        """Return the environment of this process, detected once, in the pool."""
         if self._environment is None:
-            self._environment = defer_to_pool(self.reactor, self.pool, self._detect_environment)
-            self._environment.addErrback(self._log_broken)
+            self._environment = SharedDeferred(self._detect())
+        return self._environment.wait()
 
-        def hand_on(found: Any) -> Any:
-            # A failure's traceback has been logged; each asker gets its words.
-            answer.callback(found) if isinstance(found, Environment) else answer.errback(
-                ServerError(str(found))
-            )
-            return found
-
-        self._environment.addCallback(hand_on)
-        return answer
-
-    def _log_broken(self, failure: Any) -> str:
-        self.log.failure("this server cannot serve", failure=failure)
-        return f"{failure.type.__name__}: {failure.getErrorMessage()}"
+    async def _detect(self) -> Environment:
+        try:
+            return await defer_to_pool(self.reactor, self.pool, self._detect_environment)
+        except Exception as e:
+            self.log.failure("this server cannot serve", failure=Failure())
+            raise ServerError(f"{type(e).__name__}: {e}") from None
 
     def _detect_environment(self) -> Environment:
         registry = self._load_registry()
-        found = environment(registry, probe=probe(), device=self.device, threads=self.threads)
+        found = environment(
+            registry, probe=probe(), device=self.config.device, threads=self.threads
+        )
         if self.process:
             freeze_gc()
         return found
 
     def _load_registry(self) -> Registry:
         if self._registry is None:
-            self._registry = load(disabled=self.disabled)
+            self._registry = load(disabled=self.config.disable_plugin)
             for broken in self._registry.broken:
                 self.log.warn("{line}", line=broken.text)
         return self._registry
 
     async def build(self, spec: RunSpec) -> tuple[NodeHost, str]:
-        """The host of a new run, and the digest of its data."""
+        """Return the host of a new run, and the digest of its data."""
         try:
             host, digest = await self._run_serially(self._build, spec)
         except ByzpyTwError as e:
@@ -264,26 +262,26 @@ class ByzpyServer(Service):
         return host, digest
 
     def _run_serially(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
-        """Do `work` in the pool, after what was asked for before.
+        """Do `work` in the pool, one call after the other.
 
-        Foreign code is made and tried by itself, as it may draw from global generators: if
-        the others waited for it in the pool, no thread would be left for rounds.
+        Foreign code is made and tried alone, as it may draw from global generators.  If
+        others waited for it in the pool, no thread would be left for rounds.
         """
         return self._serial_lock.run(defer_to_pool, self.reactor, self.pool, work, *args)
 
     async def prepare_attacks(self, host: NodeHost, attacks: Sequence[str]) -> None:
-        """Make `attacks` ready on `host`, and try them."""
+        """Prepare `attacks` on `host`, and try them."""
         try:
             if host.has_new_foreign_attack(attacks):
                 await self._run_serially(host.prepare_attacks, attacks)
-            else:  # as in the middle of a round, when nodes come from a server that is lost
+            else:  # as in the middle of a round, when nodes move here from a lost server
                 await defer_to_pool(self.reactor, self.pool, host.prepare_attacks, attacks)
         except ByzpyTwError as e:
             self._log_foreign_failure(str(e), Failure())
             raise
 
     def _log_foreign_failure(self, text: str, failure: Failure) -> None:
-        """Log the traceback of foreign code that failed, once for each text, and not for ever."""
+        """Log the traceback of failed foreign code, once for each text, `MAX_TRACEBACKS` times."""
         plugins = isinstance(failure.value, (PluginError, UnsuitableData, UnsuitableModel))
         if not plugins or foreign_cause(failure.value) is None or text in self._logged_failures:
             return
@@ -295,21 +293,21 @@ class ByzpyServer(Service):
         names = self._load_registry()
         data = self._datasets.get(spec.dataset)
         if data is None:
-            data = names.make("dataset", spec.dataset, root=self.data_root)
+            data = names.make("dataset", spec.dataset, root=Path(self.config.data_root))
             self._check_data_limit(data)
             self._datasets[spec.dataset] = data
-        # Partitions may deal out each label to each shard, or each example by itself.
+        # Partitions may deal each label out to each shard, or each example by itself.
         pieces = max(data.classes * spec.shards, len(data.train))
         if pieces > self.limits.pieces:
             raise LimitExceeded(
                 f"{len(data.train):,} examples of {data.classes:,} classes for "
                 f"{spec.shards:,} shards: over {self.limits.pieces:,} pieces"
             )
-        host = build(
+        host = build_host(
             spec,
             names,
-            data_root=self.data_root,
-            device=self.device,
+            data_root=Path(self.config.data_root),
+            device=self.config.device,
             most_elements=self.limits.vector_elements,
             most_working=self.limits.working_mib * 2**20,
             dataset=data,
@@ -317,7 +315,7 @@ class ByzpyServer(Service):
         return host, data.digest()
 
     def _check_data_limit(self, data: Dataset) -> None:
-        """`LimitExceeded` where `data` is too much beside what is held already."""
+        """Raise `LimitExceeded` where `data` is too much beside other runs' data."""
         held = sum(other.nbytes for other in list(self._datasets.values()))
         most = self.limits.data_mib
         if held + data.nbytes > most * 2**20:

@@ -1,11 +1,10 @@
-"""Tickets: leave to turn a second connection into a run's tensor stream."""
+"""Tickets: permission to turn a second connection into a run's tensor stream."""
 
 from __future__ import annotations
 
 import hmac
 import secrets
 from collections.abc import Hashable
-from typing import Any
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -24,16 +23,16 @@ class _Ticket:
 
 @define(eq=False)
 class Tickets:
-    """Those that were given out and not yet used."""
+    """The tickets that were issued and not used yet."""
 
     _clock: IReactorTime
     _seconds: float  # until one expires
     _open: list[_Ticket] = field(factory=list, init=False)
 
     def issue(self, run: ServerRun, peer: Hashable) -> bytes:
-        """A ticket for `run`, good for one use by a connection from `peer`.
+        """Return a ticket for `run`, good for one use by `peer`.
 
-        That is its address, and its certificate where there are keys.
+        A peer is an address, and a certificate where there are keys.
         """
         secret = secrets.token_bytes(16)
         expiry = self._clock.callLater(self._seconds, self.revoke, run)
@@ -41,10 +40,9 @@ class Tickets:
         return secret
 
     def redeem(self, secret: bytes, peer: Hashable) -> ServerRun:
-        """The run that `secret` is for; the ticket is used up by this.
+        """Use a ticket up, and return its run.
 
-        Raises `BadTicket` for one that is unknown, used, expired, or was given
-        to a peer at another address or with another certificate.
+        Raises `BadTicket` for one that is unknown, used, expired, or another peer's.
         """
         for ticket in self._open:
             if hmac.compare_digest(ticket.secret, secret):
@@ -57,7 +55,7 @@ class Tickets:
                 return ticket.run
         raise BadTicket("this ticket is unknown, used or expired")
 
-    def revoke(self, run: Any) -> None:
+    def revoke(self, run: ServerRun) -> None:
         """Forget the tickets of `run`."""
         for ticket in [t for t in self._open if t.run is run]:
             self._open.remove(ticket)

@@ -1,7 +1,7 @@
-"""The lab's page: one file that needs no network, nothing beside it, and no script.
+"""The page of a sweep: one file that needs no network, and nothing beside it.
 
-The template is page.html, next to this module.  Whatever is put into it is escaped here:
-names come from a command line and from plugins, reasons from wherever they arose.
+Tables and texts are HTML, from the template page.html; a script draws the curves.  All
+text from outside is escaped here: names come from a command line and from plugins.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from pathlib import Path
 from string import Template
 
 import byzpy_tw
+from byzpy_tw.report.html import CHART_SCRIPTS, standalone_page
 from byzpy_tw.report.page import REPORT
-from byzpy_tw.sweep import charts
+from byzpy_tw.sweep.charts import bars, charts
 from byzpy_tw.sweep.colours import cell_style
 from byzpy_tw.sweep.findings import collapsed, exclusion_sentence, percent, sentences
 from byzpy_tw.sweep.grid import Grid, command_line
@@ -24,21 +25,31 @@ from byzpy_tw.sweep.text import CORNER, entry, legend, mark_of, notes, out_text
 
 
 def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
-    """The whole page.  `folder` is where the runs are, for its links and its words."""
-    template = resources.files("byzpy_tw.sweep").joinpath("page.html").read_text("utf-8")
+    """Return the whole page.  `folder` is where the runs are, for its links and its words."""
+    template = (resources.files("byzpy_tw.sweep") / "page.html").read_text("utf-8")
     found = "".join(f"<li>{escape(line)}</li>" for line in sentences(grid, outcomes))
     marks = [line for line in notes(grid, outcomes) if line[:2] in ("!:", "*:", "?:")]
-    return Template(template).substitute(
+    body = Template(template).substitute(
         setting=_setting(grid),
         found=f'<ul class="found">{found}</ul>' if found else "",
         table=_table(grid, outcomes),
         legend=escape(legend(grid).capitalize()),
         marks="".join(f"<br>{escape(line)}" for line in marks),
-        lines=_legend(grid),
-        charts=_charts(grid, outcomes),
         cells="".join(_details(outcome) for outcome in outcomes),
         foot=escape(f"byzpy_tw {byzpy_tw.__version__}; records in {folder.absolute()}"),
     )
+    values = {_shade(outcome.value) for outcome in outcomes if outcome.value is not None}
+    width = 5.7 + 4.2 * len(grid.attacks)  # rem; on a narrower screen the table scrolls
+    rules = [f".heat {{ min-width: {width:.1f}rem; }}"]
+    rules += [f".heat .v{value} {{ {cell_style(value / 100)} }}" for value in sorted(values)]
+    return standalone_page(
+        "byzpy_tw sweep", {"charts": charts(grid, outcomes)}, body=body, rules="\n".join(rules),
+        scripts=(*CHART_SCRIPTS, "sweep.js"),
+    )  # fmt: skip
+
+
+def _shade(value: float) -> int:
+    return round(100 * value)
 
 
 def _setting(grid: Grid) -> str:
@@ -65,19 +76,15 @@ def _table(grid: Grid, outcomes: Sequence[CellResult]) -> str:
             for outcome in outcomes[row * columns : (row + 1) * columns]
         )
         rows.append(f'<tr><th scope="row">{_broken(defence)}</th>{cells}</tr>')
-    least = 5.7 + 4.2 * columns  # on a narrower screen it scrolls
     return (
-        f'<table style="min-width:{least:.1f}rem"><thead><tr>'
+        '<table class="heat"><thead><tr>'
         f'<th class="corner">{escape(CORNER)}</th>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
 def _broken(name: str) -> str:
-    """`name`, escaped, which may be broken where a person would break it.
-
-    Not within ``key=value``, unless that is long itself.
-    """
+    """Return `name` as HTML that breaks at its signs, and within a short ``key=value`` not."""
     parts = re.split(r"(?<=[:,|])", name)
     return "<wbr>".join(
         f'<span class="whole">{escape(part)}</span>' if "=" in part and len(part) < 10
@@ -87,7 +94,7 @@ def _broken(name: str) -> str:
 
 
 def _cell(outcome: CellResult, fallen: bool) -> str:
-    style = "" if outcome.value is None else f' style="{cell_style(outcome.value)}"'
+    style = "" if outcome.value is None else f' class="v{_shade(outcome.value)}"'
     if outcome.status == "finished":
         mark = mark_of(outcome, fallen)
         first = f"{percent(outcome.final)}{mark}"
@@ -95,45 +102,27 @@ def _cell(outcome: CellResult, fallen: bool) -> str:
         out = re.sub(r"(?<=[BH]) ", "&nbsp;", out_text(outcome))
         second = "".join(f"<small>{line}</small>" for line in (span, out) if line)
     else:
-        state = escape(entry(outcome)[0] if outcome.begun else outcome.status)
+        state = escape(entry(outcome)[0] if outcome.has_runs else outcome.status)
         first, second = f'<span class="state">{state}</span>', ""
     title = escape(f"{outcome.cell.defence} under {outcome.cell.attack}")
     return f'<td{style}><a href="#{_id(outcome)}" title="{title}"><b>{first}</b>{second}</a></td>'
 
 
-def _legend(grid: Grid) -> str:
-    return "".join(
-        f"<li>{charts.sample(row)} {escape(defence)}</li>"
-        for row, defence in enumerate(grid.defences)
-    )
-
-
-def _charts(grid: Grid, outcomes: Sequence[CellResult]) -> str:
-    columns = len(grid.attacks)
-    return "".join(
-        f"<figure><figcaption>{escape(attack)}</figcaption>"
-        f"{charts.curves(outcomes[column::columns], grid.base.rounds, attack)}</figure>"
-        for column, attack in enumerate(grid.attacks)
-    )
-
-
 def _details(outcome: CellResult) -> str:
-    cell = outcome.cell
-    head = outcome.status
-    if outcome.status == "finished":
-        head = f"{percent(outcome.final)} %"
-    parts = []
-    if outcome.why:
-        parts.append(f'<p class="why">{escape(outcome.why)}</p>')
-    if outcome.attack_failures:
-        words = f"{outcome.attack_failures}; nothing is concluded from this cell."
-        parts.append(f'<p class="why">{escape(words[:1].upper() + words[1:])}</p>')
-    if cell.missing:
-        parts.append(f"<p>No guarantee: {escape(cell.missing)}</p>")
-    said = exclusion_sentence(outcome)
-    if said:
-        parts.append(f"<p>{escape(said)}</p>")
-    parts.append(charts.strip(outcome.shares))
+    cell, failures = outcome.cell, outcome.attack_failures
+    head = f"{percent(outcome.final)} %" if outcome.status == "finished" else outcome.status
+    told = [
+        ("why", outcome.reason),
+        (
+            "why",
+            failures
+            and f"{failures[:1].upper()}{failures[1:]}; nothing is concluded from this cell.",
+        ),
+        ("", cell.missing and f"No guarantee: {cell.missing}"),
+        ("", exclusion_sentence(outcome)),
+    ]
+    parts = [f'<p class="{kind}">{escape(text)}</p>' for kind, text in told if text]
+    parts.append(bars(outcome.shares))
     if cell.trials:
         parts.append("<p>The same run on servers, to the same bits:</p>")
     ended = {e.trial.folder: e for e in outcome.ended}
@@ -143,8 +132,8 @@ def _details(outcome: CellResult) -> str:
             parts.append(_run(ended[trial.folder]))
     names = f"{escape(cell.defence)} <i>under</i> {escape(cell.attack)}"
     return (
-        f'<details id="{_id(outcome)}"><summary><span>{names}</span> <b>{escape(head)}</b>'
-        f"</summary>{''.join(parts)}</details>"
+        f'<details class="cell-details" id="{_id(outcome)}"><summary><span>{names}</span> '
+        f"<b>{escape(head)}</b></summary>{''.join(parts)}</details>"
     )
 
 

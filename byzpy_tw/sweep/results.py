@@ -44,7 +44,7 @@ class NodeShare:
     refused: float
 
     @property
-    def out(self) -> float:
+    def left_out(self) -> float:
         return min(1.0, (self.excluded or 0.0) + self.refused)
 
 
@@ -66,14 +66,14 @@ class TrialResult:
     failures: AttackFailures | None = None  # of the attack's calls
 
     @property
-    def good(self) -> bool:
+    def is_conclusive(self) -> bool:
         """Return whether its result means something."""
         return self.status in CONCLUSIVE
 
     @property
     def is_over(self) -> bool:
         """Return whether it came to its end, so that it is not run again."""
-        return self.good or self.attack_always_failed
+        return self.is_conclusive or self.attack_always_failed
 
     @property
     def attack_always_failed(self) -> bool:
@@ -93,16 +93,9 @@ class CellResult:
     failures: tuple[str, ...] = ()
 
     @property
-    def begun(self) -> bool:
-        """True if one of its runs has ended."""
+    def has_runs(self) -> bool:
+        """Return whether one of its runs has ended."""
         return bool(self.ended or self.failures)
-
-    @property
-    def whole(self) -> bool:
-        """True if all of its runs have a result that means something."""
-        return bool(self.ended) and all(e.good for e in self.ended) and (
-            len(self.ended) == len(self.cell.trials)
-        )  # fmt: skip
 
     @property
     def attack_failures(self) -> str:
@@ -128,7 +121,7 @@ class CellResult:
         return "finished" if len(self.ended) == len(self.cell.trials) else "waiting"
 
     @property
-    def why(self) -> str:
+    def reason(self) -> str:
         """The cause of a status that is not ``finished``; may be empty."""
         if self.cell.impossible is not None:
             return self.cell.impossible
@@ -160,15 +153,6 @@ class CellResult:
         return 0.0 if self.status == "diverged" else self.final
 
     @property
-    def curve(self) -> list[tuple[int, float, float, float]]:
-        """Rounds done, and the mean, lowest and highest accuracy after them."""
-        at: dict[int, list[float]] = {}
-        for ended in self.ended:
-            for rounds, accuracy in ended.curve:
-                at.setdefault(rounds, []).append(accuracy)
-        return [(r, mean(found), min(found), max(found)) for r, found in sorted(at.items())]
-
-    @property
     def shares(self) -> list[NodeShare]:
         """The shares of each node, as means over the seeds."""
         found = []
@@ -184,15 +168,15 @@ class CellResult:
             )
         return found
 
-    def out(self, *, honest: bool) -> float | None:
+    def left_out(self, *, honest: bool) -> float | None:
         """Return the mean share of rounds in which a node of this kind was left out.
 
         None where no node ever was: the rule does not choose, or takes them all.
         """
         shares = self.shares
-        if not any(s.out for s in shares):
+        if not any(s.left_out for s in shares):
             return None
-        return mean(s.out for s in shares if s.honest is honest)
+        return mean(s.left_out for s in shares if s.honest is honest)
 
 
 def _over(function: Any, values: Sequence[float | None]) -> float | None:

@@ -1,11 +1,10 @@
-"""Checkpoints of a run under way, written beside its rounds."""
+"""Checkpoints of a run, written while its rounds go on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,8 +14,9 @@ from byzpy_tw.records.checkpoint import State
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
+from byzpy_tw.trainer.reactor import ITrainerReactor
 
-ROUNDS, SECONDS = 10, 30.0  # after which one is due, where no interval was asked for
+ROUNDS, SECONDS = 10, 30.0  # after which one is due, where no interval was given
 SHARE = 20  # and at most a twentieth of the time goes into writing them
 
 
@@ -24,16 +24,17 @@ SHARE = 20  # and at most a twentieth of the time goes into writing them
 class Checkpointer:
     """Decides when a checkpoint is due, and writes one at a time in a thread of its own.
 
-    `interval` rounds: None for what is cheap, 0 for never.  `before` is done first, in
-    that thread: the records must be on the disk before the checkpoint that counts on them.
+    `interval` is in rounds: None for as often as is cheap, 0 for never.  `before` is called
+    first, in that thread: the records must be on the disk before the checkpoint that counts on
+    them.
     """
 
     _folder: Path
     _interval: int | None
     _keep: int | None
     _before: Callable[[], None]
-    _reactor: Any
-    _thread: Any = field(factory=lambda: ThreadPoolExecutor(1, "byzpy_tw checkpoints"))
+    _reactor: ITrainerReactor
+    _thread: Executor = field(factory=lambda: ThreadPoolExecutor(1, "byzpy_tw checkpoints"))
     round: int = 0  # of the newest one on the disk
     _begun: int = field(init=False)  # of the newest one that was begun
     _last: float = field(init=False)  # when that was
@@ -52,7 +53,7 @@ class Checkpointer:
         return self._interval != 0
 
     def is_due(self, round: int) -> bool:
-        """Whether the state before `round` should be kept."""
+        """Tell whether the state before `round` should be kept."""
         if self._interval is not None:
             return self._interval > 0 and round % self._interval == 0
         now = clock.seconds(self._reactor)
@@ -60,9 +61,9 @@ class Checkpointer:
         return old and now >= self._rest
 
     def begin(self, state: State, elapsed: float) -> Deferred[None]:
-        """Write `state`, after the one that is being written; see `wait_until_tensors_free`.
+        """Write `state`, after the one that is being written; fires when it is on the disk.
 
-        Fires when it is on the disk.  Fails with `CannotRecord` or `BadRuleOutput`.
+        See `wait_until_tensors_free`.  Fails with `CannotRecord` or `BadRuleOutput`.
         """
         self._begun, self._last = state.round, clock.seconds(self._reactor)
         self._rest = float("inf")  # until it is done
@@ -87,17 +88,17 @@ class Checkpointer:
         self.round, self._rest = state.round, now + SHARE * (now - began)
 
     async def wait_until_tensors_free(self) -> None:
-        """Until the run may change its tensors: a `large` state is written from them.
+        """Wait until the run may change its tensors: a `large` state is written from them.
 
-        Whether that went well, others are told.
+        The error of the writing is told elsewhere.
         """
         if self._writes_run_tensors and self._writing is not None:
             written = self._writing.wait()
             await written.addErrback(lambda why: why if why.check(CancelledError) else None)
             self._writes_run_tensors = False
 
-    async def settled(self) -> None:
-        """Until nothing is being written.  Raises why one could not be."""
+    async def wait_until_written(self) -> None:
+        """Wait until nothing is being written.  Raises the error of the last writing."""
         await settled(self._writing)
 
     def close(self) -> None:

@@ -1,14 +1,13 @@
-"""The hosts of a run: which are there, which node lives on which, who replaces whom.
+"""The servers of a run: which are up, which node lives where, and who replaces a lost one.
 
-A host that is lost is dialled again, at growing intervals, and all that while its
-nodes live on others.  One that comes back, or that joins late, gets its nodes at the
-next round.  What goes where is `Placement`'s decision; here it is done.
+A lost server is dialled again, at growing intervals, and meanwhile its nodes live on others.
+One that comes back, or joins late, gets its nodes at the next round.  `Placement` decides
+which node goes where; here it is carried out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import attrs
 from attrs import define, field, frozen
@@ -17,21 +16,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.errors import (
-    ByzpyTwError,
-    LimitExceeded,
-    ServerBusy,
-    ServerUnreachable,
-    format_error,
-)
+from byzpy_tw.errors import ByzpyTwError, LimitExceeded, ServerBusy, ServerUnreachable, format_error
 from byzpy_tw.plugins import Registry
-from byzpy_tw.report.model import ServerState
-from byzpy_tw.rounds.placement import Placement
+from byzpy_tw.rounds.placement import Placement, ServerState
 from byzpy_tw.scheduling import clock
-from byzpy_tw.trainer import handshake
 from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.handshake import Handshake, same_bits, same_server_error
+from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_interface import Notify, Opened, Server
-from byzpy_tw.trainer.server_slot import ServerSlot
+from byzpy_tw.trainer.server_slot import ServerSlot, SlotState
 from byzpy_tw.trainer.startup import Startup, describe_exclusion
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec
@@ -39,73 +32,74 @@ from byzpy_tw.workers.spec import NodeSpec
 
 @frozen(eq=False)
 class Terms:
-    """What every host of the run must agree to."""
+    """The terms that every server of the run must meet."""
 
     config: RunConfig
     registry: Registry
     run: str  # its name, the same whenever it is opened
     environment: Environment
     expected: Opened
-    local_data: bool  # whether each host may have data of its own
+    local_data: bool  # whether each server may have data of its own
     attack: str = ""  # digest of the attack's trial, where a plugin has it
 
 
 @define(eq=False)
 class Cluster:
-    """Bring it up with `start`; then it looks after itself until `close`."""
+    """All servers of a run.  `start` brings them up; then they are looked after until `close`."""
 
     slots: Sequence[ServerSlot]
     terms: Terms
     nodes: Sequence[NodeSpec]
     collector: Collector
-    _reactor: Any
+    _reactor: ITrainerReactor
     notify: Notify
     placement: Placement = field(init=False)
-    # Called with a host and nodes that have just come to live on it.
+    # Called with a server and nodes that have just come to live on it.
     on_assigned: Callable[[Server, list[int]], None] = field(init=False)
-    # Called with nodes that have no host now, and why.
+    # Called with nodes that have no server now, and the reason.
     on_unassigned: Callable[[list[int], str], None] = field(init=False)
-    unassigned_since: dict[int, float] = field(
-        factory=dict, init=False
-    )  # homeless node -> from when
-    _last_slot: dict[int, ServerSlot] = field(factory=dict, init=False)  # node -> whom last
-    events: list[str] = field(factory=list, init=False)  # since the last round was told
+    unassigned_since: dict[int, float] = field(factory=dict, init=False)
+    _last_slot: dict[int, ServerSlot] = field(factory=dict, init=False)  # of unassigned nodes
+    events: list[str] = field(factory=list, init=False)  # since the last round's record
     _returning: list[ServerSlot] = field(factory=list, init=False)
-    _spent: list[int] = field(factory=lambda: [0, 0], init=False)  # bytes of hosts that are gone
+    _spent: list[int] = field(factory=lambda: [0, 0], init=False)  # bytes of lost servers
     _closed: bool = field(default=False, init=False)
     _by_name: dict[str, ServerSlot] = field(init=False)
+    _handshake: Handshake = field(init=False)
 
     log = Logger()
 
     def __attrs_post_init__(self) -> None:
         config = self.terms.config
         self._by_name = {slot.name: slot for slot in self.slots}
-        # In the trainer's own process there is one place, for all of them.
-        cap = None if config.in_process else config.max_nodes_per_server
-        self.placement = Placement(
-            tuple(self._by_name),
-            len(self.nodes),
-            cap,
-            config.failover == "on" and not self.terms.local_data,
+        self._handshake = Handshake(
+            config, self.terms.registry, lambda line: self.notify(f"warning: {line}")
         )
+        # The trainer's own process takes all nodes.
+        cap = None if config.in_process else config.max_nodes_per_server
+        failover = config.failover == "on" and not self.terms.local_data
+        self.placement = Placement(tuple(self._by_name), len(self.nodes), cap, failover)
+        self.ignore_assignments()
+
+    def ignore_assignments(self) -> None:
+        """Call nothing when nodes are assigned or unassigned."""
         self.on_assigned = lambda server, nodes: None
         self.on_unassigned = lambda nodes, why: None
 
     # -- the start
 
     async def start(self) -> None:
-        """Reach every host, and give it its nodes; see `Startup`."""
+        """Reach all servers and assign their nodes; see `Startup`."""
         config = self.terms.config
-        least = None if config.in_process else config.min_servers
-        await Startup(self, least, self._reactor).begin()
+        quorum = None if config.in_process else config.min_servers
+        await Startup(self, quorum, self._reactor).run()
         for node in self.placement.unassigned:
             self.unassigned_since.setdefault(node, clock.seconds(self._reactor))
         for slot in self.slots:
-            if not slot.up:
-                self._schedule_redial(slot)
+            self._schedule_redial(slot)
 
     async def assign_nodes(self, slot: ServerSlot, nodes: list[int]) -> None:
-        """At the start: have `nodes` on `slot`."""
+        """Spawn `nodes` on `slot`, at the start."""
         server = slot.server
         await self._spawn(slot, nodes)
         if slot.server is server:
@@ -114,59 +108,49 @@ class Cluster:
                     self.collector.assign(node, server)
 
     async def join(self, slot: ServerSlot) -> None:
-        """Connect to `slot`, compare it with what the run needs, open the run there."""
-        terms = self.terms
-        slot.spawned_nodes = set()
-        slot.server = server = slot.make_server()
+        """Connect to `slot`, compare it with the terms of the run, and open the run there."""
+        terms, handshake = self.terms, self._handshake
+        if slot.data_digest:  # its differences are known
+            handshake = attrs.evolve(handshake, warn=lambda line: None)
+        server = slot.connect()
         server.on_lost = self.server_lost
-        first = not slot.digest
         theirs = await server.hello()
         slot.display_name = server.name
         self._check_single(slot, server)
-        notify: Notify = self.notify if first else lambda line: None
-        slot.exact = handshake.same_bits(terms.environment, theirs)
-        handshake.compare(
-            server.name, terms.config, terms.registry, terms.environment, theirs, notify
-        )  # fmt: skip
-        opened = await handshake.open_run(
-            server, terms.run, terms.config, terms.registry, self.collector
-        )
+        slot.same_bits = same_bits(terms.environment, theirs)
+        handshake.compare(server.name, terms.environment, theirs)
+        opened = await handshake.open_run(server, terms.run, self.collector)
         expected, local = terms.expected, terms.local_data
         if local:
-            expected = attrs.evolve(expected, digest=slot.digest or opened.digest)
-        handshake.check_opened(
-            server.name, opened, expected, terms.config, notify=notify, local=local,
-            exact=slot.exact,
-        )  # fmt: skip
-        slot.digest = opened.digest
+            expected = attrs.evolve(expected, digest=slot.data_digest or opened.digest)
+        handshake.check_opened(server.name, opened, expected, exact=slot.same_bits, local=local)
+        slot.data_digest = opened.digest
 
     def _check_single(self, slot: ServerSlot, server: Server) -> None:
-        """`BadAddress` where another member's host is the process that `server` is."""
+        """Raise `BadAddress` where another slot's server is the same process."""
         for other in self.slots:
             there = other.server
             if other is slot or there is None or there.gone or there.identity is None:
                 continue
             if there.identity == server.identity:
-                redial_call = self.slots.index(slot) > self.slots.index(other)
-                second, first = (server, there) if redial_call else (there, server)
-                raise handshake.same_server_error(second.name, first.name)
+                later = self.slots.index(slot) > self.slots.index(other)
+                second, first = (server, there) if later else (there, server)
+                raise same_server_error(second.name, first.name)
 
     async def _spawn(self, slot: ServerSlot, nodes: Sequence[int]) -> None:
-        """Have `nodes` on `slot`, as far as they are not there yet."""
+        """Spawn those of `nodes` on `slot` that are not there yet."""
         assert slot.server is not None
         new = [node for node in nodes if node not in slot.spawned_nodes]
         if new:
             specs = [self.nodes[node] for node in new]
-            await handshake.spawn(
-                slot.server, specs, self.terms.config, self.terms.registry,
-                attack=self.terms.attack if slot.exact else "", notify=self.notify,
-            )  # fmt: skip
+            attack = self.terms.attack if slot.same_bits else ""
+            await self._handshake.spawn(slot.server, specs, attack)
             slot.spawned_nodes.update(new)
 
     # -- between rounds
 
     def return_nodes(self) -> None:
-        """Before a round: hosts that came back get their nodes."""
+        """Return the nodes of servers that came back, before a round."""
         for slot in self.slots:
             if slot.up:
                 slot.count_round()
@@ -177,47 +161,40 @@ class Cluster:
             if slot.rounds_up < slot.required_rounds_up:
                 self._returning.append(slot)
                 continue
-            remove_server = [n for n in slot.spawned_nodes if self.placement.is_away(n)]
-            nodes = self.placement.return_home(
-                slot.name, filter(self.collector.row_is_free, remove_server)
-            )
+            away = [n for n in slot.spawned_nodes if self.placement.is_away(n)]
+            free = filter(self.collector.row_is_free, away)
+            nodes = self.placement.return_home(slot.name, free)
             for node in nodes:
                 self.collector.assign(node, slot.server)
             if nodes:
                 self.record_event(f"{_live(nodes)} on {slot.name} again")
-            if len(nodes) < len(remove_server):
+            if len(nodes) < len(away):
                 self._returning.append(slot)
 
     def servers(self) -> list[Server]:
-        """Those that are up."""
-        return [m.server for m in self.slots if m.up and m.server is not None]
+        """Return the servers that are up."""
+        return [slot.server for slot in self.slots if slot.up and slot.server is not None]
 
     def assignments(self) -> list[tuple[str, list[NodeSpec]]]:
-        """Each host's name, and the nodes that live there now."""
-        return [
-            (
-                slot.display_name or name,
-                [self.nodes[node] for node in self.placement.nodes_on(name)],
-            )
-            for name, slot in self._by_name.items()
-        ]
+        """Return each server's name and the nodes that live there now."""
+        return [(s.name, [self.nodes[node] for node in s.nodes]) for s in self.server_states()]
 
     def server_states(self) -> list[ServerState]:
-        """Each host's name, the nodes that live there now, and whether it is up."""
+        """Return each server's name, the nodes that live there now, and whether it is up."""
         living: dict[str | None, list[int]] = {name: [] for name in self._by_name}
-        for node, server_of in self.placement.server_of.items():
-            living.setdefault(server_of, []).append(node)
+        for node, name in self.placement.server_of.items():
+            living.setdefault(name, []).append(node)
         return [
             ServerState(slot.display_name or name, living[name], slot.up)
             for name, slot in self._by_name.items()
         ]
 
     def data_digests(self) -> Mapping[str, str]:
-        """Of each host's data."""
-        return {slot.name: slot.digest for slot in self.slots if slot.digest}
+        """Return the digest of each server's data."""
+        return {slot.name: slot.data_digest for slot in self.slots if slot.data_digest}
 
     def tensor_bytes(self) -> tuple[int, int]:
-        """Bytes of tensors sent and received, with hosts that are gone."""
+        """Return the bytes of tensors sent and received, those of lost servers included."""
         servers = self.servers()
         return (
             self._spent[0] + sum(server.bytes_sent for server in servers),
@@ -234,15 +211,16 @@ class Cluster:
             self.server_lost(server, why)
 
     def _slot_of(self, server: Server) -> ServerSlot | None:
-        return next((m for m in self.slots if m.up and m.server is server), None)
+        return next((slot for slot in self.slots if slot.up and slot.server is server), None)
 
     def server_lost(self, server: Server, why: str) -> None:
+        """Unassign the nodes of `server`, and assign them to others."""
         slot = self._slot_of(server)
         if slot is None or self._closed:
-            return  # while it was joining: whoever joins it is told
+            return  # while it was joining: `join` fails
         self._spent[0] += server.bytes_sent
         self._spent[1] += server.bytes_received
-        slot.up, slot.server = False, None
+        slot.leave()
         slot.losses += 1
         self.collector.forget(server)
         nodes = self.placement.remove_server(slot.name)
@@ -253,24 +231,24 @@ class Cluster:
             self._last_slot[node] = slot
         self.record_event(f"{slot.name} is lost: {why}")
         self._schedule_redial(slot)
-        self._assign_unassigned()
-        left = [node for node in nodes if self.placement.server_of[node] is None]
-        if left:
-            self.on_unassigned(left, f"{slot.name}: {why}")
+        self._assign_unassigned(nodes, f"{slot.name}: {why}")
 
     def worth_waiting_for(self, node: int) -> bool:
-        """Whether the server that homeless `node` was lost with may be expected to stay.
+        """Tell whether the server that unassigned `node` was lost with is expected to stay.
 
         One that comes and goes would cost each round a wait.
         """
         slot = self._last_slot.get(node)
         return slot is None or not slot.required_rounds_up
 
-    def _assign_unassigned(self) -> None:
-        """Find homes for the homeless among the hosts that are up."""
-        for name, nodes in self.placement.assign_unassigned().items():
-            bringing = Deferred.fromCoroutine(self._provision(self._by_name[name], nodes))
-            bringing.addErrback(self._log_bug)
+    def _assign_unassigned(self, nodes: Sequence[int] = (), why: str = "") -> None:
+        """Assign unassigned nodes to servers that are up; tell which of `nodes` are left, `why`."""
+        for name, new in self.placement.assign_unassigned().items():
+            provisioning = Deferred.fromCoroutine(self._provision(self._by_name[name], new))
+            provisioning.addErrback(self._log_bug)
+        left = [node for node in nodes if self.placement.server_of[node] is None]
+        if left:
+            self.on_unassigned(left, why)
 
     async def _provision(self, slot: ServerSlot, nodes: list[int]) -> None:
         """Have `nodes`, which are to live on `slot`, spawned there and asked."""
@@ -288,44 +266,34 @@ class Cluster:
                 for half in (nodes[: len(nodes) // 2], nodes[len(nodes) // 2 :]):
                     await self._provision(slot, half)  # there may be room for some
             elif slot.server is server and slot.up:
-                # It has no room, say.  Its own nodes are well there.
+                # It has no room, say.  Its own nodes stay there.
                 self.record_event(f"{slot.name} does not take {_listed(nodes)}: {e}")
                 self.placement.mark_full(slot.name, nodes)
-                self._assign_unassigned()
-                left = [n for n in nodes if self.placement.server_of[n] is None]
-                if left:
-                    self.on_unassigned(left, f"{slot.name}: {e}")
+                self._assign_unassigned(nodes, f"{slot.name}: {e}")
             return
         if slot.server is not server:
             return  # lost meanwhile: they are on their way to another
         here = [node for node in nodes if self.placement.server_of[node] == slot.name]
-        if not here:
-            return
-        for node in here:
-            self.collector.assign(node, server)
-            self.unassigned_since.pop(node, None)
-        self.record_event(f"{_live(here)} on {slot.name} now")
-        self.on_assigned(server, here)
+        if here:
+            for node in here:
+                self.collector.assign(node, server)
+                self.unassigned_since.pop(node, None)
+            self.record_event(f"{_live(here)} on {slot.name} now")
+            self.on_assigned(server, here)
 
     # -- coming back
 
     def _schedule_redial(self, slot: ServerSlot) -> None:
-        if self._closed or not slot.redials or slot.redial_call or slot.join_in_progress:
-            return
-        slot.redial_call = self._reactor.callLater(slot.redial_delay, self._dial, slot)
-        slot.failed_dials += 1
+        if not self._closed and slot.redials and slot.state is SlotState.AWAY:
+            slot.redial(self._reactor, self._dial)
 
-    def _dial(self, slot: ServerSlot) -> None:
-        slot.redial_call = None
-        join_in_progress = Deferred.fromCoroutine(self._rejoin(slot))
-        if not join_in_progress.called:
-            slot.join_in_progress = join_in_progress
-        join_in_progress.addErrback(self._log_bug)
+    def _dial(self, slot: ServerSlot) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._rejoin(slot)).addErrback(self._log_bug)
 
     async def _rejoin(self, slot: ServerSlot) -> None:
-        """Dial `slot` once more; again later where that does not work out."""
+        """Dial `slot` once more; again later where that fails."""
         if await self._try_join(slot):
-            slot.last_refusal, slot.up, slot.rounds_up = "", True, 0
+            slot.join()
             self.record_event(f"{slot.name} is back")
             self.placement.add_server(slot.name)
             self._returning.append(slot)
@@ -336,9 +304,8 @@ class Cluster:
     async def _try_join(self, slot: ServerSlot) -> bool:
         try:
             await self.join(slot)
-            here = [
-                n for n in self.placement.server_of if self.placement.home_server(n) == slot.name
-            ]
+            placement = self.placement
+            here = [n for n in placement.server_of if placement.home_server(n) == slot.name]
             await self._spawn(slot, here)
             return True
         except CancelledError:
@@ -348,37 +315,31 @@ class Cluster:
                 self._log_bug(Failure())
             if slot.server is not None:
                 slot.server.drop("it could not join")
-                slot.server = None
-            # What it says while it is not there at all is no news; its refusals are.
+            slot.leave()
+            # That it is not there is no news; its refusals are.
             text = format_error(e)
             if not isinstance(e, ServerUnreachable) and text != slot.last_refusal:
                 slot.last_refusal = text
                 self.record_event(describe_exclusion(slot, e))
             return False
-        finally:
-            slot.join_in_progress = None
 
     def _log_bug(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
             self.log.failure("looking after the servers failed", failure=failure)
 
     def record_event(self, line: str) -> None:
-        """Something that happened to the run: for the user, and the round's record."""
+        """Tell the user, and the round's record, of something that happened to the run."""
         self.events.append(line)
         self.notify(line)
 
     # -- the end
 
     async def close(self) -> None:
-        """Let go of every host.  Fails only where it is cancelled."""
+        """Let go of all servers.  Fails only where it is cancelled."""
         self._closed = True
         closing = []
         for slot in self.slots:
-            if slot.redial_call is not None:
-                slot.redial_call.cancel()
-                slot.redial_call = None
-            if slot.join_in_progress is not None:
-                slot.join_in_progress.cancel()
+            slot.close()
             if slot.server is not None:
                 closing.append(Deferred.fromCoroutine(slot.server.close()))
         try:
@@ -394,5 +355,5 @@ def _live(nodes: Sequence[int]) -> str:
 def _listed(nodes: Sequence[int]) -> str:
     if len(nodes) == 1:
         return f"node {nodes[0]}"
-    display_name = ", ".join(map(str, nodes[:10]))
-    return f"nodes {display_name}" + (f" and {len(nodes) - 10} more" if len(nodes) > 10 else "")
+    shown = ", ".join(map(str, nodes[:10]))
+    return f"nodes {shown}" + (f" and {len(nodes) - 10} more" if len(nodes) > 10 else "")

@@ -1,7 +1,7 @@
-"""Whether a run would start: what is here, each server, and the fault budget.
+"""The check whether a run would start: this machine, each server, and the fault budget.
 
-Servers are examined at once, beside what is looked at here, and each wait is bounded.
-Nothing is written, and no server keeps anything of it.
+Servers are checked at the same time as this machine, and each wait is bounded.  Nothing is
+written, and no server keeps anything of it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy
 import torch
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, field
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 
 import byzpy_tw
 import twisted
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.config.unused import unused
+from byzpy_tw.config.unused import unused_notices
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, format_error
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registry
@@ -32,39 +32,30 @@ from byzpy_tw.rounds.feasibility import Feasibility, list_feasible_rules
 from byzpy_tw.rounds.placement import Placement, placement_notices
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling.threads import defer_to_pool
-from byzpy_tw.trainer import handshake
+from byzpy_tw.trainer.handshake import Handshake, same_bits, same_server_error
+from byzpy_tw.trainer.preparation import Prepared, prepare_data
+from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.run import load_trainer_keys
 from byzpy_tw.trainer.server_check import ServerCheck
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_interface import Opened
-from byzpy_tw.trainer.training import Prepared, prepare_data
-from byzpy_tw.workers.host import make_shards
 from byzpy_tw.workers.spec import NodeSpec, node_specs
 
-WAIT = 5.0  # seconds for whatever a server in health does at once
+WAIT = 5.0  # seconds for the answers that a healthy server gives at once
 READING = 60.0  # and for the data here
 AHEAD = 5.0  # seconds that a server's clock may be off
 
 
-@frozen(eq=False)
-class Here:
-    """What the trainer would have, and the sizes of its shards."""
-
-    prepared: Prepared
-    shards: tuple[int, ...]
-
-
 @define(eq=False)
 class Doctor:
-    """Looks at everything with `examine`; then its fields say what was found.
+    """The findings about a run, once `examine` is done.
 
-    ``troubles`` keep a run from starting, ``warnings`` do not; each is one line with the
-    cure.
+    ``troubles`` keep a run from starting, ``warnings`` do not; each is one line with the cure.
     """
 
     config: RunConfig
     registry: Registry
-    _reactor: Any
+    _reactor: ITrainerReactor
     _pool: Executor
     wait: float = WAIT
     resumed: Path | None = None  # the folder of a run that is to be gone on with
@@ -72,13 +63,13 @@ class Doctor:
     warnings: list[str] = field(factory=list, init=False)
     servers: list[ServerCheck] = field(factory=list, init=False)
     budget: list[Feasibility] = field(factory=list, init=False)
-    here: Here | None = field(default=None, init=False)
+    here: Prepared | None = field(default=None, init=False)
     done: bool = field(default=False, init=False)
     busy: bool = field(default=False, init=False)  # whether a thread is still at work
 
     @property
     def well(self) -> bool:
-        """Whether a run would start."""
+        """Tell whether a run would start."""
         return self.done and not self.troubles
 
     @property
@@ -86,14 +77,15 @@ class Doctor:
         return self.config.threads or cores()
 
     async def examine(self) -> None:
+        """Look at everything."""
         config = self.config
-        self._try(self._rules)
-        whole = not self.troubles  # or nothing could be opened
-        self._try(self._folder)
-        self._try(lambda: self._servers(whole))
+        self._try(self._check_rules)
+        may_open = not self.troubles
+        self._try(self._check_folder)
+        self._try(lambda: self._make_checks(may_open))
         self.budget = list_feasible_rules(config, self.registry)
-        looking = [Deferred.fromCoroutine(server.run()) for server in self.servers]
-        await gatherResults([Deferred.fromCoroutine(self._look_here()), *looking])
+        checks = [Deferred.fromCoroutine(check.run()) for check in self.servers]
+        await gatherResults([Deferred.fromCoroutine(self._check_here()), *checks])
         self._judge()
         self.done = True
 
@@ -104,15 +96,15 @@ class Doctor:
             self._trouble(e)
 
     def _trouble(self, error: ByzpyTwError) -> None:
-        """One line, once: what keeps rules from being made keeps data from it too, say."""
+        """Note `error` once: the same one may keep rules and data from being made."""
         line = format_error(error)
         if line not in self.troubles:
             self.troubles.append(line)
 
     # -- before anything is asked
 
-    def _rules(self) -> None:
-        self.warnings += unused(self.config)
+    def _check_rules(self) -> None:
+        self.warnings += unused_notices(self.config)
         rules = resolve_rules(self.config, self.registry)
         if rules.missing_guarantee is not None:
             self.warnings.append(
@@ -120,7 +112,7 @@ class Doctor:
                 "(--strict makes this an error)"
             )
 
-    def _folder(self) -> None:
+    def _check_folder(self) -> None:
         path, config = self.folder, self.config
         if self.resumed is None and config.run_dir is not None:
             records = Path(config.run_dir) / ROUNDS
@@ -136,14 +128,14 @@ class Doctor:
 
     @property
     def folder(self) -> Path:
-        """The part of the run's folder that is there already."""
+        """The nearest folder to the run's that is there already."""
         path = self.resumed or Path(self.config.run_dir or "runs")
         path = path.absolute()
         while not path.exists() and path != path.parent:
             path = path.parent
         return path
 
-    def _servers(self, whole: bool) -> None:
+    def _make_checks(self, may_open: bool) -> None:
         config = self.config
         if config.remote_hosts or config.local:
             count = len(config.remote_hosts) or config.local or 1
@@ -154,37 +146,35 @@ class Doctor:
         keys = load_trainer_keys(config)
         self.warnings += keys.keys.warnings if keys is not None else ()
         beat = min(config.heartbeat, self.wait)
-        hosts = [RemoteServer(a, self._reactor, beat, keys=keys) for a in addresses]
         specs = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
         placed = Placement(tuple(map(str, addresses)), config.n, config.max_nodes_per_server)
         for address in addresses:
             placed.add_server(str(address))
         if addresses:
             placed.assign_unassigned()
-        for host in hosts:
-            nodes = [specs[node] for node in placed.nodes_on(str(host.address))]
+        for address in addresses:
+            server = RemoteServer(address, self._reactor, beat, keys=keys)
+            nodes = [specs[node] for node in placed.nodes_on(str(address))]
+            spare = self._spare(specs, nodes)
             self.servers.append(
                 ServerCheck(
-                    host,
-                    config,
-                    self.registry,
-                    nodes,
-                    self._spare(specs, nodes),
-                    self.wait,
-                    whole,
-                    self._reactor,
-                )  # fmt: skip
+                    server, self._handshake, nodes, spare, self.wait, may_open, self._reactor
+                )
             )
 
+    @property
+    def _handshake(self) -> Handshake:
+        return Handshake(self.config, self.registry, self.warnings.append)
+
     def _spare(self, specs: Sequence[NodeSpec], nodes: Sequence[NodeSpec]) -> NodeSpec | None:
-        """A Byzantine node, where a server has none at first and failover may bring one."""
+        """Return a Byzantine node, if a server has none at first and failover may bring one."""
         if self.config.failover == "off" or not self.config.num_byz:
             return None
         return None if any(not node.honest for node in nodes) else specs[-1]
 
     # -- here
 
-    async def _look_here(self) -> None:
+    async def _check_here(self) -> None:
         looking = defer_to_pool(self._reactor, self._pool, self._load)
         try:
             self.here = await looking.addTimeout(READING, self._reactor)
@@ -197,77 +187,66 @@ class Doctor:
         except ByzpyTwError as e:
             self._trouble(e)
 
-    def _load(self) -> Here:
+    def _load(self) -> Prepared:
         rules = resolve_rules(self.config, self.registry)
         prepared = prepare_data(self.config, self.registry, rules, self.threads)
         self.warnings += prepared.warnings
-        shards = make_shards(self.config.spec(), self.registry, prepared.dataset)
-        return Here(prepared, tuple(map(len, shards)))
+        return prepared
 
-    # -- what it comes to
+    # -- the judgement
 
     def _judge(self) -> None:
-        """Compare servers with what is here, and with each other; count who is left."""
+        """Compare servers with this machine, and with each other; count those that are left."""
         known: dict[tuple[str, str], str] = {}  # the name of each process's first address
-        for server in self.servers:
-            identity = server.host.identity
-            if identity is not None and known.setdefault(identity, server.name) != server.name:
-                server.error = handshake.same_server_error(server.name, known[identity])
-            if server.error is None:
+        for check in self.servers:
+            identity = check.server.identity
+            if identity is not None and known.setdefault(identity, check.name) != check.name:
+                check.error = same_server_error(check.name, known[identity])
+            if check.error is None:
                 try:
-                    self._compare(server)
+                    self._compare(check)
                 except ByzpyTwError as e:
-                    server.error = e
-            self.warnings += server.warnings
-        wrong = [server for server in self.servers if server.error is not None]
+                    check.error = e
+            self.warnings += check.warnings
+        errors = [format_error(c.error) for c in self.servers if c.error is not None]
         least = self.config.min_servers or len(self.servers)
-        told = [format_error(server.error) for server in wrong if server.error is not None]
-        if len(self.servers) - len(wrong) >= least:
+        if len(self.servers) - len(errors) >= least:
             without = f"(--min-servers {least}: others will do)"
-            self.warnings += [f"{line} {without}" for line in told]
+            self.warnings += [f"{line} {without}" for line in errors]
         else:
-            self.troubles += told
+            self.troubles += errors
 
-    def _compare(self, server: ServerCheck) -> None:
-        config = self.config
-        if server.environment is not None and self.here is not None and server.whole:
-            handshake.compare(
-                server.name, config, self.registry, self.here.prepared.environment,
-                server.environment, self._warn,
-            )  # fmt: skip
-        ahead, trip = server.clock_ahead, server.round_trip or 0.0
+    def _compare(self, check: ServerCheck) -> None:
+        theirs, handshake = check.environment, self._handshake
+        if theirs is not None and self.here is not None and check.may_open:
+            handshake.compare(check.name, self.here.environment, theirs)
+        ahead, trip = check.clock_ahead, check.round_trip or 0.0
         if ahead is not None and abs(ahead) > AHEAD + trip:
             side = "ahead of" if ahead > 0 else "behind"
             self.warnings.append(
-                f"{server.name}'s clock is {abs(ahead):.0f} s {side} this machine's: keys are "
+                f"{check.name}'s clock is {abs(ahead):.0f} s {side} this machine's: keys are "
                 "judged by it, and logs will not fit together; set it (NTP)"
             )
-        if server.opened is None:
+        if check.opened is None:
             return
-        own = getattr(self.registry.make("partition", config.partition), "local", False)
+        own = getattr(self.registry.make("partition", self.config.partition), "local", False)
         if self.here is not None:
-            prepared = self.here.prepared
-            digest = server.opened.digest if own else prepared.digest
+            prepared = self.here
+            digest = check.opened.digest if own else prepared.digest
             mine = Opened(prepared.learner.dimension, digest, prepared.trial_outcome.trial)
-            theirs = server.environment
-            handshake.check_opened(
-                server.name, server.opened, mine, config, notify=self._warn, local=own,
-                exact=theirs is not None and handshake.same_bits(prepared.environment, theirs),
-            )  # fmt: skip
+            exact = theirs is not None and same_bits(prepared.environment, theirs)
+            handshake.check_opened(check.name, check.opened, mine, exact=exact, local=own)
         elif not own:
-            self._alike(server)
+            self._alike(check)
 
-    def _warn(self, line: str) -> None:
-        self.warnings.append(line.removeprefix("warning: "))
-
-    def _alike(self, server: ServerCheck) -> None:
-        """Without data here, servers must at least agree among themselves."""
+    def _alike(self, check: ServerCheck) -> None:
+        """Raise `ServerDiffers` where servers disagree, without data here to compare with."""
         first = next(s for s in self.servers if s.opened is not None)
-        assert first.opened is not None and server.opened is not None
-        if first.opened.digest != server.opened.digest:
+        assert first.opened is not None and check.opened is not None
+        if first.opened.digest != check.opened.digest:
             raise ServerDiffers(
-                f"{server.name} holds other data for {self.config.dataset!r} than {first.name} "
-                f"(digests {server.opened.digest[:12]} and {first.opened.digest[:12]}); give "
+                f"{check.name} holds other data for {self.config.dataset!r} than {first.name} "
+                f"(digests {check.opened.digest[:12]} and {first.opened.digest[:12]}); give "
                 "all the same files, with --data-root"
             )
 
@@ -275,21 +254,21 @@ class Doctor:
 
     @property
     def checkpoint_bytes(self) -> int | None:
-        """Of one checkpoint, but for what rules remember."""
+        """The size of one checkpoint, without the memory of rules."""
         if self.here is None:
             return None
-        config, d = self.config, self.here.prepared.learner.dimension
+        config, d = self.config, self.here.learner.dimension
         return 4 * d * (2 + (config.num_honest if config.worker_momentum else 0))
 
     def to_plain(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """Return all findings, ready for JSON."""
         config = self.config
         return {
             "would_start": self.well,
             "troubles": self.troubles,
             "warnings": self.warnings,
             "here": self._here_plain(),
-            "servers": [_server_plain(server) for server in self.servers],
+            "servers": [_server_plain(check) for check in self.servers],
             "budget": {
                 "n": config.n,
                 "f": config.f,
@@ -311,11 +290,11 @@ class Doctor:
             "checkpoint_bytes": self.checkpoint_bytes,
         }
         if self.here is not None:
-            prepared = self.here.prepared
+            prepared = self.here
             found |= {
                 "data_digest": prepared.digest,
                 "examples": [len(prepared.dataset.train.y), len(prepared.dataset.test.y)],
-                "shards": [min(self.here.shards), max(self.here.shards)],
+                "shards": [min(prepared.shards), max(prepared.shards)],
                 "dimension": prepared.learner.dimension,
                 "instructions": prepared.environment.instructions,
             }
@@ -323,7 +302,7 @@ class Doctor:
 
 
 def versions() -> Mapping[str, str]:
-    """Of what this process runs on."""
+    """Return the versions of this process's software."""
     return {
         "byzpy_tw": byzpy_tw.__version__,
         "Python": platform.python_version(),
@@ -333,20 +312,20 @@ def versions() -> Mapping[str, str]:
     }
 
 
-def _server_plain(server: ServerCheck) -> dict[str, Any]:
-    theirs, opened = server.environment, server.opened
+def _server_plain(check: ServerCheck) -> dict[str, Any]:
+    theirs, opened, peer = check.environment, check.opened, check.server.endpoint.peer
     return {
-        "address": str(server.host.address),
-        "name": server.name,
-        "well": server.error is None,
-        "error": None if server.error is None else format_error(server.error),
-        "keys": server.host.peer.name if server.host.peer is not None else None,
-        "nodes": [node.node for node in server.nodes],
+        "address": str(check.server.address),
+        "name": check.name,
+        "well": check.error is None,
+        "error": None if check.error is None else format_error(check.error),
+        "keys": peer.name if peer is not None else None,
+        "nodes": [node.node for node in check.nodes],
         "environment": None if theirs is None else asdict(theirs),
         "data_digest": opened.digest if opened else None,
         "dimension": opened.dimension if opened else None,
-        "round_trip": server.round_trip,
-        "clock_ahead": server.clock_ahead,
-        "bytes_a_second": server.bandwidth,
-        "gradient_seconds": server.gradient,
+        "round_trip": check.round_trip,
+        "clock_ahead": check.clock_ahead,
+        "bytes_a_second": check.bandwidth,
+        "gradient_seconds": check.gradient,
     }

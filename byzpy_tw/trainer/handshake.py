@@ -1,35 +1,33 @@
-"""Before a server takes part: it is compared, opened and given its nodes.
+"""The comparison of a server with this process, before it takes part in a run.
 
-Whatever is wrong is one error that says which server, why, and what to do.
+Each difference is one error that names the server, the cause and the cure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import TypeVar
 
+from attrs import frozen
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadAddress, MissingPlugin, ServerDiffers, UnknownName
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.plugins.registry import OWN_DISTRIBUTION
+from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry
 from byzpy_tw.trainer.server_interface import Notify, Opened, Server, Sink
 from byzpy_tw.workers.environment import Environment, differences
 from byzpy_tw.workers.spec import NodeSpec
 
 T = TypeVar("T")
 
-# What of a run's configuration servers look up by name.
+# The options of a run whose names servers look up.
 _LOOKED_UP = ("dataset", "model", "partition", "attack")
 
 
 async def gather_all(work: Sequence[Awaitable[T]]) -> list[T]:
-    """All results in order; the first failure, as itself, once it happens.
-
-    The rest is cancelled.
-    """
-    started = [Deferred.fromCoroutine(_plain(w)) for w in work]
+    """Return all results in order, or raise the first failure and cancel the rest."""
+    started = [Deferred.fromCoroutine(_wait(w)) for w in work]
     try:
         return await gatherResults(started, consumeErrors=True)
     except FirstError as e:
@@ -38,83 +36,13 @@ async def gather_all(work: Sequence[Awaitable[T]]) -> list[T]:
         raise e.subFailure.value from None
 
 
-async def _plain(work: Awaitable[T]) -> T:
+async def _wait(work: Awaitable[T]) -> T:
     return await work
 
 
-def compare(
-    name: str,
-    config: RunConfig,
-    registry: Registry,
-    mine: Environment,
-    theirs: Environment,
-    notify: Notify,
-) -> None:
-    """Compare what the host called `name` said of itself with this process.
-
-    Raises `ServerDiffers` with ``--strict``; says it otherwise.
-    """
-    used = {
-        registry.entry(kind, parse(getattr(config, kind)).name).distribution for kind in _LOOKED_UP
-    }
-    for line in differences(mine, theirs, used):
-        if config.strict:
-            raise ServerDiffers(f"{name} {line}; install the same there, or run without --strict")
-        notify(f"warning: {name} {line}: results may differ in their last bits")
-
-
 def same_server_error(name: str, other: str) -> BadAddress:
-    """The error for two addresses under which one server answers."""
+    """Return the error for two addresses under which one server answers."""
     return BadAddress(f"{name} and {other} are one server: name it once")
-
-
-async def open_run(
-    server: Server, run: str, config: RunConfig, registry: Registry, sink: Sink
-) -> Opened:
-    """Have `server` build the run; what it then has."""
-    try:
-        return await server.open(run, config.spec(), sink)
-    except UnknownName as e:
-        raise _missing(server, config, registry, e) from e
-
-
-def check_opened(
-    name: str,
-    opened: Opened,
-    mine: Opened,
-    config: RunConfig,
-    *,
-    notify: Notify,
-    exact: bool,
-    local: bool = False,
-) -> None:
-    """`ServerDiffers` where a host's data or model is not what it must be.
-
-    Where trials differ, `notify` a warning, or raise with ``--strict``.  `exact` demands the bits
-    of this process; with `local` data only what does not depend on the data is compared.
-    """
-    if opened.digest != mine.digest:
-        raise ServerDiffers(
-            f"{name} holds other data for {config.dataset!r} than the trainer "
-            f"(digests {opened.digest[:12]} and {mine.digest[:12]}); give both the same "
-            "files, with --data-root on either side"
-        )
-    if opened.dimension != mine.dimension:
-        raise ServerDiffers(
-            f"{name}'s {config.model!r} has {opened.dimension} parameters, the "
-            f"trainer's {mine.dimension}; install the same version of its plugin"
-        )
-    if opened.trial is None or mine.trial is None:
-        return
-    differing = mine.trial.differences(opened.trial, exact=exact, local=local)
-    if differing:
-        line = (
-            f"{name} differs in {' and '.join(differing)}: its copy of the code of "
-            f"{config.dataset!r}, {config.partition!r} or {config.model!r} is another one"
-        )
-        if config.strict:
-            raise ServerDiffers(f"{line}; install the same there, or run without --strict")
-        notify(f"warning: {line}; results will differ from those of the same run elsewhere")
 
 
 def same_bits(mine: Environment, theirs: Environment) -> bool:
@@ -122,53 +50,100 @@ def same_bits(mine: Environment, theirs: Environment) -> bool:
     return mine.probe == theirs.probe and theirs.device == "cpu"
 
 
-async def spawn(
-    server: Server,
-    nodes: Sequence[NodeSpec],
-    config: RunConfig,
-    registry: Registry,
-    *,
-    attack: str = "",
-    notify: Notify = lambda line: None,
-) -> None:
-    """Give `server` its nodes.
+@frozen(eq=False)
+class Handshake:
+    """Compares servers with a run of `config`.
 
-    `attack` is the digest that the trial of the run's attack must have there, if it is known:
-    where it has another, `notify` a warning, or raise `ServerDiffers` with ``--strict``.
+    Differences that only change results raise `ServerDiffers` with ``--strict``, and are
+    passed to `warn` without.
     """
-    try:
-        told = await server.spawn(nodes)
-        if attack and told and set(told) != {attack}:
-            line = f"{server.name}'s code of the attack {config.attack!r} is another one"
-            if config.strict:
-                raise ServerDiffers(f"{line}; install the same there, or run without --strict")
-            notify(f"warning: {line}; results will differ from those of the same run elsewhere")
-    except UnknownName as e:
-        raise _missing(server, config, registry, e) from e
 
+    config: RunConfig
+    registry: Registry
+    warn: Notify
 
-def _missing(
-    server: Server, config: RunConfig, registry: Registry, error: UnknownName
-) -> Exception:
-    """`MissingPlugin` with the distribution to install, where one of ours has the name.
+    def _differs(self, line: str, consequence: str) -> None:
+        if self.config.strict:
+            raise ServerDiffers(f"{line}; install the same there, or run without --strict")
+        self.warn(f"{line}{consequence}")
 
-    The advice comes from this process's own metadata, never from the peer.
-    """
-    text = str(error)
-    for kind in _LOOKED_UP:
-        name: Any = parse(getattr(config, kind)).name
-        entry = registry.entry(kind, name)
-        if entry.distribution != OWN_DISTRIBUTION and f"no {kind} is called {name!r}" in text:
-            if f"not looked at: {entry.distribution}" in text:
+    def compare(self, name: str, mine: Environment, theirs: Environment) -> None:
+        """Compare the environment of the server called `name` with this process's."""
+        used = {entry.distribution for _, _, entry in self._entries()}
+        for line in differences(mine, theirs, used):
+            self._differs(f"{name} {line}", ": results may differ in their last bits")
+
+    async def open_run(self, server: Server, run: str, sink: Sink) -> Opened:
+        """Have `server` build the run; raises `MissingPlugin` with advice."""
+        try:
+            return await server.open(run, self.config.spec(), sink)
+        except UnknownName as e:
+            raise self._missing(server) or e from e
+
+    def check_opened(
+        self, name: str, opened: Opened, mine: Opened, *, exact: bool, local: bool = False
+    ) -> None:
+        """Raise `ServerDiffers` where a server's data or model is not this process's.
+
+        `exact` demands the same bits in its trial; with `local` data only the parts that do not
+        depend on the data are compared.
+        """
+        config = self.config
+        if opened.digest != mine.digest:
+            raise ServerDiffers(
+                f"{name} holds other data for {config.dataset!r} than the trainer "
+                f"(digests {opened.digest[:12]} and {mine.digest[:12]}); give both the same "
+                "files, with --data-root on either side"
+            )
+        if opened.dimension != mine.dimension:
+            raise ServerDiffers(
+                f"{name}'s {config.model!r} has {opened.dimension} parameters, the "
+                f"trainer's {mine.dimension}; install the same version of its plugin"
+            )
+        if opened.trial is None or mine.trial is None:
+            return
+        differing = mine.trial.differences(opened.trial, exact=exact, local=local)
+        if differing:
+            line = (
+                f"{name} differs in {' and '.join(differing)}: its copy of the code of "
+                f"{config.dataset!r}, {config.partition!r} or {config.model!r} is another one"
+            )
+            self._differs(line, _OTHER_RESULTS)
+
+    async def spawn(self, server: Server, nodes: Sequence[NodeSpec], attack: str = "") -> None:
+        """Have `nodes` on `server`; raises `MissingPlugin` with advice.
+
+        `attack` is the digest that the trial of the run's attack must have there, if known.
+        """
+        try:
+            digests = await server.spawn(nodes)
+        except UnknownName as e:
+            raise self._missing(server) or e from e
+        if attack and digests and set(digests) != {attack}:
+            line = f"{server.name}'s code of the attack {self.config.attack!r} is another one"
+            self._differs(line, _OTHER_RESULTS)
+
+    def _entries(self) -> Iterator[tuple[str, str, Entry]]:
+        for kind in _LOOKED_UP:
+            name = parse(getattr(self.config, kind)).name
+            yield kind, name, self.registry.entry(kind, name)
+
+    def _missing(self, server: Server) -> MissingPlugin | None:
+        """Return the error for the first plugin of the run that `server` lacks.
+
+        Its advice comes from this process's own metadata and the plugins that the server has.
+        """
+        theirs = server.environment.plugins if server.environment is not None else {}
+        for kind, name, entry in self._entries():
+            there = theirs.get(entry.distribution)
+            if entry.distribution != OWN_DISTRIBUTION and there != entry.version:
                 return MissingPlugin(
                     f"{server.name} lacks the {kind} {name!r}, which comes from "
-                    f"{entry.distribution}: start that server without --disable-plugin "
-                    f"{entry.distribution}"
+                    f"{entry.distribution} {entry.version}: on that machine, run "
+                    f"'pip install {entry.distribution}=={entry.version}' in the server's "
+                    "environment, or leave out its --disable-plugin, and restart the server"
                 )
-            return MissingPlugin(
-                f"{server.name} lacks the {kind} {name!r}, which comes from "
-                f"{entry.distribution} {entry.version}: on that machine, run "
-                f"'pip install {entry.distribution}=={entry.version}' in the server's "
-                "environment and restart the server"
-            )
-    return error
+        return None
+
+
+_OTHER_RESULTS = "; results will differ from those of the same run elsewhere"

@@ -1,4 +1,4 @@
-"""One synchronous round, from parameters to parameters."""
+"""The synchronous rounds of a run, from parameters to parameters."""
 
 from __future__ import annotations
 
@@ -8,38 +8,37 @@ from concurrent.futures import Executor
 from typing import Any
 
 import torch
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 from torch import Tensor
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
-from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, encode_pieces
+from byzpy_tw.attacks.knowledge.codec import PAST
 from byzpy_tw.attacks.knowledge.levels import pieces_of
-from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BudgetExceeded, Diverged
 from byzpy_tw.kernels.parallel import thread_limit
-from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.rounds.aggregation import Aggregated
-from byzpy_tw.rounds.learner import Learner
+from byzpy_tw.rounds.learner import Learner, worker_momentum
 from byzpy_tw.rounds.probation import Probation
 from byzpy_tw.rounds.resolved_rules import ResolvedRules
+from byzpy_tw.rounds.reveal import reveal
 from byzpy_tw.rounds.round import Halt, Proceed, Reason, Round
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.threads import defer_to_pool
-from byzpy_tw.seeds import Context
 from byzpy_tw.trainer.cluster import Cluster
-from byzpy_tw.trainer.collection import AttackInput, RoundDriver
+from byzpy_tw.trainer.collection import RoundDriver
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.server_interface import Server
+from byzpy_tw.trainer.reactor import ITrainerReactor
+from byzpy_tw.trainer.server_interface import AttackInput, Server
 from byzpy_tw.vectors import round_to_dtype
 
 
 @define(eq=False)
 class Stopwatch:
-    """Seconds by phase; a phase ends where the next begins."""
+    """The seconds of each phase; a phase ends where the next begins."""
 
-    _clock: Any
+    _clock: IReactorTime
     _last: float = field(init=False)
     phases: dict[str, float] = field(factory=dict, init=False)
 
@@ -52,7 +51,7 @@ class Stopwatch:
         self._last = now
 
     def skip(self) -> None:
-        """What went by since the last lap is nobody's."""
+        """Count the time since the last lap to no phase."""
         self._last = clock.seconds(self._clock)
 
     @property
@@ -62,7 +61,7 @@ class Stopwatch:
 
 @frozen(eq=False)
 class Gathered:
-    """A round whose vectors are there, and what is to be done with them."""
+    """A round whose vectors are there, and how to go on with them."""
 
     round: Round
     verdict: Proceed
@@ -70,16 +69,16 @@ class Gathered:
     before: tuple[int, int]  # bytes sent and received until it began
     memory: Mapping[str, Any]  # the attack's, once the round is done
     slow_nodes: frozenset[int]  # nodes whose failure the round has waited for
-    expected_f: int | None  # the rules' f, as the attack was told where it was shown anything
+    expected_f: int | None  # the rules' f that the attack was told, where it was shown anything
 
 
 @frozen(eq=False)
 class CompletedRound:
-    """A round that was run: its line of rounds.jsonl but for ``parameters_sha256``,
-    which `digest` fires with, while the next round is under way.
+    """A round that was run: its line of rounds.jsonl but for ``parameters_sha256``.
 
-    ``state`` is what the run was right after it, where that was wanted: of a `large` one
-    the run's own tensors, which the next `commit` changes.
+    `digest` fires with that, while the next round is under way.  ``state`` is the run's state
+    right after the round, where it was wanted: of a `large` one the run's own tensors, which
+    the next `commit` changes.
     """
 
     record: dict[str, Any]
@@ -88,12 +87,22 @@ class CompletedRound:
     news: Sequence[str] = ()  # for the user
 
 
+@frozen(eq=False)
+class _Step:
+    """The outcome of an aggregation and the step along its vector."""
+
+    norm: float
+    selected: tuple[int, ...] | None  # None where the rule does not choose between rows
+    state: State | None
+    news: list[str]
+
+
 @define(eq=False)
 class Rounds:
     """Runs one round after another.
 
-    All that a round changes, it changes in `commit`, whole.  Until then it can be given
-    up, and run again from the same state.
+    A round changes the run's state in `commit` alone.  Until then it can be given up, and run
+    again from the same state.
     """
 
     config: RunConfig
@@ -101,7 +110,7 @@ class Rounds:
     collector: Collector
     learner: Learner
     rules: ResolvedRules
-    _reactor: Any
+    _reactor: ITrainerReactor
     _pool: Executor
     _threads: int
     memory: Mapping[str, Any] = field(factory=dict, init=False)  # the attack's, kept here
@@ -112,16 +121,16 @@ class Rounds:
     probation: Probation = field(factory=Probation, init=False)
     # Rounds that are committed; None while one is, or where that failed half-way.
     done: int | None = field(default=0, init=False)
-    # What result.json says of the round that could not be aggregated.
+    # The entry in result.json about a round that could not be aggregated.
     halt_record: Mapping[str, Any] | None = field(default=None, init=False)
-    _outgoing: Tensor | None = field(default=None, init=False)  # what the hosts are sent next
+    _outgoing: Tensor | None = field(default=None, init=False)  # the parameters to send next
     _sending: int = field(default=-1, init=False)  # the round whose parameters were sent last
-    _reading: int = field(default=0, init=False)  # hosts that have not taken them all
+    _reading: int = field(default=0, init=False)  # servers that have not taken them all
 
     # -- the state between rounds
 
     def state(self) -> State:
-        """What the run is after the rounds that are done.  Its tensors are the run's own."""
+        """Return the state after the rounds that are done.  Its tensors are the run's own."""
         assert self.done is not None
         return State(
             self.done,
@@ -147,10 +156,10 @@ class Rounds:
     # -- a round
 
     async def gather(self, number: int) -> Gathered:
-        """The vectors of round `number`.
+        """Collect the vectors of round `number`.
 
-        Changes nothing, and may be cancelled.  Raises `Diverged`, `BudgetExceeded`, and
-        what the attack raises.
+        Changes nothing, and may be cancelled.  Raises `Diverged`, `BudgetExceeded`, and the
+        attack's error.
         """
         if self._outgoing is None:
             self._outgoing = await defer_to_pool(self._reactor, self._pool, self._travelling)
@@ -164,7 +173,7 @@ class Rounds:
         memory, expected_f = dict(self.memory), None
         driver.begin()
         try:
-            await driver.honest()
+            await driver.collect_honest()
             if config.worker_momentum and not round.diverged:
                 await defer_to_pool(self._reactor, self._pool, self._apply_momentum, round)
             watch.lap("honest")
@@ -175,7 +184,7 @@ class Rounds:
                     self._reactor, self._pool, self._show, round, memory, expected_f
                 )
                 past = self.history.get(number - getattr(self.rules.attack, "age", 0), {})
-                await driver.byzantine(AttackInput(len(round.honest_accepted), shown, past))
+                await driver.collect_byzantine(AttackInput(len(round.honest_accepted), shown, past))
             else:
                 round.mark_unasked(range(config.num_honest, config.n), _no_attack(round))
         finally:
@@ -191,14 +200,12 @@ class Rounds:
     async def commit(self, gathered: Gathered, *, keep: bool = False) -> CompletedRound:
         """Aggregate and step.  By now nobody reads the parameters that the last round left.
 
-        Not to be cancelled: what it does in the pool would be done all the same.
-        Raises `Diverged`, and what the rules raise.
+        Not to be cancelled: its work in the pool would be done all the same.  Raises `Diverged`
+        and the rules' errors.
         """
         watch, round, verdict = gathered.clock, gathered.round, gathered.verdict
         watch.skip()
-        aggregated, state, news = await defer_to_pool(
-            self._reactor, self._pool, self._advance, gathered, keep
-        )
+        done = await defer_to_pool(self._reactor, self._pool, self._advance, gathered, keep)
         digest = defer_to_pool(self._reactor, self._pool, self.learner.digest)
         watch.lap("step")
         sent, received = self.cluster.tensor_bytes()
@@ -207,23 +214,23 @@ class Rounds:
             "seconds": watch.total,
             "phases": dict(watch.phases),
             "loss": self._loss(round),
-            "aggregate_norm": aggregated.norm,
+            "aggregate_norm": done.norm,
             "norms": {str(node): norm for node, norm in sorted(self.collector.norms.items())},
-            **_outcomes(verdict, aggregated, round),
+            **_outcomes(verdict, done.selected, round),
             "foreseen_f": gathered.expected_f,
             "bytes_sent": sent - gathered.before[0],
             "bytes_received": received - gathered.before[1],
         }
-        if self.cluster.events or news:
-            # Somebody may have moved.
-            record["placement"] = {p.name: list(p.nodes) for p in self.cluster.server_states()}
-            record["events"], self.cluster.events = [*self.cluster.events, *news], []
-        return CompletedRound(record, digest, state, news)
+        if self.cluster.events or done.news:
+            # Nodes may have moved.
+            record["placement"] = {s.name: list(s.nodes) for s in self.cluster.server_states()}
+            record["events"], self.cluster.events = [*self.cluster.events, *done.news], []
+        return CompletedRound(record, digest, done.state, done.news)
 
     # -- asking
 
     def _sender(self, number: int) -> Callable[[Server], None]:
-        """Sends this round's parameters; the step leaves them alone until all have read."""
+        """Return how to send the parameters; the step leaves them alone until all have read."""
         vector, self._outgoing = self._outgoing, None
         assert vector is not None
         self._sending, self._reading = number, 0
@@ -241,17 +248,14 @@ class Rounds:
     # -- in the pool
 
     def _apply_momentum(self, round: Round) -> None:
-        """Honest vectors become their nodes' momenta, before anyone else sees them.
+        """Replace honest vectors by their nodes' momenta, before anyone else sees them.
 
-        m = beta m + (1 - beta) g, from zero (Karimireddy et al., ICML 2021,
-        Algorithm 1).  An absent node's momentum stays as it was.
+        An absent node's momentum stays as it was.
         """
         beta = self.config.worker_momentum
         for node in round.honest_accepted:
             row = self.collector.matrix[node]
-            old = self.momenta.get(node)
-            new = torch.zeros_like(row) if old is None else old * beta
-            row.copy_(new.add_(row, alpha=1 - beta))
+            row.copy_(worker_momentum(self.momenta.get(node), row, beta))
 
     def _keep_momenta(self, round: Round) -> None:
         if self.config.worker_momentum:
@@ -262,49 +266,29 @@ class Rounds:
                     self.momenta[node] = self.collector.matrix[node].clone()
 
     def _remember(self, round: Round, nodes: tuple[int, ...]) -> None:
-        """Keep what accepted Byzantine nodes sent, as long as it may be replayed."""
+        """Keep the vectors of accepted Byzantine nodes as long as they may be replayed."""
         attack = self.rules.attack
         if attack is not None and PAST in pieces_of(attack):
-            # What came over the wire goes back as it was.
+            # A vector that came over the wire goes back as it was.
             rows = {n: self.collector.matrix[n] for n in nodes if n >= round.honest}
             sent = {n: row.to(self._wire, copy=True) for n, row in rows.items()}
             self.history[round.number] = sent
             self.history.pop(round.number - attack.age, None)
 
     def _show(self, round: Round, memory: dict[str, Any], f: int) -> Mapping[str, Tensor]:
-        """The pieces of knowledge that travel in this round, where the rules will have `f`."""
+        """Return the pieces of knowledge that travel in this round, the rules' f being `f`."""
         rows = round.honest_accepted
         honest = self.collector.matrix[: round.honest]
         if len(rows) < round.honest:
             honest = honest[list(rows)]
-        aggregation = self.rules.aggregation
-        context = Context(
-            seed=self.config.seed,
-            round=round.number,
-            nodes=rows,
-            n=self.config.n,
-            f=f,
-            byzantine=self.config.num_byz,
-            pipeline=aggregation.chain(f),
-        )
-        with plugin_call(f"attack {self.config.attack!r}"), thread_limit(self._threads):
-            known = Knowledge.for_attack(
-                self.rules.attack_with_budget(f),
-                honest,
-                context=context,
-                state=memory,
-                memory=aggregation.memory,
-            )
-        found = {piece: getattr(known, piece) for piece in PIECES}
-        return encode_pieces({p: t for p, t in found.items() if t is not None}, self._wire)
+        with thread_limit(self._threads):
+            return reveal(
+                self.rules, round.number, rows, honest, f,
+                state=memory, memory=self.rules.aggregation.memory, wire=self._wire,
+            )  # fmt: skip
 
-    def _advance(
-        self, gathered: Gathered, keep: bool
-    ) -> tuple[Aggregated, State | None, list[str]]:
-        """From the vectors to the next state, in one visit to the pool.
-
-        Also that state, to `keep`, and what is new of the nodes' conduct.
-        """
+    def _advance(self, gathered: Gathered, keep: bool) -> _Step:
+        """Go from the vectors to the next state, in one visit to the pool; `keep` that state."""
         round, verdict, number = gathered.round, gathered.verdict, gathered.round.number
         aggregation = self.rules.aggregation
         with thread_limit(self._threads):
@@ -322,10 +306,10 @@ class Rounds:
         self._outgoing = self._travelling()
         self.done = number + 1
         state = self.state().snapshot() if keep else None
-        return evolve(aggregated, vector=None), state, news  # its memory goes now
+        return _Step(aggregated.norm, aggregated.selected, state, news)  # without the vector
 
     def _judge(self, round: Round, slow_nodes: frozenset[int]) -> list[str]:
-        """Put nodes on probation, and readmit them, by how they did in `round`; in words."""
+        """Put nodes on probation and readmit them by their outcome in `round`; return the news."""
         news = [
             f"node {node} is readmitted: it answered well and in time"
             for node in sorted(
@@ -344,24 +328,23 @@ class Rounds:
         return news
 
     def _travelling(self) -> Tensor:
-        """The parameters as they travel: their own memory, if they lie there like that."""
+        """Return the parameters as they travel: their own memory, if they lie there like that."""
         return round_to_dtype(self.learner.parameters.cpu(), self._wire)
 
     @property
     def _wire(self) -> torch.dtype:
         return getattr(torch, self.config.wire_dtype)
 
-    # -- telling
+    # -- the record
 
     def _loss(self, round: Round) -> float:
-        """Mean loss of the honest nodes that were accepted."""
+        """Return the mean loss of the honest nodes that were accepted."""
         losses = [self.collector.losses[node] for node in round.honest_accepted]
         return math.fsum(losses) / len(losses) if losses else math.nan
 
 
-def _outcomes(verdict: Proceed, aggregated: Aggregated, round: Round) -> dict[str, Any]:
-    """Who was used, who was not, and why."""
-    selected = aggregated.selected
+def _outcomes(verdict: Proceed, selected: tuple[int, ...] | None, round: Round) -> dict[str, Any]:
+    """Return which nodes were used and which were not, with the reasons."""
     excluded = [] if selected is None else sorted(set(verdict.nodes) - set(selected))
     return {
         "f": verdict.f,
@@ -372,7 +355,7 @@ def _outcomes(verdict: Proceed, aggregated: Aggregated, round: Round) -> dict[st
 
 
 def _refused(round: Round) -> list[dict[str, Any]]:
-    """The refusals of `round` as records have them."""
+    """Return the refusals of `round` as records have them."""
     return [
         {"node": r.node, "reason": r.reason.value, "detail": r.detail}
         for _, r in sorted(round.refusals.items())
@@ -380,7 +363,7 @@ def _refused(round: Round) -> list[dict[str, Any]]:
 
 
 def _no_attack(round: Round) -> str:
-    """Why the Byzantine nodes of `round` were not asked."""
+    """Say why the Byzantine nodes of `round` were not asked."""
     if round.diverged:
         return "the honest vectors are not finite"
     return "no honest vector could be shown"

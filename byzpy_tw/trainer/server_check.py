@@ -1,14 +1,14 @@
-"""One server, asked all that a run would ask of it before round 0, and a gradient.
+"""The check of one server: all that a run would ask of it before round 0, and a gradient.
 
-Everything goes over the commands that a run uses: a run of the same configuration is
-opened, given the nodes that the server would have, and closed again.
+Everything goes over the commands that a run uses: a run of the same configuration is opened,
+given the nodes that the server would have, and closed again.
 
-1. `Hello` says whether it is there, what it runs, and its time.
+1. `Hello`: whether it is there, its software, its time.
 2. `Ping`, a few times: the round trip.
 3. `OpenRun` and `OpenStream`: its names, limits and data.
 4. `SpawnNodes`: its attacks, and room for its nodes.
-5. Parameters, and `Compute` of no nodes, which is answered once they are there: the
-   bandwidth to it.  Then one gradient there and back.
+5. Parameters, and `Compute` of no nodes, which is answered once they are there: the bandwidth to
+   it.  Then one gradient there and back.
 """
 
 from __future__ import annotations
@@ -21,35 +21,34 @@ import torch
 from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
 
-from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadFrame, ByzpyTwError, ServerError, ServerUnreachable
-from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import Header
 from byzpy_tw.scheduling import clock
-from byzpy_tw.trainer import handshake
+from byzpy_tw.trainer.handshake import Handshake
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_interface import Opened, Server
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec
 
-OPENING = 60.0  # seconds in which a server that is there reads its data, and builds the run
+OPENING = 60.0  # seconds in which a server reads its data, and builds the run
 PINGS = 5
 TRANSFERS, TRANSFER_SECONDS = 8, 1.0  # of parameters, at most
-TELLING = 64 * 1024  # bytes of a vector that take long enough for a bandwidth
+TELLING = 64 * 1024  # bytes of a vector that takes long enough for a bandwidth
 LARGEST = 1 << 28  # and of one that is tried out at all
-SOMETIME = 1e11  # seconds since 1970: what is more is no time
+SOMETIME = 1e11  # seconds since 1970; more is no time
 
 
 @define(eq=False)
-class _One:
+class _SingleSink:
     """A `Sink` for a single vector, once it has `memory` for it."""
 
     memory: Tensor | None = None
     arrival: Deferred[None] = field(factory=Deferred)
 
-    def allocate(self, host: Server, header: Header) -> Tensor | None:
+    def allocate(self, server: Server, header: Header) -> Tensor | None:
         if self.memory is None:
             raise BadFrame("a vector that nobody asked for")
         if header.elements != self.memory.numel() or header.dtype is not self.memory.dtype:
@@ -59,27 +58,26 @@ class _One:
             )
         return self.memory
 
-    def vector_received(self, host: Server, header: Header) -> None:
+    def vector_received(self, server: Server, header: Header) -> None:
         if not self.arrival.called:
             self.arrival.callback(None)
 
 
 @define(eq=False)
 class ServerCheck:
-    """What was found out about `host`; `run` never fails.
+    """The findings about `server`; `run` never fails.
 
-    ``error`` is why no run could use it.  Seconds where nothing else is said; what was
-    not found out is None.
+    ``error`` is the reason why no run could use it.  Figures are in seconds where nothing else
+    is said; None where they could not be found out.
     """
 
-    host: RemoteServer
-    config: RunConfig
-    registry: Registry
+    server: RemoteServer
+    handshake: Handshake
     nodes: Sequence[NodeSpec]  # that it would have
     spare: NodeSpec | None  # one that failover might bring, where it has none of its kind
-    seconds: float  # for whatever a server in health does at once
-    whole: bool  # whether a run can be opened, or all is wrong with its configuration
-    _clock: Any
+    seconds: float  # for the answers that a healthy server gives at once
+    may_open: bool  # whether a run can be opened, or all is wrong with its configuration
+    _clock: IReactorTime
     error: ByzpyTwError | None = field(default=None, init=False)
     warnings: list[str] = field(factory=list, init=False)
     environment: Environment | None = field(default=None, init=False)
@@ -88,30 +86,30 @@ class ServerCheck:
     clock_ahead: float | None = field(default=None, init=False)  # of ours
     bandwidth: float | None = field(default=None, init=False)  # bytes a second, to it
     gradient: float | None = field(default=None, init=False)  # parameters there, one back
-    _sink: _One = field(factory=_One, init=False)
+    _sink: _SingleSink = field(factory=_SingleSink, init=False)
     _run: str = field(factory=lambda: f"doctor-{secrets.token_hex(12)}", init=False)
 
     @property
     def name(self) -> str:
-        return self.host.name
+        return self.server.name
 
     async def run(self) -> None:
         try:
             await self._within(self.seconds, self._greet(), self._silent)
-            if self.whole:
-                # All the while its answers to pings say that it is there.
+            if self.may_open:
+                # Its answers to pings say meanwhile that it is there.
                 await self._within(OPENING, self._open(), self._not_built)
                 await self._within(self.seconds, self._measure(), self._slow)
-                await self.host.close()
+                await self.server.close()
         except ByzpyTwError as e:
             self.error = e
         finally:
-            self.host.drop("the examination is over")
+            self.server.drop("the examination is over")
 
     async def _within(
         self, seconds: float, work: Coroutine[Any, Any, None], late: Callable[[], str]
     ) -> None:
-        """Do `work`; `ServerUnreachable` for what `late` says where it takes longer."""
+        """Do `work`; raise `ServerUnreachable` with the text of `late` where it takes longer."""
         try:
             await Deferred.fromCoroutine(work).addTimeout(seconds, self._clock)
         except TimeoutError:
@@ -120,7 +118,7 @@ class ServerCheck:
                 raise ServerUnreachable(f"{self.name}: {why}") from None
 
     def _silent(self) -> str:
-        if self.host.connected:
+        if self.server.connected:
             return (
                 f"it takes connections and says nothing for {self.seconds:g} s: it hangs or is "
                 "stopped, or is no byzpy-server; look at its log, and restart it "
@@ -146,36 +144,35 @@ class ServerCheck:
         return ""  # no reason not to start
 
     async def _greet(self) -> None:
-        self.environment = await self.host.hello()
-        await self._time()
+        self.environment = await self.server.hello()
+        await self._measure_time()
 
     async def _open(self) -> None:
-        host, config = self.host, self.config
-        self.opened = await handshake.open_run(host, self._run, config, self.registry, self._sink)
-        await handshake.spawn(host, self.nodes, config, self.registry)
-        await self._spare()
+        self.opened = await self.handshake.open_run(self.server, self._run, self._sink)
+        await self.handshake.spawn(self.server, self.nodes)
+        await self._check_spare()
 
-    async def _time(self) -> None:
-        """The round trip, and how far the server's clock is from ours."""
+    async def _measure_time(self) -> None:
+        """Measure the round trip, and the lead of the server's clock."""
         trips = []
         for token in range(PINGS):
             begun = clock.seconds(self._clock)
-            await self.host.ask(commands.Ping, token=token)
+            await self.server.ask(commands.Ping(token))
             trips.append(clock.seconds(self._clock) - begun)
         self.round_trip = min(trips)
         begun = clock.time_of_day(self._clock)
-        answer = await self.host.ask(commands.Hello, protocol=commands.PROTOCOL, version="doctor")
+        answer = await self.server.ask(commands.Hello(commands.PROTOCOL, "doctor"))
         middle = (begun + clock.time_of_day(self._clock)) / 2
-        told = answer.get("time")
+        told = answer.time
         if told is not None and abs(told) < SOMETIME:  # false of nan, too
             self.clock_ahead = told - middle
 
-    async def _spare(self) -> None:
-        """Whether failover could bring a node of a kind that it does not have at first."""
+    async def _check_spare(self) -> None:
+        """Warn where failover could not bring a node of a kind that it does not have at first."""
         if self.spare is None:
             return
         try:
-            await handshake.spawn(self.host, [self.spare], self.config, self.registry)
+            await self.handshake.spawn(self.server, [self.spare])
         except ByzpyTwError as e:
             self.warnings.append(f"failover could not use this server: {e}")
 
@@ -183,16 +180,16 @@ class ServerCheck:
 
     async def _measure(self) -> None:
         assert self.opened is not None
-        host, trip, dimension = self.host, self.round_trip or 0.0, self.opened.dimension
-        dtype = getattr(torch, self.config.wire_dtype)
+        server, trip, dimension = self.server, self.round_trip or 0.0, self.opened.dimension
+        dtype = getattr(torch, self.handshake.config.wire_dtype)
         if dimension * dtype.itemsize > LARGEST:  # as the server says, and it may lie
             return
         vector = torch.zeros(dimension, dtype=dtype)
         begun, took, number = clock.seconds(self._clock), [], 0
         for number in range(TRANSFERS):
             start = clock.seconds(self._clock)
-            host.parameters(number, vector)
-            await host.ask(commands.Compute, run=self._run, round=number, nodes=[])
+            server.parameters(number, vector)
+            await server.ask(commands.Compute(self._run, number, []))
             took.append(clock.seconds(self._clock) - start)
             if clock.seconds(self._clock) - begun > TRANSFER_SECONDS:
                 break
@@ -206,8 +203,8 @@ class ServerCheck:
     async def _gradient(self, number: int, node: int, vector: Tensor) -> None:
         self._sink.memory = torch.empty_like(vector)
         begun = clock.seconds(self._clock)
-        self.host.parameters(number, vector)
-        failures = await self.host.compute(number, [node])
+        self.server.parameters(number, vector)
+        failures = await self.server.compute(number, [node])
         if node in failures:
             raise ServerError(
                 f"{self.name}: node {node}'s gradient could not be computed: {failures[node]}"

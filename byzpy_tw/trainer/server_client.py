@@ -1,36 +1,20 @@
-"""A server, from the trainer's side.
+"""A server on the other side of the network.
 
-A server is an adversary: everything it says is checked here before anyone else
-sees it, its words are cleaned and clipped, and each wait has an end.
+It is an adversary: all that it says is checked here before anyone else sees it, its words are
+cleaned and clipped, and each wait has an end.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from attrs import define, field
-from OpenSSL import SSL
 from torch import Tensor
-from twisted.internet.defer import (
-    CancelledError,
-    Deferred,
-    TimeoutError,
-    gatherResults,
-    maybeDeferred,
-    succeed,
-)
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
-from twisted.internet.error import (
-    ConnectError,
-    ConnectingCancelledError,
-    ConnectionClosed,
-    DNSLookupError,
-)
-from twisted.internet.protocol import ClientFactory, Protocol
-from twisted.protocols import amp
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
+from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
+from twisted.python.failure import Failure
 
 import byzpy_tw
 from byzpy_tw.attacks.knowledge.codec import PAST
@@ -41,28 +25,28 @@ from byzpy_tw.errors import (
     ServerUnreachable,
     UnknownRun,
     VersionMismatch,
-    WireError,
 )
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.frames import Header, Kind, bytes_of
 from byzpy_tw.protocol.heartbeat import Heartbeat
-from byzpy_tw.protocol.keys import SERVER, TRAINER
 from byzpy_tw.protocol.knowledge_frames import piece_header
 from byzpy_tw.protocol.limited_amp import LimitedAMP
-from byzpy_tw.protocol.mtls import MutualTLS, Peer, authenticated_peer, describe_tls_failure
+from byzpy_tw.protocol.mtls import MutualTLS
+from byzpy_tw.protocol.requests import Request
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.text import clean
-from byzpy_tw.trainer.server_interface import Opened, Server, Sink, ignore_loss
+from byzpy_tw.trainer.reactor import ITrainerReactor
+from byzpy_tw.trainer.server_endpoint import ServerEndpoint, abort
+from byzpy_tw.trainer.server_interface import AttackInput, Opened, Server, Sink, ignore_loss
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import TrialDigests
-from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_to_json
+from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
+A = TypeVar("A")
 T = TypeVar("T")
 
-CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 60.0  # for what a server answers at once, or after starting up
+ANSWER_SECONDS = 60.0  # for an answer that is due at once, or after starting up
 OPEN_SECONDS = 600.0  # for OpenRun, which may download a dataset
 CLOSE_SECONDS = 5.0
 MOST_UNREAD = 2  # rounds that a server may be behind in taking frames
@@ -70,7 +54,7 @@ MOST_UNANSWERED = 10_000  # commands; half a million nodes have 1,250 in hand
 NODES_A_COMMAND = 400  # keeps each argument far below AMP's 65,535 bytes
 
 
-class _Switch(ClientFactory):
+class _StreamFactory(ClientFactory):
     """Hands AMP the stream that a connection is to become."""
 
     def __init__(self, stream: TensorStream) -> None:
@@ -80,49 +64,53 @@ class _Switch(ClientFactory):
         return self._stream
 
 
-class _Client(LimitedAMP):
+class _Control(LimitedAMP):
     """The commands' connection.  A server has nothing to ask of a trainer."""
 
-    def __init__(self, ended: Any) -> None:
+    def __init__(self, on_end: Callable[[str], None]) -> None:
         super().__init__({})
-        self._ended = ended
+        self._on_end = on_end
 
-    def connectionLost(self, reason: Any) -> None:
-        # First: the nodes of a server that is gone are lost.  The questions that it
-        # leaves open would call them failed.
-        self._ended(reason.getErrorMessage())
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        # First: the nodes of a server that is gone are lost.  The commands that it leaves
+        # unanswered would call them failed.
+        self._on_end(reason.getErrorMessage())
         super().connectionLost(reason)
 
 
 @define(eq=False)
 class RemoteServer:
-    """A server that hosts some of the run's nodes."""
+    """One connection to the server at `address`; with `keys` it must have some too."""
 
     address: Address
-    _reactor: Any
+    _reactor: ITrainerReactor
     heartbeat: float = 6.0  # seconds without a sign of life until it is lost
     on_lost: Callable[[Server, str], None] = ignore_loss
-    keys: MutualTLS | None = None  # then the server must have some too
-    peer: Peer | None = field(default=None, init=False)  # whose certificate it showed
-    # Its certificate's name, and what it said of itself: who copies another's words has
-    # not its certificate.
+    keys: MutualTLS | None = None
+    endpoint: ServerEndpoint = field(init=False)
+    # Its certificate's name, and its own claim: a server that copies another's words has not
+    # its certificate.
     identity: tuple[str, str] | None = field(default=None, init=False)
+    environment: Environment | None = field(default=None, init=False)
+    gone: str = field(default="", init=False)  # the reason, once it is
     _pulse: Heartbeat | None = field(default=None, init=False)
     _run: str = field(default="", init=False)
     _sink: Sink | None = field(default=None, init=False)
-    _control: _Client | None = field(default=None, init=False)
+    _control: _Control | None = field(default=None, init=False)
     _stream: TensorStream | None = field(default=None, init=False)
-    _dimension: int = field(default=0, init=False)
-    _unread: dict[int, int] = field(factory=dict, init=False)  # round -> frames unsent
+    _unread: dict[int, int] = field(factory=dict, init=False)  # round -> frames not sent yet
     _unanswered: int = field(default=0, init=False)  # commands of rounds
     _behind: int = field(default=-1, init=False)  # the round that it is left out of
-    gone: str = field(default="", init=False)  # why, once it is
-    # node -> where its vectors go, in every round
-    _places: dict[int, tuple[Tensor, memoryview]] = field(factory=dict, init=False)
+    # node -> memory of its vectors, the same in every round
+    _memory: dict[int, tuple[Tensor, memoryview]] = field(factory=dict, init=False)
+
+    @endpoint.default
+    def _make_endpoint(self) -> ServerEndpoint:
+        return ServerEndpoint(self.address, self._reactor, self.keys)
 
     @property
     def name(self) -> str:
-        return f"{self.address} ({clean(self.peer.name, 64)})" if self.peer else str(self.address)
+        return self.endpoint.name
 
     @property
     def bytes_sent(self) -> int:
@@ -134,7 +122,7 @@ class RemoteServer:
 
     @property
     def connected(self) -> bool:
-        """Whether a connection was made, whatever became of it."""
+        """Tell whether a connection was made, even if it has ended."""
         return self._control is not None
 
     @property
@@ -144,167 +132,78 @@ class RemoteServer:
     # -- before round 0
 
     async def hello(self) -> Environment:
-        """Connect, and learn what the server is."""
-        self._control = await self._connect(_Client(self._lost))
-        answer = await self.ask(
-            commands.Hello, protocol=commands.PROTOCOL, version=byzpy_tw.__version__
-        )
-        self.peer = self._peer(self._control)
-        if self.keys is not None and self.peer is None:  # TLS has seen to it, but twice is cheap
-            raise KeysRefused(f"{self.name}: the server showed no server's certificate")
-        if answer["protocol"] != commands.PROTOCOL:
+        """Connect and return the server's environment."""
+        self._control = control = await self.endpoint.connect(_Control(self._lost))
+        answer = await self.ask(commands.Hello(commands.PROTOCOL, byzpy_tw.__version__))
+        self.endpoint.identify(control)
+        if answer.protocol != commands.PROTOCOL:
             raise VersionMismatch(
-                f"{self.name} speaks protocol {answer['protocol']}, this trainer "
+                f"{self.name} speaks protocol {answer.protocol}, this trainer "
                 f"{commands.PROTOCOL}; install the same version on both"
             )
-        self._identify(answer["server"])
-        try:
-            environment = Environment.from_json(answer["environment"])
-        except WireError as e:
-            raise WireError(f"{self.name}: {clean(str(e))}") from e
-        self._pulse = Heartbeat(self.heartbeat, self._reactor, self._ping, self._lost)
+        peer, self.environment = self.endpoint.peer, answer.environment
+        self.identity = (peer.name if peer else "", answer.server)
+
+        def ping() -> Deferred[commands.Pong]:
+            return maybeDeferred(control.ask, commands.Ping(0))
+
+        self._pulse = Heartbeat(self.heartbeat, self._reactor, ping, self._lost)
         if not self.gone:
             self._pulse.start()
-        return environment
-
-    def _identify(self, told: str) -> None:
-        most = commands.MOST_IDENTITY
-        if not 1 <= len(told) <= most or not told.isprintable():
-            raise WireError(
-                f"{self.name}: a server's identity is 1 to {most} printable characters, "
-                f"not {clean(repr(told[: most + 1]), 80)}"
-            )
-        self.identity = (self.peer.name if self.peer else "", told)
-
-    def _ping(self) -> Deferred[Any]:
-        return maybeDeferred(self._control.callRemote, commands.Ping, token=0)  # type: ignore[union-attr]
+        return answer.environment
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
         """Have the server build the run, and open the tensor stream."""
-        answer = await self.ask(
-            commands.OpenRun, seconds=OPEN_SECONDS, run=run, spec=spec.to_json()
-        )
-        self._run, self._sink, self._dimension = run, sink, answer["dimension"]
-        if not 1 <= self._dimension < 2**40:
-            raise WireError(f"{self.name} says its model has {self._dimension} parameters")
-        try:
-            trial = TrialDigests.from_json(answer["trial"])
-        except WireError as e:
-            raise WireError(f"{self.name}: {clean(str(e))}") from e
+        answer = await self.ask(commands.OpenRun(run, spec), seconds=OPEN_SECONDS)
+        self._run, self._sink = run, sink
+        self._stream = await self._open_stream(answer.ticket, answer.dimension)
+        return Opened(answer.dimension, clean(answer.digest, 64), answer.trial)
+
+    async def _open_stream(self, ticket: bytes, dimension: int) -> TensorStream:
         # A frame may be wrong in size, but not by much: it is read past, not kept.
-        stream = TensorStream(
-            self, self._dimension * 16 + 4096, self._lost, name=self.name, begins=True
-        )
-        second = await self._connect(LimitedAMP({}))
+        stream = TensorStream(self, dimension * 16 + 4096, self._lost, name=self.name, begins=True)
+        second = await self.endpoint.connect(LimitedAMP({}))
         second.release_transport()
         try:
-            await self._answered(
-                second.callRemote(commands.OpenStream, _Switch(stream), ticket=answer["ticket"]),
-                ANSWER_SECONDS,
-                "opening the tensor stream",
-                second,
-            )
-            if self._peer(second) != self.peer:
+            switch = second.ask(commands.OpenStream(ticket), _StreamFactory(stream))
+            doing = "opening the tensor stream"
+            await self.endpoint.wait_for(switch, ANSWER_SECONDS, doing, second)
+            if self.endpoint.peer_of(second) != self.endpoint.peer:
                 raise KeysRefused(f"{self.name}: its second connection is another server's")
-        except BaseException:  # cancelled too: nobody else knows this connection
-            if second.transport is not None:
-                second.transport.abortConnection()
+        except BaseException:  # cancelled too: nothing else knows this connection
+            abort(second)
             raise
         if self.gone:
             stream.hang_up(self.gone)
             raise ServerUnreachable(f"{self.name}: {self.gone}")
-        self._stream = stream
-        return Opened(self._dimension, clean(answer["digest"], 64), trial)
+        return stream
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> set[str]:
-        told: set[str] = set()
+        digests: set[str] = set()
         for part in _parts(nodes):
-            answer = await self.ask(
-                commands.SpawnNodes, run=self._run, nodes=nodes_to_json(list(part))
-            )
-            told |= set((answer.get("attacks") or "").split(",")) - {""}
-        return told
+            digests |= set((await self.ask(commands.SpawnNodes(self._run, part))).attacks)
+        return digests
 
-    async def _connect(self, protocol: T) -> T:
-        endpoint = HostnameEndpoint(
-            self._reactor, self.address.host, self.address.port, timeout=CONNECT_SECONDS
-        )
-        if self.keys is not None:
-            endpoint = wrapClientTLS(self.keys, endpoint)
-        try:
-            return await connectProtocol(endpoint, protocol)  # type: ignore[type-var]
-        except ConnectingCancelledError:
-            raise CancelledError() from None
-        except (ConnectError, DNSLookupError, TimeoutError, OSError, ValueError) as e:
-            raise ServerUnreachable(
-                f"{self.name}: {clean(str(e)).rstrip('.')}; start 'twistd -n byzpy-server "
-                f"--port {self.address.port}' there, or check the address and the firewall"
-            ) from e
-
-    async def ask(
-        self, command: type[amp.Command], *, seconds: float = ANSWER_SECONDS, **arguments: Any
-    ) -> dict[str, Any]:
-        """The server's answer to `command`; an error that names it where there is none."""
+    async def ask(self, request: Request[A], *, seconds: float = ANSWER_SECONDS) -> A:
+        """Return the server's answer; raises an error that names the server without one."""
         if self._control is None or self.gone:
             raise ServerUnreachable(f"{self.name}: {self.gone or 'not connected'}")
-        return await self._answered(
-            maybeDeferred(self._control.callRemote, command, **arguments),
-            seconds,
-            f"answering {command.__name__}",
-            self._control,
-        )
-
-    def _peer(self, connection: LimitedAMP) -> Peer | None:
-        return authenticated_peer(connection.transport, SERVER) if self.keys is not None else None
-
-    def _refused(self, connection: LimitedAMP | None, error: Exception) -> str | None:
-        """Why the keys of one side are not what the other wants, if that is what it was."""
-        if connection is not None and self.keys is not None:
-            return describe_tls_failure(connection, error, TRAINER)
-        if connection is not None and connection.peer_spoke_tls:
-            return "the server demands keys: give --keys trainer.pem, of its cluster"
-        return None
-
-    async def _answered(
-        self, answer: Deferred, seconds: float, what: str, connection: LimitedAMP | None = None
-    ) -> Any:
-        """`answer`, with errors that name this server."""
-        try:
-            return await answer.addTimeout(seconds, self._reactor)
-        except TimeoutError:
-            raise ServerUnreachable(
-                f"{self.name}: no answer for {seconds:g} s, {what}; is it overloaded or hung?"
-            ) from None
-        except (ConnectionClosed, SSL.Error) as e:
-            why = self._refused(connection, e)
-            if why is not None:
-                raise KeysRefused(f"{self.name}: {clean(why)}; its log may say more") from e
-            where = "its log says why"
-            if what.endswith(commands.Hello.__name__):
-                where = f"is it a byzpy-server? If so, {where}"
-            raise ServerUnreachable(
-                f"{self.name}: hung up, {what} ({clean(str(e)).rstrip('.')}); {where}"
-            ) from e
-        except ByzpyTwError as e:
-            raise type(e)(f"{self.name}: {clean(str(e), 2000)}") from e
-        except amp.RemoteAmpError as e:
-            raise WireError(f"{self.name}: {clean(str(e))}, {what}") from e
-        except (amp.AmpError, ValueError, KeyError, TypeError) as e:
-            raise WireError(f"{self.name}: an answer that makes no sense, {what}: "
-                            f"{clean(repr(e), 200)}") from e  # fmt: skip
+        doing, known = f"answering {type(request).__name__}", self.environment is not None
+        answer = maybeDeferred(self._control.ask, request)
+        return await self.endpoint.wait_for(answer, seconds, doing, self._control, known=known)
 
     # -- rounds
 
     def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
         if len(self._unread) >= MOST_UNREAD:
-            # What waits for a server that does not read must not grow with the rounds.
+            # Frames for a server that does not read must not pile up with the rounds.
             self._behind = round
             return succeed(None)
         header = Header(Kind.PARAMETERS, round, vector.numel(), dtype=vector.dtype)
         return self._send(header, vector)
 
     def _send(self, header: Header, tensor: Tensor) -> Deferred[None]:
-        """Never fails: the stream's end is told by `_lost`."""
+        """Send a frame.  Never fails: `_lost` tells of the stream's end."""
         if self._stream is None:
             return succeed(None)
 
@@ -317,54 +216,41 @@ class RemoteServer:
         return self._stream.send(header, tensor).addBoth(sent)
 
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
-        return self._in_parts(nodes, lambda part: self._call(commands.Compute, part, round=round))
+        return _together(self._call(commands.Compute(self._run, round, p)) for p in _parts(nodes))
 
-    def attack(
-        self,
-        round: int,
-        nodes: Sequence[int],
-        h: int,
-        shown: Mapping[str, Tensor],
-        past: Mapping[int, Tensor],
-    ) -> Deferred[Failures]:
-        frames = [(piece_header(piece, round, tensor), tensor) for piece, tensor in shown.items()]
+    def attack(self, round: int, nodes: Sequence[int], shown: AttackInput) -> Deferred[Failures]:
+        frames = [(piece_header(p, round, tensor), tensor) for p, tensor in shown.pieces.items()]
         for node in nodes:
-            if node in past:
-                own = past[node]
+            own = shown.past.get(node)
+            if own is not None:
                 frames.append((Header(Kind.PAST, round, own.numel(), node, own.dtype), own))
         for header, tensor in frames if self._behind != round else ():
             self._send(header, tensor)
-
-        def ask(part: list[int], pieces: list[str]) -> Deferred[Failures]:
-            told = json.dumps(pieces).encode()
-            return self._call(commands.Attack, part, round=round, honest=h, pieces=told)
-
-        common = list(shown)
+        plain = [node for node in nodes if node not in shown.past]
+        replaying = [node for node in nodes if node in shown.past]
+        asked = [(part, [*shown.pieces]) for part in _parts(plain)]
+        asked += [(part, [*shown.pieces, PAST]) for part in _parts(replaying)]
         return _together(
-            self._in_parts([n for n in nodes if n not in past], lambda p: ask(p, common)),
-            self._in_parts([n for n in nodes if n in past], lambda p: ask(p, [*common, PAST])),
+            self._call(commands.Attack(self._run, round, part, shown.h, pieces))
+            for part, pieces in asked
         )
 
-    def _in_parts(self, nodes: Sequence[int], call: Any) -> Deferred[Failures]:
-        return _together(*[call(list(part)) for part in _parts(nodes)])
-
-    def _call(
-        self, command: type[amp.Command], nodes: list[int], **arguments: Any
-    ) -> Deferred[Failures]:
-        """One command of a round.  Any failure of it is its nodes' failure.
+    def _call(self, request: commands.Compute | commands.Attack) -> Deferred[Failures]:
+        """Send one command of a round.  Any failure of it is its nodes' failure.
 
         No timeout of its own: the round's covers it.
         """
+        nodes = request.nodes
 
-        def read(answer: dict[str, Any]) -> Failures:
-            found = json.loads(answer["failures"])
-            return {node: clean(str(found[str(node)]), 300) for node in nodes if str(node) in found}
+        def read(answer: commands.RoundAnswer) -> Failures:
+            found = answer.failures
+            return {node: clean(found[node], 300) for node in nodes if node in found}
 
         def answered(result: Any) -> Any:
             self._unanswered -= 1
             return result
 
-        def failed(failure: Any) -> Failures:
+        def failed(failure: Failure) -> Failures:
             why = clean(failure.getErrorMessage(), 300)
             if failure.check(UnknownRun):
                 # Its end of the tensor stream is gone, say, before ours is.
@@ -374,17 +260,14 @@ class RemoteServer:
 
         if self._control is None or self.gone:
             return succeed(dict.fromkeys(nodes, self.gone))
-        if self._behind == arguments["round"]:
+        if self._behind == request.round:
             why = f"{self.name} does not read what it was sent in earlier rounds"
             return succeed(dict.fromkeys(nodes, why))
         self._unanswered += 1
         if self._unanswered > MOST_UNANSWERED:  # each is kept until it is answered
-            self._reactor.callLater(
-                0, self._lost, f"{MOST_UNANSWERED} commands and more are not answered"
-            )
-        answer = maybeDeferred(
-            self._control.callRemote, command, run=self._run, nodes=nodes, **arguments
-        )
+            why = f"{MOST_UNANSWERED} commands and more are not answered"
+            self._reactor.callLater(0, self._lost, why)
+        answer = maybeDeferred(self._control.ask, request)
         return answer.addBoth(answered).addCallback(read).addErrback(failed)
 
     # -- frames from the server
@@ -392,15 +275,15 @@ class RemoteServer:
     def frame_started(self, header: Header) -> memoryview | None:
         if header.kind is not Kind.VECTOR or self._sink is None:
             raise BadFrame(f"a trainer takes no frames of kind {header.kind.name}")
-        allocate = self._sink.allocate(self, header)
-        if allocate is None:
+        memory = self._sink.allocate(self, header)
+        if memory is None:
             return None
-        if allocate.dtype is not torch.float32:  # another one each time
-            return bytes_of(allocate)
-        known, view = self._places.get(header.index, (None, None))
-        if view is None or known is not allocate:
-            view = bytes_of(allocate)
-            self._places[header.index] = allocate, view
+        if memory.dtype is not torch.float32:  # another one each time
+            return bytes_of(memory)
+        known, view = self._memory.get(header.index, (None, None))
+        if view is None or known is not memory:
+            view = bytes_of(memory)
+            self._memory[header.index] = memory, view
         return view
 
     def frame_received(self, header: Header) -> None:
@@ -414,22 +297,19 @@ class RemoteServer:
     async def close(self) -> None:
         try:
             if self._control is not None and not self.gone and self._run:
-                await self.ask(commands.CloseRun, seconds=CLOSE_SECONDS, run=self._run)
+                await self.ask(commands.CloseRun(self._run), seconds=CLOSE_SECONDS)
         except ByzpyTwError:
             pass  # closing the connection does the same
         finally:
             self.drop("the run is over")
 
     def drop(self, why: str) -> None:
-        """Let go of the connections; `on_lost` is not called for this."""
         self.gone = self.gone or why
         if self._pulse is not None:
             self._pulse.stop()
         if self._stream is not None:
             self._stream.hang_up(why)
-        if self._control is not None and self._control.transport is not None:
-            self._control.release_transport()
-            self._control.transport.abortConnection()
+        abort(self._control)
 
     def _lost(self, why: str) -> None:
         if self.gone:
@@ -439,11 +319,11 @@ class RemoteServer:
         self.on_lost(self, self.gone)
 
 
-def _parts(nodes: Sequence[T]) -> list[Sequence[T]]:
-    return [nodes[i : i + NODES_A_COMMAND] for i in range(0, len(nodes), NODES_A_COMMAND)]
+def _parts(nodes: Sequence[T]) -> list[list[T]]:
+    return [list(nodes[i : i + NODES_A_COMMAND]) for i in range(0, len(nodes), NODES_A_COMMAND)]
 
 
-def _together(*calls: Deferred[Failures]) -> Deferred[Failures]:
-    return gatherResults(calls, consumeErrors=True).addCallback(
+def _together(calls: Iterable[Deferred[Failures]]) -> Deferred[Failures]:
+    return gatherResults(list(calls), consumeErrors=True).addCallback(
         lambda found: {node: why for part in found for node, why in part.items()}
     )

@@ -1,7 +1,7 @@
-"""Where nodes live, as the trainer sees it.
+"""A server as the trainer sees it.
 
-`RemoteServer` (a server) and `InProcessServer` are used through the same methods,
-so that the rounds do not know which they have.
+`RemoteServer` and `InProcessServer`, in the trainer's own process, are used through the same
+methods, so that the rounds do not know which they have.
 """
 
 from __future__ import annotations
@@ -16,48 +16,75 @@ from twisted.internet.defer import Deferred
 from byzpy_tw.protocol.frames import Header
 from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import TrialDigests
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
+from byzpy_tw.workers.trial_digests import TrialDigests
 
 
 @frozen
 class Opened:
-    """A host's answer when a run was opened: vectors' length, data's digest, its trial."""
+    """A server's answer when a run was opened: vectors' length, data's digest, its trial."""
 
     dimension: int
     digest: str
     trial: TrialDigests | None = None
 
 
+@frozen(eq=False)
+class AttackInput:
+    """The knowledge of `h` honest vectors that attacks are shown."""
+
+    h: int
+    pieces: Mapping[str, Tensor]
+    past: Mapping[int, Tensor]  # earlier vectors of nodes, for those that replay them
+
+
 class Sink(Protocol):
-    """Who vectors are for."""
+    """The receiver of vectors."""
 
     def allocate(self, server: Server, header: Header) -> Tensor | None:
-        """Memory for a vector, or None to drop it; raises `BadFrame`."""
+        """Return memory for a vector, or None to drop it; raises `BadFrame`."""
 
     def vector_received(self, server: Server, header: Header) -> None:
-        """The vector is in place."""
+        """Note that the vector is in its memory."""
 
 
 class Server(Protocol):
-    """One place with some of the run's nodes."""
+    """One connection to a server, with some of the run's nodes."""
 
-    name: str
-    bytes_sent: int
-    bytes_received: int
-    gone: str  # why nothing more will come from it; empty while it is there
-    # Tells its process from every other's, once it has said Hello; None where nothing does.
-    identity: Hashable
-    suspect: bool  # whether it has been silent for longer than a host in health ever is
-    # Called once, with the host and why, when nothing more will come from it.
+    # Called once, with the server and the reason, when nothing more will come from it.
     on_lost: Callable[[Server, str], None]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def bytes_sent(self) -> int: ...
+
+    @property
+    def bytes_received(self) -> int: ...
+
+    @property
+    def gone(self) -> str:
+        """The reason why nothing more will come from it; empty while it is there."""
+
+    @property
+    def identity(self) -> Hashable:
+        """The mark of its process, once it has said Hello; None where it has none."""
+
+    @property
+    def environment(self) -> Environment | None:
+        """The answer to Hello, once it is there."""
+
+    @property
+    def suspect(self) -> bool:
+        """Tell whether it has been silent for longer than a healthy server ever is."""
 
     async def hello(self) -> Environment: ...
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened: ...
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> Collection[str] | None:
-        """Have `nodes` here; digests of the trials of plugins' attacks, where they are told."""
+        """Have `nodes` there; return the digests of its trials of plugins' attacks, if any."""
 
     def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
         """Begin `round` with these ``(d,)`` parameters.
@@ -66,20 +93,10 @@ class Server(Protocol):
         """
 
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
-        """Have honest `nodes` send their vectors; the nodes that could not."""
+        """Have honest `nodes` send their vectors; fires with those that could not."""
 
-    def attack(
-        self,
-        round: int,
-        nodes: Sequence[int],
-        h: int,
-        shown: Mapping[str, Tensor],
-        past: Mapping[int, Tensor],
-    ) -> Deferred[Failures]:
-        """Have Byzantine `nodes` send theirs, shown pieces of `h` honest vectors.
-
-        `past` has earlier vectors of theirs, for nodes that replay them.
-        """
+    def attack(self, round: int, nodes: Sequence[int], shown: AttackInput) -> Deferred[Failures]:
+        """Have Byzantine `nodes` send theirs; fires with those that could not."""
 
     async def close(self) -> None:
         """Let go of the run.  Never fails."""
@@ -89,7 +106,7 @@ class Server(Protocol):
 
 
 def ignore_loss(server: Server, why: str) -> None:
-    """What is called where nobody listens."""
+    """Do nothing about the loss of `server`."""
 
 
-Notify = Callable[[str], None]  # one line for the user
+Notify = Callable[[str], None]  # takes one line for the user

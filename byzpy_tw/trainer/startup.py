@@ -1,86 +1,89 @@
-"""The start of a run: every server joins, and is given its nodes.
+"""The start of a run: every server joins and is assigned its nodes.
 
-All of them must, unless ``--min-servers`` says how many will do.  Then whoever cannot be
-reached or used, or keeps the others waiting, is left out, as a server that is lost later
-would be, and may join later.
+All of them must, unless ``--min-servers`` sets a quorum.  Then a server that cannot be reached
+or used, or keeps the others waiting, is left out, as one that is lost later would be, and may
+join later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from byzpy_tw.errors import ByzpyTwError, ServerUnreachable, format_error
-from byzpy_tw.trainer import handshake
+from byzpy_tw.trainer.handshake import gather_all
+from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_slot import ServerSlot
 
 if TYPE_CHECKING:
     from byzpy_tw.trainer.cluster import Cluster
 
-SLOW = 5.0  # seconds until the user is told for whom the start waits
+SLOW = 5.0  # seconds until the user is told which servers the start waits for
 
 Job = tuple[ServerSlot, Awaitable[None]]
 
 
 @define(eq=False)
 class Startup:
-    """One start; `least` is how many servers will do, None for all of them."""
+    """One start; `quorum` is how many servers suffice, None for all of them."""
 
     cluster: Cluster
-    least: int | None
-    _reactor: Any
+    quorum: int | None
+    _reactor: ITrainerReactor
     _failures: list[ByzpyTwError] = field(factory=list, init=False)
 
-    async def begin(self) -> None:
-        """Raises what is wrong with the first that is not as it must be, or with those
-        without which there are too few."""
+    async def run(self) -> None:
+        """Start all servers and assign their nodes.
+
+        Raises the first server's error or, with a quorum, an error that lists every failed
+        server when fewer are usable.
+        """
         cluster = self.cluster
-        await self._all([(slot, cluster.join(slot)) for slot in cluster.slots])
+        await self._run_all([(slot, cluster.join(slot)) for slot in cluster.slots])
         for slot in cluster.slots:
             server = slot.server
             if server is not None and not server.gone:
-                slot.up = True
+                slot.join()
                 cluster.placement.add_server(slot.name)
             elif server is not None:  # it was there, and did not wait for the others
                 gone = ServerUnreachable(f"{slot.name}: {server.gone}")
-                if self.least is None:
+                if self.quorum is None:
                     raise gone
                 self._exclude(slot, gone)
         self._check_quorum()
-        placed = cluster.placement.assign_unassigned()
-        await self._all(
-            [
-                (slot, cluster.assign_nodes(slot, placed[slot.name]))
-                for slot in cluster.slots
-                if slot.name in placed
-            ]
+        new = cluster.placement.assign_unassigned()
+        await self._run_all(
+            [(s, cluster.assign_nodes(s, new[s.name])) for s in cluster.slots if s.name in new]
         )
         self._check_quorum()
 
-    async def _all(self, jobs: Sequence[Job]) -> None:
-        """Do them; once `least` are done, the others have ``--replace-timeout`` more."""
+    async def _run_all(self, jobs: Sequence[Job]) -> None:
+        """Do all jobs; with the quorum done, the others have ``--replace-timeout`` more."""
         waiting = {slot.name for slot, _ in jobs}
         late: set[str] = set()
         patience = self.cluster.terms.config.replace_timeout
         started: dict[str, Deferred[None]] = {}
+        done = 0
 
-        async def one(slot: ServerSlot, job: Awaitable[None]) -> None:
+        async def run(slot: ServerSlot, job: Awaitable[None]) -> None:
+            nonlocal done
             try:
                 await job
-            except Exception as e:  # noqa: F841  (ruff overlooks the uses below)
+            except Exception as failure:
+                error = failure
                 if slot.name in late:
-                    e = ServerUnreachable(
+                    error = ServerUnreachable(
                         f"{slot.name}: not ready {patience:g} s after enough others were"
                     )
-                if self.least is None or not isinstance(e, ByzpyTwError):
+                if self.quorum is None or not isinstance(error, ByzpyTwError):
                     raise
-                self._exclude(slot, e)
+                self._exclude(slot, error)
             else:
-                done.append(slot)
-                if len(done) == self.least:
+                done += 1
+                if done == self.quorum:
                     alarms.append(self._reactor.callLater(patience, give_up))
             finally:
                 waiting.discard(slot.name)
@@ -90,18 +93,16 @@ class Startup:
             for name in sorted(waiting):
                 started[name].cancel()
 
-        def record_event() -> None:
+        def notify_slow() -> None:
             self.cluster.notify(f"waiting for {', '.join(sorted(waiting))}")
 
-        done: list[ServerSlot] = []
-        # The trainer's own process is nobody to wait for.
-        alarms = (
-            [self._reactor.callLater(SLOW, record_event)] if jobs and jobs[0][0].redials else []
-        )
+        # The trainer's own process is never waited for.
+        remote = bool(jobs) and jobs[0][0].redials
+        alarms = [self._reactor.callLater(SLOW, notify_slow)] if remote else []
         for slot, job in jobs:
-            started[slot.name] = Deferred.fromCoroutine(one(slot, job))
+            started[slot.name] = Deferred.fromCoroutine(run(slot, job))
         try:
-            await handshake.gather_all(list(started.values()))
+            await gather_all(list(started.values()))
         finally:
             for alarm in alarms:
                 if alarm.active():
@@ -110,34 +111,36 @@ class Startup:
     def _exclude(self, slot: ServerSlot, error: ByzpyTwError) -> None:
         """Go on without `slot` for now."""
         self._failures.append(error)
-        server, unreachable = slot.server, isinstance(error, ServerUnreachable)
-        if server is not None:
-            server.drop("not used")
-        if slot.up and server is not None:
-            self.cluster.server_lost(server, str(error) if unreachable else format_error(error))
-        elif server is not None:
-            slot.server = None
-            self.cluster.record_event(
-                f"{describe_exclusion(slot, error)}; going on without it for now"
-            )
+        server = slot.server
+        if server is None:
+            return
+        server.drop("not used")
+        if slot.up:
+            unreachable = isinstance(error, ServerUnreachable)
+            why = str(error) if unreachable else format_error(error)
+            self.cluster.server_lost(server, why)
+        else:
+            slot.leave()
+            line = describe_exclusion(slot, error)
+            self.cluster.record_event(f"{line}; going on without it for now")
 
     def _check_quorum(self) -> None:
-        """Raise what is wrong where fewer than `least` servers are left."""
+        """Raise the servers' errors where fewer than the quorum are left."""
         slots = self.cluster.slots
         there = sum(slot.server is not None for slot in slots)
-        if self.least is None or there >= self.least:
+        if self.quorum is None or there >= self.quorum:
             return
         refused = [e for e in self._failures if not isinstance(e, ServerUnreachable)]
         how = "cannot be used" if refused else "did not answer"
         first = type((refused or self._failures or [ServerUnreachable()])[0])
         raise first(
             f"{len(slots) - there} of {len(slots)} servers {how}, "
-            f"--min-servers {self.least}: {'; '.join(map(str, self._failures)) or 'server_lost'}"
+            f"--min-servers {self.quorum}: {'; '.join(map(str, self._failures)) or 'lost'}"
         )
 
 
 def describe_exclusion(slot: ServerSlot, error: Exception) -> str:
-    """Why `slot` does not take part, in a line."""
+    """Say in a line why `slot` does not take part."""
     if isinstance(error, ServerUnreachable):
         return str(error)
     return f"{slot.name} cannot take part: {format_error(error)}"

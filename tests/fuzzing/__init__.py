@@ -1,10 +1,12 @@
-"""Malicious peers, in numbers: against a server, and against a trainer.
+"""Fuzzing with malicious peers: against a server, and against a trainer.
 
-1. `servers`: `testing.hostile`'s conversations with a server, beside a run of its.
-2. `trainers`: a run whose servers are honest but for one, which is behind a `proxy`
-   that says something else than the server does; `spoiling` decides what.
-3. `counting` adds up; ``python -m tests.fuzzing`` is the command.
+1. `server_in_memory`: conversations of malicious trainers (`cases`, `mutate`, `script`) with
+   a server on which a run is under way.
+2. `trainer_in_memory`: a run on honest servers and one behind a `proxy`, which alters the
+   server's answers as `malicious_server` says.
+3. `tally` counts and judges; ``python -m tests.fuzzing`` is the command.
 
-Both work in virtual time, where what must hold of any history (`simulate.invariants`)
-is asked of each of these, and, with ``--sockets``, with real processes.
+Both work in virtual time, and check the invariants of `tests.simulation` for each history.
+With ``--sockets`` they use real processes (`real_processes`).  `one_server` is the fuzzer of
+``python -m byzpy_tw conformance --server``.
 """

@@ -9,8 +9,8 @@ import time
 
 from byzpy_tw.console import run_command, say
 from tests.fuzzing import server_in_memory, trainer_in_memory
-from tests.fuzzing.parallel import in_processes
-from tests.fuzzing.tally import Examine, Tally, besiege
+from tests.fuzzing.parallel import run_in_processes
+from tests.fuzzing.tally import Examine, Tally, fuzz
 
 EXAMINE: dict[str, Examine] = {
     "server": server_in_memory.examine,
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _tell(EXAMINE[chosen.whom], chosen.seed)
     begun = time.perf_counter()
     tally = _tally(chosen)
-    if chosen.json:  # whoever adds up judges
+    if chosen.json:  # the parent process judges
         say(json.dumps(tally.to_dict()))
     else:
         tally.judge()
@@ -60,9 +60,9 @@ def _tally(chosen: argparse.Namespace) -> Tally:
     if chosen.sockets:
         from tests.fuzzing import real_processes  # it installs a reactor
 
-        return real_processes.besiege(chosen.whom, chosen.inputs, chosen.first, say)
+        return real_processes.fuzz(chosen.whom, chosen.inputs, chosen.first, say)
     if chosen.processes == 1:
-        return besiege(EXAMINE[chosen.whom], chosen.inputs, chosen.first, chosen.step, say)
+        return fuzz(EXAMINE[chosen.whom], chosen.inputs, chosen.first, chosen.step, say)
     each = str(-(-chosen.inputs // chosen.processes))
     shares = [
         [chosen.whom, "--json", "--inputs", each, "--first", str(chosen.first + i),
@@ -70,7 +70,7 @@ def _tally(chosen: argparse.Namespace) -> Tally:
         for i in range(chosen.processes)
     ]  # fmt: skip
     tally = Tally()
-    for found in in_processes("tests.fuzzing", shares, say):
+    for found in run_in_processes("tests.fuzzing", shares, say):
         tally.add(Tally.from_dict(found))
     return tally
 

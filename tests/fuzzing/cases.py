@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from tests.fuzzing.mutate import MUTATIONS, target
-from tests.fuzzing.script import CONTROL, Conversation, Raw, Step, valid
+from tests.fuzzing.script import CONTROL, Raw, Script, Step, valid
 
 
-def mutated(seed: int, number: int) -> Conversation:
+def mutated(seed: int, number: int) -> Script:
     """Conversation `number` of `seed`: `valid` with one to four changes.
 
     One in twenty may break its very first box.
@@ -32,18 +32,18 @@ def mutated(seed: int, number: int) -> Conversation:
         if at is not None:
             steps = mutation(random, steps, at)
             names.append(mutation.__name__.strip("_"))
-    return Conversation(tuple(steps), random.random() < 0.2, mutations=tuple(names))
+    return Script(tuple(steps), random.random() < 0.2, mutations=tuple(names))
 
 
-def garbage(seed: int, number: int) -> Conversation:
+def garbage(seed: int, number: int) -> Script:
     """A random byte string, of up to 4 KiB, on a connection of its own."""
     random = Random(f"garbage/{seed}/{number}")
     data = random.randbytes(random.choice((1, 10, 100, 1000, 4096)))
     if random.random() < 0.5:  # half of them look like the start of a box
         data = struct.pack("!H", random.randint(1, 255)) + data
-    return Conversation((Step(CONTROL, Raw(data)),), random.random() < 0.2)
+    return Script((Step(CONTROL, Raw(data)),), random.random() < 0.2)
 
 
-def many(make: Callable[[int, int], Conversation], seed: int, count: int) -> Iterator[Conversation]:
+def many(make: Callable[[int, int], Script], seed: int, count: int) -> Iterator[Script]:
     """The first `count` conversations of `seed`."""
     return (make(seed, number) for number in range(count))

@@ -13,7 +13,7 @@ from twisted.protocols.amp import AmpBox, BinaryBoxProtocol
 from twisted.python.failure import Failure
 
 from byzpy_tw.scheduling import clock
-from tests.fuzzing.script import Box, Conversation
+from tests.fuzzing.script import Box, Script
 
 ANSWER_SECONDS = 20.0  # for what an honest trainer would be answered
 PATIENCE = 0.3  # seconds in all, once a conversation makes no sense any more
@@ -30,7 +30,7 @@ class _Boxes(BinaryBoxProtocol):
 
 
 @define(eq=False)
-class _Line(Protocol):
+class _Connection(Protocol):
     """One connection: hears boxes, and once it is a stream counts bytes."""
 
     boxes: list[AmpBox] = field(factory=list)
@@ -85,20 +85,20 @@ class _Line(Protocol):
 
 
 @define(eq=False)
-class Heard:
-    """What a server said in one conversation."""
+class Replies:
+    """A server's answers in one conversation."""
 
-    conversation: Conversation
-    lines: dict[str, _Line] = field(factory=dict)
+    conversation: Script
+    lines: dict[str, _Connection] = field(factory=dict)
 
     @property
     def welcome(self) -> bool:
-        """Whether Hello was answered with the server's environment."""
+        """Return whether Hello was answered with the server's environment."""
         return any(b"environment" in box for box in self._boxes)
 
     @property
     def opened(self) -> bool:
-        """Whether a run was opened."""
+        """Return whether a run was opened."""
         return bool(self.ticket)
 
     @property
@@ -118,12 +118,12 @@ class Heard:
         return [box for line in self.lines.values() for box in line.boxes]
 
 
-async def converse(reactor: Any, host: str, port: int, conversation: Conversation) -> Heard:
+async def run_script(reactor: Any, host: str, port: int, conversation: Script) -> Replies:
     """Say all of `conversation`, and wait until the server has seen its end."""
-    heard, asked, strange = Heard(conversation), {}, False  # type: ignore[var-annotated]
+    heard, asked, strange = Replies(conversation), {}, False  # type: ignore[var-annotated]
     patience = PATIENCE
     for step in conversation.steps:
-        line = await _line(reactor, host, port, heard, step.line)
+        line = await _connect(reactor, host, port, heard, step.line)
         strange = strange or step.touched
         line.transport.write(step.part.render(heard.ticket))
         if step.awaited and isinstance(step.part, Box):
@@ -131,7 +131,7 @@ async def converse(reactor: Any, host: str, port: int, conversation: Conversatio
             asked[step.line, tag] = asked.get((step.line, tag), 0) + 1
             count, began = asked[step.line, tag], clock.seconds(reactor)
             answered = line.until(lambda t=tag, n=count, x=line: x.tags(t) >= n)
-            await _within(reactor, patience if strange else ANSWER_SECONDS, answered)
+            await _wait_at_most(reactor, patience if strange else ANSWER_SECONDS, answered)
             if strange:
                 patience = max(0.0, patience - (clock.seconds(reactor) - began))
     for line in heard.lines.values():
@@ -148,29 +148,29 @@ async def converse(reactor: Any, host: str, port: int, conversation: Conversatio
     return heard
 
 
-async def _line(reactor: Any, host: str, port: int, heard: Heard, name: str) -> _Line:
+async def _connect(reactor: Any, host: str, port: int, heard: Replies, name: str) -> _Connection:
     if name not in heard.lines:
         endpoint = HostnameEndpoint(reactor, host, port)
-        heard.lines[name] = await connectProtocol(endpoint, _Line())
+        heard.lines[name] = await connectProtocol(endpoint, _Connection())
     return heard.lines[name]
 
 
-async def _within(reactor: Any, seconds: float, answered: Deferred[None]) -> None:
+async def _wait_at_most(reactor: Any, seconds: float, answered: Deferred[None]) -> None:
     try:
         await answered.addTimeout(seconds, reactor)
     except TimeoutError:
         pass
 
 
-def converse_all(
-    reactor: Any, host: str, port: int, conversations: Iterable[Conversation], *, at_once: int = 6
-) -> Deferred[list[Heard]]:
+def run_scripts(
+    reactor: Any, host: str, port: int, conversations: Iterable[Script], *, at_once: int = 6
+) -> Deferred[list[Replies]]:
     """Have all `conversations`, a few at a time; what was heard in each."""
     waiting, heard = iter(conversations), []
 
     async def some() -> None:
         for conversation in waiting:
-            heard.append(await converse(reactor, host, port, conversation))
+            heard.append(await run_script(reactor, host, port, conversation))
 
     workers = [Deferred.fromCoroutine(some()) for _ in range(at_once)]
     return gatherResults(workers, consumeErrors=True).addCallback(lambda _: heard)

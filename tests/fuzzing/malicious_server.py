@@ -1,6 +1,6 @@
-"""What a malicious server says in place of what a server would.
+"""Answers of a malicious server in place of an honest one's.
 
-`Spoiler` knows the grammar of what goes from a server to a trainer: boxes that answer
+`Corruptor` knows the grammar of what goes from a server to a trainer: boxes that answer
 questions, then, on a tensor stream, frames.  It changes some of them, so that most of
 what follows still makes sense to the trainer: values, keys, tags, tickets, JSON, fields
 of headers, elements, and the order, number and moment of everything.  It does no I/O.
@@ -17,11 +17,12 @@ from typing import Any
 from attrs import define, field, frozen
 from twisted.protocols.amp import AmpBox
 
-from byzpy_tw.protocol.commands import COMMANDS, WIRE_ERRORS
+from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.wire_errors import WIRE_ERRORS
 from tests.fuzzing.mutate import NAMED
 from tests.fuzzing.script import CONTROL, STREAM, Box, Frame, Raw, Step, frame, framed
-from tests.simulation.recorder import Boxes
+from tests.simulation.recorder import StreamParser
 
 MOST_KEPT = 20  # units that may be said again
 FIRST = 0.04  # how often a connection's first box is spoilt: few get past that
@@ -43,11 +44,11 @@ class End:
 
 Part = Box | Frame | Raw
 Said = bytes | Pause | End
-Spoil = Callable[["Spoiler", Random, Any], list[Part | Pause | End]]
+Spoil = Callable[["Corruptor", Random, Any], list[Part | Pause | End]]
 
 
 @define(eq=False)
-class Spoiler:
+class Corruptor:
     """One connection of a trainer's, as a malicious server treats it.
 
     Of what is said, a share of `rate` is spoilt; `counts` adds up how, over connections.
@@ -66,18 +67,18 @@ class Spoiler:
     _stream: bool = field(default=False, init=False)
     _over: bool = field(default=False, init=False)
     _out: list[Said] = field(factory=list, init=False)
-    _in: Boxes = field(init=False)
-    _heard: Boxes = field(init=False)
+    _in: StreamParser = field(init=False)
+    _heard: StreamParser = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._in = Boxes(self._box, self._frame)
-        self._heard = Boxes(self._asked, lambda header, elements: None)
+        self._in = StreamParser(self._box, self._frame)
+        self._heard = StreamParser(self._asked, lambda header, elements: None)
 
-    def hear(self, data: bytes) -> None:
+    def from_trainer(self, data: bytes) -> None:
         """The trainer says `data`."""
         self._heard.feed(data)
 
-    def say(self, data: bytes) -> list[Said]:
+    def from_server(self, data: bytes) -> list[Said]:
         """The server says `data`: what becomes of it, in order."""
         if not self._over:
             self._in.feed(data)
@@ -130,33 +131,33 @@ class Spoiler:
 
 
 def _by(name: str) -> Spoil:
-    """What the mutation of that name does to a conversation of this one part."""
+    """Make the mutation `name` apply to a conversation of this one part."""
     mutation = NAMED[name]
 
-    def spoil(spoiler: Spoiler, random: Random, part: Any) -> list[Part | Pause | End]:
+    def corrupt(corruptor: Corruptor, random: Random, part: Any) -> list[Part | Pause | End]:
         line = STREAM if isinstance(part, Frame) else CONTROL
         return [step.part for step in mutation(random, [Step(line, part)], 0)]
 
-    return spoil
+    return corrupt
 
 
-def _dropped(spoiler: Spoiler, random: Random, part: Part) -> list[Part | Pause | End]:
+def _dropped(corruptor: Corruptor, random: Random, part: Part) -> list[Part | Pause | End]:
     return []
 
 
-def _later(spoiler: Spoiler, random: Random, part: Part) -> list[Part | Pause | End]:
-    spoiler.hold(part)
+def _later(corruptor: Corruptor, random: Random, part: Part) -> list[Part | Pause | End]:
+    corruptor.hold(part)
     return []
 
 
-def _stale(spoiler: Spoiler, random: Random, part: Part) -> list[Part | Pause | End]:
+def _stale(corruptor: Corruptor, random: Random, part: Part) -> list[Part | Pause | End]:
     """Something that was said before, besides or instead."""
-    old = random.choice([*spoiler.said, part])
+    old = random.choice([*corruptor.said, part])
     return random.choice(([old], [old, part], [part, old], [part] + [old] * 50))
 
 
-def _pause(spoiler: Spoiler, random: Random, part: Part) -> list[Part | Pause | End]:
-    seconds = min(spoiler.patience, random.choice((0.01, 0.5, 3.0, 10.0, 100.0)))
+def _pause(corruptor: Corruptor, random: Random, part: Part) -> list[Part | Pause | End]:
+    seconds = min(corruptor.patience, random.choice((0.01, 0.5, 3.0, 10.0, 100.0)))
     halves = _halves(random, part, seconds)
     return random.choice(([Pause(seconds), part], [part, Pause(seconds)], halves))
 
@@ -167,14 +168,14 @@ def _halves(random: Random, part: Part, seconds: float) -> list[Part | Pause | E
     return [Raw(data[:at]), Pause(seconds), Raw(data[at:])]
 
 
-def _end(spoiler: Spoiler, random: Random, part: Part) -> list[Part | Pause | End]:
+def _end(corruptor: Corruptor, random: Random, part: Part) -> list[Part | Pause | End]:
     end = End(reset=random.random() < 0.5)
     data = part.render(b"")
     some = Raw(data[: random.randrange(len(data) + 1)])
     return random.choice(([end], [part, end], [some, end]))
 
 
-def _noise(spoiler: Spoiler, random: Random, part: Part) -> list[Part | Pause | End]:
+def _noise(corruptor: Corruptor, random: Random, part: Part) -> list[Part | Pause | End]:
     made = Raw(random.randbytes(random.choice((1, 2, 3, 40, 41, 1000))))
     return random.choice(([made], [made, part], [part, made]))
 
@@ -196,30 +197,30 @@ _BAD_JSONS = (
 )  # fmt: skip
 
 
-def _json(spoiler: Spoiler, random: Random, part: Box) -> list[Part | Pause | End]:
+def _json(corruptor: Corruptor, random: Random, part: Box) -> list[Part | Pause | End]:
     """JSON of another kind: nodes that failed, an environment."""
     values = dict(part.values)
     name = next((k for k in (b"failures", b"environment") if k in values), b"failures")
     if random.random() < 0.3:
         values[name] = random.choice(_BAD_JSONS)
     elif random.random() < 0.4:
-        failed = random.sample(range(spoiler.nodes + 2), random.randint(1, spoiler.nodes))
+        failed = random.sample(range(corruptor.nodes + 2), random.randint(1, corruptor.nodes))
         values[name] = json.dumps({str(node): "no \x1b[2J\n" for node in failed}).encode()
     else:
         values[name] = json.dumps(random.choice(_JSONS)).encode()
     return [Box(values)]
 
 
-def _tag(spoiler: Spoiler, random: Random, part: Box) -> list[Part | Pause | End]:
+def _tag(corruptor: Corruptor, random: Random, part: Box) -> list[Part | Pause | End]:
     """An answer to another question, or to none."""
     values = dict(part.values)
     name = b"_answer" if b"_answer" in values else b"_error"
     others = (b"", b"0", b"ffff", random.randbytes(4), b"x" * 300)
-    values[name] = random.choice((*spoiler.tags, *others))
+    values[name] = random.choice((*corruptor.tags, *others))
     return [Box(values)] if random.random() < 0.7 else [Box(values), part]
 
 
-def _error(spoiler: Spoiler, random: Random, part: Box) -> list[Part | Pause | End]:
+def _error(corruptor: Corruptor, random: Random, part: Box) -> list[Part | Pause | End]:
     """An error in place of an answer."""
     tag = part.values.get(b"_answer", part.values.get(b"_error", b""))
     others = (b"UNKNOWN", b"UNHANDLED", b"", b"\xff", b"x" * 300)
@@ -231,9 +232,13 @@ def _error(spoiler: Spoiler, random: Random, part: Box) -> list[Part | Pause | E
     return [Box(values)]
 
 
-def _question(spoiler: Spoiler, random: Random, part: Box) -> list[Part | Pause | End]:
+def _question(corruptor: Corruptor, random: Random, part: Box) -> list[Part | Pause | End]:
     """A server has nothing to ask of a trainer, and does."""
-    names = [command.commandName for command in COMMANDS] + [b"StartTLS", b"_ask", b""]
+    names = [command.wire_command.commandName for command in commands.COMMANDS] + [
+        b"StartTLS",
+        b"_ask",
+        b"",
+    ]
     asked = {b"_command": random.choice(names), b"token": b"1", b"run": b"r", b"ticket": b"x"}
     if random.random() < 0.8:
         asked[b"_ask"] = random.choice((b"1", b"", b"x" * 200))
@@ -241,14 +246,14 @@ def _question(spoiler: Spoiler, random: Random, part: Box) -> list[Part | Pause 
     return [*[Box(asked)] * many, part]
 
 
-def _huge(spoiler: Spoiler, random: Random, part: Box) -> list[Part | Pause | End]:
+def _huge(corruptor: Corruptor, random: Random, part: Box) -> list[Part | Pause | End]:
     """A box that does not end."""
     word = AmpBox({b"%05d" % i: bytes(60_000) for i in range(random.choice((2, 6, 12)))})
     return [Raw(word.serialize()[:-2]), part]
 
 
-def _frames_early(spoiler: Spoiler, random: Random, part: Box) -> list[Part | Pause | End]:
-    old = [one for one in spoiler.said if isinstance(one, Frame)]
+def _frames_early(corruptor: Corruptor, random: Random, part: Box) -> list[Part | Pause | End]:
+    old = [one for one in corruptor.said if isinstance(one, Frame)]
     made = random.choice(old) if old else frame(Kind.VECTOR, 0, 40)
     return [made, part]
 
@@ -263,23 +268,23 @@ BOXES: dict[str, Spoil] = {
 # -- of frames
 
 
-def _field(name: str, choose: Callable[[Spoiler, Random, Frame], int]) -> Spoil:
-    def spoil(spoiler: Spoiler, random: Random, part: Frame) -> list[Part | Pause | End]:
-        changed = Frame({**part.header, name: choose(spoiler, random, part)}, part.elements)
+def _field(name: str, choose: Callable[[Corruptor, Random, Frame], int]) -> Spoil:
+    def corrupt(corruptor: Corruptor, random: Random, part: Frame) -> list[Part | Pause | End]:
+        changed = Frame({**part.header, name: choose(corruptor, random, part)}, part.elements)
         return random.choice(([changed], [changed, part], [part, changed]))
 
-    return spoil
+    return corrupt
 
 
-def _other_node(spoiler: Spoiler, random: Random, part: Frame) -> int:
-    return random.randrange(spoiler.nodes + 2)
+def _other_node(corruptor: Corruptor, random: Random, part: Frame) -> int:
+    return random.randrange(corruptor.nodes + 2)
 
 
-def _other_round(spoiler: Spoiler, random: Random, part: Frame) -> int:
+def _other_round(corruptor: Corruptor, random: Random, part: Frame) -> int:
     return max(0, part.header["round"] + random.choice((-2, -1, 1, 2, 1000)))
 
 
-def _lie(spoiler: Spoiler, random: Random, part: Frame) -> list[Part | Pause | End]:
+def _lie(corruptor: Corruptor, random: Random, part: Frame) -> list[Part | Pause | End]:
     """Elements that are finite and no gradient: huge, tiny, constant, of another sign."""
     size = len(part.elements)
     patterns = b"\xff\xff\x7f\x7f", b"\x01\x00\x00\x00", bytes(4), b"\x00\x00\x80\x3f"
@@ -289,14 +294,14 @@ def _lie(spoiler: Spoiler, random: Random, part: Frame) -> list[Part | Pause | E
     return [Frame(part.header, data.ljust(size, b"\x00"))]
 
 
-def _size(spoiler: Spoiler, random: Random, part: Frame) -> list[Part | Pause | End]:
+def _size(corruptor: Corruptor, random: Random, part: Frame) -> list[Part | Pause | End]:
     """A whole frame of another size."""
     count = random.choice((0, 1, 39, 41, 45, 80, 700))
     data = (part.elements * (1 + 4 * count // max(1, len(part.elements))))[: 4 * count]
     return [Frame({**part.header, "elements": count, "dtype": 1}, data.ljust(4 * count, b"\x00"))]
 
 
-def _box_for_frame(spoiler: Spoiler, random: Random, part: Frame) -> list[Part | Pause | End]:
+def _box_for_frame(corruptor: Corruptor, random: Random, part: Frame) -> list[Part | Pause | End]:
     return [Box({b"_answer": b"1", b"failures": b"{}"}), part]
 
 

@@ -14,7 +14,7 @@ from byzpy_tw.errors import ServerUnreachable
 from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.scheduling.clock import use_monotonic_clock
 from tests.fuzzing.cases import garbage, many, mutated
-from tests.fuzzing.client import Heard, converse, converse_all
+from tests.fuzzing.client import Replies, run_script, run_scripts
 from tests.fuzzing.script import valid
 
 Write = Callable[[str], None]
@@ -42,13 +42,13 @@ def server(address: Address, count: int, seed: int, write: Write) -> int:
 async def _attacked(reactor: Any, address: Address, count: int, seed: int, write: Write) -> int:
     at = reactor, address.host, address.port
     try:
-        before = await converse(*at, valid())
+        before = await run_script(*at, valid())
         if not _good(before):
             write(f"{address} does not serve this peer: {_errors([before])}")
             return 1
-        heard = await converse_all(*at, many(garbage, seed, count // 10))
-        heard += await converse_all(*at, many(mutated, seed, count - count // 10))
-        after = await converse(*at, valid())
+        heard = await run_scripts(*at, many(garbage, seed, count // 10))
+        heard += await run_scripts(*at, many(mutated, seed, count - count // 10))
+        after = await run_script(*at, valid())
     except ConnectError as e:
         write(f"{address}: nobody answers: {e}")
         return 1
@@ -64,10 +64,10 @@ async def _attacked(reactor: Any, address: Address, count: int, seed: int, write
     return 0 if held else 1
 
 
-def _good(heard: Heard) -> bool:
+def _good(heard: Replies) -> bool:
     return bool(heard.welcome and heard.stream_bytes and not heard.errors)
 
 
-def _errors(heard: Sequence[Heard]) -> str:
+def _errors(heard: Sequence[Replies]) -> str:
     told = Counter(code.decode(errors="replace") for h in heard for code in h.errors)
     return ", ".join(f"{code} {n}" for code, n in told.most_common()) or "none"

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
-def in_processes(
+def run_in_processes(
     module: str, shares: Sequence[Sequence[str]], say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Run `module` with the arguments of each share; the JSON that is its last line.

@@ -1,4 +1,4 @@
-"""A malicious server, made of an honest one and a `Spoiler` on each connection to it."""
+"""A malicious server, made of an honest one and a `Corruptor` on each connection to it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from tests.fuzzing.malicious_server import End, Pause, Said, Spoiler
+from tests.fuzzing.malicious_server import Corruptor, End, Pause, Said
 
 RATES = (0.1, 0.3, 0.6, 0.9)  # shares of what is said on a connection that are spoilt
 
 
 @define(eq=False)
-class Malicious(Factory):
+class MaliciousProxy(Factory):
     """Listens for a trainer and dials the honest server, over the reactor it is given."""
 
     reactor: Any
@@ -30,20 +30,22 @@ class Malicious(Factory):
 
     noisy = False
 
-    def buildProtocol(self, addr: Any) -> _Front:
+    def buildProtocol(self, addr: Any) -> _TrainerSide:
         self.counts["connections"] += 1
         random = Random(self.random.randrange(2**63))
         rate = random.choice(RATES)
-        return _Front(self, Spoiler(random, rate, self.counts, self.patience, self.identity))
+        return _TrainerSide(
+            self, Corruptor(random, rate, self.counts, self.patience, self.identity)
+        )
 
 
 @define(eq=False)
-class _Front(Protocol):
+class _TrainerSide(Protocol):
     """The trainer's side of a connection."""
 
-    factory: Malicious
-    spoiler: Spoiler
-    _back: _Back | None = None
+    factory: MaliciousProxy
+    corruptor: Corruptor
+    _back: _ServerSide | None = None
     _early: bytearray = field(factory=bytearray)  # until the server is there
     _queue: deque[Said] = field(factory=deque)
     _waiting: Any = None  # a call, while it pauses
@@ -52,9 +54,11 @@ class _Front(Protocol):
 
     def connectionMade(self) -> None:
         at = HostnameEndpoint(self.factory.reactor, self.factory.host, self.factory.port)
-        connectProtocol(at, _Back(self)).addCallbacks(self._connected, lambda _: self._end(True))
+        connectProtocol(at, _ServerSide(self)).addCallbacks(
+            self._connected, lambda _: self._end(True)
+        )
 
-    def _connected(self, back: _Back) -> None:
+    def _connected(self, back: _ServerSide) -> None:
         if self._over:
             back.transport.abortConnection()
             return
@@ -62,7 +66,7 @@ class _Front(Protocol):
         back.transport.write(bytes(self._early))
 
     def dataReceived(self, data: bytes) -> None:
-        self.spoiler.hear(data)
+        self.corruptor.from_trainer(data)
         if self._back is not None:
             self._back.transport.write(data)
         else:
@@ -70,7 +74,7 @@ class _Front(Protocol):
 
     def said(self, data: bytes) -> None:
         """The server says `data`."""
-        self._queue.extend(self.spoiler.say(data))
+        self._queue.extend(self.corruptor.from_server(data))
         self._go_on()
 
     def server_ended(self) -> None:
@@ -113,10 +117,10 @@ class _Front(Protocol):
 
 
 @define(eq=False)
-class _Back(Protocol):
+class _ServerSide(Protocol):
     """The honest server's side."""
 
-    front: _Front
+    front: _TrainerSide
 
     def dataReceived(self, data: bytes) -> None:
         self.front.said(data)

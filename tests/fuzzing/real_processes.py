@@ -26,8 +26,8 @@ from byzpy_tw.scheduling.clock import use_monotonic_clock
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.local_servers import LocalServers
 from tests.fuzzing.cases import many, mutated
-from tests.fuzzing.client import converse_all
-from tests.fuzzing.proxy import Malicious
+from tests.fuzzing.client import run_scripts
+from tests.fuzzing.proxy import MaliciousProxy
 from tests.fuzzing.tally import FIRST, PAST, Tally
 
 FRONTS = 8  # malicious servers; each is dialled again only after a while
@@ -44,7 +44,7 @@ BESIDE = ("--rounds", "60")
 
 @frozen
 class Trained:
-    """What a trainer's process came to."""
+    """The outcome of a trainer's process."""
 
     code: int | None
     output: str
@@ -71,7 +71,7 @@ class _Trainer(ProcessProtocol):
 
 
 @define(eq=False)
-class Siege:
+class FuzzSession:
     """One of either kind; `tally` is what it comes to."""
 
     reactor: Any
@@ -115,7 +115,7 @@ class Siege:
             while self.tally.inputs < self.inputs:
                 said = many(mutated, self.seed + number, BATCH)
                 at = self.reactor, address.host, address.port
-                talk = converse_all(*at, said)
+                talk = run_scripts(*at, said)
                 heard, _ = await gather_all([talk, self._beside([address])])
                 for one in heard:
                     names = one.conversation.mutations
@@ -135,7 +135,7 @@ class Siege:
             behind, honest = await servers.start()
             for number in range(FRONTS):
                 random = Random(f"siege/{self.seed}/{number}")
-                front = Malicious(
+                front = MaliciousProxy(
                     self.reactor, behind.host, behind.port, random, PATIENCE, b"front %d" % number
                 )
                 front.counts = counts
@@ -169,21 +169,21 @@ class Siege:
             self.tally.refused.update(r["reason"] for r in json.loads(line)["refused"])
 
     def _check_logs(self) -> None:
-        """What servers and trainers logged: reasons, and no failures of their own."""
+        """Check the logs of servers and trainers: reasons, and no failures of their own."""
         for log in (*self.folder.glob("server-*.log"), *self.folder.glob("*/trainer.log")):
             text = log.read_text(errors="replace")
             if "Traceback" in text or "Unhandled" in text:
                 self.tally.wrong.append(f"{log.name} has a traceback: {text[-5000:]}")
 
 
-def besiege(whom: str, inputs: int, seed: int, say: Callable[[str], None]) -> Tally:
+def fuzz(whom: str, inputs: int, seed: int, say: Callable[[str], None]) -> Tally:
     """Besiege a ``server`` or a ``trainer`` until there were so many inputs."""
     tally = Tally()
     with TemporaryDirectory(prefix="byzpy_tw-") as folder:
 
         def main(reactor: Any) -> Deferred[None]:
             use_monotonic_clock(reactor)
-            siege = Siege(reactor, Path(folder), inputs, seed, say, tally)
+            siege = FuzzSession(reactor, Path(folder), inputs, seed, say, tally)
             done = siege.server() if whom == "server" else siege.trainer()
             return Deferred.fromCoroutine(done)
 

@@ -15,12 +15,12 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from tests.fuzzing.cases import garbage, mutated
-from tests.fuzzing.client import Heard, converse_all
-from tests.fuzzing.script import Conversation
+from tests.fuzzing.client import Replies, run_scripts
+from tests.fuzzing.script import Script
 from tests.simulation import many
 from tests.simulation.cluster import PORT, host_of
 from tests.simulation.history import History, registry
-from tests.simulation.process import Machine
+from tests.simulation.process import VirtualProcess
 from tests.simulation.schedule import Schedule
 
 ROUNDS = 40
@@ -32,14 +32,14 @@ GARBAGE = 20  # one conversation in so many is a byte string, and no more
 
 
 @define(eq=False)
-class Strangers:
+class MaliciousTrainers:
     """Talk to the first server of a history for as long as its run goes on."""
 
     seed: int
     counts: Counter[str] = field(factory=Counter, init=False)
     wrong: list[str] = field(factory=list, init=False)
     events = 5_000_000  # at most, on top: where all comes in dust, a million are nothing
-    _machine: Machine = field(init=False)
+    _machine: VirtualProcess = field(init=False)
     _done: Deferred[Any] = field(init=False)
     _log: list[str] = field(factory=list, init=False)  # what the server said of them
 
@@ -48,20 +48,20 @@ class Strangers:
         return self._done.called
 
     def begin(self, history: History) -> None:
-        world, network = history.world, history.cluster.network
-        self._machine = Machine(world, network, "strangers", STRANGERS)
+        loop, network = history.loop, history.cluster.network
+        self._machine = VirtualProcess(loop, network, "strangers", STRANGERS)
         globalLogPublisher.addObserver(self._logged)
         said = self._until_over(history)
-        self._done = converse_all(self._machine, host_of(0), PORT, said, at_once=AT_ONCE)
+        self._done = run_scripts(self._machine, host_of(0), PORT, said, at_once=AT_ONCE)
         self._done.addCallbacks(self._judge, self._broken)
 
     def leave(self) -> None:
         globalLogPublisher.removeObserver(self._logged)
         self._machine.die(silent=False)
 
-    def _until_over(self, history: History) -> Iterator[Conversation]:
+    def _until_over(self, history: History) -> Iterator[Script]:
         for number in range(MOST):
-            if history.lives.over:
+            if history.lifecycle.over:
                 break
             make = mutated if number % GARBAGE else garbage
             yield make(self.seed, number)
@@ -73,22 +73,22 @@ class Strangers:
     def _broken(self, failure: Failure) -> None:
         self.wrong.append(f"a conversation broke off: {failure.getTraceback()}")
 
-    def _judge(self, heard: list[Heard]) -> None:
+    def _judge(self, heard: list[Replies]) -> None:
         reasons = "\n".join(line for line in self._log if " opened: " not in line)
         for one in heard:
             names = one.conversation.mutations or ("bytes",)
             self.counts["past the first box" if one.welcome else "first box"] += len(names)
             self.counts.update(names)
             self.counts["conversations"] += 1
-            self.wrong += [f"{what}: {names}" for what in _undue(one)]
+            self.wrong += [f"{what}: {names}" for what in _unexpected_errors(one)]
             for line in one.lines.values():
                 told = line.boxes and b"_error" in line.boxes[-1]
                 if line.dismissed and not told and f"{line.here}: " not in reasons:
                     self.wrong.append(f"{line.here} was sent away without a word: {names}")
 
 
-def _undue(heard: Heard) -> Iterator[str]:
-    """What a server gave that was not due: an answer before Hello, a ticket's second use."""
+def _unexpected_errors(heard: Replies) -> Iterator[str]:
+    """Return answers that were not due: one before Hello, or for a ticket's second use."""
     lines, streams = heard.lines.values(), 0
     for line in lines:
         answers = [box for box in line.boxes if b"_answer" in box]
@@ -103,24 +103,24 @@ def _undue(heard: Heard) -> Iterator[str]:
         yield f"{streams} tensor streams were opened with {tickets} tickets"
 
 
-def drawn(seed: int) -> Schedule:
+def draw_schedule(seed: int) -> Schedule:
     """A run that must come to the bits that it has alone."""
     number = seed
     while True:
         made = Schedule.draw(number, registry(), faults=0)
-        if made.meetable:
+        if made.recoverable:
             break
         number += 1_000_003
     config = evolve(made.config, rounds=ROUNDS)
     # Much is said here: in crumbs it would take millions of events.
-    manner = evolve(made.manner, capacity=max(made.manner.capacity, 65_536))
-    return evolve(made, seed=seed, config=config, manner=manner, resumes=0)
+    profile = evolve(made.profile, capacity=max(made.profile.capacity, 65_536))
+    return evolve(made, seed=seed, config=config, profile=profile, resumes=0)
 
 
 def examine(seed: int) -> tuple[History, list[str], Counter[str]]:
     """The history of `seed`, what is wrong with it, and what strangers said."""
-    unauthenticated = Strangers(seed)
-    history, wrong = many.examine(drawn(seed), others=unauthenticated)
+    unauthenticated = MaliciousTrainers(seed)
+    history, wrong = many.examine(draw_schedule(seed), peers=unauthenticated)
     slow = [r["seconds"] for r in history.rounds if r["seconds"] > SLOW]
     if slow:
         wrong.append(f"{len(slow)} rounds were held up, for {max(slow):g} s at most")

@@ -1,4 +1,4 @@
-"""What many sieges came to."""
+"""The totals of many fuzzing histories."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Tally:
         self.wrong += [f"seed {seed}: {what}" for what in wrong]
 
     def judge(self) -> None:
-        """What is wrong with all of it together."""
+        """Judge all histories together, and note what is wrong with them."""
         free, finished = self.counts[FREE], self.counts[FINISHED]
         if free >= 20 and finished < LEAST * free:
             self.wrong.append(f"only {finished} of {free} runs finished that could have")
@@ -98,9 +98,7 @@ class Tally:
         return [*made, f"{len(self.wrong)} violations of what must hold"]
 
 
-def besiege(
-    examine: Examine, inputs: int, first: int, step: int, say: Callable[[str], None]
-) -> Tally:
+def fuzz(examine: Examine, inputs: int, first: int, step: int, say: Callable[[str], None]) -> Tally:
     """The histories of seeds `first`, `first + step`, ... until there were so many inputs."""
     tally, seed, half, said = Tally(), first, 0.0, 0
     began = time.process_time()

@@ -8,12 +8,12 @@ from random import Random
 
 from attrs import define, evolve, field
 
-from tests.fuzzing.proxy import Malicious
+from tests.fuzzing.proxy import MaliciousProxy
 from tests.fuzzing.tally import FINISHED, FREE
 from tests.simulation import many
 from tests.simulation.cluster import PORT, host_of
 from tests.simulation.history import History, registry
-from tests.simulation.process import Machine
+from tests.simulation.process import VirtualProcess
 from tests.simulation.schedule import Schedule
 
 ROUNDS = 12
@@ -21,7 +21,7 @@ HELD = 3 * 1.5  # seconds, at speed 1: a round's jobs of the trainer, each held 
 SLACK = 2.0  # seconds that aggregating takes on the slowest machine
 
 
-def front_of(number: int) -> str:
+def proxy_host(number: int) -> str:
     """Where the trainer finds the malicious server that stands before server `number`."""
     return f"10.0.2.{number + 1}"
 
@@ -31,28 +31,28 @@ class MaliciousServers:
     """Stand before all servers of a history but the last."""
 
     counts: Counter[str] = field(factory=Counter, init=False)
-    _machines: list[Machine] = field(factory=list, init=False)
+    _machines: list[VirtualProcess] = field(factory=list, init=False)
 
     events = 5_000_000  # at most, on top: where all comes in dust, a million are nothing
     over = True  # the history need not wait for them
 
     def begin(self, history: History) -> None:
-        world, network = history.world, history.cluster.network
+        loop, network = history.loop, history.cluster.network
         for number in range(history.schedule.servers - 1):
-            machine = Machine(world, network, f"malicious.{number}", front_of(number))
-            random = world.random(machine.name)
-            factory = Malicious(machine, host_of(number), PORT, random)
+            process = VirtualProcess(loop, network, f"malicious.{number}", proxy_host(number))
+            random = loop.random(process.name)
+            factory = MaliciousProxy(process, host_of(number), PORT, random)
             factory.counts = self.counts
-            machine.listenTCP(PORT, factory)
-            history.liars.add(machine.name)
-            self._machines.append(machine)
+            process.listenTCP(PORT, factory)
+            history.liars.add(process.name)
+            self._machines.append(process)
 
     def leave(self) -> None:
-        for machine in self._machines:
-            machine.die(silent=False)
+        for process in self._machines:
+            process.die(silent=False)
 
 
-def drawn(seed: int) -> Schedule:
+def draw_schedule(seed: int) -> Schedule:
     """A run that can do with its one honest server, and goes on for long."""
     random = Random(f"siege/{seed}")
     number = seed
@@ -61,8 +61,8 @@ def drawn(seed: int) -> Schedule:
         if made.servers > 1 and made.config.f:
             break
         number += 1_000_003
-    *others, last = made.config.remote_hosts
-    fronts = tuple(f"tcp://{front_of(i)}:{PORT}" for i in range(len(others)))
+    *peers, last = made.config.remote_hosts
+    fronts = tuple(f"tcp://{proxy_host(i)}:{PORT}" for i in range(len(peers)))
     n, servers = made.config.n, made.servers
     bound = random.random() < 0.2  # to its servers' good will, by its own options
     config = evolve(
@@ -79,14 +79,14 @@ def drawn(seed: int) -> Schedule:
         config = evolve(
             config, attack="slow:seconds=10", round_timeout=90.0, heartbeat_timeout=30.0
         )
-    return evolve(made, seed=seed, config=config, meetable=False, resumes=random.choice((0, 3)))
+    return evolve(made, seed=seed, config=config, recoverable=False, resumes=random.choice((0, 3)))
 
 
 def examine(seed: int) -> tuple[History, list[str], Counter[str]]:
     """The history of `seed`, what is wrong with it, and what malicious servers said."""
     malicious = MaliciousServers()
-    schedule = drawn(seed)
-    history, wrong = many.examine(schedule, others=malicious)
+    schedule = draw_schedule(seed)
+    history, wrong = many.examine(schedule, peers=malicious)
     if free(schedule):
         malicious.counts[FREE] += 1
         malicious.counts[FINISHED] += history.status == "finished"
@@ -94,8 +94,8 @@ def examine(seed: int) -> tuple[History, list[str], Counter[str]]:
 
 
 def free(schedule: Schedule) -> bool:
-    """Whether that run can do without all but its honest server, and has time for it."""
-    config, ways = schedule.config, 4 * schedule.manner.latency * (1 + schedule.manner.jitter)
+    """Return whether that run can do without all but its honest server, and has time for it."""
+    config, ways = schedule.config, 4 * schedule.profile.latency * (1 + schedule.profile.jitter)
     return (
         config.min_servers == 1
         and config.failover == "on"

@@ -8,7 +8,7 @@ import time
 
 from byzpy_tw.console import run_command, say
 from tests.simulation.history import registry
-from tests.simulation.many import examine, sweep, sweep_in_processes, to_json
+from tests.simulation.many import check_seeds, check_seeds_in_processes, examine, to_json
 from tests.simulation.schedule import Schedule
 
 
@@ -51,11 +51,11 @@ def _tell(seed: int) -> int:
 def _check(chosen: argparse.Namespace) -> int:
     begun = time.perf_counter()
     if chosen.processes > 1:
-        swept = sweep_in_processes(chosen.seeds, chosen.processes, say, twice=chosen.twice)
+        totals = check_seeds_in_processes(chosen.seeds, chosen.processes, say, twice=chosen.twice)
     else:
-        swept = sweep(chosen.seeds, say, twice=chosen.twice)
-    say(to_json(swept) if chosen.json else f"{swept}; {time.perf_counter() - begun:.1f} s in all")
-    return 1 if swept.broken else 0
+        totals = check_seeds(chosen.seeds, say, twice=chosen.twice)
+    say(to_json(totals) if chosen.json else f"{totals}; {time.perf_counter() - begun:.1f} s in all")
+    return 1 if totals.broken else 0
 
 
 if __name__ == "__main__":

@@ -12,22 +12,24 @@ from twisted.python.failure import Failure
 
 from tests.fuzzing.cases import garbage, mutated
 from tests.simulation.cluster import PORT, TRAINER, VirtualServers, host_of
-from tests.simulation.event_loop import World
+from tests.simulation.event_loop import EventLoop
 from tests.simulation.network import Network
-from tests.simulation.process import Machine
-from tests.simulation.recorder import Tap
+from tests.simulation.process import VirtualProcess
+from tests.simulation.recorder import WireRecorder
 from tests.simulation.schedule import Fault
-from tests.simulation.trainer_lifecycle import Lives
+from tests.simulation.trainer_lifecycle import TrainerLifecycle
 from tests.simulation.transport import VirtualTransport
 
 STRANGER = "10.9.9.9"
 
 
-class _Stranger(Protocol):
+class _ScriptedPeer(Protocol):
     """Says its lines and leaves, or stays."""
 
-    def __init__(self, machine: Machine, parts: list[bytes], pause: float, stays: bool) -> None:
-        self._machine, self._parts, self._pause, self._stays = machine, parts, pause, stays
+    def __init__(
+        self, process: VirtualProcess, parts: list[bytes], pause: float, stays: bool
+    ) -> None:
+        self._process, self._parts, self._pause, self._stays = process, parts, pause, stays
         self._over = False
 
     def connectionMade(self) -> None:
@@ -38,7 +40,7 @@ class _Stranger(Protocol):
             return
         if self._parts:
             self.transport.write(self._parts.pop(0))
-            self._machine.callLater(self._pause, self._next)
+            self._process.callLater(self._pause, self._next)
         elif not self._stays:
             self.transport.loseConnection()
 
@@ -50,54 +52,54 @@ class _Stranger(Protocol):
 class Adversary:
     """Knows the cluster, the trainer's processes, and their connections."""
 
-    world: World
+    loop: EventLoop
     network: Network
     cluster: VirtualServers
-    trainer: Lives
+    trainer: TrainerLifecycle
     # Of the trainer, in order: its end and what is heard of it.
-    connections: list[tuple[VirtualTransport, Tap]] = field(factory=list, init=False)
-    _strangers: list[Machine] = field(factory=list, init=False)
+    connections: list[tuple[VirtualTransport, WireRecorder]] = field(factory=list, init=False)
+    _strangers: list[VirtualProcess] = field(factory=list, init=False)
     _left: bool = field(default=False, init=False)
 
     def leave(self) -> None:
         """Have all strangers leave, and no more come."""
         self._left = True
-        for machine in self._strangers:
-            machine.die(silent=False)
+        for process in self._strangers:
+            process.die(silent=False)
 
     def plan(self, fault: Fault) -> None:
-        self.world.call(fault.time, None, self._happen, fault)
+        self.loop.call(fault.time, None, self._apply, fault)
 
-    def _happen(self, fault: Fault) -> None:
+    def _apply(self, fault: Fault) -> None:
         done = getattr(self, "_" + fault.kind.replace("-", "_"))(fault)
         what = str(fault).partition(" ")[2]
-        self.world.note("adversary", f"{what}{': ' + done if isinstance(done, str) else ''}")
+        self.loop.note("adversary", f"{what}{': ' + done if isinstance(done, str) else ''}")
 
-    def _machine(self, fault: Fault) -> Machine | None:
+    def _process(self, fault: Fault) -> VirtualProcess | None:
         return (
-            self.trainer.now.machine
+            self.trainer.current.process
             if fault.server < 0
-            else self.cluster.servers[fault.server].machine
+            else self.cluster.servers[fault.server].process
         )
 
     # -- the network
 
     def _link(self, fault: Fault) -> None:
-        self._way(fault).down_until = 0.0
+        self._link_to(fault).down_until = 0.0
 
     def _no_link(self, fault: Fault) -> None:
-        self._way(fault).down_until = self.world.now + fault.number
+        self._link_to(fault).down_until = self.loop.now + fault.number
 
     def _slow_link(self, fault: Fault) -> None:
-        self._way(fault).extra = min(fault.number, 5.0)
+        self._link_to(fault).extra = min(fault.number, 5.0)
 
     def _usual_link(self, fault: Fault) -> None:
-        self._way(fault).extra = 0.0
+        self._link_to(fault).extra = 0.0
 
-    def _way(self, fault: Fault) -> Any:
+    def _link_to(self, fault: Fault) -> Any:
         return self.network.link(TRAINER, host_of(fault.server))
 
-    def _connection(self, fault: Fault) -> tuple[VirtualTransport, Tap] | None:
+    def _connection(self, fault: Fault) -> tuple[VirtualTransport, WireRecorder] | None:
         """One of the trainer's connections to that server, if there is any."""
         there = host_of(fault.server)
         alive = [c for c in self.connections if not c[0].closed and c[0].there.host == there]
@@ -109,7 +111,7 @@ class Adversary:
             return "nothing to cut"
         end, tap = found
         for either in (end, end.incoming.writer):
-            self.world.call(self.network.manner.latency, None, either.reset)
+            self.loop.call(self.network.profile.latency, None, either.reset)
         return f"connection {tap.number}"
 
     def _cut_silently(self, fault: Fault) -> str:
@@ -122,12 +124,12 @@ class Adversary:
     # -- processes
 
     def _freeze(self, fault: Fault) -> None:
-        if (machine := self._machine(fault)) is not None:
-            machine.freeze()
+        if (process := self._process(fault)) is not None:
+            process.freeze()
 
     def _thaw(self, fault: Fault) -> None:
-        if (machine := self._machine(fault)) is not None:
-            machine.thaw()
+        if (process := self._process(fault)) is not None:
+            process.thaw()
 
     def _kill(self, fault: Fault) -> None:
         self._end(fault, silent=False)
@@ -137,7 +139,7 @@ class Adversary:
 
     def _end(self, fault: Fault, silent: bool) -> None:
         if fault.server < 0:
-            self.trainer.now.kill(silent=silent)
+            self.trainer.current.kill(silent=silent)
         else:
             self.cluster.servers[fault.server].kill(silent=silent)
 
@@ -174,8 +176,8 @@ class Adversary:
         if self._left:
             return
         random = Random(fault.number + 1)
-        machine = Machine(self.world, self.network, "stranger", host)
-        self._strangers.append(machine)
-        said = _Stranger(machine, parts, random.choice((0.0, 0.01, 1.0)), random.random() < 0.5)
-        endpoint = HostnameEndpoint(machine, host_of(fault.server), PORT, timeout=10.0)
+        process = VirtualProcess(self.loop, self.network, "stranger", host)
+        self._strangers.append(process)
+        said = _ScriptedPeer(process, parts, random.choice((0.0, 0.01, 1.0)), random.random() < 0.5)
+        endpoint = HostnameEndpoint(process, host_of(fault.server), PORT, timeout=10.0)
         connectProtocol(endpoint, said).addErrback(lambda _: None)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from random import Random
 
 import torch
 from attrs import define, field
 from twisted.internet.defer import maybeDeferred
 
+from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.frames import Header, Kind
@@ -21,9 +21,9 @@ from byzpy_tw.server.run import ServerRun
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import RunSpec
-from tests.simulation.event_loop import World
+from tests.simulation.event_loop import EventLoop
 from tests.simulation.network import Network
-from tests.simulation.process import Machine
+from tests.simulation.process import VirtualProcess
 
 PORT = 29000
 TRAINER = "10.0.0.1"
@@ -45,59 +45,57 @@ async def _build(service: ByzpyServer, spec: RunSpec) -> tuple[NodeHost, str]:
 
 
 @define(eq=False)
-class Server:
+class VirtualServer:
     """A place for a server: one process after another."""
 
     cluster: VirtualServers
     number: int
     threads: int
     speed: float  # a factor of what its jobs take
-    lives: int = field(default=0, init=False)
-    machine: Machine | None = field(default=None, init=False)
+    starts: int = field(default=0, init=False)
+    process: VirtualProcess | None = field(default=None, init=False)
     service: ByzpyServer | None = field(default=None, init=False)
     liars: set[str] = field(factory=set, init=False)  # those of its processes that lied
 
     @property
     def alive(self) -> bool:
-        return self.machine is not None and not self.machine.dead
+        return self.process is not None and not self.process.dead
 
     def start(self) -> None:
         """A new process, which knows nothing of those before it."""
         if self.alive:
             return
-        cluster, self.lives = self.cluster, self.lives + 1
-        name, host = f"s{self.number}.{self.lives}", host_of(self.number)
+        cluster, self.starts = self.cluster, self.starts + 1
+        name, host = f"s{self.number}.{self.starts}", host_of(self.number)
         cluster.network.boot(host)
-        self.machine = machine = Machine(cluster.world, cluster.network, name, host)
+        self.process = process = VirtualProcess(cluster.loop, cluster.network, name, host)
         self.service = ByzpyServer(
-            machine,
-            host,
-            PORT,
-            Path("/nonexistent"),
-            threads=self.threads,
-            insecure=True,
-            make_pool=lambda threads: machine.pool(threads, self.speed),  # type: ignore
+            process,
+            ServerConfig(
+                host=host, port=PORT, data_root="/nonexistent", threads=self.threads, insecure=True
+            ),
+            make_pool=lambda threads: process.pool(threads, self.speed),  # type: ignore
             identity=name,
         )
         self.service._registry = cluster.registry  # reading it again takes 50 ms
         self.service.build = partial(_build, self.service)  # type: ignore[method-assign]
         self.service.startService()
-        cluster.world.note(name, "listens")
+        cluster.loop.note(name, "listens")
 
     def kill(self, *, silent: bool = False) -> None:
         if self.alive:
-            assert self.machine is not None and self.service is not None
-            self.machine.die(silent=silent)
+            assert self.process is not None and self.service is not None
+            self.process.die(silent=silent)
             if self.service.listening is not None:  # else it was stopping, and has done it
                 reactor_thread.release()
 
     def stop(self) -> None:
         """As an operator does: in order, and then the process ends."""
         if self.alive and self.service is not None and self.service.running:
-            machine = self.machine
-            assert machine is not None
+            process = self.process
+            assert process is not None
             stopped = maybeDeferred(self.service.stopService)
-            stopped.addCallback(lambda _: machine.die(silent=False))
+            stopped.addCallback(lambda _: process.die(silent=False))
 
     @property
     def runs(self) -> Iterator[ServerRun]:
@@ -107,9 +105,9 @@ class Server:
                 yield from session.runs.values()
 
     @property
-    def held(self) -> list[str]:
-        """What it holds of any run, in words; empty if nothing."""
-        if not self.alive or self.service is None or self.machine is None:
+    def leftovers(self) -> list[str]:
+        """Describe all that the server holds of any run; empty if nothing."""
+        if not self.alive or self.service is None or self.process is None:
             return []
         service, found = self.service, []
         if service.runs or service.nodes:
@@ -118,7 +116,7 @@ class Server:
             found.append(f"{len(service._sessions)} connections")
         if service.running and service.tickets._open:
             found.append(f"{len(service.tickets._open)} tickets")
-        return [f"{self.machine.name} holds {what}" for what in found]
+        return [f"{self.process.name} holds {what}" for what in found]
 
     def lie(self, random: Random) -> str | None:
         """Send a frame that no honest server would, on a run's stream; what it was."""
@@ -126,18 +124,18 @@ class Server:
         if run is None or not run.host.nodes or run._arrivals.round < 0:
             return None
         own = sorted(run.host.nodes)
-        others = [node for node in range(run.host.spec.n) if node not in run.host.nodes]
+        peers = [node for node in range(run.host.spec.n) if node not in run.host.nodes]
         node, round, d = random.choice(own), run._arrivals.round, run.host.dimension
         kind = random.choice(("again", "other", "future", "past", "long", "nan"))
-        if kind == "other" and others:
-            node = random.choice(others)
+        if kind == "other" and peers:
+            node = random.choice(peers)
         round += {"future": random.randint(1, 3), "past": -random.randint(1, 2)}.get(kind, 0)
         d += random.randint(1, 5) if kind == "long" else 0
         value = float("nan") if kind == "nan" else random.uniform(-1.0, 1.0)
         vector = torch.full((d,), value).to(run.host.wire)
         header = Header(Kind.VECTOR, max(0, round), d, node, vector.dtype, value)
-        assert run.stream is not None and self.machine is not None
-        self.liars.add(self.machine.name)
+        assert run.stream is not None and self.process is not None
+        self.liars.add(self.process.name)
         run.stream.send(header, vector).addErrback(lambda _: None)
         return f"{kind}: node {node}, round {max(0, round)}, {d} elements"
 
@@ -146,12 +144,12 @@ class Server:
 class VirtualServers:
     """All servers of a history."""
 
-    world: World
+    loop: EventLoop
     network: Network
     registry: Registry
-    servers: list[Server] = field(factory=list, init=False)
+    servers: list[VirtualServer] = field(factory=list, init=False)
 
-    def add(self, threads: int, speed: float) -> Server:
-        made = Server(self, len(self.servers), threads, speed)
+    def add(self, threads: int, speed: float) -> VirtualServer:
+        made = VirtualServer(self, len(self.servers), threads, speed)
         self.servers.append(made)
         return made

@@ -1,4 +1,4 @@
-"""What must hold of one round: who was used, who was not, and why."""
+"""Invariants of one round: which nodes were used, which were not, and why."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from byzpy_tw.vectors import norm_fault, norm_of
 from tests.simulation.history import History
 from tests.simulation.recorder import Frame, RecordedRequest
 from tests.simulation.reference import Reference
-from tests.simulation.trainer import SimulatedTrainer, Used
+from tests.simulation.trainer import AggregationInput, SimulatedTrainer
 
 
 @define(eq=False)
 class Contributions:
-    """Of round `now` of the process `life`, which began at about `begins`."""
+    """The contributions to round `now` of the process `trainer`, which began at about `begins`."""
 
     history: History
-    life: SimulatedTrainer
+    trainer: SimulatedTrainer
     reference: Reference
-    now: Used
+    now: AggregationInput
     begins: float
     record: Mapping[str, Any] | None
     _first: dict[int, list[Frame]] = field(factory=dict, init=False)  # of each home of a node
 
     @property
     def _where(self) -> str:
-        return f"{self.life.machine.name}, round {self.now.round}"
+        return f"{self.trainer.process.name}, round {self.now.round}"
 
-    def wrong(self) -> Iterator[str]:
+    def violations(self) -> Iterator[str]:
         config, now = self.history.schedule.config, self.now
         if list(now.nodes) != sorted(set(now.nodes) & set(range(config.n))):
             yield f"{self._where}: the rows of nodes {now.nodes} were used"
@@ -42,28 +42,28 @@ class Contributions:
         if missing > config.f:
             yield f"{self._where}: {missing} nodes are missing, f = {config.f}"
         if not config.in_process:
-            self._first = self._arrivals()
-        yield from self._rows()
+            self._first = self._first_frames()
+        yield from self._check_rows()
         if self.record is not None:
-            yield from self._outcomes(self.record)
+            yield from self._check_refusals(self.record)
 
-    def _arrivals(self) -> dict[int, list[Frame]]:
+    def _first_frames(self) -> dict[int, list[Frame]]:
         """The first frame of each node in this round, from each place where it may live.
 
         One in whose moment the trainer hung up may have come before that or not: then
         the one after it may be the first as well.
         """
-        heard = self.life.heard
-        ended, settled = set(heard.lost), set[tuple[int, str]]()
+        transcript = self.trainer.transcript
+        ended, settled = set(transcript.lost), set[tuple[int, str]]()
         first: dict[int, list[Frame]] = {}
-        for frame in heard.received:
+        for frame in transcript.received:
             node, key = frame.header.index, (frame.header.index, frame.server)
             # Later ones may be read while the pool still aggregates.
             if frame.header.round != self.now.round or frame.time > self.now.time:
                 continue
             if frame.time < self.begins:
                 continue
-            if key not in settled and frame.server in heard.homes(node, frame.time):
+            if key not in settled and frame.server in transcript.servers_of(node, frame.time):
                 first.setdefault(node, []).append(frame)
                 if (frame.time, frame.server) not in ended:
                     settled.add(key)
@@ -71,12 +71,12 @@ class Contributions:
 
     # -- those that were used
 
-    def _rows(self) -> Iterator[str]:
+    def _check_rows(self) -> Iterator[str]:
         now, config = self.now, self.history.schedule.config
         accepted = {n: now.matrix[n] for n in now.nodes if n < config.num_honest}
         for node in now.nodes:
             row, frames = now.matrix[node], self._first.get(node, [])
-            sent = [f for f in frames if self._is(node, _vector(f), row)]
+            sent = [f for f in frames if self._equals_row(node, _vector(f), row)]
             if not config.in_process and not frames:
                 yield f"{self._where}: node {node} was used, and its server sent no vector of it"
             elif not config.in_process and not sent:
@@ -84,21 +84,21 @@ class Contributions:
                     f"{self._where}: what was used of node {node} is not what its server sent first"
                 )
             elif not any(f.server in self._liars for f in sent):
-                if not self._computed(node, row, accepted):
+                if not self._is_computed(node, row, accepted):
                     yield f"{self._where}: node {node}'s vector is not what it computes"
 
-    def _is(self, node: int, sent: Tensor | None, row: Tensor) -> bool:
+    def _equals_row(self, node: int, sent: Tensor | None, row: Tensor) -> bool:
         if sent is None or sent.numel() != row.numel():
             return False
         return torch.equal(self.reference.row(node, sent), row)
 
-    def _computed(self, node: int, row: Tensor, accepted: dict[int, Tensor]) -> bool:
+    def _is_computed(self, node: int, row: Tensor, accepted: dict[int, Tensor]) -> bool:
         config, reference = self.history.schedule.config, self.reference
         if node < config.num_honest:
-            return self._is(node, reference.honest(node), row)
+            return self._equals_row(node, reference.honest(node), row)
         # What an attack foresees of the rules' f depends on who had failed by then.
         return any(
-            self._is(node, reference.byzantine(node, accepted, f), row)
+            self._equals_row(node, reference.byzantine(node, accepted, f), row)
             for f in range(config.f, -1, -1)
         )
 
@@ -109,25 +109,29 @@ class Contributions:
 
     # -- those that were not
 
-    def _outcomes(self, record: Mapping[str, Any]) -> Iterator[str]:
+    def _check_refusals(self, record: Mapping[str, Any]) -> Iterator[str]:
         now, config = self.now, self.history.schedule.config
         refused = {r["node"]: Reason(r["reason"]) for r in record["refused"]}
         if sorted([*refused, *now.nodes]) != list(range(config.n)):
             yield f"{self._where}: {now.nodes} used and {sorted(refused)} refused"
-        yield from self._probation(refused, record)
+        yield from self._check_probation(refused, record)
         for node, reason in refused.items():
-            wrong = self._refused(node, reason)
+            wrong = self._find_wrong_refusal(node, reason)
             if wrong:
                 yield f"{self._where}: node {node} was refused as {reason.value}, {wrong}"
 
-    def _probation(self, refused: dict[int, Reason], record: Mapping[str, Any]) -> Iterator[str]:
-        """Who is on probation is left out, and nobody else; it is as their conduct has it."""
+    def _check_probation(
+        self, refused: dict[int, Reason], record: Mapping[str, Any]
+    ) -> Iterator[str]:
+        """Check that exactly the nodes on probation are left out, by a model of their conduct."""
         model = self.reference.probation
         left = {n for n, reason in refused.items() if reason is Reason.PROBATION}
         if left != model.nodes:
             yield f"{self._where}: {sorted(left)} left out, on probation {sorted(model.nodes)}"
         events = record.get("events", ())
-        told = [n for n in range(self.now.matrix.shape[0]) if _says(events, n, "is readmitted")]
+        told = [
+            n for n in range(self.now.matrix.shape[0]) if _has_event(events, n, "is readmitted")
+        ]
         for node in told:
             if not self._answered(node):
                 yield f"{self._where}: node {node} is readmitted, and sent nothing good"
@@ -137,46 +141,50 @@ class Contributions:
             if reason not in (Reason.PROBATION, Reason.LOST):
                 waited = reason in (Reason.LATE, Reason.STALE)
                 news = bool(model.record_failure(node, waited=waited))
-                if news != _says(events, node, "is on probation"):
+                if news != _has_event(events, node, "is on probation"):
                     yield f"{self._where}: node {node} put on probation: {not news}"
 
     def _answered(self, node: int) -> bool:
-        """Whether a good vector of it came, of this round or of one before."""
+        """Return whether a good vector of it came, of this round or of one before."""
         if self.history.schedule.config.in_process:
             return True
         return any(
             f.header.index == node and f.header.round <= self.now.round and not self._fault(f)
-            for f in self.life.heard.received
+            for f in self.trainer.transcript.received
         )
 
-    def _refused(self, node: int, reason: Reason) -> str:
-        """What is wrong with that; a good vector in time, from the right place, is used."""
+    def _find_wrong_refusal(self, node: int, reason: Reason) -> str:
+        """Describe a wrong refusal: a good vector in time, from the right place, is used."""
         frames = sorted(self._first.get(node, []), key=lambda f: f.time)
         faults = {self._fault(frame) for frame in frames} - {None}
         if self.history.schedule.config.in_process or reason is Reason.PROBATION:
             return ""
-        asked = {a.server for a in self.life.heard.asked if self._asks(a, node)}
+        asked = {a.server for a in self.trainer.transcript.asked if self._is_about(a, node)}
         if self.history.liars & asked:
             return ""  # half of a frame, say, is reason enough, and not read here
         if reason.proves_fault:
             return "" if reason in faults else "and sent no such thing"
         if reason is Reason.LOST:
-            return self._lost(node)
+            return self._find_wrong_loss(node)
         if reason is Reason.FAILED:
-            return self._failed(node, frames)
+            return self._find_wrong_failure(node, frames)
         in_time = [f for f in frames if f.time < self._deadline(node)]
-        if in_time and self._fault(in_time[0]) is None and in_time[0].server in self._homes(node):
+        if (
+            in_time
+            and self._fault(in_time[0]) is None
+            and in_time[0].server in self._servers_asked(node)
+        ):
             return f"and its good vector came at {in_time[0].time:.6f}"
         return ""
 
-    def _homes(self, node: int) -> set[str]:
+    def _servers_asked(self, node: int) -> set[str]:
         """Where it was asked in this round, and has not been lost since."""
-        heard, since = self.life.heard, self.begins
-        lost = {server for time, server in heard.lost if since <= time <= self.now.time}
-        return {a.server for a in heard.asked if self._asks(a, node)} - lost
+        transcript, since = self.trainer.transcript, self.begins
+        lost = {server for time, server in transcript.lost if since <= time <= self.now.time}
+        return {a.server for a in transcript.asked if self._is_about(a, node)} - lost
 
-    def _asks(self, asked: RecordedRequest, node: int) -> bool:
-        """Whether that was a question for `node` in this round."""
+    def _is_about(self, asked: RecordedRequest, node: int) -> bool:
+        """Return whether that was a question for `node` in this round."""
         return asked.round == self.now.round and node in asked.nodes
 
     def _deadline(self, node: int) -> float:
@@ -185,40 +193,46 @@ class Contributions:
         half = config.num_byz and node < config.num_honest
         return self.begins + config.round_timeout / (2 if half else 1)
 
-    def _failed(self, node: int, frames: list[Frame]) -> str:
+    def _find_wrong_failure(self, node: int, frames: list[Frame]) -> str:
         said = any(
             failed == node and self.begins <= time <= self.now.time
-            for time, _, failed in self.life.heard.failed
+            for time, _, failed in self.trainer.transcript.failed
         )
         if said or not frames or self._fault(frames[0]):
             return ""
         return f"and its good vector came at {frames[0].time:.6f}"
 
-    def _lost(self, node: int) -> str:
+    def _find_wrong_loss(self, node: int) -> str:
         """Nothing is charged while a replacement can be had."""
-        config, heard = self.history.schedule.config, self.life.heard
+        config, transcript = self.history.schedule.config, self.trainer.transcript
         if config.failover == "off":
             # One that comes back has its nodes from the next round on.
-            mine = {p.server for p in heard.placed if p.node == node and p.time < self.begins}
-            gone = [t for t, server in heard.lost if server in mine and t <= self.now.time]
+            mine = {
+                p.server for p in transcript.assigned if p.node == node and p.time < self.begins
+            }
+            gone = [t for t, server in transcript.lost if server in mine and t <= self.now.time]
             return "" if gone or not mine else "and its server was there"
         if config.max_nodes_per_server is not None:
             return ""  # those that are there may be full
-        if self._comes_and_goes(node):
+        if self._is_unstable(node):
             return ""
         patience = config.replace_timeout
-        if not patience and any(t <= self.now.time for t, _ in heard.lost):
+        if not patience and any(t <= self.now.time for t, _ in transcript.lost):
             return ""  # it may have been at this very moment
         start = self.begins - patience
-        longest = max((b - a for a, b in heard.absent(start, self.now.time)), default=0.0)
-        if longest < patience - 0.01 or not heard.absent(start, self.now.time):
+        longest = max((b - a for a, b in transcript.absent(start, self.now.time)), default=0.0)
+        if longest < patience - 0.01 or not transcript.absent(start, self.now.time):
             return f"and no server was there for {longest:g} s, less than {patience:g}"
         return ""
 
-    def _comes_and_goes(self, node: int) -> bool:
-        """Whether a server that had `node` was lost so often that nobody waits for it."""
-        homes = {_place(p.server) for p in self.life.heard.placed if p.node == node}
-        lost = [_place(server) for time, server in self.life.heard.lost if time <= self.now.time]
+    def _is_unstable(self, node: int) -> bool:
+        """Return whether a server that had `node` was lost so often that no round waits for it."""
+        homes = {_server_of(p.server) for p in self.trainer.transcript.assigned if p.node == node}
+        lost = [
+            _server_of(server)
+            for time, server in self.trainer.transcript.lost
+            if time <= self.now.time
+        ]
         return any(lost.count(home) >= 3 for home in homes)
 
     def _fault(self, frame: Frame) -> Reason | None:
@@ -230,12 +244,12 @@ class Contributions:
         return Reason.NOT_FINITE if norm_fault(norm_of(vector.to(torch.float32))) else None
 
 
-def _place(process: str) -> str:
-    """Of which server that is a process: s1.3 is the third of s1."""
+def _server_of(process: str) -> str:
+    """Return the server of a process: s1.3 is the third process of s1."""
     return process.partition(".")[0]
 
 
-def _says(events: Any, node: int, what: str) -> bool:
+def _has_event(events: Any, node: int, what: str) -> bool:
     return any(line.startswith(f"node {node} {what}") for line in events)
 
 

@@ -1,8 +1,8 @@
 """Virtual time: one heap of events for everything that happens in a history.
 
-Events at the same moment happen in the order in which they were asked for.  Each
-belongs to a machine, or to nobody (the network, the adversary): those of a machine
-that is frozen wait until it thaws, those of one that is dead do not happen.
+Events at the same moment happen in the order in which they were scheduled.  Each belongs to
+a process, or to the network or the adversary: events of a frozen process wait until it
+thaws, those of a dead one do not happen.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Line = tuple[float, str, str]  # when, who, what
 
 
 class Owner(Protocol):
-    """Whose events may be held back."""
+    """An owner of events, which may be frozen or dead."""
 
     dead: bool
     frozen: bool
@@ -33,12 +33,12 @@ class Owner(Protocol):
 class Event:
     """A call that is to happen."""
 
-    __slots__ = ("args", "called", "cancelled", "kw", "owner", "time", "work", "world")
+    __slots__ = ("args", "called", "cancelled", "kw", "loop", "owner", "time", "work")
 
     def __init__(
-        self, world: World, time: float, owner: Owner | None, work: Any, args: Any, kw: Any
+        self, loop: EventLoop, time: float, owner: Owner | None, work: Any, args: Any, kw: Any
     ) -> None:
-        self.world, self.time, self.owner = world, time, owner
+        self.loop, self.time, self.owner = loop, time, owner
         self.work, self.args, self.kw = work, args, kw
         self.called = self.cancelled = False
 
@@ -51,15 +51,15 @@ class Event:
     def cancel(self) -> None:
         self._check()
         self.cancelled = True
-        self.work = self.args = self.kw = None  # what they hold is let go of
+        self.work = self.args = self.kw = None  # release what they hold
 
     def reset(self, seconds: float) -> None:
         self._check()
-        self.time = self.world.now + seconds
-        self.world.push(self)  # its other place in the heap is passed over
+        self.time = self.loop.now + seconds
+        self.loop.push(self)  # its other place in the heap is passed over
 
     def delay(self, seconds: float) -> None:
-        self.reset(self.time - self.world.now + seconds)
+        self.reset(self.time - self.loop.now + seconds)
 
     def _check(self) -> None:
         if self.cancelled:
@@ -69,7 +69,7 @@ class Event:
 
 
 @define(eq=False)
-class World:
+class EventLoop:
     """The clock, the heap, and what was seen to happen."""
 
     seed: int
@@ -101,9 +101,9 @@ class World:
         heappush(self._heap, (event.time, self._pushed, event))
 
     def run(self, over: Callable[[], bool], *, until: float, events: int) -> bool:
-        """Let things happen until it is `over`; False where that is not so in time.
+        """Run events until `over` returns true; return False where it does not in time.
 
-        Nothing after the moment `until` happens, and no more than so many `events`.
+        Runs no event after the moment `until`, and no more than so many `events`.
         """
         most = self.count + events
         while not over():
@@ -113,7 +113,7 @@ class World:
         return True
 
     def pass_time(self, until: float, *, events: int) -> None:
-        """Let all happen up to the moment `until`."""
+        """Run all events up to the moment `until`."""
         self.run(lambda: False, until=until, events=events)
         self.now = max(self.now, until)
 
@@ -137,7 +137,7 @@ class World:
             self.raised.append(Failure())
 
     def thaw(self, owner: Owner) -> None:
-        """What was held back happens now, in order."""
+        """Run the events that were held back, now and in order."""
         held, owner.held = owner.held, []
         for event in held:
             if event.active():

@@ -17,7 +17,7 @@ from byzpy_tw.records.folder import ROUNDS, RunDirectory
 class Folder:
     """A `RunDirectory` that loses its writer, and, with the power, what was not synced.
 
-    What a process that is gone still says while its coroutines are unwound goes nowhere.
+    Writes of a dead process, while its coroutines are unwound, are dropped.
     """
 
     _directory: RunDirectory
@@ -68,7 +68,7 @@ class Folder:
             self._directory.close()
 
     def seal(self, random: Random, *, silent: bool) -> None:
-        """Its process is gone, or, where that was `silent`, the whole machine."""
+        """Drop all later writes: the process is dead or, where that was `silent`, the machine."""
         if self.sealed:
             return
         self.sealed = True

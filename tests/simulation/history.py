@@ -23,13 +23,13 @@ from byzpy_tw.plugins.hookspecs import Registration
 from byzpy_tw.records.folder import RunDirectory, read_run
 from tests.simulation.adversary import Adversary
 from tests.simulation.cluster import VirtualServers
-from tests.simulation.event_loop import World
+from tests.simulation.event_loop import EventLoop
 from tests.simulation.network import Network
-from tests.simulation.recorder import Tap
+from tests.simulation.recorder import WireRecorder
 from tests.simulation.reference import References
 from tests.simulation.schedule import DATA, Schedule
 from tests.simulation.trainer import SimulatedTrainer
-from tests.simulation.trainer_lifecycle import Lives
+from tests.simulation.trainer_lifecycle import TrainerLifecycle
 
 # A disk would only take its time: what outlives a loss of power is drawn (`folder`).
 MEMORY = next((path for path in ("/dev/shm",) if os.access(path, os.W_OK)), None)
@@ -67,12 +67,12 @@ def references() -> References:
 
 @define(eq=False)
 class History:
-    """What happened."""
+    """A history: all that happened."""
 
     schedule: Schedule
-    world: World
+    loop: EventLoop
     cluster: VirtualServers
-    lives: Lives
+    lifecycle: TrainerLifecycle
     liars: set[str] = field(factory=set, init=False)  # who else than servers say what they will
     ended: bool = field(default=False, init=False)  # within the bounds
     ended_at: float = field(default=0.0, init=False)
@@ -84,7 +84,7 @@ class History:
     @property
     def trainer(self) -> SimulatedTrainer:
         """Its last process."""
-        return self.lives.now
+        return self.lifecycle.current
 
     @property
     def status(self) -> str:
@@ -92,15 +92,15 @@ class History:
         return self.result["status"] if self.result else self.trainer.status
 
     def lines(self) -> list[str]:
-        """All of it, a line an event."""
+        """Return all of it, a line an event."""
         made = []
-        for time, who, what in self.world.lines:
+        for time, who, what in self.loop.lines:
             made.append(f"{time:12.6f}  {who}: {self._plain(what)}")
         return made
 
     def _plain(self, text: str) -> str:
-        """Without the folder's name, which is no function of the seed."""
-        return text.replace(str(self.lives.path), "RUN_DIR")
+        """Replace the folder's name, which is no function of the seed."""
+        return text.replace(str(self.lifecycle.path), "RUN_DIR")
 
     @property
     def digest(self) -> str:
@@ -109,8 +109,8 @@ class History:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Others(Protocol):
-    """Whoever else there is in a history, besides its servers and its trainer."""
+class Peers(Protocol):
+    """Other peers in a history, besides its servers and its trainer."""
 
     events: int  # that they take, at most
     over: bool  # whether they have done what they came for
@@ -118,12 +118,12 @@ class Others(Protocol):
     def begin(self, history: History) -> None: ...
 
     def leave(self) -> None:
-        """Be gone from the network."""
+        """Leave the network."""
 
 
 @contextmanager
-def on_one_thread() -> Iterator[None]:
-    """Hold torch to this thread, which is every reactor's and every pool's.
+def single_threaded() -> Iterator[None]:
+    """Limit torch to this thread, which is every reactor's and every pool's.
 
     And let garbage wait: when it is looked for must not depend on what was before, nor
     should looking take a second, as it does with all that torch has loaded.
@@ -140,19 +140,19 @@ def on_one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def happen(
+def simulate(
     schedule: Schedule,
     prepare: Callable[[SimulatedTrainer], None] | None = None,
-    others: Others | None = None,
+    peers: Peers | None = None,
 ) -> History:
-    """Let `schedule` happen, `on_one_thread`, with `others` about.
+    """Let `schedule` happen, `single_threaded`, with `peers` about.
 
     `prepare` is called with the trainer before it starts.
     """
     with TemporaryDirectory(prefix="byzpy_tw-", dir=MEMORY) as folder:
         history = _set_up(schedule, Path(folder) / "run")
         with _failures(history.logged):
-            _run(history, prepare or (lambda trainer: None), others)
+            _run(history, prepare or (lambda trainer: None), peers)
             gc.collect()  # so that a Deferred whose failure nobody took says so
     return history
 
@@ -174,30 +174,32 @@ def _failures(found: list[str]) -> Iterator[None]:
 
 
 def _set_up(schedule: Schedule, folder: Path) -> History:
-    world, names = World(schedule.seed), registry()
-    network = Network(world, schedule.manner)
-    cluster = VirtualServers(world, network, names)
+    loop, names = EventLoop(schedule.seed), registry()
+    network = Network(loop, schedule.profile)
+    cluster = VirtualServers(loop, network, names)
     for number in range(schedule.servers):
         cluster.add(schedule.threads, schedule.speeds[number + 1])
-    lives = Lives(
-        world, network, names, schedule.config, folder, schedule.speeds[0],
-        schedule.resumes, schedule.rest,
+    lifecycle = TrainerLifecycle(
+        loop, network, names, schedule.config, folder, schedule.speeds[0],
+        schedule.resumes, schedule.resume_delay,
     )  # fmt: skip
-    return History(schedule, world, cluster, lives)
+    return History(schedule, loop, cluster, lifecycle)
 
 
 def _run(
-    history: History, prepare: Callable[[SimulatedTrainer], None], others: Others | None
+    history: History, prepare: Callable[[SimulatedTrainer], None], peers: Peers | None
 ) -> None:
-    world, cluster, lives = history.world, history.cluster, history.lives
-    lives.prepare = prepare
-    adversary = Adversary(world, cluster.network, cluster, lives)
+    loop, cluster, lifecycle = history.loop, history.cluster, history.lifecycle
+    lifecycle.prepare = prepare
+    adversary = Adversary(loop, cluster.network, cluster, lifecycle)
 
     def watch(client: Any, server: Any) -> None:
-        trainer = lives.owner(client.machine)
+        trainer = lifecycle.owner(client.process)
         if trainer is None:
             return
-        tap = Tap(world, len(adversary.connections) + 1, server.machine.name, trainer.heard)
+        tap = WireRecorder(
+            loop, len(adversary.connections) + 1, server.process.name, trainer.transcript
+        )
         client.outgoing.on_sent, client.incoming.on_read = tap.on_sent, tap.on_read
         client.on_lost = tap.on_lost
         adversary.connections.append((client, tap))
@@ -205,44 +207,46 @@ def _run(
     cluster.network.watch = watch
     for server in cluster.servers:
         server.start()
-    if others is not None:
-        others.begin(history)
-    lives.begin()
+    if peers is not None:
+        peers.begin(history)
+    lifecycle.begin()
     for fault in history.schedule.faults:
         adversary.plan(fault)
     until, events = _bounds(history.schedule)
-    events += 0 if others is None else others.events
-    history.ended = world.run(lambda: lives.over, until=until, events=events)
-    history.ended_at = world.now
-    if others is not None:
-        history.ended &= world.run(lambda: others.over, until=2 * until, events=events)
-        others.leave()
+    events += 0 if peers is None else peers.events
+    history.ended = loop.run(lambda: lifecycle.over, until=until, events=events)
+    history.ended_at = loop.now
+    if peers is not None:
+        history.ended &= loop.run(lambda: peers.over, until=2 * until, events=events)
+        peers.leave()
     _keep_records(history)
-    lives.over = True
-    lives.now.kill(silent=False)
+    lifecycle.over = True
+    lifecycle.current.kill(silent=False)
     adversary.leave()
     for server in cluster.servers:
-        if server.machine is not None:
-            server.machine.thaw()
-    world.pass_time(world.now + AFTERWARDS, events=MOST_EVENTS)
-    history.left += lives.left
-    history.left += [what for server in cluster.servers for what in server.held]
+        if server.process is not None:
+            server.process.thaw()
+    loop.pass_time(loop.now + AFTERWARDS, events=MOST_EVENTS)
+    history.left += lifecycle.left
+    history.left += [what for server in cluster.servers for what in server.leftovers]
     for server in cluster.servers:
         server.kill()
-    for trainer in lives.all:
-        trainer.bury()
+    for trainer in lifecycle.trainers:
+        trainer.unwind()
 
 
 def _bounds(schedule: Schedule) -> tuple[float, int]:
     """Seconds and events within which a history is over."""
-    config, lives = schedule.config, schedule.resumes + 1
+    config, processes = schedule.config, schedule.resumes + 1
     round = 2 * config.round_timeout + config.replace_timeout
-    return lives * (MOST_SECONDS + schedule.rest + config.rounds * round), lives * MOST_EVENTS
+    return processes * (
+        MOST_SECONDS + schedule.resume_delay + config.rounds * round
+    ), processes * MOST_EVENTS
 
 
 def _keep_records(history: History) -> None:
-    """What whoever comes to the folder now finds there."""
+    """Keep the records that the folder holds now."""
     history.trainer.folder.close()
-    RunDirectory.reopen(history.lives.path).close()  # raises where a process still has it
-    run = read_run(history.lives.path)
+    RunDirectory.reopen(history.lifecycle.path).close()  # raises where a process still has it
+    run = read_run(history.lifecycle.path)
     history.rounds, history.result = run.rounds, run.result

@@ -1,4 +1,4 @@
-"""What must hold of every history, whatever befell it."""
+"""Invariants of every history, whatever its faults."""
 
 from __future__ import annotations
 
@@ -12,40 +12,42 @@ from byzpy_tw.records.folder import to_json
 from tests.simulation.contributions import Contributions
 from tests.simulation.history import History
 from tests.simulation.reference import Reference, References
-from tests.simulation.trainer import SimulatedTrainer, Used
+from tests.simulation.trainer import AggregationInput, SimulatedTrainer
 
 
 def violations(history: History, references: References) -> list[str]:
-    """What is wrong with `history`; empty if nothing is."""
-    wrong = [*_sound(history)]
-    wrong += _Chain(history, references.of(history.schedule.config)).wrong()
-    if history.ended and history.schedule.meetable:
-        wrong += _met(history, references.of(history.schedule.config).undisturbed())
+    """Return everything that is wrong with `history`; empty if nothing is."""
+    wrong = [*_check_end(history)]
+    wrong += _RunCheck(history, references.for_config(history.schedule.config)).violations()
+    if history.ended and history.schedule.recoverable:
+        wrong += _check_recovered(
+            history, references.for_config(history.schedule.config).undisturbed_digest()
+        )
     return wrong
 
 
-def _sound(history: History) -> Iterator[str]:
-    """It ended, and nothing was raised or left behind."""
-    world = history.world
+def _check_end(history: History) -> Iterator[str]:
+    """Check that the run ended, and that nothing was raised or left behind."""
+    loop = history.loop
     if not history.ended:
-        yield f"the trainer hangs: not over at {history.ended_at:g} s, {world.count} events"
-    for life in history.lives.all:
-        if life.bug is not None:
-            yield f"the trainer ended with a bug: {life.bug.getTraceback()}"
-    for failure in world.raised:
+        yield f"the trainer hangs: not over at {history.ended_at:g} s, {loop.count} events"
+    for trainer in history.lifecycle.trainers:
+        if trainer.bug is not None:
+            yield f"the trainer ended with a bug: {trainer.bug.getTraceback()}"
+    for failure in loop.raised:
         yield f"an event raised: {failure.getTraceback()}"
     for text in history.logged:
         yield f"logged as a failure: {text}"
     yield from history.left
     if history.ended and history.trainer.bug is None:
-        yield from _result(history)
+        yield from _check_result(history)
 
 
-def _result(history: History) -> Iterator[str]:
-    life, result, rounds = history.trainer, history.result, history.rounds
-    if life.killed and life.folder.result is None:
+def _check_result(history: History) -> Iterator[str]:
+    trainer, result, rounds = history.trainer, history.result, history.rounds
+    if trainer.killed and trainer.folder.result is None:
         return
-    if life.begun.description and not life.training_began:
+    if trainer.begun.description and not trainer.training_began:
         return  # resumed, and ended before its first round: all is as it was
     if result is None:
         yield "the run ended without a result"
@@ -55,77 +57,79 @@ def _result(history: History) -> Iterator[str]:
         yield f"result.json counts {result['rounds']} rounds of {len(rounds)}"
     if rounds and result["parameters_sha256"] != rounds[-1]["parameters_sha256"]:
         yield "result.json has other parameters than the last round"
-    if (result["status"] == "finished") != (done and life.error is None):
+    if (result["status"] == "finished") != (done and trainer.error is None):
         interrupted = any(f.kind == "interrupt" for f in history.schedule.faults)
         if not (interrupted and result["status"] == "interrupted"):
-            yield f"{result['status']} after {len(rounds)} rounds, with {life.error!r}"
+            yield f"{result['status']} after {len(rounds)} rounds, with {trainer.error!r}"
 
 
-def _met(history: History, undisturbed: str | None) -> Iterator[str]:
-    """Whatever befell it, failover and resuming met it: it must not show."""
-    if undisturbed is None:
+def _check_recovered(history: History, undisturbed_digest: str | None) -> Iterator[str]:
+    """Check that failover and resuming hid all faults: the result is that of a run without any."""
+    if undisturbed_digest is None:
         return
-    ends = [f"{life.status}: {life.error}" for life in history.lives.all]
+    ends = [f"{trainer.status}: {trainer.error}" for trainer in history.lifecycle.trainers]
     if history.status != "finished":
         yield f"all that befell it could be met, and it ended {ends}"
-    elif not history.rounds or history.rounds[-1]["parameters_sha256"] != undisturbed:
+    elif not history.rounds or history.rounds[-1]["parameters_sha256"] != undisturbed_digest:
         refused = {r["round"]: r["refused"] for r in history.rounds if r["refused"]}
         yield f"all that befell it could be met, and it came to other bits; refused {refused}"
 
 
 @define(eq=False)
-class _Chain:
-    """Goes through the rounds that each process aggregated, in order."""
+class _RunCheck:
+    """Checks the rounds that each process aggregated, in order."""
 
     history: History
     reference: Reference
     _expected: list[Mapping[str, Any]] = field(factory=list, init=False)  # in rounds.jsonl
 
-    def wrong(self) -> Iterator[str]:
+    def violations(self) -> Iterator[str]:
         before: SimulatedTrainer | None = None
         last: SimulatedTrainer | None = None  # that came as far as a round
-        for life in self.history.lives.all:
-            begun = life.begun
+        for trainer in self.history.lifecycle.trainers:
+            begun = trainer.begun
             if begun.round > len(self._expected):
-                yield f"{life.machine.name} begins with round {begun.round}, which is not known"
+                yield f"{trainer.process.name} begins with round {begun.round}, which is not known"
                 return
             if before is not None:
-                yield from self._resumed(before, life)
+                yield from self._resumed(before, trainer)
             if [*begun.records] != _plain(self._expected[: begun.round]):
-                yield f"{life.machine.name} goes on from other records than were written"
-            if not life.training_began:
-                before = life
+                yield f"{trainer.process.name} goes on from other records than were written"
+            if not trainer.training_began:
+                before = trainer
                 continue  # it ended before its first round: all is as it was
             del self._expected[begun.round :]
-            self.reference.go_back(begun.round)
-            yield from self._life(life)
-            before = last = life
+            self.reference.rewind(begun.round)
+            yield from self._check_trainer(trainer)
+            before = last = trainer
         found, expected = self.history.rounds, _plain(self._expected)
         lost = last is not None and last.killed  # with its last lines, perhaps
         if (found != expected[: len(found)]) or (len(found) < len(expected) and not lost):
             yield f"rounds.jsonl has {len(found)} rounds, and not those {len(expected)} that were"
 
-    def _resumed(self, before: SimulatedTrainer, life: SimulatedTrainer) -> Iterator[str]:
-        """It goes on from the newest checkpoint."""
-        name, round = life.machine.name, life.begun.round
+    def _resumed(self, before: SimulatedTrainer, trainer: SimulatedTrainer) -> Iterator[str]:
+        """Check that it goes on from the newest checkpoint."""
+        name, round = trainer.process.name, trainer.begun.round
         if round < before.saved:
             yield f"{name} begins with round {round}, a checkpoint of {before.saved} was there"
         orderly = before.status in ("interrupted", "paused") and not before.killed
         wanted = self.history.schedule.config.checkpoint_interval != 0
-        begun = before.training is not None and before.training._rounds is not None
+        begun = before.training_began
         if orderly and wanted and begun and round != len(self._expected):
             yield f"{name} begins with round {round}, {len(self._expected)} were recorded"
 
-    def _life(self, life: SimulatedTrainer) -> Iterator[str]:
-        first, reference = life.begun.round, self.reference
-        if [u.round for u in life.used] != list(range(first, first + len(life.used))):
-            yield f"rounds {[u.round for u in life.used]} were aggregated, from {first} on"
+    def _check_trainer(self, trainer: SimulatedTrainer) -> Iterator[str]:
+        first, reference = trainer.begun.round, self.reference
+        if [u.round for u in trainer.aggregated] != list(
+            range(first, first + len(trainer.aggregated))
+        ):
+            yield f"rounds {[u.round for u in trainer.aggregated]} were aggregated, from {first} on"
             return
         # No round begins before a server has its nodes.
-        begins = min((time for time, _ in life.heard.ready), default=0.0)
-        for now, record in _pairs(life):
-            checked = Contributions(self.history, life, reference, now, begins, record)
-            yield from checked.wrong()
+        begins = min((time for time, _ in trainer.transcript.ready), default=0.0)
+        for now, record in _pairs(trainer):
+            checked = Contributions(self.history, trainer, reference, now, begins, record)
+            yield from checked.violations()
             reference.step(now.nodes, now.f, now.matrix)
             begins = now.time
             if record is None:
@@ -135,9 +139,11 @@ class _Chain:
                 yield f"round {now.round} gave other parameters than its contributions do"
 
 
-def _pairs(life: SimulatedTrainer) -> Iterator[tuple[Used, Mapping[str, Any] | None]]:
-    for i, used in enumerate(life.used):
-        yield used, life.folder.rounds[i] if i < len(life.folder.rounds) else None
+def _pairs(
+    trainer: SimulatedTrainer,
+) -> Iterator[tuple[AggregationInput, Mapping[str, Any] | None]]:
+    for i, aggregated in enumerate(trainer.aggregated):
+        yield aggregated, trainer.folder.rounds[i] if i < len(trainer.folder.rounds) else None
 
 
 def _plain(records: list[Mapping[str, Any]]) -> list[Any]:

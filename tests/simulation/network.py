@@ -11,8 +11,8 @@ from twisted.internet.error import CannotListenError, ConnectionRefusedError
 from twisted.internet.interfaces import IHostnameResolver, IHostResolution, IListeningPort
 from zope.interface import implementer
 
-from tests.simulation.event_loop import World
-from tests.simulation.pipe import Link, Manner, Pipe
+from tests.simulation.event_loop import EventLoop
+from tests.simulation.pipe import Link, LinkProfile, Pipe
 
 if TYPE_CHECKING:
     from tests.simulation.transport import ClientTransport, VirtualTransport
@@ -23,17 +23,17 @@ BACKLOG = 128
 
 @define(eq=False)
 class Network:
-    """What is between the machines."""
+    """The network between the processes."""
 
-    world: World
-    manner: Manner
+    loop: EventLoop
+    profile: LinkProfile
     ports: dict[tuple[str, int], Port] = field(factory=dict, init=False)
     off: dict[str, float] = field(factory=dict, init=False)  # host without power -> since when
     resolver: Resolver = field(factory=lambda: Resolver(), init=False)
     # Called with both ends of each connection that comes about, the dialling one first.
     watch: Callable[[Any, Any], None] = field(default=lambda *_: None)
     _links: dict[tuple[str, ...], Link] = field(factory=dict, init=False)
-    _unheard: dict[str, list[Any]] = field(factory=dict, init=False)  # host -> who calls it
+    _retransmitting: dict[str, list[Any]] = field(factory=dict, init=False)  # host -> who calls it
     _free: int = field(default=40_000, init=False)
     _connections: int = field(default=0, init=False)
 
@@ -49,18 +49,18 @@ class Network:
     def dial(self, client: ClientTransport, attempt: int = 0) -> None:
         """Say that `client` wants a connection, once or more often."""
         link = self.link(client.here.host, client.there.host)
-        lost = client.there.host in self.off or link.down_until > self.world.now
+        lost = client.there.host in self.off or link.down_until > self.loop.now
         if lost and attempt < len(SYN_AGAIN):
-            self.world.call(SYN_AGAIN[attempt], None, self._again, client, attempt + 1)
+            self.loop.call(SYN_AGAIN[attempt], None, self._retry, client, attempt + 1)
         elif not lost:
-            wait = self.manner.latency + link.extra
-            self.world.call(wait, None, self._knock, client, wait)
+            wait = self.profile.latency + link.extra
+            self.loop.call(wait, None, self._syn_arrived, client, wait)
 
-    def _again(self, client: ClientTransport, attempt: int) -> None:
+    def _retry(self, client: ClientTransport, attempt: int) -> None:
         if not client.closed:
             self.dial(client, attempt)
 
-    def _knock(self, client: ClientTransport, wait: float) -> None:
+    def _syn_arrived(self, client: ClientTransport, wait: float) -> None:
         if client.closed:
             return
         if client.there.host in self.off:
@@ -68,42 +68,42 @@ class Network:
             return
         port = self.ports.get((client.there.host, client.there.port))
         if port is None or len(port.waiting) >= BACKLOG:
-            self.world.note(client.machine.name, f"is refused by {client.there.host}")
+            self.loop.note(client.process.name, f"is refused by {client.there.host}")
             refused = ConnectionRefusedError()
-            self.world.call(wait, client.machine, client.failIfNotConnected, refused)
+            self.loop.call(wait, client.process, client.failIfNotConnected, refused)
             return
         self._connections += 1
-        server = port.knocked(client)
+        server = port.syn_received(client)
         link = self.link(client.here.host, client.there.host)
         for writer, reader in ((client, server), (server, client)):
-            random = self.world.random("pipe", self._connections, writer is client)
-            pipe = Pipe(self.world, link, self.manner, random)
+            random = self.loop.random("pipe", self._connections, writer is client)
+            pipe = Pipe(self.loop, link, self.profile, random)
             pipe.writer, pipe.reader = writer, reader
             writer.outgoing = reader.incoming = pipe
         self.watch(client, server)
-        self.world.call(0.0, port.machine, port.accept, server)
-        self.world.call(wait, client.machine, client.established)
+        self.loop.call(0.0, port.process, port.accept, server)
+        self.loop.call(wait, client.process, client.established)
 
     # -- hosts without power
 
-    def unheard(self, end: VirtualTransport) -> None:
+    def retransmit(self, end: VirtualTransport) -> None:
         """`end` sends again and again what its peer's host does not answer."""
-        self._unheard.setdefault(end.there.host, []).append(end)
+        self._retransmitting.setdefault(end.there.host, []).append(end)
 
     def boot(self, host: str) -> None:
         """Power is back: what is sent for connections of before is answered by resets."""
         if self.off.pop(host, None) is not None:
-            for end in self._unheard.pop(host, ()):
-                wait = self.world.random("boot", host, self.world.now).uniform(0.2, 30.0)
-                self.world.call(wait, None, end.reset)
+            for end in self._retransmitting.pop(host, ()):
+                wait = self.loop.random("boot", host, self.loop.now).uniform(0.2, 30.0)
+                self.loop.call(wait, None, end.reset)
 
 
 @implementer(IListeningPort)
 @define(eq=False)
 class Port:
-    """Who listens at one address."""
+    """A port that a process listens on."""
 
-    machine: Any
+    process: Any
     network: Network
     host: str
     number: int
@@ -115,7 +115,7 @@ class Port:
         if where in self.network.ports:
             raise CannotListenError(*where, OSError(98, "Address already in use"))
         self.network.ports[where] = self
-        self.machine.ports.append(self)
+        self.process.ports.append(self)
         self.factory.doStart()
 
     def stopListening(self) -> None:
@@ -123,10 +123,10 @@ class Port:
         self.factory.doStop()
 
     def vanish(self) -> None:
-        """Listen no more; whoever was not accepted is refused after all."""
+        """Stop listening; connections that were not accepted are reset."""
         if self.network.ports.get((self.host, self.number)) is self:
             del self.network.ports[self.host, self.number]
-            self.machine.ports.remove(self)
+            self.process.ports.remove(self)
             for transport in list(self.waiting):
                 transport._close(reset=True)
             self.waiting.clear()
@@ -134,9 +134,9 @@ class Port:
     def getHost(self) -> IPv4Address:
         return IPv4Address("TCP", self.host, self.number)
 
-    def knocked(self, client: ClientTransport) -> VirtualTransport:
+    def syn_received(self, client: ClientTransport) -> VirtualTransport:
         """The kernel's end of a connection that the process has not accepted yet."""
-        server = self.machine.accepting(self.getHost(), client.here)
+        server = self.process.accepting(self.getHost(), client.here)
         self.waiting[server] = None
         return server
 

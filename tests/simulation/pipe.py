@@ -1,8 +1,7 @@
 """One direction of a connection: what the kernels and the network do with bytes.
 
-Bytes leave in segments of any size, arrive in order, and are kept for a reader that
-does not read; what is on its way and unread is bounded by `capacity`, beyond which a
-writer has to wait.
+Bytes leave in segments of any size, arrive in order, and are kept until they are read.
+Unread bytes are bounded by `capacity`; beyond it a writer has to wait.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field, frozen
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
-from tests.simulation.event_loop import World
+from tests.simulation.event_loop import EventLoop
 
 if TYPE_CHECKING:
     from tests.simulation.transport import VirtualTransport
@@ -24,8 +23,8 @@ DUST = 200  # bytes that are cut into the smallest segments, where any are
 
 
 @frozen
-class Manner:
-    """How a network treats bytes; of one history."""
+class LinkProfile:
+    """The properties of a history's network: latency, jitter, segments, buffers."""
 
     latency: float  # seconds, one way
     jitter: float  # times as much again, at most
@@ -41,7 +40,7 @@ class Link:
     down_until: float = 0.0  # nothing gets through before; then it does
 
     def delay(self, now: float, seconds: float) -> float:
-        """When what is sent now arrives, and would take so many seconds usually."""
+        """Return when a segment sent now arrives that usually takes so many seconds."""
         when = now + seconds + self.extra
         # TCP sends again after longer and longer pauses.
         return when if now >= self.down_until else max(when, self.down_until + 1.3 * seconds)
@@ -51,15 +50,15 @@ class Link:
 class Pipe:
     """`writer` and `reader` are the transports at its ends."""
 
-    world: World
+    loop: EventLoop
     link: Link
-    manner: Manner
+    profile: LinkProfile
     random: Random
     writer: VirtualTransport = field(init=False)
     reader: VirtualTransport = field(init=False)
     buffer: bytearray = field(factory=bytearray, init=False)  # arrived, not yet read
     ended: Exception | None = field(default=None, init=False)  # what is read after that
-    broken: bool = field(default=False, init=False)  # whoever writes is told so
+    broken: bool = field(default=False, init=False)  # writes fail
     silent: bool = field(default=False, init=False)  # nothing arrives any more
     sent: int = field(default=0, init=False)  # bytes, in all
     on_sent: Callable[[bytes], None] | None = None
@@ -70,10 +69,10 @@ class Pipe:
 
     @property
     def room(self) -> int:
-        return self.manner.capacity - len(self.buffer) - self._flying
+        return self.profile.capacity - len(self.buffer) - self._flying
 
     def send(self, data: bytes) -> int | Exception:
-        """How many of these bytes the system takes; an exception on a dead connection."""
+        """Return how many of these bytes the system takes, or an exception on a dead connection."""
         if self.broken:
             return CONNECTION_LOST
         data = bytes(data[: max(0, self.room)])
@@ -83,7 +82,7 @@ class Pipe:
             self.on_sent(data)
         self._flying += len(data)
         if self.silent:
-            self.writer.unheard()
+            self.writer.retransmit()
         else:
             for segment in self._segments(data):
                 self._deliver(self._arrived, segment)
@@ -91,7 +90,7 @@ class Pipe:
         return len(data)
 
     def _segments(self, data: bytes) -> list[bytes]:
-        cut, random = self.manner.cut, self.random
+        cut, random = self.profile.cut, self.random
         if cut == "whole" or len(data) == 1:
             return [data]
         if cut == "dust" and self.sent < DUST:
@@ -102,33 +101,33 @@ class Pipe:
         return [data[a:b] for a, b in zip(edges, [*edges[1:], len(data)])]
 
     def _deliver(self, work: Any, *args: Any) -> None:
-        manner, now = self.manner, self.world.now
-        usual = manner.latency * (1 + manner.jitter * self.random.random())
+        profile, now = self.profile, self.loop.now
+        usual = profile.latency * (1 + profile.jitter * self.random.random())
         self._last = max(self._last, self.link.delay(now, usual))
-        self.world.call(self._last - now, None, work, *args)
+        self.loop.call(self._last - now, None, work, *args)
 
     def _arrived(self, segment: bytes) -> None:
         self._flying -= len(segment)
         if self.silent:
             return  # cut off while it was on its way
         if self.reader.closed:
-            # Nobody is there to take it: the writer is told.
+            # The reader is closed: the writer gets a reset.
             self._deliver(self._break)
             return
         self.buffer += segment
-        self.reader.look()
+        self.reader.poll()
 
     def read(self, most: int) -> bytes:
         data = bytes(self.buffer[:most])
         del self.buffer[:most]
         if not self.silent:
-            self.writer.look()  # there is room now
+            self.writer.poll()  # there is room now
         if self.on_read is not None:
             self.on_read(data)
         return data
 
     def finish(self, *, reset: bool) -> None:
-        """The writer is done: an end of file, or a reset, behind what was sent."""
+        """Queue an end of file, or a reset, behind the data."""
         if not self._finished:
             self._finished = True
             if not self.silent:
@@ -143,8 +142,8 @@ class Pipe:
         self.ended = self.ended or how
         if how is CONNECTION_LOST:
             self.reader.outgoing._break()
-        self.reader.look()
+        self.reader.poll()
 
     def _break(self) -> None:
         self.broken = True
-        self.writer.look()
+        self.writer.poll()

@@ -1,4 +1,4 @@
-"""What stands for a pool of threads: jobs that take virtual time."""
+"""A pool of threads in virtual time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field
 
 if TYPE_CHECKING:
-    from tests.simulation.process import Machine
+    from tests.simulation.process import VirtualProcess
 
 _Job = tuple[Future, Callable[..., Any], tuple[Any, ...]]
 
@@ -25,7 +25,7 @@ class VirtualPool:
     there goes wrong here when reactor and job come in the one order or in the other.
     """
 
-    machine: Machine
+    process: VirtualProcess
     random: Random
     threads: int
     speed: float = 1.0  # a factor of what jobs take
@@ -49,18 +49,18 @@ class VirtualPool:
                 future.cancel()
 
     def _feed(self) -> None:
-        machine, world = self.machine, self.machine.world
+        process, loop = self.process, self.process.loop
         while self._waiting and self._running < self.threads:
             self._running += 1
             job = self._waiting.popleft()
             # One that a job hands in begins when that is done.
-            wait = 0.0 if machine.busy_until is None else machine.busy_until - world.now
+            wait = 0.0 if process.busy_until is None else process.busy_until - loop.now
             seconds = self._seconds()
             if self.random.random() < 0.5:
-                world.call(wait, machine, self._do, job, seconds)
-                world.call(wait + seconds, machine, self._done)
+                loop.call(wait, process, self._do, job, seconds)
+                loop.call(wait + seconds, process, self._done)
             else:
-                world.call(wait + seconds, machine, self._do_and_end, job)
+                loop.call(wait + seconds, process, self._do_and_end, job)
 
     def _seconds(self) -> float:
         seconds = self.random.uniform(0.0002, 0.004)
@@ -76,14 +76,14 @@ class VirtualPool:
         future, work, args = job
         if not future.set_running_or_notify_cancel():
             return
-        machine = self.machine
-        machine.busy_until = machine.world.now + seconds
+        process = self.process
+        process.busy_until = process.loop.now + seconds
         try:
             future.set_result(work(*args))
         except BaseException as e:
             future.set_exception(e)
         finally:
-            machine.busy_until = None
+            process.busy_until = None
 
     def _done(self) -> None:
         self._running -= 1

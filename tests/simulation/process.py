@@ -16,7 +16,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from tests.simulation.event_loop import Event, World
+from tests.simulation.event_loop import Event, EventLoop
 from tests.simulation.network import Network, Port, Resolver
 from tests.simulation.pool import VirtualPool
 from tests.simulation.transport import Connector, VirtualTransport
@@ -24,14 +24,14 @@ from tests.simulation.transport import Connector, VirtualTransport
 
 @implementer(IReactorTime, IReactorTCP, IReactorFromThreads, IReactorPluggableNameResolver)
 @define(eq=False)
-class Machine:
-    """What code uses of a reactor, in the virtual time of a `World`.
+class VirtualProcess:
+    """The parts of a reactor that the code uses, in the virtual time of an `EventLoop`.
 
     It knows no descriptors (`IReactorFDSet`), so that a tensor stream stays with its
     transport.
     """
 
-    world: World
+    loop: EventLoop
     network: Network
     name: str
     host: str  # its address
@@ -47,10 +47,10 @@ class Machine:
     # -- IReactorTime
 
     def seconds(self) -> float:
-        return self.world.now
+        return self.loop.now
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> Event:
-        return self.world.call(max(0.0, delay), self, callable, *args, **kw)
+        return self.loop.call(max(0.0, delay), self, callable, *args, **kw)
 
     def getDelayedCalls(self) -> list[Event]:
         return []  # nobody here waits for them all
@@ -58,17 +58,17 @@ class Machine:
     # -- IReactorFromThreads, and threads
 
     def callFromThread(self, callable: Callable[..., Any], *args: Any, **kw: Any) -> None:
-        """In the next turn; what a job says, when that job is done."""
-        wait = 0.0 if self.busy_until is None else self.busy_until - self.world.now
-        self.world.call(wait, self, callable, *args, **kw)
+        """Call in the next turn; from a job, when the job is done."""
+        wait = 0.0 if self.busy_until is None else self.busy_until - self.loop.now
+        self.loop.call(wait, self, callable, *args, **kw)
 
     def pool(self, threads: int, speed: float = 1.0) -> VirtualPool:
-        """What stands for a pool of threads of this process."""
+        """Make a pool of threads of this process."""
         self._pools += 1
-        random = self.world.random(self.name, "pool", self._pools)
+        random = self.loop.random(self.name, "pool", self._pools)
         return VirtualPool(self, random, threads, speed)
 
-    def getThreadPool(self) -> Machine:
+    def getThreadPool(self) -> VirtualProcess:
         return self
 
     def callInThreadWithCallback(
@@ -84,7 +84,7 @@ class Machine:
             if done is not None:
                 done(good, result)
 
-        self.world.call(0.001, self, call)
+        self.loop.call(0.001, self, call)
 
     # -- IReactorTCP
 
@@ -115,14 +115,14 @@ class Machine:
 
     def addReader(self, transport: VirtualTransport) -> None:
         transport.reading = True
-        transport.look()
+        transport.poll()
 
     def removeReader(self, transport: VirtualTransport) -> None:
         transport.reading = False
 
     def addWriter(self, transport: VirtualTransport) -> None:
         transport.writing = True
-        transport.look()
+        transport.poll()
 
     def removeWriter(self, transport: VirtualTransport) -> None:
         transport.writing = False
@@ -130,13 +130,13 @@ class Machine:
     # -- what an adversary does
 
     def freeze(self) -> None:
-        """Nothing of this process happens (SIGSTOP); its kernel's buffers fill."""
+        """Run no events of this process (SIGSTOP); its kernel's buffers fill."""
         self.frozen = True
 
     def thaw(self) -> None:
         if self.frozen:
             self.frozen = False
-            self.world.thaw(self)
+            self.loop.thaw(self)
 
     def die(self, *, silent: bool) -> None:
         """End at once: as killed, or, where it is `silent`, as a machine without power."""
@@ -149,4 +149,4 @@ class Machine:
         for port in list(self.ports):
             port.vanish()
         if silent:
-            self.network.off[self.host] = self.world.now
+            self.network.off[self.host] = self.loop.now

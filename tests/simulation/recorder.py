@@ -1,8 +1,8 @@
-"""What a trainer and its servers say to each other, read off the wire.
+"""The conversation between a trainer and its servers, read off the wire.
 
-Each connection of the trainer's is listened to at its own end: what it has given to its
-system to send, and what it has been given to read.  Nothing is asked of the trainer's or
-the servers' objects, so a mistake of theirs cannot hide itself.
+Each connection is recorded at the trainer's end: the bytes that it hands to its system, and
+those that it reads.  No object of the trainer or the servers is asked, so a mistake of theirs
+cannot hide itself.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from attrs import define, field, frozen
 from byzpy_tw.errors import BadFrame
 from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind, unpack
 
-MOST_KEPT = 2_000  # bytes of what a trainer said first, for whoever says it again
+MOST_KEPT = 2_000  # first bytes of a trainer, for a peer that repeats them
 
 
 @frozen(eq=False)
 class Frame:
-    """A whole frame that a trainer read, or gave to its system to send."""
+    """A complete frame that a trainer read, or handed to its system."""
 
     time: float
     server: str  # the process that it came from, or is for
@@ -31,7 +31,7 @@ class Frame:
 
 
 @frozen(eq=False)
-class Placed:
+class NodeAssignment:
     """`server` was told to host `node`."""
 
     time: float
@@ -52,21 +52,21 @@ class RecordedRequest:
 
 
 @define(eq=False)
-class Heard:
-    """All that was said to one process of a trainer, and by it, in order."""
+class Transcript:
+    """The conversation of one process of a trainer with all servers, in order."""
 
     received: list[Frame] = field(factory=list)  # whole vectors, as they were complete
     parameters: list[Frame] = field(factory=list)  # as the trainer sent them
-    placed: list[Placed] = field(factory=list)
+    assigned: list[NodeAssignment] = field(factory=list)
     asked: list[RecordedRequest] = field(factory=list)
     # When a server had the nodes that it was told to host, each time.
     ready: list[tuple[float, str]] = field(factory=list)
     lost: list[tuple[float, str]] = field(factory=list)  # when a connection to it ended
     failed: list[tuple[float, str, int]] = field(factory=list)  # when, server, node
 
-    def homes(self, node: int, time: float) -> set[str]:
+    def servers_of(self, node: int, time: float) -> set[str]:
         """The servers that were told to host `node`, by then."""
-        return {p.server for p in self.placed if p.node == node and p.time <= time}
+        return {p.server for p in self.assigned if p.node == node and p.time <= time}
 
     def absent(self, start: float, end: float) -> list[tuple[float, float]]:
         """The stretches between two moments in which no server was ready."""
@@ -91,7 +91,7 @@ class Heard:
 
 
 @define(eq=False)
-class Boxes:
+class StreamParser:
     """Splits bytes into AMP's boxes until it is told to `stop`; then into frames."""
 
     on_box: Callable[[dict[bytes, bytes]], None]
@@ -105,10 +105,10 @@ class Boxes:
 
     def feed(self, data: bytes) -> None:
         self._data += data
-        while not self.broken and (self._take_frame() if self.frames else self._take_word()):
+        while not self.broken and (self._parse_frame() if self.frames else self._parse_word()):
             pass
 
-    def _take_word(self) -> bool:
+    def _parse_word(self) -> bool:
         if len(self._data) < 2:
             return False
         (size,) = struct.unpack_from("!H", self._data)
@@ -125,7 +125,7 @@ class Boxes:
             self.on_box(box)
         return True
 
-    def _take_frame(self) -> bool:
+    def _parse_frame(self) -> bool:
         if self._header is None:
             if len(self._data) < HEADER_SIZE:
                 return False
@@ -146,23 +146,23 @@ class Boxes:
 
 
 @define(eq=False)
-class Tap:
-    """Listens to one connection of the trainer's."""
+class WireRecorder:
+    """Records one connection of the trainer."""
 
-    world: Any
+    loop: Any
     number: int
     server: str
-    heard: Heard
+    transcript: Transcript
     first: bytearray = field(factory=bytearray)  # of what the trainer said
     stream: bool = False
     asked: set[bytes] = field(factory=set)  # commands, by name
     _open: dict[bytes, bytes] = field(factory=dict)  # questions without an answer
-    _out: Boxes = field(init=False)
-    _in: Boxes = field(init=False)
+    _out: StreamParser = field(init=False)
+    _in: StreamParser = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._out = Boxes(self._said, self._sent)
-        self._in = Boxes(self._answered, self._got)
+        self._out = StreamParser(self._said, self._sent)
+        self._in = StreamParser(self._answered, self._got)
 
     def on_sent(self, data: bytes) -> None:
         if len(self.first) < MOST_KEPT:
@@ -174,14 +174,14 @@ class Tap:
 
     def on_lost(self, why: str) -> None:
         self._note(f"ended: {why}")
-        self.heard.lost.append((self.world.now, self.server))
+        self.transcript.lost.append((self.loop.now, self.server))
 
     @property
     def _name(self) -> str:
         return f"connection {self.number} to {self.server}"
 
     def _note(self, what: str) -> None:
-        self.world.note(self._name, what)
+        self.loop.note(self._name, what)
 
     def _said(self, box: dict[bytes, bytes]) -> None:
         command = box.get(b"_command", b"")
@@ -190,13 +190,13 @@ class Tap:
             self._note(f"> {_shown(command, box)}")
         if command == b"SpawnNodes":
             for node, shard, attack in json.loads(box[b"nodes"]):
-                here = Placed(self.world.now, self.server, node, shard, attack)
-                self.heard.placed.append(here)
+                here = NodeAssignment(self.loop.now, self.server, node, shard, attack)
+                self.transcript.assigned.append(here)
         if command in (b"Compute", b"Attack"):
             asked = RecordedRequest(
-                self.world.now, self.server, int(box[b"round"]), tuple(_numbers(box[b"nodes"]))
+                self.loop.now, self.server, int(box[b"round"]), tuple(_numbers(box[b"nodes"]))
             )
-            self.heard.asked.append(asked)
+            self.transcript.asked.append(asked)
         self._open[box.get(b"_ask", b"")] = command
 
     def _answered(self, box: dict[bytes, bytes]) -> None:
@@ -210,22 +210,22 @@ class Tap:
         else:
             failures = box.get(b"failures", b"{}").decode(errors="replace")
             self._note(f"< an answer{'' if failures == '{}' else ' ' + failures[:200]}")
-            now = self.world.now
-            self.heard.failed += [(now, self.server, n) for n in _failed(failures)]
+            now = self.loop.now
+            self.transcript.failed += [(now, self.server, n) for n in _failed(failures)]
             if command == b"SpawnNodes":
-                self.heard.ready.append((now, self.server))
+                self.transcript.ready.append((now, self.server))
             if b"OpenStream" in self.asked:
                 self.stream = self._in.frames = self._out.frames = True
 
     def _sent(self, header: Header, elements: bytes) -> None:
         self._note(f"> {_of(header)}")
         if header.kind is Kind.PARAMETERS:
-            self.heard.parameters.append(Frame(self.world.now, self.server, header, elements))
+            self.transcript.parameters.append(Frame(self.loop.now, self.server, header, elements))
 
     def _got(self, header: Header, elements: bytes) -> None:
         self._note(f"< {_of(header)}")
         if header.kind is Kind.VECTOR:
-            self.heard.received.append(Frame(self.world.now, self.server, header, elements))
+            self.transcript.received.append(Frame(self.loop.now, self.server, header, elements))
 
 
 def _of(header: Header) -> str:

@@ -1,6 +1,6 @@
-"""What a run must come to, computed here, from who took part in each round.
+"""The right result of a run, computed here from the nodes that took part in each round.
 
-What was computed once is remembered, for all histories of one configuration.
+Results are cached for all histories of one configuration.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MOST_KEPT = 1_000  # vectors and steps of a configuration
 
 
 @define(eq=False)
-class _Known:
-    """What is remembered of one configuration."""
+class _Cache:
+    """The cached results of one configuration."""
 
     replay: RoundReplay
     vectors: dict[Any, Any] = field(factory=dict, init=False)  # and steps
@@ -36,57 +36,57 @@ class References:
     """Makes the `Reference` of a run."""
 
     registry: Registry
-    _known: dict[str, _Known] = field(factory=dict, init=False)
+    _cache: dict[str, _Cache] = field(factory=dict, init=False)
 
-    def of(self, config: RunConfig) -> Reference:
+    def for_config(self, config: RunConfig) -> Reference:
         # Where the nodes live is no part of it.
         config = evolve(
             config, in_process=True, remote_hosts=(), min_servers=None, heartbeat_timeout=None
         )
-        if config.bits not in self._known:
+        if config.bits not in self._cache:
             root: Any = None  # its data is in no folder
-            self._known[config.bits] = _Known(
+            self._cache[config.bits] = _Cache(
                 prepare_replay(config, self.registry, root, ImmediateExecutor())
             )
-        return Reference(self._known[config.bits])
+        return Reference(self._cache[config.bits])
 
 
 @define(eq=False)
 class Reference:
     """One run, round by round: `vector` of the present round, then `step` to the next.
 
-    `go_back` to any round that it has been at.
+    `rewind` to any round that it has been at.
     """
 
-    _known: _Known
-    points: list[State] = field(init=False)
+    _cache: _Cache
+    states: list[State] = field(init=False)
     probation: Probation = field(factory=Probation, init=False)
     _attack: Mapping[str, Any] | None = field(default=None, init=False)  # its memory, if shown
 
     def __attrs_post_init__(self) -> None:
-        self.points = [self._replay.first]
+        self.states = [self._replay.first]
 
-    def go_back(self, round: int) -> None:
+    def rewind(self, round: int) -> None:
         """To the state before `round`."""
-        del self.points[round + 1 :]
+        del self.states[round + 1 :]
         self._attack = None
-        self.probation = Probation.from_plain(self._now.probation)
+        self.probation = Probation.from_plain(self._state.probation)
 
     @property
     def _replay(self) -> RoundReplay:
-        return self._known.replay
+        return self._cache.replay
 
     @property
-    def _now(self) -> State:
-        return self.points[-1]
+    def _state(self) -> State:
+        return self.states[-1]
 
     @property
     def round(self) -> int:
-        return self._now.round
+        return self._state.round
 
     @property
     def parameters(self) -> Tensor:
-        return self._now.parameters
+        return self._state.parameters
 
     @property
     def config(self) -> RunConfig:
@@ -98,43 +98,44 @@ class Reference:
 
     @property
     def digest(self) -> str:
-        """Of the present parameters."""
+        """The digest of the present parameters."""
         return sha256_of(self.parameters)
 
     # -- what nodes send
 
     def row(self, node: int, sent: Tensor) -> Tensor:
-        """What the trainer makes of what `node` sent, before it aggregates."""
-        return self._replay.row(self._now, node, sent)
+        """Return the row that the trainer makes of the vector that `node` sent."""
+        return self._replay.row(self._state, node, sent)
 
     def honest(self, node: int) -> Tensor:
-        """What an honest node sends, in the wire's type."""
-        replay, now = self._replay, self._now
-        return self._once(
+        """Return the vector that an honest node sends, in the wire's type."""
+        replay, now = self._replay, self._state
+        return self._cached(
             ("honest", node), lambda: round_to_dtype(replay.gradient(now, node), self.wire)
         )
 
     def byzantine(self, node: int, accepted: dict[int, Tensor], f: int) -> Tensor:
-        """What a Byzantine one sends, given the rows of honest nodes and the rules' `f`."""
-        replay, now = self._replay, self._now
+        """Return the vector of a Byzantine node, given the rows of honest nodes and the rules'
+        `f`."""
+        replay, now = self._replay, self._state
         shown = self._shown(accepted, f)
         self._attack = shown.memory
-        own = self._once(("own", node), lambda: replay.own_gradient(now, node))
+        own = self._cached(("own", node), lambda: replay.own_gradient(now, node))
         past = replay.past_vector(now, node)
-        key = ("byzantine", node, f, _key(accepted), _key(past))
-        return self._once(key, lambda: replay.attack_vector(now, node, shown, own, past))
+        key = ("byzantine", node, f, _cache_key(accepted), _cache_key(past))
+        return self._cached(key, lambda: replay.attack_vector(now, node, shown, own, past))
 
     def _shown(self, accepted: dict[int, Tensor], f: int) -> RevealedKnowledge:
         rows = list(accepted.values())
-        return self._once(
-            ("shown", f, _key(accepted)),
-            lambda: self._replay.reveal(self._now, tuple(accepted), torch.stack(rows), f),
+        return self._cached(
+            ("shown", f, _cache_key(accepted)),
+            lambda: self._replay.reveal(self._state, tuple(accepted), torch.stack(rows), f),
         )
 
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
-        now, found = self._now, self._known.vectors
+    def _cached(self, key: Any, make: Callable[[], Any]) -> Any:
+        now, found = self._state, self._cache.vectors
         memory = now.aggregation, now.attack
-        key = self.round, key, _key(now.parameters), _key(memory)
+        key = self.round, key, _cache_key(now.parameters), _cache_key(memory)
         if key not in found:
             if len(found) > MOST_KEPT:
                 found.clear()
@@ -145,19 +146,19 @@ class Reference:
 
     def step(self, nodes: tuple[int, ...], f: int, matrix: Tensor) -> None:
         """To the next round, by the rows `nodes` of `matrix`."""
-        now, config = self._now, self.config
+        now, config = self._state, self.config
         attack, self._attack = self._attack, None
         honest = {n: matrix[n] for n in nodes if n < config.num_honest}
-        if attack is None:  # it is shown them whether anything comes of it or not
+        if attack is None:  # it sees them even if nothing comes of it
             attack = self._shown(honest, f).memory if config.num_byz and honest else now.attack
-        made = self._once(
-            ("step", nodes, f, _key(matrix[list(nodes)]), _key(now.velocity),
-             _key(now.momenta), _key(now.history), _key(attack)),
+        made = self._cached(
+            ("step", nodes, f, _cache_key(matrix[list(nodes)]), _cache_key(now.velocity),
+             _cache_key(now.momenta), _cache_key(now.history), _cache_key(attack)),
             lambda: self._replay.step(now, nodes, f, matrix, attack)[0],
         )  # fmt: skip
-        self.points.append(evolve(made, probation=self.probation.to_plain()))
+        self.states.append(evolve(made, probation=self.probation.to_plain()))
 
-    def undisturbed(self) -> str | None:
+    def undisturbed_digest(self) -> str | None:
         """The digest of a run of which nothing is refused; None where it would diverge."""
         while self.round < self.config.rounds:
             rows = {n: self.row(n, self.honest(n)) for n in range(self.config.num_honest)}
@@ -171,14 +172,14 @@ class Reference:
         return self.digest
 
 
-def _key(value: Any) -> Any:
+def _cache_key(value: Any) -> Any:
     """Something to look `value` up by."""
     if isinstance(value, Tensor):
         return (
             value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else repr(value)
         )
     if isinstance(value, Mapping):
-        return tuple((k, _key(v)) for k, v in value.items())
+        return tuple((k, _cache_key(v)) for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return tuple(map(_key, value))
+        return tuple(map(_cache_key, value))
     return value

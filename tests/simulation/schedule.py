@@ -1,4 +1,4 @@
-"""What is to happen in a history: a run, a network, and faults at their times.
+"""The plan of a history: a run, a network, and faults at their times.
 
 All of it is drawn from the seed, and can be printed.
 """
@@ -16,7 +16,7 @@ from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from tests.simulation.cluster import PORT, host_of
-from tests.simulation.pipe import Manner
+from tests.simulation.pipe import LinkProfile
 
 DATA, MODEL = "simulated", "logreg"  # a dataset of `histories`; d = 40
 CONFIGURATIONS = 64  # that are drawn from, so that what they should give is known early
@@ -35,7 +35,7 @@ RULES = (
 
 @frozen
 class Fault:
-    """`kind` befalls `server` (or the trainer: -1) at `time`.  `number` says how much."""
+    """A fault of `kind` at `server` (or the trainer: -1) at `time`; `number` says how much."""
 
     time: float = field(order=True)
     kind: str
@@ -57,11 +57,11 @@ class Schedule:
     servers: int
     threads: int  # of each server
     speeds: tuple[float, ...]  # factors of what jobs take: the trainer's, then servers'
-    manner: Manner
+    profile: LinkProfile
     faults: tuple[Fault, ...] = ()
     resumes: int = 0  # how often the trainer is resumed that ends early
-    rest: float = 0.0  # seconds until it is
-    meetable: bool = False  # whether failover and resuming can meet all of its faults
+    resume_delay: float = 0.0  # seconds until it is
+    recoverable: bool = False  # whether failover and resuming can meet all of its faults
 
     @classmethod
     def draw(cls, seed: int, registry: Registry, *, faults: int | None = None) -> Schedule:
@@ -72,7 +72,7 @@ class Schedule:
         if random.random() < 0.5:  # the most that can go wrong
             servers = min(config.n, 4)
         addresses = tuple(f"tcp://{host_of(i)}:{PORT}" for i in range(servers))
-        manner = Manner(
+        profile = LinkProfile(
             latency=random.choice((0.0001, 0.001, 0.01, 0.05)),
             jitter=random.choice((0.0, 0.5, 3.0)),
             cut=random.choice(("whole", "whole", "some", "dust")),
@@ -85,11 +85,11 @@ class Schedule:
             servers,
             random.choice((1, 2, 8)),
             tuple(slow),
-            manner,
+            profile,
             resumes=random.choice((0, 1, 1, 2, 5)),
-            rest=random.choice((0.01, 0.5, 5.0, 70.0)),
+            resume_delay=random.choice((0.01, 0.5, 5.0, 70.0)),
         )
-        made = (_met if random.random() < 0.3 else _replaced)(made, random)
+        made = (_recoverable if random.random() < 0.3 else _with_failover)(made, random)
         count = random.choice((0, 1, 1, 2, 2, 3, 4, 6)) if faults is None else faults
         drawn = [fault for _ in range(count) for fault in made._fault(random)]
         return evolve(made, faults=tuple(sorted(drawn, key=lambda f: f.time)))
@@ -97,7 +97,7 @@ class Schedule:
     @property
     def usual(self) -> float:
         """About how many seconds this run takes, undisturbed."""
-        way = self.manner.latency * (1 + self.manner.jitter / 2)
+        way = self.profile.latency * (1 + self.profile.jitter / 2)
         job = 0.012 * max(self.speeds)
         phases = 4 if self.config.num_byz else 2
         return 8 * (way + job) + self.config.rounds * (phases * way + 5 * job)
@@ -108,15 +108,15 @@ class Schedule:
         server, seed = random.randrange(self.servers), float(random.randrange(1, 2**31))
         length = random.choice((0.02, 0.3, 3.0, 12.0, 60.0)) * random.uniform(0.5, 1.5)
         back = [Fault(time + length, "restart", server)] if random.random() < 0.7 else []
-        if not self.meetable:
+        if not self.recoverable:
             return random.choice(FAULTS)(time, server, length, seed, back)
         # Nothing befalls server 0 that would make its nodes late or leave no server.
-        kinds = MET if server else MET_BY_ONE
+        kinds = RECOVERABLE if server else RECOVERABLE_BY_ONE
         return random.choice(kinds)(time, server, length, seed, back)
 
     def lines(self) -> list[str]:
-        """For people: what is to happen."""
-        config, manner = self.config, self.manner
+        """Describe the schedule, a line each."""
+        config, profile = self.config, self.profile
         changed = {
             name: value
             for name, value in config.to_dict().items()
@@ -125,10 +125,10 @@ class Schedule:
         }
         return [
             f"seed {self.seed}: {self.servers} servers of {self.threads} threads, "
-            f"speeds {self.speeds}; resumed {self.resumes} times at most, after {self.rest:g} s"
-            f"{'; all faults can be met' * self.meetable}",
-            f"network: latency {manner.latency:g} s, jitter {manner.jitter:g}, "
-            f"segments: {manner.cut}, {manner.capacity:,} bytes of buffers",
+            f"speeds {self.speeds}; resumed {self.resumes} times at most, after "
+            f"{self.resume_delay:g} s{'; all faults can be met' * self.recoverable}",
+            f"network: latency {profile.latency:g} s, jitter {profile.jitter:g}, "
+            f"segments: {profile.cut}, {profile.capacity:,} bytes of buffers",
             f"run: {changed}",
             *(f"fault: {fault}" for fault in self.faults),
         ]
@@ -155,7 +155,7 @@ def _of_trainer(kind: str, end: str | None = None) -> _Make:
     ]  # fmt: skip
 
 
-MET_BY_ONE: tuple[_Make, ...] = (
+RECOVERABLE_BY_ONE: tuple[_Make, ...] = (
     _once("duplicate"),
     _once("stranger"),
     _of_trainer("freeze", "thaw"),
@@ -164,8 +164,8 @@ MET_BY_ONE: tuple[_Make, ...] = (
     _of_trainer("kill"),
     _of_trainer("power-off"),
 )
-MET: tuple[_Make, ...] = (
-    *MET_BY_ONE,
+RECOVERABLE: tuple[_Make, ...] = (
+    *RECOVERABLE_BY_ONE,
     _lasting("no-link", "link"),
     _lasting("freeze", "thaw"),
     _lasting("freeze", "thaw"),
@@ -175,7 +175,7 @@ MET: tuple[_Make, ...] = (
     *[_once("stop", back=True)] * 2,
 )
 FAULTS: tuple[_Make, ...] = (
-    *MET,
+    *RECOVERABLE,
     *[_once("cut-silently")] * 2,
     _lasting("slow-link", "usual-link"),
     *[_once("lie")] * 3,
@@ -188,8 +188,8 @@ HARMLESS = frozenset((
 ))  # fmt: skip
 
 
-def _replaced(made: Schedule, random: Random) -> Schedule:
-    """With any options of failover."""
+def _with_failover(made: Schedule, random: Random) -> Schedule:
+    """Return the schedule with random options of failover."""
     config, servers = made.config, made.servers
     least = -(-config.n // servers)
     chosen = dict(
@@ -204,10 +204,10 @@ def _replaced(made: Schedule, random: Random) -> Schedule:
     return evolve(made, config=evolve(config, **chosen))
 
 
-def _met(made: Schedule, random: Random) -> Schedule:
-    """So that whatever befalls the cluster must not show in its result."""
+def _recoverable(made: Schedule, random: Random) -> Schedule:
+    """Return a schedule whose faults must not show in the result."""
     if made.config.num_byz and made.config.attack not in HARMLESS:
-        return _replaced(made, random)
+        return _with_failover(made, random)
     config = evolve(
         made.config,
         min_servers=1,
@@ -216,7 +216,7 @@ def _met(made: Schedule, random: Random) -> Schedule:
         heartbeat_timeout=random.choice((None, 2.0, 20.0)),
     )
     speeds = tuple(min(speed, 1.0) for speed in made.speeds)
-    return evolve(made, config=config, speeds=speeds, resumes=12, meetable=True)
+    return evolve(made, config=config, speeds=speeds, resumes=12, recoverable=True)
 
 
 def configuration(number: int, registry: Registry) -> RunConfig:

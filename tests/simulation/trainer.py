@@ -1,6 +1,6 @@
-"""The one place that knows how a trainer is put together.
+"""A trainer on a virtual process: the one module here that knows how a trainer is built.
 
-Whatever changes in `byzpy_tw.trainer` changes here, and nowhere else in this package.
+A change in `byzpy_tw.trainer` needs a change here, and nowhere else in this package.
 """
 
 from __future__ import annotations
@@ -17,24 +17,26 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.view import Views
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.resume import ResumePoint
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.trainer.in_process_server import InProcessServer
+from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.run import remote_slot
 from byzpy_tw.trainer.server_slot import ServerSlot
-from byzpy_tw.trainer.training import Prepared, Training
+from byzpy_tw.trainer.training import Training
 from tests.simulation.folder import Folder
-from tests.simulation.process import Machine
-from tests.simulation.recorder import Heard
+from tests.simulation.process import VirtualProcess
+from tests.simulation.recorder import Transcript
 
 THREADS = 1  # that torch's rules use: others would be real threads
 
 
 @frozen(eq=False)
-class Used:
-    """What the trainer aggregated in a round: rows `nodes` of `matrix`."""
+class AggregationInput:
+    """The input of one round's aggregation: rows `nodes` of `matrix`."""
 
     time: float
     round: int
@@ -43,11 +45,11 @@ class Used:
     matrix: Tensor
 
 
-class WatchedRules:
+class RecordedAggregation:
     """The run's aggregation, which also writes down what it was given."""
 
     def __init__(self, aggregation: Any, clock: Any) -> None:
-        self.__dict__.update(_aggregation=aggregation, _clock=clock, used=[])
+        self.__dict__.update(_aggregation=aggregation, _clock=clock, aggregated=[])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._aggregation, name)
@@ -57,25 +59,25 @@ class WatchedRules:
 
     def __call__(self, matrix: Tensor, nodes: Sequence[int], f: int, round: int) -> Any:
         now = self._clock.seconds()
-        self.used.append(Used(now, round, tuple(nodes), f, matrix.clone()))
+        self.aggregated.append(AggregationInput(now, round, tuple(nodes), f, matrix.clone()))
         return self._aggregation(matrix, nodes, f, round)
 
 
 @define(eq=False)
 class SimulatedTrainer:
-    """One process of a trainer, at work on `machine` from where the run was `begun`.
+    """One process of a trainer, at work on `process` from where the run was `begun`.
 
     `error` is what ended it, if that is one of the documented errors, `bug` if not.
     """
 
-    machine: Machine
+    process: VirtualProcess
     config: RunConfig
     registry: Registry
     folder: Folder
     begun: ResumePoint
     speed: float
     on_over: Callable[[SimulatedTrainer], None]
-    heard: Heard = field(factory=Heard, init=False)
+    transcript: Transcript = field(factory=Transcript, init=False)
     said: list[str] = field(factory=list, init=False)
     error: BaseException | None = field(default=None, init=False)
     bug: Any = field(default=None, init=False)  # a Failure
@@ -83,26 +85,26 @@ class SimulatedTrainer:
     finished: bool = field(default=False, init=False)
     killed: bool = field(default=False, init=False)  # before its end
     training: Training | None = field(default=None, init=False)
-    _watched: Any = field(default=None, init=False)
+    _recorded: Any = field(default=None, init=False)
     _work: Deferred[None] = field(init=False)
 
     @property
     def over(self) -> bool:
-        return self.finished or self.machine.dead
+        return self.finished or self.process.dead
 
     @property
-    def used(self) -> list[Used]:
-        return self._watched.used if self._watched else []
+    def aggregated(self) -> list[AggregationInput]:
+        return self._recorded.aggregated if self._recorded else []
 
     @property
     def training_began(self) -> bool:
-        """Whether it came as far as its first round."""
-        return self.training is not None and self.training._rounds is not None
+        """Return whether it came as far as its first round."""
+        return self.training is not None and self.training.has_begun
 
     @property
     def saved(self) -> int:
         """The round of the newest checkpoint that it knows to be on the disk."""
-        return self.training._saving.round if self.training else self.begun.round
+        return self.training.checkpointer.round if self.training else self.begun.round
 
     @property
     def status(self) -> str:
@@ -124,14 +126,14 @@ class SimulatedTrainer:
 
     def kill(self, *, silent: bool) -> None:
         """End the process, or take the power of its machine."""
-        if self.machine.dead:
+        if self.process.dead:
             return
         self.killed = not self.finished
-        self.machine.die(silent=silent)
-        self.folder.seal(self.machine.world.random(self.machine.name, "power"), silent=silent)
+        self.process.die(silent=silent)
+        self.folder.seal(self.process.loop.random(self.process.name, "power"), silent=silent)
         self.on_over(self)
 
-    def bury(self) -> None:
+    def unwind(self) -> None:
         """Unwind what is left of a process that was killed, without any effect."""
         self.interrupted = True
         for _ in range(20):  # each `finally` may wait for something once more
@@ -149,23 +151,23 @@ class SimulatedTrainer:
 
     def _ended(self, _: Any) -> None:
         self.finished = True
-        if not self.machine.dead:
+        if not self.process.dead:
             self.on_over(self)
 
     async def _train(self) -> None:
-        """As `trainer.program.train`."""
-        config, registry, reactor = self.config, self.registry, self.machine
+        """Train, as `trainer.run` does."""
+        config, registry, reactor = self.config, self.registry, self.process
         pool: Any = reactor.pool(2, self.speed)
         rules: ResolvedRules = resolve_rules(config, registry)
-        self._watched = rules.aggregation = WatchedRules(rules.aggregation, reactor)
+        self._recorded = rules.aggregation = RecordedAggregation(rules.aggregation, reactor)
         self.training = training = Training(
-            config, registry, rules, TextOutput(self.said.append), self.folder,  # type: ignore
+            config, registry, rules, Views(TextOutput(self.said.append)), self.folder,  # type: ignore
             Observers(registry), THREADS, reactor, pool, self.begun,
         )  # fmt: skip
-        training._saving._thread = reactor.pool(1, self.speed)
+        training.checkpointer._thread = reactor.pool(1, self.speed)
         try:
             prepared = await training.prepare()
-            await training.run(self._slots(prepared, pool))
+            await training.run(prepared, self._slots(prepared, pool))
         except ByzpyTwError as e:
             self.error = e
         except CancelledError:
@@ -178,7 +180,7 @@ class SimulatedTrainer:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _slots(self, prepared: Prepared, pool: Any) -> list[ServerSlot]:
-        config, reactor = self.config, self.machine
+        config, reactor = self.config, self.process
         if config.in_process:
             here = InProcessServer(
                 reactor, pool, THREADS, self.registry, prepared.dataset, prepared.trial_outcome,
@@ -188,6 +190,6 @@ class SimulatedTrainer:
         return [remote_slot(a, config, reactor) for a in parse_addresses(config.remote_hosts)]
 
 
-def named(begun: ResumePoint) -> ResumePoint:
-    """A new run under a name that is a function of nothing."""
+def with_fixed_token(begun: ResumePoint) -> ResumePoint:
+    """Return `begun` with a constant name for the run, which is otherwise random."""
     return evolve(begun, token="f" * 32)

@@ -1,4 +1,4 @@
-"""A place for the trainer: one process after another, on one run directory."""
+"""The life of a trainer: one process after another, on one run directory."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.records.resume import ResumePoint, new_resume_point, reopen
 from byzpy_tw.trainer.training import initial_config_json
 from tests.simulation.cluster import TRAINER
-from tests.simulation.event_loop import World
+from tests.simulation.event_loop import EventLoop
 from tests.simulation.folder import Folder
 from tests.simulation.network import Network
-from tests.simulation.process import Machine
-from tests.simulation.trainer import SimulatedTrainer, named
+from tests.simulation.process import VirtualProcess
+from tests.simulation.trainer import SimulatedTrainer, with_fixed_token
 
 SETTLING = 1.0  # seconds of a process after its last line
 
 
 @define(eq=False)
-class Lives:
-    """Begins with `begin`; whatever ends early is resumed, at most `resumes` times."""
+class TrainerLifecycle:
+    """Starts the trainer with `begin`, and resumes one that ends early, at most `resumes` times."""
 
-    world: World
+    loop: EventLoop
     network: Network
     registry: Registry
     config: RunConfig
     path: Path
     speed: float
     resumes: int
-    rest: float  # seconds until somebody resumes it
+    resume_delay: float  # seconds until somebody resumes it
     prepare: Callable[[SimulatedTrainer], None] = field(default=lambda trainer: None)
-    all: list[SimulatedTrainer] = field(factory=list, init=False)
+    trainers: list[SimulatedTrainer] = field(factory=list, init=False)
     left: list[str] = field(factory=list, init=False)  # what processes left behind
     over: bool = field(default=False, init=False)
     _gone: set[int] = field(factory=set, init=False)  # those that are counted, by number
 
     @property
-    def now(self) -> SimulatedTrainer:
+    def current(self) -> SimulatedTrainer:
         """The process that is there, or was last."""
-        return self.all[-1]
+        return self.trainers[-1]
 
     def begin(self) -> None:
-        """As `trainer.program.run_program`."""
-        directory, begun = RunDirectory.create(self.path), named(new_resume_point())
+        """Start a new run, as `trainer.run` does."""
+        directory, begun = RunDirectory.create(self.path), with_fixed_token(new_resume_point())
         directory.write_config(initial_config_json(self.config, begun))
         self._start(self.config, directory, begun)
 
     def resume(self) -> None:
-        """As `trainer.program.resume_program`."""
+        """Resume the run, as `trainer.run` does."""
         said: list[str] = []
         config, directory, begun = reopen(self.path, {}, said.append)
         if said:
@@ -65,50 +65,50 @@ class Lives:
         self._start(config, directory, begun)
 
     def _start(self, config: RunConfig, directory: RunDirectory, begun: ResumePoint) -> None:
-        number = len(self.all) + 1
+        number = len(self.trainers) + 1
         self.network.boot(TRAINER)
-        machine = Machine(self.world, self.network, f"t.{number}", TRAINER)
+        process = VirtualProcess(self.loop, self.network, f"t.{number}", TRAINER)
         trainer = SimulatedTrainer(
-            machine, config, self.registry, Folder(directory), begun, self.speed, self._ended
+            process, config, self.registry, Folder(directory), begun, self.speed, self._ended
         )
-        self.all.append(trainer)
-        self.world.note(machine.name, f"begins with round {begun.round}")
+        self.trainers.append(trainer)
+        self.loop.note(process.name, f"begins with round {begun.round}")
         self.prepare(trainer)
-        self.world.call(0.0, machine, trainer.start)
+        self.loop.call(0.0, process, trainer.start)
 
     def _ended(self, trainer: SimulatedTrainer) -> None:
         if trainer.killed:
             self._after(trainer)
         else:
-            self.world.call(SETTLING, None, self._exit, trainer)
+            self.loop.call(SETTLING, None, self._exit, trainer)
 
     def _exit(self, trainer: SimulatedTrainer) -> None:
         """The process ends by itself."""
-        machine = trainer.machine
+        process = trainer.process
         # One that was interrupted twice leaves them to its system.
-        if machine.transports and not (machine.dead or trainer.interrupted):
-            self.left.append(f"{machine.name} keeps {len(machine.transports)} connections")
+        if process.transports and not (process.dead or trainer.interrupted):
+            self.left.append(f"{process.name} keeps {len(process.transports)} connections")
         if not trainer.folder.closed:
-            self.left.append(f"{machine.name} did not close its folder")
+            self.left.append(f"{process.name} did not close its folder")
             trainer.folder.close()
-        machine.die(silent=False)
+        process.die(silent=False)
         self._after(trainer)
 
     def _after(self, trainer: SimulatedTrainer) -> None:
         if self.over or id(trainer) in self._gone:
             return
         self._gone.add(id(trainer))
-        self.world.note(trainer.machine.name, f"{trainer.status}: {trainer.error}")
+        self.loop.note(trainer.process.name, f"{trainer.status}: {trainer.error}")
         done = trainer.bug is not None or trainer.status in ("finished", "diverged")
-        if done or len(self.all) > self.resumes:
+        if done or len(self.trainers) > self.resumes:
             self.over = True
         else:
-            self.world.call(self.rest, None, self.resume)
+            self.loop.call(self.resume_delay, None, self.resume)
 
-    def owner(self, machine: Any) -> SimulatedTrainer | None:
-        """Whose machine that is."""
-        return next((life for life in self.all if life.machine is machine), None)
+    def owner(self, process: Any) -> SimulatedTrainer | None:
+        """Return the trainer of `process`."""
+        return next((trainer for trainer in self.trainers if trainer.process is process), None)
 
     def interrupt(self) -> None:
         # A process that is stopped takes the signal when it goes on.
-        self.world.call(0.0, self.now.machine, self.now.interrupt)
+        self.loop.call(0.0, self.current.process, self.current.interrupt)

@@ -1,7 +1,7 @@
 """The ends of a connection in virtual time: transports that behave as TCP's do.
 
-What is buffered, when a producer is paused, and how `loseConnection` ends is decided
-by `twisted.internet.abstract.FileDescriptor`, the very code that sockets have.
+`twisted.internet.abstract.FileDescriptor`, the base class of real sockets, decides what is
+buffered, when a producer is paused, and how `loseConnection` ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zope.interface import implementer
 from tests.simulation.pipe import UNANSWERED, Pipe
 
 if TYPE_CHECKING:
-    from tests.simulation.process import Machine
+    from tests.simulation.process import VirtualProcess
 
 # Seconds until a system finds out, by asking, that a silent peer is gone (Linux).
 KEEPALIVE = 7200 + 9 * 75.0
@@ -34,30 +34,30 @@ class VirtualTransport(FileDescriptor):
 
     log = Logger()
 
-    def __init__(self, machine: Machine, here: IPv4Address, there: IPv4Address) -> None:
-        super().__init__(machine)  # type: ignore[arg-type]
-        self.machine, self.here, self.there = machine, here, there
+    def __init__(self, process: VirtualProcess, here: IPv4Address, there: IPv4Address) -> None:
+        super().__init__(process)  # type: ignore[arg-type]
+        self.process, self.here, self.there = process, here, there
         self.reading = self.writing = False
         self.closed = False  # the kernel knows nothing of it any more
         self.protocol: Any = None
         self.on_lost: Callable[[str], None] = lambda why: None
         self.incoming: Pipe
         self.outgoing: Pipe
-        self._looking = self._aborting = self._alive = self._waiting = False
-        machine.transports[self] = None
+        self._poll_scheduled = self._aborting = self._alive = self._waiting = False
+        process.transports[self] = None
 
     @property
     def wired(self) -> bool:
-        """Whether the other side's kernel knows of this connection."""
+        """Return whether the other side's kernel knows of this connection."""
         return hasattr(self, "outgoing")
 
     # -- what the reactor does with descriptors
 
-    def look(self) -> None:
-        """See, in the next turn, whether there is something to read or to write."""
-        if not self._looking and (self._readable or self._writable):
-            self._looking = True
-            self.machine.world.call(0.0, self.machine, self._turn)
+    def poll(self) -> None:
+        """Check in the next turn whether there is something to read or to write."""
+        if not self._poll_scheduled and (self._readable or self._writable):
+            self._poll_scheduled = True
+            self.process.loop.call(0.0, self.process, self._poll_now)
 
     @property
     def _readable(self) -> bool:
@@ -66,11 +66,11 @@ class VirtualTransport(FileDescriptor):
     @property
     def _writable(self) -> bool:
         room = self.outgoing.broken or self.outgoing.room > 0
-        # An end is sent behind what waits, however much that is.
+        # An end of file is queued behind the data, without a limit.
         return self.writing and (room or not self.dataBuffer and not self._tempDataLen)
 
-    def _turn(self) -> None:
-        self._looking = False
+    def _poll_now(self) -> None:
+        self._poll_scheduled = False
         for ready, do in (("_readable", "doRead"), ("_writable", "doWrite")):
             if not self.connected or not getattr(self, ready):
                 continue
@@ -83,7 +83,7 @@ class VirtualTransport(FileDescriptor):
                 self._disconnect(why)
                 return
         if self.connected:
-            self.look()
+            self.poll()
 
     def doRead(self) -> Exception | None:
         if self.incoming.buffer:
@@ -108,7 +108,7 @@ class VirtualTransport(FileDescriptor):
         self.stopReading()
         self.stopWriting()
         self.doRead = self.doWrite = lambda *_: None  # type: ignore[method-assign]
-        self.machine.callLater(0, self.connectionLost, Failure(ConnectionAborted()))
+        self.process.callLater(0, self.connectionLost, Failure(ConnectionAborted()))
 
     def connectionLost(self, reason: Failure) -> None:
         if self.disconnected:
@@ -123,12 +123,12 @@ class VirtualTransport(FileDescriptor):
         """As the kernel does, which also resets where something was not read."""
         if not self.closed:
             self.closed = True
-            self.machine.transports.pop(self, None)
+            self.process.transports.pop(self, None)
             if self.wired:
                 self.outgoing.finish(reset=reset or bool(self.incoming.buffer))
 
     def vanish(self, *, silent: bool) -> None:
-        """The process is gone, or, where it is `silent`, the whole machine."""
+        """End with the process or, where it is `silent`, with the whole machine."""
         if silent and self.wired:
             self.cut_off()
             self.closed = True
@@ -136,26 +136,26 @@ class VirtualTransport(FileDescriptor):
             self._close(reset=False)
 
     def reset(self) -> None:
-        """The network, or a host that knows of no such connection, ended it."""
+        """End it as the network does, or a host that knows no such connection."""
         self.incoming.end(CONNECTION_LOST)
 
     def cut_off(self) -> None:
-        """From now on nothing gets through in either direction, and nobody is told."""
+        """Let nothing through in either direction from now on, without notice."""
         if not self.outgoing.silent:
             for pipe in (self.incoming, self.outgoing):
                 pipe.silent = True
             for end in (self, self.incoming.writer):
                 if end._alive:
-                    end.machine.world.call(KEEPALIVE, None, end.reset)
+                    end.process.loop.call(KEEPALIVE, None, end.reset)
                 if end.outgoing._flying:
-                    end.unheard()
+                    end.retransmit()
 
-    def unheard(self) -> None:
-        """Bytes of this end's wait for an answer that does not come."""
+    def retransmit(self) -> None:
+        """Retransmit bytes that are never acknowledged, until the system gives up."""
         if not self._waiting:
             self._waiting = True
-            self.machine.network.unheard(self)
-            self.machine.world.call(UNANSWERED, None, self.reset)
+            self.process.network.retransmit(self)
+            self.process.loop.call(UNANSWERED, None, self.reset)
 
     # -- ITCPTransport
 
@@ -181,20 +181,20 @@ class VirtualTransport(FileDescriptor):
 
 
 class ClientTransport(VirtualTransport):
-    """The end of whoever dialled."""
+    """The end of the side that connected."""
 
     def __init__(self, connector: Connector) -> None:
         self.connector = connector
-        machine = connector.reactor
-        here = machine.network.free_port(machine.host)
-        super().__init__(machine, here, connector.getDestination())
-        machine.network.dial(self)
+        process = connector.reactor
+        here = process.network.free_port(process.host)
+        super().__init__(process, here, connector.getDestination())
+        process.network.dial(self)
 
     def failIfNotConnected(self, why: Exception) -> None:
         if not (self.connected or self.disconnected):
             self.disconnected = 1
             self.closed = True
-            self.machine.transports.pop(self, None)
+            self.process.transports.pop(self, None)
             self.connector.connectionFailed(Failure(why))
 
     def established(self) -> None:
@@ -220,8 +220,8 @@ class ClientTransport(VirtualTransport):
 class Connector(BaseConnector):
     """An attempt to connect."""
 
-    def __init__(self, machine: Any, host: str, port: int, factory: Any, timeout: float) -> None:
-        super().__init__(factory, timeout, machine)
+    def __init__(self, process: Any, host: str, port: int, factory: Any, timeout: float) -> None:
+        super().__init__(factory, timeout, process)
         self._there = IPv4Address("TCP", host, port)
 
     def _makeTransport(self) -> Any:

@@ -40,7 +40,7 @@ WinsorizedMeanLaws = aggregator_tests(WinsorizedMean, bound=outermost)
 
 class WinsorizedMeanTests(SynchronousTestCase):
     def test_by_hand(self) -> None:
-        """Of 0, 1, 2, 8, 100 with one cut: 1, 1, 2, 8, 8 is averaged."""
+        """The values 0, 1, 2, 8, 100 with one cut are averaged as 1, 1, 2, 8, 8."""
         rows = torch.tensor([[100.0], [1.0], [8.0], [0.0], [2.0]])
         self.assertEqual(winsorized_mean(rows, 1).tolist(), [4.0])
 

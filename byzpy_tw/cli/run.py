@@ -1,0 +1,68 @@
+"""A training run as a command: printed to a terminal, and ended with an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.console import report_error, say
+from byzpy_tw.errors import ByzpyTwError
+from byzpy_tw.kernels.memory import configure_malloc
+from byzpy_tw.output.jsonl import JsonLines
+from byzpy_tw.output.outputs import make_line_view, make_terminal_view
+from byzpy_tw.output.program import ReactorProgram, start_logging
+from byzpy_tw.output.view import View, Views
+from byzpy_tw.plugins import Registry
+from byzpy_tw.trainer.reactor import ITrainerReactor
+from byzpy_tw.trainer.run import PreparedRun, prepare_resume, prepare_run, run_prepared
+
+
+async def train(
+    reactor: ITrainerReactor,
+    run: PreparedRun,
+    write: Callable[[str], None],
+    terminal: View | None = None,
+) -> int:
+    """Run `run` and return its exit code; its error is on standard error.
+
+    The run is shown on `terminal`, by default in plain lines through `write`.  Cancelling is
+    as of `run_prepared`.
+    """
+    views = Views(terminal or make_line_view(run.config, write))
+    outcome = await run_prepared(reactor, run, write, views)
+    if outcome.error is not None:
+        report_error(outcome.error)
+        if outcome.resumable:
+            views.tell(outcome.resumable)
+    return outcome.code
+
+
+def run_program(config: RunConfig, registry: Registry, beneath: Collection[str] = ()) -> int:
+    """Run `config` in a reactor of this process; return the exit code."""
+    return _run_in_reactor(lambda: prepare_run(config, registry, beneath))
+
+
+def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> int:
+    """Resume the run in `path`, with the options `given`; return the exit code."""
+    tell = Views(JsonLines(say)).tell if given.get("json") else say
+    return _run_in_reactor(lambda: prepare_resume(path, given, registry, tell))
+
+
+def _run_in_reactor(prepare: Callable[[], PreparedRun | None]) -> int:
+    try:
+        run = prepare()
+    except ByzpyTwError as e:
+        report_error(e)
+        return e.exit_code
+    if run is None:
+        return 0
+    from twisted.internet import reactor as installed
+
+    reactor = cast(ITrainerReactor, installed)
+
+    configure_malloc()
+    start_logging(run.directory.path)
+    terminal = Views(make_terminal_view(run.config, say))
+    return ReactorProgram(reactor, terminal.tell).run(lambda: train(reactor, run, say, terminal))

@@ -1,0 +1,90 @@
+"""Commands as values: a request and its answer, each defined once for both ends.
+
+A request is an attrs class with `wire` fields, registered by `command`.  Each field says how
+it travels in an AMP box, how it is encoded and decoded, and by its validators which values
+are allowed.  `LimitedAMP.ask` sends a request and returns the decoded answer; responders of a
+`LimitedAMP` take a decoded request and return an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, ClassVar, Generic, TypeVar
+
+import attrs
+from attrs import field
+from twisted.protocols import amp
+
+from byzpy_tw.errors import WireError
+from byzpy_tw.protocol.wire_errors import WIRE_ERRORS
+
+A = TypeVar("A")
+R = TypeVar("R", bound="type[Request[Any]]")
+T = TypeVar("T")
+
+
+class Request(Generic[A]):
+    """Base of all requests; ``A`` is the class of the answer."""
+
+    __slots__ = ()
+
+    wire_command: ClassVar[type[amp.Command]]
+    answer: ClassVar[type | None]  # None: the responder returns the protocol to switch to
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def wire(
+    argument: amp.Argument,
+    encode: Callable[[Any], Any] = _same,
+    decode: Callable[[Any], Any] = _same,
+    **options: Any,
+) -> Any:
+    """Return an attrs field that travels as `argument`, between `encode` and `decode`."""
+    return field(metadata=dict(argument=argument, encode=encode, decode=decode), **options)
+
+
+COMMANDS: list[type[Request[Any]]] = []
+
+
+def command(answer: type | None, base: type[amp.Command] = amp.Command) -> Callable[[R], R]:
+    """Register the decorated class as the request of a command of its name."""
+
+    def register(request: R) -> R:
+        request.answer = answer
+        body = {"errors": WIRE_ERRORS, "arguments": _schema(request), "response": _schema(answer)}
+        meta: Any = type(base)  # AMP's own, which checks the names and gathers the errors
+        request.wire_command = meta(request.__name__, (base,), body)
+        COMMANDS.append(request)
+        return request
+
+    return register
+
+
+@cache
+def _fields(
+    kind: type,
+) -> list[tuple[str, amp.Argument, Callable[[Any], Any], Callable[[Any], Any]]]:
+    found = [(f.name, f.metadata) for f in attrs.fields(kind)]
+    return [(name, m["argument"], m["encode"], m["decode"]) for name, m in found]
+
+
+def _schema(kind: type | None) -> list[tuple[bytes, amp.Argument]]:
+    return [(f[0].encode(), f[1]) for f in _fields(kind)] if kind is not None else []
+
+
+def encode(value: Any) -> dict[str, Any]:
+    """Return the AMP arguments of a request, or the AMP response of an answer."""
+    return {name: encode(getattr(value, name)) for name, _, encode, _ in _fields(type(value))}
+
+
+def decode(kind: type[T], found: Mapping[str, Any], error: type[WireError]) -> T:
+    """Return the request or answer in `found`; raises `error` for a value that is not allowed."""
+    try:
+        return kind(**{name: decode(found[name]) for name, _, _, decode in _fields(kind)})
+    except (TypeError, ValueError, RecursionError) as e:
+        why = str(e.args[0] if e.args else e)[:300]
+        raise error(f"{why} ({kind.__name__})") from e

@@ -1,0 +1,127 @@
+"""The trainer's own copy of data and model, made and tried before any server is needed."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy
+import torch
+from attrs import asdict, define, evolve
+
+import byzpy_tw
+from byzpy_tw.config.paths import absolute
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.errors import UnsuitableData
+from byzpy_tw.kernels.cpu import resolve_device
+from byzpy_tw.plugins import Registry
+from byzpy_tw.plugins.shorthand import build_attack
+from byzpy_tw.rounds.learner import Learner
+from byzpy_tw.rounds.resolved_rules import ResolvedRules
+from byzpy_tw.rounds.rules_trial import try_rules
+from byzpy_tw.workers.attack_trial import try_attack
+from byzpy_tw.workers.building import make_model, try_run_model
+from byzpy_tw.workers.environment import Environment, environment
+from byzpy_tw.workers.model_size import check_model
+from byzpy_tw.workers.model_trial import TrialOutcome
+from byzpy_tw.workers.probe import probe
+from byzpy_tw.workers.shards import check_shard, make_shards
+
+READ_AGAIN_SECONDS, READ_AGAIN_BYTES = 0.2, 1 << 25  # of a plugin's data, at most
+
+
+@define(eq=False)
+class Prepared:
+    """The data, the model, and the outcomes of their trials."""
+
+    dataset: Dataset
+    learner: Learner
+    digest: str  # of the data
+    environment: Environment
+    trial_outcome: TrialOutcome
+    shards: Sequence[int]  # their sizes
+    warnings: Sequence[str] = ()  # for the user, before round 0
+    attack: str = ""  # digest of the attack's trial, where a plugin has it
+
+    def describe(self, data_digests: Mapping[str, str]) -> dict[str, Any]:
+        """Return the part of config.json about this process, its copy and the servers' data."""
+        here = self.environment
+        return {
+            "dimension": self.learner.dimension,
+            "data_digest": self.digest,
+            "data_digests": dict(data_digests),
+            "trial": asdict(self.trial_outcome.trial),
+            "versions": {
+                "byzpy_tw": byzpy_tw.__version__,
+                "python": here.python,
+                "torch": here.torch,
+                "numpy": numpy.__version__,
+                "platform": platform.platform(),
+                "instructions": here.instructions,
+                "probe": here.probe,
+            },
+            "plugins": dict(here.plugins),
+        }
+
+
+def prepare_data(
+    config: RunConfig, registry: Registry, rules: ResolvedRules, threads: int
+) -> Prepared:
+    """Read the data, build the model, and try each plugin's part in the run.
+
+    Raises the error of the data, the model, a rule or the attack.
+    """
+    spec = config.spec()
+    data = read_data(config, registry)
+    shards = make_shards(spec, registry, data)
+    for i, shard in enumerate(shards):
+        check_shard(i, len(shard), spec)
+    check_model(spec, registry, data)
+    begun = time.perf_counter()
+    # On the CPU, as the probe is: its bits are compared with the servers'.
+    outcome = try_run_model(spec, registry, data, shards, torch.device("cpu"))
+    not_finite = [*data.non_finite(), *outcome.warnings]
+    if not_finite and config.strict:
+        raise UnsuitableData(f"{'; '.join(not_finite)} (--strict)")
+    warnings = [*data.empty(), *not_finite]
+    model = make_model(spec, registry, data, checked=True)
+    dimension = sum(leaf.numel() for leaf in model.parameters())
+    try_rules(config, registry, rules, dimension)
+    who = registry.owner("model", config.model)
+    outcome.check_initial(model, who)
+    model = model.to(resolve_device(config.device))
+    attack = _try_attack(config, registry, dimension) if config.num_byz else ""
+    outcome = evolve(outcome, seconds=time.perf_counter() - begun)
+    learner = Learner.of(config, model, data, copied=outcome.copied, who=who)
+    here = environment(registry, probe=probe(), device=config.device, threads=threads)
+    sizes = [len(shard) for shard in shards]
+    return Prepared(data, learner, data.digest(), here, outcome, sizes, warnings, attack)
+
+
+def _try_attack(config: RunConfig, registry: Registry, dimension: int) -> str:
+    """Return the digest of the attack's trial; empty where it has none."""
+    make = partial(build_attack, registry, config.attack, n=config.n, b=config.num_byz, f=config.f)
+    return getattr(try_attack(make, config.spec(), dimension), "digest", "")
+
+
+def read_data(config: RunConfig, registry: Registry) -> Dataset:
+    """Read the data of `config`; a plugin's twice where that takes no time.
+
+    Raises `UnsuitableData` where it differs then, as no server would have the same.
+    """
+    root, begun = absolute(config.data_root), time.perf_counter()
+    data: Dataset = registry.make("dataset", config.dataset, root=root)
+    quick = time.perf_counter() - begun < READ_AGAIN_SECONDS and data.nbytes <= READ_AGAIN_BYTES
+    if quick and registry.is_foreign("dataset", config.dataset):
+        first = data.digest()  # before it is read again, which may change what it shares
+        if registry.make("dataset", config.dataset, root=root).digest() != first:
+            raise UnsuitableData(
+                f"{registry.owner('dataset', config.dataset)} is other data each time it is "
+                "read: it draws from a generator that nobody seeds, or changes what it keeps; "
+                "draw from a generator with a seed of its own"
+            )
+    return data

@@ -1,0 +1,123 @@
+"""The address of a server: connections to it, and errors in its name."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from attrs import define, field
+from OpenSSL import SSL
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionClosed,
+    DNSLookupError,
+)
+from twisted.internet.interfaces import IStreamClientEndpoint, ITCPTransport
+from twisted.protocols import amp
+
+from byzpy_tw.errors import ByzpyTwError, KeysRefused, ServerUnreachable, WireError
+from byzpy_tw.protocol.addresses import Address
+from byzpy_tw.protocol.keys import SERVER, TRAINER
+from byzpy_tw.protocol.limited_amp import LimitedAMP
+from byzpy_tw.protocol.mtls import MutualTLS, Peer, authenticated_peer, describe_tls_failure
+from byzpy_tw.text import clean
+from byzpy_tw.trainer.reactor import ITrainerReactor
+
+P = TypeVar("P", bound=LimitedAMP)
+
+CONNECT_SECONDS = 10.0
+
+
+@define(eq=False)
+class ServerEndpoint:
+    """Connects to the server at `address`, with `keys` only where it shows some too."""
+
+    address: Address
+    _reactor: ITrainerReactor
+    keys: MutualTLS | None = None
+    peer: Peer | None = field(default=None, init=False)  # by the certificate that it showed
+
+    @property
+    def name(self) -> str:
+        return f"{self.address} ({clean(self.peer.name, 64)})" if self.peer else str(self.address)
+
+    async def connect(self, protocol: P) -> P:
+        """Connect `protocol`; raises `ServerUnreachable` with advice."""
+        endpoint: IStreamClientEndpoint = HostnameEndpoint(
+            self._reactor, self.address.host, self.address.port, timeout=CONNECT_SECONDS
+        )
+        if self.keys is not None:
+            endpoint = wrapClientTLS(self.keys, endpoint)
+        try:
+            return await connectProtocol(endpoint, protocol)
+        except ConnectingCancelledError:
+            raise CancelledError() from None
+        except (ConnectError, DNSLookupError, TimeoutError, OSError, ValueError) as e:
+            raise ServerUnreachable(
+                f"{self.name}: {clean(str(e)).rstrip('.')}; start 'twistd -n byzpy-server "
+                f"--port {self.address.port}' there, or check the address and the firewall"
+            ) from e
+
+    def peer_of(self, connection: LimitedAMP) -> Peer | None:
+        """Return the server that `connection` leads to, by its certificate."""
+        return authenticated_peer(connection.transport, SERVER) if self.keys is not None else None
+
+    def identify(self, connection: LimitedAMP) -> None:
+        """Take the server at the other end of `connection` for the one at this address."""
+        self.peer = self.peer_of(connection)
+        if self.keys is not None and self.peer is None:  # TLS has seen to it, but twice is cheap
+            raise KeysRefused(f"{self.name}: the server showed no server's certificate")
+
+    def _describe_refusal(self, connection: LimitedAMP, error: Exception) -> str | None:
+        """Say why the keys of one side are not acceptable to the other, if that is the cause."""
+        if self.keys is not None:
+            return describe_tls_failure(connection, error, TRAINER)
+        if connection.peer_spoke_tls:
+            return "the server demands keys: give --keys trainer.pem, of its cluster"
+        return None
+
+    async def wait_for(
+        self,
+        answer: Deferred[Any],
+        seconds: float,
+        doing: str,
+        connection: LimitedAMP,
+        *,
+        known: bool = True,
+    ) -> Any:
+        """Wait for `answer`; errors name this server and `doing`, the thing waited for.
+
+        Until it is `known` to be a byzpy-server, advice covers that it may be none.
+        """
+        try:
+            return await answer.addTimeout(seconds, self._reactor)
+        except TimeoutError:
+            raise ServerUnreachable(
+                f"{self.name}: no answer for {seconds:g} s, {doing}; is it overloaded or hung?"
+            ) from None
+        except (ConnectionClosed, SSL.Error) as e:
+            why = self._describe_refusal(connection, e)
+            if why is not None:
+                raise KeysRefused(f"{self.name}: {clean(why)}; its log may say more") from e
+            advice = "its log says why"
+            if not known:
+                advice = f"is it a byzpy-server? If so, {advice}"
+            raise ServerUnreachable(
+                f"{self.name}: hung up, {doing} ({clean(str(e)).rstrip('.')}); {advice}"
+            ) from e
+        except ByzpyTwError as e:
+            raise type(e)(f"{self.name}: {clean(str(e), 2000)}") from e
+        except amp.RemoteAmpError as e:
+            raise WireError(f"{self.name}: {clean(str(e))}, {doing}") from e
+        except (amp.AmpError, ValueError, KeyError, TypeError) as e:
+            text = clean(repr(e), 200)
+            raise WireError(f"{self.name}: an answer that makes no sense, {doing}: {text}") from e
+
+
+def abort(connection: LimitedAMP | None) -> None:
+    """Close `connection` at once, if it stands."""
+    if connection is not None and connection.transport is not None:
+        connection.release_transport()
+        cast(ITCPTransport, connection.transport).abortConnection()

@@ -1,0 +1,157 @@
+"""The end of a run: servers are closed together, and the result is written whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from torch import Tensor
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.errors import RunDirectoryError
+from byzpy_tw.output.observers import Observers
+from byzpy_tw.output.program import ReactorProgram
+from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.view import Views
+from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.rounds.resolved_rules import resolve_rules
+from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
+from byzpy_tw.trainer.preparation import Prepared
+from byzpy_tw.trainer.server_interface import Opened, ignore_loss
+from byzpy_tw.trainer.server_slot import ServerSlot
+from byzpy_tw.trainer.training import Training
+from tests.server_harness import registry
+from tests.support import folder
+
+
+@define(eq=False, slots=False)
+class HungServer:
+    """Joins a run, answers nothing in its rounds, and takes its time to close."""
+
+    name: str
+    prepared: Prepared
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    gone: str = ""
+    identity: str | None = None
+    suspect: bool = False
+    on_lost: Callable[[Any, str], None] = ignore_loss
+    closing: Deferred[None] = field(factory=Deferred)
+    asked_to_close: bool = False
+
+    async def hello(self) -> Any:
+        return self.prepared.environment
+
+    async def open(self, run: str, spec: Any, sink: Any) -> Opened:
+        prepared = self.prepared
+        trial = prepared.trial_outcome.trial
+        return Opened(prepared.learner.dimension, prepared.digest, trial)
+
+    async def spawn(self, nodes: Any) -> set[str]:
+        return set()
+
+    def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
+        return succeed(None)
+
+    def compute(self, round: int, nodes: Any) -> Deferred[dict]:
+        return Deferred()
+
+    def attack(self, *_: Any) -> Deferred[dict]:
+        return Deferred()
+
+    def drop(self, why: str) -> None:
+        self.gone = why
+
+    async def close(self) -> None:
+        self.asked_to_close = True
+        await self.closing
+
+
+class InterruptedTests(SynchronousTestCase):
+    """A run that is interrupted in its first round, on two servers that hang."""
+
+    def setUp(self) -> None:
+        self.folder = folder(self) / "run"
+        names = ("tcp://a:1", "tcp://b:1")
+        config = RunConfig(
+            remote_hosts=names,
+            dataset="synthetic:n=200,classes=4,features=9",
+            model="logreg",
+            batch_size=16,
+        )
+        pool = HandCrankedPool(eager=True)
+        rules = resolve_rules(config, registry())
+        self.training = Training(
+            config, registry(), rules, Views(TextOutput(lambda _: None, True)),
+            RunDirectory.create(self.folder), Observers(registry()), 1, ClockReactor(), pool,
+        )  # fmt: skip
+        prepared = self.successResultOf(Deferred.fromCoroutine(self.training.prepare()))
+        self.servers = [HungServer(name, prepared) for name in names]
+        slots = [ServerSlot(s.name, lambda s=s: s) for s in self.servers]
+        running = Deferred.fromCoroutine(self.training.run(prepared, slots))
+        self.assertNoResult(running)
+        pool.eager = False  # from here on it is busy with what was interrupted
+        running.cancel()
+        self.failureResultOf(running, CancelledError)
+
+    def finish(self) -> Deferred:
+        return Deferred.fromCoroutine(self.training.finish())
+
+    def test_servers_are_closed_together(self) -> None:
+        """Hung servers cost the end of a run one wait, and a busy pool costs none."""
+        ending = self.finish()
+        self.assertEqual([s.asked_to_close for s in self.servers], [True, True])
+        for server in self.servers:
+            server.closing.callback(None)
+        self.assertEqual(self.successResultOf(ending)["status"], "interrupted")
+
+    def test_an_interrupt_at_the_very_end(self) -> None:
+        """The result is written all the same."""
+        ending = self.finish()
+        ending.cancel()
+        self.failureResultOf(ending)
+        self.assertIn("status", json.loads((self.folder / "result.json").read_text()))
+
+
+@define(eq=False)
+class OneCallReactor:
+    """A reactor that calls what is to be called when it runs, and stops."""
+
+    when_running: Any = None
+    stopped: bool = False
+
+    def seconds(self) -> float:
+        return 0.0
+
+    def callWhenRunning(self, begin: Callable[[], None]) -> None:
+        self.when_running = begin
+
+    def run(self) -> None:
+        self.when_running()
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class ProgramTests(SynchronousTestCase):
+    def test_an_error_while_finishing(self) -> None:
+        """A full disk is told in one line, and decides the exit code."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+
+        async def main() -> int:
+            raise RunDirectoryError("no space left")
+
+        reactor, errors = OneCallReactor(), io.StringIO()
+        with contextlib.redirect_stderr(errors):
+            code = ReactorProgram(reactor).run(main)
+        self.assertEqual((code, reactor.stopped), (RunDirectoryError.exit_code, True))
+        [line] = errors.getvalue().splitlines()
+        self.assertIn("RUN_DIRECTORY: no space left", line)
