@@ -20,6 +20,7 @@ from byzpy_tw.records.schema import (
     parse_record,
 )
 from byzpy_tw.report.csv_table import write_csv
+from byzpy_tw.report.curves import run_charts
 from tests.recorded_runs import record, run_report
 from tests.support import folder
 
@@ -42,6 +43,14 @@ class ConsumerTests(SynchronousTestCase):
         data = run_report().plain()
         self.assertEqual(set(data["curves"]), set(PLOTTED))
         self.assertLessEqual(set(PLOTTED), set(data["figures"]))
+
+    def test_a_new_curve(self) -> None:
+        """A plotted field that the page does not know has a chart of its own."""
+        data = run_report().plain()
+        data["curves"]["largest_norm"] = {"mean": [1.0]}
+        charts = run_charts(data)
+        self.assertEqual([chart["name"] for chart in charts][3:], ["largest_norm"])
+        self.assertEqual(charts[3]["title"], "largest norm")
 
     def test_metrics(self) -> None:
         """Each field with a metric has a gauge."""

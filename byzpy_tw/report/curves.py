@@ -18,6 +18,8 @@ from byzpy_tw.report.model import RunReport
 
 COLOURS = 8  # and as many dash patterns, in the pages' stylesheet and script
 
+_CHARTED = ("accuracy", "loss", "test_loss", "seconds")  # others have a chart of their own
+
 
 def line(index: int, name: str, values: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """Return a series of `values` in the colour and dashes of line `index` of several."""
@@ -52,10 +54,15 @@ def run_charts(run: Mapping[str, Any]) -> list[dict[str, Any]]:
         for i, (name, mean) in enumerate(run["phases"].items())
     ]
     title = "Time of a round, by phase"
+    others = [name for name in curves if name not in _CHARTED]
     return [
         accuracy_chart(rounds, [line(0, "accuracy", curves["accuracy"], dots=True)]),
         _chart("loss", "Loss", "number", rounds, losses),
         _chart("phases", title, "seconds", rounds, phases, floor=0, stacked=True),
+        *(
+            _chart(name, name.replace("_", " "), "number", rounds, [line(0, name, curves[name])])
+            for name in others
+        ),
     ]
 
 
