@@ -2,7 +2,7 @@
 
 Nothing in this package draws from them, but foreign code may.  While such code makes data or
 a model, `temporary_seed` gives it reproducible numbers.  Where it computes, many threads would
-share the generators, so their `states` before and after are compared, and such code is refused.
+share the generators, so their states before and after are compared, and such code is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from attrs import frozen
 
 T = TypeVar("T")
 
@@ -25,50 +24,42 @@ ATTEMPTS = 3  # other threads may move a generator, but not each time
 _drawing = threading.RLock()
 
 
-@frozen(eq=False)
-class States:
-    """The states of the three generators, by the names that users know them under."""
+def _read_states() -> dict[str, Any]:
+    """The states of the global CPU generators, by the names that users know them under."""
+    words: Any = np.random.get_state(legacy=True)
+    return {
+        "torch's": torch.default_generator.get_state().numpy().tobytes(),
+        "NumPy's": (words[1].tobytes(), *words[2:]),
+        "Python's": random.getstate(),
+    }
 
-    states: dict[str, Any]
 
-    def changed(self, later: States) -> list[str]:
-        """The generators whose state in `later` is another."""
-        return [name for name, state in self.states.items() if state != later.states[name]]
-
-
-def states() -> States:
-    """The present states of the global generators; on the CPU, as that is where nodes draw."""
-    words = np.random.get_state(legacy=True)
-    return States(
-        {
-            "torch's": torch.default_generator.get_state().numpy().tobytes(),
-            "NumPy's": (words[1].tobytes(), *words[2:]),  # type: ignore[index,union-attr]
-            "Python's": random.getstate(),
-        }
-    )
+def _changed(before: dict[str, Any]) -> list[str]:
+    """The generators whose state differs from that of `before`."""
+    return [name for name, state in _read_states().items() if state != before[name]]
 
 
 def detect_draws(compute: Callable[[], T], afresh: Callable[[], object]) -> tuple[T, list[str]]:
     """The result of `compute`, and the generators that it draws from.
 
-    `afresh` computes the same with an object that was not called before: one that draws when
-    it is first called does so again, and another thread that draws does not each time.
+    `afresh` computes the same with an object that was not called before.  One that draws in
+    its first call does so again; another thread does not draw each time.
     """
-    before = states()
+    before = _read_states()
     result = compute()
-    moved = before.changed(states())
+    moved = _changed(before)
     for _ in range(ATTEMPTS - 1):
         if not moved:
             break
-        before = states()
+        before = _read_states()
         afresh()
-        moved = before.changed(states())
+        moved = _changed(before)
     return result, moved
 
 
 @contextmanager
 def hold_generators() -> Iterator[None]:
-    """Keep other foreign code that is seeded or tried off the generators meanwhile."""
+    """Hold the lock of the generators against other foreign code that is seeded or tried."""
     with _drawing:
         yield
 

@@ -1,10 +1,9 @@
-"""The state of foreign objects: all that a model, a rule or an attack may keep between calls.
+"""The state of foreign objects: everything that a model, a rule or an attack keeps between calls.
 
-Nodes are rebuilt anywhere, and threads share what they compute with.  So an object whose calls
-leave something behind is either given a copy for each call, or refused.  `snapshot` looks at
-everything that is reachable from an object: its attributes, containers, closures and bound
-methods, the attributes of its classes, and the globals of the modules that define them.
-`compare_snapshots` compares two snapshots of one object.
+Nodes are rebuilt anywhere, and threads share objects.  So an object that its calls change is
+either copied for each call, or refused.  `snapshot` visits everything that is reachable from an
+object: its attributes, containers, closures and bound methods, the attributes of its classes,
+and the globals of the modules that define them.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import sys
 import types
 from array import array
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import Enum
 from itertools import islice
 from operator import length_hint
@@ -28,33 +27,33 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-_MOST = 50_000  # objects that are looked at
-_OF_ONE = 1000  # entries of one container
-_WHOLE = 1 << 20  # elements of a tensor whose content is looked at
+_MAX_OBJECTS = 50_000  # of one snapshot
+_MAX_ENTRIES = 1000  # of one container
+_MAX_DIGESTED = 1 << 20  # elements of a tensor that is read
 _SCALARS = (bool, int, float, complex, str, bytes, type(None), Enum)
 _CACHES = (type(functools.lru_cache(int)),)
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 _LIBRARIES = frozenset(sys.stdlib_module_names) | {
     "byzpy_tw", "torch", "torchvision", "numpy", "scipy", "attr", "attrs", "pluggy", "twisted",
 }  # fmt: skip
-# Of the standard library, those whose objects are there to hold things.
+# Modules of the standard library whose objects hold others.
 _HOLDERS = frozenset({"types", "argparse", "collections", "queue", "array", "string"})
-# Those whose objects stand for something of the process, which copies have in common.
+# Modules whose objects stand for a resource of the process, which copies share.
 _HANDLES = frozenset({"_thread", "threading", "_io", "io", "logging", "socket"})
-# Of a module, what torch itself keeps there and a forward pass has no business with.
-_TORCHS = frozenset({"_parameters", "_buffers", "_modules", "training"})
-_MODULES = frozenset(vars(nn.Module()))  # all that torch itself keeps there
-# Modules whose attributes are not Python's: looked at from outside only.
-_SEALED = ("RecursiveScriptModule", "ScriptModule", "TopLevelTracedModule", "OptimizedModule")
+# Attributes of a module that are torch's own, and that a forward pass does not use.
+_TORCH_PARTS = frozenset({"_parameters", "_buffers", "_modules", "training"})
+_MODULES = frozenset(vars(nn.Module()))  # all attributes that are torch's own
+# Modules whose attributes are not Python's and cannot be read.
+_COMPILED = ("RecursiveScriptModule", "ScriptModule", "TopLevelTracedModule", "OptimizedModule")
 
 
 @frozen(eq=False)
-class Kept:
-    """One thing that is reachable: the object itself, so that it stays alive, and its content.
+class StateEntry:
+    """One reachable object, which stays alive, and its content.
 
     ``content`` is comparable: a scalar's value, a digest of a tensor's numbers, the length of
     a container, the state of a generator.  ``shared`` is set below module globals and classes,
-    which all copies of the object have in common.
+    which all copies share.
     """
 
     thing: Any
@@ -62,7 +61,7 @@ class Kept:
     shared: bool
 
 
-Snapshot = Mapping[str, Kept]
+Snapshot = Mapping[str, StateEntry]
 
 
 @frozen
@@ -71,8 +70,7 @@ class Changes:
 
     ``memory``: numbers and contents that differ, such as a count or a running mean.
     ``grown``: containers of another length.  ``replaced``: other objects in the place of
-    earlier ones, such as activations that are kept.  ``shared``: those of any kind in globals
-    and classes.
+    earlier ones, such as activations.  ``shared``: paths of any kind in globals and classes.
     """
 
     memory: tuple[str, ...]
@@ -90,36 +88,38 @@ class Changes:
 
 
 def snapshot(root: Any) -> Snapshot:
-    """Everything that calls of `root` may have left behind, by path.
+    """Everything that calls of `root` may change, by path.
 
-    Parameters and buffers of modules are not in it: their owners compare them.
+    Without parameters and buffers of modules, which their owners compare.
     """
-    found: dict[str, Kept] = {}
+    found: dict[str, StateEntry] = {}
     seen: set[int] = set()
     waiting: deque[tuple[str, Any, bool]] = deque([("", root, False)])
-    while waiting and len(found) < _MOST:
+    while waiting and len(found) < _MAX_OBJECTS:
         path, thing, shared = waiting.popleft()
         mutable = not isinstance(thing, _SCALARS)
         if mutable and id(thing) in seen:
             continue
         seen.add(id(thing))
         if path:
-            found[path] = Kept(thing, _content(thing), shared)
+            found[path] = StateEntry(thing, _content(thing), shared)
         if mutable:
-            room = max(0, _MOST - len(found) - len(waiting))
+            room = max(0, _MAX_OBJECTS - len(found) - len(waiting))
             waiting.extend(islice(_parts(path, thing, shared), room))
     return found
 
 
 def compare_snapshots(before: Snapshot, after: Snapshot) -> Changes:
     """The differences between two snapshots of one object, each path once."""
-    memory, grown, replaced, shared = [], [], [], []
+    memory: list[str] = []
+    grown: list[str] = []
+    replaced: list[str] = []
+    shared: list[str] = []
     for path in dict.fromkeys([*before, *after]):
         old, new = before.get(path), after.get(path)
         if old is not None and new is not None:
             same = old.thing is new.thing or isinstance(old.thing, _SCALARS)
-            # Two numbers that are not a number are no change.
-            alike = old.content == new.content or old.content != old.content
+            alike = old.content == new.content or old.content != old.content  # nan
             if same and alike:
                 continue
             contained = isinstance(new.thing, (*_CONTAINERS, dict))
@@ -133,7 +133,7 @@ def compare_snapshots(before: Snapshot, after: Snapshot) -> Changes:
 
 
 def tensors_in(root: Any) -> list[Tensor]:
-    """Every tensor that is reachable from `root`, the parameters and buffers of modules too."""
+    """Every tensor that is reachable from `root`, with parameters and buffers of modules."""
     found = [kept.thing for kept in snapshot(root).values() if isinstance(kept.thing, Tensor)]
     modules = [kept.thing for kept in snapshot(root).values() if isinstance(kept.thing, nn.Module)]
     for module in [root, *modules] if isinstance(root, nn.Module) else modules:
@@ -142,10 +142,10 @@ def tensors_in(root: Any) -> list[Tensor]:
 
 
 class Copier:
-    """Makes copies of an object that share its tensors and nothing else.
+    """Copies an object.  Copies share its tensors and nothing else.
 
-    Whatever a call leaves on its copy goes with it, and the object itself is never called.
-    Raises `TypeError` where the object cannot be copied.
+    Changes by a call are lost with its copy, and the object itself is never called.  Raises
+    `TypeError` where the object cannot be copied.
     """
 
     def __init__(self, template: Any) -> None:
@@ -162,9 +162,9 @@ class Copier:
 
 
 def holds_compiled(root: Any) -> bool:
-    """Return whether `root` is, or holds, a compiled or scripted module: these are not copied."""
+    """Return whether `root` is or holds a compiled or scripted module, which is not copied."""
     modules = root.modules() if isinstance(root, nn.Module) else ()
-    return any(type(module).__name__ in _SEALED for module in modules)
+    return any(type(module).__name__ in _COMPILED for module in modules)
 
 
 def tensor_digest(tensor: Tensor) -> tuple[Any, ...]:
@@ -177,7 +177,7 @@ def tensor_digest(tensor: Tensor) -> tuple[Any, ...]:
     if not plain.numel():
         return (tuple(tensor.shape), str(tensor.dtype))
     if plain.storage_offset() * plain.element_size() % 8:
-        plain = plain.clone()  # words of eight bytes begin where memory does
+        plain = plain.clone()  # aligned to words of eight bytes
     raw = plain.view(torch.uint8)
     whole = len(raw) // 8 * 8
     words = raw[:whole].view(torch.int64)
@@ -187,14 +187,14 @@ def tensor_digest(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _parts(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, bool]]:
-    """Everything directly below `thing`, with its path."""
+    """Everything directly below `thing`: its path, itself, whether it is shared."""
     if isinstance(thing, (Tensor, np.ndarray, types.ModuleType)):
         return
     if isinstance(thing, dict):
-        for key, value in list(islice(thing.items(), _OF_ONE)):
-            yield f"{path}[{_short(key)}]", value, shared
+        for key, value in list(islice(thing.items(), _MAX_ENTRIES)):
+            yield f"{path}[{_short_repr(key)}]", value, shared
     elif isinstance(thing, _CONTAINERS):
-        for i, value in enumerate(list(islice(thing, _OF_ONE))):
+        for i, value in enumerate(list(islice(thing, _MAX_ENTRIES))):
             yield f"{path}[{i}]", value, shared
     elif isinstance(thing, functools.partial):
         yield from ((f"{path}.func", thing.func, shared), (f"{path}.args", thing.args, shared))
@@ -207,7 +207,7 @@ def _parts(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, bool
     elif isinstance(thing, types.GeneratorType):
         for name, value in (thing.gi_frame.f_locals if thing.gi_frame else {}).items():
             yield f"{path}.{name}", value, shared
-    elif isinstance(thing, _CACHES):  # their results, which nothing else tells of
+    elif isinstance(thing, _CACHES):  # their results
         for i, held in enumerate(gc.get_referents(thing)):
             yield f"{path} (cached {i})", held, shared
     elif isinstance(thing, type):
@@ -246,7 +246,7 @@ def _of_class(path: str, kind: type) -> Iterator[tuple[str, Any, bool]]:
 def _of_globals(
     module: str | None, names: Collection[str], *, further: bool = True
 ) -> Iterator[tuple[str, Any, bool]]:
-    """The globals of a foreign module that its code names."""
+    """The globals of a foreign module that its code uses."""
     there = vars(sys.modules[module]) if module in sys.modules else {}
     for name in names:
         value = there.get(name)
@@ -258,7 +258,7 @@ def _of_globals(
 
 
 def _names_in(code: types.CodeType) -> set[str]:
-    """The names that `code`, and functions within it, look up outside of themselves."""
+    """The global names that `code`, and functions within it, use."""
     found = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -270,17 +270,17 @@ def _of_object(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, 
     dot = f"{path}." if path else ""
     module = isinstance(thing, nn.Module)
     kind = type(thing)
-    # Of libraries' objects only torch's modules and their hooks: a logger leads everywhere.
+    # Of libraries' objects only torch's modules and their hooks: a logger reaches everything.
     opened = (
         module
         or not _is_library(kind.__module__)
         or kind.__module__ in _HOLDERS
         or kind.__module__.startswith("torch.nn.")
     )
-    if opened and not (module and kind.__name__ in _SEALED):
+    if opened and not (module and kind.__name__ in _COMPILED):
         for name, value in list(getattr(thing, "__dict__", {}).items()):
-            # Of torch's own entries only those that hold something, such as hooks.
-            if not (module and (name in _TORCHS or (name in _MODULES and not value))):
+            # Torch's own entries only where they are not empty, such as hooks.
+            if not (module and (name in _TORCH_PARTS or (name in _MODULES and not value))):
                 yield f"{dot}{name}", value, shared
         for base in kind.__mro__:
             slots = vars(base).get("__slots__", ())
@@ -300,48 +300,54 @@ def _is_library(module: str | None) -> bool:
 
 
 def _content(thing: Any) -> Any:
-    if isinstance(thing, _SCALARS):
-        return thing
-    if isinstance(thing, (dict, *_CONTAINERS)):
-        return len(thing)
-    if isinstance(thing, nn.Parameter):
-        return None  # a run changes these itself
-    if isinstance(thing, Tensor):
-        if thing.numel() <= _WHOLE:
-            return tensor_digest(thing)
-        return (tuple(thing.shape), None if thing.is_inference() else thing._version)
-    if isinstance(thing, np.ndarray):
-        return thing.tobytes() if thing.nbytes <= 4 * _WHOLE and thing.dtype != object else None
-    if isinstance(thing, np.random.Generator):
-        return repr(thing.bit_generator.state)
-    if isinstance(thing, np.random.RandomState):
-        return repr(thing.get_state(legacy=True))
-    if isinstance(thing, _CACHES):
-        return thing.cache_info().currsize
-    if isinstance(thing, types.GeneratorType):
-        return None if thing.gi_frame is None else thing.gi_frame.f_lasti
-    if isinstance(thing, (bytearray, memoryview, array)):
-        return bytes(thing[:_WHOLE]) if isinstance(thing, bytearray) else thing.tobytes()
+    for kinds, read in _READERS:
+        if isinstance(thing, kinds):
+            return read(thing)
     if isinstance(thing, Iterator) and not hasattr(thing, "__dict__"):
-        return _position(thing)
-    if isinstance(thing, random.Random):
-        return thing.getstate()
-    if isinstance(thing, torch.Generator):
-        return thing.get_state().numpy().tobytes()
+        return _iterator_position(thing)
     return None
 
 
-def _position(iterator: Any) -> str | None:
-    """The place of a built-in iterator, as far as it tells."""
+def _tensor_content(tensor: Tensor) -> Any:
+    if tensor.numel() <= _MAX_DIGESTED:
+        return tensor_digest(tensor)
+    return (tuple(tensor.shape), None if tensor.is_inference() else tensor._version)
+
+
+def _array_content(array: np.ndarray) -> Any:
+    readable = array.nbytes <= 4 * _MAX_DIGESTED and array.dtype != object
+    return array.tobytes() if readable else None
+
+
+# Readers of an object's content, by its type: the first that fits.
+_READERS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (_SCALARS, lambda scalar: scalar),
+    ((dict, *_CONTAINERS), len),
+    (nn.Parameter, lambda _: None),  # the run itself changes these
+    (Tensor, _tensor_content),
+    (np.ndarray, _array_content),
+    (np.random.Generator, lambda generator: repr(generator.bit_generator.state)),
+    (np.random.RandomState, lambda state: repr(state.get_state(legacy=True))),
+    (_CACHES, lambda cache: cache.cache_info().currsize),
+    (types.GeneratorType, lambda g: None if g.gi_frame is None else g.gi_frame.f_lasti),
+    (bytearray, lambda data: bytes(data[:_MAX_DIGESTED])),
+    ((memoryview, array), lambda data: data.tobytes()),
+    (random.Random, lambda generator: generator.getstate()),
+    (torch.Generator, lambda generator: generator.get_state().numpy().tobytes()),
+)
+
+
+def _iterator_position(iterator: Any) -> str | None:
+    """The position of a built-in iterator, where it can be read."""
     if type(iterator).__module__ not in ("builtins", "itertools"):
         return None
     try:
         place = [part for part in iterator.__reduce__() if isinstance(part, int)]
         return f"{place} {length_hint(iterator, -1)} {'' if place else str(iterator)[:60]}"
-    except Exception:  # it does not
+    except Exception:  # it cannot
         return None
 
 
-def _short(key: Any) -> str:
+def _short_repr(key: Any) -> str:
     text = repr(key) if isinstance(key, _SCALARS) else type(key).__name__
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,8 +1,8 @@
-"""Calls into code that is not this package's: plugins', and users' own.
+"""Calls into foreign code: plugins', and users' own.
 
-Such code raises what it likes: `SystemExit`, `KeyboardInterrupt`, errors whose text cannot be
-had.  `plugin_call` turns all of it into one error that names the owner and keeps the cause, so
-that no caller has to know more than this package's errors.
+Such code may raise anything: `SystemExit`, `KeyboardInterrupt`, errors whose text raises.
+`plugin_call` turns all of it into one error that names the owner and keeps the cause, so that
+callers handle this package's errors alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from byzpy_tw.errors import (
 
 # Errors of this package that foreign code may raise on purpose.  Others would steer a run:
 # a rule that raises `Diverged`, say, is a rule that failed.
-_MEANT = (
+_ALLOWED = (
     BadVectors,
     ConfigError,
     DatasetUnavailable,
@@ -47,24 +47,24 @@ _LIBRARIES = ("byzpy_tw", "torch", "numpy", "importlib", "concurrent", "threadin
 class plugin_call:
     """Context manager around foreign code: ``with calling("acme 1.0: attack 'x'"):``.
 
-    Raises `error` (`BrokenPlugin`) with `who` in front for whatever is raised inside, except
-    for the errors of this package that a plugin may raise, and for a Ctrl-C of the user.
+    Raises `error` (`BrokenPlugin`) with `who` in front for any exception inside, except for
+    the errors of this package that a plugin may raise, and for a Ctrl-C of the user.
     """
 
     def __init__(self, who: str, error: type[ByzpyTwError] = BrokenPlugin) -> None:
         self.who, self.error = who, error
         self._interrupted = False  # by the user
-        self._around: plugin_call | None = None  # whose handler of SIGINT is in force
+        self._outer: plugin_call | None = None  # the one whose handler of SIGINT is in force
         self._before: Any = None  # the handler of SIGINT, where it was replaced
 
     def __enter__(self) -> plugin_call:
-        # Only in the main thread does Python tell of a Ctrl-C by an exception.
+        # Python raises KeyboardInterrupt for a Ctrl-C in the main thread only.
         if threading.current_thread() is threading.main_thread():
             handler = signal.getsignal(signal.SIGINT)
             if handler is signal.default_int_handler:
                 self._before = signal.signal(signal.SIGINT, self._interrupt)
             owner = getattr(handler, "__self__", None)
-            self._around = owner if isinstance(owner, plugin_call) else None
+            self._outer = owner if isinstance(owner, plugin_call) else None
         return self
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -73,23 +73,22 @@ class plugin_call:
 
     def __exit__(
         self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> bool:
+    ) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
-        interrupted = self._interrupted or (self._around is not None and self._around._interrupted)
+        interrupted = self._interrupted or (self._outer is not None and self._outer._interrupted)
         if e is None or (isinstance(e, KeyboardInterrupt) and interrupted):
-            return False
-        found = told(self.who, e, self.error)
-        if found is e:
-            return False
-        raise found from e
+            return
+        found = _wrap(self.who, e, self.error)
+        if found is not e:
+            raise found from e
 
 
 class write_guard:
-    """Context manager around foreign code that is handed memory which is not its own.
+    """Context manager around foreign code that is given memory of others.
 
     Raises `BadRuleOutput` where a tensor was written to through torch: each such write counts
-    up its version, which costs nothing to look at.
+    up the tensor's version, which is free to read.
     """
 
     def __init__(self, who: str, *tensors: Any) -> None:
@@ -104,7 +103,7 @@ class write_guard:
             self.check()
 
     def check(self) -> None:
-        """Raise where a tensor was written to since this was made."""
+        """Raise `BadRuleOutput` where a tensor was written to since this was made."""
         if any(t._version != v for t, v in zip(self._tensors, self._versions)):
             raise BadRuleOutput(
                 f"{self.who} wrote to the vectors that it was given, which others use too: work "
@@ -112,19 +111,19 @@ class write_guard:
             )
 
 
-def told(who: str, e: BaseException, error: type[ByzpyTwError] = BrokenPlugin) -> BaseException:
-    """The error to raise for `e`, which foreign code raised: `e` itself where it may stand."""
-    if isinstance(e, _MEANT):
+def _wrap(who: str, e: BaseException, error: type[ByzpyTwError]) -> BaseException:
+    """The error to raise for an exception `e` of foreign code: `e` itself where it is allowed."""
+    if isinstance(e, _ALLOWED):
         if type(e).__module__ == errors.__name__:
             return e
-        # A class of the plugin's own, which may be made in another way than ours.
+        # A class of the plugin's own, whose constructor may differ from ours.
         ours = next(k for k in type(e).__mro__ if k.__module__ == errors.__name__)
         return ours(f"{who}: {_text(e)}")
     return error(f"{who} raised {describe_exception(e)}")
 
 
 def foreign_cause(error: BaseException) -> BaseException | None:
-    """The exception of foreign code that `error` is, or was raised from; None if all is ours."""
+    """The exception of foreign code that `error` is, or was raised from; None without one."""
     found: BaseException | None = error
     while isinstance(found, ByzpyTwError):
         found = found.__cause__
@@ -132,9 +131,9 @@ def foreign_cause(error: BaseException) -> BaseException | None:
 
 
 def describe_exception(e: BaseException) -> str:
-    """One line: the kind of `e`, its words, and the line of foreign code it came from.
+    """One line: the class of `e`, its text, and the line of foreign code that raised it.
 
-    This package's own errors have words for users, which are all that is told.
+    Of this package's own errors the text alone, which is for users.
     """
     if isinstance(e, ByzpyTwError):
         return _text(e) or type(e).__name__
@@ -147,12 +146,12 @@ def _text(e: BaseException) -> str:
     try:
         text = " ".join(str(e).split())
     except BaseException as broken:
-        return f"its text cannot be had: that raised {type(broken).__name__}"
+        return f"no text: that raised {type(broken).__name__}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _origin(tb: TracebackType | None) -> str:
-    """``file.py, line 3`` of the innermost frame that is no library's; empty if there is none."""
+    """``file.py, line 3`` of the innermost frame outside libraries, or nothing."""
     found = ""
     while tb is not None:
         module = str(tb.tb_frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -1,15 +1,15 @@
-"""Random streams that depend on what they are for, and on nothing else.
+"""Random streams that depend on their purpose alone.
 
-Every consumer of randomness names its stream by the run's seed, a purpose and
-numbers such as the node and the round.  The name alone decides the numbers
-that come out (a counter-based generator, Philox, keyed by a hash of the name),
-so it does not matter in which process, in which order, or how often streams
-are made.  Nothing in this package uses a global generator.
+Every consumer of randomness names its stream by the run's seed, a purpose and numbers such as
+the node and the round.  The name alone decides the stream's numbers (a counter-based
+generator, Philox, keyed by a hash of the name).  Processes, the order and the number of
+streams made before do not matter.  Nothing in this package uses a global generator.
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 from attrs import frozen
@@ -23,8 +23,8 @@ def key(seed: int, purpose: str, *numbers: int) -> bytes:
 
 
 class _Words(ISeedSequence):
-    """A generator's key, as it is.  Given as ``key=``, numpy asks the system for
-    entropy all the same, which takes longer than drawing a batch."""
+    """A generator's key.  With ``key=`` numpy asks the system for entropy all the same, which
+    takes longer than drawing a batch."""
 
     def __init__(self, words: np.ndarray) -> None:
         self._words = words
@@ -40,7 +40,8 @@ def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
     argument give independent ones.
     """
     words = np.frombuffer(key(seed, purpose, *numbers)[:16], dtype="<u8")
-    return np.random.Generator(np.random.Philox(_Words(words)))
+    sequence: Any = _Words(words)  # numpy's stubs know SeedSequence only
+    return np.random.Generator(np.random.Philox(sequence))
 
 
 def torch_seed(seed: int, purpose: str, *numbers: int) -> int:
@@ -50,15 +51,13 @@ def torch_seed(seed: int, purpose: str, *numbers: int) -> int:
 
 @frozen
 class Context:
-    """Where and when a rule or an attack is called.
+    """The round and nodes of a call, for a rule or an attack that takes the keyword ``context``.
 
-    Handed to a plugin that takes the keyword ``context``.
-
-    ``round`` counts from 0.  ``nodes`` names the node behind each row of the
-    vectors (after refused nodes were left out), ``n`` and ``f`` are the run's,
-    ``byzantine`` how many of the nodes are.  ``node`` is the Byzantine node
-    that an attack is computed for, -1 for an aggregator.  ``pipeline`` is the
-    run's own chain of rules, where the trainer asks an attack for its strength.
+    ``round`` counts from 0.  ``nodes`` names the node behind each row of the vectors (without
+    refused nodes), ``n`` and ``f`` are the run's, ``byzantine`` is the number of Byzantine
+    nodes.  ``node`` is the Byzantine node that an attack is computed for, -1 for an
+    aggregator.  ``pipeline`` is the run's own chain of rules, where the trainer asks an attack
+    for its strength.
     """
 
     seed: int = 0

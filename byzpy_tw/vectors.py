@@ -1,4 +1,4 @@
-"""Vectors as callers bring them, and as the rest of the package wants them."""
+"""Vectors: callers' tensors, arrays and lists as matrices, digests, rounding and norms."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from byzpy_tw.errors import BadVectors
 
-# A row whose norm exceeds this counts as not finite, whatever its dtype: its
-# square is still a float32, and nothing that is learning gets anywhere near.
+# A row of a larger norm counts as not finite, in any dtype.  Its square is still a float32,
+# and training that works never gets near it.
 NORM_LIMIT = 1e18
 
 _STRETCH = 1024  # elements whose squares are added up in float32
-_TINY = 1e-12  # squares of what has a smaller norm may vanish in float32
-_SHORT = 1 << 14  # elements, of which one call makes less work than several
+_TINY = 1e-12  # below this norm, squares may vanish in float32
+_SHORT = 1 << 14  # elements: up to here one exact call is faster than several
 _EXACT_AT_ONCE = 1 << 20  # elements
 
 Vectors = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
@@ -34,37 +34,42 @@ _JOIN = "join each node's layers first: torch.cat([t.reshape(-1) for t in layers
 
 
 def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """The ``(n, d)`` tensor behind `vectors`, and the way back.
+    """The ``(n, d)`` tensor of `vectors`, and a function that converts results back.
 
-    Takes an ``(n, d)`` tensor or array, or a list of ``n`` equal-shape tensors
-    or arrays of any shape.  Nothing is copied where it need not be, so the
-    matrix may share the caller's memory: do not write to it.  The function
-    returned turns a ``(d,)`` (or ``(m, d)``) tensor into the caller's kind,
-    with the caller's dtype, device and row shape.
+    Takes an ``(n, d)`` tensor or array, or a list of ``n`` equal-shape tensors or arrays of
+    any shape.  Copies are avoided, so the matrix may share the caller's memory: do not write
+    to it.  The function turns a ``(d,)`` (or ``(m, d)``) tensor into the caller's kind, with
+    the caller's dtype, device and row shape.
 
-    Raises `BadVectors` for anything else: no rows, differing shapes, dtypes or
-    devices, numbers that are not floating point, masked, sparse and the like.
+    Raises `BadVectors` for anything else: no rows, differing shapes, dtypes or devices,
+    numbers that are not floating point, masked, sparse and the like.
     """
     if isinstance(vectors, Tensor):
-        matrix = _checked(vectors)
+        matrix = _check_matrix(vectors)
         return matrix, lambda answer: answer.to(matrix.dtype)
     if isinstance(vectors, np.ndarray):
-        matrix = _checked(_from_numpy(vectors))
+        matrix = _check_matrix(_from_numpy(vectors))
         return matrix, lambda answer: answer.to(matrix.dtype).numpy()
     if not isinstance(vectors, Sequence) or isinstance(
         vectors, (str, bytes, bytearray, memoryview)
     ):
-        cure = "" if isinstance(vectors, memoryview) else _cure(vectors)
-        raise _refused(type(vectors).__name__, cure)
+        cure = "" if isinstance(vectors, memoryview) else _suggest(vectors)
+        raise _bad_vectors(type(vectors).__name__, cure)
     if not len(vectors):
-        raise _refused(f"{type(vectors).__name__} of length 0")
-    first = vectors[0]
-    arrays = isinstance(first, np.ndarray)
+        raise _bad_vectors(f"{type(vectors).__name__} of length 0")
+    return _stack(vectors)
+
+
+def _stack(vectors: Sequence[Any]) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """`as_matrix` of a list of rows."""
+    arrays = isinstance(vectors[0], np.ndarray)
     kind = np.ndarray if arrays else Tensor
     if not all(isinstance(row, kind) for row in vectors):
-        raise _refused(*_kinds(vectors))
-    rows: list[Any] = [_from_numpy(row) for row in vectors] if arrays else list(vectors)
-    one = _plain(rows[0])
+        raise _bad_vectors(*_mixed_kinds(vectors))
+    rows: list[Any] = list(vectors)
+    if arrays:
+        rows = [_from_numpy(row) for row in rows]
+    one = _check_dense(rows[0])
     shape, dtype, layout, device = one.shape, one.dtype, one.layout, one.device
     for row in rows:
         if (
@@ -75,9 +80,9 @@ def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
             or row.device != device
             or (type(row) is not Tensor and type(row) is not type(one))
         ):
-            _check_alike([_plain(row) for row in rows])
+            _check_alike([_check_dense(row) for row in rows])
             break
-    matrix = _checked(torch.stack([row.reshape(-1) for row in rows]))
+    matrix = _check_matrix(torch.stack([row.reshape(-1) for row in rows]))
 
     def back(answer: Tensor) -> Any:
         answer = answer.to(matrix.dtype)
@@ -91,7 +96,7 @@ def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
 
 def _from_numpy(array: np.ndarray) -> Tensor:
     if isinstance(array, np.ma.MaskedArray):
-        raise _refused(
+        raise _bad_vectors(
             f"a masked array of {array.dtype}, whose mask no rule knows of",
             "fill it in first: x.filled(...)",
         )
@@ -99,14 +104,14 @@ def _from_numpy(array: np.ndarray) -> Tensor:
         cure = "make them floats: x.astype('float32')" if array.dtype.kind in "iufb" else ""
         if array.dtype.kind == "O":
             cure = _JOIN
-        raise _refused(f"an array of {array.dtype}", cure)
+        raise _bad_vectors(f"an array of {array.dtype}", cure)
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     # torch warns about memory it may not write to; we never write to a caller's.
     return torch.from_numpy(native if native.flags.writeable else native.copy())
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """`tensor`, which is dense and of floating-point numbers; `BadVectors` otherwise."""
+def _check_dense(tensor: Tensor) -> Tensor:
+    """`tensor`; raises `BadVectors` unless it is dense and of floating-point numbers."""
     if (
         tensor.dtype in _DTYPES
         and tensor.layout is torch.strided
@@ -116,60 +121,62 @@ def _plain(tensor: Tensor) -> Tensor:
     ):
         return tensor
     if type(tensor).__name__ == "MaskedTensor":
-        raise _refused("a masked tensor", "fill it in first: x.to_tensor(0.0)")
+        raise _bad_vectors("a masked tensor", "fill it in first: x.to_tensor(0.0)")
     if tensor.is_nested:
-        raise _refused("a nested tensor", "pad its rows first: x.to_padded_tensor(0.0)")
+        raise _bad_vectors("a nested tensor", "pad its rows first: x.to_padded_tensor(0.0)")
     if tensor.layout is not torch.strided:
-        raise _refused(f"a tensor of layout {tensor.layout}", "make it dense: x.to_dense()")
+        raise _bad_vectors(f"a tensor of layout {tensor.layout}", "make it dense: x.to_dense()")
     if tensor.is_quantized:
-        raise _refused(f"a quantized tensor of {tensor.dtype}", "x.dequantize() first")
+        raise _bad_vectors(f"a quantized tensor of {tensor.dtype}", "x.dequantize() first")
     if tensor.dtype not in _DTYPES:
         cure = "" if tensor.dtype.is_complex else "make them floats: x.float()"
-        raise _refused(f"a tensor of {tensor.dtype}", cure)
-    raise _refused("a tensor on the meta device, which has no values")
+        raise _bad_vectors(f"a tensor of {tensor.dtype}", cure)
+    raise _bad_vectors("a tensor on the meta device, which has no values")
 
 
-def _checked(matrix: Tensor) -> Tensor:
-    matrix = _plain(matrix)
+def _check_matrix(matrix: Tensor) -> Tensor:
+    matrix = _check_dense(matrix)
     if matrix.ndim != 2:
         cure = "stack the vectors of the nodes: torch.stack(vectors)" if matrix.ndim < 2 else (
             "x.flatten(1) keeps a row for each node"
         )  # fmt: skip
-        raise _refused(f"shape {tuple(matrix.shape)}", cure)
+        raise _bad_vectors(f"shape {tuple(matrix.shape)}", cure)
     if 0 in matrix.shape:
-        raise _refused(f"no vectors to work on: shape {tuple(matrix.shape)}")
+        raise _bad_vectors(f"no vectors to work on: shape {tuple(matrix.shape)}")
     matrix = matrix.detach()
     return matrix.resolve_neg() if matrix.is_neg() else matrix  # NumPy has no lazy signs
 
 
 def _check_alike(rows: Sequence[Tensor]) -> None:
-    """`BadVectors` where dense `rows` differ in shape, dtype or device."""
+    """Raise `BadVectors` where dense `rows` differ in shape, dtype or device."""
     apart = len({row.device for row in rows}) > 1
-    found = sorted({_told(row, device=apart) for row in rows})
+    found = sorted({_describe(row, device=apart) for row in rows})
     if len(found) > 1:
-        raise _refused(f"vectors of differing shapes, dtypes or devices: {'; '.join(found)[:300]}")
+        raise _bad_vectors(
+            f"vectors of differing shapes, dtypes or devices: {'; '.join(found)[:300]}"
+        )
 
 
-def _kinds(rows: Sequence[Any]) -> tuple[str, str]:
-    """A list of what the wrong `rows` are, and the cure."""
+def _mixed_kinds(rows: Sequence[Any]) -> tuple[str, str]:
+    """The kinds of rows in a list of wrong ones, and a suggestion."""
     kinds = sorted({type(row).__name__ for row in rows})
     odd = next((row for row in rows if not isinstance(row, (Tensor, np.ndarray))), None)
     if len(kinds) == 1 or odd is not None:
-        return f"a list of {', '.join(kinds)}", _cure(odd, inside=True)
+        return f"a list of {', '.join(kinds)}", _suggest(odd, inside=True)
     return f"a list of both {' and '.join(kinds)}", "make them all tensors"
 
 
-def _refused(got: str, cure: str = "") -> BadVectors:
+def _bad_vectors(got: str, cure: str = "") -> BadVectors:
     return BadVectors(f"{_EXPECTED}, got {got}{f'; {cure}' if cure else ''}")
 
 
-def _told(row: Tensor, *, device: bool) -> str:
+def _describe(row: Tensor, *, device: bool) -> str:
     where = f" on {row.device}" if device else ""
     return f"{tuple(row.shape)} of {str(row.dtype).removeprefix('torch.')}{where}"
 
 
-def _cure(thing: Any, *, inside: bool = False) -> str:
-    """A way to make vectors of `thing`, where there is a usual one."""
+def _suggest(thing: Any, *, inside: bool = False) -> str:
+    """Code that makes vectors of `thing`, where there is a usual way."""
     if isinstance(thing, Mapping):
         return _JOIN.replace("layers]", "x.values()]").replace("in layers", "in x.values()")
     if isinstance(thing, (bool, int, float, complex, np.generic)):
@@ -189,11 +196,7 @@ def _cure(thing: Any, *, inside: bool = False) -> str:
 
 
 def sha256_of(*tensors: Tensor) -> str:
-    """Hex digest of the tensors' bytes, little-endian, in order.
-
-    Shapes and dtypes are part of the digest, so that equal bytes that mean
-    different things differ.
-    """
+    """Hex digest of the tensors' bytes, little-endian, in order, with their shapes and dtypes."""
     digest = hashlib.sha256()
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous()
@@ -203,10 +206,9 @@ def sha256_of(*tensors: Tensor) -> str:
 
 
 def round_to_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float32 tensor rounded to `dtype`; itself where it has that already.
+    """A float32 tensor rounded to `dtype`; the tensor itself where it has that dtype.
 
-    What is finite stays finite: it saturates at the largest number there is.  An
-    infinity stays one, and NaN stays NaN.
+    Finite numbers stay finite: they saturate at the largest one of `dtype`.
     """
     if tensor.dtype == dtype:
         return tensor
@@ -221,8 +223,8 @@ def round_to_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def norm_of(vector: Tensor) -> float:
     """The Euclidean norm; nan where it is not a number.
 
-    Accumulated in float64 over stretches of float32: three times as fast as all in
-    float64, and right to six digits.  What float32 cannot square is taken anew.
+    Accumulated in float64 over stretches of float32: three times as fast as all in float64,
+    and right to six digits.  Where float32 cannot hold the squares, all is done in float64.
     """
     vector = vector.detach().reshape(-1)
     if vector.numel() <= _SHORT:
@@ -236,7 +238,7 @@ def norm_of(vector: Tensor) -> float:
 
 
 def _exact_norm(vector: Tensor) -> float:
-    # In parts, since torch makes float64 of all that it is given.
+    # In parts, since torch converts its whole argument to float64.
     parts = vector.split(_EXACT_AT_ONCE)
     return math.hypot(
         *(float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in parts)
@@ -244,7 +246,7 @@ def _exact_norm(vector: Tensor) -> float:
 
 
 def norm_fault(norm: float) -> str | None:
-    """Why a vector of this norm counts as not finite, or None."""
+    """The reason why a vector of this norm counts as not finite, or None."""
     if norm <= NORM_LIMIT:
         return None
     if norm > NORM_LIMIT and norm != float("inf"):

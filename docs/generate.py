@@ -23,11 +23,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))  # to tell of this source, whatever is installed
 
 import attrs
-from twisted.python.usage import CompleteDirs
 
 import byzpy_tw.__main__ as program
 from byzpy_tw import errors, tap
 from byzpy_tw.cli import train
+from byzpy_tw.config import server
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.plugins import KINDS, hookspecs, load
 from byzpy_tw.plugins.registry import Entry
@@ -61,7 +61,7 @@ def pages() -> dict[str, str]:
     """Every page by its file's name."""
     made = {
         "train.md": training_options(train.parser()),
-        "server.md": server_options(tap.Options),
+        "server.md": server_options(tap.Options, server.server_options()),
         "commands.md": other_commands(program.COMMANDS),
         "errors.md": error_codes(errors.errors_by_code(), errors.EXIT_CODES),
         "hooks.md": hooks(hookspecs),
@@ -105,20 +105,20 @@ def training_options(parser: argparse.ArgumentParser) -> str:
     return "\n".join([*lines, "", _exit_line(), ""])
 
 
-def server_options(options: Any) -> str:
+def server_options(options: Any, fields: Iterable[tuple[str, Any]]) -> str:
     """`twistd byzpy-server`."""
     rows = []
-    for name, _, default, help, *kind in getattr(options, "optParameters", []):
-        bound = getattr(kind[0], "coerceDoc", "") if kind else ""
-        told = _DEFAULT.search(help.rstrip("."))
-        shown = f"`{default}`" if default is not None else told.group(1) if told else ""
-        help = f"{_DEFAULT.sub('', help.rstrip('.'))}. {bound}".strip()
-        rows.append((f"`--{name} {_word(options, name, bound)}`", shown, help))
-    for name, _, help in getattr(options, "optFlags", []):
-        rows.append((f"`--{name}`", "off", help))
-    for method, word in (("opt_disable_plugin", "NAME"),):
-        help = (getattr(options, method, None).__doc__ or "").strip()
-        rows.append((f"`--{method[4:].replace('_', '-')} {word}`", "", help))
+    for key, option in fields:
+        metadata, default = option.metadata, option.default
+        flag, listed = isinstance(default, bool), isinstance(default, tuple)
+        word = "" if flag else f" {metadata.get('metavar') or key.upper()}"
+        text = metadata["help"].rstrip(".")
+        told = _DEFAULT.search(text)
+        shown = "off" if flag else "" if default is None or listed else f"`{default}`"
+        help = f"{_DEFAULT.sub('', text)}."
+        if (option.type or "").startswith(("int", "float")):
+            help += f" {_sentence(str(metadata['constraint'](object())))}"
+        rows.append((f"`--{key}{word}`", told.group(1) if told else shown, help))
     return "\n".join([
         "# Options of a server",
         "",
@@ -206,16 +206,6 @@ def _help(action: argparse.Action) -> str:
 def _expanded(action: argparse.Action) -> str:
     """The help text with argparse's own placeholders filled in."""
     return (action.help or "").replace("%(default)s", str(action.default)).replace("%%", "%")
-
-
-def _word(options: Any, name: str, bound: str) -> str:
-    """What stands for the value of a server's option, which Twisted has no word for."""
-    action = options.compData.optActions.get(name)
-    if action is not None:
-        return "DIR" if isinstance(action, CompleteDirs) else "FILE"
-    if bound.startswith("Seconds"):
-        return "SECONDS"
-    return "N" if bound.startswith("At least") else name.upper()
 
 
 # -- errors -------------------------------------------------------------------

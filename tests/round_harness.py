@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from byzpy_tw.testing.doubles import HandCrankedPool
-from byzpy_tw.workers.host import NodeHost, build
+from byzpy_tw.workers.building import build_host
+from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import SPEC, D, ServerCase, registry
 
@@ -39,7 +40,7 @@ class RoundCase(ServerCase):
 
     def gradient(self, round: int, node: int, at: Tensor) -> Tensor:
         """What `node` must answer, computed on a host of our own."""
-        host: NodeHost = build(SPEC, registry(), data_root=Path("/nonexistent"))
+        host: NodeHost = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
         host.spawn(NodeSpec(node=node, shard=node))
         host.parameters.copy_(at)
         answers: list[Any] = []

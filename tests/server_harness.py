@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -18,13 +17,13 @@ from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.protocol.knowledge_frames import piece_header
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.tensor_stream import TensorStream
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
@@ -154,9 +153,8 @@ class ServerCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor, self.pool = ClockReactor(), HandCrankedPool(eager=True)
-        self.server = ByzpyServer(
-            self.reactor, "0.0.0.0", 29000, Path("/nonexistent"), threads=2, limits=self.limits
-        )
+        config = ServerConfig(data_root="/nonexistent", threads=2, limits=self.limits)
+        self.server = ByzpyServer(self.reactor, config)
         # In place of `startService`, which opens a socket and starts threads.
         self.server.pool = self.pool
         self.server.tickets = Tickets(self.reactor, self.limits.ticket_seconds)

@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.attacks import BUILTIN, LEVELS, Knowledge, shapes
 from byzpy_tw.attacks.moments import moments
-from byzpy_tw.errors import NeedsContext
+from byzpy_tw.errors import BrokenPlugin, NeedsContext
+from byzpy_tw.plugins.outputs import check_made
 from byzpy_tw.seeds import Context
 
 NAMES = {name: factory for name, factory, _ in BUILTIN}
@@ -35,7 +36,7 @@ def median(x: Tensor, *, context: object = None) -> Tensor:
     return x.sort(0).values[len(x) // 2]
 
 
-class TierTests(SynchronousTestCase):
+class LevelTests(SynchronousTestCase):
     def test_same_bits_as_with_everything(self) -> None:
         """An attack answers the same from its pieces, from all the vectors, and
         when called with the vectors alone."""
@@ -138,3 +139,29 @@ class MomentsTests(SynchronousTestCase):
         gaps = norms[:, None] + norms[None] - 2 * shown.gram
         expected = ((rows[:, None] - rows[None]) ** 2).sum(2)
         np.testing.assert_allclose(gaps.numpy(), expected, rtol=1e-6, atol=1e-12)
+
+
+class AbsentPieceTests(SynchronousTestCase):
+    """Pieces that an attack was not shown."""
+
+    def test_reads_as_none(self) -> None:
+        """An attack may test for a piece before it uses it."""
+
+        def careful(known: Knowledge) -> Tensor:
+            return known.mean if known.std is None else known.mean - known.std
+
+        careful.knowledge, careful.pieces = "moments", ("mean",)
+        attack = check_made("attack", "careful", "mine 1.0", careful)
+        x = honest(d=3)
+        self.assertTrue(torch.equal(attack(Knowledge.for_attack(attack, x)), moments(x)[0]))
+
+    def test_the_error_names_the_piece(self) -> None:
+        """An attack that forgot to declare a piece is told which one."""
+
+        def forgetful(known: Knowledge) -> Tensor:
+            return known.mean - known.std
+
+        forgetful.knowledge, forgetful.pieces = "moments", ("mean",)
+        attack = check_made("attack", "forgetful", "mine 1.0", forgetful)
+        with self.assertRaisesRegex(BrokenPlugin, "mine 1.0.*'forgetful'.*TypeError.*std.*pieces"):
+            attack(Knowledge.for_attack(attack, honest(d=3)))

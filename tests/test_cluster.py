@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from attrs import define, field
-from torch import Tensor
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.cli.train import configuration
-from byzpy_tw.errors import LimitExceeded, ServerDiffers, ServerUnreachable
+from byzpy_tw.errors import ServerDiffers, ServerUnreachable
 from byzpy_tw.plugins import load
-from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.rounds.round import Reason, Round
+from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collection import RoundDriver
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.server_interface import AttackInput, Opened, ignore_loss
+from byzpy_tw.trainer.server_interface import AttackInput, Opened
 from byzpy_tw.trainer.server_slot import FIRST_DELAY, TRUSTED_AFTER, ServerSlot
 from byzpy_tw.workers.environment import environment
 from byzpy_tw.workers.spec import NodeSpec, node_specs
@@ -33,7 +32,7 @@ TIMEOUT, REPLACE = 20.0, 30.0
 
 @define(eq=False, slots=False)
 class World:
-    """The servers there are: what happens when one is dialled."""
+    """The servers that there are, and how each behaves when it is dialled."""
 
     reactor: ClockReactor
     servers: list[FakeServer] = field(factory=list)  # every connection that was made
@@ -41,95 +40,28 @@ class World:
     silent: set[int] = field(factory=set)  # nodes that do not answer
     room: dict[str, int] = field(factory=dict)  # nodes that a server takes
     digest: str = "data"
-    wrong: dict[str, str] = field(factory=dict)  # servers that lie, and as they do what
+    wrong: dict[str, str] = field(factory=dict)  # servers that lie, and the command
     slow: dict[str, Deferred] = field(factory=dict)  # servers whose next spawn waits for it
     opening: dict[str, Deferred] = field(factory=dict)  # and whose next run does
 
     def server(self, name: str) -> FakeServer:
-        self.servers.append(FakeServer(name, self))
+        self.servers.append(
+            FakeServer(name, D, HERE, before=self.before, silent=lambda node: node in self.silent)
+        )
         return self.servers[-1]
+
+    def before(self, server: FakeServer, command: str) -> Deferred | None:
+        if command == "hello" and server.name in self.down:
+            raise ServerUnreachable(f"{server.name}: nobody there")
+        if self.wrong.get(server.name) == command:
+            raise ServerDiffers(f"{server.name} is not as it should be")
+        server.digest, server.room = self.digest, self.room.get(server.name, 100)
+        waits = {"open": self.opening, "spawn": self.slow}.get(command, {})
+        return waits.pop(server.name, None)
 
     def on(self, name: str) -> FakeServer:
         """The newest connection to `name`."""
         return [server for server in self.servers if server.name == name][-1]
-
-
-@define(eq=False, slots=False)
-class FakeServer:
-    """One connection: answers at once, with a vector of the node's own number."""
-
-    name: str
-    world: World
-    bytes_sent: int = 1
-    bytes_received: int = 1
-    gone: str = ""
-    identity: str | None = None
-    suspect: bool = False
-    on_lost: Callable[[Any, str], None] = ignore_loss
-    sink: Any = None
-    spawned: list[int] = field(factory=list)
-    asked: list[tuple[str, int, tuple[int, ...]]] = field(factory=list)
-    closed: bool = False
-
-    async def hello(self) -> Any:
-        if self.name in self.world.down:
-            raise ServerUnreachable(f"{self.name}: nobody there")
-        return HERE
-
-    async def open(self, run: str, spec: Any, sink: Any) -> Opened:
-        self.sink = sink
-        self.lie("join")
-        if (waits := self.world.opening.pop(self.name, None)) is not None:
-            await waits
-        return Opened(D, self.world.digest)
-
-    def lie(self, what: str) -> None:
-        if self.world.wrong.get(self.name) == what:
-            raise ServerDiffers(f"{self.name} is not as it should be")
-
-    async def spawn(self, nodes: Sequence[NodeSpec]) -> None:
-        self.lie("spawn")
-        if len(self.spawned) + len(nodes) > self.world.room.get(self.name, 100):
-            raise LimitExceeded("no room")
-        if (waits := self.world.slow.pop(self.name, None)) is not None:
-            await waits
-        self.spawned += [node.node for node in nodes]
-
-    def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
-        self.asked.append(("parameters", round, ()))
-        return succeed(None)
-
-    def compute(self, round: int, nodes: Sequence[int]) -> Deferred[dict]:
-        return self._answer("compute", round, nodes)
-
-    def attack(self, round: int, nodes: Sequence[int], shown: AttackInput) -> Deferred[dict]:
-        return self._answer("attack", round, nodes)
-
-    def _answer(self, what: str, round: int, nodes: Sequence[int]) -> Deferred[dict]:
-        self.asked.append((what, round, tuple(nodes)))
-        if not self.gone and not self.suspect:
-            for node in nodes:
-                if node not in self.world.silent:
-                    self.send(node, round)
-        return Deferred()
-
-    def send(self, node: int, round: int) -> None:
-        header = Header(Kind.VECTOR, round, D, node)
-        allocate = self.sink.allocate(self, header)
-        if allocate is not None:
-            allocate.fill_(node)
-            self.sink.vector_received(self, header)
-
-    async def close(self) -> None:
-        self.closed = True
-
-    def drop(self, why: str) -> None:
-        self.gone = self.gone or why
-
-    def lose(self, why: str = "cut off") -> None:
-        """Do as a real server does when its connection ends."""
-        self.gone = why
-        self.on_lost(self, why)
 
 
 class ClusterCase(SynchronousTestCase):
@@ -200,7 +132,7 @@ class StartTests(ClusterCase):
 
     def test_one_that_cannot_be_used(self) -> None:
         """Is done without, where fewer than all will do: one liar stops nobody."""
-        for wrong in ("join", "spawn"):
+        for wrong in ("open", "spawn"):
             with self.subTest(wrong):
                 self.setUp()
                 self.world.wrong = {"b": wrong}
@@ -457,7 +389,7 @@ class DriverTests(ClusterCase):
         self.successResultOf(self.run_round(driver))
         self.assertEqual(driver.round.usable, (0, 1, 2, 3))
         self.assertEqual(
-            self.world.on("a").asked,
+            self.world.on("a").calls,
             [("parameters", 0, ()), ("compute", 0, (0,)), ("attack", 0, (3,))],
         )
         self.assertEqual(self.reactor.getDelayedCalls(), [])
@@ -471,12 +403,12 @@ class DriverTests(ClusterCase):
         self.world.on("a").lose()
         self.assertNoResult(running)
         self.assertEqual(driver.round.honest_accepted, (0, 1, 2))
-        self.assertEqual(self.world.on("b").asked[-1], ("compute", 0, (0,)))
+        self.assertEqual(self.world.on("b").calls[-1], ("compute", 0, (0,)))
         self.world.silent = set()
         self.world.on("c").lose()  # has node 3 now; node 2 has answered already
         self.successResultOf(running)
         self.assertEqual(driver.round.usable, (0, 1, 2, 3))
-        self.assertEqual(self.world.on("b").asked[-1], ("attack", 0, (3,)))
+        self.assertEqual(self.world.on("b").calls[-1], ("attack", 0, (3,)))
 
     def test_no_deadline_while_it_is_replaced(self) -> None:
         """A node that moves has all its time again."""
@@ -651,7 +583,7 @@ class DriverTests(ClusterCase):
         driver = self.driver(self.start(), probation=[1])
         self.successResultOf(self.run_round(driver))
         self.assertEqual(self.reasons(driver), {1: Reason.PROBATION})
-        self.assertIn(("compute", 0, (1,)), self.world.on("b").asked)
+        self.assertIn(("compute", 0, (1,)), self.world.on("b").calls)
         self.world.on("b").send(1, 0)
         self.assertEqual(driver.round.answered_late, {1})
 

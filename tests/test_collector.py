@@ -5,23 +5,18 @@ from __future__ import annotations
 import math
 
 import torch
-from attrs import define
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadFrame
 from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.rounds.round import Reason, Round
+from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
 from byzpy_tw.trainer.collector import Collector
 
 D = 4
-
-
-@define(eq=False)
-class FakeServer:
-    name: str
 
 
 def vector(node: int, round: int = 0, elements: int = D, **more: object) -> Header:
@@ -33,7 +28,7 @@ class CollectorTests(SynchronousTestCase):
         self.patch(collector, "AT_ONCE", 0)  # short vectors stand for long ones
         self.reactor, self.pool = ClockReactor(), HandCrankedPool(eager=True)
         self.collector = Collector(torch.zeros(4, D), self.reactor, self.pool)
-        self.a, self.b = FakeServer("tcp://a:1"), FakeServer("tcp://b:2")
+        self.a, self.b = FakeServer("tcp://a:1", D), FakeServer("tcp://b:2", D)
         for node in range(4):
             self.collector.assign(node, self.a if node % 2 == 0 else self.b)
         self.round = self.begin(0)

@@ -19,7 +19,7 @@ from byzpy_tw.cli.train import configuration, main, parse_invocation
 from byzpy_tw.config.merge import OPTIONS, merge_options
 from byzpy_tw.config.run import LOCATIONS, SECTIONS, RunConfig
 from byzpy_tw.config.toml import options_to_toml, read_options, to_toml
-from byzpy_tw.config.validators import word
+from byzpy_tw.config.validators import toml_key
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.records.folder import RunDirectory
 from tests.support import environment, folder
@@ -95,11 +95,11 @@ class RoundTripTests(SynchronousTestCase):
         """Every option is there, in its section, with its help; a comment if it has no value."""
         text = printed("--print-config", "--local", "2")
         for name, option in OPTIONS.items():
-            self.assertRegex(text, rf"(?m)^#?{word(name)} = ")
+            self.assertRegex(text, rf"(?m)^#?{toml_key(name)} = ")
             self.assertIn(option.metadata["help"][:30], text)
         found = tomllib.loads(text)
         self.assertEqual(list(found), list(SECTIONS))
-        here = {word(n): o.metadata["section"] for n, o in OPTIONS.items()}
+        here = {toml_key(n): o.metadata["section"] for n, o in OPTIONS.items()}
         for section, options in found.items():
             self.assertEqual({here[key] for key in options}, {section})
 
@@ -225,7 +225,7 @@ class ResumeTests(SynchronousTestCase):
 class DefinitionTests(SynchronousTestCase):
     def test_each_option_can_be_in_a_file(self) -> None:
         """No option's word is a section's, and each has a section that there is."""
-        self.assertEqual({word(name) for name in OPTIONS} & set(SECTIONS), set())
+        self.assertEqual({toml_key(name) for name in OPTIONS} & set(SECTIONS), set())
         for option in attrs.fields(RunConfig):
             self.assertIn(option.metadata["section"], SECTIONS)
             # Checked by itself, before there is a configuration.

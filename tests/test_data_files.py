@@ -26,7 +26,6 @@ from byzpy_tw.datasets import (
     download,
     fashion_mnist,
     mnist,
-    vision,
     write_idx,
 )
 from byzpy_tw.errors import DatasetUnavailable, UnsuitableData
@@ -358,7 +357,7 @@ class MissingTests(FilesTestCase):
         whole = gzip.decompress((self.raw / f"{TRAIN_X}.gz").read_bytes())
         labels = struct.pack(">2I", 0x801, 20) + bytes(20)
         (self.raw / TRAIN_Y).write_bytes(labels)
-        self.patch(vision, "download", lambda source, root: write_idx(varied(), root))
+        self.patch(download, "fetch", lambda source, root: write_idx(varied(), root))
         data = mnist(root=self.root)
         self.assertEqual(data.train.y.tolist(), [0] * 20)
         self.assertTrue(torch.equal(data.test.x, varied().test.x))
@@ -376,7 +375,7 @@ class MissingTests(FilesTestCase):
             (raw / f"{TRAIN_X}.gz").write_bytes(b"<html>Log in")
             raise OSError("download failed: File not found or corrupted.")
 
-        self.patch(vision, "download", portal)
+        self.patch(download, "fetch", portal)
         self.told("download failed: File not found or corrupted.")
         self.assertFalse(self.root.exists())
 
@@ -391,7 +390,7 @@ class MissingTests(FilesTestCase):
             except DatasetUnavailable as e:
                 told.append(str(e))
 
-        self.patch(vision, "download", lambda source, root: self.fail("a second download"))
+        self.patch(download, "fetch", lambda source, root: self.fail("a second download"))
         with download.download_lock(self.root, "MNIST") as lock:
             waiting = Thread(target=wait)
             waiting.start()
@@ -432,7 +431,7 @@ class MissingTests(FilesTestCase):
 
     def test_elsewhere(self) -> None:
         """Files a level off, or with a dot in their names, are pointed out."""
-        self.patch(vision, "download", unreachable)
+        self.patch(download, "fetch", unreachable)
         for name in NAMES:
             (self.raw / name).rename(self.raw / name.replace("-idx", ".idx"))
         self.told(
@@ -461,7 +460,7 @@ class ColourTests(FilesTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.folder = self.root / "cifar-10-batches-py"
-        self.patch(vision, "download", unreachable)
+        self.patch(download, "fetch", unreachable)
 
     def test_damaged_or_missing(self) -> None:
         """Files whose MD5 is wrong are told apart from files that are missing."""
@@ -494,7 +493,7 @@ class ColourTests(FilesTestCase):
             (root / "cifar-10-python.tar.gz").write_bytes(b"<html>Log in")
             raise OSError("download failed: File not found or corrupted.")
 
-        self.patch(vision, "download", portal)
+        self.patch(download, "fetch", portal)
         self.told("missing: data_batch_1, ", "batches.meta", "corrupted.", make=cifar10)
         self.assertFalse(self.root.exists())
 

@@ -28,9 +28,9 @@ from byzpy_tw.datasets import (
     mnist5k,
     shipped,
     synthetic,
-    vision,
     write_idx,
 )
+from byzpy_tw.datasets.cifar_files import color_split
 from byzpy_tw.errors import BadParameter, DatasetUnavailable, UnsuitableData
 
 
@@ -265,7 +265,7 @@ class ShippedTests(SynchronousTestCase):
 
     def test_damaged(self) -> None:
         """A file that was cut short, or is another, is named, with the cure."""
-        whole = Path(vision.__file__).with_name("mnist5k.npz").read_bytes()
+        whole = Path(shipped.__file__).with_name("mnist5k.npz").read_bytes()
         other = io.BytesIO()
         np.savez(other, x=np.zeros((50, 28, 28), np.uint8), y=np.arange(50) % 10)
         flipped = bytearray(whole)
@@ -357,7 +357,7 @@ class ColourTests(SynchronousTestCase):
     def test_channels_first(self) -> None:
         """CIFAR's pixels keep their places, with the channel as the first axis."""
         images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-        split = vision.color_split(images, [3, 1])
+        split = color_split(images, [3, 1])
         self.assertEqual(split.x.shape, (2, 3, 4, 4))
         self.assertEqual(int(split.x[1, 2, 3, 0]), int(images[1, 3, 0, 2]))
         self.assertEqual(split.y.tolist(), [3, 1])

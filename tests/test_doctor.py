@@ -18,6 +18,7 @@ from byzpy_tw.__main__ import main
 from byzpy_tw.attacks.simple import Empire
 from byzpy_tw.cli.doctor import _configured, lines
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.datasets.synthetic import synthetic
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.plugins import Registry, hookimpl, load
@@ -58,7 +59,9 @@ class DoctorCase(TestCase):
         self.addCleanup(self.pool.shutdown)
 
     def serve(self, registry: Registry, keys: Keys | None) -> str:
-        server = ByzpyServer(reactor, "127.0.0.1", 0, self.folder, keys=keys)
+        server = ByzpyServer(
+            reactor, ServerConfig(host="127.0.0.1", port=0, data_root=str(self.folder)), keys=keys
+        )
         server._registry = registry
         server.startService()
         self.started.append(server)

@@ -7,6 +7,7 @@ import ssl
 from typing import Any
 
 import attrs
+from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.ssl import CertificateOptions
@@ -14,6 +15,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
+from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.errors import BadTicket, ByzpyTwError, KeysRefused, NotAuthenticated
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.addresses import Address
@@ -21,7 +23,6 @@ from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.protocol.tensor_stream import TensorStream
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.log_rate_limiter import LINES, SECONDS
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.trainer.server_client import RemoteServer, _StreamFactory
@@ -67,7 +68,10 @@ class KeysCase(TestCase):
         self.log = Heard(self)
 
     def serve(self, keys: Keys | None) -> ByzpyServer:
-        server = ByzpyServer(reactor, "127.0.0.1", 0, folder(self), keys=keys, limits=self.limits)
+        config = ServerConfig(
+            host="127.0.0.1", port=0, data_root=str(folder(self)), limits=self.limits
+        )
+        server = ByzpyServer(reactor, config, keys=keys)
         server.startService()
         # What it runs on is worked out in the pool: let that end first.
         self.addCleanup(lambda: server.environment().addBoth(lambda _: server.stopService()))
@@ -294,7 +298,7 @@ class TicketTests(KeysCase):
         first, second = self.serve(certificate), self.serve(key)
         host = self.dial(first, self.cluster.trainer())
         await host.hello()
-        second.tickets, second.insecure = first.tickets, True
+        second.tickets, second.config = first.tickets, evolve(second.config, insecure=True)
         host.endpoint.address = second.address
         error = await self.assertFailure(
             Deferred.fromCoroutine(host.open("r", SPEC, Vectors())), KeysRefused
@@ -360,7 +364,7 @@ class HandshakeTests(ServerCase):
         self.assertIn("hanging up: go", said[-1])
         # Of one that is known everything is said.
         self.server.keys = None
-        self.server.insecure = True
+        self.server.config = evolve(self.server.config, insecure=True)
         with capturedLogs() as events:
             for _ in range(LINES + 5):
                 self.dial("10.0.0.8").session.hang_up("go")

@@ -22,7 +22,7 @@ PACKAGE = Path(byzpy_tw.__file__).parent
 ORDER = (
     ("", "errors"),  # byzpy_tw itself: it imports nothing until a name is used
     ("console", "files", "plugin_code", "seeds", "text", "vectors"),
-    ("global_random", "object_state"),
+    ("global_random", "object_state", "parameters"),
     ("kernels",),
     ("aggregators",),
     ("preaggregators", "attacks", "datasets", "models", "partitions"),

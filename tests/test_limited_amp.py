@@ -14,12 +14,12 @@ from twisted.protocols import amp
 from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.config.server import BOX_BYTES, IN_FLIGHT
 from byzpy_tw.errors import BadRequest, ServerError, UnsuitableModel, WireError
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.limited_amp import BOX_BYTES, IN_FLIGHT, MESSAGE, LimitedAMP
+from byzpy_tw.protocol.limited_amp import MESSAGE, LimitedAMP
 from byzpy_tw.protocol.wire_errors import FATAL, WIRE_ERRORS
 from byzpy_tw.testing.doubles import SlowTransport
-
 
 
 def box(**values: bytes) -> bytes:

@@ -18,11 +18,11 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.__main__ import main as other_commands
 from byzpy_tw.cli.train import configuration, main
+from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.plugins import Registration, Registry, hookimpl, load
 from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys
 from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.tap import Options
 from byzpy_tw.trainer.run import prepare_run, run_prepared
@@ -175,10 +175,10 @@ COMMANDS: tuple[Row, ...] = (
 # Of ``twistd byzpy-server``, which exits with 1 and adds where its help is.
 SERVERS: tuple[Row, ...] = (
     ("--port {busy}", 1, ("CANNOT_LISTEN", "Address already in use", "choose another --port")),
-    ("--port 70000", 1, ("a port is a number from 0 to 65535, not 70000",)),
+    ("--port 70000", 1, ("--port must be", "at most 65535, got 70000")),
     ("--host 203.0.113.7 --port 0", 1, ("CANNOT_LISTEN", "203.0.113.7", "--host")),
-    ("--device tpu --port 0", 1, ("--device must be cpu, cuda or auto, not 'tpu'",)),
-    ("--max-nodes 0 --port 0", 1, ("must be at least 1, got 0",)),
+    ("--device tpu --port 0", 1, ("--device must be one of cpu, cuda, auto, got 'tpu'",)),
+    ("--max-nodes 0 --port 0", 1, ("--max-nodes must be", "at least 1, got 0")),
     ("--keys {here}/none.pem --port 0", 1, ("BAD_KEYS", "No such file", "keygen")),
     ("--keys {here}/trainer.pem --port 0", 1, ("BAD_KEYS", "is a trainer's file")),
     ("--keys {here}/server.pem --insecure --port 0", 1, ("exclude one another",)),
@@ -356,9 +356,10 @@ class BegunTests(TestCase):
         self.registry = load(only=[], extra={"extra": Extra})
 
     def serve(self, keys: Keys | None = None, limits: Limits | None = None) -> str:
-        server = ByzpyServer(
-            reactor, "127.0.0.1", 0, folder(self), keys=keys, limits=limits or Limits()
+        config = ServerConfig(
+            host="127.0.0.1", port=0, data_root=str(folder(self)), limits=limits or Limits()
         )
+        server = ByzpyServer(reactor, config, keys=keys)
         server.startService()
         # What it runs on is worked out in the pool: let that end first.
         self.addCleanup(lambda: server.environment().addBoth(lambda _: server.stopService()))

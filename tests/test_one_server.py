@@ -12,6 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.errors import BadAddress
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.keys import Keys
@@ -32,7 +33,7 @@ class IdentityTests(ServerCase):
         first, second = self.dial().hello()["server"], self.dial().hello()["server"]
         self.assertEqual(first, second)
         self.assertTrue(first.isprintable() and 1 <= len(first) <= commands.MOST_IDENTITY)
-        others = {ByzpyServer(reactor, "", 0, folder(self)).identity for _ in range(20)}
+        others = {ByzpyServer(reactor, ServerConfig(port=0)).identity for _ in range(20)}
         self.assertEqual(len(others | {first}), 21)
 
 
@@ -172,7 +173,7 @@ class ExaminedTests(test_doctor.DoctorCase):
 
     async def test_in_every_spelling(self) -> None:
         """Names without regard to case, and addresses of more kinds than one."""
-        server = ByzpyServer(reactor, "::", 0, self.folder)
+        server = ByzpyServer(reactor, ServerConfig(host="::", port=0, data_root=str(self.folder)))
         server._registry = test_doctor.registry_of()
         server.startService()
         self.started.append(server)

@@ -20,7 +20,7 @@ from byzpy_tw.cli.train import parse_invocation
 from byzpy_tw.config.paths import expand_home, resolve_paths
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.config.toml import options_to_toml, to_toml
-from byzpy_tw.config.unused import drop_unused, unused
+from byzpy_tw.config.unused import drop_unused, unused_notices
 from byzpy_tw.errors import BadParameter, BadVectors, ConfigError, GuaranteeMissing
 from byzpy_tw.plugins import load
 from byzpy_tw.records.recorded_run import config_in_process
@@ -118,9 +118,11 @@ class UselessTests(SynchronousTestCase):
     def test_an_attack_of_nobody(self) -> None:
         """An attack without Byzantine nodes is a notice; the default one is none."""
         config = RunConfig(in_process=True, num_byz=0, f=0, attack="sign-flip")
-        self.assertEqual(unused(config), ["--attack sign-flip is not used: --num-byz 0"])
+        self.assertEqual(unused_notices(config), ["--attack sign-flip is not used: --num-byz 0"])
         for attack, b in (("empire", 0), ("none", 0), ("sign-flip", 1)):
-            self.assertEqual(unused(RunConfig(in_process=True, num_byz=b, f=b, attack=attack)), [])
+            self.assertEqual(
+                unused_notices(RunConfig(in_process=True, num_byz=b, f=b, attack=attack)), []
+            )
 
 
 class PathsTests(SynchronousTestCase):

@@ -28,8 +28,8 @@ from byzpy_tw.errors import (
     UnknownName,
 )
 from byzpy_tw.plugins import KINDS, ParsedName, Registry, load, parse
-from byzpy_tw.plugins.parameters import parameters_of, read_arguments
 from byzpy_tw.plugins.shorthand import build_attack, build_pipeline
+from byzpy_tw.plugins.signatures import parameters_of, read_arguments
 from tests.distributions import on_path, write
 from tests.support import environment, folder
 
@@ -188,7 +188,7 @@ class ParameterTests(SynchronousTestCase):
 
         found = parameters_of("aggregator", Rule)
         self.assertEqual(list(found), ["depth", "names"])
-        self.assertEqual(found["depth"].kind_text, "int")
+        self.assertEqual(found["depth"].type_text, "int")
 
     def test_reserved_by_kind(self) -> None:
         """A data root or a model's shape is nobody's to give; elsewhere the words are free."""

@@ -18,12 +18,15 @@ from byzpy_tw.cli.train import parse_invocation, parser
 from byzpy_tw.tap import Options
 from tests.support import PATIENCE, TWISTD, Process, environment, folder
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PLUGINS = (ROOT / "docs" / "how-to" / "write-plugins.md").read_text()
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text()
 
 
-def blocks(heading: str, language: str) -> list[str]:
-    """The code blocks of `language` under `heading`."""
-    section = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+def blocks(heading: str, language: str, page: str = README) -> list[str]:
+    """The code blocks of `language` under `heading` of `page`."""
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     return [b.strip() for b in re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)]
 
 
@@ -62,12 +65,15 @@ class WalkTests(TestCase):
 
 
 class PluginTests(TestCase):
-    """The plugin of the README, from its two files to its name."""
+    """The plugin of the page on plugins, from its two files to its name."""
 
     def test_the_plugin_works(self) -> None:
         """Installed by pip, it is used by name."""
         here, there = folder(self), folder(self)
-        [code], [project] = blocks("Plugins", "python"), blocks("Plugins", "toml")
+        [code], [project] = (
+            blocks("One file", "python", PLUGINS),
+            blocks("One file", "toml", PLUGINS),
+        )
         (here / "midrange.py").write_text(code.partition("\n")[2])
         (here / "pyproject.toml").write_text(project)
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
@@ -88,6 +94,10 @@ class PluginTests(TestCase):
 class TextTests(SynchronousTestCase):
     """What can be checked without running anything for long."""
 
+    def test_is_short(self) -> None:
+        """At most 120 lines: everything else stands in docs/."""
+        self.assertLessEqual(len(README.splitlines()), 120)
+
     def test_options_exist(self) -> None:
         """Each option that the README names is the trainer's, the server's or the lab's."""
         lab = argparse.ArgumentParser()
@@ -99,7 +109,7 @@ class TextTests(SynchronousTestCase):
 
     def test_python_runs(self) -> None:
         """The Python lines run."""
-        [code] = blocks("Options", "python")
+        [code] = blocks("From Python", "python")
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE,
             cwd=folder(self),
@@ -109,7 +119,8 @@ class TextTests(SynchronousTestCase):
 
     def test_config_file(self) -> None:
         """The file of options is one, and the commands beside it are understood."""
-        [text], lines = blocks("A file of options", "toml"), blocks("A file of options", "sh")
+        text, *_ = blocks("An example", "toml", CONFIGURATION)
+        lines = blocks("An example", "sh", CONFIGURATION)
         here = folder(self)
         (here / "run.toml").write_text(text)
         commands = [shlex.split(line) for block in lines for line in block.splitlines()]
@@ -121,7 +132,7 @@ class TextTests(SynchronousTestCase):
 
     def test_ci_runs_the_commands(self) -> None:
         """.ci/run installs as the README's second command does, and runs its first."""
-        script = (Path(__file__).parent.parent / ".ci" / "run").read_text()
+        script = (ROOT / ".ci" / "run").read_text()
         first, second = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
         self.assertIn(first.rpartition("venv/bin/python ")[2], script)
         self.assertIn("install --quiet -e '.[test]'", script)

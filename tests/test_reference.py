@@ -14,7 +14,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import tap
 from byzpy_tw.__main__ import COMMANDS
 from byzpy_tw.config.run import RunConfig, flag
+from byzpy_tw.config.validators import option
 from byzpy_tw.errors import ByzpyTwError, errors_by_code
+from byzpy_tw.parameters import integer_in
 from byzpy_tw.plugins import hookspecs, load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,8 +46,8 @@ class PagesTests(SynchronousTestCase):
 
     def test_every_option_of_a_run(self) -> None:
         """Each field of `RunConfig`, with its help."""
-        for option in attrs.fields(RunConfig):
-            self.assertRegex(PAGES["train.md"], rf"(?m)^\| `{flag(option.name)}[ ,`]")
+        for one in attrs.fields(RunConfig):
+            self.assertRegex(PAGES["train.md"], rf"(?m)^\| `{flag(one.name)}[ ,`]")
 
     def test_every_option_of_a_server(self) -> None:
         """Each option and flag of twistd's command."""
@@ -93,11 +95,15 @@ class ChangeTests(SynchronousTestCase):
 
     def test_an_option_of_a_server(self) -> None:
         """A parameter and a flag."""
-        lines = {"synopsis": "", "compData": SimpleNamespace(optActions={})}
+
+        def fields(**given: Any) -> list[tuple[str, Any]]:
+            return [(f.name, f) for f in attrs.fields(attrs.make_class("Made", given))]
+
+        parameters = ({}, {"aa": option(1, "So.", integer_in(0))}, {"aa": option("b", "So.")})
         shown = {
-            GENERATE.server_options(SimpleNamespace(optParameters=a, optFlags=b, **lines))
-            for a in ([], [["aa", None, 1, "So."]], [["aa", None, 2, "So."]])
-            for b in ([], [["bb", None, "So."]])
+            GENERATE.server_options(SimpleNamespace(synopsis=""), fields(**a, **b))
+            for a in parameters
+            for b in ({}, {"bb": option(False, "So.")})
         }
         self.assertEqual(len(shown), 6)
 

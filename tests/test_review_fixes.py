@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.server import Limits
 from byzpy_tw.errors import (
     BadFrame,
     BadRequest,
@@ -44,7 +45,6 @@ from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.rounds.round import Round
 from byzpy_tw.scheduling import node_scheduler
 from byzpy_tw.scheduling.node_scheduler import NodeScheduler
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool, SlowTransport
 from byzpy_tw.trainer import server_client
 from byzpy_tw.trainer.cluster import Cluster, Terms
@@ -55,9 +55,10 @@ from byzpy_tw.trainer.server_client import ANSWER_SECONDS, MOST_UNREAD, RemoteSe
 from byzpy_tw.trainer.server_endpoint import ServerEndpoint
 from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.trainer.training import Training
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.environment import Environment, environment
 from byzpy_tw.workers.gradients import MicroBatches
-from byzpy_tw.workers.host import activation_bytes_per_example, build
+from byzpy_tw.workers.model_size import activation_bytes_per_example
 from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import SPEC, D, ServerCase, registry
 
@@ -69,7 +70,7 @@ class DriverTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor, self.pool = ClockReactor(), HandCrankedPool(eager=True)
-        self.host = build(SPEC, registry(), data_root=Path("/nonexistent"))
+        self.host = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
         self.driver = NodeScheduler(self.host, self.reactor, self.pool, 3)
         self.emitted: list[int] = []
         self.taken: list[Deferred[None]] = []
@@ -109,7 +110,7 @@ class DriverTests(SynchronousTestCase):
 
     def test_many_that_are_late(self) -> None:
         """All that is held back to be late is bounded, for any number of nodes."""
-        self.patch(node_scheduler, "_HELD_BYTES", 4 * D)
+        self.patch(node_scheduler, "MAX_HELD_BYTES", 4 * D)
         for node, shard in ((2, 0), (3, 1)):
             self.host.spawn(NodeSpec(node=node, shard=shard, attack="slow:seconds=0"))
         self.successResultOf(self.attack(0, 2, 3))
@@ -291,7 +292,7 @@ class _Offline(RemoteServer):
     second: LimitedAMP
 
     async def ask(self, request: Any, **options: Any) -> Any:
-        trial = build(SPEC, registry(), data_root=Path("/nonexistent")).trial_outcome.trial
+        trial = build_host(SPEC, registry(), data_root=Path("/nonexistent")).trial_outcome.trial
         return commands.OpenRunAnswer(D, "x", trial, b"t")
 
 
@@ -390,7 +391,7 @@ class InProcessTests(SynchronousTestCase):
     def test_rounds_that_are_over(self) -> None:
         """Late nodes are given up as on a server, and write into no row afterwards."""
         pool = HandCrankedPool(eager=True)
-        built = build(SPEC, registry(), data_root=Path("/nonexistent"))
+        built = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
         expected: Any = None
         host = InProcessServer(
             ClockReactor(), pool, 1, registry(), built.dataset, built.trial_outcome, expected

@@ -14,7 +14,7 @@ from byzpy_tw.errors import BadRequest, UnknownRun
 from byzpy_tw.protocol.commands import _failures_to_json
 from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.testing.doubles import HandCrankedPool
-from byzpy_tw.workers.host import build
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.spec import NodeSpec
 from tests.round_harness import NONE, RoundCase, parameters
 from tests.server_harness import SPEC, D, ServerCase, registry
@@ -73,7 +73,7 @@ class AttackTests(RoundCase):
         self.trainer_.spawn([NodeSpec(node=2, shard=1, attack="sign-flip:of=own,scale=1")])
         self.assertEqual(self.attack(0, nodes=(2,)), NONE)
         self.settle()
-        host = build(SPEC, registry(), data_root=Path("/nonexistent"))
+        host = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
         host.spawn(NodeSpec(node=2, shard=1))
         host.parameters.copy_(parameters(0))
         answers: list[Any] = []

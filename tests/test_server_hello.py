@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import define
+from attrs import define, evolve
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -90,7 +90,7 @@ class ProtectedModeTests(ServerCase):
 
     def test_insecure(self) -> None:
         """--insecure lifts it."""
-        self.server.insecure = True
+        self.server.config = evolve(self.server.config, insecure=True)
         self.dial(peer="10.0.0.9", here="10.0.0.1").hello()
 
 

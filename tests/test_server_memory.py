@@ -6,13 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.errors import LimitExceeded
 from byzpy_tw.kernels.memory import trim_heap
 from byzpy_tw.protocol import commands
@@ -41,9 +41,7 @@ SPEC = RunSpec(
 class TidyTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.pool = Clock(), Noting()
-        self.server = ByzpyServer(
-            reactor=self.clock, host="127.0.0.1", port=0, data_root=Path("data")
-        )
+        self.server = ByzpyServer(self.clock, ServerConfig(host="127.0.0.1", port=0))
         self.server.pool = self.pool  # type: ignore[assignment]
 
     def test_once_for_runs_that_end_together(self) -> None:
@@ -83,7 +81,8 @@ class TidyTests(SynchronousTestCase):
                 self.take_over = server.take_over
 
         session = Session(Refusing(self.server))  # type: ignore[arg-type]
-        self.failureResultOf(Deferred.fromCoroutine(session.open_run(commands.OpenRun("a", SPEC))), LimitExceeded)
+        opening = Deferred.fromCoroutine(session.open_run(commands.OpenRun("a", SPEC)))
+        self.failureResultOf(opening, LimitExceeded)
         self.clock.advance(TRIM_DELAY)
         self.assertEqual(self.pool.given, [trim_heap])
 

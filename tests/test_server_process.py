@@ -18,6 +18,7 @@ from unittest import SkipTest
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import TestCase
 
+from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.testing.doubles import HandCrankedPool
@@ -62,7 +63,7 @@ class StartingTests(TestCase):
     def test_bad_options_are_refused(self) -> None:
         """An impossible option is one line that names it."""
         for options, words in (
-            (("--port", "70000"), "0 to 65535"),
+            (("--port", "70000"), "at most 65535"),
             (("--device", "tpu"), "--device must be"),
             (("--max-nodes", "0"), "at least 1"),
         ):
@@ -165,7 +166,9 @@ class PrivilegesTests(TestCase):
             made.append(threads)
             return HandCrankedPool()
 
-        server = ByzpyServer(reactor, "127.0.0.1", 801, folder(self), make_pool=make_pool)
+        server = ByzpyServer(
+            reactor, ServerConfig(host="127.0.0.1", port=801, threads=1), make_pool=make_pool
+        )
         server.privilegedStartService()
         self.assertEqual([(port, host) for port, _, _, host in reactor.tcpServers],
                          [(801, "127.0.0.1")])  # fmt: skip

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
+from attrs import evolve
 from twisted.logger import capturedLogs, formatEvent
 
+from byzpy_tw.config.server import Limits
 from byzpy_tw.errors import (
     BadParameter,
     BadRequest,
@@ -18,7 +20,6 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.mtls import Peer
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.workers.spec import NodeSpec
 from tests.key_files import ClusterKeys
 from tests.server_harness import BYZANTINE, HONEST, SPEC, D, ServerCase
@@ -183,7 +184,9 @@ class ReturnTests(ServerCase):
         old, new = self.trainer(), self.trainer()
         self.pool.eager = False
         opening = old.begin(commands.OpenRun, run="r", spec=SPEC.to_json())
-        self.server.limits = Limits(runs=2)  # the one that is dropped counts until it is
+        self.server.config = evolve(
+            self.server.config, limits=Limits(runs=2)
+        )  # the one that is dropped counts until it is
         again = new.begin(commands.OpenRun, run="r", spec=SPEC.to_json())
         self.pool.drain()
         for trainer in (old, new):
@@ -194,7 +197,7 @@ class ReturnTests(ServerCase):
 
     def test_of_another_certificate(self) -> None:
         """Where there are keys, a name alone replaces nothing."""
-        self.server.limits = Limits(runs=3)
+        self.server.config = evolve(self.server.config, limits=Limits(runs=3))
         self.server.keys = ClusterKeys().server()
         trainers = []
         for shown in ("a", "b", "a"):

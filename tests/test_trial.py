@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl, object_state
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, UnsuitableModel, WireError
 from byzpy_tw.plugin_code import write_guard
 from byzpy_tw.plugins import Registry, load
@@ -31,9 +31,9 @@ from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.workers.attack_trial import try_attack
-from byzpy_tw.workers.host import build
-from byzpy_tw.workers.model_trial import TrialDigests
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
+from byzpy_tw.workers.trial_digests import TrialDigests
 
 DATA = "synthetic:n=200,classes=4,features=9"
 SPEC = RunSpec(
@@ -516,7 +516,7 @@ class ModelTests(SynchronousTestCase):
 
     def host(self, model: Any, **changed: Any) -> Any:
         spec = evolve(SPEC, model=named("m", model), **changed)
-        return build(spec, self.names, data_root=None)
+        return build_host(spec, self.names, data_root=None)
 
     def test_sound_models(self) -> None:
         """They are shared between threads as they are."""
@@ -619,7 +619,7 @@ class ComparedTests(SynchronousTestCase):
 
     def trial(self, model: Any = Plain, **changed: Any) -> TrialDigests:
         spec = evolve(SPEC, model=named("m", model), **changed)
-        return build(spec, self.names, data_root=None).trial_outcome.trial
+        return build_host(spec, self.names, data_root=None).trial_outcome.trial
 
     def test_equal(self) -> None:
         """Two processes of one code agree, and the answer survives its way."""
@@ -1057,7 +1057,7 @@ class RuleTests(SynchronousTestCase):
 class ServerTests(SynchronousTestCase):
     def test_leaves_threads_for_rounds(self) -> None:
         """Runs are built one after another: what waits for foreign code takes no thread."""
-        server = ByzpyServer(ClockReactor(), "127.0.0.1", 0, Path("."))
+        server = ByzpyServer(ClockReactor(), ServerConfig(port=0))
         server.pool = pool = HandCrankedPool()
         done: list[int] = []
         for number in range(3):

@@ -22,8 +22,9 @@ from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.gradients import Answer
-from byzpy_tw.workers.host import NodeHost, build
+from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 REGISTRY = load()
@@ -34,7 +35,7 @@ def host(device: str = "cpu") -> NodeHost:
         dataset="synthetic", model="logreg", partition="stride", shards=6, seed=0,
         batch_size=4, micro_batch_size=4, n=8, f=2,
     )  # fmt: skip
-    return build(spec, REGISTRY, data_root=None, device=device)
+    return build_host(spec, REGISTRY, data_root=None, device=device)
 
 
 class AimTests(SynchronousTestCase):
@@ -202,7 +203,7 @@ class TogetherTests(SynchronousTestCase):
 
     def test_large_ones_are_let_go(self) -> None:
         """Once they are sent, and not before."""
-        self.patch(driver_module, "LARGE", 0)
+        self.patch(driver_module, "LARGE_TENSOR", 0)
         taken: list[Deferred[None]] = []
         kept: list[torch.Tensor] = []
 
@@ -224,7 +225,7 @@ class TogetherTests(SynchronousTestCase):
         def full(*_: Any) -> None:
             raise MemoryError("full")
 
-        self.patch(driver_module, "narrowed", full)
+        self.patch(driver_module, "round_to_dtype", full)
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
         answer = Deferred.fromCoroutine(driver.send_gradients(0, [0, 1], lambda *_: succeed(None)))
         [told] = set(self.successResultOf(answer).values())

@@ -3,11 +3,11 @@
 Each is called as ``rule(vectors, *, context=None, state=None)`` with an
 ``(n, d)`` tensor or array, or a list of n vectors, and returns one vector of
 the caller's kind.  Rows with a NaN, an infinity or a norm above 1e18 are dropped,
-up to ``f`` of them, and the rule runs with what is left of ``f``.
+up to ``f`` of them, and the rule runs with the rest of ``f``.
 
-``computable(n)`` and ``guarantee(n)`` say, with numbers, why a rule cannot be
-computed, or promises nothing, for n rows; ``laws`` which of the laws in
-`byzpy_tw.testing` it obeys with these parameters.
+``computable(n)`` and ``guarantee(n)`` return, with numbers, why a rule cannot be
+computed, or promises nothing, for n rows; ``laws`` are the laws of
+`byzpy_tw.testing.properties` that it obeys with these parameters.
 """
 
 from byzpy_tw.aggregators.averages import Mean

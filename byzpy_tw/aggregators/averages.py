@@ -1,4 +1,4 @@
-"""The mean, the baseline that one liar can move anywhere."""
+"""The mean: the baseline, which a single faulty row can move anywhere."""
 
 from __future__ import annotations
 
@@ -8,24 +8,19 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget
-from byzpy_tw.aggregators.rule import ALL_LAWS, State, aggregate, needs
+from byzpy_tw.aggregators.rule import State, aggregator
 from byzpy_tw.kernels.points import Gram
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@aggregator("mean", "n >= 1", None)
 class Mean:
     """The mean of the rows.  Not robust: `f` pays for refused rows only."""
 
     inner_products: ClassVar[bool] = False
-    f: int = budget()
-
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("mean", "n >= 1", n >= 1, n, self.f)
+    f: int = integer(0)
 
     def guarantee(self, n: int) -> str | None:
         return None if self.f == 0 else f"mean tolerates no faulty node, got n={n}, f={self.f}"

@@ -8,27 +8,20 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import block, budget
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    PERMUTATION,
-    Outcome,
-    State,
-    aggregate,
-    needs,
-    promises,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, aggregator
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@aggregator("bulyan", "n > 4f", "n >= 4f + 3")
 class Bulyan:
     """Each coordinate's mean of the n - 4f values nearest to the median of n - 2f rows.
 
-    Those rows are chosen one after the other, each the best by Krum of the rows
-    that are left, with max(1, left - f - 2) neighbours.
+    The n - 2f rows are chosen one after the other, each the best by Krum of the remaining
+    rows, with max(1, left - f - 2) neighbours.
 
     References
     ----------
@@ -37,21 +30,13 @@ class Bulyan:
     """
 
     inner_products: ClassVar[bool] = True
-    f: int = budget()
-    chunk_size: int = block()
-
-    __call__ = aggregate
+    f: int = integer(0)
+    chunk_size: int = integer(32, least=1)
 
     @property
     def laws(self) -> frozenset[str]:
-        # Where the last choices have one neighbour, rows that are each other's nearest tie.
+        # With one neighbour, as in the last choices, two rows nearest to each other tie.
         return ALL_LAWS - {PERMUTATION} if self.f in (1, 2) else ALL_LAWS
-
-    def computable(self, n: int) -> str | None:
-        return needs("bulyan", "n > 4f", n > 4 * self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("bulyan", "n >= 4f + 3", n >= 4 * self.f + 3, n, self.f)
 
     def outcome(
         self, points: Points, *, context: Context | None = None, state: State = None
@@ -62,7 +47,7 @@ class Bulyan:
 
 
 def repeated_krum(squared: Tensor, f: int, count: int) -> list[int]:
-    """`count` points, in ascending order, each the best by Krum of those left at its turn."""
+    """Return `count` points, in ascending order, each the best by Krum when it was chosen."""
     n = squared.shape[0]
     ordered = squared.clone().fill_diagonal_(-1).sort(dim=1, stable=True)
     # Without the point itself.

@@ -1,4 +1,4 @@
-"""Calling rules that are just functions, and checking what they return."""
+"""Calls of opaque rules, and checks of their answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from byzpy_tw.seeds import Context
 def run_aggregator(
     rule: Callable[..., Any], matrix: Tensor, *, context: Context | None, state: State
 ) -> Outcome:
-    """What `rule` makes of the ``(n, d)`` `matrix`; `BadRuleOutput` unless ``(d,)``."""
+    """Return the outcome of `rule` for the ``(n, d)`` `matrix`; `BadRuleOutput` unless ``(d,)``."""
     answer = _call(rule, matrix, context, state)
     _check(rule, answer, matrix, f"({matrix.shape[1]},)", answer_dims=1)
     return Outcome(answer)
@@ -28,7 +28,7 @@ def run_aggregator(
 def run_preaggregator(
     rule: Callable[..., Any], matrix: Tensor, *, context: Context | None, state: State
 ) -> Tensor:
-    """What `rule` makes of the ``(n, d)`` `matrix`; `BadRuleOutput` unless ``(m, d)``."""
+    """Return the rows that `rule` makes of `matrix`; `BadRuleOutput` unless ``(m, d)``."""
     answer = _call(rule, matrix, context, state)
     _check(rule, answer, matrix, f"(m, {matrix.shape[1]})", answer_dims=2)
     return answer
@@ -41,7 +41,7 @@ def _call(rule: Callable[..., Any], matrix: Tensor, context: Context | None, sta
         answer = rule(matrix, **supported_arguments(rule, {"context": context, "state": own}))
     if state is not None and own is not None:
         state.clear()
-        # What is remembered must not change with the rows of the next round.
+        # The memory must not change with the rows of the next round.
         state.update({k: _detach_from(value, matrix) for k, value in own.items()})
     return answer
 
@@ -55,7 +55,7 @@ def _copy(value: Any) -> Any:
 
 
 def _detach_from(value: Any, matrix: Tensor) -> Any:
-    """`value` in memory of its own, if it is or holds a tensor that lies in that of `matrix`."""
+    """Return `value` with a copy of each tensor in it that shares the memory of `matrix`."""
     if isinstance(value, dict):
         return {key: _detach_from(item, matrix) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -67,7 +67,7 @@ def _detach_from(value: Any, matrix: Tensor) -> Any:
 
 
 def supported_arguments(call: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
-    """Those of the keyword arguments `offered` that `call` takes."""
+    """Return the keyword arguments among `offered` that `call` takes."""
     try:
         parameters = inspect.signature(call).parameters.values()
     except ValueError:  # a builtin without a signature

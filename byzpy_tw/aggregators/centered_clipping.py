@@ -1,4 +1,4 @@
-"""Centered clipping: steps from a centre towards rows that are pulled near it first."""
+"""Centered clipping: steps from a centre towards rows that are clipped around it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget, number, whole, word
 from byzpy_tw.aggregators.rule import (
     EQUAL_ROWS,
     PERMUTATION,
     TRANSLATION,
     Outcome,
     State,
-    aggregate,
-    needs,
-    promises,
+    aggregator,
 )
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
+from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@aggregator("centered clipping", "n >= 1", "n > 2f")
 class CenteredClipping:
     """``v += mean_i (x_i - v) min(1, tau / |x_i - v|)``, `iterations` times.
 
@@ -37,39 +36,29 @@ class CenteredClipping:
     Optimization", ICML 2021, equation 4 and Algorithm 2.
     """
 
-    f: int = budget()
-    tau: float = number("tau", 10.0, above=0.0)
-    iterations: int = whole("iterations", 3, least=1)
-    init: Literal["previous", "zero", "median"] = word(
-        "init", "previous", "previous", "zero", "median"
-    )
-
-    __call__ = aggregate
+    f: int = integer(0)
+    tau: float = real(10.0, above=0.0)
+    iterations: int = integer(3, least=1)
+    init: Literal["previous", "zero", "median"] = choice("previous", "zero", "median")
 
     @property
     def laws(self) -> frozenset[str]:
-        found = {PERMUTATION}
-        return frozenset(found | {TRANSLATION, EQUAL_ROWS} if self.init == "median" else found)
-
-    def computable(self, n: int) -> str | None:
-        return needs("centered clipping", "n >= 1", n >= 1, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("centered clipping", "n > 2f", n > 2 * self.f, n, self.f)
+        from_median = {TRANSLATION, EQUAL_ROWS} if self.init == "median" else set()
+        return frozenset({PERMUTATION} | from_median)
 
     @property
     def products_only(self) -> bool:
-        """Whether inner products are all that it needs: the median is no combination."""
+        """Return whether inner products suffice: the median is no combination of rows."""
         return self.init != "median"
 
     def anchor(self, state: State) -> Tensor | None:
-        """The centre to start from, where it is known beforehand and not zero."""
+        """Return the centre to start from, where it is known beforehand and not zero."""
         return None if self.init != "previous" or state is None else state.get("previous")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        """What these lack to a sum of one is the share of the centre it starts from."""
+        """Return the rows' weights; the rest to a sum of one is the share of the first centre."""
         n = gram.size
-        inner = gram.whole[: n + 1, : n + 1]  # the rows and the centre
+        inner = gram.extended[: n + 1, : n + 1]  # the rows and the centre
         at = torch.zeros(n + 1, dtype=torch.float64)
         at[n] = 1
         for _ in range(self.iterations):

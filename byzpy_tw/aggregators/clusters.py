@@ -9,31 +9,24 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget, number
-from byzpy_tw.aggregators.rule import (
-    EQUAL_ROWS,
-    SCALING,
-    Outcome,
-    State,
-    aggregate,
-    needs,
-    promises,
-)
+from byzpy_tw.aggregators.rule import EQUAL_ROWS, SCALING, Outcome, State, aggregator
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
+from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 
-# Shares are whole numbers over d: what differs at all differs by more than this.
+# Shares are whole numbers over d: two different ones differ by more than this.
 ROUNDING = 1e-12
 
 
 @frozen(kw_only=True)
+@aggregator("sign-guard", "n >= 2", "n > 2f")
 class SignGuard:
     """The mean of rows of ordinary norm and ordinary signs, clipped to the median norm.
 
     A row counts if its norm is within [`low`, `high`] times the median norm, and
     its shares of positive, zero and negative coordinates fall in the largest
-    cluster of these (`mean_shift`).  Where no row passes both, those of
+    cluster of these (`mean_shift`).  Where no row passes both tests, the rows of
     ordinary signs count.  The shares are taken over all coordinates.
 
     References
@@ -42,19 +35,12 @@ class SignGuard:
     Gradient Filtering", ICDCS 2022, Algorithm 2 (which draws a tenth of the coordinates).
     """
 
-    f: int = budget()
-    low: float = number("low", 0.1, least=0.0)
-    high: float = number("high", 3.0, above=0.0)
+    f: int = integer(0)
+    low: float = real(0.1, least=0.0)
+    high: float = real(3.0, above=0.0)
 
     # Not permutation: clusters of one size tie, and the lowest index decides.
     laws: ClassVar[frozenset[str]] = frozenset({SCALING, EQUAL_ROWS})
-    __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("sign-guard", "n >= 2", n >= 2, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("sign-guard", "n > 2f", n > 2 * self.f, n, self.f)
 
     def outcome(
         self, points: Points, *, context: Context | None = None, state: State = None
@@ -71,6 +57,7 @@ class SignGuard:
 
 
 @frozen(kw_only=True)
+@aggregator("clipped-clustering", "n >= 2", "n > 2f")
 class ClippedClustering:
     """Rows clipped to `tau`, cut in two by their angles; the mean of the larger part.
 
@@ -84,20 +71,12 @@ class ClippedClustering:
     Schemes in Federated Learning", IEEE Transactions on Big Data 2023, section 4.
     """
 
-    f: int = budget()
-    tau: float | None = number("tau", None, above=0.0)
-
-    __call__ = aggregate
+    f: int = integer(0)
+    tau: float | None = real(None, above=0.0)
 
     @property
     def laws(self) -> frozenset[str]:
         return frozenset({SCALING, EQUAL_ROWS} if self.tau is None else ())
-
-    def computable(self, n: int) -> str | None:
-        return needs("clipped-clustering", "n >= 2", n >= 2, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("clipped-clustering", "n > 2f", n > 2 * self.f, n, self.f)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         norms = gram.norms
@@ -127,7 +106,7 @@ def _clip(norms: Tensor, limit: float) -> Tensor:
 
 
 def largest_cluster(clusters: list[list[int]]) -> list[int]:
-    """The cluster with most members; of several, the one with the lowest of all."""
+    """Return the cluster with most members; of several, the one with the lowest member."""
     return min(clusters, key=lambda members: (-len(members), members[0]))
 
 
@@ -148,11 +127,11 @@ def two_clusters(apart: np.ndarray) -> list[list[int]]:
 
 
 def mean_shift(features: np.ndarray) -> list[list[int]]:
-    """Clusters of the rows of ``(n, k)`` `features`, by mean shift with a flat kernel.
+    """Return clusters of the rows of ``(n, k)`` `features`, by mean shift with a flat kernel.
 
     The bandwidth is the mean distance to the (n // 2)-th nearest row, itself
-    counted.  Peaks within a bandwidth of one with more rows around it are
-    dropped, and each row goes to the nearest peak left.
+    counted.  A peak within a bandwidth of another with more rows around it is
+    dropped, and each row goes to the nearest remaining peak.
     """
     n = len(features)
     apart = _distances(features, features)

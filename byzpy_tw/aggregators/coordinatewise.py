@@ -1,27 +1,33 @@
-"""Rules that take each coordinate on its own."""
+"""Rules that treat each coordinate on its own."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from attrs import frozen
+from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    PERMUTATION,
-    Outcome,
-    State,
-    aggregate,
-    needs,
-    promises,
-)
+from byzpy_tw.aggregators.rule import PERMUTATION, Outcome, State, aggregator
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
+def _outcome(select: Callable[[Any, Points], Tensor]) -> Callable[..., Outcome]:
+    """Return the method ``outcome`` of a rule that returns ``select(rule, points)``."""
+
+    def outcome(
+        rule: Any, points: Points, *, context: Context | None = None, state: State = None
+    ) -> Outcome:
+        return Outcome(select(rule, points))
+
+    return outcome
+
+
 @frozen(kw_only=True)
+@aggregator("median", "n >= 1", "n > 2f")
 class Median:
     """The median of each coordinate; for even n the mean of the two middle values.
 
@@ -30,24 +36,13 @@ class Median:
     Yin et al., ICML 2018, Definition 1.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("median", "n >= 1", n >= 1, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("median", "n > 2f", n > 2 * self.f, n, self.f)
-
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
-        return Outcome(select.median(points))
+    outcome = _outcome(lambda rule, points: select.median(points))
 
 
 @frozen(kw_only=True)
+@aggregator("trimmed mean", "n > 2f", "n > 2f")
 class TrimmedMean:
     """Each coordinate's mean without its `f` smallest and `f` largest values.
 
@@ -56,24 +51,13 @@ class TrimmedMean:
     Yin et al., ICML 2018, Definition 2.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("trimmed mean", "n > 2f", n > 2 * self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("trimmed mean", "n > 2f", n > 2 * self.f, n, self.f)
-
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
-        return Outcome(select.trimmed_mean(points, self.f))
+    outcome = _outcome(lambda rule, points: select.trimmed_mean(points, rule.f))
 
 
 @frozen(kw_only=True)
+@aggregator("meamed", "n > f", "n > 2f")
 class MeanAroundMedian:
     """Each coordinate's mean of the n - f values nearest to its median.
 
@@ -83,24 +67,13 @@ class MeanAroundMedian:
     ByzPy calls this the mean of medians.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("meamed", "n > f", n > self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("meamed", "n > 2f", n > 2 * self.f, n, self.f)
-
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
-        return Outcome(select.mean_around_median(points, points.size - self.f))
+    outcome = _outcome(lambda rule, points: select.mean_around_median(points, points.size - rule.f))
 
 
 @frozen(kw_only=True)
+@aggregator("phocas", "n > 2f", "n > 2f")
 class Phocas:
     """Each coordinate's mean of the n - f values nearest to its trimmed mean.
 
@@ -109,25 +82,15 @@ class Phocas:
     Xie et al., "Phocas: dimensional Byzantine-resilient SGD", 2018, Definition 7.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("phocas", "n > 2f", n > 2 * self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("phocas", "n > 2f", n > 2 * self.f, n, self.f)
-
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
-        keep = points.size - self.f
-        return Outcome(select.mean_around_trimmed_mean(points, self.f, keep))
+    outcome = _outcome(
+        lambda rule, points: select.mean_around_trimmed_mean(points, rule.f, points.size - rule.f)
+    )
 
 
 @frozen(kw_only=True)
+@aggregator("sign-majority", "n >= 1", "n > 2f")
 class SignMajority:
     """Each coordinate's sign of the sum of its signs: -1, 0 or 1.
 
@@ -136,18 +99,8 @@ class SignMajority:
     Bernstein et al., "signSGD", ICML 2018, Algorithm 3.
     """
 
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
-    __call__ = aggregate
 
-    def computable(self, n: int) -> str | None:
-        return needs("sign-majority", "n >= 1", n >= 1, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("sign-majority", "n > 2f", n > 2 * self.f, n, self.f)
-
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
-        return Outcome(select.sign_of_sign_sum(points))
+    outcome = _outcome(lambda rule, points: select.sign_of_sign_sum(points))

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from math import ceil
-from typing import ClassVar
 
 import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget, number, whole
 from byzpy_tw.aggregators.krum import lowest_scores
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    Outcome,
-    State,
-    aggregate,
-    needs,
-    promises,
-    uniform,
-)
+from byzpy_tw.aggregators.rule import Outcome, State, aggregator, uniform
 from byzpy_tw.kernels.points import Gram, Points
+from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 
 MAX_STEPS = 300  # steps
@@ -29,13 +20,14 @@ MIN_PROGRESS = 1e-6  # of one row's weight a step
 
 
 @frozen(kw_only=True)
+@aggregator("caf", "n > 2f", "n > 2f")
 class CAF:
     """The covariance-bound agnostic filter.
 
     While more than n - 2f weight is left, weights are lowered along the top
     direction of the weighted covariance; the answer is the weighted mean whose
-    covariance had the least top eigenvalue on the way.  `power_iterations` is how
-    many to find that direction by; None for the exact one.
+    covariance had the least top eigenvalue on the way.  `power_iterations` is the
+    number of iterations that find the direction; None for the exact one.
 
     Notes
     -----
@@ -48,26 +40,17 @@ class CAF:
     Untrusted Participants", ICML 2025, Algorithm 2.
     """
 
-    f: int = budget()
-    power_iterations: int | None = whole("power_iterations", None, least=1, most=100_000)
-
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("caf", "n > 2f", n > 2 * self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("caf", "n > 2f", n > 2 * self.f, n, self.f)
+    f: int = integer(0)
+    power_iterations: int | None = integer(None, least=1, most=100_000)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        # NumPy's calls take less time at this size; but no BLAS of NumPy's, which would
-        # have threads of its own.
+        # NumPy's calls take less time at this size.  Not its BLAS, which would have
+        # threads of its own.
         n, inner = gram.size, gram.inner.numpy()
         mass = np.ones(n)
         least, centre = float("inf"), mass / n
-        # A row far out that has no weight left still sets the measure, and can slow the
-        # rest down without end.  Then it no longer does, and each step drops a row.
+        # A row far out without weight still sets the scale, and can slow the others down
+        # without end.  Then it is left out of the scale, and each step drops a row.
         patient = True
         for step in range(MAX_STEPS + n):
             total = mass.sum()
@@ -97,7 +80,7 @@ class CAF:
 
 
 def _top_eigenpair(matrix: Tensor, power_iterations: int | None) -> tuple[float, Tensor]:
-    """The largest eigenvalue of a positive semidefinite matrix, and its vector."""
+    """Return the largest eigenvalue of a positive semidefinite matrix, and its vector."""
     if power_iterations is None:
         values, vectors = torch.linalg.eigh(matrix)
         return float(values[-1]), vectors[:, -1]
@@ -113,36 +96,29 @@ def _top_eigenpair(matrix: Tensor, power_iterations: int | None) -> tuple[float,
 
 
 @frozen(kw_only=True)
+@aggregator("dnc", None, "n > 2f")
 class DnC:
     """Divide and conquer: rows of large projection on a top singular direction are dropped.
 
     `iterations` times, `subsample` coordinates are drawn (by the run's seed and
     the round, or by `seed` where it is given), and the ceil(c f) rows of largest
-    projection dropped; what no iteration dropped is averaged.  If that is nothing,
-    what the last one left.
+    projection dropped.  The rows that no iteration dropped are averaged; if there are none,
+    the rows that the last one kept.
 
     References
     ----------
     Shejwalkar and Houmansadr, "Manipulating the Byzantine", NDSS 2021, Algorithm 2.
     """
 
-    f: int = budget()
-    iterations: int = whole("iterations", 1, least=1, most=1000)
-    subsample: int = whole("subsample", 10_000, least=1)
-    c: float = number("c", 1.0, above=0.0)
-    seed: int | None = whole("seed", None, most=2**63 - 1)
-
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
+    f: int = integer(0)
+    iterations: int = integer(1, least=1, most=1000)
+    subsample: int = integer(10_000, least=1)
+    c: float = real(1.0, above=0.0)
+    seed: int | None = integer(None, most=2**63 - 1)
 
     def computable(self, n: int) -> str | None:
-        drop = self._drop
-        if n <= drop:
-            return f"dnc needs n > ceil(c f), got n={n}, f={self.f}, c={self.c:g}"
-        return None
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("dnc", "n > 2f", n > 2 * self.f, n, self.f)
+        why = f"dnc needs n > ceil(c f), got n={n}, f={self.f}, c={self.c:g}"
+        return None if n > self._drop else why
 
     @property
     def _drop(self) -> int:

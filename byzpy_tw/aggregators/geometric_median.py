@@ -5,11 +5,11 @@ starts there), so that its distances to the rows follow from inner products, and
 step touches the vectors.
 
 1. Weiszfeld's steps, the definition: weights proportional to 1 / max(nu, distance).
-2. If that has not settled after a few, the minimum may lie in a row itself, where
-   Weiszfeld crawls or sticks: there is a test for that (Kuhn), and a way out of a
-   row that is not the minimum (Vardi and Zhang, PNAS 2000, equation 2.6).
-3. Then Newton's steps, in the small space, for as long as they get lower, or no higher than
-   rounding may make them.  Where they do not, as on a line, a row is tried again.
+2. If these have not converged after a few, the minimum may lie in a row itself, where
+   Weiszfeld is slow or stops.  Kuhn's test tells, and a step leads out of a row that is
+   not the minimum (Vardi and Zhang, PNAS 2000, equation 2.6).
+3. Then Newton's steps, on the weights, for as long as the cost falls, but for rounding.
+   Where it does not, as on a line, a row is tried again.
 """
 
 from __future__ import annotations
@@ -23,27 +23,19 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget, number, whole, word
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    SCALING,
-    TRANSLATION,
-    State,
-    aggregate,
-    needs,
-    promises,
-    uniform,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, SCALING, TRANSLATION, State, aggregator, uniform
 from byzpy_tw.kernels.points import Gram
+from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
-PLAIN_STEPS = 4  # of Weiszfeld's, before anything cleverer
+PLAIN_STEPS = 4  # of Weiszfeld's, before the others
 SMOOTHING = 1e-6  # of the median distance
 ROUNDING = 16 * float(np.finfo(np.float64).eps)  # of a sum of distances
-FEW = 64  # rows: NumPy solves for them in less than torch's time, and with one thread
+FEW = 64  # rows: NumPy solves for them faster than torch, and with one thread
 
 
 @frozen(kw_only=True)
+@aggregator("geometric median", "n >= 1", "n > 2f")
 class GeometricMedian:
     """The point with the least sum of distances to the rows.
 
@@ -57,35 +49,27 @@ class GeometricMedian:
     Algorithm 2.
     """
 
-    f: int = budget()
-    nu: float | None = number("nu", None, above=0.0)
-    tol: float = number("tol", 1e-9, above=0.0)
-    max_iter: int = whole("max_iter", 1000, least=1)
-    init: Literal["mean", "zero"] = word("init", "mean", "mean", "zero")
-
-    __call__ = aggregate
+    f: int = integer(0)
+    nu: float | None = real(None, above=0.0)
+    tol: float = real(1e-9, above=0.0)
+    max_iter: int = integer(1000, least=1)
+    init: Literal["mean", "zero"] = choice("mean", "zero")
 
     @property
     def laws(self) -> frozenset[str]:
         lost = {SCALING} if self.nu is not None else set()
         return ALL_LAWS - (lost | {TRANSLATION} if self.init == "zero" else lost)
 
-    def computable(self, n: int) -> str | None:
-        return needs("geometric median", "n >= 1", n >= 1, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("geometric median", "n > 2f", n > 2 * self.f, n, self.f)
-
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
         # The distance within which the most central row has a majority of the rows: no
-        # minority can blow it up.
+        # minority can enlarge it.
         radii = np.partition(gram.squared.numpy(), n // 2, axis=1)[:, n // 2]
         scale, central = float(np.sqrt(radii.min())), int(radii.argmin())
         if scale == 0.0 and self.nu is None:
             return uniform(n, [central])  # over half of the rows are this one
         kept = [*range(n), n + 1]  # the rows and the origin
-        inner = gram.whole.numpy().take(kept, axis=0).take(kept, axis=1)
+        inner = gram.extended.numpy().take(kept, axis=0).take(kept, axis=1)
         space = _Space(
             _relative_to(inner, central), n, SMOOTHING * scale if self.nu is None else self.nu
         )
@@ -100,9 +84,9 @@ class GeometricMedian:
 
 
 def _relative_to(inner: np.ndarray, point: int) -> np.ndarray:
-    """The inner products, as seen from one of the points.
+    """Return the inner products as seen from one of the points.
 
-    From afar each short step would be lost in the rounding of long ones.
+    From afar short steps would be lost in the rounding.
     """
     along = inner[point]
     return (inner + along[point]) - (along + along[:, None])
@@ -110,7 +94,7 @@ def _relative_to(inner: np.ndarray, point: int) -> np.ndarray:
 
 @frozen(eq=False)
 class _Point:
-    """A point of a `_Space`, and what it looks like from there."""
+    """A point of a `_Space`, with its inner products and distances."""
 
     at: np.ndarray  # (n + 1,) weights
     along: np.ndarray  # (n + 1,): inner products with the rows and the origin
@@ -122,8 +106,8 @@ class _Point:
 class _Space:
     """Points as ``(n + 1,)`` weights, with a sum of one, over n rows and the origin.
 
-    NumPy's, whose calls take a fifth of the time of torch's at this size; but NumPy's BLAS
-    for `FEW` rows or fewer only: for more it would have threads of its own.
+    NumPy's calls take a fifth of the time of torch's at this size.  Its BLAS is used for at
+    most `FEW` rows: for more it would have threads of its own.
     """
 
     inner: np.ndarray  # (n + 1, n + 1)
@@ -133,7 +117,7 @@ class _Space:
     def along(self, at: np.ndarray) -> np.ndarray:
         return np.einsum("ij,j->i", self.inner, at)
 
-    def place(self, at: np.ndarray) -> _Point:
+    def point(self, at: np.ndarray) -> _Point:
         along = self.along(at)
         square = float((along * at).sum())
         squared = self.lengths - 2 * along[: self.n] + square
@@ -142,40 +126,40 @@ class _Space:
     def row(self, row: int) -> _Point:
         at = np.zeros(self.n + 1)
         at[row] = 1
-        return self.place(at)
+        return self.point(at)
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """``(n,)``: the rows' squared lengths."""
+        """The rows' squared lengths, ``(n,)``."""
         return self.inner.diagonal()[: self.n]
 
     def length(self, difference: np.ndarray) -> float:
         return sqrt(max(0.0, float((difference * self.along(difference)).sum())))
 
-    def cost(self, place: _Point) -> float:
-        """The sum of distances, each rounded off to a parabola below nu."""
-        away = place.away
+    def cost(self, point: _Point) -> float:
+        """Return the sum of distances, each smoothed to a parabola below nu."""
+        away = point.away
         near = away < self.nu
         if not near.any():
             return float(away.sum())
         return float(np.where(near, (away * away / self.nu + self.nu) / 2, away).sum())
 
-    def weiszfeld(self, place: _Point) -> np.ndarray:
-        pull = 1 / np.maximum(place.away, self.nu)
+    def weiszfeld(self, point: _Point) -> np.ndarray:
+        pull = 1 / np.maximum(point.away, self.nu)
         step = np.zeros(self.n + 1)
         step[: self.n] = pull / pull.sum()
         return step
 
-    @np.errstate(all="ignore")  # what is not finite is no step
-    def newton(self, place: _Point) -> np.ndarray | None:
-        """Newton's step, as a change of weights.
+    @np.errstate(all="ignore")  # a step that is not finite is none
+    def newton(self, point: _Point) -> np.ndarray | None:
+        """Return Newton's step as a change of weights; None where there is none.
 
         With z_i = row_i - at, a = 1 / distance and b = a^3 (0 below nu) the second
         derivative is ``sum(a) I - Z' diag(b) Z``; a step ``Z' q`` solves it if
         ``(sum(a) I - diag(b) Z Z') q = a``.
         """
-        n, along, away = self.n, place.along[: self.n], place.away
-        products = self.inner[:n, :n] - along[:, None] - along + place.square
+        n, along, away = self.n, point.along[: self.n], point.away
+        products = self.inner[:n, :n] - along[:, None] - along + point.square
         pull = 1 / np.maximum(away, self.nu)
         bend = np.where(away > self.nu, pull * pull * pull, 0.0)
         system = -bend[:, None] * products
@@ -183,26 +167,26 @@ class _Space:
         change = _solve(system, pull)
         if change is None or not np.isfinite(change).all():
             return None
-        step = -change.sum() * place.at
+        step = -change.sum() * point.at
         step[:n] += change
         return step
 
 
 def _solve(system: np.ndarray, right: np.ndarray) -> np.ndarray | None:
-    """What the ``(n, n)`` system takes to `right`; None where it is singular."""
+    """Return the solution of the ``(n, n)`` system; None where it is singular."""
     if len(right) <= FEW:
         try:
             return np.linalg.solve(system, right)
         except np.linalg.LinAlgError:
             return None
-    solved, trouble = torch.linalg.solve_ex(torch.from_numpy(system), torch.from_numpy(right))
-    return None if int(trouble) else solved.numpy()
+    solved, error = torch.linalg.solve_ex(torch.from_numpy(system), torch.from_numpy(right))
+    return None if int(error) else solved.numpy()
 
 
 def _minimize(
     space: _Space, start: np.ndarray, max_iter: int, short: float, *, exact: bool
 ) -> np.ndarray:
-    here = space.place(start)
+    here = space.point(start)
     for step in range(max_iter):
         new = None
         if step > PLAIN_STEPS:
@@ -215,35 +199,35 @@ def _minimize(
         if new is None and step == PLAIN_STEPS:
             new = _newton_point(space, here, short)
         if new is None:
-            new = space.place(space.weiszfeld(here))
+            new = space.point(space.weiszfeld(here))
         moved = space.length(new.at - here.at)
         here = new
         if moved <= short:
             break
     if exact and float(here.away.min()) <= space.nu:
-        # Smoothing keeps it off a row by up to nu; which is it?
+        # Smoothing keeps it off a row by up to nu: the minimum may be the row.
         row = space.row(int(here.away.argmin()))
         return row.at if _leave_row(space, row, here) is row else here.at
     return here.at
 
 
 def _newton_point(space: _Space, here: _Point, short: float) -> _Point | None:
-    """Where Newton's step leads, if that is lower but for rounding; or a half, or a quarter."""
+    """Return the point after Newton's step, a half or a quarter of it, if the cost falls."""
     step = space.newton(here)
     if step is None:
         return None
     if space.length(step) <= short:
-        return space.place(here.at + step)  # there; rounding decides which is lower
+        return space.point(here.at + step)  # converged: rounding decides which is lower
     cost = space.cost(here) * (1 + ROUNDING)
     for share in (1.0, 0.5, 0.25):
-        new = space.place(here.at + share * step)
+        new = space.point(here.at + share * step)
         if space.cost(new) < cost:
             return new
     return None
 
 
 def _leave_row(space: _Space, row: _Point, here: _Point) -> _Point | None:
-    """`row` itself where it is the minimum; else a point below it, if below here as well."""
+    """Return `row` where it is the minimum; else a lower point, if it is lower than `here`."""
     n = space.n
     equal = row.away <= space.nu
     pull = np.zeros(n + 1)
@@ -253,5 +237,5 @@ def _leave_row(space: _Space, row: _Point, here: _Point) -> _Point | None:
     if force <= weight:
         return row
     out = pull / total
-    new = space.place(out + (weight / force) * (row.at - out))
+    new = space.point(out + (weight / force) * (row.at - out))
     return new if space.cost(new) < space.cost(here) else None

@@ -8,26 +8,18 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import block, budget, whole
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    PERMUTATION,
-    State,
-    aggregate,
-    needs,
-    promises,
-    uniform,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, aggregator, needs, uniform
 from byzpy_tw.kernels.distances import sort_rows
 from byzpy_tw.kernels.parallel import map_in_order
 from byzpy_tw.kernels.points import Gram
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-def scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
-    """``(n,)``: each point's sum of squared distances to its `closest` nearest others."""
+def krum_scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
+    """Return each point's sum of squared distances to its `closest` nearest others, ``(n,)``."""
     size = chunk_size or gram.size
-    gram.whole  # noqa: B018 - once, before threads ask for it
+    gram.extended  # noqa: B018 - computed once, before threads ask for it
 
     def summed(block: int) -> Tensor:
         apart = gram.distances_of(slice(block * size, (block + 1) * size))
@@ -38,7 +30,7 @@ def scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
 
 
 def lowest_scores(scores: Tensor, q: int) -> Tensor:
-    """The indices of the `q` lowest scores; of equal ones, the lowest indices."""
+    """Return the indices of the `q` lowest scores; of equal ones, the lowest indices."""
     return scores.sort(stable=True).indices[:q]
 
 
@@ -59,6 +51,7 @@ def _laws(rule: Krum | MultiKrum) -> frozenset[str]:
 
 
 @frozen(kw_only=True)
+@aggregator("krum", None, "n > 2f + 2")
 class Krum:
     """The row with the lowest sum of squared distances to its `closest` nearest others.
 
@@ -69,11 +62,9 @@ class Krum:
     Blanchard et al., NeurIPS 2017, section 4.
     """
 
-    f: int = budget()
-    closest: int | None = whole("closest", None, least=1)
-    chunk_size: int = block()
-
-    __call__ = aggregate
+    f: int = integer(0)
+    closest: int | None = integer(None, least=1)
+    chunk_size: int = integer(32, least=1)
 
     @property
     def laws(self) -> frozenset[str]:
@@ -82,15 +73,13 @@ class Krum:
     def computable(self, n: int) -> str | None:
         return _computable(self, "krum", n)
 
-    def guarantee(self, n: int) -> str | None:
-        return promises("krum", "n > 2f + 2", n > 2 * self.f + 2, n, self.f)
-
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        found = scores(gram, _closest(self, gram.size), self.chunk_size)
+        found = krum_scores(gram, _closest(self, gram.size), self.chunk_size)
         return uniform(gram.size, lowest_scores(found, 1))
 
 
 @frozen(kw_only=True)
+@aggregator("multi-krum", None, "n > 2f + 2")
 class MultiKrum:
     """The mean of the `q` rows with the best Krum scores.
 
@@ -101,12 +90,10 @@ class MultiKrum:
     Blanchard et al., NeurIPS 2017, section 4 (their m is q here).
     """
 
-    f: int = budget()
-    q: int | None = whole("q", None, least=1)
-    closest: int | None = whole("closest", None, least=1)
-    chunk_size: int = block()
-
-    __call__ = aggregate
+    f: int = integer(0)
+    q: int | None = integer(None, least=1)
+    closest: int | None = integer(None, least=1)
+    chunk_size: int = integer(32, least=1)
 
     @property
     def laws(self) -> frozenset[str]:
@@ -118,10 +105,7 @@ class MultiKrum:
             return f"multi-krum needs q <= n - f, got n={n}, f={self.f}, q={self.q}"
         return why
 
-    def guarantee(self, n: int) -> str | None:
-        return promises("multi-krum", "n > 2f + 2", n > 2 * self.f + 2, n, self.f)
-
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         q = max(1, gram.size - self.f - 1) if self.q is None else self.q
-        found = scores(gram, _closest(self, gram.size), self.chunk_size)
+        found = krum_scores(gram, _closest(self, gram.size), self.chunk_size)
         return uniform(gram.size, lowest_scores(found, q))

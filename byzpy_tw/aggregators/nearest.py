@@ -7,7 +7,6 @@ from typing import ClassVar
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget, whole
 from byzpy_tw.aggregators.krum import lowest_scores
 from byzpy_tw.aggregators.rule import (
     EQUAL_ROWS,
@@ -15,17 +14,17 @@ from byzpy_tw.aggregators.rule import (
     SCALING,
     TRANSLATION,
     State,
-    aggregate,
-    needs,
-    promises,
+    aggregator,
     uniform,
 )
 from byzpy_tw.errors import TooManyByzantine
 from byzpy_tw.kernels.points import Gram
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@aggregator("monna", "n > f", "n > 2f")
 class MoNNA:
     """The mean of the n - f rows nearest to node `reference`'s own, itself included.
 
@@ -40,18 +39,11 @@ class MoNNA:
 
     inner_products: ClassVar[bool] = False
     trusts_a_row: ClassVar[bool] = True
-    f: int = budget()
-    reference: int = whole("reference", 0)
+    f: int = integer(0)
+    reference: int = integer(0)
 
     # The reference's row is not like the others.
     laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
-    __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("monna", "n > f", n > self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("monna", "n > 2f", n > 2 * self.f, n, self.f)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
@@ -63,11 +55,12 @@ class MoNNA:
             )
         row = nodes.index(self.reference)
         away = gram.squared_from(row).clone()
-        away[row] = -1  # itself first, whatever equals it
+        away[row] = -1  # itself first, before rows that equal it
         return uniform(n, lowest_scores(away, n - self.f))
 
 
 @frozen(kw_only=True)
+@aggregator("cge", "n > f", "n > 2f")
 class CGE:
     """Comparative gradient elimination: the mean of the n - f rows of least norm.
 
@@ -78,16 +71,9 @@ class CGE:
     """
 
     inner_products: ClassVar[bool] = False
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
-    __call__ = aggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("cge", "n > f", n > self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("cge", "n > 2f", n > 2 * self.f, n, self.f)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return uniform(gram.size, lowest_scores(gram.norms, gram.size - self.f))

@@ -1,15 +1,15 @@
 """Pre-aggregators and an aggregator, run as one.
 
 Geometric rules in a row cost one pass over the vectors for their inner products
-and one for the result, however many there are (`kernels.points`).  A rule that
-looks at the vectors gets them as the rules before it left them.
+and one for the result, for any number of rules (`kernels.points`).  A rule that
+reads the vectors gets them as the rules before it left them.
 """
 
 from __future__ import annotations
 
+from types import TracebackType
 from typing import Any
 
-import attrs
 from attrs import field, frozen
 from torch import Tensor
 
@@ -18,12 +18,11 @@ from byzpy_tw.aggregators.rule import (
     Outcome,
     State,
     anchor_of,
-    apply_preaggregator,
-    check,
-    check_weights,
     compute_outcome,
     drop_refused_rows,
+    mix_of,
     multiplies,
+    weights_of,
     with_reduced_budget,
 )
 from byzpy_tw.errors import BadRuleOutput, TooManyByzantine
@@ -32,7 +31,72 @@ from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import Vectors, as_matrix
 
-Rule = Any  # a callable; what else it has, `aggregators.rule` says
+Rule = Any  # a callable; `aggregators.rule` has the other methods that it may have
+
+
+@frozen
+class Stage:
+    """One rule of a chain, with the usual meaning of the declarations that it left out."""
+
+    rule: Rule
+    key: str  # its part of the state
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.rule, "__name__", type(self.rule).__name__)).lower()
+
+    @property
+    def f(self) -> int:
+        f = getattr(self.rule, "f", 0)
+        return f if isinstance(f, int) else 0
+
+    @property
+    def laws(self) -> frozenset[str]:
+        return frozenset(getattr(self.rule, "laws", ()))
+
+    @property
+    def keeps_rows(self) -> bool:
+        return getattr(self.rule, "keeps_rows", False)
+
+    @property
+    def trusts_a_row(self) -> bool:
+        return getattr(self.rule, "trusts_a_row", False)
+
+    def rows(self, n: int) -> int:
+        """Return the number of rows that the rule leaves of n."""
+        rows = getattr(self.rule, "rows", None)
+        left = n if rows is None else rows(n)
+        if type(left) is not int or left < 1:
+            raise BadRuleOutput(
+                f"{type(self.rule).__name__}.rows({n}) returned {left!r}, expected how many rows "
+                "it leaves"
+            )
+        return left
+
+    def condition(self, method: str, n: int) -> str | None:
+        """Return the answer of ``computable(n)`` or ``guarantee(n)``, None if there is no such."""
+        ask = getattr(self.rule, method, None)
+        why = None if ask is None else ask(n)
+        if why is not None and not isinstance(why, str):
+            raise BadRuleOutput(
+                f"{type(self.rule).__name__}.{method}({n}) returned {why!r}, expected None or a "
+                "text that says why not"
+            )
+        return why
+
+    def preaggregate(self, points: Points, context: Context | None, state: State) -> Points:
+        """Return the points that a pre-aggregator makes of `points`."""
+        if hasattr(self.rule, "matrix"):
+            mix = mix_of(self.rule, points.gram, context=context, state=state)
+            return points.mapped(mix)
+        rows = run_preaggregator(self.rule, points.materialise(), context=context, state=state)
+        return Points(rows, anchor=points.anchor)
+
+    def aggregate(self, points: Points, context: Context | None, state: State) -> Outcome:
+        """Return the outcome of an aggregator for `points`."""
+        if hasattr(self.rule, "outcome") or hasattr(self.rule, "weights"):
+            return compute_outcome(self.rule, points, context=context, state=state)
+        return run_aggregator(self.rule, points.materialise(), context=context, state=state)
 
 
 @frozen(kw_only=True)
@@ -49,19 +113,17 @@ class Pipeline:
 
     @property
     def f(self) -> int:
-        """How many refused rows the chain pays for: the most that any rule does."""
-        return max(_budget(rule) for rule in self._rules)
+        """The number of refused rows that the chain pays for: the largest of the rules' f."""
+        return max(stage.f for stage in self._stages)
 
     @property
     def laws(self) -> frozenset[str]:
         """The laws that every rule of the chain obeys."""
-        return frozenset.intersection(
-            *(frozenset(getattr(rule, "laws", ())) for rule in self._rules)
-        )
+        return frozenset.intersection(*(stage.laws for stage in self._stages))
 
     @property
     def geometric(self) -> bool:
-        """Whether every rule works from inner products alone."""
+        """Return whether every rule works from inner products alone."""
         return (
             hasattr(self.aggregator, "weights")
             and getattr(self.aggregator, "products_only", True)
@@ -69,20 +131,20 @@ class Pipeline:
         )
 
     def anchor(self, state: State) -> Tensor | None:
-        """The ``(d,)`` centre that the aggregator starts from, where it remembers one."""
+        """Return the ``(d,)`` centre that the aggregator starts from, where it remembers one."""
         return anchor_of(self.aggregator, (state or {}).get("aggregator", {}))
 
     def __call__(
         self, vectors: Vectors, *, context: Context | None = None, state: State = None
     ) -> Any:
-        """The chain's vector, in the caller's kind; refused rows are dropped, up to `f`."""
+        """Return the chain's vector, in the caller's kind; up to `f` refused rows are dropped."""
         matrix, back = as_matrix(vectors)
 
         def work() -> Tensor:
-            # The inner products tell who is refused, where any rule will ask for them.
-            asks = any(map(multiplies, self._rules))
+            # The inner products tell which rows are refused, where any rule asks for them.
+            geometric = any(multiplies(stage.rule) for stage in self._stages)
             points, context_, dropped = drop_refused_rows(
-                self._points(matrix, state), self.f, context, geometric=asks
+                self._points(matrix, state), self.f, context, geometric=geometric
             )
             return self._with_reduced_budget(dropped)._run(points, context_, state).vector
 
@@ -91,81 +153,63 @@ class Pipeline:
     def outcome(
         self, matrix: Tensor, *, context: Context | None = None, state: State = None
     ) -> Outcome:
-        """The chain's vector and each row's weight in it, for rows known to be finite."""
+        """Return the chain's vector and each row's weight in it, for rows known to be finite."""
         return run_single_threaded(lambda: self._run(self._points(matrix, state), context, state))
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        """``(n,)`` float64 weights of a `geometric` chain, from inner products."""
-        whole: Tensor | None = None
-        for key, rule in self._stages[:-1]:
-            check(rule, gram.size)
-            with _Memory(state, key) as memory:
-                mix = rule.matrix(gram, context=context, state=memory)
-            mix = check_weights(rule, mix, (0, gram.size))
-            gram, whole = gram.mapped(mix), mix if whole is None else mix @ whole
-        check(self.aggregator, gram.size)
-        with _Memory(state, "aggregator") as memory:
-            weights = self.aggregator.weights(gram, context=context, state=memory)
-        weights = check_weights(self.aggregator, weights, (gram.size,))
-        return weights if whole is None else weights @ whole
+        """Return the ``(n,)`` float64 weights of a `geometric` chain, from inner products."""
+        mixed: Tensor | None = None  # of the rules so far
+        *before, last = self._stages
+        for stage in before:
+            with _Memory(state, stage.key) as memory:
+                mix = mix_of(stage.rule, gram, context=context, state=memory)
+            gram, mixed = gram.mapped(mix), mix if mixed is None else mix @ mixed
+        with _Memory(state, last.key) as memory:
+            weights = weights_of(last.rule, gram, context=context, state=memory)
+        return weights if mixed is None else weights @ mixed
 
     def computable(self, n: int) -> str | None:
-        """Why the chain cannot be computed with n rows, or None."""
+        """Return why the chain cannot be computed with n rows, or None."""
         why = self._first("computable", n)
-        if why is None and getattr(self.aggregator, "trusts_a_row", False):
+        *before, last = self._stages
+        if why is None and last.trusts_a_row:
             left = n
-            for rule in self.pre:
-                rows = getattr(rule, "rows", None)
-                left = left if rows is None else rows(left)
+            for stage in before:
+                left = stage.rows(left)
                 if left != n:
                     return (
-                        f"{_name(self.aggregator)} needs the row of one node, and "
-                        f"{_name(rule)} before it makes {left} rows of n={n}"
+                        f"{last.name} needs the row of one node, and "
+                        f"{stage.name} before it makes {left} rows of n={n}"
                     )
         return why
 
     def guarantee(self, n: int) -> str | None:
-        """Why the chain promises nothing for n rows, or None; counted after bucketing.
+        """Return why the chain promises nothing for n rows, or None; counted after bucketing.
 
         An aggregator that trusts one node's row promises nothing behind a rule that
-        permutes or mixes rows: the row in that place may be anybody's.
+        permutes or mixes rows: the row in that position may be any node's.
         """
-        mixing = [rule for rule in self.pre if not getattr(rule, "keeps_rows", False)]
-        if mixing and getattr(self.aggregator, "trusts_a_row", False):
+        *before, last = self._stages
+        mixing = [stage for stage in before if not stage.keeps_rows]
+        if mixing and last.trusts_a_row:
             return (
-                f"{_name(self.aggregator)} trusts one node's row, and {_name(mixing[0])} before "
+                f"{last.name} trusts one node's row, and {mixing[0].name} before "
                 "it permutes or mixes rows"
             )
         return self._first("guarantee", n)
 
     @property
-    def _rules(self) -> tuple[Rule, ...]:
-        return (*self.pre, self.aggregator)
-
-    @property
-    def _stages(self) -> tuple[tuple[str, Rule], ...]:
-        names = [f"pre-{i}" for i in range(len(self.pre))]
-        return tuple(zip([*names, "aggregator"], self._rules))
+    def _stages(self) -> tuple[Stage, ...]:
+        before = (Stage(rule, f"pre-{i}") for i, rule in enumerate(self.pre))
+        return (*before, Stage(self.aggregator, "aggregator"))
 
     def _first(self, method: str, n: int) -> str | None:
-        for rule in self._rules:
-            ask = getattr(rule, method, None)
-            why = None if ask is None else ask(n)
-            if why is not None and not isinstance(why, str):
-                raise BadRuleOutput(
-                    f"{type(rule).__name__}.{method}({n}) returned {why!r}, expected None or a "
-                    "text that says why not"
-                )
+        """Return the first rule's answer that is not None, each asked for the rows that it gets."""
+        for stage in self._stages:
+            why = stage.condition(method, n)
             if why is not None:
                 return why
-            rows = getattr(rule, "rows", None)
-            left = n if rows is None else rows(n)
-            if type(left) is not int or left < 1:
-                raise BadRuleOutput(
-                    f"{type(rule).__name__}.rows({n}) returned {left!r}, expected how many rows "
-                    "it leaves"
-                )
-            n = left
+            n = stage.rows(n)
         return None
 
     def _points(self, matrix: Tensor, state: State) -> Points:
@@ -174,48 +218,27 @@ class Pipeline:
     def _with_reduced_budget(self, dropped: int) -> Pipeline:
         if not dropped:
             return self
-        return attrs.evolve(
-            self,
-            pre=tuple(with_reduced_budget(rule, dropped) for rule in self.pre),
-            aggregator=with_reduced_budget(self.aggregator, dropped),
-        )
+        *pre, aggregator = (with_reduced_budget(stage.rule, dropped) for stage in self._stages)
+        return Pipeline(pre=pre, aggregator=aggregator)
 
     def _run(self, points: Points, context: Context | None, state: State) -> Outcome:
         why = self.computable(points.size)
         if why is not None:
             raise TooManyByzantine(why)
-        known = True  # whether the rows still are combinations of the given ones
-        for key, rule in self._stages[:-1]:
-            with _Memory(state, key) as memory:
-                if hasattr(rule, "matrix"):
-                    points = apply_preaggregator(rule, points, context=context, state=memory)
-                else:
-                    rows = run_preaggregator(
-                        rule, points.materialise(), context=context, state=memory
-                    )
-                    points, known = Points(rows, anchor=points.anchor), False
-        with _Memory(state, "aggregator") as memory:
-            if hasattr(self.aggregator, "outcome") or hasattr(self.aggregator, "weights"):
-                found = compute_outcome(self.aggregator, points, context=context, state=memory)
-            else:
-                found = run_aggregator(
-                    self.aggregator, points.materialise(), context=context, state=memory
-                )
-        return found if known else Outcome(found.vector)
-
-
-def _name(rule: Rule) -> str:
-    return str(getattr(rule, "__name__", type(rule).__name__)).lower()
-
-
-def _budget(rule: Rule) -> int:
-    f = getattr(rule, "f", 0)
-    return f if isinstance(f, int) else 0
+        *before, last = self._stages
+        for stage in before:
+            with _Memory(state, stage.key) as memory:
+                points = stage.preaggregate(points, context, memory)
+        with _Memory(state, last.key) as memory:
+            outcome = last.aggregate(points, context, memory)
+        # Behind an opaque rule the weights are not those of the given rows.
+        opaque = any(not hasattr(rule, "matrix") for rule in self.pre)
+        return Outcome(outcome.vector) if opaque else outcome
 
 
 @frozen
 class _Memory:
-    """One rule's part of the state, put back only where the rule went through."""
+    """One rule's part of the state, put back only where the rule succeeds."""
 
     state: State
     key: str
@@ -227,6 +250,8 @@ class _Memory:
         self.part.update(self.state.get(self.key, {}))
         return self.part
 
-    def __exit__(self, kind: object, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
         if self.state is not None and kind is None and self.part:
             self.state[self.key] = self.part

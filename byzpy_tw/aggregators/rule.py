@@ -1,11 +1,10 @@
-"""What every rule shares: how it is called, and what its caller is owed.
+"""The contract of a rule: its kinds, its declarations, and how it is called.
 
-A rule is one of three kinds, and says so by the methods it has:
+A rule is one of three kinds, by the methods that it has:
 
-- *geometric*: ``weights(gram, *, context, state)`` gives ``(n,)`` float64 weights
-  from inner products alone (a pre-aggregator: ``matrix(...)``, ``(m, n)``);
-- *built to look at the vectors*: ``outcome(points, *, context, state)``;
-- *opaque*: any other callable, ``(n, d)`` to ``(d,)``; see `opaque`.
+- *geometric* (`Geometric`, `GeometricPre`): weights from inner products alone;
+- *coordinate-wise* and the like (`OnPoints`): an outcome from the vectors;
+- *opaque*: any other callable, ``(n, d)`` to ``(d,)``; see `callables`.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from byzpy_tw.vectors import NORM_LIMIT, Vectors, as_matrix
 
 State = dict[str, Any] | None
 T = TypeVar("T")
+C = TypeVar("C", bound=type)
 
 PERMUTATION, TRANSLATION, SCALING, EQUAL_ROWS = (
     "permutation",
@@ -36,10 +36,23 @@ PERMUTATION, TRANSLATION, SCALING, EQUAL_ROWS = (
 )
 ALL_LAWS = frozenset({PERMUTATION, TRANSLATION, SCALING, EQUAL_ROWS})
 
+# The conditions on n and f under which rules can be computed, or give a guarantee.
+_CONDITIONS: dict[str, Callable[[int, int], bool]] = {
+    "any n": lambda n, f: True,
+    "n >= 1": lambda n, f: n >= 1,
+    "n >= 2": lambda n, f: n >= 2,
+    "n > f": lambda n, f: n > f,
+    "n >= f + 3": lambda n, f: n >= f + 3,
+    "n > 2f": lambda n, f: n > 2 * f,
+    "n > 2f + 2": lambda n, f: n > 2 * f + 2,
+    "n > 4f": lambda n, f: n > 4 * f,
+    "n >= 4f + 3": lambda n, f: n >= 4 * f + 3,
+}
+
 
 @frozen(eq=False)
 class Outcome:
-    """What came of the vectors: a ``(d,)`` vector, and each row's weight in it.
+    """The result of an aggregator: a ``(d,)`` vector, and each row's weight in it.
 
     ``weights`` is ``(n,)`` float64; None where the rule takes other rows at
     other coordinates, or does not say.
@@ -53,37 +66,98 @@ class Geometric(Protocol):
     """An aggregator that needs inner products only."""
 
     def weights(self, gram: Gram, *, context: Context | None, state: State) -> Tensor:
-        """``(n,)`` float64."""
+        """Return the rows' weights in the answer, ``(n,)`` float64."""
+
+
+class GeometricPre(Protocol):
+    """A pre-aggregator that needs inner products only."""
+
+    def matrix(self, gram: Gram, *, context: Context | None, state: State) -> Tensor:
+        """Return the weights that make each new row of the rows, ``(m, n)`` float64."""
+
+
+class OnPoints(Protocol):
+    """An aggregator that reads the vectors themselves."""
+
+    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
+        """Return the answer for `points`."""
 
 
 def uniform(n: int, chosen: Any) -> Tensor:
-    """``(n,)`` weights of the plain mean over the rows `chosen`."""
+    """Return ``(n,)`` weights of the plain mean over the rows `chosen`."""
     weights = torch.zeros(n, dtype=torch.float64)
     weights[chosen] = 1.0 / len(chosen)
     return weights
 
 
 def needs(name: str, condition: str, holds: bool, n: int, f: int) -> str | None:
-    """``krum needs n > f, got n=4, f=2`` where the condition does not hold."""
+    """Return ``krum needs n > f, got n=4, f=2`` where the condition does not hold, else None."""
     return None if holds else f"{name} needs {condition}, got n={n}, f={f}"
 
 
 def promises(name: str, condition: str, holds: bool, n: int, f: int) -> str | None:
-    """As `needs`, for what a guarantee takes."""
+    """As `needs`, for the condition of a guarantee."""
     return None if holds else f"{name} is only robust for {condition}, got n={n}, f={f}"
 
 
+def aggregator(name: str, computable: str | None, guarantee: str | None) -> Callable[[C], C]:
+    """Return a decorator that makes a class with a budget ``f`` an aggregator called `name`.
+
+    `computable` and `guarantee` are conditions such as ``n > 2f``; where one is None, the class
+    has a method of its own.  The class has a method ``weights`` or ``outcome``, and ``laws``
+    unless it obeys all of them.
+    """
+    return _declare(aggregate, name, computable, guarantee)
+
+
+def preaggregator(name: str, computable: str | None, guarantee: str | None) -> Callable[[C], C]:
+    """As `aggregator`, for a pre-aggregator: a class with a method ``matrix``."""
+    return _declare(preaggregate, name, computable, guarantee)
+
+
+def _declare(
+    call: Callable[..., Any], name: str, computable: str | None, guarantee: str | None
+) -> Callable[[C], C]:
+    def declare(cls: Any) -> Any:
+        cls.__call__ = call
+        if "laws" not in vars(cls):
+            cls.laws = ALL_LAWS
+        if computable is not None:
+            can = _CONDITIONS[computable]
+            cls.computable = lambda rule, n: needs(name, computable, can(n, rule.f), n, rule.f)
+        if guarantee is not None:
+            may = _CONDITIONS[guarantee]
+            cls.guarantee = lambda rule, n: promises(name, guarantee, may(n, rule.f), n, rule.f)
+        return cls
+
+    return declare
+
+
 def compute_outcome(rule: Any, points: Points, *, context: Context | None, state: State) -> Outcome:
-    """What `rule`, of any kind that is not opaque, makes of `points`.
+    """Return the outcome of `rule`, of any kind that is not opaque, for `points`.
 
     Raises `TooManyByzantine` where it cannot be computed.
     """
-    check(rule, points.size)
     if hasattr(rule, "outcome"):
-        return rule.outcome(points, context=context, state=state)
-    n = points.size
-    weights = check_weights(rule, rule.weights(points.gram, context=context, state=state), (n,))
+        check(rule, points.size)
+        reader: OnPoints = rule
+        return reader.outcome(points, context=context, state=state)
+    weights = weights_of(rule, points.gram, context=context, state=state)
     return Outcome(points.combine(weights), points.row_weights(weights))
+
+
+def weights_of(rule: Geometric, gram: Gram, *, context: Context | None, state: State) -> Tensor:
+    """Return the checked ``(n,)`` weights of a geometric aggregator."""
+    check(rule, gram.size)
+    weights = rule.weights(gram, context=context, state=state)
+    return check_weights(rule, weights, (gram.size,))
+
+
+def mix_of(rule: GeometricPre, gram: Gram, *, context: Context | None, state: State) -> Tensor:
+    """Return the checked ``(m, n)`` weights of a geometric pre-aggregator."""
+    check(rule, gram.size)
+    mix = rule.matrix(gram, context=context, state=state)
+    return check_weights(rule, mix, (0, gram.size))
 
 
 def check(rule: Any, n: int) -> None:
@@ -95,7 +169,7 @@ def check(rule: Any, n: int) -> None:
 
 
 def check_weights(rule: Any, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """`weights`, as float64; `BadRuleOutput` unless finite and of the right shape."""
+    """Return `weights` as float64; `BadRuleOutput` unless finite and of the right shape."""
     fits = (
         isinstance(weights, Tensor)
         and weights.ndim == len(shape)
@@ -115,17 +189,13 @@ def check_weights(rule: Any, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
 def aggregate(
     rule: Any, vectors: Vectors, *, context: Context | None = None, state: State = None
 ) -> Any:
-    """The ``__call__`` of every aggregator here; see the package's docstring."""
+    """Aggregate `vectors`: the ``__call__`` of every aggregator here; see the package."""
     matrix, back = as_matrix(vectors)
 
     def work() -> Tensor:
         points = Points(matrix, anchor=anchor_of(rule, state))
-        points, context_, dropped = drop_refused_rows(
-            points, rule.f, context, geometric=multiplies(rule)
-        )
-        return compute_outcome(
-            with_reduced_budget(rule, dropped), points, context=context_, state=state
-        ).vector
+        left, points, context_ = _accept(rule, points, context)
+        return compute_outcome(left, points, context=context_, state=state).vector
 
     return back(run_single_threaded(work))
 
@@ -133,34 +203,29 @@ def aggregate(
 def preaggregate(
     rule: Any, vectors: Vectors, *, context: Context | None = None, state: State = None
 ) -> Any:
-    """The ``__call__`` of every pre-aggregator here."""
+    """Pre-aggregate `vectors`: the ``__call__`` of every pre-aggregator here."""
     matrix, back = as_matrix(vectors)
 
     def work() -> Tensor:
-        points, context_, dropped = drop_refused_rows(
-            Points(matrix), rule.f, context, geometric=multiplies(rule)
-        )
-        return apply_preaggregator(
-            with_reduced_budget(rule, dropped), points, context=context_, state=state
-        ).materialise()
+        left, points, context_ = _accept(rule, Points(matrix), context)
+        mix = mix_of(left, points.gram, context=context_, state=state)
+        return points.mapped(mix).materialise()
 
     answer = run_single_threaded(work)
     return back(answer.clone() if answer is matrix else answer)
 
 
-def apply_preaggregator(
-    rule: Any, points: Points, *, context: Context | None, state: State
-) -> Points:
-    """What a geometric pre-aggregator makes of `points`."""
-    check(rule, points.size)
-    mix = rule.matrix(points.gram, context=context, state=state)
-    return points.mapped(check_weights(rule, mix, (0, points.size)))
+def _accept(rule: T, points: Points, context: Context | None) -> tuple[T, Points, Context | None]:
+    """Return `rule`, `points` and `context` without the refused rows, which the budget pays."""
+    f: int = rule.f  # type: ignore[attr-defined]  # every rule here has a budget
+    points, context, dropped = drop_refused_rows(points, f, context, geometric=multiplies(rule))
+    return with_reduced_budget(rule, dropped), points, context
 
 
 def drop_refused_rows(
     points: Points, f: int, context: Context | None, *, geometric: bool
 ) -> tuple[Points, Context | None, int]:
-    """The points without refused rows, the context without their nodes, and how many.
+    """Return the points without refused rows, the context without their nodes, and their number.
 
     Raises `TooManyRefused` for more than `f` of them.
     """
@@ -181,24 +246,24 @@ def drop_refused_rows(
 
 
 def multiplies(rule: Any) -> bool:
-    """Whether `rule` will ask for all inner products.
+    """Return whether `rule` will ask for all inner products.
 
-    A geometric rule does, unless its ``inner_products`` is False: then sizes, norms or
-    the distances from one point are all that it looks at.
+    A geometric rule does, unless its ``inner_products`` is False: then it needs only sizes,
+    norms or the distances from one point.
     """
     geometric = hasattr(rule, "weights") or hasattr(rule, "matrix")
     return bool(getattr(rule, "inner_products", geometric))
 
 
 def with_reduced_budget(rule: T, dropped: int) -> T:
-    """`rule` with what is left of its budget once `dropped` rows are out."""
+    """Return `rule` with the rest of its budget after `dropped` refused rows."""
     f = getattr(rule, "f", None)
     if not dropped or not isinstance(f, int) or not attrs.has(type(rule)):
         return rule
-    return attrs.evolve(rule, f=max(0, f - dropped))  # type: ignore[misc]
+    return attrs.evolve(rule, f=max(0, f - dropped))  # type: ignore[misc]  # T is an attrs class here
 
 
 def anchor_of(rule: Any, state: State) -> Tensor | None:
-    """The centre that `rule` starts from, where it has one."""
+    """Return the centre that `rule` starts from; None where it has none."""
     anchor: Callable[[State], Tensor | None] | None = getattr(rule, "anchor", None)
     return None if anchor is None else anchor(state)

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import budget
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    PERMUTATION,
-    State,
-    aggregate,
-    needs,
-    promises,
-    uniform,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, aggregator, needs, uniform
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.kernels.search import (
     MOST_STEPS,
@@ -26,10 +15,12 @@ from byzpy_tw.kernels.search import (
     minimum_diameter_subset,
     minimum_variance_subset,
 )
+from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@aggregator("mda", None, "n > 2f")
 class MDA:
     """Minimum diameter averaging: the mean of the n - f rows of least diameter, exactly.
 
@@ -44,13 +35,11 @@ class MDA:
     Byzantium", ICML 2018, section 3 (after Rousseeuw, 1985).
     """
 
-    f: int = budget()
-
-    __call__ = aggregate
+    f: int = integer(0)
 
     @property
     def laws(self) -> frozenset[str]:
-        # Any rows within the diameter do not change it: a choice by index.
+        # Several sets may have the least diameter: the choice is by index.
         return ALL_LAWS - {PERMUTATION} if self.f else ALL_LAWS
 
     def computable(self, n: int) -> str | None:
@@ -61,14 +50,12 @@ class MDA:
             )
         return needs("mda", "n > f", n > self.f, n, self.f)
 
-    def guarantee(self, n: int) -> str | None:
-        return promises("mda", "n > 2f", n > 2 * self.f, n, self.f)
-
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return uniform(gram.size, minimum_diameter_subset(gram.squared, gram.size - self.f))
 
 
 @frozen(kw_only=True)
+@aggregator("smea", None, "n > 2f")
 class SMEA:
     """The mean of the n - f rows whose covariance has the least largest eigenvalue, exactly.
 
@@ -78,10 +65,7 @@ class SMEA:
     Learning", ICML 2023, Algorithm 2.
     """
 
-    f: int = budget()
-
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = aggregate
+    f: int = integer(0)
 
     def computable(self, n: int) -> str | None:
         why = needs("smea", "n > f", n > self.f, n, self.f)
@@ -91,9 +75,6 @@ class SMEA:
                 f"{MOST_SUBSETS:.3g} end in reasonable time, got n={n}, f={self.f}"
             )
         return why
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("smea", "n > 2f", n > 2 * self.f, n, self.f)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         keep = gram.size - self.f

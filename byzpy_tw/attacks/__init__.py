@@ -1,9 +1,9 @@
-"""What Byzantine nodes do, by name and as classes.
+"""Attacks, by name and as classes.
 
 An attack is called with a `Knowledge`, or with the ``(h, d)`` honest vectors,
 and returns the vector that a Byzantine node sends.  Its ``knowledge`` names the
-tier that it must be shown, ``pieces`` exactly what must travel, ``behaviour``
-what the node does that is more than sending a vector.
+level that it must be shown, ``pieces`` the exact pieces that must travel, ``behaviour``
+the node's behaviour where that is more than to send a vector.
 """
 
 from byzpy_tw.attacks.alie import ALittleIsEnough
@@ -19,6 +19,7 @@ from byzpy_tw.attacks.spread import MinMax, MinSum
 __all__ = [
     "BUILTIN",
     "LEVELS",
+    "TIERS",
     "ALittleIsEnough",
     "Empire",
     "Garbage",
@@ -42,6 +43,8 @@ __all__ = [
     "pieces_of",
     "shapes",
 ]
+
+TIERS = LEVELS  # the name that plugins know
 
 # name, factory, aliases
 BUILTIN = (

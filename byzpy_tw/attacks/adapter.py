@@ -1,41 +1,60 @@
-"""How attacks are called."""
+"""The frame of an attack: its declarations, and how it is called."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
-
+from byzpy_tw.attacks.knowledge.levels import Level
 from byzpy_tw.attacks.knowledge.view import Knowledge, choose_row, strength_measure
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import Vectors, as_matrix
 
-AttackInput = Knowledge | Vectors  # what an attack may be called with
+AttackInput = Knowledge | Vectors
 State = dict[str, Any] | None
+C = TypeVar("C", bound=type)
+
+
+def attack(
+    knowledge: Level | None, *pieces: str, behaviour: str | None = "attack"
+) -> Callable[[C], C]:
+    """Return a decorator that makes a class with a method ``vector(known, context)`` an attack.
+
+    It declares the level of ``knowledge`` that the attack is shown, the ``pieces`` of it
+    that it reads and the node's ``behaviour``.  With `knowledge` None the class has properties
+    for all that its parameters decide.
+    """
+
+    def declare(cls: Any) -> Any:
+        cls.__call__ = call_attack
+        if behaviour is not None:
+            cls.behaviour = behaviour
+        if knowledge is not None:
+            cls.knowledge, cls.pieces = knowledge, pieces
+        return cls
+
+    return declare
 
 
 def call_attack(
     attack: Any, given: AttackInput, *, context: Context | None = None, state: State = None
 ) -> Any:
-    """The ``__call__`` of every attack here: its vector, from what it is shown.
+    """Return the attack's vector; the ``__call__`` of every attack here.
 
     `given` is a `Knowledge`, or the honest vectors in any form that
     `vectors.as_matrix` takes; the answer is then of the caller's kind.
     """
-    known, back = (given, None) if isinstance(given, Knowledge) else _everything(given)
+    if isinstance(given, Knowledge):
+        known, back = given, None
+    else:
+        matrix, back = as_matrix(given)
+        h, d = matrix.shape
+        known = Knowledge(h=h, dimension=d, dtype=matrix.dtype, vectors=matrix)
     row = 0
-    if known.vectors is not None and known.one is None:
+    if known.has("vectors") and not known.has("one"):
         row = choose_row(attack, known.vectors, context, state)
     direction = getattr(attack, "direction", "mean")
-    known = known.with_pieces(
-        attack.pieces, one=row, direction=direction, measure=strength_measure(attack, context, None)
-    )
+    measure = strength_measure(attack, context, None)
+    known = known.with_pieces(attack.pieces, one=row, direction=direction, measure=measure)
     answer = attack.vector(known, context)
     return answer if back is None else back(answer)
-
-
-def _everything(given: Vectors) -> tuple[Knowledge, Callable[[Tensor], Any]]:
-    matrix, back = as_matrix(given)
-    h, d = matrix.shape
-    return Knowledge(h=h, dimension=d, dtype=matrix.dtype, vectors=matrix), back

@@ -8,14 +8,15 @@ from statistics import NormalDist
 from attrs import frozen
 from torch import Tensor, float64
 
-from byzpy_tw.attacks.adapter import call_attack
-from byzpy_tw.attacks.checks import number, whole
+from byzpy_tw.attacks.adapter import attack
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadParameter, NeedsContext
+from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@attack("moments", "mean", "std")
 class ALittleIsEnough:
     """The honest mean plus ``tau`` standard deviations, in each coordinate.
 
@@ -30,30 +31,22 @@ class ALittleIsEnough:
     Learning", NeurIPS 2019, Algorithm 3.
     """
 
-    tau: float | None = number("tau", None)
-    ddof: int = whole("ddof", 0, most=1)
-    n: int | None = whole("n", None, least=1)
-    b: int | None = whole("b", None, least=1)
-
-    behaviour = "attack"
-    knowledge = "moments"
-    pieces = ("mean", "std")
-
-    __call__ = call_attack
+    tau: float | None = real(None)
+    ddof: int = integer(0, most=1)
+    n: int | None = integer(None, least=1)
+    b: int | None = integer(None, least=1)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        tau = self.tau
-        if tau is None:
-            tau = self.tau_for(known.h, context)
+        tau = self.tau_for(known.h, context) if self.tau is None else self.tau
         return shift_vector(known.mean, known.std, tau * ddof_factor(known.h, self.ddof))
 
     def check(self, *, n: int, b: int) -> None:
-        """`BadParameter` where there is no attack on `n` nodes, `b` of them Byzantine."""
+        """Raise `BadParameter` where `b` of `n` nodes are no attack."""
         if self.tau is None:
             automatic_tau(self.n or n, self.b or b)
 
     def tau_for(self, h: int, context: Context | None = None) -> float:
-        """The automatic tau against `h` honest nodes."""
+        """Return the automatic tau against `h` honest nodes."""
         byzantine = self.b or (context.byzantine if context else 0)
         n = self.n or (context.n if context and context.n else 0) or h + byzantine
         if not byzantine:
@@ -67,11 +60,11 @@ class ALittleIsEnough:
 
 
 def automatic_tau(n: int, b: int) -> float:
-    """The z of the paper, for `n` nodes of which `b` are Byzantine.
+    """Return the z of the paper, for `n` nodes of which `b` are Byzantine.
 
     ``s = floor(n / 2) + 1 - b`` honest nodes must side with the attackers for a
     majority; z is the ``(n - b - s) / (n - b)`` quantile of the normal
-    distribution, beyond which about s honest values lie.  Raises `BadParameter`
+    distribution: about s honest values lie beyond it.  Raises `BadParameter`
     where that would be no attack, or no number.
     """
     s = floor(n / 2) + 1 - b
@@ -91,12 +84,12 @@ def automatic_tau(n: int, b: int) -> float:
 
 
 def ddof_factor(h: int, ddof: int) -> float:
-    """From the population's standard deviation to one that divides by h - ddof."""
+    """Return the factor from the population's standard deviation to one with `ddof`."""
     if h <= ddof:
         raise BadParameter(f"a standard deviation with ddof={ddof} needs h > {ddof}, got h={h}")
     return sqrt(h / (h - ddof))
 
 
 def shift_vector(mean: Tensor, direction: Tensor, by: float) -> Tensor:
-    """``mean + by * direction``, rounded once."""
+    """Return ``mean + by * direction``, rounded once."""
     return (mean.to(float64) + direction.to(float64) * by).to(mean.dtype)

@@ -1,25 +1,46 @@
-"""Byzantine behaviour that is more than a vector: what the node does on its server.
+"""Byzantine behaviour that is more than a vector: actions of the node on its server.
 
-A node's host looks at ``behaviour`` and acts; called as attacks, these return
-the vector that goes with it.  ``attack`` is the behaviour of all others.
+A node's host acts by the attack's ``behaviour``, which is `Behaviour.ATTACK` for an attack
+without that attribute.  Called as attacks, these classes return the vector that goes with it.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import Any
+
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import call_attack
-from byzpy_tw.attacks.checks import number, truth, whole
+from byzpy_tw.attacks.adapter import attack
 from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.parameters import boolean, integer, real
 from byzpy_tw.seeds import Context
 
 
+class Behaviour(StrEnum):
+    """The actions of a Byzantine node.  Plugins may use the plain strings."""
+
+    ATTACK = "attack"  # send the attack's vector
+    LABEL_FLIP = "label-flip"
+    SILENT = "silent"
+    SLOW = "slow"
+    GARBAGE = "garbage"
+    REPLAY = "replay"
+
+
+def behaviour_of(attack: Any) -> str:
+    """Return the behaviour of an attack, or of None for an honest node."""
+    behaviour: str = getattr(attack, "behaviour", Behaviour.ATTACK)
+    return behaviour
+
+
 @frozen(kw_only=True)
+@attack("own", "own", behaviour=Behaviour.LABEL_FLIP)
 class LabelFlip:
     """An honest gradient of false labels: y becomes C - 1 - y, of C classes.
 
-    The host flips the labels before it computes the node's own gradient.
+    The node's host flips the labels before it computes the node's own gradient.
 
     References
     ----------
@@ -27,84 +48,62 @@ class LabelFlip:
     Bucketing", ICLR 2022, Section 6.
     """
 
-    behaviour = "label-flip"
-    knowledge = "own"
-    pieces = ("own",)
-
-    __call__ = call_attack
-
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.own
 
 
 @frozen(kw_only=True)
+@attack("nothing", behaviour=Behaviour.SILENT)
 class Silent:
-    """Never answers.  Its vector, were it asked for, would be zero."""
-
-    behaviour = "silent"
-    knowledge = "nothing"
-    pieces = ()
-
-    __call__ = call_attack
+    """No answer.  Called as an attack, it returns zeros."""
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.filled(0.0)
 
 
 @frozen(kw_only=True)
+@attack("own", "own", behaviour=Behaviour.SLOW)
 class Slow:
     """Its own honest gradient, `seconds` late: by default, two round timeouts."""
 
-    seconds: float | None = number("seconds", None, least=0.0, most=86_400.0)
-
-    behaviour = "slow"
-    knowledge = "own"
-    pieces = ("own",)
-
-    __call__ = call_attack
+    seconds: float | None = real(None, least=0.0, most=86_400.0)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.own
 
 
 @frozen(kw_only=True)
+@attack("nothing", behaviour=Behaviour.GARBAGE)
 class Garbage:
-    """Bytes that are no vector.  Its vector, were it asked for, would be zero."""
-
-    behaviour = "garbage"
-    knowledge = "nothing"
-    pieces = ()
-
-    __call__ = call_attack
+    """Bytes that are no vector.  Called as an attack, it returns zeros."""
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.filled(0.0)
 
 
 @frozen(kw_only=True)
+@attack(None, behaviour=None)
 class Replay:
-    """What it sent `age` rounds ago.
+    """The vector that the node sent `age` rounds ago.
 
-    As it is, the frame goes out under its old round's number, and is refused as
+    By default the frame goes out under its old round's number, and is refused as
     stale.  With `relabel` this is an attack like others: ``past``, the vector
-    that the trainer kept, goes out as today's; in the first rounds, when there
-    is none, the node's own honest gradient does.
+    that the trainer kept, goes out as today's.  In the first rounds, when there
+    is none, the node's own honest gradient goes out.
     """
 
-    age: int = whole("age", 1, least=1)
-    relabel: bool = truth("relabel", False)
+    age: int = integer(1, least=1)
+    relabel: bool = boolean(False)
 
     knowledge = "own"
 
     @property
-    def behaviour(self) -> str:
-        return "attack" if self.relabel else "replay"
+    def behaviour(self) -> Behaviour:
+        return Behaviour.ATTACK if self.relabel else Behaviour.REPLAY
 
     @property
     def pieces(self) -> tuple[str, ...]:
         return ("own", "past") if self.relabel else ("own",)
 
-    __call__ = call_attack
-
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        return known.own if known.past is None or not self.relabel else known.past
+        return known.past if self.relabel and known.has("past") else known.own

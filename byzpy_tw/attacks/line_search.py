@@ -13,10 +13,10 @@ def line_maximize(
     delta: float = 10.0,
     ratio: float = 0.8,
 ) -> float:
-    """The x >= `start` with the best score among exactly `evals` tries, `start` the first.
+    """Return the x >= `start` with the best score of exactly `evals` tries, `start` the first.
 
-    Each try is a step up from the best x so far, which moves there if that is
-    strictly better.  The step, `delta` at first, is doubled until a try fails,
+    Each try is a step up from the best x so far, and replaces it if its score is
+    strictly better.  The step is `delta` at first.  It is doubled until a try fails,
     and from then on multiplied by `ratio` after each try.
     """
     best, most = start, score(start)

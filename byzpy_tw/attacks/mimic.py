@@ -8,22 +8,23 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import State, call_attack
-from byzpy_tw.attacks.checks import truth, whole
+from byzpy_tw.attacks.adapter import State, attack
 from byzpy_tw.attacks.knowledge.view import Knowledge
-from byzpy_tw.attacks.moments import TILE, centered_products, map_tiles, moments, products
+from byzpy_tw.attacks.moments import TILE, centered_products, map_tiles, moments, products_with
 from byzpy_tw.errors import BadParameter
+from byzpy_tw.parameters import boolean, integer
 from byzpy_tw.seeds import Context
 
 FIRST_STEPS = 30  # power iterations in the first round, on an (h, h) matrix
 
 
 @frozen(kw_only=True)
+@attack(None)
 class Mimic:
     """The vector of honest node `epsilon`, or of the one that stands out most.
 
     With `adaptive`, it is the node furthest along the direction of largest
-    variance, which is learnt over rounds (kept in `state`).  The choice is made
+    variance.  That direction is learnt over rounds and kept in `state`.  The choice is made
     where the honest vectors are (`choose`), and one vector travels.
 
     References
@@ -34,28 +35,25 @@ class Mimic:
     and the first direction is the first round's own, not a random one.
     """
 
-    epsilon: int = whole("epsilon", 0)
-    adaptive: bool = truth("adaptive", False)
+    epsilon: int = integer(0)
+    adaptive: bool = boolean(False)
 
-    behaviour = "attack"
     pieces = ("one",)
 
     @property
     def knowledge(self) -> str:
         return "gram" if self.adaptive else "one"
 
-    __call__ = call_attack
-
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.one.clone()  # not a view of the caller's vectors
 
     def check(self, *, n: int, b: int) -> None:
-        """`BadParameter` where `n` nodes, `b` of them Byzantine, have none to copy."""
+        """Raise `BadParameter` where the node to copy is none of the n - b honest ones."""
         if not self.adaptive and self.epsilon >= n - b:
             raise BadParameter(f"mimic copies honest node {self.epsilon}, of h={n - b} from 0")
 
     def choose(self, honest: Tensor, *, context: Context | None = None, state: State = None) -> int:
-        """The row of `honest`, ``(h, d)``, that is copied in this round.
+        """Return the row of `honest`, ``(h, d)``, to copy in this round.
 
         Changes `state` once a round, however often it is called.
         """
@@ -63,14 +61,14 @@ class Mimic:
             return _furthest(honest, {} if state is None else state, context)
         nodes = context.nodes if context else ()
         if len(nodes) == honest.shape[0]:
-            # Where the node is absent this round, the first that is there.
+            # Where the node is absent this round, the first one present.
             return nodes.index(self.epsilon) if self.epsilon in nodes else 0
         self.check(n=honest.shape[0], b=0)
         return self.epsilon
 
 
 def _furthest(honest: Tensor, state: dict[str, Any], context: Context | None) -> int:
-    """The row with the largest product with the direction, `state` brought up to date."""
+    """Update `state`; return the row with the largest product with the direction."""
     if context is not None and state.get("round") == context.round:
         return int(state["row"])
     mean, _ = moments(honest, std=False)
@@ -82,7 +80,7 @@ def _furthest(honest: Tensor, state: dict[str, Any], context: Context | None) ->
         gathered = _unit(_covariance_times(honest, average, state["direction"]))
         direction = _unit(state["direction"] * seen / (seen + 1) + gathered / (seen + 1))
         mean = average
-    row = int(products(honest, direction).argmax())
+    row = int(products_with(honest, direction).argmax())
     state.update(seen=seen + 1, mean=mean, direction=direction, row=row)
     if context is not None:
         state["round"] = context.round
@@ -90,7 +88,7 @@ def _furthest(honest: Tensor, state: dict[str, Any], context: Context | None) ->
 
 
 def _first_direction(honest: Tensor, mean: Tensor) -> Tensor:
-    """The unit direction of largest variance, from powers of the Gram matrix."""
+    """Return the unit direction of largest variance, from powers of the Gram matrix."""
     gram, _ = centered_products(honest, mean, mean)
     weights = torch.zeros(len(gram), dtype=torch.float64, device=gram.device)
     weights[gram.diagonal().argmax()] = 1.0
@@ -104,13 +102,13 @@ def _first_direction(honest: Tensor, mean: Tensor) -> Tensor:
 
 
 def _covariance_times(honest: Tensor, mean: Tensor, direction: Tensor) -> Tensor:
-    """Sum over rows of (x_i - mean) <x_i - mean, direction>."""
-    along = products(honest, direction) - products(mean[None], direction)
+    """Return the sum over rows of (x_i - mean) <x_i - mean, direction>."""
+    along = products_with(honest, direction) - products_with(mean[None], direction)
     return _combined(honest, mean, along)
 
 
 def _combined(honest: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
-    """Sum of weights_i (x_i - mean), row by row in float64."""
+    """Return the sum of weights_i (x_i - mean), row by row in float64."""
     answer = torch.empty_like(mean)
     shares = weights.tolist()
 
@@ -126,5 +124,5 @@ def _combined(honest: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    norm = float(products(vector[None], vector)) ** 0.5
+    norm = float(products_with(vector[None], vector)) ** 0.5
     return vector / norm if norm > 0 else vector

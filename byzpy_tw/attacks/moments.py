@@ -1,4 +1,4 @@
-"""What an attack computes from the honest vectors, in one fixed way.
+"""Moments and inner products of the honest vectors, computed in one fixed way.
 
 The trainer calls these for an attack that is shown the results only, and an
 attack that is shown the vectors calls them itself: the same bits either way,
@@ -25,7 +25,7 @@ GRAM_TILE = 8_192  # columns at a time of all rows together
 
 
 def moments(vectors: Tensor, *, std: bool = True) -> tuple[Tensor, Tensor | None]:
-    """Mean and population standard deviation of each coordinate, ``(d,)`` each.
+    """Return mean and population standard deviation of each coordinate, ``(d,)`` each.
 
     `vectors` is ``(h, d)``; the answers have its dtype.  The second is None
     unless asked for.
@@ -62,7 +62,7 @@ def moments(vectors: Tensor, *, std: bool = True) -> tuple[Tensor, Tensor | None
 
 
 def direction_vector(direction: str, mean: Tensor, std: Tensor | None) -> Tensor:
-    """The direction called `direction`, ``(d,)``: ``mean``, ``std`` or ``sign``."""
+    """Return the direction called `direction`, ``(d,)``: ``mean``, ``std`` or ``sign``."""
     if direction == "std":
         assert std is not None
         return std
@@ -72,18 +72,18 @@ def direction_vector(direction: str, mean: Tensor, std: Tensor | None) -> Tensor
 def centered_products(
     vectors: Tensor, mean: Tensor, at: Tensor, centre: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Inner products of the rows less `mean`, of `mean` and of the direction `at`.
+    """Return inner products of the rows less `mean`, of `mean` and of the direction `at`.
 
     The ``(h, h)`` Gram matrix of the rows less `mean`, and a ``(2, h + 2)``
     matrix: `mean` and `at` with (those rows, `mean`, `at`).  With a `centre` it is
-    ``(3, h + 3)``: that, less `mean`, comes last.  All in float64.
+    ``(3, h + 3)``: the centre less `mean` comes last.  All in float64.
     Shifting by the mean keeps the distances between near rows of large norm.
     """
     h, d = vectors.shape
     size = h + 2 if centre is None else h + 3
 
     def start() -> Callable[[int], Tensor]:
-        # One a thread: fresh memory for each tile would cost more than the work.
+        # One for each thread: fresh memory for each tile would cost more than the work.
         buffer = torch.empty(size, GRAM_TILE, dtype=torch.float64, device=mean.device)
 
         def piece(turn: int) -> Tensor:
@@ -101,17 +101,17 @@ def centered_products(
     return whole[:h, :h].contiguous(), whole[h:].contiguous()
 
 
-def products(rows: Tensor, with_: Tensor) -> Tensor:
-    """Inner product of each of the ``(h, d)`` `rows` with a ``(d,)`` vector, ``(h,)`` float64."""
+def products_with(rows: Tensor, vector: Tensor) -> Tensor:
+    """Return the inner products of ``(h, d)`` `rows` with a ``(d,)`` vector, ``(h,)`` float64."""
 
     def piece(part: slice) -> Tensor:
-        return rows[:, part].to(torch.float64) @ with_[part].to(torch.float64)
+        return rows[:, part].to(torch.float64) @ vector[part].to(torch.float64)
 
     return _sum(map_tiles(piece, rows.shape[1], GRAM_TILE))
 
 
 def squared_distance(a: Tensor, b: Tensor) -> float:
-    """The squared distance of two ``(d,)`` vectors, summed in float64."""
+    """Return the squared distance of two ``(d,)`` vectors, summed in float64."""
 
     def piece(part: slice) -> Tensor:
         return (a[part].to(torch.float64) - b[part]).square_().sum()
@@ -120,7 +120,7 @@ def squared_distance(a: Tensor, b: Tensor) -> float:
 
 
 def map_tiles(piece: Callable[[slice], Any], d: int, tile: int) -> list[Any]:
-    """What `piece` makes of each tile of `d` columns, in order."""
+    """Return the results of `piece` for each tile of `d` columns, in order."""
     return run_single_threaded(
         map_in_order, lambda: lambda turn: piece(_part(turn, tile)), ceil(d / tile)
     )

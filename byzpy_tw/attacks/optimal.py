@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 import attrs
 from attrs import field, frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import call_attack
+from byzpy_tw.attacks.adapter import attack
 from byzpy_tw.attacks.alie import ddof_factor, shift_vector
-from byzpy_tw.attacks.checks import number, whole
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.simple import scale_vector
-from byzpy_tw.attacks.target import Memory, Rule, find_strength, geometric
+from byzpy_tw.attacks.target import Memory, find_strength, is_geometric
+from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 
-T = TypeVar("T", bound="OptimalIPM | OptimalALIE")
+T = TypeVar("T", bound="_Search")
 
 
 def _rules(value: Any) -> tuple[Any, ...]:
-    """Rules, or their names, in order; names in one text are parted by ``|``."""
+    """Return rules, or their names, in order; names in one text are separated by ``|``."""
     if isinstance(value, str):
         return tuple(name.strip() for name in value.split("|") if name.strip())
     if value is None:
@@ -28,121 +29,107 @@ def _rules(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
-def _target(attack: OptimalIPM | OptimalALIE) -> str | None:
-    """The pipeline that the attack names, as text; None where it is the run's own."""
-    named = [r for r in (*attack.pre, attack.aggregator) if isinstance(r, str)]
-    return " | ".join(named) or None
+@frozen(kw_only=True)
+class _Search:
+    """The parameters of the search, and its target.
 
-
-def _aimed_at(attack: T, pipeline: Rule) -> T:
-    """The attack with its target found: what it is to be shown depends on that.
-
-    For whoever looks up names, where the trainer is: `pipeline` is what ``target``
-    names, or the run's.
+    A base class: both attacks have these parameters, by name, in their own signature.
     """
-    return attrs.evolve(attack, aggregator=pipeline, pre=())
+
+    evals: int = integer(20, least=1, most=1000)
+    start: float = real(0.0)
+    delta: float = real(10.0, above=0.0)
+    ratio: float = real(0.8, above=0.0, below=1.0)
+    f: int | None = integer(None)
+    aggregator: str | None = None
+    pre: str | None = field(default=None, converter=_rules)
+
+    @property
+    def rules(self) -> tuple[Any, ...]:
+        """The target's rules or their names, in order; (None,) for the run's own."""
+        pre: Any = self.pre
+        return (*pre, self.aggregator)
+
+    @property
+    def target(self) -> str | None:
+        """The pipeline that the attack names, as text; None where it is the run's own."""
+        return " | ".join(rule for rule in self.rules if isinstance(rule, str)) or None
+
+    def aimed_at(self: T, pipeline: Callable[..., Any]) -> T:
+        """Return the attack with its target: the level of its knowledge depends on that.
+
+        For code that looks up names, where the trainer is: `pipeline` is the one that
+        ``target`` names, or the run's.
+        """
+        target: dict[str, Any] = {"aggregator": pipeline, "pre": ()}
+        return attrs.evolve(self, **target)
+
+    @property
+    def knowledge(self) -> str:
+        return "gram" if is_geometric(self.rules) else "all"
 
 
 @frozen(kw_only=True)
-class OptimalIPM:
+@attack(None)
+class OptimalIPM(_Search):
     """``-tau`` times the honest mean, tau chosen against a pipeline.
 
     The pipeline is the run's own, or `aggregator` after the pre-aggregators
     `pre`.  It is tried with as many copies of the vector as there are Byzantine
     nodes: the context's number, else `f`.  A geometric pipeline is tried on
-    inner products alone; any other needs all honest vectors.  The search is
-    the trainer's, and what it finds is all of it that travels.
+    inner products alone; any other needs all honest vectors.  The trainer
+    searches, and only the tau that it finds travels.
 
     References
     ----------
-    Xie et al., UAI 2020; the search is ByzFL's (`search.line_maximize`).
+    Xie et al., UAI 2020; the search is ByzFL's (`line_search.line_maximize`).
     """
 
-    evals: int = whole("evals", 20, least=1, most=1000)
-    start: float = number("start", 0.0)
-    delta: float = number("delta", 10.0, above=0.0)
-    ratio: float = number("ratio", 0.8, above=0.0, below=1.0)
-    f: int | None = whole("f", None)
-    aggregator: str | None = None
-    pre: str | None = field(default=(), converter=_rules)
-
-    behaviour = "attack"
-    direction = "mean"
-    target = property(_target)
-    aimed_at = _aimed_at
-
-    @property
-    def knowledge(self) -> str:
-        return "gram" if geometric(self) else "all"
-
-    pieces = ("mean", "strength")
-
-    __call__ = call_attack
+    direction: ClassVar[str] = "mean"
+    pieces: ClassVar[tuple[str, ...]] = ("mean", "strength")
 
     def strength(
         self, known: Knowledge, *, context: Context | None = None, memory: Memory = None
     ) -> float:
-        """The tau that moves the pipeline furthest, `memory` being what it remembers."""
+        """Return the tau that moves the pipeline, with its `memory`, furthest."""
         # Less the mean, -tau times the mean is -(1 + tau) times it.
         return find_strength(
-            self,
-            known,
-            context,
-            memory,
+            self, known, context, memory,
             vector=lambda tau: scale_vector(known.mean, -tau),
-            place=lambda tau: (-1.0 - tau, 0.0),
-        )
+            coefficients=lambda tau: (-1.0 - tau, 0.0),
+        )  # fmt: skip
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return scale_vector(known.mean, -float(known.strength))
 
 
 @frozen(kw_only=True)
-class OptimalALIE:
+@attack(None)
+class OptimalALIE(_Search):
     """The honest mean plus ``tau`` standard deviations, tau chosen against a pipeline.
 
     Parameters as for `OptimalIPM`, and `ddof` as for `ALittleIsEnough`.
 
     References
     ----------
-    Baruch et al., NeurIPS 2019; the search is ByzFL's (`search.line_maximize`).
+    Baruch et al., NeurIPS 2019; the search is ByzFL's (`line_search.line_maximize`).
     """
 
-    evals: int = whole("evals", 20, least=1, most=1000)
-    start: float = number("start", 0.0)
-    delta: float = number("delta", 10.0, above=0.0)
-    ratio: float = number("ratio", 0.8, above=0.0, below=1.0)
-    ddof: int = whole("ddof", 0, most=1)
-    f: int | None = whole("f", None)
-    aggregator: str | None = None
-    pre: str | None = field(default=(), converter=_rules)
+    ddof: int = integer(0, most=1)
 
-    behaviour = "attack"
-    direction = "std"
-    target = property(_target)
-    aimed_at = _aimed_at
-
-    @property
-    def knowledge(self) -> str:
-        return "gram" if geometric(self) else "all"
-
-    pieces = ("mean", "std", "strength")
-
-    __call__ = call_attack
+    direction: ClassVar[str] = "std"
+    pieces: ClassVar[tuple[str, ...]] = ("mean", "std", "strength")
 
     def strength(
         self, known: Knowledge, *, context: Context | None = None, memory: Memory = None
     ) -> float:
-        """The tau that moves the pipeline furthest, `memory` being what it remembers."""
+        """Return the tau that moves the pipeline, with its `memory`, furthest."""
         unit = ddof_factor(known.h, self.ddof)
         return find_strength(
-            self,
-            known,
-            context,
-            memory,
+            self, known, context, memory,
             vector=lambda tau: shift_vector(known.mean, known.std, tau * unit),
-            place=lambda tau: (0.0, tau * unit),
-        )
+            coefficients=lambda tau: (0.0, tau * unit),
+        )  # fmt: skip
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         unit = ddof_factor(known.h, self.ddof)

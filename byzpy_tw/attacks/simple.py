@@ -1,4 +1,4 @@
-"""Attacks in one line: a multiple of something that the node is shown."""
+"""Attacks in one line: a multiple of a vector that the node is shown."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import call_attack
-from byzpy_tw.attacks.checks import number, word
+from byzpy_tw.attacks.adapter import attack
 from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.parameters import choice, real
 from byzpy_tw.seeds import Context
 
 
 def scale_vector(vector: Tensor, scale: float) -> Tensor:
-    """`vector` times `scale`, rounded once."""
+    """Return `vector` times `scale`, rounded once."""
     narrow = torch.tensor(float(scale), dtype=vector.dtype)
     if float(narrow) == scale:  # as it is for -1: no need of float64
         return vector * narrow.to(vector.device)
@@ -23,20 +23,16 @@ def scale_vector(vector: Tensor, scale: float) -> Tensor:
 
 
 @frozen(kw_only=True)
+@attack("own", "own")
 class NoAttack:
     """The node's own honest gradient: a Byzantine node that behaves."""
-
-    behaviour = "attack"
-    knowledge = "own"
-    pieces = ("own",)
-
-    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.own
 
 
 @frozen(kw_only=True)
+@attack(None)
 class SignFlip:
     """``scale`` times the honest mean, or times the node's own gradient.
 
@@ -46,10 +42,8 @@ class SignFlip:
     Descent", ICLR 2021.  ByzFL flips the mean, ByzPy the node's own gradient.
     """
 
-    scale: float = number("scale", -1.0)
-    of: Literal["mean", "own"] = word("of", "mean", "mean", "own")
-
-    behaviour = "attack"
+    scale: float = real(-1.0)
+    of: Literal["mean", "own"] = choice("mean", "own")
 
     @property
     def knowledge(self) -> str:
@@ -59,13 +53,12 @@ class SignFlip:
     def pieces(self) -> tuple[str, ...]:
         return (self.of,)
 
-    __call__ = call_attack
-
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        return scale_vector(getattr(known, self.of), self.scale)
+        return scale_vector(known.own if self.of == "own" else known.mean, self.scale)
 
 
 @frozen(kw_only=True)
+@attack("moments", "mean")
 class InnerProductManipulation:
     """``-tau`` times the honest mean: opposes the step with a small vector.
 
@@ -75,29 +68,18 @@ class InnerProductManipulation:
     Product Manipulation", UAI 2020, Section 3.
     """
 
-    tau: float = number("tau", 2.0)
-
-    behaviour = "attack"
-    knowledge = "moments"
-    pieces = ("mean",)
-
-    __call__ = call_attack
+    tau: float = real(2.0)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return scale_vector(known.mean, -self.tau)
 
 
 @frozen(kw_only=True)
+@attack("moments", "mean")
 class Empire:
     """``scale`` times the honest mean: `InnerProductManipulation` with ``scale = -tau``."""
 
-    scale: float = number("scale", -1.0)
-
-    behaviour = "attack"
-    knowledge = "moments"
-    pieces = ("mean",)
-
-    __call__ = call_attack
+    scale: float = real(-1.0)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return scale_vector(known.mean, self.scale)

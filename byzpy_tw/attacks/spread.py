@@ -8,17 +8,18 @@ from typing import Literal
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import call_attack
+from byzpy_tw.attacks.adapter import attack
 from byzpy_tw.attacks.alie import shift_vector
-from byzpy_tw.attacks.checks import word
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.moments import direction_vector
+from byzpy_tw.parameters import choice
 from byzpy_tw.seeds import Context
 
 Direction = Literal["std", "unit", "sign"]
 
 
 @frozen(kw_only=True)
+@attack(None)
 class MinMax:
     """Mean plus the largest multiple of a direction that stays among honest vectors.
 
@@ -33,22 +34,20 @@ class MinMax:
     IV-C.  Solved exactly, where the paper searches.
     """
 
-    direction: Direction = word("direction", "std", "std", "unit", "sign")
+    direction: Direction = choice("std", "unit", "sign")
 
-    behaviour = "attack"
     knowledge = "gram"
 
     @property
     def pieces(self) -> tuple[str, ...]:
         return _pieces(self.direction)
 
-    __call__ = call_attack
-
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return _moved(known, self.direction, _within_largest(known))
 
 
 @frozen(kw_only=True)
+@attack(None)
 class MinSum:
     """As `MinMax`, with sums of squared distances in place of distances.
 
@@ -60,16 +59,13 @@ class MinSum:
     Shejwalkar and Houmansadr, NDSS 2021, Section IV-D.
     """
 
-    direction: Direction = word("direction", "std", "std", "unit", "sign")
+    direction: Direction = choice("std", "unit", "sign")
 
-    behaviour = "attack"
     knowledge = "gram"
 
     @property
     def pieces(self) -> tuple[str, ...]:
         return _pieces(self.direction)
-
-    __call__ = call_attack
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return _moved(known, self.direction, _within_sum(known))
@@ -87,7 +83,7 @@ def _pieces(direction: str) -> tuple[str, ...]:
 
 
 def _within_largest(known: Knowledge) -> float:
-    """The largest gamma with max |c_i + gamma p| <= max |c_i - c_j|."""
+    """Return the largest gamma with max |c_i + gamma p| <= max |c_i - c_j|."""
     norms, across, length = _numbers(known)
     limit = float(_squared_distances(known).max())
     pairs = zip(norms.tolist(), across.tolist(), strict=True)
@@ -95,14 +91,14 @@ def _within_largest(known: Knowledge) -> float:
 
 
 def _within_sum(known: Knowledge) -> float:
-    """The largest gamma with sum |c_i + gamma p|^2 <= max_i sum_j |c_i - c_j|^2."""
+    """Return the largest gamma with sum |c_i + gamma p|^2 <= max_i sum_j |c_i - c_j|^2."""
     norms, across, length = _numbers(known)
     limit = float(_squared_distances(known).sum(dim=1).max())
     return _root(known.h * length, float(across.sum()), float(norms.sum()) - limit)
 
 
 def _numbers(known: Knowledge) -> tuple[Tensor, Tensor, float]:
-    """|c_i|^2, c_i . p and |p|^2."""
+    """Return |c_i|^2, c_i . p and |p|^2."""
     products = known.products[1]
     return known.gram.diagonal(), products[: known.h], float(products[-1])
 
@@ -113,7 +109,7 @@ def _squared_distances(known: Knowledge) -> Tensor:
 
 
 def _root(a: float, b: float, c: float) -> float:
-    """The largest x >= 0 with a x^2 + 2 b x + c <= 0, where c <= 0 but for rounding."""
+    """Return the largest x >= 0 with a x^2 + 2 b x + c <= 0, where c <= 0 but for rounding."""
     if a <= 0:
         return 0.0
     root = sqrt(max(0.0, b * b - a * min(c, 0.0)))

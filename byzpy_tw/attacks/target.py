@@ -1,10 +1,10 @@
-"""How far a vector moves a pipeline, and the strength that moves it furthest."""
+"""The distance that a vector moves a pipeline, and the strength that moves it furthest."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, cast
 
 import attrs
 import torch
@@ -25,22 +25,30 @@ Rule = Callable[..., Any]
 Memory = dict[str, Any] | None
 
 
+class GeometricPipeline(Protocol):
+    """A pipeline whose weights follow from inner products."""
+
+    geometric: bool
+
+    def weights(self, gram: Gram, *, context: Context | None = None) -> Tensor: ...
+
+
 @frozen(eq=False, kw_only=True)
 class Target:
     """A pipeline, `copies` of whose rows are Byzantine, honest rows first.
 
-    ``memory`` is what the pipeline's rules remember of earlier rounds; it stays
-    as it is, however often they are tried.
+    ``memory`` is the memory of the pipeline's rules from earlier rounds.  Trying them leaves
+    it as it is.
     """
 
     pipeline: Rule
     copies: int
-    known: Knowledge  # with vectors, and what the attack's vector is made of
+    known: Knowledge  # with vectors, and the pieces that the attack's vector is made of
     context: Context | None = None
     memory: Memory = None
 
     def score_from_vectors(self, vector: Callable[[float], Tensor]) -> Callable[[float], float]:
-        """From a strength to the squared distance that the pipeline moves.
+        """Return a function from a strength to the squared distance that the pipeline moves.
 
         `vector` gives the attack's vector at a strength.  The distance is from
         the honest mean.
@@ -57,20 +65,20 @@ class Target:
         return self._within_limits(moved, lambda strength: norm_of(vector(strength)))
 
     def score_from_products(
-        self, direction: str, place: Callable[[float], tuple[float, float]]
+        self, direction: str, coefficients: Callable[[float], tuple[float, float]]
     ) -> Callable[[float], float]:
         """As `score_from_vectors`, from inner products alone, for a geometric pipeline.
 
-        `place` gives the attack's vector, less the mean, as multiples of the
+        `coefficients` gives the attack's vector, less the mean, as multiples of the
         mean and of the attack's direction.
         """
         known, h, n = self.known, self.known.h, self.known.h + self.copies
         anchor = getattr(self.pipeline, "anchor", lambda memory: None)(self.memory)
+        pipeline = cast(GeometricPipeline, self.pipeline)
         # Inner products of the honest rows less the mean, the mean, the direction,
         # and the centre that the pipeline starts from less the mean.
-        gram, others = centered_products(
-            known.vectors, known.mean, direction_vector(direction, known.mean, known.std), anchor
-        )
+        at = direction_vector(direction, known.mean, known.std)
+        gram, others = centered_products(known.vectors, known.mean, at, anchor)
         size = h + len(others)
         frame = torch.empty(size, size, dtype=torch.float64)
         frame[:h, :h] = gram
@@ -84,9 +92,9 @@ class Target:
             points[n, h], points[n, h + 2] = 0.0, 1.0
 
         def moved(strength: float) -> float:
-            points[h:n, h], points[h:n, h + 1] = place(strength)
+            points[h:n, h], points[h:n, h + 1] = coefficients(strength)
             inner = Gram.of(points @ frame @ points.T)
-            weights = self._run(self.pipeline.weights, inner)
+            weights = self._run(pipeline.weights, inner)
             found = weights @ points[:n]
             # What the weights lack to a sum of one is the share of the centre.
             found += (1.0 - weights.sum()) * points[n]
@@ -94,7 +102,7 @@ class Target:
 
         def norm(strength: float) -> float:
             own = torch.zeros(size, dtype=torch.float64)
-            own[h], own[h + 1] = place(strength)
+            own[h], own[h + 1] = coefficients(strength)
             own[h] += 1.0  # from the origin
             return max(0.0, float(own @ frame @ own)) ** 0.5
 
@@ -103,7 +111,7 @@ class Target:
     def _within_limits(
         self, moved: Callable[[float], float], norm: Callable[[float], float]
     ) -> Callable[[float], float]:
-        """`moved`, and as good as nothing for a vector that would not be accepted.
+        """Return `moved`, or minus infinity for a vector that would not be accepted.
 
         The same where the pipeline cannot be computed: there is nothing to gain.
         """
@@ -119,10 +127,10 @@ class Target:
         return score
 
     def _run(self, rule: Rule, rows: Any) -> Any:
-        """`rule` of `rows`, with the round's context and memory where there are any."""
+        """Call `rule` on `rows` with the round's context and memory, where it takes them."""
         offered: dict[str, Any] = {}
         if self.context is not None:
-            offered["context"] = self._of_the_rule()
+            offered["context"] = self._rule_context(self.context)
         if self.memory is not None:
             offered["state"] = dict(self.memory)
         try:
@@ -132,30 +140,29 @@ class Target:
         except Exception as e:  # a plugin's code
             raise BadRuleOutput(f"the rule that the attack aims at raised {e!r}") from e
 
-    def _of_the_rule(self) -> Context:
-        """The context that the aggregator will be called with: its draws are no secret."""
-        assert self.context is not None
-        honest = self.context.nodes or tuple(range(self.known.h))
-        first = self.context.n - self.context.byzantine
+    def _rule_context(self, context: Context) -> Context:
+        """Return the context that the aggregator will be called with: its draws are no secret."""
+        honest = context.nodes or tuple(range(self.known.h))
+        first = context.n - context.byzantine
         nodes = (*honest, *range(first, first + self.copies))
-        return attrs.evolve(self.context, nodes=nodes, node=-1, pipeline=None)
+        return attrs.evolve(context, nodes=nodes, node=-1, pipeline=None)
 
 
 @frozen
 class TargetPipeline:
-    """A pipeline that is not the run's: what the run's rules remember is not its memory."""
+    """A pipeline that is not the run's: it takes no memory, which would be the run's."""
 
-    pipeline: Rule
+    pipeline: Any
 
     @property
     def geometric(self) -> bool:
         return getattr(self.pipeline, "geometric", False)
 
     def __call__(self, rows: Tensor, *, context: Context | None = None) -> Tensor:
-        return self.pipeline(rows, context=context)  # type: ignore[no-any-return]
+        return cast(Tensor, self.pipeline(rows, context=context))
 
     def weights(self, gram: Gram, *, context: Context | None = None) -> Tensor:
-        return self.pipeline.weights(gram, context=context)  # type: ignore[attr-defined,no-any-return]
+        return cast(Tensor, self.pipeline.weights(gram, context=context))
 
 
 def find_strength(
@@ -165,11 +172,12 @@ def find_strength(
     memory: Memory,
     *,
     vector: Callable[[float], Tensor],
-    place: Callable[[float], tuple[float, float]],
+    coefficients: Callable[[float], tuple[float, float]],
 ) -> float:
-    """The strength at which `attack` moves its pipeline furthest.
+    """Return the strength at which `attack` moves its pipeline furthest.
 
-    `vector` and `place` are those of `Target.score_from_vectors` and `Target.score_from_products`.
+    `attack` has the attributes of `optimal._Search` and a ``direction``.  `vector` is that of
+    `Target.score_from_vectors`, `coefficients` that of `Target.score_from_products`.
     """
     copies = (context.byzantine if context else 0) or attack.f or 0
     if not copies:
@@ -177,26 +185,21 @@ def find_strength(
             "the attack is tried with as many copies as there are Byzantine nodes: "
             "give f, or a context that has their number"
         )
-    pipeline = _pipeline(attack, context)
-    aim = Target(
-        pipeline=pipeline,
-        copies=copies,
-        known=known,
-        context=context,
-        memory=_beside(known.vectors, memory),
-    )
+    pipeline = _pipeline(attack.rules, context)
+    memory = _on_device(memory, known.vectors.device)
+    target = Target(pipeline=pipeline, copies=copies, known=known, context=context, memory=memory)
     # What rows that were cut short lack is the origin's share, what the last rule's
     # weights lack its centre's: the sum of both does not tell.
     two_centres = bool(getattr(pipeline, "pre", ())) and hasattr(
         getattr(pipeline, "aggregator", None), "anchor"
     )
-    if geometric(attack) and not two_centres:
-        moved = aim.score_from_products(attack.direction, place)
+    if is_geometric(attack.rules) and not two_centres:
+        score = target.score_from_products(attack.direction, coefficients)
     else:
-        moved = aim.score_from_vectors(vector)
+        score = target.score_from_vectors(vector)
     return run_single_threaded(
         line_maximize,
-        moved,
+        score,
         evals=attack.evals,
         start=attack.start,
         delta=attack.delta,
@@ -204,36 +207,33 @@ def find_strength(
     )
 
 
-def _beside(vectors: Tensor, memory: Memory) -> Memory:
-    """`memory` with its tensors on the device that `vectors` are on."""
+def _on_device(memory: Memory, device: torch.device) -> Memory:
+    """Return `memory` with its tensors on `device`."""
     if memory is None:
         return None
     return {
-        rule: {
-            key: value.to(vectors.device) if isinstance(value, Tensor) else value
-            for key, value in part.items()
-        }
+        rule: {k: v.to(device) if isinstance(v, Tensor) else v for k, v in part.items()}
         for rule, part in memory.items()
     }
 
 
-def geometric(attack: Any) -> bool:
-    """Whether the attack's pipeline, once it is known, works from inner products."""
-    return not attack.pre and getattr(attack.aggregator, "geometric", False)
+def is_geometric(rules: tuple[Any, ...]) -> bool:
+    """Return whether the pipeline of `rules`, once it is known, works from inner products."""
+    *pre, aggregator = rules
+    return not pre and getattr(aggregator, "geometric", False)
 
 
-def _pipeline(attack: Any, context: Context | None) -> Rule:
-    """What to aim at: what the attack holds, or the run's own."""
-    rules = (*attack.pre, attack.aggregator)
+def _pipeline(rules: tuple[Any, ...], context: Context | None) -> Rule:
+    """Return the pipeline to aim at: the one of `rules`, or the run's own."""
     if rules == (None,) and context is not None and context.pipeline is not None:
-        return context.pipeline  # type: ignore[return-value]
+        return cast(Rule, context.pipeline)
     if not all(callable(rule) for rule in rules):
         raise NeedsContext(
             "the attack aims at a pipeline: give a context that has it, or aggregator and "
             "pre as callables, such as byzpy_tw.aggregator(...) makes"
         )
     if len(rules) == 1:
-        return rules[0]
+        return cast(Rule, rules[0])
 
     def chain(vectors: Tensor) -> Tensor:
         for rule in rules:

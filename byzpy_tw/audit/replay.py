@@ -23,6 +23,7 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
+from byzpy_tw.attacks.behaviour import Behaviour
 from byzpy_tw.attacks.knowledge.codec import (
     PAST,
     decode_knowledge,
@@ -39,8 +40,9 @@ from byzpy_tw.rounds.learner import Learner, worker_momentum
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.rounds.reveal import reveal
 from byzpy_tw.vectors import round_to_dtype
+from byzpy_tw.workers.building import build_host, make_model
 from byzpy_tw.workers.gradients import Answer, Gradient
-from byzpy_tw.workers.host import NodeHost, build, make_model
+from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import node_specs
 
 
@@ -147,7 +149,7 @@ class RoundReplay:
     ) -> Tensor:
         """What Byzantine `node` sends, in the wire's type."""
         host = self.host
-        if host.behaviour(node) == "garbage":  # accepted, where d is as small as that
+        if host.behaviour(node) == Behaviour.GARBAGE:  # accepted, where d is as small as that
             return host.garbage(node, state.round)
         known = decode_knowledge(
             shown.pieces, h=shown.h, d=host.dimension, own=own,
@@ -214,7 +216,7 @@ def prepare_replay(
     Raises what is wrong with a name or a parameter, or with the data.
     """
     spec = config.spec()
-    host = build(spec, registry, data_root=data_root)
+    host = build_host(spec, registry, data_root=data_root)
     for node in node_specs(
         honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
     ):

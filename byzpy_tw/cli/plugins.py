@@ -31,7 +31,7 @@ def run(chosen: argparse.Namespace) -> int:
             "name": entry.name,
             "aliases": list(entry.aliases),
             "parameters": {
-                p.name: {"type": p.kind_text, "default": None if p.required else p.default}
+                p.name: {"type": p.type_text, "default": None if p.required else p.default}
                 for p in entry.parameters.values()
             },
             "distribution": entry.distribution,

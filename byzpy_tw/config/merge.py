@@ -1,4 +1,4 @@
-"""Options one by one: found by name, checked, and laid over one another."""
+"""Options one by one: found by name, converted, and merged."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 import attrs
 
 from byzpy_tw.config.run import LOCATIONS, RunConfig
-from byzpy_tw.config.validators import word
+from byzpy_tw.config.validators import flag, toml_key
 from byzpy_tw.errors import ConfigError
+from byzpy_tw.parameters import check_value
 from byzpy_tw.plugins.naming import suggest_nearest
 from byzpy_tw.text import clip
 
-OPTIONS: Mapping[str, attrs.Attribute] = {f.name: f for f in attrs.fields(RunConfig)}
+OPTIONS: Mapping[str, attrs.Attribute[Any]] = {f.name: f for f in attrs.fields(RunConfig)}
 
 
-# What has no use where the nodes live in that place.
+# Options without effect where the nodes live at that location.
 UNUSED_AT_LOCATION: Mapping[str, tuple[str, ...]] = {
     "in_process": (
         "keys", "min_servers", "max_nodes_per_server", "heartbeat_timeout", "failover",
@@ -25,31 +26,32 @@ UNUSED_AT_LOCATION: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def convert_option(name: str, value: Any) -> Any:
-    """`value` as a `RunConfig` holds it under `name`; `ConfigError` where it cannot."""
-    option = OPTIONS[name]
-    if option.converter is not None:
-        value = option.converter(value)
-    if option.validator is not None:
-        option.validator(None, option, value)
+def convert_option(name: str, value: Any, spelling: str | None = None) -> Any:
+    """`value` as a `RunConfig` holds it under `name`.
+
+    Raises `ConfigError`, in which the option is called `spelling`, by default its flag.
+    """
+    option: Any = OPTIONS[name]
+    value = option.converter(value)
+    check_value(option.metadata["constraint"], spelling or flag(name), value, ConfigError)
     return value
 
 
-def find_option(key: str) -> attrs.Attribute:
-    """The option that a user calls `key`; `ConfigError` with the nearest one otherwise."""
+def find_option(key: str) -> attrs.Attribute[Any]:
+    """The option that a user calls `key`; raises `ConfigError` with the nearest one."""
     name = key.replace("-", "_")
     if name not in OPTIONS:
-        near = suggest_nearest(word(name), list(map(word, OPTIONS)))
+        near = suggest_nearest(toml_key(name), list(map(toml_key, OPTIONS)))
         raise ConfigError(f"there is no option {clip(key)!r}{near}")
     return OPTIONS[name]
 
 
 def merge_options(given: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[str, Any]:
-    """The options `given`, and those of `beneath` that they leave.
+    """Lay the options `given` over those of `beneath`.
 
-    A place that is given takes the place of any other: there is but one.  What of `beneath`
-    has no use there goes with it.
+    There is but one location: one that is given replaces any other, and the options of
+    `beneath` that have no effect there are dropped.
     """
-    placed = [name for name in LOCATIONS if given.get(name)]
-    gone = {name for place in placed for name in (*LOCATIONS, *UNUSED_AT_LOCATION.get(place, ()))}
-    return {**{k: v for k, v in beneath.items() if k not in gone}, **given}
+    located = [name for name in LOCATIONS if given.get(name)]
+    dropped = {n for at in located for n in (*LOCATIONS, *UNUSED_AT_LOCATION.get(at, ()))}
+    return {**{k: v for k, v in beneath.items() if k not in dropped}, **given}

@@ -1,4 +1,4 @@
-"""Paths as users write them: ``~`` is a home folder, and the rest is relative to here."""
+"""Paths as users write them: ``~`` is a home folder, others are relative to this folder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from byzpy_tw.text import clip
 
 
 def expand_home(path: str | PathLike[str]) -> Path:
-    """`path`, with ``~`` and ``~user`` in front as the home folder that they stand for.
+    """`path`, with the home folder for ``~`` or ``~user`` in front.
 
-    Raises `ConfigError` for the home of nobody; a folder of such a name is ``./~name``.
+    Raises `ConfigError` for an unknown user; a folder of such a name is ``./~name``.
     """
     text = os.fspath(path)
     if not text.startswith("~"):
@@ -32,12 +32,12 @@ def expand_home(path: str | PathLike[str]) -> Path:
 
 
 def absolute(path: str | PathLike[str]) -> Path:
-    """`path` from the root on, home folders filled in."""
+    """`path` from the root on, after `expand_home`."""
     return expand_home(path).absolute()
 
 
 def resolve_paths(config: RunConfig) -> RunConfig:
-    """`config` with paths that mean the same in every folder, as a run's records hold them."""
+    """`config` with absolute paths, as a run's records hold them."""
     return evolve(
         config,
         data_root=str(absolute(config.data_root)),

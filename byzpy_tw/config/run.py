@@ -1,42 +1,41 @@
 """A run's configuration: every option, once.
 
-The fields of `RunConfig` are the single definition from which command-line
-options, the keys of a file of options, ``config.json`` and documentation come.
-Each field's metadata has its help text, its section, and whether it can change the
-bits of the result (``bits``): two runs whose `bits` agree must end with the same
-parameters.
+The fields of `RunConfig` are the single definition from which command-line options, the keys
+of a file of options, ``config.json``, documentation and what nodes are told (`RunSpec`) come.
+Metadata of each field:
+
+- ``help``; ``section``, one of `SECTIONS`; ``metavar``, for a value in the help;
+- ``bits``: the option can change the bits of the result.  Runs whose `bits` agree end with the
+  same parameters;
+- ``node_field``: nodes need the option, and it is this field of their `RunSpec`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs import field, frozen
+from attrs import frozen
 
 from byzpy_tw.config.validators import (
-    Check,
-    check_like,
-    converter_like,
-    floating,
-    hosts,
-    kept,
-    number,
-    one_of,
-    optional,
+    count_or_all,
+    link_of_chain,
+    option,
     round_numbers,
     rule,
+    split_addresses,
     texts,
-    whole,
-    worded,
+    to_text,
 )
 from byzpy_tw.config.validators import flag as flag
 from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.parameters import integer_in, one_of, optional, real_in, to_float
 from byzpy_tw.plugins.naming import parse
 from byzpy_tw.workers.spec import WIRE_DTYPES, RunSpec
 
@@ -52,321 +51,194 @@ SECTIONS = {
 LOCATIONS = ("remote_hosts", "local", "in_process")
 
 
-def _option(
-    default: Any,
-    help: str,
-    *,
-    section: str,
-    bits: bool = True,
-    check: Check | None = None,
-    metavar: str | None = None,
-    convert: Callable[[Any], Any] | None = None,
-) -> Any:
-    """A field; by its default's type, unless told otherwise, it is checked and converted."""
-    metadata = {"help": help, "section": section, "bits": bits, "metavar": metavar}
-    return field(
-        default=default,
-        validator=check or check_like(default),
-        converter=convert or converter_like(default),
-        metadata=metadata,
-    )
+_option = partial(option, bits=True, metavar=None, node_field=None)
+_where = partial(_option, section="where", bits=False)
+_nodes = partial(_option, section="nodes")
+_training = partial(_option, section="training")
+_data = partial(_option, section="data")
+_aggregation = partial(_option, section="aggregation")
+_running = partial(_option, section="running", bits=False)
+
+_positive = real_in(above=0, most=1e30)
+_not_negative = real_in(0, 1e30)
 
 
 @frozen(kw_only=True)
 class RunConfig:
     """Everything needed to repeat a run.  Raises `ConfigError` for nonsense."""
 
-    # -- where the nodes live
-    remote_hosts: tuple[str, ...] = _option(
-        (),
-        "servers, as tcp://HOST:PORT,tcp://HOST:PORT,...",
-        section="where",
-        bits=False,
-        check=texts,
-        convert=hosts,
-        metavar="ADDRESSES",
+    remote_hosts: tuple[str, ...] = _where(
+        (), "servers, as tcp://HOST:PORT,tcp://HOST:PORT,...",
+        texts, metavar="ADDRESSES", convert=split_addresses,
+    )  # fmt: skip
+    local: int | None = _where(
+        None, "start this many servers on this machine, and stop them afterwards",
+        optional(integer_in(1, 256)), metavar="N",
+    )  # fmt: skip
+    in_process: bool = _where(False, "keep the nodes in the trainer's own process, without sockets")
+
+    num_honest: int = _nodes(3, "honest nodes", integer_in(1, 500_000), node_field="shards")
+    num_byz: int = _nodes(1, "Byzantine nodes", integer_in(0, 500_000))
+    attack: str = _nodes(
+        "empire", "what Byzantine nodes do: NAME[:key=value,...]", rule, metavar="NAME"
     )
-    local: int | None = _option(
-        None,
-        "start this many servers on this machine, and stop them afterwards",
-        section="where",
-        bits=False,
-        check=optional(whole(1, 256)),
-        metavar="N",
+
+    rounds: int = _training(50, "rounds to train", integer_in(1))
+    batch_size: int = _training(
+        64, "examples in a node's batch", integer_in(1, 1_000_000), node_field="batch_size"
     )
-    in_process: bool = _option(
-        False,
-        "keep the nodes in the trainer's own process, without sockets",
-        section="where",
-        bits=False,
+    micro_batch_size: int = _training(
+        32, "examples computed at a time on one thread",
+        integer_in(1, 8192), node_field="micro_batch_size",
+    )  # fmt: skip
+    lr: float = _training(0.05, "learning rate", _positive)
+    momentum: float = _training(0.9, "momentum of the optimizer", _not_negative)
+    weight_decay: float = _training(
+        0.0, "added to the gradient: this times the parameters", _not_negative
     )
-    # -- nodes
-    num_honest: int = _option(3, "honest nodes", section="nodes", check=whole(1, 500_000))
-    num_byz: int = _option(1, "Byzantine nodes", section="nodes", check=whole(0, 500_000))
-    attack: str = _option(
-        "empire",
-        "what Byzantine nodes do: NAME[:key=value,...]",
-        section="nodes",
-        check=rule,
-        metavar="NAME",
+    worker_momentum: float = _training(
+        0.0, "momentum of each honest node's vectors, kept by the trainer", _not_negative
     )
-    # -- training
-    rounds: int = _option(50, "rounds to train", section="training", check=whole(1))
-    batch_size: int = _option(
-        64, "examples in a node's batch", section="training", check=whole(1, 1_000_000)
+    lr_milestones: tuple[int, ...] = _training(
+        (), "rounds from which the learning rate is multiplied by --lr-decay",
+        round_numbers, metavar="ROUND",
+    )  # fmt: skip
+    lr_decay: float = _training(0.1, "factor of the learning rate at each milestone", _positive)
+    seed: int = _training(
+        42, "decides every random choice of the run", integer_in(0, 2**63 - 1), node_field="seed"
     )
-    micro_batch_size: int = _option(
-        32,
-        "examples computed at a time on one thread",
-        section="training",
-        check=whole(1, 8192),
+    model: str = _training(
+        "small-cnn", "the model: NAME[:key=value,...]", rule, metavar="NAME", node_field="model"
     )
-    lr: float = _option(0.05, "learning rate", section="training", check=number(0, above=True))
-    momentum: float = _option(0.9, "momentum of the optimizer", section="training", check=number(0))
-    weight_decay: float = _option(
-        0.0,
-        "added to the gradient: this times the parameters",
-        section="training",
-        check=number(0),
+
+    dataset: str = _data(
+        "mnist", "the data: NAME[:key=value,...]; mnist5k needs no download",
+        rule, metavar="NAME", node_field="dataset",
+    )  # fmt: skip
+    data_root: str = _data(
+        "./data", "where the trainer's (and --local servers') data files are",
+        metavar="DIR", bits=False,
+    )  # fmt: skip
+    partition: str = _data(
+        "stride", "how the data is cut into shards: NAME[:key=value,...]",
+        rule, metavar="NAME", node_field="partition",
+    )  # fmt: skip
+    replacement: bool = _data(
+        False, "draw batches with replacement, where shards are small", node_field="replacement"
     )
-    worker_momentum: float = _option(
-        0.0,
-        "momentum of each honest node's vectors, kept by the trainer",
-        section="training",
-        check=number(0),
+
+    aggregator: str = _aggregation(
+        "multi-krum", "the rule: NAME[:key=value,...]", link_of_chain, metavar="NAME"
     )
-    lr_milestones: tuple[int, ...] = _option(
-        (),
-        "rounds from which the learning rate is multiplied by --lr-decay",
-        section="training",
-        check=round_numbers,
-        metavar="ROUND",
-    )
-    lr_decay: float = _option(
-        0.1,
-        "factor of the learning rate at each milestone",
-        section="training",
-        check=number(0, above=True),
-    )
-    seed: int = _option(
-        42,
-        "decides every random choice of the run",
-        section="training",
-        check=whole(0, 2**63 - 1),
-    )
-    model: str = _option(
-        "small-cnn",
-        "the model: NAME[:key=value,...]",
-        section="training",
-        check=rule,
-        metavar="NAME",
-    )
-    # -- data
-    dataset: str = _option(
-        "mnist",
-        "the data: NAME[:key=value,...]; mnist5k needs no download",
-        section="data",
-        check=rule,
-        metavar="NAME",
-    )
-    data_root: str = _option(
-        "./data",
-        "where the trainer's (and --local servers') data files are",
-        section="data",
-        bits=False,
-        metavar="DIR",
-    )
-    partition: str = _option(
-        "stride",
-        "how the data is cut into shards: NAME[:key=value,...]",
-        section="data",
-        check=rule,
-        metavar="NAME",
-    )
-    replacement: bool = _option(
-        False, "draw batches with replacement, where shards are small", section="data"
-    )
-    # -- aggregation
-    aggregator: str = _option(
-        "multi-krum",
-        "the rule: NAME[:key=value,...]",
-        section="aggregation",
-        check=rule,
-        metavar="NAME",
-    )
-    pre_aggregator: tuple[str, ...] = _option(
-        (),
-        "a rule applied before the aggregator; may be given several times",
-        section="aggregation",
-        check=rule,
-        metavar="NAME",
-    )
-    f: int = _option(1, "faulty nodes to tolerate", section="aggregation", check=whole(0, 500_000))
-    q: int | None = _option(
+    pre_aggregator: tuple[str, ...] = _aggregation(
+        (), "a rule applied before the aggregator; may be given several times",
+        link_of_chain, metavar="NAME",
+    )  # fmt: skip
+    f: int = _aggregation(1, "faulty nodes to tolerate", integer_in(0, 500_000), node_field="f")
+    q: int | None = _aggregation(
         None,
         "rows that multi-krum averages (default: n - f - 1)",
-        section="aggregation",
-        check=optional(whole(1)),
+        optional(integer_in(1)),
         metavar="Q",
     )
-    chunk_size: int = _option(
-        32,
-        "rows per block of a distance computation; bounds memory, changes no bit",
-        section="aggregation",
-        bits=False,
-        check=whole(1),
-    )
-    # -- running
-    wire_dtype: str = _option(
+    chunk_size: int = _aggregation(
+        32, "rows per block of a distance computation; bounds memory, changes no bit",
+        integer_in(1), bits=False,
+    )  # fmt: skip
+
+    wire_dtype: str = _running(
         "float32",
-        "what vectors and parameters are rounded to on their way: float32, "
-        "bfloat16 or float16; the latter two halve the bytes",
-        section="running",
-        check=one_of(*WIRE_DTYPES),
-        metavar="DTYPE",
-    )
-    threads: int | None = _option(
-        None,
-        "compute threads of this process, and of each --local server (default: all cores)",
-        section="running",
-        bits=False,
-        check=optional(whole(1, 1024)),
-        metavar="N",
-    )
-    device: str = _option(
-        "cpu",
-        "where the trainer aggregates: cpu, cuda or auto",
-        section="running",
-        check=one_of("cpu", "cuda", "auto"),
-    )
-    round_timeout: float = _option(
+        "what vectors and parameters are rounded to on their way: float32, bfloat16 or "
+        "float16; the latter two halve the bytes",
+        one_of(*WIRE_DTYPES), metavar="DTYPE", bits=True, node_field="wire_dtype",
+    )  # fmt: skip
+    threads: int | None = _running(
+        None, "compute threads of this process, and of each --local server (default: all cores)",
+        optional(integer_in(1, 1024)), metavar="N",
+    )  # fmt: skip
+    device: str = _running(
+        "cpu", "where the trainer aggregates: cpu, cuda or auto",
+        one_of("cpu", "cuda", "auto"), bits=True,
+    )  # fmt: skip
+    round_timeout: float = _running(
+        60.0, "seconds that a round waits for its vectors",
+        _positive, metavar="SECONDS", node_field="patience",
+    )  # fmt: skip
+    replace_timeout: float = _running(
         60.0,
-        "seconds that a round waits for its vectors",
-        section="running",
-        bits=False,
-        check=number(0, above=True),
-        metavar="SECONDS",
-    )
-    replace_timeout: float = _option(
-        60.0,
-        "seconds that a round with more than --f failures waits for servers to "
-        "come back, before the run is paused",
-        section="running",
-        bits=False,
-        check=number(0),
-        metavar="SECONDS",
-    )
-    heartbeat_timeout: float | None = _option(
+        "seconds that a round with more than --f failures waits for servers to come back, "
+        "before the run is paused",
+        _not_negative, metavar="SECONDS",
+    )  # fmt: skip
+    heartbeat_timeout: float | None = _running(
         None,
-        "seconds without an answer to pings until a server is lost (default: 6, or "
-        "two fifths of --round-timeout where that is less)",
-        section="running",
-        bits=False,
-        check=optional(number(0, above=True)),
-        convert=floating,
-        metavar="SECONDS",
-    )
-    failover: str = _option(
-        "on",
-        "on: a lost server's nodes move to the others; off: they are charged to --f",
-        section="running",
-        bits=False,
-        check=one_of("on", "off"),
-        metavar="on|off",
-    )
-    min_servers: int | None = _option(
+        "seconds without an answer to pings until a server is lost (default: 6, or two fifths "
+        "of --round-timeout where that is less)",
+        optional(_positive), metavar="SECONDS", convert=to_float,
+    )  # fmt: skip
+    failover: str = _running(
+        "on", "on: a lost server's nodes move to the others; off: they are charged to --f",
+        one_of("on", "off"), metavar="on|off",
+    )  # fmt: skip
+    min_servers: int | None = _running(
         None,
-        "servers that must answer, and be of use, at the start; the others may join "
-        "later (default: all)",
-        section="running",
-        bits=False,
-        check=optional(whole(1)),
-        metavar="K",
-    )
-    max_nodes_per_server: int | None = _option(
+        "servers that must answer, and be of use, at the start; the others may join later "
+        "(default: all)",
+        optional(integer_in(1)), metavar="K",
+    )  # fmt: skip
+    max_nodes_per_server: int | None = _running(
+        None, "nodes that failover may give to one server (default: any number)",
+        optional(integer_in(1)), metavar="N",
+    )  # fmt: skip
+    checkpoint_interval: int | None = _running(
         None,
-        "nodes that failover may give to one server (default: any number)",
-        section="running",
-        bits=False,
-        check=optional(whole(1)),
-        metavar="N",
+        "write a checkpoint every so many rounds, 0: never (default: every 10 rounds or 30 "
+        "seconds, for at most a twentieth of the time)",
+        optional(integer_in(0)), metavar="N",
+    )  # fmt: skip
+    keep_checkpoints: str = _running(
+        "2", "how many checkpoints to keep, the newest ones: a number, or all",
+        count_or_all, metavar="N|all", convert=to_text,
+    )  # fmt: skip
+    eval_interval: int = _running(
+        10, "evaluate on the test data every so many rounds (0: only at the end)",
+        integer_in(0), metavar="ROUNDS",
+    )  # fmt: skip
+    run_dir: str | None = _running(
+        None, "where the run's records go (default: runs/DATE-TIME-...)", metavar="DIR"
     )
-    checkpoint_interval: int | None = _option(
+    keys: str | None = _running(
         None,
-        "write a checkpoint every so many rounds, 0: never (default: every 10 rounds "
-        "or 30 seconds, for at most a twentieth of the time)",
-        section="running",
-        bits=False,
-        check=optional(whole(0)),
-        metavar="N",
-    )
-    keep_checkpoints: str = _option(
-        "2",
-        "how many checkpoints to keep, the newest ones: a number, or all",
-        section="running",
-        bits=False,
-        check=kept,
-        convert=worded,
-        metavar="N|all",
-    )
-    eval_interval: int = _option(
-        10,
-        "evaluate on the test data every so many rounds (0: only at the end)",
-        section="running",
-        bits=False,
-        check=whole(0),
-        metavar="ROUNDS",
-    )
-    run_dir: str | None = _option(
-        None,
-        "where the run's records go (default: runs/DATE-TIME-...)",
-        section="running",
-        bits=False,
-        metavar="DIR",
-    )
-    keys: str | None = _option(
-        None,
-        "file of keys from 'python -m byzpy_tw keygen', for servers that have some; "
-        "--local servers need none",
-        section="running",
-        bits=False,
+        "file of keys from 'python -m byzpy_tw keygen', for servers that have some; --local "
+        "servers need none",
         metavar="FILE",
     )
-    strict: bool = _option(
+    strict: bool = _running(
         False,
-        "refuse what is otherwise a warning: a rule without its guarantee, "
-        "servers with other versions",
-        section="running",
-        bits=False,
+        "refuse what is otherwise a warning: a rule without its guarantee, servers with other "
+        "versions",
     )
-    disable_plugin: tuple[str, ...] = _option(
+    disable_plugin: tuple[str, ...] = _running(
         (),
-        "a distribution whose plugins are not even imported, here and by --local "
-        "servers, such as one that is broken; may be given several times",
-        section="running",
-        bits=False,
-        check=texts,
-        metavar="NAME",
-    )
-    quiet: bool = _option(False, "print only the result and errors", section="running", bits=False)
-    json: bool = _option(
-        False, "print one JSON object a line, for programs", section="running", bits=False
-    )
-    web: str | None = _option(
+        "a distribution whose plugins are not even imported, here and by --local servers, such "
+        "as one that is broken; may be given several times",
+        texts, metavar="NAME",
+    )  # fmt: skip
+    quiet: bool = _running(False, "print only the result and errors")
+    json: bool = _running(False, "print one JSON object a line, for programs")
+    web: str | None = _running(
         None,
-        "serve a page that follows the run, such as tcp:8080:interface=127.0.0.1 (or "
-        "8080 for just that), with /metrics for Prometheus; off: none",
-        section="running",
-        bits=False,
+        "serve a page that follows the run, such as tcp:8080:interface=127.0.0.1 (or 8080 for "
+        "just that), with /metrics for Prometheus; off: none",
         metavar="ENDPOINT",
     )
 
     def __attrs_post_init__(self) -> None:
-        places = [bool(self.remote_hosts), self.local is not None, self.in_process]
-        if sum(places) != 1:
+        given = [bool(self.remote_hosts), self.local is not None, self.in_process]
+        if sum(given) != 1:
             raise ConfigError(
                 "say where the nodes live, once: --remote-hosts tcp://HOST:PORT,..., "
-                f"--local N, or --in-process (got {sum(places)} of them)"
+                f"--local N, or --in-process (got {sum(given)} of them)"
             )
         if self.remote_hosts or self.local:
             self._check_servers(len(self.remote_hosts) or self.local or 1)
@@ -399,7 +271,7 @@ class RunConfig:
 
     @property
     def heartbeat(self) -> float:
-        """Seconds after which a server that does not answer is lost."""
+        """Seconds without an answer after which a server counts as lost."""
         if self.heartbeat_timeout is not None:
             return self.heartbeat_timeout
         return min(6.0, 0.4 * self.round_timeout)
@@ -416,25 +288,14 @@ class RunConfig:
 
     @property
     def rule_parameters(self) -> dict[str, Any]:
-        """What the options offer to rules that take parameters of these names."""
+        """Values for rules that take parameters of these names."""
         return {"f": self.f, "q": self.q, "chunk_size": self.chunk_size}
 
     def spec(self) -> RunSpec:
-        """What the nodes are built from."""
-        return RunSpec(
-            dataset=self.dataset,
-            model=self.model,
-            partition=self.partition,
-            shards=self.num_honest,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            micro_batch_size=self.micro_batch_size,
-            replacement=self.replacement,
-            n=self.n,
-            f=self.f,
-            wire_dtype=self.wire_dtype,
-            patience=self.round_timeout,
-        )
+        """The run as its nodes are told of it."""
+        marked = {f.metadata["node_field"]: getattr(self, f.name) for f in attrs.fields(RunConfig)}
+        marked.pop(None)
+        return RunSpec(n=self.n, **marked)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values under the options' names, ready for JSON or TOML."""

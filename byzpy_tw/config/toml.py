@@ -1,8 +1,8 @@
 """Files of options: what ``--config`` reads and ``--print-config`` writes.
 
-They are TOML.  A key is an option's word, without the dashes in front.  It stands in
-its section or above all sections; hyphens and underscores are the same.  Paths are
-as on the command line, relative to where the command is run.
+They are TOML.  A key is an option without the dashes in front.  It stands in its section or
+above all sections; hyphens and underscores are the same.  Paths are as on the command line,
+relative to the current folder.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import byzpy_tw
 from byzpy_tw.config.merge import OPTIONS, convert_option, find_option
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run import LOCATIONS, SECTIONS, RunConfig
-from byzpy_tw.config.validators import flag, word
-from byzpy_tw.errors import ByzpyTwError, ConfigError
+from byzpy_tw.config.validators import toml_key
+from byzpy_tw.errors import BadParameter, ConfigError
+from byzpy_tw.parameters import to_plain
 from byzpy_tw.plugins.naming import suggest_nearest
-from byzpy_tw.plugins.plain import plain
 from byzpy_tw.text import clip
 
 STANDARD_INPUT = Path("-")
@@ -33,27 +33,27 @@ _WIDTH = 88
 def read_options(path: Path) -> dict[str, Any]:
     """The options in the file at `path`, by field of `RunConfig`, each checked by itself.
 
-    Raises `ConfigError`, or one of its kind, with the file, the key and what is expected.
+    Raises `ConfigError`, or a class of it, with the file, the key and the expected value.
     """
     file = "standard input" if path == STANDARD_INPUT else str(path)
     options: dict[str, Any] = {}
-    for key, value in _parsed(path, file).items():
+    for key, value in _parse(path, file).items():
         if key in SECTIONS:
             if not isinstance(value, dict):
                 raise ConfigError(f"{file}: {key!r} is a section: write [{key}] above its options")
             for inner, item in value.items():
-                _take(options, file, key, inner, item)
+                _add(options, file, key, inner, item)
         elif isinstance(value, dict) and key.replace("-", "_") not in OPTIONS:
             raise ConfigError(
                 f"{file}: there is no section [{clip(key)}]{suggest_nearest(key, SECTIONS)} "
                 f"(sections: {', '.join(SECTIONS)})"
             )
         else:
-            _take(options, file, None, key, value)
+            _add(options, file, None, key, value)
     return options
 
 
-def _parsed(path: Path, file: str) -> dict[str, Any]:
+def _parse(path: Path, file: str) -> dict[str, Any]:
     try:
         from_pipe = path == STANDARD_INPUT
         data = sys.stdin.buffer.read() if from_pipe else path.read_bytes()
@@ -66,8 +66,8 @@ def _parsed(path: Path, file: str) -> dict[str, Any]:
         line = data[: e.start].count(b"\n") + 1
         raise ConfigError(f"{file} is not UTF-8 text (line {line})") from None
     except (tomllib.TOMLDecodeError, RecursionError) as e:
-        raise ConfigError(f"{file} is not valid TOML: {e}{_quoted(str(e), data)}") from None
-    except ValueError:  # Python reads no number as long as that
+        raise ConfigError(f"{file} is not valid TOML: {e}{_quote_line(str(e), data)}") from None
+    except ValueError:  # Python reads no integer of such a length
         found = re.search(rb"\d[\d_]{4000,}", data)
         where = f" (line {data[: found.start()].count(10) + 1})" if found else ""
         raise ConfigError(
@@ -75,8 +75,8 @@ def _parsed(path: Path, file: str) -> dict[str, Any]:
         ) from None
 
 
-def _quoted(message: str, data: bytes) -> str:
-    """The line that a TOML error is about, and what is mostly wrong with one."""
+def _quote_line(message: str, data: bytes) -> str:
+    """The line that a TOML error is about, and the usual mistake."""
     found = re.search(r"at line (\d+)", message)
     if found is None:
         return ""
@@ -85,79 +85,81 @@ def _quoted(message: str, data: bytes) -> str:
     return f": {clip(line)!r}{hint}"
 
 
-def _take(options: dict[str, Any], file: str, section: str | None, key: str, value: Any) -> None:
-    """Put one key of the file among `options`."""
+def _add(options: dict[str, Any], file: str, section: str | None, key: str, value: Any) -> None:
+    """Add one key of the file to `options`."""
     under = "" if section is None else f" under [{section}]"
     try:
         option = find_option(key)
     except ConfigError as e:
         raise ConfigError(f"{file}: {e}{under}") from None
-    name, expand_home = option.name, option.metadata["section"]
-    if section not in (None, expand_home):
-        raise ConfigError(f"{file}: {key!r} does not belong{under} but under [{expand_home}]")
+    name, right_section = option.name, option.metadata["section"]
+    if section not in (None, right_section):
+        raise ConfigError(f"{file}: {key!r} does not belong{under} but under [{right_section}]")
     if name in options:
-        raise ConfigError(f"{file}: {word(name)!r} is given twice")
+        raise ConfigError(f"{file}: {toml_key(name)!r} is given twice")
+    spelling = f"{file}: {toml_key(name)}{under}"
     try:
-        options[name] = convert_option(name, value)
-    except ByzpyTwError as e:
-        why = str(e).removeprefix(flag(name)).strip()
-        raise type(e)(f"{file}: {word(name)}{under} {why}" if why != str(e) else
-                      f"{file}: {word(name)}{under}: {why}") from None  # fmt: skip
+        options[name] = convert_option(name, value, spelling)
+    except BadParameter as e:  # in the text of a rule
+        raise BadParameter(f"{spelling}: {e}") from None
 
 
 def drop_run_dir(resume: Path | None, options: dict[str, Any], file: str) -> dict[str, Any]:
-    """What of a file's `options` goes with the run in `resume`: all but the run's own folder.
+    """A file's `options` for the run in `resume`: all but the run's own folder.
 
     So the file that began a run may stand beside ``--resume``.  Raises `ConfigError`
     where it names another folder.
     """
     if resume is None:
         return options
-    mine = options.get("run_dir")
-    if mine is not None and absolute(mine) != absolute(resume):
+    run_dir = options.get("run_dir")
+    if run_dir is not None and absolute(run_dir) != absolute(resume):
         raise ConfigError(
-            f"{file}: run-dir is {clip(mine)!r}, and --resume names {clip(str(resume))!r}: "
+            f"{file}: run-dir is {clip(run_dir)!r}, and --resume names {clip(str(resume))!r}: "
             "leave out one of them"
         )
     return {name: value for name, value in options.items() if name != "run_dir"}
 
 
 def to_toml(config: RunConfig, leave_out: Collection[str] = ()) -> str:
-    """`config` as a whole file of options, which `read_options` takes back.
+    """`config` as a complete file of options for `read_options`.
 
-    Options that have no value are there as comments, and so are those to `leave_out`.
+    Options without a value, and those to `leave_out`, are comments.
     """
     lines = [
         f"# Options of a run of byzpy_tw {byzpy_tw.__version__}:",
         "#   python -m byzpy_tw.train --config FILE",
-        "# What the command line says goes before what stands here.",
+        "# Options on the command line override these.",
     ]
     for section, title in SECTIONS.items():
         lines += ["", "", f"[{section}]" + (f"  # {title}" if title != section else "")]
         for name, option in OPTIONS.items():
             if option.metadata["section"] == section:
-                lines += ["", *_entry(option, getattr(config, name), name in leave_out)]
+                lines += ["", *_option_lines(option, getattr(config, name), name in leave_out)]
     return "\n".join(lines) + "\n"
 
 
-def _entry(option: Any, value: Any, left_out: bool) -> list[str]:
+def _option_lines(option: Any, value: Any, left_out: bool) -> list[str]:
     """One option: its help, and its line."""
-    told = textwrap.wrap(option.metadata["help"], _WIDTH)
+    help = textwrap.wrap(option.metadata["help"], _WIDTH)
     unset = value is None or (option.name in LOCATIONS and not value)
-    text = (option.metadata["metavar"] or "...") if value is None else _toml(value)
-    entry = f"{word(option.name)} = {text}"
-    return [*(f"# {line}" for line in told), f"#{entry}" if unset or left_out else entry]
+    text = (option.metadata["metavar"] or "...") if value is None else _toml_value(value)
+    entry = f"{toml_key(option.name)} = {text}"
+    return [*(f"# {line}" for line in help), f"#{entry}" if unset or left_out else entry]
 
 
 def options_to_toml(options: Mapping[str, Any]) -> str:
-    """Only `options`, for a process to read; those that are None are left out."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return "".join(f"{word(name)} = {_toml(value)}\n" for name, value in given.items())
+    """Write `options` for a process to read, without those that are None."""
+    given = ((name, value) for name, value in options.items() if value is not None)
+    return "".join(f"{toml_key(name)} = {_toml_value(value)}\n" for name, value in given)
 
 
-def _toml(value: Any) -> str:
-    """`value`, of the kinds that options have, as TOML writes it."""
-    value = plain(value)  # or a library's own notation would stand in the file
+def _toml_value(value: Any) -> str:
+    """The value of an option as TOML writes it.
+
+    On one line, so that it can be a comment: tomli_w breaks lists into lines.
+    """
+    value = to_plain(value)  # not in a library's own notation
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
@@ -167,4 +169,4 @@ def _toml(value: Any) -> str:
             raise ConfigError(f"{clip(repr(value))} is not UTF-8 text, as a TOML file must be")
         # JSON's strings are TOML's, but for this one character.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return f"[{', '.join(map(_toml, value))}]"
+    return f"[{', '.join(map(_toml_value, value))}]"

@@ -1,10 +1,11 @@
 """Training and test data, in memory.  Importing this does not import torchvision."""
 
+from byzpy_tw.datasets.cifar_files import cifar10
 from byzpy_tw.datasets.core import Dataset, Split
 from byzpy_tw.datasets.idx import write_idx
+from byzpy_tw.datasets.mnist_files import fashion_mnist, mnist
 from byzpy_tw.datasets.shipped import mnist5k
 from byzpy_tw.datasets.synthetic import synthetic
-from byzpy_tw.datasets.vision import cifar10, fashion_mnist, mnist
 
 __all__ = [
     "BUILTIN",

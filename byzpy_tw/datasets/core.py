@@ -1,8 +1,8 @@
 """Data held in memory as tensors: a batch is an index.
 
-Whatever is made here can be trained on: tensors of another kind, labels out of range or
-lengths that differ are `UnsuitableData` at once.  Values that are not finite are looked for
-on demand, see `Dataset.non_finite`.
+A `Dataset` can be trained on: tensors of another kind, labels out of range or different
+lengths raise `UnsuitableData`.  Values that are not finite are searched on demand, see
+`Dataset.non_finite`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from byzpy_tw.errors import UnsuitableData
 from byzpy_tw.vectors import sha256_of
 
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_AT_ONCE = 2**22  # numbers that `non_finite` looks at together
+_AT_ONCE = 2**22  # numbers that `non_finite` reads together
 
 
 def _plain(value: Any, what: str, letter: str) -> Tensor:
-    """`value` itself, detached; `UnsuitableData` for other kinds of tensors and no tensors."""
+    """Return the tensor `value`, detached; `UnsuitableData` for anything but a plain tensor."""
     if not isinstance(value, Tensor):
         kind = type(value)
         cures: dict[type, str] = {
@@ -110,7 +110,7 @@ class Split:
         return len(self.y)
 
 
-# A dict for `cached_property`; nothing is ever assigned by hand.
+# Without slots, for `cached_property`.
 @frozen(eq=False, slots=False)
 class Dataset:
     """Training and test data, and how examples become a model's inputs.
@@ -118,7 +118,7 @@ class Dataset:
     ``mean`` and ``std`` hold one number a channel (or one for all), in units of
     the inputs: for uint8 examples, of values scaled to 0..1.  Labels lie in
     [0, ``classes``).  The test data may be empty: then nothing can be evaluated.
-    `UnsuitableData` for anything else that cannot be right.
+    Raises `UnsuitableData` for unfit data.
     """
 
     name: str
@@ -143,7 +143,7 @@ class Dataset:
             raise self._unsuitable("no training examples")
         self._check_labels()
         for what in ("mean", "std"):
-            # Numbers of whatever kind were given; the class is frozen for others.
+            # Numbers of other kinds are converted; the class is frozen.
             object.__setattr__(self, what, self._numbers(what, getattr(self, what)))
         self._check_normalisation()
 
@@ -206,11 +206,11 @@ class Dataset:
 
     @property
     def nbytes(self) -> int:
-        """What the four tensors take in memory."""
+        """The bytes of the four tensors."""
         return sum(t.nbytes for t in self._tensors)
 
     def inputs(self, x: Tensor) -> Tensor:
-        """A model's float32 inputs from examples ``(k, *shape)``, normalised."""
+        """Return a model's normalised float32 inputs from examples ``(k, *shape)``."""
         floats = x.to(torch.float32, copy=True)
         if x.dtype == torch.uint8:
             floats.div_(255)
@@ -218,20 +218,20 @@ class Dataset:
         return floats.sub_(mean).div_(std)
 
     def digest(self) -> str:
-        """Hex SHA-256 over all four tensors: equal data, equal digest."""
+        """Return the hex SHA-256 over all four tensors: equal data, equal digest."""
         return self._digest
 
     def empty(self) -> list[str]:
-        """One line where there is no test data, none otherwise."""
+        """Return one line where there is no test data, else none."""
         if len(self.test):
             return []
         return [f"{self.name!r} has no test data: nothing will be evaluated"]
 
     def non_finite(self) -> list[str]:
-        """One line for each split with examples that become NaN or infinite inputs.
+        """Return one line for each split with examples that become NaN or infinite inputs.
 
-        Bytes are not looked at.  Of floats the least and the greatest are, a few million
-        at a time; the examples are gone through one by one only where these are not finite.
+        Bytes cannot.  Of floats the least and the greatest are checked, a few million
+        at a time; single examples only where these are not finite.
         """
         lines = []
         for what, split in self._splits:
@@ -252,7 +252,7 @@ class Dataset:
         step = max(1, _AT_ONCE // x[0].numel()) if len(x) else 1
         for start in range(0, len(x), step):
             some = x[start : start + step]
-            # Normalising keeps the order, so what lies between finite ends is finite.
+            # Normalising keeps the order, so values between finite ends are finite.
             if not self._finite(torch.stack(torch.aminmax(some))):
                 finite = torch.isfinite(self.inputs(some)).flatten(1).all(dim=1)
                 yield start + (~finite).nonzero()[:, 0]
@@ -272,7 +272,7 @@ class Dataset:
 
     @cached_property
     def _per_channel(self) -> tuple[Tensor, Tensor]:
-        """``mean`` and ``std`` as they go with examples ``(k, *shape)``."""
+        """``mean`` and ``std``, shaped for examples ``(k, *shape)``."""
         shape = (1, -1, *(1,) * (len(self.shape) - 1))
         mean, std = (
             torch.tensor(v, dtype=torch.float32).reshape(shape) for v in (self.mean, self.std)

@@ -1,13 +1,11 @@
-"""One process at a time lets torchvision download, within bounds.
+"""Downloads by torchvision, one process at a time, within bounds.
 
-The download runs in a child process, so that a network that hangs is bounded by
-the child's own socket timeout and by `DOWNLOAD_TIMEOUT`, and this process's settings stay
-as they are.
+A download runs in a child process.  Its own socket timeout and `DOWNLOAD_TIMEOUT` bound a
+network that hangs, and this process's settings stay as they are.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -18,8 +16,10 @@ from typing import TextIO
 
 from attrs import frozen
 
+from byzpy_tw import files
+
 DOWNLOAD_TIMEOUT = 900.0  # seconds for a whole download, CIFAR-10's 170 MB on a slow line
-SOCKET_TIMEOUT = 10.0  # seconds that a connection may say nothing
+SOCKET_TIMEOUT = 10.0  # seconds without a byte on a connection
 
 # Standard input ends when the parent does, and so does the child.
 _CHILD = f"""
@@ -34,20 +34,15 @@ getattr(datasets, sys.argv[1])(sys.argv[2], download=True)
 """
 
 
-def download(source: str, root: Path) -> None:
-    """Fetch the files in a child process; `OSError` with its last words if it fails."""
+def fetch(source: str, root: Path) -> None:
+    """Download torchvision's `source` to `root`; `OSError` with the child's last line."""
     ours, theirs = os.pipe()
     try:
         child = subprocess.run(
             [sys.executable, "-P", "-c", _CHILD, source, str(root)],
-            check=False,
-            stdin=ours,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            timeout=DOWNLOAD_TIMEOUT,
-        )
+            check=False, stdin=ours, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True, errors="replace", timeout=DOWNLOAD_TIMEOUT,
+        )  # fmt: skip
     except subprocess.TimeoutExpired as e:
         raise OSError(f"download took over {DOWNLOAD_TIMEOUT:.0f} seconds") from e
     finally:
@@ -60,7 +55,7 @@ def download(source: str, root: Path) -> None:
 
 @frozen
 class DownloadLock:
-    """The root's lock, held.  ``failure`` is why the process before us failed, if it did."""
+    """The lock of one download, held.  ``failure`` is the last holder's, if this one waited."""
 
     path: Path
     file: TextIO
@@ -68,23 +63,23 @@ class DownloadLock:
     failure: str = ""
 
     def record_failure(self, failure: str) -> None:
-        """Leave word for the processes that wait."""
+        """Leave `failure` for the processes that wait."""
         self.file.write(failure)
         self.file.flush()
 
     @property
     def in_place(self) -> bool:
-        """Return whether the file that is locked is still the one at `path`."""
+        """Return whether the locked file is still the one at `path`."""
         try:
             return os.path.samestat(os.fstat(self.file.fileno()), os.stat(self.path))
         except FileNotFoundError:
             return False
 
     def remove(self) -> None:
-        """Remove the lock file, and the folders that were made for it as far as they are empty.
+        """Remove the lock file, and the folders made for it if they are empty.
 
-        Processes that wait for the lock have the file open, and learn from `in_place`
-        that they wait for one that is gone.
+        Processes that wait for the lock have the file open; `in_place` tells them that it
+        is gone.
         """
         with suppress(OSError):
             if self.in_place:
@@ -97,8 +92,8 @@ class DownloadLock:
 def download_lock(root: Path, source: str) -> Iterator[DownloadLock]:
     """Hold the lock on `source` in the root, so that no two processes download it.
 
-    A process that had to wait learns why the one before it failed, and need not
-    wait for the network to fail once more.
+    A process that had to wait is told why the one before it failed, and need not
+    wait for the network to fail again.
     """
     while True:
         made = tuple(p for p in (*reversed(root.parents), root) if not p.exists())
@@ -111,17 +106,14 @@ def download_lock(root: Path, source: str) -> Iterator[DownloadLock]:
                 raise
             continue  # the process that made the folder has just removed it
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                waited = False
-            except BlockingIOError:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                waited = True
+            waited = not files.lock(file, wait=False)
+            if waited:
+                files.lock(file, wait=True)
             file.seek(0)
             failure = file.read(1000) if waited else ""
             lock = DownloadLock(path, file, made, failure)
             if not failure and not lock.in_place:
-                continue  # tidied away in the meantime: another may hold a new one
+                continue  # removed in the meantime: another process may hold a new one
             if not waited:
                 file.truncate(0)
             yield lock

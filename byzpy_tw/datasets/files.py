@@ -1,6 +1,6 @@
-"""Data files that are there: what they are, in a user's words, where they are not as expected.
+"""Descriptions of data files that are not as expected, for users.
 
-`FileFault` is raised with a clause that goes on from the file's name, such as ``is empty``.
+`FileFault` is raised with a clause that continues the file's name, such as ``is empty``.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
-HEAD = 512  # bytes that `describe_content` is shown
+HEAD = 512  # bytes that `describe_content` needs
 
-# First bytes, in lower case, of other things than the files that are looked for.
+# First bytes, in lower case, of other kinds of files.
 _NATURES = (
     (b"<!doctype", "an HTML page"),
     (b"<html", "an HTML page"),
@@ -36,11 +36,11 @@ _NATURES = (
 
 
 class FileFault(Exception):
-    """A data file is not as expected; the text goes on from its name."""
+    """A data file is not as expected; the text continues its name."""
 
 
 def describe_content(head: bytes) -> str:
-    """The kind of file that begins with `head`, such as ``an HTML page``; empty if unknown."""
+    """Return the kind of file that begins with `head`, as ``an HTML page``; empty if unknown."""
     if not head:
         return ""
     plain = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -56,10 +56,10 @@ def describe_content(head: bytes) -> str:
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[BinaryIO]:
+def open_regular(path: Path) -> Iterator[BufferedReader]:
     """Open the regular file at `path`; `FileFault` for anything else, and if reading fails."""
     try:
-        mode = os.stat(path).st_mode  # before opening, which waits where there is a pipe
+        mode = os.stat(path).st_mode  # first: opening a pipe waits
         if stat.S_ISDIR(mode):
             raise FileFault("is a folder")
         if not stat.S_ISREG(mode):
@@ -75,16 +75,16 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 
 def error_reason(e: OSError | ValueError) -> str:
-    """The system's words for `e`, without number and path."""
+    """Return the system's text for `e`, without number and path."""
     return getattr(e, "strerror", None) or str(e) or type(e).__name__
 
 
 def exists(path: Path) -> bool:
-    """Return whether something is at `path`, be it a link that leads nowhere."""
+    """Return whether `path` exists, also as a broken link."""
     try:
         os.lstat(path)
     except OSError as e:
-        # Something that may not be looked at is told when it is opened.
+        # Opening a file without permission gives the error later.
         return e.errno not in (errno.ENOENT, errno.ENOTDIR)
     except ValueError:  # a name that no file can have
         return False
@@ -92,9 +92,9 @@ def exists(path: Path) -> bool:
 
 
 def path_fault(folder: Path) -> str:
-    """The reason why `folder` cannot be one, such as ``/data is a file, not a folder``.
+    """Return why `folder` cannot be a folder, such as ``/data is a file, not a folder``.
 
-    Empty where it is one, and where nothing keeps it from being made.
+    Empty where it is one, or can be made.
     """
     for path in (*reversed(folder.parents), folder):
         try:

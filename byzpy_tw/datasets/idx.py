@@ -1,4 +1,4 @@
-"""MNIST's own file format."""
+"""IDX, the file format of MNIST."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _open_gzip(file: BinaryIO, on_disk: int) -> Iterator[BinaryIO]:
 
 
 def _read(file: BinaryIO, axes: int, is_: str) -> Tensor:
-    """The tensor in `file`; faults begin with `is_`, such as ``unpacks to``."""
+    """Return the tensor in `file`; faults begin with `is_`, such as ``unpacks to``."""
     head = file.read(HEAD)
     magic = struct.pack(">HBB", 0, UINT8, axes)
     if head[:4] != magic[: len(head)]:
@@ -91,7 +91,7 @@ def _read(file: BinaryIO, axes: int, is_: str) -> Tensor:
 
 
 def _describe_other(head: bytes, size: int, magic: bytes, is_: str) -> str:
-    """Say what is found where an IDX file that begins with `magic` is expected."""
+    """Describe a file that does not begin with `magic`, as the expected IDX file does."""
     wanted = f"{magic.hex()} ({_describe_type(magic)})"
     if head[:2] == magic[:2] and _describe_type(head):
         return f"has the magic number {head[:4].hex()} ({_describe_type(head)}), expected {wanted}"
@@ -101,13 +101,13 @@ def _describe_other(head: bytes, size: int, magic: bytes, is_: str) -> str:
 
 
 def _describe_type(magic: bytes) -> str:
-    """``uint8, 3 axes`` for 00000803; empty where the type is none."""
+    """Return ``uint8, 3 axes`` for 00000803; empty for an unknown type."""
     kind = _TYPES.get(magic[2], "") if len(magic) >= 4 else ""
     return kind and f"{kind}, {magic[3]} {'axis' if magic[3] == 1 else 'axes'}"
 
 
 def _count_rest(file: BinaryIO) -> int:
-    """The number of bytes left in `file`, read to its end."""
+    """Return the number of bytes left in `file`, read to its end."""
     count = 0
     while piece := file.read(_PIECE):
         count += len(piece)
@@ -119,7 +119,7 @@ def write_idx(dataset: Dataset, root: Path, *, folder: str = "MNIST") -> list[Pa
 
     The examples must be uint8 images with one channel; `mnist` reads those of 28 x 28,
     with labels from 0 to 9.  `folder` is ``FashionMNIST`` for the other dataset of this
-    format.  Files that are there are replaced.
+    format.  Existing files are replaced.
     """
     for split in (dataset.train, dataset.test):
         if split.x.dtype != torch.uint8 or split.x.ndim != 4 or split.x.shape[1] != 1:

@@ -21,7 +21,7 @@ def mnist5k() -> Dataset:
     from MNIST by Yann LeCun, Corinna Cortes and Christopher J. C. Burges.
     """
     x, y = read_shipped(resources.files("byzpy_tw.datasets").joinpath("mnist5k.npz"))
-    # The place of each example among those of its class.
+    # The position of each example within its class.
     place = np.empty(len(y), dtype=np.int64)
     for label in range(10):
         place[y == label] = np.arange(np.count_nonzero(y == label))
@@ -36,7 +36,7 @@ def mnist5k() -> Dataset:
 
 
 def read_shipped(source: Traversable) -> tuple[np.ndarray, np.ndarray]:
-    """The images and int64 labels in the file that comes with the package."""
+    """Return the images and int64 labels in the file that comes with the package."""
     try:
         with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             x, y = arrays["x"], arrays["y"].astype(np.int64)
@@ -45,7 +45,7 @@ def read_shipped(source: Traversable) -> tuple[np.ndarray, np.ndarray]:
         if y.shape != (5000,) or np.bincount(y, minlength=10).tolist() != [500] * 10:
             raise ValueError("other labels than 500 of each digit")
     except Exception as e:
-        # NumPy's parser and the zip archive's raise whatever they meet.
+        # The parsers of NumPy and of zip archives raise anything.
         raise DatasetUnavailable(
             f"{source}, which comes with byzpy_tw, is missing or damaged ({type(e).__name__}: "
             f"{' '.join(str(e).split())}): install the package anew, pip install "

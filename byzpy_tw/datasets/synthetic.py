@@ -16,12 +16,7 @@ EXAMPLES = 2**24  # at most, whatever their size
 
 
 def synthetic(
-    *,
-    n: int = 2000,
-    classes: int = 10,
-    features: int = 64,
-    spread: float = 1.0,
-    seed: int = 0,
+    *, n: int = 2000, classes: int = 10, features: int = 64, spread: float = 1.0, seed: int = 0
 ) -> Dataset:
     """`n` points around `classes` centres, a fifth of each class held out.
 

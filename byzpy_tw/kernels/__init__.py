@@ -1,7 +1,7 @@
-"""What rules are made of: inner products, weighted sums and selection by coordinate.
+"""The computations of rules: inner products, weighted sums and selection by coordinate.
 
 Each reads the matrix of vectors once, tile by tile, on as many threads as
-`parallel.thread_limit` allows, with the same bits for any number of them.
+`parallel.thread_limit` allows.  The bits are the same for any number of threads.
 """
 
 from byzpy_tw.kernels.combine import combination, combinations

@@ -11,15 +11,15 @@ from torch import Tensor
 from byzpy_tw.kernels.parallel import even_tile_width, map_in_order
 
 TILE = 1 << 17  # columns at a time, at most: one torch call each
-CONVERTED_TILE = 1 << 16  # where they are made wider first
+CONVERTED_TILE = 1 << 16  # where they are converted to a wider type first
 GATHERED_TILE = 1 << 14  # columns at a time where rows have to be copied together
 
 
 def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Tensor:
-    """The weighted sum of the rows: ``(n,)`` float64 weights over ``(n, d)``, giving ``(d,)``.
+    """Return the weighted sum of the rows: ``(n,)`` float64 weights, ``(n, d)`` rows, ``(d,)``.
 
     A row of weight zero may hold anything, unless all rows are said to be
-    `finite`; then it may be faster to read it all the same.  One row of weight
+    `finite`: then such a row may be read too, where that is faster.  One row of weight
     one comes out as it is, bit for bit.
     """
     n, d = matrix.shape
@@ -55,9 +55,9 @@ def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Ten
 
 
 def combinations(matrix: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sums for ``(m, n)`` float64 weights, ``(m, d)``.
+    """Return the weighted sums for ``(m, n)`` float64 weights, ``(m, d)``.
 
-    A row that has no weight in any of them may hold anything.
+    A row without weight in all of them may hold anything.
     """
     chosen = _selected_rows(weights)
     if chosen is not None:
@@ -79,9 +79,9 @@ def combinations(matrix: Tensor, weights: Tensor) -> Tensor:
 
 
 def used_columns(matrix: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The columns of `weights` that are not all zero, ready to multiply `matrix` with.
+    """Return the columns of `weights` that are not all zero, ready to multiply `matrix` with.
 
-    And which rows of `matrix` they go with; None for all of them.
+    The second is the rows of `matrix` that they belong to; None for all rows.
     """
     used = weights.ne(0).any(dim=0).nonzero()[:, 0]
     mix = weights[:, used].to(matrix.device, compute_dtype(matrix.dtype))
@@ -89,17 +89,17 @@ def used_columns(matrix: Tensor, weights: Tensor) -> tuple[Tensor, Tensor | None
 
 
 def gather_rows(tile: Tensor, used: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The rows `used` of a tile, as `dtype`."""
+    """Return the rows `used` of a tile, as `dtype`."""
     return (tile if used is None else tile.index_select(0, used)).to(dtype)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What to compute in: float32 at least."""
+    """Return the type to compute in: float32 at least."""
     return dtype if dtype.itemsize >= 4 else torch.float32
 
 
 def _selected_rows(weights: Tensor) -> list[int] | None:
-    """The row that each of the weights picks, where all of them pick one row."""
+    """Return the row that each line of weights picks; None unless each picks one row."""
     if not (weights.ne(0).sum(dim=1) == 1).all() or not (weights.sum(dim=1) == 1).all():
         return None
     return weights.argmax(dim=1).tolist()

@@ -1,4 +1,4 @@
-"""What this process may compute with."""
+"""The processors and the device that this process may use."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from byzpy_tw.errors import ConfigError
 
 
 def cores() -> int:
-    """The processors that this process may use."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that ``--device`` names; `ConfigError` where it is not there."""
+    """Return the device that ``--device`` names; `ConfigError` where it is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

@@ -1,7 +1,7 @@
 """Distances between a few points, from their inner products.
 
-NumPy's work on the memory of float64 tensors on the CPU: at this size its calls take a
-fifth of the time of torch's.
+NumPy computes them, in the memory of float64 tensors on the CPU: at this size its calls
+take a fifth of the time of torch's.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 128  # points that are looked at at a time
+BLOCK = 128  # points at a time
 
 
 def symmetrize(matrix: Tensor) -> Tensor:
-    """`matrix`, its lower half mirrored: two points are as far from each other both ways.
+    """Mirror the lower half of `matrix`, in place, so that distances are equal both ways.
 
     A matrix product rounds its halves differently, and ties would depend on that.
     """
@@ -35,7 +35,7 @@ def _lower(n: int) -> np.ndarray:
 
 
 def squared_distances(inner: Tensor, rows_at_once: int | None = None) -> Tensor:
-    """Squared distances between points, from their inner products; zero to themselves."""
+    """Return squared distances between points, from their inner products; zero to themselves."""
     n = len(inner)
     apart = torch.empty_like(inner)
     step = rows_at_once or BLOCK
@@ -44,9 +44,9 @@ def squared_distances(inner: Tensor, rows_at_once: int | None = None) -> Tensor:
     return apart
 
 
-@np.errstate(all="ignore")  # of rows that are refused anything may come
+@np.errstate(all="ignore")  # refused rows may give anything
 def distances_of(inner: Tensor, rows: slice, out: Tensor | None = None) -> Tensor:
-    """The squared distances of some of the points to all of them, from inner products."""
+    """Return the squared distances of some of the points to all of them, from inner products."""
     whole = inner.numpy()
     lengths, some = whole.diagonal(), whole[rows]
     apart = np.add(lengths[rows, None], lengths, out=None if out is None else out.numpy())
@@ -58,8 +58,8 @@ def distances_of(inner: Tensor, rows: slice, out: Tensor | None = None) -> Tenso
 
 
 def sort_rows(distances: Tensor) -> Tensor:
-    """Each row of a matrix on the CPU in ascending order.
+    """Return a matrix on the CPU with each row in ascending order.
 
-    By numpy, which takes a third of the time: torch sorts the indices as well.
+    NumPy takes a third of torch's time, which sorts the indices as well.
     """
     return torch.from_numpy(np.sort(distances.numpy(), axis=1))

@@ -1,20 +1,19 @@
 """One pass over the vectors for all their inner products; two where one is not enough.
 
 Near vectors of large norm must keep their distances, and ``|a|^2 + |b|^2 - 2ab``
-loses them.
+loses them.  So:
 
 1. The tiles of the matrix are multiplied as they lie, and added up in float64, in
    order.  The squared lengths bound the error of each squared distance.
-2. Where that is not small against the radius of the tightest majority, the rows are
-   near each other for how far they are from the origin.  They are multiplied again,
-   less one of them: the one that has a majority nearest to it on a thousand
-   coordinates.  That row itself would be zero: its place is taken by the origin
-   as seen from it, which costs nothing extra and is what norms, clipping and a
-   centre at zero need.
-3. The bound is taken again.  If it is still not small, a row that hides in just
-   those coordinates was chosen: take the middle row of the tightest majority, as far
-   as can be told by now, and go on.  Each time the error falls by the square root
-   of the precision, so that a handful of passes bring down even 1e18.
+2. Where that bound is not small against the radius of the tightest majority, the rows
+   are close to each other and far from the origin.  They are multiplied again, less
+   one of them: the row with a majority nearest to it on a thousand coordinates.  That
+   row itself would be zero, so the origin as seen from it takes its place.  This costs
+   nothing extra, and norms, clipping and a centre at zero need it.
+3. The bound is computed again.  If it is still not small, the row hides in those
+   coordinates: the middle row of the tightest majority, by the distances known so far,
+   replaces it.  Each pass lowers the error by the square root of the precision, so that
+   a few passes suffice even for 1e18.
 """
 
 from __future__ import annotations
@@ -33,26 +32,26 @@ from byzpy_tw.kernels.multiply import STRETCH, inner_products, product_tile_widt
 from byzpy_tw.kernels.parallel import map_in_order
 from byzpy_tw.vectors import NORM_LIMIT
 
-SAMPLE = 1024  # coordinates on which a row to look from is chosen
-RUN_LENGTH = 64  # of these next to each other
+SAMPLE = 1024  # coordinates on which the row to subtract is chosen
+RUN_LENGTH = 64  # neighbouring ones among these
 PASSES = 8
-# How small the error's bound must be against the squared radius of a majority.
+# The largest error bound, as a share of the squared radius of a majority.
 TOLERANCE = 1e-5
-# Squared distances below so many roundings of two squared lengths may be none at all.
+# Squared distances below so many roundings of two squared lengths may be zero.
 EQUAL_ROUNDINGS = 256
-# A squared norm this much smaller than what it is the difference of is measured anew.
+# A squared norm that is smaller than its terms by this factor is measured anew.
 CANCELLATION = 8.0
 
 
 @frozen(eq=False)
 class Products:
-    """Inner products of the rows of a matrix, as `products` found them.
+    """The inner products of the rows of a matrix, and the refused rows.
 
     ``inner`` is ``(n + 2, n + 2)`` float64: of the n rows, an anchor and the
-    origin, all less the point that they are seen from.  Without an anchor the
+    origin, all less one point (the *view*).  Without an anchor the
     origin stands in its place.  ``refused`` lists the rows with a NaN, an
-    infinity or a norm above `NORM_LIMIT`; their entries mean nothing.  ``passes``
-    over the matrix were taken.
+    infinity or a norm above `NORM_LIMIT`; their entries mean nothing.  ``passes`` is the
+    number of passes over the matrix.
     """
 
     inner: Tensor
@@ -61,9 +60,9 @@ class Products:
 
 
 def products(matrix: Tensor, anchor: Tensor | None = None) -> Products:
-    """The inner products of the rows of an ``(n, d)`` matrix, and of `anchor`, ``(d,)``.
+    """Return the inner products of the rows of an ``(n, d)`` matrix, and of `anchor`, ``(d,)``.
 
-    More than two passes over the matrix take an adversary.
+    Only rows made for the purpose cause more than two passes.
     """
     n = matrix.shape[0]
     view: int | None = None
@@ -83,9 +82,9 @@ def products(matrix: Tensor, anchor: Tensor | None = None) -> Products:
 
 
 def norms_from(matrix: Tensor, inner: Tensor) -> Tensor:
-    """The norms of the rows, ``(n,)`` float64, from their `Products.inner`.
+    """Return the norms of the rows, ``(n,)`` float64, from their `Products.inner`.
 
-    Rows near the origin, as seen from elsewhere, lose digits that way: these are
+    Rows near the origin lose digits that way where the view is elsewhere: these are
     read once more.
     """
     squared, lost = _squared_norms(inner, len(matrix))
@@ -95,7 +94,7 @@ def norms_from(matrix: Tensor, inner: Tensor) -> Tensor:
 
 
 def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
-    """The Euclidean norms of the rows, ``(n,)`` float64; infinite where they overflow.
+    """Return the Euclidean norms of the rows, ``(n,)`` float64; infinite where they overflow.
 
     With `origin`, ``(d,)``, the distances of the rows to that.
     """
@@ -123,7 +122,7 @@ def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
 
 
 def _squared_lengths(tile: Tensor) -> Tensor:
-    """Of the rows of a tile, ``(n,)`` float64, a `STRETCH` at a time as in `multiply`."""
+    """Return squared lengths of a tile's rows, ``(n,)`` float64, by `STRETCH` as in `multiply`."""
     whole = tile.shape[1] // STRETCH * STRETCH
     parts = [tile[:, whole:].unsqueeze(1)]
     if whole:
@@ -133,7 +132,7 @@ def _squared_lengths(tile: Tensor) -> Tensor:
 
 
 def _central_row(matrix: Tensor, refused: tuple[int, ...]) -> int:
-    """The row that has a majority nearest to it, judged on some of the coordinates."""
+    """Return the row with a majority nearest to it, judged on some of the coordinates."""
     n, d = matrix.shape
     # Runs of coordinates, since one from each of a thousand places is a cache miss each.
     step = max(RUN_LENGTH, d // (SAMPLE // RUN_LENGTH))
@@ -141,7 +140,7 @@ def _central_row(matrix: Tensor, refused: tuple[int, ...]) -> int:
     some = few[:, :, :RUN_LENGTH].flatten(1).to("cpu", torch.float64)
     good = torch.tensor([i for i in range(n) if i not in refused])
     some = some[good]
-    # Seen from a row of middling length, which no minority can make a long one.
+    # Less a row of median length, which no minority can make a long one.
     lengths = torch.linalg.vector_norm(some, dim=1)
     some = some - some[lengths.sort(stable=True).indices[(len(good) - 1) // 2]]
     apart = sort_rows(squared_distances(some @ some.T))
@@ -156,9 +155,9 @@ def _refused(matrix: Tensor, inner: Tensor) -> tuple[int, ...]:
     return tuple(suspect.nonzero()[0].tolist())
 
 
-@np.errstate(all="ignore")  # of rows that are refused anything may come
+@np.errstate(all="ignore")  # refused rows may give anything
 def _squared_norms(inner: Tensor, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared norms, and which of them lost digits in the subtraction."""
+    """Return squared norms, and a mask of those that lost digits in the subtraction."""
     known = inner.numpy()
     lengths, origin = known.diagonal()[:n], known[-1, -1]
     squared = lengths - 2 * known[-1, :n] + origin
@@ -166,16 +165,16 @@ def _squared_norms(inner: Tensor, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _norms_of_rows(matrix: Tensor, which: np.ndarray) -> np.ndarray:
-    """The norms of some of the rows, by reading them."""
+    """Return the norms of some of the rows, by reading them."""
     if which.all():
         return norms_of(matrix).numpy()
     return np.concatenate([norms_of(matrix[i : i + 1]).numpy() for i in which.nonzero()[0]])
 
 
 def _unify_equal_rows(inner: Tensor, matrix: Tensor) -> Tensor:
-    """`inner`, where rows that are equal to the bit have the first one's products.
+    """Give bitwise equal rows the products of the first of them, in place.
 
-    The library rounds a product by where its rows stand among the others.  Attackers who
+    The library rounds a product by the position of its rows among the others.  Attackers that
     all send one vector would be a little apart, and noise would choose between them.
     """
     known = inner.numpy()
@@ -184,12 +183,12 @@ def _unify_equal_rows(inner: Tensor, matrix: Tensor) -> Tensor:
     return inner
 
 
-@np.errstate(all="ignore")  # of rows that are refused anything may come
+@np.errstate(all="ignore")  # refused rows may give anything
 def _duplicates(inner: Tensor, matrix: Tensor) -> dict[int, int]:
-    """Of each row that is equal to one before it, the first of these.
+    """Return, for each row that equals an earlier one, the first of these.
 
-    Attackers whose vectors differ at their very end would have each of them read once for
-    every other: after as many vain readings as there are rows it is left at that.
+    Vectors that differ only near their end would all be read once for every other one:
+    the search ends after as many vain comparisons as there are rows.
     """
     n, first, vain = len(matrix), dict[int, int](), 0
     for one, others in _near_duplicates(inner, n, matrix.dtype):
@@ -206,9 +205,9 @@ def _duplicates(inner: Tensor, matrix: Tensor) -> dict[int, int]:
 
 
 def _near_duplicates(inner: Tensor, n: int, dtype: torch.dtype) -> Iterator[tuple[int, list[int]]]:
-    """Rows in ascending order, and those before each that rounding cannot tell from it.
+    """Yield rows in ascending order, each with the earlier ones within rounding of it.
 
-    Only what is as long is compared: of a thousand rows hardly any two are by chance.
+    Only rows of equal length are compared: by chance hardly any two of a thousand are.
     """
     known = inner.numpy()
     lengths = known.diagonal()[:n]
@@ -230,7 +229,7 @@ def _near_duplicates(inner: Tensor, n: int, dtype: torch.dtype) -> Iterator[tupl
 def _find_better_view(
     inner: Tensor, view: int | None, refused: tuple[int, ...], dtype: torch.dtype
 ) -> int | None:
-    """A row to look from instead of `view`, or None where `view` is good enough."""
+    """Return a better row to subtract than `view`, or None where `view` is good enough."""
     n = inner.shape[0]
     good = [i for i in range(n) if i not in refused]
     if not good:
@@ -242,7 +241,7 @@ def _find_better_view(
     last = len(good) // 2
 
     def farthest(block: int) -> np.ndarray:
-        """Each row's distance to the last of a majority: no need to sort them all."""
+        """Return each row's distance to the farthest of its nearest majority, without a sort."""
         rows = slice(block * BLOCK, (block + 1) * BLOCK)
         return np.partition(distances_of(among, rows).numpy(), last, axis=1)[:, last]
 

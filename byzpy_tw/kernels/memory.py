@@ -1,4 +1,4 @@
-"""The C library's heap: what it keeps between rounds, and what goes back to the system."""
+"""The C library's heap, and the garbage collector, between rounds."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _TRIM_THRESHOLD, _KEPT = -1, 128 << 20
 def configure_malloc() -> None:
     """Let the C library keep a round's memory for the next; nothing where it cannot.
 
-    Each round takes and frees the same activations and gradients, megabytes at a
-    time.  Left alone, the library gives them back to the system whenever some lie
-    free at the end of a heap, and the next round waits for the kernel to hand out
-    the same pages again, zeroed: up to a third of a gradient of `small-cnn`
-    (measured: 24 ms for a batch of 64, and 36 with 6,100 page faults).  It keeps up to 128
-    MiB of the main heap here, until `trim_heap`; the other one is made of pieces of 64 MiB,
-    which go back when they are empty.  Blocks of 32 MiB and more are the system's own.
+    Each round allocates and frees the same activations and gradients, megabytes at a
+    time.  By default the library returns free memory at the end of a heap to the system,
+    and the next round waits for the kernel to hand out the same pages again, zeroed: up
+    to a third of a gradient of `small-cnn` (measured: 24 ms for a batch of 64, and 36 with
+    6,100 page faults).  With these settings it keeps up to 128 MiB of the main heap until
+    `trim_heap`.  The other heap consists of pieces of 64 MiB, which are returned when they
+    are empty.  Blocks of 32 MiB and more come from the system.
 
-    It also makes a heap for each thread that allocates at the same time as others:
-    a process's size then wanders with whatever its threads happened to hold
-    together.  Two are enough, since threads hardly wait for one another.
+    By default it also makes a heap for each thread that allocates at the same time as
+    others, so that a process's size varies with its threads' timing.  Two heaps are
+    enough: threads hardly wait for one another.
 
     Call it before there are threads.
     """
@@ -38,10 +38,10 @@ def configure_malloc() -> None:
 
 
 def trim_heap() -> None:
-    """Give back what the C library keeps for later; nothing where it has no such call.
+    """Return free memory of the C library to the system; nothing where it has no such call.
 
-    Runs differ in size and the threads' arenas keep the largest of each, so a
-    server that lives long would hold the sum of all its runs' worst moments.
+    Runs differ in size, and each thread's heap keeps its largest: a long-lived server
+    would hold the sum of all its runs' peaks.
     """
     gc.collect()
     try:
@@ -51,9 +51,9 @@ def trim_heap() -> None:
 
 
 def freeze_gc() -> None:
-    """What this process has loaded by now, torch above all, is here for good.
+    """Exempt all objects loaded by now, torch's above all, from garbage collection.
 
-    To look through it for garbage now and then would cost a round 100 ms.
+    A collection that looks through them would cost a round 100 ms.
     """
     gc.collect()
     gc.freeze()

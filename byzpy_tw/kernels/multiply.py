@@ -1,7 +1,7 @@
 """The inner products of rows, by one reading of them, tile by tile.
 
-The tiles of the matrix are multiplied as they lie, or as copied less a point that they
-are seen from, and added up in float64, in order.
+The tiles of the matrix are multiplied as they lie, or as a copy less one point (the
+*view*), and added up in float64, in order.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from byzpy_tw.kernels.combine import compute_dtype
 from byzpy_tw.kernels.distances import symmetrize
 from byzpy_tw.kernels.parallel import even_tile_width, map_in_order
 
-# Columns that are summed up in the vectors' own precision: ten times less rounding
-# than whole tiles have, for nothing.
+# Columns that are summed in the vectors' own precision: a tenth of the rounding of
+# whole tiles, at no cost.
 STRETCH = 1024
-ALIGNED = 64  # bytes, and as many numbers are a whole number of times that
+ALIGNED = 64  # bytes; that many numbers fill a multiple of it
 _BLOCKS = ((16, 4), (32, 16), (128, 32), (inf, 64))  # (fewer rows than, how many a block)
-SPANS = 32  # pieces that are added up on their own; fixed, for the same bits
+SPANS = 32  # parts with a sum of their own; fixed, for the same bits
 
 
 def inner_products(matrix: Tensor, view: int | None, anchor: Tensor | None) -> Tensor:
-    """``(n + 2, n + 2)`` float64 inner products of rows, anchor and origin from `view`.
+    """Return ``(n + 2, n + 2)`` float64 inner products of rows, anchor and origin less `view`.
 
-    What they are seen from, the origin (None) or one of the rows, is zero.  Without an
+    The view, the origin (None) or one of the rows, is itself zero.  Without an
     anchor the origin stands in its place.
     """
     n, d = matrix.shape
     k = n if anchor is None else n + 1
-    # Whether it is in fact copied may depend on where it lies; bits must not.
+    # A copy may be made or not, by the matrix's address; the bits must not depend on that.
     copied = view is not None or anchor is not None
     width = product_tile_width(k, d, matrix.device, copied=copied)
     tiles = ceil(d / width)
@@ -57,10 +57,10 @@ def inner_products(matrix: Tensor, view: int | None, anchor: Tensor | None) -> T
 
 
 def product_tile_width(n: int, d: int, device: torch.device, *, copied: bool = False) -> int:
-    """Columns to a tile: a function of shape and purpose alone, so that bits are too.
+    """Return the columns of a tile: a function of shape and purpose alone, so that bits are too.
 
-    What is `copied` takes 2 MiB of float32 a thread: half of that costs a third more time,
-    and twice that is a good part of ten vectors' memory for 10 % less.  What is not may be
+    A `copied` tile takes 2 MiB of float32 a thread: half of that costs a third more time,
+    and twice that is a good part of ten vectors' memory for 10 % less time.  Others may be
     wider: each tile costs 0.1 ms beside its products.
     """
     cpu = device.type == "cpu"
@@ -70,10 +70,10 @@ def product_tile_width(n: int, d: int, device: torch.device, *, copied: bool = F
 
 
 def _sum_in_order(start: Callable[[], Callable[[int], np.ndarray]], count: int) -> np.ndarray:
-    """The sum of the pieces that `map_in_order` would give, in that order.
+    """Return the sum of the results of `map_in_order`, in that order.
 
-    Each is added as soon as those before it are: of many rows they are large, and not
-    to be had all at once.
+    Each is added as soon as the ones before it are: for many rows they are too large to
+    be kept all at once.
     """
     lock, waiting = threading.Lock(), dict[int, np.ndarray]()
     total: np.ndarray | None = None
@@ -102,9 +102,9 @@ def _sum_in_order(start: Callable[[], Callable[[int], np.ndarray]], count: int) 
 
 @frozen
 class _Reader:
-    """Columns of the rows and the anchor, as seen from a row; for one thread.
+    """Columns of the rows and the anchor, less the view; for one thread.
 
-    ``read(a, b)`` gives those from a to b, `most` or fewer of them, until its next call.
+    ``read(a, b)`` gives those from a to b, at most `most`, valid until its next call.
     """
 
     read: Callable[[int, int], Tensor]
@@ -114,10 +114,10 @@ class _Reader:
 def _make_reader(matrix: Tensor, view: int | None, anchor: Tensor | None, width: int) -> _Reader:
     (n, d), dtype = matrix.shape, compute_dtype(matrix.dtype)
     k = n if anchor is None else n + 1
-    # How a matrix product rounds depends on where in memory its rows begin.  So tiles
-    # are multiplied where they lie only if that is where torch puts a fresh matrix,
-    # and begin, as far as the product can tell, at such places if they are copied.
-    # (Of a single row any stride is called contiguous.)
+    # A matrix product rounds by the alignment of its rows in memory.  So tiles are
+    # multiplied where they lie only if they are aligned like a fresh matrix of torch's,
+    # and copies get the same alignment.
+    # (torch calls a single row of any stride contiguous.)
     at_home = matrix.is_contiguous() and matrix.stride(0) >= d and matrix.data_ptr() % ALIGNED == 0
     if view is None and anchor is None and at_home and matrix.dtype == dtype:
         return _Reader(lambda a, b: matrix[:, a:b], width)
@@ -137,14 +137,14 @@ def _make_reader(matrix: Tensor, view: int | None, anchor: Tensor | None, width:
     return _Reader(read, most)
 
 
-@np.errstate(all="ignore")  # of rows that are refused anything may come
+@np.errstate(all="ignore")  # refused rows may give anything
 def _add(reader: _Reader, a: int, b: int, total: np.ndarray) -> None:
     """Add the inner products of the rows between two columns to `total`.
 
-    A `STRETCH` at a time, and the lower half, by blocks of rows.  That saves up to half of
-    the work, and is as much faster where it saves little: the library multiplies 20 rows
-    with each other in 8.1 ms, 16 rows and then 4 with all of them in 6.5 (measured, 10
-    rows by 4 at a time: 3.4, 2.5).  What is left of a stretch at the end is small.
+    A `STRETCH` at a time, and only the lower half, by blocks of rows.  That saves up to half
+    of the work.  It is faster even where it saves little: the library multiplies 20 rows
+    with each other in 8.1 ms, and 16 rows and then 4 with all of them in 6.5 (measured; 10
+    rows by 4 at a time: 3.4, 2.5).  An incomplete stretch at the end is small.
     """
     parts: list[list[Tensor]] = []
     for c in range(a, b, reader.most):
@@ -157,12 +157,12 @@ def _add(reader: _Reader, a: int, b: int, total: np.ndarray) -> None:
     for block, found in enumerate(zip(*parts)):
         whole = found[0] if len(found) == 1 else torch.cat(found)
         i = block * step
-        # By NumPy: each call of torch may wait for the other threads' turn at Python.
+        # By NumPy: each call of torch may wait for other threads that hold Python's lock.
         total[i:, i : i + step] += whole.sum(dim=0, dtype=torch.float64).cpu().numpy()
 
 
 def _block_products(rows: Tensor) -> list[Tensor]:
-    """Of each block, ``(stretches, n - i, step)`` inner products of rows i.. with its own."""
+    """Return ``(stretches, n - i, step)`` inner products of rows i.. with each block at i."""
     (n, width), stride, step = rows.shape, rows.stride(0), _block(len(rows))
     found = []
     for i in range(0, n, step):
@@ -174,12 +174,12 @@ def _block_products(rows: Tensor) -> list[Tensor]:
 
 
 def _block(n: int) -> int:
-    """Rows to a block, by measurement."""
+    """Return the rows of a block, by measurement."""
     return next(block for most, block in _BLOCKS if n < most)
 
 
 def _with_anchor_and_origin(total: Tensor, n: int, view: int | None) -> Tensor:
-    """Rows, anchor and origin in this order; what they are seen from is zero."""
+    """Return the products in the order rows, anchor, origin; the view is zero."""
     whole, raw = np.zeros((n + 2, n + 2)), total.numpy()
     k = len(raw)
     whole[:k, :k] = raw

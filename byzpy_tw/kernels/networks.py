@@ -1,9 +1,9 @@
-"""Sorting networks, cut down to what is asked of them.
+"""Sorting networks, pruned to the wanted outputs.
 
 A network is a fixed list of compare-and-swap steps, so it runs on whole tiles of
-columns at once, with nothing but minimum and maximum.  Most rules need a few
-of the sorted values only, or the sum of some: what they do not need is
-cut away, step by step, from the end.
+columns at once, with nothing but minimum and maximum.  Most rules need only a few
+of the sorted values, or the sum of some: steps that they do not need are
+pruned, from the end.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from functools import lru_cache
 
 from attrs import frozen
 
-# What is wanted of one place in the sorted order: None, nothing; a word, that the
-# places of this word together hold these values, in whatever order; a number, that
-# this place holds exactly its own value.
+# The wanted content of one position in the sorted order: None, nothing; a word, that all
+# positions of this word together hold their values, in any order; a number, that the
+# position holds exactly its own value.
 Wanted = int | str | None
 
 
@@ -23,8 +23,8 @@ Wanted = int | str | None
 class Step:
     """``low`` and ``high`` receive the smaller and the larger of buffers ``a`` and ``b``.
 
-    Buffers below n are the rows, not to be written to; those from n on are the
-    scratch space.  None where that value is not needed.
+    Buffers below n are the rows, which are read only; those from n on are scratch
+    space.  None where the value is not needed.
     """
 
     a: int
@@ -35,9 +35,9 @@ class Step:
 
 @frozen
 class SortingNetwork:
-    """`steps` to take; then place i of the sorted order is in buffer ``places[i]``.
+    """The steps to take.  Afterwards buffer ``places[i]`` has position i of the sorted order.
 
-    ``scratch`` is how many buffers besides the rows the steps use.
+    ``scratch`` is the number of buffers that the steps use besides the rows.
     """
 
     steps: tuple[Step, ...]
@@ -47,7 +47,7 @@ class SortingNetwork:
 
 @lru_cache(maxsize=256)
 def sorting_network(wanted: tuple[Wanted, ...]) -> SortingNetwork:
-    """The steps that sort ``len(wanted)`` rows as far as `wanted` asks."""
+    """Return the steps that sort ``len(wanted)`` rows as far as `wanted` asks."""
     n = len(wanted)
     where = list(range(n))  # the buffer that each wire is in
     free: list[int] = []
@@ -63,8 +63,8 @@ def sorting_network(wanted: tuple[Wanted, ...]) -> SortingNetwork:
 
     for i, j, low, high in _prune(_merge_exchange(n), wanted):
         a, b = where[i], where[j]
-        # The smaller goes to a new place first, since both are still to be read; the
-        # larger may then take the place of what it is made of.
+        # The smaller goes to a new buffer, since both are still to be read; the
+        # larger may then overwrite its input.
         first = take() if low else None
         second = (b if b >= n else take()) if high else None
         steps.append(Step(a, b, first, second))
@@ -76,7 +76,7 @@ def sorting_network(wanted: tuple[Wanted, ...]) -> SortingNetwork:
 
 
 def _merge_exchange(n: int) -> list[tuple[int, int]]:
-    """Batcher's network for n wires.  Knuth, TAOCP 3, Algorithm 5.2.2M."""
+    """Return Batcher's network for n wires.  Knuth, TAOCP 3, Algorithm 5.2.2M."""
     pairs: list[tuple[int, int]] = []
     if n < 2:
         return pairs
@@ -96,10 +96,10 @@ def _merge_exchange(n: int) -> list[tuple[int, int]]:
 def _prune(
     pairs: Sequence[tuple[int, int]], wanted: Sequence[Wanted]
 ) -> list[tuple[int, int, bool, bool]]:
-    """The pairs that matter, in order, and whether their low and high ends do.
+    """Return the necessary pairs, in order, and whether their low and high outputs are read.
 
-    Going backwards: a swap between two places of which nothing is wanted, or
-    that are wanted as one lot, changes nothing that anyone sees.
+    From the end: a swap between two positions of which nothing is wanted, or
+    that are wanted as one group, is unnecessary.
     """
     labels = list(wanted)
     fresh = len(labels)

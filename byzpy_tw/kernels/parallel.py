@@ -1,9 +1,9 @@
-"""Threads for tensor work, each with torch held to one thread.
+"""Threads for tensor work, each with torch limited to one thread.
 
 Torch's own threading splits a sum differently for each number of threads, and
 so changes bits.  Here work is cut into pieces whose boundaries depend on the
-work alone; each piece runs on one torch thread, and pieces are put together in
-order.  More threads then change the time, and nothing else.
+work alone; each piece runs on one torch thread, and results are combined in
+order.  So the number of threads changes only the time.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from attrs import define
 T = TypeVar("T")
 P = ParamSpec("P")
 
-# The most threads that rules of one process may have at work.  They are started
-# when first needed: keeping them costs 0.05 ms a call, starting them anew each
-# time 1.4 ms (measured, two threads).
+# The most threads for the rules of one process.  They are started when first needed and
+# kept: a call then costs 0.05 ms, instead of 1.4 ms (measured, two threads).
 MOST_WORKERS = 64
 
 _START_TIMEOUT = 1.0  # seconds that a new pool's threads wait for each other, at most
@@ -36,28 +35,27 @@ _MIN_TILE = 1 << 14
 
 
 def pool(threads: int, name: str = "byzpy_tw") -> ThreadPoolExecutor:
-    """A pool of `threads` threads, in which torch computes on one thread each.
+    """Return a pool of `threads` threads, in which torch computes on one thread each.
 
-    The number of torch threads that the caller's other threads use stays what
-    it is.
+    The number of torch threads of other threads is unchanged.
     """
     return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=_limit_to_one_thread)
 
 
 def prestarted_pool(threads: int, name: str = "byzpy_tw") -> ThreadPoolExecutor:
-    """As `pool`, with all of its threads there from the beginning.
+    """As `pool`, with all of its threads started at once.
 
-    An executor starts one when a job finds the others at work, which may be after an
-    hour: a process that lives long would have one thread more, and nobody knows why.
+    An executor starts a thread when a job finds the others busy, which may be after an
+    hour: the number of threads of a long-lived process would change without a reason.
     """
     executor, together = pool(threads, name), threading.Barrier(threads)
 
     def ended(start: Future[int]) -> None:
-        if start.cancelled():  # the executor is shut down already: nobody else will come
+        if start.cancelled():  # the executor is shut down already: no other thread will come
             together.abort()
 
     for _ in range(threads):
-        # None is done before all have begun, so that each has a thread of its own.
+        # None ends before all have begun, so that each has a thread of its own.
         executor.submit(together.wait, _START_TIMEOUT).add_done_callback(ended)
     return executor
 
@@ -67,11 +65,11 @@ _thread_setting_lock = threading.Lock()
 
 
 def _limit_to_one_thread() -> None:
-    """Hold torch to one thread here, and leave what is in force elsewhere.
+    """Limit torch to one thread here, and leave other threads as they are.
 
     ``torch.set_num_threads`` sets the calling thread's number and the number
-    that threads yet to come start with.  A second call from a thread that ends
-    at once puts the latter back.
+    of future threads.  A second call from a thread that ends
+    at once restores the latter.
     """
     with _thread_setting_lock:
         elsewhere = torch.get_num_threads()  # this thread is new
@@ -83,12 +81,12 @@ def _limit_to_one_thread() -> None:
 
 @define
 class ReactorThread:
-    """The thread of the reactor, where torch has no business with other threads.
+    """The limit of one torch thread in the reactor's thread.
 
-    What it copies there is small, and OpenMP's threads spin for milliseconds after
-    each such call, on cores that have gradients to compute: two trainings on two
-    cores took five times as long as they should (measured).  Held by whoever is at
-    work in it, as often as they like; `release` once for each `hold`.
+    torch copies only small tensors there, and OpenMP's threads would spin for milliseconds
+    after each such call, on cores that have gradients to compute: two trainings on two
+    cores took five times as long as they should (measured).  Each user calls `hold`, and
+    `release` once for each `hold`.
     """
 
     _holders: int = 0
@@ -122,12 +120,12 @@ def thread_limit(threads: int) -> Iterator[None]:
 
 
 def threads() -> int:
-    """How many threads rules called here may use: `thread_limit`'s, else torch's."""
+    """Return the number of threads that rules called here may use: the limit, else torch's."""
     return _thread_limit.get() or torch.get_num_threads()
 
 
 def run_single_threaded(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """``function(*args, **kwargs)``, in a thread where torch computes on one thread.
+    """Call ``function(*args, **kwargs)`` in a thread where torch computes on one thread.
 
     That may be this very thread.  Gradients are not recorded.
     """
@@ -145,7 +143,7 @@ def run_single_threaded(function: Callable[P, T], /, *args: P.args, **kwargs: P.
 
 
 def run_single_threaded_with_grad(function: Callable[[], T]) -> T:
-    """``function()``, where torch computes on one thread; gradients are recorded as here."""
+    """Call ``function()`` where torch computes on one thread; gradients are recorded as here."""
     if torch.get_num_threads() == 1:
         return function()
     with pool(1, "byzpy_tw-one") as executor:
@@ -153,11 +151,11 @@ def run_single_threaded_with_grad(function: Callable[[], T]) -> T:
 
 
 def even_tile_width(d: int, most: int) -> int:
-    """Columns to a tile, `most` or fewer, for `d` columns: a function of these alone.
+    """Return the columns of a tile, at most `most`, for `d` columns: a function of these alone.
 
-    The tiles are about as wide as one another, and four of them or a multiple, so that
-    two threads or four end together.  Those of `most` would be seven, say, and one
-    thread would wait for the other's fourth.  What is small is not worth dividing.
+    The tiles are about equally wide, and a multiple of four in number, so that two or
+    four threads end together: with seven tiles one thread would wait for the other's
+    fourth.  Small matrices are not worth dividing.
     """
     tiles = max(1, ceil(d / most / _TILE_MULTIPLE)) * _TILE_MULTIPLE
     even = ceil(d / tiles / _COLUMN_MULTIPLE) * _COLUMN_MULTIPLE
@@ -165,11 +163,11 @@ def even_tile_width(d: int, most: int) -> int:
 
 
 def map_in_order(start: Callable[[], Callable[[int], T]], count: int) -> list[T]:
-    """The answers to pieces 0, 1, ..., `count` - 1, in that order.
+    """Return the results of pieces 0, 1, ..., `count` - 1, in that order.
 
-    Each thread that takes part calls `start` once, to make itself the buffers
-    it needs, and what `start` returned for each piece it takes.  The thread
-    that calls this one takes part if torch is held to one thread in it.
+    Each thread that takes part calls `start` once, which makes the buffers that the thread
+    needs and returns a function.  It calls that function for each piece that it takes.
+    The calling thread takes part if torch is limited to one thread in it.
     """
     answers: list[T | None] = [None] * count
     turns = iter(range(count))  # shared: taking the next is one step for the interpreter
@@ -188,7 +186,7 @@ def map_in_order(start: Callable[[], Callable[[int], T]], count: int) -> list[T]
         if here:
             work()
     finally:
-        # What has not begun by now has nothing left to do, unless nobody else has.
+        # A helper that has not begun by now has nothing to do, unless it is the only one.
         for helper in helpers:
             if not (here and helper.cancel()):
                 helper.result()
@@ -197,5 +195,5 @@ def map_in_order(start: Callable[[], Callable[[int], T]], count: int) -> list[T]
 
 @cache
 def _shared_pool(process: int) -> ThreadPoolExecutor:
-    # By process: the threads of a parent do not survive a fork.
+    # One for each process: the threads of a parent do not survive a fork.
     return pool(MOST_WORKERS, "byzpy_tw-rules")

@@ -1,10 +1,9 @@
-"""Vectors under a rule: the matrix, what became of its rows, and the small space.
+"""Vectors under a rule: the matrix, the combinations of its rows, and their inner products.
 
-A geometric pre-aggregator replaces the rows by combinations of them.  Nothing of
-that touches the matrix: `Points` remembers the ``(m, n)`` matrix of the
-combination, and `Gram` answers for the inner products that the combined rows
-have.  The matrix is read once for all inner products, when the first rule asks
-for one, and once more for the result.
+A geometric pre-aggregator replaces the rows by combinations of them, without touching
+the matrix: `Points` keeps the ``(m, n)`` matrix of the combination, and `Gram` computes
+the inner products of the combined rows from those of the rows.  The matrix is read once
+for all inner products, when the first rule asks for one, and once more for the result.
 """
 
 from __future__ import annotations
@@ -38,44 +37,44 @@ class Gram:
     """
 
     size: int
-    _whole: Callable[[], Tensor]
+    _extended: Callable[[], Tensor]
     _norms: Callable[[], Tensor] | None = None
     _away: Callable[[int], Tensor] | None = None
 
     @classmethod
     def of(cls, inner: Tensor) -> Gram:
-        """From ``(m + 2, m + 2)`` inner products of m points, an anchor and the origin.
+        """Return the `Gram` of ``(m + 2, m + 2)`` products: of m points, an anchor and the origin.
 
         All of them less any one point, which should be near the others.
         """
         return cls(inner.shape[0] - 2, lambda: inner)
 
     @cached_property
-    def whole(self) -> Tensor:
-        """``(m + 2, m + 2)``: of the points, then the anchor, then the origin.
+    def extended(self) -> Tensor:
+        """Inner products of the points, the anchor and the origin, ``(m + 2, m + 2)``.
 
         The anchor is the centre that the aggregator starts from; the origin
         itself where it has none.
         """
-        return self._whole()
+        return self._extended()
 
     @property
     def inner(self) -> Tensor:
-        """``(m, m)``: of the points with each other."""
-        return self.whole[: self.size, : self.size]
+        """Inner products of the points with each other, ``(m, m)``."""
+        return self.extended[: self.size, : self.size]
 
     @cached_property
     def norms(self) -> Tensor:
-        """``(m,)``: the points' own norms, as seen from the origin."""
+        """The points' own norms, as seen from the origin, ``(m,)``."""
         if self._norms is not None:
             return self._norms()
-        whole, m = self.whole.numpy(), self.size
+        whole, m = self.extended.numpy(), self.size
         squared = whole.diagonal()[:m] - 2 * whole[-1, :m] + whole[-1, -1]
         return torch.from_numpy(np.sqrt(np.maximum(squared, 0)))
 
     @cached_property
     def squared(self) -> Tensor:
-        """``(m, m)``: squared distances."""
+        """Squared distances, ``(m, m)``."""
         return self.distances()
 
     def distances(self, chunk_size: int | None = None) -> Tensor:
@@ -83,19 +82,19 @@ class Gram:
         return squared_distances(self.inner, chunk_size)
 
     def distances_of(self, points: slice) -> Tensor:
-        """``(k, m)``: the rows of `squared` of some of the points, and no others."""
+        """Return the rows of `squared` of some of the points, ``(k, m)``, and compute no others."""
         return distances_of(self.inner, points)
 
     def squared_from(self, point: int) -> Tensor:
-        """``(m,)``: squared distances from one point; cheaper than all, if all it takes."""
-        if self._away is None or "whole" in self.__dict__:
+        """Return squared distances from one point, ``(m,)``; cheaper than all of them."""
+        if self._away is None or "extended" in self.__dict__:
             return self.squared[point]
         return self._away(point)
 
     def mapped(self, mix: Tensor) -> Gram:
-        """Of the points that ``(k, m)`` `mix` makes of these.
+        """Return the `Gram` of the points that ``(k, m)`` `mix` makes of these.
 
-        What its rows lack to a sum of one is the origin's share.
+        The remainder of each row's sum to one is the origin's share.
         """
 
         def whole() -> Tensor:
@@ -105,13 +104,13 @@ class Gram:
             wider[:k, -1] = 1 - given.sum(axis=1)
             wider[-2, -2] = wider[-1, -1] = 1
             wide = torch.from_numpy(wider)
-            return symmetrize(wide @ self.whole @ wide.T)
+            return symmetrize(wide @ self.extended @ wide.T)
 
         return Gram(mix.shape[0], whole)
 
 
 def _by_rows(matrix: Tensor) -> Tensor:
-    """`matrix`, copied where its rows are scattered in memory: sums then round as usual."""
+    """Return `matrix`, copied where its rows are strided, so that sums round as usual."""
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
@@ -119,8 +118,8 @@ def _by_rows(matrix: Tensor) -> Tensor:
 class Points:
     """Combinations of some rows of an ``(n, d)`` matrix, which is only borrowed.
 
-    ``rows`` are those in use (None: all), ``mix`` what has been made of them:
-    ``(m, len(rows))``, None for the rows themselves.
+    ``rows`` are the ones in use (None: all), ``mix`` the combinations of them,
+    ``(m, len(rows))``: None for the rows themselves.
     """
 
     matrix: Tensor = field(converter=_by_rows)
@@ -159,9 +158,9 @@ class Points:
         return Gram(self.size, whole, lambda: self.norms, away)
 
     def refused(self, *, geometric: bool) -> tuple[int, ...]:
-        """The rows of the matrix with a NaN, an infinity or too large a norm.
+        """Return the rows of the matrix with a NaN, an infinity or too large a norm.
 
-        For a geometric rule this comes with the inner products it needs anyway.
+        A geometric rule needs the inner products anyway, and they tell.
         """
         if geometric:
             return self.products.refused
@@ -169,20 +168,20 @@ class Points:
 
     @cached_property
     def _row_norms(self) -> Tensor:
-        """The norms of all rows of the matrix; from inner products, where they are known."""
+        """The norms of all rows of the matrix; from inner products, where these are known."""
         if "products" in self.__dict__:
             return norms_from(self.matrix, self.products.inner)
         return norms_of(self.matrix)
 
     @property
     def norms(self) -> Tensor:
-        """``(m,)`` float64: as `Gram.norms`, without inner products where none are needed."""
+        """The points' norms, ``(m,)`` float64, without inner products where none are needed."""
         if self._gram is not None:
             return self._gram.norms
         return self._row_norms if self.rows is None else self._row_norms[list(self.rows)]
 
     def restrict_rows(self, rows: Sequence[int]) -> Points:
-        """Of the rows themselves, only `rows`."""
+        """Return only `rows` of the matrix, uncombined, with their norms and products if known."""
         kept = Points(self.matrix, anchor=self.anchor, rows=tuple(rows))
         for known in ("products", "_row_norms"):
             if known in self.__dict__:
@@ -190,7 +189,7 @@ class Points:
         return kept
 
     def chosen(self, some: Sequence[int]) -> Points:
-        """Of these points, only `some`, for a rule that looks at the vectors."""
+        """Return only `some` of these points, for a rule that reads the vectors."""
         some = list(some)
         rows, mix = self.rows, self.mix
         if mix is not None:
@@ -200,31 +199,27 @@ class Points:
         return Points(self.matrix, rows=rows, mix=mix)
 
     def columns(self, index: Tensor) -> Tensor:
-        """``(m, k)`` float64: the points' coordinates `index`, on the CPU."""
+        """Return the points' coordinates `index`, ``(m, k)`` float64 on the CPU."""
         some = self.matrix.index_select(1, index.to(self.matrix.device))
         some = some.to("cpu", torch.float64)
         some = some if self.rows is None else some[list(self.rows)]
         return some if self.mix is None else self.mix @ some
 
     def with_anchor(self, anchor: Tensor) -> Points:
-        """The same points, with `anchor` among the inner products."""
+        """Return the same points, with `anchor` among the inner products."""
         if self.mix is None and self.rows is None:
             return Points(self.matrix, anchor=anchor)
         return Points(self.materialise(), anchor=anchor)
 
     def mapped(self, mix: Tensor) -> Points:
-        """What ``(k, m)`` `mix` makes of these points."""
+        """Return the points that ``(k, m)`` `mix` makes of these."""
         whole = mix if self.mix is None else mix @ self.mix
         return Points(
-            self.matrix,
-            anchor=self.anchor,
-            rows=self.rows,
-            mix=whole,
-            gram=self.gram.mapped(mix),
+            self.matrix, anchor=self.anchor, rows=self.rows, mix=whole, gram=self.gram.mapped(mix)
         )
 
     def row_weights(self, weights: Tensor) -> Tensor:
-        """``(n,)`` or ``(k, n)`` weights of the matrix's rows, from weights of these points."""
+        """Return the matrix's rows' weights, ``(n,)`` or ``(k, n)``, from these points' weights."""
         return self._to_rows(weights if self.mix is None else weights @ self.mix)
 
     def _to_rows(self, weights: Tensor) -> Tensor:
@@ -235,15 +230,15 @@ class Points:
         return wide
 
     def combine(self, weights: Tensor) -> Tensor:
-        """The points' sum under ``(m,)`` float64 weights, ``(d,)`` in the matrix's dtype."""
+        """Return the points' sum under ``(m,)`` float64 weights, ``(d,)`` in the matrix's dtype."""
         # Where rows were refused, the others are finite.
         return combination(self.matrix, self.row_weights(weights), finite=self.rows is None)
 
     def reader(self, width: int) -> Callable[[int, int], Sequence[Tensor]]:
-        """A function that gives the points' columns from a to b, at most `width` of them.
+        """Return a function that reads the points' columns from a to b, at most `width` of them.
 
         For one thread.  The rows are float32 at least, must not be written to,
-        and are good until the next call.
+        and are valid until the next call.
         """
         dtype = compute_dtype(self.matrix.dtype)
         if self.mix is None:
@@ -265,10 +260,10 @@ class Points:
 
         return mixed
 
-    def materialise(self, chosen: Sequence[int] | None = None) -> Tensor:
-        """The points, or those `chosen`, as a matrix: the caller's own where nothing was done."""
-        if self.mix is None and self.rows is None and chosen is None:
+    def materialise(self) -> Tensor:
+        """Return the points as a matrix: the given one where nothing changed."""
+        if self.mix is None and self.rows is None:
             return self.matrix
-        one = torch.eye(self.size, dtype=torch.float64)
-        one = one if chosen is None else one[list(chosen)]
-        return combinations(self.matrix, self.row_weights(one))
+        return combinations(
+            self.matrix, self.row_weights(torch.eye(self.size, dtype=torch.float64))
+        )

@@ -1,8 +1,8 @@
-"""Exact searches over subsets of the points, small space only."""
+"""Exact searches over subsets of the points, from inner products alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from itertools import combinations
 from math import comb
 
@@ -20,17 +20,17 @@ EQUAL_TOLERANCE = 1e-12
 
 
 def max_cover_steps(f: int) -> float:
-    """A bound on the steps that finding f points to drop can take."""
+    """Return a bound on the steps of a search for f points to drop."""
     # Each branch drops one point or at least three: x^3 = x^2 + 1.
     return 1.4656**f
 
 
 def minimum_diameter_subset(squared: Tensor, keep: int) -> list[int]:
-    """The `keep` points whose largest distance is least; of several such sets, the first.
+    """Return the `keep` points whose largest distance is least; of several such sets, the first.
 
-    A set has diameter at most t if it leaves out a point of each pair further
-    apart than t: a vertex cover of at most ``n - keep`` points.  The least t for
-    which there is one is found by bisection, and then the first set, point by point.
+    A set has diameter at most t if it leaves out one point of each pair further
+    apart than t: a vertex cover of at most ``n - keep`` points.  Bisection finds the least t
+    with such a cover, and then the first set, point by point.
 
     Raises `SearchTooLarge` rather than take more than `MOST_STEPS` steps.
     """
@@ -71,7 +71,7 @@ def _first_subset(cover: VertexCover, n: int, keep: int) -> list[int]:
 class VertexCover:
     """Vertex covers of a graph; sets of vertices are the bits of an int.
 
-    ``steps`` counts on from what the search has taken so far.
+    ``steps`` continues the count of earlier searches.
     """
 
     def __init__(self, conflicts: np.ndarray, steps: int = 0) -> None:
@@ -82,7 +82,7 @@ class VertexCover:
         self.steps = steps
 
     def exists(self, left: int, budget: int) -> bool:
-        """Whether `budget` vertices touch every conflict among those `left`."""
+        """Return whether `budget` vertices touch every conflict among the vertices `left`."""
         self.steps += 1
         if self.steps > MOST_STEPS:
             raise SearchTooLarge(
@@ -100,7 +100,7 @@ class VertexCover:
                 if degree == 0:
                     left &= ~(1 << i)
                 elif degree == 1:
-                    # Its one neighbour covers at least as much.
+                    # Its one neighbour covers at least as many conflicts.
                     most, vertex = len(self.conflicts), (self.conflicts[i] & left).bit_length() - 1
                     break
                 elif degree > most:
@@ -113,7 +113,7 @@ class VertexCover:
             if not single and total > 2 * budget * most:
                 return False
             if single or most <= 2 or most > budget:
-                # Circles only, or a vertex with more conflicts than could be paid singly.
+                # Only cycles are left, or a vertex with more neighbours than the budget.
                 left &= ~(1 << vertex)
                 budget -= 1
                 continue
@@ -127,17 +127,17 @@ class VertexCover:
 
 
 def count_subsets(n: int, f: int) -> int:
-    """How many ways there are to drop f of n points."""
+    """Return the number of ways to drop f of n points."""
     return comb(n, f)
 
 
 def minimum_variance_subset(inner: Tensor, squared: Tensor, keep: int) -> list[int]:
-    """The `keep` points whose covariance has the least largest eigenvalue; the first such.
+    """Return the `keep` points whose covariance has the least largest eigenvalue; the first such.
 
-    `inner` are inner products seen from any one point.  A set that holds two
-    points at squared distance s has a largest eigenvalue of at least s / 2 (times
-    1 / keep), and any vector bounds it from below: both spare most sets the
-    exact eigenvalue.
+    `inner` are inner products less any one point.  A set with two points at squared
+    distance s has a largest eigenvalue of at least s / 2 (times 1 / keep), and the
+    Rayleigh quotient of any vector is a lower bound too: both spare most sets the exact
+    eigenvalue.
     """
     n = inner.shape[0]
     best_value, best = min(
@@ -168,14 +168,14 @@ def minimum_variance_subset(inner: Tensor, squared: Tensor, keep: int) -> list[i
     return min(members for _, members in found)
 
 
-def _nearest_sets(squared: Tensor, keep: int) -> Sequence[list[int]]:
-    """Each point's nearest: one of these is good where there are outliers."""
+def _nearest_sets(squared: Tensor, keep: int) -> list[list[int]]:
+    """Return each point's nearest set: one of these is good where there are outliers."""
     near = squared.sort(dim=1, stable=True).indices[:, :keep]
     return near.sort(dim=1).values.tolist()
 
 
-def _all_subsets(n: int, keep: int):
-    """All sets of `keep` of n points, as rows of zeros and ones, first sets first."""
+def _all_subsets(n: int, keep: int) -> Iterator[Tensor]:
+    """Yield all sets of `keep` of n points, as rows of zeros and ones, first sets first."""
     f = n - keep
     dropped = np.fromiter(
         (i for some in combinations(range(n), f) for i in some), dtype=np.int64
@@ -187,14 +187,14 @@ def _all_subsets(n: int, keep: int):
 
 
 def _scatter(inner: Tensor, index: Tensor) -> Tensor:
-    """``(b, k, k)``: inner products of each set's members less their mean."""
+    """Return inner products of each set's members less their mean, ``(b, k, k)``."""
     some = inner[index[:, :, None], index[:, None, :]]
     some = some - some.mean(dim=1, keepdim=True)
     return some - some.mean(dim=2, keepdim=True)
 
 
 def _rayleigh_bound(inner: Tensor, index: Tensor) -> Tensor:
-    """A lower bound on each set's largest eigenvalue, near it after some steps."""
+    """Return a lower bound on each set's largest eigenvalue, close to it after some steps."""
     some = _scatter(inner, index)
     longest = some.diagonal(dim1=1, dim2=2).argmax(dim=1)
     vector = some.gather(2, longest[:, None, None].expand(-1, some.shape[1], 1))

@@ -1,4 +1,4 @@
-"""Models by name, and what turns a factory into a model ready to train.
+"""Models by name, and the construction of a model ready to train.
 
 A factory returns a `torch.nn.Module` from a batch of inputs to logits; its
 parameters ``classes`` and ``shape`` are filled from the dataset.

@@ -20,7 +20,7 @@ Factory = Callable[..., nn.Module]
 
 
 def count(factory: Factory, params: Mapping[str, Any]) -> int:
-    """The number of the model's parameters, found without taking their memory.
+    """Return the number of the model's parameters, without taking their memory.
 
     Raises `UnsuitableModel` for one that cannot be trained here.
     """
@@ -51,11 +51,11 @@ def _meta_device_error(e: BaseException) -> UnsuitableModel:
 def build(
     factory: Factory, params: Mapping[str, Any], *, seed: int, counted: bool = False
 ) -> nn.Module:
-    """The model, its initial values a function of `seed`.
+    """Return the model, its initial values a function of `seed`.
 
     The global generators, torch's (which modules draw initial values from), NumPy's and
-    Python's, are seeded for the duration and put back as they were.  A caller that has
-    `counted` it spares another look on the meta device.  Raises `UnsuitableModel`.
+    Python's, are seeded for the duration and restored.  A caller that has `counted` the
+    parameters saves another count.  Raises `UnsuitableModel`.
     """
     if not counted:
         count(factory, params)
@@ -67,7 +67,7 @@ def build(
 
 
 def check(model: nn.Module) -> int:
-    """The number of parameters of a model that can be trained by gradients alone."""
+    """Return the number of parameters; `UnsuitableModel` unless gradients alone can train it."""
     if not isinstance(model, nn.Module):
         raise UnsuitableModel(f"the factory returned {type(model).__name__}, not a torch.nn.Module")
     for name, layer in model.named_modules():
@@ -103,7 +103,7 @@ def _cure(layer: nn.Module) -> str:
 
 
 def flat_parameters(model: nn.Module, buffer: Tensor | None = None) -> Tensor:
-    """One flat ``(d,)`` float32 tensor whose memory the model's parameters are.
+    """Return a flat ``(d,)`` float32 tensor that is the memory of the model's parameters.
 
     Writing to it changes the model.  Parameters lie in the order of
     ``model.parameters()``, and keep their values.  `buffer`, if given, is the

@@ -7,6 +7,8 @@ rectifier sees a quarter of the numbers (`small_cnn`: a gradient takes 10 % less
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -14,11 +16,11 @@ from byzpy_tw.errors import UnsuitableModel
 
 
 class ChannelsLast(nn.Module):
-    """Images as they are, with their channels next to each other in memory.
+    """Images with their channels next to each other in memory, otherwise unchanged.
 
-    So convolutions, and above all pooling, are faster: a gradient takes 27 to 35 %
-    less (measured, one thread).  Not for models that call ``view`` on what a
-    convolution gives them.
+    Convolutions, and above all pooling, are faster then: a gradient takes 27 to 35 %
+    less (measured, one thread).  Not for models that call ``view`` on the output of a
+    convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,16 +37,10 @@ def small_cnn(*, classes: int = 10, shape: tuple[int, ...] = (1, 28, 28)) -> nn.
     channels, height, width = image_shape(shape, least=4)
     return nn.Sequential(
         ChannelsLast(),
-        nn.Conv2d(channels, 32, 3, padding=1),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3, padding=1),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
+        *_convolution(channels, 32, 3, padding=1),
+        *_convolution(32, 64, 3, padding=1),
         nn.Flatten(),
-        nn.Linear(64 * (height // 4) * (width // 4), 128),
-        nn.ReLU(),
-        nn.Linear(128, classes),
+        *_perceptron(64 * (height // 4) * (width // 4), 128, classes),
     )
 
 
@@ -53,16 +49,10 @@ def cnn_mnist(*, classes: int = 10, shape: tuple[int, ...] = (1, 28, 28)) -> nn.
     channels, height, width = image_shape(shape, least=16)
     return nn.Sequential(
         ChannelsLast(),
-        nn.Conv2d(channels, 20, 5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-        nn.Conv2d(20, 50, 5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
+        *_convolution(channels, 20, 5),
+        *_convolution(20, 50, 5),
         nn.Flatten(),
-        nn.Linear(50 * _side_after_convolutions(height) * _side_after_convolutions(width), 500),
-        nn.ReLU(),
-        nn.Linear(500, classes),
+        *_perceptron(50 * _side(height) * _side(width), 500, classes),
     )
 
 
@@ -71,28 +61,33 @@ def cnn_cifar(*, classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)) -> nn.
     channels, height, width = image_shape(shape, least=16)
     return nn.Sequential(
         ChannelsLast(),
-        nn.Conv2d(channels, 20, 5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-        nn.Conv2d(20, 200, 5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
+        *_convolution(channels, 20, 5),
+        *_convolution(20, 200, 5),
         nn.Flatten(),
-        nn.Linear(200 * _side_after_convolutions(height) * _side_after_convolutions(width), 120),
-        nn.ReLU(),
-        nn.Linear(120, 84),
-        nn.ReLU(),
-        nn.Linear(84, classes),
+        *_perceptron(200 * _side(height) * _side(width), 120, 84, classes),
     )
 
 
-def _side_after_convolutions(side: int) -> int:
-    """What two 5 x 5 convolutions, each followed by pooling, leave of a side."""
+def _convolution(channels: int, out: int, kernel: int, padding: int = 0) -> list[nn.Module]:
+    """Return the layers of one convolution, pooled and rectified."""
+    return [nn.Conv2d(channels, out, kernel, padding=padding), nn.MaxPool2d(2), nn.ReLU()]
+
+
+def _perceptron(*widths: int) -> list[nn.Module]:
+    """Return linear layers between these widths, rectified but for the last."""
+    layers: list[nn.Module] = []
+    for wide, narrow in pairwise(widths):
+        layers += [nn.Linear(wide, narrow), nn.ReLU()]
+    return layers[:-1]
+
+
+def _side(side: int) -> int:
+    """Return the rest of a side after two 5 x 5 convolutions, each with pooling."""
     return ((side - 4) // 2 - 4) // 2
 
 
 def image_shape(shape: tuple[int, ...], *, least: int) -> tuple[int, int, int]:
-    """Channels, height and width of an example that is a large enough image."""
+    """Return channels, height and width of an image; `UnsuitableModel` for one too small."""
     if len(shape) != 3 or min(shape[1:]) < least:
         raise UnsuitableModel(
             f"the model needs images (channels, height, width) of at least {least} x "

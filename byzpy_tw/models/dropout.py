@@ -1,8 +1,8 @@
 """Dropout that draws from the run's streams instead of torch's global generator.
 
 A gradient must be the same wherever it is computed, and several are computed at
-once.  So `build` puts `StreamDropout` in the place of torch's dropout layers,
-and whoever computes a gradient names the stream for the duration::
+once.  So `build` replaces torch's dropout layers by `StreamDropout`, and the caller
+names the stream for the computation of a gradient::
 
     with randomness(seeds.torch_seed(seed, "dropout", node, round, part)):
         loss = cross_entropy(model(inputs), labels)
@@ -31,15 +31,15 @@ class _Stream:
 
     @cached_property
     def generator(self) -> torch.Generator:
-        """Made when something is drawn: most models have no dropout."""
+        """The generator, made at the first draw: most models have no dropout."""
         return torch.Generator().manual_seed(self.seed() if callable(self.seed) else self.seed)
 
 
 @contextmanager
 def randomness(seed: int | Callable[[], int]) -> Iterator[None]:
-    """Dropout in this thread draws from the generator with this seed.
+    """Have dropout in this thread draw from the generator with this seed.
 
-    Or with what the function `seed` returns: it is called for a model that draws.
+    A function `seed` is called, for its seed, only if the model draws.
     """
     token = _current.set(_Stream(seed))
     try:
@@ -56,7 +56,7 @@ class StreamDropout(nn.Module):
         self.p, self.channels = p, channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x`, thinned while training; `NeedsContext` outside of `randomness`."""
+        """Return `x`, thinned while training; `NeedsContext` outside of `randomness`."""
         if not self.training or self.p == 0:
             return x
         stream = _current.get()
@@ -79,7 +79,7 @@ _LAYERS: dict[type[_DropoutNd], bool] = {
 
 
 def check_dropout(model: nn.Module) -> None:
-    """`UnsuitableModel` for a layer whose randomness cannot be named."""
+    """Raise `UnsuitableModel` for a layer that draws from torch's global generator."""
     for name, layer in model.named_modules():
         unknown = isinstance(layer, _DropoutNd) and type(layer) not in _LAYERS
         inside = isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and layer.dropout > 0
@@ -94,7 +94,7 @@ def check_dropout(model: nn.Module) -> None:
 
 
 def replace_dropout(model: nn.Module) -> None:
-    """Put `StreamDropout` in the place of each dropout layer of `model`."""
+    """Replace each dropout layer of `model` by `StreamDropout`."""
     for parent in list(model.modules()):
         for name, layer in parent.named_children():
             if isinstance(layer, _DropoutNd) and type(layer) in _LAYERS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from byzpy_tw.partitions.labels import Labels, as_labels
+from byzpy_tw.partitions.labels import Cut, Labels, as_labels
 
 
 @frozen(kw_only=True)
@@ -14,9 +14,7 @@ class Stride:
 
     local = False
 
-    def __call__(
-        self, labels: Labels, shards: int, stream: np.random.Generator
-    ) -> list[np.ndarray]:
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Cut:
         count = len(as_labels(labels, shards))
         return [np.arange(i, count, shards, dtype=np.int64) for i in range(shards)]
 
@@ -27,9 +25,7 @@ class Iid:
 
     local = False
 
-    def __call__(
-        self, labels: Labels, shards: int, stream: np.random.Generator
-    ) -> list[np.ndarray]:
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Cut:
         count = len(as_labels(labels, shards))
         return np.array_split(stream.permutation(count).astype(np.int64), shards)
 
@@ -38,14 +34,12 @@ class Iid:
 class Local:
     """All of the server's own data, for each node: for data that must not move.
 
-    Nodes on one server share its data and draw different batches of it.  The
-    ``local`` mark tells the run that servers hold different data.
+    Nodes on one server share its data and draw different batches of it.  ``local``
+    tells the run that servers hold different data.
     """
 
     local = True
 
-    def __call__(
-        self, labels: Labels, shards: int, stream: np.random.Generator
-    ) -> list[np.ndarray]:
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Cut:
         everything = np.arange(len(as_labels(labels, 1)), dtype=np.int64)
         return [everything] * shards

@@ -1,4 +1,4 @@
-"""Labels as callers bring them."""
+"""The labels that callers pass, and the shards that partitions return."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from torch import Tensor
 from byzpy_tw.errors import ShardTooSmall
 
 Labels = Tensor | np.ndarray
+Cut = list[np.ndarray]  # int64 indices, one array a shard
 
 
 def as_labels(labels: Labels, shards: int) -> np.ndarray:
-    """`labels` as an ``(N,)`` int64 array.
+    """Return `labels` as an ``(N,)`` int64 array.
 
     Raises `ShardTooSmall` where N examples cannot fill `shards` shards.
     """

@@ -1,21 +1,21 @@
-"""Partitions that give each node other kinds of examples."""
+"""Partitions that give each node different kinds of examples."""
 
 from __future__ import annotations
 
 import numpy as np
 from attrs import frozen
 
-from byzpy_tw.partitions.checks import count, number
-from byzpy_tw.partitions.labels import Labels, as_labels
+from byzpy_tw.parameters import integer, real
+from byzpy_tw.partitions.labels import Cut, Labels, as_labels
 
 
 def _sort_by_label(labels: np.ndarray) -> np.ndarray:
-    """Indices sorted by label; among equal labels, by index."""
+    """Return the indices sorted by label; among equal labels, by index."""
     return np.argsort(labels, kind="stable").astype(np.int64)
 
 
 def _sizes(count: int, shards: int) -> list[int]:
-    """What `np.array_split` cuts `count` examples into: larger parts first."""
+    """Return the sizes of `np.array_split` of `count` examples: larger parts first."""
     return [count // shards + (i < count % shards) for i in range(shards)]
 
 
@@ -25,9 +25,7 @@ class Extreme:
 
     local = False
 
-    def __call__(
-        self, labels: Labels, shards: int, stream: np.random.Generator
-    ) -> list[np.ndarray]:
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Cut:
         return np.array_split(_sort_by_label(as_labels(labels, shards)), shards)
 
 
@@ -42,20 +40,18 @@ class Gamma:
     Karimireddy et al., "SCAFFOLD", ICML 2020, Section 7 (s % similar data).
     """
 
-    gamma: float = number("gamma", 0.5, 0.0, 1.0)
+    gamma: float = real(0.5, least=0.0, most=1.0)
 
     local = False
 
-    def __call__(
-        self, labels: Labels, shards: int, stream: np.random.Generator
-    ) -> list[np.ndarray]:
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Cut:
         found = as_labels(labels, shards)
         shuffled = stream.permutation(len(found)).astype(np.int64)
         alike = round(self.gamma * len(found))
         rest = np.sort(shuffled[alike:])
         by_label = rest[_sort_by_label(found[rest])]
-        # Where parts do not divide evenly, the first shards get one more of the
-        # one and the last shards one more of the other, so that none is empty.
+        # Where parts do not divide evenly, the first shards get one more random example
+        # and the last shards one more by label, so that none is empty.
         mixed = np.array_split(shuffled[:alike], shards)
         start, runs = 0, []
         for size in _sizes(len(by_label), shards)[::-1]:
@@ -79,14 +75,12 @@ class Dirichlet:
     al., ICML 2019.
     """
 
-    alpha: float = number("alpha", 0.5, 0.0, 1e6, above=True)
-    min_size: int = count("min_size", 64)
+    alpha: float = real(0.5, above=0.0, most=1e6)
+    min_size: int = integer(64, least=1)
 
     local = False
 
-    def __call__(
-        self, labels: Labels, shards: int, stream: np.random.Generator
-    ) -> list[np.ndarray]:
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Cut:
         found = as_labels(labels, shards)
         dealt: list[list[np.ndarray]] = [[] for _ in range(shards)]
         for label in np.unique(found):
@@ -101,7 +95,7 @@ class Dirichlet:
 
 
 def _shares(stream: np.random.Generator, alpha: float, shards: int) -> np.ndarray:
-    """Shares of one label, adding up to one."""
+    """Return random shares of one label, with a sum of one."""
     drawn = stream.dirichlet(np.full(shards, alpha))
     # For a tiny alpha every gamma variate can be zero: then one shard has it all.
     if not np.isfinite(drawn).all() or drawn.sum() < 0.5:
@@ -111,7 +105,7 @@ def _shares(stream: np.random.Generator, alpha: float, shards: int) -> np.ndarra
 
 
 def _top_up(pieces: list[np.ndarray], least: int, stream: np.random.Generator) -> list[np.ndarray]:
-    """The same examples, with at least `least` of them in each shard."""
+    """Return the same examples, with at least `least` of them in each shard."""
     for small in range(len(pieces)):
         while (lacking := least - len(pieces[small])) > 0:
             # As `least` is at most an equal share, some shard is above it.
@@ -134,13 +128,11 @@ class Shards:
     Decentralized Data", AISTATS 2017, Section 3.
     """
 
-    per_node: int = count("per_node", 2)
+    per_node: int = integer(2, least=1)
 
     local = False
 
-    def __call__(
-        self, labels: Labels, shards: int, stream: np.random.Generator
-    ) -> list[np.ndarray]:
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Cut:
         found = as_labels(labels, shards)
         # Never more pieces than examples: a shard of empty pieces is empty.
         per_node = min(self.per_node, len(found) // shards)

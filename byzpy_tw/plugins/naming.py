@@ -1,14 +1,13 @@
-"""What a user writes to name a rule: ``name`` or ``name:key=value,key=value``.
+"""Names with parameters, as users write them: ``name`` or ``name:key=value,key=value``.
 
-The same text stands on the command line, in TOML and in what the trainer sends
-to servers, so it is read strictly: values are numbers and single words, never
-paths, never code.
+The same text stands on the command line, in TOML and in the trainer's messages to servers, so
+it is read strictly: values are numbers and single words, never paths or code.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from attrs import field, frozen
@@ -40,7 +39,7 @@ class ParsedName:
 
 
 def parse(text: str) -> ParsedName:
-    """`text` taken apart; raises `BadParameter` with what is wrong where."""
+    """Split `text`; raises `BadParameter`."""
     name, colon, rest = text.strip().partition(":")
     if not _NAME.fullmatch(name):
         raise BadParameter(f"{clip(text)!r} is not a name; write NAME or NAME:key=value,key=value")
@@ -61,9 +60,9 @@ def parse(text: str) -> ParsedName:
     return ParsedName(name, parameters)
 
 
-def suggest_nearest(word: str, known: object) -> str:
+def suggest_nearest(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?``, or nothing where nothing is near."""
-    words = [str(k) for k in known]  # type: ignore[attr-defined]
+    words = list(known)
     near = [w for w in words if w.lower() == word.lower()]
     near = near or get_close_matches(word, words, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""

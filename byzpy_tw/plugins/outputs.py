@@ -1,6 +1,6 @@
-"""What other distributions' factories make, held to what the hooks promise.
+"""Checks of everything that other distributions' factories make, against the hooks' contracts.
 
-Whatever is wrong is an error that names the distribution.
+Errors name the distribution.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from byzpy_tw import global_random
 from byzpy_tw.aggregators.callables import supported_arguments
 from byzpy_tw.attacks import LEVELS, Knowledge, pieces_of
 from byzpy_tw.attacks.adapter import call_attack
+from byzpy_tw.attacks.behaviour import behaviour_of
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
-from byzpy_tw.plugin_code import plugin_call, write_guard
+from byzpy_tw.plugin_code import describe_exception, plugin_call, write_guard
 from byzpy_tw.seeds import Context
 
 
 def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
-    """`made`, fit for use as a `kind`; `BrokenPlugin` where it is not."""
+    """`made`, fit for use as a `kind`; raises `BrokenPlugin`."""
     who = f"{distribution}: {kind} {name!r}"
     if kind == "model":
         return made  # `models.check` looks at these
@@ -55,19 +56,18 @@ def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
 
 @frozen(eq=False)
 class PluginAttack:
-    """A plugin's attack, with all that the built-in ones have.
+    """A plugin's attack behind the interface of the built-in ones.
 
-    It can be called with honest vectors as well as with a `Knowledge`, and
-    what the plugin left out (``pieces``, ``behaviour``, the keyword
-    ``context``) has its usual meaning.  Its code gets memory of its own, and what it
-    answers is a copy, so that it may use its memory again.
+    It can be called with honest vectors as well as with a `Knowledge`.  ``pieces``,
+    ``behaviour`` and the keyword ``context`` have defaults.  The plugin's code gets memory of
+    its own, and its answer is copied, so that it may use its memory again.
     """
 
     made: Callable[..., Any]
     who: str = "the attack"
-    # Gives the attack for one call, where calls leave something on it.
+    # Makes a copy for each call, where calls leave something on the attack.
     copies: Callable[[], Any] | None = None
-    digest: str = ""  # of its vector in the trial, which servers are compared by
+    digest: str = ""  # of its vector in the trial, by which servers are compared
 
     __call__ = call_attack
 
@@ -77,20 +77,28 @@ class PluginAttack:
 
     @property
     def behaviour(self) -> str:
-        return getattr(self.made, "behaviour", "attack")
+        return behaviour_of(self.made)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        """``(d,)``; `BrokenPlugin` or `BadRuleOutput` for what the plugin does wrong."""
-        rows = [] if known.vectors is None else [known.vectors]
+        """The ``(d,)`` vector; raises `BrokenPlugin` and `BadRuleOutput`."""
+        rows = [known.vectors] if known.has("vectors") else []
         with plugin_call(self.who), write_guard(self.who, *rows):
             made = self.made if self.copies is None else self.copies()
-            answer = made(
-                known.private_copy(), **supported_arguments(self.made, {"context": context})
-            )
+            view = known.private_copy()
+            try:
+                answer = made(view, **supported_arguments(self.made, {"context": context}))
+            except (AttributeError, TypeError) as e:  # such as None + tensor
+                if not view.absent:
+                    raise
+                raise BrokenPlugin(
+                    f"{self.who} raised {describe_exception(e)}; it read "
+                    f"{', '.join(sorted(view.absent))}, which it is not shown: name what it "
+                    "reads in its attribute pieces, and a level of knowledge that allows it"
+                ) from e
             return _vector(answer, known, self.who)
 
     def _answered(self, method: Callable[..., Any], found: Any, rows: int) -> Any:
-        """Return what `choose` or `strength` found; `BadRuleOutput` where it is of no use."""
+        """The answer of `choose` or `strength`; raises `BadRuleOutput` for nonsense."""
         name = getattr(method, "__name__", "a method")
         size = found.numel() if isinstance(found, Tensor) else np.size(found)
         number = isinstance(found, (int, float, np.generic, np.ndarray, Tensor)) and size == 1
@@ -100,15 +108,15 @@ class PluginAttack:
         raise BadRuleOutput(f"{self.who}: {name} returned {found!r}, expected {wanted}")
 
     def _guarded(self, method: Callable[..., Any], first: Any, **offered: Any) -> Any:
-        """Call `method`, which is shown the honest rows themselves."""
+        """Call `method` with the honest rows themselves."""
         rows = first if isinstance(first, Tensor) else first.vectors
         if offered.get("memory") is not None:
             offered["memory"] = copy.deepcopy(offered["memory"])
         with plugin_call(self.who), write_guard(self.who, rows):
             found = method(first, **supported_arguments(method, offered))
             found = self._answered(method, found, len(rows))
-        state = offered.get("state")
-        for key, value in (state or {}).items():
+        state: dict[str, Any] = offered.get("state") or {}
+        for key, value in state.items():
             if isinstance(value, Tensor):  # it may lie in the rows, which change
                 state[key] = value.clone()
         return found
@@ -145,7 +153,7 @@ def _vector(answer: Any, known: Knowledge, who: str) -> Tensor:
 
 @frozen(eq=False)
 class PluginPartition:
-    """A plugin's partition whose shards are looked at."""
+    """A plugin's partition whose shards are checked."""
 
     made: Callable[..., Sequence[Any]]
     who: str
@@ -155,9 +163,9 @@ class PluginPartition:
         return getattr(self.made, "local", False)
 
     def __call__(self, labels: Any, shards: int, stream: np.random.Generator) -> list[np.ndarray]:
-        # A copy: what is written to it must reach no other shard, node or run.
+        # A copy: writes to it must reach no other shard, node or run.
         own = labels.clone() if isinstance(labels, Tensor) else np.array(labels)
-        # What draws from a global generator gets the same numbers in each process.
+        # Code that draws from a global generator gets the same numbers in each process.
         seed = int(copy.deepcopy(stream).integers(2**62))
         with plugin_call(self.who), global_random.temporary_seed(seed):
             found = [np.asarray(shard) for shard in self.made(own, shards, stream)]

@@ -10,24 +10,26 @@ from typing import Any
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.attacks.target import TargetPipeline
 from byzpy_tw.errors import BadParameter
+from byzpy_tw.parameters import to_plain
 from byzpy_tw.plugin_code import plugin_call
+from byzpy_tw.plugins.loading import load
 from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
-from byzpy_tw.plugins.parameters import check_known
-from byzpy_tw.plugins.plain import plain
-from byzpy_tw.plugins.registry import Registry, _article, load
+from byzpy_tw.plugins.pipelines import NamedPipeline
+from byzpy_tw.plugins.registry import Registry, with_article
+from byzpy_tw.plugins.signatures import check_known
 from byzpy_tw.text import clip
 
 
 def registry(disabled: Iterable[str] = ()) -> Registry:
-    """The registry of this process without `disabled` distributions, loaded when first asked for.
+    """The registry of this process without `disabled` distributions, loaded at the first call.
 
-    Warns of distributions that are broken.
+    Warns about broken distributions.
     """
-    return _loaded(tuple(disabled))
+    return _load_once(tuple(disabled))
 
 
 @cache
-def _loaded(disabled: tuple[str, ...]) -> Registry:
+def _load_once(disabled: tuple[str, ...]) -> Registry:
     names = load(disabled=disabled)
     for broken in names.broken:
         warnings.warn(broken.text, RuntimeWarning, stacklevel=4)
@@ -36,20 +38,20 @@ def _loaded(disabled: tuple[str, ...]) -> Registry:
 
 def aggregator(name: str, **parameters: Any) -> Callable[..., Any]:
     """The aggregator called `name`: a callable ``(n, d) -> (d,)``."""
-    return _made("aggregator", name, parameters)
+    return _make("aggregator", name, parameters)
 
 
 def preaggregator(name: str, **parameters: Any) -> Callable[..., Any]:
     """The pre-aggregator called `name`: a callable ``(n, d) -> (m, d)``."""
-    return _made("pre-aggregator", name, parameters)
+    return _make("pre-aggregator", name, parameters)
 
 
 def attack(name: str, **parameters: Any) -> Callable[..., Any]:
     """The attack called `name`: a callable from honest vectors to the attack's."""
-    made = _made("attack", name, parameters)
+    made = _make("attack", name, parameters)
     target = getattr(made, "target", None)
     if target:
-        rules = build_pipeline(registry(), target, f=plain(parameters.get("f")))
+        rules = build_pipeline(registry(), target, f=to_plain(parameters.get("f")))
         made = made.aimed_at(TargetPipeline(rules))
     return made
 
@@ -65,25 +67,25 @@ def build_attack(
 ) -> Any:
     """The attack that `text` names, in a run of `n` nodes, `b` of them Byzantine.
 
-    With `run_pipeline`, which the trainer has, aimed at the pipeline that it names
-    itself, or at the run's own, where it takes aim.  Servers need not have the rules:
-    what an attack finds out about them is the trainer's to find and travels as its
-    ``strength``.  Raises `BadParameter` where it makes no sense for these numbers.
+    With `run_pipeline`, on the trainer, an attack that aims at rules is aimed at those that
+    it names itself, or at the run's own.  Servers need not have the rules: the trainer finds
+    the attack's ``strength`` against them, which travels.  Raises `BadParameter` where the
+    attack makes no sense for these numbers.
     """
     made = names.make("attack", text, f=f)
     if hasattr(made, "check"):
-        with _of(names, text):
+        with _attack_call(names, text):
             made.check(n=n, b=b)
     if run_pipeline is not None and hasattr(made, "aimed_at"):
         target = getattr(made, "target", None)
         rules = TargetPipeline(build_pipeline(names, target, f=f)) if target else run_pipeline()
-        with _of(names, text):
+        with _attack_call(names, text):
             made = made.aimed_at(rules)
     return made
 
 
-def _of(names: Registry, text: str) -> plugin_call:
-    """Foreign code's errors, as those of the attack that `text` names."""
+def _attack_call(names: Registry, text: str) -> plugin_call:
+    """Context manager around foreign code of the attack that `text` names."""
     entry = names.entry("attack", parse(text).name)
     return plugin_call(f"{entry.distribution}: attack {entry.name!r}")
 
@@ -91,12 +93,11 @@ def _of(names: Registry, text: str) -> plugin_call:
 def pipeline(text: str, **fill: Any) -> Pipeline:
     """The chain that `text` describes: ``"clipping:c=2.0 | nnm | krum"``.
 
-    All but the last are pre-aggregators.  `fill` offers parameters, such as
-    ``f``, to every rule that takes them.  Raises `BadParameter` for one that none takes.
+    All but the last are pre-aggregators.  `fill` offers parameters, such as ``f``, to every
+    rule that takes them.  Raises `BadParameter` for one that no rule takes.
     """
-    names = registry()
-    stages = [(kind, parse(part)) for kind, part in _stages(text)]
-    known = {named.name: names.entry(kind, named.name).parameters for kind, named in stages}
+    names, named = registry(), NamedPipeline.parse(text)
+    known = {rule.name: names.entry(kind, rule.name).parameters for kind, rule in named.stages}
     taken = sorted({key for parameters in known.values() for key in parameters})
     offered = {}
     for key, value in fill.items():
@@ -109,29 +110,19 @@ def pipeline(text: str, **fill: Any) -> Pipeline:
             )
         for owner, parameters in known.items():
             if key in parameters:
-                offered[key] = parameters[key].fitting(owner, value)
-    return build_pipeline(names, text, **offered)
+                offered[key] = parameters[key].convert(owner, value)
+    return named.build(names, **offered)
 
 
 def build_pipeline(names: Registry, text: str, **fill: Any) -> Pipeline:
-    """As `pipeline`, with the rules of the registry `names`."""
-    *before, last = _stages(text)
-    return Pipeline(
-        pre=tuple(names.make(kind, part, **fill) for kind, part in before),
-        aggregator=names.make(*last, **fill),
-    )
+    """The chain that `text` describes, with the rules of the registry `names`."""
+    return NamedPipeline.parse(text).build(names, **fill)
 
 
-def _stages(text: str) -> list[tuple[str, str]]:
-    """The kind and the text of each rule of a chain."""
-    *before, last = [part.strip() for part in text.split("|")]
-    return [*(("pre-aggregator", part) for part in before), ("aggregator", last)]
-
-
-def _made(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
+def _make(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
     if not isinstance(name, str):
         raise BadParameter(
-            f"{_article(kind)} is named by a text such as 'NAME:key=value', got a "
+            f"{with_article(kind)} is named by a text such as 'NAME:key=value', got a "
             f"{type(name).__name__}"
         )
     named, names = parse(name), registry()
@@ -139,11 +130,11 @@ def _made(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
     written, rest = dict(named.parameters), {}
     for key, value in parameters.items():
         check_known(named.name, key, known)
-        if value is None:
+        if value is None:  # where it is no value: not given
             if known[key].nullable and known[key].default is not None:
                 written[key] = "none"
-            continue  # otherwise it means: not given
-        value = known[key].fitting(named.name, value)
+            continue
+        value = known[key].convert(named.name, value)
         written.pop(key, None)  # the keyword goes before the text
         if known[key].writable:
             written[key] = _text(named.name, key, value)
@@ -155,5 +146,5 @@ def _made(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
 def _text(owner: str, key: str, value: Any) -> str:
     try:
         return str(value)
-    except ValueError:  # Python writes no number as long as that
+    except ValueError:  # Python formats no integer of such a length
         raise BadParameter(f"{owner}: {key} is a number of thousands of digits") from None

@@ -9,45 +9,37 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.fields import block, budget, number, whole, word
 from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
     EQUAL_ROWS,
     PERMUTATION,
     SCALING,
     TRANSLATION,
     State,
-    needs,
-    preaggregate,
-    promises,
+    preaggregator,
 )
 from byzpy_tw.kernels.points import Gram
+from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
 @frozen(kw_only=True)
+@preaggregator("clipping", "n >= 1", "any n")
 class Clipping:
     """Each row scaled down to norm `c` where it is longer."""
 
     inner_products: ClassVar[bool] = False
     keeps_rows: ClassVar[bool] = True
-    f: int = budget()
-    c: float = number("c", 2.0, above=0.0)
+    f: int = integer(0)
+    c: float = real(2.0, above=0.0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
-    __call__ = preaggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("clipping", "n >= 1", n >= 1, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return None
 
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return torch.diag((self.c / gram.norms).clamp_(max=1.0))
 
 
 @frozen(kw_only=True)
+@preaggregator("arc", "n > f", "n > 2f")
 class ARC:
     """The k longest rows scaled to the longest of the others, k = floor(2 f (n - f) / n).
 
@@ -58,16 +50,9 @@ class ARC:
 
     inner_products: ClassVar[bool] = False
     keeps_rows: ClassVar[bool] = True
-    f: int = budget()
+    f: int = integer(0)
 
     laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
-    __call__ = preaggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("arc", "n > f", n > self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("arc", "n > 2f", n > 2 * self.f, n, self.f)
 
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
@@ -78,6 +63,7 @@ class ARC:
 
 
 @frozen(kw_only=True)
+@preaggregator("nnm", "n > f", "n > 2f")
 class NNM:
     """Nearest-neighbour mixing: each row becomes the mean of its n - f nearest, itself included.
 
@@ -86,17 +72,8 @@ class NNM:
     Allouah et al., AISTATS 2023, Algorithm 2.
     """
 
-    f: int = budget()
-    chunk_size: int = block()
-
-    laws: ClassVar[frozenset[str]] = ALL_LAWS
-    __call__ = preaggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("nnm", "n > f", n > self.f, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return promises("nnm", "n > 2f", n > 2 * self.f, n, self.f)
+    f: int = integer(0)
+    chunk_size: int = integer(32, least=1)
 
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
@@ -104,13 +81,14 @@ class NNM:
         for a in range(0, n, self.chunk_size):
             apart = gram.distances_of(slice(a, a + self.chunk_size)).numpy()
             own = np.arange(len(apart))
-            apart[own, a + own] = -1  # its own nearest, also where others are equal to it
+            apart[own, a + own] = -1  # itself first, before rows that equal it
             near = np.argsort(apart, axis=1, kind="stable")[:, : n - self.f]
             np.put_along_axis(mix[a : a + self.chunk_size], near, 1 / (n - self.f), axis=1)
         return torch.from_numpy(mix)
 
 
 @frozen(kw_only=True)
+@preaggregator("bucketing", "n >= 1", "any n")
 class Bucketing:
     """Means of groups of `s` rows, after a shuffle; the last group may be smaller.
 
@@ -123,18 +101,11 @@ class Bucketing:
     """
 
     inner_products: ClassVar[bool] = False
-    f: int = budget()
-    s: int = whole("s", 2, least=1)
-    permutation: Literal["random", "identity"] = word("permutation", "random", "random", "identity")
+    f: int = integer(0)
+    s: int = integer(2, least=1)
+    permutation: Literal["random", "identity"] = choice("random", "identity")
 
     laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
-    __call__ = preaggregate
-
-    def computable(self, n: int) -> str | None:
-        return needs("bucketing", "n >= 1", n >= 1, n, self.f)
-
-    def guarantee(self, n: int) -> str | None:
-        return None
 
     @property
     def keeps_rows(self) -> bool:
@@ -142,7 +113,7 @@ class Bucketing:
         return self.s == 1 and self.permutation == "identity"
 
     def rows(self, n: int) -> int:
-        """How many rows are left of n."""
+        """Return the number of buckets of n rows."""
         return -(-n // self.s)
 
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:

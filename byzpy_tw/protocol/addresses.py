@@ -15,7 +15,7 @@ DEFAULT_PORT = 29000
 
 @frozen(order=True)
 class Address:
-    """Where a server listens."""
+    """The address that a server listens on."""
 
     host: str
     port: int
@@ -26,7 +26,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """The address in `text`; `BadAddress` says what is wrong and what is supported."""
+    """Parse an address; raises `BadAddress` with the mistake and the supported form."""
     shown = repr(clip(text))
     scheme, separator, rest = text.strip().partition("://")
     if not separator:
@@ -51,7 +51,7 @@ def parse_address(text: str) -> Address:
 
 
 def parse_addresses(texts: tuple[str, ...]) -> tuple[Address, ...]:
-    """All of `texts`, each once; `BadAddress` for one that is there twice."""
+    """Parse all of `texts`; raises `BadAddress` for an address that is listed twice."""
     addresses = tuple(parse_address(text) for text in texts)
     for i, address in enumerate(addresses):
         if address in addresses[:i]:

@@ -17,14 +17,16 @@ from typing import Any
 
 import attrs
 from attrs import frozen
+from attrs.validators import ge, lt
 from twisted.internet.protocol import Protocol
 from twisted.protocols import amp
 
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES
+from byzpy_tw.protocol.requests import COMMANDS as COMMANDS
 from byzpy_tw.protocol.requests import Request, command, wire
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import TrialDigests
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_from_json, nodes_to_json
+from byzpy_tw.workers.trial_digests import TrialDigests
 
 # Raised when the commands or the frames change incompatibly.
 PROTOCOL = 2
@@ -34,26 +36,14 @@ _MOST_NAME = 100  # characters of a run's name
 _FAILURE_BYTES = 50_000  # of an answer
 
 
-def _printable(most: int, rule: str) -> Any:
-    """Validate a text of 1 to `most` printable characters; `rule` begins the error."""
+def _printable(most: int, what: str) -> Any:
+    """Return a field for a text of 1 to `most` printable characters; errors name it `what`."""
 
     def check(_: object, attribute: attrs.Attribute[str], text: str) -> None:
         if not (1 <= len(text) <= most and text.isprintable()):
-            raise ValueError(f"{rule} is 1 to {most} printable characters, not {text[:65]!r}")
+            raise ValueError(f"{what} is 1 to {most} printable characters, not {text[:65]!r}")
 
-    return check
-
-
-def _between(least: int, end: int) -> Any:
-    def check(_: object, attribute: attrs.Attribute[int], value: int) -> None:
-        if not least <= value < end:
-            raise ValueError(f"{attribute.name} {value} is out of range")
-
-    return check
-
-
-def _round() -> Any:
-    return wire(amp.Integer(), validator=_between(0, 2**62))
+    return wire(amp.Unicode(), validator=check)
 
 
 def _pieces_from_json(data: bytes) -> list[str]:
@@ -79,10 +69,6 @@ def _failures_from_json(text: str) -> dict[int, str]:
     return {int(node): str(why) for node, why in found.items() if node.isdecimal()}
 
 
-def _digests_to_text(digests: Collection[str]) -> str:
-    return ",".join(sorted(digests)[:MOST_DIGESTS])
-
-
 def _digests_from_text(text: str | None) -> set[str]:
     return set((text or "").split(",")) - {""}
 
@@ -99,7 +85,7 @@ class HelloAnswer:
     version: str = wire(amp.Unicode())
     environment: Environment = wire(amp.Unicode(), Environment.to_json, Environment.from_json)
     time: float | None = wire(amp.Float(optional=True))
-    server: str = wire(amp.Unicode(), validator=_printable(MOST_IDENTITY, "a server's identity"))
+    server: str = _printable(MOST_IDENTITY, "a server's identity")
 
 
 @command(HelloAnswer)
@@ -115,7 +101,7 @@ class Hello(Request[HelloAnswer]):
 class OpenRunAnswer:
     """The length of the model's vectors, digests of all that decides bits, a stream's ticket."""
 
-    dimension: int = wire(amp.Integer(), validator=_between(1, 2**40))
+    dimension: int = wire(amp.Integer(), validator=[ge(1), lt(2**40)])
     digest: str = wire(amp.Unicode())  # of the data
     trial: TrialDigests = wire(amp.Unicode(), TrialDigests.to_json, TrialDigests.from_json)
     ticket: bytes = wire(amp.String())
@@ -131,7 +117,7 @@ class OpenRun(Request[OpenRunAnswer]):
     has come back.
     """
 
-    run: str = wire(amp.Unicode(), validator=_printable(_MOST_NAME, "a new run's name"))
+    run: str = _printable(_MOST_NAME, "a new run's name")
     spec: RunSpec = wire(amp.String(), RunSpec.to_json, RunSpec.from_json)
 
 
@@ -153,7 +139,7 @@ class SpawnNodesAnswer:
 
     count: int = wire(amp.Integer())
     attacks: Collection[str] = wire(
-        amp.Unicode(optional=True), _digests_to_text, _digests_from_text
+        amp.Unicode(optional=True), lambda d: ",".join(sorted(d)[:MOST_DIGESTS]), _digests_from_text
     )
 
 
@@ -183,7 +169,7 @@ class Compute(Request[RoundAnswer]):
     """
 
     run: str = wire(amp.Unicode())
-    round: int = _round()
+    round: int = wire(amp.Integer(), validator=[ge(0), lt(2**62)])
     nodes: list[int] = wire(amp.ListOf(amp.Integer()))
 
 
@@ -197,7 +183,7 @@ class Attack(Request[RoundAnswer]):
     """
 
     run: str = wire(amp.Unicode())
-    round: int = _round()
+    round: int = wire(amp.Integer(), validator=[ge(0), lt(2**62)])
     nodes: list[int] = wire(amp.ListOf(amp.Integer()))
     honest: int = wire(amp.Integer())
     pieces: list[str] = wire(
@@ -234,8 +220,3 @@ class Ping(Request[Pong]):
     """
 
     token: int = wire(amp.Integer())
-
-
-COMMANDS: tuple[type[Request[Any]], ...] = (
-    Hello, OpenRun, OpenStream, SpawnNodes, Compute, Attack, CloseRun, Ping,
-)  # fmt: skip

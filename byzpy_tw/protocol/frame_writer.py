@@ -1,7 +1,7 @@
-"""Frames that are on their way out, read from where their tensors lie.  Does no I/O.
+"""Frames to be sent, read from the memory of their tensors.  Does no I/O.
 
-The counterpart of `frames.FrameReader`: whoever holds the socket takes `buffers`,
-writes as much of them as it can, and says how much that was with `advance`.
+The counterpart of `frames.FrameReader`: the owner of the socket takes `buffers`, writes as much
+of them as it can, and reports the number of bytes with `advance`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _MOST_BUFFERS = 64  # in one call: a small share of what a system takes (IOV_MAX
 
 @define(eq=False)
 class _Outgoing:
-    parts: list[memoryview]  # what is left of header and elements
+    parts: list[memoryview]  # the rest of header and elements
     sent: Deferred[None]
-    keep: tuple[Tensor, ...]  # their memory is what the other parts point into
+    keep: tuple[Tensor, ...]  # the owners of the parts' memory
 
 
 @define(eq=False)
@@ -32,7 +32,7 @@ class FrameWriter:
     _queue: deque[_Outgoing] = field(factory=deque, init=False)
 
     def __len__(self) -> int:
-        """Frames that are not wholly written."""
+        """The number of frames that are not written completely."""
         return len(self._queue)
 
     def add(self, header: Header, *pieces: Tensor) -> Deferred[None]:
@@ -40,14 +40,14 @@ class FrameWriter:
 
         Fires when their memory may be changed again.
         """
-        # An empty part would never be done with.
+        # An empty part would never be removed.
         parts = [memoryview(header.pack()), *(bytes_of(p) for p in pieces if p.numel())]
         sent: Deferred[None] = Deferred()
         self._queue.append(_Outgoing(parts, sent, pieces))
         return sent
 
     def buffers(self, most: int) -> list[memoryview]:
-        """What comes next: up to `most` bytes, in pieces, as they lie in memory."""
+        """Return the next bytes, up to `most`, without a copy."""
         found: list[memoryview] = []
         for frame in self._queue:
             for part in frame.parts:
@@ -58,7 +58,7 @@ class FrameWriter:
         return found
 
     def advance(self, count: int) -> list[Deferred[None]]:
-        """`count` of those bytes are written; the frames that are done, yet to be told."""
+        """Note that `count` bytes are written; return the Deferreds of completed frames."""
         self.bytes_taken += count
         done: list[Deferred[None]] = []
         while count:
@@ -74,6 +74,6 @@ class FrameWriter:
         return done
 
     def drop(self) -> list[Deferred[None]]:
-        """Forget what is left; the frames that are not written, yet to be told."""
+        """Empty the queue; return the Deferreds of its frames."""
         unsent, self._queue = self._queue, deque()
         return [frame.sent for frame in unsent]

@@ -1,8 +1,7 @@
-"""Notices that a peer is gone, whatever TCP says.
+"""Detection of a peer that is gone although its TCP connection is open.
 
-A server that is stopped, or behind a network that drops packets, closes no
-connection.  So it is asked for a sign of life all the time; when none has come
-for a bounded time, it is gone.
+A server that is stopped, or behind a network that drops packets, closes no connection.  So it
+is pinged all the time, and is lost after a bounded time without a sign of life.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from byzpy_tw.scheduling import clock
 
-PINGS_PER_TIMEOUT = 3  # pings in the time after which a silent peer is lost
+PINGS_PER_TIMEOUT = 3
 
 
 @define(eq=False)
 class Heartbeat:
-    """Pings through `_ping`; calls `_dead`, once, when `seconds` went by without a sign.
+    """Pings with `ping`; calls `dead` once, after `seconds` without a sign of life.
 
-    Anything that is heard of the peer is a sign: tell `mark_alive`.
+    Call `mark_alive` for all other data from the peer.
     """
 
     seconds: float
@@ -31,8 +30,8 @@ class Heartbeat:
     _ping: Callable[[], Deferred[Any]]
     _dead: Callable[[str], None]
     _last_heard: float = field(default=0.0, init=False)
-    _next: float = field(default=0.0, init=False)  # when the next beat is due
-    _asked: bool = field(default=False, init=False)  # a ping is not answered yet
+    _next: float = field(default=0.0, init=False)  # time of the next beat
+    _asked: bool = field(default=False, init=False)  # a ping is unanswered
     _call: IDelayedCall | None = field(default=None, init=False)
 
     def start(self) -> None:
@@ -45,12 +44,12 @@ class Heartbeat:
         self._call = None
 
     def mark_alive(self, _: Any = None) -> None:
-        """The peer has just given a sign of life."""
+        """Note a sign of life of the peer."""
         self._last_heard = clock.seconds(self._clock)
 
     @property
     def suspect(self) -> bool:
-        """Whether it has been silent for longer than a peer in health ever is."""
+        """Whether the peer has been silent for longer than a healthy one ever is."""
         return (
             clock.seconds(self._clock) - self._last_heard
             > self.seconds / PINGS_PER_TIMEOUT + self.seconds / 6
@@ -66,9 +65,9 @@ class Heartbeat:
     def _beat(self) -> None:
         now = clock.seconds(self._clock)
         if now - self._next > self.seconds / PINGS_PER_TIMEOUT:
-            # This process was stopped itself: what the peer said meanwhile is unread.
+            # This process was suspended itself: data of the peer is still unread.
             self._last_heard = now
-        if now >= self._last_heard + self.seconds:  # as `_schedule` has it: no rounding between
+        if now >= self._last_heard + self.seconds:  # the sum of `_schedule`, with its rounding
             self._call = None
             self._dead(f"no answer to pings for {self.seconds:g} s")
             return
@@ -82,4 +81,4 @@ class Heartbeat:
         self.mark_alive()
 
     def _on_failure(self, _: Any) -> None:
-        self._asked = False  # the connection is gone, which is told elsewhere
+        self._asked = False  # the connection is gone, which is reported elsewhere

@@ -1,8 +1,8 @@
 """``python -m byzpy_tw keygen``: the keys of a cluster.
 
-The CA's key is made once and stays in its folder; it is needed to add servers, and
-never to run one.  What is written is written whole, readable by its owner alone from
-the moment it exists, and never over a file that is there.
+The CA's key is made once and stays in its folder; it is needed to add servers, and never to
+run one.  Files are readable by their owner alone from the moment they exist, and no file is
+overwritten.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Authority:
 
 
 def new_authority(days: int = CA_DAYS, now: datetime.datetime | None = None) -> Authority:
-    """A CA of a new cluster."""
+    """Return the CA of a new cluster."""
     key = ec.generate_private_key(ec.SECP256R1())
-    # A name of its own, or files of two clusters would be told apart by a signature only.
+    # With one name for all, only signatures would tell files of two clusters apart.
     name = _name(f"byzpy_tw cluster {secrets.token_hex(8)}")
     made = _certificate_builder(name, name, key, key, days, now)
     made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -64,7 +64,7 @@ def new_keys(
     days: int = 365,
     now: datetime.datetime | None = None,
 ) -> bytes:
-    """A file for `name` in `role`: key, certificate, and the CA's certificate."""
+    """Return a key file for `name` in `role`: key, certificate, and the CA's certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     ca = authority.certificate
     made = _certificate_builder(
@@ -84,9 +84,9 @@ def generate(
 ) -> list[Path]:
     """Write the keys of `servers` into `folder`, with a new CA unless it has one.
 
-    Without names there is one, ``server``.  A trainer's keys come with a new CA, and
-    later for `trainer`; then without servers unless some are named.  The files written.
-    Raises `BadKeys`.
+    Without names there is one server, ``server``.  A trainer's keys are written with a new CA,
+    and later with `trainer`, then without servers unless some are named.  Returns the files
+    written; raises `BadKeys`.
     """
     known = (folder / CA_FILE).exists()
     if not servers and not (known and trainer):
@@ -125,8 +125,10 @@ def _load_authority(path: Path) -> Authority:
         raise BadKeys(f"cannot read the CA's key in {path}: {e.strerror or e}") from None
     except (ValueError, TypeError):
         raise BadKeys(f"{path} does not hold a CA's key and certificate") from None
-    ours = isinstance(key, ec.EllipticCurvePrivateKey)
-    if not ours or key.public_key() != certificate.public_key():
+    if (
+        not isinstance(key, ec.EllipticCurvePrivateKey)
+        or key.public_key() != certificate.public_key()
+    ):
         raise BadKeys(f"{path}: the CA's key does not fit its certificate")
     if certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
         raise BadKeys(
@@ -137,7 +139,7 @@ def _load_authority(path: Path) -> Authority:
 
 
 def _write_all(folder: Path, files: dict[str, bytes]) -> list[Path]:
-    """All of `files`, or none; each is its owner's alone."""
+    """Write all of `files` or none, each readable by its owner alone."""
     written: list[Path] = []
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -171,7 +173,7 @@ def _certificate_builder(
     made = x509.CertificateBuilder(issuer, subject, key.public_key())
     made = made.serial_number(x509.random_serial_number())
     made = made.not_valid_before(now - BACKDATED)
-    # A certificate that outlived its CA would be refused for a reason hard to see.
+    # A certificate that outlived its CA would be refused for an obscure reason.
     made = made.not_valid_after(min(end, at_most) if at_most else end)
     ours = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     theirs = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())

@@ -1,10 +1,9 @@
-"""Files of keys: what one holds, and what is wrong with one.
+"""Key files: their contents, and their checks.
 
-A file is one side's whole proof: a private key, the certificate for it, and the
-certificate of the cluster's CA, which signed it and signed every other.  The two
-roles are kept apart twice: by the extended key usage, which OpenSSL checks, and by a
-DNS name that all certificates of a role share, which `role_of` checks as well.  A
-certificate's subject is the name of the one machine that holds it.
+A file has all that one side needs: a private key, its certificate, and the certificate of the
+cluster's CA, which signs all certificates.  The two roles are kept apart twice: by the
+extended key usage, which OpenSSL checks, and by a DNS name that all certificates of a role
+share, which `role_of` checks as well.  A certificate's subject is the name of its machine.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ _MOST_BYTES = 100_000  # of a file; ours have about 2,000
 
 
 def dns_name(role: str) -> str:
-    """The name that all certificates of `role` share, whatever address is dialled."""
+    """Return the DNS name that all certificates of `role` share, for any address."""
     return f"{role}.byzpy-tw.internal"
 
 
 def role_of(certificate: x509.Certificate) -> str | None:
-    """The one role that `certificate` is for; None where it is not for exactly one."""
+    """Return the role of `certificate`, None unless it has exactly one."""
     try:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -52,21 +51,21 @@ def role_of(certificate: x509.Certificate) -> str | None:
 
 
 def name_of(certificate: x509.Certificate) -> str:
-    """The name of its holder, as `keygen` was told it."""
+    """Return the holder's name, as it was given to `keygen`."""
     found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found[0].value) if found else ""
 
 
 @frozen(eq=False)
 class Keys:
-    """What one end of a connection shows, and what it accepts."""
+    """The certificate that one end of a connection shows, and the CA that it accepts."""
 
     path: Path
     role: str
     private_key: EllipticCurvePrivateKey
     certificate: x509.Certificate
     ca: x509.Certificate
-    warnings: tuple[str, ...] = ()  # for whoever starts this end
+    warnings: tuple[str, ...] = ()  # for the user of this end
 
     @property
     def name(self) -> str:
@@ -74,15 +73,15 @@ class Keys:
 
     @property
     def until(self) -> str:
-        """The last day on which it is good."""
+        """The last day on which it is valid."""
         return f"{self.certificate.not_valid_after_utc:%Y-%m-%d}"
 
 
 def load_keys(path: Path, role: str, now: datetime.datetime | None = None) -> Keys:
-    """The keys in `path` for this end's `role`.
+    """Load the keys in `path` for this end's `role`.
 
-    Raises `BadKeys` for whatever would keep them from being accepted.  A file that
-    others may read is a warning.
+    Raises `BadKeys` for keys that the other end would not accept.  A file that others may read
+    is a warning.
     """
     data, warnings = _read(path)
     key, certificate, ca = _parse_pem(path, data)
@@ -105,9 +104,10 @@ def load_keys(path: Path, role: str, now: datetime.datetime | None = None) -> Ke
             raise BadKeys(f"{path}: its {what} expired on {one.not_valid_after_utc:%Y-%m-%d}; "
                           f"{RENEW_HINT}")  # fmt: skip
         if now < one.not_valid_before_utc:
+            since = _format_minute(one.not_valid_before_utc)
             raise BadKeys(
-                f"{path}: its {what} is not valid before {_format_minute(one.not_valid_before_utc)}, "
-                f"and here it is {_format_minute(now)}; is this machine's clock right?"
+                f"{path}: its {what} is not valid before {since}, and here it is "
+                f"{_format_minute(now)}; is this machine's clock right?"
             )
     left = (certificate.not_valid_after_utc - now).days
     if left < 30:
@@ -136,7 +136,7 @@ def _read(path: Path) -> tuple[bytes, tuple[str, ...]]:
 def _parse_pem(
     path: Path, data: bytes
 ) -> tuple[EllipticCurvePrivateKey, x509.Certificate, x509.Certificate]:
-    """The file's key, its certificate and the CA's, whatever their order."""
+    """Return the file's key, its certificate and the CA's, which may be in any order."""
     blocks = _BLOCK.findall(data)
     keys = [block for block, kind in blocks if kind.endswith(b"PRIVATE KEY")]
     if len(keys) != 1:

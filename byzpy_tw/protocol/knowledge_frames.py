@@ -1,7 +1,7 @@
-"""How the pieces of an attack's knowledge travel: one frame each.
+"""Frames of an attack's knowledge: one for each piece.
 
-The order of `PIECES` numbers them on the wire.  A node's own gradient is computed
-where the node is, so it never travels.
+The order of `PIECES` numbers them on the wire.  A node's own gradient is computed on the node's
+server, so it never travels.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from byzpy_tw.protocol.frames import Header, Kind
 
 
 def piece_header(piece: str, round: int, tensor: Tensor) -> Header:
-    """The header of the frame that carries `piece`."""
+    """Return the header of the frame that carries `piece`."""
     return Header(Kind.PIECE, round, tensor.numel(), PIECES.index(piece), tensor.dtype)
 
 
 def largest_piece(h: int, d: int) -> int:
-    """Bytes of the largest piece that `h` honest vectors may have."""
+    """Return the bytes of the largest piece for `h` honest vectors."""
     return max(prod(shape) * wire_dtype_of(p).itemsize for p, shape in shapes(PIECES, h, d).items())
 
 
@@ -36,10 +36,10 @@ def allocate_piece(
     d: int,
     wire: torch.dtype = torch.float32,
 ) -> tuple[str, Tensor]:
-    """The piece that `header` announces, and fresh memory for it.
+    """Return the name of the piece that `header` announces, and new memory for it.
 
-    The number of honest vectors, at most `most_h`, follows from the size.
-    Raises `BadFrame` for a piece not in `expected` or of an impossible size.
+    The number of honest vectors, at most `most_h`, follows from the size.  Raises `BadFrame`
+    for a piece that is not `expected` or has an impossible size.
     """
     if not header.index < len(PIECES) or PIECES[header.index] not in expected:
         raise BadFrame(f"piece {header.index} was not expected")

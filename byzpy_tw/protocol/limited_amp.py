@@ -19,6 +19,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from byzpy_tw.config.server import BOX_BYTES, IN_FLIGHT
 from byzpy_tw.errors import BadRequest, ByzpyTwError, ServerError, WireError
 from byzpy_tw.protocol.requests import Request, decode, encode
 from byzpy_tw.protocol.wire_errors import FATAL, WIRE_ERRORS
@@ -26,8 +27,6 @@ from byzpy_tw.text import clean
 
 A = TypeVar("A")
 
-BOX_BYTES = 300_000  # keys and values of one box; the largest of ours is under 200,000
-IN_FLIGHT = 64  # commands being worked on for one connection
 MESSAGE = 2_000  # characters of an error that travel
 # The length that AMP reads where TLS begins a record: its kind (an alert, or a
 # handshake), and the first byte of a version.

@@ -1,15 +1,14 @@
-"""TLS 1.3 between two that must both show a certificate of their cluster.
+"""Mutual TLS 1.3: server and trainer must both show a certificate of their cluster.
 
-Who refuses whom, and when, decides where the reason can be seen:
+The order of the checks decides which side knows the reason of a refusal:
 
-1. The server's certificate reaches the trainer first.  Where it is not good, the
-   trainer knows exactly why (`LimitedAMP.refusal`), and the server hears an alert, a
-   word or two, in the handshake.
-2. Then the trainer is done with the handshake and speaks, though the server has not
-   looked at its certificate yet.  Where that one is not good, the server knows exactly
-   why, and the trainer hears an alert in place of its first answer.
+1. The server's certificate reaches the trainer first.  If it is refused, the trainer knows
+   why (`LimitedAMP.refusal`), and the server receives an alert in the handshake.
+2. Then the trainer is done with the handshake and speaks, before the server has checked its
+   certificate.  If that is refused, the server knows why, and the trainer receives an alert in
+   place of its first answer.
 
-So both sides turn into words either what they found out or the alert that they were sent.
+So each side describes either its own finding or the alert that it received.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from twisted.internet.ssl import (
     TLSVersion,
     trustRootFromCertificates,
 )
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from byzpy_tw.protocol.keys import RENEW_HINT, SERVER, TRAINER, Keys, name_of, role_of
@@ -40,28 +39,28 @@ _DEMAND = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 _OTHER = "both sides' files must come from one 'python -m byzpy_tw keygen' folder"
 _HANDSHAKE = b"\x16"  # how a client begins TLS
 _NOT_TLS = b"\x15\x03\x03\x00\x02\x02\x46"  # a fatal alert, "protocol version"
-# OpenSSL's numbers of what is wrong with a certificate (x509_vfy.h).
+# OpenSSL's error numbers for certificates (x509_vfy.h).
 _NOT_YET, _EXPIRED = 9, 10
-_UNKNOWN_ISSUER = {2, 7, 18, 19, 20, 21, 30}  # its issuer is not our CA, in one way or another
+_UNKNOWN_ISSUER = {2, 7, 18, 19, 20, 21, 30}  # the issuer is not our CA
 
 
 def opposite_role(role: str) -> str:
-    """Whom one of `role` talks to."""
+    """Return the role at the other end."""
     return TRAINER if role == SERVER else SERVER
 
 
 @frozen
 class Peer:
-    """Who is at the other end, by its certificate."""
+    """The other end of a connection, by its certificate."""
 
     name: str
     fingerprint: str  # SHA-256 of the certificate, in hex
 
 
 def authenticated_peer(transport: Any, role: str) -> Peer | None:
-    """Who is at the other end of `transport`, which must be in `role`; None if nobody is.
+    """Return the peer with a certificate of `role` at the other end, None without one.
 
-    Only once the handshake is completed.
+    Valid once the handshake is completed.
     """
     shown = getattr(transport, "getPeerCertificate", lambda: None)()
     if shown is None or role_of(shown.to_cryptography()) != role:
@@ -73,7 +72,7 @@ def authenticated_peer(transport: Any, role: str) -> Peer | None:
 @implementer(IOpenSSLServerConnectionCreator, IOpenSSLClientConnectionCreator)
 @define(eq=False)
 class MutualTLS:
-    """Makes the TLS of connections on which `keys` are shown, and the other role's demanded."""
+    """TLS connections that show `keys` and demand a certificate of the other role."""
 
     keys: Keys
     _context: SSL.Context = field(init=False)
@@ -95,24 +94,25 @@ class MutualTLS:
 
     def _connection(self, protocol: Any) -> SSL.Connection:
         connection = SSL.Connection(self._context)
-        connection.set_app_data(protocol)  # Twisted's, around ours
+        connection.set_app_data(protocol)  # Twisted's protocol around ours
         connection.set_verify(_DEMAND, self._verify)
         return connection
 
     def _verify(
         self, connection: SSL.Connection, shown: X509, number: int, depth: int, good: int
     ) -> bool:
-        """OpenSSL's question, for each certificate of the chain, from the CA's on."""
+        """Accept or refuse a certificate of the chain; OpenSSL calls this from the CA's on."""
         try:
             why = self._refusal(shown, number, depth) if depth == 0 or not good else ""
-        except Exception as e:  # anyone's bytes, and a parser that OpenSSL's is laxer than
-            why = f"the {opposite_role(self.keys.role)}'s certificate does not parse ({type(e).__name__})"
+        except Exception as e:  # a peer's bytes, and a parser stricter than OpenSSL's
+            whose = f"the {opposite_role(self.keys.role)}'s certificate"
+            why = f"{whose} does not parse ({type(e).__name__})"
         if why:
             connection.get_app_data().wrappedProtocol.refusal = why
         return not why
 
     def _refusal(self, shown: X509, number: int, depth: int) -> str:
-        """What is wrong with the other side's certificate; empty where nothing is."""
+        """Return the reason to refuse the other side's certificate, empty without one."""
         wanted = opposite_role(self.keys.role)
         if number in _UNKNOWN_ISSUER:
             return f"the {wanted}'s certificate is of another cluster; {_OTHER}"
@@ -132,13 +132,13 @@ class MutualTLS:
         return f"{whose} was refused (OpenSSL's error {number}); {RENEW_HINT}" if number else ""
 
 
-class _ServerTLS(TLSMemoryBIOFactory.protocol):  # type: ignore[name-defined,misc]
-    """The server's end of TLS, which also tells a peer without TLS what it met.
+class _ServerTLS(BufferingTLSTransport):
+    """The server's end of TLS, which sends an alert to a peer that does not speak TLS.
 
-    OpenSSL would close the connection without a word.  An alert is what `LimitedAMP`
-    knows TLS by.
+    OpenSSL would close the connection without a word.  `LimitedAMP` recognises the alert.
     """
 
+    transport: Any
     _received_any = False
 
     def dataReceived(self, data: bytes) -> None:
@@ -149,13 +149,13 @@ class _ServerTLS(TLSMemoryBIOFactory.protocol):  # type: ignore[name-defined,mis
 
 
 def wrap_in_tls(factory: Any, keys: Keys) -> TLSMemoryBIOFactory:
-    """`factory` for a server, its protocols behind mutual TLS."""
+    """Return a server's factory that puts the protocols of `factory` behind mutual TLS."""
     wrapped = TLSMemoryBIOFactory(MutualTLS(keys), False, factory)
     wrapped.protocol = _ServerTLS
     return wrapped
 
 
-# What the other side's alert says of our certificate, by the words of OpenSSL's reason.
+# The meaning of the other side's alert, by the words of OpenSSL's reason.
 _ALERTS = {
     "certificate expired": "it has expired by that machine's clock; " + RENEW_HINT,
     "bad certificate": "it is not valid yet by that machine's clock; are both clocks right?",
@@ -168,9 +168,9 @@ _ALERTS = {
 
 
 def describe_tls_failure(protocol: Any, error: BaseException, here: str) -> str | None:
-    """Why TLS failed on a connection, for one that is the `here` of it.
+    """Describe a failure of TLS to the role `here`; None if TLS is not the cause.
 
-    `protocol` is its `LimitedAMP`.  None where the failure has nothing to do with TLS.
+    `protocol` is the connection's `LimitedAMP`.
     """
     there = opposite_role(here)
     if protocol.refusal:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import attrs
-from attrs import field, frozen
+from attrs import field
 from twisted.protocols import amp
 
 from byzpy_tw.errors import WireError
@@ -22,8 +22,6 @@ A = TypeVar("A")
 R = TypeVar("R", bound="type[Request[Any]]")
 T = TypeVar("T")
 
-_WIRE = "wire"  # key in a field's metadata
-
 
 class Request(Generic[A]):
     """Base of all requests; ``A`` is the class of the answer."""
@@ -32,13 +30,6 @@ class Request(Generic[A]):
 
     wire_command: ClassVar[type[amp.Command]]
     answer: ClassVar[type | None]  # None: the responder returns the protocol to switch to
-
-
-@frozen
-class _Wire:
-    argument: amp.Argument
-    encode: Callable[[Any], Any]
-    decode: Callable[[Any], Any]
 
 
 def _same(value: Any) -> Any:
@@ -52,7 +43,10 @@ def wire(
     **options: Any,
 ) -> Any:
     """Return an attrs field that travels as `argument`, between `encode` and `decode`."""
-    return field(metadata={_WIRE: _Wire(argument, encode, decode)}, **options)
+    return field(metadata=dict(argument=argument, encode=encode, decode=decode), **options)
+
+
+COMMANDS: list[type[Request[Any]]] = []
 
 
 def command(answer: type | None, base: type[amp.Command] = amp.Command) -> Callable[[R], R]:
@@ -61,7 +55,9 @@ def command(answer: type | None, base: type[amp.Command] = amp.Command) -> Calla
     def register(request: R) -> R:
         request.answer = answer
         body = {"errors": WIRE_ERRORS, "arguments": _schema(request), "response": _schema(answer)}
-        request.wire_command = type(base)(request.__name__, (base,), body)
+        meta: Any = type(base)  # AMP's own, which checks the names and gathers the errors
+        request.wire_command = meta(request.__name__, (base,), body)
+        COMMANDS.append(request)
         return request
 
     return register
@@ -69,20 +65,20 @@ def command(answer: type | None, base: type[amp.Command] = amp.Command) -> Calla
 
 def _schema(kind: type | None) -> list[tuple[bytes, amp.Argument]]:
     fields = attrs.fields(kind) if kind is not None else ()
-    return [(f.name.encode(), f.metadata[_WIRE].argument) for f in fields]
+    return [(f.name.encode(), f.metadata["argument"]) for f in fields]
 
 
 def encode(value: Any) -> dict[str, Any]:
     """Return the AMP arguments of a request, or the AMP response of an answer."""
     fields = attrs.fields(type(value))
-    return {f.name: f.metadata[_WIRE].encode(getattr(value, f.name)) for f in fields}
+    return {f.name: f.metadata["encode"](getattr(value, f.name)) for f in fields}
 
 
 def decode(kind: type[T], found: Mapping[str, Any], error: type[WireError]) -> T:
     """Return the request or answer in `found`; raises `error` for a value that is not allowed."""
     try:
         fields = attrs.fields(kind)  # type: ignore[arg-type]  # each `kind` is an attrs class
-        return kind(**{f.name: f.metadata[_WIRE].decode(found[f.name]) for f in fields})
+        return kind(**{f.name: f.metadata["decode"](found[f.name]) for f in fields})
     except (TypeError, ValueError, RecursionError) as e:
         why = str(e.args[0] if e.args else e)[:300]
         raise error(f"{why} ({kind.__name__})") from e

@@ -1,18 +1,18 @@
 """A connection that carries tensor frames.
 
-What is sent and received is decided by two objects that do no I/O,
-`frames.FrameReader` and `outgoing.FrameWriter`.  They have two shells: for TCP a
-descriptor of our own (`descriptor.SocketShell`, under TLS `tls.TLSShell`); for any
-other transport, as in memory, the transport itself.
+Two objects without I/O decide the bytes: `frames.FrameReader` and `frame_writer.FrameWriter`.
+On TCP they own the socket (`zero_copy_tcp.SocketShell`, under TLS `zero_copy_tls.TLSShell`); any
+other transport, as in memory, is used as it is.
 
-Frames leave in the order of `send`, a slice at a time, whenever the other side takes
-more: what waits in buffers is bounded, however many frames were sent.
+Frames leave in the order of `send`, a slice at a time, as the other side reads them.  So the
+buffers are bounded for any number of frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from attrs import define, field
 from torch import Tensor
@@ -37,12 +37,11 @@ _SLICE = 1 << 18  # bytes handed to a transport at a time
 class TensorStream(Protocol):
     """One end of a tensor connection.
 
-    `ended` is called once, with the reason in words, when the connection is
-    gone.  A peer that sends what was not agreed on is cut off.
+    `ended` is called once, with the reason, when the connection is gone.  A peer that sends an
+    unexpected frame is cut off.
 
-    The side that `begins` sends the first frame; the other one nothing before
-    that has arrived.  Then neither has bytes left in its transport when it takes
-    the socket from it.
+    The side that `begins` sends the first frame; the other one waits for it.  So neither has
+    bytes left in its transport when it takes the socket from it.
     """
 
     receiver: FrameReceiver
@@ -53,7 +52,7 @@ class TensorStream(Protocol):
     reader: FrameReader = field(init=False)
     writer: FrameWriter = field(factory=FrameWriter, init=False)
     _shell: SocketShell | None = field(default=None, init=False)
-    _shell_chosen: bool = field(default=False, init=False)  # which shell it is to be
+    _shell_chosen: bool = field(default=False, init=False)
     _producing: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
     _pumping: bool = field(default=False, init=False)
@@ -66,6 +65,11 @@ class TensorStream(Protocol):
         self.reader = FrameReader(self.receiver, self.most_bytes)
 
     @property
+    def _tcp(self) -> Any:
+        """The transport: an ITCPTransport, also under TLS or in memory."""
+        return self.transport
+
+    @property
     def bytes_sent(self) -> int:
         return self.writer.bytes_taken
 
@@ -75,7 +79,7 @@ class TensorStream(Protocol):
 
     def _choose_shell(self) -> None:
         self._shell_chosen = True
-        if not self.writer and not self.bytes_sent:  # else the transport may hold some
+        if not self.writer and not self.bytes_sent:  # else the transport may hold bytes
             given = self.transport, self.reader, self.writer, self._refuse
             self._shell = SocketShell.take(*given) or TLSShell.take(*given)
 
@@ -94,13 +98,13 @@ class TensorStream(Protocol):
         sent = self.writer.add(header, *pieces)
         if self._shell is None and not self._producing:
             self._producing = True
-            self.transport.registerProducer(self, True)
+            self._tcp.registerProducer(self, True)
         self._pump()
         return sent
 
     @contextmanager
     def batch_writes(self) -> Iterator[None]:
-        """What is sent within leaves at the end, in as few calls of the system as may be."""
+        """Send all frames of the block at its end, in as few calls of the system as possible."""
         if self._pumping:
             yield
             return
@@ -128,11 +132,10 @@ class TensorStream(Protocol):
                 self._write_some()
         finally:
             self._pumping = False
-        # While paused we stay the producer, or the next `send` would not know
-        # that the transport is full.
+        # While paused we stay the producer: else `send` would not know of a full transport.
         if not self.writer and not self._paused and self._producing:
             self._producing = False
-            self.transport.unregisterProducer()
+            self._tcp.unregisterProducer()
 
     def pauseProducing(self) -> None:
         self._paused = True
@@ -143,7 +146,7 @@ class TensorStream(Protocol):
     def _write_some(self) -> None:
         data = b"".join(self.writer.buffers(_SLICE))
         done = self.writer.advance(len(data))
-        self.transport.write(data)
+        self._tcp.write(data)
         for sent in done:
             sent.callback(None)
 
@@ -166,10 +169,10 @@ class TensorStream(Protocol):
     # -- the end
 
     def hang_up(self, why: str) -> None:
-        """End the connection now; what is unsent is not sent."""
+        """Close the connection now, and drop unsent frames."""
         if not self._ended:
             self._end(why)
-            self.transport.abortConnection()
+            self._tcp.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._end(reason.getErrorMessage())
@@ -183,7 +186,7 @@ class TensorStream(Protocol):
             self._shell.stop()
         if self._producing:
             self._producing = False
-            self.transport.unregisterProducer()
+            self._tcp.unregisterProducer()
         for sent in unsent:
             sent.errback(ConnectionError(why))
         self.ended(why)

@@ -4,37 +4,13 @@ from __future__ import annotations
 
 from byzpy_tw import errors
 
-# The first entry that an exception is an instance of is what travels, so the most derived
-# come first.  An error missing here would reach the peer as UNKNOWN and close the connection.
+# The first entry that an exception is an instance of is what travels, so the most derived, with
+# the most bases, come first.  An error missing here would reach the peer as UNKNOWN and close
+# the connection.
 WIRE_ERRORS: dict[type[Exception], bytes] = {
     error: error.code.encode()
-    for error in (
-        errors.BadTicket,
-        errors.BadFrame,
-        errors.UnknownRun,
-        errors.BadRequest,
-        errors.WireError,
-        errors.UnknownName,
-        errors.BadParameter,
-        errors.ShardTooSmall,
-        errors.ConfigError,
-        errors.BrokenPlugin,
-        errors.DuplicateName,
-        errors.MisspeltHook,
-        errors.BadRuleOutput,
-        errors.NeedsContext,
-        errors.PluginError,
-        errors.DatasetUnavailable,
-        errors.UnsuitableModel,
-        errors.UnsuitableData,
-        errors.LimitExceeded,
-        errors.VersionMismatch,
-        errors.ProtectedMode,
-        errors.NotAuthenticated,
-        errors.ServerBusy,
-        errors.ServerError,
-        errors.ByzpyTwError,
-    )
+    for error in sorted(errors.errors_by_code().values(), key=lambda e: -len(e.mro()))
+    if error.wire
 }
 
 # After these the server closes the connection.  (AMP's own `fatalErrors` come last in its

@@ -1,9 +1,8 @@
-"""A tensor stream's own hold of a TCP socket, without Twisted's buffers between.
+"""A TCP socket of a tensor stream, without Twisted's buffers.
 
-Twisted's transport joins what is to be written and hands out what was read as
-new bytes: each tensor is copied three times.  Here the socket reads into the
-tensor that the bytes belong to and writes from where they lie.  `tls.TLSShell` does
-the same with TLS between.
+Twisted's transport joins data to be written and returns received data as new bytes: each tensor
+is copied three times.  Here the socket reads into the tensor of the bytes and writes from a
+tensor's memory.  `zero_copy_tls.TLSShell` does the same under TLS.
 """
 
 from __future__ import annotations
@@ -30,22 +29,22 @@ from byzpy_tw.protocol.frame_writer import FrameWriter
 from byzpy_tw.protocol.frames import FrameReader
 
 MAX_CALL_BYTES = 1 << 20  # bytes to a system call
-# Bytes, and calls, in a row before others have their turn: at a gigabyte a second, or
-# 0.1 ms for what a small frame brings about, the reactor is held for 4 ms.
+# Bytes, and calls, before other connections have their turn: at a gigabyte a second, or 0.1 ms
+# for the work of a small frame, the reactor is held for 4 ms.
 MAX_TURN_BYTES = 1 << 22
 MAX_TURN_CALLS = 40
-# Bytes of a frame that must have come before the reactor is told: a loopback socket
-# has 64 KiB ready at a time, and each telling costs as much as reading them.
+# Bytes of a frame that wake the reactor: a loopback socket has 64 KiB ready at a time, and a
+# wake-up costs as much as reading them.
 MIN_WAKE_BYTES = 1 << 19
 
 
 @implementer(IReadWriteDescriptor)
 @define(eq=False)
 class SocketShell:
-    """What the reactor watches instead of the transport whose socket this was.
+    """The reactor's descriptor in place of the transport that owned the socket.
 
-    `refused` is called with the reason when the peer sends what no frame is;
-    the transport is told of the connection's end as if it had noticed itself.
+    `refused` is called with the reason when the peer sends an invalid frame.  The transport's
+    `connectionLost` is called at the connection's end.
     """
 
     _transport: Any
@@ -66,10 +65,10 @@ class SocketShell:
         writer: FrameWriter,
         refused: Callable[[str], None],
     ) -> SocketShell | None:
-        """Take the socket over from `transport`; None where that cannot be.
+        """Take the socket over from `transport`, which must have no data to write.
 
-        That is so in memory and with a reactor that knows no descriptors.  Nothing may
-        be waiting to be written.
+        Returns None if that is impossible: in memory, or without reactor support for
+        descriptors.
         """
         tcp = cls._tcp_under(transport)
         reactor = getattr(tcp, "reactor", None)
@@ -84,12 +83,12 @@ class SocketShell:
 
     @staticmethod
     def _tcp_under(transport: Any) -> Any:
-        """The TCP transport whose socket this kind of shell can take; None without one."""
+        """Return the TCP transport whose socket this class can take, None without one."""
         plain = ITCPTransport.providedBy(transport)
         return transport if plain and not ISSLTransport.providedBy(transport) else None
 
     def _adopt(self, transport: Any) -> None:
-        """Take over what else `transport` has."""
+        """Take over further state of `transport`."""
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -109,7 +108,7 @@ class SocketShell:
             except BadFrame as e:
                 self._refused(str(e))
                 return None
-            if self._stopped:  # whoever got a frame may have hung up
+            if self._stopped:  # the receiver of a frame may have hung up
                 return None
             if count == 0:
                 return main.CONNECTION_DONE
@@ -118,7 +117,7 @@ class SocketShell:
         return None
 
     def _receive(self) -> int:
-        """Hand what the socket has to the reader, once; 0 where the peer is done."""
+        """Read from the socket once; return the bytes, 0 at the end of the connection."""
         count, *_ = self._socket.recvmsg_into(self._reader.buffers(MAX_CALL_BYTES))
         self._reader.advance(count)
         return count
@@ -128,8 +127,8 @@ class SocketShell:
         return min(len(self._reader.buffer()), MIN_WAKE_BYTES)
 
     def _set_low_watermark(self, least: int) -> None:
-        """Be told when so many bytes have come, or the other end is gone."""
-        # Elsewhere a system may wait for more than its buffer holds.
+        """Wake the reactor once so many bytes have come, or at the connection's end."""
+        # Other systems may wait for more than their buffer holds.
         if least != self._low_watermark and sys.platform == "linux":
             self._low_watermark = least
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
@@ -152,7 +151,7 @@ class SocketShell:
         return None
 
     def _send(self) -> tuple[int, list[Deferred[None]]]:
-        """Have the socket take bytes once: how many, and which frames are done."""
+        """Write to the socket once; return the bytes, and the Deferreds of completed frames."""
         count = self._socket.sendmsg(self._writer.buffers(MAX_CALL_BYTES))
         return count, self._writer.advance(count)
 
@@ -161,25 +160,25 @@ class SocketShell:
         return bool(self._writer)
 
     def flush(self) -> None:
-        """Write what the socket takes now, and the rest when it takes more."""
+        """Write as much as the socket takes, and the rest when it takes more."""
         if not self._stopped and not self._writing and self.doWrite() is not None:
-            # The reactor learns of a broken connection when it reads.
+            # The reactor notices a broken connection when it reads.
             self._update_writer()
 
     def _update_writer(self) -> None:
-        """Be told when the socket takes more, while there is more."""
+        """Have the reactor watch for writability exactly while there is data to write."""
         if self._unsent != self._writing and not self._stopped:
             self._writing = self._unsent
             (self._reactor.addWriter if self._writing else self._reactor.removeWriter)(self)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor's word that the connection is gone."""
+        """End the connection; the reactor calls this."""
         if not self._stopped:
             self.stop()
             self._transport.connectionLost(reason)
 
     def stop(self) -> None:
-        """Neither read nor write any more.  The socket is the transport's to close."""
+        """Stop reading and writing.  The transport closes the socket."""
         if not self._stopped:
             self._stopped = True
             self._reactor.removeReader(self)

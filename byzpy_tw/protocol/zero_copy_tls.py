@@ -1,8 +1,8 @@
-"""A tensor stream's own hold of a TLS connection.
+"""A TLS connection of a tensor stream, without Twisted's buffers.
 
-Twisted's TLS reads 64 KiB at a time, copies each record three times on its way to a
-tensor, and cuts what it writes anew for every record.  Here records are opened into
-the tensor that they belong to and sealed from where it lies.
+Twisted's TLS reads 64 KiB at a time, copies each record three times on its way to a tensor, and
+slices its output anew for every record.  Here records are decrypted into a tensor's memory and
+encrypted from it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ RECORD = 1 << 14  # the most that one record holds
 
 @define(eq=False)
 class TLSShell(SocketShell):
-    """As `SocketShell`, with the state of the TLS connection that the transport made.
+    """A `SocketShell` with the state of the TLS connection that the transport made.
 
-    Nothing may be waiting to be written, the handshake's last word least of all.
+    The transport must have no data to write, not even the end of the handshake.
     """
 
     _tls: SSL.Connection = field(init=False)
@@ -33,8 +33,9 @@ class TLSShell(SocketShell):
 
     @staticmethod
     def _tcp_under(transport: Any) -> Any:
-        below = getattr(transport, "transport", None)
-        if not ISSLTransport.providedBy(transport) or SocketShell._tcp_under(below) is None:
+        below = getattr(transport, "transport", None)  # the TCP transport
+        secure: bool = ISSLTransport.providedBy(transport)
+        if not secure or SocketShell._tcp_under(below) is None:
             return None
         tls = transport.getHandle()
         if tls.get_finished() is None or tls.get_peer_finished() is None:  # in the handshake
@@ -50,18 +51,18 @@ class TLSShell(SocketShell):
             self._tls.bio_write(self._raw[:count])
             if not self._decrypt():
                 return 0
-            self._collect_encrypted()  # what TLS itself has to answer
+            self._collect_encrypted()  # TLS's own answers
             if len(self._encrypted) > 4 * MAX_CALL_BYTES:
                 raise ConnectionError("TLS: a peer that does not read what it asks for")
             self._update_writer()
         return count
 
     def _decrypt(self) -> bool:
-        """Hand the reader what records hold; False where the peer is done."""
+        """Give the contents of records to the reader; return False at the peer's end."""
         while not self._stopped:
-            place = self._reader.buffer()
+            memory = self._reader.buffer()
             try:
-                count = self._tls.recv_into(place, min(len(place), RECORD))
+                count = self._tls.recv_into(memory, min(len(memory), RECORD))
             except SSL.WantReadError:
                 break
             except SSL.ZeroReturnError:
@@ -73,7 +74,7 @@ class TLSShell(SocketShell):
 
     @property
     def _wake_bytes(self) -> int:
-        return 1  # how many bytes a record will take is TLS's business
+        return 1  # the size of records on the wire is unknown here
 
     def _send(self) -> tuple[int, list[Deferred[None]]]:
         done: list[Deferred[None]] = []
@@ -84,8 +85,8 @@ class TLSShell(SocketShell):
                 self._collect_encrypted()
             count = self._socket.send(self._encrypted)
         except OSError:
-            # Frames that are sealed are done with, whatever became of the connection;
-            # the next call will meet the error again.
+            # Encrypted frames are completed, also on a broken connection; the next call will
+            # meet the error again.
             if not done:
                 raise
             return 0, done
@@ -93,7 +94,7 @@ class TLSShell(SocketShell):
         return count, done
 
     def _encrypt(self, part: memoryview, done: list[Deferred[None]]) -> None:
-        """Make records of `part`; frames that this completes are added to `done`."""
+        """Encrypt `part`; adds the Deferreds of completed frames to `done`."""
         while part:
             try:
                 count = self._tls.send(part[:RECORD])
@@ -103,7 +104,7 @@ class TLSShell(SocketShell):
             part = part[count:]
 
     def _collect_encrypted(self) -> None:
-        """Add the records that TLS has made to those that wait for the socket."""
+        """Take the records that TLS has made, behind those that wait for the socket."""
         try:
             made = self._tls.bio_read(2 * MAX_CALL_BYTES)
         except SSL.Error:  # there are none

@@ -141,7 +141,7 @@ class Result:
         from torch.nn.utils import vector_to_parameters
 
         from byzpy_tw.plugins.shorthand import registry
-        from byzpy_tw.workers.host import make_model
+        from byzpy_tw.workers.building import make_model
 
         parameters = self.parameters
         data = registry().make("dataset", self.config.dataset, root=absolute(self.config.data_root))

@@ -22,13 +22,13 @@ from byzpy_tw.errors import (
     ServerDiffers,
     WireError,
 )
-from byzpy_tw.plugins.registry import filter_installed
+from byzpy_tw.plugins.distributions import filter_installed
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import CONFIG, RecordedRounds, RunDirectory, read_json_object
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import TrialDigests
+from byzpy_tw.workers.trial_digests import TrialDigests
 
 
 @frozen(eq=False)

@@ -1,25 +1,19 @@
-"""The run's chain of rules, with the budget and the memory that a round gives it."""
+"""The run's pipeline of rules, with the budget and the memory that a round gives it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.errors import (
-    BadRuleOutput,
-    ByzpyTwError,
-    ConfigError,
-    GuaranteeMissing,
-    PluginError,
-)
+from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, ConfigError, GuaranteeMissing, PluginError
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugin_code import describe_exception, plugin_call
-from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.plugins.shorthand import build_pipeline
+from byzpy_tw.plugins import Registry
+from byzpy_tw.plugins.pipelines import NamedPipeline, budget_of
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import norm_fault, norm_of
 
@@ -38,45 +32,47 @@ class Aggregated:
 
 @define(eq=False)
 class Aggregation:
-    """Makes the chain for each f that is needed, and keeps the rules' memory."""
+    """The run's pipeline for each f that is needed, and the memory of its rules."""
 
     config: RunConfig
     _registry: Registry
     memory: dict[str, Any] = field(factory=dict, init=False)
     _chains: dict[int, Pipeline] = field(factory=dict, init=False)
+    _named: NamedPipeline = field(init=False)
+
+    @_named.default
+    def _parse(self) -> NamedPipeline:
+        return NamedPipeline.parse(self.config.pipeline)
 
     def chain(self, f: int) -> Pipeline:
-        """The chain with budget `f`, also where a rule's text names a larger one."""
+        """Return the pipeline with budget `f`, also where a rule's text names a larger one."""
         if f not in self._chains:
-            self._chains[f] = build_pipeline(
-                self._registry,
-                " | ".join(_with_budget(text, f) for text in self.config.pipeline.split("|")),
-                **{**self.config.rule_parameters, "f": f},
-            )
+            fill = {**self.config.rule_parameters, "f": f}
+            self._chains[f] = self._named.with_budget(f).build(self._registry, **fill)
         return self._chains[f]
 
     def computable(self, n: int, f: int) -> str | None:
-        """Why the chain cannot be computed with `n` rows and budget `f`, or None."""
+        """Return why the pipeline cannot be computed with `n` rows and budget `f`, or None."""
         try:
             return self.chain(f).computable(n)
         except ValueError as e:  # such as q above n - f
             return str(e)
 
     def check(self) -> str | None:
-        """What the user should know of the chain's guarantee, before round 0.
+        """Return why the pipeline gives no guarantee in this run, or None; called before round 0.
 
-        Raises `ConfigError` where the chain cannot be computed at all, and
+        Raises `ConfigError` where the pipeline cannot be computed at all, and
         `GuaranteeMissing` where ``--strict`` wants a guarantee.
         """
         n, f = self.config.n, self.config.f
-        for text in self.config.pipeline.split("|"):
-            asked = _budget_in(text)
-            if asked is not None and asked > f:  # it would be lowered, in silence
+        for _, rule in self._named.stages:
+            own = budget_of(rule)
+            if own is not None and own > f:  # it would be lowered, in silence
                 raise ConfigError(
-                    f"{text.strip()!r} is to tolerate {asked} faulty nodes, and the run's "
-                    f"budget is --f {f}: raise --f, or leave f={asked} out"
+                    f"{rule.text!r} is to tolerate {own} faulty nodes, and the run's "
+                    f"budget is --f {f}: raise --f, or leave f={own} out"
                 )
-        with plugin_call(self._blame()):
+        with plugin_call(self._owners()):
             why = self.chain(f).computable(n)
             missing = None if why is not None else self.chain(f).guarantee(n)
         if why is not None:
@@ -99,55 +95,38 @@ class Aggregation:
         rows = matrix if everyone else matrix[list(nodes)]
         rows = rows.to(resolve_device(self.config.device))
         context = Context(
-            seed=self.config.seed,
-            round=round,
-            nodes=nodes,
-            n=self.config.n,
-            f=f,
+            seed=self.config.seed, round=round, nodes=nodes, n=self.config.n, f=f,
             byzantine=self.config.num_byz,
-        )
+        )  # fmt: skip
         memory = dict(self.memory)
-        with plugin_call(f"{self._blame()}:", BadRuleOutput):  # a plugin's code
+        with plugin_call(f"{self._owners()}:", BadRuleOutput):  # a plugin's code
             try:
                 outcome = self.chain(f).outcome(rows, context=context, state=memory)
             except PluginError as e:
-                raise type(e)(f"{self._blame()}: {e}") from e
+                raise type(e)(f"{self._owners()}: {e}") from e
             except ByzpyTwError as e:  # such as TooManyByzantine, of a rule that miscounts
-                raise BadRuleOutput(f"{self._blame()}: raised {describe_exception(e)}") from e
-        vector, norm = outcome.vector, norm_of(outcome.vector)
-        if tuple(vector.shape) != (matrix.shape[1],) or vector.dtype != matrix.dtype:
-            raise BadRuleOutput(
-                f"{self._blame()}: returned {tuple(vector.shape)} of {vector.dtype}, "
-                f"expected ({matrix.shape[1]},) of {matrix.dtype}"
-            )
-        if norm_fault(norm) is not None:
-            raise BadRuleOutput(f"{self._blame()}: {norm_fault(norm)} from finite rows")
+                raise BadRuleOutput(f"{self._owners()}: raised {describe_exception(e)}") from e
+        norm = self._checked_norm(outcome.vector, matrix)
         self.memory = memory
         selected = None
         if outcome.weights is not None:
-            selected = tuple(
-                node for node, weight in zip(nodes, outcome.weights.tolist()) if weight != 0
+            weights = zip(nodes, outcome.weights.tolist())
+            selected = tuple(node for node, weight in weights if weight != 0)
+        return Aggregated(outcome.vector, norm, selected)
+
+    def _checked_norm(self, vector: Tensor, matrix: Tensor) -> float:
+        """Return the norm of `vector`; `BadRuleOutput` where it is no result for `matrix`."""
+        if tuple(vector.shape) != (matrix.shape[1],) or vector.dtype != matrix.dtype:
+            raise BadRuleOutput(
+                f"{self._owners()}: returned {tuple(vector.shape)} of {vector.dtype}, "
+                f"expected ({matrix.shape[1]},) of {matrix.dtype}"
             )
-        return Aggregated(vector, norm, selected)
+        norm = norm_of(vector)
+        if norm_fault(norm) is not None:
+            raise BadRuleOutput(f"{self._owners()}: {norm_fault(norm)} from finite rows")
+        return norm
 
-    def _blame(self) -> str:
-        *before, last = [parse(text) for text in self.config.pipeline.split("|")]
-        entries = [self._registry.entry("pre-aggregator", rule.name) for rule in before]
-        entries.append(self._registry.entry("aggregator", last.name))
+    def _owners(self) -> str:
+        """Return the rules and whose they are, for messages."""
+        entries = [self._registry.entry(kind, rule.name) for kind, rule in self._named.stages]
         return ", ".join(f"{e.kind} {e.name!r} of {e.distribution}" for e in entries)
-
-
-def _with_budget(text: str, f: int) -> str:
-    named, asked = parse(text), _budget_in(text)
-    if asked is None:
-        return named.text
-    return evolve(named, parameters={**named.parameters, "f": str(min(f, asked))}).text
-
-
-def _budget_in(text: str) -> int | None:
-    """The f that a rule's text names, if it does; what is no number the registry refuses."""
-    try:
-        number = float(parse(text).parameters.get("f", "nan"))
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() else None

@@ -15,7 +15,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import Diverged
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.vectors import sha256_of
-from byzpy_tw.workers.host import model_provider
+from byzpy_tw.workers.gradients import model_provider
 from byzpy_tw.workers.loss import class_scores
 
 # Test examples in one job, fewer of a large model: the output of a layer should not take more

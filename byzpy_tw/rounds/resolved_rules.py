@@ -14,9 +14,9 @@ from byzpy_tw.rounds.aggregation import Aggregation
 
 @define(eq=False)
 class ResolvedRules:
-    """What the trainer itself needs of a run's names.
+    """The aggregation and the attacks of a run, made from their names.
 
-    ``missing_guarantee`` says why the rules give no guarantee for this n and f, or is None.
+    ``missing_guarantee`` is why the rules give no guarantee for this n and f, or None.
     """
 
     config: RunConfig
@@ -27,11 +27,11 @@ class ResolvedRules:
 
     @property
     def attack(self) -> Any:
-        """The run's attack, for what it must be shown; None without Byzantine nodes."""
+        """The run's attack, which declares its knowledge; None without Byzantine nodes."""
         return self.attack_with_budget(self.config.f)
 
     def attack_with_budget(self, f: int) -> Any:
-        """The attack, aimed at the rules as they are with budget `f`."""
+        """Return the attack, aimed at the rules with budget `f`."""
         config = self.config
         if not config.num_byz:
             return None
@@ -48,7 +48,7 @@ class ResolvedRules:
 
 
 def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
-    """The rules of `config`; an error for any name or parameter that is wrong.
+    """Return the rules of `config`; an error for any name or parameter that is wrong.
 
     Cheap: reads no data, builds no model.
     """
@@ -61,5 +61,5 @@ def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
         registry.check(kind, text, f=config.f)
     aggregation = Aggregation(config, registry)
     rules = ResolvedRules(config, aggregation, aggregation.check(), registry)
-    rules.attack_with_budget(config.f)  # raises what is wrong with it
+    rules.attack_with_budget(config.f)  # raises its error, if any
     return rules

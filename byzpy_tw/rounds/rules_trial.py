@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
-from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
-from byzpy_tw.aggregators.rule import apply_preaggregator, compute_outcome
+from byzpy_tw.aggregators.pipeline import Stage
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError, TooManyByzantine
@@ -129,15 +128,12 @@ def _try_rule(
 
 
 def _as_call(kind: str, rule: Any) -> Call:
+    stage = Stage(rule, "")
+
     def call(rows: Tensor, context: seeds.Context, state: dict[str, Any]) -> Tensor:
         if kind == "pre-aggregator":
-            if hasattr(rule, "matrix"):
-                points = apply_preaggregator(rule, Points(rows), context=context, state=state)
-                return points.materialise()
-            return run_preaggregator(rule, rows, context=context, state=state)
-        if hasattr(rule, "outcome") or hasattr(rule, "weights"):
-            return compute_outcome(rule, Points(rows), context=context, state=state).vector
-        return run_aggregator(rule, rows, context=context, state=state).vector
+            return stage.preaggregate(Points(rows), context, state).materialise()
+        return stage.aggregate(Points(rows), context, state).vector
 
     return call
 

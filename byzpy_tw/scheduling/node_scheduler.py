@@ -1,14 +1,13 @@
-"""From a reactor, the nodes of a host work on a pool of threads.
+"""The nodes of a host at work: from a reactor, on a pool of threads.
 
-A server's run and an in-process trainer drive their nodes with the same
-object; they differ in where a vector goes (`SendVector`).
+A server's run and an in-process trainer schedule their nodes with the same object; they
+differ in where a vector is sent (`SendVector`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -23,73 +22,103 @@ from twisted.internet.defer import (
     gatherResults,
     maybeDeferred,
 )
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw.attacks.behaviour import Behaviour
 from byzpy_tw.attacks.knowledge.codec import decode_knowledge
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRequest, UnknownRun
 from byzpy_tw.plugin_code import describe_exception, foreign_cause, write_guard
+from byzpy_tw.scheduling.reactors import IComputeReactor
 from byzpy_tw.scheduling.threads import defer_to_pool, deferred_from_threads
 from byzpy_tw.vectors import round_to_dtype
 from byzpy_tw.workers.gradients import Answer, Gradient
 from byzpy_tw.workers.host import MAX_GROUP, NodeHost
+from byzpy_tw.workers.pool import Pool
 
-# (node, its vector in pieces, loss, round it is said to be of) -> done with their memory
+# (node, its vector in pieces, loss, round that the frame names) -> fires when their memory
+# may be reused
 SendVector = Callable[[int, Sequence[Tensor], float, int], Deferred[None]]
-Failures = dict[int, str]  # node -> what went wrong, in words
+Failures = dict[int, str]  # node -> the reason, in words
 
-SHORT_VECTOR = 16_384  # elements of a vector that an attack makes in less than its way to the pool
-LARGE = 1 << 24  # bytes of a tensor that takes a millisecond to free
-_TRACEBACKS = 20  # that a run's nodes may leave in the log
-_HELD_BYTES = 1 << 28  # of vectors that one run's nodes hold back to send late
+SHORT_VECTOR = 16_384  # elements; an attack makes one in less than its way to the pool
+LARGE_TENSOR = 1 << 24  # bytes; it takes a millisecond to free
+_MAX_TRACEBACKS = 20  # of a run's nodes, in the log
+MAX_HELD_BYTES = 1 << 28  # of vectors of one run that wait to be sent late
 
 
 @define(eq=False)
 class NodeScheduler:
     """Computes nodes' vectors, a few at a time.
 
-    A job's vectors count against `window` until `SendVector` is done with it, so that what
-    is held does not grow with the number of nodes.
+    A job's vectors count against `window` until they are sent, so that the memory in use does
+    not grow with the number of nodes.
     """
 
     host: NodeHost
-    _reactor: Any
-    _pool: Executor
+    _reactor: IComputeReactor
+    _pool: Pool
     _window: int
-    batch_writes: Callable[[], AbstractContextManager[None]] = nullcontext  # around emissions
+    batch_writes: Callable[[], AbstractContextManager[None]] = nullcontext  # around sends
     stopped: bool = False
-    round: int = field(default=-1, init=False)  # nothing is begun for an older one
-    computing: int = field(default=0, init=False)  # gradients in hand
+    round: int = field(default=-1, init=False)  # no work begins for an older one
+    computing: int = field(default=0, init=False)  # jobs of gradients in the pool
     _awaited: dict[Deferred, None] = field(factory=dict, init=False)  # their outcomes, in order
-    # node -> its late emission, None once that is on its way
-    _delayed: dict[int, Any] = field(factory=dict, init=False)
+    # node -> the timer of its late send, None once that is under way
+    _delayed: dict[int, IDelayedCall | None] = field(factory=dict, init=False)
     # Nodes' work of all commands together: a peer may repeat one before it is done.
-    _queue: deque[Callable[[], Awaitable[None]]] = field(factory=deque, init=False)
+    _queue: deque[Callable[[], Coroutine[Any, Any, None]]] = field(factory=deque, init=False)
     _busy: int = field(default=0, init=False)  # of the window
     _starting: bool = field(default=False, init=False)
     # Small gradients are the interpreter's work more than torch's: two threads at them
     # would spend their time waiting for each other.
     _small: DeferredLock = field(factory=DeferredLock, init=False)
-    _logged: set[str] = field(factory=set, init=False)  # whose tracebacks are in the log
+    _logged: set[str] = field(factory=set, init=False)  # texts with a traceback in the log
 
     log = Logger()
 
-    async def send_gradients(self, round: int, nodes: Sequence[int], emit: SendVector) -> Failures:
-        """Emit the gradient of each of `nodes`."""
+    async def send_gradients(self, round: int, nodes: Sequence[int], send: SendVector) -> Failures:
+        """Send the gradient of each of `nodes`; return the failures."""
         failures: Failures = {}
 
-        async def some(group: Sequence[int]) -> None:
+        async def work(group: Sequence[int]) -> None:
             self._check_round(round)
             found = await self._gradients(round, group, narrow=True)
-            failures.update(await self._send_all(round, group, found, emit))
-            self._free_large(found)  # here alone: by now nobody reads them
+            failures.update(await self._send_all(round, group, found, send))
+            self._free_large(found)  # no other code uses them any more
 
         groups = self._groups(nodes, self.host.group_size)
-        return {**await self._run_groups(groups, some), **failures}
+        return {**await self._run_groups(groups, work), **failures}
+
+    async def send_attacks(
+        self,
+        round: int,
+        nodes: Sequence[int],
+        h: int,
+        shown: Mapping[str, Tensor],
+        past: Mapping[int, Tensor],
+        send: SendVector,
+    ) -> Failures:
+        """Send the vector of each of `nodes`, made from knowledge of `h` honest vectors.
+
+        `shown` has the pieces of the knowledge, `past` earlier vectors of nodes that replay
+        them.  Raises `BadRequest` where the shapes of `shown` do not fit.
+        """
+        d = self.host.dimension
+        decode_knowledge(shown, h=h, d=d, own=None)
+        # Nodes share the rows: where one attack writes to them, all answers are worthless.
+        rows = [shown["vectors"]] if "vectors" in shown and self.host.has_foreign_attack else []
+        attacks = _AttackRound(self, round, h, shown, past, send, write_guard("an attack", *rows))
+        plain = [node for node in nodes if self.host.is_plain(node)]
+        others = [[node] for node in nodes if not self.host.is_plain(node)]
+        groups = self._groups(plain, MAX_GROUP if d <= SHORT_VECTOR else 1)
+        failures = await self._run_groups([*groups, *others], attacks.send_group)
+        return {**failures, **attacks.failures}
 
     def _groups(self, nodes: Sequence[int], most: int) -> list[Sequence[int]]:
-        """Nodes whose work is one job: a few small ones, where there are many."""
+        """Divide `nodes` into jobs, of several small ones where there are many."""
         size = max(1, min(most, len(nodes) // self._window))
         return [nodes[i : i + size] for i in range(0, len(nodes), size)]
 
@@ -98,20 +127,15 @@ class NodeScheduler:
 
         The system takes 35 ms to take back 400 MB, and would hold up the reactor.
         """
-        large = [
-            piece
-            for gradient in gradients
-            if isinstance(gradient, Gradient)
-            for piece in gradient.pieces
-            if piece.nbytes >= LARGE
-        ]
+        found = [g.pieces for g in gradients if isinstance(g, Gradient)]
+        large = [piece for pieces in found for piece in pieces if piece.nbytes >= LARGE_TENSOR]
         if large and not self.stopped:
             defer_to_pool(self._reactor, self._pool, _free, large).addErrback(lambda _: None)
 
     async def _send_all(
-        self, round: int, nodes: Sequence[int], found: Sequence[Answer], emit: SendVector
+        self, round: int, nodes: Sequence[int], found: Sequence[Answer], send: SendVector
     ) -> Failures:
-        """Emit what was `found` for each of `nodes`; what is an exception has failed."""
+        """Send the gradient `found` for each of `nodes`; an exception is a failure."""
         self._check_round(round)
         failures: Failures = {}
         sending = []
@@ -124,97 +148,18 @@ class NodeScheduler:
                 def failed(why: Failure, node: int = node) -> None:
                     failures[node] = self._describe_failure(why.value)
 
-                sent = maybeDeferred(emit, node, answer.pieces, answer.loss, round)
+                sent = maybeDeferred(send, node, answer.pieces, answer.loss, round)
                 sending.append(sent.addErrback(failed))
         await gatherResults(sending)
         return failures
 
-    async def send_attacks(
-        self,
-        round: int,
-        nodes: Sequence[int],
-        h: int,
-        shown: Mapping[str, Tensor],
-        past: Mapping[int, Tensor],
-        emit: SendVector,
-    ) -> Failures:
-        """Emit the vector of each of `nodes`, which are shown `shown` of `h` others.
+    def _send_late(self, node: int, vector: Tensor, round: int, send: SendVector) -> None:
+        """Send after the delay of the node's attack, without waiting for that.
 
-        `past` has what nodes sent in an earlier round, for those that replay it.
-        Raises `BadRequest` where the shapes of `shown` are not what they must be.
+        One vector a node is delayed at a time, and one or `MAX_HELD_BYTES` of all nodes
+        together, so that the memory in use is bounded.
         """
-        d = self.host.dimension
-        decode_knowledge(shown, h=h, d=d, own=None)
-        failures: Failures = {}
-
-        # Nodes share the rows: where one attack writes to them, all answers are worthless.
-        rows = [shown["vectors"]] if "vectors" in shown and self.host.foreign else []
-        guard = write_guard("an attack", *rows)
-
-        def made(node: int, known: Knowledge) -> Tensor:
-            vector = self.host.attack(node, round, known)
-            guard.check()
-            return round_to_dtype(vector, self.host.wire).contiguous()
-
-        def vectors(group: Sequence[int]) -> list[Answer]:
-            found: list[Answer] = []
-            for node in group:
-                try:
-                    if not self._wanted(round):
-                        raise BadRequest("nobody waits for this vector any more")
-                    known = decode_knowledge(shown, h=h, d=d, own=None, past=past.get(node))
-                    found.append(Gradient((made(node, known),), 0.0))
-                except Exception as e:  # an attack is a plugin's code
-                    found.append(e)
-            return found
-
-        async def some(group: Sequence[int]) -> None:
-            self._check_round(round)
-            if not self.host.plain(group[0]):
-                await one(group[0])
-                return
-            found = await defer_to_pool(self._reactor, self._pool, vectors, group)
-            failures.update(await self._send_all(round, group, found, emit))
-
-        async def one(node: int) -> None:
-            behaviour = self.host.behaviour(node)
-            if behaviour == "silent":
-                return
-            if behaviour == "garbage":
-                noise = await defer_to_pool(
-                    self._reactor, self._pool, self.host.garbage, node, round
-                )
-                await emit(node, [noise], 0.0, round)
-                return
-            own = None
-            if self.host.needs_own(node):
-                (gradient,) = await self._gradients(round, [node])
-                if isinstance(gradient, BaseException):
-                    raise gradient
-                own = gradient.vector
-            known = decode_knowledge(shown, h=h, d=d, own=own, past=past.get(node))
-            vector = await defer_to_pool(self._reactor, self._pool, made, node, known)
-            if behaviour == "slow":
-                self._send_late(node, vector, round, emit)
-                return
-            number = round
-            if behaviour == "replay":
-                number = max(0, round - self.host.nodes[node].attack.age)
-            self._check_round(round)
-            await emit(node, [vector], 0.0, number)
-
-        plain = [node for node in nodes if self.host.plain(node)]
-        others = [[node] for node in nodes if not self.host.plain(node)]
-        small = MAX_GROUP if d <= SHORT_VECTOR else 1
-        return {**await self._run_groups([*self._groups(plain, small), *others], some), **failures}
-
-    def _send_late(self, node: int, vector: Tensor, round: int, emit: SendVector) -> None:
-        """Emit after the delay that the node's attack asks for, waiting for nothing.
-
-        One vector a node is held back at a time, and one or `_HELD_BYTES` of all
-        nodes together, so that what waits is bounded.
-        """
-        if node in self._delayed or len(self._delayed) * vector.nbytes >= _HELD_BYTES:
+        if node in self._delayed or len(self._delayed) * vector.nbytes >= MAX_HELD_BYTES:
             return
         seconds = self.host.nodes[node].attack.seconds
         if seconds is None:
@@ -222,20 +167,20 @@ class NodeScheduler:
 
         def late() -> None:
             self._delayed[node] = None
-            sending = maybeDeferred(emit, node, [vector], 0.0, round)
-            # Where it fails the run is over: nobody wants it.
+            sending = maybeDeferred(send, node, [vector], 0.0, round)
+            # A failure is ignored: it means that the run is over.
             sending.addBoth(lambda _: self._delayed.pop(node, None))
 
         self._delayed[node] = self._reactor.callLater(seconds, late)
 
     def stop(self) -> None:
-        """Begin nothing more, and wait for nothing."""
+        """Start no more work, and fail the work that is under way."""
         self.stopped = True
         for gradient in list(self._awaited):
             if not gradient.called:
                 gradient.errback(UnknownRun("the run was closed"))
-        held, self._delayed = self._delayed, {}
-        for call in held.values():
+        delayed, self._delayed = self._delayed, {}
+        for call in delayed.values():
             if call is not None:
                 call.cancel()
 
@@ -244,11 +189,11 @@ class NodeScheduler:
         groups: Sequence[Sequence[int]],
         work: Callable[[Sequence[int]], Awaitable[None]],
     ) -> Failures:
-        """Do `work` for each group of nodes; what raises is the failure of all in it."""
+        """Do `work` for each group of nodes; an exception is the failure of all in it."""
         failures: Failures = {}
         left, done = len(groups), Deferred[None]()
 
-        async def one(group: Sequence[int]) -> None:
+        async def run(group: Sequence[int]) -> None:
             nonlocal left
             try:
                 if self.stopped:
@@ -261,25 +206,26 @@ class NodeScheduler:
                 done.callback(None)
 
         if groups:
-            self._queue += [partial(one, group) for group in groups]
+            self._queue += [partial(run, group) for group in groups]
             self._start_queued()
             await done
         return failures
 
     def _describe_failure(self, error: BaseException) -> str:
-        """`error` as its nodes' failure is told; its traceback is in this machine's log.
+        """Describe `error` to the trainer, and log its traceback.
 
-        Once for each text, and `_TRACEBACKS` times: what fails in one round fails in all.
+        The traceback is logged once for each text, and at most `_MAX_TRACEBACKS` times: an
+        error in one round is often one in all rounds.
         """
         words = " ".join(describe_exception(error).split())[:300]
         cause = None if self.stopped else _foreign_cause(error)
-        if cause is not None and len(self._logged) < _TRACEBACKS and words not in self._logged:
+        if cause is not None and len(self._logged) < _MAX_TRACEBACKS and words not in self._logged:
             self._logged.add(words)
             self.log.failure("a node's vector could not be computed", failure=Failure(cause))
         return words
 
     def _start_queued(self) -> None:
-        """Begin what the window has room for.
+        """Start as much of the queue as the window has room for.
 
         A loop, not a chain of callbacks: thousands of nodes may fail at once.
         """
@@ -304,13 +250,13 @@ class NodeScheduler:
             raise BadRequest(f"round {round} is over: round {self.round} has begun")
 
     def _wanted(self, round: int) -> bool:
-        """Whether anyone waits for vectors of `round`.  Called in any thread."""
+        """Return whether vectors of `round` are still useful.  Called in any thread."""
         return not self.stopped and round >= self.round
 
     async def _gradients(
         self, round: int, nodes: Sequence[int], *, narrow: bool = False
     ) -> list[Answer]:
-        """In order, an exception where there is none; `narrow` as they travel."""
+        """Compute gradients or exceptions, in order; with `narrow` in the dtype of the wire."""
         if len(nodes) > 1:
             return await self._small.run(self._compute, round, nodes, narrow)
         return await self._compute(round, nodes, narrow)
@@ -336,9 +282,82 @@ class NodeScheduler:
         return gradients.addBoth(done)
 
 
+@define(eq=False)
+class _AttackRound:
+    """The vectors of Byzantine nodes in one round, from the same knowledge."""
+
+    _scheduler: NodeScheduler
+    _round: int
+    _h: int
+    _shown: Mapping[str, Tensor]
+    _past: Mapping[int, Tensor]
+    _send: SendVector
+    _guard: write_guard
+    failures: Failures = field(factory=dict, init=False)
+
+    async def send_group(self, group: Sequence[int]) -> None:
+        scheduler, round = self._scheduler, self._round
+        scheduler._check_round(round)
+        if not scheduler.host.is_plain(group[0]):
+            await self._send_one(group[0])
+            return
+        found = await self._in_pool(self._vectors, group)
+        self.failures.update(await scheduler._send_all(round, group, found, self._send))
+
+    async def _send_one(self, node: int) -> None:
+        """Send a vector that needs the node's own gradient, or do what it does instead."""
+        scheduler, host, round = self._scheduler, self._scheduler.host, self._round
+        behaviour = host.behaviour(node)
+        if behaviour == Behaviour.SILENT:
+            return
+        if behaviour == Behaviour.GARBAGE:
+            await self._send(node, [await self._in_pool(host.garbage, node, round)], 0.0, round)
+            return
+        own = None
+        if host.needs_own(node):
+            (gradient,) = await scheduler._gradients(round, [node])
+            if isinstance(gradient, BaseException):
+                raise gradient
+            own = gradient.vector
+        vector = await self._in_pool(self._vector, node, self._knowledge(node, own))
+        if behaviour == Behaviour.SLOW:
+            scheduler._send_late(node, vector, round, self._send)
+            return
+        number = round
+        if behaviour == Behaviour.REPLAY:
+            number = max(0, round - host.nodes[node].attack.age)
+        scheduler._check_round(round)
+        await self._send(node, [vector], 0.0, number)
+
+    def _in_pool(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        return defer_to_pool(self._scheduler._reactor, self._scheduler._pool, work, *args)
+
+    def _knowledge(self, node: int, own: Tensor | None = None) -> Knowledge:
+        d, past = self._scheduler.host.dimension, self._past.get(node)
+        return decode_knowledge(self._shown, h=self._h, d=d, own=own, past=past)
+
+    def _vector(self, node: int, known: Knowledge) -> Tensor:
+        host = self._scheduler.host
+        vector = host.attack(node, self._round, known)
+        self._guard.check()
+        return round_to_dtype(vector, host.wire).contiguous()
+
+    def _vectors(self, group: Sequence[int]) -> list[Answer]:
+        found: list[Answer] = []
+        for node in group:
+            try:
+                if not self._scheduler._wanted(self._round):
+                    raise BadRequest("nobody waits for this vector any more")
+                found.append(Gradient((self._vector(node, self._knowledge(node)),), 0.0))
+            except Exception as e:  # an attack is a plugin's code
+                found.append(e)
+        return found
+
+
 def _free(tensors: Sequence[Tensor]) -> None:
     for tensor in tensors:
-        tensor.set_()  # torch lets go of the lock for this; for `del` it does not
+        # torch releases the interpreter's lock for this; for `del` it does not.
+        tensor.set_()  # type: ignore[call-overload]  # torch's stubs lack the form without arguments
 
 
 def _to_wire_dtype(answer: Answer, wire: torch.dtype) -> Answer:
@@ -346,14 +365,14 @@ def _to_wire_dtype(answer: Answer, wire: torch.dtype) -> Answer:
         return answer
     try:
         return Gradient(tuple(round_to_dtype(piece, wire) for piece in answer.pieces), answer.loss)
-    except Exception as e:  # no memory, say: whoever waits must be told
+    except Exception as e:  # as of no memory: it is the node's failure
         return e
 
 
 def _foreign_cause(error: BaseException) -> BaseException | None:
-    """The exception of foreign code that `error` is, or was raised from; None for our own.
+    """Return the exception of foreign code that `error` is or was raised from, if any.
 
-    A connection that ends while a vector is on its way is no mistake of anybody's code.
+    A connection that ends while a vector is on its way is no fault of such code.
     """
     cause = foreign_cause(error)
     return None if isinstance(cause, (ConnectionError, CancelledError)) else cause

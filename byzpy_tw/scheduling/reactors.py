@@ -15,5 +15,5 @@ class IComputeReactor(IReactorTime, IReactorFromThreads):
     """Timers, and calls from the threads of a pool."""
 
 
-class IServerReactor(IReactorCore, IReactorTCP, IReactorTime, IReactorThreads):
+class IServerReactor(IReactorCore, IReactorTCP, IReactorThreads, IComputeReactor):
     """All that a server needs."""

@@ -1,4 +1,4 @@
-"""Something that several wait for."""
+"""One result that several callers wait for."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ T = TypeVar("T")
 class SharedDeferred(Generic[T]):
     """Work that is under way, or done: each `wait` ends as it does.
 
-    Giving up a wait leaves the work alone.  A failure is each waiter's to handle, and
-    nobody's where none waits.
+    Cancelling a wait does not stop the work.  Each waiter handles a failure; without waiters
+    it is dropped.
     """
 
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
@@ -31,7 +31,7 @@ class SharedDeferred(Generic[T]):
                 _fire(waiter, outcome)
 
     def wait(self) -> Deferred[T]:
-        """Fires, or fails, as the work does."""
+        """Return a Deferred that fires, or fails, as the work does."""
         waiter: Deferred[T] = Deferred()
         if self._outcome:
             _fire(waiter, self._outcome[0])
@@ -40,7 +40,7 @@ class SharedDeferred(Generic[T]):
         return waiter
 
     def cancel(self) -> None:
-        """Give up the work itself."""
+        """Cancel the work itself."""
         self._work.cancel()
 
 
@@ -49,5 +49,5 @@ def _fire(waiter: Deferred[Any], outcome: Any) -> None:
 
 
 async def settled(work: SharedDeferred[T] | None) -> T | None:
-    """Wait for `work`, if there is any."""
+    """Wait for `work`; return at once for None."""
     return await work.wait() if work is not None else None

@@ -1,62 +1,60 @@
-"""From the reactor to a pool of threads and back."""
+"""Work on a pool of threads, with its results in the reactor's thread."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
+from byzpy_tw.workers.pool import Pool
+
 T = TypeVar("T")
 
 
 def defer_to_pool(
-    reactor: IReactorFromThreads, pool: Executor, work: Callable[..., T], *args: Any
+    reactor: IReactorFromThreads, pool: Pool, work: Callable[..., T], *args: Any
 ) -> Deferred[T]:
-    """Call ``work(*args)`` on `pool`; the answer comes back in the reactor's thread.
+    """Call ``work(*args)`` on `pool`; fires with its result in the reactor's thread.
 
-    Fails with `concurrent.futures.CancelledError` where the pool is shut down
-    before the work begins.
+    Fails with `concurrent.futures.CancelledError` where the pool is shut down before the work
+    begins.
     """
-    answer: Deferred[T] = Deferred()
 
-    def report(future: Any) -> None:
-        # A future's callbacks run in the pool's thread, or in ours when it is
-        # cancelled; either way the reactor's thread takes it from here.
-        try:
-            result: Any = future.result()
-        except BaseException:
-            result = Failure()
-        reactor.callFromThread(_deliver, answer, result)
+    def start(report: Callable[[Any], None]) -> None:
+        def ended(future: Future[T]) -> None:
+            try:
+                result: Any = future.result()
+            except BaseException:
+                result = Failure()
+            report(result)
 
-    try:
-        pool.submit(work, *args).add_done_callback(report)
-    except RuntimeError as e:  # the pool was shut down
-        answer.errback(CancelledError(str(e)))
-    return answer
+        # It is called in the pool's thread, or in the reactor's for a cancelled future.
+        pool.submit(work, *args).add_done_callback(ended)
 
-
-def _deliver(answer: Deferred, result: Any) -> None:
-    if not answer.called:
-        answer.callback(result)
+    return deferred_from_threads(reactor, start)
 
 
 def deferred_from_threads(
     reactor: IReactorFromThreads, start: Callable[[Callable[[Any], None]], None]
 ) -> Deferred[Any]:
-    """What `start` reports, from whatever thread, through the function it is given.
+    """Fire with the result that `start` reports, from any thread, by calling its argument.
 
-    An exception that is reported is a failure.
+    A reported exception or `Failure` is a failure.
     """
     answer: Deferred[Any] = Deferred()
+
+    def deliver(result: Any) -> None:
+        if not answer.called:
+            answer.callback(result)
 
     def report(result: Any) -> None:
         if isinstance(result, BaseException):
             result = Failure(result)
-        reactor.callFromThread(_deliver, answer, result)
+        reactor.callFromThread(deliver, result)
 
     try:
         start(report)

@@ -56,7 +56,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
     def connectionMade(self) -> None:
         super().connectionMade()
         self.origin = origin(self.transport.getPeer().host)
-        free = self.server.insecure or same_machine(self.transport)
+        free = self.server.config.insecure or same_machine(self.transport)
         self.unauthenticated = self.server.keys is not None or not free
         self._admit()
         if not self.hung_up:

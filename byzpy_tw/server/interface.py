@@ -7,10 +7,10 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
+from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.protocol.keys import Keys
 from byzpy_tw.protocol.mtls import Peer
 from byzpy_tw.scheduling.reactors import IServerReactor
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.workers.environment import Environment
@@ -42,27 +42,27 @@ class Server(Protocol):
     """The parts of `ByzpyServer` that connections use."""
 
     reactor: IServerReactor
-    limits: Limits
+    config: ServerConfig
     keys: Keys | None
-    insecure: bool
     identity: str
-    threads: int
-    pool: Pool
     tickets: Tickets
     log_limiter: LogRateLimiter
     runs: int
     nodes: int
 
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def pool(self) -> Pool: ...
+
     def admit(self, connection: Connection) -> bool: ...
-
     def forget(self, connection: Connection) -> None: ...
-
     def take_over(self, connection: Connection, run: str) -> None: ...
-
     def schedule_trim(self) -> None: ...
-
     def environment(self) -> Deferred[Environment]: ...
-
     async def build(self, spec: RunSpec) -> tuple[NodeHost, str]: ...
-
     async def prepare_attacks(self, host: NodeHost, attacks: Sequence[str]) -> None: ...

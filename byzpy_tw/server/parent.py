@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from attrs import define, field
 from twisted.application.service import Service
@@ -39,4 +40,6 @@ class UntilEOF(Service):
         super().startService()
         if os.getpgrp() != os.getpid():
             os.setpgid(0, 0)
-        self._input = StandardIO(_StopAtEOF(self._reactor), 0, os.open(os.devnull, os.O_WRONLY))
+        null = os.open(os.devnull, os.O_WRONLY)
+        make: Any = StandardIO  # mypy takes the class of Windows
+        self._input = make(_StopAtEOF(self._reactor), stdin=0, stdout=null)

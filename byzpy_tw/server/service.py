@@ -21,6 +21,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import (
     ByzpyTwError,
@@ -30,6 +31,7 @@ from byzpy_tw.errors import (
     UnsuitableData,
     UnsuitableModel,
 )
+from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc, freeze_gc, trim_heap
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
@@ -43,13 +45,13 @@ from byzpy_tw.scheduling.reactors import IServerReactor
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.server.interface import Connection
-from byzpy_tw.server.limits import Limits
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.text import clean
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.environment import Environment, environment
-from byzpy_tw.workers.host import NodeHost, build
+from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.probe import probe
 from byzpy_tw.workers.spec import RunSpec
 
@@ -68,15 +70,8 @@ class ByzpyServer(Service):
     """
 
     reactor: IServerReactor
-    host: str
-    port: int
-    data_root: Path
-    device: str = "cpu"
-    threads: int = 1
-    insecure: bool = False
-    limits: Limits = field(factory=Limits)
+    config: ServerConfig
     keys: Keys | None = None  # with keys, peers must have some too, and may be anywhere
-    disabled: tuple[str, ...] = ()  # distributions whose plugins are not imported
     process: bool = False  # whether the process exists for this server alone
     make_pool: Callable[[int], Executor] = make_pool
     # Tells trainers that several addresses are this process.
@@ -103,6 +98,14 @@ class ByzpyServer(Service):
         self.log_limiter = LogRateLimiter(self.reactor)
 
     @property
+    def limits(self) -> Limits:
+        return self.config.limits
+
+    @property
+    def threads(self) -> int:
+        return self.config.threads or cores()
+
+    @property
     def address(self) -> Address:
         """The address that this server listens on."""
         assert self.listening is not None
@@ -118,7 +121,9 @@ class ByzpyServer(Service):
         factory: Any = Factory.forProtocol(lambda: Session(self))
         if self.keys is not None:
             factory = wrap_in_tls(factory, self.keys)
-        self.listening = self.reactor.listenTCP(self.port, factory, interface=self.host)
+        self.listening = self.reactor.listenTCP(
+            self.config.port, factory, interface=self.config.host
+        )
 
     def startService(self) -> None:
         super().startService()
@@ -134,10 +139,10 @@ class ByzpyServer(Service):
         self._log_start()
 
     def _log_start(self) -> None:
-        if self.insecure:
+        if self.config.insecure:
             self.log.warn("--insecure: anyone who reaches {address} may use this server's "
                           "processors and memory", address=str(self.address))  # fmt: skip
-        mode = "insecure" if self.insecure else "protected mode: this machine only"
+        mode = "insecure" if self.config.insecure else "protected mode: this machine only"
         if self.keys is not None:
             mode = f"keys of server {self.keys.name!r}, good until {self.keys.until}"
             for line in self.keys.warnings:
@@ -231,14 +236,16 @@ class ByzpyServer(Service):
 
     def _detect_environment(self) -> Environment:
         registry = self._load_registry()
-        found = environment(registry, probe=probe(), device=self.device, threads=self.threads)
+        found = environment(
+            registry, probe=probe(), device=self.config.device, threads=self.threads
+        )
         if self.process:
             freeze_gc()
         return found
 
     def _load_registry(self) -> Registry:
         if self._registry is None:
-            self._registry = load(disabled=self.disabled)
+            self._registry = load(disabled=self.config.disable_plugin)
             for broken in self._registry.broken:
                 self.log.warn("{line}", line=broken.text)
         return self._registry
@@ -286,7 +293,7 @@ class ByzpyServer(Service):
         names = self._load_registry()
         data = self._datasets.get(spec.dataset)
         if data is None:
-            data = names.make("dataset", spec.dataset, root=self.data_root)
+            data = names.make("dataset", spec.dataset, root=Path(self.config.data_root))
             self._check_data_limit(data)
             self._datasets[spec.dataset] = data
         # Partitions may deal each label out to each shard, or each example by itself.
@@ -296,11 +303,11 @@ class ByzpyServer(Service):
                 f"{len(data.train):,} examples of {data.classes:,} classes for "
                 f"{spec.shards:,} shards: over {self.limits.pieces:,} pieces"
             )
-        host = build(
+        host = build_host(
             spec,
             names,
-            data_root=self.data_root,
-            device=self.device,
+            data_root=Path(self.config.data_root),
+            device=self.config.device,
             most_elements=self.limits.vector_elements,
             most_working=self.limits.working_mib * 2**20,
             dataset=data,

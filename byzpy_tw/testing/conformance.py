@@ -25,13 +25,13 @@ def _root_of_d(honest: Any) -> float:
     return float(honest.shape[1] ** 0.5)
 
 
-# What else than the longest honest row bounds the answer of a rule of our own; None:
-# nothing does, it need only be finite.
+# Bounds on the answers of built-in rules, where the longest honest row is none; None:
+# it need only be finite.
 BOUNDS: dict[str, Any] = {"mean": None, "sign-majority": _root_of_d}
 
 
 def tests_for(entry: Entry) -> Any:
-    """The class of tests that `entry` is held to."""
+    """Return the class of tests for `entry`."""
     make, own = entry.factory, entry.distribution == OWN_DISTRIBUTION
     if entry.kind == "aggregator":
         if own and entry.name == "monna":  # its reference is trusted: it is not poisoned
@@ -46,16 +46,16 @@ def tests_for(entry: Entry) -> Any:
 
 
 @frozen
-class Outcome:
-    """Of one rule: how many tests held, and the first line of each failure."""
+class RuleResult:
+    """The number of tests that one rule passed, and the last line of each failure."""
 
     entry: Entry
     held: int
     failures: tuple[str, ...]
 
 
-def examine(entries: Sequence[Entry]) -> Iterator[Outcome]:
-    """Put each of `entries` to its tests."""
+def examine(entries: Sequence[Entry]) -> Iterator[RuleResult]:
+    """Run the tests of each of `entries`."""
     for entry in entries:
         suite = unittest.TestLoader().loadTestsFromTestCase(tests_for(entry))
         result = unittest.TestResult()
@@ -64,13 +64,13 @@ def examine(entries: Sequence[Entry]) -> Iterator[Outcome]:
             f"{test.id().rpartition('.')[2]}: {text.strip().splitlines()[-1]}"
             for test, text in (*result.failures, *result.errors)
         ]
-        yield Outcome(entry, result.testsRun - len(bad), tuple(bad))
+        yield RuleResult(entry, result.testsRun - len(bad), tuple(bad))
 
 
 def rules(registry: Registry, names: Sequence[str], write: Write) -> int:
-    """Examine the rules called `names`, or of distributions called so, or all.
+    """Test the rules called `names`, or of distributions of that name, or all.
 
-    Writes a line for each; how many did not hold.
+    Writes a line for each; returns the number of rules that failed.
     """
     entries = [e for e in registry.entries() if e.kind in KINDS]
     for name in names:

@@ -22,10 +22,10 @@ class ClockReactor(Clock):
     """A virtual clock that is also the reactor's thread."""
 
     def callFromThread(self, work: Callable[..., Any], *args: Any) -> None:
-        """Call at once: the one thread there is, is the test's."""
+        """Call at once: the only thread is the test's."""
         work(*args)
 
-    # What a `SlowTransport` tells its reactor is of no interest.
+    # A `SlowTransport` calls these.
     def addReader(self, _: Any) -> None: ...
     def removeReader(self, _: Any) -> None: ...
     def addWriter(self, _: Any) -> None: ...
@@ -67,7 +67,7 @@ class HandCrankedPool:
             self.waiting.popleft()()
 
     def drain(self) -> None:
-        """Do all jobs, and those that they bring about."""
+        """Do all jobs, and the ones that they submit."""
         while self.waiting:
             self.turn()
 
@@ -78,27 +78,28 @@ class HandCrankedPool:
 class SlowTransport(FileDescriptor):
     """A TCP transport, except that its peer reads only when the test says so.
 
-    Pauses and resumes its producer by the very code that sockets do.
+    The code of real sockets pauses and resumes its producer.
     """
 
     def __init__(self, protocol: Any, reactor: Any = None, peer: Any = PEER) -> None:
-        super().__init__(reactor or ClockReactor())
+        stand_in: Any = reactor or ClockReactor()  # has as much of a reactor as is used
+        super().__init__(stand_in)
         self.connected = 1
         self.protocol = protocol
         self._peer = peer
         self._room = 0
         self.reading = True
-        self.read = bytearray()  # what the peer has read
+        self.read = bytearray()  # all that the peer has read
         self.ended: Failure | None = None
         protocol.makeConnection(self)
 
     @property
     def buffered(self) -> int:
-        """Bytes that wait in this process."""
+        """The bytes that wait in this process."""
         return len(self.dataBuffer) - self.offset + self._tempDataLen
 
     def peer_reads(self, count: int) -> None:
-        """The peer reads up to `count` bytes."""
+        """Let the peer read up to `count` bytes."""
         self._room = count
         while self._room and self.buffered:
             self._end_if(self.doWrite())

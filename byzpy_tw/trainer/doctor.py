@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 import byzpy_tw
 import twisted
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.config.unused import unused
+from byzpy_tw.config.unused import unused_notices
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, format_error
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registry
@@ -104,7 +104,7 @@ class Doctor:
     # -- before anything is asked
 
     def _check_rules(self) -> None:
-        self.warnings += unused(self.config)
+        self.warnings += unused_notices(self.config)
         rules = resolve_rules(self.config, self.registry)
         if rules.missing_guarantee is not None:
             self.warnings.append(

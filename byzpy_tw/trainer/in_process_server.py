@@ -19,9 +19,9 @@ from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_interface import AttackInput, Opened, Server, Sink, ignore_loss
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.host import NodeHost
-from byzpy_tw.workers.host import build as build_host
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
@@ -83,7 +83,7 @@ class InProcessServer:
 
     def attack(self, round: int, nodes: Sequence[int], shown: AttackInput) -> Deferred[Failures]:
         async def work() -> Failures:
-            foreign = self._scheduler.host.foreign
+            foreign = self._scheduler.host.has_foreign_attack
             wide = await defer_to_pool(self._reactor, self._pool, _decode, shown, foreign)
             return await self._scheduler.send_attacks(round, nodes, shown.h, *wide, self._receive)
 

@@ -16,8 +16,8 @@ from twisted.internet.defer import Deferred
 from byzpy_tw.protocol.frames import Header
 from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.model_trial import TrialDigests
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
+from byzpy_tw.workers.trial_digests import TrialDigests
 
 
 @frozen

@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherR
 from twisted.logger import Logger
 
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.config.unused import unused
+from byzpy_tw.config.unused import unused_notices
 from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import NodesPlaced, RoundCompleted, RunStarted, ServersKnown, Views
@@ -92,7 +92,7 @@ class Training:
 
     async def prepare(self) -> Prepared:
         """Read the data and build the model: nothing needs a server yet."""
-        for line in unused(self.config):
+        for line in unused_notices(self.config):
             self.views.notice(line)
         if self.rules.missing_guarantee is not None:
             self.views.notice(

@@ -1,9 +1,9 @@
 """The trial of a plugin's attack before round 0, on made-up knowledge.
 
-An attack has no memory: it is made anew wherever its node goes, and several nodes that have it
-are computed at once.  So it is called three times, the third time as the first, and must
-answer with the same bits, leave the global generators alone, and write to no honest vectors.
-One that keeps things on itself is called as a copy of its own from then on.
+An attack has no memory: it is made anew wherever its node is built, and several nodes with it
+are computed at once.  So it is called three times, the third time with the arguments of the
+first.  It must return the same bits, leave the global generators alone, and write to no honest
+vectors.  An attack that keeps things on itself is copied for each call from then on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from attrs import define
 from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
+from byzpy_tw.attacks.behaviour import Behaviour
 from byzpy_tw.attacks.knowledge.levels import LEVELS, pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
@@ -26,18 +27,18 @@ from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.spec import RunSpec
 
 COORDINATES = 1024  # of the made-up vectors, where the attack allows
-LATER = 1000  # the round of the second call: what is done only later is done then
+LATER = 1000  # the round of the second call, for attacks that change in later rounds
 _ROWS = 64  # honest vectors, at most
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
 _FEWEST = 3  # vectors: one honest, the node's own, and its past
-_UNCALLED = ("silent", "garbage")  # behaviours that ask the attack for nothing
+_UNCALLED = (Behaviour.SILENT, Behaviour.GARBAGE)  # they never call the attack
 
 
 def try_attack(make: Callable[[], Any], spec: RunSpec, dimension: int) -> Any:
-    """The attack that `make` makes, fit for nodes; built-in ones as they are.
+    """Return the attack that `make` makes, tried if it is a plugin's.
 
-    `dimension` is the model's.  One that works at that size alone, and is too large to be
-    tried, is taken as it is.  Raises `BrokenPlugin` and `BadRuleOutput`.
+    `dimension` is the model's.  An attack that works at that size alone is not tried if the
+    size is too large.  Raises `BrokenPlugin` and `BadRuleOutput`.
     """
     attack = make()
     if not isinstance(attack, PluginAttack) or attack.behaviour in _UNCALLED:
@@ -50,7 +51,7 @@ def try_attack(make: Callable[[], Any], spec: RunSpec, dimension: int) -> Any:
                 raise
             if dimension * _FEWEST > _LARGEST:
                 return make()
-            return _Trial(make, spec, dimension).run()  # it may be made for that size alone
+            return _Trial(make, spec, dimension).run()  # it may work at that size alone
 
 
 @define(eq=False)
@@ -62,12 +63,12 @@ class _Trial:
     dimension: int
 
     def run(self) -> PluginAttack:
-        """The attack, not called yet."""
+        """Return the attack, not called yet; raises the reason to refuse it."""
         attack = self.make()
         before = object_state.snapshot(attack.made)
-        first = self._quietly(attack, 0)
+        first = self._without_draws(attack, 0)
         after = object_state.snapshot(attack.made)
-        self._quietly(attack, 1)
+        self._without_draws(attack, 1)
         other = object_state.snapshot(attack.made)
         again = self._call(attack, 0)
         kept = object_state.compare_snapshots(after, object_state.snapshot(attack.made))
@@ -93,7 +94,7 @@ class _Trial:
             found = self.make()
         return attrs.evolve(found, digest=sha256_of(first))
 
-    def _quietly(self, attack: PluginAttack, number: int) -> Tensor:
+    def _without_draws(self, attack: PluginAttack, number: int) -> Tensor:
         result, moved = global_random.detect_draws(
             lambda: self._call(attack, number), lambda: self._call(self.make(), number)
         )
@@ -106,7 +107,7 @@ class _Trial:
         return result
 
     def _copied(self, who: str, first: Tensor) -> PluginAttack:
-        """The attack as copies for each call, which answer as `first`, each the first time."""
+        """Return the attack with copies for each call, checked against the result `first`."""
         unused = self.make()
         try:
             copies = object_state.Copier(unused.made)
@@ -128,10 +129,11 @@ class _Trial:
             )
 
     def _call(self, attack: PluginAttack, number: int) -> Tensor:
-        known = knowledge(attack, self.spec, self.dimension, number)
+        known = made_up_knowledge(attack, self.spec, self.dimension, number)
         rows = None if known.vectors is None else known.vectors.clone()
         vector: Tensor = attack(known, context=_context(self.spec, known.h, number))
-        if rows is not None and not torch.equal(rows, known.vectors):  # not through torch
+        # `write_guard` sees writes through torch only.
+        if rows is not None and known.vectors is not None and not torch.equal(rows, known.vectors):
             raise BadRuleOutput(
                 f"{attack.who} wrote to the vectors that it was shown; work on a copy"
             )
@@ -143,8 +145,8 @@ _REBUILT = (
 )
 
 
-def knowledge(attack: Any, spec: RunSpec, dimension: int, number: int) -> Knowledge:
-    """Made-up knowledge: all that `attack` asks for, of vectors of `dimension` coordinates."""
+def made_up_knowledge(attack: Any, spec: RunSpec, dimension: int, number: int) -> Knowledge:
+    """Return all knowledge that `attack` needs, of random vectors of `dimension` coordinates."""
     h = max(1, min(spec.shards, _ROWS, _LARGEST // dimension - 2))
     stream = seeds.stream(spec.seed, "trial of attacks", number)
     rows = torch.from_numpy(stream.standard_normal((h + 2, dimension), dtype="float32"))

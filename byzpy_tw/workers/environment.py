@@ -1,4 +1,4 @@
-"""What a process runs on, and whether two of them will agree.
+"""The software and hardware of a process, and whether two of them will agree.
 
 A server tells its environment at `Hello`; the trainer compares it with its
 own before round 0.
@@ -9,22 +9,34 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
+from typing import Any
 
 import attrs
 import torch
 from attrs import field, frozen
-from attrs.validators import deep_mapping, instance_of, max_len
 
 from byzpy_tw.errors import WireError
+from byzpy_tw.parameters import Constraint, validated
 from byzpy_tw.plugins.registry import Registry
 
 
-def _printable(_: object, attribute: attrs.Attribute, value: str) -> None:
-    if not value.isprintable():  # it is shown to a user
-        raise ValueError(f"{attribute.name} has control characters")
+def _printable(value: Any) -> str | None:  # it is shown to a user
+    valid = isinstance(value, str) and len(value) <= 200 and value.isprintable()
+    return None if valid else "a printable text of at most 200 characters"
 
 
-_text = [instance_of(str), max_len(200), _printable]
+def _versions(value: Any) -> str | None:
+    valid = isinstance(value, dict) and len(value) <= 1000
+    valid = valid and not any(map(_printable, [*value, *value.values()]))
+    return None if valid else "at most 1000 names with their versions"
+
+
+def _integer(value: Any) -> str | None:
+    return None if isinstance(value, int) else "a whole number"
+
+
+def _field(constraint: Constraint) -> Any:
+    return field(validator=validated(constraint, WireError))
 
 
 @frozen(kw_only=True)
@@ -35,32 +47,25 @@ class Environment:
     distribution that offers plugins to its version.
     """
 
-    python: str = field(validator=_text)
-    torch: str = field(validator=_text)
-    instructions: str = field(validator=_text)
-    probe: str = field(validator=_text)
-    device: str = field(validator=_text)
-    threads: int = field(validator=instance_of(int))
-    plugins: Mapping[str, str] = field(
-        validator=[
-            max_len(1000),
-            deep_mapping(
-                attrs.validators.and_(*_text), attrs.validators.and_(*_text), instance_of(dict)
-            ),
-        ]
-    )
+    python: str = _field(_printable)
+    torch: str = _field(_printable)
+    instructions: str = _field(_printable)
+    probe: str = _field(_printable)
+    device: str = _field(_printable)
+    threads: int = _field(_integer)
+    plugins: Mapping[str, str] = _field(_versions)
 
     def to_json(self) -> str:
         return json.dumps(attrs.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Environment:
-        """The environment that a peer told; `WireError` where it is none."""
+        """The environment that a peer sent; raises `WireError`.  Further entries are ignored."""
         try:
             found = json.loads(text)
             known = {f.name for f in attrs.fields(cls)}
             return cls(**{key: value for key, value in found.items() if key in known})
-        except (TypeError, ValueError, AttributeError, RecursionError) as e:
+        except (TypeError, ValueError, AttributeError, RecursionError, WireError) as e:
             raise WireError(f"no environment in the answer to Hello: {e}"[:300]) from e
 
 
@@ -78,19 +83,17 @@ def environment(registry: Registry, *, probe: str, device: str, threads: int) ->
 
 
 def differences(mine: Environment, theirs: Environment, used: set[str]) -> list[str]:
-    """What may keep two environments from agreeing, in words; empty if nothing.
+    """Sentences about everything that may keep two environments from agreeing.
 
-    `used` names the distributions whose plugins the run uses on servers: their
-    versions matter.  One that is missing is found out by name, not here.
+    `used` names the distributions whose plugins the run uses on servers: their versions
+    matter.  A missing one is found when its name is looked up, not here.
     """
-    found = []
-    for what, a, b in (
+    compared = (
         ("Python", mine.python, theirs.python),
         ("torch", mine.torch, theirs.torch),
         ("instruction set", mine.instructions, theirs.instructions),
-    ):
-        if a != b:
-            found.append(f"runs {what} {b}, the trainer {a}")
+    )
+    found = [f"runs {what} {b}, the trainer {a}" for what, a, b in compared if a != b]
     for name in sorted(used & set(theirs.plugins)):
         if theirs.plugins[name] != mine.plugins.get(name):
             found.append(f"has {name} {theirs.plugins[name]}, the trainer {mine.plugins.get(name)}")

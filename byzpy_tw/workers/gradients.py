@@ -1,12 +1,12 @@
 """A node's gradient, the same to the bit on any number of threads.
 
-A batch is cut into micro-batches of a size that the run fixes.  Each is one
-job, computed on one torch thread; their gradients are added in order, whichever
-was ready first.  Of a small model, several nodes' gradients are one job, one after
-the other: going to the pool and back would take longer than they do.
+A batch is cut into micro-batches of a size that the run fixes.  Each is one job, computed on
+one torch thread; their gradients are added in the order of the micro-batches.  Of a small
+model, several nodes' gradients are one job, one after the other: the way to the pool and back
+would take longer than they do.
 
-They are not one computation.  A matrix product of several nodes' batches rounds by
-how many there are of them, so a node's bits would depend on who is beside it.
+They are not one computation.  The rounding of a matrix product depends on the number of rows,
+so a node's bits would depend on the other nodes in the product.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from functools import cached_property
 
 import numpy as np
@@ -25,32 +24,38 @@ from torch import Tensor, nn
 from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, UnsuitableModel
+from byzpy_tw.object_state import Copier
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.workers.loss import losses_gradient
+from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
 
 
 def batch_indices(
     shard: np.ndarray, size: int, *, seed: int, node: int, round: int, replacement: bool
 ) -> np.ndarray:
-    """The training examples that `node` uses in `round`: ``(size,)`` int64.
+    """Return the training examples that `node` uses in `round`: ``(size,)`` int64.
 
-    Drawn from the node's shard, without replacement unless asked for; a
-    function of the arguments alone, so that any server can rebuild the node.
+    Drawn from the node's shard, by default without replacement.  A function of the arguments
+    alone, so that any server can rebuild the node.
     """
     stream = seeds.stream(seed, "batch", node, round)
-    if replacement:  # what `choice` would do, at once
+    if replacement:  # the same draws as by `choice`, faster
         return shard[stream.integers(0, len(shard), size)]
     return shard[stream.choice(len(shard), size, replace=False)]
+
+
+def model_provider(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
+    """Return what gives the model for one call: `model`, or copies that share its tensors."""
+    return Copier(model) if copied else lambda: model
 
 
 @frozen(eq=False)
 class Gradient:
     """The gradient of a batch, and its mean loss.
 
-    ``pieces``, flat and one after the other, are the ``(d,)`` vector.  They are not
-    joined: that would take the vector's memory once more, and a frame is written from
-    wherever its parts lie.
+    ``pieces``, flat and one after the other, are the ``(d,)`` vector.  They are not joined:
+    that would take the vector's memory once more, and a frame can be written from its parts.
     """
 
     pieces: tuple[Tensor, ...]
@@ -58,7 +63,7 @@ class Gradient:
 
     @property
     def vector(self) -> Tensor:
-        """``(d,)``, in memory of its own."""
+        """The ``(d,)`` vector, in memory of its own."""
         return torch.cat(self.pieces)
 
 
@@ -66,7 +71,7 @@ class Gradient:
 class MicroBatches:
     """A node's batch as jobs, each giving the gradient of one part of it."""
 
-    model: Callable[[], nn.Module]  # gives the one that a call is to use
+    model: Callable[[], nn.Module]  # returns the model for one call
     leaves: Sequence[Tensor]  # its parameters
     dataset: Dataset
     shard: np.ndarray
@@ -74,7 +79,7 @@ class MicroBatches:
     node: int
     round: int
     device: torch.device
-    who: str = "the model"  # whose code it is, for its errors
+    who: str = "the model"  # the origin of its code, for errors
     flip_labels: bool = False
 
     @property
@@ -83,7 +88,7 @@ class MicroBatches:
 
     @cached_property
     def indices(self) -> np.ndarray:
-        """What is in the batch; drawn where it is first needed, in the pool."""
+        """The indices of the batch, drawn at the first use, in the pool."""
         return batch_indices(
             self.shard,
             self.spec.batch_size,
@@ -94,7 +99,7 @@ class MicroBatches:
         )
 
     def run(self, part: int) -> Gradient:
-        """The gradient of part `part`, weighted by its share of the batch."""
+        """Compute the gradient of part `part`, weighted by its share of the batch."""
         spec, size, train = self.spec, self.spec.micro_batch_size, self.dataset.train
         chosen = torch.from_numpy(self.indices[part * size : (part + 1) * size])
         examples, labels = (t.index_select(0, chosen) for t in (train.x, train.y))
@@ -107,7 +112,7 @@ class MicroBatches:
                 self.model(), self.leaves, inputs, labels, self.dataset.classes, spec.batch_size,
                 lambda: seeds.torch_seed(*stream), self.who,
             )  # fmt: skip
-        # Flat is not enough: of a stacked parameter it is every other number.
+        # Flat is not enough: a stacked parameter's gradient has a stride.
         pieces = tuple(g.reshape(-1).contiguous().to("cpu") for g in gradients if g is not None)
         if len(pieces) < len(gradients):
             raise UnsuitableModel(
@@ -119,17 +124,17 @@ class MicroBatches:
 
 @define(eq=False)
 class OrderedSum:
-    """Adds gradients in the order of their parts, whatever order they come in."""
+    """A sum of gradients in the order of their parts, which may come in any order."""
 
     parts: int
     _total: tuple[Tensor, ...] | None = field(default=None, init=False)
-    _own: bool = field(default=False, init=False)  # whether that memory is ours
+    _own: bool = field(default=False, init=False)  # whether that memory may be changed
     _loss: float = field(default=0.0, init=False)
     _waiting: dict[int, Gradient] = field(factory=dict, init=False)
     _next: int = field(default=0, init=False)
 
     def add(self, part: int, gradient: Gradient) -> Gradient | None:
-        """The whole sum once the last part is in, None until then."""
+        """Return the sum once the last part is in, None until then."""
         self._waiting[part] = gradient
         while self._next in self._waiting:
             ready = self._waiting.pop(self._next)
@@ -158,7 +163,7 @@ Done = Callable[[list[Answer]], None]
 
 
 def submit(
-    pool: Executor,
+    pool: Pool,
     work: Sequence[MicroBatches],
     done: Done,
     wanted: Callable[[], bool] = lambda: True,
@@ -166,9 +171,9 @@ def submit(
 ) -> None:
     """Compute nodes' batches on `pool`; `done` is called once, in one of its threads.
 
-    A single node's micro-batches are a job each, those of several nodes one job
-    together.  Once `wanted` is false, what has not begun is not computed any more.
-    `cost` is told how many seconds of a core a whole gradient took.
+    The micro-batches of a single node are a job each, those of several nodes one job.  Work
+    that has not begun is dropped once `wanted` returns False.  `cost` is called with the
+    seconds of a core that a gradient took.
     """
     if len(work) == 1 and work[0].parts > 1:
         _submit_parts(pool, work[0], done, wanted, cost)
@@ -184,7 +189,7 @@ def submit(
 
 
 def _sum_parts(batches: MicroBatches, wanted: Callable[[], bool]) -> Answer:
-    """A node's gradient, part after part."""
+    """Compute a node's gradient, part after part."""
     try:
         if batches.parts == 1:
             _check_wanted(wanted)
@@ -195,7 +200,7 @@ def _sum_parts(batches: MicroBatches, wanted: Callable[[], bool]) -> Answer:
             whole = total.add(part, batches.run(part))
         assert whole is not None
         return whole
-    except BaseException as e:  # whatever it is, somebody waits for this node's answer
+    except BaseException as e:  # of any kind: the caller waits for this node's answer
         return e
 
 
@@ -205,7 +210,7 @@ def _check_wanted(wanted: Callable[[], bool]) -> None:
 
 
 def _submit_parts(
-    pool: Executor,
+    pool: Pool,
     batches: MicroBatches,
     done: Done,
     wanted: Callable[[], bool],
@@ -227,7 +232,7 @@ def _submit_parts(
             with lock:
                 answer: Answer | None = total.add(part, gradient)
         except BaseException as e:
-            # Whatever it is, it is this node's failure, reported once.
+            # An exception of any kind is this node's failure, reported once.
             with lock:
                 answer, failed = (None if failed else e), True
         if answer is not None:

@@ -1,46 +1,42 @@
-"""The nodes of one run, wherever they live.
+"""The nodes of one run in one process.
 
-A server and an in-process trainer hold the same object.  It owns the model,
-the data and the nodes; parameters go in, vectors come out.  It does no I/O and
-starts no thread: the pool is handed in.
+A server and an in-process trainer use the same object.  It owns the model, the data and the
+nodes; it takes parameters and gives vectors.  It does no I/O and starts no thread: the pool is
+an argument.
 
-A node keeps nothing between rounds.  What it sends is a function of the run's
-spec, the node, the round and the parameters, so it can be rebuilt anywhere.
+A node keeps no state between rounds.  Its vector is a function of the run's spec, the node, the
+round and the parameters, so it can be rebuilt anywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
 from functools import partial
-from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from attrs import define, field, frozen
 from torch import Tensor, nn
-from torch.autograd import graph
 
-from byzpy_tw import models, seeds
+from byzpy_tw import seeds
+from byzpy_tw.attacks.behaviour import Behaviour, behaviour_of
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import BadRequest, BrokenPlugin, LimitExceeded, ShardTooSmall
-from byzpy_tw.kernels.cpu import resolve_device
-from byzpy_tw.object_state import Copier
-from byzpy_tw.plugin_code import plugin_call
+from byzpy_tw.errors import BadRequest, LimitExceeded
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.workers.attack_trial import try_attack
-from byzpy_tw.workers.gradients import Done, MicroBatches, submit
-from byzpy_tw.workers.model_trial import TrialOutcome, try_model
+from byzpy_tw.workers.gradients import Done, MicroBatches, model_provider, submit
+from byzpy_tw.workers.model_trial import TrialOutcome
+from byzpy_tw.workers.pool import Pool
+from byzpy_tw.workers.shards import check_shard
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
-# Seconds of a core: gradients that take less are mostly the interpreter's work, and as
-# many as make a job of `JOB_SECONDS` seconds, or `MAX_GROUP`, are computed in one.
+# Seconds of a core.  Smaller gradients are mostly the interpreter's work; up to `MAX_GROUP`
+# of them are computed in one job of about `JOB_SECONDS`.
 SMALL_GRADIENT_SECONDS = 0.001
 JOB_SECONDS = 0.008
 MAX_GROUP = 16
@@ -49,7 +45,7 @@ MOST_ATTACKS = 100  # of one run, each tried before it is used
 
 @frozen
 class Node:
-    """One node on its host: what it is, its data, and its attack if Byzantine."""
+    """One node: its spec, its data, and its attack if it is Byzantine."""
 
     spec: NodeSpec
     shard: np.ndarray  # (k,) int64, indices into the training data
@@ -58,7 +54,7 @@ class Node:
 
 @define(eq=False)
 class NodeHost:
-    """Make one with `build`."""
+    """The model, the data and the nodes of one run; made by `build_host`."""
 
     spec: RunSpec
     dataset: Dataset
@@ -71,9 +67,9 @@ class NodeHost:
     nodes: dict[int, Node] = field(factory=dict, init=False)
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
     _leaves: list[Tensor] = field(init=False)
-    _call: Callable[[], nn.Module] = field(init=False)  # gives the model that a call is to use
+    _call: Callable[[], nn.Module] = field(init=False)  # returns the model for one call
     _who: str = field(init=False)  # whose code the model is
-    # Seconds of a core that a gradient took at best; None: none was computed.
+    # Seconds of a core that the fastest gradient took; None before the first.
     cost: float | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -86,11 +82,10 @@ class NodeHost:
         return self.parameters.numel()
 
     def spawn(self, node: NodeSpec) -> None:
-        """Add `node`, its names looked up here.
+        """Add `node`, looking its names up in this process.
 
-        Raises `BadRequest` for one that is already here or has no shard,
-        `ShardTooSmall` where a batch would not fit, and what the registry
-        raises for its attack.
+        Raises `BadRequest` for a node that exists or has no shard, `ShardTooSmall` where a
+        batch would not fit, and the registry's errors for its attack.
         """
         if node.node in self.nodes:
             raise BadRequest(f"node {node.node} is here already")
@@ -108,9 +103,9 @@ class NodeHost:
         self.nodes[node.node] = Node(node, shard, attack)
 
     def prepare_attacks(self, attacks: Iterable[str]) -> None:
-        """Make `attacks` ready for `spawn`, and try them; a plugin's may take its time.
+        """Make and try `attacks` for `spawn`; a plugin's may take seconds.
 
-        Nodes with the same attack share it: it keeps nothing between calls.
+        Nodes with the same attack share it: it keeps no state between calls.
         """
         for text in attacks:
             if text not in self._attacks:
@@ -123,27 +118,27 @@ class NodeHost:
                 self._attacks[text] = try_attack(make, self.spec, self.dimension)
 
     def has_new_foreign_attack(self, attacks: Iterable[str]) -> bool:
-        """Return whether a plugin's attack is among `attacks` that is not ready here yet."""
+        """Return whether `attacks` has a plugin's attack that is not prepared yet."""
         new = [text for text in attacks if text not in self._attacks]
         return any(self._registry.is_foreign("attack", text) for text in new)
 
     def digests_of(self, attacks: Iterable[str]) -> list[str]:
-        """The digests of the trials of plugins' attacks among `attacks`, in order."""
+        """Return the digests of the trials of plugins' attacks among `attacks`, sorted."""
         found = {getattr(self._attacks[text], "digest", "") for text in attacks}
         return sorted(found - {""})
 
     def gradients(
         self,
-        pool: Executor,
+        pool: Pool,
         nodes: Sequence[int],
         round: int,
         done: Done,
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Compute the gradients of `nodes` at the present parameters, while `wanted`.
+        """Compute the gradients of `nodes` at the current parameters on `pool`.
 
-        On `pool`, in one job if there are several; `done` gets them in order, float32,
-        with an exception in the place of one that failed.
+        Several nodes are one job.  `done` gets the float32 gradients in order, with an
+        exception in the place of one that failed.  Work ends once `wanted` returns False.
         """
         work = [self._batches(node, round) for node in nodes]
         submit(pool, work, done, wanted, self._record_cost)
@@ -162,51 +157,52 @@ class NodeHost:
             round,
             self.device,
             self._who,
-            flip_labels=self.behaviour(node) == "label-flip",
+            flip_labels=self.behaviour(node) == Behaviour.LABEL_FLIP,
         )
 
     @property
     def group_size(self) -> int:
-        """How many nodes' gradients are worth computing in one job, going by those so far."""
+        """The number of nodes whose gradients are one job, by the cost of earlier ones."""
         if self.cost is None or self.cost >= SMALL_GRADIENT_SECONDS:
             return 1
         return max(1, min(MAX_GROUP, int(JOB_SECONDS / max(self.cost, 1e-9))))
 
     @property
     def wire(self) -> torch.dtype:
-        """What vectors and parameters are on the wire."""
-        return getattr(torch, self.spec.wire_dtype)
+        """The dtype of vectors and parameters on the wire."""
+        dtype: torch.dtype = getattr(torch, self.spec.wire_dtype)
+        return dtype
 
     def needs_own(self, node: int) -> bool:
-        """Whether `node`'s attack starts from an honest gradient of its own."""
+        """Return whether `node`'s attack starts from an honest gradient of its own."""
         return "own" in pieces_of(self.nodes[node].attack)
 
     def behaviour(self, node: int) -> str:
-        """What `node` does that is more than sending a vector; ``attack`` if nothing."""
-        return getattr(self.nodes[node].attack, "behaviour", "attack")
+        """Return the `Behaviour` of `node`."""
+        return behaviour_of(self.nodes[node].attack)
 
-    def plain(self, node: int) -> bool:
-        """Whether all that `node` does is to send a vector made from what it is shown."""
-        return self.behaviour(node) == "attack" and not self.needs_own(node)
+    def is_plain(self, node: int) -> bool:
+        """Return whether `node` only sends a vector made from knowledge of others."""
+        return self.behaviour(node) == Behaviour.ATTACK and not self.needs_own(node)
 
     @property
     def pieces(self) -> set[str]:
-        """What the attacks of the nodes here must be shown."""
+        """The pieces of knowledge that the attacks of these nodes need."""
         return {p for n in self.nodes.values() if n.attack for p in pieces_of(n.attack)}
 
     @property
-    def foreign(self) -> bool:
-        """Return whether a plugin's attack is among the nodes here, which may write to vectors."""
+    def has_foreign_attack(self) -> bool:
+        """Whether these nodes have a plugin's attack, which may write to vectors."""
         return any(isinstance(attack, PluginAttack) for attack in self._attacks.values())
 
     def garbage(self, node: int, round: int) -> Tensor:
-        """Noise of the wrong length, for a node that sends no vector."""
+        """Return noise of the wrong length, float32, for a node that sends no vector."""
         stream = seeds.stream(self.spec.seed, "garbage", node, round)
         noise = stream.bytes(4 * (self.dimension // 2 + 1))
         return torch.frombuffer(bytearray(noise), dtype=torch.float32)
 
     def attack(self, node: int, round: int, knowledge: Knowledge) -> Tensor:
-        """The ``(d,)`` vector that Byzantine `node` sends, from what it was shown."""
+        """Return the ``(d,)`` float32 vector that Byzantine `node` sends."""
         context = seeds.Context(
             seed=self.spec.seed,
             round=round,
@@ -218,166 +214,3 @@ class NodeHost:
         )
         vector = self.nodes[node].attack(knowledge, context=context)
         return torch.as_tensor(vector, dtype=torch.float32).reshape(-1)
-
-
-def build(
-    spec: RunSpec,
-    registry: Registry,
-    *,
-    data_root: Path,
-    device: str = "cpu",
-    most_elements: int | None = None,
-    most_working: int | None = None,
-    dataset: Dataset | None = None,
-    trial_outcome: TrialOutcome | None = None,
-) -> NodeHost:
-    """The host of a run, with no nodes yet.
-
-    Reads the dataset unless it is given, and tries the model unless it has been tried here
-    with this data.  The model is counted on the meta
-    device before memory is taken: `LimitExceeded` above `most_elements`, and
-    where a micro-batch would keep more than `most_working` bytes of it.
-    """
-    data = (
-        dataset if dataset is not None else registry.make("dataset", spec.dataset, root=data_root)
-    )
-    check_model(spec, registry, data, most_elements=most_elements, most_working=most_working)
-    chosen, shards = resolve_device(device), make_shards(spec, registry, data)
-    if trial_outcome is None:
-        trial_outcome = try_run_model(spec, registry, data, shards, chosen)
-    model = make_model(spec, registry, data, checked=True)
-    trial_outcome.check_initial(model, registry.owner("model", spec.model))
-    model = model.to(chosen)
-    parameters = models.flat_parameters(model)
-    return NodeHost(spec, data, model, parameters, chosen, trial_outcome, registry, shards)
-
-
-def try_run_model(
-    spec: RunSpec,
-    registry: Registry,
-    data: Dataset,
-    shards: Sequence[np.ndarray],
-    device: torch.device,
-) -> TrialOutcome:
-    """The trial of the run's model, which was checked, on this process's data; see `trial`."""
-
-    def make() -> nn.Module:
-        return make_model(spec, registry, data, checked=True)
-
-    who, foreign = registry.owner("model", spec.model), registry.is_foreign("model", spec.model)
-    return try_model(make, who, spec, data, shards, device, foreign=foreign)
-
-
-def model_provider(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
-    """The model for one call: `model` itself, or a copy that shares its tensors."""
-    return Copier(model) if copied else lambda: model
-
-
-def make_model(
-    spec: RunSpec, registry: Registry, data: Dataset, *, checked: bool = False
-) -> nn.Module:
-    """The run's model, its initial values drawn from the run's seed.
-
-    It is looked at on the meta device first, unless `check_model` did.
-    """
-    factory = _factory(spec, registry, data)
-    with plugin_call(registry.owner("model", spec.model)):
-        return models.build(factory, {}, seed=spec.seed, counted=checked)
-
-
-def _factory(spec: RunSpec, registry: Registry, data: Dataset) -> Callable[..., nn.Module]:
-    def factory(**_: Any) -> nn.Module:
-        return registry.make("model", spec.model, classes=data.classes, shape=data.shape)
-
-    return factory
-
-
-def check_model(
-    spec: RunSpec,
-    registry: Registry,
-    data: Dataset,
-    *,
-    most_elements: int | None = None,
-    most_working: int | None = None,
-) -> None:
-    """Count the model before it takes memory; see `build`."""
-    factory = _factory(spec, registry, data)
-    with plugin_call(registry.owner("model", spec.model)):
-        d = models.count(factory, {})
-    if most_elements is not None and d > most_elements:
-        raise LimitExceeded(
-            f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
-            f"vector), over the limit of {most_elements * 4 / 2**20:.0f} MiB"
-        )
-    examples = min(spec.micro_batch_size, spec.batch_size)
-    # The closer look takes seconds the first time, and hardly any model keeps more
-    # of an example than it has parameters, and than 128 channels of its size.
-    if most_working is not None and examples * 4 * (d + 128 * prod(data.shape)) > most_working:
-        working = examples * activation_bytes_per_example(factory, data.shape)
-        if working > most_working:
-            raise LimitExceeded(
-                f"model {spec.model!r} keeps {working / 2**20:.0f} MiB of {examples:,} "
-                f"examples, over the limit of {most_working / 2**20:.0f} MiB: use a "
-                "smaller --micro-batch-size"
-            )
-
-
-def activation_bytes_per_example(factory: Callable[..., nn.Module], shape: tuple[int, ...]) -> int:
-    """Bytes that a model keeps of one example for its gradient, without taking them.
-
-    0 for a model that cannot be run on torch's meta device.
-    """
-    kept = 0
-
-    def keep(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.nbytes
-        return tensor
-
-    def of(examples: int) -> int:
-        nonlocal kept
-        kept = 0
-        inputs = torch.empty(examples, *shape, device="meta")
-        with models.randomness(0), graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            out = model(inputs)
-        return kept + inputs.nbytes + out.nbytes
-
-    try:
-        with torch.device("meta"):
-            model = factory()
-        return of(2) - of(1)  # what is there once, such as parameters, is not counted
-    except Exception:  # a plugin's code, not made for this device
-        return 0
-
-
-def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.ndarray]:
-    """Each honest node's indices into the training data.
-
-    A plugin's partition is asked twice: `BrokenPlugin` where it cuts otherwise then.
-    """
-
-    def cut() -> list[np.ndarray]:
-        partition = registry.make("partition", spec.partition, min_size=spec.batch_size)
-        stream = seeds.stream(spec.seed, "partition")
-        found = partition(data.train.y.numpy(), spec.shards, stream)
-        return [np.asarray(shard, dtype=np.int64) for shard in found]
-
-    shards = cut()
-    if registry.is_foreign("partition", spec.partition):
-        if not all(map(np.array_equal, shards, cut())):
-            raise BrokenPlugin(
-                f"{registry.owner('partition', spec.partition)} cuts otherwise when it is asked "
-                "again: it draws from a generator that nobody seeds; draw from the stream that it "
-                "is handed"
-            )
-    return shards
-
-
-def check_shard(shard: int, size: int, spec: RunSpec) -> None:
-    """`ShardTooSmall` where a node could not draw a batch from its shard."""
-    if size == 0 or (size < spec.batch_size and not spec.replacement):
-        raise ShardTooSmall(
-            f"shard {shard} of {spec.shards} has {size} examples, a batch needs "
-            f"{spec.batch_size}: use fewer nodes, a smaller --batch-size, "
-            "another --partition, or --replacement"
-        )

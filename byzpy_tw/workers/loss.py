@@ -1,4 +1,4 @@
-"""The loss of a batch and its gradient: the one place where a model is called for them."""
+"""The loss of a batch and its gradient."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from byzpy_tw.errors import UnsuitableModel
 
 
 def class_scores(model: nn.Module, inputs: Tensor, classes: int, who: str) -> Tensor:
-    """The ``(k, c)`` scores of `inputs`, c at least `classes`.
+    """Return the ``(k, c)`` scores of `inputs`, c at least `classes`.
 
-    Raises `UnsuitableModel`, with `who` in front, for whatever else the model returns.
+    Raises `UnsuitableModel`, with `who` in front, if the model returns anything else.
     """
     scores = model(inputs)
     if isinstance(scores, Tensor):
@@ -40,13 +40,13 @@ def losses_gradient(
     seed: Callable[[], int],
     who: str,
 ) -> tuple[Tensor, Sequence[Tensor | None]]:
-    """The summed cross-entropy over `batch_size`, and its gradient by each of `leaves`.
+    """Return the summed cross-entropy over `batch_size`, and its gradient by each of `leaves`.
 
-    Dropout draws from the generator with the seed that `seed` returns.  A leaf that the loss
-    does not depend on has None.
+    Dropout draws from a generator with the seed that `seed` returns.  The gradient is None for
+    a leaf that the loss does not depend on.
     """
-    # The leaves are shared between threads: `grad` hands gradients back and leaves the
-    # leaves alone, where `backward` would write into them.
+    # The leaves are shared between threads: `grad` returns gradients, where `backward` would
+    # write into the leaves.
     with models.randomness(seed):
         scores = class_scores(model, inputs, classes, who)
     loss = nn.functional.cross_entropy(scores, labels, reduction="sum") / batch_size

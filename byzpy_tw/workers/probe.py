@@ -1,4 +1,4 @@
-"""A fixed gradient, to tell whether two processes compute the same bits."""
+"""A fixed gradient, by which two processes find out that they compute different bits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from byzpy_tw.vectors import sha256_of
 def probe() -> str:
     """Hex digest of a small convolutional gradient, on one torch thread.
 
-    Equal where library versions and instruction sets compute alike.  Computed once in a
-    process.
+    Equal where library versions and instruction sets compute alike.  Cached.
     """
-    return run_single_threaded_with_grad(_computed)
+    return run_single_threaded_with_grad(_compute)
 
 
-def _computed() -> str:
+def _compute() -> str:
     stream = seeds.stream(0, "probe")
 
     def draw(*shape: int) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""What the nodes of a run are built from.
+"""Everything that the nodes of a run are built from.
 
-A `RunSpec` and a `NodeSpec` are all that a server is told.  They hold numbers
-and names that are looked up in the server's own registry, never code or paths.
+A server is told a `RunSpec` and `NodeSpec`s, and nothing else.  They hold numbers, and names
+that are looked up in the server's own registry: never code or paths.
 """
 
 from __future__ import annotations
@@ -11,69 +11,70 @@ from typing import Any
 
 import attrs
 from attrs import field, frozen
-from attrs.validators import ge, in_, instance_of, le, max_len
 
 from byzpy_tw.errors import BadRequest
+from byzpy_tw.parameters import (
+    Constraint,
+    integer_in,
+    one_of,
+    optional,
+    real_in,
+    text_of,
+    true_or_false,
+    validated,
+)
 
-# What vectors and parameters may be on the wire, as torch calls it.
+# Number formats for vectors and parameters on the wire, as torch calls them.
 WIRE_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def _count(least: int, most: int = 2**31 - 1, **more: Any) -> Any:
-    return field(validator=[_whole, ge(least), le(most)], **more)
-
-
-def _whole(_: object, attribute: attrs.Attribute, value: object) -> None:
-    if type(value) is not int:
-        raise TypeError(f"{attribute.name} must be a whole number, got {value!r}")
-
-
-def _name(**more: Any) -> Any:
-    return field(validator=[instance_of(str), max_len(2000)], **more)
+def _field(constraint: Constraint, **more: Any) -> Any:
+    return field(validator=validated(constraint, BadRequest), **more)
 
 
 @frozen(kw_only=True)
 class RunSpec:
-    """What every node of a run has in common.
+    """Everything that the nodes of a run have in common.
 
-    ``shards`` is the number of honest nodes; ``n`` and ``f`` are the run's.  The
-    rules are the trainer's alone.
+    ``shards`` is the number of honest nodes; ``n`` and ``f`` are the run's.  The rules are
+    the trainer's alone.  Each field but ``n`` is the ``node_field`` of an option.
     """
 
-    dataset: str = _name()
-    model: str = _name()
-    partition: str = _name()
-    shards: int = _count(1, 1_000_000)
-    seed: int = _count(0, 2**63 - 1)
-    # A server computes this many examples at once on each thread, whoever asks.
-    batch_size: int = _count(1, 1_000_000)
-    micro_batch_size: int = _count(1, 8192)
-    replacement: bool = field(default=False, validator=instance_of(bool))
-    n: int = _count(1, 1_000_000)
-    f: int = _count(0, 1_000_000)
-    # what vectors and parameters are on the wire
-    wire_dtype: str = field(default="float32", validator=in_(WIRE_DTYPES))
+    dataset: str = _field(text_of(2000))
+    model: str = _field(text_of(2000))
+    partition: str = _field(text_of(2000))
+    shards: int = _field(integer_in(1, 1_000_000))
+    seed: int = _field(integer_in(0, 2**63 - 1))
+    # A server computes this many examples at once on each thread, for any trainer.
+    batch_size: int = _field(integer_in(1, 1_000_000))
+    micro_batch_size: int = _field(integer_in(1, 8192))
+    replacement: bool = _field(true_or_false, default=False)
+    n: int = _field(integer_in(1, 1_000_000))
+    f: int = _field(integer_in(0, 1_000_000))
+    wire_dtype: str = _field(one_of(*WIRE_DTYPES), default="float32")
     # seconds that a round waits, for nodes that are late on purpose
-    patience: float = field(default=60.0, validator=[instance_of((int, float)), ge(0), le(1e9)])
+    patience: float = _field(real_in(0, 1e9), default=60.0)
 
     def to_json(self) -> bytes:
         return json.dumps(attrs.asdict(self), sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> RunSpec:
-        """The spec in `data`; `BadRequest` with the reason otherwise."""
-        return _from_fields(cls, data)
+        """The spec in `data`; raises `BadRequest`."""
+        found, known = _json(data), {f.name for f in attrs.fields(cls)}
+        if not isinstance(found, dict) or set(found) != known:
+            names = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
+            raise BadRequest(f"expected the fields {sorted(known)}, got {str(names)[:300]}")
+        return cls(**found)
 
 
 @frozen(kw_only=True)
 class NodeSpec:
-    """One node: its number, whose shard it has, and its attack if it is Byzantine."""
+    """One node: its number, the number of its shard, and its attack if it is Byzantine."""
 
-    node: int = _count(0, 1_000_000)
-    shard: int = _count(0, 1_000_000)
-    attack: str | None = field(
-        default=None, validator=attrs.validators.optional([instance_of(str), max_len(500)])
-    )
+    node: int = _field(integer_in(0, 1_000_000))
+    shard: int = _field(integer_in(0, 1_000_000))
+    attack: str | None = _field(optional(text_of(500)), default=None)
 
     @property
     def honest(self) -> bool:
@@ -86,7 +87,7 @@ def nodes_to_json(nodes: list[NodeSpec]) -> bytes:
 
 
 def nodes_from_json(data: bytes) -> list[NodeSpec]:
-    """The nodes in `data`; `BadRequest` with the reason otherwise."""
+    """The nodes in `data`; raises `BadRequest`."""
     rows = _json(data)
     try:
         return [NodeSpec(node=n, shard=s, attack=a) for n, s, a in rows]
@@ -111,15 +112,3 @@ def _json(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError) as e:
         raise BadRequest(f"not JSON: {e}") from e
-
-
-def _from_fields(cls: type, data: bytes) -> Any:
-    found = _json(data)
-    known = {f.name for f in attrs.fields(cls)}
-    if not isinstance(found, dict) or set(found) != known:
-        names = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
-        raise BadRequest(f"expected the fields {sorted(known)}, got {str(names)[:300]}")
-    try:
-        return cls(**found)
-    except (TypeError, ValueError) as e:
-        raise BadRequest(str(e.args[0] if e.args else e)) from e

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from attrs import field, frozen
+from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw import Context, Knowledge, Registration, hookimpl
+from byzpy_tw.parameters import real
 
 
 @frozen(kw_only=True)
@@ -26,16 +27,16 @@ class TrimAttack:
     the attackers' own gradients, here of the honest ones.
     """
 
-    near: float = field(default=3.0)
-    far: float = field(default=4.0)
+    near: float = real(3.0, least=0)
+    far: float = real(4.0, below=1e6)
 
-    # What the attack must be shown: the honest vectors' mean and standard
+    # The knowledge that the attack needs: the honest vectors' mean and standard
     # deviation.  The trainer computes them, and nothing else is sent.
     knowledge = "moments"
 
     def __attrs_post_init__(self) -> None:
-        if not 0 <= self.near <= self.far < 1e6:
-            raise ValueError(f"0 <= near <= far, got near={self.near}, far={self.far}")
+        if self.near > self.far:
+            raise ValueError(f"near must be at most far, got near={self.near}, far={self.far}")
 
     def __call__(self, known: Knowledge, *, context: Context | None = None) -> Tensor:
         # The context's stream is this node's own in this round: the same run

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from attrs import field, frozen
-from attrs.validators import ge, instance_of, optional
+from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw import Registration, hookimpl
 from byzpy_tw.errors import TooManyByzantine
+from byzpy_tw.parameters import integer
 
 
 def winsorized_mean(vectors: Tensor, cut: int) -> Tensor:
@@ -37,10 +37,10 @@ def winsorized_mean(vectors: Tensor, cut: int) -> Tensor:
 class WinsorizedMean:
     """`winsorized_mean`, with `cut` values pulled in at each end (default: `f`)."""
 
-    f: int = field(default=0, validator=[instance_of(int), ge(0)])
-    cut: int | None = field(default=None, validator=optional([instance_of(int), ge(0)]))
+    f: int = integer(0)
+    cut: int | None = integer(None)
 
-    # What the test kit holds it to: see byzpy_tw.testing.properties.
+    # The laws that the test kit checks: see byzpy_tw.testing.properties.
     laws = frozenset({"permutation", "translation", "scaling", "equal-rows"})
 
     def __call__(self, vectors: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 from attrs import define, field, frozen
 from twisted.protocols.amp import AmpBox
 
-from byzpy_tw.protocol.commands import COMMANDS
+from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import Header, Kind
 from byzpy_tw.protocol.wire_errors import WIRE_ERRORS
 from tests.fuzzing.mutate import NAMED
@@ -234,7 +234,11 @@ def _error(spoiler: Spoiler, random: Random, part: Box) -> list[Part | Pause | E
 
 def _question(spoiler: Spoiler, random: Random, part: Box) -> list[Part | Pause | End]:
     """A server has nothing to ask of a trainer, and does."""
-    names = [command.wire_command.commandName for command in COMMANDS] + [b"StartTLS", b"_ask", b""]
+    names = [command.wire_command.commandName for command in commands.COMMANDS] + [
+        b"StartTLS",
+        b"_ask",
+        b"",
+    ]
     asked = {b"_command": random.choice(names), b"token": b"1", b"run": b"r", b"ticket": b"x"}
     if random.random() < 0.8:
         asked[b"_ask"] = random.choice((b"1", b"", b"x" * 200))

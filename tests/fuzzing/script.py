@@ -10,7 +10,7 @@ from attrs import field, frozen
 from twisted.protocols.amp import AmpBox
 
 from byzpy_tw.protocol.commands import PROTOCOL
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import HEADER, Header, Kind
 from byzpy_tw.workers.spec import RunSpec
 
 CONTROL, STREAM, OTHER = "control", "stream", "other"  # connections, by their use
@@ -32,7 +32,6 @@ D = 9 * 4 + 4  # parameters of that model
 NODES = [[0, 0, None], [1, 1, None], [3, 0, "empire"], [4, 1, "sign-flip:of=own"]]
 ROUNDS = 2
 
-_HEADER = struct.Struct("<4sBBHIQQd")
 FIELDS = ("magic", "kind", "dtype", "reserved", "index", "round", "elements", "loss")
 
 
@@ -55,7 +54,7 @@ class Frame:
     elements: bytes
 
     def render(self, ticket: bytes) -> bytes:
-        return _HEADER.pack(*(self.header[name] for name in FIELDS)) + self.elements
+        return HEADER.pack(*(self.header[name] for name in FIELDS)) + self.elements
 
 
 @frozen
@@ -131,5 +130,5 @@ def frame(kind: int, round: int, elements: int, index: int = 0) -> Frame:
 
 def framed(header: Header, elements: bytes) -> Frame:
     """A frame that somebody sent."""
-    fields = dict(zip(FIELDS, _HEADER.unpack(header.pack()), strict=True))
+    fields = dict(zip(FIELDS, HEADER.unpack(header.pack()), strict=True))
     return Frame(fields, elements)

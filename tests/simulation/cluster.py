@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from random import Random
 
 import torch
 from attrs import define, field
 from twisted.internet.defer import maybeDeferred
 
+from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.frames import Header, Kind
@@ -71,11 +71,9 @@ class Server:
         self.machine = machine = Machine(cluster.world, cluster.network, name, host)
         self.service = ByzpyServer(
             machine,
-            host,
-            PORT,
-            Path("/nonexistent"),
-            threads=self.threads,
-            insecure=True,
+            ServerConfig(
+                host=host, port=PORT, data_root="/nonexistent", threads=self.threads, insecure=True
+            ),
             make_pool=lambda threads: machine.pool(threads, self.speed),  # type: ignore
             identity=name,
         )

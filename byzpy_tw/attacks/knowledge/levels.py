@@ -1,4 +1,4 @@
-"""Tiers of knowledge, and the pieces that each may contain."""
+"""Levels of knowledge, and the pieces that each may contain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 Level = Literal["nothing", "own", "one", "moments", "gram", "all"]
 
-# The most that an attack of each tier may be shown.
+# The most that an attack of each level may be shown.
 LEVELS: Mapping[str, frozenset[str]] = {
     "nothing": frozenset(),
     "own": frozenset({"own", "past"}),
@@ -17,7 +17,7 @@ LEVELS: Mapping[str, frozenset[str]] = {
     "all": frozenset({"own", "mean", "std", "one", "gram", "products", "strength", "vectors"}),
 }
 
-# What an attack of each tier is shown that does not say more precisely.
+# The pieces shown to an attack of each level that does not declare any.
 _DEFAULT_PIECES: Mapping[str, tuple[str, ...]] = {
     "nothing": (),
     "own": ("own",),
@@ -29,20 +29,15 @@ _DEFAULT_PIECES: Mapping[str, tuple[str, ...]] = {
 
 
 def pieces_of(attack: Any) -> tuple[str, ...]:
-    """The pieces that `attack`, a plugin's perhaps, must be shown.
-
-    Its attribute ``pieces``, or what is usual for its tier.
-    """
+    """Return the pieces that `attack` must be shown: its ``pieces``, or its level's default."""
     declared = getattr(attack, "pieces", None)
-    return (
-        _DEFAULT_PIECES[getattr(attack, "knowledge", "all")]
-        if declared is None
-        else tuple(declared)
-    )
+    if declared is None:
+        return _DEFAULT_PIECES[getattr(attack, "knowledge", "all")]
+    return tuple(declared)
 
 
 def shapes(pieces: Collection[str], h: int, d: int) -> dict[str, tuple[int, ...]]:
-    """The shape of each piece, in the order in which pieces travel."""
+    """Return the shape of each piece, in the order in which pieces travel."""
     known = {
         "own": (d,),
         "past": (d,),

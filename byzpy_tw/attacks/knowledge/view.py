@@ -1,9 +1,8 @@
-"""What an attack is shown, and the one way in which each piece is computed.
+"""The view that an attack has of a round, and the one way in which each piece is computed.
 
-An attack declares a tier (`LEVELS`) and the pieces of it that it really needs
-(`pieces`).  The trainer computes those from the honest vectors, and they are
-all that travels.  An attack that is handed whole vectors computes the missing
-pieces itself, by the same functions, and so answers with the same bits.
+An attack declares a level (`LEVELS`) and the pieces of it that it needs (`pieces`).  The
+trainer computes those from the honest vectors, and only those travel.  An attack that is
+handed the whole vectors computes missing pieces by the same functions: the same bits.
 """
 
 from __future__ import annotations
@@ -26,15 +25,32 @@ Measure = Callable[["Knowledge"], float]
 __all__ = ["LEVELS", "Knowledge", "pieces_of", "shapes"]
 
 
+class _Piece:
+    """A piece of `Knowledge`: typed as the tensor that it is wherever the attack asked for it.
+
+    A piece that was not asked for reads as None, so that an attack may test for it.  Its name
+    is noted in `Knowledge.absent`, which explains the error of an attack that goes on.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, known: Knowledge, owner: type) -> Tensor:
+        piece = getattr(known, f"_{self.name}")
+        if piece is None:
+            known.absent.add(self.name)
+        return piece  # type: ignore[no-any-return]  # a field of Knowledge, or None: see above
+
+
 @frozen(eq=False, kw_only=True)
 class Knowledge:
-    """What a Byzantine node knows of a round.  Make one with `Knowledge.of`.
+    """The view that a Byzantine node has of a round.  Make one with `Knowledge.of`.
 
     ``h`` honest vectors of ``dimension`` coordinates and dtype ``dtype`` were
-    accepted.  Each piece is there only if the attack asked for it:
+    accepted.  A piece is None unless the attack asked for it:
 
     ``own``      ``(d,)``    the node's own honest gradient
-    ``past``     ``(d,)``    what the node sent in an earlier round
+    ``past``     ``(d,)``    the vector that the node sent in an earlier round
     ``mean``     ``(d,)``    mean of the honest vectors
     ``std``      ``(d,)``    their population standard deviation, per coordinate
     ``one``      ``(d,)``    the vector of one honest node
@@ -42,25 +58,30 @@ class Knowledge:
     ``products`` ``(2, h + 2)``  float64: inner products of ``mean`` and of the
                              attack's direction with (those rows, ``mean``,
                              the direction)
-    ``strength`` ``(1,)``    float64: what the attack's method ``strength`` found
-    ``vectors``  ``(h, d)``  all of it
+    ``strength`` ``(1,)``    float64: the result of the attack's method ``strength``
+    ``vectors``  ``(h, d)``  all honest vectors
 
-    A plugin's attack gets all but ``vectors`` in memory of its own (`private_copy`).  The built-in
-    ones share theirs, and write to none.
+    A plugin's attack gets all but ``vectors`` in memory of its own (`private_copy`).  The
+    built-in attacks share theirs, and write to none.
     """
 
     h: int
     dimension: int
     dtype: torch.dtype = torch.float32
-    own: Tensor | None = None
-    past: Tensor | None = None
-    mean: Tensor | None = None
-    std: Tensor | None = None
-    one: Tensor | None = None
-    gram: Tensor | None = None
-    products: Tensor | None = None
-    strength: Tensor | None = None
-    vectors: Tensor | None = field(default=None, repr=False)
+    _own: Tensor | None = None
+    _past: Tensor | None = None
+    _mean: Tensor | None = None
+    _std: Tensor | None = None
+    _one: Tensor | None = None
+    _gram: Tensor | None = None
+    _products: Tensor | None = None
+    _strength: Tensor | None = None
+    _vectors: Tensor | None = field(default=None, repr=False)
+    # Pieces that were read, and are not there.
+    absent: set[str] = field(factory=set, init=False, repr=False)
+
+    own, past, mean, std, one = _Piece(), _Piece(), _Piece(), _Piece(), _Piece()
+    gram, products, strength, vectors = _Piece(), _Piece(), _Piece(), _Piece()
 
     @classmethod
     def of(
@@ -75,26 +96,20 @@ class Knowledge:
         direction: str = "mean",
         measure: Measure | None = None,
     ) -> Knowledge:
-        """What a node is shown of the ``(h, d)`` `honest` vectors.
+        """Return a node's view of the ``(h, d)`` `honest` vectors.
 
-        `needs` narrows the tier to the pieces that the attack uses; without
-        it, all that the tier allows is computed.  `one` is the row behind
+        `needs` narrows the level to the pieces that the attack uses; without
+        it, all that the level allows is computed.  `one` is the row behind
         ``one``, `direction` the vector behind ``products`` (mean, std or sign),
-        `measure` what gives ``strength``.
+        `measure` the function behind ``strength``.
         """
         wanted = LEVELS[level] if needs is None else LEVELS[level] & set(needs)
         # A node's own gradient is known where the node is, not to the trainer.
         wanted = wanted - ({"own"} if measure is not None or needs else {"own", "strength"})
-        shown = cls(
-            h=honest.shape[0],
-            dimension=honest.shape[1],
-            dtype=honest.dtype,
-            own=own,
-            past=past,
-            vectors=honest,
-        ).with_pieces(wanted, one=one, direction=direction, measure=measure)
-        hidden = {} if "vectors" in wanted else {"vectors": None}
-        return attrs.evolve(shown, **hidden)
+        (h, d), dtype = honest.shape, honest.dtype
+        everything = cls(h=h, dimension=d, dtype=dtype, own=own, past=past, vectors=honest)
+        view = everything.with_pieces(wanted, one=one, direction=direction, measure=measure)
+        return view if "vectors" in wanted else attrs.evolve(view, vectors=None)
 
     @classmethod
     def for_attack(
@@ -108,12 +123,12 @@ class Knowledge:
         state: dict[str, Any] | None = None,
         memory: dict[str, Any] | None = None,
     ) -> Knowledge:
-        """What `attack` asked to be shown of `honest`; for the trainer, once a round.
+        """Return the view of `honest` that `attack` asks for; for the trainer, once a round.
 
         An attack with a method ``choose(honest, context=, state=)`` picks the
-        row that it is shown as ``one``; with one ``strength(known, context=,
-        memory=)`` it finds the number behind ``strength``, from the vectors and
-        what the rules that it aims at remember.
+        row that it is shown as ``one``.  One with a method ``strength(known, context=,
+        memory=)`` computes the number behind ``strength``, from the vectors and
+        from the memory of the rules that it aims at.
         """
         return cls.of(
             honest,
@@ -134,17 +149,17 @@ class Knowledge:
         direction: str = "mean",
         measure: Measure | None = None,
     ) -> Knowledge:
-        """The same, with `pieces` computed where the vectors allow it.
+        """Return the same with `pieces` computed from the vectors, where they are there.
 
         Raises `NeedsContext` for a piece that is neither here nor computable.
         """
-        lacking = {p for p in pieces if getattr(self, p) is None} - {"past"}
-        found: dict[str, Tensor] = {}
-        if self.vectors is not None:
+        lacking = {p for p in pieces if not self.has(p)} - {"past"}
+        found: dict[str, Any] = {}
+        if self.has("vectors"):
             found = _computed(self.vectors, lacking, one, direction)
             if "strength" in lacking and measure is not None:
-                at_hand = attrs.evolve(self, **found)
-                found["strength"] = torch.tensor([measure(at_hand)], dtype=torch.float64)
+                strength = measure(attrs.evolve(self, **found))
+                found["strength"] = torch.tensor([strength], dtype=torch.float64)
         if missing := sorted(lacking - set(found)):
             raise NeedsContext(
                 f"the attack must be shown {', '.join(missing)}: "
@@ -152,21 +167,23 @@ class Knowledge:
             )
         return attrs.evolve(self, **found)
 
+    def has(self, piece: str) -> bool:
+        """Return whether `piece` is there."""
+        return getattr(self, f"_{piece}") is not None
+
     def private_copy(self) -> Knowledge:
-        """The same, in memory that nobody else has, but for ``vectors``."""
+        """Return the same in memory that nobody else has, but for ``vectors``."""
         pieces = ("own", "past", "mean", "std", "one", "gram", "products", "strength")
-        found = {piece: getattr(self, piece) for piece in pieces}
-        return attrs.evolve(self, **{p: t.clone() for p, t in found.items() if t is not None})
+        found: dict[str, Any] = {p: getattr(self, p).clone() for p in pieces if self.has(p)}
+        return attrs.evolve(self, **found)
 
     def filled(self, value: float) -> Tensor:
-        """`value` in every coordinate, in the right dtype."""
+        """Return a ``(d,)`` vector with `value` in every coordinate."""
         return torch.full((self.dimension,), value, dtype=self.dtype)
 
 
-def _computed(
-    vectors: Tensor, pieces: Collection[str], one: int, direction: str
-) -> dict[str, Tensor]:
-    """Those of `pieces` that follow from the honest vectors."""
+def _computed(vectors: Tensor, pieces: Collection[str], one: int, direction: str) -> dict[str, Any]:
+    """Return those of `pieces` that follow from the honest vectors."""
     found: dict[str, Any] = {}
     wants_products = bool({"gram", "products"} & set(pieces))
     if wants_products or {"mean", "std"} & set(pieces):
@@ -183,7 +200,7 @@ def _computed(
 def strength_measure(
     attack: Any, context: Context | None, memory: dict[str, Any] | None
 ) -> Measure | None:
-    """What finds the ``strength`` of `attack`, where it has one."""
+    """Return the function that computes the ``strength`` of `attack`; None where it has none."""
     strength = getattr(attack, "strength", None)
     if "strength" not in pieces_of(attack) or strength is None:
         return None
@@ -193,7 +210,7 @@ def strength_measure(
 def choose_row(
     attack: Any, honest: Tensor, context: Context | None, state: dict[str, Any] | None
 ) -> int:
-    """The row of `honest` that `attack` is shown as ``one``."""
+    """Return the row of `honest` that `attack` is shown as ``one``."""
     choose = getattr(attack, "choose", None)
     if choose is None or "one" not in pieces_of(attack):
         return 0

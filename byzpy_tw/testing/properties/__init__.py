@@ -4,9 +4,9 @@
 
     WinsorizedLaws = aggregator_tests(WinsorizedMean)
 
-What comes back is a `SynchronousTestCase`, which pytest and trial find under the name
-that it is given.  What a rule is held to depends on what it declares: of the laws in
-its ``laws`` it gets one test each, and what every rule owes its caller is tested always.
+The result is a `SynchronousTestCase`, which pytest and trial find under the name
+that it is given.  A rule gets one test for each law in its ``laws``, and the tests
+that every rule must pass.
 Needs hypothesis: ``pip install 'byzpy-tw[test]'``.
 """
 

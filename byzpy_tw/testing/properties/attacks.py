@@ -1,4 +1,4 @@
-"""What attacks are held to."""
+"""The tests of attacks."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from byzpy_tw.testing.properties.bounds import (
     PATIENCE,
     any_rows,
     assert_untouched,
+    bind,
     make_with,
     on_threads,
     quick,
@@ -33,16 +34,16 @@ Factory = Callable[..., Any]
 
 
 def attack_tests(make: Factory, *, h: int = 8, b: int = 2, d: int = 50, name: str = "") -> Any:
-    """The tests of the attack that ``make(f=b)`` makes, on `h` honest and `b` Byzantine nodes.
+    """Return the tests of the attack of ``make(f=b)``, on `h` honest and `b` Byzantine nodes.
 
-    Tested: the tier that it declares exists and allows the pieces that it asks for; it
-    gives a ``(d,)`` floating-point tensor; from what travels to a server it makes, bit
-    for bit, what it makes of all honest vectors; it leaves what it is shown and global
-    streams alone; 1, 2 and 4 threads, a repeated call and a newly made attack give the
-    same bits for the same node and round; any finite honest vectors, one node or many,
+    Tested: the level that it declares exists and allows the pieces that it asks for; it
+    returns a ``(d,)`` floating-point tensor; from the pieces that travel to a server it makes,
+    bit for bit, the same as from all honest vectors; it leaves its knowledge and global
+    streams alone; 1, 2 and 4 threads, a repeated call and a new attack give the
+    same bits for the same node and round; any finite honest vectors, of one node or many,
     are answered in bounded time or with one of this package's errors.  An attack with
-    ``aimed_at`` is aimed at a rule of inner products and at one of coordinates, where a
-    trainer does that; vectors are then asked of one that is not aimed, as on servers.
+    ``aimed_at`` is aimed at a rule of inner products and at one of coordinates, as by a
+    trainer; vectors are then asked of one that is not aimed, as on servers.
     """
     tests: dict[str, Any] = {}
     targets = {
@@ -55,11 +56,11 @@ def attack_tests(make: Factory, *, h: int = 8, b: int = 2, d: int = 50, name: st
         if aims == (target is not None):
             subject = _Subject(make, h, b, d, target)
             tests |= {
-                f"test_declaration{suffix}": _declaration(subject),
-                f"test_shown_alone{suffix}": _shown_alone(subject),
-                f"test_same_bits{suffix}": _bits(subject),
+                f"test_declaration{suffix}": bind(_declaration, subject),
+                f"test_shown_alone{suffix}": bind(_shown_alone, subject),
+                f"test_same_bits{suffix}": bind(_bits, subject),
                 f"test_any_numbers{suffix}": _anything(subject),
-                f"test_few_and_many{suffix}": _sizes(subject),
+                f"test_few_and_many{suffix}": bind(_sizes, subject),
             }
     return test_class("attack", make, name, tests)
 
@@ -71,11 +72,11 @@ class _Subject:
         self.make, self.h, self.b, self.d, self.target = make, h, b, d, target
 
     def attack(self, b: int | None = None) -> Any:
-        """A new one, as a server makes it."""
+        """Return a new one, as a server makes it."""
         return check_made("attack", "this", "tested here", make_with(self.make, f=b or self.b))
 
     def aimed(self, b: int | None = None) -> Any:
-        """A new one, as the trainer makes it."""
+        """Return a new one, as the trainer makes it."""
         attack = self.attack(b)
         return attack if self.target is None else attack.aimed_at(self.target)
 
@@ -96,7 +97,7 @@ class _Subject:
         return run_within(PATIENCE, lambda: attack(known, context=context))  # type: ignore[no-any-return]
 
     def shown(self, honest: Tensor, context: Context, state: dict[str, Any]) -> Knowledge:
-        """What the trainer lets travel; the node's own gradient is there already."""
+        """Return the knowledge that travels, with the node's own gradient."""
         attack = self.aimed(context.byzantine)
         context = evolve(context, node=-1)
         return run_within(
@@ -108,58 +109,49 @@ class _Subject:
 
 
 def _own(honest: Tensor) -> Tensor:
-    """What the Byzantine node itself would send, were it honest."""
+    """Return the Byzantine node's own honest gradient."""
     return honest[0] * 0.5 + 1
 
 
-def _declaration(subject: _Subject) -> Any:
-    def test(self: SynchronousTestCase) -> None:
-        """It declares a tier, asks for no more, and gives a vector as long as the others."""
-        attack, aimed = subject.attack(), subject.aimed()
-        for one in (attack, aimed):
-            self.assertIn(one.knowledge, LEVELS)
-            self.assertLessEqual(set(pieces_of(one)), LEVELS[one.knowledge])
-        self.assertEqual(pieces_of(attack), pieces_of(aimed), "a server would not know")
-        honest, context = subject.honest(), subject.context()
-        vector = subject(subject.shown(honest, context, {}), context)
-        self.assertIsInstance(vector, Tensor)
-        self.assertEqual(tuple(vector.shape), (subject.d,))
-        self.assertTrue(vector.dtype.is_floating_point, vector.dtype)
-
-    return test
+def _declaration(self: SynchronousTestCase, subject: _Subject) -> None:
+    """It declares a level, asks for no more, and returns a vector of the right length."""
+    attack, aimed = subject.attack(), subject.aimed()
+    for one in (attack, aimed):
+        self.assertIn(one.knowledge, LEVELS)
+        self.assertLessEqual(set(pieces_of(one)), LEVELS[one.knowledge])
+    self.assertEqual(pieces_of(attack), pieces_of(aimed), "a server would not know")
+    honest, context = subject.honest(), subject.context()
+    vector = subject(subject.shown(honest, context, {}), context)
+    self.assertIsInstance(vector, Tensor)
+    self.assertEqual(tuple(vector.shape), (subject.d,))
+    self.assertTrue(vector.dtype.is_floating_point, vector.dtype)
 
 
-def _shown_alone(subject: _Subject) -> Any:
-    def test(self: SynchronousTestCase) -> None:
-        """What travels is enough for the vector that all of the honest vectors give."""
-        honest, context = subject.honest(), subject.context()
-        own = _own(honest)
-        with assert_untouched(self, honest):
-            shown = subject.shown(honest, context, {})
-        everything = Knowledge(
-            h=subject.h, dimension=subject.d, dtype=honest.dtype, own=own, vectors=honest
-        )
-        pieces = [piece for piece in (shown.mean, shown.std, shown.gram) if piece is not None]
-        with assert_untouched(self, honest, own, *pieces):
-            less = subject(shown, context)
-            more = subject(everything, context, subject.aimed())
-        self.assertTrue(same_bits(less, more), "another vector from less knowledge")
-
-    return test
-
-
-def _bits(subject: _Subject) -> Any:
-    def test(self: SynchronousTestCase) -> None:
-        """The node, the round and what is shown decide every bit."""
-        honest, context = subject.honest(1), subject.context(node=subject.h + 1)
+def _shown_alone(self: SynchronousTestCase, subject: _Subject) -> None:
+    """The pieces that travel give the same vector as all honest vectors."""
+    honest, context = subject.honest(), subject.context()
+    own = _own(honest)
+    with assert_untouched(self, honest):
         shown = subject.shown(honest, context, {})
-        attack = subject.attack()
-        first, *others = on_threads(lambda: subject(shown, context, attack))
-        subject(subject.shown(subject.honest(2), context, {}), context, attack)
-        for other in [*others, subject(shown, context, attack), subject(shown, context)]:
-            self.assertTrue(same_bits(first, other), "two calls on the same knowledge differ")
+    everything = Knowledge(
+        h=subject.h, dimension=subject.d, dtype=honest.dtype, own=own, vectors=honest
+    )
+    pieces = [piece for piece in (shown.mean, shown.std, shown.gram) if piece is not None]
+    with assert_untouched(self, honest, own, *pieces):
+        less = subject(shown, context)
+        more = subject(everything, context, subject.aimed())
+    self.assertTrue(same_bits(less, more), "another vector from less knowledge")
 
-    return test
+
+def _bits(self: SynchronousTestCase, subject: _Subject) -> None:
+    """The node, the round and the knowledge decide every bit."""
+    honest, context = subject.honest(1), subject.context(node=subject.h + 1)
+    shown = subject.shown(honest, context, {})
+    attack = subject.attack()
+    first, *others = on_threads(lambda: subject(shown, context, attack))
+    subject(subject.shown(subject.honest(2), context, {}), context, attack)
+    for other in [*others, subject(shown, context, attack), subject(shown, context)]:
+        self.assertTrue(same_bits(first, other), "two calls on the same knowledge differ")
 
 
 def _anything(subject: _Subject) -> Any:
@@ -174,22 +166,19 @@ def _anything(subject: _Subject) -> Any:
     return test
 
 
-def _sizes(subject: _Subject) -> Any:
-    def test(self: SynchronousTestCase) -> None:
-        """One honest node or forty: a vector, or an error that says what is wrong."""
-        for h, b in ((1, 1), (2, 1), (3, 3), (40, 9)):
-            honest, context = subject.honest(3, h), subject.context(h, b)
-            try:
-                attack = subject.attack(b)
-                if hasattr(attack, "check"):
-                    attack.check(n=h + b, b=b)
-            except BadParameter:
-                continue
-            try:
-                vector = subject(subject.shown(honest, context, {}), context, attack)
-            except ByzpyTwError as e:
-                self.assertRegex(str(e), r"\d", f"h={h}, b={b}: an error without a number")
-                continue
-            self.assertEqual(tuple(vector.shape), (subject.d,))
-
-    return test
+def _sizes(self: SynchronousTestCase, subject: _Subject) -> None:
+    """One honest node or forty: a vector, or an error that says what is wrong."""
+    for h, b in ((1, 1), (2, 1), (3, 3), (40, 9)):
+        honest, context = subject.honest(3, h), subject.context(h, b)
+        try:
+            attack = subject.attack(b)
+            if hasattr(attack, "check"):
+                attack.check(n=h + b, b=b)
+        except BadParameter:
+            continue
+        try:
+            vector = subject(subject.shown(honest, context, {}), context, attack)
+        except ByzpyTwError as e:
+            self.assertRegex(str(e), r"\d", f"h={h}, b={b}: an error without a number")
+            continue
+        self.assertEqual(tuple(vector.shape), (subject.d,))

@@ -1,4 +1,4 @@
-"""What every law is tested with: a bound on time, the world left alone, any threads."""
+"""Parts of the tests: a bound on time, unchanged inputs and streams, any threads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATIENCE = 60.0  # seconds; what takes longer on a handful of small vectors hang
 
 
 def run_within(seconds: float, work: Callable[[], T]) -> T:
-    """What `work` returns or raises; an `AssertionError` if it takes longer.
+    """Return or raise the outcome of `work`; `AssertionError` if it takes longer.
 
     It is called as in a run: torch has one thread, and records no gradients.  A
     thread that hangs is left behind: there is no way to end it.
@@ -41,7 +41,7 @@ def run_within(seconds: float, work: Callable[[], T]) -> T:
     def run() -> None:
         try:
             found.append((True, context.run(run_single_threaded, work)))
-        except BaseException as e:  # the test's to deal with
+        except BaseException as e:  # raised in the test's thread
             found.append((False, e))
 
     thread = threading.Thread(target=run, daemon=True)
@@ -76,17 +76,18 @@ def assert_untouched(test: SynchronousTestCase, *given: Any) -> Iterator[None]:
 
 
 def _streams() -> tuple[Any, ...]:
-    kind, keys, *rest = np.random.get_state()
+    state: Any = np.random.get_state()
+    kind, keys, *rest = state
     return kind, keys.tobytes(), *rest, random.getstate()
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have the same shape, dtype and bits."""
+    """Return whether two tensors have the same shape, dtype and bits."""
     return sha256_of(a) == sha256_of(b)
 
 
 def on_threads(work: Callable[[], T]) -> list[T]:
-    """What `work` gives when rules may use 1, 2 and 4 threads."""
+    """Return the results of `work` with 1, 2 and 4 threads for rules."""
     found = []
     for count in (1, 2, 4):
         with thread_limit(count):
@@ -95,20 +96,30 @@ def on_threads(work: Callable[[], T]) -> list[T]:
 
 
 def any_rows(n: int, d: int) -> Any:
-    """Hypothesis draws ``(n, d)`` float32 rows of finite numbers whose squares are finite."""
+    """Return a strategy for ``(n, d)`` float32 rows whose numbers and squares are finite."""
     numbers = st.floats(-(2.0**49), 2.0**49, width=32)
     return arrays(np.float32, (n, d), elements=numbers)
 
 
 def make_with(make: Callable[..., Any], **offered: Any) -> Any:
-    """What the factory `make` makes, given those of `offered` that it takes."""
+    """Call the factory `make` with the arguments among `offered` that it takes."""
     return make(**supported_arguments(make, offered))
 
 
-def test_class(kind: str, make: Callable[..., Any], name: str, tests: dict[str, Any]) -> Any:
-    """A test class with these tests, in the module that called the kit.
+def bind(test: Callable[..., None], *arguments: Any) -> Callable[[SynchronousTestCase], None]:
+    """Return the test method that calls ``test(self, *arguments)``."""
 
-    Called `name`, else after `make`.
+    def bound(self: SynchronousTestCase) -> None:
+        test(self, *arguments)
+
+    bound.__doc__ = test.__doc__
+    return bound
+
+
+def test_class(kind: str, make: Callable[..., Any], name: str, tests: dict[str, Any]) -> Any:
+    """Return a test class with these tests, for the module that called the kit.
+
+    Its name is `name`, else that of `make` with ``Laws``.
     """
     made_of = getattr(make, "__name__", type(make).__name__).strip("<>")
     words = made_of.replace("-", "_").split("_")

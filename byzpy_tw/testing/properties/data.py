@@ -1,4 +1,4 @@
-"""What datasets and partitions are held to."""
+"""The tests of datasets and partitions."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _labels = st.integers(0, 9)
 def dataset_tests(
     make: Factory, *, elsewhere: bool = True, name: str = "", **parameters: Any
 ) -> Any:
-    """The tests of the dataset that ``make(**parameters)`` makes.
+    """Return the tests of the dataset of ``make(**parameters)``.
 
     Tested: it is a `Dataset` with training and test examples of one shape, with
     labels from 0 up to its number of classes; inputs to a model are finite float32;
-    made again, with any number of threads, it has the same digest, as trainer and
-    servers compare it, and so it has in another process, unless `elsewhere` is False
-    (there the factory is imported by its name, and given the same numbers, words and
-    paths); global streams are left alone.
+    made again, with any number of threads, it has the same digest, which trainer and
+    servers compare; also in another process, unless `elsewhere` is False
+    (the factory is imported there by its name, and called with the same numbers, words
+    and paths); global streams are left alone.
     """
 
     def build() -> Dataset:
@@ -63,7 +63,7 @@ def dataset_tests(
             self.assertLess(int(split.y.max()), data.classes)
 
     def inputs(self: SynchronousTestCase) -> None:
-        """What a model is given is finite, float32, and not the data themselves."""
+        """A model's inputs are finite, float32, and in memory of their own."""
         data = build()
         some = data.train.x[:100]
         with assert_untouched(self, data.train.x):
@@ -74,7 +74,7 @@ def dataset_tests(
             found += 1
 
     def again(self: SynchronousTestCase) -> None:
-        """Made again it is the same, to the bit."""
+        """A second one is the same, to the bit."""
         with assert_untouched(self):
             digests = on_threads(lambda: build().digest())
         self.assertEqual(len(set(digests)), 1, "two of the same dataset differ")
@@ -117,13 +117,13 @@ def partition_tests(
     name: str = "",
     **parameters: Any,
 ) -> Any:
-    """The tests of the partition that ``make(**parameters)`` makes.
+    """Return the tests of the partition of ``make(**parameters)``.
 
     Tested, on labels that hypothesis draws, at least `per_shard` for each of up to 20
-    shards: it cuts as many as were asked for, none of them empty, each naming examples
-    that there are, none twice; the labels and global streams are left alone; the stream
-    that it is handed decides everything.  Where there are more shards than examples some
-    are empty, or it is a `ShardTooSmall` with the numbers.  With `covers` every example
+    shards: it cuts the wanted number of shards, none of them empty, each of existing
+    examples, none twice; the labels and global streams are left alone; equal streams give
+    equal shards.  With more shards than examples some are empty, or it raises
+    `ShardTooSmall` with the numbers.  With `covers` every example
     is in some shard, with `disjoint` in no more than one.
     """
     partition = check_made("partition", "this", "tested here", make_with(make, **parameters))
@@ -144,7 +144,7 @@ def partition_tests(
     @quick
     @given(cases(), st.integers(0, 2**63 - 1))
     def shards_test(self: SynchronousTestCase, case: Any, seed: int) -> None:
-        """Shards are rows of examples that there are."""
+        """Shards are rows of existing examples."""
         labels, shards = case
         kept = labels.copy()
         with assert_untouched(self):

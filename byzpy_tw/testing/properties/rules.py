@@ -1,9 +1,9 @@
-"""What aggregators and pre-aggregators are held to."""
+"""The tests of aggregators and pre-aggregators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,19 +15,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
 from byzpy_tw.aggregators.pipeline import Pipeline
-from byzpy_tw.aggregators.rule import (
-    ALL_LAWS,
-    EQUAL_ROWS,
-    PERMUTATION,
-    SCALING,
-    TRANSLATION,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, EQUAL_ROWS, PERMUTATION, SCALING, TRANSLATION
 from byzpy_tw.errors import ByzpyTwError, TooManyByzantine, TooManyRefused
 from byzpy_tw.seeds import Context
 from byzpy_tw.testing.properties.bounds import (
     PATIENCE,
     any_rows,
     assert_untouched,
+    bind,
     make_with,
     on_threads,
     quick,
@@ -40,7 +35,7 @@ Factory = Callable[..., Any]
 Bound = Callable[[Tensor], float]
 
 WIDE = 20_000  # coordinates, enough for several tiles of work
-# What a faulty row may hold.  Up to f of them are dropped (NaN, infinities, norms
+# Contents of faulty rows.  Up to f of them are dropped (NaN, infinities, norms
 # above 1e18) or, like the last three, have to be withstood.
 POISONS: dict[str, float] = {
     "NaN": float("nan"),
@@ -55,7 +50,7 @@ POISONS: dict[str, float] = {
 
 
 def longest_row(honest: Tensor) -> float:
-    """The largest norm of the honest rows: the usual bound on a robust rule's answer."""
+    """Return the largest norm of the honest rows: the usual bound on a robust rule's answer."""
     return float(honest.norm(dim=1).max())
 
 
@@ -68,14 +63,14 @@ def aggregator_tests(
     tolerance: float = 1e-6,
     name: str = "",
 ) -> Any:
-    """The tests of the aggregator that ``make(f=f)`` makes, for `n` rows of which f are faulty.
+    """Return the tests of the aggregator of ``make(f=f)``, for `n` rows of which f are faulty.
 
     Tested always: the answer is a finite ``(d,)`` tensor of the rows' dtype and device
-    and nobody else's memory; rows, state and global streams are left alone; 1, 2 and 4
+    in memory of its own; rows, state and global streams are left alone; 1, 2 and 4
     threads and a repeated call give the same bits; up to f rows of NaN, infinities, huge
     numbers or zeros leave an answer whose norm is at most ``bound(honest rows)`` (None:
-    only finite); more than f are refused; what ``computable`` and ``guarantee`` say is
-    None or has numbers in it, and where nothing is said against it there is an answer;
+    only finite); more than f are refused; ``computable`` and ``guarantee`` return
+    None or a text with numbers, and where ``computable`` is None there is an answer;
     every call ends.  Of the declared ``laws``, within a relative `tolerance` in float64:
 
     ``permutation``  the rows' order does not matter
@@ -89,7 +84,7 @@ def aggregator_tests(
 def preaggregator_tests(
     make: Factory, *, n: int = 13, f: int = 2, tolerance: float = 1e-6, name: str = ""
 ) -> Any:
-    """The tests of the pre-aggregator that ``make(f=f)`` makes; as `aggregator_tests`.
+    """Return the tests of the pre-aggregator of ``make(f=f)``; as `aggregator_tests`.
 
     Its answer is ``(m, d)``, with as many rows as its ``rows(n)`` says.  Where it
     declares ``permutation``, the rows that come out are in the order of those that went in.
@@ -98,13 +93,7 @@ def preaggregator_tests(
 
 
 def _tests(
-    kind: str,
-    make: Factory,
-    n: int,
-    f: int,
-    bound: Bound | None,
-    tolerance: float,
-    name: str,
+    kind: str, make: Factory, n: int, f: int, bound: Bound | None, tolerance: float, name: str
 ) -> Any:
     rule = make_with(make, f=f)
     subject = _Subject(rule, kind == "aggregator", f)
@@ -113,10 +102,10 @@ def _tests(
     if not declared <= ALL_LAWS:
         raise ValueError(f"{sorted(declared - ALL_LAWS)}: no such law; {sorted(ALL_LAWS)}")
     tests: dict[str, Any] = {
-        "test_answer": _answer(subject, n),
-        "test_leaves_the_world_alone": _world(subject, n),
-        "test_same_bits": _bits(subject, n),
-        "test_conditions": _conditions(subject),
+        "test_answer": bind(_answer, subject, n),
+        "test_leaves_the_world_alone": bind(_world, subject, n),
+        "test_same_bits": bind(_bits, subject, n),
+        "test_conditions": bind(_conditions, subject),
         "test_any_numbers": _anything(subject, n),
     }
     if f:
@@ -134,30 +123,30 @@ class _Subject:
         self.f = rule.f if isinstance(getattr(rule, "f", None), int) else f
 
     def __call__(
-        self,
-        rows: Tensor,
-        *,
-        context: Context | None = None,
-        state: dict[str, Any] | None = None,
+        self, rows: Tensor, *, context: Context | None = None, state: dict[str, Any] | None = None
     ) -> Tensor:
-        run = run_aggregator if self.last else run_preaggregator
         n = len(rows)
         context = context or Context(nodes=tuple(range(n)), n=n, f=self.f)
         state = {} if state is None else state
-        found = run_within(PATIENCE, lambda: run(self.rule, rows, context=context, state=state))
-        return found.vector if self.last else found  # type: ignore[no-any-return,union-attr]
+
+        def call() -> Tensor:
+            if self.last:
+                return run_aggregator(self.rule, rows, context=context, state=state).vector
+            return run_preaggregator(self.rule, rows, context=context, state=state)
+
+        return run_within(PATIENCE, call)
 
     def through_chain(self, rows: Tensor) -> Tensor:
-        """Refused rows dropped, as in a run."""
+        """Return the answer with refused rows dropped, as in a run."""
         # A run drops refused rows for rules that take no budget, too.
         own = isinstance(getattr(self.rule, "f", None), int)
-        keeper = () if own else (_Keeper(f=self.f),)
+        keeper: tuple[Any, ...] = () if own else (_Keeper(f=self.f),)
         if self.last:
             chain: Any = Pipeline(pre=keeper, aggregator=self.rule)
         else:
-            # What comes out is seen through a mean: NaN if any of it is.
+            # Its rows are seen through their mean: NaN if any of them is.
             chain = Pipeline(pre=(*keeper, self.rule), aggregator=lambda rows: rows.mean(dim=0))
-        return run_within(PATIENCE, lambda: chain(rows))  # type: ignore[no-any-return]
+        return cast(Tensor, run_within(PATIENCE, lambda: chain(rows)))
 
 
 @frozen
@@ -179,69 +168,57 @@ def _devices() -> list[str]:
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def _answer(subject: _Subject, n: int) -> Any:
-    def test(self: SynchronousTestCase) -> None:
-        """A finite vector, or rows, of the dtype and on the device of what was given."""
-        for device in _devices():
-            for dtype in (torch.float32, torch.float64):
-                for rows in (_cloud(1, n, 33, dtype), torch.zeros(n, 5, dtype=dtype)):
-                    got = subject(rows.to(device))  # shape, dtype, device, finite: checked
-                    rows_out = getattr(subject.rule, "rows", lambda count: count)
-                    if not subject.last:
-                        self.assertEqual(got.shape[0], rows_out(n))
-
-    return test
+def _answer(self: SynchronousTestCase, subject: _Subject, n: int) -> None:
+    """A finite vector, or rows, of the dtype and on the device of what was given."""
+    for device in _devices():
+        for dtype in (torch.float32, torch.float64):
+            for rows in (_cloud(1, n, 33, dtype), torch.zeros(n, 5, dtype=dtype)):
+                got = subject(rows.to(device))  # shape, dtype, device, finite: checked
+                rows_out = getattr(subject.rule, "rows", lambda count: count)
+                if not subject.last:
+                    self.assertEqual(got.shape[0], rows_out(n))
 
 
-def _world(subject: _Subject, n: int) -> Any:
-    def test(self: SynchronousTestCase) -> None:
-        """Rows, the state's tensors and global streams stay as they were."""
-        rows = _cloud(2, n, 40)
-        first: dict[str, Any] = {}
-        with assert_untouched(self, rows):
-            got = subject(rows, state=first)
-            kept = [value for value in first.values() if isinstance(value, Tensor)]
-            before = [value.clone() for value in kept]
-            got += 1  # the caller's to write to
-        for now, then in zip(kept, before, strict=True):
-            self.assertTrue(same_bits(now, then), "its answer is its state's memory")
-        with assert_untouched(self, *kept):
-            subject(_cloud(3, n, 40), state=dict(first))
-
-    return test
+def _world(self: SynchronousTestCase, subject: _Subject, n: int) -> None:
+    """Rows, the state's tensors and global streams stay as they were."""
+    rows = _cloud(2, n, 40)
+    first: dict[str, Any] = {}
+    with assert_untouched(self, rows):
+        got = subject(rows, state=first)
+        kept = [value for value in first.values() if isinstance(value, Tensor)]
+        before = [value.clone() for value in kept]
+        got += 1  # the caller's to write to
+    for now, then in zip(kept, before, strict=True):
+        self.assertTrue(same_bits(now, then), "its answer is its state's memory")
+    with assert_untouched(self, *kept):
+        subject(_cloud(3, n, 40), state=dict(first))
 
 
-def _bits(subject: _Subject, n: int) -> Any:
-    def test(self: SynchronousTestCase) -> None:
-        """Threads, and calls before this one, change no bit."""
-        rows = _cloud(4, n, WIDE, torch.float32)
-        context = Context(seed=5, round=3, nodes=tuple(range(n)), n=n, f=subject.f)
-        first, *others = on_threads(lambda: subject(rows, context=context))
-        subject(_cloud(5, n, 7, torch.float32))
-        for other in [*others, subject(rows, context=context)]:
-            self.assertTrue(same_bits(first, other), "two calls on the same rows differ")
-
-    return test
+def _bits(self: SynchronousTestCase, subject: _Subject, n: int) -> None:
+    """Threads, and calls before this one, change no bit."""
+    rows = _cloud(4, n, WIDE, torch.float32)
+    context = Context(seed=5, round=3, nodes=tuple(range(n)), n=n, f=subject.f)
+    first, *others = on_threads(lambda: subject(rows, context=context))
+    subject(_cloud(5, n, 7, torch.float32))
+    for other in [*others, subject(rows, context=context)]:
+        self.assertTrue(same_bits(first, other), "two calls on the same rows differ")
 
 
-def _conditions(subject: _Subject) -> Any:
-    def test(self: SynchronousTestCase) -> None:
-        """Conditions are None or a sentence with numbers; where there is none against
-        computing it, it is computed."""
-        silent = lambda count: None  # noqa: E731
-        computable = getattr(subject.rule, "computable", silent)
-        guarantee = getattr(subject.rule, "guarantee", silent)
-        for count in (0, 1, 2, 3, 4, 5, 8, 13, 21, 100):
-            for why in (computable(count), guarantee(count)):
-                if why is not None:
-                    self.assertRegex(why, r"\d", f"for n={count}: no number in it")
-            if count and computable(count) is None:
-                try:
-                    subject(_cloud(6, count, 3))  # finite: checked
-                except TooManyByzantine as e:  # such as a trusted node that is not there
-                    self.assertRegex(str(e), r"\d")
-
-    return test
+def _conditions(self: SynchronousTestCase, subject: _Subject) -> None:
+    """Conditions are None or a sentence with numbers; where there is none against
+    computing it, it is computed."""
+    silent = lambda count: None  # noqa: E731
+    computable = getattr(subject.rule, "computable", silent)
+    guarantee = getattr(subject.rule, "guarantee", silent)
+    for count in (0, 1, 2, 3, 4, 5, 8, 13, 21, 100):
+        for why in (computable(count), guarantee(count)):
+            if why is not None:
+                self.assertRegex(why, r"\d", f"for n={count}: no number in it")
+        if count and computable(count) is None:
+            try:
+                subject(_cloud(6, count, 3))  # finite: checked
+            except TooManyByzantine as e:  # such as a trusted node that is not there
+                self.assertRegex(str(e), r"\d")
 
 
 def _anything(subject: _Subject, n: int) -> Any:

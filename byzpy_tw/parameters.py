@@ -1,0 +1,232 @@
+"""Fields for the parameters of rules, attacks, datasets, models and partitions.
+
+A class that binds parameters declares each of them once::
+
+    @attrs.frozen(kw_only=True)
+    class Shrunk:
+        f: int = integer(0)
+        factor: float = real(0.5, above=0.0, most=1.0)
+        center: Literal["mean", "median"] = choice("mean", "median")
+
+Values are converted first: NumPy's and torch's scalars become plain ones, a float without a
+fraction becomes an integer where one is expected.  `BadParameter` names the parameter, its
+bounds and the value of any other.  None is accepted where it is the default, and no default
+makes a parameter required.
+
+The second half of this module has the parts that options of runs and servers share with
+parameters: constraints, and conversion to plain values.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from math import inf
+from numbers import Number
+from typing import Any
+
+import attrs
+
+from byzpy_tw.errors import BadParameter
+from byzpy_tw.text import clip
+
+__all__ = ["boolean", "choice", "integer", "real"]  # for plugins
+
+MAX_INTEGER = 2**31 - 1
+
+# Returns None for an allowed value; otherwise a phrase to stand after "must be" in a message.
+Constraint = Callable[[Any], str | None]
+
+
+def integer(default: Any = attrs.NOTHING, *, least: int = 0, most: int = MAX_INTEGER) -> Any:
+    """An int in [`least`, `most`]."""
+
+    def convert(value: Any) -> Any:
+        value = to_plain(value)
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    return _parameter(default, convert, integer_in(least, most))
+
+
+def real(
+    default: Any = attrs.NOTHING,
+    *,
+    least: float = -inf,
+    most: float = inf,
+    above: float = -inf,
+    below: float = inf,
+) -> Any:
+    """A finite float in [`least`, `most`] and in (`above`, `below`)."""
+    return _parameter(default, to_float, real_in(least, most, above=above, below=below))
+
+
+def choice(*words: str, default: Any = "") -> Any:
+    """One of `words`; by default the first of them."""
+    return _parameter(words[0] if default == "" else default, to_plain, one_of(*words))
+
+
+def boolean(default: Any = attrs.NOTHING) -> Any:
+    """True or False."""
+    return _parameter(default, to_plain, true_or_false)
+
+
+def _parameter(default: Any, convert: Callable[[Any], Any], constraint: Constraint) -> Any:
+    constraint = optional(constraint) if default is None else constraint
+    validator = validated(constraint, BadParameter)
+    return attrs.field(default=default, converter=convert, validator=validator)
+
+
+# -- constraints --------------------------------------------------------------
+
+
+def check_value(constraint: Constraint, name: str, value: Any, error: type[Exception]) -> None:
+    """Raise `error` about `name` where `value` is not allowed."""
+    if (wanted := constraint(value)) is not None:
+        raise error(f"{name} must be {wanted}, got {quote(value)}")
+
+
+def validated(constraint: Constraint, error: type[Exception]) -> Callable[..., None]:
+    """The validator of an attrs field that holds its value to `constraint`."""
+
+    def validate(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        check_value(constraint, attribute.name, value, error)
+
+    return validate
+
+
+def integer_in(least: int, most: int = MAX_INTEGER) -> Constraint:
+    """An int in [`least`, `most`].  `MAX_INTEGER` is only mentioned to values above it."""
+
+    def expected(value: Any) -> str | None:
+        is_integer = type(value) is int
+        if is_integer and least <= value <= most:
+            return None
+        bounded = most < MAX_INTEGER or (is_integer and value > most)
+        return f"a whole number of at least {least}" + bounded * f" and at most {most}"
+
+    return expected
+
+
+def real_in(
+    least: float = -inf, most: float = inf, *, above: float = -inf, below: float = inf
+) -> Constraint:
+    """A finite number in [`least`, `most`] and in (`above`, `below`).
+
+    A `most` of 1e30 or more is only mentioned to values above it.
+    """
+
+    def expected(value: Any) -> str | None:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        # Python compares integers of any length with floats, exactly.
+        if is_number and abs(value) <= sys.float_info.max:
+            if least <= value <= most and above < value < below:
+                return None
+        bounds = [f"at least {least:.12g}"] if least > -inf else []
+        bounds += [f"above {above:.12g}"] if above > -inf else []
+        if most < 1e30 or (most < inf and is_number and value > most):
+            bounds.append(f"at most {most:.12g}")
+        bounds += [f"below {below:.12g}"] if below < inf else []
+        if not bounds:
+            return "a finite number"
+        kind = "" if is_number else "a number " if bounds[0].startswith("above") else "a number of "
+        return kind + " and ".join(bounds)
+
+    return expected
+
+
+def one_of(*words: str) -> Constraint:
+    def expected(value: Any) -> str | None:
+        valid = isinstance(value, str) and value in words
+        return None if valid else f"one of {', '.join(words)}"
+
+    return expected
+
+
+def text_of(most: int) -> Constraint:
+    """A text of at most `most` characters."""
+
+    def expected(value: Any) -> str | None:
+        valid = isinstance(value, str) and len(value) <= most
+        return None if valid else f"a text of at most {most} characters"
+
+    return expected
+
+
+def true_or_false(value: Any) -> str | None:
+    return None if type(value) is bool else "true or false"
+
+
+def optional(constraint: Constraint) -> Constraint:
+    """Either None or as `constraint`."""
+    return lambda value: None if value is None else constraint(value)
+
+
+# -- values -------------------------------------------------------------------
+
+
+def quote(value: Any) -> str:
+    """The `repr` of `value` for a message, at most 80 characters; of a tuple as of a list."""
+    try:
+        text = repr(list(value) if isinstance(value, tuple) else value)
+    except ValueError:  # Python does not format such long integers
+        return "a number of thousands of digits"
+    except RecursionError:
+        return "something that is nested without end"
+    return clip(text)
+
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def to_plain(value: Any) -> Any:
+    """The bool, int, float or str that `value` stands for; anything else unchanged.
+
+    Converts NumPy's and torch's scalars, arrays and tensors without dimensions, members of
+    enumerations that are numbers or words, fractions, decimals and paths.  Imports none of
+    these libraries.
+    """
+    if type(value) in _PLAIN:
+        return value
+    try:
+        if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+            found = value.item()
+            return to_plain(found) if type(found) is not type(value) else float(found)
+        return _to_builtin(value)
+    except Exception:  # it cannot be read, such as a tensor without memory
+        return value
+
+
+def _to_builtin(value: Any) -> Any:
+    # Not str(value) and the like, which an enumeration answers with its member's name.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__index__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    if isinstance(value, Number) and not isinstance(value, complex):
+        near = float(value)  # type: ignore[arg-type]  # Number declares no __float__
+        rounded = int(near) if near.is_integer() else near
+        return rounded if rounded == value else near
+    return value
+
+
+def to_plain_list(value: Any) -> Any:
+    """A list, a tuple or an array as a tuple of plain values; otherwise as `to_plain`."""
+    if hasattr(value, "tolist") and getattr(value, "ndim", None):
+        try:
+            value = value.tolist()
+        except Exception:
+            return value
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return tuple(to_plain(item) for item in value)
+    return to_plain(value)
+
+
+def to_float(value: Any) -> Any:
+    """Integers as floats, so that 1 and 1.0 are the same run; otherwise as `to_plain`."""
+    value = to_plain(value)
+    return float(value) if type(value) is int and abs(value) < 2**1000 else value

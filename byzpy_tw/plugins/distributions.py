@@ -1,0 +1,65 @@
+"""Installed distributions that offer plugins, by their metadata: nothing is imported."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Collection, Iterator
+
+from byzpy_tw.errors import UnknownName
+from byzpy_tw.plugins.hookspecs import GROUP
+from byzpy_tw.plugins.naming import suggest_nearest
+from byzpy_tw.text import clip
+
+Point = tuple[str, str, importlib.metadata.EntryPoint]  # its distribution and version, too
+
+
+def installed_points(only: Collection[str] | None = None) -> Iterator[Point]:
+    """Entry points of the group, each with its distribution and version, in a fixed order.
+
+    `only` restricts them to these distributions.  A distribution that is found twice, such as
+    an editable install seen from its own folder, counts once.
+    """
+    wanted = None if only is None else {_canonical(name) for name in only}
+    found: dict[tuple[str, str], Point] = {}
+    versions: dict[str, tuple[str, str]] = {}
+    for distribution in importlib.metadata.distributions():
+        metadata = distribution.metadata
+        name = metadata["Name"] if metadata is not None else None
+        if not name or (wanted is not None and _canonical(name) not in wanted):
+            continue
+        for point in distribution.entry_points:
+            if point.group == GROUP:
+                key = _canonical(name)
+                # Of two versions, the first on the path is the one that imports.
+                first = versions.setdefault(key, (name, distribution.version or "unknown"))
+                found.setdefault((key, point.name), (*first, point))
+    return iter(found[key] for key in sorted(found))
+
+
+def check_disabled(names: Collection[str]) -> tuple[str, ...]:
+    """The installed distributions called `names`; raises `UnknownName` for any other."""
+    if not names:
+        return ()
+    installed = {
+        _canonical(distribution): distribution for distribution, _, _ in installed_points()
+    }
+    for name in names:
+        if _canonical(name) not in installed:
+            known = ", ".join(sorted(installed.values())) or "none"
+            raise UnknownName(
+                f"--disable-plugin {clip(name)!r}: no distribution with plugins is called "
+                f"so{suggest_nearest(_canonical(name), installed)} (installed: {known})"
+            )
+    return tuple(dict.fromkeys(installed[_canonical(name)] for name in names))
+
+
+def filter_installed(names: Collection[str]) -> tuple[str, ...]:
+    """The distributions among `names` that are installed and offer plugins."""
+    installed = {_canonical(name) for name, _, _ in installed_points()} if names else set()
+    return tuple(name for name in names if _canonical(name) in installed)
+
+
+def _canonical(name: str) -> str:
+    """The one spelling of a distribution's name, as packaging tools have it."""
+    return re.sub(r"[-_.]+", "-", name).lower()

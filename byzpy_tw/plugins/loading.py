@@ -1,0 +1,284 @@
+"""Loading of the registry: built-ins first, then the plugins of installed distributions.
+
+A distribution that cannot be used is left out as a whole and listed in `Registry.broken`, so
+that runs that need nothing of it go on.  A name that two of them offer, and a hook that does
+not exist, are errors that name the distributions.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import EntryPoint
+from itertools import groupby
+from typing import Any
+
+import pluggy
+from attrs import frozen
+
+import byzpy_tw
+from byzpy_tw.errors import BrokenPlugin, ByzpyTwError, DuplicateName, MisspeltHook
+from byzpy_tw.plugin_code import describe_exception, plugin_call
+from byzpy_tw.plugins import hookspecs
+from byzpy_tw.plugins.distributions import check_disabled, installed_points
+from byzpy_tw.plugins.hookspecs import GROUP, Registration
+from byzpy_tw.plugins.naming import suggest_nearest
+from byzpy_tw.plugins.registry import (
+    KINDS,
+    OWN_DISTRIBUTION,
+    BrokenDistribution,
+    Entry,
+    Registry,
+)
+
+_HOOKS = frozenset(
+    name for name in dir(hookspecs) if hasattr(getattr(hookspecs, name), f"{GROUP}_spec")
+)
+
+
+def load(
+    only: Collection[str] | None = None,
+    extra: Mapping[str, object] | None = None,
+    disabled: Collection[str] = (),
+) -> Registry:
+    """The registry of this process.
+
+    `only` restricts plugins to the distributions named (built-ins always load); `disabled`
+    ones are not imported.  `extra` adds plugin objects by name, for tests and notebooks, and
+    raises their errors.  Raises `UnknownName` for a disabled distribution that is not
+    installed.
+    """
+    from byzpy_tw.plugins import builtins  # which imports torch
+
+    manager = _Manager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    names: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+    distributions: dict[str, str] = {}
+    broken: list[BrokenDistribution] = []
+
+    def take(source: _Source, entries: list[Entry]) -> None:
+        distributions[source.distribution] = source.version
+        for entry in entries:
+            _enter(names[entry.kind], entry)
+
+    own = _Source(manager, OWN_DISTRIBUTION, byzpy_tw.__version__, OWN_DISTRIBUTION)
+    take(own, own.offered(builtins, f"{OWN_DISTRIBUTION}:builtins"))
+    left_out = check_disabled(disabled)
+    points = [point for point in installed_points(only) if point[0] not in left_out]
+    for (distribution, version), group in groupby(points, key=lambda point: point[:2]):
+        source = _Source(manager, distribution, version, f"{distribution} {version}")
+        try:
+            entries = source.imported([point for _, _, point in group])
+        except BrokenPlugin as e:
+            why = str(e).removeprefix(f"{source.owner}: ")
+            broken.append(BrokenDistribution(distribution, version, why))
+        else:
+            take(source, entries)
+    for name, plugin in (extra or {}).items():
+        source = _Source(manager, name, "0", name)
+        take(source, source.offered(plugin, name))
+
+    return Registry(manager, names, dict(sorted(distributions.items())), tuple(broken), left_out)
+
+
+def load_and_warn(disabled: Collection[str] = ()) -> Registry:
+    """`load`, for a command: with a line on standard error for each broken distribution."""
+    registry = load(disabled=disabled)
+    for broken in registry.broken:
+        print(f"byzpy_tw: warning: {broken.text}", file=sys.stderr, flush=True)
+    return registry
+
+
+class _Manager(pluggy.PluginManager):
+    """pluggy's manager, which reads every attribute of a plugin, also attributes that raise."""
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> Any:
+        try:
+            with plugin_call(f"reading {name}"):
+                return super().parse_hookimpl_opts(plugin, name)
+        except ByzpyTwError:
+            if name in _HOOKS:
+                raise
+            return None  # a property of the plugin's own is no hook
+
+
+@frozen(eq=False)
+class _Source:
+    """One distribution, while it is loaded.  Its errors begin with `owner`."""
+
+    manager: pluggy.PluginManager
+    distribution: str
+    version: str
+    owner: str
+
+    def imported(self, points: list[EntryPoint]) -> list[Entry]:
+        """Import the distribution's entry points, and return all that it offers.
+
+        Raises `BrokenPlugin`, with nothing of it left registered.
+        """
+        entries: list[Entry] = []
+        names = []
+        try:
+            for point in points:
+                try:
+                    with plugin_call("importing it"), _process_kept():
+                        plugin = point.load()
+                except ByzpyTwError as e:
+                    raise self._broken(
+                        f"entry point {point.name!r} ({point.value}) failed to import: "
+                        f"{describe_exception(e.__cause__ or e)}"
+                    ) from e
+                names.append(f"{self.distribution}:{point.name}")
+                entries += self.offered(plugin, names[-1])
+        except BaseException:
+            for name in filter(self.manager.has_plugin, names):
+                self.manager.unregister(name=name)
+            raise
+        return entries
+
+    def offered(self, plugin: object, name: str) -> list[Entry]:
+        """Register `plugin` under `name`, and return all that its hooks offer.
+
+        Raises `BrokenPlugin` and `MisspeltHook`.
+        """
+        try:
+            with plugin_call(f"{self.owner}: looking for its hooks"):
+                self._check_hooks(plugin)
+                self.manager.register(plugin, name=name)
+        except (BrokenPlugin, MisspeltHook):
+            raise
+        except ByzpyTwError as e:
+            raise self._broken(str(e)) from e
+        # Implementations are called one at a time, not through the hook, so that a failure can
+        # be pinned on the plugin that caused it.
+        return [
+            entry
+            for kind, hook in KINDS.items()
+            for implementation in getattr(self.manager.hook, hook).get_hookimpls()
+            if implementation.plugin_name == name
+            for entry in self._entries(kind, hook, implementation.function)
+        ]
+
+    def _broken(self, why: str) -> BrokenPlugin:
+        return BrokenPlugin(f"{self.owner}: {why}")
+
+    def _check_hooks(self, plugin: object) -> None:
+        """Refuse hooks that pluggy would accept silently, or report at a page's length."""
+        other = self.manager.get_name(plugin)
+        if other is not None:
+            raise self._broken(
+                f"what it registers is registered already, as {other!r}; name each object by "
+                "one entry point"
+            )
+        for name in dir(plugin):
+            options = self.manager.parse_hookimpl_opts(plugin, name)
+            if options is not None:
+                self._check_hook(name, getattr(plugin, name), options)
+
+    def _check_hook(self, name: str, function: Any, options: Mapping[str, Any]) -> None:
+        hook = options.get("specname") or name
+        if hook not in _HOOKS:
+            near = suggest_nearest(hook, sorted(_HOOKS))
+            raise MisspeltHook(f"{self.distribution}: there is no hook {hook!r}{near}")
+        if options.get("wrapper") or options.get("hookwrapper"):
+            raise self._broken(
+                f"{name}() is a hook wrapper, and hooks here are called one by one: make it a "
+                "plain function"
+            )
+        given = getattr(self.manager.hook, hook).spec.argnames
+        beyond = _missing_arguments(function, given)
+        if beyond == ["self"]:
+            raise self._broken(
+                f"{name}() is a method of a class: have the entry point name an instance of it"
+            )
+        if beyond:
+            raise self._broken(
+                f"{name}() takes {', '.join(beyond)}, and the hook hands in "
+                f"{', '.join(given) or 'nothing'}"
+            )
+
+    def _entries(self, kind: str, hook: str, function: Callable[[], Any]) -> list[Entry]:
+        """All that one hook of the plugin registers as `kind`."""
+        try:
+            with plugin_call(f"{self.owner}: {hook}()"):
+                registrations = list(function())
+        except BrokenPlugin:
+            raise
+        except ByzpyTwError as e:
+            raise self._broken(f"{hook}() raised {describe_exception(e)}") from e
+        return [self._entry(kind, hook, registration) for registration in registrations]
+
+    def _entry(self, kind: str, hook: str, registration: Any) -> Entry:
+        if not isinstance(registration, Registration):
+            raise self._broken(
+                f"{hook}() must offer Registration objects, got {type(registration).__name__}"
+            )
+        name, factory, aliases = registration.name, registration.factory, registration.aliases
+        entry = Entry(kind, name, factory, self.distribution, self.version, aliases)
+        try:
+            with plugin_call("reading its signature"):
+                entry.parameters  # noqa: B018  (a property that reads the signature)
+        except ByzpyTwError as e:
+            raise self._broken(
+                f"{kind} {name!r}: its factory's parameters cannot be read: "
+                f"{describe_exception(e.__cause__ or e)}"
+            ) from e
+        return entry
+
+
+def _missing_arguments(function: Callable[..., Any], given: Collection[str]) -> list[str]:
+    """The arguments that `function` must have and that a call with `given` lacks."""
+    return [
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.default is p.empty
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        and (p.name not in given or p.kind is p.KEYWORD_ONLY)
+    ]
+
+
+@contextmanager
+def _process_kept() -> Iterator[None]:
+    """Keep what belongs to the whole process as it is while foreign code is imported.
+
+    The current folder and torch's default type and device are put back.  Prints go to standard
+    error: a program may read standard output.
+    """
+    folder, torch = os.getcwd(), sys.modules.get("torch")
+    default = (torch.get_default_dtype(), torch.get_default_device()) if torch else None
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if os.getcwd() != folder:
+            os.chdir(folder)
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            dtype, device = default or (torch.float32, torch.device("cpu"))
+            if torch.get_default_dtype() != dtype:
+                torch.set_default_dtype(dtype)
+            if torch.get_default_device() != device:
+                torch.set_default_device(device)
+
+
+def _enter(names: dict[str, Entry], entry: Entry) -> None:
+    """Put `entry` under its name and aliases; raise `DuplicateName` where one is taken."""
+    for name in (entry.name, *entry.aliases):
+        if name in names:
+            raise DuplicateName(_duplicate(name, names[name], entry))
+        names[name] = entry
+
+
+def _duplicate(name: str, first: Entry, second: Entry) -> str:
+    thing, distribution = f"{second.kind} {name!r}", second.distribution
+    if first.distribution == distribution:
+        return f"{thing} is offered twice by {distribution}"
+    if first.distribution == OWN_DISTRIBUTION:
+        return (
+            f"{thing} of {distribution} is a name of {OWN_DISTRIBUTION}'s own; choose another, "
+            f"or uninstall {distribution}"
+        )
+    return f"{thing} comes from both {first.distribution} and {distribution}; uninstall one of them"

@@ -1,0 +1,56 @@
+"""Pipelines by the names of their rules: ``clipping:c=2.0 | nnm | krum``, parsed once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import evolve, frozen
+
+from byzpy_tw.aggregators.pipeline import Pipeline
+from byzpy_tw.plugins.naming import ParsedName, parse
+from byzpy_tw.plugins.registry import Registry
+
+
+@frozen
+class NamedPipeline:
+    """The names of pre-aggregators, in order, and of an aggregator, with their parameters."""
+
+    pre: tuple[ParsedName, ...]
+    aggregator: ParsedName
+
+    @classmethod
+    def parse(cls, text: str) -> NamedPipeline:
+        """Return the pipeline that `text` names; `BadParameter` where it is no such text."""
+        *pre, aggregator = map(parse, text.split("|"))
+        return cls(tuple(pre), aggregator)
+
+    @property
+    def stages(self) -> tuple[tuple[str, ParsedName], ...]:
+        """The kind and the name of each rule."""
+        return (*(("pre-aggregator", rule) for rule in self.pre), ("aggregator", self.aggregator))
+
+    def with_budget(self, f: int) -> NamedPipeline:
+        """Return the pipeline for budget `f`: a larger f in the parameters of a rule is lowered."""
+        pre = (_with_budget(rule, f) for rule in self.pre)
+        return NamedPipeline(tuple(pre), _with_budget(self.aggregator, f))
+
+    def build(self, names: Registry, **fill: Any) -> Pipeline:
+        """Return the pipeline of the registry's rules; `fill` offers parameters to each."""
+        *pre, aggregator = (names.make(kind, rule, **fill) for kind, rule in self.stages)
+        return Pipeline(pre=pre, aggregator=aggregator)
+
+
+def budget_of(rule: ParsedName) -> int | None:
+    """Return the f among the parameters of `rule`; None for none, or what is no whole number."""
+    try:
+        number = float(rule.parameters.get("f", "nan"))
+    except ValueError:  # the registry refuses it
+        return None
+    return int(number) if number.is_integer() else None
+
+
+def _with_budget(rule: ParsedName, f: int) -> ParsedName:
+    own = budget_of(rule)
+    if own is None or own <= f:
+        return rule
+    return evolve(rule, parameters={**rule.parameters, "f": str(f)})

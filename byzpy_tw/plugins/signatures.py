@@ -1,0 +1,190 @@
+"""The parameters that a factory takes, read from its signature."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+from attrs import frozen
+
+from byzpy_tw.errors import BadParameter
+from byzpy_tw.parameters import quote, to_plain
+from byzpy_tw.plugins.naming import ParsedName, suggest_nearest
+
+# By kind: filled by the process that calls the factory, and never written in a name.
+RESERVED: Mapping[str, frozenset[str]] = {
+    "dataset": frozenset({"root"}),
+    "model": frozenset({"classes", "shape"}),
+}
+
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@frozen
+class Parameter:
+    """One keyword of a factory: its name, annotation and default."""
+
+    name: str
+    annotation: Any
+    default: Any  # inspect.Parameter.empty where there is none
+    untyped: bool = False  # neither its annotation nor its default says what it must be
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def type_text(self) -> str:
+        """The annotation, for a person."""
+        return " or ".join(map(_type_text, _alternatives(self.annotation)))
+
+    @property
+    def nullable(self) -> bool:
+        """Return whether None is one of its values."""
+        return type(None) in _alternatives(self.annotation)
+
+    @property
+    def writable(self) -> bool:
+        """Return whether all its values are numbers and words, which can be written down."""
+        return not self.untyped and all(
+            kind in (type(None), bool, int, float, str) or _words(kind)
+            for kind in _alternatives(self.annotation)
+        )
+
+    def read(self, owner: str, text: str) -> Any:
+        """The value that `text` stands for; raises `BadParameter`."""
+        for kind in _alternatives(self.annotation):
+            try:
+                return _read(kind, text)
+            except ValueError:
+                continue
+        raise BadParameter(f"{owner}: {self.name}={text!r} is not {self.type_text}")
+
+    def convert(self, owner: str, value: Any) -> Any:
+        """`value`, given as an object, as this parameter's type; raises `BadParameter`.
+
+        Objects for a parameter that is not `writable` stay as they are.
+        """
+        if not self.writable:
+            return value
+        found = to_plain(value)
+        if isinstance(found, str):
+            return self.read(owner, found)
+        number = isinstance(found, (int, float)) and not isinstance(found, bool)
+        for kind in _alternatives(self.annotation):
+            if (number and kind is float) or (number and kind is int and found == found // 1):
+                return kind(found)
+            if kind in (bool, type(None)) and type(found) is kind:
+                return found
+            if any(type(found) is type(word) and found == word for word in _words(kind)):
+                return found
+        shown = quote(found) if isinstance(found, (int, float)) else ""
+        got = f"{type(value).__name__} {shown}".rstrip()
+        raise BadParameter(f"{owner}: {self.name} must be {self.type_text}, got {got}")
+
+
+def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter]:
+    """The keyword parameters of `factory`, by name, reserved ones left out."""
+    reserved = RESERVED.get(kind, frozenset())
+    hints = _hints(factory)
+    found = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if name in reserved or variadic:
+            continue
+        default = parameter.default
+        typed = isinstance(default, (bool, int, float, str))
+        hint = hints.get(name, type(default) if typed else str)
+        found[name] = Parameter(name, hint, default, untyped=name not in hints and not typed)
+    return found
+
+
+def has_parameter(factory: Callable[..., Any], name: str) -> bool:
+    """Return whether `factory` has a parameter called `name`."""
+    return name in inspect.signature(factory).parameters
+
+
+def read_arguments(
+    named: ParsedName, known: Mapping[str, Parameter], fill: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Keyword arguments for a factory: the parameters of `named` over those of `fill`.
+
+    `known` is what the factory takes.  `fill` may offer more than that.  Raises `BadParameter`
+    for a parameter of `named` that does not exist.
+    """
+    chosen = {key: value for key, value in fill.items() if key in known}
+    for key, text in named.parameters.items():
+        check_known(named.name, key, known)
+        chosen[key] = known[key].read(named.name, text)
+    missing = [p.name for p in known.values() if p.required and p.name not in chosen]
+    if missing:
+        raise BadParameter(
+            f"{named.name!r} needs {', '.join(missing)}: write {named.name}:{missing[0]}=VALUE"
+        )
+    return chosen
+
+
+def check_known(owner: str, key: str, known: Mapping[str, Parameter]) -> None:
+    """Raise `BadParameter` with the nearest one where `owner` has no parameter `key`."""
+    if key not in known:
+        raise BadParameter(
+            f"{owner!r} has no parameter {key!r}{suggest_nearest(key, known)} "
+            f"(it takes: {', '.join(known) or 'none'})"
+        )
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        if not isinstance(factory, type):
+            return typing.get_type_hints(factory)
+        hints = typing.get_type_hints(factory)
+        if attrs.has(factory):
+            fields = [f for f in attrs.fields(factory) if f.name in hints]
+            return {f.alias or f.name: hints[f.name] for f in fields}
+        return {**hints, **typing.get_type_hints(factory.__init__)}  # type: ignore[misc]  # of a class
+    except Exception:
+        # A plugin's annotation that does not resolve: its defaults still tell.
+        return {}
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        # int before float, so that 3 stays an int where both are allowed; str last.
+        order = {type(None): 0, bool: 1, int: 2, float: 3}
+        return sorted(typing.get_args(annotation), key=lambda k: order.get(k, 4))
+    return [annotation]
+
+
+def _type_text(kind: Any) -> str:
+    if kind is type(None):
+        return "none"
+    return " or ".join(map(str, _words(kind))) or getattr(kind, "__name__", str(kind))
+
+
+def _words(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+
+
+def _read(kind: Any, text: str) -> Any:
+    """`text` as a `kind`; `ValueError` where it is none."""
+    if kind is type(None) and text.lower() == "none":
+        return None
+    if kind is bool and text.lower() in _TRUTH:
+        return _TRUTH[text.lower()]
+    if words := [word for word in _words(kind) if str(word) == text]:
+        return words[0]
+    if kind in (type(None), bool) or _words(kind):
+        raise ValueError(text)
+    if kind is int:
+        try:
+            return int(text)
+        except ValueError:
+            number = float(text)
+            if not number.is_integer():
+                raise
+            return int(number)
+    return float(text) if kind is float else text

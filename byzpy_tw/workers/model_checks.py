@@ -1,0 +1,141 @@
+"""Checks of a model under trial.  Each returns the reason to refuse it, or an empty string."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from byzpy_tw import object_state
+from byzpy_tw.workers.trial_digests import TOLERANCE, GradientDigests, nearly_equal
+
+
+def quote_names(names: Sequence[str]) -> str:
+    """Return the first three of `names`, quoted, and the number of the others."""
+    shown = ", ".join(map(repr, names[:3]))
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def check_aliases(model: nn.Module) -> str:
+    """Refuse views of parameters that were taken when the model was made."""
+    named = list(model.named_parameters())
+    owners: list[tuple[int, int, str]] = []
+    for name, leaf in named:
+        begin = leaf.data_ptr()
+        owners.append((begin, begin + leaf.numel() * leaf.element_size(), name))
+    owners.sort()
+    for (_, end, one), (begin, _, two) in zip(owners, owners[1:]):
+        if begin < end:
+            return (
+                f"parameters {one!r} and {two!r} share memory without being one parameter; "
+                "to tie them, assign the parameter itself (b.weight = a.weight)"
+            )
+    leaves = {id(leaf) for _, leaf in named}
+    kept = {path: k.thing for path, k in object_state.snapshot(model).items()}
+    kept |= dict(model.named_buffers())
+    for path, thing in kept.items():
+        address = _address(thing)
+        if address is None or id(thing) in leaves:
+            continue
+        for begin, end, name in owners:
+            if begin <= address < end and name == f"{path}_orig":
+                return "in the place of spectral_norm use weight_norm: it keeps nothing"
+            if begin <= address < end:
+                return (
+                    f"{path} is a view of parameter {name!r} that was taken when the model "
+                    "was made: a run keeps parameters in memory of its own, and the view "
+                    "would keep the first values; take it in forward()"
+                )
+    return ""
+
+
+def _address(thing: Any) -> int | None:
+    if isinstance(thing, Tensor) and thing.layout is torch.strided and thing.numel():
+        return None if thing.is_meta else thing.data_ptr()
+    interface = getattr(thing, "__array_interface__", None)
+    return interface["data"][0] if isinstance(interface, dict) and thing.size else None
+
+
+def check_parameters(
+    model: nn.Module, leaves: Sequence[Tensor], addresses: Sequence[int], before: Iterable[Any]
+) -> str:
+    """Refuse a model whose parameters are not `leaves` at their `addresses` with equal digests."""
+    named = list(model.named_parameters())
+    found = list(zip(named, leaves, addresses, before))
+    moved = [name for (name, _), leaf, at, _ in found if leaf.data_ptr() != at]
+    if moved or [id(leaf) for _, leaf in named] != [id(leaf) for leaf in leaves]:
+        return (
+            f"its forward pass puts others in the place of its parameters {quote_names(moved)}: "
+            "steps would not reach these; compute with a changed copy, such as "
+            "self.w.renorm(2, 0, 1)"
+        )
+    changed = [n for (n, _), leaf, _, old in found if object_state.tensor_digest(leaf) != old]
+    if changed:
+        return (
+            f"its forward pass changes its parameters {quote_names(changed)}: all nodes of a "
+            "process share them; compute with a changed copy, such as self.w.clamp(-1, 1)"
+        )
+    return ""
+
+
+def check_buffers(model: nn.Module, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Refuse a model that changes its buffers."""
+    changed = [name for name, digest in now.items() if before.get(name) != digest]
+    if not changed:
+        return ""
+    cure = "for statistics use GroupNorm or LayerNorm"
+    if any("parametrizations" in name or name.endswith("_u") for name in changed):
+        cure = "in the place of spectral_norm use weight_norm"
+    elif all(model.get_buffer(name).numel() == 1 for name in changed):
+        cure = "count nothing"
+    return (
+        f"its forward pass changes {quote_names(changed)}, outside its parameters: no node would "
+        f"own that, and micro-batches would change it; {cure}, and leave buffers as they are"
+    )
+
+
+def check_repeated(
+    first: GradientDigests, again: GradientDigests, kept: object_state.Changes, exact: bool
+) -> str:
+    """Refuse a model whose gradient of the same examples differs between two calls."""
+    if kept.memory:
+        return (
+            f"its forward pass changes {quote_names(kept.memory)} from call to call, and nodes are "
+            "rebuilt anywhere, without it; a forward pass may depend on its inputs and "
+            "parameters only"
+        )
+    if exact:
+        alike = first.digests == again.digests
+    else:
+        alike = nearly_equal((first.loss, first.norms), (again.loss, again.norms), 1.0)
+    if alike:
+        return ""
+    return (
+        "its gradient of the same two examples differs when computed again: it draws from a "
+        "generator of its own, or remembers something; for dropout use torch.nn.Dropout as a "
+        "layer, and keep nothing between calls"
+    )
+
+
+def check_flattened(apart: Tensor, flat: Tensor) -> str:
+    """Refuse a model whose scores change as its parameters move into one memory."""
+    size = float(apart.abs().max())
+    if math.isfinite(size) and float((apart - flat).abs().max()) > TOLERANCE * size:
+        return (
+            "it computes with an old copy of its parameters: a view or an array that was "
+            "taken of one when the model was made; take it in forward()"
+        )
+    return ""
+
+
+def check_shared(paths: Sequence[str]) -> str:
+    """Refuse a model that changes objects at `paths`, which all models share."""
+    if paths:
+        return (
+            f"its forward pass changes {quote_names(paths)}, which all models of this process "
+            "share, and other threads at the same time; pass it on as a local variable"
+        )
+    return ""

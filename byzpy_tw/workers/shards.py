@@ -1,0 +1,44 @@
+"""The shards of a run: each honest node's part of the training data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from byzpy_tw import seeds
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.errors import BrokenPlugin, ShardTooSmall
+from byzpy_tw.plugins import Registry
+from byzpy_tw.workers.spec import RunSpec
+
+
+def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.ndarray]:
+    """Return each honest node's indices into the training data, int64.
+
+    A plugin's partition is called twice; raises `BrokenPlugin` where the results differ.
+    """
+
+    def cut() -> list[np.ndarray]:
+        partition = registry.make("partition", spec.partition, min_size=spec.batch_size)
+        stream = seeds.stream(spec.seed, "partition")
+        found = partition(data.train.y.numpy(), spec.shards, stream)
+        return [np.asarray(shard, dtype=np.int64) for shard in found]
+
+    shards = cut()
+    if registry.is_foreign("partition", spec.partition):
+        if not all(map(np.array_equal, shards, cut())):
+            raise BrokenPlugin(
+                f"{registry.owner('partition', spec.partition)} cuts otherwise when it is asked "
+                "again: it draws from a generator that nobody seeds; draw from the stream that it "
+                "is handed"
+            )
+    return shards
+
+
+def check_shard(shard: int, size: int, spec: RunSpec) -> None:
+    """Raise `ShardTooSmall` where a node could not draw a batch from its shard."""
+    if size == 0 or (size < spec.batch_size and not spec.replacement):
+        raise ShardTooSmall(
+            f"shard {shard} of {spec.shards} has {size} examples, a batch needs "
+            f"{spec.batch_size}: use fewer nodes, a smaller --batch-size, "
+            "another --partition, or --replacement"
+        )

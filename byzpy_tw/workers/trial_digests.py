@@ -1,0 +1,144 @@
+"""Digests of all that decides a run's bits and is not in its configuration.
+
+The trainer compares its own with each server's before round 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import torch
+from attrs import field, frozen
+from attrs.validators import deep_iterable, instance_of, matches_re, max_len
+from torch import Tensor
+
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.errors import WireError
+from byzpy_tw.object_state import tensor_digest
+from byzpy_tw.vectors import norm_of, sha256_of
+
+TOLERANCE = 1e-3  # relative, between processes whose bits are not expected to be equal
+_STRETCHES = 16  # of a gradient, whose norms are compared
+_HEX = matches_re(r"[0-9a-f]{64}")
+
+
+def nearly_equal(
+    one: tuple[float, Sequence[float]], other: tuple[float, Sequence[float]], least_loss: float
+) -> bool:
+    """Return whether two gradients, as loss and norms, agree but for rounding.
+
+    Two that are not finite agree.  The loss may differ by `TOLERANCE` of itself, or of
+    `least_loss` if that is more.
+    """
+    if len(one[1]) != len(other[1]):
+        return False
+    finite = [all(map(math.isfinite, (loss, *norms))) for loss, norms in (one, other)]
+    if not all(finite):
+        return finite[0] == finite[1]
+    size = max((1e-30, *map(abs, one[1])))
+    close = all(abs(a - b) <= TOLERANCE * size for a, b in zip(one[1], other[1]))
+    return close and abs(one[0] - other[0]) <= TOLERANCE * max(least_loss, abs(one[0]))
+
+
+@frozen(kw_only=True)
+class TrialDigests:
+    """Digests of what decides a run's bits in one process.
+
+    ``shards``: each node's examples; ``classes``: number of classes and shape of an example;
+    ``normalisation``: the numbers that inputs are made with; ``gradient``: of two examples,
+    with its ``loss`` and the ``norms`` of its stretches, for processes that round otherwise.
+    """
+
+    shards: str = field(validator=[instance_of(str), _HEX])
+    classes: str = field(validator=[instance_of(str), _HEX])
+    normalisation: str = field(validator=[instance_of(str), _HEX])
+    gradient: str = field(validator=[instance_of(str), _HEX])
+    loss: float = field(validator=instance_of(float))
+    norms: tuple[float, ...] = field(
+        validator=[max_len(_STRETCHES), deep_iterable(instance_of(float), instance_of(tuple))]
+    )
+
+    def to_json(self) -> str:
+        return json.dumps(attrs.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialDigests:
+        """Decode the trial that a peer sent; raises `WireError` for anything else."""
+        try:
+            found = json.loads(text)
+            norms = tuple(math.nan if norm is None else norm for norm in found["norms"])
+            loss = math.nan if found["loss"] is None else found["loss"]  # as records have it
+            return cls(**{**found, "norms": norms, "loss": loss})
+        except (TypeError, ValueError, KeyError, RecursionError) as e:
+            why = str(e.args[0] if e.args else e)
+            raise WireError(f"no trial in the answer to OpenRun: {why}"[:300]) from e
+
+    def differences(self, other: TrialDigests, *, exact: bool, local: bool) -> list[str]:
+        """Name the differences between this trial and a server's, for users.
+
+        `exact` demands equal bits of the gradient; otherwise it may differ by `TOLERANCE`.
+        With `local` data only the parts that do not depend on the data are compared.
+        """
+        found = []
+        if self.classes != other.classes:
+            found.append("the number of classes or the shape of an example")
+        if local:
+            return found
+        if self.normalisation != other.normalisation:
+            found.append("the normalisation of inputs")
+        if self.shards != other.shards:
+            found.append("the partition's shards")
+        alike = self.gradient == other.gradient if exact else self._near(other)
+        if not alike and not found:
+            found.append("a gradient of the model on the same examples")
+        return found
+
+    def _near(self, other: TrialDigests) -> bool:
+        return nearly_equal((self.loss, self.norms), (other.loss, other.norms), 1e-30)
+
+
+@frozen(eq=False)
+class GradientDigests:
+    """Digests of a gradient, whose memory is not kept."""
+
+    digests: tuple[Any, ...]  # cheap, equal for equal bits
+    loss: float
+    norms: tuple[float, ...]  # of its stretches
+    sha256: str
+
+    @classmethod
+    def of(cls, pieces: Sequence[Tensor], loss: float, *, sha256: bool) -> GradientDigests:
+        """Return digests of the flat `pieces`; the SHA-256 only if it is asked for."""
+        step = -(-len(pieces) // _STRETCHES)
+        parts = [pieces[i : i + step] for i in range(0, len(pieces), step)]
+        return cls(
+            (loss.hex(), *map(tensor_digest, pieces)),
+            loss,
+            tuple(math.hypot(*map(norm_of, part)) for part in parts),
+            sha256_of(*pieces) if sha256 else "",
+        )
+
+    @property
+    def finite(self) -> bool:
+        return all(map(math.isfinite, (self.loss, *self.norms)))
+
+
+def trial_digests(gradient: GradientDigests, data: Dataset, shards: Sequence[Any]) -> TrialDigests:
+    """Return the digests of this process."""
+    numbers = hashlib.sha256()
+    for shard in shards:
+        numbers.update(f"{len(shard)}:".encode() + shard.astype("<i8").tobytes())
+    classes = repr((data.classes, data.shape)).encode()
+    return TrialDigests(
+        shards=numbers.hexdigest(),
+        classes=hashlib.sha256(classes).hexdigest(),
+        normalisation=sha256_of(torch.tensor(data.mean), torch.tensor(data.std)),
+        gradient=gradient.sha256,
+        loss=gradient.loss,
+        norms=gradient.norms,
+    )
