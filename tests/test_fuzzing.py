@@ -107,9 +107,9 @@ class VirtualTests(SynchronousTestCase):
         """One that one bad server at the start keeps from beginning at all."""
 
         async def wrong(self: Any, jobs: Any) -> None:
-            self.least, least = None, self.least
+            self.quorum, quorum = None, self.quorum
             await right(self, jobs)
-            self.least = least
+            self.quorum = quorum
 
         right = Startup._run_all
         self.patch(Startup, "_run_all", wrong)
@@ -119,7 +119,7 @@ class VirtualTests(SynchronousTestCase):
 
     def test_a_trusting_server_is_found(self) -> None:
         """One that answers whoever has not said Hello."""
-        self.patch(Session, "_after_hello", lambda self, responder: responder)
+        self.patch(Session, "check_command", lambda self, request: None)
         self.assertIn("before Hello", " ".join(self.fuzz(server_in_memory, 300).wrong))
 
     def test_a_silent_server_is_found(self) -> None:
