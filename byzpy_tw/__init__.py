@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Context": "byzpy_tw.seeds",
     "ByzpyTwError": "byzpy_tw.errors",
-    "Result": "byzpy_tw.records.result",
+    "Result": "byzpy_tw.report.result",
     "RunConfig": "byzpy_tw.config.run",
     "Registration": "byzpy_tw.plugins.hookspecs",
     "hookimpl": "byzpy_tw.plugins.hookspecs",

@@ -1,4 +1,4 @@
-"""``python -m byzpy_tw``: what is not a run."""
+"""``python -m byzpy_tw``: all commands but the run itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from byzpy_tw.cli import (
     sweep,
     verify,
 )
-from byzpy_tw.console import run_command
+from byzpy_tw.console import print_error, run_command
 
 COMMANDS = {
     "plugins": plugins,
@@ -27,21 +27,26 @@ COMMANDS = {
     "report": report,
     "conformance": conformance,
     "explain": explain,
-    "lab": sweep,
+    "sweep": sweep,
     "new-plugin": new_plugin,
     "verify": verify,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code."""
+    """Run the command; return its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     return run_command(lambda: _run(words))
 
 
 def _run(words: list[str]) -> int:
+    if words[:1] == ["lab"]:
+        print_error(
+            "byzpy_tw: warning: 'lab' is called 'sweep' now; 'lab' goes in the next release"
+        )
+        words = ["sweep", "--out", "runs/lab", *words[1:]]
     own = getattr(COMMANDS.get(words[0]), "main", None) if words else None
-    if own is not None:  # it reads its words itself
+    if own is not None:  # it parses its own words
         return own(words[1:])
     parser = argparse.ArgumentParser(prog="python -m byzpy_tw", description=__doc__)
     parser.add_argument("--version", action="version", version=f"byzpy_tw {byzpy_tw.__version__}")

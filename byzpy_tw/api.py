@@ -16,8 +16,8 @@ its parent does; a plugin has to be an installed distribution, as on the command
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -36,9 +36,9 @@ from byzpy_tw.config.run import LOCATIONS, RunConfig, make_run_dir
 from byzpy_tw.config.toml import drop_run_dir, options_to_toml, read_options
 from byzpy_tw.config.unused import drop_unused
 from byzpy_tw.config.validators import flag
-from byzpy_tw.console import say
+from byzpy_tw.console import ERROR_FILE, say
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, error_from_code
-from byzpy_tw.records.result import Result
+from byzpy_tw.report.result import Result
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -46,9 +46,8 @@ if TYPE_CHECKING:
     from byzpy_tw.plugins import Registry
 
 Config = RunConfig | str | PathLike[str]
-Show = Callable[[str], object]
+Show = Callable[[str], Any]
 
-_ERROR = re.compile(r"byzpy_tw: error: ([A-Z_]+): (.*)")
 _LAST_LINES = 40  # that are kept, for an error message
 
 
@@ -61,16 +60,16 @@ def run(
     show: Show | None = print,
     **options: Any,
 ) -> Result:
-    """Train, and return what came of it; waits for the end.
+    """Train, and return the result; waits for the end.
 
     `config` is a `RunConfig` or the path of a TOML file; `options` are those of the
     command line, with underscores, and go before it: ``run(dataset="mnist5k", rounds=20)``.
-    Where they name no place, the nodes live in the run's process (``in_process=True``).
+    Where they name no servers, the nodes live in the run's process (``in_process=True``).
     With `resume`, a run's folder, that run goes on, and options replace its own as with
     ``--resume``.  Each line that the command would print is handed to `show`.
 
-    Raises `ConfigError` for what makes no sense, and whatever error ended the run early
-    (`BudgetExceeded` and `Diverged`, say; `RunFailed` where its process was stopped or
+    Raises `ConfigError` for bad options, and the error that ended the run early
+    (such as `BudgetExceeded` and `Diverged`; `RunFailed` where its process was stopped or
     killed).  Without `check`, a run that was begun and ended early is returned too: see the
     result's ``status`` and ``error``.  Ctrl-C ends the run in order, with a checkpoint.
     """
@@ -79,7 +78,7 @@ def run(
     if resume is not None:
         path = expand_home(resume)
     else:
-        asked = drop_unused(RunConfig(**given), _judge(given, beneath), beneath)
+        asked = drop_unused(RunConfig(**given), _registry_for_q(given, beneath), beneath)
         fresh = asked.run_dir is None
         path = make_run_dir(asked) if asked.run_dir is None else expand_home(asked.run_dir)
         given = {**_values(asked), "run_dir": str(path)}
@@ -90,13 +89,13 @@ def run(
             words = {name: value for name, value in given.items() if _is_no_text(value)}
             rest = {name: value for name, value in given.items() if name not in words}
             file.write_text(options_to_toml(rest), encoding="utf-8")
-            again = [f"{flag(name)}={value}" for name, value in words.items()]
-            again += [] if resume is None else ["--resume", str(path)]
-            code, lines = _followed(["--config", str(file), *again], _lasting(show), path)
+            arguments = ["--config", str(file), *(f"{flag(k)}={v}" for k, v in words.items())]
+            arguments += [] if resume is None else ["--resume", str(path)]
+            error = _run_child(arguments, Path(folder) / "error.json", _tolerant(show), path)
     finally:
         if fresh and not any(path.iterdir()):
             path.rmdir()  # nothing was begun
-    return _outcome(path, _error(code, lines), check)
+    return _result(path, error, check)
 
 
 def run_async(
@@ -117,10 +116,10 @@ def run_async(
     """
     from twisted.internet.defer import Deferred
 
-    return Deferred.fromCoroutine(_conducted(config, reactor, resume, check, show, options))
+    return Deferred.fromCoroutine(_run_here(config, reactor, resume, check, show, options))
 
 
-async def _conducted(
+async def _run_here(
     config: Config | None,
     reactor: Any,
     resume: str | PathLike[str] | None,
@@ -130,13 +129,13 @@ async def _conducted(
 ) -> Result:
     if reactor is None:
         from twisted.internet import reactor
-    _turning(reactor)
+    _check_loop(reactor)
     from byzpy_tw.plugins.shorthand import registry
     from byzpy_tw.records.resume import read_disabled_plugins
     from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
 
     given, beneath = _options(config, resume, options)
-    tell = _lasting(show) or _nowhere
+    tell = _tolerant(show) or (lambda line: None)
     disabled = given.get("disable_plugin")
     if resume is None:
         run = prepare_run(RunConfig(**given), registry(disabled or ()), beneath)
@@ -148,12 +147,11 @@ async def _conducted(
             return Result.read(folder)
         run = found
     ended = await run_prepared(reactor, run, tell)
-    return _outcome(run.directory.path, ended.error, check)
+    return _result(run.directory.path, ended.error, check)
 
 
-def _turning(reactor: Any) -> None:
-    """`ConfigError` in an asyncio loop that `reactor` does not turn with: nothing would
-    ever happen."""
+def _check_loop(reactor: Any) -> None:
+    """Raise `ConfigError` in an asyncio loop that does not run `reactor`: the run would hang."""
     import asyncio
 
     try:
@@ -171,19 +169,15 @@ def _is_no_text(value: Any) -> bool:
     return isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def _lasting(show: Show | None) -> Show | None:
-    """Return `show`, or in place of `print` what does not fail where nothing can be printed."""
+def _tolerant(show: Show | None) -> Show | None:
+    """Return `show`, or for `print` a function that does not fail on a closed or full stream."""
     return say if show is print else show
-
-
-def _nowhere(line: str) -> None:
-    pass
 
 
 def _options(
     config: Config | None, resume: str | PathLike[str] | None, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    """The options that were given, in every way, and which are only the configuration's."""
+    """Return all options, and the names of those that only the configuration gives."""
     given = {}
     for key, value in options.items():
         name = find_option(key).name
@@ -208,10 +202,10 @@ def _options(
     return chosen, frozenset(chosen) - set(given)
 
 
-def _judge(given: Mapping[str, Any], beneath: frozenset[str]) -> Registry | None:
-    """Names, where only they can tell whether a q of the configuration is still of use.
+def _registry_for_q(given: Mapping[str, Any], beneath: frozenset[str]) -> Registry | None:
+    """Return the registry where it decides whether the configuration's q is still used.
 
-    Otherwise the run's own process tells, and this one is spared of importing torch.
+    Otherwise the run's own process decides, and this one need not import torch.
     """
     rules = {"aggregator", "pre_aggregator"} & (set(given) - beneath)
     if "q" not in beneath or given["q"] is None or not rules:
@@ -225,15 +219,23 @@ def _values(config: RunConfig) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in attrs.fields(RunConfig)}
 
 
-def _followed(arguments: list[str], show: Show | None, path: Path) -> tuple[int, list[str]]:
-    """The trainer with `arguments`, to its end: its exit code, and its last lines."""
+def _run_child(
+    arguments: list[str], error_file: Path, show: Show | None, path: Path
+) -> ByzpyTwError | None:
+    """Run the trainer with `arguments` in a process to its end; return its error."""
     lines: deque[str] = deque(maxlen=_LAST_LINES)
+    modules = [os.path.abspath(place) for place in sys.path]  # '' is the current directory
+    environment = {
+        "PYTHONPATH": os.pathsep.join(modules),  # the child finds the modules of this process
+        "PYTHONIOENCODING": "utf-8",
+        ERROR_FILE: str(error_file),
+    }
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "byzpy_tw.train", "--until-eof", *arguments],
         stdin=subprocess.PIPE,  # nothing is written: it ends when this process does
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **_surroundings()},
+        env={**os.environ, **environment},
         encoding="utf-8",
         errors="replace",
         # Ctrl-C in a terminal reaches every process of it, and twice means: at once.
@@ -243,19 +245,20 @@ def _followed(arguments: list[str], show: Show | None, path: Path) -> tuple[int,
         try:
             for line in child.stdout:
                 lines.append(line.rstrip("\n"))
-                if show is not None and not _ERROR.match(line):
+                if show is not None:
                     show(lines[-1])
             child.wait()
         except BaseException as e:  # Ctrl-C, or `show` raised
-            _stopped(child, show if isinstance(e, KeyboardInterrupt) else None)
+            _stop_child(child, show if isinstance(e, KeyboardInterrupt) else None)
             if isinstance(e, KeyboardInterrupt):
                 e.add_note(f"to go on with the run: byzpy_tw.run(resume={str(path)!r})")
             raise
-    return child.returncode, list(lines)
+    reported = error_file.read_text("utf-8") if error_file.exists() else ""
+    return _child_error(child.returncode, list(lines), reported)
 
 
-def _stopped(child: subprocess.Popen[str], show: Show | None) -> None:
-    """End `child` in order; at once if there is a second Ctrl-C."""
+def _stop_child(child: subprocess.Popen[str], show: Show | None) -> None:
+    """End `child` in order; at once on a second Ctrl-C."""
     assert child.stdout is not None
     child.send_signal(signal.SIGINT)
     try:
@@ -268,32 +271,25 @@ def _stopped(child: subprocess.Popen[str], show: Show | None) -> None:
         raise
 
 
-def _surroundings() -> dict[str, str]:
-    """What makes the child find the modules that this process finds."""
-    places = [os.path.abspath(place) for place in sys.path]  # '' is the current directory
-    return {"PYTHONPATH": os.pathsep.join(places), "PYTHONIOENCODING": "utf-8"}
-
-
-def _error(code: int, lines: list[str]) -> ByzpyTwError | None:
-    """What a process that ended with `code` and `lines` says went wrong, if anything."""
+def _child_error(code: int, lines: list[str], reported: str) -> ByzpyTwError | None:
+    """Return the error of a process from its exit code, last lines and error file."""
     if code == 0:
         return None
-    told = [found for line in lines if (found := _ERROR.fullmatch(line))]
-    if told and 0 < code < 128:
-        return error_from_code(*told[-1].groups())
+    if reported and 0 < code < 128:
+        return error_from_code(*json.loads(reported))
     number = -code if code < 0 else code - 128
     try:
         how = f"was stopped by {signal.Signals(number).name}"
     except ValueError:
         how = f"ended with exit code {code}; its last line: {lines[-1] if lines else 'none'}"
     error = RunFailed(f"the run's process {how}")
-    if code == 1:  # a bug, and a traceback: whoever mends it needs all of it
+    if code == 1:  # a bug: all of its traceback is needed
         error.add_note("\n".join(lines))
     return error
 
 
-def _outcome(path: Path, error: ByzpyTwError | None, check: bool) -> Result:
-    """The result in `path` of a run that ended with `error`, or `error` itself."""
+def _result(path: Path, error: ByzpyTwError | None, check: bool) -> Result:
+    """Return the result in `path` of a run that ended with `error`, or raise `error`."""
     if error is None:
         return Result.read(path)
     try:

@@ -134,6 +134,14 @@ def _write(stream: IO[str] | None, text: str) -> None:
         pass  # a terminal that is gone is no reason to end a run
 
 
+def is_terminal(stream: Any) -> bool:
+    """Return whether `stream` is an open terminal."""
+    try:
+        return stream.isatty()
+    except (AttributeError, OSError, ValueError):  # there is none, or it is closed
+        return False
+
+
 class _Tolerant:
     """A stream for rich that `_write` writes to."""
 

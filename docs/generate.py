@@ -32,7 +32,7 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.plugins import KINDS, hookspecs, load
 from byzpy_tw.plugins.registry import Entry
 from byzpy_tw.protocol.wire_errors import WIRE_ERRORS
-from byzpy_tw.records import fields
+from byzpy_tw.records import schema
 
 NOTE = "<!-- Written by docs/generate.py: change the code that it reads, then run it. -->\n"
 
@@ -66,7 +66,7 @@ def pages() -> dict[str, str]:
         "errors.md": error_codes(errors.errors_by_code(), errors.EXIT_CODES),
         "hooks.md": hooks(hookspecs),
         "names.md": names(load(only=()).entries()),
-        "files.md": files(fields.FILES, fields.ENTRIES),
+        "files.md": files(schema.FILES, schema.FIELDS),
     }
     return {name: f"{NOTE}\n{text.rstrip()}\n" for name, text in made.items()}
 
@@ -332,8 +332,8 @@ def _about(factory: Any) -> str:
 # -- files --------------------------------------------------------------------
 
 
-def files(found: Mapping[str, str], entries: Mapping[str, Mapping[str, str]]) -> str:
-    """Describe the files in a run's folder."""
+def files(found: Mapping[str, str], entries: Mapping[str, Mapping[str, schema.Field]]) -> str:
+    """Return the page about a run's folder."""
     lines = [
         "# Files of a run",
         "",
@@ -342,10 +342,16 @@ def files(found: Mapping[str, str], entries: Mapping[str, Mapping[str, str]]) ->
         "",
         *_table(("file", "what it holds"), [(f"`{n}`", text) for n, text in found.items()]),
     ]
-    for name, meanings in entries.items():
+    for name, fields in entries.items():
         lines += ["", f"## {name}", ""]
-        lines += _table(("entry", "meaning"), [(f"`{n}`", t) for n, t in meanings.items()])
+        lines += _table(("entry", "meaning"), map(_entry, fields.values()))
     return "\n".join([*lines, ""])
+
+
+def _entry(field: schema.Field) -> tuple[str, str]:
+    unit = f", {field.unit}" if field.unit else ""
+    when = f"; only {field.when}" if field.when else ""
+    return f"`{field.name}`{unit}", f"{field.meaning}{when}"
 
 
 # -- Markdown -----------------------------------------------------------------

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.test_layers import BESIDE, LAYERS, imports, modules, top
+from tests.test_layers import LAYERS, imports, modules, top
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "explanation" / "architecture.md"
 BLOCK = re.compile(r"(?<=```mermaid\n).*?(?=```)", re.DOTALL)
@@ -47,7 +47,7 @@ def dependencies() -> set[Edge]:
 
 def reduced(edges: set[Edge]) -> set[Edge]:
     """Leave out what follows from the rest: an import of B where something imported has B."""
-    down = {(a, b) for a, b in edges if LAYERS[b] < LAYERS[a] and (a, b) not in BESIDE}
+    down = {(a, b) for a, b in edges if LAYERS[b] < LAYERS[a]}
 
     def reachable(name: str) -> set[str]:
         below = {b for a, b in down if a == name}
@@ -72,8 +72,6 @@ def _lines() -> Iterator[str]:
     order = [name for _, names in GROUPS for name in names]
     for a, b in sorted(reduced(edges), key=lambda edge: (*map(order.index, edge),)):
         yield f"    {a.strip('_')} --> {b.strip('_')}"
-    for a, b in sorted(edges & BESIDE):
-        yield f"    {a.strip('_')} -.-> {b.strip('_')}"
 
 
 def main() -> None:

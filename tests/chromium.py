@@ -83,7 +83,7 @@ class Browser:
         self.wait_for("location.href !== 'about:blank' && document.readyState === 'complete'")
 
     def evaluate(self, expression: str) -> Any:
-        """Return the value of a JavaScript expression."""
+        """Return the value of a JavaScript `expression`."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         if "exceptionDetails" in answer:
             raise AssertionError(f"{expression}: {answer['exceptionDetails']}")

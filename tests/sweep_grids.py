@@ -1,4 +1,4 @@
-"""Grids and outcomes for tests of the lab, made by hand: nothing is run."""
+"""Grids and outcomes for tests of sweeps, made by hand: nothing is run."""
 
 from __future__ import annotations
 

@@ -278,13 +278,13 @@ class GeometricMedianTests(SynchronousTestCase):
     def test_a_row_that_is_the_minimum_takes_no_steps(self) -> None:
         """Also where float32 rounds the place of that row a little."""
         places: list[int] = []
-        place = _Space.place
+        place = _Space.point
 
         def counted(space: _Space, at: np.ndarray) -> Any:
             places[-1] += 1
             return place(space, at)
 
-        self.patch(_Space, "place", counted)
+        self.patch(_Space, "point", counted)
         for seed in (158, 186, 572, 904, 1118):
             x = np.random.default_rng(seed).normal(size=(18, 10))
             x[-1] = x[:-1].mean(axis=0)
@@ -316,7 +316,7 @@ class GeometricMedianTests(SynchronousTestCase):
     def test_what_cannot_be_solved(self) -> None:
         """A singular system has no answer, and raises nothing."""
         for n in (3, FEW + 1):
-            self.assertIsNone(geometric_median._solved(np.zeros((n, n)), np.ones(n)))
+            self.assertIsNone(geometric_median._solve(np.zeros((n, n)), np.ones(n)))
 
     def test_few_steps_are_weiszfelds(self) -> None:
         """``max_iter`` steps from zero are plain smoothed steps."""

@@ -1,22 +1,32 @@
-"""Failed calls of an attack are counted and told."""
+"""Count and report the failed calls of an attack."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.records.attack_calls import AttackCalls
 from byzpy_tw.records.schema import find_result_error
+from byzpy_tw.records.summary import RoundCounts
+
+
+def record(refused: list[dict[str, Any]]) -> dict[str, Any]:
+    """A round in which nothing but `refused` matters."""
+    return {
+        "seconds": 1.0, "phases": {}, "selected": None, "excluded": [], "refused": refused,
+        "parameters_sha256": "0" * 64,
+    }  # fmt: skip
 
 
 class CallsTests(SynchronousTestCase):
     """Records, counted."""
 
-    def calls(self, *reasons: str | None) -> AttackCalls:
+    def calls(self, *reasons: str | None) -> RoundCounts:
         """The calls of a run with one honest node and one Byzantine one, refused for `reasons`."""
-        calls = AttackCalls(1, 1)
+        calls = RoundCounts(1, 1)
         for reason in reasons:
             refused = [{"node": 1, "reason": reason, "detail": "why"}] if reason else []
-            calls.add({"refused": refused})
+            calls.add(record(refused))
         return calls
 
     def test_what_is_total(self) -> None:
@@ -27,20 +37,20 @@ class CallsTests(SynchronousTestCase):
             (["failed", "late"], False),
             (["probation", "failed", "malformed"], False),
         ):
-            failures = self.calls(*reasons).failures
+            failures = self.calls(*reasons).attack_failures
             assert failures is not None
-            self.assertEqual(failures.total, total, reasons)
+            self.assertEqual(failures.all_failed, total, reasons)
         for reasons in (["late", "stale"], ["probation", None], []):
-            self.assertIsNone(self.calls(*reasons).failures)
+            self.assertIsNone(self.calls(*reasons).attack_failures)
 
     def test_honest_nodes_are_not_counted(self) -> None:
         """A record that explains nothing has words all the same."""
-        calls = AttackCalls(1, 1)
-        calls.add({"refused": [{"node": 0, "reason": "failed"}]})
-        self.assertIsNone(calls.failures)
-        calls.add({"refused": [{"node": 1, "reason": "failed"}]})
-        assert calls.failures is not None
-        self.assertEqual(calls.failures.first, "round 1, node 1: no further details")
+        calls = RoundCounts(1, 1)
+        calls.add(record([{"node": 0, "reason": "failed"}]))
+        self.assertIsNone(calls.attack_failures)
+        calls.add(record([{"node": 1, "reason": "failed"}]))
+        assert calls.attack_failures is not None
+        self.assertEqual(calls.attack_failures.first, "round 1, node 1: no further details")
 
     def test_entries_that_cannot_be(self) -> None:
         """Entries that somebody's hand wrote into result.json are told."""

@@ -8,6 +8,7 @@ import json
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.__main__ import main
 from byzpy_tw.attacks.simple import Empire
-from byzpy_tw.cli.doctor import _configured, lines
+from byzpy_tw.cli.doctor import lines, load_config
+from byzpy_tw.cli.train import parse_invocation
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.datasets.synthetic import synthetic
@@ -117,7 +119,7 @@ class ServersTests(DoctorCase):
             self.assertEqual(server["environment"]["plugins"]["byzpy-tw-odd"], "0")
             self.assertEqual(server["data_digest"], doctor.to_plain()["here"]["data_digest"])
         text = "\n".join(lines(doctor))
-        self.assertIn(f"{hosts[0]}: well; nodes 0, 2; round trip ", text)
+        self.assertIn(f"{hosts[0]}: ok; nodes 0, 2; round trip ", text)
         self.assertTrue(text.endswith("a run would start"))
 
     async def test_each_trouble(self) -> None:
@@ -142,9 +144,9 @@ class ServersTests(DoctorCase):
             (nobody, "SERVER_UNREACHABLE", "refused", "twistd -n byzpy-server"),
         )
         text = "\n".join(lines(doctor))
-        self.assertEqual(text.count(": well; "), 2)
-        self.assertEqual(text.count("NOT WELL"), 5)
-        self.assertTrue(text.endswith("a run would not start: 5 troubles"))
+        self.assertEqual(text.count(": ok; "), 2)
+        self.assertEqual(text.count("FAIL"), 5)
+        self.assertTrue(text.endswith("a run would not start: 5 errors"))
 
     async def test_enough_servers(self) -> None:
         """With --min-servers, what is wrong with the others is a warning."""
@@ -243,19 +245,22 @@ class BudgetTests(SynchronousTestCase):
 
 
 class CommandTests(SynchronousTestCase):
+    def load(self, words: list[str]) -> tuple[RunConfig, Path | None]:
+        return load_config(parse_invocation(words))
+
     def test_train_s_command_line(self) -> None:
         """The words of a run do; where they name no place, it is this process."""
-        config, resumed = _configured(["--remote-hosts", "tcp://a:1", "--f", "0"])
+        config, resumed = self.load(["--remote-hosts", "tcp://a:1", "--f", "0"])
         self.assertEqual((config.remote_hosts, config.f, resumed), (("tcp://a:1",), 0, None))
-        self.assertTrue(_configured(["--aggregator", "median"])[0].in_process)
+        self.assertTrue(self.load(["--aggregator", "median"])[0].in_process)
 
     def test_a_file_of_options(self) -> None:
         """--config does too, with or without a place in it."""
         path = folder(self) / "run.toml"
         path.write_text("rounds = 7\nlocal = 2\n")
-        self.assertEqual(_configured(["--config", str(path)])[0].local, 2)
+        self.assertEqual(self.load(["--config", str(path)])[0].local, 2)
         path.write_text("rounds = 7\n")
-        config = _configured(["--config", str(path), "--lr", "0.5"])[0]
+        config = self.load(["--config", str(path), "--lr", "0.5"])[0]
         self.assertEqual((config.rounds, config.lr, config.in_process), (7, 0.5, True))
 
     def test_resume(self) -> None:
@@ -263,7 +268,7 @@ class CommandTests(SynchronousTestCase):
         path = folder(self)
         saved = RunConfig(in_process=True, lr=0.25).to_dict()
         (path / "config.json").write_text(json.dumps({"config": saved}))
-        config, resumed = _configured(["--resume", str(path), "--local", "2"])
+        config, resumed = self.load(["--resume", str(path), "--local", "2"])
         self.assertEqual((config.lr, config.local, resumed), (0.25, 2, path))
 
     def test_mistakes(self) -> None:

@@ -10,6 +10,7 @@ from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
 import byzpy_tw
+from byzpy_tw.audit.consistency import compare_with_result
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
     AttackFailed,
@@ -20,12 +21,11 @@ from byzpy_tw.errors import (
     Diverged,
 )
 from byzpy_tw.output.jsonl import JsonLines
-from byzpy_tw.records.recorded_run import compare_with_result
-from byzpy_tw.records.recorded_run import read as read_left
-from byzpy_tw.records.result import Result
+from byzpy_tw.records.folder import read_run
 from byzpy_tw.records.schema import find_result_error
 from byzpy_tw.report.csv_table import write_csv
 from byzpy_tw.report.load import read as read_story
+from byzpy_tw.report.result import Result
 from byzpy_tw.trainer.run import RunOutcome, prepare_resume, prepare_run, run_prepared
 from tests.distributions import on_path, write
 from tests.failing_plugins import Attack, heard, names
@@ -93,7 +93,7 @@ class CauseTests(RunCase):
         [logged] = self.flushLoggedErrors(ArithmeticError)
         self.assertIn("in forward", logged.getTraceback())
         self.assertEqual(find_result_error(self.result), "")
-        self.assertEqual(list(compare_with_result(read_left(self.path))), [])
+        self.assertEqual(list(compare_with_result(read_run(self.path))), [])
 
     async def test_more_attackers_than_the_budget(self) -> None:
         """Where their attack raises, that is what is to be mended."""
@@ -145,7 +145,7 @@ class AttackTests(RunCase):
             self.assertTrue(failures.pop("first").startswith("round 0, node 4: "))
             self.assertEqual(failures, {"failed": 6, "probation": 14, "of": 20})
             self.assertEqual(find_result_error(result), "")
-            self.assertEqual(list(compare_with_result(read_left(self.path))), [])
+            self.assertEqual(list(compare_with_result(read_run(self.path))), [])
             said = read_story(self.path).conclusion
             self.assertTrue(said[0].startswith("The attack failed in 6 of 20 calls (14 more"))
             self.assertEqual(said[1], "Nothing can be concluded about median.")

@@ -17,9 +17,9 @@ from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.server_client import RemoteServer
-from byzpy_tw.trainer.server_interface import Opened, Server
+from byzpy_tw.trainer.server_interface import AttackInput, Opened, Server
+from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.environment import Environment, environment
-from byzpy_tw.workers.host import build
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 SPEC = RunSpec(
@@ -98,7 +98,9 @@ class ServerContract:
         """Byzantine nodes are asked apart, with what their attack is shown."""
         self.begin(0)
         shown = {"mean": torch.ones(self.dimension)}
-        self.assertEqual(dict(self.successResultOf(self.server.attack(0, [3], 3, shown, {}))), {})
+        self.assertEqual(
+            dict(self.successResultOf(self.server.attack(0, [3], AttackInput(3, shown, {})))), {}
+        )
         self.assertEqual([h.index for h in self.sink.headers], [3])
 
     def test_vectors_that_nobody_takes(self) -> None:
@@ -143,7 +145,7 @@ class InProcessServerTests(ServerContract, SynchronousTestCase):
     dimension = 50  # 4 features, 10 classes
 
     def make(self) -> InProcessServer:
-        built = build(SPEC, REGISTRY, data_root=Path("/nonexistent"))
+        built = build_host(SPEC, REGISTRY, data_root=Path("/nonexistent"))
         here = environment(REGISTRY, probe="p", device="cpu", threads=1)
         pool = HandCrankedPool(eager=True)
         return InProcessServer(

@@ -48,11 +48,6 @@ ORDER = (
 LAYERS = {name: level for level, names in enumerate(ORDER) for name in names}
 KERNELS, AUDIT = LAYERS["kernels"], LAYERS["audit"]
 
-# Imports that point up or beside all the same, each with its reason.
-BESIDE = {
-    ("records", "report"),  # a Result shows itself in a notebook
-}
-
 Import = tuple[str, int]  # a dotted name, and the line
 
 
@@ -119,8 +114,7 @@ def upward(name: str, tree: ast.AST) -> list[str]:
         if there is None or there == here:
             continue
         down = LAYERS[there] < LAYERS[here]
-        # Reading the version is no dependency; nor is one on a named neighbour.
-        if not down and there != "" and (here, there) not in BESIDE:
+        if not down and there != "":  # reading the version is no dependency
             broken.append(f"byzpy_tw.{name}:{line} imports {dotted}")
     return broken
 

@@ -211,4 +211,4 @@ class RealTests(TestCase):
             text=True, timeout=PATIENCE, cwd=folder(self), env=environment(),
         )  # fmt: skip
         self.assertEqual(told.returncode, 1)
-        self.assertIn(f"trouble: {line}", told.stdout.splitlines())
+        self.assertIn(f"error: {line}", told.stdout.splitlines())

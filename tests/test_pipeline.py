@@ -23,6 +23,8 @@ from byzpy_tw.aggregators import (
 )
 from byzpy_tw.errors import BadRuleOutput, TooManyByzantine, TooManyRefused
 from byzpy_tw.kernels import Gram
+from byzpy_tw.plugins import load
+from byzpy_tw.plugins.pipelines import NamedPipeline, budget_of
 from byzpy_tw.preaggregators import ARC, NNM, Bucketing, Clipping
 from byzpy_tw.seeds import Context
 
@@ -232,3 +234,25 @@ class StateTests(SynchronousTestCase):
         for rule in (CenteredClipping(), ClippedClustering()):
             chain = Pipeline(aggregator=rule)
             self.assertTrue(torch.equal(chain(ROWS), chain(ROWS)))
+
+
+class NamedPipelineTests(SynchronousTestCase):
+    """Pipelines by name, parsed once and built for each budget."""
+
+    def test_budget_is_lowered_and_never_raised(self) -> None:
+        """A rule's own f holds where it is smaller than the budget."""
+        named = NamedPipeline.parse("clipping:c=3 | nnm:f=3 | krum:f=1")
+        self.assertEqual([budget_of(rule) for _, rule in named.stages], [None, 3, 1])
+        lowered = named.with_budget(2)
+        self.assertEqual([budget_of(rule) for _, rule in lowered.stages], [None, 2, 1])
+        chain = lowered.build(load(only=()), f=2)
+        self.assertEqual(
+            chain, Pipeline(pre=(Clipping(f=2, c=3.0), NNM(f=2)), aggregator=Krum(f=1))
+        )
+
+    def test_what_is_no_budget(self) -> None:
+        """The registry refuses an f that is no whole number, not the parser."""
+        for text in ("krum:f=x", "krum:f=1.5", "krum:f=nan", "krum:f=1e400"):
+            [(_, rule)] = NamedPipeline.parse(text).stages
+            self.assertIsNone(budget_of(rule), text)
+            self.assertEqual(NamedPipeline((), rule).with_budget(1).aggregator, rule)

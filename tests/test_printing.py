@@ -211,8 +211,8 @@ class SayTests(SynchronousTestCase):
 
     def test_print_from_python(self) -> None:
         """The default of `byzpy_tw.run` prints as much as can be; another's errors stay."""
-        from byzpy_tw.api import _lasting
+        from byzpy_tw.api import _tolerant
 
-        self.assertIs(_lasting(print), console.say)
-        self.assertIs(_lasting(Path), Path)
-        self.assertIsNone(_lasting(None))
+        self.assertIs(_tolerant(print), console.say)
+        self.assertIs(_tolerant(Path), Path)
+        self.assertIsNone(_tolerant(None))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.cli.sweep import options as lab_options
+from byzpy_tw.cli.sweep import options as sweep_options
 from byzpy_tw.cli.train import parse_invocation, parser
 from byzpy_tw.tap import Options
 from tests.support import PATIENCE, TWISTD, Process, environment, folder
@@ -102,10 +102,10 @@ class TextTests(SynchronousTestCase):
         self.assertLessEqual(len(README.splitlines()), 120)
 
     def test_options_exist(self) -> None:
-        """Each option that the README names is the trainer's, the server's or the lab's."""
-        lab = argparse.ArgumentParser()
-        lab_options(lab)
-        known = parser().format_help() + str(Options()) + lab.format_help()
+        """Each option that the README names is the trainer's, the server's or the sweep's."""
+        sweep = argparse.ArgumentParser()
+        sweep_options(sweep)
+        known = parser().format_help() + str(Options()) + sweep.format_help()
         elsewhere = {"--pidfile", "--logfile", "--help", "--server"}
         for option in set(re.findall(r"--[a-z][a-z-]+", README)) - elsewhere:
             self.assertIn(option, known, option)

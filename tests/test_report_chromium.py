@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.records.result import Result
 from byzpy_tw.report.page import render_report
+from byzpy_tw.report.result import Result
 from byzpy_tw.sweep.page import page
 from tests.chromium import MISSING, Browser
 from tests.recorded_runs import HTML, run_report
@@ -214,8 +214,12 @@ class LivePageTests(SynchronousTestCase):
         browser = Browser.start(self)
         browser.open_page(url)
         rounds = "Number(document.querySelector('.tile .value')?.textContent || 0)"
-        first = browser.wait_for(rounds)
+        browser.wait_for(f"{rounds} > 10")
+        browser.mouse('[data-part="loss"] .u-over', (0.1, 0.5), (0.3, 0.5), (0.5, 0.5), drag=True)
+        first = browser.evaluate(rounds)
         browser.wait_for(f"{rounds} > {first}")
+        reset = "document.querySelector('[data-part=\"loss\"] .reset').hidden"
+        self.assertIs(browser.evaluate(reset), False)  # as before the new figures
         states = "document.querySelector('[data-node=\"{}\"]').dataset.states"
         browser.wait_for(f"/^r+p/.test({states.format(3)})")  # refused, then on probation
         self.assertNotRegex(browser.evaluate(states.format(0)), "[rp]")
@@ -229,7 +233,16 @@ class LivePageTests(SynchronousTestCase):
         self.assertIn(HTML, browser.evaluate("document.querySelector('h1').textContent"))
         metrics = urllib.request.urlopen(url + "metrics", timeout=30).read().decode()
         self.assertIn(f'byzpy_tw_server_up{{server="{addresses[1]}"}} 0.0', metrics)
-        screenshot(browser, "live")
+        for width in (1280, 390):
+            for dark in (False, True):
+                browser.open_page(url, width, dark=dark)
+                browser.wait_for(rounds)
+                self.assertEqual(browser.evaluate(PAINTED), [True] * 3)
+                self.assertLessEqual(
+                    browser.evaluate("document.documentElement.scrollWidth"), width
+                )
+                screenshot(browser, f"live-{width}-{'dark' if dark else 'light'}")
+        self.assertEqual([each for each in browser.requests if not each.startswith(url)], [])
 
         trainer.signal(signal.SIGINT)
         browser.wait_for("document.querySelector('.pill')?.textContent === 'interrupted'")

@@ -103,7 +103,7 @@ class ReportCommandTests(Command):
         """Each is one line, and nothing is written."""
         path = self.begin("a")
         for words, expected in (
-            (["nowhere"], "nowhere holds no run (no config.json)"),
+            (["nowhere"], "nowhere holds no run that was begun (no config.json)"),
             ([path, "nowhere"], "nowhere holds no run"),
             ([path, "--output", "no/such/x.html"], "cannot write no/such/x.html"),
             ([path, "--csv", "no/such/x.csv"], "cannot write no/such/x.csv"),

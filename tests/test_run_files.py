@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.records import fields
+from byzpy_tw.records import schema
 from byzpy_tw.rounds.round import Reason
 from tests.support import PATIENCE, Run, environment, folder, train
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/how-to/reproduce-and-audit.md"
-TELL = "describe it in byzpy_tw/records/fields.py, then run: python docs/generate.py"
+TELL = "describe it in byzpy_tw/records/schema.py, then run: python docs/generate.py"
 
 
 class FilesTests(SynchronousTestCase):
@@ -42,12 +42,12 @@ class FilesTests(SynchronousTestCase):
     def is_as_told(self, run: Run) -> None:
         """Each file and each entry that the run wrote is described, and no others are."""
         last = f"{3:08}"
-        told = {n.replace("{rounds}", last).replace("{number}", "0") for n in fields.FILES}
+        told = {n.replace("{rounds}", last).replace("{number}", "0") for n in schema.FILES}
         self.assertEqual({path.name for path in run.path.iterdir()}, told, TELL)
-        self.assertEqual(set(run.config), set(fields.CONFIG), TELL)
-        self.assertEqual(set(run.result), set(fields.RESULT), TELL)
-        self.assertEqual(set().union(*run.rounds), set(fields.ROUND), TELL)
-        always = {entry for entry, text in fields.ROUND.items() if "only " not in text}
+        self.assertEqual(set(run.config), set(schema.CONFIG_FIELDS), TELL)
+        self.assertEqual(set(run.result), set(schema.RESULT_FIELDS), TELL)
+        self.assertEqual(set().union(*run.rounds), set(schema.ROUND_FIELDS), TELL)
+        always = {name for name, field in schema.ROUND_FIELDS.items() if not field.when}
         self.assertEqual(set.intersection(*map(set, run.rounds)), always, TELL)
 
     def said(self, command: list[str], here: Path) -> str:
@@ -62,4 +62,4 @@ class FilesTests(SynchronousTestCase):
     def test_every_reason_is_told(self) -> None:
         """Why a node may be refused."""
         for reason in Reason:
-            self.assertIn(reason.value, fields.ROUND["refused"])
+            self.assertIn(reason.value, schema.ROUND_FIELDS["refused"].meaning)

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
 from byzpy_tw import Result, RunConfig
-from byzpy_tw.api import _error, _outcome
+from byzpy_tw.api import _child_error, _result
 from byzpy_tw.errors import (
     BudgetExceeded,
     ConfigError,
@@ -195,18 +195,18 @@ class AsyncTests(TestCase):
 class EndTests(SynchronousTestCase):
     """How the process of a run ended, in the caller's terms."""
 
-    def test_what_it_printed(self) -> None:
-        """The error that it named, by its code; its own words where it named none."""
-        line = "byzpy_tw: error: BUDGET_EXCEEDED: 2 of 4"
-        error = _error(3, ["round 1", line, "to go on: ..."])
+    def test_its_error(self) -> None:
+        """The error that it reported, by its code; the way it ended where it reported none."""
+        reported = '["BUDGET_EXCEEDED", "2 of 4"]'
+        error = _child_error(3, ["round 1", "to go on: ..."], reported)
         self.assertIsInstance(error, BudgetExceeded)
         self.assertEqual(str(error), "2 of 4")
-        self.assertIsNone(_error(0, [line]))
+        self.assertIsNone(_child_error(0, [], reported))
         for code, name in ((-9, "SIGKILL"), (143, "SIGTERM"), (-11, "SIGSEGV")):
-            error = _error(code, [line])
+            error = _child_error(code, ["round 1"], reported)
             self.assertIsInstance(error, RunFailed)
             self.assertIn(f"stopped by {name}", str(error))
-        bug = _error(1, ["Traceback (most recent call last):", "KeyError: 3"])
+        bug = _child_error(1, ["Traceback (most recent call last):", "KeyError: 3"], "")
         assert bug is not None
         self.assertIn("exit code 1; its last line: KeyError: 3", str(bug))
         self.assertIn("Traceback", bug.__notes__[0])
@@ -214,13 +214,13 @@ class EndTests(SynchronousTestCase):
     def test_whose_result_it_is(self) -> None:
         """A folder's result is returned for the error that it records, and for no other."""
         path = run_folder(self, status="paused", error="2 of 4", error_code="BUDGET_EXCEEDED")
-        self.assertEqual(_outcome(path, BudgetExceeded("2 of 4"), False).status, "paused")
+        self.assertEqual(_result(path, BudgetExceeded("2 of 4"), False).status, "paused")
         over = BudgetExceeded("2 of 4")
-        error = self.assertRaises(BudgetExceeded, _outcome, path, over, True)
+        error = self.assertRaises(BudgetExceeded, _result, path, over, True)
         self.assertIn("Result.read", error.__notes__[0])
         self.assertIn("resume", error.__notes__[1])
-        self.assertRaises(ConfigError, _outcome, path, ConfigError("no"), False)
-        self.assertRaises(RunFailed, _outcome, folder(self), RunFailed("killed"), False)
+        self.assertRaises(ConfigError, _result, path, ConfigError("no"), False)
+        self.assertRaises(RunFailed, _result, folder(self), RunFailed("killed"), False)
 
 
 def run_folder(case: Any, **result: Any) -> Path:

@@ -123,5 +123,5 @@ class RefusingTests(SynchronousTestCase):
             self.assertEqual(main(words), 0)
             self.assertEqual(main(words), 2)
         self.assertIn(f"wrote {where / 'byzpy-tw-my-cut'}", said.getvalue())
-        self.assertIn("python -m byzpy_tw lab --partition my-cut", said.getvalue())
+        self.assertIn("python -m byzpy_tw sweep --partition my-cut", said.getvalue())
         self.assertRegex(wrong.getvalue(), r"\Abyzpy_tw: error: BAD_CONFIG: .*\n\Z")

@@ -1,4 +1,4 @@
-"""The lab's parts: its grid, what it reads back, and what it shows."""
+"""The parts of sweeps: the grid, the results that are read back, and the displays."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import argparse
 import importlib.util
 import io
 import json
+import os
 import re
 import shlex
 import shutil
 from contextlib import redirect_stderr
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest import mock
 
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
+from byzpy_tw.cli import sweep as sweep_command
 from byzpy_tw.cli.sweep import options
 from byzpy_tw.cli.train import configuration
 from byzpy_tw.config.run import RunConfig
@@ -25,9 +28,10 @@ from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registration, hookimpl, load
 from byzpy_tw.sweep import findings, text
 from byzpy_tw.sweep import grid as grids
-from byzpy_tw.sweep.colours import colour, is_dark, luminance, terminal_colour
+from byzpy_tw.sweep.charts import charts
+from byzpy_tw.sweep.colours import colour, is_dark, luminance
 from byzpy_tw.sweep.command import grid_of, jobs_for
-from byzpy_tw.sweep.display import Lines, Live
+from byzpy_tw.sweep.display import LineDisplay, LiveTable, display_for
 from byzpy_tw.sweep.grid import Cell, Grid, combine_chains, command_line, make_grid
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import cache_datasets, versions
@@ -35,6 +39,7 @@ from byzpy_tw.sweep.results import CellResult, read
 from byzpy_tw.sweep.scheduler import Sweep
 from tests.support import folder
 from tests.sweep_grids import digest, ended, grid, outcome
+from tests.terminal_screen import Terminal, screen
 
 
 class GridTests(SynchronousTestCase):
@@ -45,10 +50,9 @@ class GridTests(SynchronousTestCase):
             [(cell.defence, cell.attack) for cell in made.cells],
             [(d, a) for d in made.defences for a in made.attacks],
         )
-        trials = [trial for cell in made.cells for trial in cell.trials]
+        trials = made.trials
         self.assertEqual([t.seed for t in trials], [1, 2] * 4)
         self.assertEqual(len({t.folder for t in trials}), 8)
-        self.assertIs(made.cell(1, 0), made.cells[2])
         [config] = {c.trials[0].config for c in made.cells if (c.row, c.column) == (1, 1)}
         self.assertEqual(
             (config.pre_aggregator, config.aggregator, config.attack),
@@ -99,7 +103,7 @@ class GridTests(SynchronousTestCase):
                 make()
 
     def test_names_are_looked_up_first(self) -> None:
-        """A misspelt name or parameter anywhere ends the lab before it begins."""
+        """A misspelt name or parameter anywhere ends the sweep before it begins."""
         for error, attacks, defences in (
             (UnknownName, ["none"], ["mediann"]),
             (UnknownName, ["nnone"], ["median"]),
@@ -200,13 +204,25 @@ class OptionTests(SynchronousTestCase):
     def test_a_folder_has_a_name(self) -> None:
         """Or the folder that one happens to be in would be filled."""
         with redirect_stderr(io.StringIO()) as said:
-            self.assertEqual(main(["lab", "--out", "", "--num-byz", "0"]), 2)
+            self.assertEqual(main(["sweep", "--out", "", "--num-byz", "0"]), 2)
         self.assertRegex(said.getvalue(), r"\Abyzpy_tw: error: \w+: --out must be .*\n\Z")
+
+    def test_the_old_name(self) -> None:
+        """It warns in one line, keeps its own default folder, and takes --out."""
+        for words, out in (([], "runs/lab"), (["--out", "x"], "x")):
+            with (
+                redirect_stderr(io.StringIO()) as said,
+                mock.patch.object(sweep_command, "run", return_value=0) as run,
+            ):
+                self.assertEqual(main(["lab", "--rounds", "3", *words]), 0)
+            self.assertRegex(said.getvalue(), r"\Abyzpy_tw: warning: 'lab' .*'sweep'.*\n\Z")
+            [chosen] = run.call_args.args
+            self.assertEqual((chosen.out, chosen.rounds), (out, 3))
 
 
 class DataTests(SynchronousTestCase):
     def test_is_read_once(self) -> None:
-        """Every run of a lab has the same tensors, not copies of them."""
+        """Every run of a sweep has the same tensors, not copies of them."""
         names = cache_datasets(load(only=()))
         self.assertIs(names.make("dataset", "mnist5k"), names.make("dataset", "mnist5k"))
         small, large = (names.make("dataset", f"synthetic:n={n}") for n in (200, 400))
@@ -233,7 +249,7 @@ class OutcomeTests(SynchronousTestCase):
     def write(self, path: Path, config: RunConfig, **result: object) -> None:
         """A run's folder, of two rounds of which the second was evaluated."""
         path.mkdir(parents=True)
-        (path / "config.json").write_text(json.dumps({"bits": config.bits}))
+        self.write_config(path, config)
         byz = config.num_honest
         always = {"seconds": 0.1, "phases": {}, "f": 1, "parameters_sha256": "0" * 64}
         records = [
@@ -250,6 +266,11 @@ class OutcomeTests(SynchronousTestCase):
         }  # fmt: skip
         (path / "result.json").write_text(json.dumps({**plain, **result}))
 
+    def write_config(self, path: Path, config: RunConfig) -> None:
+        """The part of config.json that is read back."""
+        text = json.dumps({"bits": config.bits, "config": config.to_dict()})
+        (path / "config.json").write_text(text)
+
     def test_is_read_back(self) -> None:
         """Accuracies, the curve, and how often each node was left out, and why."""
         trial = grid().cells[0].trials[0]
@@ -261,8 +282,8 @@ class OutcomeTests(SynchronousTestCase):
         self.assertEqual(found.curve, ((2, 0.75),))
         share = found.shares[trial.config.num_honest]
         self.assertEqual((share.honest, share.excluded, share.refused), (False, 0.5, 0.5))
-        self.assertEqual(share.out, 1.0)
-        self.assertEqual(found.shares[1].out, 0.5)
+        self.assertEqual(share.left_out, 1.0)
+        self.assertEqual(found.shares[1].left_out, 0.5)
 
     def test_nothing_is_made_of_less(self) -> None:
         """Another run's folder, half a file, none at all: as if there were none."""
@@ -271,7 +292,7 @@ class OutcomeTests(SynchronousTestCase):
         self.assertIsNone(read(trial, path))
         self.write(path, grid(rounds=81).cells[0].trials[0].config)
         self.assertIsNone(read(trial, path))
-        (path / "config.json").write_text(json.dumps({"bits": trial.config.bits}))
+        self.write_config(path, trial.config)
         self.assertIsNotNone(read(trial, path))
         (path / "result.json").write_text('{"status": "fin')
         self.assertIsNone(read(trial, path))
@@ -311,7 +332,6 @@ class OutcomeTests(SynchronousTestCase):
         found = outcome(cell, 0.8, 0.6)
         self.assertAlmostEqual(found.final or 0, 0.7)
         self.assertEqual((found.worst, found.best, found.status), (0.6, 0.8, "finished"))
-        self.assertEqual([point[2:] for point in found.curve], [(0.2, 0.2), (0.6, 0.8)])
         self.assertEqual(outcome(cell, 0.8).status, "waiting")
 
     def test_bad_ends(self) -> None:
@@ -322,9 +342,9 @@ class OutcomeTests(SynchronousTestCase):
             ended(cell.trials[1], None, status="diverged", error="x"),
         )
         found = CellResult(cell=cell, ended=runs)
-        self.assertEqual((found.status, found.value, found.why), ("diverged", 0.0, "x"))
+        self.assertEqual((found.status, found.value, found.reason), ("diverged", 0.0, "x"))
         failed = CellResult(cell=cell, failures=("BAD: no",))
-        self.assertEqual((failed.status, failed.why, failed.value), ("failed", "BAD: no", None))
+        self.assertEqual((failed.status, failed.reason, failed.value), ("failed", "BAD: no", None))
 
 
 def filled(made: Grid) -> list[CellResult]:
@@ -403,71 +423,72 @@ class ColourTests(SynchronousTestCase):
         lights = [luminance(colour(value)) for value in values]
         self.assertEqual(lights, sorted(lights))
 
-    def test_in_a_terminal(self) -> None:
-        """Colours of its cube; nothing is out of range."""
-        for value in (-1.0, 0.0, 0.5, 1.0, 2.0):
-            behind, ink = terminal_colour(value)
-            self.assertIn(behind, range(16, 232))
-            self.assertIn(ink, (16, 231))
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def screen(out: Terminal) -> list[str]:
-    """Return the lines on a terminal after this output, with jumps up that clear the rest."""
-    lines: list[str] = []
-    for part in re.split(r"(\x1b\[\d+F\x1b\[J)", re.sub(r"\x1b\[\?7[lh]", "", out.getvalue())):
-        jump = re.fullmatch(r"\x1b\[(\d+)F\x1b\[J", part)
-        if jump:
-            del lines[-int(jump[1]) :]
-        else:
-            lines += part.splitlines()
-    return lines
-
 
 class DisplayTests(SynchronousTestCase):
-    def lab(self, made: Grid) -> Sweep:
+    def sweep(self, made: Grid) -> Sweep:
         return Sweep(made, folder(self), 1, load(only=()), None)
 
     def test_live(self) -> None:
         """Each drawing takes the last one's place; what is said stays above it."""
-        lab, out = self.lab(grid()), Terminal()
-        live = Live(lab, out, False)
+        sweep, out = self.sweep(grid()), Terminal()
+        live = LiveTable(sweep, out)
         live.say("hello")
-        cell = lab.grid.cells[0]
-        live.began(cell, cell.trials[0])
-        self.assertEqual(screen(out)[:2], ["hello", text.table(lab.grid, lab.outcomes())[0]])
-        self.assertIn("0% ...", screen(out)[3])
-        self.assertEqual(screen(out)[-1], "0 of 4 runs")
-        lab._ended[cell.trials[0].folder] = ended(cell.trials[0])
-        live.ended(cell, cell.trials[0])
-        self.assertEqual(screen(out)[-1], "1 of 4 runs")
+        cell = sweep.grid.cells[0]
+        live.trial_started(cell, cell.trials[0])
+        shown = screen(out.getvalue())
+        self.assertEqual(shown[:2], ["hello", text.table(sweep.grid, sweep.outcomes())[0]])
+        self.assertIn("0% ...", shown[3])
+        self.assertEqual(shown[-1], "0 of 4 runs")
+        sweep._ended[cell.trials[0].folder] = ended(cell.trials[0])
+        live.trial_ended(cell, cell.trials[0])
+        self.assertEqual(screen(out.getvalue())[-1], "1 of 4 runs")
         live.close()
-        self.assertEqual(screen(out), ["hello", *text.table(lab.grid, lab.outcomes())])
+        shown = [line for line in screen(out.getvalue()) if line]
+        self.assertEqual(shown, ["hello", *text.table(sweep.grid, sweep.outcomes())])
 
     def test_colours(self) -> None:
-        """A cell with an accuracy has its colour, one without has none."""
-        lab, out = self.lab(grid()), Terminal()
-        live = Live(lab, out, True)
-        live.tick()
-        self.assertNotIn("48;5;", out.getvalue())
-        cell = lab.grid.cells[0]
-        lab._ended[cell.trials[0].folder] = ended(cell.trials[0], 0.9)
-        live.tick()
-        self.assertIn(f"\x1b[48;5;{terminal_colour(0.9)[0]}m", out.getvalue())
+        """A cell with an accuracy has its colour, unless NO_COLOR is set; one without has none."""
+        for more, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+            with mock.patch.dict(os.environ, more):
+                sweep, out = self.sweep(grid()), Terminal()
+                live = LiveTable(sweep, out)
+                live.tick()
+                self.assertNotIn("48;5;", out.getvalue())
+                cell = sweep.grid.cells[0]
+                sweep._ended[cell.trials[0].folder] = ended(cell.trials[0], 0.9)
+                live.tick()
+                self.assertEqual("\x1b[38;5;16;48;5;" in out.getvalue(), coloured)
+
+    def test_a_terminal_that_is_gone(self) -> None:
+        """A sweep goes on without it."""
+
+        class Gone(Terminal):
+            def write(self, text: str) -> int:
+                raise BrokenPipeError
+
+        live = LiveTable(self.sweep(grid()), Gone())
+        live.say("hello")
+        live.close()
+
+    def test_which_one(self) -> None:
+        """A table on a terminal that it fits into, lines anywhere else."""
+        sweep = self.sweep(grid())
+        for out, more, kind in (
+            (Terminal(), {}, LiveTable), (Terminal(), {"TERM": "dumb"}, LineDisplay),
+            (Terminal(), {"COLUMNS": "40"}, LineDisplay), (io.StringIO(), {}, LineDisplay),
+        ):  # fmt: skip
+            with mock.patch.dict(os.environ, {"TERM": "xterm", "COLUMNS": "100", **more}):
+                self.assertIsInstance(display_for(sweep, out, print), kind)
 
     def test_lines(self) -> None:
-        """One for each cell when it is whole, and how far the lab is."""
+        """One for each finished cell, with the progress of the sweep."""
         made = grid(seeds=(1, 2))
-        lab, said = self.lab(made), []
-        lines = Lines(lab, said.append)
+        sweep, said = self.sweep(made), []
+        lines = LineDisplay(sweep, said.append)
         cell = made.cells[0]
         for trial in cell.trials:
-            lab._ended[trial.folder] = ended(trial)
-            lines.ended(cell, trial)
+            sweep._ended[trial.folder] = ended(trial)
+            lines.trial_ended(cell, trial)
         lines.close()
         self.assertEqual(
             said[0], "[2/8] mean under none: 90.0 % (worst 90.0, best 90.0), out B 100 H 6"
@@ -530,6 +551,13 @@ class PageTests(SynchronousTestCase):
         reports = [link for link in found.links if link.endswith("/report.html")]
         self.assertEqual(len(set(reports)), 8)  # each run's own page
 
+    def test_a_band_over_seeds(self) -> None:
+        """A line is the mean of the seeds, between the lowest and the highest."""
+        made = grid(seeds=(1, 2))
+        line = charts(made, [outcome(made.cells[0], 0.8, 0.6)])[0]["series"][0]
+        for name, values in {"mean": (0.2, 0.7), "low": (0.2, 0.6), "high": (0.2, 0.8)}.items():
+            self.assertEqual((line[name][4], line[name][9]), values)
+
     def test_needs_nothing(self) -> None:
         """No link leads out, nothing is loaded, and the browser is told to refuse it."""
         found = outline(page(grid(), filled(grid()), Path("lab")))
@@ -578,6 +606,6 @@ class DefaultsTests(SynchronousTestCase):
     def test_are_a_grid(self) -> None:
         """Four by four, every cell of which can be run."""
         made = grid_of({}, grids.ATTACKS, grids.DEFENCES, grids.SEEDS, load(only=()))
-        self.assertEqual(made.trials, 16)
+        self.assertEqual(len(made.trials), 16)
         self.assertEqual([cell for cell in made.cells if cell.impossible], [])
         self.assertIsInstance(made.cells[0], Cell)

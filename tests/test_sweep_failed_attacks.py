@@ -9,17 +9,20 @@ import pytest
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
-from byzpy_tw.records.attack_calls import AttackCalls, AttackFailures
+from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.view import Event
+from byzpy_tw.records.summary import AttackFailures, RoundCounts
 from byzpy_tw.sweep.command import figures, grid_of
 from byzpy_tw.sweep.findings import collapsed, sentences
 from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.results import CellResult, read
 from byzpy_tw.sweep.scheduler import Sweep
-from byzpy_tw.sweep.text import notes, table, told
+from byzpy_tw.sweep.text import cell_line, notes, table
 from tests.failing_plugins import heard, names
 from tests.support import folder
 from tests.sweep_grids import grid, outcome
+from tests.test_attack_calls import record
 
 pytestmark = pytest.mark.slow
 
@@ -29,12 +32,12 @@ GRID: dict[str, Any] = {
 }  # fmt: skip
 
 
-class HeardLab(Sweep):
-    """A lab whose runs are followed by their lines."""
+class HeardSweep(Sweep):
+    """A sweep whose runs are followed by their lines."""
 
-    def _hear(self, line: str) -> None:
-        heard(line)
-        super()._hear(line)
+    def handle(self, event: Event) -> None:
+        TextOutput(heard).handle(event)
+        super().handle(event)
 
 
 class LabTests(TestCase):
@@ -42,7 +45,7 @@ class LabTests(TestCase):
 
     def lab(self, *attacks: str) -> Sweep:
         made = grid_of(GRID, attacks, ["mean", "median"], [1], names())
-        return HeardLab(made, self.where, 1, names(), reactor)
+        return HeardSweep(made, self.where, 1, names(), reactor)
 
     def setUp(self) -> None:
         self.where = folder(self)
@@ -73,18 +76,18 @@ class LabTests(TestCase):
         self.assertIn("failed: mean under raises: the attack 'raises' failed in 6 of 20", said)
         drawn = "\n".join(table(lab.grid, outcomes))
         self.assertRegex(drawn, r"median +\S+ \(\S+\) +failed +\S+\?")
-        self.assertIn("the attack failed in 6 of 20 calls", told(late))
+        self.assertIn("the attack failed in 6 of 20 calls", cell_line(late))
         self.assertEqual(sentences(lab.grid, outcomes), [])
         drawn = page(lab.grid, outcomes, self.where)
         self.assertIn("<br>?: nothing is concluded: ", drawn)
-        self.assertIn('class="line s1 void"', drawn)
+        self.assertIn('"faint":true', drawn)
         self.assertNotIn("left out in", drawn.partition("cell-1-2")[2].partition("cell-")[0])
         cells = figures(lab.grid, outcomes)["cells"]
         self.assertEqual([bool(c["attack_failures"]) for c in cells], [False, True, True] * 2)
 
         again = self.lab("none", "raises", "raises-late")
-        again.find()
-        self.assertEqual(again.before, 6)  # nothing would become of it in another call
+        again.load_finished()
+        self.assertEqual(again.finished_before, 6)  # nothing would become of it in another call
         self.assertEqual(again.outcomes(), outcomes)
 
     async def test_nothing_but_failures(self) -> None:
@@ -109,7 +112,9 @@ class LabTests(TestCase):
         path.write_text(json.dumps({**result, "status": "finished", "error": None}))
         found = read(trial, lab.path(trial))
         assert found is not None
-        self.assertEqual((found.status, found.is_over, found.good), ("failed", True, False))
+        self.assertEqual(
+            (found.status, found.is_over, found.is_conclusive), ("failed", True, False)
+        )
         self.assertIn("the attack failed in 6 of 20 calls", found.error)
 
     def test_the_best_of_the_others(self) -> None:
@@ -131,7 +136,7 @@ class LabTests(TestCase):
         outcomes[1] = outcome(made.cells[1], 0.1, status="diverged", failures=failures)
         self.assertEqual(collapsed(outcomes), set())
         self.assertIn("diverged?", "\n".join(table(made, outcomes)))
-        self.assertIn("mean under sign-flip:scale=-5: diverged, the attack", told(outcomes[1]))
+        self.assertIn("mean under sign-flip:scale=-5: diverged, the attack", cell_line(outcomes[1]))
 
     def test_over_seeds(self) -> None:
         """The calls of all seeds are counted together; one seed that failed leaves no value."""
@@ -143,11 +148,11 @@ class LabTests(TestCase):
 
     def failures(self) -> AttackFailures | None:
         """Failures of ten rounds of one attacker, of which one failed."""
-        calls = AttackCalls(8, 1)
+        calls = RoundCounts(8, 1)
         for number in range(10):
             failed = [{"node": 9, "reason": "failed", "detail": "no"}] if number == 4 else []
-            calls.add({"refused": failed})
-        return calls.failures
+            calls.add(record(failed))
+        return calls.attack_failures
 
     def test_a_column_that_never_began(self) -> None:
         """Runs that failed before their first round leave their rows without a worst case."""

@@ -1,4 +1,4 @@
-"""The lab as a user runs it: real runs, an interruption, and servers."""
+"""A sweep as a user runs it: real runs, an interruption, and servers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from byzpy_tw.errors import ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep.command import grid_of, work
-from byzpy_tw.sweep.display import Lines
+from byzpy_tw.sweep.display import LineDisplay
 from byzpy_tw.sweep.scheduler import Sweep
 from tests.support import Process, folder
 
@@ -32,7 +32,7 @@ GRID = "--aggregators mean multi-krum bulyan --attacks none sign-flip:scale=-5"
 class RunTests(SynchronousTestCase):
     def lab(self, where: Path, *options: str) -> Process:
         words = [*GRID.split(), *SHORT.split(), *options, "--out", str(where / "lab")]
-        return Process.start(self, [sys.executable, "-m", "byzpy_tw", "lab", *words], cwd=where)
+        return Process.start(self, [sys.executable, "-m", "byzpy_tw", "sweep", *words], cwd=where)
 
     def results(self, where: Path) -> dict[str, dict]:
         """Each run's result, by the name of its folder."""
@@ -84,8 +84,8 @@ class RunTests(SynchronousTestCase):
         attacks, defences = ["none", "sign-flip:scale=-5"], ["mean", "multi-krum", "bulyan"]
         names = load(only=())
         lab = Sweep(grid_of(given, attacks, defences, [42], names), where / "lab", 1, names, None)
-        lab.find()
-        self.assertEqual(lab.before, 4)
+        lab.load_finished()
+        self.assertEqual(lab.finished_before, 4)
 
 
 SMALL = {
@@ -118,7 +118,7 @@ class LeftTests(TestCase):
         self.assertEqual(len(list_checkpoints(path)[:1]), 1)
 
         lab = Sweep(made, where, 1, names, reactor)
-        lab.find()
+        lab.load_finished()
         await lab.run()
         self.assertEqual(lab.outcomes()[0].status, "finished")
         after = (path / "rounds.jsonl").read_bytes()
@@ -146,14 +146,14 @@ class LeftTests(TestCase):
 
         said: list[str] = []
         again = Sweep(made, where, 1, names, reactor)
-        again.find()
-        self.assertEqual(again.before, 1)
-        again.display = Lines(again, said.append)
+        again.load_finished()
+        self.assertEqual(again.finished_before, 1)
+        again.display = LineDisplay(again, said.append)
         await again.run()
         before, after = first.outcomes(), again.outcomes()
         del before[4]
         self.assertEqual(
-            after.pop(4).why,
+            after.pop(4).reason,
             f"RUN_DIRECTORY: {paths[4]} holds another run than this cell's; move it elsewhere, "
             "or let --again put this one in its place",
         )
@@ -166,7 +166,7 @@ class LeftTests(TestCase):
         for path, words in (
             (paths[0], "no config.json"), (paths[1], f"cannot read {paths[1]}/config.json"),
         ):  # fmt: skip
-            self.assertIn(f"{path} is damaged, and begun anew: {words}", told)
+            self.assertIn(f"{path} is damaged, and run anew: {words}", told)
         # Where it can still be made out what run it was, that goes on as far as it is good.
         self.assertIn("line 1 of rounds.jsonl has excluded [991", told)
         self.assertNotIn(str(paths[3]), told)  # that had all it needed
@@ -180,7 +180,8 @@ class LeftTests(TestCase):
         lab.path(made.cells[0].trials[0]).write_text("no folder")
         said: list[str] = []
         with redirect_stdout(io.StringIO()):
-            self.assertEqual(await work(lab, Lines(lab, said.append), reactor), 1)
+            lab.display = LineDisplay(lab, said.append)
+            self.assertEqual(await work(lab, reactor), 1)
         self.assertIn("[1/1] mean under none: failed: RUN_DIRECTORY", said[2])
         for name in ("lab.html", "lab.json"):
             self.assertIn("Not a directory", (where / name).read_text())

@@ -24,8 +24,7 @@ from byzpy_tw.audit.verify import Verification
 from byzpy_tw.config.run import RunConfig, options_digest
 from byzpy_tw.plugins import load
 from byzpy_tw.records import checkpoint
-from byzpy_tw.records.folder import to_json
-from byzpy_tw.records.recorded_run import read
+from byzpy_tw.records.folder import read_run, to_json
 from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
 from tests.support import PATIENCE, folder
 
@@ -78,7 +77,7 @@ class VerifyCase(SynchronousTestCase):
         return path
 
     def verified(self, path: Path, start: int = 0) -> Verification:
-        verification = Verification(read(path), _registry(), ImmediateExecutor(), 1)
+        verification = Verification(read_run(path), _registry(), ImmediateExecutor(), 1)
         verification.run(start)
         return verification
 
@@ -109,7 +108,7 @@ class RecordTests(VerifyCase):
     def test_the_configuration_is_on_record(self) -> None:
         """Each record has its digest, the first one what it is of; and what f the attack
         was told of."""
-        records = read(self.run_of("refused")).records
+        records = read_run(self.run_of("refused")).rounds
         self.assertEqual({r["bits"] for r in records}, {options_digest(records[0]["options"])})
         self.assertEqual([("options" in r) for r in records], [True] + [False] * 5)
         self.assertEqual({r["foreseen_f"] for r in records[:3]}, {2})
@@ -122,7 +121,7 @@ class HonestTests(VerifyCase):
         for name in RUNS:
             verification = self.verified(self.run_of(name))
             self.assertEqual((name, verification.problems), (name, []))
-            self.assertEqual(verification.spans, [(0, len(verification.recorded_run))])
+            self.assertEqual(verification.spans, [(0, len(verification.rounds))])
             self.assertTrue(verification.confirmed)
 
     def test_from_a_checkpoint(self) -> None:
@@ -130,13 +129,13 @@ class HonestTests(VerifyCase):
         for name, start in (("memory", 8), ("replay", 5)):
             verification = self.verified(self.run_of(name), start)
             self.assertEqual(verification.problems, [])
-            self.assertEqual(verification.spans, [(start, len(verification.recorded_run))])
+            self.assertEqual(verification.spans, [(start, len(verification.rounds))])
 
     def test_records_of_before(self) -> None:
         """Without digests, or what an attack foresaw, as far as possible: wholly."""
         for name in ("foresight", "late"):
             path, new = self.run_of(name), ("bits", "foreseen_f")
-            for number in range(len(read(path))):
+            for number in range(len(read_run(path).rounds)):
                 self.spoil(path, number, lambda r: [r.pop(k, 0) for k in new])
             self.spoil(path, 0, lambda r: r.pop("options"))
             self.assertTrue(self.verified(path).confirmed)
@@ -157,9 +156,9 @@ class HonestTests(VerifyCase):
     def test_more_rounds(self) -> None:
         """A run that was resumed with more --rounds has two digests, and is one run."""
         path = self.run_of("refused")
-        options = {**read(path).records[0]["options"], "rounds": 4}
+        options = {**read_run(path).rounds[0]["options"], "rounds": 4}
         first = {"bits": options_digest(options), "options": options}
-        later = {k: read(path).records[0][k] for k in ("bits", "options")}
+        later = {k: read_run(path).rounds[0][k] for k in ("bits", "options")}
         for number in range(4):
             self.spoil(path, number, lambda r: r.update(bits=first["bits"]))
         self.spoil(path, 0, lambda r: r.update(first))
@@ -234,7 +233,7 @@ class ChangedTests(VerifyCase):
         digest of its own."""
         path = self.run_of("refused")
         (path / "result.json").unlink()
-        config = evolve(read(path).config, rounds=9)
+        config = evolve(read_run(path).config, rounds=9)
         changed = {"config": config.to_dict(), "bits": config.bits}
         self.spoil_file(path / "config.json", lambda c: c.update(changed))
         self.assertTrue(self.verified(path).confirmed)
@@ -342,9 +341,9 @@ class LyingTests(VerifyCase):
             matrix = replay.learner.parameters.new_zeros(5, replay.host.dimension)
             for n, row in rows.items():
                 matrix[n] = row
-            shown = replay.show(state, range(4), matrix[:4], config.f)
-            matrix[4] = replay.sent(state, 4, shown, None, None)
-            state, _ = replay.after(state, tuple(range(5)), 1, matrix, shown.memory)
+            shown = replay.reveal(state, range(4), matrix[:4], config.f)
+            matrix[4] = replay.attack_vector(state, 4, shown, None, None)
+            state, _ = replay.step(state, tuple(range(5)), 1, matrix, shown.memory)
             lines.append({
                 "round": number, "seconds": 0.1, "f": 1, "refused": [], "foreseen_f": 1,
                 "phases": {}, "selected": list(range(5)), "excluded": [],

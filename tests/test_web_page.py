@@ -48,7 +48,7 @@ class Answer:
 
 
 class _Full(StringTransport):
-    """A transport whose peer reads nothing: it pauses whoever has written 8 KiB."""
+    """A transport whose peer reads nothing: it pauses its producer after 8 KiB."""
 
     producerPaused = False
 
@@ -70,7 +70,7 @@ class Served(SynchronousTestCase):
         self.root = Root(self.page)
 
     def talk(self, sent: bytes, port: int = 4000) -> bytes:
-        """Return the answer on a new connection for `sent`."""
+        """Return the answer to `sent` on a new connection."""
         site = LimitedConnections(self.root, self.clock)
         channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", port))
         transport = StringTransport(peerAddress=IPv4Address("TCP", "127.0.0.1", port))
@@ -123,7 +123,7 @@ class ReadOnlyTests(Served):
         self.assertEqual(answer.headers["content-length"], str(len(whole.body)))
 
     def test_a_body_goes_nowhere(self) -> None:
-        """An upload uses up no memory and no disk."""
+        """An upload uses no memory and no disk."""
         site = LimitedConnections(self.root, self.clock)
         channel = site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
         channel.makeConnection(StringTransport())
@@ -135,8 +135,8 @@ class ReadOnlyTests(Served):
         self.assertEqual(request.content.getvalue(), b"")
 
     def test_one_that_does_not_read(self) -> None:
-        """A peer that asks again and again and reads nothing is cut off once the system's
-        buffers are full."""
+        """A client that sends many requests at once, and reads nothing, is cut off after as
+        much as the system's buffers hold."""
         for number in range(300):
             self.page.handle(RoundCompleted(record(number), 1))
         site = LimitedConnections(self.root, self.clock)
@@ -148,7 +148,7 @@ class ReadOnlyTests(Served):
         self.assertEqual(transport.value().count(b"HTTP/1.1 200"), 1)
 
     def test_those_who_drip(self) -> None:
-        """However many connections send a byte at a time, whoever asks is answered."""
+        """Any number of connections that send a byte at a time keep nobody from an answer."""
         site = LimitedConnections(self.root, self.clock)
         question = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
@@ -164,7 +164,7 @@ class ReadOnlyTests(Served):
         self.assertEqual(len([t for t in dripping if not t.disconnected]), 63)
         self.assertIn(b" 200 OK", dial(question).value())
         self.assertFalse(watching.disconnected)
-        # Of those that all ask, whoever did so longest ago makes room.
+        # Of connections with a request, the one with the oldest makes room.
         asking = [dial(question) for _ in range(63)]
         self.assertTrue(watching.disconnected)
         self.assertFalse(any(transport.disconnected for transport in asking))
@@ -245,7 +245,7 @@ class FollowingTests(Served):
         ])  # fmt: skip
 
     def test_made_at_most_so_often(self) -> None:
-        """However many ask, and however fast rounds are."""
+        """Many watchers and fast rounds do not make the data more often."""
         made = []
         self.page.handle(ServersKnown(lambda: made.append(1) or []))
         for number in range(50):
@@ -326,7 +326,7 @@ class EndTests(Served):
 
 class MetricsTests(Served):
     def test_figures(self) -> None:
-        """Prometheus reads the figures, with labels that are escaped."""
+        """Prometheus can read them, with escaped labels."""
         try:
             from prometheus_client.parser import text_string_to_metric_families
         except ModuleNotFoundError:

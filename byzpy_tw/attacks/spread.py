@@ -78,8 +78,8 @@ def _pieces(direction: str) -> tuple[str, ...]:
 
 # Below, c_i are the honest vectors less their mean m, p the direction, and the
 # vector is m - gamma p, at c_i + gamma p from honest vector i.  Both gammas are
-# for the direction as shown (std, mean or sign): `unit` is the mean's, whose
-# length cancels out of gamma p.
+# for the direction as shown (std, mean or sign): `unit` is the mean's direction, and
+# the mean's length cancels out of gamma p.
 
 
 def _within_largest(known: Knowledge) -> float:

@@ -96,7 +96,7 @@ class Target:
             inner = Gram.of(points @ frame @ points.T)
             weights = self._run(pipeline.weights, inner)
             found = weights @ points[:n]
-            # What the weights lack to a sum of one is the share of the centre.
+            # The rest of the weights' sum to one is the share of the centre.
             found += (1.0 - weights.sum()) * points[n]
             return float(found @ frame @ found)
 
@@ -188,8 +188,8 @@ def find_strength(
     pipeline = _pipeline(attack.rules, context)
     memory = _on_device(memory, known.vectors.device)
     target = Target(pipeline=pipeline, copies=copies, known=known, context=context, memory=memory)
-    # What rows that were cut short lack is the origin's share, what the last rule's
-    # weights lack its centre's: the sum of both does not tell.
+    # Clipped rows lack the origin's share, the last rule's weights its centre's: a single
+    # sum does not tell them apart.
     two_centres = bool(getattr(pipeline, "pre", ())) and hasattr(
         getattr(pipeline, "aggregator", None), "anchor"
     )

@@ -1,4 +1,4 @@
-"""One round on record, computed again."""
+"""A recorded round, computed again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.kernels.parallel import thread_limit
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.records.recorded_run import accepted_nodes
 from byzpy_tw.rounds.learner import add_up
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
@@ -22,11 +21,11 @@ from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
 
 @frozen(eq=False)
 class RecomputedRound:
-    """A round computed again: the state after it, its hash and what else is on record."""
+    """A round computed again: the state after it, its hash, and verified entries of a record."""
 
     state: State
     digest: str
-    figures: Mapping[str, Any]
+    entries: Mapping[str, Any]
 
 
 @define(eq=False)
@@ -37,10 +36,15 @@ class RoundRecomputer:
     pool: Executor
     threads: int
 
-    def round(self, state: State, record: Mapping[str, Any]) -> RecomputedRound:
-        """Computed again; of what an attack may have foreseen, what meets the hash."""
+    def recompute(self, state: State, record: Mapping[str, Any]) -> RecomputedRound:
+        """Compute the round of `record` from the `state` before it.
+
+        The budget that the attack was told of is on record since some version; before, the
+        first one that meets the recorded hash is taken.
+        """
         replay, config = self.replay, self.replay.config
-        nodes = accepted_nodes(record, config.n)
+        refused = {one["node"] for one in record["refused"]}
+        nodes = tuple(node for node in range(config.n) if node not in refused)
         honest = [n for n in nodes if n < config.num_honest]
         byzantine = [n for n in nodes if n >= config.num_honest]
         matrix = torch.zeros(config.n, replay.host.dimension)
@@ -48,23 +52,25 @@ class RoundRecomputer:
         losses: dict[int, float] = {}
         for node, gradient in replay.gradients(state, honest):
             sent = round_to_dtype(gradient.vector, replay.wire)
-            norms[node], losses[node] = self._do(norm_of, sent.float()), gradient.loss
+            norms[node], losses[node] = self._in_pool(norm_of, sent.float()), gradient.loss
             matrix[node] = replay.row(state, node, sent)
-        owns = {node: replay.own(state, node) for node in byzantine}
+        owns = {node: replay.own_gradient(state, node) for node in byzantine}
         best: RecomputedRound | None = None
-        for f in self._foreseen(record, honest):
+        for f in self._candidate_budgets(record, honest):
             attack = state.attack
             if f is not None:
-                attack = self._do(self._attacked, state, honest, owns, matrix, norms, f)
-            ran = self._do(self._stepped, state, nodes, record, matrix, attack, norms, losses)
+                attack = self._in_pool(self._attack, state, honest, owns, matrix, norms, f)
+            ran = self._in_pool(self._step, state, nodes, record, matrix, attack, norms, losses)
             if ran.digest == record["parameters_sha256"]:
                 return ran
             best = best or ran
         assert best is not None
         return best
 
-    def _foreseen(self, record: Mapping[str, Any], honest: Sequence[int]) -> list[int | None]:
-        """What f the attack may have been told of: as recorded, else the likely one first."""
+    def _candidate_budgets(
+        self, record: Mapping[str, Any], honest: Sequence[int]
+    ) -> list[int | None]:
+        """Return the budgets that the attack may have been told of, the likely one first."""
         config = self.replay.config
         if not config.num_byz or not honest:
             return [None]
@@ -79,7 +85,7 @@ class RoundRecomputer:
         likely = round.expected_budget(self.replay.rules.aggregation.computable)
         return list(dict.fromkeys([likely, *range(config.f, -1, -1)]))
 
-    def _attacked(
+    def _attack(
         self,
         state: State,
         honest: Sequence[int],
@@ -88,17 +94,17 @@ class RoundRecomputer:
         norms: dict[int, float],
         f: int,
     ) -> Mapping[str, Any]:
-        """Fill in what Byzantine nodes send; what the attack remembers."""
+        """Fill in the rows of Byzantine nodes; return the attack's memory after that."""
         replay = self.replay
         with thread_limit(self.threads):
-            seen = replay.show(state, honest, matrix[list(honest)], f)
+            seen = replay.reveal(state, honest, matrix[list(honest)], f)
             for node, own in owns.items():
-                sent = replay.sent(state, node, seen, own, replay.past(state, node))
+                sent = replay.attack_vector(state, node, seen, own, replay.past_vector(state, node))
                 matrix[node] = replay.row(state, node, sent)
                 norms[node] = norm_of(matrix[node])
         return seen.memory
 
-    def _stepped(
+    def _step(
         self,
         state: State,
         nodes: tuple[int, ...],
@@ -110,9 +116,9 @@ class RoundRecomputer:
     ) -> RecomputedRound:
         replay = self.replay
         with thread_limit(self.threads):
-            after, aggregated = replay.after(state, nodes, record["f"], matrix, attack)
+            after, aggregated = replay.step(state, nodes, record["f"], matrix, attack)
         chosen = aggregated.selected
-        figures: dict[str, Any] = {
+        entries: dict[str, Any] = {
             "norms": {str(n): norms[n] for n in nodes},
             "aggregate_norm": aggregated.norm,
             "selected": None if chosen is None else list(chosen),
@@ -122,9 +128,9 @@ class RoundRecomputer:
         if "accuracy" in record:
             learner = replay.learner
             tested = add_up([learner.test(job) for job in range(learner.evaluation_jobs)])
-            figures |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
-        return RecomputedRound(after, sha256_of(after.parameters), figures)
+            entries |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
+        return RecomputedRound(after, sha256_of(after.parameters), entries)
 
-    def _do(self, work: Callable[..., Any], *args: Any) -> Any:
-        """In the pool, where torch computes on one thread, as it did in the run."""
+    def _in_pool(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Return what `work` returns in the pool, where torch computes on one thread."""
         return self.pool.submit(work, *args).result()

@@ -1,17 +1,18 @@
-"""A run computed again, in this process, from who took part in each round.
+"""A run computed again in this process, from the recorded membership of each round.
 
 A node's vector is a function of the run's spec, the node, the round and the parameters;
-the parameters that follow are one of the vectors that were accepted.  So a round is:
+the next parameters are a function of the accepted vectors.  So a round is:
 
-1. `gradients` of honest nodes, and each one's `row`, which has its momentum;
-2. `show` what Byzantine nodes are shown of those rows, and `sent`, what they make of it;
-3. `after`, the state of the run once the rows are aggregated and the step is taken.
+1. `gradients` of honest nodes, and the `row` of each, which has its momentum;
+2. `reveal` of those rows to the attack, and `attack_vector` of each Byzantine node;
+3. `step`, the aggregation of the rows and the optimizer's step.
 
-Nothing here is kept between calls: all that a round changes is in a `State`.
+Nothing is kept between calls: all that a round changes is in a `State`.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -31,8 +32,9 @@ from byzpy_tw.attacks.knowledge.codec import (
 )
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.errors import BrokenPlugin, ByzpyTwError
+from byzpy_tw.errors import BrokenPlugin
 from byzpy_tw.kernels.cpu import resolve_device
+from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.rounds.aggregation import Aggregated
@@ -47,7 +49,7 @@ from byzpy_tw.workers.spec import node_specs
 
 
 class ImmediateExecutor(Executor):
-    """A pool whose jobs are done as they come."""
+    """An executor that runs each job when it is submitted."""
 
     def submit(self, work: Any, /, *args: Any, **kwargs: Any) -> Future:
         future: Future = Future()
@@ -57,9 +59,9 @@ class ImmediateExecutor(Executor):
 
 @frozen(eq=False)
 class RevealedKnowledge:
-    """What a round's Byzantine nodes are shown of `h` honest rows, as it has travelled.
+    """The pieces of knowledge about `h` honest rows, rounded to the wire's type.
 
-    ``memory`` is what the attack remembers from then on.
+    ``memory`` is the attack's memory after it.
     """
 
     h: int
@@ -77,23 +79,24 @@ class RoundReplay:
     learner: Learner
     first: State  # before round 0
     _pool: Executor
-    _together: int = 4  # jobs of gradients at once, so that few vectors wait
+    _most_jobs: int = 4  # of gradients at once, so that few vectors wait
 
     @property
     def wire(self) -> torch.dtype:
+        """The type of vectors that travel."""
         return self.host.wire
 
     # -- honest nodes
 
     def gradients(self, state: State, nodes: Sequence[int]) -> Iterator[tuple[int, Gradient]]:
-        """The gradient of each of `nodes`, float32, in whatever order they are ready."""
+        """Yield the gradient of each of `nodes`, float32, in the order in which they are ready."""
         ready: SimpleQueue[tuple[Sequence[int], list[Answer]]] = SimpleQueue()
         self.host.parameters.copy_(round_to_dtype(state.parameters, self.wire))
-        left, working = list(nodes), 0
-        while left or working:
-            while left and working < self._together:
-                size = self.host.group_size
-                group, left, working = left[:size], left[size:], working + 1
+        size, working = self.host.group_size, 0
+        waiting = deque(nodes[i : i + size] for i in range(0, len(nodes), size))
+        while waiting or working:
+            while waiting and working < self._most_jobs:
+                group, working = waiting.popleft(), working + 1
                 done = partial(_put, ready, group)
                 self.host.gradients(self._pool, group, state.round, done)
             group, answers = ready.get()
@@ -105,11 +108,11 @@ class RoundReplay:
                 yield node, answer
 
     def gradient(self, state: State, node: int) -> Tensor:
-        """``(d,)`` float32, of one node."""
+        """Return the gradient of one node: ``(d,)`` float32."""
         return next(self.gradients(state, [node]))[1].vector
 
     def row(self, state: State, node: int, sent: Tensor) -> Tensor:
-        """What the trainer makes of what `node` `sent`, before it aggregates: ``(d,)``."""
+        """Return the row to aggregate of a vector that `node` `sent`: ``(d,)`` float32."""
         row, beta = sent.to(torch.float32), self.config.worker_momentum
         if node >= self.config.num_honest or not beta:
             return row
@@ -117,10 +120,10 @@ class RoundReplay:
 
     # -- Byzantine ones
 
-    def show(self, state: State, nodes: Sequence[int], rows: Tensor, f: int) -> RevealedKnowledge:
-        """What the attack is shown of the honest `nodes`, whose rows are ``(h, d)``.
+    def reveal(self, state: State, nodes: Sequence[int], rows: Tensor, f: int) -> RevealedKnowledge:
+        """Return the attack's knowledge of the honest `nodes`, whose rows are ``(h, d)``.
 
-        `f` is the budget that the rules were to have when it was shown.
+        `f` is the budget that the rules were expected to have.
         """
         memory = dict(state.attack)
         pieces = reveal(
@@ -130,16 +133,16 @@ class RoundReplay:
         shown = {piece: decode_piece(tensor) for piece, tensor in pieces.items()}
         return RevealedKnowledge(len(rows), shown, memory)
 
-    def past(self, state: State, node: int) -> Tensor | None:
-        """What `node` sent when an attack that replays wants it to be sent again."""
+    def past_vector(self, state: State, node: int) -> Tensor | None:
+        """Return the earlier vector of `node` that an attack which replays sends again."""
         age = getattr(self.rules.attack, "age", 0)
         return state.history.get(state.round - age, {}).get(node)
 
-    def own(self, state: State, node: int) -> Tensor | None:
-        """The gradient that `node`'s attack starts from, where it does: ``(d,)``."""
+    def own_gradient(self, state: State, node: int) -> Tensor | None:
+        """Return the gradient that `node`'s attack starts from, if it needs one: ``(d,)``."""
         return self.gradient(state, node) if self.host.needs_own(node) else None
 
-    def sent(
+    def attack_vector(
         self,
         state: State,
         node: int,
@@ -147,7 +150,7 @@ class RoundReplay:
         own: Tensor | None,
         past: Tensor | None,
     ) -> Tensor:
-        """What Byzantine `node` sends, in the wire's type."""
+        """Return the vector of the Byzantine `node`, in the wire's type."""
         host = self.host
         if host.behaviour(node) == Behaviour.GARBAGE:  # accepted, where d is as small as that
             return host.garbage(node, state.round)
@@ -155,16 +158,13 @@ class RoundReplay:
             shown.pieces, h=shown.h, d=host.dimension, own=own,
             past=None if past is None else decode_piece(past),
         )  # fmt: skip
-        try:
-            return round_to_dtype(host.attack(node, state.round, known), self.wire)
-        except ByzpyTwError:
-            raise
-        except Exception as e:  # a plugin's code
-            raise BrokenPlugin(f"attack {self.config.attack!r}: raised {e!r}") from e
+        with plugin_call(f"attack {self.config.attack!r}"):
+            vector = host.attack(node, state.round, known)
+        return round_to_dtype(vector, self.wire)
 
     # -- the step
 
-    def after(
+    def step(
         self,
         state: State,
         nodes: tuple[int, ...],
@@ -172,15 +172,16 @@ class RoundReplay:
         matrix: Tensor,
         attack: Mapping[str, Any],
     ) -> tuple[State, Aggregated]:
-        """The state after the rows `nodes` of the ``(n, d)`` `matrix` are aggregated.
+        """Aggregate the rows `nodes` of the ``(n, d)`` `matrix`; return the state after it.
 
-        `attack` is what the attack remembers.  `learner` holds the new parameters then.
-        Raises what the rules raise, and `Diverged`.
+        `attack` is the attack's memory.  `learner` holds the new parameters then.  Raises the
+        rules' errors, and `Diverged`.
         """
         aggregation, learner = self.rules.aggregation, self.learner
         aggregation.memory = dict(state.aggregation)
         aggregated = aggregation(matrix, nodes, f, state.round)
         learner.restore(state.parameters, state.velocity)
+        assert aggregated.vector is not None  # it has just been made
         learner.step(aggregated.vector, state.round)
         momenta = dict(state.momenta)
         if self.config.worker_momentum:
@@ -209,11 +210,11 @@ def _put(ready: SimpleQueue, group: Sequence[int], answers: list[Answer]) -> Non
 
 
 def prepare_replay(
-    config: RunConfig, registry: Registry, data_root: Path, pool: Executor, group_size: int = 4
+    config: RunConfig, registry: Registry, data_root: Path, pool: Executor, most_jobs: int = 4
 ) -> RoundReplay:
-    """What computes the rounds of `config`: the data is read, the nodes are made.
+    """Read the data, and make the nodes and the rules of `config`.
 
-    Raises what is wrong with a name or a parameter, or with the data.
+    Raises the errors of names, parameters and data.
     """
     spec = config.spec()
     host = build_host(spec, registry, data_root=data_root)
@@ -226,5 +227,5 @@ def prepare_replay(
     learner = Learner.of(config, model, host.dataset, copied=host.trial_outcome.copied, who=who)
     first = State(0, learner.parameters.clone(), learner.velocity.clone())
     return RoundReplay(
-        config, resolve_rules(config, registry), host, learner, first, pool, group_size
+        config, resolve_rules(config, registry), host, learner, first, pool, most_jobs
     )

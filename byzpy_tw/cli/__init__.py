@@ -1,6 +1,6 @@
-"""What ``python -m byzpy_tw`` does besides runs: a module a command.
+"""The commands, a module each: ``python -m byzpy_tw COMMAND`` and ``python -m byzpy_tw.train``.
 
-Each has `HELP`, a line; `options(parser)`, which adds what it takes; and `run(chosen)`, which
-does it and returns the exit code.  `byzpy_tw.__main__` lists them; what is dear to import is
-imported by `run`.
+Each command of the former has `HELP`, a line; `options(parser)`, which adds its options; and
+`run(chosen)`, which runs it and returns the exit code.  `byzpy_tw.__main__` lists them.  Slow
+imports are made by `run`.
 """

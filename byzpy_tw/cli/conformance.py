@@ -1,4 +1,4 @@
-"""``python -m byzpy_tw conformance``: rules, or a server, among bad inputs."""
+"""``python -m byzpy_tw conformance``: test rules, or a server, with bad inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Examine rules, or a server; 1 where something did not hold."""
+    """Test rules, or a server; return 1 where a promise was broken."""
     try:
         from byzpy_tw.testing import conformance
     except ModuleNotFoundError as e:

@@ -1,4 +1,4 @@
-"""``python -m byzpy_tw doctor``: whether a run would start, and what keeps it from that.
+"""``python -m byzpy_tw doctor``: check whether a run would start.
 
 It takes the command line of ``python -m byzpy_tw.train``, and two options more.
 """
@@ -27,11 +27,11 @@ HELP = "say whether a run would start; takes the options of byzpy_tw.train"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """None of its own here: `main` reads the words, so that they may be a run's."""
+    """Add nothing: `main` parses the words itself, as those of a run."""
 
 
 def own_parser() -> argparse.ArgumentParser:
-    """Reads what is not a run's."""
+    """Return the parser of the two options that a run does not have."""
     own = argparse.ArgumentParser(
         prog="python -m byzpy_tw doctor", add_help=False, allow_abbrev=False
     )
@@ -44,7 +44,7 @@ def own_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Examine, and print what was found; 0 where a run would start, 1 where not."""
+    """Check, and print the report; return 0 where a run would start, else 1."""
     own = own_parser()
     if {"-h", "--help"} & set(arguments):
         print(f"{own.format_usage()}\n{__doc__}\n{own.format_help().partition('options:')[2]}")
@@ -53,121 +53,89 @@ def main(arguments: Sequence[str]) -> int:
     chosen, rest = own.parse_known_args(arguments)
     if chosen.wait is not None and not 0 < chosen.wait <= 3600:
         raise ConfigError(f"--wait must be above 0 and at most 3600, got {chosen.wait:g}")
-    found = train.parse_invocation(rest)
-    config, resumed = _of(found)
-    # Imported only now: a mistake on the command line is told at once.
-    from byzpy_tw.trainer.doctor import WAIT
-
-    doctor = _examined(found, config, resumed, chosen.wait or WAIT)
-    if not doctor.done:
-        print_error("interrupted")
-        return 130
-    if chosen.json:
-        print(json.dumps(doctor.to_plain(), indent=2))
-    else:
-        print("\n".join(lines(doctor)))
-    if doctor.busy:  # a thread that nobody waits for would keep this process
+    invocation = train.parse_invocation(rest)
+    config, resumed = load_config(invocation)
+    doctor, code = _examine(invocation, config, resumed, chosen.wait)
+    if not doctor.done:  # interrupted, or a bug
+        return code
+    print(json.dumps(doctor.to_plain(), indent=2) if chosen.json else "\n".join(lines(doctor)))
+    if doctor.busy:  # a thread that still reads data would keep this process alive
         sys.stdout.flush()
-        os._exit(0 if doctor.well else 1)
-    return 0 if doctor.well else 1
+        os._exit(code)
+    return code
 
 
-def _configured(words: Sequence[str]) -> tuple[RunConfig, Path | None]:
-    """The configuration that `words` describe, and the folder that it goes on in, if any.
+def load_config(invocation: train.Invocation) -> tuple[RunConfig, Path | None]:
+    """Return the configuration of a run, and its folder if it is to be resumed.
 
-    Where they do not say where the nodes live, that is here.
+    Nodes live in this process unless the options say where.
     """
-    return _of(train.parse_invocation(words))
-
-
-def _of(found: train.Invocation) -> tuple[RunConfig, Path | None]:
-    if found.resume is None:
-        placed = any(found.options.get(name) for name in LOCATIONS)
-        return found.configuration(**({} if placed else {"in_process": True})), None
+    if invocation.resume is None:
+        placed = any(invocation.options.get(name) for name in LOCATIONS)
+        return invocation.configuration(**({} if placed else {"in_process": True})), None
     from byzpy_tw.records.resume import load_config_to_resume
 
-    return load_config_to_resume(found.resume, found.options), found.resume
+    return load_config_to_resume(invocation.resume, invocation.options), invocation.resume
 
 
-def _examined(
-    found: train.Invocation, config: RunConfig, resumed: Path | None, wait: float
-) -> Doctor:
-    """In a reactor of this process."""
-    from twisted.internet.defer import Deferred
-    from twisted.internet.task import react
-    from twisted.logger import (
-        FilteringLogObserver,
-        LogLevel,
-        LogLevelFilterPredicate,
-        globalLogBeginner,
-        textFileLogObserver,
-    )
+def _examine(
+    invocation: train.Invocation, config: RunConfig, resumed: Path | None, wait: float | None
+) -> tuple[Doctor, int]:
+    """Run the checks in a reactor of this process; return the exit code as well."""
+    # Imported only now: a mistake on the command line is reported at once.
+    from twisted.internet import reactor as installed
+    from twisted.logger import LogLevel
 
     from byzpy_tw.config.paths import resolve_paths
     from byzpy_tw.config.unused import drop_unused
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
-    from byzpy_tw.scheduling.clock import use_monotonic_clock
-    from byzpy_tw.trainer.doctor import Doctor
+    from byzpy_tw.output.program import ReactorProgram, log_to
+    from byzpy_tw.trainer.doctor import WAIT, Doctor
 
-    # What a server did is in the report; what is left to say is a bug of ours.
-    bugs = FilteringLogObserver(
-        textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(LogLevel.critical)]
-    )
-    globalLogBeginner.beginLoggingTo([bugs], redirectStandardIO=False, discardBuffer=True)
-    registry, pool = found.registry(), make_pool(config.threads or cores())
+    reactor: Any = installed  # typed as less than every reactor is
+    log_to(sys.stderr, LogLevel.critical)  # bugs: all else is in the report
+    registry, pool = invocation.registry(), make_pool(config.threads or cores())
     if resumed is None:
-        config = drop_unused(config, registry, found.beneath)
-    config = resolve_paths(config)
-    made: list[Doctor] = []
+        config = drop_unused(config, registry, invocation.beneath)
+    doctor = Doctor(resolve_paths(config), registry, reactor, pool, wait or WAIT, resumed)
 
-    def main(reactor: Any) -> Deferred[None]:
-        use_monotonic_clock(reactor)
-        made.append(Doctor(config, registry, reactor, pool, wait, resumed))
-        return Deferred.fromCoroutine(made[0].examine())
+    async def examine() -> int:
+        await doctor.examine()
+        return 0 if doctor.well else 1
 
     try:
-        react(main)
-    except SystemExit as e:
-        if e.code:  # interrupted, or a bug of ours, which was printed
-            raise
+        return doctor, ReactorProgram(reactor, print_error).run(examine)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return made[0]
 
 
 # -- as text
 
 
 def lines(doctor: Doctor) -> Iterator[str]:
-    """All that a person wants to read of it."""
+    """Yield the lines of the report."""
+    from byzpy_tw.output.text import describe_run
+
     config = doctor.config
-    yield (
-        f"byzpy_tw doctor: {config.rounds} rounds of {config.model} on {config.dataset}, "
-        f"{config.num_honest} honest and {config.num_byz} Byzantine nodes ({config.attack}), "
-        f"{config.pipeline} with f = {config.f}"
-    )
-    yield from _here(doctor)
+    yield f"byzpy_tw doctor: {describe_run(config)}"
+    yield from _environment_lines(doctor)
     if doctor.servers:
         yield "servers"
-        for server in doctor.servers:
-            yield f"  {_server(server)}"
+        yield from (f"  {_server_line(server)}" for server in doctor.servers)
     elif config.local:
         yield f"servers: {config.local}, which the run starts on this machine"
-    yield from _budget(doctor)
-    for line in doctor.warnings:
-        yield f"warning: {line}"
-    for line in doctor.troubles:
-        yield f"trouble: {line}"
+    yield from _budget_lines(doctor)
+    yield from (f"warning: {line}" for line in doctor.warnings)
+    yield from (f"error: {line}" for line in doctor.troubles)
     count = len(doctor.troubles)
-    yield (
-        "a run would start"
-        if doctor.well
-        else (f"a run would not start: {count} trouble{'s' * (count != 1)}")
-    )
+    if doctor.well:
+        yield "a run would start"
+    else:
+        yield f"a run would not start: {count} error{'s' * (count != 1)}"
 
 
-def _here(doctor: Doctor) -> Iterator[str]:
+def _environment_lines(doctor: Doctor) -> Iterator[str]:
     found = doctor.to_plain()["here"]
     yield "here"
     yield "  " + ", ".join(f"{name} {version}" for name, version in found["versions"].items())
@@ -186,41 +154,40 @@ def _here(doctor: Doctor) -> Iterator[str]:
         yield f"  model {doctor.config.model}: {d:,} parameters, {_size(4 * d)} a vector"
     if found["disk_free_bytes"] is not None:
         each = found["checkpoint_bytes"]
-        told = f"; a checkpoint takes {_size(each)}" if each is not None else ""
-        yield f"  disk: {_size(found['disk_free_bytes'])} free in {found['folder']}{told}"
+        needed = f"; a checkpoint takes {_size(each)}" if each is not None else ""
+        yield f"  disk: {_size(found['disk_free_bytes'])} free in {found['folder']}{needed}"
 
 
-def _server(server: ServerCheck) -> str:
+def _server_line(server: ServerCheck) -> str:
     nodes = ", ".join(str(node.node) for node in server.nodes[:10]) or "none"
-    more = ", ..." if len(server.nodes) > 10 else ""
+    nodes += ", ..." * (len(server.nodes) > 10)
     if server.error is not None:
-        return f"{server.name}: NOT WELL ({server.error.code}); nodes {nodes}{more}"
-    told = [f"{server.name}: well; nodes {nodes}{more}"]
+        return f"{server.name}: FAIL ({server.error.code}); nodes {nodes}"
+    parts = [f"{server.name}: ok; nodes {nodes}"]
     if server.round_trip is not None:
-        told.append(f"round trip {1000 * server.round_trip:.2g} ms")
+        parts.append(f"round trip {1000 * server.round_trip:.2g} ms")
     if server.bandwidth is not None:
-        told.append(f"{_size(server.bandwidth)}/s to it")
+        parts.append(f"{_size(server.bandwidth)}/s to it")
     if server.gradient is not None:
-        told.append(f"a gradient in {1000 * server.gradient:.3g} ms")
+        parts.append(f"a gradient in {1000 * server.gradient:.3g} ms")
     if server.clock_ahead is not None:
-        told.append(f"clock {server.clock_ahead:+.1f} s")
-    if server.environment is not None:
-        there = server.environment
-        told.append(f"{there.threads} threads, {there.device}, torch {there.torch}")
-        told.append("plugins " + ", ".join(f"{n} {v}" for n, v in list(there.plugins.items())[:10]))
-    return "; ".join(told)
+        parts.append(f"clock {server.clock_ahead:+.1f} s")
+    if (there := server.environment) is not None:
+        plugins = list(there.plugins.items())[:10]
+        parts.append(f"{there.threads} threads, {there.device}, torch {there.torch}")
+        parts.append("plugins " + ", ".join(f"{name} {version}" for name, version in plugins))
+    return "; ".join(parts)
 
 
-def _budget(doctor: Doctor) -> Iterator[str]:
+def _budget_lines(doctor: Doctor) -> Iterator[str]:
     config = doctor.config
-    behind = " | ".join(config.pre_aggregator)
-    yield f"rules for n = {config.n}, f = {config.f}" + (f", behind {behind}" if behind else "")
+    behind = f", behind {' | '.join(config.pre_aggregator)}" if config.pre_aggregator else ""
+    yield f"rules for n = {config.n}, f = {config.f}{behind}"
     yield f"  {'rule':<22} {'may be lost':<12} {'f at most':<10} guarantee"
-    for line in doctor.budget:
-        yield _rule(line)
+    yield from map(_rule_line, doctor.budget)
 
 
-def _rule(line: Feasibility) -> str:
+def _rule_line(line: Feasibility) -> str:
     most = "-" if line.most_f is None else str(line.most_f)
     if line.uncomputable is not None:
         return f"  {line.rule:<22} {'-':<12} {most:<10} cannot be computed: {line.uncomputable}"

@@ -1,4 +1,4 @@
-"""``python -m byzpy_tw explain``: what an error means, and what to do."""
+"""``python -m byzpy_tw explain``: the meaning of an error, and its cure."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def _text(kind: type[ByzpyTwError]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Without the quotes of code, which a terminal does not show."""
+    """Return `text` without the quotes of code, which mean nothing on a terminal."""
     return text.replace("`", "")

@@ -23,7 +23,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Write keys, and say what to do with them."""
+    """Write keys, and print their use."""
     from byzpy_tw.config.paths import expand_home
     from byzpy_tw.protocol.keygen import CA_FILE, generate
 

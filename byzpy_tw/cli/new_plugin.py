@@ -21,7 +21,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Write it, and say what to do next."""
+    """Write the plugin, and print the next steps."""
     from byzpy_tw.config.paths import expand_home
     from byzpy_tw.plugins import load_and_warn
 
@@ -37,5 +37,5 @@ def run(chosen: argparse.Namespace) -> int:
         print(f"  pip install {' '.join(lacking)}")
     print("  python -m pytest tests")
     print("  pip install -e .")
-    print(f"  {made.try_}")
+    print(f"  {made.command}")
     return 0

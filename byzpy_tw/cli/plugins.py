@@ -1,10 +1,15 @@
-"""``python -m byzpy_tw plugins``: every name that a run may use."""
+"""``python -m byzpy_tw plugins``: list every name that a run may use."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from byzpy_tw.plugins import Registry
 
 HELP = "list every name that a run may use"
 
@@ -24,7 +29,18 @@ def run(chosen: argparse.Namespace) -> int:
     """
     from byzpy_tw.plugins import load_and_warn
 
-    names = load_and_warn(chosen.disable_plugin)
+    rows = _rows(load_and_warn(chosen.disable_plugin))
+    if chosen.json:
+        print(json.dumps(rows, indent=2, default=str))
+        return 0
+    for kind, same in itertools.groupby(rows, key=lambda row: row["kind"]):
+        print(kind if kind == "broken" else f"{kind}s")
+        for row in same:
+            print(f"  {_line(row)}".rstrip())
+    return 0
+
+
+def _rows(names: Registry) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
         {
             "kind": entry.kind,
@@ -39,30 +55,16 @@ def run(chosen: argparse.Namespace) -> int:
         }
         for entry in names.entries()
     ]
-    rows += [
-        {
-            "kind": "broken",
-            "name": broken.distribution,
-            "aliases": [],
-            "parameters": {},
-            "distribution": broken.distribution,
-            "version": broken.version,
-            "why": broken.why,
-        }
-        for broken in names.broken
-    ]
-    if chosen.json:
-        print(json.dumps(rows, indent=2, default=str))
-        return 0
-    kind = ""
-    for row in rows:
-        if row["kind"] != kind:
-            kind = row["kind"]
-            print("broken" if kind == "broken" else f"{kind}s")
-        if kind == "broken":
-            print(f"  {row['name']} {row['version']}: {row['why']}")
-            continue
-        name = row["name"] + "".join(f" = {alias}" for alias in row["aliases"])
-        parameters = ", ".join(f"{key}={p['default']}" for key, p in row["parameters"].items())
-        print(f"  {name:<24} {row['distribution']} {row['version']:<8} {parameters}".rstrip())
-    return 0
+    for broken in names.broken:
+        who = {"distribution": broken.distribution, "version": broken.version, "why": broken.why}
+        none = {"kind": "broken", "name": broken.distribution, "aliases": [], "parameters": {}}
+        rows.append({**none, **who})
+    return rows
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    if row["kind"] == "broken":
+        return f"{row['name']} {row['version']}: {row['why']}"
+    name = row["name"] + "".join(f" = {alias}" for alias in row["aliases"])
+    parameters = ", ".join(f"{key}={p['default']}" for key, p in row["parameters"].items())
+    return f"{name:<24} {row['distribution']} {row['version']:<8} {parameters}"

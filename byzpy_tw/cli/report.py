@@ -1,4 +1,4 @@
-"""``python -m byzpy_tw report``: a run's report drawn again, or several runs compared."""
+"""``python -m byzpy_tw report``: draw a run's report again, or compare several runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Write what was asked for, and say where."""
+    """Write the page, the table or the picture, and print its path."""
     from byzpy_tw.config.paths import expand_home
     from byzpy_tw.report.load import read
     from byzpy_tw.report.page import REPORT, render_report, write_page
@@ -42,7 +42,7 @@ def run(chosen: argparse.Namespace) -> int:
     paths = [expand_home(name) for name in chosen.runs]
     if chosen.output is not None and (chosen.csv or chosen.png):
         raise ConfigError("--output is of the page: leave it out with --csv and --png")
-    run_reports = [read(path) for path in paths]  # what is wrong is told before anything is made
+    run_reports = [read(path) for path in paths]  # all are read before anything is written
     for path, run_report in zip(paths, run_reports, strict=True):
         if run_report.note:
             print_error(f"byzpy_tw: warning: {printable(path)}: {run_report.note}")

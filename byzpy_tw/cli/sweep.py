@@ -1,4 +1,4 @@
-"""``python -m byzpy_tw lab``: defences against attacks, as a table and a page."""
+"""``python -m byzpy_tw sweep``: defences against attacks, as a table and a page."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ HELP = "compare defences against attacks: a live table, and a page"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "python -m byzpy_tw lab [OPTIONS]"  # all of them would fill a screen
+    parser.usage = "python -m byzpy_tw sweep [OPTIONS]"  # all of them would fill a screen
     parser.description = (
         "Train once with each defence under each attack, and show what is left of the "
-        "accuracy. Runs that a former call finished are not run again."
+        "accuracy. Runs that an earlier call finished are not run again."
     )
     parser.epilog = (
         "exit codes: 0 done, 1 a run failed, 2 bad usage, 130 and 143 interrupted (the "
@@ -45,8 +45,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="a run for each in every cell; the table has means (default: 42)",
     )  # fmt: skip
     axes.add_argument(
-        "--out", metavar="DIR", default="runs/lab",
-        help="where the page and the runs' folders go (default: runs/lab)",
+        "--out", metavar="DIR", default="runs/sweep",
+        help="where the page and the runs' folders go (default: runs/sweep)",
     )  # fmt: skip
     axes.add_argument(
         "--jobs", type=_jobs, metavar="N",
@@ -57,22 +57,15 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--again", action="store_true", help="run everything again, whatever is there already"
     )
     runs = parser.add_argument_group(
-        "every run", "as of python -m byzpy_tw.train, with the lab's own defaults"
+        "every run", "as of python -m byzpy_tw.train, with the sweep's own defaults"
     )
     hints = typing.get_type_hints(RunConfig)
+    defaults = {**grid.SETTING, "f": "--num-byz"}
     for option in attrs.fields(RunConfig):
         if option.name not in grid.TAKEN:
-            runs.add_argument(
-                flag(option.name), **argparse_keywords(_ours(option), hints[option.name])
-            )
-
-
-def _ours(option: attrs.Attribute) -> attrs.Attribute:
-    """`option` with the lab's default, as --help is to say it."""
-    if option.name == "f":
-        help = f"{option.metadata['help']} (default: --num-byz)"
-        return option.evolve(default=None, metadata={**option.metadata, "help": help})  # type: ignore[attr-defined,no-any-return]
-    return option.evolve(default=grid.SETTING.get(option.name, option.default))  # type: ignore[attr-defined,no-any-return]
+            default = defaults.get(option.name, option.default)
+            keywords = argparse_keywords(option, hints[option.name], default)
+            runs.add_argument(flag(option.name), **keywords)
 
 
 def _jobs(text: str) -> int:
@@ -83,8 +76,8 @@ def _jobs(text: str) -> int:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Run the grid; 1 where a run failed."""
-    if not chosen.out:  # which would be the folder that one happens to be in
+    """Run the grid; return 1 where a run failed."""
+    if not chosen.out:  # that would be the current folder
         raise ConfigError("--out must be the name of a folder, got ''")
     known = {option.name for option in attrs.fields(RunConfig)}
     given: dict[str, Any] = {

@@ -39,7 +39,7 @@ _NUMBERS: dict[type, str] = {int: "a whole number", float: "a number"}
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse that names the nearest option for a misspelt one."""
+    """A parser that suggests the nearest option for a misspelt one."""
 
     def error(self, message: str) -> typing.NoReturn:
         lead = "unrecognized arguments: "
@@ -56,7 +56,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, one option for each field of `RunConfig`."""
+    """Return the parser of the command line: one option for each field of `RunConfig`."""
     made = _Parser(
         prog="python -m byzpy_tw.train",
         description="Train a model across servers, some of whose nodes are Byzantine.",
@@ -88,22 +88,22 @@ def parser() -> argparse.ArgumentParser:
     hints = typing.get_type_hints(RunConfig)
     for option in attrs.fields(RunConfig):
         groups[option.metadata["section"]].add_argument(
-            flag(option.name), **argparse_keywords(option, hints[option.name])
+            flag(option.name), **argparse_keywords(option, hints[option.name], option.default)
         )
     return made
 
 
-def argparse_keywords(option: attrs.Attribute, hint: Any) -> dict[str, Any]:
-    """The keywords that make `option` an argparse argument."""
+def argparse_keywords(option: attrs.Attribute, hint: Any, default: Any) -> dict[str, Any]:
+    """Return the keywords that make `option` an argparse argument, with `default` in its help."""
     told: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS}
     told["help"] = option.metadata["help"].replace("%", "%%")
-    if option.default not in (None, (), False):
-        told["help"] += f" (default: {option.default})"
+    if default not in (None, (), False):
+        told["help"] += f" (default: {default})"
     if hint is bool:
         return {**told, "action": argparse.BooleanOptionalAction}
     told["metavar"] = option.metadata["metavar"] or option.name.upper().replace("_", "-")
     if option.name == "remote_hosts":
-        return told  # the field's converter knows how it is parted
+        return told  # the field's converter splits it
     if typing.get_origin(hint) is tuple:
         kind = typing.get_args(hint)[0]
         return {**told, "nargs": "+", "action": "extend", "type": _reader(kind)}
@@ -112,7 +112,7 @@ def argparse_keywords(option: attrs.Attribute, hint: Any) -> dict[str, Any]:
 
 
 def _reader(kind: Any) -> Callable[[str], Any]:
-    """What makes a `kind` of an argument, in our words where it cannot."""
+    """Return a function that converts an argument to `kind`, with our error message."""
 
     def read(text: str) -> Any:
         try:
@@ -127,26 +127,26 @@ def _reader(kind: Any) -> Callable[[str], Any]:
 
 @frozen
 class Invocation:
-    """What a command line asks for: options, of itself and of its file, and what to do."""
+    """A parsed command line: its options and those of its file, and what to do."""
 
     options: dict[str, Any]
     file: str | None = None  # of --config
-    beneath: frozenset[str] = frozenset()  # those options that only the file gives
+    beneath: frozenset[str] = frozenset()  # options that only the file gives
     resume: Path | None = None
     print_config: bool = False
     until_eof: bool = False
 
     def configuration(self, **more: Any) -> RunConfig:
-        """The options, and `more`, together; `ConfigError` where they do not fit."""
+        """Return the configuration of the options and `more`; `ConfigError` where they clash."""
         try:
             return RunConfig(**{**self.options, **more})
-        except ByzpyTwError as e:  # of options that fit by themselves
+        except ByzpyTwError as e:  # each option is valid by itself
             if self.file is None:
                 raise
             raise type(e)(f"{e} (the options of {self.file} and of the command line)") from None
 
     def registry(self) -> Registry:
-        """Names, without the distributions that are not wanted; tells of broken ones."""
+        """Load plugins but the disabled ones, and warn of broken ones."""
         from byzpy_tw.plugins import load_and_warn
         from byzpy_tw.records.resume import read_disabled_plugins
 
@@ -157,7 +157,7 @@ class Invocation:
 
 
 def parse_invocation(arguments: Sequence[str]) -> Invocation:
-    """What `arguments` ask for.  Raises `ConfigError` for what is wrong with the file."""
+    """Parse `arguments`, and the file that they name.  Raises `ConfigError`."""
     given = vars(parser().parse_args(arguments))
     rest = {name: given.pop(name, None) for name in ("resume", "config", *_SWITCHES)}
     resume = None if rest["resume"] is None else expand_home(rest["resume"])
@@ -173,7 +173,7 @@ def parse_invocation(arguments: Sequence[str]) -> Invocation:
 
 
 def configuration(arguments: Sequence[str]) -> RunConfig:
-    """The configuration that a command line describes."""
+    """Return the configuration of a command line."""
     found = parse_invocation(arguments)
     if found.resume is not None:
         raise ConfigError("--resume goes on with a run that has its configuration")
@@ -181,7 +181,7 @@ def configuration(arguments: Sequence[str]) -> RunConfig:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code."""
+    """Run the command; return its exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     return run_command(lambda: _run(words))
 
@@ -194,7 +194,7 @@ def _run(words: Sequence[str]) -> int:
     if found.until_eof:
         threading.Thread(target=_end_with_input, daemon=True).start()
     config = found.configuration() if found.resume is None else None
-    # Imported only now: a mistake on the command line is told at once.
+    # Imported only now: a mistake on the command line is reported at once.
     from byzpy_tw.cli.run import resume_program, run_program
 
     registry = found.registry()
@@ -205,10 +205,10 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _print_config(found: Invocation) -> None:
-    """The file that begins this run, on standard output.
+    """Print a file of options that begins this run.
 
-    Without a place it is a file for every place.  Of a run that was begun it leaves out
-    the folder, which is taken.
+    Where the options do not say where nodes live, the file does not either.  For a run that
+    was begun the file leaves out the folder, which is in use.
     """
     leave_out: set[str] = set()
     if found.resume is not None:
@@ -221,13 +221,13 @@ def _print_config(found: Invocation) -> None:
         config, leave_out = found.configuration(in_process=True), set(LOCATIONS)
     text = to_toml(config, leave_out)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # TOML is, whatever the terminal's is.
+        # TOML is UTF-8 on every terminal.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     print(text, end="", flush=True)
 
 
 def _end_with_input() -> None:
-    """Wait for the end of standard input, then stop as the system would stop us."""
+    """Wait for the end of standard input, then stop as at SIGTERM."""
     try:
         while os.read(0, 4096):
             pass

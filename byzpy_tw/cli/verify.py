@@ -1,4 +1,4 @@
-"""``python -m byzpy_tw verify``: a finished run, computed again and compared."""
+"""``python -m byzpy_tw verify``: compute a finished run again, and compare."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 @define
 class _Progress:
-    """A line now and then, with what is left to do."""
+    """Prints the rounds done, the pace and the time left, every few seconds."""
 
     write: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
@@ -56,12 +56,12 @@ class _Progress:
             return
         self._last = now
         pace = (done - self._began[1]) / (now - self._began[0])
-        recorded_run = (rounds - done) / pace
-        self.write(f"  {done} of {rounds} rounds, {pace:.1f} rounds/s, {recorded_run:.0f} s left")
+        left = (rounds - done) / pace
+        self.write(f"  {done} of {rounds} rounds, {pace:.1f} rounds/s, {left:.0f} s left")
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Verify, and print what came of it; 0 where every recorded hash is met."""
+    """Verify, and print the findings; return 0 where every recorded hash is met."""
     if chosen.threads is not None and not 1 <= chosen.threads <= 1024:
         raise ConfigError(f"--threads must be from 1 to 1024, got {chosen.threads}")
     from byzpy_tw.audit.verify import Verification
@@ -69,7 +69,7 @@ def run(chosen: argparse.Namespace) -> int:
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
     from byzpy_tw.plugins import load_and_warn
-    from byzpy_tw.records import recorded_run
+    from byzpy_tw.records.folder import read_run
     from byzpy_tw.records.resume import read_disabled_plugins
     from byzpy_tw.text import printable
 
@@ -78,18 +78,18 @@ def run(chosen: argparse.Namespace) -> int:
             print(printable(line), flush=True)
 
     folder = expand_home(chosen.folder)
-    found, threads = recorded_run.read(folder), chosen.threads or cores()
+    recorded, threads = read_run(folder), chosen.threads or cores()
     disabled = chosen.disable_plugin
     names = load_and_warn(read_disabled_plugins(folder) if disabled is None else disabled)
     pool = make_pool(threads)
-    verification = Verification(found, names, pool, threads, chosen.data_root, _Progress(write))
-    config, start = found.config, _start(chosen.start, verification.checkpointed_rounds())
+    verification = Verification(recorded, names, pool, threads, chosen.data_root, _Progress(write))
+    config, start = recorded.config, _start(chosen.start, verification.checkpointed_rounds())
     write(
-        f"byzpy_tw: verify {chosen.folder}: {len(found)} rounds of {config.model} on "
+        f"byzpy_tw: verify {chosen.folder}: {len(recorded.rounds)} rounds of {config.model} on "
         f"{config.dataset}, {config.num_honest} honest and {config.num_byz} Byzantine nodes, "
         f"{config.pipeline} with f = {config.f}"
     )
-    write(f"  computing rounds {start} to {len(found) - 1} again, threads: {threads}")
+    write(f"  computing rounds {start} to {len(recorded.rounds) - 1} again, threads: {threads}")
     try:
         verification.run(start)
     except KeyboardInterrupt:
@@ -125,10 +125,10 @@ def _tell(verification: Verification, start: int, write: Callable[[str], None]) 
     if len(problems) > _MOST_SHOWN:
         write(f"- and {len(problems) - _MOST_SHOWN} more (--json has them all)")
     done = sum(b - a for a, b in verification.spans)
-    rounds = len(verification.recorded_run)
+    rounds = len(verification.rounds)
     since = f", from the checkpoint of round {start} on" if start else ""
     if verification.confirmed:
-        last = verification.recorded_run.records[-1]["parameters_sha256"]
+        last = verification.rounds[-1]["parameters_sha256"]
         write(
             f"confirmed: the recorded hashes of {done} of {rounds} rounds are met{since}; "
             f"the parameters at the end are {last[:12]}"
@@ -144,7 +144,7 @@ def _plain(verification: Verification, folder: str) -> dict[str, object]:
     return {
         "run_dir": folder,
         "confirmed": verification.confirmed,
-        "rounds": len(verification.recorded_run),
+        "rounds": len(verification.rounds),
         "computed": [list(span) for span in verification.spans],
         "problems": [asdict(problem) for problem in verification.problems],
         "notices": verification.notes,

@@ -1,4 +1,4 @@
-"""Plugins that watch a run, and cannot stop it."""
+"""Call plugins that watch a run, without waiting for them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _PATIENCE = 5.0  # seconds that the end of a run waits for observers
 class Observers:
     """Calls every observer, one event after another, in a thread of its own.
 
-    An observer that raises is logged once and still called; one that hangs
-    costs the events after it, never the run: the thread is a daemon.
+    An observer that raises is logged once and still called.  One that hangs loses the events
+    after it, but does not stop the run: the thread is a daemon.
     """
 
     _registry: Registry
@@ -54,11 +54,11 @@ class Observers:
 
     @property
     def is_used(self) -> bool:
-        """Whether there is anyone to wait for in `finish`."""
+        """Return whether `finish` has a thread to wait for."""
         return self._thread is not None
 
     def finish(self) -> None:
-        """Let observers catch up, but not for ever.  Blocks: call it in a pool."""
+        """Wait until the observers have had all events, but not for ever.  Call it in a pool."""
         if self._thread is None:
             return
         try:

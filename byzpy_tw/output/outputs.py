@@ -10,6 +10,7 @@ from typing import IO, Any
 from twisted.logger import Logger
 
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.console import is_terminal
 from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.live_page import LivePage
@@ -29,7 +30,7 @@ def make_terminal_view(
     Lines go through `write`, except above a bar.
     """
     output = sys.stdout if output is None else output
-    if not (config.json or config.quiet) and _is_terminal(output):
+    if not (config.json or config.quiet) and is_terminal(output):
         from byzpy_tw.output.progress import ProgressBar
 
         return ProgressBar(output)
@@ -39,13 +40,6 @@ def make_terminal_view(
 def make_line_view(config: RunConfig, write: Callable[[str], None]) -> View:
     """Return the view that writes lines of text, or of JSON, through `write`."""
     return (JsonLines if config.json else TextOutput)(write, config.quiet)
-
-
-def _is_terminal(file: Any) -> bool:
-    try:
-        return file.isatty()
-    except (AttributeError, OSError, ValueError):  # there is none, or it is closed
-        return False
 
 
 def check_web(config: RunConfig) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -83,11 +83,12 @@ class ReactorProgram:
 
 def start_logging(folder: Path) -> None:
     """Send the log to trainer.log in `folder`; Twisted prints nothing by itself."""
-    observer = FilteringLogObserver(
-        # Escapes for names that are no text: a run's folder may have one.
-        textFileLogObserver(
-            open(folder / "trainer.log", "a", encoding="utf-8", errors="backslashreplace")
-        ),
-        [LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)],
-    )
+    # Escapes for names that are no text: a run's folder may have one.
+    path = folder / "trainer.log"
+    log_to(open(path, "a", encoding="utf-8", errors="backslashreplace"), LogLevel.info)
+
+
+def log_to(file: IO[str], level: Any) -> None:
+    """Send events of a `LogLevel` and above to `file`."""
+    observer = FilteringLogObserver(textFileLogObserver(file), [LogLevelFilterPredicate(level)])
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)

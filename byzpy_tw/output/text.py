@@ -17,7 +17,7 @@ from byzpy_tw.output.view import (
     RunConfigured,
     RunFinished,
 )
-from byzpy_tw.records.attack_calls import counted
+from byzpy_tw.records.summary import format_attack_calls
 
 _OFTEN = 3  # rounds in which a node was refused, for the summary to name it
 _MOST_NAMED = 10
@@ -51,16 +51,9 @@ class TextOutput:
 
     def _configuration(self, event: RunConfigured) -> None:
         config = event.config
-        where = (
-            "in this process"
-            if config.in_process
-            else f"{config.local} local servers"
-            if config.local
-            else f"{len(config.remote_hosts)} servers"
-        )
         self._write(f"byzpy_tw: {describe_run(config)}")
         self._write(
-            f"  nodes {where}; batch {config.batch_size} in micro-batches of "
+            f"  nodes {nodes_live(config)}; batch {config.batch_size} in micro-batches of "
             f"{config.micro_batch_size}; lr {config.lr:g}, momentum {config.momentum:g}; "
             f"partition {config.partition}; seed {config.seed}; {event.threads} threads"
         )
@@ -101,7 +94,7 @@ class TextOutput:
             )
         failures = result.get("attack_failures")
         if failures is not None:
-            often = counted(failures["failed"], failures["of"], failures["probation"])
+            often = format_attack_calls(failures["failed"], failures["of"], failures["probation"])
             self._write(f"the attack failed {often}: {failures['first']}")
         refused = sorted(
             ((sum(reasons.values()), node, reasons) for node, reasons in result["refused"].items()),
@@ -127,4 +120,15 @@ def describe_run(config: RunConfig) -> str:
         f"{config.rounds} rounds of {config.model} on {config.dataset}, {config.num_honest} honest "
         f"and {config.num_byz} Byzantine nodes ({config.attack}), {config.pipeline} with "
         f"f = {config.f}"
+    )
+
+
+def nodes_live(config: RunConfig) -> str:
+    """Return where the nodes live, in words."""
+    if config.in_process:
+        return "in this process"
+    return (
+        f"on {config.local} local servers"
+        if config.local
+        else (f"on {len(config.remote_hosts)} servers")
     )

@@ -15,7 +15,7 @@ from byzpy_tw.workers.spec import NodeSpec
 
 
 class Kind(Enum):
-    """How much a `Notice` matters."""
+    """The importance of a `Notice`."""
 
     INFO = auto()  # progress
     NOTICE = auto()  # something that the user should know
@@ -88,15 +88,9 @@ class RunFinished:
 
 
 Event = (
-    Notice
-    | RunConfigured
-    | ServersKnown
-    | NodesPlaced
-    | RunStarted
-    | RoundCompleted
-    | RunEnded
+    Notice | RunConfigured | ServersKnown | NodesPlaced | RunStarted | RoundCompleted | RunEnded
     | RunFinished
-)
+)  # fmt: skip
 
 
 class View(Protocol):

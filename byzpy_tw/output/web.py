@@ -221,7 +221,7 @@ class Web:
             ) from e
         except (OSError, OverflowError, ValueError) as e:  # port 70000, say
             raise CannotListen(f"--web {self._text}: {e}") from e
-        address = port.getHost()
+        address: Any = port.getHost()
         self.is_local = _is_loopback(getattr(address, "host", ""))
         self.is_public = hasattr(address, "port") and not self.is_local
         if not hasattr(address, "port"):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from typing import Any
@@ -106,8 +106,9 @@ class Registry:
         near = suggest_nearest(name, found)
         if elsewhere:
             near = f"; {name!r} is {with_article(elsewhere[0])}"
-        text = f"{unknown_name(kind, name)}{near}"
-        known += disabled_note(self.disabled)
+        text = f"no {kind} is called {name!r}{near}"
+        if self.disabled:
+            known += f"; not looked at: {', '.join(self.disabled)}, by --disable-plugin"
         if not self.broken:
             return UnknownName(f"{text} (known: {known})")
         if elsewhere or get_close_matches(name, found, n=1, cutoff=_TYPO):
@@ -209,16 +210,6 @@ def _words_of(e: BaseException) -> str:
         return " ".join(str(e).split()) or type(e).__name__
     except Exception:
         return describe_exception(e)
-
-
-def unknown_name(kind: str, name: str) -> str:
-    """The sentence that begins the text of an `UnknownName`, also of one from a server."""
-    return f"no {kind} is called {name!r}"
-
-
-def disabled_note(distributions: Iterable[str]) -> str:
-    """The note about distributions that --disable-plugin excludes, in an `UnknownName`."""
-    return "".join(f"; {name} is excluded by --disable-plugin" for name in distributions)
 
 
 def with_article(noun: str) -> str:

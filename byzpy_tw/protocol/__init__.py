@@ -1,1 +1,1 @@
-"""What crosses the network: commands, tensor frames, addresses."""
+"""The network protocol: commands, tensor frames, addresses."""

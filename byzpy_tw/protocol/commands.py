@@ -75,7 +75,7 @@ def _digests_from_text(text: str | None) -> set[str]:
 
 @frozen
 class HelloAnswer:
-    """``protocol`` and ``version`` of the server, and what it runs on.
+    """``protocol`` and ``version`` of the server, and its environment.
 
     ``time`` is its clock in seconds since 1970, None from older servers; ``server`` its
     identity, drawn anew by each process.
@@ -135,7 +135,7 @@ class OpenStream(Request[Protocol]):
 
 @frozen
 class SpawnNodesAnswer:
-    """How many nodes the run has on this server, and digests of trials of plugins' attacks."""
+    """The number of the run's nodes on this server, and digests of trials of plugins' attacks."""
 
     count: int = wire(amp.Integer())
     attacks: Collection[str] = wire(

@@ -139,7 +139,7 @@ class FrameReader:
 
     @property
     def between_frames(self) -> bool:
-        """Whether the next byte begins a frame."""
+        """True if the next byte begins a frame."""
         return self._current is None and self._left == HEADER_SIZE
 
     def buffer(self) -> memoryview:

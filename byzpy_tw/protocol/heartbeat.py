@@ -49,7 +49,7 @@ class Heartbeat:
 
     @property
     def suspect(self) -> bool:
-        """Whether the peer has been silent for longer than a healthy one ever is."""
+        """True once the peer has been silent for longer than a healthy one ever is."""
         return (
             clock.seconds(self._clock) - self._last_heard
             > self.seconds / PINGS_PER_TIMEOUT + self.seconds / 6

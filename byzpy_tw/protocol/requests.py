@@ -9,6 +9,7 @@ are allowed.  `LimitedAMP.ask` sends a request and returns the decoded answer; r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, ClassVar, Generic, TypeVar
 
 import attrs
@@ -63,22 +64,27 @@ def command(answer: type | None, base: type[amp.Command] = amp.Command) -> Calla
     return register
 
 
+@cache
+def _fields(
+    kind: type,
+) -> list[tuple[str, amp.Argument, Callable[[Any], Any], Callable[[Any], Any]]]:
+    found = [(f.name, f.metadata) for f in attrs.fields(kind)]
+    return [(name, m["argument"], m["encode"], m["decode"]) for name, m in found]
+
+
 def _schema(kind: type | None) -> list[tuple[bytes, amp.Argument]]:
-    fields = attrs.fields(kind) if kind is not None else ()
-    return [(f.name.encode(), f.metadata["argument"]) for f in fields]
+    return [(f[0].encode(), f[1]) for f in _fields(kind)] if kind is not None else []
 
 
 def encode(value: Any) -> dict[str, Any]:
     """Return the AMP arguments of a request, or the AMP response of an answer."""
-    fields = attrs.fields(type(value))
-    return {f.name: f.metadata["encode"](getattr(value, f.name)) for f in fields}
+    return {name: encode(getattr(value, name)) for name, _, encode, _ in _fields(type(value))}
 
 
 def decode(kind: type[T], found: Mapping[str, Any], error: type[WireError]) -> T:
     """Return the request or answer in `found`; raises `error` for a value that is not allowed."""
     try:
-        fields = attrs.fields(kind)  # type: ignore[arg-type]  # each `kind` is an attrs class
-        return kind(**{f.name: f.metadata["decode"](found[f.name]) for f in fields})
+        return kind(**{name: decode(found[name]) for name, _, _, decode in _fields(kind)})
     except (TypeError, ValueError, RecursionError) as e:
         why = str(e.args[0] if e.args else e)[:300]
         raise error(f"{why} ({kind.__name__})") from e

@@ -53,7 +53,7 @@ class TLSShell(SocketShell):
                 return 0
             self._collect_encrypted()  # TLS's own answers
             if len(self._encrypted) > 4 * MAX_CALL_BYTES:
-                raise ConnectionError("TLS: a peer that does not read what it asks for")
+                raise ConnectionError("TLS: a peer that does not read its answers")
             self._update_writer()
         return count
 

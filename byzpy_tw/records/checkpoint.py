@@ -1,7 +1,7 @@
-"""A run's state on disk: written whole or not at all, and read only if it is whole.
+"""A run's state on disk, which is written as a whole and read only where it is intact.
 
 A checkpoint has everything that rounds change.  Random streams are named by the
-round, so there is nothing of theirs to keep.
+round and have no state.
 
 The file: a magic line, the SHA-256 of what follows, then `torch.save`'s format,
 which is read with ``weights_only=True``: numbers, words and tensors, never code.
@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import attrs
 import numpy as np
@@ -24,22 +23,22 @@ from torch import Tensor
 
 from byzpy_tw import files
 from byzpy_tw.errors import BadRuleOutput, CannotRecord, DamagedCheckpoint
+from byzpy_tw.records.folder import list_checkpoints
 
 MAGIC = b"byzpy_tw checkpoint 1\n"
 LARGE = 1 << 27  # bytes of a state that is not copied to be written
-_NAME = re.compile(r"checkpoint\.(\d{8,})")
 _NUMPY = "byzpy_tw: numpy"  # the key that marks what was an array
 _DIGEST = hashlib.sha256().digest_size
 
 
 @frozen(eq=False)
 class State:
-    """What a run is after `round` rounds.
+    """The state of a run after `round` rounds.
 
     ``parameters`` and ``velocity`` are ``(d,)``; ``momenta`` maps honest nodes to
-    theirs; ``history`` a round to what Byzantine nodes sent in it.  ``aggregation``
-    and ``attack`` are what the rules and the attack remember, ``probation`` the
-    nodes' conduct, ``elapsed`` seconds.
+    theirs; ``history`` a round to the vectors of its Byzantine nodes.  ``aggregation`` and
+    ``attack`` are the memory of the rules and of the attack, ``probation`` the nodes'
+    conduct, ``elapsed`` seconds.
     """
 
     round: int
@@ -54,54 +53,54 @@ class State:
 
     @property
     def large(self) -> bool:
-        """Whether a copy would be a good part of a small machine's memory."""
+        """True if a copy would be a good part of a small machine's memory."""
         return sum(map(_nbytes, attrs.astuple(self, recurse=False))) >= LARGE
 
     def snapshot(self) -> State:
-        """What this state is now, to be written while the run goes on.
+        """Return a copy of this state, to be written while the run goes on.
 
-        In memory of its own; of a `large` one tensors and arrays are the run's own, which
-        must leave them alone until they are written.
+        Tensors and arrays of a `large` state are not copied: the run must not change them
+        until they are written.
         """
-        copy = not self.large
-        return State(**{name: _copied(value, copy) for name, value in _fields(self)})
+        large = self.large
+
+        def copy(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value if large and not _is_view(value) else value.clone()
+            return value.copy() if isinstance(value, np.ndarray) and not large else value
+
+        return State(**{name: _map(value, copy) for name, value in _fields(self)})
 
 
 def _fields(state: State) -> Iterator[tuple[str, Any]]:
     return ((f.name, getattr(state, f.name)) for f in attrs.fields(State))
 
 
+def _map(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Return `value` in new containers, with `leaf` of everything else in it."""
+    if isinstance(value, Mapping):
+        return {key: _map(item, leaf) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_map(item, leaf) for item in value)
+    return leaf(value)
+
+
 def _nbytes(value: Any) -> int:
     if isinstance(value, Tensor):  # one without strides knows no `nbytes`
         return value.numel() * value.element_size()
-    if isinstance(value, np.ndarray):
-        return value.nbytes
-    if isinstance(value, Mapping):
-        return sum(map(_nbytes, value.values()))
-    return sum(map(_nbytes, value)) if isinstance(value, (list, tuple)) else 0
+    if isinstance(value, (Mapping, list, tuple)):
+        return sum(map(_nbytes, value.values() if isinstance(value, Mapping) else value))
+    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
-def _is_a_part(tensor: Tensor) -> bool:
-    """Whether it is a view of more, all of which would be written."""
+def _is_view(tensor: Tensor) -> bool:
+    """Return whether it is a view of a larger tensor, all of which would be written."""
     strided = tensor.layout is torch.strided
     return strided and tensor.untyped_storage().nbytes() > _nbytes(tensor)
 
 
-def _copied(value: Any, numbers: bool) -> Any:
-    """`value` with containers of its own, and tensors and arrays too if `numbers`."""
-    if isinstance(value, Tensor):
-        return value.clone() if numbers or _is_a_part(value) else value
-    if isinstance(value, np.ndarray):
-        return value.copy() if numbers else value
-    if isinstance(value, Mapping):
-        return {key: _copied(item, numbers) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_copied(item, numbers) for item in value)
-    return value
-
-
-def _storable(value: Any, where: str) -> Any:
-    """`value` as `torch.load` takes it back; `BadRuleOutput` where it does not."""
+def _to_storable(value: Any, where: str) -> Any:
+    """Return `value` in types that `torch.load` reads; raise `BadRuleOutput` for others."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if value is None or type(value) in (bool, int, float, str):
@@ -109,10 +108,10 @@ def _storable(value: Any, where: str) -> Any:
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufc":
         return {_NUMPY: torch.from_numpy(np.array(value))}
     if type(value) in (list, tuple):
-        return type(value)(_storable(v, f"{where}[{i}]") for i, v in enumerate(value))
+        return type(value)(_to_storable(v, f"{where}[{i}]") for i, v in enumerate(value))
     keys = value if isinstance(value, Mapping) else (None,)
     if all(type(key) in (str, int) and key != _NUMPY for key in keys):
-        return {key: _storable(item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {key: _to_storable(item, f"{where}[{key!r}]") for key, item in value.items()}
     raise BadRuleOutput(
         f"what a rule remembers cannot be kept in a checkpoint: {where} is "
         f"{type(value).__name__}; a rule's state may hold tensors, arrays, numbers, words, "
@@ -120,13 +119,13 @@ def _storable(value: Any, where: str) -> Any:
     )
 
 
-def _restored(value: Any) -> Any:
+def _from_storable(value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {_NUMPY}:
             return value[_NUMPY].numpy()
-        return {key: _restored(item) for key, item in value.items()}
+        return {key: _from_storable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_restored, value))
+        return type(value)(map(_from_storable, value))
     return value
 
 
@@ -136,7 +135,7 @@ class _Hashing(io.RawIOBase):
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.hash = hashlib.sha256()
-        self.failed: OSError | None = None  # torch has words of its own for it
+        self.failed: OSError | None = None  # torch raises another error for it
 
     def writable(self) -> bool:
         return True
@@ -156,14 +155,14 @@ class _Hashing(io.RawIOBase):
 def write(folder: Path, state: State, keep: int | None = 2) -> Path:
     """Write `state` into `folder`, and remove all but the newest `keep` (None: all).
 
-    When this returns, it is on the disk.  Raises `CannotRecord`, with the older
+    It is on the disk when this returns.  Raises `CannotRecord`, with the older
     checkpoints untouched, and `BadRuleOutput` for memory that cannot be kept.
     """
     try:
-        plain = {name: _storable(value, name) for name, value in _fields(state)}
+        plain = {name: _to_storable(value, name) for name, value in _fields(state)}
     except BadRuleOutput:
         raise
-    except (TypeError, ValueError, RecursionError) as e:  # of some odd array, or of itself
+    except (TypeError, ValueError, RecursionError) as e:  # of an odd array, or a loop
         raise BadRuleOutput(f"what a rule remembers cannot be kept: {e}"[:300]) from e
     path = folder / f"checkpoint.{state.round:08d}"
     body: _Hashing | None = None
@@ -171,7 +170,7 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
         with files.replacing(path, folder / ".checkpoint.new") as file:
             file.write(MAGIC + bytes(_DIGEST))
             body = _Hashing(file)
-            torch.save(plain, body)
+            torch.save(plain, cast("IO[bytes]", body))  # it has what torch uses
             file.seek(len(MAGIC))
             file.write(body.hash.digest())
         for old in list_checkpoints(folder)[keep:] if keep is not None else ():
@@ -185,19 +184,8 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
     return path
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, the newest first."""
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-    return sorted(found, key=round_of, reverse=True)
-
-
-def round_of(path: Path) -> int:
-    """The rounds that are behind the checkpoint at `path`, by its name."""
-    return int(path.name.partition(".")[2])
-
-
 def read(path: Path) -> State:
-    """The state in `path`; `DamagedCheckpoint` says why there is none."""
+    """Return the state in `path`; raise `DamagedCheckpoint` with the cause where there is none."""
     try:
         data = path.read_bytes()
     except OSError as e:
@@ -210,6 +198,6 @@ def read(path: Path) -> State:
         raise DamagedCheckpoint(f"{path} is damaged: its bytes are not those that were written")
     try:
         plain = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
-        return State(**_restored(plain))
+        return State(**_from_storable(plain))
     except Exception as e:  # whole, but of another version
         raise DamagedCheckpoint(f"{path} cannot be read: {e}"[:300]) from e

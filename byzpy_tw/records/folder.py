@@ -1,31 +1,204 @@
-"""A run's folder: what it was, what happened, how it ended."""
+"""A run's folder: the one reader and the one writer of its files."""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from byzpy_tw import files
-from byzpy_tw.errors import CannotRecord, RunDirectoryError
-from byzpy_tw.records.checkpoint import list_checkpoints, round_of
-from byzpy_tw.records.schema import decode_json, parse_record
+from byzpy_tw.config.run import RunConfig, from_dict
+from byzpy_tw.errors import ByzpyTwError, CannotRecord, ConfigError, RunDirectoryError
+from byzpy_tw.records.json_files import read_json_object, to_json
+from byzpy_tw.records.schema import find_result_error, parse_record
 from byzpy_tw.text import clean_value, printable
 
 CONFIG, ROUNDS, RESULT = "config.json", "rounds.jsonl", "result.json"
 _LOCK = ".lock"
+_CHECKPOINT = re.compile(r"checkpoint\.(\d{8,})")
+_MOST_NODES = 1_000_000  # as many as a run may have
+_LONGEST_LINE = 1 << 28  # bytes; a record of that many nodes is far shorter
+
+
+# -- reading ------------------------------------------------------------------
+
+
+@define(eq=False)
+class RoundReader:
+    """Reads the records of a run of `n` nodes, one by one, up to the first damaged line.
+
+    The fields describe the file when the iteration is over.  It raises `RunDirectoryError`
+    where the file cannot be read; a missing one has no records.
+    """
+
+    path: Path
+    n: int
+    count: int = field(default=0, init=False)  # records read
+    error: str = field(default="", init=False)  # of the damaged line, to follow "line 3"
+    skipped: int = field(default=0, init=False)  # lines that follow the damaged one
+    torn: bool = field(default=False, init=False)  # whether the last line has no end
+
+    @property
+    def damage(self) -> str:
+        """The damaged line and its error; empty where there is none."""
+        return f"line {self.count + 1} of {ROUNDS} {self.error}" if self.error else ""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            with open(self.path, "rb") as lines:
+                yield from self._records(lines)
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            raise RunDirectoryError(f"cannot read {printable(self.path)}: {e.strerror or e}") from e
+
+    def _records(self, lines: IO[bytes]) -> Iterator[dict[str, Any]]:
+        self.count, self.error, self.skipped, self.torn = 0, "", 0, False
+        while line := lines.readline(_LONGEST_LINE):
+            if not line.endswith(b"\n"):  # it was being written
+                self.torn = True
+            elif self.error:
+                self.skipped += 1
+            else:
+                try:
+                    record = parse_record(line, self.count, self.n)
+                except ValueError as e:
+                    self.error = clean_value(e, 300)
+                    continue
+                self.count += 1
+                yield record
+
+
+@define(eq=False, slots=False)
+class RecordedRun:
+    """A run's folder as `read_run` found it.  Nothing is locked: the run may go on meanwhile."""
+
+    path: Path
+    description: Mapping[str, Any]  # config.json
+    result: Mapping[str, Any] | None  # result.json, if there is one
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options as config.json has them."""
+        options: dict[str, Any] = self.description["config"]
+        return options
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The run's configuration.
+
+        Raises `RunDirectoryError` where config.json has none of this version, or has other
+        entries that this program does not write.
+        """
+        file, versions = printable(self.path / CONFIG), self.description.get("versions", {})
+        if not isinstance(versions, dict):
+            raise RunDirectoryError(
+                f"{file} has versions {clean_value(versions, 40)}: these are no names with a "
+                "version each; put back what was there, or take the entry out"
+            )
+        try:
+            return from_dict(self.options)
+        except (ConfigError, TypeError, AttributeError) as e:
+            raise RunDirectoryError(
+                f"{file} is no configuration: {clean_value(e, 300)}; put back what was there"
+            ) from e
+
+    @cached_property
+    def reader(self) -> RoundReader:
+        """The reader of the rounds; needs no more of the options than the number of nodes."""
+        return RoundReader(
+            self.path / ROUNDS, sum(count_nodes(self.options, printable(self.path / CONFIG)))
+        )
+
+    @cached_property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The records up to the first damaged line, all in memory; see `reader` for damage."""
+        return list(self.reader)
+
+    def check(self) -> None:
+        """Raise `RunDirectoryError` for anything that is damaged, but for a torn last line."""
+        _, _ = self.config, self.rounds  # reading them raises, or finds damage
+        if self.reader.damage:
+            raise RunDirectoryError(
+                f"{printable(self.path)}: {self.reader.damage}; put back what was there, or "
+                "delete that line and what follows it"
+            )
+        if self.result is not None and (why := find_result_error(self.result)):
+            raise RunDirectoryError(
+                f"{printable(self.path / RESULT)} {why}; put back what was there, or delete the "
+                "file: the records have all of it but how the run ended"
+            )
+
+
+def read_run(path: Path, *, strict: bool = False) -> RecordedRun:
+    """Read the run in `path`, which may be under way.
+
+    Raises `RunDirectoryError` where there is no run, and, if `strict`, where a file of it is
+    damaged.  Otherwise the properties of the result raise it, as far as they are used.
+    """
+    description = read_json_object(path / CONFIG)
+    if not isinstance(description.get("config"), dict):
+        raise RunDirectoryError(f"{printable(path / CONFIG)} is not of this version of byzpy_tw")
+    result = read_json_object(path / RESULT) if (path / RESULT).exists() else None
+    run = RecordedRun(path, description, result)
+    if strict:
+        run.check()
+    return run
+
+
+def count_nodes(options: Mapping[str, Any], file: str) -> tuple[int, int]:
+    """Return the numbers of honest and Byzantine nodes in the `options` of `file`.
+
+    Raises `RunDirectoryError` for numbers that no run has.
+    """
+    honest, byzantine = (read_count(options, name, file) for name in ("num_honest", "num_byz"))
+    if not 1 <= honest + byzantine <= _MOST_NODES:
+        raise RunDirectoryError(f"{file} has {honest + byzantine} nodes")
+    return honest, byzantine
+
+
+def read_count(options: Mapping[str, Any], name: str, file: str) -> int:
+    """Return the option `name`, a count; raise `RunDirectoryError` where it is none."""
+    value = options.get(name)
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise RunDirectoryError(f"{file}: {name} is {clean_value(value, 40)!r}, not a whole number")
+    return value
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in `folder`, the newest first."""
+    found = [path for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=round_of, reverse=True)
+
+
+def round_of(path: Path) -> int:
+    """Return the number of rounds before the checkpoint at `path`, by its name."""
+    return int(path.name.partition(".")[2])
+
+
+# -- writing ------------------------------------------------------------------
+
+
+@contextmanager
+def _writing(path: Path, error: type[ByzpyTwError]) -> Iterator[None]:
+    try:
+        yield
+    except ByzpyTwError:  # some of which are ValueErrors
+        raise
+    except (OSError, ValueError) as e:  # ValueError: of a file that was closed meanwhile
+        raise error(f"cannot write to {path}: {getattr(e, 'strerror', None) or e}") from e
 
 
 @define(eq=False)
 class RunDirectory:
-    """Writes the files of one run, which nobody else may use meanwhile.
+    """Writes the files of one run, and keeps other processes from writing them.
 
     Make one with `create`, or with `reopen` to go on where a run ended.
     """
@@ -36,8 +209,8 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path) -> RunDirectory:
-        """A new run's folder; `RunDirectoryError` where it cannot be one."""
-        try:
+        """Make a new run's folder; raise `RunDirectoryError` where it cannot be one."""
+        with _writing(path, RunDirectoryError):
             path.mkdir(parents=True, exist_ok=True)
             directory = cls(path, lock_folder(path))
             # One that ended before its first round left nothing worth keeping.
@@ -48,168 +221,75 @@ class RunDirectory:
                     f"that one: --resume {path}"
                 )
             directory._rounds = open(path / ROUNDS, "wb")
-        except OSError as e:
-            raise RunDirectoryError(f"cannot write to {path}: {e.strerror or e}") from e
         return directory
 
     @classmethod
     def reopen(cls, path: Path) -> RunDirectory:
-        """The folder of a run that was begun; `RunDirectoryError` where there is none."""
+        """Open the folder of a run that was begun; raise `RunDirectoryError` for no such one."""
         if not (path / CONFIG).is_file():
             raise RunDirectoryError(
                 f"{path} holds no run that was begun (no {CONFIG}): start it with --run-dir"
             )
-        try:
+        with _writing(path, RunDirectoryError):
             return cls(path, lock_folder(path))
-        except OSError as e:
-            raise RunDirectoryError(f"cannot write to {path}: {e.strerror or e}") from e
-
-    def read_config(self) -> dict[str, Any]:
-        """What `write_config` was last given."""
-        return read_json_object(self.path / CONFIG)
-
-    def read_result(self) -> dict[str, Any] | None:
-        """What `write_result` was last given, if anything."""
-        return read_json_object(self.path / RESULT) if (self.path / RESULT).exists() else None
-
-    def read_rounds(self, n: int) -> RecordedRounds:
-        """What is on record of this run, which has `n` nodes."""
-        return read_rounds(self.path, n)
 
     def cut(self, rounds: int) -> None:
-        """Leave the first `rounds` records, ready for the next.
-
-        Whatever the run did after its checkpoint it will do again.
-        """
-        try:
+        """Leave the first `rounds` records, ready for the next; later ones are run again."""
+        with _writing(self.path, RunDirectoryError):
             self._rounds = open(self.path / ROUNDS, "ab")
             with open(self.path / ROUNDS, "rb") as lines:
                 self._rounds.truncate(sum(map(len, islice(lines, rounds))))
-            (self.path / RESULT).unlink(missing_ok=True)  # it is of an end that was none
+            (self.path / RESULT).unlink(missing_ok=True)  # the run goes on
             for stale in list_checkpoints(self.path):  # damaged, or of records that are not there
                 if round_of(stale) > rounds:
                     stale.unlink()
-        except OSError as e:
-            raise RunDirectoryError(f"cannot write to {self.path}: {e.strerror or e}") from e
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        self._write_whole(CONFIG, config)
+        """Replace config.json; raise `CannotRecord`."""
+        self._write(CONFIG, config)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        self._write_whole(RESULT, result)
+        """Replace result.json; raise `CannotRecord`."""
+        self._write(RESULT, result)
+
+    def _write(self, name: str, value: Mapping[str, Any]) -> None:
+        with _writing(self.path, CannotRecord):
+            files.write_text(self.path / name, to_json(value, indent=2) + "\n")
 
     def append_round(self, record: Mapping[str, Any]) -> None:
         """Add one line; it is on its way to the disk when this returns."""
         assert self._rounds is not None
         line = memoryview((to_json(record) + "\n").encode())
-        try:
+        with _writing(self.path, CannotRecord):
             while line:  # not buffered: what failed once must not be tried again at the end
                 line = line[os.write(self._rounds.fileno(), line) :]
-        except OSError as e:
-            raise CannotRecord(f"cannot write to {self.path}: {e.strerror or e}") from e
 
     def sync_rounds(self) -> None:
-        """See to it that the records are on the disk.  Blocks, so not in the reactor's thread."""
-        try:
+        """Wait until the records are on the disk, in a thread that may wait."""
+        with _writing(self.path, CannotRecord):
             if self._rounds is not None:
                 os.fsync(self._rounds.fileno())
-        except (OSError, ValueError) as e:  # ValueError: closed meanwhile
-            raise CannotRecord(f"cannot write to {self.path}: {e}") from e
 
     def close(self) -> None:
+        """Close the files and let go of the lock."""
         if self._rounds is not None:
             self._rounds.close()
             self._rounds = None
         self._lock.close()
 
-    def _write_whole(self, name: str, value: Mapping[str, Any]) -> None:
-        """Replace the file `name` by `value` as JSON; `CannotRecord` where that fails."""
-        try:
-            files.write_text(self.path / name, to_json(value, indent=2) + "\n")
-        except OSError as e:
-            raise CannotRecord(f"cannot write to {self.path}: {e.strerror or e}") from e
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; `RunDirectoryError` where there is none."""
-    try:
-        found = decode_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise RunDirectoryError(
-            f"{printable(path.parent)} holds no run that was begun (no {path.name})"
-        ) from e
-    except OSError as e:
-        raise RunDirectoryError(f"cannot read {printable(path)}: {e.strerror or e}") from e
-    except ValueError as e:
-        raise RunDirectoryError(f"cannot read {printable(path)}: {clean_value(e, 200)}") from e
-    if not isinstance(found, dict):
-        raise RunDirectoryError(f"{printable(path)} holds no JSON object")
-    return found
-
-
-@frozen(eq=False)
-class RecordedRounds:
-    """What is on record in a folder: the rounds from 0 on, up to the first damaged line."""
-
-    rounds: Sequence[dict[str, Any]]
-    damage: str = ""  # which line is damaged, and how
-    torn: bool = False  # whether the last line was never written whole
-    after: int = 0  # lines that come after the damaged one
-
-    def __len__(self) -> int:
-        return len(self.rounds)
-
-
-def read_rounds(folder: Path, n: int) -> RecordedRounds:
-    """What is on record in `folder` of a run of `n` nodes; nothing, where nothing is there.
-
-    Raises `RunDirectoryError` where the file cannot be read.
-    """
-    try:
-        lines = (folder / ROUNDS).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return RecordedRounds([])
-    except OSError as e:
-        raise RunDirectoryError(
-            f"cannot read {printable(folder / ROUNDS)}: {e.strerror or e}"
-        ) from e
-    torn = lines.pop() != b""  # what has no end yet was being written
-    rounds: list[dict[str, Any]] = []
-    for number, line in enumerate(lines):
-        try:
-            rounds.append(parse_record(line, number, n))
-        except ValueError as e:
-            damage = f"line {number + 1} of {ROUNDS} {clean_value(e, 300)}"
-            return RecordedRounds(rounds, damage, torn, len(lines) - number - 1)
-    return RecordedRounds(rounds, torn=torn)
-
 
 def lock_folder(path: Path) -> IO[str]:
-    """A lock on the folder, which the system lets go of when this process ends."""
+    """Lock the folder until the file is closed or this process ends.
+
+    Raises `RunDirectoryError` with the number of the process that holds the lock.
+    """
     lock = open(path / _LOCK, "a+", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not files.lock(lock, wait=False):
         lock.seek(0)
         holder = lock.read(20).strip() or "another"
         lock.close()
-        raise RunDirectoryError(f"{path} is in use by process {holder}") from None
+        raise RunDirectoryError(f"{path} is in use by process {holder}")
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n")
     lock.flush()
     return lock
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON that every reader takes: what is not finite becomes null."""
-    return json.dumps(_finite(value), indent=indent)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value

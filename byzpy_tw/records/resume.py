@@ -1,4 +1,4 @@
-"""Going on with a run that ended early: its configuration, its records, its state."""
+"""Resuming a run that ended early: its configuration, its records, its state."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from byzpy_tw.errors import (
 from byzpy_tw.plugins.distributions import filter_installed
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.records.folder import CONFIG, RecordedRounds, RunDirectory, read_json_object
+from byzpy_tw.records.folder import CONFIG, RecordedRun, RunDirectory, list_checkpoints, read_run
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.trial_digests import TrialDigests
@@ -33,16 +33,18 @@ from byzpy_tw.workers.trial_digests import TrialDigests
 
 @frozen(eq=False)
 class ResumePoint:
-    """What is there of a run: all of it empty for a new one.
+    """The state, the records and the description of a run; empty for a new one.
 
-    ``token`` names the run to servers, and stays: a trainer that comes back takes the
-    place of its old self.  ``description`` is what config.json held.
+    ``token`` names the run to servers.  It stays the same, so that a restarted trainer
+    replaces the one before.  ``description`` is the content of config.json.
+    ``finished_rounds`` is the number of rounds of a run that finished.
     """
 
     token: str
     state: State | None = None
     records: tuple[Mapping[str, Any], ...] = ()
     description: Mapping[str, Any] = attrs.field(factory=dict)
+    finished_rounds: int | None = None
 
     @property
     def round(self) -> int:
@@ -51,140 +53,103 @@ class ResumePoint:
 
 
 def new_resume_point() -> ResumePoint:
+    """Return the empty one of a new run, with a random token."""
     return ResumePoint(secrets.token_hex(16))
 
 
 def merge_config(saved: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfig:
-    """The configuration `saved` in a run's folder, with the options `given` now.
+    """Return the configuration `saved` in a run's folder, with the options `given` now.
 
     Raises `ConfigError` for one that would make it another run.  Only ``--rounds`` may
     change of those that decide bits: more rounds leave the earlier ones as they were.
     """
-    begun = from_dict(saved)
+    before = from_dict(saved)
     for name, value in given.items():
         if name == "run_dir":
             raise ConfigError("--resume DIR says where the run is: leave out --run-dir")
-        before = getattr(begun, name)
-        if name != "rounds" and OPTIONS[name].metadata["bits"] and value != before:
+        old = getattr(before, name)
+        if name != "rounds" and OPTIONS[name].metadata["bits"] and value != old:
             raise ConfigError(
-                f"{flag(name)} {_shown(value)} would make it another run: it was begun with "
-                f"{_shown(before)}"
+                f"{flag(name)} {_format_option(value)} would make it another run: it was begun "
+                f"with {_format_option(old)}"
             )
-    return from_dict(merge_options(given, begun.to_dict()))
+    return from_dict(merge_options(given, before.to_dict()))
 
 
-def _shown(value: Any) -> str:
-    """An option's value as a user writes it."""
+def _format_option(value: Any) -> str:
     return " ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
 def load_config_to_resume(path: Path, given: Mapping[str, Any]) -> RunConfig:
-    """The configuration of the run in `path`, with the options `given` now.
+    """Return the configuration of the run in `path`, with the options `given` now.
 
     Only reads, so that the run may be under way.  Raises as `merge_config` does, and
     `RunDirectoryError` where there is no run.
     """
-    return merge_config(check_options(path, read_json_object(path / CONFIG)), given)
+    return _merge(read_run(path), given)
+
+
+def _merge(run: RecordedRun, given: Mapping[str, Any]) -> RunConfig:
+    _ = run.config  # raises RunDirectoryError for what no run wrote
+    return merge_config(run.options, given)
 
 
 def read_disabled_plugins(path: Path) -> tuple[str, ...]:
-    """The distributions that the run in `path` left out, those that are installed here.
+    """Return the installed distributions that the run in `path` left out.
 
-    Empty where that cannot be read: whoever reads the rest says what is wrong.
+    Empty where that cannot be read: the next reader raises the cause.
     """
     try:
-        saved = read_json_object(path / CONFIG).get("config")
-        found = saved.get("disable_plugin", ()) if isinstance(saved, dict) else ()
+        found = read_run(path).options.get("disable_plugin", ())
         return filter_installed([name for name in found if isinstance(name, str)])
     except (RunDirectoryError, TypeError):
         return ()
 
 
-def check_options(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
-    """The options in `description`, which is what config.json in `path` holds.
-
-    Raises `RunDirectoryError` where they are no run's, or what stands beside them is not
-    what this program writes.
-    """
-    file, saved = printable(path / CONFIG), description.get("config")
-    if not isinstance(saved, dict):
-        raise RunDirectoryError(f"{file} is not of this version of byzpy_tw")
-    if not isinstance(versions := description.get("versions", {}), dict):
-        raise RunDirectoryError(
-            f"{file} has versions {clean_value(versions, 40)}: these are no names with a version "
-            "each; put back what was there, or take the entry out"
-        )
-    try:
-        from_dict(saved)
-    except (ConfigError, TypeError, AttributeError) as e:
-        raise RunDirectoryError(
-            f"{file} is no configuration: {clean_value(e, 300)}; put back what was there"
-        ) from e
-    return saved
-
-
 def reopen(
     path: Path, given: Mapping[str, Any], say: Callable[[str], None]
 ) -> tuple[RunConfig, RunDirectory, ResumePoint]:
-    """The run in `path`, at its newest good checkpoint.
+    """Open the run in `path` for writing, at its newest good checkpoint.
 
     Nothing is changed yet.  Raises `RunDirectoryError` and `ConfigError`.
     """
     directory = RunDirectory.reopen(path)
     try:
-        description = directory.read_config()
-        saved = check_options(path, description)
-        if not isinstance(description.get("run"), str):
+        run = read_run(path)
+        config = _merge(run, given)
+        if not isinstance(token := run.description.get("run"), str):
             raise RunDirectoryError(
                 f"{printable(path / CONFIG)} is not of this version of byzpy_tw"
             )
-        config = merge_config(saved, given)
-        records = directory.read_rounds(config.n)
-        state = _newest(path, records, say)
-        if (
-            state is None
-            and checkpoint.list_checkpoints(path)
-            and finished_rounds(directory) != config.rounds
-        ):
-            why = f": {records.damage}; put that back, or" if records.damage else ";"
+        result, state = run.result or {}, _newest_state(run, say)
+        finished = result.get("rounds") if result.get("status") == "finished" else None
+        if state is None and list_checkpoints(path) and finished != config.rounds:
+            damage = run.reader.damage
+            why = f": {damage}; put that back, or" if damage else ";"
             raise RunDirectoryError(
                 f"{printable(path)}: none of its checkpoints can be used{why} delete them to "
                 "begin again with round 0"
             )
-        begun = ResumePoint(
-            description["run"],
-            state,
-            tuple(records.rounds[: state.round if state is not None else 0]),
-            description,
-        )
-        if config.rounds < begun.round:
-            raise ConfigError(
-                f"--rounds {config.rounds}: this run has {begun.round} rounds behind it"
-            )
+        done = state.round if state is not None else 0
+        if config.rounds < done:
+            raise ConfigError(f"--rounds {config.rounds}: this run has {done} rounds behind it")
     except BaseException:
         directory.close()
         raise
-    return config, directory, begun
+    records = tuple(run.rounds[:done])
+    return config, directory, ResumePoint(token, state, records, run.description, finished)
 
 
-def finished_rounds(directory: RunDirectory) -> int | None:
-    """The rounds of the run in `directory`, if it went to its end."""
-    result = directory.read_result()
-    if result is None or result.get("status") != "finished":
-        return None
-    return result.get("rounds")
-
-
-def _newest(path: Path, records: RecordedRounds, say: Callable[[str], None]) -> State | None:
-    """The newest state that is whole, and whose rounds are all on record."""
-    for found in checkpoint.list_checkpoints(path):
+def _newest_state(run: RecordedRun, say: Callable[[str], None]) -> State | None:
+    """Return the newest intact state whose rounds are all on record."""
+    for found in list_checkpoints(run.path):
         try:
             state = checkpoint.read(found)
-            if state.round > len(records):
-                why = f" ({records.damage})" if records.damage else ""
+            if state.round > len(run.rounds):
+                why = f" ({run.reader.damage})" if run.reader.damage else ""
                 raise DamagedCheckpoint(
-                    f"{printable(found)} is of round {state.round}, only {len(records)} are on "
-                    f"record{why}"
+                    f"{printable(found)} is of round {state.round}, only {len(run.rounds)} are "
+                    f"on record{why}"
                 )
         except DamagedCheckpoint as e:
             say(f"warning: {e}; it is not used")
@@ -201,11 +166,11 @@ def compare_with_recorded(
     here: Environment,
     strict: bool,
 ) -> list[str]:
-    """What differs between this process and the one that began the run, in words.
+    """Return the differences between this process and the one that began the run.
 
     `dimension` is the model's, `digest` the data's, `trial` this process's.  Raises
-    `RunDirectoryError` where
-    these are others, and `ServerDiffers` for any difference if it is to be `strict`.
+    `RunDirectoryError` for another model or other data, and `ServerDiffers` for any
+    difference if `strict`.
     """
     before = begun.description
     for what, name, now in (("model", "dimension", dimension), ("data", "data_digest", digest)):
@@ -233,7 +198,7 @@ def compare_with_recorded(
 
 
 def compare_trials(recorded: Any, now: TrialDigests, exact: bool) -> list[str]:
-    """The differences of `now` from the trial that is on record, if there is one."""
+    """Return the differences of `now` from the trial that is on record, if there is one."""
     if recorded is None:  # begun before there were trials
         return []
     try:

@@ -1,67 +1,187 @@
-"""What a run's records come to, however many processes wrote them."""
+"""The one fold over a run's records, however many processes wrote them.
+
+`RoundCounts` has totals in bounded memory; `RunSummary` adds each evaluation to them.
+
+A Byzantine node whose attack raises sends nothing, and is refused as `failed`: the rule then
+meets fewer attackers than the run's configuration says.  `AttackFailures` counts them, since
+this is no merit of the rule's.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.records.attack_calls import AttackCalls
-from byzpy_tw.rounds.learner import Evaluation
+from byzpy_tw.records.schema import GAUGES, PLOTTED
+from byzpy_tw.rounds.round import Reason, clip
+
+_PHASES = 8  # more than a trainer writes; a file may hold anything
+_LATEST = ("round", *dict.fromkeys([*PLOTTED, *GAUGES]))
+
+
+def format_attack_calls(failed: int, of: int, probation: int) -> str:
+    """Return "in K of N calls", to follow "the attack failed"."""
+    more = f" ({probation} more were not waited for)" if probation else ""
+    return f"in {failed} of {of} calls{more}"
+
+
+@frozen
+class AttackFailures:
+    """The calls of an attack in a run in which at least one of them failed."""
+
+    failed: int  # Byzantine vectors whose computation raised, or was no vector
+    probation: int  # more that were not waited for, since their nodes had failed before
+    of: int  # vectors of Byzantine nodes that the rounds were to have
+    accepted: int
+    otherwise_refused: int  # but for lost servers
+    round: int  # of the first failure
+    node: int  # of the first failure
+    why: str
+
+    @property
+    def first(self) -> str:
+        """The first failure in words."""
+        return f"round {self.round}, node {self.node}: {self.why}"
+
+    @property
+    def all_failed(self) -> bool:
+        """True if the run had no attack at all: each vector is missing for this reason."""
+        return not self.accepted and not self.otherwise_refused
+
+    @property
+    def calls(self) -> str:
+        """The words "in K of N calls", to follow "the attack failed"."""
+        return format_attack_calls(self.failed, self.of, self.probation)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the entry of result.json."""
+        return {name: getattr(self, name) for name in ("failed", "probation", "of", "first")}
 
 
 @define(eq=False)
-class RunSummary:
-    """Fed with each line of rounds.jsonl, in order; `figures` are the result's.
+class RoundCounts:
+    """Totals over the rounds of a run whose first `honest` nodes are followed by Byzantine ones.
 
-    Make one with `summarize`.
+    Memory does not grow with the number of rounds.
     """
 
-    attack: AttackCalls
-    rounds: int = 0
-    _seconds: float = 0.0
-    _evaluations: list[Evaluation] = field(factory=list)
-    _refused: dict[int, Counter[str]] = field(factory=dict)  # node -> reason -> rounds
-    _digest: str | None = None
+    honest: int
+    byzantine: int
+    rounds: int = field(default=0, init=False)
+    seconds: float = field(default=0.0, init=False)
+    phase_seconds: dict[str, float] = field(factory=dict, init=False)
+    bytes_sent: int = field(default=0, init=False)
+    bytes_received: int = field(default=0, init=False)
+    selecting: int = field(default=0, init=False)  # rounds whose rule chose between nodes
+    selected: int = field(default=0, init=False)  # nodes selected, over all of these
+    excluded: Counter[int] = field(factory=Counter, init=False)  # node -> rounds
+    refused: dict[int, Counter[str]] = field(factory=dict, init=False)  # node -> reason -> rounds
+    latest: dict[str, Any] = field(factory=dict, init=False)  # entries of the newest record
+    evaluated: int = field(default=0, init=False)  # rounds until the last evaluation
+    digest: str | None = field(default=None, init=False)  # of the newest parameters
+    _first_failure: tuple[int, int, str] | None = field(default=None, init=False)
+
+    @property
+    def n(self) -> int:
+        """The number of nodes."""
+        return self.honest + self.byzantine
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count one more round."""
         self.rounds += 1
-        self._seconds += record["seconds"]
-        self._digest = record["parameters_sha256"]
-        self.attack.add(record)
+        self.seconds += record["seconds"]
+        self.bytes_sent += record.get("bytes_sent", 0)
+        self.bytes_received += record.get("bytes_received", 0)
+        self.digest = record["parameters_sha256"]
+        for phase, seconds in record["phases"].items():
+            if phase in self.phase_seconds or len(self.phase_seconds) < _PHASES:
+                self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + (seconds or 0.0)
+        if record["selected"] is not None:
+            self.selecting += 1
+            self.selected += len(record["selected"])
+        self.excluded.update(record["excluded"])
         for refused in record["refused"]:
-            self._refused.setdefault(refused["node"], Counter())[refused["reason"]] += 1
+            self._add_refusal(refused)
+        # A figure of an earlier evaluation stands until the next one.
+        self.latest.update((name, record[name]) for name in _LATEST if name in record)
+        if "accuracy" in record:
+            self.evaluated = self.rounds
+
+    def _add_refusal(self, refused: Mapping[str, Any]) -> None:
+        node, reason = refused["node"], refused["reason"]
+        self.refused.setdefault(node, Counter())[reason[:40]] += 1
+        failed = reason == Reason.FAILED.value and node >= self.honest
+        if failed and self._first_failure is None:
+            why = clip(str(refused.get("detail") or "")) or "no further details"
+            self._first_failure = self.rounds - 1, node, why
+
+    @property
+    def refusals(self) -> int:
+        """The number of refused vectors, over all rounds."""
+        return sum(reasons.total() for reasons in self.refused.values())
+
+    @property
+    def attack_failures(self) -> AttackFailures | None:
+        """The failed calls of the attack; None where no call has failed."""
+        if self._first_failure is None:
+            return None
+        byzantine = (reasons for node, reasons in self.refused.items() if node >= self.honest)
+        refused: Counter[str] = sum(byzantine, Counter())
+        failed, probation = refused[Reason.FAILED.value], refused[Reason.PROBATION.value]
+        calls, others = self.rounds * self.byzantine, refused.total() - failed - probation
+        others -= refused[Reason.LOST.value]
+        return AttackFailures(
+            failed, probation, calls, calls - refused.total(), others, *self._first_failure
+        )
+
+
+@define(eq=False)
+class RunSummary:
+    """The figures of result.json, from each record in order.  Make one with `summarize`."""
+
+    counts: RoundCounts
+    _evaluations: list[tuple[float, float]] = field(factory=list, init=False)  # loss, accuracy
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Count one more round."""
+        self.counts.add(record)
         if "accuracy" in record:
             loss = record["test_loss"]  # null on disk, where it was not finite
-            self._evaluations.append(
-                Evaluation(math.nan if loss is None else loss, record["accuracy"])
-            )
+            self._evaluations.append((math.nan if loss is None else loss, record["accuracy"]))
 
     def figures(self) -> dict[str, Any]:
-        """The part of result.json that the records decide."""
-        accuracies = [e.accuracy for e in self._evaluations]
+        """Return the part of result.json that the records decide."""
+        counts, accuracies = self.counts, [accuracy for _, accuracy in self._evaluations]
         # Worst over the last fifth: the best alone flatters a run that collapsed.
         tail = accuracies[-max(1, len(accuracies) // 5) :]
-        final = self._evaluations[-1] if self._evaluations else None
-        failures = self.attack.failures
+        loss, accuracy = self._evaluations[-1] if self._evaluations else (None, None)
+        failures = counts.attack_failures
         return {
-            "rounds": self.rounds,
-            "final_accuracy": final.accuracy if final else None,
-            "final_loss": final.loss if final else None,
-            "worst_accuracy": min(tail) if tail else None,
-            "best_accuracy": max(accuracies) if accuracies else None,
-            "refused": {str(n): dict(why) for n, why in sorted(self._refused.items())},
+            "rounds": counts.rounds,
+            "final_accuracy": accuracy,
+            "final_loss": loss,
+            "worst_accuracy": min(tail, default=None),
+            "best_accuracy": max(accuracies, default=None),
+            "refused": {str(n): dict(why) for n, why in sorted(counts.refused.items())},
             "attack_failures": None if failures is None else failures.to_plain(),
-            "seconds_a_round": self._seconds / self.rounds if self.rounds else None,
-            "parameters_sha256": self._digest,
+            "seconds_a_round": counts.seconds / counts.rounds if counts.rounds else None,
+            "parameters_sha256": counts.digest,
         }
 
 
-def summarize(config: RunConfig) -> RunSummary:
-    """An empty tally for a run of `config`."""
-    return RunSummary(AttackCalls(config.num_honest, config.num_byz))
+def summarize(config: RunConfig, records: Iterable[Mapping[str, Any]] = ()) -> RunSummary:
+    """Return the summary of `records`, and of those that are added, of a run of `config`."""
+    summary = RunSummary(RoundCounts(config.num_honest, config.num_byz))
+    for record in records:
+        summary.add(record)
+    return summary
+
+
+def curve(records: Iterable[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Return (rounds run, value) of each record in which the entry `name` has a value."""
+    return [(r["round"] + 1, r[name]) for r in records if r.get(name) is not None]

@@ -1,53 +1,26 @@
-"""A run's rounds as CSV, a line each, for whoever draws their own."""
+"""The rounds of runs as CSV, a line each."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from byzpy_tw.report.history import STATES, refusal_state
-from byzpy_tw.report.load import iterate_rounds
-from byzpy_tw.rounds.round import Reason
-
-PHASES = ("honest", "byzantine", "aggregate", "step")
-_FIGURES = ("loss", "test_loss", "accuracy", "f", "aggregate_norm", "bytes_sent",
-            "bytes_received", "parameters_sha256")  # fmt: skip
+from byzpy_tw.records.folder import read_run
+from byzpy_tw.records.schema import ROUND_FIELDS
 
 
 def write_csv(paths: Sequence[Path], file: IO[str]) -> None:
-    """The rounds of every run in `paths`: as in a report, up to the first that is not whole.
+    """Write the rounds of every run in `paths`, up to the first damaged record of each.
 
-    Raises `RunDirectoryError` where a folder has none that can be read.
+    Nodes are numbers with spaces between; the cell is empty for a rule that does not select.
+    Raises `RunDirectoryError` for a folder without a run.
     """
-    out = csv.writer(file)
-    out.writerow(
-        ["run", "round", "seconds", *(f"seconds_{p}" for p in PHASES), *_FIGURES]
-        + ["selected", *STATES[1:], "failed"]
-    )
+    out, fields = csv.writer(file), [field for field in ROUND_FIELDS.values() if field.columns]
+    out.writerow(["run", *(column for field in fields for column in field.columns)])
     for path in paths:
-        out.writerows([path.resolve().name, *_row(record)] for record in iterate_rounds(path))
-
-
-def _row(record: dict[str, Any]) -> list[Any]:
-    by_state: dict[int, list[int]] = {}
-    for refused in record["refused"]:
-        by_state.setdefault(refusal_state(refused["reason"]), []).append(refused["node"])
-    selected = record["selected"]
-    return [
-        record["round"],
-        record["seconds"],
-        *(record["phases"].get(phase) for phase in PHASES),
-        *(record.get(name) for name in _FIGURES),
-        # Empty for a rule that does not choose; nodes are parted by spaces.
-        "" if selected is None else _nodes(selected),
-        _nodes(record["excluded"]),
-        *(_nodes(by_state.get(state, ())) for state in range(2, len(STATES))),
-        # Those of the refused ones whose gradient, or attack, could not be computed.
-        _nodes(r["node"] for r in record["refused"] if r["reason"] == Reason.FAILED.value),
-    ]
-
-
-def _nodes(nodes: Iterable[int]) -> str:
-    return " ".join(map(str, sorted(nodes)))
+        run = path.resolve().name
+        for record in read_run(path).reader:
+            cells = [field.cells(record.get(field.name)) for field in fields]
+            out.writerow([run, *(cell for some in cells for cell in some)])

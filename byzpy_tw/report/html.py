@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from string import Template
 from typing import Any
 
 CHART_SCRIPTS = ("vendor/uPlot.iife.min.js", "curves.js")
@@ -50,20 +51,22 @@ def standalone_page(
         f"style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
     )
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
-    elements = [
-        f'<script type="application/json" id="data">{script_json(data)}</script>',
-        *(f"<script>{text}</script>" for text in code),
-    ]
-    return _page(title, head, body, plain_text, elements)
+    told = "".join(f"<p>{html.escape(line)}</p>" for line in plain_text)
+    elements = [f'<script type="application/json" id="data">{script_json(data)}</script>']
+    elements += [f"<script>{text}</script>" for text in code]
+    return _page(title=title, head=head, body=body, told=told, scripts="\n".join(elements))
 
 
 def served_page(title: str, data_url: str) -> str:
     """Return the same page for a server that has the scripts, and data that changes."""
-    elements = [
-        f'<div id="follow" data-url="{html.escape(data_url)}"></div>',
-        *(f'<script src="/{name}"></script>' for name in SCRIPTS),
-    ]
-    return _page(title, '<link rel="stylesheet" href="/page.css">', _BODY, (), elements)
+    elements = [f'<div id="follow" data-url="{html.escape(data_url)}"></div>']
+    elements += [f'<script src="/{name}"></script>' for name in SCRIPTS]
+    head = '<link rel="stylesheet" href="/page.css">'
+    return _page(title=title, head=head, body=_BODY, told="", scripts="\n".join(elements))
+
+
+def _page(*, title: str, **parts: str) -> str:
+    return Template(read_asset("page.html")).substitute(title=html.escape(title), **parts)
 
 
 def script_json(data: Any) -> str:
@@ -77,27 +80,3 @@ def script_json(data: Any) -> str:
 def _hash(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
-
-
-def _page(
-    title: str, head: str, body: str, plain_text: Sequence[str], elements: Sequence[str]
-) -> str:
-    lines = (*plain_text, "The curves need JavaScript, which is in this page.")
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<link rel="icon" href="data:,"><!-- or a browser would ask for one -->
-<title>{html.escape(title)}</title>
-{head}
-</head>
-<body>
-{body}
-<noscript>{"".join(f"<p>{html.escape(line)}</p>" for line in lines)}</noscript>
-{"".join(elements)}
-</body>
-</html>
-"""

@@ -1,4 +1,4 @@
-"""A run as its pages tell it: what it was, what happened, how it stands."""
+"""A run as its pages show it: options, rounds, servers, events and the result."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import attrs
 from attrs import define, field
 
 from byzpy_tw.config.run import RunConfig, flag
-from byzpy_tw.records.schema import is_number
+from byzpy_tw.records.json_files import is_number
+from byzpy_tw.records.schema import PLOTTED, STATES
 from byzpy_tw.report.downsample import round_digits
-from byzpy_tw.report.history import STATES, RoundHistory
+from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.report.summary import conclusion
 from byzpy_tw.rounds.placement import ServerState
 
@@ -23,7 +24,7 @@ _NODES_TOLD = 20  # for whom a server's list says each
 
 @define(eq=False)
 class RunReport:
-    """Everything of it is bounded, and nothing of it refers to the run itself."""
+    """A page's data in memory of bounded size.  Nothing in it refers to the running trainer."""
 
     name: str
     options: Mapping[str, Any]  # as config.json has them
@@ -34,23 +35,23 @@ class RunReport:
     servers: Sequence[ServerState] = ()
     result: Mapping[str, Any] = field(factory=dict)
     facts: Mapping[str, str] = field(factory=dict)  # versions, digests
-    note: str = ""  # about what is told here
+    note: str = ""  # a warning about its files
     _events: deque[tuple[int | None, str]] = field(
         factory=lambda: deque(maxlen=_EVENTS), init=False
     )
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """One more round."""
+        """Count one more round, and its events."""
         self.history.add(record)
         for text in record.get("events", ()):
             self.add_event(str(text), int(record["round"]))
 
     def add_event(self, text: str, round: int | None = None) -> None:
-        """Something that is worth a line; `round` None where it belongs to none."""
+        """Add a line to the events; `round` is None where it belongs to none."""
         self._events.append((round, text[:_LONGEST]))
 
     def plain(self) -> dict[str, Any]:
-        """What the page is drawn from: plain values for JSON."""
+        """Return the data of the page: plain values for JSON."""
         history = self.history
         columns = history.columns
         phases = {name: s.means(columns) for name, s in history.phases.items()}
@@ -67,12 +68,7 @@ class RunReport:
                 "columns": columns,
             },
             "figures": self._figures(),
-            "curves": {
-                "loss": history.loss.plain(columns),
-                "test_loss": history.test_loss.plain(columns),
-                "accuracy": history.accuracy.plain(columns),
-                "seconds": history.seconds.plain(columns),
-            },
+            "curves": {name: series.plain(columns) for name, series in history.series.items()},
             "phases": {name[:40]: values for name, values in phases.items()},
             "nodes": self._nodes(),
             "unshown": history.n - len(history.shown),
@@ -92,34 +88,33 @@ class RunReport:
 
     @property
     def conclusion(self) -> list[str]:
+        """The run in a few sentences."""
         error = self.error[:_LONGEST].rstrip(".") if self.error else None
         return conclusion(self.history, self.rule[:200], self.status, error)
 
     def _span(self) -> int:
-        """Rounds that the axes reach over: all, or so many that half of them are done."""
+        """Return the number of rounds on the axes: all, or so many that half of them are done."""
         span = max(self.history.planned, self.history.done)
         while span > 20 and span // 2 >= self.history.done:
             span = -(-span // 2)
         return span
 
     def _figures(self) -> dict[str, Any]:
-        """The numbers that stand alone."""
-        history, last, result = self.history, self.history.last, self.result
-        ran = sum(history.phase_seconds.values())
+        """Return the numbers that stand alone."""
+        counts = self.history.counts
+        ran = sum(counts.phase_seconds.values())
+        newest = {name: _short(counts.latest.get(name)) for name in PLOTTED if name != "seconds"}
+        of_result = ("worst_accuracy", "best_accuracy", "seconds")
         return {
-            "loss": _short(last.get("loss")),
-            "test_loss": _short(last.get("test_loss")),
-            "accuracy": _short(last.get("accuracy")),
-            "worst_accuracy": _short(result.get("worst_accuracy")),
-            "best_accuracy": _short(result.get("best_accuracy")),
-            "seconds": _short(result.get("seconds")),
-            "seconds_a_round": round_digits(ran / history.done) if history.done else None,
-            "charged": history.charged,
-            "bytes": history.bytes,
+            **newest,
+            **{name: _short(self.result.get(name)) for name in of_result},
+            "seconds_a_round": round_digits(ran / counts.rounds) if counts.rounds else None,
+            "charged": counts.refusals,
+            "bytes": [counts.bytes_sent, counts.bytes_received],
         }
 
     def _nodes(self) -> list[dict[str, Any]]:
-        """Each node with a strip: where it lives, and how often it was what."""
+        """Return each node with a strip, with its server and the number of rounds by state."""
         history = self.history
         home = {node: place.name for place in self.servers for node in place.nodes}
         return [
@@ -131,24 +126,24 @@ class RunReport:
                 "digits": digits,
                 "excluded": excluded,
                 "totals": dict(zip(STATES, history.totals[node].tolist(), strict=True)),
-                "reasons": dict(history.reasons.get(node, {})),
+                "reasons": dict(history.counts.refused.get(node, {})),
             }
             for node, letters, digits, excluded in history.strips()
         ]
 
 
 def options_of(options: Mapping[str, Any]) -> list[list[Any]]:
-    """Rows of option, value, and whether that is not the default."""
+    """Return rows of option, value, and whether that is not the default."""
     defaults = {f.name: f.default for f in attrs.fields(RunConfig)}
     rows = []
     for name, value in options.items():
         default = defaults.get(name)
         default = list(default) if isinstance(default, tuple) else default
-        rows.append([flag(str(name)[:80]), _written(value), value != default])
+        rows.append([flag(str(name)[:80]), _format_option(value), value != default])
     return rows
 
 
-def _written(value: Any) -> str:
+def _format_option(value: Any) -> str:
     if value is None:
         return "—"
     if isinstance(value, bool):

@@ -11,7 +11,7 @@ from byzpy_tw.report.html import CHART_SCRIPTS, CHART_STYLES, read_assets, scrip
 from byzpy_tw.report.load import begin
 
 if TYPE_CHECKING:
-    from byzpy_tw.records.result import Result
+    from byzpy_tw.report.result import Result
 
 _STYLE = """
 th, td { text-align: left; }

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.records.schema import STATES
 from byzpy_tw.report.curves import COLOURS, comparison_charts
-from byzpy_tw.report.history import STATES
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.text import printable
 

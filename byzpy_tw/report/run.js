@@ -220,27 +220,27 @@
     const banner = element("p.banner", { hidden: "", role: "status" });
     const say = (text) => { banner.textContent = text; banner.hidden = !text; };
     page.before(banner);
-    for (let seen = "", answered = Date.now(); ;) {
+    for (let seen = "", answered = Date.now(), data; ; data = null) {
       try {
         const answer = await fetch(url + "?since=" + encodeURIComponent(seen),
           { cache: "no-store", signal: AbortSignal.timeout(10000) });
         if (!answer.ok) throw new Error("HTTP " + answer.status);
+        data = answer.status === 204 ? null : await answer.json();
+        seen = answer.headers.get("ETag") || "";
         answered = Date.now();
         say("");
-        if (answer.status !== 204) {
-          seen = answer.headers.get("ETag") || "";
-          const data = await answer.json();
-          run(page, data);
-          document.title = `${data.rounds.done}/${data.rounds.planned} ${data.name} · byzpy_tw`;
-          if (OVER.includes(data.status)) {
-            return say(`The run is over (${data.status}), and so is this page: report.html in ` +
-              "the run's folder has it all.");
-          }
-        }
       } catch (error) {
         const silent = Math.round((Date.now() - answered) / 1000);
         say(silent < 3 ? "" : `The trainer has not answered for ${silent} s: it has ended, or ` +
           "cannot be reached. What is below is what it said last.");
+      }
+      if (data) {
+        run(page, data);
+        document.title = `${data.rounds.done}/${data.rounds.planned} ${data.name} · byzpy_tw`;
+        if (OVER.includes(data.status)) {
+          return say(`The run is over (${data.status}), and so is this page: report.html in ` +
+            "the run's folder has it all.");
+        }
       }
       await new Promise((done) => setTimeout(done, document.hidden ? 4000 : 1000));
     }

@@ -1,13 +1,13 @@
-"""What a run came to, in sentences."""
+"""A run in a few sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from byzpy_tw.report.history import EXCLUDED, SELECTED, RoundHistory
+from byzpy_tw.records.schema import EXCLUDED, SELECTED
+from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.text import clean_value
 
 _LONGEST = 300  # characters of a cause
@@ -15,8 +15,8 @@ _NAMED = 3  # nodes; the others are counted
 
 
 def conclusion(history: RoundHistory, rule: str, status: str, error: str | None) -> list[str]:
-    """Sentences, the most telling one first; the last ones say how it ended."""
-    # Of a rule that met fewer attackers than it seems nothing good is to be said.
+    """Return sentences, the most telling one first; the last ones say how the run ended."""
+    # A rule that met fewer attackers than it seems is not praised.
     choices = _failed_attack(history, rule) or _choices(history, rule)
     whole = _rounds(history.done)
     of = "" if any(whole in choice for choice in choices) else f" of {whole}"
@@ -34,28 +34,27 @@ def conclusion(history: RoundHistory, rule: str, status: str, error: str | None)
 
 
 def _failed_attack(history: RoundHistory, rule: str) -> list[str]:
-    """The number of failed attack calls; empty for none."""
-    failures = history.attack.failures
+    """Return the number of failed attack calls; nothing for none."""
+    failures = history.counts.attack_failures
     if failures is None:
         return []
-    what = "Nothing" if failures.total else "Little"
+    what = "Nothing" if failures.all_failed else "Little"
     return [
-        f"The attack failed {failures.counted}: "
-        f"{clean_value(failures.first, _LONGEST).rstrip('.')}.",
+        f"The attack failed {failures.calls}: {clean_value(failures.first, _LONGEST).rstrip('.')}.",
         f"{what} can be concluded about {rule}.",
     ]
 
 
 def _choices(history: RoundHistory, rule: str) -> list[str]:
-    """Whom the rule left out."""
-    h, done = history.honest, history.done
+    """Return the nodes that the rule left out."""
+    h, done, counts = history.honest, history.done, history.counts
     if not done:
         return []
-    if not history.choosing:
+    if not counts.selecting:
         return [f"{rule} chooses between no nodes: every vector that came had its part."]
     out, taken = history.totals[:, EXCLUDED], history.totals[:, SELECTED]
-    # A rule that takes few is better told by whom it took.
-    if history.chosen / history.choosing < history.n / 2:
+    # For a rule that takes few nodes, these are named.
+    if counts.selected / counts.selecting < history.n / 2:
         parts = _byzantine(taken[h:], (out + taken)[h:], h, done)
         mean = taken[:h].sum() / done
         parts.append(f"{mean:.3g} honest node{'s' * bool(mean != 1)} a round")
@@ -75,7 +74,7 @@ def _choices(history: RoundHistory, rule: str) -> list[str]:
 
 
 def _byzantine(counts: np.ndarray, came: np.ndarray, first: int, done: int) -> list[str]:
-    """How often it was the Byzantine nodes, of the rounds in which they `came`."""
+    """Return how often it was the Byzantine nodes, of the rounds with their vectors (`came`)."""
     if not came.any():
         return []  # there are none, or they were refused whenever
     if len(counts) == 1:
@@ -97,8 +96,8 @@ def _rounds(count: int) -> str:
 
 
 def _refusals(history: RoundHistory, of: str) -> list[str]:
-    """Who was refused, and why; `of` how many rounds, unless that has been said."""
-    found = sorted(history.reasons.items(), key=lambda item: (-item[1].total(), item[0]))
+    """Return the refused nodes and the reasons; `of` is " of N rounds" unless said before."""
+    found = sorted(history.counts.refused.items(), key=lambda item: (-item[1].total(), item[0]))
     told = [
         f"{_kind(history, node)} node {node} was refused in {why.total()}"
         f"{'' if i else of} ({_reasons(why)})"
@@ -123,9 +122,8 @@ def _reasons(why: Mapping[str, int]) -> str:
 
 
 def _outcome(history: RoundHistory) -> list[str]:
-    """How good the model is."""
-    last: Mapping[str, Any] = history.last
-    accuracy = last.get("accuracy")
-    if not isinstance(accuracy, (int, float)):
+    """Return the accuracy of the model."""
+    accuracy = history.counts.latest.get("accuracy")
+    if accuracy is None:
         return []
-    return [f"Accuracy {accuracy:.2%} after {_rounds(history.evaluated)}."]
+    return [f"Accuracy {accuracy:.2%} after {_rounds(history.counts.evaluated)}."]

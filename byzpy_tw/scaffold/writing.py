@@ -1,4 +1,4 @@
-"""A distribution of one kind and name, written from the templates beside this module."""
+"""Write the distribution of a new plugin from the templates beside this module."""
 
 from __future__ import annotations
 
@@ -20,53 +20,34 @@ from byzpy_tw.text import clip
 
 LONGEST = 40  # of a name
 
-_HERE = "on the trainer's machine"
-_EVERYWHERE = "on the trainer's machine and on every server's"
-
-
-@frozen
-class Kind:
-    """How one kind of plugin is introduced: where it is needed, and a way to try it."""
-
-    where: str
-    try_: str
-
-
-KINDS: Mapping[str, Kind] = {
-    "aggregator": Kind(_HERE, "python -m byzpy_tw lab --aggregators mean {}"),
-    "pre-aggregator": Kind(_HERE, "python -m byzpy_tw lab --preaggregators none {}"),
-    "attack": Kind(_EVERYWHERE, "python -m byzpy_tw lab --attacks none {}"),
-    "dataset": Kind(_EVERYWHERE, "python -m byzpy_tw lab --dataset {}"),
-    "model": Kind(_EVERYWHERE, "python -m byzpy_tw lab --model {}"),
-    "partition": Kind(_EVERYWHERE, "python -m byzpy_tw lab --partition {}"),
-    "observer": Kind(_HERE, "python -m byzpy_tw.train --in-process --dataset mnist5k"),
+# Each kind of plugin, with a command that tries one.
+KINDS: Mapping[str, str] = {
+    "aggregator": "python -m byzpy_tw sweep --aggregators mean {}",
+    "pre-aggregator": "python -m byzpy_tw sweep --preaggregators none {}",
+    "attack": "python -m byzpy_tw sweep --attacks none {}",
+    "dataset": "python -m byzpy_tw sweep --dataset {}",
+    "model": "python -m byzpy_tw sweep --model {}",
+    "partition": "python -m byzpy_tw sweep --partition {}",
+    "observer": "python -m byzpy_tw.train --in-process --dataset mnist5k",
 }
+_ON_SERVERS = ("attack", "dataset", "model", "partition")
 
 # Names that the templates use: a class of that name would hide one.
-_USED = {
-    "Counter",
-    "Dataset",
-    "Knowledge",
-    "Mapping",
-    "Registration",
-    "Sequence",
-    "Split",
-    "Tensor",
-}
+_USED = "Counter Dataset Knowledge Mapping Registration Sequence Split Tensor".split()
 
 
 @frozen
-class Made:
-    """What was written: its folder, its module, and how to try it."""
+class NewPlugin:
+    """A distribution that was written, and a command that tries it."""
 
     folder: Path
     module: Path
     tests: Path
-    try_: str
+    command: str
 
 
 def check(kind: str, name: str, names: Registry) -> None:
-    """`ConfigError` for a name that cannot be used, or that is taken."""
+    """Raise `ConfigError` for a name that cannot be used, or that is taken."""
     if not re.fullmatch(NAME, name) or not name[0].isalpha() or len(name) > LONGEST:
         better = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")[:LONGEST]
         hint = f"; did you mean {better!r}?" if better else ""
@@ -90,44 +71,36 @@ def check(kind: str, name: str, names: Registry) -> None:
     )
 
 
-def write(kind: str, name: str, into: Path) -> Made:
+def write(kind: str, name: str, into: Path) -> NewPlugin:
     """Write the distribution into a new folder of `into`.
 
-    Raises `ConfigError` where there is such a folder, or it cannot be written.
+    Raises `ConfigError` where the folder exists, `RunDirectoryError` where it cannot be written.
     """
     words = _words(kind, name)
     folder = into / words["distribution"]
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
+    if folder.exists():
         raise ConfigError(
             f"{folder} is there already, and stays as it is: choose another name, or --into "
             "another folder"
-        ) from None
-    except OSError as e:
-        raise RunDirectoryError(f"cannot write to {folder}: {e.strerror or e}") from e
+        )
     try:
         for path, content in files(kind, name).items():
-            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(content, encoding="utf-8")
     except OSError as e:
         shutil.rmtree(folder, ignore_errors=True)
         raise RunDirectoryError(f"cannot write to {folder}: {e.strerror or e}") from e
-    return Made(
-        folder,
-        folder / f"{words['module']}.py",
-        folder / "tests" / f"test_{words['snake']}.py",
-        words["try"],
-    )
+    tests = folder / "tests" / f"test_{words['snake']}.py"
+    return NewPlugin(folder, folder / f"{words['module']}.py", tests, words["try"])
 
 
 def files(kind: str, name: str) -> dict[str, str]:
-    """The distribution's files, by their paths in it."""
+    """Return the distribution's files by their paths in it."""
     words, found = _words(kind, name), {}
     for template in (kind, "common"):
         source = resources.files("byzpy_tw.scaffold").joinpath("templates", f"{template}.txt")
         text = Template(source.read_text("utf-8")).substitute(words)
-        # Each begins with a line that says where it goes.
+        # Each file begins with a line that has its path.
         for part in re.split(r"^=== ", text, flags=re.MULTILINE)[1:]:
             path, _, content = part.partition("\n")
             found[path] = content
@@ -135,8 +108,8 @@ def files(kind: str, name: str) -> dict[str, str]:
 
 
 def _words(kind: str, name: str) -> dict[str, str]:
-    """What the templates' words stand for."""
-    snake = name.replace("-", "_")
+    """Return the values of the templates' words."""
+    snake, on_servers = name.replace("-", "_"), " and on every server's"
     module = f"byzpy_tw_{snake}"
     klass = "".join(word.capitalize() for word in name.split("-"))
     if klass in _USED or keyword.iskeyword(klass):
@@ -151,6 +124,6 @@ def _words(kind: str, name: str) -> dict[str, str]:
         "entry": f"{module}:plugin" if kind == "observer" else module,
         "snake": snake,
         "klass": klass,
-        "where": KINDS[kind].where,
-        "try": KINDS[kind].try_.format(name),
+        "where": f"on the trainer's machine{on_servers * (kind in _ON_SERVERS)}",
+        "try": KINDS[kind].format(name),
     }

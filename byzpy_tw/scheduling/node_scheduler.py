@@ -305,7 +305,7 @@ class _AttackRound:
         self.failures.update(await scheduler._send_all(round, group, found, self._send))
 
     async def _send_one(self, node: int) -> None:
-        """Send a vector that needs the node's own gradient, or do what it does instead."""
+        """Send a vector that needs the node's own gradient, or act as its behaviour says."""
         scheduler, host, round = self._scheduler, self._scheduler.host, self._round
         behaviour = host.behaviour(node)
         if behaviour == Behaviour.SILENT:

@@ -28,7 +28,7 @@ from byzpy_tw.server.idle import IdleDetector
 from byzpy_tw.server.run_executor import RunExecutor
 from byzpy_tw.workers.host import NodeHost
 
-_MAX_ATTACK_ROUNDS = 3  # whose attacks may be computed at once
+_MAX_ATTACK_ROUNDS = 3  # with attacks being computed at once
 
 
 @define(eq=False)
@@ -114,7 +114,7 @@ class ServerRun:
 
     @property
     def mid_frame(self) -> bool:
-        """Whether the stream waits for the trainer to send the rest of a frame, or take it."""
+        """True while the stream waits for the trainer to send or read the rest of a frame."""
         if self.stream is None:
             return False
         return not self.stream.reader.between_frames or bool(self.stream.writer)

@@ -43,7 +43,7 @@ def _line(outcome: CellResult, width: int) -> dict[str, Any]:
 
 def bars(shares: Sequence[NodeShare]) -> str:
     """Return a bar for each node: how often it was left out.  Empty where none ever was."""
-    if not any(share.out for share in shares):
+    if not any(share.left_out for share in shares):
         return ""
     more = len(shares) - _MOST_NODES
     rest = f"<p>and {more} nodes more</p>" if more > 0 else ""
@@ -52,7 +52,7 @@ def bars(shares: Sequence[NodeShare]) -> str:
 
 def _bar(share: NodeShare) -> str:
     style, kind, sign = ("honest", "honest", "") if share.honest else ("byz", "Byzantine", "B")
-    out = 100 * share.out
+    out = 100 * share.left_out
     title = f"node {share.node}, {kind}: left out of {out:.0f} % of the rounds"
     return (
         f'<li class="{style}" title="{title}"><svg viewBox="0 0 1 100" '

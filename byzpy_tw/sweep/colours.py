@@ -10,7 +10,6 @@ _VIRIDIS = (
     (68, 1, 84), (72, 40, 120), (62, 73, 137), (49, 104, 142), (38, 130, 142),
     (31, 158, 137), (53, 183, 121), (110, 206, 88), (181, 222, 43), (253, 231, 37),
 )  # fmt: skip
-_STEPS = (0, 95, 135, 175, 215, 255)  # of a terminal's 6 x 6 x 6 cube, which begins at 16
 
 Colour = tuple[int, int, int]
 
@@ -44,14 +43,3 @@ def cell_style(value: float) -> str:
     behind = colour(value)
     ink = "#fff" if is_dark(behind) else "#000"
     return f"background:#{bytes(behind).hex()};color:{ink}"
-
-
-def terminal_colour(value: float) -> tuple[int, int]:
-    """Return background and ink, of a terminal's 256 colours."""
-
-    def nearest(part: int) -> int:
-        return min(range(6), key=lambda i: abs(_STEPS[i] - part))
-
-    red, green, blue = map(nearest, colour(value))
-    dark = is_dark((_STEPS[red], _STEPS[green], _STEPS[blue]))
-    return 16 + 36 * red + 6 * green + blue, 231 if dark else 16

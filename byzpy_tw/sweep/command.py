@@ -1,4 +1,4 @@
-"""A lab as a program: from the options to the page, in a reactor of its own."""
+"""A sweep as a program: from the options to the page, in a reactor of its own."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_logging
+from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.folder import lock_folder, to_json
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
-from byzpy_tw.sweep.display import REDRAW_SECONDS, Lines, Live, display_for
+from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
 from byzpy_tw.sweep.findings import sentences
 from byzpy_tw.sweep.grid import Grid, command_line, make_grid, run_digest, with_sweep_defaults
 from byzpy_tw.sweep.page import page
@@ -33,9 +34,9 @@ from byzpy_tw.sweep.scheduler import CELLS, Sweep, discard
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import load_trainer_keys
 
+PAGE, TABLE = "lab.html", "lab.json"  # names that programs know
 _WATCHING = ("run_started", "round_completed", "run_finished")
-
-PAGE, TABLE = "lab.html", "lab.json"
+_GOOD = (*CONCLUSIVE, "impossible")
 
 
 def run_sweep(
@@ -48,28 +49,28 @@ def run_sweep(
     jobs: int | None = None,
     again: bool = False,
 ) -> int:
-    """Run the grid in a reactor of this process; the exit code.
+    """Run the grid in a reactor of this process; return the exit code.
 
-    Raises `ConfigError` and its kind for what is wrong before anything runs.
+    Raises `ConfigError` and its kind for mistakes, before anything runs.
     """
     registry = load_and_warn(given.get("disable_plugin") or ())
     grid = grid_of(given, attacks, defences, seeds, registry)
     if all(cell.impossible for cell in grid.cells):
         cell = grid.cells[0]
         raise ConfigError(f"no cell can be run; {cell.defence}: {cell.impossible}")
-    with _held(folder):
+    with _lock(folder):
         configure_malloc()
         start_logging(folder)
         from twisted.internet import reactor
 
-        lab = Sweep(grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor)
+        sweep = Sweep(grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor)
         if again:
-            _discard(lab)
-        lab.find()
-        display = display_for(lab, sys.stdout, say)
-        return ReactorProgram(cast(IProgramReactor, reactor)).run(
-            lambda: work(lab, display, reactor)
-        )
+            for trial in grid.trials:
+                discard(sweep.path(trial))
+        sweep.load_finished()
+        sweep.display = display_for(sweep, sys.stdout, say)
+        program = ReactorProgram(cast(IProgramReactor, reactor))
+        return program.run(lambda: work(sweep, reactor))
 
 
 def grid_of(
@@ -79,7 +80,7 @@ def grid_of(
     seeds: Sequence[int],
     registry: Registry,
 ) -> Grid:
-    """The grid, its names looked up and every cell examined."""
+    """Make the grid: look up its names, and examine every cell."""
     base = drop_unused(RunConfig(**with_sweep_defaults(given)), registry, chains=defences)
     check_names(registry, base, attacks, defences)
     parse_addresses(base.remote_hosts)
@@ -95,19 +96,19 @@ def grid_of(
 
 
 def jobs_for(base: RunConfig, registry: Registry) -> int:
-    """Runs at a time, where it is not said.
+    """Return the default number of runs at a time.
 
-    On servers one, since each has all of their cores; with observers too, who could not
-    tell the rounds of two runs apart.  Here two, which fill each other's pauses; more would
-    wait for one interpreter.
+    One on servers, since each run has all of their cores, and one with observers, which
+    could not tell the rounds of two runs apart.  Two in this process, where one computes
+    while the other waits; more would wait for the interpreter.
     """
     watched = any(getattr(registry.manager.hook, name).get_hookimpls() for name in _WATCHING)
     alone = watched or not base.in_process or base.threads is not None
     return 1 if alone else min(2, cores())
 
 
-def _held(folder: Path) -> IO[str]:
-    """The lab's folder, which no other lab may use until this is closed."""
+def _lock(folder: Path) -> IO[str]:
+    """Make the sweep's folder, and lock it until the returned file is closed."""
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         return lock_folder(folder)
@@ -115,69 +116,53 @@ def _held(folder: Path) -> IO[str]:
         raise RunDirectoryError(f"cannot write to {folder}: {e.strerror or e}") from e
 
 
-def _discard(lab: Sweep) -> None:
-    """Remove what earlier calls have left of this grid's runs."""
-    for cell in lab.grid.cells:
-        for trial in cell.trials:
-            discard(lab.path(trial))
-
-
-async def work(lab: Sweep, display: Lines | Live, reactor: Any) -> int:
-    """Run what is left of the lab, and leave table and page, however that ends."""
-    lab.display = display
-    base, say = lab.grid.base, display.say
-    down, across = len(lab.grid.defences), len(lab.grid.attacks)
-    say(
-        f"byzpy_tw lab: {down} defences under {across} attacks, {lab.grid.trials} runs of "
-        f"{base.rounds} rounds: {base.model} on {base.dataset}, partition {base.partition}"
+async def work(sweep: Sweep, reactor: Any) -> int:
+    """Run the rest of the sweep; write its table and page, however that ends."""
+    grid, display = sweep.grid, sweep.display
+    base = grid.base
+    display.say(
+        f"byzpy_tw sweep: {len(grid.defences)} defences under {len(grid.attacks)} attacks, "
+        f"{len(grid.trials)} runs of {base.rounds} rounds: {base.model} on {base.dataset}, "
+        f"partition {base.partition}"
     )
-    say(
+    display.say(
         f"  {base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
-        f"{_place(base)}; records in {lab.folder}"
+        f"{nodes_live(base)}; records in {sweep.folder}"
     )
-    if lab.before:
-        say(f"  {lab.before} finished before and are not run again (--again runs them)")
+    before = sweep.finished_before
+    if before:
+        display.say(f"  {before} finished before and are not run again (--again runs them)")
     began = clock.seconds(reactor)
     ticking = LoopingCall(display.tick)
     ticking.clock = reactor
     ticking.start(REDRAW_SECONDS)
     try:
-        await lab.run()
+        await sweep.run()
     finally:
         ticking.stop()
         display.close()
-        if any(outcome.begun for outcome in lab.outcomes()):
-            _leave(lab, clock.seconds(reactor) - began)
-    return 0 if all(o.status in _GOOD for o in lab.outcomes()) else 1
+        if any(outcome.has_runs for outcome in sweep.outcomes()):
+            _summarize(sweep, clock.seconds(reactor) - began)
+    return 0 if all(o.status in _GOOD for o in sweep.outcomes()) else 1
 
 
-_GOOD = (*CONCLUSIVE, "impossible")
-
-
-def _place(base: RunConfig) -> str:
-    if base.in_process:
-        return "in this process"
-    return f"on {base.local or len(base.remote_hosts)} servers"
-
-
-def _leave(lab: Sweep, seconds: float) -> None:
-    """The page and the figures as files, and what there is to say below the table."""
-    outcomes = lab.outcomes()
-    write_whole(lab.folder / PAGE, page(lab.grid, outcomes, lab.folder))
-    write_whole(lab.folder / TABLE, to_json(figures(lab.grid, outcomes), indent=2) + "\n")
-    for line in (*text.notes(lab.grid, outcomes), *sentences(lab.grid, outcomes)):
+def _summarize(sweep: Sweep, seconds: float) -> None:
+    """Write the page and the figures, and print what explains the table."""
+    grid, outcomes, path = sweep.grid, sweep.outcomes(), sweep.folder / PAGE
+    _write(path, page(grid, outcomes, sweep.folder))
+    _write(sweep.folder / TABLE, to_json(figures(grid, outcomes), indent=2) + "\n")
+    for line in (*text.notes(grid, outcomes), *sentences(grid, outcomes)):
         say(clean(line, 1000))
-    whole, done = lab.grid.trials, sum(ended.is_over for o in outcomes for ended in o.ended)
-    if done > lab.before:
-        say(f"{done - lab.before} runs in {seconds:.1f} s")
-    if done < whole:
-        left = whole - done
-        say(f"{left} of {whole} runs are not finished: the same command goes on with them")
-    say(f"page: {(lab.folder / PAGE).absolute()}")
+    total, done = len(grid.trials), sum(run.is_over for o in outcomes for run in o.ended)
+    if done > sweep.finished_before:
+        say(f"{done - sweep.finished_before} runs in {seconds:.1f} s")
+    if done < total:
+        say(f"{total - done} of {total} runs are not finished: the same command goes on with them")
+    say(f"page: {path.absolute()}")
 
 
 def figures(grid: Grid, outcomes: Sequence[CellResult]) -> dict[str, Any]:
-    """What lab.json holds: the options, and each cell with its runs."""
+    """Return the contents of lab.json: the options, and each cell with its runs."""
     return {
         "options": grid.base.to_dict(),
         "attacks": grid.attacks,
@@ -192,14 +177,14 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
         "defence": outcome.cell.defence,
         "attack": outcome.cell.attack,
         "status": outcome.status,
-        "why": outcome.why,
+        "why": outcome.reason,
         "no_guarantee": outcome.cell.missing,
         "attack_failures": outcome.attack_failures or None,
         "final_accuracy": outcome.final,
         "worst_accuracy": outcome.worst,
         "best_accuracy": outcome.best,
-        "byzantine_left_out": outcome.out(honest=False),
-        "honest_left_out": outcome.out(honest=True),
+        "byzantine_left_out": outcome.left_out(honest=False),
+        "honest_left_out": outcome.left_out(honest=True),
         "runs": [
             {
                 "seed": ended.trial.seed,
@@ -215,7 +200,7 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
     }
 
 
-def write_whole(path: Path, content: str) -> None:
+def _write(path: Path, content: str) -> None:
     """Replace the content of `path`; `CannotRecord` where that fails."""
     try:
         files.write_text(path, content)

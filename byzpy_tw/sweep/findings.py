@@ -1,4 +1,4 @@
-"""What a table teaches, in sentences."""
+"""The findings of a sweep, in sentences."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def collapsed(outcomes: Sequence[CellResult]) -> set[tuple[int, int]]:
-    """Row and column of each cell that is `COLLAPSE` or more below the best of its row."""
+    """Return row and column of each cell that is `COLLAPSE` or more below the best of its row."""
     found = set()
     for outcome in outcomes:
         cell, value = outcome.cell, outcome.value
@@ -26,7 +26,7 @@ def collapsed(outcomes: Sequence[CellResult]) -> set[tuple[int, int]]:
 
 
 def sentences(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
-    """What a reader should see first; empty before there is anything to say."""
+    """Return the defences that collapse, and the one with the best worst case."""
     found, floors = [], []
     fallen = collapsed(outcomes)
     for row, defence in enumerate(grid.defences):
@@ -59,23 +59,23 @@ def _end(outcome: CellResult) -> str:
 
 
 def exclusion_sentence(outcome: CellResult) -> str:
-    """Who was left out in a cell's runs, in a sentence; empty before there are any.
+    """Return a sentence about the nodes that were left out in a cell's runs, or "".
 
-    Empty also where the attack failed: who did not attack is not to the rule's credit.
+    Empty also where the attack failed: leaving out a node that sent nothing is no merit.
     """
     if outcome.attack_failures:
         return ""
     shares = outcome.shares
-    if not any(share.out for share in shares):
+    if not any(share.left_out for share in shares):
         return "No node was left out in any round." if shares else ""
-    faulty, honest = (percent(outcome.out(honest=which), 0) for which in (False, True))
+    faulty, honest = (percent(outcome.left_out(honest=which), 0) for which in (False, True))
     text = f"Byzantine nodes were left out in {faulty} % of the rounds, honest ones in {honest} %"
-    worst = max((share for share in shares if share.honest), key=lambda share: share.out)
-    if worst.out:
+    worst = max((share for share in shares if share.honest), key=lambda share: share.left_out)
+    if worst.left_out:
         text += f"; of the honest ones most often node {worst.node}, in {_often(worst)}"
     return f"{text}."
 
 
 def _often(share: NodeShare) -> str:
-    text = f"{percent(share.out, 0)} %"
+    text = f"{percent(share.left_out, 0)} %"
     return text + (f" ({percent(share.refused, 0)} % refused)" if share.refused else "")

@@ -1,8 +1,8 @@
-"""Which runs a lab consists of, and where each one's records are.
+"""The runs of a sweep, and the names of their folders.
 
 A *cell* is a defence under an attack; it has a *trial* for each seed, which is one run
 with a folder of its own.  The folder's name ends in a digest of everything that decides
-what is in it, so that a second call finds what the first one finished.
+its contents, so that a second call finds the trials that the first one finished.
 """
 
 from __future__ import annotations
@@ -42,19 +42,17 @@ SEEDS = (42,)
 WITHOUT = "none"  # instead of a pre-aggregator
 MOST_RUNS = 1000
 
-# What a grid decides itself, or a lab has no use for: its runs have one terminal together,
-# and two of them at a time could not have one port.
+# Options that the grid sets itself, or that runs which share a terminal cannot have: two
+# runs at a time could not listen on one port.
 TAKEN = (
     "attack", "aggregator", "pre_aggregator", "seed", "in_process", "run_dir", "quiet",
     "json", "web",
 )  # fmt: skip
 
-Digest = Callable[[RunConfig], str]
-
 
 @frozen(kw_only=True)
 class SweepTrial:
-    """One run of a cell: its configuration, and the name of its folder."""
+    """A run of a cell: its configuration, and the name of its folder."""
 
     config: RunConfig
     folder: str
@@ -66,7 +64,7 @@ class SweepTrial:
 
 @frozen(kw_only=True)
 class Cell:
-    """One place of the table.
+    """A defence under an attack.
 
     ``impossible`` says why it cannot be run, ``missing`` why its rule gives no guarantee.
     """
@@ -90,29 +88,27 @@ class Grid:
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...] = field(repr=False)
 
-    def cell(self, row: int, column: int) -> Cell:
-        return self.cells[row * len(self.attacks) + column]
-
     @property
-    def trials(self) -> int:
-        return sum(len(cell.trials) for cell in self.cells)
+    def trials(self) -> tuple[SweepTrial, ...]:
+        return tuple(trial for cell in self.cells for trial in cell.trials)
 
 
 def combine_chains(aggregators: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
-    """Every chain of one of `before`, which may be ``none``, and one of `aggregators`."""
-    chains = []
-    for aggregator in aggregators:
-        for pre in before or (WITHOUT,):
-            parts = [
-                *([] if pre.strip() == WITHOUT else pre.split("|")),
-                *aggregator.split("|"),
-            ]
-            chains.append(" | ".join(part.strip() for part in parts))
-    return tuple(dict.fromkeys(chains))
+    """Return every chain of one of `before`, which may be ``none``, and one of `aggregators`."""
+    chains = [
+        aggregator if pre.strip() == WITHOUT else f"{pre} | {aggregator}"
+        for aggregator in aggregators
+        for pre in before or (WITHOUT,)
+    ]
+    return tuple(dict.fromkeys(" | ".join(_split(chain)) for chain in chains))
+
+
+def _split(chain: str) -> list[str]:
+    return [part.strip() for part in chain.split("|")]
 
 
 def with_sweep_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a lab's `RunConfig` is made of: `given` over the lab's own defaults."""
+    """Return the options of a sweep's `RunConfig`: `given` over a sweep's own defaults."""
     options = {**SETTING, **given}
     options.setdefault("f", options["num_byz"])
     if not options.get("remote_hosts") and options.get("local") is None:
@@ -126,71 +122,63 @@ def make_grid(
     defences: Sequence[str],
     seeds: Sequence[int],
     examine: Callable[[RunConfig], str | None],
-    digest: Digest,
+    digest: Callable[[RunConfig], str],
 ) -> Grid:
-    """The grid of every one of `defences` under every one of `attacks`.
+    """Return the grid of every one of `defences` under every one of `attacks`.
 
-    `examine` says what a configuration's rules do not guarantee, and raises where they
-    cannot be run; `digest` identifies what decides a run's records.  Raises `ConfigError`
-    for what is wrong with all cells alike.
+    `examine` returns why a configuration's rules give no guarantee, and raises where they
+    cannot be run; `digest` identifies all that decides a run's records.  Raises `ConfigError`
+    for mistakes that concern all cells.
     """
-    for what, values in (
-        ("--attacks", attacks),
-        ("--aggregators", defences),
-        ("--seeds", seeds),
-    ):
+    axes = {"--attacks": attacks, "--aggregators": defences, "--seeds": seeds}
+    for option, values in axes.items():
         if not values:
-            raise ConfigError(f"{what}: nothing is given")
+            raise ConfigError(f"{option}: nothing is given")
     attacks, seeds = tuple(dict.fromkeys(attacks)), tuple(dict.fromkeys(seeds))
     runs = len(attacks) * len(defences) * len(seeds)
     if runs > MOST_RUNS:
         raise ConfigError(
             f"{len(defences)} defences, {len(attacks)} attacks and {len(seeds)} seeds make "
-            f"{runs} runs; a lab has at most {MOST_RUNS}"
+            f"{runs} runs; a sweep has at most {MOST_RUNS}"
         )
     base = RunConfig(**with_sweep_defaults(given), seed=seeds[0], aggregator="mean", attack="none")
     if base.num_byz == 0:
-        raise ConfigError("--num-byz 0: a lab is about attacks; give it a Byzantine node")
-    cells = []
-    for row, defence in enumerate(defences):
-        for column, attack in enumerate(attacks):
-            *before, aggregator = (part.strip() for part in defence.split("|"))
-            place: dict[str, Any] = {
-                "row": row, "column": column, "defence": defence, "attack": attack,
-            }  # fmt: skip
-            try:
-                configs = [
-                    attrs.evolve(
-                        base, seed=seed, attack=attack, aggregator=aggregator,
-                        pre_aggregator=tuple(before),
-                    )
-                    for seed in seeds
-                ]  # fmt: skip
-                missing = examine(configs[0])
-            except ByzpyTwError as e:
-                cells.append(Cell(**place, impossible=clean(str(e), 1000)))
-                continue
-            trials = tuple(
-                SweepTrial(config=config, folder=folder_of(config, digest(config)))
-                for config in configs
+        raise ConfigError("--num-byz 0: a sweep is about attacks; give it a Byzantine node")
+
+    def make_cell(row: int, column: int) -> Cell:
+        *before, aggregator = _split(defences[row])
+        cell = Cell(row=row, column=column, defence=defences[row], attack=attacks[column])
+        try:
+            rules = attrs.evolve(
+                base, attack=cell.attack, aggregator=aggregator, pre_aggregator=tuple(before)
             )
-            cells.append(Cell(**place, trials=trials, missing=missing))
+            missing = examine(rules)
+        except ByzpyTwError as e:
+            return attrs.evolve(cell, impossible=clean(str(e), 1000))
+        configs = [attrs.evolve(rules, seed=seed) for seed in seeds]
+        trials = tuple(SweepTrial(config=c, folder=folder_of(c, digest(c))) for c in configs)
+        return attrs.evolve(cell, trials=trials, missing=missing)
+
     return Grid(
-        base=base, attacks=attacks, defences=tuple(defences), seeds=seeds, cells=tuple(cells)
+        base=base,
+        attacks=attacks,
+        defences=tuple(defences),
+        seeds=seeds,
+        cells=tuple(make_cell(r, c) for r in range(len(defences)) for c in range(len(attacks))),
     )
 
 
 def folder_of(config: RunConfig, digest: str) -> str:
-    """A name that a person can read and no two configurations share."""
+    """Return a folder's name that people can read and no two configurations share."""
     words = f"{config.pipeline}--{config.attack}-s{config.seed}"
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', words)[:80]}-{digest[:12]}"
 
 
 def run_digest(config: RunConfig, versions: Mapping[str, str]) -> str:
-    """Hex digest of what decides the records of `config`'s run.
+    """Return the hex digest of all that decides the records of `config`'s run.
 
-    That is every option that changes bits, how often it is evaluated, where the nodes
-    are, in kind, and the `versions` of the code that is used.
+    That is every option that changes bits, how often it is evaluated, whether its nodes are
+    in this process or on servers, and the `versions` of the code that is used.
     """
     place = "in-process" if config.in_process else "local" if config.local else "servers"
     told = {
@@ -202,14 +190,14 @@ def run_digest(config: RunConfig, versions: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-# Those of the README's three terminals.
+# The servers of the README's example.
 _HOSTS = "tcp://127.0.0.1:29000,tcp://127.0.0.1:29001,tcp://127.0.0.1:29002"
 
 
 def command_line(config: RunConfig) -> str:
-    """The command line that repeats `config`'s run on servers, to the same bits and figures.
+    """Return the command line that repeats `config`'s run on servers, to the same bits.
 
-    It names what decides those; where nodes live and how long to wait is the reader's matter.
+    It has the options that decide the figures, and leaves out timeouts and the like.
     """
     hosts = ",".join(config.remote_hosts) or _HOSTS
     words = ["python", "-m", "byzpy_tw.train", "--remote-hosts", hosts]

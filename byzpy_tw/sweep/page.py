@@ -26,7 +26,7 @@ from byzpy_tw.sweep.text import CORNER, entry, legend, mark_of, notes, out_text
 
 def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
     """Return the whole page.  `folder` is where the runs are, for its links and its words."""
-    template = resources.files("byzpy_tw.sweep").joinpath("page.html").read_text("utf-8")
+    template = (resources.files("byzpy_tw.sweep") / "page.html").read_text("utf-8")
     found = "".join(f"<li>{escape(line)}</li>" for line in sentences(grid, outcomes))
     marks = [line for line in notes(grid, outcomes) if line[:2] in ("!:", "*:", "?:")]
     body = Template(template).substitute(
@@ -84,10 +84,7 @@ def _table(grid: Grid, outcomes: Sequence[CellResult]) -> str:
 
 
 def _broken(name: str) -> str:
-    """`name`, escaped, which may be broken where a person would break it.
-
-    Not within ``key=value``, unless that is long itself.
-    """
+    """Return `name` as HTML that breaks at its signs, and within a short ``key=value`` not."""
     parts = re.split(r"(?<=[:,|])", name)
     return "<wbr>".join(
         f'<span class="whole">{escape(part)}</span>' if "=" in part and len(part) < 10
@@ -105,28 +102,26 @@ def _cell(outcome: CellResult, fallen: bool) -> str:
         out = re.sub(r"(?<=[BH]) ", "&nbsp;", out_text(outcome))
         second = "".join(f"<small>{line}</small>" for line in (span, out) if line)
     else:
-        state = escape(entry(outcome)[0] if outcome.begun else outcome.status)
+        state = escape(entry(outcome)[0] if outcome.has_runs else outcome.status)
         first, second = f'<span class="state">{state}</span>', ""
     title = escape(f"{outcome.cell.defence} under {outcome.cell.attack}")
     return f'<td{style}><a href="#{_id(outcome)}" title="{title}"><b>{first}</b>{second}</a></td>'
 
 
 def _details(outcome: CellResult) -> str:
-    cell = outcome.cell
-    head = outcome.status
-    if outcome.status == "finished":
-        head = f"{percent(outcome.final)} %"
-    parts = []
-    if outcome.why:
-        parts.append(f'<p class="why">{escape(outcome.why)}</p>')
-    if outcome.attack_failures:
-        words = f"{outcome.attack_failures}; nothing is concluded from this cell."
-        parts.append(f'<p class="why">{escape(words[:1].upper() + words[1:])}</p>')
-    if cell.missing:
-        parts.append(f"<p>No guarantee: {escape(cell.missing)}</p>")
-    said = exclusion_sentence(outcome)
-    if said:
-        parts.append(f"<p>{escape(said)}</p>")
+    cell, failures = outcome.cell, outcome.attack_failures
+    head = f"{percent(outcome.final)} %" if outcome.status == "finished" else outcome.status
+    told = [
+        ("why", outcome.reason),
+        (
+            "why",
+            failures
+            and f"{failures[:1].upper()}{failures[1:]}; nothing is concluded from this cell.",
+        ),
+        ("", cell.missing and f"No guarantee: {cell.missing}"),
+        ("", exclusion_sentence(outcome)),
+    ]
+    parts = [f'<p class="{kind}">{escape(text)}</p>' for kind, text in told if text]
     parts.append(bars(outcome.shares))
     if cell.trials:
         parts.append("<p>The same run on servers, to the same bits:</p>")

@@ -1,4 +1,4 @@
-"""The names of a grid: looked up before anything runs, and what code they stand for."""
+"""Look up the names of a grid before anything runs, and the versions of their code."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry
 def check_names(
     registry: Registry, base: RunConfig, attacks: Sequence[str], defences: Sequence[str]
 ) -> None:
-    """Raise what is wrong with a name, or a parameter's name, anywhere in the grid.
+    """Raise an error for any wrong name, or name of a parameter, in the grid.
 
-    What is only too large or too small for these n and f is a matter of its cell.
+    Values that are only too large or too small for n and f concern their cells alone.
     """
     config = attrs.evolve(base, aggregator="mean", pre_aggregator=(), attack="none")
     for kind, text in _named(config):
@@ -34,10 +34,9 @@ def check_names(
 
 
 def versions(config: RunConfig, registry: Registry) -> dict[str, str]:
-    """What of the code behind `config`'s names may change from one call to the next.
+    """Return the versions of the plugins that `config` names, with digests of their source.
 
-    Of a plugin that is its version and its module's source: whoever writes one changes
-    the second long before the first.
+    The author of a plugin changes its source long before its version.
     """
     found = {}
     for kind, text in _named(config):
@@ -48,9 +47,9 @@ def versions(config: RunConfig, registry: Registry) -> dict[str, str]:
 
 
 def cache_datasets(registry: Registry) -> Registry:
-    """`registry`, whose datasets are read once and then handed out again.
+    """Return `registry` with datasets that are read once for all runs of this process.
 
-    A dataset is read-only by contract, and sixteen runs of one process need it once.
+    A dataset is read-only by contract.
     """
     kept = {id(entry): _keeping(entry) for entry in registry.names["dataset"].values()}
     datasets = {name: kept[id(entry)] for name, entry in registry.names["dataset"].items()}
@@ -69,7 +68,7 @@ def _keeping(entry: Entry) -> Entry:
 
 
 def _named(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Each kind and text that `config` names."""
+    """Yield the kind and the text of each name in `config`."""
     for kind in ("dataset", "model", "partition", "attack"):
         yield kind, getattr(config, kind)
     yield from _chain(config.pipeline)
@@ -82,7 +81,7 @@ def _chain(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _source(entry: Entry) -> str:
-    """Hex digest of the file that the factory is in; empty where there is none to read."""
+    """Return the hex digest of the factory's source file; empty where none can be read."""
     try:
         path = inspect.getsourcefile(inspect.unwrap(entry.factory))
         return hashlib.sha256(Path(path or "").read_bytes()).hexdigest()[:16]

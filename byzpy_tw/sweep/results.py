@@ -1,24 +1,30 @@
-"""What came of a cell, read from its runs' folders."""
+"""The result of a cell of the grid, read from the folders of its runs."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from attrs import frozen
 
-from byzpy_tw.records.attack_calls import AttackCalls, AttackFailures, counted
-from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_rounds
+from byzpy_tw.errors import RunDirectoryError
+from byzpy_tw.records.folder import ROUNDS, read_run
+from byzpy_tw.records.summary import (
+    AttackFailures,
+    RoundCounts,
+    curve,
+    format_attack_calls,
+    summarize,
+)
 from byzpy_tw.sweep.grid import Cell, SweepTrial
 from byzpy_tw.text import clean
 
 CONCLUSIVE = ("finished", "diverged")  # of a run whose result means something
 _STATUSES = (*CONCLUSIVE, "paused", "interrupted", "failed")
 
-# What reading a file can come to that is damaged, or written by somebody's hand.
+# Raised by files that are damaged, or were edited by hand.
 UNREADABLE_ERRORS = (
     LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError,
 )  # fmt: skip
@@ -26,10 +32,10 @@ UNREADABLE_ERRORS = (
 
 @frozen(kw_only=True)
 class NodeShare:
-    """How often a node was left out, as shares of the rounds that are on record.
+    """The shares of the recorded rounds in which a node was left out.
 
-    ``excluded``: the rule passed over it, None where the rule does not choose between
-    nodes.  ``refused``: its vector was late, lost, malformed or not finite.
+    ``excluded`` is the rule's doing, None for a rule that does not choose between nodes.
+    ``refused`` vectors were late, lost, malformed or not finite.
     """
 
     node: int
@@ -38,13 +44,13 @@ class NodeShare:
     refused: float
 
     @property
-    def out(self) -> float:
+    def left_out(self) -> float:
         return min(1.0, (self.excluded or 0.0) + self.refused)
 
 
 @frozen(kw_only=True)
 class TrialResult:
-    """One run that is over: accuracies from 0 to 1, None where it was never evaluated."""
+    """The result of one run: accuracies from 0 to 1, None where it was never evaluated."""
 
     trial: SweepTrial
     status: str
@@ -60,26 +66,26 @@ class TrialResult:
     failures: AttackFailures | None = None  # of the attack's calls
 
     @property
-    def good(self) -> bool:
+    def is_conclusive(self) -> bool:
         """Return whether its result means something."""
         return self.status in CONCLUSIVE
 
     @property
     def is_over(self) -> bool:
         """Return whether it came to its end, so that it is not run again."""
-        return self.good or self.attack_always_failed
+        return self.is_conclusive or self.attack_always_failed
 
     @property
     def attack_always_failed(self) -> bool:
-        """Return whether its attack failed all along, which is all that is wrong with it."""
-        return self.status == "failed" and self.failures is not None and self.failures.total
+        """Return whether the run failed for one reason: each call of its attack failed."""
+        return self.status == "failed" and self.failures is not None and self.failures.all_failed
 
 
 @frozen(kw_only=True)
 class CellResult:
-    """A cell and those of its runs that are over, in the seeds' order.
+    """A cell and the results of its runs, in the order of their seeds.
 
-    ``failures`` say why others could not be run, where not even a folder is left of them.
+    ``failures`` are the errors of runs that have left no folder.
     """
 
     cell: Cell
@@ -87,29 +93,22 @@ class CellResult:
     failures: tuple[str, ...] = ()
 
     @property
-    def begun(self) -> bool:
-        """Whether there is anything to say of its runs."""
+    def has_runs(self) -> bool:
+        """Whether one of its runs has ended."""
         return bool(self.ended or self.failures)
-
-    @property
-    def whole(self) -> bool:
-        """Whether all of its runs came to an end that means something."""
-        return bool(self.ended) and all(e.good for e in self.ended) and (
-            len(self.ended) == len(self.cell.trials)
-        )  # fmt: skip
 
     @property
     def attack_failures(self) -> str:
         """The number of failed attack calls of its runs, with the first cause; empty for none.
 
-        Nothing can be concluded from such a cell: its rule met fewer attackers than others.
+        Nothing can be concluded from such a cell, whose rule met fewer attackers than others.
         """
         found = [e.failures for e in self.ended if e.failures is not None]
         if not found:
             return ""
         failed, of = sum(f.failed for f in found), sum(f.of for f in found)
-        often = counted(failed, of, sum(f.probation for f in found))
-        return f"the attack failed {often}: {clean(found[0].first, 400)}"
+        calls = format_attack_calls(failed, of, sum(f.probation for f in found))
+        return f"the attack failed {calls}: {clean(found[0].first, 400)}"
 
     @property
     def status(self) -> str:
@@ -122,15 +121,15 @@ class CellResult:
         return "finished" if len(self.ended) == len(self.cell.trials) else "waiting"
 
     @property
-    def why(self) -> str:
-        """What is to be said of a status that is not ``finished``; may be empty."""
+    def reason(self) -> str:
+        """The cause of a status that is not ``finished``; may be empty."""
         if self.cell.impossible is not None:
             return self.cell.impossible
         return next((e.error for e in self.ended if e.error), "") or "".join(self.failures[:1])
 
     @property
     def final(self) -> float | None:
-        """Mean over the seeds of runs that finished; None where one has no accuracy."""
+        """The mean over the seeds of runs that finished; None where one has no accuracy."""
         return _over(mean, [e.final for e in self.ended if e.status == "finished"])
 
     @property
@@ -145,7 +144,7 @@ class CellResult:
 
     @property
     def value(self) -> float | None:
-        """As `final`, with nothing for a cell that diverged: its model is worth that.
+        """As `final`, and 0 for a cell that diverged.
 
         None for a cell from which nothing can be concluded: a run of it, or its attack, failed.
         """
@@ -154,17 +153,8 @@ class CellResult:
         return 0.0 if self.status == "diverged" else self.final
 
     @property
-    def curve(self) -> list[tuple[int, float, float, float]]:
-        """Rounds done, and the mean, lowest and highest accuracy after them."""
-        at: dict[int, list[float]] = {}
-        for ended in self.ended:
-            for rounds, accuracy in ended.curve:
-                at.setdefault(rounds, []).append(accuracy)
-        return [(r, mean(found), min(found), max(found)) for r, found in sorted(at.items())]
-
-    @property
     def shares(self) -> list[NodeShare]:
-        """Each node's, as means over the seeds."""
+        """The shares of each node, as means over the seeds."""
         found = []
         for same in zip(*(e.shares for e in self.ended if e.shares), strict=True):
             excluded = [s.excluded for s in same if s.excluded is not None]
@@ -178,15 +168,15 @@ class CellResult:
             )
         return found
 
-    def out(self, *, honest: bool) -> float | None:
-        """The share of rounds in which a node of this kind was left out, as a mean.
+    def left_out(self, *, honest: bool) -> float | None:
+        """Return the mean share of rounds in which a node of this kind was left out.
 
         None where no node ever was: the rule does not choose, or takes them all.
         """
         shares = self.shares
-        if not any(s.out for s in shares):
+        if not any(s.left_out for s in shares):
             return None
-        return mean(s.out for s in shares if s.honest is honest)
+        return mean(s.left_out for s in shares if s.honest is honest)
 
 
 def _over(function: Any, values: Sequence[float | None]) -> float | None:
@@ -195,24 +185,24 @@ def _over(function: Any, values: Sequence[float | None]) -> float | None:
 
 
 def read(trial: SweepTrial, path: Path) -> TrialResult | None:
-    """The run in the folder `path`, if one is over there; None for one that is not.
+    """Return the result of the run in the folder `path`; None where it has not ended.
 
-    None also for one of which not everything makes sense: it is as if it had not been run.
+    None also where a file is damaged or contradicts the others: the trial is run again then.
     """
     try:
-        begun = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        result = json.loads((path / RESULT).read_text(encoding="utf-8"))
-        if begun["bits"] != trial.config.bits:
-            return None  # an accident of names, or somebody's hand
-        found = read_rounds(path, trial.config.n)
-        if found.damage or found.torn:
+        run = read_run(path)
+        result = run.result
+        if result is None or run.description["bits"] != trial.config.bits:
+            return None  # the folder of another run
+        records = run.rounds
+        if run.reader.damage or run.reader.torn:
             return None
-        records = found.rounds
+        counts = summarize(trial.config, records).counts
         status, rounds, error = result["status"], result["rounds"], result["error"]
-        failures = _failures(records, trial)
-        if status == "finished" and failures is not None and failures.total:
-            # Of an earlier version, which took that for a run like others.
-            status, error = "failed", f"the attack failed {failures.counted}: {failures.first}"
+        failures = counts.attack_failures
+        if status == "finished" and failures is not None and failures.all_failed:
+            # Of an earlier version, which had no status for that.
+            status, error = "failed", f"the attack failed {failures.calls}: {failures.first}"
         if status not in _STATUSES or type(rounds) is not int or rounds != len(records):
             return None
         return TrialResult(
@@ -225,11 +215,11 @@ def read(trial: SweepTrial, path: Path) -> TrialResult | None:
             best=_accuracy(result["best_accuracy"]),
             seconds=_number(result["seconds"], _CENTURY),
             digest=clean(str(result["parameters_sha256"] or ""), 64) or None,
-            curve=_curve(records),
-            shares=_shares(records, trial),
+            curve=tuple((done, _number(y, 1)) for done, y in curve(records, "accuracy")),
+            shares=_shares(counts),
             failures=failures,
         )
-    except (OSError, *UNREADABLE_ERRORS):
+    except (RunDirectoryError, *UNREADABLE_ERRORS):
         return None
 
 
@@ -237,7 +227,7 @@ _CENTURY = 3.2e9  # seconds
 
 
 def _number(value: Any, most: float) -> float:
-    """`value`, from 0 to `most`; raises where it is not."""
+    """Return `value`; raise `ValueError` where it is no number from 0 to `most`."""
     if type(value) not in (int, float) or not 0 <= value <= most:
         raise ValueError("not a number that can be")
     return float(value)
@@ -247,43 +237,23 @@ def _accuracy(value: Any) -> float | None:
     return None if value is None else _number(value, 1)
 
 
-def _failures(records: Sequence[Mapping[str, Any]], trial: SweepTrial) -> AttackFailures | None:
-    calls = AttackCalls(trial.config.num_honest, trial.config.num_byz)
-    for record in records:
-        calls.add(record)
-    return calls.failures
+def _shares(counts: RoundCounts) -> tuple[NodeShare, ...]:
+    if not counts.rounds:
+        return ()
+    return tuple(
+        NodeShare(
+            node=node,
+            honest=node < counts.honest,
+            excluded=counts.excluded[node] / counts.rounds if counts.selecting else None,
+            refused=sum(counts.refused.get(node, {}).values()) / counts.rounds,
+        )
+        for node in range(counts.n)
+    )
 
 
 def rounds_done(path: Path) -> int:
-    """How many rounds the run in the folder `path` has on record."""
+    """Return the number of rounds that the run in the folder `path` has on record."""
     try:
         return (path / ROUNDS).read_bytes().count(b"\n")
     except OSError:
         return 0
-
-
-def _curve(records: Sequence[Mapping[str, Any]]) -> tuple[tuple[int, float], ...]:
-    return tuple((r["round"] + 1, _number(r["accuracy"], 1)) for r in records if "accuracy" in r)
-
-
-def _shares(records: Sequence[Mapping[str, Any]], trial: SweepTrial) -> tuple[NodeShare, ...]:
-    n, count = trial.config.n, len(records)
-    if not count:
-        return ()
-    excluded, refused = [0] * n, [0] * n
-    chosen = 0
-    for record in records:
-        chosen += record["selected"] is not None
-        for node in set(record["excluded"]):
-            excluded[node] += 1
-        for node in {one["node"] for one in record["refused"]}:
-            refused[node] += 1
-    return tuple(
-        NodeShare(
-            node=node,
-            honest=node < trial.config.num_honest,
-            excluded=excluded[node] / count if chosen else None,
-            refused=refused[node] / count,
-        )
-        for node in range(n)
-    )

@@ -1,22 +1,22 @@
-"""A grid's runs, one after another or several at a time, in one process.
+"""Run the trials of a grid, one after another or several at a time, in one process.
 
-1. What finished before is read, and not run again.
+1. Trials that finished before are read, and not run again.
 2. The data is read once; with ``--local`` the servers are started once.
-3. Each run is the trainer's own, in a folder of its own.  One that was cut off
-   goes on from its checkpoint, or with round 0 if it has none or is damaged.
-4. A run that fails is said so in its cell; the others go on.
+3. Each trial is a run of the trainer in its own folder.  An interrupted one goes on
+   from its checkpoint, or from round 0 if it has none or is damaged.
+4. A failure is shown in its cell; the other cells go on.
 
-Cancelling ends the runs under way in order, and leaves the finished ones as they are.
+Cancelling ends the current runs in order, and leaves the finished ones as they are.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 from attrs import define, field
@@ -38,10 +38,12 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.parallel import pool as make_pool
+from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.view import Event, Kind, Notice
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.records.folder import CONFIG, RunDirectory, lock_folder
-from byzpy_tw.records.resume import ResumePoint, new_resume_point, reopen
+from byzpy_tw.records.resume import new_resume_point, reopen
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.sweep.grid import Cell, Grid, SweepTrial
@@ -54,58 +56,54 @@ from byzpy_tw.trainer.training import initial_config_json
 
 CELLS = "cells"  # the folder of the runs' folders
 
-# What is wrong with a server is wrong for every cell: no use in asking sixteen times.
-_EVERYWHERE = (BadKeys, KeysRefused, ProtectedMode, ServerUnreachable, VersionMismatch)
+# A server that refuses one cell refuses them all: these end the sweep.
+_FATAL = (BadKeys, KeysRefused, ProtectedMode, ServerUnreachable, VersionMismatch)
 
 
-class Display(Protocol):
-    """Who is told what happens."""
+class Display:
+    """Shows a sweep; this one shows nothing."""
 
-    def began(self, cell: Cell, trial: SweepTrial) -> None:
-        """A run is under way."""
+    def trial_started(self, cell: Cell, trial: SweepTrial) -> None:
+        pass
 
-    def ended(self, cell: Cell, trial: SweepTrial) -> None:
-        """It is over, however."""
+    def trial_ended(self, cell: Cell, trial: SweepTrial) -> None:
+        """Called after every started trial, however it ended."""
 
     def say(self, line: str) -> None:
-        """Something that is not about one cell."""
+        """Show a line that is not about one cell."""
 
+    def tick(self) -> None:
+        """Called several times a second."""
 
-class Nobody:
-    """A display that is not there."""
-
-    def began(self, cell: Cell, trial: SweepTrial) -> None:
-        pass
-
-    def ended(self, cell: Cell, trial: SweepTrial) -> None:
-        pass
-
-    def say(self, line: str) -> None:
-        pass
+    def close(self) -> None:
+        """Called when no trial is running any more."""
 
 
 @define(eq=False)
 class Sweep:
-    """Has the runs of `grid` run below `folder`, `jobs` at a time."""
+    """Runs the trials of `grid` below `folder`, `jobs` at a time.
+
+    It is a view of each of its runs: of these it shows warnings and events, each once.
+    """
 
     grid: Grid
     folder: Path
     jobs: int
     _registry: Registry
     _reactor: Any
-    display: Display = field(factory=Nobody)
-    _ended: dict[str, TrialResult] = field(factory=dict, init=False)
+    display: Display = field(factory=Display)
+    _ended: dict[str, TrialResult] = field(factory=dict, init=False)  # by the trial's folder
     _failed: dict[str, str] = field(factory=dict, init=False)
-    _stopped: ByzpyTwError | None = field(default=None, init=False)
-    _heard: set[str] = field(factory=set, init=False)
-    before: int = field(default=0, init=False)  # runs that were finished already
+    _fatal: ByzpyTwError | None = field(default=None, init=False)
+    _shown: set[str] = field(factory=set, init=False)
+    finished_before: int = field(default=0, init=False)
     log = Logger()
 
     def path(self, trial: SweepTrial) -> Path:
         return self.folder / CELLS / trial.folder
 
     def outcome(self, cell: Cell) -> CellResult:
-        """What there is of `cell` by now."""
+        """Return what is known of `cell` by now."""
         return CellResult(
             cell=cell,
             ended=tuple(self._ended[t.folder] for t in cell.trials if t.folder in self._ended),
@@ -115,17 +113,17 @@ class Sweep:
     def outcomes(self) -> list[CellResult]:
         return [self.outcome(cell) for cell in self.grid.cells]
 
-    def find(self) -> None:
-        """Read what earlier calls have left."""
+    def load_finished(self) -> None:
+        """Read the runs that earlier calls finished."""
         for cell in self.grid.cells:
             for trial in cell.trials:
-                ended = read(trial, self.path(trial))
-                if ended is not None and ended.is_over:
-                    self._ended[trial.folder] = ended
-        self.before = len(self._ended)
+                result = read(trial, self.path(trial))
+                if result is not None and result.is_over:
+                    self._ended[trial.folder] = result
+        self.finished_before = len(self._ended)
 
     async def run(self) -> None:
-        """Run what is left.  Raises what is no one cell's doing."""
+        """Run the trials that are not finished.  Raises errors that concern all cells."""
         todo = deque(
             (cell, trial)
             for cell in self.grid.cells
@@ -136,18 +134,25 @@ class Sweep:
             return
         base, registry = self.grid.base, cache_datasets(self._registry)
         await self._read_data(registry)
-        servers = await self._local(base)
+        servers: LocalServers | None = None
+        changes: dict[str, Any] = {}
         try:
-            place = await self._place(servers)
-            await self._work(todo, registry, place)
+            if base.local is not None:
+                servers = LocalServers(
+                    base.local, absolute(base.data_root), self.folder, base.threads,
+                    self._reactor, self.display.say, self._registry.disabled,
+                )  # fmt: skip
+                addresses = tuple(str(address) for address in await servers.start())
+                changes = {"local": None, "remote_hosts": addresses, "keys": None}
+            await self._run_all(todo, registry, changes)
         finally:
             if servers is not None:
                 await servers.stop()
-        if self._stopped is not None:
-            raise self._stopped
+        if self._fatal is not None:
+            raise self._fatal
 
     async def _read_data(self, registry: Registry) -> None:
-        """Read the data once, before any run needs it: what fails here fails for all."""
+        """Read the data once, before any run needs it: an error here concerns all cells."""
         base, pool = self.grid.base, make_pool(1)
         root = absolute(base.data_root)
         try:
@@ -157,120 +162,93 @@ class Sweep:
         finally:
             pool.shutdown(wait=False)
 
-    async def _local(self, base: RunConfig) -> LocalServers | None:
-        if base.local is None:
-            return None
-        return LocalServers(
-            base.local, absolute(base.data_root), self.folder, base.threads,
-            self._reactor, self.display.say, self._registry.disabled,
-        )  # fmt: skip
-
-    async def _place(self, servers: LocalServers | None) -> Callable[[RunConfig], RunConfig]:
-        """Where the nodes of a configuration are to live in fact."""
-        if servers is None:
-            return lambda config: config
-        addresses = tuple(str(address) for address in await servers.start())
-        return lambda config: attrs.evolve(config, local=None, remote_hosts=addresses, keys=None)
-
-    async def _work(
+    async def _run_all(
         self,
         todo: deque[tuple[Cell, SweepTrial]],
         registry: Registry,
-        place: Callable[[RunConfig], RunConfig],
+        changes: Mapping[str, Any],
     ) -> None:
-        async def worker() -> None:
-            while todo and self._stopped is None:
+        async def work() -> None:
+            while todo and self._fatal is None:
                 cell, trial = todo.popleft()
-                self.display.began(cell, trial)
+                self.display.trial_started(cell, trial)
                 try:
-                    await self._one(trial, place(trial.config), registry)
+                    config = attrs.evolve(trial.config, **changes)
+                    await self._run_trial(trial, config, registry)
                 finally:
-                    self.display.ended(cell, trial)
+                    self.display.trial_ended(cell, trial)
 
-        workers = [Deferred.fromCoroutine(worker()) for _ in range(self.jobs)]
+        workers = [Deferred.fromCoroutine(work()) for _ in range(self.jobs)]
         # Cancelled, it cancels them, and waits until each has closed its run.
-        for good, result in await DeferredList(workers, consumeErrors=True):
-            if not good:
+        for _, result in await DeferredList(workers, consumeErrors=True):
+            if isinstance(result, Failure):
                 result.raiseException()
 
-    async def _one(self, trial: SweepTrial, config: RunConfig, registry: Registry) -> None:
-        """One run; what comes of it is in its folder, or in `_failed`."""
-        errors: list[BaseException] = []
+    async def _run_trial(self, trial: SweepTrial, config: RunConfig, registry: Registry) -> None:
+        """Run one trial; its result is in its folder, or its error in `_failed`."""
+        error: BaseException | None = None
         threads = config.threads or max(1, cores() // self.jobs)
         config = attrs.evolve(config, threads=threads)
         try:
-            run = self._begin(trial, config, registry)
-            ended = await run_prepared(self._reactor, run, self._hear)
-            if ended.error is not None:
-                errors.append(ended.error)
+            run = self._prepare(trial, config, registry)
+            error = (await run_prepared(self._reactor, run, self.display.say, self)).error
         except CancelledError:
             raise
-        except ByzpyTwError as e:
-            errors.append(e)
-        except Exception as e:  # a bug of ours, or of a plugin's: its cell's matter
-            self.log.failure("{folder} failed", failure=Failure(), folder=trial.folder)
-            errors.append(e)
+        except Exception as e:
+            if not isinstance(e, ByzpyTwError):  # a bug: it ends its cell only
+                self.log.failure("{folder} failed", failure=Failure(), folder=trial.folder)
+            error = e
         finally:
-            found = read(trial, self.path(trial))
-            # One that could not go on has the result of its last end, with other words.
-            if errors and (found is None or found.error != clean(str(errors[0]), 1000)):
-                self._failed[trial.folder] = clean(format_error(errors[0]), 1000)
-            elif found is not None:
-                self._ended[trial.folder] = found
-                if found.is_over and config.checkpoint_interval is None:
-                    self._tidy(trial)
-        for error in errors:
-            if isinstance(error, _EVERYWHERE):
-                self._stopped = error
+            self._collect(trial, error, keep=config.checkpoint_interval is not None)
+        if isinstance(error, _FATAL):
+            self._fatal = error
 
-    def _tidy(self, trial: SweepTrial) -> None:
-        """Remove the checkpoints of a run that is over: large, and nothing goes on with them."""
-        with suppress(OSError):
-            for path in list_checkpoints(self.path(trial)):
-                path.unlink()
+    def _collect(self, trial: SweepTrial, error: BaseException | None, *, keep: bool) -> None:
+        """Read the result of a trial that has ended, and remove checkpoints unless `keep`."""
+        path = self.path(trial)
+        result = read(trial, path)
+        # A run that could not go on still has the result of its last end, with another error.
+        if error and (result is None or result.error != clean(str(error), 1000)):
+            self._failed[trial.folder] = clean(format_error(error), 1000)
+        elif result is not None:
+            self._ended[trial.folder] = result
+            if result.is_over and not keep:
+                with suppress(OSError):
+                    for checkpoint in list_checkpoints(path):
+                        checkpoint.unlink()
 
-    def _hear(self, line: str) -> None:
-        """Of what a run says, servers that are lost and the like, once."""
-        if line.startswith(("! ", "warning:")) and line not in self._heard:
-            self._heard.add(line)
-            self.display.say(line)
+    def handle(self, event: Event) -> None:
+        """Show a run's warnings and events, such as a lost server."""
+        if isinstance(event, Notice) and event.kind in (Kind.WARNING, Kind.EVENT):
+            if event.line not in self._shown:
+                self._shown.add(event.line)
+                TextOutput(self.display.say).handle(event)
 
-    def _begin(self, trial: SweepTrial, config: RunConfig, registry: Registry) -> PreparedRun:
-        """The run, in its folder, with what is there of it from an earlier call."""
+    def _prepare(self, trial: SweepTrial, config: RunConfig, registry: Registry) -> PreparedRun:
+        """Open the run's folder, to go on with an earlier call's rounds where that can be.
+
+        A damaged folder is removed.  Raises `RunDirectoryError` for another run's folder.
+        """
         config = resolve_paths(config)
         path, rules = self.path(trial), resolve_rules(config, registry)
-        left = self._left(trial, path) if path.exists() else None
-        if left is None:
-            directory, resume_point = RunDirectory.create(path), new_resume_point()
-            directory.write_config(initial_config_json(config, resume_point))
-        else:
-            directory, resume_point = left
+        if path.exists():
+            try:
+                _, directory, resume_point = reopen(path, {}, self.display.say)
+            except (ByzpyTwError, *UNREADABLE_ERRORS) as e:
+                reason = e if (path / CONFIG).is_file() else f"no {CONFIG}"
+                discard(path)  # raises for one that is in use
+                self.display.say(clean(f"warning: {path} is damaged, and run anew: {reason}", 1000))
+            else:
+                if resume_point.description.get("bits") != trial.config.bits:
+                    directory.close()
+                    raise RunDirectoryError(
+                        f"{path} holds another run than this cell's; move it elsewhere, or let "
+                        "--again put this one in its place"
+                    )
+                return PreparedRun(config, registry, rules, directory, resume_point)
+        directory, resume_point = RunDirectory.create(path), new_resume_point()
+        directory.write_config(initial_config_json(config, resume_point))
         return PreparedRun(config, registry, rules, directory, resume_point)
-
-    def _left(self, trial: SweepTrial, path: Path) -> tuple[RunDirectory, ResumePoint] | None:
-        """What an earlier call has left in `path`, to go on with.
-
-        None where that cannot be: `path` is gone then.  Raises `RunDirectoryError` where it
-        is somebody else's.
-        """
-        try:
-            _, directory, resume_point = reopen(path, {}, self.display.say)
-        except (ByzpyTwError, *UNREADABLE_ERRORS) as e:
-            there = (path / CONFIG).is_file()
-            # Behind a semicolon is what to do, which is being done.
-            self._clear(path, str(e).partition("; ")[0] if there else f"no {CONFIG}")
-            return None
-        if resume_point.description.get("bits") != trial.config.bits:
-            directory.close()
-            raise RunDirectoryError(
-                f"{path} holds another run than this cell's; move it elsewhere, or let --again "
-                "put this one in its place"
-            )
-        return directory, resume_point
-
-    def _clear(self, path: Path, why: str) -> None:
-        discard(path)  # raises for one that is in use
-        self.display.say(clean(f"warning: {path} is damaged, and begun anew: {why}", 1000))
 
 
 def discard(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any
 
 from byzpy_tw.sweep.findings import COLLAPSE, collapsed, percent
 from byzpy_tw.sweep.grid import Cell, Grid
@@ -16,11 +15,11 @@ OUT = "out: share of the rounds in which Byzantine (B) and honest (H) nodes were
 _LEAST = "90.0 (90-90)"  # so that columns do not jump as cells are filled
 _FOLD = 24  # a name longer than this takes a second line
 
-Paint = Callable[[str, float | None], str]
+Line = list[tuple[str, float | None]]
 
 
 def entry(outcome: CellResult, *, fallen: bool = False, progress: str = "") -> tuple[str, str]:
-    """What stands in a cell: its two lines."""
+    """Return the two lines of a cell."""
     status = outcome.status
     if status == "finished":
         mark = mark_of(outcome, fallen)
@@ -30,24 +29,21 @@ def entry(outcome: CellResult, *, fallen: bool = False, progress: str = "") -> t
         return progress or ".", ""
     if status == "impossible":
         return "impossible", ""
-    return f"{status}{'?' * bool(_partly(outcome))}", out_text(outcome)
+    return f"{status}{'?' * bool(_failed_calls(outcome))}", out_text(outcome)
 
 
 def mark_of(outcome: CellResult, fallen: bool) -> str:
-    """The sign behind a cell's accuracy, which `notes` explain."""
+    """Return the sign behind a cell's accuracy, which `notes` explain."""
     if outcome.attack_failures:
         return "?"
     return "!" if fallen else "*" if outcome.cell.missing else ""
 
 
 def out_text(outcome: CellResult) -> str:
-    """``out B 97 H 3``, or nothing where nothing can be said.
-
-    Nor is a node that failed to attack one that a rule left out.
-    """
+    """Return ``out B 97 H 3``, or nothing where it is not known or the attack failed."""
     if outcome.attack_failures:
         return ""
-    faulty, honest = outcome.out(honest=False), outcome.out(honest=True)
+    faulty, honest = outcome.left_out(honest=False), outcome.left_out(honest=True)
     if faulty is None or honest is None:
         return ""
     return f"out B {percent(faulty, 0)} H {percent(honest, 0)}"
@@ -57,101 +53,93 @@ def table(
     grid: Grid,
     outcomes: Sequence[CellResult],
     progress: Callable[[Cell], str] = lambda cell: "",
-    paint: Paint = lambda text, value: text,
 ) -> list[str]:
-    """The lines of the table; `paint` colours a cell's padded text by its accuracy."""
-    down = collapsed(outcomes)
+    """Return the lines of the table."""
+    rows = styled_table(grid, outcomes, progress)
+    return ["".join(part for part, _ in row).rstrip() for row in rows]
+
+
+def styled_table(
+    grid: Grid, outcomes: Sequence[CellResult], progress: Callable[[Cell], str]
+) -> list[Line]:
+    """Return the lines of the table in parts, each with the accuracy that colours it."""
+    down, columns = collapsed(outcomes), len(grid.attacks)
     cells = [
         entry(o, fallen=(o.cell.row, o.cell.column) in down, progress=progress(o.cell))
         for o in outcomes
     ]
     heads = [_folded(attack, ":") for attack in grid.attacks]
     sides = [_folded(defence, "|") for defence in grid.defences]
-    first = max(map(len, [CORNER, *(line for side in sides for line in side)]))
-    columns = len(grid.attacks)
+    first = max(map(len, [CORNER, *chain.from_iterable(sides)]))
     widths = [
         max(map(len, [_LEAST, *heads[c], *chain.from_iterable(cells[c::columns])]))
         for c in range(columns)
     ]
+    lines: list[Line] = []
 
-    def line(side: str, texts: Sequence[str], values: Sequence[float | None]) -> str:
-        parts = [
-            # One column to the left is the cell's, one is between cells.
-            " " + paint(f" {text:<{width}}", value)
-            for text, width, value in zip(texts, widths, values, strict=True)
-        ]
-        return (side.ljust(first) + "".join(parts)).rstrip()
+    def add(sides: tuple[str, str], texts: Sequence[tuple[str, str]], values: Sequence) -> None:
+        """Add two lines, or one where there is nothing in the second."""
+        for i, side in enumerate(sides):
+            if i == 0 or side or any(text[i] for text in texts):
+                lines.append([(side.ljust(first), None)])
+                for text, width, value in zip(texts, widths, values, strict=True):
+                    # One column to the left is the cell's, one is between cells.
+                    lines[-1] += [(" ", None), (f" {text[i]:<{width}}", value if text[i] else None)]
 
-    nothing = [None] * columns
-    lines = [line(CORNER, [head[0] for head in heads], nothing)]
-    if any(head[1] for head in heads):
-        lines.append(line("", [head[1] for head in heads], nothing))
+    add((CORNER, ""), heads, [None] * columns)
     for row, side in enumerate(sides):
-        place = slice(row * columns, (row + 1) * columns)
-        values = [outcome.value for outcome in outcomes[place]]
-        second = [cell[1] for cell in cells[place]]
-        lines.append(line(side[0], [cell[0] for cell in cells[place]], values))
-        if side[1] or any(second):
-            lines.append(line(side[1], second, values))
+        here = slice(row * columns, (row + 1) * columns)
+        add(side, cells[here], [outcome.value for outcome in outcomes[here]])
     return lines
 
 
-def width(lines: Sequence[str]) -> int:
-    return max(map(len, lines), default=0)
-
-
 def _folded(name: str, at: str) -> tuple[str, str]:
-    """`name` on two lines, cut behind its first `at` where there is one."""
+    """Return `name` on two lines, cut behind its first `at` where there is one."""
     head, sign, rest = name.partition(at)
-    if not sign:
+    if not sign or (at == "|" and len(name) <= _FOLD):
         return name, ""
-    if at == "|":
-        return (name, "") if len(name) <= _FOLD else (f"{head.strip()} |", rest.strip())
-    return f"{head}{sign}", rest
+    return (f"{head.strip()} |", rest.strip()) if at == "|" else (f"{head}{sign}", rest)
 
 
 def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
-    """What the marks in the table stand for, and why cells are empty."""
+    """Explain the marks in the table, and why cells are empty."""
     lines = [legend(grid)]
     if any(out_text(outcome) for outcome in outcomes):
         lines.append(OUT)
     if collapsed(outcomes):
         lines.append(f"!: {100 * COLLAPSE:g} points or more below the best of its line")
     for attack in grid.attacks:
-        under = [outcome for outcome in outcomes if outcome.cell.attack == attack]
-        for why, cells in _together(under, _partly):
-            defences = ", ".join(outcome.cell.defence for outcome in cells)
-            lines.append(f"?: nothing is concluded: {defences} under {attack}: {why}")
-    for why, cells in _together(outcomes, lambda o: o.cell.missing):
-        lines.append(f"*: no guarantee: {_told(cells, why)}")
-    for why, cells in _together(outcomes, lambda o: o.why):
-        lines.append(f"{cells[0].status}: {_told(cells, why)}")
+        same = [outcome for outcome in outcomes if outcome.cell.attack == attack]
+        for reason, cells in _grouped(same, _failed_calls):
+            lines.append(f"?: nothing is concluded: {_names(cells)} under {attack}: {reason}")
+    for reason, cells in _grouped(outcomes, lambda o: o.cell.missing):
+        lines.append(f"*: no guarantee: {_names(cells)}: {reason}")
+    for reason, cells in _grouped(outcomes, lambda o: o.reason):
+        names = _names(cells)
+        under = f" under {cells[0].cell.attack}" if len(cells) == 1 else ""
+        reason = reason.removeprefix(f"{names}: ")  # a rule's error names the rule as well
+        lines.append(f"{cells[0].status}: {names}{under}: {reason}")
     return lines
 
 
-def _partly(outcome: CellResult) -> str:
-    """The number of failed attack calls in a cell that came to its end all the same."""
+def _failed_calls(outcome: CellResult) -> str:
+    """Return the number of failed attack calls in a cell that came to its end all the same."""
     return outcome.attack_failures if outcome.status in CONCLUSIVE else ""
 
 
-def _together(
-    outcomes: Sequence[CellResult], told: Callable[[CellResult], Any]
+def _grouped(
+    outcomes: Sequence[CellResult], reason_of: Callable[[CellResult], str | None]
 ) -> list[tuple[str, list[CellResult]]]:
-    """The outcomes of which the same is told, by that."""
+    """Return each reason with the outcomes that have it."""
     found: dict[str, list[CellResult]] = {}
     for outcome in outcomes:
-        if told(outcome):
-            found.setdefault(told(outcome), []).append(outcome)
+        if reason := reason_of(outcome):
+            found.setdefault(reason, []).append(outcome)
     return list(found.items())
 
 
-def _told(outcomes: Sequence[CellResult], why: str) -> str:
-    defences = ", ".join(dict.fromkeys(outcome.cell.defence for outcome in outcomes))
-    if why.startswith(f"{defences}: "):  # as a rule's own conditions do
-        return why
-    if len(outcomes) == 1:
-        return f"{defences} under {outcomes[0].cell.attack}: {why}"
-    return f"{defences}: {why}"
+def _names(outcomes: Sequence[CellResult]) -> str:
+    return ", ".join(dict.fromkeys(outcome.cell.defence for outcome in outcomes))
 
 
 def legend(grid: Grid) -> str:
@@ -160,16 +148,13 @@ def legend(grid: Grid) -> str:
     return f"{LEGEND}; the mean, lowest and highest of {len(grid.seeds)} seeds"
 
 
-def told(outcome: CellResult) -> str:
-    """A cell in one line, for output that nobody watches."""
-    cell, status = outcome.cell, outcome.status
-    head = f"{cell.defence} under {cell.attack}"
-    if status != "finished":
-        words = ": ".join(filter(None, [status, outcome.why]))
-        return f"{head}: " + ", ".join(filter(None, [words, _partly(outcome)]))
-    line = (
-        f"{head}: {percent(outcome.final)} % (worst {percent(outcome.worst)}, "
-        f"best {percent(outcome.best)})"
-    )
-    parts = [line, out_text(outcome), outcome.attack_failures]
-    return ", ".join(part for part in parts if part)
+def cell_line(outcome: CellResult) -> str:
+    """Return a cell in one line, for output to a file."""
+    if outcome.status == "finished":
+        worst, best = percent(outcome.worst), percent(outcome.best)
+        told = f"{percent(outcome.final)} % (worst {worst}, best {best})"
+        parts = [told, out_text(outcome), outcome.attack_failures]
+    else:
+        told = ": ".join(filter(None, [outcome.status, outcome.reason]))
+        parts = [told, _failed_calls(outcome)]
+    return f"{outcome.cell.defence} under {outcome.cell.attack}: {', '.join(filter(None, parts))}"

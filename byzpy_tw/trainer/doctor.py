@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy
 import torch
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, field
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 
 import byzpy_tw
@@ -47,14 +47,6 @@ READING = 60.0  # and for the data here
 AHEAD = 5.0  # seconds that a server's clock may be off
 
 
-@frozen(eq=False)
-class Here:
-    """The trainer's data and model, and the sizes of its shards."""
-
-    prepared: Prepared
-    shards: tuple[int, ...]
-
-
 @define(eq=False)
 class Doctor:
     """The findings about a run, once `examine` is done.
@@ -72,7 +64,7 @@ class Doctor:
     warnings: list[str] = field(factory=list, init=False)
     servers: list[ServerCheck] = field(factory=list, init=False)
     budget: list[Feasibility] = field(factory=list, init=False)
-    here: Here | None = field(default=None, init=False)
+    here: Prepared | None = field(default=None, init=False)
     done: bool = field(default=False, init=False)
     busy: bool = field(default=False, init=False)  # whether a thread is still at work
 
@@ -196,12 +188,11 @@ class Doctor:
         except ByzpyTwError as e:
             self._trouble(e)
 
-    def _load(self) -> Here:
+    def _load(self) -> Prepared:
         rules = resolve_rules(self.config, self.registry)
         prepared = prepare_data(self.config, self.registry, rules, self.threads)
         self.warnings += prepared.warnings
-        shards = make_shards(self.config.spec(), self.registry, prepared.dataset)
-        return Here(prepared, tuple(map(len, shards)))
+        return prepared
 
     # -- the judgement
 
@@ -229,7 +220,7 @@ class Doctor:
     def _compare(self, check: ServerCheck) -> None:
         theirs, handshake = check.environment, self._handshake
         if theirs is not None and self.here is not None and check.may_open:
-            handshake.compare(check.name, self.here.prepared.environment, theirs)
+            handshake.compare(check.name, self.here.environment, theirs)
         ahead, trip = check.clock_ahead, check.round_trip or 0.0
         if ahead is not None and abs(ahead) > AHEAD + trip:
             side = "ahead of" if ahead > 0 else "behind"
@@ -241,7 +232,7 @@ class Doctor:
             return
         own = getattr(self.registry.make("partition", self.config.partition), "local", False)
         if self.here is not None:
-            prepared = self.here.prepared
+            prepared = self.here
             digest = check.opened.digest if own else prepared.digest
             mine = Opened(prepared.learner.dimension, digest, prepared.trial_outcome.trial)
             exact = theirs is not None and same_bits(prepared.environment, theirs)
@@ -267,7 +258,7 @@ class Doctor:
         """The size of one checkpoint, without the memory of rules."""
         if self.here is None:
             return None
-        config, d = self.config, self.here.prepared.learner.dimension
+        config, d = self.config, self.here.learner.dimension
         return 4 * d * (2 + (config.num_honest if config.worker_momentum else 0))
 
     def to_plain(self) -> dict[str, Any]:
@@ -300,11 +291,11 @@ class Doctor:
             "checkpoint_bytes": self.checkpoint_bytes,
         }
         if self.here is not None:
-            prepared = self.here.prepared
+            prepared = self.here
             found |= {
                 "data_digest": prepared.digest,
                 "examples": [len(prepared.dataset.train.y), len(prepared.dataset.test.y)],
-                "shards": [min(self.here.shards), max(self.here.shards)],
+                "shards": [min(prepared.shards), max(prepared.shards)],
                 "dimension": prepared.learner.dimension,
                 "instructions": prepared.environment.instructions,
             }

@@ -43,6 +43,7 @@ class Prepared:
     digest: str  # of the data
     environment: Environment
     trial_outcome: TrialOutcome
+    shards: Sequence[int]  # their sizes
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
 
@@ -97,7 +98,8 @@ def prepare_data(
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
     learner = Learner.of(config, model, data, copied=outcome.copied, who=who)
     here = environment(registry, probe=probe(), device=config.device, threads=threads)
-    return Prepared(data, learner, data.digest(), here, outcome, warnings, attack)
+    sizes = [len(shard) for shard in shards]
+    return Prepared(data, learner, data.digest(), here, outcome, sizes, warnings, attack)
 
 
 def _try_attack(config: RunConfig, registry: Registry, dimension: int) -> str:

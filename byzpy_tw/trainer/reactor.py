@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import IReactorProcess, IReactorTCP, IReactorTime
+from twisted.internet.interfaces import IReactorProcess, IReactorTCP
 
 from byzpy_tw.output.program import IProgramReactor
+from byzpy_tw.scheduling.reactors import IComputeReactor
 
 
-class ITrainerReactor(IProgramReactor, IReactorProcess, IReactorTCP, IReactorTime):
+class ITrainerReactor(IProgramReactor, IReactorProcess, IReactorTCP, IComputeReactor):
     """A reactor that keeps time, connects, starts processes and hears of threads."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ from byzpy_tw.protocol.addresses import Address, parse_addresses
 from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.records.folder import RESULT, RunDirectory
-from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
+from byzpy_tw.records.resume import ResumePoint, new_resume_point, reopen
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
+from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_slot import ServerSlot
@@ -102,7 +104,7 @@ def prepare_resume(
     config, directory, resume_point = reopen(path, given, say)
     try:
         config = resolve_paths(config)
-        if finished_rounds(directory) == config.rounds:
+        if resume_point.finished_rounds == config.rounds:
             say(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
             directory.close()
             return None
@@ -139,6 +141,16 @@ def remote_slot(
     )
 
 
+def _in_process_slot(
+    reactor: ITrainerReactor, pool: Executor, threads: int, registry: Registry, prepared: Prepared
+) -> ServerSlot:
+    here = InProcessServer(
+        reactor, pool, threads, registry, prepared.dataset, prepared.trial_outcome,
+        prepared.environment,
+    )  # fmt: skip
+    return ServerSlot(here.name, lambda: here, redials=False)
+
+
 async def run_prepared(
     reactor: ITrainerReactor,
     run: PreparedRun,
@@ -169,20 +181,15 @@ async def run_prepared(
         addresses = parse_addresses(config.remote_hosts)
         keys = load_trainer_keys(config)
         prepared = await training.prepare()
-        if config.in_process:
-            here = InProcessServer(
-                reactor, pool, threads, registry, prepared.dataset, prepared.trial_outcome,
-                prepared.environment,
+        if config.local and not config.in_process:
+            servers = LocalServers(
+                config.local, absolute(config.data_root), directory.path, config.threads,
+                reactor, views.event, registry.disabled,
             )  # fmt: skip
-            slots = [ServerSlot(here.name, lambda: here, redials=False)]
-        else:
-            if config.local:
-                servers = LocalServers(
-                    config.local, absolute(config.data_root), directory.path, config.threads,
-                    reactor, views.event, registry.disabled,
-                )  # fmt: skip
-                addresses = tuple(await servers.start())
-            slots = [remote_slot(address, config, reactor, keys) for address in addresses]
+            addresses = tuple(await servers.start())
+        slots = [remote_slot(address, config, reactor, keys) for address in addresses]
+        if config.in_process:
+            slots = [_in_process_slot(reactor, pool, threads, registry, prepared)]
         await training.run(prepared, slots)
     except ByzpyTwError as e:
         error = e

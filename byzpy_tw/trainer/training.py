@@ -73,9 +73,7 @@ class Training:
         )  # fmt: skip
         before = begun.state.elapsed if begun.state else 0.0
         self._started_at = clock.seconds(self._reactor) - before
-        self._tally = summarize(config)
-        for record in begun.records:
-            self._tally.add(record)
+        self._tally = summarize(config, begun.records)
         self._bits = config.bits
         self._recorded_bits = begun.records[-1].get("bits", "") if begun.records else ""
         self._bytes = (
@@ -150,11 +148,11 @@ class Training:
 
     def _check_attack(self) -> None:
         """Raise `AttackFailed` where the attack has not contributed to any round."""
-        failures, config = self._tally.attack.failures, self.config
-        if failures is not None and failures.total:
+        failures, config = self._tally.counts.attack_failures, self.config
+        if failures is not None and failures.all_failed:
             self.status = "failed"
             raise AttackFailed(
-                f"the attack {config.attack!r} failed {failures.counted}, and not one of its "
+                f"the attack {config.attack!r} failed {failures.calls}, and not one of its "
                 f"vectors was aggregated: {failures.first}; the result says nothing about "
                 f"{config.pipeline}: mend the attack, or choose another --attack"
             )
@@ -209,9 +207,9 @@ class Training:
             record["test_loss"] = evaluation.loss
             record["accuracy"] = evaluation.accuracy
         self.directory.append_round(record)
-        before = self._tally.attack.failures
+        before = self._tally.counts.attack_failures
         self._tally.add(record)
-        failures = self._tally.attack.failures
+        failures = self._tally.counts.attack_failures
         self.observers.tell("round_completed", record=record)
         if before is None and failures is not None:
             self.views.event(
@@ -291,11 +289,11 @@ class Training:
         """Write the last checkpoint: the state after the last round on record."""
         if self._rounds is None or self.status == "diverged" or not self.checkpointer.enabled:
             return
-        if self._rounds.done != self._tally.rounds:
+        if self._rounds.done != self._tally.counts.rounds:
             return  # a round is half done, or not on record: it will be run again
         try:
             await self.checkpointer.wait_until_written()
-            if self._tally.rounds > self.checkpointer.round:
+            if self._tally.counts.rounds > self.checkpointer.round:
                 await self.checkpointer.begin(self._rounds.state(), self._elapsed())
         except CancelledError:
             raise

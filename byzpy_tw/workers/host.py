@@ -68,7 +68,7 @@ class NodeHost:
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
     _leaves: list[Tensor] = field(init=False)
     _call: Callable[[], nn.Module] = field(init=False)  # returns the model for one call
-    _who: str = field(init=False)  # whose code the model is
+    _who: str = field(init=False)  # the origin of the model's code
     # Seconds of a core that the fastest gradient took; None before the first.
     cost: float | None = field(default=None, init=False)
 
@@ -192,7 +192,7 @@ class NodeHost:
 
     @property
     def has_foreign_attack(self) -> bool:
-        """Whether these nodes have a plugin's attack, which may write to vectors."""
+        """True if these nodes have a plugin's attack, which may write to vectors."""
         return any(isinstance(attack, PluginAttack) for attack in self._attacks.values())
 
     def garbage(self, node: int, round: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What computations are submitted to."""
+"""The interface of a pool of threads."""
 
 from __future__ import annotations
 

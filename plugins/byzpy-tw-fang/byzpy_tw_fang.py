@@ -30,7 +30,7 @@ class TrimAttack:
     near: float = real(3.0, least=0)
     far: float = real(4.0, below=1e6)
 
-    # What the attack must be shown: the honest vectors' mean and standard
+    # The knowledge that the attack needs: the honest vectors' mean and standard
     # deviation.  The trainer computes them, and nothing else is sent.
     knowledge = "moments"
 

@@ -16,11 +16,11 @@ BLOCK = 500  # examples drawn at a time
 def spirals(*, n: int = 4000, classes: int = 5, noise: float = 0.2, seed: int = 0) -> Dataset:
     """`n` grey images, ``(1, 28, 28)``; class c shows a spiral with c + 1 arms.
 
-    Spirals differ in rotation, winding, handedness and place.  `noise` is the
-    standard deviation of what is added to each pixel, black being 0 and white
-    1.  A fifth of each class is held out for testing.
+    Spirals differ in rotation, winding, handedness and position.  `noise` is the
+    standard deviation of the noise on each pixel, with black 0 and white 1.  A fifth of
+    each class is held out for testing.
     """
-    # A server makes what a trainer names, so what it may cost is bounded here.
+    # A server makes the data that a trainer names, so the cost is bounded here.
     if not 2 <= classes <= 8:
         raise ValueError(f"classes must be from 2 to 8, got {classes}")
     if not 5 * classes <= n <= MOST:

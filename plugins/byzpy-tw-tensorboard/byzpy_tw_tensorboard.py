@@ -5,8 +5,8 @@
    it had written of rounds that it runs again.
 3. Each round adds its scalars; `run_finished` adds the outcome and closes the log.
 
-Observers are called in a thread of their own for each run.  So what is kept here is
-kept by thread, and two runs in one process do not mix.
+Observers are called in a thread of their own for each run.  So the state here is
+thread-local, and two runs in one process do not mix.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from byzpy_tw import hookimpl
 FOLDER = "BYZPY_TW_TENSORBOARD"  # the environment variable
 FLUSH = 5  # seconds; a run is watched while it goes on
 
-_runs = threading.local()  # .config and .log, of the run that this thread is told of
+_runs = threading.local()  # .config and .log, of this thread's run
 
 
 def folder_of(config: Mapping[str, Any]) -> Path:
-    """Where the log of this run goes; the same when it is resumed.
+    """The folder of this run's log; the same when it is resumed.
 
     ``config`` is what ``config.json`` holds.  A folder in `FOLDER`'s, which is
     ``runs/tensorboard`` by default; inside of ``--run-dir`` where one was given.

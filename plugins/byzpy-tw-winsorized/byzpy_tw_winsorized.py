@@ -40,7 +40,7 @@ class WinsorizedMean:
     f: int = integer(0)
     cut: int | None = integer(None)
 
-    # What the test kit holds it to: see byzpy_tw.testing.properties.
+    # The laws that the test kit checks: see byzpy_tw.testing.properties.
     laws = frozenset({"permutation", "translation", "scaling", "equal-rows"})
 
     def __call__(self, vectors: Tensor) -> Tensor:

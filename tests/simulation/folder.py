@@ -62,10 +62,6 @@ class Folder:
             self._directory.write_result(result)
             self.result = result
 
-    def read_result(self) -> Mapping[str, Any] | None:
-        self.result = self._directory.read_result()
-        return self.result
-
     def close(self) -> None:
         if not self.sealed:
             self.closed = True

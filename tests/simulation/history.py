@@ -20,7 +20,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.datasets.synthetic import synthetic
 from byzpy_tw.plugins import Registry, hookimpl, load
 from byzpy_tw.plugins.hookspecs import Registration
-from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.records.folder import RunDirectory, read_run
 from tests.simulation.adversary import Adversary
 from tests.simulation.cluster import VirtualServers
 from tests.simulation.event_loop import EventLoop
@@ -247,7 +247,6 @@ def _bounds(schedule: Schedule) -> tuple[float, int]:
 def _keep_records(history: History) -> None:
     """Keep the records that the folder holds now."""
     history.trainer.folder.close()
-    directory = RunDirectory.reopen(history.lifecycle.path)
-    history.rounds = list(directory.read_rounds(history.schedule.config.n).rounds)
-    history.result = directory.read_result()
-    directory.close()
+    RunDirectory.reopen(history.lifecycle.path).close()  # raises where a process still has it
+    run = read_run(history.lifecycle.path)
+    history.rounds, history.result = run.rounds, run.result

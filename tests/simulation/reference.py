@@ -120,16 +120,16 @@ class Reference:
         replay, now = self._replay, self._state
         shown = self._shown(accepted, f)
         self._attack = shown.memory
-        own = self._cached(("own", node), lambda: replay.own(now, node))
-        past = replay.past(now, node)
+        own = self._cached(("own", node), lambda: replay.own_gradient(now, node))
+        past = replay.past_vector(now, node)
         key = ("byzantine", node, f, _cache_key(accepted), _cache_key(past))
-        return self._cached(key, lambda: replay.sent(now, node, shown, own, past))
+        return self._cached(key, lambda: replay.attack_vector(now, node, shown, own, past))
 
     def _shown(self, accepted: dict[int, Tensor], f: int) -> RevealedKnowledge:
         rows = list(accepted.values())
         return self._cached(
             ("shown", f, _cache_key(accepted)),
-            lambda: self._replay.show(self._state, tuple(accepted), torch.stack(rows), f),
+            lambda: self._replay.reveal(self._state, tuple(accepted), torch.stack(rows), f),
         )
 
     def _cached(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -154,7 +154,7 @@ class Reference:
         made = self._cached(
             ("step", nodes, f, _cache_key(matrix[list(nodes)]), _cache_key(now.velocity),
              _cache_key(now.momenta), _cache_key(now.history), _cache_key(attack)),
-            lambda: self._replay.after(now, nodes, f, matrix, attack)[0],
+            lambda: self._replay.step(now, nodes, f, matrix, attack)[0],
         )  # fmt: skip
         self.states.append(evolve(made, probation=self.probation.to_plain()))
 

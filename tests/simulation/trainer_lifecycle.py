@@ -58,8 +58,7 @@ class TrainerLifecycle:
         config, directory, begun = reopen(self.path, {}, said.append)
         if said:
             self.left.append(f"a checkpoint is damaged: {said}")
-        result = directory.read_result()
-        if result and (result["status"], result["rounds"]) == ("finished", config.rounds):
+        if begun.finished_rounds == config.rounds:
             directory.close()
             self.over = True
             return

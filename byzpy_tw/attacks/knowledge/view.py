@@ -172,7 +172,7 @@ class Knowledge:
         return getattr(self, f"_{piece}") is not None
 
     def private_copy(self) -> Knowledge:
-        """Return the same in memory that nobody else has, but for ``vectors``."""
+        """Return the same in memory of its own, but for ``vectors``."""
         pieces = ("own", "past", "mean", "std", "one", "gram", "products", "strength")
         found: dict[str, Any] = {p: getattr(self, p).clone() for p in pieces if self.has(p)}
         return attrs.evolve(self, **found)

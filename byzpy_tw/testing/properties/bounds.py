@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 quick = settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
 
-PATIENCE = 60.0  # seconds; what takes longer on a handful of small vectors hangs
+PATIENCE = 60.0  # seconds for a few small vectors; a longer call hangs
 
 
 def run_within(seconds: float, work: Callable[[], T]) -> T:

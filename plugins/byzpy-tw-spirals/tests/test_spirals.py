@@ -1,4 +1,4 @@
-"""The spirals: what is drawn, that it can be repeated, and its name."""
+"""The spirals: their drawings, the same in each process, and their name."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SpiralsTests(SynchronousTestCase):
         self.assertNotEqual(spirals(n=600).digest(), spirals(n=600, seed=1).digest())
 
     def test_by_name(self) -> None:
-        """The name and its parameters make the data; what is out of range is refused."""
+        """The name and its parameters make the data; values out of range are refused."""
         names = load(only=(), extra={"byzpy-tw-spirals": plugin})
         data = names.make("dataset", "spirals:n=50,classes=3,noise=0")
         self.assertEqual((len(data.train), data.classes), (41, 3))

@@ -1,4 +1,4 @@
-"""The observer: what it writes of a round, where, and what TensorBoard reads of it."""
+"""The observer: the scalars that it writes, their folder, and TensorBoard's view of them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Case(SynchronousTestCase):
         self.manager = load(only=(), extra={"byzpy-tw-tensorboard": plugin}).manager
 
     def tell(self, hook: str, **event: Any) -> None:
-        """As a run does, through the registry."""
+        """Call a hook through the registry, as a run does."""
         getattr(self.manager.hook, hook)(**event)
 
 
@@ -118,7 +118,7 @@ class WritingTests(Case):
         self.assertEqual((log.text, log.closed), ("finished", True))
 
     def test_a_rule_that_does_not_choose(self) -> None:
-        """It selects nobody in particular, which is not nobody."""
+        """A rule without a selection writes no count of selected nodes."""
         tags = [tag for tag, _ in plugin.scalars(record(0, selected=None))]
         self.assertNotIn("nodes/selected", tags)
 
@@ -150,7 +150,7 @@ class TensorBoardTests(Case):
         skip = MISSING
 
     def test_reads_what_was_written(self) -> None:
-        """TensorBoard's own reader finds the curves, and not twice what was run again."""
+        """TensorBoard's own reader finds the curves, and rounds that were run again once."""
         from tensorboard.backend.event_processing.event_accumulator import (
             EventAccumulator,
         )

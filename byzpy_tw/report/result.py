@@ -1,4 +1,4 @@
-"""A run as its folder tells it, for scripts and notebooks."""
+"""A run read from its folder, for scripts and notebooks."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import attrs
 from attrs import define, field
 
 from byzpy_tw.config.paths import absolute, expand_home
-from byzpy_tw.config.run import RunConfig, from_dict
+from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
-from byzpy_tw.records.schema import find_result_error
-from byzpy_tw.text import printable
+from byzpy_tw.records.folder import list_checkpoints, read_run, round_of
+from byzpy_tw.records.summary import curve, summarize
 
 
 @define(eq=False, repr=False)
 class Result:
-    """What a run came to.  Make one of any run's folder with `Result.read`.
+    """The result of a run.  `Result.read` makes one of any run's folder.
 
-    ``config`` leaves out the folder, which is ``path``: it begins another run as it is.
+    ``config`` leaves out the folder, which is ``path``, and can begin another run.
     ``history`` has one record a round, as in rounds.jsonl: round, loss, seconds,
     selected and refused nodes, accuracy where it was evaluated, and more.  ``figures`` is
     result.json.  A notebook shows it as curves and a table.
@@ -35,37 +35,18 @@ class Result:
 
     @classmethod
     def read(cls, path: str | PathLike[str]) -> Result:
-        """The run in `path`, also one that is under way or was killed (status: unfinished).
+        """Read the run in `path`, also one that is under way or was killed (status: unfinished).
 
         Raises `RunDirectoryError` where there is no run, or a file of it is damaged.
         """
-        # They bring torch, which is not needed to say what a run is to be.
-        from byzpy_tw.records.folder import CONFIG, RESULT, read_json_object, read_rounds
-        from byzpy_tw.records.resume import check_options
-        from byzpy_tw.records.summary import summarize
-
         path = expand_home(path)
-        saved = check_options(path, read_json_object(path / CONFIG))
-        config = attrs.evolve(from_dict(saved), run_dir=None)
-        found = read_rounds(path, config.n)
-        if found.damage:
-            raise RunDirectoryError(
-                f"{printable(path)}: {found.damage}; put back what was there, or delete that "
-                "line and what follows it"
-            )
-        if (path / RESULT).exists():
-            figures = read_json_object(path / RESULT)
-            if why := find_result_error(figures):
-                raise RunDirectoryError(
-                    f"{printable(path / RESULT)} {why}; put back what was there, or delete the "
-                    "file: the records have all of it but how the run ended"
-                )
-        else:
-            tally = summarize(config)
-            for record in found.rounds:
-                tally.add(record)
-            figures = {"status": "unfinished", "error": None, **tally.figures()}
-        return cls(path, config, tuple(found.rounds), figures)
+        run = read_run(path, strict=True)
+        config = attrs.evolve(run.config, run_dir=None)
+        figures = run.result
+        if figures is None:
+            summary = summarize(config, run.rounds)
+            figures = {"status": "unfinished", "error": None, **summary.figures()}
+        return cls(path, config, tuple(run.rounds), figures)
 
     @property
     def status(self) -> str:
@@ -74,7 +55,7 @@ class Result:
 
     @property
     def rounds(self) -> int:
-        """How many were run."""
+        """The number of rounds on record."""
         return len(self.history)
 
     @property
@@ -85,16 +66,16 @@ class Result:
     @property
     def accuracies(self) -> list[tuple[int, float]]:
         """(rounds run, share of the test data got right), of each evaluation."""
-        return [(r["round"] + 1, r["accuracy"]) for r in self.history if "accuracy" in r]
+        return curve(self.history, "accuracy")
 
     @property
     def losses(self) -> list[tuple[int, float]]:
         """(rounds run, mean loss of the honest nodes' batches), where it was finite."""
-        return [(r["round"] + 1, r["loss"]) for r in self.history if r.get("loss") is not None]
+        return curve(self.history, "loss")
 
     @property
     def error(self) -> ByzpyTwError | None:
-        """Why the run ended early, as it was raised; None if it did not, or nobody knows."""
+        """The error that ended the run early, as it was raised; None if there is none on record."""
         message, code = self.figures.get("error"), self.figures.get("error_code")
         if message is None:
             return None
@@ -104,9 +85,9 @@ class Result:
     def parameters(self) -> Any:
         """The final parameters: a flat ``(d,)`` tensor, in the order of ``model.parameters()``.
 
-        They are read from the last checkpoint, once, and are those whose SHA-256 is on
-        record.  Raises `RunDirectoryError` where no checkpoint has them: with
-        ``checkpoint_interval=0``, and after a run that diverged or was killed.
+        They are read from the last checkpoint, once, and have the recorded SHA-256.  Raises
+        `RunDirectoryError` where no checkpoint has them: with ``checkpoint_interval=0``, and
+        after a run that diverged or was killed.
         """
         if self._parameters is None:
             self._parameters = self._read_parameters()
@@ -117,15 +98,15 @@ class Result:
         from byzpy_tw.vectors import sha256_of
 
         rounds, digest = self.rounds, self.figures.get("parameters_sha256")
-        for found in checkpoint.list_checkpoints(self.path):
-            if checkpoint.round_of(found) == rounds:
+        for found in list_checkpoints(self.path):
+            if round_of(found) == rounds:
                 parameters = checkpoint.read(found).parameters
                 if sha256_of(parameters) != digest:
                     raise RunDirectoryError(
                         f"{found} has other parameters than the run's records say"
                     )
                 return parameters
-        newest = next(map(checkpoint.round_of, checkpoint.list_checkpoints(self.path)), None)
+        newest = next(map(round_of, list_checkpoints(self.path)), None)
         kept = "no checkpoint" if newest is None else f"no checkpoint after round {newest}"
         raise RunDirectoryError(
             f"{self.path} keeps no parameters of its last round, {rounds}: the run is "
@@ -133,7 +114,7 @@ class Result:
         )
 
     def model(self) -> Any:
-        """The model with the final parameters: a `torch.nn.Module` of its own, in eval mode.
+        """Make the model with the final parameters: a `torch.nn.Module` of its own, in eval mode.
 
         Reads the run's dataset, for the shape of an input.  Raises as `parameters` does,
         and `DatasetUnavailable`.
@@ -150,7 +131,7 @@ class Result:
         return model.eval()
 
     def plot(self, axes: Any = None) -> Any:
-        """Accuracy and loss over the rounds on matplotlib's `axes`, new ones by default.
+        """Draw accuracy and loss over the rounds on matplotlib's `axes`, new ones by default.
 
         Needs matplotlib, which this package does not bring.
         """
