@@ -94,7 +94,7 @@ class CellResult:
 
     @property
     def has_runs(self) -> bool:
-        """Whether one of its runs has ended."""
+        """Return whether one of its runs has ended."""
         return bool(self.ended or self.failures)
 
     @property

@@ -39,7 +39,6 @@ from byzpy_tw.trainer.run import load_trainer_keys
 from byzpy_tw.trainer.server_check import ServerCheck
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_interface import Opened
-from byzpy_tw.workers.shards import make_shards
 from byzpy_tw.workers.spec import NodeSpec, node_specs
 
 WAIT = 5.0  # seconds for the answers that a healthy server gives at once
