@@ -16,11 +16,11 @@ from byzpy_tw.report.page import render_report
 from byzpy_tw.report.result import Result
 from byzpy_tw.sweep.page import page
 from tests.chromium import MISSING, Browser
+from tests.filled_sweeps import filled
 from tests.recorded_runs import HTML, run_report
 from tests.support import address_of, folder, start_server, start_training
 from tests.sweep_grids import grid
 from tests.test_run_from_python import run_folder
-from tests.test_sweep import filled
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium]
 

@@ -1,4 +1,4 @@
-"""The parts of sweeps: the grid, the results that are read back, and the displays."""
+"""A sweep's grid, options and results."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import argparse
 import importlib.util
 import io
 import json
-import os
-import re
 import shlex
 import shutil
 from contextlib import redirect_stderr
-from html.parser import HTMLParser
 from pathlib import Path
 from unittest import mock
 
@@ -26,20 +23,13 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadParameter, ConfigError, UnknownName
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registration, hookimpl, load
-from byzpy_tw.sweep import findings, text
 from byzpy_tw.sweep import grid as grids
-from byzpy_tw.sweep.charts import charts
-from byzpy_tw.sweep.colours import colour, is_dark, luminance
 from byzpy_tw.sweep.command import grid_of, jobs_for
-from byzpy_tw.sweep.display import LineDisplay, LiveTable, display_for
-from byzpy_tw.sweep.grid import Cell, Grid, combine_chains, command_line, make_grid
-from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.grid import Cell, combine_chains, command_line, make_grid
 from byzpy_tw.sweep.resolve import cache_datasets, versions
 from byzpy_tw.sweep.results import CellResult, read
-from byzpy_tw.sweep.scheduler import Sweep
 from tests.support import folder
 from tests.sweep_grids import digest, ended, grid, outcome
-from tests.terminal_screen import Terminal, screen
 
 
 class GridTests(SynchronousTestCase):
@@ -345,261 +335,6 @@ class OutcomeTests(SynchronousTestCase):
         self.assertEqual((found.status, found.value, found.reason), ("diverged", 0.0, "x"))
         failed = CellResult(cell=cell, failures=("BAD: no",))
         self.assertEqual((failed.status, failed.reason, failed.value), ("failed", "BAD: no", None))
-
-
-def filled(made: Grid) -> list[CellResult]:
-    """The mean collapses under the second attack; nothing else does."""
-    return [
-        outcome(cell, *(0.1 if (cell.row, cell.column) == (0, 1) else 0.9 for _ in cell.trials))
-        for cell in made.cells
-    ]
-
-
-class TextTests(SynchronousTestCase):
-    def test_the_table(self) -> None:
-        """Accuracies with worst and best, a mark where it collapsed, who was left out."""
-        made = grid()
-        lines = text.table(made, filled(made))
-        self.assertEqual(
-            lines,
-            [
-                "defence \\ attack  none           sign-flip:",
-                "                                 scale=-5",
-                "mean              90.0 (90-90)   10.0! (10-10)",
-                "                  out B 100 H 6  out B 100 H 6",
-                "nnm | median      90.0 (90-90)   90.0 (90-90)",
-                "                  out B 100 H 6  out B 100 H 6",
-            ],
-        )
-
-    def test_every_state_has_a_word(self) -> None:
-        """Waiting, under way, impossible, diverged."""
-        cell = grid().cells[0]
-        no = attrs.evolve(cell, impossible="krum needs n > 2f + 2", trials=())
-        self.assertEqual(text.entry(CellResult(cell=cell))[0], ".")
-        self.assertEqual(text.entry(CellResult(cell=cell), progress="40%")[0], "40%")
-        self.assertEqual(text.entry(CellResult(cell=no))[0], "impossible")
-        gone = outcome(cell, 0.5, status="diverged")
-        self.assertEqual(text.entry(gone)[0], "diverged")
-        made = grid()
-        told = text.notes(made, [CellResult(cell=no), gone, *filled(made)[2:]])
-        self.assertIn("impossible: mean under none: krum needs n > 2f + 2", told)
-
-    def test_sentences(self) -> None:
-        """The sentences name the collapsed cells, their baseline, and the best defence."""
-        made = grid()
-        self.assertEqual(
-            findings.sentences(made, filled(made)),
-            [
-                "mean collapses under sign-flip:scale=-5 (10.0 %); at its best it reaches 90.0 %.",
-                "nnm | median has the best worst case: 90.0 % under none.",
-            ],
-        )
-        self.assertEqual(findings.sentences(made, [CellResult(cell=c) for c in made.cells]), [])
-        gone = [outcome(cell, 0.5, status="diverged") for cell in made.cells]
-        self.assertEqual(
-            findings.sentences(made, gone)[0],
-            "mean diverged under none, sign-flip:scale=-5.",
-        )
-
-    def test_who_was_left_out(self) -> None:
-        """In a sentence, the honest node that suffered most by number."""
-        told = findings.exclusion_sentence(filled(grid())[0])
-        self.assertEqual(
-            told,
-            "Byzantine nodes were left out in 100 % of the rounds, honest ones in 6 %; of the "
-            "honest ones most often node 0, in 50 %.",
-        )
-
-
-class ColourTests(SynchronousTestCase):
-    def test_can_be_read(self) -> None:
-        """Ink on every colour has WCAG's contrast for text, and more accuracy is lighter."""
-        values = [i / 100 for i in range(101)]
-        for value in values:
-            light = luminance(colour(value))
-            contrast = 1.05 / (light + 0.05) if is_dark(colour(value)) else (light + 0.05) / 0.05
-            self.assertGreaterEqual(contrast, 4.5, value)
-        lights = [luminance(colour(value)) for value in values]
-        self.assertEqual(lights, sorted(lights))
-
-
-class DisplayTests(SynchronousTestCase):
-    def sweep(self, made: Grid) -> Sweep:
-        return Sweep(made, folder(self), 1, load(only=()), None)
-
-    def test_live(self) -> None:
-        """Each drawing takes the last one's place; what is said stays above it."""
-        sweep, out = self.sweep(grid()), Terminal()
-        live = LiveTable(sweep, out)
-        live.say("hello")
-        cell = sweep.grid.cells[0]
-        live.trial_started(cell, cell.trials[0])
-        shown = screen(out.getvalue())
-        self.assertEqual(shown[:2], ["hello", text.table(sweep.grid, sweep.outcomes())[0]])
-        self.assertIn("0% ...", shown[3])
-        self.assertEqual(shown[-1], "0 of 4 runs")
-        sweep._ended[cell.trials[0].folder] = ended(cell.trials[0])
-        live.trial_ended(cell, cell.trials[0])
-        self.assertEqual(screen(out.getvalue())[-1], "1 of 4 runs")
-        live.close()
-        shown = [line for line in screen(out.getvalue()) if line]
-        self.assertEqual(shown, ["hello", *text.table(sweep.grid, sweep.outcomes())])
-
-    def test_colours(self) -> None:
-        """A cell with an accuracy has its colour, unless NO_COLOR is set; one without has none."""
-        for more, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
-            with mock.patch.dict(os.environ, more):
-                sweep, out = self.sweep(grid()), Terminal()
-                live = LiveTable(sweep, out)
-                live.tick()
-                self.assertNotIn("48;5;", out.getvalue())
-                cell = sweep.grid.cells[0]
-                sweep._ended[cell.trials[0].folder] = ended(cell.trials[0], 0.9)
-                live.tick()
-                self.assertEqual("\x1b[38;5;16;48;5;" in out.getvalue(), coloured)
-
-    def test_a_terminal_that_is_gone(self) -> None:
-        """A sweep goes on without it."""
-
-        class Gone(Terminal):
-            def write(self, text: str) -> int:
-                raise BrokenPipeError
-
-        live = LiveTable(self.sweep(grid()), Gone())
-        live.say("hello")
-        live.close()
-
-    def test_which_one(self) -> None:
-        """A table on a terminal that it fits into, lines anywhere else."""
-        sweep = self.sweep(grid())
-        for out, more, kind in (
-            (Terminal(), {}, LiveTable), (Terminal(), {"TERM": "dumb"}, LineDisplay),
-            (Terminal(), {"COLUMNS": "40"}, LineDisplay), (io.StringIO(), {}, LineDisplay),
-        ):  # fmt: skip
-            with mock.patch.dict(os.environ, {"TERM": "xterm", "COLUMNS": "100", **more}):
-                self.assertIsInstance(display_for(sweep, out, print), kind)
-
-    def test_lines(self) -> None:
-        """One for each finished cell, with the progress of the sweep."""
-        made = grid(seeds=(1, 2))
-        sweep, said = self.sweep(made), []
-        lines = LineDisplay(sweep, said.append)
-        cell = made.cells[0]
-        for trial in cell.trials:
-            sweep._ended[trial.folder] = ended(trial)
-            lines.trial_ended(cell, trial)
-        lines.close()
-        self.assertEqual(
-            said[0], "[2/8] mean under none: 90.0 % (worst 90.0, best 90.0), out B 100 H 6"
-        )
-        self.assertIn("mean", said[3])
-
-
-class Outline(HTMLParser):
-    """Every tag and its attributes, and whether they close in order."""
-
-    VOID = {"meta", "link", "wbr", "br", "line", "rect"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attributes: list) -> None:
-        self.tags.append(tag)
-        self.links += [v or "" for k, v in attributes if k in ("href", "src", "action")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self.open.pop() == tag, (tag, self.open)
-
-
-def outline(content: str) -> Outline:
-    found = Outline()
-    found.feed(content)
-    found.close()
-    return found
-
-
-HOSTILE = "<img src=x onerror=alert(1)>\"'&</script><script>alert(2)</script>"
-
-
-class PageTests(SynchronousTestCase):
-    def test_holds_everything(self) -> None:
-        """The table, a chart an attack, and for each cell the command that repeats it."""
-        made = grid(seeds=(1, 2))
-        content = page(made, filled(made), Path("lab"))
-        found = outline(content)
-        self.assertEqual(found.open, [])
-        self.assertEqual(found.tags.count("td"), 4)
-        [data] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', content)
-        charts = json.loads(data)["charts"]
-        self.assertEqual([chart["title"] for chart in charts], ["none", "sign-flip:scale=-5"])
-        self.assertEqual([s["name"] for s in charts[0]["series"]], ["mean", "nnm | median"])
-        self.assertEqual(charts[1]["series"][0]["mean"][4:], [0.2, *[None] * 4, 0.1])
-        self.assertEqual((found.tags.count("details"), found.tags.count("pre")), (4, 8))
-        self.assertIn("mean collapses under sign-flip:scale=-5", content)
-        self.assertIn("--attack sign-flip:scale=-5", content)
-        self.assertIn("--seed 2", content)
-        reports = [link for link in found.links if link.endswith("/report.html")]
-        self.assertEqual(len(set(reports)), 8)  # each run's own page
-
-    def test_a_band_over_seeds(self) -> None:
-        """A line is the mean of the seeds, between the lowest and the highest."""
-        made = grid(seeds=(1, 2))
-        line = charts(made, [outcome(made.cells[0], 0.8, 0.6)])[0]["series"][0]
-        for name, values in {"mean": (0.2, 0.7), "low": (0.2, 0.6), "high": (0.2, 0.8)}.items():
-            self.assertEqual((line[name][4], line[name][9]), values)
-
-    def test_needs_nothing(self) -> None:
-        """No link leads out, nothing is loaded, and the browser is told to refuse it."""
-        found = outline(page(grid(), filled(grid()), Path("lab")))
-        for link in found.links:
-            self.assertRegex(link, r"\A(#|cells/|data:,)")
-        self.assertEqual({"img", "iframe", "object", "form"} & set(found.tags), set())
-        self.assertEqual(found.tags.count("script"), 4)  # data, uPlot, and two of ours
-        content = page(grid(), filled(grid()), Path("lab"))
-        self.assertIn("default-src 'none'", content)
-        self.assertNotRegex(content, r"<(link|script|img)[^>]+(src|href)=\"(?!data:)")
-
-    def test_names_stay_text(self) -> None:
-        """Whatever a rule, an attack, a reason or a folder is called."""
-        made = grid()
-        cells = tuple(
-            attrs.evolve(cell, defence=HOSTILE, attack=HOSTILE, missing=HOSTILE)
-            for cell in made.cells
-        )
-        hostile = attrs.evolve(made, attacks=(HOSTILE, "b"), defences=(HOSTILE, "d"), cells=cells)
-        outcomes = [
-            outcome(cells[0], 0.1),
-            outcome(cells[1], 0.9),
-            CellResult(cell=attrs.evolve(cells[2], impossible=HOSTILE)),
-            outcome(cells[3], 0.9, status="paused", error=HOSTILE, digest=HOSTILE),
-        ]
-        found = outline(page(hostile, outcomes, Path(HOSTILE)))
-        self.assertEqual(found.tags.count("script"), 4)  # data, uPlot, and two of ours
-        self.assertNotIn("img", found.tags)
-        self.assertEqual(found.open, [])
-
-    def test_before_anything_has_run(self) -> None:
-        """It is whole all the same."""
-        made = grid()
-        found = outline(page(made, [CellResult(cell=cell) for cell in made.cells], Path("lab")))
-        self.assertEqual(found.open, [])
-
-    def test_template_is_data(self) -> None:
-        """A dollar sign in a name is no placeholder."""
-        made = grid()
-        cells = [attrs.evolve(cell, missing="$table ${found}") for cell in made.cells]
-        content = page(made, [CellResult(cell=cell) for cell in cells], Path("lab"))
-        self.assertIn("$table ${found}", content)
 
 
 class DefaultsTests(SynchronousTestCase):

@@ -1,0 +1,163 @@
+"""A sweep in the terminal: its table, its colours and its progress."""
+
+from __future__ import annotations
+
+import io
+import os
+from unittest import mock
+
+import attrs
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.plugins import load
+from byzpy_tw.sweep import findings, text
+from byzpy_tw.sweep.colours import colour, is_dark, luminance
+from byzpy_tw.sweep.display import LineDisplay, LiveTable, display_for
+from byzpy_tw.sweep.grid import Grid
+from byzpy_tw.sweep.results import CellResult
+from byzpy_tw.sweep.scheduler import Sweep
+from tests.filled_sweeps import filled
+from tests.support import folder
+from tests.sweep_grids import ended, grid, outcome
+from tests.terminal_screen import Terminal, screen
+
+
+class TextTests(SynchronousTestCase):
+    def test_the_table(self) -> None:
+        """Accuracies with worst and best, a mark where it collapsed, who was left out."""
+        made = grid()
+        lines = text.table(made, filled(made))
+        self.assertEqual(
+            lines,
+            [
+                "defence \\ attack  none           sign-flip:",
+                "                                 scale=-5",
+                "mean              90.0 (90-90)   10.0! (10-10)",
+                "                  out B 100 H 6  out B 100 H 6",
+                "nnm | median      90.0 (90-90)   90.0 (90-90)",
+                "                  out B 100 H 6  out B 100 H 6",
+            ],
+        )
+
+    def test_every_state_has_a_word(self) -> None:
+        """Waiting, under way, impossible, diverged."""
+        cell = grid().cells[0]
+        no = attrs.evolve(cell, impossible="krum needs n > 2f + 2", trials=())
+        self.assertEqual(text.entry(CellResult(cell=cell))[0], ".")
+        self.assertEqual(text.entry(CellResult(cell=cell), progress="40%")[0], "40%")
+        self.assertEqual(text.entry(CellResult(cell=no))[0], "impossible")
+        gone = outcome(cell, 0.5, status="diverged")
+        self.assertEqual(text.entry(gone)[0], "diverged")
+        made = grid()
+        told = text.notes(made, [CellResult(cell=no), gone, *filled(made)[2:]])
+        self.assertIn("impossible: mean under none: krum needs n > 2f + 2", told)
+
+    def test_sentences(self) -> None:
+        """The sentences name the collapsed cells, their baseline, and the best defence."""
+        made = grid()
+        self.assertEqual(
+            findings.sentences(made, filled(made)),
+            [
+                "mean collapses under sign-flip:scale=-5 (10.0 %); at its best it reaches 90.0 %.",
+                "nnm | median has the best worst case: 90.0 % under none.",
+            ],
+        )
+        self.assertEqual(findings.sentences(made, [CellResult(cell=c) for c in made.cells]), [])
+        gone = [outcome(cell, 0.5, status="diverged") for cell in made.cells]
+        self.assertEqual(
+            findings.sentences(made, gone)[0],
+            "mean diverged under none, sign-flip:scale=-5.",
+        )
+
+    def test_who_was_left_out(self) -> None:
+        """In a sentence, the honest node that suffered most by number."""
+        told = findings.exclusion_sentence(filled(grid())[0])
+        self.assertEqual(
+            told,
+            "Byzantine nodes were left out in 100 % of the rounds, honest ones in 6 %; of the "
+            "honest ones most often node 0, in 50 %.",
+        )
+
+
+class ColourTests(SynchronousTestCase):
+    def test_can_be_read(self) -> None:
+        """Ink on every colour has WCAG's contrast for text, and more accuracy is lighter."""
+        values = [i / 100 for i in range(101)]
+        for value in values:
+            light = luminance(colour(value))
+            contrast = 1.05 / (light + 0.05) if is_dark(colour(value)) else (light + 0.05) / 0.05
+            self.assertGreaterEqual(contrast, 4.5, value)
+        lights = [luminance(colour(value)) for value in values]
+        self.assertEqual(lights, sorted(lights))
+
+
+class DisplayTests(SynchronousTestCase):
+    def sweep(self, made: Grid) -> Sweep:
+        return Sweep(made, folder(self), 1, load(only=()), None)
+
+    def test_live(self) -> None:
+        """Each drawing takes the last one's place; what is said stays above it."""
+        sweep, out = self.sweep(grid()), Terminal()
+        live = LiveTable(sweep, out)
+        live.say("hello")
+        cell = sweep.grid.cells[0]
+        live.trial_started(cell, cell.trials[0])
+        shown = screen(out.getvalue())
+        self.assertEqual(shown[:2], ["hello", text.table(sweep.grid, sweep.outcomes())[0]])
+        self.assertIn("0% ...", shown[3])
+        self.assertEqual(shown[-1], "0 of 4 runs")
+        sweep._ended[cell.trials[0].folder] = ended(cell.trials[0])
+        live.trial_ended(cell, cell.trials[0])
+        self.assertEqual(screen(out.getvalue())[-1], "1 of 4 runs")
+        live.close()
+        shown = [line for line in screen(out.getvalue()) if line]
+        self.assertEqual(shown, ["hello", *text.table(sweep.grid, sweep.outcomes())])
+
+    def test_colours(self) -> None:
+        """A cell with an accuracy has its colour, unless NO_COLOR is set; one without has none."""
+        for more, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+            with mock.patch.dict(os.environ, more):
+                sweep, out = self.sweep(grid()), Terminal()
+                live = LiveTable(sweep, out)
+                live.tick()
+                self.assertNotIn("48;5;", out.getvalue())
+                cell = sweep.grid.cells[0]
+                sweep._ended[cell.trials[0].folder] = ended(cell.trials[0], 0.9)
+                live.tick()
+                self.assertEqual("\x1b[38;5;16;48;5;" in out.getvalue(), coloured)
+
+    def test_a_terminal_that_is_gone(self) -> None:
+        """A sweep goes on without it."""
+
+        class Gone(Terminal):
+            def write(self, text: str) -> int:
+                raise BrokenPipeError
+
+        live = LiveTable(self.sweep(grid()), Gone())
+        live.say("hello")
+        live.close()
+
+    def test_which_one(self) -> None:
+        """A table on a terminal that it fits into, lines anywhere else."""
+        sweep = self.sweep(grid())
+        for out, more, kind in (
+            (Terminal(), {}, LiveTable), (Terminal(), {"TERM": "dumb"}, LineDisplay),
+            (Terminal(), {"COLUMNS": "40"}, LineDisplay), (io.StringIO(), {}, LineDisplay),
+        ):  # fmt: skip
+            with mock.patch.dict(os.environ, {"TERM": "xterm", "COLUMNS": "100", **more}):
+                self.assertIsInstance(display_for(sweep, out, print), kind)
+
+    def test_lines(self) -> None:
+        """One for each finished cell, with the progress of the sweep."""
+        made = grid(seeds=(1, 2))
+        sweep, said = self.sweep(made), []
+        lines = LineDisplay(sweep, said.append)
+        cell = made.cells[0]
+        for trial in cell.trials:
+            sweep._ended[trial.folder] = ended(trial)
+            lines.trial_ended(cell, trial)
+        lines.close()
+        self.assertEqual(
+            said[0], "[2/8] mean under none: 90.0 % (worst 90.0, best 90.0), out B 100 H 6"
+        )
+        self.assertIn("mean", said[3])
