@@ -45,7 +45,7 @@ _LIBRARIES = ("byzpy_tw", "torch", "numpy", "importlib", "concurrent", "threadin
 
 
 class plugin_call:
-    """Context manager around foreign code: ``with calling("acme 1.0: attack 'x'"):``.
+    """Context manager around foreign code: ``with plugin_call("acme 1.0: attack 'x'"):``.
 
     Raises `error` (`BrokenPlugin`) with `who` in front for any exception inside, except for
     the errors of this package that a plugin may raise, and for a Ctrl-C of the user.

@@ -6,33 +6,14 @@ without that attribute.  Called as attacks, these classes return the vector that
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Any
-
 from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.adapter import attack
+from byzpy_tw.attacks.behaviour import Behaviour
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.parameters import boolean, integer, real
 from byzpy_tw.seeds import Context
-
-
-class Behaviour(StrEnum):
-    """The actions of a Byzantine node.  Plugins may use the plain strings."""
-
-    ATTACK = "attack"  # send the attack's vector
-    LABEL_FLIP = "label-flip"
-    SILENT = "silent"
-    SLOW = "slow"
-    GARBAGE = "garbage"
-    REPLAY = "replay"
-
-
-def behaviour_of(attack: Any) -> str:
-    """Return the behaviour of an attack, or of None for an honest node."""
-    behaviour: str = getattr(attack, "behaviour", Behaviour.ATTACK)
-    return behaviour
 
 
 @frozen(kw_only=True)

@@ -103,7 +103,7 @@
       unshown ? `${unshown} more nodes are in rounds.jsonl.` : ""].join(" ").trim();
   }
 
-  // `letters` and the shares `digits` and `excluded` are explained in History.strips.
+  // `letters` and the shares `digits` and `excluded` are explained in RoundHistory.strips.
   function strip(holder, rounds, { node, letters, digits, excluded, totals }) {
     const count = rounds.span / rounds.width, paths = {};
     const wide = count < 80 ? 0.9 : 1, least = 2 * count / (holder.clientWidth || 400);

@@ -211,9 +211,9 @@ class Round:
         failed = [r for r in self._in_order() if r.reason is not Reason.UNASKED]
         listed = ", ".join(f"node {r.node} {r.reason.value}" for r in failed[:_LISTED])
         more = f" and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
-        mark_unasked = len(self.refusals) - len(failed)
-        were = "was" if mark_unasked == 1 else "were"
-        left = f"; {mark_unasked} more {were} not asked" if mark_unasked else ""
+        unasked = len(self.refusals) - len(failed)
+        were = "was" if unasked == 1 else "were"
+        left = f"; {unasked} more {were} not asked" if unasked else ""
         tolerated = f"f = {self.f} are tolerated"
         if len(failed) <= self.f:  # so many that not one vector is left
             tolerated = f"all of those that were asked (f = {self.f})"
