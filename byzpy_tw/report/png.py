@@ -34,9 +34,11 @@ def write_png(reports: Sequence[RunReport], path: Path) -> None:
     strips = runs[0]["nodes"][:_MOST_STRIPS] if len(runs) == 1 else []
     height = 3.4 + (0.8 + 0.2 * len(strips) if strips else 0)
     figure = Figure(figsize=(11, height), layout="constrained")
-    top, bottom = figure, None
+    top: Any = figure
+    bottom: Any = None
     if strips:
-        top, bottom = figure.subfigures(2, 1, height_ratios=[3.4, height - 3.4])
+        halves: Any = figure.subfigures(2, 1, height_ratios=[3.4, height - 3.4])
+        top, bottom = halves
     for axes, chart in zip(top.subplots(1, 3), comparison_charts(runs), strict=True):
         _curves(axes, chart)
     if bottom is not None:
