@@ -10,7 +10,7 @@ import pytest
 from byzpy_tw import attacks, datasets
 from byzpy_tw.plugins import load
 from byzpy_tw.plugins.registry import OWN_DISTRIBUTION
-from byzpy_tw.testing.conformance import KINDS, tests_for
+from byzpy_tw.testing.conformance import KINDS, make_tests
 from byzpy_tw.testing.properties import attack_tests, dataset_tests
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ def named(kind: str, name: str, made: Any) -> None:
 
 for entry in load().entries():
     if entry.kind in KINDS and entry.distribution == OWN_DISTRIBUTION and entry.kind != "attack":
-        named(entry.kind, entry.name, tests_for(entry))
+        named(entry.kind, entry.name, make_tests(entry))
 
 # Attacks otherwise than by their defaults: a title, a name, its parameters.
 VARIANTS: tuple[tuple[str, str, dict[str, Any]], ...] = (

@@ -30,7 +30,7 @@ def _root_of_d(honest: Any) -> float:
 BOUNDS: dict[str, Any] = {"mean": None, "sign-majority": _root_of_d}
 
 
-def tests_for(entry: Entry) -> Any:
+def make_tests(entry: Entry) -> Any:
     """Return the class of tests for `entry`."""
     make, own = entry.factory, entry.distribution == OWN_DISTRIBUTION
     if entry.kind == "aggregator":
@@ -57,7 +57,7 @@ class RuleResult:
 def examine(entries: Sequence[Entry]) -> Iterator[RuleResult]:
     """Run the tests of each of `entries`."""
     for entry in entries:
-        suite = unittest.TestLoader().loadTestsFromTestCase(tests_for(entry))
+        suite = unittest.TestLoader().loadTestsFromTestCase(make_tests(entry))
         result = unittest.TestResult()
         suite.run(result)
         bad = [

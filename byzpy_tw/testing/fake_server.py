@@ -25,7 +25,7 @@ HERE = Environment(
 )  # fmt: skip
 
 
-@define(eq=False)
+@define(eq=False, slots=False)
 class FakeServer:
     """A connection that answers at once; node 7's vector is 7 in each coordinate.
 
