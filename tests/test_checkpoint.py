@@ -23,6 +23,7 @@ from byzpy_tw.errors import (
     DamagedCheckpoint,
     RunDirectoryError,
 )
+from byzpy_tw.plugins import load
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, RunDirectory, to_json
@@ -30,6 +31,7 @@ from byzpy_tw.records.resume import merge_config, reopen
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.checkpointer import ROUNDS as EVERY
 from byzpy_tw.trainer.checkpointer import SHARE, Checkpointer
+from byzpy_tw.trainer.run import prepare_resume
 from byzpy_tw.vectors import sha256_of
 from tests.recorded_runs import record
 from tests.support import folder
@@ -335,6 +337,23 @@ class ReopeningTests(SynchronousTestCase):
         directory.close()
         lines = (self.folder / ROUNDS).read_text().splitlines()
         self.assertEqual([json.loads(line)["round"] for line in lines], [0, 1, 2, 3, 4, 5])
+
+    def test_a_damaged_result(self) -> None:
+        """It is an error, as it may be that of a finished run; the lock is given back."""
+        (self.folder / "result.json").write_text('{"status": "fini')
+        for _ in range(2):
+            with self.assertRaisesRegex(RunDirectoryError, "result.json"):
+                prepare_resume(self.folder, {}, load(), self.said.append)
+
+    def test_no_checkpoint_and_a_damaged_record(self) -> None:
+        """The damage is named: to mend it is another way out."""
+        for number in (3, 5):
+            (self.folder / f"checkpoint.{number:08d}").write_bytes(b"half")
+        records = self.folder / ROUNDS
+        records.write_bytes(b"{\n" + records.read_bytes().partition(b"\n")[2])
+        for _ in range(2):
+            with self.assertRaisesRegex(RunDirectoryError, f"line 1 of {ROUNDS} .*put that back"):
+                self.reopen()
 
     def test_a_damaged_one(self) -> None:
         """The one before it is used, with a warning, and it is gone once that goes on."""

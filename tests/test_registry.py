@@ -19,6 +19,7 @@ from byzpy_tw.errors import (
     DuplicateName,
     MisspeltHook,
     UnknownName,
+    UnsuitableModel,
 )
 from byzpy_tw.plugins import KINDS, Registry, load
 from byzpy_tw.plugins.shorthand import build_attack, build_pipeline
@@ -195,6 +196,14 @@ class RegistryTests(SynchronousTestCase):
 def made(kind: str, thing: Any, **fill: Any) -> Any:
     """`thing`, as the factory of a plugin of `kind` gave it, out of the registry."""
     return registry(mine=Offers(kind, Registration("x", lambda: thing))).make(kind, "x", **fill)
+
+
+class OwnErrorsTests(SynchronousTestCase):
+    def test_our_own_models_keep_their_code(self) -> None:
+        """A model that does not fit the data is unsuitable; its name is not misspelt."""
+        for name in ("small-cnn", "cnn-mnist", "cnn-cifar"):
+            with self.assertRaises(UnsuitableModel):
+                load().make("model", name, classes=10, shape=(5,))
 
 
 class WrongThingsTests(SynchronousTestCase):

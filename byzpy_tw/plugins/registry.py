@@ -106,7 +106,7 @@ class Registry:
         near = suggest_nearest(name, found)
         if elsewhere:
             near = f"; {name!r} is {with_article(elsewhere[0])}"
-        text = f"no {kind} is called {name!r}{near}"
+        text = f"{unknown_name(kind, name)}{near}"
         if self.disabled:
             known += f"; not looked at: {', '.join(self.disabled)}, by --disable-plugin"
         if not self.broken:
@@ -154,7 +154,7 @@ class Registry:
                 with nullcontext() if own or kind == "model" else _seeded(kind, named.text):
                     made = entry.factory(**arguments, **reserved)
             except (TypeError, ValueError) as e:
-                if own or _is_about_a_value(e, entry, named, arguments):
+                if _is_about_a_value(e, entry, named, arguments):
                     raise BadParameter(f"{kind} {named.text!r}: {_words_of(e)}") from e
                 raise
             if own:
@@ -188,6 +188,11 @@ def _seeded(kind: str, text: str) -> AbstractContextManager[None]:
     from byzpy_tw import global_random, seeds  # torch, which names need not
 
     return global_random.temporary_seed(seeds.torch_seed(0, f"making {kind} {text}"))
+
+
+def unknown_name(kind: str, name: str) -> str:
+    """Return the words by which an `UnknownName`, also one from a server, names what is missing."""
+    return f"no {kind} is called {name!r}"
 
 
 def _is_about_a_value(

@@ -24,7 +24,6 @@ from twisted.protocols import amp
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES
 from byzpy_tw.protocol.requests import COMMANDS as COMMANDS
 from byzpy_tw.protocol.requests import Request, command, wire
-from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_from_json, nodes_to_json
 from byzpy_tw.workers.trial_digests import TrialDigests
 
@@ -83,7 +82,7 @@ class HelloAnswer:
 
     protocol: int = wire(amp.Integer())
     version: str = wire(amp.Unicode())
-    environment: Environment = wire(amp.Unicode(), Environment.to_json, Environment.from_json)
+    environment: str = wire(amp.Unicode())  # of `Environment.to_json`; read after `protocol`
     time: float | None = wire(amp.Float(optional=True))
     server: str = _printable(MOST_IDENTITY, "a server's identity")
 

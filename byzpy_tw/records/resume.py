@@ -37,14 +37,12 @@ class ResumePoint:
 
     ``token`` names the run to servers.  It stays the same, so that a restarted trainer
     replaces the one before.  ``description`` is the content of config.json.
-    ``finished_rounds`` is the number of rounds of a run that finished.
     """
 
     token: str
     state: State | None = None
     records: tuple[Mapping[str, Any], ...] = ()
     description: Mapping[str, Any] = attrs.field(factory=dict)
-    finished_rounds: int | None = None
 
     @property
     def round(self) -> int:
@@ -121,13 +119,10 @@ def reopen(
             raise RunDirectoryError(
                 f"{printable(path / CONFIG)} is not of this version of byzpy_tw"
             )
+        rounds = run.rounds  # read now: it tells the damage, too
         state = _newest_state(run, say)
-        try:
-            result = run.result or {}
-        except RunDirectoryError:  # the records have all that the run goes on with
-            result = {}
-        finished = result.get("rounds") if result.get("status") == "finished" else None
-        if state is None and list_checkpoints(path) and finished != config.rounds:
+        unusable = state is None and bool(list_checkpoints(path))
+        if unusable and finished_rounds(run) != config.rounds:
             damage = run.reader.damage
             why = f": {damage}; put that back, or" if damage else ";"
             raise RunDirectoryError(
@@ -137,11 +132,20 @@ def reopen(
         done = state.round if state is not None else 0
         if config.rounds < done:
             raise ConfigError(f"--rounds {config.rounds}: this run has {done} rounds behind it")
+        records = tuple(rounds[:done])
     except BaseException:
         directory.close()
         raise
-    records = tuple(run.rounds[:done])
-    return config, directory, ResumePoint(token, state, records, run.description, finished)
+    return config, directory, ResumePoint(token, state, records, run.description)
+
+
+def finished_rounds(run: RecordedRun) -> int | None:
+    """Return the rounds of a run that went to its end, None for another.
+
+    Raises `RunDirectoryError` for a damaged result.json.
+    """
+    result = run.result or {}
+    return result.get("rounds") if result.get("status") == "finished" else None
 
 
 def _newest_state(run: RecordedRun, say: Callable[[str], None]) -> State | None:

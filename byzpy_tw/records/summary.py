@@ -84,6 +84,7 @@ class RoundCounts:
     latest: dict[str, Any] = field(factory=dict, init=False)  # entries of the newest record
     evaluated: int = field(default=0, init=False)  # rounds until the last evaluation
     digest: str | None = field(default=None, init=False)  # of the newest parameters
+    _byzantine_refused: Counter[str] = field(factory=Counter, init=False)  # reason -> calls
     _first_failure: tuple[int, int, str] | None = field(default=None, init=False)
 
     @property
@@ -115,6 +116,8 @@ class RoundCounts:
     def _add_refusal(self, refused: Mapping[str, Any]) -> None:
         node, reason = refused["node"], refused["reason"]
         self.refused.setdefault(node, Counter())[reason[:40]] += 1
+        if node >= self.honest:
+            self._byzantine_refused[reason[:40]] += 1
         failed = reason == Reason.FAILED.value and node >= self.honest
         if failed and self._first_failure is None:
             why = clip(str(refused.get("detail") or "")) or "no further details"
@@ -130,8 +133,7 @@ class RoundCounts:
         """The failed calls of the attack; None where no call has failed."""
         if self._first_failure is None:
             return None
-        byzantine = (reasons for node, reasons in self.refused.items() if node >= self.honest)
-        refused: Counter[str] = sum(byzantine, Counter())
+        refused = self._byzantine_refused
         failed, probation = refused[Reason.FAILED.value], refused[Reason.PROBATION.value]
         calls, others = self.rounds * self.byzantine, refused.total() - failed - probation
         others -= refused[Reason.LOST.value]

@@ -111,8 +111,9 @@ class Session(ServerConnection):
         def answer(environment: Environment) -> commands.HelloAnswer:
             now = clock.time_of_day(self.server.reactor)
             return commands.HelloAnswer(
-                commands.PROTOCOL, byzpy_tw.__version__, environment, now, self.server.identity
-            )
+                commands.PROTOCOL, byzpy_tw.__version__, environment.to_json(), now,
+                self.server.identity,
+            )  # fmt: skip
 
         return self.server.environment().addCallback(answer)
 

@@ -315,7 +315,8 @@ class Cluster:
                 self._log_bug(Failure())
             if slot.server is not None:
                 slot.server.drop("it could not join")
-            slot.leave()
+            if slot.state is SlotState.JOINING:
+                slot.leave()
             # That it is not there is no news; its refusals are.
             text = format_error(e)
             if not isinstance(e, ServerUnreachable) and text != slot.last_refusal:

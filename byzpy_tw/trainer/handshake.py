@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadAddress, MissingPlugin, ServerDiffers, UnknownName
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry
+from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry, unknown_name
 from byzpy_tw.trainer.server_interface import Notify, Opened, Server, Sink
 from byzpy_tw.workers.environment import Environment, differences
 from byzpy_tw.workers.spec import NodeSpec
@@ -78,7 +78,7 @@ class Handshake:
         try:
             return await server.open(run, self.config.spec(), sink)
         except UnknownName as e:
-            raise self._missing(server) or e from e
+            raise self._missing(server, e) or e from e
 
     def check_opened(
         self, name: str, opened: Opened, mine: Opened, *, exact: bool, local: bool = False
@@ -118,7 +118,7 @@ class Handshake:
         try:
             digests = await server.spawn(nodes)
         except UnknownName as e:
-            raise self._missing(server) or e from e
+            raise self._missing(server, e) or e from e
         if attack and digests and set(digests) != {attack}:
             line = f"{server.name}'s code of the attack {self.config.attack!r} is another one"
             self._differs(line, _OTHER_RESULTS)
@@ -128,15 +128,14 @@ class Handshake:
             name = parse(getattr(self.config, kind)).name
             yield kind, name, self.registry.entry(kind, name)
 
-    def _missing(self, server: Server) -> MissingPlugin | None:
-        """Return the error for the first plugin of the run that `server` lacks.
+    def _missing(self, server: Server, error: UnknownName) -> MissingPlugin | None:
+        """Return the error with advice where `error` is about a plugin of the run.
 
-        Its advice comes from this process's own metadata and the plugins that the server has.
+        The advice comes from this process's own metadata, never from the server.
         """
-        theirs = server.environment.plugins if server.environment is not None else {}
         for kind, name, entry in self._entries():
-            there = theirs.get(entry.distribution)
-            if entry.distribution != OWN_DISTRIBUTION and there != entry.version:
+            named = unknown_name(kind, name) in str(error)
+            if entry.distribution != OWN_DISTRIBUTION and named:
                 return MissingPlugin(
                     f"{server.name} lacks the {kind} {name!r}, which comes from "
                     f"{entry.distribution} {entry.version}: on that machine, run "

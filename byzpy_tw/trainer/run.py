@@ -35,8 +35,8 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.addresses import Address, parse_addresses
 from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
-from byzpy_tw.records.folder import RESULT, RunDirectory
-from byzpy_tw.records.resume import ResumePoint, new_resume_point, reopen
+from byzpy_tw.records.folder import RESULT, RunDirectory, read_run
+from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
@@ -104,7 +104,7 @@ def prepare_resume(
     config, directory, resume_point = reopen(path, given, say)
     try:
         config = resolve_paths(config)
-        if resume_point.finished_rounds == config.rounds:
+        if finished_rounds(read_run(path)) == config.rounds:
             say(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
             directory.close()
             return None

@@ -25,6 +25,7 @@ from byzpy_tw.errors import (
     ServerUnreachable,
     UnknownRun,
     VersionMismatch,
+    WireError,
 )
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.addresses import Address
@@ -141,7 +142,11 @@ class RemoteServer:
                 f"{self.name} speaks protocol {answer.protocol}, this trainer "
                 f"{commands.PROTOCOL}; install the same version on both"
             )
-        peer, self.environment = self.endpoint.peer, answer.environment
+        try:
+            self.environment = Environment.from_json(answer.environment)
+        except WireError as e:
+            raise WireError(f"{self.name}: {clean(str(e))}") from e
+        peer = self.endpoint.peer
         self.identity = (peer.name if peer else "", answer.server)
 
         def ping() -> Deferred[commands.Pong]:
@@ -150,7 +155,7 @@ class RemoteServer:
         self._pulse = Heartbeat(self.heartbeat, self._reactor, ping, self._lost)
         if not self.gone:
             self._pulse.start()
-        return answer.environment
+        return self.environment
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
         """Have the server build the run, and open the tensor stream."""

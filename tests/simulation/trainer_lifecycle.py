@@ -10,8 +10,8 @@ from attrs import define, field
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.plugins import Registry
-from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.records.resume import ResumePoint, new_resume_point, reopen
+from byzpy_tw.records.folder import RunDirectory, read_run
+from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
 from byzpy_tw.trainer.training import initial_config_json
 from tests.simulation.cluster import TRAINER
 from tests.simulation.event_loop import EventLoop
@@ -58,7 +58,7 @@ class TrainerLifecycle:
         config, directory, begun = reopen(self.path, {}, said.append)
         if said:
             self.left.append(f"a checkpoint is damaged: {said}")
-        if begun.finished_rounds == config.rounds:
+        if finished_rounds(read_run(self.path)) == config.rounds:
             directory.close()
             self.over = True
             return
