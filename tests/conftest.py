@@ -27,8 +27,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Suspend coverage, also of child processes, during tests marked `simulator`."""
-    if item.get_closest_marker("simulator") is None:
+    """Suspend coverage, also of child processes, during tests marked `simulator` or `slow`.
+
+    The simulator shall not decide what counts as covered; slow tests would take half as long again.
+    """
+    if not any(map(item.get_closest_marker, ("simulator", "slow"))):
         return (yield)
     started = {name: os.environ.pop(name) for name in MEASURED if name in os.environ}
     measured = _running_coverage() if started else None

@@ -143,4 +143,4 @@ class TextTests(SynchronousTestCase):
         self.assertIn("pip install -e '.[test]'", second)
         command = second.rpartition("venv/bin/python ")[2]
         self.assertEqual(command, "-m pytest -n 2")
-        self.assertIn(f'/venv/bin/python" {command}\n', script)
+        self.assertIn(f'/venv/bin/python" {command} ', script)
