@@ -193,7 +193,7 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(options.config.data_root, str(Path.home() / "data"))
         [service] = makeService(options, Clock())
         self.assertEqual(service.config, evolve(options.config, threads=service.threads))
-        self.assertEqual(service._load_registry().broken, ())
+        self.assertEqual(service._registry.broken, ())
         words = ("--disable-plugin", ILL, "--disable-plugin", "byzpy-tw-il")
         error = self.assertRaises(UsageError, self.parsed, *words)
         self.assertIn("UNKNOWN_NAME: --disable-plugin 'byzpy-tw-il'", str(error))

@@ -235,7 +235,7 @@ class TogetherTests(SynchronousTestCase):
         [told] = set(self.successResultOf(answer).values())
         self.assertIn("MemoryError: full", told)
         self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)  # of two nodes
-        self.assertEqual(driver.computing, 0)
+        self.assertEqual(driver.computing, {})
 
 
 class DeviceTests(SynchronousTestCase):

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -28,11 +29,9 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.attacks.behaviour import Behaviour
 from byzpy_tw.attacks.knowledge.codec import decode_knowledge
-from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRequest, UnknownRun
 from byzpy_tw.plugin_code import describe_exception, foreign_cause, write_guard
-from byzpy_tw.scheduling.reactors import IComputeReactor
-from byzpy_tw.scheduling.threads import defer_to_pool, deferred_from_threads
+from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool, deferred_from_threads
 from byzpy_tw.vectors import round_to_dtype
 from byzpy_tw.workers.gradients import Answer, Gradient
 from byzpy_tw.workers.host import MAX_GROUP, NodeHost
@@ -64,33 +63,31 @@ class NodeScheduler:
     batch_writes: Callable[[], AbstractContextManager[None]] = nullcontext  # around sends
     stopped: bool = False
     round: int = field(default=-1, init=False)  # no work begins for an older one
-    computing: int = field(default=0, init=False)  # jobs of gradients in the pool
-    _awaited: dict[Deferred, None] = field(factory=dict, init=False)  # their outcomes, in order
+    # The outcomes of jobs of gradients in the pool, in order.
+    computing: dict[Deferred, None] = field(factory=dict, init=False)
     # node -> the timer of its late send, None once that is under way
     _delayed: dict[int, IDelayedCall | None] = field(factory=dict, init=False)
     # Nodes' work of all commands together: a peer may repeat one before it is done.
     _queue: deque[Callable[[], Coroutine[Any, Any, None]]] = field(factory=deque, init=False)
     _busy: int = field(default=0, init=False)  # of the window
-    _starting: bool = field(default=False, init=False)
     # Small gradients are the interpreter's work more than torch's: two threads at them
     # would spend their time waiting for each other.
-    _small: DeferredLock = field(factory=DeferredLock, init=False)
+    _small_jobs_lock: DeferredLock = field(factory=DeferredLock, init=False)
     _logged: set[str] = field(factory=set, init=False)  # texts with a traceback in the log
 
     log = Logger()
 
     async def send_gradients(self, round: int, nodes: Sequence[int], send: SendVector) -> Failures:
         """Send the gradient of each of `nodes`; return the failures."""
-        failures: Failures = {}
 
-        async def work(group: Sequence[int]) -> None:
-            self._check_round(round)
-            found = await self._gradients(round, group, narrow=True)
-            failures.update(await self._send_all(round, group, found, send))
+        async def work(group: Sequence[int]) -> Failures:
+            self.check_round(round)
+            found = await self._gradients(round, group, self.host.wire)
+            failures = await self._send_all(round, group, found, send)
             self._free_large(found)  # no other code uses them any more
+            return failures
 
-        groups = self._groups(nodes, self.host.group_size)
-        return {**await self._run_groups(groups, work), **failures}
+        return await self._run_groups(self._groups(nodes, self.host.group_size), work)
 
     async def send_attacks(
         self,
@@ -114,8 +111,7 @@ class NodeScheduler:
         plain = [node for node in nodes if self.host.is_plain(node)]
         others = [[node] for node in nodes if not self.host.is_plain(node)]
         groups = self._groups(plain, MAX_GROUP if d <= SHORT_VECTOR else 1)
-        failures = await self._run_groups([*groups, *others], attacks.send_group)
-        return {**failures, **attacks.failures}
+        return await self._run_groups([*groups, *others], attacks.send_group)
 
     def _groups(self, nodes: Sequence[int], most: int) -> list[Sequence[int]]:
         """Divide `nodes` into jobs, of several small ones where there are many."""
@@ -127,8 +123,8 @@ class NodeScheduler:
 
         The system takes 35 ms to take back 400 MB, and would hold up the reactor.
         """
-        found = [g.pieces for g in gradients if isinstance(g, Gradient)]
-        large = [piece for pieces in found for piece in pieces if piece.nbytes >= LARGE_TENSOR]
+        pieces = chain.from_iterable(g.pieces for g in gradients if isinstance(g, Gradient))
+        large = [piece for piece in pieces if piece.nbytes >= LARGE_TENSOR]
         if large and not self.stopped:
             defer_to_pool(self._reactor, self._pool, _free, large).addErrback(lambda _: None)
 
@@ -136,20 +132,20 @@ class NodeScheduler:
         self, round: int, nodes: Sequence[int], found: Sequence[Answer], send: SendVector
     ) -> Failures:
         """Send the gradient `found` for each of `nodes`; an exception is a failure."""
-        self._check_round(round)
+        self.check_round(round)
         failures: Failures = {}
         sending = []
+
+        def failed(why: Failure, node: int) -> None:
+            failures[node] = self._describe_failure(why.value)
+
         with self.batch_writes():
             for node, answer in zip(nodes, found):
                 if isinstance(answer, BaseException):
                     failures[node] = self._describe_failure(answer)
-                    continue
-
-                def failed(why: Failure, node: int = node) -> None:
-                    failures[node] = self._describe_failure(why.value)
-
-                sent = maybeDeferred(send, node, answer.pieces, answer.loss, round)
-                sending.append(sent.addErrback(failed))
+                else:
+                    sent = maybeDeferred(send, node, answer.pieces, answer.loss, round)
+                    sending.append(sent.addErrback(failed, node))
         await gatherResults(sending)
         return failures
 
@@ -176,18 +172,16 @@ class NodeScheduler:
     def stop(self) -> None:
         """Start no more work, and fail the work that is under way."""
         self.stopped = True
-        for gradient in list(self._awaited):
-            if not gradient.called:
-                gradient.errback(UnknownRun("the run was closed"))
+        while self.computing:  # each removes itself
+            next(iter(self.computing)).errback(UnknownRun("the run was closed"))
         delayed, self._delayed = self._delayed, {}
-        for call in delayed.values():
-            if call is not None:
-                call.cancel()
+        for call in filter(None, delayed.values()):
+            call.cancel()
 
     async def _run_groups(
         self,
         groups: Sequence[Sequence[int]],
-        work: Callable[[Sequence[int]], Awaitable[None]],
+        work: Callable[[Sequence[int]], Awaitable[Failures]],
     ) -> Failures:
         """Do `work` for each group of nodes; an exception is the failure of all in it."""
         failures: Failures = {}
@@ -198,7 +192,7 @@ class NodeScheduler:
             try:
                 if self.stopped:
                     raise UnknownRun("the run was closed")
-                await work(group)
+                failures.update(await work(group))
             except Exception as e:  # models and attacks are plugins' code
                 failures.update(dict.fromkeys(group, self._describe_failure(e)))
             left -= 1
@@ -207,7 +201,9 @@ class NodeScheduler:
 
         if groups:
             self._queue += [partial(run, group) for group in groups]
-            self._start_queued()
+            while self._queue and self._busy < self._window:
+                self._busy += 1
+                Deferred.fromCoroutine(self._run_queue())
             await done
         return failures
 
@@ -218,34 +214,25 @@ class NodeScheduler:
         error in one round is often one in all rounds.
         """
         words = " ".join(describe_exception(error).split())[:300]
-        cause = None if self.stopped else _foreign_cause(error)
-        if cause is not None and len(self._logged) < _MAX_TRACEBACKS and words not in self._logged:
+        cause = None if self.stopped else foreign_cause(error)
+        # No code is to blame for a connection that ends while a vector is on its way.
+        plugin = cause is not None and not isinstance(cause, (ConnectionError, CancelledError))
+        if plugin and len(self._logged) < _MAX_TRACEBACKS and words not in self._logged:
             self._logged.add(words)
             self.log.failure("a node's vector could not be computed", failure=Failure(cause))
         return words
 
-    def _start_queued(self) -> None:
-        """Start as much of the queue as the window has room for.
+    async def _run_queue(self) -> None:
+        """Do the queued work, one after the other.
 
         A loop, not a chain of callbacks: thousands of nodes may fail at once.
         """
+        while self._queue:
+            await self._queue.popleft()()
+        self._busy -= 1
 
-        def ended(result: Any) -> Any:
-            self._busy -= 1
-            self._start_queued()
-            return result
-
-        if self._starting:
-            return
-        self._starting = True
-        try:
-            while self._queue and self._busy < self._window:
-                self._busy += 1
-                Deferred.fromCoroutine(self._queue.popleft()()).addBoth(ended)
-        finally:
-            self._starting = False
-
-    def _check_round(self, round: int) -> None:
+    def check_round(self, round: int) -> None:
+        """Raise `BadRequest` where a newer round than `round` has begun."""
         if round < self.round:
             raise BadRequest(f"round {round} is over: round {self.round} has begun")
 
@@ -253,30 +240,28 @@ class NodeScheduler:
         """Return whether vectors of `round` are still useful.  Called in any thread."""
         return not self.stopped and round >= self.round
 
-    async def _gradients(
-        self, round: int, nodes: Sequence[int], *, narrow: bool = False
-    ) -> list[Answer]:
-        """Compute gradients or exceptions, in order; with `narrow` in the dtype of the wire."""
+    def _gradients(
+        self, round: int, nodes: Sequence[int], dtype: torch.dtype = torch.float32
+    ) -> Deferred[list[Answer]]:
+        """Compute gradients of `dtype`, or exceptions, in order."""
         if len(nodes) > 1:
-            return await self._small.run(self._compute, round, nodes, narrow)
-        return await self._compute(round, nodes, narrow)
+            return self._small_jobs_lock.run(self._compute, round, nodes, dtype)
+        return self._compute(round, nodes, dtype)
 
-    def _compute(self, round: int, nodes: Sequence[int], narrow: bool) -> Deferred[list[Answer]]:
-        wire = self.host.wire if narrow else torch.float32
-
+    def _compute(
+        self, round: int, nodes: Sequence[int], dtype: torch.dtype
+    ) -> Deferred[list[Answer]]:
         def start(done: Callable[[list[Answer]], None]) -> None:
             def finish(answers: list[Answer]) -> None:  # in the pool still
-                done([_to_wire_dtype(answer, wire) for answer in answers])
+                done([_to_dtype(answer, dtype) for answer in answers])
 
             self.host.gradients(self._pool, nodes, round, finish, lambda: self._wanted(round))
 
         gradients = deferred_from_threads(self._reactor, start)
-        self.computing += 1
-        self._awaited[gradients] = None
+        self.computing[gradients] = None
 
         def done(result: Any) -> Any:
-            self._awaited.pop(gradients, None)
-            self.computing -= 1
+            del self.computing[gradients]
             return result
 
         return gradients.addBoth(done)
@@ -293,16 +278,14 @@ class _AttackRound:
     _past: Mapping[int, Tensor]
     _send: SendVector
     _guard: write_guard
-    failures: Failures = field(factory=dict, init=False)
 
-    async def send_group(self, group: Sequence[int]) -> None:
-        scheduler, round = self._scheduler, self._round
-        scheduler._check_round(round)
-        if not scheduler.host.is_plain(group[0]):
+    async def send_group(self, group: Sequence[int]) -> Failures:
+        self._scheduler.check_round(self._round)
+        if not self._scheduler.host.is_plain(group[0]):
             await self._send_one(group[0])
-            return
+            return {}
         found = await self._in_pool(self._vectors, group)
-        self.failures.update(await scheduler._send_all(round, group, found, self._send))
+        return await self._scheduler._send_all(self._round, group, found, self._send)
 
     async def _send_one(self, node: int) -> None:
         """Send a vector that needs the node's own gradient, or act as its behaviour says."""
@@ -319,25 +302,22 @@ class _AttackRound:
             if isinstance(gradient, BaseException):
                 raise gradient
             own = gradient.vector
-        vector = await self._in_pool(self._vector, node, self._knowledge(node, own))
+        vector = await self._in_pool(self._vector, node, own)
         if behaviour == Behaviour.SLOW:
             scheduler._send_late(node, vector, round, self._send)
             return
         number = round
         if behaviour == Behaviour.REPLAY:
             number = max(0, round - host.nodes[node].attack.age)
-        scheduler._check_round(round)
+        scheduler.check_round(round)
         await self._send(node, [vector], 0.0, number)
 
     def _in_pool(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return defer_to_pool(self._scheduler._reactor, self._scheduler._pool, work, *args)
 
-    def _knowledge(self, node: int, own: Tensor | None = None) -> Knowledge:
-        d, past = self._scheduler.host.dimension, self._past.get(node)
-        return decode_knowledge(self._shown, h=self._h, d=d, own=own, past=past)
-
-    def _vector(self, node: int, known: Knowledge) -> Tensor:
-        host = self._scheduler.host
+    def _vector(self, node: int, own: Tensor | None = None) -> Tensor:
+        host, past = self._scheduler.host, self._past.get(node)
+        known = decode_knowledge(self._shown, h=self._h, d=host.dimension, own=own, past=past)
         vector = host.attack(node, self._round, known)
         self._guard.check()
         return round_to_dtype(vector, host.wire).contiguous()
@@ -348,7 +328,7 @@ class _AttackRound:
             try:
                 if not self._scheduler._wanted(self._round):
                     raise BadRequest("nobody waits for this vector any more")
-                found.append(Gradient((self._vector(node, self._knowledge(node)),), 0.0))
+                found.append(Gradient((self._vector(node),), 0.0))
             except Exception as e:  # an attack is a plugin's code
                 found.append(e)
         return found
@@ -360,19 +340,10 @@ def _free(tensors: Sequence[Tensor]) -> None:
         tensor.set_()  # type: ignore[call-overload]  # torch's stubs lack the form without arguments
 
 
-def _to_wire_dtype(answer: Answer, wire: torch.dtype) -> Answer:
+def _to_dtype(answer: Answer, dtype: torch.dtype) -> Answer:
     if isinstance(answer, BaseException):
         return answer
     try:
-        return Gradient(tuple(round_to_dtype(piece, wire) for piece in answer.pieces), answer.loss)
+        return Gradient(tuple(round_to_dtype(piece, dtype) for piece in answer.pieces), answer.loss)
     except Exception as e:  # as of no memory: it is the node's failure
         return e
-
-
-def _foreign_cause(error: BaseException) -> BaseException | None:
-    """Return the exception of foreign code that `error` is or was raised from, if any.
-
-    A connection that ends while a vector is on its way is no fault of such code.
-    """
-    cause = foreign_cause(error)
-    return None if isinstance(cause, (ConnectionError, CancelledError)) else cause

@@ -19,33 +19,23 @@ class SharedDeferred(Generic[T]):
     """
 
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
-        self._outcome: list[Any] = []  # one result or `Failure`, once there is one
-        self._waiting: list[Deferred[T]] = []
-        self._work = Deferred.fromCoroutine(work).addBoth(self._done)
-
-    def _done(self, outcome: Any) -> None:
-        self._outcome.append(outcome)
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            if not waiter.called:
-                _fire(waiter, outcome)
+        # A failure in a list is not logged as unhandled, and stays for those who wait later.
+        self._work = Deferred.fromCoroutine(work).addBoth(lambda outcome: [outcome])
 
     def wait(self) -> Deferred[T]:
         """Return a Deferred that fires, or fails, as the work does."""
         waiter: Deferred[T] = Deferred()
-        if self._outcome:
-            _fire(waiter, self._outcome[0])
-        else:
-            self._waiting.append(waiter)
+
+        def end(outcome: list[Any]) -> list[Any]:
+            (waiter.errback if isinstance(outcome[0], Failure) else waiter.callback)(outcome[0])
+            return outcome
+
+        self._work.addCallback(end)
         return waiter
 
     def cancel(self) -> None:
         """Cancel the work itself."""
         self._work.cancel()
-
-
-def _fire(waiter: Deferred[Any], outcome: Any) -> None:
-    (waiter.errback if isinstance(outcome, Failure) else waiter.callback)(outcome)
 
 
 async def settled(work: SharedDeferred[T] | None) -> T | None:

@@ -7,12 +7,16 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 
 from byzpy_tw.workers.pool import Pool
 
 T = TypeVar("T")
+
+
+class IComputeReactor(IReactorTime, IReactorFromThreads):
+    """Timers, and calls from the threads of a pool."""
 
 
 def defer_to_pool(
@@ -27,10 +31,9 @@ def defer_to_pool(
     def start(report: Callable[[Any], None]) -> None:
         def ended(future: Future[T]) -> None:
             try:
-                result: Any = future.result()
-            except BaseException:
-                result = Failure()
-            report(result)
+                report(future.result())
+            except BaseException as e:
+                report(e)
 
         # It is called in the pool's thread, or in the reactor's for a cancelled future.
         pool.submit(work, *args).add_done_callback(ended)

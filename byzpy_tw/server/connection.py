@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
@@ -15,9 +15,11 @@ from byzpy_tw.protocol.keys import SERVER, TRAINER
 from byzpy_tw.protocol.limited_amp import TLS_BEGINS, LimitedAMP
 from byzpy_tw.protocol.mtls import Peer, authenticated_peer, describe_tls_failure
 from byzpy_tw.protocol.requests import Request
-from byzpy_tw.server.interface import Server
 from byzpy_tw.server.protected_mode import MESSAGE, origin, same_machine
 from byzpy_tw.text import clean
+
+if TYPE_CHECKING:
+    from byzpy_tw.server.service import ByzpyServer
 
 # A fatal TLS alert, "access denied".
 _NO_KEYS = b"\x15\x03\x03\x00\x02\x02\x31"
@@ -32,13 +34,11 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
 
     def __init__(
         self,
-        server: Server,
+        server: ByzpyServer,
         responders: Mapping[type[Request[Any]], Callable[[Any], Any]],
     ) -> None:
-        limits = server.limits
-        super().__init__(
-            responders, most_box_bytes=limits.box_bytes, most_in_flight=limits.commands
-        )
+        box_bytes, commands = server.limits.box_bytes, server.limits.commands
+        super().__init__(responders, most_box_bytes=box_bytes, most_in_flight=commands)
         self.server = server
         self.identity: Peer | None = None  # of the certificate that was shown
         self.origin = ""  # the machine or network that it dialled from
@@ -122,6 +122,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
         return self.transport.getPeer().host, fingerprint
 
     def release_run(self, name: str) -> bool:
+        """Close a run that its trainer has opened elsewhere; return whether there was one."""
         return False
 
     def abort(self) -> None:

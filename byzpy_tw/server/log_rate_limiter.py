@@ -25,17 +25,13 @@ class LogRateLimiter:
     def allow(self) -> bool:
         """Return whether one more line may be logged."""
         if self._end is None:
-            self._end = self._reactor.callLater(SECONDS, self._end_window)
+            self._end = self._reactor.callLater(SECONDS, self.stop)
         self._lines += 1
         return self._lines <= LINES
 
-    def _end_window(self) -> None:
-        self._end = None
-        self.stop()
-
     def stop(self) -> None:
-        """Log how many lines were left out so far, and cancel the timer."""
-        if self._end is not None:
+        """End the window early or when its time is over; log how many lines were left out."""
+        if self._end is not None and self._end.active():
             self._end.cancel()
         left_out, self._lines, self._end = self._lines - LINES, 0, None
         if left_out > 0:

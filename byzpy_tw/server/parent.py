@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from attrs import define, field
+from attrs import define
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorCore
 from twisted.internet.protocol import Protocol, connectionDone
@@ -13,11 +13,11 @@ from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
 
 
+@define(eq=False)
 class _StopAtEOF(Protocol):
     """Stops the reactor when standard input ends."""
 
-    def __init__(self, reactor: IReactorCore) -> None:
-        self._reactor = reactor
+    _reactor: IReactorCore
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._reactor.running:
@@ -34,7 +34,6 @@ class UntilEOF(Service):
     """
 
     _reactor: IReactorCore
-    _input: StandardIO | None = field(default=None, init=False)
 
     def startService(self) -> None:
         super().startService()
@@ -42,4 +41,4 @@ class UntilEOF(Service):
             os.setpgid(0, 0)
         null = os.open(os.devnull, os.O_WRONLY)
         make: Any = StandardIO  # mypy takes the class of Windows
-        self._input = make(_StopAtEOF(self._reactor), stdin=0, stdout=null)
+        make(_StopAtEOF(self._reactor), stdin=0, stdout=null)

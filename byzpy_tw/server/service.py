@@ -7,6 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 from weakref import WeakValueDictionary
@@ -15,7 +16,13 @@ from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
-from twisted.internet.interfaces import IDelayedCall, IListeningPort
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IListeningPort,
+    IReactorCore,
+    IReactorTCP,
+    IReactorThreads,
+)
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -24,7 +31,6 @@ from twisted.python.failure import Failure
 from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import (
-    ByzpyTwError,
     LimitExceeded,
     PluginError,
     ServerError,
@@ -41,10 +47,9 @@ from byzpy_tw.protocol.addresses import Address, announcement
 from byzpy_tw.protocol.keys import Keys
 from byzpy_tw.protocol.mtls import wrap_in_tls
 from byzpy_tw.scheduling import clock
-from byzpy_tw.scheduling.reactors import IServerReactor
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred
-from byzpy_tw.scheduling.threads import defer_to_pool
-from byzpy_tw.server.interface import Connection
+from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
+from byzpy_tw.server.connection import ServerConnection
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
@@ -57,6 +62,10 @@ from byzpy_tw.workers.spec import RunSpec
 
 MAX_TRACEBACKS = 100  # of foreign code, in the life of a process
 TRIM_DELAY = 1.0  # seconds until a closed run's memory is given back
+
+
+class IServerReactor(IReactorCore, IReactorTCP, IReactorThreads, IComputeReactor):
+    """All that a server needs."""
 
 
 @define(eq=False)
@@ -82,10 +91,9 @@ class ByzpyServer(Service):
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
     listening: IListeningPort | None = field(default=None, init=False)
-    _sessions: dict[Connection, None] = field(factory=dict, init=False)  # in order
+    _sessions: dict[ServerConnection, None] = field(factory=dict, init=False)  # in order
     _trim_call: IDelayedCall | None = field(default=None, init=False)
     _last_run_ended: float = field(default=0.0, init=False)  # a reading of `clock.seconds`
-    _registry: Registry | None = field(default=None, init=False)
     _environment: SharedDeferred[Environment] | None = field(default=None, init=False)
     # Runs on the same data share it; it is freed with the last one.
     _datasets: WeakValueDictionary[str, Dataset] = field(factory=WeakValueDictionary, init=False)
@@ -184,7 +192,7 @@ class ByzpyServer(Service):
             # Another run ended meanwhile: its last job may still hold memory.
             self._trim_call = self.reactor.callLater(TRIM_DELAY, self._trim)
 
-    def admit(self, connection: Connection) -> bool:
+    def admit(self, connection: ServerConnection) -> bool:
         """Return whether `connection` may stay.
 
         Unauthenticated connections are counted apart, so they cannot use up the limit for
@@ -207,7 +215,7 @@ class ByzpyServer(Service):
             oldest.abort()  # no answer to it is on its way
         return True
 
-    def take_over(self, connection: Connection, run: str) -> None:
+    def take_over(self, connection: ServerConnection, run: str) -> None:
         """Close `run` on an older connection: its trainer was cut off and has come back.
 
         A run's name is a secret of its trainer.  With keys the certificate must be the same.
@@ -218,7 +226,7 @@ class ByzpyServer(Service):
                 self.log.info("{peer}: run {run} replaces that of {old}",
                               peer=connection.peer, run=run, old=old.peer)  # fmt: skip
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: ServerConnection) -> None:
         self._sessions.pop(connection, None)
 
     def environment(self) -> Deferred[Environment]:
@@ -235,28 +243,23 @@ class ByzpyServer(Service):
             raise ServerError(f"{type(e).__name__}: {e}") from None
 
     def _detect_environment(self) -> Environment:
-        registry = self._load_registry()
-        found = environment(
-            registry, probe=probe(), device=self.config.device, threads=self.threads
-        )
+        names, device = self._registry, self.config.device
+        found = environment(names, probe=probe(), device=device, threads=self.threads)
         if self.process:
             freeze_gc()
         return found
 
-    def _load_registry(self) -> Registry:
-        if self._registry is None:
-            self._registry = load(disabled=self.config.disable_plugin)
-            for broken in self._registry.broken:
-                self.log.warn("{line}", line=broken.text)
-        return self._registry
+    @cached_property
+    def _registry(self) -> Registry:
+        registry = load(disabled=self.config.disable_plugin)
+        for broken in registry.broken:
+            self.log.warn("{line}", line=broken.text)
+        return registry
 
     async def build(self, spec: RunSpec) -> tuple[NodeHost, str]:
         """Return the host of a new run, and the digest of its data."""
-        try:
-            host, digest = await self._run_serially(self._build, spec)
-        except ByzpyTwError as e:
-            self._log_foreign_failure(str(e), Failure())
-            raise
+        building = self._run_serially(self._build, spec)
+        host, digest = await building.addErrback(self._log_foreign_failure)
         self.log.info("the trial of {model} took {seconds:.3f} s",
                       model=spec.model, seconds=host.trial_outcome.seconds)  # fmt: skip
         return host, digest
@@ -271,47 +274,40 @@ class ByzpyServer(Service):
 
     async def prepare_attacks(self, host: NodeHost, attacks: Sequence[str]) -> None:
         """Prepare `attacks` on `host`, and try them."""
-        try:
-            if host.has_new_foreign_attack(attacks):
-                await self._run_serially(host.prepare_attacks, attacks)
-            else:  # as in the middle of a round, when nodes move here from a lost server
-                await defer_to_pool(self.reactor, self.pool, host.prepare_attacks, attacks)
-        except ByzpyTwError as e:
-            self._log_foreign_failure(str(e), Failure())
-            raise
+        if host.has_new_foreign_attack(attacks):
+            preparing = self._run_serially(host.prepare_attacks, attacks)
+        else:  # as in the middle of a round, when nodes move here from a lost server
+            preparing = defer_to_pool(self.reactor, self.pool, host.prepare_attacks, attacks)
+        await preparing.addErrback(self._log_foreign_failure)
 
-    def _log_foreign_failure(self, text: str, failure: Failure) -> None:
+    def _log_foreign_failure(self, failure: Failure) -> Failure:
         """Log the traceback of failed foreign code, once for each text, `MAX_TRACEBACKS` times."""
-        plugins = isinstance(failure.value, (PluginError, UnsuitableData, UnsuitableModel))
-        if not plugins or foreign_cause(failure.value) is None or text in self._logged_failures:
-            return
-        if len(self._logged_failures) < MAX_TRACEBACKS:
+        error, text = failure.value, str(failure.value)
+        new = text not in self._logged_failures and len(self._logged_failures) < MAX_TRACEBACKS
+        plugins = isinstance(error, (PluginError, UnsuitableData, UnsuitableModel))
+        if new and plugins and foreign_cause(error) is not None:
             self._logged_failures.add(text)
             self.log.failure("{text}", failure=failure, text=clean(text, 1000))
+        return failure
 
     def _build(self, spec: RunSpec) -> tuple[NodeHost, str]:
-        names = self._load_registry()
+        root, device, limits = Path(self.config.data_root), self.config.device, self.limits
         data = self._datasets.get(spec.dataset)
         if data is None:
-            data = names.make("dataset", spec.dataset, root=Path(self.config.data_root))
+            data = self._registry.make("dataset", spec.dataset, root=root)
             self._check_data_limit(data)
             self._datasets[spec.dataset] = data
         # Partitions may deal each label out to each shard, or each example by itself.
         pieces = max(data.classes * spec.shards, len(data.train))
-        if pieces > self.limits.pieces:
+        if pieces > limits.pieces:
             raise LimitExceeded(
                 f"{len(data.train):,} examples of {data.classes:,} classes for "
-                f"{spec.shards:,} shards: over {self.limits.pieces:,} pieces"
+                f"{spec.shards:,} shards: over {limits.pieces:,} pieces"
             )
         host = build_host(
-            spec,
-            names,
-            data_root=Path(self.config.data_root),
-            device=self.config.device,
-            most_elements=self.limits.vector_elements,
-            most_working=self.limits.working_mib * 2**20,
-            dataset=data,
-        )
+            spec, self._registry, data_root=root, device=device, dataset=data,
+            most_elements=limits.vector_elements, most_working=limits.working_mib * 2**20,
+        )  # fmt: skip
         return host, data.digest()
 
     def _check_data_limit(self, data: Dataset) -> None:

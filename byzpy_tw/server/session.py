@@ -6,7 +6,7 @@ hands in a ticket and becomes a run's tensor stream.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
@@ -22,19 +22,21 @@ from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
 from byzpy_tw.server.connection import ServerConnection
 from byzpy_tw.server.idle import CHECKS_PER_TIMEOUT, GRACE_FACTOR, IdleDetector
-from byzpy_tw.server.interface import Server
-from byzpy_tw.server.run import ServerRun
 from byzpy_tw.server.run_executor import RunExecutor
+from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.text import clean
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import RunSpec
 
+if TYPE_CHECKING:
+    from byzpy_tw.server.service import ByzpyServer
+
 
 class Session(ServerConnection):
     """The server's end of one connection."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ByzpyServer) -> None:
         super().__init__(
             server,
             {
@@ -185,7 +187,7 @@ class Session(ServerConnection):
         most = min(most, self.server.limits.shown_mib * 2**20)
         most = max(most, run.host.dimension * 4)  # parameters have a limit of their own
         stream = TensorStream(run, most, ended, name=self.peer)
-        run.stream = stream
+        run.attach(stream)
         self.release_transport()
         return stream
 

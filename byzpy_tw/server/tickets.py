@@ -7,10 +7,11 @@ import secrets
 from collections.abc import Hashable
 
 from attrs import define, field, frozen
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
 from byzpy_tw.errors import BadTicket
-from byzpy_tw.server.run import ServerRun
+from byzpy_tw.scheduling import clock
+from byzpy_tw.server.server_run import ServerRun
 
 
 @frozen(eq=False)
@@ -18,14 +19,14 @@ class _Ticket:
     secret: bytes
     run: ServerRun
     peer: Hashable
-    expiry: IDelayedCall
+    expiry: float  # a reading of `clock.seconds`
 
 
 @define(eq=False)
 class Tickets:
     """The tickets that were issued and not used yet."""
 
-    _clock: IReactorTime
+    _reactor: IReactorTime
     _seconds: float  # until one expires
     _open: list[_Ticket] = field(factory=list, init=False)
 
@@ -35,7 +36,7 @@ class Tickets:
         A peer is an address, and a certificate where there are keys.
         """
         secret = secrets.token_bytes(16)
-        expiry = self._clock.callLater(self._seconds, self.revoke, run)
+        expiry = clock.seconds(self._reactor) + self._seconds
         self._open.append(_Ticket(secret, run, peer, expiry))
         return secret
 
@@ -44,8 +45,9 @@ class Tickets:
 
         Raises `BadTicket` for one that is unknown, used, expired, or another peer's.
         """
+        now = clock.seconds(self._reactor)
         for ticket in self._open:
-            if hmac.compare_digest(ticket.secret, secret):
+            if now < ticket.expiry and hmac.compare_digest(ticket.secret, secret):
                 if ticket.peer != peer:
                     raise BadTicket(
                         "this ticket was given to another peer: to another address, or "
@@ -57,7 +59,4 @@ class Tickets:
 
     def revoke(self, run: ServerRun) -> None:
         """Forget the tickets of `run`."""
-        for ticket in [t for t in self._open if t.run is run]:
-            self._open.remove(ticket)
-            if ticket.expiry.active():
-                ticket.expiry.cancel()
+        self._open = [ticket for ticket in self._open if ticket.run is not run]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorProcess, IReactorTCP
 
 from byzpy_tw.output.program import IProgramReactor
-from byzpy_tw.scheduling.reactors import IComputeReactor
+from byzpy_tw.scheduling.threads import IComputeReactor
 
 
 class ITrainerReactor(IProgramReactor, IReactorProcess, IReactorTCP, IComputeReactor):

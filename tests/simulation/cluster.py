@@ -17,7 +17,7 @@ from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.frames import Header, Kind
-from byzpy_tw.server.run import ServerRun
+from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import RunSpec
@@ -121,11 +121,11 @@ class VirtualServer:
     def lie(self, random: Random) -> str | None:
         """Send a frame that no honest server would, on a run's stream; what it was."""
         run = next((run for run in self.runs if run.stream is not None), None)
-        if run is None or not run.host.nodes or run._arrivals.round < 0:
+        if run is None or not run.host.nodes or run._scheduler.round < 0:
             return None
         own = sorted(run.host.nodes)
         peers = [node for node in range(run.host.spec.n) if node not in run.host.nodes]
-        node, round, d = random.choice(own), run._arrivals.round, run.host.dimension
+        node, round, d = random.choice(own), run._scheduler.round, run.host.dimension
         kind = random.choice(("again", "other", "future", "past", "long", "nan"))
         if kind == "other" and peers:
             node = random.choice(peers)

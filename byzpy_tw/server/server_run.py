@@ -7,13 +7,13 @@ for its round's parameters, and for each piece of an attack's knowledge, unless 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
 from attrs import define, field
 from torch import Tensor
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, succeed
 from twisted.python.failure import Failure
 
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, decode_piece
@@ -22,8 +22,7 @@ from byzpy_tw.protocol.frames import Header, Kind, vector_header
 from byzpy_tw.protocol.knowledge_frames import allocate_piece
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
-from byzpy_tw.scheduling.reactors import IComputeReactor
-from byzpy_tw.scheduling.threads import defer_to_pool
+from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
 from byzpy_tw.server.idle import IdleDetector
 from byzpy_tw.server.run_executor import RunExecutor
 from byzpy_tw.workers.host import NodeHost
@@ -33,25 +32,10 @@ _MAX_ATTACK_ROUNDS = 3  # with attacks being computed at once
 
 @define(eq=False)
 class RoundArrivals:
-    """Deferreds for things that arrive once a round, in any order.
+    """Deferreds for things that arrive once a round, in any order."""
 
-    Only the newest round is kept; waits for an older one fail.
-    """
-
-    round: int = -1
     _arrived: set[str] = field(factory=set, init=False)
     _waiting: dict[str, list[Deferred[None]]] = field(factory=dict, init=False)
-
-    def begin(self, round: int) -> None:
-        """Forget older rounds than `round`."""
-        if round > self.round:
-            self.fail(BadRequest(f"round {self.round} is over: round {round} has begun"))
-            self.round, self._arrived = round, set()
-
-    def check(self, round: int) -> None:
-        """Raise `BadRequest` where a newer round than `round` has begun."""
-        if self.round != round:
-            raise BadRequest(f"round {round} is over: round {self.round} has begun")
 
     def has(self, what: str) -> bool:
         return what in self._arrived
@@ -62,18 +46,16 @@ class RoundArrivals:
             waiter.callback(None)
 
     def wait(self, what: str) -> Deferred[None]:
-        waiter: Deferred[None] = Deferred()
         if what in self._arrived:
-            waiter.callback(None)
-        else:
-            self._waiting.setdefault(what, []).append(waiter)
+            return succeed(None)
+        waiter: Deferred[None] = Deferred()
+        self._waiting.setdefault(what, []).append(waiter)
         return waiter
 
     def fail(self, error: Exception) -> None:
         waiting, self._waiting = self._waiting, {}
-        for waiters in waiting.values():
-            for waiter in waiters:
-                waiter.errback(error)
+        for waiter in chain.from_iterable(waiting.values()):
+            waiter.errback(error)
 
 
 @define(eq=False)
@@ -88,7 +70,7 @@ class ServerRun:
     _max_knowledge_bytes: int  # of a round's attacks
     stream: TensorStream | None = None
     stall_detector: IdleDetector = field(factory=IdleDetector, init=False)  # within a frame
-    _arrivals: RoundArrivals = field(factory=RoundArrivals, init=False)
+    _arrivals: RoundArrivals = field(factory=RoundArrivals, init=False)  # of the newest round
     _staging: Tensor | None = field(default=None, init=False)
     _conversion_lock: DeferredLock = field(factory=DeferredLock, init=False)
     _copying: bool = field(default=False, init=False)  # from there into the model
@@ -97,9 +79,6 @@ class ServerRun:
     _pieces: dict[str, Tensor] = field(factory=dict, init=False)
     _knowledge_bytes: int = field(default=0, init=False)  # allocated for this round's pieces
     _attack_rounds: list[int] = field(factory=list, init=False)  # of attacks being computed
-
-    def __attrs_post_init__(self) -> None:
-        self._scheduler.batch_writes = self._batch_writes
 
     @property
     def closed(self) -> bool:
@@ -115,43 +94,42 @@ class ServerRun:
     @property
     def mid_frame(self) -> bool:
         """True while the stream waits for the trainer to send or read the rest of a frame."""
-        if self.stream is None:
-            return False
-        return not self.stream.reader.between_frames or bool(self.stream.writer)
+        stream = self.stream
+        return stream is not None and (not stream.reader.between_frames or bool(stream.writer))
+
+    def attach(self, stream: TensorStream) -> None:
+        """Take the frames of `stream`, and send vectors on it."""
+        self.stream, self._scheduler.batch_writes = stream, stream.batch_writes
 
     # -- frames from the trainer
 
     def frame_started(self, header: Header) -> Tensor | None:
-        if self.closed or header.round < self._arrivals.round:
+        if self.closed or header.round < self._scheduler.round:
             # A command overtakes frames: over a slow link those of the last round may still
             # be on their way when the trainer has begun the next.
             return None
         if header.kind is Kind.PARAMETERS:
             return self._memory_for_parameters(header)
         if header.kind is Kind.PIECE:
+            host = self.host
             name, memory = allocate_piece(
-                header,
-                self.host.pieces,
-                most_h=self.host.spec.shards,
-                d=self.host.dimension,
-                wire=self.host.wire,
+                header, host.pieces, most_h=host.spec.shards, d=host.dimension, wire=host.wire
             )
-            self._reserve(name, header)
         elif header.kind is Kind.PAST:
-            memory = self._memory_for_past(header)
+            name, memory = self._allocate_past(header)
         else:
             raise BadFrame(f"a server takes no frames of kind {header.kind.name}")
+        self._reserve(name, header)
         self._incoming = memory
         return memory
 
-    def _memory_for_past(self, header: Header) -> Tensor:
+    def _allocate_past(self, header: Header) -> tuple[str, Tensor]:
         node, d = self.host.nodes.get(header.index), self.host.dimension
         if node is None or node.attack is None or PAST not in self.host.pieces:
             raise BadFrame(f"the past of node {header.index} was not expected")
         if header.elements != d or header.dtype is not self.host.wire:
             raise BadFrame(f"a past of {header.elements} {header.dtype} elements, d={d}")
-        self._reserve(_past_name(header.index), header)
-        return torch.empty(d, dtype=header.dtype)
+        return _past_name(header.index), torch.empty(d, dtype=header.dtype)
 
     def _reserve(self, name: str, header: Header) -> None:
         """Count the memory of a piece, which is kept until the round ends.
@@ -190,10 +168,9 @@ class ServerRun:
 
     def frame_received(self, header: Header) -> None:
         incoming, self._incoming = self._incoming, None
-        if self.closed or header.round != self._arrivals.round:
+        if self.closed or header.round != self._scheduler.round:
             return  # its round ended while it was on its way
-        if header.kind in (Kind.PIECE, Kind.PAST):
-            assert incoming is not None
+        if incoming is not None:
             past = header.kind is Kind.PAST
             name = _past_name(header.index) if past else PIECES[header.index]
             self._pieces[name] = incoming
@@ -204,32 +181,33 @@ class ServerRun:
             self._install(header.round)
 
     def _begin(self, round: int) -> None:
-        if round > self._arrivals.round:
-            self._pieces, self._knowledge_bytes = {}, 0
-            self._scheduler.round = round
-            self._arrivals.begin(round)
+        """Forget older rounds than `round`; waits for what they lacked fail."""
+        over = self._scheduler.round
+        if round > over:
+            arrivals, self._arrivals = self._arrivals, RoundArrivals()
+            self._pieces, self._knowledge_bytes, self._scheduler.round = {}, 0, round
+            arrivals.fail(BadRequest(f"round {over} is over: round {round} has begun"))
 
     def _install(self, round: int) -> None:
         """Copy staged parameters into the model once no computation uses it."""
-        if self.closed or self._arrivals.round != round or self._staging is None:
+        if self.closed or self._scheduler.round != round or self._staging is None:
             return
         if self._scheduler.computing or self._copying:
             self._reactor.callLater(0.005, self._install, round)
             return
         staged, self._staging, self._copying = self._staging, None, True
 
-        def installed(_: Any) -> None:
+        def installed(result: Any) -> None:
             self._copying = False
-            if not self.closed and self._arrivals.round == round:
+            if self.closed:
+                return
+            if isinstance(result, Failure):
+                self._arrivals.fail(ServerError(f"parameters: {result.getErrorMessage()}"))
+            elif self._scheduler.round == round:
                 self._arrivals.arrived("parameters")
 
-        def failed(why: Failure) -> None:
-            self._copying = False
-            if not self.closed:
-                self._arrivals.fail(ServerError(f"parameters: {why.getErrorMessage()}"))
-
-        copied = defer_to_pool(self._reactor, self._executor, self.host.parameters.copy_, staged)
-        copied.addCallbacks(installed, failed)
+        copying = defer_to_pool(self._reactor, self._executor, self.host.parameters.copy_, staged)
+        copying.addBoth(installed)
 
     # -- commands
 
@@ -255,7 +233,7 @@ class ServerRun:
         # Attacks of rounds that are over keep their knowledge until they end.
         if len({*self._attack_rounds, round}) > _MAX_ATTACK_ROUNDS:
             raise ServerBusy(f"attacks of {_MAX_ATTACK_ROUNDS} rounds are not done yet")
-        self._arrivals.check(round)  # a new one may have begun during the last conversion
+        self._scheduler.check_round(round)  # a new one may have begun during the last conversion
         shown = {piece: self._pieces[piece] for piece in common}
         past = {node: self._pieces[_past_name(node)] for node in own}
         self._attack_rounds.append(round)
@@ -268,13 +246,13 @@ class ServerRun:
 
     def _to_float32(self, round: int, piece: str) -> Deferred[None] | None:
         """Convert a piece, once for all commands that use it."""
-        self._arrivals.check(round)
+        self._scheduler.check_round(round)
         tensor = self._pieces[piece]
         if tensor.dtype is not torch.float16 and tensor.dtype is not torch.bfloat16:
             return None
 
         def keep(wide: Tensor) -> None:
-            if self._arrivals.round == round:
+            if self._scheduler.round == round:
                 self._pieces[piece] = wide
 
         return defer_to_pool(self._reactor, self._executor, decode_piece, tensor).addCallback(keep)
@@ -294,7 +272,7 @@ class ServerRun:
 
     def _parameters(self, round: int) -> Deferred[None]:
         self._begin(round)
-        self._arrivals.check(round)
+        self._scheduler.check_round(round)
         return self._arrivals.wait("parameters")
 
     def _send_vector(
@@ -303,9 +281,6 @@ class ServerRun:
         if self.stream is None:
             raise UnknownRun(f"run {self.name!r} was closed")
         return self.stream.send(vector_header(node, pieces, loss, round), *pieces)
-
-    def _batch_writes(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.stream is None else self.stream.batch_writes()
 
     # -- the end
 
