@@ -31,7 +31,7 @@ from byzpy_tw.config import server
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.plugins import KINDS, hookspecs, load
 from byzpy_tw.plugins.registry import Entry
-from byzpy_tw.protocol.wire_errors import WIRE_ERRORS
+from byzpy_tw.protocol.requests import WIRE_ERRORS
 from byzpy_tw.records import schema
 
 NOTE = "<!-- Written by docs/generate.py: change the code that it reads, then run it. -->\n"

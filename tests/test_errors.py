@@ -15,8 +15,8 @@ from byzpy_tw import errors
 from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.commands import Ping
-from byzpy_tw.protocol.limited_amp import MESSAGE, LimitedAMP
-from byzpy_tw.protocol.wire_errors import FATAL, WIRE_ERRORS
+from byzpy_tw.protocol.limited_amp import FATAL, MAX_ERROR_CHARS, LimitedAMP
+from byzpy_tw.protocol.requests import WIRE_ERRORS
 
 ALL = [
     thing
@@ -183,7 +183,7 @@ class TripTests(SynchronousTestCase):
     def test_messages_are_bounded(self) -> None:
         """An error text that would not fit into an answer is clipped, not lost."""
         failure, pump = self.refused(errors.BadRequest("x\n" * 100_000))
-        self.assertLessEqual(len(str(failure.value)), MESSAGE)
+        self.assertLessEqual(len(str(failure.value)), MAX_ERROR_CHARS)
         self.assertIsNone(re.search(r"[\r\n]", str(failure.value)))
         self.assertTrue(self.lives(pump))
 

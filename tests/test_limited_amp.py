@@ -17,8 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.config.server import BOX_BYTES, IN_FLIGHT
 from byzpy_tw.errors import BadRequest, ServerError, UnsuitableModel, WireError
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.limited_amp import MESSAGE, LimitedAMP
-from byzpy_tw.protocol.wire_errors import FATAL, WIRE_ERRORS
+from byzpy_tw.protocol.limited_amp import FATAL, MAX_ERROR_CHARS, LimitedAMP
+from byzpy_tw.protocol.requests import WIRE_ERRORS
 from byzpy_tw.testing.doubles import SlowTransport
 
 
@@ -109,7 +109,7 @@ class BreachTests(SynchronousTestCase):
             with self.subTest(name):
                 [answer] = self.assertBreach(ask(name), repr(name)[:60])
                 self.assertEqual(answer[b"_error_code"], b"WIRE")
-                self.assertLess(len(answer[b"_error_description"]), MESSAGE + 1)
+                self.assertLess(len(answer[b"_error_description"]), MAX_ERROR_CHARS + 1)
 
     def test_no_answer_wanted(self) -> None:
         """A command without back-pressure is none of ours."""
@@ -204,7 +204,7 @@ class AnswerTests(SynchronousTestCase):
             raise BadRequest("\N{SNOWMAN}" * 100_000)
 
         failure, pump = self.ask(refuse)
-        self.assertEqual(str(failure.value), "\N{SNOWMAN}" * MESSAGE)
+        self.assertEqual(str(failure.value), "\N{SNOWMAN}" * MAX_ERROR_CHARS)
         self.assertFalse(pump.clientIO.disconnected)
 
     def test_a_bug_is_logged_here_and_told_in_words(self) -> None:

@@ -68,16 +68,8 @@ class Header:
         return self.elements * self.dtype.itemsize
 
     def pack(self) -> bytes:
-        return HEADER.pack(
-            _MAGIC,
-            self.kind,
-            _CODES[self.dtype],
-            0,
-            self.index,
-            self.round,
-            self.elements,
-            self.loss,
-        )
+        dtype, index, round = _CODES[self.dtype], self.index, self.round
+        return HEADER.pack(_MAGIC, self.kind, dtype, 0, index, round, self.elements, self.loss)
 
 
 def unpack(data: bytes | bytearray) -> Header:

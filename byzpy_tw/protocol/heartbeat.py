@@ -41,7 +41,6 @@ class Heartbeat:
     def stop(self) -> None:
         if self._call is not None and self._call.active():
             self._call.cancel()
-        self._call = None
 
     def mark_alive(self, _: Any = None) -> None:
         """Note a sign of life of the peer."""
@@ -50,16 +49,13 @@ class Heartbeat:
     @property
     def suspect(self) -> bool:
         """True once the peer has been silent for longer than a healthy one ever is."""
-        return (
-            clock.seconds(self._clock) - self._last_heard
-            > self.seconds / PINGS_PER_TIMEOUT + self.seconds / 6
-        )
+        silence = clock.seconds(self._clock) - self._last_heard
+        return silence > self.seconds / PINGS_PER_TIMEOUT + self.seconds / 6
 
     def _schedule(self) -> None:
         now = clock.seconds(self._clock)
-        self._next = min(
-            now + self.seconds / PINGS_PER_TIMEOUT, max(now, self._last_heard + self.seconds)
-        )
+        end = max(now, self._last_heard + self.seconds)
+        self._next = min(now + self.seconds / PINGS_PER_TIMEOUT, end)
         self._call = self._clock.callLater(self._next - now, self._beat)
 
     def _beat(self) -> None:
@@ -68,17 +64,13 @@ class Heartbeat:
             # This process was suspended itself: data of the peer is still unread.
             self._last_heard = now
         if now >= self._last_heard + self.seconds:  # the sum of `_schedule`, with its rounding
-            self._call = None
             self._dead(f"no answer to pings for {self.seconds:g} s")
             return
         if not self._asked:
             self._asked = True
-            self._ping().addCallbacks(self._on_answer, self._on_failure)
+            # A failure means that the connection is gone, which is reported elsewhere.
+            self._ping().addCallback(self.mark_alive).addBoth(self._answered)
         self._schedule()
 
-    def _on_answer(self, _: Any) -> None:
+    def _answered(self, _: Any) -> None:
         self._asked = False
-        self.mark_alive()
-
-    def _on_failure(self, _: Any) -> None:
-        self._asked = False  # the connection is gone, which is reported elsewhere

@@ -16,14 +16,8 @@ from pathlib import Path
 
 from attrs import frozen
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 from cryptography.x509.oid import NameOID
 
 from byzpy_tw.errors import BadKeys
@@ -43,18 +37,15 @@ class Authority:
     certificate: x509.Certificate
 
     def pem(self) -> bytes:
-        return _pem(self.key) + self.certificate.public_bytes(Encoding.PEM)
+        return _key_pem(self.key) + self.certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def new_authority(days: int = CA_DAYS, now: datetime.datetime | None = None) -> Authority:
     """Return the CA of a new cluster."""
     key = ec.generate_private_key(ec.SECP256R1())
     # With one name for all, only signatures would tell files of two clusters apart.
-    name = _name(f"byzpy_tw cluster {secrets.token_hex(8)}")
-    made = _certificate_builder(name, name, key, key, days, now)
-    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    made = made.add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
-    return Authority(key, made.sign(key, hashes.SHA256()))
+    certificate = _certify(f"byzpy_tw cluster {secrets.token_hex(8)}", key, days, now)
+    return Authority(key, certificate)
 
 
 def new_keys(
@@ -66,17 +57,11 @@ def new_keys(
 ) -> bytes:
     """Return a key file for `name` in `role`: key, certificate, and the CA's certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
-    ca = authority.certificate
-    made = _certificate_builder(
-        _name(name), ca.subject, key, authority.key, days, now, ca.not_valid_after_utc
-    )
-    made = made.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    made = made.add_extension(_usage(digital_signature=True), critical=True)
-    made = made.add_extension(x509.ExtendedKeyUsage([USAGES[role]]), critical=True)
+    usage = x509.ExtendedKeyUsage([USAGES[role]])
     shared = x509.SubjectAlternativeName([x509.DNSName(dns_name(role))])
-    made = made.add_extension(shared, critical=False)
-    signed = made.sign(authority.key, hashes.SHA256())
-    return _pem(key) + b"".join(c.public_bytes(Encoding.PEM) for c in (signed, ca))
+    signed = _certify(name, key, days, now, authority, (usage, True), (shared, False))
+    chain = signed, authority.certificate
+    return _key_pem(key) + b"".join(c.public_bytes(serialization.Encoding.PEM) for c in chain)
 
 
 def generate(
@@ -103,23 +88,20 @@ def generate(
     if trainer or not known:
         roles[TRAINER] = TRAINER
     for name in roles:
-        _check_absent(folder / f"{name}.pem", servers)
+        path = folder / f"{name}.pem"
+        if os.path.lexists(path):
+            other = "name another with --server NAME" if name in servers else "keep it"
+            raise BadKeys(f"{path} exists and is not overwritten: {other}, or move it away first")
     authority = _load_authority(folder / CA_FILE) if known else new_authority(max(CA_DAYS, days))
     files = {} if known else {CA_FILE: authority.pem()}
     files |= {f"{name}.pem": new_keys(authority, role, name, days) for name, role in roles.items()}
     return _write_all(folder, files)
 
 
-def _check_absent(path: Path, servers: Sequence[str]) -> None:
-    if os.path.lexists(path):
-        other = "name another with --server NAME" if path.stem in servers else "keep it"
-        raise BadKeys(f"{path} exists and is not overwritten: {other}, or move it away first")
-
-
 def _load_authority(path: Path) -> Authority:
     try:
         data = path.read_bytes()
-        key = load_pem_private_key(data, None)
+        key = serialization.load_pem_private_key(data, None)
         certificate = x509.load_pem_x509_certificate(data)
     except OSError as e:
         raise BadKeys(f"cannot read the CA's key in {path}: {e.strerror or e}") from None
@@ -156,42 +138,45 @@ def _write_all(folder: Path, files: dict[str, bytes]) -> list[Path]:
     return written
 
 
-def _certificate_builder(
-    subject: x509.Name,
-    issuer: x509.Name,
+def _certify(
+    name: str,
     key: ec.EllipticCurvePrivateKey,
-    signer: ec.EllipticCurvePrivateKey,
     days: int,
     now: datetime.datetime | None,
-    at_most: datetime.datetime | None = None,
-) -> x509.CertificateBuilder:
+    authority: Authority | None = None,
+    *extensions: tuple[x509.ExtensionType, bool],  # and whether it is critical
+) -> x509.Certificate:
+    """Return the certificate of `key`, signed by `authority`, or as a CA by itself."""
     now = now or datetime.datetime.now(datetime.UTC)
     try:
         end = now + datetime.timedelta(days=days)
     except OverflowError:
         raise BadKeys(f"--days {days} is too many") from None
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    issuer, signer, ca = subject, key, authority is None
+    if authority is not None:
+        issuer, signer = authority.certificate.subject, authority.key
+        # A certificate that outlived its CA would be refused for an obscure reason.
+        end = min(end, authority.certificate.not_valid_after_utc)
+    usage = x509.KeyUsage(
+        digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, content_commitment=False,
+        key_encipherment=False, data_encipherment=False, key_agreement=False,
+        encipher_only=False, decipher_only=False,
+    )  # fmt: skip
     made = x509.CertificateBuilder(issuer, subject, key.public_key())
     made = made.serial_number(x509.random_serial_number())
-    made = made.not_valid_before(now - BACKDATED)
-    # A certificate that outlived its CA would be refused for an obscure reason.
-    made = made.not_valid_after(min(end, at_most) if at_most else end)
-    ours = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    theirs = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
-    return made.add_extension(ours, critical=False).add_extension(theirs, critical=False)
+    made = made.not_valid_before(now - BACKDATED).not_valid_after(end)
+    for extension, critical in (
+        (x509.BasicConstraints(ca, path_length=0 if ca else None), True),
+        (usage, True),
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
+        *extensions,
+    ):
+        made = made.add_extension(extension, critical)
+    return made.sign(signer, hashes.SHA256())
 
 
-def _usage(**used: bool) -> x509.KeyUsage:
-    nothing = dict.fromkeys(
-        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment")
-        + ("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
-        False,
-    )
-    return x509.KeyUsage(**{**nothing, **used})
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(encoding, form, serialization.NoEncryption())

@@ -27,6 +27,8 @@ SERVER, TRAINER = "server", "trainer"
 USAGES = {SERVER: ExtendedKeyUsageOID.SERVER_AUTH, TRAINER: ExtendedKeyUsageOID.CLIENT_AUTH}
 KEYGEN_HINT = "make one with 'python -m byzpy_tw keygen DIR'"
 RENEW_HINT = "make a new one with 'python -m byzpy_tw keygen' where the cluster's CA is"
+_CONTENTS = "it must hold a private key, its certificate and the cluster's CA"
+_MINUTE = "%Y-%m-%d %H:%M UTC"
 _BLOCK = re.compile(rb"(-----BEGIN ([A-Z ]+)-----.*?-----END \2-----)", re.DOTALL)
 _MOST_BYTES = 100_000  # of a file; ours have about 2,000
 
@@ -104,10 +106,9 @@ def load_keys(path: Path, role: str, now: datetime.datetime | None = None) -> Ke
             raise BadKeys(f"{path}: its {what} expired on {one.not_valid_after_utc:%Y-%m-%d}; "
                           f"{RENEW_HINT}")  # fmt: skip
         if now < one.not_valid_before_utc:
-            since = _format_minute(one.not_valid_before_utc)
             raise BadKeys(
-                f"{path}: its {what} is not valid before {since}, and here it is "
-                f"{_format_minute(now)}; is this machine's clock right?"
+                f"{path}: its {what} is not valid before {one.not_valid_before_utc:{_MINUTE}}, "
+                f"and here it is {now:{_MINUTE}}; is this machine's clock right?"
             )
     left = (certificate.not_valid_after_utc - now).days
     if left < 30:
@@ -139,9 +140,10 @@ def _parse_pem(
     """Return the file's key, its certificate and the CA's, which may be in any order."""
     blocks = _BLOCK.findall(data)
     keys = [block for block, kind in blocks if kind.endswith(b"PRIVATE KEY")]
-    if len(keys) != 1:
-        raise BadKeys(_missing(path, "a private key") if not keys else
-                      f"{path} holds {len(keys)} private keys, not one; {KEYGEN_HINT}")  # fmt: skip
+    if not keys:
+        raise BadKeys(f"{path} lacks a private key: {_CONTENTS}; {KEYGEN_HINT}")
+    if len(keys) > 1:
+        raise BadKeys(f"{path} holds {len(keys)} private keys, not one; {KEYGEN_HINT}")
     try:
         key = load_pem_private_key(keys[0], None)
     except TypeError:
@@ -158,24 +160,13 @@ def _parse_pem(
     except ValueError as e:
         raise BadKeys(f"{path}: a certificate in it does not parse; {KEYGEN_HINT}") from e
     for kind, what in ((False, "a certificate"), (True, "the cluster's CA certificate")):
-        if kinds.count(kind) == 0:
-            raise BadKeys(_missing(path, what))
+        if kind not in kinds:
+            raise BadKeys(f"{path} lacks {what}: {_CONTENTS}; {KEYGEN_HINT}")
     if len(found) != 2:
         raise BadKeys(
             f"{path} holds {len(found)} certificates, not its own and the CA's; {KEYGEN_HINT}"
         )
     return key, found[kinds.index(False)], found[kinds.index(True)]
-
-
-def _missing(path: Path, what: str) -> str:
-    return (
-        f"{path} lacks {what}: it must hold a private key, its certificate and the "
-        f"cluster's CA; {KEYGEN_HINT}"
-    )
-
-
-def _format_minute(moment: datetime.datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:

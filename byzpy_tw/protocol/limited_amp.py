@@ -19,15 +19,20 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from byzpy_tw import errors
 from byzpy_tw.config.server import BOX_BYTES, IN_FLIGHT
 from byzpy_tw.errors import BadRequest, ByzpyTwError, ServerError, WireError
-from byzpy_tw.protocol.requests import Request, decode, encode
-from byzpy_tw.protocol.wire_errors import FATAL, WIRE_ERRORS
+from byzpy_tw.protocol.requests import WIRE_ERRORS, Request, decode, encode
 from byzpy_tw.text import clean
 
 A = TypeVar("A")
 
-MESSAGE = 2_000  # characters of an error that travel
+# After these errors a server closes the connection.  (AMP's own `fatalErrors` come last in its
+# table, where a base class has matched already.)
+FATAL: frozenset[type[Exception]] = frozenset(
+    {errors.BadTicket, errors.VersionMismatch, errors.ProtectedMode, errors.NotAuthenticated}
+)
+MAX_ERROR_CHARS = 2_000  # of an error that travels
 # The length that AMP reads where TLS begins a record: its kind (an alert, or a
 # handshake), and the first byte of a version.
 TLS_BEGINS = (0x1503, 0x1603)
@@ -231,22 +236,15 @@ class LimitedAMP(amp.AMP):
             if not isinstance(result, Failure):
                 return result
             name = repr(box[amp.COMMAND])[:80]
-            if not _is_wire_error(result):
-                why = f"{name}: {result.type.__name__}: {result.value}"[:MESSAGE]
+            ours = result.check(amp.RemoteAmpError) is not None
+            if not ours or result.value.errorCode not in WIRE_ERRORS.values():
+                why = f"{name}: {result.type.__name__}: {result.value}"[:MAX_ERROR_CHARS]
                 result = Failure(amp.RemoteAmpError(WireError.code.encode(), why, True))
             if result.value.fatal:  # AMP closes the connection behind this answer
                 self._begin_hang_up(result.value.description)
             return result
 
         return answer.addBoth(finished)
-
-
-def _is_wire_error(failure: Failure) -> bool:
-    """Return whether `failure` is an error of the table, ready to travel."""
-    return (
-        failure.check(amp.RemoteAmpError) is not None
-        and failure.value.errorCode in WIRE_ERRORS.values()
-    )
 
 
 def _to_wire_error(failure: Failure) -> Failure:
@@ -261,6 +259,6 @@ def _to_wire_error(failure: Failure) -> Failure:
         # A bug of this program or of a plugin: its traceback stays in this log.
         LimitedAMP.log.failure("answering a command failed", failure=failure)
         error = ServerError(f"{type(error).__name__}: {error}")
-    text = " ".join(str(error).split())[:MESSAGE]
+    text = " ".join(str(error).split())[:MAX_ERROR_CHARS]
     kind = next(e for e in WIRE_ERRORS if isinstance(error, e))
     return Failure(amp.RemoteAmpError(WIRE_ERRORS[kind], text, kind in FATAL))

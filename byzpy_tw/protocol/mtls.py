@@ -19,34 +19,25 @@ from attrs import define, field, frozen
 from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, PKey
+from twisted.internet import ssl
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
-)
-from twisted.internet.ssl import (
-    Certificate,
-    CertificateOptions,
-    TLSVersion,
-    trustRootFromCertificates,
 )
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from byzpy_tw.protocol.keys import RENEW_HINT, SERVER, TRAINER, Keys, name_of, role_of
 
-_DEMAND = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
-_OTHER = "both sides' files must come from one 'python -m byzpy_tw keygen' folder"
+OPPOSITE_ROLE = {SERVER: TRAINER, TRAINER: SERVER}
+_REQUIRE_CERTIFICATE = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+_SAME_FOLDER = "both sides' files must come from one 'python -m byzpy_tw keygen' folder"
 _HANDSHAKE = b"\x16"  # how a client begins TLS
 _NOT_TLS = b"\x15\x03\x03\x00\x02\x02\x46"  # a fatal alert, "protocol version"
 # OpenSSL's error numbers for certificates (x509_vfy.h).
 _NOT_YET, _EXPIRED = 9, 10
 _UNKNOWN_ISSUER = {2, 7, 18, 19, 20, 21, 30}  # the issuer is not our CA
-
-
-def opposite_role(role: str) -> str:
-    """Return the role at the other end."""
-    return TRAINER if role == SERVER else SERVER
 
 
 @frozen
@@ -78,25 +69,21 @@ class MutualTLS:
     _context: SSL.Context = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        ca = Certificate(X509.from_cryptography(self.keys.ca))
-        self._context = CertificateOptions(
+        ca = ssl.Certificate(X509.from_cryptography(self.keys.ca))
+        self._context = ssl.CertificateOptions(
             privateKey=PKey.from_cryptography_key(self.keys.private_key),
             certificate=X509.from_cryptography(self.keys.certificate),
-            trustRoot=trustRootFromCertificates([ca]),
-            raiseMinimumTo=TLSVersion.TLSv1_3,
+            trustRoot=ssl.trustRootFromCertificates([ca]),
+            raiseMinimumTo=ssl.TLSVersion.TLSv1_3,
         ).getContext()
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        return self._connection(protocol)
-
-    def clientConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        return self._connection(protocol)
-
-    def _connection(self, protocol: Any) -> SSL.Connection:
         connection = SSL.Connection(self._context)
         connection.set_app_data(protocol)  # Twisted's protocol around ours
-        connection.set_verify(_DEMAND, self._verify)
+        connection.set_verify(_REQUIRE_CERTIFICATE, self._verify)
         return connection
+
+    clientConnectionForTLS = serverConnectionForTLS
 
     def _verify(
         self, connection: SSL.Connection, shown: X509, number: int, depth: int, good: int
@@ -105,17 +92,17 @@ class MutualTLS:
         try:
             why = self._refusal(shown, number, depth) if depth == 0 or not good else ""
         except Exception as e:  # a peer's bytes, and a parser stricter than OpenSSL's
-            whose = f"the {opposite_role(self.keys.role)}'s certificate"
-            why = f"{whose} does not parse ({type(e).__name__})"
+            role = OPPOSITE_ROLE[self.keys.role]
+            why = f"the {role}'s certificate does not parse ({type(e).__name__})"
         if why:
             connection.get_app_data().wrappedProtocol.refusal = why
         return not why
 
     def _refusal(self, shown: X509, number: int, depth: int) -> str:
         """Return the reason to refuse the other side's certificate, empty without one."""
-        wanted = opposite_role(self.keys.role)
+        wanted = OPPOSITE_ROLE[self.keys.role]
         if number in _UNKNOWN_ISSUER:
-            return f"the {wanted}'s certificate is of another cluster; {_OTHER}"
+            return f"the {wanted}'s certificate is of another cluster; {_SAME_FOLDER}"
         certificate = shown.to_cryptography()
         whose = f"the {wanted}'s certificate" if depth == 0 else f"the CA of the {wanted}"
         if number == _EXPIRED:
@@ -155,15 +142,26 @@ def wrap_in_tls(factory: Any, keys: Keys) -> TLSMemoryBIOFactory:
     return wrapped
 
 
-# The meaning of the other side's alert, by the words of OpenSSL's reason.
-_ALERTS = {
+# The words of OpenSSL for a failure, and its meaning for the role `here`.
+_REFUSALS = {
     "certificate expired": "it has expired by that machine's clock; " + RENEW_HINT,
     "bad certificate": "it is not valid yet by that machine's clock; are both clocks right?",
-    "unknown ca": "it is of another cluster; " + _OTHER,
+    "unknown ca": "it is of another cluster; " + _SAME_FOLDER,
     "unsupported certificate": "it is for another role; a {here} needs a {here}'s file",
     "certificate unknown": "it is not a {here}'s; a {here} needs a {here}'s file",
     "certificate required": "it was not shown; give --keys",
     "decrypt error": "it does not fit what was signed with it; " + RENEW_HINT,
+}
+_FAILURES = {
+    f"alert {alert}": "the {there} refused this {here}'s certificate: " + why
+    for alert, why in _REFUSALS.items()
+} | {
+    "alert access denied": "the {there} has no keys; "
+    "start it with --keys, or leave --keys out here",
+    "did not return a certificate": "the {there} showed no certificate; "
+    "it needs --keys {there}.pem",
+    "alert protocol version": "the {there} does not speak TLS 1.3",
+    "unsupported protocol": "the {there} does not speak TLS 1.3",
 }
 
 
@@ -172,20 +170,14 @@ def describe_tls_failure(protocol: Any, error: BaseException, here: str) -> str 
 
     `protocol` is the connection's `LimitedAMP`.
     """
-    there = opposite_role(here)
+    there = OPPOSITE_ROLE[here]
     if protocol.refusal:
         return str(protocol.refusal)
     if isinstance(error, SSL.Error):
         said = " ".join(str(part) for entry in error.args[:1] for part in entry).lower()
-        for word, why in _ALERTS.items():
-            if f"alert {word}" in said:
-                return f"the {there} refused this {here}'s certificate: " + why.format(here=here)
-        if "alert access denied" in said:
-            return f"the {there} has no keys; start it with --keys, or leave --keys out here"
-        if "did not return a certificate" in said:
-            return f"the {there} showed no certificate; it needs --keys {there}.pem"
-        if "alert protocol version" in said or "unsupported protocol" in said:
-            return f"the {there} does not speak TLS 1.3"
+        for words, meaning in _FAILURES.items():
+            if words in said:
+                return meaning.format(here=here, there=there)
         if not protocol.secured:
             return f"the {there} does not speak TLS; it needs --keys {there}.pem"
         return f"TLS failed: {said}"

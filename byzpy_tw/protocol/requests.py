@@ -9,18 +9,26 @@ are allowed.  `LimitedAMP.ask` sends a request and returns the decoded answer; r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import attrs
 from attrs import field
 from twisted.protocols import amp
 
-from byzpy_tw.errors import WireError
-from byzpy_tw.protocol.wire_errors import WIRE_ERRORS
+from byzpy_tw.errors import WireError, errors_by_code
 
 A = TypeVar("A")
 R = TypeVar("R", bound="type[Request[Any]]")
 T = TypeVar("T")
+
+# The errors that a server may answer with.  The first entry that an exception is an instance of
+# is what travels, so the most derived, with the most bases, come first.  An error missing here
+# would reach the peer as UNKNOWN and close the connection.
+WIRE_ERRORS: dict[type[Exception], bytes] = {
+    error: error.code.encode()
+    for error in sorted(errors_by_code().values(), key=lambda e: -len(e.mro()))
+    if error.wire
+}
 
 
 class Request(Generic[A]):
@@ -63,26 +71,22 @@ def command(answer: type | None, base: type[amp.Command] = amp.Command) -> Calla
     return register
 
 
-def _fields(
-    kind: type,
-) -> list[tuple[str, amp.Argument, Callable[[Any], Any], Callable[[Any], Any]]]:
-    found = [(f.name, f.metadata) for f in attrs.fields(kind)]
-    return [(name, m["argument"], m["encode"], m["decode"]) for name, m in found]
-
-
 def _schema(kind: type | None) -> list[tuple[bytes, amp.Argument]]:
-    return [(f[0].encode(), f[1]) for f in _fields(kind)] if kind is not None else []
+    fields = attrs.fields(kind) if kind is not None else ()
+    return [(f.name.encode(), f.metadata["argument"]) for f in fields]
 
 
 def encode(value: Any) -> dict[str, Any]:
     """Return the AMP arguments of a request, or the AMP response of an answer."""
-    return {name: encode(getattr(value, name)) for name, _, encode, _ in _fields(type(value))}
+    fields = attrs.fields(type(value))
+    return {f.name: f.metadata["encode"](getattr(value, f.name)) for f in fields}
 
 
 def decode(kind: type[T], found: Mapping[str, Any], error: type[WireError]) -> T:
     """Return the request or answer in `found`; raises `error` for a value that is not allowed."""
+    fields = attrs.fields(cast(Any, kind))
     try:
-        return kind(**{name: decode(found[name]) for name, _, _, decode in _fields(kind)})
+        return kind(**{f.name: f.metadata["decode"](found[f.name]) for f in fields})
     except (TypeError, ValueError, RecursionError) as e:
         why = str(e.args[0] if e.args else e)[:300]
         raise error(f"{why} ({kind.__name__})") from e

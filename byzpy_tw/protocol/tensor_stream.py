@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import define, field
 from torch import Tensor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
@@ -29,7 +29,7 @@ from byzpy_tw.protocol.frames import FrameReader, FrameReceiver, Header
 from byzpy_tw.protocol.zero_copy_tcp import SocketShell
 from byzpy_tw.protocol.zero_copy_tls import TLSShell
 
-_SLICE = 1 << 18  # bytes handed to a transport at a time
+_MAX_WRITE_BYTES = 1 << 18  # handed to a transport at a time
 
 
 @implementer(IPushProducer)
@@ -51,6 +51,7 @@ class TensorStream(Protocol):
     begins: bool = False
     reader: FrameReader = field(init=False)
     writer: FrameWriter = field(factory=FrameWriter, init=False)
+    transport: Any = field(default=None, init=False)  # ITCPTransport, also under TLS or in memory
     _shell: SocketShell | None = field(default=None, init=False)
     _shell_chosen: bool = field(default=False, init=False)
     _producing: bool = field(default=False, init=False)
@@ -63,11 +64,6 @@ class TensorStream(Protocol):
 
     def __attrs_post_init__(self) -> None:
         self.reader = FrameReader(self.receiver, self.most_bytes)
-
-    @property
-    def _tcp(self) -> Any:
-        """The transport: an ITCPTransport, also under TLS or in memory."""
-        return self.transport
 
     @property
     def bytes_sent(self) -> int:
@@ -92,13 +88,11 @@ class TensorStream(Protocol):
         connection ends before that.
         """
         if self._ended:
-            sent: Deferred[None] = Deferred()
-            sent.errback(ConnectionError(self._reason))
-            return sent
+            return fail(ConnectionError(self._reason))
         sent = self.writer.add(header, *pieces)
         if self._shell is None and not self._producing:
             self._producing = True
-            self._tcp.registerProducer(self, True)
+            self.transport.registerProducer(self, True)
         self._pump()
         return sent
 
@@ -129,26 +123,22 @@ class TensorStream(Protocol):
                 self._shell.flush()
                 return
             while self.writer and not self._paused and not self._ended:
-                self._write_some()
+                data = b"".join(self.writer.buffers(_MAX_WRITE_BYTES))
+                done = self.writer.advance(len(data))
+                self.transport.write(data)
+                for sent in done:
+                    sent.callback(None)
         finally:
             self._pumping = False
         # While paused we stay the producer: else `send` would not know of a full transport.
         if not self.writer and not self._paused and self._producing:
             self._producing = False
-            self._tcp.unregisterProducer()
+            self.transport.unregisterProducer()
 
     def pauseProducing(self) -> None:
         self._paused = True
 
-    def stopProducing(self) -> None:
-        self._paused = True
-
-    def _write_some(self) -> None:
-        data = b"".join(self.writer.buffers(_SLICE))
-        done = self.writer.advance(len(data))
-        self._tcp.write(data)
-        for sent in done:
-            sent.callback(None)
+    stopProducing = pauseProducing
 
     # -- receiving
 
@@ -172,7 +162,7 @@ class TensorStream(Protocol):
         """Close the connection now, and drop unsent frames."""
         if not self._ended:
             self._end(why)
-            self._tcp.abortConnection()
+            self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._end(reason.getErrorMessage())
@@ -186,7 +176,7 @@ class TensorStream(Protocol):
             self._shell.stop()
         if self._producing:
             self._producing = False
-            self._tcp.unregisterProducer()
+            self.transport.unregisterProducer()
         for sent in unsent:
             sent.errback(ConnectionError(why))
         self.ended(why)

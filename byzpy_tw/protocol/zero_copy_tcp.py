@@ -50,6 +50,7 @@ class SocketShell:
     _transport: Any
     _reactor: Any
     _socket: socket.socket
+    _handle: Any  # of the transport: the socket, or the TLS connection above it
     _reader: FrameReader
     _writer: FrameWriter
     _refused: Callable[[str], None]
@@ -76,8 +77,7 @@ class SocketShell:
             return None
         tcp.stopReading()
         tcp.stopWriting()
-        shell = cls(tcp, reactor, tcp.getHandle(), reader, writer, refused)
-        shell._adopt(transport)
+        shell = cls(tcp, reactor, tcp.getHandle(), transport.getHandle(), reader, writer, refused)
         reactor.addReader(shell)
         return shell
 
@@ -86,9 +86,6 @@ class SocketShell:
         """Return the TCP transport whose socket this class can take, None without one."""
         plain = ITCPTransport.providedBy(transport)
         return transport if plain and not ISSLTransport.providedBy(transport) else None
-
-    def _adopt(self, transport: Any) -> None:
-        """Take over further state of `transport`."""
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -27,7 +27,6 @@ class TLSShell(SocketShell):
     The transport must have no data to write, not even the end of the handshake.
     """
 
-    _tls: SSL.Connection = field(init=False)
     _raw: memoryview = field(factory=lambda: memoryview(bytearray(MAX_CALL_BYTES)), init=False)
     _encrypted: memoryview = field(default=memoryview(b""), init=False)  # not yet written
 
@@ -42,13 +41,10 @@ class TLSShell(SocketShell):
             return None
         return below
 
-    def _adopt(self, transport: Any) -> None:
-        self._tls = transport.getHandle()
-
     def _receive(self) -> int:
         count = self._socket.recv_into(self._raw)
         if count:
-            self._tls.bio_write(self._raw[:count])
+            self._handle.bio_write(self._raw[:count])
             if not self._decrypt():
                 return 0
             self._collect_encrypted()  # TLS's own answers
@@ -62,7 +58,7 @@ class TLSShell(SocketShell):
         while not self._stopped:
             memory = self._reader.buffer()
             try:
-                count = self._tls.recv_into(memory, min(len(memory), RECORD))
+                count = self._handle.recv_into(memory, min(len(memory), RECORD))
             except SSL.WantReadError:
                 break
             except SSL.ZeroReturnError:
@@ -97,7 +93,7 @@ class TLSShell(SocketShell):
         """Encrypt `part`; adds the Deferreds of completed frames to `done`."""
         while part:
             try:
-                count = self._tls.send(part[:RECORD])
+                count = self._handle.send(part[:RECORD])
             except SSL.Error as e:
                 raise ConnectionError(f"TLS: {e}") from e
             done += self._writer.advance(count)
@@ -106,7 +102,7 @@ class TLSShell(SocketShell):
     def _collect_encrypted(self) -> None:
         """Take the records that TLS has made, behind those that wait for the socket."""
         try:
-            made = self._tls.bio_read(2 * MAX_CALL_BYTES)
+            made = self._handle.bio_read(2 * MAX_CALL_BYTES)
         except SSL.Error:  # there are none
             return
         self._encrypted = (

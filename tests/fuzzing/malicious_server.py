@@ -19,7 +19,7 @@ from twisted.protocols.amp import AmpBox
 
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.frames import Header, Kind
-from byzpy_tw.protocol.wire_errors import WIRE_ERRORS
+from byzpy_tw.protocol.requests import WIRE_ERRORS
 from tests.fuzzing.mutate import NAMED
 from tests.fuzzing.script import CONTROL, STREAM, Box, Frame, Raw, Step, frame, framed
 from tests.simulation.recorder import StreamParser
