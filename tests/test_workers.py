@@ -16,8 +16,7 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import load
-from byzpy_tw.protocol.frame_writer import FrameWriter
-from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind
+from byzpy_tw.protocol.frames import HEADER_SIZE, FrameWriter, Header, Kind
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.scheduling import node_scheduler as driver_module

@@ -9,9 +9,6 @@ from attrs import frozen
 from byzpy_tw.errors import BadAddress
 from byzpy_tw.text import clip
 
-SUPPORTED = ("tcp",)
-DEFAULT_PORT = 29000
-
 
 @frozen(order=True)
 class Address:
@@ -31,7 +28,7 @@ def parse_address(text: str) -> Address:
     scheme, separator, rest = text.strip().partition("://")
     if not separator:
         raise BadAddress(f"{shown} has no scheme: write tcp://HOST:PORT")
-    if scheme not in SUPPORTED:
+    if scheme != "tcp":
         raise BadAddress(
             f"{shown}: the scheme {clip(scheme, 20)!r} is not supported; supported: tcp://HOST:PORT"
         )

@@ -68,10 +68,6 @@ def _failures_from_json(text: str) -> dict[int, str]:
     return {int(node): str(why) for node, why in found.items() if node.isdecimal()}
 
 
-def _digests_from_text(text: str | None) -> set[str]:
-    return set((text or "").split(",")) - {""}
-
-
 @frozen
 class HelloAnswer:
     """``protocol`` and ``version`` of the server, and its environment.
@@ -138,7 +134,9 @@ class SpawnNodesAnswer:
 
     count: int = wire(amp.Integer())
     attacks: Collection[str] = wire(
-        amp.Unicode(optional=True), lambda d: ",".join(sorted(d)[:MOST_DIGESTS]), _digests_from_text
+        amp.Unicode(optional=True),
+        lambda digests: ",".join(sorted(digests)[:MOST_DIGESTS]),
+        lambda text: set((text or "").split(",")) - {""},
     )
 
 

@@ -18,6 +18,7 @@ once, by the socket.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, Protocol
@@ -25,13 +26,15 @@ from typing import Any, Protocol
 import torch
 from attrs import define, field, frozen
 from torch import Tensor
+from twisted.internet.defer import Deferred
 
 from byzpy_tw.errors import BadFrame
 
 HEADER = struct.Struct("<4sBBHIQQd")
 HEADER_SIZE = HEADER.size  # bytes
 _MAGIC = b"BTW1"
-_SCRATCH = 1 << 16  # bytes of a dropped frame that are read at a time
+_DROPPED_BYTES = 1 << 16  # of a dropped frame that are read at a time
+_MAX_BUFFERS = 64  # of a writer in one call: a small share of what a system takes (IOV_MAX)
 
 
 class Kind(IntEnum):
@@ -181,7 +184,7 @@ class FrameReader:
         self._current, self._left = header, header.size
         self._dropping = memory is None
         if memory is None:
-            self._target = memoryview(bytearray(_SCRATCH))
+            self._target = memoryview(bytearray(_DROPPED_BYTES))
         else:
             self._target = bytes_of(memory) if isinstance(memory, Tensor) else memory
             if len(self._target) != header.size:
@@ -193,6 +196,72 @@ class FrameReader:
         self._target = memoryview(self._header)
         if not dropped:
             self.receiver.frame_received(header)
+
+
+@define(eq=False)
+class _Outgoing:
+    parts: list[memoryview]  # the rest of header and elements
+    sent: Deferred[None]
+    keep: tuple[Tensor, ...]  # the owners of the parts' memory
+
+
+@define(eq=False)
+class FrameWriter:
+    """A queue of frames to be sent, read from the memory of their tensors.
+
+    The counterpart of `FrameReader`: the owner of the socket takes `buffers`, writes as much of
+    them as it can, and reports the number of bytes with `advance`.
+    """
+
+    bytes_taken: int = field(default=0, init=False)  # by `advance`, in all
+    _queue: deque[_Outgoing] = field(factory=deque, init=False)
+
+    def __len__(self) -> int:
+        """The number of frames that are not written completely."""
+        return len(self._queue)
+
+    def add(self, header: Header, *pieces: Tensor) -> Deferred[None]:
+        """Queue a frame of `pieces`, one after the other.
+
+        Fires when their memory may be changed again.
+        """
+        # An empty part would never be removed.
+        parts = [memoryview(header.pack()), *(bytes_of(p) for p in pieces if p.numel())]
+        sent: Deferred[None] = Deferred()
+        self._queue.append(_Outgoing(parts, sent, pieces))
+        return sent
+
+    def buffers(self, most: int) -> list[memoryview]:
+        """Return the next bytes, up to `most`, without a copy."""
+        found: list[memoryview] = []
+        for frame in self._queue:
+            for part in frame.parts:
+                found.append(part[:most])
+                most -= len(found[-1])
+                if most == 0 or len(found) == _MAX_BUFFERS:
+                    return found
+        return found
+
+    def advance(self, count: int) -> list[Deferred[None]]:
+        """Note that `count` bytes are written; return the Deferreds of completed frames."""
+        self.bytes_taken += count
+        done: list[Deferred[None]] = []
+        while count:
+            frame = self._queue[0]
+            part = frame.parts[0]
+            if count < len(part):
+                frame.parts[0] = part[count:]
+                break
+            count -= len(part)
+            frame.parts.pop(0)
+            if not frame.parts:
+                done.append(self._queue.popleft().sent)
+        return done
+
+    def drop(self) -> list[Deferred[None]]:
+        """Empty the queue; return the Deferreds of its frames."""
+        unsent, self._queue = self._queue, deque()
+        return [frame.sent for frame in unsent]
 
 
 def vector_header(node: int, pieces: Sequence[Tensor], loss: float, round: int) -> Header:

@@ -152,21 +152,15 @@ class LimitedAMP(amp.AMP):
         self.bytes_received += len(data)
         super().dataReceived(data)
 
-    def proto_key(self, string: bytes) -> Any:
-        self._count(string)
-        return super().proto_key(string)
-
-    def proto_value(self, string: bytes) -> Any:
-        self._count(string)
-        return super().proto_value(string)
-
-    def _count(self, string: bytes) -> None:
+    def stringReceived(self, string: bytes) -> None:
+        """Take a key or a value of a box."""
         self._box_bytes += len(string) + 2
         if self._box_bytes > self._most_box_bytes:
             # Keep nothing of it: the parser would hold it until the end.
             self._currentBox: Any = amp.AmpBox()
             self._box_bytes = 0
             self.hang_up(f"a box of over {self._most_box_bytes:,} bytes")
+        super().stringReceived(string)
 
     def ampBoxReceived(self, box: amp.AmpBox) -> None:
         self._box_bytes = 0
@@ -203,19 +197,16 @@ class LimitedAMP(amp.AMP):
     def check_command(self, request: type[Request[Any]]) -> None:
         """Raise an error if the peer may not send this command now."""
 
-    def locateResponder(self, name: bytes) -> Callable[[amp.AmpBox], Deferred] | None:
-        found = self._responders.get(name)
-        if found is None:
-            return None
-        request, responder = found
-
-        def answer(**arguments: Any) -> Deferred:
-            return maybeDeferred(work, arguments).addErrback(_to_wire_error)
+    def locateResponder(self, name: bytes) -> Callable[[amp.AmpBox], Deferred]:
+        request, responder = self._responders[name]
 
         def work(arguments: dict[str, Any]) -> Any:
             self.check_command(request)
             answered = maybeDeferred(responder, decode(request, arguments, BadRequest))
             return answered if request.answer is None else answered.addCallback(encode)
+
+        def answer(**arguments: Any) -> Deferred:
+            return maybeDeferred(work, arguments).addErrback(_to_wire_error)
 
         return self._wrapWithSerialization(answer, request.wire_command)
 

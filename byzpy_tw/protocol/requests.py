@@ -40,14 +40,10 @@ class Request(Generic[A]):
     answer: ClassVar[type | None]  # None: the responder returns the protocol to switch to
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
 def wire(
     argument: amp.Argument,
-    encode: Callable[[Any], Any] = _same,
-    decode: Callable[[Any], Any] = _same,
+    encode: Callable[[Any], Any] = lambda value: value,
+    decode: Callable[[Any], Any] = lambda value: value,
     **options: Any,
 ) -> Any:
     """Return an attrs field that travels as `argument`, between `encode` and `decode`."""

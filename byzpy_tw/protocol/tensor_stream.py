@@ -1,8 +1,8 @@
 """A connection that carries tensor frames.
 
-Two objects without I/O decide the bytes: `frames.FrameReader` and `frame_writer.FrameWriter`.
-On TCP they own the socket (`zero_copy_tcp.SocketShell`, under TLS `zero_copy_tls.TLSShell`); any
-other transport, as in memory, is used as it is.
+Two objects without I/O decide the bytes: `frames.FrameReader` and `frames.FrameWriter`.  On TCP
+they own the socket (`ZeroCopySocket`, under TLS `ZeroCopyTLS`); any other
+transport, as in memory, is used as it is.
 
 Frames leave in the order of `send`, a slice at a time, as the other side reads them.  So the
 buffers are bounded for any number of frames.
@@ -24,10 +24,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.protocol.frame_writer import FrameWriter
-from byzpy_tw.protocol.frames import FrameReader, FrameReceiver, Header
-from byzpy_tw.protocol.zero_copy_tcp import SocketShell
-from byzpy_tw.protocol.zero_copy_tls import TLSShell
+from byzpy_tw.protocol.frames import FrameReader, FrameReceiver, FrameWriter, Header
+from byzpy_tw.protocol.zero_copy_tcp import ZeroCopySocket
+from byzpy_tw.protocol.zero_copy_tls import ZeroCopyTLS
 
 _MAX_WRITE_BYTES = 1 << 18  # handed to a transport at a time
 
@@ -52,8 +51,8 @@ class TensorStream(Protocol):
     reader: FrameReader = field(init=False)
     writer: FrameWriter = field(factory=FrameWriter, init=False)
     transport: Any = field(default=None, init=False)  # ITCPTransport, also under TLS or in memory
-    _shell: SocketShell | None = field(default=None, init=False)
-    _shell_chosen: bool = field(default=False, init=False)
+    _zero_copy: ZeroCopySocket | None = field(default=None, init=False)
+    _zero_copy_tried: bool = field(default=False, init=False)
     _producing: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
     _pumping: bool = field(default=False, init=False)
@@ -71,13 +70,13 @@ class TensorStream(Protocol):
 
     def connectionMade(self) -> None:
         if self.begins:
-            self._choose_shell()
+            self._take_socket()
 
-    def _choose_shell(self) -> None:
-        self._shell_chosen = True
+    def _take_socket(self) -> None:
+        self._zero_copy_tried = True
         if not self.writer and not self.bytes_sent:  # else the transport may hold bytes
             given = self.transport, self.reader, self.writer, self._refuse
-            self._shell = SocketShell.take(*given) or TLSShell.take(*given)
+            self._zero_copy = ZeroCopySocket.take(*given) or ZeroCopyTLS.take(*given)
 
     # -- sending
 
@@ -90,7 +89,7 @@ class TensorStream(Protocol):
         if self._ended:
             return fail(ConnectionError(self._reason))
         sent = self.writer.add(header, *pieces)
-        if self._shell is None and not self._producing:
+        if self._zero_copy is None and not self._producing:
             self._producing = True
             self.transport.registerProducer(self, True)
         self._pump()
@@ -119,8 +118,8 @@ class TensorStream(Protocol):
             return
         self._pumping = True
         try:
-            if self._shell is not None:
-                self._shell.flush()
+            if self._zero_copy is not None:
+                self._zero_copy.flush()
                 return
             while self.writer and not self._paused and not self._ended:
                 data = b"".join(self.writer.buffers(_MAX_WRITE_BYTES))
@@ -145,8 +144,8 @@ class TensorStream(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._ended:
             return
-        if not self._shell_chosen:
-            self._choose_shell()
+        if not self._zero_copy_tried:
+            self._take_socket()
         try:
             self.reader.feed(data)
         except BadFrame as e:
@@ -172,8 +171,8 @@ class TensorStream(Protocol):
             return
         self._ended, self._reason, self.reader.stopped = True, why, True
         unsent = self.writer.drop()
-        if self._shell is not None:
-            self._shell.stop()
+        if self._zero_copy is not None:
+            self._zero_copy.stop()
         if self._producing:
             self._producing = False
             self.transport.unregisterProducer()

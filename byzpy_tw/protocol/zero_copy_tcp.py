@@ -2,7 +2,7 @@
 
 Twisted's transport joins data to be written and returns received data as new bytes: each tensor
 is copied three times.  Here the socket reads into the tensor of the bytes and writes from a
-tensor's memory.  `zero_copy_tls.TLSShell` does the same under TLS.
+tensor's memory.  `zero_copy_tls.ZeroCopyTLS` does the same under TLS.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.protocol.frame_writer import FrameWriter
-from byzpy_tw.protocol.frames import FrameReader
+from byzpy_tw.protocol.frames import FrameReader, FrameWriter
 
 MAX_CALL_BYTES = 1 << 20  # bytes to a system call
 # Bytes, and calls, before other connections have their turn: at a gigabyte a second, or 0.1 ms
@@ -40,7 +39,7 @@ MIN_WAKE_BYTES = 1 << 19
 
 @implementer(IReadWriteDescriptor)
 @define(eq=False)
-class SocketShell:
+class ZeroCopySocket:
     """The reactor's descriptor in place of the transport that owned the socket.
 
     `refused` is called with the reason when the peer sends an invalid frame.  The transport's
@@ -65,7 +64,7 @@ class SocketShell:
         reader: FrameReader,
         writer: FrameWriter,
         refused: Callable[[str], None],
-    ) -> SocketShell | None:
+    ) -> ZeroCopySocket | None:
         """Take the socket over from `transport`, which must have no data to write.
 
         Returns None if that is impossible: in memory, or without reactor support for

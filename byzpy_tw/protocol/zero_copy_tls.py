@@ -14,15 +14,15 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport
 
-from byzpy_tw.protocol.zero_copy_tcp import SocketShell
+from byzpy_tw.protocol.zero_copy_tcp import ZeroCopySocket
 
 MAX_CALL_BYTES = 1 << 18  # bytes between the socket and TLS in one go
 RECORD = 1 << 14  # the most that one record holds
 
 
 @define(eq=False)
-class TLSShell(SocketShell):
-    """A `SocketShell` with the state of the TLS connection that the transport made.
+class ZeroCopyTLS(ZeroCopySocket):
+    """A `ZeroCopySocket` with the state of the TLS connection that the transport made.
 
     The transport must have no data to write, not even the end of the handshake.
     """
@@ -34,7 +34,7 @@ class TLSShell(SocketShell):
     def _tcp_under(transport: Any) -> Any:
         below = getattr(transport, "transport", None)  # the TCP transport
         secure: bool = ISSLTransport.providedBy(transport)
-        if not secure or SocketShell._tcp_under(below) is None:
+        if not secure or ZeroCopySocket._tcp_under(below) is None:
             return None
         tls = transport.getHandle()
         if tls.get_finished() is None or tls.get_peer_finished() is None:  # in the handshake

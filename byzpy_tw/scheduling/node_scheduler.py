@@ -306,11 +306,9 @@ class _AttackRound:
         if behaviour == Behaviour.SLOW:
             scheduler._send_late(node, vector, round, self._send)
             return
-        number = round
-        if behaviour == Behaviour.REPLAY:
-            number = max(0, round - host.nodes[node].attack.age)
+        age = host.nodes[node].attack.age if behaviour == Behaviour.REPLAY else 0
         scheduler.check_round(round)
-        await self._send(node, [vector], 0.0, number)
+        await self._send(node, [vector], 0.0, max(0, round - age))
 
     def _in_pool(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return defer_to_pool(self._scheduler._reactor, self._scheduler._pool, work, *args)

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, TypeVar
 
 from attrs import define, field
@@ -25,9 +26,7 @@ class RunExecutor:
 
     _pool: Pool
     _width: int
-    _waiting: deque[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = field(
-        factory=deque, init=False
-    )
+    _waiting: deque[tuple[Future[Any], Callable[[], Any]]] = field(factory=deque, init=False)
     _running: int = field(default=0, init=False)
     _closed: bool = field(default=False, init=False)
     # `submit` is called in the reactor's thread, the rest in the pool's.
@@ -39,7 +38,7 @@ class RunExecutor:
         with self._lock:
             if self._closed:
                 raise RuntimeError("the run was closed")
-            self._waiting.append((future, work, args))
+            self._waiting.append((future, partial(work, *args)))
         self._submit_waiting()
         return future
 
@@ -48,7 +47,7 @@ class RunExecutor:
         with self._lock:
             self._closed = True
             waiting, self._waiting = self._waiting, deque()
-        for future, _, _ in waiting:
+        for future, _ in waiting:
             future.cancel()
 
     def _submit_waiting(self) -> None:
@@ -63,10 +62,10 @@ class RunExecutor:
             except RuntimeError:  # the pool was shut down
                 job[0].cancel()
 
-    def _run_job(self, future: Future, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _run_job(self, future: Future[Any], work: Callable[[], Any]) -> None:
         if future.set_running_or_notify_cancel():
             try:
-                future.set_result(work(*args))
+                future.set_result(work())
             except BaseException as e:
                 future.set_exception(e)
         with self._lock:
