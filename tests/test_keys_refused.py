@@ -23,7 +23,7 @@ from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.protocol.tensor_stream import TensorStream
-from byzpy_tw.server.log_rate_limiter import LINES, SECONDS
+from byzpy_tw.server.log_rate_limiter import MAX_LINES, WINDOW_SECONDS
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.trainer.server_client import RemoteServer, _StreamFactory
 from tests.key_files import ClusterKeys
@@ -354,21 +354,21 @@ class HandshakeTests(ServerCase):
         """It cannot fill the disk with the log; how much was left out is said."""
         self.server.keys = ClusterKeys().server()
         with capturedLogs() as events:
-            for _ in range(LINES + 100):
+            for _ in range(MAX_LINES + 100):
                 self.dial("10.0.0.66").session.hang_up("go")
-            self.reactor.advance(SECONDS)
+            self.reactor.advance(WINDOW_SECONDS)
             self.dial("10.0.0.66").session.hang_up("go")
         said = [formatEvent(event) for event in events]
-        self.assertEqual(len(said), LINES + 2, said[-3:])
+        self.assertEqual(len(said), MAX_LINES + 2, said[-3:])
         self.assertIn("100 more lines on connections that were refused", said[-2])
         self.assertIn("hanging up: go", said[-1])
         # Of one that is known everything is said.
         self.server.keys = None
         self.server.config = evolve(self.server.config, insecure=True)
         with capturedLogs() as events:
-            for _ in range(LINES + 5):
+            for _ in range(MAX_LINES + 5):
                 self.dial("10.0.0.8").session.hang_up("go")
-        self.assertEqual(len(events), LINES + 5)
+        self.assertEqual(len(events), MAX_LINES + 5)
 
     def test_nothing_before_the_handshake(self) -> None:
         """A connection is not authenticated because it is made: commands wait for the

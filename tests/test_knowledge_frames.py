@@ -26,7 +26,7 @@ class PlaceTests(SynchronousTestCase):
         """The receiver finds each piece's shape from its size alone."""
         tensor = tensor_of(piece, h, d)
         header = piece_header(piece, 3, tensor)
-        found, place = allocate_piece(header, {piece}, most_h=h + more, d=d)
+        found, place = allocate_piece(header, {piece}, max_h=h + more, d=d)
         self.assertEqual((found, place.shape, place.dtype), (piece, tensor.shape, tensor.dtype))
         self.assertLessEqual(header.size, largest_piece(h, d))
 
@@ -41,7 +41,7 @@ class PlaceTests(SynchronousTestCase):
         h, d = 3, 5
         header = Header(Kind.PIECE, 0, elements, index, dtype)
         try:
-            _, place = allocate_piece(header, PIECES, most_h=h, d=d)
+            _, place = allocate_piece(header, PIECES, max_h=h, d=d)
         except BadFrame:
             return
         self.assertEqual(place.nbytes, header.size)
@@ -51,8 +51,8 @@ class PlaceTests(SynchronousTestCase):
         """A piece nobody asked for, of another size or type, or of too many vectors."""
         d = 6
         good = piece_header("vectors", 0, tensor_of("vectors", 3, d))
-        allocate_piece(good, {"vectors"}, most_h=3, d=d)
-        for header, expected, most_h in (
+        allocate_piece(good, {"vectors"}, max_h=3, d=d)
+        for header, expected, max_h in (
             (good, {"mean"}, 3),
             (good, set(), 3),
             (good, {"vectors"}, 2),
@@ -64,7 +64,7 @@ class PlaceTests(SynchronousTestCase):
             (piece_header("mean", 0, torch.zeros(d - 1)), {"mean"}, 3),
         ):
             with self.subTest(header=header, expected=expected):
-                self.assertRaises(BadFrame, allocate_piece, header, expected, most_h=most_h, d=d)
+                self.assertRaises(BadFrame, allocate_piece, header, expected, max_h=max_h, d=d)
 
 
 class KnowledgeTests(SynchronousTestCase):

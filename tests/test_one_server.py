@@ -33,7 +33,7 @@ class IdentityTests(ServerCase):
         """The same to everyone, printable and short; another of another process."""
         first, second = self.dial().hello()["server"], self.dial().hello()["server"]
         self.assertEqual(first, second)
-        self.assertTrue(first.isprintable() and 1 <= len(first) <= commands.MOST_IDENTITY)
+        self.assertTrue(first.isprintable() and 1 <= len(first) <= commands.MAX_IDENTITY_CHARS)
         others = {ByzpyServer(reactor, ServerConfig(port=0)).identity for _ in range(20)}
         self.assertEqual(len(others | {first}), 21)
 

@@ -24,26 +24,26 @@ class Address:
 
 def parse_address(text: str) -> Address:
     """Parse an address; raises `BadAddress` with the mistake and the supported form."""
-    shown = repr(clip(text))
+    quoted = repr(clip(text))
     scheme, separator, rest = text.strip().partition("://")
     if not separator:
-        raise BadAddress(f"{shown} has no scheme: write tcp://HOST:PORT")
+        raise BadAddress(f"{quoted} has no scheme: write tcp://HOST:PORT")
     if scheme != "tcp":
         raise BadAddress(
-            f"{shown}: the scheme {clip(scheme, 20)!r} is not supported; supported: tcp://HOST:PORT"
+            f"{quoted}: the scheme {clip(scheme, 20)!r} is not supported; supported: tcp://HOST:PORT"
         )
     if rest.startswith("["):
         host, _, port = rest[1:].partition("]:")
     else:
         host, _, port = rest.rpartition(":")
     if not host or not port:
-        raise BadAddress(f"{shown} lacks a host or a port: write tcp://HOST:PORT")
+        raise BadAddress(f"{quoted} lacks a host or a port: write tcp://HOST:PORT")
     if not (port.isascii() and port.isdigit()) or not 1 <= int(port[:6]) <= 65535:
-        raise BadAddress(f"{shown}: the port must be a number from 1 to 65535")
+        raise BadAddress(f"{quoted}: the port must be a number from 1 to 65535")
     if any(c.isspace() or c in "/?#@[]" for c in host) or len(host) > 253:
-        raise BadAddress(f"{shown}: {clip(host, 40)!r} is not a host name or address")
+        raise BadAddress(f"{quoted}: {clip(host, 40)!r} is not a host name or address")
     if ":" in host and not rest.startswith("["):
-        raise BadAddress(f"{shown}: write an IPv6 address as tcp://[{host}]:{port}")
+        raise BadAddress(f"{quoted}: write an IPv6 address as tcp://[{host}]:{port}")
     return Address(host, int(port))
 
 

@@ -29,10 +29,10 @@ from byzpy_tw.workers.trial_digests import TrialDigests
 
 # Raised when the commands or the frames change incompatibly.
 PROTOCOL = 2
-MOST_IDENTITY = 64  # characters of a server's identity
-MOST_DIGESTS = 100  # of attacks, in one answer
-_MOST_NAME = 100  # characters of a run's name
-_FAILURE_BYTES = 50_000  # of an answer
+MAX_IDENTITY_CHARS = 64  # of a server
+MAX_DIGESTS = 100  # of attacks, in one answer
+_MAX_NAME_CHARS = 100  # of a run
+_MAX_FAILURE_BYTES = 50_000  # of the reasons in an answer
 
 
 def _printable(most: int, what: str) -> Any:
@@ -53,12 +53,12 @@ def _pieces_from_json(data: bytes) -> list[str]:
 
 
 def _failures_to_json(failures: dict[int, str]) -> str:
-    """Encode `failures`, the words of the later ones left out where they are too many."""
-    shown, room = {}, _FAILURE_BYTES
+    """Encode `failures`, without the reasons of the later ones where they are too many."""
+    sent, room = {}, _MAX_FAILURE_BYTES
     for node, why in failures.items():
         room -= len(json.dumps(why)) + 12
-        shown[str(node)] = why if room > 0 else "failed"
-    return json.dumps(shown)
+        sent[str(node)] = why if room > 0 else "failed"
+    return json.dumps(sent)
 
 
 def _failures_from_json(text: str) -> dict[int, str]:
@@ -80,7 +80,7 @@ class HelloAnswer:
     version: str = wire(amp.Unicode())
     environment: str = wire(amp.Unicode())  # of `Environment.to_json`; read after `protocol`
     time: float | None = wire(amp.Float(optional=True))
-    server: str = _printable(MOST_IDENTITY, "a server's identity")
+    server: str = _printable(MAX_IDENTITY_CHARS, "a server's identity")
 
 
 @command(HelloAnswer)
@@ -112,7 +112,7 @@ class OpenRun(Request[OpenRunAnswer]):
     has come back.
     """
 
-    run: str = _printable(_MOST_NAME, "a new run's name")
+    run: str = _printable(_MAX_NAME_CHARS, "a new run's name")
     spec: RunSpec = wire(amp.String(), RunSpec.to_json, RunSpec.from_json)
 
 
@@ -135,7 +135,7 @@ class SpawnNodesAnswer:
     count: int = wire(amp.Integer())
     attacks: Collection[str] = wire(
         amp.Unicode(optional=True),
-        lambda digests: ",".join(sorted(digests)[:MOST_DIGESTS]),
+        lambda digests: ",".join(sorted(digests)[:MAX_DIGESTS]),
         lambda text: set((text or "").split(",")) - {""},
     )
 

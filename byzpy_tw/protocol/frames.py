@@ -120,7 +120,7 @@ class FrameReader:
     """A parser of frames; see the steps in the module's docstring."""
 
     receiver: FrameReceiver
-    most_bytes: int  # of one frame's elements
+    max_bytes: int  # of one frame's elements
     _header: bytearray = field(factory=lambda: bytearray(HEADER_SIZE), init=False)
     _current: Header | None = field(default=None, init=False)
     _target: memoryview = field(init=False)  # the rest of the memory to fill
@@ -176,9 +176,9 @@ class FrameReader:
             self.advance(count)
 
     def _begin(self, header: Header) -> None:
-        if header.size > self.most_bytes:
+        if header.size > self.max_bytes:
             raise BadFrame(
-                f"a frame of {header.size:,} bytes, at most {self.most_bytes:,} are allowed"
+                f"a frame of {header.size:,} bytes, at most {self.max_bytes:,} are allowed"
             )
         memory = self.receiver.frame_started(header)
         self._current, self._left = header, header.size

@@ -30,7 +30,7 @@ RENEW_HINT = "make a new one with 'python -m byzpy_tw keygen' where the cluster'
 _CONTENTS = "it must hold a private key, its certificate and the cluster's CA"
 _MINUTE = "%Y-%m-%d %H:%M UTC"
 _BLOCK = re.compile(rb"(-----BEGIN ([A-Z ]+)-----.*?-----END \2-----)", re.DOTALL)
-_MOST_BYTES = 100_000  # of a file; ours have about 2,000
+_MAX_BYTES = 100_000  # of a file; ours have about 2,000
 
 
 def dns_name(role: str) -> str:
@@ -45,11 +45,9 @@ def role_of(certificate: x509.Certificate) -> str | None:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         return None
-    shared = names.get_values_for_type(x509.DNSName)
-    for role, usage in USAGES.items():
-        if list(usages) == [usage] and shared == [dns_name(role)]:
-            return role
-    return None
+    shown = list(usages), names.get_values_for_type(x509.DNSName)
+    roles = [role for role, usage in USAGES.items() if shown == ([usage], [dns_name(role)])]
+    return roles[0] if roles else None
 
 
 def name_of(certificate: x509.Certificate) -> str:
@@ -120,12 +118,12 @@ def _read(path: Path) -> tuple[bytes, tuple[str, ...]]:
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
     except OSError as e:
         raise BadKeys(f"cannot read the keys in {path}: {e.strerror or e}; {KEYGEN_HINT}") from None
-    if len(data) > _MOST_BYTES:
+    if len(data) > _MAX_BYTES:
         raise BadKeys(
-            f"{path} holds over {_MOST_BYTES:,} bytes: it is no file of keys; {KEYGEN_HINT}"
+            f"{path} holds over {_MAX_BYTES:,} bytes: it is no file of keys; {KEYGEN_HINT}"
         )
     if stat.S_ISREG(mode) and mode & 0o077:
         return data, (

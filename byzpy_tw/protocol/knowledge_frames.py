@@ -32,13 +32,13 @@ def allocate_piece(
     header: Header,
     expected: Collection[str],
     *,
-    most_h: int,
+    max_h: int,
     d: int,
     wire: torch.dtype = torch.float32,
 ) -> tuple[str, Tensor]:
     """Return the name of the piece that `header` announces, and new memory for it.
 
-    The number of honest vectors, at most `most_h`, follows from the size.  Raises `BadFrame`
+    The number of honest vectors, at most `max_h`, follows from the size.  Raises `BadFrame`
     for a piece that is not `expected` or has an impossible size.
     """
     if not header.index < len(PIECES) or PIECES[header.index] not in expected:
@@ -50,8 +50,8 @@ def allocate_piece(
         "vectors": header.elements // d,
     }.get(piece, 1)
     shape = shapes([piece], h, d)[piece]
-    if not 1 <= h <= most_h or prod(shape) != header.elements:
-        raise BadFrame(f"{piece} of {header.elements} elements for d={d}, h<={most_h}")
+    if not 1 <= h <= max_h or prod(shape) != header.elements:
+        raise BadFrame(f"{piece} of {header.elements} elements for d={d}, h<={max_h}")
     if header.dtype is not wire_dtype_of(piece, wire):
         raise BadFrame(f"{piece} must be {wire_dtype_of(piece, wire)}, not {header.dtype}")
     try:

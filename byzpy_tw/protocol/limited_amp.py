@@ -29,13 +29,11 @@ A = TypeVar("A")
 
 # After these errors a server closes the connection.  (AMP's own `fatalErrors` come last in its
 # table, where a base class has matched already.)
-FATAL: frozenset[type[Exception]] = frozenset(
-    {errors.BadTicket, errors.VersionMismatch, errors.ProtectedMode, errors.NotAuthenticated}
-)
+FATAL = (errors.BadTicket, errors.VersionMismatch, errors.ProtectedMode, errors.NotAuthenticated)
 MAX_ERROR_CHARS = 2_000  # of an error that travels
 # The length that AMP reads where TLS begins a record: its kind (an alert, or a
 # handshake), and the first byte of a version.
-TLS_BEGINS = (0x1503, 0x1603)
+TLS_RECORD_STARTS = (0x1503, 0x1603)
 
 
 @implementer(IHandshakeListener)
@@ -52,19 +50,17 @@ class LimitedAMP(amp.AMP):
         self,
         responders: Mapping[type[Request[Any]], Callable[[Any], Any]],
         *,
-        most_box_bytes: int = BOX_BYTES,
-        most_in_flight: int = IN_FLIGHT,
+        max_box_bytes: int = BOX_BYTES,
+        max_in_flight: int = IN_FLIGHT,
     ) -> None:
         super().__init__()
-        self._most_box_bytes, self._most_in_flight = most_box_bytes, most_in_flight
+        self._max_box_bytes, self._max_in_flight = max_box_bytes, max_in_flight
         self._responders = {r.wire_command.commandName: (r, f) for r, f in responders.items()}
         self._box_bytes = 0
-        self._producing = False
-        self._released = False
+        self._producing = self._released = False  # as a producer of the transport
         self.in_flight = 0  # commands of the peer that are being answered
         self.hung_up = False
-        self.bytes_received = 0
-        self.boxes_received = 0
+        self.bytes_received = self.boxes_received = 0
         self.secured = False  # the TLS handshake is over
         self.refusal = ""  # why the peer's certificate was refused
         self.peer_spoke_tls = False  # where a command was expected
@@ -106,25 +102,21 @@ class LimitedAMP(amp.AMP):
         self.secured = True
         self._register_producer()  # before, it would have kept us from reading the handshake
 
-    def hang_up(self, why: str) -> None:
-        """Close the connection because of an action of the peer."""
-        transport = self.transport
-        if self._begin_hang_up(why):
-            transport.loseConnection()
+    def hang_up(self, why: str, *, close: bool = True) -> None:
+        """Close the connection because of an action of the peer, and ignore further input.
 
-    def _begin_hang_up(self, why: str) -> bool:
-        """Ignore further input; return False if that was so already.
-
-        Data written before still goes out: the caller closes the connection.
+        Data written before still goes out.  Without `close` the caller closes the connection.
         """
-        if self.hung_up or self.transport is None:
-            return False
+        transport = self.transport
+        if self.hung_up or transport is None:
+            return
         self.hung_up = True
         self.log_warning(f"hanging up: {clean(why)}")
         self.release_transport()
         if self.paused:  # a peer that does not read would keep the connection open
-            self.transport.abortConnection()
-        return True
+            transport.abortConnection()
+        if close:
+            transport.loseConnection()
 
     def log_warning(self, what: str) -> None:
         self.log.warn("{peer}: {what}", peer=self.peer, what=what)
@@ -155,11 +147,11 @@ class LimitedAMP(amp.AMP):
     def stringReceived(self, string: bytes) -> None:
         """Take a key or a value of a box."""
         self._box_bytes += len(string) + 2
-        if self._box_bytes > self._most_box_bytes:
+        if self._box_bytes > self._max_box_bytes:
             # Keep nothing of it: the parser would hold it until the end.
             self._currentBox: Any = amp.AmpBox()
             self._box_bytes = 0
-            self.hang_up(f"a box of over {self._most_box_bytes:,} bytes")
+            self.hang_up(f"a box of over {self._max_box_bytes:,} bytes")
         super().stringReceived(string)
 
     def ampBoxReceived(self, box: amp.AmpBox) -> None:
@@ -177,7 +169,7 @@ class LimitedAMP(amp.AMP):
             self.hang_up(f"a box that is no command and no answer: {e!r:.200}")
 
     def lengthLimitExceeded(self, length: int) -> None:
-        self.peer_spoke_tls = length in TLS_BEGINS
+        self.peer_spoke_tls = length in TLS_RECORD_STARTS
         what = "TLS" if self.peer_spoke_tls else f"a key of {length} bytes"
         self.hang_up(f"not an AMP box: {what}")
 
@@ -212,8 +204,8 @@ class LimitedAMP(amp.AMP):
 
     def dispatchCommand(self, box: amp.AmpBox) -> Deferred:
         """Answer a command; each failure becomes a bounded error."""
-        if amp.ASK not in box or self.in_flight >= self._most_in_flight:
-            many = f"over {self._most_in_flight} commands at once"
+        if amp.ASK not in box or self.in_flight >= self._max_in_flight:
+            many = f"over {self._max_in_flight} commands at once"
             self.hang_up(many if amp.ASK in box else "no answer wanted")
             return Deferred()  # never fires: the connection is closed
         self.in_flight += 1
@@ -232,7 +224,7 @@ class LimitedAMP(amp.AMP):
                 why = f"{name}: {result.type.__name__}: {result.value}"[:MAX_ERROR_CHARS]
                 result = Failure(amp.RemoteAmpError(WireError.code.encode(), why, True))
             if result.value.fatal:  # AMP closes the connection behind this answer
-                self._begin_hang_up(result.value.description)
+                self.hang_up(result.value.description, close=False)
             return result
 
         return answer.addBoth(finished)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import define, field, frozen
+from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, PKey
@@ -53,10 +54,10 @@ def authenticated_peer(transport: Any, role: str) -> Peer | None:
 
     Valid once the handshake is completed.
     """
-    shown = getattr(transport, "getPeerCertificate", lambda: None)()
-    if shown is None or role_of(shown.to_cryptography()) != role:
+    presented = getattr(transport, "getPeerCertificate", lambda: None)()
+    if presented is None or role_of(presented.to_cryptography()) != role:
         return None
-    certificate = shown.to_cryptography()
+    certificate = presented.to_cryptography()
     return Peer(name_of(certificate), certificate.fingerprint(SHA256()).hex())
 
 
@@ -86,11 +87,15 @@ class MutualTLS:
     clientConnectionForTLS = serverConnectionForTLS
 
     def _verify(
-        self, connection: SSL.Connection, shown: X509, number: int, depth: int, good: int
+        self, connection: SSL.Connection, presented: X509, error: int, depth: int, good: int
     ) -> bool:
         """Accept or refuse a certificate of the chain; OpenSSL calls this from the CA's on."""
         try:
-            why = self._refusal(shown, number, depth) if depth == 0 or not good else ""
+            why = (
+                self._refusal(presented.to_cryptography(), error, depth)
+                if depth == 0 or not good
+                else ""
+            )
         except Exception as e:  # a peer's bytes, and a parser stricter than OpenSSL's
             role = OPPOSITE_ROLE[self.keys.role]
             why = f"the {role}'s certificate does not parse ({type(e).__name__})"
@@ -98,16 +103,15 @@ class MutualTLS:
             connection.get_app_data().wrappedProtocol.refusal = why
         return not why
 
-    def _refusal(self, shown: X509, number: int, depth: int) -> str:
+    def _refusal(self, certificate: x509.Certificate, error: int, depth: int) -> str:
         """Return the reason to refuse the other side's certificate, empty without one."""
         wanted = OPPOSITE_ROLE[self.keys.role]
-        if number in _UNKNOWN_ISSUER:
+        if error in _UNKNOWN_ISSUER:
             return f"the {wanted}'s certificate is of another cluster; {_SAME_FOLDER}"
-        certificate = shown.to_cryptography()
         whose = f"the {wanted}'s certificate" if depth == 0 else f"the CA of the {wanted}"
-        if number == _EXPIRED:
+        if error == _EXPIRED:
             return f"{whose} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; {RENEW_HINT}"
-        if number == _NOT_YET:
+        if error == _NOT_YET:
             return (
                 f"{whose} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} "
                 "UTC; are both machines' clocks right?"
@@ -116,7 +120,7 @@ class MutualTLS:
             is_for = role_of(certificate)
             kind = f"a {is_for}'s" if is_for else "none of this program's"
             return f"{whose} is {kind}; a {wanted} must have a {wanted}'s file"
-        return f"{whose} was refused (OpenSSL's error {number}); {RENEW_HINT}" if number else ""
+        return f"{whose} was refused (OpenSSL's error {error}); {RENEW_HINT}" if error else ""
 
 
 class _ServerTLS(BufferingTLSTransport):

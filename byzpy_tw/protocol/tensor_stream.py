@@ -44,7 +44,7 @@ class TensorStream(Protocol):
     """
 
     receiver: FrameReceiver
-    most_bytes: int
+    max_bytes: int
     ended: Callable[[str], None]
     name: str = "peer"
     begins: bool = False
@@ -62,7 +62,7 @@ class TensorStream(Protocol):
     log = Logger()
 
     def __attrs_post_init__(self) -> None:
-        self.reader = FrameReader(self.receiver, self.most_bytes)
+        self.reader = FrameReader(self.receiver, self.max_bytes)
 
     @property
     def bytes_sent(self) -> int:
@@ -98,14 +98,11 @@ class TensorStream(Protocol):
     @contextmanager
     def batch_writes(self) -> Iterator[None]:
         """Send all frames of the block at its end, in as few calls of the system as possible."""
-        if self._pumping:
-            yield
-            return
-        self._pumping = True
+        outer, self._pumping = self._pumping, True
         try:
             yield
         finally:
-            self._pumping = False
+            self._pumping = outer
             if not self._ended:
                 self._pump()
 

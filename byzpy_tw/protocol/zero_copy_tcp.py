@@ -76,9 +76,9 @@ class ZeroCopySocket:
             return None
         tcp.stopReading()
         tcp.stopWriting()
-        shell = cls(tcp, reactor, tcp.getHandle(), transport.getHandle(), reader, writer, refused)
-        reactor.addReader(shell)
-        return shell
+        taken = cls(tcp, reactor, tcp.getHandle(), transport.getHandle(), reader, writer, refused)
+        reactor.addReader(taken)
+        return taken
 
     @staticmethod
     def _tcp_under(transport: Any) -> Any:
@@ -109,7 +109,12 @@ class ZeroCopySocket:
             if count == 0:
                 return main.CONNECTION_DONE
             taken, calls = taken + count, calls + 1
-        self._set_low_watermark(self._wake_bytes)
+        # Wake the reactor once so many bytes have come, or at the connection's end.  Other systems
+        # than Linux may wait for more than their buffer holds.
+        least = self._wake_bytes
+        if least != self._low_watermark and sys.platform == "linux":
+            self._low_watermark = least
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
         return None
 
     def _receive(self) -> int:
@@ -121,13 +126,6 @@ class ZeroCopySocket:
     @property
     def _wake_bytes(self) -> int:
         return min(len(self._reader.buffer()), MIN_WAKE_BYTES)
-
-    def _set_low_watermark(self, least: int) -> None:
-        """Wake the reactor once so many bytes have come, or at the connection's end."""
-        # Other systems may wait for more than their buffer holds.
-        if least != self._low_watermark and sys.platform == "linux":
-            self._low_watermark = least
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
 
     def doWrite(self) -> Any:
         taken = calls = 0

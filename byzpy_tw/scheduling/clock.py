@@ -16,17 +16,17 @@ import time
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.runtime import seconds as wall
+from twisted.python.runtime import seconds as wall_clock
 
 
 def seconds(reactor: IReactorTime) -> float:
     """Return a reading in seconds; only differences of readings are meaningful."""
-    return time.monotonic() if reactor.seconds is wall else reactor.seconds()
+    return time.monotonic() if reactor.seconds is wall_clock else reactor.seconds()
 
 
 def time_of_day(reactor: IReactorTime) -> float:
     """Return the time in seconds since 1970, or the made-up time of `reactor`."""
-    real = reactor.seconds is wall or reactor.seconds is time.monotonic
+    real = reactor.seconds is wall_clock or reactor.seconds is time.monotonic
     return time.time() if real else reactor.seconds()
 
 
@@ -35,7 +35,7 @@ def use_monotonic_clock(reactor: Any) -> None:
 
     Timers that are already set fire when they would have fired.
     """
-    if reactor.seconds is not wall:
+    if reactor.seconds is not wall_clock:
         return
     change = time.monotonic() - reactor.seconds()
     reactor.seconds = time.monotonic

@@ -69,7 +69,7 @@ class NodeScheduler:
     _delayed: dict[int, IDelayedCall | None] = field(factory=dict, init=False)
     # Nodes' work of all commands together: a peer may repeat one before it is done.
     _queue: deque[Callable[[], Coroutine[Any, Any, None]]] = field(factory=deque, init=False)
-    _busy: int = field(default=0, init=False)  # of the window
+    _running: int = field(default=0, init=False)  # calls of `_run_queue`
     # Small gradients are the interpreter's work more than torch's: two threads at them
     # would spend their time waiting for each other.
     _small_jobs_lock: DeferredLock = field(factory=DeferredLock, init=False)
@@ -94,20 +94,22 @@ class NodeScheduler:
         round: int,
         nodes: Sequence[int],
         h: int,
-        shown: Mapping[str, Tensor],
+        knowledge: Mapping[str, Tensor],
         past: Mapping[int, Tensor],
         send: SendVector,
     ) -> Failures:
         """Send the vector of each of `nodes`, made from knowledge of `h` honest vectors.
 
-        `shown` has the pieces of the knowledge, `past` earlier vectors of nodes that replay
-        them.  Raises `BadRequest` where the shapes of `shown` do not fit.
+        `knowledge` has its pieces by name, `past` earlier vectors of nodes that replay
+        them.  Raises `BadRequest` where the shapes of `knowledge` do not fit.
         """
         d = self.host.dimension
-        decode_knowledge(shown, h=h, d=d, own=None)
+        decode_knowledge(knowledge, h=h, d=d, own=None)
         # Nodes share the rows: where one attack writes to them, all answers are worthless.
-        rows = [shown["vectors"]] if "vectors" in shown and self.host.has_foreign_attack else []
-        attacks = _AttackRound(self, round, h, shown, past, send, write_guard("an attack", *rows))
+        foreign = self.host.has_foreign_attack
+        rows = [knowledge["vectors"]] if "vectors" in knowledge and foreign else []
+        guard = write_guard("an attack", *rows)
+        attacks = _AttackRound(self, round, h, knowledge, past, send, guard)
         plain = [node for node in nodes if self.host.is_plain(node)]
         others = [[node] for node in nodes if not self.host.is_plain(node)]
         groups = self._groups(plain, MAX_GROUP if d <= SHORT_VECTOR else 1)
@@ -125,8 +127,14 @@ class NodeScheduler:
         """
         pieces = chain.from_iterable(g.pieces for g in gradients if isinstance(g, Gradient))
         large = [piece for piece in pieces if piece.nbytes >= LARGE_TENSOR]
+
+        def free() -> None:
+            for tensor in large:
+                # torch releases the interpreter's lock for this; for `del` it does not.
+                tensor.set_()  # type: ignore[call-overload]  # a form that torch's stubs lack
+
         if large and not self.stopped:
-            defer_to_pool(self._reactor, self._pool, _free, large).addErrback(lambda _: None)
+            defer_to_pool(self._reactor, self._pool, free).addErrback(lambda _: None)
 
     async def _send_all(
         self, round: int, nodes: Sequence[int], found: Sequence[Answer], send: SendVector
@@ -179,9 +187,7 @@ class NodeScheduler:
             call.cancel()
 
     async def _run_groups(
-        self,
-        groups: Sequence[Sequence[int]],
-        work: Callable[[Sequence[int]], Awaitable[Failures]],
+        self, groups: Sequence[Sequence[int]], work: Callable[[Sequence[int]], Awaitable[Failures]]
     ) -> Failures:
         """Do `work` for each group of nodes; an exception is the failure of all in it."""
         failures: Failures = {}
@@ -201,8 +207,8 @@ class NodeScheduler:
 
         if groups:
             self._queue += [partial(run, group) for group in groups]
-            while self._queue and self._busy < self._window:
-                self._busy += 1
+            while self._queue and self._running < self._window:
+                self._running += 1
                 Deferred.fromCoroutine(self._run_queue())
             await done
         return failures
@@ -229,7 +235,7 @@ class NodeScheduler:
         """
         while self._queue:
             await self._queue.popleft()()
-        self._busy -= 1
+        self._running -= 1
 
     def check_round(self, round: int) -> None:
         """Raise `BadRequest` where a newer round than `round` has begun."""
@@ -273,8 +279,8 @@ class _AttackRound:
 
     _scheduler: NodeScheduler
     _round: int
-    _h: int
-    _shown: Mapping[str, Tensor]
+    _h: int  # honest vectors
+    _knowledge: Mapping[str, Tensor]
     _past: Mapping[int, Tensor]
     _send: SendVector
     _guard: write_guard
@@ -315,7 +321,7 @@ class _AttackRound:
 
     def _vector(self, node: int, own: Tensor | None = None) -> Tensor:
         host, past = self._scheduler.host, self._past.get(node)
-        known = decode_knowledge(self._shown, h=self._h, d=host.dimension, own=own, past=past)
+        known = decode_knowledge(self._knowledge, h=self._h, d=host.dimension, own=own, past=past)
         vector = host.attack(node, self._round, known)
         self._guard.check()
         return round_to_dtype(vector, host.wire).contiguous()
@@ -330,12 +336,6 @@ class _AttackRound:
             except Exception as e:  # an attack is a plugin's code
                 found.append(e)
         return found
-
-
-def _free(tensors: Sequence[Tensor]) -> None:
-    for tensor in tensors:
-        # torch releases the interpreter's lock for this; for `del` it does not.
-        tensor.set_()  # type: ignore[call-overload]  # torch's stubs lack the form without arguments
 
 
 def _to_dtype(answer: Answer, dtype: torch.dtype) -> Answer:

@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.errors import NotAuthenticated, ProtectedMode
 from byzpy_tw.protocol.keys import SERVER, TRAINER
-from byzpy_tw.protocol.limited_amp import TLS_BEGINS, LimitedAMP
+from byzpy_tw.protocol.limited_amp import TLS_RECORD_STARTS, LimitedAMP
 from byzpy_tw.protocol.mtls import Peer, authenticated_peer, describe_tls_failure
 from byzpy_tw.protocol.requests import Request
 from byzpy_tw.server.protected_mode import MESSAGE, origin, same_machine
@@ -33,12 +33,10 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
     """
 
     def __init__(
-        self,
-        server: ByzpyServer,
-        responders: Mapping[type[Request[Any]], Callable[[Any], Any]],
+        self, server: ByzpyServer, responders: Mapping[type[Request[Any]], Callable[[Any], Any]]
     ) -> None:
         box_bytes, commands = server.limits.box_bytes, server.limits.commands
-        super().__init__(responders, most_box_bytes=box_bytes, most_in_flight=commands)
+        super().__init__(responders, max_box_bytes=box_bytes, max_in_flight=commands)
         self.server = server
         self.identity: Peer | None = None  # of the certificate that was shown
         self.origin = ""  # the machine or network that it dialled from
@@ -72,8 +70,8 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
     def _admit(self) -> None:
         if not self.server.admit(self):
             most = self.server.limits.connections
-            alike = "of its kind" if self.unauthenticated else f"(--max-connections {most})"
-            self.hang_up(f"too many connections {alike}")
+            which = "of its kind" if self.unauthenticated else f"(--max-connections {most})"
+            self.hang_up(f"too many connections {which}")
 
     def handshakeCompleted(self) -> None:
         super().handshakeCompleted()
@@ -82,7 +80,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
         self._admit()
 
     def lengthLimitExceeded(self, length: int) -> None:
-        if length in TLS_BEGINS and self.server.keys is None:
+        if length in TLS_RECORD_STARTS and self.server.keys is None:
             self.transport.write(_NO_KEYS)
             self.hang_up("it speaks TLS, and this server has no keys: start it with --keys, or "
                          "the trainer without")  # fmt: skip
@@ -93,11 +91,10 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
         if not self.unauthenticated or self.server.log_limiter.allow():
             super().log_warning(what)
 
-    def _begin_hang_up(self, why: str) -> bool:
-        begun = super()._begin_hang_up(why)
-        if begun and self.transport is not None:  # TLS would wait for the peer to close it too
+    def hang_up(self, why: str, *, close: bool = True) -> None:
+        if not self.hung_up:  # TLS would wait for the peer to close it too
             self.setTimeout(self.server.limits.linger_seconds)
-        return begun
+        super().hang_up(why, close=close)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.setTimeout(None)

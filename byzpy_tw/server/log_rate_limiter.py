@@ -6,12 +6,12 @@ from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-LINES, SECONDS = 60, 60.0  # at most so many lines in this time
+MAX_LINES, WINDOW_SECONDS = 60, 60.0  # at most so many lines in this time
 
 
 @define(eq=False)
 class LogRateLimiter:
-    """Allows `LINES` lines every `SECONDS`, and counts the rest.
+    """Allows `MAX_LINES` lines every `WINDOW_SECONDS`, and counts the rest.
 
     Without it, peers that can reach the port could fill the disk.
     """
@@ -25,17 +25,17 @@ class LogRateLimiter:
     def allow(self) -> bool:
         """Return whether one more line may be logged."""
         if self._end is None:
-            self._end = self._reactor.callLater(SECONDS, self.stop)
+            self._end = self._reactor.callLater(WINDOW_SECONDS, self.stop)
         self._lines += 1
-        return self._lines <= LINES
+        return self._lines <= MAX_LINES
 
     def stop(self) -> None:
         """End the window early or when its time is over; log how many lines were left out."""
         if self._end is not None and self._end.active():
             self._end.cancel()
-        left_out, self._lines, self._end = self._lines - LINES, 0, None
+        left_out, self._lines, self._end = self._lines - MAX_LINES, 0, None
         if left_out > 0:
             self.log.warn(
                 "{count} more lines on connections that were refused were left out within "
-                "{seconds:g} s", count=left_out, seconds=SECONDS,
+                "{seconds:g} s", count=left_out, seconds=WINDOW_SECONDS,
             )  # fmt: skip

@@ -67,7 +67,7 @@ class ServerRun:
     _scheduler: NodeScheduler
     _executor: RunExecutor  # of the scheduler
     _reactor: IComputeReactor
-    _max_knowledge_bytes: int  # of a round's attacks
+    max_knowledge_bytes: int  # of a round's attacks
     stream: TensorStream | None = None
     stall_detector: IdleDetector = field(factory=IdleDetector, init=False)  # within a frame
     _arrivals: RoundArrivals = field(factory=RoundArrivals, init=False)  # of the newest round
@@ -113,13 +113,22 @@ class ServerRun:
         if header.kind is Kind.PIECE:
             host = self.host
             name, memory = allocate_piece(
-                header, host.pieces, most_h=host.spec.shards, d=host.dimension, wire=host.wire
+                header, host.pieces, max_h=host.spec.shards, d=host.dimension, wire=host.wire
             )
         elif header.kind is Kind.PAST:
             name, memory = self._allocate_past(header)
         else:
             raise BadFrame(f"a server takes no frames of kind {header.kind.name}")
-        self._reserve(name, header)
+        self._begin(header.round)
+        if self._arrivals.has(name):
+            raise BadFrame(f"{name} twice in round {header.round}")
+        # Pieces are kept until the round ends, as float32.
+        self._knowledge_bytes += header.elements * max(header.dtype.itemsize, 4)
+        if self._knowledge_bytes > self.max_knowledge_bytes:
+            raise BadFrame(
+                f"{self._knowledge_bytes:,} bytes for the attacks of round {header.round}, at "
+                f"most {self.max_knowledge_bytes:,} are allowed"
+            )
         self._incoming = memory
         return memory
 
@@ -130,21 +139,6 @@ class ServerRun:
         if header.elements != d or header.dtype is not self.host.wire:
             raise BadFrame(f"a past of {header.elements} {header.dtype} elements, d={d}")
         return _past_name(header.index), torch.empty(d, dtype=header.dtype)
-
-    def _reserve(self, name: str, header: Header) -> None:
-        """Count the memory of a piece, which is kept until the round ends.
-
-        Raises `BadFrame` above the limit, and for a piece that is here already.
-        """
-        self._begin(header.round)
-        if self._arrivals.has(name):
-            raise BadFrame(f"{name} twice in round {header.round}")
-        self._knowledge_bytes += header.elements * max(header.dtype.itemsize, 4)  # as float32
-        if self._knowledge_bytes > self._max_knowledge_bytes:
-            raise BadFrame(
-                f"{self._knowledge_bytes:,} bytes for the attacks of round {header.round}, at "
-                f"most {self._max_knowledge_bytes:,} are allowed"
-            )
 
     def _memory_for_parameters(self, header: Header) -> Tensor:
         d, wire = self.host.dimension, self.host.wire
@@ -213,18 +207,16 @@ class ServerRun:
 
     async def compute(self, round: int, nodes: list[int]) -> Failures:
         """Send the gradients of honest `nodes`; return the failures by node."""
-        self._check_nodes(nodes, honest=True)
-        await self._parameters(round)
+        await self._begin_command(round, nodes, honest=True)
         return await self._scheduler.send_gradients(round, nodes, self._send_vector)
 
     async def attack(
         self, round: int, nodes: list[int], honest: int, pieces: list[str]
     ) -> Failures:
         """Send the vectors of Byzantine `nodes`; return the failures by node."""
-        self._check_nodes(nodes, honest=False)
         if not 1 <= honest <= self.host.spec.shards:
             raise BadRequest(f"{honest} honest vectors of {self.host.spec.shards} nodes")
-        await self._parameters(round)
+        await self._begin_command(round, nodes, honest=False)
         common = [piece for piece in pieces if piece != PAST]
         own = nodes if PAST in pieces else []
         for piece in [*common, *map(_past_name, own)]:
@@ -234,12 +226,12 @@ class ServerRun:
         if len({*self._attack_rounds, round}) > _MAX_ATTACK_ROUNDS:
             raise ServerBusy(f"attacks of {_MAX_ATTACK_ROUNDS} rounds are not done yet")
         self._scheduler.check_round(round)  # a new one may have begun during the last conversion
-        shown = {piece: self._pieces[piece] for piece in common}
+        knowledge = {piece: self._pieces[piece] for piece in common}
         past = {node: self._pieces[_past_name(node)] for node in own}
         self._attack_rounds.append(round)
         try:
             return await self._scheduler.send_attacks(
-                round, nodes, honest, shown, past, self._send_vector
+                round, nodes, honest, knowledge, past, self._send_vector
             )
         finally:
             self._attack_rounds.remove(round)
@@ -248,7 +240,7 @@ class ServerRun:
         """Convert a piece, once for all commands that use it."""
         self._scheduler.check_round(round)
         tensor = self._pieces[piece]
-        if tensor.dtype is not torch.float16 and tensor.dtype is not torch.bfloat16:
+        if tensor.dtype not in (torch.float16, torch.bfloat16):
             return None
 
         def keep(wide: Tensor) -> None:
@@ -257,7 +249,8 @@ class ServerRun:
 
         return defer_to_pool(self._reactor, self._executor, decode_piece, tensor).addCallback(keep)
 
-    def _check_nodes(self, nodes: Iterable[int], *, honest: bool) -> None:
+    def _begin_command(self, round: int, nodes: Iterable[int], *, honest: bool) -> Deferred[None]:
+        """Check `nodes`, begin `round`, and wait for its parameters."""
         if self.stream is None:
             raise BadRequest("the run has no tensor stream yet")
         seen: set[int] = set()
@@ -269,8 +262,6 @@ class ServerRun:
             if node in seen:
                 raise BadRequest(f"node {node} is named twice")
             seen.add(node)
-
-    def _parameters(self, round: int) -> Deferred[None]:
         self._begin(round)
         self._scheduler.check_round(round)
         return self._arrivals.wait("parameters")

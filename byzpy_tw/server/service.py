@@ -30,13 +30,7 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import (
-    LimitExceeded,
-    PluginError,
-    ServerError,
-    UnsuitableData,
-    UnsuitableModel,
-)
+from byzpy_tw.errors import LimitExceeded, PluginError, ServerError, UnsuitableData, UnsuitableModel
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc, freeze_gc, trim_heap
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
@@ -202,15 +196,15 @@ class ByzpyServer(Service):
         """
         self._sessions[connection] = None
         limits = self.limits
-        alike = [o for o in self._sessions if o.unauthenticated is connection.unauthenticated]
+        counted = [o for o in self._sessions if o.unauthenticated is connection.unauthenticated]
         if not connection.unauthenticated:
-            return len(alike) <= limits.connections
+            return len(counted) <= limits.connections
         if self.keys is None:
-            return len(alike) <= limits.unauthenticated
-        waiting = [o for o in alike if not o.hung_up]
+            return len(counted) <= limits.unauthenticated
+        waiting = [o for o in counted if not o.hung_up]
         if len(waiting) > limits.unauthenticated:
-            crowds = Counter(o.origin for o in waiting)
-            oldest = max(waiting, key=lambda o: crowds[o.origin])
+            per_origin = Counter(o.origin for o in waiting)
+            oldest = max(waiting, key=lambda o: per_origin[o.origin])
             oldest.hang_up("it showed no certificate, and others want to")
             oldest.abort()  # no answer to it is on its way
         return True

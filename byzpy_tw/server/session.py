@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
@@ -25,7 +24,6 @@ from byzpy_tw.server.idle import CHECKS_PER_TIMEOUT, GRACE_FACTOR, IdleDetector
 from byzpy_tw.server.run_executor import RunExecutor
 from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.text import clean
-from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import RunSpec
 
@@ -96,31 +94,26 @@ class Session(ServerConnection):
 
     # -- answers
 
-    def hello(self, asked: commands.Hello) -> Deferred[commands.HelloAnswer]:
+    async def hello(self, request: commands.Hello) -> commands.HelloAnswer:
         self.check_authorized()
-        if asked.protocol != commands.PROTOCOL:
+        if request.protocol != commands.PROTOCOL:
             raise VersionMismatch(
                 f"this server (byzpy_tw {byzpy_tw.__version__}) speaks protocol "
-                f"{commands.PROTOCOL}, the trainer ({asked.version[:40]}) speaks "
-                f"{asked.protocol}; install the same version on both"
+                f"{commands.PROTOCOL}, the trainer ({request.version[:40]}) speaks "
+                f"{request.protocol}; install the same version on both"
             )
         if not self.said_hello:
             self.said_hello = True
             self.setTimeout(self.server.limits.idle_seconds / CHECKS_PER_TIMEOUT)
             self.log.info("{peer}: a trainer, byzpy_tw {version}",
-                          peer=self.peer, version=clean(asked.version, 40))  # fmt: skip
+                          peer=self.peer, version=clean(request.version, 40))  # fmt: skip
+        environment = (await self.server.environment()).to_json()
+        now, identity = clock.time_of_day(self.server.reactor), self.server.identity
+        version = byzpy_tw.__version__
+        return commands.HelloAnswer(commands.PROTOCOL, version, environment, now, identity)
 
-        def answer(environment: Environment) -> commands.HelloAnswer:
-            now = clock.time_of_day(self.server.reactor)
-            return commands.HelloAnswer(
-                commands.PROTOCOL, byzpy_tw.__version__, environment.to_json(), now,
-                self.server.identity,
-            )  # fmt: skip
-
-        return self.server.environment().addCallback(answer)
-
-    async def open_run(self, asked: commands.OpenRun) -> commands.OpenRunAnswer:
-        name, spec, server = asked.run, asked.spec, self.server
+    async def open_run(self, request: commands.OpenRun) -> commands.OpenRunAnswer:
+        name, spec, server = request.run, request.spec, self.server
         if name in self.runs or name in self.opening:
             raise BadRequest(f"{name[:40]!r} is no name for a new run on this connection")
         self._check_spec_limits(spec)
@@ -171,11 +164,11 @@ class Session(ServerConnection):
             if number > most:
                 raise LimitExceeded(f"{what} of {number:,}: at most {most:,} on this server")
 
-    def open_stream(self, asked: commands.OpenStream) -> TensorStream:
+    def open_stream(self, request: commands.OpenStream) -> TensorStream:
         self.check_authorized()
         if self.runs or self.opening:
             raise BadRequest("a connection that holds runs cannot become a stream")
-        run = self.server.tickets.redeem(asked.ticket, self.ticket_owner())
+        run = self.server.tickets.redeem(request.ticket, self.ticket_owner())
         self.setTimeout(None)
 
         def ended(why: str) -> None:
@@ -183,23 +176,23 @@ class Session(ServerConnection):
                           peer=stream.name, run=run.name, why=why)  # fmt: skip
             run.close()
 
-        most = largest_piece(run.host.spec.shards, run.host.dimension)
-        most = min(most, self.server.limits.shown_mib * 2**20)
-        most = max(most, run.host.dimension * 4)  # parameters have a limit of their own
+        piece = largest_piece(run.host.spec.shards, run.host.dimension)
+        # Parameters have a limit of their own.
+        most = max(min(piece, run.max_knowledge_bytes), run.host.dimension * 4)
         stream = TensorStream(run, most, ended, name=self.peer)
         run.attach(stream)
         self.release_transport()
         return stream
 
-    async def spawn_nodes(self, asked: commands.SpawnNodes) -> commands.SpawnNodesAnswer:
-        run, host = self._run(asked.run), self._run(asked.run).host
-        attacks = {spec.attack for spec in asked.nodes if spec.attack is not None}
-        self._check_node_limit(len(asked.nodes))
+    async def spawn_nodes(self, request: commands.SpawnNodes) -> commands.SpawnNodesAnswer:
+        run, host = self._run(request.run), self._run(request.run).host
+        attacks = {spec.attack for spec in request.nodes if spec.attack is not None}
+        self._check_node_limit(len(request.nodes))
         await self.server.prepare_attacks(host, sorted(attacks))
-        if self._run(asked.run) is not run:
-            raise UnknownRun(f"run {asked.run[:40]!r} was closed")
-        self._check_node_limit(len(asked.nodes))
-        for spec in asked.nodes:
+        if self._run(request.run) is not run:
+            raise UnknownRun(f"run {request.run[:40]!r} was closed")
+        self._check_node_limit(len(request.nodes))
+        for spec in request.nodes:
             host.spawn(spec)
             self.server.nodes += 1
         return commands.SpawnNodesAnswer(len(host.nodes), host.digests_of(attacks))
@@ -212,23 +205,23 @@ class Session(ServerConnection):
                 f"(--max-nodes) is {most}"
             )
 
-    async def compute(self, asked: commands.Compute) -> commands.RoundAnswer:
-        run = self._run(asked.run)
-        return _answer(run, await run.compute(asked.round, asked.nodes))
+    async def compute(self, request: commands.Compute) -> commands.RoundAnswer:
+        run = self._run(request.run)
+        return _answer(run, await run.compute(request.round, request.nodes))
 
-    async def attack(self, asked: commands.Attack) -> commands.RoundAnswer:
-        run = self._run(asked.run)
-        found = await run.attack(asked.round, asked.nodes, asked.honest, asked.pieces)
+    async def attack(self, request: commands.Attack) -> commands.RoundAnswer:
+        run = self._run(request.run)
+        found = await run.attack(request.round, request.nodes, request.honest, request.pieces)
         return _answer(run, found)
 
-    def close_run(self, asked: commands.CloseRun) -> commands.CloseRunAnswer:
-        self._run(asked.run)
-        self._close(asked.run)
+    def close_run(self, request: commands.CloseRun) -> commands.CloseRunAnswer:
+        self._run(request.run)
+        self._close(request.run)
         return commands.CloseRunAnswer()
 
-    def ping(self, asked: commands.Ping) -> commands.Pong:
+    def ping(self, request: commands.Ping) -> commands.Pong:
         self.pinged = True
-        return commands.Pong(asked.token)
+        return commands.Pong(request.token)
 
     # -- runs
 
