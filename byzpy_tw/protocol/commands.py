@@ -27,7 +27,7 @@ from byzpy_tw.protocol.requests import Request, command, wire
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_from_json, nodes_to_json
 from byzpy_tw.workers.trial_digests import TrialDigests
 
-# Raised when the commands or the frames change incompatibly.
+# Increased when the commands or the frames change incompatibly.
 PROTOCOL = 2
 MAX_IDENTITY_CHARS = 64  # of a server
 MAX_DIGESTS = 100  # of attacks, in one answer
@@ -94,7 +94,7 @@ class Hello(Request[HelloAnswer]):
 
 @frozen
 class OpenRunAnswer:
-    """The length of the model's vectors, digests of all that decides bits, a stream's ticket."""
+    """The number of parameters, digests of all that a run's bits depend on, a stream's ticket."""
 
     dimension: int = wire(amp.Integer(), validator=[ge(1), lt(2**40)])
     digest: str = wire(amp.Unicode())  # of the data

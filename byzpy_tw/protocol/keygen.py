@@ -25,7 +25,6 @@ from byzpy_tw.protocol.keys import SERVER, TRAINER, USAGES, dns_name
 
 CA_FILE = "ca-key.pem"
 CA_DAYS = 3650  # so that certificates of a year can be renewed without a new CA
-BACKDATED = datetime.timedelta(hours=1)  # machines' clocks differ
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -69,9 +68,9 @@ def generate(
 ) -> list[Path]:
     """Write the keys of `servers` into `folder`, with a new CA unless it has one.
 
-    Without names there is one server, ``server``.  A trainer's keys are written with a new CA,
-    and later with `trainer`, then without servers unless some are named.  Returns the files
-    written; raises `BadKeys`.
+    Without names there is one server, ``server``.  With a new CA a trainer's keys are written as
+    well.  With `trainer` a known CA writes a trainer's keys, and servers' only where they are
+    named.  Returns the files written; raises `BadKeys`.
     """
     known = (folder / CA_FILE).exists()
     if not servers and not (known and trainer):
@@ -163,9 +162,9 @@ def _certify(
         key_encipherment=False, data_encipherment=False, key_agreement=False,
         encipher_only=False, decipher_only=False,
     )  # fmt: skip
-    made = x509.CertificateBuilder(issuer, subject, key.public_key())
-    made = made.serial_number(x509.random_serial_number())
-    made = made.not_valid_before(now - BACKDATED).not_valid_after(end)
+    start = now - datetime.timedelta(hours=1)  # machines' clocks differ
+    made = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(start).not_valid_after(end)
     for extension, critical in (
         (x509.BasicConstraints(ca, path_length=0 if ca else None), True),
         (usage, True),

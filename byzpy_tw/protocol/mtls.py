@@ -55,9 +55,9 @@ def authenticated_peer(transport: Any, role: str) -> Peer | None:
     Valid once the handshake is completed.
     """
     presented = getattr(transport, "getPeerCertificate", lambda: None)()
-    if presented is None or role_of(presented.to_cryptography()) != role:
+    certificate = presented and presented.to_cryptography()
+    if certificate is None or role_of(certificate) != role:
         return None
-    certificate = presented.to_cryptography()
     return Peer(name_of(certificate), certificate.fingerprint(SHA256()).hex())
 
 

@@ -1,8 +1,8 @@
 """A TCP socket of a tensor stream, without Twisted's buffers.
 
 Twisted's transport joins data to be written and returns received data as new bytes: each tensor
-is copied three times.  Here the socket reads into the tensor of the bytes and writes from a
-tensor's memory.  `zero_copy_tls.ZeroCopyTLS` does the same under TLS.
+is copied three times.  Here bytes are received into a tensor's memory and sent from it.
+`zero_copy_tls.ZeroCopyTLS` does the same under TLS.
 """
 
 from __future__ import annotations

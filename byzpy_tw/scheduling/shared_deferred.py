@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class SharedDeferred(Generic[T]):
-    """Work that is under way, or done: each `wait` ends as it does.
+    """A Deferred for each caller that waits for the same work.
 
     Cancelling a wait does not stop the work.  Each waiter handles a failure; without waiters
     it is dropped.

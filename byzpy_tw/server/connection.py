@@ -21,15 +21,14 @@ from byzpy_tw.text import clean
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer
 
-# A fatal TLS alert, "access denied".
-_NO_KEYS = b"\x15\x03\x03\x00\x02\x02\x31"
+_NO_KEYS = b"\x15\x03\x03\x00\x02\x02\x31"  # a fatal TLS alert, "access denied"
 
 
 class ServerConnection(LimitedAMP, TimeoutMixin):
     """The server's end of a connection, apart from its commands.
 
-    Its one timeout is the time to say Hello, then what `timeoutConnection` of a subclass
-    makes of it, and at last the time for the peer to close the connection.
+    Its one timer is for the peer to say Hello, then for the checks of `Session`, and at last for
+    the peer to close the connection.
     """
 
     def __init__(

@@ -123,9 +123,8 @@ class ByzpyServer(Service):
         factory: Any = Factory.forProtocol(lambda: Session(self))
         if self.keys is not None:
             factory = wrap_in_tls(factory, self.keys)
-        self.listening = self.reactor.listenTCP(
-            self.config.port, factory, interface=self.config.host
-        )
+        host, port = self.config.host, self.config.port
+        self.listening = self.reactor.listenTCP(port, factory, interface=host)
 
     def startService(self) -> None:
         super().startService()
@@ -168,9 +167,7 @@ class ByzpyServer(Service):
                 self._trim_call.cancel()
             # It joins threads, so it may not run in the reactor's.
             threads = self.reactor.getThreadPool()
-            await deferToThreadPool(
-                self.reactor, threads, self.pool.shutdown, wait=True, cancel_futures=True
-            )
+            await deferToThreadPool(self.reactor, threads, self.pool.shutdown, cancel_futures=True)
 
     # -- for sessions
 

@@ -50,8 +50,7 @@ class Session(ServerConnection):
         )
         self.runs: dict[str, ServerRun] = {}
         self.opening: dict[str, object] = {}  # name -> a mark that is new for each opening
-        self.said_hello = False
-        self.pinged = False
+        self.said_hello = self.pinged = False
         self._idle_detector = IdleDetector()
 
     # -- the connection
