@@ -21,6 +21,7 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from enum import IntEnum
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -199,13 +200,6 @@ class FrameReader:
 
 
 @define(eq=False)
-class _Outgoing:
-    parts: list[memoryview]  # the rest of header and elements
-    sent: Deferred[None]
-    keep: tuple[Tensor, ...]  # the owners of the parts' memory
-
-
-@define(eq=False)
 class FrameWriter:
     """A queue of frames to be sent, read from the memory of their tensors.
 
@@ -214,7 +208,8 @@ class FrameWriter:
     """
 
     bytes_taken: int = field(default=0, init=False)  # by `advance`, in all
-    _queue: deque[_Outgoing] = field(factory=deque, init=False)
+    # Of each frame the rest of its header and elements, which keep their tensors alive.
+    _queue: deque[tuple[list[memoryview], Deferred[None]]] = field(factory=deque, init=False)
 
     def __len__(self) -> int:
         """The number of frames that are not written completely."""
@@ -228,18 +223,17 @@ class FrameWriter:
         # An empty part would never be removed.
         parts = [memoryview(header.pack()), *(bytes_of(p) for p in pieces if p.numel())]
         sent: Deferred[None] = Deferred()
-        self._queue.append(_Outgoing(parts, sent, pieces))
+        self._queue.append((parts, sent))
         return sent
 
     def buffers(self, most: int) -> list[memoryview]:
         """Return the next bytes, up to `most`, without a copy."""
         found: list[memoryview] = []
-        for frame in self._queue:
-            for part in frame.parts:
-                found.append(part[:most])
-                most -= len(found[-1])
-                if most == 0 or len(found) == _MAX_BUFFERS:
-                    return found
+        for part in chain.from_iterable(parts for parts, _ in self._queue):
+            found.append(part[:most])
+            most -= len(found[-1])
+            if most == 0 or len(found) == _MAX_BUFFERS:
+                return found
         return found
 
     def advance(self, count: int) -> list[Deferred[None]]:
@@ -247,21 +241,20 @@ class FrameWriter:
         self.bytes_taken += count
         done: list[Deferred[None]] = []
         while count:
-            frame = self._queue[0]
-            part = frame.parts[0]
-            if count < len(part):
-                frame.parts[0] = part[count:]
+            parts, sent = self._queue[0]
+            if count < len(parts[0]):
+                parts[0] = parts[0][count:]
                 break
-            count -= len(part)
-            frame.parts.pop(0)
-            if not frame.parts:
-                done.append(self._queue.popleft().sent)
+            count -= len(parts.pop(0))
+            if not parts:
+                self._queue.popleft()
+                done.append(sent)
         return done
 
     def drop(self) -> list[Deferred[None]]:
         """Empty the queue; return the Deferreds of its frames."""
         unsent, self._queue = self._queue, deque()
-        return [frame.sent for frame in unsent]
+        return [sent for _, sent in unsent]
 
 
 def vector_header(node: int, pieces: Sequence[Tensor], loss: float, round: int) -> Header:

@@ -26,6 +26,7 @@ from byzpy_tw.protocol.requests import WIRE_ERRORS, Request, decode, encode
 from byzpy_tw.text import clean
 
 A = TypeVar("A")
+Responders = Mapping[type[Request[Any]], Callable[[Any], Any]]  # each returns an answer
 
 # After these errors a server closes the connection.  (AMP's own `fatalErrors` come last in its
 # table, where a base class has matched already.)
@@ -48,7 +49,7 @@ class LimitedAMP(amp.AMP):
 
     def __init__(
         self,
-        responders: Mapping[type[Request[Any]], Callable[[Any], Any]],
+        responders: Responders,
         *,
         max_box_bytes: int = BOX_BYTES,
         max_in_flight: int = IN_FLIGHT,

@@ -18,7 +18,6 @@ from twisted.protocols import amp
 from byzpy_tw.errors import WireError, errors_by_code
 
 A = TypeVar("A")
-R = TypeVar("R", bound="type[Request[Any]]")
 T = TypeVar("T")
 
 # The errors that a server may answer with.  The first entry that an exception is an instance of
@@ -38,6 +37,9 @@ class Request(Generic[A]):
 
     wire_command: ClassVar[type[amp.Command]]
     answer: ClassVar[type | None]  # None: the responder returns the protocol to switch to
+
+
+R = TypeVar("R", bound=type[Request[Any]])
 
 
 def wire(

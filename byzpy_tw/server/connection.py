@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
@@ -12,9 +12,8 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.errors import NotAuthenticated, ProtectedMode
 from byzpy_tw.protocol.keys import SERVER, TRAINER
-from byzpy_tw.protocol.limited_amp import TLS_RECORD_STARTS, LimitedAMP
+from byzpy_tw.protocol.limited_amp import TLS_RECORD_STARTS, LimitedAMP, Responders
 from byzpy_tw.protocol.mtls import Peer, authenticated_peer, describe_tls_failure
-from byzpy_tw.protocol.requests import Request
 from byzpy_tw.server.protected_mode import MESSAGE, origin, same_machine
 from byzpy_tw.text import clean
 
@@ -31,9 +30,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
     the peer to close the connection.
     """
 
-    def __init__(
-        self, server: ByzpyServer, responders: Mapping[type[Request[Any]], Callable[[Any], Any]]
-    ) -> None:
+    def __init__(self, server: ByzpyServer, responders: Responders) -> None:
         box_bytes, commands = server.limits.box_bytes, server.limits.commands
         super().__init__(responders, max_box_bytes=box_bytes, max_in_flight=commands)
         self.server = server
