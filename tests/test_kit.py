@@ -96,6 +96,13 @@ class GuideTests(SynchronousTestCase):
             self.assertGreaterEqual(len(list(places(table))), least)
             self.assertEqual(wrong_places(table), [])
 
+    def test_places_in_explanations_exist(self) -> None:
+        """So has each file on the way of a round, a session and a folder, and of a state."""
+        for page, least in (("architecture.md", 30), ("round.md", 20)):
+            text = (ROOT / "docs" / "explanation" / page).read_text(encoding="utf-8")
+            self.assertGreaterEqual(len(list(places(text.partition("## Packages")[0]))), least)
+            self.assertEqual(wrong_places(text.partition("## Packages")[0]), [])
+
     def test_wrong_places_are_found(self) -> None:
         """A file that moved, and a name that is no longer in it."""
         rows = ("| a | `gone.py` | `b` |", "| a | `seeds.py` | `stream`, `away`, `Context.gone` |")
