@@ -1,4 +1,4 @@
-"""The promises of CONTRIBUTING.md: its commands exist, and `--no-skips` names skipped tests."""
+"""The promises of CONTRIBUTING.md: commands and places exist; `--no-skips` names skipped tests."""
 
 from __future__ import annotations
 
