@@ -4,21 +4,25 @@
     python docs/generate.py --check    say which are out of date; exit code 1 if any is
 
 Run it after a change to an option, a command, an error, a hook, a built-in name, an exit
-code or an entry of a run's files.  tests/test_reference.py fails until then.  Nothing here
-names an option or an error: to change what a page says, change the text beside the code.
+code, an entry of a run's files, a public name or a module's first sentence.
+tests/test_reference.py fails until then.  Nothing here names an option or an error: to change
+what a page says, change the text beside the code.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+PACKAGE = HERE.parent / "byzpy_tw"
 if __name__ == "__main__":
     sys.path.insert(0, str(HERE.parent))  # to tell of this source, whatever is installed
 
@@ -67,6 +71,7 @@ def pages() -> dict[str, str]:
         "hooks.md": hooks(hookspecs),
         "names.md": names(load(only=()).entries()),
         "files.md": files(schema.FILES, schema.FIELDS),
+        "modules.md": modules((HERE / "explanation" / "architecture.md").read_text("utf-8")),
     }
     return {name: f"{NOTE}\n{text.rstrip()}\n" for name, text in made.items()}
 
@@ -352,6 +357,124 @@ def _entry(field: schema.Field) -> tuple[str, str]:
     unit = f", {field.unit}" if field.unit else ""
     when = f"; only {field.when}" if field.when else ""
     return f"`{field.name}`{unit}", f"{field.meaning}{when}"
+
+
+# -- modules ------------------------------------------------------------------
+
+_SHOWN = 100  # characters of the names of a module's classes and functions
+_HOLDERS = frozenset({"config", "base", "limits", "spec"})  # objects that have options
+_OTHER_FILES = (".css", ".html", ".js", ".txt")
+_LAYERS = re.compile(r"subgraph (\w+)_layer .*\n((?: .*\[.*\n)+?) +end")
+
+
+def modules(architecture: str) -> str:
+    """Return the page of all modules, in the order of the page `architecture`."""
+    lines = [
+        "# Modules",
+        "",
+        "Every module by the first sentence of its docstring, with its classes and functions,",
+        "from the top layer down ([architecture](../explanation/architecture.md)); then",
+        "[the modules that read each option](#options-and-the-modules-that-read-them). Paths are",
+        "below `byzpy_tw/`. [CONTRIBUTING.md](../../CONTRIBUTING.md) says where a change begins.",
+    ]
+    for layer, names in _LAYERS.findall(architecture):
+        tops = [PACKAGE / name for name in re.findall(r"\[(\w+)\]", names)]
+        lines += ["", f"## {_title(layer)}"]
+        alone = [path.with_suffix(".py") for path in tops if not path.is_dir()]
+        if alone:
+            lines += ["", *_module_table(alone)]
+        for package in filter(Path.is_dir, tops):
+            lines += ["", f"### {package.name}/", "", _first_sentence(package / "__init__.py"), ""]
+            lines += _module_table(sorted(package.rglob("*.py")))
+            others = [p for p in package.rglob("*.*") if p.suffix in _OTHER_FILES]
+            if others:
+                lines += ["", f"Other files: {', '.join(map(_link, sorted(others)))}."]
+    rows = [
+        *_readers(RunConfig, at_server=False),
+        *_readers(server.ServerConfig, at_server=True),
+        *_readers(server.Limits, at_server=True),
+    ]
+    lines += ["", "## Options, and the modules that read them", "", "Of a run, then of a server."]
+    return "\n".join([*lines, "", *_table(("option", "read in"), rows), ""])
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _first_sentence(path: Path) -> str:
+    text = (ast.get_docstring(_parsed(path)) or "").split("\n\n")[0]
+    return re.split(r"(?<=\.)\s", _markdown(text), maxsplit=1)[0]
+
+
+def _module_table(paths: Iterable[Path]) -> list[str]:
+    """Return a row for each module, but for an ``__init__`` that only imports."""
+    imports = (ast.Expr, ast.Import, ast.ImportFrom)
+    rows = [
+        (_link(path), _first_sentence(path), _public_names(path))
+        for path in paths
+        if path.stem != "__init__"
+        or not all(isinstance(statement, imports) for statement in _parsed(path).body)
+    ]
+    return _table(("module", "contents", "classes and functions"), rows)
+
+
+def _name(path: Path) -> str:
+    return f"`{path.relative_to(PACKAGE).as_posix()}`"
+
+
+def _link(path: Path) -> str:
+    return f"[{_name(path)}](../../byzpy_tw/{path.relative_to(PACKAGE).as_posix()})"
+
+
+def _public_names(path: Path) -> str:
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    defined = [node.name for node in _parsed(path).body if isinstance(node, kinds)]
+    names = [name for name in defined if not name.startswith("_")]
+    shown = [name for i, name in enumerate(names) if len(", ".join(names[: i + 1])) <= _SHOWN]
+    return ", ".join([*(f"`{name}`" for name in shown), *(["..."] if shown != names else [])])
+
+
+def _readers(kind: type, *, at_server: bool) -> Iterator[tuple[str, str]]:
+    """Yield each option that `kind` has as a field, and the modules that read it.
+
+    One that is read through a property of the class alone has the property's readers.
+    """
+    home = Path(inspect.getsourcefile(kind) or "")
+    [found] = [n for n in _parsed(home).body if getattr(n, "name", "") == kind.__name__]
+    properties = [n for n in ast.walk(found) if isinstance(n, ast.FunctionDef)]
+    for option in attrs.fields(kind):
+        if not option.metadata:
+            continue
+        names = {option.name, option.metadata.get("node_field") or option.name}
+        readers = _reading(names, at_server)
+        if not readers:
+            through = {p.name for p in properties if names & _attributes(p, frozenset({"self"}))}
+            readers = _reading(through, at_server)
+        key = option.metadata.get("key") or option.name.replace("_", "-")
+        if readers:  # or it is read by its name alone
+            yield f"`--{key}`", ", ".join(map(_name, readers))
+
+
+def _reading(names: set[str], at_server: bool) -> list[Path]:
+    """Return the modules that read an attribute in `names` of an object with options."""
+    inside = (PACKAGE / "server", PACKAGE / "tap.py")
+    return [
+        path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.parent.name not in ("config", "testing")
+        and at_server is any(path.is_relative_to(there) for there in inside)
+        and names & _attributes(_parsed(path), _HOLDERS)
+    ]
+
+
+@cache
+def _attributes(tree: ast.AST, holders: frozenset[str]) -> set[str]:
+    """Return the attributes that `tree` reads of something called as one of `holders`."""
+    reads = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    called = {read: getattr(read.value, "attr", getattr(read.value, "id", "")) for read in reads}
+    return {read.attr for read, name in called.items() if name.strip("_") in holders}
 
 
 # -- Markdown -----------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""The promises of CONTRIBUTING.md: its commands exist, and `--no-skips` names skipped tests."""
+"""The promises of CONTRIBUTING.md: commands and places exist; `--no-skips` names skipped tests."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -9,14 +10,17 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.support import PATIENCE, environment, folder
+from tests.test_names import definitions
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "byzpy_tw"
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 TESTS = """
@@ -35,6 +39,41 @@ class Tests(unittest.TestCase):
 """
 
 
+def places(text: str) -> Iterator[tuple[list[Path], list[str]]]:
+    """Yield the files that each row of a table names, and the names beside them."""
+    for row in re.findall(r"(?m)^\|[^|]*\|(.*)\|$", text):
+        quoted = re.findall(r"`([\w./-]+)`", row)
+        paths = [q for q in quoted if "/" in q or q.endswith(".py")]
+        names = [q for q in quoted if q not in paths and re.fullmatch(r"[A-Za-z_][\w.]*", q)]
+        if paths:
+            yield [PACKAGE / q if (PACKAGE / q).exists() else ROOT / q for q in paths], names
+
+
+def defined(path: Path) -> set[str]:
+    """Return what a module defines: names, ``Class.member``, and keywords of its fields."""
+    if path.suffix != ".py":
+        return set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = {name for name, _ in definitions(tree)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{name}" for name, _ in definitions(ast.Module(node.body, []))}
+        elif isinstance(node, ast.keyword):
+            found.add(node.arg or "")
+    return found
+
+
+def wrong_places(text: str) -> list[str]:
+    """Return each file in a table of `text` that is not there, and each name that is not in it."""
+    wrong = []
+    for paths, names in places(text):
+        missing = [str(path.relative_to(ROOT)) for path in paths if not path.exists()]
+        known = set().union(*(defined(path) for path in paths if path.is_file()))
+        files = ", ".join(path.name for path in paths)
+        wrong += missing or [f"{name} in {files}" for name in names if name not in known]
+    return wrong
+
+
 class GuideTests(SynchronousTestCase):
     def test_programs_exist(self) -> None:
         """Each script and module that a command names is there."""
@@ -50,14 +89,27 @@ class GuideTests(SynchronousTestCase):
                 script = words[1] if words[0] == "python" else words[0]
                 self.assertTrue((ROOT / script).exists(), command)
 
-    def test_files_to_touch_exist(self) -> None:
-        """Each file in the table of "to add something" is in the package, or the repository."""
-        table = GUIDE.partition("## To add something")[2].partition("\n## ")[0]
-        names = re.findall(r"`([\w/.]+\.\w+)`", table)
-        self.assertGreater(len(names), 10)
-        for name in names:
-            found = (ROOT / "byzpy_tw" / name).exists() or (ROOT / name).exists()
-            self.assertTrue(found, name)
+    def test_places_in_tables_exist(self) -> None:
+        """Each file in a table of what to touch is there, and has the names beside it."""
+        for heading, least in (("## To add something", 15), ("## To change something", 70)):
+            table = GUIDE.partition(heading)[2].partition("\n## ")[0]
+            self.assertGreaterEqual(len(list(places(table))), least)
+            self.assertEqual(wrong_places(table), [])
+
+    def test_places_in_explanations_exist(self) -> None:
+        """So has each file on the way of a round, a session and a folder, and of a state."""
+        for page, least in (("architecture.md", 30), ("round.md", 20)):
+            text = (ROOT / "docs" / "explanation" / page).read_text(encoding="utf-8")
+            self.assertGreaterEqual(len(list(places(text.partition("## Packages")[0]))), least)
+            self.assertEqual(wrong_places(text.partition("## Packages")[0]), [])
+
+    def test_wrong_places_are_found(self) -> None:
+        """A file that moved, and a name that is no longer in it."""
+        rows = ("| a | `gone.py` | `b` |", "| a | `seeds.py` | `stream`, `away`, `Context.gone` |")
+        self.assertEqual(
+            [wrong_places(row) for row in rows],
+            [["gone.py"], ["away in seeds.py", "Context.gone in seeds.py"]],
+        )
 
     def test_every_mark_is_explained(self) -> None:
         """The marks that are registered each have a test that has it, but for GPUs."""

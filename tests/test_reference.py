@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -78,6 +79,26 @@ class PagesTests(SynchronousTestCase):
                 self.assertIn(f"\n## {name}\n", PAGES["hooks.md"])
         for entry in load(only=()).entries():
             self.assertIn(f"\n| `{entry.name}`", PAGES["names.md"])
+
+    def test_every_module(self) -> None:
+        """Each module has a row, with its first sentence and its classes and functions."""
+        rows = dict(re.findall(r"(?m)^\| \[`(.*?)`\]\(.*?\) \| (\S.*) \|$", PAGES["modules.md"]))
+        for path in (ROOT / "byzpy_tw").rglob("*.py"):
+            name = path.relative_to(ROOT / "byzpy_tw").as_posix()
+            if path.name != "__init__.py" and name != "runs.py":  # a name of 0.1
+                self.assertIn(name, rows)
+        self.assertIn(" | `ByzpyTwError`, `ConfigError`", rows["errors.py"])
+
+    def test_readers_of_options(self) -> None:
+        """The modules that read an option: directly, as a node's field, by a property, a server."""
+        readers = dict(re.findall(r"(?m)^\| `--(.*?)` \| (.*) \|$", PAGES["modules.md"]))
+        for name, module in (
+            ("eval-interval", "trainer/training.py"),
+            ("micro-batch-size", "workers/gradients.py"),
+            ("heartbeat-timeout", "rounds/deadlines.py"),
+            ("max-runs", "server/session.py"),
+        ):
+            self.assertIn(f"`{module}`", readers[name], name)
 
 
 class ChangeTests(SynchronousTestCase):
