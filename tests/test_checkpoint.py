@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.errors import (
     BadRuleOutput,
     CannotRecord,
@@ -481,10 +481,10 @@ class ReopeningTests(SynchronousTestCase):
 
     def test_options(self) -> None:
         """Where it runs, how long it waits and how long it goes on may change."""
-        saved = CONFIGURATION.to_dict()
+        saved = CONFIGURATION
         config = merge_config(saved, {"local": 3, "rounds": 99, "round_timeout": 5.0, "seed": 5})
         self.assertEqual((config.local, config.in_process, config.rounds), (3, False, 99))
         for bad in ({"seed": 6}, {"lr": 0.5}, {"run_dir": "x"}):
             self.assertRaises(ConfigError, merge_config, saved, bad)
-        self.assertRaises(ConfigError, merge_config, {**saved, "colour": "red"}, {})
+        self.assertRaises(ConfigError, from_dict, {**saved.to_dict(), "colour": "red"})
         self.assertRaises(ConfigError, self.reopen, rounds=2)

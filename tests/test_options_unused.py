@@ -110,9 +110,9 @@ class UselessTests(SynchronousTestCase):
     def test_old_records(self) -> None:
         """A run that was begun with such options goes on, also in another place."""
         saved = RunConfig(in_process=True, keys="k.pem", failover="off", q=2, aggregator="median")
-        again = merge_config(saved.to_dict(), {"rounds": 60})
+        again = merge_config(saved, {"rounds": 60})
         self.assertEqual((again.keys, again.failover), ("k.pem", "off"))
-        self.assertIsNone(merge_config(saved.to_dict(), {"local": 2}).keys)
+        self.assertIsNone(merge_config(saved, {"local": 2}).keys)
         self.assertEqual(from_dict(config_in_process(again, None).to_dict()).keys, None)
 
     def test_an_attack_of_nobody(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from byzpy_tw.config.run import RunConfig, flag, options_digest
+from byzpy_tw.config.run import RunConfig, flag, from_dict, options_digest
 from byzpy_tw.errors import (
     AttackFailed,
     BadRuleOutput,
@@ -19,7 +19,6 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, RecordedRun
 from byzpy_tw.records.json_files import to_json
-from byzpy_tw.records.resume import merge_config
 from byzpy_tw.records.schema import RESULT_FIELDS
 from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.text import clean_value, printable
@@ -81,7 +80,7 @@ def recorded_config(run: RecordedRun) -> tuple[RunConfig, list[Problem]]:
             )
             problems.append(Problem("option", text))
     try:
-        return merge_config({**saved, **options}, {}), problems
+        return from_dict({**saved, **options}), problems
     except (ConfigError, TypeError, AttributeError) as e:
         raise RunDirectoryError(
             f"{printable(run.path / ROUNDS)}: its options make no run: {clean_value(e, 300)}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -54,7 +54,7 @@ class State:
     @property
     def large(self) -> bool:
         """True if a copy would be a good part of a small machine's memory."""
-        return sum(map(_nbytes, attrs.astuple(self, recurse=False))) >= LARGE
+        return _nbytes(attrs.asdict(self, recurse=False)) >= LARGE
 
     def snapshot(self) -> State:
         """Return a copy of this state, to be written while the run goes on.
@@ -69,11 +69,7 @@ class State:
                 return value if large and not _is_view(value) else value.clone()
             return value.copy() if isinstance(value, np.ndarray) and not large else value
 
-        return State(**{name: _map(value, copy) for name, value in _fields(self)})
-
-
-def _fields(state: State) -> Iterator[tuple[str, Any]]:
-    return ((f.name, getattr(state, f.name)) for f in attrs.fields(State))
+        return State(**_map(attrs.asdict(self, recurse=False), copy))
 
 
 def _map(value: Any, leaf: Callable[[Any], Any]) -> Any:
@@ -159,7 +155,8 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
     checkpoints untouched, and `BadRuleOutput` for memory that cannot be kept.
     """
     try:
-        plain = {name: _to_storable(value, name) for name, value in _fields(state)}
+        fields = attrs.asdict(state, recurse=False)
+        plain = {name: _to_storable(value, name) for name, value in fields.items()}
     except BadRuleOutput:
         raise
     except (TypeError, ValueError, RecursionError) as e:  # of an odd array, or a loop

@@ -51,29 +51,26 @@ class RoundReader:
         return f"line {self.count + 1} of {ROUNDS} {self.error}" if self.error else ""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.count, self.error, self.skipped, self.torn = 0, "", 0, False
         try:
             with open(self.path, "rb") as lines:
-                yield from self._records(lines)
+                while line := lines.readline(_LONGEST_LINE):
+                    if not line.endswith(b"\n"):  # it was being written
+                        self.torn = True
+                    elif self.error:
+                        self.skipped += 1
+                    else:
+                        try:
+                            record = parse_record(line, self.count, self.n)
+                        except ValueError as e:
+                            self.error = clean_value(e, 300)
+                            continue
+                        self.count += 1
+                        yield record
         except FileNotFoundError:
             return
         except OSError as e:
             raise RunDirectoryError(f"cannot read {printable(self.path)}: {e.strerror or e}") from e
-
-    def _records(self, lines: IO[bytes]) -> Iterator[dict[str, Any]]:
-        self.count, self.error, self.skipped, self.torn = 0, "", 0, False
-        while line := lines.readline(_LONGEST_LINE):
-            if not line.endswith(b"\n"):  # it was being written
-                self.torn = True
-            elif self.error:
-                self.skipped += 1
-            else:
-                try:
-                    record = parse_record(line, self.count, self.n)
-                except ValueError as e:
-                    self.error = clean_value(e, 300)
-                    continue
-                self.count += 1
-                yield record
 
 
 @define(eq=False, slots=False)

@@ -55,23 +55,22 @@ def new_resume_point() -> ResumePoint:
     return ResumePoint(secrets.token_hex(16))
 
 
-def merge_config(saved: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration `saved` in a run's folder, with the options `given` now.
+def merge_config(saved: RunConfig, given: Mapping[str, Any]) -> RunConfig:
+    """Return the `saved` configuration of a run, with the options `given` now.
 
     Raises `ConfigError` for one that would make it another run.  Only ``--rounds`` may
     change of those that decide bits: more rounds leave the earlier ones as they were.
     """
-    before = from_dict(saved)
     for name, value in given.items():
         if name == "run_dir":
             raise ConfigError("--resume DIR says where the run is: leave out --run-dir")
-        old = getattr(before, name)
+        old = getattr(saved, name)
         if name != "rounds" and OPTIONS[name].metadata["bits"] and value != old:
             raise ConfigError(
                 f"{flag(name)} {_format_option(value)} would make it another run: it was begun "
                 f"with {_format_option(old)}"
             )
-    return from_dict(merge_options(given, before.to_dict()))
+    return from_dict(merge_options(given, saved.to_dict()))
 
 
 def _format_option(value: Any) -> str:
@@ -84,12 +83,7 @@ def load_config_to_resume(path: Path, given: Mapping[str, Any]) -> RunConfig:
     Only reads, so that the run may be under way.  Raises as `merge_config` does, and
     `RunDirectoryError` where there is no run.
     """
-    return _merge(read_run(path), given)
-
-
-def _merge(run: RecordedRun, given: Mapping[str, Any]) -> RunConfig:
-    _ = run.config  # raises RunDirectoryError for what no run wrote
-    return merge_config(run.options, given)
+    return merge_config(read_run(path).config, given)
 
 
 def read_disabled_plugins(path: Path) -> tuple[str, ...]:
@@ -114,7 +108,7 @@ def reopen(
     directory = RunDirectory.reopen(path)
     try:
         run = read_run(path)
-        config = _merge(run, given)
+        config = merge_config(run.config, given)
         if not isinstance(token := run.description.get("run"), str):
             raise RunDirectoryError(
                 f"{printable(path / CONFIG)} is not of this version of byzpy_tw"

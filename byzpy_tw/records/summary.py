@@ -58,10 +58,6 @@ class AttackFailures:
         """The words "in K of N calls", to follow "the attack failed"."""
         return format_attack_calls(self.failed, self.of, self.probation)
 
-    def to_plain(self) -> dict[str, Any]:
-        """Return the entry of result.json."""
-        return {name: getattr(self, name) for name in ("failed", "probation", "of", "first")}
-
 
 @define(eq=False)
 class RoundCounts:
@@ -114,12 +110,12 @@ class RoundCounts:
             self.evaluated = self.rounds
 
     def _add_refusal(self, refused: Mapping[str, Any]) -> None:
-        node, reason = refused["node"], refused["reason"]
-        self.refused.setdefault(node, Counter())[reason[:40]] += 1
-        if node >= self.honest:
-            self._byzantine_refused[reason[:40]] += 1
-        failed = reason == Reason.FAILED.value and node >= self.honest
-        if failed and self._first_failure is None:
+        node, reason = refused["node"], refused["reason"][:40]
+        self.refused.setdefault(node, Counter())[reason] += 1
+        if node < self.honest:
+            return
+        self._byzantine_refused[reason] += 1
+        if reason == Reason.FAILED.value and self._first_failure is None:
             why = clip(str(refused.get("detail") or "")) or "no further details"
             self._first_failure = self.rounds - 1, node, why
 
@@ -170,7 +166,8 @@ class RunSummary:
             "worst_accuracy": min(tail, default=None),
             "best_accuracy": max(accuracies, default=None),
             "refused": {str(n): dict(why) for n, why in sorted(counts.refused.items())},
-            "attack_failures": None if failures is None else failures.to_plain(),
+            "attack_failures": failures
+            and {name: getattr(failures, name) for name in ("failed", "probation", "of", "first")},
             "seconds_a_round": counts.seconds / counts.rounds if counts.rounds else None,
             "parameters_sha256": counts.digest,
         }
