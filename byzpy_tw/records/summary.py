@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.records.schema import GAUGES, PLOTTED
-from byzpy_tw.rounds.round import Reason, clip
+from byzpy_tw.rounds.round import Reason, one_line
 
 _PHASES = 8  # more than a trainer writes; a file may hold anything
 _LATEST = ("round", *dict.fromkeys([*PLOTTED, *GAUGES]))
@@ -116,7 +116,7 @@ class RoundCounts:
             return
         self._byzantine_refused[reason] += 1
         if reason == Reason.FAILED.value and self._first_failure is None:
-            why = clip(str(refused.get("detail") or "")) or "no further details"
+            why = one_line(str(refused.get("detail") or "")) or "no further details"
             self._first_failure = self.rounds - 1, node, why
 
     @property

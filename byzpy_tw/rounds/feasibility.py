@@ -33,12 +33,13 @@ class Feasibility:
 def list_feasible_rules(config: RunConfig, registry: Registry) -> list[Feasibility]:
     """Check the run's own rule, and then every other that is installed."""
     names = [entry.name for entry in registry.entries() if entry.kind == "aggregator"]
+    configs = [config]
     try:
-        own = registry.entry("aggregator", parse(config.aggregator).name).name
-    except ByzpyTwError:
-        own = ""
-    others = [check_feasibility(evolve(config, aggregator=n), registry) for n in names if n != own]
-    return [check_feasibility(config, registry), *others] if own else others
+        names.remove(registry.entry("aggregator", parse(config.aggregator).name).name)
+    except ByzpyTwError:  # there is no such rule
+        configs = []
+    configs += [evolve(config, aggregator=name) for name in names]
+    return [check_feasibility(each, registry) for each in configs]
 
 
 def check_feasibility(config: RunConfig, registry: Registry) -> Feasibility:
@@ -46,12 +47,13 @@ def check_feasibility(config: RunConfig, registry: Registry) -> Feasibility:
     n, f, aggregation = config.n, config.f, Aggregation(config, registry)
     name = config.aggregator
     try:
-        why = aggregation.chain(f).computable(n)
-        if why is not None:
-            return Feasibility(rule=name, uncomputable=why, most_f=_most(aggregation, n))
+        chain = aggregation.chain(f)
+        why = chain.computable(n)
         return Feasibility(
-            rule=name, unguaranteed=aggregation.chain(f).guarantee(n),
-            most_f=_most(aggregation, n), lost=tolerated_losses(aggregation.computable, n, f),
+            rule=name, uncomputable=why,
+            unguaranteed=chain.guarantee(n) if why is None else None,
+            most_f=_most(aggregation, n),
+            lost=tolerated_losses(aggregation.computable, n, f) if why is None else 0,
         )  # fmt: skip
     except (ByzpyTwError, ValueError) as e:
         return Feasibility(rule=name, uncomputable=" ".join(str(e).split())[:300])

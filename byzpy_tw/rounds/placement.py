@@ -70,9 +70,7 @@ class Placement:
     def mark_full(self, server: str, nodes: Iterable[int]) -> None:
         """Unassign `nodes`, which `server` would not take, and give it no others."""
         self.full.add(server)
-        for node in nodes:
-            if self.server_of[node] == server:
-                self.server_of[node] = None
+        self.server_of.update({n: None for n in nodes if self.server_of[n] == server})
 
     def assign_unassigned(self) -> dict[str, list[int]]:
         """Assign unassigned nodes as far as there is room; return the new nodes of each server.
