@@ -112,7 +112,7 @@ class RoundHistory:
 
 
 def _share_digits(counts: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Return digits from 0 to 9, rounded up, for one round must show."""
+    """Return each share as a digit from 0 to 9, rounded up so that a single round is seen."""
     return (-(-9 * counts // np.maximum(total, 1)) + ord("0")).astype(np.uint8)
 
 

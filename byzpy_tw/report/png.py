@@ -34,15 +34,12 @@ def write_png(reports: Sequence[RunReport], path: Path) -> None:
     strips = runs[0]["nodes"][:_MOST_STRIPS] if len(runs) == 1 else []
     height = 3.4 + (0.8 + 0.2 * len(strips) if strips else 0)
     figure = Figure(figsize=(11, height), layout="constrained")
-    top: Any = figure
-    bottom: Any = None
+    parts: Any = [figure]
     if strips:
-        halves: Any = figure.subfigures(2, 1, height_ratios=[3.4, height - 3.4])
-        top, bottom = halves
-    for axes, chart in zip(top.subplots(1, 3), comparison_charts(runs), strict=True):
+        parts = figure.subfigures(2, 1, height_ratios=[3.4, height - 3.4])
+        _strips(parts[1].subplots(), runs[0]["rounds"], strips)
+    for axes, chart in zip(parts[0].subplots(1, 3), comparison_charts(runs), strict=True):
         _curves(axes, chart)
-    if bottom is not None:
-        _strips(bottom.subplots(), runs[0]["rounds"], strips)
     figure.suptitle(" · ".join(_literal(run["name"]) for run in runs)[:120], fontsize=10)
     try:
         figure.savefig(path, dpi=150, format="png")
