@@ -1,13 +1,11 @@
 """Verification of a run: its records against its configuration and its membership.
 
-1. The files must agree with each other: config.json with the records' digest, result.json
-   with the records, kept checkpoints with the recorded hashes.
-2. The run is computed again, from round 0 or from a kept checkpoint.  In each round the
-   recorded nodes take part, the rules have the recorded f, and the parameters must have the
-   recorded hash.
-3. Where they have not, the recorded norms tell what differs, and the next round whether
-   only that record was changed.  Otherwise the replay goes on from the next kept checkpoint,
-   if there is one.
+1. The files must agree with each other: config.json with the records' digest, result.json with the
+   records, kept checkpoints with the recorded hashes.
+2. The run is computed again, from round 0 or from a kept checkpoint.  In each round the recorded
+   nodes take part, the rules have the recorded f, and the parameters must have the recorded hash.
+3. Where they have not, the recorded norms tell what differs, and the next round whether only that
+   record was changed.  Otherwise the replay goes on from the next kept checkpoint, if there is one.
 
 A vector that a server sent in place of a node's own is not known here: the hash of its
 round cannot be met, and that is reported.
@@ -31,7 +29,7 @@ from byzpy_tw.errors import ConfigError, DamagedCheckpoint, RunDirectoryError, f
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.records.folder import RecordedRun, list_checkpoints, round_of
+from byzpy_tw.records.folder import RecordedRun, list_checkpoints
 from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.vectors import sha256_of
@@ -116,8 +114,8 @@ class Verification:
 
     def checkpointed_rounds(self) -> list[int]:
         """Return the rounds with a checkpoint before them, without the first and the last."""
-        found = map(round_of, list_checkpoints(self.recorded.path))
-        return sorted(r for r in found if 0 < r < len(self.rounds))
+        found = list_checkpoints(self.recorded.path)
+        return sorted(round for round in found if 0 < round < len(self.rounds))
 
     # -- before the replay
 
@@ -133,8 +131,7 @@ class Verification:
 
     def _check_checkpoints(self) -> None:
         """Compare the parameters of each kept checkpoint with the recorded hash."""
-        for path in list_checkpoints(self.recorded.path):
-            round = round_of(path)
+        for round, path in list_checkpoints(self.recorded.path).items():
             if not 0 < round <= len(self.rounds):
                 self.notes.append(f"{path.name} is of a round that is not on record")
                 continue

@@ -27,10 +27,7 @@ UNUSED_AT_LOCATION: Mapping[str, tuple[str, ...]] = {
 
 
 def convert_option(name: str, value: Any, spelling: str | None = None) -> Any:
-    """`value` as a `RunConfig` holds it under `name`.
-
-    Raises `ConfigError`, in which the option is called `spelling`, by default its flag.
-    """
+    """`value` as `RunConfig` has it; a `ConfigError` calls it `spelling`, by default its flag."""
     option: Any = OPTIONS[name]
     value = option.converter(value)
     check_value(option.metadata["constraint"], spelling or flag(name), value, ConfigError)
@@ -49,8 +46,7 @@ def find_option(key: str) -> attrs.Attribute[Any]:
 def merge_options(given: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[str, Any]:
     """Lay the options `given` over those of `beneath`.
 
-    There is but one location: one that is given replaces any other, and the options of
-    `beneath` that have no effect there are dropped.
+    A location that is given replaces any other; options `beneath` without effect there go.
     """
     located = [name for name in LOCATIONS if given.get(name)]
     dropped = {n for at in located for n in (*LOCATIONS, *UNUSED_AT_LOCATION.get(at, ()))}

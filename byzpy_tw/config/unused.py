@@ -7,7 +7,7 @@ make one of a file useless: that one is dropped, so that one file can serve seve
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from attrs import evolve
 
@@ -16,14 +16,6 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.plugins import Registry, parse
-
-
-class _Unused(NamedTuple):
-    """An option without effect, the options that are the cause, and the reason."""
-
-    option: str
-    by: tuple[str, ...]
-    why: str
 
 
 def drop_unused(
@@ -48,7 +40,9 @@ def drop_unused(
 
 def _find_unused(
     config: RunConfig, registry: Registry | None, chains: Collection[str] | None
-) -> Iterator[_Unused]:
+) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Yield each option without effect, the options that are the cause, and the reason."""
+
     def given(name: str) -> bool:
         return bool(getattr(config, name) != OPTIONS[name].default)
 
@@ -58,17 +52,17 @@ def _find_unused(
                 "in_process": "with --in-process, where there are no servers",
                 "local": "with --local, whose servers need no keys",
             }[location]
-            yield from (_Unused(name, (location,), why) for name in filter(given, options))
+            yield from ((name, (location,), why) for name in filter(given, options))
     if given("lr_decay") and not config.lr_milestones:
-        yield _Unused("lr_decay", ("lr_milestones",), "without --lr-milestones")
+        yield "lr_decay", ("lr_milestones",), "without --lr-milestones"
     if given("keep_checkpoints") and config.checkpoint_interval == 0:
         why = "with --checkpoint-interval 0, which writes none"
-        yield _Unused("keep_checkpoints", ("checkpoint_interval",), why)
+        yield "keep_checkpoints", ("checkpoint_interval",), why
     if registry is not None and config.q is not None:
         chosen = (config.pipeline,) if chains is None else chains
         if not any(_takes_q(chain, registry) for chain in chosen):
             why = f"with {', '.join(chosen)[:200]}, which takes no q"
-            yield _Unused("q", ("aggregator", "pre_aggregator"), why)
+            yield "q", ("aggregator", "pre_aggregator"), why
 
 
 def _takes_q(chain: str, registry: Registry) -> bool:

@@ -157,8 +157,6 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
     try:
         fields = attrs.asdict(state, recurse=False)
         plain = {name: _to_storable(value, name) for name, value in fields.items()}
-    except BadRuleOutput:
-        raise
     except (TypeError, ValueError, RecursionError) as e:  # of an odd array, or a loop
         raise BadRuleOutput(f"what a rule remembers cannot be kept: {e}"[:300]) from e
     path = folder / f"checkpoint.{state.round:08d}"
@@ -170,7 +168,7 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
             torch.save(plain, cast("IO[bytes]", body))  # it has what torch uses
             file.seek(len(MAGIC))
             file.write(body.hash.digest())
-        for old in list_checkpoints(folder)[keep:] if keep is not None else ():
+        for old in list(list_checkpoints(folder).values())[keep:] if keep is not None else ():
             if old != path:
                 old.unlink()
     except (OSError, RuntimeError) as e:  # torch says RuntimeError for a full disk

@@ -79,18 +79,13 @@ class RecordedRun:
 
     path: Path
     description: Mapping[str, Any]  # config.json
+    options: dict[str, Any]  # as config.json has them
 
     @cached_property
     def result(self) -> Mapping[str, Any] | None:
         """The content of result.json, if there is one; `RunDirectoryError` if it is damaged."""
         path = self.path / RESULT
         return read_json_object(path) if path.exists() else None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options as config.json has them."""
-        options: dict[str, Any] = self.description["config"]
-        return options
 
     @cached_property
     def config(self) -> RunConfig:
@@ -148,7 +143,7 @@ def read_run(path: Path, *, strict: bool = False) -> RecordedRun:
     description = read_json_object(path / CONFIG)
     if not isinstance(description.get("config"), dict):
         raise RunDirectoryError(f"{printable(path / CONFIG)} is not of this version of byzpy_tw")
-    run = RecordedRun(path, description)
+    run = RecordedRun(path, description, description["config"])
     if strict:
         run.check()
     return run
@@ -173,15 +168,11 @@ def read_count(options: Mapping[str, Any], name: str, file: str) -> int:
     return value
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints in `folder`, the newest first."""
-    found = [path for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name)]
-    return sorted(found, key=round_of, reverse=True)
-
-
-def round_of(path: Path) -> int:
-    """Return the number of rounds before the checkpoint at `path`, by its name."""
-    return int(path.name.partition(".")[2])
+def list_checkpoints(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints in `folder` by the number of rounds before them, the newest first."""
+    matches = (_CHECKPOINT.fullmatch(path.name) for path in folder.iterdir())
+    found = {int(match[1]): folder / match[0] for match in matches if match}
+    return dict(sorted(found.items(), reverse=True))
 
 
 # -- writing ------------------------------------------------------------------
@@ -241,9 +232,9 @@ class RunDirectory:
             with open(self.path / ROUNDS, "rb") as lines:
                 self._rounds.truncate(sum(map(len, islice(lines, rounds))))
             (self.path / RESULT).unlink(missing_ok=True)  # the run goes on
-            for stale in list_checkpoints(self.path):  # damaged, or of records that are not there
-                if round_of(stale) > rounds:
-                    stale.unlink()
+            for round, path in list_checkpoints(self.path).items():
+                if round > rounds:  # damaged, or of records that are not there
+                    path.unlink()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Replace config.json; raise `CannotRecord`."""

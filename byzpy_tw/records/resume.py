@@ -144,7 +144,7 @@ def finished_rounds(run: RecordedRun) -> int | None:
 
 def _newest_state(run: RecordedRun, say: Callable[[str], None]) -> State | None:
     """Return the newest intact state whose rounds are all on record."""
-    for found in list_checkpoints(run.path):
+    for found in list_checkpoints(run.path).values():
         try:
             state = checkpoint.read(found)
             if state.round > len(run.rounds):
@@ -181,18 +181,13 @@ def compare_with_recorded(
                 f"the run was begun with other {what}: its {name} was "
                 f"{clean_value(before[name])}, here it is {clean_value(now)}"
             )
-    lines = []
     versions = before.get("versions", {})
-    for name, now in (
-        ("byzpy_tw", byzpy_tw.__version__),
-        ("torch", here.torch),
-        ("instructions", here.instructions),
-        ("probe", here.probe),
-    ):
-        if versions.get(name, now) != now:
-            lines.append(
-                f"the run was begun with {name} {clean_value(versions[name])}, this is {now}"
-            )
+    now_here = {name: getattr(here, name) for name in ("torch", "instructions", "probe")}
+    lines = [
+        f"the run was begun with {name} {clean_value(versions[name])}, this is {now}"
+        for name, now in {"byzpy_tw": byzpy_tw.__version__, **now_here}.items()
+        if versions.get(name, now) != now
+    ]
     lines += compare_trials(before.get("trial"), trial, versions.get("probe") == here.probe)
     if lines and strict:
         raise ServerDiffers(f"{'; '.join(lines)} (--strict)")

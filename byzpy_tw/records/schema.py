@@ -114,9 +114,8 @@ def _refusal_cells(refused: Sequence[Mapping[str, Any]]) -> Sequence[str]:
 class Field:
     """An entry of a file.
 
-    ``meaning`` is Markdown for the reference.  ``when`` says which records have the entry,
-    where not all have it; records of the first versions lack entries that are not
-    ``required``.
+    ``meaning`` is Markdown for the reference.  ``when`` says which records have the entry, where
+    not all have it; records of the first versions lack entries that are not ``required``.
     """
 
     name: str

@@ -37,8 +37,7 @@ class AttackFailures:
     failed: int  # Byzantine vectors whose computation raised, or was no vector
     probation: int  # more that were not waited for, since their nodes had failed before
     of: int  # vectors of Byzantine nodes that the rounds were to have
-    accepted: int
-    otherwise_refused: int  # but for lost servers
+    all_failed: bool  # each vector is missing for this reason or a lost server: no attack at all
     round: int  # of the first failure
     node: int  # of the first failure
     why: str
@@ -47,11 +46,6 @@ class AttackFailures:
     def first(self) -> str:
         """The first failure in words."""
         return f"round {self.round}, node {self.node}: {self.why}"
-
-    @property
-    def all_failed(self) -> bool:
-        """True if the run had no attack at all: each vector is missing for this reason."""
-        return not self.accepted and not self.otherwise_refused
 
     @property
     def calls(self) -> str:
@@ -131,11 +125,9 @@ class RoundCounts:
             return None
         refused = self._byzantine_refused
         failed, probation = refused[Reason.FAILED.value], refused[Reason.PROBATION.value]
-        calls, others = self.rounds * self.byzantine, refused.total() - failed - probation
-        others -= refused[Reason.LOST.value]
-        return AttackFailures(
-            failed, probation, calls, calls - refused.total(), others, *self._first_failure
-        )
+        calls, lost = self.rounds * self.byzantine, refused[Reason.LOST.value]
+        all_failed = failed + probation + lost == refused.total() == calls
+        return AttackFailures(failed, probation, calls, all_failed, *self._first_failure)
 
 
 @define(eq=False)

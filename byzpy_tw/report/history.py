@@ -41,8 +41,7 @@ class RoundHistory:
         byzantine = min(self.byzantine, max(SHOWN // 2, SHOWN - self.honest))
         honest = min(self.honest, SHOWN - byzantine)
         self.shown = np.r_[0:honest, self.honest : self.honest + byzantine]
-        columns = min(COLUMNS, max(1, self.planned))
-        self._strips = np.zeros((len(self.shown), columns, len(STATES)), np.uint32)
+        self._strips = np.zeros((len(self.shown), COLUMNS, len(STATES)), np.uint32)
 
     @property
     def n(self) -> int:
@@ -61,7 +60,12 @@ class RoundHistory:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count one more round."""
-        self._make_room()
+        if self.done // self.width >= COLUMNS:  # no column is left
+            self.width *= 2
+            for series in (*self.series.values(), *self.phases.values()):
+                series.merge()
+            strips = self._strips[:, 0::2] + self._strips[:, 1::2]
+            self._strips = np.concatenate([strips, np.zeros_like(strips)], axis=1)
         column = self.done // self.width
         self.counts.add(record)
         for name, series in self.series.items():
@@ -74,19 +78,6 @@ class RoundHistory:
             states[refused["node"]] = refusal_state(refused["reason"])
         self.totals[np.arange(self.n), states] += 1
         self._strips[np.arange(len(self.shown)), column, states[self.shown]] += 1
-
-    def _make_room(self) -> None:
-        """Make the columns wider where the next round has none."""
-        if self.done // self.width >= COLUMNS:
-            self.width *= 2
-            for series in (*self.series.values(), *self.phases.values()):
-                series.merge()
-            strips = self._strips[:, 0::2] + self._strips[:, 1::2]
-            self._strips = np.concatenate([strips, np.zeros_like(strips)], axis=1)
-        elif self.done // self.width >= self._strips.shape[1]:  # more rounds than were planned
-            room = np.zeros((len(self.shown), COLUMNS, len(STATES)), np.uint32)
-            room[:, : self._strips.shape[1]] = self._strips
-            self._strips = room
 
     def strips(self) -> list[tuple[int, str, str, str]]:
         """Return each node shown, and by column a letter for a state and two digits.

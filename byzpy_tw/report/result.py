@@ -19,7 +19,7 @@ from attrs import define
 from byzpy_tw.config.paths import absolute, expand_home
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
-from byzpy_tw.records.folder import list_checkpoints, read_run, round_of
+from byzpy_tw.records.folder import list_checkpoints, read_run
 from byzpy_tw.records.summary import curve, summarize
 
 _NOTEBOOK_STYLE = """
@@ -33,10 +33,9 @@ th, td { text-align: left; }
 class Result:
     """The result of a run.  `Result.read` makes one of any run's folder.
 
-    ``config`` leaves out the folder, which is ``path``, and can begin another run.
-    ``history`` has one record a round, as in rounds.jsonl: round, loss, seconds,
-    selected and refused nodes, accuracy where it was evaluated, and more.  ``figures`` is
-    result.json.
+    ``config`` leaves out the folder, which is ``path``, and can begin another run. ``history`` has
+    one record a round, as in rounds.jsonl: round, loss, seconds, selected and refused nodes,
+    accuracy where it was evaluated, and more.  ``figures`` is result.json.
     """
 
     path: Path
@@ -103,7 +102,7 @@ class Result:
         from byzpy_tw.records import checkpoint
         from byzpy_tw.vectors import sha256_of
 
-        kept = {round_of(path): path for path in list_checkpoints(self.path)}
+        kept = list_checkpoints(self.path)
         if self.rounds not in kept:
             newest = f"no checkpoint after round {max(kept)}" if kept else "no checkpoint"
             raise RunDirectoryError(

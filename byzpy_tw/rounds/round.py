@@ -69,8 +69,6 @@ class Halt:
     diverged: bool = False
 
 
-Verdict = Proceed | Halt
-
 # (number of rows, f) -> None, or why the rule cannot be computed
 Computable = Callable[[int, int], str | None]
 
@@ -176,7 +174,7 @@ class Round:
         bad = [r for r in self.refusals.values() if r.reason is Reason.NOT_FINITE]
         return 2 * sum(r.node < self.honest for r in bad) > self.honest
 
-    def verdict(self, computable: Computable) -> Verdict:
+    def verdict(self, computable: Computable) -> Proceed | Halt:
         """Return how to go on, now that every outcome is known."""
         if self.diverged:  # before the first step a learning rate has done nothing
             advice = (
