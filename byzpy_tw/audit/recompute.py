@@ -54,10 +54,7 @@ class RecomputedRound:
                 yield f"{name} {clean_value(there)} on record, {clean_value(here)} here"
 
     def explain_hash(self, record: Mapping[str, Any], placement: Any) -> str:
-        """Return the cause of another hash than is recorded, as far as the record tells.
-
-        `placement` is that of config.json.
-        """
+        """Return the cause of another hash as far as `record` and the `placement` tell."""
         differing = self.differing_norms(record)
         if not differing:
             if _is_recorded(record.get("aggregate_norm"), self.entries["aggregate_norm"]):

@@ -199,10 +199,7 @@ class Verification:
     # -- the replay
 
     def _verify_from(self, state: State) -> State | None:
-        """Compute on until two hashes in a row are not met.
-
-        Returns the state to go on from after that, None where there is none.
-        """
+        """Compute on until two hashes in a row are not met; return the state to go on from."""
         begin, total = state.round, len(self.rounds)
         while state.round < total:
             self._round = number = state.round

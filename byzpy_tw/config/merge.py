@@ -44,10 +44,7 @@ def find_option(key: str) -> attrs.Attribute[Any]:
 
 
 def merge_options(given: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay the options `given` over those of `beneath`.
-
-    A location that is given replaces any other; options `beneath` without effect there go.
-    """
+    """Lay `given` over `beneath`, without those of `beneath` that a given location rules out."""
     located = [name for name in LOCATIONS if given.get(name)]
     dropped = {n for at in located for n in (*LOCATIONS, *UNUSED_AT_LOCATION.get(at, ()))}
     return {**{k: v for k, v in beneath.items() if k not in dropped}, **given}

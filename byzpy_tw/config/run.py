@@ -325,10 +325,7 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
 
 
 def make_run_dir(config: RunConfig) -> Path:
-    """A new folder, named by the time and the rules; made, so that no other run takes it.
-
-    Raises `RunDirectoryError`.
-    """
+    """Make a folder that no other run has, named by time and rules; raise `RunDirectoryError`."""
     rule, attack = parse(config.aggregator).name, parse(config.attack).name
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{rule}-{attack if config.num_byz else 'honest'}"
     path, count = Path("runs") / name, 1

@@ -122,10 +122,7 @@ def drop_run_dir(resume: Path | None, options: dict[str, Any], file: str) -> dic
 
 
 def to_toml(config: RunConfig, leave_out: Collection[str] = ()) -> str:
-    """`config` as a complete file of options for `read_options`.
-
-    Options without a value, and those to `leave_out`, are comments.
-    """
+    """`config` for `read_options`; options without a value or in `leave_out` are comments."""
     lines = [
         f"# Options of a run of byzpy_tw {byzpy_tw.__version__}:",
         "#   python -m byzpy_tw.train --config FILE",
@@ -155,10 +152,7 @@ def options_to_toml(options: Mapping[str, Any]) -> str:
 
 
 def _toml_value(value: Any) -> str:
-    """The value of an option as TOML writes it.
-
-    On one line, so that it can be a comment: tomli_w breaks lists into lines.
-    """
+    """The value as TOML, on one line to be a comment: tomli_w breaks lists into lines."""
     value = to_plain(value)  # not in a library's own notation
     if isinstance(value, bool):
         return "true" if value else "false"

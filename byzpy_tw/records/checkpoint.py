@@ -125,16 +125,13 @@ def _from_storable(value: Any) -> Any:
     return value
 
 
-class _Hashing(io.RawIOBase):
+class _HashingFile(io.RawIOBase):
     """A file that hashes what is written, as it is written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.hash = hashlib.sha256()
         self.failed: OSError | None = None  # torch raises another error for it
-
-    def writable(self) -> bool:
-        return True
 
     def write(self, data: Any) -> int:
         self.hash.update(data)
@@ -160,11 +157,11 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
     except (TypeError, ValueError, RecursionError) as e:  # of an odd array, or a loop
         raise BadRuleOutput(f"what a rule remembers cannot be kept: {e}"[:300]) from e
     path = folder / f"checkpoint.{state.round:08d}"
-    body: _Hashing | None = None
+    body: _HashingFile | None = None
     try:
         with files.replacing(path, folder / ".checkpoint.new") as file:
             file.write(MAGIC + bytes(_DIGEST))
-            body = _Hashing(file)
+            body = _HashingFile(file)
             torch.save(plain, cast("IO[bytes]", body))  # it has what torch uses
             file.seek(len(MAGIC))
             file.write(body.hash.digest())

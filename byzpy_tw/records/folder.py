@@ -89,11 +89,7 @@ class RecordedRun:
 
     @cached_property
     def config(self) -> RunConfig:
-        """The run's configuration.
-
-        Raises `RunDirectoryError` where config.json has none of this version, or has other
-        entries that this program does not write.
-        """
+        """The configuration; `RunDirectoryError` for entries that this version does not write."""
         file, versions = printable(self.path / CONFIG), self.description.get("versions", {})
         if not isinstance(versions, dict):
             raise RunDirectoryError(
@@ -150,10 +146,7 @@ def read_run(path: Path, *, strict: bool = False) -> RecordedRun:
 
 
 def count_nodes(options: Mapping[str, Any], file: str) -> tuple[int, int]:
-    """Return the numbers of honest and Byzantine nodes in the `options` of `file`.
-
-    Raises `RunDirectoryError` for numbers that no run has.
-    """
+    """Return the numbers of honest and Byzantine nodes; `RunDirectoryError` for odd ones."""
     honest, byzantine = (read_count(options, name, file) for name in ("num_honest", "num_byz"))
     if not 1 <= honest + byzantine <= _MOST_NODES:
         raise RunDirectoryError(f"{file} has {honest + byzantine} nodes")
@@ -190,10 +183,7 @@ def _writing(path: Path, error: type[ByzpyTwError]) -> Iterator[None]:
 
 @define(eq=False)
 class RunDirectory:
-    """Writes the files of one run, and keeps other processes from writing them.
-
-    Make one with `create`, or with `reopen` to go on where a run ended.
-    """
+    """The one writer of a run's files, which locks their folder; see `create` and `reopen`."""
 
     path: Path
     _lock: IO[str]
@@ -271,10 +261,7 @@ class RunDirectory:
 
 
 def lock_folder(path: Path) -> IO[str]:
-    """Lock the folder until the file is closed or this process ends.
-
-    Raises `RunDirectoryError` with the number of the process that holds the lock.
-    """
+    """Lock the folder until the file is closed; `RunDirectoryError` has the owner's number."""
     lock = open(path / _LOCK, "a+", encoding="utf-8")
     if not files.lock(lock, wait=False):
         lock.seek(0)

@@ -78,23 +78,16 @@ def _format_option(value: Any) -> str:
 
 
 def load_config_to_resume(path: Path, given: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration of the run in `path`, with the options `given` now.
-
-    Only reads, so that the run may be under way.  Raises as `merge_config` does, and
-    `RunDirectoryError` where there is no run.
-    """
+    """Return `merge_config` of the run in `path`, which may be under way, with `given`."""
     return merge_config(read_run(path).config, given)
 
 
 def read_disabled_plugins(path: Path) -> tuple[str, ...]:
-    """Return the installed distributions that the run in `path` left out.
-
-    Empty where that cannot be read: the next reader raises the cause.
-    """
+    """Return the installed distributions that the run left out; none if it is unreadable."""
     try:
         found = read_run(path).options.get("disable_plugin", ())
         return filter_installed([name for name in found if isinstance(name, str)])
-    except (RunDirectoryError, TypeError):
+    except (RunDirectoryError, TypeError):  # the next reader raises it
         return ()
 
 
@@ -134,10 +127,7 @@ def reopen(
 
 
 def finished_rounds(run: RecordedRun) -> int | None:
-    """Return the rounds of a run that went to its end, None for another.
-
-    Raises `RunDirectoryError` for a damaged result.json.
-    """
+    """Return the rounds of a finished run, else None; `RunDirectoryError` if damaged."""
     result = run.result or {}
     return result.get("rounds") if result.get("status") == "finished" else None
 

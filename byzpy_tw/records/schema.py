@@ -276,10 +276,7 @@ def _find_error(entries: Mapping[str, Any], fields: Mapping[str, Field], n: int)
 
 
 def parse_record(line: str | bytes, number: int, n: int) -> dict[str, Any]:
-    """Return the record of round `number` of a run of `n` nodes that `line` holds.
-
-    Raises `ValueError` with the cause, in words to follow "line 3".
-    """
+    """Return the record of round `number`; `ValueError` says why, as words after "line 3"."""
     try:
         record = decode_json(line)
     except ValueError as e:

@@ -55,10 +55,7 @@ class AttackFailures:
 
 @define(eq=False)
 class RoundCounts:
-    """Totals over the rounds of a run whose first `honest` nodes are followed by Byzantine ones.
-
-    Memory does not grow with the number of rounds.
-    """
+    """Totals in bounded memory over the rounds of a run; its first nodes are the `honest` ones."""
 
     honest: int
     byzantine: int

@@ -22,8 +22,7 @@ _MOST_STRIPS = 64
 def write_png(reports: Sequence[RunReport], path: Path) -> None:
     """Draw `reports` into `path`.
 
-    Raises `ConfigError` where matplotlib is missing, `RunDirectoryError` where `path`
-    cannot be written.
+    Raises `ConfigError` without matplotlib, `RunDirectoryError` where `path` is not writable.
     """
     try:
         # Not pyplot: it keeps figures, and may look for a display.

@@ -33,7 +33,7 @@ th, td { text-align: left; }
 class Result:
     """The result of a run.  `Result.read` makes one of any run's folder.
 
-    ``config`` leaves out the folder, which is ``path``, and can begin another run. ``history`` has
+    ``config`` leaves out the folder, which is ``path``, and can begin another run.  ``history`` has
     one record a round, as in rounds.jsonl: round, loss, seconds, selected and refused nodes,
     accuracy where it was evaluated, and more.  ``figures`` is result.json.
     """
@@ -134,10 +134,7 @@ class Result:
         return model.eval()
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw accuracy and loss over the rounds on matplotlib's `axes`, new ones by default.
-
-        Needs matplotlib, which this package does not bring.
-        """
+        """Draw accuracy and loss on matplotlib's `axes`, new ones by default; needs matplotlib."""
         if axes is None:
             try:
                 from matplotlib import pyplot

@@ -61,10 +61,7 @@ class Probation:
         return readmitted
 
     def record_failure(self, node: int, *, waited: bool) -> str:
-        """Note that `node` failed, and whether the round `waited` for it.
-
-        Returns the reason for putting it on probation; empty where it is not, or is already.
-        """
+        """Note that `node` failed; return the reason if that puts it on probation, else nothing."""
         conduct = self._conduct.setdefault(node, _NodeConduct())
         conduct.failures += 1
         if waited:
