@@ -36,17 +36,12 @@ class RoundHistory:
     def __attrs_post_init__(self) -> None:
         self.counts = RoundCounts(self.honest, self.byzantine)
         self.series = {name: Series() for name in PLOTTED}
-        self.totals = np.zeros((self.n, len(STATES)), np.int64)
+        self.totals = np.zeros((self.counts.n, len(STATES)), np.int64)
         # Of too many nodes, the first of each kind.
         byzantine = min(self.byzantine, max(SHOWN // 2, SHOWN - self.honest))
         honest = min(self.honest, SHOWN - byzantine)
         self.shown = np.r_[0:honest, self.honest : self.honest + byzantine]
         self._strips = np.zeros((len(self.shown), COLUMNS, len(STATES)), np.uint32)
-
-    @property
-    def n(self) -> int:
-        """The number of nodes."""
-        return self.honest + self.byzantine
 
     @property
     def done(self) -> int:
@@ -72,11 +67,11 @@ class RoundHistory:
             series.add(column, record.get(name))
         for phase in self.counts.phase_seconds:  # not more than are counted
             self.phases.setdefault(phase, Series()).add(column, record["phases"].get(phase))
-        states = np.zeros(self.n, np.uint8)
+        states = np.zeros(self.counts.n, np.uint8)
         states[record["excluded"]] = EXCLUDED
         for refused in record["refused"]:
             states[refused["node"]] = refusal_state(refused["reason"])
-        self.totals[np.arange(self.n), states] += 1
+        self.totals[np.arange(self.counts.n), states] += 1
         self._strips[np.arange(len(self.shown)), column, states[self.shown]] += 1
 
     def strips(self) -> list[tuple[int, str, str, str]]:

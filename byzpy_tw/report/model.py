@@ -69,7 +69,7 @@ class RunReport:
             "curves": {name: series.plain(columns) for name, series in history.series.items()},
             "phases": {name[:40]: s.means(columns) for name, s in history.phases.items()},
             "nodes": self._nodes(),
-            "unshown": history.n - len(history.shown),
+            "unshown": history.counts.n - len(history.shown),
             "places": [
                 {
                     "name": server.name[:_LONGEST],

@@ -55,7 +55,7 @@ def _choices(history: RoundHistory, rule: str) -> list[str]:
         return [f"{rule} chooses between no nodes: every vector that came had its part."]
     out, taken = history.totals[:, EXCLUDED], history.totals[:, SELECTED]
     # For a rule that takes few nodes, these are named.
-    if counts.selected / counts.selecting < history.n / 2:
+    if counts.selected / counts.selecting < counts.n / 2:
         parts = _byzantine(taken[h:], (out + taken)[h:], h, done)
         mean = taken[:h].sum() / done
         parts.append(f"{mean:.3g} honest node{'s' * bool(mean != 1)} a round")

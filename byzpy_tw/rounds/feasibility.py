@@ -73,9 +73,7 @@ def tolerated_losses(computable: Computable, n: int, f: int) -> int:
 
 def _most(aggregation: Aggregation, n: int) -> int | None:
     def good(f: int) -> bool:
-        if aggregation.computable(n, f) is not None:
-            return False
-        return aggregation.chain(f).guarantee(n) is None
+        return aggregation.computable(n, f) is None and aggregation.chain(f).guarantee(n) is None
 
     return _largest(n - 1, good)
 
