@@ -17,17 +17,14 @@ from byzpy_tw.errors import (
     Diverged,
     RunDirectoryError,
 )
-from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, RecordedRun
-from byzpy_tw.records.json_files import to_json
+from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, RecordedRun, to_json
 from byzpy_tw.records.schema import RESULT_FIELDS
 from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.text import clean_value, printable
 
 _STATUSES = ("finished", "paused", "interrupted", "diverged", "failed")
 # Errors after the last round is on record: of its checkpoint, or a bug.
-_ERRORS_AFTER_THE_LAST_ROUND = (
-    None, CannotRecord.code, BadRuleOutput.code, AttackFailed.code,
-)  # fmt: skip
+_LATE_ERRORS = (None, CannotRecord.code, BadRuleOutput.code, AttackFailed.code)
 
 
 @frozen
@@ -42,10 +39,8 @@ class Problem:
 def find_damage(run: RecordedRun) -> list[Problem]:
     """Return the damaged line of rounds.jsonl, if there is one."""
     count, reader = len(run.rounds), run.reader
-    if not reader.damage:
-        return []
     more = f"; it and the {reader.skipped} after it are not looked at" if reader.skipped else ""
-    return [Problem("record", f"{reader.damage}{more}", count)]
+    return [Problem("record", f"{reader.damage}{more}", count)] if reader.damage else []
 
 
 def recorded_config(run: RecordedRun) -> tuple[RunConfig, list[Problem]]:
@@ -153,6 +148,6 @@ def _check_end(run: RecordedRun, result: Mapping[str, Any], summary: RunSummary)
     always_failed = failures is not None and failures.all_failed
     if code == AttackFailed.code and not (status == "failed" and always_failed):
         yield f"{end}, and not all calls of the attack failed"
-    late = code in _ERRORS_AFTER_THE_LAST_ROUND and status != "diverged"
+    late = code in _LATE_ERRORS and status != "diverged"
     if done >= planned and status != "finished" and not late:
         yield f"{end}, and {rounds}: it came to its end"

@@ -33,23 +33,17 @@ _DIGEST = hashlib.sha256().digest_size
 
 @frozen(eq=False)
 class State:
-    """The state of a run after `round` rounds.
-
-    ``parameters`` and ``velocity`` are ``(d,)``; ``momenta`` maps honest nodes to
-    theirs; ``history`` a round to the vectors of its Byzantine nodes.  ``aggregation`` and
-    ``attack`` are the memory of the rules and of the attack, ``probation`` the nodes'
-    conduct, ``elapsed`` seconds.
-    """
+    """The state of a run after `round` rounds."""
 
     round: int
-    parameters: Tensor
-    velocity: Tensor
-    momenta: Mapping[int, Tensor] = field(factory=dict)
-    history: Mapping[int, Mapping[int, Tensor]] = field(factory=dict)
-    aggregation: Mapping[str, Any] = field(factory=dict)
-    attack: Mapping[str, Any] = field(factory=dict)
-    probation: Mapping[str, Any] = field(factory=dict)
-    elapsed: float = 0.0
+    parameters: Tensor  # (d,)
+    velocity: Tensor  # (d,), of the optimizer
+    momenta: Mapping[int, Tensor] = field(factory=dict)  # honest node -> (d,)
+    history: Mapping[int, Mapping[int, Tensor]] = field(factory=dict)  # round -> attacker -> (d,)
+    aggregation: Mapping[str, Any] = field(factory=dict)  # the memory of the rules
+    attack: Mapping[str, Any] = field(factory=dict)  # the memory of the attack
+    probation: Mapping[str, Any] = field(factory=dict)  # `Probation.to_plain`
+    elapsed: float = 0.0  # seconds
 
     @property
     def large(self) -> bool:
@@ -66,7 +60,10 @@ class State:
 
         def copy(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return value if large and not _is_view(value) else value.clone()
+                # All of a larger tensor would be written with a view of it.
+                strided = value.layout is torch.strided
+                is_view = strided and value.untyped_storage().nbytes() > _nbytes(value)
+                return value if large and not is_view else value.clone()
             return value.copy() if isinstance(value, np.ndarray) and not large else value
 
         return State(**_map(attrs.asdict(self, recurse=False), copy))
@@ -87,12 +84,6 @@ def _nbytes(value: Any) -> int:
     if isinstance(value, (Mapping, list, tuple)):
         return sum(map(_nbytes, value.values() if isinstance(value, Mapping) else value))
     return value.nbytes if isinstance(value, np.ndarray) else 0
-
-
-def _is_view(tensor: Tensor) -> bool:
-    """Return whether it is a view of a larger tensor, all of which would be written."""
-    strided = tensor.layout is torch.strided
-    return strided and tensor.untyped_storage().nbytes() > _nbytes(tensor)
 
 
 def _to_storable(value: Any, where: str) -> Any:

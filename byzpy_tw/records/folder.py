@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,8 +18,7 @@ from attrs import define, field
 from byzpy_tw import files
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.errors import ByzpyTwError, CannotRecord, ConfigError, RunDirectoryError
-from byzpy_tw.records.json_files import read_json_object, to_json
-from byzpy_tw.records.schema import find_result_error, parse_record
+from byzpy_tw.records.schema import decode_json, find_result_error, parse_record
 from byzpy_tw.text import clean_value, printable
 
 CONFIG, ROUNDS, RESULT = "config.json", "rounds.jsonl", "result.json"
@@ -168,7 +169,39 @@ def list_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(found.items(), reverse=True))
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`; raise `RunDirectoryError` where there is none."""
+    try:
+        found = decode_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise RunDirectoryError(
+            f"{printable(path.parent)} holds no run that was begun (no {path.name}): name a "
+            "run's folder, such as runs/DATE-TIME-RULE-ATTACK"
+        ) from e
+    except (OSError, ValueError) as e:
+        why = getattr(e, "strerror", None) or clean_value(e, 200)
+        raise RunDirectoryError(f"cannot read {printable(path)}: {why}") from e
+    if not isinstance(found, dict):
+        raise RunDirectoryError(f"{printable(path)} holds no JSON object")
+    return found
+
+
 # -- writing ------------------------------------------------------------------
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return `value` as JSON; numbers that are not finite become null."""
+    return json.dumps(_replace_infinite(value), indent=indent)
+
+
+def _replace_infinite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _replace_infinite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_replace_infinite(item) for item in value]
+    return value
 
 
 @contextmanager

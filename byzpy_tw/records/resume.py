@@ -33,16 +33,12 @@ from byzpy_tw.workers.trial_digests import TrialDigests
 
 @frozen(eq=False)
 class ResumePoint:
-    """The state, the records and the description of a run; empty for a new one.
+    """The state, the records and the description of a run; empty for a new one."""
 
-    ``token`` names the run to servers.  It stays the same, so that a restarted trainer
-    replaces the one before.  ``description`` is the content of config.json.
-    """
-
-    token: str
+    token: str  # the run's name to servers: a restarted trainer replaces the one before
     state: State | None = None
     records: tuple[Mapping[str, Any], ...] = ()
-    description: Mapping[str, Any] = attrs.field(factory=dict)
+    description: Mapping[str, Any] = attrs.field(factory=dict)  # the content of config.json
 
     @property
     def round(self) -> int:
@@ -137,16 +133,15 @@ def _newest_state(run: RecordedRun, say: Callable[[str], None]) -> State | None:
     for found in list_checkpoints(run.path).values():
         try:
             state = checkpoint.read(found)
-            if state.round > len(run.rounds):
-                why = f" ({run.reader.damage})" if run.reader.damage else ""
-                raise DamagedCheckpoint(
-                    f"{printable(found)} is of round {state.round}, only {len(run.rounds)} are "
-                    f"on record{why}"
-                )
+            if state.round <= len(run.rounds):
+                return state
+            why = f" ({run.reader.damage})" if run.reader.damage else ""
+            raise DamagedCheckpoint(
+                f"{printable(found)} is of round {state.round}, only {len(run.rounds)} are "
+                f"on record{why}"
+            )
         except DamagedCheckpoint as e:
             say(f"warning: {e}; it is not used")
-            continue
-        return state
     return None
 
 

@@ -7,6 +7,8 @@ trainer and add its `Field` here.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,25 +16,59 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from byzpy_tw.records.json_files import decode_json, is_number
 from byzpy_tw.rounds.round import Reason
-from byzpy_tw.text import clean_value
+from byzpy_tw.text import clean_value, clip
 
 _MOST_SECONDS = 1e12  # of a round; negative too, for a clock may be set back
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGITS = 20  # of an integer; 2**63 has 19
 
 PHASES = ("honest", "byzantine", "aggregate", "step")
+
+# -- JSON as a run's files hold it --------------------------------------------
+
+
+def decode_json(text: str | bytes) -> Any:
+    """Return the value that `text` encodes.
+
+    Raises `ValueError` for text that is no JSON, and for numbers that no run writes:
+    infinite ones, and integers of hundreds of digits, which overflow every sum.
+    """
+    try:
+        return json.loads(
+            text, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_parse_float
+        )
+    except RecursionError:
+        raise ValueError("it is nested without end") from None
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{clip(text, 40)} is no finite number")
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Return whether `value` is a number that is finite as a float; a boolean is none."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
 
 # -- the state of a node in a round -------------------------------------------
 
 STATES = ("selected", "excluded", "refused", "late", "lost", "probation")
 SELECTED, EXCLUDED, REFUSED, LATE, LOST, PROBATION = range(len(STATES))
-_STATE_OF_REASON = {"late": LATE, "lost": LOST, "probation": PROBATION}
 
 
 def refusal_state(reason: str) -> int:
     """Return the state of a node that was refused for `reason`, also one of another version."""
-    return _STATE_OF_REASON.get(reason, REFUSED)
+    return STATES.index(reason) if reason in STATES[LATE:] else REFUSED
 
 
 # -- types of values ----------------------------------------------------------
@@ -112,18 +148,14 @@ def _refusal_cells(refused: Sequence[Mapping[str, Any]]) -> Sequence[str]:
 
 @frozen
 class Field:
-    """An entry of a file.
-
-    ``meaning`` is Markdown for the reference.  ``when`` says which records have the entry, where
-    not all have it; records of the first versions lack entries that are not ``required``.
-    """
+    """An entry of a file."""
 
     name: str
-    meaning: str
+    meaning: str  # Markdown, for the reference
     type: Type = ANY
     unit: str = ""
-    when: str = ""
-    required: bool = False
+    when: str = ""  # which records have it, where not all do
+    required: bool = False  # also in records of the first versions
     plotted: bool = False  # whether a page draws it as a curve
     metric: tuple[str, str] | None = None  # name and help text of a gauge at /metrics
     columns: tuple[str, ...] = ()  # of the CSV

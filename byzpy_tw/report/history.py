@@ -14,8 +14,7 @@ from byzpy_tw.report.downsample import COLUMNS, Series
 
 SHOWN = 256  # nodes that have a strip of their own
 
-_LETTERS = np.frombuffer(b"sxrtlp", np.uint8)  # of STATES, in a strip
-_NOTHING = ord("-")
+LETTERS = "sxrtlp-"  # in a strip: of STATES, and for no round
 
 
 @define(eq=False)
@@ -88,7 +87,7 @@ class RoundHistory:
         states = np.where(excluded > 0, EXCLUDED, SELECTED)
         # A refusal is rare, and must not hide behind exclusions.
         states = np.where(refused > 0, counts[:, :, REFUSED:].argmax(axis=2) + REFUSED, states)
-        letters = np.where(total > 0, _LETTERS[states], _NOTHING).astype(np.uint8)
+        letters = np.frombuffer(LETTERS.encode(), np.uint8)[np.where(total > 0, states, -1)]
         first = _share_digits(np.where(refused > 0, refused, excluded), total)
         second = _share_digits(np.where(refused > 0, excluded, 0), total)
         return [

@@ -10,8 +10,7 @@ import attrs
 from attrs import define, field
 
 from byzpy_tw.config.run import RunConfig, flag
-from byzpy_tw.records.json_files import is_number
-from byzpy_tw.records.schema import PLOTTED, STATES
+from byzpy_tw.records.schema import PLOTTED, STATES, is_number
 from byzpy_tw.report.downsample import round_digits
 from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.report.summary import conclusion

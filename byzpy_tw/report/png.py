@@ -9,12 +9,12 @@ from typing import Any
 from byzpy_tw.errors import ConfigError, RunDirectoryError
 from byzpy_tw.records.schema import STATES
 from byzpy_tw.report.curves import COLOURS, comparison_charts
+from byzpy_tw.report.history import LETTERS
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.text import printable
 
 # As in the pages' stylesheets, light.
 _LINES = ("#0072b2", "#d55e00", "#008a66", "#b5568c", "#b07d00", "#3a9bd0", "#4d4d4d", "#8d969e")
-_LETTERS = "sxrtlp-"
 _STATES = ("#cfe0ea", "#0072b2", "#d55e00", "#f0b429", "#24292e", "#b77fb0", "#ffffff")
 _MOST_STRIPS = 64
 
@@ -69,7 +69,7 @@ def _strips(axes: Any, rounds: Mapping[str, int], nodes: Sequence[Mapping[str, A
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    cells = [[_LETTERS.index(letter) for letter in node["letters"]] for node in nodes]
+    cells = [[LETTERS.index(letter) for letter in node["letters"]] for node in nodes]
     done = rounds["columns"] * rounds["width"]
     if done:
         axes.imshow(

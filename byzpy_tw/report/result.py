@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from html import escape
 from os import PathLike
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import attrs
@@ -171,6 +169,9 @@ class Result:
 
         Styles hold inside the fragment only, and its scripts leave no global names.
         """
+        from html import escape
+        from secrets import token_hex
+
         from byzpy_tw.report.curves import run_charts
         from byzpy_tw.report.html import CHART_SCRIPTS, CHART_STYLES, read_assets, script_json
         from byzpy_tw.report.load import begin

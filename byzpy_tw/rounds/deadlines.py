@@ -51,15 +51,12 @@ class AlarmActions(Generic[S]):
 
 @define(eq=False)
 class Deadlines(Generic[S]):
-    """The deadlines of `round`, which began at `began`.  Times are in seconds.
-
-    `server_of` is where a node's vector is taken from now, None for nowhere.
-    """
+    """The deadlines of `round`, which began at `began`.  Times are in seconds."""
 
     round: Round
     _config: RunConfig
     _placement: Placement
-    _server_of: Callable[[int], S | None]
+    _server_of: Callable[[int], S | None]  # where a node's vector is taken from now
     began: float
     watched: range = range(0)  # nodes that are waited for now
     _end: float = field(init=False)  # the round ends then, whatever happens

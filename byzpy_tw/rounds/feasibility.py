@@ -16,18 +16,13 @@ from byzpy_tw.rounds.round import Computable, Proceed, Reason, Round
 
 @frozen(kw_only=True)
 class Feasibility:
-    """The feasibility of one rule with the run's n and f, behind the run's pre-aggregators.
-
-    ``uncomputable`` and ``unguaranteed`` say why not, or are None.  ``most_f`` is the largest f
-    with which the rule keeps its guarantee for this n, None where there is none; ``lost`` is
-    the number of nodes that may be missing in a round.
-    """
+    """The feasibility of one rule with the run's n, f and pre-aggregators."""
 
     rule: str
-    uncomputable: str | None = None
-    unguaranteed: str | None = None
-    most_f: int | None = None
-    lost: int = 0
+    uncomputable: str | None = None  # the reason, if it is
+    unguaranteed: str | None = None  # the reason, if it is
+    most_f: int | None = None  # the largest with which the rule keeps its guarantee for this n
+    lost: int = 0  # nodes that may be missing in a round
 
 
 def list_feasible_rules(config: RunConfig, registry: Registry) -> list[Feasibility]:

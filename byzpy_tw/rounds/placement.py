@@ -23,11 +23,7 @@ class ServerState:
 
 @define
 class Placement:
-    """The assignment of nodes 0 .. `nodes` - 1 to `servers`, names in the order of their list.
-
-    `server_of` has None for an unassigned node: its home is away, and no other server has
-    room for it or may have it.
-    """
+    """The assignment of nodes 0 .. `nodes` - 1 to `servers`, names in the order of their list."""
 
     servers: tuple[str, ...]
     nodes: int
@@ -35,6 +31,7 @@ class Placement:
     failover: bool = True  # whether nodes may live away from home
     up: set[str] = field(factory=set, init=False)
     full: set[str] = field(factory=set, init=False)  # servers that take no more nodes
+    # None for an unassigned node: its home is away, and no other may have it or has room.
     server_of: dict[int, str | None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -81,22 +78,18 @@ class Placement:
                 load[there] += 1
         moved: dict[str, list[int]] = {}
         for node in self.unassigned:
-            server = self._find_room(node, load)
-            if server is not None:
-                self.server_of[node] = server
-                load[server] += 1
-                moved.setdefault(server, []).append(node)
+            candidates = [self.home_server(node)]
+            if self.failover:
+                candidates += sorted(load, key=load.__getitem__)  # stable: as listed
+            for server in candidates:
+                if server not in load or server in self.full:
+                    continue
+                if self.cap is None or load[server] < self.cap:
+                    self.server_of[node] = server
+                    load[server] += 1
+                    moved.setdefault(server, []).append(node)
+                    break
         return moved
-
-    def _find_room(self, node: int, load: dict[str, int]) -> str | None:
-        own = self.home_server(node)
-        candidates = [own] if own in load else []
-        if self.failover:
-            candidates += sorted(load, key=load.__getitem__)  # stable: as listed
-        for server in candidates:
-            if server not in self.full and (self.cap is None or load[server] < self.cap):
-                return server
-        return None
 
     def is_away(self, node: int) -> bool:
         """Tell whether `node` lives on another server than its home."""
