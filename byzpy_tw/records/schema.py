@@ -76,7 +76,7 @@ def refusal_state(reason: str) -> int:
 
 @frozen
 class Type:
-    """A type of values from JSON; `description` is of a good one, to follow "that is not"."""
+    """A check of a value from JSON, and words for a good one, as in "that is not a number"."""
 
     accepts: Callable[[Any, int], bool]  # of a value, and the run's number of nodes
     description: str = ""

@@ -1,4 +1,4 @@
-"""A run read from its folder, for scripts and notebooks.
+"""`Result`: the records of a run as one object, for scripts and notebooks.
 
 A notebook shows it as curves and a table, in HTML that needs no network.
 """

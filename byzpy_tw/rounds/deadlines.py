@@ -124,13 +124,13 @@ class Deadlines(Generic[S]):
             self._paused_until = now + max(GRACE, SUSPECT_AFTER * self._config.heartbeat)
             return AlarmActions()
         late, lost = self._overdue(now)
-        charged = len(self.round.refusals) + len(late) + len(lost)
+        refused = len(self.round.refusals) + len(late) + len(lost)
         silent = self._silent(late)
-        if not late or charged <= self.round.f or now >= self._end or self._extended:
+        if not late or refused <= self.round.f or now >= self._end or self._extended:
             return AlarmActions(lost=lost, late=late, silent=silent)
         self._extended = True
         self._due |= dict.fromkeys(late, min(now + self._config.replace_timeout, self._end))
-        return AlarmActions(over_budget=charged, silent=silent)
+        return AlarmActions(over_budget=refused, silent=silent)
 
     def _overdue(self, now: float) -> tuple[list[int], list[int]]:
         """Return the watched nodes that are late, and those that have no server."""

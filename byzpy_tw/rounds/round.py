@@ -169,7 +169,7 @@ class Round:
     def diverged(self) -> bool:
         """Tell whether over half of the honest vectors are not finite.
 
-        That is the model's doing, and no node is charged for it.
+        That is the model's doing, and does not count against any node.
         """
         bad = [r for r in self.refusals.values() if r.reason is Reason.NOT_FINITE]
         return 2 * sum(r.node < self.honest for r in bad) > self.honest
@@ -187,15 +187,15 @@ class Round:
                 f"not finite: {advice}{self._cause()}",
                 diverged=True,
             )
-        charged, nodes = len(self.refusals), self.usable
-        if charged > self.f:
+        refused, nodes = len(self.refusals), self.usable
+        if refused > self.f:
             what = self._over()
         else:
             f, why = self._budget(computable)
             if f is not None:
                 return Proceed(nodes, f)
             what = (
-                f"{charged} of n = {self.n} nodes failed, and the rule cannot be computed with "
+                f"{refused} of n = {self.n} nodes failed, and the rule cannot be computed with "
                 f"the {len(nodes)} that remain: {why}"
             )
         return Halt(f"round {self.number}: {what}{self._cause()}{self._advice()}")
@@ -248,12 +248,12 @@ class Round:
 
     def _budget(self, computable: Computable) -> tuple[int | None, str | None]:
         """Return f for the nodes that are not refused; None, and why, where there is none."""
-        charged = len(self.refusals)
+        refused = len(self.refusals)
         proven = sum(r.reason.proves_fault for r in self.refusals.values())
         why = None
         # Lateness lowers f only where the rule could not be computed otherwise.
-        for f in range(self.f - proven, self.f - charged - 1, -1):
-            why = computable(self.n - charged, f)
+        for f in range(self.f - proven, self.f - refused - 1, -1):
+            why = computable(self.n - refused, f)
             if why is None:
                 return f, None
         return None, why
