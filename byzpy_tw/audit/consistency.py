@@ -96,16 +96,15 @@ def _recorded_options(run: RecordedRun, problems: list[Problem]) -> dict[str, An
                 continue
         if bits == digest:
             continue
-        if digest:
-            text = (
-                f"round {number} carries the digest of another configuration "
-                f"({clean_value(bits)}) than the rounds before it ({digest[:12]})"
-            )
-        else:
-            text = f"round {number} carries a digest without the options that it is of"
-        problems.append(Problem("digest", text, number))
         if not digest:
+            text = f"round {number} carries a digest without the options that it is of"
+            problems.append(Problem("digest", text, number))
             return None
+        text = (
+            f"round {number} carries the digest of another configuration "
+            f"({clean_value(bits)}) than the rounds before it ({digest[:12]})"
+        )
+        problems.append(Problem("digest", text, number))
     return found
 
 

@@ -104,8 +104,7 @@ def reopen(
             )
         rounds = run.rounds  # read now: it tells the damage, too
         state = _newest_state(run, say)
-        unusable = state is None and bool(list_checkpoints(path))
-        if unusable and finished_rounds(run) != config.rounds:
+        if state is None and list_checkpoints(path) and finished_rounds(run) != config.rounds:
             damage = run.reader.damage
             why = f": {damage}; put that back, or" if damage else ";"
             raise RunDirectoryError(
@@ -155,9 +154,8 @@ def compare_with_recorded(
 ) -> list[str]:
     """Return the differences between this process and the one that began the run.
 
-    `dimension` is the model's, `digest` the data's, `trial` this process's.  Raises
-    `RunDirectoryError` for another model or other data, and `ServerDiffers` for any
-    difference if `strict`.
+    `dimension` is the model's, `digest` the data's, `trial` this process's.  Another model or
+    other data raises `RunDirectoryError`, any difference `ServerDiffers` if `strict`.
     """
     before = begun.description
     for what, name, now in (("model", "dimension", dimension), ("data", "data_digest", digest)):

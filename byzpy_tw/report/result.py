@@ -117,8 +117,8 @@ class Result:
     def model(self) -> Any:
         """Make the model with the final parameters: a `torch.nn.Module` of its own, in eval mode.
 
-        Reads the run's dataset, for the shape of an input.  Raises as `parameters` does,
-        and `DatasetUnavailable`.
+        Reads the dataset, for the shape of an input; raises `DatasetUnavailable` beside the
+        errors of `parameters`.
         """
         from torch.nn.utils import vector_to_parameters
 

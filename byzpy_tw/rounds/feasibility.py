@@ -40,18 +40,17 @@ def list_feasible_rules(config: RunConfig, registry: Registry) -> list[Feasibili
 def check_feasibility(config: RunConfig, registry: Registry) -> Feasibility:
     """Check the rule of `config`.  Never fails: its error says why it cannot be computed."""
     n, f, aggregation = config.n, config.f, Aggregation(config, registry)
-    name = config.aggregator
     try:
         chain = aggregation.chain(f)
         why = chain.computable(n)
         return Feasibility(
-            rule=name, uncomputable=why,
+            rule=config.aggregator, uncomputable=why,
             unguaranteed=chain.guarantee(n) if why is None else None,
             most_f=_most(aggregation, n),
             lost=tolerated_losses(aggregation.computable, n, f) if why is None else 0,
         )  # fmt: skip
     except (ByzpyTwError, ValueError) as e:
-        return Feasibility(rule=name, uncomputable=" ".join(str(e).split())[:300])
+        return Feasibility(rule=config.aggregator, uncomputable=" ".join(str(e).split())[:300])
 
 
 def tolerated_losses(computable: Computable, n: int, f: int) -> int:
