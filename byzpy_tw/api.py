@@ -30,11 +30,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from byzpy_tw.config.merge import convert_option, find_option, merge_options
+from byzpy_tw.config.merge import convert_option, drop_unused, find_option, merge_options
 from byzpy_tw.config.paths import expand_home
 from byzpy_tw.config.run import LOCATIONS, RunConfig, make_run_dir
 from byzpy_tw.config.toml import drop_run_dir, options_to_toml, read_options
-from byzpy_tw.config.unused import drop_unused
 from byzpy_tw.config.validators import flag
 from byzpy_tw.console import ERROR_FILE, say
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, error_from_code

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.errors import (
     BadRuleOutput,
     CannotRecord,
@@ -119,7 +119,9 @@ class FileTests(SynchronousTestCase):
                 path.unlink()
             for round in range(1, 6):
                 checkpoint.write(self.folder, state(round), keep)
-            rounds = [checkpoint.read(p).round for p in checkpoint.list_checkpoints(self.folder)]
+            rounds = [
+                checkpoint.read(p).round for p in checkpoint.list_checkpoints(self.folder).values()
+            ]
             self.assertEqual(rounds, left)
             self.assertEqual(len(list(self.folder.iterdir())), len(left))
 
@@ -296,7 +298,7 @@ class LargeRunTests(SynchronousTestCase):
         subprocess.run([sys.executable, "-c", SLOW_DISK, *options], check=True, capture_output=True)
         with open(where / ROUNDS) as lines:
             digests = [json.loads(line)["parameters_sha256"] for line in lines]
-        written = [checkpoint.read(path) for path in checkpoint.list_checkpoints(where)]
+        written = [checkpoint.read(path) for path in checkpoint.list_checkpoints(where).values()]
         self.assertGreaterEqual(len(written), 5)
         for state in written:
             self.assertEqual(sha256_of(state.parameters), digests[state.round - 1], state.round)
@@ -366,7 +368,7 @@ class ReopeningTests(SynchronousTestCase):
 
     def test_none_that_is_good(self) -> None:
         """The records are left alone, and the user decides."""
-        for path in checkpoint.list_checkpoints(self.folder):
+        for path in checkpoint.list_checkpoints(self.folder).values():
             path.write_bytes(b"half")
         failure = self.assertRaises(RunDirectoryError, reopen, self.folder, {}, print)
         self.assertIn("delete them", str(failure))
@@ -380,7 +382,7 @@ class ReopeningTests(SynchronousTestCase):
 
     def test_without_any(self) -> None:
         """Everything is run again."""
-        for path in checkpoint.list_checkpoints(self.folder):
+        for path in checkpoint.list_checkpoints(self.folder).values():
             path.unlink()
         begun = self.reopen()[2]
         self.assertEqual((begun.round, begun.records), (0, ()))
@@ -481,10 +483,10 @@ class ReopeningTests(SynchronousTestCase):
 
     def test_options(self) -> None:
         """Where it runs, how long it waits and how long it goes on may change."""
-        saved = CONFIGURATION.to_dict()
+        saved = CONFIGURATION
         config = merge_config(saved, {"local": 3, "rounds": 99, "round_timeout": 5.0, "seed": 5})
         self.assertEqual((config.local, config.in_process, config.rounds), (3, False, 99))
         for bad in ({"seed": 6}, {"lr": 0.5}, {"run_dir": "x"}):
             self.assertRaises(ConfigError, merge_config, saved, bad)
-        self.assertRaises(ConfigError, merge_config, {**saved, "colour": "red"}, {})
+        self.assertRaises(ConfigError, from_dict, {**saved.to_dict(), "colour": "red"})
         self.assertRaises(ConfigError, self.reopen, rounds=2)

@@ -6,7 +6,13 @@ from attrs import define
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.rounds.deadlines import GRACE, LATE_ALARM, SUSPECT, Deadlines, Judgement
+from byzpy_tw.rounds.deadlines import (
+    GRACE,
+    LATE_ALARM,
+    SUSPECT_AFTER,
+    AlarmActions,
+    Deadlines,
+)
 from byzpy_tw.rounds.placement import Placement
 from byzpy_tw.rounds.round import Reason, Round
 
@@ -37,11 +43,11 @@ class DeadlineTests(SynchronousTestCase):
         self.deadlines.start([0, 2], self.a, 0.0, honest=True)
         self.deadlines.start([1], self.b, 0.0, honest=True)
 
-    def judge(self, late: float = 0.0) -> Judgement[FakeServer]:
-        """Judge when the alarm rings, or `late` seconds after that."""
+    def ring(self, late: float = 0.0) -> AlarmActions[FakeServer]:
+        """Have the alarm ring when it should, or `late` seconds after that."""
         at = self.deadlines.next_alarm(0.0)
         assert at is not None
-        return self.deadlines.judge(at + late)
+        return self.deadlines.on_alarm(at + late)
 
     def test_honest_nodes_have_half_of_the_timeout(self) -> None:
         """Attackers have the other half, however late they are asked."""
@@ -55,28 +61,28 @@ class DeadlineTests(SynchronousTestCase):
         """A late node is refused, and its silent server given up."""
         self.round.accept(0)
         self.round.accept(2)
-        self.assertEqual(self.judge(), Judgement(late=[1], silent=[self.b]))
+        self.assertEqual(self.ring(), AlarmActions(late=[1], silent=[self.b]))
 
     def test_a_server_that_answered_for_another_node(self) -> None:
         self.round.accept(0)
         self.round.accept(1)
-        self.assertEqual(self.judge(), Judgement(late=[2]))
+        self.assertEqual(self.ring(), AlarmActions(late=[2]))
 
     def test_more_than_the_budget(self) -> None:
         """The round is extended, once."""
         self.round.accept(0)
-        self.assertEqual(self.judge(), Judgement(charged=2, silent=[self.b]))
+        self.assertEqual(self.ring(), AlarmActions(over_budget=2, silent=[self.b]))
         self.assertEqual(self.deadlines.next_alarm(TIMEOUT / 2), TIMEOUT / 2 + REPLACE)
-        self.assertEqual(self.judge().late, [1, 2])
+        self.assertEqual(self.ring().late, [1, 2])
 
     def test_a_suspect_server(self) -> None:
         """Its nodes have one heartbeat more, once."""
         self.round.accept(0)
         self.round.accept(2)
         self.b.suspect = True
-        self.assertEqual(self.judge(), Judgement())
+        self.assertEqual(self.ring(), AlarmActions())
         self.assertEqual(self.deadlines.next_alarm(TIMEOUT / 2), TIMEOUT / 2 + HEARTBEAT)
-        self.assertEqual(self.judge().late, [1])
+        self.assertEqual(self.ring().late, [1])
 
     def test_a_node_that_moves(self) -> None:
         """Only the end of the round is its deadline."""
@@ -84,7 +90,7 @@ class DeadlineTests(SynchronousTestCase):
         self.round.accept(0)
         self.round.accept(2)
         self.assertEqual(self.deadlines.next_alarm(0.0), END)
-        self.assertEqual(self.judge().lost, [1])
+        self.assertEqual(self.ring().lost, [1])
 
     def test_a_node_without_a_server(self) -> None:
         """It is lost after the replace timeout, counted from its server's loss."""
@@ -103,10 +109,10 @@ class DeadlineTests(SynchronousTestCase):
         self.assertEqual(self.deadlines.unassign([0, 2], {}, lambda node: False, 0.0), ([], []))
 
     def test_an_alarm_that_rings_late(self) -> None:
-        """Nobody is judged for a while: this process was stopped."""
+        """No node is late for a while: this process was stopped."""
         rang = TIMEOUT / 2 + LATE_ALARM + 1
-        self.assertEqual(self.judge(LATE_ALARM + 1), Judgement())
-        pause = max(GRACE, SUSPECT * HEARTBEAT)
+        self.assertEqual(self.ring(LATE_ALARM + 1), AlarmActions())
+        pause = max(GRACE, SUSPECT_AFTER * HEARTBEAT)
         self.assertEqual(self.deadlines.next_alarm(rang), rang + pause)
 
     def test_slow_nodes(self) -> None:

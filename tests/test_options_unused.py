@@ -18,10 +18,10 @@ from twisted.trial.unittest import SynchronousTestCase
 import byzpy_tw
 from byzpy_tw.audit.verify import config_in_process
 from byzpy_tw.cli.train import parse_invocation
+from byzpy_tw.config.merge import drop_unused, unused_notices
 from byzpy_tw.config.paths import expand_home, resolve_paths
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.config.toml import options_to_toml, to_toml
-from byzpy_tw.config.unused import drop_unused, unused_notices
 from byzpy_tw.errors import BadParameter, BadVectors, ConfigError, GuaranteeMissing
 from byzpy_tw.plugins import load
 from byzpy_tw.records.resume import merge_config
@@ -110,9 +110,9 @@ class UselessTests(SynchronousTestCase):
     def test_old_records(self) -> None:
         """A run that was begun with such options goes on, also in another place."""
         saved = RunConfig(in_process=True, keys="k.pem", failover="off", q=2, aggregator="median")
-        again = merge_config(saved.to_dict(), {"rounds": 60})
+        again = merge_config(saved, {"rounds": 60})
         self.assertEqual((again.keys, again.failover), ("k.pem", "off"))
-        self.assertIsNone(merge_config(saved.to_dict(), {"local": 2}).keys)
+        self.assertIsNone(merge_config(saved, {"local": 2}).keys)
         self.assertEqual(from_dict(config_in_process(again, None).to_dict()).keys, None)
 
     def test_an_attack_of_nobody(self) -> None:

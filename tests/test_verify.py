@@ -146,7 +146,7 @@ class HonestTests(VerifyCase):
         (path / "result.json").unlink()
         lines = (path / "rounds.jsonl").read_text().splitlines(keepends=True)
         (path / "rounds.jsonl").write_text("".join(lines[:3]) + lines[3][:50])
-        for kept in checkpoint.list_checkpoints(path):
+        for kept in checkpoint.list_checkpoints(path).values():
             kept.unlink()
         verification = self.verified(path)
         self.assertTrue(verification.confirmed)
@@ -261,7 +261,7 @@ class ChangedTests(VerifyCase):
         path = self.run_of("refused")
         lines = (path / "rounds.jsonl").read_text().splitlines(keepends=True)
         (path / "rounds.jsonl").write_text("".join(lines[:3]))
-        for kept in checkpoint.list_checkpoints(path):
+        for kept in checkpoint.list_checkpoints(path).values():
             kept.unlink()
         told = {"status": "diverged", "error": "why", "error_code": "DIVERGED", "rounds": 3}
         (path / "result.json").write_text(json.dumps(told))

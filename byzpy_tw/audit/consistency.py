@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from byzpy_tw.config.run import RunConfig, flag, options_digest
+from byzpy_tw.config.run import RunConfig, flag, from_dict, options_digest
 from byzpy_tw.errors import (
     AttackFailed,
     BadRuleOutput,
@@ -17,18 +17,14 @@ from byzpy_tw.errors import (
     Diverged,
     RunDirectoryError,
 )
-from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, RecordedRun
-from byzpy_tw.records.json_files import to_json
-from byzpy_tw.records.resume import merge_config
+from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, RecordedRun, to_json
 from byzpy_tw.records.schema import RESULT_FIELDS
 from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.text import clean_value, printable
 
 _STATUSES = ("finished", "paused", "interrupted", "diverged", "failed")
 # Errors after the last round is on record: of its checkpoint, or a bug.
-_ERRORS_AFTER_THE_LAST_ROUND = (
-    None, CannotRecord.code, BadRuleOutput.code, AttackFailed.code,
-)  # fmt: skip
+_LATE_ERRORS = (None, CannotRecord.code, BadRuleOutput.code, AttackFailed.code)
 
 
 @frozen
@@ -43,10 +39,8 @@ class Problem:
 def find_damage(run: RecordedRun) -> list[Problem]:
     """Return the damaged line of rounds.jsonl, if there is one."""
     count, reader = len(run.rounds), run.reader
-    if not reader.damage:
-        return []
     more = f"; it and the {reader.skipped} after it are not looked at" if reader.skipped else ""
-    return [Problem("record", f"{reader.damage}{more}", count)]
+    return [Problem("record", f"{reader.damage}{more}", count)] if reader.damage else []
 
 
 def recorded_config(run: RecordedRun) -> tuple[RunConfig, list[Problem]]:
@@ -81,7 +75,7 @@ def recorded_config(run: RecordedRun) -> tuple[RunConfig, list[Problem]]:
             )
             problems.append(Problem("option", text))
     try:
-        return merge_config({**saved, **options}, {}), problems
+        return from_dict({**saved, **options}), problems
     except (ConfigError, TypeError, AttributeError) as e:
         raise RunDirectoryError(
             f"{printable(run.path / ROUNDS)}: its options make no run: {clean_value(e, 300)}"
@@ -102,16 +96,15 @@ def _recorded_options(run: RecordedRun, problems: list[Problem]) -> dict[str, An
                 continue
         if bits == digest:
             continue
-        if digest:
-            text = (
-                f"round {number} carries the digest of another configuration "
-                f"({clean_value(bits)}) than the rounds before it ({digest[:12]})"
-            )
-        else:
-            text = f"round {number} carries a digest without the options that it is of"
-        problems.append(Problem("digest", text, number))
         if not digest:
+            text = f"round {number} carries a digest without the options that it is of"
+            problems.append(Problem("digest", text, number))
             return None
+        text = (
+            f"round {number} carries the digest of another configuration "
+            f"({clean_value(bits)}) than the rounds before it ({digest[:12]})"
+        )
+        problems.append(Problem("digest", text, number))
     return found
 
 
@@ -154,6 +147,6 @@ def _check_end(run: RecordedRun, result: Mapping[str, Any], summary: RunSummary)
     always_failed = failures is not None and failures.all_failed
     if code == AttackFailed.code and not (status == "failed" and always_failed):
         yield f"{end}, and not all calls of the attack failed"
-    late = code in _ERRORS_AFTER_THE_LAST_ROUND and status != "diverged"
+    late = code in _LATE_ERRORS and status != "diverged"
     if done >= planned and status != "finished" and not late:
         yield f"{end}, and {rounds}: it came to its end"

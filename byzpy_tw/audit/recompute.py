@@ -1,9 +1,9 @@
-"""A recorded round, computed again."""
+"""A recorded round, computed again, and its differences from the record in words."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -14,9 +14,15 @@ from torch import Tensor
 from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.kernels.parallel import thread_limit
 from byzpy_tw.records.checkpoint import State
+from byzpy_tw.records.schema import ROUND_FIELDS
+from byzpy_tw.rounds.aggregation import Aggregated
 from byzpy_tw.rounds.learner import add_up
 from byzpy_tw.rounds.round import Reason, Round
+from byzpy_tw.text import clean_value
 from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
+
+_CLOSE = 1e-4  # relative; norms that differ by less differ by rounding
+_NAMED = 5  # nodes
 
 
 @frozen(eq=False)
@@ -26,6 +32,62 @@ class RecomputedRound:
     state: State
     digest: str
     entries: Mapping[str, Any]
+
+    def differing_norms(self, record: Mapping[str, Any]) -> list[tuple[int, float, float]]:
+        """Return each node whose vector has another norm, with the recorded and the computed."""
+        norms = record.get("norms", {})
+        return [
+            (int(node), math.nan if norms.get(node) is None else float(norms[node]), here)
+            for node, here in self.entries["norms"].items()
+            if not _is_recorded(norms.get(node), here)
+        ]
+
+    def differing_entries(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """Yield the verified entries of `record` that differ from this round's."""
+        for name, field in ROUND_FIELDS.items():
+            if not field.verified or name not in record or name not in self.entries:
+                continue
+            here, there = self.entries[name], record[name]
+            if name == "norms":  # of refused vectors too
+                there = {node: there.get(node) for node in here}
+            if not _is_recorded(there, here):
+                yield f"{name} {clean_value(there)} on record, {clean_value(here)} here"
+
+    def explain_hash(self, record: Mapping[str, Any], placement: Any) -> str:
+        """Return the cause of another hash as far as `record` and the `placement` tell."""
+        differing = self.differing_norms(record)
+        if not differing:
+            if _is_recorded(record.get("aggregate_norm"), self.entries["aggregate_norm"]):
+                return "the norms of the vectors and of their aggregate are as recorded"
+            return (
+                "the norms of the vectors are as recorded, what the rules make of them is not: is "
+                "it f or the membership on record, the rules or their version?"
+            )
+        if all(math.isclose(there, here, rel_tol=_CLOSE) for _, there, here in differing):
+            return "norms differ by rounding alone: other versions or instructions than then?"
+        named = [
+            f"node {node}{_server(placement, node)} norm {there:.6g}, here {here:.6g}"
+            for node, there, here in differing[:_NAMED]
+        ]
+        more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+        return (
+            f"not what the nodes compute: {'; '.join(named)}{more} (what a server sent in their "
+            "place, if it lied, cannot be computed again)"
+        )
+
+
+def _server(placement: Any, node: int) -> str:
+    for name, nodes in placement.items() if isinstance(placement, dict) else ():
+        if isinstance(nodes, list) and node in nodes:
+            return f" (at the start on {clean_value(name)})"
+    return ""
+
+
+def _is_recorded(there: Any, here: Any) -> bool:
+    """Return whether a record has the value `here`; null stands for one that is not finite."""
+    if isinstance(here, float) and not math.isfinite(here):
+        here = None
+    return bool(there == here)
 
 
 @define(eq=False)
@@ -46,26 +108,50 @@ class RoundRecomputer:
         refused = {one["node"] for one in record["refused"]}
         nodes = tuple(node for node in range(config.n) if node not in refused)
         honest = [n for n in nodes if n < config.num_honest]
-        byzantine = [n for n in nodes if n >= config.num_honest]
         matrix = torch.zeros(config.n, replay.host.dimension)
         norms: dict[int, float] = {}
-        losses: dict[int, float] = {}
+        losses = []
         for node, gradient in replay.gradients(state, honest):
             sent = round_to_dtype(gradient.vector, replay.wire)
-            norms[node], losses[node] = self._in_pool(norm_of, sent.float()), gradient.loss
+            norms[node] = self.pool.submit(norm_of, sent.float()).result()
+            losses.append(gradient.loss)
             matrix[node] = replay.row(state, node, sent)
-        owns = {node: replay.own_gradient(state, node) for node in byzantine}
-        best: RecomputedRound | None = None
-        for f in self._candidate_budgets(record, honest):
-            attack = state.attack
-            if f is not None:
-                attack = self._in_pool(self._attack, state, honest, owns, matrix, norms, f)
-            ran = self._in_pool(self._step, state, nodes, record, matrix, attack, norms, losses)
-            if ran.digest == record["parameters_sha256"]:
-                return ran
-            best = best or ran
-        assert best is not None
-        return best
+        owns = {n: replay.own_gradient(state, n) for n in nodes if n >= config.num_honest}
+
+        def finish(f: int | None) -> RecomputedRound:
+            with thread_limit(self.threads):
+                attack = state.attack
+                if f is not None:
+                    attack = self._fill_attack_rows(state, honest, owns, matrix, norms, f)
+                after, aggregated = replay.step(state, nodes, record["f"], matrix, attack)
+            entries = self._entries(record, {n: norms[n] for n in nodes}, losses, aggregated)
+            return RecomputedRound(after, sha256_of(after.parameters), entries)
+
+        # In the pool torch computes on one thread, but for `thread_limit`.
+        budgets = self._candidate_budgets(record, honest)
+        found = (self.pool.submit(finish, f).result() for f in budgets)
+        likely = next(found)
+        if likely.digest == record["parameters_sha256"]:
+            return likely
+        return next((r for r in found if r.digest == record["parameters_sha256"]), likely)
+
+    def _entries(
+        self, record: Mapping[str, Any], norms: Mapping[int, float], losses: Sequence[float],
+        aggregated: Aggregated,
+    ) -> dict[str, Any]:  # fmt: skip
+        chosen = aggregated.selected
+        entries: dict[str, Any] = {
+            "norms": {str(node): norm for node, norm in norms.items()},
+            "aggregate_norm": aggregated.norm,
+            "selected": None if chosen is None else list(chosen),
+            "excluded": [] if chosen is None else sorted(set(norms) - set(chosen)),
+            "loss": math.fsum(losses) / len(losses) if losses else None,
+        }
+        if "accuracy" in record:
+            learner = self.replay.learner
+            tested = add_up([learner.test(job) for job in range(learner.evaluation_jobs)])
+            entries |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
+        return entries
 
     def _candidate_budgets(
         self, record: Mapping[str, Any], honest: Sequence[int]
@@ -85,52 +171,15 @@ class RoundRecomputer:
         likely = round.expected_budget(self.replay.rules.aggregation.computable)
         return list(dict.fromkeys([likely, *range(config.f, -1, -1)]))
 
-    def _attack(
-        self,
-        state: State,
-        honest: Sequence[int],
-        owns: Mapping[int, Tensor | None],
-        matrix: Tensor,
-        norms: dict[int, float],
-        f: int,
-    ) -> Mapping[str, Any]:
+    def _fill_attack_rows(
+        self, state: State, honest: Sequence[int], owns: Mapping[int, Tensor | None],
+        matrix: Tensor, norms: dict[int, float], f: int,
+    ) -> Mapping[str, Any]:  # fmt: skip
         """Fill in the rows of Byzantine nodes; return the attack's memory after that."""
         replay = self.replay
-        with thread_limit(self.threads):
-            seen = replay.reveal(state, honest, matrix[list(honest)], f)
-            for node, own in owns.items():
-                sent = replay.attack_vector(state, node, seen, own, replay.past_vector(state, node))
-                matrix[node] = replay.row(state, node, sent)
-                norms[node] = norm_of(matrix[node])
+        seen = replay.reveal(state, honest, matrix[list(honest)], f)
+        for node, own in owns.items():
+            sent = replay.attack_vector(state, node, seen, own, replay.past_vector(state, node))
+            matrix[node] = replay.row(state, node, sent)
+            norms[node] = norm_of(matrix[node])
         return seen.memory
-
-    def _step(
-        self,
-        state: State,
-        nodes: tuple[int, ...],
-        record: Mapping[str, Any],
-        matrix: Tensor,
-        attack: Mapping[str, Any],
-        norms: Mapping[int, float],
-        losses: Mapping[int, float],
-    ) -> RecomputedRound:
-        replay = self.replay
-        with thread_limit(self.threads):
-            after, aggregated = replay.step(state, nodes, record["f"], matrix, attack)
-        chosen = aggregated.selected
-        entries: dict[str, Any] = {
-            "norms": {str(n): norms[n] for n in nodes},
-            "aggregate_norm": aggregated.norm,
-            "selected": None if chosen is None else list(chosen),
-            "excluded": [] if chosen is None else sorted(set(nodes) - set(chosen)),
-            "loss": math.fsum(losses.values()) / len(losses) if losses else None,
-        }
-        if "accuracy" in record:
-            learner = replay.learner
-            tested = add_up([learner.test(job) for job in range(learner.evaluation_jobs)])
-            entries |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
-        return RecomputedRound(after, sha256_of(after.parameters), entries)
-
-    def _in_pool(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Return what `work` returns in the pool, where torch computes on one thread."""
-        return self.pool.submit(work, *args).result()

@@ -1,13 +1,11 @@
 """Verification of a run: its records against its configuration and its membership.
 
-1. The files must agree with each other: config.json with the records' digest, result.json
-   with the records, kept checkpoints with the recorded hashes.
-2. The run is computed again, from round 0 or from a kept checkpoint.  In each round the
-   recorded nodes take part, the rules have the recorded f, and the parameters must have the
-   recorded hash.
-3. Where they have not, the recorded norms tell what differs, and the next round whether
-   only that record was changed.  Otherwise the replay goes on from the next kept checkpoint,
-   if there is one.
+1. The files must agree with each other: config.json with the records' digest, result.json with the
+   records, kept checkpoints with the recorded hashes.
+2. The run is computed again, from round 0 or from a kept checkpoint.  In each round the recorded
+   nodes take part, the rules have the recorded f, and the parameters must have the recorded hash.
+3. Where they have not, the recorded norms tell what differs, and the next round whether only that
+   record was changed.  Otherwise the replay goes on from the next kept checkpoint, if there is one.
 
 A vector that a server sent in place of a node's own is not known here: the hash of its
 round cannot be met, and that is reported.
@@ -15,7 +13,7 @@ round cannot be met, and that is reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,7 @@ from typing import Any
 from attrs import define, evolve, field
 
 from byzpy_tw.audit.consistency import Problem, compare_with_result, find_damage, recorded_config
-from byzpy_tw.audit.mismatch import compare_entries, explain_hash, norms_match
-from byzpy_tw.audit.recompute import RecomputedRound, RoundRecomputer
+from byzpy_tw.audit.recompute import RoundRecomputer
 from byzpy_tw.audit.replay import RoundReplay, prepare_replay
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run import RunConfig
@@ -32,7 +29,7 @@ from byzpy_tw.errors import ConfigError, DamagedCheckpoint, RunDirectoryError, f
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.checkpoint import State
-from byzpy_tw.records.folder import RecordedRun, list_checkpoints, round_of
+from byzpy_tw.records.folder import RecordedRun, list_checkpoints
 from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.vectors import sha256_of
@@ -103,7 +100,9 @@ class Verification:
             return  # damaged, or not as recorded, which is a problem by now
         try:
             self._prepare()
-            state: State | None = self._state(start)
+            state: State | None = self._recomputer.replay.first
+            if start:
+                state = checkpoint.read(self._checkpoints[start])
             while state is not None:
                 state = self._verify_from(state)
         except Exception as e:  # models and rules are plugins' code, a checkpoint is a file
@@ -115,8 +114,8 @@ class Verification:
 
     def checkpointed_rounds(self) -> list[int]:
         """Return the rounds with a checkpoint before them, without the first and the last."""
-        found = map(round_of, list_checkpoints(self.recorded.path))
-        return sorted(r for r in found if 0 < r < len(self.rounds))
+        found = list_checkpoints(self.recorded.path)
+        return sorted(round for round in found if 0 < round < len(self.rounds))
 
     # -- before the replay
 
@@ -132,14 +131,14 @@ class Verification:
 
     def _check_checkpoints(self) -> None:
         """Compare the parameters of each kept checkpoint with the recorded hash."""
-        for path in list_checkpoints(self.recorded.path):
-            round = round_of(path)
+        for round, path in list_checkpoints(self.recorded.path).items():
             if not 0 < round <= len(self.rounds):
                 self.notes.append(f"{path.name} is of a round that is not on record")
                 continue
             recorded = self.rounds[round - 1]["parameters_sha256"]
             try:
-                found = self._in_pool(sha256_of, checkpoint.read(path).parameters)
+                parameters = checkpoint.read(path).parameters
+                found = self.pool.submit(sha256_of, parameters).result()
             except DamagedCheckpoint as e:
                 self.problems.append(Problem("checkpoint", str(e), round))
                 continue
@@ -155,7 +154,9 @@ class Verification:
     def _prepare(self) -> None:
         """Read the data, make the model and the nodes, and compare them with config.json."""
         root, jobs = Path(self._config.data_root), self.threads + 2
-        replay = self._in_pool(prepare_replay, self._config, self.registry, root, self.pool, jobs)
+        replay = self.pool.submit(  # where torch computes on one thread
+            prepare_replay, self._config, self.registry, root, self.pool, jobs
+        ).result()
         self._recomputer = RoundRecomputer(replay, self.pool, self.threads)
         self._compare_environment(replay)
         self._check_local_data(replay.host.dataset.digest())
@@ -163,7 +164,7 @@ class Verification:
     def _compare_environment(self, replay: RoundReplay) -> None:
         description, trial = self.recorded.description, replay.host.trial_outcome.trial
         here = environment(
-            self.registry, probe=self._in_pool(probe), device=self._config.device,
+            self.registry, probe=self.pool.submit(probe).result(), device=self._config.device,
             threads=self.threads,
         )  # fmt: skip
         try:
@@ -197,42 +198,39 @@ class Verification:
 
     # -- the replay
 
-    def _state(self, round: int) -> State:
-        """Return the state before `round`: of a good checkpoint, or the first."""
-        if round:
-            return checkpoint.read(self._checkpoints[round])
-        return self._recomputer.replay.first
-
     def _verify_from(self, state: State) -> State | None:
-        """Compute on until two hashes in a row are not met.
-
-        Returns the state to go on from after that, None where there is none.
-        """
+        """Compute on until two hashes in a row are not met; return the state to go on from."""
         begin, total = state.round, len(self.rounds)
         while state.round < total:
             self._round = number = state.round
             record = self.rounds[number]
             found = self._recomputer.recompute(state, record)
-            met = found.digest == record["parameters_sha256"]
+            recorded = record["parameters_sha256"]
+            met = found.digest == recorded
             if self._pending is not None:
                 before, self._pending = self._pending, None
-                if not met and not norms_match(found, record):
+                if not met and found.differing_norms(record):
                     self.problems.append(before)
-                    self._add_span(begin, number)
+                    self.spans.append((begin, number))
                     return self._skip_from(number)
                 text = f"{before.text}; what follows goes on as if it were: this record was changed"
                 self.problems.append(Problem(before.what, text, before.round))
             if met:
-                for text in compare_entries(found, record):
+                for text in found.differing_entries(record):
                     self.problems.append(Problem("record", f"round {number}: {text}", number))
             else:
-                self._pending = self._hash_problem(number, found, record)
+                why = found.explain_hash(record, self.recorded.description.get("placement"))
+                text = (
+                    f"round {number}: the recorded hash {recorded[:12]} is not met, computed "
+                    f"{found.digest[:12]}; {why}"
+                )
+                self._pending = Problem("hash", text, number)
             state = found.state
             self.progress(state.round, total)
         if self._pending is not None:
             self.problems.append(self._pending)
             self._pending = None
-        self._add_span(begin, total)
+        self.spans.append((begin, total))
         return None
 
     def _skip_from(self, number: int) -> State | None:
@@ -244,22 +242,4 @@ class Verification:
             "cannot be checked (with --keep-checkpoints all, a run keeps more to begin from)"
         )
         self.problems.append(Problem("way", text, number))
-        return None if later is None else self._state(later)
-
-    def _add_span(self, begin: int, end: int) -> None:
-        if end > begin:
-            self.spans.append((begin, end))
-
-    def _hash_problem(
-        self, number: int, found: RecomputedRound, record: Mapping[str, Any]
-    ) -> Problem:
-        why = explain_hash(found, record, self.recorded.description.get("placement"))
-        text = (
-            f"round {number}: the recorded hash {record['parameters_sha256'][:12]} is not met, "
-            f"computed {found.digest[:12]}; {why}"
-        )
-        return Problem("hash", text, number)
-
-    def _in_pool(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Return what `work` returns in the pool, where torch computes on one thread."""
-        return self.pool.submit(work, *args).result()
+        return None if later is None else checkpoint.read(self._checkpoints[later])

@@ -86,8 +86,8 @@ def _examine(
     from twisted.internet import reactor as installed
     from twisted.logger import LogLevel
 
+    from byzpy_tw.config.merge import drop_unused
     from byzpy_tw.config.paths import resolve_paths
-    from byzpy_tw.config.unused import drop_unused
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
     from byzpy_tw.output.program import ReactorProgram, log_to

@@ -1,36 +1,41 @@
-"""Options one by one: found by name, converted, and merged."""
+"""Options one by one: found by name, converted, merged, and dropped where they have no effect.
+
+An option counts as given where it differs from its default.  An option on the command line may
+make one of a file useless: that one is dropped, so that one file can serve several locations.
+Any other option without effect is refused when a run is begun.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import attrs
 
 from byzpy_tw.config.run import LOCATIONS, RunConfig
 from byzpy_tw.config.validators import flag, toml_key
-from byzpy_tw.errors import ConfigError
+from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.parameters import check_value
+from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.naming import suggest_nearest
 from byzpy_tw.text import clip
 
 OPTIONS: Mapping[str, attrs.Attribute[Any]] = {f.name: f for f in attrs.fields(RunConfig)}
 
 
-# Options without effect where the nodes live at that location.
-UNUSED_AT_LOCATION: Mapping[str, tuple[str, ...]] = {
+# By location: the reason, and the options without effect where the nodes live there.
+_UNUSED_AT_LOCATION: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "in_process": (
-        "keys", "min_servers", "max_nodes_per_server", "heartbeat_timeout", "failover",
+        "with --in-process, where there are no servers",
+        ("keys", "min_servers", "max_nodes_per_server", "heartbeat_timeout", "failover"),
     ),
-    "local": ("keys",),
-}  # fmt: skip
+    "local": ("with --local, whose servers need no keys", ("keys",)),
+}
 
 
 def convert_option(name: str, value: Any, spelling: str | None = None) -> Any:
-    """`value` as a `RunConfig` holds it under `name`.
-
-    Raises `ConfigError`, in which the option is called `spelling`, by default its flag.
-    """
+    """`value` as `RunConfig` has it; a `ConfigError` calls it `spelling`, by default its flag."""
     option: Any = OPTIONS[name]
     value = option.converter(value)
     check_value(option.metadata["constraint"], spelling or flag(name), value, ConfigError)
@@ -47,11 +52,68 @@ def find_option(key: str) -> attrs.Attribute[Any]:
 
 
 def merge_options(given: Mapping[str, Any], beneath: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay the options `given` over those of `beneath`.
-
-    There is but one location: one that is given replaces any other, and the options of
-    `beneath` that have no effect there are dropped.
-    """
+    """Lay `given` over `beneath`, without those of `beneath` that a given location rules out."""
     located = [name for name in LOCATIONS if given.get(name)]
-    dropped = {n for at in located for n in (*LOCATIONS, *UNUSED_AT_LOCATION.get(at, ()))}
+    unused = (_UNUSED_AT_LOCATION.get(location, ("", ()))[1] for location in located)
+    dropped = {*(LOCATIONS if located else ()), *chain.from_iterable(unused)}
     return {**{k: v for k, v in beneath.items() if k not in dropped}, **given}
+
+
+def drop_unused(
+    config: RunConfig,
+    registry: Registry | None = None,
+    beneath: Collection[str] = (),
+    chains: Collection[str] | None = None,
+) -> RunConfig:
+    """`config` of a new run, without the options `beneath` that others made useless.
+
+    `beneath` are the options of a file.  `chains` are the rules, where they are not the
+    configuration's own; without a `registry` the rules' parameters are not checked.  Raises
+    `ConfigError` for any other option without effect.
+    """
+    dropped: dict[str, Any] = {}
+    for option, by, why in _find_unused(config, registry, chains):
+        if option not in beneath or all(name in beneath for name in by):
+            raise ConfigError(f"{flag(option)} has no use {why}: leave it out")
+        dropped[option] = OPTIONS[option].default
+    return attrs.evolve(config, **dropped) if dropped else config
+
+
+def _find_unused(
+    config: RunConfig, registry: Registry | None, chains: Collection[str] | None
+) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Yield each option without effect, the options that are the cause, and the reason."""
+
+    def given(name: str) -> bool:
+        return bool(getattr(config, name) != OPTIONS[name].default)
+
+    for location, (why, options) in _UNUSED_AT_LOCATION.items():
+        if getattr(config, location):
+            yield from ((name, (location,), why) for name in filter(given, options))
+    if given("lr_decay") and not config.lr_milestones:
+        yield "lr_decay", ("lr_milestones",), "without --lr-milestones"
+    if given("keep_checkpoints") and config.checkpoint_interval == 0:
+        why = "with --checkpoint-interval 0, which writes none"
+        yield "keep_checkpoints", ("checkpoint_interval",), why
+    if registry is not None and config.q is not None:
+        chosen = (config.pipeline,) if chains is None else chains
+        if not any(_takes_q(rules, registry) for rules in chosen):
+            why = f"with {', '.join(chosen)[:200]}, which takes no q"
+            yield "q", ("aggregator", "pre_aggregator"), why
+
+
+def _takes_q(rules: str, registry: Registry) -> bool:
+    *before, last = (parse(text).name for text in rules.split("|"))
+    try:
+        entries = [registry.entry("pre-aggregator", name) for name in before]
+        entries.append(registry.entry("aggregator", last))
+    except ByzpyTwError:
+        return True  # the unknown name is reported when the rules are made
+    return any("q" in entry.parameters for entry in entries)
+
+
+def unused_notices(config: RunConfig) -> list[str]:
+    """Notices of options that decide nothing in this run."""
+    if config.num_byz == 0 and config.attack not in (OPTIONS["attack"].default, "none"):
+        return [f"--attack {config.attack} is not used: --num-byz 0"]
+    return []

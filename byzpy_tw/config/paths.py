@@ -14,10 +14,7 @@ from byzpy_tw.text import clip
 
 
 def expand_home(path: str | PathLike[str]) -> Path:
-    """`path`, with the home folder for ``~`` or ``~user`` in front.
-
-    Raises `ConfigError` for an unknown user; a folder of such a name is ``./~name``.
-    """
+    """`path` with the home folder for ``~`` or ``~user``; `ConfigError` for an unknown user."""
     text = os.fspath(path)
     if not text.startswith("~"):
         return Path(text)

@@ -240,33 +240,30 @@ class RunConfig:
                 "say where the nodes live, once: --remote-hosts tcp://HOST:PORT,..., "
                 f"--local N, or --in-process (got {sum(given)} of them)"
             )
-        if self.remote_hosts or self.local:
-            self._check_servers(len(self.remote_hosts) or self.local or 1)
+        servers = len(self.remote_hosts) or self.local or 0  # 0: the nodes are in this process
+        if servers and not 2 * self.heartbeat < self.round_timeout:
+            raise ConfigError(
+                f"--heartbeat-timeout {self.heartbeat:g} must be less than half of "
+                f"--round-timeout {self.round_timeout:g}: or a round would give up on nodes "
+                "whose server is about to be replaced"
+            )
+        if servers and self.min_servers is not None and self.min_servers > servers:
+            raise ConfigError(
+                f"--min-servers must be at most {servers}, the number of servers, got "
+                f"{self.min_servers}"
+            )
+        cap = self.max_nodes_per_server
+        if servers and cap is not None and cap * servers < self.n:
+            raise ConfigError(
+                f"--max-nodes-per-server {cap} on {servers} servers leaves no room for "
+                f"n = {self.n} nodes; use more servers or a larger cap"
+            )
         if not self.worker_momentum < 1:
             raise ConfigError(f"--worker-momentum must be below 1, got {self.worker_momentum}")
         if self.f >= self.n:
             raise ConfigError(
                 f"--f {self.f} faulty nodes of n = {self.n} leaves none honest; use a smaller "
                 "--f or more nodes"
-            )
-
-    def _check_servers(self, servers: int) -> None:
-        if not 2 * self.heartbeat < self.round_timeout:
-            raise ConfigError(
-                f"--heartbeat-timeout {self.heartbeat:g} must be less than half of "
-                f"--round-timeout {self.round_timeout:g}: or a round would give up on nodes "
-                "whose server is about to be replaced"
-            )
-        if self.min_servers is not None and self.min_servers > servers:
-            raise ConfigError(
-                f"--min-servers must be at most {servers}, the number of servers, got "
-                f"{self.min_servers}"
-            )
-        cap = self.max_nodes_per_server
-        if cap is not None and cap * servers < self.n:
-            raise ConfigError(
-                f"--max-nodes-per-server {cap} on {servers} servers leaves no room for "
-                f"n = {self.n} nodes; use more servers or a larger cap"
             )
 
     @property
@@ -328,10 +325,7 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
 
 
 def make_run_dir(config: RunConfig) -> Path:
-    """A new folder, named by the time and the rules; made, so that no other run takes it.
-
-    Raises `RunDirectoryError`.
-    """
+    """Make a folder that no other run has, named by time and rules; raise `RunDirectoryError`."""
     rule, attack = parse(config.aggregator).name, parse(config.attack).name
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{rule}-{attack if config.num_byz else 'honest'}"
     path, count = Path("runs") / name, 1

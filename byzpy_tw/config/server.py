@@ -29,10 +29,7 @@ _timeout = partial(option, check=_seconds, metavar="SECONDS")
 
 @frozen(kw_only=True)
 class Limits:
-    """The most that one server does for all its trainers together.
-
-    A limit without a ``key`` has no option.
-    """
+    """The most that one server does for all trainers; a limit without a ``key`` has no option."""
 
     nodes: int = _count(4096, "Nodes hosted at once, of all runs.", key="max-nodes")
     vector_mib: int = _count(1024, "Largest model's vector, in MiB.", key="max-vector-mib")

@@ -27,14 +27,10 @@ from byzpy_tw.plugins.naming import suggest_nearest
 from byzpy_tw.text import clip
 
 STANDARD_INPUT = Path("-")
-_WIDTH = 88
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """The options in the file at `path`, by field of `RunConfig`, each checked by itself.
-
-    Raises `ConfigError`, or a class of it, with the file, the key and the expected value.
-    """
+    """Read the options in `path`, each checked; `ConfigError` has the file, key and constraint."""
     file = "standard input" if path == STANDARD_INPUT else str(path)
     options: dict[str, Any] = {}
     for key, value in _parse(path, file).items():
@@ -105,11 +101,7 @@ def _add(options: dict[str, Any], file: str, section: str | None, key: str, valu
 
 
 def drop_run_dir(resume: Path | None, options: dict[str, Any], file: str) -> dict[str, Any]:
-    """A file's `options` for the run in `resume`: all but the run's own folder.
-
-    So the file that began a run may stand beside ``--resume``.  Raises `ConfigError`
-    where it names another folder.
-    """
+    """Drop the run's own folder from a file beside ``--resume``; `ConfigError` for another."""
     if resume is None:
         return options
     run_dir = options.get("run_dir")
@@ -122,10 +114,7 @@ def drop_run_dir(resume: Path | None, options: dict[str, Any], file: str) -> dic
 
 
 def to_toml(config: RunConfig, leave_out: Collection[str] = ()) -> str:
-    """`config` as a complete file of options for `read_options`.
-
-    Options without a value, and those to `leave_out`, are comments.
-    """
+    """`config` for `read_options`; options without a value or in `leave_out` are comments."""
     lines = [
         f"# Options of a run of byzpy_tw {byzpy_tw.__version__}:",
         "#   python -m byzpy_tw.train --config FILE",
@@ -141,7 +130,7 @@ def to_toml(config: RunConfig, leave_out: Collection[str] = ()) -> str:
 
 def _option_lines(option: Any, value: Any, left_out: bool) -> list[str]:
     """One option: its help, and its line."""
-    help = textwrap.wrap(option.metadata["help"], _WIDTH)
+    help = textwrap.wrap(option.metadata["help"], 88)
     unset = value is None or (option.name in LOCATIONS and not value)
     text = (option.metadata["metavar"] or "...") if value is None else _toml_value(value)
     entry = f"{toml_key(option.name)} = {text}"
@@ -155,10 +144,7 @@ def options_to_toml(options: Mapping[str, Any]) -> str:
 
 
 def _toml_value(value: Any) -> str:
-    """The value of an option as TOML writes it.
-
-    On one line, so that it can be a comment: tomli_w breaks lists into lines.
-    """
+    """The value as TOML, on one line to be a comment: tomli_w breaks lists into lines."""
     value = to_plain(value)  # not in a library's own notation
     if isinstance(value, bool):
         return "true" if value else "false"

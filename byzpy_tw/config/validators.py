@@ -42,12 +42,13 @@ def option(
     convert: Callable[[Any], Any] | None = None,
     **metadata: Any,
 ) -> Any:
-    """An attrs field for an option.
+    """An attrs field for an option, with `help`, ``constraint`` and `metadata` as its metadata.
 
-    The default's type decides about `check` and `convert` where these are not given.  The
-    field's metadata has `help`, ``constraint`` and `metadata`.
+    The default's type decides about `check` and `convert` where these are not given.
     """
-    constraint = check or _constraint_of(default)
+    if check is None and default is None:
+        check = optional(text)
+    constraint = check or (true_or_false if isinstance(default, bool) else text)
 
     def validate(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         spelling = metadata.get("key") or attribute.name
@@ -56,12 +57,6 @@ def option(
     convert = convert or {float: to_float, tuple: to_tuple}.get(type(default), to_plain)
     metadata |= {"help": help, "constraint": constraint}
     return attrs.field(default=default, validator=validate, converter=convert, metadata=metadata)
-
-
-def _constraint_of(default: Any) -> Constraint:
-    if default is None:
-        return optional(text)
-    return true_or_false if isinstance(default, bool) else text
 
 
 # -- converters ---------------------------------------------------------------
@@ -91,15 +86,12 @@ def to_text(value: Any) -> Any:
 
 
 def text(value: Any) -> str | None:
-    return None if _is_text(value) else "a string that is not empty"
+    valid = isinstance(value, str) and value != "" and "\0" not in value
+    return None if valid else "a string that is not empty"
 
 
 def texts(value: Any) -> str | None:
-    return None if all(map(_is_text, value)) else "a list of strings"
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != "" and "\0" not in value
+    return "a list of strings" if any(map(text, value)) else None
 
 
 def count_or_all(value: Any) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -33,28 +33,22 @@ _DIGEST = hashlib.sha256().digest_size
 
 @frozen(eq=False)
 class State:
-    """The state of a run after `round` rounds.
-
-    ``parameters`` and ``velocity`` are ``(d,)``; ``momenta`` maps honest nodes to
-    theirs; ``history`` a round to the vectors of its Byzantine nodes.  ``aggregation`` and
-    ``attack`` are the memory of the rules and of the attack, ``probation`` the nodes'
-    conduct, ``elapsed`` seconds.
-    """
+    """The state of a run after `round` rounds."""
 
     round: int
-    parameters: Tensor
-    velocity: Tensor
-    momenta: Mapping[int, Tensor] = field(factory=dict)
-    history: Mapping[int, Mapping[int, Tensor]] = field(factory=dict)
-    aggregation: Mapping[str, Any] = field(factory=dict)
-    attack: Mapping[str, Any] = field(factory=dict)
-    probation: Mapping[str, Any] = field(factory=dict)
-    elapsed: float = 0.0
+    parameters: Tensor  # (d,)
+    velocity: Tensor  # (d,), of the optimizer
+    momenta: Mapping[int, Tensor] = field(factory=dict)  # honest node -> (d,)
+    history: Mapping[int, Mapping[int, Tensor]] = field(factory=dict)  # round -> attacker -> (d,)
+    aggregation: Mapping[str, Any] = field(factory=dict)  # the memory of the rules
+    attack: Mapping[str, Any] = field(factory=dict)  # the memory of the attack
+    probation: Mapping[str, Any] = field(factory=dict)  # `Probation.to_plain`
+    elapsed: float = 0.0  # seconds
 
     @property
     def large(self) -> bool:
         """True if a copy would be a good part of a small machine's memory."""
-        return sum(map(_nbytes, attrs.astuple(self, recurse=False))) >= LARGE
+        return _nbytes(attrs.asdict(self, recurse=False)) >= LARGE
 
     def snapshot(self) -> State:
         """Return a copy of this state, to be written while the run goes on.
@@ -66,14 +60,13 @@ class State:
 
         def copy(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return value if large and not _is_view(value) else value.clone()
+                # All of a larger tensor would be written with a view of it.
+                strided = value.layout is torch.strided
+                is_view = strided and value.untyped_storage().nbytes() > _nbytes(value)
+                return value if large and not is_view else value.clone()
             return value.copy() if isinstance(value, np.ndarray) and not large else value
 
-        return State(**{name: _map(value, copy) for name, value in _fields(self)})
-
-
-def _fields(state: State) -> Iterator[tuple[str, Any]]:
-    return ((f.name, getattr(state, f.name)) for f in attrs.fields(State))
+        return State(**_map(attrs.asdict(self, recurse=False), copy))
 
 
 def _map(value: Any, leaf: Callable[[Any], Any]) -> Any:
@@ -91,12 +84,6 @@ def _nbytes(value: Any) -> int:
     if isinstance(value, (Mapping, list, tuple)):
         return sum(map(_nbytes, value.values() if isinstance(value, Mapping) else value))
     return value.nbytes if isinstance(value, np.ndarray) else 0
-
-
-def _is_view(tensor: Tensor) -> bool:
-    """Return whether it is a view of a larger tensor, all of which would be written."""
-    strided = tensor.layout is torch.strided
-    return strided and tensor.untyped_storage().nbytes() > _nbytes(tensor)
 
 
 def _to_storable(value: Any, where: str) -> Any:
@@ -129,16 +116,13 @@ def _from_storable(value: Any) -> Any:
     return value
 
 
-class _Hashing(io.RawIOBase):
+class _HashingFile(io.RawIOBase):
     """A file that hashes what is written, as it is written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.hash = hashlib.sha256()
         self.failed: OSError | None = None  # torch raises another error for it
-
-    def writable(self) -> bool:
-        return True
 
     def write(self, data: Any) -> int:
         self.hash.update(data)
@@ -159,21 +143,20 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
     checkpoints untouched, and `BadRuleOutput` for memory that cannot be kept.
     """
     try:
-        plain = {name: _to_storable(value, name) for name, value in _fields(state)}
-    except BadRuleOutput:
-        raise
+        fields = attrs.asdict(state, recurse=False)
+        plain = {name: _to_storable(value, name) for name, value in fields.items()}
     except (TypeError, ValueError, RecursionError) as e:  # of an odd array, or a loop
         raise BadRuleOutput(f"what a rule remembers cannot be kept: {e}"[:300]) from e
     path = folder / f"checkpoint.{state.round:08d}"
-    body: _Hashing | None = None
+    body: _HashingFile | None = None
     try:
         with files.replacing(path, folder / ".checkpoint.new") as file:
             file.write(MAGIC + bytes(_DIGEST))
-            body = _Hashing(file)
+            body = _HashingFile(file)
             torch.save(plain, cast("IO[bytes]", body))  # it has what torch uses
             file.seek(len(MAGIC))
             file.write(body.hash.digest())
-        for old in list_checkpoints(folder)[keep:] if keep is not None else ():
+        for old in list(list_checkpoints(folder).values())[keep:] if keep is not None else ():
             if old != path:
                 old.unlink()
     except (OSError, RuntimeError) as e:  # torch says RuntimeError for a full disk

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -16,8 +18,7 @@ from attrs import define, field
 from byzpy_tw import files
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.errors import ByzpyTwError, CannotRecord, ConfigError, RunDirectoryError
-from byzpy_tw.records.json_files import read_json_object, to_json
-from byzpy_tw.records.schema import find_result_error, parse_record
+from byzpy_tw.records.schema import decode_json, find_result_error, parse_record
 from byzpy_tw.text import clean_value, printable
 
 CONFIG, ROUNDS, RESULT = "config.json", "rounds.jsonl", "result.json"
@@ -51,29 +52,26 @@ class RoundReader:
         return f"line {self.count + 1} of {ROUNDS} {self.error}" if self.error else ""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.count, self.error, self.skipped, self.torn = 0, "", 0, False
         try:
             with open(self.path, "rb") as lines:
-                yield from self._records(lines)
+                while line := lines.readline(_LONGEST_LINE):
+                    if not line.endswith(b"\n"):  # it was being written
+                        self.torn = True
+                    elif self.error:
+                        self.skipped += 1
+                    else:
+                        try:
+                            record = parse_record(line, self.count, self.n)
+                        except ValueError as e:
+                            self.error = clean_value(e, 300)
+                            continue
+                        self.count += 1
+                        yield record
         except FileNotFoundError:
             return
         except OSError as e:
             raise RunDirectoryError(f"cannot read {printable(self.path)}: {e.strerror or e}") from e
-
-    def _records(self, lines: IO[bytes]) -> Iterator[dict[str, Any]]:
-        self.count, self.error, self.skipped, self.torn = 0, "", 0, False
-        while line := lines.readline(_LONGEST_LINE):
-            if not line.endswith(b"\n"):  # it was being written
-                self.torn = True
-            elif self.error:
-                self.skipped += 1
-            else:
-                try:
-                    record = parse_record(line, self.count, self.n)
-                except ValueError as e:
-                    self.error = clean_value(e, 300)
-                    continue
-                self.count += 1
-                yield record
 
 
 @define(eq=False, slots=False)
@@ -82,6 +80,7 @@ class RecordedRun:
 
     path: Path
     description: Mapping[str, Any]  # config.json
+    options: dict[str, Any]  # as config.json has them
 
     @cached_property
     def result(self) -> Mapping[str, Any] | None:
@@ -89,19 +88,9 @@ class RecordedRun:
         path = self.path / RESULT
         return read_json_object(path) if path.exists() else None
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options as config.json has them."""
-        options: dict[str, Any] = self.description["config"]
-        return options
-
     @cached_property
     def config(self) -> RunConfig:
-        """The run's configuration.
-
-        Raises `RunDirectoryError` where config.json has none of this version, or has other
-        entries that this program does not write.
-        """
+        """The configuration; `RunDirectoryError` for entries that this version does not write."""
         file, versions = printable(self.path / CONFIG), self.description.get("versions", {})
         if not isinstance(versions, dict):
             raise RunDirectoryError(
@@ -151,17 +140,14 @@ def read_run(path: Path, *, strict: bool = False) -> RecordedRun:
     description = read_json_object(path / CONFIG)
     if not isinstance(description.get("config"), dict):
         raise RunDirectoryError(f"{printable(path / CONFIG)} is not of this version of byzpy_tw")
-    run = RecordedRun(path, description)
+    run = RecordedRun(path, description, description["config"])
     if strict:
         run.check()
     return run
 
 
 def count_nodes(options: Mapping[str, Any], file: str) -> tuple[int, int]:
-    """Return the numbers of honest and Byzantine nodes in the `options` of `file`.
-
-    Raises `RunDirectoryError` for numbers that no run has.
-    """
+    """Return the numbers of honest and Byzantine nodes; `RunDirectoryError` for odd ones."""
     honest, byzantine = (read_count(options, name, file) for name in ("num_honest", "num_byz"))
     if not 1 <= honest + byzantine <= _MOST_NODES:
         raise RunDirectoryError(f"{file} has {honest + byzantine} nodes")
@@ -176,18 +162,46 @@ def read_count(options: Mapping[str, Any], name: str, file: str) -> int:
     return value
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints in `folder`, the newest first."""
-    found = [path for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name)]
-    return sorted(found, key=round_of, reverse=True)
+def list_checkpoints(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints in `folder` by the number of rounds before them, the newest first."""
+    matches = (_CHECKPOINT.fullmatch(path.name) for path in folder.iterdir())
+    found = {int(match[1]): folder / match[0] for match in matches if match}
+    return dict(sorted(found.items(), reverse=True))
 
 
-def round_of(path: Path) -> int:
-    """Return the number of rounds before the checkpoint at `path`, by its name."""
-    return int(path.name.partition(".")[2])
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`; raise `RunDirectoryError` where there is none."""
+    try:
+        found = decode_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise RunDirectoryError(
+            f"{printable(path.parent)} holds no run that was begun (no {path.name}): name a "
+            "run's folder, such as runs/DATE-TIME-RULE-ATTACK"
+        ) from e
+    except (OSError, ValueError) as e:
+        why = getattr(e, "strerror", None) or clean_value(e, 200)
+        raise RunDirectoryError(f"cannot read {printable(path)}: {why}") from e
+    if not isinstance(found, dict):
+        raise RunDirectoryError(f"{printable(path)} holds no JSON object")
+    return found
 
 
 # -- writing ------------------------------------------------------------------
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return `value` as JSON; numbers that are not finite become null."""
+    return json.dumps(_replace_infinite(value), indent=indent)
+
+
+def _replace_infinite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _replace_infinite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_replace_infinite(item) for item in value]
+    return value
 
 
 @contextmanager
@@ -202,10 +216,7 @@ def _writing(path: Path, error: type[ByzpyTwError]) -> Iterator[None]:
 
 @define(eq=False)
 class RunDirectory:
-    """Writes the files of one run, and keeps other processes from writing them.
-
-    Make one with `create`, or with `reopen` to go on where a run ended.
-    """
+    """The one writer of a run's files, which locks their folder; see `create` and `reopen`."""
 
     path: Path
     _lock: IO[str]
@@ -244,9 +255,9 @@ class RunDirectory:
             with open(self.path / ROUNDS, "rb") as lines:
                 self._rounds.truncate(sum(map(len, islice(lines, rounds))))
             (self.path / RESULT).unlink(missing_ok=True)  # the run goes on
-            for stale in list_checkpoints(self.path):  # damaged, or of records that are not there
-                if round_of(stale) > rounds:
-                    stale.unlink()
+            for round, path in list_checkpoints(self.path).items():
+                if round > rounds:  # damaged, or of records that are not there
+                    path.unlink()
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Replace config.json; raise `CannotRecord`."""
@@ -283,10 +294,7 @@ class RunDirectory:
 
 
 def lock_folder(path: Path) -> IO[str]:
-    """Lock the folder until the file is closed or this process ends.
-
-    Raises `RunDirectoryError` with the number of the process that holds the lock.
-    """
+    """Lock the folder until the file is closed; `RunDirectoryError` has the owner's number."""
     lock = open(path / _LOCK, "a+", encoding="utf-8")
     if not files.lock(lock, wait=False):
         lock.seek(0)

@@ -33,16 +33,12 @@ from byzpy_tw.workers.trial_digests import TrialDigests
 
 @frozen(eq=False)
 class ResumePoint:
-    """The state, the records and the description of a run; empty for a new one.
+    """The state, the records and the description of a run; empty for a new one."""
 
-    ``token`` names the run to servers.  It stays the same, so that a restarted trainer
-    replaces the one before.  ``description`` is the content of config.json.
-    """
-
-    token: str
+    token: str  # the run's name to servers: a restarted trainer replaces the one before
     state: State | None = None
     records: tuple[Mapping[str, Any], ...] = ()
-    description: Mapping[str, Any] = attrs.field(factory=dict)
+    description: Mapping[str, Any] = attrs.field(factory=dict)  # the content of config.json
 
     @property
     def round(self) -> int:
@@ -55,23 +51,22 @@ def new_resume_point() -> ResumePoint:
     return ResumePoint(secrets.token_hex(16))
 
 
-def merge_config(saved: Mapping[str, Any], given: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration `saved` in a run's folder, with the options `given` now.
+def merge_config(saved: RunConfig, given: Mapping[str, Any]) -> RunConfig:
+    """Return the `saved` configuration of a run, with the options `given` now.
 
     Raises `ConfigError` for one that would make it another run.  Only ``--rounds`` may
     change of those that decide bits: more rounds leave the earlier ones as they were.
     """
-    before = from_dict(saved)
     for name, value in given.items():
         if name == "run_dir":
             raise ConfigError("--resume DIR says where the run is: leave out --run-dir")
-        old = getattr(before, name)
+        old = getattr(saved, name)
         if name != "rounds" and OPTIONS[name].metadata["bits"] and value != old:
             raise ConfigError(
                 f"{flag(name)} {_format_option(value)} would make it another run: it was begun "
                 f"with {_format_option(old)}"
             )
-    return from_dict(merge_options(given, before.to_dict()))
+    return from_dict(merge_options(given, saved.to_dict()))
 
 
 def _format_option(value: Any) -> str:
@@ -79,28 +74,16 @@ def _format_option(value: Any) -> str:
 
 
 def load_config_to_resume(path: Path, given: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration of the run in `path`, with the options `given` now.
-
-    Only reads, so that the run may be under way.  Raises as `merge_config` does, and
-    `RunDirectoryError` where there is no run.
-    """
-    return _merge(read_run(path), given)
-
-
-def _merge(run: RecordedRun, given: Mapping[str, Any]) -> RunConfig:
-    _ = run.config  # raises RunDirectoryError for what no run wrote
-    return merge_config(run.options, given)
+    """Return `merge_config` of the run in `path`, which may be under way, with `given`."""
+    return merge_config(read_run(path).config, given)
 
 
 def read_disabled_plugins(path: Path) -> tuple[str, ...]:
-    """Return the installed distributions that the run in `path` left out.
-
-    Empty where that cannot be read: the next reader raises the cause.
-    """
+    """Return the installed distributions that the run left out; none if it is unreadable."""
     try:
         found = read_run(path).options.get("disable_plugin", ())
         return filter_installed([name for name in found if isinstance(name, str)])
-    except (RunDirectoryError, TypeError):
+    except (RunDirectoryError, TypeError):  # the next reader raises it
         return ()
 
 
@@ -114,15 +97,14 @@ def reopen(
     directory = RunDirectory.reopen(path)
     try:
         run = read_run(path)
-        config = _merge(run, given)
+        config = merge_config(run.config, given)
         if not isinstance(token := run.description.get("run"), str):
             raise RunDirectoryError(
                 f"{printable(path / CONFIG)} is not of this version of byzpy_tw"
             )
         rounds = run.rounds  # read now: it tells the damage, too
         state = _newest_state(run, say)
-        unusable = state is None and bool(list_checkpoints(path))
-        if unusable and finished_rounds(run) != config.rounds:
+        if state is None and list_checkpoints(path) and finished_rounds(run) != config.rounds:
             damage = run.reader.damage
             why = f": {damage}; put that back, or" if damage else ";"
             raise RunDirectoryError(
@@ -140,29 +122,25 @@ def reopen(
 
 
 def finished_rounds(run: RecordedRun) -> int | None:
-    """Return the rounds of a run that went to its end, None for another.
-
-    Raises `RunDirectoryError` for a damaged result.json.
-    """
+    """Return the rounds of a finished run, else None; `RunDirectoryError` if damaged."""
     result = run.result or {}
     return result.get("rounds") if result.get("status") == "finished" else None
 
 
 def _newest_state(run: RecordedRun, say: Callable[[str], None]) -> State | None:
     """Return the newest intact state whose rounds are all on record."""
-    for found in list_checkpoints(run.path):
+    for found in list_checkpoints(run.path).values():
         try:
             state = checkpoint.read(found)
-            if state.round > len(run.rounds):
-                why = f" ({run.reader.damage})" if run.reader.damage else ""
-                raise DamagedCheckpoint(
-                    f"{printable(found)} is of round {state.round}, only {len(run.rounds)} are "
-                    f"on record{why}"
-                )
+            if state.round <= len(run.rounds):
+                return state
+            why = f" ({run.reader.damage})" if run.reader.damage else ""
+            raise DamagedCheckpoint(
+                f"{printable(found)} is of round {state.round}, only {len(run.rounds)} are "
+                f"on record{why}"
+            )
         except DamagedCheckpoint as e:
             say(f"warning: {e}; it is not used")
-            continue
-        return state
     return None
 
 
@@ -176,9 +154,8 @@ def compare_with_recorded(
 ) -> list[str]:
     """Return the differences between this process and the one that began the run.
 
-    `dimension` is the model's, `digest` the data's, `trial` this process's.  Raises
-    `RunDirectoryError` for another model or other data, and `ServerDiffers` for any
-    difference if `strict`.
+    `dimension` is the model's, `digest` the data's, `trial` this process's.  Another model or
+    other data raises `RunDirectoryError`, any difference `ServerDiffers` if `strict`.
     """
     before = begun.description
     for what, name, now in (("model", "dimension", dimension), ("data", "data_digest", digest)):
@@ -187,18 +164,13 @@ def compare_with_recorded(
                 f"the run was begun with other {what}: its {name} was "
                 f"{clean_value(before[name])}, here it is {clean_value(now)}"
             )
-    lines = []
     versions = before.get("versions", {})
-    for name, now in (
-        ("byzpy_tw", byzpy_tw.__version__),
-        ("torch", here.torch),
-        ("instructions", here.instructions),
-        ("probe", here.probe),
-    ):
-        if versions.get(name, now) != now:
-            lines.append(
-                f"the run was begun with {name} {clean_value(versions[name])}, this is {now}"
-            )
+    now_here = {name: getattr(here, name) for name in ("torch", "instructions", "probe")}
+    lines = [
+        f"the run was begun with {name} {clean_value(versions[name])}, this is {now}"
+        for name, now in {"byzpy_tw": byzpy_tw.__version__, **now_here}.items()
+        if versions.get(name, now) != now
+    ]
     lines += compare_trials(before.get("trial"), trial, versions.get("probe") == here.probe)
     if lines and strict:
         raise ServerDiffers(f"{'; '.join(lines)} (--strict)")

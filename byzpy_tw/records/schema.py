@@ -7,117 +7,133 @@ trainer and add its `Field` here.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from byzpy_tw.records.json_files import decode_json, is_number
 from byzpy_tw.rounds.round import Reason
-from byzpy_tw.text import clean_value
+from byzpy_tw.text import clean_value, clip
 
 _MOST_SECONDS = 1e12  # of a round; negative too, for a clock may be set back
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGITS = 20  # of an integer; 2**63 has 19
 
 PHASES = ("honest", "byzantine", "aggregate", "step")
+
+# -- JSON as a run's files hold it --------------------------------------------
+
+
+def decode_json(text: str | bytes) -> Any:
+    """Return the value that `text` encodes.
+
+    Raises `ValueError` for text that is no JSON, and for numbers that no run writes:
+    infinite ones, and integers of hundreds of digits, which overflow every sum.
+    """
+    try:
+        return json.loads(
+            text, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_parse_float
+        )
+    except RecursionError:
+        raise ValueError("it is nested without end") from None
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{clip(text, 40)} is no finite number")
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Return whether `value` is a number that is finite as a float; a boolean is none."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
 
 # -- the state of a node in a round -------------------------------------------
 
 STATES = ("selected", "excluded", "refused", "late", "lost", "probation")
 SELECTED, EXCLUDED, REFUSED, LATE, LOST, PROBATION = range(len(STATES))
-_STATE_OF_REASON = {"late": LATE, "lost": LOST, "probation": PROBATION}
 
 
 def refusal_state(reason: str) -> int:
     """Return the state of a node that was refused for `reason`, also one of another version."""
-    return _STATE_OF_REASON.get(reason, REFUSED)
+    return STATES.index(reason) if reason in STATES[LATE:] else REFUSED
 
 
 # -- types of values ----------------------------------------------------------
 
-Check = Callable[[Any, int], bool]  # of a value from JSON, and the run's number of nodes
-
 
 @frozen
 class Type:
-    """A type of values; `description` is of a good one, to follow "that is not"."""
+    """A check of a value from JSON, and words for a good one, as in "that is not a number"."""
 
-    accepts: Check
-    description: str
-
-
-def _is_number(value: Any, n: int) -> bool:
-    return is_number(value)
+    accepts: Callable[[Any, int], bool]  # of a value, and the run's number of nodes
+    description: str = ""
 
 
-def _is_count(value: Any, n: int) -> bool:
-    return type(value) is int and value >= 0
+def _nullable(type: Type) -> Type:
+    return Type(lambda value, n: value is None or type.accepts(value, n), type.description)
 
 
-def _is_node(value: Any, n: int) -> bool:
-    return type(value) is int and 0 <= value < n
+def _list_of(item: Type, description: str) -> Type:
+    def accepts(value: Any, n: int) -> bool:
+        return isinstance(value, list) and all(item.accepts(v, n) for v in value)
+
+    return Type(accepts, description)
 
 
-def _is_text(value: Any, n: int) -> bool:
-    return isinstance(value, str)
+def _dict_of(item: Type, description: str) -> Type:
+    def accepts(value: Any, n: int) -> bool:
+        return isinstance(value, dict) and all(item.accepts(v, n) for v in value.values())
+
+    return Type(accepts, description)
 
 
-def _are_numbers(value: Any, n: int) -> bool:
-    """Return whether all values are numbers, or null for one that was not finite."""
-    return isinstance(value, dict) and all(v is None or is_number(v) for v in value.values())
+def _dict_with(description: str, **items: Type) -> Type:
+    def accepts(value: Any, n: int) -> bool:
+        return isinstance(value, dict) and all(
+            item.accepts(value.get(name), n) for name, item in items.items()
+        )
+
+    return Type(accepts, description)
 
 
-def _are_options(value: Any, n: int) -> bool:
-    def is_flat(option: Any) -> bool:
-        items = option if isinstance(option, list) else [option]
-        return not any(isinstance(item, (list, dict)) for item in items)
-
-    return isinstance(value, dict) and all(map(is_flat, value.values()))
+def _is_option(value: Any, n: int) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return not any(isinstance(item, (list, dict)) for item in items)
 
 
-def _nullable(check: Check) -> Check:
-    return lambda value, n: value is None or check(value, n)
-
-
-def _list_of(check: Check) -> Check:
-    return lambda value, n: isinstance(value, list) and all(check(item, n) for item in value)
-
-
-def _dict_with(**checks: Check) -> Check:
-    return lambda value, n: (
-        isinstance(value, dict) and all(check(value.get(name), n) for name, check in checks.items())
-    )
-
-
-_nodes = _list_of(_is_node)
-_refusals = _list_of(_dict_with(reason=_is_text, node=_is_node))
-
-ANY = Type(lambda value, n: True, "")
-NUMBER = Type(_is_number, "a number")
-NUMBER_OR_NULL = Type(_nullable(_is_number), "a number")
+ANY = Type(lambda value, n: True)
+COUNT = Type(lambda value, n: type(value) is int and value >= 0, "an f")
+BYTES = evolve(COUNT, description="a number of bytes")
+NODE = Type(lambda value, n: type(value) is int and 0 <= value < n, "an f of a run of {n} nodes")
+NODES = _list_of(NODE, "a list of some of the {n} nodes")
+NUMBER = Type(lambda value, n: is_number(value), "a number")
 SECONDS = Type(lambda v, n: is_number(v) and abs(v) <= _MOST_SECONDS, "a number of seconds")
-BYTES = Type(_is_count, "a number of bytes")
-NODES = Type(_nodes, "a list of some of the {n} nodes")
 DIGEST = Type(lambda v, n: isinstance(v, str) and bool(_DIGEST.fullmatch(v)), "a SHA-256")
-TEXT = Type(_is_text, "text")
-TEXT_OR_NULL = Type(_nullable(_is_text), "text")
+TEXT = Type(lambda value, n: isinstance(value, str), "text")
+REFUSALS = _list_of(
+    _dict_with("", reason=TEXT, node=NODE), "which of the {n} nodes were refused, and why"
+)
+# In a file, null stands for a number that was not finite.
+NUMBER_OR_NULL, TEXT_OR_NULL = _nullable(NUMBER), _nullable(TEXT)
 
 
 # -- entries ------------------------------------------------------------------
 
 
-def _one_cell(value: Any) -> Sequence[Any]:
-    return [value]
-
-
-def _phase_cells(phases: Mapping[str, Any]) -> Sequence[Any]:
-    return [phases.get(phase) for phase in PHASES]
-
-
-def join_nodes(nodes: Iterable[int] | None) -> str:
-    """Return the numbers of `nodes` with spaces between; nothing for None."""
+def _join(nodes: Iterable[int] | None) -> str:
     return " ".join(map(str, sorted(nodes or ())))
 
 
@@ -127,28 +143,23 @@ def _refusal_cells(refused: Sequence[Mapping[str, Any]]) -> Sequence[str]:
     for one in refused:
         by_state.setdefault(refusal_state(one["reason"]), []).append(one["node"])
     failed = [one["node"] for one in refused if one["reason"] == Reason.FAILED.value]
-    return [*(join_nodes(by_state.get(s)) for s in range(REFUSED, len(STATES))), join_nodes(failed)]
+    return [*(_join(by_state.get(s)) for s in range(REFUSED, len(STATES))), _join(failed)]
 
 
 @frozen
 class Field:
-    """An entry of a file.
-
-    ``meaning`` is Markdown for the reference.  ``when`` says which records have the entry,
-    where not all have it; records of the first versions lack entries that are not
-    ``required``.
-    """
+    """An entry of a file."""
 
     name: str
-    meaning: str
+    meaning: str  # Markdown, for the reference
     type: Type = ANY
     unit: str = ""
-    when: str = ""
-    required: bool = False
+    when: str = ""  # which records have it, where not all do
+    required: bool = False  # also in records of the first versions
     plotted: bool = False  # whether a page draws it as a curve
     metric: tuple[str, str] | None = None  # name and help text of a gauge at /metrics
     columns: tuple[str, ...] = ()  # of the CSV
-    cells: Callable[[Any], Sequence[Any]] = _one_cell  # for these columns
+    cells: Callable[[Any], Sequence[Any]] = lambda value: [value]  # for these columns
     verified: bool = False  # whether `verify` computes it again
 
 
@@ -195,96 +206,81 @@ _REASONS = ", ".join(reason.value for reason in Reason if reason is not Reason.U
 # In the order of the CSV's columns.
 ROUND_FIELDS = _fields(
     Field("round", "its number, from 0", columns=("round",)),
-    Field("seconds", type=SECONDS, unit="seconds", required=True, plotted=True,
-          meaning="that it took, evaluation apart", columns=("seconds",),
+    Field("seconds", "that it took, evaluation apart", SECONDS, "seconds", required=True,
+          plotted=True, columns=("seconds",),
           metric=("round_seconds", "Time of the last round.")),
-    Field("phases", type=Type(_are_numbers, "seconds by phase"), unit="seconds",
+    Field("phases", "by phase: `honest` (until the honest vectors were there), `byzantine`, "
+          "`aggregate`, `step`", _dict_of(NUMBER_OR_NULL, "seconds by phase"), "seconds",
           required=True, columns=tuple(f"seconds_{phase}" for phase in PHASES),
-          cells=_phase_cells, meaning="by phase: `honest` (until the honest vectors were "
-          "there), `byzantine`, `aggregate`, `step`"),
-    Field("loss", type=NUMBER_OR_NULL, plotted=True, verified=True, columns=("loss",),
-          metric=("loss", "Mean loss of the honest nodes."),
-          meaning="mean loss of the accepted honest nodes, each on its own batch"),
-    Field("test_loss", type=NUMBER_OR_NULL, plotted=True, verified=True,
-          metric=("test_loss", "Loss on the test data."), columns=("test_loss",),
-          meaning="on the test data", when="in rounds that were evaluated"),
-    Field("accuracy", type=NUMBER, plotted=True, verified=True, columns=("accuracy",),
-          metric=("accuracy", "Share of the test data, 0 to 1."),
-          meaning="on the test data, from 0 to 1", when="in the same rounds"),
-    Field("f", "the budget that the rule was run with", columns=("f",), required=True,
-          type=Type(_is_node, "an f of a run of {n} nodes"),
+          cells=lambda phases: [phases.get(phase) for phase in PHASES]),
+    Field("loss", "mean loss of the accepted honest nodes, each on its own batch",
+          NUMBER_OR_NULL, plotted=True, verified=True, columns=("loss",),
+          metric=("loss", "Mean loss of the honest nodes.")),
+    Field("test_loss", "on the test data", NUMBER_OR_NULL, when="in rounds that were evaluated",
+          plotted=True, verified=True, columns=("test_loss",),
+          metric=("test_loss", "Loss on the test data.")),
+    Field("accuracy", "on the test data, from 0 to 1", NUMBER, when="in the same rounds",
+          plotted=True, verified=True, columns=("accuracy",),
+          metric=("accuracy", "Share of the test data, 0 to 1.")),
+    Field("f", "the budget that the rule was run with", NODE, required=True, columns=("f",),
           metric=("budget", "The rule's f in the last round.")),
-    Field("aggregate_norm", type=NUMBER_OR_NULL, verified=True,
-          columns=("aggregate_norm",), meaning="norm of the aggregate"),
-    Field("bytes_sent", type=BYTES, unit="bytes", columns=("bytes_sent",),
-          meaning="by the trainer in this round, as tensor frames; 0 in one process"),
-    Field("bytes_received", type=BYTES, unit="bytes", columns=("bytes_received",),
-          meaning="the same, received"),
-    Field("parameters_sha256", type=DIGEST, required=True,
-          columns=("parameters_sha256",), meaning="of the parameters after the round's step"),
-    Field("selected", type=Type(_nullable(_nodes), NODES.description), required=True,
-          verified=True, columns=("selected",), cells=lambda nodes: [join_nodes(nodes)],
-          meaning="nodes whose vectors went into the aggregate; null for a rule that does not "
-          "choose between rows"),
-    Field("excluded", type=NODES, required=True, verified=True, columns=("excluded",),
-          cells=lambda nodes: [join_nodes(nodes)],
-          meaning="nodes that the rule was given and did not select"),
-    Field("refused", required=True,
-          type=Type(_refusals, "which of the {n} nodes were refused, and why"),
-          columns=(*STATES[REFUSED:], "failed"), cells=_refusal_cells,
-          meaning=f"nodes that the rule was not given: `node`, `reason` ({_REASONS}; "
+    Field("aggregate_norm", "norm of the aggregate", NUMBER_OR_NULL, verified=True,
+          columns=("aggregate_norm",)),
+    Field("bytes_sent", "by the trainer in this round, as tensor frames; 0 in one process",
+          BYTES, "bytes", columns=("bytes_sent",)),
+    Field("bytes_received", "the same, received", BYTES, "bytes", columns=("bytes_received",)),
+    Field("parameters_sha256", "of the parameters after the round's step", DIGEST, required=True,
+          columns=("parameters_sha256",)),
+    Field("selected", "nodes whose vectors went into the aggregate; null for a rule that does "
+          "not choose between rows", _nullable(NODES), required=True, verified=True,
+          columns=("selected",), cells=lambda nodes: [_join(nodes)]),
+    Field("excluded", "nodes that the rule was given and did not select", NODES, required=True,
+          verified=True, columns=("excluded",), cells=lambda nodes: [_join(nodes)]),
+    Field("refused", f"nodes that the rule was not given: `node`, `reason` ({_REASONS}; "
           f"{Reason.UNASKED.value} in result.json alone) and `detail`; all others are the "
-          "round's membership"),
-    Field("norms", type=Type(_are_numbers, "norms by node"), verified=True,
-          meaning="norm of each vector that came whole, by node"),
-    Field("foreseen_f", type=Type(_nullable(_is_count), "an f"),
-          meaning="the budget that attacks were told of, before Byzantine nodes were asked"),
-    Field("bits", type=TEXT,
-          meaning="the `bits` of the configuration that the round was made with"),
-    Field("options", type=Type(_are_options, "options"),
-          meaning="the options that decide bits", when="in the first record with these `bits`"),
-    Field("events", type=Type(_list_of(_is_text), "a list of words"),
-          when="where something did", meaning="what happened besides, in words: servers lost "
-          "and back, nodes moved, probation"),
-    Field("placement", when="where there are `events`",
-          meaning="which nodes live on each server, as in config.json"),
+          "round's membership", REFUSALS, required=True,
+          columns=(*STATES[REFUSED:], "failed"), cells=_refusal_cells),
+    Field("norms", "norm of each vector that came whole, by node",
+          _dict_of(NUMBER_OR_NULL, "norms by node"), verified=True),
+    Field("foreseen_f", "the budget that attacks were told of, before Byzantine nodes were "
+          "asked", _nullable(COUNT)),
+    Field("bits", "the `bits` of the configuration that the round was made with", TEXT),
+    Field("options", "the options that decide bits", _dict_of(Type(_is_option), "options"),
+          when="in the first record with these `bits`"),
+    Field("events", "what happened besides, in words: servers lost and back, nodes moved, "
+          "probation", _list_of(TEXT, "a list of words"), when="where something did"),
+    Field("placement", "which nodes live on each server, as in config.json",
+          when="where there are `events`"),
 )  # fmt: skip
 
 RESULT_FIELDS = _fields(
-    Field("status", type=TEXT, required=True,
-          meaning="finished, paused, interrupted, diverged or failed"),
-    Field("error", type=TEXT_OR_NULL, meaning="what ended it early, or null"),
-    Field("error_code", type=TEXT_OR_NULL, meaning="the code of that error, or null"),
-    Field("rounds", verified=True, meaning="that are on record"),
-    Field("final_accuracy", type=NUMBER_OR_NULL, verified=True,
-          meaning="of the last evaluation; null where there was none"),
-    Field("final_loss", type=NUMBER_OR_NULL, verified=True,
-          meaning="likewise, on the test data"),
-    Field("worst_accuracy", type=NUMBER_OR_NULL, verified=True,
-          meaning="over the last fifth of the evaluations: the best alone would flatter a run "
-          "that collapsed"),
-    Field("best_accuracy", type=NUMBER_OR_NULL, verified=True, meaning="over all of them"),
-    Field("refused", verified=True,
-          meaning="for each node that was refused: how often, by reason"),
-    Field("attack_failures", verified=True,
-          type=Type(_nullable(_dict_with(failed=_is_count, probation=_is_count, of=_is_count,
-                                         first=_is_text)), "a count of failed calls"),
-          meaning="null where no attack call failed; else `failed` calls `of` so many, "
-          "`probation` more that were not waited for because their nodes had failed before, "
-          "and the `first` cause: such a run says nothing about its rules, or less than it "
-          "seems to"),
-    Field("halted", type=Type(_nullable(_dict_with(round=_is_count, refused=_refusals)),
-                                 "a round with its refusals"),
-          meaning="null, or the round that could not be aggregated: `round`, and `refused` as in "
-          "a record; not-asked are Byzantine nodes where no honest vector came that they could "
-          "be shown"),
-    Field("seconds_a_round", unit="seconds", meaning="mean of the rounds' `seconds`"),
-    Field("parameters_sha256", type=TEXT_OR_NULL, verified=True,
-          meaning="of the final parameters"),
-    Field("seconds", unit="seconds",
-          meaning="from start to end, over all processes of a run that was resumed"),
-    Field("bytes_sent", unit="bytes", meaning="by the trainer in all, as tensor frames"),
-    Field("bytes_received", unit="bytes", meaning="the same, received"),
+    Field("status", "finished, paused, interrupted, diverged or failed", TEXT, required=True),
+    Field("error", "what ended it early, or null", TEXT_OR_NULL),
+    Field("error_code", "the code of that error, or null", TEXT_OR_NULL),
+    Field("rounds", "that are on record", verified=True),
+    Field("final_accuracy", "of the last evaluation; null where there was none",
+          NUMBER_OR_NULL, verified=True),
+    Field("final_loss", "likewise, on the test data", NUMBER_OR_NULL, verified=True),
+    Field("worst_accuracy", "over the last fifth of the evaluations: the best alone would "
+          "flatter a run that collapsed", NUMBER_OR_NULL, verified=True),
+    Field("best_accuracy", "over all of them", NUMBER_OR_NULL, verified=True),
+    Field("refused", "for each node that was refused: how often, by reason", verified=True),
+    Field("attack_failures", "null where no attack call failed; else `failed` calls `of` so "
+          "many, `probation` more that were not waited for because their nodes had failed "
+          "before, and the `first` cause: such a run says nothing about its rules, or less than "
+          "it seems to",
+          _nullable(_dict_with("a count of failed calls", failed=COUNT, probation=COUNT,
+                               of=COUNT, first=TEXT)), verified=True),
+    Field("halted", "null, or the round that could not be aggregated: `round`, and `refused` as "
+          "in a record; not-asked are Byzantine nodes where no honest vector came that they "
+          "could be shown",
+          _nullable(_dict_with("a round with its refusals", round=COUNT, refused=REFUSALS))),
+    Field("seconds_a_round", "mean of the rounds' `seconds`", unit="seconds"),
+    Field("parameters_sha256", "of the final parameters", TEXT_OR_NULL, verified=True),
+    Field("seconds", "from start to end, over all processes of a run that was resumed",
+          unit="seconds"),
+    Field("bytes_sent", "by the trainer in all, as tensor frames", unit="bytes"),
+    Field("bytes_received", "the same, received", unit="bytes"),
 )  # fmt: skip
 
 FIELDS: Mapping[str, Mapping[str, Field]] = {
@@ -312,17 +308,13 @@ def _find_error(entries: Mapping[str, Any], fields: Mapping[str, Field], n: int)
 
 
 def parse_record(line: str | bytes, number: int, n: int) -> dict[str, Any]:
-    """Return the record of round `number` of a run of `n` nodes that `line` holds.
-
-    Raises `ValueError` with the cause, in words to follow "line 3".
-    """
+    """Return the record of round `number`; `ValueError` says why, as words after "line 3"."""
     try:
         record = decode_json(line)
     except ValueError as e:
         raise ValueError(f"is not JSON: {e}") from e
-    if not isinstance(record, dict) or type(record.get("round")) is not int:
-        raise ValueError(f"is not the record of round {number}")
-    if record["round"] != number:
+    own = record.get("round") if isinstance(record, dict) else None
+    if type(own) is not int or own != number:
         raise ValueError(f"is not the record of round {number}")
     error = _find_error(record, ROUND_FIELDS, n)
     if not error and "accuracy" in record and "test_loss" not in record:

@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.records.schema import GAUGES, PLOTTED
-from byzpy_tw.rounds.round import Reason, clip
+from byzpy_tw.rounds.round import Reason, one_line
 
 _PHASES = 8  # more than a trainer writes; a file may hold anything
 _LATEST = ("round", *dict.fromkeys([*PLOTTED, *GAUGES]))
@@ -37,8 +37,7 @@ class AttackFailures:
     failed: int  # Byzantine vectors whose computation raised, or was no vector
     probation: int  # more that were not waited for, since their nodes had failed before
     of: int  # vectors of Byzantine nodes that the rounds were to have
-    accepted: int
-    otherwise_refused: int  # but for lost servers
+    all_failed: bool  # each vector is missing for this reason or a lost server: no attack at all
     round: int  # of the first failure
     node: int  # of the first failure
     why: str
@@ -49,26 +48,14 @@ class AttackFailures:
         return f"round {self.round}, node {self.node}: {self.why}"
 
     @property
-    def all_failed(self) -> bool:
-        """True if the run had no attack at all: each vector is missing for this reason."""
-        return not self.accepted and not self.otherwise_refused
-
-    @property
     def calls(self) -> str:
         """The words "in K of N calls", to follow "the attack failed"."""
         return format_attack_calls(self.failed, self.of, self.probation)
 
-    def to_plain(self) -> dict[str, Any]:
-        """Return the entry of result.json."""
-        return {name: getattr(self, name) for name in ("failed", "probation", "of", "first")}
-
 
 @define(eq=False)
 class RoundCounts:
-    """Totals over the rounds of a run whose first `honest` nodes are followed by Byzantine ones.
-
-    Memory does not grow with the number of rounds.
-    """
+    """Totals in bounded memory over the rounds of a run; its first nodes are the `honest` ones."""
 
     honest: int
     byzantine: int
@@ -114,13 +101,13 @@ class RoundCounts:
             self.evaluated = self.rounds
 
     def _add_refusal(self, refused: Mapping[str, Any]) -> None:
-        node, reason = refused["node"], refused["reason"]
-        self.refused.setdefault(node, Counter())[reason[:40]] += 1
-        if node >= self.honest:
-            self._byzantine_refused[reason[:40]] += 1
-        failed = reason == Reason.FAILED.value and node >= self.honest
-        if failed and self._first_failure is None:
-            why = clip(str(refused.get("detail") or "")) or "no further details"
+        node, reason = refused["node"], refused["reason"][:40]
+        self.refused.setdefault(node, Counter())[reason] += 1
+        if node < self.honest:
+            return
+        self._byzantine_refused[reason] += 1
+        if reason == Reason.FAILED.value and self._first_failure is None:
+            why = one_line(str(refused.get("detail") or "")) or "no further details"
             self._first_failure = self.rounds - 1, node, why
 
     @property
@@ -135,11 +122,9 @@ class RoundCounts:
             return None
         refused = self._byzantine_refused
         failed, probation = refused[Reason.FAILED.value], refused[Reason.PROBATION.value]
-        calls, others = self.rounds * self.byzantine, refused.total() - failed - probation
-        others -= refused[Reason.LOST.value]
-        return AttackFailures(
-            failed, probation, calls, calls - refused.total(), others, *self._first_failure
-        )
+        calls, lost = self.rounds * self.byzantine, refused[Reason.LOST.value]
+        all_failed = failed + probation + lost == refused.total() == calls
+        return AttackFailures(failed, probation, calls, all_failed, *self._first_failure)
 
 
 @define(eq=False)
@@ -170,7 +155,8 @@ class RunSummary:
             "worst_accuracy": min(tail, default=None),
             "best_accuracy": max(accuracies, default=None),
             "refused": {str(n): dict(why) for n, why in sorted(counts.refused.items())},
-            "attack_failures": None if failures is None else failures.to_plain(),
+            "attack_failures": failures
+            and {name: getattr(failures, name) for name in ("failed", "probation", "of", "first")},
             "seconds_a_round": counts.seconds / counts.rounds if counts.rounds else None,
             "parameters_sha256": counts.digest,
         }

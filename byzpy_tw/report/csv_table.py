@@ -22,5 +22,5 @@ def write_csv(paths: Sequence[Path], file: IO[str]) -> None:
     for path in paths:
         run = path.resolve().name
         for record in read_run(path).reader:
-            cells = [field.cells(record.get(field.name)) for field in fields]
-            out.writerow([run, *(cell for some in cells for cell in some)])
+            cells = (cell for f in fields for cell in f.cells(record.get(f.name)))
+            out.writerow([run, *cells])

@@ -53,16 +53,17 @@ def run_charts(run: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"name": name, "mark": f"p{i}", "mean": mean}
         for i, (name, mean) in enumerate(run["phases"].items())
     ]
+    others = [
+        _chart(name, name.replace("_", " "), "number", rounds, [line(0, name, curves[name])])
+        for name in curves
+        if name not in _CHARTED
+    ]
     title = "Time of a round, by phase"
-    others = [name for name in curves if name not in _CHARTED]
     return [
         accuracy_chart(rounds, [line(0, "accuracy", curves["accuracy"], dots=True)]),
         _chart("loss", "Loss", "number", rounds, losses),
         _chart("phases", title, "seconds", rounds, phases, floor=0, stacked=True),
-        *(
-            _chart(name, name.replace("_", " "), "number", rounds, [line(0, name, curves[name])])
-            for name in others
-        ),
+        *others,
     ]
 
 
@@ -71,11 +72,11 @@ def comparison_charts(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     rounds = {key: max(run["rounds"][key] for run in runs) for key in ("span", "width", "done")}
 
     def lines(name: str, dots: bool = True) -> list[dict[str, Any]]:
-        means = [{"mean": run["curves"][name]["mean"]} for run in runs]
-        widths = [run["rounds"]["width"] for run in runs]
         return [
-            line(i, run["name"], means[i], width=widths[i], dots=dots) for i, run in enumerate(runs)
-        ]
+            line(i, run["name"], {"mean": run["curves"][name]["mean"]}, dots=dots,
+                 width=run["rounds"]["width"])
+            for i, run in enumerate(runs)
+        ]  # fmt: skip
 
     return [
         accuracy_chart(rounds, lines("accuracy")),
@@ -87,5 +88,5 @@ def comparison_charts(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 def _chart(
     name: str, title: str, format: str, rounds: Any, series: Sequence[Any], **more: Any
 ) -> dict[str, Any]:
-    described = {"name": name, "title": title, "format": format}
-    return {**described, "rounds": rounds, "series": series, **more}
+    of_chart = {"name": name, "title": title, "format": format, "rounds": rounds}
+    return {**of_chart, "series": series, **more}

@@ -14,8 +14,7 @@ from byzpy_tw.report.downsample import COLUMNS, Series
 
 SHOWN = 256  # nodes that have a strip of their own
 
-_LETTERS = np.frombuffer(b"sxrtlp", np.uint8)  # of STATES, in a strip
-_NOTHING = ord("-")
+LETTERS = "sxrtlp-"  # in a strip: of STATES, and for no round
 
 
 @define(eq=False)
@@ -36,18 +35,12 @@ class RoundHistory:
     def __attrs_post_init__(self) -> None:
         self.counts = RoundCounts(self.honest, self.byzantine)
         self.series = {name: Series() for name in PLOTTED}
-        self.totals = np.zeros((self.n, len(STATES)), np.int64)
+        self.totals = np.zeros((self.counts.n, len(STATES)), np.int64)
         # Of too many nodes, the first of each kind.
         byzantine = min(self.byzantine, max(SHOWN // 2, SHOWN - self.honest))
         honest = min(self.honest, SHOWN - byzantine)
         self.shown = np.r_[0:honest, self.honest : self.honest + byzantine]
-        columns = min(COLUMNS, max(1, self.planned))
-        self._strips = np.zeros((len(self.shown), columns, len(STATES)), np.uint32)
-
-    @property
-    def n(self) -> int:
-        """The number of nodes."""
-        return self.honest + self.byzantine
+        self._strips = np.zeros((len(self.shown), COLUMNS, len(STATES)), np.uint32)
 
     @property
     def done(self) -> int:
@@ -61,32 +54,24 @@ class RoundHistory:
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count one more round."""
-        self._make_room()
+        if self.done // self.width >= COLUMNS:  # no column is left
+            self.width *= 2
+            for series in (*self.series.values(), *self.phases.values()):
+                series.merge()
+            strips = self._strips[:, 0::2] + self._strips[:, 1::2]
+            self._strips = np.concatenate([strips, np.zeros_like(strips)], axis=1)
         column = self.done // self.width
         self.counts.add(record)
         for name, series in self.series.items():
             series.add(column, record.get(name))
         for phase in self.counts.phase_seconds:  # not more than are counted
             self.phases.setdefault(phase, Series()).add(column, record["phases"].get(phase))
-        states = np.zeros(self.n, np.uint8)
+        states = np.zeros(self.counts.n, np.uint8)
         states[record["excluded"]] = EXCLUDED
         for refused in record["refused"]:
             states[refused["node"]] = refusal_state(refused["reason"])
-        self.totals[np.arange(self.n), states] += 1
+        self.totals[np.arange(self.counts.n), states] += 1
         self._strips[np.arange(len(self.shown)), column, states[self.shown]] += 1
-
-    def _make_room(self) -> None:
-        """Make the columns wider where the next round has none."""
-        if self.done // self.width >= COLUMNS:
-            self.width *= 2
-            for series in (*self.series.values(), *self.phases.values()):
-                series.merge()
-            strips = self._strips[:, 0::2] + self._strips[:, 1::2]
-            self._strips = np.concatenate([strips, np.zeros_like(strips)], axis=1)
-        elif self.done // self.width >= self._strips.shape[1]:  # more rounds than were planned
-            room = np.zeros((len(self.shown), COLUMNS, len(STATES)), np.uint32)
-            room[:, : self._strips.shape[1]] = self._strips
-            self._strips = room
 
     def strips(self) -> list[tuple[int, str, str, str]]:
         """Return each node shown, and by column a letter for a state and two digits.
@@ -102,7 +87,7 @@ class RoundHistory:
         states = np.where(excluded > 0, EXCLUDED, SELECTED)
         # A refusal is rare, and must not hide behind exclusions.
         states = np.where(refused > 0, counts[:, :, REFUSED:].argmax(axis=2) + REFUSED, states)
-        letters = np.where(total > 0, _LETTERS[states], _NOTHING).astype(np.uint8)
+        letters = np.frombuffer(LETTERS.encode(), np.uint8)[np.where(total > 0, states, -1)]
         first = _share_digits(np.where(refused > 0, refused, excluded), total)
         second = _share_digits(np.where(refused > 0, excluded, 0), total)
         return [
@@ -112,7 +97,7 @@ class RoundHistory:
 
 
 def _share_digits(counts: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Return digits from 0 to 9, rounded up, for one round must show."""
+    """Return each share as a digit from 0 to 9, rounded up so that a single round is seen."""
     return (-(-9 * counts // np.maximum(total, 1)) + ord("0")).astype(np.uint8)
 
 

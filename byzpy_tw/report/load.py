@@ -14,10 +14,7 @@ from byzpy_tw.text import clean_value, encodable, printable
 
 
 def read(path: Path) -> RunReport:
-    """Return the report of the run in `path`, up to the first damaged record.
-
-    Raises `RunDirectoryError` where there is no run.
-    """
+    """Return the report of the run in `path` up to damage; `RunDirectoryError` for no run."""
     run = read_run(path)
     report = begin(path.resolve().name, run.options)
     placement = run.description.get("placement")
@@ -40,10 +37,7 @@ def read(path: Path) -> RunReport:
 
 
 def begin(name: str, options: Mapping[str, Any]) -> RunReport:
-    """Return the report of a run with these `options` before its first round.
-
-    Raises `RunDirectoryError` where `options` are no configuration's.
-    """
+    """Return a report without rounds; `RunDirectoryError` for `options` that no run has."""
     file = f"{printable(name)}: {CONFIG}"
     honest, byzantine = count_nodes(options, file)
     before = options.get("pre_aggregator") or []

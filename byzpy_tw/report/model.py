@@ -10,8 +10,7 @@ import attrs
 from attrs import define, field
 
 from byzpy_tw.config.run import RunConfig, flag
-from byzpy_tw.records.json_files import is_number
-from byzpy_tw.records.schema import PLOTTED, STATES
+from byzpy_tw.records.schema import PLOTTED, STATES, is_number
 from byzpy_tw.report.downsample import round_digits
 from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.report.summary import conclusion
@@ -19,7 +18,7 @@ from byzpy_tw.rounds.placement import ServerState
 
 _EVENTS = 100  # the newest ones
 _LONGEST = 500  # characters of anything that a peer or a file may have made long
-_NODES_TOLD = 20  # for whom a server's list says each
+_NODES_TOLD = 20  # of a server, by number; the others are counted
 
 
 @define(eq=False)
@@ -52,9 +51,7 @@ class RunReport:
 
     def plain(self) -> dict[str, Any]:
         """Return the data of the page: plain values for JSON."""
-        history = self.history
-        columns = history.columns
-        phases = {name: s.means(columns) for name, s in history.phases.items()}
+        history, columns = self.history, self.history.columns
         return {
             "name": self.name[:_LONGEST],
             "status": self.status[:40],
@@ -69,17 +66,17 @@ class RunReport:
             },
             "figures": self._figures(),
             "curves": {name: series.plain(columns) for name, series in history.series.items()},
-            "phases": {name[:40]: values for name, values in phases.items()},
+            "phases": {name[:40]: s.means(columns) for name, s in history.phases.items()},
             "nodes": self._nodes(),
-            "unshown": history.n - len(history.shown),
+            "unshown": history.counts.n - len(history.shown),
             "places": [
                 {
-                    "name": place.name[:_LONGEST],
-                    "up": place.up,
-                    "nodes": list(place.nodes[:_NODES_TOLD]),
-                    "more": max(0, len(place.nodes) - _NODES_TOLD),
+                    "name": server.name[:_LONGEST],
+                    "up": server.up,
+                    "nodes": list(server.nodes[:_NODES_TOLD]),
+                    "more": max(0, len(server.nodes) - _NODES_TOLD),
                 }
-                for place in self.servers
+                for server in self.servers
             ],
             "events": [[round, text] for round, text in self._events],
             "options": options_of(self.options),
@@ -93,7 +90,7 @@ class RunReport:
         return conclusion(self.history, self.rule[:200], self.status, error)
 
     def _span(self) -> int:
-        """Return the number of rounds on the axes: all, or so many that half of them are done."""
+        """Return the length of the axes in rounds: the run's, halved while half of it is empty."""
         span = max(self.history.planned, self.history.done)
         while span > 20 and span // 2 >= self.history.done:
             span = -(-span // 2)
@@ -103,11 +100,11 @@ class RunReport:
         """Return the numbers that stand alone."""
         counts = self.history.counts
         ran = sum(counts.phase_seconds.values())
-        newest = {name: _short(counts.latest.get(name)) for name in PLOTTED if name != "seconds"}
-        of_result = ("worst_accuracy", "best_accuracy", "seconds")
+        found: dict[str, Any] = {name: counts.latest.get(name) for name in PLOTTED}
+        for name in ("worst_accuracy", "best_accuracy", "seconds"):
+            found[name] = self.result.get(name)
         return {
-            **newest,
-            **{name: _short(self.result.get(name)) for name in of_result},
+            **{n: round_digits(float(v)) if is_number(v) else None for n, v in found.items()},
             "seconds_a_round": round_digits(ran / counts.rounds) if counts.rounds else None,
             "charged": counts.refusals,
             "bytes": [counts.bytes_sent, counts.bytes_received],
@@ -116,7 +113,7 @@ class RunReport:
     def _nodes(self) -> list[dict[str, Any]]:
         """Return each node with a strip, with its server and the number of rounds by state."""
         history = self.history
-        home = {node: place.name for place in self.servers for node in place.nodes}
+        home = {node: server.name for server in self.servers for node in server.nodes}
         return [
             {
                 "node": node,
@@ -135,12 +132,11 @@ class RunReport:
 def options_of(options: Mapping[str, Any]) -> list[list[Any]]:
     """Return rows of option, value, and whether that is not the default."""
     defaults = {f.name: f.default for f in attrs.fields(RunConfig)}
-    rows = []
-    for name, value in options.items():
-        default = defaults.get(name)
-        default = list(default) if isinstance(default, tuple) else default
-        rows.append([flag(str(name)[:80]), _format_option(value), value != default])
-    return rows
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
+    return [
+        [flag(str(name)[:80]), _format_option(value), value != plain.get(name)]
+        for name, value in options.items()
+    ]
 
 
 def _format_option(value: Any) -> str:
@@ -151,7 +147,3 @@ def _format_option(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))[:_LONGEST] or "—"
     return str(value)[:_LONGEST]
-
-
-def _short(value: Any) -> float | None:
-    return round_digits(float(value)) if is_number(value) else None

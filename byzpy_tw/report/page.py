@@ -18,10 +18,7 @@ REPORT = "report.html"
 
 
 def write_report(path: Path) -> Path:
-    """Write the report of the run in `path` beside its records, and return its path.
-
-    Raises `RunDirectoryError` where there is no run, or no writing.
-    """
+    """Write the report of the run in `path` beside its records; raise `RunDirectoryError`."""
     return write_page(path / REPORT, render_report([read(path)]))
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from byzpy_tw.errors import ConfigError, RunDirectoryError
 from byzpy_tw.records.schema import STATES
 from byzpy_tw.report.curves import COLOURS, comparison_charts
+from byzpy_tw.report.history import LETTERS
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.text import printable
 
 # As in the pages' stylesheets, light.
 _LINES = ("#0072b2", "#d55e00", "#008a66", "#b5568c", "#b07d00", "#3a9bd0", "#4d4d4d", "#8d969e")
-_LETTERS = "sxrtlp-"
 _STATES = ("#cfe0ea", "#0072b2", "#d55e00", "#f0b429", "#24292e", "#b77fb0", "#ffffff")
 _MOST_STRIPS = 64
 
@@ -22,8 +22,7 @@ _MOST_STRIPS = 64
 def write_png(reports: Sequence[RunReport], path: Path) -> None:
     """Draw `reports` into `path`.
 
-    Raises `ConfigError` where matplotlib is missing, `RunDirectoryError` where `path`
-    cannot be written.
+    Raises `ConfigError` without matplotlib, `RunDirectoryError` where `path` is not writable.
     """
     try:
         # Not pyplot: it keeps figures, and may look for a display.
@@ -34,15 +33,12 @@ def write_png(reports: Sequence[RunReport], path: Path) -> None:
     strips = runs[0]["nodes"][:_MOST_STRIPS] if len(runs) == 1 else []
     height = 3.4 + (0.8 + 0.2 * len(strips) if strips else 0)
     figure = Figure(figsize=(11, height), layout="constrained")
-    top: Any = figure
-    bottom: Any = None
+    parts: Any = [figure]
     if strips:
-        halves: Any = figure.subfigures(2, 1, height_ratios=[3.4, height - 3.4])
-        top, bottom = halves
-    for axes, chart in zip(top.subplots(1, 3), comparison_charts(runs), strict=True):
+        parts = figure.subfigures(2, 1, height_ratios=[3.4, height - 3.4])
+        _strips(parts[1].subplots(), runs[0]["rounds"], strips)
+    for axes, chart in zip(parts[0].subplots(1, 3), comparison_charts(runs), strict=True):
         _curves(axes, chart)
-    if bottom is not None:
-        _strips(bottom.subplots(), runs[0]["rounds"], strips)
     figure.suptitle(" · ".join(_literal(run["name"]) for run in runs)[:120], fontsize=10)
     try:
         figure.savefig(path, dpi=150, format="png")
@@ -73,7 +69,7 @@ def _strips(axes: Any, rounds: Mapping[str, int], nodes: Sequence[Mapping[str, A
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
-    cells = [[_LETTERS.index(letter) for letter in node["letters"]] for node in nodes]
+    cells = [[LETTERS.index(letter) for letter in node["letters"]] for node in nodes]
     done = rounds["columns"] * rounds["width"]
     if done:
         axes.imshow(

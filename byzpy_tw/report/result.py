@@ -1,37 +1,45 @@
-"""A run read from its folder, for scripts and notebooks."""
+"""`Result`: the records of a run as one object, for scripts and notebooks.
+
+A notebook shows it as curves and a table, in HTML that needs no network.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs import define, field
+from attrs import define
 
 from byzpy_tw.config.paths import absolute, expand_home
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
-from byzpy_tw.records.folder import list_checkpoints, read_run, round_of
+from byzpy_tw.records.folder import list_checkpoints, read_run
 from byzpy_tw.records.summary import curve, summarize
 
+_NOTEBOOK_STYLE = """
+th, td { text-align: left; }
+[data-jp-theme-light="true"] &, .vscode-light & { color-scheme: light; }
+[data-jp-theme-light="false"] &, .vscode-dark &, [theme="dark"] & { color-scheme: dark; }
+"""
 
-@define(eq=False, repr=False)
+
+@define(eq=False, repr=False, slots=False)
 class Result:
     """The result of a run.  `Result.read` makes one of any run's folder.
 
-    ``config`` leaves out the folder, which is ``path``, and can begin another run.
-    ``history`` has one record a round, as in rounds.jsonl: round, loss, seconds,
-    selected and refused nodes, accuracy where it was evaluated, and more.  ``figures`` is
-    result.json.  A notebook shows it as curves and a table.
+    ``config`` leaves out the folder, which is ``path``, and can begin another run.  ``history`` has
+    one record a round, as in rounds.jsonl: round, loss, seconds, selected and refused nodes,
+    accuracy where it was evaluated, and more.  ``figures`` is result.json.
     """
 
     path: Path
     config: RunConfig
     history: tuple[Mapping[str, Any], ...]
     figures: Mapping[str, Any]
-    _parameters: Any = field(default=None, init=False)
 
     @classmethod
     def read(cls, path: str | PathLike[str]) -> Result:
@@ -44,8 +52,8 @@ class Result:
         config = attrs.evolve(run.config, run_dir=None)
         figures = run.result
         if figures is None:
-            summary = summarize(config, run.rounds)
-            figures = {"status": "unfinished", "error": None, **summary.figures()}
+            figures = summarize(config, run.rounds).figures()
+            figures = {"status": "unfinished", "error": None, **figures}
         return cls(path, config, tuple(run.rounds), figures)
 
     @property
@@ -81,7 +89,7 @@ class Result:
             return None
         return error_from_code(code, message) if code else RunFailed(message)
 
-    @property
+    @cached_property
     def parameters(self) -> Any:
         """The final parameters: a flat ``(d,)`` tensor, in the order of ``model.parameters()``.
 
@@ -89,35 +97,28 @@ class Result:
         `RunDirectoryError` where no checkpoint has them: with ``checkpoint_interval=0``, and
         after a run that diverged or was killed.
         """
-        if self._parameters is None:
-            self._parameters = self._read_parameters()
-        return self._parameters
-
-    def _read_parameters(self) -> Any:
         from byzpy_tw.records import checkpoint
         from byzpy_tw.vectors import sha256_of
 
-        rounds, digest = self.rounds, self.figures.get("parameters_sha256")
-        for found in list_checkpoints(self.path):
-            if round_of(found) == rounds:
-                parameters = checkpoint.read(found).parameters
-                if sha256_of(parameters) != digest:
-                    raise RunDirectoryError(
-                        f"{found} has other parameters than the run's records say"
-                    )
-                return parameters
-        newest = next(map(round_of, list_checkpoints(self.path)), None)
-        kept = "no checkpoint" if newest is None else f"no checkpoint after round {newest}"
-        raise RunDirectoryError(
-            f"{self.path} keeps no parameters of its last round, {rounds}: the run is "
-            f"{self.status}, and there is {kept}"
-        )
+        kept = list_checkpoints(self.path)
+        if self.rounds not in kept:
+            newest = f"no checkpoint after round {max(kept)}" if kept else "no checkpoint"
+            raise RunDirectoryError(
+                f"{self.path} keeps no parameters of its last round, {self.rounds}: the run is "
+                f"{self.status}, and there is {newest}"
+            )
+        parameters = checkpoint.read(kept[self.rounds]).parameters
+        if sha256_of(parameters) != self.figures.get("parameters_sha256"):
+            raise RunDirectoryError(
+                f"{kept[self.rounds]} has other parameters than the run's records say"
+            )
+        return parameters
 
     def model(self) -> Any:
         """Make the model with the final parameters: a `torch.nn.Module` of its own, in eval mode.
 
-        Reads the run's dataset, for the shape of an input.  Raises as `parameters` does,
-        and `DatasetUnavailable`.
+        Reads the dataset, for the shape of an input; raises `DatasetUnavailable` beside the
+        errors of `parameters`.
         """
         from torch.nn.utils import vector_to_parameters
 
@@ -131,10 +132,7 @@ class Result:
         return model.eval()
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw accuracy and loss over the rounds on matplotlib's `axes`, new ones by default.
-
-        Needs matplotlib, which this package does not bring.
-        """
+        """Draw accuracy and loss on matplotlib's `axes`, new ones by default; needs matplotlib."""
         if axes is None:
             try:
                 from matplotlib import pyplot
@@ -159,14 +157,53 @@ class Result:
         return f"{config.pipeline}, f = {config.f}, against {attack}"
 
     @property
-    def _summary(self) -> str:
-        reached = "" if self.accuracy is None else f", accuracy {self.accuracy:.2%}"
-        return f"{self.status}: {self.rounds} of {self.config.rounds} rounds{reached}"
+    def _status(self) -> str:
+        return f"{self.status}: {self.rounds} of {self.config.rounds} rounds"
 
     def __repr__(self) -> str:
-        return f"<Result {self._summary}; {self._title}; records in {self.path}>"
+        reached = "" if self.accuracy is None else f", accuracy {self.accuracy:.2%}"
+        return f"<Result {self._status}{reached}; {self._title}; records in {self.path}>"
 
     def _repr_html_(self) -> str:
-        from byzpy_tw.report.notebook import html_of
+        """Return accuracy and loss as curves, and a table, which stays where scripts are removed.
 
-        return html_of(self)
+        Styles hold inside the fragment only, and its scripts leave no global names.
+        """
+        from html import escape
+        from secrets import token_hex
+
+        from byzpy_tw.report.curves import run_charts
+        from byzpy_tw.report.html import CHART_SCRIPTS, CHART_STYLES, read_assets, script_json
+        from byzpy_tw.report.load import begin
+
+        report = begin(self.path.name, self.config.to_dict())
+        for record in self.history:
+            report.add(record)
+        charts = script_json(run_charts(report.plain())[:2])
+        table = "".join(
+            f'<tr><th scope="row">{name}</th><td>{escape(value)}</td></tr>'
+            for name, value in self._table().items()
+            if value
+        )
+        name = f"byzpy-tw-{token_hex(6)}"
+        style = read_assets(CHART_STYLES).replace(":root", "&") + _NOTEBOOK_STYLE
+        return (
+            f'<div class="byzpy-tw-result"><style>.byzpy-tw-result {{ {style} }}</style>'
+            f'<div class="grid" id="{name}"></div><table>{table}</table>'
+            f"<script>(() => {{\n{read_assets(CHART_SCRIPTS)}\n"
+            f'const holder = document.getElementById("{name}");\n'
+            f"byzpy.drawCharts(holder, {charts});\n"
+            "})();</script></div>"
+        )
+
+    def _table(self) -> dict[str, str]:
+        config, names = self.config, ("final_accuracy", "worst_accuracy", "best_accuracy")
+        shares = ["-" if s is None else f"{s:.2%}" for s in map(self.figures.get, names)]
+        return {
+            "status": self._status,
+            "accuracy": f"{shares[0]} (worst {shares[1]}, best {shares[2]})",
+            "rule": self._title,
+            "data": f"{config.dataset}, {config.model}, {config.num_honest} honest nodes",
+            "error": self.figures.get("error") or "",
+            "records": str(self.path),
+        }

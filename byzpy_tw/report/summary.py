@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
 from byzpy_tw.records.schema import EXCLUDED, SELECTED
@@ -20,7 +18,10 @@ def conclusion(history: RoundHistory, rule: str, status: str, error: str | None)
     choices = _failed_attack(history, rule) or _choices(history, rule)
     whole = _rounds(history.done)
     of = "" if any(whole in choice for choice in choices) else f" of {whole}"
-    said = [*choices, *_refusals(history, of), *_outcome(history)]
+    said = [*choices, *_refusals(history, of)]
+    accuracy = history.counts.latest.get("accuracy")
+    if accuracy is not None:
+        said.append(f"Accuracy {accuracy:.2%} after {_rounds(history.counts.evaluated)}.")
     if not history.done:
         said = ["No round was completed."]
     ended = {
@@ -54,7 +55,7 @@ def _choices(history: RoundHistory, rule: str) -> list[str]:
         return [f"{rule} chooses between no nodes: every vector that came had its part."]
     out, taken = history.totals[:, EXCLUDED], history.totals[:, SELECTED]
     # For a rule that takes few nodes, these are named.
-    if counts.selected / counts.selecting < history.n / 2:
+    if counts.selected / counts.selecting < counts.n / 2:
         parts = _byzantine(taken[h:], (out + taken)[h:], h, done)
         mean = taken[:h].sum() / done
         parts.append(f"{mean:.3g} honest node{'s' * bool(mean != 1)} a round")
@@ -74,9 +75,13 @@ def _choices(history: RoundHistory, rule: str) -> list[str]:
 
 
 def _byzantine(counts: np.ndarray, came: np.ndarray, first: int, done: int) -> list[str]:
-    """Return how often it was the Byzantine nodes, of the rounds with their vectors (`came`)."""
+    """Return in how many rounds each Byzantine node was selected, or excluded.
+
+    `counts` has that number by node, `came` the rounds in which the rule was given its vector;
+    `first` is the first node's number.
+    """
     if not came.any():
-        return []  # there are none, or they were refused whenever
+        return []  # there are none, or they were refused in every round
     if len(counts) == 1:
         count, of = int(counts[0]), int(came[0])
         if of == done:
@@ -98,32 +103,13 @@ def _rounds(count: int) -> str:
 def _refusals(history: RoundHistory, of: str) -> list[str]:
     """Return the refused nodes and the reasons; `of` is " of N rounds" unless said before."""
     found = sorted(history.counts.refused.items(), key=lambda item: (-item[1].total(), item[0]))
-    told = [
-        f"{_kind(history, node)} node {node} was refused in {why.total()}"
-        f"{'' if i else of} ({_reasons(why)})"
-        for i, (node, why) in enumerate(found[:_NAMED])
-    ]
+    told = []
+    for node, why in found[:_NAMED]:
+        kind = "honest" if node < history.honest else "Byzantine"
+        reasons = ", ".join(f"{reason} {count}" for reason, count in why.most_common())
+        told.append(f"{kind} node {node} was refused in {why.total()}{of} ({reasons})")
+        of = ""
     if len(found) > _NAMED:
         told.append(f"{len(found) - _NAMED} more nodes were refused in fewer")
-    return [f"{_upper('; '.join(told))}."] if told else []
-
-
-def _kind(history: RoundHistory, node: int) -> str:
-    return "honest" if node < history.honest else "Byzantine"
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _reasons(why: Mapping[str, int]) -> str:
-    ordered: Sequence[tuple[str, int]] = sorted(why.items(), key=lambda item: -item[1])
-    return ", ".join(f"{reason} {count}" for reason, count in ordered)
-
-
-def _outcome(history: RoundHistory) -> list[str]:
-    """Return the accuracy of the model."""
-    accuracy = history.counts.latest.get("accuracy")
-    if accuracy is None:
-        return []
-    return [f"Accuracy {accuracy:.2%} after {_rounds(history.counts.evaluated)}."]
+    text = "; ".join(told)
+    return [f"{text[0].upper()}{text[1:]}."] if told else []

@@ -6,10 +6,11 @@
    a server is lost after ``--replace-timeout``, counted over all rounds.
 3. A node of a suspect server gets one heartbeat more: its server answers by then, or is lost.
 4. More late nodes than the fault budget covers: the round is extended once.
-5. An alarm that rings too late says that this process was stopped or busy.  The answers may
-   be unread, so nobody is judged before the heartbeat has found out which servers are silent.
+5. An alarm that rings too late shows that this process was stopped or busy.  Answers may be
+   unread, so no node is late before the heartbeat has told which servers are suspect.
 
-Pure: the caller has the clock and the alarm.
+Pure: the caller has the clock and the alarm.  docs/explanation/round.md has a table of the
+states of servers and nodes.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.rounds.placement import Placement
 from byzpy_tw.rounds.round import Reason, Round
 
-LATE_ALARM = 1.0  # seconds by which an alarm is late that was kept from ringing
-GRACE = 1.0  # seconds in which nobody is judged after that, at least
-SUSPECT = 0.6  # of the heartbeat's bound; a silent server is suspect from half of it on
+LATE_ALARM = 1.0  # seconds of delay that show that this process was stopped or busy
+GRACE = 1.0  # seconds without decisions after that, at least
+SUSPECT_AFTER = 0.6  # of the heartbeat timeout; a server without answers is suspect by then
 
 
 class Suspectable(Protocol):
-    """A server, as far as deadlines depend on it."""
+    """A server that can tell whether it has left pings unanswered."""
 
     @property
     def suspect(self) -> bool: ...
@@ -39,10 +40,10 @@ S = TypeVar("S", bound=Suspectable)
 
 
 @frozen
-class Judgement(Generic[S]):
+class AlarmActions(Generic[S]):
     """The consequences of an alarm, to be carried out in this order."""
 
-    charged: int = 0  # nodes that the budget cannot cover: the round is extended
+    over_budget: int = 0  # nodes charged, where f does not cover them: the round is extended
     lost: list[int] = field(factory=list)  # nodes that no server was found for
     late: list[int] = field(factory=list)  # nodes to refuse
     silent: list[S] = field(factory=list)  # servers of which no node has answered
@@ -50,23 +51,21 @@ class Judgement(Generic[S]):
 
 @define(eq=False)
 class Deadlines(Generic[S]):
-    """The deadlines of `round`, which began at `began`.  Times are in seconds.
-
-    `server_of` is where a node's vector is taken from now, None for nowhere.
-    """
+    """The deadlines of `round`, which began at `began`.  Times are in seconds."""
 
     round: Round
     _config: RunConfig
     _placement: Placement
-    _server_of: Callable[[int], S | None]
+    _server_of: Callable[[int], S | None]  # where a node's vector is taken from now
     began: float
     watched: range = range(0)  # nodes that are waited for now
     _end: float = field(init=False)  # the round ends then, whatever happens
     _asked: dict[int, S] = field(factory=dict, init=False)  # node -> server asked last
     _due: dict[int, float] = field(factory=dict, init=False)  # node -> when it is late
-    _doubted: set[int] = field(factory=set, init=False)  # nodes of a suspect server, once
+    # Nodes of suspect servers that were given one heartbeat more.
+    _heartbeat_granted: set[int] = field(factory=set, init=False)
     _extended: bool = field(default=False, init=False)
-    _quiet_until: float = field(default=0.0, init=False)  # nobody is judged before
+    _paused_until: float = field(default=0.0, init=False)  # no node is late before
     _alarm: float = field(default=0.0, init=False)  # when the alarm is to ring
 
     def __attrs_post_init__(self) -> None:
@@ -86,55 +85,52 @@ class Deadlines(Generic[S]):
             self._asked[node], self._due[node] = server, due
 
     def unassign(
-        self,
-        nodes: Iterable[int],
-        since: Mapping[int, float],
-        is_worth: Callable[[int], bool],
-        now: float,
-    ) -> tuple[list[int], list[int]]:
-        """Note that `nodes` have no server; return which to refuse: at once, and as overdue.
+        self, nodes: Iterable[int], since: Mapping[int, float],
+        may_return: Callable[[int], bool], now: float,
+    ) -> tuple[list[int], list[int]]:  # fmt: skip
+        """Note that `nodes` have had no server `since` a time.
 
-        Refused at once are those that will not move, or whose server `is_worth` no wait, as
-        far as the budget covers them.
+        Returns two lists of nodes to refuse.  The first has those that no server will take
+        soon: without failover all of them, otherwise those for which `may_return` is False.
+        It is empty where the fault budget does not cover them; then they are waited for, as
+        the others are.  The second has nodes whose ``--replace-timeout`` is over.
         """
         nodes = [node for node in nodes if self.round.is_awaited(node)]
-        spared = [n for n in nodes if not (self._placement.failover and is_worth(n))]
-        if len(self.round.refusals) + len(spared) > self.round.f:
-            spared = []
-        left = [node for node in nodes if node not in spared]
-        for node in left:
-            patience = self._config.replace_timeout
-            self._due[node] = min(since.get(node, now) + patience, self._end)
+        hopeless = [n for n in nodes if not (self._placement.failover and may_return(n))]
+        if len(self.round.refusals) + len(hopeless) > self.round.f:
+            hopeless = []
+        waiting = [node for node in nodes if node not in hopeless]
+        for node in waiting:
+            self._due[node] = min(since.get(node, now) + self._config.replace_timeout, self._end)
             self._asked.pop(node, None)
-        return spared, [node for node in left if self._due[node] <= now]
+        return hopeless, [node for node in waiting if self._due[node] <= now]
 
     def next_alarm(self, now: float) -> float | None:
-        """Return when to call `judge`: when the first watched node is late; None for never."""
+        """Return when to call `on_alarm`: when the first watched node is late; None for never."""
         due = [self._deadline(node) for node in self.watched if self.round.is_awaited(node)]
         if not due:
             return None
-        self._alarm = max(now, min(due), self._quiet_until)
+        self._alarm = max(now, min(due), self._paused_until)
         return self._alarm
 
     def _deadline(self, node: int) -> float:
         moving = self._server_of(node) is None and self._placement.server_of[node] is not None
         return self._end if moving else self._due.get(node, self._end)
 
-    def judge(self, now: float) -> Judgement[S]:
-        """Return what to do about the watched nodes that are late."""
+    def on_alarm(self, now: float) -> AlarmActions[S]:
+        """Return the consequences for the watched nodes that are late."""
         if now - self._alarm > LATE_ALARM:
             self._end += now - self._alarm
-            self._quiet_until = now + max(GRACE, SUSPECT * self._config.heartbeat)
-            return Judgement()
+            self._paused_until = now + max(GRACE, SUSPECT_AFTER * self._config.heartbeat)
+            return AlarmActions()
         late, lost = self._overdue(now)
-        charged = len(self.round.refusals) + len(late) + len(lost)
+        refused = len(self.round.refusals) + len(late) + len(lost)
         silent = self._silent(late)
-        if not late or charged <= self.round.f or now >= self._end or self._extended:
-            return Judgement(lost=lost, late=late, silent=silent)
+        if not late or refused <= self.round.f or now >= self._end or self._extended:
+            return AlarmActions(lost=lost, late=late, silent=silent)
         self._extended = True
-        for node in late:
-            self._due[node] = min(now + self._config.replace_timeout, self._end)
-        return Judgement(charged=charged, silent=silent)
+        self._due |= dict.fromkeys(late, min(now + self._config.replace_timeout, self._end))
+        return AlarmActions(over_budget=refused, silent=silent)
 
     def _overdue(self, now: float) -> tuple[list[int], list[int]]:
         """Return the watched nodes that are late, and those that have no server."""
@@ -145,26 +141,28 @@ class Deadlines(Generic[S]):
             server = self._server_of(node)
             if server is None:
                 lost.append(node)
-            elif server.suspect and node not in self._doubted and now < self._end:
-                self._doubted.add(node)
+            elif server.suspect and now < self._end and node not in self._heartbeat_granted:
+                self._heartbeat_granted.add(node)
                 self._due[node] = now + self._config.heartbeat
             else:
                 late.append(node)
         return late, lost
 
     def _silent(self, late: Sequence[int]) -> list[S]:
-        """Return the servers of `late` nodes of which no node that was asked has answered."""
+        """Return the servers of `late` nodes, without those that answered for any node."""
         servers = dict.fromkeys(self._asked[node] for node in late if node in self._asked)
         for node, server in self._asked.items():
             refusal = self.round.refusals.get(node)
-            if not self.round.is_awaited(node) and (
-                refusal is None or refusal.reason not in (Reason.LATE, Reason.PROBATION)
-            ):
+            unanswered = refusal and refusal.reason in (Reason.LATE, Reason.PROBATION)
+            if not self.round.is_awaited(node) and not unanswered:
                 servers.pop(server, None)
         return list(servers)
 
     def slow_nodes(self, decided_at: Mapping[int, float]) -> frozenset[int]:
-        """Return the nodes whose failure took the round a good part of its time."""
+        """Return the failed nodes for which the round waited over a quarter of its timeout.
+
+        `decided_at` maps a node to the time of its failure.
+        """
         soon = self.began + self._config.round_timeout / 4
         return frozenset(
             node

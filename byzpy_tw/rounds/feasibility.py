@@ -16,45 +16,41 @@ from byzpy_tw.rounds.round import Computable, Proceed, Reason, Round
 
 @frozen(kw_only=True)
 class Feasibility:
-    """The feasibility of one rule with the run's n and f, behind the run's pre-aggregators.
-
-    ``uncomputable`` and ``unguaranteed`` say why not, or are None.  ``most_f`` is the largest f
-    with which the rule keeps its guarantee for this n, None where there is none; ``lost`` is
-    the number of nodes that may be missing in a round.
-    """
+    """The feasibility of one rule with the run's n, f and pre-aggregators."""
 
     rule: str
-    uncomputable: str | None = None
-    unguaranteed: str | None = None
-    most_f: int | None = None
-    lost: int = 0
+    uncomputable: str | None = None  # the reason, if it is
+    unguaranteed: str | None = None  # the reason, if it is
+    most_f: int | None = None  # the largest with which the rule keeps its guarantee for this n
+    lost: int = 0  # nodes that may be missing in a round
 
 
 def list_feasible_rules(config: RunConfig, registry: Registry) -> list[Feasibility]:
     """Check the run's own rule, and then every other that is installed."""
     names = [entry.name for entry in registry.entries() if entry.kind == "aggregator"]
+    configs = [config]
     try:
-        own = registry.entry("aggregator", parse(config.aggregator).name).name
-    except ByzpyTwError:
-        own = ""
-    others = [check_feasibility(evolve(config, aggregator=n), registry) for n in names if n != own]
-    return [check_feasibility(config, registry), *others] if own else others
+        names.remove(registry.entry("aggregator", parse(config.aggregator).name).name)
+    except ByzpyTwError:  # there is no such rule
+        configs = []
+    configs += [evolve(config, aggregator=name) for name in names]
+    return [check_feasibility(each, registry) for each in configs]
 
 
 def check_feasibility(config: RunConfig, registry: Registry) -> Feasibility:
     """Check the rule of `config`.  Never fails: its error says why it cannot be computed."""
     n, f, aggregation = config.n, config.f, Aggregation(config, registry)
-    name = config.aggregator
     try:
-        why = aggregation.chain(f).computable(n)
-        if why is not None:
-            return Feasibility(rule=name, uncomputable=why, most_f=_most(aggregation, n))
+        chain = aggregation.chain(f)
+        why = chain.computable(n)
         return Feasibility(
-            rule=name, unguaranteed=aggregation.chain(f).guarantee(n),
-            most_f=_most(aggregation, n), lost=tolerated_losses(aggregation.computable, n, f),
+            rule=config.aggregator, uncomputable=why,
+            unguaranteed=chain.guarantee(n) if why is None else None,
+            most_f=_most(aggregation, n),
+            lost=tolerated_losses(aggregation.computable, n, f) if why is None else 0,
         )  # fmt: skip
     except (ByzpyTwError, ValueError) as e:
-        return Feasibility(rule=name, uncomputable=" ".join(str(e).split())[:300])
+        return Feasibility(rule=config.aggregator, uncomputable=" ".join(str(e).split())[:300])
 
 
 def tolerated_losses(computable: Computable, n: int, f: int) -> int:
@@ -71,9 +67,7 @@ def tolerated_losses(computable: Computable, n: int, f: int) -> int:
 
 def _most(aggregation: Aggregation, n: int) -> int | None:
     def good(f: int) -> bool:
-        if aggregation.computable(n, f) is not None:
-            return False
-        return aggregation.chain(f).guarantee(n) is None
+        return aggregation.computable(n, f) is None and aggregation.chain(f).guarantee(n) is None
 
     return _largest(n - 1, good)
 

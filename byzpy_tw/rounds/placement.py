@@ -14,10 +14,7 @@ from attrs import define, field, frozen
 
 @frozen
 class ServerState:
-    """A server, or the trainer itself, and the nodes that live there.
-
-    ``up`` is None where that is not known.
-    """
+    """A server, or the trainer itself, and its nodes; ``up`` is None where that is not known."""
 
     name: str
     nodes: Sequence[int]
@@ -26,11 +23,7 @@ class ServerState:
 
 @define
 class Placement:
-    """The assignment of nodes 0 .. `nodes` - 1 to `servers`, names in the order of their list.
-
-    `server_of` has None for an unassigned node: its home is away, and no other server has
-    room for it or may have it.
-    """
+    """The assignment of nodes 0 .. `nodes` - 1 to `servers`, names in the order of their list."""
 
     servers: tuple[str, ...]
     nodes: int
@@ -38,6 +31,7 @@ class Placement:
     failover: bool = True  # whether nodes may live away from home
     up: set[str] = field(factory=set, init=False)
     full: set[str] = field(factory=set, init=False)  # servers that take no more nodes
+    # None for an unassigned node: its home is away, and no other may have it or has room.
     server_of: dict[int, str | None] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -70,9 +64,7 @@ class Placement:
     def mark_full(self, server: str, nodes: Iterable[int]) -> None:
         """Unassign `nodes`, which `server` would not take, and give it no others."""
         self.full.add(server)
-        for node in nodes:
-            if self.server_of[node] == server:
-                self.server_of[node] = None
+        self.server_of.update({n: None for n in nodes if self.server_of[n] == server})
 
     def assign_unassigned(self) -> dict[str, list[int]]:
         """Assign unassigned nodes as far as there is room; return the new nodes of each server.
@@ -86,22 +78,18 @@ class Placement:
                 load[there] += 1
         moved: dict[str, list[int]] = {}
         for node in self.unassigned:
-            server = self._find_room(node, load)
-            if server is not None:
-                self.server_of[node] = server
-                load[server] += 1
-                moved.setdefault(server, []).append(node)
+            candidates = [self.home_server(node)]
+            if self.failover:
+                candidates += sorted(load, key=load.__getitem__)  # stable: as listed
+            for server in candidates:
+                if server not in load or server in self.full:
+                    continue
+                if self.cap is None or load[server] < self.cap:
+                    self.server_of[node] = server
+                    load[server] += 1
+                    moved.setdefault(server, []).append(node)
+                    break
         return moved
-
-    def _find_room(self, node: int, load: dict[str, int]) -> str | None:
-        own = self.home_server(node)
-        candidates = [own] if own in load else []
-        if self.failover:
-            candidates += sorted(load, key=load.__getitem__)  # stable: as listed
-        for server in candidates:
-            if server not in self.full and (self.cap is None or load[server] < self.cap):
-                return server
-        return None
 
     def is_away(self, node: int) -> bool:
         """Tell whether `node` lives on another server than its home."""

@@ -23,26 +23,18 @@ EARNED_IN = 100  # good rounds that earn one of them back
 
 @define
 class _NodeConduct:
-    """The conduct of one node."""
-
     failures: int = 0  # in a row
     waited: int = 0  # timeouts that it cost, less those that it has earned back
     good: int = 0  # rounds since it last cost or earned one
     on_probation: bool = False
 
-    @property
-    def is_clean(self) -> bool:
-        return not (self.failures or self.waited or self.on_probation)
-
 
 @define
 class Probation:
-    """The conduct of all nodes, fed with every round's outcome.
+    """The nodes that failed in past rounds; `nodes` are on probation in the next one."""
 
-    `nodes` are on probation in the next round.
-    """
-
-    _conduct: dict[int, _NodeConduct] = field(factory=dict)  # of nodes that are not clean
+    # Of nodes with something to remember.
+    _conduct: dict[int, _NodeConduct] = field(factory=dict)
 
     @property
     def nodes(self) -> frozenset[int]:
@@ -64,15 +56,12 @@ class Probation:
                 # Once more, and it is back where it was: no second chance of three.
                 conduct.on_probation, conduct.failures = False, IN_A_ROW - 1
                 readmitted.append(node)
-            if conduct.is_clean:
+            if not (conduct.failures or conduct.waited or conduct.on_probation):
                 del self._conduct[node]
         return readmitted
 
     def record_failure(self, node: int, *, waited: bool) -> str:
-        """Note that `node` failed, and whether the round `waited` for it.
-
-        Returns the reason for putting it on probation; empty where it is not, or is already.
-        """
+        """Note that `node` failed; return the reason if that puts it on probation, else nothing."""
         conduct = self._conduct.setdefault(node, _NodeConduct())
         conduct.failures += 1
         if waited:
@@ -80,16 +69,12 @@ class Probation:
         if conduct.on_probation:
             return ""
         conduct.on_probation = conduct.failures >= IN_A_ROW or conduct.waited >= ALLOWANCE
-        if not conduct.on_probation:
-            return ""
         if conduct.failures >= IN_A_ROW:
             return f"it failed {conduct.failures} rounds in a row"
-        return f"it was waited for {conduct.waited} times"
-
-    # -- in a checkpoint
+        return f"it was waited for {conduct.waited} times" if conduct.on_probation else ""
 
     def to_plain(self) -> dict[str, Any]:
-        """Return numbers under words, as a checkpoint keeps them."""
+        """Return the nodes' numbers for a checkpoint."""
         return {str(node): list(astuple(conduct)) for node, conduct in self._conduct.items()}
 
     @classmethod

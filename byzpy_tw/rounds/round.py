@@ -69,8 +69,6 @@ class Halt:
     diverged: bool = False
 
 
-Verdict = Proceed | Halt
-
 # (number of rows, f) -> None, or why the rule cannot be computed
 Computable = Callable[[int, int], str | None]
 
@@ -171,44 +169,40 @@ class Round:
     def diverged(self) -> bool:
         """Tell whether over half of the honest vectors are not finite.
 
-        That is the model's doing, and no node is charged for it.
+        That is the model's doing, and does not count against any node.
         """
         bad = [r for r in self.refusals.values() if r.reason is Reason.NOT_FINITE]
         return 2 * sum(r.node < self.honest for r in bad) > self.honest
 
-    def verdict(self, computable: Computable) -> Verdict:
+    def verdict(self, computable: Computable) -> Proceed | Halt:
         """Return how to go on, now that every outcome is known."""
-        if self.diverged:
-            return Halt(self._divergence(), diverged=True)
-        charged = len(self.refusals)
-        if charged > self.f:
-            return Halt(f"round {self.number}: {self._over()}{self._cause()}{self._advice()}")
-        nodes = self.usable
-        f, why = self._budget(computable)
-        if f is not None:
-            return Proceed(nodes, f)
-        return Halt(
-            f"round {self.number}: {charged} of n = {self.n} nodes failed, and the rule "
-            f"cannot be computed with the {len(nodes)} that remain: {why}"
-            f"{self._cause()}{self._advice()}"
-        )
-
-    def _divergence(self) -> str:
-        """Say that the model has diverged."""
-        # Before the first step there is nothing that a learning rate has done.
-        advice = (
-            "the model has diverged; try a smaller --lr"
-            if self.number
-            else "the model or its data is broken from the start"
-        )
-        return (
-            f"round {self.number}: over half of the {self.honest} honest nodes' vectors are "
-            f"not finite: {advice}{self._cause()}"
-        )
+        if self.diverged:  # before the first step a learning rate has done nothing
+            advice = (
+                "the model has diverged; try a smaller --lr"
+                if self.number
+                else "the model or its data is broken from the start"
+            )
+            return Halt(
+                f"round {self.number}: over half of the {self.honest} honest nodes' vectors are "
+                f"not finite: {advice}{self._cause()}",
+                diverged=True,
+            )
+        refused, nodes = len(self.refusals), self.usable
+        if refused > self.f:
+            what = self._over()
+        else:
+            f, why = self._budget(computable)
+            if f is not None:
+                return Proceed(nodes, f)
+            what = (
+                f"{refused} of n = {self.n} nodes failed, and the rule cannot be computed with "
+                f"the {len(nodes)} that remain: {why}"
+            )
+        return Halt(f"round {self.number}: {what}{self._cause()}{self._advice()}")
 
     def _over(self) -> str:
-        """List the nodes that failed, where that is more than the budget."""
-        failed = [r for r in self._in_order() if r.reason is not Reason.UNASKED]
+        """Say how many nodes failed, which ones, and how many are tolerated."""
+        failed = self._of(*set(Reason) - {Reason.UNASKED})
         listed = ", ".join(f"node {r.node} {r.reason.value}" for r in failed[:_LISTED])
         more = f" and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
         unasked = len(self.refusals) - len(failed)
@@ -219,23 +213,18 @@ class Round:
             tolerated = f"all of those that were asked (f = {self.f})"
         return f"{len(failed)} of n = {self.n} nodes failed, {tolerated} ({listed}{more}{left})"
 
-    def _in_order(self) -> list[Refusal]:
-        return [refusal for _, refusal in sorted(self.refusals.items())]
-
     def _of(self, *reasons: Reason) -> list[Refusal]:
         """Return the refusals for one of `reasons`, in the nodes' order."""
-        return [refusal for refusal in self._in_order() if refusal.reason in reasons]
+        return [r for _, r in sorted(self.refusals.items()) if r.reason in reasons]
 
     def _cause(self) -> str:
-        """Name the first cause, to end a sentence with; empty where there is none."""
+        """Return the first known cause of a refusal, after a semicolon; empty for none."""
         told = self._of(Reason.FAILED, Reason.MALFORMED, Reason.NOT_FINITE, Reason.LOST)
         first = next((r for r in told if r.detail), None)
-        if first is None:
-            return ""
-        return f"; node {first.node}: {clip(first.detail)}"
+        return "" if first is None else f"; node {first.node}: {one_line(first.detail)}"
 
     def _advice(self) -> str:
-        """Advise about the refusals, to end a sentence with."""
+        """Return advice about the refusals, each piece after a semicolon; empty for none."""
         failed = self._of(Reason.FAILED)
         if failed:
             what = "model" if failed[0].node < self.honest else "attack"
@@ -253,24 +242,24 @@ class Round:
         return "".join(f"; {words}" for words in advice)
 
     def expected_budget(self, computable: Computable) -> int:
-        """Return the rule's f if no other node fails: for attacks that foresee it."""
+        """Return the rule's f if no other node fails, for attacks that depend on it."""
         f, _ = self._budget(computable)
         return self.f if f is None else f
 
     def _budget(self, computable: Computable) -> tuple[int | None, str | None]:
         """Return f for the nodes that are not refused; None, and why, where there is none."""
-        charged = len(self.refusals)
+        refused = len(self.refusals)
         proven = sum(r.reason.proves_fault for r in self.refusals.values())
         why = None
         # Lateness lowers f only where the rule could not be computed otherwise.
-        for f in range(self.f - proven, self.f - charged - 1, -1):
-            why = computable(self.n - charged, f)
+        for f in range(self.f - proven, self.f - refused - 1, -1):
+            why = computable(self.n - refused, f)
             if why is None:
                 return f, None
         return None, why
 
 
-def clip(text: str) -> str:
-    """Return `text` as one line of a length that a sentence can take."""
+def one_line(text: str) -> str:
+    """Return `text` as one line of at most 300 characters, and ``...`` for more."""
     words = " ".join(text.split())
     return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 COORDINATES = 1024  # of the made-up rows, where the rule allows
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
 
-# (rows, context, state) -> what the rule makes of them
-Call = Callable[[Tensor, seeds.Context, dict[str, Any]], Tensor]
+R = TypeVar("R")
 
 
 def try_rules(config: RunConfig, registry: Registry, rules: ResolvedRules, dimension: int) -> None:
@@ -55,36 +54,55 @@ def _try_all(config: RunConfig, registry: Registry, rules: ResolvedRules, dimens
     texts.append(("aggregator", config.aggregator))
     rows = [_rows(config, dimension, number) for number in (0, 1)]
     for place, (kind, text) in enumerate(texts):
-        who = registry.owner(kind, text)
-
-        def make(place: int = place, kind: str = kind) -> tuple[Any, Call]:
-            chain = Aggregation(config, registry).chain(config.f)  # not the run's own
-            rule = (*chain.pre, chain.aggregator)[place]
-            return rule, _as_call(kind, rule)
-
+        make = partial(_make_rule, config, registry, place)
         try:
             if registry.is_foreign(kind, text):
-                rows = _try_rule(who, make, config, rows)
+                rows = _try_rule(registry.owner(kind, text), kind, make, config, rows)
             elif kind == "aggregator":
                 break
             else:
-                rows = [make()[1](r, _context(config, i), {}) for i, r in enumerate(rows)]
+                rows = [_apply(kind, make(), r, _context(config, i)) for i, r in enumerate(rows)]
         except TooManyByzantine:  # of fewer rows than there are: the run will tell
             break
     if isinstance(rules.attack, PluginAttack):
         _try_methods(config, registry, dimension)
 
 
+def _make_rule(config: RunConfig, registry: Registry, place: int) -> Any:
+    chain = Aggregation(config, registry).chain(config.f)  # not the run's own
+    return (*chain.pre, chain.aggregator)[place]
+
+
+def _apply(kind: str, rule: Any, rows: Tensor, context: seeds.Context) -> Tensor:
+    stage, points = Stage(rule, ""), Points(rows)
+    if kind == "pre-aggregator":
+        return stage.preaggregate(points, context, {}).materialise()
+    return stage.aggregate(points, context, {}).vector
+
+
+def _check_draws(
+    call: Callable[[Any], R], made: Any, make: Callable[[], Any], who: str, advice: str
+) -> R:
+    """Return `call` of `made`; raise `BrokenPlugin` where it draws from a global generator."""
+    result, moved = global_random.detect_draws(lambda: call(made), lambda: call(make()))
+    if moved:
+        raise BrokenPlugin(
+            f"{who} draws from {' and '.join(moved)} global generator{advice} and draw from "
+            "context.stream('...')"
+        )
+    return result
+
+
 def _try_rule(
-    who: str, make: Callable[[], tuple[Any, Call]], config: RunConfig, rows: list[Tensor]
+    who: str, kind: str, make: Callable[[], Any], config: RunConfig, rows: list[Tensor]
 ) -> list[Tensor]:
     """Return both `rows` as the rule of `make` transforms them."""
 
-    def once(call: Call, number: int) -> Tensor:
+    def once(number: int, rule: Any) -> Tensor:
         given = rows[number].clone()
         try:
             with plugin_call(who, BadRuleOutput):
-                answer = call(given, _context(config, number), {})
+                answer = _apply(kind, rule, given, _context(config, number))
         except BadRuleOutput as e:  # of the checks of outputs, which do not know whose they are
             raise e if who in str(e) else BadRuleOutput(f"{who}: {e}") from e.__cause__
         if not torch.equal(given, rows[number]):  # not through torch
@@ -94,23 +112,11 @@ def _try_rule(
             )
         return answer.clone()
 
-    rule, call = make()
-
-    def quietly(number: int) -> Tensor:
-        result, moved = global_random.detect_draws(
-            lambda: once(call, number), lambda: once(make()[1], number)
-        )
-        if moved:
-            raise BrokenPlugin(
-                f"{who} draws from {' and '.join(moved)} global generator, so no run could be "
-                "repeated; take the keyword context and draw from context.stream('...')"
-            )
-        return result
-
-    first = quietly(0)
+    rule, advice = make(), ", so no run could be repeated; take the keyword context"
+    first = _check_draws(partial(once, 0), rule, make, who, advice)
     after = object_state.snapshot(rule)
-    other = quietly(1)
-    again = once(call, 0)
+    other = _check_draws(partial(once, 1), rule, make, who, advice)
+    again = once(0, rule)
     kept = object_state.compare_snapshots(after, object_state.snapshot(rule))
     cure = (
         "a run that is resumed would go another way; take the keyword state for what it "
@@ -127,17 +133,6 @@ def _try_rule(
     return [first, other]
 
 
-def _as_call(kind: str, rule: Any) -> Call:
-    stage = Stage(rule, "")
-
-    def call(rows: Tensor, context: seeds.Context, state: dict[str, Any]) -> Tensor:
-        if kind == "pre-aggregator":
-            return stage.preaggregate(Points(rows), context, state).materialise()
-        return stage.aggregate(Points(rows), context, state).vector
-
-    return call
-
-
 def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
     """Have the attack choose and measure, as the trainer has it do each round."""
 
@@ -145,7 +140,7 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
         attack: PluginAttack = resolve_rules(config, registry).attack
         return attack
 
-    def once(attack: PluginAttack, number: int) -> Knowledge:
+    def once(number: int, attack: PluginAttack) -> list[Any]:
         honest = _rows(config, dimension, number)[: config.num_honest]
         given = honest.clone()
         chain = Aggregation(config, registry).chain(config.f)
@@ -154,35 +149,20 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
         )
         if not torch.equal(given, honest):
             raise BadRuleOutput(f"{attack.who} wrote to the honest vectors; work on a copy")
-        return known
-
-    def once_anew(number: int) -> Knowledge:
-        return once(make(), number)
-
-    def found(known: Knowledge) -> tuple[Any, ...]:
         pieces = (known.one, known.strength)
-        return tuple(
-            None if piece is None else object_state.tensor_digest(piece) for piece in pieces
-        )
+        return [None if piece is None else object_state.tensor_digest(piece) for piece in pieces]
 
     attack = make()
     if not {"one", "strength"} & set(attack.pieces):
         return
-    shown: list[tuple[Any, ...]] = []
-    for number in (0, 1):
-        known, moved = global_random.detect_draws(
-            partial(once, attack, number), partial(once_anew, number)
-        )
-        shown.append(found(known))
-        if moved:
-            raise BrokenPlugin(
-                f"{attack.who} draws from {' and '.join(moved)} global generator when it chooses "
-                "or measures; take the keyword context and draw from context.stream('...')"
-            )
+    advice = " when it chooses or measures; take the keyword context"
+    first, _ = (
+        _check_draws(partial(once, number), attack, make, attack.who, advice) for number in (0, 1)
+    )
     before = object_state.snapshot(attack.made)
-    again = found(once(attack, 0))
+    again = once(0, attack)
     kept = object_state.compare_snapshots(before, object_state.snapshot(attack.made))
-    if again != shown[0] or kept.memory or kept.grown:
+    if again != first or kept.memory or kept.grown:
         raise BrokenPlugin(
             f"{attack.who} chooses or measures otherwise when it is shown the same again, or "
             "keeps a count on itself: a run that is resumed would go another way; take the "

@@ -10,8 +10,8 @@ from typing import IO, Any, cast
 from twisted.internet.task import LoopingCall
 
 from byzpy_tw import files
+from byzpy_tw.config.merge import drop_unused
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.config.unused import drop_unused
 from byzpy_tw.console import say
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.cpu import cores

@@ -214,7 +214,7 @@ class Sweep:
             self._ended[trial.folder] = result
             if result.is_over and not keep:
                 with suppress(OSError):
-                    for checkpoint in list_checkpoints(path):
+                    for checkpoint in list_checkpoints(path).values():
                         checkpoint.unlink()
 
     def handle(self, event: Event) -> None:

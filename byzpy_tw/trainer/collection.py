@@ -108,10 +108,10 @@ class RoundDriver:
     def on_unassigned(self, nodes: Iterable[int], why: str) -> None:
         """Decide about `nodes`, which have no server for now."""
         cluster, now = self._cluster, clock.seconds(self._reactor)
-        spared, overdue = self._deadlines.unassign(
+        hopeless, overdue = self._deadlines.unassign(
             nodes, cluster.unassigned_since, cluster.worth_waiting_for, now
         )
-        self._refuse(spared, why)
+        self._refuse(hopeless, why)
         self._refuse(overdue, f"{why}, for over {self._config.replace_timeout:g} s")
         self._arm()
 
@@ -147,15 +147,15 @@ class RoundDriver:
 
     def _ring(self) -> None:
         self._alarm = None
-        round, patience = self.round, self._config.replace_timeout
-        judgement = self._deadlines.judge(clock.seconds(self._reactor))
-        if judgement.charged:
+        round, timeout = self.round, self._config.replace_timeout
+        actions = self._deadlines.on_alarm(clock.seconds(self._reactor))
+        if actions.over_budget:
             self._cluster.record_event(
-                f"round {round.number}: {judgement.charged} of n = {round.n} nodes have not "
-                f"answered in time, f = {round.f}: waiting up to {patience:g} s for replacements"
+                f"round {round.number}: {actions.over_budget} of n = {round.n} nodes have not "
+                f"answered in time, f = {round.f}: waiting up to {timeout:g} s for replacements"
             )
-        self._refuse(judgement.lost, f"no server for it within {patience:g} s")
-        self._collector.expire(judgement.late)
-        for server in judgement.silent:
+        self._refuse(actions.lost, f"no server for it within {timeout:g} s")
+        self._collector.expire(actions.late)
+        for server in actions.silent:
             self._cluster.give_up(server, f"none of its nodes answered in round {round.number}")
         self._arm()

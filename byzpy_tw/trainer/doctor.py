@@ -21,8 +21,8 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 
 import byzpy_tw
 import twisted
+from byzpy_tw.config.merge import unused_notices
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.config.unused import unused_notices
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, format_error
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registry

@@ -12,9 +12,9 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw.config.merge import drop_unused
 from byzpy_tw.config.paths import absolute, resolve_paths
 from byzpy_tw.config.run import RunConfig, make_run_dir
-from byzpy_tw.config.unused import drop_unused
 from byzpy_tw.console import print_error
 from byzpy_tw.errors import (
     ByzpyTwError,
@@ -87,7 +87,7 @@ def prepare_run(
 ) -> PreparedRun:
     """Look into `config` and make its folder; mistakes are raised before anything starts.
 
-    `beneath` are the options that come from the lower of two layers; see `config.unused`.
+    `beneath` are the options that come from the lower of two layers; see `config.merge`.
     """
     config = resolve_paths(drop_unused(config, registry, beneath))
     rules = _look_into(config, registry)

@@ -11,8 +11,8 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.logger import Logger
 
+from byzpy_tw.config.merge import unused_notices
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.config.unused import unused_notices
 from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import NodesPlaced, RoundCompleted, RunStarted, ServersKnown, Views
