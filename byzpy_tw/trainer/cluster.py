@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 from attrs import define, field, frozen
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -21,10 +22,10 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.placement import Placement, ServerState
 from byzpy_tw.scheduling import clock
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.handshake import Handshake, same_bits, same_server_error
+from byzpy_tw.trainer.handshake import Handshake, gather_all, same_bits, same_server_error
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_interface import Notify, Opened, Server
-from byzpy_tw.trainer.server_slot import ServerSlot, SlotState
+from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.trainer.startup import Startup, describe_exclusion
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec
@@ -284,22 +285,21 @@ class Cluster:
     # -- coming back
 
     def _schedule_redial(self, slot: ServerSlot) -> None:
-        if not self._closed and slot.redials and slot.state is SlotState.AWAY:
-            slot.redial(self._reactor, self._dial)
+        if slot.redials and slot.server is None and slot.redialling is None and not self._closed:
+            slot.redialling = Deferred.fromCoroutine(self._redial(slot))
+            slot.redialling.addErrback(self._log_bug)
 
-    def _dial(self, slot: ServerSlot) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._rejoin(slot)).addErrback(self._log_bug)
-
-    async def _rejoin(self, slot: ServerSlot) -> None:
-        """Dial `slot` once more; again later where that fails."""
-        if await self._try_join(slot):
-            slot.join()
-            self.record_event(f"{slot.name} is back")
-            self.placement.add_server(slot.name)
-            self._returning.append(slot)
-            self._assign_unassigned()
-        else:
-            self._schedule_redial(slot)
+    async def _redial(self, slot: ServerSlot) -> None:
+        """Dial `slot` until it is up."""
+        while not self._closed:
+            await deferLater(self._reactor, slot.next_delay())
+            if await self._try_join(slot):
+                slot.redialling = None
+                self.record_event(f"{slot.name} is back")
+                self.placement.add_server(slot.name)
+                self._returning.append(slot)
+                self._assign_unassigned()
+                return
 
     async def _try_join(self, slot: ServerSlot) -> bool:
         try:
@@ -307,7 +307,7 @@ class Cluster:
             placement = self.placement
             here = [n for n in placement.server_of if placement.home_server(n) == slot.name]
             await self._spawn(slot, here)
-            return True
+            slot.join()
         except CancelledError:
             raise
         except Exception as e:
@@ -315,14 +315,13 @@ class Cluster:
                 self._log_bug(Failure())
             if slot.server is not None:
                 slot.server.drop("it could not join")
-            if slot.state is SlotState.JOINING:
-                slot.leave()
+            slot.leave()
             # That it is not there is no news; its refusals are.
             text = format_error(e)
             if not isinstance(e, ServerUnreachable) and text != slot.last_refusal:
                 slot.last_refusal = text
                 self.record_event(describe_exclusion(slot, e))
-            return False
+        return slot.up
 
     def _log_bug(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
@@ -338,15 +337,10 @@ class Cluster:
     async def close(self) -> None:
         """Let go of all servers.  Fails only where it is cancelled."""
         self._closed = True
-        closing = []
         for slot in self.slots:
-            slot.close()
-            if slot.server is not None:
-                closing.append(Deferred.fromCoroutine(slot.server.close()))
-        try:
-            await gatherResults(closing, consumeErrors=True)
-        except FirstError as e:  # given up
-            raise e.subFailure.value from None
+            if slot.redialling is not None:
+                slot.redialling.cancel()
+        await gather_all([slot.server.close() for slot in self.slots if slot.server is not None])
 
 
 def _live(nodes: Sequence[int]) -> str:

@@ -5,11 +5,11 @@ Each difference is one error that names the server, the cause and the cure.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadAddress, MissingPlugin, ServerDiffers, UnknownName
@@ -25,19 +25,15 @@ T = TypeVar("T")
 _LOOKED_UP = ("dataset", "model", "partition", "attack")
 
 
-async def gather_all(work: Sequence[Awaitable[T]]) -> list[T]:
+async def gather_all(work: Sequence[Coroutine[Any, Any, T] | Deferred[T]]) -> list[T]:
     """Return all results in order, or raise the first failure and cancel the rest."""
-    started = [Deferred.fromCoroutine(_wait(w)) for w in work]
+    started = [ensureDeferred(w) for w in work]
     try:
         return await gatherResults(started, consumeErrors=True)
     except FirstError as e:
         for other in started:
             other.cancel()
         raise e.subFailure.value from None
-
-
-async def _wait(work: Awaitable[T]) -> T:
-    return await work
 
 
 def same_server_error(name: str, other: str) -> BadAddress:

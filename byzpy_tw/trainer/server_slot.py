@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from byzpy_tw.trainer.server_interface import Server
 
@@ -16,32 +14,18 @@ FORGIVEN_AFTER = 200  # and until its losses are forgotten
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds until a lost server is dialled again
 
 
-class SlotState(Enum):
-    """The state of a slot's connection."""
-
-    AWAY = "not connected"
-    WAITING = "dialled again at its time"
-    JOINING = "connecting and opening the run"
-    UP = "has the run"
-
-
-_NEXT = {
-    SlotState.AWAY: (SlotState.JOINING, SlotState.WAITING),
-    SlotState.WAITING: (SlotState.JOINING,),
-    SlotState.JOINING: (SlotState.UP, SlotState.AWAY),
-    SlotState.UP: (SlotState.AWAY,),
-}
-
-
 @define(eq=False)
 class ServerSlot:
-    """A place in the list of servers; `make_server` returns a server not connected yet."""
+    """A place in the list of servers; `make_server` returns a server not connected yet.
+
+    It is disconnected (`server` is None), joining, or `up`: then `server` has the run.
+    """
 
     name: str
     make_server: Callable[[], Server]
     redials: bool = True
-    state: SlotState = field(default=SlotState.AWAY, init=False)
-    server: Server | None = field(default=None, init=False)  # while joining or up
+    server: Server | None = field(default=None, init=False)
+    up: bool = field(default=False, init=False)
     display_name: str = field(default="", init=False)  # with its certificate's name, if any
     data_digest: str = field(default="", init=False)  # when it was first opened
     same_bits: bool = field(default=False, init=False)  # whether it computes to the same bits
@@ -50,51 +34,28 @@ class ServerSlot:
     losses: int = field(default=0, init=False)  # since it was up for long
     rounds_up: int = field(default=0, init=False)  # since it is up
     last_refusal: str = field(default="", init=False)  # as it was last told to the user
-    _redial: IDelayedCall | None = field(default=None, init=False)
-    _join: Deferred[None] | None = field(default=None, init=False)  # of a redial
-
-    def _move(self, to: SlotState) -> None:
-        assert to in _NEXT[self.state], f"{self.name}: from {self.state.name} to {to.name}"
-        self.state = to
-
-    @property
-    def up(self) -> bool:
-        return self.state is SlotState.UP
+    redialling: Deferred[None] | None = field(default=None, init=False)  # until it is up
 
     def connect(self) -> Server:
         """Begin to join with a new server."""
-        self._move(SlotState.JOINING)
-        self._redial, self.spawned_nodes = None, set()
-        self.server = self.make_server()
+        assert self.server is None, self.name
+        self.server, self.spawned_nodes = self.make_server(), set()
         return self.server
 
     def join(self) -> None:
         """Note that the server has the run."""
-        self._move(SlotState.UP)
-        self.last_refusal, self.rounds_up = "", 0
+        assert self.server is not None and not self.up, self.name
+        self.up, self.last_refusal, self.rounds_up = True, "", 0
 
     def leave(self) -> None:
         """Note that the server is lost, or could not join."""
-        self._move(SlotState.AWAY)
-        self.server = None
+        self.up, self.server = False, None
 
-    def redial(self, clock: IReactorTime, dial: Callable[[ServerSlot], Deferred[None]]) -> None:
-        """Call `dial` after a delay that grows with each failure."""
-        self._move(SlotState.WAITING)
+    def next_delay(self) -> float:
+        """Return the seconds to wait before the next dial, which grow with each failure."""
         delay = min(FIRST_DELAY * 2 ** min(self.failed_dials, 16), LONGEST_DELAY)
         self.failed_dials += 1
-
-        def start() -> None:
-            self._join = dial(self)
-
-        self._redial = clock.callLater(delay, start)
-
-    def close(self) -> None:
-        """Give up what is under way; a server that is up is the caller's to close."""
-        if self.state is SlotState.WAITING and self._redial is not None:
-            self._redial.cancel()
-        if self._join is not None:
-            self._join.cancel()
+        return delay
 
     @property
     def required_rounds_up(self) -> int:

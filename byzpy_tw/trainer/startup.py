@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 SLOW = 5.0  # seconds until the user is told which servers the start waits for
 
-Job = tuple[ServerSlot, Awaitable[None]]
-
 
 @define(eq=False)
 class Startup:
@@ -60,41 +58,38 @@ class Startup:
         )
         self._check_quorum()
 
-    async def _run_all(self, jobs: Sequence[Job]) -> None:
+    async def _run_all(self, jobs: Sequence[tuple[ServerSlot, Awaitable[None]]]) -> None:
         """Do all jobs; with the quorum done, the others have ``--replace-timeout`` more."""
-        waiting = {slot.name for slot, _ in jobs}
-        late: set[str] = set()
-        patience = self.cluster.terms.config.replace_timeout
+        replace_timeout = self.cluster.terms.config.replace_timeout
         started: dict[str, Deferred[None]] = {}
+        late: list[str] = []
         done = 0
+
+        def waiting() -> list[str]:
+            return sorted(name for name, job in started.items() if not job.called)
 
         async def run(slot: ServerSlot, job: Awaitable[None]) -> None:
             nonlocal done
             try:
                 await job
-            except Exception as failure:
-                error = failure
-                if slot.name in late:
-                    error = ServerUnreachable(
-                        f"{slot.name}: not ready {patience:g} s after enough others were"
-                    )
+            except Exception as e:
+                slow = f"{slot.name}: not ready {replace_timeout:g} s after enough others were"
+                error = ServerUnreachable(slow) if slot.name in late else e
                 if self.quorum is None or not isinstance(error, ByzpyTwError):
                     raise
                 self._exclude(slot, error)
-            else:
-                done += 1
-                if done == self.quorum:
-                    alarms.append(self._reactor.callLater(patience, give_up))
-            finally:
-                waiting.discard(slot.name)
+                return
+            done += 1
+            if done == self.quorum:
+                alarms.append(self._reactor.callLater(replace_timeout, give_up))
 
         def give_up() -> None:
-            late.update(waiting)
-            for name in sorted(waiting):
+            late.extend(waiting())
+            for name in late:
                 started[name].cancel()
 
         def notify_slow() -> None:
-            self.cluster.notify(f"waiting for {', '.join(sorted(waiting))}")
+            self.cluster.notify(f"waiting for {', '.join(waiting())}")
 
         # The trainer's own process is never waited for.
         remote = bool(jobs) and jobs[0][0].redials
