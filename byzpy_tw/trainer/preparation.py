@@ -23,6 +23,7 @@ from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.rounds.learner import Learner
 from byzpy_tw.rounds.resolved_rules import ResolvedRules
 from byzpy_tw.rounds.rules_trial import try_rules
+from byzpy_tw.trainer.server_interface import Opened
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.building import make_model, try_run_model
 from byzpy_tw.workers.environment import Environment, environment
@@ -47,6 +48,11 @@ class Prepared:
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
 
+    @property
+    def opened(self) -> Opened:
+        """The answer of a server that opens this run with the same data and code."""
+        return Opened(self.learner.dimension, self.digest, self.trial_outcome.trial)
+
     def describe(self, data_digests: Mapping[str, str]) -> dict[str, Any]:
         """Return the part of config.json about this process, its copy and the servers' data."""
         here = self.environment
@@ -66,6 +72,14 @@ class Prepared:
             },
             "plugins": dict(here.plugins),
         }
+
+
+def guarantee_notices(rules: ResolvedRules) -> list[str]:
+    """Return what the user must know about the guarantee of `rules`, if there is none."""
+    if rules.missing_guarantee is None:
+        return []
+    why = f"{rules.config.pipeline}: {rules.missing_guarantee}"
+    return [f"no guarantee: {why} (--strict makes this an error)"]
 
 
 def prepare_data(

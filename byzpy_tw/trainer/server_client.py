@@ -221,59 +221,57 @@ class RemoteServer:
         return self._stream.send(header, tensor).addBoth(sent)
 
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
-        return _together(self._call(commands.Compute(self._run, round, p)) for p in _parts(nodes))
+        return self._ask_all(commands.Compute(self._run, round, part) for part in _parts(nodes))
 
     def attack(self, round: int, nodes: Sequence[int], shown: AttackInput) -> Deferred[Failures]:
         frames = [(piece_header(p, round, tensor), tensor) for p, tensor in shown.pieces.items()]
-        for node in nodes:
-            own = shown.past.get(node)
-            if own is not None:
-                frames.append((Header(Kind.PAST, round, own.numel(), node, own.dtype), own))
-        for header, tensor in frames if self._behind != round else ():
-            self._send(header, tensor)
         plain = [node for node in nodes if node not in shown.past]
         replaying = [node for node in nodes if node in shown.past]
-        asked = [(part, [*shown.pieces]) for part in _parts(plain)]
-        asked += [(part, [*shown.pieces, PAST]) for part in _parts(replaying)]
-        return _together(
-            self._call(commands.Attack(self._run, round, part, shown.h, pieces))
-            for part, pieces in asked
+        for node in replaying:
+            own = shown.past[node]
+            frames.append((Header(Kind.PAST, round, own.numel(), node, own.dtype), own))
+        for header, tensor in frames if self._behind != round else ():
+            self._send(header, tensor)
+        return self._ask_all(
+            commands.Attack(self._run, round, part, shown.h, pieces)
+            for group, pieces in ((plain, [*shown.pieces]), (replaying, [*shown.pieces, PAST]))
+            for part in _parts(group)
         )
 
-    def _call(self, request: commands.Compute | commands.Attack) -> Deferred[Failures]:
+    def _ask_all(
+        self, requests: Iterable[commands.Compute | commands.Attack]
+    ) -> Deferred[Failures]:
+        answers = [Deferred.fromCoroutine(self._ask_nodes(request)) for request in requests]
+        return gatherResults(answers, consumeErrors=True).addCallback(
+            lambda found: {node: why for part in found for node, why in part.items()}
+        )
+
+    async def _ask_nodes(self, request: commands.Compute | commands.Attack) -> Failures:
         """Send one command of a round.  Any failure of it is its nodes' failure.
 
         No timeout of its own: the round's covers it.
         """
         nodes = request.nodes
-
-        def read(answer: commands.RoundAnswer) -> Failures:
-            found = answer.failures
-            return {node: clean(found[node], 300) for node in nodes if node in found}
-
-        def answered(result: Any) -> Any:
-            self._unanswered -= 1
-            return result
-
-        def failed(failure: Failure) -> Failures:
-            why = clean(failure.getErrorMessage(), 300)
-            if failure.check(UnknownRun):
-                # Its end of the tensor stream is gone, say, before ours is.
-                self._reactor.callLater(0, self._lost, why)
-                return {}
-            return dict.fromkeys(nodes, why)
-
         if self._control is None or self.gone:
-            return succeed(dict.fromkeys(nodes, self.gone))
+            return dict.fromkeys(nodes, self.gone)
         if self._behind == request.round:
             why = f"{self.name} does not read what it was sent in earlier rounds"
-            return succeed(dict.fromkeys(nodes, why))
+            return dict.fromkeys(nodes, why)
         self._unanswered += 1
         if self._unanswered > MOST_UNANSWERED:  # each is kept until it is answered
             why = f"{MOST_UNANSWERED} commands and more are not answered"
             self._reactor.callLater(0, self._lost, why)
-        answer = maybeDeferred(self._control.ask, request)
-        return answer.addBoth(answered).addCallback(read).addErrback(failed)
+        try:
+            found = (await self._control.ask(request)).failures
+            return {node: clean(found[node], 300) for node in nodes if node in found}
+        except UnknownRun as e:
+            # Its end of the tensor stream is gone, say, before ours is.
+            self._reactor.callLater(0, self._lost, clean(str(e), 300))
+            return {}
+        except Exception as e:
+            return dict.fromkeys(nodes, clean(str(e), 300))
+        finally:
+            self._unanswered -= 1
 
     # -- frames from the server
 
@@ -326,9 +324,3 @@ class RemoteServer:
 
 def _parts(nodes: Sequence[T]) -> list[list[T]]:
     return [list(nodes[i : i + NODES_A_COMMAND]) for i in range(0, len(nodes), NODES_A_COMMAND)]
-
-
-def _together(calls: Iterable[Deferred[Failures]]) -> Deferred[Failures]:
-    return gatherResults(list(calls), consumeErrors=True).addCallback(
-        lambda found: {node: why for part in found for node, why in part.items()}
-    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from byzpy_tw.config.run import RunConfig
@@ -29,10 +29,10 @@ from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.checkpointer import Checkpointer
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.preparation import Prepared, prepare_data
+from byzpy_tw.trainer.handshake import gather_all
+from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.rounds import CompletedRound, Rounds
-from byzpy_tw.trainer.server_interface import Opened
 from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.workers.spec import node_specs
 
@@ -90,13 +90,8 @@ class Training:
 
     async def prepare(self) -> Prepared:
         """Read the data and build the model: nothing needs a server yet."""
-        for line in unused_notices(self.config):
+        for line in [*unused_notices(self.config), *guarantee_notices(self.rules)]:
             self.views.notice(line)
-        if self.rules.missing_guarantee is not None:
-            self.views.notice(
-                f"no guarantee: {self.config.pipeline}: {self.rules.missing_guarantee} "
-                "(--strict makes this an error)"
-            )
         prepared = await defer_to_pool(
             self._reactor, self._pool, prepare_data, self.config, self.registry, self.rules,
             self.threads,
@@ -162,9 +157,8 @@ class Training:
     ) -> Cluster:
         config = self.config
         partition = self.registry.make("partition", config.partition)
-        expected = Opened(prepared.learner.dimension, prepared.digest, prepared.trial_outcome.trial)
         terms = Terms(
-            config, self.registry, self.resume_point.token, prepared.environment, expected,
+            config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
             local_data=getattr(partition, "local", False), attack=prepared.attack,
         )  # fmt: skip
         nodes = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
@@ -230,14 +224,9 @@ class Training:
             raise self.checkpointer.failed
 
     async def _evaluate(self, learner: Learner) -> Evaluation:
-        jobs = [
-            defer_to_pool(self._reactor, self._pool, learner.test, job)
-            for job in range(learner.evaluation_jobs)
-        ]
-        try:
-            return add_up(await gatherResults(jobs, consumeErrors=True))
-        except FirstError as e:
-            raise e.subFailure.value from None
+        jobs = range(learner.evaluation_jobs)
+        tests = [defer_to_pool(self._reactor, self._pool, learner.test, job) for job in jobs]
+        return add_up(await gather_all(tests))
 
     # -- after
 
