@@ -86,18 +86,14 @@ class LivePage:
                 self._list_servers = None  # nothing of the run is kept
                 result = event.result
                 report.status, report.error = result["status"], result["error"]
-                plain = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
-                report.result = plain
+                report.result = {
+                    k: v for k, v in result.items() if isinstance(v, (int, float, str))
+                }
                 self._data.rest = 0.0  # this must not wait for its time
         self._changes += 1
 
-    # -- for those who ask
-
     def data(self, seen: str, watcher: str) -> tuple[str, bytes]:
-        """Return the newest version's name, and its JSON; no JSON where `seen` is the newest.
-
-        `watcher` counts as watching for some seconds.
-        """
+        """Return the newest version's name and JSON (none if `seen` has it); note `watcher`."""
         answer = self._answer(
             self._data, lambda: script_json(page_data([self.run_report])).encode()
         )
@@ -132,8 +128,8 @@ class LivePage:
         self._watching = {n: at for n, at in self._watching.items() if now - at <= _WATCHING}
         if is_told and not self._watching and self._told is not None:
             # Not now: the watcher has the answer only after this.  The timeout may come first.
-            self._reactor.callLater(0, _fire, self._told)
-            self._told = None
+            told, self._told = self._told, None
+            self._reactor.callLater(0, lambda: None if told.called else told.callback(None))
 
     def wait_for_watchers(self) -> Deferred[None]:
         """Fire when all watchers know that the run is over, or have had their time."""
@@ -143,8 +139,3 @@ class LivePage:
         self._told = told = Deferred[None]()
         told.addTimeout(_PARTING, self._reactor, onTimeoutCancel=lambda *_: None)
         return told
-
-
-def _fire(waiting: Deferred[None]) -> None:
-    if not waiting.called:
-        waiting.callback(None)

@@ -52,10 +52,7 @@ _HEADERS = {
 
 
 def parse_endpoint(text: str, reactor: Any) -> IStreamServerEndpoint:
-    """Return the endpoint that ``--web TEXT`` names; a port alone is one of this machine only.
-
-    Raises `ConfigError`.
-    """
+    """Return the endpoint of ``--web TEXT``; a port alone is local.  Raises `ConfigError`."""
     description = f"tcp:{text}:interface=127.0.0.1" if text.isascii() and text.isdigit() else text
     scheme = description.partition(":")[0]
     if scheme not in _SCHEMES:

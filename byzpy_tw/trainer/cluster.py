@@ -7,7 +7,7 @@ which node goes where; here it is carried out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 from attrs import define, field, frozen
@@ -28,7 +28,7 @@ from byzpy_tw.trainer.server_interface import Notify, Opened, Server
 from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.trainer.startup import Startup, describe_exclusion
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.spec import NodeSpec
+from byzpy_tw.workers.spec import NodeSpec, node_specs
 
 
 @frozen(eq=False)
@@ -50,10 +50,10 @@ class Cluster:
 
     slots: Sequence[ServerSlot]
     terms: Terms
-    nodes: Sequence[NodeSpec]
     collector: Collector
     _reactor: ITrainerReactor
     notify: Notify
+    nodes: Sequence[NodeSpec] = field(init=False)
     placement: Placement = field(init=False)
     # Called with a server and nodes that have just come to live on it.
     on_assigned: Callable[[Server, list[int]], None] = field(init=False)
@@ -72,6 +72,9 @@ class Cluster:
 
     def __attrs_post_init__(self) -> None:
         config = self.terms.config
+        self.nodes = node_specs(
+            honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
+        )
         self._by_name = {slot.name: slot for slot in self.slots}
         self._handshake = Handshake(
             config, self.terms.registry, lambda line: self.notify(f"warning: {line}")
@@ -129,14 +132,10 @@ class Cluster:
 
     def _check_single(self, slot: ServerSlot, server: Server) -> None:
         """Raise `BadAddress` where another slot's server is the same process."""
-        for other in self.slots:
-            there = other.server
-            if other is slot or there is None or there.gone or there.identity is None:
-                continue
-            if there.identity == server.identity:
-                later = self.slots.index(slot) > self.slots.index(other)
-                second, first = (server, there) if later else (there, server)
-                raise same_server_error(second.name, first.name)
+        there = [s.server for s in self.slots if s is slot or (s.server and not s.server.gone)]
+        same = [s.name for s in there if s is not None and s.identity == server.identity]
+        if server.identity is not None and len(same) > 1:
+            raise same_server_error(same[1], same[0])
 
     async def _spawn(self, slot: ServerSlot, nodes: Sequence[int]) -> None:
         """Spawn those of `nodes` on `slot` that are not there yet."""
@@ -190,10 +189,6 @@ class Cluster:
             for name, slot in self._by_name.items()
         ]
 
-    def data_digests(self) -> Mapping[str, str]:
-        """Return the digest of each server's data."""
-        return {slot.name: slot.data_digest for slot in self.slots if slot.data_digest}
-
     def tensor_bytes(self) -> tuple[int, int]:
         """Return the bytes of tensors sent and received, those of lost servers included."""
         servers = self.servers()
@@ -235,10 +230,7 @@ class Cluster:
         self._assign_unassigned(nodes, f"{slot.name}: {why}")
 
     def worth_waiting_for(self, node: int) -> bool:
-        """Tell whether the server that unassigned `node` was lost with is expected to stay.
-
-        One that comes and goes would cost each round a wait.
-        """
+        """Tell whether the last server of `node` is stable; others would cost each round a wait."""
         slot = self._last_slot.get(node)
         return slot is None or not slot.required_rounds_up
 

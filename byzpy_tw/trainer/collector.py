@@ -96,10 +96,9 @@ class Collector:
         return [node for node in among if self._servers.get(node) is server]
 
     def row_is_free(self, node: int) -> bool:
-        """Tell whether the server of `node` is not in the middle of sending its vector.
+        """Tell whether no vector is being received into the row of `node`.
 
-        A frame of a round that is over may still be coming in: the same node's vector from
-        another server must not share the row with it.
+        One of an earlier round may be; another server's must not share the row with it.
         """
         server = self._servers.get(node)
         return server is None or self._receiving.get(server) != node
@@ -107,8 +106,6 @@ class Collector:
     def has_vector(self, node: int) -> bool:
         """Tell whether a complete vector of `node` is here, judged or not."""
         return node in self._complete
-
-    # -- the round
 
     def begin(self, round: Round) -> None:
         """Take vectors for `round` from now on."""
@@ -158,8 +155,6 @@ class Collector:
             self.round.refuse(node, reason, why)
             self._check_wait()
 
-    # -- what servers send
-
     def allocate(self, server: Server, header: Header) -> Tensor | None:
         node, round = header.index, self.round
         self._receiving.pop(server, None)  # one frame after another
@@ -190,11 +185,10 @@ class Collector:
         return header.elements == self.matrix.shape[1] and header.dtype is self._wire
 
     def _drop(self, server: Server, round: Round, header: Header, late: bool) -> Tensor | None:
-        """Count a frame that was not requested, and raise `BadFrame` above the limit.
+        """Count an unrequested frame; return memory for a `late` vector that can readmit its node.
 
-        Return memory only for a `late` vector that can readmit its node.  Late vectors are normal
-        after a round ended by its deadline, or when a node moved to another server; a second
-        vector in one round is a fault of the server, and is ignored.
+        Late vectors are normal after a deadline, or when a node has moved to another server.  A
+        second vector in one round is a fault of the server, and is ignored.
         """
         memory = self._allocate_late(server, round, header) if late else None
         self.log.debug("dropped: node {node}, round {round}", node=header.index, round=header.round)

@@ -95,8 +95,6 @@ class Doctor:
         if line not in self.troubles:
             self.troubles.append(line)
 
-    # -- before anything is asked
-
     def _check_rules(self) -> None:
         self.warnings += unused_notices(self.config)
         self.warnings += guarantee_notices(resolve_rules(self.config, self.registry))
@@ -154,8 +152,6 @@ class Doctor:
     def _handshake(self) -> Handshake:
         return Handshake(self.config, self.registry, self.warnings.append)
 
-    # -- here
-
     async def _prepare(self) -> None:
         """Read the data and try the model and rules here, as a run would."""
 
@@ -175,8 +171,6 @@ class Doctor:
             )
         except ByzpyTwError as e:
             self._note(e)
-
-    # -- the judgement
 
     def _judge(self) -> None:
         """Compare servers with this machine, and with each other; count those that are left."""

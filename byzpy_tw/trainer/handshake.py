@@ -42,7 +42,7 @@ def same_server_error(name: str, other: str) -> BadAddress:
 
 
 def same_bits(mine: Environment, theirs: Environment) -> bool:
-    """Return whether a server computes to the bits that this process computes trials to."""
+    """Return whether trials give the same bits on a server (`theirs`) as in this process."""
     return mine.probe == theirs.probe and theirs.device == "cpu"
 
 
@@ -50,8 +50,7 @@ def same_bits(mine: Environment, theirs: Environment) -> bool:
 class Handshake:
     """Compares servers with a run of `config`.
 
-    Differences that only change results raise `ServerDiffers` with ``--strict``, and are
-    passed to `warn` without.
+    Differences that only change results raise `ServerDiffers` with ``--strict``, else warn.
     """
 
     config: RunConfig
@@ -125,10 +124,7 @@ class Handshake:
             yield kind, name, self.registry.entry(kind, name)
 
     def _missing(self, server: Server, error: UnknownName) -> MissingPlugin | None:
-        """Return the error with advice where `error` is about a plugin of the run.
-
-        The advice comes from this process's own metadata, never from the server.
-        """
+        """Return the error with advice, from this process's metadata, if a plugin is missing."""
         for kind, name, entry in self._entries():
             named = unknown_name(kind, name) in str(error)
             if entry.distribution != OWN_DISTRIBUTION and named:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,6 @@ from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_poi
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
-from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_slot import ServerSlot
@@ -85,10 +83,7 @@ class RunOutcome:
 def prepare_run(
     config: RunConfig, registry: Registry, beneath: Collection[str] = ()
 ) -> PreparedRun:
-    """Look into `config` and make its folder; mistakes are raised before anything starts.
-
-    `beneath` are the options that come from the lower of two layers; see `config.unused`.
-    """
+    """Check `config` and make its folder.  `beneath` are options of a file; see `drop_unused`."""
     config = resolve_paths(drop_unused(config, registry, beneath))
     rules = _look_into(config, registry)
     path = Path(config.run_dir) if config.run_dir is not None else make_run_dir(config)
@@ -100,7 +95,7 @@ def prepare_run(
 def prepare_resume(
     path: Path, given: Mapping[str, Any], registry: Registry, say: Callable[[str], None]
 ) -> PreparedRun | None:
-    """Look into the run in `path` with the options `given`; None if it is finished."""
+    """Check the run in `path` with the options `given`; None if it is finished."""
     config, directory, resume_point = reopen(path, given, say)
     try:
         config = resolve_paths(config)
@@ -141,16 +136,6 @@ def remote_slot(
     )
 
 
-def _in_process_slot(
-    reactor: ITrainerReactor, pool: Executor, threads: int, registry: Registry, prepared: Prepared
-) -> ServerSlot:
-    here = InProcessServer(
-        reactor, pool, threads, registry, prepared.dataset, prepared.trial_outcome,
-        prepared.environment,
-    )  # fmt: skip
-    return ServerSlot(here.name, lambda: here, redials=False)
-
-
 async def run_prepared(
     reactor: ITrainerReactor,
     run: PreparedRun,
@@ -189,7 +174,8 @@ async def run_prepared(
             addresses = tuple(await servers.start())
         slots = [remote_slot(address, config, reactor, keys) for address in addresses]
         if config.in_process:
-            slots = [_in_process_slot(reactor, pool, threads, registry, prepared)]
+            here = InProcessServer(reactor, pool, threads, registry, prepared)
+            slots = [ServerSlot(here.name, lambda: here, redials=False)]
         await training.run(prepared, slots)
     except ByzpyTwError as e:
         error = e

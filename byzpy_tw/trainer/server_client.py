@@ -7,13 +7,14 @@ cleaned and clipped, and each wait has an end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
-from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
+from twisted.internet.protocol import ClientFactory, connectionDone
 from twisted.python.failure import Failure
 
 import byzpy_tw
@@ -53,16 +54,6 @@ CLOSE_SECONDS = 5.0
 MOST_UNREAD = 2  # rounds that a server may be behind in taking frames
 MOST_UNANSWERED = 10_000  # commands; half a million nodes have 1,250 in hand
 NODES_A_COMMAND = 400  # keeps each argument far below AMP's 65,535 bytes
-
-
-class _StreamFactory(ClientFactory):
-    """Hands AMP the stream that a connection is to become."""
-
-    def __init__(self, stream: TensorStream) -> None:
-        self._stream = stream
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        return self._stream
 
 
 class _Control(LimitedAMP):
@@ -148,10 +139,7 @@ class RemoteServer:
             raise WireError(f"{self.name}: {clean(str(e))}") from e
         peer = self.endpoint.peer
         self.identity = (peer.name if peer else "", answer.server)
-
-        def ping() -> Deferred[commands.Pong]:
-            return maybeDeferred(control.ask, commands.Ping(0))
-
+        ping = partial(maybeDeferred, control.ask, commands.Ping(0))
         self._pulse = Heartbeat(self.heartbeat, self._reactor, ping, self._lost)
         if not self.gone:
             self._pulse.start()
@@ -170,7 +158,8 @@ class RemoteServer:
         second = await self.endpoint.connect(LimitedAMP({}))
         second.release_transport()
         try:
-            switch = second.ask(commands.OpenStream(ticket), _StreamFactory(stream))
+            factory = ClientFactory.forProtocol(lambda: stream)
+            switch = second.ask(commands.OpenStream(ticket), factory)
             doing = "opening the tensor stream"
             await self.endpoint.wait_for(switch, ANSWER_SECONDS, doing, second)
             if self.endpoint.peer_of(second) != self.endpoint.peer:
@@ -283,11 +272,10 @@ class RemoteServer:
             return None
         if memory.dtype is not torch.float32:  # another one each time
             return bytes_of(memory)
-        known, view = self._memory.get(header.index, (None, None))
-        if view is None or known is not memory:
-            view = bytes_of(memory)
-            self._memory[header.index] = memory, view
-        return view
+        known = self._memory.get(header.index)
+        if known is None or known[0] is not memory:
+            known = self._memory[header.index] = memory, bytes_of(memory)
+        return known[1]
 
     def frame_received(self, header: Header) -> None:
         if self._pulse is not None:

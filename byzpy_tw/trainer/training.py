@@ -34,7 +34,6 @@ from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_da
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.rounds import CompletedRound, Rounds
 from byzpy_tw.trainer.server_slot import ServerSlot
-from byzpy_tw.workers.spec import node_specs
 
 
 @define(eq=False)
@@ -76,10 +75,7 @@ class Training:
         self._tally = summarize(config, begun.records)
         self._bits = config.bits
         self._recorded_bits = begun.records[-1].get("bits", "") if begun.records else ""
-        self._bytes = (
-            sum(record.get("bytes_sent", 0) for record in begun.records),
-            sum(record.get("bytes_received", 0) for record in begun.records),
-        )
+        self._bytes = self._tally.counts.bytes_sent, self._tally.counts.bytes_received
 
     @property
     def has_begun(self) -> bool:
@@ -161,8 +157,7 @@ class Training:
             config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
             local_data=getattr(partition, "local", False), attack=prepared.attack,
         )  # fmt: skip
-        nodes = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
-        return Cluster(slots, terms, nodes, collector, self._reactor, self.views.event)
+        return Cluster(slots, terms, collector, self._reactor, self.views.event)
 
     async def _start_cluster(self, cluster: Cluster, prepared: Prepared) -> None:
         config = self.config
@@ -174,9 +169,10 @@ class Training:
         await cluster.start()
         assignments = cluster.assignments()
         self.views.handle(NodesPlaced(assignments))
+        digests = {slot.name: slot.data_digest for slot in cluster.slots if slot.data_digest}
         description = {
             **initial_config_json(config, self.resume_point),
-            **prepared.describe(cluster.data_digests()),
+            **prepared.describe(digests),
             "placement": {name: [n.node for n in nodes] for name, nodes in assignments},
         }
         self.directory.write_config(description)
@@ -276,10 +272,10 @@ class Training:
 
     async def _save(self) -> None:
         """Write the last checkpoint: the state after the last round on record."""
-        if self._rounds is None or self.status == "diverged" or not self.checkpointer.enabled:
+        if self._rounds is None or self.status == "diverged":
             return
-        if self._rounds.done != self._tally.counts.rounds:
-            return  # a round is half done, or not on record: it will be run again
+        if self.config.checkpoint_interval == 0 or self._rounds.done != self._tally.counts.rounds:
+            return  # none is wanted; or a round is half done or not on record: it will run again
         try:
             await self.checkpointer.wait_until_written()
             if self._tally.counts.rounds > self.checkpointer.round:

@@ -182,10 +182,7 @@ class SimulatedTrainer:
     def _slots(self, prepared: Prepared, pool: Any) -> list[ServerSlot]:
         config, reactor = self.config, self.process
         if config.in_process:
-            here = InProcessServer(
-                reactor, pool, THREADS, self.registry, prepared.dataset, prepared.trial_outcome,
-                prepared.environment,
-            )  # fmt: skip
+            here = InProcessServer(reactor, pool, THREADS, self.registry, prepared)
             return [ServerSlot(here.name, lambda: here, redials=False)]
         return [remote_slot(a, config, reactor) for a in parse_addresses(config.remote_hosts)]
 
