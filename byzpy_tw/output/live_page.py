@@ -45,10 +45,9 @@ class _Answer:
 
 @define(eq=False)
 class LivePage:
-    """A view of a run, which asks the run for nothing but where nodes live.
+    """A view of a run.  It counts each record and keeps none.
 
-    It counts each record and keeps none.  Answers are made when somebody asks, from counts
-    whose size is bounded.
+    Answers are made when somebody asks, from counts whose size is bounded.
     """
 
     run_report: RunReport

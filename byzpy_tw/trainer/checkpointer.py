@@ -54,10 +54,7 @@ class Checkpointer:
         return old and now >= self._rest
 
     def begin(self, state: State, elapsed: float) -> Deferred[None]:
-        """Write `state`, after the one that is being written; fires when it is on the disk.
-
-        See `wait_until_tensors_free`.  Fails with `CannotRecord` or `BadRuleOutput`.
-        """
+        """Write `state` after earlier ones; fails with `CannotRecord` or `BadRuleOutput`."""
         self._begun, self._last = state.round, clock.seconds(self._reactor)
         self._rest = float("inf")  # until it is done
         self._writes_run_tensors = self._writes_run_tensors or state.large

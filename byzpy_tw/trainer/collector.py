@@ -96,10 +96,7 @@ class Collector:
         return [node for node in among if self._servers.get(node) is server]
 
     def row_is_free(self, node: int) -> bool:
-        """Tell whether no vector is being received into the row of `node`.
-
-        One of an earlier round may be; another server's must not share the row with it.
-        """
+        """Tell whether no vector, not even an earlier round's, is being received into its row."""
         server = self._servers.get(node)
         return server is None or self._receiving.get(server) != node
 

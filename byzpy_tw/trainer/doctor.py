@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,31 +74,28 @@ class Doctor:
 
     async def examine(self) -> None:
         config = self.config
-        self._try(self._check_rules)
+        with self._noting_errors():
+            self.warnings += unused_notices(config)
+            self.warnings += guarantee_notices(resolve_rules(config, self.registry))
         may_open = not self.troubles
-        self._try(self._check_folder)
-        self._try(lambda: self._make_checks(may_open))
+        with self._noting_errors():
+            self._check_folder()
+        with self._noting_errors():
+            self._make_checks(may_open)
         self.budget = list_feasible_rules(config, self.registry)
         checks = [Deferred.fromCoroutine(check.run()) for check in self.servers]
         await gatherResults([Deferred.fromCoroutine(self._prepare()), *checks])
         self._judge()
         self.done = True
 
-    def _try(self, look: Callable[[], None]) -> None:
+    @contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        """Note an error once: the same one may keep rules and data from being made."""
         try:
-            look()
+            yield
         except ByzpyTwError as e:
-            self._note(e)
-
-    def _note(self, error: ByzpyTwError) -> None:
-        """Note `error` once: the same one may keep rules and data from being made."""
-        line = format_error(error)
-        if line not in self.troubles:
-            self.troubles.append(line)
-
-    def _check_rules(self) -> None:
-        self.warnings += unused_notices(self.config)
-        self.warnings += guarantee_notices(resolve_rules(self.config, self.registry))
+            if (line := format_error(e)) not in self.troubles:
+                self.troubles.append(line)
 
     def _check_folder(self) -> None:
         path, config = self.folder, self.config
@@ -161,16 +159,15 @@ class Doctor:
 
         preparing = defer_to_pool(self._reactor, self._pool, prepare)
         try:
-            self.here = await preparing.addTimeout(READING, self._reactor)
-            self.warnings += self.here.warnings
+            with self._noting_errors():
+                self.here = await preparing.addTimeout(READING, self._reactor)
+                self.warnings += self.here.warnings
         except TimeoutError:
             self.busy = True
             self.troubles.append(
                 f"the data {self.config.dataset!r} could not be read within {READING:g} s: is "
                 "it being downloaded? Try again later, or use --dataset mnist5k"
             )
-        except ByzpyTwError as e:
-            self._note(e)
 
     def _judge(self) -> None:
         """Compare servers with this machine, and with each other; count those that are left."""

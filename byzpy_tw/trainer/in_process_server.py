@@ -44,12 +44,8 @@ class InProcessServer:
     _scheduler: NodeScheduler = field(init=False)  # once it is open, as the others
     _sink: Sink = field(init=False)
 
-    @property
-    def environment(self) -> Environment:
-        return self._prepared.environment
-
     async def hello(self) -> Environment:
-        return self.environment
+        return self._prepared.environment
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
         # The trainer has read the data already, so no folder is needed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError
@@ -158,8 +158,7 @@ async def run_prepared(
     )  # fmt: skip
     servers: LocalServers | None = None
     web: Any = None
-    error: ByzpyTwError | None = None
-    bug: Exception | None = None
+    error: Exception | None = None
     reactor_thread.hold()
     try:
         web = await serve(config, directory.path, reactor, views)
@@ -177,25 +176,25 @@ async def run_prepared(
             here = InProcessServer(reactor, pool, threads, registry, prepared)
             slots = [ServerSlot(here.name, lambda: here, redials=False)]
         await training.run(prepared, slots)
-    except ByzpyTwError as e:
-        error = e
-        _log_cause(e)
     except CancelledError:
         training.status = "interrupted"
         raise
-    except Exception as e:  # a bug of ours, or of a plugin's
-        training.status, bug = "failed", e
-        raise
+    except Exception as e:
+        error = e
+        if not isinstance(e, ByzpyTwError):  # a bug of ours, or of a plugin's
+            training.status = "failed"
+            raise
+        _log_cause(e)
     finally:
         if servers is not None:
             servers.restarts = False
         try:
-            result = await training.finish(error or bug)
+            result = await training.finish(error)
             if training.status == "interrupted" and training.resumable:
                 views.tell(training.resumable)
         finally:
             draw_report(directory.path, views)
-            views.handle(RunEnded(training.result(error or bug)))
+            views.handle(RunEnded(training.result(error)))
             if web is not None:
                 await web.close()
             if servers is not None:
@@ -203,7 +202,7 @@ async def run_prepared(
             reactor_thread.release()
             pool.shutdown(wait=False, cancel_futures=True)
     views.handle(RunFinished(result, str(directory.path)))
-    return RunOutcome(error, training.resumable)
+    return RunOutcome(cast("ByzpyTwError | None", error), training.resumable)
 
 
 def _log_cause(error: ByzpyTwError) -> None:

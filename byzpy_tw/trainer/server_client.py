@@ -83,7 +83,6 @@ class RemoteServer:
     # Its certificate's name, and its own claim: a server that copies another's words has not
     # its certificate.
     identity: tuple[str, str] | None = field(default=None, init=False)
-    environment: Environment | None = field(default=None, init=False)
     gone: str = field(default="", init=False)  # the reason, once it is
     _pulse: Heartbeat | None = field(default=None, init=False)
     _run: str = field(default="", init=False)
@@ -134,7 +133,7 @@ class RemoteServer:
                 f"{commands.PROTOCOL}; install the same version on both"
             )
         try:
-            self.environment = Environment.from_json(answer.environment)
+            environment = Environment.from_json(answer.environment)
         except WireError as e:
             raise WireError(f"{self.name}: {clean(str(e))}") from e
         peer = self.endpoint.peer
@@ -143,7 +142,7 @@ class RemoteServer:
         self._pulse = Heartbeat(self.heartbeat, self._reactor, ping, self._lost)
         if not self.gone:
             self._pulse.start()
-        return self.environment
+        return environment
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
         """Have the server build the run, and open the tensor stream."""
@@ -182,7 +181,7 @@ class RemoteServer:
         """Return the server's answer; raises an error that names the server without one."""
         if self._control is None or self.gone:
             raise ServerUnreachable(f"{self.name}: {self.gone or 'not connected'}")
-        doing, known = f"answering {type(request).__name__}", self.environment is not None
+        doing, known = f"answering {type(request).__name__}", self.identity is not None
         answer = maybeDeferred(self._control.ask, request)
         return await self.endpoint.wait_for(answer, seconds, doing, self._control, known=known)
 
@@ -236,10 +235,7 @@ class RemoteServer:
         )
 
     async def _ask_nodes(self, request: commands.Compute | commands.Attack) -> Failures:
-        """Send one command of a round.  Any failure of it is its nodes' failure.
-
-        No timeout of its own: the round's covers it.
-        """
+        """Send a command of a round, whose timeout covers it.  Its failure is that of its nodes."""
         nodes = request.nodes
         if self._control is None or self.gone:
             return dict.fromkeys(nodes, self.gone)

@@ -59,10 +59,7 @@ class ServerSlot:
 
     @property
     def required_rounds_up(self) -> int:
-        """The rounds that it must be up for until its nodes return.
-
-        One that comes and goes would cost each of its nodes' rounds a wait.
-        """
+        """The rounds until its nodes return: one that comes and goes would delay each round."""
         return 0 if self.losses < 3 else 2 ** min(self.losses - 2, 7)
 
     def count_round(self) -> None:
