@@ -26,8 +26,8 @@ from byzpy_tw.errors import (
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
+from byzpy_tw.output.configured_views import check_web, draw_report, make_line_view, serve
 from byzpy_tw.output.observers import Observers
-from byzpy_tw.output.outputs import check_web, draw_report, make_line_view, serve
 from byzpy_tw.output.view import RunConfigured, RunEnded, RunFinished, View, Views
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
@@ -41,7 +41,7 @@ from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_client import RemoteServer
-from byzpy_tw.trainer.server_slot import ServerSlot
+from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.trainer.training import Training, initial_config_json
 
 # Errors that may be raised from a plugin's exception; others have causes of the system.
@@ -127,11 +127,11 @@ def load_trainer_keys(config: RunConfig, *, warn: bool = False) -> MutualTLS | N
     return MutualTLS(keys)
 
 
-def remote_slot(
+def remote_entry(
     address: Address, config: RunConfig, reactor: ITrainerReactor, keys: MutualTLS | None = None
-) -> ServerSlot:
-    """Return the slot of the server at `address`, dialled anew each time."""
-    return ServerSlot(
+) -> ServerEntry:
+    """Return the entry of the server at `address`, dialled anew each time."""
+    return ServerEntry(
         str(address), lambda: RemoteServer(address, reactor, config.heartbeat, keys=keys)
     )
 
@@ -171,11 +171,11 @@ async def run_prepared(
                 reactor, views.event, registry.disabled,
             )  # fmt: skip
             addresses = tuple(await servers.start())
-        slots = [remote_slot(address, config, reactor, keys) for address in addresses]
+        entries = [remote_entry(address, config, reactor, keys) for address in addresses]
         if config.in_process:
             here = InProcessServer(reactor, pool, threads, registry, prepared)
-            slots = [ServerSlot(here.name, lambda: here, redials=False)]
-        await training.run(prepared, slots)
+            entries = [ServerEntry(here.name, lambda: here, redials=False)]
+        await training.run(prepared, entries)
     except CancelledError:
         training.status = "interrupted"
         raise

@@ -26,14 +26,14 @@ from byzpy_tw.rounds.resolved_rules import ResolvedRules
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
-from byzpy_tw.trainer.checkpointer import Checkpointer
+from byzpy_tw.trainer.checkpoint_scheduler import CheckpointScheduler
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.rounds import CompletedRound, Rounds
-from byzpy_tw.trainer.server_slot import ServerSlot
+from byzpy_tw.trainer.server_entry import ServerEntry
 
 
 @define(eq=False)
@@ -55,7 +55,7 @@ class Training:
     _started_at: float = field(init=False)
     _cluster: Cluster | None = field(default=None, init=False)  # once `run` is called
     _rounds: Rounds | None = field(default=None, init=False)  # once the servers are there
-    checkpointer: Checkpointer = field(init=False)
+    checkpoint_scheduler: CheckpointScheduler = field(init=False)
     _tail: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
     _bits: str = field(init=False)  # the configuration's digest, in each record
@@ -66,7 +66,7 @@ class Training:
     def __attrs_post_init__(self) -> None:
         config, begun = self.config, self.resume_point
         keep = None if config.keep_checkpoints == "all" else int(config.keep_checkpoints)
-        self.checkpointer = Checkpointer(
+        self.checkpoint_scheduler = CheckpointScheduler(
             self.directory.path, config.checkpoint_interval, keep,
             self.directory.sync_rounds, self._reactor, round=begun.round,
         )  # fmt: skip
@@ -105,14 +105,14 @@ class Training:
 
     # -- the run
 
-    async def run(self, prepared: Prepared, slots: Sequence[ServerSlot]) -> None:
-        """Train on `slots`.  Raises the error that ends the run early."""
+    async def run(self, prepared: Prepared, entries: Sequence[ServerEntry]) -> None:
+        """Train on `entries`.  Raises the error that ends the run early."""
         config = self.config
         collector = Collector(
             torch.zeros(config.n, prepared.learner.dimension), self._reactor, self._pool,
             getattr(torch, config.wire_dtype), config.round_timeout,
         )  # fmt: skip
-        self._cluster = cluster = self._make_cluster(slots, prepared, collector)
+        self._cluster = cluster = self._make_cluster(entries, prepared, collector)
         self.views.handle(ServersKnown(cluster.server_states))
         rounds = Rounds(
             config, cluster, collector, prepared.learner, self.rules, self._reactor, self._pool,
@@ -127,8 +127,8 @@ class Training:
         for number in range(self.resume_point.round, config.rounds):
             gathered = await rounds.gather(number)
             await settled(self._tail)
-            await self.checkpointer.wait_until_tensors_free()
-            keep = self.checkpointer.is_due(number + 1)
+            await self.checkpoint_scheduler.wait_until_tensors_free()
+            keep = self.checkpoint_scheduler.is_due(number + 1)
             # From here to its record, a round is not interrupted.
             ran = SharedDeferred(rounds.commit(gathered, keep=keep))
             self._tail = SharedDeferred(self._finish_round(number, ran.wait(), prepared))
@@ -149,7 +149,7 @@ class Training:
             )
 
     def _make_cluster(
-        self, slots: Sequence[ServerSlot], prepared: Prepared, collector: Collector
+        self, entries: Sequence[ServerEntry], prepared: Prepared, collector: Collector
     ) -> Cluster:
         config = self.config
         partition = self.registry.make("partition", config.partition)
@@ -157,19 +157,19 @@ class Training:
             config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
             local_data=getattr(partition, "local", False), attack=prepared.attack,
         )  # fmt: skip
-        return Cluster(slots, terms, collector, self._reactor, self.views.event)
+        return Cluster(entries, terms, collector, self._reactor, self.views.event)
 
     async def _start_cluster(self, cluster: Cluster, prepared: Prepared) -> None:
         config = self.config
         if not config.in_process:
             for line in placement_notices(
-                config.n, len(cluster.slots), config.f, config.max_nodes_per_server
+                config.n, len(cluster.entries), config.f, config.max_nodes_per_server
             ):
                 self.views.notice(line)
         await cluster.start()
         assignments = cluster.assignments()
         self.views.handle(NodesPlaced(assignments))
-        digests = {slot.name: slot.data_digest for slot in cluster.slots if slot.data_digest}
+        digests = {entry.name: entry.data_digest for entry in cluster.entries if entry.data_digest}
         description = {
             **initial_config_json(config, self.resume_point),
             **prepared.describe(digests),
@@ -211,13 +211,13 @@ class Training:
             self.views.event(line, number)
         self.views.handle(RoundCompleted(record, self._elapsed()))
         if ran.state is not None:
-            writing = self.checkpointer.begin(ran.state, self._elapsed())
+            writing = self.checkpoint_scheduler.begin(ran.state, self._elapsed())
             if self.config.checkpoint_interval is None:
                 writing.addErrback(lambda failure: failure.trap(Exception) and None)
             else:  # an interval was given: this one must be there
                 await writing
-        elif self.checkpointer.failed is not None:
-            raise self.checkpointer.failed
+        elif self.checkpoint_scheduler.failed is not None:
+            raise self.checkpoint_scheduler.failed
 
     async def _evaluate(self, learner: Learner) -> Evaluation:
         jobs = range(learner.evaluation_jobs)
@@ -248,7 +248,7 @@ class Training:
             if self._cluster is not None:
                 await self._cluster.close()
         finally:  # interrupted once more, or only now: the result stands
-            self.checkpointer.close()
+            self.checkpoint_scheduler.close()
             result = self.result(error)
             self._write_result(result, error)
         self.observers.tell("run_finished", result=result)
@@ -277,16 +277,16 @@ class Training:
         if self.config.checkpoint_interval == 0 or self._rounds.done != self._tally.counts.rounds:
             return  # none is wanted; or a round is half done or not on record: it will run again
         try:
-            await self.checkpointer.wait_until_written()
-            if self._tally.counts.rounds > self.checkpointer.round:
-                await self.checkpointer.begin(self._rounds.state(), self._elapsed())
+            await self.checkpoint_scheduler.wait_until_written()
+            if self._tally.counts.rounds > self.checkpoint_scheduler.round:
+                await self.checkpoint_scheduler.begin(self._rounds.state(), self._elapsed())
         except CancelledError:
             raise
         except Exception as e:
             if self.status == "finished":
                 self.views.warn(str(e))
             else:
-                at = self.checkpointer.round
+                at = self.checkpoint_scheduler.round
                 self.views.event(f"no newer checkpoint than of round {at}: {e}")
 
     @property
@@ -294,7 +294,7 @@ class Training:
         """The way to go on with a run that ended early; empty where there is none."""
         if self.status not in ("paused", "interrupted"):
             return ""
-        at = self.checkpointer.round
+        at = self.checkpoint_scheduler.round
         what = f"a checkpoint of round {at}" if at else "no checkpoint yet, so from round 0"
         return f"to go on ({what}): --resume {self.directory.path}"
 

@@ -1,4 +1,4 @@
-"""Collection of one round's vectors: who is asked, how long, and who is asked again.
+"""One round's requests: which servers are asked for which vectors, deadlines, and replacements.
 
 1. Every server with nodes is sent the parameters and asked for its honest nodes' vectors,
    then for its Byzantine nodes', with the knowledge that their attack is shown.

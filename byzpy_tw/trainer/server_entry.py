@@ -1,4 +1,4 @@
-"""One listed server of a run, through all of its connections."""
+"""One listed server of a run through all of its connections: state, redials, and trust."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds until a lost server is dialled
 
 
 @define(eq=False)
-class ServerSlot:
+class ServerEntry:
     """A place in the list of servers; `make_server` returns a server not connected yet.
 
     It is disconnected (`server` is None), joining, or `up`: then `server` has the run.

@@ -21,7 +21,7 @@ SHARE = 20  # and at most a twentieth of the time goes into writing them
 
 
 @define(eq=False)
-class Checkpointer:
+class CheckpointScheduler:
     """Decides when a checkpoint is due, and writes one at a time in a thread of its own.
 
     `interval` is in rounds: None for as often as is cheap, 0 for never.  That thread calls

@@ -1,4 +1,4 @@
-"""The views that a configuration asks for, and the report of a finished run."""
+"""The choice of a run's outputs: bar, lines or JSON, the page of ``--web``, and the report."""
 
 from __future__ import annotations
 
