@@ -10,18 +10,8 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
+from byzpy_tw.output import view
 from byzpy_tw.output.metrics import exposition
-from byzpy_tw.output.view import (
-    Event,
-    Kind,
-    Notice,
-    RoundCompleted,
-    RunConfigured,
-    RunEnded,
-    RunFinished,
-    RunStarted,
-    ServersKnown,
-)
 from byzpy_tw.report.curves import page_data
 from byzpy_tw.report.html import script_json
 from byzpy_tw.report.load import collect_facts
@@ -60,27 +50,27 @@ class LivePage:
     _watching: dict[str, float] = field(factory=dict, init=False)  # when each asked last
     _told: Deferred[None] | None = field(default=None, init=False)  # all of them, of the end
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: view.Event) -> None:
         report = self.run_report
         match event:
-            case Notice(kind=Kind.INFO) | RunConfigured() | RunFinished():
+            case view.Notice(kind=view.Kind.INFO) | view.RunConfigured() | view.RunFinished():
                 return  # the page shows it in other ways
-            case Notice(kind=Kind.EVENT, round=None):  # between two rounds: of the next one
+            case view.Notice(kind=view.Kind.EVENT, round=None):  # between rounds
                 report.add_event(event.text, report.history.done or None)
-            case Notice(round=None):
+            case view.Notice(round=None):
                 report.add_event(event.line)
-            case Notice():
+            case view.Notice():
                 report.add_event(event.text, event.round)
-            case ServersKnown():
+            case view.ServersKnown():
                 self._list_servers = event.list_servers
-            case RunStarted():
+            case view.RunStarted():
                 for record in event.records:
                     report.add(record)
                 report.facts = collect_facts(event.description, {})
-            case RoundCompleted():
+            case view.RoundCompleted():
                 report.result = {"seconds": event.elapsed}
                 report.history.add(event.record)  # its events were handled as they happened
-            case RunEnded():
+            case view.RunEnded():
                 self._look_up_servers()
                 self._list_servers = None  # nothing of the run is kept
                 result = event.result

@@ -8,21 +8,13 @@ from typing import Any
 from attrs import define
 
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.output.view import (
-    Event,
-    Kind,
-    NodesPlaced,
-    Notice,
-    RoundCompleted,
-    RunConfigured,
-    RunFinished,
-)
+from byzpy_tw.output import view
 from byzpy_tw.records.summary import format_attack_calls
 
 _OFTEN = 3  # rounds in which a node was refused, for the summary to name it
 _MOST_NAMED = 10
 _MOST_LINES = 20  # of a listing; the rest is in config.json
-_SIGNS = {Kind.NOTICE: "notice: ", Kind.EVENT: "! "}
+_SIGNS = {view.Kind.NOTICE: "notice: ", view.Kind.EVENT: "! "}
 
 
 @define(eq=False)
@@ -32,25 +24,25 @@ class TextOutput:
     _write: Callable[[str], None]
     _quiet: bool = False
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: view.Event) -> None:
         for line in self._lines(event):
             self._write(line)
 
-    def _lines(self, event: Event) -> Iterator[str]:
+    def _lines(self, event: view.Event) -> Iterator[str]:
         match event:
-            case Notice(kind=Kind.ALWAYS):
+            case view.Notice(kind=view.Kind.ALWAYS):
                 yield event.line
-            case RunFinished():
+            case view.RunFinished():
                 yield from _result_lines(event.result, event.directory)
             case _ if self._quiet:
                 pass
-            case Notice():
+            case view.Notice():
                 yield _SIGNS.get(event.kind, "") + event.line
-            case RunConfigured():
+            case view.RunConfigured():
                 yield from _configuration_lines(event)
-            case NodesPlaced():
+            case view.NodesPlaced():
                 yield from _placement_lines(event)
-            case RoundCompleted():
+            case view.RoundCompleted():
                 record = event.record
                 yield from refusal_lines(record["round"], record["refused"])
                 if "accuracy" in record:
@@ -60,7 +52,7 @@ class TextOutput:
                     )
 
 
-def _configuration_lines(event: RunConfigured) -> Iterator[str]:
+def _configuration_lines(event: view.RunConfigured) -> Iterator[str]:
     config = event.config
     yield f"byzpy_tw: {describe_run(config)}"
     yield (
@@ -71,7 +63,7 @@ def _configuration_lines(event: RunConfigured) -> Iterator[str]:
     yield f"  records in {event.directory}"
 
 
-def _placement_lines(event: NodesPlaced) -> Iterator[str]:
+def _placement_lines(event: view.NodesPlaced) -> Iterator[str]:
     nodes = [(node, name) for name, there in event.placement for node in there]
     nodes.sort(key=lambda found: found[0].node)
     for node, name in nodes[:_MOST_LINES]:

@@ -202,13 +202,11 @@ class Web:
     _port: IListeningPort | None = field(default=None, init=False)
     _factory: LimitedConnections = field(init=False)
 
-    def __attrs_post_init__(self) -> None:
-        root = Root(self.page, lambda: self.is_local)
-        self._factory = LimitedConnections(root, self._reactor)
-
     async def listen(self) -> str:
         """Listen, and return the URL; raises `ConfigError` and `CannotListen`."""
         endpoint = parse_endpoint(self._text, self._reactor)
+        root = Root(self.page, lambda: self.is_local)
+        self._factory = LimitedConnections(root, self._reactor)
         try:
             self._port = port = await endpoint.listen(self._factory)
         except CannotListenError as e:

@@ -161,14 +161,14 @@ class Cluster:
             if entry.rounds_up < entry.required_rounds_up:
                 self._returning.append(entry)
                 continue
-            away = [n for n in entry.spawned_nodes if self.placement.is_away(n)]
-            free = filter(self.collector.row_is_free, away)
+            displaced = [n for n in entry.spawned_nodes if self.placement.is_away(n)]
+            free = filter(self.collector.row_is_free, displaced)
             nodes = self.placement.return_home(entry.name, free)
             for node in nodes:
                 self.collector.assign(node, entry.server)
             if nodes:
                 self.record_event(f"{_live(nodes)} on {entry.name} again")
-            if len(nodes) < len(away):
+            if len(nodes) < len(displaced):
                 self._returning.append(entry)
 
     def servers(self) -> list[Server]:

@@ -88,7 +88,6 @@ class Collector:
         self._unrequested.pop(server, None)
 
     def server_of(self, node: int) -> Server | None:
-        """Return the server that `node` lives on."""
         return self._servers.get(node)
 
     def nodes_on(self, server: Server, among: range) -> list[int]:
@@ -131,7 +130,6 @@ class Collector:
         return clock.seconds(self._reactor)
 
     def expire(self, nodes: Iterable[int]) -> None:
-        """Refuse those of `nodes` that are still awaited: their time is up."""
         if self.round is not None:
             self.round.expire(nodes, self._stale)
             self._check_wait()
@@ -147,7 +145,6 @@ class Collector:
             self._check_wait()
 
     def refuse(self, node: int, reason: Reason, why: str) -> None:
-        """Leave `node` out of this round."""
         if self.round is not None:
             self.round.refuse(node, reason, why)
             self._check_wait()

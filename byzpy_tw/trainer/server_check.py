@@ -42,30 +42,8 @@ MAX_TIME = 1e11  # seconds since 1970 that a server's clock may show
 
 
 @define(eq=False)
-class _SingleSink:
-    """A `Sink` for a single vector, once it has `memory` for it."""
-
-    memory: Tensor | None = None
-    arrival: Deferred[None] = field(factory=Deferred)
-
-    def allocate(self, server: Server, header: Header) -> Tensor | None:
-        if self.memory is None:
-            raise BadFrame("a vector that nobody asked for")
-        if header.elements != self.memory.numel() or header.dtype is not self.memory.dtype:
-            raise BadFrame(
-                f"{header.elements} elements of {header.dtype}, expected "
-                f"{self.memory.numel()} of {self.memory.dtype}"
-            )
-        return self.memory
-
-    def vector_received(self, server: Server, header: Header) -> None:
-        if not self.arrival.called:
-            self.arrival.callback(None)
-
-
-@define(eq=False)
 class ServerCheck:
-    """The findings about `server`; `run` never fails.
+    """The findings about `server`, and the `Sink` of its one gradient; `run` never fails.
 
     ``error`` is the reason why no run could use it.  Figures are in seconds, unless a comment
     gives another unit, and None where they could not be found out.
@@ -86,7 +64,8 @@ class ServerCheck:
     clock_ahead: float | None = field(default=None, init=False)  # of ours
     bandwidth: float | None = field(default=None, init=False)  # bytes a second, to it
     gradient: float | None = field(default=None, init=False)  # parameters there, one back
-    _sink: _SingleSink = field(factory=_SingleSink, init=False)
+    _vector: Tensor | None = field(default=None, init=False)  # where the gradient is received
+    _arrival: Deferred[None] = field(factory=Deferred, init=False)
     _run: str = field(factory=lambda: f"doctor-{secrets.token_hex(12)}", init=False)
 
     @property
@@ -154,7 +133,7 @@ class ServerCheck:
 
     async def _open(self) -> None:
         """Have the server build the run and its nodes, and a node that failover may bring."""
-        self.opened = await self.handshake.open_run(self.server, self._run, self._sink)
+        self.opened = await self.handshake.open_run(self.server, self._run, self)
         await self.handshake.spawn(self.server, self.nodes)
         if self.spare is not None:
             try:
@@ -193,7 +172,7 @@ class ServerCheck:
         node = next((node.node for node in self.nodes if node.honest), None)
         if node is None:
             return
-        self._sink.memory = torch.empty_like(vector)
+        self._vector = torch.empty_like(vector)
         begun = self._now()
         server.parameters(number + 1, vector)
         failures = await server.compute(number + 1, [node])
@@ -201,5 +180,19 @@ class ServerCheck:
             raise ServerError(
                 f"{self.name}: node {node}'s gradient could not be computed: {failures[node]}"
             )
-        await self._sink.arrival
+        await self._arrival
         self.gradient = self._now() - begun
+
+    def allocate(self, server: Server, header: Header) -> Tensor | None:
+        if self._vector is None:
+            raise BadFrame("a vector that nobody asked for")
+        if header.elements != self._vector.numel() or header.dtype is not self._vector.dtype:
+            raise BadFrame(
+                f"{header.elements} elements of {header.dtype}, expected "
+                f"{self._vector.numel()} of {self._vector.dtype}"
+            )
+        return self._vector
+
+    def vector_received(self, server: Server, header: Header) -> None:
+        if not self._arrival.called:
+            self._arrival.callback(None)

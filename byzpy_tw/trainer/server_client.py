@@ -172,10 +172,8 @@ class RemoteServer:
         return stream
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> set[str]:
-        digests: set[str] = set()
-        for part in _parts(nodes):
-            digests |= set((await self.ask(commands.SpawnNodes(self._run, part))).attacks)
-        return digests
+        asked = [commands.SpawnNodes(self._run, part) for part in _parts(nodes)]
+        return {digest for request in asked for digest in (await self.ask(request)).attacks}
 
     async def ask(self, request: Request[A], *, seconds: float = ANSWER_SECONDS) -> A:
         """Return the server's answer; raises an error that names the server without one."""

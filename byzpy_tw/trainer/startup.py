@@ -111,8 +111,7 @@ class Startup:
             return
         server.drop("not used")
         if entry.up:
-            unreachable = isinstance(error, ServerUnreachable)
-            why = str(error) if unreachable else format_error(error)
+            why = str(error) if isinstance(error, ServerUnreachable) else format_error(error)
             self.cluster.server_lost(server, why)
         else:
             entry.leave()

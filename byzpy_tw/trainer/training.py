@@ -82,8 +82,6 @@ class Training:
         """Tell whether it came as far as its first round."""
         return self._rounds is not None
 
-    # -- before
-
     async def prepare(self) -> Prepared:
         """Read the data and build the model: nothing needs a server yet."""
         for line in [*unused_notices(self.config), *guarantee_notices(self.rules)]:
@@ -102,8 +100,6 @@ class Training:
         ):  # fmt: skip
             self.views.warn(f"{line}: results may differ in their last bits")
         return prepared
-
-    # -- the run
 
     async def run(self, prepared: Prepared, entries: Sequence[ServerEntry]) -> None:
         """Train on `entries`.  Raises the error that ends the run early."""
@@ -223,8 +219,6 @@ class Training:
         jobs = range(learner.evaluation_jobs)
         tests = [defer_to_pool(self._reactor, self._pool, learner.test, job) for job in jobs]
         return add_up(await gather_all(tests))
-
-    # -- after
 
     async def finish(self, error: BaseException | None = None) -> dict[str, Any]:
         """Close all servers, write the last checkpoint and the result, and return that."""
