@@ -73,11 +73,9 @@ class LivePage:
             case view.RunEnded():
                 self._look_up_servers()
                 self._list_servers = None  # nothing of the run is kept
-                result = event.result
+                result, plain = event.result, (int, float, str)
                 report.status, report.error = result["status"], result["error"]
-                report.result = {
-                    k: v for k, v in result.items() if isinstance(v, (int, float, str))
-                }
+                report.result = {k: v for k, v in result.items() if isinstance(v, plain)}
                 self._data.rest = 0.0  # this must not wait for its time
         self._changes += 1
 

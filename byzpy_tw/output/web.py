@@ -176,10 +176,7 @@ class Root(Resource):
 def _names_loopback(host: bytes | None) -> bool:
     """Return whether a Host header names this machine by its loopback."""
     name = (host or b"").decode("ascii", "replace").lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    else:
-        name = name.partition(":")[0]
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
     return name.rstrip(".") == "localhost" or _is_loopback(name)
 
 

@@ -90,8 +90,6 @@ class Cluster:
         self.on_assigned = lambda server, nodes: None
         self.on_unassigned = lambda nodes, why: None
 
-    # -- the start
-
     async def start(self) -> None:
         """Reach all servers and assign their nodes; see `Startup`."""
         config = self.terms.config
@@ -102,14 +100,17 @@ class Cluster:
         for entry in self.entries:
             self._schedule_redial(entry)
 
-    async def assign_nodes(self, entry: ServerEntry, nodes: list[int]) -> None:
-        """Spawn `nodes` on `entry`, at the start."""
+    async def assign_nodes(self, entry: ServerEntry, nodes: list[int]) -> list[int]:
+        """Spawn `nodes` on `entry`; return those that live there then."""
         server = entry.server
         await self._spawn(entry, nodes)
-        if entry.server is server:
-            for node in nodes:
-                if self.placement.server_of[node] == entry.name:
-                    self.collector.assign(node, server)
+        if entry.server is not server:
+            return []  # lost meanwhile: they are on their way to another
+        here = [node for node in nodes if self.placement.server_of[node] == entry.name]
+        for node in here:
+            self.collector.assign(node, server)
+            self.unassigned_since.pop(node, None)
+        return here
 
     async def join(self, entry: ServerEntry) -> None:
         """Connect to `entry`, compare it with the terms of the run, and open the run there."""
@@ -250,7 +251,7 @@ class Cluster:
         if server is None or not nodes:
             return
         try:
-            await self._spawn(entry, nodes)
+            here = await self.assign_nodes(entry, nodes)
         except ServerUnreachable as e:
             self.give_up(server, str(e))  # unless it is lost already
             return
@@ -264,13 +265,7 @@ class Cluster:
                 self.placement.mark_full(entry.name, nodes)
                 self._assign_unassigned(nodes, f"{entry.name}: {e}")
             return
-        if entry.server is not server:
-            return  # lost meanwhile: they are on their way to another
-        here = [node for node in nodes if self.placement.server_of[node] == entry.name]
         if here:
-            for node in here:
-                self.collector.assign(node, server)
-                self.unassigned_since.pop(node, None)
             self.record_event(f"{_live(here)} on {entry.name} now")
             self.on_assigned(server, here)
 
@@ -323,8 +318,6 @@ class Cluster:
         """Tell the user, and the round's record, of something that happened to the run."""
         self.events.append(line)
         self.notify(line)
-
-    # -- the end
 
     async def close(self) -> None:
         """Let go of all servers.  Fails only where it is cancelled."""

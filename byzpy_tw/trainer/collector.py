@@ -38,16 +38,13 @@ MAX_UNREQUESTED = 100  # frames, and four a node, that a server may send late or
 
 @define(eq=False)
 class Collector:
-    """The `Sink` of every server: one ``(n, d)`` matrix, row i for node i.
-
-    `round_timeout` is in seconds: how long after a round's beginning an answer is in time.
-    """
+    """The `Sink` of every server: one ``(n, d)`` matrix, row i for node i."""
 
     matrix: Tensor
     _reactor: ITrainerReactor
     _pool: Executor
     _wire: torch.dtype = torch.float32  # of vectors as they come
-    round_timeout: float = 60.0
+    round_timeout: float = 60.0  # seconds from a round's beginning in which an answer is in time
     _rows: tuple[Tensor, ...] = field(init=False)
     _round_lock: threading.Lock = field(factory=threading.Lock, init=False)
     _servers: dict[int, Server | None] = field(factory=dict, init=False)  # node -> its server

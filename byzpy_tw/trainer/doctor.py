@@ -120,18 +120,15 @@ class Doctor:
         return path
 
     def _make_checks(self, may_open: bool) -> None:
-        config = self.config
-        if config.remote_hosts or config.local:
-            count = len(config.remote_hosts) or config.local or 1
-            self.warnings += placement_notices(
-                config.n, count, config.f, config.max_nodes_per_server
-            )
+        config, cap = self.config, self.config.max_nodes_per_server
+        if count := len(config.remote_hosts) or config.local:
+            self.warnings += placement_notices(config.n, count, config.f, cap)
         addresses = parse_addresses(config.remote_hosts)
         keys = load_trainer_keys(config)
         self.warnings += keys.keys.warnings if keys is not None else ()
         beat = min(config.heartbeat, self.wait)
         specs = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
-        placement = Placement(tuple(map(str, addresses)), config.n, config.max_nodes_per_server)
+        placement = Placement(tuple(map(str, addresses)), config.n, cap)
         for address in addresses:
             placement.add_server(str(address))
         assigned = placement.assign_unassigned() if addresses else {}

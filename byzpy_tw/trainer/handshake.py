@@ -21,9 +21,6 @@ from byzpy_tw.workers.spec import NodeSpec
 
 T = TypeVar("T")
 
-# The options of a run whose names servers look up.
-_LOOKED_UP = ("dataset", "model", "partition", "attack")
-
 
 async def gather_all(work: Sequence[Coroutine[Any, Any, T] | Deferred[T]]) -> list[T]:
     """Return all results in order, or raise the first failure and cancel the rest."""
@@ -57,7 +54,11 @@ class Handshake:
     registry: Registry
     warn: Notify
 
-    def _differs(self, line: str, consequence: str) -> None:
+    def _differs(
+        self,
+        line: str,
+        consequence: str = "; results will differ from those of the same run elsewhere",
+    ) -> None:
         if self.config.strict:
             raise ServerDiffers(f"{line}; install the same there, or run without --strict")
         self.warn(f"{line}{consequence}")
@@ -103,7 +104,7 @@ class Handshake:
                 f"{name} differs in {' and '.join(differing)}: its copy of the code of "
                 f"{config.dataset!r}, {config.partition!r} or {config.model!r} is another one"
             )
-            self._differs(line, _OTHER_RESULTS)
+            self._differs(line)
 
     async def spawn(self, server: Server, nodes: Sequence[NodeSpec], attack: str = "") -> None:
         """Have `nodes` on `server`; raises `MissingPlugin` with advice.
@@ -116,10 +117,10 @@ class Handshake:
             raise self._missing(server, e) or e from e
         if attack and digests and set(digests) != {attack}:
             line = f"{server.name}'s code of the attack {self.config.attack!r} is another one"
-            self._differs(line, _OTHER_RESULTS)
+            self._differs(line)
 
     def _entries(self) -> Iterator[tuple[str, str, Entry]]:
-        for kind in _LOOKED_UP:
+        for kind in ("dataset", "model", "partition", "attack"):  # servers look their names up
             name = parse(getattr(self.config, kind)).name
             yield kind, name, self.registry.entry(kind, name)
 
@@ -135,6 +136,3 @@ class Handshake:
                     "environment, or leave out its --disable-plugin, and restart the server"
                 )
         return None
-
-
-_OTHER_RESULTS = "; results will differ from those of the same run elsewhere"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -166,7 +167,5 @@ class LocalServers:
     def _kill(self) -> None:
         for server in self._running:
             if not server.ended.called:
-                try:
+                with suppress(ProcessExitedAlready):
                     server.process.signalProcess("KILL")
-                except ProcessExitedAlready:
-                    pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,6 @@ from byzpy_tw.config.unused import drop_unused
 from byzpy_tw.console import print_error
 from byzpy_tw.errors import (
     ByzpyTwError,
-    Diverged,
     PluginError,
     UnsuitableData,
     UnsuitableModel,
@@ -43,9 +43,6 @@ from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.trainer.training import Training, initial_config_json
-
-# Errors that may be raised from a plugin's exception; others have causes of the system.
-_OF_PLUGINS = (PluginError, UnsuitableModel, UnsuitableData)
 
 log = Logger()
 
@@ -75,9 +72,7 @@ class RunOutcome:
         """The exit code."""
         if self.error is None:
             return 0
-        if self.resumable:
-            return PAUSED
-        return 1 if isinstance(self.error, Diverged) else self.error.exit_code
+        return PAUSED if self.resumable else self.error.exit_code
 
 
 def prepare_run(
@@ -131,9 +126,8 @@ def remote_entry(
     address: Address, config: RunConfig, reactor: ITrainerReactor, keys: MutualTLS | None = None
 ) -> ServerEntry:
     """Return the entry of the server at `address`, dialled anew each time."""
-    return ServerEntry(
-        str(address), lambda: RemoteServer(address, reactor, config.heartbeat, keys=keys)
-    )
+    make_server = partial(RemoteServer, address, reactor, config.heartbeat, keys=keys)
+    return ServerEntry(str(address), make_server)
 
 
 async def run_prepared(
@@ -207,6 +201,6 @@ async def run_prepared(
 
 def _log_cause(error: ByzpyTwError) -> None:
     """Leave the traceback of a plugin's exception, which `error` was raised from, in the log."""
-    cause = foreign_cause(error)
-    if cause is not None and isinstance(error, _OF_PLUGINS):
+    cause = foreign_cause(error)  # that of another error is the system's
+    if cause is not None and isinstance(error, (PluginError, UnsuitableModel, UnsuitableData)):
         log.failure("{error}", failure=Failure(cause), error=format_error(error))

@@ -80,8 +80,7 @@ class RemoteServer:
     on_lost: Callable[[Server, str], None] = ignore_loss
     keys: MutualTLS | None = None
     endpoint: ServerEndpoint = field(init=False)
-    # Its certificate's name, and its own claim: a server that copies another's words has not
-    # its certificate.
+    # Its certificate's name, and its own claim, which another server could copy.
     identity: tuple[str, str] | None = field(default=None, init=False)
     gone: str = field(default="", init=False)  # the reason, once it is
     _pulse: Heartbeat | None = field(default=None, init=False)
@@ -276,8 +275,6 @@ class RemoteServer:
             self._pulse.mark_alive()
         if self._sink is not None:
             self._sink.vector_received(self, header)
-
-    # -- the end
 
     async def close(self) -> None:
         try:

@@ -1,8 +1,4 @@
-"""A server as the trainer sees it.
-
-`RemoteServer` and `InProcessServer`, in the trainer's own process, are used through the same
-methods, so that the rounds do not know which they have.
-"""
+"""The interface of a server to the trainer: what `RemoteServer` and `InProcessServer` both do."""
 
 from __future__ import annotations
 

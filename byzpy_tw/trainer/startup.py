@@ -58,7 +58,7 @@ class Startup:
         )
         self._check_quorum()
 
-    async def _run_all(self, jobs: Sequence[tuple[ServerEntry, Awaitable[None]]]) -> None:
+    async def _run_all(self, jobs: Sequence[tuple[ServerEntry, Awaitable[object]]]) -> None:
         """Do all jobs; with the quorum done, the others have ``--replace-timeout`` more."""
         replace_timeout = self.cluster.terms.config.replace_timeout
         started: dict[str, Deferred[None]] = {}
@@ -68,7 +68,7 @@ class Startup:
         def waiting() -> list[str]:
             return sorted(name for name, job in started.items() if not job.called)
 
-        async def run(entry: ServerEntry, job: Awaitable[None]) -> None:
+        async def run(entry: ServerEntry, job: Awaitable[object]) -> None:
             nonlocal done
             try:
                 await job
