@@ -16,10 +16,9 @@ from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.trainer.server_interface import Opened
-from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.workers.environment import environment
-from byzpy_tw.workers.spec import node_specs
 
 REGISTRY = load()
 HERE = environment(REGISTRY, probe="p", device="cpu", threads=1)
@@ -78,9 +77,8 @@ class ClusterCase(SynchronousTestCase):
         self.collector = Collector(
             torch.zeros(config.n, D), self.reactor, HandCrankedPool(eager=True)
         )
-        nodes = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
-        slots = [ServerSlot(name, lambda name=name: self.world.server(name)) for name in names]
-        return Cluster(slots, terms, nodes, self.collector, self.reactor, self.said.append)
+        entries = [ServerEntry(name, lambda name=name: self.world.server(name)) for name in names]
+        return Cluster(entries, terms, self.collector, self.reactor, self.said.append)
 
     def start(self, more: str = "", **options: Any) -> Cluster:
         cluster = self.cluster(more, **options)

@@ -29,8 +29,8 @@ from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, RunDirectory, to_json
 from byzpy_tw.records.resume import merge_config, reopen
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
-from byzpy_tw.trainer.checkpointer import ROUNDS as EVERY
-from byzpy_tw.trainer.checkpointer import SHARE, Checkpointer
+from byzpy_tw.trainer.checkpoint_scheduler import ROUNDS as EVERY
+from byzpy_tw.trainer.checkpoint_scheduler import SHARE, CheckpointScheduler
 from byzpy_tw.trainer.run import prepare_resume
 from byzpy_tw.vectors import sha256_of
 from tests.recorded_runs import record
@@ -184,9 +184,9 @@ class SavingTests(SynchronousTestCase):
         self.done: list[str] = []
         self.folder = folder(self)
 
-    def saving(self, interval: int | None = None, keep: int | None = None) -> Checkpointer:
+    def saving(self, interval: int | None = None, keep: int | None = None) -> CheckpointScheduler:
         before = lambda: self.done.append("records")  # noqa: E731
-        return Checkpointer(self.folder, interval, keep, before, self.clock, self.pool)
+        return CheckpointScheduler(self.folder, interval, keep, before, self.clock, self.pool)
 
     def test_asked_for(self) -> None:
         """Every so many rounds, or never."""
@@ -270,11 +270,11 @@ import sys
 import time
 from byzpy_tw.records import checkpoint
 from byzpy_tw.cli.train import main
-from byzpy_tw.trainer import checkpointer
+from byzpy_tw.trainer import checkpoint_scheduler
 
 write, checkpoint.LARGE = checkpoint.write, 0
-checkpointer.ROUNDS = checkpointer.SECONDS = 1
-checkpointer.SHARE = 0
+checkpoint_scheduler.ROUNDS = checkpoint_scheduler.SECONDS = 1
+checkpoint_scheduler.SHARE = 0
 
 def slowly(folder, state, keep):
     time.sleep(0.2)  # some rounds, if nobody waits

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from byzpy_tw.errors import ServerDiffers, ServerUnreachable
 from byzpy_tw.testing import FakeServer
-from byzpy_tw.trainer.server_slot import FIRST_DELAY, TRUSTED_AFTER
+from byzpy_tw.trainer.server_entry import FIRST_DELAY, TRUSTED_AFTER
 from byzpy_tw.workers.spec import NodeSpec
 from tests.cluster_case import REPLACE, ClusterCase
 

@@ -30,7 +30,7 @@ def vector(node: int, round: int = 0, elements: int = D, **more: object) -> Head
 
 class CollectorTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.patch(collector, "AT_ONCE", 0)  # short vectors stand for long ones
+        self.patch(collector, "MAX_INLINE_ELEMENTS", 0)  # short vectors stand for long ones
         self.reactor, self.pool = ClockReactor(), HandCrankedPool(eager=True)
         self.collector = Collector(torch.zeros(4, D), self.reactor, self.pool)
         self.a, self.b = FakeServer("tcp://a:1", D), FakeServer("tcp://b:2", D)
@@ -85,7 +85,7 @@ class CollectorTests(SynchronousTestCase):
 
     def test_a_short_vector_is_judged_at_once(self) -> None:
         """Going to the pool and back would take longer than its norm."""
-        self.patch(collector, "AT_ONCE", D)
+        self.patch(collector, "MAX_INLINE_ELEMENTS", D)
         self.pool.eager = False
         self.deliver(self.a, vector(0))
         self.deliver(self.a, vector(2), math.nan)
@@ -220,7 +220,7 @@ class CollectorTests(SynchronousTestCase):
         """A node on probation is not waited for; a good vector in time is noted."""
         for number, seconds, answered_late in ((1, 1.0, True), (2, 100.0, False)):
             with self.subTest(seconds):
-                self.collector.patience = 10.0
+                self.collector.round_timeout = 10.0
                 self.collector.begin(Round(number - 1, 3, 1, 1))
                 self.reactor.advance(seconds)
                 now = Round(number, 3, 1, 1, frozenset({2}))

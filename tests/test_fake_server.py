@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -148,6 +149,7 @@ class InProcessServerTests(ServerContract, SynchronousTestCase):
         built = build_host(SPEC, REGISTRY, data_root=Path("/nonexistent"))
         here = environment(REGISTRY, probe="p", device="cpu", threads=1)
         pool = HandCrankedPool(eager=True)
-        return InProcessServer(
-            ClockReactor(), pool, 1, REGISTRY, built.dataset, built.trial_outcome, here
+        prepared: Any = SimpleNamespace(
+            dataset=built.dataset, trial_outcome=built.trial_outcome, environment=here
         )
+        return InProcessServer(ClockReactor(), pool, 1, REGISTRY, prepared)

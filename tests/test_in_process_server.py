@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,10 +24,8 @@ class InProcessTests(SynchronousTestCase):
         """Late nodes are given up as on a server, and write into no row afterwards."""
         pool = HandCrankedPool(eager=True)
         built = build_host(SPEC, registry(), data_root=Path("/nonexistent"))
-        expected: Any = None
-        host = InProcessServer(
-            ClockReactor(), pool, 1, registry(), built.dataset, built.trial_outcome, expected
-        )
+        prepared: Any = SimpleNamespace(dataset=built.dataset, trial_outcome=built.trial_outcome)
+        host = InProcessServer(ClockReactor(), pool, 1, registry(), prepared)
         sink: Any = Collector(torch.zeros(4, D), ClockReactor(), pool)
         self.successResultOf(Deferred.fromCoroutine(host.open("r", SPEC, sink)))
         self.successResultOf(Deferred.fromCoroutine(host.spawn([NodeSpec(node=0, shard=0)])))

@@ -10,6 +10,7 @@ import attrs
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.protocol import ClientFactory
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.threads import deferToThread
 from twisted.logger import capturedLogs, formatEvent, globalLogPublisher
@@ -25,7 +26,7 @@ from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.server.log_rate_limiter import MAX_LINES, WINDOW_SECONDS
 from byzpy_tw.server.service import ByzpyServer
-from byzpy_tw.trainer.server_client import RemoteServer, _StreamFactory
+from byzpy_tw.trainer.server_client import RemoteServer
 from tests.key_files import ClusterKeys
 from tests.server_harness import SPEC, ServerCase, Vectors
 from tests.support import folder
@@ -280,9 +281,8 @@ class TicketTests(KeysCase):
             connection = await host.endpoint.connect(LimitedAMP({}))
             connection.release_transport()
             stream = TensorStream(Vectors(), 2**20, lambda why: None)
-            asked = maybeDeferred(
-                connection.ask, commands.OpenStream(opened.ticket), _StreamFactory(stream)
-            )
+            factory = ClientFactory.forProtocol(lambda stream=stream: stream)
+            asked = maybeDeferred(connection.ask, commands.OpenStream(opened.ticket), factory)
             if good:
                 await asked
                 self.assertFalse(connection._producing)  # or the stream could not be paced

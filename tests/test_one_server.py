@@ -18,7 +18,7 @@ from byzpy_tw.errors import BadAddress
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.keys import Keys
 from byzpy_tw.server.service import ByzpyServer
-from byzpy_tw.trainer.server_slot import FIRST_DELAY
+from byzpy_tw.trainer.server_entry import FIRST_DELAY
 from tests import test_cluster, test_doctor
 from tests.server_harness import ServerCase
 from tests.support import PATIENCE, address_of, environment, folder, start_server, train
@@ -41,8 +41,8 @@ class IdentityTests(ServerCase):
 class ClusterTests(test_cluster.ClusterCase):
     def name(self, cluster: Any, late: Mapping[str, Any] | None = None, **identities: str) -> None:
         """Have the servers of those names say who they are, when `late` ones at last answer."""
-        for slot in cluster.slots:
-            make_server, identity = slot.make_server, identities.get(slot.name)
+        for entry in cluster.entries:
+            make_server, identity = entry.make_server, identities.get(entry.name)
 
             def made(make_server: Any = make_server, identity: str | None = identity) -> Any:
                 server = make_server()
@@ -57,7 +57,7 @@ class ClusterTests(test_cluster.ClusterCase):
                 server.hello = said
                 return server
 
-            slot.make_server = made
+            entry.make_server = made
 
     def test_at_the_start(self) -> None:
         """Both names are told, the later first; nothing is opened."""

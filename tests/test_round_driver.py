@@ -9,9 +9,9 @@ from twisted.internet.defer import Deferred
 
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.trainer.cluster import Cluster
-from byzpy_tw.trainer.collection import RoundDriver
+from byzpy_tw.trainer.round_driver import RoundDriver
+from byzpy_tw.trainer.server_entry import FIRST_DELAY
 from byzpy_tw.trainer.server_interface import AttackInput
-from byzpy_tw.trainer.server_slot import FIRST_DELAY
 from tests.cluster_case import REPLACE, TIMEOUT, ClusterCase, D
 
 
@@ -122,7 +122,7 @@ class DriverTests(ClusterCase):
         waited, missed = [], 0
         for number in range(30):
             cluster.return_nodes()
-            slot = cluster._by_name["d"]
+            entry = cluster._by_name["d"]
             begun = self.reactor.seconds()
             driver = self.driver(cluster, number)
             running = self.run_round(driver)
@@ -133,9 +133,9 @@ class DriverTests(ClusterCase):
             waited.append(self.reactor.seconds() - begun)
             missed += 3 in driver.round.refusals
             self.world.down.discard("d")
-            if not slot.up:  # as long as it is dialled, after a round
+            if not entry.up:  # as long as it is dialled, after a round
                 self.reactor.pump([1.0] * 11)
-            if slot.up:
+            if entry.up:
                 self.world.down.add("d")
                 self.world.on("d").lose()
         self.assertLess(sum(seconds > 1 for seconds in waited), 5, waited)

@@ -11,8 +11,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.output.configured_views import make_terminal_view
 from byzpy_tw.output.jsonl import JsonLines
-from byzpy_tw.output.outputs import make_terminal_view
 from byzpy_tw.output.progress import ProgressBar
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import (

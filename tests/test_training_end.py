@@ -24,8 +24,8 @@ from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.preparation import Prepared
+from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.trainer.server_interface import Opened, ignore_loss
-from byzpy_tw.trainer.server_slot import ServerSlot
 from byzpy_tw.trainer.training import Training
 from tests.server_harness import registry
 from tests.support import folder
@@ -94,8 +94,8 @@ class InterruptedTests(SynchronousTestCase):
         )  # fmt: skip
         prepared = self.successResultOf(Deferred.fromCoroutine(self.training.prepare()))
         self.servers = [HungServer(name, prepared) for name in names]
-        slots = [ServerSlot(s.name, lambda s=s: s) for s in self.servers]
-        running = Deferred.fromCoroutine(self.training.run(prepared, slots))
+        entries = [ServerEntry(s.name, lambda s=s: s) for s in self.servers]
+        running = Deferred.fromCoroutine(self.training.run(prepared, entries))
         self.assertNoResult(running)
         pool.eager = False  # from here on it is busy with what was interrupted
         running.cancel()

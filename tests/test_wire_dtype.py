@@ -100,7 +100,7 @@ class CollectorTests(SynchronousTestCase):
 
     def test_one_that_is_too_late(self) -> None:
         """It does not end up in the next round's row."""
-        self.patch(collector, "AT_ONCE", 0)
+        self.patch(collector, "MAX_INLINE_ELEMENTS", 0)
         self.deliver(0, 1.0)
         self.round = self.begin(1)
         self.deliver(1, 2.0)

@@ -10,8 +10,8 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.console import report_error, say
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.kernels.memory import configure_malloc
+from byzpy_tw.output.configured_views import make_line_view, make_terminal_view
 from byzpy_tw.output.jsonl import JsonLines
-from byzpy_tw.output.outputs import make_line_view, make_terminal_view
 from byzpy_tw.output.program import ReactorProgram, start_logging
 from byzpy_tw.output.view import View, Views
 from byzpy_tw.plugins import Registry

@@ -7,15 +7,7 @@ from typing import Any
 
 from attrs import define
 
-from byzpy_tw.output.view import (
-    Event,
-    Kind,
-    NodesPlaced,
-    Notice,
-    RoundCompleted,
-    RunConfigured,
-    RunFinished,
-)
+from byzpy_tw.output import view
 from byzpy_tw.records.folder import to_json
 
 
@@ -31,26 +23,25 @@ class JsonLines:
     _write: Callable[[str], None]
     _quiet: bool = False
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: view.Event) -> None:
         match event:
-            case Notice(kind=Kind.ALWAYS):
+            case view.Notice(kind=view.Kind.ALWAYS):
                 self._object("notice", text=event.line)
-            case RunFinished():
+            case view.RunFinished():
                 self._object("result", **event.result, directory=event.directory)
             case _ if self._quiet:
                 pass
-            case Notice(kind=Kind.EVENT):
+            case view.Notice(kind=view.Kind.EVENT):
                 self._object("happened", text=event.line)
-            case Notice():
+            case view.Notice():
                 self._object("notice", text=event.line.strip())
-            case RunConfigured():
-                config = event.config.to_dict()
-                directory, threads = event.directory, event.threads
-                self._object("configuration", config=config, directory=directory, threads=threads)
-            case NodesPlaced():
+            case view.RunConfigured():
+                values = {"directory": event.directory, "threads": event.threads}
+                self._object("configuration", config=event.config.to_dict(), **values)
+            case view.NodesPlaced():
                 nodes = {name: [n.node for n in there] for name, there in event.placement}
                 self._object("placement", nodes=nodes)
-            case RoundCompleted():
+            case view.RoundCompleted():
                 self._object("round", **event.record, elapsed=event.elapsed)
 
     def _object(self, event: str, **values: Any) -> None:

@@ -10,18 +10,8 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
+from byzpy_tw.output import view
 from byzpy_tw.output.metrics import exposition
-from byzpy_tw.output.view import (
-    Event,
-    Kind,
-    Notice,
-    RoundCompleted,
-    RunConfigured,
-    RunEnded,
-    RunFinished,
-    RunStarted,
-    ServersKnown,
-)
 from byzpy_tw.report.curves import page_data
 from byzpy_tw.report.html import script_json
 from byzpy_tw.report.load import collect_facts
@@ -45,10 +35,9 @@ class _Answer:
 
 @define(eq=False)
 class LivePage:
-    """A view of a run, which asks the run for nothing but where nodes live.
+    """A view of a run.  It counts each record and keeps none.
 
-    It counts each record and keeps none.  Answers are made when somebody asks, from counts
-    whose size is bounded.
+    Answers are made when somebody asks, from counts whose size is bounded.
     """
 
     run_report: RunReport
@@ -61,43 +50,37 @@ class LivePage:
     _watching: dict[str, float] = field(factory=dict, init=False)  # when each asked last
     _told: Deferred[None] | None = field(default=None, init=False)  # all of them, of the end
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: view.Event) -> None:
         report = self.run_report
         match event:
-            case Notice(kind=Kind.INFO) | RunConfigured() | RunFinished():
+            case view.Notice(kind=view.Kind.INFO) | view.RunConfigured() | view.RunFinished():
                 return  # the page shows it in other ways
-            case Notice(kind=Kind.EVENT, round=None):  # between two rounds: of the next one
+            case view.Notice(kind=view.Kind.EVENT, round=None):  # between rounds
                 report.add_event(event.text, report.history.done or None)
-            case Notice(round=None):
+            case view.Notice(round=None):
                 report.add_event(event.line)
-            case Notice():
+            case view.Notice():
                 report.add_event(event.text, event.round)
-            case ServersKnown():
+            case view.ServersKnown():
                 self._list_servers = event.list_servers
-            case RunStarted():
+            case view.RunStarted():
                 for record in event.records:
                     report.add(record)
                 report.facts = collect_facts(event.description, {})
-            case RoundCompleted():
+            case view.RoundCompleted():
                 report.result = {"seconds": event.elapsed}
                 report.history.add(event.record)  # its events were handled as they happened
-            case RunEnded():
+            case view.RunEnded():
                 self._look_up_servers()
                 self._list_servers = None  # nothing of the run is kept
-                result = event.result
+                result, plain = event.result, (int, float, str)
                 report.status, report.error = result["status"], result["error"]
-                plain = {k: v for k, v in result.items() if isinstance(v, (int, float, str))}
-                report.result = plain
+                report.result = {k: v for k, v in result.items() if isinstance(v, plain)}
                 self._data.rest = 0.0  # this must not wait for its time
         self._changes += 1
 
-    # -- for those who ask
-
     def data(self, seen: str, watcher: str) -> tuple[str, bytes]:
-        """Return the newest version's name, and its JSON; no JSON where `seen` is the newest.
-
-        `watcher` counts as watching for some seconds.
-        """
+        """Return the newest version's name and JSON (none if `seen` has it); note `watcher`."""
         answer = self._answer(
             self._data, lambda: script_json(page_data([self.run_report])).encode()
         )
@@ -132,8 +115,8 @@ class LivePage:
         self._watching = {n: at for n, at in self._watching.items() if now - at <= _WATCHING}
         if is_told and not self._watching and self._told is not None:
             # Not now: the watcher has the answer only after this.  The timeout may come first.
-            self._reactor.callLater(0, _fire, self._told)
-            self._told = None
+            told, self._told = self._told, None
+            self._reactor.callLater(0, lambda: None if told.called else told.callback(None))
 
     def wait_for_watchers(self) -> Deferred[None]:
         """Fire when all watchers know that the run is over, or have had their time."""
@@ -143,8 +126,3 @@ class LivePage:
         self._told = told = Deferred[None]()
         told.addTimeout(_PARTING, self._reactor, onTimeoutCancel=lambda *_: None)
         return told
-
-
-def _fire(waiting: Deferred[None]) -> None:
-    if not waiting.called:
-        waiting.callback(None)

@@ -51,11 +51,9 @@ def _metrics(run_report: RunReport) -> Iterator[Any]:
     )
     for phase, seconds in counts.phase_seconds.items():
         phases.add_metric([phase], seconds)
-    yield phases
     traffic = CounterMetricFamily("byzpy_tw_bytes", "Bytes of tensors.", labels=["direction"])
     traffic.add_metric(["sent"], counts.bytes_sent)
     traffic.add_metric(["received"], counts.bytes_received)
-    yield traffic
     outcomes = CounterMetricFamily(
         "byzpy_tw_node_rounds", "Rounds by what a node came to in them.",
         labels=["node", "kind", "outcome"],
@@ -64,11 +62,9 @@ def _metrics(run_report: RunReport) -> Iterator[Any]:
         kind = "honest" if node < history.honest else "byzantine"
         for state, count in zip(STATES, history.totals[node].tolist(), strict=True):
             outcomes.add_metric([str(node), kind, state], count)
-    yield outcomes
     up = GaugeMetricFamily("byzpy_tw_server_up", "1 if the server is there.", labels=["server"])
     nodes = GaugeMetricFamily("byzpy_tw_server_nodes", "Nodes that live there.", labels=["server"])
     for server in run_report.servers:
         up.add_metric([server.name], float(server.up is not False))
         nodes.add_metric([server.name], len(server.nodes))
-    yield up
-    yield nodes
+    yield from (phases, traffic, outcomes, up, nodes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from queue import Full, Queue
 from typing import Any
 
@@ -15,7 +16,7 @@ from byzpy_tw.plugin_code import describe_exception
 from byzpy_tw.plugins import Registry
 
 _WAITING = 1000  # events that a slow observer may fall behind
-_PATIENCE = 5.0  # seconds that the end of a run waits for observers
+_END_TIMEOUT = 5.0  # seconds that the end of a run waits for observers
 
 
 @define(eq=False)
@@ -31,7 +32,7 @@ class Observers:
         factory=lambda: Queue(_WAITING), init=False
     )
     _thread: threading.Thread | None = field(default=None, init=False)
-    _blamed: set[str] = field(factory=set, init=False)
+    _failed: set[str] = field(factory=set, init=False)
     _overflowed: bool = field(default=False, init=False)
 
     log = Logger()
@@ -41,9 +42,8 @@ class Observers:
         if not getattr(self._registry.manager.hook, hook).get_hookimpls():
             return
         if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._work, name="byzpy_tw observers", daemon=True
-            )
+            name = "byzpy_tw observers"
+            self._thread = threading.Thread(target=self._work, name=name, daemon=True)
             self._thread.start()
         try:
             self._events.put_nowait((hook, copy.deepcopy(event)))
@@ -61,31 +61,22 @@ class Observers:
         """Wait until the observers have had all events, but not for ever.  Call it in a pool."""
         if self._thread is None:
             return
-        try:
-            self._events.put(None, timeout=_PATIENCE)
-        except Full:
-            pass
-        self._thread.join(_PATIENCE)
+        with suppress(Full):
+            self._events.put(None, timeout=_END_TIMEOUT)
+        self._thread.join(_END_TIMEOUT)
 
     def _work(self) -> None:
-        while True:
-            event = self._events.get()
-            if event is None:
-                return
+        while (event := self._events.get()) is not None:
             hook, arguments = event
             for implementation in getattr(self._registry.manager.hook, hook).get_hookimpls():
                 wanted = {name: arguments[name] for name in implementation.argnames}
                 try:
                     implementation.function(**wanted)
                 except BaseException as e:  # foreign code: SystemExit would end this thread
-                    self._blame(implementation.plugin_name, hook, e)
-
-    def _blame(self, plugin: str, hook: str, error: BaseException) -> None:
-        if plugin not in self._blamed:
-            self._blamed.add(plugin)
-            self.log.failure(
-                "observer {plugin} failed in {hook} and goes on unheard: {error}",
-                plugin=plugin,
-                hook=hook,
-                error=describe_exception(error),
-            )
+                    plugin = implementation.plugin_name
+                    if plugin not in self._failed:
+                        self._failed.add(plugin)
+                        self.log.failure(
+                            "observer {plugin} failed in {hook} and goes on unheard: {error}",
+                            plugin=plugin, hook=hook, error=describe_exception(e),
+                        )  # fmt: skip

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from byzpy_tw.console import rich_console
-from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.text import TextOutput, refusal_lines
 from byzpy_tw.output.view import Event, RoundCompleted, RunConfigured, RunEnded, RunStarted
 
 REDRAW_SECONDS = 0.25  # drawing takes about 1.5 ms of the reactor's thread
@@ -75,17 +75,19 @@ class ProgressBar:
                 self._text.handle(event)
 
     def _round(self, record: Mapping[str, Any]) -> None:
-        for refused in record["refused"]:
-            if (refused["node"], refused["reason"]) not in self._seen:
-                self._text.refusal(record["round"], refused)
+        refused = record["refused"]
+        new = [r for r in refused if (r["node"], r["reason"]) not in self._seen]
+        for line in refusal_lines(record["round"], new):
+            self._bar.console.print(line)
         self._count(record)
         loss = record["loss"]
         self._figures = [f"loss {loss:.4g}" if loss is not None else "loss not finite"]
         if self._accuracy is not None:
             self._figures.append(f"accuracy {self._accuracy:.2%}")
-        if out := [r["node"] for r in record["refused"]]:
-            more = f" and {len(out) - 3} more" if len(out) > 3 else ""
-            self._figures.append(f"without node {', '.join(map(str, out[:3]))}{more}")
+        if refused:
+            more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+            nodes = ", ".join(str(r["node"]) for r in refused[:3])
+            self._figures.append(f"without node {nodes}{more}")
         for task in self._bar.tasks:
             self._bar.advance(task.id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
+from functools import partialmethod
 from typing import Any, Protocol
 
 from attrs import define, field, frozen
@@ -101,10 +102,7 @@ class View(Protocol):
 
 @define(eq=False)
 class Views:
-    """Pass each event to the terminal and to every other view.
-
-    A view that raises is logged once, and still called.
-    """
+    """Passes each event to all views.  One that raises is logged once, and still called."""
 
     terminal: View
     others: list[View] = field(factory=list)
@@ -121,17 +119,11 @@ class Views:
                     self._failed.add(i)
                     self.log.failure("a view of the run failed; the run goes on")
 
-    def say(self, text: str) -> None:
-        self.handle(Notice(Kind.INFO, text))
+    def _tell(self, kind: Kind, text: str, round: int | None = None) -> None:
+        self.handle(Notice(kind, text, round))
 
-    def notice(self, text: str) -> None:
-        self.handle(Notice(Kind.NOTICE, text))
-
-    def warn(self, text: str) -> None:
-        self.handle(Notice(Kind.WARNING, text))
-
-    def event(self, text: str, round: int | None = None) -> None:
-        self.handle(Notice(Kind.EVENT, text, round))
-
-    def tell(self, text: str) -> None:
-        self.handle(Notice(Kind.ALWAYS, text))
+    say = partialmethod(_tell, Kind.INFO)
+    notice = partialmethod(_tell, Kind.NOTICE)
+    warn = partialmethod(_tell, Kind.WARNING)
+    event = partialmethod(_tell, Kind.EVENT)
+    tell = partialmethod(_tell, Kind.ALWAYS)

@@ -52,10 +52,7 @@ _HEADERS = {
 
 
 def parse_endpoint(text: str, reactor: Any) -> IStreamServerEndpoint:
-    """Return the endpoint that ``--web TEXT`` names; a port alone is one of this machine only.
-
-    Raises `ConfigError`.
-    """
+    """Return the endpoint of ``--web TEXT``; a port alone is local.  Raises `ConfigError`."""
     description = f"tcp:{text}:interface=127.0.0.1" if text.isascii() and text.isdigit() else text
     scheme = description.partition(":")[0]
     if scheme not in _SCHEMES:
@@ -179,10 +176,7 @@ class Root(Resource):
 def _names_loopback(host: bytes | None) -> bool:
     """Return whether a Host header names this machine by its loopback."""
     name = (host or b"").decode("ascii", "replace").lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    else:
-        name = name.partition(":")[0]
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
     return name.rstrip(".") == "localhost" or _is_loopback(name)
 
 
@@ -205,13 +199,11 @@ class Web:
     _port: IListeningPort | None = field(default=None, init=False)
     _factory: LimitedConnections = field(init=False)
 
-    def __attrs_post_init__(self) -> None:
-        root = Root(self.page, lambda: self.is_local)
-        self._factory = LimitedConnections(root, self._reactor)
-
     async def listen(self) -> str:
         """Listen, and return the URL; raises `ConfigError` and `CannotListen`."""
         endpoint = parse_endpoint(self._text, self._reactor)
+        root = Root(self.page, lambda: self.is_local)
+        self._factory = LimitedConnections(root, self._reactor)
         try:
             self._port = port = await endpoint.listen(self._factory)
         except CannotListenError as e:

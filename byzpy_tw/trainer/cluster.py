@@ -7,11 +7,12 @@ which node goes where; here it is carried out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 from attrs import define, field, frozen
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -21,13 +22,13 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.placement import Placement, ServerState
 from byzpy_tw.scheduling import clock
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.handshake import Handshake, same_bits, same_server_error
+from byzpy_tw.trainer.handshake import Handshake, gather_all, same_bits, same_server_error
 from byzpy_tw.trainer.reactor import ITrainerReactor
+from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.trainer.server_interface import Notify, Opened, Server
-from byzpy_tw.trainer.server_slot import ServerSlot, SlotState
 from byzpy_tw.trainer.startup import Startup, describe_exclusion
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.spec import NodeSpec
+from byzpy_tw.workers.spec import NodeSpec, node_specs
 
 
 @frozen(eq=False)
@@ -47,31 +48,34 @@ class Terms:
 class Cluster:
     """All servers of a run.  `start` brings them up; then they are looked after until `close`."""
 
-    slots: Sequence[ServerSlot]
+    entries: Sequence[ServerEntry]
     terms: Terms
-    nodes: Sequence[NodeSpec]
     collector: Collector
     _reactor: ITrainerReactor
     notify: Notify
+    nodes: Sequence[NodeSpec] = field(init=False)
     placement: Placement = field(init=False)
     # Called with a server and nodes that have just come to live on it.
     on_assigned: Callable[[Server, list[int]], None] = field(init=False)
     # Called with nodes that have no server now, and the reason.
     on_unassigned: Callable[[list[int], str], None] = field(init=False)
     unassigned_since: dict[int, float] = field(factory=dict, init=False)
-    _last_slot: dict[int, ServerSlot] = field(factory=dict, init=False)  # of unassigned nodes
+    _last_entry: dict[int, ServerEntry] = field(factory=dict, init=False)  # of unassigned nodes
     events: list[str] = field(factory=list, init=False)  # since the last round's record
-    _returning: list[ServerSlot] = field(factory=list, init=False)
+    _returning: list[ServerEntry] = field(factory=list, init=False)
     _spent: list[int] = field(factory=lambda: [0, 0], init=False)  # bytes of lost servers
     _closed: bool = field(default=False, init=False)
-    _by_name: dict[str, ServerSlot] = field(init=False)
+    _by_name: dict[str, ServerEntry] = field(init=False)
     _handshake: Handshake = field(init=False)
 
     log = Logger()
 
     def __attrs_post_init__(self) -> None:
         config = self.terms.config
-        self._by_name = {slot.name: slot for slot in self.slots}
+        self.nodes = node_specs(
+            honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
+        )
+        self._by_name = {entry.name: entry for entry in self.entries}
         self._handshake = Handshake(
             config, self.terms.registry, lambda line: self.notify(f"warning: {line}")
         )
@@ -86,8 +90,6 @@ class Cluster:
         self.on_assigned = lambda server, nodes: None
         self.on_unassigned = lambda nodes, why: None
 
-    # -- the start
-
     async def start(self) -> None:
         """Reach all servers and assign their nodes; see `Startup`."""
         config = self.terms.config
@@ -95,85 +97,84 @@ class Cluster:
         await Startup(self, quorum, self._reactor).run()
         for node in self.placement.unassigned:
             self.unassigned_since.setdefault(node, clock.seconds(self._reactor))
-        for slot in self.slots:
-            self._schedule_redial(slot)
+        for entry in self.entries:
+            self._schedule_redial(entry)
 
-    async def assign_nodes(self, slot: ServerSlot, nodes: list[int]) -> None:
-        """Spawn `nodes` on `slot`, at the start."""
-        server = slot.server
-        await self._spawn(slot, nodes)
-        if slot.server is server:
-            for node in nodes:
-                if self.placement.server_of[node] == slot.name:
-                    self.collector.assign(node, server)
+    async def assign_nodes(self, entry: ServerEntry, nodes: list[int]) -> list[int]:
+        """Spawn `nodes` on `entry`; return those that live there then."""
+        server = entry.server
+        await self._spawn(entry, nodes)
+        if entry.server is not server:
+            return []  # lost meanwhile: they are on their way to another
+        here = [node for node in nodes if self.placement.server_of[node] == entry.name]
+        for node in here:
+            self.collector.assign(node, server)
+            self.unassigned_since.pop(node, None)
+        return here
 
-    async def join(self, slot: ServerSlot) -> None:
-        """Connect to `slot`, compare it with the terms of the run, and open the run there."""
+    async def join(self, entry: ServerEntry) -> None:
+        """Connect to `entry`, compare it with the terms of the run, and open the run there."""
         terms, handshake = self.terms, self._handshake
-        if slot.data_digest:  # its differences are known
+        if entry.data_digest:  # its differences are known
             handshake = attrs.evolve(handshake, warn=lambda line: None)
-        server = slot.connect()
+        server = entry.connect()
         server.on_lost = self.server_lost
         theirs = await server.hello()
-        slot.display_name = server.name
-        self._check_single(slot, server)
-        slot.same_bits = same_bits(terms.environment, theirs)
+        entry.display_name = server.name
+        self._check_single(entry, server)
+        entry.same_bits = same_bits(terms.environment, theirs)
         handshake.compare(server.name, terms.environment, theirs)
         opened = await handshake.open_run(server, terms.run, self.collector)
         expected, local = terms.expected, terms.local_data
         if local:
-            expected = attrs.evolve(expected, digest=slot.data_digest or opened.digest)
-        handshake.check_opened(server.name, opened, expected, exact=slot.same_bits, local=local)
-        slot.data_digest = opened.digest
+            expected = attrs.evolve(expected, digest=entry.data_digest or opened.digest)
+        handshake.check_opened(server.name, opened, expected, exact=entry.same_bits, local=local)
+        entry.data_digest = opened.digest
 
-    def _check_single(self, slot: ServerSlot, server: Server) -> None:
-        """Raise `BadAddress` where another slot's server is the same process."""
-        for other in self.slots:
-            there = other.server
-            if other is slot or there is None or there.gone or there.identity is None:
-                continue
-            if there.identity == server.identity:
-                later = self.slots.index(slot) > self.slots.index(other)
-                second, first = (server, there) if later else (there, server)
-                raise same_server_error(second.name, first.name)
+    def _check_single(self, entry: ServerEntry, server: Server) -> None:
+        """Raise `BadAddress` where another entry's server is the same process."""
+        there = [s.server for s in self.entries if s is entry or (s.server and not s.server.gone)]
+        same = [s.name for s in there if s is not None and s.identity == server.identity]
+        if server.identity is not None and len(same) > 1:
+            raise same_server_error(same[1], same[0])
 
-    async def _spawn(self, slot: ServerSlot, nodes: Sequence[int]) -> None:
-        """Spawn those of `nodes` on `slot` that are not there yet."""
-        assert slot.server is not None
-        new = [node for node in nodes if node not in slot.spawned_nodes]
+    async def _spawn(self, entry: ServerEntry, nodes: Sequence[int]) -> None:
+        """Spawn those of `nodes` on `entry` that are not there yet."""
+        assert entry.server is not None
+        new = [node for node in nodes if node not in entry.spawned_nodes]
         if new:
             specs = [self.nodes[node] for node in new]
-            attack = self.terms.attack if slot.same_bits else ""
-            await self._handshake.spawn(slot.server, specs, attack)
-            slot.spawned_nodes.update(new)
+            attack = self.terms.attack if entry.same_bits else ""
+            await self._handshake.spawn(entry.server, specs, attack)
+            entry.spawned_nodes.update(new)
 
     # -- between rounds
 
     def return_nodes(self) -> None:
         """Return the nodes of servers that came back, before a round."""
-        for slot in self.slots:
-            if slot.up:
-                slot.count_round()
+        for entry in self.entries:
+            if entry.up:
+                entry.count_round()
         returning, self._returning = self._returning, []
-        for slot in returning:
-            if not slot.up or slot.server is None:
+        for entry in returning:
+            if not entry.up or entry.server is None:
                 continue
-            if slot.rounds_up < slot.required_rounds_up:
-                self._returning.append(slot)
+            if entry.rounds_up < entry.required_rounds_up:
+                self._returning.append(entry)
                 continue
-            away = [n for n in slot.spawned_nodes if self.placement.is_away(n)]
-            free = filter(self.collector.row_is_free, away)
-            nodes = self.placement.return_home(slot.name, free)
+            displaced = [n for n in entry.spawned_nodes if self.placement.is_away(n)]
+            free = filter(self.collector.row_is_free, displaced)
+            nodes = self.placement.return_home(entry.name, free)
             for node in nodes:
-                self.collector.assign(node, slot.server)
+                self.collector.assign(node, entry.server)
             if nodes:
-                self.record_event(f"{_live(nodes)} on {slot.name} again")
-            if len(nodes) < len(away):
-                self._returning.append(slot)
+                self.record_event(f"{_live(nodes)} on {entry.name} again")
+            if len(nodes) < len(displaced):
+                self._returning.append(entry)
 
     def servers(self) -> list[Server]:
         """Return the servers that are up."""
-        return [slot.server for slot in self.slots if slot.up and slot.server is not None]
+        return [entry.server for entry in self.entries if entry.up and entry.server is not None]
 
     def assignments(self) -> list[tuple[str, list[NodeSpec]]]:
         """Return each server's name and the nodes that live there now."""
@@ -185,13 +186,9 @@ class Cluster:
         for node, name in self.placement.server_of.items():
             living.setdefault(name, []).append(node)
         return [
-            ServerState(slot.display_name or name, living[name], slot.up)
-            for name, slot in self._by_name.items()
+            ServerState(entry.display_name or name, living[name], entry.up)
+            for name, entry in self._by_name.items()
         ]
-
-    def data_digests(self) -> Mapping[str, str]:
-        """Return the digest of each server's data."""
-        return {slot.name: slot.data_digest for slot in self.slots if slot.data_digest}
 
     def tensor_bytes(self) -> tuple[int, int]:
         """Return the bytes of tensors sent and received, those of lost servers included."""
@@ -205,41 +202,38 @@ class Cluster:
 
     def give_up(self, server: Server, why: str) -> None:
         """Treat `server` as lost, although its connection stands."""
-        slot = self._slot_of(server)
-        if slot is not None and slot.redials:
+        entry = self._entry_of(server)
+        if entry is not None and entry.redials:
             server.drop(why)
             self.server_lost(server, why)
 
-    def _slot_of(self, server: Server) -> ServerSlot | None:
-        return next((slot for slot in self.slots if slot.up and slot.server is server), None)
+    def _entry_of(self, server: Server) -> ServerEntry | None:
+        return next((entry for entry in self.entries if entry.up and entry.server is server), None)
 
     def server_lost(self, server: Server, why: str) -> None:
         """Unassign the nodes of `server`, and assign them to others."""
-        slot = self._slot_of(server)
-        if slot is None or self._closed:
+        entry = self._entry_of(server)
+        if entry is None or self._closed:
             return  # while it was joining: `join` fails
         self._spent[0] += server.bytes_sent
         self._spent[1] += server.bytes_received
-        slot.leave()
-        slot.losses += 1
+        entry.leave()
+        entry.losses += 1
         self.collector.forget(server)
-        nodes = self.placement.remove_server(slot.name)
+        nodes = self.placement.remove_server(entry.name)
         now = clock.seconds(self._reactor)
         for node in nodes:
             self.collector.assign(node, None)
             self.unassigned_since[node] = now
-            self._last_slot[node] = slot
-        self.record_event(f"{slot.name} is lost: {why}")
-        self._schedule_redial(slot)
-        self._assign_unassigned(nodes, f"{slot.name}: {why}")
+            self._last_entry[node] = entry
+        self.record_event(f"{entry.name} is lost: {why}")
+        self._schedule_redial(entry)
+        self._assign_unassigned(nodes, f"{entry.name}: {why}")
 
     def worth_waiting_for(self, node: int) -> bool:
-        """Tell whether the server that unassigned `node` was lost with is expected to stay.
-
-        One that comes and goes would cost each round a wait.
-        """
-        slot = self._last_slot.get(node)
-        return slot is None or not slot.required_rounds_up
+        """Tell whether the last server of `node` is stable; others would cost each round a wait."""
+        entry = self._last_entry.get(node)
+        return entry is None or not entry.required_rounds_up
 
     def _assign_unassigned(self, nodes: Sequence[int] = (), why: str = "") -> None:
         """Assign unassigned nodes to servers that are up; tell which of `nodes` are left, `why`."""
@@ -250,79 +244,71 @@ class Cluster:
         if left:
             self.on_unassigned(left, why)
 
-    async def _provision(self, slot: ServerSlot, nodes: list[int]) -> None:
-        """Have `nodes`, which are to live on `slot`, spawned there and asked."""
-        server = slot.server
-        nodes = [node for node in nodes if self.placement.server_of[node] == slot.name]
+    async def _provision(self, entry: ServerEntry, nodes: list[int]) -> None:
+        """Have `nodes`, which are to live on `entry`, spawned there and asked."""
+        server = entry.server
+        nodes = [node for node in nodes if self.placement.server_of[node] == entry.name]
         if server is None or not nodes:
             return
         try:
-            await self._spawn(slot, nodes)
+            here = await self.assign_nodes(entry, nodes)
         except ServerUnreachable as e:
             self.give_up(server, str(e))  # unless it is lost already
             return
         except ByzpyTwError as e:
             if len(nodes) > 1 and isinstance(e, (LimitExceeded, ServerBusy)):
                 for half in (nodes[: len(nodes) // 2], nodes[len(nodes) // 2 :]):
-                    await self._provision(slot, half)  # there may be room for some
-            elif slot.server is server and slot.up:
+                    await self._provision(entry, half)  # there may be room for some
+            elif entry.server is server and entry.up:
                 # It has no room, say.  Its own nodes stay there.
-                self.record_event(f"{slot.name} does not take {_listed(nodes)}: {e}")
-                self.placement.mark_full(slot.name, nodes)
-                self._assign_unassigned(nodes, f"{slot.name}: {e}")
+                self.record_event(f"{entry.name} does not take {_listed(nodes)}: {e}")
+                self.placement.mark_full(entry.name, nodes)
+                self._assign_unassigned(nodes, f"{entry.name}: {e}")
             return
-        if slot.server is not server:
-            return  # lost meanwhile: they are on their way to another
-        here = [node for node in nodes if self.placement.server_of[node] == slot.name]
         if here:
-            for node in here:
-                self.collector.assign(node, server)
-                self.unassigned_since.pop(node, None)
-            self.record_event(f"{_live(here)} on {slot.name} now")
+            self.record_event(f"{_live(here)} on {entry.name} now")
             self.on_assigned(server, here)
 
     # -- coming back
 
-    def _schedule_redial(self, slot: ServerSlot) -> None:
-        if not self._closed and slot.redials and slot.state is SlotState.AWAY:
-            slot.redial(self._reactor, self._dial)
+    def _schedule_redial(self, entry: ServerEntry) -> None:
+        if entry.redials and entry.server is None and entry.redialling is None and not self._closed:
+            entry.redialling = Deferred.fromCoroutine(self._redial(entry))
+            entry.redialling.addErrback(self._log_bug)
 
-    def _dial(self, slot: ServerSlot) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._rejoin(slot)).addErrback(self._log_bug)
+    async def _redial(self, entry: ServerEntry) -> None:
+        """Dial `entry` until it is up."""
+        while not self._closed:
+            await deferLater(self._reactor, entry.next_delay())
+            if await self._try_join(entry):
+                entry.redialling = None
+                self.record_event(f"{entry.name} is back")
+                self.placement.add_server(entry.name)
+                self._returning.append(entry)
+                self._assign_unassigned()
+                return
 
-    async def _rejoin(self, slot: ServerSlot) -> None:
-        """Dial `slot` once more; again later where that fails."""
-        if await self._try_join(slot):
-            slot.join()
-            self.record_event(f"{slot.name} is back")
-            self.placement.add_server(slot.name)
-            self._returning.append(slot)
-            self._assign_unassigned()
-        else:
-            self._schedule_redial(slot)
-
-    async def _try_join(self, slot: ServerSlot) -> bool:
+    async def _try_join(self, entry: ServerEntry) -> bool:
         try:
-            await self.join(slot)
+            await self.join(entry)
             placement = self.placement
-            here = [n for n in placement.server_of if placement.home_server(n) == slot.name]
-            await self._spawn(slot, here)
-            return True
+            here = [n for n in placement.server_of if placement.home_server(n) == entry.name]
+            await self._spawn(entry, here)
+            entry.join()
         except CancelledError:
             raise
         except Exception as e:
             if not isinstance(e, ByzpyTwError):
                 self._log_bug(Failure())
-            if slot.server is not None:
-                slot.server.drop("it could not join")
-            if slot.state is SlotState.JOINING:
-                slot.leave()
+            if entry.server is not None:
+                entry.server.drop("it could not join")
+            entry.leave()
             # That it is not there is no news; its refusals are.
             text = format_error(e)
-            if not isinstance(e, ServerUnreachable) and text != slot.last_refusal:
-                slot.last_refusal = text
-                self.record_event(describe_exclusion(slot, e))
-            return False
+            if not isinstance(e, ServerUnreachable) and text != entry.last_refusal:
+                entry.last_refusal = text
+                self.record_event(describe_exclusion(entry, e))
+        return entry.up
 
     def _log_bug(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
@@ -333,20 +319,15 @@ class Cluster:
         self.events.append(line)
         self.notify(line)
 
-    # -- the end
-
     async def close(self) -> None:
         """Let go of all servers.  Fails only where it is cancelled."""
         self._closed = True
-        closing = []
-        for slot in self.slots:
-            slot.close()
-            if slot.server is not None:
-                closing.append(Deferred.fromCoroutine(slot.server.close()))
-        try:
-            await gatherResults(closing, consumeErrors=True)
-        except FirstError as e:  # given up
-            raise e.subFailure.value from None
+        for entry in self.entries:
+            if entry.redialling is not None:
+                entry.redialling.cancel()
+        await gather_all(
+            [entry.server.close() for entry in self.entries if entry.server is not None]
+        )
 
 
 def _live(nodes: Sequence[int]) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
-from typing import Any
 
 import torch
 from attrs import define, field
@@ -29,20 +28,12 @@ from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_interface import Server
 from byzpy_tw.vectors import norm_fault, norm_of
 
-# Elements of a vector whose norm is taken where it arrives.  That is 0.1 ms or less (0.3 of one
-# that is not finite), a third of the time of receiving it; a visit to the pool costs 0.1 ms
+# Up to this length a vector's norm is taken in the reactor's thread.  That is 0.1 ms or less (0.3
+# of one that is not finite), a third of the time of receiving it; a visit to the pool costs 0.1 ms
 # where cores are idle, and up to 0.5 where gradients are being computed.
-AT_ONCE = 1 << 19
+MAX_INLINE_ELEMENTS = 1 << 19
 REMEMBERED = 100  # rounds in which a node on probation may still answer
 MAX_UNREQUESTED = 100  # frames, and four a node, that a server may send late or twice in a round
-
-
-@define(eq=False)
-class _Arrival:
-    """The vector of one node in this round, from the beginning of its frame."""
-
-    buffer: Tensor | None = None  # where it is received, if not in its row
-    complete: bool = False
 
 
 @define(eq=False)
@@ -53,7 +44,7 @@ class Collector:
     _reactor: ITrainerReactor
     _pool: Executor
     _wire: torch.dtype = torch.float32  # of vectors as they come
-    patience: float = 60.0  # seconds from a round's beginning in which an answer is in time
+    round_timeout: float = 60.0  # seconds from a round's beginning in which an answer is in time
     _rows: tuple[Tensor, ...] = field(init=False)
     _round_lock: threading.Lock = field(factory=threading.Lock, init=False)
     _servers: dict[int, Server | None] = field(factory=dict, init=False)  # node -> its server
@@ -66,7 +57,9 @@ class Collector:
     norms: dict[int, float] = field(factory=dict, init=False)
     losses: dict[int, float] = field(factory=dict, init=False)
     decided_at: dict[int, float] = field(factory=dict, init=False)  # node -> when it was judged
-    _arrivals: dict[int, _Arrival] = field(factory=dict, init=False)
+    # node whose frame has begun -> where it is received, None for in its row
+    _arrivals: dict[int, Tensor | None] = field(factory=dict, init=False)
+    _complete: set[int] = field(factory=set, init=False)  # nodes whose vector is here
     _stale: dict[int, int] = field(factory=dict, init=False)  # node -> an older round
     _unrequested: Counter[Server] = field(factory=Counter, init=False)  # frames
     _waiting: tuple[Callable[[Round], bool], Deferred[None]] | None = field(
@@ -81,12 +74,9 @@ class Collector:
         self._rows = tuple(row.data for row in self.matrix.unbind(0))
 
     def assign(self, node: int, server: Server | None) -> None:
-        """Take vectors of `node` from `server` alone; None: from no server.
-
-        A vector that its last server has not sent completely is the new one's to send.
-        """
+        """Take vectors of `node` from `server` alone, or from none; drop an incomplete one."""
         self._servers[node] = server
-        if not self.has_vector(node):
+        if node not in self._complete:
             self._arrivals.pop(node, None)
 
     def forget(self, server: Server) -> None:
@@ -95,34 +85,26 @@ class Collector:
         self._unrequested.pop(server, None)
 
     def server_of(self, node: int) -> Server | None:
-        """Return the server that `node` lives on."""
         return self._servers.get(node)
 
-    def nodes_on(self, server: Server, among: Mapping[int, Any] | range) -> list[int]:
+    def nodes_on(self, server: Server, among: range) -> list[int]:
         """Return those of `among` that live on `server`, in order."""
         return [node for node in among if self._servers.get(node) is server]
 
     def row_is_free(self, node: int) -> bool:
-        """Tell whether the server of `node` is not in the middle of sending its vector.
-
-        A frame of a round that is over may still be coming in: the same node's vector from
-        another server must not share the row with it.
-        """
+        """Tell whether no vector, not even an earlier round's, is being received into its row."""
         server = self._servers.get(node)
         return server is None or self._receiving.get(server) != node
 
     def has_vector(self, node: int) -> bool:
         """Tell whether a complete vector of `node` is here, judged or not."""
-        arrival = self._arrivals.get(node)
-        return arrival is not None and arrival.complete
-
-    # -- the round
+        return node in self._complete
 
     def begin(self, round: Round) -> None:
         """Take vectors for `round` from now on."""
         with self._round_lock:
             self.round = round
-        self._arrivals, self._stale, self._unrequested = {}, {}, Counter()
+        self._arrivals, self._complete, self._stale, self._unrequested = {}, set(), {}, Counter()
         self.norms, self.losses, self.decided_at = {}, {}, {}
         self._times[round.number] = self._now()
         self._times.pop(round.number - REMEMBERED, None)
@@ -145,7 +127,6 @@ class Collector:
         return clock.seconds(self._reactor)
 
     def expire(self, nodes: Iterable[int]) -> None:
-        """Refuse those of `nodes` that are still awaited: their time is up."""
         if self.round is not None:
             self.round.expire(nodes, self._stale)
             self._check_wait()
@@ -161,12 +142,9 @@ class Collector:
             self._check_wait()
 
     def refuse(self, node: int, reason: Reason, why: str) -> None:
-        """Leave `node` out of this round."""
         if self.round is not None:
             self.round.refuse(node, reason, why)
             self._check_wait()
-
-    # -- what servers send
 
     def allocate(self, server: Server, header: Header) -> Tensor | None:
         node, round = header.index, self.round
@@ -179,32 +157,29 @@ class Collector:
         late = header.round < round.number
         if late or not lives_there or not round.wants(node) or node in self._arrivals:
             return self._drop(server, round, header, lives_there and late)
-        self._arrivals[node] = arrival = _Arrival()
+        self._arrivals[node] = None
         if not self._fits(header):
-            self._refuse_malformed(round, header)
+            d, dtype = self.matrix.shape[1], header.dtype
+            why = f"{header.elements} elements of {dtype}, expected {d} of {self._wire}"
+            round.refuse(node, Reason.MALFORMED, why)
+            self.decided_at[node] = self._now()
+            # Not from inside the parser of a frame that has only begun.
+            self._reactor.callLater(0, self._check_wait)
             return None
         self._receiving[server] = node
         if self._wire is self.matrix.dtype:
             return self._rows[node]
-        arrival.buffer = torch.empty(header.elements, dtype=self._wire)
-        return arrival.buffer
+        self._arrivals[node] = buffer = torch.empty(header.elements, dtype=self._wire)
+        return buffer
 
     def _fits(self, header: Header) -> bool:
         return header.elements == self.matrix.shape[1] and header.dtype is self._wire
 
-    def _refuse_malformed(self, round: Round, header: Header) -> None:
-        d, node = self.matrix.shape[1], header.index
-        why = f"{header.elements} elements of {header.dtype}, expected {d} of {self._wire}"
-        round.refuse(node, Reason.MALFORMED, why)
-        self.decided_at[node] = self._now()
-        # Not from inside the parser of a frame that has only begun.
-        self._reactor.callLater(0, self._check_wait)
-
     def _drop(self, server: Server, round: Round, header: Header, late: bool) -> Tensor | None:
-        """Count a vector that was not asked for; memory for a `late` one that may count.
+        """Count an unrequested frame; return memory for a `late` vector that can readmit its node.
 
-        Late answers are normal after a round was closed by its deadline, or its node moved on;
-        a second answer is a lie that changes nothing.
+        Late vectors are normal after a deadline, or when a node has moved to another server.  A
+        second vector in one round is a fault of the server, and is ignored.
         """
         memory = self._allocate_late(server, round, header) if late else None
         self.log.debug("dropped: node {node}, round {round}", node=header.index, round=header.round)
@@ -214,12 +189,12 @@ class Collector:
         return memory
 
     def _allocate_late(self, server: Server, round: Round, header: Header) -> Tensor | None:
-        """Return memory for a vector of an older round by which its node may be readmitted."""
+        """Return memory for a vector of an earlier round, if it can end its node's probation."""
         node = header.index
         if round.is_awaited(node):
             self._stale[node] = header.round
             return None
-        in_time = self._now() - self._times.get(header.round, -1e9) <= self.patience
+        in_time = self._now() - self._times.get(header.round, -1e9) <= self.round_timeout
         if node not in round.probation or not in_time or not self._fits(header):
             return None
         # Its round did not wait for it and was over soon; it was in time all the same.
@@ -237,8 +212,9 @@ class Collector:
             if memory is not None and origin is server and lives_there:
                 self._judge_late(node, memory)
             return
-        row, arrival = self._rows[node], self._arrivals.setdefault(node, _Arrival())
-        arrival.complete, buffer, arrival.buffer = True, arrival.buffer, None
+        row, buffer = self._rows[node], self._arrivals.get(node)
+        self._arrivals[node] = None
+        self._complete.add(node)
 
         def measure() -> float:
             if buffer is not None:
@@ -257,15 +233,15 @@ class Collector:
     def _measure(
         self, elements: int, norm: Callable[[], float], judge: Callable[[float], None]
     ) -> None:
-        """Judge a norm, taken here where that is short, else in the pool."""
-        if elements <= AT_ONCE:
+        """Pass the vector's `norm` to `judge`; a long vector's is computed in the pool."""
+        if elements <= MAX_INLINE_ELEMENTS:
             judge(norm())
             return
         # It fails only where the pool is shut down.
         defer_to_pool(self._reactor, self._pool, norm).addCallbacks(judge, lambda _: None)
 
     def _judge_late(self, node: int, vector: Tensor) -> None:
-        """Hear `node`, which is on probation, if its late `vector` is a good one."""
+        """Note that `node`, which is on probation, has answered, if its late `vector` is usable."""
 
         def judge(norm: float) -> None:
             if self.round is not None and node in self.round.probation and not norm_fault(norm):

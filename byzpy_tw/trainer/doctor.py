@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from attrs import asdict, define, field
+from attrs import asdict, define, evolve, field
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 
 import byzpy_tw
@@ -33,17 +34,16 @@ from byzpy_tw.rounds.placement import Placement, placement_notices
 from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.handshake import Handshake, same_bits, same_server_error
-from byzpy_tw.trainer.preparation import Prepared, prepare_data
+from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.run import load_trainer_keys
 from byzpy_tw.trainer.server_check import ServerCheck
 from byzpy_tw.trainer.server_client import RemoteServer
-from byzpy_tw.trainer.server_interface import Opened
-from byzpy_tw.workers.spec import NodeSpec, node_specs
+from byzpy_tw.workers.spec import node_specs
 
 WAIT = 5.0  # seconds for the answers that a healthy server gives at once
 READING = 60.0  # and for the data here
-AHEAD = 5.0  # seconds that a server's clock may be off
+CLOCK_TOLERANCE = 5.0  # seconds that a server's clock may be off
 
 
 @define(eq=False)
@@ -58,7 +58,7 @@ class Doctor:
     _reactor: ITrainerReactor
     _pool: Executor
     wait: float = WAIT
-    resumed: Path | None = None  # the folder of a run that is to be gone on with
+    resumed: Path | None = None  # the folder of a run that is to be resumed
     troubles: list[str] = field(factory=list, init=False)
     warnings: list[str] = field(factory=list, init=False)
     servers: list[ServerCheck] = field(factory=list, init=False)
@@ -72,45 +72,30 @@ class Doctor:
         """Tell whether a run would start."""
         return self.done and not self.troubles
 
-    @property
-    def threads(self) -> int:
-        return self.config.threads or cores()
-
     async def examine(self) -> None:
-        """Look at everything."""
         config = self.config
-        self._try(self._check_rules)
+        with self._noting_errors():
+            self.warnings += unused_notices(config)
+            self.warnings += guarantee_notices(resolve_rules(config, self.registry))
         may_open = not self.troubles
-        self._try(self._check_folder)
-        self._try(lambda: self._make_checks(may_open))
+        with self._noting_errors():
+            self._check_folder()
+        with self._noting_errors():
+            self._make_checks(may_open)
         self.budget = list_feasible_rules(config, self.registry)
         checks = [Deferred.fromCoroutine(check.run()) for check in self.servers]
-        await gatherResults([Deferred.fromCoroutine(self._check_here()), *checks])
+        await gatherResults([Deferred.fromCoroutine(self._prepare()), *checks])
         self._judge()
         self.done = True
 
-    def _try(self, look: Callable[[], None]) -> None:
+    @contextmanager
+    def _noting_errors(self) -> Iterator[None]:
+        """Note an error once: the same one may keep rules and data from being made."""
         try:
-            look()
+            yield
         except ByzpyTwError as e:
-            self._trouble(e)
-
-    def _trouble(self, error: ByzpyTwError) -> None:
-        """Note `error` once: the same one may keep rules and data from being made."""
-        line = format_error(error)
-        if line not in self.troubles:
-            self.troubles.append(line)
-
-    # -- before anything is asked
-
-    def _check_rules(self) -> None:
-        self.warnings += unused_notices(self.config)
-        rules = resolve_rules(self.config, self.registry)
-        if rules.missing_guarantee is not None:
-            self.warnings.append(
-                f"no guarantee: {self.config.pipeline}: {rules.missing_guarantee} "
-                "(--strict makes this an error)"
-            )
+            if (line := format_error(e)) not in self.troubles:
+                self.troubles.append(line)
 
     def _check_folder(self) -> None:
         path, config = self.folder, self.config
@@ -129,71 +114,57 @@ class Doctor:
     @property
     def folder(self) -> Path:
         """The nearest folder to the run's that is there already."""
-        path = self.resumed or Path(self.config.run_dir or "runs")
-        path = path.absolute()
+        path = (self.resumed or Path(self.config.run_dir or "runs")).absolute()
         while not path.exists() and path != path.parent:
             path = path.parent
         return path
 
     def _make_checks(self, may_open: bool) -> None:
-        config = self.config
-        if config.remote_hosts or config.local:
-            count = len(config.remote_hosts) or config.local or 1
-            self.warnings += placement_notices(
-                config.n, count, config.f, config.max_nodes_per_server
-            )
+        config, cap = self.config, self.config.max_nodes_per_server
+        if count := len(config.remote_hosts) or config.local:
+            self.warnings += placement_notices(config.n, count, config.f, cap)
         addresses = parse_addresses(config.remote_hosts)
         keys = load_trainer_keys(config)
         self.warnings += keys.keys.warnings if keys is not None else ()
         beat = min(config.heartbeat, self.wait)
         specs = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
-        placed = Placement(tuple(map(str, addresses)), config.n, config.max_nodes_per_server)
+        placement = Placement(tuple(map(str, addresses)), config.n, cap)
         for address in addresses:
-            placed.add_server(str(address))
-        if addresses:
-            placed.assign_unassigned()
+            placement.add_server(str(address))
+        assigned = placement.assign_unassigned() if addresses else {}
         for address in addresses:
             server = RemoteServer(address, self._reactor, beat, keys=keys)
-            nodes = [specs[node] for node in placed.nodes_on(str(address))]
-            spare = self._spare(specs, nodes)
-            self.servers.append(
-                ServerCheck(
-                    server, self._handshake, nodes, spare, self.wait, may_open, self._reactor
-                )
+            nodes = [specs[node] for node in assigned.get(str(address), ())]
+            # A Byzantine node, where the server has none at first and failover may bring one.
+            may_come = config.failover != "off" and config.num_byz
+            spare = specs[-1] if may_come and all(node.honest for node in nodes) else None
+            check = ServerCheck(
+                server, self._handshake, nodes, spare, self.wait, may_open, self._reactor
             )
+            self.servers.append(check)
 
     @property
     def _handshake(self) -> Handshake:
         return Handshake(self.config, self.registry, self.warnings.append)
 
-    def _spare(self, specs: Sequence[NodeSpec], nodes: Sequence[NodeSpec]) -> NodeSpec | None:
-        """Return a Byzantine node, if a server has none at first and failover may bring one."""
-        if self.config.failover == "off" or not self.config.num_byz:
-            return None
-        return None if any(not node.honest for node in nodes) else specs[-1]
+    async def _prepare(self) -> None:
+        """Read the data and try the model and rules here, as a run would."""
 
-    # -- here
+        def prepare() -> Prepared:
+            config, registry, threads = self.config, self.registry, self.config.threads or cores()
+            return prepare_data(config, registry, resolve_rules(config, registry), threads)
 
-    async def _check_here(self) -> None:
-        looking = defer_to_pool(self._reactor, self._pool, self._load)
+        preparing = defer_to_pool(self._reactor, self._pool, prepare)
         try:
-            self.here = await looking.addTimeout(READING, self._reactor)
+            with self._noting_errors():
+                self.here = await preparing.addTimeout(READING, self._reactor)
+                self.warnings += self.here.warnings
         except TimeoutError:
             self.busy = True
             self.troubles.append(
                 f"the data {self.config.dataset!r} could not be read within {READING:g} s: is "
                 "it being downloaded? Try again later, or use --dataset mnist5k"
             )
-        except ByzpyTwError as e:
-            self._trouble(e)
-
-    def _load(self) -> Prepared:
-        rules = resolve_rules(self.config, self.registry)
-        prepared = prepare_data(self.config, self.registry, rules, self.threads)
-        self.warnings += prepared.warnings
-        return prepared
-
-    # -- the judgement
 
     def _judge(self) -> None:
         """Compare servers with this machine, and with each other; count those that are left."""
@@ -221,7 +192,7 @@ class Doctor:
         if theirs is not None and self.here is not None and check.may_open:
             handshake.compare(check.name, self.here.environment, theirs)
         ahead, trip = check.clock_ahead, check.round_trip or 0.0
-        if ahead is not None and abs(ahead) > AHEAD + trip:
+        if ahead is not None and abs(ahead) > CLOCK_TOLERANCE + trip:
             side = "ahead of" if ahead > 0 else "behind"
             self.warnings.append(
                 f"{check.name}'s clock is {abs(ahead):.0f} s {side} this machine's: keys are "
@@ -229,36 +200,21 @@ class Doctor:
             )
         if check.opened is None:
             return
-        own = getattr(self.registry.make("partition", self.config.partition), "local", False)
+        local = getattr(self.registry.make("partition", self.config.partition), "local", False)
         if self.here is not None:
-            prepared = self.here
-            digest = check.opened.digest if own else prepared.digest
-            mine = Opened(prepared.learner.dimension, digest, prepared.trial_outcome.trial)
-            exact = theirs is not None and same_bits(prepared.environment, theirs)
-            handshake.check_opened(check.name, check.opened, mine, exact=exact, local=own)
-        elif not own:
-            self._alike(check)
-
-    def _alike(self, check: ServerCheck) -> None:
-        """Raise `ServerDiffers` where servers disagree, without data here to compare with."""
-        first = next(s for s in self.servers if s.opened is not None)
-        assert first.opened is not None and check.opened is not None
-        if first.opened.digest != check.opened.digest:
-            raise ServerDiffers(
-                f"{check.name} holds other data for {self.config.dataset!r} than {first.name} "
-                f"(digests {check.opened.digest[:12]} and {first.opened.digest[:12]}); give "
-                "all the same files, with --data-root"
-            )
-
-    # -- in figures
-
-    @property
-    def checkpoint_bytes(self) -> int | None:
-        """The size of one checkpoint, without the memory of rules."""
-        if self.here is None:
-            return None
-        config, d = self.config, self.here.learner.dimension
-        return 4 * d * (2 + (config.num_honest if config.worker_momentum else 0))
+            mine = self.here.opened
+            if local:
+                mine = evolve(mine, digest=check.opened.digest)
+            exact = theirs is not None and same_bits(self.here.environment, theirs)
+            handshake.check_opened(check.name, check.opened, mine, exact=exact, local=local)
+        elif not local:  # without data here servers are compared with each other
+            name, digest = next((s.name, s.opened.digest) for s in self.servers if s.opened)
+            if digest != check.opened.digest:
+                raise ServerDiffers(
+                    f"{check.name} holds other data for {self.config.dataset!r} than {name} "
+                    f"(digests {check.opened.digest[:12]} and {digest[:12]}); give all the same "
+                    "files, with --data-root"
+                )
 
     def to_plain(self) -> dict[str, Any]:
         """Return all findings, ready for JSON."""
@@ -269,47 +225,39 @@ class Doctor:
             "warnings": self.warnings,
             "here": self._here_plain(),
             "servers": [_server_plain(check) for check in self.servers],
-            "budget": {
-                "n": config.n,
-                "f": config.f,
-                "rules": [asdict(line) for line in self.budget],
-            },
+            "budget": {"n": config.n, "f": config.f, "rules": [asdict(r) for r in self.budget]},
         }
 
     def _here_plain(self) -> dict[str, Any]:
-        disk = shutil.disk_usage(self.folder) if self.folder.is_dir() else None
+        config, folder, prepared = self.config, self.folder, self.here
         found: dict[str, Any] = {
-            "versions": versions(),
+            "versions": {
+                "byzpy_tw": byzpy_tw.__version__,
+                "Python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": numpy.__version__,
+                "Twisted": twisted.__version__,
+            },
             "plugins": dict(self.registry.distributions),
-            "threads": self.threads,
+            "threads": config.threads or cores(),
             "cores": cores(),
-            "device": self.config.device,
+            "device": config.device,
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "folder": str(self.folder),
-            "disk_free_bytes": disk.free if disk else None,
-            "checkpoint_bytes": self.checkpoint_bytes,
+            "folder": str(folder),
+            "disk_free_bytes": shutil.disk_usage(folder).free if folder.is_dir() else None,
+            "checkpoint_bytes": None,
         }
-        if self.here is not None:
-            prepared = self.here
+        if prepared is not None:
+            d, kept = prepared.learner.dimension, config.num_honest if config.worker_momentum else 0
             found |= {
+                "checkpoint_bytes": 4 * d * (2 + kept),  # without the memory of rules
                 "data_digest": prepared.digest,
                 "examples": [len(prepared.dataset.train.y), len(prepared.dataset.test.y)],
                 "shards": [min(prepared.shards), max(prepared.shards)],
-                "dimension": prepared.learner.dimension,
+                "dimension": d,
                 "instructions": prepared.environment.instructions,
             }
         return found
-
-
-def versions() -> Mapping[str, str]:
-    """Return the versions of this process's software."""
-    return {
-        "byzpy_tw": byzpy_tw.__version__,
-        "Python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "Twisted": twisted.__version__,
-    }
 
 
 def _server_plain(check: ServerCheck) -> dict[str, Any]:

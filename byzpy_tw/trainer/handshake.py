@@ -5,11 +5,11 @@ Each difference is one error that names the server, the cause and the cure.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
 
 from attrs import frozen
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadAddress, MissingPlugin, ServerDiffers, UnknownName
@@ -21,13 +21,10 @@ from byzpy_tw.workers.spec import NodeSpec
 
 T = TypeVar("T")
 
-# The options of a run whose names servers look up.
-_LOOKED_UP = ("dataset", "model", "partition", "attack")
 
-
-async def gather_all(work: Sequence[Awaitable[T]]) -> list[T]:
+async def gather_all(work: Sequence[Coroutine[Any, Any, T] | Deferred[T]]) -> list[T]:
     """Return all results in order, or raise the first failure and cancel the rest."""
-    started = [Deferred.fromCoroutine(_wait(w)) for w in work]
+    started = [ensureDeferred(w) for w in work]
     try:
         return await gatherResults(started, consumeErrors=True)
     except FirstError as e:
@@ -36,17 +33,13 @@ async def gather_all(work: Sequence[Awaitable[T]]) -> list[T]:
         raise e.subFailure.value from None
 
 
-async def _wait(work: Awaitable[T]) -> T:
-    return await work
-
-
 def same_server_error(name: str, other: str) -> BadAddress:
     """Return the error for two addresses under which one server answers."""
     return BadAddress(f"{name} and {other} are one server: name it once")
 
 
 def same_bits(mine: Environment, theirs: Environment) -> bool:
-    """Return whether a server computes to the bits that this process computes trials to."""
+    """Return whether trials give the same bits on a server (`theirs`) as in this process."""
     return mine.probe == theirs.probe and theirs.device == "cpu"
 
 
@@ -54,15 +47,18 @@ def same_bits(mine: Environment, theirs: Environment) -> bool:
 class Handshake:
     """Compares servers with a run of `config`.
 
-    Differences that only change results raise `ServerDiffers` with ``--strict``, and are
-    passed to `warn` without.
+    Differences that only change results raise `ServerDiffers` with ``--strict``, else warn.
     """
 
     config: RunConfig
     registry: Registry
     warn: Notify
 
-    def _differs(self, line: str, consequence: str) -> None:
+    def _differs(
+        self,
+        line: str,
+        consequence: str = "; results will differ from those of the same run elsewhere",
+    ) -> None:
         if self.config.strict:
             raise ServerDiffers(f"{line}; install the same there, or run without --strict")
         self.warn(f"{line}{consequence}")
@@ -108,7 +104,7 @@ class Handshake:
                 f"{name} differs in {' and '.join(differing)}: its copy of the code of "
                 f"{config.dataset!r}, {config.partition!r} or {config.model!r} is another one"
             )
-            self._differs(line, _OTHER_RESULTS)
+            self._differs(line)
 
     async def spawn(self, server: Server, nodes: Sequence[NodeSpec], attack: str = "") -> None:
         """Have `nodes` on `server`; raises `MissingPlugin` with advice.
@@ -121,18 +117,15 @@ class Handshake:
             raise self._missing(server, e) or e from e
         if attack and digests and set(digests) != {attack}:
             line = f"{server.name}'s code of the attack {self.config.attack!r} is another one"
-            self._differs(line, _OTHER_RESULTS)
+            self._differs(line)
 
     def _entries(self) -> Iterator[tuple[str, str, Entry]]:
-        for kind in _LOOKED_UP:
+        for kind in ("dataset", "model", "partition", "attack"):  # servers look their names up
             name = parse(getattr(self.config, kind)).name
             yield kind, name, self.registry.entry(kind, name)
 
     def _missing(self, server: Server, error: UnknownName) -> MissingPlugin | None:
-        """Return the error with advice where `error` is about a plugin of the run.
-
-        The advice comes from this process's own metadata, never from the server.
-        """
+        """Return the error with advice, from this process's metadata, if a plugin is missing."""
         for kind, name, entry in self._entries():
             named = unknown_name(kind, name) in str(error)
             if entry.distribution != OWN_DISTRIBUTION and named:
@@ -143,6 +136,3 @@ class Handshake:
                     "environment, or leave out its --disable-plugin, and restart the server"
                 )
         return None
-
-
-_OTHER_RESULTS = "; results will differ from those of the same run elsewhere"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,17 +13,15 @@ from torch import Tensor
 from twisted.internet.defer import Deferred, succeed
 
 from byzpy_tw.attacks.knowledge.codec import decode_piece
-from byzpy_tw.datasets import Dataset
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.frames import vector_header
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
 from byzpy_tw.scheduling.threads import defer_to_pool
+from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_interface import AttackInput, Opened, Server, Sink, ignore_loss
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.host import NodeHost
-from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 
@@ -34,9 +33,7 @@ class InProcessServer:
     _pool: Executor
     _threads: int
     _registry: Registry
-    _dataset: Dataset  # the trainer's own
-    _tried: TrialOutcome  # with that data
-    environment: Environment
+    _prepared: Prepared  # the trainer's own data, and the trial with it
     name: str = "in-process"
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -48,20 +45,18 @@ class InProcessServer:
     _sink: Sink = field(init=False)
 
     async def hello(self) -> Environment:
-        return self.environment
+        return self._prepared.environment
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
-        def build() -> NodeHost:
-            # The trainer has read the data already, so no folder is needed.
-            return build_host(
-                spec, self._registry, data_root=Path(), dataset=self._dataset,
-                trial_outcome=self._tried,
-            )  # fmt: skip
-
+        # The trainer has read the data already, so no folder is needed.
+        dataset, tried = self._prepared.dataset, self._prepared.trial_outcome
+        build = partial(
+            build_host, spec, self._registry, data_root=Path(), dataset=dataset, trial_outcome=tried
+        )
         host = await defer_to_pool(self._reactor, self._pool, build)
         self._scheduler = NodeScheduler(host, self._reactor, self._pool, self._threads + 2)
         self._sink = sink
-        return Opened(host.dimension, self._dataset.digest(), self._tried.trial)
+        return Opened(host.dimension, dataset.digest(), tried.trial)
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> Collection[str]:
         host = self._scheduler.host
@@ -110,9 +105,9 @@ class InProcessServer:
 
 
 def _decode(shown: AttackInput, foreign: bool) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
-    """Return the tensors as attacks take them that travel from a server.
+    """Return the pieces and the past vectors of `shown`, as an attack on a server gets them.
 
-    The rows that will be aggregated are copied where a `foreign` attack is shown them.
+    A `foreign` attack (a plugin's) gets a copy of the rows that will be aggregated.
     """
     pieces = {piece: decode_piece(tensor) for piece, tensor in shown.pieces.items()}
     rows = pieces.get("vectors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
 
@@ -26,7 +27,7 @@ RESTART_SECONDS = 1.0  # until one that ended by itself is started again
 STOP_SECONDS = 5.0  # before a server that does not stop is killed
 
 
-class _Server(ProcessProtocol):
+class _ServerProcess(ProcessProtocol):
     """One server process: its output goes to a file, its address is read from it."""
 
     def __init__(self, log: IO[bytes]) -> None:
@@ -84,7 +85,7 @@ class LocalServers:
     _notify: Notify = field(default=lambda line: None)
     disabled: tuple[str, ...] = ()  # distributions that they are not to import
     restarts: bool = field(default=True, init=False)  # of those that end by themselves
-    _running: list[_Server] = field(factory=list, init=False)
+    _running: list[_ServerProcess] = field(factory=list, init=False)
     _restarting: dict[int, IDelayedCall] = field(factory=dict, init=False)
 
     async def start(self) -> list[Address]:
@@ -96,17 +97,14 @@ class LocalServers:
             self._keep_alive(number, address)
         return addresses
 
-    def _launch(self, number: int, port: int) -> _Server:
+    def _launch(self, number: int, port: int) -> _ServerProcess:
         log = open(self.log_folder / f"server-{number}.log", "ab")
-        server, command = _Server(log), self._command(port)
+        server, command = _ServerProcess(log), self._command(port)
         self._reactor.spawnProcess(server, command[0], command, env=dict(os.environ), path=None)
         return server
 
     def _keep_alive(self, number: int, address: Address, failures: int = 0) -> None:
-        """Start server `number` again, at the same address, whenever it ends.
-
-        `failures` counts how often in a row it did not come up.
-        """
+        """Restart server `number` at its address whenever it ends, later after more `failures`."""
         server = self._running[number]
 
         def on_end(_: None) -> None:
@@ -127,7 +125,7 @@ class LocalServers:
             self._running[number] = self._launch(number, address.port)
             self._keep_alive(number, address, failures)
 
-    async def _wait_until_ready(self, server: _Server) -> Address:
+    async def _wait_until_ready(self, server: _ServerProcess) -> Address:
         try:
             return await server.ready.addTimeout(START_SECONDS, self._reactor)
         except TimeoutError:
@@ -169,7 +167,5 @@ class LocalServers:
     def _kill(self) -> None:
         for server in self._running:
             if not server.ended.called:
-                try:
+                with suppress(ProcessExitedAlready):
                     server.process.signalProcess("KILL")
-                except ProcessExitedAlready:
-                    pass

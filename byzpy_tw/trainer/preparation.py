@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.rounds.learner import Learner
 from byzpy_tw.rounds.resolved_rules import ResolvedRules
 from byzpy_tw.rounds.rules_trial import try_rules
+from byzpy_tw.trainer.server_interface import Opened
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.building import make_model, try_run_model
 from byzpy_tw.workers.environment import Environment, environment
@@ -47,13 +48,18 @@ class Prepared:
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
 
-    def describe(self, data_digests: Mapping[str, str]) -> dict[str, Any]:
+    @property
+    def opened(self) -> Opened:
+        """The answer of a server that opens this run with the same data and code."""
+        return Opened(self.learner.dimension, self.digest, self.trial_outcome.trial)
+
+    def describe(self, data_digests: dict[str, str]) -> dict[str, Any]:
         """Return the part of config.json about this process, its copy and the servers' data."""
         here = self.environment
         return {
             "dimension": self.learner.dimension,
             "data_digest": self.digest,
-            "data_digests": dict(data_digests),
+            "data_digests": data_digests,
             "trial": asdict(self.trial_outcome.trial),
             "versions": {
                 "byzpy_tw": byzpy_tw.__version__,
@@ -68,13 +74,18 @@ class Prepared:
         }
 
 
+def guarantee_notices(rules: ResolvedRules) -> list[str]:
+    """Return what the user must know about the guarantee of `rules`, if there is none."""
+    if rules.missing_guarantee is None:
+        return []
+    why = f"{rules.config.pipeline}: {rules.missing_guarantee}"
+    return [f"no guarantee: {why} (--strict makes this an error)"]
+
+
 def prepare_data(
     config: RunConfig, registry: Registry, rules: ResolvedRules, threads: int
 ) -> Prepared:
-    """Read the data, build the model, and try each plugin's part in the run.
-
-    Raises the error of the data, the model, a rule or the attack.
-    """
+    """Read the data, build the model, and try each plugin's part; raises the error of one."""
     spec = config.spec()
     data = read_data(config, registry)
     shards = make_shards(spec, registry, data)
@@ -94,7 +105,10 @@ def prepare_data(
     who = registry.owner("model", config.model)
     outcome.check_initial(model, who)
     model = model.to(resolve_device(config.device))
-    attack = _try_attack(config, registry, dimension) if config.num_byz else ""
+    attack, n, b, f = "", config.n, config.num_byz, config.f
+    if b:
+        make = partial(build_attack, registry, config.attack, n=n, b=b, f=f)
+        attack = getattr(try_attack(make, spec, dimension), "digest", "")
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
     learner = Learner.of(config, model, data, copied=outcome.copied, who=who)
     here = environment(registry, probe=probe(), device=config.device, threads=threads)
@@ -102,17 +116,8 @@ def prepare_data(
     return Prepared(data, learner, data.digest(), here, outcome, sizes, warnings, attack)
 
 
-def _try_attack(config: RunConfig, registry: Registry, dimension: int) -> str:
-    """Return the digest of the attack's trial; empty where it has none."""
-    make = partial(build_attack, registry, config.attack, n=config.n, b=config.num_byz, f=config.f)
-    return getattr(try_attack(make, config.spec(), dimension), "digest", "")
-
-
 def read_data(config: RunConfig, registry: Registry) -> Dataset:
-    """Read the data of `config`; a plugin's twice where that takes no time.
-
-    Raises `UnsuitableData` where it differs then, as no server would have the same.
-    """
+    """Read the data of `config`; raises `UnsuitableData` if a plugin's differs when read again."""
     root, begun = absolute(config.data_root), time.perf_counter()
     data: Dataset = registry.make("dataset", config.dataset, root=root)
     quick = time.perf_counter() - begun < READ_AGAIN_SECONDS and data.nbytes <= READ_AGAIN_BYTES

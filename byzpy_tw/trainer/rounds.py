@@ -27,9 +27,9 @@ from byzpy_tw.rounds.round import Halt, Proceed, Reason, Round
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.cluster import Cluster
-from byzpy_tw.trainer.collection import RoundDriver
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.reactor import ITrainerReactor
+from byzpy_tw.trainer.round_driver import RoundDriver
 from byzpy_tw.trainer.server_interface import AttackInput, Server
 from byzpy_tw.vectors import round_to_dtype
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError
@@ -18,7 +18,6 @@ from byzpy_tw.config.run import RunConfig, make_run_dir
 from byzpy_tw.console import print_error
 from byzpy_tw.errors import (
     ByzpyTwError,
-    Diverged,
     PluginError,
     UnsuitableData,
     UnsuitableModel,
@@ -27,8 +26,8 @@ from byzpy_tw.errors import (
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
+from byzpy_tw.output.configured_views import check_web, draw_report, make_line_view, serve
 from byzpy_tw.output.observers import Observers
-from byzpy_tw.output.outputs import check_web, draw_report, make_line_view, serve
 from byzpy_tw.output.view import RunConfigured, RunEnded, RunFinished, View, Views
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
@@ -40,14 +39,10 @@ from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_poi
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
-from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_client import RemoteServer
-from byzpy_tw.trainer.server_slot import ServerSlot
+from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.trainer.training import Training, initial_config_json
-
-# Errors that may be raised from a plugin's exception; others have causes of the system.
-_OF_PLUGINS = (PluginError, UnsuitableModel, UnsuitableData)
 
 log = Logger()
 
@@ -77,18 +72,13 @@ class RunOutcome:
         """The exit code."""
         if self.error is None:
             return 0
-        if self.resumable:
-            return PAUSED
-        return 1 if isinstance(self.error, Diverged) else self.error.exit_code
+        return PAUSED if self.resumable else self.error.exit_code
 
 
 def prepare_run(
     config: RunConfig, registry: Registry, beneath: Collection[str] = ()
 ) -> PreparedRun:
-    """Look into `config` and make its folder; mistakes are raised before anything starts.
-
-    `beneath` are the options that come from the lower of two layers; see `config.merge`.
-    """
+    """Check `config` and make its folder.  `beneath` are options of a file; see `drop_unused`."""
     config = resolve_paths(drop_unused(config, registry, beneath))
     rules = _look_into(config, registry)
     path = Path(config.run_dir) if config.run_dir is not None else make_run_dir(config)
@@ -100,7 +90,7 @@ def prepare_run(
 def prepare_resume(
     path: Path, given: Mapping[str, Any], registry: Registry, say: Callable[[str], None]
 ) -> PreparedRun | None:
-    """Look into the run in `path` with the options `given`; None if it is finished."""
+    """Check the run in `path` with the options `given`; None if it is finished."""
     config, directory, resume_point = reopen(path, given, say)
     try:
         config = resolve_paths(config)
@@ -132,23 +122,12 @@ def load_trainer_keys(config: RunConfig, *, warn: bool = False) -> MutualTLS | N
     return MutualTLS(keys)
 
 
-def remote_slot(
+def remote_entry(
     address: Address, config: RunConfig, reactor: ITrainerReactor, keys: MutualTLS | None = None
-) -> ServerSlot:
-    """Return the slot of the server at `address`, dialled anew each time."""
-    return ServerSlot(
-        str(address), lambda: RemoteServer(address, reactor, config.heartbeat, keys=keys)
-    )
-
-
-def _in_process_slot(
-    reactor: ITrainerReactor, pool: Executor, threads: int, registry: Registry, prepared: Prepared
-) -> ServerSlot:
-    here = InProcessServer(
-        reactor, pool, threads, registry, prepared.dataset, prepared.trial_outcome,
-        prepared.environment,
-    )  # fmt: skip
-    return ServerSlot(here.name, lambda: here, redials=False)
+) -> ServerEntry:
+    """Return the entry of the server at `address`, dialled anew each time."""
+    make_server = partial(RemoteServer, address, reactor, config.heartbeat, keys=keys)
+    return ServerEntry(str(address), make_server)
 
 
 async def run_prepared(
@@ -173,8 +152,7 @@ async def run_prepared(
     )  # fmt: skip
     servers: LocalServers | None = None
     web: Any = None
-    error: ByzpyTwError | None = None
-    bug: Exception | None = None
+    error: Exception | None = None
     reactor_thread.hold()
     try:
         web = await serve(config, directory.path, reactor, views)
@@ -187,29 +165,30 @@ async def run_prepared(
                 reactor, views.event, registry.disabled,
             )  # fmt: skip
             addresses = tuple(await servers.start())
-        slots = [remote_slot(address, config, reactor, keys) for address in addresses]
+        entries = [remote_entry(address, config, reactor, keys) for address in addresses]
         if config.in_process:
-            slots = [_in_process_slot(reactor, pool, threads, registry, prepared)]
-        await training.run(prepared, slots)
-    except ByzpyTwError as e:
-        error = e
-        _log_cause(e)
+            here = InProcessServer(reactor, pool, threads, registry, prepared)
+            entries = [ServerEntry(here.name, lambda: here, redials=False)]
+        await training.run(prepared, entries)
     except CancelledError:
         training.status = "interrupted"
         raise
-    except Exception as e:  # a bug of ours, or of a plugin's
-        training.status, bug = "failed", e
-        raise
+    except Exception as e:
+        error = e
+        if not isinstance(e, ByzpyTwError):  # a bug of ours, or of a plugin's
+            training.status = "failed"
+            raise
+        _log_cause(e)
     finally:
         if servers is not None:
             servers.restarts = False
         try:
-            result = await training.finish(error or bug)
+            result = await training.finish(error)
             if training.status == "interrupted" and training.resumable:
                 views.tell(training.resumable)
         finally:
             draw_report(directory.path, views)
-            views.handle(RunEnded(training.result(error or bug)))
+            views.handle(RunEnded(training.result(error)))
             if web is not None:
                 await web.close()
             if servers is not None:
@@ -217,11 +196,11 @@ async def run_prepared(
             reactor_thread.release()
             pool.shutdown(wait=False, cancel_futures=True)
     views.handle(RunFinished(result, str(directory.path)))
-    return RunOutcome(error, training.resumable)
+    return RunOutcome(cast("ByzpyTwError | None", error), training.resumable)
 
 
 def _log_cause(error: ByzpyTwError) -> None:
     """Leave the traceback of a plugin's exception, which `error` was raised from, in the log."""
-    cause = foreign_cause(error)
-    if cause is not None and isinstance(error, _OF_PLUGINS):
+    cause = foreign_cause(error)  # that of another error is the system's
+    if cause is not None and isinstance(error, (PluginError, UnsuitableModel, UnsuitableData)):
         log.failure("{error}", failure=Failure(cause), error=format_error(error))

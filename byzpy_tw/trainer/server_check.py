@@ -36,39 +36,17 @@ from byzpy_tw.workers.spec import NodeSpec
 OPENING = 60.0  # seconds in which a server reads its data, and builds the run
 PINGS = 5
 TRANSFERS, TRANSFER_SECONDS = 8, 1.0  # of parameters, at most
-TELLING = 64 * 1024  # bytes of a vector that takes long enough for a bandwidth
-LARGEST = 1 << 28  # and of one that is tried out at all
-SOMETIME = 1e11  # seconds since 1970; more is no time
-
-
-@define(eq=False)
-class _SingleSink:
-    """A `Sink` for a single vector, once it has `memory` for it."""
-
-    memory: Tensor | None = None
-    arrival: Deferred[None] = field(factory=Deferred)
-
-    def allocate(self, server: Server, header: Header) -> Tensor | None:
-        if self.memory is None:
-            raise BadFrame("a vector that nobody asked for")
-        if header.elements != self.memory.numel() or header.dtype is not self.memory.dtype:
-            raise BadFrame(
-                f"{header.elements} elements of {header.dtype}, expected "
-                f"{self.memory.numel()} of {self.memory.dtype}"
-            )
-        return self.memory
-
-    def vector_received(self, server: Server, header: Header) -> None:
-        if not self.arrival.called:
-            self.arrival.callback(None)
+MIN_BANDWIDTH_BYTES = 64 * 1024  # of a vector; the time of a shorter one shows no bandwidth
+MAX_VECTOR_BYTES = 1 << 28  # of a vector that is tried out
+MAX_TIME = 1e11  # seconds since 1970 that a server's clock may show
 
 
 @define(eq=False)
 class ServerCheck:
-    """The findings about `server`; `run` never fails.
+    """The findings about `server`, and the `Sink` of its one gradient; `run` never fails.
 
-    ``error`` is the reason why no run could use it.  Figures are in seconds where nothing else
-    is said; None where they could not be found out.
+    ``error`` is the reason why no run could use it.  Figures are in seconds, unless a comment
+    gives another unit, and None where they could not be found out.
     """
 
     server: RemoteServer
@@ -86,7 +64,8 @@ class ServerCheck:
     clock_ahead: float | None = field(default=None, init=False)  # of ours
     bandwidth: float | None = field(default=None, init=False)  # bytes a second, to it
     gradient: float | None = field(default=None, init=False)  # parameters there, one back
-    _sink: _SingleSink = field(factory=_SingleSink, init=False)
+    _vector: Tensor | None = field(default=None, init=False)  # where the gradient is received
+    _arrival: Deferred[None] = field(factory=Deferred, init=False)
     _run: str = field(factory=lambda: f"doctor-{secrets.token_hex(12)}", init=False)
 
     @property
@@ -95,11 +74,11 @@ class ServerCheck:
 
     async def run(self) -> None:
         try:
-            await self._within(self.seconds, self._greet(), self._silent)
+            await self._within(self.seconds, self._greet(), self._describe_silence)
             if self.may_open:
                 # Its answers to pings say meanwhile that it is there.
-                await self._within(OPENING, self._open(), self._not_built)
-                await self._within(self.seconds, self._measure(), self._slow)
+                await self._within(OPENING, self._open(), self._describe_opening)
+                await self._measure()
                 await self.server.close()
         except ByzpyTwError as e:
             self.error = e
@@ -107,17 +86,15 @@ class ServerCheck:
             self.server.drop("the examination is over")
 
     async def _within(
-        self, seconds: float, work: Coroutine[Any, Any, None], late: Callable[[], str]
+        self, seconds: float, work: Coroutine[Any, Any, None], describe: Callable[[], str]
     ) -> None:
-        """Do `work`; raise `ServerUnreachable` with the text of `late` where it takes longer."""
+        """Do `work`; raise `ServerUnreachable` with the text of `describe` if it takes longer."""
         try:
             await Deferred.fromCoroutine(work).addTimeout(seconds, self._clock)
         except TimeoutError:
-            why = late()
-            if why:
-                raise ServerUnreachable(f"{self.name}: {why}") from None
+            raise ServerUnreachable(f"{self.name}: {describe()}") from None
 
-    def _silent(self) -> str:
+    def _describe_silence(self) -> str:
         if self.server.connected:
             return (
                 f"it takes connections and says nothing for {self.seconds:g} s: it hangs or is "
@@ -130,84 +107,92 @@ class ServerCheck:
             "waits longer)"
         )
 
-    def _not_built(self) -> str:
+    def _describe_opening(self) -> str:
         return (
             f"it is there, and has not built the run within {OPENING:g} s; is it downloading "
             "its data? Look at its log, or give it the files with --data-root"
         )
 
-    def _slow(self) -> str:
-        self.warnings.append(
-            f"{self.name}: parameters there and a gradient back took over {self.seconds:g} s: "
-            "a larger --round-timeout may be needed, or a smaller --batch-size or model"
-        )
-        return ""  # no reason not to start
+    def _now(self) -> float:
+        return clock.seconds(self._clock)
 
     async def _greet(self) -> None:
+        """Connect; measure the round trip, and the lead of the server's clock."""
         self.environment = await self.server.hello()
-        await self._measure_time()
-
-    async def _open(self) -> None:
-        self.opened = await self.handshake.open_run(self.server, self._run, self._sink)
-        await self.handshake.spawn(self.server, self.nodes)
-        await self._check_spare()
-
-    async def _measure_time(self) -> None:
-        """Measure the round trip, and the lead of the server's clock."""
         trips = []
         for token in range(PINGS):
-            begun = clock.seconds(self._clock)
+            begun = self._now()
             await self.server.ask(commands.Ping(token))
-            trips.append(clock.seconds(self._clock) - begun)
+            trips.append(self._now() - begun)
         self.round_trip = min(trips)
         begun = clock.time_of_day(self._clock)
-        answer = await self.server.ask(commands.Hello(commands.PROTOCOL, "doctor"))
+        told = (await self.server.ask(commands.Hello(commands.PROTOCOL, "doctor"))).time
         middle = (begun + clock.time_of_day(self._clock)) / 2
-        told = answer.time
-        if told is not None and abs(told) < SOMETIME:  # false of nan, too
+        if told is not None and abs(told) < MAX_TIME:  # false of nan, too
             self.clock_ahead = told - middle
 
-    async def _check_spare(self) -> None:
-        """Warn where failover could not bring a node of a kind that it does not have at first."""
-        if self.spare is None:
-            return
-        try:
-            await self.handshake.spawn(self.server, [self.spare])
-        except ByzpyTwError as e:
-            self.warnings.append(f"failover could not use this server: {e}")
-
-    # -- how fast
+    async def _open(self) -> None:
+        """Have the server build the run and its nodes, and a node that failover may bring."""
+        self.opened = await self.handshake.open_run(self.server, self._run, self)
+        await self.handshake.spawn(self.server, self.nodes)
+        if self.spare is not None:
+            try:
+                await self.handshake.spawn(self.server, [self.spare])
+            except ByzpyTwError as e:
+                self.warnings.append(f"failover could not use this server: {e}")
 
     async def _measure(self) -> None:
+        """Measure the transfer of parameters and of a gradient, if that takes no longer."""
         assert self.opened is not None
-        server, trip, dimension = self.server, self.round_trip or 0.0, self.opened.dimension
-        dtype = getattr(torch, self.handshake.config.wire_dtype)
-        if dimension * dtype.itemsize > LARGEST:  # as the server says, and it may lie
+        dtype, dimension = getattr(torch, self.handshake.config.wire_dtype), self.opened.dimension
+        if dimension * dtype.itemsize > MAX_VECTOR_BYTES:  # as the server says, and it may lie
             return
-        vector = torch.zeros(dimension, dtype=dtype)
-        begun, took, number = clock.seconds(self._clock), [], 0
+        work = Deferred.fromCoroutine(self._transfer(torch.zeros(dimension, dtype=dtype)))
+        try:
+            await work.addTimeout(self.seconds, self._clock)
+        except TimeoutError:
+            self.warnings.append(
+                f"{self.name}: parameters there and a gradient back took over {self.seconds:g} s: "
+                "a larger --round-timeout may be needed, or a smaller --batch-size or model"
+            )
+
+    async def _transfer(self, vector: Tensor) -> None:
+        server, begun, took, number = self.server, self._now(), [], 0
         for number in range(TRANSFERS):
-            start = clock.seconds(self._clock)
+            start = self._now()
             server.parameters(number, vector)
             await server.ask(commands.Compute(self._run, number, []))
-            took.append(clock.seconds(self._clock) - start)
-            if clock.seconds(self._clock) - begun > TRANSFER_SECONDS:
+            took.append(self._now() - start)
+            if self._now() - begun > TRANSFER_SECONDS:
                 break
-        if vector.nbytes >= TELLING:
-            # Of which at most half was the command's own way.
+        if vector.nbytes >= MIN_BANDWIDTH_BYTES:
+            # At most half of the time was the command's own.
+            trip = self.round_trip or 0.0
             self.bandwidth = vector.nbytes / max(min(took) - trip, min(took) / 2)
-        honest = [node.node for node in self.nodes if node.honest]
-        if honest:
-            await self._gradient(number + 1, honest[0], vector)
-
-    async def _gradient(self, number: int, node: int, vector: Tensor) -> None:
-        self._sink.memory = torch.empty_like(vector)
-        begun = clock.seconds(self._clock)
-        self.server.parameters(number, vector)
-        failures = await self.server.compute(number, [node])
+        node = next((node.node for node in self.nodes if node.honest), None)
+        if node is None:
+            return
+        self._vector = torch.empty_like(vector)
+        begun = self._now()
+        server.parameters(number + 1, vector)
+        failures = await server.compute(number + 1, [node])
         if node in failures:
             raise ServerError(
                 f"{self.name}: node {node}'s gradient could not be computed: {failures[node]}"
             )
-        await self._sink.arrival
-        self.gradient = clock.seconds(self._clock) - begun
+        await self._arrival
+        self.gradient = self._now() - begun
+
+    def allocate(self, server: Server, header: Header) -> Tensor | None:
+        if self._vector is None:
+            raise BadFrame("a vector that nobody asked for")
+        if header.elements != self._vector.numel() or header.dtype is not self._vector.dtype:
+            raise BadFrame(
+                f"{header.elements} elements of {header.dtype}, expected "
+                f"{self._vector.numel()} of {self._vector.dtype}"
+            )
+        return self._vector
+
+    def vector_received(self, server: Server, header: Header) -> None:
+        if not self._arrival.called:
+            self._arrival.callback(None)

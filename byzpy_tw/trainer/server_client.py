@@ -7,13 +7,14 @@ cleaned and clipped, and each wait has an end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from attrs import define, field
 from torch import Tensor
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
-from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
+from twisted.internet.protocol import ClientFactory, connectionDone
 from twisted.python.failure import Failure
 
 import byzpy_tw
@@ -55,16 +56,6 @@ MOST_UNANSWERED = 10_000  # commands; half a million nodes have 1,250 in hand
 NODES_A_COMMAND = 400  # keeps each argument far below AMP's 65,535 bytes
 
 
-class _StreamFactory(ClientFactory):
-    """Hands AMP the stream that a connection is to become."""
-
-    def __init__(self, stream: TensorStream) -> None:
-        self._stream = stream
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        return self._stream
-
-
 class _Control(LimitedAMP):
     """The commands' connection.  A server has nothing to ask of a trainer."""
 
@@ -89,10 +80,8 @@ class RemoteServer:
     on_lost: Callable[[Server, str], None] = ignore_loss
     keys: MutualTLS | None = None
     endpoint: ServerEndpoint = field(init=False)
-    # Its certificate's name, and its own claim: a server that copies another's words has not
-    # its certificate.
+    # Its certificate's name, and its own claim, which another server could copy.
     identity: tuple[str, str] | None = field(default=None, init=False)
-    environment: Environment | None = field(default=None, init=False)
     gone: str = field(default="", init=False)  # the reason, once it is
     _pulse: Heartbeat | None = field(default=None, init=False)
     _run: str = field(default="", init=False)
@@ -143,19 +132,16 @@ class RemoteServer:
                 f"{commands.PROTOCOL}; install the same version on both"
             )
         try:
-            self.environment = Environment.from_json(answer.environment)
+            environment = Environment.from_json(answer.environment)
         except WireError as e:
             raise WireError(f"{self.name}: {clean(str(e))}") from e
         peer = self.endpoint.peer
         self.identity = (peer.name if peer else "", answer.server)
-
-        def ping() -> Deferred[commands.Pong]:
-            return maybeDeferred(control.ask, commands.Ping(0))
-
+        ping = partial(maybeDeferred, control.ask, commands.Ping(0))
         self._pulse = Heartbeat(self.heartbeat, self._reactor, ping, self._lost)
         if not self.gone:
             self._pulse.start()
-        return self.environment
+        return environment
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
         """Have the server build the run, and open the tensor stream."""
@@ -170,7 +156,8 @@ class RemoteServer:
         second = await self.endpoint.connect(LimitedAMP({}))
         second.release_transport()
         try:
-            switch = second.ask(commands.OpenStream(ticket), _StreamFactory(stream))
+            factory = ClientFactory.forProtocol(lambda: stream)
+            switch = second.ask(commands.OpenStream(ticket), factory)
             doing = "opening the tensor stream"
             await self.endpoint.wait_for(switch, ANSWER_SECONDS, doing, second)
             if self.endpoint.peer_of(second) != self.endpoint.peer:
@@ -184,16 +171,14 @@ class RemoteServer:
         return stream
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> set[str]:
-        digests: set[str] = set()
-        for part in _parts(nodes):
-            digests |= set((await self.ask(commands.SpawnNodes(self._run, part))).attacks)
-        return digests
+        asked = [commands.SpawnNodes(self._run, part) for part in _parts(nodes)]
+        return {digest for request in asked for digest in (await self.ask(request)).attacks}
 
     async def ask(self, request: Request[A], *, seconds: float = ANSWER_SECONDS) -> A:
         """Return the server's answer; raises an error that names the server without one."""
         if self._control is None or self.gone:
             raise ServerUnreachable(f"{self.name}: {self.gone or 'not connected'}")
-        doing, known = f"answering {type(request).__name__}", self.environment is not None
+        doing, known = f"answering {type(request).__name__}", self.identity is not None
         answer = maybeDeferred(self._control.ask, request)
         return await self.endpoint.wait_for(answer, seconds, doing, self._control, known=known)
 
@@ -221,59 +206,54 @@ class RemoteServer:
         return self._stream.send(header, tensor).addBoth(sent)
 
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
-        return _together(self._call(commands.Compute(self._run, round, p)) for p in _parts(nodes))
+        return self._ask_all(commands.Compute(self._run, round, part) for part in _parts(nodes))
 
     def attack(self, round: int, nodes: Sequence[int], shown: AttackInput) -> Deferred[Failures]:
         frames = [(piece_header(p, round, tensor), tensor) for p, tensor in shown.pieces.items()]
-        for node in nodes:
-            own = shown.past.get(node)
-            if own is not None:
-                frames.append((Header(Kind.PAST, round, own.numel(), node, own.dtype), own))
-        for header, tensor in frames if self._behind != round else ():
-            self._send(header, tensor)
         plain = [node for node in nodes if node not in shown.past]
         replaying = [node for node in nodes if node in shown.past]
-        asked = [(part, [*shown.pieces]) for part in _parts(plain)]
-        asked += [(part, [*shown.pieces, PAST]) for part in _parts(replaying)]
-        return _together(
-            self._call(commands.Attack(self._run, round, part, shown.h, pieces))
-            for part, pieces in asked
+        for node in replaying:
+            own = shown.past[node]
+            frames.append((Header(Kind.PAST, round, own.numel(), node, own.dtype), own))
+        for header, tensor in frames if self._behind != round else ():
+            self._send(header, tensor)
+        return self._ask_all(
+            commands.Attack(self._run, round, part, shown.h, pieces)
+            for group, pieces in ((plain, [*shown.pieces]), (replaying, [*shown.pieces, PAST]))
+            for part in _parts(group)
         )
 
-    def _call(self, request: commands.Compute | commands.Attack) -> Deferred[Failures]:
-        """Send one command of a round.  Any failure of it is its nodes' failure.
+    def _ask_all(
+        self, requests: Iterable[commands.Compute | commands.Attack]
+    ) -> Deferred[Failures]:
+        answers = [Deferred.fromCoroutine(self._ask_nodes(request)) for request in requests]
+        return gatherResults(answers, consumeErrors=True).addCallback(
+            lambda found: {node: why for part in found for node, why in part.items()}
+        )
 
-        No timeout of its own: the round's covers it.
-        """
+    async def _ask_nodes(self, request: commands.Compute | commands.Attack) -> Failures:
+        """Send a command of a round, whose timeout covers it.  Its failure is that of its nodes."""
         nodes = request.nodes
-
-        def read(answer: commands.RoundAnswer) -> Failures:
-            found = answer.failures
-            return {node: clean(found[node], 300) for node in nodes if node in found}
-
-        def answered(result: Any) -> Any:
-            self._unanswered -= 1
-            return result
-
-        def failed(failure: Failure) -> Failures:
-            why = clean(failure.getErrorMessage(), 300)
-            if failure.check(UnknownRun):
-                # Its end of the tensor stream is gone, say, before ours is.
-                self._reactor.callLater(0, self._lost, why)
-                return {}
-            return dict.fromkeys(nodes, why)
-
         if self._control is None or self.gone:
-            return succeed(dict.fromkeys(nodes, self.gone))
+            return dict.fromkeys(nodes, self.gone)
         if self._behind == request.round:
             why = f"{self.name} does not read what it was sent in earlier rounds"
-            return succeed(dict.fromkeys(nodes, why))
+            return dict.fromkeys(nodes, why)
         self._unanswered += 1
         if self._unanswered > MOST_UNANSWERED:  # each is kept until it is answered
             why = f"{MOST_UNANSWERED} commands and more are not answered"
             self._reactor.callLater(0, self._lost, why)
-        answer = maybeDeferred(self._control.ask, request)
-        return answer.addBoth(answered).addCallback(read).addErrback(failed)
+        try:
+            found = (await self._control.ask(request)).failures
+            return {node: clean(found[node], 300) for node in nodes if node in found}
+        except UnknownRun as e:
+            # Its end of the tensor stream is gone, say, before ours is.
+            self._reactor.callLater(0, self._lost, clean(str(e), 300))
+            return {}
+        except Exception as e:
+            return dict.fromkeys(nodes, clean(str(e), 300))
+        finally:
+            self._unanswered -= 1
 
     # -- frames from the server
 
@@ -285,19 +265,16 @@ class RemoteServer:
             return None
         if memory.dtype is not torch.float32:  # another one each time
             return bytes_of(memory)
-        known, view = self._memory.get(header.index, (None, None))
-        if view is None or known is not memory:
-            view = bytes_of(memory)
-            self._memory[header.index] = memory, view
-        return view
+        known = self._memory.get(header.index)
+        if known is None or known[0] is not memory:
+            known = self._memory[header.index] = memory, bytes_of(memory)
+        return known[1]
 
     def frame_received(self, header: Header) -> None:
         if self._pulse is not None:
             self._pulse.mark_alive()
         if self._sink is not None:
             self._sink.vector_received(self, header)
-
-    # -- the end
 
     async def close(self) -> None:
         try:
@@ -326,9 +303,3 @@ class RemoteServer:
 
 def _parts(nodes: Sequence[T]) -> list[list[T]]:
     return [list(nodes[i : i + NODES_A_COMMAND]) for i in range(0, len(nodes), NODES_A_COMMAND)]
-
-
-def _together(calls: Iterable[Deferred[Failures]]) -> Deferred[Failures]:
-    return gatherResults(list(calls), consumeErrors=True).addCallback(
-        lambda found: {node: why for part in found for node, why in part.items()}
-    )

@@ -70,14 +70,6 @@ class ServerEndpoint:
         if self.keys is not None and self.peer is None:  # TLS has seen to it, but twice is cheap
             raise KeysRefused(f"{self.name}: the server showed no server's certificate")
 
-    def _describe_refusal(self, connection: LimitedAMP, error: Exception) -> str | None:
-        """Say why the keys of one side are not acceptable to the other, if that is the cause."""
-        if self.keys is not None:
-            return describe_tls_failure(connection, error, TRAINER)
-        if connection.peer_spoke_tls:
-            return "the server demands keys: give --keys trainer.pem, of its cluster"
-        return None
-
     async def wait_for(
         self,
         answer: Deferred[Any],
@@ -98,7 +90,11 @@ class ServerEndpoint:
                 f"{self.name}: no answer for {seconds:g} s, {doing}; is it overloaded or hung?"
             ) from None
         except (ConnectionClosed, SSL.Error) as e:
-            why = self._describe_refusal(connection, e)
+            why = None
+            if self.keys is not None:
+                why = describe_tls_failure(connection, e, TRAINER)
+            elif connection.peer_spoke_tls:
+                why = "the server demands keys: give --keys trainer.pem, of its cluster"
             if why is not None:
                 raise KeysRefused(f"{self.name}: {clean(why)}; its log may say more") from e
             advice = "its log says why"
@@ -112,8 +108,8 @@ class ServerEndpoint:
         except amp.RemoteAmpError as e:
             raise WireError(f"{self.name}: {clean(str(e))}, {doing}") from e
         except (amp.AmpError, ValueError, KeyError, TypeError) as e:
-            text = clean(repr(e), 200)
-            raise WireError(f"{self.name}: an answer that makes no sense, {doing}: {text}") from e
+            why = f"an answer that makes no sense, {doing}: {clean(repr(e), 200)}"
+            raise WireError(f"{self.name}: {why}") from e
 
 
 def abort(connection: LimitedAMP | None) -> None:

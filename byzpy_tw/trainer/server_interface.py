@@ -1,8 +1,4 @@
-"""A server as the trainer sees it.
-
-`RemoteServer` and `InProcessServer`, in the trainer's own process, are used through the same
-methods, so that the rounds do not know which they have.
-"""
+"""The interface of a server to the trainer: what `RemoteServer` and `InProcessServer` both do."""
 
 from __future__ import annotations
 
@@ -22,10 +18,10 @@ from byzpy_tw.workers.trial_digests import TrialDigests
 
 @frozen
 class Opened:
-    """A server's answer when a run was opened: vectors' length, data's digest, its trial."""
+    """The marks of a run's data and model where it was opened, to compare with another copy's."""
 
-    dimension: int
-    digest: str
+    dimension: int  # length of the vectors
+    digest: str  # of the data
     trial: TrialDigests | None = None
 
 
@@ -72,10 +68,6 @@ class Server(Protocol):
         """The mark of its process, once it has said Hello; None where it has none."""
 
     @property
-    def environment(self) -> Environment | None:
-        """The answer to Hello, once it is there."""
-
-    @property
     def suspect(self) -> bool:
         """Tell whether it has been silent for longer than a healthy server ever is."""
 
@@ -87,10 +79,7 @@ class Server(Protocol):
         """Have `nodes` there; return the digests of its trials of plugins' attacks, if any."""
 
     def parameters(self, round: int, vector: Tensor) -> Deferred[None]:
-        """Begin `round` with these ``(d,)`` parameters.
-
-        Fires when `vector` may be changed again.  Never fails.
-        """
+        """Begin `round` with ``(d,)`` parameters; fires when `vector` may change.  Never fails."""
 
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:
         """Have honest `nodes` send their vectors; fires with those that could not."""

@@ -16,14 +16,12 @@ from twisted.internet.defer import Deferred
 from byzpy_tw.errors import ByzpyTwError, ServerUnreachable, format_error
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.reactor import ITrainerReactor
-from byzpy_tw.trainer.server_slot import ServerSlot
+from byzpy_tw.trainer.server_entry import ServerEntry
 
 if TYPE_CHECKING:
     from byzpy_tw.trainer.cluster import Cluster
 
 SLOW = 5.0  # seconds until the user is told which servers the start waits for
-
-Job = tuple[ServerSlot, Awaitable[None]]
 
 
 @define(eq=False)
@@ -42,65 +40,62 @@ class Startup:
         server when fewer are usable.
         """
         cluster = self.cluster
-        await self._run_all([(slot, cluster.join(slot)) for slot in cluster.slots])
-        for slot in cluster.slots:
-            server = slot.server
+        await self._run_all([(entry, cluster.join(entry)) for entry in cluster.entries])
+        for entry in cluster.entries:
+            server = entry.server
             if server is not None and not server.gone:
-                slot.join()
-                cluster.placement.add_server(slot.name)
+                entry.join()
+                cluster.placement.add_server(entry.name)
             elif server is not None:  # it was there, and did not wait for the others
-                gone = ServerUnreachable(f"{slot.name}: {server.gone}")
+                gone = ServerUnreachable(f"{entry.name}: {server.gone}")
                 if self.quorum is None:
                     raise gone
-                self._exclude(slot, gone)
+                self._exclude(entry, gone)
         self._check_quorum()
         new = cluster.placement.assign_unassigned()
         await self._run_all(
-            [(s, cluster.assign_nodes(s, new[s.name])) for s in cluster.slots if s.name in new]
+            [(s, cluster.assign_nodes(s, new[s.name])) for s in cluster.entries if s.name in new]
         )
         self._check_quorum()
 
-    async def _run_all(self, jobs: Sequence[Job]) -> None:
+    async def _run_all(self, jobs: Sequence[tuple[ServerEntry, Awaitable[object]]]) -> None:
         """Do all jobs; with the quorum done, the others have ``--replace-timeout`` more."""
-        waiting = {slot.name for slot, _ in jobs}
-        late: set[str] = set()
-        patience = self.cluster.terms.config.replace_timeout
+        replace_timeout = self.cluster.terms.config.replace_timeout
         started: dict[str, Deferred[None]] = {}
+        late: list[str] = []
         done = 0
 
-        async def run(slot: ServerSlot, job: Awaitable[None]) -> None:
+        def waiting() -> list[str]:
+            return sorted(name for name, job in started.items() if not job.called)
+
+        async def run(entry: ServerEntry, job: Awaitable[object]) -> None:
             nonlocal done
             try:
                 await job
-            except Exception as failure:
-                error = failure
-                if slot.name in late:
-                    error = ServerUnreachable(
-                        f"{slot.name}: not ready {patience:g} s after enough others were"
-                    )
+            except Exception as e:
+                slow = f"{entry.name}: not ready {replace_timeout:g} s after enough others were"
+                error = ServerUnreachable(slow) if entry.name in late else e
                 if self.quorum is None or not isinstance(error, ByzpyTwError):
                     raise
-                self._exclude(slot, error)
-            else:
-                done += 1
-                if done == self.quorum:
-                    alarms.append(self._reactor.callLater(patience, give_up))
-            finally:
-                waiting.discard(slot.name)
+                self._exclude(entry, error)
+                return
+            done += 1
+            if done == self.quorum:
+                alarms.append(self._reactor.callLater(replace_timeout, give_up))
 
         def give_up() -> None:
-            late.update(waiting)
-            for name in sorted(waiting):
+            late.extend(waiting())
+            for name in late:
                 started[name].cancel()
 
         def notify_slow() -> None:
-            self.cluster.notify(f"waiting for {', '.join(sorted(waiting))}")
+            self.cluster.notify(f"waiting for {', '.join(waiting())}")
 
         # The trainer's own process is never waited for.
         remote = bool(jobs) and jobs[0][0].redials
         alarms = [self._reactor.callLater(SLOW, notify_slow)] if remote else []
-        for slot, job in jobs:
-            started[slot.name] = Deferred.fromCoroutine(run(slot, job))
+        for entry, job in jobs:
+            started[entry.name] = Deferred.fromCoroutine(run(entry, job))
         try:
             await gather_all(list(started.values()))
         finally:
@@ -108,39 +103,38 @@ class Startup:
                 if alarm.active():
                     alarm.cancel()
 
-    def _exclude(self, slot: ServerSlot, error: ByzpyTwError) -> None:
-        """Go on without `slot` for now."""
+    def _exclude(self, entry: ServerEntry, error: ByzpyTwError) -> None:
+        """Go on without `entry` for now."""
         self._failures.append(error)
-        server = slot.server
+        server = entry.server
         if server is None:
             return
         server.drop("not used")
-        if slot.up:
-            unreachable = isinstance(error, ServerUnreachable)
-            why = str(error) if unreachable else format_error(error)
+        if entry.up:
+            why = str(error) if isinstance(error, ServerUnreachable) else format_error(error)
             self.cluster.server_lost(server, why)
         else:
-            slot.leave()
-            line = describe_exclusion(slot, error)
+            entry.leave()
+            line = describe_exclusion(entry, error)
             self.cluster.record_event(f"{line}; going on without it for now")
 
     def _check_quorum(self) -> None:
         """Raise the servers' errors where fewer than the quorum are left."""
-        slots = self.cluster.slots
-        there = sum(slot.server is not None for slot in slots)
+        entries = self.cluster.entries
+        there = sum(entry.server is not None for entry in entries)
         if self.quorum is None or there >= self.quorum:
             return
         refused = [e for e in self._failures if not isinstance(e, ServerUnreachable)]
         how = "cannot be used" if refused else "did not answer"
         first = type((refused or self._failures or [ServerUnreachable()])[0])
         raise first(
-            f"{len(slots) - there} of {len(slots)} servers {how}, "
+            f"{len(entries) - there} of {len(entries)} servers {how}, "
             f"--min-servers {self.quorum}: {'; '.join(map(str, self._failures)) or 'lost'}"
         )
 
 
-def describe_exclusion(slot: ServerSlot, error: Exception) -> str:
-    """Say in a line why `slot` does not take part."""
+def describe_exclusion(entry: ServerEntry, error: Exception) -> str:
+    """Say in a line why `entry` does not take part."""
     if isinstance(error, ServerUnreachable):
         return str(error)
-    return f"{slot.name} cannot take part: {format_error(error)}"
+    return f"{entry.name} cannot take part: {format_error(error)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from byzpy_tw.config.merge import unused_notices
@@ -26,15 +26,14 @@ from byzpy_tw.rounds.resolved_rules import ResolvedRules
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
-from byzpy_tw.trainer.checkpointer import Checkpointer
+from byzpy_tw.trainer.checkpoint_scheduler import CheckpointScheduler
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.preparation import Prepared, prepare_data
+from byzpy_tw.trainer.handshake import gather_all
+from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.rounds import CompletedRound, Rounds
-from byzpy_tw.trainer.server_interface import Opened
-from byzpy_tw.trainer.server_slot import ServerSlot
-from byzpy_tw.workers.spec import node_specs
+from byzpy_tw.trainer.server_entry import ServerEntry
 
 
 @define(eq=False)
@@ -56,7 +55,7 @@ class Training:
     _started_at: float = field(init=False)
     _cluster: Cluster | None = field(default=None, init=False)  # once `run` is called
     _rounds: Rounds | None = field(default=None, init=False)  # once the servers are there
-    checkpointer: Checkpointer = field(init=False)
+    checkpoint_scheduler: CheckpointScheduler = field(init=False)
     _tail: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
     _bits: str = field(init=False)  # the configuration's digest, in each record
@@ -67,7 +66,7 @@ class Training:
     def __attrs_post_init__(self) -> None:
         config, begun = self.config, self.resume_point
         keep = None if config.keep_checkpoints == "all" else int(config.keep_checkpoints)
-        self.checkpointer = Checkpointer(
+        self.checkpoint_scheduler = CheckpointScheduler(
             self.directory.path, config.checkpoint_interval, keep,
             self.directory.sync_rounds, self._reactor, round=begun.round,
         )  # fmt: skip
@@ -76,27 +75,17 @@ class Training:
         self._tally = summarize(config, begun.records)
         self._bits = config.bits
         self._recorded_bits = begun.records[-1].get("bits", "") if begun.records else ""
-        self._bytes = (
-            sum(record.get("bytes_sent", 0) for record in begun.records),
-            sum(record.get("bytes_received", 0) for record in begun.records),
-        )
+        self._bytes = self._tally.counts.bytes_sent, self._tally.counts.bytes_received
 
     @property
     def has_begun(self) -> bool:
         """Tell whether it came as far as its first round."""
         return self._rounds is not None
 
-    # -- before
-
     async def prepare(self) -> Prepared:
         """Read the data and build the model: nothing needs a server yet."""
-        for line in unused_notices(self.config):
+        for line in [*unused_notices(self.config), *guarantee_notices(self.rules)]:
             self.views.notice(line)
-        if self.rules.missing_guarantee is not None:
-            self.views.notice(
-                f"no guarantee: {self.config.pipeline}: {self.rules.missing_guarantee} "
-                "(--strict makes this an error)"
-            )
         prepared = await defer_to_pool(
             self._reactor, self._pool, prepare_data, self.config, self.registry, self.rules,
             self.threads,
@@ -112,16 +101,14 @@ class Training:
             self.views.warn(f"{line}: results may differ in their last bits")
         return prepared
 
-    # -- the run
-
-    async def run(self, prepared: Prepared, slots: Sequence[ServerSlot]) -> None:
-        """Train on `slots`.  Raises the error that ends the run early."""
+    async def run(self, prepared: Prepared, entries: Sequence[ServerEntry]) -> None:
+        """Train on `entries`.  Raises the error that ends the run early."""
         config = self.config
         collector = Collector(
             torch.zeros(config.n, prepared.learner.dimension), self._reactor, self._pool,
             getattr(torch, config.wire_dtype), config.round_timeout,
         )  # fmt: skip
-        self._cluster = cluster = self._make_cluster(slots, prepared, collector)
+        self._cluster = cluster = self._make_cluster(entries, prepared, collector)
         self.views.handle(ServersKnown(cluster.server_states))
         rounds = Rounds(
             config, cluster, collector, prepared.learner, self.rules, self._reactor, self._pool,
@@ -136,8 +123,8 @@ class Training:
         for number in range(self.resume_point.round, config.rounds):
             gathered = await rounds.gather(number)
             await settled(self._tail)
-            await self.checkpointer.wait_until_tensors_free()
-            keep = self.checkpointer.is_due(number + 1)
+            await self.checkpoint_scheduler.wait_until_tensors_free()
+            keep = self.checkpoint_scheduler.is_due(number + 1)
             # From here to its record, a round is not interrupted.
             ran = SharedDeferred(rounds.commit(gathered, keep=keep))
             self._tail = SharedDeferred(self._finish_round(number, ran.wait(), prepared))
@@ -158,31 +145,30 @@ class Training:
             )
 
     def _make_cluster(
-        self, slots: Sequence[ServerSlot], prepared: Prepared, collector: Collector
+        self, entries: Sequence[ServerEntry], prepared: Prepared, collector: Collector
     ) -> Cluster:
         config = self.config
         partition = self.registry.make("partition", config.partition)
-        expected = Opened(prepared.learner.dimension, prepared.digest, prepared.trial_outcome.trial)
         terms = Terms(
-            config, self.registry, self.resume_point.token, prepared.environment, expected,
+            config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
             local_data=getattr(partition, "local", False), attack=prepared.attack,
         )  # fmt: skip
-        nodes = node_specs(honest=config.num_honest, byzantine=config.num_byz, attack=config.attack)
-        return Cluster(slots, terms, nodes, collector, self._reactor, self.views.event)
+        return Cluster(entries, terms, collector, self._reactor, self.views.event)
 
     async def _start_cluster(self, cluster: Cluster, prepared: Prepared) -> None:
         config = self.config
         if not config.in_process:
             for line in placement_notices(
-                config.n, len(cluster.slots), config.f, config.max_nodes_per_server
+                config.n, len(cluster.entries), config.f, config.max_nodes_per_server
             ):
                 self.views.notice(line)
         await cluster.start()
         assignments = cluster.assignments()
         self.views.handle(NodesPlaced(assignments))
+        digests = {entry.name: entry.data_digest for entry in cluster.entries if entry.data_digest}
         description = {
             **initial_config_json(config, self.resume_point),
-            **prepared.describe(cluster.data_digests()),
+            **prepared.describe(digests),
             "placement": {name: [n.node for n in nodes] for name, nodes in assignments},
         }
         self.directory.write_config(description)
@@ -221,25 +207,18 @@ class Training:
             self.views.event(line, number)
         self.views.handle(RoundCompleted(record, self._elapsed()))
         if ran.state is not None:
-            writing = self.checkpointer.begin(ran.state, self._elapsed())
+            writing = self.checkpoint_scheduler.begin(ran.state, self._elapsed())
             if self.config.checkpoint_interval is None:
                 writing.addErrback(lambda failure: failure.trap(Exception) and None)
             else:  # an interval was given: this one must be there
                 await writing
-        elif self.checkpointer.failed is not None:
-            raise self.checkpointer.failed
+        elif self.checkpoint_scheduler.failed is not None:
+            raise self.checkpoint_scheduler.failed
 
     async def _evaluate(self, learner: Learner) -> Evaluation:
-        jobs = [
-            defer_to_pool(self._reactor, self._pool, learner.test, job)
-            for job in range(learner.evaluation_jobs)
-        ]
-        try:
-            return add_up(await gatherResults(jobs, consumeErrors=True))
-        except FirstError as e:
-            raise e.subFailure.value from None
-
-    # -- after
+        jobs = range(learner.evaluation_jobs)
+        tests = [defer_to_pool(self._reactor, self._pool, learner.test, job) for job in jobs]
+        return add_up(await gather_all(tests))
 
     async def finish(self, error: BaseException | None = None) -> dict[str, Any]:
         """Close all servers, write the last checkpoint and the result, and return that."""
@@ -263,7 +242,7 @@ class Training:
             if self._cluster is not None:
                 await self._cluster.close()
         finally:  # interrupted once more, or only now: the result stands
-            self.checkpointer.close()
+            self.checkpoint_scheduler.close()
             result = self.result(error)
             self._write_result(result, error)
         self.observers.tell("run_finished", result=result)
@@ -287,21 +266,21 @@ class Training:
 
     async def _save(self) -> None:
         """Write the last checkpoint: the state after the last round on record."""
-        if self._rounds is None or self.status == "diverged" or not self.checkpointer.enabled:
+        if self._rounds is None or self.status == "diverged":
             return
-        if self._rounds.done != self._tally.counts.rounds:
-            return  # a round is half done, or not on record: it will be run again
+        if self.config.checkpoint_interval == 0 or self._rounds.done != self._tally.counts.rounds:
+            return  # none is wanted; or a round is half done or not on record: it will run again
         try:
-            await self.checkpointer.wait_until_written()
-            if self._tally.counts.rounds > self.checkpointer.round:
-                await self.checkpointer.begin(self._rounds.state(), self._elapsed())
+            await self.checkpoint_scheduler.wait_until_written()
+            if self._tally.counts.rounds > self.checkpoint_scheduler.round:
+                await self.checkpoint_scheduler.begin(self._rounds.state(), self._elapsed())
         except CancelledError:
             raise
         except Exception as e:
             if self.status == "finished":
                 self.views.warn(str(e))
             else:
-                at = self.checkpointer.round
+                at = self.checkpoint_scheduler.round
                 self.views.event(f"no newer checkpoint than of round {at}: {e}")
 
     @property
@@ -309,7 +288,7 @@ class Training:
         """The way to go on with a run that ended early; empty where there is none."""
         if self.status not in ("paused", "interrupted"):
             return ""
-        at = self.checkpointer.round
+        at = self.checkpoint_scheduler.round
         what = f"a checkpoint of round {at}" if at else "no checkpoint yet, so from round 0"
         return f"to go on ({what}): --resume {self.directory.path}"
 

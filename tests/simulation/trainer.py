@@ -24,8 +24,8 @@ from byzpy_tw.records.resume import ResumePoint
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.preparation import Prepared
-from byzpy_tw.trainer.run import remote_slot
-from byzpy_tw.trainer.server_slot import ServerSlot
+from byzpy_tw.trainer.run import remote_entry
+from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.trainer.training import Training
 from tests.simulation.folder import Folder
 from tests.simulation.process import VirtualProcess
@@ -104,7 +104,7 @@ class SimulatedTrainer:
     @property
     def saved(self) -> int:
         """The round of the newest checkpoint that it knows to be on the disk."""
-        return self.training.checkpointer.round if self.training else self.begun.round
+        return self.training.checkpoint_scheduler.round if self.training else self.begun.round
 
     @property
     def status(self) -> str:
@@ -164,10 +164,10 @@ class SimulatedTrainer:
             config, registry, rules, Views(TextOutput(self.said.append)), self.folder,  # type: ignore
             Observers(registry), THREADS, reactor, pool, self.begun,
         )  # fmt: skip
-        training.checkpointer._thread = reactor.pool(1, self.speed)
+        training.checkpoint_scheduler._thread = reactor.pool(1, self.speed)
         try:
             prepared = await training.prepare()
-            await training.run(prepared, self._slots(prepared, pool))
+            await training.run(prepared, self._entries(prepared, pool))
         except ByzpyTwError as e:
             self.error = e
         except CancelledError:
@@ -179,15 +179,12 @@ class SimulatedTrainer:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _slots(self, prepared: Prepared, pool: Any) -> list[ServerSlot]:
+    def _entries(self, prepared: Prepared, pool: Any) -> list[ServerEntry]:
         config, reactor = self.config, self.process
         if config.in_process:
-            here = InProcessServer(
-                reactor, pool, THREADS, self.registry, prepared.dataset, prepared.trial_outcome,
-                prepared.environment,
-            )  # fmt: skip
-            return [ServerSlot(here.name, lambda: here, redials=False)]
-        return [remote_slot(a, config, reactor) for a in parse_addresses(config.remote_hosts)]
+            here = InProcessServer(reactor, pool, THREADS, self.registry, prepared)
+            return [ServerEntry(here.name, lambda: here, redials=False)]
+        return [remote_entry(a, config, reactor) for a in parse_addresses(config.remote_hosts)]
 
 
 def with_fixed_token(begun: ResumePoint) -> ResumePoint:

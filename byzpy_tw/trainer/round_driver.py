@@ -1,4 +1,4 @@
-"""Collection of one round's vectors: who is asked, how long, and who is asked again.
+"""One round's requests: which servers are asked for which vectors, deadlines, and replacements.
 
 1. Every server with nodes is sent the parameters and asked for its honest nodes' vectors,
    then for its Byzantine nodes', with the knowledge that their attack is shown.
@@ -52,7 +52,6 @@ class RoundDriver:
 
     def end(self) -> None:
         """Ask for nothing more."""
-        self._disarm()
         self._attack_input = None  # a server that never answers must not hold it
         self._cluster.ignore_assignments()
 
@@ -73,8 +72,6 @@ class RoundDriver:
         self._ask(nodes)
         await self._until(lambda r: r.complete, nodes)
 
-    # -- asking
-
     def _ask(self, nodes: range) -> None:
         for server in self._cluster.servers():
             self.on_assigned(server, self._collector.nodes_on(server, nodes))
@@ -94,11 +91,10 @@ class RoundDriver:
         if server not in self._sent:
             self._sent.add(server)
             self._send(server)
-        number, now = self.round.number, clock.seconds(self._reactor)
+        number, now, shown = self.round.number, clock.seconds(self._reactor), self._attack_input
         failed = partial(self._collector.record_failures, server, number)
         self._deadlines.start(honest, server, now, honest=True)
         self._deadlines.start(byzantine, server, now, honest=False)
-        shown = self._attack_input
         if honest:
             server.compute(number, honest).addCallback(failed)
         if byzantine and shown is not None:
@@ -119,8 +115,6 @@ class RoundDriver:
         for node in nodes:
             self._collector.refuse(node, Reason.LOST, why)
 
-    # -- waiting
-
     async def _until(self, enough: Callable[[Round], bool], nodes: range) -> None:
         self._deadlines.watched = nodes
         done = self._collector.wait_until(enough)
@@ -129,24 +123,17 @@ class RoundDriver:
             await done
         finally:
             self._deadlines.watched = range(0)
-            self._disarm()
-
-    def _disarm(self) -> None:
-        if self._alarm is not None and self._alarm.active():
-            self._alarm.cancel()
-        self._alarm = None
+            self._arm()
 
     def _arm(self) -> None:
-        if not self._deadlines.watched:
-            return
-        self._disarm()
+        """Set the alarm for the next deadline of the watched nodes, if there is one."""
+        if self._alarm is not None and self._alarm.active():
+            self._alarm.cancel()
         now = clock.seconds(self._reactor)
         at = self._deadlines.next_alarm(now)
-        if at is not None:
-            self._alarm = self._reactor.callLater(at - now, self._ring)
+        self._alarm = None if at is None else self._reactor.callLater(at - now, self._ring)
 
     def _ring(self) -> None:
-        self._alarm = None
         round, timeout = self.round, self._config.replace_timeout
         actions = self._deadlines.on_alarm(clock.seconds(self._reactor))
         if actions.over_budget:

@@ -21,12 +21,11 @@ SHARE = 20  # and at most a twentieth of the time goes into writing them
 
 
 @define(eq=False)
-class Checkpointer:
+class CheckpointScheduler:
     """Decides when a checkpoint is due, and writes one at a time in a thread of its own.
 
-    `interval` is in rounds: None for as often as is cheap, 0 for never.  `before` is called
-    first, in that thread: the records must be on the disk before the checkpoint that counts on
-    them.
+    `interval` is in rounds: None for as often as is cheap, 0 for never.  That thread calls
+    `before` first: the records must be on the disk before the checkpoint that counts on them.
     """
 
     _folder: Path
@@ -40,17 +39,11 @@ class Checkpointer:
     _last: float = field(init=False)  # when that was
     _rest: float = field(default=0.0, init=False)  # no other one until then
     _writing: SharedDeferred[None] | None = field(default=None, init=False)
-    _writes_run_tensors: bool = field(
-        default=False, init=False
-    )  # whether it writes the run's own tensors
+    _writes_run_tensors: bool = field(default=False, init=False)  # the run's own, not copies
     failed: Exception | None = field(default=None, init=False)  # why one was not written
 
     def __attrs_post_init__(self) -> None:
         self._begun, self._last = self.round, clock.seconds(self._reactor)
-
-    @property
-    def enabled(self) -> bool:
-        return self._interval != 0
 
     def is_due(self, round: int) -> bool:
         """Tell whether the state before `round` should be kept."""
@@ -61,10 +54,7 @@ class Checkpointer:
         return old and now >= self._rest
 
     def begin(self, state: State, elapsed: float) -> Deferred[None]:
-        """Write `state`, after the one that is being written; fires when it is on the disk.
-
-        See `wait_until_tensors_free`.  Fails with `CannotRecord` or `BadRuleOutput`.
-        """
+        """Write `state` after earlier ones; fails with `CannotRecord` or `BadRuleOutput`."""
         self._begun, self._last = state.round, clock.seconds(self._reactor)
         self._rest = float("inf")  # until it is done
         self._writes_run_tensors = self._writes_run_tensors or state.large
@@ -72,13 +62,12 @@ class Checkpointer:
         return self._writing.wait()
 
     async def _write(self, earlier: SharedDeferred[None] | None, state: State) -> None:
-        await settled(earlier)
-        began = clock.seconds(self._reactor)
-
         def work() -> None:
             self._before()
             checkpoint.write(self._folder, state, self._keep)
 
+        await settled(earlier)
+        began = clock.seconds(self._reactor)
         try:
             await defer_to_pool(self._reactor, self._thread, work)
         except Exception as e:
@@ -88,10 +77,7 @@ class Checkpointer:
         self.round, self._rest = state.round, now + SHARE * (now - began)
 
     async def wait_until_tensors_free(self) -> None:
-        """Wait until the run may change its tensors: a `large` state is written from them.
-
-        The error of the writing is told elsewhere.
-        """
+        """Wait until no `large` state is being written from the run's own tensors; never fails."""
         if self._writes_run_tensors and self._writing is not None:
             written = self._writing.wait()
             await written.addErrback(lambda why: why if why.check(CancelledError) else None)

@@ -1,4 +1,4 @@
-"""The views that a configuration asks for, and the report of a finished run."""
+"""The choice of a run's outputs: bar, lines or JSON, the page of ``--web``, and the report."""
 
 from __future__ import annotations
 
@@ -25,10 +25,7 @@ from byzpy_tw.report.page import write_report
 def make_terminal_view(
     config: RunConfig, write: Callable[[str], None], output: IO[str] | None = None
 ) -> View:
-    """Return the view for `output` (default: standard output): a bar on a terminal, or lines.
-
-    Lines go through `write`, except above a bar.
-    """
+    """Return a bar if `output` (default: standard output) is a terminal, or lines by `write`."""
     output = sys.stdout if output is None else output
     if not (config.json or config.quiet) and is_terminal(output):
         from byzpy_tw.output.progress import ProgressBar
@@ -44,7 +41,7 @@ def make_line_view(config: RunConfig, write: Callable[[str], None]) -> View:
 
 def check_web(config: RunConfig) -> None:
     """Raise `ConfigError` where ``--web`` names no endpoint."""
-    if _wanted(config):
+    if config.web not in (None, "off"):
         from twisted.internet import reactor
 
         from byzpy_tw.output.web import parse_endpoint
@@ -52,16 +49,12 @@ def check_web(config: RunConfig) -> None:
         parse_endpoint(config.web or "", reactor)
 
 
-def _wanted(config: RunConfig) -> bool:
-    return config.web not in (None, "off")
-
-
 async def serve(config: RunConfig, path: Path, reactor: Any, views: Views) -> Any:
-    """Serve the page that ``--web`` asks for, and add it to `views`; None without ``--web``.
+    """Serve the page of ``--web`` and add it to `views`; None if that is not given.
 
     Raises `ConfigError` and `CannotListen`.
     """
-    if not _wanted(config):
+    if config.web in (None, "off"):
         return None
     from byzpy_tw.output.web import Web
 

@@ -1,0 +1,71 @@
+"""One listed server of a run through all of its connections: state, redials, and trust."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+
+from byzpy_tw.trainer.server_interface import Server
+
+TRUSTED_AFTER = 3  # rounds that a server is up, until it is dialled at once if it is lost
+FORGIVEN_AFTER = 200  # and until its losses are forgotten
+FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds until a lost server is dialled again
+
+
+@define(eq=False)
+class ServerEntry:
+    """A place in the list of servers; `make_server` returns a server not connected yet.
+
+    It is disconnected (`server` is None), joining, or `up`: then `server` has the run.
+    """
+
+    name: str
+    make_server: Callable[[], Server]
+    redials: bool = True
+    server: Server | None = field(default=None, init=False)
+    up: bool = field(default=False, init=False)
+    display_name: str = field(default="", init=False)  # with its certificate's name, if any
+    data_digest: str = field(default="", init=False)  # when it was first opened
+    same_bits: bool = field(default=False, init=False)  # whether it computes to the same bits
+    spawned_nodes: set[int] = field(factory=set, init=False)  # nodes that `server` has
+    failed_dials: int = field(default=0, init=False)  # since it last was reliable
+    losses: int = field(default=0, init=False)  # since it was up for long
+    rounds_up: int = field(default=0, init=False)  # since it is up
+    last_refusal: str = field(default="", init=False)  # as it was last told to the user
+    redialling: Deferred[None] | None = field(default=None, init=False)  # until it is up
+
+    def connect(self) -> Server:
+        """Begin to join with a new server."""
+        assert self.server is None, self.name
+        self.server, self.spawned_nodes = self.make_server(), set()
+        return self.server
+
+    def join(self) -> None:
+        """Note that the server has the run."""
+        assert self.server is not None and not self.up, self.name
+        self.up, self.last_refusal, self.rounds_up = True, "", 0
+
+    def leave(self) -> None:
+        """Note that the server is lost, or could not join."""
+        self.up, self.server = False, None
+
+    def next_delay(self) -> float:
+        """Return the seconds to wait before the next dial, which grow with each failure."""
+        delay = min(FIRST_DELAY * 2 ** min(self.failed_dials, 16), LONGEST_DELAY)
+        self.failed_dials += 1
+        return delay
+
+    @property
+    def required_rounds_up(self) -> int:
+        """The rounds until its nodes return: one that comes and goes would delay each round."""
+        return 0 if self.losses < 3 else 2 ** min(self.losses - 2, 7)
+
+    def count_round(self) -> None:
+        """Note that it was up for one round more."""
+        self.rounds_up += 1
+        if self.rounds_up >= TRUSTED_AFTER:
+            self.failed_dials = 0
+        if self.rounds_up >= FORGIVEN_AFTER:
+            self.losses, self.rounds_up = 0, TRUSTED_AFTER
