@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.rule import State, aggregator
@@ -14,7 +13,6 @@ from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
 @aggregator("mean", "n >= 1", None)
 class Mean:
     """The mean of the rows.  Not robust: `f` pays for refused rows only."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, aggregator
@@ -15,7 +14,6 @@ from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
 @aggregator("bulyan", "n > 4f", "n >= 4f + 3")
 class Bulyan:
     """Each coordinate's mean of the n - 4f values nearest to the median of n - 2f rows.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.rule import (
@@ -22,7 +21,6 @@ from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
 @aggregator("centered clipping", "n >= 1", "n > 2f")
 class CenteredClipping:
     """``v += mean_i (x_i - v) min(1, tau / |x_i - v|)``, `iterations` times.

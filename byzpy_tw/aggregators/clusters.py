@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.rule import EQUAL_ROWS, SCALING, Outcome, State, aggregator
@@ -19,7 +18,6 @@ from byzpy_tw.seeds import Context
 ROUNDING = 1e-12
 
 
-@frozen(kw_only=True)
 @aggregator("sign-guard", "n >= 2", "n > 2f")
 class SignGuard:
     """The mean of rows of ordinary norm and ordinary signs, clipped to the median norm.
@@ -56,7 +54,6 @@ class SignGuard:
         return Outcome(points.combine(weights), points.row_weights(weights))
 
 
-@frozen(kw_only=True)
 @aggregator("clipped-clustering", "n >= 2", "n > 2f")
 class ClippedClustering:
     """Rows clipped to `tau`, cut in two by their angles; the mean of the larger part.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.rule import PERMUTATION, Outcome, State, aggregator
@@ -26,7 +25,6 @@ def _outcome(select: Callable[[Any, Points], Tensor]) -> Callable[..., Outcome]:
     return outcome
 
 
-@frozen(kw_only=True)
 @aggregator("median", "n >= 1", "n > 2f")
 class Median:
     """The median of each coordinate; for even n the mean of the two middle values.
@@ -41,7 +39,6 @@ class Median:
     outcome = _outcome(lambda rule, points: select.median(points))
 
 
-@frozen(kw_only=True)
 @aggregator("trimmed mean", "n > 2f", "n > 2f")
 class TrimmedMean:
     """Each coordinate's mean without its `f` smallest and `f` largest values.
@@ -56,7 +53,6 @@ class TrimmedMean:
     outcome = _outcome(lambda rule, points: select.trimmed_mean(points, rule.f))
 
 
-@frozen(kw_only=True)
 @aggregator("meamed", "n > f", "n > 2f")
 class MeanAroundMedian:
     """Each coordinate's mean of the n - f values nearest to its median.
@@ -72,7 +68,6 @@ class MeanAroundMedian:
     outcome = _outcome(lambda rule, points: select.mean_around_median(points, points.size - rule.f))
 
 
-@frozen(kw_only=True)
 @aggregator("phocas", "n > 2f", "n > 2f")
 class Phocas:
     """Each coordinate's mean of the n - f values nearest to its trimmed mean.
@@ -89,7 +84,6 @@ class Phocas:
     )
 
 
-@frozen(kw_only=True)
 @aggregator("sign-majority", "n >= 1", "n > 2f")
 class SignMajority:
     """Each coordinate's sign of the sum of its signs: -1, 0 or 1.

@@ -6,7 +6,6 @@ from math import ceil
 
 import numpy as np
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.krum import lowest_scores
@@ -19,7 +18,6 @@ MAX_STEPS = 300  # steps
 MIN_PROGRESS = 1e-6  # of one row's weight a step
 
 
-@frozen(kw_only=True)
 @aggregator("caf", "n > 2f", "n > 2f")
 class CAF:
     """The covariance-bound agnostic filter.
@@ -95,7 +93,6 @@ def _top_eigenpair(matrix: Tensor, power_iterations: int | None) -> tuple[float,
     return float(torch.dot(vector, torch.mv(matrix, vector))), vector
 
 
-@frozen(kw_only=True)
 @aggregator("dnc", None, "n > 2f")
 class DnC:
     """Divide and conquer: rows of large projection on a top singular direction are dropped.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import ceil
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, aggregator, needs, uniform
@@ -50,7 +49,6 @@ def _laws(rule: Krum | MultiKrum) -> frozenset[str]:
     return ALL_LAWS - {PERMUTATION} if rule.closest == 1 else ALL_LAWS
 
 
-@frozen(kw_only=True)
 @aggregator("krum", None, "n > 2f + 2")
 class Krum:
     """The row with the lowest sum of squared distances to its `closest` nearest others.
@@ -78,7 +76,6 @@ class Krum:
         return uniform(gram.size, lowest_scores(found, 1))
 
 
-@frozen(kw_only=True)
 @aggregator("multi-krum", None, "n > 2f + 2")
 class MultiKrum:
     """The mean of the `q` rows with the best Krum scores.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.krum import lowest_scores
@@ -23,7 +22,6 @@ from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
 @aggregator("monna", "n > f", "n > 2f")
 class MoNNA:
     """The mean of the n - f rows nearest to node `reference`'s own, itself included.
@@ -59,7 +57,6 @@ class MoNNA:
         return uniform(n, lowest_scores(away, n - self.f))
 
 
-@frozen(kw_only=True)
 @aggregator("cge", "n > f", "n > 2f")
 class CGE:
     """Comparative gradient elimination: the mean of the n - f rows of least norm.

@@ -10,7 +10,7 @@ A rule is one of three kinds, by the methods that it has:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, dataclass_transform
 
 import attrs
 import numpy as np
@@ -100,9 +100,11 @@ def promises(name: str, condition: str, holds: bool, n: int, f: int) -> str | No
     return None if holds else f"{name} is only robust for {condition}, got n={n}, f={f}"
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 def aggregator(name: str, computable: str | None, guarantee: str | None) -> Callable[[C], C]:
     """Return a decorator that makes a class with a budget ``f`` an aggregator called `name`.
 
+    The class becomes a frozen class of attrs, whose fields are the rule's parameters.
     `computable` and `guarantee` are conditions such as ``n > 2f``; where one is None, the class
     has a method of its own.  The class has a method ``weights`` or ``outcome``, and ``laws``
     unless it obeys all of them.
@@ -110,6 +112,7 @@ def aggregator(name: str, computable: str | None, guarantee: str | None) -> Call
     return _declare(aggregate, name, computable, guarantee)
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 def preaggregator(name: str, computable: str | None, guarantee: str | None) -> Callable[[C], C]:
     """As `aggregator`, for a pre-aggregator: a class with a method ``matrix``."""
     return _declare(preaggregate, name, computable, guarantee)
@@ -128,7 +131,7 @@ def _declare(
         if guarantee is not None:
             may = _CONDITIONS[guarantee]
             cls.guarantee = lambda rule, n: promises(name, guarantee, may(n, rule.f), n, rule.f)
-        return cls
+        return frozen(cls, kw_only=True)
 
     return declare
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, aggregator, needs, uniform
@@ -19,7 +18,6 @@ from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
 @aggregator("mda", None, "n > 2f")
 class MDA:
     """Minimum diameter averaging: the mean of the n - f rows of least diameter, exactly.
@@ -54,7 +52,6 @@ class MDA:
         return uniform(gram.size, minimum_diameter_subset(gram.squared, gram.size - self.f))
 
 
-@frozen(kw_only=True)
 @aggregator("smea", None, "n > 2f")
 class SMEA:
     """The mean of the n - f rows whose covariance has the least largest eigenvalue, exactly.

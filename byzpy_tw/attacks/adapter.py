@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
+
+from attrs import frozen
 
 from byzpy_tw.attacks.knowledge.levels import Level
 from byzpy_tw.attacks.knowledge.view import Knowledge, choose_row, strength_measure
@@ -15,10 +17,13 @@ State = dict[str, Any] | None
 C = TypeVar("C", bound=type)
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True)
 def attack(
     knowledge: Level | None, *pieces: str, behaviour: str | None = "attack"
 ) -> Callable[[C], C]:
     """Return a decorator that makes a class with a method ``vector(known, context)`` an attack.
+
+    The class becomes a frozen class of attrs, whose fields are the attack's parameters.
 
     It declares the level of ``knowledge`` that the attack is shown, the ``pieces`` of it
     that it reads and the node's ``behaviour``.  With `knowledge` None the class has properties
@@ -31,7 +36,7 @@ def attack(
             cls.behaviour = behaviour
         if knowledge is not None:
             cls.knowledge, cls.pieces = knowledge, pieces
-        return cls
+        return frozen(cls, kw_only=True)
 
     return declare
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import floor, sqrt
 from statistics import NormalDist
 
-from attrs import frozen
 from torch import Tensor, float64
 
 from byzpy_tw.attacks.adapter import attack
@@ -15,7 +14,6 @@ from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
 @attack("moments", "mean", "std")
 class ALittleIsEnough:
     """The honest mean plus ``tau`` standard deviations, in each coordinate.

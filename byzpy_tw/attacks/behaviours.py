@@ -6,7 +6,6 @@ without that attribute.  Called as attacks, these classes return the vector that
 
 from __future__ import annotations
 
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.adapter import attack
@@ -16,7 +15,6 @@ from byzpy_tw.parameters import boolean, integer, real
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
 @attack("own", "own", behaviour=Behaviour.LABEL_FLIP)
 class LabelFlip:
     """An honest gradient of false labels: y becomes C - 1 - y, of C classes.
@@ -33,7 +31,6 @@ class LabelFlip:
         return known.own
 
 
-@frozen(kw_only=True)
 @attack("nothing", behaviour=Behaviour.SILENT)
 class Silent:
     """No answer.  Called as an attack, it returns zeros."""
@@ -42,7 +39,6 @@ class Silent:
         return known.filled(0.0)
 
 
-@frozen(kw_only=True)
 @attack("own", "own", behaviour=Behaviour.SLOW)
 class Slow:
     """Its own honest gradient, `seconds` late: by default, two round timeouts."""
@@ -53,7 +49,6 @@ class Slow:
         return known.own
 
 
-@frozen(kw_only=True)
 @attack("nothing", behaviour=Behaviour.GARBAGE)
 class Garbage:
     """Bytes that are no vector.  Called as an attack, it returns zeros."""
@@ -62,7 +57,6 @@ class Garbage:
         return known.filled(0.0)
 
 
-@frozen(kw_only=True)
 @attack(None, behaviour=None)
 class Replay:
     """The vector that the node sent `age` rounds ago.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.adapter import State, attack
@@ -18,7 +17,6 @@ from byzpy_tw.seeds import Context
 FIRST_STEPS = 30  # power iterations in the first round, on an (h, h) matrix
 
 
-@frozen(kw_only=True)
 @attack(None)
 class Mimic:
     """The vector of honest node `epsilon`, or of the one that stands out most.

@@ -69,7 +69,6 @@ class _Search:
         return "gram" if is_geometric(self.rules) else "all"
 
 
-@frozen(kw_only=True)
 @attack(None)
 class OptimalIPM(_Search):
     """``-tau`` times the honest mean, tau chosen against a pipeline.
@@ -103,7 +102,6 @@ class OptimalIPM(_Search):
         return scale_vector(known.mean, -float(known.strength))
 
 
-@frozen(kw_only=True)
 @attack(None)
 class OptimalALIE(_Search):
     """The honest mean plus ``tau`` standard deviations, tau chosen against a pipeline.

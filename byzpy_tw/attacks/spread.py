@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import sqrt
 from typing import Literal
 
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.adapter import attack
@@ -18,7 +17,6 @@ from byzpy_tw.seeds import Context
 Direction = Literal["std", "unit", "sign"]
 
 
-@frozen(kw_only=True)
 @attack(None)
 class MinMax:
     """Mean plus the largest multiple of a direction that stays among honest vectors.
@@ -46,7 +44,6 @@ class MinMax:
         return _moved(known, self.direction, _within_largest(known))
 
 
-@frozen(kw_only=True)
 @attack(None)
 class MinSum:
     """As `MinMax`, with sums of squared distances in place of distances.

@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.rule import (
@@ -22,7 +21,6 @@ from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
 @preaggregator("clipping", "n >= 1", "any n")
 class Clipping:
     """Each row scaled down to norm `c` where it is longer."""
@@ -38,7 +36,6 @@ class Clipping:
         return torch.diag((self.c / gram.norms).clamp_(max=1.0))
 
 
-@frozen(kw_only=True)
 @preaggregator("arc", "n > f", "n > 2f")
 class ARC:
     """The k longest rows scaled to the longest of the others, k = floor(2 f (n - f) / n).
@@ -62,7 +59,6 @@ class ARC:
         return torch.diag(torch.where(norms > limit, limit / norms, 1.0))
 
 
-@frozen(kw_only=True)
 @preaggregator("nnm", "n > f", "n > 2f")
 class NNM:
     """Nearest-neighbour mixing: each row becomes the mean of its n - f nearest, itself included.
@@ -87,7 +83,6 @@ class NNM:
         return torch.from_numpy(mix)
 
 
-@frozen(kw_only=True)
 @preaggregator("bucketing", "n >= 1", "any n")
 class Bucketing:
     """Means of groups of `s` rows, after a shuffle; the last group may be smaller.
