@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 import torch
 from torch import Tensor
 
 from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, aggregator, needs, uniform
 from byzpy_tw.kernels.distances import sort_rows
-from byzpy_tw.kernels.parallel import map_in_order
+from byzpy_tw.kernels.parallel import map_tiles
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-def krum_scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
+def krum_scores(gram: Gram, closest: int, chunk_size: int) -> Tensor:
     """Return each point's sum of squared distances to its `closest` nearest others, ``(n,)``."""
-    size = chunk_size or gram.size
     gram.extended  # noqa: B018 - computed once, before threads ask for it
 
-    def summed(block: int) -> Tensor:
-        apart = gram.distances_of(slice(block * size, (block + 1) * size))
+    def scores(points: slice) -> Tensor:
         # Column 0 of the sorted distances is the zero to the point itself.
-        return sort_rows(apart)[:, 1 : closest + 1].sum(dim=1)
+        return sort_rows(gram.distances_of(points))[:, 1 : closest + 1].sum(dim=1)
 
-    return torch.cat(map_in_order(lambda: summed, ceil(gram.size / size)))
+    return torch.cat(map_tiles(lambda: scores, gram.size, chunk_size))
 
 
 def lowest_scores(scores: Tensor, q: int) -> Tensor:

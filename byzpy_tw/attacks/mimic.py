@@ -9,8 +9,9 @@ from torch import Tensor
 
 from byzpy_tw.attacks.adapter import State, attack
 from byzpy_tw.attacks.knowledge.view import Knowledge
-from byzpy_tw.attacks.moments import TILE, centered_products, map_tiles, moments, products_with
+from byzpy_tw.attacks.moments import TILE, centered_products, moments, products_with
 from byzpy_tw.errors import BadParameter
+from byzpy_tw.kernels.parallel import map_tiles, run_single_threaded
 from byzpy_tw.parameters import boolean, integer
 from byzpy_tw.seeds import Context
 
@@ -110,14 +111,14 @@ def _combined(honest: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
     answer = torch.empty_like(mean)
     shares = weights.tolist()
 
-    def piece(part: slice) -> None:
+    def compute(part: slice) -> None:
         middle = mean[part].to(torch.float64)
         total = torch.zeros_like(middle)
         for row, share in zip(honest[:, part], shares, strict=True):
             total += (row.to(torch.float64) - middle).mul_(share)
         answer[part] = total
 
-    map_tiles(piece, len(mean), TILE)
+    run_single_threaded(map_tiles, lambda: compute, len(mean), TILE)
     return answer
 
 

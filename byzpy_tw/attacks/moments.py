@@ -11,13 +11,12 @@ are one matrix product a tile, and the tiles are added up in order.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
-from typing import Any
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from byzpy_tw.kernels.parallel import even_tile_width, map_in_order, run_single_threaded
+from byzpy_tw.kernels.parallel import even_tile_width, map_tiles, run_single_threaded
 
 TILE = 32_768  # columns at a time: a few rows of these in float64 stay in cache
 MOMENTS_TILE = 131_072  # of one row at a time, at most
@@ -35,11 +34,10 @@ def moments(vectors: Tensor, *, std: bool = True) -> tuple[Tensor, Tensor | None
     mean = vectors.new_empty(d)
     spread = vectors.new_empty(d) if std else None
 
-    def start() -> Callable[[int], None]:
+    def start() -> Callable[[slice], None]:
         rooms = torch.empty(3 if std else 1, width, dtype=torch.float64, device=vectors.device)
 
-        def piece(turn: int) -> None:
-            part = _part(turn, width)
+        def compute(part: slice) -> None:
             tile = vectors[:, part]
             room = rooms[:, : tile.shape[1]]
             total = room[0].copy_(tile[0])
@@ -55,9 +53,9 @@ def moments(vectors: Tensor, *, std: bool = True) -> tuple[Tensor, Tensor | None
                 squares += off.mul_(off)
             spread[part] = squares.div_(h).sqrt_()
 
-        return piece
+        return compute
 
-    run_single_threaded(map_in_order, start, ceil(d / width))
+    run_single_threaded(map_tiles, start, d, width)
     return mean, spread
 
 
@@ -82,12 +80,11 @@ def centered_products(
     h, d = vectors.shape
     size = h + 2 if centre is None else h + 3
 
-    def start() -> Callable[[int], Tensor]:
+    def start() -> Callable[[slice], Tensor]:
         # One for each thread: fresh memory for each tile would cost more than the work.
         buffer = torch.empty(size, GRAM_TILE, dtype=torch.float64, device=mean.device)
 
-        def piece(turn: int) -> Tensor:
-            part = _part(turn, GRAM_TILE)
+        def compute(part: slice) -> Tensor:
             frame = buffer[:, : len(mean[part])]
             frame[h], frame[h + 1] = mean[part], at[part]
             torch.sub(vectors[:, part], frame[h], out=frame[:h])
@@ -95,43 +92,26 @@ def centered_products(
                 torch.sub(centre[part], frame[h], out=frame[h + 2])
             return frame @ frame.T
 
-        return piece
+        return compute
 
-    whole = _sum(run_single_threaded(map_in_order, start, ceil(d / GRAM_TILE)))
+    whole = reduce(torch.add, run_single_threaded(map_tiles, start, d, GRAM_TILE))
     return whole[:h, :h].contiguous(), whole[h:].contiguous()
 
 
 def products_with(rows: Tensor, vector: Tensor) -> Tensor:
     """Return the inner products of ``(h, d)`` `rows` with a ``(d,)`` vector, ``(h,)`` float64."""
 
-    def piece(part: slice) -> Tensor:
+    def compute(part: slice) -> Tensor:
         return rows[:, part].to(torch.float64) @ vector[part].to(torch.float64)
 
-    return _sum(map_tiles(piece, rows.shape[1], GRAM_TILE))
+    parts = run_single_threaded(map_tiles, lambda: compute, rows.shape[1], GRAM_TILE)
+    return reduce(torch.add, parts)
 
 
 def squared_distance(a: Tensor, b: Tensor) -> float:
     """Return the squared distance of two ``(d,)`` vectors, summed in float64."""
 
-    def piece(part: slice) -> Tensor:
+    def compute(part: slice) -> Tensor:
         return (a[part].to(torch.float64) - b[part]).square_().sum()
 
-    return float(_sum(map_tiles(piece, len(a), TILE)))
-
-
-def map_tiles(piece: Callable[[slice], Any], d: int, tile: int) -> list[Any]:
-    """Return the results of `piece` for each tile of `d` columns, in order."""
-    return run_single_threaded(
-        map_in_order, lambda: lambda turn: piece(_part(turn, tile)), ceil(d / tile)
-    )
-
-
-def _part(turn: int, tile: int) -> slice:
-    return slice(turn * tile, (turn + 1) * tile)
-
-
-def _sum(parts: list[Tensor]) -> Tensor:
-    total = parts[0].clone()
-    for part in parts[1:]:
-        total += part
-    return total
+    return float(reduce(torch.add, run_single_threaded(map_tiles, lambda: compute, len(a), TILE)))

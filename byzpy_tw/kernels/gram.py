@@ -19,7 +19,6 @@ loses them.  So:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import ceil
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from torch import Tensor
 from byzpy_tw.kernels.combine import compute_dtype
 from byzpy_tw.kernels.distances import BLOCK, distances_of, sort_rows, squared_distances
 from byzpy_tw.kernels.multiply import STRETCH, inner_products, product_tile_width
-from byzpy_tw.kernels.parallel import map_in_order
+from byzpy_tw.kernels.parallel import map_tiles
 from byzpy_tw.vectors import NORM_LIMIT
 
 SAMPLE = 1024  # coordinates on which the row to subtract is chosen
@@ -102,21 +101,20 @@ def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
     width = product_tile_width(n, d, matrix.device, copied=origin is not None)
     dtype = compute_dtype(matrix.dtype)
 
-    def start() -> Callable[[int], Tensor]:
+    def start() -> Callable[[slice], Tensor]:
         room = None if origin is None else matrix.new_empty(n, width, dtype=dtype)
 
-        def piece(span: int) -> Tensor:
-            columns = slice(span * width, (span + 1) * width)
+        def compute(columns: slice) -> Tensor:
             tile = matrix[:, columns].to(dtype)
             if room is not None and origin is not None:
                 moved = room[:, : tile.shape[1]]
                 tile = torch.sub(tile, origin[columns].to(dtype), out=moved)
             return _squared_lengths(tile)
 
-        return piece
+        return compute
 
     total = torch.zeros(n, dtype=torch.float64, device=matrix.device)
-    for part in map_in_order(start, ceil(d / width)):
+    for part in map_tiles(start, d, width):
         total += part
     return total.sqrt_().cpu()
 
@@ -240,12 +238,11 @@ def _find_better_view(
         among = inner[index][:, index]
     last = len(good) // 2
 
-    def farthest(block: int) -> np.ndarray:
+    def farthest(rows: slice) -> np.ndarray:
         """Return each row's distance to the farthest of its nearest majority, without a sort."""
-        rows = slice(block * BLOCK, (block + 1) * BLOCK)
         return np.partition(distances_of(among, rows).numpy(), last, axis=1)[:, last]
 
-    radii = np.concatenate(map_in_order(lambda: farthest, ceil(len(good) / BLOCK)))
+    radii = np.concatenate(map_tiles(lambda: farthest, len(good), BLOCK))
     middle = int(radii.argmin())
     radius = float(radii[middle])
     members = distances_of(among, slice(middle, middle + 1)).numpy()[0] <= radius

@@ -179,9 +179,8 @@ def map_in_order(start: Callable[[], Callable[[int], T]], count: int) -> list[T]
                 answers[turn] = piece(turn)
 
     here = torch.get_num_threads() == 1
-    helpers: list[Future[None]] = []
-    for _ in range(min(threads(), count) - here):
-        helpers.append(_shared_pool(os.getpid()).submit(work))
+    wanted = min(threads(), count) - here
+    helpers = [_shared_pool(os.getpid()).submit(work) for _ in range(wanted)]
     try:
         if here:
             work()
@@ -191,6 +190,16 @@ def map_in_order(start: Callable[[], Callable[[int], T]], count: int) -> list[T]
             if not (here and helper.cancel()):
                 helper.result()
     return answers  # type: ignore[return-value]
+
+
+def map_tiles(start: Callable[[], Callable[[slice], T]], length: int, width: int) -> list[T]:
+    """As `map_in_order`, where each piece is a slice of `width` out of `length` columns or rows."""
+
+    def start_tiles() -> Callable[[int], T]:
+        compute = start()
+        return lambda i: compute(slice(i * width, min(length, (i + 1) * width)))
+
+    return map_in_order(start_tiles, ceil(length / width))
 
 
 @cache

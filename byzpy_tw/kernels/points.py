@@ -234,8 +234,8 @@ class Points:
         # Where rows were refused, the others are finite.
         return combination(self.matrix, self.row_weights(weights), finite=self.rows is None)
 
-    def reader(self, width: int) -> Callable[[int, int], Sequence[Tensor]]:
-        """Return a function that reads the points' columns from a to b, at most `width` of them.
+    def reader(self, width: int) -> Callable[[slice], Sequence[Tensor]]:
+        """Return a function that reads the points' coordinates, at most `width` at a time.
 
         For one thread.  The rows are float32 at least, must not be written to,
         and are valid until the next call.
@@ -244,18 +244,17 @@ class Points:
         if self.mix is None:
             matrix, rows = self.matrix, self.rows
 
-            def plain(a: int, b: int) -> Sequence[Tensor]:
-                tile = matrix[:, a:b].to(dtype).unbind(0)
+            def plain(columns: slice) -> Sequence[Tensor]:
+                tile = matrix[:, columns].to(dtype).unbind(0)
                 return tile if rows is None else [tile[i] for i in rows]
 
             return plain
         mix, used = used_columns(self.matrix, self._to_rows(self.mix))
         room = self.matrix.new_empty(self.size * width, dtype=dtype)
 
-        def mixed(a: int, b: int) -> Sequence[Tensor]:
-            tile = self.matrix[:, a:b]
-            tile = gather_rows(tile, used, dtype)
-            out = room[: self.size * (b - a)].view(self.size, b - a)
+        def mixed(columns: slice) -> Sequence[Tensor]:
+            tile = gather_rows(self.matrix[:, columns], used, dtype)
+            out = room[: self.size * tile.shape[1]].view(self.size, -1)
             return torch.mm(mix, tile, out=out).unbind(0)
 
         return mixed

@@ -8,16 +8,17 @@ takes 126 and 560, and ``torch.sort`` more.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from byzpy_tw.kernels.networks import SortingNetwork, Wanted, sorting_network
-from byzpy_tw.kernels.parallel import even_tile_width, map_in_order
+from byzpy_tw.kernels.parallel import even_tile_width, map_tiles
 from byzpy_tw.kernels.points import Points
 
 Rows = Sequence[Tensor]
+T = TypeVar("T")
 MOST_IN_NETWORK = 512
 
 
@@ -73,21 +74,14 @@ def sign_of_sign_sum(points: Points) -> Tensor:
 
 def sign_counts(points: Points) -> Tensor:
     """Return each point's numbers of coordinates above, at and below zero, ``(m, 3)`` float64."""
-    d = points.matrix.shape[1]
-    width = _width(points)
 
-    def start() -> Callable[[int], Tensor]:
-        read = points.reader(width)
+    def count(rows: Rows, columns: slice) -> Tensor:
+        above = torch.stack([(row > 0).sum() for row in rows])
+        below = torch.stack([(row < 0).sum() for row in rows])
+        return torch.stack([above, len(rows[0]) - above - below, below], dim=1)
 
-        def piece(tile: int) -> Tensor:
-            rows = read(tile * width, min(d, (tile + 1) * width))
-            above = torch.stack([(row > 0).sum() for row in rows])
-            below = torch.stack([(row < 0).sum() for row in rows])
-            return torch.stack([above, len(rows[0]) - above - below, below], dim=1)
-
-        return piece
-
-    return torch.stack(map_in_order(start, ceil(d / width))).sum(dim=0).to("cpu", torch.float64)
+    counts = _read_tiles(points, lambda: count)
+    return torch.stack(counts).sum(dim=0).to("cpu", torch.float64)
 
 
 def _width(points: Points) -> int:
@@ -203,18 +197,26 @@ def _run_network(steps: SortingNetwork, rows: Rows, room: Tensor) -> list[Tensor
 
 def _map_tiles(points: Points, begin: Callable[[], Callable[[Rows], Tensor]]) -> Tensor:
     """Return ``(d,)`` from one function a thread that maps a tile's rows to its columns."""
-    d = points.matrix.shape[1]
-    width = _width(points)
-    answer = points.matrix.new_empty(d)
+    answer = points.matrix.new_empty(points.matrix.shape[1])
 
-    def start() -> Callable[[int], None]:
-        read, work = points.reader(width), begin()
+    def start() -> Callable[[Rows, slice], None]:
+        work = begin()
 
-        def piece(tile: int) -> None:
-            a, b = tile * width, min(d, (tile + 1) * width)
-            answer[a:b] = work(read(a, b))
+        def fill(rows: Rows, columns: slice) -> None:
+            answer[columns] = work(rows)
 
-        return piece
+        return fill
 
-    map_in_order(start, ceil(d / width))
+    _read_tiles(points, start)
     return answer
+
+
+def _read_tiles(points: Points, begin: Callable[[], Callable[[Rows, slice], T]]) -> list[T]:
+    """Return the results, in order, of one function a thread for each tile's rows and columns."""
+    width = _width(points)
+
+    def start() -> Callable[[slice], T]:
+        read, work = points.reader(width), begin()
+        return lambda columns: work(read(columns), columns)
+
+    return map_tiles(start, points.matrix.shape[1], width)
