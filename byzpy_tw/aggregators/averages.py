@@ -7,13 +7,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import State, aggregator
+from byzpy_tw.aggregators.rule import State, rule
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@aggregator("mean", "n >= 1", None)
+@rule("mean", "n >= 1", None)
 class Mean:
     """The mean of the rows.  Not robust: `f` pays for refused rows only."""
 

@@ -7,14 +7,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, aggregator
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, rule
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@aggregator("bulyan", "n > 4f", "n >= 4f + 3")
+@rule("bulyan", "n > 4f", "n >= 4f + 3")
 class Bulyan:
     """Each coordinate's mean of the n - 4f values nearest to the median of n - 2f rows.
 

@@ -13,7 +13,7 @@ from byzpy_tw.aggregators.rule import (
     TRANSLATION,
     Outcome,
     State,
-    aggregator,
+    rule,
 )
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
@@ -21,7 +21,7 @@ from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
-@aggregator("centered clipping", "n >= 1", "n > 2f")
+@rule("centered clipping", "n >= 1", "n > 2f")
 class CenteredClipping:
     """``v += mean_i (x_i - v) min(1, tau / |x_i - v|)``, `iterations` times.
 

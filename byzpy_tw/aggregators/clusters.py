@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import EQUAL_ROWS, SCALING, Outcome, State, aggregator
+from byzpy_tw.aggregators.rule import EQUAL_ROWS, SCALING, Outcome, State, rule
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.parameters import integer, real
@@ -18,7 +18,7 @@ from byzpy_tw.seeds import Context
 ROUNDING = 1e-12
 
 
-@aggregator("sign-guard", "n >= 2", "n > 2f")
+@rule("sign-guard", "n >= 2", "n > 2f")
 class SignGuard:
     """The mean of rows of ordinary norm and ordinary signs, clipped to the median norm.
 
@@ -54,7 +54,7 @@ class SignGuard:
         return Outcome(points.combine(weights), points.row_weights(weights))
 
 
-@aggregator("clipped-clustering", "n >= 2", "n > 2f")
+@rule("clipped-clustering", "n >= 2", "n > 2f")
 class ClippedClustering:
     """Rows clipped to `tau`, cut in two by their angles; the mean of the larger part.
 

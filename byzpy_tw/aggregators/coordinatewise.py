@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import PERMUTATION, Outcome, State, aggregator
+from byzpy_tw.aggregators.rule import PERMUTATION, Outcome, State, rule
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.parameters import integer
@@ -25,7 +25,7 @@ def _outcome(select: Callable[[Any, Points], Tensor]) -> Callable[..., Outcome]:
     return outcome
 
 
-@aggregator("median", "n >= 1", "n > 2f")
+@rule("median", "n >= 1", "n > 2f")
 class Median:
     """The median of each coordinate; for even n the mean of the two middle values.
 
@@ -39,7 +39,7 @@ class Median:
     outcome = _outcome(lambda rule, points: select.median(points))
 
 
-@aggregator("trimmed mean", "n > 2f", "n > 2f")
+@rule("trimmed mean", "n > 2f", "n > 2f")
 class TrimmedMean:
     """Each coordinate's mean without its `f` smallest and `f` largest values.
 
@@ -53,7 +53,7 @@ class TrimmedMean:
     outcome = _outcome(lambda rule, points: select.trimmed_mean(points, rule.f))
 
 
-@aggregator("meamed", "n > f", "n > 2f")
+@rule("meamed", "n > f", "n > 2f")
 class MeanAroundMedian:
     """Each coordinate's mean of the n - f values nearest to its median.
 
@@ -68,7 +68,7 @@ class MeanAroundMedian:
     outcome = _outcome(lambda rule, points: select.mean_around_median(points, points.size - rule.f))
 
 
-@aggregator("phocas", "n > 2f", "n > 2f")
+@rule("phocas", "n > 2f", "n > 2f")
 class Phocas:
     """Each coordinate's mean of the n - f values nearest to its trimmed mean.
 
@@ -84,7 +84,7 @@ class Phocas:
     )
 
 
-@aggregator("sign-majority", "n >= 1", "n > 2f")
+@rule("sign-majority", "n >= 1", "n > 2f")
 class SignMajority:
     """Each coordinate's sign of the sum of its signs: -1, 0 or 1.
 

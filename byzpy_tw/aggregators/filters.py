@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from byzpy_tw.aggregators.krum import lowest_scores
-from byzpy_tw.aggregators.rule import Outcome, State, aggregator, uniform
+from byzpy_tw.aggregators.rule import Outcome, State, rule, uniform
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
@@ -18,7 +18,7 @@ MAX_STEPS = 300  # steps
 MIN_PROGRESS = 1e-6  # of one row's weight a step
 
 
-@aggregator("caf", "n > 2f", "n > 2f")
+@rule("caf", "n > 2f", "n > 2f")
 class CAF:
     """The covariance-bound agnostic filter.
 
@@ -93,7 +93,7 @@ def _top_eigenpair(matrix: Tensor, power_iterations: int | None) -> tuple[float,
     return float(torch.dot(vector, torch.mv(matrix, vector))), vector
 
 
-@aggregator("dnc", None, "n > 2f")
+@rule("dnc", None, "n > 2f")
 class DnC:
     """Divide and conquer: rows of large projection on a top singular direction are dropped.
 

@@ -23,7 +23,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import ALL_LAWS, SCALING, TRANSLATION, State, aggregator, uniform
+from byzpy_tw.aggregators.rule import ALL_LAWS, SCALING, TRANSLATION, State, rule, uniform
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
@@ -34,7 +34,7 @@ ROUNDING = 16 * float(np.finfo(np.float64).eps)  # of a sum of distances
 FEW = 64  # rows: NumPy solves for them faster than torch, and with one thread
 
 
-@aggregator("geometric median", "n >= 1", "n > 2f")
+@rule("geometric median", "n >= 1", "n > 2f")
 class GeometricMedian:
     """The point with the least sum of distances to the rows.
 

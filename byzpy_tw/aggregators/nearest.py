@@ -13,7 +13,7 @@ from byzpy_tw.aggregators.rule import (
     SCALING,
     TRANSLATION,
     State,
-    aggregator,
+    rule,
     uniform,
 )
 from byzpy_tw.errors import TooManyByzantine
@@ -22,7 +22,7 @@ from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@aggregator("monna", "n > f", "n > 2f")
+@rule("monna", "n > f", "n > 2f")
 class MoNNA:
     """The mean of the n - f rows nearest to node `reference`'s own, itself included.
 
@@ -57,7 +57,7 @@ class MoNNA:
         return uniform(n, lowest_scores(away, n - self.f))
 
 
-@aggregator("cge", "n > f", "n > 2f")
+@rule("cge", "n > f", "n > 2f")
 class CGE:
     """Comparative gradient elimination: the mean of the n - f rows of least norm.
 

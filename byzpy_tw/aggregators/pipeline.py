@@ -7,7 +7,8 @@ reads the vectors gets them as the rules before it left them.
 
 from __future__ import annotations
 
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from attrs import field, frozen
@@ -36,7 +37,7 @@ Rule = Any  # a callable; `aggregators.rule` has the other methods that it may h
 
 @frozen
 class Stage:
-    """One rule of a chain, with the usual meaning of the declarations that it left out."""
+    """One rule of a pipeline, with the usual meaning of the declarations that it left out."""
 
     rule: Rule
     key: str  # its part of the state
@@ -49,14 +50,6 @@ class Stage:
     def f(self) -> int:
         f = getattr(self.rule, "f", 0)
         return f if isinstance(f, int) else 0
-
-    @property
-    def laws(self) -> frozenset[str]:
-        return frozenset(getattr(self.rule, "laws", ()))
-
-    @property
-    def keeps_rows(self) -> bool:
-        return getattr(self.rule, "keeps_rows", False)
 
     @property
     def trusts_a_row(self) -> bool:
@@ -83,6 +76,14 @@ class Stage:
                 "text that says why not"
             )
         return why
+
+    @contextmanager
+    def memory(self, state: State) -> Iterator[State]:
+        """Yield the rule's part of the state, which is put back only where the rule succeeds."""
+        part = None if state is None else dict(state.get(self.key, {}))
+        yield part
+        if state is not None and part:
+            state[self.key] = part
 
     def preaggregate(self, points: Points, context: Context | None, state: State) -> Points:
         """Return the points that a pre-aggregator makes of `points`."""
@@ -113,13 +114,15 @@ class Pipeline:
 
     @property
     def f(self) -> int:
-        """The number of refused rows that the chain pays for: the largest of the rules' f."""
+        """The number of refused rows that the pipeline pays for: the largest of the rules' f."""
         return max(stage.f for stage in self._stages)
 
     @property
     def laws(self) -> frozenset[str]:
-        """The laws that every rule of the chain obeys."""
-        return frozenset.intersection(*(stage.laws for stage in self._stages))
+        """The laws that every rule of the pipeline obeys."""
+        return frozenset.intersection(
+            *(frozenset(getattr(stage.rule, "laws", ())) for stage in self._stages)
+        )
 
     @property
     def geometric(self) -> bool:
@@ -137,39 +140,44 @@ class Pipeline:
     def __call__(
         self, vectors: Vectors, *, context: Context | None = None, state: State = None
     ) -> Any:
-        """Return the chain's vector, in the caller's kind; up to `f` refused rows are dropped."""
+        """Return the vector, in the caller's kind; up to `f` refused rows are dropped."""
         matrix, back = as_matrix(vectors)
 
         def work() -> Tensor:
             # The inner products tell which rows are refused, where any rule asks for them.
             geometric = any(multiplies(stage.rule) for stage in self._stages)
             points, context_, dropped = drop_refused_rows(
-                self._points(matrix, state), self.f, context, geometric=geometric
+                Points(matrix, anchor=self.anchor(state)), self.f, context, geometric=geometric
             )
-            return self._with_reduced_budget(dropped)._run(points, context_, state).vector
+            *pre, aggregator = (with_reduced_budget(stage.rule, dropped) for stage in self._stages)
+            return Pipeline(pre=pre, aggregator=aggregator)._run(points, context_, state).vector
 
         return back(run_single_threaded(work))
 
     def outcome(
         self, matrix: Tensor, *, context: Context | None = None, state: State = None
     ) -> Outcome:
-        """Return the chain's vector and each row's weight in it, for rows known to be finite."""
-        return run_single_threaded(lambda: self._run(self._points(matrix, state), context, state))
+        """Return the pipeline's vector and each row's weight in it, for rows known to be finite."""
+
+        def work() -> Outcome:
+            return self._run(Points(matrix, anchor=self.anchor(state)), context, state)
+
+        return run_single_threaded(work)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        """Return the ``(n,)`` float64 weights of a `geometric` chain, from inner products."""
+        """Return the ``(n,)`` float64 weights of a `geometric` pipeline, from inner products."""
         mixed: Tensor | None = None  # of the rules so far
         *before, last = self._stages
         for stage in before:
-            with _Memory(state, stage.key) as memory:
+            with stage.memory(state) as memory:
                 mix = mix_of(stage.rule, gram, context=context, state=memory)
             gram, mixed = gram.mapped(mix), mix if mixed is None else mix @ mixed
-        with _Memory(state, last.key) as memory:
+        with last.memory(state) as memory:
             weights = weights_of(last.rule, gram, context=context, state=memory)
         return weights if mixed is None else weights @ mixed
 
     def computable(self, n: int) -> str | None:
-        """Return why the chain cannot be computed with n rows, or None."""
+        """Return why the pipeline cannot be computed with n rows, or None."""
         why = self._first("computable", n)
         *before, last = self._stages
         if why is None and last.trusts_a_row:
@@ -184,13 +192,13 @@ class Pipeline:
         return why
 
     def guarantee(self, n: int) -> str | None:
-        """Return why the chain promises nothing for n rows, or None; counted after bucketing.
+        """Return why the pipeline promises nothing for n rows, or None; counted after bucketing.
 
         An aggregator that trusts one node's row promises nothing behind a rule that
         permutes or mixes rows: the row in that position may be any node's.
         """
         *before, last = self._stages
-        mixing = [stage for stage in before if not stage.keeps_rows]
+        mixing = [stage for stage in before if not getattr(stage.rule, "keeps_rows", False)]
         if mixing and last.trusts_a_row:
             return (
                 f"{last.name} trusts one node's row, and {mixing[0].name} before "
@@ -212,46 +220,16 @@ class Pipeline:
             n = stage.rows(n)
         return None
 
-    def _points(self, matrix: Tensor, state: State) -> Points:
-        return Points(matrix, anchor=self.anchor(state))
-
-    def _with_reduced_budget(self, dropped: int) -> Pipeline:
-        if not dropped:
-            return self
-        *pre, aggregator = (with_reduced_budget(stage.rule, dropped) for stage in self._stages)
-        return Pipeline(pre=pre, aggregator=aggregator)
-
     def _run(self, points: Points, context: Context | None, state: State) -> Outcome:
         why = self.computable(points.size)
         if why is not None:
             raise TooManyByzantine(why)
         *before, last = self._stages
         for stage in before:
-            with _Memory(state, stage.key) as memory:
+            with stage.memory(state) as memory:
                 points = stage.preaggregate(points, context, memory)
-        with _Memory(state, last.key) as memory:
+        with last.memory(state) as memory:
             outcome = last.aggregate(points, context, memory)
         # Behind an opaque rule the weights are not those of the given rows.
         opaque = any(not hasattr(rule, "matrix") for rule in self.pre)
         return Outcome(outcome.vector) if opaque else outcome
-
-
-@frozen
-class _Memory:
-    """One rule's part of the state, put back only where the rule succeeds."""
-
-    state: State
-    key: str
-    part: dict[str, Any] = field(factory=dict, init=False)
-
-    def __enter__(self) -> State:
-        if self.state is None:
-            return None
-        self.part.update(self.state.get(self.key, {}))
-        return self.part
-
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if self.state is not None and kind is None and self.part:
-            self.state[self.key] = self.part

@@ -2,15 +2,18 @@
 
 A rule is one of three kinds, by the methods that it has:
 
-- *geometric* (`Geometric`, `GeometricPre`): weights from inner products alone;
-- *coordinate-wise* and the like (`OnPoints`): an outcome from the vectors;
+- *geometric*, from inner products alone: an aggregator's ``weights(gram, *, context, state)``
+  returns the rows' weights in the answer, ``(n,)`` float64; a pre-aggregator's ``matrix``, called
+  likewise, the weights that make each new row of the rows, ``(m, n)`` float64;
+- *coordinate-wise* and the like: ``outcome(points, *, context, state)`` returns an `Outcome`
+  from the vectors themselves;
 - *opaque*: any other callable, ``(n, d)`` to ``(d,)``; see `callables`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 import attrs
 import numpy as np
@@ -28,12 +31,8 @@ State = dict[str, Any] | None
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
-PERMUTATION, TRANSLATION, SCALING, EQUAL_ROWS = (
-    "permutation",
-    "translation",
-    "scaling",
-    "equal-rows",
-)
+PERMUTATION, TRANSLATION = "permutation", "translation"
+SCALING, EQUAL_ROWS = "scaling", "equal-rows"
 ALL_LAWS = frozenset({PERMUTATION, TRANSLATION, SCALING, EQUAL_ROWS})
 
 # The conditions on n and f under which rules can be computed, or give a guarantee.
@@ -62,27 +61,6 @@ class Outcome:
     weights: Tensor | None = None
 
 
-class Geometric(Protocol):
-    """An aggregator that needs inner products only."""
-
-    def weights(self, gram: Gram, *, context: Context | None, state: State) -> Tensor:
-        """Return the rows' weights in the answer, ``(n,)`` float64."""
-
-
-class GeometricPre(Protocol):
-    """A pre-aggregator that needs inner products only."""
-
-    def matrix(self, gram: Gram, *, context: Context | None, state: State) -> Tensor:
-        """Return the weights that make each new row of the rows, ``(m, n)`` float64."""
-
-
-class OnPoints(Protocol):
-    """An aggregator that reads the vectors themselves."""
-
-    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
-        """Return the answer for `points`."""
-
-
 def uniform(n: int, chosen: Any) -> Tensor:
     """Return ``(n,)`` weights of the plain mean over the rows `chosen`."""
     weights = torch.zeros(n, dtype=torch.float64)
@@ -90,47 +68,31 @@ def uniform(n: int, chosen: Any) -> Tensor:
     return weights
 
 
-def needs(name: str, condition: str, holds: bool, n: int, f: int) -> str | None:
+def needs(name: str, condition: str, n: int, f: int, *, verb: str = "needs") -> str | None:
     """Return ``krum needs n > f, got n=4, f=2`` where the condition does not hold, else None."""
-    return None if holds else f"{name} needs {condition}, got n={n}, f={f}"
-
-
-def promises(name: str, condition: str, holds: bool, n: int, f: int) -> str | None:
-    """As `needs`, for the condition of a guarantee."""
-    return None if holds else f"{name} is only robust for {condition}, got n={n}, f={f}"
+    holds = _CONDITIONS[condition](n, f)
+    return None if holds else f"{name} {verb} {condition}, got n={n}, f={f}"
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-def aggregator(name: str, computable: str | None, guarantee: str | None) -> Callable[[C], C]:
-    """Return a decorator that makes a class with a budget ``f`` an aggregator called `name`.
+def rule(name: str, computable: str | None, guarantee: str | None) -> Callable[[C], C]:
+    """Return a decorator that makes a class with a budget ``f`` a rule called `name`.
 
     The class becomes a frozen class of attrs, whose fields are the rule's parameters.
     `computable` and `guarantee` are conditions such as ``n > 2f``; where one is None, the class
-    has a method of its own.  The class has a method ``weights`` or ``outcome``, and ``laws``
-    unless it obeys all of them.
+    has a method of its own.  An aggregator has a method ``weights`` or ``outcome``, a
+    pre-aggregator ``matrix``, and both have ``laws`` unless they obey all of them.
     """
-    return _declare(aggregate, name, computable, guarantee)
 
-
-@dataclass_transform(kw_only_default=True, frozen_default=True)
-def preaggregator(name: str, computable: str | None, guarantee: str | None) -> Callable[[C], C]:
-    """As `aggregator`, for a pre-aggregator: a class with a method ``matrix``."""
-    return _declare(preaggregate, name, computable, guarantee)
-
-
-def _declare(
-    call: Callable[..., Any], name: str, computable: str | None, guarantee: str | None
-) -> Callable[[C], C]:
     def declare(cls: Any) -> Any:
-        cls.__call__ = call
+        cls.__call__ = preaggregate if hasattr(cls, "matrix") else aggregate
         if "laws" not in vars(cls):
             cls.laws = ALL_LAWS
         if computable is not None:
-            can = _CONDITIONS[computable]
-            cls.computable = lambda rule, n: needs(name, computable, can(n, rule.f), n, rule.f)
+            cls.computable = lambda rule, n: needs(name, computable, n, rule.f)
         if guarantee is not None:
-            may = _CONDITIONS[guarantee]
-            cls.guarantee = lambda rule, n: promises(name, guarantee, may(n, rule.f), n, rule.f)
+            verb = "is only robust for"
+            cls.guarantee = lambda rule, n: needs(name, guarantee, n, rule.f, verb=verb)
         return frozen(cls, kw_only=True)
 
     return declare
@@ -143,20 +105,20 @@ def compute_outcome(rule: Any, points: Points, *, context: Context | None, state
     """
     if hasattr(rule, "outcome"):
         check(rule, points.size)
-        reader: OnPoints = rule
-        return reader.outcome(points, context=context, state=state)
+        outcome: Outcome = rule.outcome(points, context=context, state=state)
+        return outcome
     weights = weights_of(rule, points.gram, context=context, state=state)
     return Outcome(points.combine(weights), points.row_weights(weights))
 
 
-def weights_of(rule: Geometric, gram: Gram, *, context: Context | None, state: State) -> Tensor:
+def weights_of(rule: Any, gram: Gram, *, context: Context | None, state: State) -> Tensor:
     """Return the checked ``(n,)`` weights of a geometric aggregator."""
     check(rule, gram.size)
     weights = rule.weights(gram, context=context, state=state)
     return check_weights(rule, weights, (gram.size,))
 
 
-def mix_of(rule: GeometricPre, gram: Gram, *, context: Context | None, state: State) -> Tensor:
+def mix_of(rule: Any, gram: Gram, *, context: Context | None, state: State) -> Tensor:
     """Return the checked ``(m, n)`` weights of a geometric pre-aggregator."""
     check(rule, gram.size)
     mix = rule.matrix(gram, context=context, state=state)
@@ -173,13 +135,12 @@ def check(rule: Any, n: int) -> None:
 
 def check_weights(rule: Any, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return `weights` as float64; `BadRuleOutput` unless finite and of the right shape."""
-    fits = (
+    if (
         isinstance(weights, Tensor)
         and weights.ndim == len(shape)
         and weights.shape[-1] == shape[-1]
         and weights.shape[0] > 0
-    )
-    if fits:
+    ):
         plain = weights.detach().to("cpu", torch.float64)
         if np.isfinite(plain.numpy()).all():
             return plain
@@ -268,5 +229,4 @@ def with_reduced_budget(rule: T, dropped: int) -> T:
 
 def anchor_of(rule: Any, state: State) -> Tensor | None:
     """Return the centre that `rule` starts from; None where it has none."""
-    anchor: Callable[[State], Tensor | None] | None = getattr(rule, "anchor", None)
-    return None if anchor is None else anchor(state)
+    return rule.anchor(state) if hasattr(rule, "anchor") else None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from math import comb
+
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, aggregator, needs, uniform
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, needs, rule, uniform
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.kernels.search import (
     MOST_STEPS,
     MOST_SUBSETS,
-    count_subsets,
     max_cover_steps,
     minimum_diameter_subset,
     minimum_variance_subset,
@@ -18,7 +19,7 @@ from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@aggregator("mda", None, "n > 2f")
+@rule("mda", None, "n > 2f")
 class MDA:
     """Minimum diameter averaging: the mean of the n - f rows of least diameter, exactly.
 
@@ -41,18 +42,18 @@ class MDA:
         return ALL_LAWS - {PERMUTATION} if self.f else ALL_LAWS
 
     def computable(self, n: int) -> str | None:
-        if max_cover_steps(self.f) > MOST_STEPS < count_subsets(n, self.f):
+        if max_cover_steps(self.f) > MOST_STEPS < comb(n, self.f):
             return (
-                f"mda would search {count_subsets(n, self.f):.3g} subsets, which does not end "
+                f"mda would search {comb(n, self.f):.3g} subsets, which does not end "
                 f"in reasonable time, got n={n}, f={self.f}"
             )
-        return needs("mda", "n > f", n > self.f, n, self.f)
+        return needs("mda", "n > f", n, self.f)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return uniform(gram.size, minimum_diameter_subset(gram.squared, gram.size - self.f))
 
 
-@aggregator("smea", None, "n > 2f")
+@rule("smea", None, "n > 2f")
 class SMEA:
     """The mean of the n - f rows whose covariance has the least largest eigenvalue, exactly.
 
@@ -65,10 +66,10 @@ class SMEA:
     f: int = integer(0)
 
     def computable(self, n: int) -> str | None:
-        why = needs("smea", "n > f", n > self.f, n, self.f)
-        if why is None and count_subsets(n, self.f) > MOST_SUBSETS:
+        why = needs("smea", "n > f", n, self.f)
+        if why is None and comb(n, self.f) > MOST_SUBSETS:
             return (
-                f"smea would search {count_subsets(n, self.f):.3g} subsets, at most "
+                f"smea would search {comb(n, self.f):.3g} subsets, at most "
                 f"{MOST_SUBSETS:.3g} end in reasonable time, got n={n}, f={self.f}"
             )
         return why

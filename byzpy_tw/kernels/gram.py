@@ -72,7 +72,7 @@ def products(matrix: Tensor, anchor: Tensor | None = None) -> Products:
         if not seen:
             refused = _refused(matrix, inner)
         seen.append(view)
-        better = _find_better_view(inner[:n, :n], view, refused, matrix.dtype)
+        better = _find_better_view(inner[:n, :n], refused, matrix.dtype)
         if better is not None and len(seen) == 1:
             better = _central_row(matrix, refused)
         if better is None or better in seen or len(seen) == PASSES:
@@ -86,7 +86,7 @@ def norms_from(matrix: Tensor, inner: Tensor) -> Tensor:
     Rows near the origin lose digits that way where the view is elsewhere: these are
     read once more.
     """
-    squared, lost = _squared_norms(inner, len(matrix))
+    squared, lost = squared_norms(inner, len(matrix))
     if lost.any():
         squared[lost] = np.square(_norms_of_rows(matrix, lost))
     return torch.from_numpy(np.sqrt(squared))
@@ -146,7 +146,7 @@ def _central_row(matrix: Tensor, refused: tuple[int, ...]) -> int:
 
 
 def _refused(matrix: Tensor, inner: Tensor) -> tuple[int, ...]:
-    squared, _ = _squared_norms(inner, len(matrix))
+    squared, _ = squared_norms(inner, len(matrix))
     suspect = ~(squared <= 0.99 * NORM_LIMIT**2)
     if suspect.any():
         suspect[suspect.copy()] = ~(_norms_of_rows(matrix, suspect) <= NORM_LIMIT)
@@ -154,7 +154,7 @@ def _refused(matrix: Tensor, inner: Tensor) -> tuple[int, ...]:
 
 
 @np.errstate(all="ignore")  # refused rows may give anything
-def _squared_norms(inner: Tensor, n: int) -> tuple[np.ndarray, np.ndarray]:
+def squared_norms(inner: Tensor, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return squared norms, and a mask of those that lost digits in the subtraction."""
     known = inner.numpy()
     lengths, origin = known.diagonal()[:n], known[-1, -1]
@@ -224,10 +224,8 @@ def _near_duplicates(inner: Tensor, n: int, dtype: torch.dtype) -> Iterator[tupl
 
 
 @np.errstate(all="ignore")
-def _find_better_view(
-    inner: Tensor, view: int | None, refused: tuple[int, ...], dtype: torch.dtype
-) -> int | None:
-    """Return a better row to subtract than `view`, or None where `view` is good enough."""
+def _find_better_view(inner: Tensor, refused: tuple[int, ...], dtype: torch.dtype) -> int | None:
+    """Return a better row to subtract, or None where the errors of `inner` are small enough."""
     n = inner.shape[0]
     good = [i for i in range(n) if i not in refused]
     if not good:

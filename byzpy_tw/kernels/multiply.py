@@ -12,12 +12,11 @@ from math import ceil, inf
 
 import numpy as np
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.kernels.combine import compute_dtype
 from byzpy_tw.kernels.distances import symmetrize
-from byzpy_tw.kernels.parallel import even_tile_width, map_in_order
+from byzpy_tw.kernels.parallel import even_tile_width, map_tiles
 
 # Columns that are summed in the vectors' own precision: a tenth of the rounding of
 # whole tiles, at no cost.
@@ -38,21 +37,19 @@ def inner_products(matrix: Tensor, view: int | None, anchor: Tensor | None) -> T
     # A copy may be made or not, by the matrix's address; the bits must not depend on that.
     copied = view is not None or anchor is not None
     width = product_tile_width(k, d, matrix.device, copied=copied)
-    tiles = ceil(d / width)
-    group = ceil(tiles / SPANS)
 
-    def start() -> Callable[[int], np.ndarray]:
-        reader = _make_reader(matrix, view, anchor, width)
+    def start() -> Callable[[slice], np.ndarray]:
+        read, most = _make_reader(matrix, view, anchor, width)
 
-        def piece(span: int) -> np.ndarray:
+        def compute(span: slice) -> np.ndarray:
             total = np.zeros((k, k))
-            for tile in range(span * group, min(tiles, (span + 1) * group)):
-                _add(reader, tile * width, min(d, (tile + 1) * width), total)
+            for a in range(span.start, span.stop, width):
+                _add(read, most, a, min(span.stop, a + width), total)
             return total
 
-        return piece
+        return compute
 
-    total = _sum_in_order(start, ceil(tiles / group))
+    total = _sum_in_order(start, d, ceil(ceil(d / width) / SPANS) * width)
     return _with_anchor_and_origin(symmetrize(torch.from_numpy(total)), n, view)
 
 
@@ -69,8 +66,10 @@ def product_tile_width(n: int, d: int, device: torch.device, *, copied: bool = F
     return even_tile_width(d, most // 1024 * 1024)
 
 
-def _sum_in_order(start: Callable[[], Callable[[int], np.ndarray]], count: int) -> np.ndarray:
-    """Return the sum of the results of `map_in_order`, in that order.
+def _sum_in_order(
+    start: Callable[[], Callable[[slice], np.ndarray]], d: int, width: int
+) -> np.ndarray:
+    """Return the sum of the results of `map_tiles`, in that order.
 
     Each is added as soon as the ones before it are: for many rows they are too large to
     be kept all at once.
@@ -79,39 +78,35 @@ def _sum_in_order(start: Callable[[], Callable[[int], np.ndarray]], count: int) 
     total: np.ndarray | None = None
     following = 0
 
-    def begin() -> Callable[[int], None]:
-        piece = start()
+    def begin() -> Callable[[slice], None]:
+        compute = start()
 
         @np.errstate(all="ignore")
-        def add(turn: int) -> None:
+        def add(columns: slice) -> None:
             nonlocal total, following
-            part = piece(turn)
+            part = compute(columns)
             with lock:
-                waiting[turn] = part
+                waiting[columns.start] = part
                 while following in waiting:
                     ready = waiting.pop(following)
                     total = ready if total is None else np.add(total, ready, out=total)
-                    following += 1
+                    following += width
 
         return add
 
-    map_in_order(begin, count)
+    map_tiles(begin, d, width)
     assert total is not None
     return total
 
 
-@frozen
-class _Reader:
-    """Columns of the rows and the anchor, less the view; for one thread.
+def _make_reader(
+    matrix: Tensor, view: int | None, anchor: Tensor | None, width: int
+) -> tuple[Callable[[int, int], Tensor], int]:
+    """Return a function that reads columns of the rows and the anchor, less the view.
 
-    ``read(a, b)`` gives those from a to b, at most `most`, valid until its next call.
+    For one thread.  It reads those from a to b, at most as many as the second result, and what
+    it returns is valid until its next call.
     """
-
-    read: Callable[[int, int], Tensor]
-    most: int
-
-
-def _make_reader(matrix: Tensor, view: int | None, anchor: Tensor | None, width: int) -> _Reader:
     (n, d), dtype = matrix.shape, compute_dtype(matrix.dtype)
     k = n if anchor is None else n + 1
     # A matrix product rounds by the alignment of its rows in memory.  So tiles are
@@ -120,7 +115,7 @@ def _make_reader(matrix: Tensor, view: int | None, anchor: Tensor | None, width:
     # (torch calls a single row of any stride contiguous.)
     at_home = matrix.is_contiguous() and matrix.stride(0) >= d and matrix.data_ptr() % ALIGNED == 0
     if view is None and anchor is None and at_home and matrix.dtype == dtype:
-        return _Reader(lambda a, b: matrix[:, a:b], width)
+        return lambda a, b: matrix[:, a:b], width
     most = min(width, product_tile_width(k, d, matrix.device, copied=True))
     room = matrix.new_empty(k, most + (d - most) % ALIGNED, dtype=dtype)
 
@@ -134,11 +129,11 @@ def _make_reader(matrix: Tensor, view: int | None, anchor: Tensor | None, width:
             torch.sub(anchor[a:b], from_here, out=seen[n])
         return seen
 
-    return _Reader(read, most)
+    return read, most
 
 
 @np.errstate(all="ignore")  # refused rows may give anything
-def _add(reader: _Reader, a: int, b: int, total: np.ndarray) -> None:
+def _add(read: Callable[[int, int], Tensor], most: int, a: int, b: int, total: np.ndarray) -> None:
     """Add the inner products of the rows between two columns to `total`.
 
     A `STRETCH` at a time, and only the lower half, by blocks of rows.  That saves up to half
@@ -147,8 +142,8 @@ def _add(reader: _Reader, a: int, b: int, total: np.ndarray) -> None:
     rows by 4 at a time: 3.4, 2.5).  An incomplete stretch at the end is small.
     """
     parts: list[list[Tensor]] = []
-    for c in range(a, b, reader.most):
-        rows = reader.read(c, min(b, c + reader.most))
+    for c in range(a, b, most):
+        rows = read(c, min(b, c + most))
         parts.append(_block_products(rows))
         if rows.shape[1] % STRETCH:  # the last of them
             last = rows[:, rows.shape[1] // STRETCH * STRETCH :]

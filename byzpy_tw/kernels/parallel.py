@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from functools import cache
+from functools import cache, partial
 from math import ceil
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from attrs import define
@@ -129,17 +129,17 @@ def run_single_threaded(function: Callable[P, T], /, *args: P.args, **kwargs: P.
 
     That may be this very thread.  Gradients are not recorded.
     """
+    call = partial(_call_without_grad, function, *args, **kwargs)
     if torch.get_num_threads() == 1:
-        with torch.no_grad():
-            return function(*args, **kwargs)
+        return call()
     context = copy_context()
     context.run(_thread_limit.set, threads())
-
-    def call() -> T:
-        with torch.no_grad():
-            return function(*args, **kwargs)
-
     return _shared_pool(os.getpid()).submit(context.run, call).result()
+
+
+@torch.no_grad()
+def _call_without_grad(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    return function(*args, **kwargs)
 
 
 def run_single_threaded_with_grad(function: Callable[[], T]) -> T:

@@ -24,7 +24,7 @@ from byzpy_tw.kernels.combine import (
     used_columns,
 )
 from byzpy_tw.kernels.distances import distances_of, squared_distances, symmetrize
-from byzpy_tw.kernels.gram import Products, norms_from, norms_of, products
+from byzpy_tw.kernels.gram import Products, norms_from, norms_of, products, squared_norms
 from byzpy_tw.vectors import NORM_LIMIT
 
 
@@ -68,8 +68,7 @@ class Gram:
         """The points' own norms, as seen from the origin, ``(m,)``."""
         if self._norms is not None:
             return self._norms()
-        whole, m = self.extended.numpy(), self.size
-        squared = whole.diagonal()[:m] - 2 * whole[-1, :m] + whole[-1, -1]
+        squared, _ = squared_norms(self.extended, self.size)
         return torch.from_numpy(np.sqrt(np.maximum(squared, 0)))
 
     @cached_property
@@ -207,8 +206,6 @@ class Points:
 
     def with_anchor(self, anchor: Tensor) -> Points:
         """Return the same points, with `anchor` among the inner products."""
-        if self.mix is None and self.rows is None:
-            return Points(self.matrix, anchor=anchor)
         return Points(self.materialise(), anchor=anchor)
 
     def mapped(self, mix: Tensor) -> Points:

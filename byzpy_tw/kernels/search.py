@@ -126,23 +126,19 @@ class VertexCover:
                 return False
 
 
-def count_subsets(n: int, f: int) -> int:
-    """Return the number of ways to drop f of n points."""
-    return comb(n, f)
-
-
 def minimum_variance_subset(inner: Tensor, squared: Tensor, keep: int) -> list[int]:
     """Return the `keep` points whose covariance has the least largest eigenvalue; the first such.
 
     `inner` are inner products less any one point.  A set with two points at squared
     distance s has a largest eigenvalue of at least s / 2 (times 1 / keep), and the
-    Rayleigh quotient of any vector is a lower bound too: both spare most sets the exact
-    eigenvalue.
+    Rayleigh quotient of any vector is a lower bound too.  So the exact eigenvalue is
+    computed for few sets.
     """
     n = inner.shape[0]
+    # Each point's nearest set: one of these is good where there are outliers.
+    near = squared.sort(dim=1, stable=True).indices[:, :keep].sort(dim=1).values
     best_value, best = min(
-        (float(_largest_eigenvalues(inner, torch.tensor([near]))[0]), near)
-        for near in _nearest_sets(squared, keep)
+        (float(_largest_eigenvalues(inner, some[None])[0]), some.tolist()) for some in near
     )
     ceiling = best_value * (1 + EQUAL_TOLERANCE)
     found: list[tuple[float, list[int]]] = [(best_value, best)]
@@ -166,12 +162,6 @@ def minimum_variance_subset(inner: Tensor, squared: Tensor, keep: int) -> list[i
             ]
             found = [(value, members) for value, members in found if value <= ceiling]
     return min(members for _, members in found)
-
-
-def _nearest_sets(squared: Tensor, keep: int) -> list[list[int]]:
-    """Return each point's nearest set: one of these is good where there are outliers."""
-    near = squared.sort(dim=1, stable=True).indices[:, :keep]
-    return near.sort(dim=1).values.tolist()
 
 
 def _all_subsets(n: int, keep: int) -> Iterator[Tensor]:

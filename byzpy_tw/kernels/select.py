@@ -24,40 +24,24 @@ MOST_IN_NETWORK = 512
 
 def median(points: Points) -> Tensor:
     """Return the median of each coordinate, ``(d,)``: for even n the mean of the middle two."""
-    n = points.size
-    wanted = tuple("middle" if i in _middle_ranks(n) else None for i in range(n))
-    return _map_sorted_tiles(
-        points, wanted, lambda ranked, _: _mean([ranked[i] for i in _middle_ranks(n)])
-    )
+    return _mean_of_ranks(points, _middle_ranks(points.size))
 
 
 def trimmed_mean(points: Points, f: int) -> Tensor:
     """Return the mean of each coordinate without its f smallest and f largest values, ``(d,)``."""
-    n = points.size
-    wanted = tuple("kept" if f <= i < n - f else None for i in range(n))
-    return _map_sorted_tiles(points, wanted, lambda ranked, _: _mean(ranked[f : n - f]))
+    return _mean_of_ranks(points, range(f, points.size - f))
 
 
 def mean_around_median(points: Points, keep: int) -> Tensor:
     """Return the mean of each coordinate's `keep` values nearest to its median, ``(d,)``."""
-    n = points.size
-    middle = _middle_ranks(n)
-
-    def centre(ranked: Rows) -> Tensor:
-        return _mean([ranked[i] for i in middle])
-
-    return _mean_around(points, keep, centre, lambda i: "middle" if i in middle else "core")
+    middle = _middle_ranks(points.size)
+    return _mean_around(points, keep, middle, lambda i: "middle" if i in middle else "core")
 
 
 def mean_around_trimmed_mean(points: Points, f: int, keep: int) -> Tensor:
     """Return the mean of each coordinate's `keep` values nearest to its trimmed mean, ``(d,)``."""
-    n = points.size
-    return _mean_around(
-        points,
-        keep,
-        lambda ranked: _mean(ranked[f : n - f]),
-        lambda i: "core" if f <= i < n - f else i,
-    )
+    kept = range(f, points.size - f)
+    return _mean_around(points, keep, kept, lambda i: "core" if i in kept else i)
 
 
 def sign_of_sign_sum(points: Points) -> Tensor:
@@ -96,7 +80,13 @@ def _middle_ranks(n: int) -> range:
     return range((n - 1) // 2, n // 2 + 1)
 
 
-def _mean(rows: Rows) -> Tensor:
+def _mean_of_ranks(points: Points, ranks: range) -> Tensor:
+    wanted = tuple("kept" if i in ranks else None for i in range(points.size))
+    return _map_sorted_tiles(points, wanted, lambda ranked, _: _mean(ranked, ranks))
+
+
+def _mean(ranked: Rows, ranks: range) -> Tensor:
+    rows = ranked[ranks.start : ranks.stop]
     if len(rows) == 1:
         return rows[0]
     total = rows[0] + rows[1]
@@ -105,24 +95,22 @@ def _mean(rows: Rows) -> Tensor:
     return total.div_(len(rows))
 
 
-def _mean_around(
-    points: Points, keep: int, centre: Callable[[Rows], Tensor], core: Callable[[int], Wanted]
-) -> Tensor:
-    """Return the mean of the `keep` values nearest to `centre`.
+def _mean_around(points: Points, keep: int, ranks: range, group: Callable[[int], Wanted]) -> Tensor:
+    """Return the mean of the `keep` values nearest to the mean of `ranks`.
 
-    In sorted order the nearest values are neighbours.  Starting from the `keep`
-    smallest, value ``keep + i`` replaces value i where it is nearer; the `drop`
-    comparisons are independent of each other.
+    `group` is the `Wanted` content of a rank that is kept in any case.  In sorted order the
+    nearest values are neighbours.  Starting from the `keep` smallest, value ``keep + i``
+    replaces value i where it is nearer; the `drop` comparisons are independent of each other.
     """
     n = points.size
     drop = n - keep
     if drop < keep:
-        wanted = tuple(core(i) if drop <= i < keep else i for i in range(n))
+        wanted = tuple(group(i) if drop <= i < keep else i for i in range(n))
     else:
         wanted = tuple(range(n))
 
     def answer(ranked: Rows, rows: Rows) -> Tensor:
-        middle = centre(ranked)
+        middle = _mean(ranked, ranks)
         total = torch.zeros_like(middle)
         for row in ranked[drop:keep]:
             total += row

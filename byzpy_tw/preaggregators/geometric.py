@@ -14,14 +14,14 @@ from byzpy_tw.aggregators.rule import (
     SCALING,
     TRANSLATION,
     State,
-    preaggregator,
+    rule,
 )
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
-@preaggregator("clipping", "n >= 1", "any n")
+@rule("clipping", "n >= 1", "any n")
 class Clipping:
     """Each row scaled down to norm `c` where it is longer."""
 
@@ -36,7 +36,7 @@ class Clipping:
         return torch.diag((self.c / gram.norms).clamp_(max=1.0))
 
 
-@preaggregator("arc", "n > f", "n > 2f")
+@rule("arc", "n > f", "n > 2f")
 class ARC:
     """The k longest rows scaled to the longest of the others, k = floor(2 f (n - f) / n).
 
@@ -59,7 +59,7 @@ class ARC:
         return torch.diag(torch.where(norms > limit, limit / norms, 1.0))
 
 
-@preaggregator("nnm", "n > f", "n > 2f")
+@rule("nnm", "n > f", "n > 2f")
 class NNM:
     """Nearest-neighbour mixing: each row becomes the mean of its n - f nearest, itself included.
 
@@ -83,7 +83,7 @@ class NNM:
         return torch.from_numpy(mix)
 
 
-@preaggregator("bucketing", "n >= 1", "any n")
+@rule("bucketing", "n >= 1", "any n")
 class Bucketing:
     """Means of groups of `s` rows, after a shuffle; the last group may be smaller.
 
