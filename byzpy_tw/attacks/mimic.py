@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import State, attack
+from byzpy_tw.aggregators.rule import State
+from byzpy_tw.attacks.adapter import attack
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.moments import TILE, centered_products, moments, products_with
 from byzpy_tw.errors import BadParameter
@@ -18,7 +19,7 @@ from byzpy_tw.seeds import Context
 FIRST_STEPS = 30  # power iterations in the first round, on an (h, h) matrix
 
 
-@attack(None)
+@attack(None, "one")
 class Mimic:
     """The vector of honest node `epsilon`, or of the one that stands out most.
 
@@ -36,8 +37,6 @@ class Mimic:
 
     epsilon: int = integer(0)
     adaptive: bool = boolean(False)
-
-    pieces = ("one",)
 
     @property
     def knowledge(self) -> str:

@@ -29,7 +29,7 @@ class NoAttack:
         return known.own
 
 
-@attack(None)
+@attack()
 class SignFlip:
     """``scale`` times the honest mean, or times the node's own gradient.
 

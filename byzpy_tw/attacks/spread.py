@@ -17,7 +17,11 @@ from byzpy_tw.seeds import Context
 Direction = Literal["std", "unit", "sign"]
 
 
-@attack(None)
+def _pieces(attack: MinMax | MinSum) -> tuple[str, ...]:
+    return ("mean", *(["std"] if attack.direction == "std" else []), "gram", "products")
+
+
+@attack("gram")
 class MinMax:
     """Mean plus the largest multiple of a direction that stays among honest vectors.
 
@@ -34,17 +38,13 @@ class MinMax:
 
     direction: Direction = choice("std", "unit", "sign")
 
-    knowledge = "gram"
-
-    @property
-    def pieces(self) -> tuple[str, ...]:
-        return _pieces(self.direction)
+    pieces = property(_pieces)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return _moved(known, self.direction, _within_largest(known))
 
 
-@attack(None)
+@attack("gram")
 class MinSum:
     """As `MinMax`, with sums of squared distances in place of distances.
 
@@ -58,19 +58,10 @@ class MinSum:
 
     direction: Direction = choice("std", "unit", "sign")
 
-    knowledge = "gram"
-
-    @property
-    def pieces(self) -> tuple[str, ...]:
-        return _pieces(self.direction)
+    pieces = property(_pieces)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return _moved(known, self.direction, _within_sum(known))
-
-
-def _pieces(direction: str) -> tuple[str, ...]:
-    vectors = ("mean", "std") if direction == "std" else ("mean",)
-    return (*vectors, "gram", "products")
 
 
 # Below, c_i are the honest vectors less their mean m, p the direction, and the

@@ -130,16 +130,10 @@ class Knowledge:
         memory=)`` computes the number behind ``strength``, from the vectors and
         from the memory of the rules that it aims at.
         """
-        return cls.of(
-            honest,
-            getattr(attack, "knowledge", "all"),
-            needs=pieces_of(attack),
-            own=own,
-            past=past,
-            one=choose_row(attack, honest, context, state),
-            direction=getattr(attack, "direction", "mean"),
-            measure=strength_measure(attack, context, memory),
-        )
+        level: Level = getattr(attack, "knowledge", "all")
+        needs = pieces_of(attack)
+        options = piece_options(attack, honest, context, state, memory)
+        return cls.of(honest, level, needs=needs, own=own, past=past, **options)
 
     def with_pieces(
         self,
@@ -197,21 +191,21 @@ def _computed(vectors: Tensor, pieces: Collection[str], one: int, direction: str
     return {piece: found[piece] for piece in pieces if piece in found}
 
 
-def strength_measure(
-    attack: Any, context: Context | None, memory: dict[str, Any] | None
-) -> Measure | None:
-    """Return the function that computes the ``strength`` of `attack`; None where it has none."""
-    strength = getattr(attack, "strength", None)
-    if "strength" not in pieces_of(attack) or strength is None:
-        return None
-    return lambda known: float(strength(known, context=context, memory=memory))
+def piece_options(
+    attack: Any,
+    rows: Tensor | None,
+    context: Context | None,
+    state: dict[str, Any] | None,
+    memory: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the way in which `attack` wants pieces computed: options of `Knowledge.with_pieces`.
 
-
-def choose_row(
-    attack: Any, honest: Tensor, context: Context | None, state: dict[str, Any] | None
-) -> int:
-    """Return the row of `honest` that `attack` is shown as ``one``."""
-    choose = getattr(attack, "choose", None)
-    if choose is None or "one" not in pieces_of(attack):
-        return 0
-    return int(choose(honest, context=context, state=state))
+    The attack chooses its ``one`` from the honest `rows`, unless these are None.
+    """
+    pieces, options = pieces_of(attack), {"direction": getattr(attack, "direction", "mean")}
+    choose, strength = getattr(attack, "choose", None), getattr(attack, "strength", None)
+    if choose is not None and "one" in pieces and rows is not None:
+        options["one"] = int(choose(rows, context=context, state=state))
+    if strength is not None and "strength" in pieces:
+        options["measure"] = lambda known: float(strength(known, context=context, memory=memory))
+    return options
