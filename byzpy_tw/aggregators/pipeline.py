@@ -18,11 +18,11 @@ from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
 from byzpy_tw.aggregators.rule import (
     Outcome,
     State,
-    anchor_of,
+    initial_center_of,
     compute_outcome,
     drop_refused_rows,
     mix_of,
-    multiplies,
+    needs_inner_products,
     weights_of,
     with_reduced_budget,
 )
@@ -91,7 +91,7 @@ class Stage:
             mix = mix_of(self.rule, points.gram, context=context, state=state)
             return points.mapped(mix)
         rows = run_preaggregator(self.rule, points.materialise(), context=context, state=state)
-        return Points(rows, anchor=points.anchor)
+        return Points(rows, center=points.center)
 
     def aggregate(self, points: Points, context: Context | None, state: State) -> Outcome:
         """Return the outcome of an aggregator for `points`."""
@@ -133,9 +133,9 @@ class Pipeline:
             and all(hasattr(rule, "matrix") for rule in self.pre)
         )
 
-    def anchor(self, state: State) -> Tensor | None:
-        """Return the ``(d,)`` centre that the aggregator starts from, where it remembers one."""
-        return anchor_of(self.aggregator, (state or {}).get("aggregator", {}))
+    def initial_center(self, state: State) -> Tensor | None:
+        """Return the ``(d,)`` center that the aggregator starts from, where it remembers one."""
+        return initial_center_of(self.aggregator, (state or {}).get("aggregator", {}))
 
     def __call__(
         self, vectors: Vectors, *, context: Context | None = None, state: State = None
@@ -145,9 +145,12 @@ class Pipeline:
 
         def work() -> Tensor:
             # The inner products tell which rows are refused, where any rule asks for them.
-            geometric = any(multiplies(stage.rule) for stage in self._stages)
+            geometric = any(needs_inner_products(stage.rule) for stage in self._stages)
             points, context_, dropped = drop_refused_rows(
-                Points(matrix, anchor=self.anchor(state)), self.f, context, geometric=geometric
+                Points(matrix, center=self.initial_center(state)),
+                self.f,
+                context,
+                geometric=geometric,
             )
             *pre, aggregator = (with_reduced_budget(stage.rule, dropped) for stage in self._stages)
             return Pipeline(pre=pre, aggregator=aggregator)._run(points, context_, state).vector
@@ -160,7 +163,7 @@ class Pipeline:
         """Return the pipeline's vector and each row's weight in it, for rows known to be finite."""
 
         def work() -> Outcome:
-            return self._run(Points(matrix, anchor=self.anchor(state)), context, state)
+            return self._run(Points(matrix, center=self.initial_center(state)), context, state)
 
         return run_single_threaded(work)
 

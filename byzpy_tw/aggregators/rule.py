@@ -157,7 +157,7 @@ def aggregate(
     matrix, back = as_matrix(vectors)
 
     def work() -> Tensor:
-        points = Points(matrix, anchor=anchor_of(rule, state))
+        points = Points(matrix, center=initial_center_of(rule, state))
         left, points, context_ = _accept(rule, points, context)
         return compute_outcome(left, points, context=context_, state=state).vector
 
@@ -182,7 +182,9 @@ def preaggregate(
 def _accept(rule: T, points: Points, context: Context | None) -> tuple[T, Points, Context | None]:
     """Return `rule`, `points` and `context` without the refused rows, which the budget pays."""
     f: int = rule.f  # type: ignore[attr-defined]  # every rule here has a budget
-    points, context, dropped = drop_refused_rows(points, f, context, geometric=multiplies(rule))
+    points, context, dropped = drop_refused_rows(
+        points, f, context, geometric=needs_inner_products(rule)
+    )
     return with_reduced_budget(rule, dropped), points, context
 
 
@@ -209,7 +211,7 @@ def drop_refused_rows(
     return points.restrict_rows(kept), context, len(refused)
 
 
-def multiplies(rule: Any) -> bool:
+def needs_inner_products(rule: Any) -> bool:
     """Return whether `rule` will ask for all inner products.
 
     A geometric rule does, unless its ``inner_products`` is False: then it needs only sizes,
@@ -227,6 +229,6 @@ def with_reduced_budget(rule: T, dropped: int) -> T:
     return attrs.evolve(rule, f=max(0, f - dropped))  # type: ignore[misc]  # T is an attrs class here
 
 
-def anchor_of(rule: Any, state: State) -> Tensor | None:
-    """Return the centre that `rule` starts from; None where it has none."""
-    return rule.anchor(state) if hasattr(rule, "anchor") else None
+def initial_center_of(rule: Any, state: State) -> Tensor | None:
+    """Return the center that `rule` starts from; None where it has none."""
+    return rule.initial_center(state) if hasattr(rule, "initial_center") else None

@@ -68,17 +68,17 @@ def direction_vector(direction: str, mean: Tensor, std: Tensor | None) -> Tensor
 
 
 def centered_products(
-    vectors: Tensor, mean: Tensor, at: Tensor, centre: Tensor | None = None
+    vectors: Tensor, mean: Tensor, at: Tensor, center: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return inner products of the rows less `mean`, of `mean` and of the direction `at`.
 
     The ``(h, h)`` Gram matrix of the rows less `mean`, and a ``(2, h + 2)``
-    matrix: `mean` and `at` with (those rows, `mean`, `at`).  With a `centre` it is
-    ``(3, h + 3)``: the centre less `mean` comes last.  All in float64.
+    matrix: `mean` and `at` with (those rows, `mean`, `at`).  With a `center` it is
+    ``(3, h + 3)``: the center less `mean` comes last.  All in float64.
     Shifting by the mean keeps the distances between near rows of large norm.
     """
     h, d = vectors.shape
-    size = h + 2 if centre is None else h + 3
+    size = h + 2 if center is None else h + 3
 
     def start() -> Callable[[slice], Tensor]:
         # One for each thread: fresh memory for each tile would cost more than the work.
@@ -88,8 +88,8 @@ def centered_products(
             frame = buffer[:, : len(mean[part])]
             frame[h], frame[h + 1] = mean[part], at[part]
             torch.sub(vectors[:, part], frame[h], out=frame[:h])
-            if centre is not None:
-                torch.sub(centre[part], frame[h], out=frame[h + 2])
+            if center is not None:
+                torch.sub(center[part], frame[h], out=frame[h + 2])
             return frame @ frame.T
 
         return compute

@@ -64,29 +64,29 @@ class Target:
         mean and of the attack's direction.
         """
         known, h, n = self.known, self.known.h, self.known.h + self.copies
-        anchor = getattr(self.pipeline, "anchor", lambda memory: None)(self.memory)
+        center = getattr(self.pipeline, "initial_center", lambda memory: None)(self.memory)
         # Inner products of the honest rows less the mean, the mean, the direction,
-        # and the centre that the pipeline starts from less the mean.
+        # and the center that the pipeline starts from less the mean.
         at = direction_vector(direction, known.mean, known.std)
-        gram, others = centered_products(known.vectors, known.mean, at, anchor)
+        gram, others = centered_products(known.vectors, known.mean, at, center)
         size = h + len(others)
         frame = torch.empty(size, size, dtype=torch.float64)
         frame[:h, :h] = gram
         frame[h:] = others
         frame[:h, h:] = others[:, :h].T
-        # Every point less the mean: the rows, then the anchor and the origin.
+        # Every point less the mean: the rows, then the center and the origin.
         points = torch.zeros(n + 2, size, dtype=torch.float64)
         points[:h, :h] = torch.eye(h)
         points[n:, h] = -1.0
-        if anchor is not None:
+        if center is not None:
             points[n, h], points[n, h + 2] = 0.0, 1.0
 
         def moved(strength: float) -> float:
             points[h:n, h], points[h:n, h + 1] = coefficients(strength)
-            inner = Gram.of(points @ frame @ points.T)
+            inner = Gram.from_products(points @ frame @ points.T)
             weights = self._run(self.pipeline.weights, inner)
             found = weights @ points[:n]
-            # The rest of the weights' sum to one is the share of the centre.
+            # The rest of the weights' sum to one is the share of the center.
             found += (1.0 - weights.sum()) * points[n]
             return float(found @ frame @ found)
 
@@ -168,12 +168,12 @@ def find_strength(attack: Any, known: Knowledge, context: Context | None, memory
             for rule, part in memory.items()
         }
     target = Target(pipeline=pipeline, copies=copies, known=known, context=context, memory=memory)
-    # Clipped rows lack the origin's share, the last rule's weights its centre's: a single
+    # Clipped rows lack the origin's share, the last rule's weights its center's: a single
     # sum does not tell them apart.
-    two_centres = bool(getattr(pipeline, "pre", ())) and hasattr(
-        getattr(pipeline, "aggregator", None), "anchor"
+    two_centers = bool(getattr(pipeline, "pre", ())) and hasattr(
+        getattr(pipeline, "aggregator", None), "initial_center"
     )
-    if is_geometric(attack.rules) and not two_centres:
+    if is_geometric(attack.rules) and not two_centers:
         score = target.score_from_products(attack.direction, partial(attack.coefficients, known))
     else:
         score = target.score_from_vectors(partial(attack.at, known))

@@ -9,7 +9,7 @@ loses them.  So:
    are close to each other and far from the origin.  They are multiplied again, less
    one of them: the row with a majority nearest to it on a thousand coordinates.  That
    row itself would be zero, so the origin as seen from it takes its place.  This costs
-   nothing extra, and norms, clipping and a centre at zero need it.
+   nothing extra, and norms, clipping and a center at zero need it.
 3. The bound is computed again.  If it is still not small, the row hides in those
    coordinates: the middle row of the tightest majority, by the distances known so far,
    replaces it.  Each pass lowers the error by the square root of the precision, so that
@@ -46,8 +46,8 @@ CANCELLATION = 8.0
 class Products:
     """The inner products of the rows of a matrix, and the refused rows.
 
-    ``inner`` is ``(n + 2, n + 2)`` float64: of the n rows, an anchor and the
-    origin, all less one point (the *view*).  Without an anchor the
+    ``inner`` is ``(n + 2, n + 2)`` float64: of the n rows, a center and the
+    origin, all less one point (the *shift*).  Without a center the
     origin stands in its place.  ``refused`` lists the rows with a NaN, an
     infinity or a norm above `NORM_LIMIT`; their entries mean nothing.  ``passes`` is the
     number of passes over the matrix.
@@ -58,32 +58,32 @@ class Products:
     passes: int
 
 
-def products(matrix: Tensor, anchor: Tensor | None = None) -> Products:
-    """Return the inner products of the rows of an ``(n, d)`` matrix, and of `anchor`, ``(d,)``.
+def products(matrix: Tensor, center: Tensor | None = None) -> Products:
+    """Return the inner products of the rows of an ``(n, d)`` matrix, and of `center`, ``(d,)``.
 
     Only rows made for the purpose cause more than two passes.
     """
     n = matrix.shape[0]
-    view: int | None = None
+    shift: int | None = None
     refused: tuple[int, ...] = ()
     seen: list[int | None] = []
     while True:
-        inner = inner_products(matrix, view, anchor)
+        inner = inner_products(matrix, shift, center)
         if not seen:
             refused = _refused(matrix, inner)
-        seen.append(view)
-        better = _find_better_view(inner[:n, :n], refused, matrix.dtype)
+        seen.append(shift)
+        better = _find_better_shift(inner[:n, :n], refused, matrix.dtype)
         if better is not None and len(seen) == 1:
             better = _central_row(matrix, refused)
         if better is None or better in seen or len(seen) == PASSES:
             return Products(_unify_equal_rows(inner, matrix), refused, len(seen))
-        view = better
+        shift = better
 
 
 def norms_from(matrix: Tensor, inner: Tensor) -> Tensor:
     """Return the norms of the rows, ``(n,)`` float64, from their `Products.inner`.
 
-    Rows near the origin lose digits that way where the view is elsewhere: these are
+    Rows near the origin lose digits that way where the shift is far from it: these are
     read once more.
     """
     squared, lost = squared_norms(inner, len(matrix))
@@ -224,7 +224,7 @@ def _near_duplicates(inner: Tensor, n: int, dtype: torch.dtype) -> Iterator[tupl
 
 
 @np.errstate(all="ignore")
-def _find_better_view(inner: Tensor, refused: tuple[int, ...], dtype: torch.dtype) -> int | None:
+def _find_better_shift(inner: Tensor, refused: tuple[int, ...], dtype: torch.dtype) -> int | None:
     """Return a better row to subtract, or None where the errors of `inner` are small enough."""
     n = inner.shape[0]
     good = [i for i in range(n) if i not in refused]

@@ -1,7 +1,7 @@
 """The inner products of rows, by one reading of them, tile by tile.
 
 The tiles of the matrix are multiplied as they lie, or as a copy less one point (the
-*view*), and added up in float64, in order.
+*shift*), and added up in float64, in order.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _BLOCKS = ((16, 4), (32, 16), (128, 32), (inf, 64))  # (fewer rows than, how man
 SPANS = 32  # parts with a sum of their own; fixed, for the same bits
 
 
-def inner_products(matrix: Tensor, view: int | None, anchor: Tensor | None) -> Tensor:
-    """Return ``(n + 2, n + 2)`` float64 inner products of rows, anchor and origin less `view`.
+def inner_products(matrix: Tensor, shift: int | None, center: Tensor | None) -> Tensor:
+    """Return ``(n + 2, n + 2)`` float64 inner products of rows, center and origin less `shift`.
 
-    The view, the origin (None) or one of the rows, is itself zero.  Without an
-    anchor the origin stands in its place.
+    The shift, the origin (None) or one of the rows, is itself zero.  Without a center the
+    origin stands in its place.
     """
     n, d = matrix.shape
-    k = n if anchor is None else n + 1
+    k = n if center is None else n + 1
     # A copy may be made or not, by the matrix's address; the bits must not depend on that.
-    copied = view is not None or anchor is not None
+    copied = shift is not None or center is not None
     width = product_tile_width(k, d, matrix.device, copied=copied)
 
     def start() -> Callable[[slice], np.ndarray]:
-        read, most = _make_reader(matrix, view, anchor, width)
+        read, most = _make_reader(matrix, shift, center, width)
 
         def compute(span: slice) -> np.ndarray:
             total = np.zeros((k, k))
@@ -50,7 +50,7 @@ def inner_products(matrix: Tensor, view: int | None, anchor: Tensor | None) -> T
         return compute
 
     total = _sum_in_order(start, d, ceil(ceil(d / width) / SPANS) * width)
-    return _with_anchor_and_origin(symmetrize(torch.from_numpy(total)), n, view)
+    return _with_center_and_origin(symmetrize(torch.from_numpy(total)), n, shift)
 
 
 def product_tile_width(n: int, d: int, device: torch.device, *, copied: bool = False) -> int:
@@ -100,33 +100,33 @@ def _sum_in_order(
 
 
 def _make_reader(
-    matrix: Tensor, view: int | None, anchor: Tensor | None, width: int
+    matrix: Tensor, shift: int | None, center: Tensor | None, width: int
 ) -> tuple[Callable[[int, int], Tensor], int]:
-    """Return a function that reads columns of the rows and the anchor, less the view.
+    """Return a function that reads columns of the rows and the center, less the shift.
 
     For one thread.  It reads those from a to b, at most as many as the second result, and what
     it returns is valid until its next call.
     """
     (n, d), dtype = matrix.shape, compute_dtype(matrix.dtype)
-    k = n if anchor is None else n + 1
+    k = n if center is None else n + 1
     # A matrix product rounds by the alignment of its rows in memory.  So tiles are
     # multiplied where they lie only if they are aligned like a fresh matrix of torch's,
     # and copies get the same alignment.
     # (torch calls a single row of any stride contiguous.)
     at_home = matrix.is_contiguous() and matrix.stride(0) >= d and matrix.data_ptr() % ALIGNED == 0
-    if view is None and anchor is None and at_home and matrix.dtype == dtype:
+    if shift is None and center is None and at_home and matrix.dtype == dtype:
         return lambda a, b: matrix[:, a:b], width
     most = min(width, product_tile_width(k, d, matrix.device, copied=True))
     room = matrix.new_empty(k, most + (d - most) % ALIGNED, dtype=dtype)
 
     def read(a: int, b: int) -> Tensor:
         seen = room[:, : b - a]
-        from_here = seen.new_zeros(1) if view is None else matrix[view, a:b].to(dtype)
+        from_here = seen.new_zeros(1) if shift is None else matrix[shift, a:b].to(dtype)
         torch.sub(matrix[:, a:b], from_here, out=seen[:n])
-        if view is not None:
-            torch.neg(from_here, out=seen[view])
-        if anchor is not None:
-            torch.sub(anchor[a:b], from_here, out=seen[n])
+        if shift is not None:
+            torch.neg(from_here, out=seen[shift])
+        if center is not None:
+            torch.sub(center[a:b], from_here, out=seen[n])
         return seen
 
     return read, most
@@ -173,16 +173,16 @@ def _block(n: int) -> int:
     return next(block for most, block in _BLOCKS if n < most)
 
 
-def _with_anchor_and_origin(total: Tensor, n: int, view: int | None) -> Tensor:
-    """Return the products in the order rows, anchor, origin; the view is zero."""
+def _with_center_and_origin(total: Tensor, n: int, shift: int | None) -> Tensor:
+    """Return the products in the order rows, center, origin; the shift is zero."""
     whole, raw = np.zeros((n + 2, n + 2)), total.numpy()
     k = len(raw)
     whole[:k, :k] = raw
-    if view is not None:
+    if shift is not None:
         # The origin was in the place of the row that it is seen from.
-        origin = raw[view].copy()
-        whole[view], whole[:, view] = 0, 0
-        origin[view], own = 0, raw[view, view]
+        origin = raw[shift].copy()
+        whole[shift], whole[:, shift] = 0, 0
+        origin[shift], own = 0, raw[shift, shift]
         whole[-1, :k], whole[:k, -1], whole[-1, -1] = origin, origin, own
     if k == n:
         whole[n], whole[:, n] = whole[-1], whole[:, -1]

@@ -42,8 +42,8 @@ class Gram:
     _away: Callable[[int], Tensor] | None = None
 
     @classmethod
-    def of(cls, inner: Tensor) -> Gram:
-        """Return the `Gram` of ``(m + 2, m + 2)`` products: of m points, an anchor and the origin.
+    def from_products(cls, inner: Tensor) -> Gram:
+        """Return the `Gram` of ``(m + 2, m + 2)`` products: of m points, a center and the origin.
 
         All of them less any one point, which should be near the others.
         """
@@ -51,10 +51,10 @@ class Gram:
 
     @cached_property
     def extended(self) -> Tensor:
-        """Inner products of the points, the anchor and the origin, ``(m + 2, m + 2)``.
+        """Inner products of the points, the center and the origin, ``(m + 2, m + 2)``.
 
-        The anchor is the centre that the aggregator starts from; the origin
-        itself where it has none.
+        The center is the point that the aggregator starts from; the origin itself where it
+        has none.
         """
         return self._extended()
 
@@ -122,14 +122,14 @@ class Points:
     """
 
     matrix: Tensor = field(converter=_by_rows)
-    anchor: Tensor | None = field(default=None, kw_only=True)
+    center: Tensor | None = field(default=None, kw_only=True)
     rows: tuple[int, ...] | None = field(default=None, kw_only=True)
     mix: Tensor | None = field(default=None, kw_only=True)
     _gram: Gram | None = field(default=None, kw_only=True)
 
     @cached_property
     def products(self) -> Products:
-        return products(self.matrix, self.anchor)
+        return products(self.matrix, self.center)
 
     @property
     def size(self) -> int:
@@ -181,7 +181,7 @@ class Points:
 
     def restrict_rows(self, rows: Sequence[int]) -> Points:
         """Return only `rows` of the matrix, uncombined, with their norms and products if known."""
-        kept = Points(self.matrix, anchor=self.anchor, rows=tuple(rows))
+        kept = Points(self.matrix, center=self.center, rows=tuple(rows))
         for known in ("products", "_row_norms"):
             if known in self.__dict__:
                 kept.__dict__[known] = self.__dict__[known]
@@ -204,15 +204,15 @@ class Points:
         some = some if self.rows is None else some[list(self.rows)]
         return some if self.mix is None else self.mix @ some
 
-    def with_anchor(self, anchor: Tensor) -> Points:
-        """Return the same points, with `anchor` among the inner products."""
-        return Points(self.materialise(), anchor=anchor)
+    def with_center(self, center: Tensor) -> Points:
+        """Return the same points, with `center` among the inner products."""
+        return Points(self.materialise(), center=center)
 
     def mapped(self, mix: Tensor) -> Points:
         """Return the points that ``(k, m)`` `mix` makes of these."""
         whole = mix if self.mix is None else mix @ self.mix
         return Points(
-            self.matrix, anchor=self.anchor, rows=self.rows, mix=whole, gram=self.gram.mapped(mix)
+            self.matrix, center=self.center, rows=self.rows, mix=whole, gram=self.gram.mapped(mix)
         )
 
     def row_weights(self, weights: Tensor) -> Tensor:

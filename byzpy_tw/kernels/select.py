@@ -190,10 +190,10 @@ def _map_tiles(points: Points, begin: Callable[[], Callable[[Rows], Tensor]]) ->
     def start() -> Callable[[Rows, slice], None]:
         work = begin()
 
-        def fill(rows: Rows, columns: slice) -> None:
+        def store(rows: Rows, columns: slice) -> None:
             answer[columns] = work(rows)
 
-        return fill
+        return store
 
     _read_tiles(points, start)
     return answer
