@@ -18,9 +18,9 @@ from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
 from byzpy_tw.aggregators.rule import (
     Outcome,
     State,
-    initial_center_of,
     compute_outcome,
     drop_refused_rows,
+    initial_center_of,
     mix_of,
     needs_inner_products,
     weights_of,
