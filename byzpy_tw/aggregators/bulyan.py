@@ -36,9 +36,7 @@ class Bulyan:
         # With one neighbour, as in the last choices, two rows nearest to each other tie.
         return ALL_LAWS - {PERMUTATION} if self.f in (1, 2) else ALL_LAWS
 
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
+    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
         n = points.size
         chosen = repeated_krum(points.gram.distances(self.chunk_size), self.f, n - 2 * self.f)
         return Outcome(select.mean_around_median(points.chosen(chosen), n - 4 * self.f))

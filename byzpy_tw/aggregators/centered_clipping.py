@@ -7,14 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import (
-    EQUAL_ROWS,
-    PERMUTATION,
-    TRANSLATION,
-    Outcome,
-    State,
-    rule,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, SCALING, Outcome, State, rule
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.parameters import choice, integer, real
@@ -41,8 +34,7 @@ class CenteredClipping:
 
     @property
     def laws(self) -> frozenset[str]:
-        from_median = {TRANSLATION, EQUAL_ROWS} if self.init == "median" else set()
-        return frozenset({PERMUTATION} | from_median)
+        return ALL_LAWS - {SCALING} if self.init == "median" else frozenset({PERMUTATION})
 
     @property
     def products_only(self) -> bool:
@@ -68,9 +60,7 @@ class CenteredClipping:
             at[:n] += share
         return at[:n]
 
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
+    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
         if self.init == "median":
             points = points.with_center(select.median(points))
         weights = self.weights(points.gram, context=context, state=state)

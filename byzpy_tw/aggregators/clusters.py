@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import EQUAL_ROWS, SCALING, Outcome, State, rule
+from byzpy_tw.aggregators.rule import (
+    EQUAL_ROWS,
+    PERMUTATION,
+    SCALING,
+    TRANSLATION,
+    Outcome,
+    State,
+    rule,
+)
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.parameters import integer, real
@@ -18,7 +24,8 @@ from byzpy_tw.seeds import Context
 ROUNDING = 1e-12
 
 
-@rule("sign-guard", "n >= 2", "n > 2f")
+# Clusters of one size tie, and the lowest index decides.
+@rule("sign-guard", "n >= 2", "n > 2f", breaks={PERMUTATION, TRANSLATION})
 class SignGuard:
     """The mean of rows of ordinary norm and ordinary signs, clipped to the median norm.
 
@@ -37,12 +44,7 @@ class SignGuard:
     low: float = real(0.1, least=0.0)
     high: float = real(3.0, above=0.0)
 
-    # Not permutation: clusters of one size tie, and the lowest index decides.
-    laws: ClassVar[frozenset[str]] = frozenset({SCALING, EQUAL_ROWS})
-
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
+    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
         norms = points.norms
         middle = _median(norms)
         ordinary = (norms >= self.low * middle) & (norms <= self.high * middle)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import PERMUTATION, Outcome, State, rule
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, rule
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.parameters import integer
@@ -17,9 +17,7 @@ from byzpy_tw.seeds import Context
 def _outcome(select: Callable[[Any, Points], Tensor]) -> Callable[..., Outcome]:
     """Return the method ``outcome`` of a rule that returns ``select(rule, points)``."""
 
-    def outcome(
-        rule: Any, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
+    def outcome(rule: Any, points: Points, *, context: Context | None, state: State) -> Outcome:
         return Outcome(select(rule, points))
 
     return outcome
@@ -84,7 +82,7 @@ class Phocas:
     )
 
 
-@rule("sign-majority", "n >= 1", "n > 2f")
+@rule("sign-majority", "n >= 1", "n > 2f", breaks=ALL_LAWS - {PERMUTATION})
 class SignMajority:
     """Each coordinate's sign of the sum of its signs: -1, 0 or 1.
 
@@ -94,7 +92,5 @@ class SignMajority:
     """
 
     f: int = integer(0)
-
-    laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
 
     outcome = _outcome(lambda rule, points: select.sign_of_sign_sum(points))

@@ -121,9 +121,7 @@ class DnC:
     def _drop(self) -> int:
         return ceil(self.c * self.f)
 
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
+    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
         n, d = points.size, points.matrix.shape[1]
         stream = context or Context()
         if self.seed is not None:

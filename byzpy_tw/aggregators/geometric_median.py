@@ -14,7 +14,6 @@ step touches the vectors.
 
 from __future__ import annotations
 
-from functools import cached_property
 from math import sqrt
 from typing import Literal
 
@@ -69,9 +68,10 @@ class GeometricMedian:
             return uniform(n, [central])  # over half of the rows are this one
         kept = [*range(n), n + 1]  # the rows and the origin
         inner = gram.extended.numpy().take(kept, axis=0).take(kept, axis=1)
-        space = _Space(
-            _relative_to(inner, central), n, SMOOTHING * scale if self.nu is None else self.nu
-        )
+        # As seen from the central row: from afar short steps would be lost in the rounding.
+        along = inner[central]
+        inner = (inner + along[central]) - (along + along[:, None])
+        space = _Space(inner, n, SMOOTHING * scale if self.nu is None else self.nu)
         start = np.zeros(n + 1)
         if self.init == "zero":
             start[n] = 1
@@ -80,15 +80,6 @@ class GeometricMedian:
         short = self.tol * max(scale, space.nu)
         found = _minimize(space, start, self.max_iter, short, exact=self.nu is None)
         return torch.from_numpy(found[:n].copy())
-
-
-def _relative_to(inner: np.ndarray, point: int) -> np.ndarray:
-    """Return the inner products as seen from one of the points.
-
-    From afar short steps would be lost in the rounding.
-    """
-    along = inner[point]
-    return (inner + along[point]) - (along + along[:, None])
 
 
 @frozen(eq=False)
@@ -101,7 +92,7 @@ class _Point:
     away: np.ndarray  # (n,): the distance of each row
 
 
-@frozen(eq=False, slots=False)
+@frozen(eq=False)
 class _Space:
     """Points as ``(n + 1,)`` weights, with a sum of one, over n rows and the origin.
 
@@ -119,18 +110,13 @@ class _Space:
     def point(self, at: np.ndarray) -> _Point:
         along = self.along(at)
         square = float((along * at).sum())
-        squared = self.lengths - 2 * along[: self.n] + square
+        squared = self.inner.diagonal()[: self.n] - 2 * along[: self.n] + square
         return _Point(at, along, square, np.sqrt(np.maximum(squared, 0)))
 
     def row(self, row: int) -> _Point:
         at = np.zeros(self.n + 1)
         at[row] = 1
         return self.point(at)
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """The rows' squared lengths, ``(n,)``."""
-        return self.inner.diagonal()[: self.n]
 
     def length(self, difference: np.ndarray) -> float:
         return sqrt(max(0.0, float((difference * self.along(difference)).sum())))

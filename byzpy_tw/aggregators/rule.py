@@ -12,7 +12,7 @@ A rule is one of three kinds, by the methods that it has:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar, dataclass_transform
 
 import attrs
@@ -75,19 +75,25 @@ def needs(name: str, condition: str, n: int, f: int, *, verb: str = "needs") -> 
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-def rule(name: str, computable: str | None, guarantee: str | None) -> Callable[[C], C]:
+def rule(
+    name: str,
+    computable: str | None,
+    guarantee: str | None,
+    *,
+    breaks: Collection[str] = (),
+) -> Callable[[C], C]:
     """Return a decorator that makes a class with a budget ``f`` a rule called `name`.
 
     The class becomes a frozen class of attrs, whose fields are the rule's parameters.
     `computable` and `guarantee` are conditions such as ``n > 2f``; where one is None, the class
     has a method of its own.  An aggregator has a method ``weights`` or ``outcome``, a
-    pre-aggregator ``matrix``, and both have ``laws`` unless they obey all of them.
+    pre-aggregator ``matrix``.  It obeys all laws but `breaks`, unless it has a property ``laws``.
     """
 
     def declare(cls: Any) -> Any:
         cls.__call__ = preaggregate if hasattr(cls, "matrix") else aggregate
-        if "laws" not in vars(cls):
-            cls.laws = ALL_LAWS
+        if not hasattr(cls, "laws"):
+            cls.laws = ALL_LAWS - frozenset(breaks)
         if computable is not None:
             cls.computable = lambda rule, n: needs(name, computable, n, rule.f)
         if guarantee is not None:

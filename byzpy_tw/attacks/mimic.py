@@ -75,8 +75,11 @@ def _furthest(honest: Tensor, state: dict[str, Any], context: Context | None) ->
         direction = _first_direction(honest, mean)
     else:
         average = (state["mean"] * seen + mean) / (seen + 1)
-        gathered = _unit(_covariance_times(honest, average, state["direction"]))
-        direction = _unit(state["direction"] * seen / (seen + 1) + gathered / (seen + 1))
+        direction = state["direction"]
+        # The sum over rows of (x_i - average) <x_i - average, direction>.
+        along = products_with(honest, direction) - products_with(average[None], direction)
+        gathered = _unit(_combined(honest, average, along))
+        direction = _unit(direction * seen / (seen + 1) + gathered / (seen + 1))
         mean = average
     row = int(products_with(honest, direction).argmax())
     state.update(seen=seen + 1, mean=mean, direction=direction, row=row)
@@ -97,12 +100,6 @@ def _first_direction(honest: Tensor, mean: Tensor) -> Tensor:
             return torch.zeros_like(mean)
         weights /= size
     return _unit(_combined(honest, mean, weights))
-
-
-def _covariance_times(honest: Tensor, mean: Tensor, direction: Tensor) -> Tensor:
-    """Return the sum over rows of (x_i - mean) <x_i - mean, direction>."""
-    along = products_with(honest, direction) - products_with(mean[None], direction)
-    return _combined(honest, mean, along)
 
 
 def _combined(honest: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
