@@ -134,8 +134,7 @@ def mean_shift(features: np.ndarray) -> list[list[int]]:
     """
     n = len(features)
     apart = _distances(features, features)
-    bandwidth = float(np.sort(apart, axis=1)[:, max(1, n // 2) - 1].mean())
-    bandwidth += ROUNDING
+    bandwidth = float(np.sort(apart, axis=1)[:, max(1, n // 2) - 1].mean()) + ROUNDING
     peaks = features
     for _ in range(300):
         inside = _distances(peaks, features) <= bandwidth

@@ -97,10 +97,9 @@ def _top_eigenpair(matrix: Tensor, power_iterations: int | None) -> tuple[float,
 class DnC:
     """Divide and conquer: rows of large projection on a top singular direction are dropped.
 
-    `iterations` times, `subsample` coordinates are drawn (by the run's seed and
-    the round, or by `seed` where it is given), and the ceil(c f) rows of largest
-    projection dropped.  The rows that no iteration dropped are averaged; if there are none,
-    the rows that the last one kept.
+    `iterations` times, `subsample` coordinates are drawn (by the run's seed and the round, or by
+    `seed` where it is given), and the ceil(c f) rows of largest projection dropped.  The rows that
+    no iteration dropped are averaged; if there are none, the rows that the last one kept.
 
     References
     ----------
@@ -123,16 +122,13 @@ class DnC:
 
     def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
         n, d = points.size, points.matrix.shape[1]
-        stream = context or Context()
-        if self.seed is not None:
-            stream = Context(seed=self.seed)
+        named = context or Context() if self.seed is None else Context(seed=self.seed)
         kept = set(range(n))
         last: list[int] = []
         for iteration in range(self.iterations):
             if d > self.subsample:
-                drawn = stream.stream("dnc", iteration).choice(
-                    d, self.subsample, replace=False, shuffle=False
-                )
+                stream = named.stream("dnc", iteration)
+                drawn = stream.choice(d, self.subsample, replace=False, shuffle=False)
                 index = torch.from_numpy(drawn).sort().values
             else:
                 index = torch.arange(d)

@@ -1,8 +1,7 @@
 """The geometric median, from inner products.
 
-The centre is always a weighted mean of the rows (and of the origin, where it
-starts there), so that its distances to the rows follow from inner products, and no
-step touches the vectors.
+The centre is always a weighted mean of the rows (and of the origin, where it starts there), so that
+its distances to the rows follow from inner products, and no step touches the vectors.
 
 1. Weiszfeld's steps, the definition: weights proportional to 1 / max(nu, distance).
 2. If these have not converged after a few, the minimum may lie in a row itself, where
@@ -43,8 +42,7 @@ class GeometricMedian:
 
     References
     ----------
-    Pillutla et al., "Robust Aggregation for Federated Learning", IEEE TSP 2022,
-    Algorithm 2.
+    Pillutla et al., "Robust Aggregation for Federated Learning", IEEE TSP 2022, Algorithm 2.
     """
 
     f: int = integer(0)

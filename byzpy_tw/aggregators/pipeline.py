@@ -104,9 +104,8 @@ class Stage:
 class Pipeline:
     """The pre-aggregators `pre`, in order, and then `aggregator`.
 
-    Any of them may be a plugin's: a callable ``(n, d)`` to ``(m, d)`` or ``(d,)``.
-    Each keeps its own parameters, `f` included, and its own memory, in a part
-    of the state that is handed in.
+    Any of them may be a plugin's: a callable ``(n, d)`` to ``(m, d)`` or ``(d,)``.  Each keeps its
+    own parameters, `f` included, and its own memory, in a part of the state that is handed in.
     """
 
     pre: tuple[Rule, ...] = field(default=(), converter=tuple)

@@ -28,7 +28,6 @@ from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import NORM_LIMIT, Vectors, as_matrix
 
 State = dict[str, Any] | None
-T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
 PERMUTATION, TRANSLATION = "permutation", "translation"
@@ -91,7 +90,7 @@ def rule(
     """
 
     def declare(cls: Any) -> Any:
-        cls.__call__ = preaggregate if hasattr(cls, "matrix") else aggregate
+        cls.__call__ = aggregate
         if not hasattr(cls, "laws"):
             cls.laws = ALL_LAWS - frozenset(breaks)
         if computable is not None:
@@ -159,39 +158,29 @@ def check_weights(rule: Any, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
 def aggregate(
     rule: Any, vectors: Vectors, *, context: Context | None = None, state: State = None
 ) -> Any:
-    """Aggregate `vectors`: the ``__call__`` of every aggregator here; see the package."""
+    """Aggregate `vectors`, or pre-aggregate: the ``__call__`` of every rule here; see the package.
+
+    Refused rows are dropped, and the budget pays for them.
+    """
     matrix, back = as_matrix(vectors)
 
     def work() -> Tensor:
-        points = Points(matrix, center=initial_center_of(rule, state))
-        left, points, context_ = _accept(rule, points, context)
-        return compute_outcome(left, points, context=context_, state=state).vector
+        points, kept, dropped = drop_refused_rows(
+            Points(matrix, center=initial_center_of(rule, state)),
+            rule.f,
+            context,
+            geometric=needs_inner_products(rule),
+        )
+        left = with_reduced_budget(rule, dropped)
+        if hasattr(rule, "matrix"):
+            mix = mix_of(left, points.gram, context=kept, state=state)
+            return points.mapped(mix).materialise()
+        return compute_outcome(left, points, context=kept, state=state).vector
 
     return back(run_single_threaded(work))
 
 
-def preaggregate(
-    rule: Any, vectors: Vectors, *, context: Context | None = None, state: State = None
-) -> Any:
-    """Pre-aggregate `vectors`: the ``__call__`` of every pre-aggregator here."""
-    matrix, back = as_matrix(vectors)
-
-    def work() -> Tensor:
-        left, points, context_ = _accept(rule, Points(matrix), context)
-        mix = mix_of(left, points.gram, context=context_, state=state)
-        return points.mapped(mix).materialise()
-
-    answer = run_single_threaded(work)
-    return back(answer.clone() if answer is matrix else answer)
-
-
-def _accept(rule: T, points: Points, context: Context | None) -> tuple[T, Points, Context | None]:
-    """Return `rule`, `points` and `context` without the refused rows, which the budget pays."""
-    f: int = rule.f  # type: ignore[attr-defined]  # every rule here has a budget
-    points, context, dropped = drop_refused_rows(
-        points, f, context, geometric=needs_inner_products(rule)
-    )
-    return with_reduced_budget(rule, dropped), points, context
+preaggregate = aggregate  # the name that plugins know for a pre-aggregator's
 
 
 def drop_refused_rows(
@@ -227,12 +216,12 @@ def needs_inner_products(rule: Any) -> bool:
     return bool(getattr(rule, "inner_products", geometric))
 
 
-def with_reduced_budget(rule: T, dropped: int) -> T:
+def with_reduced_budget(rule: Any, dropped: int) -> Any:
     """Return `rule` with the rest of its budget after `dropped` refused rows."""
     f = getattr(rule, "f", None)
     if not dropped or not isinstance(f, int) or not attrs.has(type(rule)):
         return rule
-    return attrs.evolve(rule, f=max(0, f - dropped))  # type: ignore[misc]  # T is an attrs class here
+    return attrs.evolve(rule, f=max(0, f - dropped))
 
 
 def initial_center_of(rule: Any, state: State) -> Tensor | None:

@@ -83,10 +83,9 @@ class Garbage:
 class Replay:
     """The vector that the node sent `age` rounds ago.
 
-    By default the frame goes out under its old round's number, and is refused as
-    stale.  With `relabel` this is an attack like others: ``past``, the vector
-    that the trainer kept, goes out as today's.  In the first rounds, when there
-    is none, the node's own honest gradient goes out.
+    By default the frame goes out under its old round's number, and is refused as stale.  With
+    `relabel` this is an attack like others: ``past``, the vector that the trainer kept, goes out as
+    today's.  In the first rounds, when there is none, the node's own honest gradient goes out.
     """
 
     age: int = integer(1, least=1)

@@ -1,10 +1,9 @@
 """Moments and inner products of the honest vectors, computed in one fixed way.
 
-The trainer calls these for an attack that is shown the results only, and an
-attack that is shown the vectors calls them itself: the same bits either way,
-for any number of threads.  Work goes tile by tile, a tile on one torch thread.
-Sums over nodes go row by row, in float64, each step one correctly rounded
-operation on each coordinate (no fused multiply and add); sums over coordinates
+The trainer calls these for an attack that is shown the results only, and an attack that is shown
+the vectors calls them itself: the same bits either way, for any number of threads.  Work goes tile
+by tile, a tile on one torch thread.  Sums over nodes go row by row, in float64, each step one
+correctly rounded operation on each coordinate (no fused multiply and add); sums over coordinates
 are one matrix product a tile, and the tiles are added up in order.
 """
 
@@ -26,8 +25,7 @@ GRAM_TILE = 8_192  # columns at a time of all rows together
 def moments(vectors: Tensor, *, std: bool = True) -> tuple[Tensor, Tensor | None]:
     """Return mean and population standard deviation of each coordinate, ``(d,)`` each.
 
-    `vectors` is ``(h, d)``; the answers have its dtype.  The second is None
-    unless asked for.
+    `vectors` is ``(h, d)``; the answers have its dtype.  The second is None unless asked for.
     """
     h, d = vectors.shape
     width = even_tile_width(d, MOMENTS_TILE)

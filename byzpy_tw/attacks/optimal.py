@@ -86,11 +86,10 @@ class _Search:
 class OptimalIPM(_Search):
     """``-tau`` times the honest mean, tau chosen against a pipeline.
 
-    The pipeline is the run's own, or `aggregator` after the pre-aggregators
-    `pre`.  It is tried with as many copies of the vector as there are Byzantine
-    nodes: the context's number, else `f`.  A geometric pipeline is tried on
-    inner products alone; any other needs all honest vectors.  The trainer
-    searches, and only the tau that it finds travels.
+    The pipeline is the run's own, or `aggregator` after the pre-aggregators `pre`.  It is tried
+    with as many copies of the vector as there are Byzantine nodes: the context's number, else `f`.
+    A geometric pipeline is tried on inner products alone; any other needs all honest vectors.  The
+    trainer searches, and only the tau that it finds travels.
 
     References
     ----------

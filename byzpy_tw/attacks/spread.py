@@ -64,10 +64,9 @@ class MinSum:
         return _moved(known, self.direction, _within_sum(known))
 
 
-# Below, c_i are the honest vectors less their mean m, p the direction, and the
-# vector is m - gamma p, at c_i + gamma p from honest vector i.  Both gammas are
-# for the direction as shown (std, mean or sign): `unit` is the mean's direction, and
-# the mean's length cancels out of gamma p.
+# Below, c_i are the honest vectors less their mean m, p the direction, and the vector is
+# m - gamma p, at c_i + gamma p from honest vector i.  Both gammas are for the direction as shown
+# (std, mean or sign): `unit` is the mean's direction, whose length cancels out of gamma p.
 
 
 def _within_largest(known: Knowledge) -> float:

@@ -41,8 +41,7 @@ class Target:
     def score_from_vectors(self, vector: Callable[[float], Tensor]) -> Callable[[float], float]:
         """Return a function from a strength to the squared distance that the pipeline moves.
 
-        `vector` gives the attack's vector at a strength.  The distance is from
-        the honest mean.
+        `vector` gives the attack's vector at a strength.  The distance is from the honest mean.
         """
         h = self.known.h
         everyone = self.known.vectors.new_empty(h + self.copies, self.known.dimension)

@@ -15,9 +15,8 @@ GATHERED_TILE = 1 << 14  # columns at a time where rows have to be copied togeth
 def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Tensor:
     """Return the weighted sum of the rows: ``(n,)`` float64 weights, ``(n, d)`` rows, ``(d,)``.
 
-    A row of weight zero may hold anything, unless all rows are said to be
-    `finite`: then such a row may be read too, where that is faster.  One row of weight
-    one comes out as it is, bit for bit.
+    A row of weight zero may hold anything, unless all rows are said to be `finite`: then such a row
+    may be read too, where that is faster.  One row of weight one comes out as it is, bit for bit.
     """
     n, d = matrix.shape
     shares = weights.tolist()

@@ -1,7 +1,6 @@
 """One pass over the vectors for all their inner products; two where one is not enough.
 
-Near vectors of large norm must keep their distances, and ``|a|^2 + |b|^2 - 2ab``
-loses them.  So:
+Near vectors of large norm must keep their distances, and ``|a|^2 + |b|^2 - 2ab`` loses them.  So:
 
 1. The tiles of the matrix are multiplied as they lie, and added up in float64, in
    order.  The squared lengths bound the error of each squared distance.
@@ -46,11 +45,10 @@ CANCELLATION = 8.0
 class Products:
     """The inner products of the rows of a matrix, and the refused rows.
 
-    ``inner`` is ``(n + 2, n + 2)`` float64: of the n rows, a center and the
-    origin, all less one point (the *shift*).  Without a center the
-    origin stands in its place.  ``refused`` lists the rows with a NaN, an
-    infinity or a norm above `NORM_LIMIT`; their entries mean nothing.  ``passes`` is the
-    number of passes over the matrix.
+    ``inner`` is ``(n + 2, n + 2)`` float64: of the n rows, a center and the origin, all less one
+    point (the *shift*).  Without a center the origin stands in its place.  ``refused`` lists the
+    rows with a NaN, an infinity or a norm above `NORM_LIMIT`; their entries mean nothing.
+    ``passes`` is the number of passes over the matrix.
     """
 
     inner: Tensor

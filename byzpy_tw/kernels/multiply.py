@@ -109,10 +109,9 @@ def _make_reader(
     """
     (n, d), dtype = matrix.shape, compute_dtype(matrix.dtype)
     k = n if center is None else n + 1
-    # A matrix product rounds by the alignment of its rows in memory.  So tiles are
-    # multiplied where they lie only if they are aligned like a fresh matrix of torch's,
-    # and copies get the same alignment.
-    # (torch calls a single row of any stride contiguous.)
+    # A matrix product rounds by the alignment of its rows in memory.  So tiles are multiplied where
+    # they lie only if they are aligned like a fresh matrix of torch's, and copies get the same
+    # alignment.  (torch calls a single row of any stride contiguous.)
     at_home = matrix.is_contiguous() and matrix.stride(0) >= d and matrix.data_ptr() % ALIGNED == 0
     if shift is None and center is None and at_home and matrix.dtype == dtype:
         return lambda a, b: matrix[:, a:b], width

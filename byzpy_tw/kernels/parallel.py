@@ -1,9 +1,8 @@
 """Threads for tensor work, each with torch limited to one thread.
 
-Torch's own threading splits a sum differently for each number of threads, and
-so changes bits.  Here work is cut into pieces whose boundaries depend on the
-work alone; each piece runs on one torch thread, and results are combined in
-order.  So the number of threads changes only the time.
+Torch's own threading splits a sum differently for each number of threads, and so changes bits.
+Here work is cut into pieces whose boundaries depend on the work alone; each piece runs on one torch
+thread, and results are combined in order.  So the number of threads changes only the time.
 """
 
 from __future__ import annotations
@@ -67,9 +66,8 @@ _thread_setting_lock = threading.Lock()
 def _limit_to_one_thread() -> None:
     """Limit torch to one thread here, and leave other threads as they are.
 
-    ``torch.set_num_threads`` sets the calling thread's number and the number
-    of future threads.  A second call from a thread that ends
-    at once restores the latter.
+    ``torch.set_num_threads`` sets the calling thread's number and the number of future threads.  A
+    second call from a thread that ends at once restores the latter.
     """
     with _thread_setting_lock:
         elsewhere = torch.get_num_threads()  # this thread is new

@@ -32,8 +32,7 @@ from byzpy_tw.vectors import NORM_LIMIT
 class Gram:
     """Inner products of ``size`` points, all less one point near most of them.
 
-    Everything here is float64, on the CPU, and computed when first asked for.
-    Do not write to it.
+    Everything here is float64, on the CPU, and computed when first asked for.  Do not write to it.
     """
 
     size: int

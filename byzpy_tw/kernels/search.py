@@ -129,10 +129,9 @@ class VertexCover:
 def minimum_variance_subset(inner: Tensor, squared: Tensor, keep: int) -> list[int]:
     """Return the `keep` points whose covariance has the least largest eigenvalue; the first such.
 
-    `inner` are inner products less any one point.  A set with two points at squared
-    distance s has a largest eigenvalue of at least s / 2 (times 1 / keep), and the
-    Rayleigh quotient of any vector is a lower bound too.  So the exact eigenvalue is
-    computed for few sets.
+    `inner` are inner products less any one point.  A set with two points at squared distance s has
+    a largest eigenvalue of at least s / 2 (times 1 / keep), and the Rayleigh quotient of any vector
+    is a lower bound too.  So the exact eigenvalue is computed for few sets.
     """
     n = inner.shape[0]
     # Each point's nearest set: one of these is good where there are outliers.

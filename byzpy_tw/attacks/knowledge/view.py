@@ -98,10 +98,9 @@ class Knowledge:
     ) -> Knowledge:
         """Return a node's view of the ``(h, d)`` `honest` vectors.
 
-        `needs` narrows the level to the pieces that the attack uses; without
-        it, all that the level allows is computed.  `one` is the row behind
-        ``one``, `direction` the vector behind ``products`` (mean, std or sign),
-        `measure` the function behind ``strength``.
+        `needs` narrows the level to the pieces that the attack uses; without it, all that the level
+        allows is computed.  `one` is the row behind ``one``, `direction` the vector behind
+        ``products`` (mean, std or sign), `measure` the function behind ``strength``.
         """
         wanted = LEVELS[level] if needs is None else LEVELS[level] & set(needs)
         # A node's own gradient is known where the node is, not to the trainer.
@@ -125,10 +124,9 @@ class Knowledge:
     ) -> Knowledge:
         """Return the view of `honest` that `attack` asks for; for the trainer, once a round.
 
-        An attack with a method ``choose(honest, context=, state=)`` picks the
-        row that it is shown as ``one``.  One with a method ``strength(known, context=,
-        memory=)`` computes the number behind ``strength``, from the vectors and
-        from the memory of the rules that it aims at.
+        An attack with a method ``choose(honest, context=, state=)`` picks the row that it is shown
+        as ``one``.  One with a method ``strength(known, context=, memory=)`` computes the number
+        behind ``strength``, from the vectors and from the memory of the rules that it aims at.
         """
         level: Level = getattr(attack, "knowledge", "all")
         needs = pieces_of(attack)
