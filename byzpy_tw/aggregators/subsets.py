@@ -11,7 +11,7 @@ from byzpy_tw.kernels.points import Gram
 from byzpy_tw.kernels.search import (
     MOST_STEPS,
     MOST_SUBSETS,
-    max_cover_steps,
+    STEPS_GROWTH,
     minimum_diameter_subset,
     minimum_variance_subset,
 )
@@ -42,7 +42,7 @@ class MDA:
         return ALL_LAWS - {PERMUTATION} if self.f else ALL_LAWS
 
     def computable(self, n: int) -> str | None:
-        if max_cover_steps(self.f) > MOST_STEPS < comb(n, self.f):
+        if STEPS_GROWTH**self.f > MOST_STEPS < comb(n, self.f):
             return (
                 f"mda would search {comb(n, self.f):.3g} subsets, which does not end "
                 f"in reasonable time, got n={n}, f={self.f}"

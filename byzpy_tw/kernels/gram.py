@@ -62,20 +62,16 @@ def products(matrix: Tensor, center: Tensor | None = None) -> Products:
     Only rows made for the purpose cause more than two passes.
     """
     n = matrix.shape[0]
-    shift: int | None = None
-    refused: tuple[int, ...] = ()
-    seen: list[int | None] = []
-    while True:
+    inner, tried = inner_products(matrix, None, center), list[int | None]([None])
+    refused = _refused(matrix, inner)
+    shift = _find_better_shift(inner[:n, :n], refused, matrix.dtype)
+    if shift is not None:
+        shift = _central_row(matrix, refused)
+    while shift not in tried and len(tried) < PASSES:
+        tried.append(shift)
         inner = inner_products(matrix, shift, center)
-        if not seen:
-            refused = _refused(matrix, inner)
-        seen.append(shift)
-        better = _find_better_shift(inner[:n, :n], refused, matrix.dtype)
-        if better is not None and len(seen) == 1:
-            better = _central_row(matrix, refused)
-        if better is None or better in seen or len(seen) == PASSES:
-            return Products(_unify_equal_rows(inner, matrix), refused, len(seen))
-        shift = better
+        shift = _find_better_shift(inner[:n, :n], refused, matrix.dtype)
+    return Products(_unify_equal_rows(inner, matrix), refused, len(tried))
 
 
 def norms_from(matrix: Tensor, inner: Tensor) -> Tensor:
@@ -224,14 +220,10 @@ def _near_duplicates(inner: Tensor, n: int, dtype: torch.dtype) -> Iterator[tupl
 @np.errstate(all="ignore")
 def _find_better_shift(inner: Tensor, refused: tuple[int, ...], dtype: torch.dtype) -> int | None:
     """Return a better row to subtract, or None where the errors of `inner` are small enough."""
-    n = inner.shape[0]
-    good = [i for i in range(n) if i not in refused]
+    good = [i for i in range(len(inner)) if i not in refused]
     if not good:
         return None
-    among = inner
-    if refused:
-        index = torch.tensor(good)
-        among = inner[index][:, index]
+    among = inner[good][:, good] if refused else inner
     last = len(good) // 2
 
     def farthest(rows: slice) -> np.ndarray:

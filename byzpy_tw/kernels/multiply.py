@@ -49,7 +49,8 @@ def inner_products(matrix: Tensor, shift: int | None, center: Tensor | None) -> 
 
         return compute
 
-    total = _sum_in_order(start, d, ceil(ceil(d / width) / SPANS) * width)
+    total = np.zeros((k, k))
+    _sum_in_order(start, d, ceil(ceil(d / width) / SPANS) * width, total)
     return _with_center_and_origin(symmetrize(torch.from_numpy(total)), n, shift)
 
 
@@ -67,15 +68,14 @@ def product_tile_width(n: int, d: int, device: torch.device, *, copied: bool = F
 
 
 def _sum_in_order(
-    start: Callable[[], Callable[[slice], np.ndarray]], d: int, width: int
-) -> np.ndarray:
-    """Return the sum of the results of `map_tiles`, in that order.
+    start: Callable[[], Callable[[slice], np.ndarray]], d: int, width: int, total: np.ndarray
+) -> None:
+    """Add the results of `map_tiles` to `total`, in that order.
 
     Each is added as soon as the ones before it are: for many rows they are too large to
     be kept all at once.
     """
     lock, waiting = threading.Lock(), dict[int, np.ndarray]()
-    total: np.ndarray | None = None
     following = 0
 
     def begin() -> Callable[[slice], None]:
@@ -83,20 +83,17 @@ def _sum_in_order(
 
         @np.errstate(all="ignore")
         def add(columns: slice) -> None:
-            nonlocal total, following
+            nonlocal following
             part = compute(columns)
             with lock:
                 waiting[columns.start] = part
                 while following in waiting:
-                    ready = waiting.pop(following)
-                    total = ready if total is None else np.add(total, ready, out=total)
+                    np.add(total, waiting.pop(following), out=total)
                     following += width
 
         return add
 
     map_tiles(begin, d, width)
-    assert total is not None
-    return total
 
 
 def _make_reader(

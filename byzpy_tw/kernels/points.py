@@ -181,20 +181,16 @@ class Points:
     def restrict_rows(self, rows: Sequence[int]) -> Points:
         """Return only `rows` of the matrix, uncombined, with their norms and products if known."""
         kept = Points(self.matrix, center=self.center, rows=tuple(rows))
-        for known in ("products", "_row_norms"):
-            if known in self.__dict__:
-                kept.__dict__[known] = self.__dict__[known]
+        known = ("products", "_row_norms")
+        kept.__dict__.update((k, v) for k, v in self.__dict__.items() if k in known)
         return kept
 
     def chosen(self, some: Sequence[int]) -> Points:
         """Return only `some` of these points, for a rule that reads the vectors."""
-        some = list(some)
-        rows, mix = self.rows, self.mix
-        if mix is not None:
-            mix = mix[some]
-        else:
-            rows = tuple(some if rows is None else (rows[i] for i in some))
-        return Points(self.matrix, rows=rows, mix=mix)
+        if self.mix is not None:
+            return Points(self.matrix, rows=self.rows, mix=self.mix[list(some)])
+        rows = some if self.rows is None else (self.rows[i] for i in some)
+        return Points(self.matrix, rows=tuple(rows))
 
     def columns(self, index: Tensor) -> Tensor:
         """Return the points' coordinates `index`, ``(m, k)`` float64 on the CPU."""
