@@ -21,7 +21,6 @@ from byzpy_tw.aggregators.rule import (
     compute_outcome,
     drop_refused_rows,
     initial_center_of,
-    mix_of,
     needs_inner_products,
     weights_of,
     with_reduced_budget,
@@ -88,7 +87,7 @@ class Stage:
     def preaggregate(self, points: Points, context: Context | None, state: State) -> Points:
         """Return the points that a pre-aggregator makes of `points`."""
         if hasattr(self.rule, "matrix"):
-            mix = mix_of(self.rule, points.gram, context=context, state=state)
+            mix = weights_of(self.rule, points.gram, context=context, state=state, method="matrix")
             return points.mapped(mix)
         rows = run_preaggregator(self.rule, points.materialise(), context=context, state=state)
         return Points(rows, center=points.center)
@@ -172,7 +171,7 @@ class Pipeline:
         *before, last = self._stages
         for stage in before:
             with stage.memory(state) as memory:
-                mix = mix_of(stage.rule, gram, context=context, state=memory)
+                mix = weights_of(stage.rule, gram, context=context, state=memory, method="matrix")
             gram, mixed = gram.mapped(mix), mix if mixed is None else mix @ mixed
         with last.memory(state) as memory:
             weights = weights_of(last.rule, gram, context=context, state=memory)

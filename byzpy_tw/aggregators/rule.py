@@ -116,18 +116,28 @@ def compute_outcome(rule: Any, points: Points, *, context: Context | None, state
     return Outcome(points.combine(weights), points.row_weights(weights))
 
 
-def weights_of(rule: Any, gram: Gram, *, context: Context | None, state: State) -> Tensor:
-    """Return the checked ``(n,)`` weights of a geometric aggregator."""
-    check(rule, gram.size)
-    weights = rule.weights(gram, context=context, state=state)
-    return check_weights(rule, weights, (gram.size,))
+def weights_of(
+    rule: Any, gram: Gram, *, context: Context | None, state: State, method: str = "weights"
+) -> Tensor:
+    """Return the checked float64 weights of a geometric rule: ``(n,)``; by ``matrix``, ``(m, n)``.
 
-
-def mix_of(rule: Any, gram: Gram, *, context: Context | None, state: State) -> Tensor:
-    """Return the checked ``(m, n)`` weights of a geometric pre-aggregator."""
+    Raises `TooManyByzantine`, and `BadRuleOutput` unless they are finite and of that shape.
+    """
     check(rule, gram.size)
-    mix = rule.matrix(gram, context=context, state=state)
-    return check_weights(rule, mix, (0, gram.size))
+    weights = getattr(rule, method)(gram, context=context, state=state)
+    if (
+        isinstance(weights, Tensor)
+        and weights.ndim == (2 if method == "matrix" else 1)
+        and weights.shape[-1] == gram.size
+        and weights.shape[0] > 0
+    ):
+        plain = weights.detach().to("cpu", torch.float64)
+        if np.isfinite(plain.numpy()).all():
+            return plain
+    got = tuple(getattr(weights, "shape", ())) or type(weights).__name__
+    raise BadRuleOutput(
+        f"{type(rule).__name__} gave weights {got}, expected finite ones over {gram.size} rows"
+    )
 
 
 def check(rule: Any, n: int) -> None:
@@ -136,23 +146,6 @@ def check(rule: Any, n: int) -> None:
     why = None if computable is None else computable(n)
     if why is not None:
         raise TooManyByzantine(why)
-
-
-def check_weights(rule: Any, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return `weights` as float64; `BadRuleOutput` unless finite and of the right shape."""
-    if (
-        isinstance(weights, Tensor)
-        and weights.ndim == len(shape)
-        and weights.shape[-1] == shape[-1]
-        and weights.shape[0] > 0
-    ):
-        plain = weights.detach().to("cpu", torch.float64)
-        if np.isfinite(plain.numpy()).all():
-            return plain
-    got = tuple(getattr(weights, "shape", ())) or type(weights).__name__
-    raise BadRuleOutput(
-        f"{type(rule).__name__} gave weights {got}, expected finite ones over {shape[-1]} rows"
-    )
 
 
 def aggregate(
@@ -173,7 +166,7 @@ def aggregate(
         )
         left = with_reduced_budget(rule, dropped)
         if hasattr(rule, "matrix"):
-            mix = mix_of(left, points.gram, context=kept, state=state)
+            mix = weights_of(left, points.gram, context=kept, state=state, method="matrix")
             return points.mapped(mix).materialise()
         return compute_outcome(left, points, context=kept, state=state).vector
 

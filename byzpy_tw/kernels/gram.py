@@ -6,7 +6,7 @@ Near vectors of large norm must keep their distances, and ``|a|^2 + |b|^2 - 2ab`
    order.  The squared lengths bound the error of each squared distance.
 2. Where that bound is not small against the radius of the tightest majority, the rows
    are close to each other and far from the origin.  They are multiplied again, less
-   one of them: the row with a majority nearest to it on a thousand coordinates.  That
+   one of them: the most central row, judged on a thousand coordinates.  That
    row itself would be zero, so the origin as seen from it takes its place.  This costs
    nothing extra, and norms, clipping and a center at zero need it.
 3. The bound is computed again.  If it is still not small, the row hides in those
@@ -62,7 +62,8 @@ def products(matrix: Tensor, center: Tensor | None = None) -> Products:
     Only rows made for the purpose cause more than two passes.
     """
     n = matrix.shape[0]
-    inner, tried = inner_products(matrix, None, center), list[int | None]([None])
+    tried: list[int | None] = [None]
+    inner = inner_products(matrix, None, center)
     refused = _refused(matrix, inner)
     shift = _find_better_shift(inner[:n, :n], refused, matrix.dtype)
     if shift is not None:
@@ -124,7 +125,7 @@ def _squared_lengths(tile: Tensor) -> Tensor:
 
 
 def _central_row(matrix: Tensor, refused: tuple[int, ...]) -> int:
-    """Return the row with a majority nearest to it, judged on some of the coordinates."""
+    """Return the row whose majority of nearest rows is closest, by a sample of coordinates."""
     n, d = matrix.shape
     # Runs of coordinates, since one from each of a thousand places is a cache miss each.
     step = max(RUN_LENGTH, d // (SAMPLE // RUN_LENGTH))
@@ -227,7 +228,7 @@ def _find_better_shift(inner: Tensor, refused: tuple[int, ...], dtype: torch.dty
     last = len(good) // 2
 
     def farthest(rows: slice) -> np.ndarray:
-        """Return each row's distance to the farthest of its nearest majority, without a sort."""
+        """Return the squared radius around each row within which a majority of the rows lies."""
         return np.partition(distances_of(among, rows).numpy(), last, axis=1)[:, last]
 
     radii = np.concatenate(map_tiles(lambda: farthest, len(good), BLOCK))

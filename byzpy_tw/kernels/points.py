@@ -30,9 +30,11 @@ from byzpy_tw.vectors import NORM_LIMIT
 
 @define(eq=False, slots=False)
 class Gram:
-    """Inner products of ``size`` points, all less one point near most of them.
+    """Inner products of ``size`` points, relative to a point near most of them.
 
-    Everything here is float64, on the CPU, and computed when first asked for.  Do not write to it.
+    That point is subtracted from all others first, so that near points of large norm keep their
+    distances.  All tensors are float64, on the CPU and computed at their first use.  Do not write
+    to them.
     """
 
     size: int

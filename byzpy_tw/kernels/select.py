@@ -104,10 +104,7 @@ def _mean_around(points: Points, keep: int, ranks: range, group: Callable[[int],
     """
     n = points.size
     drop = n - keep
-    if drop < keep:
-        wanted = tuple(group(i) if drop <= i < keep else i for i in range(n))
-    else:
-        wanted = tuple(range(n))
+    wanted = tuple(group(i) if drop <= i < keep else i for i in range(n))
 
     def answer(ranked: Rows, rows: Rows) -> Tensor:
         middle = _mean(ranked, ranks)
@@ -147,9 +144,11 @@ def _break_ties(total: Tensor, middle: Tensor, rows: Rows, keep: int, columns: T
 def _map_sorted_tiles(
     points: Points, wanted: tuple[Wanted, ...], answer: Callable[[Rows, Rows], Tensor]
 ) -> Tensor:
-    """Return ``(d,)`` from `answer(sorted as far as wanted, rows)` of each tile's rows."""
-    n = points.size
-    if n > MOST_IN_NETWORK:
+    """Return ``(d,)``: on each tile of columns, ``answer(ranked, rows)``.
+
+    `ranked` are the tile's rows with each column sorted as far as `wanted` asks.
+    """
+    if points.size > MOST_IN_NETWORK:
         return _map_tiles(points, lambda: lambda rows: answer(_sort(rows), rows))
     steps = sorting_network(wanted)
     width = _width(points)
@@ -157,13 +156,13 @@ def _map_sorted_tiles(
     def start() -> Callable[[Rows], Tensor]:
         room: Tensor | None = None
 
-        def piece(rows: Rows) -> Tensor:
+        def compute(rows: Rows) -> Tensor:
             nonlocal room
             if room is None:
                 room = rows[0].new_empty(steps.scratch, width)
             return answer(_run_network(steps, rows, room[:, : len(rows[0])]), rows)
 
-        return piece
+        return compute
 
     return _map_tiles(points, start)
 

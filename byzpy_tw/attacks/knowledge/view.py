@@ -1,4 +1,4 @@
-"""The view that an attack has of a round, and the one way in which each piece is computed.
+"""The knowledge that an attack has of a round, and the one way to compute each piece of it.
 
 An attack declares a level (`LEVELS`) and the pieces of it that it needs (`pieces`).  The
 trainer computes those from the honest vectors, and only those travel.  An attack that is
@@ -26,10 +26,10 @@ __all__ = ["LEVELS", "Knowledge", "pieces_of", "shapes"]
 
 
 class _Piece:
-    """A piece of `Knowledge`: typed as the tensor that it is wherever the attack asked for it.
+    """An attribute of `Knowledge`: the tensor, or None for a piece that the attack is not shown.
 
-    A piece that was not asked for reads as None, so that an attack may test for it.  Its name
-    is noted in `Knowledge.absent`, which explains the error of an attack that goes on.
+    Its type is Tensor, since attacks read the pieces that they declare.  Reading any other notes
+    its name in `Knowledge.absent`, for the message of the error that usually follows.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -44,7 +44,7 @@ class _Piece:
 
 @frozen(eq=False, kw_only=True)
 class Knowledge:
-    """The view that a Byzantine node has of a round.  Make one with `Knowledge.of`.
+    """The knowledge that a Byzantine node has of a round.  Make one with `Knowledge.of`.
 
     ``h`` honest vectors of ``dimension`` coordinates and dtype ``dtype`` were
     accepted.  A piece is None unless the attack asked for it:
