@@ -6,15 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import (
-    EQUAL_ROWS,
-    PERMUTATION,
-    SCALING,
-    TRANSLATION,
-    Outcome,
-    State,
-    rule,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, TRANSLATION, Outcome, State, rule
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.parameters import integer, real
@@ -75,7 +67,7 @@ class ClippedClustering:
 
     @property
     def laws(self) -> frozenset[str]:
-        return frozenset({SCALING, EQUAL_ROWS} if self.tau is None else ())
+        return ALL_LAWS - {PERMUTATION, TRANSLATION} if self.tau is None else frozenset()
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         norms = gram.norms

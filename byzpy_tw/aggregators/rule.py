@@ -75,11 +75,7 @@ def needs(name: str, condition: str, n: int, f: int, *, verb: str = "needs") -> 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def rule(
-    name: str,
-    computable: str | None,
-    guarantee: str | None,
-    *,
-    breaks: Collection[str] = (),
+    name: str, computable: str | None, guarantee: str | None, *, breaks: Collection[str] = ()
 ) -> Callable[[C], C]:
     """Return a decorator that makes a class with a budget ``f`` a rule called `name`.
 
@@ -158,12 +154,9 @@ def aggregate(
     matrix, back = as_matrix(vectors)
 
     def work() -> Tensor:
-        points, kept, dropped = drop_refused_rows(
-            Points(matrix, center=initial_center_of(rule, state)),
-            rule.f,
-            context,
-            geometric=needs_inner_products(rule),
-        )
+        points = Points(matrix, center=initial_center_of(rule, state))
+        geometric = needs_inner_products(rule)
+        points, kept, dropped = drop_refused_rows(points, rule.f, context, geometric=geometric)
         left = with_reduced_budget(rule, dropped)
         if hasattr(rule, "matrix"):
             mix = weights_of(left, points.gram, context=kept, state=state, method="matrix")

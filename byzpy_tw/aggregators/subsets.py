@@ -7,14 +7,8 @@ from math import comb
 from torch import Tensor
 
 from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, needs, rule, uniform
+from byzpy_tw.kernels import search
 from byzpy_tw.kernels.points import Gram
-from byzpy_tw.kernels.search import (
-    MOST_STEPS,
-    MOST_SUBSETS,
-    STEPS_GROWTH,
-    minimum_diameter_subset,
-    minimum_variance_subset,
-)
 from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
@@ -42,7 +36,7 @@ class MDA:
         return ALL_LAWS - {PERMUTATION} if self.f else ALL_LAWS
 
     def computable(self, n: int) -> str | None:
-        if STEPS_GROWTH**self.f > MOST_STEPS < comb(n, self.f):
+        if search.STEPS_GROWTH**self.f > search.MOST_STEPS < comb(n, self.f):
             return (
                 f"mda would search {comb(n, self.f):.3g} subsets, which does not end "
                 f"in reasonable time, got n={n}, f={self.f}"
@@ -50,7 +44,7 @@ class MDA:
         return needs("mda", "n > f", n, self.f)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        return uniform(gram.size, minimum_diameter_subset(gram.squared, gram.size - self.f))
+        return uniform(gram.size, search.minimum_diameter_subset(gram.squared, gram.size - self.f))
 
 
 @rule("smea", None, "n > 2f")
@@ -67,13 +61,13 @@ class SMEA:
 
     def computable(self, n: int) -> str | None:
         why = needs("smea", "n > f", n, self.f)
-        if why is None and comb(n, self.f) > MOST_SUBSETS:
+        if why is None and comb(n, self.f) > search.MOST_SUBSETS:
             return (
                 f"smea would search {comb(n, self.f):.3g} subsets, at most "
-                f"{MOST_SUBSETS:.3g} end in reasonable time, got n={n}, f={self.f}"
+                f"{search.MOST_SUBSETS:.3g} end in reasonable time, got n={n}, f={self.f}"
             )
         return why
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         keep = gram.size - self.f
-        return uniform(gram.size, minimum_variance_subset(gram.inner, gram.squared, keep))
+        return uniform(gram.size, search.minimum_variance_subset(gram.inner, gram.squared, keep))
