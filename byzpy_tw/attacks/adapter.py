@@ -22,11 +22,9 @@ def attack(
 ) -> Callable[[C], C]:
     """Return a decorator that makes a class with a method ``vector(known, context)`` an attack.
 
-    The class becomes a frozen class of attrs, whose fields are the attack's parameters.
-
-    It declares the level of ``knowledge`` that the attack is shown, the ``pieces`` of it
-    that it reads and the node's ``behaviour``, except for those that depend on the attack's
-    parameters: they are properties of the class.
+    The class becomes a frozen class of attrs, whose fields are the attack's parameters.  It
+    declares the level of ``knowledge`` that the attack is shown, the ``pieces`` of it that it reads
+    and the node's ``behaviour``.  Those that depend on parameters are properties of the class.
     """
 
     def declare(cls: Any) -> Any:
@@ -54,7 +52,7 @@ def call_attack(
         matrix, back = as_matrix(given)
         h, d = matrix.shape
         known = Knowledge(h=h, dimension=d, dtype=matrix.dtype, vectors=matrix)
-    rows = None if known.has("one") else known.vectors
+    rows = known.vectors if known.has("vectors") and not known.has("one") else None
     known = known.with_pieces(attack.pieces, **piece_options(attack, rows, context, state))
     answer = attack.vector(known, context)
     return answer if back is None else back(answer)
