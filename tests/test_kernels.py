@@ -136,7 +136,7 @@ class GramTests(SynchronousTestCase):
         got = Points(matrix).gram.mapped(mix)
         torch.testing.assert_close(got.squared, distances(mix @ matrix))
         torch.testing.assert_close(got.norms, (mix @ matrix).norm(dim=1))
-        again = Gram.of(Points(matrix).gram.extended).mapped(mix)
+        again = Gram.from_products(Points(matrix).gram.extended).mapped(mix)
         torch.testing.assert_close(got.squared, again.squared)
 
     def test_blocks_change_no_bit(self) -> None:

@@ -75,7 +75,7 @@ class ChainTests(SynchronousTestCase):
         chain = Pipeline(pre=(Clipping(), NNM(f=2), ARC(f=2)), aggregator=GeometricMedian())
         self.assertTrue(chain.geometric)
         seen = torch.cat([ROWS, torch.zeros(2, 40).double()]) - ROWS[0]
-        weights = chain.weights(Gram.of(seen @ seen.T))
+        weights = chain.weights(Gram.from_products(seen @ seen.T))
         torch.testing.assert_close(weights, chain.outcome(ROWS).weights)
         self.assertFalse(Pipeline(aggregator=TrimmedMean()).geometric)
 

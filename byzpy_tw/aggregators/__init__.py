@@ -1,9 +1,8 @@
 """Aggregators, by name and as classes.
 
-Each is called as ``rule(vectors, *, context=None, state=None)`` with an
-``(n, d)`` tensor or array, or a list of n vectors, and returns one vector of
-the caller's kind.  Rows with a NaN, an infinity or a norm above 1e18 are dropped,
-up to ``f`` of them, and the rule runs with the rest of ``f``.
+Each is called as ``rule(vectors, *, context=None, state=None)`` with an ``(n, d)`` tensor or array,
+or a list of n vectors, and returns one vector of the caller's kind.  Rows with a NaN, an infinity
+or a norm above 1e18 are dropped, up to ``f`` of them, and the rule runs with the rest of ``f``.
 
 ``computable(n)`` and ``guarantee(n)`` return, with numbers, why a rule cannot be
 computed, or promises nothing, for n rows; ``laws`` are the laws of

@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import State, aggregator
+from byzpy_tw.aggregators.rule import State, rule
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
-@aggregator("mean", "n >= 1", None)
+@rule("mean", "n >= 1", None)
 class Mean:
     """The mean of the rows.  Not robust: `f` pays for refused rows only."""
 

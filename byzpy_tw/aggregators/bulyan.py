@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, aggregator
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, rule
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
-@aggregator("bulyan", "n > 4f", "n >= 4f + 3")
+@rule("bulyan", "n > 4f", "n >= 4f + 3")
 class Bulyan:
     """Each coordinate's mean of the n - 4f values nearest to the median of n - 2f rows.
 
@@ -38,9 +36,7 @@ class Bulyan:
         # With one neighbour, as in the last choices, two rows nearest to each other tie.
         return ALL_LAWS - {PERMUTATION} if self.f in (1, 2) else ALL_LAWS
 
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
+    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
         n = points.size
         chosen = repeated_krum(points.gram.distances(self.chunk_size), self.f, n - 2 * self.f)
         return Outcome(select.mean_around_median(points.chosen(chosen), n - 4 * self.f))

@@ -20,34 +20,46 @@ def run_aggregator(
     rule: Callable[..., Any], matrix: Tensor, *, context: Context | None, state: State
 ) -> Outcome:
     """Return the outcome of `rule` for the ``(n, d)`` `matrix`; `BadRuleOutput` unless ``(d,)``."""
-    answer = _call(rule, matrix, context, state)
-    _check(rule, answer, matrix, f"({matrix.shape[1]},)", answer_dims=1)
-    return Outcome(answer)
+    return Outcome(_call(rule, matrix, context, state, f"({matrix.shape[1]},)", answer_dims=1))
 
 
 def run_preaggregator(
     rule: Callable[..., Any], matrix: Tensor, *, context: Context | None, state: State
 ) -> Tensor:
     """Return the rows that `rule` makes of `matrix`; `BadRuleOutput` unless ``(m, d)``."""
-    answer = _call(rule, matrix, context, state)
-    _check(rule, answer, matrix, f"(m, {matrix.shape[1]})", answer_dims=2)
-    return answer
+    return _call(rule, matrix, context, state, f"(m, {matrix.shape[1]})", answer_dims=2)
 
 
-def _call(rule: Callable[..., Any], matrix: Tensor, context: Context | None, state: State) -> Any:
+def _call(
+    rule: Callable[..., Any],
+    matrix: Tensor,
+    context: Context | None,
+    state: State,
+    wanted: str,
+    answer_dims: int,
+) -> Tensor:
     check(rule, matrix.shape[0])
+    name = getattr(rule, "__name__", type(rule).__name__)
     own = None if state is None else {key: _copy(value) for key, value in state.items()}
-    with write_guard(_name(rule), matrix):
+    with write_guard(name, matrix):
         answer = rule(matrix, **supported_arguments(rule, {"context": context, "state": own}))
     if state is not None and own is not None:
         state.clear()
         # The memory must not change with the rows of the next round.
         state.update({k: _detach_from(value, matrix) for k, value in own.items()})
+    if not isinstance(answer, Tensor):
+        raise BadRuleOutput(f"{name} returned {type(answer).__name__}, expected a tensor")
+    shaped = (
+        answer.ndim == answer_dims and answer.shape[-1] == matrix.shape[1] and answer.shape[0] > 0
+    )
+    if not shaped or answer.dtype != matrix.dtype or answer.device != matrix.device:
+        raise BadRuleOutput(
+            f"{name} returned {tuple(answer.shape)} of {answer.dtype} on {answer.device}, "
+            f"expected {wanted} of {matrix.dtype} on {matrix.device}"
+        )
+    if not torch.isfinite(answer).all():
+        raise BadRuleOutput(f"{name} returned NaN or infinity for finite vectors")
     return answer
-
-
-def _name(rule: Callable[..., Any]) -> str:
-    return getattr(rule, "__name__", type(rule).__name__)
 
 
 def _copy(value: Any) -> Any:
@@ -76,21 +88,3 @@ def supported_arguments(call: Callable[..., Any], offered: dict[str, Any]) -> di
         return offered
     names = {p.name for p in parameters}
     return {key: value for key, value in offered.items() if key in names}
-
-
-def _check(
-    rule: Callable[..., Any], answer: Any, matrix: Tensor, wanted: str, answer_dims: int
-) -> None:
-    name = _name(rule)
-    if not isinstance(answer, Tensor):
-        raise BadRuleOutput(f"{name} returned {type(answer).__name__}, expected a tensor")
-    shaped = (
-        answer.ndim == answer_dims and answer.shape[-1] == matrix.shape[1] and answer.shape[0] > 0
-    )
-    if not shaped or answer.dtype != matrix.dtype or answer.device != matrix.device:
-        raise BadRuleOutput(
-            f"{name} returned {tuple(answer.shape)} of {answer.dtype} on {answer.device}, "
-            f"expected {wanted} of {matrix.dtype} on {matrix.device}"
-        )
-    if not torch.isfinite(answer).all():
-        raise BadRuleOutput(f"{name} returned NaN or infinity for finite vectors")

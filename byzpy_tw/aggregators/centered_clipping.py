@@ -1,29 +1,20 @@
-"""Centered clipping: steps from a centre towards rows that are clipped around it."""
+"""Centered clipping: steps from a center towards rows that are clipped around it."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import (
-    EQUAL_ROWS,
-    PERMUTATION,
-    TRANSLATION,
-    Outcome,
-    State,
-    aggregator,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, SCALING, Outcome, State, rule
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
-@aggregator("centered clipping", "n >= 1", "n > 2f")
+@rule("centered clipping", "n >= 1", "n > 2f")
 class CenteredClipping:
     """``v += mean_i (x_i - v) min(1, tau / |x_i - v|)``, `iterations` times.
 
@@ -43,22 +34,21 @@ class CenteredClipping:
 
     @property
     def laws(self) -> frozenset[str]:
-        from_median = {TRANSLATION, EQUAL_ROWS} if self.init == "median" else set()
-        return frozenset({PERMUTATION} | from_median)
+        return ALL_LAWS - {SCALING} if self.init == "median" else frozenset({PERMUTATION})
 
     @property
     def products_only(self) -> bool:
         """Return whether inner products suffice: the median is no combination of rows."""
         return self.init != "median"
 
-    def anchor(self, state: State) -> Tensor | None:
-        """Return the centre to start from, where it is known beforehand and not zero."""
+    def initial_center(self, state: State) -> Tensor | None:
+        """Return the center to start from, where it is known beforehand and not zero."""
         return None if self.init != "previous" or state is None else state.get("previous")
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        """Return the rows' weights; the rest to a sum of one is the share of the first centre."""
+        """Return the rows' weights; the rest to a sum of one is the share of the first center."""
         n = gram.size
-        inner = gram.extended[: n + 1, : n + 1]  # the rows and the centre
+        inner = gram.extended[: n + 1, : n + 1]  # the rows and the center
         at = torch.zeros(n + 1, dtype=torch.float64)
         at[n] = 1
         for _ in range(self.iterations):
@@ -70,15 +60,13 @@ class CenteredClipping:
             at[:n] += share
         return at[:n]
 
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
+    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
         if self.init == "median":
-            points = points.with_anchor(select.median(points))
+            points = points.with_center(select.median(points))
         weights = self.weights(points.gram, context=context, state=state)
         vector = points.combine(weights)
-        if points.anchor is not None:
-            vector.add_(points.anchor, alpha=1 - float(weights.sum()))
+        if points.center is not None:
+            vector.add_(points.center, alpha=1 - float(weights.sum()))
         if self.init == "previous" and state is not None:
             state["previous"] = vector.clone()
         return Outcome(vector, points.row_weights(weights))

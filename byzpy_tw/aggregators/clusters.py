@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import torch
-from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import EQUAL_ROWS, SCALING, Outcome, State, aggregator
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, TRANSLATION, Outcome, State, rule
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.parameters import integer, real
@@ -19,8 +16,8 @@ from byzpy_tw.seeds import Context
 ROUNDING = 1e-12
 
 
-@frozen(kw_only=True)
-@aggregator("sign-guard", "n >= 2", "n > 2f")
+# Clusters of one size tie, and the lowest index decides.
+@rule("sign-guard", "n >= 2", "n > 2f", breaks={PERMUTATION, TRANSLATION})
 class SignGuard:
     """The mean of rows of ordinary norm and ordinary signs, clipped to the median norm.
 
@@ -39,12 +36,7 @@ class SignGuard:
     low: float = real(0.1, least=0.0)
     high: float = real(3.0, above=0.0)
 
-    # Not permutation: clusters of one size tie, and the lowest index decides.
-    laws: ClassVar[frozenset[str]] = frozenset({SCALING, EQUAL_ROWS})
-
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
+    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
         norms = points.norms
         middle = _median(norms)
         ordinary = (norms >= self.low * middle) & (norms <= self.high * middle)
@@ -56,8 +48,7 @@ class SignGuard:
         return Outcome(points.combine(weights), points.row_weights(weights))
 
 
-@frozen(kw_only=True)
-@aggregator("clipped-clustering", "n >= 2", "n > 2f")
+@rule("clipped-clustering", "n >= 2", "n > 2f")
 class ClippedClustering:
     """Rows clipped to `tau`, cut in two by their angles; the mean of the larger part.
 
@@ -76,7 +67,7 @@ class ClippedClustering:
 
     @property
     def laws(self) -> frozenset[str]:
-        return frozenset({SCALING, EQUAL_ROWS} if self.tau is None else ())
+        return ALL_LAWS - {PERMUTATION, TRANSLATION} if self.tau is None else frozenset()
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         norms = gram.norms
@@ -135,8 +126,7 @@ def mean_shift(features: np.ndarray) -> list[list[int]]:
     """
     n = len(features)
     apart = _distances(features, features)
-    bandwidth = float(np.sort(apart, axis=1)[:, max(1, n // 2) - 1].mean())
-    bandwidth += ROUNDING
+    bandwidth = float(np.sort(apart, axis=1)[:, max(1, n // 2) - 1].mean()) + ROUNDING
     peaks = features
     for _ in range(300):
         inside = _distances(peaks, features) <= bandwidth

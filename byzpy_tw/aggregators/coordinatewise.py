@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
-from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import PERMUTATION, Outcome, State, aggregator
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, Outcome, State, rule
 from byzpy_tw.kernels import select
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.parameters import integer
@@ -18,16 +17,13 @@ from byzpy_tw.seeds import Context
 def _outcome(select: Callable[[Any, Points], Tensor]) -> Callable[..., Outcome]:
     """Return the method ``outcome`` of a rule that returns ``select(rule, points)``."""
 
-    def outcome(
-        rule: Any, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
+    def outcome(rule: Any, points: Points, *, context: Context | None, state: State) -> Outcome:
         return Outcome(select(rule, points))
 
     return outcome
 
 
-@frozen(kw_only=True)
-@aggregator("median", "n >= 1", "n > 2f")
+@rule("median", "n >= 1", "n > 2f")
 class Median:
     """The median of each coordinate; for even n the mean of the two middle values.
 
@@ -41,8 +37,7 @@ class Median:
     outcome = _outcome(lambda rule, points: select.median(points))
 
 
-@frozen(kw_only=True)
-@aggregator("trimmed mean", "n > 2f", "n > 2f")
+@rule("trimmed mean", "n > 2f", "n > 2f")
 class TrimmedMean:
     """Each coordinate's mean without its `f` smallest and `f` largest values.
 
@@ -56,8 +51,7 @@ class TrimmedMean:
     outcome = _outcome(lambda rule, points: select.trimmed_mean(points, rule.f))
 
 
-@frozen(kw_only=True)
-@aggregator("meamed", "n > f", "n > 2f")
+@rule("meamed", "n > f", "n > 2f")
 class MeanAroundMedian:
     """Each coordinate's mean of the n - f values nearest to its median.
 
@@ -72,8 +66,7 @@ class MeanAroundMedian:
     outcome = _outcome(lambda rule, points: select.mean_around_median(points, points.size - rule.f))
 
 
-@frozen(kw_only=True)
-@aggregator("phocas", "n > 2f", "n > 2f")
+@rule("phocas", "n > 2f", "n > 2f")
 class Phocas:
     """Each coordinate's mean of the n - f values nearest to its trimmed mean.
 
@@ -89,8 +82,7 @@ class Phocas:
     )
 
 
-@frozen(kw_only=True)
-@aggregator("sign-majority", "n >= 1", "n > 2f")
+@rule("sign-majority", "n >= 1", "n > 2f", breaks=ALL_LAWS - {PERMUTATION})
 class SignMajority:
     """Each coordinate's sign of the sum of its signs: -1, 0 or 1.
 
@@ -100,7 +92,5 @@ class SignMajority:
     """
 
     f: int = integer(0)
-
-    laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
 
     outcome = _outcome(lambda rule, points: select.sign_of_sign_sum(points))

@@ -6,11 +6,10 @@ from math import ceil
 
 import numpy as np
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.krum import lowest_scores
-from byzpy_tw.aggregators.rule import Outcome, State, aggregator, uniform
+from byzpy_tw.aggregators.rule import Outcome, State, rule, uniform
 from byzpy_tw.kernels.points import Gram, Points
 from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
@@ -19,8 +18,7 @@ MAX_STEPS = 300  # steps
 MIN_PROGRESS = 1e-6  # of one row's weight a step
 
 
-@frozen(kw_only=True)
-@aggregator("caf", "n > 2f", "n > 2f")
+@rule("caf", "n > 2f", "n > 2f")
 class CAF:
     """The covariance-bound agnostic filter.
 
@@ -95,15 +93,13 @@ def _top_eigenpair(matrix: Tensor, power_iterations: int | None) -> tuple[float,
     return float(torch.dot(vector, torch.mv(matrix, vector))), vector
 
 
-@frozen(kw_only=True)
-@aggregator("dnc", None, "n > 2f")
+@rule("dnc", None, "n > 2f")
 class DnC:
     """Divide and conquer: rows of large projection on a top singular direction are dropped.
 
-    `iterations` times, `subsample` coordinates are drawn (by the run's seed and
-    the round, or by `seed` where it is given), and the ceil(c f) rows of largest
-    projection dropped.  The rows that no iteration dropped are averaged; if there are none,
-    the rows that the last one kept.
+    `iterations` times, `subsample` coordinates are drawn (by the run's seed and the round, or by
+    `seed` where it is given), and the ceil(c f) rows of largest projection dropped.  The rows that
+    no iteration dropped are averaged; if there are none, the rows that the last one kept.
 
     References
     ----------
@@ -124,20 +120,15 @@ class DnC:
     def _drop(self) -> int:
         return ceil(self.c * self.f)
 
-    def outcome(
-        self, points: Points, *, context: Context | None = None, state: State = None
-    ) -> Outcome:
+    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
         n, d = points.size, points.matrix.shape[1]
-        stream = context or Context()
-        if self.seed is not None:
-            stream = Context(seed=self.seed)
+        named = context or Context() if self.seed is None else Context(seed=self.seed)
         kept = set(range(n))
         last: list[int] = []
         for iteration in range(self.iterations):
             if d > self.subsample:
-                drawn = stream.stream("dnc", iteration).choice(
-                    d, self.subsample, replace=False, shuffle=False
-                )
+                stream = named.stream("dnc", iteration)
+                drawn = stream.choice(d, self.subsample, replace=False, shuffle=False)
                 index = torch.from_numpy(drawn).sort().values
             else:
                 index = torch.arange(d)

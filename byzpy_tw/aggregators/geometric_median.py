@@ -1,8 +1,7 @@
 """The geometric median, from inner products.
 
-The centre is always a weighted mean of the rows (and of the origin, where it
-starts there), so that its distances to the rows follow from inner products, and no
-step touches the vectors.
+The centre is always a weighted mean of the rows (and of the origin, where it starts there), so that
+its distances to the rows follow from inner products, and no step touches the vectors.
 
 1. Weiszfeld's steps, the definition: weights proportional to 1 / max(nu, distance).
 2. If these have not converged after a few, the minimum may lie in a row itself, where
@@ -14,7 +13,6 @@ step touches the vectors.
 
 from __future__ import annotations
 
-from functools import cached_property
 from math import sqrt
 from typing import Literal
 
@@ -23,7 +21,7 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import ALL_LAWS, SCALING, TRANSLATION, State, aggregator, uniform
+from byzpy_tw.aggregators.rule import ALL_LAWS, SCALING, TRANSLATION, State, rule, uniform
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
@@ -34,8 +32,7 @@ ROUNDING = 16 * float(np.finfo(np.float64).eps)  # of a sum of distances
 FEW = 64  # rows: NumPy solves for them faster than torch, and with one thread
 
 
-@frozen(kw_only=True)
-@aggregator("geometric median", "n >= 1", "n > 2f")
+@rule("geometric median", "n >= 1", "n > 2f")
 class GeometricMedian:
     """The point with the least sum of distances to the rows.
 
@@ -45,8 +42,7 @@ class GeometricMedian:
 
     References
     ----------
-    Pillutla et al., "Robust Aggregation for Federated Learning", IEEE TSP 2022,
-    Algorithm 2.
+    Pillutla et al., "Robust Aggregation for Federated Learning", IEEE TSP 2022, Algorithm 2.
     """
 
     f: int = integer(0)
@@ -70,9 +66,10 @@ class GeometricMedian:
             return uniform(n, [central])  # over half of the rows are this one
         kept = [*range(n), n + 1]  # the rows and the origin
         inner = gram.extended.numpy().take(kept, axis=0).take(kept, axis=1)
-        space = _Space(
-            _relative_to(inner, central), n, SMOOTHING * scale if self.nu is None else self.nu
-        )
+        # As seen from the central row: from afar short steps would be lost in the rounding.
+        along = inner[central]
+        inner = (inner + along[central]) - (along + along[:, None])
+        space = _Space(inner, n, SMOOTHING * scale if self.nu is None else self.nu)
         start = np.zeros(n + 1)
         if self.init == "zero":
             start[n] = 1
@@ -81,15 +78,6 @@ class GeometricMedian:
         short = self.tol * max(scale, space.nu)
         found = _minimize(space, start, self.max_iter, short, exact=self.nu is None)
         return torch.from_numpy(found[:n].copy())
-
-
-def _relative_to(inner: np.ndarray, point: int) -> np.ndarray:
-    """Return the inner products as seen from one of the points.
-
-    From afar short steps would be lost in the rounding.
-    """
-    along = inner[point]
-    return (inner + along[point]) - (along + along[:, None])
 
 
 @frozen(eq=False)
@@ -102,7 +90,7 @@ class _Point:
     away: np.ndarray  # (n,): the distance of each row
 
 
-@frozen(eq=False, slots=False)
+@frozen(eq=False)
 class _Space:
     """Points as ``(n + 1,)`` weights, with a sum of one, over n rows and the origin.
 
@@ -120,18 +108,13 @@ class _Space:
     def point(self, at: np.ndarray) -> _Point:
         along = self.along(at)
         square = float((along * at).sum())
-        squared = self.lengths - 2 * along[: self.n] + square
+        squared = self.inner.diagonal()[: self.n] - 2 * along[: self.n] + square
         return _Point(at, along, square, np.sqrt(np.maximum(squared, 0)))
 
     def row(self, row: int) -> _Point:
         at = np.zeros(self.n + 1)
         at[row] = 1
         return self.point(at)
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """The rows' squared lengths, ``(n,)``."""
-        return self.inner.diagonal()[: self.n]
 
     def length(self, difference: np.ndarray) -> float:
         return sqrt(max(0.0, float((difference * self.along(difference)).sum())))

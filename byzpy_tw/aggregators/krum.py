@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from math import ceil
-
 import torch
-from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, aggregator, needs, uniform
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, needs, rule, uniform
 from byzpy_tw.kernels.distances import sort_rows
-from byzpy_tw.kernels.parallel import map_in_order
+from byzpy_tw.kernels.parallel import map_tiles
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-def krum_scores(gram: Gram, closest: int, chunk_size: int | None = None) -> Tensor:
-    """Return each point's sum of squared distances to its `closest` nearest others, ``(n,)``."""
-    size = chunk_size or gram.size
+def krum_scores(rule: Krum | MultiKrum, gram: Gram) -> Tensor:
+    """Return each point's sum of squared distances to its nearest others, ``(n,)``."""
+    closest = gram.size - rule.f - 2 if rule.closest is None else rule.closest
     gram.extended  # noqa: B018 - computed once, before threads ask for it
 
-    def summed(block: int) -> Tensor:
-        apart = gram.distances_of(slice(block * size, (block + 1) * size))
+    def scores(points: slice) -> Tensor:
         # Column 0 of the sorted distances is the zero to the point itself.
-        return sort_rows(apart)[:, 1 : closest + 1].sum(dim=1)
+        return sort_rows(gram.distances_of(points))[:, 1 : closest + 1].sum(dim=1)
 
-    return torch.cat(map_in_order(lambda: summed, ceil(gram.size / size)))
+    return torch.cat(map_tiles(lambda: scores, gram.size, rule.chunk_size))
 
 
 def lowest_scores(scores: Tensor, q: int) -> Tensor:
@@ -34,12 +30,8 @@ def lowest_scores(scores: Tensor, q: int) -> Tensor:
     return scores.sort(stable=True).indices[:q]
 
 
-def _closest(rule: Krum | MultiKrum, n: int) -> int:
-    return n - rule.f - 2 if rule.closest is None else rule.closest
-
-
 def _computable(rule: Krum | MultiKrum, name: str, n: int) -> str | None:
-    why = needs(name, "n >= f + 3", n >= rule.f + 3, n, rule.f)
+    why = needs(name, "n >= f + 3", n, rule.f)
     if why is None and rule.closest is not None and rule.closest > n - 1:
         return f"{name} needs closest <= n - 1, got n={n}, closest={rule.closest}"
     return why
@@ -50,8 +42,7 @@ def _laws(rule: Krum | MultiKrum) -> frozenset[str]:
     return ALL_LAWS - {PERMUTATION} if rule.closest == 1 else ALL_LAWS
 
 
-@frozen(kw_only=True)
-@aggregator("krum", None, "n > 2f + 2")
+@rule("krum", None, "n > 2f + 2")
 class Krum:
     """The row with the lowest sum of squared distances to its `closest` nearest others.
 
@@ -66,20 +57,16 @@ class Krum:
     closest: int | None = integer(None, least=1)
     chunk_size: int = integer(32, least=1)
 
-    @property
-    def laws(self) -> frozenset[str]:
-        return _laws(self)
+    laws = property(_laws)
 
     def computable(self, n: int) -> str | None:
         return _computable(self, "krum", n)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        found = krum_scores(gram, _closest(self, gram.size), self.chunk_size)
-        return uniform(gram.size, lowest_scores(found, 1))
+        return uniform(gram.size, lowest_scores(krum_scores(self, gram), 1))
 
 
-@frozen(kw_only=True)
-@aggregator("multi-krum", None, "n > 2f + 2")
+@rule("multi-krum", None, "n > 2f + 2")
 class MultiKrum:
     """The mean of the `q` rows with the best Krum scores.
 
@@ -95,9 +82,7 @@ class MultiKrum:
     closest: int | None = integer(None, least=1)
     chunk_size: int = integer(32, least=1)
 
-    @property
-    def laws(self) -> frozenset[str]:
-        return _laws(self)
+    laws = property(_laws)
 
     def computable(self, n: int) -> str | None:
         why = _computable(self, "multi-krum", n)
@@ -107,5 +92,4 @@ class MultiKrum:
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         q = max(1, gram.size - self.f - 1) if self.q is None else self.q
-        found = krum_scores(gram, _closest(self, gram.size), self.chunk_size)
-        return uniform(gram.size, lowest_scores(found, q))
+        return uniform(gram.size, lowest_scores(krum_scores(self, gram), q))

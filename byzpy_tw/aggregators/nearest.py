@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.krum import lowest_scores
-from byzpy_tw.aggregators.rule import (
-    EQUAL_ROWS,
-    PERMUTATION,
-    SCALING,
-    TRANSLATION,
-    State,
-    aggregator,
-    uniform,
-)
+from byzpy_tw.aggregators.rule import PERMUTATION, TRANSLATION, State, rule, uniform
 from byzpy_tw.errors import TooManyByzantine
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
-@aggregator("monna", "n > f", "n > 2f")
+# The reference's row is not like the others.
+@rule("monna", "n > f", "n > 2f", breaks={PERMUTATION})
 class MoNNA:
     """The mean of the n - f rows nearest to node `reference`'s own, itself included.
 
@@ -42,9 +33,6 @@ class MoNNA:
     f: int = integer(0)
     reference: int = integer(0)
 
-    # The reference's row is not like the others.
-    laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
-
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
         nodes = context.nodes if context is not None and context.nodes else tuple(range(n))
@@ -59,8 +47,7 @@ class MoNNA:
         return uniform(n, lowest_scores(away, n - self.f))
 
 
-@frozen(kw_only=True)
-@aggregator("cge", "n > f", "n > 2f")
+@rule("cge", "n > f", "n > 2f", breaks={TRANSLATION})
 class CGE:
     """Comparative gradient elimination: the mean of the n - f rows of least norm.
 
@@ -72,8 +59,6 @@ class CGE:
 
     inner_products: ClassVar[bool] = False
     f: int = integer(0)
-
-    laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return uniform(gram.size, lowest_scores(gram.norms, gram.size - self.f))

@@ -7,7 +7,8 @@ reads the vectors gets them as the rules before it left them.
 
 from __future__ import annotations
 
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from attrs import field, frozen
@@ -17,11 +18,10 @@ from byzpy_tw.aggregators.callables import run_aggregator, run_preaggregator
 from byzpy_tw.aggregators.rule import (
     Outcome,
     State,
-    anchor_of,
     compute_outcome,
     drop_refused_rows,
-    mix_of,
-    multiplies,
+    initial_center_of,
+    needs_inner_products,
     weights_of,
     with_reduced_budget,
 )
@@ -36,7 +36,7 @@ Rule = Any  # a callable; `aggregators.rule` has the other methods that it may h
 
 @frozen
 class Stage:
-    """One rule of a chain, with the usual meaning of the declarations that it left out."""
+    """One rule of a pipeline, with the usual meaning of the declarations that it left out."""
 
     rule: Rule
     key: str  # its part of the state
@@ -49,14 +49,6 @@ class Stage:
     def f(self) -> int:
         f = getattr(self.rule, "f", 0)
         return f if isinstance(f, int) else 0
-
-    @property
-    def laws(self) -> frozenset[str]:
-        return frozenset(getattr(self.rule, "laws", ()))
-
-    @property
-    def keeps_rows(self) -> bool:
-        return getattr(self.rule, "keeps_rows", False)
 
     @property
     def trusts_a_row(self) -> bool:
@@ -84,13 +76,21 @@ class Stage:
             )
         return why
 
+    @contextmanager
+    def memory(self, state: State) -> Iterator[State]:
+        """Yield the rule's part of the state, which is put back only where the rule succeeds."""
+        part = None if state is None else dict(state.get(self.key, {}))
+        yield part
+        if state is not None and part:
+            state[self.key] = part
+
     def preaggregate(self, points: Points, context: Context | None, state: State) -> Points:
         """Return the points that a pre-aggregator makes of `points`."""
         if hasattr(self.rule, "matrix"):
-            mix = mix_of(self.rule, points.gram, context=context, state=state)
+            mix = weights_of(self.rule, points.gram, context=context, state=state, method="matrix")
             return points.mapped(mix)
         rows = run_preaggregator(self.rule, points.materialise(), context=context, state=state)
-        return Points(rows, anchor=points.anchor)
+        return Points(rows, center=points.center)
 
     def aggregate(self, points: Points, context: Context | None, state: State) -> Outcome:
         """Return the outcome of an aggregator for `points`."""
@@ -103,9 +103,8 @@ class Stage:
 class Pipeline:
     """The pre-aggregators `pre`, in order, and then `aggregator`.
 
-    Any of them may be a plugin's: a callable ``(n, d)`` to ``(m, d)`` or ``(d,)``.
-    Each keeps its own parameters, `f` included, and its own memory, in a part
-    of the state that is handed in.
+    Any of them may be a plugin's: a callable ``(n, d)`` to ``(m, d)`` or ``(d,)``.  Each keeps its
+    own parameters, `f` included, and its own memory, in a part of the state that is handed in.
     """
 
     pre: tuple[Rule, ...] = field(default=(), converter=tuple)
@@ -113,13 +112,15 @@ class Pipeline:
 
     @property
     def f(self) -> int:
-        """The number of refused rows that the chain pays for: the largest of the rules' f."""
+        """The number of refused rows that the pipeline pays for: the largest of the rules' f."""
         return max(stage.f for stage in self._stages)
 
     @property
     def laws(self) -> frozenset[str]:
-        """The laws that every rule of the chain obeys."""
-        return frozenset.intersection(*(stage.laws for stage in self._stages))
+        """The laws that every rule of the pipeline obeys."""
+        return frozenset.intersection(
+            *(frozenset(getattr(stage.rule, "laws", ())) for stage in self._stages)
+        )
 
     @property
     def geometric(self) -> bool:
@@ -130,46 +131,54 @@ class Pipeline:
             and all(hasattr(rule, "matrix") for rule in self.pre)
         )
 
-    def anchor(self, state: State) -> Tensor | None:
-        """Return the ``(d,)`` centre that the aggregator starts from, where it remembers one."""
-        return anchor_of(self.aggregator, (state or {}).get("aggregator", {}))
+    def initial_center(self, state: State) -> Tensor | None:
+        """Return the ``(d,)`` center that the aggregator starts from, where it remembers one."""
+        return initial_center_of(self.aggregator, (state or {}).get("aggregator", {}))
 
     def __call__(
         self, vectors: Vectors, *, context: Context | None = None, state: State = None
     ) -> Any:
-        """Return the chain's vector, in the caller's kind; up to `f` refused rows are dropped."""
+        """Return the vector, in the caller's kind; up to `f` refused rows are dropped."""
         matrix, back = as_matrix(vectors)
 
         def work() -> Tensor:
             # The inner products tell which rows are refused, where any rule asks for them.
-            geometric = any(multiplies(stage.rule) for stage in self._stages)
+            geometric = any(needs_inner_products(stage.rule) for stage in self._stages)
             points, context_, dropped = drop_refused_rows(
-                self._points(matrix, state), self.f, context, geometric=geometric
+                Points(matrix, center=self.initial_center(state)),
+                self.f,
+                context,
+                geometric=geometric,
             )
-            return self._with_reduced_budget(dropped)._run(points, context_, state).vector
+            *pre, aggregator = (with_reduced_budget(stage.rule, dropped) for stage in self._stages)
+            return Pipeline(pre=pre, aggregator=aggregator)._run(points, context_, state).vector
 
         return back(run_single_threaded(work))
 
     def outcome(
         self, matrix: Tensor, *, context: Context | None = None, state: State = None
     ) -> Outcome:
-        """Return the chain's vector and each row's weight in it, for rows known to be finite."""
-        return run_single_threaded(lambda: self._run(self._points(matrix, state), context, state))
+        """Return the pipeline's vector and each row's weight in it, for rows known to be finite."""
+
+        def work() -> Outcome:
+            return self._run(Points(matrix, center=self.initial_center(state)), context, state)
+
+        return run_single_threaded(work)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        """Return the ``(n,)`` float64 weights of a `geometric` chain, from inner products."""
+        """Return the ``(n,)`` float64 weights of a `geometric` pipeline, from inner products."""
         mixed: Tensor | None = None  # of the rules so far
         *before, last = self._stages
         for stage in before:
-            with _Memory(state, stage.key) as memory:
-                mix = mix_of(stage.rule, gram, context=context, state=memory)
+            with stage.memory(state) as memory:
+                mix = weights_of(stage.rule, gram, context=context, state=memory, method="matrix")
             gram, mixed = gram.mapped(mix), mix if mixed is None else mix @ mixed
-        with _Memory(state, last.key) as memory:
+        with last.memory(state) as memory:
             weights = weights_of(last.rule, gram, context=context, state=memory)
         return weights if mixed is None else weights @ mixed
 
     def computable(self, n: int) -> str | None:
-        """Return why the chain cannot be computed with n rows, or None."""
+        """Return why the pipeline cannot be computed with n rows, or None."""
         why = self._first("computable", n)
         *before, last = self._stages
         if why is None and last.trusts_a_row:
@@ -184,13 +193,13 @@ class Pipeline:
         return why
 
     def guarantee(self, n: int) -> str | None:
-        """Return why the chain promises nothing for n rows, or None; counted after bucketing.
+        """Return why the pipeline promises nothing for n rows, or None; counted after bucketing.
 
         An aggregator that trusts one node's row promises nothing behind a rule that
         permutes or mixes rows: the row in that position may be any node's.
         """
         *before, last = self._stages
-        mixing = [stage for stage in before if not stage.keeps_rows]
+        mixing = [stage for stage in before if not getattr(stage.rule, "keeps_rows", False)]
         if mixing and last.trusts_a_row:
             return (
                 f"{last.name} trusts one node's row, and {mixing[0].name} before "
@@ -212,46 +221,16 @@ class Pipeline:
             n = stage.rows(n)
         return None
 
-    def _points(self, matrix: Tensor, state: State) -> Points:
-        return Points(matrix, anchor=self.anchor(state))
-
-    def _with_reduced_budget(self, dropped: int) -> Pipeline:
-        if not dropped:
-            return self
-        *pre, aggregator = (with_reduced_budget(stage.rule, dropped) for stage in self._stages)
-        return Pipeline(pre=pre, aggregator=aggregator)
-
     def _run(self, points: Points, context: Context | None, state: State) -> Outcome:
         why = self.computable(points.size)
         if why is not None:
             raise TooManyByzantine(why)
         *before, last = self._stages
         for stage in before:
-            with _Memory(state, stage.key) as memory:
+            with stage.memory(state) as memory:
                 points = stage.preaggregate(points, context, memory)
-        with _Memory(state, last.key) as memory:
+        with last.memory(state) as memory:
             outcome = last.aggregate(points, context, memory)
         # Behind an opaque rule the weights are not those of the given rows.
         opaque = any(not hasattr(rule, "matrix") for rule in self.pre)
         return Outcome(outcome.vector) if opaque else outcome
-
-
-@frozen
-class _Memory:
-    """One rule's part of the state, put back only where the rule succeeds."""
-
-    state: State
-    key: str
-    part: dict[str, Any] = field(factory=dict, init=False)
-
-    def __enter__(self) -> State:
-        if self.state is None:
-            return None
-        self.part.update(self.state.get(self.key, {}))
-        return self.part
-
-    def __exit__(
-        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if self.state is not None and kind is None and self.part:
-            self.state[self.key] = self.part

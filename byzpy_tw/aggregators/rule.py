@@ -2,15 +2,18 @@
 
 A rule is one of three kinds, by the methods that it has:
 
-- *geometric* (`Geometric`, `GeometricPre`): weights from inner products alone;
-- *coordinate-wise* and the like (`OnPoints`): an outcome from the vectors;
+- *geometric*, from inner products alone: an aggregator's ``weights(gram, *, context, state)``
+  returns the rows' weights in the answer, ``(n,)`` float64; a pre-aggregator's ``matrix``, called
+  likewise, the weights that make each new row of the rows, ``(m, n)`` float64;
+- *coordinate-wise* and the like: ``outcome(points, *, context, state)`` returns an `Outcome`
+  from the vectors themselves;
 - *opaque*: any other callable, ``(n, d)`` to ``(d,)``; see `callables`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar, dataclass_transform
 
 import attrs
 import numpy as np
@@ -25,15 +28,10 @@ from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import NORM_LIMIT, Vectors, as_matrix
 
 State = dict[str, Any] | None
-T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
-PERMUTATION, TRANSLATION, SCALING, EQUAL_ROWS = (
-    "permutation",
-    "translation",
-    "scaling",
-    "equal-rows",
-)
+PERMUTATION, TRANSLATION = "permutation", "translation"
+SCALING, EQUAL_ROWS = "scaling", "equal-rows"
 ALL_LAWS = frozenset({PERMUTATION, TRANSLATION, SCALING, EQUAL_ROWS})
 
 # The conditions on n and f under which rules can be computed, or give a guarantee.
@@ -62,27 +60,6 @@ class Outcome:
     weights: Tensor | None = None
 
 
-class Geometric(Protocol):
-    """An aggregator that needs inner products only."""
-
-    def weights(self, gram: Gram, *, context: Context | None, state: State) -> Tensor:
-        """Return the rows' weights in the answer, ``(n,)`` float64."""
-
-
-class GeometricPre(Protocol):
-    """A pre-aggregator that needs inner products only."""
-
-    def matrix(self, gram: Gram, *, context: Context | None, state: State) -> Tensor:
-        """Return the weights that make each new row of the rows, ``(m, n)`` float64."""
-
-
-class OnPoints(Protocol):
-    """An aggregator that reads the vectors themselves."""
-
-    def outcome(self, points: Points, *, context: Context | None, state: State) -> Outcome:
-        """Return the answer for `points`."""
-
-
 def uniform(n: int, chosen: Any) -> Tensor:
     """Return ``(n,)`` weights of the plain mean over the rows `chosen`."""
     weights = torch.zeros(n, dtype=torch.float64)
@@ -90,45 +67,34 @@ def uniform(n: int, chosen: Any) -> Tensor:
     return weights
 
 
-def needs(name: str, condition: str, holds: bool, n: int, f: int) -> str | None:
+def needs(name: str, condition: str, n: int, f: int, *, verb: str = "needs") -> str | None:
     """Return ``krum needs n > f, got n=4, f=2`` where the condition does not hold, else None."""
-    return None if holds else f"{name} needs {condition}, got n={n}, f={f}"
+    holds = _CONDITIONS[condition](n, f)
+    return None if holds else f"{name} {verb} {condition}, got n={n}, f={f}"
 
 
-def promises(name: str, condition: str, holds: bool, n: int, f: int) -> str | None:
-    """As `needs`, for the condition of a guarantee."""
-    return None if holds else f"{name} is only robust for {condition}, got n={n}, f={f}"
-
-
-def aggregator(name: str, computable: str | None, guarantee: str | None) -> Callable[[C], C]:
-    """Return a decorator that makes a class with a budget ``f`` an aggregator called `name`.
-
-    `computable` and `guarantee` are conditions such as ``n > 2f``; where one is None, the class
-    has a method of its own.  The class has a method ``weights`` or ``outcome``, and ``laws``
-    unless it obeys all of them.
-    """
-    return _declare(aggregate, name, computable, guarantee)
-
-
-def preaggregator(name: str, computable: str | None, guarantee: str | None) -> Callable[[C], C]:
-    """As `aggregator`, for a pre-aggregator: a class with a method ``matrix``."""
-    return _declare(preaggregate, name, computable, guarantee)
-
-
-def _declare(
-    call: Callable[..., Any], name: str, computable: str | None, guarantee: str | None
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def rule(
+    name: str, computable: str | None, guarantee: str | None, *, breaks: Collection[str] = ()
 ) -> Callable[[C], C]:
+    """Return a decorator that makes a class with a budget ``f`` a rule called `name`.
+
+    The class becomes a frozen class of attrs, whose fields are the rule's parameters.
+    `computable` and `guarantee` are conditions such as ``n > 2f``; where one is None, the class
+    has a method of its own.  An aggregator has a method ``weights`` or ``outcome``, a
+    pre-aggregator ``matrix``.  It obeys all laws but `breaks`, unless it has a property ``laws``.
+    """
+
     def declare(cls: Any) -> Any:
-        cls.__call__ = call
-        if "laws" not in vars(cls):
-            cls.laws = ALL_LAWS
+        cls.__call__ = aggregate
+        if not hasattr(cls, "laws"):
+            cls.laws = ALL_LAWS - frozenset(breaks)
         if computable is not None:
-            can = _CONDITIONS[computable]
-            cls.computable = lambda rule, n: needs(name, computable, can(n, rule.f), n, rule.f)
+            cls.computable = lambda rule, n: needs(name, computable, n, rule.f)
         if guarantee is not None:
-            may = _CONDITIONS[guarantee]
-            cls.guarantee = lambda rule, n: promises(name, guarantee, may(n, rule.f), n, rule.f)
-        return cls
+            verb = "is only robust for"
+            cls.guarantee = lambda rule, n: needs(name, guarantee, n, rule.f, verb=verb)
+        return frozen(cls, kw_only=True)
 
     return declare
 
@@ -140,24 +106,34 @@ def compute_outcome(rule: Any, points: Points, *, context: Context | None, state
     """
     if hasattr(rule, "outcome"):
         check(rule, points.size)
-        reader: OnPoints = rule
-        return reader.outcome(points, context=context, state=state)
+        outcome: Outcome = rule.outcome(points, context=context, state=state)
+        return outcome
     weights = weights_of(rule, points.gram, context=context, state=state)
     return Outcome(points.combine(weights), points.row_weights(weights))
 
 
-def weights_of(rule: Geometric, gram: Gram, *, context: Context | None, state: State) -> Tensor:
-    """Return the checked ``(n,)`` weights of a geometric aggregator."""
-    check(rule, gram.size)
-    weights = rule.weights(gram, context=context, state=state)
-    return check_weights(rule, weights, (gram.size,))
+def weights_of(
+    rule: Any, gram: Gram, *, context: Context | None, state: State, method: str = "weights"
+) -> Tensor:
+    """Return the checked float64 weights of a geometric rule: ``(n,)``; by ``matrix``, ``(m, n)``.
 
-
-def mix_of(rule: GeometricPre, gram: Gram, *, context: Context | None, state: State) -> Tensor:
-    """Return the checked ``(m, n)`` weights of a geometric pre-aggregator."""
+    Raises `TooManyByzantine`, and `BadRuleOutput` unless they are finite and of that shape.
+    """
     check(rule, gram.size)
-    mix = rule.matrix(gram, context=context, state=state)
-    return check_weights(rule, mix, (0, gram.size))
+    weights = getattr(rule, method)(gram, context=context, state=state)
+    if (
+        isinstance(weights, Tensor)
+        and weights.ndim == (2 if method == "matrix" else 1)
+        and weights.shape[-1] == gram.size
+        and weights.shape[0] > 0
+    ):
+        plain = weights.detach().to("cpu", torch.float64)
+        if np.isfinite(plain.numpy()).all():
+            return plain
+    got = tuple(getattr(weights, "shape", ())) or type(weights).__name__
+    raise BadRuleOutput(
+        f"{type(rule).__name__} gave weights {got}, expected finite ones over {gram.size} rows"
+    )
 
 
 def check(rule: Any, n: int) -> None:
@@ -168,58 +144,29 @@ def check(rule: Any, n: int) -> None:
         raise TooManyByzantine(why)
 
 
-def check_weights(rule: Any, weights: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return `weights` as float64; `BadRuleOutput` unless finite and of the right shape."""
-    fits = (
-        isinstance(weights, Tensor)
-        and weights.ndim == len(shape)
-        and weights.shape[-1] == shape[-1]
-        and weights.shape[0] > 0
-    )
-    if fits:
-        plain = weights.detach().to("cpu", torch.float64)
-        if np.isfinite(plain.numpy()).all():
-            return plain
-    got = tuple(getattr(weights, "shape", ())) or type(weights).__name__
-    raise BadRuleOutput(
-        f"{type(rule).__name__} gave weights {got}, expected finite ones over {shape[-1]} rows"
-    )
-
-
 def aggregate(
     rule: Any, vectors: Vectors, *, context: Context | None = None, state: State = None
 ) -> Any:
-    """Aggregate `vectors`: the ``__call__`` of every aggregator here; see the package."""
+    """Aggregate `vectors`, or pre-aggregate: the ``__call__`` of every rule here; see the package.
+
+    Refused rows are dropped, and the budget pays for them.
+    """
     matrix, back = as_matrix(vectors)
 
     def work() -> Tensor:
-        points = Points(matrix, anchor=anchor_of(rule, state))
-        left, points, context_ = _accept(rule, points, context)
-        return compute_outcome(left, points, context=context_, state=state).vector
+        points = Points(matrix, center=initial_center_of(rule, state))
+        geometric = needs_inner_products(rule)
+        points, kept, dropped = drop_refused_rows(points, rule.f, context, geometric=geometric)
+        left = with_reduced_budget(rule, dropped)
+        if hasattr(rule, "matrix"):
+            mix = weights_of(left, points.gram, context=kept, state=state, method="matrix")
+            return points.mapped(mix).materialise()
+        return compute_outcome(left, points, context=kept, state=state).vector
 
     return back(run_single_threaded(work))
 
 
-def preaggregate(
-    rule: Any, vectors: Vectors, *, context: Context | None = None, state: State = None
-) -> Any:
-    """Pre-aggregate `vectors`: the ``__call__`` of every pre-aggregator here."""
-    matrix, back = as_matrix(vectors)
-
-    def work() -> Tensor:
-        left, points, context_ = _accept(rule, Points(matrix), context)
-        mix = mix_of(left, points.gram, context=context_, state=state)
-        return points.mapped(mix).materialise()
-
-    answer = run_single_threaded(work)
-    return back(answer.clone() if answer is matrix else answer)
-
-
-def _accept(rule: T, points: Points, context: Context | None) -> tuple[T, Points, Context | None]:
-    """Return `rule`, `points` and `context` without the refused rows, which the budget pays."""
-    f: int = rule.f  # type: ignore[attr-defined]  # every rule here has a budget
-    points, context, dropped = drop_refused_rows(points, f, context, geometric=multiplies(rule))
-    return with_reduced_budget(rule, dropped), points, context
+preaggregate = aggregate  # the name that plugins know for a pre-aggregator's
 
 
 def drop_refused_rows(
@@ -245,7 +192,7 @@ def drop_refused_rows(
     return points.restrict_rows(kept), context, len(refused)
 
 
-def multiplies(rule: Any) -> bool:
+def needs_inner_products(rule: Any) -> bool:
     """Return whether `rule` will ask for all inner products.
 
     A geometric rule does, unless its ``inner_products`` is False: then it needs only sizes,
@@ -255,15 +202,14 @@ def multiplies(rule: Any) -> bool:
     return bool(getattr(rule, "inner_products", geometric))
 
 
-def with_reduced_budget(rule: T, dropped: int) -> T:
+def with_reduced_budget(rule: Any, dropped: int) -> Any:
     """Return `rule` with the rest of its budget after `dropped` refused rows."""
     f = getattr(rule, "f", None)
     if not dropped or not isinstance(f, int) or not attrs.has(type(rule)):
         return rule
-    return attrs.evolve(rule, f=max(0, f - dropped))  # type: ignore[misc]  # T is an attrs class here
+    return attrs.evolve(rule, f=max(0, f - dropped))
 
 
-def anchor_of(rule: Any, state: State) -> Tensor | None:
-    """Return the centre that `rule` starts from; None where it has none."""
-    anchor: Callable[[State], Tensor | None] | None = getattr(rule, "anchor", None)
-    return None if anchor is None else anchor(state)
+def initial_center_of(rule: Any, state: State) -> Tensor | None:
+    """Return the center that `rule` starts from; None where it has none."""
+    return rule.initial_center(state) if hasattr(rule, "initial_center") else None

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from math import comb
+
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, aggregator, needs, uniform
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, State, needs, rule, uniform
+from byzpy_tw.kernels import search
 from byzpy_tw.kernels.points import Gram
-from byzpy_tw.kernels.search import (
-    MOST_STEPS,
-    MOST_SUBSETS,
-    count_subsets,
-    max_cover_steps,
-    minimum_diameter_subset,
-    minimum_variance_subset,
-)
 from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
-@aggregator("mda", None, "n > 2f")
+@rule("mda", None, "n > 2f")
 class MDA:
     """Minimum diameter averaging: the mean of the n - f rows of least diameter, exactly.
 
@@ -43,19 +36,18 @@ class MDA:
         return ALL_LAWS - {PERMUTATION} if self.f else ALL_LAWS
 
     def computable(self, n: int) -> str | None:
-        if max_cover_steps(self.f) > MOST_STEPS < count_subsets(n, self.f):
+        if search.STEPS_GROWTH**self.f > search.MOST_STEPS < comb(n, self.f):
             return (
-                f"mda would search {count_subsets(n, self.f):.3g} subsets, which does not end "
+                f"mda would search {comb(n, self.f):.3g} subsets, which does not end "
                 f"in reasonable time, got n={n}, f={self.f}"
             )
-        return needs("mda", "n > f", n > self.f, n, self.f)
+        return needs("mda", "n > f", n, self.f)
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
-        return uniform(gram.size, minimum_diameter_subset(gram.squared, gram.size - self.f))
+        return uniform(gram.size, search.minimum_diameter_subset(gram.squared, gram.size - self.f))
 
 
-@frozen(kw_only=True)
-@aggregator("smea", None, "n > 2f")
+@rule("smea", None, "n > 2f")
 class SMEA:
     """The mean of the n - f rows whose covariance has the least largest eigenvalue, exactly.
 
@@ -68,14 +60,14 @@ class SMEA:
     f: int = integer(0)
 
     def computable(self, n: int) -> str | None:
-        why = needs("smea", "n > f", n > self.f, n, self.f)
-        if why is None and count_subsets(n, self.f) > MOST_SUBSETS:
+        why = needs("smea", "n > f", n, self.f)
+        if why is None and comb(n, self.f) > search.MOST_SUBSETS:
             return (
-                f"smea would search {count_subsets(n, self.f):.3g} subsets, at most "
-                f"{MOST_SUBSETS:.3g} end in reasonable time, got n={n}, f={self.f}"
+                f"smea would search {comb(n, self.f):.3g} subsets, at most "
+                f"{search.MOST_SUBSETS:.3g} end in reasonable time, got n={n}, f={self.f}"
             )
         return why
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         keep = gram.size - self.f
-        return uniform(gram.size, minimum_variance_subset(gram.inner, gram.squared, keep))
+        return uniform(gram.size, search.minimum_variance_subset(gram.inner, gram.squared, keep))

@@ -7,7 +7,7 @@ the node's behaviour where that is more than to send a vector.
 """
 
 from byzpy_tw.attacks.alie import ALittleIsEnough
-from byzpy_tw.attacks.behaviours import Garbage, LabelFlip, Replay, Silent, Slow
+from byzpy_tw.attacks.behaviour import Garbage, LabelFlip, Replay, Silent, Slow
 from byzpy_tw.attacks.blind import Gaussian, Huge, Infinite, NotANumber
 from byzpy_tw.attacks.knowledge.levels import LEVELS, pieces_of, shapes
 from byzpy_tw.attacks.knowledge.view import Knowledge

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import floor, sqrt
 from statistics import NormalDist
 
-from attrs import frozen
 from torch import Tensor, float64
 
 from byzpy_tw.attacks.adapter import attack
@@ -15,15 +14,13 @@ from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
 @attack("moments", "mean", "std")
 class ALittleIsEnough:
     """The honest mean plus ``tau`` standard deviations, in each coordinate.
 
-    Without `tau`, it is the largest that lets the Byzantine vectors pass for a
-    majority (`automatic_tau`); the numbers of nodes and of Byzantine ones come
-    from `n` and `b`, or from the context.  The standard deviation divides by
-    ``h - ddof``.
+    Without `tau`, it is the largest that lets the Byzantine vectors pass for a majority
+    (`automatic_tau`); the numbers of nodes and of Byzantine ones come from `n` and `b`, or from the
+    context.  The standard deviation divides by ``h - ddof``.
 
     References
     ----------
@@ -62,10 +59,9 @@ class ALittleIsEnough:
 def automatic_tau(n: int, b: int) -> float:
     """Return the z of the paper, for `n` nodes of which `b` are Byzantine.
 
-    ``s = floor(n / 2) + 1 - b`` honest nodes must side with the attackers for a
-    majority; z is the ``(n - b - s) / (n - b)`` quantile of the normal
-    distribution: about s honest values lie beyond it.  Raises `BadParameter`
-    where that would be no attack, or no number.
+    ``s = floor(n / 2) + 1 - b`` honest nodes must side with the attackers for a majority; z is the
+    ``(n - b - s) / (n - b)`` quantile of the normal distribution: about s honest values lie beyond
+    it.  Raises `BadParameter` where that would be no attack, or no number.
     """
     s = floor(n / 2) + 1 - b
     if n <= b or s <= 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.adapter import attack
@@ -13,7 +12,6 @@ from byzpy_tw.parameters import real
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
 @attack("nothing")
 class Gaussian:
     """Independent normal noise, different at each node and in each round.
@@ -31,7 +29,6 @@ class Gaussian:
         return torch.from_numpy(noise).mul_(self.sigma).add_(self.mu).to(known.dtype)
 
 
-@frozen(kw_only=True)
 @attack("nothing")
 class Infinite:
     """Plus infinity in every coordinate."""
@@ -40,7 +37,6 @@ class Infinite:
         return known.filled(float("inf"))
 
 
-@frozen(kw_only=True)
 @attack("nothing")
 class NotANumber:
     """NaN in every coordinate."""
@@ -49,7 +45,6 @@ class NotANumber:
         return known.filled(float("nan"))
 
 
-@frozen(kw_only=True)
 @attack("nothing")
 class Huge:
     """1e30 in every coordinate: finite in float32, but its square is not."""

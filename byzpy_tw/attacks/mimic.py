@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.attacks.adapter import State, attack
+from byzpy_tw.aggregators.rule import State
+from byzpy_tw.attacks.adapter import attack
 from byzpy_tw.attacks.knowledge.view import Knowledge
-from byzpy_tw.attacks.moments import TILE, centered_products, map_tiles, moments, products_with
+from byzpy_tw.attacks.moments import TILE, centered_products, moments, products_with
 from byzpy_tw.errors import BadParameter
+from byzpy_tw.kernels.parallel import map_tiles, run_single_threaded
 from byzpy_tw.parameters import boolean, integer
 from byzpy_tw.seeds import Context
 
 FIRST_STEPS = 30  # power iterations in the first round, on an (h, h) matrix
 
 
-@frozen(kw_only=True)
-@attack(None)
+@attack(None, "one")
 class Mimic:
     """The vector of honest node `epsilon`, or of the one that stands out most.
 
@@ -37,8 +37,6 @@ class Mimic:
 
     epsilon: int = integer(0)
     adaptive: bool = boolean(False)
-
-    pieces = ("one",)
 
     @property
     def knowledge(self) -> str:
@@ -77,8 +75,11 @@ def _furthest(honest: Tensor, state: dict[str, Any], context: Context | None) ->
         direction = _first_direction(honest, mean)
     else:
         average = (state["mean"] * seen + mean) / (seen + 1)
-        gathered = _unit(_covariance_times(honest, average, state["direction"]))
-        direction = _unit(state["direction"] * seen / (seen + 1) + gathered / (seen + 1))
+        direction = state["direction"]
+        # The sum over rows of (x_i - average) <x_i - average, direction>.
+        along = products_with(honest, direction) - products_with(average[None], direction)
+        gathered = _unit(_combined(honest, average, along))
+        direction = _unit(direction * seen / (seen + 1) + gathered / (seen + 1))
         mean = average
     row = int(products_with(honest, direction).argmax())
     state.update(seen=seen + 1, mean=mean, direction=direction, row=row)
@@ -101,25 +102,19 @@ def _first_direction(honest: Tensor, mean: Tensor) -> Tensor:
     return _unit(_combined(honest, mean, weights))
 
 
-def _covariance_times(honest: Tensor, mean: Tensor, direction: Tensor) -> Tensor:
-    """Return the sum over rows of (x_i - mean) <x_i - mean, direction>."""
-    along = products_with(honest, direction) - products_with(mean[None], direction)
-    return _combined(honest, mean, along)
-
-
 def _combined(honest: Tensor, mean: Tensor, weights: Tensor) -> Tensor:
     """Return the sum of weights_i (x_i - mean), row by row in float64."""
     answer = torch.empty_like(mean)
     shares = weights.tolist()
 
-    def piece(part: slice) -> None:
+    def compute(part: slice) -> None:
         middle = mean[part].to(torch.float64)
         total = torch.zeros_like(middle)
         for row, share in zip(honest[:, part], shares, strict=True):
             total += (row.to(torch.float64) - middle).mul_(share)
         answer[part] = total
 
-    map_tiles(piece, len(mean), TILE)
+    run_single_threaded(map_tiles, lambda: compute, len(mean), TILE)
     return answer
 
 

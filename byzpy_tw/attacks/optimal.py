@@ -9,11 +9,12 @@ import attrs
 from attrs import field, frozen
 from torch import Tensor
 
+from byzpy_tw.aggregators.rule import State
 from byzpy_tw.attacks.adapter import attack
 from byzpy_tw.attacks.alie import ddof_factor, shift_vector
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.simple import scale_vector
-from byzpy_tw.attacks.target import Memory, find_strength, is_geometric
+from byzpy_tw.attacks.target import find_strength, is_geometric
 from byzpy_tw.parameters import integer, real
 from byzpy_tw.seeds import Context
 
@@ -33,7 +34,10 @@ def _rules(value: Any) -> tuple[Any, ...]:
 class _Search:
     """The parameters of the search, and its target.
 
-    A base class: both attacks have these parameters, by name, in their own signature.
+    A base class: both attacks have these parameters, by name, in their own signature.  Each has
+    a ``direction`` and two methods: ``at(known, tau)`` is its vector at a strength,
+    ``coefficients(known, tau)`` gives that vector, less the mean, as multiples of the mean and
+    of the direction.
     """
 
     evals: int = integer(20, least=1, most=1000)
@@ -68,17 +72,24 @@ class _Search:
     def knowledge(self) -> str:
         return "gram" if is_geometric(self.rules) else "all"
 
+    def strength(
+        self, known: Knowledge, *, context: Context | None = None, memory: State = None
+    ) -> float:
+        """Return the tau that moves the pipeline, with its `memory`, furthest."""
+        return find_strength(self, known, context, memory)
 
-@frozen(kw_only=True)
-@attack(None)
+    def vector(self: Any, known: Knowledge, context: Context | None) -> Tensor:
+        return self.at(known, float(known.strength))
+
+
+@attack(None, "mean", "strength")
 class OptimalIPM(_Search):
     """``-tau`` times the honest mean, tau chosen against a pipeline.
 
-    The pipeline is the run's own, or `aggregator` after the pre-aggregators
-    `pre`.  It is tried with as many copies of the vector as there are Byzantine
-    nodes: the context's number, else `f`.  A geometric pipeline is tried on
-    inner products alone; any other needs all honest vectors.  The trainer
-    searches, and only the tau that it finds travels.
+    The pipeline is the run's own, or `aggregator` after the pre-aggregators `pre`.  It is tried
+    with as many copies of the vector as there are Byzantine nodes: the context's number, else `f`.
+    A geometric pipeline is tried on inner products alone; any other needs all honest vectors.  The
+    trainer searches, and only the tau that it finds travels.
 
     References
     ----------
@@ -86,25 +97,15 @@ class OptimalIPM(_Search):
     """
 
     direction: ClassVar[str] = "mean"
-    pieces: ClassVar[tuple[str, ...]] = ("mean", "strength")
 
-    def strength(
-        self, known: Knowledge, *, context: Context | None = None, memory: Memory = None
-    ) -> float:
-        """Return the tau that moves the pipeline, with its `memory`, furthest."""
-        # Less the mean, -tau times the mean is -(1 + tau) times it.
-        return find_strength(
-            self, known, context, memory,
-            vector=lambda tau: scale_vector(known.mean, -tau),
-            coefficients=lambda tau: (-1.0 - tau, 0.0),
-        )  # fmt: skip
+    def at(self, known: Knowledge, tau: float) -> Tensor:
+        return scale_vector(known.mean, -tau)
 
-    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        return scale_vector(known.mean, -float(known.strength))
+    def coefficients(self, known: Knowledge, tau: float) -> tuple[float, float]:
+        return -1.0 - tau, 0.0
 
 
-@frozen(kw_only=True)
-@attack(None)
+@attack(None, "mean", "std", "strength")
 class OptimalALIE(_Search):
     """The honest mean plus ``tau`` standard deviations, tau chosen against a pipeline.
 
@@ -118,19 +119,9 @@ class OptimalALIE(_Search):
     ddof: int = integer(0, most=1)
 
     direction: ClassVar[str] = "std"
-    pieces: ClassVar[tuple[str, ...]] = ("mean", "std", "strength")
 
-    def strength(
-        self, known: Knowledge, *, context: Context | None = None, memory: Memory = None
-    ) -> float:
-        """Return the tau that moves the pipeline, with its `memory`, furthest."""
-        unit = ddof_factor(known.h, self.ddof)
-        return find_strength(
-            self, known, context, memory,
-            vector=lambda tau: shift_vector(known.mean, known.std, tau * unit),
-            coefficients=lambda tau: (0.0, tau * unit),
-        )  # fmt: skip
+    def at(self, known: Knowledge, tau: float) -> Tensor:
+        return shift_vector(known.mean, known.std, tau * ddof_factor(known.h, self.ddof))
 
-    def vector(self, known: Knowledge, context: Context | None) -> Tensor:
-        unit = ddof_factor(known.h, self.ddof)
-        return shift_vector(known.mean, known.std, float(known.strength) * unit)
+    def coefficients(self, known: Knowledge, tau: float) -> tuple[float, float]:
+        return 0.0, tau * ddof_factor(known.h, self.ddof)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.adapter import attack
@@ -22,7 +21,6 @@ def scale_vector(vector: Tensor, scale: float) -> Tensor:
     return (vector.to(torch.float64) * scale).to(vector.dtype)
 
 
-@frozen(kw_only=True)
 @attack("own", "own")
 class NoAttack:
     """The node's own honest gradient: a Byzantine node that behaves."""
@@ -31,8 +29,7 @@ class NoAttack:
         return known.own
 
 
-@frozen(kw_only=True)
-@attack(None)
+@attack()
 class SignFlip:
     """``scale`` times the honest mean, or times the node's own gradient.
 
@@ -57,7 +54,6 @@ class SignFlip:
         return scale_vector(known.own if self.of == "own" else known.mean, self.scale)
 
 
-@frozen(kw_only=True)
 @attack("moments", "mean")
 class InnerProductManipulation:
     """``-tau`` times the honest mean: opposes the step with a small vector.
@@ -74,7 +70,6 @@ class InnerProductManipulation:
         return scale_vector(known.mean, -self.tau)
 
 
-@frozen(kw_only=True)
 @attack("moments", "mean")
 class Empire:
     """``scale`` times the honest mean: `InnerProductManipulation` with ``scale = -tau``."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import sqrt
 from typing import Literal
 
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.attacks.adapter import attack
@@ -18,8 +17,11 @@ from byzpy_tw.seeds import Context
 Direction = Literal["std", "unit", "sign"]
 
 
-@frozen(kw_only=True)
-@attack(None)
+def _pieces(attack: MinMax | MinSum) -> tuple[str, ...]:
+    return ("mean", *(["std"] if attack.direction == "std" else []), "gram", "products")
+
+
+@attack("gram")
 class MinMax:
     """Mean plus the largest multiple of a direction that stays among honest vectors.
 
@@ -36,18 +38,13 @@ class MinMax:
 
     direction: Direction = choice("std", "unit", "sign")
 
-    knowledge = "gram"
-
-    @property
-    def pieces(self) -> tuple[str, ...]:
-        return _pieces(self.direction)
+    pieces = property(_pieces)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return _moved(known, self.direction, _within_largest(known))
 
 
-@frozen(kw_only=True)
-@attack(None)
+@attack("gram")
 class MinSum:
     """As `MinMax`, with sums of squared distances in place of distances.
 
@@ -61,25 +58,15 @@ class MinSum:
 
     direction: Direction = choice("std", "unit", "sign")
 
-    knowledge = "gram"
-
-    @property
-    def pieces(self) -> tuple[str, ...]:
-        return _pieces(self.direction)
+    pieces = property(_pieces)
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return _moved(known, self.direction, _within_sum(known))
 
 
-def _pieces(direction: str) -> tuple[str, ...]:
-    vectors = ("mean", "std") if direction == "std" else ("mean",)
-    return (*vectors, "gram", "products")
-
-
-# Below, c_i are the honest vectors less their mean m, p the direction, and the
-# vector is m - gamma p, at c_i + gamma p from honest vector i.  Both gammas are
-# for the direction as shown (std, mean or sign): `unit` is the mean's direction, and
-# the mean's length cancels out of gamma p.
+# Below, c_i are the honest vectors less their mean m, p the direction, and the vector is
+# m - gamma p, at c_i + gamma p from honest vector i.  Both gammas are for the direction as shown
+# (std, mean or sign): `unit` is the mean's direction, whose length cancels out of gamma p.
 
 
 def _within_largest(known: Knowledge) -> float:

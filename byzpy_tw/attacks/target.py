@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from functools import partial, reduce
+from typing import Any
 
 import attrs
 import torch
@@ -12,6 +13,7 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.callables import supported_arguments
+from byzpy_tw.aggregators.rule import State
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.line_search import line_maximize
 from byzpy_tw.attacks.moments import centered_products, direction_vector, squared_distance
@@ -20,17 +22,6 @@ from byzpy_tw.kernels.parallel import run_single_threaded
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import NORM_LIMIT, norm_of
-
-Rule = Callable[..., Any]
-Memory = dict[str, Any] | None
-
-
-class GeometricPipeline(Protocol):
-    """A pipeline whose weights follow from inner products."""
-
-    geometric: bool
-
-    def weights(self, gram: Gram, *, context: Context | None = None) -> Tensor: ...
 
 
 @frozen(eq=False, kw_only=True)
@@ -41,17 +32,16 @@ class Target:
     it as it is.
     """
 
-    pipeline: Rule
+    pipeline: Any  # callable
     copies: int
     known: Knowledge  # with vectors, and the pieces that the attack's vector is made of
     context: Context | None = None
-    memory: Memory = None
+    memory: State = None
 
     def score_from_vectors(self, vector: Callable[[float], Tensor]) -> Callable[[float], float]:
         """Return a function from a strength to the squared distance that the pipeline moves.
 
-        `vector` gives the attack's vector at a strength.  The distance is from
-        the honest mean.
+        `vector` gives the attack's vector at a strength.  The distance is from the honest mean.
         """
         h = self.known.h
         everyone = self.known.vectors.new_empty(h + self.copies, self.known.dimension)
@@ -73,30 +63,29 @@ class Target:
         mean and of the attack's direction.
         """
         known, h, n = self.known, self.known.h, self.known.h + self.copies
-        anchor = getattr(self.pipeline, "anchor", lambda memory: None)(self.memory)
-        pipeline = cast(GeometricPipeline, self.pipeline)
+        center = getattr(self.pipeline, "initial_center", lambda memory: None)(self.memory)
         # Inner products of the honest rows less the mean, the mean, the direction,
-        # and the centre that the pipeline starts from less the mean.
+        # and the center that the pipeline starts from less the mean.
         at = direction_vector(direction, known.mean, known.std)
-        gram, others = centered_products(known.vectors, known.mean, at, anchor)
+        gram, others = centered_products(known.vectors, known.mean, at, center)
         size = h + len(others)
         frame = torch.empty(size, size, dtype=torch.float64)
         frame[:h, :h] = gram
         frame[h:] = others
         frame[:h, h:] = others[:, :h].T
-        # Every point less the mean: the rows, then the anchor and the origin.
+        # Every point less the mean: the rows, then the center and the origin.
         points = torch.zeros(n + 2, size, dtype=torch.float64)
         points[:h, :h] = torch.eye(h)
         points[n:, h] = -1.0
-        if anchor is not None:
+        if center is not None:
             points[n, h], points[n, h + 2] = 0.0, 1.0
 
         def moved(strength: float) -> float:
             points[h:n, h], points[h:n, h + 1] = coefficients(strength)
-            inner = Gram.of(points @ frame @ points.T)
-            weights = self._run(pipeline.weights, inner)
+            inner = Gram.from_products(points @ frame @ points.T)
+            weights = self._run(self.pipeline.weights, inner)
             found = weights @ points[:n]
-            # The rest of the weights' sum to one is the share of the centre.
+            # The rest of the weights' sum to one is the share of the center.
             found += (1.0 - weights.sum()) * points[n]
             return float(found @ frame @ found)
 
@@ -126,11 +115,15 @@ class Target:
 
         return score
 
-    def _run(self, rule: Rule, rows: Any) -> Any:
+    def _run(self, rule: Callable[..., Any], rows: Any) -> Any:
         """Call `rule` on `rows` with the round's context and memory, where it takes them."""
         offered: dict[str, Any] = {}
-        if self.context is not None:
-            offered["context"] = self._rule_context(self.context)
+        if (context := self.context) is not None:
+            # The one that the aggregator will be called with: its draws are no secret.
+            honest = context.nodes or tuple(range(self.known.h))
+            first = context.n - context.byzantine
+            nodes = (*honest, *range(first, first + self.copies))
+            offered["context"] = attrs.evolve(context, nodes=nodes, node=-1, pipeline=None)
         if self.memory is not None:
             offered["state"] = dict(self.memory)
         try:
@@ -139,13 +132,6 @@ class Target:
             raise
         except Exception as e:  # a plugin's code
             raise BadRuleOutput(f"the rule that the attack aims at raised {e!r}") from e
-
-    def _rule_context(self, context: Context) -> Context:
-        """Return the context that the aggregator will be called with: its draws are no secret."""
-        honest = context.nodes or tuple(range(self.known.h))
-        first = context.n - context.byzantine
-        nodes = (*honest, *range(first, first + self.copies))
-        return attrs.evolve(context, nodes=nodes, node=-1, pipeline=None)
 
 
 @frozen
@@ -158,27 +144,15 @@ class TargetPipeline:
     def geometric(self) -> bool:
         return getattr(self.pipeline, "geometric", False)
 
-    def __call__(self, rows: Tensor, *, context: Context | None = None) -> Tensor:
-        return cast(Tensor, self.pipeline(rows, context=context))
+    def __call__(self, rows: Tensor, *, context: Context | None = None) -> Any:
+        return self.pipeline(rows, context=context)
 
-    def weights(self, gram: Gram, *, context: Context | None = None) -> Tensor:
-        return cast(Tensor, self.pipeline.weights(gram, context=context))
+    def weights(self, gram: Gram, *, context: Context | None = None) -> Any:
+        return self.pipeline.weights(gram, context=context)
 
 
-def find_strength(
-    attack: Any,
-    known: Knowledge,
-    context: Context | None,
-    memory: Memory,
-    *,
-    vector: Callable[[float], Tensor],
-    coefficients: Callable[[float], tuple[float, float]],
-) -> float:
-    """Return the strength at which `attack` moves its pipeline furthest.
-
-    `attack` has the attributes of `optimal._Search` and a ``direction``.  `vector` is that of
-    `Target.score_from_vectors`, `coefficients` that of `Target.score_from_products`.
-    """
+def find_strength(attack: Any, known: Knowledge, context: Context | None, memory: State) -> float:
+    """Return the strength at which `attack`, an `optimal._Search`, moves its pipeline furthest."""
     copies = (context.byzantine if context else 0) or attack.f or 0
     if not copies:
         raise NeedsContext(
@@ -186,35 +160,24 @@ def find_strength(
             "give f, or a context that has their number"
         )
     pipeline = _pipeline(attack.rules, context)
-    memory = _on_device(memory, known.vectors.device)
+    if memory is not None:
+        device = known.vectors.device
+        memory = {
+            rule: {k: v.to(device) if isinstance(v, Tensor) else v for k, v in part.items()}
+            for rule, part in memory.items()
+        }
     target = Target(pipeline=pipeline, copies=copies, known=known, context=context, memory=memory)
-    # Clipped rows lack the origin's share, the last rule's weights its centre's: a single
+    # Clipped rows lack the origin's share, the last rule's weights its center's: a single
     # sum does not tell them apart.
-    two_centres = bool(getattr(pipeline, "pre", ())) and hasattr(
-        getattr(pipeline, "aggregator", None), "anchor"
+    two_centers = bool(getattr(pipeline, "pre", ())) and hasattr(
+        getattr(pipeline, "aggregator", None), "initial_center"
     )
-    if is_geometric(attack.rules) and not two_centres:
-        score = target.score_from_products(attack.direction, coefficients)
+    if is_geometric(attack.rules) and not two_centers:
+        score = target.score_from_products(attack.direction, partial(attack.coefficients, known))
     else:
-        score = target.score_from_vectors(vector)
-    return run_single_threaded(
-        line_maximize,
-        score,
-        evals=attack.evals,
-        start=attack.start,
-        delta=attack.delta,
-        ratio=attack.ratio,
-    )
-
-
-def _on_device(memory: Memory, device: torch.device) -> Memory:
-    """Return `memory` with its tensors on `device`."""
-    if memory is None:
-        return None
-    return {
-        rule: {k: v.to(device) if isinstance(v, Tensor) else v for k, v in part.items()}
-        for rule, part in memory.items()
-    }
+        score = target.score_from_vectors(partial(attack.at, known))
+    options = {name: getattr(attack, name) for name in ("evals", "start", "delta", "ratio")}
+    return run_single_threaded(line_maximize, score, **options)
 
 
 def is_geometric(rules: tuple[Any, ...]) -> bool:
@@ -223,21 +186,15 @@ def is_geometric(rules: tuple[Any, ...]) -> bool:
     return not pre and getattr(aggregator, "geometric", False)
 
 
-def _pipeline(rules: tuple[Any, ...], context: Context | None) -> Rule:
+def _pipeline(rules: tuple[Any, ...], context: Context | None) -> Any:
     """Return the pipeline to aim at: the one of `rules`, or the run's own."""
     if rules == (None,) and context is not None and context.pipeline is not None:
-        return cast(Rule, context.pipeline)
+        return context.pipeline
     if not all(callable(rule) for rule in rules):
         raise NeedsContext(
             "the attack aims at a pipeline: give a context that has it, or aggregator and "
             "pre as callables, such as byzpy_tw.aggregator(...) makes"
         )
     if len(rules) == 1:
-        return cast(Rule, rules[0])
-
-    def chain(vectors: Tensor) -> Tensor:
-        for rule in rules:
-            vectors = rule(vectors)
-        return vectors
-
-    return chain
+        return rules[0]
+    return lambda vectors: reduce(lambda rows, rule: rule(rows), rules, vectors)

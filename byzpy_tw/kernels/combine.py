@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import ceil
-
 import torch
 from torch import Tensor
 
-from byzpy_tw.kernels.parallel import even_tile_width, map_in_order
+from byzpy_tw.kernels.parallel import even_tile_width, map_tiles
 
 TILE = 1 << 17  # columns at a time, at most: one torch call each
 CONVERTED_TILE = 1 << 16  # where they are converted to a wider type first
@@ -18,9 +15,8 @@ GATHERED_TILE = 1 << 14  # columns at a time where rows have to be copied togeth
 def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Tensor:
     """Return the weighted sum of the rows: ``(n,)`` float64 weights, ``(n, d)`` rows, ``(d,)``.
 
-    A row of weight zero may hold anything, unless all rows are said to be
-    `finite`: then such a row may be read too, where that is faster.  One row of weight
-    one comes out as it is, bit for bit.
+    A row of weight zero may hold anything, unless all rows are said to be `finite`: then such a row
+    may be read too, where that is faster.  One row of weight one comes out as it is, bit for bit.
     """
     n, d = matrix.shape
     shares = weights.tolist()
@@ -33,24 +29,20 @@ def combination(matrix: Tensor, weights: Tensor, *, finite: bool = False) -> Ten
     factor = weights.to(matrix.device, dtype)
     width = even_tile_width(d, TILE if dtype == matrix.dtype else CONVERTED_TILE)
 
-    def start() -> Callable[[int], None]:
-        def piece(tile: int) -> None:
-            columns = slice(tile * width, (tile + 1) * width)
-            if together:
-                part = matrix[:, columns].to(dtype).T
-                if dtype == matrix.dtype:
-                    torch.mv(part, factor, out=answer[columns])
-                else:
-                    answer[columns] = torch.mv(part, factor)
-            elif used:
-                total = matrix[used[0], columns].to(dtype) * shares[used[0]]
-                for i in used[1:]:
-                    total.add_(matrix[i, columns].to(dtype), alpha=shares[i])
-                answer[columns] = total
+    def compute(columns: slice) -> None:
+        if together:
+            part = matrix[:, columns].to(dtype).T
+            if dtype == matrix.dtype:
+                torch.mv(part, factor, out=answer[columns])
+            else:
+                answer[columns] = torch.mv(part, factor)
+        elif used:
+            total = matrix[used[0], columns].to(dtype) * shares[used[0]]
+            for i in used[1:]:
+                total.add_(matrix[i, columns].to(dtype), alpha=shares[i])
+            answer[columns] = total
 
-        return piece
-
-    map_in_order(start, ceil(d / width))
+    map_tiles(lambda: compute, d, width)
     return answer
 
 
@@ -59,22 +51,17 @@ def combinations(matrix: Tensor, weights: Tensor) -> Tensor:
 
     A row without weight in all of them may hold anything.
     """
-    chosen = _selected_rows(weights)
-    if chosen is not None:
-        return matrix[chosen]
+    # One row for each sum, as it is.
+    if (weights.ne(0).sum(dim=1) == 1).all() and (weights.sum(dim=1) == 1).all():
+        return matrix[weights.argmax(dim=1).tolist()]
     m, d = weights.shape[0], matrix.shape[1]
     answer = matrix.new_empty(m, d)
     mix, used = used_columns(matrix, weights)
-    width = even_tile_width(d, GATHERED_TILE)
 
-    def start() -> Callable[[int], None]:
-        def piece(tile: int) -> None:
-            columns = slice(tile * width, (tile + 1) * width)
-            answer[:, columns] = torch.mm(mix, gather_rows(matrix[:, columns], used, mix.dtype))
+    def compute(columns: slice) -> None:
+        answer[:, columns] = torch.mm(mix, gather_rows(matrix[:, columns], used, mix.dtype))
 
-        return piece
-
-    map_in_order(start, ceil(d / width))
+    map_tiles(lambda: compute, d, even_tile_width(d, GATHERED_TILE))
     return answer
 
 
@@ -96,10 +83,3 @@ def gather_rows(tile: Tensor, used: Tensor | None, dtype: torch.dtype) -> Tensor
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the type to compute in: float32 at least."""
     return dtype if dtype.itemsize >= 4 else torch.float32
-
-
-def _selected_rows(weights: Tensor) -> list[int] | None:
-    """Return the row that each line of weights picks; None unless each picks one row."""
-    if not (weights.ne(0).sum(dim=1) == 1).all() or not (weights.sum(dim=1) == 1).all():
-        return None
-    return weights.argmax(dim=1).tolist()

@@ -1,15 +1,14 @@
 """One pass over the vectors for all their inner products; two where one is not enough.
 
-Near vectors of large norm must keep their distances, and ``|a|^2 + |b|^2 - 2ab``
-loses them.  So:
+Near vectors of large norm must keep their distances, and ``|a|^2 + |b|^2 - 2ab`` loses them.  So:
 
 1. The tiles of the matrix are multiplied as they lie, and added up in float64, in
    order.  The squared lengths bound the error of each squared distance.
 2. Where that bound is not small against the radius of the tightest majority, the rows
    are close to each other and far from the origin.  They are multiplied again, less
-   one of them: the row with a majority nearest to it on a thousand coordinates.  That
+   one of them: the most central row, judged on a thousand coordinates.  That
    row itself would be zero, so the origin as seen from it takes its place.  This costs
-   nothing extra, and norms, clipping and a centre at zero need it.
+   nothing extra, and norms, clipping and a center at zero need it.
 3. The bound is computed again.  If it is still not small, the row hides in those
    coordinates: the middle row of the tightest majority, by the distances known so far,
    replaces it.  Each pass lowers the error by the square root of the precision, so that
@@ -19,7 +18,6 @@ loses them.  So:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from math import ceil
 
 import numpy as np
 import torch
@@ -29,7 +27,7 @@ from torch import Tensor
 from byzpy_tw.kernels.combine import compute_dtype
 from byzpy_tw.kernels.distances import BLOCK, distances_of, sort_rows, squared_distances
 from byzpy_tw.kernels.multiply import STRETCH, inner_products, product_tile_width
-from byzpy_tw.kernels.parallel import map_in_order
+from byzpy_tw.kernels.parallel import map_tiles
 from byzpy_tw.vectors import NORM_LIMIT
 
 SAMPLE = 1024  # coordinates on which the row to subtract is chosen
@@ -47,11 +45,10 @@ CANCELLATION = 8.0
 class Products:
     """The inner products of the rows of a matrix, and the refused rows.
 
-    ``inner`` is ``(n + 2, n + 2)`` float64: of the n rows, an anchor and the
-    origin, all less one point (the *view*).  Without an anchor the
-    origin stands in its place.  ``refused`` lists the rows with a NaN, an
-    infinity or a norm above `NORM_LIMIT`; their entries mean nothing.  ``passes`` is the
-    number of passes over the matrix.
+    ``inner`` is ``(n + 2, n + 2)`` float64: of the n rows, a center and the origin, all less one
+    point (the *shift*).  Without a center the origin stands in its place.  ``refused`` lists the
+    rows with a NaN, an infinity or a norm above `NORM_LIMIT`; their entries mean nothing.
+    ``passes`` is the number of passes over the matrix.
     """
 
     inner: Tensor
@@ -59,35 +56,32 @@ class Products:
     passes: int
 
 
-def products(matrix: Tensor, anchor: Tensor | None = None) -> Products:
-    """Return the inner products of the rows of an ``(n, d)`` matrix, and of `anchor`, ``(d,)``.
+def products(matrix: Tensor, center: Tensor | None = None) -> Products:
+    """Return the inner products of the rows of an ``(n, d)`` matrix, and of `center`, ``(d,)``.
 
     Only rows made for the purpose cause more than two passes.
     """
     n = matrix.shape[0]
-    view: int | None = None
-    refused: tuple[int, ...] = ()
-    seen: list[int | None] = []
-    while True:
-        inner = inner_products(matrix, view, anchor)
-        if not seen:
-            refused = _refused(matrix, inner)
-        seen.append(view)
-        better = _find_better_view(inner[:n, :n], view, refused, matrix.dtype)
-        if better is not None and len(seen) == 1:
-            better = _central_row(matrix, refused)
-        if better is None or better in seen or len(seen) == PASSES:
-            return Products(_unify_equal_rows(inner, matrix), refused, len(seen))
-        view = better
+    tried: list[int | None] = [None]
+    inner = inner_products(matrix, None, center)
+    refused = _refused(matrix, inner)
+    shift = _find_better_shift(inner[:n, :n], refused, matrix.dtype)
+    if shift is not None:
+        shift = _central_row(matrix, refused)
+    while shift not in tried and len(tried) < PASSES:
+        tried.append(shift)
+        inner = inner_products(matrix, shift, center)
+        shift = _find_better_shift(inner[:n, :n], refused, matrix.dtype)
+    return Products(_unify_equal_rows(inner, matrix), refused, len(tried))
 
 
 def norms_from(matrix: Tensor, inner: Tensor) -> Tensor:
     """Return the norms of the rows, ``(n,)`` float64, from their `Products.inner`.
 
-    Rows near the origin lose digits that way where the view is elsewhere: these are
+    Rows near the origin lose digits that way where the shift is far from it: these are
     read once more.
     """
-    squared, lost = _squared_norms(inner, len(matrix))
+    squared, lost = squared_norms(inner, len(matrix))
     if lost.any():
         squared[lost] = np.square(_norms_of_rows(matrix, lost))
     return torch.from_numpy(np.sqrt(squared))
@@ -102,21 +96,20 @@ def norms_of(matrix: Tensor, origin: Tensor | None = None) -> Tensor:
     width = product_tile_width(n, d, matrix.device, copied=origin is not None)
     dtype = compute_dtype(matrix.dtype)
 
-    def start() -> Callable[[int], Tensor]:
+    def start() -> Callable[[slice], Tensor]:
         room = None if origin is None else matrix.new_empty(n, width, dtype=dtype)
 
-        def piece(span: int) -> Tensor:
-            columns = slice(span * width, (span + 1) * width)
+        def compute(columns: slice) -> Tensor:
             tile = matrix[:, columns].to(dtype)
             if room is not None and origin is not None:
                 moved = room[:, : tile.shape[1]]
                 tile = torch.sub(tile, origin[columns].to(dtype), out=moved)
             return _squared_lengths(tile)
 
-        return piece
+        return compute
 
     total = torch.zeros(n, dtype=torch.float64, device=matrix.device)
-    for part in map_in_order(start, ceil(d / width)):
+    for part in map_tiles(start, d, width):
         total += part
     return total.sqrt_().cpu()
 
@@ -132,7 +125,7 @@ def _squared_lengths(tile: Tensor) -> Tensor:
 
 
 def _central_row(matrix: Tensor, refused: tuple[int, ...]) -> int:
-    """Return the row with a majority nearest to it, judged on some of the coordinates."""
+    """Return the row whose majority of nearest rows is closest, by a sample of coordinates."""
     n, d = matrix.shape
     # Runs of coordinates, since one from each of a thousand places is a cache miss each.
     step = max(RUN_LENGTH, d // (SAMPLE // RUN_LENGTH))
@@ -148,7 +141,7 @@ def _central_row(matrix: Tensor, refused: tuple[int, ...]) -> int:
 
 
 def _refused(matrix: Tensor, inner: Tensor) -> tuple[int, ...]:
-    squared, _ = _squared_norms(inner, len(matrix))
+    squared, _ = squared_norms(inner, len(matrix))
     suspect = ~(squared <= 0.99 * NORM_LIMIT**2)
     if suspect.any():
         suspect[suspect.copy()] = ~(_norms_of_rows(matrix, suspect) <= NORM_LIMIT)
@@ -156,7 +149,7 @@ def _refused(matrix: Tensor, inner: Tensor) -> tuple[int, ...]:
 
 
 @np.errstate(all="ignore")  # refused rows may give anything
-def _squared_norms(inner: Tensor, n: int) -> tuple[np.ndarray, np.ndarray]:
+def squared_norms(inner: Tensor, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return squared norms, and a mask of those that lost digits in the subtraction."""
     known = inner.numpy()
     lengths, origin = known.diagonal()[:n], known[-1, -1]
@@ -226,26 +219,19 @@ def _near_duplicates(inner: Tensor, n: int, dtype: torch.dtype) -> Iterator[tupl
 
 
 @np.errstate(all="ignore")
-def _find_better_view(
-    inner: Tensor, view: int | None, refused: tuple[int, ...], dtype: torch.dtype
-) -> int | None:
-    """Return a better row to subtract than `view`, or None where `view` is good enough."""
-    n = inner.shape[0]
-    good = [i for i in range(n) if i not in refused]
+def _find_better_shift(inner: Tensor, refused: tuple[int, ...], dtype: torch.dtype) -> int | None:
+    """Return a better row to subtract, or None where the errors of `inner` are small enough."""
+    good = [i for i in range(len(inner)) if i not in refused]
     if not good:
         return None
-    among = inner
-    if refused:
-        index = torch.tensor(good)
-        among = inner[index][:, index]
+    among = inner[good][:, good] if refused else inner
     last = len(good) // 2
 
-    def farthest(block: int) -> np.ndarray:
-        """Return each row's distance to the farthest of its nearest majority, without a sort."""
-        rows = slice(block * BLOCK, (block + 1) * BLOCK)
+    def farthest(rows: slice) -> np.ndarray:
+        """Return the squared radius around each row within which a majority of the rows lies."""
         return np.partition(distances_of(among, rows).numpy(), last, axis=1)[:, last]
 
-    radii = np.concatenate(map_in_order(lambda: farthest, ceil(len(good) / BLOCK)))
+    radii = np.concatenate(map_tiles(lambda: farthest, len(good), BLOCK))
     middle = int(radii.argmin())
     radius = float(radii[middle])
     members = distances_of(among, slice(middle, middle + 1)).numpy()[0] <= radius

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from contextlib import suppress
 
 # glibc's mallopt: its names and numbers, from malloc.h, and our values.
 _ARENA_MAX, _ARENAS = -8, 2
@@ -31,10 +32,8 @@ def configure_malloc() -> None:
     for option, value in (
         (_ARENA_MAX, _ARENAS), (_MMAP_THRESHOLD, _LARGE), (_TRIM_THRESHOLD, _KEPT),
     ):  # fmt: skip
-        try:
+        with suppress(AttributeError, OSError):
             ctypes.CDLL(None).mallopt(option, value)
-        except (AttributeError, OSError):
-            pass
 
 
 def trim_heap() -> None:
@@ -44,10 +43,8 @@ def trim_heap() -> None:
     would hold the sum of all its runs' peaks.
     """
     gc.collect()
-    try:
+    with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
-        pass
 
 
 def freeze_gc() -> None:

@@ -1,7 +1,7 @@
 """The inner products of rows, by one reading of them, tile by tile.
 
 The tiles of the matrix are multiplied as they lie, or as a copy less one point (the
-*view*), and added up in float64, in order.
+*shift*), and added up in float64, in order.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from math import ceil, inf
 
 import numpy as np
 import torch
-from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.kernels.combine import compute_dtype
 from byzpy_tw.kernels.distances import symmetrize
-from byzpy_tw.kernels.parallel import even_tile_width, map_in_order
+from byzpy_tw.kernels.parallel import even_tile_width, map_tiles
 
 # Columns that are summed in the vectors' own precision: a tenth of the rounding of
 # whole tiles, at no cost.
@@ -27,33 +26,32 @@ _BLOCKS = ((16, 4), (32, 16), (128, 32), (inf, 64))  # (fewer rows than, how man
 SPANS = 32  # parts with a sum of their own; fixed, for the same bits
 
 
-def inner_products(matrix: Tensor, view: int | None, anchor: Tensor | None) -> Tensor:
-    """Return ``(n + 2, n + 2)`` float64 inner products of rows, anchor and origin less `view`.
+def inner_products(matrix: Tensor, shift: int | None, center: Tensor | None) -> Tensor:
+    """Return ``(n + 2, n + 2)`` float64 inner products of rows, center and origin less `shift`.
 
-    The view, the origin (None) or one of the rows, is itself zero.  Without an
-    anchor the origin stands in its place.
+    The shift, the origin (None) or one of the rows, is itself zero.  Without a center the
+    origin stands in its place.
     """
     n, d = matrix.shape
-    k = n if anchor is None else n + 1
+    k = n if center is None else n + 1
     # A copy may be made or not, by the matrix's address; the bits must not depend on that.
-    copied = view is not None or anchor is not None
+    copied = shift is not None or center is not None
     width = product_tile_width(k, d, matrix.device, copied=copied)
-    tiles = ceil(d / width)
-    group = ceil(tiles / SPANS)
 
-    def start() -> Callable[[int], np.ndarray]:
-        reader = _make_reader(matrix, view, anchor, width)
+    def start() -> Callable[[slice], np.ndarray]:
+        read, most = _make_reader(matrix, shift, center, width)
 
-        def piece(span: int) -> np.ndarray:
+        def compute(span: slice) -> np.ndarray:
             total = np.zeros((k, k))
-            for tile in range(span * group, min(tiles, (span + 1) * group)):
-                _add(reader, tile * width, min(d, (tile + 1) * width), total)
+            for a in range(span.start, span.stop, width):
+                _add(read, most, a, min(span.stop, a + width), total)
             return total
 
-        return piece
+        return compute
 
-    total = _sum_in_order(start, ceil(tiles / group))
-    return _with_anchor_and_origin(symmetrize(torch.from_numpy(total)), n, view)
+    total = np.zeros((k, k))
+    _sum_in_order(start, d, ceil(ceil(d / width) / SPANS) * width, total)
+    return _with_center_and_origin(symmetrize(torch.from_numpy(total)), n, shift)
 
 
 def product_tile_width(n: int, d: int, device: torch.device, *, copied: bool = False) -> int:
@@ -69,76 +67,69 @@ def product_tile_width(n: int, d: int, device: torch.device, *, copied: bool = F
     return even_tile_width(d, most // 1024 * 1024)
 
 
-def _sum_in_order(start: Callable[[], Callable[[int], np.ndarray]], count: int) -> np.ndarray:
-    """Return the sum of the results of `map_in_order`, in that order.
+def _sum_in_order(
+    start: Callable[[], Callable[[slice], np.ndarray]], d: int, width: int, total: np.ndarray
+) -> None:
+    """Add the results of `map_tiles` to `total`, in that order.
 
     Each is added as soon as the ones before it are: for many rows they are too large to
     be kept all at once.
     """
     lock, waiting = threading.Lock(), dict[int, np.ndarray]()
-    total: np.ndarray | None = None
     following = 0
 
-    def begin() -> Callable[[int], None]:
-        piece = start()
+    def begin() -> Callable[[slice], None]:
+        compute = start()
 
         @np.errstate(all="ignore")
-        def add(turn: int) -> None:
-            nonlocal total, following
-            part = piece(turn)
+        def add(columns: slice) -> None:
+            nonlocal following
+            part = compute(columns)
             with lock:
-                waiting[turn] = part
+                waiting[columns.start] = part
                 while following in waiting:
-                    ready = waiting.pop(following)
-                    total = ready if total is None else np.add(total, ready, out=total)
-                    following += 1
+                    np.add(total, waiting.pop(following), out=total)
+                    following += width
 
         return add
 
-    map_in_order(begin, count)
-    assert total is not None
-    return total
+    map_tiles(begin, d, width)
 
 
-@frozen
-class _Reader:
-    """Columns of the rows and the anchor, less the view; for one thread.
+def _make_reader(
+    matrix: Tensor, shift: int | None, center: Tensor | None, width: int
+) -> tuple[Callable[[int, int], Tensor], int]:
+    """Return a function that reads columns of the rows and the center, less the shift.
 
-    ``read(a, b)`` gives those from a to b, at most `most`, valid until its next call.
+    For one thread.  It reads those from a to b, at most as many as the second result, and what
+    it returns is valid until its next call.
     """
-
-    read: Callable[[int, int], Tensor]
-    most: int
-
-
-def _make_reader(matrix: Tensor, view: int | None, anchor: Tensor | None, width: int) -> _Reader:
     (n, d), dtype = matrix.shape, compute_dtype(matrix.dtype)
-    k = n if anchor is None else n + 1
-    # A matrix product rounds by the alignment of its rows in memory.  So tiles are
-    # multiplied where they lie only if they are aligned like a fresh matrix of torch's,
-    # and copies get the same alignment.
-    # (torch calls a single row of any stride contiguous.)
+    k = n if center is None else n + 1
+    # A matrix product rounds by the alignment of its rows in memory.  So tiles are multiplied where
+    # they lie only if they are aligned like a fresh matrix of torch's, and copies get the same
+    # alignment.  (torch calls a single row of any stride contiguous.)
     at_home = matrix.is_contiguous() and matrix.stride(0) >= d and matrix.data_ptr() % ALIGNED == 0
-    if view is None and anchor is None and at_home and matrix.dtype == dtype:
-        return _Reader(lambda a, b: matrix[:, a:b], width)
+    if shift is None and center is None and at_home and matrix.dtype == dtype:
+        return lambda a, b: matrix[:, a:b], width
     most = min(width, product_tile_width(k, d, matrix.device, copied=True))
     room = matrix.new_empty(k, most + (d - most) % ALIGNED, dtype=dtype)
 
     def read(a: int, b: int) -> Tensor:
         seen = room[:, : b - a]
-        from_here = seen.new_zeros(1) if view is None else matrix[view, a:b].to(dtype)
+        from_here = seen.new_zeros(1) if shift is None else matrix[shift, a:b].to(dtype)
         torch.sub(matrix[:, a:b], from_here, out=seen[:n])
-        if view is not None:
-            torch.neg(from_here, out=seen[view])
-        if anchor is not None:
-            torch.sub(anchor[a:b], from_here, out=seen[n])
+        if shift is not None:
+            torch.neg(from_here, out=seen[shift])
+        if center is not None:
+            torch.sub(center[a:b], from_here, out=seen[n])
         return seen
 
-    return _Reader(read, most)
+    return read, most
 
 
 @np.errstate(all="ignore")  # refused rows may give anything
-def _add(reader: _Reader, a: int, b: int, total: np.ndarray) -> None:
+def _add(read: Callable[[int, int], Tensor], most: int, a: int, b: int, total: np.ndarray) -> None:
     """Add the inner products of the rows between two columns to `total`.
 
     A `STRETCH` at a time, and only the lower half, by blocks of rows.  That saves up to half
@@ -147,8 +138,8 @@ def _add(reader: _Reader, a: int, b: int, total: np.ndarray) -> None:
     rows by 4 at a time: 3.4, 2.5).  An incomplete stretch at the end is small.
     """
     parts: list[list[Tensor]] = []
-    for c in range(a, b, reader.most):
-        rows = reader.read(c, min(b, c + reader.most))
+    for c in range(a, b, most):
+        rows = read(c, min(b, c + most))
         parts.append(_block_products(rows))
         if rows.shape[1] % STRETCH:  # the last of them
             last = rows[:, rows.shape[1] // STRETCH * STRETCH :]
@@ -178,16 +169,16 @@ def _block(n: int) -> int:
     return next(block for most, block in _BLOCKS if n < most)
 
 
-def _with_anchor_and_origin(total: Tensor, n: int, view: int | None) -> Tensor:
-    """Return the products in the order rows, anchor, origin; the view is zero."""
+def _with_center_and_origin(total: Tensor, n: int, shift: int | None) -> Tensor:
+    """Return the products in the order rows, center, origin; the shift is zero."""
     whole, raw = np.zeros((n + 2, n + 2)), total.numpy()
     k = len(raw)
     whole[:k, :k] = raw
-    if view is not None:
+    if shift is not None:
         # The origin was in the place of the row that it is seen from.
-        origin = raw[view].copy()
-        whole[view], whole[:, view] = 0, 0
-        origin[view], own = 0, raw[view, view]
+        origin = raw[shift].copy()
+        whole[shift], whole[:, shift] = 0, 0
+        origin[shift], own = 0, raw[shift, shift]
         whole[-1, :k], whole[:k, -1], whole[-1, -1] = origin, origin, own
     if k == n:
         whole[n], whole[:, n] = whole[-1], whole[:, -1]

@@ -1,9 +1,8 @@
 """Sorting networks, pruned to the wanted outputs.
 
-A network is a fixed list of compare-and-swap steps, so it runs on whole tiles of
-columns at once, with nothing but minimum and maximum.  Most rules need only a few
-of the sorted values, or the sum of some: steps that they do not need are
-pruned, from the end.
+A network is a fixed list of compare-and-swap steps, so it runs on whole tiles of columns at once,
+with nothing but minimum and maximum.  Most rules need only a few of the sorted values, or the sum
+of some: steps that they do not need are pruned, from the end.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Threads for tensor work, each with torch limited to one thread.
 
-Torch's own threading splits a sum differently for each number of threads, and
-so changes bits.  Here work is cut into pieces whose boundaries depend on the
-work alone; each piece runs on one torch thread, and results are combined in
-order.  So the number of threads changes only the time.
+Torch's own threading splits a sum differently for each number of threads, and so changes bits.
+Here work is cut into pieces whose boundaries depend on the work alone; each piece runs on one torch
+thread, and results are combined in order.  So the number of threads changes only the time.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from functools import cache
+from functools import cache, partial
 from math import ceil
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from attrs import define
@@ -67,9 +66,8 @@ _thread_setting_lock = threading.Lock()
 def _limit_to_one_thread() -> None:
     """Limit torch to one thread here, and leave other threads as they are.
 
-    ``torch.set_num_threads`` sets the calling thread's number and the number
-    of future threads.  A second call from a thread that ends
-    at once restores the latter.
+    ``torch.set_num_threads`` sets the calling thread's number and the number of future threads.  A
+    second call from a thread that ends at once restores the latter.
     """
     with _thread_setting_lock:
         elsewhere = torch.get_num_threads()  # this thread is new
@@ -129,17 +127,17 @@ def run_single_threaded(function: Callable[P, T], /, *args: P.args, **kwargs: P.
 
     That may be this very thread.  Gradients are not recorded.
     """
+    call = partial(_call_without_grad, function, *args, **kwargs)
     if torch.get_num_threads() == 1:
-        with torch.no_grad():
-            return function(*args, **kwargs)
+        return call()
     context = copy_context()
     context.run(_thread_limit.set, threads())
-
-    def call() -> T:
-        with torch.no_grad():
-            return function(*args, **kwargs)
-
     return _shared_pool(os.getpid()).submit(context.run, call).result()
+
+
+@torch.no_grad()
+def _call_without_grad(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    return function(*args, **kwargs)
 
 
 def run_single_threaded_with_grad(function: Callable[[], T]) -> T:
@@ -179,9 +177,8 @@ def map_in_order(start: Callable[[], Callable[[int], T]], count: int) -> list[T]
                 answers[turn] = piece(turn)
 
     here = torch.get_num_threads() == 1
-    helpers: list[Future[None]] = []
-    for _ in range(min(threads(), count) - here):
-        helpers.append(_shared_pool(os.getpid()).submit(work))
+    wanted = min(threads(), count) - here
+    helpers = [_shared_pool(os.getpid()).submit(work) for _ in range(wanted)]
     try:
         if here:
             work()
@@ -191,6 +188,16 @@ def map_in_order(start: Callable[[], Callable[[int], T]], count: int) -> list[T]
             if not (here and helper.cancel()):
                 helper.result()
     return answers  # type: ignore[return-value]
+
+
+def map_tiles(start: Callable[[], Callable[[slice], T]], length: int, width: int) -> list[T]:
+    """As `map_in_order`, where each piece is a slice of `width` out of `length` columns or rows."""
+
+    def start_tiles() -> Callable[[int], T]:
+        compute = start()
+        return lambda i: compute(slice(i * width, min(length, (i + 1) * width)))
+
+    return map_in_order(start_tiles, ceil(length / width))
 
 
 @cache

@@ -24,16 +24,17 @@ from byzpy_tw.kernels.combine import (
     used_columns,
 )
 from byzpy_tw.kernels.distances import distances_of, squared_distances, symmetrize
-from byzpy_tw.kernels.gram import Products, norms_from, norms_of, products
+from byzpy_tw.kernels.gram import Products, norms_from, norms_of, products, squared_norms
 from byzpy_tw.vectors import NORM_LIMIT
 
 
 @define(eq=False, slots=False)
 class Gram:
-    """Inner products of ``size`` points, all less one point near most of them.
+    """Inner products of ``size`` points, relative to a point near most of them.
 
-    Everything here is float64, on the CPU, and computed when first asked for.
-    Do not write to it.
+    That point is subtracted from all others first, so that near points of large norm keep their
+    distances.  All tensors are float64, on the CPU and computed at their first use.  Do not write
+    to them.
     """
 
     size: int
@@ -42,8 +43,8 @@ class Gram:
     _away: Callable[[int], Tensor] | None = None
 
     @classmethod
-    def of(cls, inner: Tensor) -> Gram:
-        """Return the `Gram` of ``(m + 2, m + 2)`` products: of m points, an anchor and the origin.
+    def from_products(cls, inner: Tensor) -> Gram:
+        """Return the `Gram` of ``(m + 2, m + 2)`` products: of m points, a center and the origin.
 
         All of them less any one point, which should be near the others.
         """
@@ -51,10 +52,10 @@ class Gram:
 
     @cached_property
     def extended(self) -> Tensor:
-        """Inner products of the points, the anchor and the origin, ``(m + 2, m + 2)``.
+        """Inner products of the points, the center and the origin, ``(m + 2, m + 2)``.
 
-        The anchor is the centre that the aggregator starts from; the origin
-        itself where it has none.
+        The center is the point that the aggregator starts from; the origin itself where it
+        has none.
         """
         return self._extended()
 
@@ -68,8 +69,7 @@ class Gram:
         """The points' own norms, as seen from the origin, ``(m,)``."""
         if self._norms is not None:
             return self._norms()
-        whole, m = self.extended.numpy(), self.size
-        squared = whole.diagonal()[:m] - 2 * whole[-1, :m] + whole[-1, -1]
+        squared, _ = squared_norms(self.extended, self.size)
         return torch.from_numpy(np.sqrt(np.maximum(squared, 0)))
 
     @cached_property
@@ -123,14 +123,14 @@ class Points:
     """
 
     matrix: Tensor = field(converter=_by_rows)
-    anchor: Tensor | None = field(default=None, kw_only=True)
+    center: Tensor | None = field(default=None, kw_only=True)
     rows: tuple[int, ...] | None = field(default=None, kw_only=True)
     mix: Tensor | None = field(default=None, kw_only=True)
     _gram: Gram | None = field(default=None, kw_only=True)
 
     @cached_property
     def products(self) -> Products:
-        return products(self.matrix, self.anchor)
+        return products(self.matrix, self.center)
 
     @property
     def size(self) -> int:
@@ -182,21 +182,17 @@ class Points:
 
     def restrict_rows(self, rows: Sequence[int]) -> Points:
         """Return only `rows` of the matrix, uncombined, with their norms and products if known."""
-        kept = Points(self.matrix, anchor=self.anchor, rows=tuple(rows))
-        for known in ("products", "_row_norms"):
-            if known in self.__dict__:
-                kept.__dict__[known] = self.__dict__[known]
+        kept = Points(self.matrix, center=self.center, rows=tuple(rows))
+        known = ("products", "_row_norms")
+        kept.__dict__.update((k, v) for k, v in self.__dict__.items() if k in known)
         return kept
 
     def chosen(self, some: Sequence[int]) -> Points:
         """Return only `some` of these points, for a rule that reads the vectors."""
-        some = list(some)
-        rows, mix = self.rows, self.mix
-        if mix is not None:
-            mix = mix[some]
-        else:
-            rows = tuple(some if rows is None else (rows[i] for i in some))
-        return Points(self.matrix, rows=rows, mix=mix)
+        if self.mix is not None:
+            return Points(self.matrix, rows=self.rows, mix=self.mix[list(some)])
+        rows = some if self.rows is None else (self.rows[i] for i in some)
+        return Points(self.matrix, rows=tuple(rows))
 
     def columns(self, index: Tensor) -> Tensor:
         """Return the points' coordinates `index`, ``(m, k)`` float64 on the CPU."""
@@ -205,17 +201,15 @@ class Points:
         some = some if self.rows is None else some[list(self.rows)]
         return some if self.mix is None else self.mix @ some
 
-    def with_anchor(self, anchor: Tensor) -> Points:
-        """Return the same points, with `anchor` among the inner products."""
-        if self.mix is None and self.rows is None:
-            return Points(self.matrix, anchor=anchor)
-        return Points(self.materialise(), anchor=anchor)
+    def with_center(self, center: Tensor) -> Points:
+        """Return the same points, with `center` among the inner products."""
+        return Points(self.materialise(), center=center)
 
     def mapped(self, mix: Tensor) -> Points:
         """Return the points that ``(k, m)`` `mix` makes of these."""
         whole = mix if self.mix is None else mix @ self.mix
         return Points(
-            self.matrix, anchor=self.anchor, rows=self.rows, mix=whole, gram=self.gram.mapped(mix)
+            self.matrix, center=self.center, rows=self.rows, mix=whole, gram=self.gram.mapped(mix)
         )
 
     def row_weights(self, weights: Tensor) -> Tensor:
@@ -234,8 +228,8 @@ class Points:
         # Where rows were refused, the others are finite.
         return combination(self.matrix, self.row_weights(weights), finite=self.rows is None)
 
-    def reader(self, width: int) -> Callable[[int, int], Sequence[Tensor]]:
-        """Return a function that reads the points' columns from a to b, at most `width` of them.
+    def reader(self, width: int) -> Callable[[slice], Sequence[Tensor]]:
+        """Return a function that reads the points' coordinates, at most `width` at a time.
 
         For one thread.  The rows are float32 at least, must not be written to,
         and are valid until the next call.
@@ -244,18 +238,17 @@ class Points:
         if self.mix is None:
             matrix, rows = self.matrix, self.rows
 
-            def plain(a: int, b: int) -> Sequence[Tensor]:
-                tile = matrix[:, a:b].to(dtype).unbind(0)
+            def plain(columns: slice) -> Sequence[Tensor]:
+                tile = matrix[:, columns].to(dtype).unbind(0)
                 return tile if rows is None else [tile[i] for i in rows]
 
             return plain
         mix, used = used_columns(self.matrix, self._to_rows(self.mix))
         room = self.matrix.new_empty(self.size * width, dtype=dtype)
 
-        def mixed(a: int, b: int) -> Sequence[Tensor]:
-            tile = self.matrix[:, a:b]
-            tile = gather_rows(tile, used, dtype)
-            out = room[: self.size * (b - a)].view(self.size, b - a)
+        def mixed(columns: slice) -> Sequence[Tensor]:
+            tile = gather_rows(self.matrix[:, columns], used, dtype)
+            out = room[: self.size * tile.shape[1]].view(self.size, -1)
             return torch.mm(mix, tile, out=out).unbind(0)
 
         return mixed

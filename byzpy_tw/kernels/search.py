@@ -13,16 +13,11 @@ from torch import Tensor
 from byzpy_tw.errors import SearchTooLarge
 
 MOST_STEPS = 100_000  # of one search for the least diameter; about 60 us each
+STEPS_GROWTH = 1.4656  # for each point to drop: a branch drops 1 or at least 3, x^3 = x^2 + 1
 MOST_SUBSETS = 1_000_000  # to look at one by one
 BATCH = 4096
 # Eigenvalues closer than this, relatively, count as equal.
 EQUAL_TOLERANCE = 1e-12
-
-
-def max_cover_steps(f: int) -> float:
-    """Return a bound on the steps of a search for f points to drop."""
-    # Each branch drops one point or at least three: x^3 = x^2 + 1.
-    return 1.4656**f
 
 
 def minimum_diameter_subset(squared: Tensor, keep: int) -> list[int]:
@@ -126,23 +121,18 @@ class VertexCover:
                 return False
 
 
-def count_subsets(n: int, f: int) -> int:
-    """Return the number of ways to drop f of n points."""
-    return comb(n, f)
-
-
 def minimum_variance_subset(inner: Tensor, squared: Tensor, keep: int) -> list[int]:
     """Return the `keep` points whose covariance has the least largest eigenvalue; the first such.
 
-    `inner` are inner products less any one point.  A set with two points at squared
-    distance s has a largest eigenvalue of at least s / 2 (times 1 / keep), and the
-    Rayleigh quotient of any vector is a lower bound too: both spare most sets the exact
-    eigenvalue.
+    `inner` are inner products less any one point.  A set with two points at squared distance s has
+    a largest eigenvalue of at least s / 2 (times 1 / keep), and the Rayleigh quotient of any vector
+    is a lower bound too.  So the exact eigenvalue is computed for few sets.
     """
     n = inner.shape[0]
+    # Each point's nearest set: one of these is good where there are outliers.
+    near = squared.sort(dim=1, stable=True).indices[:, :keep].sort(dim=1).values
     best_value, best = min(
-        (float(_largest_eigenvalues(inner, torch.tensor([near]))[0]), near)
-        for near in _nearest_sets(squared, keep)
+        (float(_largest_eigenvalues(inner, some[None])[0]), some.tolist()) for some in near
     )
     ceiling = best_value * (1 + EQUAL_TOLERANCE)
     found: list[tuple[float, list[int]]] = [(best_value, best)]
@@ -166,12 +156,6 @@ def minimum_variance_subset(inner: Tensor, squared: Tensor, keep: int) -> list[i
             ]
             found = [(value, members) for value, members in found if value <= ceiling]
     return min(members for _, members in found)
-
-
-def _nearest_sets(squared: Tensor, keep: int) -> list[list[int]]:
-    """Return each point's nearest set: one of these is good where there are outliers."""
-    near = squared.sort(dim=1, stable=True).indices[:, :keep]
-    return near.sort(dim=1).values.tolist()
 
 
 def _all_subsets(n: int, keep: int) -> Iterator[Tensor]:

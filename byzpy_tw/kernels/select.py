@@ -8,55 +8,40 @@ takes 126 and 560, and ``torch.sort`` more.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from byzpy_tw.kernels.networks import SortingNetwork, Wanted, sorting_network
-from byzpy_tw.kernels.parallel import even_tile_width, map_in_order
+from byzpy_tw.kernels.parallel import even_tile_width, map_tiles
 from byzpy_tw.kernels.points import Points
 
 Rows = Sequence[Tensor]
+T = TypeVar("T")
 MOST_IN_NETWORK = 512
 
 
 def median(points: Points) -> Tensor:
     """Return the median of each coordinate, ``(d,)``: for even n the mean of the middle two."""
-    n = points.size
-    wanted = tuple("middle" if i in _middle_ranks(n) else None for i in range(n))
-    return _map_sorted_tiles(
-        points, wanted, lambda ranked, _: _mean([ranked[i] for i in _middle_ranks(n)])
-    )
+    return _mean_of_ranks(points, _middle_ranks(points.size))
 
 
 def trimmed_mean(points: Points, f: int) -> Tensor:
     """Return the mean of each coordinate without its f smallest and f largest values, ``(d,)``."""
-    n = points.size
-    wanted = tuple("kept" if f <= i < n - f else None for i in range(n))
-    return _map_sorted_tiles(points, wanted, lambda ranked, _: _mean(ranked[f : n - f]))
+    return _mean_of_ranks(points, range(f, points.size - f))
 
 
 def mean_around_median(points: Points, keep: int) -> Tensor:
     """Return the mean of each coordinate's `keep` values nearest to its median, ``(d,)``."""
-    n = points.size
-    middle = _middle_ranks(n)
-
-    def centre(ranked: Rows) -> Tensor:
-        return _mean([ranked[i] for i in middle])
-
-    return _mean_around(points, keep, centre, lambda i: "middle" if i in middle else "core")
+    middle = _middle_ranks(points.size)
+    return _mean_around(points, keep, middle, lambda i: "middle" if i in middle else "core")
 
 
 def mean_around_trimmed_mean(points: Points, f: int, keep: int) -> Tensor:
     """Return the mean of each coordinate's `keep` values nearest to its trimmed mean, ``(d,)``."""
-    n = points.size
-    return _mean_around(
-        points,
-        keep,
-        lambda ranked: _mean(ranked[f : n - f]),
-        lambda i: "core" if f <= i < n - f else i,
-    )
+    kept = range(f, points.size - f)
+    return _mean_around(points, keep, kept, lambda i: "core" if i in kept else i)
 
 
 def sign_of_sign_sum(points: Points) -> Tensor:
@@ -73,21 +58,14 @@ def sign_of_sign_sum(points: Points) -> Tensor:
 
 def sign_counts(points: Points) -> Tensor:
     """Return each point's numbers of coordinates above, at and below zero, ``(m, 3)`` float64."""
-    d = points.matrix.shape[1]
-    width = _width(points)
 
-    def start() -> Callable[[int], Tensor]:
-        read = points.reader(width)
+    def count(rows: Rows, columns: slice) -> Tensor:
+        above = torch.stack([(row > 0).sum() for row in rows])
+        below = torch.stack([(row < 0).sum() for row in rows])
+        return torch.stack([above, len(rows[0]) - above - below, below], dim=1)
 
-        def piece(tile: int) -> Tensor:
-            rows = read(tile * width, min(d, (tile + 1) * width))
-            above = torch.stack([(row > 0).sum() for row in rows])
-            below = torch.stack([(row < 0).sum() for row in rows])
-            return torch.stack([above, len(rows[0]) - above - below, below], dim=1)
-
-        return piece
-
-    return torch.stack(map_in_order(start, ceil(d / width))).sum(dim=0).to("cpu", torch.float64)
+    counts = _read_tiles(points, lambda: count)
+    return torch.stack(counts).sum(dim=0).to("cpu", torch.float64)
 
 
 def _width(points: Points) -> int:
@@ -102,7 +80,13 @@ def _middle_ranks(n: int) -> range:
     return range((n - 1) // 2, n // 2 + 1)
 
 
-def _mean(rows: Rows) -> Tensor:
+def _mean_of_ranks(points: Points, ranks: range) -> Tensor:
+    wanted = tuple("kept" if i in ranks else None for i in range(points.size))
+    return _map_sorted_tiles(points, wanted, lambda ranked, _: _mean(ranked, ranks))
+
+
+def _mean(ranked: Rows, ranks: range) -> Tensor:
+    rows = ranked[ranks.start : ranks.stop]
     if len(rows) == 1:
         return rows[0]
     total = rows[0] + rows[1]
@@ -111,24 +95,19 @@ def _mean(rows: Rows) -> Tensor:
     return total.div_(len(rows))
 
 
-def _mean_around(
-    points: Points, keep: int, centre: Callable[[Rows], Tensor], core: Callable[[int], Wanted]
-) -> Tensor:
-    """Return the mean of the `keep` values nearest to `centre`.
+def _mean_around(points: Points, keep: int, ranks: range, group: Callable[[int], Wanted]) -> Tensor:
+    """Return the mean of the `keep` values nearest to the mean of `ranks`.
 
-    In sorted order the nearest values are neighbours.  Starting from the `keep`
-    smallest, value ``keep + i`` replaces value i where it is nearer; the `drop`
-    comparisons are independent of each other.
+    `group` is the `Wanted` content of a rank that is kept in any case.  In sorted order the
+    nearest values are neighbours.  Starting from the `keep` smallest, value ``keep + i``
+    replaces value i where it is nearer; the `drop` comparisons are independent of each other.
     """
     n = points.size
     drop = n - keep
-    if drop < keep:
-        wanted = tuple(core(i) if drop <= i < keep else i for i in range(n))
-    else:
-        wanted = tuple(range(n))
+    wanted = tuple(group(i) if drop <= i < keep else i for i in range(n))
 
     def answer(ranked: Rows, rows: Rows) -> Tensor:
-        middle = centre(ranked)
+        middle = _mean(ranked, ranks)
         total = torch.zeros_like(middle)
         for row in ranked[drop:keep]:
             total += row
@@ -165,9 +144,11 @@ def _break_ties(total: Tensor, middle: Tensor, rows: Rows, keep: int, columns: T
 def _map_sorted_tiles(
     points: Points, wanted: tuple[Wanted, ...], answer: Callable[[Rows, Rows], Tensor]
 ) -> Tensor:
-    """Return ``(d,)`` from `answer(sorted as far as wanted, rows)` of each tile's rows."""
-    n = points.size
-    if n > MOST_IN_NETWORK:
+    """Return ``(d,)``: on each tile of columns, ``answer(ranked, rows)``.
+
+    `ranked` are the tile's rows with each column sorted as far as `wanted` asks.
+    """
+    if points.size > MOST_IN_NETWORK:
         return _map_tiles(points, lambda: lambda rows: answer(_sort(rows), rows))
     steps = sorting_network(wanted)
     width = _width(points)
@@ -175,13 +156,13 @@ def _map_sorted_tiles(
     def start() -> Callable[[Rows], Tensor]:
         room: Tensor | None = None
 
-        def piece(rows: Rows) -> Tensor:
+        def compute(rows: Rows) -> Tensor:
             nonlocal room
             if room is None:
                 room = rows[0].new_empty(steps.scratch, width)
             return answer(_run_network(steps, rows, room[:, : len(rows[0])]), rows)
 
-        return piece
+        return compute
 
     return _map_tiles(points, start)
 
@@ -203,18 +184,26 @@ def _run_network(steps: SortingNetwork, rows: Rows, room: Tensor) -> list[Tensor
 
 def _map_tiles(points: Points, begin: Callable[[], Callable[[Rows], Tensor]]) -> Tensor:
     """Return ``(d,)`` from one function a thread that maps a tile's rows to its columns."""
-    d = points.matrix.shape[1]
-    width = _width(points)
-    answer = points.matrix.new_empty(d)
+    answer = points.matrix.new_empty(points.matrix.shape[1])
 
-    def start() -> Callable[[int], None]:
-        read, work = points.reader(width), begin()
+    def start() -> Callable[[Rows, slice], None]:
+        work = begin()
 
-        def piece(tile: int) -> None:
-            a, b = tile * width, min(d, (tile + 1) * width)
-            answer[a:b] = work(read(a, b))
+        def store(rows: Rows, columns: slice) -> None:
+            answer[columns] = work(rows)
 
-        return piece
+        return store
 
-    map_in_order(start, ceil(d / width))
+    _read_tiles(points, start)
     return answer
+
+
+def _read_tiles(points: Points, begin: Callable[[], Callable[[Rows, slice], T]]) -> list[T]:
+    """Return the results, in order, of one function a thread for each tile's rows and columns."""
+    width = _width(points)
+
+    def start() -> Callable[[slice], T]:
+        read, work = points.reader(width), begin()
+        return lambda columns: work(read(columns), columns)
+
+    return map_tiles(start, points.matrix.shape[1], width)

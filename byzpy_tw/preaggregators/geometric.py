@@ -6,24 +6,15 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.aggregators.rule import (
-    EQUAL_ROWS,
-    PERMUTATION,
-    SCALING,
-    TRANSLATION,
-    State,
-    preaggregator,
-)
+from byzpy_tw.aggregators.rule import ALL_LAWS, PERMUTATION, TRANSLATION, State, rule
 from byzpy_tw.kernels.points import Gram
 from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
-@frozen(kw_only=True)
-@preaggregator("clipping", "n >= 1", "any n")
+@rule("clipping", "n >= 1", "any n", breaks=ALL_LAWS - {PERMUTATION})
 class Clipping:
     """Each row scaled down to norm `c` where it is longer."""
 
@@ -32,14 +23,11 @@ class Clipping:
     f: int = integer(0)
     c: float = real(2.0, above=0.0)
 
-    laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION})
-
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         return torch.diag((self.c / gram.norms).clamp_(max=1.0))
 
 
-@frozen(kw_only=True)
-@preaggregator("arc", "n > f", "n > 2f")
+@rule("arc", "n > f", "n > 2f", breaks={TRANSLATION})
 class ARC:
     """The k longest rows scaled to the longest of the others, k = floor(2 f (n - f) / n).
 
@@ -52,8 +40,6 @@ class ARC:
     keeps_rows: ClassVar[bool] = True
     f: int = integer(0)
 
-    laws: ClassVar[frozenset[str]] = frozenset({PERMUTATION, SCALING, EQUAL_ROWS})
-
     def matrix(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         n = gram.size
         k = 2 * self.f * (n - self.f) // n
@@ -62,8 +48,7 @@ class ARC:
         return torch.diag(torch.where(norms > limit, limit / norms, 1.0))
 
 
-@frozen(kw_only=True)
-@preaggregator("nnm", "n > f", "n > 2f")
+@rule("nnm", "n > f", "n > 2f")
 class NNM:
     """Nearest-neighbour mixing: each row becomes the mean of its n - f nearest, itself included.
 
@@ -87,8 +72,7 @@ class NNM:
         return torch.from_numpy(mix)
 
 
-@frozen(kw_only=True)
-@preaggregator("bucketing", "n >= 1", "any n")
+@rule("bucketing", "n >= 1", "any n", breaks={PERMUTATION})
 class Bucketing:
     """Means of groups of `s` rows, after a shuffle; the last group may be smaller.
 
@@ -104,8 +88,6 @@ class Bucketing:
     f: int = integer(0)
     s: int = integer(2, least=1)
     permutation: Literal["random", "identity"] = choice("random", "identity")
-
-    laws: ClassVar[frozenset[str]] = frozenset({TRANSLATION, SCALING, EQUAL_ROWS})
 
     @property
     def keeps_rows(self) -> bool:

@@ -17,7 +17,7 @@ from attrs import define
 from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
-from byzpy_tw.attacks.behaviour import Behaviour
+from byzpy_tw.attacks.behaviour import NEVER_CALLED
 from byzpy_tw.attacks.knowledge.levels import LEVELS, pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
@@ -31,7 +31,6 @@ LATER = 1000  # the round of the second call, for attacks that change in later r
 _ROWS = 64  # honest vectors, at most
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
 _FEWEST = 3  # vectors: one honest, the node's own, and its past
-_UNCALLED = (Behaviour.SILENT, Behaviour.GARBAGE)  # they never call the attack
 
 
 def try_attack(make: Callable[[], Any], spec: RunSpec, dimension: int) -> Any:
@@ -41,7 +40,7 @@ def try_attack(make: Callable[[], Any], spec: RunSpec, dimension: int) -> Any:
     size is too large.  Raises `BrokenPlugin` and `BadRuleOutput`.
     """
     attack = make()
-    if not isinstance(attack, PluginAttack) or attack.behaviour in _UNCALLED:
+    if not isinstance(attack, PluginAttack) or attack.behaviour in NEVER_CALLED:
         return attack
     with global_random.hold_generators():
         try:

@@ -38,15 +38,6 @@ def pieces_of(attack: Any) -> tuple[str, ...]:
 
 def shapes(pieces: Collection[str], h: int, d: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of each piece, in the order in which pieces travel."""
-    known = {
-        "own": (d,),
-        "past": (d,),
-        "mean": (d,),
-        "std": (d,),
-        "one": (d,),
-        "gram": (h, h),
-        "products": (2, h + 2),
-        "strength": (1,),
-        "vectors": (h, d),
-    }
+    known: dict[str, tuple[int, ...]] = dict.fromkeys(("own", "past", "mean", "std", "one"), (d,))
+    known |= {"gram": (h, h), "products": (2, h + 2), "strength": (1,), "vectors": (h, d)}
     return {piece: shape for piece, shape in known.items() if piece in pieces}

@@ -1,4 +1,4 @@
-"""The view that an attack has of a round, and the one way in which each piece is computed.
+"""The knowledge that an attack has of a round, and the one way to compute each piece of it.
 
 An attack declares a level (`LEVELS`) and the pieces of it that it needs (`pieces`).  The
 trainer computes those from the honest vectors, and only those travel.  An attack that is
@@ -26,10 +26,10 @@ __all__ = ["LEVELS", "Knowledge", "pieces_of", "shapes"]
 
 
 class _Piece:
-    """A piece of `Knowledge`: typed as the tensor that it is wherever the attack asked for it.
+    """An attribute of `Knowledge`: the tensor, or None for a piece that the attack is not shown.
 
-    A piece that was not asked for reads as None, so that an attack may test for it.  Its name
-    is noted in `Knowledge.absent`, which explains the error of an attack that goes on.
+    Its type is Tensor, since attacks read the pieces that they declare.  Reading any other notes
+    its name in `Knowledge.absent`, for the message of the error that usually follows.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -44,7 +44,7 @@ class _Piece:
 
 @frozen(eq=False, kw_only=True)
 class Knowledge:
-    """The view that a Byzantine node has of a round.  Make one with `Knowledge.of`.
+    """The knowledge that a Byzantine node has of a round.  Make one with `Knowledge.of`.
 
     ``h`` honest vectors of ``dimension`` coordinates and dtype ``dtype`` were
     accepted.  A piece is None unless the attack asked for it:
@@ -98,10 +98,9 @@ class Knowledge:
     ) -> Knowledge:
         """Return a node's view of the ``(h, d)`` `honest` vectors.
 
-        `needs` narrows the level to the pieces that the attack uses; without
-        it, all that the level allows is computed.  `one` is the row behind
-        ``one``, `direction` the vector behind ``products`` (mean, std or sign),
-        `measure` the function behind ``strength``.
+        `needs` narrows the level to the pieces that the attack uses; without it, all that the level
+        allows is computed.  `one` is the row behind ``one``, `direction` the vector behind
+        ``products`` (mean, std or sign), `measure` the function behind ``strength``.
         """
         wanted = LEVELS[level] if needs is None else LEVELS[level] & set(needs)
         # A node's own gradient is known where the node is, not to the trainer.
@@ -125,21 +124,14 @@ class Knowledge:
     ) -> Knowledge:
         """Return the view of `honest` that `attack` asks for; for the trainer, once a round.
 
-        An attack with a method ``choose(honest, context=, state=)`` picks the
-        row that it is shown as ``one``.  One with a method ``strength(known, context=,
-        memory=)`` computes the number behind ``strength``, from the vectors and
-        from the memory of the rules that it aims at.
+        An attack with a method ``choose(honest, context=, state=)`` picks the row that it is shown
+        as ``one``.  One with a method ``strength(known, context=, memory=)`` computes the number
+        behind ``strength``, from the vectors and from the memory of the rules that it aims at.
         """
-        return cls.of(
-            honest,
-            getattr(attack, "knowledge", "all"),
-            needs=pieces_of(attack),
-            own=own,
-            past=past,
-            one=choose_row(attack, honest, context, state),
-            direction=getattr(attack, "direction", "mean"),
-            measure=strength_measure(attack, context, memory),
-        )
+        level: Level = getattr(attack, "knowledge", "all")
+        needs = pieces_of(attack)
+        options = piece_options(attack, honest, context, state, memory)
+        return cls.of(honest, level, needs=needs, own=own, past=past, **options)
 
     def with_pieces(
         self,
@@ -197,21 +189,21 @@ def _computed(vectors: Tensor, pieces: Collection[str], one: int, direction: str
     return {piece: found[piece] for piece in pieces if piece in found}
 
 
-def strength_measure(
-    attack: Any, context: Context | None, memory: dict[str, Any] | None
-) -> Measure | None:
-    """Return the function that computes the ``strength`` of `attack`; None where it has none."""
-    strength = getattr(attack, "strength", None)
-    if "strength" not in pieces_of(attack) or strength is None:
-        return None
-    return lambda known: float(strength(known, context=context, memory=memory))
+def piece_options(
+    attack: Any,
+    rows: Tensor | None,
+    context: Context | None,
+    state: dict[str, Any] | None,
+    memory: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the way in which `attack` wants pieces computed: options of `Knowledge.with_pieces`.
 
-
-def choose_row(
-    attack: Any, honest: Tensor, context: Context | None, state: dict[str, Any] | None
-) -> int:
-    """Return the row of `honest` that `attack` is shown as ``one``."""
-    choose = getattr(attack, "choose", None)
-    if choose is None or "one" not in pieces_of(attack):
-        return 0
-    return int(choose(honest, context=context, state=state))
+    The attack chooses its ``one`` from the honest `rows`, unless these are None.
+    """
+    pieces, options = pieces_of(attack), {"direction": getattr(attack, "direction", "mean")}
+    choose, strength = getattr(attack, "choose", None), getattr(attack, "strength", None)
+    if choose is not None and "one" in pieces and rows is not None:
+        options["one"] = int(choose(rows, context=context, state=state))
+    if strength is not None and "strength" in pieces:
+        options["measure"] = lambda known: float(strength(known, context=context, memory=memory))
+    return options
