@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.algorithms import state as state_module
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
     BadRuleOutput,
@@ -25,7 +27,6 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.plugins import load
 from byzpy_tw.records import checkpoint
-from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, RunDirectory, to_json
 from byzpy_tw.records.resume import merge_config, reopen
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
@@ -86,7 +87,7 @@ class FileTests(SynchronousTestCase):
     def test_a_large_one(self) -> None:
         """Is kept as it is, but for containers that the run adds to."""
         one = state()
-        self.patch(checkpoint, "LARGE", 1)
+        self.patch(state_module, "LARGE", 1)
         other = one.snapshot()
         self.assertIs(other.parameters, one.parameters)
         self.assertIs(other.momenta[0], one.momenta[0])
@@ -98,7 +99,7 @@ class FileTests(SynchronousTestCase):
     def test_parts_and_odd_layouts(self) -> None:
         """A view of a large tensor is copied, and what has no strides is counted."""
         whole = torch.zeros(1000, 1000)
-        self.patch(checkpoint, "LARGE", 1)
+        self.patch(state_module, "LARGE", 1)
         snapshot = State(
             1, whole[0], whole[0], {}, {}, {"sparse": torch.eye(3).to_sparse()}
         ).snapshot()
@@ -109,7 +110,7 @@ class FileTests(SynchronousTestCase):
         """All tensors and arrays count, wherever they are."""
         size = 4 * 5 * 4 + 5 * 2 + 5 * 4 + 3 * 8
         for least, large in ((size, True), (size + 1, False)):
-            self.patch(checkpoint, "LARGE", least)
+            self.patch(state_module, "LARGE", least)
             self.assertEqual(state().large, large)
 
     def test_the_newest_are_kept(self) -> None:
@@ -221,7 +222,7 @@ class SavingTests(SynchronousTestCase):
     def test_a_large_one_is_waited_for(self) -> None:
         """The run does not go on to change what is being written; a copy it may change."""
         for large in (True, False):
-            self.patch(checkpoint, "LARGE", 1 if large else 1 << 20)
+            self.patch(state_module, "LARGE", 1 if large else 1 << 20)
             saving = self.saving(1)
             saving.begin(state(1), 0.0)
             saving.begin(state(2), 0.0)
@@ -239,7 +240,7 @@ class SavingTests(SynchronousTestCase):
 
     def test_waiting_for_one_that_cannot_be_written(self) -> None:
         """It is not the wait that fails; a wait that is given up is."""
-        self.patch(checkpoint, "LARGE", 1)
+        self.patch(state_module, "LARGE", 1)
         saving = self.saving(1)
         saving.begin(state(1), 0.0).addErrback(lambda why: why.trap(CannotRecord))
         given_up = Deferred.fromCoroutine(saving.wait_until_tensors_free())
@@ -266,11 +267,12 @@ class SavingTests(SynchronousTestCase):
 SLOW_DISK = """
 import sys
 import time
+from byzpy_tw.algorithms import state as state_module
 from byzpy_tw.records import checkpoint
 from byzpy_tw.cli.train import main
 from byzpy_tw.trainer import checkpointer
 
-write, checkpoint.LARGE = checkpoint.write, 0
+write, state_module.LARGE = checkpoint.write, 0
 checkpointer.ROUNDS = checkpointer.SECONDS = 1
 checkpointer.SHARE = 0
 

@@ -31,6 +31,7 @@ ORDER = (
     ("plugins",),
     ("workers",),
     ("config",),
+    ("algorithms",),
     ("rounds",),
     ("records",),
     ("audit", "report"),

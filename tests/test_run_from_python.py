@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
 from byzpy_tw import Result, RunConfig
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.api import _child_error, _result
 from byzpy_tw.errors import (
     BudgetExceeded,
@@ -27,7 +28,6 @@ from byzpy_tw.errors import (
     UnknownName,
 )
 from byzpy_tw.records import checkpoint
-from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.vectors import sha256_of
 from tests.recorded_runs import record

@@ -11,10 +11,10 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.kernels.parallel import thread_limit
-from byzpy_tw.records.checkpoint import State
-from byzpy_tw.rounds.learner import add_up
+from byzpy_tw.rounds.evaluator import add_up
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
 
@@ -42,7 +42,7 @@ class RoundRecomputer:
         The budget that the attack was told of is on record since some version; before, the
         first one that meets the recorded hash is taken.
         """
-        replay, config = self.replay, self.replay.config
+        replay, algorithm, config = self.replay, self.replay.algorithm, self.replay.config
         refused = {one["node"] for one in record["refused"]}
         nodes = tuple(node for node in range(config.n) if node not in refused)
         honest = [n for n in nodes if n < config.num_honest]
@@ -51,9 +51,9 @@ class RoundRecomputer:
         norms: dict[int, float] = {}
         losses: dict[int, float] = {}
         for node, gradient in replay.gradients(state, honest):
-            sent = round_to_dtype(gradient.vector, replay.wire)
+            sent = round_to_dtype(gradient.vector, algorithm.wire)
             norms[node], losses[node] = self._in_pool(norm_of, sent.float()), gradient.loss
-            matrix[node] = replay.row(state, node, sent)
+            matrix[node] = algorithm.receive(state, node, sent)
         owns = {node: replay.own_gradient(state, node) for node in byzantine}
         best: RecomputedRound | None = None
         for f in self._candidate_budgets(record, honest):
@@ -82,7 +82,7 @@ class RoundRecomputer:
             known = refused["node"] < config.num_honest or refused["reason"] == "probation"
             if known and refused["reason"] in {r.value for r in Reason}:
                 round.refuse(refused["node"], Reason(refused["reason"]))
-        likely = round.expected_budget(self.replay.rules.aggregation.computable)
+        likely = round.expected_budget(self.replay.algorithm.computable)
         return list(dict.fromkeys([likely, *range(config.f, -1, -1)]))
 
     def _attack(
@@ -97,12 +97,12 @@ class RoundRecomputer:
         """Fill in the rows of Byzantine nodes; return the attack's memory after that."""
         replay = self.replay
         with thread_limit(self.threads):
-            seen = replay.reveal(state, honest, matrix[list(honest)], f)
+            shown = replay.algorithm.reveal(state, honest, matrix[list(honest)], f)
             for node, own in owns.items():
-                sent = replay.attack_vector(state, node, seen, own, replay.past_vector(state, node))
-                matrix[node] = replay.row(state, node, sent)
+                sent = replay.attack_vector(state, node, len(honest), shown, own)
+                matrix[node] = replay.algorithm.receive(state, node, sent)
                 norms[node] = norm_of(matrix[node])
-        return seen.memory
+        return shown.memory
 
     def _step(
         self,
@@ -114,9 +114,10 @@ class RoundRecomputer:
         norms: Mapping[int, float],
         losses: Mapping[int, float],
     ) -> RecomputedRound:
-        replay = self.replay
+        algorithm, evaluator = self.replay.algorithm, self.replay.evaluator
         with thread_limit(self.threads):
-            after, aggregated = replay.step(state, nodes, record["f"], matrix, attack)
+            aggregated = algorithm.aggregate(state, nodes, record["f"], matrix)
+            after = algorithm.advance(state, nodes, matrix, aggregated, attack)
         chosen = aggregated.selected
         entries: dict[str, Any] = {
             "norms": {str(n): norms[n] for n in nodes},
@@ -126,8 +127,8 @@ class RoundRecomputer:
             "loss": math.fsum(losses.values()) / len(losses) if losses else None,
         }
         if "accuracy" in record:
-            learner = replay.learner
-            tested = add_up([learner.test(job) for job in range(learner.evaluation_jobs)])
+            evaluator.load(after.parameters)
+            tested = add_up([evaluator.evaluate(job) for job in range(evaluator.jobs)])
             entries |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
         return RecomputedRound(after, sha256_of(after.parameters), entries)
 

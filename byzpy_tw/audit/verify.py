@@ -22,6 +22,7 @@ from typing import Any
 
 from attrs import define, evolve, field
 
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.consistency import Problem, compare_with_result, find_damage, recorded_config
 from byzpy_tw.audit.mismatch import compare_entries, explain_hash, norms_match
 from byzpy_tw.audit.recompute import RecomputedRound, RoundRecomputer
@@ -31,7 +32,6 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ConfigError, DamagedCheckpoint, RunDirectoryError, format_error
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records import checkpoint
-from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import RecordedRun, list_checkpoints, round_of
 from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
 from byzpy_tw.text import clean_value, printable

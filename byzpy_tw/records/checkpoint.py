@@ -11,92 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-import attrs
 import numpy as np
 import torch
-from attrs import field, frozen
 from torch import Tensor
 
 from byzpy_tw import files
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.errors import BadRuleOutput, CannotRecord, DamagedCheckpoint
 from byzpy_tw.records.folder import list_checkpoints
 
 MAGIC = b"byzpy_tw checkpoint 1\n"
-LARGE = 1 << 27  # bytes of a state that is not copied to be written
 _NUMPY = "byzpy_tw: numpy"  # the key that marks what was an array
 _DIGEST = hashlib.sha256().digest_size
-
-
-@frozen(eq=False)
-class State:
-    """The state of a run after `round` rounds.
-
-    ``parameters`` and ``velocity`` are ``(d,)``; ``momenta`` maps honest nodes to
-    theirs; ``history`` a round to the vectors of its Byzantine nodes.  ``aggregation`` and
-    ``attack`` are the memory of the rules and of the attack, ``probation`` the nodes'
-    conduct, ``elapsed`` seconds.
-    """
-
-    round: int
-    parameters: Tensor
-    velocity: Tensor
-    momenta: Mapping[int, Tensor] = field(factory=dict)
-    history: Mapping[int, Mapping[int, Tensor]] = field(factory=dict)
-    aggregation: Mapping[str, Any] = field(factory=dict)
-    attack: Mapping[str, Any] = field(factory=dict)
-    probation: Mapping[str, Any] = field(factory=dict)
-    elapsed: float = 0.0
-
-    @property
-    def large(self) -> bool:
-        """True if a copy would be a good part of a small machine's memory."""
-        return sum(map(_nbytes, attrs.astuple(self, recurse=False))) >= LARGE
-
-    def snapshot(self) -> State:
-        """Return a copy of this state, to be written while the run goes on.
-
-        Tensors and arrays of a `large` state are not copied: the run must not change them
-        until they are written.
-        """
-        large = self.large
-
-        def copy(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value if large and not _is_view(value) else value.clone()
-            return value.copy() if isinstance(value, np.ndarray) and not large else value
-
-        return State(**{name: _map(value, copy) for name, value in _fields(self)})
-
-
-def _fields(state: State) -> Iterator[tuple[str, Any]]:
-    return ((f.name, getattr(state, f.name)) for f in attrs.fields(State))
-
-
-def _map(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    """Return `value` in new containers, with `leaf` of everything else in it."""
-    if isinstance(value, Mapping):
-        return {key: _map(item, leaf) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_map(item, leaf) for item in value)
-    return leaf(value)
-
-
-def _nbytes(value: Any) -> int:
-    if isinstance(value, Tensor):  # one without strides knows no `nbytes`
-        return value.numel() * value.element_size()
-    if isinstance(value, (Mapping, list, tuple)):
-        return sum(map(_nbytes, value.values() if isinstance(value, Mapping) else value))
-    return value.nbytes if isinstance(value, np.ndarray) else 0
-
-
-def _is_view(tensor: Tensor) -> bool:
-    """Return whether it is a view of a larger tensor, all of which would be written."""
-    strided = tensor.layout is torch.strided
-    return strided and tensor.untyped_storage().nbytes() > _nbytes(tensor)
 
 
 def _to_storable(value: Any, where: str) -> Any:
@@ -159,7 +89,7 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
     checkpoints untouched, and `BadRuleOutput` for memory that cannot be kept.
     """
     try:
-        plain = {name: _to_storable(value, name) for name, value in _fields(state)}
+        plain = {name: _to_storable(value, name) for name, value in state.fields.items()}
     except BadRuleOutput:
         raise
     except (TypeError, ValueError, RecursionError) as e:  # of an odd array, or a loop

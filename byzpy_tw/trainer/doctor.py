@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 
 import byzpy_tw
 import twisted
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.config.unused import unused_notices
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, format_error
@@ -30,7 +31,6 @@ from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.folder import ROUNDS
 from byzpy_tw.rounds.feasibility import Feasibility, list_feasible_rules
 from byzpy_tw.rounds.placement import Placement, placement_notices
-from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.handshake import Handshake, same_bits, same_server_error
 from byzpy_tw.trainer.preparation import Prepared, prepare_data
@@ -233,7 +233,7 @@ class Doctor:
         if self.here is not None:
             prepared = self.here
             digest = check.opened.digest if own else prepared.digest
-            mine = Opened(prepared.learner.dimension, digest, prepared.trial_outcome.trial)
+            mine = Opened(prepared.evaluator.dimension, digest, prepared.trial_outcome.trial)
             exact = theirs is not None and same_bits(prepared.environment, theirs)
             handshake.check_opened(check.name, check.opened, mine, exact=exact, local=own)
         elif not own:
@@ -257,7 +257,7 @@ class Doctor:
         """The size of one checkpoint, without the memory of rules."""
         if self.here is None:
             return None
-        config, d = self.config, self.here.learner.dimension
+        config, d = self.config, self.here.evaluator.dimension
         return 4 * d * (2 + (config.num_honest if config.worker_momentum else 0))
 
     def to_plain(self) -> dict[str, Any]:
@@ -295,7 +295,7 @@ class Doctor:
                 "data_digest": prepared.digest,
                 "examples": [len(prepared.dataset.train.y), len(prepared.dataset.test.y)],
                 "shards": [min(prepared.shards), max(prepared.shards)],
-                "dimension": prepared.learner.dimension,
+                "dimension": prepared.evaluator.dimension,
                 "instructions": prepared.environment.instructions,
             }
         return found

@@ -13,6 +13,7 @@ import torch
 from attrs import asdict, define, evolve
 
 import byzpy_tw
+from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.datasets import Dataset
@@ -20,8 +21,7 @@ from byzpy_tw.errors import UnsuitableData
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.rounds.learner import Learner
-from byzpy_tw.rounds.resolved_rules import ResolvedRules
+from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.building import make_model, try_run_model
@@ -39,7 +39,7 @@ class Prepared:
     """The data, the model, and the outcomes of their trials."""
 
     dataset: Dataset
-    learner: Learner
+    evaluator: Evaluator
     digest: str  # of the data
     environment: Environment
     trial_outcome: TrialOutcome
@@ -51,7 +51,7 @@ class Prepared:
         """Return the part of config.json about this process, its copy and the servers' data."""
         here = self.environment
         return {
-            "dimension": self.learner.dimension,
+            "dimension": self.evaluator.dimension,
             "data_digest": self.digest,
             "data_digests": dict(data_digests),
             "trial": asdict(self.trial_outcome.trial),
@@ -96,10 +96,10 @@ def prepare_data(
     model = model.to(resolve_device(config.device))
     attack = _try_attack(config, registry, dimension) if config.num_byz else ""
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
-    learner = Learner.of(config, model, data, copied=outcome.copied, who=who)
+    evaluator = Evaluator(model, data, outcome.copied, who)
     here = environment(registry, probe=probe(), device=config.device, threads=threads)
     sizes = [len(shard) for shard in shards]
-    return Prepared(data, learner, data.digest(), here, outcome, sizes, warnings, attack)
+    return Prepared(data, evaluator, data.digest(), here, outcome, sizes, warnings, attack)
 
 
 def _try_attack(config: RunConfig, registry: Registry, dimension: int) -> str:

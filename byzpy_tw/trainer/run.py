@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw.algorithms.rules import ResolvedRules, resolve_rules
 from byzpy_tw.config.paths import absolute, resolve_paths
 from byzpy_tw.config.run import RunConfig, make_run_dir
 from byzpy_tw.config.unused import drop_unused
@@ -37,7 +38,6 @@ from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.records.folder import RESULT, RunDirectory, read_run
 from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
-from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.preparation import Prepared

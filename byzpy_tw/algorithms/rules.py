@@ -6,10 +6,10 @@ from typing import Any
 
 from attrs import define, field
 
+from byzpy_tw.algorithms.aggregation import Aggregation
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.rounds.aggregation import Aggregation
 
 
 @define(eq=False)
