@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -69,9 +71,20 @@ class FileTests(SynchronousTestCase):
     def test_there_and_back(self) -> None:
         """Every part of a state, to the bit and to the type."""
         found = checkpoint.read(checkpoint.write(self.folder, state()))
-        for name in ("round", "parameters", "velocity", "momenta", "history", "aggregation",
+        for name in ("round", "parameters", "optimizer", "momenta", "history", "aggregation",
                      "attack", "probation", "elapsed"):  # fmt: skip
             self.assertTrue(same(getattr(state(), name), getattr(found, name)), name)
+
+    def test_of_an_older_version(self) -> None:
+        """A checkpoint of 0.1 has a field for the velocity of SGD."""
+        old = {"round": 2, "parameters": torch.ones(3), "velocity": torch.arange(3.0)}
+        body = io.BytesIO()
+        torch.save(old, body)
+        digest = hashlib.sha256(body.getvalue()).digest()
+        path = self.folder / "checkpoint.00000002"
+        path.write_bytes(checkpoint.MAGIC + digest + body.getvalue())
+        found = checkpoint.read(path)
+        self.assertTrue(same(found.optimizer, {"velocity": torch.arange(3.0)}))
 
     def test_a_copy(self) -> None:
         """Shares no memory with what it was made from."""
@@ -101,7 +114,7 @@ class FileTests(SynchronousTestCase):
         whole = torch.zeros(1000, 1000)
         self.patch(state_module, "LARGE", 1)
         snapshot = State(
-            1, whole[0], whole[0], {}, {}, {"sparse": torch.eye(3).to_sparse()}
+            1, whole[0], {"velocity": whole[0]}, {}, {}, {"sparse": torch.eye(3).to_sparse()}
         ).snapshot()
         self.assertEqual(snapshot.parameters.untyped_storage().nbytes(), 4000)
         self.assertTrue(snapshot.aggregation["sparse"].is_sparse)
@@ -160,12 +173,12 @@ class FileTests(SynchronousTestCase):
         itself: list[Any] = []
         itself.append(itself)
         for bad in (np.array(["a"]), np.array([object()]), itself, {"byzpy_tw: numpy": 1}):
-            odd = State(1, torch.ones(2), torch.ones(2), attack={"a": bad})
+            odd = State(1, torch.ones(2), attack={"a": bad})
             self.assertRaises(BadRuleOutput, checkpoint.write, self.folder, odd)
 
     def test_memory_that_cannot_be_kept(self) -> None:
         """The rule's author is told what it was, and where."""
-        bad = State(1, torch.ones(2), torch.ones(2), aggregation={"a": {"b": [object()]}})
+        bad = State(1, torch.ones(2), aggregation={"a": {"b": [object()]}})
         failure = self.assertRaises(BadRuleOutput, checkpoint.write, self.folder, bad)
         self.assertIn("aggregation['a']['b'][0] is object", str(failure))
         self.assertEqual(list(self.folder.iterdir()), [])

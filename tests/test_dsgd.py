@@ -104,7 +104,7 @@ class DsgdTests(SynchronousTestCase):
         for _ in range(3):
             aggregated = made.aggregate(state, tuple(range(N)), 0, matrix)
             state = made.advance(state, range(N), matrix, aggregated, {}, reuse=True)
-            tensors = (state.parameters, state.velocity, *state.momenta.values())
+            tensors = (state.parameters, *state.optimizer.values(), *state.momenta.values())
             seen.add(tuple(tensor.data_ptr() for tensor in tensors))
         self.assertEqual(len(seen), 1)
 

@@ -181,7 +181,7 @@ class BrokenTrainerTests(SynchronousTestCase):
         def advance(right: Any) -> Any:
             def wrong(self: Any, *args: Any) -> Any:
                 found = right(self, *args)
-                self._state.parameters.add_(self._state.velocity, alpha=-0.01)
+                self._state.parameters.add_(self._state.optimizer["velocity"], alpha=-0.01)
                 return found
 
             return wrong

@@ -314,7 +314,9 @@ class ChangedTests(VerifyCase):
         """Its parameters are those on record, the rest is not to be used: it is told."""
         path = self.run_of("memory")
         state = checkpoint.read(path / "checkpoint.00000008")
-        checkpoint.write(path, evolve(state, velocity=state.velocity[1:]), None)
+        checkpoint.write(
+            path, evolve(state, optimizer={"velocity": state.optimizer["velocity"][1:]}), None
+        )
         [problem] = self.verified(path, 8).problems
         self.assertEqual((problem.what, problem.round), ("replay", 8))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from byzpy_tw.algorithms.aggregation import Aggregated
 from byzpy_tw.algorithms.rules import ResolvedRules
-from byzpy_tw.algorithms.state import State
+from byzpy_tw.algorithms.state import State, map_leaves
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, encode_pieces
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
@@ -59,14 +59,17 @@ class Dsgd:
 
     def begin(self, parameters: Tensor) -> State:
         """Return the state before round 0; the ``(d,)`` `parameters` are not copied."""
-        return State(0, parameters, torch.zeros_like(parameters))
+        return State(0, parameters, self.rules.optimizer.begin(parameters))
 
     def resume(self, state: State) -> State:
         """Return a state that was read from a file, on the device that computes the steps."""
         device = resolve_device(self.config.device)
-        return evolve(
-            state, parameters=state.parameters.to(device), velocity=state.velocity.to(device)
-        )
+
+        def move(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        optimizer = map_leaves(state.optimizer, move)
+        return evolve(state, parameters=move(state.parameters), optimizer=optimizer)
 
     # -- from parameters to vectors
 
@@ -142,17 +145,17 @@ class Dsgd:
         where they are `lent` to a reader that is not done.  Raises `Diverged` where the
         parameters are no longer finite.
         """
-        parameters, velocity = state.parameters, state.velocity
+        parameters, optimizer = state.parameters, dict(state.optimizer)
         if lent or not reuse:
             parameters = parameters.clone()
         if not reuse:
-            velocity = velocity.clone()
-        self._step(parameters, velocity, aggregated.vector, state.round)
+            optimizer = map_leaves(optimizer, _clone)
+        self._step(parameters, aggregated.vector, optimizer, state.round)
         return evolve(
             state,
             round=state.round + 1,
             parameters=parameters,
-            velocity=velocity,
+            optimizer=optimizer,
             momenta=self._momenta(state, nodes, matrix, reuse),
             history=self._history(state, nodes, matrix),
             aggregation=aggregated.memory,
@@ -161,20 +164,14 @@ class Dsgd:
 
     def learning_rate(self, round: int) -> float:
         """Return the learning rate of `round`."""
-        config = self.config
-        return config.lr * config.lr_decay ** sum(round >= m for m in config.lr_milestones)
+        return self.config.lr * self.rules.schedule.factor(round, self.config.rounds)
 
-    def _step(self, parameters: Tensor, velocity: Tensor, vector: Tensor, round: int) -> None:
-        """Take the step of `torch.optim.SGD`, to the bit, in place.
-
-        It stands here because making one of torch's optimizers imports its compiler: two
-        seconds of every start.
-        """
-        vector = vector.to(velocity.device)
-        if self.config.weight_decay:
-            vector = vector.add(parameters, alpha=self.config.weight_decay)
-        velocity.mul_(self.config.momentum).add_(vector)
-        parameters.add_(velocity, alpha=-self.learning_rate(round))
+    def _step(self, parameters: Tensor, vector: Tensor, state: dict[str, Any], round: int) -> None:
+        """Take the optimizer's step in place; raise `Diverged` where it is not finite."""
+        with plugin_call(f"optimizer {self.config.optimizer!r}"):
+            self.rules.optimizer.step(
+                parameters, vector.to(parameters.device), state, self.learning_rate(round), round
+            )
         # The sum of finite numbers may overflow.  Both ends of the range are NaN where
         # one number is; `isfinite` takes fifteen times as long.
         if not all(map(math.isfinite, map(float, torch.aminmax(parameters)))):
@@ -206,3 +203,7 @@ class Dsgd:
         kept = {**state.history, state.round: sent}
         kept.pop(state.round - attack.age, None)
         return kept
+
+
+def _clone(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value

@@ -18,15 +18,15 @@ LARGE = 1 << 27  # bytes of a state that is not copied to be written
 class State:
     """The state of a run after `round` rounds.
 
-    ``parameters`` and ``velocity`` are ``(d,)``; ``momenta`` maps honest nodes to
-    theirs; ``history`` a round to the vectors of its Byzantine nodes.  ``aggregation`` and
-    ``attack`` are the memory of the rules and of the attack.  No algorithm reads ``probation``,
+    ``parameters`` are ``(d,)``; ``optimizer`` is the optimizer's state.  ``momenta`` maps honest
+    nodes to theirs, ``history`` a round to the vectors of its Byzantine nodes.  ``aggregation``
+    and ``attack`` are the memory of the rules and of the attack.  No algorithm reads ``probation``,
     the nodes' conduct, and ``elapsed``, in seconds: the trainer keeps them here.
     """
 
     round: int
     parameters: Tensor
-    velocity: Tensor
+    optimizer: Mapping[str, Any] = field(factory=dict)
     momenta: Mapping[int, Tensor] = field(factory=dict)
     history: Mapping[int, Mapping[int, Tensor]] = field(factory=dict)
     aggregation: Mapping[str, Any] = field(factory=dict)
@@ -57,15 +57,15 @@ class State:
                 return value if large and not _is_view(value) else value.clone()
             return value.copy() if isinstance(value, np.ndarray) and not large else value
 
-        return State(**_map(self.fields, copy))
+        return State(**map_leaves(self.fields, copy))
 
 
-def _map(value: Any, leaf: Callable[[Any], Any]) -> Any:
+def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
     """Return `value` in new containers, with `leaf` of everything else in it."""
     if isinstance(value, Mapping):
-        return {key: _map(item, leaf) for key, item in value.items()}
+        return {key: map_leaves(item, leaf) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_map(item, leaf) for item in value)
+        return type(value)(map_leaves(item, leaf) for item in value)
     return leaf(value)
 
 

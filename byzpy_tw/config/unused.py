@@ -6,7 +6,7 @@ make one of a file useless: that one is dropped, so that one file can serve seve
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 from attrs import evolve
@@ -61,6 +61,11 @@ def _find_unused(
             yield from (_Unused(name, (location,), why) for name in filter(given, options))
     if given("lr_decay") and not config.lr_milestones:
         yield _Unused("lr_decay", ("lr_milestones",), "without --lr-milestones")
+    if given("lr_milestones") and parse(config.lr_schedule).name != "milestones":
+        why = f"with --lr-schedule {config.lr_schedule}"
+        yield _Unused("lr_milestones", ("lr_schedule",), why)
+    if registry is not None:
+        yield from _unused_by_optimizer(config, registry, given)
     if given("keep_checkpoints") and config.checkpoint_interval == 0:
         why = "with --checkpoint-interval 0, which writes none"
         yield _Unused("keep_checkpoints", ("checkpoint_interval",), why)
@@ -69,6 +74,20 @@ def _find_unused(
         if not any(_takes_q(chain, registry) for chain in chosen):
             why = f"with {', '.join(chosen)[:200]}, which takes no q"
             yield _Unused("q", ("aggregator", "pre_aggregator"), why)
+
+
+def _unused_by_optimizer(
+    config: RunConfig, registry: Registry, given: Callable[[str], bool]
+) -> Iterator[_Unused]:
+    name = parse(config.optimizer).name
+    try:
+        taken = registry.entry("optimizer", name).parameters
+    except ByzpyTwError:
+        return  # the unknown name is reported when the optimizer is made
+    for option in ("momentum", "weight_decay"):
+        if given(option) and option not in taken:
+            why = f"with --optimizer {config.optimizer}, which takes no {option}"
+            yield _Unused(option, ("optimizer",), why)
 
 
 def _takes_q(chain: str, registry: Registry) -> bool:

@@ -30,9 +30,9 @@ class _WithWarmup:
     def factor(self, round: int, rounds: int) -> float:
         if round < self.warmup:
             return (round + 1) / (self.warmup + 1)
-        return self._after(round - self.warmup, max(1, rounds - self.warmup))
+        return self._after_warmup(round - self.warmup, max(1, rounds - self.warmup))
 
-    def _after(self, round: int, rounds: int) -> float:
+    def _after_warmup(self, round: int, rounds: int) -> float:
         raise NotImplementedError
 
 
@@ -48,7 +48,7 @@ class Cosine(_WithWarmup):
 
     final: float = real(0.0, least=0.0, most=1.0)
 
-    def _after(self, round: int, rounds: int) -> float:
+    def _after_warmup(self, round: int, rounds: int) -> float:
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * round / rounds)) / 2
 
 
@@ -61,7 +61,7 @@ class Linear(_WithWarmup):
 
     final: float = real(0.0, least=0.0, most=1.0)
 
-    def _after(self, round: int, rounds: int) -> float:
+    def _after_warmup(self, round: int, rounds: int) -> float:
         return 1 - (1 - self.final) * round / rounds
 
 
@@ -74,6 +74,6 @@ class InverseSquareRoot(_WithWarmup):
     Vaswani et al., "Attention Is All You Need", NeurIPS 2017, equation 3.
     """
 
-    def _after(self, round: int, rounds: int) -> float:
+    def _after_warmup(self, round: int, rounds: int) -> float:
         start = max(1, self.warmup)
         return math.sqrt(start / (start + round))

@@ -128,6 +128,9 @@ def read(path: Path) -> State:
         raise DamagedCheckpoint(f"{path} is damaged: its bytes are not those that were written")
     try:
         plain = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
-        return State(**_from_storable(plain))
+        fields = _from_storable(plain)
+        if "velocity" in fields:  # written by 0.1, whose only optimizer is SGD
+            fields["optimizer"] = {"velocity": fields.pop("velocity")}
+        return State(**fields)
     except Exception as e:  # whole, but of another version
         raise DamagedCheckpoint(f"{path} cannot be read: {e}"[:300]) from e

@@ -103,12 +103,13 @@ def prepare_resume(
     """Look into the run in `path` with the options `given`; None if it is finished."""
     config, directory, resume_point = reopen(path, given, say)
     try:
-        config = resolve_paths(config)
-        if finished_rounds(read_run(path)) == config.rounds:
+        config, recorded = resolve_paths(config), read_run(path)
+        if finished_rounds(recorded) == config.rounds:
             say(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
             directory.close()
             return None
         rules = _look_into(config, registry)
+        rules.check_schedule(recorded.config.rounds, resume_point.round)
     except ByzpyTwError:
         directory.close()
         raise

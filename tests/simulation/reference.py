@@ -158,7 +158,7 @@ class Reference:
         if attack is None:  # it sees them even if nothing comes of it
             attack = self._shown(honest, f).memory if config.num_byz and honest else now.attack
         made = self._cached(
-            ("step", nodes, f, _cache_key(matrix[list(nodes)]), _cache_key(now.velocity),
+            ("step", nodes, f, _cache_key(matrix[list(nodes)]), _cache_key(now.optimizer),
              _cache_key(now.momenta), _cache_key(now.history), _cache_key(attack)),
             lambda: self._step(now, nodes, f, matrix, attack),
         )  # fmt: skip
