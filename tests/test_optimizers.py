@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.algorithms.optimizer_check import check_optimizer
+from byzpy_tw.algorithms.rules import resolve_rules
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.optimizers import SGD, Adam, AdamW, Cosine, InverseSquareRoot, Linear, Milestones
+from tests.test_broken_plugins import offering
 
 D, STEPS = 50, 100
 Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
@@ -117,3 +122,88 @@ class ScheduleTests(SynchronousTestCase):
         self.assertEqual(float(found[warmup]), 1.0)
         self.assertTrue(bool((found[warmup:].diff() <= 1e-12).all()))
         self.assertTrue(all(map(math.isfinite, found.tolist())))
+
+
+class Momentum:
+    """A sound optimizer of a plugin."""
+
+    def begin(self, parameters: Tensor) -> dict[str, Any]:
+        return {"last": torch.zeros_like(parameters)}
+
+    def step(
+        self, parameters: Tensor, vector: Tensor, state: dict[str, Any], lr: float, round: int
+    ) -> None:
+        parameters.sub_(state["last"].mul_(0.5).add_(vector), alpha=lr)
+
+
+class KeepsTheVector(Momentum):
+    def step(
+        self, parameters: Tensor, vector: Tensor, state: dict[str, Any], lr: float, round: int
+    ) -> None:
+        parameters.sub_(state["last"] + vector, alpha=lr)
+        state["last"] = vector
+
+
+class WritesToTheVector(Momentum):
+    def step(
+        self, parameters: Tensor, vector: Tensor, state: dict[str, Any], lr: float, round: int
+    ) -> None:
+        parameters.sub_(vector.clamp_(-1, 1), alpha=lr)
+
+
+class CountsItsSteps(Momentum):
+    steps = 0
+
+    def step(
+        self, parameters: Tensor, vector: Tensor, state: dict[str, Any], lr: float, round: int
+    ) -> None:
+        self.steps += 1
+        parameters.sub_(vector, alpha=lr / self.steps)
+
+
+class DrawsNoise(Momentum):
+    def step(
+        self, parameters: Tensor, vector: Tensor, state: dict[str, Any], lr: float, round: int
+    ) -> None:
+        parameters.sub_(vector + torch.randn(len(vector)), alpha=lr)
+
+
+class HasNoState(Momentum):
+    def begin(self, parameters: Tensor) -> Any:
+        return None
+
+
+class Falling:
+    """A schedule of a plugin that falls below zero."""
+
+    def factor(self, round: int, rounds: int) -> float:
+        return 1 - 2 * round / rounds
+
+
+class CheckTests(SynchronousTestCase):
+    """A plugin's optimizer and schedule are tried before round 0."""
+
+    def check(self, kind: str, factory: Callable[..., Any]) -> None:
+        registry = offering(kind, factory)
+        chosen = {"optimizer": "optimizer", "schedule": "lr_schedule"}[kind]
+        config = RunConfig(in_process=True, **{chosen: "x"})
+        check_optimizer(config, registry, resolve_rules(config, registry))
+
+    def test_sound(self) -> None:
+        self.check("optimizer", Momentum)
+
+    def test_unfit(self) -> None:
+        """Each fault is named, with what to do."""
+        for factory, words in (
+            (KeepsTheVector, r"keep vector.clone\(\)"),
+            (WritesToTheVector, "wrote to the vector.*copy"),
+            (CountsItsSteps, "entries of state"),
+            (DrawsNoise, "torch's global generator"),
+            (HasNoState, "begin returned NoneType, expected a dict"),
+        ):
+            with self.assertRaisesRegex((BadRuleOutput, BrokenPlugin), words):
+                self.check("optimizer", factory)
+
+    def test_unfit_schedule(self) -> None:
+        with self.assertRaisesRegex(BadRuleOutput, r"returned -0.04.* for round 26 of 50"):
+            self.check("schedule", Falling)

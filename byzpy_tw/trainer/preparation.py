@@ -13,6 +13,7 @@ import torch
 from attrs import asdict, define, evolve
 
 import byzpy_tw
+from byzpy_tw.algorithms.optimizer_check import check_optimizer
 from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run import RunConfig
@@ -91,6 +92,7 @@ def prepare_data(
     model = make_model(spec, registry, data, checked=True)
     dimension = sum(leaf.numel() for leaf in model.parameters())
     try_rules(config, registry, rules, dimension)
+    check_optimizer(config, registry, rules)
     who = registry.owner("model", config.model)
     outcome.check_initial(model, who)
     model = model.to(resolve_device(config.device))
