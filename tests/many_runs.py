@@ -13,12 +13,12 @@ from typing import Any
 
 from twisted.internet.task import react
 
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.cli.run import train
 from byzpy_tw.cli.train import configuration
 from byzpy_tw.plugins import load
 from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.records.resume import new_resume_point
-from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.trainer.run import PreparedRun
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.algorithms import state as state_module
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.errors import (
     BadRuleOutput,
@@ -25,7 +29,6 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.plugins import load
 from byzpy_tw.records import checkpoint
-from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, RunDirectory, to_json
 from byzpy_tw.records.resume import merge_config, reopen
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
@@ -68,9 +71,20 @@ class FileTests(SynchronousTestCase):
     def test_there_and_back(self) -> None:
         """Every part of a state, to the bit and to the type."""
         found = checkpoint.read(checkpoint.write(self.folder, state()))
-        for name in ("round", "parameters", "velocity", "momenta", "history", "aggregation",
+        for name in ("round", "parameters", "optimizer", "momenta", "history", "aggregation",
                      "attack", "probation", "elapsed"):  # fmt: skip
             self.assertTrue(same(getattr(state(), name), getattr(found, name)), name)
+
+    def test_of_an_older_version(self) -> None:
+        """A checkpoint of 0.1 has a field for the velocity of SGD."""
+        old = {"round": 2, "parameters": torch.ones(3), "velocity": torch.arange(3.0)}
+        body = io.BytesIO()
+        torch.save(old, body)
+        digest = hashlib.sha256(body.getvalue()).digest()
+        path = self.folder / "checkpoint.00000002"
+        path.write_bytes(checkpoint.MAGIC + digest + body.getvalue())
+        found = checkpoint.read(path)
+        self.assertTrue(same(found.optimizer, {"velocity": torch.arange(3.0)}))
 
     def test_a_copy(self) -> None:
         """Shares no memory with what it was made from."""
@@ -86,7 +100,7 @@ class FileTests(SynchronousTestCase):
     def test_a_large_one(self) -> None:
         """Is kept as it is, but for containers that the run adds to."""
         one = state()
-        self.patch(checkpoint, "LARGE", 1)
+        self.patch(state_module, "LARGE", 1)
         other = one.snapshot()
         self.assertIs(other.parameters, one.parameters)
         self.assertIs(other.momenta[0], one.momenta[0])
@@ -98,9 +112,9 @@ class FileTests(SynchronousTestCase):
     def test_parts_and_odd_layouts(self) -> None:
         """A view of a large tensor is copied, and what has no strides is counted."""
         whole = torch.zeros(1000, 1000)
-        self.patch(checkpoint, "LARGE", 1)
+        self.patch(state_module, "LARGE", 1)
         snapshot = State(
-            1, whole[0], whole[0], {}, {}, {"sparse": torch.eye(3).to_sparse()}
+            1, whole[0], {"velocity": whole[0]}, {}, {}, {"sparse": torch.eye(3).to_sparse()}
         ).snapshot()
         self.assertEqual(snapshot.parameters.untyped_storage().nbytes(), 4000)
         self.assertTrue(snapshot.aggregation["sparse"].is_sparse)
@@ -109,7 +123,7 @@ class FileTests(SynchronousTestCase):
         """All tensors and arrays count, wherever they are."""
         size = 4 * 5 * 4 + 5 * 2 + 5 * 4 + 3 * 8
         for least, large in ((size, True), (size + 1, False)):
-            self.patch(checkpoint, "LARGE", least)
+            self.patch(state_module, "LARGE", least)
             self.assertEqual(state().large, large)
 
     def test_the_newest_are_kept(self) -> None:
@@ -161,12 +175,12 @@ class FileTests(SynchronousTestCase):
         itself: list[Any] = []
         itself.append(itself)
         for bad in (np.array(["a"]), np.array([object()]), itself, {"byzpy_tw: numpy": 1}):
-            odd = State(1, torch.ones(2), torch.ones(2), attack={"a": bad})
+            odd = State(1, torch.ones(2), attack={"a": bad})
             self.assertRaises(BadRuleOutput, checkpoint.write, self.folder, odd)
 
     def test_memory_that_cannot_be_kept(self) -> None:
         """The rule's author is told what it was, and where."""
-        bad = State(1, torch.ones(2), torch.ones(2), aggregation={"a": {"b": [object()]}})
+        bad = State(1, torch.ones(2), aggregation={"a": {"b": [object()]}})
         failure = self.assertRaises(BadRuleOutput, checkpoint.write, self.folder, bad)
         self.assertIn("aggregation['a']['b'][0] is object", str(failure))
         self.assertEqual(list(self.folder.iterdir()), [])
@@ -223,7 +237,7 @@ class SavingTests(SynchronousTestCase):
     def test_a_large_one_is_waited_for(self) -> None:
         """The run does not go on to change what is being written; a copy it may change."""
         for large in (True, False):
-            self.patch(checkpoint, "LARGE", 1 if large else 1 << 20)
+            self.patch(state_module, "LARGE", 1 if large else 1 << 20)
             saving = self.saving(1)
             saving.begin(state(1), 0.0)
             saving.begin(state(2), 0.0)
@@ -241,7 +255,7 @@ class SavingTests(SynchronousTestCase):
 
     def test_waiting_for_one_that_cannot_be_written(self) -> None:
         """It is not the wait that fails; a wait that is given up is."""
-        self.patch(checkpoint, "LARGE", 1)
+        self.patch(state_module, "LARGE", 1)
         saving = self.saving(1)
         saving.begin(state(1), 0.0).addErrback(lambda why: why.trap(CannotRecord))
         given_up = Deferred.fromCoroutine(saving.wait_until_tensors_free())
@@ -268,11 +282,12 @@ class SavingTests(SynchronousTestCase):
 SLOW_DISK = """
 import sys
 import time
+from byzpy_tw.algorithms import state as state_module
 from byzpy_tw.records import checkpoint
 from byzpy_tw.cli.train import main
 from byzpy_tw.trainer import checkpoint_scheduler
 
-write, checkpoint.LARGE = checkpoint.write, 0
+write, state_module.LARGE = checkpoint.write, 0
 checkpoint_scheduler.ROUNDS = checkpoint_scheduler.SECONDS = 1
 checkpoint_scheduler.SHARE = 0
 

@@ -20,13 +20,13 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import COMMANDS
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.cli.doctor import own_parser
 from byzpy_tw.cli.train import configuration, parser
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError, UnknownName
 from byzpy_tw.plugins import load
 from byzpy_tw.plugins.shorthand import build_pipeline
-from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.tap import Options
 from byzpy_tw.testing.properties import aggregator_tests
 

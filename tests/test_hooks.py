@@ -23,9 +23,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import hookimpl, seeds
 from byzpy_tw.attacks import Knowledge
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.errors import BadParameter, DatasetUnavailable
+from byzpy_tw.errors import BadParameter, BrokenPlugin, DatasetUnavailable
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.plugins import KINDS, Registry, hookspecs, load
+from byzpy_tw.plugins.outputs import check_made
 from byzpy_tw.plugins.shorthand import build_pipeline
 from byzpy_tw.testing.properties import (
     aggregator_tests,
@@ -201,6 +202,25 @@ class ExampleTests(SynchronousTestCase):
         shards = make_shards(spec, names, data)
         self.assertEqual([len(shard) for shard in shards], [8, 16, 24, 32])
         self.assertEqual(sorted(np.concatenate(shards).tolist()), list(range(80)))
+
+    def test_register_optimizers(self) -> None:
+        """The first step of Lion has size lr in each coordinate, against the vector's sign."""
+        _, names = registry("register_optimizers")
+        optimizer = names.make("optimizer", "lion:beta1=0.5", weight_decay=0.1)
+        parameters, vector = torch.ones(3), torch.tensor([2.0, -3.0, 0.0])
+        state = optimizer.begin(parameters)
+        optimizer.step(parameters, vector, state, 0.01, 0)
+        shrunk = 1 - 0.01 * 0.1
+        torch.testing.assert_close(parameters, torch.tensor([shrunk - 0.01, shrunk + 0.01, shrunk]))
+        torch.testing.assert_close(state["mean"], 0.01 * vector)
+        with self.assertRaisesRegex(BrokenPlugin, "no method begin, step"):
+            check_made("optimizer", "x", "a package", len)
+
+    def test_register_schedules(self) -> None:
+        """The sawtooth falls, and begins anew."""
+        _, names = registry("register_schedules")
+        schedule = names.make("schedule", "sawtooth:period=4", lr_milestones=(), lr_decay=0.1)
+        self.assertEqual([schedule.factor(t, 99) for t in (0, 1, 3, 4)], [1.0, 0.75, 0.25, 1.0])
 
     def test_run_started(self) -> None:
         """The observer is told the run's configuration."""

@@ -16,6 +16,7 @@ import torch
 from twisted.trial.unittest import SynchronousTestCase
 
 import byzpy_tw
+from byzpy_tw.algorithms.aggregation import Aggregation
 from byzpy_tw.audit.verify import config_in_process
 from byzpy_tw.cli.train import parse_invocation
 from byzpy_tw.config.merge import drop_unused, unused_notices
@@ -25,7 +26,6 @@ from byzpy_tw.config.toml import options_to_toml, to_toml
 from byzpy_tw.errors import BadParameter, BadVectors, ConfigError, GuaranteeMissing
 from byzpy_tw.plugins import load
 from byzpy_tw.records.resume import merge_config
-from byzpy_tw.rounds.aggregation import Aggregation
 from byzpy_tw.trainer.run import PreparedRun, prepare_resume, prepare_run
 from tests.support import folder
 

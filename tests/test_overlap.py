@@ -12,13 +12,14 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw import models
+from byzpy_tw.algorithms.dsgd import Dsgd
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.cli.train import configuration
 from byzpy_tw.datasets import synthetic
-from byzpy_tw.errors import CannotRecord, Diverged
+from byzpy_tw.errors import CannotRecord
 from byzpy_tw.plugins import load
 from byzpy_tw.protocol.frames import Header, Kind
-from byzpy_tw.rounds.learner import Learner
-from byzpy_tw.rounds.resolved_rules import resolve_rules
+from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
@@ -28,34 +29,9 @@ from tests.cluster_harness import StillCluster
 from tests.support import run_all
 
 
-def learner() -> Learner:
+def evaluator() -> Evaluator:
     data = synthetic(n=60, classes=3, features=4)
-    model = models.build(models.logreg, {"classes": 3, "shape": (4,)}, seed=1)
-    return Learner(model, data, lr=0.5, momentum=0.9)
-
-
-class LearnerTests(SynchronousTestCase):
-    def test_parameters_that_are_lent(self) -> None:
-        """A step leaves them as they are; it ends where it would have in place."""
-        one, other = learner(), learner()
-        for round in range(3):
-            vector, before = torch.randn(one.dimension), one.parameters
-            kept = before.clone()
-            one.step(vector, round, lent=True)
-            other.step(vector, round)
-            self.assertTrue(torch.equal(before, kept))
-            self.assertTrue(torch.equal(one.parameters, other.parameters))
-            flat = torch.cat([p.reshape(-1) for p in one.model.parameters()])
-            self.assertTrue(torch.equal(flat, one.parameters))
-            self.assertEqual(one.digest(), sha256_of(one.parameters))
-
-    def test_not_finite(self) -> None:
-        """A step that leads to infinity or NaN, anywhere, is told."""
-        for bad in (float("inf"), float("-inf"), float("nan"), 3e38):
-            one, vector = learner(), torch.zeros(learner().dimension)
-            vector[3] = bad
-            one.lr = 10.0
-            self.assertRaises(Diverged, one.step, vector, 0)
+    return Evaluator(models.build(models.logreg, {"classes": 3, "shape": (4,)}, seed=1), data)
 
 
 @define(eq=False, slots=False)
@@ -86,14 +62,16 @@ class RoundsTests(SynchronousTestCase):
     def setUp(self) -> None:
         words = "--in-process --num-honest 1 --num-byz 0 --f 0 --aggregator mean --lr 0.5"
         config = configuration(words.split())
-        self.learner, pool, reactor = learner(), HandCrankedPool(eager=True), ClockReactor()
-        matrix = torch.zeros(1, self.learner.dimension)
+        self.evaluator, pool, reactor = evaluator(), HandCrankedPool(eager=True), ClockReactor()
+        matrix = torch.zeros(1, self.evaluator.dimension)
         collector = Collector(matrix, reactor, pool)
         self.allocate = Place(collector)
         collector.assign(0, self.allocate)
-        rules = resolve_rules(config, load())
+        algorithm = Dsgd(config, resolve_rules(config, load()))
         cluster: Any = StillCluster([self.allocate])
-        self.rounds = Rounds(config, cluster, collector, self.learner, rules, reactor, pool, 1)
+        self.rounds = Rounds(
+            config, cluster, collector, self.evaluator, algorithm, reactor, pool, 1
+        )
 
     def run_round(self, number: int) -> Deferred:
         async def run() -> CompletedRound:
@@ -103,12 +81,12 @@ class RoundsTests(SynchronousTestCase):
 
     def test_a_host_that_reads_slowly(self) -> None:
         """A vector that is being sent does not change; later rounds send the new one."""
-        before = self.learner.parameters.clone()
+        before = self.evaluator.parameters.clone()
         ran = self.successResultOf(self.run_round(0))
         sent, read = self.allocate.taken[0]
         self.assertTrue(torch.equal(sent, before))
-        self.assertFalse(torch.equal(self.learner.parameters, before))
-        self.assertEqual(self.successResultOf(ran.digest), self.learner.digest())
+        self.assertFalse(torch.equal(self.evaluator.parameters, before))
+        self.assertEqual(self.successResultOf(ran.digest), sha256_of(self.evaluator.parameters))
         read.callback(None)  # too late to matter
         self.run_round(1)
         self.assertTrue(torch.equal(sent, before))
@@ -116,7 +94,7 @@ class RoundsTests(SynchronousTestCase):
 
     def test_a_host_that_has_read(self) -> None:
         """Then the parameters' own memory is used again: no vector more than there must be."""
-        memory = self.learner.parameters.data_ptr()
+        memory = self.evaluator.parameters.data_ptr()
         compute = self.allocate.compute
 
         def read_first(round: int, nodes: list[int]) -> Deferred[dict]:
@@ -126,21 +104,21 @@ class RoundsTests(SynchronousTestCase):
         self.allocate.compute = read_first
         for number in range(3):
             self.successResultOf(self.run_round(number))
-        self.assertEqual(self.learner.parameters.data_ptr(), memory)
+        self.assertEqual(self.evaluator.parameters.data_ptr(), memory)
 
     def test_a_round_that_fails_half_way(self) -> None:
         """Is no state to go on from."""
         gathered = self.successResultOf(Deferred.fromCoroutine(self.rounds.gather(0)))
-        self.patch(Rounds, "_travelling", lambda rounds: 1 / 0)
+        self.patch(Rounds, "_request", lambda rounds: 1 / 0)
         committing = Deferred.fromCoroutine(self.rounds.commit(gathered))
         self.failureResultOf(committing, ZeroDivisionError)
         self.assertIsNone(self.rounds.done)
 
     def test_gathering_changes_nothing(self) -> None:
         """A round that is given up before it is committed can be run again."""
-        before = self.learner.parameters.clone()
+        before = self.evaluator.parameters.clone()
         self.successResultOf(Deferred.fromCoroutine(self.rounds.gather(0)))
-        self.assertTrue(torch.equal(self.learner.parameters, before))
+        self.assertTrue(torch.equal(self.evaluator.parameters, before))
         self.assertEqual(self.rounds.done, 0)
         state = self.rounds.state()
         self.assertEqual((state.momenta, state.history, state.probation), ({}, {}, {}))

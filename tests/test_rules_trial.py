@@ -12,10 +12,10 @@ from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.plugin_code import write_guard
-from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
@@ -232,11 +232,11 @@ class RuleTests(SynchronousTestCase):
         """The state that is kept lies in no row, and a call changes none of an earlier one."""
         aggregation = resolve_rules(self.config(RemembersInState), self.names).aggregation
         rows, nodes = torch.randn(8, 30), tuple(range(8))
-        aggregation(rows, nodes, 2, 0)
-        held = dict(aggregation.memory["aggregator"])
+        memory = aggregation(rows, nodes, 2, 0).memory
+        held = dict(memory["aggregator"])
         last, other, mean = rows[0].clone(), rows[1].clone(), held["mean"].clone()
         rows.normal_()
-        aggregation(rows, nodes, 2, 1)
+        aggregation(rows, nodes, 2, 1, memory)
         self.assertTrue(torch.equal(held["last"], last))
         self.assertTrue(torch.equal(held["some"][0], other))
         self.assertTrue(torch.equal(held["mean"], mean))

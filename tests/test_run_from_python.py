@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
 from byzpy_tw import Result, RunConfig
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.api import _child_error, _result
 from byzpy_tw.errors import (
     BudgetExceeded,
@@ -27,7 +28,6 @@ from byzpy_tw.errors import (
     UnknownName,
 )
 from byzpy_tw.records import checkpoint
-from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.vectors import sha256_of
 from tests.recorded_runs import record
@@ -242,7 +242,7 @@ def run_folder(case: Any, **result: Any) -> Path:
         directory.write_result(
             {"parameters_sha256": digest, "final_accuracy": 0.5, "error": None, **result}
         )
-    checkpoint.write(path, State(3, parameters, torch.zeros(4)))
+    checkpoint.write(path, State(3, parameters))
     directory.close()
     return path
 
@@ -306,7 +306,7 @@ class ResultTests(SynchronousTestCase):
         """From the checkpoint after the last round, if they are those on record."""
         path = run_folder(self, status="finished")
         self.assertTrue(torch.equal(Result.read(path).parameters, torch.arange(4.0)))
-        checkpoint.write(path, State(3, torch.ones(4), torch.zeros(4)))
+        checkpoint.write(path, State(3, torch.ones(4)))
         said = str(self.assertRaises(RunDirectoryError, lambda: Result.read(path).parameters))
         self.assertIn("other parameters than the run's records say", said)
         (path / "checkpoint.00000003").rename(path / "checkpoint.00000002")

@@ -181,7 +181,7 @@ class BrokenTrainerTests(SynchronousTestCase):
         def advance(right: Any) -> Any:
             def wrong(self: Any, *args: Any) -> Any:
                 found = right(self, *args)
-                self.learner.parameters.add_(self.learner.velocity, alpha=-0.01)
+                self._state.parameters.add_(self._state.optimizer["velocity"], alpha=-0.01)
                 return found
 
             return wrong
@@ -248,7 +248,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_a_broken_one(self) -> None:
         """A seed that fails is told with the command that replays it."""
-        self.patch(Rounds, "_remember", lambda self, *a: 1 / 0)
+        self.patch(Rounds, "_judge", lambda self, *a: 1 / 0)
         code, text = self.said("--seeds", "0:3")
         self.assertEqual(code, 1)
         self.assertIn("replay: python -m tests.simulation --seed", text)

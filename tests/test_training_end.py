@@ -14,6 +14,7 @@ from torch import Tensor
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.output.observers import Observers
@@ -21,7 +22,6 @@ from byzpy_tw.output.program import ReactorProgram
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import Views
 from byzpy_tw.records.folder import RunDirectory
-from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.server_entry import ServerEntry
@@ -52,7 +52,7 @@ class HungServer:
     async def open(self, run: str, spec: Any, sink: Any) -> Opened:
         prepared = self.prepared
         trial = prepared.trial_outcome.trial
-        return Opened(prepared.learner.dimension, prepared.digest, trial)
+        return Opened(prepared.evaluator.dimension, prepared.digest, trial)
 
     async def spawn(self, nodes: Any) -> set[str]:
         return set()

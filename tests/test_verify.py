@@ -314,7 +314,9 @@ class ChangedTests(VerifyCase):
         """Its parameters are those on record, the rest is not to be used: it is told."""
         path = self.run_of("memory")
         state = checkpoint.read(path / "checkpoint.00000008")
-        checkpoint.write(path, evolve(state, velocity=state.velocity[1:]), None)
+        checkpoint.write(
+            path, evolve(state, optimizer={"velocity": state.optimizer["velocity"][1:]}), None
+        )
         [problem] = self.verified(path, 8).problems
         self.assertEqual((problem.what, problem.round), ("replay", 8))
 
@@ -333,17 +335,19 @@ class LyingTests(VerifyCase):
         state, lines = replay.first, []
         for number in range(config.rounds):
             rows = {
-                n: round_to_dtype(g.vector, replay.wire).clone()
+                n: round_to_dtype(g.vector, replay.algorithm.wire).clone()
                 for n, g in replay.gradients(state, range(4))
             }
             if number == at:
                 rows[node].mul_(2)
-            matrix = replay.learner.parameters.new_zeros(5, replay.host.dimension)
+            matrix = replay.first.parameters.new_zeros(5, replay.host.dimension)
             for n, row in rows.items():
                 matrix[n] = row
-            shown = replay.reveal(state, range(4), matrix[:4], config.f)
-            matrix[4] = replay.attack_vector(state, 4, shown, None, None)
-            state, _ = replay.step(state, tuple(range(5)), 1, matrix, shown.memory)
+            algorithm, nodes = replay.algorithm, tuple(range(5))
+            shown = algorithm.reveal(state, range(4), matrix[:4], config.f)
+            matrix[4] = replay.attack_vector(state, 4, 4, shown, None)
+            aggregated = algorithm.aggregate(state, nodes, 1, matrix)
+            state = algorithm.advance(state, nodes, matrix, aggregated, shown.memory)
             lines.append({
                 "round": number, "seconds": 0.1, "f": 1, "refused": [], "foreseen_f": 1,
                 "phases": {}, "selected": list(range(5)), "excluded": [],

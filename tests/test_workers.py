@@ -9,6 +9,8 @@ from torch import nn
 from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.algorithms.dsgd import Dsgd
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.cli.train import configuration
 from byzpy_tw.errors import (
@@ -17,13 +19,10 @@ from byzpy_tw.errors import (
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import load
 from byzpy_tw.protocol.frames import HEADER_SIZE, FrameWriter, Header, Kind
-from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.scheduling import node_scheduler as driver_module
 from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
-from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.rounds import Rounds
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.gradients import Answer
 from byzpy_tw.workers.host import NodeHost
@@ -63,16 +62,15 @@ class AimTests(SynchronousTestCase):
         for attack in ("opt-ipm", "opt-alie:aggregator=krum", "opt-alie:aggregator=median"):
             config = configuration([*words.split(), "--attack", attack])
             rules = resolve_rules(config, REGISTRY)
-            pool = HandCrankedPool(eager=True)
-            collector = Collector(torch.randn(5, 40), ClockReactor(), pool)
-            rounds = Rounds(config, None, collector, None, rules, ClockReactor(), pool, 1)
             round = Round(0, 3, 2, 2)
             round.refuse(0, Reason.NOT_FINITE)
             round.accept(1)
             round.accept(2)
             self.assertEqual(round.expected_budget(rules.aggregation.computable), 1)
-            shown = rounds._show(round, {}, 1)
-            self.assertEqual(shown["strength"].shape, (1,))
+            algorithm, rows = Dsgd(config, rules), torch.randn(2, 40)
+            state = algorithm.begin(torch.zeros(40))
+            shown = algorithm.reveal(state, round.honest_accepted, rows, 1)
+            self.assertEqual(shown.pieces["strength"].shape, (1,))
             aimed = rules.attack_with_budget(1).aggregator
             self.assertEqual(getattr(aimed, "pipeline", aimed).f, 1)
 

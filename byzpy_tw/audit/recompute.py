@@ -11,12 +11,12 @@ import torch
 from attrs import define, frozen
 from torch import Tensor
 
+from byzpy_tw.algorithms.aggregation import Aggregated
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.kernels.parallel import thread_limit
-from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.schema import ROUND_FIELDS
-from byzpy_tw.rounds.aggregation import Aggregated
-from byzpy_tw.rounds.learner import add_up
+from byzpy_tw.rounds.evaluator import add_up
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.text import clean_value
 from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
@@ -104,7 +104,7 @@ class RoundRecomputer:
         The budget that the attack was told of is on record since some version; before, the
         first one that meets the recorded hash is taken.
         """
-        replay, config = self.replay, self.replay.config
+        replay, algorithm, config = self.replay, self.replay.algorithm, self.replay.config
         refused = {one["node"] for one in record["refused"]}
         nodes = tuple(node for node in range(config.n) if node not in refused)
         honest = [n for n in nodes if n < config.num_honest]
@@ -112,10 +112,10 @@ class RoundRecomputer:
         norms: dict[int, float] = {}
         losses = []
         for node, gradient in replay.gradients(state, honest):
-            sent = round_to_dtype(gradient.vector, replay.wire)
+            sent = round_to_dtype(gradient.vector, algorithm.wire)
             norms[node] = self.pool.submit(norm_of, sent.float()).result()
             losses.append(gradient.loss)
-            matrix[node] = replay.row(state, node, sent)
+            matrix[node] = algorithm.receive(state, node, sent)
         owns = {n: replay.own_gradient(state, n) for n in nodes if n >= config.num_honest}
 
         def finish(f: int | None) -> RecomputedRound:
@@ -123,8 +123,9 @@ class RoundRecomputer:
                 attack = state.attack
                 if f is not None:
                     attack = self._fill_attack_rows(state, honest, owns, matrix, norms, f)
-                after, aggregated = replay.step(state, nodes, record["f"], matrix, attack)
-            entries = self._entries(record, {n: norms[n] for n in nodes}, losses, aggregated)
+                aggregated = algorithm.aggregate(state, nodes, record["f"], matrix)
+                after = algorithm.advance(state, nodes, matrix, aggregated, attack)
+            entries = self._entries(record, after, {n: norms[n] for n in nodes}, losses, aggregated)
             return RecomputedRound(after, sha256_of(after.parameters), entries)
 
         # In the pool torch computes on one thread, but for `thread_limit`.
@@ -136,8 +137,8 @@ class RoundRecomputer:
         return next((r for r in found if r.digest == record["parameters_sha256"]), likely)
 
     def _entries(
-        self, record: Mapping[str, Any], norms: Mapping[int, float], losses: Sequence[float],
-        aggregated: Aggregated,
+        self, record: Mapping[str, Any], after: State, norms: Mapping[int, float],
+        losses: Sequence[float], aggregated: Aggregated,
     ) -> dict[str, Any]:  # fmt: skip
         chosen = aggregated.selected
         entries: dict[str, Any] = {
@@ -148,8 +149,9 @@ class RoundRecomputer:
             "loss": math.fsum(losses) / len(losses) if losses else None,
         }
         if "accuracy" in record:
-            learner = self.replay.learner
-            tested = add_up([learner.test(job) for job in range(learner.evaluation_jobs)])
+            evaluator = self.replay.evaluator
+            evaluator.load(after.parameters)
+            tested = add_up([evaluator.evaluate(job) for job in range(evaluator.jobs)])
             entries |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
         return entries
 
@@ -168,7 +170,7 @@ class RoundRecomputer:
             known = refused["node"] < config.num_honest or refused["reason"] == "probation"
             if known and refused["reason"] in {r.value for r in Reason}:
                 round.refuse(refused["node"], Reason(refused["reason"]))
-        likely = round.expected_budget(self.replay.rules.aggregation.computable)
+        likely = round.expected_budget(self.replay.algorithm.computable)
         return list(dict.fromkeys([likely, *range(config.f, -1, -1)]))
 
     def _fill_attack_rows(
@@ -177,9 +179,9 @@ class RoundRecomputer:
     ) -> Mapping[str, Any]:  # fmt: skip
         """Fill in the rows of Byzantine nodes; return the attack's memory after that."""
         replay = self.replay
-        seen = replay.reveal(state, honest, matrix[list(honest)], f)
+        shown = replay.algorithm.reveal(state, honest, matrix[list(honest)], f)
         for node, own in owns.items():
-            sent = replay.attack_vector(state, node, seen, own, replay.past_vector(state, node))
-            matrix[node] = replay.row(state, node, sent)
+            sent = replay.attack_vector(state, node, len(honest), shown, own)
+            matrix[node] = replay.algorithm.receive(state, node, sent)
             norms[node] = norm_of(matrix[node])
-        return seen.memory
+        return shown.memory

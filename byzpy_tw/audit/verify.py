@@ -20,6 +20,7 @@ from typing import Any
 
 from attrs import define, evolve, field
 
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.consistency import Problem, compare_with_result, find_damage, recorded_config
 from byzpy_tw.audit.recompute import RoundRecomputer
 from byzpy_tw.audit.replay import RoundReplay, prepare_replay
@@ -28,7 +29,6 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ConfigError, DamagedCheckpoint, RunDirectoryError, format_error
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records import checkpoint
-from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import RecordedRun, list_checkpoints
 from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
 from byzpy_tw.text import clean_value, printable

@@ -92,9 +92,16 @@ def _find_unused(
             yield from ((name, (location,), why) for name in filter(given, options))
     if given("lr_decay") and not config.lr_milestones:
         yield "lr_decay", ("lr_milestones",), "without --lr-milestones"
+    if given("lr_milestones") and parse(config.lr_schedule).name != "milestones":
+        yield "lr_milestones", ("lr_schedule",), f"with --lr-schedule {config.lr_schedule}"
     if given("keep_checkpoints") and config.checkpoint_interval == 0:
         why = "with --checkpoint-interval 0, which writes none"
         yield "keep_checkpoints", ("checkpoint_interval",), why
+    if registry is not None:
+        for name in filter(given, ("momentum", "weight_decay")):
+            if not _takes(registry, ("optimizer", config.optimizer), name):
+                why = f"with --optimizer {config.optimizer}, which takes no {name}"
+                yield name, ("optimizer",), why
     if registry is not None and config.q is not None:
         chosen = (config.pipeline,) if chains is None else chains
         if not any(_takes_q(rules, registry) for rules in chosen):
@@ -103,13 +110,18 @@ def _find_unused(
 
 
 def _takes_q(rules: str, registry: Registry) -> bool:
-    *before, last = (parse(text).name for text in rules.split("|"))
+    *before, last = rules.split("|")
+    stages = [*(("pre-aggregator", text) for text in before), ("aggregator", last)]
+    return any(_takes(registry, stage, "q") for stage in stages)
+
+
+def _takes(registry: Registry, named: tuple[str, str], parameter: str) -> bool:
+    """Return whether the kind and text of `named` take `parameter`; True for unknown names."""
+    kind, text = named
     try:
-        entries = [registry.entry("pre-aggregator", name) for name in before]
-        entries.append(registry.entry("aggregator", last))
+        return parameter in registry.entry(kind, parse(text).name).parameters
     except ByzpyTwError:
-        return True  # the unknown name is reported when the rules are made
-    return any("q" in entry.parameters for entry in entries)
+        return True  # the unknown name is reported when the thing is made
 
 
 def unused_notices(config: RunConfig) -> list[str]:

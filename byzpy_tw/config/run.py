@@ -7,6 +7,8 @@ Metadata of each field:
 - ``help``; ``section``, one of `SECTIONS`; ``metavar``, for a value in the help;
 - ``bits``: the option can change the bits of the result.  Runs whose `bits` agree end with the
   same parameters;
+- ``added``: the option came after 0.1.  At its default it is left out of `bits`, which older runs
+  have on record;
 - ``node_field``: nodes need the option, and it is this field of their `RunSpec`.
 """
 
@@ -51,7 +53,7 @@ SECTIONS = {
 LOCATIONS = ("remote_hosts", "local", "in_process")
 
 
-_option = partial(option, bits=True, metavar=None, node_field=None)
+_option = partial(option, bits=True, metavar=None, node_field=None, added=False)
 _where = partial(_option, section="where", bits=False)
 _nodes = partial(_option, section="nodes")
 _training = partial(_option, section="training")
@@ -92,13 +94,22 @@ class RunConfig:
         integer_in(1, 8192), node_field="micro_batch_size",
     )  # fmt: skip
     lr: float = _training(0.05, "learning rate", _positive)
-    momentum: float = _training(0.9, "momentum of the optimizer", _not_negative)
+    momentum: float = _training(0.9, "momentum of --optimizer sgd", _not_negative)
     weight_decay: float = _training(
-        0.0, "added to the gradient: this times the parameters", _not_negative
-    )
+        0.0, "weight decay of the optimizer; sgd adds this times the parameters to the gradient",
+        _not_negative,
+    )  # fmt: skip
     worker_momentum: float = _training(
         0.0, "momentum of each honest node's vectors, kept by the trainer", _not_negative
     )
+    optimizer: str = _training(
+        "sgd", "how the parameters step along the aggregate: NAME[:key=value,...]",
+        rule, metavar="NAME", added=True,
+    )  # fmt: skip
+    lr_schedule: str = _training(
+        "milestones", "the learning rate over the rounds: NAME[:key=value,...]",
+        rule, metavar="NAME", added=True,
+    )  # fmt: skip
     lr_milestones: tuple[int, ...] = _training(
         (), "rounds from which the learning rate is multiplied by --lr-decay",
         round_numbers, metavar="ROUND",
@@ -303,7 +314,20 @@ class RunConfig:
     def result_options(self) -> dict[str, Any]:
         """Every option that can change the result's bits, as `to_dict` has it."""
         plain = self.to_dict()
-        return {f.name: plain[f.name] for f in attrs.fields(RunConfig) if f.metadata["bits"]}
+        return {
+            f.name: plain[f.name]
+            for f in attrs.fields(RunConfig)
+            if f.metadata["bits"] and not (f.metadata["added"] and plain[f.name] == f.default)
+        }
+
+    @property
+    def optimizer_parameters(self) -> dict[str, Any]:
+        """Values for optimizers that take parameters of these names: those that were given."""
+        offered = {"momentum": self.momentum, "weight_decay": self.weight_decay}
+        if self.optimizer == "sgd":
+            return offered
+        defaults = {f.name: f.default for f in attrs.fields(RunConfig)}
+        return {name: value for name, value in offered.items() if value != defaults[name]}
 
     @property
     def bits(self) -> str:

@@ -54,10 +54,13 @@ class TextOutput:
 
 def _configuration_lines(event: view.RunConfigured) -> Iterator[str]:
     config = event.config
+    steps = f"lr {config.lr:g}, momentum {config.momentum:g}"
+    if config.optimizer != "sgd" or config.lr_schedule != "milestones":
+        steps = f"{config.optimizer}, lr {config.lr:g} ({config.lr_schedule})"
     yield f"byzpy_tw: {describe_run(config)}"
     yield (
         f"  nodes {nodes_live(config)}; batch {config.batch_size} in micro-batches of "
-        f"{config.micro_batch_size}; lr {config.lr:g}, momentum {config.momentum:g}; "
+        f"{config.micro_batch_size}; {steps}; "
         f"partition {config.partition}; seed {config.seed}; {event.threads} threads"
     )
     yield f"  records in {event.directory}"

@@ -6,15 +6,24 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from byzpy_tw import aggregators, attacks, datasets, models, partitions, preaggregators
+from byzpy_tw import (
+    aggregators,
+    attacks,
+    datasets,
+    models,
+    optimizers,
+    partitions,
+    preaggregators,
+)
 from byzpy_tw.plugins.hookspecs import Registration, hookimpl
 
 
-def _offer(package: ModuleType) -> Callable[[], list[Registration]]:
-    """A hook that offers the names in the table ``BUILTIN`` of `package`."""
+def _offer(package: ModuleType, table: str = "BUILTIN") -> Callable[[], list[Registration]]:
+    """A hook that offers the names in a `table` of `package`."""
 
     def register() -> list[Registration]:
-        entries: tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...] = package.BUILTIN
+        entries: tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...]
+        entries = getattr(package, table)
         return [Registration(name, factory, aliases) for name, factory, aliases in entries]
 
     return hookimpl(register)
@@ -26,3 +35,5 @@ register_attacks = _offer(attacks)
 register_datasets = _offer(datasets)
 register_models = _offer(models)
 register_partitions = _offer(partitions)
+register_optimizers = _offer(optimizers)
+register_schedules = _offer(optimizers, "SCHEDULES")

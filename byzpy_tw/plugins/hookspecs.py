@@ -155,6 +155,27 @@ def register_partitions() -> Iterable[Registration]:
 
 
 @hookspec
+def register_optimizers() -> Iterable[Registration]:
+    """Offer optimizers.
+
+    The factory returns an object with two methods.  ``begin(parameters)`` returns its state
+    before round 0 for ``(d,)`` float32 `parameters`: a dict of tensors, numbers and strings.
+    ``step(parameters, vector, state, lr, round)`` changes `parameters` and the entries of
+    `state` in place; it keeps nothing else.  Parameters called ``momentum`` and
+    ``weight_decay`` are filled from the run's options of these names where they are given.
+    """
+
+
+@hookspec
+def register_schedules() -> Iterable[Registration]:
+    """Offer schedules of the learning rate.
+
+    The factory returns an object with a method ``factor(round, rounds)``: the learning rate of
+    a round, numbered from 0, as a multiple of ``--lr``, in a run of `rounds`.
+    """
+
+
+@hookspec
 def run_started(config: Mapping[str, Any]) -> None:
     """Observe that a run begins.  ``config`` is the content of config.json."""
 

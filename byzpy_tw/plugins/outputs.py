@@ -25,6 +25,8 @@ from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.plugin_code import describe_exception, plugin_call, write_guard
 from byzpy_tw.seeds import Context
 
+_METHODS = {"optimizer": ("begin", "step"), "schedule": ("factor",)}
+
 
 def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
     """`made`, fit for use as a `kind`; raises `BrokenPlugin`."""
@@ -34,6 +36,13 @@ def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
     if kind == "dataset":
         if not isinstance(made, Dataset):
             raise BrokenPlugin(f"{who} is {type(made).__name__}, expected a Dataset")
+        return made
+    if methods := _METHODS.get(kind):
+        missing = [name for name in methods if not callable(getattr(made, name, None))]
+        if missing:
+            raise BrokenPlugin(
+                f"{who} is {type(made).__name__}, which has no method {', '.join(missing)}"
+            )
         return made
     if not callable(made):
         raise BrokenPlugin(f"{who} is {type(made).__name__}, which cannot be called")

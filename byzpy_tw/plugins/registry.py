@@ -31,6 +31,8 @@ KINDS: Mapping[str, str] = {
     "dataset": "register_datasets",
     "model": "register_models",
     "partition": "register_partitions",
+    "optimizer": "register_optimizers",
+    "schedule": "register_schedules",
 }
 
 OWN_DISTRIBUTION = "byzpy-tw"

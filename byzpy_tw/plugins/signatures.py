@@ -19,6 +19,7 @@ from byzpy_tw.plugins.naming import ParsedName, suggest_nearest
 RESERVED: Mapping[str, frozenset[str]] = {
     "dataset": frozenset({"root"}),
     "model": frozenset({"classes", "shape"}),
+    "schedule": frozenset({"lr_milestones", "lr_decay"}),
 }
 
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}

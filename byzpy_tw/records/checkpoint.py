@@ -11,79 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-import attrs
 import numpy as np
 import torch
-from attrs import field, frozen
 from torch import Tensor
 
 from byzpy_tw import files
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.errors import BadRuleOutput, CannotRecord, DamagedCheckpoint
 from byzpy_tw.records.folder import list_checkpoints
 
 MAGIC = b"byzpy_tw checkpoint 1\n"
-LARGE = 1 << 27  # bytes of a state that is not copied to be written
 _NUMPY = "byzpy_tw: numpy"  # the key that marks what was an array
 _DIGEST = hashlib.sha256().digest_size
-
-
-@frozen(eq=False)
-class State:
-    """The state of a run after `round` rounds."""
-
-    round: int
-    parameters: Tensor  # (d,)
-    velocity: Tensor  # (d,), of the optimizer
-    momenta: Mapping[int, Tensor] = field(factory=dict)  # honest node -> (d,)
-    history: Mapping[int, Mapping[int, Tensor]] = field(factory=dict)  # round -> attacker -> (d,)
-    aggregation: Mapping[str, Any] = field(factory=dict)  # the memory of the rules
-    attack: Mapping[str, Any] = field(factory=dict)  # the memory of the attack
-    probation: Mapping[str, Any] = field(factory=dict)  # `Probation.to_plain`
-    elapsed: float = 0.0  # seconds
-
-    @property
-    def large(self) -> bool:
-        """True if a copy would be a good part of a small machine's memory."""
-        return _nbytes(attrs.asdict(self, recurse=False)) >= LARGE
-
-    def snapshot(self) -> State:
-        """Return a copy of this state, to be written while the run goes on.
-
-        Tensors and arrays of a `large` state are not copied: the run must not change them
-        until they are written.
-        """
-        large = self.large
-
-        def copy(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                # All of a larger tensor would be written with a view of it.
-                strided = value.layout is torch.strided
-                is_view = strided and value.untyped_storage().nbytes() > _nbytes(value)
-                return value if large and not is_view else value.clone()
-            return value.copy() if isinstance(value, np.ndarray) and not large else value
-
-        return State(**_map(attrs.asdict(self, recurse=False), copy))
-
-
-def _map(value: Any, leaf: Callable[[Any], Any]) -> Any:
-    """Return `value` in new containers, with `leaf` of everything else in it."""
-    if isinstance(value, Mapping):
-        return {key: _map(item, leaf) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_map(item, leaf) for item in value)
-    return leaf(value)
-
-
-def _nbytes(value: Any) -> int:
-    if isinstance(value, Tensor):  # one without strides knows no `nbytes`
-        return value.numel() * value.element_size()
-    if isinstance(value, (Mapping, list, tuple)):
-        return sum(map(_nbytes, value.values() if isinstance(value, Mapping) else value))
-    return value.nbytes if isinstance(value, np.ndarray) else 0
 
 
 def _to_storable(value: Any, where: str) -> Any:
@@ -143,8 +86,7 @@ def write(folder: Path, state: State, keep: int | None = 2) -> Path:
     checkpoints untouched, and `BadRuleOutput` for memory that cannot be kept.
     """
     try:
-        fields = attrs.asdict(state, recurse=False)
-        plain = {name: _to_storable(value, name) for name, value in fields.items()}
+        plain = {name: _to_storable(value, name) for name, value in state.fields.items()}
     except (TypeError, ValueError, RecursionError) as e:  # of an odd array, or a loop
         raise BadRuleOutput(f"what a rule remembers cannot be kept: {e}"[:300]) from e
     path = folder / f"checkpoint.{state.round:08d}"
@@ -181,6 +123,9 @@ def read(path: Path) -> State:
         raise DamagedCheckpoint(f"{path} is damaged: its bytes are not those that were written")
     try:
         plain = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
-        return State(**_from_storable(plain))
+        fields = _from_storable(plain)
+        if "velocity" in fields:  # written by 0.1, whose only optimizer is SGD
+            fields["optimizer"] = {"velocity": fields.pop("velocity")}
+        return State(**fields)
     except Exception as e:  # whole, but of another version
         raise DamagedCheckpoint(f"{path} cannot be read: {e}"[:300]) from e

@@ -12,6 +12,7 @@ import attrs
 from attrs import frozen
 
 import byzpy_tw
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.merge import OPTIONS, merge_options
 from byzpy_tw.config.run import RunConfig, from_dict
 from byzpy_tw.config.validators import flag
@@ -24,7 +25,6 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.plugins.distributions import filter_installed
 from byzpy_tw.records import checkpoint
-from byzpy_tw.records.checkpoint import State
 from byzpy_tw.records.folder import CONFIG, RecordedRun, RunDirectory, list_checkpoints, read_run
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.workers.environment import Environment

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from attrs import evolve, frozen
 
+from byzpy_tw.algorithms.aggregation import Aggregation
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.rounds.aggregation import Aggregation
 from byzpy_tw.rounds.round import Computable, Proceed, Reason, Round
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from byzpy_tw import global_random, object_state, seeds
 from byzpy_tw.aggregators.pipeline import Stage
+from byzpy_tw.algorithms.aggregation import Aggregation
+from byzpy_tw.algorithms.rules import ResolvedRules, resolve_rules
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError, TooManyByzantine
@@ -24,8 +26,6 @@ from byzpy_tw.kernels.points import Points
 from byzpy_tw.plugin_code import foreign_cause, plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
-from byzpy_tw.rounds.aggregation import Aggregation
-from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 
 COORDINATES = 1024  # of the made-up rows, where the rule allows
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take

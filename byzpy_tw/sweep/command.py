@@ -10,6 +10,7 @@ from typing import IO, Any, cast
 from twisted.internet.task import LoopingCall
 
 from byzpy_tw import files
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.merge import drop_unused
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.console import say
@@ -21,7 +22,6 @@ from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.folder import lock_folder, to_json
-from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for

@@ -24,6 +24,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.paths import absolute, resolve_paths
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import (
@@ -44,7 +45,6 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.records.folder import CONFIG, RunDirectory, lock_folder
 from byzpy_tw.records.resume import new_resume_point, reopen
-from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.sweep.grid import Cell, Grid, SweepTrial
 from byzpy_tw.sweep.resolve import cache_datasets

@@ -9,8 +9,8 @@ from pathlib import Path
 from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred
 
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.records import checkpoint
-from byzpy_tw.records.checkpoint import State
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool

@@ -22,6 +22,7 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 
 import byzpy_tw
 import twisted
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.merge import unused_notices
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, format_error
@@ -31,7 +32,6 @@ from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.folder import ROUNDS
 from byzpy_tw.rounds.feasibility import Feasibility, list_feasible_rules
 from byzpy_tw.rounds.placement import Placement, placement_notices
-from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.handshake import Handshake, same_bits, same_server_error
 from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
@@ -248,7 +248,10 @@ class Doctor:
             "checkpoint_bytes": None,
         }
         if prepared is not None:
-            d, kept = prepared.learner.dimension, config.num_honest if config.worker_momentum else 0
+            d, kept = (
+                prepared.evaluator.dimension,
+                config.num_honest if config.worker_momentum else 0,
+            )
             found |= {
                 "checkpoint_bytes": 4 * d * (2 + kept),  # without the memory of rules
                 "data_digest": prepared.digest,

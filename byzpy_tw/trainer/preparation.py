@@ -13,6 +13,8 @@ import torch
 from attrs import asdict, define, evolve
 
 import byzpy_tw
+from byzpy_tw.algorithms.optimizer_check import check_optimizer
+from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.datasets import Dataset
@@ -20,8 +22,7 @@ from byzpy_tw.errors import UnsuitableData
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.rounds.learner import Learner
-from byzpy_tw.rounds.resolved_rules import ResolvedRules
+from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.trainer.server_interface import Opened
 from byzpy_tw.workers.attack_trial import try_attack
@@ -40,7 +41,7 @@ class Prepared:
     """The data, the model, and the outcomes of their trials."""
 
     dataset: Dataset
-    learner: Learner
+    evaluator: Evaluator
     digest: str  # of the data
     environment: Environment
     trial_outcome: TrialOutcome
@@ -51,13 +52,13 @@ class Prepared:
     @property
     def opened(self) -> Opened:
         """The answer of a server that opens this run with the same data and code."""
-        return Opened(self.learner.dimension, self.digest, self.trial_outcome.trial)
+        return Opened(self.evaluator.dimension, self.digest, self.trial_outcome.trial)
 
     def describe(self, data_digests: dict[str, str]) -> dict[str, Any]:
         """Return the part of config.json about this process, its copy and the servers' data."""
         here = self.environment
         return {
-            "dimension": self.learner.dimension,
+            "dimension": self.evaluator.dimension,
             "data_digest": self.digest,
             "data_digests": data_digests,
             "trial": asdict(self.trial_outcome.trial),
@@ -102,6 +103,7 @@ def prepare_data(
     model = make_model(spec, registry, data, checked=True)
     dimension = sum(leaf.numel() for leaf in model.parameters())
     try_rules(config, registry, rules, dimension)
+    check_optimizer(config, registry, rules)
     who = registry.owner("model", config.model)
     outcome.check_initial(model, who)
     model = model.to(resolve_device(config.device))
@@ -110,10 +112,10 @@ def prepare_data(
         make = partial(build_attack, registry, config.attack, n=n, b=b, f=f)
         attack = getattr(try_attack(make, spec, dimension), "digest", "")
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
-    learner = Learner.of(config, model, data, copied=outcome.copied, who=who)
+    evaluator = Evaluator(model, data, outcome.copied, who)
     here = environment(registry, probe=probe(), device=config.device, threads=threads)
     sizes = [len(shard) for shard in shards]
-    return Prepared(data, learner, data.digest(), here, outcome, sizes, warnings, attack)
+    return Prepared(data, evaluator, data.digest(), here, outcome, sizes, warnings, attack)
 
 
 def read_data(config: RunConfig, registry: Registry) -> Dataset:

@@ -7,22 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
-import torch
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from torch import Tensor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from byzpy_tw.attacks.knowledge.codec import PAST
-from byzpy_tw.attacks.knowledge.levels import pieces_of
+from byzpy_tw.algorithms.dsgd import Dsgd, Revealed
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BudgetExceeded, Diverged
 from byzpy_tw.kernels.parallel import thread_limit
-from byzpy_tw.records.checkpoint import State
-from byzpy_tw.rounds.learner import Learner, worker_momentum
+from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.probation import Probation
-from byzpy_tw.rounds.resolved_rules import ResolvedRules
-from byzpy_tw.rounds.reveal import reveal
 from byzpy_tw.rounds.round import Halt, Proceed, Reason, Round
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.threads import defer_to_pool
@@ -31,7 +27,7 @@ from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.round_driver import RoundDriver
 from byzpy_tw.trainer.server_interface import AttackInput, Server
-from byzpy_tw.vectors import round_to_dtype
+from byzpy_tw.vectors import sha256_of
 
 
 @define(eq=False)
@@ -67,7 +63,7 @@ class Gathered:
     verdict: Proceed
     clock: Stopwatch
     before: tuple[int, int]  # bytes sent and received until it began
-    memory: Mapping[str, Any]  # the attack's, once the round is done
+    attack: Mapping[str, Any]  # the attack's memory, once the round is done
     slow_nodes: frozenset[int]  # nodes whose failure the round has waited for
     expected_f: int | None  # the rules' f that the attack was told, where it was shown anything
 
@@ -108,16 +104,12 @@ class Rounds:
     config: RunConfig
     cluster: Cluster
     collector: Collector
-    learner: Learner
-    rules: ResolvedRules
+    evaluator: Evaluator
+    algorithm: Dsgd
     _reactor: ITrainerReactor
     _pool: Executor
     _threads: int
-    memory: Mapping[str, Any] = field(factory=dict, init=False)  # the attack's, kept here
-    # node -> its momentum, (d,); of honest nodes, with --worker-momentum
-    momenta: dict[int, Tensor] = field(factory=dict, init=False)
-    # round -> Byzantine node -> what it sent, for attacks that replay it
-    history: dict[int, dict[int, Tensor]] = field(factory=dict, init=False)
+    _state: State = field(init=False)  # its tensors change in place, from round to round
     probation: Probation = field(factory=Probation, init=False)
     # Rounds that are committed; None while one is, or where that failed half-way.
     done: int | None = field(default=0, init=False)
@@ -127,31 +119,22 @@ class Rounds:
     _sending: int = field(default=-1, init=False)  # the round whose parameters were sent last
     _reading: int = field(default=0, init=False)  # servers that have not taken them all
 
+    def __attrs_post_init__(self) -> None:
+        self._state = self.algorithm.begin(self.evaluator.parameters)
+
     # -- the state between rounds
 
     def state(self) -> State:
         """Return the state after the rounds that are done.  Its tensors are the run's own."""
         assert self.done is not None
-        return State(
-            self.done,
-            self.learner.parameters,
-            self.learner.velocity,
-            self.momenta,
-            self.history,
-            self.rules.aggregation.memory,
-            self.memory,
-            self.probation.to_plain(),
-        )
+        return evolve(self._state, probation=self.probation.to_plain())
 
     def restore(self, state: State) -> None:
         """Go on from `state`, whose memory is taken over."""
-        self.done = state.round
-        self.learner.restore(state.parameters, state.velocity)
-        self.momenta = dict(state.momenta)
-        self.history = {number: dict(sent) for number, sent in state.history.items()}
-        self.rules.aggregation.memory = dict(state.aggregation)
-        self.memory = state.attack
+        self._state = self.algorithm.resume(state)
+        self.evaluator.load(self._state.parameters)
         self.probation = Probation.from_plain(state.probation)
+        self.done = state.round
 
     # -- a round
 
@@ -162,7 +145,7 @@ class Rounds:
         attack's error.
         """
         if self._outgoing is None:
-            self._outgoing = await defer_to_pool(self._reactor, self._pool, self._travelling)
+            self._outgoing = await defer_to_pool(self._reactor, self._pool, self._request)
         config, watch = self.config, Stopwatch(self._reactor)
         before = self.cluster.tensor_bytes()
         self.cluster.return_nodes()
@@ -170,7 +153,7 @@ class Rounds:
         driver = RoundDriver(
             round, config, self.cluster, self.collector, self._reactor, self._sender(number)
         )
-        memory, expected_f = dict(self.memory), None
+        attack, expected_f, computable = self._state.attack, None, self.algorithm.computable
         driver.begin()
         try:
             await driver.collect_honest()
@@ -179,23 +162,25 @@ class Rounds:
             watch.lap("honest")
             # An attack is shown nothing of a round that has failed already.
             if config.num_byz and not round.diverged and round.honest_accepted:
-                expected_f = round.expected_budget(self.rules.aggregation.computable)
+                expected_f = round.expected_budget(computable)
                 shown = await defer_to_pool(
-                    self._reactor, self._pool, self._show, round, memory, expected_f
+                    self._reactor, self._pool, self._reveal, round, expected_f
                 )
-                past = self.history.get(number - getattr(self.rules.attack, "age", 0), {})
-                await driver.collect_byzantine(AttackInput(len(round.honest_accepted), shown, past))
+                attack, past = shown.memory, self.algorithm.past_vectors(self._state)
+                await driver.collect_byzantine(
+                    AttackInput(len(round.honest_accepted), shown.pieces, past)
+                )
             else:
                 round.mark_unasked(range(config.num_honest, config.n), _no_attack(round))
         finally:
             driver.end()
         self.collector.expire(range(config.n))
         watch.lap("byzantine")
-        verdict = round.verdict(self.rules.aggregation.computable)
+        verdict = round.verdict(computable)
         if isinstance(verdict, Halt):
             self.halt_record = {"round": number, "refused": _refused(round)}
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
-        return Gathered(round, verdict, watch, before, memory, driver.slow_nodes(), expected_f)
+        return Gathered(round, verdict, watch, before, attack, driver.slow_nodes(), expected_f)
 
     async def commit(self, gathered: Gathered, *, keep: bool = False) -> CompletedRound:
         """Aggregate and step.  By now nobody reads the parameters that the last round left.
@@ -206,7 +191,7 @@ class Rounds:
         watch, round, verdict = gathered.clock, gathered.round, gathered.verdict
         watch.skip()
         done = await defer_to_pool(self._reactor, self._pool, self._advance, gathered, keep)
-        digest = defer_to_pool(self._reactor, self._pool, self.learner.digest)
+        digest = defer_to_pool(self._reactor, self._pool, sha256_of, self._state.parameters)
         watch.lap("step")
         sent, received = self.cluster.tensor_bytes()
         record = {
@@ -247,64 +232,42 @@ class Rounds:
 
     # -- in the pool
 
-    def _apply_momentum(self, round: Round) -> None:
-        """Replace honest vectors by their nodes' momenta, before anyone else sees them.
+    def _request(self) -> Tensor:
+        return self.algorithm.request(self._state)
 
-        An absent node's momentum stays as it was.
-        """
-        beta = self.config.worker_momentum
+    def _apply_momentum(self, round: Round) -> None:
+        """Replace honest vectors by their nodes' momenta, before anyone else sees them."""
         for node in round.honest_accepted:
             row = self.collector.matrix[node]
-            row.copy_(worker_momentum(self.momenta.get(node), row, beta))
+            row.copy_(self.algorithm.receive(self._state, node, row))
 
-    def _keep_momenta(self, round: Round) -> None:
-        if self.config.worker_momentum:
-            for node in round.honest_accepted:
-                if node in self.momenta:
-                    self.momenta[node].copy_(self.collector.matrix[node])
-                else:
-                    self.momenta[node] = self.collector.matrix[node].clone()
-
-    def _remember(self, round: Round, nodes: tuple[int, ...]) -> None:
-        """Keep the vectors of accepted Byzantine nodes as long as they may be replayed."""
-        attack = self.rules.attack
-        if attack is not None and PAST in pieces_of(attack):
-            # A vector that came over the wire goes back as it was.
-            rows = {n: self.collector.matrix[n] for n in nodes if n >= round.honest}
-            sent = {n: row.to(self._wire, copy=True) for n, row in rows.items()}
-            self.history[round.number] = sent
-            self.history.pop(round.number - attack.age, None)
-
-    def _show(self, round: Round, memory: dict[str, Any], f: int) -> Mapping[str, Tensor]:
-        """Return the pieces of knowledge that travel in this round, the rules' f being `f`."""
-        rows = round.honest_accepted
-        honest = self.collector.matrix[: round.honest]
-        if len(rows) < round.honest:
-            honest = honest[list(rows)]
+    def _reveal(self, round: Round, f: int) -> Revealed:
+        """Return the knowledge that travels in this round, the rules' f being `f`."""
+        nodes = round.honest_accepted
+        rows = self.collector.matrix[: round.honest]
+        if len(nodes) < round.honest:
+            rows = rows[list(nodes)]
         with thread_limit(self._threads):
-            return reveal(
-                self.rules, round.number, rows, honest, f,
-                state=memory, memory=self.rules.aggregation.memory, wire=self._wire,
-            )  # fmt: skip
+            return self.algorithm.reveal(self._state, nodes, rows, f)
 
     def _advance(self, gathered: Gathered, keep: bool) -> _Step:
         """Go from the vectors to the next state, in one visit to the pool; `keep` that state."""
-        round, verdict, number = gathered.round, gathered.verdict, gathered.round.number
-        aggregation = self.rules.aggregation
+        round, verdict, matrix = gathered.round, gathered.verdict, self.collector.matrix
         with thread_limit(self._threads):
-            aggregated = aggregation(self.collector.matrix, verdict.nodes, verdict.f, number)
+            aggregated = self.algorithm.aggregate(self._state, verdict.nodes, verdict.f, matrix)
         gathered.clock.lap("aggregate")
         self.done = None
         try:
-            self.learner.step(aggregated.vector, number, lent=self._reading > 0)
+            self._state = self.algorithm.advance(
+                self._state, verdict.nodes, matrix, aggregated, gathered.attack,
+                reuse=True, lent=self._reading > 0,
+            )  # fmt: skip
         except Diverged as e:
-            raise Diverged(f"round {number}: {e}") from e
-        self._keep_momenta(round)
-        self._remember(round, verdict.nodes)
-        self.memory = gathered.memory
+            raise Diverged(f"round {round.number}: {e}") from e
+        self.evaluator.load(self._state.parameters)
         news = self._judge(round, gathered.slow_nodes)
-        self._outgoing = self._travelling()
-        self.done = number + 1
+        self._outgoing = self._request()
+        self.done = self._state.round
         state = self.state().snapshot() if keep else None
         return _Step(aggregated.norm, aggregated.selected, state, news)  # without the vector
 
@@ -326,14 +289,6 @@ class Rounds:
                     "waited for, until it answers well and in time"
                 )
         return news
-
-    def _travelling(self) -> Tensor:
-        """Return the parameters as they travel: their own memory, if they lie there like that."""
-        return round_to_dtype(self.learner.parameters.cpu(), self._wire)
-
-    @property
-    def _wire(self) -> torch.dtype:
-        return getattr(torch, self.config.wire_dtype)
 
     # -- the record
 

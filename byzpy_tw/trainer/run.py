@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw.algorithms.rules import ResolvedRules, resolve_rules
 from byzpy_tw.config.merge import drop_unused
 from byzpy_tw.config.paths import absolute, resolve_paths
 from byzpy_tw.config.run import RunConfig, make_run_dir
@@ -36,7 +37,6 @@ from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.records.folder import RESULT, RunDirectory, read_run
 from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
-from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.reactor import ITrainerReactor
@@ -93,12 +93,13 @@ def prepare_resume(
     """Check the run in `path` with the options `given`; None if it is finished."""
     config, directory, resume_point = reopen(path, given, say)
     try:
-        config = resolve_paths(config)
-        if finished_rounds(read_run(path)) == config.rounds:
+        config, recorded = resolve_paths(config), read_run(path)
+        if finished_rounds(recorded) == config.rounds:
             say(f"finished: all {config.rounds} rounds are there; see {path / RESULT}")
             directory.close()
             return None
         rules = _look_into(config, registry)
+        rules.check_schedule(recorded.config.rounds, resume_point.round)
     except ByzpyTwError:
         directory.close()
         raise

@@ -11,6 +11,8 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from byzpy_tw.algorithms.dsgd import Dsgd
+from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.merge import unused_notices
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged
@@ -20,9 +22,8 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
 from byzpy_tw.records.summary import RunSummary, summarize
-from byzpy_tw.rounds.learner import Evaluation, Learner, add_up
+from byzpy_tw.rounds.evaluator import Evaluation, Evaluator, add_up
 from byzpy_tw.rounds.placement import placement_notices
-from byzpy_tw.rounds.resolved_rules import ResolvedRules
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
@@ -95,7 +96,7 @@ class Training:
         for line in prepared.warnings:
             self.views.warn(line)
         for line in compare_with_recorded(
-            self.resume_point, prepared.learner.dimension, prepared.digest, outcome.trial,
+            self.resume_point, prepared.evaluator.dimension, prepared.digest, outcome.trial,
             prepared.environment, self.config.strict,
         ):  # fmt: skip
             self.views.warn(f"{line}: results may differ in their last bits")
@@ -105,14 +106,14 @@ class Training:
         """Train on `entries`.  Raises the error that ends the run early."""
         config = self.config
         collector = Collector(
-            torch.zeros(config.n, prepared.learner.dimension), self._reactor, self._pool,
+            torch.zeros(config.n, prepared.evaluator.dimension), self._reactor, self._pool,
             getattr(torch, config.wire_dtype), config.round_timeout,
         )  # fmt: skip
         self._cluster = cluster = self._make_cluster(entries, prepared, collector)
         self.views.handle(ServersKnown(cluster.server_states))
         rounds = Rounds(
-            config, cluster, collector, prepared.learner, self.rules, self._reactor, self._pool,
-            self.threads,
+            config, cluster, collector, prepared.evaluator, Dsgd(config, self.rules),
+            self._reactor, self._pool, self.threads,
         )  # fmt: skip
         if self.resume_point.state is not None:
             rounds.restore(self.resume_point.state)
@@ -189,7 +190,7 @@ class Training:
         every, done = config.eval_interval, number + 1
         is_due = done == config.rounds or (every and done % every == 0)
         if is_due and len(prepared.dataset.test):
-            evaluation = await self._evaluate(prepared.learner)
+            evaluation = await self._evaluate(prepared.evaluator)
             record["test_loss"] = evaluation.loss
             record["accuracy"] = evaluation.accuracy
         self.directory.append_round(record)
@@ -215,9 +216,9 @@ class Training:
         elif self.checkpoint_scheduler.failed is not None:
             raise self.checkpoint_scheduler.failed
 
-    async def _evaluate(self, learner: Learner) -> Evaluation:
-        jobs = range(learner.evaluation_jobs)
-        tests = [defer_to_pool(self._reactor, self._pool, learner.test, job) for job in jobs]
+    async def _evaluate(self, evaluator: Evaluator) -> Evaluation:
+        jobs = range(evaluator.jobs)
+        tests = [defer_to_pool(self._reactor, self._pool, evaluator.evaluate, job) for job in jobs]
         return add_up(await gather_all(tests))
 
     async def finish(self, error: BaseException | None = None) -> dict[str, Any]:

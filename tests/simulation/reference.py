@@ -12,11 +12,12 @@ import torch
 from attrs import define, evolve, field
 from torch import Tensor
 
-from byzpy_tw.audit.replay import ImmediateExecutor, RevealedKnowledge, RoundReplay, prepare_replay
+from byzpy_tw.algorithms.dsgd import Dsgd, Revealed
+from byzpy_tw.algorithms.state import State
+from byzpy_tw.audit.replay import ImmediateExecutor, RoundReplay, prepare_replay
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry
-from byzpy_tw.records.checkpoint import State
 from byzpy_tw.rounds.probation import Probation
 from byzpy_tw.vectors import round_to_dtype, sha256_of
 
@@ -77,6 +78,10 @@ class Reference:
         return self._cache.replay
 
     @property
+    def _algorithm(self) -> Dsgd:
+        return self._cache.replay.algorithm
+
+    @property
     def _state(self) -> State:
         return self.states[-1]
 
@@ -94,7 +99,7 @@ class Reference:
 
     @property
     def wire(self) -> torch.dtype:
-        return self._replay.wire
+        return self._algorithm.wire
 
     @property
     def digest(self) -> str:
@@ -105,7 +110,7 @@ class Reference:
 
     def row(self, node: int, sent: Tensor) -> Tensor:
         """Return the row that the trainer makes of the vector that `node` sent."""
-        return self._replay.row(self._state, node, sent)
+        return self._algorithm.receive(self._state, node, sent)
 
     def honest(self, node: int) -> Tensor:
         """Return the vector that an honest node sends, in the wire's type."""
@@ -121,15 +126,16 @@ class Reference:
         shown = self._shown(accepted, f)
         self._attack = shown.memory
         own = self._cached(("own", node), lambda: replay.own_gradient(now, node))
-        past = replay.past_vector(now, node)
+        past = self._algorithm.past_vectors(now).get(node)
         key = ("byzantine", node, f, _cache_key(accepted), _cache_key(past))
-        return self._cached(key, lambda: replay.attack_vector(now, node, shown, own, past))
+        h = len(accepted)
+        return self._cached(key, lambda: replay.attack_vector(now, node, h, shown, own))
 
-    def _shown(self, accepted: dict[int, Tensor], f: int) -> RevealedKnowledge:
+    def _shown(self, accepted: dict[int, Tensor], f: int) -> Revealed:
         rows = list(accepted.values())
         return self._cached(
             ("shown", f, _cache_key(accepted)),
-            lambda: self._replay.reveal(self._state, tuple(accepted), torch.stack(rows), f),
+            lambda: self._algorithm.reveal(self._state, tuple(accepted), torch.stack(rows), f),
         )
 
     def _cached(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -152,11 +158,18 @@ class Reference:
         if attack is None:  # it sees them even if nothing comes of it
             attack = self._shown(honest, f).memory if config.num_byz and honest else now.attack
         made = self._cached(
-            ("step", nodes, f, _cache_key(matrix[list(nodes)]), _cache_key(now.velocity),
+            ("step", nodes, f, _cache_key(matrix[list(nodes)]), _cache_key(now.optimizer),
              _cache_key(now.momenta), _cache_key(now.history), _cache_key(attack)),
-            lambda: self._replay.step(now, nodes, f, matrix, attack)[0],
+            lambda: self._step(now, nodes, f, matrix, attack),
         )  # fmt: skip
         self.states.append(evolve(made, probation=self.probation.to_plain()))
+
+    def _step(
+        self, now: State, nodes: tuple[int, ...], f: int, matrix: Tensor, attack: Any
+    ) -> State:
+        algorithm = self._algorithm
+        aggregated = algorithm.aggregate(now, nodes, f, matrix)
+        return algorithm.advance(now, nodes, matrix, aggregated, attack)
 
     def undisturbed_digest(self) -> str | None:
         """The digest of a run of which nothing is refused; None where it would diverge."""

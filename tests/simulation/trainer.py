@@ -13,6 +13,7 @@ from torch import Tensor
 from twisted.internet.defer import CancelledError, Deferred, FirstError
 from twisted.internet.error import ConnectingCancelledError
 
+from byzpy_tw.algorithms.rules import ResolvedRules, resolve_rules
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.output.observers import Observers
@@ -21,7 +22,6 @@ from byzpy_tw.output.view import Views
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.resume import ResumePoint
-from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.run import remote_entry
@@ -49,18 +49,18 @@ class RecordedAggregation:
     """The run's aggregation, which also writes down what it was given."""
 
     def __init__(self, aggregation: Any, clock: Any) -> None:
-        self.__dict__.update(_aggregation=aggregation, _clock=clock, aggregated=[])
+        self._aggregation, self._clock = aggregation, clock
+        self.aggregated: list[AggregationInput] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._aggregation, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._aggregation, name, value)
-
-    def __call__(self, matrix: Tensor, nodes: Sequence[int], f: int, round: int) -> Any:
+    def __call__(
+        self, matrix: Tensor, nodes: Sequence[int], f: int, round: int, memory: Any
+    ) -> Any:
         now = self._clock.seconds()
         self.aggregated.append(AggregationInput(now, round, tuple(nodes), f, matrix.clone()))
-        return self._aggregation(matrix, nodes, f, round)
+        return self._aggregation(matrix, nodes, f, round, memory)
 
 
 @define(eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from attrs import define, field, frozen
@@ -22,21 +24,22 @@ from byzpy_tw.vectors import norm_fault, norm_of
 class Aggregated:
     """A round's ``(d,)`` vector, its norm, and the nodes that it was made from.
 
-    ``selected`` is None where the rule does not choose between rows.
+    ``selected`` is None where the rule does not choose between rows; ``memory`` is the rules'
+    memory after the round.
     """
 
     vector: Tensor
     norm: float
     selected: tuple[int, ...] | None
+    memory: Mapping[str, Any]
 
 
 @define(eq=False)
 class Aggregation:
-    """The run's pipeline for each f that is needed, and the memory of its rules."""
+    """The run's pipeline for each f that is needed."""
 
     config: RunConfig
     _registry: Registry
-    memory: dict[str, Any] = field(factory=dict, init=False)
     _chains: dict[int, Pipeline] = field(factory=dict, init=False)
     _named: NamedPipeline = field(init=False)
 
@@ -85,8 +88,15 @@ class Aggregation:
             raise GuaranteeMissing(f"{self.config.pipeline}: {missing} (--strict)")
         return missing
 
-    def __call__(self, matrix: Tensor, nodes: tuple[int, ...], f: int, round: int) -> Aggregated:
-        """Aggregate the rows of `nodes`.  The memory changes only on success.
+    def __call__(
+        self,
+        matrix: Tensor,
+        nodes: tuple[int, ...],
+        f: int,
+        round: int,
+        memory: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Aggregated:
+        """Aggregate the rows of `nodes`; `memory` is the rules' before the round.
 
         Raises `BadRuleOutput` naming the distribution where the result is not
         a finite ``(d,)`` vector.
@@ -98,7 +108,7 @@ class Aggregation:
             seed=self.config.seed, round=round, nodes=nodes, n=self.config.n, f=f,
             byzantine=self.config.num_byz,
         )  # fmt: skip
-        memory = dict(self.memory)
+        memory = dict(memory)
         with plugin_call(f"{self._owners()}:", BadRuleOutput):  # a plugin's code
             try:
                 outcome = self.chain(f).outcome(rows, context=context, state=memory)
@@ -107,12 +117,11 @@ class Aggregation:
             except ByzpyTwError as e:  # such as TooManyByzantine, of a rule that miscounts
                 raise BadRuleOutput(f"{self._owners()}: raised {describe_exception(e)}") from e
         norm = self._checked_norm(outcome.vector, matrix)
-        self.memory = memory
         selected = None
         if outcome.weights is not None:
             weights = zip(nodes, outcome.weights.tolist())
             selected = tuple(node for node, weight in weights if weight != 0)
-        return Aggregated(outcome.vector, norm, selected)
+        return Aggregated(outcome.vector, norm, selected, memory)
 
     def _checked_norm(self, vector: Tensor, matrix: Tensor) -> float:
         """Return the norm of `vector`; `BadRuleOutput` where it is no result for `matrix`."""

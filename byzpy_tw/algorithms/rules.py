@@ -6,21 +6,25 @@ from typing import Any
 
 from attrs import define, field
 
+from byzpy_tw.algorithms.aggregation import Aggregation
 from byzpy_tw.config.run import RunConfig
+from byzpy_tw.errors import ConfigError
+from byzpy_tw.optimizers import Optimizer, Schedule
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.rounds.aggregation import Aggregation
 
 
 @define(eq=False)
 class ResolvedRules:
-    """The aggregation and the attacks of a run, made from their names.
+    """The aggregation, the optimizer and the attacks of a run, made from their names.
 
     ``missing_guarantee`` is why the rules give no guarantee for this n and f, or None.
     """
 
     config: RunConfig
     aggregation: Aggregation
+    optimizer: Optimizer
+    schedule: Schedule
     missing_guarantee: str | None
     _registry: Registry
     _attacks: dict[int, Any] = field(factory=dict, init=False)
@@ -46,6 +50,21 @@ class ResolvedRules:
             )
         return self._attacks[f]
 
+    def check_schedule(self, rounds: int, done: int) -> None:
+        """Compare the learning rates of the rounds that are `done` with those in a run of `rounds`.
+
+        Raises `ConfigError` where the number of rounds in the configuration would change one.
+        """
+        config, factor = self.config, self.schedule.factor
+        for round in range(done if config.rounds != rounds else 0):
+            if factor(round, config.rounds) != factor(round, rounds):
+                raise ConfigError(
+                    f"--rounds {config.rounds} would make it another run: with --lr-schedule "
+                    f"{config.lr_schedule} round {round} of {config.rounds} has the learning rate "
+                    f"{config.lr * factor(round, config.rounds):.6g}, and it was computed with "
+                    f"{config.lr * factor(round, rounds):.6g}; go on with --rounds {rounds}"
+                )
+
 
 def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
     """Return the rules of `config`; an error for any name or parameter that is wrong.
@@ -60,6 +79,10 @@ def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
     ):
         registry.check(kind, text, f=config.f)
     aggregation = Aggregation(config, registry)
-    rules = ResolvedRules(config, aggregation, aggregation.check(), registry)
+    optimizer = registry.make("optimizer", config.optimizer, **config.optimizer_parameters)
+    schedule = registry.make(
+        "schedule", config.lr_schedule, lr_milestones=config.lr_milestones, lr_decay=config.lr_decay
+    )
+    rules = ResolvedRules(config, aggregation, optimizer, schedule, aggregation.check(), registry)
     rules.attack_with_budget(config.f)  # raises its error, if any
     return rules

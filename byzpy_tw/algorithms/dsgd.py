@@ -1,0 +1,209 @@
+"""Distributed SGD: each node sends a gradient each round, and their aggregate is the step.
+
+This is the one place with the arithmetic of a round.  The trainer, verification and the
+simulator call it; it does no I/O and reads no clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from attrs import define, evolve, frozen
+from torch import Tensor
+
+from byzpy_tw.algorithms.aggregation import Aggregated
+from byzpy_tw.algorithms.rules import ResolvedRules
+from byzpy_tw.algorithms.state import State, map_leaves
+from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, encode_pieces
+from byzpy_tw.attacks.knowledge.levels import pieces_of
+from byzpy_tw.attacks.knowledge.view import Knowledge
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.errors import Diverged
+from byzpy_tw.kernels.cpu import resolve_device
+from byzpy_tw.plugin_code import plugin_call
+from byzpy_tw.seeds import Context
+from byzpy_tw.vectors import round_to_dtype
+
+
+@frozen(eq=False)
+class Revealed:
+    """The pieces of knowledge about honest rows, encoded for the wire.
+
+    ``memory`` is the attack's memory after it.
+    """
+
+    pieces: Mapping[str, Tensor]
+    memory: Mapping[str, Any]
+
+
+@define(eq=False)
+class Dsgd:
+    """The rounds of a run of `config` with its `rules`.
+
+    A round is `request` of the parameters, `receive` for each vector that comes, `reveal` of the
+    honest rows to the attack, `aggregate`, and `advance` along the result.  All state is in the
+    `State` that is passed, which only `advance` with ``reuse`` changes.
+    """
+
+    config: RunConfig
+    rules: ResolvedRules
+
+    @property
+    def wire(self) -> torch.dtype:
+        """The type of vectors that travel."""
+        dtype: torch.dtype = getattr(torch, self.config.wire_dtype)
+        return dtype
+
+    def begin(self, parameters: Tensor) -> State:
+        """Return the state before round 0; the ``(d,)`` `parameters` are not copied."""
+        return State(0, parameters, self.rules.optimizer.begin(parameters))
+
+    def resume(self, state: State) -> State:
+        """Return a state that was read from a file, on the device that computes the steps."""
+        device = resolve_device(self.config.device)
+
+        def move(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        optimizer = map_leaves(state.optimizer, move)
+        return evolve(state, parameters=move(state.parameters), optimizer=optimizer)
+
+    # -- from parameters to vectors
+
+    def request(self, state: State) -> Tensor:
+        """Return the parameters as they travel, ``(d,)``: their own memory where that fits."""
+        return round_to_dtype(state.parameters.cpu(), self.wire)
+
+    def receive(self, state: State, node: int, sent: Tensor) -> Tensor:
+        """Return the row that is aggregated for the vector that `node` sent: ``(d,)`` float32.
+
+        With ``worker_momentum`` that is an honest node's next momentum,
+        m = beta m + (1 - beta) g, from zero (Karimireddy et al., ICML 2021, Algorithm 1).  The
+        momentum of a node that sends nothing stays as it was.
+        """
+        row, beta = sent.to(torch.float32), self.config.worker_momentum
+        if node >= self.config.num_honest or not beta:
+            return row
+        old = state.momenta.get(node)
+        start = torch.zeros_like(row) if old is None else old * beta
+        return start.add_(row, alpha=1 - beta)
+
+    def reveal(self, state: State, nodes: Sequence[int], rows: Tensor, f: int) -> Revealed:
+        """Return what the attack is shown of the rows, ``(h, d)``, of the honest `nodes`.
+
+        `f` is the budget that the rules are expected to have.
+        """
+        config, rules, memory = self.config, self.rules, dict(state.attack)
+        context = Context(
+            seed=config.seed, round=state.round, nodes=tuple(nodes), n=config.n, f=f,
+            byzantine=config.num_byz, pipeline=rules.aggregation.chain(f),
+        )  # fmt: skip
+        with plugin_call(f"attack {config.attack!r}"):
+            known = Knowledge.for_attack(
+                rules.attack_with_budget(f), rows, context=context, state=memory,
+                memory=dict(state.aggregation),
+            )  # fmt: skip
+        found = {piece: getattr(known, piece) for piece in PIECES}
+        shown = {piece: tensor for piece, tensor in found.items() if tensor is not None}
+        return Revealed(encode_pieces(shown, self.wire), memory)
+
+    def past_vectors(self, state: State) -> Mapping[int, Tensor]:
+        """Return the vectors that a replaying attack sends again, by Byzantine node."""
+        return state.history.get(state.round - getattr(self.rules.attack, "age", 0), {})
+
+    # -- from vectors to the next state
+
+    def computable(self, n: int, f: int) -> str | None:
+        """Return why `n` rows cannot be aggregated with budget `f`, or None."""
+        return self.rules.aggregation.computable(n, f)
+
+    def aggregate(self, state: State, nodes: tuple[int, ...], f: int, matrix: Tensor) -> Aggregated:
+        """Aggregate the rows `nodes` of the ``(n, d)`` `matrix` with budget `f`.
+
+        Raises the rules' errors.
+        """
+        return self.rules.aggregation(matrix, nodes, f, state.round, state.aggregation)
+
+    def advance(
+        self,
+        state: State,
+        nodes: Sequence[int],
+        matrix: Tensor,
+        aggregated: Aggregated,
+        attack: Mapping[str, Any],
+        *,
+        reuse: bool = False,
+        lent: bool = False,
+    ) -> State:
+        """Return the state after a round, by the rows `nodes` of `matrix` and their aggregate.
+
+        `attack` is the attack's memory after the round.  With `reuse` the tensors of `state`
+        become the new state's, and `state` is not to be used any more, but for its parameters
+        where they are `lent` to a reader that is not done.  Raises `Diverged` where the
+        parameters are no longer finite.
+        """
+        parameters, optimizer = state.parameters, dict(state.optimizer)
+        if lent or not reuse:
+            parameters = parameters.clone()
+        if not reuse:
+            optimizer = map_leaves(optimizer, _clone)
+        self._step(parameters, aggregated.vector, optimizer, state.round)
+        return evolve(
+            state,
+            round=state.round + 1,
+            parameters=parameters,
+            optimizer=optimizer,
+            momenta=self._momenta(state, nodes, matrix, reuse),
+            history=self._history(state, nodes, matrix),
+            aggregation=aggregated.memory,
+            attack=attack,
+        )
+
+    def learning_rate(self, round: int) -> float:
+        """Return the learning rate of `round`."""
+        return self.config.lr * self.rules.schedule.factor(round, self.config.rounds)
+
+    def _step(self, parameters: Tensor, vector: Tensor, state: dict[str, Any], round: int) -> None:
+        """Take the optimizer's step in place; raise `Diverged` where it is not finite."""
+        with plugin_call(f"optimizer {self.config.optimizer!r}"):
+            self.rules.optimizer.step(
+                parameters, vector.to(parameters.device), state, self.learning_rate(round), round
+            )
+        # The sum of finite numbers may overflow.  Both ends of the range are NaN where
+        # one number is; `isfinite` takes fifteen times as long.
+        if not all(map(math.isfinite, map(float, torch.aminmax(parameters)))):
+            raise Diverged("the parameters are no longer finite; try a smaller --lr")
+
+    def _momenta(
+        self, state: State, nodes: Sequence[int], matrix: Tensor, reuse: bool
+    ) -> Mapping[int, Tensor]:
+        if not self.config.worker_momentum:
+            return state.momenta
+        momenta = dict(state.momenta)
+        for node in nodes:
+            if node < self.config.num_honest:
+                if reuse and node in momenta:
+                    momenta[node].copy_(matrix[node])
+                else:
+                    momenta[node] = matrix[node].clone()
+        return momenta
+
+    def _history(
+        self, state: State, nodes: Sequence[int], matrix: Tensor
+    ) -> Mapping[int, Mapping[int, Tensor]]:
+        """Keep the vectors of Byzantine nodes as long as the attack may send them again."""
+        attack = self.rules.attack
+        if attack is None or PAST not in pieces_of(attack):
+            return {}
+        # A vector that came over the wire goes back as it was.
+        sent = {n: matrix[n].to(self.wire, copy=True) for n in nodes if n >= self.config.num_honest}
+        kept = {**state.history, state.round: sent}
+        kept.pop(state.round - attack.age, None)
+        return kept
+
+
+def _clone(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value

@@ -1,0 +1,101 @@
+"""Checks of a plugin's optimizer and schedule, with made-up steps before round 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from byzpy_tw import global_random, seeds
+from byzpy_tw.algorithms.rules import ResolvedRules
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
+from byzpy_tw.optimizers import Optimizer
+from byzpy_tw.plugin_code import plugin_call
+from byzpy_tw.plugins import Registry
+
+COORDINATES = 1024  # of the made-up vectors
+_STEPS = 3
+_MOST_ROUNDS = 1000  # whose learning rate is looked at
+
+
+def check_optimizer(config: RunConfig, registry: Registry, rules: ResolvedRules) -> None:
+    """Raise `BadRuleOutput` or `BrokenPlugin` where a plugin's optimizer or schedule is unfit.
+
+    An optimizer is unfit that writes to the vector or keeps it, draws from a global generator,
+    or takes another step when it is called again with equal arguments.  A schedule is unfit
+    that returns anything but finite numbers of at least 0.
+    """
+    if registry.is_foreign("schedule", config.lr_schedule):
+        _check_schedule(config, rules, registry.owner("schedule", config.lr_schedule))
+    if registry.is_foreign("optimizer", config.optimizer):
+        with global_random.hold_generators():
+            _check_steps(config, registry)
+
+
+def _check_steps(config: RunConfig, registry: Registry) -> None:
+    who = registry.owner("optimizer", config.optimizer)
+
+    def make() -> Optimizer:
+        made: Optimizer = registry.make(
+            "optimizer", config.optimizer, **config.optimizer_parameters
+        )
+        return made
+
+    first, moved = global_random.detect_draws(
+        partial(_steps, make(), config, who), partial(_steps, make(), config, who)
+    )
+    if moved:
+        raise BrokenPlugin(
+            f"{who} draws from {' and '.join(moved)} global generator, so no run could be repeated"
+        )
+    if not torch.equal(first, _steps(make(), config, who, spoil=True)):
+        raise BrokenPlugin(
+            f"{who} keeps the vector that it stepped along, whose memory is used again: keep "
+            "vector.clone() in the entries of state"
+        )
+    used = make()
+    _steps(used, config, who)
+    if not torch.equal(first, _steps(used, config, who)):
+        raise BrokenPlugin(
+            f"{who} steps otherwise when it is called again with equal arguments: a run that is "
+            "resumed would go another way; keep what it remembers in the entries of state"
+        )
+
+
+def _steps(optimizer: Optimizer, config: RunConfig, who: str, *, spoil: bool = False) -> Tensor:
+    """Return the parameters after some steps; `spoil` each vector after its step."""
+    stream = seeds.stream(config.seed, "check of the optimizer")
+
+    def draw() -> Tensor:
+        return torch.from_numpy(stream.standard_normal(COORDINATES, dtype="float32"))
+
+    parameters = draw()
+    with plugin_call(who, BadRuleOutput):
+        state = optimizer.begin(parameters.clone())
+    if not isinstance(state, Mapping):
+        raise BadRuleOutput(f"{who}: begin returned {type(state).__name__}, expected a dict")
+    for round in range(_STEPS):
+        vector, state = draw(), {**state}
+        given = vector.clone()
+        with plugin_call(who, BadRuleOutput):
+            optimizer.step(parameters, vector, state, config.lr, round)
+        if not torch.equal(given, vector):
+            raise BadRuleOutput(f"{who} wrote to the vector that it steps along; work on a copy")
+        if spoil:
+            vector.zero_()
+    return parameters
+
+
+def _check_schedule(config: RunConfig, rules: ResolvedRules, who: str) -> None:
+    for round in range(0, config.rounds, -(-config.rounds // _MOST_ROUNDS)):
+        with plugin_call(who, BadRuleOutput):
+            factor = rules.schedule.factor(round, config.rounds)
+        if not (isinstance(factor, (int, float)) and math.isfinite(factor) and factor >= 0):
+            raise BadRuleOutput(
+                f"{who} returned {factor!r} for round {round} of {config.rounds}, expected a "
+                "finite number of at least 0"
+            )

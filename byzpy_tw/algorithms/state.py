@@ -1,0 +1,83 @@
+"""The state of a run between two rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+LARGE = 1 << 27  # bytes of a state that is not copied to be written
+
+
+@frozen(eq=False)
+class State:
+    """The state of a run after `round` rounds.
+
+    ``parameters`` are ``(d,)``; ``optimizer`` is the optimizer's state.  ``momenta`` maps honest
+    nodes to theirs, ``history`` a round to the vectors of its Byzantine nodes.  ``aggregation``
+    and ``attack`` are the memory of the rules and of the attack.  No algorithm reads ``probation``,
+    the nodes' conduct, and ``elapsed``, in seconds: the trainer keeps them here.
+    """
+
+    round: int
+    parameters: Tensor
+    optimizer: Mapping[str, Any] = field(factory=dict)
+    momenta: Mapping[int, Tensor] = field(factory=dict)
+    history: Mapping[int, Mapping[int, Tensor]] = field(factory=dict)
+    aggregation: Mapping[str, Any] = field(factory=dict)
+    attack: Mapping[str, Any] = field(factory=dict)
+    probation: Mapping[str, Any] = field(factory=dict)
+    elapsed: float = 0.0
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields by their names; values are not copied."""
+        return attrs.asdict(self, recurse=False)
+
+    @property
+    def large(self) -> bool:
+        """True if a copy would be a good part of a small machine's memory."""
+        return _nbytes(self.fields) >= LARGE
+
+    def snapshot(self) -> State:
+        """Return a copy of this state, to be written while the run goes on.
+
+        Tensors and arrays of a `large` state are not copied: the run must not change them
+        until they are written.
+        """
+        large = self.large
+
+        def copy(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value if large and not _is_view(value) else value.clone()
+            return value.copy() if isinstance(value, np.ndarray) and not large else value
+
+        return State(**map_leaves(self.fields, copy))
+
+
+def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
+    """Return `value` in new containers, with `leaf` of everything else in it."""
+    if isinstance(value, Mapping):
+        return {key: map_leaves(item, leaf) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_leaves(item, leaf) for item in value)
+    return leaf(value)
+
+
+def _nbytes(value: Any) -> int:
+    if isinstance(value, Tensor):  # one without strides knows no `nbytes`
+        return value.numel() * value.element_size()
+    if isinstance(value, (Mapping, list, tuple)):
+        return sum(map(_nbytes, value.values() if isinstance(value, Mapping) else value))
+    return value.nbytes if isinstance(value, np.ndarray) else 0
+
+
+def _is_view(tensor: Tensor) -> bool:
+    """Return whether it is a view of a larger tensor, all of which would be written."""
+    strided = tensor.layout is torch.strided
+    return strided and tensor.untyped_storage().nbytes() > _nbytes(tensor)

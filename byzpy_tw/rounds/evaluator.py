@@ -1,0 +1,102 @@
+"""The evaluation of the model that is being trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from attrs import define, field, frozen
+from torch import Tensor, nn
+
+from byzpy_tw import models
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.plugin_code import plugin_call
+from byzpy_tw.workers.gradients import model_provider
+from byzpy_tw.workers.loss import class_scores
+
+# Test examples in one job, fewer of a large model: the output of a layer should not take more
+# memory than the model itself.  A function of d alone, since it decides bits.  A layer of
+# `small_cnn` takes 10 MB for a hundred examples (67 ms for a thousand digits), and for 500
+# 50 MB, which the system hands out anew for each job (97 ms).
+EVALUATED_AT_ONCE = 100
+_AT_ONCE = 2**32
+
+
+@frozen
+class EvaluationShare:
+    """The evaluation of a share of the test data: summed loss, right answers, examples."""
+
+    loss: float
+    right: int
+    examples: int
+
+
+@frozen
+class Evaluation:
+    """The evaluation of the whole test data: mean loss, and the share of right answers."""
+
+    loss: float
+    accuracy: float
+
+
+@define(eq=False)
+class Evaluator:
+    """The model that is being trained, evaluated on the test data in jobs of a fixed size."""
+
+    model: nn.Module
+    dataset: Dataset
+    copied: bool = False  # whether each call of the model needs a copy
+    who: str = "the model"  # whose code it is, for its errors
+    parameters: Tensor = field(init=False)  # (d,), the memory of the model's parameters
+    _call: Callable[[], nn.Module] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.model.eval()
+        self.parameters = models.flat_parameters(self.model)
+        for leaf in self.model.parameters():
+            leaf.requires_grad_(False)
+        self._call = model_provider(self.model, self.copied)
+
+    @property
+    def dimension(self) -> int:
+        return self.parameters.numel()
+
+    def load(self, parameters: Tensor) -> None:
+        """Evaluate with the ``(d,)`` `parameters` from now on, in their own memory."""
+        if parameters is not self.parameters:
+            leaves = list(self.model.parameters())
+            pieces = parameters.split([leaf.numel() for leaf in leaves])
+            for leaf, piece in zip(leaves, pieces, strict=True):
+                leaf.data = piece.view(leaf.shape)
+            self.parameters = parameters
+
+    @property
+    def _share(self) -> int:
+        return max(20, min(EVALUATED_AT_ONCE, _AT_ONCE // self.dimension))
+
+    @property
+    def jobs(self) -> int:
+        """The number of shares of the test data."""
+        return -(-len(self.dataset.test.y) // self._share)
+
+    @torch.no_grad()
+    def evaluate(self, job: int) -> EvaluationShare:
+        """Evaluate share `job` of the test data."""
+        part = slice(job * self._share, (job + 1) * self._share)
+        device = self.parameters.device
+        labels = self.dataset.test.y[part].to(device)
+        inputs = self.dataset.inputs(self.dataset.test.x[part]).to(device)
+        with plugin_call(self.who):
+            logits = class_scores(self._call(), inputs, self.dataset.classes, self.who)
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        right = int((logits.argmax(dim=1) == labels).sum())
+        return EvaluationShare(float(loss), right, len(labels))
+
+
+def add_up(shares: list[EvaluationShare]) -> Evaluation:
+    """Return the evaluation that `shares`, in order, add up to."""
+    examples = sum(share.examples for share in shares) or 1  # 0: nothing was evaluated
+    return Evaluation(
+        sum(share.loss for share in shares) / examples,
+        sum(share.right for share in shares) / examples,
+    )

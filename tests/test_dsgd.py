@@ -1,0 +1,139 @@
+"""The arithmetic of a round, from state to state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from attrs import define, evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.algorithms.dsgd import Dsgd
+from byzpy_tw.algorithms.rules import resolve_rules
+from byzpy_tw.algorithms.state import State
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.errors import Diverged
+from byzpy_tw.plugins import load
+
+D, HONEST, BYZANTINE = 7, 5, 2
+N = HONEST + BYZANTINE
+ATTACKS = ("sign-flip", "mimic", "alie", "replay:age=2")
+
+
+def algorithm(**options: Any) -> Dsgd:
+    config = RunConfig(
+        in_process=True, num_honest=HONEST, num_byz=BYZANTINE, f=BYZANTINE, **options
+    )
+    return Dsgd(config, resolve_rules(config, load()))
+
+
+@st.composite
+def algorithms(draw: st.DrawFn) -> Dsgd:
+    return algorithm(
+        attack=draw(st.sampled_from(ATTACKS)),
+        aggregator=draw(st.sampled_from(("trimmed-mean", "multi-krum", "centered-clipping"))),
+        momentum=draw(st.sampled_from((0.0, 0.9))),
+        worker_momentum=draw(st.sampled_from((0.0, 0.5))),
+        weight_decay=draw(st.sampled_from((0.0, 0.01))),
+        lr_milestones=draw(st.sampled_from(((), (1, 3)))),
+        wire_dtype=draw(st.sampled_from(("float32", "bfloat16"))),
+    )
+
+
+@define(eq=False)
+class Rows:
+    """The vectors that the nodes send, drawn from a seed."""
+
+    generator: torch.Generator
+
+    def sent(self) -> Tensor:
+        return torch.randn(N, D, generator=self.generator)
+
+
+def play(algorithm: Dsgd, seed: int, drops: list[int], *, reuse: bool, lent: bool) -> list[State]:
+    """Return copies of the states of a run, without the node of ``drops[round]`` in a round."""
+    rows = Rows(torch.Generator().manual_seed(seed))
+    state = algorithm.begin(torch.linspace(-1, 1, D))
+    kept = [state.snapshot()]
+    for dropped in drops:
+        sent = rows.sent()
+        nodes = tuple(node for node in range(N) if node != dropped)
+        matrix = torch.stack([algorithm.receive(state, n, sent[n]) for n in range(N)])
+        honest = [n for n in nodes if n < HONEST]
+        shown = algorithm.reveal(state, honest, matrix[honest], BYZANTINE)
+        aggregated = algorithm.aggregate(state, nodes, 1, matrix)
+        before = state.parameters
+        values = before.clone()
+        state = algorithm.advance(
+            state, nodes, matrix, aggregated, shown.memory, reuse=reuse, lent=lent
+        )
+        if lent or not reuse:
+            assert torch.equal(before, values), "parameters that a reader has were changed"
+        kept.append(state.snapshot())
+    return kept
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    return bool(one == other)
+
+
+class DsgdTests(SynchronousTestCase):
+    @given(
+        algorithms(), st.integers(0, 2**31), st.lists(st.integers(0, N), min_size=1, max_size=5),
+        st.booleans(),
+    )  # fmt: skip
+    def test_in_place(self, algorithm: Dsgd, seed: int, drops: list[int], lent: bool) -> None:
+        """A run that reuses its memory has the same states as one that does not, to the bit."""
+        pure = play(algorithm, seed, drops, reuse=False, lent=False)
+        in_place = play(algorithm, seed, drops, reuse=True, lent=lent)
+        for one, other in zip(pure, in_place, strict=True):
+            self.assertTrue(same(one.fields, other.fields), (one, other))
+
+    def test_reused_memory(self) -> None:
+        """With `reuse` no tensor of the model's size is made anew."""
+        made = algorithm(attack="sign-flip", aggregator="mean", worker_momentum=0.5)
+        state, matrix = made.begin(torch.zeros(D)), torch.ones(N, D)
+        seen = set()
+        for _ in range(3):
+            aggregated = made.aggregate(state, tuple(range(N)), 0, matrix)
+            state = made.advance(state, range(N), matrix, aggregated, {}, reuse=True)
+            tensors = (state.parameters, *state.optimizer.values(), *state.momenta.values())
+            seen.add(tuple(tensor.data_ptr() for tensor in tensors))
+        self.assertEqual(len(seen), 1)
+
+    def test_agrees_with_torch(self) -> None:
+        """The steps are those of torch.optim.SGD, to the bit, with milestones."""
+        made = algorithm(
+            attack="sign-flip", aggregator="mean", lr=0.3, momentum=0.9, weight_decay=0.01,
+            lr_milestones=(2,),
+        )  # fmt: skip
+        state = made.begin(torch.linspace(-1, 1, D))
+        leaf = torch.nn.Parameter(state.parameters.clone())
+        theirs = torch.optim.SGD([leaf], 0.3, momentum=0.9, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.MultiStepLR(theirs, [2])
+        for seed in range(5):
+            matrix = torch.randn(N, D, generator=torch.Generator().manual_seed(seed))
+            aggregated = made.aggregate(state, tuple(range(N)), 0, matrix)
+            leaf.grad = aggregated.vector.clone()
+            theirs.step()
+            schedule.step()
+            state = made.advance(state, range(N), matrix, aggregated, {})
+            self.assertTrue(torch.equal(state.parameters, leaf.detach()))
+
+    def test_not_finite(self) -> None:
+        """A step that leads to infinity or NaN, anywhere, is an error."""
+        made = algorithm(attack="sign-flip", aggregator="mean", lr=10.0)
+        state, matrix = made.begin(torch.zeros(D)), torch.ones(N, D)
+        aggregated = made.aggregate(state, tuple(range(N)), 0, matrix)
+        for bad in (float("inf"), float("-inf"), float("nan"), 3e38):
+            vector = torch.zeros(D)
+            vector[3] = bad
+            wrong = evolve(aggregated, vector=vector)
+            self.assertRaises(Diverged, made.advance, state, range(N), matrix, wrong, {})

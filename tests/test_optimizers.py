@@ -1,0 +1,209 @@
+"""Optimizers and schedules of the learning rate, against torch's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.algorithms.optimizer_check import check_optimizer
+from byzpy_tw.algorithms.rules import resolve_rules
+from byzpy_tw.config.run import RunConfig
+from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
+from byzpy_tw.optimizers import SGD, Adam, AdamW, Cosine, InverseSquareRoot, Linear, Milestones
+from tests.test_broken_plugins import offering
+
+D, STEPS = 50, 100
+Make = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
+
+
+def differences(ours: Any, theirs: Make, lr: float) -> list[float]:
+    """Return the largest difference of a coordinate from torch's, step by step."""
+    parameters = torch.linspace(-2, 2, D)
+    leaf = torch.nn.Parameter(parameters.clone())
+    optimizer, state = theirs([leaf]), ours.begin(parameters)
+    found = []
+    generator = torch.Generator().manual_seed(5)
+    for round in range(STEPS):
+        vector = torch.randn(D, generator=generator) + parameters
+        kept = vector.clone()
+        leaf.grad = vector.clone()
+        optimizer.step()
+        ours.step(parameters, vector, state, lr, round)
+        assert torch.equal(vector, kept), "the vector was changed"
+        found.append(float((parameters - leaf.detach()).abs().max()))
+    return found
+
+
+class AgreementTests(SynchronousTestCase):
+    """Each optimizer takes torch's steps, to the bit."""
+
+    def check(self, ours: Any, theirs: Make, lr: float = 0.01) -> None:
+        self.assertEqual(set(differences(ours, theirs, lr)), {0.0})
+
+    def test_sgd(self) -> None:
+        for momentum, decay in ((0.0, 0.0), (0.9, 0.0), (0.9, 0.1)):
+            self.check(
+                SGD(momentum=momentum, weight_decay=decay),
+                lambda p, m=momentum, w=decay: torch.optim.SGD(p, 0.01, momentum=m, weight_decay=w),
+            )
+
+    def test_adam(self) -> None:
+        self.check(Adam(), lambda p: torch.optim.Adam(p, 0.01))
+        self.check(
+            Adam(beta1=0.8, beta2=0.95, eps=1e-4, weight_decay=0.1),
+            lambda p: torch.optim.Adam(p, 0.03, betas=(0.8, 0.95), eps=1e-4, weight_decay=0.1),
+            0.03,
+        )
+
+    def test_adamw(self) -> None:
+        self.check(AdamW(), lambda p: torch.optim.AdamW(p, 0.01))
+        self.check(
+            AdamW(weight_decay=0.3), lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.3), 0.1
+        )
+
+
+def torch_rates(schedule: Callable[[torch.optim.Optimizer], Any], rounds: int) -> Tensor:
+    """Return the learning rates of a schedule of torch's, as multiples."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    made, found = schedule(optimizer), []
+    for _ in range(rounds):
+        found.append(made.get_last_lr()[0])
+        optimizer.step()
+        made.step()
+    return torch.tensor(found, dtype=torch.float64)
+
+
+class ScheduleTests(SynchronousTestCase):
+    def factors(self, schedule: Any, rounds: int) -> Tensor:
+        return torch.tensor(
+            [schedule.factor(t, rounds) for t in range(rounds)], dtype=torch.float64
+        )
+
+    def test_milestones(self) -> None:
+        ours = self.factors(Milestones(lr_milestones=(3, 7), lr_decay=0.1), 10)
+        theirs = torch_rates(lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [3, 7]), 10)
+        torch.testing.assert_close(ours, theirs)
+        self.assertEqual(set(self.factors(Milestones(), 5).tolist()), {1.0})
+
+    def test_cosine(self) -> None:
+        ours = self.factors(Cosine(final=0.2), 30)
+        theirs = torch_rates(
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 30, eta_min=0.2), 30
+        )
+        torch.testing.assert_close(ours, theirs)
+
+    def test_linear(self) -> None:
+        ours = self.factors(Linear(final=0.1), 20)
+        theirs = torch_rates(
+            lambda o: torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.1, total_iters=20), 20
+        )
+        torch.testing.assert_close(ours, theirs)
+
+    def test_inverse_square_root(self) -> None:
+        """After k rounds of warm-up, the rate in round k + t is sqrt(k / (k + t))."""
+        schedule = InverseSquareRoot(warmup=4)
+        self.assertEqual(schedule.factor(4, 99), 1.0)
+        self.assertEqual(schedule.factor(16, 99), 0.5)
+        self.assertEqual(InverseSquareRoot().factor(3, 99), 0.5)
+
+    @given(st.sampled_from((Cosine, Linear, InverseSquareRoot)), st.integers(0, 20))
+    def test_warm_up(self, kind: Any, warmup: int) -> None:
+        """The rate rises in equal steps to its highest, and never rises after that."""
+        found = self.factors(kind(warmup=warmup), 40)
+        rise = torch.arange(1, warmup + 1, dtype=torch.float64) / (warmup + 1)
+        torch.testing.assert_close(found[:warmup], rise)
+        self.assertEqual(float(found[warmup]), 1.0)
+        self.assertTrue(bool((found[warmup:].diff() <= 1e-12).all()))
+        self.assertTrue(all(map(math.isfinite, found.tolist())))
+
+
+class Momentum:
+    """A sound optimizer of a plugin."""
+
+    def begin(self, parameters: Tensor) -> dict[str, Any]:
+        return {"last": torch.zeros_like(parameters)}
+
+    def step(
+        self, parameters: Tensor, vector: Tensor, state: dict[str, Any], lr: float, round: int
+    ) -> None:
+        parameters.sub_(state["last"].mul_(0.5).add_(vector), alpha=lr)
+
+
+class KeepsTheVector(Momentum):
+    def step(
+        self, parameters: Tensor, vector: Tensor, state: dict[str, Any], lr: float, round: int
+    ) -> None:
+        parameters.sub_(state["last"] + vector, alpha=lr)
+        state["last"] = vector
+
+
+class WritesToTheVector(Momentum):
+    def step(
+        self, parameters: Tensor, vector: Tensor, state: dict[str, Any], lr: float, round: int
+    ) -> None:
+        parameters.sub_(vector.clamp_(-1, 1), alpha=lr)
+
+
+class CountsItsSteps(Momentum):
+    steps = 0
+
+    def step(
+        self, parameters: Tensor, vector: Tensor, state: dict[str, Any], lr: float, round: int
+    ) -> None:
+        self.steps += 1
+        parameters.sub_(vector, alpha=lr / self.steps)
+
+
+class DrawsNoise(Momentum):
+    def step(
+        self, parameters: Tensor, vector: Tensor, state: dict[str, Any], lr: float, round: int
+    ) -> None:
+        parameters.sub_(vector + torch.randn(len(vector)), alpha=lr)
+
+
+class HasNoState(Momentum):
+    def begin(self, parameters: Tensor) -> Any:
+        return None
+
+
+class Falling:
+    """A schedule of a plugin that falls below zero."""
+
+    def factor(self, round: int, rounds: int) -> float:
+        return 1 - 2 * round / rounds
+
+
+class CheckTests(SynchronousTestCase):
+    """A plugin's optimizer and schedule are tried before round 0."""
+
+    def check(self, kind: str, factory: Callable[..., Any]) -> None:
+        registry = offering(kind, factory)
+        chosen = {"optimizer": "optimizer", "schedule": "lr_schedule"}[kind]
+        config = RunConfig(in_process=True, **{chosen: "x"})
+        check_optimizer(config, registry, resolve_rules(config, registry))
+
+    def test_sound(self) -> None:
+        self.check("optimizer", Momentum)
+
+    def test_unfit(self) -> None:
+        """Each fault is named, with what to do."""
+        for factory, words in (
+            (KeepsTheVector, r"keep vector.clone\(\)"),
+            (WritesToTheVector, "wrote to the vector.*copy"),
+            (CountsItsSteps, "entries of state"),
+            (DrawsNoise, "torch's global generator"),
+            (HasNoState, "begin returned NoneType, expected a dict"),
+        ):
+            with self.assertRaisesRegex((BadRuleOutput, BrokenPlugin), words):
+                self.check("optimizer", factory)
+
+    def test_unfit_schedule(self) -> None:
+        with self.assertRaisesRegex(BadRuleOutput, r"returned -0.04.* for round 26 of 50"):
+            self.check("schedule", Falling)
