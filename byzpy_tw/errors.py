@@ -6,9 +6,8 @@ commands; see `EXIT_CODES`.  Errors that cross the wire are rebuilt on the far s
 string, so these classes take a message and nothing else.  One that is not ``wire`` crosses it
 as its nearest base that is.
 
-Docstrings here are for users: `cause` and `cure` read them, ``python -m byzpy_tw explain CODE``
-prints them, and ``docs/reference/errors.md`` is made of them.  Each begins with the cause and
-ends with a paragraph "What to do: ...".
+Docstrings here are for users: `explanation` reads them for ``python -m byzpy_tw explain CODE`` and
+``docs/reference/errors.md``.  Each begins with the cause and ends with "What to do: ...".
 """
 
 from __future__ import annotations
@@ -181,12 +180,11 @@ class MisspeltHook(PluginError, code="MISSPELT_HOOK", wire=True):
 class BadRuleOutput(PluginError, code="BAD_RULE_OUTPUT", wire=True):
     """A rule returned something of the wrong shape or type, or not finite.
 
-    Or it raised, or remembers something that no checkpoint can hold.  The run is paused in
-    the state before the round.
+    Or it raised, or remembers something that no checkpoint can hold.  The run is paused in the
+    state before the round.
 
-    What to do: mend the rule, or take another distribution's; then ``--resume``.
-    `byzpy_tw.testing.properties` and ``python -m byzpy_tw conformance NAME`` find such faults
-    outside of runs.
+    What to do: mend the rule, or take another distribution's; then ``--resume``.  Outside of runs
+    `byzpy_tw.testing.properties` and ``python -m byzpy_tw conformance NAME`` find such faults.
     """
 
 
@@ -195,8 +193,7 @@ class NeedsContext(PluginError, ValueError, code="NEEDS_CONTEXT", wire=True):
 
     Runs pass everything; scripts meet this, as with ``alie`` without numbers of nodes.
 
-    What to do: pass the thing that the message names: a parameter, or
-    ``context=byzpy_tw.Context(...)``.
+    What to do: pass what the message names: a parameter, or ``context=byzpy_tw.Context(...)``.
     """
 
 
@@ -239,11 +236,10 @@ class TooManyRefused(TooManyByzantine, code="TOO_MANY_REFUSED"):
 class SearchTooLarge(TooManyByzantine, code="SEARCH_TOO_LARGE"):
     """An exact subset search would not end in reasonable time.
 
-    ``mda`` and ``smea`` search for the best subset of the rows; bounds shorten that, but
-    not for every n, f and set of rows.
+    ``mda`` and ``smea`` search for the best subset of the rows; bounds shorten that, but not for
+    every n, f and set of rows.
 
-    What to do: a smaller n or f, or another rule: ``multi-krum`` chooses rows too, in
-    polynomial time.
+    What to do: a smaller n or f, or another rule: ``multi-krum`` chooses rows in polynomial time.
     """
 
 
@@ -286,11 +282,10 @@ class UnsuitableModel(ByzpyTwError, ValueError, code="UNSUITABLE_MODEL", wire=Tr
 class UnsuitableData(ByzpyTwError, ValueError, code="UNSUITABLE_DATA", wire=True):
     """The data cannot be trained on; the message has the reason and the place.
 
-    Examples that are sparse or of a type that no model takes, labels that are out of range,
-    no training examples at all, or, with ``--strict``, values that are not finite.
+    Examples that are sparse or of a type that no model takes, labels that are out of range, no
+    training examples at all, or, with ``--strict``, values that are not finite.
 
-    What to do: mend the data, or the dataset's code, where the message says; or another
-    ``--dataset``.
+    What to do: mend the data, or the dataset's code, as the message says; or another ``--dataset``.
     """
 
 
@@ -321,11 +316,10 @@ class WireError(ByzpyTwError, code="WIRE", wire=True):
 class BadFrame(WireError, code="BAD_FRAME", wire=True):
     """A tensor frame that was not announced, or does not parse.
 
-    Its kind, length or round is unexpected.  (A vector of a wrong size is charged to its
-    node instead.)  The connection is closed.
+    Its kind, length or round is unexpected, and the connection is closed.  (A vector of a wrong
+    size is charged to its node instead.)
 
-    What to do: install the same version on both sides; otherwise that peer is faulty or
-    malicious.
+    What to do: install the same version on both sides; otherwise that peer is faulty or malicious.
     """
 
 
@@ -353,11 +347,10 @@ class BadTicket(WireError, code="BAD_TICKET", wire=True):
 class UnknownRun(WireError, code="UNKNOWN_RUN", wire=True):
     """The server holds no such run for this trainer.
 
-    It was closed: the trainer was silent for ``--idle-timeout``, or another trainer went on
-    with the run.
+    It was closed: the trainer was silent for ``--idle-timeout``, or another one went on with it.
 
-    What to do: let one trainer have a run; where the trainer's machine stalls for minutes,
-    set a longer ``--idle-timeout`` on the server.
+    What to do: let one trainer have a run; where the trainer's machine stalls for minutes, set a
+    longer ``--idle-timeout`` on the server.
     """
 
 
@@ -373,12 +366,11 @@ class VersionMismatch(ByzpyTwError, code="VERSION_MISMATCH", wire=True):
 class ProtectedMode(ByzpyTwError, code="PROTECTED_MODE", wire=True):
     """The server has no keys and serves its own machine only.
 
-    Without keys anyone who reaches the port could use the machine, so peers from other
-    machines are refused on every address.  A container's published port counts as another
-    machine.
+    Without keys anyone who reaches the port could use the machine, so peers from other machines are
+    refused on every address.  A container's published port counts as another machine.
 
-    What to do: make keys with ``python -m byzpy_tw keygen``, and give ``--keys`` to the
-    server and to the trainer; or, on a network where anyone may use it, ``--insecure``.
+    What to do: make keys with ``python -m byzpy_tw keygen``, and give ``--keys`` to the server and
+    to the trainer; or, on a network where anyone may use it, ``--insecure``.
     """
 
 
@@ -408,8 +400,7 @@ class ServerBusy(ByzpyTwError, code="SERVER_BUSY", wire=True):
 
     Of runs, nodes or commands; the message names the limit's option.
 
-    What to do: wait for other runs to end, use another server, or raise the limit where
-    that server is started.
+    What to do: wait for other runs to end, use another server, or raise that server's limit.
     """
 
 
@@ -426,8 +417,7 @@ class ServerError(ByzpyTwError, code="SERVER_ERROR", wire=True):
 class ServerUnreachable(ByzpyTwError, code="SERVER_UNREACHABLE"):
     """No connection to a server could be made, or it did not answer.
 
-    Refused: nothing listens there.  No answer: a firewall, a wrong address, or a server
-    that hangs.
+    Refused: nothing listens there.  No answer: a firewall, a wrong address, or a server that hangs.
 
     What to do: start ``twistd -n byzpy-server --port PORT`` there, check address, port and
     firewall; ``--min-servers K`` begins without the missing ones.
@@ -449,11 +439,10 @@ class ServerDiffers(ByzpyTwError, code="SERVER_DIFFERS"):
 class MissingPlugin(ByzpyTwError, code="MISSING_PLUGIN"):
     """A server lacks a plugin that the run needs.
 
-    Attacks, datasets, models and partitions are made on servers, which take names and
-    never code.
+    Attacks, datasets, models and partitions are made on servers, which take names and never code.
 
-    What to do: run the ``pip install`` of the message in that server's environment, and
-    restart the server.
+    What to do: run the ``pip install`` of the message in that server's environment, and restart the
+    server.
     """
 
 
@@ -517,11 +506,10 @@ class Diverged(ByzpyTwError, code="DIVERGED"):
 class AttackFailed(PluginError, code="ATTACK_FAILED"):
     """None of the run's attack vectors could be computed.
 
-    The run went on as without attackers, so its result says nothing about its rules.  The
-    message has the first cause, and the log of the node's machine has the traceback.
+    The run went on as without attackers, so its result says nothing about its rules.  The message
+    has the first cause, and the log of the node's machine has the traceback.
 
-    What to do: mend the attack's code, or choose another ``--attack``; ``--attack none`` is a
-    run without one.
+    What to do: mend the attack's code, or choose another (``--attack none`` is a run without one).
     """
 
 
@@ -548,19 +536,9 @@ def errors_by_code() -> Mapping[str, type[ByzpyTwError]]:
     return {kind.code: kind for kind in kinds if issubclass(kind, ByzpyTwError)}
 
 
-def cause(kind: type[ByzpyTwError]) -> str:
-    """The meaning of an error of this class: paragraphs of text, the first one a line."""
-    return _halves(kind)[0]
-
-
-def cure(kind: type[ByzpyTwError]) -> str:
-    """The advice for an error of this class: a paragraph."""
-    return _halves(kind)[1]
-
-
-def _halves(kind: type[ByzpyTwError]) -> tuple[str, str]:
-    text = inspect.cleandoc(vars(kind).get("__doc__") or "")
-    before, _, after = text.partition(_CURE)
+def explanation(kind: type[ByzpyTwError]) -> tuple[str, str]:
+    """Return the cause of such an error, in paragraphs whose first is one line, and its cure."""
+    before, _, after = inspect.cleandoc(vars(kind).get("__doc__") or "").partition(_CURE)
     return before.strip(), after.strip()
 
 

@@ -1,10 +1,9 @@
 """The hooks by which other distributions add names and observe runs.
 
-A plugin is any importable object with ``@hookimpl`` functions, named by an
-entry point in the group ``byzpy_tw``.  Hooks that register things are called
-once per process, when the first name is looked up, and must do no I/O.
-Observers are called during a run, in a thread of their own, and cannot stop
-it: their errors are logged once.
+A plugin is any importable object with ``@hookimpl`` functions, named by an entry point in the group
+``byzpy_tw``.  Hooks that register things are called once per process, when the first name is looked
+up, and must do no I/O.  Observers are called during a run, in a thread of their own, and cannot
+stop it: their errors are logged once.
 
 ``docs/hooks.md`` documents each hook, with an example.
 """
@@ -81,10 +80,9 @@ class Registration:
 def register_aggregators() -> Iterable[Registration]:
     """Offer aggregation rules.
 
-    The factory returns a callable from an ``(n, d)`` floating tensor, one row per node, all
-    rows finite, to a ``(d,)`` tensor of the same dtype and device.  Parameters called ``f``,
-    ``q`` and ``chunk_size`` are filled from the run's options of these names unless the user
-    gave them.
+    The factory returns a callable from an ``(n, d)`` floating tensor, one row per node, all rows
+    finite, to a ``(d,)`` tensor of the same dtype and device.  Parameters called ``f``, ``q`` and
+    ``chunk_size`` are filled from the run's options of these names unless the user gave them.
 
     The callable may take two optional keywords.  ``context`` is a `Context`: the round, the
     nodes behind the rows, random streams.  ``state`` is the rule's memory: a dict of tensors,
@@ -112,12 +110,11 @@ def register_preaggregators() -> Iterable[Registration]:
 def register_attacks() -> Iterable[Registration]:
     """Offer attacks.
 
-    The factory returns a callable from a `Knowledge` to the ``(d,)`` vector that a Byzantine
-    node sends, which may hold anything.  Its attribute ``knowledge`` says how much it must be
-    shown: ``nothing``, ``own``, ``one``, ``moments``, ``gram`` or ``all``.  An optional
-    attribute ``pieces`` names the pieces of that which it uses (`LEVELS` in
-    `byzpy_tw.attacks` lists them): no others travel.  It may take the keyword ``context``, as
-    an aggregator may.
+    The factory returns a callable from a `Knowledge` to the ``(d,)`` vector that a Byzantine node
+    sends, which may hold anything.  Its attribute ``knowledge`` says how much it must be shown:
+    ``nothing``, ``own``, ``one``, ``moments``, ``gram`` or ``all``.  An optional attribute
+    ``pieces`` names the pieces of that which it uses (`LEVELS` in `byzpy_tw.attacks` lists them):
+    no others travel.  It may take the keyword ``context``, as an aggregator may.
 
     It has no memory.  It is made anew on each server that its node moves to, and a vector
     depends on the node, the round and the knowledge alone.
