@@ -10,36 +10,21 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import traceback
+from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
 from typing import Any
 
 from byzpy_tw import errors
-from byzpy_tw.errors import (
-    BadRuleOutput,
-    BadVectors,
-    BrokenPlugin,
-    ByzpyTwError,
-    ConfigError,
-    DatasetUnavailable,
-    LimitExceeded,
-    PluginError,
-    TooManyByzantine,
-    UnsuitableData,
-    UnsuitableModel,
-)
+from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
+from byzpy_tw.text import clip
 
 # Errors of this package that foreign code may raise on purpose.  Others would steer a run:
 # a rule that raises `Diverged`, say, is a rule that failed.
 _ALLOWED = (
-    BadVectors,
-    ConfigError,
-    DatasetUnavailable,
-    LimitExceeded,
-    PluginError,
-    TooManyByzantine,
-    UnsuitableData,
-    UnsuitableModel,
-)
+    errors.BadVectors, errors.ConfigError, errors.DatasetUnavailable, errors.LimitExceeded,
+    errors.PluginError, errors.TooManyByzantine, errors.UnsuitableData, errors.UnsuitableModel,
+)  # fmt: skip
 _LONGEST = 1000  # characters of a foreign error's text
 _LIBRARIES = ("byzpy_tw", "torch", "numpy", "importlib", "concurrent", "threading")
 
@@ -79,12 +64,15 @@ class plugin_call:
         interrupted = self._interrupted or (self._outer is not None and self._outer._interrupted)
         if e is None or (isinstance(e, KeyboardInterrupt) and interrupted):
             return
-        found = _wrap(self.who, e, self.error)
-        if found is not e:
-            raise found from e
+        if not isinstance(e, _ALLOWED):
+            raise self.error(f"{self.who} raised {describe_exception(e)}") from e
+        if type(e).__module__ != errors.__name__:
+            # A class of the plugin's own, whose constructor may differ from ours.
+            ours = next(k for k in type(e).__mro__ if k.__module__ == errors.__name__)
+            raise ours(f"{self.who}: {_text(e)}") from e
 
 
-class write_guard:
+class write_guard(AbstractContextManager[Any]):
     """Context manager around foreign code that is given memory of others.
 
     Raises `BadRuleOutput` where a tensor was written to through torch: each such write counts
@@ -94,9 +82,6 @@ class write_guard:
     def __init__(self, who: str, *tensors: Any) -> None:
         self.who, self._tensors = who, tensors
         self._versions = [tensor._version for tensor in tensors]
-
-    def __enter__(self) -> write_guard:
-        return self
 
     def __exit__(self, kind: object, e: object, tb: object) -> None:
         if e is None:
@@ -109,17 +94,6 @@ class write_guard:
                 f"{self.who} wrote to the vectors that it was given, which others use too: work "
                 "on a copy, such as vectors.clone()"
             )
-
-
-def _wrap(who: str, e: BaseException, error: type[ByzpyTwError]) -> BaseException:
-    """The error to raise for an exception `e` of foreign code: `e` itself where it is allowed."""
-    if isinstance(e, _ALLOWED):
-        if type(e).__module__ == errors.__name__:
-            return e
-        # A class of the plugin's own, whose constructor may differ from ours.
-        ours = next(k for k in type(e).__mro__ if k.__module__ == errors.__name__)
-        return ours(f"{who}: {_text(e)}")
-    return error(f"{who} raised {describe_exception(e)}")
 
 
 def foreign_cause(error: BaseException) -> BaseException | None:
@@ -137,26 +111,24 @@ def describe_exception(e: BaseException) -> str:
     """
     if isinstance(e, ByzpyTwError):
         return _text(e) or type(e).__name__
-    text, where = _text(e), _origin(e.__traceback__)
+    text, where = _text(e), _innermost_line(e)
     line = f"{type(e).__name__}: {text}" if text else type(e).__name__
     return f"{line} ({where})" if where else line
 
 
 def _text(e: BaseException) -> str:
     try:
-        text = " ".join(str(e).split())
+        return clip(" ".join(str(e).split()), _LONGEST)
     except BaseException as broken:
         return f"no text: that raised {type(broken).__name__}"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def _origin(tb: TracebackType | None) -> str:
+def _innermost_line(e: BaseException) -> str:
     """``file.py, line 3`` of the innermost frame outside libraries, or nothing."""
     found = ""
-    while tb is not None:
-        module = str(tb.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+    for frame, line in traceback.walk_tb(e.__traceback__):
+        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if module not in _LIBRARIES:
-            file = os.path.basename(tb.tb_frame.f_code.co_filename)
-            found = "" if file.startswith("<") else f"{file}, line {tb.tb_lineno}"
-        tb = tb.tb_next
+            file = os.path.basename(frame.f_code.co_filename)
+            found = "" if file.startswith("<") else f"{file}, line {line}"
     return found
