@@ -39,6 +39,7 @@ from byzpy_tw.config.validators import flag
 from byzpy_tw.console import ERROR_FILE, say
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, error_from_code
 from byzpy_tw.report.result import Result
+from byzpy_tw.text import encodable
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -86,8 +87,8 @@ def run(
         with tempfile.TemporaryDirectory(prefix="byzpy_tw-") as folder:
             file = Path(folder) / "options.toml"
             # A path that is no text, such as b"\xff", can be an argument, but not in TOML.
-            words = {name: value for name, value in given.items() if _is_no_text(value)}
-            rest = {name: value for name, value in given.items() if name not in words}
+            words = {k: v for k, v in given.items() if isinstance(v, str) and encodable(v) != v}
+            rest = {k: v for k, v in given.items() if k not in words}
             file.write_text(options_to_toml(rest), encoding="utf-8")
             arguments = ["--config", str(file), *(f"{flag(k)}={v}" for k, v in words.items())]
             arguments += [] if resume is None else ["--resume", str(path)]
@@ -135,7 +136,7 @@ async def _run_here(
     from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
 
     given, beneath = _options(config, resume, options)
-    tell = _tolerant(show) or (lambda line: None)
+    tell = _tolerant(show)
     disabled = given.get("disable_plugin")
     if resume is None:
         run = prepare_run(RunConfig(**given), registry(disabled or ()), beneath)
@@ -165,23 +166,17 @@ def _check_loop(reactor: Any) -> None:
         )
 
 
-def _is_no_text(value: Any) -> bool:
-    return isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
-
-
-def _tolerant(show: Show | None) -> Show | None:
+def _tolerant(show: Show | None) -> Show:
     """Return `show`, or for `print` a function that does not fail on a closed or full stream."""
-    return say if show is print else show
+    return say if show is print else show or (lambda line: None)
 
 
 def _options(
     config: Config | None, resume: str | PathLike[str] | None, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], frozenset[str]]:
     """Return all options, and the names of those that only the configuration gives."""
-    given = {}
-    for key, value in options.items():
-        name = find_option(key).name
-        given[name] = convert_option(name, value)
+    names = {find_option(key).name: value for key, value in options.items()}
+    given = {name: convert_option(name, value) for name, value in names.items()}
     if config is None:
         beneath: dict[str, Any] = {}
     elif isinstance(config, RunConfig):
@@ -220,10 +215,9 @@ def _values(config: RunConfig) -> dict[str, Any]:
 
 
 def _run_child(
-    arguments: list[str], error_file: Path, show: Show | None, path: Path
+    arguments: list[str], error_file: Path, show: Show, path: Path
 ) -> ByzpyTwError | None:
     """Run the trainer with `arguments` in a process to its end; return its error."""
-    lines: deque[str] = deque(maxlen=_LAST_LINES)
     modules = [os.path.abspath(place) for place in sys.path]  # '' is the current directory
     environment = {
         "PYTHONPATH": os.pathsep.join(modules),  # the child finds the modules of this process
@@ -241,34 +235,32 @@ def _run_child(
         # Ctrl-C in a terminal reaches every process of it, and twice means: at once.
         start_new_session=True,
     ) as child:
-        assert child.stdout is not None
         try:
-            for line in child.stdout:
-                lines.append(line.rstrip("\n"))
-                if show is not None:
-                    show(lines[-1])
-            child.wait()
+            lines = _show_to_end(child, show)
         except BaseException as e:  # Ctrl-C, or `show` raised
-            _stop_child(child, show if isinstance(e, KeyboardInterrupt) else None)
-            if isinstance(e, KeyboardInterrupt):
+            child.send_signal(signal.SIGINT)
+            interrupted = isinstance(e, KeyboardInterrupt)
+            try:
+                _show_to_end(child, show if interrupted else _tolerant(None))
+            except BaseException:  # a second Ctrl-C: at once
+                child.kill()
+                raise
+            if interrupted:
                 e.add_note(f"to go on with the run: byzpy_tw.run(resume={str(path)!r})")
             raise
     reported = error_file.read_text("utf-8") if error_file.exists() else ""
-    return _child_error(child.returncode, list(lines), reported)
+    return _child_error(child.returncode, lines, reported)
 
 
-def _stop_child(child: subprocess.Popen[str], show: Show | None) -> None:
-    """End `child` in order; at once on a second Ctrl-C."""
+def _show_to_end(child: subprocess.Popen[str], show: Show) -> list[str]:
+    """Show each line that `child` prints, until it ends; return the last ones."""
+    lines: deque[str] = deque(maxlen=_LAST_LINES)
     assert child.stdout is not None
-    child.send_signal(signal.SIGINT)
-    try:
-        for line in child.stdout:
-            if show is not None:
-                show(line.rstrip("\n"))
-        child.wait()
-    except BaseException:
-        child.kill()
-        raise
+    for line in child.stdout:
+        lines.append(line.rstrip("\n"))
+        show(lines[-1])
+    child.wait()
+    return list(lines)
 
 
 def _child_error(code: int, lines: list[str], reported: str) -> ByzpyTwError | None:

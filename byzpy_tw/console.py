@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from attrs import frozen
+
 from byzpy_tw.errors import ByzpyTwError, format_error
 
 if TYPE_CHECKING:
@@ -32,13 +34,6 @@ _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))  # by descriptor
 def run_command(command: Callable[[], int]) -> int:
     """Run `command` and flush all that it printed; return its exit code."""
     make_streams_tolerant()
-    try:
-        return _exit_code(command)
-    finally:
-        flush_streams()
-
-
-def _exit_code(command: Callable[[], int]) -> int:
     try:
         try:
             code = command()
@@ -62,6 +57,8 @@ def _exit_code(command: Callable[[], int]) -> int:
             "elsewhere"
         )
         return UNWRITTEN
+    finally:
+        flush_streams()
 
 
 def make_streams_tolerant() -> None:
@@ -142,11 +139,11 @@ def is_terminal(stream: Any) -> bool:
         return False
 
 
+@frozen
 class _Tolerant:
     """A stream for rich that `_write` writes to."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    _stream: IO[str]
 
     def write(self, text: str) -> int:
         _write(self._stream, text)
@@ -160,11 +157,8 @@ class _Tolerant:
 
 
 def rich_console(stream: IO[str]) -> Console:
-    """Return a console of rich's for a terminal, which prints text as it is.
-
-    Imported here: only a terminal needs rich.
-    """
-    from rich.console import Console
+    """Return a console of rich's for a terminal, which prints text as it is."""
+    from rich.console import Console  # only a terminal needs it
 
     return Console(
         file=_Tolerant(stream),  # type: ignore[arg-type]  # all of IO that rich uses

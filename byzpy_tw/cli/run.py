@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.console import report_error, say
-from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.outputs import make_line_view, make_terminal_view
@@ -51,17 +50,12 @@ def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> 
 
 
 def _run_in_reactor(prepare: Callable[[], PreparedRun | None]) -> int:
-    try:
-        run = prepare()
-    except ByzpyTwError as e:
-        report_error(e)
-        return e.exit_code
+    run = prepare()
     if run is None:
         return 0
     from twisted.internet import reactor as installed
 
     reactor = cast(ITrainerReactor, installed)
-
     configure_malloc()
     start_logging(run.directory.path)
     terminal = Views(make_terminal_view(run.config, say))
