@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import traceback
 from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
 from typing import Any
@@ -125,6 +124,8 @@ def _text(e: BaseException) -> str:
 
 def _innermost_line(e: BaseException) -> str:
     """``file.py, line 3`` of the innermost frame outside libraries, or nothing."""
+    import traceback  # not before there is an error: starting takes long enough
+
     found = ""
     for frame, line in traceback.walk_tb(e.__traceback__):
         module = str(frame.f_globals.get("__name__", "")).partition(".")[0]

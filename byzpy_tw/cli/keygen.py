@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from byzpy_tw.config.paths import expand_home
 from byzpy_tw.errors import BadKeys
 
 HELP = "make the keys of servers and trainers"
@@ -24,15 +25,12 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Write keys, and print their use."""
-    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.protocol.keygen import CA_FILE, generate
 
     if chosen.days < 1:
         raise BadKeys(f"--days must be at least 1, got {chosen.days}")
-    made = generate(
-        expand_home(chosen.folder), chosen.server, trainer=chosen.trainer, days=chosen.days
-    )
-    for path in made:
+    folder = expand_home(chosen.folder)
+    for path in generate(folder, chosen.server, trainer=chosen.trainer, days=chosen.days):
         if path.name == CA_FILE:
             say = "the CA's key: it stays here, and is needed only to add servers"
         elif path.name == "trainer.pem":

@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from byzpy_tw.config.paths import expand_home
 from byzpy_tw.console import print_error
 from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.text import printable
 
 HELP = "draw the report of a run again, or compare several"
 COMPARISON = "comparison.html"
@@ -34,10 +36,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Write the page, the table or the picture, and print its path."""
-    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.report.load import read
     from byzpy_tw.report.page import REPORT, render_report, write_page
-    from byzpy_tw.text import printable
 
     paths = [expand_home(name) for name in chosen.runs]
     if chosen.output is not None and (chosen.csv or chosen.png):
@@ -61,9 +61,7 @@ def run(chosen: argparse.Namespace) -> int:
 
 
 def _csv(paths: list[Path], where: str) -> None:
-    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.report.csv_table import write_csv
-    from byzpy_tw.text import printable
 
     if where == "-":
         write_csv(paths, sys.stdout)

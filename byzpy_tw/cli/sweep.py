@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from byzpy_tw.cli.train import argparse_keywords
+from byzpy_tw.config.paths import expand_home
 from byzpy_tw.config.run import RunConfig, flag
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.sweep import grid
@@ -85,7 +86,6 @@ def run(chosen: argparse.Namespace) -> int:
         for key, value in vars(chosen).items()
         if key in known
     }
-    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.sweep.command import run_sweep
 
     return run_sweep(

@@ -34,7 +34,6 @@ from byzpy_tw.text import clip
 if typing.TYPE_CHECKING:
     from byzpy_tw.plugins import Registry
 
-_SWITCHES = ("print_config", "until_eof")
 _NUMBERS: dict[type, str] = {int: "a whole number", float: "a number"}
 
 
@@ -66,22 +65,22 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"byzpy_tw {byzpy_tw.__version__}")
     made.add_argument(
-        "--resume", metavar="DIR", default=argparse.SUPPRESS,
+        "--resume", metavar="DIR",
         help="go on with the run whose records are in DIR, to the same bits; options that "
         "are given besides replace the run's own where that changes no bits, and --rounds",
     )  # fmt: skip
     made.add_argument(
-        "--config", metavar="FILE", default=argparse.SUPPRESS,
+        "--config", metavar="FILE",
         help="a TOML file of options ('-': standard input); those on the command line go "
         "before it",
     )  # fmt: skip
     made.add_argument(
-        "--print-config", action="store_true", default=argparse.SUPPRESS,
+        "--print-config", action="store_true",
         help="write the file that says what the command line says, and do nothing else; with "
         "--resume, what the run was begun with",
     )  # fmt: skip
     made.add_argument(
-        "--until-eof", action="store_true", default=argparse.SUPPRESS,
+        "--until-eof", action="store_true",
         help="stop as at SIGTERM when standard input ends: for a parent process that may die",
     )  # fmt: skip
     groups = {key: made.add_argument_group(title) for key, title in SECTIONS.items()}
@@ -112,8 +111,6 @@ def argparse_keywords(option: attrs.Attribute, hint: Any, default: Any) -> dict[
 
 
 def _reader(kind: Any) -> Callable[[str], Any]:
-    """Return a function that converts an argument to `kind`, with our error message."""
-
     def read(text: str) -> Any:
         try:
             return kind(text)
@@ -135,6 +132,19 @@ class Invocation:
     resume: Path | None = None
     print_config: bool = False
     until_eof: bool = False
+
+    @property
+    def located(self) -> bool:
+        """Return whether the options say where the nodes live."""
+        return any(self.options.get(name) for name in LOCATIONS)
+
+    def load_config(self) -> RunConfig:
+        """Return the configuration of the run; its nodes live in this process by default."""
+        if self.resume is None:
+            return self.configuration(**({} if self.located else {"in_process": True}))
+        from byzpy_tw.records.resume import load_config_to_resume
+
+        return load_config_to_resume(self.resume, self.options)
 
     def configuration(self, **more: Any) -> RunConfig:
         """Return the configuration of the options and `more`; `ConfigError` where they clash."""
@@ -159,17 +169,17 @@ class Invocation:
 def parse_invocation(arguments: Sequence[str]) -> Invocation:
     """Parse `arguments`, and the file that they name.  Raises `ConfigError`."""
     given = vars(parser().parse_args(arguments))
-    rest = {name: given.pop(name, None) for name in ("resume", "config", *_SWITCHES)}
-    resume = None if rest["resume"] is None else expand_home(rest["resume"])
+    file, folder = given.pop("config"), given.pop("resume")
+    print_config, until_eof = given.pop("print_config"), given.pop("until_eof")
+    resume = None if folder is None else expand_home(folder)
     options = {name: convert_option(name, value) for name, value in given.items()}
-    file, switches = rest["config"], {name: bool(rest[name]) for name in _SWITCHES}
     if file is not None:
-        if file == str(STANDARD_INPUT) and switches["until_eof"]:
+        if file == str(STANDARD_INPUT) and until_eof:
             raise ConfigError("--config - reads all of standard input: leave out --until-eof")
-        options = merge_options(
-            options, drop_run_dir(resume, read_options(expand_home(file)), file)
-        )
-    return Invocation(options, file, frozenset(options) - set(given), resume, **switches)
+        beneath = drop_run_dir(resume, read_options(expand_home(file)), file)
+        options = merge_options(options, beneath)
+    from_file = frozenset(options) - set(given)
+    return Invocation(options, file, from_file, resume, print_config, until_eof)
 
 
 def configuration(arguments: Sequence[str]) -> RunConfig:
@@ -210,16 +220,8 @@ def _print_config(found: Invocation) -> None:
     Where the options do not say where nodes live, the file does not either.  For a run that
     was begun the file leaves out the folder, which is in use.
     """
-    leave_out: set[str] = set()
-    if found.resume is not None:
-        from byzpy_tw.records.resume import load_config_to_resume
-
-        config, leave_out = load_config_to_resume(found.resume, found.options), {"run_dir"}
-    elif any(found.options.get(name) for name in LOCATIONS):
-        config = found.configuration()
-    else:
-        config, leave_out = found.configuration(in_process=True), set(LOCATIONS)
-    text = to_toml(config, leave_out)
+    leave_out = ("run_dir",) if found.resume is not None else () if found.located else LOCATIONS
+    text = to_toml(found.load_config(), leave_out)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # TOML is UTF-8 on every terminal.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
