@@ -120,19 +120,13 @@ class _Source:
         Raises `BrokenPlugin`, with nothing of it left registered.
         """
         entries: list[Entry] = []
-        names = []
+        names = [f"{self.distribution}:{point.name}" for point in points]
         try:
-            for point in points:
-                try:
-                    with plugin_call("importing it"), _process_kept():
-                        plugin = point.load()
-                except ByzpyTwError as e:
-                    raise self._broken(
-                        f"entry point {point.name!r} ({point.value}) failed to import: "
-                        f"{describe_exception(e.__cause__ or e)}"
-                    ) from e
-                names.append(f"{self.distribution}:{point.name}")
-                entries += self.offered(plugin, names[-1])
+            for name, point in zip(names, points):
+                failed = f"entry point {point.name!r} ({point.value}) failed to import:"
+                with self._blamed(failed), _process_kept():
+                    plugin = point.load()
+                entries += self.offered(plugin, name)
         except BaseException:
             for name in filter(self.manager.has_plugin, names):
                 self.manager.unregister(name=name)
@@ -164,6 +158,16 @@ class _Source:
 
     def _broken(self, why: str) -> BrokenPlugin:
         return BrokenPlugin(f"{self.owner}: {why}")
+
+    @contextmanager
+    def _blamed(self, failed: str) -> Iterator[None]:
+        """Raise `BrokenPlugin`, with `failed` before its cause, for any exception inside."""
+        try:
+            with plugin_call(self.owner):
+                yield
+        except ByzpyTwError as e:
+            cause = e.__cause__ if isinstance(e, BrokenPlugin) else None
+            raise self._broken(f"{failed} {describe_exception(cause or e)}") from e
 
     def _check_hooks(self, plugin: object) -> None:
         """Refuse hooks that pluggy would accept silently, or report at a page's length."""
@@ -202,31 +206,19 @@ class _Source:
 
     def _entries(self, kind: str, hook: str, function: Callable[[], Any]) -> list[Entry]:
         """All that one hook of the plugin registers as `kind`."""
-        try:
-            with plugin_call(f"{self.owner}: {hook}()"):
-                registrations = list(function())
-        except BrokenPlugin:
-            raise
-        except ByzpyTwError as e:
-            raise self._broken(f"{hook}() raised {describe_exception(e)}") from e
-        return [self._entry(kind, hook, registration) for registration in registrations]
-
-    def _entry(self, kind: str, hook: str, registration: Any) -> Entry:
-        if not isinstance(registration, Registration):
-            raise self._broken(
-                f"{hook}() must offer Registration objects, got {type(registration).__name__}"
-            )
-        name, factory, aliases = registration.name, registration.factory, registration.aliases
-        entry = Entry(kind, name, factory, self.distribution, self.version, aliases)
-        try:
-            with plugin_call("reading its signature"):
+        with self._blamed(f"{hook}() raised"):
+            offered = list(function())
+        entries = []
+        for made in offered:
+            if not isinstance(made, Registration):
+                got = type(made).__name__
+                raise self._broken(f"{hook}() must offer Registration objects, got {got}")
+            source = (self.distribution, self.version)
+            entry = Entry(kind, made.name, made.factory, *source, made.aliases)
+            with self._blamed(f"{kind} {made.name!r}: its factory's parameters cannot be read:"):
                 entry.parameters  # noqa: B018  (a property that reads the signature)
-        except ByzpyTwError as e:
-            raise self._broken(
-                f"{kind} {name!r}: its factory's parameters cannot be read: "
-                f"{describe_exception(e.__cause__ or e)}"
-            ) from e
-        return entry
+            entries.append(entry)
+        return entries
 
 
 def _missing_arguments(function: Callable[..., Any], given: Collection[str]) -> list[str]:
@@ -267,18 +259,18 @@ def _process_kept() -> Iterator[None]:
 def _enter(names: dict[str, Entry], entry: Entry) -> None:
     """Put `entry` under its name and aliases; raise `DuplicateName` where one is taken."""
     for name in (entry.name, *entry.aliases):
-        if name in names:
-            raise DuplicateName(_duplicate(name, names[name], entry))
-        names[name] = entry
-
-
-def _duplicate(name: str, first: Entry, second: Entry) -> str:
-    thing, distribution = f"{second.kind} {name!r}", second.distribution
-    if first.distribution == distribution:
-        return f"{thing} is offered twice by {distribution}"
-    if first.distribution == OWN_DISTRIBUTION:
-        return (
-            f"{thing} of {distribution} is a name of {OWN_DISTRIBUTION}'s own; choose another, "
-            f"or uninstall {distribution}"
+        if name not in names:
+            names[name] = entry
+            continue
+        thing, distribution = f"{entry.kind} {name!r}", entry.distribution
+        first = names[name].distribution
+        if first == distribution:
+            raise DuplicateName(f"{thing} is offered twice by {distribution}")
+        if first == OWN_DISTRIBUTION:
+            raise DuplicateName(
+                f"{thing} of {distribution} is a name of {OWN_DISTRIBUTION}'s own; choose "
+                f"another, or uninstall {distribution}"
+            )
+        raise DuplicateName(
+            f"{thing} comes from both {first} and {distribution}; uninstall one of them"
         )
-    return f"{thing} comes from both {first.distribution} and {distribution}; uninstall one of them"

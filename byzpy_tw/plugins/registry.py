@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
@@ -19,7 +20,6 @@ from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
 from byzpy_tw.plugins.signatures import (
     RESERVED,
     Parameter,
-    has_parameter,
     parameters_of,
     read_arguments,
 )
@@ -68,6 +68,11 @@ class Entry:
     @property
     def parameters(self) -> dict[str, Parameter]:
         return parameters_of(self.kind, self.factory)
+
+    @property
+    def foreign(self) -> bool:
+        """Return whether another distribution than this package's offers it."""
+        return self.distribution != OWN_DISTRIBUTION
 
 
 @frozen
@@ -129,58 +134,47 @@ class Registry:
         factory does not take are ignored, and None counts as not offered.
         """
         named = parse(text) if isinstance(text, str) else text
-        entry = self.entry(kind, named.name)
-        offered = {key: value for key, value in fill.items() if value is not None}
-        arguments = read_arguments(named, entry.parameters, offered)
-        reserved = {
-            key: value
-            for key, value in offered.items()
-            if key in RESERVED.get(kind, ()) and has_parameter(entry.factory, key)
-        }
-        return self._called(entry, named, arguments, reserved)
-
-    def _called(
-        self,
-        entry: Entry,
-        named: ParsedName,
-        arguments: Mapping[str, Any],
-        reserved: Mapping[str, Any],
-    ) -> Any:
-        """Call the entry's factory, and check the result; every error is one of ours."""
-        kind, own = entry.kind, entry.distribution == OWN_DISTRIBUTION
+        entry, arguments = self._read(kind, named, fill)
+        taken = RESERVED.get(kind, frozenset()) & inspect.signature(entry.factory).parameters.keys()
+        reserved = {key: fill[key] for key in taken if fill.get(key) is not None}
         with plugin_call(f"{entry.distribution}: making {kind} {named.name!r}"):
             try:
                 # Models are made by `models.build`, which seeds by the run's own seed.
-                with nullcontext() if own or kind == "model" else _seeded(kind, named.text):
+                seeded = entry.foreign and kind != "model"
+                with _seeded(kind, named.text) if seeded else nullcontext():
                     made = entry.factory(**arguments, **reserved)
             except (TypeError, ValueError) as e:
                 if _is_about_a_value(e, entry, named, arguments):
                     raise BadParameter(f"{kind} {named.text!r}: {_words_of(e)}") from e
                 raise
-            if own:
+            if not entry.foreign:
                 return made
             # Imported only now: names can be looked up without torch.
             from byzpy_tw.plugins.outputs import check_made
 
             return check_made(kind, entry.name, entry.distribution, made)
 
+    def _read(
+        self, kind: str, named: ParsedName, fill: Mapping[str, Any]
+    ) -> tuple[Entry, dict[str, Any]]:
+        """The entry of `named`, and the arguments for its factory but the reserved ones."""
+        entry = self.entry(kind, named.name)
+        offered = {key: value for key, value in fill.items() if value is not None}
+        return entry, read_arguments(named, entry.parameters, offered)
+
     def check(self, kind: str, text: str, **fill: Any) -> Entry:
         """The entry `text` names, its parameters read (as by `make`) but nothing made."""
-        named = parse(text)
-        entry = self.entry(kind, named.name)
-        read_arguments(named, entry.parameters, {k: v for k, v in fill.items() if v is not None})
-        return entry
+        return self._read(kind, parse(text), fill)[0]
 
     def is_foreign(self, kind: str, text: str) -> bool:
         """Return whether another distribution than this package's offers this name."""
-        return self.entry(kind, parse(text).name).distribution != OWN_DISTRIBUTION
+        return self.entry(kind, parse(text).name).foreign
 
     def owner(self, kind: str, text: str) -> str:
         """The thing that `text` names and, unless it is ours, its distribution: for messages."""
         entry = self.entry(kind, parse(text).name)
-        if not self.is_foreign(kind, text):
-            return f"{kind} {entry.name!r}"
-        return f"{kind} {entry.name!r} of {entry.distribution} {entry.version}"
+        source = f" of {entry.distribution} {entry.version}" if entry.foreign else ""
+        return f"{kind} {entry.name!r}{source}"
 
 
 def _seeded(kind: str, text: str) -> AbstractContextManager[None]:
@@ -201,7 +195,7 @@ def _is_about_a_value(
     """Return whether a factory's `e` may be about a value that it was given."""
     if isinstance(e, ByzpyTwError):
         return type(e) is BadParameter
-    if named.parameters or entry.distribution == OWN_DISTRIBUTION:
+    if named.parameters or not entry.foreign:
         return True
     if isinstance(e, ValueError):  # a model's come from the data: its classes and its shape
         return bool(arguments) or entry.kind == "model"

@@ -103,11 +103,6 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
     return found
 
 
-def has_parameter(factory: Callable[..., Any], name: str) -> bool:
-    """Return whether `factory` has a parameter called `name`."""
-    return name in inspect.signature(factory).parameters
-
-
 def read_arguments(
     named: ParsedName, known: Mapping[str, Parameter], fill: Mapping[str, Any]
 ) -> dict[str, Any]:
