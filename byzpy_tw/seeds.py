@@ -56,7 +56,7 @@ class Context:
     ``round`` counts from 0.  ``nodes`` names the node behind each row of the vectors (without
     refused nodes), ``n`` and ``f`` are the run's, ``byzantine`` is the number of Byzantine nodes.
     ``node`` is the Byzantine node that an attack is computed for, -1 for an aggregator.
-    ``pipeline`` is the run's own chain of rules, where the trainer asks an attack for its strength.
+    ``pipeline`` is the run's own rules, where the trainer asks an attack for its strength.
     """
 
     seed: int = 0

@@ -1,4 +1,4 @@
-"""``twistd byzpy-server``: its options, and the service they make."""
+"""``twistd byzpy-server``, as a tap module of Twisted: its options, and the service they make."""
 
 from __future__ import annotations
 
@@ -108,9 +108,9 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _load_late_modules() -> None:
-    """Have Python load what it loads when it is first used, such as readers of packages' files.
+    """Import modules that Python would import at first use, such as codecs.
 
-    After ``--uid`` it may be too late: a Python in root's home can no longer be read.
+    After ``--uid`` they may not be readable: Python may be installed in root's home.
     """
     files("byzpy_tw.datasets").joinpath("mnist5k.npz").is_file()
     "".encode("cp437")  # of names in NumPy's archives

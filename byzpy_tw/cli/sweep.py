@@ -34,7 +34,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     axes.add_argument(
         "--aggregators", nargs="+", metavar="NAME", default=list(grid.DEFENCES),
-        help="rules, down; also chains, as 'nnm | median' "
+        help="rules, down; also pipelines, as 'nnm | median' "
         f"(default: {' '.join(grid.DEFENCES)})",
     )  # fmt: skip
     axes.add_argument(

@@ -150,7 +150,7 @@ class Registry:
             if not entry.foreign:
                 return made
             # Imported only now: names can be looked up without torch.
-            from byzpy_tw.plugins.outputs import check_made
+            from byzpy_tw.plugins.contracts import check_made
 
             return check_made(kind, entry.name, entry.distribution, made)
 
@@ -185,7 +185,7 @@ def _seeded(kind: str, text: str) -> AbstractContextManager[None]:
 
 
 def unknown_name(kind: str, name: str) -> str:
-    """Return the words by which an `UnknownName`, also one from a server, names what is missing."""
+    """Return the first words of an `UnknownName`; the trainer knows a server's error by them."""
     return f"no {kind} is called {name!r}"
 
 

@@ -21,15 +21,13 @@ from byzpy_tw.text import clip
 
 
 def registry(disabled: Iterable[str] = ()) -> Registry:
-    """The registry of this process without `disabled` distributions, loaded at the first call.
-
-    Warns about broken distributions.
-    """
+    """The registry of this process without `disabled` distributions, loaded at the first call."""
     return _load_once(tuple(disabled))
 
 
 @cache
 def _load_once(disabled: tuple[str, ...]) -> Registry:
+    """`load`, with a warning for each broken distribution."""
     names = load(disabled=disabled)
     for broken in names.broken:
         warnings.warn(broken.text, RuntimeWarning, stacklevel=4)
@@ -74,24 +72,18 @@ def build_attack(
     """
     made = names.make("attack", text, f=f)
     if hasattr(made, "check"):
-        with _attack_call(names, text):
+        with plugin_call(names.owner("attack", text)):
             made.check(n=n, b=b)
     if run_pipeline is not None and hasattr(made, "aimed_at"):
         target = getattr(made, "target", None)
         rules = TargetPipeline(build_pipeline(names, target, f=f)) if target else run_pipeline()
-        with _attack_call(names, text):
+        with plugin_call(names.owner("attack", text)):
             made = made.aimed_at(rules)
     return made
 
 
-def _attack_call(names: Registry, text: str) -> plugin_call:
-    """Context manager around foreign code of the attack that `text` names."""
-    entry = names.entry("attack", parse(text).name)
-    return plugin_call(f"{entry.distribution}: attack {entry.name!r}")
-
-
 def pipeline(text: str, **fill: Any) -> Pipeline:
-    """The chain that `text` describes: ``"clipping:c=2.0 | nnm | krum"``.
+    """The pipeline that `text` describes: ``"clipping:c=2.0 | nnm | krum"``.
 
     All but the last are pre-aggregators.  `fill` offers parameters, such as ``f``, to every
     rule that takes them.  Raises `BadParameter` for one that no rule takes.
@@ -115,7 +107,7 @@ def pipeline(text: str, **fill: Any) -> Pipeline:
 
 
 def build_pipeline(names: Registry, text: str, **fill: Any) -> Pipeline:
-    """The chain that `text` describes, with the rules of the registry `names`."""
+    """The pipeline that `text` describes, with the rules of the registry `names`."""
     return NamedPipeline.parse(text).build(names, **fill)
 
 

@@ -23,7 +23,7 @@ from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError, TooManyBy
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.plugin_code import foreign_cause, plugin_call
 from byzpy_tw.plugins import Registry
-from byzpy_tw.plugins.outputs import PluginAttack
+from byzpy_tw.plugins.contracts import PluginAttack
 from byzpy_tw.rounds.aggregation import Aggregation
 from byzpy_tw.rounds.resolved_rules import ResolvedRules, resolve_rules
 

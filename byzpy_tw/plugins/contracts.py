@@ -97,24 +97,18 @@ class PluginAttack:
                 ) from e
             return _vector(answer, known, self.who)
 
-    def _answered(self, method: Callable[..., Any], found: Any, rows: int) -> Any:
-        """The answer of `choose` or `strength`; raises `BadRuleOutput` for nonsense."""
-        name = getattr(method, "__name__", "a method")
-        size = found.numel() if isinstance(found, Tensor) else np.size(found)
-        number = isinstance(found, (int, float, np.generic, np.ndarray, Tensor)) and size == 1
-        if number and (name != "choose" or 0 <= int(found) < rows):
-            return found
-        wanted = f"a row from 0 to {rows - 1}" if name == "choose" else "a number"
-        raise BadRuleOutput(f"{self.who}: {name} returned {found!r}, expected {wanted}")
-
-    def _guarded(self, method: Callable[..., Any], first: Any, **offered: Any) -> Any:
-        """Call `method` with the honest rows themselves."""
+    def _guarded(self, method: Callable[..., Any], name: str, first: Any, **offered: Any) -> Any:
+        """Call `choose` or `strength` with the honest rows themselves, and check the answer."""
         rows = first if isinstance(first, Tensor) else first.vectors
         if offered.get("memory") is not None:
             offered["memory"] = copy.deepcopy(offered["memory"])
         with plugin_call(self.who), write_guard(self.who, rows):
             found = method(first, **supported_arguments(method, offered))
-            found = self._answered(method, found, len(rows))
+            size = found.numel() if isinstance(found, Tensor) else np.size(found)
+            number = isinstance(found, (int, float, np.generic, np.ndarray, Tensor)) and size == 1
+            if not number or (name == "choose" and not 0 <= int(found) < len(rows)):
+                wanted = f"a row from 0 to {len(rows) - 1}" if name == "choose" else "a number"
+                raise BadRuleOutput(f"{self.who}: {name} returned {found!r}, expected {wanted}")
         state: dict[str, Any] = offered.get("state") or {}
         for key, value in state.items():
             if isinstance(value, Tensor):  # it may lie in the rows, which change
@@ -129,7 +123,7 @@ class PluginAttack:
         if name == "aimed_at":
             return lambda pipeline: PluginAttack(found(pipeline), self.who)
         if name in ("choose", "strength") and callable(found):
-            return partial(self._guarded, found)
+            return partial(self._guarded, found, name)
         return found
 
 
