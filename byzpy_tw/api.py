@@ -82,7 +82,7 @@ def run(
         asked = drop_unused(RunConfig(**given), _registry_for_q(given, beneath), beneath)
         fresh = asked.run_dir is None
         path = make_run_dir(asked) if asked.run_dir is None else expand_home(asked.run_dir)
-        given = {**_values(asked), "run_dir": str(path)}
+        given = {**attrs.asdict(asked, recurse=False), "run_dir": str(path)}
     try:
         with tempfile.TemporaryDirectory(prefix="byzpy_tw-") as folder:
             file = Path(folder) / "options.toml"
@@ -180,7 +180,7 @@ def _options(
     if config is None:
         beneath: dict[str, Any] = {}
     elif isinstance(config, RunConfig):
-        beneath = _values(config)
+        beneath = attrs.asdict(config, recurse=False)
     elif isinstance(config, (str, PathLike)):
         beneath = read_options(expand_home(config))
     else:
@@ -208,10 +208,6 @@ def _registry_for_q(given: Mapping[str, Any], beneath: frozenset[str]) -> Regist
     from byzpy_tw.plugins.shorthand import registry
 
     return registry(given.get("disable_plugin") or ())
-
-
-def _values(config: RunConfig) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in attrs.fields(RunConfig)}
 
 
 def _run_child(

@@ -135,26 +135,20 @@ def real_in(
     return expected
 
 
-def one_of(*words: str) -> Constraint:
-    def expected(value: Any) -> str | None:
-        valid = isinstance(value, str) and value in words
-        return None if valid else f"one of {', '.join(words)}"
+def _expect(expected: str, valid: Callable[[Any], bool]) -> Constraint:
+    return lambda value: None if valid(value) else expected
 
-    return expected
+
+def one_of(*words: str) -> Constraint:
+    return _expect(f"one of {', '.join(words)}", lambda v: isinstance(v, str) and v in words)
 
 
 def text_of(most: int) -> Constraint:
-    """A text of at most `most` characters."""
-
-    def expected(value: Any) -> str | None:
-        valid = isinstance(value, str) and len(value) <= most
-        return None if valid else f"a text of at most {most} characters"
-
-    return expected
+    expected = f"a text of at most {most} characters"
+    return _expect(expected, lambda value: isinstance(value, str) and len(value) <= most)
 
 
-def true_or_false(value: Any) -> str | None:
-    return None if type(value) is bool else "true or false"
+true_or_false = _expect("true or false", lambda value: type(value) is bool)
 
 
 def optional(constraint: Constraint) -> Constraint:
@@ -182,9 +176,8 @@ _PLAIN = (bool, int, float, str, type(None))
 def to_plain(value: Any) -> Any:
     """The bool, int, float or str that `value` stands for; anything else unchanged.
 
-    Converts NumPy's and torch's scalars, arrays and tensors without dimensions, members of
-    enumerations that are numbers or words, fractions, decimals and paths.  Imports none of
-    these libraries.
+    Converts scalars, arrays and tensors without dimensions of NumPy and torch (imports neither),
+    members of enumerations that are numbers or words, fractions, decimals and paths.
     """
     if type(value) in _PLAIN:
         return value
@@ -210,8 +203,7 @@ def _to_builtin(value: Any) -> Any:
     if isinstance(value, Number) and not isinstance(value, complex):
         given: Any = value  # Number declares neither __float__ nor __eq__
         near = float(given)
-        rounded = int(near) if near.is_integer() else near
-        return rounded if rounded == given else near
+        return int(near) if near.is_integer() and int(near) == given else near
     return value
 
 

@@ -134,9 +134,9 @@ def check_known(owner: str, key: str, known: Mapping[str, Parameter]) -> None:
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
     try:
-        if not isinstance(factory, type):
-            return typing.get_type_hints(factory)
         hints = typing.get_type_hints(factory)
+        if not isinstance(factory, type):
+            return hints
         if attrs.has(factory):
             fields = [f for f in attrs.fields(factory) if f.name in hints]
             return {f.alias or f.name: hints[f.name] for f in fields}
