@@ -55,9 +55,8 @@ _COMPILED = ("RecursiveScriptModule", "ScriptModule", "TopLevelTracedModule", "O
 class StateEntry:
     """One reachable object, which stays alive, and its content.
 
-    ``content`` is comparable: a scalar's value, a digest of a tensor's numbers, the length of
-    a container, the state of a generator.  ``shared`` is set below module globals and classes,
-    which all copies share.
+    ``content`` is comparable: a scalar's value, a digest of a tensor's numbers, a container's
+    length, a generator's state.  ``shared``: it is below globals and classes, which copies share.
     """
 
     thing: Any

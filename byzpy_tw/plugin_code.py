@@ -74,8 +74,7 @@ class plugin_call:
 class write_guard(AbstractContextManager[Any]):
     """Context manager around foreign code that is given memory of others.
 
-    Raises `BadRuleOutput` where a tensor was written to through torch: each such write counts
-    up the tensor's version, which is free to read.
+    Raises `BadRuleOutput` where torch counted a write to a tensor, in the tensor's version.
     """
 
     def __init__(self, who: str, *tensors: Any) -> None:

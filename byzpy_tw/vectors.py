@@ -37,13 +37,12 @@ _JOIN = "join each node's layers first: torch.cat([t.reshape(-1) for t in layers
 def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """The ``(n, d)`` tensor of `vectors`, and a function that converts results back.
 
-    Takes an ``(n, d)`` tensor or array, or a list of ``n`` equal-shape tensors or arrays of
-    any shape.  Copies are avoided, so the matrix may share the caller's memory: do not write
-    to it.  The function turns a ``(d,)`` (or ``(m, d)``) tensor into the caller's kind, with
-    the caller's dtype, device and row shape.
+    Takes an ``(n, d)`` tensor or array, or a list of ``n`` equal-shape tensors or arrays of any
+    shape.  The matrix may share the caller's memory: do not write to it.  The function turns a
+    ``(d,)`` or ``(m, d)`` tensor into the caller's kind, dtype, device and row shape.
 
-    Raises `BadVectors` for anything else: no rows, differing shapes, dtypes or devices,
-    numbers that are not floating point, masked, sparse and the like.
+    Raises `BadVectors` for anything else: no rows, differing shapes, dtypes or devices, numbers
+    that are not floating point, masked, sparse and the like.
     """
     if isinstance(vectors, Tensor):
         matrix = _check_matrix(vectors)
@@ -196,10 +195,7 @@ def sha256_of(*tensors: Tensor) -> str:
 
 
 def round_to_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float32 tensor rounded to `dtype`; the tensor itself where it has that dtype.
-
-    Finite numbers stay finite: they saturate at the largest one of `dtype`.
-    """
+    """A float32 tensor rounded to `dtype`, or itself; large finite numbers saturate there."""
     if tensor.dtype == dtype:
         return tensor
     rounded = tensor.to(dtype)

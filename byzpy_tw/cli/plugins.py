@@ -24,10 +24,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Print every name with its kind, parameters, distribution and version.
-
-    Distributions that cannot be used are listed last, with the reason.
-    """
+    """Print every name with its kind, parameters and distribution; broken distributions last."""
     rows = _rows(load_and_warn(chosen.disable_plugin))
     if chosen.json:
         print(json.dumps(rows, indent=2, default=str))

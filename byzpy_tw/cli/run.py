@@ -26,8 +26,7 @@ async def train(
 ) -> int:
     """Run `run` and return its exit code; its error is on standard error.
 
-    The run is shown on `terminal`, by default in plain lines through `write`.  Cancelling is
-    as of `run_prepared`.
+    It is shown on `terminal`, or in lines through `write`.  Cancelling is as of `run_prepared`.
     """
     views = Views(terminal or make_line_view(run.config, write))
     outcome = await run_prepared(reactor, run, write, views)

@@ -1,7 +1,4 @@
-"""Checks of everything that other distributions' factories make, against the hooks' contracts.
-
-Errors name the distribution.
-"""
+"""Checks of what other distributions' factories make; errors name the distribution."""
 
 from __future__ import annotations
 

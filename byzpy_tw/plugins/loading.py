@@ -46,10 +46,9 @@ def load(
 ) -> Registry:
     """The registry of this process.
 
-    `only` restricts plugins to the distributions named (built-ins always load); `disabled`
-    ones are not imported.  `extra` adds plugin objects by name, for tests and notebooks, and
-    raises their errors.  Raises `UnknownName` for a disabled distribution that is not
-    installed.
+    `only` restricts plugins to the distributions named (built-ins always load); `disabled` ones are
+    not imported, and raise `UnknownName` where they are not installed.  `extra` adds plugin objects
+    by name, for tests and notebooks, and raises their errors.
     """
     from byzpy_tw.plugins import builtins  # which imports torch
 
@@ -234,10 +233,9 @@ def _missing_arguments(function: Callable[..., Any], given: Collection[str]) -> 
 
 @contextmanager
 def _process_kept() -> Iterator[None]:
-    """Keep what belongs to the whole process as it is while foreign code is imported.
+    """Keep the current folder, and torch's default type and device, while foreign code is imported.
 
-    The current folder and torch's default type and device are put back.  Prints go to standard
-    error: a program may read standard output.
+    Prints go to standard error: a program may read standard output.
     """
     folder, torch = os.getcwd(), sys.modules.get("torch")
     default = (torch.get_default_dtype(), torch.get_default_device()) if torch else None

@@ -1,7 +1,4 @@
-"""Everything that can be named in a run, and the distribution that it comes from.
-
-`byzpy_tw.plugins.load` makes the `Registry` of a process.
-"""
+"""Everything that can be named in a run, and its distribution; `load` makes the `Registry`."""
 
 from __future__ import annotations
 
