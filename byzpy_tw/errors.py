@@ -1,10 +1,9 @@
 """Every error of this package, in the caller's terms.
 
-Each class has a `code` that never changes: it is printed before the message, travels as the
-error code of an AMP answer, and documentation refers to it.  `exit_code` is the exit code of
-commands; see `EXIT_CODES`.  Errors that cross the wire are rebuilt on the far side from one
-string, so these classes take a message and nothing else.  One that is not ``wire`` crosses it
-as its nearest base that is.
+Each class has a `code` that never changes: it is printed before the message, is the error code of
+an AMP answer, and documentation refers to it.  `exit_code` is that of commands; see `EXIT_CODES`.
+Errors that cross the wire are rebuilt on the far side from one string, so these classes take a
+message and nothing else.  One that is not ``wire`` crosses it as its nearest base that is.
 
 Docstrings here are for users: `explanation` reads them for ``python -m byzpy_tw explain CODE`` and
 ``docs/reference/errors.md``.  Each begins with the cause and ends with "What to do: ...".
@@ -147,9 +146,8 @@ class PluginError(ByzpyTwError, code="PLUGIN", wire=True):
 class BrokenPlugin(PluginError, code="BROKEN_PLUGIN", wire=True):
     """A plugin failed to import, or one of its hooks raised.
 
-    Or it offered something else than the hook asks for, or its factory or attack raised.
-    A distribution that cannot be loaded is left out with a warning.  Only runs that need its
-    names end with this error.
+    Or it offered something else than the hook asks for, or its factory or attack raised. A broken
+    distribution is left out with a warning; only runs that need its names end with this error.
 
     What to do: upgrade, mend or uninstall the distribution that the message names; the
     message has the error.  ``--disable-plugin NAME`` does without a distribution, and
@@ -171,17 +169,15 @@ class MisspeltHook(PluginError, code="MISSPELT_HOOK", wire=True):
 
     pluggy would accept it silently and never call it.
 
-    What to do: in your own plugin, rename the function to the hook that the message
-    suggests (``docs/hooks.md`` has them all); otherwise upgrade that distribution, or this
-    package, whichever is older.
+    What to do: in your own plugin, rename the function as the message suggests (``docs/hooks.md``
+    has all hooks); otherwise upgrade that distribution, or this package, whichever is older.
     """
 
 
 class BadRuleOutput(PluginError, code="BAD_RULE_OUTPUT", wire=True):
     """A rule returned something of the wrong shape or type, or not finite.
 
-    Or it raised, or remembers something that no checkpoint can hold.  The run is paused in the
-    state before the round.
+    Or it raised, or remembers what no checkpoint can hold.  The run is paused before the round.
 
     What to do: mend the rule, or take another distribution's; then ``--resume``.  Outside of runs
     `byzpy_tw.testing.properties` and ``python -m byzpy_tw conformance NAME`` find such faults.
@@ -215,8 +211,7 @@ class BadVectors(ByzpyTwError, ValueError, code="BAD_VECTORS"):
 class TooManyByzantine(ByzpyTwError, ValueError, code="TOO_MANY_BYZANTINE"):
     """More faulty nodes were declared than the rule can be computed with.
 
-    Each rule has a condition, such as n > 2f for the trimmed mean; the message has it with
-    its numbers.
+    Each rule has a condition, such as n > 2f for the trimmed mean; the message has its numbers.
 
     What to do: a smaller f, more rows, or a rule that needs fewer of them (``median`` and
     ``geometric-median`` can always be computed).
@@ -236,8 +231,7 @@ class TooManyRefused(TooManyByzantine, code="TOO_MANY_REFUSED"):
 class SearchTooLarge(TooManyByzantine, code="SEARCH_TOO_LARGE"):
     """An exact subset search would not end in reasonable time.
 
-    ``mda`` and ``smea`` search for the best subset of the rows; bounds shorten that, but not for
-    every n, f and set of rows.
+    ``mda`` and ``smea`` search for the best subset of rows; bounds shorten that, but not always.
 
     What to do: a smaller n or f, or another rule: ``multi-krum`` chooses rows in polynomial time.
     """
@@ -336,8 +330,7 @@ class BadRequest(WireError, code="BAD_REQUEST", wire=True):
 class BadTicket(WireError, code="BAD_TICKET", wire=True):
     """The ticket for a tensor stream is unknown, used, or another peer's.
 
-    A ticket is good once, for 60 seconds, from the address and the certificate that asked
-    for it.
+    A ticket is good once, for 60 seconds, from the address and the certificate that asked for it.
 
     What to do: where the trainer's address changes between two connections (several
     addresses, or NAT with a pool of them), give it one way to the server.
@@ -409,8 +402,7 @@ class ServerError(ByzpyTwError, code="SERVER_ERROR", wire=True):
 
     Its log has a traceback: a bug of this package or of a plugin, or lack of memory.
 
-    What to do: look into that server's log for the same moment.  With failover, other
-    servers take over the nodes.
+    What to do: see that server's log of that moment.  With failover, others take over its nodes.
     """
 
 
@@ -430,9 +422,8 @@ class ServerDiffers(ByzpyTwError, code="SERVER_DIFFERS"):
     Other data, or a model of another size, cannot work.  Other versions or instruction sets
     may change last bits: a warning, and this error with ``--strict``.
 
-    What to do: for data, the same files under each ``--data-root``, or ``--partition local``
-    for data that is meant to differ; for software, the versions that the message names, or
-    no ``--strict``.
+    What to do: for data, the same files under each ``--data-root``, or ``--partition local`` for
+    data that is meant to differ; for software, the versions in the message, or no ``--strict``.
     """
 
 
@@ -441,8 +432,7 @@ class MissingPlugin(ByzpyTwError, code="MISSING_PLUGIN"):
 
     Attacks, datasets, models and partitions are made on servers, which take names and never code.
 
-    What to do: run the ``pip install`` of the message in that server's environment, and restart the
-    server.
+    What to do: run the message's ``pip install`` in that server's environment, and restart it.
     """
 
 
@@ -518,9 +508,8 @@ class RunFailed(ByzpyTwError, code="RUN_FAILED"):
 
     Scripts that call `byzpy_tw.run` meet this.
 
-    What to do: look into ``trainer.log`` in the run's folder, and at the machine's memory;
-    where the folder has a checkpoint, ``python -m byzpy_tw.train --resume RUN_DIR``
-    goes on from it.
+    What to do: look into ``trainer.log`` in the run's folder, and at the machine's memory; where
+    the folder has a checkpoint, ``python -m byzpy_tw.train --resume RUN_DIR`` goes on from it.
     """
 
 
