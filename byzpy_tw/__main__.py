@@ -20,17 +20,8 @@ from byzpy_tw.cli import (
 )
 from byzpy_tw.console import print_error, run_command
 
-COMMANDS = {
-    "plugins": plugins,
-    "doctor": doctor,
-    "keygen": keygen,
-    "report": report,
-    "conformance": conformance,
-    "explain": explain,
-    "sweep": sweep,
-    "new-plugin": new_plugin,
-    "verify": verify,
-}
+_MODULES = (plugins, doctor, keygen, report, conformance, explain, sweep, new_plugin, verify)
+COMMANDS = {m.__name__.rpartition(".")[2].replace("_", "-"): m for m in _MODULES}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

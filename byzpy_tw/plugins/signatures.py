@@ -38,26 +38,35 @@ class Parameter:
         return self.default is inspect.Parameter.empty
 
     @property
+    def alternatives(self) -> list[Any]:
+        """The types of its values, in the order in which a text is tried as each of them."""
+        if typing.get_origin(self.annotation) in (typing.Union, types.UnionType):
+            # int before float, so that 3 stays an int where both are allowed; str last.
+            order = {type(None): 0, bool: 1, int: 2, float: 3}
+            return sorted(typing.get_args(self.annotation), key=lambda k: order.get(k, 4))
+        return [self.annotation]
+
+    @property
     def type_text(self) -> str:
         """The annotation, for a person."""
-        return " or ".join(map(_type_text, _alternatives(self.annotation)))
+        return " or ".join(map(_type_text, self.alternatives))
 
     @property
     def nullable(self) -> bool:
         """Return whether None is one of its values."""
-        return type(None) in _alternatives(self.annotation)
+        return type(None) in self.alternatives
 
     @property
     def writable(self) -> bool:
         """Return whether all its values are numbers and words, which can be written down."""
         return not self.untyped and all(
             kind in (type(None), bool, int, float, str) or _words(kind)
-            for kind in _alternatives(self.annotation)
+            for kind in self.alternatives
         )
 
     def read(self, owner: str, text: str) -> Any:
         """The value that `text` stands for; raises `BadParameter`."""
-        for kind in _alternatives(self.annotation):
+        for kind in self.alternatives:
             try:
                 return _read(kind, text)
             except ValueError:
@@ -75,7 +84,7 @@ class Parameter:
         if isinstance(found, str):
             return self.read(owner, found)
         number = isinstance(found, (int, float)) and not isinstance(found, bool)
-        for kind in _alternatives(self.annotation):
+        for kind in self.alternatives:
             if (number and kind is float) or (number and kind is int and found == found // 1):
                 return kind(found)
             if kind in (bool, type(None)) and type(found) is kind:
@@ -144,14 +153,6 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
     except Exception:
         # A plugin's annotation that does not resolve: its defaults still tell.
         return {}
-
-
-def _alternatives(annotation: Any) -> list[Any]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        # int before float, so that 3 stays an int where both are allowed; str last.
-        order = {type(None): 0, bool: 1, int: 2, float: 3}
-        return sorted(typing.get_args(annotation), key=lambda k: order.get(k, 4))
-    return [annotation]
 
 
 def _type_text(kind: Any) -> str:
