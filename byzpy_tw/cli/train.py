@@ -13,15 +13,16 @@ import signal
 import sys
 import threading
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
 from attrs import frozen
 
 import byzpy_tw
-from byzpy_tw.config.merge import convert_option, merge_options
+from byzpy_tw.config.merge import OPTIONS, convert_option, merge_options
 from byzpy_tw.config.paths import expand_home
 from byzpy_tw.config.run import LOCATIONS, SECTIONS, RunConfig
 from byzpy_tw.config.toml import STANDARD_INPUT, drop_run_dir, read_options, to_toml
@@ -84,16 +85,24 @@ def parser() -> argparse.ArgumentParser:
         help="stop as at SIGTERM when standard input ends: for a parent process that may die",
     )  # fmt: skip
     groups = {key: made.add_argument_group(title) for key, title in SECTIONS.items()}
-    hints = typing.get_type_hints(RunConfig)
-    for option in attrs.fields(RunConfig):
-        groups[option.metadata["section"]].add_argument(
-            flag(option.name), **argparse_keywords(option, hints[option.name], option.default)
-        )
+    add_run_options(lambda option: groups[option.metadata["section"]])
     return made
 
 
-def argparse_keywords(option: attrs.Attribute, hint: Any, default: Any) -> dict[str, Any]:
-    """Return the keywords that make `option` an argparse argument, with `default` in its help."""
+def add_run_options(
+    group_of: Callable[[attrs.Attribute], Any],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    leave_out: Collection[str] = (),
+) -> None:
+    """Add an argument for each field of `RunConfig` to its group; `defaults` are for the help."""
+    hints = typing.get_type_hints(RunConfig)
+    for name, option in OPTIONS.items():
+        if name not in leave_out:
+            keywords = _argparse_keywords(option, hints[name], defaults.get(name, option.default))
+            group_of(option).add_argument(flag(name), **keywords)
+
+
+def _argparse_keywords(option: attrs.Attribute, hint: Any, default: Any) -> dict[str, Any]:
     keywords: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS}
     keywords["help"] = option.metadata["help"].replace("%", "%%")
     if default not in (None, (), False):
