@@ -13,8 +13,7 @@ fraction becomes an integer where one is expected.  `BadParameter` names the par
 bounds and the value of any other.  None is accepted where it is the default, and no default
 makes a parameter required.
 
-The second half of this module has the parts that options of runs and servers share with
-parameters: constraints, and conversion to plain values.
+Options of runs and servers share the constraints and the conversions below.
 """
 
 from __future__ import annotations
@@ -185,25 +184,21 @@ def to_plain(value: Any) -> Any:
         if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
             found = value.item()
             return to_plain(found) if type(found) is not type(value) else float(found)
-        return _to_builtin(value)
+        # Not str(value) and the like, which an enumeration answers with its member's name.
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, int):
+            return int.__index__(value)
+        if isinstance(value, float):
+            return float.__float__(value)
+        if isinstance(value, os.PathLike):
+            return os.fsdecode(value)
+        if isinstance(value, Number) and not isinstance(value, complex):
+            given: Any = value  # Number declares neither __float__ nor __eq__
+            near = float(given)
+            return int(near) if near.is_integer() and int(near) == given else near
     except Exception:  # it cannot be read, such as a tensor without memory
-        return value
-
-
-def _to_builtin(value: Any) -> Any:
-    # Not str(value) and the like, which an enumeration answers with its member's name.
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int.__index__(value)
-    if isinstance(value, float):
-        return float.__float__(value)
-    if isinstance(value, os.PathLike):
-        return os.fsdecode(value)
-    if isinstance(value, Number) and not isinstance(value, complex):
-        given: Any = value  # Number declares neither __float__ nor __eq__
-        near = float(given)
-        return int(near) if near.is_integer() and int(near) == given else near
+        pass
     return value
 
 

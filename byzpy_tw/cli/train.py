@@ -46,9 +46,7 @@ class _Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ")
         if message.startswith(lead):
             word = message[len(lead) :].split()[0].split("=")[0]
-            message = clip(message, 200) + suggest_nearest(
-                word, sorted(self._option_string_actions)
-            )
+            message = clip(message, 200) + suggest_nearest(word, self._option_string_actions)
             if word.endswith(".toml"):
                 message += f"; for a file of options: --config {clip(word)}"
         self.exit(2, f"byzpy_tw: error: {ConfigError.code}: {message}\n"

@@ -184,7 +184,7 @@ class _Source:
     def _check_hook(self, name: str, function: Any, options: Mapping[str, Any]) -> None:
         hook = options.get("specname") or name
         if hook not in _HOOKS:
-            near = suggest_nearest(hook, sorted(_HOOKS))
+            near = suggest_nearest(hook, _HOOKS)
             raise MisspeltHook(f"{self.distribution}: there is no hook {hook!r}{near}")
         if options.get("wrapper") or options.get("hookwrapper"):
             raise self._broken(
@@ -192,7 +192,13 @@ class _Source:
                 "plain function"
             )
         given = getattr(self.manager.hook, hook).spec.argnames
-        beyond = _missing_arguments(function, given)
+        beyond = [
+            p.name
+            for p in inspect.signature(function).parameters.values()
+            if p.default is p.empty
+            and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            and (p.name not in given or p.kind is p.KEYWORD_ONLY)
+        ]
         if beyond == ["self"]:
             raise self._broken(
                 f"{name}() is a method of a class: have the entry point name an instance of it"
@@ -218,17 +224,6 @@ class _Source:
                 entry.parameters  # noqa: B018  (a property that reads the signature)
             entries.append(entry)
         return entries
-
-
-def _missing_arguments(function: Callable[..., Any], given: Collection[str]) -> list[str]:
-    """The arguments that `function` must have and that a call with `given` lacks."""
-    return [
-        p.name
-        for p in inspect.signature(function).parameters.values()
-        if p.default is p.empty
-        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        and (p.name not in given or p.kind is p.KEYWORD_ONLY)
-    ]
 
 
 @contextmanager

@@ -104,25 +104,21 @@ class Registry:
     def _unknown(self, kind: str, name: str) -> ByzpyTwError:
         found = self.names[kind]
         known = ", ".join(sorted(found)) or "none are installed"
-        elsewhere = [other for other in KINDS if name in self.names[other]]
-        near = suggest_nearest(name, found)
-        if elsewhere:
-            near = f"; {name!r} is {with_article(elsewhere[0])}"
-        text = f"{unknown_name(kind, name)}{near}"
         if self.disabled:
             known += f"; not looked at: {', '.join(self.disabled)}, by --disable-plugin"
+        elsewhere = [f"; {name!r} is {with_article(k)}" for k in KINDS if name in self.names[k]]
+        near = elsewhere[0] if elsewhere else suggest_nearest(name, found)
+        text = f"{unknown_name(kind, name)}{near}"
         if not self.broken:
             return UnknownName(f"{text} (known: {known})")
+        names = ", ".join(f"{b.distribution} {b.version}" for b in self.broken)
+        broken = f"cannot be used: {'; '.join(f'{b.distribution}: {b.why}' for b in self.broken)}"
         if elsewhere or get_close_matches(name, found, n=1, cutoff=_TYPO):
-            names = ", ".join(f"{b.distribution} {b.version}" for b in self.broken)
-            why = "; ".join(f"{b.distribution}: {b.why}" for b in self.broken)
-            return UnknownName(
-                f"{text} (known: {known}); {names} may offer it, and cannot be used: {why}"
-            )
+            return UnknownName(f"{text} (known: {known}); {names} may offer it, and {broken}")
         # Nothing else explains the name: the broken distribution is to blame.
-        why = "; ".join(f"{b.distribution} {b.version} is broken: {b.why}" for b in self.broken)
-        names = ", ".join(b.distribution for b in self.broken)
-        return BrokenPlugin(f"{text}, and {why}; mend {names}, or use another name ({known})")
+        return BrokenPlugin(
+            f"{text}, and {names} {broken}; mend what is broken, or use another name ({known})"
+        )
 
     def make(self, kind: str, text: str | ParsedName, **fill: Any) -> Any:
         """Make the thing that ``NAME:key=value,...`` names.
