@@ -120,23 +120,20 @@ def _write(stream: IO[str] | None, text: str) -> None:
     """Write `text` and flush; drop it where the stream is closed, full or not there."""
     if stream is None:
         return
-    try:
+    with suppress(OSError, ValueError):  # a terminal that is gone is no reason to end a run
         try:
             stream.write(text)
         except UnicodeError:  # in a user's process, whose streams are left as they are
             code = getattr(stream, "encoding", None) or "ascii"
             stream.write(text.encode(code, "backslashreplace").decode(code))
         stream.flush()
-    except (OSError, ValueError):
-        pass  # a terminal that is gone is no reason to end a run
 
 
 def is_terminal(stream: Any) -> bool:
     """Return whether `stream` is an open terminal."""
-    try:
+    with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
         return stream.isatty()
-    except (AttributeError, OSError, ValueError):  # there is none, or it is closed
-        return False
+    return False
 
 
 @frozen

@@ -324,11 +324,10 @@ def _iterator_position(iterator: Any) -> str | None:
     """The position of a built-in iterator, where it can be read."""
     if type(iterator).__module__ not in ("builtins", "itertools"):
         return None
-    try:
+    with suppress(Exception):  # it cannot
         place = [part for part in iterator.__reduce__() if isinstance(part, int)]
         return f"{place} {length_hint(iterator, -1)} {'' if place else str(iterator)[:60]}"
-    except Exception:  # it cannot
-        return None
+    return None
 
 
 def _short_repr(key: Any) -> str:

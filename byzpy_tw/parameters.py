@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 from numbers import Number
 from typing import Any
@@ -180,7 +181,7 @@ def to_plain(value: Any) -> Any:
     """
     if type(value) in _PLAIN:
         return value
-    try:
+    with suppress(Exception):  # it cannot be read, such as a tensor without memory
         if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
             found = value.item()
             return to_plain(found) if type(found) is not type(value) else float(found)
@@ -197,18 +198,14 @@ def to_plain(value: Any) -> Any:
             given: Any = value  # Number declares neither __float__ nor __eq__
             near = float(given)
             return int(near) if near.is_integer() and int(near) == given else near
-    except Exception:  # it cannot be read, such as a tensor without memory
-        pass
     return value
 
 
 def to_plain_list(value: Any) -> Any:
     """A list, a tuple or an array as a tuple of plain values; otherwise as `to_plain`."""
     if hasattr(value, "tolist") and getattr(value, "ndim", None):
-        try:
+        with suppress(Exception):
             value = value.tolist()
-        except Exception:
-            return value
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return tuple(to_plain(item) for item in value)
     return to_plain(value)

@@ -14,6 +14,7 @@ import sys
 import threading
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -237,9 +238,7 @@ def _print_config(found: Invocation) -> None:
 
 def _end_with_input() -> None:
     """Wait for the end of standard input, then stop as at SIGTERM."""
-    try:
+    with suppress(OSError):  # there was none
         while os.read(0, 4096):
             pass
-    except OSError:
-        pass  # there was none
     os.kill(os.getpid(), signal.SIGTERM)

@@ -6,6 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -67,10 +68,8 @@ class Parameter:
     def read(self, owner: str, text: str) -> Any:
         """The value that `text` stands for; raises `BadParameter`."""
         for kind in self.alternatives:
-            try:
+            with suppress(ValueError):
                 return _read(kind, text)
-            except ValueError:
-                continue
         raise BadParameter(f"{owner}: {self.name}={text!r} is not {self.type_text}")
 
     def convert(self, owner: str, value: Any) -> Any:
@@ -142,7 +141,8 @@ def check_known(owner: str, key: str, known: Mapping[str, Parameter]) -> None:
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    try:
+    # A plugin's annotation may not resolve: its defaults still tell.
+    with suppress(Exception):
         hints = typing.get_type_hints(factory)
         if not isinstance(factory, type):
             return hints
@@ -150,9 +150,7 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
             fields = [f for f in attrs.fields(factory) if f.name in hints]
             return {f.alias or f.name: hints[f.name] for f in fields}
         return {**hints, **typing.get_type_hints(factory.__init__)}  # type: ignore[misc]  # of a class
-    except Exception:
-        # A plugin's annotation that does not resolve: its defaults still tell.
-        return {}
+    return {}
 
 
 def _type_text(kind: Any) -> str:
