@@ -101,11 +101,9 @@ class BadAddress(ConfigError, code="BAD_ADDRESS"):
 class CannotListen(ConfigError, code="CANNOT_LISTEN"):
     """A server cannot listen where it was told to.
 
-    Mostly because another server has the port, sometimes because the address is none of
-    this machine's, or because ports below 1024 need privileges.
+    Another server has it, the address is another machine's, or ports below 1024 need privileges.
 
-    What to do: choose another ``--port`` (0 picks a free one) or ``--host``, or stop what
-    listens there; ``ss -ltnp`` shows it.
+    What to do: another ``--port`` (0: any free one) or ``--host``, or stop what ``ss -ltnp`` shows.
     """
 
 
@@ -123,8 +121,7 @@ class BadKeys(ConfigError, code="BAD_KEYS"):
 class RunDirectoryError(ConfigError, code="RUN_DIRECTORY"):
     """The run directory cannot be written, or holds another run.
 
-    Or it is in use by another process, or the run to resume in it is missing, of another
-    version, of other data or of another model.
+    Or it is in use, or the run to resume in it is missing, or of another version, data or model.
 
     What to do: to begin a run choose another ``--run-dir``; to go on with the run in it,
     ``--resume DIR`` once no other trainer has it.
@@ -223,8 +220,7 @@ class TooManyRefused(TooManyByzantine, code="TOO_MANY_REFUSED"):
 
     Rows with a NaN, an infinity or a norm above 1e18 are left out, f of them at most.
 
-    What to do: look for the origin of the rows that the message lists; where that many
-    rows may be bad, a larger f.
+    What to do: look for the origin of the rows in the message; a larger f if so many may be bad.
     """
 
 
@@ -372,8 +368,7 @@ class NotAuthenticated(ByzpyTwError, code="NOT_AUTHENTICATED", wire=True):
 
     A trainer, not this package's, spoke before the handshake was over.
 
-    What to do: use ``python -m byzpy_tw.train --keys``; a program of your own must wait
-    for the TLS handshake.
+    What to do: ``python -m byzpy_tw.train --keys``; a program of your own must await the handshake.
     """
 
 
@@ -383,8 +378,7 @@ class KeysRefused(ByzpyTwError, code="KEYS_REFUSED"):
     It is of another cluster, of the wrong role or expired, or the peer is another program.
     The message says which, and the server's log says the same from its side.
 
-    What to do: give both sides files that one ``keygen`` folder made; the table in
-    ``docs/security.md`` goes through the cases.
+    What to do: give both sides files of one ``keygen`` folder; ``docs/security.md`` has the cases.
     """
 
 
@@ -453,17 +447,15 @@ class DamagedCheckpoint(ByzpyTwError, code="DAMAGED_CHECKPOINT"):
 
     The one before it is used, with a warning.
 
-    What to do: nothing, while there is an older one; check the disk.  Keep more of them with
-    ``--keep-checkpoints``.
+    What to do: nothing, while there is an older one (more: ``--keep-checkpoints``); check the disk.
     """
 
 
 class BudgetExceeded(ByzpyTwError, code="BUDGET_EXCEEDED", exit_code=3):
     """More than `f` nodes failed in one round: the run is paused.
 
-    Late, lost, malformed, not finite and failed all count.  The message lists the nodes and
-    reasons with the first cause, ``result.json`` has all (``halted``).  A checkpoint of the
-    state before the round is on disk.
+    Late, lost, malformed, not finite and failed count.  The message lists nodes, reasons and the
+    first cause, ``result.json`` has all (``halted``).  A checkpoint of the state before is on disk.
 
     What to do: follow the advice at the end of the message: mend the model or the attack that
     raised (the log of its machine has the traceback), bring servers back, or give slow ones a

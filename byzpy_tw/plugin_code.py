@@ -68,7 +68,7 @@ class plugin_call:
         if type(e).__module__ != errors.__name__:
             # A class of the plugin's own, whose constructor may differ from ours.
             ours = next(k for k in type(e).__mro__ if k.__module__ == errors.__name__)
-            raise ours(f"{self.who}: {_text(e)}") from e
+            raise ours(f"{self.who}: {exception_text(e)}") from e
 
 
 class write_guard(AbstractContextManager[Any]):
@@ -108,13 +108,14 @@ def describe_exception(e: BaseException) -> str:
     Of this package's own errors the text alone, which is for users.
     """
     if isinstance(e, ByzpyTwError):
-        return _text(e) or type(e).__name__
-    text, where = _text(e), _innermost_line(e)
+        return exception_text(e) or type(e).__name__
+    text, where = exception_text(e), _innermost_line(e)
     line = f"{type(e).__name__}: {text}" if text else type(e).__name__
     return f"{line} ({where})" if where else line
 
 
-def _text(e: BaseException) -> str:
+def exception_text(e: BaseException) -> str:
+    """The text of `e` in one line; that it has none where this raises."""
     try:
         return clip(" ".join(str(e).split()), _LONGEST)
     except BaseException as broken:

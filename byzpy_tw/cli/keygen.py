@@ -16,10 +16,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--server", nargs="+", action="extend", metavar="NAME", default=[],
         help="one NAME.pem for each, instead of one server.pem for all",
     )  # fmt: skip
-    parser.add_argument(
-        "--trainer", action="store_true",
-        help="write another trainer.pem with the CA that DIR has",
-    )  # fmt: skip
+    parser.add_argument("--trainer", action="store_true", help="another trainer.pem, by DIR's CA")
     parser.add_argument("--days", type=int, default=365, help="validity (default: 365)")
 
 

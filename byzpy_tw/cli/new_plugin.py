@@ -14,12 +14,8 @@ HELP = "write a new plugin, complete with tests, to start from"
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", metavar="KIND", choices=tuple(KINDS), help=", ".join(KINDS))
-    parser.add_argument(
-        "name", metavar="NAME", help="lower-case words joined by hyphens: steady-median"
-    )
-    parser.add_argument(
-        "--into", metavar="DIR", default=".", help="where its folder goes (default: here)"
-    )
+    parser.add_argument("name", metavar="NAME", help="lower-case and hyphens, as in steady-median")
+    parser.add_argument("--into", metavar="DIR", default=".", help="for its folder (default: here)")
 
 
 def run(chosen: argparse.Namespace) -> int:

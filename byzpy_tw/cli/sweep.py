@@ -50,9 +50,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="runs at a time, with --threads threads each (default: 2 in this process, unless "
         "--threads is given; on servers 1)",
     )  # fmt: skip
-    axes.add_argument(
-        "--again", action="store_true", help="run everything again, whatever is there already"
-    )
+    axes.add_argument("--again", action="store_true", help="repeat runs that are finished, too")
     runs = parser.add_argument_group(
         "every run", "as of python -m byzpy_tw.train, with the sweep's own defaults"
     )

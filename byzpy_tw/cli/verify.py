@@ -30,9 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="begin with the kept checkpoint of that round, or the newest one that rounds "
         "follow, and take what it holds for granted (default: with round 0)",
     )  # fmt: skip
-    parser.add_argument(
-        "--data-root", metavar="DIR", help="where the data is (default: as in the run)"
-    )
+    parser.add_argument("--data-root", metavar="DIR", help="folder of data (default: the run's)")
     parser.add_argument(
         "--disable-plugin", action="append", metavar="NAME",
         help="a distribution whose plugins are not imported; may be given several times "

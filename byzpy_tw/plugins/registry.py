@@ -12,7 +12,7 @@ import pluggy
 from attrs import field, frozen
 
 from byzpy_tw.errors import BadParameter, BrokenPlugin, ByzpyTwError, UnknownName
-from byzpy_tw.plugin_code import describe_exception, plugin_call
+from byzpy_tw.plugin_code import exception_text, plugin_call
 from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
 from byzpy_tw.plugins.signatures import (
     RESERVED,
@@ -138,7 +138,8 @@ class Registry:
                     made = entry.factory(**arguments, **reserved)
             except (TypeError, ValueError) as e:
                 if _is_about_a_value(e, entry, named, arguments):
-                    raise BadParameter(f"{kind} {named.text!r}: {_words_of(e)}") from e
+                    why = exception_text(e) or type(e).__name__
+                    raise BadParameter(f"{kind} {named.text!r}: {why}") from e
                 raise
             if not entry.foreign:
                 return made
@@ -194,14 +195,6 @@ def _is_about_a_value(
         return bool(arguments) or entry.kind == "model"
     # Numbers that options offer, such as f, are of the right type.
     return any(not isinstance(value, (int, float)) for value in arguments.values())
-
-
-def _words_of(e: BaseException) -> str:
-    """The text of `e` in one line; its kind where it has none, or none can be had."""
-    try:
-        return " ".join(str(e).split()) or type(e).__name__
-    except Exception:
-        return describe_exception(e)
 
 
 def with_article(noun: str) -> str:
