@@ -198,10 +198,7 @@ def _options(
 
 
 def _registry_for_q(given: Mapping[str, Any], beneath: frozenset[str]) -> Registry | None:
-    """Return the registry where it decides whether the configuration's q is still used.
-
-    Otherwise the run's own process decides, and this one need not import torch.
-    """
+    """Return the registry if it decides whether q is used; else torch is not imported here."""
     rules = {"aggregator", "pre_aggregator"} & (set(given) - beneath)
     if "q" not in beneath or given["q"] is None or not rules:
         return None

@@ -92,10 +92,7 @@ class Changes:
 
 
 def snapshot(root: Any) -> Snapshot:
-    """Everything that calls of `root` may change, by path.
-
-    Without parameters and buffers of modules, which their owners compare.
-    """
+    """Everything that calls of `root` may change, by path; not modules' parameters and buffers."""
     found: dict[str, StateEntry] = {}
     seen: set[int] = set()
     waiting: deque[Part] = deque([("", root, False)])

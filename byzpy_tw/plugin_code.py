@@ -103,10 +103,7 @@ def foreign_cause(error: BaseException) -> BaseException | None:
 
 
 def describe_exception(e: BaseException) -> str:
-    """One line: the class of `e`, its text, and the line of foreign code that raised it.
-
-    Of this package's own errors the text alone, which is for users.
-    """
+    """One line: the class and text of `e` and its line of foreign code; of our errors the text."""
     if isinstance(e, ByzpyTwError):
         return exception_text(e) or type(e).__name__
     text, where = exception_text(e), _innermost_line(e)

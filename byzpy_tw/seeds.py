@@ -34,11 +34,7 @@ class _Words(ISeedSequence):
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """A fresh generator for the stream ``(seed, purpose, *numbers)``.
-
-    Two calls with equal arguments give equal numbers; calls that differ in any
-    argument give independent ones.
-    """
+    """A fresh generator for the stream ``(seed, purpose, *numbers)``, independent of all others."""
     words = np.frombuffer(key(seed, purpose, *numbers)[:16], dtype="<u8")
     sequence: Any = _Words(words)  # numpy's stubs know SeedSequence only
     return np.random.Generator(np.random.Philox(sequence))

@@ -108,10 +108,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _load_late_modules() -> None:
-    """Import modules that Python would import at first use, such as codecs.
-
-    After ``--uid`` they may not be readable: Python may be installed in root's home.
-    """
+    """Import what Python would at first use, such as codecs: ``--uid`` may make it unreadable."""
     files("byzpy_tw.datasets").joinpath("mnist5k.npz").is_file()
     "".encode("cp437")  # of names in NumPy's archives
     "".encode("idna")

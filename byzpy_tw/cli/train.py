@@ -225,8 +225,7 @@ def _run(words: Sequence[str]) -> int:
 def _print_config(found: Invocation) -> None:
     """Print a file of options that begins this run.
 
-    Where the options do not say where nodes live, the file does not either.  For a run that
-    was begun the file leaves out the folder, which is in use.
+    It says where nodes live if the options do, and not the folder of a run that was begun.
     """
     leave_out = ("run_dir",) if found.resume is not None else () if found.located else LOCATIONS
     text = to_toml(found.load_config(), leave_out)

@@ -18,9 +18,8 @@ Point = tuple[str, str, importlib.metadata.EntryPoint]  # its distribution and v
 def installed_points(only: Collection[str] | None = None) -> Iterator[Point]:
     """Entry points of the group, each with its distribution and version, in a fixed order.
 
-    `only` restricts them to these distributions.  A distribution that is found twice, such as
-    an editable install seen from its own folder, counts once: importlib takes the first on the
-    path, which is the one that imports.
+    `only` restricts them to these distributions.  Of one that is found twice, such as an editable
+    install seen from its own folder, importlib takes the first on the path, the one that imports.
     """
     wanted = None if only is None else {_canonical(name) for name in only}
     found: dict[tuple[str, str], Point] = {}

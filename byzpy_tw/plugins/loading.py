@@ -114,10 +114,7 @@ class _Source:
     owner: str
 
     def imported(self, points: list[EntryPoint]) -> list[Entry]:
-        """Import the distribution's entry points, and return all that it offers.
-
-        Raises `BrokenPlugin`, with nothing of it left registered.
-        """
+        """Import the entry points; return all they offer, or leave nothing registered if broken."""
         entries: list[Entry] = []
         names = [f"{self.distribution}:{point.name}" for point in points]
         try:
@@ -133,10 +130,7 @@ class _Source:
         return entries
 
     def offered(self, plugin: object, name: str) -> list[Entry]:
-        """Register `plugin` under `name`, and return all that its hooks offer.
-
-        Raises `BrokenPlugin` and `MisspeltHook`.
-        """
+        """Register `plugin`; return all it offers, or raise `BrokenPlugin` or `MisspeltHook`."""
         try:
             with plugin_call(f"{self.owner}: looking for its hooks"):
                 self._check_hooks(plugin)

@@ -91,9 +91,7 @@ class Registry:
             yield from (found[n] for n in sorted(found) if found[n].name == n)
 
     def entry(self, kind: str, name: str) -> Entry:
-        """The entry of this name.
-
-        Raises `UnknownName` with the nearest name.  Raises `BrokenPlugin` where no name is
+        """The entry of this name; `UnknownName` has the nearest one.  `BrokenPlugin` where none is
         near and a broken distribution may offer it.
         """
         found = self.names[kind]

@@ -73,9 +73,8 @@ class Parameter:
         raise BadParameter(f"{owner}: {self.name}={text!r} is not {self.type_text}")
 
     def convert(self, owner: str, value: Any) -> Any:
-        """`value`, given as an object, as this parameter's type; raises `BadParameter`.
-
-        Objects for a parameter that is not `writable` stay as they are.
+        """`value`, an object, as this parameter's type, or as it is if not `writable`;
+        `BadParameter`.
         """
         if not self.writable:
             return value
@@ -114,10 +113,9 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
 def read_arguments(
     named: ParsedName, known: Mapping[str, Parameter], fill: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Keyword arguments for a factory: the parameters of `named` over those of `fill`.
+    """Arguments for a factory that takes `known`: those of `named` over those of `fill`.
 
-    `known` is what the factory takes.  `fill` may offer more than that.  Raises `BadParameter`
-    for a parameter of `named` that does not exist.
+    `fill` may offer more; a parameter of `named` that does not exist is a `BadParameter`.
     """
     chosen = {key: value for key, value in fill.items() if key in known}
     for key, text in named.parameters.items():
