@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
@@ -16,25 +16,21 @@ from byzpy_tw.console import make_streams_tolerant
 from byzpy_tw.errors import ByzpyTwError, CannotListen, format_error
 
 
-def _reader(kind: type, constraint: Callable[[Any], str | None]) -> Callable[[str], Any]:
-    """Return a function that reads a number; other text is left to `ServerConfig` to refuse."""
+def _parameter(key: str, option: Any) -> list[Any]:
+    """Return the entry of ``optParameters``, with a function that reads a number."""
+    entry = [key, None, option.default, option.metadata["help"]]
+    kind = {"int": int, "float": float}.get(option.type.partition(" ")[0])
+    if kind is None:
+        return entry
 
     def read(text: str) -> Any:
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            return text
+        return text  # which `ServerConfig` refuses
 
-    bounds = constraint(object()) or ""
+    bounds = option.metadata["constraint"](object()) or ""
     read.coerceDoc = f"{bounds[:1].upper()}{bounds[1:]}."  # type: ignore[attr-defined]  # twisted's
-    return read
-
-
-def _parameter(key: str, option: Any) -> list[Any]:
-    metadata, number = option.metadata, option.type.partition(" ")[0]
-    kind = {"int": int, "float": float}.get(number)
-    read = kind and _reader(kind, metadata["constraint"])
-    return [key, None, option.default, metadata["help"], *([read] if read else [])]
+    return [*entry, read]
 
 
 class Options(usage.Options):

@@ -24,7 +24,7 @@ def run(chosen: argparse.Namespace) -> int:
     known = errors_by_code()
     if chosen.code is None:
         for code, kind in known.items():
-            print(f"{code:<20} {_plain(explanation(kind)[0].splitlines()[0])}")
+            print(f"{code:<20} {explanation(kind)[0].splitlines()[0].replace('`', '')}")
         return 0
     code = chosen.code.strip().rstrip(":").upper().replace("-", "_")
     if code not in known:
@@ -38,11 +38,7 @@ def run(chosen: argparse.Namespace) -> int:
     kind = known[code]
     cause, cure = explanation(kind)
     title = f"{code} (exit code {kind.exit_code}: {EXIT_CODES[kind.exit_code]})"
-    paragraphs = [title, *cause.split("\n\n"), f"What to do: {cure}"]
-    print("\n\n".join(textwrap.fill(_plain(paragraph), 88) for paragraph in paragraphs))
+    # Without the quotes of code, which mean nothing on a terminal.
+    text = "\n\n".join([title, cause, f"What to do: {cure}"]).replace("`", "")
+    print("\n\n".join(textwrap.fill(paragraph, 88) for paragraph in text.split("\n\n")))
     return 0
-
-
-def _plain(text: str) -> str:
-    """Return `text` without the quotes of code, which mean nothing on a terminal."""
-    return text.replace("`", "")

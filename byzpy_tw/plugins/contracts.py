@@ -26,12 +26,10 @@ from byzpy_tw.seeds import Context
 def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
     """`made`, fit for use as a `kind`; raises `BrokenPlugin`."""
     who = f"{distribution}: {kind} {name!r}"
-    if kind == "model":
-        return made  # `models.check` looks at these
+    if kind == "model" or (kind == "dataset" and isinstance(made, Dataset)):
+        return made  # `models.check` looks at models
     if kind == "dataset":
-        if not isinstance(made, Dataset):
-            raise BrokenPlugin(f"{who} is {type(made).__name__}, expected a Dataset")
-        return made
+        raise BrokenPlugin(f"{who} is {type(made).__name__}, expected a Dataset")
     if not callable(made):
         raise BrokenPlugin(f"{who} is {type(made).__name__}, which cannot be called")
     if kind == "attack":

@@ -180,11 +180,6 @@ class _Source:
         if hook not in _HOOKS:
             near = suggest_nearest(hook, _HOOKS)
             raise MisspeltHook(f"{self.distribution}: there is no hook {hook!r}{near}")
-        if options.get("wrapper") or options.get("hookwrapper"):
-            raise self._broken(
-                f"{name}() is a hook wrapper, and hooks here are called one by one: make it a "
-                "plain function"
-            )
         given = getattr(self.manager.hook, hook).spec.argnames
         beyond = [
             p.name
@@ -193,15 +188,16 @@ class _Source:
             and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
             and (p.name not in given or p.kind is p.KEYWORD_ONLY)
         ]
-        if beyond == ["self"]:
-            raise self._broken(
-                f"{name}() is a method of a class: have the entry point name an instance of it"
-            )
-        if beyond:
-            raise self._broken(
-                f"{name}() takes {', '.join(beyond)}, and the hook hands in "
-                f"{', '.join(given) or 'nothing'}"
-            )
+        if options.get("wrapper") or options.get("hookwrapper"):
+            why = "is a hook wrapper; hooks here are called one by one: make it a plain function"
+        elif beyond == ["self"]:
+            why = "is a method of a class: have the entry point name an instance of it"
+        elif beyond:
+            hands = ", ".join(given) or "nothing"
+            why = f"takes {', '.join(beyond)}, and the hook hands in {hands}"
+        else:
+            return
+        raise self._broken(f"{name}() {why}")
 
     def _entries(self, kind: str, hook: str, function: Callable[[], Any]) -> list[Entry]:
         """All that one hook of the plugin registers as `kind`."""

@@ -128,15 +128,12 @@ def _make(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
             continue
         value = known[key].convert(named.name, value)
         written.pop(key, None)  # the keyword goes before the text
-        if known[key].writable:
-            written[key] = _text(named.name, key, value)
-        else:  # rules and lists of them cannot be written down
+        if not known[key].writable:  # rules and lists of them cannot be written down
             rest[key] = value
+            continue
+        try:
+            written[key] = str(value)
+        except ValueError:  # Python formats no integer of such a length
+            why = f"{named.name}: {key} is a number of thousands of digits"
+            raise BadParameter(why) from None
     return names.make(kind, ParsedName(named.name, written), **rest)
-
-
-def _text(owner: str, key: str, value: Any) -> str:
-    try:
-        return str(value)
-    except ValueError:  # Python formats no integer of such a length
-        raise BadParameter(f"{owner}: {key} is a number of thousands of digits") from None
