@@ -111,9 +111,8 @@ def run_async(
 ) -> Deferred[Result]:
     """As `run`, in this process and its running Twisted `reactor` (default: the installed one).
 
-    Several may run at once.  Cancelling closes the run in order, with a checkpoint.  What
-    happens goes to the process's own log.  For asyncio: ``run_async(...).asFuture(loop)``
-    under Twisted's asyncio reactor.
+    Several may run at once.  Cancelling closes the run in order, with a checkpoint.  The log is the
+    process's.  For asyncio: ``run_async(...).asFuture(loop)`` under Twisted's asyncio reactor.
     """
     from twisted.internet.defer import Deferred
 
@@ -139,10 +138,10 @@ async def _run_here(
     tell = _tolerant(show)
     disabled = given.get("disable_plugin")
     if resume is None:
-        run = prepare_run(RunConfig(**given), registry(disabled or ()), beneath)
+        run = prepare_run(RunConfig(**given), registry(*(disabled or ())), beneath)
     else:
         folder = expand_home(resume)
-        names = registry(read_disabled_plugins(folder) if disabled is None else disabled)
+        names = registry(*(read_disabled_plugins(folder) if disabled is None else disabled))
         found = prepare_resume(folder, given, names, tell)
         if found is None:
             return Result.read(folder)
@@ -204,7 +203,7 @@ def _registry_for_q(given: Mapping[str, Any], beneath: frozenset[str]) -> Regist
         return None
     from byzpy_tw.plugins.shorthand import registry
 
-    return registry(given.get("disable_plugin") or ())
+    return registry(*(given.get("disable_plugin") or ()))
 
 
 def _run_child(

@@ -9,9 +9,8 @@ A class that binds parameters declares each of them once::
         center: Literal["mean", "median"] = choice("mean", "median")
 
 Values are converted first: NumPy's and torch's scalars become plain ones, a float without a
-fraction becomes an integer where one is expected.  `BadParameter` names the parameter, its
-bounds and the value of any other.  None is accepted where it is the default, and no default
-makes a parameter required.
+fraction becomes an integer where one is expected.  `BadParameter` names the parameter, its bounds
+and the value of any other.  None is accepted as a default; no default makes a parameter required.
 
 Options of runs and servers share the constraints and the conversions below.
 """

@@ -30,11 +30,9 @@ from byzpy_tw.config.toml import STANDARD_INPUT, drop_run_dir, read_options, to_
 from byzpy_tw.config.validators import flag
 from byzpy_tw.console import run_command
 from byzpy_tw.errors import ByzpyTwError, ConfigError
+from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.naming import suggest_nearest
 from byzpy_tw.text import clip
-
-if typing.TYPE_CHECKING:
-    from byzpy_tw.plugins import Registry
 
 _NUMBERS: dict[type, str] = {int: "a whole number", float: "a number"}
 
@@ -165,7 +163,6 @@ class Invocation:
 
     def registry(self) -> Registry:
         """Load plugins but the disabled ones, and warn of broken ones."""
-        from byzpy_tw.plugins import load_and_warn
         from byzpy_tw.records.resume import read_disabled_plugins
 
         disabled = self.options.get("disable_plugin")

@@ -54,11 +54,10 @@ def _check_name(name: Any, what: str) -> None:
 class Registration:
     """One thing that a plugin offers: its name and its factory.
 
-    ``factory`` is a class or function.  A user may write its keyword parameters after the
-    name: ``name:key=value,key=value``.  Their annotations (``int``, ``float``, ``bool``,
-    ``str``, ``Literal[...]``, or one of these ``| None``) and defaults say how these are
-    read.  It raises `ValueError` (or one of this package's errors) for a value out of range;
-    `byzpy_tw.parameters` has fields that do.
+    ``factory`` is a class or function.  A user may write its keyword parameters after the name:
+    ``name:key=value,key=value``.  Their annotations (``int``, ``float``, ``bool``, ``str``,
+    ``Literal[...]``, or one of these ``| None``) and defaults say how these are read.  Values out
+    of range raise `ValueError` or an error of this package, as in fields of `byzpy_tw.parameters`.
     """
 
     name: str
@@ -100,9 +99,8 @@ def register_preaggregators() -> Iterable[Registration]:
     """Offer pre-aggregators.
 
     As for aggregators, but the callable maps ``(n, d)`` to ``(m, d)``.  Its attribute
-    ``keeps_rows = True`` says that row i of the result is made of row i alone, as by
-    clipping.  Otherwise it counts as mixing rows: an aggregator that trusts one node's row,
-    such as ``monna``, gives no guarantee behind it.
+    ``keeps_rows = True`` says that row i of the result is made of row i alone, as by clipping.
+    Otherwise it mixes rows: an aggregator that trusts one node's row (``monna``) has no guarantee.
     """
 
 

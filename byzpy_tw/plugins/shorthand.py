@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -20,17 +20,12 @@ from byzpy_tw.plugins.signatures import check_known
 from byzpy_tw.text import clip
 
 
-def registry(disabled: Iterable[str] = ()) -> Registry:
-    """The registry of this process without `disabled` distributions, loaded at the first call."""
-    return _load_once(tuple(disabled))
-
-
 @cache
-def _load_once(disabled: tuple[str, ...]) -> Registry:
-    """`load`, with a warning for each broken distribution."""
+def registry(*disabled: str) -> Registry:
+    """The registry of this process without `disabled` distributions; warns of broken ones."""
     names = load(disabled=disabled)
     for broken in names.broken:
-        warnings.warn(broken.text, RuntimeWarning, stacklevel=4)
+        warnings.warn(broken.text, RuntimeWarning, stacklevel=3)
     return names
 
 
