@@ -96,10 +96,8 @@ def _from_numpy(array: np.ndarray) -> Tensor:
             "fill it in first: x.filled(...)",
         )
     if array.dtype.kind != "f" or array.dtype.itemsize not in _WIDTHS:
-        cure = "make them floats: x.astype('float32')" if array.dtype.kind in "iufb" else ""
-        if array.dtype.kind == "O":
-            cure = _JOIN
-        raise _bad_vectors(f"an array of {array.dtype}", cure)
+        cures = {"O": _JOIN, **dict.fromkeys("iufb", "make them floats: x.astype('float32')")}
+        raise _bad_vectors(f"an array of {array.dtype}", cures.get(array.dtype.kind, ""))
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     # torch warns about memory it may not write to; we never write to a caller's.
     return torch.from_numpy(native if native.flags.writeable else native.copy())

@@ -28,11 +28,10 @@ def run(chosen: argparse.Namespace) -> int:
         raise BadKeys(f"--days must be at least 1, got {chosen.days}")
     folder = expand_home(chosen.folder)
     for path in generate(folder, chosen.server, trainer=chosen.trainer, days=chosen.days):
-        if path.name == CA_FILE:
-            say = "the CA's key: it stays here, and is needed only to add servers"
-        elif path.name == "trainer.pem":
-            say = f"for the trainer: python -m byzpy_tw.train --keys {path} ..."
-        else:
-            say = f"for a server: twistd -n byzpy-server --keys {path.name} ..."
-        print(f"wrote {path}  {say}")
+        uses = {
+            CA_FILE: "the CA's key: it stays here, and is needed only to add servers",
+            "trainer.pem": f"for the trainer: python -m byzpy_tw.train --keys {path} ...",
+        }
+        use = f"for a server: twistd -n byzpy-server --keys {path.name} ..."
+        print(f"wrote {path}  {uses.get(path.name, use)}")
     return 0

@@ -47,7 +47,7 @@ def run(chosen: argparse.Namespace) -> int:
         if run_report.note:
             print_error(f"byzpy_tw: warning: {printable(path)}: {run_report.note}")
     if chosen.csv is not None:
-        _csv(paths, chosen.csv)
+        _write_csv(paths, chosen.csv)
     if chosen.png is not None:
         from byzpy_tw.report.png import write_png
 
@@ -60,7 +60,7 @@ def run(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _csv(paths: list[Path], where: str) -> None:
+def _write_csv(paths: list[Path], where: str) -> None:
     from byzpy_tw.report.csv_table import write_csv
 
     if where == "-":

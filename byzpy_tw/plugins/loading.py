@@ -222,21 +222,19 @@ def _process_kept() -> Iterator[None]:
 
     Prints go to standard error: a program may read standard output.
     """
-    folder, torch = os.getcwd(), sys.modules.get("torch")
-    default = (torch.get_default_dtype(), torch.get_default_device()) if torch else None
+    import torch  # loaded by the built-ins before
+
+    folder, dtype, device = os.getcwd(), torch.get_default_dtype(), torch.get_default_device()
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
         if os.getcwd() != folder:
             os.chdir(folder)
-        torch = sys.modules.get("torch")
-        if torch is not None:
-            dtype, device = default or (torch.float32, torch.device("cpu"))
-            if torch.get_default_dtype() != dtype:
-                torch.set_default_dtype(dtype)
-            if torch.get_default_device() != device:
-                torch.set_default_device(device)
+        if torch.get_default_dtype() != dtype:
+            torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
 
 
 def _enter(names: dict[str, Entry], entry: Entry) -> None:

@@ -172,11 +172,9 @@ def _read(kind: Any, text: str) -> Any:
     if kind in (type(None), bool) or _words(kind):
         raise ValueError(text)
     if kind is int:
-        try:
+        with suppress(ValueError):
             return int(text)
-        except ValueError:
-            number = float(text)
-            if not number.is_integer():
-                raise
-            return int(number)
+        if not float(text).is_integer():
+            raise ValueError(text)
+        return int(float(text))
     return float(text) if kind is float else text
