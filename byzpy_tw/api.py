@@ -111,43 +111,35 @@ def run_async(
 ) -> Deferred[Result]:
     """As `run`, in this process and its running Twisted `reactor` (default: the installed one).
 
-    Several may run at once.  Cancelling closes the run in order, with a checkpoint.  The log is the
-    process's.  For asyncio: ``run_async(...).asFuture(loop)`` under Twisted's asyncio reactor.
+    Several may run at once.  Cancelling closes the run in order, with a checkpoint.  It uses the
+    process's log.  For asyncio: ``run_async(...).asFuture(loop)`` under Twisted's asyncio reactor.
     """
-    from twisted.internet.defer import Deferred
-
-    return Deferred.fromCoroutine(_run_here(config, reactor, resume, check, show, options))
-
-
-async def _run_here(
-    config: Config | None,
-    reactor: Any,
-    resume: str | PathLike[str] | None,
-    check: bool,
-    show: Show | None,
-    options: Mapping[str, Any],
-) -> Result:
     if reactor is None:
         from twisted.internet import reactor
-    _check_loop(reactor)
-    from byzpy_tw.plugins.shorthand import registry
-    from byzpy_tw.records.resume import read_disabled_plugins
-    from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
+    from twisted.internet.defer import Deferred
 
-    given, beneath = _options(config, resume, options)
-    tell = _tolerant(show)
-    disabled = given.get("disable_plugin")
-    if resume is None:
-        run = prepare_run(RunConfig(**given), registry(*(disabled or ())), beneath)
-    else:
-        folder = expand_home(resume)
-        names = registry(*(read_disabled_plugins(folder) if disabled is None else disabled))
-        found = prepare_resume(folder, given, names, tell)
-        if found is None:
-            return Result.read(folder)
-        run = found
-    ended = await run_prepared(reactor, run, tell)
-    return _result(run.directory.path, ended.error, check)
+    async def run_here() -> Result:
+        _check_loop(reactor)
+        from byzpy_tw.plugins.shorthand import registry
+        from byzpy_tw.records.resume import read_disabled_plugins
+        from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
+
+        given, beneath = _options(config, resume, options)
+        tell = _tolerant(show)
+        disabled = given.get("disable_plugin")
+        if resume is None:
+            run = prepare_run(RunConfig(**given), registry(*(disabled or ())), beneath)
+        else:
+            folder = expand_home(resume)
+            names = registry(*(read_disabled_plugins(folder) if disabled is None else disabled))
+            found = prepare_resume(folder, given, names, tell)
+            if found is None:
+                return Result.read(folder)
+            run = found
+        ended = await run_prepared(reactor, run, tell)
+        return _result(run.directory.path, ended.error, check)
+
+    return Deferred.fromCoroutine(run_here())
 
 
 def _check_loop(reactor: Any) -> None:

@@ -24,7 +24,6 @@ from byzpy_tw.errors import ByzpyTwError, format_error
 if TYPE_CHECKING:
     from rich.console import Console
 
-INTERRUPTED = 130
 UNWRITTEN = 74  # the answer could not be printed: EX_IOERR of sysexits.h
 ERROR_FILE = "BYZPY_TW_ERROR_FILE"  # environment: where a parent process reads the error
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
@@ -45,7 +44,7 @@ def run_command(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         return 141
     except KeyboardInterrupt:  # before a command handles the signal itself
-        return INTERRUPTED
+        return 130
     except ByzpyTwError as e:
         report_error(e)
         return e.exit_code
@@ -80,8 +79,7 @@ def make_streams_tolerant() -> None:
 
 
 def flush_streams() -> None:
-    """Flush the standard streams.  One that fails is dropped, so that Python does not flush it
-    again at exit and turn the failure into the exit code."""
+    """Flush the standard streams; drop one that fails, which would change the exit code later."""
     for name in ("stdout", "stderr"):
         try:
             _flush(name)

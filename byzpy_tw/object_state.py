@@ -178,10 +178,9 @@ def tensor_digest(tensor: Tensor) -> tuple[Any, ...]:
 
 def _parts(path: str, thing: Any) -> Iterator[Part]:
     """Yield everything directly below `thing`."""
-    code = isinstance(thing, (type, types.FunctionType))
-    if isinstance(thing, (Tensor, np.ndarray, types.ModuleType)) or (
-        code and _is_library(thing.__module__)
-    ):
+    if isinstance(thing, (type, types.FunctionType)) and _is_library(thing.__module__):
+        return
+    if isinstance(thing, (Tensor, np.ndarray, types.ModuleType)):
         return
     dot = f"{path}." if path else ""
     if isinstance(thing, dict):

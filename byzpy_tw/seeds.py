@@ -23,8 +23,7 @@ def key(seed: int, purpose: str, *numbers: int) -> bytes:
 
 
 class _Words(ISeedSequence):
-    """A generator's key.  With ``key=`` numpy asks the system for entropy all the same, which
-    takes longer than drawing a batch."""
+    """A generator's key; with ``key=`` numpy asks for entropy too: slower than drawing a batch."""
 
     def __init__(self, words: np.ndarray) -> None:
         self._words = words

@@ -73,9 +73,7 @@ class Parameter:
         raise BadParameter(f"{owner}: {self.name}={text!r} is not {self.type_text}")
 
     def convert(self, owner: str, value: Any) -> Any:
-        """`value`, an object, as this parameter's type, or as it is if not `writable`;
-        `BadParameter`.
-        """
+        """`value` as this parameter's type, as it is if that is not `writable`; `BadParameter`."""
         if not self.writable:
             return value
         found = to_plain(value)
@@ -100,8 +98,7 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
     hints = _hints(factory)
     found = {}
     for name, parameter in inspect.signature(factory).parameters.items():
-        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        if name in reserved or variadic:
+        if name in reserved or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         default = parameter.default
         typed = isinstance(default, (bool, int, float, str))
