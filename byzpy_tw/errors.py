@@ -253,8 +253,7 @@ class ShardTooSmall(ConfigError, code="SHARD_TOO_SMALL", wire=True):
 
     Batches are drawn without replacement, so a shard must hold one.
 
-    What to do: fewer nodes, a smaller ``--batch-size``, another ``--partition``, or
-    ``--replacement``.
+    What to do: fewer nodes, smaller ``--batch-size``, ``--replacement`` or another ``--partition``.
     """
 
 
@@ -295,8 +294,7 @@ class LimitExceeded(ByzpyTwError, code="LIMIT_EXCEEDED", wire=True):
 class WireError(ByzpyTwError, code="WIRE", wire=True):
     """The peer broke the protocol; its connection is closed.
 
-    Bytes that are no command, an answer that makes no sense, a model of another size than
-    agreed.  A server that does it counts as lost.
+    Not a command, a senseless answer, a model of another size than agreed: a server counts as lost.
 
     What to do: check that the address is a byzpy-server's and that both sides run the same
     version.  Otherwise that peer is broken or malicious: take it out of ``--remote-hosts``.
@@ -457,20 +455,18 @@ class BudgetExceeded(ByzpyTwError, code="BUDGET_EXCEEDED", exit_code=3):
     Late, lost, malformed, not finite and failed count.  The message lists nodes, reasons and the
     first cause, ``result.json`` has all (``halted``).  A checkpoint of the state before is on disk.
 
-    What to do: follow the advice at the end of the message: mend the model or the attack that
-    raised (the log of its machine has the traceback), bring servers back, or give slow ones a
-    larger ``--round-timeout``; then ``--resume RUN_DIR``.  More faults than f can only be
-    tolerated by a new run with a larger ``--f``, and more nodes.
+    What to do: as the message advises, mend the model or attack that raised (its machine's log has
+    the traceback), bring servers back, or give slow ones a larger ``--round-timeout``; then
+    ``--resume RUN_DIR``.  More faults than f need a new run with a larger ``--f`` and more nodes.
     """
 
 
 class GuaranteeMissing(ConfigError, code="GUARANTEE_MISSING"):
     """`--strict`: the rule gives no guarantee for this n and f.
 
-    Without ``--strict`` that is a notice at the start, and the run goes ahead.
+    The message has the condition.  Without ``--strict`` it is a notice, and the run goes ahead.
 
-    What to do: more nodes, a smaller ``--f``, a rule whose condition holds (the message has
-    it with its numbers), or no ``--strict``.
+    What to do: more nodes, a smaller ``--f``, a rule whose condition holds, or no ``--strict``.
     """
 
 

@@ -53,9 +53,8 @@ def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
 class PluginAttack:
     """A plugin's attack behind the interface of the built-in ones.
 
-    It can be called with honest vectors as well as with a `Knowledge`.  ``pieces``,
-    ``behaviour`` and the keyword ``context`` have defaults.  The plugin's code gets memory of
-    its own, and its answer is copied, so that it may use its memory again.
+    It takes honest vectors or a `Knowledge`.  ``pieces``, ``behaviour`` and the keyword ``context``
+    have defaults.  The plugin gets memory of its own; its answer is copied, as it may reuse memory.
     """
 
     made: Callable[..., Any]

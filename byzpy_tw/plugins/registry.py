@@ -94,10 +94,9 @@ class Registry:
         """The entry of this name; `UnknownName` has the nearest one.  `BrokenPlugin` where none is
         near and a broken distribution may offer it.
         """
-        found = self.names[kind]
-        if name not in found:
+        if name not in self.names[kind]:
             raise self._unknown(kind, name)
-        return found[name]
+        return self.names[kind][name]
 
     def _unknown(self, kind: str, name: str) -> ByzpyTwError:
         found = self.names[kind]
