@@ -1,8 +1,7 @@
 """Calls into foreign code: plugins', and users' own.
 
 Such code may raise anything: `SystemExit`, `KeyboardInterrupt`, errors whose text raises.
-`plugin_call` turns all of it into one error that names the owner and keeps the cause, so that
-callers handle this package's errors alone.
+`plugin_call` turns all of it into one error of this package, with the owner and the cause.
 """
 
 from __future__ import annotations

@@ -124,9 +124,9 @@ def _check_dense(tensor: Tensor) -> Tensor:
 def _check_matrix(matrix: Tensor) -> Tensor:
     matrix = _check_dense(matrix)
     if matrix.ndim != 2:
-        cure = "stack the vectors of the nodes: torch.stack(vectors)" if matrix.ndim < 2 else (
-            "x.flatten(1) keeps a row for each node"
-        )  # fmt: skip
+        cure = "x.flatten(1) keeps a row for each node"
+        if matrix.ndim < 2:
+            cure = "stack the vectors of the nodes: torch.stack(vectors)"
         raise _bad_vectors(f"shape {tuple(matrix.shape)}", cure)
     if 0 in matrix.shape:
         raise _bad_vectors(f"no vectors to work on: shape {tuple(matrix.shape)}")

@@ -112,10 +112,8 @@ def lines(doctor: Doctor) -> Iterator[str]:
     yield from (f"warning: {line}" for line in doctor.warnings)
     yield from (f"error: {line}" for line in doctor.troubles)
     count = len(doctor.troubles)
-    if doctor.well:
-        yield "a run would start"
-    else:
-        yield f"a run would not start: {count} error{'s' * (count != 1)}"
+    errors = f"a run would not start: {count} error{'s' * (count != 1)}"
+    yield "a run would start" if doctor.well else errors
 
 
 def _environment_lines(doctor: Doctor) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.console import report_error, say
@@ -54,7 +54,7 @@ def _run_in_reactor(prepare: Callable[[], PreparedRun | None]) -> int:
         return 0
     from twisted.internet import reactor as installed
 
-    reactor = cast(ITrainerReactor, installed)
+    reactor: Any = installed
     configure_malloc()
     start_logging(run.directory.path)
     terminal = Views(make_terminal_view(run.config, say))

@@ -1,8 +1,7 @@
 """Loading of the registry: built-ins first, then the plugins of installed distributions.
 
-A distribution that cannot be used is left out as a whole and listed in `Registry.broken`, so
-that runs that need nothing of it go on.  A name that two of them offer, and a hook that does
-not exist, are errors that name the distributions.
+A distribution that cannot be used is left out and listed in `Registry.broken`: runs that need
+nothing of it go on.  A name offered twice and a hook that does not exist are errors.
 """
 
 from __future__ import annotations

@@ -91,9 +91,7 @@ class Registry:
             yield from (found[n] for n in sorted(found) if found[n].name == n)
 
     def entry(self, kind: str, name: str) -> Entry:
-        """The entry of this name; `UnknownName` has the nearest one.  `BrokenPlugin` where none is
-        near and a broken distribution may offer it.
-        """
+        """The entry of this name, else `UnknownName`; `BrokenPlugin` if only that explains it."""
         if name not in self.names[kind]:
             raise self._unknown(kind, name)
         return self.names[kind][name]

@@ -60,10 +60,9 @@ def build_attack(
 ) -> Any:
     """The attack that `text` names, in a run of `n` nodes, `b` of them Byzantine.
 
-    With `run_pipeline`, on the trainer, an attack that aims at rules is aimed at those that
-    it names itself, or at the run's own.  Servers need not have the rules: the trainer finds
-    the attack's ``strength`` against them, which travels.  Raises `BadParameter` where the
-    attack makes no sense for these numbers.
+    With `run_pipeline`, on the trainer, an attack on rules is aimed at those that it names, or at
+    the run's own.  Servers need not have them: the trainer finds the attack's ``strength``, which
+    travels.  Raises `BadParameter` where the attack makes no sense for these numbers.
     """
     made = names.make("attack", text, f=f)
     if hasattr(made, "check"):
