@@ -58,7 +58,6 @@ def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
 
 
 def _stack(vectors: Sequence[Any]) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """`as_matrix` of a list of rows."""
     arrays = isinstance(vectors[0], np.ndarray)
     kind = np.ndarray if arrays else Tensor
     if not all(isinstance(row, kind) for row in vectors):
@@ -135,7 +134,6 @@ def _check_matrix(matrix: Tensor) -> Tensor:
 
 
 def _check_alike(rows: Sequence[Tensor]) -> None:
-    """Raise `BadVectors` where dense `rows` differ in shape, dtype or device."""
     apart = len({row.device for row in rows}) > 1
     found = {
         f"{tuple(row.shape)} of {str(row.dtype).removeprefix('torch.')}"
