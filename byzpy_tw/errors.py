@@ -294,7 +294,7 @@ class LimitExceeded(ByzpyTwError, code="LIMIT_EXCEEDED", wire=True):
 class WireError(ByzpyTwError, code="WIRE", wire=True):
     """The peer broke the protocol; its connection is closed.
 
-    Not a command, a senseless answer, a model of another size than agreed: a server counts as lost.
+    Bytes that are no command, a senseless answer, a model of another size: a server counts as lost.
 
     What to do: check that the address is a byzpy-server's and that both sides run the same
     version.  Otherwise that peer is broken or malicious: take it out of ``--remote-hosts``.

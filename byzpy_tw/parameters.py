@@ -110,7 +110,7 @@ def integer_in(least: int, most: int = MAX_INTEGER) -> Constraint:
 def real_in(
     least: float = -inf, most: float = inf, *, above: float = -inf, below: float = inf
 ) -> Constraint:
-    """A finite number in these bounds; only values above a `most` of 1e30 or more hear of it."""
+    """A finite number in these bounds; a `most` from 1e30 on is only named to values above it."""
 
     def expected(value: Any) -> str | None:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -191,7 +191,7 @@ def sha256_of(*tensors: Tensor) -> str:
 
 
 def round_to_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float32 tensor rounded to `dtype`, or itself; large finite numbers saturate there."""
+    """A float32 tensor rounded to `dtype`, or itself; finite numbers saturate, never overflow."""
     if tensor.dtype == dtype:
         return tensor
     rounded = tensor.to(dtype)
