@@ -10,24 +10,19 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Public name -> the module that defines it, imported when first asked for.
-_HOMES = {
-    "Context": "byzpy_tw.seeds",
-    "ByzpyTwError": "byzpy_tw.errors",
-    "Result": "byzpy_tw.report.result",
-    "RunConfig": "byzpy_tw.config.run",
-    "Registration": "byzpy_tw.plugins.hookspecs",
-    "hookimpl": "byzpy_tw.plugins.hookspecs",
-    "Knowledge": "byzpy_tw.attacks.knowledge.view",
-    "Dataset": "byzpy_tw.datasets",
-    "Split": "byzpy_tw.datasets",
-    "aggregator": "byzpy_tw.plugins.shorthand",
-    "preaggregator": "byzpy_tw.plugins.shorthand",
-    "pipeline": "byzpy_tw.plugins.shorthand",
-    "attack": "byzpy_tw.plugins.shorthand",
-    "run": "byzpy_tw.api",
-    "run_async": "byzpy_tw.api",
+# Module -> the public names that it defines.  It is imported when one of them is first used.
+_NAMES = {
+    "seeds": ("Context",),
+    "errors": ("ByzpyTwError",),
+    "report.result": ("Result",),
+    "config.run": ("RunConfig",),
+    "plugins.hookspecs": ("Registration", "hookimpl"),
+    "attacks.knowledge.view": ("Knowledge",),
+    "datasets": ("Dataset", "Split"),
+    "plugins.shorthand": ("aggregator", "preaggregator", "pipeline", "attack"),
+    "api": ("run", "run_async"),
 }
+_HOMES = {name: f"byzpy_tw.{module}" for module, names in _NAMES.items() for name in names}
 
 __all__ = ["__version__", *_HOMES]
 

@@ -20,17 +20,8 @@ from byzpy_tw.cli import (
 )
 from byzpy_tw.console import print_error, run_command
 
-COMMANDS = {
-    "plugins": plugins,
-    "doctor": doctor,
-    "keygen": keygen,
-    "report": report,
-    "conformance": conformance,
-    "explain": explain,
-    "sweep": sweep,
-    "new-plugin": new_plugin,
-    "verify": verify,
-}
+_MODULES = (plugins, doctor, keygen, report, conformance, explain, sweep, new_plugin, verify)
+COMMANDS = {m.__name__.rpartition(".")[2].replace("_", "-"): m for m in _MODULES}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,9 +36,8 @@ def _run(words: list[str]) -> int:
             "byzpy_tw: warning: 'lab' is called 'sweep' now; 'lab' goes in the next release"
         )
         words = ["sweep", "--out", "runs/lab", *words[1:]]
-    own = getattr(COMMANDS.get(words[0]), "main", None) if words else None
-    if own is not None:  # it parses its own words
-        return own(words[1:])
+    if words[:1] == ["doctor"]:  # it parses its own words
+        return doctor.main(words[1:])
     parser = argparse.ArgumentParser(prog="python -m byzpy_tw", description=__doc__)
     parser.add_argument("--version", action="version", version=f"byzpy_tw {byzpy_tw.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

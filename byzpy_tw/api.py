@@ -38,6 +38,7 @@ from byzpy_tw.config.validators import flag
 from byzpy_tw.console import ERROR_FILE, say
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, error_from_code
 from byzpy_tw.report.result import Result
+from byzpy_tw.text import encodable
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -80,13 +81,13 @@ def run(
         asked = drop_unused(RunConfig(**given), _registry_for_q(given, beneath), beneath)
         fresh = asked.run_dir is None
         path = make_run_dir(asked) if asked.run_dir is None else expand_home(asked.run_dir)
-        given = {**_values(asked), "run_dir": str(path)}
+        given = {**attrs.asdict(asked, recurse=False), "run_dir": str(path)}
     try:
         with tempfile.TemporaryDirectory(prefix="byzpy_tw-") as folder:
             file = Path(folder) / "options.toml"
             # A path that is no text, such as b"\xff", can be an argument, but not in TOML.
-            words = {name: value for name, value in given.items() if _is_no_text(value)}
-            rest = {name: value for name, value in given.items() if name not in words}
+            words = {k: v for k, v in given.items() if isinstance(v, str) and encodable(v) != v}
+            rest = {k: v for k, v in given.items() if k not in words}
             file.write_text(options_to_toml(rest), encoding="utf-8")
             arguments = ["--config", str(file), *(f"{flag(k)}={v}" for k, v in words.items())]
             arguments += [] if resume is None else ["--resume", str(path)]
@@ -109,44 +110,35 @@ def run_async(
 ) -> Deferred[Result]:
     """As `run`, in this process and its running Twisted `reactor` (default: the installed one).
 
-    Several may run at once.  Cancelling closes the run in order, with a checkpoint.  What
-    happens goes to the process's own log.  For asyncio: ``run_async(...).asFuture(loop)``
-    under Twisted's asyncio reactor.
+    Several may run at once.  Cancelling closes the run in order, with a checkpoint.  It uses the
+    process's log.  For asyncio: ``run_async(...).asFuture(loop)`` under Twisted's asyncio reactor.
     """
-    from twisted.internet.defer import Deferred
-
-    return Deferred.fromCoroutine(_run_here(config, reactor, resume, check, show, options))
-
-
-async def _run_here(
-    config: Config | None,
-    reactor: Any,
-    resume: str | PathLike[str] | None,
-    check: bool,
-    show: Show | None,
-    options: Mapping[str, Any],
-) -> Result:
     if reactor is None:
         from twisted.internet import reactor
-    _check_loop(reactor)
-    from byzpy_tw.plugins.shorthand import registry
-    from byzpy_tw.records.resume import read_disabled_plugins
-    from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
+    from twisted.internet.defer import Deferred
 
-    given, beneath = _options(config, resume, options)
-    tell = _tolerant(show) or (lambda line: None)
-    disabled = given.get("disable_plugin")
-    if resume is None:
-        run = prepare_run(RunConfig(**given), registry(disabled or ()), beneath)
-    else:
-        folder = expand_home(resume)
-        names = registry(read_disabled_plugins(folder) if disabled is None else disabled)
-        found = prepare_resume(folder, given, names, tell)
-        if found is None:
-            return Result.read(folder)
-        run = found
-    ended = await run_prepared(reactor, run, tell)
-    return _result(run.directory.path, ended.error, check)
+    async def run_here() -> Result:
+        _check_loop(reactor)
+        from byzpy_tw.plugins.shorthand import registry
+        from byzpy_tw.records.resume import read_disabled_plugins
+        from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
+
+        given, beneath = _options(config, resume, options)
+        tell = _tolerant(show)
+        disabled = given.get("disable_plugin")
+        if resume is None:
+            run = prepare_run(RunConfig(**given), registry(*(disabled or ())), beneath)
+        else:
+            folder = expand_home(resume)
+            names = registry(*(read_disabled_plugins(folder) if disabled is None else disabled))
+            found = prepare_resume(folder, given, names, tell)
+            if found is None:
+                return Result.read(folder)
+            run = found
+        ended = await run_prepared(reactor, run, tell)
+        return _result(run.directory.path, ended.error, check)
+
+    return Deferred.fromCoroutine(run_here())
 
 
 def _check_loop(reactor: Any) -> None:
@@ -164,27 +156,21 @@ def _check_loop(reactor: Any) -> None:
         )
 
 
-def _is_no_text(value: Any) -> bool:
-    return isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
-
-
-def _tolerant(show: Show | None) -> Show | None:
+def _tolerant(show: Show | None) -> Show:
     """Return `show`, or for `print` a function that does not fail on a closed or full stream."""
-    return say if show is print else show
+    return say if show is print else show or (lambda line: None)
 
 
 def _options(
     config: Config | None, resume: str | PathLike[str] | None, options: Mapping[str, Any]
 ) -> tuple[dict[str, Any], frozenset[str]]:
     """Return all options, and the names of those that only the configuration gives."""
-    given = {}
-    for key, value in options.items():
-        name = find_option(key).name
-        given[name] = convert_option(name, value)
+    names = {find_option(key).name: value for key, value in options.items()}
+    given = {name: convert_option(name, value) for name, value in names.items()}
     if config is None:
         beneath: dict[str, Any] = {}
     elif isinstance(config, RunConfig):
-        beneath = _values(config)
+        beneath = attrs.asdict(config, recurse=False)
     elif isinstance(config, (str, PathLike)):
         beneath = read_options(expand_home(config))
     else:
@@ -202,27 +188,19 @@ def _options(
 
 
 def _registry_for_q(given: Mapping[str, Any], beneath: frozenset[str]) -> Registry | None:
-    """Return the registry where it decides whether the configuration's q is still used.
-
-    Otherwise the run's own process decides, and this one need not import torch.
-    """
+    """Return the registry if it decides whether q is used; else torch is not imported here."""
     rules = {"aggregator", "pre_aggregator"} & (set(given) - beneath)
     if "q" not in beneath or given["q"] is None or not rules:
         return None
     from byzpy_tw.plugins.shorthand import registry
 
-    return registry(given.get("disable_plugin") or ())
-
-
-def _values(config: RunConfig) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in attrs.fields(RunConfig)}
+    return registry(*(given.get("disable_plugin") or ()))
 
 
 def _run_child(
-    arguments: list[str], error_file: Path, show: Show | None, path: Path
+    arguments: list[str], error_file: Path, show: Show, path: Path
 ) -> ByzpyTwError | None:
     """Run the trainer with `arguments` in a process to its end; return its error."""
-    lines: deque[str] = deque(maxlen=_LAST_LINES)
     modules = [os.path.abspath(place) for place in sys.path]  # '' is the current directory
     environment = {
         "PYTHONPATH": os.pathsep.join(modules),  # the child finds the modules of this process
@@ -240,34 +218,32 @@ def _run_child(
         # Ctrl-C in a terminal reaches every process of it, and twice means: at once.
         start_new_session=True,
     ) as child:
-        assert child.stdout is not None
         try:
-            for line in child.stdout:
-                lines.append(line.rstrip("\n"))
-                if show is not None:
-                    show(lines[-1])
-            child.wait()
+            lines = _show_to_end(child, show)
         except BaseException as e:  # Ctrl-C, or `show` raised
-            _stop_child(child, show if isinstance(e, KeyboardInterrupt) else None)
-            if isinstance(e, KeyboardInterrupt):
+            child.send_signal(signal.SIGINT)
+            interrupted = isinstance(e, KeyboardInterrupt)
+            try:
+                _show_to_end(child, show if interrupted else _tolerant(None))
+            except BaseException:  # a second Ctrl-C: at once
+                child.kill()
+                raise
+            if interrupted:
                 e.add_note(f"to go on with the run: byzpy_tw.run(resume={str(path)!r})")
             raise
     reported = error_file.read_text("utf-8") if error_file.exists() else ""
-    return _child_error(child.returncode, list(lines), reported)
+    return _child_error(child.returncode, lines, reported)
 
 
-def _stop_child(child: subprocess.Popen[str], show: Show | None) -> None:
-    """End `child` in order; at once on a second Ctrl-C."""
+def _show_to_end(child: subprocess.Popen[str], show: Show) -> list[str]:
+    """Show each line that `child` prints, until it ends; return the last ones."""
+    lines: deque[str] = deque(maxlen=_LAST_LINES)
     assert child.stdout is not None
-    child.send_signal(signal.SIGINT)
-    try:
-        for line in child.stdout:
-            if show is not None:
-                show(line.rstrip("\n"))
-        child.wait()
-    except BaseException:
-        child.kill()
-        raise
+    for line in child.stdout:
+        lines.append(line.rstrip("\n"))
+        show(lines[-1])
+    child.wait()
+    return list(lines)
 
 
 def _child_error(code: int, lines: list[str], reported: str) -> ByzpyTwError | None:

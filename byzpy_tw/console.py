@@ -17,12 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from attrs import frozen
+
 from byzpy_tw.errors import ByzpyTwError, format_error
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-INTERRUPTED = 130
 UNWRITTEN = 74  # the answer could not be printed: EX_IOERR of sysexits.h
 ERROR_FILE = "BYZPY_TW_ERROR_FILE"  # environment: where a parent process reads the error
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
@@ -32,13 +33,6 @@ _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))  # by descriptor
 def run_command(command: Callable[[], int]) -> int:
     """Run `command` and flush all that it printed; return its exit code."""
     make_streams_tolerant()
-    try:
-        return _exit_code(command)
-    finally:
-        flush_streams()
-
-
-def _exit_code(command: Callable[[], int]) -> int:
     try:
         try:
             code = command()
@@ -50,7 +44,7 @@ def _exit_code(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         return 141
     except KeyboardInterrupt:  # before a command handles the signal itself
-        return INTERRUPTED
+        return 130
     except ByzpyTwError as e:
         report_error(e)
         return e.exit_code
@@ -62,6 +56,8 @@ def _exit_code(command: Callable[[], int]) -> int:
             "elsewhere"
         )
         return UNWRITTEN
+    finally:
+        flush_streams()
 
 
 def make_streams_tolerant() -> None:
@@ -83,8 +79,7 @@ def make_streams_tolerant() -> None:
 
 
 def flush_streams() -> None:
-    """Flush the standard streams.  One that fails is dropped, so that Python does not flush it
-    again at exit and turn the failure into the exit code."""
+    """Flush the standard streams; drop one that fails, which would change the exit code later."""
     for name in ("stdout", "stderr"):
         try:
             _flush(name)
@@ -123,30 +118,27 @@ def _write(stream: IO[str] | None, text: str) -> None:
     """Write `text` and flush; drop it where the stream is closed, full or not there."""
     if stream is None:
         return
-    try:
+    with suppress(OSError, ValueError):  # a terminal that is gone is no reason to end a run
         try:
             stream.write(text)
         except UnicodeError:  # in a user's process, whose streams are left as they are
             code = getattr(stream, "encoding", None) or "ascii"
             stream.write(text.encode(code, "backslashreplace").decode(code))
         stream.flush()
-    except (OSError, ValueError):
-        pass  # a terminal that is gone is no reason to end a run
 
 
 def is_terminal(stream: Any) -> bool:
     """Return whether `stream` is an open terminal."""
-    try:
+    with suppress(AttributeError, OSError, ValueError):  # there is none, or it is closed
         return stream.isatty()
-    except (AttributeError, OSError, ValueError):  # there is none, or it is closed
-        return False
+    return False
 
 
+@frozen
 class _Tolerant:
     """A stream for rich that `_write` writes to."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    _stream: IO[str]
 
     def write(self, text: str) -> int:
         _write(self._stream, text)
@@ -160,11 +152,8 @@ class _Tolerant:
 
 
 def rich_console(stream: IO[str]) -> Console:
-    """Return a console of rich's for a terminal, which prints text as it is.
-
-    Imported here: only a terminal needs rich.
-    """
-    from rich.console import Console
+    """Return a console of rich's for a terminal, which prints text as it is."""
+    from rich.console import Console  # only a terminal needs it
 
     return Console(
         file=_Tolerant(stream),  # type: ignore[arg-type]  # all of IO that rich uses

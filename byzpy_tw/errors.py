@@ -1,14 +1,12 @@
 """Every error of this package, in the caller's terms.
 
-Each class has a `code` that never changes: it is printed before the message, travels as the
-error code of an AMP answer, and documentation refers to it.  `exit_code` is the exit code of
-commands; see `EXIT_CODES`.  Errors that cross the wire are rebuilt on the far side from one
-string, so these classes take a message and nothing else.  One that is not ``wire`` crosses it
-as its nearest base that is.
+Each class has a `code` that never changes: it is printed before the message, is the error code of
+an AMP answer, and documentation refers to it.  `exit_code` is that of commands; see `EXIT_CODES`.
+Errors that cross the wire are rebuilt on the far side from one string, so these classes take a
+message and nothing else.  One that is not ``wire`` crosses it as its nearest base that is.
 
-Docstrings here are for users: `cause` and `cure` read them, ``python -m byzpy_tw explain CODE``
-prints them, and ``docs/reference/errors.md`` is made of them.  Each begins with the cause and
-ends with a paragraph "What to do: ...".
+Docstrings here are for users: `explanation` reads them for ``python -m byzpy_tw explain CODE`` and
+``docs/reference/errors.md``.  Each begins with the cause and ends with "What to do: ...".
 """
 
 from __future__ import annotations
@@ -103,11 +101,9 @@ class BadAddress(ConfigError, code="BAD_ADDRESS"):
 class CannotListen(ConfigError, code="CANNOT_LISTEN"):
     """A server cannot listen where it was told to.
 
-    Mostly because another server has the port, sometimes because the address is none of
-    this machine's, or because ports below 1024 need privileges.
+    Another server has it, the address is another machine's, or ports below 1024 need privileges.
 
-    What to do: choose another ``--port`` (0 picks a free one) or ``--host``, or stop what
-    listens there; ``ss -ltnp`` shows it.
+    What to do: another ``--port`` (0: any free one) or ``--host``, or stop what ``ss -ltnp`` shows.
     """
 
 
@@ -125,8 +121,7 @@ class BadKeys(ConfigError, code="BAD_KEYS"):
 class RunDirectoryError(ConfigError, code="RUN_DIRECTORY"):
     """The run directory cannot be written, or holds another run.
 
-    Or it is in use by another process, or the run to resume in it is missing, of another
-    version, of other data or of another model.
+    Or it is in use, or the run to resume in it is missing, or of another version, data or model.
 
     What to do: to begin a run choose another ``--run-dir``; to go on with the run in it,
     ``--resume DIR`` once no other trainer has it.
@@ -148,9 +143,8 @@ class PluginError(ByzpyTwError, code="PLUGIN", wire=True):
 class BrokenPlugin(PluginError, code="BROKEN_PLUGIN", wire=True):
     """A plugin failed to import, or one of its hooks raised.
 
-    Or it offered something else than the hook asks for, or its factory or attack raised.
-    A distribution that cannot be loaded is left out with a warning.  Only runs that need its
-    names end with this error.
+    Or it offered something else than the hook asks for, or its factory or attack raised. A broken
+    distribution is left out with a warning; only runs that need its names end with this error.
 
     What to do: upgrade, mend or uninstall the distribution that the message names; the
     message has the error.  ``--disable-plugin NAME`` does without a distribution, and
@@ -172,21 +166,18 @@ class MisspeltHook(PluginError, code="MISSPELT_HOOK", wire=True):
 
     pluggy would accept it silently and never call it.
 
-    What to do: in your own plugin, rename the function to the hook that the message
-    suggests (``docs/hooks.md`` has them all); otherwise upgrade that distribution, or this
-    package, whichever is older.
+    What to do: in your own plugin, rename the function as the message suggests (``docs/hooks.md``
+    has all hooks); otherwise upgrade that distribution, or this package, whichever is older.
     """
 
 
 class BadRuleOutput(PluginError, code="BAD_RULE_OUTPUT", wire=True):
     """A rule returned something of the wrong shape or type, or not finite.
 
-    Or it raised, or remembers something that no checkpoint can hold.  The run is paused in
-    the state before the round.
+    Or it raised, or remembers what no checkpoint can hold.  The run is paused before the round.
 
-    What to do: mend the rule, or take another distribution's; then ``--resume``.
-    `byzpy_tw.testing.properties` and ``python -m byzpy_tw conformance NAME`` find such faults
-    outside of runs.
+    What to do: mend the rule, or take another distribution's; then ``--resume``.  Outside of runs
+    `byzpy_tw.testing.properties` and ``python -m byzpy_tw conformance NAME`` find such faults.
     """
 
 
@@ -195,8 +186,7 @@ class NeedsContext(PluginError, ValueError, code="NEEDS_CONTEXT", wire=True):
 
     Runs pass everything; scripts meet this, as with ``alie`` without numbers of nodes.
 
-    What to do: pass the thing that the message names: a parameter, or
-    ``context=byzpy_tw.Context(...)``.
+    What to do: pass what the message names: a parameter, or ``context=byzpy_tw.Context(...)``.
     """
 
 
@@ -218,8 +208,7 @@ class BadVectors(ByzpyTwError, ValueError, code="BAD_VECTORS"):
 class TooManyByzantine(ByzpyTwError, ValueError, code="TOO_MANY_BYZANTINE"):
     """More faulty nodes were declared than the rule can be computed with.
 
-    Each rule has a condition, such as n > 2f for the trimmed mean; the message has it with
-    its numbers.
+    Each rule has a condition, such as n > 2f for the trimmed mean; the message has its numbers.
 
     What to do: a smaller f, more rows, or a rule that needs fewer of them (``median`` and
     ``geometric-median`` can always be computed).
@@ -231,19 +220,16 @@ class TooManyRefused(TooManyByzantine, code="TOO_MANY_REFUSED"):
 
     Rows with a NaN, an infinity or a norm above 1e18 are left out, f of them at most.
 
-    What to do: look for the origin of the rows that the message lists; where that many
-    rows may be bad, a larger f.
+    What to do: look for the origin of the rows in the message; a larger f if so many may be bad.
     """
 
 
 class SearchTooLarge(TooManyByzantine, code="SEARCH_TOO_LARGE"):
     """An exact subset search would not end in reasonable time.
 
-    ``mda`` and ``smea`` search for the best subset of the rows; bounds shorten that, but
-    not for every n, f and set of rows.
+    ``mda`` and ``smea`` search for the best subset of rows; bounds shorten that, but not always.
 
-    What to do: a smaller n or f, or another rule: ``multi-krum`` chooses rows too, in
-    polynomial time.
+    What to do: a smaller n or f, or another rule: ``multi-krum`` chooses rows in polynomial time.
     """
 
 
@@ -267,8 +253,7 @@ class ShardTooSmall(ConfigError, code="SHARD_TOO_SMALL", wire=True):
 
     Batches are drawn without replacement, so a shard must hold one.
 
-    What to do: fewer nodes, a smaller ``--batch-size``, another ``--partition``, or
-    ``--replacement``.
+    What to do: fewer nodes, smaller ``--batch-size``, ``--replacement`` or another ``--partition``.
     """
 
 
@@ -286,11 +271,10 @@ class UnsuitableModel(ByzpyTwError, ValueError, code="UNSUITABLE_MODEL", wire=Tr
 class UnsuitableData(ByzpyTwError, ValueError, code="UNSUITABLE_DATA", wire=True):
     """The data cannot be trained on; the message has the reason and the place.
 
-    Examples that are sparse or of a type that no model takes, labels that are out of range,
-    no training examples at all, or, with ``--strict``, values that are not finite.
+    Examples that are sparse or of a type that no model takes, labels that are out of range, no
+    training examples at all, or, with ``--strict``, values that are not finite.
 
-    What to do: mend the data, or the dataset's code, where the message says; or another
-    ``--dataset``.
+    What to do: mend the data, or the dataset's code, as the message says; or another ``--dataset``.
     """
 
 
@@ -310,8 +294,7 @@ class LimitExceeded(ByzpyTwError, code="LIMIT_EXCEEDED", wire=True):
 class WireError(ByzpyTwError, code="WIRE", wire=True):
     """The peer broke the protocol; its connection is closed.
 
-    Bytes that are no command, an answer that makes no sense, a model of another size than
-    agreed.  A server that does it counts as lost.
+    Bytes that are no command, a senseless answer, a model of another size: a server counts as lost.
 
     What to do: check that the address is a byzpy-server's and that both sides run the same
     version.  Otherwise that peer is broken or malicious: take it out of ``--remote-hosts``.
@@ -321,11 +304,10 @@ class WireError(ByzpyTwError, code="WIRE", wire=True):
 class BadFrame(WireError, code="BAD_FRAME", wire=True):
     """A tensor frame that was not announced, or does not parse.
 
-    Its kind, length or round is unexpected.  (A vector of a wrong size is charged to its
-    node instead.)  The connection is closed.
+    Its kind, length or round is unexpected, and the connection is closed.  (A vector of a wrong
+    size is charged to its node instead.)
 
-    What to do: install the same version on both sides; otherwise that peer is faulty or
-    malicious.
+    What to do: install the same version on both sides; otherwise that peer is faulty or malicious.
     """
 
 
@@ -342,8 +324,7 @@ class BadRequest(WireError, code="BAD_REQUEST", wire=True):
 class BadTicket(WireError, code="BAD_TICKET", wire=True):
     """The ticket for a tensor stream is unknown, used, or another peer's.
 
-    A ticket is good once, for 60 seconds, from the address and the certificate that asked
-    for it.
+    A ticket is good once, for 60 seconds, from the address and the certificate that asked for it.
 
     What to do: where the trainer's address changes between two connections (several
     addresses, or NAT with a pool of them), give it one way to the server.
@@ -353,11 +334,10 @@ class BadTicket(WireError, code="BAD_TICKET", wire=True):
 class UnknownRun(WireError, code="UNKNOWN_RUN", wire=True):
     """The server holds no such run for this trainer.
 
-    It was closed: the trainer was silent for ``--idle-timeout``, or another trainer went on
-    with the run.
+    It was closed: the trainer was silent for ``--idle-timeout``, or another one went on with it.
 
-    What to do: let one trainer have a run; where the trainer's machine stalls for minutes,
-    set a longer ``--idle-timeout`` on the server.
+    What to do: let one trainer have a run; where the trainer's machine stalls for minutes, set a
+    longer ``--idle-timeout`` on the server.
     """
 
 
@@ -373,12 +353,11 @@ class VersionMismatch(ByzpyTwError, code="VERSION_MISMATCH", wire=True):
 class ProtectedMode(ByzpyTwError, code="PROTECTED_MODE", wire=True):
     """The server has no keys and serves its own machine only.
 
-    Without keys anyone who reaches the port could use the machine, so peers from other
-    machines are refused on every address.  A container's published port counts as another
-    machine.
+    Without keys anyone who reaches the port could use the machine, so peers from other machines are
+    refused on every address.  A container's published port counts as another machine.
 
-    What to do: make keys with ``python -m byzpy_tw keygen``, and give ``--keys`` to the
-    server and to the trainer; or, on a network where anyone may use it, ``--insecure``.
+    What to do: make keys with ``python -m byzpy_tw keygen``, and give ``--keys`` to the server and
+    to the trainer; or, on a network where anyone may use it, ``--insecure``.
     """
 
 
@@ -387,8 +366,7 @@ class NotAuthenticated(ByzpyTwError, code="NOT_AUTHENTICATED", wire=True):
 
     A trainer, not this package's, spoke before the handshake was over.
 
-    What to do: use ``python -m byzpy_tw.train --keys``; a program of your own must wait
-    for the TLS handshake.
+    What to do: ``python -m byzpy_tw.train --keys``; a program of your own must await the handshake.
     """
 
 
@@ -398,8 +376,7 @@ class KeysRefused(ByzpyTwError, code="KEYS_REFUSED"):
     It is of another cluster, of the wrong role or expired, or the peer is another program.
     The message says which, and the server's log says the same from its side.
 
-    What to do: give both sides files that one ``keygen`` folder made; the table in
-    ``docs/security.md`` goes through the cases.
+    What to do: give both sides files of one ``keygen`` folder; ``docs/security.md`` has the cases.
     """
 
 
@@ -408,8 +385,7 @@ class ServerBusy(ByzpyTwError, code="SERVER_BUSY", wire=True):
 
     Of runs, nodes or commands; the message names the limit's option.
 
-    What to do: wait for other runs to end, use another server, or raise the limit where
-    that server is started.
+    What to do: wait for other runs to end, use another server, or raise that server's limit.
     """
 
 
@@ -418,16 +394,14 @@ class ServerError(ByzpyTwError, code="SERVER_ERROR", wire=True):
 
     Its log has a traceback: a bug of this package or of a plugin, or lack of memory.
 
-    What to do: look into that server's log for the same moment.  With failover, other
-    servers take over the nodes.
+    What to do: see that server's log of that moment.  With failover, others take over its nodes.
     """
 
 
 class ServerUnreachable(ByzpyTwError, code="SERVER_UNREACHABLE"):
     """No connection to a server could be made, or it did not answer.
 
-    Refused: nothing listens there.  No answer: a firewall, a wrong address, or a server
-    that hangs.
+    Refused: nothing listens there.  No answer: a firewall, a wrong address, or a server that hangs.
 
     What to do: start ``twistd -n byzpy-server --port PORT`` there, check address, port and
     firewall; ``--min-servers K`` begins without the missing ones.
@@ -440,20 +414,17 @@ class ServerDiffers(ByzpyTwError, code="SERVER_DIFFERS"):
     Other data, or a model of another size, cannot work.  Other versions or instruction sets
     may change last bits: a warning, and this error with ``--strict``.
 
-    What to do: for data, the same files under each ``--data-root``, or ``--partition local``
-    for data that is meant to differ; for software, the versions that the message names, or
-    no ``--strict``.
+    What to do: for data, the same files under each ``--data-root``, or ``--partition local`` for
+    data that is meant to differ; for software, the versions in the message, or no ``--strict``.
     """
 
 
 class MissingPlugin(ByzpyTwError, code="MISSING_PLUGIN"):
     """A server lacks a plugin that the run needs.
 
-    Attacks, datasets, models and partitions are made on servers, which take names and
-    never code.
+    Attacks, datasets, models and partitions are made on servers, which take names and never code.
 
-    What to do: run the ``pip install`` of the message in that server's environment, and
-    restart the server.
+    What to do: run the message's ``pip install`` in that server's environment, and restart it.
     """
 
 
@@ -474,32 +445,28 @@ class DamagedCheckpoint(ByzpyTwError, code="DAMAGED_CHECKPOINT"):
 
     The one before it is used, with a warning.
 
-    What to do: nothing, while there is an older one; check the disk.  Keep more of them with
-    ``--keep-checkpoints``.
+    What to do: nothing, while there is an older one (more: ``--keep-checkpoints``); check the disk.
     """
 
 
 class BudgetExceeded(ByzpyTwError, code="BUDGET_EXCEEDED", exit_code=3):
     """More than `f` nodes failed in one round: the run is paused.
 
-    Late, lost, malformed, not finite and failed all count.  The message lists the nodes and
-    reasons with the first cause, ``result.json`` has all (``halted``).  A checkpoint of the
-    state before the round is on disk.
+    Late, lost, malformed, not finite and failed count.  The message lists nodes, reasons and the
+    first cause, ``result.json`` has all (``halted``).  A checkpoint of the state before is on disk.
 
-    What to do: follow the advice at the end of the message: mend the model or the attack that
-    raised (the log of its machine has the traceback), bring servers back, or give slow ones a
-    larger ``--round-timeout``; then ``--resume RUN_DIR``.  More faults than f can only be
-    tolerated by a new run with a larger ``--f``, and more nodes.
+    What to do: as the message advises, mend the model or attack that raised (its machine's log has
+    the traceback), bring servers back, or give slow ones a larger ``--round-timeout``; then
+    ``--resume RUN_DIR``.  More faults than f need a new run with a larger ``--f`` and more nodes.
     """
 
 
 class GuaranteeMissing(ConfigError, code="GUARANTEE_MISSING"):
     """`--strict`: the rule gives no guarantee for this n and f.
 
-    Without ``--strict`` that is a notice at the start, and the run goes ahead.
+    The message has the condition.  Without ``--strict`` it is a notice, and the run goes ahead.
 
-    What to do: more nodes, a smaller ``--f``, a rule whose condition holds (the message has
-    it with its numbers), or no ``--strict``.
+    What to do: more nodes, a smaller ``--f``, a rule whose condition holds, or no ``--strict``.
     """
 
 
@@ -517,11 +484,10 @@ class Diverged(ByzpyTwError, code="DIVERGED"):
 class AttackFailed(PluginError, code="ATTACK_FAILED"):
     """None of the run's attack vectors could be computed.
 
-    The run went on as without attackers, so its result says nothing about its rules.  The
-    message has the first cause, and the log of the node's machine has the traceback.
+    The run went on as without attackers, so its result says nothing about its rules.  The message
+    has the first cause, and the log of the node's machine has the traceback.
 
-    What to do: mend the attack's code, or choose another ``--attack``; ``--attack none`` is a
-    run without one.
+    What to do: mend the attack's code, or choose another (``--attack none`` is a run without one).
     """
 
 
@@ -530,9 +496,8 @@ class RunFailed(ByzpyTwError, code="RUN_FAILED"):
 
     Scripts that call `byzpy_tw.run` meet this.
 
-    What to do: look into ``trainer.log`` in the run's folder, and at the machine's memory;
-    where the folder has a checkpoint, ``python -m byzpy_tw.train --resume RUN_DIR``
-    goes on from it.
+    What to do: look into ``trainer.log`` in the run's folder, and at the machine's memory; where
+    the folder has a checkpoint, ``python -m byzpy_tw.train --resume RUN_DIR`` goes on from it.
     """
 
 
@@ -548,19 +513,9 @@ def errors_by_code() -> Mapping[str, type[ByzpyTwError]]:
     return {kind.code: kind for kind in kinds if issubclass(kind, ByzpyTwError)}
 
 
-def cause(kind: type[ByzpyTwError]) -> str:
-    """The meaning of an error of this class: paragraphs of text, the first one a line."""
-    return _halves(kind)[0]
-
-
-def cure(kind: type[ByzpyTwError]) -> str:
-    """The advice for an error of this class: a paragraph."""
-    return _halves(kind)[1]
-
-
-def _halves(kind: type[ByzpyTwError]) -> tuple[str, str]:
-    text = inspect.cleandoc(vars(kind).get("__doc__") or "")
-    before, _, after = text.partition(_CURE)
+def explanation(kind: type[ByzpyTwError]) -> tuple[str, str]:
+    """Return the cause of such an error, in paragraphs whose first is one line, and its cure."""
+    before, _, after = inspect.cleandoc(vars(kind).get("__doc__") or "").partition(_CURE)
     return before.strip(), after.strip()
 
 

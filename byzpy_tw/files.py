@@ -53,8 +53,7 @@ def lock(file: IO[Any], *, wait: bool) -> bool:
     The system releases the lock when this process ends.  Unlike filelock's, such a lock leaves
     what the file says, so that a process that finds it taken can tell whose it is.
     """
-    try:
+    with suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return True
+    return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,34 +34,26 @@ def _read_states() -> dict[str, Any]:
     }
 
 
-def _changed(before: dict[str, Any]) -> list[str]:
-    """The generators whose state differs from that of `before`."""
-    return [name for name, state in _read_states().items() if state != before[name]]
-
-
 def detect_draws(compute: Callable[[], T], afresh: Callable[[], object]) -> tuple[T, list[str]]:
     """The result of `compute`, and the generators that it draws from.
 
     `afresh` computes the same with an object that was not called before.  One that draws in
     its first call does so again; another thread does not draw each time.
     """
-    before = _read_states()
-    result = compute()
-    moved = _changed(before)
-    for _ in range(ATTEMPTS - 1):
+    results: list[Any] = []
+    moved: list[str] = []
+    for call in (compute, *(ATTEMPTS - 1) * [afresh]):
+        before = _read_states()
+        results.append(call())
+        moved = [name for name, state in _read_states().items() if state != before[name]]
         if not moved:
             break
-        before = _read_states()
-        afresh()
-        moved = _changed(before)
-    return result, moved
+    return results[0], moved
 
 
-@contextmanager
-def hold_generators() -> Iterator[None]:
-    """Hold the lock of the generators against other foreign code that is seeded or tried."""
-    with _drawing:
-        yield
+def hold_generators() -> AbstractContextManager[Any]:
+    """Return the lock that keeps other foreign code from being seeded or tried meanwhile."""
+    return _drawing
 
 
 @contextmanager

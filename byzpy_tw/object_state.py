@@ -11,12 +11,14 @@ from __future__ import annotations
 import copy
 import functools
 import gc
+import inspect
 import random
 import sys
 import types
 from array import array
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from itertools import islice
 from operator import length_hint
@@ -26,6 +28,8 @@ import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor, nn
+
+from byzpy_tw.text import clip
 
 _MAX_OBJECTS = 50_000  # of one snapshot
 _MAX_ENTRIES = 1000  # of one container
@@ -51,9 +55,8 @@ _COMPILED = ("RecursiveScriptModule", "ScriptModule", "TopLevelTracedModule", "O
 class StateEntry:
     """One reachable object, which stays alive, and its content.
 
-    ``content`` is comparable: a scalar's value, a digest of a tensor's numbers, the length of
-    a container, the state of a generator.  ``shared`` is set below module globals and classes,
-    which all copies share.
+    ``content`` is comparable: a scalar's value, a digest of a tensor's numbers, a container's
+    length, a generator's state.  ``shared``: it is below globals and classes, which copies share.
     """
 
     thing: Any
@@ -62,6 +65,7 @@ class StateEntry:
 
 
 Snapshot = Mapping[str, StateEntry]
+Part = tuple[str, Any, bool]  # a path, the object there, and whether all copies share it
 
 
 @frozen
@@ -73,10 +77,10 @@ class Changes:
     earlier ones, such as activations.  ``shared``: paths of any kind in globals and classes.
     """
 
-    memory: tuple[str, ...]
-    grown: tuple[str, ...]
-    replaced: tuple[str, ...]
-    shared: tuple[str, ...]
+    memory: tuple[str, ...] = ()
+    grown: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -88,13 +92,10 @@ class Changes:
 
 
 def snapshot(root: Any) -> Snapshot:
-    """Everything that calls of `root` may change, by path.
-
-    Without parameters and buffers of modules, which their owners compare.
-    """
+    """Everything that calls of `root` may change, by path; not modules' parameters and buffers."""
     found: dict[str, StateEntry] = {}
     seen: set[int] = set()
-    waiting: deque[tuple[str, Any, bool]] = deque([("", root, False)])
+    waiting: deque[Part] = deque([("", root, False)])
     while waiting and len(found) < _MAX_OBJECTS:
         path, thing, shared = waiting.popleft()
         mutable = not isinstance(thing, _SCALARS)
@@ -105,40 +106,26 @@ def snapshot(root: Any) -> Snapshot:
             found[path] = StateEntry(thing, _content(thing), shared)
         if mutable:
             room = max(0, _MAX_OBJECTS - len(found) - len(waiting))
-            waiting.extend(islice(_parts(path, thing, shared), room))
+            for below, part, of_class in islice(_parts(path, thing), room):
+                waiting.append((below, part, shared or of_class))
     return found
 
 
 def compare_snapshots(before: Snapshot, after: Snapshot) -> Changes:
     """The differences between two snapshots of one object, each path once."""
-    memory: list[str] = []
-    grown: list[str] = []
-    replaced: list[str] = []
-    shared: list[str] = []
+    found: dict[str, list[str]] = defaultdict(list)  # by the field of `Changes`
     for path in dict.fromkeys([*before, *after]):
         old, new = before.get(path), after.get(path)
+        kind = "replaced"
         if old is not None and new is not None:
-            same = old.thing is new.thing or isinstance(old.thing, _SCALARS)
             alike = old.content == new.content or old.content != old.content  # nan
-            if same and alike:
+            if alike and (old.thing is new.thing or isinstance(old.thing, _SCALARS)):
                 continue
-            contained = isinstance(new.thing, (*_CONTAINERS, dict))
-            kind = replaced if alike else grown if contained else memory
-        else:
-            kind = replaced
-        there = old or new
-        assert there is not None
-        (shared if there.shared else kind).append(path)
-    return Changes(tuple(memory), tuple(grown), tuple(replaced), tuple(shared))
-
-
-def tensors_in(root: Any) -> list[Tensor]:
-    """Every tensor that is reachable from `root`, with parameters and buffers of modules."""
-    found = [kept.thing for kept in snapshot(root).values() if isinstance(kept.thing, Tensor)]
-    modules = [kept.thing for kept in snapshot(root).values() if isinstance(kept.thing, nn.Module)]
-    for module in [root, *modules] if isinstance(root, nn.Module) else modules:
-        found += [*module.parameters(), *module.buffers()]
-    return found
+            if not alike:
+                kind = "grown" if isinstance(new.thing, (*_CONTAINERS, dict)) else "memory"
+        there = before[path] if new is None else new
+        found["shared" if there.shared else kind].append(path)
+    return Changes(**{kind: tuple(paths) for kind, paths in found.items()})
 
 
 class Copier:
@@ -150,10 +137,13 @@ class Copier:
 
     def __init__(self, template: Any) -> None:
         self._template = template
-        self._shared = {id(tensor): tensor for tensor in tensors_in(template)}
-        for kept in snapshot(template).values():
-            if type(kept.thing).__module__ in _HANDLES:
-                self._shared[id(kept.thing)] = kept.thing
+        things = [template, *(entry.thing for entry in snapshot(template).values())]
+        self._shared: dict[int, Any] = {}
+        for thing in things:
+            if isinstance(thing, nn.Module):
+                self._shared |= {id(t): t for t in (*thing.parameters(), *thing.buffers())}
+            elif isinstance(thing, Tensor) or type(thing).__module__ in _HANDLES:
+                self._shared[id(thing)] = thing
         self()  # raises now, not in a round
 
     def __call__(self) -> Any:
@@ -186,90 +176,83 @@ def tensor_digest(tensor: Tensor) -> tuple[Any, ...]:
     return (tuple(tensor.shape), str(tensor.dtype), *sums, *raw[whole:].tolist())
 
 
-def _parts(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, bool]]:
-    """Everything directly below `thing`: its path, itself, whether it is shared."""
+def _parts(path: str, thing: Any) -> Iterator[Part]:
+    """Yield everything directly below `thing`."""
+    if isinstance(thing, (type, types.FunctionType)) and _is_library(thing.__module__):
+        return
     if isinstance(thing, (Tensor, np.ndarray, types.ModuleType)):
         return
+    dot = f"{path}." if path else ""
     if isinstance(thing, dict):
         for key, value in list(islice(thing.items(), _MAX_ENTRIES)):
-            yield f"{path}[{_short_repr(key)}]", value, shared
+            yield f"{path}[{_short_repr(key)}]", value, False
     elif isinstance(thing, _CONTAINERS):
         for i, value in enumerate(list(islice(thing, _MAX_ENTRIES))):
-            yield f"{path}[{i}]", value, shared
-    elif isinstance(thing, functools.partial):
-        yield from ((f"{path}.func", thing.func, shared), (f"{path}.args", thing.args, shared))
-        yield f"{path}.keywords", thing.keywords, shared
-    elif isinstance(thing, types.MethodType):
-        yield f"{path}.__self__", thing.__self__, shared
-        yield f"{path}.__func__", thing.__func__, shared
-    elif isinstance(thing, types.FunctionType):
-        yield from _of_function(path, thing, shared)
-    elif isinstance(thing, types.GeneratorType):
-        for name, value in (thing.gi_frame.f_locals if thing.gi_frame else {}).items():
-            yield f"{path}.{name}", value, shared
+            yield f"{path}[{i}]", value, False
     elif isinstance(thing, _CACHES):  # their results
         for i, held in enumerate(gc.get_referents(thing)):
-            yield f"{path} (cached {i})", held, shared
+            yield f"{path} (cached {i})", held, False
     elif isinstance(thing, type):
-        yield from _of_class(path, thing)
+        yield from _class_parts(thing)
     else:
-        yield from _of_object(path, thing, shared)
+        for name, value in _attributes(thing):
+            yield f"{dot}{name}", value, False
+        if isinstance(thing, types.FunctionType):
+            yield from _globals_used(thing.__module__, _names_in(thing.__code__))
+        for base in type(thing).__mro__:
+            if not _is_library(base.__module__):
+                yield f"{dot}__class__", base, True
 
 
-def _of_function(
-    path: str, function: types.FunctionType, shared: bool
-) -> Iterator[tuple[str, Any, bool]]:
-    if _is_library(function.__module__):
-        return
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        try:
-            yield f"{path}.{name}", cell.cell_contents, shared
-        except ValueError:  # not set yet
-            continue
-    for name, value in list(vars(function).items()):
-        yield f"{path}.{name}", value, shared
-    yield from _of_globals(function.__module__, _names_in(function.__code__))
-
-
-def _of_class(path: str, kind: type) -> Iterator[tuple[str, Any, bool]]:
-    if _is_library(kind.__module__):
-        return
+def _class_parts(kind: type) -> Iterator[Part]:
     for name, value in list(vars(kind).items()):
         method = getattr(value, "__func__", value)  # of a class or a static method
         method = method.fget if isinstance(method, property) else method
         if isinstance(method, types.FunctionType):
-            yield from _of_globals(method.__module__, _names_in(method.__code__))
+            yield from _globals_used(method.__module__, _names_in(method.__code__))
         elif not name.startswith("__"):
             yield f"{kind.__qualname__}.{name}", value, True
 
 
-def _of_globals(
+def _globals_used(
     module: str | None, names: Collection[str], *, further: bool = True
-) -> Iterator[tuple[str, Any, bool]]:
-    """The globals of a foreign module that its code uses."""
+) -> Iterator[Part]:
+    """Yield the globals of a foreign module that its code uses."""
     there = vars(sys.modules[module]) if module in sys.modules else {}
     for name in names:
         value = there.get(name)
         if isinstance(value, types.ModuleType):
             if further and not _is_library(value.__name__):  # as in ``ops.CACHE``
-                yield from _of_globals(value.__name__, names, further=False)
+                yield from _globals_used(value.__name__, names, further=False)
         elif name in there:
             yield f"{module}.{name}", value, True
 
 
 def _names_in(code: types.CodeType) -> set[str]:
     """The global names that `code`, and functions within it, use."""
-    found = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            found |= _names_in(constant)
-    return found
+    inner = (_names_in(c) for c in code.co_consts if isinstance(c, types.CodeType))
+    return set(code.co_names).union(*inner)
 
 
-def _of_object(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, bool]]:
-    dot = f"{path}." if path else ""
-    module = isinstance(thing, nn.Module)
-    kind = type(thing)
+def _attributes(thing: Any) -> Iterator[tuple[str, Any]]:
+    """Yield all that `thing` holds by a name, such as the variables of a closure."""
+    if isinstance(thing, types.GeneratorType):
+        yield from inspect.getgeneratorlocals(thing).items()
+    elif isinstance(thing, functools.partial):
+        yield from (("func", thing.func), ("args", thing.args), ("keywords", thing.keywords))
+    elif isinstance(thing, types.MethodType):
+        yield from (("__self__", thing.__self__), ("__func__", thing.__func__))
+    elif isinstance(thing, types.FunctionType):
+        for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or ()):
+            with suppress(ValueError):  # not set yet
+                yield name, cell.cell_contents
+        yield from list(vars(thing).items())
+    else:
+        yield from _object_attributes(thing)
+
+
+def _object_attributes(thing: Any) -> Iterator[tuple[str, Any]]:
+    kind, module = type(thing), isinstance(thing, nn.Module)
     # Of libraries' objects only torch's modules and their hooks: a logger reaches everything.
     opened = (
         module
@@ -281,18 +264,14 @@ def _of_object(path: str, thing: Any, shared: bool) -> Iterator[tuple[str, Any, 
         for name, value in list(getattr(thing, "__dict__", {}).items()):
             # Torch's own entries only where they are not empty, such as hooks.
             if not (module and (name in _TORCH_PARTS or (name in _MODULES and not value))):
-                yield f"{dot}{name}", value, shared
+                yield name, value
         for base in kind.__mro__:
             slots = vars(base).get("__slots__", ())
             for name in (slots,) if isinstance(slots, str) else slots:
                 if name not in ("__dict__", "__weakref__") and hasattr(thing, name):
-                    yield f"{dot}{name}", getattr(thing, name), shared
+                    yield name, getattr(thing, name)
     if module:
-        for name, child in thing.named_children():
-            yield f"{dot}{name}", child, shared
-    for base in kind.__mro__:
-        if not _is_library(base.__module__):
-            yield f"{dot}__class__", base, True
+        yield from thing.named_children()
 
 
 def _is_library(module: str | None) -> bool:
@@ -341,13 +320,11 @@ def _iterator_position(iterator: Any) -> str | None:
     """The position of a built-in iterator, where it can be read."""
     if type(iterator).__module__ not in ("builtins", "itertools"):
         return None
-    try:
+    with suppress(Exception):  # it cannot
         place = [part for part in iterator.__reduce__() if isinstance(part, int)]
         return f"{place} {length_hint(iterator, -1)} {'' if place else str(iterator)[:60]}"
-    except Exception:  # it cannot
-        return None
+    return None
 
 
 def _short_repr(key: Any) -> str:
-    text = repr(key) if isinstance(key, _SCALARS) else type(key).__name__
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return clip(repr(key) if isinstance(key, _SCALARS) else type(key).__name__, 40)

@@ -9,12 +9,10 @@ A class that binds parameters declares each of them once::
         center: Literal["mean", "median"] = choice("mean", "median")
 
 Values are converted first: NumPy's and torch's scalars become plain ones, a float without a
-fraction becomes an integer where one is expected.  `BadParameter` names the parameter, its
-bounds and the value of any other.  None is accepted where it is the default, and no default
-makes a parameter required.
+fraction becomes an integer where one is expected.  `BadParameter` names the parameter, its bounds
+and the value of any other.  None is accepted as a default; no default makes a parameter required.
 
-The second half of this module has the parts that options of runs and servers share with
-parameters: constraints, and conversion to plain values.
+Options of runs and servers share the constraints and the conversions below.
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 from numbers import Number
 from typing import Any
@@ -111,10 +110,7 @@ def integer_in(least: int, most: int = MAX_INTEGER) -> Constraint:
 def real_in(
     least: float = -inf, most: float = inf, *, above: float = -inf, below: float = inf
 ) -> Constraint:
-    """A finite number in [`least`, `most`] and in (`above`, `below`).
-
-    A `most` of 1e30 or more is only mentioned to values above it.
-    """
+    """A finite number in these bounds; a `most` from 1e30 on is only named to values above it."""
 
     def expected(value: Any) -> str | None:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -135,26 +131,20 @@ def real_in(
     return expected
 
 
-def one_of(*words: str) -> Constraint:
-    def expected(value: Any) -> str | None:
-        valid = isinstance(value, str) and value in words
-        return None if valid else f"one of {', '.join(words)}"
+def _expect(expected: str, valid: Callable[[Any], bool]) -> Constraint:
+    return lambda value: None if valid(value) else expected
 
-    return expected
+
+def one_of(*words: str) -> Constraint:
+    return _expect(f"one of {', '.join(words)}", lambda v: isinstance(v, str) and v in words)
 
 
 def text_of(most: int) -> Constraint:
-    """A text of at most `most` characters."""
-
-    def expected(value: Any) -> str | None:
-        valid = isinstance(value, str) and len(value) <= most
-        return None if valid else f"a text of at most {most} characters"
-
-    return expected
+    expected = f"a text of at most {most} characters"
+    return _expect(expected, lambda value: isinstance(value, str) and len(value) <= most)
 
 
-def true_or_false(value: Any) -> str | None:
-    return None if type(value) is bool else "true or false"
+true_or_false = _expect("true or false", lambda value: type(value) is bool)
 
 
 def optional(constraint: Constraint) -> Constraint:
@@ -182,46 +172,36 @@ _PLAIN = (bool, int, float, str, type(None))
 def to_plain(value: Any) -> Any:
     """The bool, int, float or str that `value` stands for; anything else unchanged.
 
-    Converts NumPy's and torch's scalars, arrays and tensors without dimensions, members of
-    enumerations that are numbers or words, fractions, decimals and paths.  Imports none of
-    these libraries.
+    Converts scalars, arrays and tensors without dimensions of NumPy and torch (imports neither),
+    members of enumerations that are numbers or words, fractions, decimals and paths.
     """
     if type(value) in _PLAIN:
         return value
-    try:
+    with suppress(Exception):  # it cannot be read, such as a tensor without memory
         if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
             found = value.item()
             return to_plain(found) if type(found) is not type(value) else float(found)
-        return _to_builtin(value)
-    except Exception:  # it cannot be read, such as a tensor without memory
-        return value
-
-
-def _to_builtin(value: Any) -> Any:
-    # Not str(value) and the like, which an enumeration answers with its member's name.
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int.__index__(value)
-    if isinstance(value, float):
-        return float.__float__(value)
-    if isinstance(value, os.PathLike):
-        return os.fsdecode(value)
-    if isinstance(value, Number) and not isinstance(value, complex):
-        given: Any = value  # Number declares neither __float__ nor __eq__
-        near = float(given)
-        rounded = int(near) if near.is_integer() else near
-        return rounded if rounded == given else near
+        # Not str(value) and the like, which an enumeration answers with its member's name.
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, int):
+            return int.__index__(value)
+        if isinstance(value, float):
+            return float.__float__(value)
+        if isinstance(value, os.PathLike):
+            return os.fsdecode(value)
+        if isinstance(value, Number) and not isinstance(value, complex):
+            given: Any = value  # Number declares neither __float__ nor __eq__
+            near = float(given)
+            return int(near) if near.is_integer() and int(near) == given else near
     return value
 
 
 def to_plain_list(value: Any) -> Any:
     """A list, a tuple or an array as a tuple of plain values; otherwise as `to_plain`."""
     if hasattr(value, "tolist") and getattr(value, "ndim", None):
-        try:
+        with suppress(Exception):
             value = value.tolist()
-        except Exception:
-            return value
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return tuple(to_plain(item) for item in value)
     return to_plain(value)

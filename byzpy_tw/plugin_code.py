@@ -1,8 +1,7 @@
 """Calls into foreign code: plugins', and users' own.
 
 Such code may raise anything: `SystemExit`, `KeyboardInterrupt`, errors whose text raises.
-`plugin_call` turns all of it into one error that names the owner and keeps the cause, so that
-callers handle this package's errors alone.
+`plugin_call` turns all of it into one error of this package, with the owner and the cause.
 """
 
 from __future__ import annotations
@@ -10,36 +9,20 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import AbstractContextManager
 from types import FrameType, TracebackType
 from typing import Any
 
 from byzpy_tw import errors
-from byzpy_tw.errors import (
-    BadRuleOutput,
-    BadVectors,
-    BrokenPlugin,
-    ByzpyTwError,
-    ConfigError,
-    DatasetUnavailable,
-    LimitExceeded,
-    PluginError,
-    TooManyByzantine,
-    UnsuitableData,
-    UnsuitableModel,
-)
+from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
+from byzpy_tw.text import clip
 
 # Errors of this package that foreign code may raise on purpose.  Others would steer a run:
 # a rule that raises `Diverged`, say, is a rule that failed.
 _ALLOWED = (
-    BadVectors,
-    ConfigError,
-    DatasetUnavailable,
-    LimitExceeded,
-    PluginError,
-    TooManyByzantine,
-    UnsuitableData,
-    UnsuitableModel,
-)
+    errors.BadVectors, errors.ConfigError, errors.DatasetUnavailable, errors.LimitExceeded,
+    errors.PluginError, errors.TooManyByzantine, errors.UnsuitableData, errors.UnsuitableModel,
+)  # fmt: skip
 _LONGEST = 1000  # characters of a foreign error's text
 _LIBRARIES = ("byzpy_tw", "torch", "numpy", "importlib", "concurrent", "threading")
 
@@ -79,24 +62,23 @@ class plugin_call:
         interrupted = self._interrupted or (self._outer is not None and self._outer._interrupted)
         if e is None or (isinstance(e, KeyboardInterrupt) and interrupted):
             return
-        found = _wrap(self.who, e, self.error)
-        if found is not e:
-            raise found from e
+        if not isinstance(e, _ALLOWED):
+            raise self.error(f"{self.who} raised {describe_exception(e)}") from e
+        if type(e).__module__ != errors.__name__:
+            # A class of the plugin's own, whose constructor may differ from ours.
+            ours = next(k for k in type(e).__mro__ if k.__module__ == errors.__name__)
+            raise ours(f"{self.who}: {exception_text(e)}") from e
 
 
-class write_guard:
+class write_guard(AbstractContextManager[Any]):
     """Context manager around foreign code that is given memory of others.
 
-    Raises `BadRuleOutput` where a tensor was written to through torch: each such write counts
-    up the tensor's version, which is free to read.
+    Raises `BadRuleOutput` where torch counted a write to a tensor, in the tensor's version.
     """
 
     def __init__(self, who: str, *tensors: Any) -> None:
         self.who, self._tensors = who, tensors
         self._versions = [tensor._version for tensor in tensors]
-
-    def __enter__(self) -> write_guard:
-        return self
 
     def __exit__(self, kind: object, e: object, tb: object) -> None:
         if e is None:
@@ -111,17 +93,6 @@ class write_guard:
             )
 
 
-def _wrap(who: str, e: BaseException, error: type[ByzpyTwError]) -> BaseException:
-    """The error to raise for an exception `e` of foreign code: `e` itself where it is allowed."""
-    if isinstance(e, _ALLOWED):
-        if type(e).__module__ == errors.__name__:
-            return e
-        # A class of the plugin's own, whose constructor may differ from ours.
-        ours = next(k for k in type(e).__mro__ if k.__module__ == errors.__name__)
-        return ours(f"{who}: {_text(e)}")
-    return error(f"{who} raised {describe_exception(e)}")
-
-
 def foreign_cause(error: BaseException) -> BaseException | None:
     """The exception of foreign code that `error` is, or was raised from; None without one."""
     found: BaseException | None = error
@@ -131,32 +102,30 @@ def foreign_cause(error: BaseException) -> BaseException | None:
 
 
 def describe_exception(e: BaseException) -> str:
-    """One line: the class of `e`, its text, and the line of foreign code that raised it.
-
-    Of this package's own errors the text alone, which is for users.
-    """
+    """One line: the class and text of `e` and its line of foreign code; of our errors the text."""
     if isinstance(e, ByzpyTwError):
-        return _text(e) or type(e).__name__
-    text, where = _text(e), _origin(e.__traceback__)
+        return exception_text(e) or type(e).__name__
+    text, where = exception_text(e), _innermost_line(e)
     line = f"{type(e).__name__}: {text}" if text else type(e).__name__
     return f"{line} ({where})" if where else line
 
 
-def _text(e: BaseException) -> str:
+def exception_text(e: BaseException) -> str:
+    """The text of `e` in one line; that it has none where this raises."""
     try:
-        text = " ".join(str(e).split())
+        return clip(" ".join(str(e).split()), _LONGEST)
     except BaseException as broken:
         return f"no text: that raised {type(broken).__name__}"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def _origin(tb: TracebackType | None) -> str:
+def _innermost_line(e: BaseException) -> str:
     """``file.py, line 3`` of the innermost frame outside libraries, or nothing."""
+    import traceback  # not before there is an error: starting takes long enough
+
     found = ""
-    while tb is not None:
-        module = str(tb.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+    for frame, line in traceback.walk_tb(e.__traceback__):
+        module = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if module not in _LIBRARIES:
-            file = os.path.basename(tb.tb_frame.f_code.co_filename)
-            found = "" if file.startswith("<") else f"{file}, line {tb.tb_lineno}"
-        tb = tb.tb_next
+            file = os.path.basename(frame.f_code.co_filename)
+            found = "" if file.startswith("<") else f"{file}, line {line}"
     return found

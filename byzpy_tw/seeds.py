@@ -23,8 +23,7 @@ def key(seed: int, purpose: str, *numbers: int) -> bytes:
 
 
 class _Words(ISeedSequence):
-    """A generator's key.  With ``key=`` numpy asks the system for entropy all the same, which
-    takes longer than drawing a batch."""
+    """A generator's key; with ``key=`` numpy asks for entropy too: slower than drawing a batch."""
 
     def __init__(self, words: np.ndarray) -> None:
         self._words = words
@@ -34,11 +33,7 @@ class _Words(ISeedSequence):
 
 
 def stream(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
-    """A fresh generator for the stream ``(seed, purpose, *numbers)``.
-
-    Two calls with equal arguments give equal numbers; calls that differ in any
-    argument give independent ones.
-    """
+    """A fresh generator for the stream ``(seed, purpose, *numbers)``, independent of all others."""
     words = np.frombuffer(key(seed, purpose, *numbers)[:16], dtype="<u8")
     sequence: Any = _Words(words)  # numpy's stubs know SeedSequence only
     return np.random.Generator(np.random.Philox(sequence))
@@ -54,10 +49,9 @@ class Context:
     """The round and nodes of a call, for a rule or an attack that takes the keyword ``context``.
 
     ``round`` counts from 0.  ``nodes`` names the node behind each row of the vectors (without
-    refused nodes), ``n`` and ``f`` are the run's, ``byzantine`` is the number of Byzantine
-    nodes.  ``node`` is the Byzantine node that an attack is computed for, -1 for an
-    aggregator.  ``pipeline`` is the run's own chain of rules, where the trainer asks an attack
-    for its strength.
+    refused nodes), ``n`` and ``f`` are the run's, ``byzantine`` is the number of Byzantine nodes.
+    ``node`` is the Byzantine node that an attack is computed for, -1 for an aggregator.
+    ``pipeline`` is the run's own rules, where the trainer asks an attack for its strength.
     """
 
     seed: int = 0

@@ -1,9 +1,9 @@
-"""``twistd byzpy-server``: its options, and the service they make."""
+"""``twistd byzpy-server``, as a tap module of Twisted: its options, and the service they make."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any
 
@@ -16,25 +16,21 @@ from byzpy_tw.console import make_streams_tolerant
 from byzpy_tw.errors import ByzpyTwError, CannotListen, format_error
 
 
-def _reader(kind: type, constraint: Callable[[Any], str | None]) -> Callable[[str], Any]:
-    """Return a function that reads a number; other text is left to `ServerConfig` to refuse."""
+def _parameter(key: str, option: Any) -> list[Any]:
+    """Return the entry of ``optParameters``, with a function that reads a number."""
+    entry = [key, None, option.default, option.metadata["help"]]
+    kind = {"int": int, "float": float}.get(option.type.partition(" ")[0])
+    if kind is None:
+        return entry
 
     def read(text: str) -> Any:
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            return text
+        return text  # which `ServerConfig` refuses
 
-    bounds = constraint(object()) or ""
+    bounds = option.metadata["constraint"](object()) or ""
     read.coerceDoc = f"{bounds[:1].upper()}{bounds[1:]}."  # type: ignore[attr-defined]  # twisted's
-    return read
-
-
-def _parameter(key: str, option: Any) -> list[Any]:
-    metadata, number = option.metadata, option.type.partition(" ")[0]
-    kind = {"int": int, "float": float}.get(number)
-    read = kind and _reader(kind, metadata["constraint"])
-    return [key, None, option.default, metadata["help"], *([read] if read else [])]
+    return [*entry, read]
 
 
 class Options(usage.Options):
@@ -108,10 +104,7 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _load_late_modules() -> None:
-    """Have Python load what it loads when it is first used, such as readers of packages' files.
-
-    After ``--uid`` it may be too late: a Python in root's home can no longer be read.
-    """
+    """Import what Python would at first use, such as codecs: ``--uid`` may make it unreadable."""
     files("byzpy_tw.datasets").joinpath("mnist5k.npz").is_file()
     "".encode("cp437")  # of names in NumPy's archives
     "".encode("idna")

@@ -25,6 +25,7 @@ _EXACT_AT_ONCE = 1 << 20  # elements
 Vectors = Tensor | np.ndarray | Sequence[Tensor] | Sequence[np.ndarray]
 
 _DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+_BYTES = (str, bytes, bytearray, memoryview)
 _WIDTHS = (2, 4, 8)  # bytes of an array's numbers
 _EXPECTED = (
     "expected an (n, d) tensor or array of float16, bfloat16, float32 or float64, or a list of "
@@ -36,13 +37,12 @@ _JOIN = "join each node's layers first: torch.cat([t.reshape(-1) for t in layers
 def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """The ``(n, d)`` tensor of `vectors`, and a function that converts results back.
 
-    Takes an ``(n, d)`` tensor or array, or a list of ``n`` equal-shape tensors or arrays of
-    any shape.  Copies are avoided, so the matrix may share the caller's memory: do not write
-    to it.  The function turns a ``(d,)`` (or ``(m, d)``) tensor into the caller's kind, with
-    the caller's dtype, device and row shape.
+    Takes an ``(n, d)`` tensor or array, or a list of ``n`` equal-shape tensors or arrays of any
+    shape.  The matrix may share the caller's memory: do not write to it.  The function turns a
+    ``(d,)`` or ``(m, d)`` tensor into the caller's kind, dtype, device and row shape.
 
-    Raises `BadVectors` for anything else: no rows, differing shapes, dtypes or devices,
-    numbers that are not floating point, masked, sparse and the like.
+    Raises `BadVectors` for anything else: no rows, differing shapes, dtypes or devices, numbers
+    that are not floating point, masked, sparse and the like.
     """
     if isinstance(vectors, Tensor):
         matrix = _check_matrix(vectors)
@@ -50,25 +50,19 @@ def as_matrix(vectors: Vectors) -> tuple[Tensor, Callable[[Tensor], Any]]:
     if isinstance(vectors, np.ndarray):
         matrix = _check_matrix(_from_numpy(vectors))
         return matrix, lambda answer: answer.to(matrix.dtype).numpy()
-    if not isinstance(vectors, Sequence) or isinstance(
-        vectors, (str, bytes, bytearray, memoryview)
-    ):
-        cure = "" if isinstance(vectors, memoryview) else _suggest(vectors)
-        raise _bad_vectors(type(vectors).__name__, cure)
+    if not isinstance(vectors, Sequence) or isinstance(vectors, _BYTES):
+        raise _bad_vectors(type(vectors).__name__, _suggest(vectors))
     if not len(vectors):
         raise _bad_vectors(f"{type(vectors).__name__} of length 0")
     return _stack(vectors)
 
 
 def _stack(vectors: Sequence[Any]) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """`as_matrix` of a list of rows."""
     arrays = isinstance(vectors[0], np.ndarray)
     kind = np.ndarray if arrays else Tensor
     if not all(isinstance(row, kind) for row in vectors):
         raise _bad_vectors(*_mixed_kinds(vectors))
-    rows: list[Any] = list(vectors)
-    if arrays:
-        rows = [_from_numpy(row) for row in rows]
+    rows: list[Any] = [_from_numpy(row) for row in vectors] if arrays else list(vectors)
     one = _check_dense(rows[0])
     shape, dtype, layout, device = one.shape, one.dtype, one.layout, one.device
     for row in rows:
@@ -101,10 +95,8 @@ def _from_numpy(array: np.ndarray) -> Tensor:
             "fill it in first: x.filled(...)",
         )
     if array.dtype.kind != "f" or array.dtype.itemsize not in _WIDTHS:
-        cure = "make them floats: x.astype('float32')" if array.dtype.kind in "iufb" else ""
-        if array.dtype.kind == "O":
-            cure = _JOIN
-        raise _bad_vectors(f"an array of {array.dtype}", cure)
+        cures = {"O": _JOIN, **dict.fromkeys("iufb", "make them floats: x.astype('float32')")}
+        raise _bad_vectors(f"an array of {array.dtype}", cures.get(array.dtype.kind, ""))
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     # torch warns about memory it may not write to; we never write to a caller's.
     return torch.from_numpy(native if native.flags.writeable else native.copy())
@@ -112,34 +104,28 @@ def _from_numpy(array: np.ndarray) -> Tensor:
 
 def _check_dense(tensor: Tensor) -> Tensor:
     """`tensor`; raises `BadVectors` unless it is dense and of floating-point numbers."""
-    if (
-        tensor.dtype in _DTYPES
-        and tensor.layout is torch.strided
-        and not tensor.is_meta
-        and not tensor.is_nested
-        and (type(tensor) is Tensor or type(tensor).__name__ != "MaskedTensor")
-    ):
-        return tensor
-    if type(tensor).__name__ == "MaskedTensor":
+    if type(tensor) is not Tensor and type(tensor).__name__ == "MaskedTensor":
         raise _bad_vectors("a masked tensor", "fill it in first: x.to_tensor(0.0)")
     if tensor.is_nested:
         raise _bad_vectors("a nested tensor", "pad its rows first: x.to_padded_tensor(0.0)")
     if tensor.layout is not torch.strided:
         raise _bad_vectors(f"a tensor of layout {tensor.layout}", "make it dense: x.to_dense()")
-    if tensor.is_quantized:
-        raise _bad_vectors(f"a quantized tensor of {tensor.dtype}", "x.dequantize() first")
     if tensor.dtype not in _DTYPES:
+        if tensor.is_quantized:
+            raise _bad_vectors(f"a quantized tensor of {tensor.dtype}", "x.dequantize() first")
         cure = "" if tensor.dtype.is_complex else "make them floats: x.float()"
         raise _bad_vectors(f"a tensor of {tensor.dtype}", cure)
-    raise _bad_vectors("a tensor on the meta device, which has no values")
+    if tensor.is_meta:
+        raise _bad_vectors("a tensor on the meta device, which has no values")
+    return tensor
 
 
 def _check_matrix(matrix: Tensor) -> Tensor:
     matrix = _check_dense(matrix)
     if matrix.ndim != 2:
-        cure = "stack the vectors of the nodes: torch.stack(vectors)" if matrix.ndim < 2 else (
-            "x.flatten(1) keeps a row for each node"
-        )  # fmt: skip
+        cure = "x.flatten(1) keeps a row for each node"
+        if matrix.ndim < 2:
+            cure = "stack the vectors of the nodes: torch.stack(vectors)"
         raise _bad_vectors(f"shape {tuple(matrix.shape)}", cure)
     if 0 in matrix.shape:
         raise _bad_vectors(f"no vectors to work on: shape {tuple(matrix.shape)}")
@@ -148,13 +134,15 @@ def _check_matrix(matrix: Tensor) -> Tensor:
 
 
 def _check_alike(rows: Sequence[Tensor]) -> None:
-    """Raise `BadVectors` where dense `rows` differ in shape, dtype or device."""
     apart = len({row.device for row in rows}) > 1
-    found = sorted({_describe(row, device=apart) for row in rows})
+    found = {
+        f"{tuple(row.shape)} of {str(row.dtype).removeprefix('torch.')}"
+        + (f" on {row.device}" if apart else "")
+        for row in rows
+    }
     if len(found) > 1:
-        raise _bad_vectors(
-            f"vectors of differing shapes, dtypes or devices: {'; '.join(found)[:300]}"
-        )
+        kinds = "; ".join(sorted(found))[:300]
+        raise _bad_vectors(f"vectors of differing shapes, dtypes or devices: {kinds}")
 
 
 def _mixed_kinds(rows: Sequence[Any]) -> tuple[str, str]:
@@ -170,18 +158,15 @@ def _bad_vectors(got: str, cure: str = "") -> BadVectors:
     return BadVectors(f"{_EXPECTED}, got {got}{f'; {cure}' if cure else ''}")
 
 
-def _describe(row: Tensor, *, device: bool) -> str:
-    where = f" on {row.device}" if device else ""
-    return f"{tuple(row.shape)} of {str(row.dtype).removeprefix('torch.')}{where}"
-
-
 def _suggest(thing: Any, *, inside: bool = False) -> str:
     """Code that makes vectors of `thing`, where there is a usual way."""
     if isinstance(thing, Mapping):
         return _JOIN.replace("layers]", "x.values()]").replace("in layers", "in x.values()")
     if isinstance(thing, (bool, int, float, complex, np.generic)):
         return "make it a tensor of two dimensions: torch.tensor(...)"
-    if isinstance(thing, Sequence) and not isinstance(thing, (str, bytes, bytearray)):
+    if isinstance(thing, _BYTES):
+        return ""
+    if isinstance(thing, Sequence):
         numbers = len(thing) > 0 and isinstance(thing[0], (int, float))
         return "make it a tensor: torch.tensor(...)" if numbers else _JOIN
     if isinstance(thing, torch.nn.Module):
@@ -190,7 +175,7 @@ def _suggest(thing: Any, *, inside: bool = False) -> str:
         return "x.to_numpy() is an array"
     if hasattr(thing, "__array__"):
         return "numpy.asarray(x) is an array"
-    if isinstance(thing, Iterable) and not isinstance(thing, (str, bytes, bytearray)):
+    if isinstance(thing, Iterable):
         return _JOIN if inside else "list(x) is a list"
     return ""
 
@@ -206,10 +191,7 @@ def sha256_of(*tensors: Tensor) -> str:
 
 
 def round_to_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float32 tensor rounded to `dtype`; the tensor itself where it has that dtype.
-
-    Finite numbers stay finite: they saturate at the largest one of `dtype`.
-    """
+    """A float32 tensor rounded to `dtype`, or itself; finite numbers saturate, never overflow."""
     if tensor.dtype == dtype:
         return tensor
     rounded = tensor.to(dtype)
@@ -249,6 +231,5 @@ def norm_fault(norm: float) -> str | None:
     """The reason why a vector of this norm counts as not finite, or None."""
     if norm <= NORM_LIMIT:
         return None
-    if norm > NORM_LIMIT and norm != float("inf"):
-        return f"norm {norm:.3g} is above {NORM_LIMIT:g}"
-    return "it holds NaN or infinity"
+    finite = math.isfinite(norm)
+    return f"norm {norm:.3g} is above {NORM_LIMIT:g}" if finite else "it holds NaN or infinity"

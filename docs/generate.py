@@ -230,7 +230,7 @@ def error_codes(codes: Mapping[str, type[errors.ByzpyTwError]], exits: Mapping[i
             ("code", "exit code", "cause"),
             [
                 (f"[`{code}`](#{code.lower()})", str(kind.exit_code),
-                 _markdown(errors.cause(kind).splitlines()[0]))
+                 _markdown(errors.explanation(kind)[0].splitlines()[0]))
                 for code, kind in codes.items()
             ],
         ),
@@ -250,9 +250,9 @@ def error_codes(codes: Mapping[str, type[errors.ByzpyTwError]], exits: Mapping[i
         facts.append(f"exit code {kind.exit_code}")
         if kind in WIRE_ERRORS:
             facts.append("may come from a server")
-        cause = "\n\n".join(map(_markdown, errors.cause(kind).split("\n\n")))
-        lines += ["", f"## {code}", "", f"{', '.join(facts)}.", "", cause]
-        lines += ["", f"**What to do:** {_markdown(errors.cure(kind))}"]
+        cause, cure = errors.explanation(kind)
+        lines += ["", f"## {code}", "", f"{', '.join(facts)}.", "", _paragraphs(cause)]
+        lines += ["", f"**What to do:** {_markdown(cure)}"]
     return "\n".join([*lines, ""])
 
 

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.attacks import BUILTIN, LEVELS, Knowledge, shapes
 from byzpy_tw.attacks.moments import moments
 from byzpy_tw.errors import BrokenPlugin, NeedsContext
-from byzpy_tw.plugins.outputs import check_made
+from byzpy_tw.plugins.contracts import check_made
 from byzpy_tw.seeds import Context
 
 NAMES = {name: factory for name, factory, _ in BUILTIN}

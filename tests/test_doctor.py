@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.__main__ import main
 from byzpy_tw.attacks.simple import Empire
-from byzpy_tw.cli.doctor import lines, load_config
+from byzpy_tw.cli.doctor import lines
 from byzpy_tw.cli.train import parse_invocation
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.config.server import ServerConfig
@@ -246,7 +246,8 @@ class BudgetTests(SynchronousTestCase):
 
 class CommandTests(SynchronousTestCase):
     def load(self, words: list[str]) -> tuple[RunConfig, Path | None]:
-        return load_config(parse_invocation(words))
+        found = parse_invocation(words)
+        return found.load_config(), found.resume
 
     def test_train_s_command_line(self) -> None:
         """The words of a run do; where they name no place, it is this process."""

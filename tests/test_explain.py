@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import errors
 from byzpy_tw.__main__ import main
-from byzpy_tw.errors import EXIT_CODES, ByzpyTwError, cause, cure, errors_by_code
+from byzpy_tw.errors import EXIT_CODES, ByzpyTwError, errors_by_code, explanation
 
 
 class CureTests(SynchronousTestCase):
@@ -25,13 +25,13 @@ class CureTests(SynchronousTestCase):
     def test_every_error_has_a_paragraph(self) -> None:
         """Written for it: a line of cause, more about it, and a cure of its own."""
         for kind in errors_by_code().values():
-            first, *more = cause(kind).split("\n\n")
+            cause, cure = explanation(kind)
+            first, *more = cause.split("\n\n")
             self.assertEqual(len(first.splitlines()), 1, kind)
             self.assertTrue(more, f"{kind}: say more than one line")
-            self.assertGreater(len(cure(kind)), 30, f"{kind}: end with 'What to do: ...'")
-        self.assertEqual(
-            len({cure(kind) for kind in errors_by_code().values()}), len(errors_by_code())
-        )
+            self.assertGreater(len(cure), 30, f"{kind}: end with 'What to do: ...'")
+        cures = {explanation(kind)[1] for kind in errors_by_code().values()}
+        self.assertEqual(len(cures), len(errors_by_code()))
 
     def test_exit_codes_are_told(self) -> None:
         """Every error's is in the table."""
@@ -49,7 +49,8 @@ class CureTests(SynchronousTestCase):
         for code, kind in errors_by_code().items():
             done, text = self.explain(code)
             self.assertEqual(done, 0)
-            for part in (code, cause(kind).split("\n\n")[0], f"What to do: {cure(kind)}"):
+            cause, cure = explanation(kind)
+            for part in (code, cause.split("\n\n")[0], f"What to do: {cure}"):
                 self.assertIn(" ".join(part.replace("`", "").split()), text)
 
     def test_explain_is_easy_to_call(self) -> None:

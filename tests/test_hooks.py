@@ -26,7 +26,7 @@ from byzpy_tw.config.run import RunConfig
 from byzpy_tw.errors import BadParameter, BrokenPlugin, DatasetUnavailable
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.plugins import KINDS, Registry, hookspecs, load
-from byzpy_tw.plugins.outputs import check_made
+from byzpy_tw.plugins.contracts import check_made
 from byzpy_tw.plugins.shorthand import build_pipeline
 from byzpy_tw.testing.properties import (
     aggregator_tests,

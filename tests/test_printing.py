@@ -215,4 +215,4 @@ class SayTests(SynchronousTestCase):
 
         self.assertIs(_tolerant(print), console.say)
         self.assertIs(_tolerant(Path), Path)
-        self.assertIsNone(_tolerant(None))
+        self.assertIsNone(_tolerant(None)("a line"))

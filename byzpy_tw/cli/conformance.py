@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from byzpy_tw.errors import ConfigError
+from byzpy_tw.plugins import load_and_warn
 
 HELP = "put rules, or a server, to bad inputs, and say what held"
 
@@ -31,21 +32,20 @@ def run(chosen: argparse.Namespace) -> int:
         from byzpy_tw.testing import conformance
     except ModuleNotFoundError as e:
         raise ConfigError(f"{e}: this needs pip install 'byzpy-tw[test]'") from e
-    from byzpy_tw.plugins import load_and_warn
     from byzpy_tw.protocol.addresses import parse_address
 
     if chosen.server is not None and chosen.names:
         raise ConfigError("give names of rules or a --server, not both")
     if chosen.count < 1:
         raise ConfigError(f"--count must be at least 1, got {chosen.count}")
-    if chosen.server is not None:
-        address = parse_address(chosen.server)
-        try:
-            from tests.fuzzing import one_server
-        except ModuleNotFoundError as e:
-            raise ConfigError(
-                f"{e}: --server uses the fuzzing client of byzpy_tw's repository; run it "
-                "from a checkout"
-            ) from e
-        return one_server.server(address, chosen.count, chosen.seed, print)
-    return min(1, conformance.rules(load_and_warn(chosen.disable_plugin), chosen.names, print))
+    if chosen.server is None:
+        return min(1, conformance.rules(load_and_warn(chosen.disable_plugin), chosen.names, print))
+    address = parse_address(chosen.server)
+    try:
+        from tests.fuzzing import one_server
+    except ModuleNotFoundError as e:
+        raise ConfigError(
+            f"{e}: --server uses the fuzzing client of byzpy_tw's repository; run it from a "
+            "checkout"
+        ) from e
+    return one_server.server(address, chosen.count, chosen.seed, print)

@@ -10,16 +10,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from byzpy_tw.cli import train
-from byzpy_tw.config.run import LOCATIONS, RunConfig
 from byzpy_tw.console import print_error
 from byzpy_tw.errors import ConfigError
 
 if TYPE_CHECKING:
-    from byzpy_tw.rounds.feasibility import Feasibility
     from byzpy_tw.trainer.doctor import Doctor
     from byzpy_tw.trainer.server_check import ServerCheck
 
@@ -54,8 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.wait is not None and not 0 < chosen.wait <= 3600:
         raise ConfigError(f"--wait must be above 0 and at most 3600, got {chosen.wait:g}")
     invocation = train.parse_invocation(rest)
-    config, resumed = load_config(invocation)
-    doctor, code = _examine(invocation, config, resumed, chosen.wait)
+    doctor, code = _examine(invocation, chosen.wait)
     if not doctor.done:  # interrupted, or a bug
         return code
     print(json.dumps(doctor.to_plain(), indent=2) if chosen.json else "\n".join(lines(doctor)))
@@ -65,23 +61,9 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-def load_config(invocation: train.Invocation) -> tuple[RunConfig, Path | None]:
-    """Return the configuration of a run, and its folder if it is to be resumed.
-
-    Nodes live in this process unless the options say where.
-    """
-    if invocation.resume is None:
-        placed = any(invocation.options.get(name) for name in LOCATIONS)
-        return invocation.configuration(**({} if placed else {"in_process": True})), None
-    from byzpy_tw.records.resume import load_config_to_resume
-
-    return load_config_to_resume(invocation.resume, invocation.options), invocation.resume
-
-
-def _examine(
-    invocation: train.Invocation, config: RunConfig, resumed: Path | None, wait: float | None
-) -> tuple[Doctor, int]:
+def _examine(invocation: train.Invocation, wait: float | None) -> tuple[Doctor, int]:
     """Run the checks in a reactor of this process; return the exit code as well."""
+    config = invocation.load_config()
     # Imported only now: a mistake on the command line is reported at once.
     from twisted.internet import reactor as installed
     from twisted.logger import LogLevel
@@ -96,9 +78,10 @@ def _examine(
     reactor: Any = installed  # typed as less than every reactor is
     log_to(sys.stderr, LogLevel.critical)  # bugs: all else is in the report
     registry, pool = invocation.registry(), make_pool(config.threads or cores())
-    if resumed is None:
+    if invocation.resume is None:
         config = drop_unused(config, registry, invocation.beneath)
-    doctor = Doctor(resolve_paths(config), registry, reactor, pool, wait or WAIT, resumed)
+    config, wait = resolve_paths(config), wait or WAIT
+    doctor = Doctor(config, registry, reactor, pool, wait, invocation.resume)
 
     async def examine() -> int:
         await doctor.examine()
@@ -129,10 +112,8 @@ def lines(doctor: Doctor) -> Iterator[str]:
     yield from (f"warning: {line}" for line in doctor.warnings)
     yield from (f"error: {line}" for line in doctor.troubles)
     count = len(doctor.troubles)
-    if doctor.well:
-        yield "a run would start"
-    else:
-        yield f"a run would not start: {count} error{'s' * (count != 1)}"
+    errors = f"a run would not start: {count} error{'s' * (count != 1)}"
+    yield "a run would start" if doctor.well else errors
 
 
 def _environment_lines(doctor: Doctor) -> Iterator[str]:
@@ -184,15 +165,12 @@ def _budget_lines(doctor: Doctor) -> Iterator[str]:
     behind = f", behind {' | '.join(config.pre_aggregator)}" if config.pre_aggregator else ""
     yield f"rules for n = {config.n}, f = {config.f}{behind}"
     yield f"  {'rule':<22} {'may be lost':<12} {'f at most':<10} guarantee"
-    yield from map(_rule_line, doctor.budget)
-
-
-def _rule_line(line: Feasibility) -> str:
-    most = "-" if line.most_f is None else str(line.most_f)
-    if line.uncomputable is not None:
-        return f"  {line.rule:<22} {'-':<12} {most:<10} cannot be computed: {line.uncomputable}"
-    why = "yes" if line.unguaranteed is None else f"no: {line.unguaranteed}"
-    return f"  {line.rule:<22} {line.lost:<12} {most:<10} {why}"
+    for line in doctor.budget:
+        lost, most = str(line.lost), "-" if line.most_f is None else str(line.most_f)
+        why = "yes" if line.unguaranteed is None else f"no: {line.unguaranteed}"
+        if line.uncomputable is not None:
+            lost, why = "-", f"cannot be computed: {line.uncomputable}"
+        yield f"  {line.rule:<22} {lost:<12} {most:<10} {why}"
 
 
 def _size(count: float) -> str:

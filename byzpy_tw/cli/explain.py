@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import textwrap
 
-from byzpy_tw.errors import EXIT_CODES, ByzpyTwError, ConfigError, cause, cure, errors_by_code
+from byzpy_tw.errors import EXIT_CODES, ConfigError, errors_by_code, explanation
 from byzpy_tw.plugins.naming import suggest_nearest
 from byzpy_tw.text import clip
 
@@ -24,31 +24,21 @@ def run(chosen: argparse.Namespace) -> int:
     known = errors_by_code()
     if chosen.code is None:
         for code, kind in known.items():
-            print(f"{code:<20} {_plain(cause(kind).splitlines()[0])}")
+            print(f"{code:<20} {explanation(kind)[0].splitlines()[0].replace('`', '')}")
         return 0
     code = chosen.code.strip().rstrip(":").upper().replace("-", "_")
     if code not in known:
-        having = [one for one in known if code and code in one]
-        hint = suggest_nearest(code, known)
-        if having:
-            hint = f"; did you mean {' or '.join(map(repr, having[:3]))}?"
+        containing = [repr(one) for one in known if code and code in one][:3]
+        guess = f"; did you mean {' or '.join(containing)}?"
+        hint = guess if containing else suggest_nearest(code, known)
         raise ConfigError(
             f"no error has the code {clip(chosen.code)!r}{hint}; without a "
             "code, 'python -m byzpy_tw explain' lists them all"
         )
-    print(_text(known[code]))
+    kind = known[code]
+    cause, cure = explanation(kind)
+    title = f"{code} (exit code {kind.exit_code}: {EXIT_CODES[kind.exit_code]})"
+    # Without the quotes of code, which mean nothing on a terminal.
+    text = "\n\n".join([title, cause, f"What to do: {cure}"]).replace("`", "")
+    print("\n\n".join(textwrap.fill(paragraph, 88) for paragraph in text.split("\n\n")))
     return 0
-
-
-def _text(kind: type[ByzpyTwError]) -> str:
-    paragraphs = [
-        f"{kind.code} (exit code {kind.exit_code}: {EXIT_CODES[kind.exit_code]})",
-        *cause(kind).split("\n\n"),
-        f"What to do: {cure(kind)}",
-    ]
-    return "\n\n".join(textwrap.fill(_plain(p), 88) for p in paragraphs)
-
-
-def _plain(text: str) -> str:
-    """Return `text` without the quotes of code, which mean nothing on a terminal."""
-    return text.replace("`", "")

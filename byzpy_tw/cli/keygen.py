@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from byzpy_tw.config.paths import expand_home
 from byzpy_tw.errors import BadKeys
 
 HELP = "make the keys of servers and trainers"
@@ -15,29 +16,22 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--server", nargs="+", action="extend", metavar="NAME", default=[],
         help="one NAME.pem for each, instead of one server.pem for all",
     )  # fmt: skip
-    parser.add_argument(
-        "--trainer", action="store_true",
-        help="write another trainer.pem with the CA that DIR has",
-    )  # fmt: skip
+    parser.add_argument("--trainer", action="store_true", help="another trainer.pem, by DIR's CA")
     parser.add_argument("--days", type=int, default=365, help="validity (default: 365)")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Write keys, and print their use."""
-    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.protocol.keygen import CA_FILE, generate
 
     if chosen.days < 1:
         raise BadKeys(f"--days must be at least 1, got {chosen.days}")
-    made = generate(
-        expand_home(chosen.folder), chosen.server, trainer=chosen.trainer, days=chosen.days
-    )
-    for path in made:
-        if path.name == CA_FILE:
-            say = "the CA's key: it stays here, and is needed only to add servers"
-        elif path.name == "trainer.pem":
-            say = f"for the trainer: python -m byzpy_tw.train --keys {path} ..."
-        else:
-            say = f"for a server: twistd -n byzpy-server --keys {path.name} ..."
-        print(f"wrote {path}  {say}")
+    folder = expand_home(chosen.folder)
+    for path in generate(folder, chosen.server, trainer=chosen.trainer, days=chosen.days):
+        uses = {
+            CA_FILE: "the CA's key: it stays here, and is needed only to add servers",
+            "trainer.pem": f"for the trainer: python -m byzpy_tw.train --keys {path} ...",
+        }
+        use = f"for a server: twistd -n byzpy-server --keys {path.name} ..."
+        print(f"wrote {path}  {uses.get(path.name, use)}")
     return 0

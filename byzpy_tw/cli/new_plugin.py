@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 
+from byzpy_tw.config.paths import expand_home
+from byzpy_tw.plugins import load_and_warn
 from byzpy_tw.scaffold.writing import KINDS, check, write
 
 HELP = "write a new plugin, complete with tests, to start from"
@@ -12,19 +14,12 @@ HELP = "write a new plugin, complete with tests, to start from"
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", metavar="KIND", choices=tuple(KINDS), help=", ".join(KINDS))
-    parser.add_argument(
-        "name", metavar="NAME", help="lower-case words joined by hyphens: steady-median"
-    )
-    parser.add_argument(
-        "--into", metavar="DIR", default=".", help="where its folder goes (default: here)"
-    )
+    parser.add_argument("name", metavar="NAME", help="lower-case and hyphens, as in steady-median")
+    parser.add_argument("--into", metavar="DIR", default=".", help="for its folder (default: here)")
 
 
 def run(chosen: argparse.Namespace) -> int:
     """Write the plugin, and print the next steps."""
-    from byzpy_tw.config.paths import expand_home
-    from byzpy_tw.plugins import load_and_warn
-
     check(chosen.kind, chosen.name, load_and_warn())
     made = write(chosen.kind, chosen.name, expand_home(chosen.into))
     print(f"wrote {made.folder}")

@@ -6,10 +6,11 @@ import argparse
 import itertools
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from byzpy_tw.plugins import Registry
+import attrs
+
+from byzpy_tw.plugins import Registry, load_and_warn
 
 HELP = "list every name that a run may use"
 
@@ -23,12 +24,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Print every name with its kind, parameters, distribution and version.
-
-    Distributions that cannot be used are listed last, with the reason.
-    """
-    from byzpy_tw.plugins import load_and_warn
-
+    """Print every name with its kind, parameters and distribution; broken distributions last."""
     rows = _rows(load_and_warn(chosen.disable_plugin))
     if chosen.json:
         print(json.dumps(rows, indent=2, default=str))
@@ -55,11 +51,8 @@ def _rows(names: Registry) -> list[dict[str, Any]]:
         }
         for entry in names.entries()
     ]
-    for broken in names.broken:
-        who = {"distribution": broken.distribution, "version": broken.version, "why": broken.why}
-        none = {"kind": "broken", "name": broken.distribution, "aliases": [], "parameters": {}}
-        rows.append({**none, **who})
-    return rows
+    none = {"kind": "broken", "aliases": [], "parameters": {}}
+    return rows + [{**none, "name": b.distribution, **attrs.asdict(b)} for b in names.broken]
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from byzpy_tw.config.paths import expand_home
 from byzpy_tw.console import print_error
 from byzpy_tw.errors import ConfigError, RunDirectoryError
+from byzpy_tw.text import printable
 
 HELP = "draw the report of a run again, or compare several"
 COMPARISON = "comparison.html"
@@ -34,10 +36,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(chosen: argparse.Namespace) -> int:
     """Write the page, the table or the picture, and print its path."""
-    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.report.load import read
     from byzpy_tw.report.page import REPORT, render_report, write_page
-    from byzpy_tw.text import printable
 
     paths = [expand_home(name) for name in chosen.runs]
     if chosen.output is not None and (chosen.csv or chosen.png):
@@ -47,7 +47,18 @@ def run(chosen: argparse.Namespace) -> int:
         if run_report.note:
             print_error(f"byzpy_tw: warning: {printable(path)}: {run_report.note}")
     if chosen.csv is not None:
-        _csv(paths, chosen.csv)
+        from byzpy_tw.report.csv_table import write_csv
+
+        if chosen.csv == "-":
+            write_csv(paths, sys.stdout)
+        else:
+            try:
+                with open(expand_home(chosen.csv), "w", encoding="utf-8", newline="") as file:
+                    write_csv(paths, file)
+            except OSError as e:
+                why = e.strerror or e
+                raise RunDirectoryError(f"cannot write {printable(chosen.csv)}: {why}") from e
+            print(f"wrote {printable(chosen.csv)}")
     if chosen.png is not None:
         from byzpy_tw.report.png import write_png
 
@@ -58,19 +69,3 @@ def run(chosen: argparse.Namespace) -> int:
         written = write_page(expand_home(chosen.output or default), render_report(run_reports))
         print(f"wrote {printable(written)}")
     return 0
-
-
-def _csv(paths: list[Path], where: str) -> None:
-    from byzpy_tw.config.paths import expand_home
-    from byzpy_tw.report.csv_table import write_csv
-    from byzpy_tw.text import printable
-
-    if where == "-":
-        write_csv(paths, sys.stdout)
-        return
-    try:
-        with open(expand_home(where), "w", encoding="utf-8", newline="") as file:
-            write_csv(paths, file)
-    except OSError as e:
-        raise RunDirectoryError(f"cannot write {printable(where)}: {e.strerror or e}") from e
-    print(f"wrote {printable(where)}")

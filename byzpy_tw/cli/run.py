@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from byzpy_tw.config.run import RunConfig
 from byzpy_tw.console import report_error, say
-from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.output.configured_views import make_line_view, make_terminal_view
 from byzpy_tw.output.jsonl import JsonLines
@@ -27,8 +26,7 @@ async def train(
 ) -> int:
     """Run `run` and return its exit code; its error is on standard error.
 
-    The run is shown on `terminal`, by default in plain lines through `write`.  Cancelling is
-    as of `run_prepared`.
+    It is shown on `terminal`, or in lines through `write`.  Cancelling is as of `run_prepared`.
     """
     views = Views(terminal or make_line_view(run.config, write))
     outcome = await run_prepared(reactor, run, write, views)
@@ -51,17 +49,12 @@ def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> 
 
 
 def _run_in_reactor(prepare: Callable[[], PreparedRun | None]) -> int:
-    try:
-        run = prepare()
-    except ByzpyTwError as e:
-        report_error(e)
-        return e.exit_code
+    run = prepare()
     if run is None:
         return 0
     from twisted.internet import reactor as installed
 
-    reactor = cast(ITrainerReactor, installed)
-
+    reactor: Any = installed
     configure_malloc()
     start_logging(run.directory.path)
     terminal = Views(make_terminal_view(run.config, say))

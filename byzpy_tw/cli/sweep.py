@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import typing
-from typing import Any
 
-import attrs
-
-from byzpy_tw.cli.train import argparse_keywords
-from byzpy_tw.config.run import RunConfig, flag
+from byzpy_tw.cli.train import add_run_options
+from byzpy_tw.config.merge import OPTIONS
+from byzpy_tw.config.paths import expand_home
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.sweep import grid
 
@@ -33,7 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     axes.add_argument(
         "--aggregators", nargs="+", metavar="NAME", default=list(grid.DEFENCES),
-        help="rules, down; also chains, as 'nnm | median' "
+        help="rules, down; also pipelines, as 'nnm | median' "
         f"(default: {' '.join(grid.DEFENCES)})",
     )  # fmt: skip
     axes.add_argument(
@@ -53,19 +50,11 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="runs at a time, with --threads threads each (default: 2 in this process, unless "
         "--threads is given; on servers 1)",
     )  # fmt: skip
-    axes.add_argument(
-        "--again", action="store_true", help="run everything again, whatever is there already"
-    )
+    axes.add_argument("--again", action="store_true", help="repeat runs that are finished, too")
     runs = parser.add_argument_group(
         "every run", "as of python -m byzpy_tw.train, with the sweep's own defaults"
     )
-    hints = typing.get_type_hints(RunConfig)
-    defaults = {**grid.SETTING, "f": "--num-byz"}
-    for option in attrs.fields(RunConfig):
-        if option.name not in grid.TAKEN:
-            default = defaults.get(option.name, option.default)
-            keywords = argparse_keywords(option, hints[option.name], default)
-            runs.add_argument(flag(option.name), **keywords)
+    add_run_options(lambda option: runs, {**grid.SETTING, "f": "--num-byz"}, grid.TAKEN)
 
 
 def _jobs(text: str) -> int:
@@ -79,13 +68,11 @@ def run(chosen: argparse.Namespace) -> int:
     """Run the grid; return 1 where a run failed."""
     if not chosen.out:  # that would be the current folder
         raise ConfigError("--out must be the name of a folder, got ''")
-    known = {option.name for option in attrs.fields(RunConfig)}
-    given: dict[str, Any] = {
+    given = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in vars(chosen).items()
-        if key in known
+        if key in OPTIONS
     }
-    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.sweep.command import run_sweep
 
     return run_sweep(

@@ -13,28 +13,27 @@ import signal
 import sys
 import threading
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
 from attrs import frozen
 
 import byzpy_tw
-from byzpy_tw.config.merge import convert_option, merge_options
+from byzpy_tw.config.merge import OPTIONS, convert_option, merge_options
 from byzpy_tw.config.paths import expand_home
 from byzpy_tw.config.run import LOCATIONS, SECTIONS, RunConfig
 from byzpy_tw.config.toml import STANDARD_INPUT, drop_run_dir, read_options, to_toml
 from byzpy_tw.config.validators import flag
 from byzpy_tw.console import run_command
 from byzpy_tw.errors import ByzpyTwError, ConfigError
+from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.plugins.naming import suggest_nearest
 from byzpy_tw.text import clip
 
-if typing.TYPE_CHECKING:
-    from byzpy_tw.plugins import Registry
-
-_SWITCHES = ("print_config", "until_eof")
 _NUMBERS: dict[type, str] = {int: "a whole number", float: "a number"}
 
 
@@ -46,9 +45,7 @@ class _Parser(argparse.ArgumentParser):
         message = message.removeprefix("argument ")
         if message.startswith(lead):
             word = message[len(lead) :].split()[0].split("=")[0]
-            message = clip(message, 200) + suggest_nearest(
-                word, sorted(self._option_string_actions)
-            )
+            message = clip(message, 200) + suggest_nearest(word, self._option_string_actions)
             if word.endswith(".toml"):
                 message += f"; for a file of options: --config {clip(word)}"
         self.exit(2, f"byzpy_tw: error: {ConfigError.code}: {message}\n"
@@ -66,35 +63,43 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"byzpy_tw {byzpy_tw.__version__}")
     made.add_argument(
-        "--resume", metavar="DIR", default=argparse.SUPPRESS,
+        "--resume", metavar="DIR",
         help="go on with the run whose records are in DIR, to the same bits; options that "
         "are given besides replace the run's own where that changes no bits, and --rounds",
     )  # fmt: skip
     made.add_argument(
-        "--config", metavar="FILE", default=argparse.SUPPRESS,
+        "--config", metavar="FILE",
         help="a TOML file of options ('-': standard input); those on the command line go "
         "before it",
     )  # fmt: skip
     made.add_argument(
-        "--print-config", action="store_true", default=argparse.SUPPRESS,
+        "--print-config", action="store_true",
         help="write the file that says what the command line says, and do nothing else; with "
         "--resume, what the run was begun with",
     )  # fmt: skip
     made.add_argument(
-        "--until-eof", action="store_true", default=argparse.SUPPRESS,
+        "--until-eof", action="store_true",
         help="stop as at SIGTERM when standard input ends: for a parent process that may die",
     )  # fmt: skip
     groups = {key: made.add_argument_group(title) for key, title in SECTIONS.items()}
-    hints = typing.get_type_hints(RunConfig)
-    for option in attrs.fields(RunConfig):
-        groups[option.metadata["section"]].add_argument(
-            flag(option.name), **argparse_keywords(option, hints[option.name], option.default)
-        )
+    add_run_options(lambda option: groups[option.metadata["section"]])
     return made
 
 
-def argparse_keywords(option: attrs.Attribute, hint: Any, default: Any) -> dict[str, Any]:
-    """Return the keywords that make `option` an argparse argument, with `default` in its help."""
+def add_run_options(
+    group_of: Callable[[attrs.Attribute], Any],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    leave_out: Collection[str] = (),
+) -> None:
+    """Add an argument for each field of `RunConfig` to its group; `defaults` are for the help."""
+    hints = typing.get_type_hints(RunConfig)
+    for name, option in OPTIONS.items():
+        if name not in leave_out:
+            keywords = _argparse_keywords(option, hints[name], defaults.get(name, option.default))
+            group_of(option).add_argument(flag(name), **keywords)
+
+
+def _argparse_keywords(option: attrs.Attribute, hint: Any, default: Any) -> dict[str, Any]:
     keywords: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS}
     keywords["help"] = option.metadata["help"].replace("%", "%%")
     if default not in (None, (), False):
@@ -112,8 +117,6 @@ def argparse_keywords(option: attrs.Attribute, hint: Any, default: Any) -> dict[
 
 
 def _reader(kind: Any) -> Callable[[str], Any]:
-    """Return a function that converts an argument to `kind`, with our error message."""
-
     def read(text: str) -> Any:
         try:
             return kind(text)
@@ -136,6 +139,19 @@ class Invocation:
     print_config: bool = False
     until_eof: bool = False
 
+    @property
+    def located(self) -> bool:
+        """Return whether the options say where the nodes live."""
+        return any(self.options.get(name) for name in LOCATIONS)
+
+    def load_config(self) -> RunConfig:
+        """Return the configuration of the run; its nodes live in this process by default."""
+        if self.resume is None:
+            return self.configuration(**({} if self.located else {"in_process": True}))
+        from byzpy_tw.records.resume import load_config_to_resume
+
+        return load_config_to_resume(self.resume, self.options)
+
     def configuration(self, **more: Any) -> RunConfig:
         """Return the configuration of the options and `more`; `ConfigError` where they clash."""
         try:
@@ -147,7 +163,6 @@ class Invocation:
 
     def registry(self) -> Registry:
         """Load plugins but the disabled ones, and warn of broken ones."""
-        from byzpy_tw.plugins import load_and_warn
         from byzpy_tw.records.resume import read_disabled_plugins
 
         disabled = self.options.get("disable_plugin")
@@ -159,17 +174,17 @@ class Invocation:
 def parse_invocation(arguments: Sequence[str]) -> Invocation:
     """Parse `arguments`, and the file that they name.  Raises `ConfigError`."""
     given = vars(parser().parse_args(arguments))
-    rest = {name: given.pop(name, None) for name in ("resume", "config", *_SWITCHES)}
-    resume = None if rest["resume"] is None else expand_home(rest["resume"])
+    file, folder = given.pop("config"), given.pop("resume")
+    print_config, until_eof = given.pop("print_config"), given.pop("until_eof")
+    resume = None if folder is None else expand_home(folder)
     options = {name: convert_option(name, value) for name, value in given.items()}
-    file, switches = rest["config"], {name: bool(rest[name]) for name in _SWITCHES}
     if file is not None:
-        if file == str(STANDARD_INPUT) and switches["until_eof"]:
+        if file == str(STANDARD_INPUT) and until_eof:
             raise ConfigError("--config - reads all of standard input: leave out --until-eof")
-        options = merge_options(
-            options, drop_run_dir(resume, read_options(expand_home(file)), file)
-        )
-    return Invocation(options, file, frozenset(options) - set(given), resume, **switches)
+        beneath = drop_run_dir(resume, read_options(expand_home(file)), file)
+        options = merge_options(options, beneath)
+    from_file = frozenset(options) - set(given)
+    return Invocation(options, file, from_file, resume, print_config, until_eof)
 
 
 def configuration(arguments: Sequence[str]) -> RunConfig:
@@ -207,19 +222,10 @@ def _run(words: Sequence[str]) -> int:
 def _print_config(found: Invocation) -> None:
     """Print a file of options that begins this run.
 
-    Where the options do not say where nodes live, the file does not either.  For a run that
-    was begun the file leaves out the folder, which is in use.
+    It says where nodes live if the options do, and not the folder of a run that was begun.
     """
-    leave_out: set[str] = set()
-    if found.resume is not None:
-        from byzpy_tw.records.resume import load_config_to_resume
-
-        config, leave_out = load_config_to_resume(found.resume, found.options), {"run_dir"}
-    elif any(found.options.get(name) for name in LOCATIONS):
-        config = found.configuration()
-    else:
-        config, leave_out = found.configuration(in_process=True), set(LOCATIONS)
-    text = to_toml(config, leave_out)
+    leave_out = ("run_dir",) if found.resume is not None else () if found.located else LOCATIONS
+    text = to_toml(found.load_config(), leave_out)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # TOML is UTF-8 on every terminal.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -228,9 +234,7 @@ def _print_config(found: Invocation) -> None:
 
 def _end_with_input() -> None:
     """Wait for the end of standard input, then stop as at SIGTERM."""
-    try:
+    with suppress(OSError):  # there was none
         while os.read(0, 4096):
             pass
-    except OSError:
-        pass  # there was none
     os.kill(os.getpid(), signal.SIGTERM)

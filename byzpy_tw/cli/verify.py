@@ -8,9 +8,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attrs import asdict, define, field
+from attrs import asdict, define
 
+from byzpy_tw.config.paths import expand_home
 from byzpy_tw.errors import ConfigError
+from byzpy_tw.plugins import load_and_warn
+from byzpy_tw.text import clean_value, printable
 
 if TYPE_CHECKING:
     from byzpy_tw.audit.verify import Verification
@@ -27,9 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="begin with the kept checkpoint of that round, or the newest one that rounds "
         "follow, and take what it holds for granted (default: with round 0)",
     )  # fmt: skip
-    parser.add_argument(
-        "--data-root", metavar="DIR", help="where the data is (default: as in the run)"
-    )
+    parser.add_argument("--data-root", metavar="DIR", help="folder of data (default: the run's)")
     parser.add_argument(
         "--disable-plugin", action="append", metavar="NAME",
         help="a distribution whose plugins are not imported; may be given several times "
@@ -44,12 +45,11 @@ class _Progress:
     """Prints the rounds done, the pace and the time left, every few seconds."""
 
     write: Callable[[str], None]
-    clock: Callable[[], float] = time.monotonic
     _began: tuple[float, int] | None = None
-    _last: float = field(default=0.0, init=False)
+    _last: float = 0.0
 
     def __call__(self, done: int, rounds: int) -> None:
-        now = self.clock()
+        now = time.monotonic()
         if self._began is None:
             self._began, self._last = (now, done), now
         if now - self._last < SECONDS or done == rounds:
@@ -65,13 +65,10 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.threads is not None and not 1 <= chosen.threads <= 1024:
         raise ConfigError(f"--threads must be from 1 to 1024, got {chosen.threads}")
     from byzpy_tw.audit.verify import Verification
-    from byzpy_tw.config.paths import expand_home
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
-    from byzpy_tw.plugins import load_and_warn
     from byzpy_tw.records.folder import read_run
     from byzpy_tw.records.resume import read_disabled_plugins
-    from byzpy_tw.text import printable
 
     def write(line: str) -> None:
         if not chosen.json:
@@ -98,9 +95,8 @@ def run(chosen: argparse.Namespace) -> int:
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     if chosen.json:
-        print(json.dumps(_plain(verification, chosen.folder)))
-    else:
-        _tell(verification, start, write)
+        print(json.dumps(_to_plain(verification, chosen.folder)))
+    _tell(verification, start, write)
     return 0 if verification.confirmed else 1
 
 
@@ -115,8 +111,6 @@ def _start(text: str, checkpointed_rounds: list[int]) -> int:
 
 
 def _tell(verification: Verification, start: int, write: Callable[[str], None]) -> None:
-    from byzpy_tw.text import clean_value
-
     for note in verification.notes:
         write(f"notice: {clean_value(note, 2000)}")
     problems = verification.problems
@@ -140,7 +134,7 @@ def _tell(verification: Verification, start: int, write: Callable[[str], None]) 
         write(f"not confirmed{where}: {many}; {done} of {rounds} rounds computed")
 
 
-def _plain(verification: Verification, folder: str) -> dict[str, object]:
+def _to_plain(verification: Verification, folder: str) -> dict[str, object]:
     return {
         "run_dir": folder,
         "confirmed": verification.confirmed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from byzpy_tw.errors import UnknownName
 from byzpy_tw.plugins.hookspecs import GROUP
@@ -17,33 +18,23 @@ Point = tuple[str, str, importlib.metadata.EntryPoint]  # its distribution and v
 def installed_points(only: Collection[str] | None = None) -> Iterator[Point]:
     """Entry points of the group, each with its distribution and version, in a fixed order.
 
-    `only` restricts them to these distributions.  A distribution that is found twice, such as
-    an editable install seen from its own folder, counts once.
+    `only` restricts them to these distributions.  Of one that is found twice, such as an editable
+    install seen from its own folder, importlib takes the first on the path, the one that imports.
     """
     wanted = None if only is None else {_canonical(name) for name in only}
     found: dict[tuple[str, str], Point] = {}
-    versions: dict[str, tuple[str, str]] = {}
-    for distribution in importlib.metadata.distributions():
-        metadata = distribution.metadata
-        name = metadata["Name"] if metadata is not None else None
-        if not name or (wanted is not None and _canonical(name) not in wanted):
-            continue
-        for point in distribution.entry_points:
-            if point.group == GROUP:
-                key = _canonical(name)
-                # Of two versions, the first on the path is the one that imports.
-                first = versions.setdefault(key, (name, distribution.version or "unknown"))
-                found.setdefault((key, point.name), (*first, point))
+    for point in importlib.metadata.entry_points(group=GROUP):
+        metadata: Any = point.dist and point.dist.metadata
+        name = metadata and metadata["Name"]
+        if name and (wanted is None or _canonical(name) in wanted):
+            version = metadata["Version"] or "unknown"
+            found[_canonical(name), point.name] = (name, version, point)
     return iter(found[key] for key in sorted(found))
 
 
 def check_disabled(names: Collection[str]) -> tuple[str, ...]:
     """The installed distributions called `names`; raises `UnknownName` for any other."""
-    if not names:
-        return ()
-    installed = {
-        _canonical(distribution): distribution for distribution, _, _ in installed_points()
-    }
+    installed = {_canonical(name): name for name, _, _ in installed_points()} if names else {}
     for name in names:
         if _canonical(name) not in installed:
             known = ", ".join(sorted(installed.values())) or "none"

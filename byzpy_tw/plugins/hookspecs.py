@@ -1,10 +1,9 @@
 """The hooks by which other distributions add names and observe runs.
 
-A plugin is any importable object with ``@hookimpl`` functions, named by an
-entry point in the group ``byzpy_tw``.  Hooks that register things are called
-once per process, when the first name is looked up, and must do no I/O.
-Observers are called during a run, in a thread of their own, and cannot stop
-it: their errors are logged once.
+A plugin is any importable object with ``@hookimpl`` functions, named by an entry point in the group
+``byzpy_tw``.  Hooks that register things are called once per process, when the first name is looked
+up, and must do no I/O.  Observers are called during a run, in a thread of their own, and cannot
+stop it: their errors are logged once.
 
 ``docs/hooks.md`` documents each hook, with an example.
 """
@@ -55,11 +54,10 @@ def _check_name(name: Any, what: str) -> None:
 class Registration:
     """One thing that a plugin offers: its name and its factory.
 
-    ``factory`` is a class or function.  A user may write its keyword parameters after the
-    name: ``name:key=value,key=value``.  Their annotations (``int``, ``float``, ``bool``,
-    ``str``, ``Literal[...]``, or one of these ``| None``) and defaults say how these are
-    read.  It raises `ValueError` (or one of this package's errors) for a value out of range;
-    `byzpy_tw.parameters` has fields that do.
+    ``factory`` is a class or function.  A user may write its keyword parameters after the name:
+    ``name:key=value,key=value``.  Their annotations (``int``, ``float``, ``bool``, ``str``,
+    ``Literal[...]``, or one of these ``| None``) and defaults say how these are read.  Values out
+    of range raise `ValueError` or an error of this package, as in fields of `byzpy_tw.parameters`.
     """
 
     name: str
@@ -81,10 +79,9 @@ class Registration:
 def register_aggregators() -> Iterable[Registration]:
     """Offer aggregation rules.
 
-    The factory returns a callable from an ``(n, d)`` floating tensor, one row per node, all
-    rows finite, to a ``(d,)`` tensor of the same dtype and device.  Parameters called ``f``,
-    ``q`` and ``chunk_size`` are filled from the run's options of these names unless the user
-    gave them.
+    The factory returns a callable from an ``(n, d)`` floating tensor, one row per node, all rows
+    finite, to a ``(d,)`` tensor of the same dtype and device.  Parameters called ``f``, ``q`` and
+    ``chunk_size`` are filled from the run's options of these names unless the user gave them.
 
     The callable may take two optional keywords.  ``context`` is a `Context`: the round, the
     nodes behind the rows, random streams.  ``state`` is the rule's memory: a dict of tensors,
@@ -102,9 +99,8 @@ def register_preaggregators() -> Iterable[Registration]:
     """Offer pre-aggregators.
 
     As for aggregators, but the callable maps ``(n, d)`` to ``(m, d)``.  Its attribute
-    ``keeps_rows = True`` says that row i of the result is made of row i alone, as by
-    clipping.  Otherwise it counts as mixing rows: an aggregator that trusts one node's row,
-    such as ``monna``, gives no guarantee behind it.
+    ``keeps_rows = True`` says that row i of the result is made of row i alone, as by clipping.
+    Otherwise it mixes rows: an aggregator that trusts one node's row (``monna``) has no guarantee.
     """
 
 
@@ -112,12 +108,11 @@ def register_preaggregators() -> Iterable[Registration]:
 def register_attacks() -> Iterable[Registration]:
     """Offer attacks.
 
-    The factory returns a callable from a `Knowledge` to the ``(d,)`` vector that a Byzantine
-    node sends, which may hold anything.  Its attribute ``knowledge`` says how much it must be
-    shown: ``nothing``, ``own``, ``one``, ``moments``, ``gram`` or ``all``.  An optional
-    attribute ``pieces`` names the pieces of that which it uses (`LEVELS` in
-    `byzpy_tw.attacks` lists them): no others travel.  It may take the keyword ``context``, as
-    an aggregator may.
+    The factory returns a callable from a `Knowledge` to the ``(d,)`` vector that a Byzantine node
+    sends, which may hold anything.  Its attribute ``knowledge`` says how much it must be shown:
+    ``nothing``, ``own``, ``one``, ``moments``, ``gram`` or ``all``.  An optional attribute
+    ``pieces`` names the pieces of that which it uses (`LEVELS` in `byzpy_tw.attacks` lists them):
+    no others travel.  It may take the keyword ``context``, as an aggregator may.
 
     It has no memory.  It is made anew on each server that its node moves to, and a vector
     depends on the node, the round and the knowledge alone.

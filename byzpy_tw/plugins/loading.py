@@ -1,8 +1,7 @@
 """Loading of the registry: built-ins first, then the plugins of installed distributions.
 
-A distribution that cannot be used is left out as a whole and listed in `Registry.broken`, so
-that runs that need nothing of it go on.  A name that two of them offer, and a hook that does
-not exist, are errors that name the distributions.
+A distribution that cannot be used is left out and listed in `Registry.broken`: runs that need
+nothing of it go on.  A name offered twice and a hook that does not exist are errors.
 """
 
 from __future__ import annotations
@@ -46,10 +45,9 @@ def load(
 ) -> Registry:
     """The registry of this process.
 
-    `only` restricts plugins to the distributions named (built-ins always load); `disabled`
-    ones are not imported.  `extra` adds plugin objects by name, for tests and notebooks, and
-    raises their errors.  Raises `UnknownName` for a disabled distribution that is not
-    installed.
+    `only` restricts plugins to the distributions named (built-ins always load); `disabled` ones are
+    not imported, and raise `UnknownName` where they are not installed.  `extra` adds plugin objects
+    by name, for tests and notebooks, and raises their errors.
     """
     from byzpy_tw.plugins import builtins  # which imports torch
 
@@ -115,24 +113,15 @@ class _Source:
     owner: str
 
     def imported(self, points: list[EntryPoint]) -> list[Entry]:
-        """Import the distribution's entry points, and return all that it offers.
-
-        Raises `BrokenPlugin`, with nothing of it left registered.
-        """
+        """Import the entry points; return all they offer, or leave nothing registered if broken."""
         entries: list[Entry] = []
-        names = []
+        names = [f"{self.distribution}:{point.name}" for point in points]
         try:
-            for point in points:
-                try:
-                    with plugin_call("importing it"), _process_kept():
-                        plugin = point.load()
-                except ByzpyTwError as e:
-                    raise self._broken(
-                        f"entry point {point.name!r} ({point.value}) failed to import: "
-                        f"{describe_exception(e.__cause__ or e)}"
-                    ) from e
-                names.append(f"{self.distribution}:{point.name}")
-                entries += self.offered(plugin, names[-1])
+            for name, point in zip(names, points):
+                failed = f"entry point {point.name!r} ({point.value}) failed to import:"
+                with self._blamed(failed), _process_kept():
+                    plugin = point.load()
+                entries += self.offered(plugin, name)
         except BaseException:
             for name in filter(self.manager.has_plugin, names):
                 self.manager.unregister(name=name)
@@ -140,10 +129,7 @@ class _Source:
         return entries
 
     def offered(self, plugin: object, name: str) -> list[Entry]:
-        """Register `plugin` under `name`, and return all that its hooks offer.
-
-        Raises `BrokenPlugin` and `MisspeltHook`.
-        """
+        """Register `plugin`; return all it offers, or raise `BrokenPlugin` or `MisspeltHook`."""
         try:
             with plugin_call(f"{self.owner}: looking for its hooks"):
                 self._check_hooks(plugin)
@@ -165,6 +151,16 @@ class _Source:
     def _broken(self, why: str) -> BrokenPlugin:
         return BrokenPlugin(f"{self.owner}: {why}")
 
+    @contextmanager
+    def _blamed(self, failed: str) -> Iterator[None]:
+        """Raise `BrokenPlugin`, with `failed` before its cause, for any exception inside."""
+        try:
+            with plugin_call(self.owner):
+                yield
+        except ByzpyTwError as e:
+            cause = e.__cause__ if isinstance(e, BrokenPlugin) else None
+            raise self._broken(f"{failed} {describe_exception(cause or e)}") from e
+
     def _check_hooks(self, plugin: object) -> None:
         """Refuse hooks that pluggy would accept silently, or report at a page's length."""
         other = self.manager.get_name(plugin)
@@ -181,104 +177,80 @@ class _Source:
     def _check_hook(self, name: str, function: Any, options: Mapping[str, Any]) -> None:
         hook = options.get("specname") or name
         if hook not in _HOOKS:
-            near = suggest_nearest(hook, sorted(_HOOKS))
+            near = suggest_nearest(hook, _HOOKS)
             raise MisspeltHook(f"{self.distribution}: there is no hook {hook!r}{near}")
-        if options.get("wrapper") or options.get("hookwrapper"):
-            raise self._broken(
-                f"{name}() is a hook wrapper, and hooks here are called one by one: make it a "
-                "plain function"
-            )
         given = getattr(self.manager.hook, hook).spec.argnames
-        beyond = _missing_arguments(function, given)
-        if beyond == ["self"]:
-            raise self._broken(
-                f"{name}() is a method of a class: have the entry point name an instance of it"
-            )
-        if beyond:
-            raise self._broken(
-                f"{name}() takes {', '.join(beyond)}, and the hook hands in "
-                f"{', '.join(given) or 'nothing'}"
-            )
+        beyond = [
+            p.name
+            for p in inspect.signature(function).parameters.values()
+            if p.default is p.empty
+            and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+            and (p.name not in given or p.kind is p.KEYWORD_ONLY)
+        ]
+        if options.get("wrapper") or options.get("hookwrapper"):
+            why = "is a hook wrapper; hooks here are called one by one: make it a plain function"
+        elif beyond == ["self"]:
+            why = "is a method of a class: have the entry point name an instance of it"
+        elif beyond:
+            hands = ", ".join(given) or "nothing"
+            why = f"takes {', '.join(beyond)}, and the hook hands in {hands}"
+        else:
+            return
+        raise self._broken(f"{name}() {why}")
 
     def _entries(self, kind: str, hook: str, function: Callable[[], Any]) -> list[Entry]:
         """All that one hook of the plugin registers as `kind`."""
-        try:
-            with plugin_call(f"{self.owner}: {hook}()"):
-                registrations = list(function())
-        except BrokenPlugin:
-            raise
-        except ByzpyTwError as e:
-            raise self._broken(f"{hook}() raised {describe_exception(e)}") from e
-        return [self._entry(kind, hook, registration) for registration in registrations]
-
-    def _entry(self, kind: str, hook: str, registration: Any) -> Entry:
-        if not isinstance(registration, Registration):
-            raise self._broken(
-                f"{hook}() must offer Registration objects, got {type(registration).__name__}"
-            )
-        name, factory, aliases = registration.name, registration.factory, registration.aliases
-        entry = Entry(kind, name, factory, self.distribution, self.version, aliases)
-        try:
-            with plugin_call("reading its signature"):
+        with self._blamed(f"{hook}() raised"):
+            offered = list(function())
+        entries = []
+        for made in offered:
+            if not isinstance(made, Registration):
+                got = type(made).__name__
+                raise self._broken(f"{hook}() must offer Registration objects, got {got}")
+            source = (self.distribution, self.version)
+            entry = Entry(kind, made.name, made.factory, *source, made.aliases)
+            with self._blamed(f"{kind} {made.name!r}: its factory's parameters cannot be read:"):
                 entry.parameters  # noqa: B018  (a property that reads the signature)
-        except ByzpyTwError as e:
-            raise self._broken(
-                f"{kind} {name!r}: its factory's parameters cannot be read: "
-                f"{describe_exception(e.__cause__ or e)}"
-            ) from e
-        return entry
-
-
-def _missing_arguments(function: Callable[..., Any], given: Collection[str]) -> list[str]:
-    """The arguments that `function` must have and that a call with `given` lacks."""
-    return [
-        p.name
-        for p in inspect.signature(function).parameters.values()
-        if p.default is p.empty
-        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        and (p.name not in given or p.kind is p.KEYWORD_ONLY)
-    ]
+            entries.append(entry)
+        return entries
 
 
 @contextmanager
 def _process_kept() -> Iterator[None]:
-    """Keep what belongs to the whole process as it is while foreign code is imported.
+    """Keep the current folder, and torch's default type and device, while foreign code is imported.
 
-    The current folder and torch's default type and device are put back.  Prints go to standard
-    error: a program may read standard output.
+    Prints go to standard error: a program may read standard output.
     """
-    folder, torch = os.getcwd(), sys.modules.get("torch")
-    default = (torch.get_default_dtype(), torch.get_default_device()) if torch else None
+    import torch  # loaded by the built-ins before
+
+    folder, dtype, device = os.getcwd(), torch.get_default_dtype(), torch.get_default_device()
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
         if os.getcwd() != folder:
             os.chdir(folder)
-        torch = sys.modules.get("torch")
-        if torch is not None:
-            dtype, device = default or (torch.float32, torch.device("cpu"))
-            if torch.get_default_dtype() != dtype:
-                torch.set_default_dtype(dtype)
-            if torch.get_default_device() != device:
-                torch.set_default_device(device)
+        if torch.get_default_dtype() != dtype:
+            torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
 
 
 def _enter(names: dict[str, Entry], entry: Entry) -> None:
     """Put `entry` under its name and aliases; raise `DuplicateName` where one is taken."""
     for name in (entry.name, *entry.aliases):
-        if name in names:
-            raise DuplicateName(_duplicate(name, names[name], entry))
-        names[name] = entry
-
-
-def _duplicate(name: str, first: Entry, second: Entry) -> str:
-    thing, distribution = f"{second.kind} {name!r}", second.distribution
-    if first.distribution == distribution:
-        return f"{thing} is offered twice by {distribution}"
-    if first.distribution == OWN_DISTRIBUTION:
-        return (
-            f"{thing} of {distribution} is a name of {OWN_DISTRIBUTION}'s own; choose another, "
-            f"or uninstall {distribution}"
+        if name not in names:
+            names[name] = entry
+            continue
+        thing, distribution = f"{entry.kind} {name!r}", entry.distribution
+        first = names[name].distribution
+        if first == distribution:
+            raise DuplicateName(f"{thing} is offered twice by {distribution}")
+        if first == OWN_DISTRIBUTION:
+            raise DuplicateName(
+                f"{thing} of {distribution} is a name of {OWN_DISTRIBUTION}'s own; choose "
+                f"another, or uninstall {distribution}"
+            )
+        raise DuplicateName(
+            f"{thing} comes from both {first} and {distribution}; uninstall one of them"
         )
-    return f"{thing} comes from both {first.distribution} and {distribution}; uninstall one of them"

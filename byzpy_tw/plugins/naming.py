@@ -32,10 +32,8 @@ class ParsedName:
     @property
     def text(self) -> str:
         """The one spelling that two equal values share."""
-        if not self.parameters:
-            return self.name
-        pairs = (f"{key}={value}" for key, value in sorted(self.parameters.items()))
-        return f"{self.name}:{','.join(pairs)}"
+        pairs = ",".join(f"{key}={value}" for key, value in sorted(self.parameters.items()))
+        return f"{self.name}:{pairs}" if pairs else self.name
 
 
 def parse(text: str) -> ParsedName:

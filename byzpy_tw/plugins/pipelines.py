@@ -31,8 +31,13 @@ class NamedPipeline:
 
     def with_budget(self, f: int) -> NamedPipeline:
         """Return the pipeline for budget `f`: a larger f in the parameters of a rule is lowered."""
-        pre = (_with_budget(rule, f) for rule in self.pre)
-        return NamedPipeline(tuple(pre), _with_budget(self.aggregator, f))
+        *pre, aggregator = (
+            evolve(rule, parameters={**rule.parameters, "f": str(f)})
+            if (budget_of(rule) or 0) > f
+            else rule
+            for _, rule in self.stages
+        )
+        return NamedPipeline(tuple(pre), aggregator)
 
     def build(self, names: Registry, **fill: Any) -> Pipeline:
         """Return the pipeline of the registry's rules; `fill` offers parameters to each."""
@@ -47,10 +52,3 @@ def budget_of(rule: ParsedName) -> int | None:
     except ValueError:  # the registry refuses it
         return None
     return int(number) if number.is_integer() else None
-
-
-def _with_budget(rule: ParsedName, f: int) -> ParsedName:
-    own = budget_of(rule)
-    if own is None or own <= f:
-        return rule
-    return evolve(rule, parameters={**rule.parameters, "f": str(f)})

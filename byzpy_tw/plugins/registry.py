@@ -1,10 +1,8 @@
-"""Everything that can be named in a run, and the distribution that it comes from.
-
-`byzpy_tw.plugins.load` makes the `Registry` of a process.
-"""
+"""Everything that can be named in a run, and its distribution; `load` makes the `Registry`."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
@@ -14,12 +12,11 @@ import pluggy
 from attrs import field, frozen
 
 from byzpy_tw.errors import BadParameter, BrokenPlugin, ByzpyTwError, UnknownName
-from byzpy_tw.plugin_code import describe_exception, plugin_call
+from byzpy_tw.plugin_code import exception_text, plugin_call
 from byzpy_tw.plugins.naming import ParsedName, parse, suggest_nearest
 from byzpy_tw.plugins.signatures import (
     RESERVED,
     Parameter,
-    has_parameter,
     parameters_of,
     read_arguments,
 )
@@ -71,6 +68,11 @@ class Entry:
     def parameters(self) -> dict[str, Parameter]:
         return parameters_of(self.kind, self.factory)
 
+    @property
+    def foreign(self) -> bool:
+        """Return whether another distribution than this package's offers it."""
+        return self.distribution != OWN_DISTRIBUTION
+
 
 @frozen
 class Registry:
@@ -91,38 +93,29 @@ class Registry:
             yield from (found[n] for n in sorted(found) if found[n].name == n)
 
     def entry(self, kind: str, name: str) -> Entry:
-        """The entry of this name.
-
-        Raises `UnknownName` with the nearest name.  Raises `BrokenPlugin` where no name is
-        near and a broken distribution may offer it.
-        """
-        found = self.names[kind]
-        if name not in found:
+        """The entry of this name, else `UnknownName`; `BrokenPlugin` if only that explains it."""
+        if name not in self.names[kind]:
             raise self._unknown(kind, name)
-        return found[name]
+        return self.names[kind][name]
 
     def _unknown(self, kind: str, name: str) -> ByzpyTwError:
         found = self.names[kind]
         known = ", ".join(sorted(found)) or "none are installed"
-        elsewhere = [other for other in KINDS if name in self.names[other]]
-        near = suggest_nearest(name, found)
-        if elsewhere:
-            near = f"; {name!r} is {with_article(elsewhere[0])}"
-        text = f"{unknown_name(kind, name)}{near}"
         if self.disabled:
             known += f"; not looked at: {', '.join(self.disabled)}, by --disable-plugin"
+        elsewhere = [f"; {name!r} is {with_article(k)}" for k in KINDS if name in self.names[k]]
+        near = elsewhere[0] if elsewhere else suggest_nearest(name, found)
+        text = f"{unknown_name(kind, name)}{near}"
         if not self.broken:
             return UnknownName(f"{text} (known: {known})")
+        names = ", ".join(f"{b.distribution} {b.version}" for b in self.broken)
+        broken = f"cannot be used: {'; '.join(f'{b.distribution}: {b.why}' for b in self.broken)}"
         if elsewhere or get_close_matches(name, found, n=1, cutoff=_TYPO):
-            names = ", ".join(f"{b.distribution} {b.version}" for b in self.broken)
-            why = "; ".join(f"{b.distribution}: {b.why}" for b in self.broken)
-            return UnknownName(
-                f"{text} (known: {known}); {names} may offer it, and cannot be used: {why}"
-            )
+            return UnknownName(f"{text} (known: {known}); {names} may offer it, and {broken}")
         # Nothing else explains the name: the broken distribution is to blame.
-        why = "; ".join(f"{b.distribution} {b.version} is broken: {b.why}" for b in self.broken)
-        names = ", ".join(b.distribution for b in self.broken)
-        return BrokenPlugin(f"{text}, and {why}; mend {names}, or use another name ({known})")
+        return BrokenPlugin(
+            f"{text}, and {names} {broken}; mend what is broken, or use another name ({known})"
+        )
 
     def make(self, kind: str, text: str | ParsedName, **fill: Any) -> Any:
         """Make the thing that ``NAME:key=value,...`` names.
@@ -131,58 +124,48 @@ class Registry:
         factory does not take are ignored, and None counts as not offered.
         """
         named = parse(text) if isinstance(text, str) else text
-        entry = self.entry(kind, named.name)
-        offered = {key: value for key, value in fill.items() if value is not None}
-        arguments = read_arguments(named, entry.parameters, offered)
-        reserved = {
-            key: value
-            for key, value in offered.items()
-            if key in RESERVED.get(kind, ()) and has_parameter(entry.factory, key)
-        }
-        return self._called(entry, named, arguments, reserved)
-
-    def _called(
-        self,
-        entry: Entry,
-        named: ParsedName,
-        arguments: Mapping[str, Any],
-        reserved: Mapping[str, Any],
-    ) -> Any:
-        """Call the entry's factory, and check the result; every error is one of ours."""
-        kind, own = entry.kind, entry.distribution == OWN_DISTRIBUTION
+        entry, arguments = self._read(kind, named, fill)
+        taken = RESERVED.get(kind, frozenset()) & inspect.signature(entry.factory).parameters.keys()
+        reserved = {key: fill[key] for key in taken if fill.get(key) is not None}
         with plugin_call(f"{entry.distribution}: making {kind} {named.name!r}"):
             try:
                 # Models are made by `models.build`, which seeds by the run's own seed.
-                with nullcontext() if own or kind == "model" else _seeded(kind, named.text):
+                seeded = entry.foreign and kind != "model"
+                with _seeded(kind, named.text) if seeded else nullcontext():
                     made = entry.factory(**arguments, **reserved)
             except (TypeError, ValueError) as e:
                 if _is_about_a_value(e, entry, named, arguments):
-                    raise BadParameter(f"{kind} {named.text!r}: {_words_of(e)}") from e
+                    why = exception_text(e) or type(e).__name__
+                    raise BadParameter(f"{kind} {named.text!r}: {why}") from e
                 raise
-            if own:
+            if not entry.foreign:
                 return made
             # Imported only now: names can be looked up without torch.
-            from byzpy_tw.plugins.outputs import check_made
+            from byzpy_tw.plugins.contracts import check_made
 
             return check_made(kind, entry.name, entry.distribution, made)
 
+    def _read(
+        self, kind: str, named: ParsedName, fill: Mapping[str, Any]
+    ) -> tuple[Entry, dict[str, Any]]:
+        """The entry of `named`, and the arguments for its factory but the reserved ones."""
+        entry = self.entry(kind, named.name)
+        offered = {key: value for key, value in fill.items() if value is not None}
+        return entry, read_arguments(named, entry.parameters, offered)
+
     def check(self, kind: str, text: str, **fill: Any) -> Entry:
         """The entry `text` names, its parameters read (as by `make`) but nothing made."""
-        named = parse(text)
-        entry = self.entry(kind, named.name)
-        read_arguments(named, entry.parameters, {k: v for k, v in fill.items() if v is not None})
-        return entry
+        return self._read(kind, parse(text), fill)[0]
 
     def is_foreign(self, kind: str, text: str) -> bool:
         """Return whether another distribution than this package's offers this name."""
-        return self.entry(kind, parse(text).name).distribution != OWN_DISTRIBUTION
+        return self.entry(kind, parse(text).name).foreign
 
     def owner(self, kind: str, text: str) -> str:
         """The thing that `text` names and, unless it is ours, its distribution: for messages."""
         entry = self.entry(kind, parse(text).name)
-        if not self.is_foreign(kind, text):
-            return f"{kind} {entry.name!r}"
-        return f"{kind} {entry.name!r} of {entry.distribution} {entry.version}"
+        source = f" of {entry.distribution} {entry.version}" if entry.foreign else ""
+        return f"{kind} {entry.name!r}{source}"
 
 
 def _seeded(kind: str, text: str) -> AbstractContextManager[None]:
@@ -193,7 +176,7 @@ def _seeded(kind: str, text: str) -> AbstractContextManager[None]:
 
 
 def unknown_name(kind: str, name: str) -> str:
-    """Return the words by which an `UnknownName`, also one from a server, names what is missing."""
+    """Return the first words of an `UnknownName`; the trainer knows a server's error by them."""
     return f"no {kind} is called {name!r}"
 
 
@@ -203,20 +186,12 @@ def _is_about_a_value(
     """Return whether a factory's `e` may be about a value that it was given."""
     if isinstance(e, ByzpyTwError):
         return type(e) is BadParameter
-    if named.parameters or entry.distribution == OWN_DISTRIBUTION:
+    if named.parameters or not entry.foreign:
         return True
     if isinstance(e, ValueError):  # a model's come from the data: its classes and its shape
         return bool(arguments) or entry.kind == "model"
     # Numbers that options offer, such as f, are of the right type.
     return any(not isinstance(value, (int, float)) for value in arguments.values())
-
-
-def _words_of(e: BaseException) -> str:
-    """The text of `e` in one line; its kind where it has none, or none can be had."""
-    try:
-        return " ".join(str(e).split()) or type(e).__name__
-    except Exception:
-        return describe_exception(e)
 
 
 def with_article(noun: str) -> str:

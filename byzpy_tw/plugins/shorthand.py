@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -20,19 +20,12 @@ from byzpy_tw.plugins.signatures import check_known
 from byzpy_tw.text import clip
 
 
-def registry(disabled: Iterable[str] = ()) -> Registry:
-    """The registry of this process without `disabled` distributions, loaded at the first call.
-
-    Warns about broken distributions.
-    """
-    return _load_once(tuple(disabled))
-
-
 @cache
-def _load_once(disabled: tuple[str, ...]) -> Registry:
+def registry(*disabled: str) -> Registry:
+    """The registry of this process without `disabled` distributions; warns of broken ones."""
     names = load(disabled=disabled)
     for broken in names.broken:
-        warnings.warn(broken.text, RuntimeWarning, stacklevel=4)
+        warnings.warn(broken.text, RuntimeWarning, stacklevel=3)
     return names
 
 
@@ -67,31 +60,24 @@ def build_attack(
 ) -> Any:
     """The attack that `text` names, in a run of `n` nodes, `b` of them Byzantine.
 
-    With `run_pipeline`, on the trainer, an attack that aims at rules is aimed at those that
-    it names itself, or at the run's own.  Servers need not have the rules: the trainer finds
-    the attack's ``strength`` against them, which travels.  Raises `BadParameter` where the
-    attack makes no sense for these numbers.
+    With `run_pipeline`, on the trainer, an attack on rules is aimed at those that it names, or at
+    the run's own.  Servers need not have them: the trainer finds the attack's ``strength``, which
+    travels.  Raises `BadParameter` where the attack makes no sense for these numbers.
     """
     made = names.make("attack", text, f=f)
     if hasattr(made, "check"):
-        with _attack_call(names, text):
+        with plugin_call(names.owner("attack", text)):
             made.check(n=n, b=b)
     if run_pipeline is not None and hasattr(made, "aimed_at"):
         target = getattr(made, "target", None)
         rules = TargetPipeline(build_pipeline(names, target, f=f)) if target else run_pipeline()
-        with _attack_call(names, text):
+        with plugin_call(names.owner("attack", text)):
             made = made.aimed_at(rules)
     return made
 
 
-def _attack_call(names: Registry, text: str) -> plugin_call:
-    """Context manager around foreign code of the attack that `text` names."""
-    entry = names.entry("attack", parse(text).name)
-    return plugin_call(f"{entry.distribution}: attack {entry.name!r}")
-
-
 def pipeline(text: str, **fill: Any) -> Pipeline:
-    """The chain that `text` describes: ``"clipping:c=2.0 | nnm | krum"``.
+    """The pipeline that `text` describes: ``"clipping:c=2.0 | nnm | krum"``.
 
     All but the last are pre-aggregators.  `fill` offers parameters, such as ``f``, to every
     rule that takes them.  Raises `BadParameter` for one that no rule takes.
@@ -115,7 +101,7 @@ def pipeline(text: str, **fill: Any) -> Pipeline:
 
 
 def build_pipeline(names: Registry, text: str, **fill: Any) -> Pipeline:
-    """The chain that `text` describes, with the rules of the registry `names`."""
+    """The pipeline that `text` describes, with the rules of the registry `names`."""
     return NamedPipeline.parse(text).build(names, **fill)
 
 
@@ -136,15 +122,12 @@ def _make(kind: str, name: str, parameters: Mapping[str, Any]) -> Any:
             continue
         value = known[key].convert(named.name, value)
         written.pop(key, None)  # the keyword goes before the text
-        if known[key].writable:
-            written[key] = _text(named.name, key, value)
-        else:  # rules and lists of them cannot be written down
+        if not known[key].writable:  # rules and lists of them cannot be written down
             rest[key] = value
+            continue
+        try:
+            written[key] = str(value)
+        except ValueError:  # Python formats no integer of such a length
+            why = f"{named.name}: {key} is a number of thousands of digits"
+            raise BadParameter(why) from None
     return names.make(kind, ParsedName(named.name, written), **rest)
-
-
-def _text(owner: str, key: str, value: Any) -> str:
-    try:
-        return str(value)
-    except ValueError:  # Python formats no integer of such a length
-        raise BadParameter(f"{owner}: {key} is a number of thousands of digits") from None

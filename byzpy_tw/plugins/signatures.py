@@ -6,6 +6,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -39,44 +40,48 @@ class Parameter:
         return self.default is inspect.Parameter.empty
 
     @property
+    def alternatives(self) -> list[Any]:
+        """The types of its values, in the order in which a text is tried as each of them."""
+        if typing.get_origin(self.annotation) in (typing.Union, types.UnionType):
+            # int before float, so that 3 stays an int where both are allowed; str last.
+            order = {type(None): 0, bool: 1, int: 2, float: 3}
+            return sorted(typing.get_args(self.annotation), key=lambda k: order.get(k, 4))
+        return [self.annotation]
+
+    @property
     def type_text(self) -> str:
         """The annotation, for a person."""
-        return " or ".join(map(_type_text, _alternatives(self.annotation)))
+        return " or ".join(map(_type_text, self.alternatives))
 
     @property
     def nullable(self) -> bool:
         """Return whether None is one of its values."""
-        return type(None) in _alternatives(self.annotation)
+        return type(None) in self.alternatives
 
     @property
     def writable(self) -> bool:
         """Return whether all its values are numbers and words, which can be written down."""
         return not self.untyped and all(
             kind in (type(None), bool, int, float, str) or _words(kind)
-            for kind in _alternatives(self.annotation)
+            for kind in self.alternatives
         )
 
     def read(self, owner: str, text: str) -> Any:
         """The value that `text` stands for; raises `BadParameter`."""
-        for kind in _alternatives(self.annotation):
-            try:
+        for kind in self.alternatives:
+            with suppress(ValueError):
                 return _read(kind, text)
-            except ValueError:
-                continue
         raise BadParameter(f"{owner}: {self.name}={text!r} is not {self.type_text}")
 
     def convert(self, owner: str, value: Any) -> Any:
-        """`value`, given as an object, as this parameter's type; raises `BadParameter`.
-
-        Objects for a parameter that is not `writable` stay as they are.
-        """
+        """`value` as this parameter's type, as it is if that is not `writable`; `BadParameter`."""
         if not self.writable:
             return value
         found = to_plain(value)
         if isinstance(found, str):
             return self.read(owner, found)
         number = isinstance(found, (int, float)) and not isinstance(found, bool)
-        for kind in _alternatives(self.annotation):
+        for kind in self.alternatives:
             if (number and kind is float) or (number and kind is int and found == found // 1):
                 return kind(found)
             if kind in (bool, type(None)) and type(found) is kind:
@@ -94,8 +99,7 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
     hints = _hints(factory)
     found = {}
     for name, parameter in inspect.signature(factory).parameters.items():
-        variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        if name in reserved or variadic:
+        if name in reserved or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         default = parameter.default
         typed = isinstance(default, (bool, int, float, str))
@@ -104,18 +108,12 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
     return found
 
 
-def has_parameter(factory: Callable[..., Any], name: str) -> bool:
-    """Return whether `factory` has a parameter called `name`."""
-    return name in inspect.signature(factory).parameters
-
-
 def read_arguments(
     named: ParsedName, known: Mapping[str, Parameter], fill: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Keyword arguments for a factory: the parameters of `named` over those of `fill`.
+    """Arguments for a factory that takes `known`: those of `named` over those of `fill`.
 
-    `known` is what the factory takes.  `fill` may offer more than that.  Raises `BadParameter`
-    for a parameter of `named` that does not exist.
+    `fill` may offer more; a parameter of `named` that does not exist is a `BadParameter`.
     """
     chosen = {key: value for key, value in fill.items() if key in known}
     for key, text in named.parameters.items():
@@ -139,25 +137,16 @@ def check_known(owner: str, key: str, known: Mapping[str, Parameter]) -> None:
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        if not isinstance(factory, type):
-            return typing.get_type_hints(factory)
+    # A plugin's annotation may not resolve: its defaults still tell.
+    with suppress(Exception):
         hints = typing.get_type_hints(factory)
+        if not isinstance(factory, type):
+            return hints
         if attrs.has(factory):
             fields = [f for f in attrs.fields(factory) if f.name in hints]
             return {f.alias or f.name: hints[f.name] for f in fields}
         return {**hints, **typing.get_type_hints(factory.__init__)}  # type: ignore[misc]  # of a class
-    except Exception:
-        # A plugin's annotation that does not resolve: its defaults still tell.
-        return {}
-
-
-def _alternatives(annotation: Any) -> list[Any]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        # int before float, so that 3 stays an int where both are allowed; str last.
-        order = {type(None): 0, bool: 1, int: 2, float: 3}
-        return sorted(typing.get_args(annotation), key=lambda k: order.get(k, 4))
-    return [annotation]
+    return {}
 
 
 def _type_text(kind: Any) -> str:
@@ -181,11 +170,9 @@ def _read(kind: Any, text: str) -> Any:
     if kind in (type(None), bool) or _words(kind):
         raise ValueError(text)
     if kind is int:
-        try:
+        with suppress(ValueError):
             return int(text)
-        except ValueError:
-            number = float(text)
-            if not number.is_integer():
-                raise
-            return int(number)
+        if not float(text).is_integer():
+            raise ValueError(text)
+        return int(float(text))
     return float(text) if kind is float else text

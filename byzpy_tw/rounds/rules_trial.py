@@ -25,7 +25,7 @@ from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError, TooManyBy
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.plugin_code import foreign_cause, plugin_call
 from byzpy_tw.plugins import Registry
-from byzpy_tw.plugins.outputs import PluginAttack
+from byzpy_tw.plugins.contracts import PluginAttack
 
 COORDINATES = 1024  # of the made-up rows, where the rule allows
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take

@@ -22,7 +22,7 @@ from byzpy_tw.attacks.knowledge.levels import LEVELS, pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
 from byzpy_tw.plugin_code import describe_exception, foreign_cause
-from byzpy_tw.plugins.outputs import PluginAttack
+from byzpy_tw.plugins.contracts import PluginAttack
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.spec import RunSpec
 

@@ -26,7 +26,7 @@ from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, LimitExceeded
 from byzpy_tw.plugins import Registry
-from byzpy_tw.plugins.outputs import PluginAttack
+from byzpy_tw.plugins.contracts import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.gradients import Done, MicroBatches, model_provider, submit

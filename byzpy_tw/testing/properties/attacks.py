@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.aggregators import MultiKrum, Pipeline, TrimmedMean
 from byzpy_tw.attacks import LEVELS, Knowledge, pieces_of
 from byzpy_tw.errors import BadParameter, ByzpyTwError
-from byzpy_tw.plugins.outputs import check_made
+from byzpy_tw.plugins.contracts import check_made
 from byzpy_tw.seeds import Context
 from byzpy_tw.testing.properties.bounds import (
     PATIENCE,

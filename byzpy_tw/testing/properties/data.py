@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import ShardTooSmall
-from byzpy_tw.plugins.outputs import check_made
+from byzpy_tw.plugins.contracts import check_made
 from byzpy_tw.testing.properties.bounds import (
     PATIENCE,
     assert_untouched,

@@ -136,17 +136,17 @@ class _Subject:
 
         return run_within(PATIENCE, call)
 
-    def through_chain(self, rows: Tensor) -> Tensor:
+    def through_pipeline(self, rows: Tensor) -> Tensor:
         """Return the answer with refused rows dropped, as in a run."""
         # A run drops refused rows for rules that take no budget, too.
         own = isinstance(getattr(self.rule, "f", None), int)
         keeper: tuple[Any, ...] = () if own else (_Keeper(f=self.f),)
         if self.last:
-            chain: Any = Pipeline(pre=keeper, aggregator=self.rule)
+            pipeline: Any = Pipeline(pre=keeper, aggregator=self.rule)
         else:
             # Its rows are seen through their mean: NaN if any of them is.
-            chain = Pipeline(pre=(*keeper, self.rule), aggregator=lambda rows: rows.mean(dim=0))
-        return cast(Tensor, run_within(PATIENCE, lambda: chain(rows)))
+            pipeline = Pipeline(pre=(*keeper, self.rule), aggregator=lambda rows: rows.mean(dim=0))
+        return cast(Tensor, run_within(PATIENCE, lambda: pipeline(rows)))
 
 
 @frozen
@@ -205,8 +205,8 @@ def _bits(self: SynchronousTestCase, subject: _Subject, n: int) -> None:
 
 
 def _conditions(self: SynchronousTestCase, subject: _Subject) -> None:
-    """Conditions are None or a sentence with numbers; where there is none against
-    computing it, it is computed."""
+    """``computable`` and ``guarantee`` are None or a text with numbers.  Where ``computable`` is
+    None, the rule gives an answer."""
     silent = lambda count: None  # noqa: E731
     computable = getattr(subject.rule, "computable", silent)
     guarantee = getattr(subject.rule, "guarantee", silent)
@@ -246,7 +246,7 @@ def _poison(subject: _Subject, n: int, f: int, bound: Bound | None) -> Any:
         for poison, value in (*POISONS.items(), ("mixed infinities", None)):
             for where in ([n - f + i for i in range(f)], list(range(f)), [n // 2]):
                 try:
-                    got = subject.through_chain(poisoned(where, value))
+                    got = subject.through_pipeline(poisoned(where, value))
                 except ByzpyTwError as e:
                     self.fail(f"rows {where} of {poison}: {e}")
                 self.assertTrue(bool(torch.isfinite(got).all()), (poison, where))
@@ -254,7 +254,7 @@ def _poison(subject: _Subject, n: int, f: int, bound: Bound | None) -> Any:
                     most = 1.0001 * bound(honest)
                     self.assertLessEqual(float(got.norm()), most, (poison, where))
         with self.assertRaises(TooManyRefused):
-            subject.through_chain(poisoned(list(range(subject.f + 1)), float("nan")))
+            subject.through_pipeline(poisoned(list(range(subject.f + 1)), float("nan")))
 
     return test
 

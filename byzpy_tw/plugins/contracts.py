@@ -1,7 +1,4 @@
-"""Checks of everything that other distributions' factories make, against the hooks' contracts.
-
-Errors name the distribution.
-"""
+"""Checks of what other distributions' factories make; errors name the distribution."""
 
 from __future__ import annotations
 
@@ -31,12 +28,10 @@ _METHODS = {"optimizer": ("begin", "step"), "schedule": ("factor",)}
 def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
     """`made`, fit for use as a `kind`; raises `BrokenPlugin`."""
     who = f"{distribution}: {kind} {name!r}"
-    if kind == "model":
-        return made  # `models.check` looks at these
+    if kind == "model" or (kind == "dataset" and isinstance(made, Dataset)):
+        return made  # `models.check` looks at models
     if kind == "dataset":
-        if not isinstance(made, Dataset):
-            raise BrokenPlugin(f"{who} is {type(made).__name__}, expected a Dataset")
-        return made
+        raise BrokenPlugin(f"{who} is {type(made).__name__}, expected a Dataset")
     if methods := _METHODS.get(kind):
         missing = [name for name in methods if not callable(getattr(made, name, None))]
         if missing:
@@ -67,9 +62,8 @@ def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
 class PluginAttack:
     """A plugin's attack behind the interface of the built-in ones.
 
-    It can be called with honest vectors as well as with a `Knowledge`.  ``pieces``,
-    ``behaviour`` and the keyword ``context`` have defaults.  The plugin's code gets memory of
-    its own, and its answer is copied, so that it may use its memory again.
+    It takes honest vectors or a `Knowledge`.  ``pieces``, ``behaviour`` and the keyword ``context``
+    have defaults.  The plugin gets memory of its own; its answer is copied, as it may reuse memory.
     """
 
     made: Callable[..., Any]
@@ -106,24 +100,18 @@ class PluginAttack:
                 ) from e
             return _vector(answer, known, self.who)
 
-    def _answered(self, method: Callable[..., Any], found: Any, rows: int) -> Any:
-        """The answer of `choose` or `strength`; raises `BadRuleOutput` for nonsense."""
-        name = getattr(method, "__name__", "a method")
-        size = found.numel() if isinstance(found, Tensor) else np.size(found)
-        number = isinstance(found, (int, float, np.generic, np.ndarray, Tensor)) and size == 1
-        if number and (name != "choose" or 0 <= int(found) < rows):
-            return found
-        wanted = f"a row from 0 to {rows - 1}" if name == "choose" else "a number"
-        raise BadRuleOutput(f"{self.who}: {name} returned {found!r}, expected {wanted}")
-
-    def _guarded(self, method: Callable[..., Any], first: Any, **offered: Any) -> Any:
-        """Call `method` with the honest rows themselves."""
+    def _guarded(self, method: Callable[..., Any], name: str, first: Any, **offered: Any) -> Any:
+        """Call `choose` or `strength` with the honest rows themselves, and check the answer."""
         rows = first if isinstance(first, Tensor) else first.vectors
         if offered.get("memory") is not None:
             offered["memory"] = copy.deepcopy(offered["memory"])
         with plugin_call(self.who), write_guard(self.who, rows):
             found = method(first, **supported_arguments(method, offered))
-            found = self._answered(method, found, len(rows))
+            size = found.numel() if isinstance(found, Tensor) else np.size(found)
+            number = isinstance(found, (int, float, np.generic, np.ndarray, Tensor)) and size == 1
+            if not number or (name == "choose" and not 0 <= int(found) < len(rows)):
+                wanted = f"a row from 0 to {len(rows) - 1}" if name == "choose" else "a number"
+                raise BadRuleOutput(f"{self.who}: {name} returned {found!r}, expected {wanted}")
         state: dict[str, Any] = offered.get("state") or {}
         for key, value in state.items():
             if isinstance(value, Tensor):  # it may lie in the rows, which change
@@ -138,7 +126,7 @@ class PluginAttack:
         if name == "aimed_at":
             return lambda pipeline: PluginAttack(found(pipeline), self.who)
         if name in ("choose", "strength") and callable(found):
-            return partial(self._guarded, found)
+            return partial(self._guarded, found, name)
         return found
 
 
