@@ -65,8 +65,8 @@ def run_sweep(
 
         sweep = Sweep(grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor)
         if again:
-            for trial in grid.trials:
-                discard(sweep.path(trial))
+            for run in grid.runs:
+                discard(sweep.path(run))
         sweep.load_finished()
         sweep.display = display_for(sweep, sys.stdout, say)
         return ReactorProgram(cast(IProgramReactor, reactor)).run(lambda: work(sweep, reactor))
@@ -79,17 +79,14 @@ def grid_of(
     seeds: Sequence[int],
     registry: Registry,
 ) -> Grid:
-    """Make the grid: look up its names, and examine every cell."""
+    """Make the grid: look up its names, and find the cells that cannot be run."""
     base = drop_unused(RunConfig(**with_sweep_defaults(given)), registry, chains=defences)
     check_names(registry, base, attacks, defences)
     parse_addresses(base.remote_hosts)
     load_trainer_keys(base, warn=True)
-
-    def examine(config: RunConfig) -> str | None:
-        return resolve_rules(config, registry).missing_guarantee
-
     return make_grid(
-        given, attacks, defences, seeds, examine,
+        given, attacks, defences, seeds,
+        lambda config: resolve_rules(config, registry).missing_guarantee,
         lambda config: run_digest(config, versions(config, registry)),
     )  # fmt: skip
 
@@ -117,20 +114,20 @@ def _lock(folder: Path) -> IO[str]:
 
 async def work(sweep: Sweep, reactor: Any) -> int:
     """Run the rest of the sweep; write its table and page, however that ends."""
-    grid, display = sweep.grid, sweep.display
-    base = grid.base
+    grid, base, display = sweep.grid, sweep.grid.base, sweep.display
     display.say(
         f"byzpy_tw sweep: {len(grid.defences)} defences under {len(grid.attacks)} attacks, "
-        f"{len(grid.trials)} runs of {base.rounds} rounds: {base.model} on {base.dataset}, "
+        f"{len(grid.runs)} runs of {base.rounds} rounds: {base.model} on {base.dataset}, "
         f"partition {base.partition}"
     )
     display.say(
         f"  {base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
         f"{nodes_live(base)}; records in {sweep.folder}"
     )
-    before = sweep.finished_before
-    if before:
-        display.say(f"  {before} finished before and are not run again (--again runs them)")
+    if sweep.finished_before:
+        display.say(
+            f"  {sweep.finished_before} finished before and are not run again (--again runs them)"
+        )
     began = clock.seconds(reactor)
     ticking = LoopingCall(display.tick)
     ticking.clock = reactor
@@ -152,7 +149,7 @@ def _summarize(sweep: Sweep, seconds: float) -> None:
     _write(sweep.folder / TABLE, to_json(figures(grid, outcomes), indent=2) + "\n")
     for line in (*text.notes(grid, outcomes), *sentences(grid, outcomes)):
         say(clean(line, 1000))
-    total, done = len(grid.trials), sum(run.is_over for o in outcomes for run in o.ended)
+    total, done = len(grid.runs), sum(run.is_over for o in outcomes for run in o.ended)
     if done > sweep.finished_before:
         say(f"{done - sweep.finished_before} runs in {seconds:.1f} s")
     if done < total:
@@ -177,7 +174,7 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
         "attack": outcome.cell.attack,
         "status": outcome.status,
         "why": outcome.reason,
-        "no_guarantee": outcome.cell.missing,
+        "no_guarantee": outcome.cell.missing_guarantee,
         "attack_failures": outcome.attack_failures or None,
         "final_accuracy": outcome.final,
         "worst_accuracy": outcome.worst,
@@ -186,13 +183,13 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
         "honest_left_out": outcome.left_out(honest=True),
         "runs": [
             {
-                "seed": ended.trial.seed,
-                "folder": f"{CELLS}/{ended.trial.folder}",
+                "seed": ended.run.seed,
+                "folder": f"{CELLS}/{ended.run.folder}",
                 "status": ended.status,
                 "final_accuracy": ended.final,
                 "seconds": ended.seconds,
                 "parameters_sha256": ended.digest,
-                "command": command_line(ended.trial.config),
+                "command": command_line(ended.run.config),
             }
             for ended in outcome.ended
         ],

@@ -12,7 +12,7 @@ from attrs import define, field
 from byzpy_tw.console import is_terminal, rich_console
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import colour, is_dark
-from byzpy_tw.sweep.grid import Cell, SweepTrial
+from byzpy_tw.sweep.grid import Cell, SweepRun
 from byzpy_tw.sweep.results import rounds_done
 from byzpy_tw.sweep.scheduler import Display, Sweep
 
@@ -28,12 +28,12 @@ class LineDisplay(Display):
     _write: Callable[[str], None]
     _done: int = field(default=0, init=False)
 
-    def trial_ended(self, cell: Cell, trial: SweepTrial) -> None:
+    def run_ended(self, cell: Cell, run: SweepRun) -> None:
         self._done += 1
         outcome = self.sweep.outcome(cell)
         if outcome.status != "waiting":
             done = self.sweep.finished_before + self._done
-            self._write(f"[{done}/{len(self.sweep.grid.trials)}] {text.cell_line(outcome)}")
+            self._write(f"[{done}/{len(self.sweep.grid.runs)}] {text.cell_line(outcome)}")
 
     def say(self, line: str) -> None:
         self._write(line)
@@ -53,7 +53,7 @@ class LiveTable(Display):
     sweep: Sweep
     _out: IO[str]
     _live: Any = field(init=False)
-    _running: dict[str, tuple[Cell, SweepTrial]] = field(factory=dict, init=False)
+    _running: dict[str, tuple[Cell, SweepRun]] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         from rich.live import Live
@@ -67,12 +67,12 @@ class LiveTable(Display):
         self._live.start()
         self._live.console.show_cursor()  # a process that is killed would leave it hidden
 
-    def trial_started(self, cell: Cell, trial: SweepTrial) -> None:
-        self._running[trial.folder] = (cell, trial)
+    def run_started(self, cell: Cell, run: SweepRun) -> None:
+        self._running[run.folder] = (cell, run)
         self.tick()
 
-    def trial_ended(self, cell: Cell, trial: SweepTrial) -> None:
-        self._running.pop(trial.folder, None)
+    def run_ended(self, cell: Cell, run: SweepRun) -> None:
+        self._running.pop(run.folder, None)
         self.tick()
 
     def say(self, line: str) -> None:
@@ -81,7 +81,7 @@ class LiveTable(Display):
     def tick(self) -> None:
         """Draw the table as it is now."""
         done = sum(len(o.ended) + len(o.failures) for o in self.sweep.outcomes())
-        self._draw(f"{done} of {len(self.sweep.grid.trials)} runs")
+        self._draw(f"{done} of {len(self.sweep.grid.runs)} runs")
 
     def close(self) -> None:
         self._running.clear()
@@ -97,9 +97,9 @@ class LiveTable(Display):
         self._live.update(drawn, refresh=True)
 
     def _progress(self, cell: Cell) -> str:
-        for running, trial in self._running.values():
+        for running, run in self._running.values():
             if running is cell:
-                share = rounds_done(self.sweep.path(trial)) / trial.config.rounds
+                share = rounds_done(self.sweep.path(run)) / run.config.rounds
                 return f"{share:.0%} ..."
         return ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from byzpy_tw.sweep.grid import Grid
-from byzpy_tw.sweep.results import CellResult, NodeShare
+from byzpy_tw.sweep.results import CellResult
 
 COLLAPSE = 0.3  # of accuracy, below the same defence at its best
 
@@ -45,11 +45,9 @@ def sentences(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     best = max(floors, key=lambda o: o.value or 0.0, default=None)
     if best is not None and best.value and len(floors) > 1:
         of = f" of the {len(floors)} defences with a result under every attack"
-        if len(floors) == len(grid.defences):
-            of = ""
         found.append(
-            f"{best.cell.defence} has the best worst case{of}: {_end(best)} under "
-            f"{best.cell.attack}."
+            f"{best.cell.defence} has the best worst case"
+            f"{of * (len(floors) < len(grid.defences))}: {_end(best)} under {best.cell.attack}."
         )
     return found
 
@@ -72,10 +70,8 @@ def exclusion_sentence(outcome: CellResult) -> str:
     text = f"Byzantine nodes were left out in {faulty} % of the rounds, honest ones in {honest} %"
     worst = max((share for share in shares if share.honest), key=lambda share: share.left_out)
     if worst.left_out:
-        text += f"; of the honest ones most often node {worst.node}, in {_often(worst)}"
+        text += f"; of the honest ones most often node {worst.node}, "
+        text += f"in {percent(worst.left_out, 0)} %"
+    if worst.left_out and worst.refused:
+        text += f" ({percent(worst.refused, 0)} % refused)"
     return f"{text}."
-
-
-def _often(share: NodeShare) -> str:
-    text = f"{percent(share.left_out, 0)} %"
-    return text + (f" ({percent(share.refused, 0)} % refused)" if share.refused else "")

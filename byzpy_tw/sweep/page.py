@@ -12,16 +12,20 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import byzpy_tw
+from byzpy_tw.report.curves import accuracy_chart, line
+from byzpy_tw.report.downsample import COLUMNS, Series
 from byzpy_tw.report.html import CHART_SCRIPTS, standalone_page
 from byzpy_tw.report.page import REPORT
-from byzpy_tw.sweep.charts import bars, charts
 from byzpy_tw.sweep.colours import cell_style
 from byzpy_tw.sweep.findings import collapsed, exclusion_sentence, percent, sentences
 from byzpy_tw.sweep.grid import Grid, command_line
-from byzpy_tw.sweep.results import CellResult, TrialResult
+from byzpy_tw.sweep.results import CellResult, NodeShare, RunResult
 from byzpy_tw.sweep.text import CORNER, entry, legend, mark_of, notes, out_text
+
+_MOST_NODES = 64  # with a bar in a cell's details
 
 
 def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
@@ -118,18 +122,18 @@ def _details(outcome: CellResult) -> str:
             failures
             and f"{failures[:1].upper()}{failures[1:]}; nothing is concluded from this cell.",
         ),
-        ("", cell.missing and f"No guarantee: {cell.missing}"),
+        ("", cell.missing_guarantee and f"No guarantee: {cell.missing_guarantee}"),
         ("", exclusion_sentence(outcome)),
     ]
     parts = [f'<p class="{kind}">{escape(text)}</p>' for kind, text in told if text]
     parts.append(bars(outcome.shares))
-    if cell.trials:
+    if cell.runs:
         parts.append("<p>The same run on servers, to the same bits:</p>")
-    ended = {e.trial.folder: e for e in outcome.ended}
-    for trial in cell.trials:
-        parts.append(f"<pre>{escape(command_line(trial.config))}</pre>")
-        if trial.folder in ended:
-            parts.append(_run(ended[trial.folder]))
+    ended = {e.run.folder: e for e in outcome.ended}
+    for run in cell.runs:
+        parts.append(f"<pre>{escape(command_line(run.config))}</pre>")
+        if run.folder in ended:
+            parts.append(_run(ended[run.folder]))
     names = f"{escape(cell.defence)} <i>under</i> {escape(cell.attack)}"
     return (
         f'<details class="cell-details" id="{_id(outcome)}"><summary><span>{names}</span> '
@@ -137,8 +141,8 @@ def _details(outcome: CellResult) -> str:
     )
 
 
-def _run(ended: TrialResult) -> str:
-    where = f"cells/{ended.trial.folder}"
+def _run(ended: RunResult) -> str:
+    where = f"cells/{ended.run.folder}"
     told = [f"{ended.status}, {ended.rounds} rounds in {ended.seconds:.1f} s"]
     if ended.digest:
         told.append(f"parameters {ended.digest[:16]}")
@@ -146,4 +150,52 @@ def _run(ended: TrialResult) -> str:
         f'<p class="run">{escape("; ".join(told))}; '
         f'<a href="{escape(where)}/{REPORT}">its report</a>, '
         f'<a href="{escape(where)}/rounds.jsonl">{escape(where)}</a></p>'
+    )
+
+
+def charts(grid: Grid, outcomes: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """Return a chart for each attack: the accuracy of each defence over the rounds.
+
+    With several seeds a line is their mean, in a band from the lowest to the highest.
+    """
+    rounds, across = grid.base.rounds, len(grid.attacks)
+    width = -(-rounds // COLUMNS)
+    return [
+        accuracy_chart(
+            {"span": rounds, "width": width, "done": rounds},
+            [_line(outcome, width) for outcome in outcomes[column::across]],
+            attack,
+        )
+        for column, attack in enumerate(grid.attacks)
+    ]
+
+
+def _line(outcome: CellResult, width: int) -> dict[str, Any]:
+    values, columns = Series(), 0
+    for rounds, accuracy in (point for ended in outcome.ended for point in ended.curve):
+        column = (rounds - 1) // width
+        values.add(column, accuracy)
+        columns = max(columns, column + 1)
+    # Where the attack failed the line is no other attack's equal.
+    more = {"dots": True, "faint": bool(outcome.attack_failures)}
+    return line(outcome.cell.row, outcome.cell.defence, values.plain(columns), **more)
+
+
+def bars(shares: Sequence[NodeShare]) -> str:
+    """Return a bar for each node: how often it was left out.  Empty where none ever was."""
+    if not any(share.left_out for share in shares):
+        return ""
+    more = len(shares) - _MOST_NODES
+    rest = f"<p>and {more} nodes more</p>" if more > 0 else ""
+    return f'<ol class="bars">{"".join(map(_bar, shares[:_MOST_NODES]))}</ol>{rest}'
+
+
+def _bar(share: NodeShare) -> str:
+    style, kind, sign = ("honest", "honest", "") if share.honest else ("byz", "Byzantine", "B")
+    out = 100 * share.left_out
+    title = f"node {share.node}, {kind}: left out of {out:.0f} % of the rounds"
+    return (
+        f'<li class="{style}" title="{title}"><svg viewBox="0 0 1 100" '
+        f'preserveAspectRatio="none" role="img" aria-label="{title}">'
+        f'<rect y="{100 - out:.1f}" width="1" height="{out:.1f}"/></svg>{sign}{share.node}</li>'
     )

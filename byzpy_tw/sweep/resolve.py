@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, wraps
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -51,20 +50,13 @@ def cache_datasets(registry: Registry) -> Registry:
 
     A dataset is read-only by contract.
     """
-    kept = {id(entry): _keeping(entry) for entry in registry.names["dataset"].values()}
+    # The factory's parameters are read from its signature, which `cache` keeps.
+    kept = {
+        id(entry): attrs.evolve(entry, factory=cache(entry.factory))
+        for entry in registry.names["dataset"].values()
+    }
     datasets = {name: kept[id(entry)] for name, entry in registry.names["dataset"].items()}
-    names: Mapping[str, Mapping[str, Entry]] = {**registry.names, "dataset": datasets}
-    return attrs.evolve(registry, names=names)
-
-
-def _keeping(entry: Entry) -> Entry:
-    once = cache(entry.factory)
-
-    @wraps(entry.factory)  # its parameters are read from its signature
-    def factory(**arguments: Any) -> Any:
-        return once(**arguments)
-
-    return attrs.evolve(entry, factory=factory)
+    return attrs.evolve(registry, names={**registry.names, "dataset": datasets})
 
 
 def _named(config: RunConfig) -> Iterator[tuple[str, str]]:

@@ -36,7 +36,7 @@ def mark_of(outcome: CellResult, fallen: bool) -> str:
     """Return the sign behind a cell's accuracy, which `notes` explain."""
     if outcome.attack_failures:
         return "?"
-    return "!" if fallen else "*" if outcome.cell.missing else ""
+    return "!" if fallen else "*" if outcome.cell.missing_guarantee else ""
 
 
 def out_text(outcome: CellResult) -> str:
@@ -112,7 +112,7 @@ def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
         same = [outcome for outcome in outcomes if outcome.cell.attack == attack]
         for reason, cells in _grouped(same, _failed_calls):
             lines.append(f"?: nothing is concluded: {_names(cells)} under {attack}: {reason}")
-    for reason, cells in _grouped(outcomes, lambda o: o.cell.missing):
+    for reason, cells in _grouped(outcomes, lambda o: o.cell.missing_guarantee):
         lines.append(f"*: no guarantee: {_names(cells)}: {reason}")
     for reason, cells in _grouped(outcomes, lambda o: o.reason):
         names = _names(cells)
