@@ -25,10 +25,9 @@ from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
-from byzpy_tw.workers.building import build_host
+from byzpy_tw.workers.building import activation_bytes_per_example, build_host
 from byzpy_tw.workers.gradients import Answer
 from byzpy_tw.workers.host import NodeHost
-from byzpy_tw.workers.model_size import activation_bytes_per_example
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 REGISTRY = load()
