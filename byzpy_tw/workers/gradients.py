@@ -31,20 +31,6 @@ from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
 
 
-def batch_indices(
-    shard: np.ndarray, size: int, *, seed: int, node: int, round: int, replacement: bool
-) -> np.ndarray:
-    """Return the training examples that `node` uses in `round`: ``(size,)`` int64.
-
-    Drawn from the node's shard, by default without replacement.  A function of the arguments
-    alone, so that any server can rebuild the node.
-    """
-    stream = seeds.stream(seed, "batch", node, round)
-    if replacement:  # the same draws as by `choice`, faster
-        return shard[stream.integers(0, len(shard), size)]
-    return shard[stream.choice(len(shard), size, replace=False)]
-
-
 def model_provider(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
     """Return what gives the model for one call: `model`, or copies that share its tensors."""
     return Copier(model) if copied else lambda: model
@@ -74,13 +60,13 @@ class MicroBatches:
     model: Callable[[], nn.Module]  # returns the model for one call
     leaves: Sequence[Tensor]  # its parameters
     dataset: Dataset
-    shard: np.ndarray
     spec: RunSpec
+    device: torch.device
+    who: str  # the owner of the model's code, for errors
+    shard: np.ndarray
     node: int
     round: int
-    device: torch.device
-    who: str = "the model"  # the origin of its code, for errors
-    flip_labels: bool = False
+    flip_labels: bool
 
     @property
     def parts(self) -> int:
@@ -88,15 +74,16 @@ class MicroBatches:
 
     @cached_property
     def indices(self) -> np.ndarray:
-        """The indices of the batch, drawn at the first use, in the pool."""
-        return batch_indices(
-            self.shard,
-            self.spec.batch_size,
-            seed=self.spec.seed,
-            node=self.node,
-            round=self.round,
-            replacement=self.spec.replacement,
-        )
+        """The batch: ``(b,)`` int64 indices into the training data, by default all different.
+
+        A function of the spec, the node and the round alone, so that any server can rebuild the
+        node.  Drawn at the first use, in the pool.
+        """
+        shard, size = self.shard, self.spec.batch_size
+        stream = seeds.stream(self.spec.seed, "batch", self.node, self.round)
+        if self.spec.replacement:  # the same draws as by `choice`, faster
+            return shard[stream.integers(0, len(shard), size)]
+        return shard[stream.choice(len(shard), size, replace=False)]
 
     def run(self, part: int) -> Gradient:
         """Compute the gradient of part `part`, weighted by its share of the batch."""
@@ -127,8 +114,7 @@ class OrderedSum:
     """A sum of gradients in the order of their parts, which may come in any order."""
 
     parts: int
-    _total: tuple[Tensor, ...] | None = field(default=None, init=False)
-    _own: bool = field(default=False, init=False)  # whether that memory may be changed
+    _total: tuple[Tensor, ...] = field(default=(), init=False)
     _loss: float = field(default=0.0, init=False)
     _waiting: dict[int, Gradient] = field(factory=dict, init=False)
     _next: int = field(default=0, init=False)
@@ -136,26 +122,18 @@ class OrderedSum:
     def add(self, part: int, gradient: Gradient) -> Gradient | None:
         """Return the sum once the last part is in, None until then."""
         self._waiting[part] = gradient
-        while self._next in self._waiting:
-            ready = self._waiting.pop(self._next)
-            self._take(ready.pieces)
+        while ready := self._waiting.pop(self._next, None):
+            if self._next == 0:
+                self._total = ready.pieces
+            elif self._next == 1:
+                # Not in place: the gradients of two parameters may be one tensor.
+                self._total = tuple(map(torch.add, self._total, ready.pieces))
+            else:
+                for total, piece in zip(self._total, ready.pieces):
+                    total.add_(piece)
             self._loss += ready.loss
             self._next += 1
-        if self._next < self.parts:
-            return None
-        assert self._total is not None
-        return Gradient(self._total, self._loss)
-
-    def _take(self, pieces: tuple[Tensor, ...]) -> None:
-        if self._total is None:
-            self._total = pieces
-        elif self._own:
-            for total, piece in zip(self._total, pieces):
-                total.add_(piece)
-        else:
-            # Not in place: the gradients of two parameters may be one tensor.
-            self._total = tuple(map(torch.add, self._total, pieces))
-            self._own = True
+        return Gradient(self._total, self._loss) if self._next == self.parts else None
 
 
 Answer = Gradient | BaseException
@@ -166,8 +144,8 @@ def submit(
     pool: Pool,
     work: Sequence[MicroBatches],
     done: Done,
-    wanted: Callable[[], bool] = lambda: True,
-    cost: Callable[[float], None] = lambda seconds: None,
+    wanted: Callable[[], bool],
+    cost: Callable[[float], None],
 ) -> None:
     """Compute nodes' batches on `pool`; `done` is called once, in one of its threads.
 
@@ -191,9 +169,6 @@ def submit(
 def _sum_parts(batches: MicroBatches, wanted: Callable[[], bool]) -> Answer:
     """Compute a node's gradient, part after part."""
     try:
-        if batches.parts == 1:
-            _check_wanted(wanted)
-            return batches.run(0)
         total = OrderedSum(batches.parts)
         for part in range(batches.parts):
             _check_wanted(wanted)
@@ -216,9 +191,7 @@ def _submit_parts(
     wanted: Callable[[], bool],
     cost: Callable[[float], None],
 ) -> None:
-    total = OrderedSum(batches.parts)
-    lock = threading.Lock()
-    failed = False
+    total, lock, failed = OrderedSum(batches.parts), threading.Lock(), False
 
     def job(part: int) -> None:
         nonlocal failed

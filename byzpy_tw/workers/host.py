@@ -1,8 +1,7 @@
-"""The nodes of one run in one process.
+"""The nodes of one run in one process, on a server or in the trainer.
 
-A server and an in-process trainer use the same object.  It owns the model, the data and the
-nodes; it takes parameters and gives vectors.  It does no I/O and starts no thread: the pool is
-an argument.
+The host owns the model, the data and the nodes; it takes parameters and gives vectors.  It does
+no I/O and starts no thread: the pool is an argument.
 
 A node keeps no state between rounds.  Its vector is a function of the run's spec, the node, the
 round and the parameters, so it can be rebuilt anywhere.
@@ -68,7 +67,7 @@ class NodeHost:
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
     _leaves: list[Tensor] = field(init=False)
     _call: Callable[[], nn.Module] = field(init=False)  # returns the model for one call
-    _who: str = field(init=False)  # the origin of the model's code
+    _who: str = field(init=False)  # the owner of the model's code
     # Seconds of a core that the fastest gradient took; None before the first.
     cost: float | None = field(default=None, init=False)
 
@@ -111,10 +110,8 @@ class NodeHost:
             if text not in self._attacks:
                 if len(self._attacks) >= MOST_ATTACKS:
                     raise LimitExceeded(f"over {MOST_ATTACKS} attacks in one run")
-                make = partial(
-                    build_attack, self._registry, text, n=self.spec.n,
-                    b=self.spec.n - self.spec.shards, f=self.spec.f,
-                )  # fmt: skip
+                n, f, b = self.spec.n, self.spec.f, self.spec.byzantine
+                make = partial(build_attack, self._registry, text, n=n, b=b, f=f)
                 self._attacks[text] = try_attack(make, self.spec, self.dimension)
 
     def has_new_foreign_attack(self, attacks: Iterable[str]) -> bool:
@@ -151,12 +148,12 @@ class NodeHost:
             self._call,
             self._leaves,
             self.dataset,
-            self.nodes[node].shard,
             self.spec,
-            node,
-            round,
             self.device,
             self._who,
+            self.nodes[node].shard,
+            node,
+            round,
             flip_labels=self.behaviour(node) == Behaviour.LABEL_FLIP,
         )
 
@@ -203,14 +200,6 @@ class NodeHost:
 
     def attack(self, node: int, round: int, knowledge: Knowledge) -> Tensor:
         """Return the ``(d,)`` float32 vector that Byzantine `node` sends."""
-        context = seeds.Context(
-            seed=self.spec.seed,
-            round=round,
-            nodes=tuple(range(self.spec.shards)),
-            n=self.spec.n,
-            f=self.spec.f,
-            byzantine=self.spec.n - self.spec.shards,
-            node=node,
-        )
+        context = self.spec.attack_context(round, node, self.spec.shards)
         vector = self.nodes[node].attack(knowledge, context=context)
         return torch.as_tensor(vector, dtype=torch.float32).reshape(-1)

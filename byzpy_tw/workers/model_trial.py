@@ -37,7 +37,13 @@ from byzpy_tw.workers import model_checks as checks
 from byzpy_tw.workers.loss import class_scores, losses_gradient
 from byzpy_tw.workers.model_checks import quote_names
 from byzpy_tw.workers.spec import RunSpec
-from byzpy_tw.workers.trial_digests import TOLERANCE, GradientDigests, TrialDigests, trial_digests
+from byzpy_tw.workers.trial_digests import (
+    TOLERANCE,
+    GradientDigests,
+    TrialDigests,
+    is_finite,
+    trial_digests,
+)
 
 EXAMPLES = 2
 SECONDS = 0.4  # for the gradient of a larger batch of a plugin's model, about
@@ -88,7 +94,9 @@ def try_model(
             del trial  # its memory, before another takes as much
             if keeps:
                 new().run_with_copies(first, keeps)
-        infinite = () if first.finite else (f"{who}: its gradient of two examples is not finite",)
+        infinite = (
+            () if is_finite(first) else (f"{who}: its gradient of two examples is not finite",)
+        )
         digests = trial_digests(first, data, shards)
         return TrialOutcome(digests, bool(keeps), initial, time.perf_counter() - begun, infinite)
 

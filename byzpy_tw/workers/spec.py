@@ -1,4 +1,4 @@
-"""Everything that the nodes of a run are built from.
+"""The specification of a run and of its nodes, from which any server can build them.
 
 A server is told a `RunSpec` and `NodeSpec`s, and nothing else.  They hold numbers, and names
 that are looked up in the server's own registry: never code or paths.
@@ -23,6 +23,7 @@ from byzpy_tw.parameters import (
     true_or_false,
     validated,
 )
+from byzpy_tw.seeds import Context
 
 # Number formats for vectors and parameters on the wire, as torch calls them.
 WIRE_DTYPES = ("float32", "bfloat16", "float16")
@@ -34,10 +35,10 @@ def _field(constraint: Constraint, **more: Any) -> Any:
 
 @frozen(kw_only=True)
 class RunSpec:
-    """Everything that the nodes of a run have in common.
+    """The options of a run that all of its nodes need, each the ``node_field`` of an option.
 
-    ``shards`` is the number of honest nodes; ``n`` and ``f`` are the run's.  The rules are
-    the trainer's alone.  Each field but ``n`` is the ``node_field`` of an option.
+    ``shards`` is the number of honest nodes; ``n``, the number of all nodes, and ``f`` are the
+    run's.  Aggregators are the trainer's alone.
     """
 
     dataset: str = _field(text_of(2000))
@@ -54,6 +55,15 @@ class RunSpec:
     wire_dtype: str = _field(one_of(*WIRE_DTYPES), default="float32")
     # seconds that a round waits, for nodes that are late on purpose
     patience: float = _field(real_in(0, 1e9), default=60.0)
+
+    @property
+    def byzantine(self) -> int:
+        """The number of Byzantine nodes."""
+        return self.n - self.shards
+
+    def attack_context(self, round: int, node: int, h: int) -> Context:
+        """Return the context of Byzantine `node`'s attack on the vectors of `h` honest nodes."""
+        return Context(self.seed, round, tuple(range(h)), self.n, self.f, self.byzantine, node)
 
     def to_json(self) -> bytes:
         return json.dumps(attrs.asdict(self), sort_keys=True).encode()
@@ -82,7 +92,6 @@ class NodeSpec:
 
 
 def nodes_to_json(nodes: list[NodeSpec]) -> bytes:
-    """`nodes` as they travel."""
     return json.dumps([[n.node, n.shard, n.attack] for n in nodes]).encode()
 
 
@@ -96,10 +105,10 @@ def nodes_from_json(data: bytes) -> list[NodeSpec]:
 
 
 def node_specs(*, honest: int, byzantine: int, attack: str) -> list[NodeSpec]:
-    """The nodes of a run, honest ones first.
+    """Return the nodes of a run, honest ones first.
 
-    Byzantine node j has a copy of honest node j mod `honest`'s shard, for
-    attacks that start from an honest gradient of their own.
+    Byzantine node j has a copy of honest node j mod `honest`'s shard, for attacks that start
+    from an honest gradient of their own.
     """
     return [
         *(NodeSpec(node=i, shard=i) for i in range(honest)),
