@@ -92,8 +92,8 @@ class DownloadLock:
 def download_lock(root: Path, source: str) -> Iterator[DownloadLock]:
     """Hold the lock on `source` in the root, so that no two processes download it.
 
-    A process that had to wait is told why the one before it failed, and need not
-    wait for the network to fail again.
+    A process that had to wait is told why the one before it failed, and need not wait for the
+    network to fail again.
     """
     while True:
         made = tuple(p for p in (*reversed(root.parents), root) if not p.exists())
