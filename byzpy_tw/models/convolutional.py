@@ -1,13 +1,14 @@
 """Convolutional networks for images.  Counts are for MNIST or CIFAR-10.
 
-Pooling comes before the rectifier.  The largest of four numbers, rectified, is the
-largest of the four rectified: forwards and backwards the bits are the same, and the
-rectifier sees a quarter of the numbers (`small_cnn`: a gradient takes 10 % less).
+Pooling comes before the rectifier.  The largest of four numbers, rectified, is the largest of
+the four rectified: forwards and backwards the bits are the same, and the rectifier sees a
+quarter of the numbers (`small_cnn`: a gradient takes 10 % less).
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,8 @@ from byzpy_tw.errors import UnsuitableModel
 class ChannelsLast(nn.Module):
     """Images with their channels next to each other in memory, otherwise unchanged.
 
-    Convolutions, and above all pooling, are faster then: a gradient takes 27 to 35 %
-    less (measured, one thread).  Not for models that call ``view`` on the output of a
-    convolution.
+    Convolutions, and above all pooling, are faster then: a gradient takes 27 to 35 % less
+    (measured, one thread).  Not for models that call ``view`` on the output of a convolution.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,56 +34,39 @@ class ChannelsLast(nn.Module):
 
 def small_cnn(*, classes: int = 10, shape: tuple[int, ...] = (1, 28, 28)) -> nn.Module:
     """Two 3 x 3 convolutions, two linear layers: 421,642 parameters."""
-    channels, height, width = image_shape(shape, least=4)
-    return nn.Sequential(
-        ChannelsLast(),
-        *_convolution(channels, 32, 3, padding=1),
-        *_convolution(32, 64, 3, padding=1),
-        nn.Flatten(),
-        *_perceptron(64 * (height // 4) * (width // 4), 128, classes),
-    )
+    return _cnn(image_shape(shape, least=4), 3, (32, 64), (128, classes), padding=1)
 
 
 def cnn_mnist(*, classes: int = 10, shape: tuple[int, ...] = (1, 28, 28)) -> nn.Module:
     """Two 5 x 5 convolutions, two linear layers: 431,080 parameters."""
-    channels, height, width = image_shape(shape, least=16)
-    return nn.Sequential(
-        ChannelsLast(),
-        *_convolution(channels, 20, 5),
-        *_convolution(20, 50, 5),
-        nn.Flatten(),
-        *_perceptron(50 * _side(height) * _side(width), 500, classes),
-    )
+    return _cnn(image_shape(shape, least=16), 5, (20, 50), (500, classes))
 
 
 def cnn_cifar(*, classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)) -> nn.Module:
     """Two 5 x 5 convolutions, three linear layers: 712,854 parameters."""
-    channels, height, width = image_shape(shape, least=16)
-    return nn.Sequential(
-        ChannelsLast(),
-        *_convolution(channels, 20, 5),
-        *_convolution(20, 200, 5),
-        nn.Flatten(),
-        *_perceptron(200 * _side(height) * _side(width), 120, 84, classes),
-    )
+    return _cnn(image_shape(shape, least=16), 5, (20, 200), (120, 84, classes))
 
 
-def _convolution(channels: int, out: int, kernel: int, padding: int = 0) -> list[nn.Module]:
-    """Return the layers of one convolution, pooled and rectified."""
-    return [nn.Conv2d(channels, out, kernel, padding=padding), nn.MaxPool2d(2), nn.ReLU()]
+def _cnn(
+    shape: tuple[int, int, int],
+    kernel: int,
+    channels: tuple[int, ...],
+    widths: tuple[int, ...],
+    padding: int = 0,
+) -> nn.Module:
+    """Return convolutions with these output channels, then linear layers of these widths.
 
-
-def _perceptron(*widths: int) -> list[nn.Module]:
-    """Return linear layers between these widths, rectified but for the last."""
-    layers: list[nn.Module] = []
-    for wide, narrow in pairwise(widths):
-        layers += [nn.Linear(wide, narrow), nn.ReLU()]
-    return layers[:-1]
-
-
-def _side(side: int) -> int:
-    """Return the rest of a side after two 5 x 5 convolutions, each with pooling."""
-    return ((side - 4) // 2 - 4) // 2
+    Each convolution is pooled and rectified, each linear layer but the last one rectified.
+    """
+    layers: list[nn.Module] = [ChannelsLast()]
+    depth, *sides = shape
+    for before, after in pairwise((depth, *channels)):
+        layers += [nn.Conv2d(before, after, kernel, padding=padding), nn.MaxPool2d(2), nn.ReLU()]
+        sides = [(side + 2 * padding - kernel + 1) // 2 for side in sides]
+    layers.append(nn.Flatten())
+    for before, after in pairwise((channels[-1] * prod(sides), *widths)):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def image_shape(shape: tuple[int, ...], *, least: int) -> tuple[int, int, int]:
