@@ -78,8 +78,7 @@ class DownloadLock:
     def remove(self) -> None:
         """Remove the lock file, and the folders made for it if they are empty.
 
-        Processes that wait for the lock have the file open; `in_place` tells them that it
-        is gone.
+        Processes that wait for the lock have the file open; `in_place` tells them that it is gone.
         """
         with suppress(OSError):
             if self.in_place:

@@ -14,9 +14,8 @@ GROUPS = 32  # of channels normalised together; Wu and He, "Group Normalization"
 def resnet18(*, classes: int = 10, shape: tuple[int, ...] = (3, 32, 32)) -> nn.Module:
     """torchvision's ResNet-18, 11,173,962 parameters on CIFAR-10.
 
-    The stem is a 3 x 3 convolution without pooling, as is usual for small
-    images, and GroupNorm takes the place of BatchNorm, which keeps statistics
-    that no node would own.
+    The stem is a 3 x 3 convolution without pooling, as is usual for small images, and GroupNorm
+    takes the place of BatchNorm, which keeps statistics that no node would own.
     """
     from torchvision.models import resnet  # seconds to import
 
