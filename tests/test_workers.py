@@ -114,7 +114,7 @@ class TogetherTests(SynchronousTestCase):
             return succeed(None)
 
         self.host.nodes[4].shard[:] = 10**9
-        self.host.cost = 0.0005
+        self.host.gradient_seconds = 0.0005
         driver = NodeScheduler(self.host, ClockReactor(), self.pool, 2)
         answer = Deferred.fromCoroutine(driver.send_gradients(0, range(6), emit))
         self.pool.turn()
@@ -130,9 +130,9 @@ class TogetherTests(SynchronousTestCase):
         """How many share a job depends on how long one has taken, nothing else."""
         self.assertEqual(self.host.group_size, 1)  # nobody knows yet
         self.gradients(0)
-        self.assertLess(self.host.cost, 1.0)
+        self.assertLess(self.host.gradient_seconds, 1.0)
         for cost, count in ((0.00001, 16), (0.0006, 13), (0.0009, 8), (0.001, 1), (3.0, 1)):
-            self.host.cost = cost
+            self.host.gradient_seconds = cost
             self.assertEqual(self.host.group_size, count)
 
     def test_gradients_that_are_not_contiguous(self) -> None:
@@ -168,7 +168,7 @@ class TogetherTests(SynchronousTestCase):
                 raise ValueError("only this one")
             return succeed(None)
 
-        self.host.cost = 0.0005
+        self.host.gradient_seconds = 0.0005
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
         answer = Deferred.fromCoroutine(driver.send_gradients(0, range(6), emit))
         line = emit.__code__.co_firstlineno + 2

@@ -32,7 +32,7 @@ from byzpy_tw.workers.spec import RunSpec
 
 
 def model_provider(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
-    """Return what gives the model for one call: `model`, or copies that share its tensors."""
+    """Return a function that gives the model for a call: `model`, or a copy with its tensors."""
     return Copier(model) if copied else lambda: model
 
 
@@ -145,52 +145,38 @@ def submit(
     work: Sequence[MicroBatches],
     done: Done,
     wanted: Callable[[], bool],
-    cost: Callable[[float], None],
+    took: Callable[[float], None],
 ) -> None:
     """Compute nodes' batches on `pool`; `done` is called once, in one of its threads.
 
     The micro-batches of a single node are a job each, those of several nodes one job.  Work
-    that has not begun is dropped once `wanted` returns False.  `cost` is called with the
-    seconds of a core that a gradient took.
+    that has not begun is dropped once `wanted` returns False.  `took` is called with the
+    seconds of a core for a gradient.
     """
     if len(work) == 1 and work[0].parts > 1:
-        _submit_parts(pool, work[0], done, wanted, cost)
+        job = _part_job(work[0], lambda answer: done([answer]), wanted, took)
+        for part in range(work[0].parts):
+            pool.submit(job, part)
         return
 
-    def job() -> None:
-        begun = time.thread_time()
-        answers = [_sum_parts(batches, wanted) for batches in work]
-        cost((time.thread_time() - begun) / len(work))
+    def compute_all() -> None:
+        answers: list[Answer] = []
+        for batches in work:
+            job = _part_job(batches, answers.append, wanted, took)
+            for part in range(batches.parts):
+                job(part)
         done(answers)
 
-    pool.submit(job)
+    pool.submit(compute_all)
 
 
-def _sum_parts(batches: MicroBatches, wanted: Callable[[], bool]) -> Answer:
-    """Compute a node's gradient, part after part."""
-    try:
-        total = OrderedSum(batches.parts)
-        for part in range(batches.parts):
-            _check_wanted(wanted)
-            whole = total.add(part, batches.run(part))
-        assert whole is not None
-        return whole
-    except BaseException as e:  # of any kind: the caller waits for this node's answer
-        return e
-
-
-def _check_wanted(wanted: Callable[[], bool]) -> None:
-    if not wanted():
-        raise BadRequest("nobody waits for this gradient any more")
-
-
-def _submit_parts(
-    pool: Pool,
+def _part_job(
     batches: MicroBatches,
-    done: Done,
+    answered: Callable[[Answer], None],
     wanted: Callable[[], bool],
-    cost: Callable[[float], None],
-) -> None:
+    took: Callable[[float], None],
+) -> Callable[[int], None]:
+    """Return a function that computes one part; `answered` gets the sum, or the first failure."""
     total, lock, failed = OrderedSum(batches.parts), threading.Lock(), False
 
     def job(part: int) -> None:
@@ -198,10 +184,11 @@ def _submit_parts(
         if failed:
             return
         try:
-            _check_wanted(wanted)
+            if not wanted():
+                raise BadRequest("nobody waits for this gradient any more")
             begun = time.thread_time()
             gradient = batches.run(part)
-            cost((time.thread_time() - begun) * batches.parts)
+            took((time.thread_time() - begun) * batches.parts)
             with lock:
                 answer: Answer | None = total.add(part, gradient)
         except BaseException as e:
@@ -209,7 +196,6 @@ def _submit_parts(
             with lock:
                 answer, failed = (None if failed else e), True
         if answer is not None:
-            done([answer])
+            answered(answer)
 
-    for part in range(batches.parts):
-        pool.submit(job, part)
+    return job

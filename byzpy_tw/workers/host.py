@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,7 @@ class NodeHost:
     _leaves: list[Tensor] = field(init=False)
     _call: Callable[[], nn.Module] = field(init=False)  # returns the model for one call
     _who: str = field(init=False)  # the owner of the model's code
-    # Seconds of a core that the fastest gradient took; None before the first.
-    cost: float | None = field(default=None, init=False)
+    gradient_seconds: float = field(default=inf, init=False)  # of a core, for the fastest one
 
     def __attrs_post_init__(self) -> None:
         self._leaves = list(self.model.parameters())
@@ -138,10 +138,10 @@ class NodeHost:
         exception in the place of one that failed.  Work ends once `wanted` returns False.
         """
         work = [self._batches(node, round) for node in nodes]
-        submit(pool, work, done, wanted, self._record_cost)
+        submit(pool, work, done, wanted, self._record_seconds)
 
-    def _record_cost(self, seconds: float) -> None:
-        self.cost = seconds if self.cost is None else min(self.cost, seconds)
+    def _record_seconds(self, seconds: float) -> None:
+        self.gradient_seconds = min(self.gradient_seconds, seconds)
 
     def _batches(self, node: int, round: int) -> MicroBatches:
         return MicroBatches(
@@ -159,10 +159,10 @@ class NodeHost:
 
     @property
     def group_size(self) -> int:
-        """The number of nodes whose gradients are one job, by the cost of earlier ones."""
-        if self.cost is None or self.cost >= SMALL_GRADIENT_SECONDS:
+        """The number of nodes whose gradients are one job, by the time of earlier ones."""
+        if self.gradient_seconds >= SMALL_GRADIENT_SECONDS:
             return 1
-        return max(1, min(MAX_GROUP, int(JOB_SECONDS / max(self.cost, 1e-9))))
+        return max(1, min(MAX_GROUP, int(JOB_SECONDS / max(self.gradient_seconds, 1e-9))))
 
     @property
     def wire(self) -> torch.dtype:
