@@ -101,13 +101,13 @@ class DisplayTests(SynchronousTestCase):
         live = LiveTable(sweep, out)
         live.say("hello")
         cell = sweep.grid.cells[0]
-        live.run_started(cell, cell.runs[0])
+        live.run_started(cell.runs[0])
         shown = screen(out.getvalue())
         self.assertEqual(shown[:2], ["hello", text.table(sweep.grid, sweep.outcomes())[0]])
         self.assertIn("0% ...", shown[3])
         self.assertEqual(shown[-1], "0 of 4 runs")
         sweep._ended[cell.runs[0].folder] = ended(cell.runs[0])
-        live.run_ended(cell, cell.runs[0])
+        live.run_ended(cell.runs[0])
         self.assertEqual(screen(out.getvalue())[-1], "1 of 4 runs")
         live.close()
         shown = [line for line in screen(out.getvalue()) if line]
@@ -155,7 +155,7 @@ class DisplayTests(SynchronousTestCase):
         cell = made.cells[0]
         for run in cell.runs:
             sweep._ended[run.folder] = ended(run)
-            lines.run_ended(cell, run)
+            lines.run_ended(run)
         lines.close()
         self.assertEqual(
             said[0], "[2/8] mean under none: 90.0 % (worst 90.0, best 90.0), out B 100 H 6"

@@ -28,8 +28,9 @@ class LineDisplay(Display):
     _write: Callable[[str], None]
     _done: int = field(default=0, init=False)
 
-    def run_ended(self, cell: Cell, run: SweepRun) -> None:
+    def run_ended(self, run: SweepRun) -> None:
         self._done += 1
+        cell = next(cell for cell in self.sweep.grid.cells if run in cell.runs)
         outcome = self.sweep.outcome(cell)
         if outcome.status != "waiting":
             done = self.sweep.finished_before + self._done
@@ -53,7 +54,7 @@ class LiveTable(Display):
     sweep: Sweep
     _out: IO[str]
     _live: Any = field(init=False)
-    _running: dict[str, tuple[Cell, SweepRun]] = field(factory=dict, init=False)
+    _running: set[str] = field(factory=set, init=False)  # their folders
 
     def __attrs_post_init__(self) -> None:
         from rich.live import Live
@@ -67,12 +68,12 @@ class LiveTable(Display):
         self._live.start()
         self._live.console.show_cursor()  # a process that is killed would leave it hidden
 
-    def run_started(self, cell: Cell, run: SweepRun) -> None:
-        self._running[run.folder] = (cell, run)
+    def run_started(self, run: SweepRun) -> None:
+        self._running.add(run.folder)
         self.tick()
 
-    def run_ended(self, cell: Cell, run: SweepRun) -> None:
-        self._running.pop(run.folder, None)
+    def run_ended(self, run: SweepRun) -> None:
+        self._running.discard(run.folder)
         self.tick()
 
     def say(self, line: str) -> None:
@@ -97,10 +98,9 @@ class LiveTable(Display):
         self._live.update(drawn, refresh=True)
 
     def _progress(self, cell: Cell) -> str:
-        for running, run in self._running.values():
-            if running is cell:
-                share = rounds_done(self.sweep.path(run)) / run.config.rounds
-                return f"{share:.0%} ..."
+        for run in cell.runs:
+            if run.folder in self._running:
+                return f"{rounds_done(self.sweep.path(run)) / run.config.rounds:.0%} ..."
         return ""
 
 

@@ -64,10 +64,10 @@ _FATAL = (BadKeys, KeysRefused, ProtectedMode, ServerUnreachable, VersionMismatc
 class Display:
     """Shows a sweep; this one shows nothing."""
 
-    def run_started(self, cell: Cell, run: SweepRun) -> None:
+    def run_started(self, run: SweepRun) -> None:
         pass
 
-    def run_ended(self, cell: Cell, run: SweepRun) -> None:
+    def run_ended(self, run: SweepRun) -> None:
         """Called after every started run, however it ended."""
 
     def say(self, line: str) -> None:
@@ -124,12 +124,7 @@ class Sweep:
 
     async def run(self) -> None:
         """Execute the runs that are not finished.  Raises errors that concern all cells."""
-        todo = deque(
-            (cell, run)
-            for cell in self.grid.cells
-            for run in cell.runs
-            if run.folder not in self._ended
-        )
+        todo = deque(run for run in self.grid.runs if run.folder not in self._ended)
         if not todo:
             return
         base, registry = self.grid.base, cache_datasets(self._registry)
@@ -161,16 +156,16 @@ class Sweep:
             pool.shutdown(wait=False)
 
     async def _run_all(
-        self, todo: deque[tuple[Cell, SweepRun]], registry: Registry, changes: Mapping[str, Any]
+        self, todo: deque[SweepRun], registry: Registry, changes: Mapping[str, Any]
     ) -> None:
         async def work() -> None:
             while todo and self._fatal is None:
-                cell, run = todo.popleft()
-                self.display.run_started(cell, run)
+                run = todo.popleft()
+                self.display.run_started(run)
                 try:
                     await self._run_one(run, attrs.evolve(run.config, **changes), registry)
                 finally:
-                    self.display.run_ended(cell, run)
+                    self.display.run_ended(run)
 
         workers = [Deferred.fromCoroutine(work()) for _ in range(self.jobs)]
         # Cancelled, it cancels them, and waits until each has closed its run.
@@ -198,8 +193,7 @@ class Sweep:
 
     def _collect(self, run: SweepRun, error: BaseException | None, *, keep: bool) -> None:
         """Read the result of a run that has ended, and remove checkpoints unless `keep`."""
-        path = self.path(run)
-        result = read(run, path)
+        result = read(run, self.path(run))
         # A run that could not go on still has the result of its last end, with another error.
         if error and (result is None or result.error != clean(str(error), 1000)):
             self._failed[run.folder] = clean(format_error(error), 1000)
@@ -207,7 +201,7 @@ class Sweep:
             self._ended[run.folder] = result
             if result.is_over and not keep:
                 with suppress(OSError):
-                    for checkpoint in list_checkpoints(path):
+                    for checkpoint in list_checkpoints(self.path(run)):
                         checkpoint.unlink()
 
     def handle(self, event: Event) -> None:
