@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.rounds import Rounds
 from byzpy_tw.workers.building import activation_bytes_per_example, build_host
-from byzpy_tw.workers.gradients import Answer
+from byzpy_tw.workers.gradients import Answer, MicroBatches
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
@@ -149,7 +150,8 @@ class TogetherTests(SynchronousTestCase):
                 return x.flatten(1)[:, :20] @ both.repeat(1, 5) + self.none.sum()
 
         model = Stacked()
-        self.host._call, self.host._leaves = lambda: model, list(model.parameters())
+        rest = self.host._batches.args[2:]  # type: ignore[attr-defined]
+        self.host._batches = partial(MicroBatches, lambda: model, list(model.parameters()), *rest)
         for node in range(6):
             self.host.dataset.train.y[self.host.nodes[node].shard] = 0
         (gradient,) = self.gradients(0)

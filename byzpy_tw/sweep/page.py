@@ -33,8 +33,14 @@ def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
     template = (resources.files("byzpy_tw.sweep") / "page.html").read_text("utf-8")
     found = "".join(f"<li>{escape(line)}</li>" for line in sentences(grid, outcomes))
     marks = [line for line in notes(grid, outcomes) if line[:2] in ("!:", "*:", "?:")]
+    base, seeds = grid.base, ", ".join(map(str, grid.seeds))
+    setting = (
+        f"{base.rounds} rounds of {base.model} on {base.dataset}, cut up by {base.partition}: "
+        f"{base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
+        f"seed{'s' * (len(grid.seeds) > 1)} {seeds}."
+    )
     body = Template(template).substitute(
-        setting=_setting(grid),
+        setting=escape(setting),
         found=f'<ul class="found">{found}</ul>' if found else "",
         table=_table(grid, outcomes),
         legend=escape(legend(grid).capitalize()),
@@ -54,16 +60,6 @@ def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
 
 def _shade(value: float) -> int:
     return round(100 * value)
-
-
-def _setting(grid: Grid) -> str:
-    base = grid.base
-    seeds = ", ".join(map(str, grid.seeds))
-    return escape(
-        f"{base.rounds} rounds of {base.model} on {base.dataset}, cut up by {base.partition}: "
-        f"{base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
-        f"seed{'s' * (len(grid.seeds) > 1)} {seeds}."
-    )
 
 
 def _id(outcome: CellResult) -> str:
@@ -115,13 +111,11 @@ def _cell(outcome: CellResult, fallen: bool) -> str:
 def _details(outcome: CellResult) -> str:
     cell, failures = outcome.cell, outcome.attack_failures
     head = f"{percent(outcome.final)} %" if outcome.status == "finished" else outcome.status
+    if failures:
+        failures = f"{failures[0].upper()}{failures[1:]}; nothing is concluded from this cell."
     told = [
         ("why", outcome.reason),
-        (
-            "why",
-            failures
-            and f"{failures[:1].upper()}{failures[1:]}; nothing is concluded from this cell.",
-        ),
+        ("why", failures),
         ("", cell.missing_guarantee and f"No guarantee: {cell.missing_guarantee}"),
         ("", exclusion_sentence(outcome)),
     ]

@@ -66,15 +66,19 @@ class NodeHost:
     _shards: list[np.ndarray]
     nodes: dict[int, Node] = field(factory=dict, init=False)
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
-    _leaves: list[Tensor] = field(init=False)
-    _call: Callable[[], nn.Module] = field(init=False)  # returns the model for one call
-    _who: str = field(init=False)  # the owner of the model's code
+    _batches: Callable[..., MicroBatches] = field(init=False)  # of a shard, node and round
     gradient_seconds: float = field(default=inf, init=False)  # of a core, for the fastest one
 
     def __attrs_post_init__(self) -> None:
-        self._leaves = list(self.model.parameters())
-        self._call = model_provider(self.model, self.trial_outcome.copied)
-        self._who = self._registry.owner("model", self.spec.model)
+        self._batches = partial(
+            MicroBatches,
+            model_provider(self.model, self.trial_outcome.copied),
+            list(self.model.parameters()),
+            self.dataset,
+            self.spec,
+            self.device,
+            self._registry.owner("model", self.spec.model),
+        )
 
     @property
     def dimension(self) -> int:
@@ -116,8 +120,9 @@ class NodeHost:
 
     def has_new_foreign_attack(self, attacks: Iterable[str]) -> bool:
         """Return whether `attacks` has a plugin's attack that is not prepared yet."""
-        new = [text for text in attacks if text not in self._attacks]
-        return any(self._registry.is_foreign("attack", text) for text in new)
+        return any(
+            self._registry.is_foreign("attack", a) for a in attacks if a not in self._attacks
+        )
 
     def digests_of(self, attacks: Iterable[str]) -> list[str]:
         """Return the digests of the trials of plugins' attacks among `attacks`, sorted."""
@@ -137,25 +142,14 @@ class NodeHost:
         Several nodes are one job.  `done` gets the float32 gradients in order, with an
         exception in the place of one that failed.  Work ends once `wanted` returns False.
         """
-        work = [self._batches(node, round) for node in nodes]
+        work = [
+            self._batches(self.nodes[n].shard, n, round, self.behaviour(n) == Behaviour.LABEL_FLIP)
+            for n in nodes
+        ]
         submit(pool, work, done, wanted, self._record_seconds)
 
     def _record_seconds(self, seconds: float) -> None:
         self.gradient_seconds = min(self.gradient_seconds, seconds)
-
-    def _batches(self, node: int, round: int) -> MicroBatches:
-        return MicroBatches(
-            self._call,
-            self._leaves,
-            self.dataset,
-            self.spec,
-            self.device,
-            self._who,
-            self.nodes[node].shard,
-            node,
-            round,
-            flip_labels=self.behaviour(node) == Behaviour.LABEL_FLIP,
-        )
 
     @property
     def group_size(self) -> int:

@@ -37,13 +37,7 @@ from byzpy_tw.workers import model_checks as checks
 from byzpy_tw.workers.loss import class_scores, losses_gradient
 from byzpy_tw.workers.model_checks import quote_names
 from byzpy_tw.workers.spec import RunSpec
-from byzpy_tw.workers.trial_digests import (
-    TOLERANCE,
-    GradientDigests,
-    TrialDigests,
-    is_finite,
-    trial_digests,
-)
+from byzpy_tw.workers.trial_digests import TOLERANCE, GradientDigests, TrialDigests, is_finite
 
 EXAMPLES = 2
 SECONDS = 0.4  # for the gradient of a larger batch of a plugin's model, about
@@ -97,7 +91,7 @@ def try_model(
         infinite = (
             () if is_finite(first) else (f"{who}: its gradient of two examples is not finite",)
         )
-        digests = trial_digests(first, data, shards)
+        digests = TrialDigests.of(first, data, shards)
         return TrialOutcome(digests, bool(keeps), initial, time.perf_counter() - begun, infinite)
 
     return run_single_threaded_with_grad(work)

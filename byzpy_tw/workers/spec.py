@@ -12,25 +12,16 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
+from byzpy_tw import parameters
 from byzpy_tw.errors import BadRequest
-from byzpy_tw.parameters import (
-    Constraint,
-    integer_in,
-    one_of,
-    optional,
-    real_in,
-    text_of,
-    true_or_false,
-    validated,
-)
 from byzpy_tw.seeds import Context
 
 # Number formats for vectors and parameters on the wire, as torch calls them.
 WIRE_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def _field(constraint: Constraint, **more: Any) -> Any:
-    return field(validator=validated(constraint, BadRequest), **more)
+def _field(constraint: parameters.Constraint, **more: Any) -> Any:
+    return field(validator=parameters.validated(constraint, BadRequest), **more)
 
 
 @frozen(kw_only=True)
@@ -41,20 +32,20 @@ class RunSpec:
     run's.  Aggregators are the trainer's alone.
     """
 
-    dataset: str = _field(text_of(2000))
-    model: str = _field(text_of(2000))
-    partition: str = _field(text_of(2000))
-    shards: int = _field(integer_in(1, 1_000_000))
-    seed: int = _field(integer_in(0, 2**63 - 1))
+    dataset: str = _field(parameters.text_of(2000))
+    model: str = _field(parameters.text_of(2000))
+    partition: str = _field(parameters.text_of(2000))
+    shards: int = _field(parameters.integer_in(1, 1_000_000))
+    seed: int = _field(parameters.integer_in(0, 2**63 - 1))
     # A server computes this many examples at once on each thread, for any trainer.
-    batch_size: int = _field(integer_in(1, 1_000_000))
-    micro_batch_size: int = _field(integer_in(1, 8192))
-    replacement: bool = _field(true_or_false, default=False)
-    n: int = _field(integer_in(1, 1_000_000))
-    f: int = _field(integer_in(0, 1_000_000))
-    wire_dtype: str = _field(one_of(*WIRE_DTYPES), default="float32")
+    batch_size: int = _field(parameters.integer_in(1, 1_000_000))
+    micro_batch_size: int = _field(parameters.integer_in(1, 8192))
+    replacement: bool = _field(parameters.true_or_false, default=False)
+    n: int = _field(parameters.integer_in(1, 1_000_000))
+    f: int = _field(parameters.integer_in(0, 1_000_000))
+    wire_dtype: str = _field(parameters.one_of(*WIRE_DTYPES), default="float32")
     # seconds that a round waits, for nodes that are late on purpose
-    patience: float = _field(real_in(0, 1e9), default=60.0)
+    patience: float = _field(parameters.real_in(0, 1e9), default=60.0)
 
     @property
     def byzantine(self) -> int:
@@ -82,9 +73,9 @@ class RunSpec:
 class NodeSpec:
     """One node: its number, the number of its shard, and its attack if it is Byzantine."""
 
-    node: int = _field(integer_in(0, 1_000_000))
-    shard: int = _field(integer_in(0, 1_000_000))
-    attack: str | None = _field(optional(text_of(500)), default=None)
+    node: int = _field(parameters.integer_in(0, 1_000_000))
+    shard: int = _field(parameters.integer_in(0, 1_000_000))
+    attack: str | None = _field(parameters.optional(parameters.text_of(500)), default=None)
 
     @property
     def honest(self) -> bool:

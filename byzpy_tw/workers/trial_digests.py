@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from attrs import field, frozen
 from attrs.validators import deep_iterable, instance_of, matches_re, max_len
@@ -65,6 +66,23 @@ class TrialDigests:
     norms: tuple[float, ...] = field(
         validator=[max_len(_STRETCHES), deep_iterable(instance_of(float), instance_of(tuple))]
     )
+
+    @classmethod
+    def of(
+        cls, gradient: GradientDigests, data: Dataset, shards: Sequence[np.ndarray]
+    ) -> TrialDigests:
+        """Return the digests of this process."""
+        numbers = hashlib.sha256()
+        for shard in shards:
+            numbers.update(f"{len(shard)}:".encode() + shard.astype("<i8").tobytes())
+        return cls(
+            shards=numbers.hexdigest(),
+            classes=hashlib.sha256(repr((data.classes, data.shape)).encode()).hexdigest(),
+            normalisation=sha256_of(torch.tensor(data.mean), torch.tensor(data.std)),
+            gradient=gradient.sha256,
+            loss=gradient.loss,
+            norms=gradient.norms,
+        )
 
     def to_json(self) -> str:
         return json.dumps(attrs.asdict(self), sort_keys=True)
@@ -122,19 +140,3 @@ class GradientDigests:
             tuple(math.hypot(*map(norm_of, part)) for part in parts),
             sha256_of(*pieces) if sha256 else "",
         )
-
-
-def trial_digests(gradient: GradientDigests, data: Dataset, shards: Sequence[Any]) -> TrialDigests:
-    """Return the digests of this process."""
-    numbers = hashlib.sha256()
-    for shard in shards:
-        numbers.update(f"{len(shard)}:".encode() + shard.astype("<i8").tobytes())
-    classes = repr((data.classes, data.shape)).encode()
-    return TrialDigests(
-        shards=numbers.hexdigest(),
-        classes=hashlib.sha256(classes).hexdigest(),
-        normalisation=sha256_of(torch.tensor(data.mean), torch.tensor(data.std)),
-        gradient=gradient.sha256,
-        loss=gradient.loss,
-        norms=gradient.norms,
-    )
