@@ -10,7 +10,7 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.plugins import load
-from byzpy_tw.sweep import findings, text
+from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import colour, is_dark, luminance
 from byzpy_tw.sweep.display import LineDisplay, LiveTable, display_for
 from byzpy_tw.sweep.grid import Grid
@@ -56,22 +56,22 @@ class TextTests(SynchronousTestCase):
         """The sentences name the collapsed cells, their baseline, and the best defence."""
         made = grid()
         self.assertEqual(
-            findings.sentences(made, filled(made)),
+            text.sentences(made, filled(made)),
             [
                 "mean collapses under sign-flip:scale=-5 (10.0 %); at its best it reaches 90.0 %.",
                 "nnm | median has the best worst case: 90.0 % under none.",
             ],
         )
-        self.assertEqual(findings.sentences(made, [CellResult(cell=c) for c in made.cells]), [])
+        self.assertEqual(text.sentences(made, [CellResult(cell=c) for c in made.cells]), [])
         gone = [outcome(cell, 0.5, status="diverged") for cell in made.cells]
         self.assertEqual(
-            findings.sentences(made, gone)[0],
+            text.sentences(made, gone)[0],
             "mean diverged under none, sign-flip:scale=-5.",
         )
 
     def test_who_was_left_out(self) -> None:
         """In a sentence, the honest node that suffered most by number."""
-        told = findings.exclusion_sentence(filled(grid())[0])
+        told = text.exclusion_sentence(filled(grid())[0])
         self.assertEqual(
             told,
             "Byzantine nodes were left out in 100 % of the rounds, honest ones in 6 %; of the "

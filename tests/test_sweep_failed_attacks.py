@@ -13,12 +13,11 @@ from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import Event
 from byzpy_tw.records.summary import AttackFailures, RoundCounts
 from byzpy_tw.sweep.command import figures, grid_of
-from byzpy_tw.sweep.findings import collapsed, sentences
 from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.results import CellResult, read
 from byzpy_tw.sweep.scheduler import Sweep
-from byzpy_tw.sweep.text import cell_line, notes, table
+from byzpy_tw.sweep.text import cell_line, collapsed, notes, sentences, table
 from tests.failing_plugins import heard, names
 from tests.support import folder
 from tests.sweep_grids import grid, outcome

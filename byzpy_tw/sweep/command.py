@@ -25,7 +25,6 @@ from byzpy_tw.rounds.resolved_rules import resolve_rules
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
-from byzpy_tw.sweep.findings import sentences
 from byzpy_tw.sweep.grid import Grid, command_line, make_grid, run_digest, with_sweep_defaults
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import check_names, versions
@@ -147,7 +146,7 @@ def _summarize(sweep: Sweep, seconds: float) -> None:
     grid, outcomes, path = sweep.grid, sweep.outcomes(), sweep.folder / PAGE
     _write(path, page(grid, outcomes, sweep.folder))
     _write(sweep.folder / TABLE, to_json(figures(grid, outcomes), indent=2) + "\n")
-    for line in (*text.notes(grid, outcomes), *sentences(grid, outcomes)):
+    for line in (*text.notes(grid, outcomes), *text.sentences(grid, outcomes)):
         say(clean(line, 1000))
     total, done = len(grid.runs), sum(run.is_over for o in outcomes for run in o.ended)
     if done > sweep.finished_before:

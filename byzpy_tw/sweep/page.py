@@ -19,11 +19,10 @@ from byzpy_tw.report.curves import accuracy_chart, line
 from byzpy_tw.report.downsample import COLUMNS, Series
 from byzpy_tw.report.html import CHART_SCRIPTS, standalone_page
 from byzpy_tw.report.page import REPORT
+from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import cell_style
-from byzpy_tw.sweep.findings import collapsed, exclusion_sentence, percent, sentences
 from byzpy_tw.sweep.grid import Grid, command_line
 from byzpy_tw.sweep.results import CellResult, NodeShare, RunResult
-from byzpy_tw.sweep.text import CORNER, entry, legend, mark_of, notes, out_text
 
 _MOST_NODES = 64  # with a bar in a cell's details
 
@@ -31,8 +30,8 @@ _MOST_NODES = 64  # with a bar in a cell's details
 def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
     """Return the whole page.  `folder` is where the runs are, for its links and its words."""
     template = (resources.files("byzpy_tw.sweep") / "page.html").read_text("utf-8")
-    found = "".join(f"<li>{escape(line)}</li>" for line in sentences(grid, outcomes))
-    marks = [line for line in notes(grid, outcomes) if line[:2] in ("!:", "*:", "?:")]
+    found = "".join(f"<li>{escape(line)}</li>" for line in text.sentences(grid, outcomes))
+    marks = [line for line in text.notes(grid, outcomes) if line[:2] in ("!:", "*:", "?:")]
     base, seeds = grid.base, ", ".join(map(str, grid.seeds))
     setting = (
         f"{base.rounds} rounds of {base.model} on {base.dataset}, cut up by {base.partition}: "
@@ -43,7 +42,7 @@ def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
         setting=escape(setting),
         found=f'<ul class="found">{found}</ul>' if found else "",
         table=_table(grid, outcomes),
-        legend=escape(legend(grid).capitalize()),
+        legend=escape(text.legend(grid).capitalize()),
         marks="".join(f"<br>{escape(line)}" for line in marks),
         cells="".join(_details(outcome) for outcome in outcomes),
         foot=escape(f"byzpy_tw {byzpy_tw.__version__}; records in {folder.absolute()}"),
@@ -67,7 +66,7 @@ def _id(outcome: CellResult) -> str:
 
 
 def _table(grid: Grid, outcomes: Sequence[CellResult]) -> str:
-    down, columns = collapsed(outcomes), len(grid.attacks)
+    down, columns = text.collapsed(outcomes), len(grid.attacks)
     heads = "".join(f'<th scope="col">{_broken(attack)}</th>' for attack in grid.attacks)
     rows = []
     for row, defence in enumerate(grid.defences):
@@ -78,7 +77,7 @@ def _table(grid: Grid, outcomes: Sequence[CellResult]) -> str:
         rows.append(f'<tr><th scope="row">{_broken(defence)}</th>{cells}</tr>')
     return (
         '<table class="heat"><thead><tr>'
-        f'<th class="corner">{escape(CORNER)}</th>{heads}</tr></thead>'
+        f'<th class="corner">{escape(text.CORNER)}</th>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
@@ -96,13 +95,13 @@ def _broken(name: str) -> str:
 def _cell(outcome: CellResult, fallen: bool) -> str:
     style = "" if outcome.value is None else f' class="v{_shade(outcome.value)}"'
     if outcome.status == "finished":
-        mark = mark_of(outcome, fallen)
-        first = f"{percent(outcome.final)}{mark}"
-        span = f"{percent(outcome.worst, 0)}&ndash;{percent(outcome.best, 0)}"
-        out = re.sub(r"(?<=[BH]) ", "&nbsp;", out_text(outcome))
+        mark = text.mark_of(outcome, fallen)
+        first = f"{text.percent(outcome.final)}{mark}"
+        span = f"{text.percent(outcome.worst, 0)}&ndash;{text.percent(outcome.best, 0)}"
+        out = re.sub(r"(?<=[BH]) ", "&nbsp;", text.out_text(outcome))
         second = "".join(f"<small>{line}</small>" for line in (span, out) if line)
     else:
-        state = escape(entry(outcome)[0] if outcome.has_runs else outcome.status)
+        state = escape(text.entry(outcome)[0] if outcome.has_runs else outcome.status)
         first, second = f'<span class="state">{state}</span>', ""
     title = escape(f"{outcome.cell.defence} under {outcome.cell.attack}")
     return f'<td{style}><a href="#{_id(outcome)}" title="{title}"><b>{first}</b>{second}</a></td>'
@@ -110,16 +109,16 @@ def _cell(outcome: CellResult, fallen: bool) -> str:
 
 def _details(outcome: CellResult) -> str:
     cell, failures = outcome.cell, outcome.attack_failures
-    head = f"{percent(outcome.final)} %" if outcome.status == "finished" else outcome.status
+    head = f"{text.percent(outcome.final)} %" if outcome.status == "finished" else outcome.status
     if failures:
         failures = f"{failures[0].upper()}{failures[1:]}; nothing is concluded from this cell."
     told = [
         ("why", outcome.reason),
         ("why", failures),
         ("", cell.missing_guarantee and f"No guarantee: {cell.missing_guarantee}"),
-        ("", exclusion_sentence(outcome)),
+        ("", text.exclusion_sentence(outcome)),
     ]
-    parts = [f'<p class="{kind}">{escape(text)}</p>' for kind, text in told if text]
+    parts = [f'<p class="{kind}">{escape(line)}</p>' for kind, line in told if line]
     parts.append(bars(outcome.shares))
     if cell.runs:
         parts.append("<p>The same run on servers, to the same bits:</p>")

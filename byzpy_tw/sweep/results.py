@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import attrs
 from attrs import frozen
 
 from byzpy_tw.errors import RunDirectoryError
@@ -147,15 +148,9 @@ class CellResult:
         """The shares of each node, as means over the seeds."""
         found = []
         for same in zip(*(e.shares for e in self.ended if e.shares), strict=True):
-            excluded = [s.excluded for s in same if s.excluded is not None]
-            found.append(
-                NodeShare(
-                    node=same[0].node,
-                    honest=same[0].honest,
-                    excluded=mean(excluded) if excluded else None,
-                    refused=mean(s.refused for s in same),
-                )
-            )
+            known = [s.excluded for s in same if s.excluded is not None]
+            excluded, refused = mean(known) if known else None, mean(s.refused for s in same)
+            found.append(attrs.evolve(same[0], excluded=excluded, refused=refused))
         return found
 
     def left_out(self, *, honest: bool) -> float | None:
