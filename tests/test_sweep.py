@@ -41,7 +41,7 @@ class GridTests(SynchronousTestCase):
             [(d, a) for d in made.defences for a in made.attacks],
         )
         runs = made.runs
-        self.assertEqual([t.seed for t in runs], [1, 2] * 4)
+        self.assertEqual([run.config.seed for run in runs], [1, 2] * 4)
         self.assertEqual(len({t.folder for t in runs}), 8)
         [config] = {c.runs[0].config for c in made.cells if (c.row, c.column) == (1, 1)}
         self.assertEqual(

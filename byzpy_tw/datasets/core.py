@@ -7,7 +7,7 @@ that are not finite are searched on demand, see `Dataset.non_finite`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -195,7 +195,7 @@ class Dataset:
     @property
     def nbytes(self) -> int:
         """The bytes of the four tensors."""
-        return sum(t.nbytes for t in self._tensors)
+        return sum(split.x.nbytes + split.y.nbytes for split in (self.train, self.test))
 
     def inputs(self, x: Tensor) -> Tensor:
         """Return a model's normalised float32 inputs from examples ``(k, *shape)``."""
@@ -251,11 +251,7 @@ class Dataset:
 
     @cached_property
     def _digest(self) -> str:
-        return sha256_of(*self._tensors)
-
-    @property
-    def _tensors(self) -> Sequence[Tensor]:
-        return (self.train.x, self.train.y, self.test.x, self.test.y)
+        return sha256_of(self.train.x, self.train.y, self.test.x, self.test.y)
 
     @cached_property
     def _per_channel(self) -> tuple[Tensor, Tensor]:

@@ -182,7 +182,7 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
         "honest_left_out": outcome.left_out(honest=True),
         "runs": [
             {
-                "seed": ended.run.seed,
+                "seed": ended.run.config.seed,
                 "folder": f"{CELLS}/{ended.run.folder}",
                 "status": ended.status,
                 "final_accuracy": ended.final,

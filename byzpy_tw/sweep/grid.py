@@ -57,10 +57,6 @@ class SweepRun:
     config: RunConfig
     folder: str
 
-    @property
-    def seed(self) -> int:
-        return self.config.seed
-
 
 @frozen(kw_only=True)
 class Cell:

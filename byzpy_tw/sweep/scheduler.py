@@ -25,18 +25,10 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw import errors
 from byzpy_tw.config.paths import absolute, resolve_paths
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.errors import (
-    BadKeys,
-    ByzpyTwError,
-    KeysRefused,
-    ProtectedMode,
-    RunDirectoryError,
-    ServerUnreachable,
-    VersionMismatch,
-    format_error,
-)
+from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, format_error
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.output.text import TextOutput
@@ -58,7 +50,10 @@ from byzpy_tw.trainer.training import initial_config_json
 CELLS = "cells"  # the folder of the runs' folders
 
 # A server that refuses one cell refuses them all: these end the sweep.
-_FATAL = (BadKeys, KeysRefused, ProtectedMode, ServerUnreachable, VersionMismatch)
+_FATAL = (
+    errors.BadKeys, errors.KeysRefused, errors.ProtectedMode, errors.ServerUnreachable,
+    errors.VersionMismatch,
+)  # fmt: skip
 
 
 class Display:

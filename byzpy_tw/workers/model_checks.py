@@ -121,13 +121,3 @@ def check_flattened(apart: Tensor, flat: Tensor) -> str:
             "taken of one when the model was made; take it in forward()"
         )
     return ""
-
-
-def check_shared(paths: Sequence[str]) -> str:
-    """Refuse a model that changes objects at `paths`, which all models share."""
-    if paths:
-        return (
-            f"its forward pass changes {quote_names(paths)}, which all models of this process "
-            "share, and other threads at the same time; pass it on as a local variable"
-        )
-    return ""

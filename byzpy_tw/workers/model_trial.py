@@ -166,7 +166,11 @@ class ModelTrial:
         self._refuse(checks.check_repeated(self.first, again, repeated, exact))
         self._refuse(checks.check_flattened(apart, flat))
         first, second = compare_snapshots(before, after), compare_snapshots(after, other)
-        self._refuse(checks.check_shared(second.shared or repeated.shared))
+        if shared := second.shared or repeated.shared:
+            self._refuse(
+                f"its forward pass changes {quote_names(shared)}, which all models of this process "
+                "share, and other threads at the same time; pass it on as a local variable"
+            )
         kept = tuple(dict.fromkeys([*first.own, *second.own])) or self._evaluate(self.model)
         if self.foreign and not kept:
             self._check_scaled(self.model)
