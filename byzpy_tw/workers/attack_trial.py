@@ -28,7 +28,7 @@ from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.spec import RunSpec
 
 COORDINATES = 1024  # of the made-up vectors, where the attack allows
-LATER = 1000  # the round of the second call, for attacks that change in later rounds
+LATER_ROUND = 1000  # the round of the second call, for attacks that change in later rounds
 _ROWS = 64  # honest vectors, at most
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
 _FEWEST = 3  # vectors: one honest, the node's own, and its past
@@ -128,7 +128,7 @@ class _Trial:
         rows = None if known.vectors is None else known.vectors.clone()
         spec = self.spec
         node = spec.shards + number % max(1, spec.byzantine)
-        context = spec.attack_context(LATER if number else 0, node, known.h)
+        context = spec.attack_context(LATER_ROUND if number else 0, node, known.h)
         vector: Tensor = attack(known, context=context)
         # `write_guard` sees writes through torch only.
         if rows is not None and known.vectors is not None and not torch.equal(rows, known.vectors):
