@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -84,11 +83,10 @@ def exists(path: Path) -> bool:
     """Return whether `path` exists, also as a broken link."""
     try:
         os.lstat(path)
-    except OSError as e:
-        # Opening a file without permission gives the error later.
-        return e.errno not in (errno.ENOENT, errno.ENOTDIR)
-    except ValueError:  # a name that no file can have
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # or no file can have this name
         return False
+    except OSError:  # such as no permission: opening it gives the error later
+        return True
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from twisted.internet.task import LoopingCall
 
@@ -57,7 +57,12 @@ def run_sweep(
     if all(cell.impossible for cell in grid.cells):
         cell = grid.cells[0]
         raise ConfigError(f"no cell can be run; {cell.defence}: {cell.impossible}")
-    with _lock(folder):
+    try:
+        (folder / CELLS).mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(folder)
+    except OSError as e:
+        raise RunDirectoryError(f"cannot write to {folder}: {e.strerror or e}") from e
+    with lock:
         configure_malloc()
         start_logging(folder)
         from twisted.internet import reactor
@@ -100,15 +105,6 @@ def jobs_for(base: RunConfig, registry: Registry) -> int:
     watched = any(getattr(registry.manager.hook, name).get_hookimpls() for name in _WATCHING)
     alone = watched or not base.in_process or base.threads is not None
     return 1 if alone else min(2, cores())
-
-
-def _lock(folder: Path) -> IO[str]:
-    """Make the sweep's folder, and lock it until the returned file is closed."""
-    try:
-        (folder / CELLS).mkdir(parents=True, exist_ok=True)
-        return lock_folder(folder)
-    except OSError as e:
-        raise RunDirectoryError(f"cannot write to {folder}: {e.strerror or e}") from e
 
 
 async def work(sweep: Sweep, reactor: Any) -> int:

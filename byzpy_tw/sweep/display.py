@@ -49,7 +49,7 @@ class LineDisplay(Display):
 
 @define(eq=False)
 class LiveTable(Display):
-    """The table, drawn over itself.  `close` leaves it standing."""
+    """The table on a terminal, drawn anew in its place.  `close` leaves the last one there."""
 
     sweep: Sweep
     _out: IO[str]

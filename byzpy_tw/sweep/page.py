@@ -28,7 +28,7 @@ _MOST_NODES = 64  # with a bar in a cell's details
 
 
 def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
-    """Return the whole page.  `folder` is where the runs are, for its links and its words."""
+    """Return the whole page about the runs below `folder`."""
     template = (resources.files("byzpy_tw.sweep") / "page.html").read_text("utf-8")
     found = "".join(f"<li>{escape(line)}</li>" for line in text.sentences(grid, outcomes))
     marks = [line for line in text.notes(grid, outcomes) if line[:2] in ("!:", "*:", "?:")]
@@ -83,7 +83,7 @@ def _table(grid: Grid, outcomes: Sequence[CellResult]) -> str:
 
 
 def _broken(name: str) -> str:
-    """Return `name` as HTML that breaks at its signs, and within a short ``key=value`` not."""
+    """Return `name` as HTML that may break after a sign, but not in a short ``key=value``."""
     parts = re.split(r"(?<=[:,|])", name)
     return "<wbr>".join(
         f'<span class="whole">{escape(part)}</span>' if "=" in part and len(part) < 10

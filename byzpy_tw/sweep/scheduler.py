@@ -79,7 +79,7 @@ class Display:
 class Sweep:
     """Executes the runs of `grid` below `folder`, `jobs` at a time.
 
-    It is a view of each of its runs: of these it shows warnings and events, each once.
+    It handles the events of all runs, and shows their warnings, each once.
     """
 
     grid: Grid
@@ -99,7 +99,7 @@ class Sweep:
         return self.folder / CELLS / run.folder
 
     def outcome(self, cell: Cell) -> CellResult:
-        """Return what is known of `cell` by now."""
+        """Return the result of `cell`, as far as its runs have ended."""
         return CellResult(
             cell=cell,
             ended=tuple(self._ended[r.folder] for r in cell.runs if r.folder in self._ended),

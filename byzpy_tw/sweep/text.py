@@ -212,7 +212,7 @@ def _end(outcome: CellResult) -> str:
 def exclusion_sentence(outcome: CellResult) -> str:
     """Return a sentence about the nodes that were left out in a cell's runs, or "".
 
-    Empty also where the attack failed: leaving out a node that sent nothing is no merit.
+    Empty also where the attack failed: leaving out nodes that send nothing shows nothing.
     """
     if outcome.attack_failures:
         return ""

@@ -37,8 +37,8 @@ def build_host(
 ) -> NodeHost:
     """Return the host of a run, without nodes.
 
-    Reads the dataset unless it is given, and tries the model unless `trial_outcome` has its
-    trial in this process with this data.  See `check_model` for the limits.
+    Reads the dataset unless it is given.  Tries the model unless `trial_outcome` is given, of a
+    trial in this process on the same data.  See `check_model` for the limits.
     """
     if dataset is None:
         dataset = registry.make("dataset", spec.dataset, root=data_root)

@@ -43,8 +43,8 @@ def _field(constraint: Constraint) -> Any:
 class Environment:
     """Versions, instruction set and plugins of one process.
 
-    ``probe`` is the digest of a fixed gradient; ``plugins`` maps each
-    distribution that offers plugins to its version.
+    ``probe`` is the digest of a fixed gradient; ``plugins`` maps each distribution that offers
+    plugins to its version.
     """
 
     python: str = _field(_printable)
@@ -60,7 +60,7 @@ class Environment:
 
     @classmethod
     def from_json(cls, text: str) -> Environment:
-        """The environment that a peer sent; raises `WireError`.  Further entries are ignored."""
+        """Decode what a peer sent; raises `WireError`.  Further entries are ignored."""
         try:
             found = json.loads(text)
             known = {f.name for f in attrs.fields(cls)}
@@ -94,7 +94,7 @@ def _compute() -> str:
 
 
 def environment(registry: Registry, *, probe: str, device: str, threads: int) -> Environment:
-    """The environment of this process."""
+    """Return the environment of this process."""
     return Environment(
         python=platform.python_version(),
         torch=torch.__version__,
@@ -107,10 +107,10 @@ def environment(registry: Registry, *, probe: str, device: str, threads: int) ->
 
 
 def differences(mine: Environment, theirs: Environment, used: set[str]) -> list[str]:
-    """Sentences about everything that may keep two environments from agreeing.
+    """Return a sentence for each difference that may lead to other bits.
 
-    `used` names the distributions whose plugins the run uses on servers: their versions
-    matter.  A missing one is found when its name is looked up, not here.
+    `used` names the distributions whose plugins the run uses on servers: their versions matter.
+    A missing one is found when its name is looked up, not here.
     """
     compared = (
         ("Python", mine.python, theirs.python),

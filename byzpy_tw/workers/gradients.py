@@ -1,12 +1,12 @@
 """A node's gradient, the same to the bit on any number of threads.
 
 A batch is cut into micro-batches of a size that the run fixes.  Each is one job, computed on
-one torch thread; their gradients are added in the order of the micro-batches.  Of a small
-model, several nodes' gradients are one job, one after the other: the way to the pool and back
-would take longer than they do.
+one torch thread; their gradients are added in the order of the micro-batches.  The gradients of
+a small model take less time than a job's way to the pool and back, so those of several nodes
+are one job.
 
-They are not one computation.  The rounding of a matrix product depends on the number of rows,
-so a node's bits would depend on the other nodes in the product.
+They are computed one after the other, never as one product: its rounding depends on the number
+of rows, so a node's bits would depend on the other nodes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import cached_property
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,8 +29,9 @@ from byzpy_tw.errors import BadRequest, UnsuitableModel
 from byzpy_tw.object_state import Copier
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.workers.loss import losses_gradient
-from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
+
+T = TypeVar("T")
 
 
 def model_provider(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
@@ -134,6 +137,13 @@ class OrderedSum:
             self._loss += ready.loss
             self._next += 1
         return Gradient(self._total, self._loss) if self._next == self.parts else None
+
+
+class Pool(Protocol):
+    """An executor, or a share of one."""
+
+    def submit(self, work: Callable[..., T], /, *args: Any) -> Future[T]:
+        """Schedule ``work(*args)``; raises `RuntimeError` once closed."""
 
 
 Answer = Gradient | BaseException

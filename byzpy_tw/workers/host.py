@@ -29,9 +29,8 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.workers.attack_trial import try_attack
-from byzpy_tw.workers.gradients import Done, MicroBatches, model_provider, submit
+from byzpy_tw.workers.gradients import Done, MicroBatches, Pool, model_provider, submit
 from byzpy_tw.workers.model_trial import TrialOutcome
-from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.shards import check_shard
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
@@ -173,7 +172,7 @@ class NodeHost:
         return behaviour_of(self.nodes[node].attack)
 
     def is_plain(self, node: int) -> bool:
-        """Return whether `node` only sends a vector made from knowledge of others."""
+        """Return whether `node`'s vector is made from knowledge of others alone."""
         return self.behaviour(node) == Behaviour.ATTACK and not self.needs_own(node)
 
     @property

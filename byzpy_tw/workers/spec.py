@@ -61,7 +61,7 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, data: bytes) -> RunSpec:
-        """The spec in `data`; raises `BadRequest`."""
+        """Decode a spec; raises `BadRequest`."""
         found, known = _json(data), {f.name for f in attrs.fields(cls)}
         if not isinstance(found, dict) or set(found) != known:
             names = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
@@ -87,7 +87,7 @@ def nodes_to_json(nodes: list[NodeSpec]) -> bytes:
 
 
 def nodes_from_json(data: bytes) -> list[NodeSpec]:
-    """The nodes in `data`; raises `BadRequest`."""
+    """Decode the specs of nodes; raises `BadRequest`."""
     rows = _json(data)
     try:
         return [NodeSpec(node=n, shard=s, attack=a) for n, s, a in rows]
