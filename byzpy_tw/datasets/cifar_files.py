@@ -23,14 +23,8 @@ _ARCHIVE = "cifar-10-python.tar.gz"
 def cifar10(*, root: Path) -> Dataset:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 images ``(3, 32, 32)``."""
     train, test = obtain_splits(_CifarFiles(Path(root).absolute()))
-    return Dataset(
-        "cifar10",
-        train=train,
-        test=test,
-        classes=10,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-    )
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    return Dataset("cifar10", train, test, classes=10, mean=mean, std=std)
 
 
 def color_split(images: np.ndarray, labels: list[int]) -> Split:
@@ -62,8 +56,7 @@ class _CifarFiles:
             )
             return FileReport((train, test))
         except Exception as e:
-            # torchvision raises RuntimeError for missing or unexpected files; reading
-            # raises anything.
+            # torchvision raises RuntimeError for missing or unexpected files, reading anything.
             return self._faults(e)
 
     def _faults(self, e: Exception) -> FileReport:

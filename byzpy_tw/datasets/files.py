@@ -86,7 +86,7 @@ def exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError, ValueError):  # or no file can have this name
         return False
     except OSError:  # such as no permission: opening it gives the error later
-        return True
+        pass
     return True
 
 

@@ -134,9 +134,6 @@ class GradientDigests:
         """Return digests of the flat `pieces`; the SHA-256 only if it is asked for."""
         step = -(-len(pieces) // _STRETCHES)
         parts = [pieces[i : i + step] for i in range(0, len(pieces), step)]
-        return cls(
-            (loss.hex(), *map(tensor_digest, pieces)),
-            loss,
-            tuple(math.hypot(*map(norm_of, part)) for part in parts),
-            sha256_of(*pieces) if sha256 else "",
-        )
+        norms = tuple(math.hypot(*map(norm_of, part)) for part in parts)
+        digests = (loss.hex(), *map(tensor_digest, pieces))
+        return cls(digests, loss, norms, sha256_of(*pieces) if sha256 else "")
