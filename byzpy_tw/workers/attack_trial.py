@@ -128,7 +128,7 @@ class _Trial:
         rows = None if known.vectors is None else known.vectors.clone()
         spec = self.spec
         node = spec.shards + number % max(1, spec.byzantine)
-        context = spec.attack_context(LATER_ROUND if number else 0, node, known.h)
+        context = attack_context(spec, LATER_ROUND if number else 0, node, known.h)
         vector: Tensor = attack(known, context=context)
         # `write_guard` sees writes through torch only.
         if rows is not None and known.vectors is not None and not torch.equal(rows, known.vectors):
@@ -161,3 +161,9 @@ def made_up_knowledge(attack: Any, spec: RunSpec, dimension: int, number: int) -
         past=rows[h + 1] if "past" in needs else None,
         strength=torch.ones(1, dtype=torch.float64) if "strength" in needs else None,
     )
+
+
+def attack_context(spec: RunSpec, round: int, node: int, h: int) -> seeds.Context:
+    """Return the context of Byzantine `node`'s attack on the vectors of `h` honest nodes."""
+    honest = tuple(range(h))
+    return seeds.Context(spec.seed, round, honest, spec.n, spec.f, spec.byzantine, node)

@@ -28,7 +28,7 @@ from byzpy_tw.errors import BadRequest, LimitExceeded
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.workers.attack_trial import try_attack
+from byzpy_tw.workers.attack_trial import attack_context, try_attack
 from byzpy_tw.workers.gradients import Done, MicroBatches, Pool, model_provider, submit
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.shards import check_shard
@@ -193,6 +193,6 @@ class NodeHost:
 
     def attack(self, node: int, round: int, knowledge: Knowledge) -> Tensor:
         """Return the ``(d,)`` float32 vector that Byzantine `node` sends."""
-        context = self.spec.attack_context(round, node, self.spec.shards)
+        context = attack_context(self.spec, round, node, self.spec.shards)
         vector = self.nodes[node].attack(knowledge, context=context)
         return torch.as_tensor(vector, dtype=torch.float32).reshape(-1)

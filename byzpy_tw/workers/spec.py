@@ -14,7 +14,6 @@ from attrs import field, frozen
 
 from byzpy_tw import parameters
 from byzpy_tw.errors import BadRequest
-from byzpy_tw.seeds import Context
 
 # Number formats for vectors and parameters on the wire, as torch calls them.
 WIRE_DTYPES = ("float32", "bfloat16", "float16")
@@ -51,10 +50,6 @@ class RunSpec:
     def byzantine(self) -> int:
         """The number of Byzantine nodes."""
         return self.n - self.shards
-
-    def attack_context(self, round: int, node: int, h: int) -> Context:
-        """Return the context of Byzantine `node`'s attack on the vectors of `h` honest nodes."""
-        return Context(self.seed, round, tuple(range(h)), self.n, self.f, self.byzantine, node)
 
     def to_json(self) -> bytes:
         return json.dumps(attrs.asdict(self), sort_keys=True).encode()
