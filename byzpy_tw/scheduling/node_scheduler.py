@@ -34,8 +34,9 @@ from byzpy_tw.plugin_code import describe_exception, foreign_cause, write_guard
 from byzpy_tw.scheduling.reactors import IComputeReactor
 from byzpy_tw.scheduling.threads import defer_to_pool, deferred_from_threads
 from byzpy_tw.vectors import round_to_dtype
-from byzpy_tw.workers.gradients import Answer, Gradient, Pool
+from byzpy_tw.workers.gradients import Answer, Gradient
 from byzpy_tw.workers.host import MAX_GROUP, NodeHost
+from byzpy_tw.workers.pool import Pool
 
 # (node, its vector in pieces, loss, round that the frame names) -> fires when their memory
 # may be reused

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
-from byzpy_tw.workers.gradients import Pool
+from byzpy_tw.workers.pool import Pool
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from byzpy_tw.scheduling.reactors import IServerReactor
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.workers.environment import Environment
-from byzpy_tw.workers.gradients import Pool
 from byzpy_tw.workers.host import NodeHost
+from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
 
 

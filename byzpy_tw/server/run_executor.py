@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from attrs import define, field
 
-from byzpy_tw.workers.gradients import Pool
+from byzpy_tw.workers.pool import Pool
 
 T = TypeVar("T")
 

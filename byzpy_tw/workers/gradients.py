@@ -14,9 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,9 +27,8 @@ from byzpy_tw.errors import BadRequest, UnsuitableModel
 from byzpy_tw.object_state import Copier
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.workers.loss import losses_gradient
+from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
-
-T = TypeVar("T")
 
 
 def model_provider(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
@@ -137,13 +134,6 @@ class OrderedSum:
             self._loss += ready.loss
             self._next += 1
         return Gradient(self._total, self._loss) if self._next == self.parts else None
-
-
-class Pool(Protocol):
-    """An executor, or a share of one."""
-
-    def submit(self, work: Callable[..., T], /, *args: Any) -> Future[T]:
-        """Schedule ``work(*args)``; raises `RuntimeError` once closed."""
 
 
 Answer = Gradient | BaseException

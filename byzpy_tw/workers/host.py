@@ -29,8 +29,9 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.outputs import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.workers.attack_trial import attack_context, try_attack
-from byzpy_tw.workers.gradients import Done, MicroBatches, Pool, model_provider, submit
+from byzpy_tw.workers.gradients import Done, MicroBatches, model_provider, submit
 from byzpy_tw.workers.model_trial import TrialOutcome
+from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.shards import check_shard
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
