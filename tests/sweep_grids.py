@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.sweep.grid import Cell, Grid, SweepTrial, make_grid, run_digest
-from byzpy_tw.sweep.results import CellResult, NodeShare, TrialResult
+from byzpy_tw.sweep.grid import Cell, Grid, SweepRun, make_grid, run_digest
+from byzpy_tw.sweep.results import CellResult, NodeShare, RunResult
 
 
-def examine(config: RunConfig) -> str | None:
+def missing_guarantee(config: RunConfig) -> str | None:
     """As if every rule could be run, and promised something."""
     return None
 
@@ -24,12 +24,12 @@ def grid(
     seeds: tuple[int, ...] = (42,),
     **given: Any,
 ) -> Grid:
-    return make_grid(given, attacks, defences, seeds, examine, digest)
+    return make_grid(given, attacks, defences, seeds, missing_guarantee, digest)
 
 
-def ended(trial: SweepTrial, final: float | None = 0.9, **changes: Any) -> TrialResult:
+def ended(run: SweepRun, final: float | None = 0.9, **changes: Any) -> RunResult:
     """A finished run that left out every Byzantine node, and node 0 in half of the rounds."""
-    config = trial.config
+    config = run.config
     shares = [
         NodeShare(node=i, honest=i < config.num_honest, excluded=0.0, refused=0.0)
         for i in range(config.n)
@@ -38,14 +38,14 @@ def ended(trial: SweepTrial, final: float | None = 0.9, **changes: Any) -> Trial
     for i in range(config.num_honest, config.n):
         shares[i] = NodeShare(node=i, honest=False, excluded=1.0, refused=0.0)
     values: dict[str, Any] = {
-        "trial": trial, "status": "finished", "error": "", "rounds": config.rounds,
+        "run": run, "status": "finished", "error": "", "rounds": config.rounds,
         "final": final, "worst": final, "best": final, "seconds": 1.5, "digest": "ab" * 32,
         "curve": ((5, 0.2), (10, final or 0.0)), "shares": tuple(shares),
     }  # fmt: skip
-    return TrialResult(**{**values, **changes})
+    return RunResult(**{**values, **changes})
 
 
 def outcome(cell: Cell, *finals: float, **changes: Any) -> CellResult:
     """Make the result of `cell`, with these accuracies for its seeds."""
-    runs = [ended(t, value, **changes) for t, value in zip(cell.trials, finals, strict=False)]
+    runs = [ended(t, value, **changes) for t, value in zip(cell.runs, finals, strict=False)]
     return CellResult(cell=cell, ended=tuple(runs))

@@ -34,8 +34,7 @@ from byzpy_tw.testing.properties import (
     partition_tests,
     preaggregator_tests,
 )
-from byzpy_tw.workers.building import make_model
-from byzpy_tw.workers.model_size import check_model
+from byzpy_tw.workers.building import check_model, make_model
 from byzpy_tw.workers.shards import make_shards
 from tests.distributions import write
 from tests.support import folder, start_training

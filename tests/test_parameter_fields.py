@@ -111,5 +111,5 @@ class NodeFieldTests(SynchronousTestCase):
         self.assertEqual(set(marked) - {None}, {f.name for f in fields(RunSpec)} - {"n"})
         config = RunConfig(in_process=True, num_honest=5, num_byz=2, seed=9, round_timeout=7)
         spec = config.spec()
-        self.assertEqual((spec.n, spec.shards, spec.seed, spec.patience), (7, 5, 9, 7.0))
+        self.assertEqual((spec.n, spec.shards, spec.seed, spec.round_timeout), (7, 5, 9, 7.0))
         self.assertEqual(RunSpec.from_json(spec.to_json()), spec)

@@ -34,16 +34,16 @@ from tests.sweep_grids import digest, ended, grid, outcome
 
 class GridTests(SynchronousTestCase):
     def test_every_pair(self) -> None:
-        """A cell for each defence under each attack, a trial for each seed, all different."""
+        """A cell for each defence under each attack, a run for each seed, all different."""
         made = grid(seeds=(1, 2))
         self.assertEqual(
             [(cell.defence, cell.attack) for cell in made.cells],
             [(d, a) for d in made.defences for a in made.attacks],
         )
-        trials = made.trials
-        self.assertEqual([t.seed for t in trials], [1, 2] * 4)
-        self.assertEqual(len({t.folder for t in trials}), 8)
-        [config] = {c.trials[0].config for c in made.cells if (c.row, c.column) == (1, 1)}
+        runs = made.runs
+        self.assertEqual([run.config.seed for run in runs], [1, 2] * 4)
+        self.assertEqual(len({t.folder for t in runs}), 8)
+        [config] = {c.runs[0].config for c in made.cells if (c.row, c.column) == (1, 1)}
         self.assertEqual(
             (config.pre_aggregator, config.aggregator, config.attack),
             (("nnm",), "median", "sign-flip:scale=-5"),
@@ -70,15 +70,15 @@ class GridTests(SynchronousTestCase):
     def test_a_cell_that_cannot_be(self) -> None:
         """Says why, and the others are there."""
 
-        def examine(config: RunConfig) -> str | None:
+        def missing_guarantee(config: RunConfig) -> str | None:
             if config.aggregator == "krum":
                 raise ConfigError("krum needs more")
             return "no promise" if config.aggregator == "mean" else None
 
-        made = make_grid({}, ("none",), ("mean", "krum", "median"), (1,), examine, digest)
+        made = make_grid({}, ("none",), ("mean", "krum", "median"), (1,), missing_guarantee, digest)
         self.assertEqual([c.impossible for c in made.cells], [None, "krum needs more", None])
-        self.assertEqual([c.missing for c in made.cells], ["no promise", None, None])
-        self.assertEqual([len(c.trials) for c in made.cells], [1, 0, 1])
+        self.assertEqual([c.missing_guarantee for c in made.cells], ["no promise", None, None])
+        self.assertEqual([len(c.runs) for c in made.cells], [1, 0, 1])
 
     def test_nonsense(self) -> None:
         """Options that no cell could be run with are an error before any is run."""
@@ -107,14 +107,14 @@ class GridTests(SynchronousTestCase):
         """A rule that n and f rule out is a cell's matter, in the rule's own words."""
         made = grid_of({}, ["none"], ["bulyan", "mean"], [1], load(only=()))
         self.assertIn("bulyan needs n > 4f, got n=11, f=3", made.cells[0].impossible or "")
-        self.assertIn("no faulty node", made.cells[1].missing or "")
+        self.assertIn("no faulty node", made.cells[1].missing_guarantee or "")
 
 
 class DigestTests(SynchronousTestCase):
     """By which a second call finds what a first one finished."""
 
     def folder(self, **given: object) -> str:
-        return grid(**given).cells[0].trials[0].folder
+        return grid(**given).cells[0].runs[0].folder
 
     def test_what_decides_it(self) -> None:
         """Bits, the evaluations, and in kind where the nodes are."""
@@ -127,7 +127,7 @@ class DigestTests(SynchronousTestCase):
     def test_can_be_a_name(self) -> None:
         """Whatever the rules are called, and however long."""
         long = "nnm | " * 40 + "multi-krum:q=2"
-        made = grid(defences=(long,)).cells[0].trials[0].folder
+        made = grid(defences=(long,)).cells[0].runs[0].folder
         self.assertRegex(made, r"\A[A-Za-z0-9_.-]{1,100}\Z")
 
     def test_a_plugin_that_was_changed(self) -> None:
@@ -162,7 +162,7 @@ class CommandTests(SynchronousTestCase):
         """The command on the page describes the same run, on servers."""
         made = grid(defences=("nnm | arc | krum",), seeds=(7,), replacement=True, q=2, threads=1)
         for cell in made.cells:
-            config = cell.trials[0].config
+            config = cell.runs[0].config
             words = shlex.split(command_line(config))
             self.assertEqual(words[:3], ["python", "-m", "byzpy_tw.train"])
             again = configuration(words[3:])
@@ -173,7 +173,7 @@ class CommandTests(SynchronousTestCase):
     def test_the_servers_that_were_used(self) -> None:
         """Are the ones that it names."""
         made = grid(remote_hosts=("tcp://a:1", "tcp://b:2"), keys="k.pem")
-        words = shlex.split(command_line(made.cells[0].trials[0].config))
+        words = shlex.split(command_line(made.cells[0].runs[0].config))
         self.assertIn("tcp://a:1,tcp://b:2", words)
         self.assertEqual(words[words.index("--keys") + 1], "k.pem")
 
@@ -263,33 +263,33 @@ class OutcomeTests(SynchronousTestCase):
 
     def test_is_read_back(self) -> None:
         """Accuracies, the curve, and how often each node was left out, and why."""
-        trial = grid().cells[0].trials[0]
+        run = grid().cells[0].runs[0]
         path = folder(self) / "run"
-        self.write(path, trial.config)
-        found = read(trial, path)
+        self.write(path, run.config)
+        found = read(run, path)
         assert found is not None
         self.assertEqual((found.final, found.worst, found.best), (0.75, 0.5, 0.8))
         self.assertEqual(found.curve, ((2, 0.75),))
-        share = found.shares[trial.config.num_honest]
+        share = found.shares[run.config.num_honest]
         self.assertEqual((share.honest, share.excluded, share.refused), (False, 0.5, 0.5))
         self.assertEqual(share.left_out, 1.0)
         self.assertEqual(found.shares[1].left_out, 0.5)
 
     def test_nothing_is_made_of_less(self) -> None:
         """Another run's folder, half a file, none at all: as if there were none."""
-        trial = grid().cells[0].trials[0]
+        run = grid().cells[0].runs[0]
         path = folder(self) / "run"
-        self.assertIsNone(read(trial, path))
-        self.write(path, grid(rounds=81).cells[0].trials[0].config)
-        self.assertIsNone(read(trial, path))
-        self.write_config(path, trial.config)
-        self.assertIsNotNone(read(trial, path))
+        self.assertIsNone(read(run, path))
+        self.write(path, grid(rounds=81).cells[0].runs[0].config)
+        self.assertIsNone(read(run, path))
+        self.write_config(path, run.config)
+        self.assertIsNotNone(read(run, path))
         (path / "result.json").write_text('{"status": "fin')
-        self.assertIsNone(read(trial, path))
+        self.assertIsNone(read(run, path))
 
     def test_nothing_is_made_of_nonsense(self) -> None:
         """Whatever somebody's hand, or a bad disk, put there: as if there were no run."""
-        trial, where = grid().cells[0].trials[0], folder(self)
+        run, where = grid().cells[0].runs[0], folder(self)
         huge, deep = "9" * 400, "[" * 100_000 + "]" * 100_000
         for name, old, new in (
             ("result.json", '"rounds": 2', '"rounds": 1e400'),
@@ -308,12 +308,12 @@ class OutcomeTests(SynchronousTestCase):
             ("rounds.jsonl", '"excluded": [1]', '"excluded": [-1]'),
         ):
             path = where / "run"
-            self.write(path, trial.config)
+            self.write(path, run.config)
             text = (path / name).read_text()
             self.assertEqual(text.count(old), 1)
-            self.assertIsNotNone(read(trial, path))
+            self.assertIsNotNone(read(run, path))
             (path / name).write_text(text.replace(old, new))
-            self.assertIsNone(read(trial, path), (old, new[:40]))
+            self.assertIsNone(read(run, path), (old, new[:40]))
             shutil.rmtree(path)
 
     def test_over_seeds(self) -> None:
@@ -328,8 +328,8 @@ class OutcomeTests(SynchronousTestCase):
         """One seed that failed is the cell's status; one that diverged counts as nothing."""
         cell = grid(seeds=(1, 2)).cells[0]
         runs = (
-            ended(cell.trials[0]),
-            ended(cell.trials[1], None, status="diverged", error="x"),
+            ended(cell.runs[0]),
+            ended(cell.runs[1], None, status="diverged", error="x"),
         )
         found = CellResult(cell=cell, ended=runs)
         self.assertEqual((found.status, found.value, found.reason), ("diverged", 0.0, "x"))
@@ -341,6 +341,6 @@ class DefaultsTests(SynchronousTestCase):
     def test_are_a_grid(self) -> None:
         """Four by four, every cell of which can be run."""
         made = grid_of({}, grids.ATTACKS, grids.DEFENCES, grids.SEEDS, load(only=()))
-        self.assertEqual(len(made.trials), 16)
+        self.assertEqual(len(made.runs), 16)
         self.assertEqual([cell for cell in made.cells if cell.impossible], [])
         self.assertIsInstance(made.cells[0], Cell)

@@ -10,7 +10,7 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.plugins import load
-from byzpy_tw.sweep import findings, text
+from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import colour, is_dark, luminance
 from byzpy_tw.sweep.display import LineDisplay, LiveTable, display_for
 from byzpy_tw.sweep.grid import Grid
@@ -42,7 +42,7 @@ class TextTests(SynchronousTestCase):
     def test_every_state_has_a_word(self) -> None:
         """Waiting, under way, impossible, diverged."""
         cell = grid().cells[0]
-        no = attrs.evolve(cell, impossible="krum needs n > 2f + 2", trials=())
+        no = attrs.evolve(cell, impossible="krum needs n > 2f + 2", runs=())
         self.assertEqual(text.entry(CellResult(cell=cell))[0], ".")
         self.assertEqual(text.entry(CellResult(cell=cell), progress="40%")[0], "40%")
         self.assertEqual(text.entry(CellResult(cell=no))[0], "impossible")
@@ -56,22 +56,22 @@ class TextTests(SynchronousTestCase):
         """The sentences name the collapsed cells, their baseline, and the best defence."""
         made = grid()
         self.assertEqual(
-            findings.sentences(made, filled(made)),
+            text.sentences(made, filled(made)),
             [
                 "mean collapses under sign-flip:scale=-5 (10.0 %); at its best it reaches 90.0 %.",
                 "nnm | median has the best worst case: 90.0 % under none.",
             ],
         )
-        self.assertEqual(findings.sentences(made, [CellResult(cell=c) for c in made.cells]), [])
+        self.assertEqual(text.sentences(made, [CellResult(cell=c) for c in made.cells]), [])
         gone = [outcome(cell, 0.5, status="diverged") for cell in made.cells]
         self.assertEqual(
-            findings.sentences(made, gone)[0],
+            text.sentences(made, gone)[0],
             "mean diverged under none, sign-flip:scale=-5.",
         )
 
     def test_who_was_left_out(self) -> None:
         """In a sentence, the honest node that suffered most by number."""
-        told = findings.exclusion_sentence(filled(grid())[0])
+        told = text.exclusion_sentence(filled(grid())[0])
         self.assertEqual(
             told,
             "Byzantine nodes were left out in 100 % of the rounds, honest ones in 6 %; of the "
@@ -101,13 +101,13 @@ class DisplayTests(SynchronousTestCase):
         live = LiveTable(sweep, out)
         live.say("hello")
         cell = sweep.grid.cells[0]
-        live.trial_started(cell, cell.trials[0])
+        live.run_started(cell.runs[0])
         shown = screen(out.getvalue())
         self.assertEqual(shown[:2], ["hello", text.table(sweep.grid, sweep.outcomes())[0]])
         self.assertIn("0% ...", shown[3])
         self.assertEqual(shown[-1], "0 of 4 runs")
-        sweep._ended[cell.trials[0].folder] = ended(cell.trials[0])
-        live.trial_ended(cell, cell.trials[0])
+        sweep._ended[cell.runs[0].folder] = ended(cell.runs[0])
+        live.run_ended(cell.runs[0])
         self.assertEqual(screen(out.getvalue())[-1], "1 of 4 runs")
         live.close()
         shown = [line for line in screen(out.getvalue()) if line]
@@ -122,7 +122,7 @@ class DisplayTests(SynchronousTestCase):
                 live.tick()
                 self.assertNotIn("48;5;", out.getvalue())
                 cell = sweep.grid.cells[0]
-                sweep._ended[cell.trials[0].folder] = ended(cell.trials[0], 0.9)
+                sweep._ended[cell.runs[0].folder] = ended(cell.runs[0], 0.9)
                 live.tick()
                 self.assertEqual("\x1b[38;5;16;48;5;" in out.getvalue(), coloured)
 
@@ -153,9 +153,9 @@ class DisplayTests(SynchronousTestCase):
         sweep, said = self.sweep(made), []
         lines = LineDisplay(sweep, said.append)
         cell = made.cells[0]
-        for trial in cell.trials:
-            sweep._ended[trial.folder] = ended(trial)
-            lines.trial_ended(cell, trial)
+        for run in cell.runs:
+            sweep._ended[run.folder] = ended(run)
+            lines.run_ended(run)
         lines.close()
         self.assertEqual(
             said[0], "[2/8] mean under none: 90.0 % (worst 90.0, best 90.0), out B 100 H 6"

@@ -13,12 +13,11 @@ from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import Event
 from byzpy_tw.records.summary import AttackFailures, RoundCounts
 from byzpy_tw.sweep.command import figures, grid_of
-from byzpy_tw.sweep.findings import collapsed, sentences
 from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.results import CellResult, read
 from byzpy_tw.sweep.scheduler import Sweep
-from byzpy_tw.sweep.text import cell_line, notes, table
+from byzpy_tw.sweep.text import cell_line, collapsed, notes, sentences, table
 from tests.failing_plugins import heard, names
 from tests.support import folder
 from tests.sweep_grids import grid, outcome
@@ -104,17 +103,15 @@ class LabTests(TestCase):
         lab = self.lab("raises")
         await lab.run()
         self.flushLoggedErrors(RuntimeError)
-        [trial] = lab.grid.cells[0].trials
-        path = lab.path(trial) / "result.json"
+        [run] = lab.grid.cells[0].runs
+        path = lab.path(run) / "result.json"
         result = json.loads(path.read_text())
         for name in ("attack_failures", "halted"):
             del result[name]
         path.write_text(json.dumps({**result, "status": "finished", "error": None}))
-        found = read(trial, lab.path(trial))
+        found = read(run, lab.path(run))
         assert found is not None
-        self.assertEqual(
-            (found.status, found.is_over, found.is_conclusive), ("failed", True, False)
-        )
+        self.assertEqual((found.status, found.is_over), ("failed", True))
         self.assertIn("the attack failed in 6 of 20 calls", found.error)
 
     def test_the_best_of_the_others(self) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.sweep.charts import charts
-from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.page import charts, page
 from byzpy_tw.sweep.results import CellResult
 from tests.filled_sweeps import filled
 from tests.sweep_grids import grid, outcome
@@ -94,7 +93,7 @@ class PageTests(SynchronousTestCase):
         """Whatever a rule, an attack, a reason or a folder is called."""
         made = grid()
         cells = tuple(
-            attrs.evolve(cell, defence=HOSTILE, attack=HOSTILE, missing=HOSTILE)
+            attrs.evolve(cell, defence=HOSTILE, attack=HOSTILE, missing_guarantee=HOSTILE)
             for cell in made.cells
         )
         hostile = attrs.evolve(made, attacks=(HOSTILE, "b"), defences=(HOSTILE, "d"), cells=cells)
@@ -118,6 +117,6 @@ class PageTests(SynchronousTestCase):
     def test_template_is_data(self) -> None:
         """A dollar sign in a name is no placeholder."""
         made = grid()
-        cells = [attrs.evolve(cell, missing="$table ${found}") for cell in made.cells]
+        cells = [attrs.evolve(cell, missing_guarantee="$table ${found}") for cell in made.cells]
         content = page(made, [CellResult(cell=cell) for cell in cells], Path("lab"))
         self.assertIn("$table ${found}", content)

@@ -109,8 +109,8 @@ class LeftTests(TestCase):
 
         watched = load(only=(), extra={"interrupting": Interrupting()})
         made = grid_of({**SMALL, "rounds": 500}, ["none"], ["median"], [1], names)
-        [trial] = made.cells[0].trials
-        path = where / "cells" / trial.folder
+        [run] = made.cells[0].runs
+        path = where / "cells" / run.folder
         running = Deferred.fromCoroutine(Sweep(made, where, 1, watched, reactor).run())
         await self.assertFailure(running, CancelledError)
         before = (path / "rounds.jsonl").read_bytes()
@@ -134,14 +134,14 @@ class LeftTests(TestCase):
         first = Sweep(made, where, 1, names, reactor)
         await first.run()
         self.assertEqual({o.status for o in first.outcomes()}, {"finished"})
-        paths = [first.path(cell.trials[0]) for cell in made.cells]
+        paths = [first.path(cell.runs[0]) for cell in made.cells]
         configs = [(path / "config.json").read_text() for path in paths]
         (paths[0] / "config.json").unlink()
         (paths[1] / "config.json").write_text(configs[1][:100])
         records = (paths[2] / "rounds.jsonl").read_text()
         (paths[2] / "rounds.jsonl").write_text(records.replace('"excluded": [', '"excluded": [99'))
         (paths[3] / "result.json").write_text('{"rounds": 1e400}')
-        foreign = configs[4].replace(made.cells[4].trials[0].config.bits, "0" * 64)
+        foreign = configs[4].replace(made.cells[4].runs[0].config.bits, "0" * 64)
         (paths[4] / "config.json").write_text(foreign)
 
         said: list[str] = []
@@ -177,7 +177,7 @@ class LeftTests(TestCase):
         made = grid_of(SMALL, ["none"], ["mean"], [1], names)
         lab = Sweep(made, where, 1, names, reactor)
         (where / "cells").mkdir()
-        lab.path(made.cells[0].trials[0]).write_text("no folder")
+        lab.path(made.cells[0].runs[0]).write_text("no folder")
         said: list[str] = []
         with redirect_stdout(io.StringIO()):
             lab.display = LineDisplay(lab, said.append)

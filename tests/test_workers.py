@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,10 +24,9 @@ from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.scheduling import node_scheduler as driver_module
 from byzpy_tw.scheduling.node_scheduler import NodeScheduler
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
-from byzpy_tw.workers.building import build_host
-from byzpy_tw.workers.gradients import Answer
+from byzpy_tw.workers.building import activation_bytes_per_example, build_host
+from byzpy_tw.workers.gradients import Answer, MicroBatches
 from byzpy_tw.workers.host import NodeHost
-from byzpy_tw.workers.model_size import activation_bytes_per_example
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 REGISTRY = load()
@@ -112,7 +112,7 @@ class TogetherTests(SynchronousTestCase):
             return succeed(None)
 
         self.host.nodes[4].shard[:] = 10**9
-        self.host.cost = 0.0005
+        self.host.gradient_seconds = 0.0005
         driver = NodeScheduler(self.host, ClockReactor(), self.pool, 2)
         answer = Deferred.fromCoroutine(driver.send_gradients(0, range(6), emit))
         self.pool.turn()
@@ -128,9 +128,9 @@ class TogetherTests(SynchronousTestCase):
         """How many share a job depends on how long one has taken, nothing else."""
         self.assertEqual(self.host.group_size, 1)  # nobody knows yet
         self.gradients(0)
-        self.assertLess(self.host.cost, 1.0)
+        self.assertLess(self.host.gradient_seconds, 1.0)
         for cost, count in ((0.00001, 16), (0.0006, 13), (0.0009, 8), (0.001, 1), (3.0, 1)):
-            self.host.cost = cost
+            self.host.gradient_seconds = cost
             self.assertEqual(self.host.group_size, count)
 
     def test_gradients_that_are_not_contiguous(self) -> None:
@@ -147,7 +147,8 @@ class TogetherTests(SynchronousTestCase):
                 return x.flatten(1)[:, :20] @ both.repeat(1, 5) + self.none.sum()
 
         model = Stacked()
-        self.host._call, self.host._leaves = lambda: model, list(model.parameters())
+        rest = self.host._batches.args[2:]  # type: ignore[attr-defined]
+        self.host._batches = partial(MicroBatches, lambda: model, list(model.parameters()), *rest)
         for node in range(6):
             self.host.dataset.train.y[self.host.nodes[node].shard] = 0
         (gradient,) = self.gradients(0)
@@ -166,7 +167,7 @@ class TogetherTests(SynchronousTestCase):
                 raise ValueError("only this one")
             return succeed(None)
 
-        self.host.cost = 0.0005
+        self.host.gradient_seconds = 0.0005
         driver = NodeScheduler(self.host, ClockReactor(), HandCrankedPool(eager=True), 2)
         answer = Deferred.fromCoroutine(driver.send_gradients(0, range(6), emit))
         line = emit.__code__.co_firstlineno + 2

@@ -33,8 +33,7 @@ from byzpy_tw.records.folder import RecordedRun, list_checkpoints
 from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.vectors import sha256_of
-from byzpy_tw.workers.environment import environment
-from byzpy_tw.workers.probe import probe
+from byzpy_tw.workers.environment import environment, probe
 
 
 def config_in_process(config: RunConfig, data_root: str | None) -> RunConfig:

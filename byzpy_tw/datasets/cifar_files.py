@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,14 +23,8 @@ _ARCHIVE = "cifar-10-python.tar.gz"
 def cifar10(*, root: Path) -> Dataset:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 + 10,000 images ``(3, 32, 32)``."""
     train, test = obtain_splits(_CifarFiles(Path(root).absolute()))
-    return Dataset(
-        "cifar10",
-        train=train,
-        test=test,
-        classes=10,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-    )
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    return Dataset("cifar10", train, test, classes=10, mean=mean, std=std)
 
 
 def color_split(images: np.ndarray, labels: list[int]) -> Split:
@@ -56,14 +50,13 @@ class _CifarFiles:
 
     def inspect(self) -> FileReport:
         try:
-            splits = tuple(
+            train, test = (
                 color_split(part.data, part.targets)
                 for part in read_by_torchvision(self.source, self.root)
             )
-            return FileReport((splits[0], splits[1]))
+            return FileReport((train, test))
         except Exception as e:
-            # torchvision raises RuntimeError for missing or unexpected files; reading
-            # raises anything.
+            # torchvision raises RuntimeError for missing or unexpected files, reading anything.
             return self._faults(e)
 
     def _faults(self, e: Exception) -> FileReport:
@@ -103,16 +96,12 @@ def _describe_mismatch(path: Path, md5: str) -> str:
         with open_regular(path) as file:
             head = file.read(HEAD)
             file.seek(0)
-            found = hashlib.file_digest(
-                file, lambda: hashlib.md5(usedforsecurity=False)
-            ).hexdigest()
-            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False))
+            found, size = digest.hexdigest(), file.tell()
     except FileFault as fault:
         return str(fault)
     if found == md5:
         return ""
-    if not head:
-        return "is empty"
     # An archive that is gzip data may be the right one, cut short.
     what = "" if path.name.endswith(".gz") and head[:2] == b"\x1f\x8b" else describe_content(head)
     return f"is {what or 'damaged'}, {size} bytes with MD5 {found}, expected {md5}"

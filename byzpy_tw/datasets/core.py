@@ -1,14 +1,13 @@
-"""Data held in memory as tensors: a batch is an index.
+"""Data in memory, as tensors that a run can be trained on.
 
-A `Dataset` can be trained on: tensors of another kind, labels out of range or different
-lengths raise `UnsuitableData`.  Values that are not finite are searched on demand, see
-`Dataset.non_finite`.
+Tensors of another kind, labels out of range or different lengths raise `UnsuitableData`.  Values
+that are not finite are searched on demand, see `Dataset.non_finite`.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -28,14 +27,9 @@ def _plain(value: Any, what: str, letter: str) -> Tensor:
     """Return the tensor `value`, detached; `UnsuitableData` for anything but a plain tensor."""
     if not isinstance(value, Tensor):
         kind = type(value)
-        cures: dict[type, str] = {
-            np.ndarray: f": torch.from_numpy({letter})",
-            list: f": torch.tensor({letter})",
-            tuple: f": torch.tensor({letter})",
-        }
-        raise UnsuitableData(
-            f"{what}: expected a torch tensor, got {kind.__name__}{cures.get(kind, '')}"
-        )
+        maker = {np.ndarray: "from_numpy", list: "tensor", tuple: "tensor"}.get(kind)
+        cure = f": torch.{maker}({letter})" if maker else ""
+        raise UnsuitableData(f"{what}: expected a torch tensor, got {kind.__name__}{cure}")
     if type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         # Such as a MaskedTensor, whose mask would be lost.
         odd = f"a {type(value).__name__}"
@@ -92,9 +86,9 @@ def _labels(value: Any) -> Tensor:
 class Split:
     """Examples and their labels.
 
-    ``x`` is ``(N, *shape)``, uint8 (0 to 255) or floating point; ``y`` is
-    ``(N,)`` int64, from 0.  Tensors that require a gradient are detached;
-    `UnsuitableData` for what cannot be trained on.
+    ``x`` is ``(N, *shape)``, uint8 (0 to 255) or floating point; ``y`` is ``(N,)`` int64, from
+    0.  Tensors that require a gradient are detached; `UnsuitableData` for what cannot be
+    trained on.
     """
 
     x: Tensor = field(repr=False, converter=_examples)
@@ -115,10 +109,9 @@ class Split:
 class Dataset:
     """Training and test data, and how examples become a model's inputs.
 
-    ``mean`` and ``std`` hold one number a channel (or one for all), in units of
-    the inputs: for uint8 examples, of values scaled to 0..1.  Labels lie in
-    [0, ``classes``).  The test data may be empty: then nothing can be evaluated.
-    Raises `UnsuitableData` for unfit data.
+    ``mean`` and ``std`` hold one number a channel (or one for all), in units of the inputs: for
+    uint8 examples, of values scaled to 0..1.  Labels lie in [0, ``classes``).  The test data may
+    be empty: then nothing can be evaluated.  Raises `UnsuitableData` for unfit data.
     """
 
     name: str
@@ -131,13 +124,11 @@ class Dataset:
     def __attrs_post_init__(self) -> None:
         for what, split in self._splits:
             if not isinstance(split, Split):
-                raise self._unsuitable(
-                    f"{what} data is {type(split).__name__}, expected Split(x, y)"
-                )
-        if self.train.x.shape[1:] != self.test.x.shape[1:]:
+                found = type(split).__name__
+                raise self._unsuitable(f"{what} data is {found}, expected Split(x, y)")
+        if self.shape != (other := tuple(self.test.x.shape[1:])):
             raise self._unsuitable(
-                "training and test examples differ in shape: "
-                f"{tuple(self.train.x.shape[1:])} and {tuple(self.test.x.shape[1:])}"
+                f"training and test examples differ in shape: {self.shape} and {other}"
             )
         if not len(self.train):
             raise self._unsuitable("no training examples")
@@ -151,16 +142,13 @@ class Dataset:
         try:
             object.__setattr__(self, "classes", operator.index(self.classes))
         except TypeError:
-            raise self._unsuitable(
-                f"classes is {self.classes!r}, expected a whole number"
-            ) from None
+            found = repr(self.classes)
+            raise self._unsuitable(f"classes is {found}, expected a whole number") from None
         if self.classes < 1:
             raise self._unsuitable(f"classes is {self.classes}, expected at least 1")
         for what, split in self._splits:
-            if not len(split):
-                continue
-            low, high = map(int, torch.aminmax(split.y))
-            if not 0 <= low <= high < self.classes:
+            low, high = map(int, torch.aminmax(split.y)) if len(split) else (0, 0)
+            if low < 0 or high >= self.classes:
                 raise self._unsuitable(
                     f"labels of the {what} data run from {low} to {high}, expected 0 to "
                     f"{self.classes - 1} (classes={self.classes})"
@@ -207,7 +195,7 @@ class Dataset:
     @property
     def nbytes(self) -> int:
         """The bytes of the four tensors."""
-        return sum(t.nbytes for t in self._tensors)
+        return sum(split.x.nbytes + split.y.nbytes for split in (self.train, self.test))
 
     def inputs(self, x: Tensor) -> Tensor:
         """Return a model's normalised float32 inputs from examples ``(k, *shape)``."""
@@ -236,14 +224,13 @@ class Dataset:
         lines = []
         for what, split in self._splits:
             bad = torch.cat([torch.empty(0, dtype=torch.int64), *self._non_finite(split.x)])
-            if not len(bad):
-                continue
-            given = bool(torch.isfinite(split.x[bad]).all())
-            holds = "overflows float32" if given else "holds NaN or infinity"
-            lines.append(
-                f"{what} data of {self.name!r} {holds} in {len(bad)} of {len(split)} "
-                f"examples, first in example {int(bad[0])}"
-            )
+            if len(bad):
+                given = bool(torch.isfinite(split.x[bad]).all())
+                holds = "overflows float32" if given else "holds NaN or infinity"
+                lines.append(
+                    f"{what} data of {self.name!r} {holds} in {len(bad)} of {len(split)} "
+                    f"examples, first in example {int(bad[0])}"
+                )
         return lines
 
     def _non_finite(self, x: Tensor) -> Iterator[Tensor]:
@@ -264,17 +251,11 @@ class Dataset:
 
     @cached_property
     def _digest(self) -> str:
-        return sha256_of(*self._tensors)
-
-    @property
-    def _tensors(self) -> Sequence[Tensor]:
-        return (self.train.x, self.train.y, self.test.x, self.test.y)
+        return sha256_of(self.train.x, self.train.y, self.test.x, self.test.y)
 
     @cached_property
     def _per_channel(self) -> tuple[Tensor, Tensor]:
         """``mean`` and ``std``, shaped for examples ``(k, *shape)``."""
         shape = (1, -1, *(1,) * (len(self.shape) - 1))
-        mean, std = (
-            torch.tensor(v, dtype=torch.float32).reshape(shape) for v in (self.mean, self.std)
-        )
-        return mean, std
+        mean, std = (torch.tensor(v, dtype=torch.float32) for v in (self.mean, self.std))
+        return mean.reshape(shape), std.reshape(shape)

@@ -78,8 +78,7 @@ class DownloadLock:
     def remove(self) -> None:
         """Remove the lock file, and the folders made for it if they are empty.
 
-        Processes that wait for the lock have the file open; `in_place` tells them that it
-        is gone.
+        Processes that wait for the lock have the file open; `in_place` tells them that it is gone.
         """
         with suppress(OSError):
             if self.in_place:
@@ -92,8 +91,8 @@ class DownloadLock:
 def download_lock(root: Path, source: str) -> Iterator[DownloadLock]:
     """Hold the lock on `source` in the root, so that no two processes download it.
 
-    A process that had to wait is told why the one before it failed, and need not
-    wait for the network to fail again.
+    A process that had to wait is told why the one before it failed, and need not wait for the
+    network to fail again.
     """
     while True:
         made = tuple(p for p in (*reversed(root.parents), root) if not p.exists())

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -16,10 +15,8 @@ from pathlib import Path
 HEAD = 512  # bytes that `describe_content` needs
 
 # First bytes, in lower case, of other kinds of files.
-_NATURES = (
-    (b"<!doctype", "an HTML page"),
-    (b"<html", "an HTML page"),
-    (b"<head", "an HTML page"),
+_KINDS = (
+    ((b"<!doctype", b"<html", b"<head"), "an HTML page"),
     (b"<?xml", "an XML document, as a web server answers with"),
     (b"<", "a page of HTML or XML"),
     (b"version https://git-lfs", "a pointer of Git LFS: git lfs pull fetches the file"),
@@ -41,13 +38,11 @@ class FileFault(Exception):
 
 def describe_content(head: bytes) -> str:
     """Return the kind of file that begins with `head`, as ``an HTML page``; empty if unknown."""
-    if not head:
-        return ""
     plain = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for start, name in _NATURES:
+    for start, name in _KINDS:
         if plain.startswith(start):
             return name
-    if not any(head):
+    if head and not any(head):
         return "nothing but zeros at its beginning"
     text = head.split(b"\n")[0].strip()
     if text and all(32 <= byte < 127 or byte == 9 for byte in text):
@@ -57,13 +52,18 @@ def describe_content(head: bytes) -> str:
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[BufferedReader]:
-    """Open the regular file at `path`; `FileFault` for anything else, and if reading fails."""
+    """Open the regular file at `path`, which is not empty.
+
+    Raises `FileFault` for anything else, and if reading fails.
+    """
     try:
-        mode = os.stat(path).st_mode  # first: opening a pipe waits
-        if stat.S_ISDIR(mode):
+        found = os.stat(path)  # first: opening a pipe waits
+        if stat.S_ISDIR(found.st_mode):
             raise FileFault("is a folder")
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(found.st_mode):
             raise FileFault("is not a regular file")
+        if not found.st_size:
+            raise FileFault("is empty")
         with open(path, "rb") as file:
             yield file
     except FileNotFoundError:
@@ -83,11 +83,10 @@ def exists(path: Path) -> bool:
     """Return whether `path` exists, also as a broken link."""
     try:
         os.lstat(path)
-    except OSError as e:
-        # Opening a file without permission gives the error later.
-        return e.errno not in (errno.ENOENT, errno.ENOTDIR)
-    except ValueError:  # a name that no file can have
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # or no file can have this name
         return False
+    except OSError:  # such as no permission: opening it gives the error later
+        pass
     return True
 
 

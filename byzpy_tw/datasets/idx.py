@@ -6,8 +6,6 @@ import gzip
 import os
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import BinaryIO
@@ -20,14 +18,7 @@ from byzpy_tw.datasets.files import HEAD, FileFault, describe_content, open_regu
 from byzpy_tw.errors import UnsuitableData
 
 UINT8 = 0x08  # IDX type code
-_TYPES = {
-    0x08: "uint8",
-    0x09: "int8",
-    0x0B: "int16",
-    0x0C: "int32",
-    0x0D: "float32",
-    0x0E: "float64",
-}
+_TYPES = {8: "uint8", 9: "int8", 0xB: "int16", 0xC: "int32", 0xD: "float32", 0xE: "float64"}
 _GZIP = b"\x1f\x8b"
 _PIECE = 2**20  # bytes
 
@@ -39,29 +30,21 @@ def read_idx(path: Path, axes: int) -> Tensor:
     anything else; memory is taken only for bytes that are there.
     """
     with open_regular(path) as file:
-        on_disk = os.fstat(file.fileno()).st_size
-        if not on_disk:
-            raise FileFault("is empty")
         packed = file.read(len(_GZIP)) == _GZIP
         file.seek(0)
         if not packed:
             return _read(file, axes, "is")
-        with _open_gzip(file, on_disk) as unpacked:
-            return _read(unpacked, axes, "unpacks to")
+        try:
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                return _read(unpacked, axes, "unpacks to")
+        except EOFError:
+            size = os.fstat(file.fileno()).st_size
+            raise FileFault(f"is gzip data cut short, at {size} bytes") from None
+        except (gzip.BadGzipFile, zlib.error) as e:
+            raise FileFault(f"is damaged gzip data: {e}") from e
 
 
-@contextmanager
-def _open_gzip(file: BinaryIO, on_disk: int) -> Iterator[BinaryIO]:
-    try:
-        with gzip.GzipFile(fileobj=file) as unpacked:
-            yield unpacked  # type: ignore[misc]
-    except EOFError:
-        raise FileFault(f"is gzip data cut short, at {on_disk} bytes") from None
-    except (gzip.BadGzipFile, zlib.error) as e:
-        raise FileFault(f"is damaged gzip data: {e}") from e
-
-
-def _read(file: BinaryIO, axes: int, is_: str) -> Tensor:
+def _read(file: BinaryIO | gzip.GzipFile, axes: int, is_: str) -> Tensor:
     """Return the tensor in `file`; faults begin with `is_`, such as ``unpacks to``."""
     head = file.read(HEAD)
     magic = struct.pack(">HBB", 0, UINT8, axes)
@@ -73,10 +56,7 @@ def _read(file: BinaryIO, axes: int, is_: str) -> Tensor:
     shape = struct.unpack(f">{axes}I", head[4:start])
     size = start + prod(shape)
     content = bytearray(head[start:])
-    while len(content) < size - start:
-        piece = file.read(min(_PIECE, size - start - len(content)))
-        if not piece:
-            break
+    while piece := file.read(max(0, min(_PIECE, size - start - len(content)))):
         content += piece
     found = start + len(content) + _count_rest(file)
     if found != size:
@@ -106,7 +86,7 @@ def _describe_type(magic: bytes) -> str:
     return kind and f"{kind}, {magic[3]} {'axis' if magic[3] == 1 else 'axes'}"
 
 
-def _count_rest(file: BinaryIO) -> int:
+def _count_rest(file: BinaryIO | gzip.GzipFile) -> int:
     """Return the number of bytes left in `file`, read to its end."""
     count = 0
     while piece := file.read(_PIECE):
@@ -115,11 +95,11 @@ def _count_rest(file: BinaryIO) -> int:
 
 
 def write_idx(dataset: Dataset, root: Path, *, folder: str = "MNIST") -> list[Path]:
-    """Write `dataset` as the four files that ``mnist(root=root)`` reads.
+    """Write `dataset` as the four files that ``mnist(root=root)`` reads; return their paths.
 
-    The examples must be uint8 images with one channel; `mnist` reads those of 28 x 28,
-    with labels from 0 to 9.  `folder` is ``FashionMNIST`` for the other dataset of this
-    format.  Existing files are replaced.
+    The examples must be uint8 images with one channel; `mnist` reads those of 28 x 28, with
+    labels from 0 to 9.  `folder` is ``FashionMNIST`` for the other dataset of this format.
+    Existing files are replaced.
     """
     for split in (dataset.train, dataset.test):
         if split.x.dtype != torch.uint8 or split.x.ndim != 4 or split.x.shape[1] != 1:
@@ -139,13 +119,8 @@ def write_idx(dataset: Dataset, root: Path, *, folder: str = "MNIST") -> list[Pa
             (raw / f"{stem}-images-idx3-ubyte", split.x.squeeze(1)),
             (raw / f"{stem}-labels-idx1-ubyte", split.y.to(torch.uint8)),
         ):
-            path.write_bytes(_encode(content))
+            # Two zero bytes, the type, the number of axes; then each length, big-endian.
+            head = struct.pack(f">HBB{content.ndim}I", 0, UINT8, content.ndim, *content.shape)
+            path.write_bytes(head + content.contiguous().numpy().tobytes())
             written.append(path)
     return written
-
-
-def _encode(content: Tensor) -> bytes:
-    # Two zero bytes, the type, the number of axes; then each length, big-endian.
-    head = struct.pack(">HBB", 0, UINT8, content.ndim)
-    lengths = struct.pack(f">{content.ndim}I", *content.shape)
-    return head + lengths + content.contiguous().numpy().tobytes()

@@ -59,22 +59,21 @@ class _IdxFiles:
         return self.root / self.source / "raw"
 
     def inspect(self) -> FileReport:
+        paths = {name: self._path(name) for name in self.files}
+        missing = [name for name, path in paths.items() if not exists(path)]
         damaged: list[str] = []
-        missing: list[str] = []
         splits = []
-        for images, labels in _PARTS:
+        for pair in _PARTS:
             x, y = (
-                self._read(name, axes, damaged, missing)
-                for name, axes in ((images, 3), (labels, 1))
+                None if name in missing else _read(paths[name], axes, damaged)
+                for name, axes in zip(pair, (3, 1), strict=True)
             )
             if x is not None and y is not None and len(x) != len(y):
-                damaged.append(
-                    f"{self._path(images)} holds {len(x)} images, but "
-                    f"{self._path(labels)} {len(y)} labels"
-                )
+                images, labels = (paths[name] for name in pair)
+                damaged.append(f"{images} holds {len(x)} images, but {labels} {len(y)} labels")
             elif x is not None and y is not None:
-                splits.append(Split(x.unsqueeze(1), y.to(torch.int64)))
-        if len(splits) == 2 and not damaged:
+                splits.append(_split(x, y))
+        if len(splits) == 2:
             return FileReport((splits[0], splits[1]))
         old = self._legacy()
         if old.splits:
@@ -87,53 +86,15 @@ class _IdxFiles:
         packed = self.folder / f"{name}.gz"
         return packed if exists(packed) and not exists(plain) else plain
 
-    def _read(self, name: str, axes: int, damaged: list[str], missing: list[str]) -> Tensor | None:
-        path = self._path(name)
-        if not exists(path):
-            missing.append(name)
-            return None
-        try:
-            return self._checked(path, axes)
-        except FileFault as fault:
-            damaged.append(f"{path} {fault}{self._spare(path, axes)}")
-            return None
-
-    def _checked(self, path: Path, axes: int) -> Tensor:
-        found = read_idx(path, axes)
-        if axes == 3 and found.shape[1:] != (_SIDE, _SIDE):
-            height, width = found.shape[1:]
-            raise FileFault(f"holds images of {height} x {width}, expected {_SIDE} x {_SIDE}")
-        if axes == 1 and int(found.max()) >= _CLASSES:
-            at = int((found >= _CLASSES).nonzero()[0])
-            raise FileFault(
-                f"holds labels outside of 0 to {_CLASSES - 1}, first {int(found[at])} for "
-                f"image {at}"
-            )
-        return found
-
-    def _spare(self, path: Path, axes: int) -> str:
-        """Return a remark on the ``.gz`` beside `path`, a damaged file."""
-        packed = path.with_name(f"{path.name}.gz")
-        if path.suffix == ".gz" or not exists(packed):
-            return ""
-        try:
-            self._checked(packed, axes)
-        except FileFault as fault:
-            return f", and {packed.name} beside it {fault}"
-        return f" (delete it, and {packed.name} beside it is read)"
-
     def _legacy(self) -> FileReport:
         """Read the files of older versions of torchvision, if they are there."""
         folder = self.root / self.source / "processed"
         if not all(map(os.path.isfile, (folder / name for name in _LEGACY))):
             return FileReport()
         try:
-            train, test = read_by_torchvision(self.source, self.root)
-            splits = [
-                Split(part.data.unsqueeze(1), part.targets.to(torch.int64))
-                for part in (train, test)
-            ]
-            Dataset(self.name, splits[0], splits[1], _CLASSES)
+            parts = read_by_torchvision(self.source, self.root)
+            train, test = (_split(part.data, part.targets) for part in parts)
+            Dataset(self.name, train, test, _CLASSES)
         except Exception as e:  # torch.load raises anything
             faults = [
                 f"{folder / name} {fault}"
@@ -142,7 +103,7 @@ class _IdxFiles:
             ]
             names = " or ".join(_LEGACY)
             return FileReport(None, faults or [f"{folder}/{names} is damaged: {one_line(e)}"])
-        return FileReport((splits[0], splits[1]))
+        return FileReport((train, test))
 
     def _misplaced(self, missing: Sequence[str]) -> list[str]:
         """Return remarks on missing files that lie in another folder or have another name."""
@@ -185,6 +146,40 @@ class _IdxFiles:
             shutil.rmtree(staging, ignore_errors=True)
 
 
+def _split(images: Tensor, labels: Tensor) -> Split:
+    return Split(images.unsqueeze(1), labels.to(torch.int64))
+
+
+def _read(path: Path, axes: int, damaged: list[str]) -> Tensor | None:
+    """Return the tensor in the file at `path`; None for a damaged one, described in `damaged`."""
+    try:
+        return _read_checked(path, axes)
+    except FileFault as fault:
+        remark, packed = "", path.with_name(f"{path.name}.gz")
+        if path.suffix != ".gz" and exists(packed):
+            remark = f" (delete it, and {packed.name} beside it is read)"
+            try:
+                _read_checked(packed, axes)
+            except FileFault as other:
+                remark = f", and {packed.name} beside it {other}"
+        damaged.append(f"{path} {fault}{remark}")
+        return None
+
+
+def _read_checked(path: Path, axes: int) -> Tensor:
+    """Return the images (3 axes) or labels (1 axis) in the file at `path`; else `FileFault`."""
+    found = read_idx(path, axes)
+    if axes == 3 and found.shape[1:] != (_SIDE, _SIDE):
+        height, width = found.shape[1:]
+        raise FileFault(f"holds images of {height} x {width}, expected {_SIDE} x {_SIDE}")
+    if axes == 1 and int(found.max()) >= _CLASSES:
+        at = int((found >= _CLASSES).nonzero()[0])
+        raise FileFault(
+            f"holds labels outside of 0 to {_CLASSES - 1}, first {int(found[at])} for image {at}"
+        )
+    return found
+
+
 def _describe_non_zip(path: Path) -> str:
     """Describe the file at `path`; empty where it begins like a file of `torch.save`."""
     try:
@@ -192,7 +187,5 @@ def _describe_non_zip(path: Path) -> str:
             head = file.read(HEAD)
     except FileFault as fault:
         return str(fault)
-    if not head:
-        return "is empty"
     what = "" if head.startswith(b"PK\x03\x04") else describe_content(head)
     return what and f"is {what}"

@@ -21,18 +21,14 @@ def mnist5k() -> Dataset:
     from MNIST by Yann LeCun, Corinna Cortes and Christopher J. C. Burges.
     """
     x, y = read_shipped(resources.files("byzpy_tw.datasets").joinpath("mnist5k.npz"))
-    # The position of each example within its class.
-    place = np.empty(len(y), dtype=np.int64)
+    train = np.empty(len(y), dtype=bool)  # the first 400 of each class
     for label in range(10):
-        place[y == label] = np.arange(np.count_nonzero(y == label))
-    return Dataset(
-        "mnist5k",
-        train=_split(x[place < 400], y[place < 400]),
-        test=_split(x[place >= 400], y[place >= 400]),
-        classes=10,
-        mean=MEAN,
-        std=STD,
-    )
+        train[y == label] = np.arange(np.count_nonzero(y == label)) < 400
+
+    def split(chosen: np.ndarray) -> Split:
+        return Split(torch.from_numpy(x[chosen]).unsqueeze(1), torch.from_numpy(y[chosen]))
+
+    return Dataset("mnist5k", split(train), split(~train), classes=10, mean=MEAN, std=STD)
 
 
 def read_shipped(source: Traversable) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +48,3 @@ def read_shipped(source: Traversable) -> tuple[np.ndarray, np.ndarray]:
             "--force-reinstall --no-deps byzpy_tw"
         ) from e
     return x, y
-
-
-def _split(x: np.ndarray, y: np.ndarray) -> Split:
-    return Split(torch.from_numpy(x).unsqueeze(1), torch.from_numpy(y))

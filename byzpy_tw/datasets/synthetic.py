@@ -20,9 +20,9 @@ def synthetic(
 ) -> Dataset:
     """`n` points around `classes` centres, a fifth of each class held out.
 
-    Centres are standard normal; points lie around theirs with standard
-    deviation `spread`.  Examples are float32 images of ``(1, s, s)`` for
-    ``features = s * s``, otherwise ``(1, 1, features)``.
+    Centres are standard normal; points lie around theirs with standard deviation `spread`.
+    Examples are float32 images of ``(1, s, s)`` for ``features = s * s``, otherwise
+    ``(1, 1, features)``.
     """
     for name, value in (("n", n), ("classes", classes), ("features", features)):
         if int(value) != value or value < 1:

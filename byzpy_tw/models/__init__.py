@@ -5,10 +5,8 @@ parameters ``classes`` and ``shape`` are filled from the dataset.
 """
 
 from byzpy_tw.models.building import build, check, count, flat_parameters
-from byzpy_tw.models.convolutional import cnn_cifar, cnn_mnist, small_cnn
+from byzpy_tw.models.builtin import cnn_cifar, cnn_mnist, logreg, mlp, resnet18, small_cnn
 from byzpy_tw.models.dropout import StreamDropout, randomness
-from byzpy_tw.models.linear import logreg, mlp
-from byzpy_tw.models.residual import resnet18
 
 __all__ = [
     "BUILTIN",

@@ -27,25 +27,18 @@ def count(factory: Factory, params: Mapping[str, Any]) -> int:
     try:
         with torch.device("meta"), global_random.temporary_seed(0):
             model = factory(**params)
-    except ByzpyTwError as e:
-        cause = e.__cause__
-        values = isinstance(cause, (RuntimeError, NotImplementedError))
-        values = values and not isinstance(cause, RecursionError)
-        if cause is None or not (values or "meta" in describe_exception(cause)):
+    except (ByzpyTwError, RuntimeError) as e:
+        wrapped = isinstance(e, ByzpyTwError)
+        cause = e.__cause__ if wrapped else e
+        values = isinstance(cause, RuntimeError) and not isinstance(cause, RecursionError)
+        if cause is None or not (values or (wrapped and "meta" in describe_exception(cause))):
             raise
-        raise _meta_device_error(cause) from e
-    except RecursionError:
-        raise
-    except (RuntimeError, NotImplementedError) as e:
-        raise _meta_device_error(e) from e
+        raise UnsuitableModel(
+            "the model cannot be made on torch's meta device, where its size is found before "
+            "memory is taken (values are not to be read while it is made): "
+            f"{describe_exception(cause)}"
+        ) from e
     return check(model)
-
-
-def _meta_device_error(e: BaseException) -> UnsuitableModel:
-    return UnsuitableModel(
-        "the model cannot be made on torch's meta device, where its size is found before "
-        f"memory is taken (values are not to be read while it is made): {describe_exception(e)}"
-    )
 
 
 def build(
@@ -73,10 +66,13 @@ def check(model: nn.Module) -> int:
     for name, layer in model.named_modules():
         # Other buffers may be constants: the trial before round 0 finds out.
         if isinstance(layer, _NormBase) and layer.track_running_stats:
+            cure = "use GroupNorm or LayerNorm in place of BatchNorm"
+            if isinstance(layer, _InstanceNorm):
+                cure = "make it with track_running_stats=False, or use GroupNorm"
             raise UnsuitableModel(
                 f"the model keeps floating-point statistics outside its parameters "
                 f"({name}, a {type(layer).__name__}): no node would own them, and micro-batches "
-                f"would change them; {_cure(layer)}"
+                f"would change them; {cure}"
             )
     total = 0
     for name, parameter in model.named_parameters():
@@ -96,18 +92,12 @@ def check(model: nn.Module) -> int:
     return total
 
 
-def _cure(layer: nn.Module) -> str:
-    if isinstance(layer, _InstanceNorm):
-        return "make it with track_running_stats=False, or use GroupNorm"
-    return "use GroupNorm or LayerNorm in place of BatchNorm"
-
-
 def flat_parameters(model: nn.Module, buffer: Tensor | None = None) -> Tensor:
     """Return a flat ``(d,)`` float32 tensor that is the memory of the model's parameters.
 
-    Writing to it changes the model.  Parameters lie in the order of
-    ``model.parameters()``, and keep their values.  `buffer`, if given, is the
-    memory to use: contiguous, of the right length, on the model's device.
+    Writing to it changes the model.  Parameters lie in the order of ``model.parameters()``, and
+    keep their values.  `buffer`, if given, is the memory to use: contiguous, of the right
+    length, on the model's device.
     """
     parameters = list(model.parameters())
     d = sum(p.numel() for p in parameters)
@@ -118,11 +108,9 @@ def flat_parameters(model: nn.Module, buffer: Tensor | None = None) -> Tensor:
             f"expected a contiguous float32 buffer of {d} elements, got "
             f"{buffer.dtype} of shape {tuple(buffer.shape)}"
         )
-    start = 0
     with torch.no_grad():
-        for parameter in parameters:
-            piece = buffer[start : start + parameter.numel()].view(parameter.shape)
+        for parameter, part in zip(parameters, buffer.split([p.numel() for p in parameters])):
+            piece = part.view(parameter.shape)
             piece.copy_(parameter)
             parameter.data = piece
-            start += parameter.numel()
     return buffer

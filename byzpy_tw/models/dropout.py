@@ -1,8 +1,8 @@
 """Dropout that draws from the run's streams instead of torch's global generator.
 
-A gradient must be the same wherever it is computed, and several are computed at
-once.  So `build` replaces torch's dropout layers by `StreamDropout`, and the caller
-names the stream for the computation of a gradient::
+A gradient must be the same wherever it is computed, and several are computed at once.  So
+`build` replaces torch's dropout layers by `StreamDropout`, and the caller names the stream for
+the computation of a gradient::
 
     with randomness(seeds.torch_seed(seed, "dropout", node, round, part)):
         loss = cross_entropy(model(inputs), labels)
@@ -62,20 +62,14 @@ class StreamDropout(nn.Module):
         stream = _current.get()
         if stream is None:
             raise NeedsContext("a model with dropout is trained inside of models.randomness(seed)")
-        shape = x.shape
-        if self.channels:
-            shape = torch.Size([*x.shape[:2], *(1 for _ in x.shape[2:])])
+        shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if self.channels else x.shape
         # Drawn on the CPU, so that every device drops the same.
         kept = torch.rand(shape, generator=stream.generator) >= self.p
         return x * kept.to(x) / max(1 - self.p, torch.finfo(torch.float32).tiny)
 
 
-_LAYERS: dict[type[_DropoutNd], bool] = {
-    nn.Dropout: False,
-    nn.Dropout1d: True,
-    nn.Dropout2d: True,
-    nn.Dropout3d: True,
-}
+# True for a layer that drops whole channels.
+_LAYERS = {nn.Dropout: False, nn.Dropout1d: True, nn.Dropout2d: True, nn.Dropout3d: True}
 
 
 def check_dropout(model: nn.Module) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import keyword
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from string import Template
 
@@ -62,13 +63,11 @@ def check(kind: str, name: str, names: Registry) -> None:
             f"{taken.version}; choose another name"
         )
     distribution = f"byzpy-tw-{name}"
-    try:
-        version = importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return
-    raise ConfigError(
-        f"{distribution} {version} is installed already; choose another name, or uninstall it"
-    )
+    with suppress(PackageNotFoundError):
+        raise ConfigError(
+            f"{distribution} {version(distribution)} is installed already; choose another name, "
+            "or uninstall it"
+        )
 
 
 def write(kind: str, name: str, into: Path) -> NewPlugin:

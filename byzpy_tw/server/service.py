@@ -49,9 +49,8 @@ from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.text import clean
 from byzpy_tw.workers.building import build_host
-from byzpy_tw.workers.environment import Environment, environment
+from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.host import NodeHost
-from byzpy_tw.workers.probe import probe
 from byzpy_tw.workers.spec import RunSpec
 
 MAX_TRACEBACKS = 100  # of foreign code, in the life of a process

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from twisted.internet.task import LoopingCall
 
@@ -25,7 +25,6 @@ from byzpy_tw.records.folder import lock_folder, to_json
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
-from byzpy_tw.sweep.findings import sentences
 from byzpy_tw.sweep.grid import Grid, command_line, make_grid, run_digest, with_sweep_defaults
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import check_names, versions
@@ -58,15 +57,20 @@ def run_sweep(
     if all(cell.impossible for cell in grid.cells):
         cell = grid.cells[0]
         raise ConfigError(f"no cell can be run; {cell.defence}: {cell.impossible}")
-    with _lock(folder):
+    try:
+        (folder / CELLS).mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(folder)
+    except OSError as e:
+        raise RunDirectoryError(f"cannot write to {folder}: {e.strerror or e}") from e
+    with lock:
         configure_malloc()
         start_logging(folder)
         from twisted.internet import reactor
 
         sweep = Sweep(grid, folder, jobs or jobs_for(grid.base, registry), registry, reactor)
         if again:
-            for trial in grid.trials:
-                discard(sweep.path(trial))
+            for run in grid.runs:
+                discard(sweep.path(run))
         sweep.load_finished()
         sweep.display = display_for(sweep, sys.stdout, say)
         return ReactorProgram(cast(IProgramReactor, reactor)).run(lambda: work(sweep, reactor))
@@ -79,17 +83,14 @@ def grid_of(
     seeds: Sequence[int],
     registry: Registry,
 ) -> Grid:
-    """Make the grid: look up its names, and examine every cell."""
+    """Make the grid: look up its names, and find the cells that cannot be run."""
     base = drop_unused(RunConfig(**with_sweep_defaults(given)), registry, chains=defences)
     check_names(registry, base, attacks, defences)
     parse_addresses(base.remote_hosts)
     load_trainer_keys(base, warn=True)
-
-    def examine(config: RunConfig) -> str | None:
-        return resolve_rules(config, registry).missing_guarantee
-
     return make_grid(
-        given, attacks, defences, seeds, examine,
+        given, attacks, defences, seeds,
+        lambda config: resolve_rules(config, registry).missing_guarantee,
         lambda config: run_digest(config, versions(config, registry)),
     )  # fmt: skip
 
@@ -106,31 +107,22 @@ def jobs_for(base: RunConfig, registry: Registry) -> int:
     return 1 if alone else min(2, cores())
 
 
-def _lock(folder: Path) -> IO[str]:
-    """Make the sweep's folder, and lock it until the returned file is closed."""
-    try:
-        (folder / CELLS).mkdir(parents=True, exist_ok=True)
-        return lock_folder(folder)
-    except OSError as e:
-        raise RunDirectoryError(f"cannot write to {folder}: {e.strerror or e}") from e
-
-
 async def work(sweep: Sweep, reactor: Any) -> int:
     """Run the rest of the sweep; write its table and page, however that ends."""
-    grid, display = sweep.grid, sweep.display
-    base = grid.base
+    grid, base, display = sweep.grid, sweep.grid.base, sweep.display
     display.say(
         f"byzpy_tw sweep: {len(grid.defences)} defences under {len(grid.attacks)} attacks, "
-        f"{len(grid.trials)} runs of {base.rounds} rounds: {base.model} on {base.dataset}, "
+        f"{len(grid.runs)} runs of {base.rounds} rounds: {base.model} on {base.dataset}, "
         f"partition {base.partition}"
     )
     display.say(
         f"  {base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
         f"{nodes_live(base)}; records in {sweep.folder}"
     )
-    before = sweep.finished_before
-    if before:
-        display.say(f"  {before} finished before and are not run again (--again runs them)")
+    if sweep.finished_before:
+        display.say(
+            f"  {sweep.finished_before} finished before and are not run again (--again runs them)"
+        )
     began = clock.seconds(reactor)
     ticking = LoopingCall(display.tick)
     ticking.clock = reactor
@@ -150,9 +142,9 @@ def _summarize(sweep: Sweep, seconds: float) -> None:
     grid, outcomes, path = sweep.grid, sweep.outcomes(), sweep.folder / PAGE
     _write(path, page(grid, outcomes, sweep.folder))
     _write(sweep.folder / TABLE, to_json(figures(grid, outcomes), indent=2) + "\n")
-    for line in (*text.notes(grid, outcomes), *sentences(grid, outcomes)):
+    for line in (*text.notes(grid, outcomes), *text.sentences(grid, outcomes)):
         say(clean(line, 1000))
-    total, done = len(grid.trials), sum(run.is_over for o in outcomes for run in o.ended)
+    total, done = len(grid.runs), sum(run.is_over for o in outcomes for run in o.ended)
     if done > sweep.finished_before:
         say(f"{done - sweep.finished_before} runs in {seconds:.1f} s")
     if done < total:
@@ -177,7 +169,7 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
         "attack": outcome.cell.attack,
         "status": outcome.status,
         "why": outcome.reason,
-        "no_guarantee": outcome.cell.missing,
+        "no_guarantee": outcome.cell.missing_guarantee,
         "attack_failures": outcome.attack_failures or None,
         "final_accuracy": outcome.final,
         "worst_accuracy": outcome.worst,
@@ -186,13 +178,13 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
         "honest_left_out": outcome.left_out(honest=True),
         "runs": [
             {
-                "seed": ended.trial.seed,
-                "folder": f"{CELLS}/{ended.trial.folder}",
+                "seed": ended.run.config.seed,
+                "folder": f"{CELLS}/{ended.run.folder}",
                 "status": ended.status,
                 "final_accuracy": ended.final,
                 "seconds": ended.seconds,
                 "parameters_sha256": ended.digest,
-                "command": command_line(ended.trial.config),
+                "command": command_line(ended.run.config),
             }
             for ended in outcome.ended
         ],

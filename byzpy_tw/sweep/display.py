@@ -12,7 +12,7 @@ from attrs import define, field
 from byzpy_tw.console import is_terminal, rich_console
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import colour, is_dark
-from byzpy_tw.sweep.grid import Cell, SweepTrial
+from byzpy_tw.sweep.grid import Cell, SweepRun
 from byzpy_tw.sweep.results import rounds_done
 from byzpy_tw.sweep.scheduler import Display, Sweep
 
@@ -28,12 +28,13 @@ class LineDisplay(Display):
     _write: Callable[[str], None]
     _done: int = field(default=0, init=False)
 
-    def trial_ended(self, cell: Cell, trial: SweepTrial) -> None:
+    def run_ended(self, run: SweepRun) -> None:
         self._done += 1
+        cell = next(cell for cell in self.sweep.grid.cells if run in cell.runs)
         outcome = self.sweep.outcome(cell)
         if outcome.status != "waiting":
             done = self.sweep.finished_before + self._done
-            self._write(f"[{done}/{len(self.sweep.grid.trials)}] {text.cell_line(outcome)}")
+            self._write(f"[{done}/{len(self.sweep.grid.runs)}] {text.cell_line(outcome)}")
 
     def say(self, line: str) -> None:
         self._write(line)
@@ -48,12 +49,12 @@ class LineDisplay(Display):
 
 @define(eq=False)
 class LiveTable(Display):
-    """The table, drawn over itself.  `close` leaves it standing."""
+    """The table on a terminal, drawn anew in its place.  `close` leaves the last one there."""
 
     sweep: Sweep
     _out: IO[str]
     _live: Any = field(init=False)
-    _running: dict[str, tuple[Cell, SweepTrial]] = field(factory=dict, init=False)
+    _running: set[str] = field(factory=set, init=False)  # their folders
 
     def __attrs_post_init__(self) -> None:
         from rich.live import Live
@@ -67,12 +68,12 @@ class LiveTable(Display):
         self._live.start()
         self._live.console.show_cursor()  # a process that is killed would leave it hidden
 
-    def trial_started(self, cell: Cell, trial: SweepTrial) -> None:
-        self._running[trial.folder] = (cell, trial)
+    def run_started(self, run: SweepRun) -> None:
+        self._running.add(run.folder)
         self.tick()
 
-    def trial_ended(self, cell: Cell, trial: SweepTrial) -> None:
-        self._running.pop(trial.folder, None)
+    def run_ended(self, run: SweepRun) -> None:
+        self._running.discard(run.folder)
         self.tick()
 
     def say(self, line: str) -> None:
@@ -81,7 +82,7 @@ class LiveTable(Display):
     def tick(self) -> None:
         """Draw the table as it is now."""
         done = sum(len(o.ended) + len(o.failures) for o in self.sweep.outcomes())
-        self._draw(f"{done} of {len(self.sweep.grid.trials)} runs")
+        self._draw(f"{done} of {len(self.sweep.grid.runs)} runs")
 
     def close(self) -> None:
         self._running.clear()
@@ -97,10 +98,9 @@ class LiveTable(Display):
         self._live.update(drawn, refresh=True)
 
     def _progress(self, cell: Cell) -> str:
-        for running, trial in self._running.values():
-            if running is cell:
-                share = rounds_done(self.sweep.path(trial)) / trial.config.rounds
-                return f"{share:.0%} ..."
+        for run in cell.runs:
+            if run.folder in self._running:
+                return f"{rounds_done(self.sweep.path(run)) / run.config.rounds:.0%} ..."
         return ""
 
 

@@ -1,8 +1,8 @@
 """The runs of a sweep, and the names of their folders.
 
-A *cell* is a defence under an attack; it has a *trial* for each seed, which is one run
-with a folder of its own.  The folder's name ends in a digest of everything that decides
-its contents, so that a second call finds the trials that the first one finished.
+A *cell* is a defence under an attack.  It has a run for each seed, in a folder of its own.
+The folder's name ends in a digest of everything that decides its contents, so that a second
+call finds the runs that the first one finished.
 """
 
 from __future__ import annotations
@@ -51,31 +51,27 @@ TAKEN = (
 
 
 @frozen(kw_only=True)
-class SweepTrial:
+class SweepRun:
     """A run of a cell: its configuration, and the name of its folder."""
 
     config: RunConfig
     folder: str
-
-    @property
-    def seed(self) -> int:
-        return self.config.seed
 
 
 @frozen(kw_only=True)
 class Cell:
     """A defence under an attack.
 
-    ``impossible`` says why it cannot be run, ``missing`` why its rule gives no guarantee.
+    ``impossible`` says why it cannot be run, ``missing_guarantee`` why its rule promises nothing.
     """
 
     row: int
     column: int
     defence: str
     attack: str
-    trials: tuple[SweepTrial, ...] = ()
+    runs: tuple[SweepRun, ...] = ()
     impossible: str | None = None
-    missing: str | None = None
+    missing_guarantee: str | None = None
 
 
 @frozen(kw_only=True)
@@ -89,18 +85,18 @@ class Grid:
     cells: tuple[Cell, ...] = field(repr=False)
 
     @property
-    def trials(self) -> tuple[SweepTrial, ...]:
-        return tuple(trial for cell in self.cells for trial in cell.trials)
+    def runs(self) -> tuple[SweepRun, ...]:
+        return tuple(run for cell in self.cells for run in cell.runs)
 
 
 def combine_chains(aggregators: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
     """Return every chain of one of `before`, which may be ``none``, and one of `aggregators`."""
     chains = [
-        aggregator if pre.strip() == WITHOUT else f"{pre} | {aggregator}"
+        [*([] if pre.strip() == WITHOUT else _split(pre)), *_split(aggregator)]
         for aggregator in aggregators
         for pre in before or (WITHOUT,)
     ]
-    return tuple(dict.fromkeys(" | ".join(_split(chain)) for chain in chains))
+    return tuple(dict.fromkeys(map(" | ".join, chains)))
 
 
 def _split(chain: str) -> list[str]:
@@ -121,25 +117,23 @@ def make_grid(
     attacks: Sequence[str],
     defences: Sequence[str],
     seeds: Sequence[int],
-    examine: Callable[[RunConfig], str | None],
+    missing_guarantee: Callable[[RunConfig], str | None],
     digest: Callable[[RunConfig], str],
 ) -> Grid:
     """Return the grid of every one of `defences` under every one of `attacks`.
 
-    `examine` returns why a configuration's rules give no guarantee, and raises where they
-    cannot be run; `digest` identifies all that decides a run's records.  Raises `ConfigError`
-    for mistakes that concern all cells.
+    `missing_guarantee` returns why a configuration's rules promise nothing, and raises where
+    they cannot be run; `digest` identifies all that decides a run's records.  Raises
+    `ConfigError` for mistakes that concern all cells.
     """
-    axes = {"--attacks": attacks, "--aggregators": defences, "--seeds": seeds}
-    for option, values in axes.items():
-        if not values:
-            raise ConfigError(f"{option}: nothing is given")
+    for option, axis in (("attacks", attacks), ("aggregators", defences), ("seeds", seeds)):
+        if not axis:
+            raise ConfigError(f"--{option}: nothing is given")
     attacks, seeds = tuple(dict.fromkeys(attacks)), tuple(dict.fromkeys(seeds))
-    runs = len(attacks) * len(defences) * len(seeds)
-    if runs > MOST_RUNS:
+    if (count := len(attacks) * len(defences) * len(seeds)) > MOST_RUNS:
         raise ConfigError(
             f"{len(defences)} defences, {len(attacks)} attacks and {len(seeds)} seeds make "
-            f"{runs} runs; a sweep has at most {MOST_RUNS}"
+            f"{count} runs; a sweep has at most {MOST_RUNS}"
         )
     base = RunConfig(**with_sweep_defaults(given), seed=seeds[0], aggregator="mean", attack="none")
     if base.num_byz == 0:
@@ -152,12 +146,12 @@ def make_grid(
             rules = attrs.evolve(
                 base, attack=cell.attack, aggregator=aggregator, pre_aggregator=tuple(before)
             )
-            missing = examine(rules)
+            missing = missing_guarantee(rules)
         except ByzpyTwError as e:
             return attrs.evolve(cell, impossible=clean(str(e), 1000))
         configs = [attrs.evolve(rules, seed=seed) for seed in seeds]
-        trials = tuple(SweepTrial(config=c, folder=folder_of(c, digest(c))) for c in configs)
-        return attrs.evolve(cell, trials=trials, missing=missing)
+        runs = tuple(SweepRun(config=c, folder=folder_of(c, digest(c))) for c in configs)
+        return attrs.evolve(cell, runs=runs, missing_guarantee=missing)
 
     return Grid(
         base=base,
@@ -206,9 +200,7 @@ def command_line(config: RunConfig) -> str:
     for option in attrs.fields(RunConfig):
         value = getattr(config, option.name)
         decides = option.metadata["bits"] or option.name in ("eval_interval", "data_root")
-        if value == option.default or not decides:
-            continue
-        words.append(flag(option.name))
-        if value is not True:
-            words += [str(item) for item in (value if isinstance(value, tuple) else (value,))]
+        if value != option.default and decides:
+            values = value if isinstance(value, tuple) else () if value is True else (value,)
+            words += [flag(option.name), *map(str, values)]
     return shlex.join(words)

@@ -12,28 +12,37 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import byzpy_tw
+from byzpy_tw.report.curves import accuracy_chart, line
+from byzpy_tw.report.downsample import COLUMNS, Series
 from byzpy_tw.report.html import CHART_SCRIPTS, standalone_page
 from byzpy_tw.report.page import REPORT
-from byzpy_tw.sweep.charts import bars, charts
+from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import cell_style
-from byzpy_tw.sweep.findings import collapsed, exclusion_sentence, percent, sentences
 from byzpy_tw.sweep.grid import Grid, command_line
-from byzpy_tw.sweep.results import CellResult, TrialResult
-from byzpy_tw.sweep.text import CORNER, entry, legend, mark_of, notes, out_text
+from byzpy_tw.sweep.results import CellResult, NodeShare, RunResult
+
+_MOST_NODES = 64  # with a bar in a cell's details
 
 
 def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
-    """Return the whole page.  `folder` is where the runs are, for its links and its words."""
+    """Return the whole page about the runs below `folder`."""
     template = (resources.files("byzpy_tw.sweep") / "page.html").read_text("utf-8")
-    found = "".join(f"<li>{escape(line)}</li>" for line in sentences(grid, outcomes))
-    marks = [line for line in notes(grid, outcomes) if line[:2] in ("!:", "*:", "?:")]
+    found = "".join(f"<li>{escape(line)}</li>" for line in text.sentences(grid, outcomes))
+    marks = [line for line in text.notes(grid, outcomes) if line[:2] in ("!:", "*:", "?:")]
+    base, seeds = grid.base, ", ".join(map(str, grid.seeds))
+    setting = (
+        f"{base.rounds} rounds of {base.model} on {base.dataset}, cut up by {base.partition}: "
+        f"{base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
+        f"seed{'s' * (len(grid.seeds) > 1)} {seeds}."
+    )
     body = Template(template).substitute(
-        setting=_setting(grid),
+        setting=escape(setting),
         found=f'<ul class="found">{found}</ul>' if found else "",
         table=_table(grid, outcomes),
-        legend=escape(legend(grid).capitalize()),
+        legend=escape(text.legend(grid).capitalize()),
         marks="".join(f"<br>{escape(line)}" for line in marks),
         cells="".join(_details(outcome) for outcome in outcomes),
         foot=escape(f"byzpy_tw {byzpy_tw.__version__}; records in {folder.absolute()}"),
@@ -52,22 +61,12 @@ def _shade(value: float) -> int:
     return round(100 * value)
 
 
-def _setting(grid: Grid) -> str:
-    base = grid.base
-    seeds = ", ".join(map(str, grid.seeds))
-    return escape(
-        f"{base.rounds} rounds of {base.model} on {base.dataset}, cut up by {base.partition}: "
-        f"{base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
-        f"seed{'s' * (len(grid.seeds) > 1)} {seeds}."
-    )
-
-
 def _id(outcome: CellResult) -> str:
     return f"cell-{outcome.cell.row}-{outcome.cell.column}"
 
 
 def _table(grid: Grid, outcomes: Sequence[CellResult]) -> str:
-    down, columns = collapsed(outcomes), len(grid.attacks)
+    down, columns = text.collapsed(outcomes), len(grid.attacks)
     heads = "".join(f'<th scope="col">{_broken(attack)}</th>' for attack in grid.attacks)
     rows = []
     for row, defence in enumerate(grid.defences):
@@ -78,13 +77,13 @@ def _table(grid: Grid, outcomes: Sequence[CellResult]) -> str:
         rows.append(f'<tr><th scope="row">{_broken(defence)}</th>{cells}</tr>')
     return (
         '<table class="heat"><thead><tr>'
-        f'<th class="corner">{escape(CORNER)}</th>{heads}</tr></thead>'
+        f'<th class="corner">{escape(text.CORNER)}</th>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
 def _broken(name: str) -> str:
-    """Return `name` as HTML that breaks at its signs, and within a short ``key=value`` not."""
+    """Return `name` as HTML that may break after a sign, but not in a short ``key=value``."""
     parts = re.split(r"(?<=[:,|])", name)
     return "<wbr>".join(
         f'<span class="whole">{escape(part)}</span>' if "=" in part and len(part) < 10
@@ -96,13 +95,13 @@ def _broken(name: str) -> str:
 def _cell(outcome: CellResult, fallen: bool) -> str:
     style = "" if outcome.value is None else f' class="v{_shade(outcome.value)}"'
     if outcome.status == "finished":
-        mark = mark_of(outcome, fallen)
-        first = f"{percent(outcome.final)}{mark}"
-        span = f"{percent(outcome.worst, 0)}&ndash;{percent(outcome.best, 0)}"
-        out = re.sub(r"(?<=[BH]) ", "&nbsp;", out_text(outcome))
+        mark = text.mark_of(outcome, fallen)
+        first = f"{text.percent(outcome.final)}{mark}"
+        span = f"{text.percent(outcome.worst, 0)}&ndash;{text.percent(outcome.best, 0)}"
+        out = re.sub(r"(?<=[BH]) ", "&nbsp;", text.out_text(outcome))
         second = "".join(f"<small>{line}</small>" for line in (span, out) if line)
     else:
-        state = escape(entry(outcome)[0] if outcome.has_runs else outcome.status)
+        state = escape(text.entry(outcome)[0] if outcome.has_runs else outcome.status)
         first, second = f'<span class="state">{state}</span>', ""
     title = escape(f"{outcome.cell.defence} under {outcome.cell.attack}")
     return f'<td{style}><a href="#{_id(outcome)}" title="{title}"><b>{first}</b>{second}</a></td>'
@@ -110,26 +109,24 @@ def _cell(outcome: CellResult, fallen: bool) -> str:
 
 def _details(outcome: CellResult) -> str:
     cell, failures = outcome.cell, outcome.attack_failures
-    head = f"{percent(outcome.final)} %" if outcome.status == "finished" else outcome.status
+    head = f"{text.percent(outcome.final)} %" if outcome.status == "finished" else outcome.status
+    if failures:
+        failures = f"{failures[0].upper()}{failures[1:]}; nothing is concluded from this cell."
     told = [
         ("why", outcome.reason),
-        (
-            "why",
-            failures
-            and f"{failures[:1].upper()}{failures[1:]}; nothing is concluded from this cell.",
-        ),
-        ("", cell.missing and f"No guarantee: {cell.missing}"),
-        ("", exclusion_sentence(outcome)),
+        ("why", failures),
+        ("", cell.missing_guarantee and f"No guarantee: {cell.missing_guarantee}"),
+        ("", text.exclusion_sentence(outcome)),
     ]
-    parts = [f'<p class="{kind}">{escape(text)}</p>' for kind, text in told if text]
+    parts = [f'<p class="{kind}">{escape(line)}</p>' for kind, line in told if line]
     parts.append(bars(outcome.shares))
-    if cell.trials:
+    if cell.runs:
         parts.append("<p>The same run on servers, to the same bits:</p>")
-    ended = {e.trial.folder: e for e in outcome.ended}
-    for trial in cell.trials:
-        parts.append(f"<pre>{escape(command_line(trial.config))}</pre>")
-        if trial.folder in ended:
-            parts.append(_run(ended[trial.folder]))
+    ended = {e.run.folder: e for e in outcome.ended}
+    for run in cell.runs:
+        parts.append(f"<pre>{escape(command_line(run.config))}</pre>")
+        if run.folder in ended:
+            parts.append(_run(ended[run.folder]))
     names = f"{escape(cell.defence)} <i>under</i> {escape(cell.attack)}"
     return (
         f'<details class="cell-details" id="{_id(outcome)}"><summary><span>{names}</span> '
@@ -137,8 +134,8 @@ def _details(outcome: CellResult) -> str:
     )
 
 
-def _run(ended: TrialResult) -> str:
-    where = f"cells/{ended.trial.folder}"
+def _run(ended: RunResult) -> str:
+    where = f"cells/{ended.run.folder}"
     told = [f"{ended.status}, {ended.rounds} rounds in {ended.seconds:.1f} s"]
     if ended.digest:
         told.append(f"parameters {ended.digest[:16]}")
@@ -146,4 +143,52 @@ def _run(ended: TrialResult) -> str:
         f'<p class="run">{escape("; ".join(told))}; '
         f'<a href="{escape(where)}/{REPORT}">its report</a>, '
         f'<a href="{escape(where)}/rounds.jsonl">{escape(where)}</a></p>'
+    )
+
+
+def charts(grid: Grid, outcomes: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """Return a chart for each attack: the accuracy of each defence over the rounds.
+
+    With several seeds a line is their mean, in a band from the lowest to the highest.
+    """
+    rounds, across = grid.base.rounds, len(grid.attacks)
+    width = -(-rounds // COLUMNS)
+    return [
+        accuracy_chart(
+            {"span": rounds, "width": width, "done": rounds},
+            [_line(outcome, width) for outcome in outcomes[column::across]],
+            attack,
+        )
+        for column, attack in enumerate(grid.attacks)
+    ]
+
+
+def _line(outcome: CellResult, width: int) -> dict[str, Any]:
+    values, columns = Series(), 0
+    for rounds, accuracy in (point for ended in outcome.ended for point in ended.curve):
+        column = (rounds - 1) // width
+        values.add(column, accuracy)
+        columns = max(columns, column + 1)
+    # Where the attack failed the line is no other attack's equal.
+    more = {"dots": True, "faint": bool(outcome.attack_failures)}
+    return line(outcome.cell.row, outcome.cell.defence, values.plain(columns), **more)
+
+
+def bars(shares: Sequence[NodeShare]) -> str:
+    """Return a bar for each node: how often it was left out.  Empty where none ever was."""
+    if not any(share.left_out for share in shares):
+        return ""
+    more = len(shares) - _MOST_NODES
+    rest = f"<p>and {more} nodes more</p>" if more > 0 else ""
+    return f'<ol class="bars">{"".join(map(_bar, shares[:_MOST_NODES]))}</ol>{rest}'
+
+
+def _bar(share: NodeShare) -> str:
+    style, kind, sign = ("honest", "honest", "") if share.honest else ("byz", "Byzantine", "B")
+    out = 100 * share.left_out
+    title = f"node {share.node}, {kind}: left out of {out:.0f} % of the rounds"
+    return (
+        f'<li class="{style}" title="{title}"><svg viewBox="0 0 1 100" '
+        f'preserveAspectRatio="none" role="img" aria-label="{title}">'
+        f'<rect y="{100 - out:.1f}" width="1" height="{out:.1f}"/></svg>{sign}{share.node}</li>'
     )

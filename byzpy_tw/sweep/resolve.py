@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, wraps
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -23,11 +22,9 @@ def check_names(
 
     Values that are only too large or too small for n and f concern their cells alone.
     """
-    config = attrs.evolve(base, aggregator="mean", pre_aggregator=(), attack="none")
-    for kind, text in _named(config):
+    names = [(kind, getattr(base, kind)) for kind in ("dataset", "model", "partition")]
+    for kind, text in [*names, *(("attack", attack) for attack in attacks)]:
         registry.check(kind, text, f=base.f)
-    for attack in attacks:
-        registry.check("attack", attack, f=base.f)
     for defence in defences:
         for kind, text in _chain(defence):
             registry.check(kind, text, **base.rule_parameters)
@@ -39,7 +36,8 @@ def versions(config: RunConfig, registry: Registry) -> dict[str, str]:
     The author of a plugin changes its source long before its version.
     """
     found = {}
-    for kind, text in _named(config):
+    names = [(kind, getattr(config, kind)) for kind in ("dataset", "model", "partition", "attack")]
+    for kind, text in [*names, *_chain(config.pipeline)]:
         entry = registry.entry(kind, parse(text).name)
         if entry.distribution != OWN_DISTRIBUTION:
             found[f"{kind} {entry.name}"] = f"{entry.distribution} {entry.version} {_source(entry)}"
@@ -51,33 +49,19 @@ def cache_datasets(registry: Registry) -> Registry:
 
     A dataset is read-only by contract.
     """
-    kept = {id(entry): _keeping(entry) for entry in registry.names["dataset"].values()}
+    # The factory's parameters are read from its signature, which `cache` keeps.
+    kept = {
+        id(entry): attrs.evolve(entry, factory=cache(entry.factory))
+        for entry in registry.names["dataset"].values()
+    }
     datasets = {name: kept[id(entry)] for name, entry in registry.names["dataset"].items()}
-    names: Mapping[str, Mapping[str, Entry]] = {**registry.names, "dataset": datasets}
-    return attrs.evolve(registry, names=names)
+    return attrs.evolve(registry, names={**registry.names, "dataset": datasets})
 
 
-def _keeping(entry: Entry) -> Entry:
-    once = cache(entry.factory)
-
-    @wraps(entry.factory)  # its parameters are read from its signature
-    def factory(**arguments: Any) -> Any:
-        return once(**arguments)
-
-    return attrs.evolve(entry, factory=factory)
-
-
-def _named(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Yield the kind and the text of each name in `config`."""
-    for kind in ("dataset", "model", "partition", "attack"):
-        yield kind, getattr(config, kind)
-    yield from _chain(config.pipeline)
-
-
-def _chain(text: str) -> Iterator[tuple[str, str]]:
+def _chain(text: str) -> list[tuple[str, str]]:
+    """Return the kind and the text of each name in a chain of rules."""
     *before, last = text.split("|")
-    yield from (("pre-aggregator", part) for part in before)
-    yield "aggregator", last
+    return [*(("pre-aggregator", part) for part in before), ("aggregator", last)]
 
 
 def _source(entry: Entry) -> str:

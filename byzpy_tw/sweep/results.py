@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import attrs
 from attrs import frozen
 
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.records.folder import ROUNDS, read_run
-from byzpy_tw.records.summary import (
-    AttackFailures,
-    RoundCounts,
-    curve,
-    format_attack_calls,
-    summarize,
-)
-from byzpy_tw.sweep.grid import Cell, SweepTrial
+from byzpy_tw.records.summary import AttackFailures, curve, format_attack_calls, summarize
+from byzpy_tw.sweep.grid import Cell, SweepRun
 from byzpy_tw.text import clean
 
 CONCLUSIVE = ("finished", "diverged")  # of a run whose result means something
@@ -49,10 +44,10 @@ class NodeShare:
 
 
 @frozen(kw_only=True)
-class TrialResult:
+class RunResult:
     """The result of one run: accuracies from 0 to 1, None where it was never evaluated."""
 
-    trial: SweepTrial
+    run: SweepRun
     status: str
     error: str
     rounds: int
@@ -66,19 +61,11 @@ class TrialResult:
     failures: AttackFailures | None = None  # of the attack's calls
 
     @property
-    def is_conclusive(self) -> bool:
-        """Return whether its result means something."""
-        return self.status in CONCLUSIVE
-
-    @property
     def is_over(self) -> bool:
-        """Return whether it came to its end, so that it is not run again."""
-        return self.is_conclusive or self.attack_always_failed
-
-    @property
-    def attack_always_failed(self) -> bool:
-        """Return whether the run failed for one reason: each call of its attack failed."""
-        return self.status == "failed" and self.failures is not None and self.failures.all_failed
+        """True if it came to its end, or each call of its attack failed: it is not run again."""
+        if self.status == "failed":
+            return self.failures is not None and self.failures.all_failed
+        return self.status in CONCLUSIVE
 
 
 @frozen(kw_only=True)
@@ -89,12 +76,12 @@ class CellResult:
     """
 
     cell: Cell
-    ended: tuple[TrialResult, ...] = ()
+    ended: tuple[RunResult, ...] = ()
     failures: tuple[str, ...] = ()
 
     @property
     def has_runs(self) -> bool:
-        """Return whether one of its runs has ended."""
+        """True if one of its runs has ended."""
         return bool(self.ended or self.failures)
 
     @property
@@ -118,7 +105,7 @@ class CellResult:
         bad = [e.status for e in self.ended if e.status != "finished"]
         if bad or self.failures:
             return bad[0] if bad else "failed"
-        return "finished" if len(self.ended) == len(self.cell.trials) else "waiting"
+        return "finished" if len(self.ended) == len(self.cell.runs) else "waiting"
 
     @property
     def reason(self) -> str:
@@ -130,17 +117,21 @@ class CellResult:
     @property
     def final(self) -> float | None:
         """The mean over the seeds of runs that finished; None where one has no accuracy."""
-        return _over(mean, [e.final for e in self.ended if e.status == "finished"])
+        return self._over_seeds(mean, "final")
 
     @property
     def worst(self) -> float | None:
         """The lowest of any seed, over the last fifth of its evaluations."""
-        return _over(min, [e.worst for e in self.ended if e.status == "finished"])
+        return self._over_seeds(min, "worst")
 
     @property
     def best(self) -> float | None:
         """The highest of any seed, over all evaluations."""
-        return _over(max, [e.best for e in self.ended if e.status == "finished"])
+        return self._over_seeds(max, "best")
+
+    def _over_seeds(self, function: Callable[..., float], accuracy: str) -> float | None:
+        found = [getattr(e, accuracy) for e in self.ended if e.status == "finished"]
+        return function(found) if found and None not in found else None
 
     @property
     def value(self) -> float | None:
@@ -157,15 +148,9 @@ class CellResult:
         """The shares of each node, as means over the seeds."""
         found = []
         for same in zip(*(e.shares for e in self.ended if e.shares), strict=True):
-            excluded = [s.excluded for s in same if s.excluded is not None]
-            found.append(
-                NodeShare(
-                    node=same[0].node,
-                    honest=same[0].honest,
-                    excluded=mean(excluded) if excluded else None,
-                    refused=mean(s.refused for s in same),
-                )
-            )
+            known = [s.excluded for s in same if s.excluded is not None]
+            excluded, refused = mean(known) if known else None, mean(s.refused for s in same)
+            found.append(attrs.evolve(same[0], excluded=excluded, refused=refused))
         return found
 
     def left_out(self, *, honest: bool) -> float | None:
@@ -179,25 +164,20 @@ class CellResult:
         return mean(s.left_out for s in shares if s.honest is honest)
 
 
-def _over(function: Any, values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return function(known) if known and len(known) == len(values) else None
-
-
-def read(trial: SweepTrial, path: Path) -> TrialResult | None:
+def read(run: SweepRun, path: Path) -> RunResult | None:
     """Return the result of the run in the folder `path`; None where it has not ended.
 
-    None also where a file is damaged or contradicts the others: the trial is run again then.
+    None also where a file is damaged or contradicts the others: it is run again then.
     """
     try:
-        run = read_run(path)
-        result = run.result
-        if result is None or run.description["bits"] != trial.config.bits:
+        recorded = read_run(path)
+        result = recorded.result
+        if result is None or recorded.description["bits"] != run.config.bits:
             return None  # the folder of another run
-        records = run.rounds
-        if run.reader.damage or run.reader.torn:
+        records = recorded.rounds
+        if recorded.reader.damage or recorded.reader.torn:
             return None
-        counts = summarize(trial.config, records).counts
+        counts = summarize(run.config, records).counts
         status, rounds, error = result["status"], result["rounds"], result["error"]
         failures = counts.attack_failures
         if status == "finished" and failures is not None and failures.all_failed:
@@ -205,8 +185,8 @@ def read(trial: SweepTrial, path: Path) -> TrialResult | None:
             status, error = "failed", f"the attack failed {failures.calls}: {failures.first}"
         if status not in _STATUSES or type(rounds) is not int or rounds != len(records):
             return None
-        return TrialResult(
-            trial=trial,
+        return RunResult(
+            run=run,
             status=status,
             error=clean(str(error or ""), 1000),
             rounds=rounds,
@@ -216,7 +196,15 @@ def read(trial: SweepTrial, path: Path) -> TrialResult | None:
             seconds=_number(result["seconds"], _CENTURY),
             digest=clean(str(result["parameters_sha256"] or ""), 64) or None,
             curve=tuple((done, _number(y, 1)) for done, y in curve(records, "accuracy")),
-            shares=_shares(counts),
+            shares=tuple(
+                NodeShare(
+                    node=node,
+                    honest=node < counts.honest,
+                    excluded=counts.excluded[node] / counts.rounds if counts.selecting else None,
+                    refused=sum(counts.refused.get(node, {}).values()) / counts.rounds,
+                )
+                for node in range(counts.n if counts.rounds else 0)
+            ),
             failures=failures,
         )
     except (RunDirectoryError, *UNREADABLE_ERRORS):
@@ -235,20 +223,6 @@ def _number(value: Any, most: float) -> float:
 
 def _accuracy(value: Any) -> float | None:
     return None if value is None else _number(value, 1)
-
-
-def _shares(counts: RoundCounts) -> tuple[NodeShare, ...]:
-    if not counts.rounds:
-        return ()
-    return tuple(
-        NodeShare(
-            node=node,
-            honest=node < counts.honest,
-            excluded=counts.excluded[node] / counts.rounds if counts.selecting else None,
-            refused=sum(counts.refused.get(node, {}).values()) / counts.rounds,
-        )
-        for node in range(counts.n)
-    )
 
 
 def rounds_done(path: Path) -> int:

@@ -1,9 +1,9 @@
-"""Run the trials of a grid, one after another or several at a time, in one process.
+"""Execute the runs of a grid, one after another or several at a time, in one process.
 
-1. Trials that finished before are read, and not run again.
+1. Runs that finished before are read, and not run again.
 2. The data is read once; with ``--local`` the servers are started once.
-3. Each trial is a run of the trainer in its own folder.  An interrupted one goes on
-   from its checkpoint, or from round 0 if it has none or is damaged.
+3. Each run has the trainer and a folder to itself.  An interrupted one goes on from its
+   checkpoint, or from round 0 if it has none or is damaged.
 4. A failure is shown in its cell; the other cells go on.
 
 Cancelling ends the current runs in order, and leaves the finished ones as they are.
@@ -15,6 +15,7 @@ import shutil
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,11 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw import errors
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.paths import absolute, resolve_paths
 from byzpy_tw.config.run import RunConfig
-from byzpy_tw.errors import (
-    BadKeys,
-    ByzpyTwError,
-    KeysRefused,
-    ProtectedMode,
-    RunDirectoryError,
-    ServerUnreachable,
-    VersionMismatch,
-    format_error,
-)
+from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, format_error
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.output.text import TextOutput
@@ -46,9 +39,9 @@ from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.records.folder import CONFIG, RunDirectory, lock_folder
 from byzpy_tw.records.resume import new_resume_point, reopen
 from byzpy_tw.scheduling.threads import defer_to_pool
-from byzpy_tw.sweep.grid import Cell, Grid, SweepTrial
+from byzpy_tw.sweep.grid import Cell, Grid, SweepRun
 from byzpy_tw.sweep.resolve import cache_datasets
-from byzpy_tw.sweep.results import UNREADABLE_ERRORS, CellResult, TrialResult, read
+from byzpy_tw.sweep.results import UNREADABLE_ERRORS, CellResult, RunResult, read
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.local_servers import LocalServers
 from byzpy_tw.trainer.run import PreparedRun, run_prepared
@@ -57,17 +50,20 @@ from byzpy_tw.trainer.training import initial_config_json
 CELLS = "cells"  # the folder of the runs' folders
 
 # A server that refuses one cell refuses them all: these end the sweep.
-_FATAL = (BadKeys, KeysRefused, ProtectedMode, ServerUnreachable, VersionMismatch)
+_FATAL = (
+    errors.BadKeys, errors.KeysRefused, errors.ProtectedMode, errors.ServerUnreachable,
+    errors.VersionMismatch,
+)  # fmt: skip
 
 
 class Display:
     """Shows a sweep; this one shows nothing."""
 
-    def trial_started(self, cell: Cell, trial: SweepTrial) -> None:
+    def run_started(self, run: SweepRun) -> None:
         pass
 
-    def trial_ended(self, cell: Cell, trial: SweepTrial) -> None:
-        """Called after every started trial, however it ended."""
+    def run_ended(self, run: SweepRun) -> None:
+        """Called after every started run, however it ended."""
 
     def say(self, line: str) -> None:
         """Show a line that is not about one cell."""
@@ -76,14 +72,14 @@ class Display:
         """Called several times a second."""
 
     def close(self) -> None:
-        """Called when no trial is running any more."""
+        """Called when the last run has ended."""
 
 
 @define(eq=False)
 class Sweep:
-    """Runs the trials of `grid` below `folder`, `jobs` at a time.
+    """Executes the runs of `grid` below `folder`, `jobs` at a time.
 
-    It is a view of each of its runs: of these it shows warnings and events, each once.
+    It handles the events of all runs, and shows their warnings, each once.
     """
 
     grid: Grid
@@ -92,22 +88,22 @@ class Sweep:
     _registry: Registry
     _reactor: Any
     display: Display = field(factory=Display)
-    _ended: dict[str, TrialResult] = field(factory=dict, init=False)  # by the trial's folder
+    _ended: dict[str, RunResult] = field(factory=dict, init=False)  # by the run's folder
     _failed: dict[str, str] = field(factory=dict, init=False)
     _fatal: ByzpyTwError | None = field(default=None, init=False)
     _shown: set[str] = field(factory=set, init=False)
     finished_before: int = field(default=0, init=False)
     log = Logger()
 
-    def path(self, trial: SweepTrial) -> Path:
-        return self.folder / CELLS / trial.folder
+    def path(self, run: SweepRun) -> Path:
+        return self.folder / CELLS / run.folder
 
     def outcome(self, cell: Cell) -> CellResult:
-        """Return what is known of `cell` by now."""
+        """Return the result of `cell`, as far as its runs have ended."""
         return CellResult(
             cell=cell,
-            ended=tuple(self._ended[t.folder] for t in cell.trials if t.folder in self._ended),
-            failures=tuple(self._failed[t.folder] for t in cell.trials if t.folder in self._failed),
+            ended=tuple(self._ended[r.folder] for r in cell.runs if r.folder in self._ended),
+            failures=tuple(self._failed[r.folder] for r in cell.runs if r.folder in self._failed),
         )
 
     def outcomes(self) -> list[CellResult]:
@@ -115,21 +111,15 @@ class Sweep:
 
     def load_finished(self) -> None:
         """Read the runs that earlier calls finished."""
-        for cell in self.grid.cells:
-            for trial in cell.trials:
-                result = read(trial, self.path(trial))
-                if result is not None and result.is_over:
-                    self._ended[trial.folder] = result
+        for run in self.grid.runs:
+            result = read(run, self.path(run))
+            if result is not None and result.is_over:
+                self._ended[run.folder] = result
         self.finished_before = len(self._ended)
 
     async def run(self) -> None:
-        """Run the trials that are not finished.  Raises errors that concern all cells."""
-        todo = deque(
-            (cell, trial)
-            for cell in self.grid.cells
-            for trial in cell.trials
-            if trial.folder not in self._ended
-        )
+        """Execute the runs that are not finished.  Raises errors that concern all cells."""
+        todo = deque(run for run in self.grid.runs if run.folder not in self._ended)
         if not todo:
             return
         base, registry = self.grid.base, cache_datasets(self._registry)
@@ -154,29 +144,23 @@ class Sweep:
     async def _read_data(self, registry: Registry) -> None:
         """Read the data once, before any run needs it: an error here concerns all cells."""
         base, pool = self.grid.base, make_pool(1)
-        root = absolute(base.data_root)
+        make = partial(registry.make, "dataset", base.dataset, root=absolute(base.data_root))
         try:
-            await defer_to_pool(
-                self._reactor, pool, lambda: registry.make("dataset", base.dataset, root=root)
-            )
+            await defer_to_pool(self._reactor, pool, make)
         finally:
             pool.shutdown(wait=False)
 
     async def _run_all(
-        self,
-        todo: deque[tuple[Cell, SweepTrial]],
-        registry: Registry,
-        changes: Mapping[str, Any],
+        self, todo: deque[SweepRun], registry: Registry, changes: Mapping[str, Any]
     ) -> None:
         async def work() -> None:
             while todo and self._fatal is None:
-                cell, trial = todo.popleft()
-                self.display.trial_started(cell, trial)
+                run = todo.popleft()
+                self.display.run_started(run)
                 try:
-                    config = attrs.evolve(trial.config, **changes)
-                    await self._run_trial(trial, config, registry)
+                    await self._run_one(run, attrs.evolve(run.config, **changes), registry)
                 finally:
-                    self.display.trial_ended(cell, trial)
+                    self.display.run_ended(run)
 
         workers = [Deferred.fromCoroutine(work()) for _ in range(self.jobs)]
         # Cancelled, it cancels them, and waits until each has closed its run.
@@ -184,37 +168,35 @@ class Sweep:
             if isinstance(result, Failure):
                 result.raiseException()
 
-    async def _run_trial(self, trial: SweepTrial, config: RunConfig, registry: Registry) -> None:
-        """Run one trial; its result is in its folder, or its error in `_failed`."""
+    async def _run_one(self, run: SweepRun, config: RunConfig, registry: Registry) -> None:
+        """Train with `config`; the result is in the run's folder, or the error in `_failed`."""
         error: BaseException | None = None
         threads = config.threads or max(1, cores() // self.jobs)
-        config = attrs.evolve(config, threads=threads)
         try:
-            run = self._prepare(trial, config, registry)
-            error = (await run_prepared(self._reactor, run, self.display.say, self)).error
+            prepared = self._prepare(run, attrs.evolve(config, threads=threads), registry)
+            error = (await run_prepared(self._reactor, prepared, self.display.say, self)).error
         except CancelledError:
             raise
         except Exception as e:
             if not isinstance(e, ByzpyTwError):  # a bug: it ends its cell only
-                self.log.failure("{folder} failed", failure=Failure(), folder=trial.folder)
+                self.log.failure("{folder} failed", failure=Failure(), folder=run.folder)
             error = e
         finally:
-            self._collect(trial, error, keep=config.checkpoint_interval is not None)
+            self._collect(run, error, keep=config.checkpoint_interval is not None)
         if isinstance(error, _FATAL):
             self._fatal = error
 
-    def _collect(self, trial: SweepTrial, error: BaseException | None, *, keep: bool) -> None:
-        """Read the result of a trial that has ended, and remove checkpoints unless `keep`."""
-        path = self.path(trial)
-        result = read(trial, path)
+    def _collect(self, run: SweepRun, error: BaseException | None, *, keep: bool) -> None:
+        """Read the result of a run that has ended, and remove checkpoints unless `keep`."""
+        result = read(run, self.path(run))
         # A run that could not go on still has the result of its last end, with another error.
         if error and (result is None or result.error != clean(str(error), 1000)):
-            self._failed[trial.folder] = clean(format_error(error), 1000)
+            self._failed[run.folder] = clean(format_error(error), 1000)
         elif result is not None:
-            self._ended[trial.folder] = result
+            self._ended[run.folder] = result
             if result.is_over and not keep:
                 with suppress(OSError):
-                    for checkpoint in list_checkpoints(path).values():
+                    for checkpoint in list_checkpoints(self.path(run)).values():
                         checkpoint.unlink()
 
     def handle(self, event: Event) -> None:
@@ -224,13 +206,13 @@ class Sweep:
                 self._shown.add(event.line)
                 TextOutput(self.display.say).handle(event)
 
-    def _prepare(self, trial: SweepTrial, config: RunConfig, registry: Registry) -> PreparedRun:
+    def _prepare(self, run: SweepRun, config: RunConfig, registry: Registry) -> PreparedRun:
         """Open the run's folder, to go on with an earlier call's rounds where that can be.
 
         A damaged folder is removed.  Raises `RunDirectoryError` for another run's folder.
         """
         config = resolve_paths(config)
-        path, rules = self.path(trial), resolve_rules(config, registry)
+        path, rules = self.path(run), resolve_rules(config, registry)
         if path.exists():
             try:
                 _, directory, resume_point = reopen(path, {}, self.display.say)
@@ -239,7 +221,7 @@ class Sweep:
                 discard(path)  # raises for one that is in use
                 self.display.say(clean(f"warning: {path} is damaged, and run anew: {reason}", 1000))
             else:
-                if resume_point.description.get("bits") != trial.config.bits:
+                if resume_point.description.get("bits") != run.config.bits:
                     directory.close()
                     raise RunDirectoryError(
                         f"{path} holds another run than this cell's; move it elsewhere, or let "

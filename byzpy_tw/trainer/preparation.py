@@ -26,11 +26,9 @@ from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.trainer.server_interface import Opened
 from byzpy_tw.workers.attack_trial import try_attack
-from byzpy_tw.workers.building import make_model, try_run_model
-from byzpy_tw.workers.environment import Environment, environment
-from byzpy_tw.workers.model_size import check_model
+from byzpy_tw.workers.building import check_model, make_model, try_run_model
+from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.model_trial import TrialOutcome
-from byzpy_tw.workers.probe import probe
 from byzpy_tw.workers.shards import check_shard, make_shards
 
 READ_AGAIN_SECONDS, READ_AGAIN_BYTES = 0.2, 1 << 25  # of a plugin's data, at most

@@ -16,18 +16,19 @@ import torch
 from attrs import define
 from torch import Tensor
 
-from byzpy_tw import global_random, object_state, seeds
+from byzpy_tw import global_random, seeds
 from byzpy_tw.attacks.behaviour import NEVER_CALLED
 from byzpy_tw.attacks.knowledge.levels import LEVELS, pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
+from byzpy_tw.object_state import Copier, compare_snapshots, snapshot
 from byzpy_tw.plugin_code import describe_exception, foreign_cause
 from byzpy_tw.plugins.contracts import PluginAttack
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.spec import RunSpec
 
 COORDINATES = 1024  # of the made-up vectors, where the attack allows
-LATER = 1000  # the round of the second call, for attacks that change in later rounds
+LATER_ROUND = 1000  # the round of the second call, for attacks that change in later rounds
 _ROWS = 64  # honest vectors, at most
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
 _FEWEST = 3  # vectors: one honest, the node's own, and its past
@@ -64,33 +65,27 @@ class _Trial:
     def run(self) -> PluginAttack:
         """Return the attack, not called yet; raises the reason to refuse it."""
         attack = self.make()
-        before = object_state.snapshot(attack.made)
+        before = snapshot(attack.made)
         first = self._without_draws(attack, 0)
-        after = object_state.snapshot(attack.made)
+        after = snapshot(attack.made)
         self._without_draws(attack, 1)
-        other = object_state.snapshot(attack.made)
+        other = snapshot(attack.made)
         again = self._call(attack, 0)
-        kept = object_state.compare_snapshots(after, object_state.snapshot(attack.made))
+        kept = compare_snapshots(after, snapshot(attack.made))
         if kept.memory:
             raise BrokenPlugin(
                 f"{attack.who} changes {', '.join(kept.memory[:3])} on itself from call to call, "
                 f"and {_REBUILT}"
             )
         self._check_again(attack.who, first, again)
-        changed = [
-            object_state.compare_snapshots(before, after),
-            object_state.compare_snapshots(after, other),
-        ]
-        shared = changed[1].shared or kept.shared
-        if shared:
+        called, called_again = compare_snapshots(before, after), compare_snapshots(after, other)
+        if shared := called_again.shared or kept.shared:
             raise BrokenPlugin(
                 f"{attack.who} changes {', '.join(shared[:3])}, which all nodes of this process "
                 "share, and other threads at the same time; use local variables"
             )
-        if any(c.own for c in changed):
-            found = self._copied(attack.who, first)
-        else:
-            found = self.make()
+        keeps = called.own or called_again.own
+        found = self._with_copies(attack.who, first) if keeps else self.make()
         return attrs.evolve(found, digest=sha256_of(first))
 
     def _without_draws(self, attack: PluginAttack, number: int) -> Tensor:
@@ -105,11 +100,11 @@ class _Trial:
             )
         return result
 
-    def _copied(self, who: str, first: Tensor) -> PluginAttack:
+    def _with_copies(self, who: str, first: Tensor) -> PluginAttack:
         """Return the attack with copies for each call, checked against the result `first`."""
         unused = self.make()
         try:
-            copies = object_state.Copier(unused.made)
+            copies = Copier(unused.made)
         except Exception as e:
             raise BrokenPlugin(
                 f"{who} keeps things on itself, which nodes share between threads, and cannot be "
@@ -130,7 +125,10 @@ class _Trial:
     def _call(self, attack: PluginAttack, number: int) -> Tensor:
         known = made_up_knowledge(attack, self.spec, self.dimension, number)
         rows = None if known.vectors is None else known.vectors.clone()
-        vector: Tensor = attack(known, context=_context(self.spec, known.h, number))
+        spec = self.spec
+        node = spec.shards + number % max(1, spec.byzantine)
+        context = attack_context(spec, LATER_ROUND if number else 0, node, known.h)
+        vector: Tensor = attack(known, context=context)
         # `write_guard` sees writes through torch only.
         if rows is not None and known.vectors is not None and not torch.equal(rows, known.vectors):
             raise BadRuleOutput(
@@ -164,9 +162,7 @@ def made_up_knowledge(attack: Any, spec: RunSpec, dimension: int, number: int) -
     )
 
 
-def _context(spec: RunSpec, h: int, number: int) -> seeds.Context:
-    byzantine = spec.n - spec.shards
-    return seeds.Context(
-        seed=spec.seed, round=LATER if number else 0, nodes=tuple(range(h)), n=spec.n, f=spec.f,
-        byzantine=byzantine, node=spec.shards + number % max(1, byzantine),
-    )  # fmt: skip
+def attack_context(spec: RunSpec, round: int, node: int, h: int) -> seeds.Context:
+    """Return the context of Byzantine `node`'s attack on the vectors of `h` honest nodes."""
+    honest = tuple(range(h))
+    return seeds.Context(spec.seed, round, honest, spec.n, spec.f, spec.byzantine, node)

@@ -1,7 +1,6 @@
-"""The software and hardware of a process, and whether two of them will agree.
+"""The software and hardware of a process, and a comparison of two of them.
 
-A server tells its environment at `Hello`; the trainer compares it with its
-own before round 0.
+A server tells its environment at `Hello`; the trainer compares it with its own before round 0.
 """
 
 from __future__ import annotations
@@ -9,15 +8,20 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import attrs
 import torch
 from attrs import field, frozen
+from torch import nn
 
+from byzpy_tw import seeds
 from byzpy_tw.errors import WireError
+from byzpy_tw.kernels.parallel import run_single_threaded_with_grad
 from byzpy_tw.parameters import Constraint, validated
 from byzpy_tw.plugins.registry import Registry
+from byzpy_tw.vectors import sha256_of
 
 
 def _printable(value: Any) -> str | None:  # it is shown to a user
@@ -31,10 +35,6 @@ def _versions(value: Any) -> str | None:
     return None if valid else "at most 1000 names with their versions"
 
 
-def _integer(value: Any) -> str | None:
-    return None if isinstance(value, int) else "a whole number"
-
-
 def _field(constraint: Constraint) -> Any:
     return field(validator=validated(constraint, WireError))
 
@@ -43,8 +43,8 @@ def _field(constraint: Constraint) -> Any:
 class Environment:
     """Versions, instruction set and plugins of one process.
 
-    ``probe`` is the digest of a fixed gradient; ``plugins`` maps each
-    distribution that offers plugins to its version.
+    ``probe`` is the digest of a fixed gradient; ``plugins`` maps each distribution that offers
+    plugins to its version.
     """
 
     python: str = _field(_printable)
@@ -52,7 +52,7 @@ class Environment:
     instructions: str = _field(_printable)
     probe: str = _field(_printable)
     device: str = _field(_printable)
-    threads: int = _field(_integer)
+    threads: int = _field(lambda value: None if isinstance(value, int) else "a whole number")
     plugins: Mapping[str, str] = _field(_versions)
 
     def to_json(self) -> str:
@@ -60,7 +60,7 @@ class Environment:
 
     @classmethod
     def from_json(cls, text: str) -> Environment:
-        """The environment that a peer sent; raises `WireError`.  Further entries are ignored."""
+        """Decode what a peer sent; raises `WireError`.  Further entries are ignored."""
         try:
             found = json.loads(text)
             known = {f.name for f in attrs.fields(cls)}
@@ -69,8 +69,32 @@ class Environment:
             raise WireError(f"no environment in the answer to Hello: {e}"[:300]) from e
 
 
+@cache
+def probe() -> str:
+    """Return the hex digest of a small convolutional gradient, on one torch thread.
+
+    Equal in two processes whose library versions and instruction sets compute alike.  Cached.
+    """
+    return run_single_threaded_with_grad(_compute)
+
+
+def _compute() -> str:
+    stream = seeds.stream(0, "probe")
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(stream.standard_normal(shape).astype("float32"))
+
+    kernel, weight = draw(16, 1, 3, 3), draw(10, 16 * 14 * 14)
+    for leaf in (kernel, weight):
+        leaf.requires_grad_()
+    hidden = nn.functional.conv2d(draw(8, 1, 28, 28), kernel, padding=1).relu()
+    logits = nn.functional.max_pool2d(hidden, 2).flatten(1) @ weight.T
+    loss = nn.functional.cross_entropy(logits, torch.arange(8))
+    return sha256_of(*torch.autograd.grad(loss, [kernel, weight]))
+
+
 def environment(registry: Registry, *, probe: str, device: str, threads: int) -> Environment:
-    """The environment of this process."""
+    """Return the environment of this process."""
     return Environment(
         python=platform.python_version(),
         torch=torch.__version__,
@@ -83,10 +107,10 @@ def environment(registry: Registry, *, probe: str, device: str, threads: int) ->
 
 
 def differences(mine: Environment, theirs: Environment, used: set[str]) -> list[str]:
-    """Sentences about everything that may keep two environments from agreeing.
+    """Return a sentence for each difference that may lead to other bits.
 
-    `used` names the distributions whose plugins the run uses on servers: their versions
-    matter.  A missing one is found when its name is looked up, not here.
+    `used` names the distributions whose plugins the run uses on servers: their versions matter.
+    A missing one is found when its name is looked up, not here.
     """
     compared = (
         ("Python", mine.python, theirs.python),

@@ -1,12 +1,12 @@
 """A node's gradient, the same to the bit on any number of threads.
 
 A batch is cut into micro-batches of a size that the run fixes.  Each is one job, computed on
-one torch thread; their gradients are added in the order of the micro-batches.  Of a small
-model, several nodes' gradients are one job, one after the other: the way to the pool and back
-would take longer than they do.
+one torch thread; their gradients are added in the order of the micro-batches.  The gradients of
+a small model take less time than a job's way to the pool and back, so those of several nodes
+are one job.
 
-They are not one computation.  The rounding of a matrix product depends on the number of rows,
-so a node's bits would depend on the other nodes in the product.
+They are computed one after the other, never as one product: its rounding depends on the number
+of rows, so a node's bits would depend on the other nodes.
 """
 
 from __future__ import annotations
@@ -31,22 +31,8 @@ from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
 
 
-def batch_indices(
-    shard: np.ndarray, size: int, *, seed: int, node: int, round: int, replacement: bool
-) -> np.ndarray:
-    """Return the training examples that `node` uses in `round`: ``(size,)`` int64.
-
-    Drawn from the node's shard, by default without replacement.  A function of the arguments
-    alone, so that any server can rebuild the node.
-    """
-    stream = seeds.stream(seed, "batch", node, round)
-    if replacement:  # the same draws as by `choice`, faster
-        return shard[stream.integers(0, len(shard), size)]
-    return shard[stream.choice(len(shard), size, replace=False)]
-
-
 def model_provider(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
-    """Return what gives the model for one call: `model`, or copies that share its tensors."""
+    """Return a function that gives the model for a call: `model`, or a copy with its tensors."""
     return Copier(model) if copied else lambda: model
 
 
@@ -74,13 +60,13 @@ class MicroBatches:
     model: Callable[[], nn.Module]  # returns the model for one call
     leaves: Sequence[Tensor]  # its parameters
     dataset: Dataset
-    shard: np.ndarray
     spec: RunSpec
+    device: torch.device
+    who: str  # the owner of the model's code, for errors
+    shard: np.ndarray
     node: int
     round: int
-    device: torch.device
-    who: str = "the model"  # the origin of its code, for errors
-    flip_labels: bool = False
+    flip_labels: bool
 
     @property
     def parts(self) -> int:
@@ -88,15 +74,16 @@ class MicroBatches:
 
     @cached_property
     def indices(self) -> np.ndarray:
-        """The indices of the batch, drawn at the first use, in the pool."""
-        return batch_indices(
-            self.shard,
-            self.spec.batch_size,
-            seed=self.spec.seed,
-            node=self.node,
-            round=self.round,
-            replacement=self.spec.replacement,
-        )
+        """The batch: ``(b,)`` int64 indices into the training data, by default all different.
+
+        A function of the spec, the node and the round alone, so that any server can rebuild the
+        node.  Drawn at the first use, in the pool.
+        """
+        shard, size = self.shard, self.spec.batch_size
+        stream = seeds.stream(self.spec.seed, "batch", self.node, self.round)
+        if self.spec.replacement:  # the same draws as by `choice`, faster
+            return shard[stream.integers(0, len(shard), size)]
+        return shard[stream.choice(len(shard), size, replace=False)]
 
     def run(self, part: int) -> Gradient:
         """Compute the gradient of part `part`, weighted by its share of the batch."""
@@ -127,8 +114,7 @@ class OrderedSum:
     """A sum of gradients in the order of their parts, which may come in any order."""
 
     parts: int
-    _total: tuple[Tensor, ...] | None = field(default=None, init=False)
-    _own: bool = field(default=False, init=False)  # whether that memory may be changed
+    _total: tuple[Tensor, ...] = field(default=(), init=False)
     _loss: float = field(default=0.0, init=False)
     _waiting: dict[int, Gradient] = field(factory=dict, init=False)
     _next: int = field(default=0, init=False)
@@ -136,26 +122,18 @@ class OrderedSum:
     def add(self, part: int, gradient: Gradient) -> Gradient | None:
         """Return the sum once the last part is in, None until then."""
         self._waiting[part] = gradient
-        while self._next in self._waiting:
-            ready = self._waiting.pop(self._next)
-            self._take(ready.pieces)
+        while ready := self._waiting.pop(self._next, None):
+            if self._next == 0:
+                self._total = ready.pieces
+            elif self._next == 1:
+                # Not in place: the gradients of two parameters may be one tensor.
+                self._total = tuple(map(torch.add, self._total, ready.pieces))
+            else:
+                for total, piece in zip(self._total, ready.pieces):
+                    total.add_(piece)
             self._loss += ready.loss
             self._next += 1
-        if self._next < self.parts:
-            return None
-        assert self._total is not None
-        return Gradient(self._total, self._loss)
-
-    def _take(self, pieces: tuple[Tensor, ...]) -> None:
-        if self._total is None:
-            self._total = pieces
-        elif self._own:
-            for total, piece in zip(self._total, pieces):
-                total.add_(piece)
-        else:
-            # Not in place: the gradients of two parameters may be one tensor.
-            self._total = tuple(map(torch.add, self._total, pieces))
-            self._own = True
+        return Gradient(self._total, self._loss) if self._next == self.parts else None
 
 
 Answer = Gradient | BaseException
@@ -166,69 +144,51 @@ def submit(
     pool: Pool,
     work: Sequence[MicroBatches],
     done: Done,
-    wanted: Callable[[], bool] = lambda: True,
-    cost: Callable[[float], None] = lambda seconds: None,
+    wanted: Callable[[], bool],
+    took: Callable[[float], None],
 ) -> None:
     """Compute nodes' batches on `pool`; `done` is called once, in one of its threads.
 
     The micro-batches of a single node are a job each, those of several nodes one job.  Work
-    that has not begun is dropped once `wanted` returns False.  `cost` is called with the
-    seconds of a core that a gradient took.
+    that has not begun is dropped once `wanted` returns False.  `took` is called with the
+    seconds of a core for a gradient.
     """
     if len(work) == 1 and work[0].parts > 1:
-        _submit_parts(pool, work[0], done, wanted, cost)
+        job = _part_job(work[0], lambda answer: done([answer]), wanted, took)
+        for part in range(work[0].parts):
+            pool.submit(job, part)
         return
 
-    def job() -> None:
-        begun = time.thread_time()
-        answers = [_sum_parts(batches, wanted) for batches in work]
-        cost((time.thread_time() - begun) / len(work))
+    def compute_all() -> None:
+        answers: list[Answer] = []
+        for batches in work:
+            job = _part_job(batches, answers.append, wanted, took)
+            for part in range(batches.parts):
+                job(part)
         done(answers)
 
-    pool.submit(job)
+    pool.submit(compute_all)
 
 
-def _sum_parts(batches: MicroBatches, wanted: Callable[[], bool]) -> Answer:
-    """Compute a node's gradient, part after part."""
-    try:
-        if batches.parts == 1:
-            _check_wanted(wanted)
-            return batches.run(0)
-        total = OrderedSum(batches.parts)
-        for part in range(batches.parts):
-            _check_wanted(wanted)
-            whole = total.add(part, batches.run(part))
-        assert whole is not None
-        return whole
-    except BaseException as e:  # of any kind: the caller waits for this node's answer
-        return e
-
-
-def _check_wanted(wanted: Callable[[], bool]) -> None:
-    if not wanted():
-        raise BadRequest("nobody waits for this gradient any more")
-
-
-def _submit_parts(
-    pool: Pool,
+def _part_job(
     batches: MicroBatches,
-    done: Done,
+    answered: Callable[[Answer], None],
     wanted: Callable[[], bool],
-    cost: Callable[[float], None],
-) -> None:
-    total = OrderedSum(batches.parts)
-    lock = threading.Lock()
-    failed = False
+    took: Callable[[float], None],
+) -> Callable[[int], None]:
+    """Return a function that computes one part; `answered` gets the sum, or the first failure."""
+    total, lock, failed = OrderedSum(batches.parts), threading.Lock(), False
 
     def job(part: int) -> None:
         nonlocal failed
         if failed:
             return
         try:
-            _check_wanted(wanted)
+            if not wanted():
+                raise BadRequest("nobody waits for this gradient any more")
             begun = time.thread_time()
             gradient = batches.run(part)
-            cost((time.thread_time() - begun) * batches.parts)
+            took((time.thread_time() - begun) * batches.parts)
             with lock:
                 answer: Answer | None = total.add(part, gradient)
         except BaseException as e:
@@ -236,7 +196,6 @@ def _submit_parts(
             with lock:
                 answer, failed = (None if failed else e), True
         if answer is not None:
-            done([answer])
+            answered(answer)
 
-    for part in range(batches.parts):
-        pool.submit(job, part)
+    return job

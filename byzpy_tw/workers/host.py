@@ -1,8 +1,7 @@
-"""The nodes of one run in one process.
+"""The nodes of one run in one process, on a server or in the trainer.
 
-A server and an in-process trainer use the same object.  It owns the model, the data and the
-nodes; it takes parameters and gives vectors.  It does no I/O and starts no thread: the pool is
-an argument.
+The host owns the model, the data and the nodes; it takes parameters and gives vectors.  It does
+no I/O and starts no thread: the pool is an argument.
 
 A node keeps no state between rounds.  Its vector is a function of the run's spec, the node, the
 round and the parameters, so it can be rebuilt anywhere.
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from byzpy_tw.errors import BadRequest, LimitExceeded
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.contracts import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
-from byzpy_tw.workers.attack_trial import try_attack
+from byzpy_tw.workers.attack_trial import attack_context, try_attack
 from byzpy_tw.workers.gradients import Done, MicroBatches, model_provider, submit
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.pool import Pool
@@ -66,16 +66,19 @@ class NodeHost:
     _shards: list[np.ndarray]
     nodes: dict[int, Node] = field(factory=dict, init=False)
     _attacks: dict[str, Any] = field(factory=dict, init=False)  # by their text
-    _leaves: list[Tensor] = field(init=False)
-    _call: Callable[[], nn.Module] = field(init=False)  # returns the model for one call
-    _who: str = field(init=False)  # the origin of the model's code
-    # Seconds of a core that the fastest gradient took; None before the first.
-    cost: float | None = field(default=None, init=False)
+    _batches: Callable[..., MicroBatches] = field(init=False)  # of a shard, node and round
+    gradient_seconds: float = field(default=inf, init=False)  # of a core, for the fastest one
 
     def __attrs_post_init__(self) -> None:
-        self._leaves = list(self.model.parameters())
-        self._call = model_provider(self.model, self.trial_outcome.copied)
-        self._who = self._registry.owner("model", self.spec.model)
+        self._batches = partial(
+            MicroBatches,
+            model_provider(self.model, self.trial_outcome.copied),
+            list(self.model.parameters()),
+            self.dataset,
+            self.spec,
+            self.device,
+            self._registry.owner("model", self.spec.model),
+        )
 
     @property
     def dimension(self) -> int:
@@ -111,16 +114,15 @@ class NodeHost:
             if text not in self._attacks:
                 if len(self._attacks) >= MOST_ATTACKS:
                     raise LimitExceeded(f"over {MOST_ATTACKS} attacks in one run")
-                make = partial(
-                    build_attack, self._registry, text, n=self.spec.n,
-                    b=self.spec.n - self.spec.shards, f=self.spec.f,
-                )  # fmt: skip
+                n, f, b = self.spec.n, self.spec.f, self.spec.byzantine
+                make = partial(build_attack, self._registry, text, n=n, b=b, f=f)
                 self._attacks[text] = try_attack(make, self.spec, self.dimension)
 
     def has_new_foreign_attack(self, attacks: Iterable[str]) -> bool:
         """Return whether `attacks` has a plugin's attack that is not prepared yet."""
-        new = [text for text in attacks if text not in self._attacks]
-        return any(self._registry.is_foreign("attack", text) for text in new)
+        return any(
+            self._registry.is_foreign("attack", a) for a in attacks if a not in self._attacks
+        )
 
     def digests_of(self, attacks: Iterable[str]) -> list[str]:
         """Return the digests of the trials of plugins' attacks among `attacks`, sorted."""
@@ -140,32 +142,21 @@ class NodeHost:
         Several nodes are one job.  `done` gets the float32 gradients in order, with an
         exception in the place of one that failed.  Work ends once `wanted` returns False.
         """
-        work = [self._batches(node, round) for node in nodes]
-        submit(pool, work, done, wanted, self._record_cost)
+        work = [
+            self._batches(self.nodes[n].shard, n, round, self.behaviour(n) == Behaviour.LABEL_FLIP)
+            for n in nodes
+        ]
+        submit(pool, work, done, wanted, self._record_seconds)
 
-    def _record_cost(self, seconds: float) -> None:
-        self.cost = seconds if self.cost is None else min(self.cost, seconds)
-
-    def _batches(self, node: int, round: int) -> MicroBatches:
-        return MicroBatches(
-            self._call,
-            self._leaves,
-            self.dataset,
-            self.nodes[node].shard,
-            self.spec,
-            node,
-            round,
-            self.device,
-            self._who,
-            flip_labels=self.behaviour(node) == Behaviour.LABEL_FLIP,
-        )
+    def _record_seconds(self, seconds: float) -> None:
+        self.gradient_seconds = min(self.gradient_seconds, seconds)
 
     @property
     def group_size(self) -> int:
-        """The number of nodes whose gradients are one job, by the cost of earlier ones."""
-        if self.cost is None or self.cost >= SMALL_GRADIENT_SECONDS:
+        """The number of nodes whose gradients are one job, by the time of earlier ones."""
+        if self.gradient_seconds >= SMALL_GRADIENT_SECONDS:
             return 1
-        return max(1, min(MAX_GROUP, int(JOB_SECONDS / max(self.cost, 1e-9))))
+        return max(1, min(MAX_GROUP, int(JOB_SECONDS / max(self.gradient_seconds, 1e-9))))
 
     @property
     def wire(self) -> torch.dtype:
@@ -182,7 +173,7 @@ class NodeHost:
         return behaviour_of(self.nodes[node].attack)
 
     def is_plain(self, node: int) -> bool:
-        """Return whether `node` only sends a vector made from knowledge of others."""
+        """Return whether `node`'s vector is made from knowledge of others alone."""
         return self.behaviour(node) == Behaviour.ATTACK and not self.needs_own(node)
 
     @property
@@ -203,14 +194,6 @@ class NodeHost:
 
     def attack(self, node: int, round: int, knowledge: Knowledge) -> Tensor:
         """Return the ``(d,)`` float32 vector that Byzantine `node` sends."""
-        context = seeds.Context(
-            seed=self.spec.seed,
-            round=round,
-            nodes=tuple(range(self.spec.shards)),
-            n=self.spec.n,
-            f=self.spec.f,
-            byzantine=self.spec.n - self.spec.shards,
-            node=node,
-        )
+        context = attack_context(self.spec, round, node, self.spec.shards)
         vector = self.nodes[node].attack(knowledge, context=context)
         return torch.as_tensor(vector, dtype=torch.float32).reshape(-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,12 +23,8 @@ def quote_names(names: Sequence[str]) -> str:
 def check_aliases(model: nn.Module) -> str:
     """Refuse views of parameters that were taken when the model was made."""
     named = list(model.named_parameters())
-    owners: list[tuple[int, int, str]] = []
-    for name, leaf in named:
-        begin = leaf.data_ptr()
-        owners.append((begin, begin + leaf.numel() * leaf.element_size(), name))
-    owners.sort()
-    for (_, end, one), (begin, _, two) in zip(owners, owners[1:]):
+    owners = sorted((p.data_ptr(), p.data_ptr() + p.nbytes, name) for name, p in named)
+    for (_, end, one), (begin, _, two) in pairwise(owners):
         if begin < end:
             return (
                 f"parameters {one!r} and {two!r} share memory without being one parameter; "
@@ -37,13 +34,11 @@ def check_aliases(model: nn.Module) -> str:
     kept = {path: k.thing for path, k in object_state.snapshot(model).items()}
     kept |= dict(model.named_buffers())
     for path, thing in kept.items():
-        address = _address(thing)
-        if address is None or id(thing) in leaves:
-            continue
+        address = None if id(thing) in leaves else _address(thing)
         for begin, end, name in owners:
-            if begin <= address < end and name == f"{path}_orig":
-                return "in the place of spectral_norm use weight_norm: it keeps nothing"
-            if begin <= address < end:
+            if address is not None and begin <= address < end:
+                if name == f"{path}_orig":
+                    return "in the place of spectral_norm use weight_norm: it keeps nothing"
                 return (
                     f"{path} is a view of parameter {name!r} that was taken when the model "
                     "was made: a run keeps parameters in memory of its own, and the view "
@@ -107,10 +102,7 @@ def check_repeated(
             "rebuilt anywhere, without it; a forward pass may depend on its inputs and "
             "parameters only"
         )
-    if exact:
-        alike = first.digests == again.digests
-    else:
-        alike = nearly_equal((first.loss, first.norms), (again.loss, again.norms), 1.0)
+    alike = first.digests == again.digests if exact else nearly_equal(first, again, 1.0)
     if alike:
         return ""
     return (
@@ -127,15 +119,5 @@ def check_flattened(apart: Tensor, flat: Tensor) -> str:
         return (
             "it computes with an old copy of its parameters: a view or an array that was "
             "taken of one when the model was made; take it in forward()"
-        )
-    return ""
-
-
-def check_shared(paths: Sequence[str]) -> str:
-    """Refuse a model that changes objects at `paths`, which all models share."""
-    if paths:
-        return (
-            f"its forward pass changes {quote_names(paths)}, which all models of this process "
-            "share, and other threads at the same time; pass it on as a local variable"
         )
     return ""

@@ -24,13 +24,12 @@ def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.nda
         return [np.asarray(shard, dtype=np.int64) for shard in found]
 
     shards = cut()
-    if registry.is_foreign("partition", spec.partition):
-        if not all(map(np.array_equal, shards, cut())):
-            raise BrokenPlugin(
-                f"{registry.owner('partition', spec.partition)} cuts otherwise when it is asked "
-                "again: it draws from a generator that nobody seeds; draw from the stream that it "
-                "is handed"
-            )
+    foreign = registry.is_foreign("partition", spec.partition)
+    if foreign and not all(map(np.array_equal, shards, cut())):
+        raise BrokenPlugin(
+            f"{registry.owner('partition', spec.partition)} cuts otherwise when it is asked again: "
+            "it draws from a generator that nobody seeds; draw from the stream that it is handed"
+        )
     return shards
 
 

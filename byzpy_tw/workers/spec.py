@@ -1,4 +1,4 @@
-"""Everything that the nodes of a run are built from.
+"""The specification of a run and of its nodes, from which any server can build them.
 
 A server is told a `RunSpec` and `NodeSpec`s, and nothing else.  They hold numbers, and names
 that are looked up in the server's own registry: never code or paths.
@@ -12,55 +12,51 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
+from byzpy_tw import parameters
 from byzpy_tw.errors import BadRequest
-from byzpy_tw.parameters import (
-    Constraint,
-    integer_in,
-    one_of,
-    optional,
-    real_in,
-    text_of,
-    true_or_false,
-    validated,
-)
 
 # Number formats for vectors and parameters on the wire, as torch calls them.
 WIRE_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def _field(constraint: Constraint, **more: Any) -> Any:
-    return field(validator=validated(constraint, BadRequest), **more)
+def _field(constraint: parameters.Constraint, **more: Any) -> Any:
+    return field(validator=parameters.validated(constraint, BadRequest), **more)
 
 
 @frozen(kw_only=True)
 class RunSpec:
-    """Everything that the nodes of a run have in common.
+    """The options of a run that all of its nodes need, each the ``node_field`` of an option.
 
-    ``shards`` is the number of honest nodes; ``n`` and ``f`` are the run's.  The rules are
-    the trainer's alone.  Each field but ``n`` is the ``node_field`` of an option.
+    ``shards`` is the number of honest nodes; ``n``, the number of all nodes, and ``f`` are the
+    run's.  Aggregators are the trainer's alone.
     """
 
-    dataset: str = _field(text_of(2000))
-    model: str = _field(text_of(2000))
-    partition: str = _field(text_of(2000))
-    shards: int = _field(integer_in(1, 1_000_000))
-    seed: int = _field(integer_in(0, 2**63 - 1))
+    dataset: str = _field(parameters.text_of(2000))
+    model: str = _field(parameters.text_of(2000))
+    partition: str = _field(parameters.text_of(2000))
+    shards: int = _field(parameters.integer_in(1, 1_000_000))
+    seed: int = _field(parameters.integer_in(0, 2**63 - 1))
     # A server computes this many examples at once on each thread, for any trainer.
-    batch_size: int = _field(integer_in(1, 1_000_000))
-    micro_batch_size: int = _field(integer_in(1, 8192))
-    replacement: bool = _field(true_or_false, default=False)
-    n: int = _field(integer_in(1, 1_000_000))
-    f: int = _field(integer_in(0, 1_000_000))
-    wire_dtype: str = _field(one_of(*WIRE_DTYPES), default="float32")
+    batch_size: int = _field(parameters.integer_in(1, 1_000_000))
+    micro_batch_size: int = _field(parameters.integer_in(1, 8192))
+    replacement: bool = _field(parameters.true_or_false, default=False)
+    n: int = _field(parameters.integer_in(1, 1_000_000))
+    f: int = _field(parameters.integer_in(0, 1_000_000))
+    wire_dtype: str = _field(parameters.one_of(*WIRE_DTYPES), default="float32")
     # seconds that a round waits, for nodes that are late on purpose
-    patience: float = _field(real_in(0, 1e9), default=60.0)
+    round_timeout: float = _field(parameters.real_in(0, 1e9), default=60.0)
+
+    @property
+    def byzantine(self) -> int:
+        """The number of Byzantine nodes."""
+        return self.n - self.shards
 
     def to_json(self) -> bytes:
         return json.dumps(attrs.asdict(self), sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> RunSpec:
-        """The spec in `data`; raises `BadRequest`."""
+        """Decode a spec; raises `BadRequest`."""
         found, known = _json(data), {f.name for f in attrs.fields(cls)}
         if not isinstance(found, dict) or set(found) != known:
             names = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
@@ -72,9 +68,9 @@ class RunSpec:
 class NodeSpec:
     """One node: its number, the number of its shard, and its attack if it is Byzantine."""
 
-    node: int = _field(integer_in(0, 1_000_000))
-    shard: int = _field(integer_in(0, 1_000_000))
-    attack: str | None = _field(optional(text_of(500)), default=None)
+    node: int = _field(parameters.integer_in(0, 1_000_000))
+    shard: int = _field(parameters.integer_in(0, 1_000_000))
+    attack: str | None = _field(parameters.optional(parameters.text_of(500)), default=None)
 
     @property
     def honest(self) -> bool:
@@ -82,12 +78,11 @@ class NodeSpec:
 
 
 def nodes_to_json(nodes: list[NodeSpec]) -> bytes:
-    """`nodes` as they travel."""
     return json.dumps([[n.node, n.shard, n.attack] for n in nodes]).encode()
 
 
 def nodes_from_json(data: bytes) -> list[NodeSpec]:
-    """The nodes in `data`; raises `BadRequest`."""
+    """Decode the specs of nodes; raises `BadRequest`."""
     rows = _json(data)
     try:
         return [NodeSpec(node=n, shard=s, attack=a) for n, s, a in rows]
@@ -96,10 +91,10 @@ def nodes_from_json(data: bytes) -> list[NodeSpec]:
 
 
 def node_specs(*, honest: int, byzantine: int, attack: str) -> list[NodeSpec]:
-    """The nodes of a run, honest ones first.
+    """Return the nodes of a run, honest ones first.
 
-    Byzantine node j has a copy of honest node j mod `honest`'s shard, for
-    attacks that start from an honest gradient of their own.
+    Byzantine node j has a copy of honest node j mod `honest`'s shard, for attacks that start
+    from an honest gradient of their own.
     """
     return [
         *(NodeSpec(node=i, shard=i) for i in range(honest)),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from attrs import field, frozen
 from attrs.validators import deep_iterable, instance_of, matches_re, max_len
@@ -27,22 +28,25 @@ _STRETCHES = 16  # of a gradient, whose norms are compared
 _HEX = matches_re(r"[0-9a-f]{64}")
 
 
+def is_finite(gradient: TrialDigests | GradientDigests) -> bool:
+    return all(map(math.isfinite, (gradient.loss, *gradient.norms)))
+
+
 def nearly_equal(
-    one: tuple[float, Sequence[float]], other: tuple[float, Sequence[float]], least_loss: float
+    one: TrialDigests | GradientDigests, other: TrialDigests | GradientDigests, least_loss: float
 ) -> bool:
-    """Return whether two gradients, as loss and norms, agree but for rounding.
+    """Return whether loss and norms of two gradients agree but for rounding.
 
     Two that are not finite agree.  The loss may differ by `TOLERANCE` of itself, or of
     `least_loss` if that is more.
     """
-    if len(one[1]) != len(other[1]):
+    if len(one.norms) != len(other.norms):
         return False
-    finite = [all(map(math.isfinite, (loss, *norms))) for loss, norms in (one, other)]
-    if not all(finite):
-        return finite[0] == finite[1]
-    size = max((1e-30, *map(abs, one[1])))
-    close = all(abs(a - b) <= TOLERANCE * size for a, b in zip(one[1], other[1]))
-    return close and abs(one[0] - other[0]) <= TOLERANCE * max(least_loss, abs(one[0]))
+    if not is_finite(one) or not is_finite(other):
+        return is_finite(one) == is_finite(other)
+    size = max((1e-30, *map(abs, one.norms)))
+    close = all(abs(a - b) <= TOLERANCE * size for a, b in zip(one.norms, other.norms))
+    return close and abs(one.loss - other.loss) <= TOLERANCE * max(least_loss, abs(one.loss))
 
 
 @frozen(kw_only=True)
@@ -62,6 +66,23 @@ class TrialDigests:
     norms: tuple[float, ...] = field(
         validator=[max_len(_STRETCHES), deep_iterable(instance_of(float), instance_of(tuple))]
     )
+
+    @classmethod
+    def of(
+        cls, gradient: GradientDigests, data: Dataset, shards: Sequence[np.ndarray]
+    ) -> TrialDigests:
+        """Return the digests of this process."""
+        numbers = hashlib.sha256()
+        for shard in shards:
+            numbers.update(f"{len(shard)}:".encode() + shard.astype("<i8").tobytes())
+        return cls(
+            shards=numbers.hexdigest(),
+            classes=hashlib.sha256(repr((data.classes, data.shape)).encode()).hexdigest(),
+            normalisation=sha256_of(torch.tensor(data.mean), torch.tensor(data.std)),
+            gradient=gradient.sha256,
+            loss=gradient.loss,
+            norms=gradient.norms,
+        )
 
     def to_json(self) -> str:
         return json.dumps(attrs.asdict(self), sort_keys=True)
@@ -93,13 +114,10 @@ class TrialDigests:
             found.append("the normalisation of inputs")
         if self.shards != other.shards:
             found.append("the partition's shards")
-        alike = self.gradient == other.gradient if exact else self._near(other)
+        alike = self.gradient == other.gradient if exact else nearly_equal(self, other, 1e-30)
         if not alike and not found:
             found.append("a gradient of the model on the same examples")
         return found
-
-    def _near(self, other: TrialDigests) -> bool:
-        return nearly_equal((self.loss, self.norms), (other.loss, other.norms), 1e-30)
 
 
 @frozen(eq=False)
@@ -116,29 +134,6 @@ class GradientDigests:
         """Return digests of the flat `pieces`; the SHA-256 only if it is asked for."""
         step = -(-len(pieces) // _STRETCHES)
         parts = [pieces[i : i + step] for i in range(0, len(pieces), step)]
-        return cls(
-            (loss.hex(), *map(tensor_digest, pieces)),
-            loss,
-            tuple(math.hypot(*map(norm_of, part)) for part in parts),
-            sha256_of(*pieces) if sha256 else "",
-        )
-
-    @property
-    def finite(self) -> bool:
-        return all(map(math.isfinite, (self.loss, *self.norms)))
-
-
-def trial_digests(gradient: GradientDigests, data: Dataset, shards: Sequence[Any]) -> TrialDigests:
-    """Return the digests of this process."""
-    numbers = hashlib.sha256()
-    for shard in shards:
-        numbers.update(f"{len(shard)}:".encode() + shard.astype("<i8").tobytes())
-    classes = repr((data.classes, data.shape)).encode()
-    return TrialDigests(
-        shards=numbers.hexdigest(),
-        classes=hashlib.sha256(classes).hexdigest(),
-        normalisation=sha256_of(torch.tensor(data.mean), torch.tensor(data.std)),
-        gradient=gradient.sha256,
-        loss=gradient.loss,
-        norms=gradient.norms,
-    )
+        norms = tuple(math.hypot(*map(norm_of, part)) for part in parts)
+        digests = (loss.hex(), *map(tensor_digest, pieces))
+        return cls(digests, loss, norms, sha256_of(*pieces) if sha256 else "")

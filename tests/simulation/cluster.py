@@ -40,7 +40,7 @@ async def _build(service: ByzpyServer, spec: RunSpec) -> tuple[NodeHost, str]:
     Real seconds of a core would decide it, and differ from one replay to the next.
     """
     host, digest = await ByzpyServer.build(service, spec)
-    host.cost = 0.0
+    host.gradient_seconds = 0.0
     return host, digest
 
 

@@ -1,12 +1,30 @@
-"""Partitions that give each node different kinds of examples."""
+"""The built-in partitions."""
 
 from __future__ import annotations
 
 import numpy as np
 from attrs import frozen
+from torch import Tensor
 
+from byzpy_tw.errors import ShardTooSmall
 from byzpy_tw.parameters import integer, real
-from byzpy_tw.partitions.labels import Cut, Labels, as_labels
+
+Labels = Tensor | np.ndarray
+Indices = list[np.ndarray]  # int64, one array a shard
+
+
+def _as_labels(labels: Labels, shards: int) -> np.ndarray:
+    """Return `labels` as an ``(N,)`` int64 array.
+
+    Raises `ShardTooSmall` where N examples cannot fill `shards` shards.
+    """
+    found = labels.numpy(force=True) if isinstance(labels, Tensor) else np.asarray(labels)
+    if shards < 1 or len(found) < shards:
+        raise ShardTooSmall(
+            f"{len(found)} examples cannot be cut into {shards} shards: no shard may be "
+            "empty; use fewer nodes or more data"
+        )
+    return found.astype(np.int64, copy=False)
 
 
 def _sort_by_label(labels: np.ndarray) -> np.ndarray:
@@ -14,19 +32,45 @@ def _sort_by_label(labels: np.ndarray) -> np.ndarray:
     return np.argsort(labels, kind="stable").astype(np.int64)
 
 
-def _sizes(count: int, shards: int) -> list[int]:
-    """Return the sizes of `np.array_split` of `count` examples: larger parts first."""
-    return [count // shards + (i < count % shards) for i in range(shards)]
+@frozen(kw_only=True)
+class Stride:
+    """Shard i of h takes examples i, i + h, i + 2h, ..."""
+
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
+        count = len(_as_labels(labels, shards))
+        return [np.arange(i, count, shards, dtype=np.int64) for i in range(shards)]
+
+
+@frozen(kw_only=True)
+class Iid:
+    """A random shuffle, cut into shards whose sizes differ by at most one."""
+
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
+        count = len(_as_labels(labels, shards))
+        return np.array_split(stream.permutation(count).astype(np.int64), shards)
+
+
+@frozen(kw_only=True)
+class Local:
+    """All of the server's own data, for each node: for data that must not move.
+
+    Nodes on one server share its data and draw different batches of it.  ``local``
+    tells the run that servers hold different data.
+    """
+
+    local = True
+
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
+        everything = np.arange(len(_as_labels(labels, 1)), dtype=np.int64)
+        return [everything] * shards
 
 
 @frozen(kw_only=True)
 class Extreme:
     """Examples sorted by label, cut into h runs: each node sees few labels."""
 
-    local = False
-
-    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Cut:
-        return np.array_split(_sort_by_label(as_labels(labels, shards)), shards)
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
+        return np.array_split(_sort_by_label(_as_labels(labels, shards)), shards)
 
 
 @frozen(kw_only=True)
@@ -42,10 +86,8 @@ class Gamma:
 
     gamma: float = real(0.5, least=0.0, most=1.0)
 
-    local = False
-
-    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Cut:
-        found = as_labels(labels, shards)
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
+        found = _as_labels(labels, shards)
         shuffled = stream.permutation(len(found)).astype(np.int64)
         alike = round(self.gamma * len(found))
         rest = np.sort(shuffled[alike:])
@@ -53,10 +95,7 @@ class Gamma:
         # Where parts do not divide evenly, the first shards get one more random example
         # and the last shards one more by label, so that none is empty.
         mixed = np.array_split(shuffled[:alike], shards)
-        start, runs = 0, []
-        for size in _sizes(len(by_label), shards)[::-1]:
-            runs.append(by_label[start : start + size])
-            start += size
+        runs = [run[::-1] for run in np.array_split(by_label[::-1], shards)[::-1]]
         return [np.concatenate(pair) for pair in zip(mixed, runs, strict=True)]
 
 
@@ -78,19 +117,14 @@ class Dirichlet:
     alpha: float = real(0.5, above=0.0, most=1e6)
     min_size: int = integer(64, least=1)
 
-    local = False
-
-    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Cut:
-        found = as_labels(labels, shards)
-        dealt: list[list[np.ndarray]] = [[] for _ in range(shards)]
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
+        found = _as_labels(labels, shards)
+        dealt = []  # for each label, the part of each shard
         for label in np.unique(found):
             examples = stream.permutation(np.flatnonzero(found == label))
             cuts = np.floor(np.cumsum(_shares(stream, self.alpha, shards)) * len(examples))
-            for shard, part in zip(
-                dealt, np.split(examples, cuts[:-1].astype(np.int64)), strict=True
-            ):
-                shard.append(part)
-        pieces = [np.concatenate(parts).astype(np.int64) for parts in dealt]
+            dealt.append(np.split(examples, cuts[:-1].astype(np.int64)))
+        pieces = [np.concatenate(parts).astype(np.int64) for parts in zip(*dealt, strict=True)]
         return _top_up(pieces, min(self.min_size, len(found) // shards), stream)
 
 
@@ -104,15 +138,14 @@ def _shares(stream: np.random.Generator, alpha: float, shards: int) -> np.ndarra
     return drawn
 
 
-def _top_up(pieces: list[np.ndarray], least: int, stream: np.random.Generator) -> list[np.ndarray]:
+def _top_up(pieces: Indices, least: int, stream: np.random.Generator) -> Indices:
     """Return the same examples, with at least `least` of them in each shard."""
     for small in range(len(pieces)):
         while (lacking := least - len(pieces[small])) > 0:
             # As `least` is at most an equal share, some shard is above it.
             large = int(np.argmax([len(piece) for piece in pieces]))
-            spare = len(pieces[large]) - least
+            take = min(lacking, len(pieces[large]) - least)
             given = stream.permutation(pieces[large])
-            take = min(lacking, spare)
             pieces[small] = np.concatenate([pieces[small], given[:take]])
             pieces[large] = given[take:]
     return pieces
@@ -130,10 +163,8 @@ class Shards:
 
     per_node: int = integer(2, least=1)
 
-    local = False
-
-    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Cut:
-        found = as_labels(labels, shards)
+    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
+        found = _as_labels(labels, shards)
         # Never more pieces than examples: a shard of empty pieces is empty.
         per_node = min(self.per_node, len(found) // shards)
         pieces = np.array_split(_sort_by_label(found), shards * per_node)
