@@ -48,7 +48,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import FrameKind, Header
 
 WAYS = ("raw", "ours", "amp", "amp-told", "pickle", "tls-raw", "tls-ours")
 AMP = ("amp", "amp-told")
@@ -317,7 +317,7 @@ def send_twisted(way: str, port: int, size: int) -> None:
         protocol = TensorStream(Nobody(), 1, stop, begins=True)
 
         def more() -> None:
-            header = Header(Kind.VECTOR, 0, vector.numel())
+            header = Header(FrameKind.VECTOR, 0, vector.numel())
             protocol.send(header, vector).addCallbacks(lambda _: reactor.callLater(0, more), stop)
 
     lost: Callable[..., Any] = protocol.connectionLost

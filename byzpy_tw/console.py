@@ -1,4 +1,4 @@
-"""Printing, and the exit codes of commands.
+"""Printing to terminals that may be closed or full, and the exit code of a command.
 
 Output must not decide what is done.  A character that a standard stream cannot encode is
 printed as an escape, also in a name that is no text at all.  A command whose answer cannot

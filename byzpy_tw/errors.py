@@ -1,4 +1,4 @@
-"""Every error of this package, in the caller's terms.
+"""Every error: its code, its exit code, its cause and its cure.
 
 Each class has a `code` that never changes: it is printed before the message, is the error code of
 an AMP answer, and documentation refers to it.  `exit_code` is that of commands; see `EXIT_CODES`.

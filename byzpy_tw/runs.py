@@ -3,7 +3,7 @@
 import sys
 import warnings
 
-from byzpy_tw.config import run as config
+from byzpy_tw.config import run_config as config
 
 warnings.warn(
     "byzpy_tw.runs.config is deprecated: import RunConfig from byzpy_tw (byzpy_tw.RunConfig)",

@@ -32,7 +32,7 @@ import byzpy_tw.__main__ as program
 from byzpy_tw import errors, tap
 from byzpy_tw.cli import train
 from byzpy_tw.config import server
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.plugins import KINDS, hookspecs, load
 from byzpy_tw.plugins.registry import Entry
 from byzpy_tw.protocol.requests import WIRE_ERRORS

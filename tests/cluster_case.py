@@ -17,7 +17,7 @@ from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.server_entry import ServerEntry
-from byzpy_tw.trainer.server_interface import Opened
+from byzpy_tw.trainer.server_interface import RunFingerprint
 from byzpy_tw.workers.environment import environment
 
 REGISTRY = load()
@@ -73,7 +73,7 @@ class ClusterCase(SynchronousTestCase):
         words = f"--remote-hosts {servers} {self.options} --round-timeout {TIMEOUT}"
         words += f" --replace-timeout {REPLACE} {more}"
         self.config = config = configuration(words.split())
-        terms = Terms(config, REGISTRY, "run", HERE, Opened(D, "data"), local_data=False)
+        terms = Terms(config, REGISTRY, "run", HERE, RunFingerprint(D, "data"), local_data=False)
         self.collector = Collector(
             torch.zeros(config.n, D), self.reactor, HandCrankedPool(eager=True)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.report.load import begin
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.rounds.placement import ServerState

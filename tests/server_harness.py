@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.protocol.knowledge_frames import piece_header
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.tensor_stream import TensorStream
@@ -136,7 +136,7 @@ class Trainer:
         self.pump.flush()
 
     def parameters(self, round: int, vector: Tensor) -> None:
-        self.send(Header(Kind.PARAMETERS, round, vector.numel()), vector)
+        self.send(Header(FrameKind.PARAMETERS, round, vector.numel()), vector)
 
     def piece(self, name: str, round: int, tensor: Tensor) -> None:
         self.send(piece_header(name, round, tensor), tensor)

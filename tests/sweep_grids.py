@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.sweep.grid import Cell, Grid, SweepRun, make_grid, run_digest
 from byzpy_tw.sweep.results import CellResult, NodeShare, RunResult
 

@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.algorithms import state as state_module
 from byzpy_tw.algorithms.state import State
-from byzpy_tw.config.run import RunConfig, from_dict
+from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.errors import (
     BadRuleOutput,
     CannotRecord,

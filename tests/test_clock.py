@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
 from byzpy_tw.scheduling import clock
-from byzpy_tw.trainer.rounds import Stopwatch
+from byzpy_tw.trainer.round_runner import Stopwatch
 from tests.support import PATIENCE, TWISTD, Process, address_of, environment, folder
 from tests.test_local_servers import server_pids
 

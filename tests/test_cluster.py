@@ -61,7 +61,7 @@ class StartTests(ClusterCase):
                 self.assertEqual(self.lives(cluster)["b"], [])
                 self.assertEqual({self.collector.server_of(n).name for n in range(4)}, {"a", "c"})
                 self.assertIn("b is not as it should be", " ".join(self.said))
-                self.assertTrue(self.world.on("b").gone)
+                self.assertTrue(self.world.on("b").lost)
                 fewer = Deferred.fromCoroutine(self.cluster("--min-servers 3").start())
                 text = str(self.failureResultOf(fewer, ServerDiffers).value)
                 self.assertIn("1 of 3 servers cannot be used, --min-servers 3: b is not", text)
@@ -97,16 +97,16 @@ class StartTests(ClusterCase):
 
     def test_those_that_do_not_wait(self) -> None:
         """Servers that are gone before the last has joined are not there."""
-        for options, gone, enough in (
+        for options, lost, enough in (
             ("--min-servers 2", "a", True), ("--min-servers 3", "a", False),
             ("--min-servers 1", "abc", False), ("", "a", False),
         ):  # fmt: skip
-            with self.subTest(options, gone=gone):
+            with self.subTest(options, lost=lost):
                 self.setUp()
                 self.world.opening = {"c": (opening := Deferred())}
                 cluster = self.cluster(options)
                 starting = Deferred.fromCoroutine(cluster.start())
-                for name in gone:
+                for name in lost:
                     self.world.on(name).lose("went away")
                 opening.callback(None)
                 if enough:

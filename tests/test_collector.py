@@ -13,7 +13,7 @@ from byzpy_tw.errors import (
     BadFrame,
 )
 from byzpy_tw.protocol.addresses import Address
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
@@ -25,7 +25,7 @@ D = 4
 
 
 def vector(node: int, round: int = 0, elements: int = D, **more: object) -> Header:
-    return Header(Kind.VECTOR, round, elements, node, **more)
+    return Header(FrameKind.VECTOR, round, elements, node, **more)
 
 
 class CollectorTests(SynchronousTestCase):
@@ -269,7 +269,7 @@ class FloodTests(SynchronousTestCase):
         collector = Collector(torch.zeros(2, 3), ClockReactor(), HandCrankedPool(eager=True))
         server: Any = RemoteServer(Address("h", 1), ClockReactor())
         collector.assign(0, server)
-        stale = Header(Kind.VECTOR, 0, 3, 0)
+        stale = Header(FrameKind.VECTOR, 0, 3, 0)
         for number in (1, 2):  # each round anew
             collector.begin(Round(number, 1, 1, 1))
             for _ in range(MAX_UNREQUESTED):

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.cli.train import configuration, main, parse_invocation
 from byzpy_tw.config.merge import OPTIONS, merge_options
-from byzpy_tw.config.run import LOCATIONS, SECTIONS, RunConfig
+from byzpy_tw.config.run_config import LOCATIONS, SECTIONS, RunConfig
 from byzpy_tw.config.toml import options_to_toml, read_options, to_toml
 from byzpy_tw.config.validators import toml_key
 from byzpy_tw.errors import ConfigError

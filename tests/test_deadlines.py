@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import define
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.rounds.deadlines import (
     GRACE,
     LATE_ALARM,
@@ -61,7 +61,7 @@ class DeadlineTests(SynchronousTestCase):
         """A late node is refused, and its silent server given up."""
         self.round.accept(0)
         self.round.accept(2)
-        self.assertEqual(self.ring(), AlarmActions(late=[1], silent=[self.b]))
+        self.assertEqual(self.ring(), AlarmActions(late=[1], unresponsive=[self.b]))
 
     def test_a_server_that_answered_for_another_node(self) -> None:
         self.round.accept(0)
@@ -71,7 +71,7 @@ class DeadlineTests(SynchronousTestCase):
     def test_more_than_the_budget(self) -> None:
         """The round is extended, once."""
         self.round.accept(0)
-        self.assertEqual(self.ring(), AlarmActions(over_budget=2, silent=[self.b]))
+        self.assertEqual(self.ring(), AlarmActions(over_budget=2, unresponsive=[self.b]))
         self.assertEqual(self.deadlines.next_alarm(TIMEOUT / 2), TIMEOUT / 2 + REPLACE)
         self.assertEqual(self.ring().late, [1, 2])
 
@@ -90,7 +90,7 @@ class DeadlineTests(SynchronousTestCase):
         self.round.accept(0)
         self.round.accept(2)
         self.assertEqual(self.deadlines.next_alarm(0.0), END)
-        self.assertEqual(self.ring().lost, [1])
+        self.assertEqual(self.ring().unassigned, [1])
 
     def test_a_node_without_a_server(self) -> None:
         """It is lost after the replace timeout, counted from its server's loss."""

@@ -23,7 +23,7 @@ from byzpy_tw.__main__ import COMMANDS
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.cli.doctor import own_parser
 from byzpy_tw.cli.train import configuration, parser
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError, UnknownName
 from byzpy_tw.plugins import load
 from byzpy_tw.plugins.shorthand import build_pipeline

@@ -20,7 +20,7 @@ from byzpy_tw.__main__ import main
 from byzpy_tw.attacks.simple import Empire
 from byzpy_tw.cli.doctor import lines
 from byzpy_tw.cli.train import parse_invocation
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.datasets.synthetic import synthetic
 from byzpy_tw.kernels.parallel import pool as make_pool

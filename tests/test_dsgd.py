@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.algorithms.dsgd import Dsgd
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.algorithms.state import State
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import Diverged
 from byzpy_tw.plugins import load
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import TestCase
 
 import byzpy_tw
 from byzpy_tw.audit.consistency import compare_with_result
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import (
     AttackFailed,
     BadRuleOutput,

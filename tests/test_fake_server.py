@@ -18,7 +18,7 @@ from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.server_client import RemoteServer
-from byzpy_tw.trainer.server_interface import AttackInput, Opened, Server
+from byzpy_tw.trainer.server_interface import AttackInput, RunFingerprint, Server
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.environment import Environment, environment
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
@@ -76,13 +76,13 @@ class ServerContract:
 
     def test_opens_a_run(self) -> None:
         """The answer has the length of vectors and the digest of the data."""
-        self.assertIsInstance(self.opened, Opened)
+        self.assertIsInstance(self.opened, RunFingerprint)
         self.assertEqual(self.opened.dimension, self.dimension)
         self.assertTrue(self.opened.digest)
 
     def test_attributes(self) -> None:
         """A server that is there is not gone, and tells its bytes."""
-        self.assertEqual((self.server.gone, self.server.suspect), ("", False))
+        self.assertEqual((self.server.lost, self.server.suspect), ("", False))
         self.assertIsInstance(self.server.name, str)
         self.assertIsInstance(self.server.bytes_sent + self.server.bytes_received, int)
 
@@ -136,7 +136,7 @@ class FakeServerTests(ServerContract, SynchronousTestCase):
         lost: list[str] = []
         self.server.on_lost = lambda server, why: lost.append(why)
         self.server.lose("cut off")
-        self.assertEqual((lost, self.server.gone), (["cut off"], "cut off"))
+        self.assertEqual((lost, self.server.lost), (["cut off"], "cut off"))
         self.begin(0)
         self.assertNoResult(self.server.compute(0, [0]))
         self.assertEqual(self.sink.headers, [])

@@ -13,7 +13,7 @@ from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.protocol.frames import HEADER_SIZE, FrameReader, Header, Kind, bytes_of, unpack
+from byzpy_tw.protocol.frames import HEADER_SIZE, FrameKind, FrameReader, Header, bytes_of, unpack
 
 _RAW = struct.Struct("<4sBBHIQQd")  # written out here, so that a change is noticed
 
@@ -50,7 +50,7 @@ def numbered(count: int, dtype: torch.dtype = torch.float32) -> tuple[list[Tenso
     """`count` tensors of different lengths, and the stream of their frames."""
     tensors = [torch.arange(i + 1, dtype=dtype) + 0.5 for i in range(count)]
     stream = b"".join(
-        frame(Header(Kind.VECTOR, i, t.numel(), index=7, dtype=dtype, loss=1.25), t)
+        frame(Header(FrameKind.VECTOR, i, t.numel(), index=7, dtype=dtype, loss=1.25), t)
         for i, t in enumerate(tensors)
     )
     return tensors, stream
@@ -58,7 +58,7 @@ def numbered(count: int, dtype: torch.dtype = torch.float32) -> tuple[list[Tenso
 
 class HeaderTests(SynchronousTestCase):
     @given(
-        kind=st.sampled_from(Kind),
+        kind=st.sampled_from(FrameKind),
         round=st.integers(0, 2**63 - 1),
         elements=st.integers(1, 2**64 - 1),
         index=st.integers(0, 2**32 - 1),
@@ -73,7 +73,7 @@ class HeaderTests(SynchronousTestCase):
 
     def test_layout_is_little_endian_and_fixed(self) -> None:
         """A header's bytes are the same on every machine."""
-        packed = Header(Kind.PIECE, 3, 5, index=2, dtype=torch.float64, loss=0.5).pack()
+        packed = Header(FrameKind.PIECE, 3, 5, index=2, dtype=torch.float64, loss=0.5).pack()
         self.assertEqual(packed, _RAW.pack(b"BTW1", 3, 2, 0, 2, 3, 5, 0.5))
         self.assertEqual(HEADER_SIZE, 36)
 
@@ -129,7 +129,7 @@ class FrameReaderTests(SynchronousTestCase):
         matrix = torch.zeros(3, 4)
         kept = Kept(place=matrix[1])
         reader = FrameReader(kept, 1000)
-        reader.feed(frame(Header(Kind.VECTOR, 0, 4), torch.ones(4)))
+        reader.feed(frame(Header(FrameKind.VECTOR, 0, 4), torch.ones(4)))
         self.assertEqual(matrix.tolist(), [[0.0] * 4, [1.0] * 4, [0.0] * 4])
 
     def test_buffer_is_the_place_itself(self) -> None:
@@ -137,7 +137,7 @@ class FrameReaderTests(SynchronousTestCase):
         place = torch.zeros(4)
         kept = Kept(place=place)
         reader = FrameReader(kept, 1000)
-        reader.feed(Header(Kind.VECTOR, 0, 4).pack())
+        reader.feed(Header(FrameKind.VECTOR, 0, 4).pack())
         room = reader.buffer()
         self.assertEqual(len(room), 16)
         room[:] = bytes(bytes_of(torch.tensor([1.0, 2.0, 3.0, 4.0])))
@@ -150,7 +150,7 @@ class FrameReaderTests(SynchronousTestCase):
         for elements in (4, 2**40, 2**64 - 1):
             kept = Kept()
             reader = FrameReader(kept, 15)
-            header = Header(Kind.VECTOR, 0, elements).pack()
+            header = Header(FrameKind.VECTOR, 0, elements).pack()
             self.assertIn("at most 15", str(self.assertRaises(BadFrame, reader.feed, header)))
             self.assertEqual(kept.started, [])
 
@@ -160,11 +160,11 @@ class FrameReaderTests(SynchronousTestCase):
         wanted = torch.tensor([1.0, 2.0])
         kept = Kept(unwanted={0})
         reader = FrameReader(kept, 2**24)
-        stream = frame(Header(Kind.VECTOR, 0, large.numel()), large)
+        stream = frame(Header(FrameKind.VECTOR, 0, large.numel()), large)
         reader.feed(stream[:50])
         self.assertLessEqual(len(reader.buffer()), 1 << 16)
         self.assertFalse(reader.between_frames)
-        reader.feed(stream[50:] + frame(Header(Kind.VECTOR, 1, 2), wanted))
+        reader.feed(stream[50:] + frame(Header(FrameKind.VECTOR, 1, 2), wanted))
         self.assertEqual([h.round for h in kept.received], [1])
         self.assertTrue(torch.equal(kept.places[1], wanted))
 
@@ -172,7 +172,7 @@ class FrameReaderTests(SynchronousTestCase):
         """Memory that does not fit the frame is never written to."""
         for place in (torch.zeros(3), torch.zeros(5), torch.zeros(4, dtype=torch.float64)):
             reader = FrameReader(Kept(place=place), 1000)
-            stream = frame(Header(Kind.VECTOR, 0, 4), torch.ones(4))
+            stream = frame(Header(FrameKind.VECTOR, 0, 4), torch.ones(4))
             self.assertRaises(BadFrame, reader.feed, stream)
             self.assertEqual(place.sum(), 0)
 
@@ -184,7 +184,7 @@ class FrameReaderTests(SynchronousTestCase):
                 raise BadFrame("not you again")
 
         reader = FrameReader(Strict(), 1000)
-        self.assertRaises(BadFrame, reader.feed, Header(Kind.VECTOR, 0, 4).pack())
+        self.assertRaises(BadFrame, reader.feed, Header(FrameKind.VECTOR, 0, 4).pack())
 
     def test_only_plain_memory_is_sent(self) -> None:
         """A tensor whose elements do not lie in order is an error of the caller's."""

@@ -13,7 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.protocol.frames import Kind
+from byzpy_tw.protocol.frames import FrameKind
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.server.session import Session
 from byzpy_tw.trainer.collector import Collector
@@ -38,7 +38,7 @@ def said(seed: int, rate: float) -> tuple[list[Any], Counter[str]]:
     stream.from_trainer(b"\0\x08_command\0\x0aOpenStream\0\x04_ask\0\x011\0\0")
     out += stream.from_server(b"\0\x07_answer\0\x011\0\0")
     for round in range(60):
-        out += stream.from_server(frame(Kind.VECTOR, round, 40, index=round % 3).render(b""))
+        out += stream.from_server(frame(FrameKind.VECTOR, round, 40, index=round % 3).render(b""))
     return out, counts
 
 
@@ -46,7 +46,7 @@ class SpoilingTests(SynchronousTestCase):
     def test_nothing(self) -> None:
         """An honest server's words pass as they are."""
         out, counts = said(1, 0.0)
-        frames = [frame(Kind.VECTOR, r, 40, index=r % 3).render(b"") for r in range(60)]
+        frames = [frame(FrameKind.VECTOR, r, 40, index=r % 3).render(b"") for r in range(60)]
         self.assertEqual(b"".join(out[-60:]), b"".join(frames))
         self.assertEqual(counts[PAST], 0)
 

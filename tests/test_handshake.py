@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import MissingPlugin, UnknownName
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.testing import FakeServer

@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import hookimpl, seeds
 from byzpy_tw.attacks import Knowledge
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadParameter, BrokenPlugin, DatasetUnavailable
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.plugins import KINDS, Registry, hookspecs, load

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.attacks.knowledge.codec import PIECES, decode_knowledge, wire_dtype_of
 from byzpy_tw.attacks.knowledge.view import Knowledge, shapes
 from byzpy_tw.errors import BadFrame, BadRequest
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.protocol.knowledge_frames import allocate_piece, largest_piece, piece_header
 
 
@@ -39,7 +39,7 @@ class PlaceTests(SynchronousTestCase):
     def test_any_header(self, index: int, elements: int, dtype: torch.dtype) -> None:
         """Whatever a peer announces, no more than the largest piece is taken."""
         h, d = 3, 5
-        header = Header(Kind.PIECE, 0, elements, index, dtype)
+        header = Header(FrameKind.PIECE, 0, elements, index, dtype)
         try:
             _, place = allocate_piece(header, PIECES, max_h=h, d=d)
         except BadFrame:

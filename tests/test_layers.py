@@ -173,7 +173,7 @@ class ThisTestTests(SynchronousTestCase):
         """At the top, in a function, relative, of a name or of a module."""
         for source in (
             "from byzpy_tw.protocol import frames",
-            "import byzpy_tw.trainer.rounds",
+            "import byzpy_tw.trainer.round_runner",
             "def f():\n    from byzpy_tw import server",
             "from .. import protocol",
             "from ..protocol.frames import Header",

@@ -14,7 +14,7 @@ from twisted.protocols import amp
 from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.config.server import BOX_BYTES, IN_FLIGHT
+from byzpy_tw.config.server import MAX_BOX_BYTES, MAX_COMMANDS_IN_FLIGHT
 from byzpy_tw.errors import BadRequest, ServerError, UnsuitableModel, WireError
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.limited_amp import FATAL, MAX_ERROR_CHARS, LimitedAMP
@@ -92,7 +92,7 @@ class BreachTests(SynchronousTestCase):
             struct.pack("!H", 4) + b"%04d" % i + struct.pack("!H", 50_000) + bytes(50_000)
             for i in range(10)
         )
-        self.assertBreach(endless, f"a box of over {BOX_BYTES:,} bytes", talk)
+        self.assertBreach(endless, f"a box of over {MAX_BOX_BYTES:,} bytes", talk)
         self.assertLess(sum(map(len, (talk.amp._currentBox or {}).values())), 60_000)
 
     def test_a_large_box_within_the_limit(self) -> None:
@@ -153,12 +153,12 @@ class BreachTests(SynchronousTestCase):
             return waiting[-1]
 
         talk = Talk({commands.Ping: slow})
-        talk.hears(PING * IN_FLIGHT)
-        self.assertEqual(len(waiting), IN_FLIGHT)
+        talk.hears(PING * MAX_COMMANDS_IN_FLIGHT)
+        self.assertEqual(len(waiting), MAX_COMMANDS_IN_FLIGHT)
         waiting[0].callback(commands.Pong(1))
         talk.hears(PING)
-        self.assertEqual(len(waiting), IN_FLIGHT + 1)
-        self.assertBreach(PING, f"over {IN_FLIGHT} commands at once", talk)
+        self.assertEqual(len(waiting), MAX_COMMANDS_IN_FLIGHT + 1)
+        self.assertBreach(PING, f"over {MAX_COMMANDS_IN_FLIGHT} commands at once", talk)
         for answer in waiting[1:]:  # nobody is there to hear them any more
             answer.callback(commands.Pong(1))
 

@@ -47,7 +47,7 @@ class ModelTests(SynchronousTestCase):
     def test_sound_models(self) -> None:
         """They are shared between threads as they are."""
         for model in (Plain, *SHARED):
-            self.assertFalse(self.host(model).trial_outcome.copied, model)
+            self.assertFalse(self.host(model).trial_outcome.needs_copies, model)
 
     def test_not_a_number(self) -> None:
         """It is told as that, and not as randomness."""
@@ -58,7 +58,7 @@ class ModelTests(SynchronousTestCase):
         """They are copied for each call, and give the gradients that they should."""
         for model in COPIED:
             here = self.host(model)
-            self.assertTrue(here.trial_outcome.copied, model)
+            self.assertTrue(here.trial_outcome.needs_copies, model)
             here.spawn(NodeSpec(node=0, shard=0))
             pool, found = HandCrankedPool(), []
             here.gradients(pool, [0], 0, found.extend)

@@ -19,7 +19,7 @@ from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw import Registration, hookimpl
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import (
     BadRuleOutput,
     BrokenPlugin,

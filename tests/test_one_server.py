@@ -104,7 +104,7 @@ class ClusterTests(test_cluster.ClusterCase):
         self.reactor.advance(FIRST_DELAY)
         self.assertIn("b cannot take part: BAD_ADDRESS: b and a are one server: name it once",
                       self.said)  # fmt: skip
-        self.assertTrue(self.world.on("b").gone)
+        self.assertTrue(self.world.on("b").lost)
         self.world.on("a").lose()  # now nobody else has it
         self.reactor.pump([10.0] * 3)
         self.assertIn("b is back", self.said)

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.algorithms.optimizer_check import check_optimizer
 from byzpy_tw.algorithms.rules import resolve_rules
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.optimizers import SGD, Adam, AdamW, Cosine, InverseSquareRoot, Linear, Milestones
 from tests.test_broken_plugins import offering

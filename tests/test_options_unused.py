@@ -21,7 +21,7 @@ from byzpy_tw.audit.verify import config_in_process
 from byzpy_tw.cli.train import parse_invocation
 from byzpy_tw.config.merge import drop_unused, unused_notices
 from byzpy_tw.config.paths import expand_home, resolve_paths
-from byzpy_tw.config.run import RunConfig, from_dict
+from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.config.toml import options_to_toml, to_toml
 from byzpy_tw.errors import BadParameter, BadVectors, ConfigError, GuaranteeMissing
 from byzpy_tw.plugins import load

@@ -18,12 +18,12 @@ from byzpy_tw.cli.train import configuration
 from byzpy_tw.datasets import synthetic
 from byzpy_tw.errors import CannotRecord
 from byzpy_tw.plugins import load
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.rounds import CompletedRound, Rounds
+from byzpy_tw.trainer.round_runner import CompletedRound, RoundRunner
 from byzpy_tw.vectors import sha256_of
 from tests.cluster_harness import StillCluster
 from tests.support import run_all
@@ -42,7 +42,7 @@ class Place:
     bytes_sent: int = 0
     bytes_received: int = 0
     name: str = "place"
-    gone: str = ""
+    lost: str = ""
     identity: None = None
     suspect: bool = False
     taken: list[tuple[torch.Tensor, Deferred[None]]] = field(factory=list)
@@ -52,7 +52,7 @@ class Place:
         return self.taken[-1][1]
 
     def compute(self, round: int, nodes: list[int]) -> Deferred[dict]:
-        header = Header(Kind.VECTOR, round, self.collector.matrix.shape[1], 0)
+        header = Header(FrameKind.VECTOR, round, self.collector.matrix.shape[1], 0)
         self.collector.allocate(self, header).fill_(1.0)
         self.collector.vector_received(self, header)
         return succeed({})
@@ -69,7 +69,7 @@ class RoundsTests(SynchronousTestCase):
         collector.assign(0, self.allocate)
         algorithm = Dsgd(config, resolve_rules(config, load()))
         cluster: Any = StillCluster([self.allocate])
-        self.rounds = Rounds(
+        self.rounds = RoundRunner(
             config, cluster, collector, self.evaluator, algorithm, reactor, pool, 1
         )
 
@@ -109,7 +109,7 @@ class RoundsTests(SynchronousTestCase):
     def test_a_round_that_fails_half_way(self) -> None:
         """Is no state to go on from."""
         gathered = self.successResultOf(Deferred.fromCoroutine(self.rounds.gather(0)))
-        self.patch(Rounds, "_request", lambda rounds: 1 / 0)
+        self.patch(RoundRunner, "_request", lambda rounds: 1 / 0)
         committing = Deferred.fromCoroutine(self.rounds.commit(gathered))
         self.failureResultOf(committing, ZeroDivisionError)
         self.assertIsNone(self.rounds.done)

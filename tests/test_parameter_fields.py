@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl, parameters
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.parameters import boolean, choice, integer, real
 from byzpy_tw.plugins import load

@@ -18,9 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import byzpy_tw
 from byzpy_tw import console
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.output.text import TextOutput
-from byzpy_tw.output.view import RoundCompleted, RunConfigured, Views
+from byzpy_tw.output.view import RoundCompleted, RunConfigured, ViewGroup
 from tests.recorded_runs import record
 from tests.support import PATIENCE, environment, folder
 
@@ -170,7 +170,7 @@ class ViewsTests(SynchronousTestCase):
             raise ValueError("I/O operation on closed file")
 
         told = list[str]()
-        views = Views(TextOutput(fail), [TextOutput(told.append)])
+        views = ViewGroup(TextOutput(fail), [TextOutput(told.append)])
         for number in range(3):
             views.handle(RoundCompleted(record(number, accuracy=0.5, test_loss=1.0), 1.0))
             views.event("tcp://a:1 is lost")

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import tap
 from byzpy_tw.__main__ import COMMANDS
-from byzpy_tw.config.run import RunConfig, flag
+from byzpy_tw.config.run_config import RunConfig, flag
 from byzpy_tw.config.validators import option
 from byzpy_tw.errors import ByzpyTwError, errors_by_code
 from byzpy_tw.parameters import integer_in

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.records.schema import STATES, parse_record, refusal_state
 from byzpy_tw.report.downsample import COLUMNS

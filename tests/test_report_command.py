@@ -16,7 +16,7 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from tests.recorded_runs import HTML, records
 from tests.support import folder, run_all
 

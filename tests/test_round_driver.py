@@ -151,7 +151,7 @@ class DriverTests(ClusterCase):
         self.successResultOf(running)
         self.assertEqual(self.reasons(driver), {1: Reason.LATE})
         # Node 1 was all that b had: it is treated as lost.
-        self.assertTrue(self.world.on("b").gone)
+        self.assertTrue(self.world.on("b").lost)
 
     def test_a_server_that_answers_for_others(self) -> None:
         """Is not lost for one silent node."""
@@ -161,7 +161,7 @@ class DriverTests(ClusterCase):
         self.reactor.advance(TIMEOUT)
         self.successResultOf(running)
         self.assertEqual(self.reasons(driver), {3: Reason.LATE})
-        self.assertFalse(self.world.on("a").gone)
+        self.assertFalse(self.world.on("a").lost)
 
     def test_more_than_the_budget(self) -> None:
         """The round waits once more, said in one line; answers count until then."""
@@ -174,7 +174,7 @@ class DriverTests(ClusterCase):
                 self.reactor.advance(TIMEOUT / 2)
                 self.assertNoResult(running)
                 self.assertTrue(any("3 of n = 4 nodes have not answered" in s for s in self.said))
-                self.assertTrue(self.world.servers[0].gone)  # none of its nodes has answered
+                self.assertTrue(self.world.servers[0].lost)  # none of its nodes has answered
                 if answer:
                     self.world.silent = set()
                 self.reactor.advance(FIRST_DELAY)  # it is dialled again, and asked again

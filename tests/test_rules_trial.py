@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import Registration, hookimpl
 from byzpy_tw.algorithms.rules import resolve_rules
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.plugin_code import write_guard
 from byzpy_tw.rounds.rules_trial import try_rules

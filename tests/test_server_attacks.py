@@ -12,7 +12,7 @@ from twisted.logger import LogLevel, capturedLogs
 
 from byzpy_tw.errors import BadRequest, UnknownRun
 from byzpy_tw.protocol.commands import _failures_to_json
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.testing.doubles import HandCrankedPool
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.spec import NodeSpec
@@ -127,34 +127,34 @@ class BreachTests(RoundCase):
 
     def test_parameters_of_the_wrong_length(self) -> None:
         """They are not for this model."""
-        self.assertCut((Header(Kind.PARAMETERS, 0, D + 1), torch.zeros(D + 1)))
+        self.assertCut((Header(FrameKind.PARAMETERS, 0, D + 1), torch.zeros(D + 1)))
 
     def test_parameters_of_the_wrong_type(self) -> None:
         """float64 is not what was agreed on."""
-        header = Header(Kind.PARAMETERS, 0, D, dtype=torch.float64)
+        header = Header(FrameKind.PARAMETERS, 0, D, dtype=torch.float64)
         self.assertCut((header, torch.zeros(D, dtype=torch.float64)))
 
     def test_a_vector_for_a_server(self) -> None:
         """Servers take no vectors."""
-        self.assertCut((Header(Kind.VECTOR, 0, D), torch.zeros(D)))
+        self.assertCut((Header(FrameKind.VECTOR, 0, D), torch.zeros(D)))
 
     def test_a_piece_nobody_asked_for(self) -> None:
         """No attack here is shown a Gram matrix."""
-        self.assertCut((Header(Kind.PIECE, 0, 9, 3, torch.float64), torch.zeros(9).double()))
+        self.assertCut((Header(FrameKind.PIECE, 0, 9, 3, torch.float64), torch.zeros(9).double()))
 
     def test_parameters_twice(self) -> None:
         """Parameters in use are not changed by a second frame."""
-        frame = (Header(Kind.PARAMETERS, 0, D), torch.zeros(D))
+        frame = (Header(FrameKind.PARAMETERS, 0, D), torch.zeros(D))
         self.assertCut(frame, frame)
 
     def test_a_piece_twice(self) -> None:
         """Memory that an attack may be reading is not handed out again."""
-        frame = (Header(Kind.PIECE, 0, D), torch.zeros(D))
+        frame = (Header(FrameKind.PIECE, 0, D), torch.zeros(D))
         self.assertCut(frame, frame)
 
     def test_an_enormous_frame(self) -> None:
         """It is refused by its header."""
-        self.assertCut((Header(Kind.PARAMETERS, 0, 2**50), torch.zeros(1)))
+        self.assertCut((Header(FrameKind.PARAMETERS, 0, 2**50), torch.zeros(1)))
 
 
 class FailuresTests(ServerCase):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind
+from byzpy_tw.protocol.frames import HEADER_SIZE, FrameKind, Header
 from byzpy_tw.server.idle import CHECKS_PER_TIMEOUT, GRACE_FACTOR
 from tests.server_harness import D, ServerCase, Trainer
 
@@ -128,7 +128,7 @@ class StandstillTests(IdleCase):
         """One that stands still ends its run, and no other; one that grows is waited for."""
         trainer, stream = self.running()
         other, other_stream = self.running("other")
-        data = Header(Kind.PARAMETERS, 0, D).pack() + bytes(D)
+        data = Header(FrameKind.PARAMETERS, 0, D).pack() + bytes(D)
         for end, size in ((stream, HEADER_SIZE + 7), (other_stream, HEADER_SIZE)):
             end.pump.clientIO.write(data[:size])
             end.pump.flush()

@@ -14,7 +14,7 @@ from byzpy_tw.errors import (
     UnknownRun,
 )
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import D, ServerCase
 
@@ -22,7 +22,7 @@ MANY = 1200
 
 
 class ManyNodesTests(ServerCase):
-    limits = Limits(nodes=10_000, shown_mib=1)
+    limits = Limits(nodes=10_000, knowledge_mib=1)
 
     def computing(self) -> tuple[Any, Any, list[Any]]:
         """Over a thousand nodes, all asked for and none computed yet."""
@@ -52,7 +52,7 @@ class ManyNodesTests(ServerCase):
 
 
 class ShownTests(ServerCase):
-    limits = Limits(shown_mib=1)
+    limits = Limits(knowledge_mib=1)
 
     def test_what_a_round_is_shown_in_all(self) -> None:
         """The limit holds for all frames of a round together, one a node included."""
@@ -64,11 +64,11 @@ class ShownTests(ServerCase):
         trainer.spawn([NodeSpec(node=i, shard=0, attack="replay:relabel=yes") for i in range(3, 8)])
         run = trainer.session.runs["r"]
         for node in range(3, 6):
-            stream.send(Header(Kind.PAST, 0, d, node), torch.zeros(d))
+            stream.send(Header(FrameKind.PAST, 0, d, node), torch.zeros(d))
         for node in range(3, 6):  # another round is another account
-            stream.send(Header(Kind.PAST, 1, d, node), torch.zeros(d))
+            stream.send(Header(FrameKind.PAST, 1, d, node), torch.zeros(d))
         self.assertFalse(run.closed)
-        stream.send(Header(Kind.PAST, 1, d, 6), torch.zeros(d))
+        stream.send(Header(FrameKind.PAST, 1, d, 6), torch.zeros(d))
         self.assertTrue(run.closed)
 
     def test_attacks_of_old_rounds(self) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from byzpy_tw.errors import BadRequest, UnknownRun
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.workers.gradients import MicroBatches
 from byzpy_tw.workers.spec import NodeSpec
 from tests.round_harness import NONE, RoundCase, parameters
@@ -99,7 +99,7 @@ class StaleTests(RoundCase):
 
     def test_a_frame_that_is_overtaken_half_way(self) -> None:
         """Parameters whose round ended while they were on their way do not take effect either."""
-        header = Header(Kind.PARAMETERS, 0, D).pack()
+        header = Header(FrameKind.PARAMETERS, 0, D).pack()
         elements = bytes(parameters(0).numpy().tobytes())
         raw = self.stream.pump.clientIO
         raw.write(header + elements[:50])

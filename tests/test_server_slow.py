@@ -13,7 +13,7 @@ from twisted.protocols.amp import AmpBox
 from twisted.trial.unittest import TestCase
 
 from byzpy_tw.protocol.commands import PROTOCOL
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import FrameKind, Header
 from tests.fuzzing.script import SPEC
 from tests.support import Process, Run, address_of, start_server, start_training, train
 
@@ -155,7 +155,7 @@ class SlowTests(TestCase):
         """Its run is closed; the rest of the frame is not waited for."""
         running = self.training()
         _, stream, d = self.begin("half")
-        stream.socket.sendall(Header(Kind.PARAMETERS, 0, d).pack() + bytes(d))
+        stream.socket.sendall(Header(FrameKind.PARAMETERS, 0, d).pack() + bytes(d))
         self.assertTrue(stream.over)
         self.server.wait_for("stream of run half ended: a frame stood still for 2 s")
         self.finish(*running)
@@ -167,7 +167,7 @@ class SlowTests(TestCase):
         before = self.mib()
         control.socket.settimeout(1)
         for round in range(50):
-            stream.socket.sendall(Header(Kind.PARAMETERS, round, d).pack() + bytes(4 * d))
+            stream.socket.sendall(Header(FrameKind.PARAMETERS, round, d).pack() + bytes(4 * d))
             nodes = b"\0\x010\0\x011"
             control.say("Compute", run=b"deaf", round=b"%d" % round, nodes=nodes)
             try:

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.trainer.collector import Collector
-from byzpy_tw.trainer.rounds import Rounds
+from byzpy_tw.trainer.round_runner import RoundRunner
 from tests.simulation.__main__ import main
 from tests.simulation.history import History, registry
 from tests.simulation.many import check_seeds, examine
@@ -186,7 +186,7 @@ class BrokenTrainerTests(SynchronousTestCase):
 
             return wrong
 
-        self.change(Rounds, "_advance", advance)
+        self.change(RoundRunner, "_advance", advance)
         self.assertCaught("gave other parameters", map(patient, range(10)))
 
     def test_one_that_hangs(self) -> None:
@@ -248,7 +248,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_a_broken_one(self) -> None:
         """A seed that fails is told with the command that replays it."""
-        self.patch(Rounds, "_judge", lambda self, *a: 1 / 0)
+        self.patch(RoundRunner, "_judge", lambda self, *a: 1 / 0)
         code, text = self.said("--seeds", "0:3")
         self.assertEqual(code, 1)
         self.assertIn("replay: python -m tests.simulation --seed", text)

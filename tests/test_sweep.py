@@ -19,7 +19,7 @@ from byzpy_tw.__main__ import main
 from byzpy_tw.cli import sweep as sweep_command
 from byzpy_tw.cli.sweep import options
 from byzpy_tw.cli.train import configuration
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadParameter, ConfigError, UnknownName
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registration, hookimpl, load

@@ -14,7 +14,7 @@ from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind
+from byzpy_tw.protocol.frames import HEADER_SIZE, FrameKind, Header
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.testing.doubles import SlowTransport
 
@@ -48,7 +48,7 @@ class End:
         self.stream = TensorStream(self.inbox, 2**24, self.ended.append)
 
     def send(self, round: int, elements: int, index: int = 0) -> Deferred[None]:
-        header = Header(Kind.VECTOR, round, elements, index)
+        header = Header(FrameKind.VECTOR, round, elements, index)
         return self.stream.send(header, torch.full((elements,), float(round)))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.output.configured_views import make_terminal_view
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.progress import ProgressBar
@@ -23,7 +23,7 @@ from byzpy_tw.output.view import (
     RunEnded,
     RunFinished,
     RunStarted,
-    Views,
+    ViewGroup,
 )
 from tests.recorded_runs import record, refused
 from tests.terminal_screen import Terminal, screen
@@ -54,7 +54,7 @@ class NoticeTests(SynchronousTestCase):
             (False, ["a", "notice: b", "warning: c", "! round 3: d", "e"]), (True, ["e"]),
         ):  # fmt: skip
             lines: list[str] = []
-            views = Views(TextOutput(lines.append, quiet))
+            views = ViewGroup(TextOutput(lines.append, quiet))
             views.say("a")
             views.notice("b")
             views.warn("c")

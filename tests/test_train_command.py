@@ -8,7 +8,7 @@ import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.cli.train import configuration, parser
-from byzpy_tw.config.run import RunConfig, from_dict
+from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import ConfigError
 

@@ -15,17 +15,17 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.algorithms.rules import resolve_rules
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.program import ReactorProgram
 from byzpy_tw.output.text import TextOutput
-from byzpy_tw.output.view import Views
+from byzpy_tw.output.view import ViewGroup
 from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.server_entry import ServerEntry
-from byzpy_tw.trainer.server_interface import Opened, ignore_loss
+from byzpy_tw.trainer.server_interface import RunFingerprint, ignore_loss
 from byzpy_tw.trainer.training import Training
 from tests.server_harness import registry
 from tests.support import folder
@@ -39,7 +39,7 @@ class HungServer:
     prepared: Prepared
     bytes_sent: int = 0
     bytes_received: int = 0
-    gone: str = ""
+    lost: str = ""
     identity: str | None = None
     suspect: bool = False
     on_lost: Callable[[Any, str], None] = ignore_loss
@@ -49,10 +49,10 @@ class HungServer:
     async def hello(self) -> Any:
         return self.prepared.environment
 
-    async def open(self, run: str, spec: Any, sink: Any) -> Opened:
+    async def open(self, run: str, spec: Any, sink: Any) -> RunFingerprint:
         prepared = self.prepared
         trial = prepared.trial_outcome.trial
-        return Opened(prepared.evaluator.dimension, prepared.digest, trial)
+        return RunFingerprint(prepared.evaluator.dimension, prepared.digest, trial)
 
     async def spawn(self, nodes: Any) -> set[str]:
         return set()
@@ -67,7 +67,7 @@ class HungServer:
         return Deferred()
 
     def drop(self, why: str) -> None:
-        self.gone = why
+        self.lost = why
 
     async def close(self) -> None:
         self.asked_to_close = True
@@ -89,7 +89,7 @@ class InterruptedTests(SynchronousTestCase):
         pool = HandCrankedPool(eager=True)
         rules = resolve_rules(config, registry())
         self.training = Training(
-            config, registry(), rules, Views(TextOutput(lambda _: None, True)),
+            config, registry(), rules, ViewGroup(TextOutput(lambda _: None, True)),
             RunDirectory.create(self.folder), Observers(registry()), 1, ClockReactor(), pool,
         )  # fmt: skip
         prepared = self.successResultOf(Deferred.fromCoroutine(self.training.prepare()))

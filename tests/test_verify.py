@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.__main__ import main
 from byzpy_tw.audit.replay import ImmediateExecutor, prepare_replay
 from byzpy_tw.audit.verify import Verification
-from byzpy_tw.config.run import RunConfig, options_digest
+from byzpy_tw.config.run_config import RunConfig, options_digest
 from byzpy_tw.plugins import load
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import read_run, to_json

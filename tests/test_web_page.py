@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import CannotListen, ConfigError
 from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.output.view import (
@@ -23,7 +23,7 @@ from byzpy_tw.output.view import (
     RunEnded,
     RunStarted,
     ServersKnown,
-    Views,
+    ViewGroup,
 )
 from byzpy_tw.output.web import LimitedConnections, Root, Web, parse_endpoint
 from byzpy_tw.report.load import begin
@@ -282,7 +282,7 @@ class FollowingTests(Served):
 
     def test_a_failing_guest(self) -> None:
         """A page with a bug does not end a run: it is logged, once."""
-        views = Views(page(self.clock), [page(self.clock)])
+        views = ViewGroup(page(self.clock), [page(self.clock)])
         views.others[0].run_report = None  # type: ignore[attr-defined]
         views.event("one")
         views.event("two")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.protocol.frames import FrameReader, Header, Kind, bytes_of
+from byzpy_tw.protocol.frames import FrameKind, FrameReader, Header, bytes_of
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
@@ -64,7 +64,7 @@ class NarrowedTests(SynchronousTestCase):
 
                 def frame_received(self, header: Header) -> None: ...
 
-            header = Header(Kind.VECTOR, 1, 7, dtype=dtype)
+            header = Header(FrameKind.VECTOR, 1, 7, dtype=dtype)
             self.assertEqual(header.size, 7 * dtype.itemsize)
             FrameReader(Receiver(), 100).feed(header.pack() + bytes(bytes_of(sent)))
             self.assertTrue(torch.equal(allocate, sent))
@@ -85,7 +85,7 @@ class CollectorTests(SynchronousTestCase):
         return round
 
     def deliver(self, round: int, value: float, dtype: torch.dtype = torch.float16) -> None:
-        header = Header(Kind.VECTOR, round, 4, 0, dtype)
+        header = Header(FrameKind.VECTOR, round, 4, 0, dtype)
         allocate = self.collector.allocate(self.server, header)
         if allocate is not None:
             self.assertIs(allocate.dtype, torch.float16)

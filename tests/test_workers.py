@@ -19,7 +19,7 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import load
-from byzpy_tw.protocol.frames import HEADER_SIZE, FrameWriter, Header, Kind
+from byzpy_tw.protocol.frames import HEADER_SIZE, FrameKind, FrameWriter, Header
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.scheduling import node_scheduler as driver_module
 from byzpy_tw.scheduling.node_scheduler import NodeScheduler
@@ -153,7 +153,7 @@ class TogetherTests(SynchronousTestCase):
             self.host.dataset.train.y[self.host.nodes[node].shard] = 0
         (gradient,) = self.gradients(0)
         writer = FrameWriter()
-        writer.add(Header(Kind.VECTOR, 0, 40), *gradient.pieces)
+        writer.add(Header(FrameKind.VECTOR, 0, 40), *gradient.pieces)
         sent = b"".join(writer.buffers(10_000))
         self.assertEqual(len(writer.advance(len(sent))), 1)
         self.assertFalse(writer)

@@ -17,7 +17,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind
+from byzpy_tw.protocol.frames import HEADER_SIZE, FrameKind, Header
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.protocol.zero_copy_tcp import ZeroCopySocket
 from byzpy_tw.protocol.zero_copy_tls import ZeroCopyTLS
@@ -321,7 +321,7 @@ class PeerTests(Ends):
             for i in range(10):
                 self.right.send(i, 2_000_000).addErrback(lambda why: failed.append(why.type))
             over = self.gone(self.right)
-            peer.sendall(Header(Kind.VECTOR, 3, 1000).pack() + b"part of it")
+            peer.sendall(Header(FrameKind.VECTOR, 3, 1000).pack() + b"part of it")
             if reset:
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             peer.close()
@@ -335,7 +335,7 @@ class PeerTests(Ends):
         self.assertIsNone(self.right.stream._zero_copy)
         there = self.heard(self.right, 2)
         values = torch.arange(5.0)
-        frame = Header(Kind.VECTOR, 7, 5).pack() + values.numpy().tobytes()
+        frame = Header(FrameKind.VECTOR, 7, 5).pack() + values.numpy().tobytes()
 
         def trickle() -> None:
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -356,7 +356,7 @@ class PeerTests(Ends):
         peer = await self.connect(begins=False)
         there = self.heard(self.right, 1)
         sent = [self.right.send(i, 300_000) for i in range(4)]
-        peer.sendall(Header(Kind.VECTOR, 7, 1).pack() + bytes(4))
+        peer.sendall(Header(FrameKind.VECTOR, 7, 1).pack() + bytes(4))
         await there
         self.assertIsNone(self.right.stream._zero_copy)
         left = 4 * (1_200_000 + HEADER_SIZE)
@@ -369,7 +369,7 @@ class PeerTests(Ends):
 
     async def test_what_is_no_frame(self) -> None:
         """Bytes that make no sense end the connection, before and after the switch."""
-        good = Header(Kind.VECTOR, 1, 1).pack() + b"\0\0\0\0"
+        good = Header(FrameKind.VECTOR, 1, 1).pack() + b"\0\0\0\0"
         for start in (b"", good):
             self.right = End()
             peer = await self.connect(begins=False)

@@ -1,4 +1,4 @@
-"""Calls of opaque rules, and checks of their answers."""
+"""Calls of rules that are plain functions, and checks of their answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pre-aggregators and an aggregator, run as one.
+"""A chain of pre-aggregators and an aggregator: its computation, and for which n and f.
 
 Geometric rules in a row cost one pass over the vectors for their inner products
 and one for the result, for any number of rules (`kernels.points`).  A rule that

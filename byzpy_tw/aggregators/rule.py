@@ -1,4 +1,4 @@
-"""The contract of a rule: its kinds, its declarations, and how it is called.
+"""The contract of a rule: its kinds, for which n and f it holds, and its call.
 
 A rule is one of three kinds, by the methods that it has:
 

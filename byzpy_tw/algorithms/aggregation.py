@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 from torch import Tensor
 
 from byzpy_tw.aggregators.pipeline import Pipeline
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, ConfigError, GuaranteeMissing, PluginError
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugin_code import describe_exception, plugin_call
@@ -40,24 +40,24 @@ class Aggregation:
 
     config: RunConfig
     _registry: Registry
-    _chains: dict[int, Pipeline] = field(factory=dict, init=False)
+    _pipelines: dict[int, Pipeline] = field(factory=dict, init=False)
     _named: NamedPipeline = field(init=False)
 
     @_named.default
     def _parse(self) -> NamedPipeline:
         return NamedPipeline.parse(self.config.pipeline)
 
-    def chain(self, f: int) -> Pipeline:
+    def pipeline(self, f: int) -> Pipeline:
         """Return the pipeline with budget `f`, also where a rule's text names a larger one."""
-        if f not in self._chains:
+        if f not in self._pipelines:
             fill = {**self.config.rule_parameters, "f": f}
-            self._chains[f] = self._named.with_budget(f).build(self._registry, **fill)
-        return self._chains[f]
+            self._pipelines[f] = self._named.with_budget(f).build(self._registry, **fill)
+        return self._pipelines[f]
 
     def computable(self, n: int, f: int) -> str | None:
         """Return why the pipeline cannot be computed with `n` rows and budget `f`, or None."""
         try:
-            return self.chain(f).computable(n)
+            return self.pipeline(f).computable(n)
         except ValueError as e:  # such as q above n - f
             return str(e)
 
@@ -76,8 +76,8 @@ class Aggregation:
                     f"budget is --f {f}: raise --f, or leave f={own} out"
                 )
         with plugin_call(self._owners()):
-            why = self.chain(f).computable(n)
-            missing = None if why is not None else self.chain(f).guarantee(n)
+            why = self.pipeline(f).computable(n)
+            missing = None if why is not None else self.pipeline(f).guarantee(n)
         if why is not None:
             raise ConfigError(
                 f"{self.config.pipeline}: {why}; use more nodes, a smaller --f, or another rule"
@@ -111,7 +111,7 @@ class Aggregation:
         memory = dict(memory)
         with plugin_call(f"{self._owners()}:", BadRuleOutput):  # a plugin's code
             try:
-                outcome = self.chain(f).outcome(rows, context=context, state=memory)
+                outcome = self.pipeline(f).outcome(rows, context=context, state=memory)
             except PluginError as e:
                 raise type(e)(f"{self._owners()}: {e}") from e
             except ByzpyTwError as e:  # such as TooManyByzantine, of a rule that miscounts

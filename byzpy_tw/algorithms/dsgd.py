@@ -20,7 +20,7 @@ from byzpy_tw.algorithms.state import State, map_leaves
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, encode_pieces
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import Diverged
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugin_code import plugin_call
@@ -99,7 +99,7 @@ class Dsgd:
         config, rules, memory = self.config, self.rules, dict(state.attack)
         context = Context(
             seed=config.seed, round=state.round, nodes=tuple(nodes), n=config.n, f=f,
-            byzantine=config.num_byz, pipeline=rules.aggregation.chain(f),
+            byzantine=config.num_byz, pipeline=rules.aggregation.pipeline(f),
         )  # fmt: skip
         with plugin_call(f"attack {config.attack!r}"):
             known = Knowledge.for_attack(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byzpy_tw import global_random, seeds
 from byzpy_tw.algorithms.rules import ResolvedRules
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.optimizers import Optimizer
 from byzpy_tw.plugin_code import plugin_call

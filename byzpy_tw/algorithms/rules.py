@@ -7,7 +7,7 @@ from typing import Any
 from attrs import define, field
 
 from byzpy_tw.algorithms.aggregation import Aggregation
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.optimizers import Optimizer, Schedule
 from byzpy_tw.plugins import Registry
@@ -46,7 +46,7 @@ class ResolvedRules:
                 n=config.n,
                 b=config.num_byz,
                 f=f,
-                run_pipeline=lambda: self.aggregation.chain(f),
+                run_pipeline=lambda: self.aggregation.pipeline(f),
             )
         return self._attacks[f]
 

@@ -1,4 +1,4 @@
-"""The frame of an attack: its declarations, and how it is called."""
+"""The decorator that makes a class an attack: its declarations, and its call."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
-from byzpy_tw.config.run import RunConfig, flag, from_dict, options_digest
+from byzpy_tw.config.run_config import RunConfig, flag, from_dict, options_digest
 from byzpy_tw.errors import (
     AttackFailed,
     BadRuleOutput,

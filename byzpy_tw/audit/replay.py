@@ -28,7 +28,7 @@ from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.attacks.behaviour import Behaviour
 from byzpy_tw.attacks.knowledge.codec import decode_knowledge, decode_piece
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BrokenPlugin
 from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugin_code import plugin_call
@@ -137,7 +137,7 @@ def prepare_replay(
         host.spawn(node)
     model = make_model(spec, registry, host.dataset).to(resolve_device(config.device))
     who = registry.owner("model", config.model)
-    evaluator = Evaluator(model, host.dataset, host.trial_outcome.copied, who)
+    evaluator = Evaluator(model, host.dataset, host.trial_outcome.needs_copies, who)
     algorithm = Dsgd(config, resolve_rules(config, registry))
     first = algorithm.begin(evaluator.parameters)
     return RoundReplay(config, algorithm, host, evaluator, first, pool, most_jobs)

@@ -25,7 +25,7 @@ from byzpy_tw.audit.consistency import Problem, compare_with_result, find_damage
 from byzpy_tw.audit.recompute import RoundRecomputer
 from byzpy_tw.audit.replay import RoundReplay, prepare_replay
 from byzpy_tw.config.paths import absolute
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError, DamagedCheckpoint, RunDirectoryError, format_error
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records import checkpoint

@@ -1,4 +1,4 @@
-"""A training run as a command: printed to a terminal, and ended with an exit code."""
+"""A training run as a command: its terminal, its reactor and its exit code."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.console import report_error, say
 from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.output.configured_views import make_line_view, make_terminal_view
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.program import ReactorProgram, start_logging
-from byzpy_tw.output.view import View, Views
+from byzpy_tw.output.view import View, ViewGroup
 from byzpy_tw.plugins import Registry
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.run import PreparedRun, prepare_resume, prepare_run, run_prepared
@@ -28,7 +28,7 @@ async def train(
 
     It is shown on `terminal`, or in lines through `write`.  Cancelling is as of `run_prepared`.
     """
-    views = Views(terminal or make_line_view(run.config, write))
+    views = ViewGroup(terminal or make_line_view(run.config, write))
     outcome = await run_prepared(reactor, run, write, views)
     if outcome.error is not None:
         report_error(outcome.error)
@@ -44,7 +44,7 @@ def run_program(config: RunConfig, registry: Registry, beneath: Collection[str] 
 
 def resume_program(path: Path, given: Mapping[str, Any], registry: Registry) -> int:
     """Resume the run in `path`, with the options `given`; return the exit code."""
-    tell = Views(JsonLines(say)).tell if given.get("json") else say
+    tell = ViewGroup(JsonLines(say)).tell if given.get("json") else say
     return _run_in_reactor(lambda: prepare_resume(path, given, registry, tell))
 
 
@@ -57,5 +57,5 @@ def _run_in_reactor(prepare: Callable[[], PreparedRun | None]) -> int:
     reactor: Any = installed
     configure_malloc()
     start_logging(run.directory.path)
-    terminal = Views(make_terminal_view(run.config, say))
+    terminal = ViewGroup(make_terminal_view(run.config, say))
     return ReactorProgram(reactor, terminal.tell).run(lambda: train(reactor, run, say, terminal))

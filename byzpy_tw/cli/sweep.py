@@ -34,7 +34,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         f"(default: {' '.join(grid.DEFENCES)})",
     )  # fmt: skip
     axes.add_argument(
-        "--preaggregators", nargs="+", metavar="NAME", default=[grid.WITHOUT],
+        "--preaggregators", nargs="+", metavar="NAME", default=[grid.NO_PREAGGREGATOR],
         help="each is put before each rule; 'none' is the rule alone (default: none)",
     )  # fmt: skip
     axes.add_argument(
@@ -54,7 +54,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     runs = parser.add_argument_group(
         "every run", "as of python -m byzpy_tw.train, with the sweep's own defaults"
     )
-    add_run_options(lambda option: runs, {**grid.SETTING, "f": "--num-byz"}, grid.TAKEN)
+    add_run_options(
+        lambda option: runs, {**grid.DEFAULT_OPTIONS, "f": "--num-byz"}, grid.RESERVED_OPTIONS
+    )
 
 
 def _jobs(text: str) -> int:

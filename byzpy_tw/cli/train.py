@@ -25,7 +25,7 @@ from attrs import frozen
 import byzpy_tw
 from byzpy_tw.config.merge import OPTIONS, convert_option, merge_options
 from byzpy_tw.config.paths import expand_home
-from byzpy_tw.config.run import LOCATIONS, SECTIONS, RunConfig
+from byzpy_tw.config.run_config import LOCATIONS, SECTIONS, RunConfig
 from byzpy_tw.config.toml import STANDARD_INPUT, drop_run_dir, read_options, to_toml
 from byzpy_tw.config.validators import flag
 from byzpy_tw.console import run_command

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from byzpy_tw.config.run import LOCATIONS, RunConfig
+from byzpy_tw.config.run_config import LOCATIONS, RunConfig
 from byzpy_tw.config.validators import flag, toml_key
 from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.parameters import check_value

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import evolve
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.text import clip
 

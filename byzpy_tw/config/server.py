@@ -18,8 +18,8 @@ from byzpy_tw.config.validators import option, texts, toml_key
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.parameters import integer_in, one_of, optional, real_in
 
-BOX_BYTES = 300_000  # the largest of our commands has under 200,000
-IN_FLIGHT = 64
+MAX_BOX_BYTES = 300_000  # the largest of our commands has under 200,000
+MAX_COMMANDS_IN_FLIGHT = 64
 
 _positive = integer_in(1)
 _seconds = real_in(0.1, 1e6)
@@ -44,15 +44,15 @@ class Limits:
     working_mib: int = _count(
         4096, "Memory that one thread keeps of a micro-batch, in MiB.", key="max-working-mib"
     )
-    shown_mib: int = _count(
+    knowledge_mib: int = _count(
         4096, "Knowledge of the attacks of one round of a run, in MiB.", key="max-shown-mib"
     )
     commands: int = option(
-        IN_FLIGHT, "Commands being answered at once on one connection.",
+        MAX_COMMANDS_IN_FLIGHT, "Commands being answered at once on one connection.",
         integer_in(8), key="max-commands", metavar="N",
     )  # fmt: skip
     box_bytes: int = option(
-        BOX_BYTES, "Bytes of one command with its arguments.",
+        MAX_BOX_BYTES, "Bytes of one command with its arguments.",
         integer_in(200_000), key="max-box-bytes", metavar="N",
     )  # fmt: skip
     hello_seconds: float = _timeout(

@@ -19,7 +19,7 @@ from typing import Any
 import byzpy_tw
 from byzpy_tw.config.merge import OPTIONS, convert_option, find_option
 from byzpy_tw.config.paths import absolute
-from byzpy_tw.config.run import LOCATIONS, SECTIONS, RunConfig
+from byzpy_tw.config.run_config import LOCATIONS, SECTIONS, RunConfig
 from byzpy_tw.config.validators import toml_key
 from byzpy_tw.errors import BadParameter, ConfigError
 from byzpy_tw.parameters import to_plain

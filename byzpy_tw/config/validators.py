@@ -1,4 +1,4 @@
-"""Options of runs and servers: spelling, fields, and the constraints that only options have.
+"""The fields of options: their spelling, conversion and checks.
 
 `byzpy_tw.parameters` has the other constraints.  A field raises `ConfigError` with the option,
 its constraint and the value.

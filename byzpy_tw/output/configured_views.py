@@ -9,13 +9,13 @@ from typing import IO, Any
 
 from twisted.logger import Logger
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.console import is_terminal
 from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.output.text import TextOutput
-from byzpy_tw.output.view import View, Views
+from byzpy_tw.output.view import View, ViewGroup
 from byzpy_tw.report.load import begin
 from byzpy_tw.report.page import write_report
 
@@ -49,7 +49,7 @@ def check_web(config: RunConfig) -> None:
         parse_endpoint(config.web or "", reactor)
 
 
-async def serve(config: RunConfig, path: Path, reactor: Any, views: Views) -> Any:
+async def serve(config: RunConfig, path: Path, reactor: Any, views: ViewGroup) -> Any:
     """Serve the page of ``--web`` and add it to `views`; None if that is not given.
 
     Raises `ConfigError` and `CannotListen`.
@@ -67,7 +67,7 @@ async def serve(config: RunConfig, path: Path, reactor: Any, views: Views) -> An
     return web
 
 
-def draw_report(path: Path, views: Views) -> None:
+def draw_report(path: Path, views: ViewGroup) -> None:
     """Write a report into `path`; a failure does not affect the run."""
     try:
         write_report(path)

@@ -1,4 +1,4 @@
-"""The page of a run under way, without its server: it follows the run, and is asked."""
+"""The data of the live page: when it is made anew, and who is told of the end."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import define
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.output import view
 from byzpy_tw.records.summary import format_attack_calls
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from attrs import define, field, frozen
 from twisted.logger import Logger
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.rounds.placement import ServerState
 from byzpy_tw.workers.spec import NodeSpec
 
@@ -101,7 +101,7 @@ class View(Protocol):
 
 
 @define(eq=False)
-class Views:
+class ViewGroup:
     """Passes each event to all views.  One that raises is logged once, and still called."""
 
     terminal: View

@@ -1,4 +1,4 @@
-"""The page of a run under way, over HTTP, which can be read and nothing else.
+"""The HTTP server of the live page: its endpoint, paths, headers, and refused requests.
 
 Everybody who can connect may read it, so by default only this machine can.  A browser here
 may be shown a page from elsewhere whose name suddenly means 127.0.0.1 (DNS rebinding): then

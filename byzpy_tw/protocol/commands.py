@@ -23,7 +23,7 @@ from twisted.protocols import amp
 
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES
 from byzpy_tw.protocol.requests import COMMANDS as COMMANDS
-from byzpy_tw.protocol.requests import Request, command, wire
+from byzpy_tw.protocol.requests import CommandRequest, command, wire
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_from_json, nodes_to_json
 from byzpy_tw.workers.trial_digests import TrialDigests
 
@@ -85,7 +85,7 @@ class HelloAnswer:
 
 @command(HelloAnswer)
 @frozen
-class Hello(Request[HelloAnswer]):
+class Hello(CommandRequest[HelloAnswer]):
     """Introduce the trainer, by its `PROTOCOL` and, for the log, its version."""
 
     protocol: int = wire(amp.Integer())
@@ -104,7 +104,7 @@ class OpenRunAnswer:
 
 @command(OpenRunAnswer)
 @frozen
-class OpenRun(Request[OpenRunAnswer]):
+class OpenRun(CommandRequest[OpenRunAnswer]):
     """Build the model and read the data for a run.
 
     The trainer chose the name ``run``, hard to guess.  A run of that name on another
@@ -118,7 +118,7 @@ class OpenRun(Request[OpenRunAnswer]):
 
 @command(None, amp.ProtocolSwitchCommand)
 @frozen
-class OpenStream(Request[Protocol]):
+class OpenStream(CommandRequest[Protocol]):
     """Turn this connection into the tensor stream of a run.
 
     The first command on a second connection from the same address, with the same
@@ -142,7 +142,7 @@ class SpawnNodesAnswer:
 
 @command(SpawnNodesAnswer)
 @frozen
-class SpawnNodes(Request[SpawnNodesAnswer]):
+class SpawnNodes(CommandRequest[SpawnNodesAnswer]):
     """Add nodes to a run."""
 
     run: str = wire(amp.Unicode())
@@ -158,7 +158,7 @@ class RoundAnswer:
 
 @command(RoundAnswer)
 @frozen
-class Compute(Request[RoundAnswer]):
+class Compute(CommandRequest[RoundAnswer]):
     """Send the gradients of ``nodes`` in ``round``, each as it is ready.
 
     The round's parameters come on the stream, before or after this command.  The answer
@@ -172,7 +172,7 @@ class Compute(Request[RoundAnswer]):
 
 @command(RoundAnswer)
 @frozen
-class Attack(Request[RoundAnswer]):
+class Attack(CommandRequest[RoundAnswer]):
     """Send the vectors of the Byzantine ``nodes`` in ``round``.
 
     ``honest`` is the number of accepted honest vectors.  ``pieces`` names the attack's
@@ -195,7 +195,7 @@ class CloseRunAnswer:
 
 @command(CloseRunAnswer)
 @frozen
-class CloseRun(Request[CloseRunAnswer]):
+class CloseRun(CommandRequest[CloseRunAnswer]):
     """Forget a run: its nodes, model, data and stream."""
 
     run: str = wire(amp.Unicode())
@@ -210,7 +210,7 @@ class Pong:
 
 @command(Pong)
 @frozen
-class Ping(Request[Pong]):
+class Ping(CommandRequest[Pong]):
     """Ask for a sign of life.
 
     After the first one the server expects more for as long as the trainer lives.

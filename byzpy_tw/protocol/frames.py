@@ -38,7 +38,7 @@ _DROPPED_BYTES = 1 << 16  # of a dropped frame that are read at a time
 _MAX_BUFFERS = 64  # of a writer in one call: a small share of what a system takes (IOV_MAX)
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """The contents of a frame."""
 
     PARAMETERS = 1  # trainer to server, once a round
@@ -59,7 +59,7 @@ class Header:
     announcement, and 0 for parameters.  ``loss`` belongs to honest vectors.
     """
 
-    kind: Kind
+    kind: FrameKind
     round: int
     elements: int
     index: int = 0
@@ -84,7 +84,7 @@ def unpack(data: bytes | bytearray) -> Header:
     if dtype not in _DTYPES:
         raise BadFrame(f"unknown element type {dtype}")
     try:
-        known = Kind(kind)
+        known = FrameKind(kind)
     except ValueError:
         raise BadFrame(f"unknown kind of frame {kind}") from None
     if elements < 1 or round >= 2**63:
@@ -260,4 +260,4 @@ class FrameWriter:
 def vector_header(node: int, pieces: Sequence[Tensor], loss: float, round: int) -> Header:
     """Return the header of the frame of a node's vector, which is given in pieces."""
     elements = sum(piece.numel() for piece in pieces)
-    return Header(Kind.VECTOR, round, elements, node, pieces[0].dtype, loss)
+    return Header(FrameKind.VECTOR, round, elements, node, pieces[0].dtype, loss)

@@ -15,12 +15,12 @@ from torch import Tensor
 from byzpy_tw.attacks.knowledge.codec import PIECES, wire_dtype_of
 from byzpy_tw.attacks.knowledge.view import shapes
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import FrameKind, Header
 
 
 def piece_header(piece: str, round: int, tensor: Tensor) -> Header:
     """Return the header of the frame that carries `piece`."""
-    return Header(Kind.PIECE, round, tensor.numel(), PIECES.index(piece), tensor.dtype)
+    return Header(FrameKind.PIECE, round, tensor.numel(), PIECES.index(piece), tensor.dtype)
 
 
 def largest_piece(h: int, d: int) -> int:

@@ -20,13 +20,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from byzpy_tw import errors
-from byzpy_tw.config.server import BOX_BYTES, IN_FLIGHT
+from byzpy_tw.config.server import MAX_BOX_BYTES, MAX_COMMANDS_IN_FLIGHT
 from byzpy_tw.errors import BadRequest, ByzpyTwError, ServerError, WireError
-from byzpy_tw.protocol.requests import WIRE_ERRORS, Request, decode, encode
+from byzpy_tw.protocol.requests import WIRE_ERRORS, CommandRequest, decode, encode
 from byzpy_tw.text import clean
 
 A = TypeVar("A")
-Responders = Mapping[type[Request[Any]], Callable[[Any], Any]]  # each returns an answer
+Responders = Mapping[type[CommandRequest[Any]], Callable[[Any], Any]]  # each returns an answer
 
 # After these errors a server closes the connection.  (AMP's own `fatalErrors` come last in its
 # table, where a base class has matched already.)
@@ -51,8 +51,8 @@ class LimitedAMP(amp.AMP):
         self,
         responders: Responders,
         *,
-        max_box_bytes: int = BOX_BYTES,
-        max_in_flight: int = IN_FLIGHT,
+        max_box_bytes: int = MAX_BOX_BYTES,
+        max_in_flight: int = MAX_COMMANDS_IN_FLIGHT,
     ) -> None:
         super().__init__()
         self._max_box_bytes, self._max_in_flight = max_box_bytes, max_in_flight
@@ -176,7 +176,7 @@ class LimitedAMP(amp.AMP):
 
     # -- commands
 
-    def ask(self, request: Request[A], *switch: Any) -> Deferred[A]:
+    def ask(self, request: CommandRequest[A], *switch: Any) -> Deferred[A]:
         """Send `request`; fires with its answer.
 
         A request that switches protocols takes the factory of the new one as `switch`.  Fails
@@ -187,7 +187,7 @@ class LimitedAMP(amp.AMP):
             return answer
         return answer.addCallback(lambda found: decode(request.answer, found, WireError))
 
-    def check_command(self, request: type[Request[Any]]) -> None:
+    def check_command(self, request: type[CommandRequest[Any]]) -> None:
         """Raise an error if the peer may not send this command now."""
 
     def locateResponder(self, name: bytes) -> Callable[[amp.AmpBox], Deferred]:

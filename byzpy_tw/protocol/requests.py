@@ -1,4 +1,4 @@
-"""Commands as values: a request and its answer, each defined once for both ends.
+"""The encoding of commands, from attrs classes to AMP's boxes and back.
 
 A request is an attrs class with `wire` fields, registered by `command`.  Each field says how
 it travels in an AMP box, how it is encoded and decoded, and by its validators which values
@@ -30,7 +30,7 @@ WIRE_ERRORS: dict[type[Exception], bytes] = {
 }
 
 
-class Request(Generic[A]):
+class CommandRequest(Generic[A]):
     """Base of all requests; ``A`` is the class of the answer."""
 
     __slots__ = ()
@@ -39,7 +39,7 @@ class Request(Generic[A]):
     answer: ClassVar[type | None]  # None: the responder returns the protocol to switch to
 
 
-R = TypeVar("R", bound=type[Request[Any]])
+R = TypeVar("R", bound=type[CommandRequest[Any]])
 
 
 def wire(
@@ -52,7 +52,7 @@ def wire(
     return field(metadata=dict(argument=argument, encode=encode, decode=decode), **options)
 
 
-COMMANDS: list[type[Request[Any]]] = []
+COMMANDS: list[type[CommandRequest[Any]]] = []
 
 
 def command(answer: type | None, base: type[amp.Command] = amp.Command) -> Callable[[R], R]:

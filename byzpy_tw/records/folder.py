@@ -1,4 +1,4 @@
-"""A run's folder: the one reader and the one writer of its files."""
+"""A run's folder: the one reader and the one writer of its files, and its lock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO, Any
 from attrs import define, field
 
 from byzpy_tw import files
-from byzpy_tw.config.run import RunConfig, from_dict
+from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.errors import ByzpyTwError, CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.records.schema import decode_json, find_result_error, parse_record
 from byzpy_tw.text import clean_value, printable

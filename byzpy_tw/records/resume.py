@@ -14,7 +14,7 @@ from attrs import frozen
 import byzpy_tw
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.merge import OPTIONS, merge_options
-from byzpy_tw.config.run import RunConfig, from_dict
+from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.config.validators import flag
 from byzpy_tw.errors import (
     ConfigError,

@@ -1,4 +1,4 @@
-"""The entries of a run's files, each with all that there is to say about it.
+"""The entries of a run's files, each with its type, meaning, CSV columns and metric.
 
 The reader's checks, the CSV, the page's curves, the metrics endpoint, verification and
 docs/reference/files.md iterate over these lists.  To record something new, compute it in the

@@ -1,4 +1,4 @@
-"""The one fold over a run's records, however many processes wrote them.
+"""Counts over a run's records: refusals, attack failures, the figures of result.json.
 
 `RoundCounts` has totals in bounded memory; `RunSummary` adds each evaluation to them.
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.records.schema import GAUGES, PLOTTED
 from byzpy_tw.rounds.round import Reason, one_line
 

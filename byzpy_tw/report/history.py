@@ -1,4 +1,4 @@
-"""The rounds of a run as a page shows them, in memory that does not grow with their number."""
+"""Each node's state by round, and the curves, in memory of bounded size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run as its pages show it: options, rounds, servers, events and the result."""
+"""The data of a run's page: figures, nodes, servers, events, options and the result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from attrs import define, field
 
-from byzpy_tw.config.run import RunConfig, flag
+from byzpy_tw.config.run_config import RunConfig, flag
 from byzpy_tw.records.schema import PLOTTED, STATES, is_number
 from byzpy_tw.report.downsample import round_digits
 from byzpy_tw.report.history import RoundHistory

@@ -15,7 +15,7 @@ import attrs
 from attrs import define
 
 from byzpy_tw.config.paths import absolute, expand_home
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
 from byzpy_tw.records.folder import list_checkpoints, read_run
 from byzpy_tw.records.summary import curve, summarize

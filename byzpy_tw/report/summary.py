@@ -1,4 +1,4 @@
-"""A run in a few sentences."""
+"""The conclusion of a report: a run in a few sentences."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar
 
 from attrs import define, field, frozen
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.rounds.placement import Placement
 from byzpy_tw.rounds.round import Reason, Round
 
@@ -44,9 +44,9 @@ class AlarmActions(Generic[S]):
     """The consequences of an alarm, to be carried out in this order."""
 
     over_budget: int = 0  # nodes charged, where f does not cover them: the round is extended
-    lost: list[int] = field(factory=list)  # nodes that no server was found for
+    unassigned: list[int] = field(factory=list)  # nodes that no server was found for
     late: list[int] = field(factory=list)  # nodes to refuse
-    silent: list[S] = field(factory=list)  # servers of which no node has answered
+    unresponsive: list[S] = field(factory=list)  # servers of which no node has answered
 
 
 @define(eq=False)
@@ -123,32 +123,32 @@ class Deadlines(Generic[S]):
             self._end += now - self._alarm
             self._paused_until = now + max(GRACE, SUSPECT_AFTER * self._config.heartbeat)
             return AlarmActions()
-        late, lost = self._overdue(now)
-        refused = len(self.round.refusals) + len(late) + len(lost)
-        silent = self._silent(late)
+        late, unassigned = self._overdue(now)
+        refused = len(self.round.refusals) + len(late) + len(unassigned)
+        unresponsive = self._find_unresponsive(late)
         if not late or refused <= self.round.f or now >= self._end or self._extended:
-            return AlarmActions(lost=lost, late=late, silent=silent)
+            return AlarmActions(unassigned=unassigned, late=late, unresponsive=unresponsive)
         self._extended = True
         self._due |= dict.fromkeys(late, min(now + self._config.replace_timeout, self._end))
-        return AlarmActions(over_budget=refused, silent=silent)
+        return AlarmActions(over_budget=refused, unresponsive=unresponsive)
 
     def _overdue(self, now: float) -> tuple[list[int], list[int]]:
         """Return the watched nodes that are late, and those that have no server."""
-        late, lost = [], []
+        late, unassigned = [], []
         for node in self.watched:
             if not self.round.is_awaited(node) or self._deadline(node) > now:
                 continue
             server = self._server_of(node)
             if server is None:
-                lost.append(node)
+                unassigned.append(node)
             elif server.suspect and now < self._end and node not in self._heartbeat_granted:
                 self._heartbeat_granted.add(node)
                 self._due[node] = now + self._config.heartbeat
             else:
                 late.append(node)
-        return late, lost
+        return late, unassigned
 
-    def _silent(self, late: Sequence[int]) -> list[S]:
+    def _find_unresponsive(self, late: Sequence[int]) -> list[S]:
         """Return the servers of `late` nodes, without those that answered for any node."""
         servers = dict.fromkeys(self._asked[node] for node in late if node in self._asked)
         for node, server in self._asked.items():

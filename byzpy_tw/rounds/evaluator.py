@@ -45,7 +45,7 @@ class Evaluator:
 
     model: nn.Module
     dataset: Dataset
-    copied: bool = False  # whether each call of the model needs a copy
+    needs_copies: bool = False  # whether each call of the model needs a copy
     who: str = "the model"  # whose code it is, for its errors
     parameters: Tensor = field(init=False)  # (d,), the memory of the model's parameters
     _call: Callable[[], nn.Module] = field(init=False)
@@ -55,7 +55,7 @@ class Evaluator:
         self.parameters = models.flat_parameters(self.model)
         for leaf in self.model.parameters():
             leaf.requires_grad_(False)
-        self._call = model_provider(self.model, self.copied)
+        self._call = model_provider(self.model, self.needs_copies)
 
     @property
     def dimension(self) -> int:

@@ -1,4 +1,4 @@
-"""The rules that a fault budget allows for this n and f, and the nodes that may be lost."""
+"""The rules that a fault budget allows for this n and f, for ``doctor``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from attrs import evolve, frozen
 
 from byzpy_tw.algorithms.aggregation import Aggregation
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.rounds.round import Computable, Proceed, Reason, Round
@@ -41,11 +41,11 @@ def check_feasibility(config: RunConfig, registry: Registry) -> Feasibility:
     """Check the rule of `config`.  Never fails: its error says why it cannot be computed."""
     n, f, aggregation = config.n, config.f, Aggregation(config, registry)
     try:
-        chain = aggregation.chain(f)
-        why = chain.computable(n)
+        pipeline = aggregation.pipeline(f)
+        why = pipeline.computable(n)
         return Feasibility(
             rule=config.aggregator, uncomputable=why,
-            unguaranteed=chain.guarantee(n) if why is None else None,
+            unguaranteed=pipeline.guarantee(n) if why is None else None,
             most_f=_most(aggregation, n),
             lost=tolerated_losses(aggregation.computable, n, f) if why is None else 0,
         )  # fmt: skip
@@ -67,7 +67,7 @@ def tolerated_losses(computable: Computable, n: int, f: int) -> int:
 
 def _most(aggregation: Aggregation, n: int) -> int | None:
     def good(f: int) -> bool:
-        return aggregation.computable(n, f) is None and aggregation.chain(f).guarantee(n) is None
+        return aggregation.computable(n, f) is None and aggregation.pipeline(f).guarantee(n) is None
 
     return _largest(n - 1, good)
 

@@ -91,18 +91,20 @@ class Placement:
                     break
         return moved
 
-    def is_away(self, node: int) -> bool:
+    def is_displaced(self, node: int) -> bool:
         """Tell whether `node` lives on another server than its home."""
         return self.server_of[node] not in (None, self.home_server(node))
 
     def return_home(self, server: str, among: Iterable[int]) -> list[int]:
         """Move nodes of `among` back to `server`, their home, which is up; return them."""
         room = self.nodes if self.cap is None else max(0, self.cap - len(self.nodes_on(server)))
-        away = [n for n in sorted(among) if self.home_server(n) == server and self.is_away(n)]
-        for node in away[:room]:
+        displaced = [
+            n for n in sorted(among) if self.home_server(n) == server and self.is_displaced(n)
+        ]
+        for node in displaced[:room]:
             self.full.discard(self.server_of[node] or "")  # it has room again
             self.server_of[node] = server
-        return away[:room]
+        return displaced[:room]
 
 
 def placement_notices(nodes: int, servers: int, f: int, cap: int | None = None) -> list[str]:

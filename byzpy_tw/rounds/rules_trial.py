@@ -20,7 +20,7 @@ from byzpy_tw.aggregators.pipeline import Stage
 from byzpy_tw.algorithms.aggregation import Aggregation
 from byzpy_tw.algorithms.rules import ResolvedRules, resolve_rules
 from byzpy_tw.attacks.knowledge.view import Knowledge
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError, TooManyByzantine
 from byzpy_tw.kernels.points import Points
 from byzpy_tw.plugin_code import foreign_cause, plugin_call
@@ -69,8 +69,8 @@ def _try_all(config: RunConfig, registry: Registry, rules: ResolvedRules, dimens
 
 
 def _make_rule(config: RunConfig, registry: Registry, place: int) -> Any:
-    chain = Aggregation(config, registry).chain(config.f)  # not the run's own
-    return (*chain.pre, chain.aggregator)[place]
+    pipeline = Aggregation(config, registry).pipeline(config.f)  # not the run's own
+    return (*pipeline.pre, pipeline.aggregator)[place]
 
 
 def _apply(kind: str, rule: Any, rows: Tensor, context: seeds.Context) -> Tensor:
@@ -143,9 +143,9 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
     def once(number: int, attack: PluginAttack) -> list[Any]:
         honest = _rows(config, dimension, number)[: config.num_honest]
         given = honest.clone()
-        chain = Aggregation(config, registry).chain(config.f)
+        pipeline = Aggregation(config, registry).pipeline(config.f)
         known = Knowledge.for_attack(
-            attack, given, context=_context(config, number, pipeline=chain), state={}, memory={}
+            attack, given, context=_context(config, number, pipeline=pipeline), state={}, memory={}
         )
         if not torch.equal(given, honest):
             raise BadRuleOutput(f"{attack.who} wrote to the honest vectors; work on a copy")

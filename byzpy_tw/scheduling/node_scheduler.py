@@ -1,4 +1,4 @@
-"""The nodes of a host at work: from a reactor, on a pool of threads.
+"""The order in which nodes' vectors are computed and sent, and the acts of faulty nodes.
 
 A server's run and an in-process trainer schedule their nodes with the same object; they
 differ in where a vector is sent (`SendVector`).
@@ -110,8 +110,8 @@ class NodeScheduler:
         rows = [knowledge["vectors"]] if "vectors" in knowledge and foreign else []
         guard = write_guard("an attack", *rows)
         attacks = _AttackRound(self, round, h, knowledge, past, send, guard)
-        plain = [node for node in nodes if self.host.is_plain(node)]
-        others = [[node] for node in nodes if not self.host.is_plain(node)]
+        plain = [node for node in nodes if self.host.needs_knowledge_only(node)]
+        others = [[node] for node in nodes if not self.host.needs_knowledge_only(node)]
         groups = self._groups(plain, MAX_GROUP if d <= SHORT_VECTOR else 1)
         return await self._run_groups([*groups, *others], attacks.send_group)
 
@@ -287,7 +287,7 @@ class _AttackRound:
 
     async def send_group(self, group: Sequence[int]) -> Failures:
         self._scheduler.check_round(self._round)
-        if not self._scheduler.host.is_plain(group[0]):
+        if not self._scheduler.host.needs_knowledge_only(group[0]):
             await self._send_one(group[0])
             return {}
         found = await self._in_pool(self._vectors, group)

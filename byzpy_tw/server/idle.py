@@ -1,4 +1,4 @@
-"""Detection of trainers that are gone: one whose network was cut does not say goodbye.
+"""Detection of trainers that are gone without closing their connection.
 
 A connection that was ever pinged on is its trainer's heartbeat.  Where nothing is received on
 it and on its runs' streams for `--idle-timeout` seconds the trainer is gone, also while it

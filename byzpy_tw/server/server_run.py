@@ -1,4 +1,4 @@
-"""One run on this server: its nodes, its tensor stream, its rounds.
+"""One run on this server: the frames and commands that it takes in a round.
 
 The stream and the commands arrive on two connections, in no common order.  So a command waits
 for its round's parameters, and for each piece of an attack's knowledge, unless they are here.
@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, decode_piece
 from byzpy_tw.errors import BadFrame, BadRequest, ServerBusy, ServerError, UnknownRun
-from byzpy_tw.protocol.frames import Header, Kind, vector_header
+from byzpy_tw.protocol.frames import FrameKind, Header, vector_header
 from byzpy_tw.protocol.knowledge_frames import allocate_piece
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
@@ -108,14 +108,14 @@ class ServerRun:
             # A command overtakes frames: over a slow link those of the last round may still
             # be on their way when the trainer has begun the next.
             return None
-        if header.kind is Kind.PARAMETERS:
+        if header.kind is FrameKind.PARAMETERS:
             return self._memory_for_parameters(header)
-        if header.kind is Kind.PIECE:
+        if header.kind is FrameKind.PIECE:
             host = self.host
             name, memory = allocate_piece(
                 header, host.pieces, max_h=host.spec.shards, d=host.dimension, wire=host.wire
             )
-        elif header.kind is Kind.PAST:
+        elif header.kind is FrameKind.PAST:
             name, memory = self._allocate_past(header)
         else:
             raise BadFrame(f"a server takes no frames of kind {header.kind.name}")
@@ -165,7 +165,7 @@ class ServerRun:
         if self.closed or header.round != self._scheduler.round:
             return  # its round ended while it was on its way
         if incoming is not None:
-            past = header.kind is Kind.PAST
+            past = header.kind is FrameKind.PAST
             name = _past_name(header.index) if past else PIECES[header.index]
             self._pieces[name] = incoming
             self._arrivals.arrived(name)

@@ -1,4 +1,4 @@
-"""The service behind ``twistd byzpy-server``."""
+"""The server process: its port, the connections it admits, its data and memory."""
 
 from __future__ import annotations
 

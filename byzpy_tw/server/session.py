@@ -1,4 +1,4 @@
-"""One trainer's conversation with this server.
+"""The answers to a trainer's commands, the limits checked before, the end of a silent trainer.
 
 A trainer's first connection carries commands, and its runs end with it.  A second connection
 hands in a ticket and becomes a run's tensor stream.
@@ -15,7 +15,7 @@ import byzpy_tw
 from byzpy_tw.errors import BadRequest, LimitExceeded, ServerBusy, UnknownRun, VersionMismatch
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.knowledge_frames import largest_piece
-from byzpy_tw.protocol.requests import Request
+from byzpy_tw.protocol.requests import CommandRequest
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
@@ -87,7 +87,7 @@ class Session(ServerConnection):
         else:
             self.setTimeout(seconds / CHECKS_PER_TIMEOUT)
 
-    def check_command(self, request: type[Request[Any]]) -> None:
+    def check_command(self, request: type[CommandRequest[Any]]) -> None:
         if not self.said_hello and request not in (commands.Hello, commands.OpenStream):
             raise BadRequest("say Hello first")
 
@@ -148,7 +148,7 @@ class Session(ServerConnection):
         executor = RunExecutor(server.pool, server.threads)
         # Two more than the threads: one on its way out, one about to begin.
         scheduler = NodeScheduler(host, server.reactor, executor, server.threads + 2)
-        most = server.limits.shown_mib * 2**20
+        most = server.limits.knowledge_mib * 2**20
         run = ServerRun(name, host, scheduler, executor, server.reactor, most)
         self.runs[name] = run
         return run

@@ -1,4 +1,4 @@
-"""A sweep as a program: from the options to the page, in a reactor of its own."""
+"""A sweep as a program: its checks, lock, files and exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twisted.internet.task import LoopingCall
 from byzpy_tw import files
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.merge import drop_unused
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.console import say
 from byzpy_tw.errors import CannotRecord, ConfigError, RunDirectoryError
 from byzpy_tw.kernels.cpu import cores

@@ -1,4 +1,4 @@
-"""The runs of a sweep, and the names of their folders.
+"""The cells and runs of a sweep: defaults, options that it takes, names of folders.
 
 A *cell* is a defence under an attack.  It has a run for each seed, in a folder of its own.
 The folder's name ends in a digest of everything that decides its contents, so that a second
@@ -18,14 +18,14 @@ import attrs
 from attrs import field, frozen
 
 import byzpy_tw
-from byzpy_tw.config.run import RunConfig, flag
+from byzpy_tw.config.run_config import RunConfig, flag
 from byzpy_tw.errors import ByzpyTwError, ConfigError
 from byzpy_tw.text import clean
 
 # A setting in which the undefended mean collapses under one attack, and each rule has
 # another that it suffers from most, in half a minute for sixteen runs.  At length, and
 # with several seeds, that is benchmarks/robustness.py.
-SETTING: Mapping[str, Any] = {
+DEFAULT_OPTIONS: Mapping[str, Any] = {
     "dataset": "mnist5k",
     "model": "mlp",
     "partition": "dirichlet:alpha=0.5",
@@ -39,12 +39,12 @@ SETTING: Mapping[str, Any] = {
 ATTACKS = ("none", "sign-flip:scale=-5", "ipm:tau=0.5", "min-max")
 DEFENCES = ("mean", "median", "geometric-median", "multi-krum")
 SEEDS = (42,)
-WITHOUT = "none"  # instead of a pre-aggregator
+NO_PREAGGREGATOR = "none"  # instead of a pre-aggregator
 MOST_RUNS = 1000
 
 # Options that the grid sets itself, or that runs which share a terminal cannot have: two
 # runs at a time could not listen on one port.
-TAKEN = (
+RESERVED_OPTIONS = (
     "attack", "aggregator", "pre_aggregator", "seed", "in_process", "run_dir", "quiet",
     "json", "web",
 )  # fmt: skip
@@ -92,9 +92,9 @@ class Grid:
 def combine_chains(aggregators: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
     """Return every chain of one of `before`, which may be ``none``, and one of `aggregators`."""
     chains = [
-        [*([] if pre.strip() == WITHOUT else _split(pre)), *_split(aggregator)]
+        [*([] if pre.strip() == NO_PREAGGREGATOR else _split(pre)), *_split(aggregator)]
         for aggregator in aggregators
-        for pre in before or (WITHOUT,)
+        for pre in before or (NO_PREAGGREGATOR,)
     ]
     return tuple(dict.fromkeys(map(" | ".join, chains)))
 
@@ -105,7 +105,7 @@ def _split(chain: str) -> list[str]:
 
 def with_sweep_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a sweep's `RunConfig`: `given` over a sweep's own defaults."""
-    options = {**SETTING, **given}
+    options = {**DEFAULT_OPTIONS, **given}
     options.setdefault("f", options["num_byz"])
     if not options.get("remote_hosts") and options.get("local") is None:
         options["in_process"] = True

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry
 

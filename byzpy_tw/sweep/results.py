@@ -1,4 +1,4 @@
-"""The result of a cell of the grid, read from the folders of its runs."""
+"""The result of a cell from its runs' folders, and whether a run is run again."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from byzpy_tw import errors
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.paths import absolute, resolve_paths
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, format_error
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.parallel import pool as make_pool

@@ -14,8 +14,8 @@ from torch import Tensor
 from twisted.internet.defer import Deferred, succeed
 
 from byzpy_tw.errors import LimitExceeded
-from byzpy_tw.protocol.frames import Header, Kind
-from byzpy_tw.trainer.server_interface import AttackInput, Opened, Server, Sink, ignore_loss
+from byzpy_tw.protocol.frames import FrameKind, Header
+from byzpy_tw.trainer.server_interface import AttackInput, RunFingerprint, Server, Sink, ignore_loss
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
@@ -44,7 +44,7 @@ class FakeServer:
     silent: Callable[[int], bool] = lambda node: False
     bytes_sent: int = 1
     bytes_received: int = 1
-    gone: str = ""
+    lost: str = ""
     identity: Hashable = None
     environment: Environment | None = None
     suspect: bool = False
@@ -63,10 +63,10 @@ class FakeServer:
         self.environment = self.here
         return self.here
 
-    async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
+    async def open(self, run: str, spec: RunSpec, sink: Sink) -> RunFingerprint:
         self.sink = sink
         await self._begin("open")
-        return Opened(self.dimension, self.digest)
+        return RunFingerprint(self.dimension, self.digest)
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> Collection[str] | None:
         await self._begin("spawn")
@@ -88,7 +88,7 @@ class FakeServer:
     def _answer(self, command: str, round: int, nodes: Sequence[int]) -> Deferred[Any]:
         """Send the vectors of `nodes`; fires where all of them have answered."""
         self.calls.append((command, round, tuple(nodes)))
-        if self.gone or self.suspect:
+        if self.lost or self.suspect:
             return Deferred()
         for node in nodes:
             if not self.silent(node):
@@ -98,7 +98,7 @@ class FakeServer:
     def send(self, node: int, round: int) -> None:
         """Send the vector of `node`, as a stream would deliver it."""
         assert self.sink is not None, "no run was opened"
-        header = Header(Kind.VECTOR, round, self.dimension, node)
+        header = Header(FrameKind.VECTOR, round, self.dimension, node)
         memory = self.sink.allocate(self, header)
         if memory is not None:
             memory.fill_(node)
@@ -108,9 +108,9 @@ class FakeServer:
         self.closed = True
 
     def drop(self, why: str) -> None:
-        self.gone = self.gone or why
+        self.lost = self.lost or why
 
     def lose(self, why: str = "cut off") -> None:
         """End the connection, as a network does."""
-        self.gone = why
+        self.lost = why
         self.on_lost(self, why)

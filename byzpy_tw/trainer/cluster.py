@@ -1,4 +1,4 @@
-"""The servers of a run: which are up, which node lives where, and who replaces a lost one.
+"""The servers of a run through joins, losses and redials, and the moves of their nodes.
 
 A lost server is dialled again, at growing intervals, and meanwhile its nodes live on others.
 One that comes back, or joins late, gets its nodes at the next round.  `Placement` decides
@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError, LimitExceeded, ServerBusy, ServerUnreachable, format_error
 from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.placement import Placement, ServerState
@@ -25,7 +25,7 @@ from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.handshake import Handshake, gather_all, same_bits, same_server_error
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_entry import ServerEntry
-from byzpy_tw.trainer.server_interface import Notify, Opened, Server
+from byzpy_tw.trainer.server_interface import Notify, RunFingerprint, Server
 from byzpy_tw.trainer.startup import Startup, describe_exclusion
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec, node_specs
@@ -39,7 +39,7 @@ class Terms:
     registry: Registry
     run: str  # its name, the same whenever it is opened
     environment: Environment
-    expected: Opened
+    expected: RunFingerprint
     local_data: bool  # whether each server may have data of its own
     attack: str = ""  # digest of the attack's trial, where a plugin has it
 
@@ -133,7 +133,7 @@ class Cluster:
 
     def _check_single(self, entry: ServerEntry, server: Server) -> None:
         """Raise `BadAddress` where another entry's server is the same process."""
-        there = [s.server for s in self.entries if s is entry or (s.server and not s.server.gone)]
+        there = [s.server for s in self.entries if s is entry or (s.server and not s.server.lost)]
         same = [s.name for s in there if s is not None and s.identity == server.identity]
         if server.identity is not None and len(same) > 1:
             raise same_server_error(same[1], same[0])
@@ -162,7 +162,7 @@ class Cluster:
             if entry.rounds_up < entry.required_rounds_up:
                 self._returning.append(entry)
                 continue
-            displaced = [n for n in entry.spawned_nodes if self.placement.is_away(n)]
+            displaced = [n for n in entry.spawned_nodes if self.placement.is_displaced(n)]
             free = filter(self.collector.row_is_free, displaced)
             nodes = self.placement.return_home(entry.name, free)
             for node in nodes:

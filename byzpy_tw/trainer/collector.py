@@ -1,4 +1,4 @@
-"""Receives each node's vector into its row, and tells the round of the outcome.
+"""The vectors of a round as they arrive: which are taken, and the judgement of each.
 
 A node's vectors are taken only from the server it lives on.  While a node has no server, none
 are.

@@ -1,4 +1,4 @@
-"""The check whether a run would start: this machine, each server, and the fault budget.
+"""The checks of ``doctor``: this machine, each server, and the fault budget.
 
 Servers are checked at the same time as this machine, and each wait is bounded.  Nothing is
 written, and no server keeps anything of it.
@@ -24,7 +24,7 @@ import byzpy_tw
 import twisted
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.merge import unused_notices
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, format_error
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registry

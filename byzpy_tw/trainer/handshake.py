@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from attrs import frozen
 from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadAddress, MissingPlugin, ServerDiffers, UnknownName
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry, unknown_name
-from byzpy_tw.trainer.server_interface import Notify, Opened, Server, Sink
+from byzpy_tw.trainer.server_interface import Notify, RunFingerprint, Server, Sink
 from byzpy_tw.workers.environment import Environment, differences
 from byzpy_tw.workers.spec import NodeSpec
 
@@ -69,7 +69,7 @@ class Handshake:
         for line in differences(mine, theirs, used):
             self._differs(f"{name} {line}", ": results may differ in their last bits")
 
-    async def open_run(self, server: Server, run: str, sink: Sink) -> Opened:
+    async def open_run(self, server: Server, run: str, sink: Sink) -> RunFingerprint:
         """Have `server` build the run; raises `MissingPlugin` with advice."""
         try:
             return await server.open(run, self.config.spec(), sink)
@@ -77,7 +77,13 @@ class Handshake:
             raise self._missing(server, e) or e from e
 
     def check_opened(
-        self, name: str, opened: Opened, mine: Opened, *, exact: bool, local: bool = False
+        self,
+        name: str,
+        opened: RunFingerprint,
+        mine: RunFingerprint,
+        *,
+        exact: bool,
+        local: bool = False,
     ) -> None:
         """Raise `ServerDiffers` where a server's data or model is not this process's.
 

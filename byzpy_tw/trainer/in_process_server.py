@@ -19,7 +19,7 @@ from byzpy_tw.scheduling.node_scheduler import Failures, NodeScheduler
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.reactor import ITrainerReactor
-from byzpy_tw.trainer.server_interface import AttackInput, Opened, Server, Sink, ignore_loss
+from byzpy_tw.trainer.server_interface import AttackInput, RunFingerprint, Server, Sink, ignore_loss
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
@@ -37,7 +37,7 @@ class InProcessServer:
     name: str = "in-process"
     bytes_sent: int = 0
     bytes_received: int = 0
-    gone: str = ""
+    lost: str = ""
     identity: None = None
     suspect: bool = False
     on_lost: Callable[[Server, str], None] = ignore_loss
@@ -47,7 +47,7 @@ class InProcessServer:
     async def hello(self) -> Environment:
         return self._prepared.environment
 
-    async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
+    async def open(self, run: str, spec: RunSpec, sink: Sink) -> RunFingerprint:
         # The trainer has read the data already, so no folder is needed.
         dataset, tried = self._prepared.dataset, self._prepared.trial_outcome
         build = partial(
@@ -56,7 +56,7 @@ class InProcessServer:
         host = await defer_to_pool(self._reactor, self._pool, build)
         self._scheduler = NodeScheduler(host, self._reactor, self._pool, self._threads + 2)
         self._sink = sink
-        return Opened(host.dimension, dataset.digest(), tried.trial)
+        return RunFingerprint(host.dimension, dataset.digest(), tried.trial)
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> Collection[str]:
         host = self._scheduler.host

@@ -16,7 +16,7 @@ import byzpy_tw
 from byzpy_tw.algorithms.optimizer_check import check_optimizer
 from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.paths import absolute
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import UnsuitableData
 from byzpy_tw.kernels.cpu import resolve_device
@@ -24,7 +24,7 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.rules_trial import try_rules
-from byzpy_tw.trainer.server_interface import Opened
+from byzpy_tw.trainer.server_interface import RunFingerprint
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.building import check_model, make_model, try_run_model
 from byzpy_tw.workers.environment import Environment, environment, probe
@@ -48,9 +48,9 @@ class Prepared:
     attack: str = ""  # digest of the attack's trial, where a plugin has it
 
     @property
-    def opened(self) -> Opened:
+    def opened(self) -> RunFingerprint:
         """The answer of a server that opens this run with the same data and code."""
-        return Opened(self.evaluator.dimension, self.digest, self.trial_outcome.trial)
+        return RunFingerprint(self.evaluator.dimension, self.digest, self.trial_outcome.trial)
 
     def describe(self, data_digests: dict[str, str]) -> dict[str, Any]:
         """Return the part of config.json about this process, its copy and the servers' data."""
@@ -110,7 +110,7 @@ def prepare_data(
         make = partial(build_attack, registry, config.attack, n=n, b=b, f=f)
         attack = getattr(try_attack(make, spec, dimension), "digest", "")
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
-    evaluator = Evaluator(model, data, outcome.copied, who)
+    evaluator = Evaluator(model, data, outcome.needs_copies, who)
     here = environment(registry, probe=probe(), device=config.device, threads=threads)
     sizes = [len(shard) for shard in shards]
     return Prepared(data, evaluator, data.digest(), here, outcome, sizes, warnings, attack)

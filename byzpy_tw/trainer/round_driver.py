@@ -15,7 +15,7 @@ from functools import partial
 from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.rounds.deadlines import Deadlines
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.scheduling import clock
@@ -141,8 +141,8 @@ class RoundDriver:
                 f"round {round.number}: {actions.over_budget} of n = {round.n} nodes have not "
                 f"answered in time, f = {round.f}: waiting up to {timeout:g} s for replacements"
             )
-        self._refuse(actions.lost, f"no server for it within {timeout:g} s")
+        self._refuse(actions.unassigned, f"no server for it within {timeout:g} s")
         self._collector.expire(actions.late)
-        for server in actions.silent:
+        for server in actions.unresponsive:
             self._cluster.give_up(server, f"none of its nodes answered in round {round.number}")
         self._arm()

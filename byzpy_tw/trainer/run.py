@@ -1,4 +1,4 @@
-"""One run: looked into, put together, and run from where it was begun to its end."""
+"""One run from its options to its exit code: checks, the place of its nodes, its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from byzpy_tw.algorithms.rules import ResolvedRules, resolve_rules
 from byzpy_tw.config.merge import drop_unused
 from byzpy_tw.config.paths import absolute, resolve_paths
-from byzpy_tw.config.run import RunConfig, make_run_dir
+from byzpy_tw.config.run_config import RunConfig, make_run_dir
 from byzpy_tw.console import print_error
 from byzpy_tw.errors import (
     ByzpyTwError,
@@ -29,7 +29,7 @@ from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.output.configured_views import check_web, draw_report, make_line_view, serve
 from byzpy_tw.output.observers import Observers
-from byzpy_tw.output.view import RunConfigured, RunEnded, RunFinished, View, Views
+from byzpy_tw.output.view import RunConfigured, RunEnded, RunFinished, View, ViewGroup
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.addresses import Address, parse_addresses
@@ -145,7 +145,7 @@ async def run_prepared(
     config, registry, directory = run.config, run.registry, run.directory
     threads = config.threads or cores()
     pool = make_pool(threads)
-    views = Views(terminal or make_line_view(config, write))
+    views = ViewGroup(terminal or make_line_view(config, write))
     views.handle(RunConfigured(config, str(directory.path), threads))
     training = Training(
         config, registry, run.rules, views, directory, Observers(registry), threads, reactor,

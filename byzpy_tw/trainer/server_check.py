@@ -29,7 +29,7 @@ from byzpy_tw.protocol.frames import Header
 from byzpy_tw.scheduling import clock
 from byzpy_tw.trainer.handshake import Handshake
 from byzpy_tw.trainer.server_client import RemoteServer
-from byzpy_tw.trainer.server_interface import Opened, Server
+from byzpy_tw.trainer.server_interface import RunFingerprint, Server
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec
 
@@ -59,7 +59,7 @@ class ServerCheck:
     error: ByzpyTwError | None = field(default=None, init=False)
     warnings: list[str] = field(factory=list, init=False)
     environment: Environment | None = field(default=None, init=False)
-    opened: Opened | None = field(default=None, init=False)
+    opened: RunFingerprint | None = field(default=None, init=False)
     round_trip: float | None = field(default=None, init=False)
     clock_ahead: float | None = field(default=None, init=False)  # of ours
     bandwidth: float | None = field(default=None, init=False)  # bytes a second, to it

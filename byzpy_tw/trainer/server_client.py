@@ -1,4 +1,4 @@
-"""A server on the other side of the network.
+"""A server on the other side of the network: requests, timeouts of answers, and its loss.
 
 It is an adversary: all that it says is checked here before anyone else sees it, its words are
 cleaned and clipped, and each wait has an end.
@@ -30,18 +30,18 @@ from byzpy_tw.errors import (
 )
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.addresses import Address
-from byzpy_tw.protocol.frames import Header, Kind, bytes_of
+from byzpy_tw.protocol.frames import FrameKind, Header, bytes_of
 from byzpy_tw.protocol.heartbeat import Heartbeat
 from byzpy_tw.protocol.knowledge_frames import piece_header
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.mtls import MutualTLS
-from byzpy_tw.protocol.requests import Request
+from byzpy_tw.protocol.requests import CommandRequest
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_endpoint import ServerEndpoint, abort
-from byzpy_tw.trainer.server_interface import AttackInput, Opened, Server, Sink, ignore_loss
+from byzpy_tw.trainer.server_interface import AttackInput, RunFingerprint, Server, Sink, ignore_loss
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
@@ -82,7 +82,7 @@ class RemoteServer:
     endpoint: ServerEndpoint = field(init=False)
     # Its certificate's name, and its own claim, which another server could copy.
     identity: tuple[str, str] | None = field(default=None, init=False)
-    gone: str = field(default="", init=False)  # the reason, once it is
+    lost: str = field(default="", init=False)  # the reason, once it is
     _pulse: Heartbeat | None = field(default=None, init=False)
     _run: str = field(default="", init=False)
     _sink: Sink | None = field(default=None, init=False)
@@ -139,16 +139,16 @@ class RemoteServer:
         self.identity = (peer.name if peer else "", answer.server)
         ping = partial(maybeDeferred, control.ask, commands.Ping(0))
         self._pulse = Heartbeat(self.heartbeat, self._reactor, ping, self._lost)
-        if not self.gone:
+        if not self.lost:
             self._pulse.start()
         return environment
 
-    async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened:
+    async def open(self, run: str, spec: RunSpec, sink: Sink) -> RunFingerprint:
         """Have the server build the run, and open the tensor stream."""
         answer = await self.ask(commands.OpenRun(run, spec), seconds=OPEN_SECONDS)
         self._run, self._sink = run, sink
         self._stream = await self._open_stream(answer.ticket, answer.dimension)
-        return Opened(answer.dimension, clean(answer.digest, 64), answer.trial)
+        return RunFingerprint(answer.dimension, clean(answer.digest, 64), answer.trial)
 
     async def _open_stream(self, ticket: bytes, dimension: int) -> TensorStream:
         # A frame may be wrong in size, but not by much: it is read past, not kept.
@@ -165,19 +165,19 @@ class RemoteServer:
         except BaseException:  # cancelled too: nothing else knows this connection
             abort(second)
             raise
-        if self.gone:
-            stream.hang_up(self.gone)
-            raise ServerUnreachable(f"{self.name}: {self.gone}")
+        if self.lost:
+            stream.hang_up(self.lost)
+            raise ServerUnreachable(f"{self.name}: {self.lost}")
         return stream
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> set[str]:
         asked = [commands.SpawnNodes(self._run, part) for part in _parts(nodes)]
         return {digest for request in asked for digest in (await self.ask(request)).attacks}
 
-    async def ask(self, request: Request[A], *, seconds: float = ANSWER_SECONDS) -> A:
+    async def ask(self, request: CommandRequest[A], *, seconds: float = ANSWER_SECONDS) -> A:
         """Return the server's answer; raises an error that names the server without one."""
-        if self._control is None or self.gone:
-            raise ServerUnreachable(f"{self.name}: {self.gone or 'not connected'}")
+        if self._control is None or self.lost:
+            raise ServerUnreachable(f"{self.name}: {self.lost or 'not connected'}")
         doing, known = f"answering {type(request).__name__}", self.identity is not None
         answer = maybeDeferred(self._control.ask, request)
         return await self.endpoint.wait_for(answer, seconds, doing, self._control, known=known)
@@ -189,7 +189,7 @@ class RemoteServer:
             # Frames for a server that does not read must not pile up with the rounds.
             self._behind = round
             return succeed(None)
-        header = Header(Kind.PARAMETERS, round, vector.numel(), dtype=vector.dtype)
+        header = Header(FrameKind.PARAMETERS, round, vector.numel(), dtype=vector.dtype)
         return self._send(header, vector)
 
     def _send(self, header: Header, tensor: Tensor) -> Deferred[None]:
@@ -214,7 +214,7 @@ class RemoteServer:
         replaying = [node for node in nodes if node in shown.past]
         for node in replaying:
             own = shown.past[node]
-            frames.append((Header(Kind.PAST, round, own.numel(), node, own.dtype), own))
+            frames.append((Header(FrameKind.PAST, round, own.numel(), node, own.dtype), own))
         for header, tensor in frames if self._behind != round else ():
             self._send(header, tensor)
         return self._ask_all(
@@ -234,8 +234,8 @@ class RemoteServer:
     async def _ask_nodes(self, request: commands.Compute | commands.Attack) -> Failures:
         """Send a command of a round, whose timeout covers it.  Its failure is that of its nodes."""
         nodes = request.nodes
-        if self._control is None or self.gone:
-            return dict.fromkeys(nodes, self.gone)
+        if self._control is None or self.lost:
+            return dict.fromkeys(nodes, self.lost)
         if self._behind == request.round:
             why = f"{self.name} does not read what it was sent in earlier rounds"
             return dict.fromkeys(nodes, why)
@@ -258,7 +258,7 @@ class RemoteServer:
     # -- frames from the server
 
     def frame_started(self, header: Header) -> memoryview | None:
-        if header.kind is not Kind.VECTOR or self._sink is None:
+        if header.kind is not FrameKind.VECTOR or self._sink is None:
             raise BadFrame(f"a trainer takes no frames of kind {header.kind.name}")
         memory = self._sink.allocate(self, header)
         if memory is None:
@@ -278,7 +278,7 @@ class RemoteServer:
 
     async def close(self) -> None:
         try:
-            if self._control is not None and not self.gone and self._run:
+            if self._control is not None and not self.lost and self._run:
                 await self.ask(commands.CloseRun(self._run), seconds=CLOSE_SECONDS)
         except ByzpyTwError:
             pass  # closing the connection does the same
@@ -286,7 +286,7 @@ class RemoteServer:
             self.drop("the run is over")
 
     def drop(self, why: str) -> None:
-        self.gone = self.gone or why
+        self.lost = self.lost or why
         if self._pulse is not None:
             self._pulse.stop()
         if self._stream is not None:
@@ -294,11 +294,11 @@ class RemoteServer:
         abort(self._control)
 
     def _lost(self, why: str) -> None:
-        if self.gone:
+        if self.lost:
             return
-        self.gone = clean(why, 300)
-        self.drop(self.gone)
-        self.on_lost(self, self.gone)
+        self.lost = clean(why, 300)
+        self.drop(self.lost)
+        self.on_lost(self, self.lost)
 
 
 def _parts(nodes: Sequence[T]) -> list[list[T]]:

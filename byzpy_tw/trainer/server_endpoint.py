@@ -1,4 +1,4 @@
-"""The address of a server: connections to it, and errors in its name."""
+"""Connections to a server's address, and the errors of connecting and of answers."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from byzpy_tw.workers.trial_digests import TrialDigests
 
 
 @frozen
-class Opened:
+class RunFingerprint:
     """The marks of a run's data and model where it was opened, to compare with another copy's."""
 
     dimension: int  # length of the vectors
@@ -60,7 +60,7 @@ class Server(Protocol):
     def bytes_received(self) -> int: ...
 
     @property
-    def gone(self) -> str:
+    def lost(self) -> str:
         """The reason why nothing more will come from it; empty while it is there."""
 
     @property
@@ -73,7 +73,7 @@ class Server(Protocol):
 
     async def hello(self) -> Environment: ...
 
-    async def open(self, run: str, spec: RunSpec, sink: Sink) -> Opened: ...
+    async def open(self, run: str, spec: RunSpec, sink: Sink) -> RunFingerprint: ...
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> Collection[str] | None:
         """Have `nodes` there; return the digests of its trials of plugins' attacks, if any."""

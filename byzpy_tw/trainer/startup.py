@@ -1,4 +1,4 @@
-"""The start of a run: every server joins and is assigned its nodes.
+"""The start of a run: how many servers it needs, how long it waits, which it leaves out.
 
 All of them must, unless ``--min-servers`` sets a quorum.  Then a server that cannot be reached
 or used, or keeps the others waiting, is left out, as one that is lost later would be, and may
@@ -43,14 +43,14 @@ class Startup:
         await self._run_all([(entry, cluster.join(entry)) for entry in cluster.entries])
         for entry in cluster.entries:
             server = entry.server
-            if server is not None and not server.gone:
+            if server is not None and not server.lost:
                 entry.join()
                 cluster.placement.add_server(entry.name)
             elif server is not None:  # it was there, and did not wait for the others
-                gone = ServerUnreachable(f"{entry.name}: {server.gone}")
+                lost = ServerUnreachable(f"{entry.name}: {server.lost}")
                 if self.quorum is None:
-                    raise gone
-                self._exclude(entry, gone)
+                    raise lost
+                self._exclude(entry, lost)
         self._check_quorum()
         new = cluster.placement.assign_unassigned()
         await self._run_all(

@@ -1,4 +1,4 @@
-"""A whole run, from its configuration to its result."""
+"""The loop over a run's rounds: evaluation, records, checkpoints, and the status at its end."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from twisted.logger import Logger
 from byzpy_tw.algorithms.dsgd import Dsgd
 from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.merge import unused_notices
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged
 from byzpy_tw.output.observers import Observers
-from byzpy_tw.output.view import NodesPlaced, RoundCompleted, RunStarted, ServersKnown, Views
+from byzpy_tw.output.view import NodesPlaced, RoundCompleted, RunStarted, ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
@@ -33,7 +33,7 @@ from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
 from byzpy_tw.trainer.reactor import ITrainerReactor
-from byzpy_tw.trainer.rounds import CompletedRound, Rounds
+from byzpy_tw.trainer.round_runner import CompletedRound, RoundRunner
 from byzpy_tw.trainer.server_entry import ServerEntry
 
 
@@ -44,7 +44,7 @@ class Training:
     config: RunConfig
     registry: Registry
     rules: ResolvedRules
-    views: Views
+    views: ViewGroup
     directory: RunDirectory
     observers: Observers
     threads: int
@@ -55,7 +55,7 @@ class Training:
     _tally: RunSummary = field(init=False)
     _started_at: float = field(init=False)
     _cluster: Cluster | None = field(default=None, init=False)  # once `run` is called
-    _rounds: Rounds | None = field(default=None, init=False)  # once the servers are there
+    _rounds: RoundRunner | None = field(default=None, init=False)  # once the servers are there
     checkpoint_scheduler: CheckpointScheduler = field(init=False)
     _tail: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
@@ -111,7 +111,7 @@ class Training:
         )  # fmt: skip
         self._cluster = cluster = self._make_cluster(entries, prepared, collector)
         self.views.handle(ServersKnown(cluster.server_states))
-        rounds = Rounds(
+        rounds = RoundRunner(
             config, cluster, collector, prepared.evaluator, Dsgd(config, self.rules),
             self._reactor, self._pool, self.threads,
         )  # fmt: skip

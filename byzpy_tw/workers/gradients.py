@@ -1,4 +1,4 @@
-"""A node's gradient, the same to the bit on any number of threads.
+"""A node's batch, its labels and its gradient, the same to the bit on any threads.
 
 A batch is cut into micro-batches of a size that the run fixes.  Each is one job, computed on
 one torch thread; their gradients are added in the order of the micro-batches.  The gradients of
@@ -31,9 +31,9 @@ from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
 
 
-def model_provider(model: nn.Module, copied: bool) -> Callable[[], nn.Module]:
+def model_provider(model: nn.Module, needs_copies: bool) -> Callable[[], nn.Module]:
     """Return a function that gives the model for a call: `model`, or a copy with its tensors."""
-    return Copier(model) if copied else lambda: model
+    return Copier(model) if needs_copies else lambda: model
 
 
 @frozen(eq=False)

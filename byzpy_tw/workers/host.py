@@ -72,7 +72,7 @@ class NodeHost:
     def __attrs_post_init__(self) -> None:
         self._batches = partial(
             MicroBatches,
-            model_provider(self.model, self.trial_outcome.copied),
+            model_provider(self.model, self.trial_outcome.needs_copies),
             list(self.model.parameters()),
             self.dataset,
             self.spec,
@@ -172,7 +172,7 @@ class NodeHost:
         """Return the `Behaviour` of `node`."""
         return behaviour_of(self.nodes[node].attack)
 
-    def is_plain(self, node: int) -> bool:
+    def needs_knowledge_only(self, node: int) -> bool:
         """Return whether `node`'s vector is made from knowledge of others alone."""
         return self.behaviour(node) == Behaviour.ATTACK and not self.needs_own(node)
 

@@ -53,7 +53,7 @@ class TrialOutcome:
     """The outcome of a trial."""
 
     trial: TrialDigests
-    copied: bool  # each call of the model needs a copy of it
+    needs_copies: bool  # each call of the model needs a copy of it
     initial: tuple[Any, ...]  # digests of the first parameters
     seconds: float
     warnings: tuple[str, ...] = ()  # for the user

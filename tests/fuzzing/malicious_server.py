@@ -18,7 +18,7 @@ from attrs import define, field, frozen
 from twisted.protocols.amp import AmpBox
 
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.protocol.requests import WIRE_ERRORS
 from tests.fuzzing.mutate import NAMED
 from tests.fuzzing.script import CONTROL, STREAM, Box, Frame, Raw, Step, frame, framed
@@ -254,7 +254,7 @@ def _huge(corruptor: Corruptor, random: Random, part: Box) -> list[Part | Pause 
 
 def _frames_early(corruptor: Corruptor, random: Random, part: Box) -> list[Part | Pause | End]:
     old = [one for one in corruptor.said if isinstance(one, Frame)]
-    made = random.choice(old) if old else frame(Kind.VECTOR, 0, 40)
+    made = random.choice(old) if old else frame(FrameKind.VECTOR, 0, 40)
     return [made, part]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import evolve
 
-from byzpy_tw.protocol.frames import Kind
+from byzpy_tw.protocol.frames import FrameKind
 from tests.fuzzing.script import (
     CONTROL,
     FIELDS,
@@ -168,7 +168,7 @@ def _elements(random: Random, steps: Steps, at: int) -> Steps:
 def _foreign(random: Random, steps: Steps, at: int) -> Steps:
     """A frame that is well made and not expected: a vector, another piece, another round."""
     elements, index = random.choice((1, 4, 9, D, D, 2 * D)), random.randrange(9)
-    vector = frame(random.choice(list(Kind)), random.randrange(4), elements, index)
+    vector = frame(random.choice(list(FrameKind)), random.randrange(4), elements, index)
     step = Step(random.choice((STREAM, STREAM, CONTROL)), vector, touched=True)
     return [*steps[:at], step, *steps[at:]]
 

@@ -10,7 +10,7 @@ from attrs import field, frozen
 from twisted.protocols.amp import AmpBox
 
 from byzpy_tw.protocol.commands import PROTOCOL
-from byzpy_tw.protocol.frames import HEADER, Header, Kind
+from byzpy_tw.protocol.frames import HEADER, FrameKind, Header
 from byzpy_tw.workers.spec import RunSpec
 
 CONTROL, STREAM, OTHER = "control", "stream", "other"  # connections, by their use
@@ -99,10 +99,10 @@ def valid(number: int = 0) -> Script:
         _box(CONTROL, "SpawnNodes", run=run, nodes=json.dumps(NODES)),
     ]
     for round in range(ROUNDS):
-        mean = frame(Kind.PIECE, round, D)
+        mean = frame(FrameKind.PIECE, round, D)
         attack = dict(run=run, round=round, honest=2, pieces='["mean"]')
         steps += [
-            Step(STREAM, frame(Kind.PARAMETERS, round, D)),
+            Step(STREAM, frame(FrameKind.PARAMETERS, round, D)),
             _box(CONTROL, "Compute", run=run, round=round, nodes=[0, 1]),
             _box(CONTROL, "Ping", token=round),
             Step(STREAM, mean),

@@ -16,7 +16,7 @@ from twisted.internet.defer import maybeDeferred
 from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugins import Registry
-from byzpy_tw.protocol.frames import Header, Kind
+from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.workers.host import NodeHost
@@ -133,7 +133,7 @@ class VirtualServer:
         d += random.randint(1, 5) if kind == "long" else 0
         value = float("nan") if kind == "nan" else random.uniform(-1.0, 1.0)
         vector = torch.full((d,), value).to(run.host.wire)
-        header = Header(Kind.VECTOR, max(0, round), d, node, vector.dtype, value)
+        header = Header(FrameKind.VECTOR, max(0, round), d, node, vector.dtype, value)
         assert run.stream is not None and self.process is not None
         self.liars.add(self.process.name)
         run.stream.send(header, vector).addErrback(lambda _: None)

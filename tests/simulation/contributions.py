@@ -216,13 +216,13 @@ class Contributions:
             return ""  # those that are there may be full
         if self._is_unstable(node):
             return ""
-        patience = config.replace_timeout
-        if not patience and any(t <= self.now.time for t, _ in transcript.lost):
+        replace_timeout = config.replace_timeout
+        if not replace_timeout and any(t <= self.now.time for t, _ in transcript.lost):
             return ""  # it may have been at this very moment
-        start = self.begins - patience
+        start = self.begins - replace_timeout
         longest = max((b - a for a, b in transcript.absent(start, self.now.time)), default=0.0)
-        if longest < patience - 0.01 or not transcript.absent(start, self.now.time):
-            return f"and no server was there for {longest:g} s, less than {patience:g}"
+        if longest < replace_timeout - 0.01 or not transcript.absent(start, self.now.time):
+            return f"and no server was there for {longest:g} s, less than {replace_timeout:g}"
         return ""
 
     def _is_unstable(self, node: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from attrs import define, field, frozen
 
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.protocol.frames import HEADER_SIZE, Header, Kind, unpack
+from byzpy_tw.protocol.frames import HEADER_SIZE, FrameKind, Header, unpack
 
 MOST_KEPT = 2_000  # first bytes of a trainer, for a peer that repeats them
 
@@ -219,17 +219,17 @@ class WireRecorder:
 
     def _sent(self, header: Header, elements: bytes) -> None:
         self._note(f"> {_of(header)}")
-        if header.kind is Kind.PARAMETERS:
+        if header.kind is FrameKind.PARAMETERS:
             self.transcript.parameters.append(Frame(self.loop.now, self.server, header, elements))
 
     def _got(self, header: Header, elements: bytes) -> None:
         self._note(f"< {_of(header)}")
-        if header.kind is Kind.VECTOR:
+        if header.kind is FrameKind.VECTOR:
             self.transcript.received.append(Frame(self.loop.now, self.server, header, elements))
 
 
 def _of(header: Header) -> str:
-    where = "" if header.kind is Kind.PARAMETERS else f" {header.index}"
+    where = "" if header.kind is FrameKind.PARAMETERS else f" {header.index}"
     return f"{header.kind.name.lower()}{where}, round {header.round}, {header.elements} elements"
 
 

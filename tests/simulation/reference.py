@@ -15,7 +15,7 @@ from torch import Tensor
 from byzpy_tw.algorithms.dsgd import Dsgd, Revealed
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.replay import ImmediateExecutor, RoundReplay, prepare_replay
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.probation import Probation

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import evolve, field, frozen
 
 from byzpy_tw.algorithms.rules import resolve_rules
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry
 from tests.simulation.cluster import PORT, host_of

@@ -14,11 +14,11 @@ from twisted.internet.defer import CancelledError, Deferred, FirstError
 from twisted.internet.error import ConnectingCancelledError
 
 from byzpy_tw.algorithms.rules import ResolvedRules, resolve_rules
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.text import TextOutput
-from byzpy_tw.output.view import Views
+from byzpy_tw.output.view import ViewGroup
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.resume import ResumePoint
@@ -161,7 +161,7 @@ class SimulatedTrainer:
         rules: ResolvedRules = resolve_rules(config, registry)
         self._recorded = rules.aggregation = RecordedAggregation(rules.aggregation, reactor)
         self.training = training = Training(
-            config, registry, rules, Views(TextOutput(self.said.append)), self.folder,  # type: ignore
+            config, registry, rules, ViewGroup(TextOutput(self.said.append)), self.folder,  # type: ignore
             Observers(registry), THREADS, reactor, pool, self.begun,
         )  # fmt: skip
         training.checkpoint_scheduler._thread = reactor.pool(1, self.speed)

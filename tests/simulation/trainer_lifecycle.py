@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import define, field
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.folder import RunDirectory, read_run
 from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen

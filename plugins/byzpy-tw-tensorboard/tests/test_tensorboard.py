@@ -12,7 +12,7 @@ import byzpy_tw_tensorboard as plugin
 from attrs import define, field
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.plugins import load
 
 MISSING = None if find_spec("tensorboard") else "tensorboard is not installed"

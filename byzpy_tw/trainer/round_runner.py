@@ -1,4 +1,4 @@
-"""The synchronous rounds of a run, from parameters to parameters."""
+"""The steps of a round in order: vectors, attack, aggregation, optimizer, probation, record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from byzpy_tw.algorithms.dsgd import Dsgd, Revealed
 from byzpy_tw.algorithms.state import State
-from byzpy_tw.config.run import RunConfig
+from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BudgetExceeded, Diverged
 from byzpy_tw.kernels.parallel import thread_limit
 from byzpy_tw.rounds.evaluator import Evaluator
@@ -56,7 +56,7 @@ class Stopwatch:
 
 
 @frozen(eq=False)
-class Gathered:
+class GatheredRound:
     """A round whose vectors are there, and how to go on with them."""
 
     round: Round
@@ -94,7 +94,7 @@ class _Step:
 
 
 @define(eq=False)
-class Rounds:
+class RoundRunner:
     """Runs one round after another.
 
     A round changes the run's state in `commit` alone.  Until then it can be given up, and run
@@ -138,7 +138,7 @@ class Rounds:
 
     # -- a round
 
-    async def gather(self, number: int) -> Gathered:
+    async def gather(self, number: int) -> GatheredRound:
         """Collect the vectors of round `number`.
 
         Changes nothing, and may be cancelled.  Raises `Diverged`, `BudgetExceeded`, and the
@@ -180,9 +180,9 @@ class Rounds:
         if isinstance(verdict, Halt):
             self.halt_record = {"round": number, "refused": _refused(round)}
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
-        return Gathered(round, verdict, watch, before, attack, driver.slow_nodes(), expected_f)
+        return GatheredRound(round, verdict, watch, before, attack, driver.slow_nodes(), expected_f)
 
-    async def commit(self, gathered: Gathered, *, keep: bool = False) -> CompletedRound:
+    async def commit(self, gathered: GatheredRound, *, keep: bool = False) -> CompletedRound:
         """Aggregate and step.  By now nobody reads the parameters that the last round left.
 
         Not to be cancelled: its work in the pool would be done all the same.  Raises `Diverged`
@@ -250,7 +250,7 @@ class Rounds:
         with thread_limit(self._threads):
             return self.algorithm.reveal(self._state, nodes, rows, f)
 
-    def _advance(self, gathered: Gathered, keep: bool) -> _Step:
+    def _advance(self, gathered: GatheredRound, keep: bool) -> _Step:
         """Go from the vectors to the next state, in one visit to the pool; `keep` that state."""
         round, verdict, matrix = gathered.round, gathered.verdict, self.collector.matrix
         with thread_limit(self._threads):
