@@ -398,6 +398,9 @@ class HandshakeTests(ServerCase):
         tls = MutualTLS(ClusterKeys().server())
         self.assertFalse(tls._verify(Connection(), Odd(), 0, 0, 1))
         self.assertIn("certificate does not parse", trainer.session.refusal)
+        # One of another cluster is refused for that, and not parsed.
+        self.assertFalse(tls._verify(Connection(), Odd(), 20, 0, 0))
+        self.assertIn("is of another cluster", trainer.session.refusal)
 
     def test_no_time_to_waste(self) -> None:
         """A handshake that does not end is ended."""

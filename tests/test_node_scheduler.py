@@ -47,6 +47,21 @@ class SchedulerTests(SynchronousTestCase):
             self.taken.pop().callback(None)
         self.assertEqual([self.successResultOf(a) for a in answers], [{}] * 9)
 
+    def test_work_that_ends_early(self) -> None:
+        """Its place is free for others, whatever ended it, and the error is in the log."""
+        self.host.spawn(NodeSpec(node=3, shard=0, attack="garbage"))
+
+        def leave(*_: Any) -> Deferred[None]:
+            raise SystemExit("bye")
+
+        emit, self.emit = self.emit, leave  # type: ignore[method-assign]
+        for _ in range(4):
+            self.attack(0, 3)
+        self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 4)
+        self.emit = emit  # type: ignore[method-assign]
+        self.attack(0, 3)
+        self.assertEqual(self.emitted, [3])
+
     def test_vectors_that_are_late_pile_up_nowhere(self) -> None:
         """A node that is late on purpose has one vector on its way, not one a round."""
         self.host.spawn(NodeSpec(node=3, shard=0, attack="slow:seconds=0"))

@@ -68,8 +68,11 @@ class ShownTests(ServerCase):
         for node in range(3, 6):  # another round is another account
             stream.send(Header(FrameKind.PAST, 1, d, node), torch.zeros(d))
         self.assertFalse(run.closed)
+        taken: list[Any] = []
+        self.patch(torch, "empty", lambda *size, **_: taken.append(size))
         stream.send(Header(FrameKind.PAST, 1, d, 6), torch.zeros(d))
         self.assertTrue(run.closed)
+        self.assertEqual(taken, [])  # no memory for it
 
     def test_attacks_of_old_rounds(self) -> None:
         """They keep what they were shown, so those of a fourth round are refused."""

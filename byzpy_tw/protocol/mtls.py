@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import define, field, frozen
-from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, PKey
@@ -91,11 +90,7 @@ class MutualTLS:
     ) -> bool:
         """Accept or refuse a certificate of the chain; OpenSSL calls this from the CA's on."""
         try:
-            why = (
-                self._refusal(presented.to_cryptography(), error, depth)
-                if depth == 0 or not good
-                else ""
-            )
+            why = self._refusal(presented, error, depth) if depth == 0 or not good else ""
         except Exception as e:  # a peer's bytes, and a parser stricter than OpenSSL's
             role = OPPOSITE_ROLE[self.keys.role]
             why = f"the {role}'s certificate does not parse ({type(e).__name__})"
@@ -103,11 +98,12 @@ class MutualTLS:
             connection.get_app_data().wrappedProtocol.refusal = why
         return not why
 
-    def _refusal(self, certificate: x509.Certificate, error: int, depth: int) -> str:
+    def _refusal(self, presented: X509, error: int, depth: int) -> str:
         """Return the reason to refuse the other side's certificate, empty without one."""
         wanted = OPPOSITE_ROLE[self.keys.role]
         if error in _UNKNOWN_ISSUER:
             return f"the {wanted}'s certificate is of another cluster; {_SAME_FOLDER}"
+        certificate = presented.to_cryptography()
         whose = f"the {wanted}'s certificate" if depth == 0 else f"the CA of the {wanted}"
         if error == _EXPIRED:
             return f"{whose} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; {RENEW_HINT}"

@@ -234,8 +234,12 @@ class NodeScheduler:
         A loop, not a chain of callbacks: thousands of nodes may fail at once.
         """
         while self._queue:
-            await self._queue.popleft()()
+            # An error that it does not answer is no reason for others to wait for ever.
+            await Deferred.fromCoroutine(self._queue.popleft()()).addErrback(self._log_bug)
         self._running -= 1
+
+    def _log_bug(self, failure: Failure) -> None:
+        self.log.failure("work on nodes' vectors ended early", failure=failure)
 
     def check_round(self, round: int) -> None:
         """Raise `BadRequest` where a newer round than `round` has begun."""

@@ -110,13 +110,14 @@ class ServerRun:
             return None
         if header.kind is FrameKind.PARAMETERS:
             return self._memory_for_parameters(header)
+        memory: Tensor | None = None
         if header.kind is FrameKind.PIECE:
             host = self.host
             name, memory = allocate_piece(
                 header, host.pieces, max_h=host.spec.shards, d=host.dimension, wire=host.wire
             )
         elif header.kind is FrameKind.PAST:
-            name, memory = self._allocate_past(header)
+            name = self._check_past(header)
         else:
             raise BadFrame(f"a server takes no frames of kind {header.kind.name}")
         self._begin(header.round)
@@ -129,16 +130,19 @@ class ServerRun:
                 f"{self._knowledge_bytes:,} bytes for the attacks of round {header.round}, at "
                 f"most {self.max_knowledge_bytes:,} are allowed"
             )
+        if memory is None:
+            memory = torch.empty(header.elements, dtype=header.dtype)
         self._incoming = memory
         return memory
 
-    def _allocate_past(self, header: Header) -> tuple[str, Tensor]:
+    def _check_past(self, header: Header) -> str:
+        """Return the name of a node's past; raises `BadFrame` for one that was not expected."""
         node, d = self.host.nodes.get(header.index), self.host.dimension
         if node is None or node.attack is None or PAST not in self.host.pieces:
             raise BadFrame(f"the past of node {header.index} was not expected")
         if header.elements != d or header.dtype is not self.host.wire:
             raise BadFrame(f"a past of {header.elements} {header.dtype} elements, d={d}")
-        return _past_name(header.index), torch.empty(d, dtype=header.dtype)
+        return _past_name(header.index)
 
     def _memory_for_parameters(self, header: Header) -> Tensor:
         d, wire = self.host.dimension, self.host.wire
