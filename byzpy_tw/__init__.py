@@ -15,7 +15,7 @@ _NAMES = {
     "seeds": ("Context",),
     "errors": ("ByzpyTwError",),
     "report.result": ("Result",),
-    "config.run": ("RunConfig",),
+    "config.run_config": ("RunConfig",),
     "plugins.hookspecs": ("Registration", "hookimpl"),
     "attacks.knowledge.view": ("Knowledge",),
     "datasets": ("Dataset", "Split"),
