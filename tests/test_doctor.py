@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.__main__ import main
@@ -26,7 +27,9 @@ from byzpy_tw.datasets.synthetic import synthetic
 from byzpy_tw.kernels.parallel import pool as make_pool
 from byzpy_tw.plugins import Registry, hookimpl, load
 from byzpy_tw.plugins.hookspecs import Registration
+from byzpy_tw.protocol.commands import Compute
 from byzpy_tw.protocol.keys import Keys
+from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.rounds.feasibility import list_feasible_rules, tolerated_losses
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.trainer.doctor import Doctor
@@ -196,6 +199,19 @@ class ServersTests(DoctorCase):
         doctor.servers[0].clock_ahead = -90.0
         doctor._compare(doctor.servers[0])
         self.assertIn("clock is 90 s behind", doctor.warnings[-1])
+
+    async def test_a_slow_gradient(self) -> None:
+        """A server that takes long over a gradient can be used: this is a warning."""
+        right = LimitedAMP.ask
+
+        def ask(control: LimitedAMP, request: Any, *switch: Any) -> Deferred[Any]:
+            slow = isinstance(request, Compute) and request.nodes
+            return Deferred() if slow else right(control, request, *switch)
+
+        self.patch(LimitedAMP, "ask", ask)
+        doctor = await self.examined([self.serve(registry_of(), None)])
+        self.assert_troubles(doctor)
+        self.assertIn("a gradient back took over 4 s", " ".join(doctor.warnings))
 
     async def test_another_run_is_there(self) -> None:
         (self.folder / "run").mkdir()

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from attrs import define, field
 from torch import Tensor
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.protocol import ClientFactory, connectionDone
 from twisted.python.failure import Failure
 
@@ -227,8 +227,9 @@ class RemoteServer:
         self, requests: Iterable[commands.Compute | commands.Attack]
     ) -> Deferred[Failures]:
         answers = [Deferred.fromCoroutine(self._ask_nodes(request)) for request in requests]
-        return gatherResults(answers, consumeErrors=True).addCallback(
-            lambda found: {node: why for part in found for node, why in part.items()}
+        return gatherResults(answers, consumeErrors=True).addCallbacks(
+            lambda found: {node: why for part in found for node, why in part.items()},
+            lambda cancelled: cancelled.value.subFailure,
         )
 
     async def _ask_nodes(self, request: commands.Compute | commands.Attack) -> Failures:
@@ -250,6 +251,8 @@ class RemoteServer:
             # Its end of the tensor stream is gone, say, before ours is.
             self._reactor.callLater(0, self._lost, clean(str(e), 300))
             return {}
+        except CancelledError:  # by the caller: this is no failure of the nodes
+            raise
         except Exception as e:
             return dict.fromkeys(nodes, clean(str(e), 300))
         finally:
