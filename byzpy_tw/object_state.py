@@ -123,7 +123,7 @@ def compare_snapshots(before: Snapshot, after: Snapshot) -> Changes:
                 continue
             if not alike:
                 kind = "grown" if isinstance(new.thing, (*_CONTAINERS, dict)) else "memory"
-        there = before[path] if new is None else new
+        there = after[path] if old is None else old
         found["shared" if there.shared else kind].append(path)
     return Changes(**{kind: tuple(paths) for kind, paths in found.items()})
 

@@ -36,6 +36,11 @@ BROKEN: dict[str, tuple[str, str]] = {
                  "failed to import: E: no text: that raised SystemExit"),
     "hook raises": ("@hookimpl\ndef register_models():\n    raise SystemExit(3)",
                     "register_models() raised SystemExit: 3 (byzpy_tw_ill.py, line 4)"),
+    "hook says why": ("@hookimpl\ndef register_models():\n    try:\n        import no_such_module\n"
+                      "    except ImportError as e:\n"
+                      "        from byzpy_tw.errors import BrokenPlugin\n"
+                      "        raise BrokenPlugin('pip install it') from e",
+                      "register_models() raised pip install it"),
     "tuple": ("@hookimpl\ndef register_models():\n    return [('x', int)]",
               "register_models() must offer Registration objects, got tuple"),
     "none": ("@hookimpl\ndef register_models():\n    return None",

@@ -78,6 +78,25 @@ class InstalledTests(SynchronousTestCase):
         # The later entry on the path was put in front.
         self.assertEqual(load(only={"byzpy-tw-c"}).distributions["byzpy-tw-c"], "2.0")
 
+    def test_twice_with_other_entry_points(self) -> None:
+        """Metadata in the source's folder that are out of date hide no entry point."""
+        for point in ("old", "new"):
+            source = MODEL.format(f"model-{point}")
+            module = f"byzpy_tw_c_{point}"
+            write(on_path(self), "byzpy-tw-c", source, module=module, point=point)
+        names = load(only={"byzpy-tw-c"})
+        self.assertEqual({e.name for e in names.entries() if e.foreign}, {"model-old", "model-new"})
+
+    def test_damaged_ones_are_passed_over(self) -> None:
+        """A distribution without metadata, as by an uninstall that failed, stops no other."""
+        where = on_path(self)
+        write(where, "byzpy-tw-c", MODEL.format("aa"), module="byzpy_tw_c")
+        for name in (".egg-info", "-1.0.dist-info", "byzpy_tw_d-1.0.dist-info"):
+            (where / name).mkdir()
+        self.assertEqual(
+            set(load().distributions) & {"byzpy-tw", "byzpy-tw-c"}, {"byzpy-tw", "byzpy-tw-c"}
+        )
+
     def test_misspelt_hooks(self) -> None:
         """A misspelt hook names its distribution, too."""
         source = "@hookimpl\ndef register_dataset():\n    return []\n"

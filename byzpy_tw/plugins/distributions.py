@@ -18,17 +18,21 @@ Point = tuple[str, str, importlib.metadata.EntryPoint]  # its distribution and v
 def installed_points(only: Collection[str] | None = None) -> Iterator[Point]:
     """Entry points of the group, each with its distribution and version, in a fixed order.
 
-    `only` restricts them to these distributions.  Of one that is found twice, such as an editable
-    install seen from its own folder, importlib takes the first on the path, the one that imports.
+    `only` restricts them to these distributions.  A distribution that is found twice, such as an
+    editable install seen from its own folder, counts once; one that is damaged has no name.
     """
     wanted = None if only is None else {_canonical(name) for name in only}
     found: dict[tuple[str, str], Point] = {}
-    for point in importlib.metadata.entry_points(group=GROUP):
-        metadata: Any = point.dist and point.dist.metadata
+    first: dict[str, tuple[str, str]] = {}  # of two versions, the one on the path that imports
+    for distribution in importlib.metadata.distributions():
+        points = distribution.entry_points.select(group=GROUP)
+        metadata: Any = distribution.metadata if points else None
         name = metadata and metadata["Name"]
         if name and (wanted is None or _canonical(name) in wanted):
-            version = metadata["Version"] or "unknown"
-            found[_canonical(name), point.name] = (name, version, point)
+            key, version = _canonical(name), metadata["Version"] or "unknown"
+            source = first.setdefault(key, (name, version))
+            for point in points:
+                found.setdefault((key, point.name), (*source, point))
     return iter(found[key] for key in sorted(found))
 
 

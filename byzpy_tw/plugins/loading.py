@@ -20,7 +20,7 @@ from attrs import frozen
 
 import byzpy_tw
 from byzpy_tw.errors import BrokenPlugin, ByzpyTwError, DuplicateName, MisspeltHook
-from byzpy_tw.plugin_code import describe_exception, plugin_call
+from byzpy_tw.plugin_code import describe_exception, exception_text, plugin_call
 from byzpy_tw.plugins import hookspecs
 from byzpy_tw.plugins.distributions import check_disabled, installed_points
 from byzpy_tw.plugins.hookspecs import GROUP, Registration
@@ -158,8 +158,9 @@ class _Source:
             with plugin_call(self.owner):
                 yield
         except ByzpyTwError as e:
-            cause = e.__cause__ if isinstance(e, BrokenPlugin) else None
-            raise self._broken(f"{failed} {describe_exception(cause or e)}") from e
+            ours = exception_text(e).startswith(f"{self.owner} raised ")
+            why = describe_exception((ours and e.__cause__) or e).removeprefix(f"{self.owner}: ")
+            raise self._broken(f"{failed} {why}") from e
 
     def _check_hooks(self, plugin: object) -> None:
         """Refuse hooks that pluggy would accept silently, or report at a page's length."""
