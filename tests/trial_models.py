@@ -346,6 +346,14 @@ class CachedNorm(Plain):
         return super().forward(x) / self.norm
 
 
+class NormOfTheCopy(CachedNorm):
+    """It derives that number when it is copied: right in copies made with these parameters."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.norm = self.a.weight.detach().norm()
+
+
 class FilledOnce(Plain):
     """A constant buffer that is made in the first call."""
 
@@ -445,7 +453,10 @@ SHARED = (
     FilledOnce, NotANumber, ConjugateBuffer, NewWeightNorm, Recurrent, Tied, ConstantBuffer,
     BatchStatistics, DrawsByNumPy, GlobalOnce, scripted, compiled,
 )  # fmt: skip
-COPIED = (CacheBySize, CachedNorm, KeepsOnItself, KeepsInAList, KeepsByAMethod, OldWeightNorm)
+COPIED = (
+    CacheBySize, CachedNorm, NormOfTheCopy, KeepsOnItself, KeepsInAList, KeepsByAMethod,
+    OldWeightNorm,
+)  # fmt: skip
 REFUSED: dict[Any, tuple[str, ...]] = {
     KeepsInAHook: ("'kept'", "local variable"),
     KeepsOnItsClass: ("KeepsOnItsClass.last", "share"),

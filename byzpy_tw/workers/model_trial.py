@@ -173,7 +173,7 @@ class ModelTrial:
             )
         kept = tuple(dict.fromkeys([*first.own, *second.own])) or self._evaluate(self.model)
         if self.foreign and not kept:
-            self._check_scaled(self.model)
+            self._check_scaled(lambda: self.model)
         return kept
 
     def _enlarge(self, seconds: float) -> None:
@@ -213,7 +213,7 @@ class ModelTrial:
                 "parameters only"
             )
         if self.foreign:
-            self._check_scaled(copies())
+            self._check_scaled(copies)
         leaks = compare_snapshots(before, snapshot(self.model))
         if leaks or found.digests != expected.digests:
             where = quote_names([*leaks.own, *leaks.shared] or keeps)
@@ -336,7 +336,7 @@ class ModelTrial:
 
     # -- judging
 
-    def _check_scaled(self, model: nn.Module) -> None:
+    def _check_scaled(self, model: Callable[[], nn.Module]) -> None:
         """Refuse a model that keeps large parameters, or values derived from the first ones.
 
         With scaled parameters, a model that was called before must equal a fresh one.
@@ -347,7 +347,7 @@ class ModelTrial:
                 leaf.mul_(_SCALE)
                 other.copy_(leaf)
         values = self._values()
-        used = self.scores(model)
+        used = self.scores(model())  # copied only now, as in a run
         self._check_parameters(values)
         unused = fresh.scores()
         with torch.no_grad():
