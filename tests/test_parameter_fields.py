@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from decimal import Decimal
 from enum import Enum
@@ -20,6 +21,7 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadParameter
 from byzpy_tw.parameters import boolean, choice, integer, real
 from byzpy_tw.plugins import load
+from byzpy_tw.protocol.commands import PROTOCOL
 from byzpy_tw.workers.spec import RunSpec
 
 
@@ -111,5 +113,14 @@ class NodeFieldTests(SynchronousTestCase):
         self.assertEqual(set(marked) - {None}, {f.name for f in fields(RunSpec)} - {"n"})
         config = RunConfig(in_process=True, num_honest=5, num_byz=2, seed=9, round_timeout=7)
         spec = config.spec()
-        self.assertEqual((spec.n, spec.shards, spec.seed, spec.round_timeout), (7, 5, 9, 7.0))
+        self.assertEqual((spec.n, spec.shards, spec.seed, spec.patience), (7, 5, 9, 7.0))
         self.assertEqual(RunSpec.from_json(spec.to_json()), spec)
+
+    def test_fields_on_the_wire(self) -> None:
+        """A server refuses a spec with others: a new name needs a new `PROTOCOL`."""
+        wire = (
+            "batch_size dataset f micro_batch_size model n partition patience replacement seed "
+            "shards wire_dtype"
+        )
+        found = json.loads(RunConfig(in_process=True).spec().to_json())
+        self.assertEqual((PROTOCOL, sorted(found)), (2, wire.split()))

@@ -173,7 +173,7 @@ class RunConfig:
     )  # fmt: skip
     round_timeout: float = _running(
         60.0, "seconds that a round waits for its vectors",
-        _positive, metavar="SECONDS", node_field="round_timeout",
+        _positive, metavar="SECONDS", node_field="patience",
     )  # fmt: skip
     replace_timeout: float = _running(
         60.0,

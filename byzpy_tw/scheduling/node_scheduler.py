@@ -167,7 +167,7 @@ class NodeScheduler:
             return
         seconds = self.host.nodes[node].attack.seconds
         if seconds is None:
-            seconds = 2 * self.host.spec.round_timeout
+            seconds = 2 * self.host.spec.patience
 
         def late() -> None:
             self._delayed[node] = None

@@ -44,7 +44,7 @@ class RunSpec:
     f: int = _field(parameters.integer_in(0, 1_000_000))
     wire_dtype: str = _field(parameters.one_of(*WIRE_DTYPES), default="float32")
     # seconds that a round waits, for nodes that are late on purpose
-    round_timeout: float = _field(parameters.real_in(0, 1e9), default=60.0)
+    patience: float = _field(parameters.real_in(0, 1e9), default=60.0)
 
     @property
     def byzantine(self) -> int:
