@@ -76,7 +76,7 @@ class RoundMachine(RuleBasedStateMachine):
             assert isinstance(verdict, Halt) and verdict.diverged
         elif len(refused) > round.f:
             assert isinstance(verdict, Halt) and not verdict.diverged
-            asked = [n for n, reason in refused.items() if reason is not Reason.UNASKED]
+            asked = [n for n, reason in refused.items() if reason is not Reason.NOT_ASKED]
             assert f"{len(asked)} of n = {round.n}" in verdict.why
             assert f"f = {round.f}" in verdict.why
         else:
@@ -192,9 +192,9 @@ class VerdictTests(SynchronousTestCase):
             round = Round(0, 3, 2, f, frozenset({4}))
             for node in range(3):
                 round.refuse(node, Reason.FAILED, "ValueError: no")
-            round.mark_unasked([3, 4], "no honest vector could be shown")
+            round.mark_not_asked([3, 4], "no honest vector could be shown")
             round.expire()
-            self.assertEqual(round.refusals[3].reason, Reason.UNASKED)
+            self.assertEqual(round.refusals[3].reason, Reason.NOT_ASKED)
             self.assertEqual(round.refusals[4].reason, Reason.PROBATION)
             verdict = round.verdict(anything)
             assert isinstance(verdict, Halt)

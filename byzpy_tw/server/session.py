@@ -79,6 +79,7 @@ class Session(ServerConnection):
         heard: Any = (self.boxes_received, [read for read, _ in moved])
         checks = CHECKS_PER_TIMEOUT
         if not self.pinged:
+            # A value that never repeats counts as a sign of life.
             heard = object() if self.in_flight else (heard, moved)
             checks *= GRACE_FACTOR if self.runs else 1
         if self._idle_detector.check(heard) >= checks:
