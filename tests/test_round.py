@@ -57,12 +57,12 @@ class RoundMachine(RuleBasedStateMachine):
             n: reason for n, reason in first.items() if reason is not None
         }
         accept = sorted(n for n, reason in first.items() if reason is None)
-        assert round.honest_accepted == tuple(n for n in accept if n < round.honest)
+        assert round.honest_accepted == tuple(n for n in accept if n < round.num_honest)
         assert [round.is_awaited(n) for n in range(round.n)] == [
             n not in first for n in range(round.n)
         ]
         assert round.complete == (len(first) == round.n)
-        assert round.honest_complete == all(n in first for n in range(round.honest))
+        assert round.honest_complete == all(n in first for n in range(round.num_honest))
 
     @invariant()
     def the_verdict_follows_from_the_outcomes(self) -> None:
@@ -70,9 +70,9 @@ class RoundMachine(RuleBasedStateMachine):
         if not round.complete:
             return
         refused = {n: reason for n, reason in first.items() if reason is not None}
-        bad = sum(n < round.honest and r is Reason.NOT_FINITE for n, r in refused.items())
+        bad = sum(n < round.num_honest and r is Reason.NOT_FINITE for n, r in refused.items())
         verdict = round.verdict(anything)
-        if 2 * bad > round.honest:
+        if 2 * bad > round.num_honest:
             assert isinstance(verdict, Halt) and verdict.diverged
         elif len(refused) > round.f:
             assert isinstance(verdict, Halt) and not verdict.diverged

@@ -75,11 +75,11 @@ Computable = Callable[[int, int], str | None]
 
 @define
 class Round:
-    """One round, as the module describes it.  Honest nodes are 0 .. honest-1, then Byzantine."""
+    """One round, as described above.  Honest nodes are 0 .. num_honest-1, then Byzantine."""
 
     number: int
-    honest: int
-    byzantine: int
+    num_honest: int
+    num_byz: int
     f: int
     probation: frozenset[int] = frozenset()
     answered_on_probation: set[int] = field(factory=set, init=False)  # of those on probation
@@ -90,13 +90,13 @@ class Round:
 
     def __attrs_post_init__(self) -> None:
         self._awaited = set(range(self.n))
-        self._honest_awaited = self.honest
+        self._honest_awaited = self.num_honest
         for node in self.probation:
             self.refuse(node, Reason.PROBATION, "failed before, and is not waited for")
 
     @property
     def n(self) -> int:
-        return self.honest + self.byzantine
+        return self.num_honest + self.num_byz
 
     def is_awaited(self, node: int) -> bool:
         """Tell whether the outcome of `node` is open."""
@@ -123,7 +123,7 @@ class Round:
         if node not in self._awaited:
             return False
         self._awaited.discard(node)
-        self._honest_awaited -= node < self.honest
+        self._honest_awaited -= node < self.num_honest
         return True
 
     def expire(
@@ -163,7 +163,7 @@ class Round:
     @property
     def honest_accepted(self) -> tuple[int, ...]:
         """Return the honest nodes whose vectors may be used, in order."""
-        return tuple(sorted(node for node in self._accepted if node < self.honest))
+        return tuple(sorted(node for node in self._accepted if node < self.num_honest))
 
     @property
     def diverged(self) -> bool:
@@ -172,7 +172,7 @@ class Round:
         That is the model's doing, and does not count against any node.
         """
         bad = [r for r in self.refusals.values() if r.reason is Reason.NOT_FINITE]
-        return 2 * sum(r.node < self.honest for r in bad) > self.honest
+        return 2 * sum(r.node < self.num_honest for r in bad) > self.num_honest
 
     def verdict(self, computable: Computable) -> Proceed | Halt:
         """Return how to go on, now that every outcome is known."""
@@ -183,8 +183,8 @@ class Round:
                 else "the model or its data is broken from the start"
             )
             return Halt(
-                f"round {self.number}: over half of the {self.honest} honest nodes' vectors are "
-                f"not finite: {advice}{self._cause()}",
+                f"round {self.number}: over half of the {self.num_honest} honest nodes' vectors "
+                f"are not finite: {advice}{self._cause()}",
                 diverged=True,
             )
         refused, nodes = len(self.refusals), self.usable
@@ -227,7 +227,7 @@ class Round:
         """Return advice about the refusals, each piece after a semicolon; empty for none."""
         failed = self._refusals_for(Reason.FAILED)
         if failed:
-            what = "model" if failed[0].node < self.honest else "attack"
+            what = "model" if failed[0].node < self.num_honest else "attack"
             return (
                 f"; mend the {what}: the log of the machine where it failed (trainer.log, or "
                 "its server's log) has the traceback"

@@ -82,7 +82,7 @@ class RoundDriver:
         for node in nodes:
             if self._collector.has_vector(node) or not self.round.wants(node):
                 continue
-            if node < self.round.honest:
+            if node < self.round.num_honest:
                 honest.append(node)
             elif self._attack_input is not None:
                 byzantine.append(node)

@@ -246,8 +246,8 @@ class RoundRunner:
     def _reveal(self, round: Round, f: int) -> Revealed:
         """Return the knowledge that travels in this round, the rules' f being `f`."""
         nodes = round.honest_accepted
-        rows = self.collector.matrix[: round.honest]
-        if len(nodes) < round.honest:
+        rows = self.collector.matrix[: round.num_honest]
+        if len(nodes) < round.num_honest:
             rows = rows[list(nodes)]
         with thread_limit(self._threads):
             return self.algorithm.reveal(self._state, nodes, rows, f)
