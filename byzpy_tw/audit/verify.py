@@ -63,8 +63,7 @@ class Verification:
     _recomputer: RoundRecomputer = field(init=False)
     _checkpoints: dict[int, Path] = field(factory=dict, init=False)  # the good ones, by round
     _round: int | None = field(default=None, init=False)  # that is being computed
-    # A hash that is not met, until the next round tells whether the record was changed.
-    _unconfirmed: Problem | None = field(default=None, init=False)
+    _unconfirmed: Problem | None = field(default=None, init=False)  # an unmet hash, for one round
 
     @property
     def rounds(self) -> list[dict[str, Any]]:
