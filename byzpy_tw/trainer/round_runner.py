@@ -178,16 +178,16 @@ class RoundRunner:
         if isinstance(verdict, Halt):
             self.halt_record = {"round": number, "refused": _refused(round)}
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
-        return GatheredRound(
-            round, verdict, watch, before, attack, driver.costly_failures(), told_f
-        )
+        costly = driver.costly_failures()
+        return GatheredRound(round, verdict, watch, before, attack, costly, told_f)
 
     async def commit(self, gathered: GatheredRound, *, keep: bool = False) -> CompletedRound:
         """Aggregate and step.
 
-        The last round must be evaluated and its checkpoint copied by now.  A server that still
-        reads the sent parameters keeps its own copy (`lent`).  Not to be cancelled: its work in
-        the pool would be done all the same.  Raises `Diverged` and the rules' errors.
+        The last round must be evaluated by now, and no checkpoint may be reading the run's own
+        tensors.  Where a server still reads the sent parameters, the step is taken on a copy.
+        Not to be cancelled: its work in the pool would be done all the same.  Raises `Diverged`
+        and the rules' errors.
         """
         watch, round, verdict = gathered.stopwatch, gathered.round, gathered.verdict
         watch.skip()
