@@ -32,8 +32,8 @@ from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, RunDirectory, to_json
 from byzpy_tw.records.resume import merge_config, reopen
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
+from byzpy_tw.trainer.checkpoint_scheduler import MIN_WORK_PER_WRITE, CheckpointScheduler
 from byzpy_tw.trainer.checkpoint_scheduler import ROUNDS as EVERY
-from byzpy_tw.trainer.checkpoint_scheduler import SHARE, CheckpointScheduler
 from byzpy_tw.trainer.run import prepare_resume
 from byzpy_tw.vectors import sha256_of
 from tests.recorded_runs import record
@@ -218,7 +218,7 @@ class SavingTests(SynchronousTestCase):
         self.pool.drain()
         self.assertEqual(saving.round, EVERY)
         self.assertFalse(saving.is_due(2 * EVERY))
-        self.clock.advance(2 * SHARE)
+        self.clock.advance(2 * MIN_WORK_PER_WRITE)
         self.assertTrue(saving.is_due(2 * EVERY))
         self.assertTrue(saving.is_due(EVERY + 1))  # rounds that take seconds
 
@@ -289,7 +289,7 @@ from byzpy_tw.trainer import checkpoint_scheduler
 
 write, state_module.LARGE = checkpoint.write, 0
 checkpoint_scheduler.ROUNDS = checkpoint_scheduler.SECONDS = 1
-checkpoint_scheduler.SHARE = 0
+checkpoint_scheduler.MIN_WORK_PER_WRITE = 0
 
 def slowly(folder, state, keep):
     time.sleep(0.2)  # some rounds, if nobody waits

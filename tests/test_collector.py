@@ -18,7 +18,7 @@ from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
-from byzpy_tw.trainer.collector import MAX_UNREQUESTED, Collector
+from byzpy_tw.trainer.collector import UNREQUESTED_BASE, Collector
 from byzpy_tw.trainer.server_client import RemoteServer
 
 D = 4
@@ -218,20 +218,20 @@ class CollectorTests(SynchronousTestCase):
 
     def test_probation(self) -> None:
         """A node on probation is not waited for; a good vector in time is noted."""
-        for number, seconds, answered_late in ((1, 1.0, True), (2, 100.0, False)):
+        for number, seconds, answered_on_probation in ((1, 1.0, True), (2, 100.0, False)):
             with self.subTest(seconds):
-                self.collector.round_timeout = 10.0
+                self.collector.late_answer_seconds = 10.0
                 self.collector.begin(Round(number - 1, 3, 1, 1))
                 self.reactor.advance(seconds)
                 now = Round(number, 3, 1, 1, frozenset({2}))
                 self.collector.begin(now)
                 self.assertIs(self.refusal(2, now), Reason.PROBATION)
                 self.deliver(self.a, vector(2, round=number - 1))
-                self.assertEqual(now.answered_late, {2} if answered_late else set())
+                self.assertEqual(now.answered_on_probation, {2} if answered_on_probation else set())
         now = Round(3, 3, 1, 1, frozenset({2}))
         self.collector.begin(now)
         self.deliver(self.a, vector(2, round=3), math.nan)
-        self.assertEqual(now.answered_late, set())
+        self.assertEqual(now.answered_on_probation, set())
 
     def test_a_late_vector_is_looked_at(self) -> None:
         """A node on probation is not readmitted by one that is not finite."""
@@ -239,9 +239,9 @@ class CollectorTests(SynchronousTestCase):
         now = Round(1, 3, 1, 1, frozenset({2}))
         self.collector.begin(now)
         self.deliver(self.a, vector(2, round=0), math.nan)
-        self.assertEqual(now.answered_late, set())
+        self.assertEqual(now.answered_on_probation, set())
         self.deliver(self.a, vector(2, round=0))
-        self.assertEqual(now.answered_late, {2})
+        self.assertEqual(now.answered_on_probation, {2})
 
     def test_nodes_on(self) -> None:
         """The nodes of a server, in order."""
@@ -272,8 +272,8 @@ class FloodTests(SynchronousTestCase):
         stale = Header(FrameKind.VECTOR, 0, 3, 0)
         for number in (1, 2):  # each round anew
             collector.begin(Round(number, 1, 1, 1))
-            for _ in range(MAX_UNREQUESTED):
+            for _ in range(UNREQUESTED_BASE):
                 self.assertIsNone(collector.allocate(server, stale))
         with self.assertRaises(BadFrame):
-            for _ in range(MAX_UNREQUESTED):
+            for _ in range(UNREQUESTED_BASE):
                 collector.allocate(server, stale)

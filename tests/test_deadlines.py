@@ -120,5 +120,5 @@ class DeadlineTests(SynchronousTestCase):
         self.round.refuse(0, Reason.LATE)
         self.round.refuse(1, Reason.FAILED)
         self.round.refuse(2, Reason.FAILED)
-        slow = self.deadlines.slow_nodes({1: TIMEOUT / 4 - 1, 2: TIMEOUT / 4 + 1})
+        slow = self.deadlines.costly_failures({1: TIMEOUT / 4 - 1, 2: TIMEOUT / 4 + 1})
         self.assertEqual(slow, {0, 2})

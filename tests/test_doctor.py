@@ -189,7 +189,7 @@ class ServersTests(DoctorCase):
         here = await self.examined(hosts)
         here.here = None
         here.troubles.clear()
-        here._judge()
+        here._compare_all()
         self.assertIn("holds other data for 'records' than", here.troubles[0])
 
     async def test_a_clock_that_is_off(self) -> None:

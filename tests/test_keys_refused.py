@@ -111,7 +111,7 @@ class WelcomeTests(KeysCase):
         await host.hello()
         [session] = server._sessions
         self.assertFalse(session.unauthenticated)
-        self.assertEqual(session.peer.split()[1], "(trainer)")
+        self.assertEqual(session.peer_text.split()[1], "(trainer)")
 
 
 class RefusedTests(KeysCase):

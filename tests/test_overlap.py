@@ -112,14 +112,14 @@ class RoundsTests(SynchronousTestCase):
         self.patch(RoundRunner, "_request", lambda rounds: 1 / 0)
         committing = Deferred.fromCoroutine(self.rounds.commit(gathered))
         self.failureResultOf(committing, ZeroDivisionError)
-        self.assertIsNone(self.rounds.done)
+        self.assertIsNone(self.rounds.rounds_done)
 
     def test_gathering_changes_nothing(self) -> None:
         """A round that is given up before it is committed can be run again."""
         before = self.evaluator.parameters.clone()
         self.successResultOf(Deferred.fromCoroutine(self.rounds.gather(0)))
         self.assertTrue(torch.equal(self.evaluator.parameters, before))
-        self.assertEqual(self.rounds.done, 0)
+        self.assertEqual(self.rounds.rounds_done, 0)
         state = self.rounds.state()
         self.assertEqual((state.momenta, state.history, state.probation), ({}, {}, {}))
 

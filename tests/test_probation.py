@@ -14,7 +14,7 @@ class ProbationTests(SynchronousTestCase):
         self.probation = Probation()
 
     def fail(self, times: int, *, waited: bool = True) -> list[str]:  # type: ignore[override]
-        return [self.probation.record_failure(1, waited=waited) for _ in range(times)]
+        return [self.probation.record_failure(1, costly=waited) for _ in range(times)]
 
     def test_several_failures_in_a_row(self) -> None:
         """Are told once, whatever they were."""
@@ -57,7 +57,7 @@ class ProbationTests(SynchronousTestCase):
             if good:
                 probation.record_success([1])
             elif 1 not in probation.nodes:
-                probation.record_failure(1, waited=True)
+                probation.record_failure(1, costly=True)
                 waited += 1
         self.assertLessEqual(waited, ALLOWANCE)
 
@@ -69,7 +69,7 @@ class ProbationTests(SynchronousTestCase):
             if good:
                 probation.record_success([node])
             else:
-                probation.record_failure(node, waited=waited)
+                probation.record_failure(node, costly=waited)
         again = Probation.from_plain(probation.to_plain())
         self.assertEqual(again, probation)
         self.assertEqual(again.nodes, probation.nodes)

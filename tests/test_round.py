@@ -57,12 +57,12 @@ class RoundMachine(RuleBasedStateMachine):
             n: reason for n, reason in first.items() if reason is not None
         }
         accept = sorted(n for n, reason in first.items() if reason is None)
-        assert round.honest_accepted == tuple(n for n in accept if n < round.honest)
+        assert round.honest_accepted == tuple(n for n in accept if n < round.num_honest)
         assert [round.is_awaited(n) for n in range(round.n)] == [
             n not in first for n in range(round.n)
         ]
         assert round.complete == (len(first) == round.n)
-        assert round.honest_complete == all(n in first for n in range(round.honest))
+        assert round.honest_complete == all(n in first for n in range(round.num_honest))
 
     @invariant()
     def the_verdict_follows_from_the_outcomes(self) -> None:
@@ -70,13 +70,13 @@ class RoundMachine(RuleBasedStateMachine):
         if not round.complete:
             return
         refused = {n: reason for n, reason in first.items() if reason is not None}
-        bad = sum(n < round.honest and r is Reason.NOT_FINITE for n, r in refused.items())
+        bad = sum(n < round.num_honest and r is Reason.NOT_FINITE for n, r in refused.items())
         verdict = round.verdict(anything)
-        if 2 * bad > round.honest:
+        if 2 * bad > round.num_honest:
             assert isinstance(verdict, Halt) and verdict.diverged
         elif len(refused) > round.f:
             assert isinstance(verdict, Halt) and not verdict.diverged
-            asked = [n for n, reason in refused.items() if reason is not Reason.UNASKED]
+            asked = [n for n, reason in refused.items() if reason is not Reason.NOT_ASKED]
             assert f"{len(asked)} of n = {round.n}" in verdict.why
             assert f"f = {round.f}" in verdict.why
         else:
@@ -192,9 +192,9 @@ class VerdictTests(SynchronousTestCase):
             round = Round(0, 3, 2, f, frozenset({4}))
             for node in range(3):
                 round.refuse(node, Reason.FAILED, "ValueError: no")
-            round.mark_unasked([3, 4], "no honest vector could be shown")
+            round.mark_not_asked([3, 4], "no honest vector could be shown")
             round.expire()
-            self.assertEqual(round.refusals[3].reason, Reason.UNASKED)
+            self.assertEqual(round.refusals[3].reason, Reason.NOT_ASKED)
             self.assertEqual(round.refusals[4].reason, Reason.PROBATION)
             verdict = round.verdict(anything)
             assert isinstance(verdict, Halt)

@@ -241,7 +241,7 @@ class DriverTests(ClusterCase):
         self.assertEqual(self.reasons(driver), {1: Reason.PROBATION})
         self.assertIn(("compute", 0, (1,)), self.world.on("b").calls)
         self.world.on("b").send(1, 0)
-        self.assertEqual(driver.round.answered_late, {1})
+        self.assertEqual(driver.round.answered_on_probation, {1})
 
     def test_what_failed_slowly(self) -> None:
         """Is as dear as silence; what failed at once is not."""
@@ -251,7 +251,7 @@ class DriverTests(ClusterCase):
         self.collector.record_failures(self.world.on("a"), 0, {0: "no memory"})
         self.reactor.advance(TIMEOUT / 2 - 1)
         self.collector.record_failures(self.world.on("b"), 0, {1: "no memory"})
-        self.assertEqual(driver.slow_nodes(), {1})
+        self.assertEqual(driver.costly_failures(), {1})
 
     def test_a_trainer_that_was_stopped(self) -> None:
         """It looks at unread answers before it judges: they may be the missing ones."""

@@ -248,7 +248,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_a_broken_one(self) -> None:
         """A seed that fails is told with the command that replays it."""
-        self.patch(RoundRunner, "_judge", lambda self, *a: 1 / 0)
+        self.patch(RoundRunner, "_update_probation", lambda self, *a: 1 / 0)
         code, text = self.said("--seeds", "0:3")
         self.assertEqual(code, 1)
         self.assertIn("replay: python -m tests.simulation --seed", text)

@@ -19,12 +19,14 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.__main__ import main
+from byzpy_tw.audit.recompute import RoundRecomputer
 from byzpy_tw.audit.replay import ImmediateExecutor, prepare_replay
 from byzpy_tw.audit.verify import Verification
 from byzpy_tw.config.run_config import RunConfig, options_digest
 from byzpy_tw.plugins import load
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import read_run, to_json
+from byzpy_tw.records.schema import ROUND_FIELDS
 from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
 from tests.support import PATIENCE, folder
 
@@ -374,6 +376,22 @@ class LyingTests(VerifyCase):
         )
         self.assertIn("if it lied, cannot be computed again", verification.problems[0].text)
         self.assertEqual(verification.spans, [(0, 2), (4, 6)])
+
+
+class EntriesTests(SynchronousTestCase):
+    def test_each_verified_field_is_computed(self) -> None:
+        """A field without an entry of the recomputed round would never be compared."""
+        config = RunConfig(
+            in_process=True, dataset="synthetic", model="mlp:hidden=8", batch_size=16,
+            num_honest=4, num_byz=1, f=1, rounds=1, attack="empire", aggregator="median",
+        )  # fmt: skip
+        pool = ImmediateExecutor()
+        replay = prepare_replay(config, _registry(), Path("data"), pool, 2)
+        record = {"round": 0, "f": 1, "refused": [], "foreseen_f": 1, "accuracy": 0.5,
+                  "parameters_sha256": ""}  # fmt: skip
+        entries = RoundRecomputer(replay, pool, 1).recompute(replay.first, record).entries
+        verified = {name for name, field in ROUND_FIELDS.items() if field.verified}
+        self.assertEqual(set(entries), verified)
 
 
 @pytest.mark.slow

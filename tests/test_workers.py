@@ -66,7 +66,7 @@ class AimTests(SynchronousTestCase):
             round.refuse(0, Reason.NOT_FINITE)
             round.accept(1)
             round.accept(2)
-            self.assertEqual(round.expected_budget(rules.aggregation.computable), 1)
+            self.assertEqual(round.told_f(rules.aggregation.computable), 1)
             algorithm, rows = Dsgd(config, rules), torch.randn(2, 40)
             state = algorithm.begin(torch.zeros(40))
             shown = algorithm.reveal(state, round.honest_accepted, rows, 1)

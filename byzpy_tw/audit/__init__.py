@@ -1,1 +1,4 @@
-"""The audit of a run: its rounds computed again and compared with its records."""
+"""The audit of a run: its rounds computed again and compared with its records.
+
+``find_*`` returns problems, ``compare_*`` yields them, a `Verification` appends them to its own.
+"""

@@ -101,8 +101,8 @@ class RoundRecomputer:
     def recompute(self, state: State, record: Mapping[str, Any]) -> RecomputedRound:
         """Compute the round of `record` from the `state` before it.
 
-        The budget that the attack was told of is on record since some version; before, the
-        first one that meets the recorded hash is taken.
+        Older records lack the f that the attack was told; then each possible f is tried until
+        one gives the recorded hash.
         """
         replay, algorithm, config = self.replay, self.replay.algorithm, self.replay.config
         refused = {one["node"] for one in record["refused"]}
@@ -129,8 +129,8 @@ class RoundRecomputer:
             return RecomputedRound(after, sha256_of(after.parameters), entries)
 
         # In the pool torch computes on one thread, but for `thread_limit`.
-        budgets = self._candidate_budgets(record, honest)
-        found = (self.pool.submit(finish, f).result() for f in budgets)
+        candidates = self._candidate_f(record, honest)
+        found = (self.pool.submit(finish, f).result() for f in candidates)
         likely = next(found)
         if likely.digest == record["parameters_sha256"]:
             return likely
@@ -155,22 +155,20 @@ class RoundRecomputer:
             entries |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
         return entries
 
-    def _candidate_budgets(
-        self, record: Mapping[str, Any], honest: Sequence[int]
-    ) -> list[int | None]:
-        """Return the budgets that the attack may have been told of, the likely one first."""
+    def _candidate_f(self, record: Mapping[str, Any], honest: Sequence[int]) -> list[int | None]:
+        """Return each f that the attack may have been told, the likely one first."""
         config = self.replay.config
         if not config.num_byz or not honest:
             return [None]
-        told = record.get("foreseen_f")
-        if type(told) is int and 0 <= told <= config.f:
-            return [told]
+        told_f = record.get("foreseen_f")
+        if type(told_f) is int and 0 <= told_f <= config.f:
+            return [told_f]
         round = Round(record["round"], config.num_honest, config.num_byz, config.f)
         for refused in record["refused"]:
             known = refused["node"] < config.num_honest or refused["reason"] == "probation"
             if known and refused["reason"] in {r.value for r in Reason}:
                 round.refuse(refused["node"], Reason(refused["reason"]))
-        likely = round.expected_budget(self.replay.algorithm.computable)
+        likely = round.told_f(self.replay.algorithm.computable)
         return list(dict.fromkeys([likely, *range(config.f, -1, -1)]))
 
     def _fill_attack_rows(

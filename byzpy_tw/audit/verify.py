@@ -63,7 +63,7 @@ class Verification:
     _recomputer: RoundRecomputer = field(init=False)
     _checkpoints: dict[int, Path] = field(factory=dict, init=False)  # the good ones, by round
     _round: int | None = field(default=None, init=False)  # that is being computed
-    _pending: Problem | None = field(default=None, init=False)  # a hash, until the next round
+    _unconfirmed: Problem | None = field(default=None, init=False)  # an unmet hash, for one round
 
     @property
     def rounds(self) -> list[dict[str, Any]]:
@@ -105,8 +105,8 @@ class Verification:
             while state is not None:
                 state = self._verify_from(state)
         except Exception as e:  # models and rules are plugins' code, a checkpoint is a file
-            if self._pending is not None:
-                self.problems.append(self._pending)
+            if self._unconfirmed is not None:
+                self.problems.append(self._unconfirmed)
             where = "the run" if self._round is None else f"round {self._round}"
             text = f"{where} cannot be computed here: {clean_value(format_error(e), 1000)}"
             self.problems.append(Problem("replay", text, self._round))
@@ -206,8 +206,8 @@ class Verification:
             found = self._recomputer.recompute(state, record)
             recorded = record["parameters_sha256"]
             met = found.digest == recorded
-            if self._pending is not None:
-                before, self._pending = self._pending, None
+            if self._unconfirmed is not None:
+                before, self._unconfirmed = self._unconfirmed, None
                 if not met and found.differing_norms(record):
                     self.problems.append(before)
                     self.spans.append((begin, number))
@@ -223,12 +223,12 @@ class Verification:
                     f"round {number}: the recorded hash {recorded[:12]} is not met, computed "
                     f"{found.digest[:12]}; {why}"
                 )
-                self._pending = Problem("hash", text, number)
+                self._unconfirmed = Problem("hash", text, number)
             state = found.state
             self.progress(state.round, total)
-        if self._pending is not None:
-            self.problems.append(self._pending)
-            self._pending = None
+        if self._unconfirmed is not None:
+            self.problems.append(self._unconfirmed)
+            self._unconfirmed = None
         self.spans.append((begin, total))
         return None
 

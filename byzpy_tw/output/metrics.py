@@ -59,7 +59,7 @@ def _metrics(run_report: RunReport) -> Iterator[Any]:
         labels=["node", "kind", "outcome"],
     )  # fmt: skip
     for node in history.shown.tolist():  # bounded
-        kind = "honest" if node < history.honest else "byzantine"
+        kind = "honest" if node < history.num_honest else "byzantine"
         for state, count in zip(STATES, history.totals[node].tolist(), strict=True):
             outcomes.add_metric([str(node), kind, state], count)
     up = GaugeMetricFamily("byzpy_tw_server_up", "1 if the server is there.", labels=["server"])

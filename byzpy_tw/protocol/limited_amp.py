@@ -67,7 +67,7 @@ class LimitedAMP(amp.AMP):
         self.peer_spoke_tls = False  # where a command was expected
 
     @property
-    def peer(self) -> str:
+    def peer_text(self) -> str:
         """The other end, for log lines."""
         if self.transport is None:
             return "a peer that is gone"
@@ -120,7 +120,7 @@ class LimitedAMP(amp.AMP):
             transport.loseConnection()
 
     def log_warning(self, what: str) -> None:
-        self.log.warn("{peer}: {what}", peer=self.peer, what=what)
+        self.log.warn("{peer}: {what}", peer=self.peer_text, what=what)
 
     def release_transport(self) -> None:
         """Stop being the transport's producer, or never become it, as before a switch."""

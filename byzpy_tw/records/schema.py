@@ -115,9 +115,10 @@ def _is_option(value: Any, n: int) -> bool:
 
 
 ANY = Type(lambda value, n: True)
-COUNT = Type(lambda value, n: type(value) is int and value >= 0, "an f")
+COUNT = Type(lambda value, n: type(value) is int and value >= 0, "a count")
 BYTES = evolve(COUNT, description="a number of bytes")
-NODE = Type(lambda value, n: type(value) is int and 0 <= value < n, "an f of a run of {n} nodes")
+NODE = Type(lambda value, n: type(value) is int and 0 <= value < n, "a node")
+RULE_F = evolve(NODE, description="an f of a run of {n} nodes")
 NODES = _list_of(NODE, "a list of some of the {n} nodes")
 NUMBER = Type(lambda value, n: is_number(value), "a number")
 SECONDS = Type(lambda v, n: is_number(v) and abs(v) <= _MOST_SECONDS, "a number of seconds")
@@ -201,7 +202,7 @@ CONFIG_FIELDS = _fields(
     Field("placement", "which nodes each server was given at the start"),
 )  # fmt: skip
 
-_REASONS = ", ".join(reason.value for reason in Reason if reason is not Reason.UNASKED)
+_REASONS = ", ".join(reason.value for reason in Reason if reason is not Reason.NOT_ASKED)
 
 # In the order of the CSV's columns.
 ROUND_FIELDS = _fields(
@@ -222,7 +223,7 @@ ROUND_FIELDS = _fields(
     Field("accuracy", "on the test data, from 0 to 1", NUMBER, when="in the same rounds",
           plotted=True, verified=True, columns=("accuracy",),
           metric=("accuracy", "Share of the test data, 0 to 1.")),
-    Field("f", "the budget that the rule was run with", NODE, required=True, columns=("f",),
+    Field("f", "the f that the rule was run with", RULE_F, required=True, columns=("f",),
           metric=("budget", "The rule's f in the last round.")),
     Field("aggregate_norm", "norm of the aggregate", NUMBER_OR_NULL, verified=True,
           columns=("aggregate_norm",)),
@@ -237,13 +238,13 @@ ROUND_FIELDS = _fields(
     Field("excluded", "nodes that the rule was given and did not select", NODES, required=True,
           verified=True, columns=("excluded",), cells=lambda nodes: [_join(nodes)]),
     Field("refused", f"nodes that the rule was not given: `node`, `reason` ({_REASONS}; "
-          f"{Reason.UNASKED.value} in result.json alone) and `detail`; all others are the "
+          f"{Reason.NOT_ASKED.value} in result.json alone) and `detail`; all others are the "
           "round's membership", REFUSALS, required=True,
           columns=(*STATES[REFUSED:], "failed"), cells=_refusal_cells),
     Field("norms", "norm of each vector that came whole, by node",
           _dict_of(NUMBER_OR_NULL, "norms by node"), verified=True),
-    Field("foreseen_f", "the budget that attacks were told of, before Byzantine nodes were "
-          "asked", _nullable(COUNT)),
+    Field("foreseen_f", "the rule's f that attacks were told, before Byzantine nodes were "
+          "asked", _nullable(evolve(COUNT, description="an f"))),
     Field("bits", "the `bits` of the configuration that the round was made with", TEXT),
     Field("options", "the options that decide bits", _dict_of(Type(_is_option), "options"),
           when="in the first record with these `bits`"),

@@ -55,10 +55,10 @@ class AttackFailures:
 
 @define(eq=False)
 class RoundCounts:
-    """Totals in bounded memory over the rounds of a run; its first nodes are the `honest` ones."""
+    """Totals in bounded memory over a run's rounds; its first `num_honest` nodes are honest."""
 
-    honest: int
-    byzantine: int
+    num_honest: int
+    num_byz: int
     rounds: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)
     phase_seconds: dict[str, float] = field(factory=dict, init=False)
@@ -77,7 +77,7 @@ class RoundCounts:
     @property
     def n(self) -> int:
         """The number of nodes."""
-        return self.honest + self.byzantine
+        return self.num_honest + self.num_byz
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count one more round."""
@@ -103,7 +103,7 @@ class RoundCounts:
     def _add_refusal(self, refused: Mapping[str, Any]) -> None:
         node, reason = refused["node"], refused["reason"][:40]
         self.refused.setdefault(node, Counter())[reason] += 1
-        if node < self.honest:
+        if node < self.num_honest:
             return
         self._byzantine_refused[reason] += 1
         if reason == Reason.FAILED.value and self._first_failure is None:
@@ -122,7 +122,7 @@ class RoundCounts:
             return None
         refused = self._byzantine_refused
         failed, probation = refused[Reason.FAILED.value], refused[Reason.PROBATION.value]
-        calls, lost = self.rounds * self.byzantine, refused[Reason.LOST.value]
+        calls, lost = self.rounds * self.num_byz, refused[Reason.LOST.value]
         all_failed = failed + probation + lost == refused.total() == calls
         return AttackFailures(failed, probation, calls, all_failed, *self._first_failure)
 

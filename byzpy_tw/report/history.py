@@ -21,8 +21,8 @@ LETTERS = "sxrtlp-"  # in a strip: of STATES, and for no round
 class RoundHistory:
     """Fed with each record of a run in order, by `add`; records are not checked here."""
 
-    honest: int
-    byzantine: int
+    num_honest: int
+    num_byz: int
     planned: int
     counts: RoundCounts = field(init=False)
     width: int = field(default=1, init=False)  # rounds in a column
@@ -33,13 +33,13 @@ class RoundHistory:
     _strips: np.ndarray = field(init=False)  # (shown, columns, states): rounds
 
     def __attrs_post_init__(self) -> None:
-        self.counts = RoundCounts(self.honest, self.byzantine)
+        self.counts = RoundCounts(self.num_honest, self.num_byz)
         self.series = {name: Series() for name in PLOTTED}
         self.totals = np.zeros((self.counts.n, len(STATES)), np.int64)
         # Of too many nodes, the first of each kind.
-        byzantine = min(self.byzantine, max(SHOWN // 2, SHOWN - self.honest))
-        honest = min(self.honest, SHOWN - byzantine)
-        self.shown = np.r_[0:honest, self.honest : self.honest + byzantine]
+        byzantine = min(self.num_byz, max(SHOWN // 2, SHOWN - self.num_honest))
+        honest = min(self.num_honest, SHOWN - byzantine)
+        self.shown = np.r_[0:honest, self.num_honest : self.num_honest + byzantine]
         self._strips = np.zeros((len(self.shown), COLUMNS, len(STATES)), np.uint32)
 
     @property

@@ -117,7 +117,7 @@ class RunReport:
         return [
             {
                 "node": node,
-                "honest": node < history.honest,
+                "honest": node < history.num_honest,
                 "home": home.get(node, "")[:_LONGEST],
                 "letters": letters,
                 "digits": digits,

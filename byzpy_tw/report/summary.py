@@ -48,7 +48,7 @@ def _failed_attack(history: RoundHistory, rule: str) -> list[str]:
 
 def _choices(history: RoundHistory, rule: str) -> list[str]:
     """Return the nodes that the rule left out."""
-    h, done, counts = history.honest, history.done, history.counts
+    h, done, counts = history.num_honest, history.done, history.counts
     if not done:
         return []
     if not counts.selecting:
@@ -105,7 +105,7 @@ def _refusals(history: RoundHistory, of: str) -> list[str]:
     found = sorted(history.counts.refused.items(), key=lambda item: (-item[1].total(), item[0]))
     told = []
     for node, why in found[:_NAMED]:
-        kind = "honest" if node < history.honest else "Byzantine"
+        kind = "honest" if node < history.num_honest else "Byzantine"
         reasons = ", ".join(f"{reason} {count}" for reason, count in why.most_common())
         told.append(f"{kind} node {node} was refused in {why.total()}{of} ({reasons})")
         of = ""

@@ -43,7 +43,7 @@ S = TypeVar("S", bound=Suspectable)
 class AlarmActions(Generic[S]):
     """The consequences of an alarm, to be carried out in this order."""
 
-    over_budget: int = 0  # nodes charged, where f does not cover them: the round is extended
+    over_budget: int = 0  # nodes charged, where the round is extended for them; else 0
     unassigned: list[int] = field(factory=list)  # nodes that no server was found for
     late: list[int] = field(factory=list)  # nodes to refuse
     unresponsive: list[S] = field(factory=list)  # servers of which no node has answered
@@ -90,20 +90,21 @@ class Deadlines(Generic[S]):
     ) -> tuple[list[int], list[int]]:  # fmt: skip
         """Note that `nodes` have had no server `since` a time.
 
-        Returns two lists of nodes to refuse.  The first has those that no server will take
-        soon: without failover all of them, otherwise those for which `may_return` is False.
-        It is empty where the fault budget does not cover them; then they are waited for, as
-        the others are.  The second has nodes whose ``--replace-timeout`` is over.
+        Returns two lists of nodes to refuse.  `refuse_now`: no server will take them soon
+        (without failover all, otherwise those for which `may_return` is False); empty where
+        the fault budget does not cover them, so that they are waited for as the others are.
+        `timed_out`: their ``--replace-timeout`` is over.
         """
         nodes = [node for node in nodes if self.round.is_awaited(node)]
-        hopeless = [n for n in nodes if not (self._placement.failover and may_return(n))]
-        if len(self.round.refusals) + len(hopeless) > self.round.f:
-            hopeless = []
-        waiting = [node for node in nodes if node not in hopeless]
+        refuse_now = [n for n in nodes if not (self._placement.failover and may_return(n))]
+        if len(self.round.refusals) + len(refuse_now) > self.round.f:
+            refuse_now = []
+        waiting = [node for node in nodes if node not in refuse_now]
         for node in waiting:
             self._due[node] = min(since.get(node, now) + self._config.replace_timeout, self._end)
             self._asked.pop(node, None)
-        return hopeless, [node for node in waiting if self._due[node] <= now]
+        timed_out = [node for node in waiting if self._due[node] <= now]
+        return refuse_now, timed_out
 
     def next_alarm(self, now: float) -> float | None:
         """Return when to call `on_alarm`: when the first watched node is late; None for never."""
@@ -158,7 +159,7 @@ class Deadlines(Generic[S]):
                 servers.pop(server, None)
         return list(servers)
 
-    def slow_nodes(self, decided_at: Mapping[int, float]) -> frozenset[int]:
+    def costly_failures(self, decided_at: Mapping[int, float]) -> frozenset[int]:
         """Return the failed nodes for which the round waited over a quarter of its timeout.
 
         `decided_at` maps a node to the time of its failure.

@@ -24,8 +24,8 @@ EARNED_IN = 100  # good rounds that earn one of them back
 @define
 class _NodeConduct:
     failures: int = 0  # in a row
-    waited: int = 0  # timeouts that it cost, less those that it has earned back
-    good: int = 0  # rounds since it last cost or earned one
+    unpaid_timeouts: int = 0  # timeouts that it cost, less those that it has earned back
+    good_rounds: int = 0  # rounds since it last cost or earned one
     on_probation: bool = False
 
 
@@ -47,31 +47,32 @@ class Probation:
             conduct = self._conduct.get(node)
             if conduct is None:
                 continue
-            conduct.good += 1
-            if conduct.good >= EARNED_IN:
-                conduct.good, conduct.waited = 0, max(0, conduct.waited - 1)
+            conduct.good_rounds += 1
+            if conduct.good_rounds >= EARNED_IN:
+                conduct.good_rounds = 0
+                conduct.unpaid_timeouts = max(0, conduct.unpaid_timeouts - 1)
             if not conduct.on_probation:
                 conduct.failures = 0
-            elif conduct.waited < ALLOWANCE:
-                # Once more, and it is back where it was: no second chance of three.
+            elif conduct.unpaid_timeouts < ALLOWANCE:
+                # One more failure puts it back on probation.
                 conduct.on_probation, conduct.failures = False, IN_A_ROW - 1
                 readmitted.append(node)
-            if not (conduct.failures or conduct.waited or conduct.on_probation):
+            if not (conduct.failures or conduct.unpaid_timeouts or conduct.on_probation):
                 del self._conduct[node]
         return readmitted
 
-    def record_failure(self, node: int, *, waited: bool) -> str:
-        """Note that `node` failed; return the reason if that puts it on probation, else nothing."""
+    def record_failure(self, node: int, *, costly: bool) -> str:
+        """Note that `node` failed, `costly` for the round; return why it is on probation now."""
         conduct = self._conduct.setdefault(node, _NodeConduct())
         conduct.failures += 1
-        if waited:
-            conduct.waited, conduct.good = conduct.waited + 1, 0
+        if costly:
+            conduct.unpaid_timeouts, conduct.good_rounds = conduct.unpaid_timeouts + 1, 0
         if conduct.on_probation:
             return ""
-        conduct.on_probation = conduct.failures >= IN_A_ROW or conduct.waited >= ALLOWANCE
+        conduct.on_probation = conduct.failures >= IN_A_ROW or conduct.unpaid_timeouts >= ALLOWANCE
         if conduct.failures >= IN_A_ROW:
             return f"it failed {conduct.failures} rounds in a row"
-        return f"it was waited for {conduct.waited} times" if conduct.on_probation else ""
+        return f"it was waited for {conduct.unpaid_timeouts} times" if conduct.on_probation else ""
 
     def to_plain(self) -> dict[str, Any]:
         """Return the nodes' numbers for a checkpoint."""

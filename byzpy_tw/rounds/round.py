@@ -6,9 +6,9 @@ A `Round` is fed with events and answers questions; it does no I/O and knows no 
 2. `accept` and `refuse` note each node's outcome, once.  Later events of the same node are
    ignored, since a peer chooses how often it speaks.
 3. `expire` ends the wait: a node that has said nothing is late.  Nodes on probation are
-   refused from the start; `answered_late` has those of them that answered well after all.
-4. `mark_unasked` is for nodes that could not be asked: no fault of theirs.
-5. `verdict` weighs the refusals against the fault budget.
+   refused from the start; `answered_on_probation` has those of them that answered well after all.
+4. `mark_not_asked` is for nodes that could not be asked: no fault of theirs.
+5. `verdict` weighs the refusals against the fault budget, `Round.f`: how many are tolerated.
 
 Proof of fault (malformed, wrong size, not finite while others are finite) lowers the rule's f:
 that node is out.  A late or lost node leaves f as it is while the rule can be computed, since
@@ -36,7 +36,7 @@ class Reason(str, Enum):
     MALFORMED = "malformed"
     NOT_FINITE = "not-finite"
     PROBATION = "probation"
-    UNASKED = "not-asked"  # in no record: such a round cannot be aggregated
+    NOT_ASKED = "not-asked"  # in no record: such a round cannot be aggregated
 
     @property
     def proves_fault(self) -> bool:
@@ -55,7 +55,7 @@ class Refusal:
 
 @frozen
 class Proceed:
-    """Aggregate the rows of `nodes`, in this order, with budget `f`."""
+    """Aggregate the rows of `nodes`, in this order, the rule's f being `f`."""
 
     nodes: tuple[int, ...]
     f: int
@@ -75,14 +75,14 @@ Computable = Callable[[int, int], str | None]
 
 @define
 class Round:
-    """One round, as the module describes it.  Honest nodes are 0 .. honest-1, then Byzantine."""
+    """One round, as described above.  Honest nodes are 0 .. num_honest-1, then Byzantine."""
 
     number: int
-    honest: int
-    byzantine: int
+    num_honest: int
+    num_byz: int
     f: int
     probation: frozenset[int] = frozenset()
-    answered_late: set[int] = field(factory=set, init=False)  # of those on probation
+    answered_on_probation: set[int] = field(factory=set, init=False)  # of those on probation
     _awaited: set[int] = field(init=False)
     _honest_awaited: int = field(init=False)  # how many of them are honest
     _accepted: set[int] = field(factory=set, init=False)
@@ -90,26 +90,26 @@ class Round:
 
     def __attrs_post_init__(self) -> None:
         self._awaited = set(range(self.n))
-        self._honest_awaited = self.honest
+        self._honest_awaited = self.num_honest
         for node in self.probation:
             self.refuse(node, Reason.PROBATION, "failed before, and is not waited for")
 
     @property
     def n(self) -> int:
-        return self.honest + self.byzantine
+        return self.num_honest + self.num_byz
 
     def is_awaited(self, node: int) -> bool:
         """Tell whether the outcome of `node` is open."""
         return node in self._awaited
 
     def wants(self, node: int) -> bool:
-        """Tell whether a vector of `node` counts: also on probation, until it has answered."""
-        return node in self._awaited or (node in self.probation and node not in self.answered_late)
+        """Tell whether to receive a vector of `node`: awaited, or on probation, not answered."""
+        return node in self._awaited or node in self.probation - self.answered_on_probation
 
     def accept(self, node: int) -> None:
         """Note that `node` sent a vector that passed every check."""
         if node in self.probation:
-            self.answered_late.add(node)
+            self.answered_on_probation.add(node)
         elif self._decide(node):
             self._accepted.add(node)
 
@@ -123,7 +123,7 @@ class Round:
         if node not in self._awaited:
             return False
         self._awaited.discard(node)
-        self._honest_awaited -= node < self.honest
+        self._honest_awaited -= node < self.num_honest
         return True
 
     def expire(
@@ -140,10 +140,10 @@ class Round:
             else:
                 self.refuse(node, Reason.LATE, "no answer within the timeout")
 
-    def mark_unasked(self, nodes: Iterable[int], why: str) -> None:
+    def mark_not_asked(self, nodes: Iterable[int], why: str) -> None:
         """Note that the nodes of `nodes` that are still awaited were not asked for anything."""
         for node in sorted(self._awaited & set(nodes)):
-            self.refuse(node, Reason.UNASKED, f"not asked: {why}")
+            self.refuse(node, Reason.NOT_ASKED, f"not asked: {why}")
 
     @property
     def honest_complete(self) -> bool:
@@ -163,7 +163,7 @@ class Round:
     @property
     def honest_accepted(self) -> tuple[int, ...]:
         """Return the honest nodes whose vectors may be used, in order."""
-        return tuple(sorted(node for node in self._accepted if node < self.honest))
+        return tuple(sorted(node for node in self._accepted if node < self.num_honest))
 
     @property
     def diverged(self) -> bool:
@@ -172,7 +172,7 @@ class Round:
         That is the model's doing, and does not count against any node.
         """
         bad = [r for r in self.refusals.values() if r.reason is Reason.NOT_FINITE]
-        return 2 * sum(r.node < self.honest for r in bad) > self.honest
+        return 2 * sum(r.node < self.num_honest for r in bad) > self.num_honest
 
     def verdict(self, computable: Computable) -> Proceed | Halt:
         """Return how to go on, now that every outcome is known."""
@@ -183,15 +183,15 @@ class Round:
                 else "the model or its data is broken from the start"
             )
             return Halt(
-                f"round {self.number}: over half of the {self.honest} honest nodes' vectors are "
-                f"not finite: {advice}{self._cause()}",
+                f"round {self.number}: over half of the {self.num_honest} honest nodes' vectors "
+                f"are not finite: {advice}{self._cause()}",
                 diverged=True,
             )
         refused, nodes = len(self.refusals), self.usable
         if refused > self.f:
-            what = self._over()
+            what = self._describe_excess()
         else:
-            f, why = self._budget(computable)
+            f, why = self._rule_f(computable)
             if f is not None:
                 return Proceed(nodes, f)
             what = (
@@ -200,53 +200,53 @@ class Round:
             )
         return Halt(f"round {self.number}: {what}{self._cause()}{self._advice()}")
 
-    def _over(self) -> str:
+    def _describe_excess(self) -> str:
         """Say how many nodes failed, which ones, and how many are tolerated."""
-        failed = self._of(*set(Reason) - {Reason.UNASKED})
+        failed = self._refusals_for(*set(Reason) - {Reason.NOT_ASKED})
         listed = ", ".join(f"node {r.node} {r.reason.value}" for r in failed[:_LISTED])
         more = f" and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
         unasked = len(self.refusals) - len(failed)
         were = "was" if unasked == 1 else "were"
         left = f"; {unasked} more {were} not asked" if unasked else ""
         tolerated = f"f = {self.f} are tolerated"
-        if len(failed) <= self.f:  # so many that not one vector is left
+        if len(failed) <= self.f:  # no honest vector came, so Byzantine nodes were not asked
             tolerated = f"all of those that were asked (f = {self.f})"
         return f"{len(failed)} of n = {self.n} nodes failed, {tolerated} ({listed}{more}{left})"
 
-    def _of(self, *reasons: Reason) -> list[Refusal]:
+    def _refusals_for(self, *reasons: Reason) -> list[Refusal]:
         """Return the refusals for one of `reasons`, in the nodes' order."""
         return [r for _, r in sorted(self.refusals.items()) if r.reason in reasons]
 
     def _cause(self) -> str:
         """Return the first known cause of a refusal, after a semicolon; empty for none."""
-        told = self._of(Reason.FAILED, Reason.MALFORMED, Reason.NOT_FINITE, Reason.LOST)
-        first = next((r for r in told if r.detail), None)
+        named = self._refusals_for(Reason.FAILED, Reason.MALFORMED, Reason.NOT_FINITE, Reason.LOST)
+        first = next((r for r in named if r.detail), None)
         return "" if first is None else f"; node {first.node}: {one_line(first.detail)}"
 
     def _advice(self) -> str:
         """Return advice about the refusals, each piece after a semicolon; empty for none."""
-        failed = self._of(Reason.FAILED)
+        failed = self._refusals_for(Reason.FAILED)
         if failed:
-            what = "model" if failed[0].node < self.honest else "attack"
+            what = "model" if failed[0].node < self.num_honest else "attack"
             return (
                 f"; mend the {what}: the log of the machine where it failed (trainer.log, or "
                 "its server's log) has the traceback"
             )
         advice = []
-        if self._of(Reason.LOST):
+        if self._refusals_for(Reason.LOST):
             advice.append("bring back the servers that were lost")
-        if self._of(Reason.LATE):
+        if self._refusals_for(Reason.LATE):
             advice.append("nodes that are only slow need a larger --round-timeout")
-        if self._of(Reason.MALFORMED, Reason.NOT_FINITE) and not advice:
+        if self._refusals_for(Reason.MALFORMED, Reason.NOT_FINITE) and not advice:
             advice.append("look at the data of these nodes, and at what runs on their servers")
         return "".join(f"; {words}" for words in advice)
 
-    def expected_budget(self, computable: Computable) -> int:
+    def told_f(self, computable: Computable) -> int:
         """Return the rule's f if no other node fails, for attacks that depend on it."""
-        f, _ = self._budget(computable)
+        f, _ = self._rule_f(computable)
         return self.f if f is None else f
 
-    def _budget(self, computable: Computable) -> tuple[int | None, str | None]:
+    def _rule_f(self, computable: Computable) -> tuple[int | None, str | None]:
         """Return f for the nodes that are not refused; None, and why, where there is none."""
         refused = len(self.refusals)
         proven = sum(r.reason.proves_fault for r in self.refusals.values())

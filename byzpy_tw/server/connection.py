@@ -34,14 +34,15 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
         box_bytes, commands = server.limits.box_bytes, server.limits.commands
         super().__init__(responders, max_box_bytes=box_bytes, max_in_flight=commands)
         self.server = server
-        self.identity: Peer | None = None  # of the certificate that was shown
+        self.certificate: Peer | None = None  # as the peer showed it
         self.origin = ""  # the machine or network that it dialled from
         # Protected mode will refuse it, or it has shown no certificate yet.
         self.unauthenticated = True
 
     @property
-    def peer(self) -> str:
-        return super().peer + (f" ({clean(self.identity.name, 64)})" if self.identity else "")
+    def peer_text(self) -> str:
+        name = f" ({clean(self.certificate.name, 64)})" if self.certificate else ""
+        return super().peer_text + name
 
     def callLater(self, period: float, work: Callable[[], None]) -> IDelayedCall:
         """Set the timer of `TimeoutMixin`."""
@@ -71,8 +72,8 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
 
     def handshakeCompleted(self) -> None:
         super().handshakeCompleted()
-        self.identity = authenticated_peer(self.transport, TRAINER)
-        self.unauthenticated = self.identity is None
+        self.certificate = authenticated_peer(self.transport, TRAINER)
+        self.unauthenticated = self.certificate is None
         self._admit()
 
     def lengthLimitExceeded(self, length: int) -> None:
@@ -103,7 +104,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
     def check_authorized(self) -> None:
         """Raise `NotAuthenticated` or `ProtectedMode` unless this peer may use this server."""
         if self.server.keys is not None:
-            if self.identity is None:
+            if self.certificate is None:
                 raise NotAuthenticated("this server has keys, and was shown no certificate yet")
         elif self.unauthenticated:
             self.log_warning("refused: protected mode")
@@ -111,7 +112,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
 
     def ticket_owner(self) -> tuple[str, str]:
         """Return the peer's address and certificate, to which a ticket is bound."""
-        fingerprint = self.identity.fingerprint if self.identity else ""
+        fingerprint = self.certificate.fingerprint if self.certificate else ""
         return self.transport.getPeer().host, fingerprint
 
     def release_run(self, name: str) -> bool:

@@ -211,10 +211,10 @@ class ByzpyServer(Service):
         A run's name is a secret of its trainer.  With keys the certificate must be the same.
         """
         for old in list(self._sessions):
-            same = old is not connection and old.identity == connection.identity
+            same = old is not connection and old.certificate == connection.certificate
             if same and old.release_run(run):
                 self.log.info("{peer}: run {run} replaces that of {old}",
-                              peer=connection.peer, run=run, old=old.peer)  # fmt: skip
+                              peer=connection.peer_text, run=run, old=old.peer_text)  # fmt: skip
 
     def forget(self, connection: ServerConnection) -> None:
         self._sessions.pop(connection, None)

@@ -57,7 +57,7 @@ class Session(ServerConnection):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self.said_hello:
-            self.log.info("{peer}: gone", peer=self.peer)
+            self.log.info("{peer}: gone", peer=self.peer_text)
         for name in list(self.runs):
             self._close(name)
         super().connectionLost(reason)
@@ -79,6 +79,7 @@ class Session(ServerConnection):
         heard: Any = (self.boxes_received, [read for read, _ in moved])
         checks = CHECKS_PER_TIMEOUT
         if not self.pinged:
+            # A value that never repeats counts as a sign of life.
             heard = object() if self.in_flight else (heard, moved)
             checks *= GRACE_FACTOR if self.runs else 1
         if self._idle_detector.check(heard) >= checks:
@@ -105,7 +106,7 @@ class Session(ServerConnection):
             self.said_hello = True
             self.setTimeout(self.server.limits.idle_seconds / CHECKS_PER_TIMEOUT)
             self.log.info("{peer}: a trainer, byzpy_tw {version}",
-                          peer=self.peer, version=clean(request.version, 40))  # fmt: skip
+                          peer=self.peer_text, version=clean(request.version, 40))  # fmt: skip
         environment = (await self.server.environment()).to_json()
         now, identity = clock.time_of_day(self.server.reactor), self.server.identity
         version = byzpy_tw.__version__
@@ -138,7 +139,7 @@ class Session(ServerConnection):
                 del self.opening[name]
         run = self._add_run(name, host)
         self.log.info("{peer}: run {run} opened: {model} on {dataset}, d={d}",
-                      peer=self.peer, run=name, model=spec.model, dataset=spec.dataset,
+                      peer=self.peer_text, run=name, model=spec.model, dataset=spec.dataset,
                       d=host.dimension)  # fmt: skip
         ticket = server.tickets.issue(run, self.ticket_owner())
         return commands.OpenRunAnswer(host.dimension, digest, host.trial_outcome.trial, ticket)
@@ -178,7 +179,7 @@ class Session(ServerConnection):
         piece = largest_piece(run.host.spec.shards, run.host.dimension)
         # Parameters have a limit of their own.
         most = max(min(piece, run.max_knowledge_bytes), run.host.dimension * 4)
-        stream = TensorStream(run, most, ended, name=self.peer)
+        stream = TensorStream(run, most, ended, name=self.peer_text)
         run.attach(stream)
         self.release_transport()
         return stream

@@ -18,7 +18,7 @@ from byzpy_tw.server.server_run import ServerRun
 class _Ticket:
     secret: bytes
     run: ServerRun
-    peer: Hashable
+    owner: Hashable
     expiry: float  # a reading of `clock.seconds`
 
 
@@ -30,17 +30,17 @@ class Tickets:
     _seconds: float  # until one expires
     _open: list[_Ticket] = field(factory=list, init=False)
 
-    def issue(self, run: ServerRun, peer: Hashable) -> bytes:
-        """Return a ticket for `run`, good for one use by `peer`.
+    def issue(self, run: ServerRun, owner: Hashable) -> bytes:
+        """Return a ticket for `run`, good for one use by `owner`.
 
-        A peer is an address, and a certificate where there are keys.
+        An owner is an address, and a certificate where there are keys.
         """
         secret = secrets.token_bytes(16)
         expiry = clock.seconds(self._reactor) + self._seconds
-        self._open.append(_Ticket(secret, run, peer, expiry))
+        self._open.append(_Ticket(secret, run, owner, expiry))
         return secret
 
-    def redeem(self, secret: bytes, peer: Hashable) -> ServerRun:
+    def redeem(self, secret: bytes, owner: Hashable) -> ServerRun:
         """Use a ticket up, and return its run.
 
         Raises `BadTicket` for one that is unknown, used, expired, or another peer's.
@@ -48,7 +48,7 @@ class Tickets:
         now = clock.seconds(self._reactor)
         for ticket in self._open:
             if now < ticket.expiry and hmac.compare_digest(ticket.secret, secret):
-                if ticket.peer != peer:
+                if ticket.owner != owner:
                     raise BadTicket(
                         "this ticket was given to another peer: to another address, or "
                         "another certificate"

@@ -199,7 +199,7 @@ def read(run: SweepRun, path: Path) -> RunResult | None:
             shares=tuple(
                 NodeShare(
                     node=node,
-                    honest=node < counts.honest,
+                    honest=node < counts.num_honest,
                     excluded=counts.excluded[node] / counts.rounds if counts.selecting else None,
                     refused=sum(counts.refused.get(node, {}).values()) / counts.rounds,
                 )

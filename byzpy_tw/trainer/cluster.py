@@ -37,7 +37,7 @@ class Terms:
 
     config: RunConfig
     registry: Registry
-    run: str  # its name, the same whenever it is opened
+    run_name: str  # the same whenever it is opened
     environment: Environment
     expected: RunFingerprint
     local_data: bool  # whether each server may have data of its own
@@ -63,7 +63,7 @@ class Cluster:
     _last_entry: dict[int, ServerEntry] = field(factory=dict, init=False)  # of unassigned nodes
     events: list[str] = field(factory=list, init=False)  # since the last round's record
     _returning: list[ServerEntry] = field(factory=list, init=False)
-    _spent: list[int] = field(factory=lambda: [0, 0], init=False)  # bytes of lost servers
+    _bytes_of_lost: list[int] = field(factory=lambda: [0, 0], init=False)  # sent, received
     _closed: bool = field(default=False, init=False)
     _by_name: dict[str, ServerEntry] = field(init=False)
     _handshake: Handshake = field(init=False)
@@ -112,19 +112,19 @@ class Cluster:
             self.unassigned_since.pop(node, None)
         return here
 
-    async def join(self, entry: ServerEntry) -> None:
+    async def connect_and_open(self, entry: ServerEntry) -> None:
         """Connect to `entry`, compare it with the terms of the run, and open the run there."""
         terms, handshake = self.terms, self._handshake
         if entry.data_digest:  # its differences are known
             handshake = attrs.evolve(handshake, warn=lambda line: None)
-        server = entry.connect()
+        server = entry.begin_join()
         server.on_lost = self.server_lost
         theirs = await server.hello()
         entry.display_name = server.name
         self._check_single(entry, server)
         entry.same_bits = same_bits(terms.environment, theirs)
         handshake.compare(server.name, terms.environment, theirs)
-        opened = await handshake.open_run(server, terms.run, self.collector)
+        opened = await handshake.open_run(server, terms.run_name, self.collector)
         expected, local = terms.expected, terms.local_data
         if local:
             expected = attrs.evolve(expected, digest=entry.data_digest or opened.digest)
@@ -194,8 +194,8 @@ class Cluster:
         """Return the bytes of tensors sent and received, those of lost servers included."""
         servers = self.servers()
         return (
-            self._spent[0] + sum(server.bytes_sent for server in servers),
-            self._spent[1] + sum(server.bytes_received for server in servers),
+            self._bytes_of_lost[0] + sum(server.bytes_sent for server in servers),
+            self._bytes_of_lost[1] + sum(server.bytes_received for server in servers),
         )
 
     # -- losses
@@ -214,9 +214,9 @@ class Cluster:
         """Unassign the nodes of `server`, and assign them to others."""
         entry = self._entry_of(server)
         if entry is None or self._closed:
-            return  # while it was joining: `join` fails
-        self._spent[0] += server.bytes_sent
-        self._spent[1] += server.bytes_received
+            return  # while it was joining: `connect_and_open` fails
+        self._bytes_of_lost[0] += server.bytes_sent
+        self._bytes_of_lost[1] += server.bytes_received
         entry.leave()
         entry.losses += 1
         self.collector.forget(server)
@@ -290,11 +290,11 @@ class Cluster:
 
     async def _try_join(self, entry: ServerEntry) -> bool:
         try:
-            await self.join(entry)
+            await self.connect_and_open(entry)
             placement = self.placement
             here = [n for n in placement.server_of if placement.home_server(n) == entry.name]
             await self._spawn(entry, here)
-            entry.join()
+            entry.mark_up()
         except CancelledError:
             raise
         except Exception as e:

@@ -33,18 +33,22 @@ from byzpy_tw.vectors import norm_fault, norm_of
 # where cores are idle, and up to 0.5 where gradients are being computed.
 MAX_INLINE_ELEMENTS = 1 << 19
 REMEMBERED = 100  # rounds in which a node on probation may still answer
-MAX_UNREQUESTED = 100  # frames, and four a node, that a server may send late or twice in a round
+UNREQUESTED_BASE = 100  # frames that a server may send late or twice in a round; and four a node
 
 
 @define(eq=False)
 class Collector:
-    """The `Sink` of every server: one ``(n, d)`` matrix, row i for node i."""
+    """Receives all servers' vectors into one ``(n, d)`` matrix; implements `server_interface.Sink`.
+
+    `allocate` gives a frame memory, or drops it.  `vector_received` has the whole vector's norm
+    taken, in the pool if it is long.  By its norm the node is accepted or refused.
+    """
 
     matrix: Tensor
     _reactor: ITrainerReactor
     _pool: Executor
     _wire: torch.dtype = torch.float32  # of vectors as they come
-    round_timeout: float = 60.0  # seconds from a round's beginning in which an answer is in time
+    late_answer_seconds: float = 60.0  # from a round's beginning: later answers do not readmit
     _rows: tuple[Tensor, ...] = field(init=False)
     _round_lock: threading.Lock = field(factory=threading.Lock, init=False)
     _servers: dict[int, Server | None] = field(factory=dict, init=False)  # node -> its server
@@ -58,7 +62,7 @@ class Collector:
     losses: dict[int, float] = field(factory=dict, init=False)
     decided_at: dict[int, float] = field(factory=dict, init=False)  # node -> when it was judged
     # node whose frame has begun -> where it is received, None for in its row
-    _arrivals: dict[int, Tensor | None] = field(factory=dict, init=False)
+    _buffers: dict[int, Tensor | None] = field(factory=dict, init=False)
     _complete: set[int] = field(factory=set, init=False)  # nodes whose vector is here
     _stale: dict[int, int] = field(factory=dict, init=False)  # node -> an older round
     _unrequested: Counter[Server] = field(factory=Counter, init=False)  # frames
@@ -77,7 +81,7 @@ class Collector:
         """Take vectors of `node` from `server` alone, or from none; drop an incomplete one."""
         self._servers[node] = server
         if node not in self._complete:
-            self._arrivals.pop(node, None)
+            self._buffers.pop(node, None)
 
     def forget(self, server: Server) -> None:
         """Note that nothing more comes from `server`."""
@@ -104,7 +108,7 @@ class Collector:
         """Take vectors for `round` from now on."""
         with self._round_lock:
             self.round = round
-        self._arrivals, self._complete, self._stale, self._unrequested = {}, set(), {}, Counter()
+        self._buffers, self._complete, self._stale, self._unrequested = {}, set(), {}, Counter()
         self.norms, self.losses, self.decided_at = {}, {}, {}
         self._times[round.number] = self._now()
         self._times.pop(round.number - REMEMBERED, None)
@@ -155,9 +159,9 @@ class Collector:
         if not lives_there and (header.round == round.number or node not in self._servers):
             raise BadFrame(f"a vector of node {node}, which is not on {server.name}")
         late = header.round < round.number
-        if late or not lives_there or not round.wants(node) or node in self._arrivals:
+        if late or not lives_there or not round.wants(node) or node in self._buffers:
             return self._drop(server, round, header, lives_there and late)
-        self._arrivals[node] = None
+        self._buffers[node] = None
         if not self._fits(header):
             d, dtype = self.matrix.shape[1], header.dtype
             why = f"{header.elements} elements of {dtype}, expected {d} of {self._wire}"
@@ -169,14 +173,14 @@ class Collector:
         self._receiving[server] = node
         if self._wire is self.matrix.dtype:
             return self._rows[node]
-        self._arrivals[node] = buffer = torch.empty(header.elements, dtype=self._wire)
+        self._buffers[node] = buffer = torch.empty(header.elements, dtype=self._wire)
         return buffer
 
     def _fits(self, header: Header) -> bool:
         return header.elements == self.matrix.shape[1] and header.dtype is self._wire
 
     def _drop(self, server: Server, round: Round, header: Header, late: bool) -> Tensor | None:
-        """Count an unrequested frame; return memory for a `late` vector that can readmit its node.
+        """Count an unrequested frame; only a `late` vector that can readmit its node gets memory.
 
         Late vectors are normal after a deadline, or when a node has moved to another server.  A
         second vector in one round is a fault of the server, and is ignored.
@@ -184,8 +188,9 @@ class Collector:
         memory = self._allocate_late(server, round, header) if late else None
         self.log.debug("dropped: node {node}, round {round}", node=header.index, round=header.round)
         self._unrequested[server] += 1
-        if self._unrequested[server] > MAX_UNREQUESTED + 4 * len(self._servers):
-            raise BadFrame(f"{MAX_UNREQUESTED} and more frames that nobody asked for, in one round")
+        most = UNREQUESTED_BASE + 4 * len(self._servers)
+        if self._unrequested[server] > most:
+            raise BadFrame(f"{most} and more frames that nobody asked for, in one round")
         return memory
 
     def _allocate_late(self, server: Server, round: Round, header: Header) -> Tensor | None:
@@ -194,7 +199,7 @@ class Collector:
         if round.is_awaited(node):
             self._stale[node] = header.round
             return None
-        in_time = self._now() - self._times.get(header.round, -1e9) <= self.round_timeout
+        in_time = self._now() - self._times.get(header.round, -1e9) <= self.late_answer_seconds
         if node not in round.probation or not in_time or not self._fits(header):
             return None
         # Its round did not wait for it and was over soon; it was in time all the same.
@@ -210,10 +215,10 @@ class Collector:
         if header.round != round.number or not lives_there:  # its round was closed meanwhile
             origin, memory = self._late.pop(node, (None, None))
             if memory is not None and origin is server and lives_there:
-                self._judge_late(node, memory)
+                self._accept_late(node, memory)
             return
-        row, buffer = self._rows[node], self._arrivals.get(node)
-        self._arrivals[node] = None
+        row, buffer = self._rows[node], self._buffers.get(node)
+        self._buffers[node] = None
         self._complete.add(node)
 
         def measure() -> float:
@@ -226,7 +231,7 @@ class Collector:
 
         def judge(norm: float) -> None:
             if self.round is round:
-                self._judge(round, header, norm)
+                self._accept_or_refuse(round, header, norm)
 
         self._measure(header.elements, measure, judge)
 
@@ -240,16 +245,16 @@ class Collector:
         # It fails only where the pool is shut down.
         defer_to_pool(self._reactor, self._pool, norm).addCallbacks(judge, lambda _: None)
 
-    def _judge_late(self, node: int, vector: Tensor) -> None:
+    def _accept_late(self, node: int, vector: Tensor) -> None:
         """Note that `node`, which is on probation, has answered, if its late `vector` is usable."""
 
         def judge(norm: float) -> None:
             if self.round is not None and node in self.round.probation and not norm_fault(norm):
-                self.round.answered_late.add(node)
+                self.round.answered_on_probation.add(node)
 
         self._measure(vector.numel(), lambda: norm_of(vector.float()), judge)
 
-    def _judge(self, round: Round, header: Header, norm: float) -> None:
+    def _accept_or_refuse(self, round: Round, header: Header, norm: float) -> None:
         node = header.index
         # The loss is a server's claim, for the record alone; a sum must survive it.
         loss = header.loss if abs(header.loss) < 1e30 else math.nan

@@ -85,7 +85,7 @@ class Doctor:
         self.budget = list_feasible_rules(config, self.registry)
         checks = [Deferred.fromCoroutine(check.run()) for check in self.servers]
         await gatherResults([Deferred.fromCoroutine(self._prepare()), *checks])
-        self._judge()
+        self._compare_all()
         self.done = True
 
     @contextmanager
@@ -166,7 +166,7 @@ class Doctor:
                 "it being downloaded? Try again later, or use --dataset mnist5k"
             )
 
-    def _judge(self) -> None:
+    def _compare_all(self) -> None:
         """Compare servers with this machine, and with each other; count those that are left."""
         known: dict[tuple[str, str], str] = {}  # the name of each process's first address
         for check in self.servers:

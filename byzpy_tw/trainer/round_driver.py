@@ -55,9 +55,9 @@ class RoundDriver:
         self._attack_input = None  # a server that never answers must not hold it
         self._cluster.ignore_assignments()
 
-    def slow_nodes(self) -> frozenset[int]:
+    def costly_failures(self) -> frozenset[int]:
         """Return the nodes whose failure took the round a good part of its time."""
-        return self._deadlines.slow_nodes(self._collector.decided_at)
+        return self._deadlines.costly_failures(self._collector.decided_at)
 
     async def collect_honest(self) -> None:
         """Wait until the outcome of each honest node is known."""
@@ -82,7 +82,7 @@ class RoundDriver:
         for node in nodes:
             if self._collector.has_vector(node) or not self.round.wants(node):
                 continue
-            if node < self.round.honest:
+            if node < self.round.num_honest:
                 honest.append(node)
             elif self._attack_input is not None:
                 byzantine.append(node)
@@ -104,11 +104,11 @@ class RoundDriver:
     def on_unassigned(self, nodes: Iterable[int], why: str) -> None:
         """Decide about `nodes`, which have no server for now."""
         cluster, now = self._cluster, clock.seconds(self._reactor)
-        hopeless, overdue = self._deadlines.unassign(
+        refuse_now, timed_out = self._deadlines.unassign(
             nodes, cluster.unassigned_since, cluster.worth_waiting_for, now
         )
-        self._refuse(hopeless, why)
-        self._refuse(overdue, f"{why}, for over {self._config.replace_timeout:g} s")
+        self._refuse(refuse_now, why)
+        self._refuse(timed_out, f"{why}, for over {self._config.replace_timeout:g} s")
         self._arm()
 
     def _refuse(self, nodes: Iterable[int], why: str) -> None:

@@ -61,11 +61,11 @@ class GatheredRound:
 
     round: Round
     verdict: Proceed
-    clock: Stopwatch
-    before: tuple[int, int]  # bytes sent and received until it began
-    attack: Mapping[str, Any]  # the attack's memory, once the round is done
-    slow_nodes: frozenset[int]  # nodes whose failure the round has waited for
-    expected_f: int | None  # the rules' f that the attack was told, where it was shown anything
+    stopwatch: Stopwatch
+    bytes_before: tuple[int, int]  # sent and received until it began
+    attack_memory: Mapping[str, Any]  # once the round is done
+    costly_failures: frozenset[int]  # nodes whose failure the round has waited for
+    told_f: int | None  # the rules' f, as the attack was told, where it was shown anything
 
 
 @frozen(eq=False)
@@ -112,12 +112,12 @@ class RoundRunner:
     _state: State = field(init=False)  # its tensors change in place, from round to round
     probation: Probation = field(factory=Probation, init=False)
     # Rounds that are committed; None while one is, or where that failed half-way.
-    done: int | None = field(default=0, init=False)
+    rounds_done: int | None = field(default=0, init=False)
     # The entry in result.json about a round that could not be aggregated.
     halt_record: Mapping[str, Any] | None = field(default=None, init=False)
-    _outgoing: Tensor | None = field(default=None, init=False)  # the parameters to send next
-    _sending: int = field(default=-1, init=False)  # the round whose parameters were sent last
-    _reading: int = field(default=0, init=False)  # servers that have not taken them all
+    _next_parameters: Tensor | None = field(default=None, init=False)  # to be sent
+    _sent_round: int = field(default=-1, init=False)  # the round whose parameters were sent last
+    _readers: int = field(default=0, init=False)  # servers that have not taken them all
 
     def __attrs_post_init__(self) -> None:
         self._state = self.algorithm.begin(self.evaluator.parameters)
@@ -126,7 +126,7 @@ class RoundRunner:
 
     def state(self) -> State:
         """Return the state after the rounds that are done.  Its tensors are the run's own."""
-        assert self.done is not None
+        assert self.rounds_done is not None
         return evolve(self._state, probation=self.probation.to_plain())
 
     def restore(self, state: State) -> None:
@@ -134,7 +134,7 @@ class RoundRunner:
         self._state = self.algorithm.resume(state)
         self.evaluator.load(self._state.parameters)
         self.probation = Probation.from_plain(state.probation)
-        self.done = state.round
+        self.rounds_done = state.round
 
     # -- a round
 
@@ -144,8 +144,8 @@ class RoundRunner:
         Changes nothing, and may be cancelled.  Raises `Diverged`, `BudgetExceeded`, and the
         attack's error.
         """
-        if self._outgoing is None:
-            self._outgoing = await defer_to_pool(self._reactor, self._pool, self._request)
+        if self._next_parameters is None:
+            self._next_parameters = await defer_to_pool(self._reactor, self._pool, self._request)
         config, watch = self.config, Stopwatch(self._reactor)
         before = self.cluster.tensor_bytes()
         self.cluster.return_nodes()
@@ -153,7 +153,7 @@ class RoundRunner:
         driver = RoundDriver(
             round, config, self.cluster, self.collector, self._reactor, self._sender(number)
         )
-        attack, expected_f, computable = self._state.attack, None, self.algorithm.computable
+        attack, told_f, computable = self._state.attack, None, self.algorithm.computable
         driver.begin()
         try:
             await driver.collect_honest()
@@ -162,16 +162,14 @@ class RoundRunner:
             watch.lap("honest")
             # An attack is shown nothing of a round that has failed already.
             if config.num_byz and not round.diverged and round.honest_accepted:
-                expected_f = round.expected_budget(computable)
-                shown = await defer_to_pool(
-                    self._reactor, self._pool, self._reveal, round, expected_f
-                )
+                told_f = round.told_f(computable)
+                shown = await defer_to_pool(self._reactor, self._pool, self._reveal, round, told_f)
                 attack, past = shown.memory, self.algorithm.past_vectors(self._state)
                 await driver.collect_byzantine(
                     AttackInput(len(round.honest_accepted), shown.pieces, past)
                 )
             else:
-                round.mark_unasked(range(config.num_honest, config.n), _no_attack(round))
+                round.mark_not_asked(range(config.num_honest, config.n), _no_attack(round))
         finally:
             driver.end()
         self.collector.expire(range(config.n))
@@ -180,52 +178,56 @@ class RoundRunner:
         if isinstance(verdict, Halt):
             self.halt_record = {"round": number, "refused": _refused(round)}
             raise (Diverged if verdict.diverged else BudgetExceeded)(verdict.why)
-        return GatheredRound(round, verdict, watch, before, attack, driver.slow_nodes(), expected_f)
+        costly = driver.costly_failures()
+        return GatheredRound(round, verdict, watch, before, attack, costly, told_f)
 
     async def commit(self, gathered: GatheredRound, *, keep: bool = False) -> CompletedRound:
-        """Aggregate and step.  By now nobody reads the parameters that the last round left.
+        """Aggregate and step.
 
+        The last round must be evaluated by now, and no checkpoint may be reading the run's own
+        tensors.  Where a server still reads the sent parameters, the step is taken on a copy.
         Not to be cancelled: its work in the pool would be done all the same.  Raises `Diverged`
         and the rules' errors.
         """
-        watch, round, verdict = gathered.clock, gathered.round, gathered.verdict
+        watch, round, verdict = gathered.stopwatch, gathered.round, gathered.verdict
         watch.skip()
-        done = await defer_to_pool(self._reactor, self._pool, self._advance, gathered, keep)
+        step = await defer_to_pool(self._reactor, self._pool, self._advance, gathered, keep)
         digest = defer_to_pool(self._reactor, self._pool, sha256_of, self._state.parameters)
         watch.lap("step")
         sent, received = self.cluster.tensor_bytes()
+        losses = [self.collector.losses[node] for node in round.honest_accepted]
         record = {
             "round": round.number,
             "seconds": watch.total,
             "phases": dict(watch.phases),
-            "loss": self._loss(round),
-            "aggregate_norm": done.norm,
+            "loss": math.fsum(losses) / len(losses) if losses else math.nan,
+            "aggregate_norm": step.norm,
             "norms": {str(node): norm for node, norm in sorted(self.collector.norms.items())},
-            **_outcomes(verdict, done.selected, round),
-            "foreseen_f": gathered.expected_f,
-            "bytes_sent": sent - gathered.before[0],
-            "bytes_received": received - gathered.before[1],
+            **_outcomes(verdict, step.selected, round),
+            "foreseen_f": gathered.told_f,
+            "bytes_sent": sent - gathered.bytes_before[0],
+            "bytes_received": received - gathered.bytes_before[1],
         }
-        if self.cluster.events or done.news:
+        if self.cluster.events or step.news:
             # Nodes may have moved.
             record["placement"] = {s.name: list(s.nodes) for s in self.cluster.server_states()}
-            record["events"], self.cluster.events = [*self.cluster.events, *done.news], []
-        return CompletedRound(record, digest, done.state, done.news)
+            record["events"], self.cluster.events = [*self.cluster.events, *step.news], []
+        return CompletedRound(record, digest, step.state, step.news)
 
     # -- asking
 
     def _sender(self, number: int) -> Callable[[Server], None]:
         """Return how to send the parameters; the step leaves them alone until all have read."""
-        vector, self._outgoing = self._outgoing, None
+        vector, self._next_parameters = self._next_parameters, None
         assert vector is not None
-        self._sending, self._reading = number, 0
+        self._sent_round, self._readers = number, 0
 
         def sent(_: Any) -> None:
-            if number == self._sending:
-                self._reading -= 1
+            if number == self._sent_round:
+                self._readers -= 1
 
         def send(server: Server) -> None:
-            self._reading += 1
+            self._readers += 1
             server.parameters(number, vector).addCallback(sent)
 
         return send
@@ -244,8 +246,8 @@ class RoundRunner:
     def _reveal(self, round: Round, f: int) -> Revealed:
         """Return the knowledge that travels in this round, the rules' f being `f`."""
         nodes = round.honest_accepted
-        rows = self.collector.matrix[: round.honest]
-        if len(nodes) < round.honest:
+        rows = self.collector.matrix[: round.num_honest]
+        if len(nodes) < round.num_honest:
             rows = rows[list(nodes)]
         with thread_limit(self._threads):
             return self.algorithm.reveal(self._state, nodes, rows, f)
@@ -255,56 +257,47 @@ class RoundRunner:
         round, verdict, matrix = gathered.round, gathered.verdict, self.collector.matrix
         with thread_limit(self._threads):
             aggregated = self.algorithm.aggregate(self._state, verdict.nodes, verdict.f, matrix)
-        gathered.clock.lap("aggregate")
-        self.done = None
+        gathered.stopwatch.lap("aggregate")
+        self.rounds_done = None
         try:
             self._state = self.algorithm.advance(
-                self._state, verdict.nodes, matrix, aggregated, gathered.attack,
-                reuse=True, lent=self._reading > 0,
+                self._state, verdict.nodes, matrix, aggregated, gathered.attack_memory,
+                reuse=True, lent=self._readers > 0,
             )  # fmt: skip
         except Diverged as e:
             raise Diverged(f"round {round.number}: {e}") from e
         self.evaluator.load(self._state.parameters)
-        news = self._judge(round, gathered.slow_nodes)
-        self._outgoing = self._request()
-        self.done = self._state.round
+        news = self._update_probation(round, gathered.costly_failures)
+        self._next_parameters = self._request()
+        self.rounds_done = self._state.round
         state = self.state().snapshot() if keep else None
         return _Step(aggregated.norm, aggregated.selected, state, news)  # without the vector
 
-    def _judge(self, round: Round, slow_nodes: frozenset[int]) -> list[str]:
+    def _update_probation(self, round: Round, costly_failures: frozenset[int]) -> list[str]:
         """Put nodes on probation and readmit them by their outcome in `round`; return the news."""
+        answered = [*round.usable, *sorted(round.answered_on_probation)]
         news = [
             f"node {node} is readmitted: it answered well and in time"
-            for node in sorted(
-                self.probation.record_success([*round.usable, *sorted(round.answered_late)])
-            )
+            for node in sorted(self.probation.record_success(answered))
         ]
-        for refusal in round.refusals.values():
+        for node, refusal in round.refusals.items():
             if refusal.reason in (Reason.PROBATION, Reason.LOST):
                 continue  # nothing new; not its doing
-            why = self.probation.record_failure(refusal.node, waited=refusal.node in slow_nodes)
+            why = self.probation.record_failure(node, costly=node in costly_failures)
             if why:
                 news.append(
-                    f"node {refusal.node} is on probation: {why}; it is asked but not "
+                    f"node {node} is on probation: {why}; it is asked but not "
                     "waited for, until it answers well and in time"
                 )
         return news
 
-    # -- the record
-
-    def _loss(self, round: Round) -> float:
-        """Return the mean loss of the honest nodes that were accepted."""
-        losses = [self.collector.losses[node] for node in round.honest_accepted]
-        return math.fsum(losses) / len(losses) if losses else math.nan
-
 
 def _outcomes(verdict: Proceed, selected: tuple[int, ...] | None, round: Round) -> dict[str, Any]:
     """Return which nodes were used and which were not, with the reasons."""
-    excluded = [] if selected is None else sorted(set(verdict.nodes) - set(selected))
     return {
         "f": verdict.f,
         "selected": None if selected is None else list(selected),
-        "excluded": excluded,
+        "excluded": [] if selected is None else sorted(set(verdict.nodes) - set(selected)),
         "refused": _refused(round),
     }
 

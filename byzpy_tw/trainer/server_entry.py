@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred
 
 from byzpy_tw.trainer.server_interface import Server
 
-TRUSTED_AFTER = 3  # rounds that a server is up, until it is dialled at once if it is lost
-FORGIVEN_AFTER = 200  # and until its losses are forgotten
+TRUSTED_AFTER = 3  # rounds up, until `next_delay` starts again at its minimum
+FORGIVEN_AFTER = 200  # rounds up, until its losses are forgotten
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0  # seconds until a lost server is dialled again
 
 
@@ -36,13 +36,13 @@ class ServerEntry:
     last_refusal: str = field(default="", init=False)  # as it was last told to the user
     redialling: Deferred[None] | None = field(default=None, init=False)  # until it is up
 
-    def connect(self) -> Server:
-        """Begin to join with a new server."""
+    def begin_join(self) -> Server:
+        """Make a new server, and return it to be joined."""
         assert self.server is None, self.name
         self.server, self.spawned_nodes = self.make_server(), set()
         return self.server
 
-    def join(self) -> None:
+    def mark_up(self) -> None:
         """Note that the server has the run."""
         assert self.server is not None and not self.up, self.name
         self.up, self.last_refusal, self.rounds_up = True, "", 0
@@ -59,7 +59,7 @@ class ServerEntry:
 
     @property
     def required_rounds_up(self) -> int:
-        """The rounds until its nodes return: one that comes and goes would delay each round."""
+        """Rounds to stay up until its nodes return: 0 for two losses, then 2, 4, 8, ..."""
         return 0 if self.losses < 3 else 2 ** min(self.losses - 2, 7)
 
     def count_round(self) -> None:

@@ -40,11 +40,11 @@ class Startup:
         server when fewer are usable.
         """
         cluster = self.cluster
-        await self._run_all([(entry, cluster.join(entry)) for entry in cluster.entries])
+        await self._run_all([(entry, cluster.connect_and_open(entry)) for entry in cluster.entries])
         for entry in cluster.entries:
             server = entry.server
             if server is not None and not server.lost:
-                entry.join()
+                entry.mark_up()
                 cluster.placement.add_server(entry.name)
             elif server is not None:  # it was there, and did not wait for the others
                 lost = ServerUnreachable(f"{entry.name}: {server.lost}")

@@ -52,15 +52,15 @@ class Training:
     _pool: Executor
     resume_point: ResumePoint = field(factory=new_resume_point)  # the rounds that are done
     status: str = field(default="running", init=False)
-    _tally: RunSummary = field(init=False)
+    _summary: RunSummary = field(init=False)
     _started_at: float = field(init=False)
     _cluster: Cluster | None = field(default=None, init=False)  # once `run` is called
     _rounds: RoundRunner | None = field(default=None, init=False)  # once the servers are there
     checkpoint_scheduler: CheckpointScheduler = field(init=False)
-    _tail: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
+    _recording: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
-    _bits: str = field(init=False)  # the configuration's digest, in each record
-    _recorded_bits: str = field(init=False)  # the one whose options are on record
+    _options_digest: str = field(init=False)  # the configuration's digest, in each record
+    _recorded_digest: str = field(init=False)  # the one whose options are on record
 
     log = Logger()
 
@@ -73,10 +73,10 @@ class Training:
         )  # fmt: skip
         before = begun.state.elapsed if begun.state else 0.0
         self._started_at = clock.seconds(self._reactor) - before
-        self._tally = summarize(config, begun.records)
-        self._bits = config.bits
-        self._recorded_bits = begun.records[-1].get("bits", "") if begun.records else ""
-        self._bytes = self._tally.counts.bytes_sent, self._tally.counts.bytes_received
+        self._summary = summarize(config, begun.records)
+        self._options_digest = config.bits
+        self._recorded_digest = begun.records[-1].get("bits", "") if begun.records else ""
+        self._bytes = self._summary.counts.bytes_sent, self._summary.counts.bytes_received
 
     @property
     def has_begun(self) -> bool:
@@ -123,20 +123,20 @@ class Training:
         self._rounds = rounds
         for number in range(self.resume_point.round, config.rounds):
             gathered = await rounds.gather(number)
-            await settled(self._tail)
+            await settled(self._recording)
             await self.checkpoint_scheduler.wait_until_tensors_free()
             keep = self.checkpoint_scheduler.is_due(number + 1)
             # From here to its record, a round is not interrupted.
             ran = SharedDeferred(rounds.commit(gathered, keep=keep))
-            self._tail = SharedDeferred(self._finish_round(number, ran.wait(), prepared))
+            self._recording = SharedDeferred(self._finish_round(number, ran.wait(), prepared))
             await ran.wait()
-        await settled(self._tail)
+        await settled(self._recording)
         self._check_attack()
         self.status = "finished"
 
     def _check_attack(self) -> None:
         """Raise `AttackFailed` where the attack has not contributed to any round."""
-        failures, config = self._tally.counts.attack_failures, self.config
+        failures, config = self._summary.counts.attack_failures, self.config
         if failures is not None and failures.all_failed:
             self.status = "failed"
             raise AttackFailed(
@@ -183,10 +183,10 @@ class Training:
         self, number: int, running: Deferred[CompletedRound], prepared: Prepared
     ) -> None:
         """Evaluate if it is due, record, and tell: the next round does not wait for it."""
-        ran, config = await running, self.config
-        record = {**ran.record, "parameters_sha256": await ran.digest, "bits": self._bits}
-        if self._recorded_bits != self._bits:  # an audit finds the options of each round
-            record["options"], self._recorded_bits = config.result_options, self._bits
+        ran, config, digest = await running, self.config, self._options_digest
+        record = {**ran.record, "parameters_sha256": await ran.digest, "bits": digest}
+        if self._recorded_digest != digest:  # an audit finds the options of each round
+            record["options"], self._recorded_digest = config.result_options, digest
         every, done = config.eval_interval, number + 1
         is_due = done == config.rounds or (every and done % every == 0)
         if is_due and len(prepared.dataset.test):
@@ -194,9 +194,9 @@ class Training:
             record["test_loss"] = evaluation.loss
             record["accuracy"] = evaluation.accuracy
         self.directory.append_round(record)
-        before = self._tally.counts.attack_failures
-        self._tally.add(record)
-        failures = self._tally.counts.attack_failures
+        before = self._summary.counts.attack_failures
+        self._summary.add(record)
+        failures = self._summary.counts.attack_failures
         self.observers.tell("round_completed", record=record)
         if before is None and failures is not None:
             self.views.event(
@@ -230,11 +230,11 @@ class Training:
             self.status = "interrupted" if error is None else early
         interrupted: CancelledError | None = None
         try:
-            await settled(self._tail)  # the last round is recorded even if the next one failed
+            await settled(self._recording)  # the last round is recorded even if the next one failed
         except CancelledError as e:  # not waiting any more
             self.status, interrupted = "interrupted", e
-            if self._tail is not None:
-                self._tail.cancel()
+            if self._recording is not None:
+                self._recording.cancel()
         except Exception:
             pass  # `error` is its consequence
         try:
@@ -269,11 +269,12 @@ class Training:
         """Write the last checkpoint: the state after the last round on record."""
         if self._rounds is None or self.status == "diverged":
             return
-        if self.config.checkpoint_interval == 0 or self._rounds.done != self._tally.counts.rounds:
+        done, recorded = self._rounds.rounds_done, self._summary.counts.rounds
+        if self.config.checkpoint_interval == 0 or done != recorded:
             return  # none is wanted; or a round is half done or not on record: it will run again
         try:
             await self.checkpoint_scheduler.wait_until_written()
-            if self._tally.counts.rounds > self.checkpoint_scheduler.round:
+            if recorded > self.checkpoint_scheduler.round:
                 await self.checkpoint_scheduler.begin(self._rounds.state(), self._elapsed())
         except CancelledError:
             raise
@@ -300,7 +301,7 @@ class Training:
             "status": self.status,
             "error": str(error) if error is not None else None,
             "error_code": getattr(error, "code", None),
-            **self._tally.figures(),
+            **self._summary.figures(),
             "halted": self._rounds.halt_record if self._rounds is not None else None,
             "seconds": self._elapsed(),
             "bytes_sent": self._bytes[0] + sent,

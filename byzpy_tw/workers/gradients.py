@@ -143,18 +143,18 @@ Done = Callable[[list[Answer]], None]
 def submit(
     pool: Pool,
     work: Sequence[MicroBatches],
-    done: Done,
-    wanted: Callable[[], bool],
-    took: Callable[[float], None],
+    on_answers: Done,
+    still_wanted: Callable[[], bool],
+    report_seconds: Callable[[float], None],
 ) -> None:
-    """Compute nodes' batches on `pool`; `done` is called once, in one of its threads.
+    """Compute nodes' batches on `pool`; `on_answers` is called once, in a thread of it.
 
     The micro-batches of a single node are a job each, those of several nodes one job.  Work
-    that has not begun is dropped once `wanted` returns False.  `took` is called with the
-    seconds of a core for a gradient.
+    that has not begun is dropped once `still_wanted` returns False.  `report_seconds` is called
+    with the seconds of a core for a gradient.
     """
     if len(work) == 1 and work[0].parts > 1:
-        job = _part_job(work[0], lambda answer: done([answer]), wanted, took)
+        job = _part_job(work[0], lambda answer: on_answers([answer]), still_wanted, report_seconds)
         for part in range(work[0].parts):
             pool.submit(job, part)
         return
@@ -162,10 +162,10 @@ def submit(
     def compute_all() -> None:
         answers: list[Answer] = []
         for batches in work:
-            job = _part_job(batches, answers.append, wanted, took)
+            job = _part_job(batches, answers.append, still_wanted, report_seconds)
             for part in range(batches.parts):
                 job(part)
-        done(answers)
+        on_answers(answers)
 
     pool.submit(compute_all)
 
@@ -173,8 +173,8 @@ def submit(
 def _part_job(
     batches: MicroBatches,
     answered: Callable[[Answer], None],
-    wanted: Callable[[], bool],
-    took: Callable[[float], None],
+    still_wanted: Callable[[], bool],
+    report_seconds: Callable[[float], None],
 ) -> Callable[[int], None]:
     """Return a function that computes one part; `answered` gets the sum, or the first failure."""
     total, lock, failed = OrderedSum(batches.parts), threading.Lock(), False
@@ -184,11 +184,11 @@ def _part_job(
         if failed:
             return
         try:
-            if not wanted():
+            if not still_wanted():
                 raise BadRequest("nobody waits for this gradient any more")
             begun = time.thread_time()
             gradient = batches.run(part)
-            took((time.thread_time() - begun) * batches.parts)
+            report_seconds((time.thread_time() - begun) * batches.parts)
             with lock:
                 answer: Answer | None = total.add(part, gradient)
         except BaseException as e:

@@ -140,7 +140,7 @@ class Contributions:
         for node, reason in refused.items():
             if reason not in (Reason.PROBATION, Reason.LOST):
                 waited = reason in (Reason.LATE, Reason.STALE)
-                news = bool(model.record_failure(node, waited=waited))
+                news = bool(model.record_failure(node, costly=waited))
                 if news != _has_event(events, node, "is on probation"):
                     yield f"{self._where}: node {node} put on probation: {not news}"
 
