@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.report.load import begin
 from byzpy_tw.report.page import render_report
 from byzpy_tw.report.result import Result
 from byzpy_tw.sweep.page import page
@@ -80,6 +82,14 @@ class ReportTests(SynchronousTestCase):
         for browser in everywhere(self, render_report([run_report()]), "report"):
             self.assertEqual(browser.evaluate(PAINTED), [True] * 3)
             self.assertEqual(browser.evaluate(COUNT.format(".strip svg")), 6)
+
+    def test_before_the_first_round(self) -> None:
+        """Nothing is foretold of a run without a round, such as its time left."""
+        options = RunConfig(in_process=True).to_dict()
+        browser = self.opened(begin("run", options))
+        tile = "[...document.querySelectorAll('.tile')].find((t) => t.textContent.includes('left'))"
+        self.assertEqual(browser.evaluate(f"{tile}.querySelector('.value').textContent"), "–")
+        self.assertEqual(browser.errors, [])
 
     def test_pointing(self) -> None:
         """Under the pointer, a curve tells its figures, and a cell its round and state."""
