@@ -148,7 +148,7 @@ class Registry:
     def _read(
         self, kind: str, named: ParsedName, fill: Mapping[str, Any]
     ) -> tuple[Entry, dict[str, Any]]:
-        """The entry of `named`, and the arguments for its factory but the reserved ones."""
+        """The entry of `named`, and the arguments for its factory, without `RESERVED`."""
         entry = self.entry(kind, named.name)
         offered = {key: value for key, value in fill.items() if value is not None}
         return entry, read_arguments(named, entry.parameters, offered)

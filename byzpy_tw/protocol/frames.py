@@ -145,7 +145,7 @@ class FrameReader:
     def buffers(self, most: int) -> list[memoryview]:
         """Return `buffer`, or its first `most` bytes, and the memory to fill after it.
 
-        After the last element of a frame that is the next header.
+        That is for the header of the next frame.
         """
         if self._current is None or self._dropping or self._left > most:
             return [self.buffer()[:most]]

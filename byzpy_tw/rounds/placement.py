@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 
 @frozen
 class ServerState:
-    """A server, or the trainer itself, and its nodes; ``up`` is None where that is not known."""
+    """A server, or the trainer itself, and its nodes; ``up`` is None in a report from files."""
 
     name: str
     nodes: Sequence[int]

@@ -62,7 +62,10 @@ class Probation:
         return readmitted
 
     def record_failure(self, node: int, *, costly: bool) -> str:
-        """Note that `node` failed, `costly` for the round; return why it is on probation now."""
+        """Note that `node` failed; return why that puts it on probation, "" where it does not.
+
+        A failure is `costly` where the round waited long for it.
+        """
         conduct = self._conduct.setdefault(node, _NodeConduct())
         conduct.failures += 1
         if costly:

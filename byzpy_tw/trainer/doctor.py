@@ -113,7 +113,7 @@ class Doctor:
 
     @property
     def folder(self) -> Path:
-        """The nearest folder to the run's that is there already."""
+        """The run's folder, or its nearest parent that exists."""
         path = (self.resumed or Path(self.config.run_dir or "runs")).absolute()
         while not path.exists() and path != path.parent:
             path = path.parent

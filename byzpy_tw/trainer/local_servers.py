@@ -72,9 +72,9 @@ class _ServerProcess(ProcessProtocol):
 class LocalServers:
     """`count` real ``twistd byzpy-server`` processes on free loopback ports.
 
-    Each holds a pipe from this process as standard input and stops when it closes, so that none
-    outlives the trainer, however that ends.  One that ends before is started again at the same
-    address, for the run to find it.
+    Each has a pipe from this process as standard input and stops when it closes (`UntilEOF` in
+    `server.parent`), so that none outlives the trainer, however that ends.  One that ends before
+    is started again at the same address, for the run to find it.
     """
 
     count: int

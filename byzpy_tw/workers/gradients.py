@@ -26,7 +26,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, UnsuitableModel
 from byzpy_tw.object_state import Copier
 from byzpy_tw.plugin_code import plugin_call
-from byzpy_tw.workers.loss import losses_gradient
+from byzpy_tw.workers.loss import loss_and_gradient
 from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
 
@@ -74,10 +74,10 @@ class MicroBatches:
 
     @cached_property
     def indices(self) -> np.ndarray:
-        """The batch: ``(b,)`` int64 indices into the training data, by default all different.
+        """The batch: ``(b,)`` int64 indices into the training data.
 
-        A function of the spec, the node and the round alone, so that any server can rebuild the
-        node.  Drawn at the first use, in the pool.
+        Drawn anew each round, by default without repetition within a batch: a function of the
+        spec, the node and the round alone, so that any server can rebuild the node.
         """
         shard, size = self.shard, self.spec.batch_size
         stream = seeds.stream(self.spec.seed, "batch", self.node, self.round)
@@ -95,7 +95,7 @@ class MicroBatches:
             labels = self.dataset.classes - 1 - labels
         stream = (spec.seed, "dropout", self.node, self.round, part)
         with plugin_call(self.who):
-            loss, gradients = losses_gradient(
+            loss, gradients = loss_and_gradient(
                 self.model(), self.leaves, inputs, labels, self.dataset.classes, spec.batch_size,
                 lambda: seeds.torch_seed(*stream), self.who,
             )  # fmt: skip

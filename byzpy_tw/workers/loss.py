@@ -30,7 +30,7 @@ def class_scores(model: nn.Module, inputs: Tensor, classes: int, who: str) -> Te
     )
 
 
-def losses_gradient(
+def loss_and_gradient(
     model: nn.Module,
     leaves: Sequence[Tensor],
     inputs: Tensor,
@@ -40,7 +40,7 @@ def losses_gradient(
     seed: Callable[[], int],
     who: str,
 ) -> tuple[Tensor, Sequence[Tensor | None]]:
-    """Return the summed cross-entropy over `batch_size`, and its gradient by each of `leaves`.
+    """Return the sum of cross-entropies divided by `batch_size`, and its gradient by `leaves`.
 
     Dropout draws from a generator with the seed that `seed` returns.  The gradient is None for
     a leaf that the loss does not depend on.

@@ -34,7 +34,7 @@ from byzpy_tw.kernels.parallel import run_single_threaded_with_grad
 from byzpy_tw.object_state import compare_snapshots, snapshot, tensor_digest
 from byzpy_tw.plugin_code import describe_exception, plugin_call
 from byzpy_tw.workers import model_checks as checks
-from byzpy_tw.workers.loss import class_scores, losses_gradient
+from byzpy_tw.workers.loss import class_scores, loss_and_gradient
 from byzpy_tw.workers.model_checks import quote_names
 from byzpy_tw.workers.spec import RunSpec
 from byzpy_tw.workers.trial_digests import TOLERANCE, GradientDigests, TrialDigests, is_finite
@@ -267,7 +267,7 @@ class ModelTrial:
         who, classes, (inputs, labels, seed) = self.who, self.data.classes, self._batch(number)
         try:
             with plugin_call(who):
-                loss, found = losses_gradient(
+                loss, found = loss_and_gradient(
                     model, self.leaves, inputs, labels, classes, len(labels), lambda: seed, who
                 )
         except Exception as e:

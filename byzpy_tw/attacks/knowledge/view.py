@@ -126,7 +126,7 @@ class Knowledge:
 
         An attack with a method ``choose(honest, context=, state=)`` picks the row that it is shown
         as ``one``.  One with a method ``strength(known, context=, memory=)`` computes the number
-        behind ``strength``, from the vectors and from the memory of the rules that it aims at.
+        behind ``strength``.  `state` is the attack's memory, `memory` that of the rules.
         """
         level: Level = getattr(attack, "knowledge", "all")
         needs = pieces_of(attack)
