@@ -20,17 +20,19 @@ def run_aggregator(
     rule: Callable[..., Any], matrix: Tensor, *, context: Context | None, state: State
 ) -> Outcome:
     """Return the outcome of `rule` for the ``(n, d)`` `matrix`; `BadRuleOutput` unless ``(d,)``."""
-    return Outcome(_call(rule, matrix, context, state, f"({matrix.shape[1]},)", answer_dims=1))
+    return Outcome(
+        _checked_answer(rule, matrix, context, state, f"({matrix.shape[1]},)", answer_dims=1)
+    )
 
 
 def run_preaggregator(
     rule: Callable[..., Any], matrix: Tensor, *, context: Context | None, state: State
 ) -> Tensor:
     """Return the rows that `rule` makes of `matrix`; `BadRuleOutput` unless ``(m, d)``."""
-    return _call(rule, matrix, context, state, f"(m, {matrix.shape[1]})", answer_dims=2)
+    return _checked_answer(rule, matrix, context, state, f"(m, {matrix.shape[1]})", answer_dims=2)
 
 
-def _call(
+def _checked_answer(
     rule: Callable[..., Any],
     matrix: Tensor,
     context: Context | None,

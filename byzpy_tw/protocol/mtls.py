@@ -99,7 +99,7 @@ class MutualTLS:
         return not why
 
     def _refusal(self, presented: X509, error: int, depth: int) -> str:
-        """Return the reason to refuse the other side's certificate, empty without one."""
+        """Return why the other side's certificate is refused; it is sent an alert alone."""
         wanted = OPPOSITE_ROLE[self.keys.role]
         if error in _UNKNOWN_ISSUER:
             return f"the {wanted}'s certificate is of another cluster; {_SAME_FOLDER}"

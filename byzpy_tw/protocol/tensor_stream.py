@@ -46,7 +46,7 @@ class TensorStream(Protocol):
     receiver: FrameReceiver
     max_bytes: int
     ended: Callable[[str], None]
-    name: str = "peer"
+    name: str = "peer"  # in the log
     begins: bool = False
     reader: FrameReader = field(init=False)
     writer: FrameWriter = field(factory=FrameWriter, init=False)

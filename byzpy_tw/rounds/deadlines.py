@@ -2,8 +2,8 @@
 
 1. One ``--round-timeout`` covers both phases.  Honest nodes get the first half where there are
    attackers, so that a silent one cannot take the attackers' time.
-2. A node that moves to another server has no deadline but the end of the round.  One without
-   a server is lost after ``--replace-timeout``, counted over all rounds.
+2. While a node moves it has no deadline but the end of the round; its new server is asked as
+   any other.  A node without a server is lost after ``--replace-timeout``, over all rounds.
 3. A node of a suspect server gets one heartbeat more: its server answers by then, or is lost.
 4. More late nodes than the fault budget covers: the round is extended once.
 5. An alarm that rings too late shows that this process was stopped or busy.  Answers may be

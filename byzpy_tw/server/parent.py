@@ -30,7 +30,7 @@ class UntilEOF(Service):
 
     A pipe closes however the parent ends, kill -9 included.  The server leaves its parent's
     process group, so that Ctrl-C in a terminal reaches the parent alone, which then closes
-    its runs in order.
+    its runs in order.  Computations under way are waited for, in `ByzpyServer._stop`.
     """
 
     _reactor: IReactorCore
