@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.algorithms.optimizer_check import check_optimizer
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.optimizers import SGD, Adam, AdamW, Cosine, InverseSquareRoot, Linear, Milestones
+from byzpy_tw.rounds.optimizer_trial import try_optimizer
 from tests.test_broken_plugins import offering
 
 D, STEPS = 50, 100
@@ -180,14 +180,14 @@ class Falling:
         return 1 - 2 * round / rounds
 
 
-class CheckTests(SynchronousTestCase):
+class TrialTests(SynchronousTestCase):
     """A plugin's optimizer and schedule are tried before round 0."""
 
     def check(self, kind: str, factory: Callable[..., Any]) -> None:
         registry = offering(kind, factory)
         chosen = {"optimizer": "optimizer", "schedule": "lr_schedule"}[kind]
         config = RunConfig(in_process=True, **{chosen: "x"})
-        check_optimizer(config, registry, resolve_rules(config, registry))
+        try_optimizer(config, registry, resolve_rules(config, registry))
 
     def test_sound(self) -> None:
         self.check("optimizer", Momentum)

@@ -1,10 +1,9 @@
-"""Checks of a plugin's optimizer and schedule, with made-up steps before round 0."""
+"""The trial of a plugin's optimizer and schedule, with made-up steps before round 0."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,13 +15,13 @@ from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.optimizers import Optimizer
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
+from byzpy_tw.rounds.rules_trial import COORDINATES, check_draws
 
-COORDINATES = 1024  # of the made-up vectors
 _STEPS = 3
 _MOST_ROUNDS = 1000  # whose learning rate is looked at
 
 
-def check_optimizer(config: RunConfig, registry: Registry, rules: ResolvedRules) -> None:
+def try_optimizer(config: RunConfig, registry: Registry, rules: ResolvedRules) -> None:
     """Raise `BadRuleOutput` or `BrokenPlugin` where a plugin's optimizer or schedule is unfit.
 
     An optimizer is unfit that writes to the vector or keeps it, draws from a global generator,
@@ -30,13 +29,13 @@ def check_optimizer(config: RunConfig, registry: Registry, rules: ResolvedRules)
     that returns anything but finite numbers of at least 0.
     """
     if registry.is_foreign("schedule", config.lr_schedule):
-        _check_schedule(config, rules, registry.owner("schedule", config.lr_schedule))
+        _try_schedule(config, rules, registry.owner("schedule", config.lr_schedule))
     if registry.is_foreign("optimizer", config.optimizer):
         with global_random.hold_generators():
-            _check_steps(config, registry)
+            _try_steps(config, registry)
 
 
-def _check_steps(config: RunConfig, registry: Registry) -> None:
+def _try_steps(config: RunConfig, registry: Registry) -> None:
     who = registry.owner("optimizer", config.optimizer)
 
     def make() -> Optimizer:
@@ -45,21 +44,18 @@ def _check_steps(config: RunConfig, registry: Registry) -> None:
         )
         return made
 
-    first, moved = global_random.detect_draws(
-        partial(_steps, make(), config, who), partial(_steps, make(), config, who)
-    )
-    if moved:
-        raise BrokenPlugin(
-            f"{who} draws from {' and '.join(moved)} global generator, so no run could be repeated"
-        )
+    def steps(optimizer: Optimizer) -> Tensor:
+        return _steps(optimizer, config, who)
+
+    first = check_draws(steps, make(), make, who, ", so no run could be repeated")
     if not torch.equal(first, _steps(make(), config, who, spoil=True)):
         raise BrokenPlugin(
             f"{who} keeps the vector that it stepped along, whose memory is used again: keep "
             "vector.clone() in the entries of state"
         )
     used = make()
-    _steps(used, config, who)
-    if not torch.equal(first, _steps(used, config, who)):
+    steps(used)
+    if not torch.equal(first, steps(used)):
         raise BrokenPlugin(
             f"{who} steps otherwise when it is called again with equal arguments: a run that is "
             "resumed would go another way; keep what it remembers in the entries of state"
@@ -68,7 +64,7 @@ def _check_steps(config: RunConfig, registry: Registry) -> None:
 
 def _steps(optimizer: Optimizer, config: RunConfig, who: str, *, spoil: bool = False) -> Tensor:
     """Return the parameters after some steps; `spoil` each vector after its step."""
-    stream = seeds.stream(config.seed, "check of the optimizer")
+    stream = seeds.stream(config.seed, "trial of the optimizer")
 
     def draw() -> Tensor:
         return torch.from_numpy(stream.standard_normal(COORDINATES, dtype="float32"))
@@ -90,7 +86,7 @@ def _steps(optimizer: Optimizer, config: RunConfig, who: str, *, spoil: bool = F
     return parameters
 
 
-def _check_schedule(config: RunConfig, rules: ResolvedRules, who: str) -> None:
+def _try_schedule(config: RunConfig, rules: ResolvedRules, who: str) -> None:
     for round in range(0, config.rounds, -(-config.rounds // _MOST_ROUNDS)):
         with plugin_call(who, BadRuleOutput):
             factor = rules.schedule.factor(round, config.rounds)

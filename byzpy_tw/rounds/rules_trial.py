@@ -28,6 +28,7 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.contracts import PluginAttack
 
 COORDINATES = 1024  # of the made-up rows, where the rule allows
+_DRAW = "take the keyword context and draw from context.stream('...')"
 _LARGEST = 1 << 24  # numbers that a trial at the model's own size may take
 
 R = TypeVar("R")
@@ -80,16 +81,13 @@ def _apply(kind: str, rule: Any, rows: Tensor, context: seeds.Context) -> Tensor
     return stage.aggregate(points, context, {}).vector
 
 
-def _check_draws(
-    call: Callable[[Any], R], made: Any, make: Callable[[], Any], who: str, advice: str
+def check_draws(
+    call: Callable[[Any], R], made: Any, make: Callable[[], Any], who: str, cure: str
 ) -> R:
     """Return `call` of `made`; raise `BrokenPlugin` where it draws from a global generator."""
     result, moved = global_random.detect_draws(lambda: call(made), lambda: call(make()))
     if moved:
-        raise BrokenPlugin(
-            f"{who} draws from {' and '.join(moved)} global generator{advice} and draw from "
-            "context.stream('...')"
-        )
+        raise BrokenPlugin(f"{who} draws from {' and '.join(moved)} global generator{cure}")
     return result
 
 
@@ -112,10 +110,10 @@ def _try_rule(
             )
         return answer.clone()
 
-    rule, advice = make(), ", so no run could be repeated; take the keyword context"
-    first = _check_draws(partial(once, 0), rule, make, who, advice)
+    rule, draw = make(), f", so no run could be repeated; {_DRAW}"
+    first = check_draws(partial(once, 0), rule, make, who, draw)
     after = object_state.snapshot(rule)
-    other = _check_draws(partial(once, 1), rule, make, who, advice)
+    other = check_draws(partial(once, 1), rule, make, who, draw)
     again = once(0, rule)
     kept = object_state.compare_snapshots(after, object_state.snapshot(rule))
     cure = (
@@ -155,9 +153,9 @@ def _try_methods(config: RunConfig, registry: Registry, dimension: int) -> None:
     attack = make()
     if not {"one", "strength"} & set(attack.pieces):
         return
-    advice = " when it chooses or measures; take the keyword context"
+    draw = f" when it chooses or measures; {_DRAW}"
     first, _ = (
-        _check_draws(partial(once, number), attack, make, attack.who, advice) for number in (0, 1)
+        check_draws(partial(once, number), attack, make, attack.who, draw) for number in (0, 1)
     )
     before = object_state.snapshot(attack.made)
     again = once(0, attack)

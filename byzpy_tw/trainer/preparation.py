@@ -13,7 +13,6 @@ import torch
 from attrs import asdict, define, evolve
 
 import byzpy_tw
-from byzpy_tw.algorithms.optimizer_check import check_optimizer
 from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
@@ -23,6 +22,7 @@ from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.rounds.evaluator import Evaluator
+from byzpy_tw.rounds.optimizer_trial import try_optimizer
 from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.trainer.server_interface import RunFingerprint
 from byzpy_tw.workers.attack_trial import try_attack
@@ -101,7 +101,7 @@ def prepare_data(
     model = make_model(spec, registry, data, checked=True)
     dimension = sum(leaf.numel() for leaf in model.parameters())
     try_rules(config, registry, rules, dimension)
-    check_optimizer(config, registry, rules)
+    try_optimizer(config, registry, rules)
     who = registry.owner("model", config.model)
     outcome.check_initial(model, who)
     model = model.to(resolve_device(config.device))
