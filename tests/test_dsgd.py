@@ -15,7 +15,7 @@ from byzpy_tw.algorithms.dsgd import Dsgd
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import Diverged
+from byzpy_tw.errors import BrokenPlugin, Diverged
 from byzpy_tw.plugins import load
 
 D, HONEST, BYZANTINE = 7, 5, 2
@@ -137,3 +137,16 @@ class DsgdTests(SynchronousTestCase):
             vector[3] = bad
             wrong = evolve(aggregated, vector=vector)
             self.assertRaises(Diverged, made.advance, state, range(N), matrix, wrong, {})
+
+    def test_blame(self) -> None:
+        """An error of the schedule is the schedule's, and one of the optimizer the optimizer's."""
+        for kind, name, method in (
+            ("schedule", "milestones", "factor"), ("optimizer", "sgd", "step")
+        ):  # fmt: skip
+            made = algorithm(attack="sign-flip", aggregator="mean")
+            state, matrix = made.begin(torch.zeros(D)), torch.ones(N, D)
+            aggregated = made.aggregate(state, tuple(range(N)), 0, matrix)
+            patcher = self.patch(type(getattr(made.rules, kind)), method, lambda *a: 1 / 0)
+            with self.assertRaisesRegex(BrokenPlugin, f"{kind} '{name}'.*division by zero"):
+                made.advance(state, range(N), matrix, aggregated, {})
+            patcher.restore()

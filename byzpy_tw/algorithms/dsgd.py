@@ -162,16 +162,12 @@ class Dsgd:
             attack=attack,
         )
 
-    def learning_rate(self, round: int) -> float:
-        """Return the learning rate of `round`."""
-        return self.config.lr * self.rules.schedule.factor(round, self.config.rounds)
-
     def _step(self, parameters: Tensor, vector: Tensor, state: dict[str, Any], round: int) -> None:
         """Take the optimizer's step in place; raise `Diverged` where it is not finite."""
-        with plugin_call(f"optimizer {self.config.optimizer!r}"):
-            self.rules.optimizer.step(
-                parameters, vector.to(parameters.device), state, self.learning_rate(round), round
-            )
+        lr = self.rules.learning_rate(round, self.config.rounds)
+        with plugin_call(self.rules.optimizer_owner):
+            vector = vector.to(parameters.device)
+            self.rules.optimizer.step(parameters, vector, state, lr, round)
         # The sum of finite numbers may overflow.  Both ends of the range are NaN where
         # one number is; `isfinite` takes fifteen times as long.
         if not all(map(math.isfinite, map(float, torch.aminmax(parameters)))):

@@ -10,6 +10,7 @@ from byzpy_tw.algorithms.aggregation import Aggregation
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.optimizers import Optimizer, Schedule
+from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
 
@@ -50,19 +51,29 @@ class ResolvedRules:
             )
         return self._attacks[f]
 
+    @property
+    def optimizer_owner(self) -> str:
+        """The optimizer and whose it is, for messages."""
+        return self._registry.owner("optimizer", self.config.optimizer)
+
+    def learning_rate(self, round: int, rounds: int) -> float:
+        """Return the learning rate of `round` in a run of `rounds`."""
+        with plugin_call(self._registry.owner("schedule", self.config.lr_schedule)):
+            return self.config.lr * self.schedule.factor(round, rounds)
+
     def check_schedule(self, rounds: int, done: int) -> None:
         """Compare the learning rates of the rounds that are `done` with those in a run of `rounds`.
 
         Raises `ConfigError` where the number of rounds in the configuration would change one.
         """
-        config, factor = self.config, self.schedule.factor
+        config = self.config
         for round in range(done if config.rounds != rounds else 0):
-            if factor(round, config.rounds) != factor(round, rounds):
+            now, before = (self.learning_rate(round, n) for n in (config.rounds, rounds))
+            if now != before:
                 raise ConfigError(
                     f"--rounds {config.rounds} would make it another run: with --lr-schedule "
                     f"{config.lr_schedule} round {round} of {config.rounds} has the learning rate "
-                    f"{config.lr * factor(round, config.rounds):.6g}, and it was computed with "
-                    f"{config.lr * factor(round, rounds):.6g}; go on with --rounds {rounds}"
+                    f"{now:.6g}, and was computed with {before:.6g}; go on with --rounds {rounds}"
                 )
 
 
