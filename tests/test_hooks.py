@@ -21,6 +21,7 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw import hookimpl, seeds
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.attacks import Knowledge
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadParameter, BrokenPlugin, DatasetUnavailable
@@ -201,6 +202,23 @@ class ExampleTests(SynchronousTestCase):
         shards = make_shards(spec, names, data)
         self.assertEqual([len(shard) for shard in shards], [8, 16, 24, 32])
         self.assertEqual(sorted(np.concatenate(shards).tolist()), list(range(80)))
+
+    def test_register_algorithms(self) -> None:
+        """A run asks the even nodes and the odd ones by turns."""
+        _, names = registry("register_algorithms")
+        config = RunConfig(
+            in_process=True, algorithm="halves", num_honest=5, num_byz=1, f=1, aggregator="median"
+        )
+        rules = resolve_rules(config, names)
+        algorithm = names.make("algorithm", "halves", config=config, rules=rules)
+        state = algorithm.begin(torch.zeros(3))
+        asked = []
+        for _ in range(3):
+            nodes = tuple(algorithm.participants(state))
+            asked.append(nodes)
+            aggregated = algorithm.aggregate(state, nodes, 1, torch.ones(6, 3))
+            state = algorithm.advance(state, nodes, torch.ones(6, 3), aggregated, {})
+        self.assertEqual(asked, [(0, 2, 4), (1, 3, 5), (0, 2, 4)])
 
     def test_register_optimizers(self) -> None:
         """The first step of Lion has size lr in each coordinate, against the vector's sign."""

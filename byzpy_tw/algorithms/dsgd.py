@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from attrs import define, evolve, frozen
+from attrs import define, evolve
 from torch import Tensor
 
 from byzpy_tw.algorithms.aggregation import Aggregated
+from byzpy_tw.algorithms.algorithm import Revealed
 from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.algorithms.state import State, map_leaves
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, encode_pieces
@@ -28,25 +29,9 @@ from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import round_to_dtype
 
 
-@frozen(eq=False)
-class Revealed:
-    """The pieces of knowledge about honest rows, encoded for the wire.
-
-    ``memory`` is the attack's memory after it.
-    """
-
-    pieces: Mapping[str, Tensor]
-    memory: Mapping[str, Any]
-
-
 @define(eq=False)
 class Dsgd:
-    """The rounds of a run of `config` with its `rules`.
-
-    A round is `request` of the parameters, `receive` for each vector that comes, `reveal` of the
-    honest rows to the attack, `aggregate`, and `advance` along the result.  All state is in the
-    `State` that is passed, which only `advance` with ``reuse`` changes.
-    """
+    """The rounds of a run of `config` with its `rules`; every node takes part in each."""
 
     config: RunConfig
     rules: ResolvedRules
@@ -73,8 +58,10 @@ class Dsgd:
 
     # -- from parameters to vectors
 
+    def participants(self, state: State) -> Sequence[int]:
+        return range(self.config.n)
+
     def request(self, state: State) -> Tensor:
-        """Return the parameters as they travel, ``(d,)``: their own memory where that fits."""
         return round_to_dtype(state.parameters.cpu(), self.wire)
 
     def receive(self, state: State, node: int, sent: Tensor) -> Tensor:

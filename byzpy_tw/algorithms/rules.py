@@ -83,6 +83,7 @@ def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
     Cheap: reads no data, builds no model.
     """
     for kind, text in (
+        ("algorithm", config.algorithm),
         ("dataset", config.dataset),
         ("model", config.model),
         ("partition", config.partition),

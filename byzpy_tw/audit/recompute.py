@@ -106,7 +106,8 @@ class RoundRecomputer:
         """
         replay, algorithm, config = self.replay, self.replay.algorithm, self.replay.config
         refused = {one["node"] for one in record["refused"]}
-        nodes = tuple(node for node in range(config.n) if node not in refused)
+        asked = algorithm.participants(state)
+        nodes = tuple(node for node in asked if node not in refused)
         honest = [n for n in nodes if n < config.num_honest]
         matrix = torch.zeros(config.n, replay.host.dimension)
         norms: dict[int, float] = {}
@@ -126,10 +127,11 @@ class RoundRecomputer:
                 aggregated = algorithm.aggregate(state, nodes, record["f"], matrix)
                 after = algorithm.advance(state, nodes, matrix, aggregated, attack)
             entries = self._entries(record, after, {n: norms[n] for n in nodes}, losses, aggregated)
+            entries["participants"] = list(asked)
             return RecomputedRound(after, sha256_of(after.parameters), entries)
 
         # In the pool torch computes on one thread, but for `thread_limit`.
-        candidates = self._candidate_f(record, honest)
+        candidates = self._candidate_f(record, asked, honest)
         found = (self.pool.submit(finish, f).result() for f in candidates)
         likely = next(found)
         if likely.digest == record["parameters_sha256"]:
@@ -155,15 +157,19 @@ class RoundRecomputer:
             entries |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
         return entries
 
-    def _candidate_f(self, record: Mapping[str, Any], honest: Sequence[int]) -> list[int | None]:
+    def _candidate_f(
+        self, record: Mapping[str, Any], asked: Sequence[int], honest: Sequence[int]
+    ) -> list[int | None]:
         """Return each f that the attack may have been told, the likely one first."""
         config = self.replay.config
-        if not config.num_byz or not honest:
+        if not honest or all(node < config.num_honest for node in asked):
             return [None]
         told_f = record.get("foreseen_f")
         if type(told_f) is int and 0 <= told_f <= config.f:
             return [told_f]
-        round = Round(record["round"], config.num_honest, config.num_byz, config.f)
+        round = Round(
+            record["round"], config.num_honest, config.num_byz, config.f, participants=asked
+        )
         for refused in record["refused"]:
             known = refused["node"] < config.num_honest or refused["reason"] == "probation"
             if known and refused["reason"] in {r.value for r in Reason}:

@@ -23,7 +23,7 @@ from typing import Any
 from attrs import define
 from torch import Tensor
 
-from byzpy_tw.algorithms.dsgd import Dsgd, Revealed
+from byzpy_tw.algorithms.algorithm import Algorithm, Revealed
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.attacks.behaviour import Behaviour
@@ -55,7 +55,7 @@ class RoundReplay:
     """Computes the rounds of one configuration.  Make one with `prepare_replay`."""
 
     config: RunConfig
-    algorithm: Dsgd
+    algorithm: Algorithm
     host: NodeHost
     evaluator: Evaluator
     first: State  # before round 0
@@ -138,6 +138,7 @@ def prepare_replay(
     model = make_model(spec, registry, host.dataset).to(resolve_device(config.device))
     who = registry.owner("model", config.model)
     evaluator = Evaluator(model, host.dataset, host.trial_outcome.needs_copies, who)
-    algorithm = Dsgd(config, resolve_rules(config, registry))
+    rules = resolve_rules(config, registry)
+    algorithm = registry.make("algorithm", config.algorithm, config=config, rules=rules)
     first = algorithm.begin(evaluator.parameters)
     return RoundReplay(config, algorithm, host, evaluator, first, pool, most_jobs)

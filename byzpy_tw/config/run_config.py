@@ -102,6 +102,10 @@ class RunConfig:
     worker_momentum: float = _training(
         0.0, "momentum of each honest node's vectors, kept by the trainer", _not_negative
     )
+    algorithm: str = _training(
+        "dsgd", "who takes part in a round, and what becomes of the vectors: NAME[:key=value,...]",
+        rule, metavar="NAME", added=True,
+    )  # fmt: skip
     optimizer: str = _training(
         "sgd", "how the parameters step along the aggregate: NAME[:key=value,...]",
         rule, metavar="NAME", added=True,

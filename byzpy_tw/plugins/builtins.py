@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -37,3 +38,5 @@ register_models = _offer(models)
 register_partitions = _offer(partitions)
 register_optimizers = _offer(optimizers)
 register_schedules = _offer(optimizers, "SCHEDULES")
+# Algorithms stand in a layer above this one: they use the registry that this fills.
+register_algorithms = _offer(import_module("byzpy_tw.algorithms"))

@@ -22,7 +22,14 @@ from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.plugin_code import describe_exception, plugin_call, write_guard
 from byzpy_tw.seeds import Context
 
-_METHODS = {"optimizer": ("begin", "step"), "schedule": ("factor",)}
+_METHODS = {
+    "algorithm": (
+        "begin", "resume", "participants", "request", "receive", "reveal", "past_vectors",
+        "computable", "aggregate", "advance",
+    ),
+    "optimizer": ("begin", "step"),
+    "schedule": ("factor",),
+}  # fmt: skip
 
 
 def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:

@@ -150,6 +150,17 @@ def register_partitions() -> Iterable[Registration]:
 
 
 @hookspec
+def register_algorithms() -> Iterable[Registration]:
+    """Offer algorithms: who takes part in a round, and what becomes of their vectors.
+
+    The factory returns an object with the methods of `byzpy_tw.algorithms.Algorithm`; the
+    shortest way is a subclass of `byzpy_tw.algorithms.Dsgd`.  Parameters called ``config`` (the
+    `RunConfig`) and ``rules`` (the run's `ResolvedRules`) are filled in and cannot be set from
+    elsewhere.  It does no I/O and reads no clock; all that it remembers is in the `State`.
+    """
+
+
+@hookspec
 def register_optimizers() -> Iterable[Registration]:
     """Offer optimizers.
 

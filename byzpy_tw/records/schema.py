@@ -241,6 +241,8 @@ ROUND_FIELDS = _fields(
           f"{Reason.NOT_ASKED.value} in result.json alone) and `detail`; all others are the "
           "round's membership", REFUSALS, required=True,
           columns=(*STATES[REFUSED:], "failed"), cells=_refusal_cells),
+    Field("participants", "nodes that were asked; all others took no part", NODES,
+          when="where these are not all nodes", verified=True),
     Field("norms", "norm of each vector that came whole, by node",
           _dict_of(NUMBER_OR_NULL, "norms by node"), verified=True),
     Field("foreseen_f", "the rule's f that attacks were told, before Byzantine nodes were "

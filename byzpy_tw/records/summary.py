@@ -71,6 +71,7 @@ class RoundCounts:
     latest: dict[str, Any] = field(factory=dict, init=False)  # entries of the newest record
     evaluated: int = field(default=0, init=False)  # rounds until the last evaluation
     digest: str | None = field(default=None, init=False)  # of the newest parameters
+    _byzantine_asked: int = field(default=0, init=False)  # calls of the attack
     _byzantine_refused: Counter[str] = field(factory=Counter, init=False)  # reason -> calls
     _first_failure: tuple[int, int, str] | None = field(default=None, init=False)
 
@@ -93,6 +94,10 @@ class RoundCounts:
             self.selecting += 1
             self.selected += len(record["selected"])
         self.excluded.update(record["excluded"])
+        asked = record.get("participants")
+        self._byzantine_asked += (
+            self.num_byz if asked is None else sum(node >= self.num_honest for node in asked)
+        )
         for refused in record["refused"]:
             self._add_refusal(refused)
         # A figure of an earlier evaluation stands until the next one.
@@ -122,7 +127,7 @@ class RoundCounts:
             return None
         refused = self._byzantine_refused
         failed, probation = refused[Reason.FAILED.value], refused[Reason.PROBATION.value]
-        calls, lost = self.rounds * self.num_byz, refused[Reason.LOST.value]
+        calls, lost = self._byzantine_asked, refused[Reason.LOST.value]
         all_failed = failed + probation + lost == refused.total() == calls
         return AttackFailures(failed, probation, calls, all_failed, *self._first_failure)
 

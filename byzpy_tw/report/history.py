@@ -70,8 +70,12 @@ class RoundHistory:
         states[record["excluded"]] = EXCLUDED
         for refused in record["refused"]:
             states[refused["node"]] = refusal_state(refused["reason"])
-        self.totals[np.arange(self.counts.n), states] += 1
-        self._strips[np.arange(len(self.shown)), column, states[self.shown]] += 1
+        asked = np.ones(self.counts.n, bool)
+        if (participants := record.get("participants")) is not None:
+            asked[:] = False
+            asked[participants] = True
+        self.totals[np.arange(self.counts.n), states] += asked
+        self._strips[np.arange(len(self.shown)), column, states[self.shown]] += asked[self.shown]
 
     def strips(self) -> list[tuple[int, str, str, str]]:
         """Return each node shown, and by column a letter for a state and two digits.

@@ -2,7 +2,7 @@
 
 A `Round` is fed with events and answers questions; it does no I/O and knows no clock.
 
-1. It begins by expecting every node.
+1. It begins by expecting every participant: all nodes, or those that the algorithm asks.
 2. `accept` and `refuse` note each node's outcome, once.  Later events of the same node are
    ignored, since a peer chooses how often it speaks.
 3. `expire` ends the wait: a node that has said nothing is late.  Nodes on probation are
@@ -17,7 +17,7 @@ all faulty nodes may be among those that answered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 
 from attrs import define, field, frozen
@@ -82,21 +82,28 @@ class Round:
     num_byz: int
     f: int
     probation: frozenset[int] = frozenset()
+    participants: Collection[int] | None = None  # None: all nodes
     answered_on_probation: set[int] = field(factory=set, init=False)  # of those on probation
     _awaited: set[int] = field(init=False)
-    _honest_awaited: int = field(init=False)  # how many of them are honest
+    honest_asked: int = field(init=False)  # how many participants are honest
+    _honest_awaited: int = field(init=False)  # how many of the awaited nodes are honest
     _accepted: set[int] = field(factory=set, init=False)
     refusals: dict[int, Refusal] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._awaited = set(range(self.n))
-        self._honest_awaited = self.num_honest
+        if self.participants is None:
+            self.participants = range(self.num_honest + self.num_byz)
+        self._awaited = set(self.participants)
+        self.honest_asked = sum(node < self.num_honest for node in self.participants)
+        self._honest_awaited = self.honest_asked
+        self.probation &= self._awaited
         for node in self.probation:
             self.refuse(node, Reason.PROBATION, "failed before, and is not waited for")
 
     @property
     def n(self) -> int:
-        return self.num_honest + self.num_byz
+        """Return the number of participants."""
+        return len(self.participants or ())
 
     def is_awaited(self, node: int) -> bool:
         """Tell whether the outcome of `node` is open."""
@@ -172,7 +179,7 @@ class Round:
         That is the model's doing, and does not count against any node.
         """
         bad = [r for r in self.refusals.values() if r.reason is Reason.NOT_FINITE]
-        return 2 * sum(r.node < self.num_honest for r in bad) > self.num_honest
+        return 2 * sum(r.node < self.num_honest for r in bad) > self.honest_asked
 
     def verdict(self, computable: Computable) -> Proceed | Halt:
         """Return how to go on, now that every outcome is known."""
@@ -183,7 +190,7 @@ class Round:
                 else "the model or its data is broken from the start"
             )
             return Halt(
-                f"round {self.number}: over half of the {self.num_honest} honest nodes' vectors "
+                f"round {self.number}: over half of the {self.honest_asked} honest nodes' vectors "
                 f"are not finite: {advice}{self._cause()}",
                 diverged=True,
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from byzpy_tw.algorithms.dsgd import Dsgd, Revealed
+from byzpy_tw.algorithms.algorithm import Algorithm, Revealed
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BudgetExceeded, Diverged
@@ -105,7 +105,7 @@ class RoundRunner:
     cluster: Cluster
     collector: Collector
     evaluator: Evaluator
-    algorithm: Dsgd
+    algorithm: Algorithm
     _reactor: ITrainerReactor
     _pool: Executor
     _threads: int
@@ -149,7 +149,10 @@ class RoundRunner:
         config, watch = self.config, Stopwatch(self._reactor)
         before = self.cluster.tensor_bytes()
         self.cluster.return_nodes()
-        round = Round(number, config.num_honest, config.num_byz, config.f, self.probation.nodes)
+        participants = self.algorithm.participants(self._state)
+        round = Round(
+            number, config.num_honest, config.num_byz, config.f, self.probation.nodes, participants
+        )
         driver = RoundDriver(
             round, config, self.cluster, self.collector, self._reactor, self._sender(number)
         )
@@ -161,7 +164,8 @@ class RoundRunner:
                 await defer_to_pool(self._reactor, self._pool, self._apply_momentum, round)
             watch.lap("honest")
             # An attack is shown nothing of a round that has failed already.
-            if config.num_byz and not round.diverged and round.honest_accepted:
+            attacked = round.honest_asked < round.n
+            if attacked and not round.diverged and round.honest_accepted:
                 told_f = round.told_f(computable)
                 shown = await defer_to_pool(self._reactor, self._pool, self._reveal, round, told_f)
                 attack, past = shown.memory, self.algorithm.past_vectors(self._state)
@@ -208,6 +212,8 @@ class RoundRunner:
             "bytes_sent": sent - gathered.bytes_before[0],
             "bytes_received": received - gathered.bytes_before[1],
         }
+        if round.n < self.config.n:
+            record["participants"] = list(round.participants or ())
         if self.cluster.events or step.news:
             # Nodes may have moved.
             record["placement"] = {s.name: list(s.nodes) for s in self.cluster.server_states()}

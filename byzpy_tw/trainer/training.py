@@ -11,7 +11,6 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from byzpy_tw.algorithms.dsgd import Dsgd
 from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.merge import unused_notices
 from byzpy_tw.config.run_config import RunConfig
@@ -112,7 +111,8 @@ class Training:
         self._cluster = cluster = self._make_cluster(entries, prepared, collector)
         self.views.handle(ServersKnown(cluster.server_states))
         rounds = RoundRunner(
-            config, cluster, collector, prepared.evaluator, Dsgd(config, self.rules),
+            config, cluster, collector, prepared.evaluator,
+            self.registry.make("algorithm", config.algorithm, config=config, rules=self.rules),
             self._reactor, self._pool, self.threads,
         )  # fmt: skip
         if self.resume_point.state is not None:

@@ -1,0 +1,94 @@
+"""The protocol of algorithms: the participants of a round, and the use of their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from attrs import frozen
+from torch import Tensor
+
+from byzpy_tw.algorithms.aggregation import Aggregated
+from byzpy_tw.algorithms.state import State
+
+
+@frozen(eq=False)
+class Revealed:
+    """The pieces of knowledge about honest rows, encoded for the wire.
+
+    ``memory`` is the attack's memory after it.
+    """
+
+    pieces: Mapping[str, Tensor]
+    memory: Mapping[str, Any]
+
+
+class Algorithm(Protocol):
+    """The arithmetic of a run's rounds, without I/O and without a clock.
+
+    A round is `request` of the parameters for the `participants`, `receive` for each vector that
+    comes, `reveal` of the honest rows to the attack, `aggregate`, and `advance` along the
+    result.  All state is in the `State` that is passed, which only `advance` with ``reuse``
+    changes.
+    """
+
+    @property
+    def wire(self) -> torch.dtype:
+        """The type of vectors that travel."""
+
+    def begin(self, parameters: Tensor) -> State:
+        """Return the state before round 0; the ``(d,)`` `parameters` are not copied."""
+
+    def resume(self, state: State) -> State:
+        """Return a state that was read from a file, on the device that computes the steps."""
+
+    def participants(self, state: State) -> Sequence[int]:
+        """Return the nodes that are asked in the round after `state`, in order.
+
+        A function of the configuration and of ``state.round`` alone: it is known before the
+        round, and again when the round is verified.
+        """
+
+    def request(self, state: State) -> Tensor:
+        """Return the parameters as they travel, ``(d,)``: their own memory where that fits."""
+
+    def receive(self, state: State, node: int, sent: Tensor) -> Tensor:
+        """Return the row that is aggregated for the vector that `node` sent: ``(d,)`` float32."""
+
+    def reveal(self, state: State, nodes: Sequence[int], rows: Tensor, f: int) -> Revealed:
+        """Return what the attack is shown of the rows, ``(h, d)``, of the honest `nodes`.
+
+        `f` is the budget that the rules are expected to have.
+        """
+
+    def past_vectors(self, state: State) -> Mapping[int, Tensor]:
+        """Return the vectors that a replaying attack sends again, by Byzantine node."""
+
+    def computable(self, n: int, f: int) -> str | None:
+        """Return why `n` rows cannot be aggregated with budget `f`, or None."""
+
+    def aggregate(self, state: State, nodes: tuple[int, ...], f: int, matrix: Tensor) -> Aggregated:
+        """Aggregate the rows `nodes` of the ``(n, d)`` `matrix` with budget `f`.
+
+        Raises the rules' errors.
+        """
+
+    def advance(
+        self,
+        state: State,
+        nodes: Sequence[int],
+        matrix: Tensor,
+        aggregated: Aggregated,
+        attack: Mapping[str, Any],
+        *,
+        reuse: bool = False,
+        lent: bool = False,
+    ) -> State:
+        """Return the state after a round, by the rows `nodes` of `matrix` and their aggregate.
+
+        `attack` is the attack's memory after the round.  With `reuse` the tensors of `state`
+        become the new state's, and `state` is not to be used any more, but for its parameters
+        where they are `lent` to a reader that is not done.  Raises `Diverged` where the
+        parameters are no longer finite.
+        """
