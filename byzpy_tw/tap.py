@@ -78,6 +78,10 @@ class Options(usage.Options):
                 from byzpy_tw.protocol.keys import SERVER, load_keys
 
                 self.loaded_keys = load_keys(absolute(config.keys), SERVER)
+            if config.device != "cpu":  # torch is needed only then
+                from byzpy_tw.workers.device import check_device
+
+                check_device(config.device)
             self.config = evolve(
                 config,
                 data_root=str(absolute(config.data_root)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -36,13 +36,15 @@ class World:
     silent: set[int] = field(factory=set)  # nodes that do not answer
     room: dict[str, int] = field(factory=dict)  # nodes that a server takes
     digest: str = "data"
+    devices: dict[str, str] = field(factory=dict)  # what servers compute on, if no CPU
     wrong: dict[str, str] = field(factory=dict)  # servers that lie, and the command
     slow: dict[str, Deferred] = field(factory=dict)  # servers whose next spawn waits for it
     opening: dict[str, Deferred] = field(factory=dict)  # and whose next run does
 
     def server(self, name: str) -> FakeServer:
+        here = evolve(HERE, device=self.devices.get(name, "cpu"))
         self.servers.append(
-            FakeServer(name, D, HERE, before=self.before, silent=lambda node: node in self.silent)
+            FakeServer(name, D, here, before=self.before, silent=lambda node: node in self.silent)
         )
         return self.servers[-1]
 

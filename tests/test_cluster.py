@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 
 from byzpy_tw.errors import ServerDiffers, ServerUnreachable
@@ -48,6 +49,26 @@ class StartTests(ClusterCase):
         for more in ("", "--min-servers 1"):
             starting = Deferred.fromCoroutine(self.cluster(more).start())
             self.failureResultOf(starting, ServerDiffers)
+
+    def test_devices_that_differ(self) -> None:
+        """Are told, since a node that moves would have other bits; an error with --strict."""
+        self.world.devices = dict.fromkeys("abc", "cuda (card)")
+        cluster = self.start()
+        self.assertEqual(self.said, [])
+        self.assertEqual({entry.device for entry in cluster.entries}, {"cuda (card)"})
+        self.world.devices = {"b": "cuda (card)"}
+        self.start()
+        [line] = self.said
+        self.assertIn("b computes on cuda (card), other nodes of the run on cpu: results may", line)
+        starting = Deferred.fromCoroutine(self.cluster("--strict").start())
+        self.failureResultOf(starting, ServerDiffers)
+
+    def test_a_device_unlike_before(self) -> None:
+        """A run that is resumed elsewhere says so once for each server."""
+        cluster = self.cluster(names="ab")
+        cluster.terms = evolve(cluster.terms, devices=["cuda (card)"])
+        self.successResultOf(Deferred.fromCoroutine(cluster.start()))
+        self.assertEqual(len([line for line in self.said if "run on cuda (card)" in line]), 2)
 
     def test_one_that_cannot_be_used(self) -> None:
         """Is done without, where fewer than all will do: one liar stops nobody."""

@@ -80,7 +80,11 @@ TYPED: tuple[Row, ...] = (
     ("--in-process --num-honest 0", 2, ("--num-honest", "at least 1")),
     ("--in-process --worker-momentum 1", 2, ("--worker-momentum must be below 1, got 1.0",)),
     ("--in-process --keep-checkpoints 0", 2, ("a number of at least 1, or all, got '0'",)),
-    ("--in-process --device tpu", 2, ("--device must be one of cpu, cuda, auto, got 'tpu'",)),
+    ("--in-process --device tpu", 2, ("--device must be cpu, cuda, cuda:N or auto, got 'tpu'",)),
+    ("--in-process --device mps", 2, ("--device must be cpu, cuda, cuda:N or auto, got 'mps'",)),
+    ("--in-process --device cuda:99", 2, ("BAD_CONFIG", "--device cuda:99: ", "cpu or auto")),
+    ("--local 2 --device cuda:99", 2, ("BAD_CONFIG", "--device cuda:99: ", "cpu or auto")),
+    ("--remote-hosts tcp://a:1 --device cuda:99", 2, ("--device cuda:99: ", "cpu or auto")),
     ("--in-process --wire-dtype int8", 2, ("one of float32, bfloat16, float16, got 'int8'",)),
     ("--local 1 --heartbeat-timeout 50", 2, ("--heartbeat-timeout 50", "half", "60")),
     # impossible n and f
@@ -170,6 +174,7 @@ COMMANDS: tuple[Row, ...] = (
     ("keygen {here}/a-file", 2, ("BAD_KEYS", "a-file")),
     ("report {here}/none", 2, ("RUN_DIRECTORY", "none holds no run", "name a run's folder")),
     ("report {here}/damaged", 2, ("RUN_DIRECTORY", "cannot read", "config.json")),
+    ("sweep --device cuda:99", 2, ("BAD_CONFIG", "--device cuda:99: ", "cpu or auto")),
     ("keygen {here}/keys --days 0", 2, ("BAD_KEYS", "--days must be at least 1, got 0")),
 )
 
@@ -178,7 +183,8 @@ SERVERS: tuple[Row, ...] = (
     ("--port {busy}", 1, ("CANNOT_LISTEN", "Address already in use", "choose another --port")),
     ("--port 70000", 1, ("--port must be", "at most 65535, got 70000")),
     ("--host 203.0.113.7 --port 0", 1, ("CANNOT_LISTEN", "203.0.113.7", "--host")),
-    ("--device tpu --port 0", 1, ("--device must be one of cpu, cuda, auto, got 'tpu'",)),
+    ("--device tpu --port 0", 1, ("--device must be cpu, cuda, cuda:N or auto, got 'tpu'",)),
+    ("--device cuda:99 --port 0", 1, ("BAD_CONFIG", "--device cuda:99: ", "cpu or auto")),
     ("--max-nodes 0 --port 0", 1, ("--max-nodes must be", "at least 1, got 0")),
     ("--keys {here}/none.pem --port 0", 1, ("BAD_KEYS", "No such file", "keygen")),
     ("--keys {here}/trainer.pem --port 0", 1, ("BAD_KEYS", "is a trainer's file")),

@@ -142,6 +142,39 @@ class HonestTests(VerifyCase):
             self.spoil(path, 0, lambda r: r.pop("options"))
             self.assertTrue(self.verified(path).confirmed)
 
+    def test_nodes_on_a_device_that_is_not_here(self) -> None:
+        """All is computed on the CPU, and told: of this run, which was too, each hash is met."""
+        path = self.run_of("refused")
+        description = json.loads((path / "config.json").read_text())
+        self.assertEqual(description["devices"], {"in-process": "cpu"})
+        self.assertEqual(description["versions"]["device"], "cpu")
+
+        def elsewhere(found: dict[str, Any]) -> None:
+            found["devices"], found["versions"]["device"] = {"s": "cuda (card)"}, "cuda (card)"
+
+        self.spoil_file(path / "config.json", elsewhere)
+        verification = self.verified(path)
+        self.assertEqual(verification.problems, [])
+        told = "; ".join(verification.notes)
+        self.assertIn("nodes computed on cuda (card), here all do on the CPU", told)
+        self.assertIn("was begun with device cuda (card), this is cpu", told)
+        self.spoil_file(path / "config.json", lambda found: found.update(devices=[3]))
+        self.assertNotIn("nodes computed", "; ".join(self.verified(path).notes))
+
+    def test_a_trainer_on_a_device_that_is_not_here(self) -> None:
+        """The CPU takes its place, instead of a refusal."""
+        path = self.run_of("refused")
+        options = {**read_run(path).rounds[0]["options"], "device": "cuda:99"}
+        digest = options_digest(options)
+        self.spoil_file(path / "config.json", lambda f: f["config"].update(device="cuda:99"))
+        self.spoil_file(path / "config.json", lambda found: found.update(bits=digest))
+        for number in range(len(read_run(path).rounds)):
+            self.spoil(path, number, lambda r: r.update(bits=digest))
+        self.spoil(path, 0, lambda r: r.update(options=options))
+        verification = self.verified(path)
+        self.assertTrue(verification.confirmed, verification.problems)
+        self.assertIn("--device cuda:99 is not here", "; ".join(verification.notes))
+
     def test_a_run_that_has_not_ended(self) -> None:
         """The recorded rounds are verified; a line without its end is being written."""
         path = self.run_of("refused")

@@ -14,10 +14,6 @@ from byzpy_tw.algorithms.dsgd import Dsgd
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.cli.train import configuration
-from byzpy_tw.errors import (
-    ConfigError,
-)
-from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import load
 from byzpy_tw.protocol.frames import HEADER_SIZE, FrameKind, FrameWriter, Header
 from byzpy_tw.rounds.round import Reason, Round
@@ -32,12 +28,12 @@ from byzpy_tw.workers.spec import NodeSpec, RunSpec
 REGISTRY = load()
 
 
-def host(device: str = "cpu") -> NodeHost:
+def host() -> NodeHost:
     spec = RunSpec(
         dataset="synthetic", model="logreg", partition="stride", shards=6, seed=0,
         batch_size=4, micro_batch_size=4, n=8, f=2,
     )  # fmt: skip
-    return build_host(spec, REGISTRY, data_root=None, device=device)
+    return build_host(spec, REGISTRY, data_root=None)
 
 
 class AimTests(SynchronousTestCase):
@@ -234,23 +230,6 @@ class TogetherTests(SynchronousTestCase):
         self.assertIn("MemoryError: full", told)
         self.assertEqual(len(self.flushLoggedErrors(MemoryError)), 1)  # of two nodes
         self.assertEqual(driver.computing, {})
-
-
-class DeviceTests(SynchronousTestCase):
-    def test_auto_is_what_there_is(self) -> None:
-        """``auto`` is a device of this machine, for nodes as for the trainer."""
-        there = "cuda" if torch.cuda.is_available() else "cpu"
-        self.assertEqual(resolve_device("auto").type, there)
-        self.assertEqual(host(device="auto").parameters.device.type, there)
-
-    def test_what_there_is_not(self) -> None:
-        """``cuda`` on a machine without it is told with the way out."""
-        if torch.cuda.is_available():
-            self.assertEqual(resolve_device("cuda").type, "cuda")
-        else:
-            self.assertIn(
-                "use cpu or auto", str(self.assertRaises(ConfigError, resolve_device, "cuda"))
-            )
 
 
 class ActivationBytesTests(SynchronousTestCase):

@@ -12,12 +12,12 @@ from torch import Tensor
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, ConfigError, GuaranteeMissing, PluginError
-from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugin_code import describe_exception, plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.pipelines import NamedPipeline, budget_of
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import norm_fault, norm_of
+from byzpy_tw.workers.device import Device, open_device
 
 
 @frozen(eq=False)
@@ -36,7 +36,7 @@ class Aggregated:
 
 @define(eq=False)
 class Aggregation:
-    """The run's pipeline for each f that is needed."""
+    """The run's pipeline for each f that is needed, and the device that computes it."""
 
     config: RunConfig
     _registry: Registry
@@ -46,6 +46,11 @@ class Aggregation:
     @_named.default
     def _parse(self) -> NamedPipeline:
         return NamedPipeline.parse(self.config.pipeline)
+
+    @property
+    def device(self) -> Device:
+        """The trainer's device, of aggregation, steps and evaluation; `ConfigError` without it."""
+        return open_device(self.config.device)
 
     def pipeline(self, f: int) -> Pipeline:
         """Return the pipeline with budget `f`, also where a rule's text names a larger one."""
@@ -103,7 +108,7 @@ class Aggregation:
         """
         everyone = len(nodes) == matrix.shape[0]
         rows = matrix if everyone else matrix[list(nodes)]
-        rows = rows.to(resolve_device(self.config.device))
+        (rows,) = self.device.put(rows)
         context = Context(
             seed=self.config.seed, round=round, nodes=nodes, n=self.config.n, f=f,
             byzantine=self.config.num_byz,

@@ -23,7 +23,6 @@ from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import Diverged
-from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import round_to_dtype
@@ -48,7 +47,7 @@ class Dsgd:
 
     def resume(self, state: State) -> State:
         """Return a state that was read from a file, on the device that computes the steps."""
-        device = resolve_device(self.config.device)
+        device = self.rules.aggregation.device.place
 
         def move(value: Any) -> Any:
             return value.to(device) if isinstance(value, Tensor) else value
@@ -62,7 +61,8 @@ class Dsgd:
         return range(self.config.n)
 
     def request(self, state: State) -> Tensor:
-        return round_to_dtype(state.parameters.cpu(), self.wire)
+        (parameters,) = self.rules.aggregation.device.fetch([state.parameters])
+        return round_to_dtype(parameters, self.wire)
 
     def receive(self, state: State, node: int, sent: Tensor) -> Tensor:
         """Return the row that is aggregated for the vector that `node` sent: ``(d,)`` float32.

@@ -13,6 +13,7 @@ from byzpy_tw.optimizers import Optimizer, Schedule
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
+from byzpy_tw.workers.device import open_device
 
 
 @define(eq=False)
@@ -78,7 +79,7 @@ class ResolvedRules:
 
 
 def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
-    """Return the rules of `config`; an error for any name or parameter that is wrong.
+    """Return the rules of `config`; an error for any name, parameter or device that is wrong.
 
     Cheap: reads no data, builds no model.
     """
@@ -90,6 +91,7 @@ def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
         ("attack", config.attack),
     ):
         registry.check(kind, text, f=config.f)
+    open_device(config.device)  # raises where it is not here
     aggregation = Aggregation(config, registry)
     optimizer = registry.make("optimizer", config.optimizer, **config.optimizer_parameters)
     schedule = registry.make(

@@ -64,7 +64,9 @@ class RecomputedRound:
                 "it f or the membership on record, the rules or their version?"
             )
         if all(math.isclose(there, here, rel_tol=_CLOSE) for _, there, here in differing):
-            return "norms differ by rounding alone: other versions or instructions than then?"
+            return (
+                "norms differ by rounding alone: other versions, instructions or devices than then?"
+            )
         named = [
             f"node {node}{_server(placement, node)} norm {there:.6g}, here {here:.6g}"
             for node, there, here in differing[:_NAMED]

@@ -30,12 +30,12 @@ from byzpy_tw.attacks.behaviour import Behaviour
 from byzpy_tw.attacks.knowledge.codec import decode_knowledge, decode_piece
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BrokenPlugin
-from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.vectors import round_to_dtype
 from byzpy_tw.workers.building import build_host, make_model
+from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.gradients import Answer, Gradient
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import node_specs
@@ -67,7 +67,7 @@ class RoundReplay:
     def gradients(self, state: State, nodes: Sequence[int]) -> Iterator[tuple[int, Gradient]]:
         """Yield the gradient of each of `nodes`, float32, in the order in which they are ready."""
         ready: SimpleQueue[tuple[Sequence[int], list[Answer]]] = SimpleQueue()
-        self.host.parameters.copy_(self.algorithm.request(state))
+        self.host.load(self.algorithm.request(state))
         size, working = self.host.group_size, 0
         waiting = deque(nodes[i : i + size] for i in range(0, len(nodes), size))
         while waiting or working:
@@ -123,22 +123,23 @@ def _put(ready: SimpleQueue, group: Sequence[int], answers: list[Answer]) -> Non
 
 
 def prepare_replay(
-    config: RunConfig, registry: Registry, data_root: Path, pool: Executor, most_jobs: int = 4
-) -> RoundReplay:
-    """Read the data, and make the nodes and the rules of `config`.
+    config: RunConfig, registry: Registry, data_root: Path, pool: Executor, most_jobs: int = 4,
+    device: Device = CPU,
+) -> RoundReplay:  # fmt: skip
+    """Read the data, and make the nodes, on `device`, and the rules of `config`.
 
     Raises the errors of names, parameters and data.
     """
     spec = config.spec()
-    host = build_host(spec, registry, data_root=data_root)
+    host = build_host(spec, registry, data_root=data_root, device=device)
     for node in node_specs(
         honest=config.num_honest, byzantine=config.num_byz, attack=config.attack
     ):
         host.spawn(node)
-    model = make_model(spec, registry, host.dataset).to(resolve_device(config.device))
+    rules = resolve_rules(config, registry)
+    model = make_model(spec, registry, host.dataset).to(rules.aggregation.device.place)
     who = registry.owner("model", config.model)
     evaluator = Evaluator(model, host.dataset, host.trial_outcome.needs_copies, who)
-    rules = resolve_rules(config, registry)
     algorithm = registry.make("algorithm", config.algorithm, config=config, rules=rules)
     first = algorithm.begin(evaluator.parameters)
     return RoundReplay(config, algorithm, host, evaluator, first, pool, most_jobs)

@@ -33,6 +33,7 @@ from byzpy_tw.records.folder import RecordedRun, list_checkpoints
 from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.vectors import sha256_of
+from byzpy_tw.workers.device import CPU, Device, find_equal_device, open_device
 from byzpy_tw.workers.environment import environment, probe
 
 
@@ -91,7 +92,7 @@ class Verification:
             there = ", ".join(map(str, self.checkpointed_rounds())) or "none"
             raise ConfigError(f"no checkpoint of round {start} was kept (there are: {there})")
         config, problems = recorded_config(self.recorded)
-        self._config = config_in_process(config, self.data_root)
+        self._config = self._with_device_here(config_in_process(config, self.data_root))
         self.problems += [*problems, *compare_with_result(self.recorded)]
         self._check_length()
         self._check_checkpoints()
@@ -154,17 +155,38 @@ class Verification:
         """Read the data, make the model and the nodes, and compare them with config.json."""
         root, jobs = Path(self._config.data_root), self.threads + 2
         replay = self.pool.submit(  # where torch computes on one thread
-            prepare_replay, self._config, self.registry, root, self.pool, jobs
+            prepare_replay, self._config, self.registry, root, self.pool, jobs, self._node_device()
         ).result()
         self._recomputer = RoundRecomputer(replay, self.pool, self.threads)
         self._compare_environment(replay)
         self._check_local_data(replay.host.dataset.digest())
 
+    def _with_device_here(self, config: RunConfig) -> RunConfig:
+        """Return `config` with the CPU in the place of a device that is not here."""
+        try:
+            open_device(config.device)
+        except ConfigError:
+            self.notes.append(f"the run's --device {config.device} is not here: on the CPU instead")
+            return evolve(config, device="cpu")
+        return config
+
+    def _node_device(self) -> Device:
+        """Return the device that the run's nodes computed on, or the CPU."""
+        recorded = self.recorded.description.get("devices")
+        found = sorted(set(map(str, recorded.values()))) if isinstance(recorded, dict) else []
+        device = find_equal_device(found[0]) if len(found) == 1 else None
+        if found and device is None:
+            self.notes.append(
+                f"the run's nodes computed on {clean_value(', '.join(found))}, here all do on the "
+                "CPU: vectors differ by rounding, so that no hash is met"
+            )
+        return device or CPU
+
     def _compare_environment(self, replay: RoundReplay) -> None:
         description, trial = self.recorded.description, replay.host.trial_outcome.trial
         here = environment(
-            self.registry, probe=self.pool.submit(probe).result(), device=self._config.device,
-            threads=self.threads,
+            self.registry, probe=self.pool.submit(probe).result(), threads=self.threads,
+            device=open_device(self._config.device).description,
         )  # fmt: skip
         try:
             lines = compare_with_recorded(

@@ -120,7 +120,8 @@ def _environment_lines(doctor: Doctor) -> Iterator[str]:
     found = doctor.to_plain()["here"]
     yield "here"
     yield "  " + ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    device = f"device {found['device']}" + (f" ({found['cuda']})" if found["cuda"] else "")
+    unused = found["cuda"] and found["device"] == "cpu"
+    device = f"device {found['device']}" + f" (--device cuda: {found['cuda']})" * bool(unused)
     machine = f", {found['instructions']}" if "instructions" in found else ""
     yield f"  {found['threads']} threads on {found['cores']} cores, {device}{machine}"
     if "dimension" in found:

@@ -26,7 +26,9 @@ import attrs
 from attrs import frozen
 
 from byzpy_tw.config.validators import (
+    DEVICES,
     count_or_all,
+    device_name,
     link_of_chain,
     option,
     round_numbers,
@@ -172,8 +174,10 @@ class RunConfig:
         optional(integer_in(1, 1024)), metavar="N",
     )  # fmt: skip
     device: str = _running(
-        "cpu", "where the trainer aggregates: cpu, cuda or auto",
-        one_of("cpu", "cuda", "auto"), bits=True,
+        "cpu",
+        "where the trainer aggregates, steps and evaluates, and where nodes of --in-process and "
+        f"--local compute: {DEVICES}; a server elsewhere has a --device of its own",
+        device_name, bits=True,
     )  # fmt: skip
     round_timeout: float = _running(
         60.0, "seconds that a round waits for its vectors",

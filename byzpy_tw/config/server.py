@@ -14,9 +14,9 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
-from byzpy_tw.config.validators import option, texts, toml_key
+from byzpy_tw.config.validators import DEVICES, device_name, option, texts, toml_key
 from byzpy_tw.errors import ConfigError
-from byzpy_tw.parameters import integer_in, one_of, optional, real_in
+from byzpy_tw.parameters import integer_in, optional, real_in
 
 MAX_BOX_BYTES = 300_000  # the largest of our commands has under 200,000
 MAX_COMMANDS_IN_FLIGHT = 64
@@ -79,9 +79,7 @@ class ServerConfig:
     host: str = option("0.0.0.0", "Address to listen on.")
     port: int = option(29000, "Port to listen on; 0 picks a free one.", integer_in(0, 65535))
     data_root: str = option("./data", "Folder of this server's data files.", metavar="DIR")
-    device: str = option(
-        "cpu", "Where nodes compute: cpu, cuda or auto.", one_of("cpu", "cuda", "auto")
-    )
+    device: str = option("cpu", f"Where nodes compute: {DEVICES}.", device_name)
     threads: int | None = option(
         None, "Compute threads (default: all cores).", optional(_positive), metavar="N"
     )

@@ -94,6 +94,16 @@ def texts(value: Any) -> str | None:
     return "a list of strings" if any(map(text, value)) else None
 
 
+DEVICES = "cpu, cuda, cuda:N or auto"
+
+
+def device_name(value: Any) -> str | None:
+    """The name of a device, whether it is here or not (see `byzpy_tw.workers.device`)."""
+    number = value[len("cuda:") :] if isinstance(value, str) and value[:5] == "cuda:" else ""
+    known = value in ("cpu", "cuda", "auto") or (number.isascii() and number.isdigit())
+    return None if known and len(number) < 5 else DEVICES
+
+
 def count_or_all(value: Any) -> str | None:
     digits = isinstance(value, str) and value.isascii() and value.isdigit()
     valid = value == "all" or (digits and len(value) < 19 and int(value) >= 1)

@@ -128,6 +128,10 @@ class Points:
     mix: Tensor | None = field(default=None, kw_only=True)
     _gram: Gram | None = field(default=None, kw_only=True)
 
+    def __attrs_post_init__(self) -> None:
+        if self.center is not None:  # a rule's memory from a checkpoint is on the CPU
+            self.center = self.center.to(self.matrix.device)
+
     @cached_property
     def products(self) -> Products:
         return products(self.matrix, self.center)

@@ -165,7 +165,7 @@ def compare_with_recorded(
                 f"{clean_value(before[name])}, here it is {clean_value(now)}"
             )
     versions = before.get("versions", {})
-    now_here = {name: getattr(here, name) for name in ("torch", "instructions", "probe")}
+    now_here = {name: getattr(here, name) for name in ("torch", "instructions", "probe", "device")}
     lines = [
         f"the run was begun with {name} {clean_value(versions[name])}, this is {now}"
         for name, now in {"byzpy_tw": byzpy_tw.__version__, **now_here}.items()

@@ -197,9 +197,11 @@ CONFIG_FIELDS = _fields(
           "`classes` (and shape), `normalisation`, and `gradient` of two examples with its "
           "`loss` and `norms`"),
     Field("versions", "of byzpy_tw, Python, torch, NumPy, the platform and its "
-          "instruction set; `probe` is the SHA-256 of a fixed gradient as computed here"),
+          "instruction set; `probe` is the SHA-256 of a fixed gradient as computed here, "
+          "`device` what the trainer aggregates on"),
     Field("plugins", "each distribution that offers plugins, with its version"),
     Field("placement", "which nodes each server was given at the start"),
+    Field("devices", "what each server's nodes are computed on, such as `cpu`"),
 )  # fmt: skip
 
 _REASONS = ", ".join(reason.value for reason in Reason if reason is not Reason.NOT_ASKED)

@@ -161,7 +161,7 @@ class ServerRun:
         if here.device.type == "cpu" and here.dtype is wire and free:
             self._staging = None
             return here
-        self._staging = torch.empty(d, dtype=wire)
+        self._staging = torch.empty(d, dtype=wire, pin_memory=self.host.device.pinned)
         return self._staging
 
     def frame_received(self, header: Header) -> None:
@@ -204,7 +204,7 @@ class ServerRun:
             elif self._scheduler.round == round:
                 self._arrivals.arrived("parameters")
 
-        copying = defer_to_pool(self._reactor, self._executor, self.host.parameters.copy_, staged)
+        copying = defer_to_pool(self._reactor, self._executor, self.host.load, staged)
         copying.addBoth(installed)
 
     # -- commands

@@ -49,6 +49,7 @@ from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.text import clean
 from byzpy_tw.workers.building import build_host
+from byzpy_tw.workers.device import open_device
 from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import RunSpec
@@ -233,8 +234,8 @@ class ByzpyServer(Service):
             raise ServerError(f"{type(e).__name__}: {e}") from None
 
     def _detect_environment(self) -> Environment:
-        names, device = self._registry, self.config.device
-        found = environment(names, probe=probe(), device=device, threads=self.threads)
+        device = open_device(self.config.device).description
+        found = environment(self._registry, probe=probe(), device=device, threads=self.threads)
         if self.process:
             freeze_gc()
         return found
@@ -281,7 +282,7 @@ class ByzpyServer(Service):
         return failure
 
     def _build(self, spec: RunSpec) -> tuple[NodeHost, str]:
-        root, device, limits = Path(self.config.data_root), self.config.device, self.limits
+        root, limits = Path(self.config.data_root), self.limits
         data = self._datasets.get(spec.dataset)
         if data is None:
             data = self._registry.make("dataset", spec.dataset, root=root)
@@ -295,7 +296,8 @@ class ByzpyServer(Service):
                 f"{spec.shards:,} shards: over {limits.pieces:,} pieces"
             )
         host = build_host(
-            spec, self._registry, data_root=root, device=device, dataset=data,
+            spec, self._registry, data_root=root, dataset=data,
+            device=open_device(self.config.device),
             most_elements=limits.vector_elements, most_working=limits.working_mib * 2**20,
         )  # fmt: skip
         return host, data.digest()

@@ -32,6 +32,7 @@ from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
 from byzpy_tw.sweep.scheduler import CELLS, Sweep, discard
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import load_trainer_keys
+from byzpy_tw.workers.device import open_device
 
 PAGE, TABLE = "lab.html", "lab.json"  # names that programs know
 _WATCHING = ("run_started", "round_completed", "run_finished")
@@ -88,6 +89,7 @@ def grid_of(
     check_names(registry, base, attacks, defences)
     parse_addresses(base.remote_hosts)
     load_trainer_keys(base, warn=True)
+    open_device(base.device)  # an error here concerns all cells
     return make_grid(
         given, attacks, defences, seeds,
         lambda config: resolve_rules(config, registry).missing_guarantee,

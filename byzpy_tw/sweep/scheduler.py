@@ -130,7 +130,7 @@ class Sweep:
             if base.local is not None:
                 servers = LocalServers(
                     base.local, absolute(base.data_root), self.folder, base.threads,
-                    self._reactor, self.display.say, self._registry.disabled,
+                    self._reactor, self.display.say, self._registry.disabled, base.device,
                 )  # fmt: skip
                 addresses = tuple(str(address) for address in await servers.start())
                 changes = {"local": None, "remote_hosts": addresses, "keys": None}

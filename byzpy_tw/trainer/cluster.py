@@ -41,6 +41,7 @@ class Terms:
     environment: Environment
     expected: RunFingerprint
     local_data: bool  # whether each server may have data of its own
+    devices: Sequence[str] = ()  # that nodes of earlier rounds were computed on
     attack: str = ""  # digest of the attack's trial, where a plugin has it
 
 
@@ -123,6 +124,9 @@ class Cluster:
         entry.display_name = server.name
         self._check_single(entry, server)
         entry.same_bits = same_bits(terms.environment, theirs)
+        entry.device = theirs.device
+        first = next(other.device for other in self.entries if other.device)
+        handshake.compare_devices(server.name, theirs.device, [*terms.devices, first])
         handshake.compare(server.name, terms.environment, theirs)
         opened = await handshake.open_run(server, terms.run_name, self.collector)
         expected, local = terms.expected, terms.local_data

@@ -191,6 +191,8 @@ class Doctor:
         theirs, handshake = check.environment, self._handshake
         if theirs is not None and self.here is not None and check.may_open:
             handshake.compare(check.name, self.here.environment, theirs)
+            first = next(c.environment.device for c in self.servers if c.environment)
+            handshake.compare_devices(check.name, theirs.device, [first])
         ahead, trip = check.clock_ahead, check.round_trip or 0.0
         if ahead is not None and abs(ahead) > CLOCK_TOLERANCE + trip:
             side = "ahead of" if ahead > 0 else "behind"
@@ -241,7 +243,7 @@ class Doctor:
             "plugins": dict(self.registry.distributions),
             "threads": config.threads or cores(),
             "cores": cores(),
-            "device": config.device,
+            "device": config.device if prepared is None else prepared.environment.device,
             "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "folder": str(folder),
             "disk_free_bytes": shutil.disk_usage(folder).free if folder.is_dir() else None,

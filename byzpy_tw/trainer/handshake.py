@@ -5,7 +5,7 @@ Each difference is one error that names the server, the cause and the cure.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from attrs import frozen
@@ -68,6 +68,12 @@ class Handshake:
         used = {entry.distribution for _, _, entry in self._entries()}
         for line in differences(mine, theirs, used):
             self._differs(f"{name} {line}", ": results may differ in their last bits")
+
+    def compare_devices(self, name: str, device: str, others: Iterable[str]) -> None:
+        """Compare the `device` of the server called `name` with those of `others`, if any."""
+        if differing := sorted(set(others) - {device}):
+            line = f"{name} computes on {device}, other nodes of the run on {', '.join(differing)}"
+            self._differs(line, ": results may differ in their last bits")
 
     async def open_run(self, server: Server, run: str, sink: Sink) -> RunFingerprint:
         """Have `server` build the run; raises `MissingPlugin` with advice."""

@@ -21,6 +21,7 @@ from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_interface import AttackInput, RunFingerprint, Server, Sink, ignore_loss
 from byzpy_tw.workers.building import build_host
+from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
@@ -34,6 +35,7 @@ class InProcessServer:
     _threads: int
     _registry: Registry
     _prepared: Prepared  # the trainer's own data, and the trial with it
+    _device: Device = CPU
     name: str = "in-process"
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -49,14 +51,17 @@ class InProcessServer:
 
     async def open(self, run: str, spec: RunSpec, sink: Sink) -> RunFingerprint:
         # The trainer has read the data already, so no folder is needed.
-        dataset, tried = self._prepared.dataset, self._prepared.trial_outcome
+        dataset = self._prepared.dataset
+        # The trainer has tried the model on the CPU, too.
+        tried = self._prepared.trial_outcome if self._device.place == CPU.place else None
         build = partial(
-            build_host, spec, self._registry, data_root=Path(), dataset=dataset, trial_outcome=tried
-        )
+            build_host, spec, self._registry, data_root=Path(), device=self._device,
+            dataset=dataset, trial_outcome=tried,
+        )  # fmt: skip
         host = await defer_to_pool(self._reactor, self._pool, build)
         self._scheduler = NodeScheduler(host, self._reactor, self._pool, self._threads + 2)
         self._sink = sink
-        return RunFingerprint(host.dimension, dataset.digest(), tried.trial)
+        return RunFingerprint(host.dimension, dataset.digest(), host.trial_outcome.trial)
 
     async def spawn(self, nodes: Sequence[NodeSpec]) -> Collection[str]:
         host = self._scheduler.host
@@ -70,7 +75,7 @@ class InProcessServer:
         # Rounds begin when the one before is decided.  A node that was late in it may still be
         # computing; its vector is dropped as stale.
         self._scheduler.round = round
-        self._scheduler.host.parameters.copy_(vector)
+        self._scheduler.host.load(vector)
         return succeed(None)
 
     def compute(self, round: int, nodes: Sequence[int]) -> Deferred[Failures]:

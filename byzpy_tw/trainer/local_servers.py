@@ -84,6 +84,7 @@ class LocalServers:
     _reactor: ITrainerReactor
     _notify: Notify = field(default=lambda line: None)
     disabled: tuple[str, ...] = ()  # distributions that they are not to import
+    device: str = "cpu"
     restarts: bool = field(default=True, init=False)  # of those that end by themselves
     _running: list[_ServerProcess] = field(factory=list, init=False)
     _restarting: dict[int, IDelayedCall] = field(factory=dict, init=False)
@@ -138,7 +139,7 @@ class LocalServers:
         run_twistd = "from twisted.scripts.twistd import run; run()"
         command = [sys.executable, "-c", run_twistd, "-n", "--pidfile=", "--logfile=-"]
         command += ["byzpy-server", "--host", "127.0.0.1", "--port", str(port), "--until-eof"]
-        command += ["--data-root", str(self.data_root)]
+        command += ["--data-root", str(self.data_root), "--device", self.device]
         for distribution in self.disabled:
             command += ["--disable-plugin", distribution]
         return command + (["--threads", str(self.threads)] if self.threads else [])

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy
-import torch
 from attrs import asdict, define, evolve
 
 import byzpy_tw
@@ -18,7 +17,6 @@ from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import UnsuitableData
-from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.rounds.evaluator import Evaluator
@@ -27,6 +25,7 @@ from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.trainer.server_interface import RunFingerprint
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.building import check_model, make_model, try_run_model
+from byzpy_tw.workers.device import CPU
 from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.shards import check_shard, make_shards
@@ -68,6 +67,7 @@ class Prepared:
                 "platform": platform.platform(),
                 "instructions": here.instructions,
                 "probe": here.probe,
+                "device": here.device,
             },
             "plugins": dict(here.plugins),
         }
@@ -93,7 +93,7 @@ def prepare_data(
     check_model(spec, registry, data)
     begun = time.perf_counter()
     # On the CPU, as the probe is: its bits are compared with the servers'.
-    outcome = try_run_model(spec, registry, data, shards, torch.device("cpu"))
+    outcome = try_run_model(spec, registry, data, shards, CPU.place)
     not_finite = [*data.non_finite(), *outcome.warnings]
     if not_finite and config.strict:
         raise UnsuitableData(f"{'; '.join(not_finite)} (--strict)")
@@ -104,14 +104,15 @@ def prepare_data(
     try_optimizer(config, registry, rules)
     who = registry.owner("model", config.model)
     outcome.check_initial(model, who)
-    model = model.to(resolve_device(config.device))
+    model = model.to(rules.aggregation.device.place)
     attack, n, b, f = "", config.n, config.num_byz, config.f
     if b:
         make = partial(build_attack, registry, config.attack, n=n, b=b, f=f)
         attack = getattr(try_attack(make, spec, dimension), "digest", "")
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
     evaluator = Evaluator(model, data, outcome.needs_copies, who)
-    here = environment(registry, probe=probe(), device=config.device, threads=threads)
+    device = rules.aggregation.device.description
+    here = environment(registry, probe=probe(), device=device, threads=threads)
     sizes = [len(shard) for shard in shards]
     return Prepared(data, evaluator, data.digest(), here, outcome, sizes, warnings, attack)
 

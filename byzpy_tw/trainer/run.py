@@ -163,12 +163,13 @@ async def run_prepared(
         if config.local and not config.in_process:
             servers = LocalServers(
                 config.local, absolute(config.data_root), directory.path, config.threads,
-                reactor, views.event, registry.disabled,
+                reactor, views.event, registry.disabled, config.device,
             )  # fmt: skip
             addresses = tuple(await servers.start())
         entries = [remote_entry(address, config, reactor, keys) for address in addresses]
         if config.in_process:
-            here = InProcessServer(reactor, pool, threads, registry, prepared)
+            device = run.rules.aggregation.device
+            here = InProcessServer(reactor, pool, threads, registry, prepared, device)
             entries = [ServerEntry(here.name, lambda: here, redials=False)]
         await training.run(prepared, entries)
     except CancelledError:

@@ -28,6 +28,7 @@ class ServerEntry:
     up: bool = field(default=False, init=False)
     display_name: str = field(default="", init=False)  # with its certificate's name, if any
     data_digest: str = field(default="", init=False)  # when it was first opened
+    device: str = field(default="", init=False)  # that it last told
     same_bits: bool = field(default=False, init=False)  # whether it computes to the same bits
     spawned_nodes: set[int] = field(factory=set, init=False)  # nodes that `server` has
     failed_dials: int = field(default=0, init=False)  # since it last was reliable

@@ -26,6 +26,7 @@ from byzpy_tw.rounds.placement import placement_notices
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.scheduling.threads import defer_to_pool
+from byzpy_tw.text import clean_value
 from byzpy_tw.trainer.checkpoint_scheduler import CheckpointScheduler
 from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
@@ -105,7 +106,11 @@ class Training:
         """Train on `entries`.  Raises the error that ends the run early."""
         config = self.config
         collector = Collector(
-            torch.zeros(config.n, prepared.evaluator.dimension), self._reactor, self._pool,
+            torch.zeros(
+                config.n, prepared.evaluator.dimension,
+                pin_memory=self.rules.aggregation.device.pinned,
+            ),
+            self._reactor, self._pool,
             getattr(torch, config.wire_dtype), config.round_timeout,
         )  # fmt: skip
         self._cluster = cluster = self._make_cluster(entries, prepared, collector)
@@ -134,6 +139,14 @@ class Training:
         self._check_attack()
         self.status = "finished"
 
+    @property
+    def _devices(self) -> dict[str, str]:
+        """What nodes of earlier rounds were computed on, by server."""
+        recorded = self.resume_point.description.get("devices")
+        if not isinstance(recorded, dict):
+            return {}
+        return {name: clean_value(device) for name, device in recorded.items()}
+
     def _check_attack(self) -> None:
         """Raise `AttackFailed` where the attack has not contributed to any round."""
         failures, config = self._summary.counts.attack_failures, self.config
@@ -152,7 +165,8 @@ class Training:
         partition = self.registry.make("partition", config.partition)
         terms = Terms(
             config, self.registry, self.resume_point.token, prepared.environment, prepared.opened,
-            local_data=getattr(partition, "local", False), attack=prepared.attack,
+            local_data=getattr(partition, "local", False), devices=list(self._devices.values()),
+            attack=prepared.attack,
         )  # fmt: skip
         return Cluster(entries, terms, collector, self._reactor, self.views.event)
 
@@ -166,11 +180,13 @@ class Training:
         await cluster.start()
         assignments = cluster.assignments()
         self.views.handle(NodesPlaced(assignments))
+        now = {entry.name: entry.device for entry in cluster.entries if entry.device}
         digests = {entry.name: entry.data_digest for entry in cluster.entries if entry.data_digest}
         description = {
             **initial_config_json(config, self.resume_point),
             **prepared.describe(digests),
             "placement": {name: [n.node for n in nodes] for name, nodes in assignments},
+            "devices": {**self._devices, **now},
         }
         self.directory.write_config(description)
         if self.resume_point.description:

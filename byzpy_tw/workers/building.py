@@ -15,9 +15,9 @@ from torch.autograd import graph
 from byzpy_tw import models
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import LimitExceeded
-from byzpy_tw.kernels.cpu import resolve_device
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
+from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.model_trial import TrialOutcome, try_model
 from byzpy_tw.workers.shards import make_shards
@@ -29,7 +29,7 @@ def build_host(
     registry: Registry,
     *,
     data_root: Path | None,
-    device: str = "cpu",
+    device: Device = CPU,
     most_elements: int | None = None,
     most_working: int | None = None,
     dataset: Dataset | None = None,
@@ -43,14 +43,14 @@ def build_host(
     if dataset is None:
         dataset = registry.make("dataset", spec.dataset, root=data_root)
     check_model(spec, registry, dataset, most_elements=most_elements, most_working=most_working)
-    chosen, shards = resolve_device(device), make_shards(spec, registry, dataset)
+    shards = make_shards(spec, registry, dataset)
     if trial_outcome is None:
-        trial_outcome = try_run_model(spec, registry, dataset, shards, chosen)
+        trial_outcome = try_run_model(spec, registry, dataset, shards, device.place)
     model = make_model(spec, registry, dataset, checked=True)
     trial_outcome.check_initial(model, registry.owner("model", spec.model))
-    model = model.to(chosen)
+    model = model.to(device.place)
     parameters = models.flat_parameters(model)
-    return NodeHost(spec, dataset, model, parameters, chosen, trial_outcome, registry, shards)
+    return NodeHost(spec, dataset, model, parameters, device, trial_outcome, registry, shards)
 
 
 def try_run_model(

@@ -26,6 +26,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, UnsuitableModel
 from byzpy_tw.object_state import Copier
 from byzpy_tw.plugin_code import plugin_call
+from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.loss import loss_and_gradient
 from byzpy_tw.workers.pool import Pool
 from byzpy_tw.workers.spec import RunSpec
@@ -61,7 +62,7 @@ class MicroBatches:
     leaves: Sequence[Tensor]  # its parameters
     dataset: Dataset
     spec: RunSpec
-    device: torch.device
+    device: Device
     who: str  # the owner of the model's code, for errors
     shard: np.ndarray
     node: int
@@ -90,7 +91,7 @@ class MicroBatches:
         spec, size, train = self.spec, self.spec.micro_batch_size, self.dataset.train
         chosen = torch.from_numpy(self.indices[part * size : (part + 1) * size])
         examples, labels = (t.index_select(0, chosen) for t in (train.x, train.y))
-        inputs, labels = self.dataset.inputs(examples).to(self.device), labels.to(self.device)
+        inputs, labels = self.device.put(self.dataset.inputs(examples), labels)
         if self.flip_labels:
             labels = self.dataset.classes - 1 - labels
         stream = (spec.seed, "dropout", self.node, self.round, part)
@@ -100,13 +101,14 @@ class MicroBatches:
                 lambda: seeds.torch_seed(*stream), self.who,
             )  # fmt: skip
         # Flat is not enough: a stacked parameter's gradient has a stride.
-        pieces = tuple(g.reshape(-1).contiguous().to("cpu") for g in gradients if g is not None)
+        pieces = [g.reshape(-1).contiguous() for g in gradients if g is not None]
         if len(pieces) < len(gradients):
             raise UnsuitableModel(
                 f"{self.who}: {len(gradients) - len(pieces)} of {len(gradients)} parameters get "
                 "no gradient from the loss"
             )
-        return Gradient(pieces, float(loss))
+        *pieces, loss = self.device.fetch([*pieces, loss])
+        return Gradient(tuple(pieces), float(loss))
 
 
 @define(eq=False)

@@ -29,6 +29,7 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.contracts import PluginAttack
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.workers.attack_trial import attack_context, try_attack
+from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.gradients import Done, MicroBatches, model_provider, submit
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.pool import Pool
@@ -60,7 +61,7 @@ class NodeHost:
     dataset: Dataset
     model: nn.Module
     parameters: Tensor  # (d,) float32 on `device`, the model's own memory
-    device: torch.device
+    device: Device
     trial_outcome: TrialOutcome
     _registry: Registry
     _shards: list[np.ndarray]
@@ -83,6 +84,14 @@ class NodeHost:
     @property
     def dimension(self) -> int:
         return self.parameters.numel()
+
+    def load(self, vector: Tensor) -> None:
+        """Take the ``(d,)`` parameters `vector`, of the CPU and of any type, for gradients to come.
+
+        It may be written to afterwards, unless it is in pinned memory.
+        """
+        (there,) = self.device.put(vector)
+        self.parameters.copy_(there)
 
     def spawn(self, node: NodeSpec) -> None:
         """Add `node`, looking its names up in this process.
