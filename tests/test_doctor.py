@@ -125,6 +125,25 @@ class ServersTests(DoctorCase):
         self.assertIn(f"{hosts[0]}: ok; nodes 0, 2; round trip ", text)
         self.assertTrue(text.endswith("a run would start"))
 
+    async def test_larger_micro_batches(self) -> None:
+        """Where single examples take many times as long, a larger size is proposed, once for all
+        servers of a kind, and in one process."""
+        options: dict[str, Any] = {
+            "batch_size": 100, "micro_batch_size": 1, "model": "mlp:hidden=8", "num_byz": 0, "f": 0,
+        }  # fmt: skip
+        hosts = [self.serve(registry_of(), None) for _ in range(2)]
+        doctor = await self.examined(hosts, **options)
+        self.assert_troubles(doctor)
+        [line] = doctor.advice
+        self.assertIn(f"{hosts[0]} (cpu): --micro-batch-size ", line)
+        self.assertIn(f"advice: {line}", "\n".join(lines(doctor)))
+        doctor = await self.examined([], in_process=True, **options)
+        [line] = doctor.to_plain()["advice"]
+        self.assertIn("cpu: --micro-batch-size ", line)
+        doctor = Doctor(doctor.config, registry_of(), reactor, self.pool, resumed=self.folder)
+        await doctor.examine()
+        self.assertEqual(doctor.advice, [])  # a resumed run has its size
+
     async def test_each_trouble(self) -> None:
         """Beside a healthy pair: no keys, no plugin, other data, hung, not there.  Each is
         named with its cure; the waits for them are one."""

@@ -110,6 +110,7 @@ def lines(doctor: Doctor) -> Iterator[str]:
         yield f"servers: {config.local}, which the run starts on this machine"
     yield from _budget_lines(doctor)
     yield from (f"warning: {line}" for line in doctor.warnings)
+    yield from (f"advice: {line}" for line in doctor.advice)
     yield from (f"error: {line}" for line in doctor.troubles)
     count = len(doctor.troubles)
     errors = f"a run would not start: {count} error{'s' * (count != 1)}"
