@@ -28,7 +28,6 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, format_error
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registry
-from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.folder import ROUNDS
 from byzpy_tw.rounds.feasibility import Feasibility, list_feasible_rules
 from byzpy_tw.rounds.placement import Placement, placement_notices
@@ -39,6 +38,7 @@ from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.run import load_trainer_keys
 from byzpy_tw.trainer.server_check import ServerCheck
 from byzpy_tw.trainer.server_client import RemoteServer
+from byzpy_tw.transports.table import find_transport, parse_addresses
 from byzpy_tw.workers.spec import node_specs
 
 WAIT = 5.0  # seconds for the answers that a healthy server gives at once
@@ -133,7 +133,9 @@ class Doctor:
             placement.add_server(str(address))
         assigned = placement.assign_unassigned() if addresses else {}
         for address in addresses:
-            server = RemoteServer(address, self._reactor, beat, keys=keys)
+            server = RemoteServer(
+                address, self._reactor, beat, keys=keys, transport=find_transport(address)
+            )
             nodes = [specs[node] for node in assigned.get(str(address), ())]
             # A Byzantine node, where the server has none at first and failover may bring one.
             may_come = config.failover != "off" and config.num_byz
