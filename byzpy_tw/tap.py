@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import suppress
 from importlib.resources import files
 from typing import Any
@@ -13,7 +12,7 @@ from twisted.python import usage
 
 from byzpy_tw.config.server import ServerConfig, server_config, server_options
 from byzpy_tw.console import make_streams_tolerant
-from byzpy_tw.errors import ByzpyTwError, CannotListen, format_error
+from byzpy_tw.errors import ByzpyTwError, format_error
 
 
 def _parameter(key: str, option: Any) -> list[Any]:
@@ -70,6 +69,8 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         from byzpy_tw.config.paths import absolute
         from byzpy_tw.plugins.distributions import check_disabled
+        from byzpy_tw.transports import Address
+        from byzpy_tw.transports.table import find_transport
 
         try:
             flags = {name: bool(self[name]) for name, *_ in self.optFlags}
@@ -87,24 +88,10 @@ class Options(usage.Options):
                 data_root=str(absolute(config.data_root)),
                 disable_plugin=check_disabled(config.disable_plugin),
             )
-            _check_port(config.host, config.port)
+            address = Address(config.host, config.port)
+            find_transport(address).check_free(address)
         except ByzpyTwError as e:
             raise usage.UsageError(format_error(e)) from None
-
-
-def _check_port(host: str, port: int) -> None:
-    """Raise `CannotListen` where nothing could listen there: one line, no traceback."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((host, port))
-            trial.listen(1)
-        except OSError as e:
-            raise CannotListen(
-                f"cannot listen on {host}:{port}: {e.strerror or e}; choose another --port or "
-                "--host, or stop what listens there"
-            ) from e
 
 
 def _load_late_modules() -> None:

@@ -20,7 +20,7 @@ GROUPS = (
     ("commands", ("cli", "scaffold", "testing", "sweep", "api")),
     ("shells", ("trainer", "server")),
     ("outputs", ("output",)),
-    ("connection", ("protocol", "scheduling")),
+    ("connection", ("protocol", "transports", "scheduling")),
     ("records", ("audit", "records", "report")),
     ("decisions", ("rounds",)),
     ("algorithms", ("algorithms",)),

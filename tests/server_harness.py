@@ -28,6 +28,7 @@ from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.testing.doubles import HERE, PEER, ClockReactor, HandCrankedPool
+from byzpy_tw.transports.tcp import TCPLink
 from byzpy_tw.workers.spec import NodeSpec, RunSpec, nodes_to_json
 
 SPEC = RunSpec(
@@ -162,7 +163,7 @@ class ServerCase(SynchronousTestCase):
 
     def dial(self, peer: str = PEER.host, here: str = HERE.host) -> Trainer:
         """A new connection from `peer` to the server's address `here`."""
-        session, client = Session(self.server), LimitedAMP({})
+        session, client = Session(self.server, TCPLink()), LimitedAMP({})
         there = IPv4Address("TCP", peer, 50000)
         pump = connect(
             session,

@@ -12,7 +12,6 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.errors import (
     BadFrame,
 )
-from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.testing import FakeServer
@@ -20,6 +19,7 @@ from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer import collector
 from byzpy_tw.trainer.collector import UNREQUESTED_BASE, Collector
 from byzpy_tw.trainer.server_client import RemoteServer
+from byzpy_tw.transports import Address
 
 D = 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from functools import partial
 from typing import Any
 
 import attrs
@@ -19,7 +20,6 @@ from twisted.trial.unittest import TestCase
 from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.errors import BadTicket, ByzpyTwError, KeysRefused, NotAuthenticated
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.keys import SERVER, TRAINER, Keys
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.mtls import MutualTLS
@@ -27,6 +27,7 @@ from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.server.log_rate_limiter import MAX_LINES, WINDOW_SECONDS
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.trainer.server_client import RemoteServer
+from byzpy_tw.transports import Address
 from tests.key_files import ClusterKeys
 from tests.server_harness import SPEC, ServerCase, Vectors
 from tests.support import folder
@@ -278,7 +279,7 @@ class TicketTests(KeysCase):
         opened = await mine.ask(commands.OpenRun("r", SPEC))
 
         for host, good in ((thief, False), (mine, True), (mine, False)):
-            connection = await host.endpoint.connect(LimitedAMP({}))
+            connection = await host.endpoint.connect(partial(LimitedAMP, {}))
             connection.release_transport()
             stream = TensorStream(Vectors(), 2**20, lambda why: None)
             factory = ClientFactory.forProtocol(lambda stream=stream: stream)

@@ -37,6 +37,7 @@ ORDER = (
     ("audit", "report"),
     # No Twisted at or below this line.
     ("scheduling",),
+    ("transports",),
     ("protocol",),
     ("output",),
     ("trainer", "server"),

@@ -22,13 +22,14 @@ from zope.interface import implementer
 
 from byzpy_tw.errors import ServerUnreachable
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.server.session import Session
 from byzpy_tw.testing.doubles import HERE, PEER, HandCrankedPool, SlowTransport
 from byzpy_tw.trainer import server_client
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.server_client import ANSWER_SECONDS, MOST_UNREAD, RemoteServer
+from byzpy_tw.transports import Address
+from byzpy_tw.transports.tcp import TCPLink
 from byzpy_tw.workers.spec import NodeSpec
 from tests.server_harness import SPEC, D, ServerCase
 
@@ -74,7 +75,7 @@ class RemoteCase(ServerCase):
 
     def accept(self, server: Any = None) -> IOPump:
         """Connect what was dialled to `server`, or to a session of the real one."""
-        client, server = self.dialling.dialled(), server or Session(self.server)
+        client, server = self.dialling.dialled(), server or Session(self.server, TCPLink())
         self.pumps.append(
             connect(
                 server,

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import byzpy_tw
 from byzpy_tw.errors import BadRequest, ProtectedMode, ServerError, VersionMismatch
 from byzpy_tw.protocol import commands
-from byzpy_tw.server.protected_mode import origin, same_machine
+from byzpy_tw.transports.tcp import origin, same_machine
 from byzpy_tw.workers.environment import Environment
 from tests.server_harness import SPEC, ServerCase
 

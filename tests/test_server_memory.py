@@ -19,6 +19,7 @@ from byzpy_tw.kernels.memory import trim_heap
 from byzpy_tw.protocol import commands
 from byzpy_tw.server.service import TRIM_DELAY, ByzpyServer
 from byzpy_tw.server.session import Session
+from byzpy_tw.transports.tcp import TCPLink
 from byzpy_tw.workers.spec import RunSpec
 
 
@@ -81,7 +82,7 @@ class TidyTests(SynchronousTestCase):
                 self.limits, self.runs = server.limits, 0
                 self.take_over = server.take_over
 
-        session = Session(Refusing(self.server))  # type: ignore[arg-type]
+        session = Session(Refusing(self.server), TCPLink())  # type: ignore[arg-type]
         opening = Deferred.fromCoroutine(session.open_run(commands.OpenRun("a", SPEC)))
         self.failureResultOf(opening, LimitExceeded)
         self.clock.advance(TRIM_DELAY)

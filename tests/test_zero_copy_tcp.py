@@ -19,8 +19,8 @@ from twisted.trial.unittest import TestCase
 
 from byzpy_tw.protocol.frames import HEADER_SIZE, FrameKind, Header
 from byzpy_tw.protocol.tensor_stream import TensorStream
-from byzpy_tw.protocol.zero_copy_tcp import ZeroCopySocket
-from byzpy_tw.protocol.zero_copy_tls import ZeroCopyTLS
+from byzpy_tw.transports.zero_copy_tcp import ZeroCopySocket
+from byzpy_tw.transports.zero_copy_tls import ZeroCopyTLS
 from tests.support import self_signed
 from tests.test_tensor_stream import End
 
@@ -146,7 +146,7 @@ class StreamTests(Ends):
             self.right.send(10 + i, size)
         await gatherResults([here, there])
         for end, begin in ((self.right, 0), (self.left, 10)):
-            self.assertIs(type(end.stream._zero_copy), self.zero_copy)
+            self.assertIs(type(end.stream._carrier), self.zero_copy)
             self.assertEqual([r for r, _ in end.inbox.frames], [begin + i for i in range(6)])
             for (round, tensor), size in zip(end.inbox.frames, sizes, strict=True):
                 self.assertTrue(torch.equal(tensor, torch.full((size,), float(round))))
@@ -225,7 +225,7 @@ class TLSTests(StreamTests):
         first = self.heard(self.right, 1)
         self.left.send(0, 1)
         await first
-        zero_copy = self.right.stream._zero_copy
+        zero_copy = self.right.stream._carrier
         zero_copy._raw = zero_copy._raw[:7]
         there = self.heard(self.right, 1)
         self.left.send(1, 5_000)
@@ -240,14 +240,14 @@ class TLSTests(StreamTests):
         self.left.send(0, 1)
         await there
         over = gatherResults([self.gone(self.left), self.gone(self.right)])
-        self.left.stream._zero_copy._socket.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        self.left.stream._carrier._socket.send(b"\x17\x03\x03\x00\x20" + bytes(32))
         await over
         self.assertEqual(len(self.right.inbox.frames), 1)
 
     async def test_a_connection_that_breaks(self) -> None:
         """Frames that were sealed by then are done with: nobody waits for them."""
         await self.connect()
-        zero_copy = self.left.stream._zero_copy
+        zero_copy = self.left.stream._carrier
 
         real = zero_copy._socket
 
@@ -273,7 +273,7 @@ class TLSTests(StreamTests):
         port = listener.port.getHost().port
         where = wrapClientTLS(context, TCP4ClientEndpoint(reactor, "127.0.0.1", port))
         await connectProtocol(where, protocol)
-        self.assertIsNone(protocol._zero_copy)
+        self.assertIsNone(protocol._carrier)
         over = gatherResults([self.gone(self.left), self.gone(self.right)])
         self.left.send(0, 1)  # no word of greeting: the other side takes it for one
         await listener.connected
@@ -332,7 +332,7 @@ class PeerTests(Ends):
     async def test_byte_by_byte(self) -> None:
         """A frame may come in any pieces, the first one through the transport."""
         peer = await self.connect(begins=False)
-        self.assertIsNone(self.right.stream._zero_copy)
+        self.assertIsNone(self.right.stream._carrier)
         there = self.heard(self.right, 2)
         values = torch.arange(5.0)
         frame = Header(FrameKind.VECTOR, 7, 5).pack() + values.numpy().tobytes()
@@ -344,7 +344,7 @@ class PeerTests(Ends):
 
         await deferToThread(trickle)
         await there
-        self.assertIsNotNone(self.right.stream._zero_copy)
+        self.assertIsNotNone(self.right.stream._carrier)
         for _, tensor in self.right.inbox.frames:
             self.assertTrue(torch.equal(tensor, values))
         over = self.gone(self.right)
@@ -358,7 +358,7 @@ class PeerTests(Ends):
         sent = [self.right.send(i, 300_000) for i in range(4)]
         peer.sendall(Header(FrameKind.VECTOR, 7, 1).pack() + bytes(4))
         await there
-        self.assertIsNone(self.right.stream._zero_copy)
+        self.assertIsNone(self.right.stream._carrier)
         left = 4 * (1_200_000 + HEADER_SIZE)
         got = await deferToThread(peer.recv, left, socket.MSG_WAITALL)
         self.assertEqual(len(got), left)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from byzpy_tw.errors import ConfigError
+from byzpy_tw.errors import BadAddress, ConfigError
 from byzpy_tw.plugins import load_and_warn
 
 HELP = "put rules, or a server, to bad inputs, and say what held"
@@ -32,7 +32,8 @@ def run(chosen: argparse.Namespace) -> int:
         from byzpy_tw.testing import conformance
     except ModuleNotFoundError as e:
         raise ConfigError(f"{e}: this needs pip install 'byzpy-tw[test]'") from e
-    from byzpy_tw.protocol.addresses import parse_address
+    from byzpy_tw.transports import Address
+    from byzpy_tw.transports.table import parse_address
 
     if chosen.server is not None and chosen.names:
         raise ConfigError("give names of rules or a --server, not both")
@@ -41,6 +42,8 @@ def run(chosen: argparse.Namespace) -> int:
     if chosen.server is None:
         return min(1, conformance.rules(load_and_warn(chosen.disable_plugin), chosen.names, print))
     address = parse_address(chosen.server)
+    if not isinstance(address, Address) or address.scheme != "tcp":
+        raise BadAddress(f"{address}: a server to be tested is written as tcp://HOST:PORT")
     try:
         from tests.fuzzing import one_server
     except ModuleNotFoundError as e:

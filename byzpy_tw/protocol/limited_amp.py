@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
-from twisted.internet.interfaces import IHandshakeListener, ISSLTransport
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols import amp
@@ -24,6 +24,7 @@ from byzpy_tw.config.server import MAX_BOX_BYTES, MAX_COMMANDS_IN_FLIGHT
 from byzpy_tw.errors import BadRequest, ByzpyTwError, ServerError, WireError
 from byzpy_tw.protocol.requests import WIRE_ERRORS, CommandRequest, decode, encode
 from byzpy_tw.text import clean
+from byzpy_tw.transports import Link, StreamLink
 
 A = TypeVar("A")
 Responders = Mapping[type[CommandRequest[Any]], Callable[[Any], Any]]  # each returns an answer
@@ -45,16 +46,18 @@ class LimitedAMP(amp.AMP):
     """
 
     log = Logger()
-    transport: Any  # an ITCPTransport, also under TLS or in memory; None once it is gone
+    transport: Any  # Twisted's, of the link; None once it is gone
 
     def __init__(
         self,
         responders: Responders,
+        link: Link | None = None,
         *,
         max_box_bytes: int = MAX_BOX_BYTES,
         max_in_flight: int = MAX_COMMANDS_IN_FLIGHT,
     ) -> None:
         super().__init__()
+        self.link = StreamLink() if link is None else link
         self._max_box_bytes, self._max_in_flight = max_box_bytes, max_in_flight
         self._responders = {r.wire_command.commandName: (r, f) for r, f in responders.items()}
         self._box_bytes = 0
@@ -69,10 +72,7 @@ class LimitedAMP(amp.AMP):
     @property
     def peer_text(self) -> str:
         """The other end, for log lines."""
-        if self.transport is None:
-            return "a peer that is gone"
-        there = self.transport.getPeer()
-        return f"{getattr(there, 'host', '?')}:{getattr(there, 'port', '?')}"
+        return "a peer that is gone" if self.transport is None else self.link.peer_text
 
     # -- the connection
 
@@ -82,10 +82,8 @@ class LimitedAMP(amp.AMP):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        for setting in ("setTcpNoDelay", "setTcpKeepAlive"):
-            if hasattr(self.transport, setting):
-                getattr(self.transport, setting)(True)
-        if not ISSLTransport.providedBy(self.transport):
+        self.link.attach(self.transport)
+        if not self.link.encrypted:
             self._register_producer()
 
     def _register_producer(self) -> None:

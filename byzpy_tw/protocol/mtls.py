@@ -17,6 +17,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509 import Certificate
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, PKey
 from twisted.internet import ssl
@@ -25,7 +26,6 @@ from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IOpenSSLServerConnectionCreator,
 )
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from zope.interface import implementer
 
 from byzpy_tw.protocol.keys import RENEW_HINT, SERVER, TRAINER, Keys, name_of, role_of
@@ -33,8 +33,6 @@ from byzpy_tw.protocol.keys import RENEW_HINT, SERVER, TRAINER, Keys, name_of, r
 OPPOSITE_ROLE = {SERVER: TRAINER, TRAINER: SERVER}
 _REQUIRE_CERTIFICATE = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 _SAME_FOLDER = "both sides' files must come from one 'python -m byzpy_tw keygen' folder"
-_HANDSHAKE = b"\x16"  # how a client begins TLS
-_NOT_TLS = b"\x15\x03\x03\x00\x02\x02\x46"  # a fatal alert, "protocol version"
 # OpenSSL's error numbers for certificates (x509_vfy.h).
 _NOT_YET, _EXPIRED = 9, 10
 _UNKNOWN_ISSUER = {2, 7, 18, 19, 20, 21, 30}  # the issuer is not our CA
@@ -48,13 +46,8 @@ class Peer:
     fingerprint: str  # SHA-256 of the certificate, in hex
 
 
-def authenticated_peer(transport: Any, role: str) -> Peer | None:
-    """Return the peer with a certificate of `role` at the other end, None without one.
-
-    Valid once the handshake is completed.
-    """
-    presented = getattr(transport, "getPeerCertificate", lambda: None)()
-    certificate = presented and presented.to_cryptography()
+def authenticated_peer(certificate: Certificate | None, role: str) -> Peer | None:
+    """Return the peer that showed a `certificate` of `role`; None for another one, or none."""
     if certificate is None or role_of(certificate) != role:
         return None
     return Peer(name_of(certificate), certificate.fingerprint(SHA256()).hex())
@@ -117,29 +110,6 @@ class MutualTLS:
             kind = f"a {is_for}'s" if is_for else "none of this program's"
             return f"{whose} is {kind}; a {wanted} must have a {wanted}'s file"
         return f"{whose} was refused (OpenSSL's error {error}); {RENEW_HINT}" if error else ""
-
-
-class _ServerTLS(BufferingTLSTransport):
-    """The server's end of TLS, which sends an alert to a peer that does not speak TLS.
-
-    OpenSSL would close the connection without a word.  `LimitedAMP` recognises the alert.
-    """
-
-    transport: Any
-    _received_any = False
-
-    def dataReceived(self, data: bytes) -> None:
-        if not self._received_any and data[:1] != _HANDSHAKE:
-            self.transport.write(_NOT_TLS)
-        self._received_any = True
-        super().dataReceived(data)
-
-
-def wrap_in_tls(factory: Any, keys: Keys) -> TLSMemoryBIOFactory:
-    """Return a server's factory that puts the protocols of `factory` behind mutual TLS."""
-    wrapped = TLSMemoryBIOFactory(MutualTLS(keys), False, factory)
-    wrapped.protocol = _ServerTLS
-    return wrapped
 
 
 # The words of OpenSSL for a failure, and its meaning for the role `here`.

@@ -1,8 +1,7 @@
 """A connection that carries tensor frames.
 
-Two objects without I/O decide the bytes: `frames.FrameReader` and `frames.FrameWriter`.  On TCP
-they own the socket (`ZeroCopySocket`, under TLS `ZeroCopyTLS`); any other
-transport, as in memory, is used as it is.
+Two objects without I/O decide the bytes: `frames.FrameReader` and `frames.FrameWriter`.  The link
+moves these, as on a socket (`Link.carry_frames`); any other transport is used as it is.
 
 Frames leave in the order of `send`, a slice at a time, as the other side reads them.  So the
 buffers are bounded for any number of frames.
@@ -25,8 +24,8 @@ from zope.interface import implementer
 
 from byzpy_tw.errors import BadFrame
 from byzpy_tw.protocol.frames import FrameReader, FrameReceiver, FrameWriter, Header
-from byzpy_tw.protocol.zero_copy_tcp import ZeroCopySocket
-from byzpy_tw.protocol.zero_copy_tls import ZeroCopyTLS
+from byzpy_tw.transports import Link, StreamLink
+from byzpy_tw.transports.base import FrameCarrier
 
 _MAX_WRITE_BYTES = 1 << 18  # handed to a transport at a time
 
@@ -48,11 +47,12 @@ class TensorStream(Protocol):
     ended: Callable[[str], None]
     name: str = "peer"  # in the log
     begins: bool = False
+    link: Link = field(factory=StreamLink)
     reader: FrameReader = field(init=False)
     writer: FrameWriter = field(factory=FrameWriter, init=False)
     transport: Any = field(default=None, init=False)  # ITCPTransport, also under TLS or in memory
-    _zero_copy: ZeroCopySocket | None = field(default=None, init=False)
-    _zero_copy_tried: bool = field(default=False, init=False)
+    _carrier: FrameCarrier | None = field(default=None, init=False)
+    _carrier_asked: bool = field(default=False, init=False)
     _producing: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
     _pumping: bool = field(default=False, init=False)
@@ -69,14 +69,14 @@ class TensorStream(Protocol):
         return self.writer.bytes_taken
 
     def connectionMade(self) -> None:
+        self.link.attach(self.transport)
         if self.begins:
-            self._take_socket()
+            self._ask_for_carrier()
 
-    def _take_socket(self) -> None:
-        self._zero_copy_tried = True
+    def _ask_for_carrier(self) -> None:
+        self._carrier_asked = True
         if not self.writer and not self.bytes_sent:  # else the transport may hold bytes
-            given = self.transport, self.reader, self.writer, self._refuse
-            self._zero_copy = ZeroCopySocket.take(*given) or ZeroCopyTLS.take(*given)
+            self._carrier = self.link.carry_frames(self.reader, self.writer, self._refuse)
 
     # -- sending
 
@@ -89,7 +89,7 @@ class TensorStream(Protocol):
         if self._ended:
             return fail(ConnectionError(self._reason))
         sent = self.writer.add(header, *pieces)
-        if self._zero_copy is None and not self._producing:
+        if self._carrier is None and not self._producing:
             self._producing = True
             self.transport.registerProducer(self, True)
         self._pump()
@@ -115,8 +115,8 @@ class TensorStream(Protocol):
             return
         self._pumping = True
         try:
-            if self._zero_copy is not None:
-                self._zero_copy.flush()
+            if self._carrier is not None:
+                self._carrier.flush()
                 return
             while self.writer and not self._paused and not self._ended:
                 data = b"".join(self.writer.buffers(_MAX_WRITE_BYTES))
@@ -141,8 +141,8 @@ class TensorStream(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._ended:
             return
-        if not self._zero_copy_tried:
-            self._take_socket()
+        if not self._carrier_asked:
+            self._ask_for_carrier()
         try:
             self.reader.feed(data)
         except BadFrame as e:
@@ -168,8 +168,8 @@ class TensorStream(Protocol):
             return
         self._ended, self._reason, self.reader.stopped = True, why, True
         unsent = self.writer.drop()
-        if self._zero_copy is not None:
-            self._zero_copy.stop()
+        if self._carrier is not None:
+            self._carrier.stop()
         if self._producing:
             self._producing = False
             self.transport.unregisterProducer()

@@ -14,12 +14,17 @@ from byzpy_tw.errors import NotAuthenticated, ProtectedMode
 from byzpy_tw.protocol.keys import SERVER, TRAINER
 from byzpy_tw.protocol.limited_amp import TLS_RECORD_STARTS, LimitedAMP, Responders
 from byzpy_tw.protocol.mtls import Peer, authenticated_peer, describe_tls_failure
-from byzpy_tw.server.protected_mode import MESSAGE, origin, same_machine
 from byzpy_tw.text import clean
+from byzpy_tw.transports import Link
 
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer
 
+PROTECTED_MODE = (
+    "this server has no keys and so answers only peers on its own machine; "
+    "start it with --insecure if every host on its network may use it, "
+    "or run the trainer on the same machine"
+)
 _NO_KEYS = b"\x15\x03\x03\x00\x02\x02\x31"  # a fatal TLS alert, "access denied"
 
 
@@ -30,9 +35,9 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
     the peer to close the connection.
     """
 
-    def __init__(self, server: ByzpyServer, responders: Responders) -> None:
+    def __init__(self, server: ByzpyServer, responders: Responders, link: Link) -> None:
         box_bytes, commands = server.limits.box_bytes, server.limits.commands
-        super().__init__(responders, max_box_bytes=box_bytes, max_in_flight=commands)
+        super().__init__(responders, link, max_box_bytes=box_bytes, max_in_flight=commands)
         self.server = server
         self.certificate: Peer | None = None  # as the peer showed it
         self.origin = ""  # the machine or network that it dialled from
@@ -50,8 +55,8 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self.origin = origin(self.transport.getPeer().host)
-        free = self.server.config.insecure or same_machine(self.transport)
+        self.origin = self.link.origin
+        free = self.server.config.insecure or self.link.same_machine
         self.unauthenticated = self.server.keys is not None or not free
         self._admit()
         if not self.hung_up:
@@ -72,7 +77,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
 
     def handshakeCompleted(self) -> None:
         super().handshakeCompleted()
-        self.certificate = authenticated_peer(self.transport, TRAINER)
+        self.certificate = authenticated_peer(self.link.certificate, TRAINER)
         self.unauthenticated = self.certificate is None
         self._admit()
 
@@ -108,12 +113,12 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
                 raise NotAuthenticated("this server has keys, and was shown no certificate yet")
         elif self.unauthenticated:
             self.log_warning("refused: protected mode")
-            raise ProtectedMode(MESSAGE)
+            raise ProtectedMode(PROTECTED_MODE)
 
     def ticket_owner(self) -> tuple[str, str]:
-        """Return the peer's address and certificate, to which a ticket is bound."""
+        """Return the peer's machine and certificate, to which a ticket is bound."""
         fingerprint = self.certificate.fingerprint if self.certificate else ""
-        return self.transport.getPeer().host, fingerprint
+        return self.link.peer_machine, fingerprint
 
     def release_run(self, name: str) -> bool:
         """Close a run that its trainer has opened elsewhere; return whether there was one."""

@@ -7,23 +7,15 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from weakref import WeakValueDictionary
 
 from attrs import define, field
 from twisted.application.service import Service
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IListeningPort,
-    IReactorCore,
-    IReactorTCP,
-    IReactorThreads,
-)
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IDelayedCall, IReactorCore, IReactorThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -37,9 +29,9 @@ from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
-from byzpy_tw.protocol.addresses import Address, announcement
+from byzpy_tw.protocol.addresses import announcement
 from byzpy_tw.protocol.keys import Keys
-from byzpy_tw.protocol.mtls import wrap_in_tls
+from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred
 from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
@@ -48,6 +40,8 @@ from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.text import clean
+from byzpy_tw.transports import Address, Listener, ServerAddress
+from byzpy_tw.transports.table import find_transport
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.device import open_device
 from byzpy_tw.workers.environment import Environment, environment, probe
@@ -58,8 +52,8 @@ MAX_TRACEBACKS = 100  # of foreign code, in the life of a process
 TRIM_DELAY = 1.0  # seconds until a closed run's memory is given back
 
 
-class IServerReactor(IReactorCore, IReactorTCP, IReactorThreads, IComputeReactor):
-    """All that a server needs."""
+class IServerReactor(IReactorCore, IReactorThreads, IComputeReactor):
+    """All that a server needs, besides what its transport listens with."""
 
 
 @define(eq=False)
@@ -84,7 +78,7 @@ class ByzpyServer(Service):
     log_limiter: LogRateLimiter = field(init=False)
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
-    listening: IListeningPort | None = field(default=None, init=False)
+    listening: Listener | None = field(default=None, init=False)
     _sessions: dict[ServerConnection, None] = field(factory=dict, init=False)  # in order
     _trim_call: IDelayedCall | None = field(default=None, init=False)
     _last_run_ended: float = field(default=0.0, init=False)  # a reading of `clock.seconds`
@@ -108,11 +102,10 @@ class ByzpyServer(Service):
         return self.config.threads or cores()
 
     @property
-    def address(self) -> Address:
+    def address(self) -> ServerAddress:
         """The address that this server listens on."""
         assert self.listening is not None
-        there = cast(IPv4Address | IPv6Address, self.listening.getHost())
-        return Address(there.host, there.port)
+        return self.listening.address
 
     def privilegedStartService(self) -> None:
         """Listen while this process may still open a port below 1024."""
@@ -120,11 +113,10 @@ class ByzpyServer(Service):
         self._listen()
 
     def _listen(self) -> None:
-        factory: Any = Factory.forProtocol(lambda: Session(self))
-        if self.keys is not None:
-            factory = wrap_in_tls(factory, self.keys)
-        host, port = self.config.host, self.config.port
-        self.listening = self.reactor.listenTCP(port, factory, interface=host)
+        tls = None if self.keys is None else MutualTLS(self.keys)
+        address = Address(self.config.host, self.config.port)
+        on_link = partial(Session, self)
+        self.listening = find_transport(address).listen(self.reactor, address, on_link, tls)
 
     def startService(self) -> None:
         super().startService()
@@ -157,9 +149,9 @@ class ByzpyServer(Service):
 
     async def _stop(self) -> None:
         if self.listening is not None:
-            port, self.listening = self.listening, None
+            listener, self.listening = self.listening, None
             reactor_thread.release()
-            await maybeDeferred(port.stopListening)
+            await maybeDeferred(listener.stop)
             for session in list(self._sessions):
                 session.abort()
             self.log_limiter.stop()

@@ -24,6 +24,7 @@ from byzpy_tw.server.idle import CHECKS_PER_TIMEOUT, GRACE_FACTOR, IdleDetector
 from byzpy_tw.server.run_executor import RunExecutor
 from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.text import clean
+from byzpy_tw.transports import Link
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import RunSpec
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 class Session(ServerConnection):
     """The server's end of one connection."""
 
-    def __init__(self, server: ByzpyServer) -> None:
+    def __init__(self, server: ByzpyServer, link: Link) -> None:
         super().__init__(
             server,
             {
@@ -47,6 +48,7 @@ class Session(ServerConnection):
                 commands.CloseRun: self.close_run,
                 commands.Ping: self.ping,
             },
+            link,
         )
         self.runs: dict[str, ServerRun] = {}
         self.opening: dict[str, object] = {}  # name -> a mark that is new for each opening
@@ -179,7 +181,7 @@ class Session(ServerConnection):
         piece = largest_piece(run.host.spec.shards, run.host.dimension)
         # Parameters have a limit of their own.
         most = max(min(piece, run.max_knowledge_bytes), run.host.dimension * 4)
-        stream = TensorStream(run, most, ended, name=self.peer_text)
+        stream = TensorStream(run, most, ended, name=self.peer_text, link=self.link)
         run.attach(stream)
         self.release_transport()
         return stream

@@ -20,7 +20,6 @@ from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_logging
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
-from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.folder import lock_folder, to_json
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
@@ -32,6 +31,7 @@ from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
 from byzpy_tw.sweep.scheduler import CELLS, Sweep, discard
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import load_trainer_keys
+from byzpy_tw.transports.table import parse_addresses
 from byzpy_tw.workers.device import open_device
 
 PAGE, TABLE = "lab.html", "lab.json"  # names that programs know

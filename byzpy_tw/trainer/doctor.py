@@ -30,7 +30,6 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, format_error
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registry
-from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.folder import ROUNDS
 from byzpy_tw.rounds.feasibility import Feasibility, list_feasible_rules
 from byzpy_tw.rounds.placement import Placement, placement_notices
@@ -44,6 +43,7 @@ from byzpy_tw.trainer.run import load_trainer_keys
 from byzpy_tw.trainer.server_check import ServerCheck
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_interface import Server
+from byzpy_tw.transports.table import find_transport, parse_addresses
 from byzpy_tw.workers.device import open_device
 from byzpy_tw.workers.spec import NodeSpec, node_specs
 
@@ -143,7 +143,9 @@ class Doctor:
             placement.add_server(str(address))
         assigned = placement.assign_unassigned() if addresses else {}
         for address in addresses:
-            server = RemoteServer(address, self._reactor, beat, keys=keys)
+            server = RemoteServer(
+                address, self._reactor, beat, keys=keys, transport=find_transport(address)
+            )
             nodes = [specs[node] for node in assigned.get(str(address), ())]
             # A Byzantine node, where the server has none at first and failover may bring one.
             may_come = config.failover != "off" and config.num_byz

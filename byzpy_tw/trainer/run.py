@@ -32,7 +32,6 @@ from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import RunConfigured, RunEnded, RunFinished, View, ViewGroup
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
-from byzpy_tw.protocol.addresses import Address, parse_addresses
 from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.records.folder import RESULT, RunDirectory, read_run
@@ -43,6 +42,8 @@ from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.trainer.training import Training, initial_config_json
+from byzpy_tw.transports import ServerAddress
+from byzpy_tw.transports.table import find_transport, parse_addresses
 
 log = Logger()
 
@@ -124,10 +125,16 @@ def load_trainer_keys(config: RunConfig, *, warn: bool = False) -> MutualTLS | N
 
 
 def remote_entry(
-    address: Address, config: RunConfig, reactor: ITrainerReactor, keys: MutualTLS | None = None
+    address: ServerAddress,
+    config: RunConfig,
+    reactor: ITrainerReactor,
+    keys: MutualTLS | None = None,
 ) -> ServerEntry:
     """Return the entry of the server at `address`, dialled anew each time."""
-    make_server = partial(RemoteServer, address, reactor, config.heartbeat, keys=keys)
+    make_server = partial(
+        RemoteServer, address, reactor, config.heartbeat, keys=keys,
+        transport=find_transport(address),
+    )  # fmt: skip
     return ServerEntry(str(address), make_server)
 
 
@@ -165,7 +172,7 @@ async def run_prepared(
                 config.local, absolute(config.data_root), directory.path, config.threads,
                 reactor, views.event, registry.disabled, config.device,
             )  # fmt: skip
-            addresses = tuple(await servers.start())
+            addresses = tuple[ServerAddress, ...](await servers.start())
         entries = [remote_entry(address, config, reactor, keys) for address in addresses]
         if config.in_process:
             device = run.rules.aggregation.device

@@ -29,7 +29,6 @@ from byzpy_tw.errors import (
     WireError,
 )
 from byzpy_tw.protocol import commands
-from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.frames import FrameKind, Header, bytes_of
 from byzpy_tw.protocol.heartbeat import Heartbeat
 from byzpy_tw.protocol.knowledge_frames import piece_header
@@ -42,6 +41,8 @@ from byzpy_tw.text import clean
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_endpoint import ServerEndpoint, abort
 from byzpy_tw.trainer.server_interface import AttackInput, RunFingerprint, Server, Sink, ignore_loss
+from byzpy_tw.transports import Link, ServerAddress, Transport
+from byzpy_tw.transports.tcp import TCP
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
@@ -59,8 +60,8 @@ NODES_A_COMMAND = 400  # keeps each argument far below AMP's 65,535 bytes
 class _Control(LimitedAMP):
     """The commands' connection.  A server has nothing to ask of a trainer."""
 
-    def __init__(self, on_end: Callable[[str], None]) -> None:
-        super().__init__({})
+    def __init__(self, link: Link, on_end: Callable[[str], None]) -> None:
+        super().__init__({}, link)
         self._on_end = on_end
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -74,11 +75,12 @@ class _Control(LimitedAMP):
 class RemoteServer:
     """One connection to the server at `address`; with `keys` it must have some too."""
 
-    address: Address
+    address: ServerAddress
     _reactor: ITrainerReactor
     heartbeat: float = 6.0  # seconds without a sign of life until it is lost
     on_lost: Callable[[Server, str], None] = ignore_loss
     keys: MutualTLS | None = None
+    transport: Transport = field(factory=TCP)
     endpoint: ServerEndpoint = field(init=False)
     # Its certificate's name, and its own claim, which another server could copy.
     identity: tuple[str, str] | None = field(default=None, init=False)
@@ -96,7 +98,7 @@ class RemoteServer:
 
     @endpoint.default
     def _make_endpoint(self) -> ServerEndpoint:
-        return ServerEndpoint(self.address, self._reactor, self.keys)
+        return ServerEndpoint(self.address, self._reactor, self.keys, self.transport)
 
     @property
     def name(self) -> str:
@@ -123,7 +125,9 @@ class RemoteServer:
 
     async def hello(self) -> Environment:
         """Connect and return the server's environment."""
-        self._control = control = await self.endpoint.connect(_Control(self._lost))
+        self._control = control = await self.endpoint.connect(
+            lambda link: _Control(link, self._lost)
+        )
         answer = await self.ask(commands.Hello(commands.PROTOCOL, byzpy_tw.__version__))
         self.endpoint.identify(control)
         if answer.protocol != commands.PROTOCOL:
@@ -152,8 +156,10 @@ class RemoteServer:
 
     async def _open_stream(self, ticket: bytes, dimension: int) -> TensorStream:
         # A frame may be wrong in size, but not by much: it is read past, not kept.
-        stream = TensorStream(self, dimension * 16 + 4096, self._lost, name=self.name, begins=True)
-        second = await self.endpoint.connect(LimitedAMP({}))
+        second = await self.endpoint.connect(partial(LimitedAMP, {}))
+        stream = TensorStream(
+            self, dimension * 16 + 4096, self._lost, self.name, begins=True, link=second.link
+        )
         second.release_transport()
         try:
             factory = ClientFactory.forProtocol(lambda: stream)

@@ -2,67 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from attrs import define, field
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
     ConnectionClosed,
     DNSLookupError,
 )
-from twisted.internet.interfaces import IStreamClientEndpoint, ITCPTransport
 from twisted.protocols import amp
 
 from byzpy_tw.errors import ByzpyTwError, KeysRefused, ServerUnreachable, WireError
-from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.protocol.keys import SERVER, TRAINER
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.mtls import MutualTLS, Peer, authenticated_peer, describe_tls_failure
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.reactor import ITrainerReactor
+from byzpy_tw.transports import Link, ServerAddress, Transport
+from byzpy_tw.transports.tcp import TCP
 
 P = TypeVar("P", bound=LimitedAMP)
-
-CONNECT_SECONDS = 10.0
 
 
 @define(eq=False)
 class ServerEndpoint:
     """Connects to the server at `address`, with `keys` only where it shows some too."""
 
-    address: Address
+    address: ServerAddress
     _reactor: ITrainerReactor
     keys: MutualTLS | None = None
+    transport: Transport = field(factory=TCP)
     peer: Peer | None = field(default=None, init=False)  # by the certificate that it showed
 
     @property
     def name(self) -> str:
         return f"{self.address} ({clean(self.peer.name, 64)})" if self.peer else str(self.address)
 
-    async def connect(self, protocol: P) -> P:
-        """Connect `protocol`; raises `ServerUnreachable` with advice."""
-        endpoint: IStreamClientEndpoint = HostnameEndpoint(
-            self._reactor, self.address.host, self.address.port, timeout=CONNECT_SECONDS
-        )
-        if self.keys is not None:
-            endpoint = wrapClientTLS(self.keys, endpoint)
+    async def connect(self, on_link: Callable[[Link], P]) -> P:
+        """Connect the protocol that `on_link` returns; raises `ServerUnreachable` with advice."""
         try:
-            return await connectProtocol(endpoint, protocol)
+            return await self.transport.dial(self._reactor, self.address, on_link, self.keys)
         except ConnectingCancelledError:
             raise CancelledError() from None
         except (ConnectError, DNSLookupError, TimeoutError, OSError, ValueError) as e:
             raise ServerUnreachable(
                 f"{self.name}: {clean(str(e)).rstrip('.')}; start 'twistd -n byzpy-server "
-                f"--port {self.address.port}' there, or check the address and the firewall"
+                f"{self.transport.server_options(self.address)}' there, or check the address "
+                "and the firewall"
             ) from e
 
     def peer_of(self, connection: LimitedAMP) -> Peer | None:
         """Return the server that `connection` leads to, by its certificate."""
-        return authenticated_peer(connection.transport, SERVER) if self.keys is not None else None
+        return authenticated_peer(connection.link.certificate, SERVER) if self.keys else None
 
     def identify(self, connection: LimitedAMP) -> None:
         """Take the server at the other end of `connection` for the one at this address."""
@@ -116,4 +111,4 @@ def abort(connection: LimitedAMP | None) -> None:
     """Close `connection` at once, if it stands."""
     if connection is not None and connection.transport is not None:
         connection.release_transport()
-        cast(ITCPTransport, connection.transport).abortConnection()
+        connection.transport.abortConnection()

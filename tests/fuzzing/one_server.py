@@ -11,8 +11,8 @@ from twisted.internet.error import ConnectError
 from twisted.internet.task import react
 
 from byzpy_tw.errors import ServerUnreachable
-from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.scheduling.clock import use_monotonic_clock
+from byzpy_tw.transports import Address
 from tests.fuzzing.cases import garbage, many, mutated
 from tests.fuzzing.client import Replies, run_script, run_scripts
 from tests.fuzzing.script import valid

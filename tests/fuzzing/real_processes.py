@@ -21,10 +21,10 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import react
 from twisted.python.failure import Failure
 
-from byzpy_tw.protocol.addresses import Address
 from byzpy_tw.scheduling.clock import use_monotonic_clock
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.local_servers import LocalServers
+from byzpy_tw.transports import Address
 from tests.fuzzing.cases import many, mutated
 from tests.fuzzing.client import run_scripts
 from tests.fuzzing.proxy import MaliciousProxy

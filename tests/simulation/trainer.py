@@ -20,13 +20,13 @@ from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import ViewGroup
 from byzpy_tw.plugins import Registry
-from byzpy_tw.protocol.addresses import parse_addresses
 from byzpy_tw.records.resume import ResumePoint
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.preparation import Prepared
 from byzpy_tw.trainer.run import remote_entry
 from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.trainer.training import Training
+from byzpy_tw.transports.table import parse_addresses
 from tests.simulation.folder import Folder
 from tests.simulation.process import VirtualProcess
 from tests.simulation.recorder import Transcript

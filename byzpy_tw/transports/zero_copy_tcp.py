@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from byzpy_tw.errors import BadFrame
-from byzpy_tw.protocol.frames import FrameReader, FrameWriter
+from byzpy_tw.transports.base import Incoming, Outgoing
 
 MAX_CALL_BYTES = 1 << 20  # bytes to a system call
 # Bytes, and calls, before other connections have their turn: at a gigabyte a second, or 0.1 ms
@@ -50,8 +50,8 @@ class ZeroCopySocket:
     _reactor: Any
     _socket: socket.socket
     _handle: Any  # of the transport: the socket, or the TLS connection above it
-    _reader: FrameReader
-    _writer: FrameWriter
+    _reader: Incoming
+    _writer: Outgoing
     _refused: Callable[[str], None]
     _writing: bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
@@ -61,8 +61,8 @@ class ZeroCopySocket:
     def take(
         cls,
         transport: Any,
-        reader: FrameReader,
-        writer: FrameWriter,
+        reader: Incoming,
+        writer: Outgoing,
         refused: Callable[[str], None],
     ) -> ZeroCopySocket | None:
         """Take the socket over from `transport`, which must have no data to write.

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport
 
-from byzpy_tw.protocol.zero_copy_tcp import ZeroCopySocket
+from byzpy_tw.transports.zero_copy_tcp import ZeroCopySocket
 
 MAX_CALL_BYTES = 1 << 18  # bytes between the socket and TLS in one go
 RECORD = 1 << 14  # the most that one record holds
