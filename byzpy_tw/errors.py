@@ -521,6 +521,9 @@ def explanation(kind: type[ByzpyTwError]) -> tuple[str, str]:
 
 def format_error(error: BaseException) -> str:
     """One line for a user: the stable code, then the message."""
-    code = getattr(error, "code", type(error).__name__)
-    text = " ".join(str(error).split()) or "no further details"
-    return f"{code}: {text}"
+    return format_coded(getattr(error, "code", type(error).__name__), str(error))
+
+
+def format_coded(code: str, text: str) -> str:
+    """One line for a user, from an error's code and its text."""
+    return f"{code}: {' '.join(text.split()) or 'no further details'}"

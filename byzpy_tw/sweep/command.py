@@ -34,7 +34,7 @@ from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import load_trainer_keys
 
 PAGE, TABLE = "lab.html", "lab.json"  # names that programs know
-_WATCHING = ("run_started", "round_completed", "run_finished")
+_WATCHING = ("run_started", "round_completed", "run_event", "run_finished")
 _GOOD = (*CONCLUSIVE, "impossible")
 
 
