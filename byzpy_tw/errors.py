@@ -3,7 +3,8 @@
 Each class has a `code` that never changes: it is printed before the message, is the error code of
 an AMP answer, and documentation refers to it.  `exit_code` is that of commands; see `EXIT_CODES`.
 Errors that cross the wire are rebuilt on the far side from one string, so these classes take a
-message and nothing else.  One that is not ``wire`` crosses it as its nearest base that is.
+message and nothing else but optional `fields`: what the message says, for programs to decide by.
+One that is not ``wire`` crosses it as its nearest base that is.
 
 Docstrings here are for users: `explanation` reads them for ``python -m byzpy_tw explain CODE`` and
 ``docs/reference/errors.md``.  Each begins with the cause and ends with "What to do: ...".
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, Self
 
 EXIT_CODES: Mapping[int, str] = {
     0: "done",
@@ -42,14 +44,31 @@ class ByzpyTwError(Exception):
     code: ClassVar[str] = "BYZPY_TW"
     exit_code: ClassVar[int] = 1
     wire: ClassVar[bool] = True
+    field_names: ClassVar[frozenset[str]] = frozenset()
+    fields: Mapping[str, str] = MappingProxyType({})  # by names of `field_names`, if any is known
 
     def __init_subclass__(
-        cls, code: str | None = None, exit_code: int | None = None, wire: bool = False
+        cls,
+        code: str | None = None,
+        exit_code: int | None = None,
+        wire: bool = False,
+        fields: tuple[str, ...] = (),
     ) -> None:
         super().__init_subclass__()
         cls.code = code or cls.code
         cls.exit_code = cls.exit_code if exit_code is None else exit_code
-        cls.wire = wire
+        cls.wire, cls.field_names = wire, cls.field_names | set(fields)
+
+    def with_fields(self, **fields: str) -> Self:
+        """Set `fields`, and return this error."""
+        if unknown := fields.keys() - self.field_names:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(sorted(unknown))}")
+        self.fields = MappingProxyType(fields)
+        return self
+
+    def with_text(self, text: str) -> Self:
+        """Return another error of this class with `text` and the same fields."""
+        return type(self)(text).with_fields(**self.fields)
 
 
 # -- configuration and names ------------------------------------------------
@@ -66,7 +85,7 @@ class ConfigError(ByzpyTwError, ValueError, code="BAD_CONFIG", exit_code=2, wire
     """
 
 
-class UnknownName(ConfigError, code="UNKNOWN_NAME", wire=True):
+class UnknownName(ConfigError, code="UNKNOWN_NAME", wire=True, fields=("kind", "name")):
     """No plugin offers anything under this name.
 
     The message has the nearest name, and all that are known.
@@ -521,6 +540,9 @@ def explanation(kind: type[ByzpyTwError]) -> tuple[str, str]:
 
 def format_error(error: BaseException) -> str:
     """One line for a user: the stable code, then the message."""
-    code = getattr(error, "code", type(error).__name__)
-    text = " ".join(str(error).split()) or "no further details"
-    return f"{code}: {text}"
+    return format_coded(getattr(error, "code", type(error).__name__), str(error))
+
+
+def format_coded(code: str, text: str) -> str:
+    """One line for a user, from an error's code and its text."""
+    return f"{code}: {' '.join(text.split()) or 'no further details'}"

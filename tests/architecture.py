@@ -31,7 +31,7 @@ GROUPS = (
                "optimizers")),
     ("kernels", ("kernels",)),
     ("ground", ("console", "plugin_code", "seeds", "vectors", "global_random", "object_state",
-                "parameters", "text", "files", "errors")),
+                "parameters", "text", "files", "events", "errors")),
 )  # fmt: skip
 DEPRECATED = {"", "runs"}  # the package itself, and names of 0.1
 

@@ -11,6 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.cli.train import configuration
 from byzpy_tw.errors import ServerDiffers, ServerUnreachable
+from byzpy_tw.events import Incident
+from byzpy_tw.output.event_text import describe
 from byzpy_tw.plugins import load
 from byzpy_tw.testing import FakeServer
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
@@ -68,7 +70,7 @@ class ClusterCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = ClockReactor()
         self.world = World(self.reactor)
-        self.said: list[str] = []
+        self.happened: list[Incident] = []
 
     def cluster(self, more: str = "", *, names: str = "abc") -> Cluster:
         servers = ",".join(f"tcp://{name}:1" for name in names)
@@ -80,7 +82,11 @@ class ClusterCase(SynchronousTestCase):
             torch.zeros(config.n, D), self.reactor, HandCrankedPool(eager=True)
         )
         entries = [ServerEntry(name, lambda name=name: self.world.server(name)) for name in names]
-        return Cluster(entries, terms, self.collector, self.reactor, self.said.append)
+        return Cluster(entries, terms, self.collector, self.reactor, self.happened.append)
+
+    @property
+    def said(self) -> list[str]:
+        return [describe(event) for event in self.happened]
 
     def start(self, more: str = "", **options: Any) -> Cluster:
         cluster = self.cluster(more, **options)

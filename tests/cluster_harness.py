@@ -6,6 +6,7 @@ from typing import Any
 
 from attrs import define, field
 
+from byzpy_tw.events import Incident
 from byzpy_tw.rounds.placement import Placement
 
 
@@ -15,7 +16,7 @@ class StillCluster:
 
     slots: list[Any] = field(factory=list)
     nodes: int = 1
-    events: list[str] = field(factory=list)
+    events: list[Incident] = field(factory=list)
     unassigned_since: dict[int, float] = field(factory=dict)
     given_up: list[Any] = field(factory=list)
     placement: Placement = field(init=False)
@@ -35,8 +36,8 @@ class StillCluster:
 
     def ignore_assignments(self) -> None: ...
 
-    def record_event(self, line: str) -> None:
-        self.events.append(line)
+    def handle(self, event: Incident) -> None:
+        self.events.append(event)
 
     def tensor_bytes(self) -> tuple[int, int]:
         return 0, 0

@@ -15,6 +15,7 @@ from byzpy_tw import errors
 from byzpy_tw.errors import ByzpyTwError, format_error
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.commands import Ping
+from byzpy_tw.protocol.error_fields import MAX_FIELDS
 from byzpy_tw.protocol.limited_amp import FATAL, MAX_ERROR_CHARS, LimitedAMP
 from byzpy_tw.protocol.requests import WIRE_ERRORS
 
@@ -92,6 +93,16 @@ class ErrorTests(SynchronousTestCase):
         strange = errors.error_from_code("OF_A_PLUGIN", "n=4")
         self.assertIs(type(strange), errors.RunFailed)
         self.assertEqual(str(strange), "OF_A_PLUGIN: n=4")
+
+    def test_fields(self) -> None:
+        """What an error is about, for programs: another text keeps it; a misspelt one is a bug."""
+        error = errors.UnknownName("no").with_fields(kind="attack", name="lie")
+        self.assertEqual(error.with_text("s: no").fields, {"kind": "attack", "name": "lie"})
+        self.assertEqual(str(error.with_text("s: no")), "s: no")
+        self.assertEqual(errors.UnknownName("no").fields, {})
+        self.assertRaises(TypeError, error.with_fields, king="attack")
+        for kind in ALL:  # small enough to travel
+            self.assertLessEqual(len(kind.field_names), MAX_FIELDS)
 
     def test_message_is_one_line(self) -> None:
         """A user sees the code, then the message, whatever is in it."""

@@ -49,7 +49,7 @@ class MissingPluginTests(SynchronousTestCase):
 
         def refuse(server: FakeServer, command: str) -> None:
             if command == "spawn":
-                raise UnknownName(f"no {kind} is called {name!r} (known: none)")
+                raise UnknownName("it is not here").with_fields(kind=kind, name=name)
 
         here = evolve(HERE, plugins={"plug-a": "1.1"})
         server = FakeServer("s", here=here, before=refuse)

@@ -25,7 +25,9 @@ from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.attacks import Knowledge
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadParameter, BrokenPlugin, DatasetUnavailable
+from byzpy_tw.events import RoundBegun, RoundCompleted, RunStarted, ServerBack, ServerLost
 from byzpy_tw.output.observers import Observers
+from byzpy_tw.output.view import ServersKnown
 from byzpy_tw.plugins import KINDS, Registry, hookspecs, load
 from byzpy_tw.plugins.contracts import check_made
 from byzpy_tw.plugins.shorthand import build_pipeline
@@ -41,7 +43,7 @@ from tests.distributions import write
 from tests.support import folder, start_training
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "hooks.md"
-WATCHING = ("run_started", "round_completed", "run_finished")
+WATCHING = ("run_started", "round_completed", "run_event", "run_finished")
 
 
 def specified() -> list[str]:
@@ -253,6 +255,15 @@ class ExampleTests(SynchronousTestCase):
         told(names, round_completed={"record": {"refused": [{"node": 3}, {"node": 1}]}})
         self.assertEqual(module.refusals, Counter({3: 1, 1: 1}))
 
+    def test_run_event(self) -> None:
+        """The observer is told of servers that are lost and back, and keeps those away."""
+        module, names = registry("run_event")
+        observers = Observers(names)
+        for event in (ServerLost("a", "cut off"), ServerLost("b", "cut off"), ServerBack("b")):
+            observers.handle(event)
+        observers.finish()
+        self.assertEqual(module.away, {"a": "cut off"})
+
     def test_run_finished(self) -> None:
         """The observer is told the result."""
         _, names = registry("run_finished")
@@ -292,6 +303,17 @@ class Recorder:
         self.heard.append("end")
 
 
+class EventRecorder:
+    """An observer that remembers every event."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    @hookimpl
+    def run_event(self, event: Any) -> None:
+        self.heard.append(event)
+
+
 class Raiser:
     @hookimpl
     def round_completed(self, record: Any) -> None:
@@ -326,6 +348,24 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual(recorder.heard, [42, 0, 1, 2, "end"])
         self.assertEqual(config, {"seed": 42})
         self.assertNotIn(threading.current_thread().name, recorder.threads)
+
+    def test_events(self) -> None:
+        """Each event comes in its order, and not the page's way to look; none after the end."""
+        recorder, teller = EventRecorder(), Recorder()
+        observers = Observers(self.names(recorder=recorder, teller=teller))
+        record = {"round": 0}
+        told = [
+            RunStarted({"seed": 1}, ()), RoundBegun(0), ServerLost("a", "cut off"),
+            RoundCompleted(record, 1.0),
+        ]  # fmt: skip
+        for event in (told[0], ServersKnown(lambda: []), *told[1:]):
+            observers.handle(event)
+        observers.finish()
+        observers.handle(ServerBack("a"))
+        self.assertEqual(recorder.heard[1:3], told[1:3])
+        self.assertEqual([type(event) for event in recorder.heard], [type(e) for e in told])
+        self.assertIsNot(recorder.heard[3].record, record)  # it may be changed
+        self.assertEqual(teller.heard, [1, 0])
 
     def test_no_observer_no_thread(self) -> None:
         """A run that nobody watches pays nothing."""
@@ -388,7 +428,11 @@ class WholeRunTests(SynchronousTestCase):
             import json
             from pathlib import Path
 
-            heard = []
+            heard, events = [], []
+
+            @hookimpl
+            def run_event(event):
+                events.append(type(event).__name__)
 
             @hookimpl
             def run_started(config):
@@ -400,7 +444,7 @@ class WholeRunTests(SynchronousTestCase):
 
             @hookimpl
             def run_finished(result):
-                heard.append([result["status"], result["final_accuracy"]])
+                heard.append([result["status"], result["final_accuracy"], events])
                 Path(__file__).with_name("heard.json").write_text(json.dumps(heard))
             """,
             module="byzpy_tw_watching",
@@ -434,6 +478,12 @@ class WholeRunTests(SynchronousTestCase):
         recorded = [json.loads(line) for line in (path / "rounds.jsonl").open()]
         self.assertEqual([r[2] for r in rounds], [r["parameters_sha256"] for r in recorded])
         self.assertEqual(end[0], "finished")
+        events = Counter(end[2])
+        self.assertEqual(end[2][0], "RunConfigured")
+        self.assertEqual([events[name] for name in ("RunStarted", "NodesPlaced")], [1, 1])
+        self.assertEqual([events[name] for name in ("RoundBegun", "RoundCompleted")], [3, 3])
+        self.assertEqual(events["Evaluated"], sum("accuracy" in record for record in recorded))
+        self.assertEqual(events["CheckpointWritten"], 1)
         log = (path / "trainer.log").read_text()
         self.assertEqual(log.count("byzpy-tw-failing:it failed in run_started"), 1, log)
         self.assertNotIn("failed in round_completed", log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from concurrent.futures import CancelledError
 from typing import Any
@@ -15,8 +16,9 @@ from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.config.server import MAX_BOX_BYTES, MAX_COMMANDS_IN_FLIGHT
-from byzpy_tw.errors import BadRequest, ServerError, UnsuitableModel, WireError
+from byzpy_tw.errors import BadRequest, ServerError, UnknownName, UnsuitableModel, WireError
 from byzpy_tw.protocol import commands
+from byzpy_tw.protocol.error_fields import encode_fields
 from byzpy_tw.protocol.limited_amp import FATAL, MAX_ERROR_CHARS, LimitedAMP
 from byzpy_tw.protocol.requests import WIRE_ERRORS
 from byzpy_tw.testing.doubles import SlowTransport
@@ -250,6 +252,90 @@ class AnswerTests(SynchronousTestCase):
 
         failure, _ = self.ask(refuse)
         self.assertIs(failure.type, UnsuitableModel)
+
+
+class FieldTests(SynchronousTestCase):
+    """Typed fields of errors, beside their words."""
+
+    def answered(self, **more: bytes) -> Any:
+        """The error of a Ping that a peer answers with an error box that has `more`."""
+        client = LimitedAMP({})
+        transport = SlowTransport(client)
+        outcome: list[Any] = []
+        client.ask(commands.Ping(1)).addBoth(outcome.append)
+        text = dict(_error=b"1", _error_code=b"UNKNOWN_NAME", _error_description=b"no")
+        client.dataReceived(box(**text, **more))
+        transport.peer_reads(1000)
+        self.assertIsNone(transport.ended)
+        error = outcome[0].value
+        self.assertEqual((type(error), str(error)), (UnknownName, "no"))
+        return error
+
+    def test_travel(self) -> None:
+        """The caller has the fields of the error that was raised, and of no other."""
+        raised: list[Exception] = [
+            UnknownName("no").with_fields(kind="attack", name="N\N{SNOWMAN}"), UnknownName("no"),
+            BadRequest("no"), UnknownName("no").with_fields(kind="model", name="x" * 201),
+        ]  # fmt: skip
+
+        def refuse(asked: commands.Ping) -> None:
+            raise raised[asked.token]
+
+        client, _, pump = connectedServerAndClient(
+            lambda: LimitedAMP({commands.Ping: refuse}), lambda: LimitedAMP({})
+        )
+        outcomes: list[Any] = []
+        for token in range(len(raised)):
+            client.ask(commands.Ping(token)).addBoth(outcomes.append)
+        pump.flush()
+        self.assertEqual(
+            [failure.value.fields for failure in outcomes],
+            [{"kind": "attack", "name": "N\N{SNOWMAN}"}, {}, {}, {"kind": "model"}],
+        )
+
+    def test_an_older_peer(self) -> None:
+        """One without fields is understood, and skips them itself."""
+        self.assertEqual(self.answered().fields, {})
+
+        def refuse(asked: commands.Ping) -> None:
+            raise UnknownName("no").with_fields(kind="attack", name="lie")
+
+        client, _, pump = connectedServerAndClient(
+            lambda: LimitedAMP({commands.Ping: refuse}), amp.AMP
+        )
+        outcomes: list[Any] = []
+        client.callRemote(commands.Ping.wire_command, token=1).addBoth(outcomes.append)
+        pump.flush()
+        self.assertEqual((outcomes[0].type, str(outcomes[0].value)), (UnknownName, "no"))
+
+    def test_a_lie(self) -> None:
+        """Fields that are none leave a plain error, and the connection as it was."""
+        for sent in (
+            b"", b"{", b"[" * 30_000, b"7", b"[]", b"null", b'{"kind": 1}', b'{"kind": null}',
+            b'{"kind": {"kind": "a"}}', b'{"color": "red"}', b'{"kind": "' + b"x" * 201 + b'"}',
+            b'{"kind": "a", "name": 1}', b"\xff\xfe", b"1" * 5_000, b'{"__class__": "x"}',
+            b'{"with_traceback": "x"}', b"{" + b",".join(b'"%d": ""' % i for i in range(9)) + b"}",
+            b'{"kind": "' + b"\\u0000" * 8_000 + b'"}',
+        ):  # fmt: skip
+            self.assertEqual(self.answered(_error_fields=sent).fields, {}, sent[:80])
+
+    @given(st.dictionaries(st.sampled_from(["kind", "name", "else"]), st.text() | st.integers()))
+    @settings(max_examples=50, deadline=None)
+    def test_any_json(self, sent: dict[str, Any]) -> None:
+        """Only texts under the error's own names are ever taken, or nothing is."""
+        fields = self.answered(_error_fields=json.dumps(sent).encode()).fields
+        self.assertLessEqual(fields.items(), sent.items())
+        self.assertLessEqual(fields.keys(), {"kind", "name"})
+        self.assertTrue(all(isinstance(value, str) for value in fields.values()))
+
+    def test_a_plugins_error(self) -> None:
+        """A class of a plugin may call something else `fields`; its error still arrives."""
+
+        class Odd(UnknownName):
+            fields = 7  # type: ignore[assignment]
+
+        self.assertEqual(encode_fields(Odd("no")), b"")
+        self.assertEqual(encode_fields(UnknownName("no").with_fields(kind="a")), b'{"kind": "a"}')
 
 
 class SlowReaderTests(SynchronousTestCase):

@@ -23,6 +23,7 @@ from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
+from byzpy_tw.trainer.recorded_events import RecordedEvents
 from byzpy_tw.trainer.round_runner import CompletedRound, RoundRunner
 from byzpy_tw.vectors import sha256_of
 from tests.cluster_harness import StillCluster
@@ -70,7 +71,15 @@ class RoundsTests(SynchronousTestCase):
         algorithm = Dsgd(config, resolve_rules(config, load()))
         cluster: Any = StillCluster([self.allocate])
         self.rounds = RoundRunner(
-            config, cluster, collector, self.evaluator, algorithm, reactor, pool, 1
+            config,
+            cluster,
+            collector,
+            self.evaluator,
+            algorithm,
+            RecordedEvents(),
+            reactor,
+            pool,
+            1,
         )
 
     def run_round(self, number: int) -> Deferred:

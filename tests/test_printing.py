@@ -19,8 +19,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 import byzpy_tw
 from byzpy_tw import console
 from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.events import RoundCompleted, RunConfigured, ServerLost
 from byzpy_tw.output.text import TextOutput
-from byzpy_tw.output.view import RoundCompleted, RunConfigured, ViewGroup
+from byzpy_tw.output.view import ViewGroup
 from tests.recorded_runs import record
 from tests.support import PATIENCE, environment, folder
 
@@ -173,9 +174,9 @@ class ViewsTests(SynchronousTestCase):
         views = ViewGroup(TextOutput(fail), [TextOutput(told.append)])
         for number in range(3):
             views.handle(RoundCompleted(record(number, accuracy=0.5, test_loss=1.0), 1.0))
-            views.event("tcp://a:1 is lost")
-        views.handle(RunConfigured(RunConfig(in_process=True), "runs/x", 1))
-        self.assertEqual(len([line for line in told if line == "! tcp://a:1 is lost"]), 3)
+            views.handle(ServerLost("tcp://a:1", "cut off"))
+        views.handle(RunConfigured(RunConfig(in_process=True).to_dict(), "runs/x", 1))
+        self.assertEqual(len([line for line in told if line == "! tcp://a:1 is lost: cut off"]), 3)
         self.assertEqual(len([line for line in told if line.startswith("round ")]), 3)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 

@@ -11,20 +11,23 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.output.configured_views import make_terminal_view
-from byzpy_tw.output.jsonl import JsonLines
-from byzpy_tw.output.progress import ProgressBar
-from byzpy_tw.output.text import TextOutput
-from byzpy_tw.output.view import (
-    Kind,
-    Notice,
+from byzpy_tw.events import (
+    CheckpointWritten,
+    Evaluated,
+    NodeOnProbation,
+    RoundBegun,
     RoundCompleted,
     RunConfigured,
     RunEnded,
     RunFinished,
     RunStarted,
-    ViewGroup,
+    ServerLost,
 )
+from byzpy_tw.output.configured_views import make_terminal_view
+from byzpy_tw.output.jsonl import JsonLines
+from byzpy_tw.output.progress import ProgressBar
+from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.view import ViewGroup
 from tests.recorded_runs import record, refused
 from tests.terminal_screen import Terminal, screen
 
@@ -37,28 +40,38 @@ RESULT: dict[str, Any] = {
 
 def run(view: Any, config: RunConfig, before: int = 0) -> None:
     """Tell `view` of a run of three rounds."""
-    view.handle(RunConfigured(config, "runs/x", 1))
+    view.handle(RunConfigured(config.to_dict(), "runs/x", 1))
     view.handle(RunStarted({}, [record(i) for i in range(before)]))
     for number, more in enumerate(({"accuracy": 0.25, "test_loss": 2.0}, refused(2, "late"),
                                    refused(2, "late"))):  # fmt: skip
+        view.handle(RoundBegun(before + number))
+        if "accuracy" in more:
+            view.handle(Evaluated(before + number, more))
         view.handle(RoundCompleted(record(before + number, **more), 1.0))
-    view.handle(Notice(Kind.EVENT, "tcp://a:1 is lost"))
+    view.handle(CheckpointWritten(before + 3))
+    view.handle(ServerLost("tcp://a:1", "cut off"))
     view.handle(RunEnded(RESULT))
     view.handle(RunFinished(RESULT, "runs/x"))
+
+
+ON_PROBATION = (
+    "! round 3: node 1 is on probation: it failed; it is asked but not waited for, until it "
+    "answers well and in time"
+)
 
 
 class NoticeTests(SynchronousTestCase):
     def test_each_kind(self) -> None:
         """A kind has one sign in text; only what must be seen is there when quiet."""
         for quiet, shown in (
-            (False, ["a", "notice: b", "warning: c", "! round 3: d", "e"]), (True, ["e"]),
+            (False, ["a", "notice: b", "warning: c", ON_PROBATION, "e"]), (True, ["e"]),
         ):  # fmt: skip
             lines: list[str] = []
             views = ViewGroup(TextOutput(lines.append, quiet))
             views.say("a")
             views.notice("b")
             views.warn("c")
-            views.event("d", 3)
+            views.handle(NodeOnProbation(3, 1, "it failed"))
             views.tell("e")
             self.assertEqual(lines, shown)
 
@@ -85,14 +98,14 @@ class BarTests(SynchronousTestCase):
         """A refusal is told once for each node and reason; events and the result always."""
         lines = self.shown()
         self.assertEqual(len([x for x in lines if "node 2 refused: late: it is so" in x]), 1)
-        self.assertIn("! tcp://a:1 is lost", lines)
+        self.assertIn("! tcp://a:1 is lost: cut off", lines)
         self.assertTrue([x for x in lines if x.startswith("finished: 2 rounds")])
 
     def test_a_resumed_run(self) -> None:
         """It begins where the run was."""
         file = Terminal()
         view = ProgressBar(file)
-        view.handle(RunConfigured(RunConfig(in_process=True, rounds=10), "runs/x", 1))
+        view.handle(RunConfigured(RunConfig(in_process=True, rounds=10).to_dict(), "runs/x", 1))
         view.handle(RunStarted({}, [record(i) for i in range(7)]))
         self.assertIn("round 7/10", screen(file.getvalue())[-1])
 
@@ -131,11 +144,22 @@ class JsonTests(SynchronousTestCase):
         told = self.told()
         self.assertEqual(
             [each["event"] for each in told],
-            ["configuration", "round", "round", "round", "happened", "result"],
-        )
+            ["configuration", "round-begun", "evaluated", "round", *2 * ["round-begun", "round"],
+             "checkpoint-written", "happened", "result"],
+        )  # fmt: skip
         self.assertEqual(told[0]["config"]["rounds"], 3)
-        self.assertEqual(told[2]["refused"][0]["reason"], "late")
-        self.assertEqual((told[5]["status"], told[5]["directory"]), ("finished", "runs/x"))
+        self.assertEqual(told[2]["values"], {"accuracy": 0.25, "test_loss": 2.0})
+        self.assertEqual([each["round"] for each in told[1:9]], [0, 0, 0, 1, 1, 2, 2, 3])
+        self.assertEqual(told[5]["refused"][0]["reason"], "late")
+        self.assertEqual((told[-1]["status"], told[-1]["directory"]), ("finished", "runs/x"))
+
+    def test_incidents(self) -> None:
+        """An incident is a sentence, its type, and the type's own fields."""
+        lost = self.told()[-2]
+        self.assertEqual(lost, {
+            "event": "happened", "text": "tcp://a:1 is lost: cut off", "type": "ServerLost",
+            "server": "tcp://a:1", "why": "cut off",
+        })  # fmt: skip
 
     def test_quiet(self) -> None:
         """Only the result."""

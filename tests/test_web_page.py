@@ -15,16 +15,16 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import CannotListen, ConfigError
-from byzpy_tw.output.live_page import LivePage
-from byzpy_tw.output.view import (
-    Kind,
-    Notice,
+from byzpy_tw.events import (
+    NodeReadmitted,
     RoundCompleted,
     RunEnded,
     RunStarted,
-    ServersKnown,
-    ViewGroup,
+    ServerBack,
+    ServerLost,
 )
+from byzpy_tw.output.live_page import LivePage
+from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.output.web import LimitedConnections, Root, Web, parse_endpoint
 from byzpy_tw.report.load import begin
 from byzpy_tw.rounds.placement import ServerState
@@ -198,7 +198,7 @@ class ReadOnlyTests(Served):
         self.page = page(self.clock, HTML)
         self.root = Root(self.page)
         self.page.handle(ServersKnown(lambda: [ServerState(HTML, [0])]))
-        self.page.handle(Notice(Kind.EVENT, HTML))
+        self.page.handle(ServerBack(HTML))
         for path in ("/", "/data.json"):
             body = self.ask(path).body
             self.assertNotIn(b"<img", body)
@@ -231,17 +231,18 @@ class FollowingTests(Served):
         self.assertTrue(self.ask("/data.json").json["places"][0]["up"])
         self.clock.advance(1)
         servers[0] = ServerState("tcp://a:1", [], False)
-        self.page.handle(Notice(Kind.EVENT, "tcp://a:1 is lost: it was killed"))
+        self.page.handle(ServerLost("tcp://a:1", "it was killed"))
         told = self.ask("/data.json").json
         self.assertFalse(told["places"][0]["up"])
         lost = [None, "tcp://a:1 is lost: it was killed"]
         self.assertEqual(told["events"], [lost])
         self.clock.advance(1)
         self.page.handle(RoundCompleted(record(0), 1))
-        self.page.handle(Notice(Kind.EVENT, "node 3 is on probation", 0))
-        self.page.handle(Notice(Kind.EVENT, "round tables are lost"))  # in the second round
+        self.page.handle(NodeReadmitted(0, 3))
+        self.page.handle(ServerBack("tcp://a:1"))  # in the second round
         self.assertEqual(self.ask("/data.json").json["events"], [
-            lost, [0, "node 3 is on probation"], [1, "round tables are lost"],
+            lost, [0, "node 3 is readmitted: it answered well and in time"],
+            [1, "tcp://a:1 is back"],
         ])  # fmt: skip
 
     def test_made_at_most_so_often(self) -> None:
@@ -284,8 +285,8 @@ class FollowingTests(Served):
         """A page with a bug does not end a run: it is logged, once."""
         views = ViewGroup(page(self.clock), [page(self.clock)])
         views.others[0].run_report = None  # type: ignore[attr-defined]
-        views.event("one")
-        views.event("two")
+        views.handle(ServerBack("one"))
+        views.handle(ServerBack("two"))
         self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
 
 

@@ -118,7 +118,7 @@ class Aggregation:
             try:
                 outcome = self.pipeline(f).outcome(rows, context=context, state=memory)
             except PluginError as e:
-                raise type(e)(f"{self._owners()}: {e}") from e
+                raise e.with_text(f"{self._owners()}: {e}") from e
             except ByzpyTwError as e:  # such as TooManyByzantine, of a rule that miscounts
                 raise BadRuleOutput(f"{self._owners()}: raised {describe_exception(e)}") from e
         norm = self._checked_norm(outcome.vector, matrix)

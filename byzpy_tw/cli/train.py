@@ -159,7 +159,7 @@ class Invocation:
         except ByzpyTwError as e:  # each option is valid by itself
             if self.file is None:
                 raise
-            raise type(e)(f"{e} (the options of {self.file} and of the command line)") from None
+            raise e.with_text(f"{e} (the options of {self.file} and of the command line)") from None
 
     def registry(self) -> Registry:
         """Load plugins but the disabled ones, and warn of broken ones."""

@@ -10,8 +10,10 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from byzpy_tw.output import view
+from byzpy_tw import events
+from byzpy_tw.output.event_text import OF_ONE_ROUND, describe, shown_line
 from byzpy_tw.output.metrics import exposition
+from byzpy_tw.output.view import ServersKnown
 from byzpy_tw.report.curves import page_data
 from byzpy_tw.report.html import script_json
 from byzpy_tw.report.load import collect_facts
@@ -50,34 +52,39 @@ class LivePage:
     _watching: dict[str, float] = field(factory=dict, init=False)  # when each asked last
     _told: Deferred[None] | None = field(default=None, init=False)  # all of them, of the end
 
-    def handle(self, event: view.Event) -> None:
+    def handle(self, event: events.Event | ServersKnown) -> None:
         report = self.run_report
         match event:
-            case view.Notice(kind=view.Kind.INFO) | view.RunConfigured() | view.RunFinished():
-                return  # the page shows it in other ways
-            case view.Notice(kind=view.Kind.EVENT, round=None):  # between rounds
-                report.add_event(event.text, report.history.done or None)
-            case view.Notice(round=None):
-                report.add_event(event.line)
-            case view.Notice():
-                report.add_event(event.text, event.round)
-            case view.ServersKnown():
+            case events.Incident():
+                report.add_event(describe(event), self._round_of(event))
+            case events.Notice(kind=events.Kind.NOTICE | events.Kind.WARNING | events.Kind.ALWAYS):
+                report.add_event(shown_line(event))
+            case ServersKnown():
                 self._list_servers = event.list_servers
-            case view.RunStarted():
+            case events.NodesPlaced():
+                pass  # only the servers' states have changed
+            case events.RunStarted():
                 for record in event.records:
                     report.add(record)
                 report.facts = collect_facts(event.description, {})
-            case view.RoundCompleted():
+            case events.RoundCompleted():
                 report.result = {"seconds": event.elapsed}
                 report.history.add(event.record)  # its events were handled as they happened
-            case view.RunEnded():
+            case events.RunEnded():
                 self._look_up_servers()
                 self._list_servers = None  # nothing of the run is kept
                 result, plain = event.result, (int, float, str)
                 report.status, report.error = result["status"], result["error"]
                 report.result = {k: v for k, v in result.items() if isinstance(v, plain)}
                 self._data.rest = 0.0  # this must not wait for its time
+            case _:
+                return  # the page shows it in other ways, or not at all
         self._changes += 1
+
+    def _round_of(self, event: events.Incident) -> int | None:
+        if isinstance(event, OF_ONE_ROUND):
+            return event.round
+        return self.run_report.history.done or None  # between two rounds
 
     def data(self, seen: str, watcher: str) -> tuple[str, bytes]:
         """Return the newest version's name and JSON (none if `seen` has it); note `watcher`."""

@@ -12,6 +12,8 @@ from typing import Any
 from attrs import define, field
 from twisted.logger import Logger
 
+from byzpy_tw.events import Event, RoundCompleted, RunStarted
+from byzpy_tw.output.view import ServersKnown
 from byzpy_tw.plugin_code import describe_exception
 from byzpy_tw.plugins import Registry
 
@@ -34,12 +36,25 @@ class Observers:
     _thread: threading.Thread | None = field(default=None, init=False)
     _failed: set[str] = field(factory=set, init=False)
     _overflowed: bool = field(default=False, init=False)
+    _finished: bool = field(default=False, init=False)
 
     log = Logger()
 
-    def tell(self, hook: str, **event: Mapping[str, Any]) -> None:
-        """Pass an event on, without waiting.  Observers get a copy."""
-        if not getattr(self._registry.manager.hook, hook).get_hookimpls():
+    def handle(self, event: Event | ServersKnown) -> None:
+        """Call `run_event`, and the hooks for events that have their own."""
+        match event:
+            case ServersKnown():
+                return
+            case RunStarted():
+                self.tell("run_started", config=event.description)
+            case RoundCompleted():
+                self.tell("round_completed", record=event.record)
+        self.tell("run_event", event=event)
+
+    def tell(self, hook: str, **event: Any) -> None:
+        """Call `hook` with a copy of `event`, without waiting; nothing is told after `finish`."""
+        unused = not getattr(self._registry.manager.hook, hook).get_hookimpls()
+        if unused or self._finished:
             return
         if self._thread is None:
             name = "byzpy_tw observers"
@@ -59,6 +74,7 @@ class Observers:
 
     def finish(self) -> None:
         """Wait until the observers have had all events, but not for ever.  Call it in a pool."""
+        self._finished = True
         if self._thread is None:
             return
         with suppress(Full):

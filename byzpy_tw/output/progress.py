@@ -12,8 +12,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from byzpy_tw.console import rich_console
+from byzpy_tw.events import Event, RoundCompleted, RunConfigured, RunEnded, RunStarted
 from byzpy_tw.output.text import TextOutput, refusal_lines
-from byzpy_tw.output.view import Event, RoundCompleted, RunConfigured, RunEnded, RunStarted
+from byzpy_tw.output.view import ServersKnown
 
 REDRAW_SECONDS = 0.25  # drawing takes about 1.5 ms of the reactor's thread
 
@@ -54,7 +55,7 @@ class ProgressBar:
         )
         self._text = TextOutput(self._bar.console.print)
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: Event | ServersKnown) -> None:
         match event:
             case RunStarted():
                 for record in event.records:
@@ -71,7 +72,7 @@ class ProgressBar:
                 self._bar.stop()
             case _:
                 if isinstance(event, RunConfigured):
-                    self._rounds = event.config.rounds
+                    self._rounds = event.config["rounds"]
                 self._text.handle(event)
 
     def _round(self, record: Mapping[str, Any]) -> None:

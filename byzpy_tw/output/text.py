@@ -7,14 +7,15 @@ from typing import Any
 
 from attrs import define
 
-from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.output import view
+from byzpy_tw import events
+from byzpy_tw.config.run_config import RunConfig, from_dict
+from byzpy_tw.output.event_text import shown_line
+from byzpy_tw.output.view import ServersKnown
 from byzpy_tw.records.summary import format_attack_calls
 
 _OFTEN = 3  # rounds in which a node was refused, for the summary to name it
 _MOST_NAMED = 10
 _MOST_LINES = 20  # of a listing; the rest is in config.json
-_SIGNS = {view.Kind.NOTICE: "notice: ", view.Kind.EVENT: "! "}
 
 
 @define(eq=False)
@@ -24,25 +25,27 @@ class TextOutput:
     _write: Callable[[str], None]
     _quiet: bool = False
 
-    def handle(self, event: view.Event) -> None:
+    def handle(self, event: events.Event | ServersKnown) -> None:
         for line in self._lines(event):
             self._write(line)
 
-    def _lines(self, event: view.Event) -> Iterator[str]:
+    def _lines(self, event: events.Event | ServersKnown) -> Iterator[str]:
         match event:
-            case view.Notice(kind=view.Kind.ALWAYS):
-                yield event.line
-            case view.RunFinished():
+            case events.Notice(kind=events.Kind.ALWAYS):
+                yield shown_line(event)
+            case events.RunFinished():
                 yield from _result_lines(event.result, event.directory)
             case _ if self._quiet:
                 pass
-            case view.Notice():
-                yield _SIGNS.get(event.kind, "") + event.line
-            case view.RunConfigured():
+            case events.Incident():
+                yield f"! {shown_line(event)}"
+            case events.Notice():
+                yield "notice: " * (event.kind is events.Kind.NOTICE) + shown_line(event)
+            case events.RunConfigured():
                 yield from _configuration_lines(event)
-            case view.NodesPlaced():
+            case events.NodesPlaced():
                 yield from _placement_lines(event)
-            case view.RoundCompleted():
+            case events.RoundCompleted():
                 record = event.record
                 yield from refusal_lines(record["round"], record["refused"])
                 if "accuracy" in record:
@@ -52,8 +55,8 @@ class TextOutput:
                     )
 
 
-def _configuration_lines(event: view.RunConfigured) -> Iterator[str]:
-    config = event.config
+def _configuration_lines(event: events.RunConfigured) -> Iterator[str]:
+    config = from_dict(event.config)
     steps = f"lr {config.lr:g}, momentum {config.momentum:g}"
     if config.optimizer != "sgd" or config.lr_schedule != "milestones":
         steps = f"{config.optimizer}, lr {config.lr:g} ({config.lr_schedule})"
@@ -66,11 +69,11 @@ def _configuration_lines(event: view.RunConfigured) -> Iterator[str]:
     yield f"  records in {event.directory}"
 
 
-def _placement_lines(event: view.NodesPlaced) -> Iterator[str]:
-    nodes = [(node, name) for name, there in event.placement for node in there]
-    nodes.sort(key=lambda found: found[0].node)
+def _placement_lines(event: events.NodesPlaced) -> Iterator[str]:
+    nodes = sorted((node, name) for name, there in event.placement.items() for node in there)
     for node, name in nodes[:_MOST_LINES]:
-        yield f"  node {node.node} ({'honest' if node.honest else 'Byzantine'}) on {name}"
+        kind = "honest" if node < event.num_honest else "Byzantine"
+        yield f"  node {node} ({kind}) on {name}"
     if len(nodes) > _MOST_LINES:
         yield f"  ... and {len(nodes) - _MOST_LINES} more (config.json has them all)"
 

@@ -1,103 +1,33 @@
-"""Events of a run, and the views that show them: the terminal, JSON lines, the page."""
+"""Handlers of a run's events: the terminal, JSON lines, the page, the observers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from enum import Enum, auto
+from collections.abc import Callable, Sequence
 from functools import partialmethod
-from typing import Any, Protocol
+from typing import Protocol
 
 from attrs import define, field, frozen
 from twisted.logger import Logger
 
-from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.events import Event, Kind, Notice
 from byzpy_tw.rounds.placement import ServerState
-from byzpy_tw.workers.spec import NodeSpec
-
-
-class Kind(Enum):
-    """The importance of a `Notice`."""
-
-    INFO = auto()  # progress
-    NOTICE = auto()  # something that the user should know
-    WARNING = auto()
-    EVENT = auto()  # something that happened to the run, such as a lost server
-    ALWAYS = auto()  # shown even with ``--quiet``
-
-
-@frozen
-class Notice:
-    """A sentence for people."""
-
-    kind: Kind
-    text: str
-    round: int | None = None  # when it happened, where it belongs to one round
-
-    @property
-    def line(self) -> str:
-        """`text` behind the round, or behind ``warning:``."""
-        text = self.text if self.round is None else f"round {self.round}: {self.text}"
-        return f"warning: {text}" if self.kind is Kind.WARNING else text
-
-
-@frozen(eq=False)
-class RunConfigured:
-    config: RunConfig
-    directory: str
-    threads: int
 
 
 @frozen(eq=False)
 class ServersKnown:
-    """`list_servers` returns the state of each server, at any time until the run ends."""
+    """Not an event but a way to look: `list_servers` returns each server's state.
+
+    It may be called at any time until the run ends.  A page that is asked now and then needs
+    no more, and a run of thousands of nodes need not tell of each change.
+    """
 
     list_servers: Callable[[], Sequence[ServerState]]
 
 
-@frozen(eq=False)
-class NodesPlaced:
-    placement: Sequence[tuple[str, Sequence[NodeSpec]]]  # by the server's name
-
-
-@frozen(eq=False)
-class RunStarted:
-    """The first round is next.  `records` are the earlier rounds of a resumed run."""
-
-    description: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
-
-
-@frozen(eq=False)
-class RoundCompleted:
-    record: Mapping[str, Any]
-    elapsed: float  # seconds since the run began
-
-
-@frozen(eq=False)
-class RunEnded:
-    """The last event of a run, however it ended."""
-
-    result: Mapping[str, Any]
-
-
-@frozen(eq=False)
-class RunFinished:
-    """The run has ended in order, and `result` is on disk in `directory`."""
-
-    result: Mapping[str, Any]
-    directory: str
-
-
-Event = (
-    Notice | RunConfigured | ServersKnown | NodesPlaced | RunStarted | RoundCompleted | RunEnded
-    | RunFinished
-)  # fmt: skip
-
-
 class View(Protocol):
-    """Shows a run.  It may keep nothing of an event: records belong to the run."""
+    """Handles the events of a run.  It may keep nothing of one: records belong to the run."""
 
-    def handle(self, event: Event) -> None: ...
+    def handle(self, event: Event | ServersKnown) -> None: ...
 
 
 @define(eq=False)
@@ -110,7 +40,7 @@ class ViewGroup:
 
     log = Logger()
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: Event | ServersKnown) -> None:
         for i, view in enumerate((self.terminal, *self.others)):
             try:
                 view.handle(event)
@@ -119,11 +49,10 @@ class ViewGroup:
                     self._failed.add(i)
                     self.log.failure("a view of the run failed; the run goes on")
 
-    def _tell(self, kind: Kind, text: str, round: int | None = None) -> None:
-        self.handle(Notice(kind, text, round))
+    def _tell(self, kind: Kind, text: str) -> None:
+        self.handle(Notice(kind, text))
 
     say = partialmethod(_tell, Kind.INFO)
     notice = partialmethod(_tell, Kind.NOTICE)
     warn = partialmethod(_tell, Kind.WARNING)
-    event = partialmethod(_tell, Kind.EVENT)
     tell = partialmethod(_tell, Kind.ALWAYS)

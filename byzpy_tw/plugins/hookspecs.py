@@ -20,6 +20,8 @@ from typing import Any
 from attrs import field, frozen
 from pluggy import HookimplMarker, HookspecMarker
 
+from byzpy_tw.events import Event
+
 GROUP = "byzpy_tw"
 
 hookspec = HookspecMarker(GROUP)
@@ -189,6 +191,11 @@ def run_started(config: Mapping[str, Any]) -> None:
 @hookspec
 def round_completed(record: Mapping[str, Any]) -> None:
     """Observe a round that is done.  ``record`` is its line of rounds.jsonl."""
+
+
+@hookspec
+def run_event(event: Event) -> None:
+    """Observe anything that happens in a run.  ``event`` is a value of `byzpy_tw.events`."""
 
 
 @hookspec

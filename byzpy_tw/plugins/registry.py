@@ -106,13 +106,14 @@ class Registry:
             known += f"; not looked at: {', '.join(self.disabled)}, by --disable-plugin"
         elsewhere = [f"; {name!r} is {with_article(k)}" for k in KINDS if name in self.names[k]]
         near = elsewhere[0] if elsewhere else suggest_nearest(name, found)
-        text = f"{unknown_name(kind, name)}{near}"
+        text = f"no {kind} is called {name!r}{near}"
         if not self.broken:
-            return UnknownName(f"{text} (known: {known})")
+            return UnknownName(f"{text} (known: {known})").with_fields(kind=kind, name=name)
         names = ", ".join(f"{b.distribution} {b.version}" for b in self.broken)
         broken = f"cannot be used: {'; '.join(f'{b.distribution}: {b.why}' for b in self.broken)}"
         if elsewhere or get_close_matches(name, found, n=1, cutoff=_TYPO):
-            return UnknownName(f"{text} (known: {known}); {names} may offer it, and {broken}")
+            maybe = f"{text} (known: {known}); {names} may offer it, and {broken}"
+            return UnknownName(maybe).with_fields(kind=kind, name=name)
         # Nothing else explains the name: the broken distribution is to blame.
         return BrokenPlugin(
             f"{text}, and {names} {broken}; mend what is broken, or use another name ({known})"
@@ -174,11 +175,6 @@ def _seeded(kind: str, text: str) -> AbstractContextManager[None]:
     from byzpy_tw import global_random, seeds  # torch, which names need not
 
     return global_random.temporary_seed(seeds.torch_seed(0, f"making {kind} {text}"))
-
-
-def unknown_name(kind: str, name: str) -> str:
-    """Return the first words of an `UnknownName`; the trainer knows a server's error by them."""
-    return f"no {kind} is called {name!r}"
 
 
 def _is_about_a_value(

@@ -22,6 +22,7 @@ from zope.interface import implementer
 from byzpy_tw import errors
 from byzpy_tw.config.server import MAX_BOX_BYTES, MAX_COMMANDS_IN_FLIGHT
 from byzpy_tw.errors import BadRequest, ByzpyTwError, ServerError, WireError
+from byzpy_tw.protocol import error_fields
 from byzpy_tw.protocol.requests import WIRE_ERRORS, CommandRequest, decode, encode
 from byzpy_tw.text import clean
 from byzpy_tw.transports import Link, StreamLink
@@ -61,6 +62,8 @@ class LimitedAMP(amp.AMP):
         self._max_box_bytes, self._max_in_flight = max_box_bytes, max_in_flight
         self._responders = {r.wire_command.commandName: (r, f) for r, f in responders.items()}
         self._box_bytes = 0
+        self._sent_fields: dict[bytes, bytes] = {}  # of errors about to be sent, by the command
+        self._received_fields = b""  # of the error that is being received
         self._producing = self._released = False  # as a producer of the transport
         self.in_flight = 0  # commands of the peer that are being answered
         self.hung_up = False
@@ -162,10 +165,20 @@ class LimitedAMP(amp.AMP):
             # AMP would drop the pending question before it finds this out.
             self.hang_up("an error without a code or a description")
             return
+        self._received_fields = box.get(error_fields.KEY, b"")
         try:
             super().ampBoxReceived(box)
         except (KeyError, amp.AmpError) as e:
             self.hang_up(f"a box that is no command and no answer: {e!r:.200}")
+        finally:
+            self._received_fields = b""
+
+    def sendBox(self, box: amp.AmpBox) -> None:
+        """Send `box`; an error takes its fields along."""
+        fields = self._sent_fields.pop(box.get(amp.ERROR, b""), b"")
+        if fields:
+            box[error_fields.KEY] = fields
+        super().sendBox(box)
 
     def lengthLimitExceeded(self, length: int) -> None:
         self.peer_spoke_tls = length in TLS_RECORD_STARTS
@@ -181,9 +194,16 @@ class LimitedAMP(amp.AMP):
         with `WireError` for an answer that is not allowed.
         """
         answer = self.callRemote(request.wire_command, *switch, **encode(request))
+        answer.addErrback(self._add_received_fields)
         if request.answer is None:
             return answer
         return answer.addCallback(lambda found: decode(request.answer, found, WireError))
+
+    def _add_received_fields(self, failure: Failure) -> Failure:
+        error = failure.value
+        if isinstance(error, ByzpyTwError):
+            error.with_fields(**error_fields.decode_fields(self._received_fields, type(error)))
+        return failure
 
     def check_command(self, request: type[CommandRequest[Any]]) -> None:
         """Raise an error if the peer may not send this command now."""
@@ -222,6 +242,8 @@ class LimitedAMP(amp.AMP):
             if not ours or result.value.errorCode not in WIRE_ERRORS.values():
                 why = f"{name}: {result.type.__name__}: {result.value}"[:MAX_ERROR_CHARS]
                 result = Failure(amp.RemoteAmpError(WireError.code.encode(), why, True))
+            if isinstance(result.value, _ErrorWithFields):
+                self._sent_fields[box[amp.ASK]] = result.value.fields
             if result.value.fatal:  # AMP closes the connection behind this answer
                 self.hang_up(result.value.description, close=False)
             return result
@@ -243,4 +265,11 @@ def _to_wire_error(failure: Failure) -> Failure:
         error = ServerError(f"{type(error).__name__}: {error}")
     text = " ".join(str(error).split())[:MAX_ERROR_CHARS]
     kind = next(e for e in WIRE_ERRORS if isinstance(error, e))
-    return Failure(amp.RemoteAmpError(WIRE_ERRORS[kind], text, kind in FATAL))
+    fields = error_fields.encode_fields(error)
+    return Failure(_ErrorWithFields(WIRE_ERRORS[kind], text, kind in FATAL, fields=fields))
+
+
+class _ErrorWithFields(amp.RemoteAmpError):
+    def __init__(self, *args: Any, fields: bytes) -> None:
+        super().__init__(*args)
+        self.fields = fields

@@ -35,7 +35,7 @@ from byzpy_tw.transports.table import parse_addresses
 from byzpy_tw.workers.device import open_device
 
 PAGE, TABLE = "lab.html", "lab.json"  # names that programs know
-_WATCHING = ("run_started", "round_completed", "run_finished")
+_WATCHING = ("run_started", "round_completed", "run_event", "run_finished")
 _GOOD = (*CONCLUSIVE, "impossible")
 
 

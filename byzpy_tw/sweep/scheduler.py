@@ -30,10 +30,12 @@ from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.paths import absolute, resolve_paths
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, format_error
+from byzpy_tw.events import Event, Incident, Kind, LocalServerRestarted, Notice
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.parallel import pool as make_pool
+from byzpy_tw.output.event_text import describe, shown_line
 from byzpy_tw.output.text import TextOutput
-from byzpy_tw.output.view import Event, Kind, Notice
+from byzpy_tw.output.view import ServersKnown
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.records.folder import CONFIG, RunDirectory, lock_folder
@@ -130,7 +132,7 @@ class Sweep:
             if base.local is not None:
                 servers = LocalServers(
                     base.local, absolute(base.data_root), self.folder, base.threads,
-                    self._reactor, self.display.say, self._registry.disabled, base.device,
+                    self._reactor, self._say_restarted, self._registry.disabled, base.device,
                 )  # fmt: skip
                 addresses = tuple(str(address) for address in await servers.start())
                 changes = {"local": None, "remote_hosts": addresses, "keys": None}
@@ -199,11 +201,15 @@ class Sweep:
                     for checkpoint in list_checkpoints(self.path(run)).values():
                         checkpoint.unlink()
 
-    def handle(self, event: Event) -> None:
-        """Show a run's warnings and events, such as a lost server."""
-        if isinstance(event, Notice) and event.kind in (Kind.WARNING, Kind.EVENT):
-            if event.line not in self._shown:
-                self._shown.add(event.line)
+    def _say_restarted(self, event: LocalServerRestarted) -> None:
+        self.display.say(describe(event))
+
+    def handle(self, event: Event | ServersKnown) -> None:
+        """Show a run's warnings and incidents, such as a lost server."""
+        warns = isinstance(event, Notice) and event.kind is Kind.WARNING
+        if isinstance(event, Incident | Notice) and (warns or isinstance(event, Incident)):
+            if (line := shown_line(event)) not in self._shown:
+                self._shown.add(line)
                 TextOutput(self.display.say).handle(event)
 
     def _prepare(self, run: SweepRun, config: RunConfig, registry: Registry) -> PreparedRun:

@@ -16,8 +16,9 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from byzpy_tw import events
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import ByzpyTwError, LimitExceeded, ServerBusy, ServerUnreachable, format_error
+from byzpy_tw.errors import ByzpyTwError, LimitExceeded, ServerBusy, ServerUnreachable
 from byzpy_tw.plugins import Registry
 from byzpy_tw.rounds.placement import Placement, ServerState
 from byzpy_tw.scheduling import clock
@@ -25,8 +26,8 @@ from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.handshake import Handshake, gather_all, same_bits, same_server_error
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_entry import ServerEntry
-from byzpy_tw.trainer.server_interface import Notify, RunFingerprint, Server
-from byzpy_tw.trainer.startup import Startup, describe_exclusion
+from byzpy_tw.trainer.server_interface import RunFingerprint, Server
+from byzpy_tw.trainer.startup import Startup, exclusion
 from byzpy_tw.workers.environment import Environment
 from byzpy_tw.workers.spec import NodeSpec, node_specs
 
@@ -53,7 +54,7 @@ class Cluster:
     terms: Terms
     collector: Collector
     _reactor: ITrainerReactor
-    notify: Notify
+    handle: Callable[[events.Incident], None]
     nodes: Sequence[NodeSpec] = field(init=False)
     placement: Placement = field(init=False)
     # Called with a server and nodes that have just come to live on it.
@@ -62,7 +63,6 @@ class Cluster:
     on_unassigned: Callable[[list[int], str], None] = field(init=False)
     unassigned_since: dict[int, float] = field(factory=dict, init=False)
     _last_entry: dict[int, ServerEntry] = field(factory=dict, init=False)  # of unassigned nodes
-    events: list[str] = field(factory=list, init=False)  # since the last round's record
     _returning: list[ServerEntry] = field(factory=list, init=False)
     _bytes_of_lost: list[int] = field(factory=lambda: [0, 0], init=False)  # sent, received
     _closed: bool = field(default=False, init=False)
@@ -78,7 +78,7 @@ class Cluster:
         )
         self._by_name = {entry.name: entry for entry in self.entries}
         self._handshake = Handshake(
-            config, self.terms.registry, lambda line: self.notify(f"warning: {line}")
+            config, self.terms.registry, lambda line: self.handle(events.DifferenceFound(line))
         )
         # The trainer's own process takes all nodes.
         cap = None if config.in_process else config.max_nodes_per_server
@@ -172,7 +172,7 @@ class Cluster:
             for node in nodes:
                 self.collector.assign(node, entry.server)
             if nodes:
-                self.record_event(f"{_live(nodes)} on {entry.name} again")
+                self.handle(events.NodesReturned(tuple(nodes), entry.name))
             if len(nodes) < len(displaced):
                 self._returning.append(entry)
 
@@ -230,7 +230,7 @@ class Cluster:
             self.collector.assign(node, None)
             self.unassigned_since[node] = now
             self._last_entry[node] = entry
-        self.record_event(f"{entry.name} is lost: {why}")
+        self.handle(events.ServerLost(entry.name, why))
         self._schedule_redial(entry)
         self._assign_unassigned(nodes, f"{entry.name}: {why}")
 
@@ -265,12 +265,12 @@ class Cluster:
                     await self._provision(entry, half)  # there may be room for some
             elif entry.server is server and entry.up:
                 # It has no room, say.  Its own nodes stay there.
-                self.record_event(f"{entry.name} does not take {_listed(nodes)}: {e}")
+                self.handle(events.NodesRefused(tuple(nodes), entry.name, str(e)))
                 self.placement.mark_full(entry.name, nodes)
                 self._assign_unassigned(nodes, f"{entry.name}: {e}")
             return
         if here:
-            self.record_event(f"{_live(here)} on {entry.name} now")
+            self.handle(events.NodesMoved(tuple(here), entry.name))
             self.on_assigned(server, here)
 
     # -- coming back
@@ -286,7 +286,7 @@ class Cluster:
             await deferLater(self._reactor, entry.next_delay())
             if await self._try_join(entry):
                 entry.redialling = None
-                self.record_event(f"{entry.name} is back")
+                self.handle(events.ServerBack(entry.name))
                 self.placement.add_server(entry.name)
                 self._returning.append(entry)
                 self._assign_unassigned()
@@ -308,20 +308,15 @@ class Cluster:
                 entry.server.drop("it could not join")
             entry.leave()
             # That it is not there is no news; its refusals are.
-            text = format_error(e)
-            if not isinstance(e, ServerUnreachable) and text != entry.last_refusal:
-                entry.last_refusal = text
-                self.record_event(describe_exclusion(entry, e))
+            refusal = exclusion(entry, e)
+            if not isinstance(e, ServerUnreachable) and refusal != entry.last_refusal:
+                entry.last_refusal = refusal
+                self.handle(refusal)
         return entry.up
 
     def _log_bug(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
             self.log.failure("looking after the servers failed", failure=failure)
-
-    def record_event(self, line: str) -> None:
-        """Tell the user, and the round's record, of something that happened to the run."""
-        self.events.append(line)
-        self.notify(line)
 
     async def close(self) -> None:
         """Let go of all servers.  Fails only where it is cancelled."""
@@ -332,14 +327,3 @@ class Cluster:
         await gather_all(
             [entry.server.close() for entry in self.entries if entry.server is not None]
         )
-
-
-def _live(nodes: Sequence[int]) -> str:
-    return f"{_listed(nodes)} live{'s' * (len(nodes) == 1)}"
-
-
-def _listed(nodes: Sequence[int]) -> str:
-    if len(nodes) == 1:
-        return f"node {nodes[0]}"
-    shown = ", ".join(map(str, nodes[:10]))
-    return f"nodes {shown}" + (f" and {len(nodes) - 10} more" if len(nodes) > 10 else "")

@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherR
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadAddress, MissingPlugin, ServerDiffers, UnknownName
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry, unknown_name
+from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry
 from byzpy_tw.trainer.server_interface import Notify, RunFingerprint, Server, Sink
 from byzpy_tw.workers.environment import Environment, differences
 from byzpy_tw.workers.spec import NodeSpec
@@ -139,7 +139,7 @@ class Handshake:
     def _missing(self, server: Server, error: UnknownName) -> MissingPlugin | None:
         """Return the error with advice, from this process's metadata, if a plugin is missing."""
         for kind, name, entry in self._entries():
-            named = unknown_name(kind, name) in str(error)
+            named = error.fields == {"kind": kind, "name": name}
             if entry.distribution != OWN_DISTRIBUTION and named:
                 return MissingPlugin(
                     f"{server.name} lacks the {kind} {name!r}, which comes from "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
@@ -17,10 +18,10 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from byzpy_tw.errors import ServerUnreachable
+from byzpy_tw.events import LocalServerRestarted
 from byzpy_tw.protocol.addresses import Address, parse_announcement
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.reactor import ITrainerReactor
-from byzpy_tw.trainer.server_interface import Notify
 
 START_SECONDS = 120.0
 RESTART_SECONDS = 1.0  # until one that ended by itself is started again
@@ -82,7 +83,7 @@ class LocalServers:
     log_folder: Path
     threads: int | None
     _reactor: ITrainerReactor
-    _notify: Notify = field(default=lambda line: None)
+    _handle: Callable[[LocalServerRestarted], None] = field(default=lambda event: None)
     disabled: tuple[str, ...] = ()  # distributions that they are not to import
     device: str = "cpu"
     restarts: bool = field(default=True, init=False)  # of those that end by themselves
@@ -112,7 +113,7 @@ class LocalServers:
             if self.restarts:
                 failed = 0 if server.started else failures + 1
                 if not failed:
-                    self._notify(f"local server {address} ended: starting it again")
+                    self._handle(LocalServerRestarted(str(address)))
                 delay = min(RESTART_SECONDS * 2 ** min(failed, 10), 60.0)
                 call = self._reactor.callLater(delay, self._restart, number, address, failed)
                 self._restarting[number] = call

@@ -16,6 +16,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IDelayedCall
 
 from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.events import ReplacementsAwaited
 from byzpy_tw.rounds.deadlines import Deadlines
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.scheduling import clock
@@ -137,9 +138,8 @@ class RoundDriver:
         round, timeout = self.round, self._config.replace_timeout
         actions = self._deadlines.on_alarm(clock.seconds(self._reactor))
         if actions.over_budget:
-            self._cluster.record_event(
-                f"round {round.number}: {actions.over_budget} of n = {round.n} nodes have not "
-                f"answered in time, f = {round.f}: waiting up to {timeout:g} s for replacements"
+            self._cluster.handle(
+                ReplacementsAwaited(round.number, actions.over_budget, round.n, round.f, timeout)
             )
         self._refuse(actions.unassigned, f"no server for it within {timeout:g} s")
         self._collector.expire(actions.late)

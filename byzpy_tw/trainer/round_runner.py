@@ -16,7 +16,9 @@ from byzpy_tw.algorithms.algorithm import Algorithm, Revealed
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BudgetExceeded, Diverged
+from byzpy_tw.events import Incident, NodeOnProbation, NodeReadmitted
 from byzpy_tw.kernels.parallel import thread_limit
+from byzpy_tw.output.event_text import describe
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.probation import Probation
 from byzpy_tw.rounds.round import Halt, Proceed, Reason, Round
@@ -25,6 +27,7 @@ from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.cluster import Cluster
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.reactor import ITrainerReactor
+from byzpy_tw.trainer.recorded_events import RecordedEvents
 from byzpy_tw.trainer.round_driver import RoundDriver
 from byzpy_tw.trainer.server_interface import AttackInput, Server
 from byzpy_tw.vectors import sha256_of
@@ -80,7 +83,7 @@ class CompletedRound:
     record: dict[str, Any]
     digest: Deferred[str]
     state: State | None = None
-    news: Sequence[str] = ()  # for the user
+    events: Sequence[Incident] = ()  # that the round decided, and nobody was told of yet
 
 
 @frozen(eq=False)
@@ -90,7 +93,7 @@ class _Step:
     norm: float
     selected: tuple[int, ...] | None  # None where the rule does not choose between rows
     state: State | None
-    news: list[str]
+    events: list[Incident]
 
 
 @define(eq=False)
@@ -106,6 +109,7 @@ class RoundRunner:
     collector: Collector
     evaluator: Evaluator
     algorithm: Algorithm
+    recorded_events: RecordedEvents
     _reactor: ITrainerReactor
     _pool: Executor
     _threads: int
@@ -214,11 +218,11 @@ class RoundRunner:
         }
         if round.n < self.config.n:
             record["participants"] = list(round.participants or ())
-        if self.cluster.events or step.news:
+        if events := [*self.recorded_events.take(), *step.events]:
             # Nodes may have moved.
             record["placement"] = {s.name: list(s.nodes) for s in self.cluster.server_states()}
-            record["events"], self.cluster.events = [*self.cluster.events, *step.news], []
-        return CompletedRound(record, digest, step.state, step.news)
+            record["events"] = [describe(event) for event in events]
+        return CompletedRound(record, digest, step.state, step.events)
 
     # -- asking
 
@@ -273,17 +277,17 @@ class RoundRunner:
         except Diverged as e:
             raise Diverged(f"round {round.number}: {e}") from e
         self.evaluator.load(self._state.parameters)
-        news = self._update_probation(round, gathered.costly_failures)
+        events = self._update_probation(round, gathered.costly_failures)
         self._next_parameters = self._request()
         self.rounds_done = self._state.round
         state = self.state().snapshot() if keep else None
-        return _Step(aggregated.norm, aggregated.selected, state, news)  # without the vector
+        return _Step(aggregated.norm, aggregated.selected, state, events)  # without the vector
 
-    def _update_probation(self, round: Round, costly_failures: frozenset[int]) -> list[str]:
-        """Put nodes on probation and readmit them by their outcome in `round`; return the news."""
+    def _update_probation(self, round: Round, costly_failures: frozenset[int]) -> list[Incident]:
+        """Put nodes on probation and readmit them by their outcome in `round`."""
         answered = [*round.usable, *sorted(round.answered_on_probation)]
-        news = [
-            f"node {node} is readmitted: it answered well and in time"
+        events: list[Incident] = [
+            NodeReadmitted(round.number, node)
             for node in sorted(self.probation.record_success(answered))
         ]
         for node, refusal in round.refusals.items():
@@ -291,11 +295,8 @@ class RoundRunner:
                 continue  # nothing new; not its doing
             why = self.probation.record_failure(node, costly=node in costly_failures)
             if why:
-                news.append(
-                    f"node {node} is on probation: {why}; it is asked but not "
-                    "waited for, until it answers well and in time"
-                )
-        return news
+                events.append(NodeOnProbation(round.number, node, why))
+        return events
 
 
 def _outcomes(verdict: Proceed, selected: tuple[int, ...] | None, round: Round) -> dict[str, Any]:

@@ -24,12 +24,13 @@ from byzpy_tw.errors import (
     UnsuitableModel,
     format_error,
 )
+from byzpy_tw.events import RunConfigured, RunEnded, RunFinished
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.output.configured_views import check_web, draw_report, make_line_view, serve
 from byzpy_tw.output.observers import Observers
-from byzpy_tw.output.view import RunConfigured, RunEnded, RunFinished, View, ViewGroup
+from byzpy_tw.output.view import View, ViewGroup
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.keys import TRAINER, load_keys
@@ -152,10 +153,11 @@ async def run_prepared(
     config, registry, directory = run.config, run.registry, run.directory
     threads = config.threads or cores()
     pool = make_pool(threads)
-    views = ViewGroup(terminal or make_line_view(config, write))
-    views.handle(RunConfigured(config, str(directory.path), threads))
+    observers = Observers(registry)
+    views = ViewGroup(terminal or make_line_view(config, write), [observers])
+    views.handle(RunConfigured(config.to_dict(), str(directory.path), threads))
     training = Training(
-        config, registry, run.rules, views, directory, Observers(registry), threads, reactor,
+        config, registry, run.rules, views, directory, observers, threads, reactor,
         pool, run.resume_point,
     )  # fmt: skip
     servers: LocalServers | None = None
@@ -170,7 +172,7 @@ async def run_prepared(
         if config.local and not config.in_process:
             servers = LocalServers(
                 config.local, absolute(config.data_root), directory.path, config.threads,
-                reactor, views.event, registry.disabled, config.device,
+                reactor, views.handle, registry.disabled, config.device,
             )  # fmt: skip
             addresses = tuple[ServerAddress, ...](await servers.start())
         entries = [remote_entry(address, config, reactor, keys) for address in addresses]

@@ -99,7 +99,7 @@ class ServerEndpoint:
                 f"{self.name}: hung up, {doing} ({clean(str(e)).rstrip('.')}); {advice}"
             ) from e
         except ByzpyTwError as e:
-            raise type(e)(f"{self.name}: {clean(str(e), 2000)}") from e
+            raise e.with_text(f"{self.name}: {clean(str(e), 2000)}") from e
         except amp.RemoteAmpError as e:
             raise WireError(f"{self.name}: {clean(str(e))}, {doing}") from e
         except (amp.AmpError, ValueError, KeyError, TypeError) as e:

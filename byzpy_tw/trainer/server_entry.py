@@ -7,6 +7,7 @@ from collections.abc import Callable
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
+from byzpy_tw.events import ServerExcluded
 from byzpy_tw.trainer.server_interface import Server
 
 TRUSTED_AFTER = 3  # rounds up, until `next_delay` starts again at its minimum
@@ -34,7 +35,7 @@ class ServerEntry:
     failed_dials: int = field(default=0, init=False)  # since it last was reliable
     losses: int = field(default=0, init=False)  # since it was up for long
     rounds_up: int = field(default=0, init=False)  # since it is up
-    last_refusal: str = field(default="", init=False)  # as it was last told to the user
+    last_refusal: ServerExcluded | None = field(default=None, init=False)  # the last one told
     redialling: Deferred[None] | None = field(default=None, init=False)  # until it is up
 
     def begin_join(self) -> Server:
@@ -46,7 +47,7 @@ class ServerEntry:
     def mark_up(self) -> None:
         """Note that the server has the run."""
         assert self.server is not None and not self.up, self.name
-        self.up, self.last_refusal, self.rounds_up = True, "", 0
+        self.up, self.last_refusal, self.rounds_up = True, None, 0
 
     def leave(self) -> None:
         """Note that the server is lost, or could not join."""

@@ -14,6 +14,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from byzpy_tw.errors import ByzpyTwError, ServerUnreachable, format_error
+from byzpy_tw.events import ServerExcluded, ServersAwaited
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_entry import ServerEntry
@@ -89,7 +90,7 @@ class Startup:
                 started[name].cancel()
 
         def notify_slow() -> None:
-            self.cluster.notify(f"waiting for {', '.join(waiting())}")
+            self.cluster.handle(ServersAwaited(tuple(waiting())))
 
         # The trainer's own process is never waited for.
         remote = bool(jobs) and jobs[0][0].redials
@@ -115,8 +116,7 @@ class Startup:
             self.cluster.server_lost(server, why)
         else:
             entry.leave()
-            line = describe_exclusion(entry, error)
-            self.cluster.record_event(f"{line}; going on without it for now")
+            self.cluster.handle(exclusion(entry, error, at_start=True))
 
     def _check_quorum(self) -> None:
         """Raise the servers' errors where fewer than the quorum are left."""
@@ -133,8 +133,7 @@ class Startup:
         )
 
 
-def describe_exclusion(entry: ServerEntry, error: Exception) -> str:
-    """Say in a line why `entry` does not take part."""
-    if isinstance(error, ServerUnreachable):
-        return str(error)
-    return f"{entry.name} cannot take part: {format_error(error)}"
+def exclusion(entry: ServerEntry, error: Exception, *, at_start: bool = False) -> ServerExcluded:
+    """Return the event that `entry` does not take part, because of `error`."""
+    code = getattr(error, "code", type(error).__name__)
+    return ServerExcluded(entry.name, code, str(error), at_start)

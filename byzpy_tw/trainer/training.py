@@ -12,11 +12,23 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from byzpy_tw.algorithms.rules import ResolvedRules
+from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.merge import unused_notices
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import AttackFailed, CannotRecord, Diverged
+from byzpy_tw.events import (
+    AttackCallFailed,
+    CheckpointNotWritten,
+    CheckpointWritten,
+    Evaluated,
+    Incident,
+    NodesPlaced,
+    RoundBegun,
+    RoundCompleted,
+    RunStarted,
+)
 from byzpy_tw.output.observers import Observers
-from byzpy_tw.output.view import NodesPlaced, RoundCompleted, RunStarted, ServersKnown, ViewGroup
+from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
@@ -33,6 +45,7 @@ from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
 from byzpy_tw.trainer.reactor import ITrainerReactor
+from byzpy_tw.trainer.recorded_events import RecordedEvents
 from byzpy_tw.trainer.round_runner import CompletedRound, RoundRunner
 from byzpy_tw.trainer.server_entry import ServerEntry
 
@@ -58,6 +71,7 @@ class Training:
     _rounds: RoundRunner | None = field(default=None, init=False)  # once the servers are there
     checkpoint_scheduler: CheckpointScheduler = field(init=False)
     _recording: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
+    _recorded_events: RecordedEvents = field(factory=RecordedEvents, init=False)
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
     _options_digest: str = field(init=False)  # the configuration's digest, in each record
     _recorded_digest: str = field(init=False)  # the one whose options are on record
@@ -118,7 +132,7 @@ class Training:
         rounds = RoundRunner(
             config, cluster, collector, prepared.evaluator,
             self.registry.make("algorithm", config.algorithm, config=config, rules=self.rules),
-            self._reactor, self._pool, self.threads,
+            self._recorded_events, self._reactor, self._pool, self.threads,
         )  # fmt: skip
         if self.resume_point.state is not None:
             rounds.restore(self.resume_point.state)
@@ -127,6 +141,7 @@ class Training:
             self.directory.cut(self.resume_point.round)
         self._rounds = rounds
         for number in range(self.resume_point.round, config.rounds):
+            self.views.handle(RoundBegun(number))
             gathered = await rounds.gather(number)
             await settled(self._recording)
             await self.checkpoint_scheduler.wait_until_tensors_free()
@@ -168,7 +183,11 @@ class Training:
             local_data=getattr(partition, "local", False), devices=list(self._devices.values()),
             attack=prepared.attack,
         )  # fmt: skip
-        return Cluster(entries, terms, collector, self._reactor, self.views.event)
+        return Cluster(entries, terms, collector, self._reactor, self._handle)
+
+    def _handle(self, incident: Incident) -> None:
+        self._recorded_events.handle(incident)
+        self.views.handle(incident)
 
     async def _start_cluster(self, cluster: Cluster, prepared: Prepared) -> None:
         config = self.config
@@ -178,14 +197,14 @@ class Training:
             ):
                 self.views.notice(line)
         await cluster.start()
-        assignments = cluster.assignments()
-        self.views.handle(NodesPlaced(assignments))
+        placement = {name: [n.node for n in nodes] for name, nodes in cluster.assignments()}
+        self.views.handle(NodesPlaced(placement, config.num_honest))
         now = {entry.name: entry.device for entry in cluster.entries if entry.device}
         digests = {entry.name: entry.data_digest for entry in cluster.entries if entry.data_digest}
         description = {
             **initial_config_json(config, self.resume_point),
             **prepared.describe(digests),
-            "placement": {name: [n.node for n in nodes] for name, nodes in assignments},
+            "placement": placement,
             "devices": {**self._devices, **now},
         }
         self.directory.write_config(description)
@@ -193,7 +212,6 @@ class Training:
             again = "" if self.resume_point.round else ", for there is no checkpoint"
             self.views.say(f"going on with round {self.resume_point.round + 1}{again}")
         self.views.handle(RunStarted(description, self.resume_point.records))
-        self.observers.tell("run_started", config=description)
 
     async def _finish_round(
         self, number: int, running: Deferred[CompletedRound], prepared: Prepared
@@ -209,22 +227,20 @@ class Training:
             evaluation = await self._evaluate(prepared.evaluator)
             record["test_loss"] = evaluation.loss
             record["accuracy"] = evaluation.accuracy
+            values = {name: record[name] for name in ("test_loss", "accuracy")}
+            self.views.handle(Evaluated(number, values))
         self.directory.append_round(record)
         before = self._summary.counts.attack_failures
         self._summary.add(record)
         failures = self._summary.counts.attack_failures
-        self.observers.tell("round_completed", record=record)
         if before is None and failures is not None:
-            self.views.event(
-                f"the attack {self.config.attack!r} failed at node {failures.node}: "
-                f"{failures.why}; its nodes count as refused",
-                number,
-            )
-        for line in ran.news:
-            self.views.event(line, number)
+            attack, node = self.config.attack, failures.node
+            self.views.handle(AttackCallFailed(number, attack, node, failures.why))
+        for event in ran.events:
+            self.views.handle(event)
         self.views.handle(RoundCompleted(record, self._elapsed()))
         if ran.state is not None:
-            writing = self.checkpoint_scheduler.begin(ran.state, self._elapsed())
+            writing = self._write_checkpoint(ran.state)
             if self.config.checkpoint_interval is None:
                 writing.addErrback(lambda failure: failure.trap(Exception) and None)
             else:  # an interval was given: this one must be there
@@ -281,6 +297,11 @@ class Training:
         finally:
             self.directory.close()
 
+    def _write_checkpoint(self, state: State) -> Deferred[None]:
+        """Write `state`; tell of the checkpoint when it is on the disk."""
+        writing = self.checkpoint_scheduler.begin(state, self._elapsed())
+        return writing.addCallback(lambda _: self.views.handle(CheckpointWritten(state.round)))
+
     async def _save(self) -> None:
         """Write the last checkpoint: the state after the last round on record."""
         if self._rounds is None or self.status == "diverged":
@@ -291,7 +312,7 @@ class Training:
         try:
             await self.checkpoint_scheduler.wait_until_written()
             if recorded > self.checkpoint_scheduler.round:
-                await self.checkpoint_scheduler.begin(self._rounds.state(), self._elapsed())
+                await self._write_checkpoint(self._rounds.state())
         except CancelledError:
             raise
         except Exception as e:
@@ -299,7 +320,7 @@ class Training:
                 self.views.warn(str(e))
             else:
                 at = self.checkpoint_scheduler.round
-                self.views.event(f"no newer checkpoint than of round {at}: {e}")
+                self.views.handle(CheckpointNotWritten(at, str(e)))
 
     @property
     def resumable(self) -> str:

@@ -229,6 +229,9 @@ def _error(corruptor: Corruptor, random: Random, part: Box) -> list[Part | Pause
     values = {b"_error": tag, b"_error_code": code, b"_error_description": words}
     if random.random() < 0.1:
         del values[random.choice((b"_error_code", b"_error_description"))]
+    if random.random() < 0.3:
+        lies = (b'{"kind": "attack", "name": "empire"}', b'{"kind": 1}', b"\xff", b"[" * 60_000)
+        values[b"_error_fields"] = random.choice(lies)
     return [Box(values)]
 
 

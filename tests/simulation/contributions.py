@@ -9,6 +9,7 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
+from byzpy_tw.events import NodeOnProbation, NodeReadmitted
 from byzpy_tw.rounds.round import Reason
 from byzpy_tw.vectors import norm_fault, norm_of
 from tests.simulation.history import History
@@ -114,24 +115,24 @@ class Contributions:
         refused = {r["node"]: Reason(r["reason"]) for r in record["refused"]}
         if sorted([*refused, *now.nodes]) != list(range(config.n)):
             yield f"{self._where}: {now.nodes} used and {sorted(refused)} refused"
-        yield from self._check_probation(refused, record)
+        yield from self._check_probation(refused)
         for node, reason in refused.items():
             wrong = self._find_wrong_refusal(node, reason)
             if wrong:
                 yield f"{self._where}: node {node} was refused as {reason.value}, {wrong}"
 
-    def _check_probation(
-        self, refused: dict[int, Reason], record: Mapping[str, Any]
-    ) -> Iterator[str]:
+    def _nodes_told(self, kind: type[NodeOnProbation | NodeReadmitted]) -> list[int]:
+        """Return the nodes that events of this `kind` told of in this round."""
+        told = self.trainer.probation_events
+        return [e.node for e in told if isinstance(e, kind) and e.round == self.now.round]
+
+    def _check_probation(self, refused: dict[int, Reason]) -> Iterator[str]:
         """Check that exactly the nodes on probation are left out, by a model of their conduct."""
         model = self.reference.probation
         left = {n for n, reason in refused.items() if reason is Reason.PROBATION}
         if left != model.nodes:
             yield f"{self._where}: {sorted(left)} left out, on probation {sorted(model.nodes)}"
-        events = record.get("events", ())
-        told = [
-            n for n in range(self.now.matrix.shape[0]) if _has_event(events, n, "is readmitted")
-        ]
+        told, punished = self._nodes_told(NodeReadmitted), self._nodes_told(NodeOnProbation)
         for node in told:
             if not self._answered(node):
                 yield f"{self._where}: node {node} is readmitted, and sent nothing good"
@@ -141,7 +142,7 @@ class Contributions:
             if reason not in (Reason.PROBATION, Reason.LOST):
                 waited = reason in (Reason.LATE, Reason.STALE)
                 news = bool(model.record_failure(node, costly=waited))
-                if news != _has_event(events, node, "is on probation"):
+                if news != (node in punished):
                     yield f"{self._where}: node {node} put on probation: {not news}"
 
     def _answered(self, node: int) -> bool:
@@ -247,10 +248,6 @@ class Contributions:
 def _server_of(process: str) -> str:
     """Return the server of a process: s1.3 is the third process of s1."""
     return process.partition(".")[0]
-
-
-def _has_event(events: Any, node: int, what: str) -> bool:
-    return any(line.startswith(f"node {node} {what}") for line in events)
 
 
 def _vector(frame: Frame) -> Tensor | None:

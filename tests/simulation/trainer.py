@@ -16,9 +16,10 @@ from twisted.internet.error import ConnectingCancelledError
 from byzpy_tw.algorithms.rules import ResolvedRules, resolve_rules
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError
+from byzpy_tw.events import Event, NodeOnProbation, NodeReadmitted
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.text import TextOutput
-from byzpy_tw.output.view import ViewGroup
+from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.resume import ResumePoint
 from byzpy_tw.trainer.in_process_server import InProcessServer
@@ -79,6 +80,7 @@ class SimulatedTrainer:
     on_over: Callable[[SimulatedTrainer], None]
     transcript: Transcript = field(factory=Transcript, init=False)
     said: list[str] = field(factory=list, init=False)
+    probation_events: list[NodeOnProbation | NodeReadmitted] = field(factory=list, init=False)
     error: BaseException | None = field(default=None, init=False)
     bug: Any = field(default=None, init=False)  # a Failure
     interrupted: bool = field(default=False, init=False)
@@ -111,6 +113,11 @@ class SimulatedTrainer:
         """As in result.json."""
         result = self.folder.result
         return result["status"] if result else "killed" if self.killed else "none"
+
+    def handle(self, event: Event | ServersKnown) -> None:
+        """Remember which nodes are put on probation, and readmitted."""
+        if isinstance(event, NodeOnProbation | NodeReadmitted):
+            self.probation_events.append(event)
 
     def start(self) -> None:
         self._work = Deferred.fromCoroutine(self._train())
@@ -161,7 +168,7 @@ class SimulatedTrainer:
         rules: ResolvedRules = resolve_rules(config, registry)
         self._recorded = rules.aggregation = RecordedAggregation(rules.aggregation, reactor)
         self.training = training = Training(
-            config, registry, rules, ViewGroup(TextOutput(self.said.append)), self.folder,  # type: ignore
+            config, registry, rules, ViewGroup(TextOutput(self.said.append), [self]), self.folder,  # type: ignore
             Observers(registry), THREADS, reactor, pool, self.begun,
         )  # fmt: skip
         training.checkpoint_scheduler._thread = reactor.pool(1, self.speed)
