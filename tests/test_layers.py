@@ -27,7 +27,7 @@ ORDER = (
     ("global_random", "object_state", "parameters"),
     ("kernels",),
     ("aggregators",),
-    ("preaggregators", "attacks", "datasets", "models", "partitions", "optimizers"),
+    ("preaggregators", "attacks", "datasets", "models", "partitions", "optimizers", "tasks"),
     ("plugins",),
     ("workers",),
     ("config",),

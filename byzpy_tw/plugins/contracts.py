@@ -28,6 +28,7 @@ _METHODS = {
         "computable", "aggregate", "advance",
     ),
     "optimizer": ("begin", "step"),
+    "task": ("check_data", "check_outputs", "weight", "loss", "sums", "measure", "flip"),
     "schedule": ("factor",),
 }  # fmt: skip
 

@@ -150,6 +150,16 @@ def register_partitions() -> Iterable[Registration]:
 
 
 @hookspec
+def register_tasks() -> Iterable[Registration]:
+    """Offer tasks: the loss of a batch, and the metrics of an evaluation.
+
+    The factory returns an object with ``metrics`` and the methods of `byzpy_tw.tasks.Task`.
+    Parameters called ``classes`` (int, or None where the data has none) and ``target_shape`` (a
+    tuple, one target's shape) are filled from the dataset.  It keeps nothing between calls.
+    """
+
+
+@hookspec
 def register_algorithms() -> Iterable[Registration]:
     """Offer algorithms: who takes part in a round, and what becomes of their vectors.
 

@@ -28,6 +28,7 @@ KINDS: Mapping[str, str] = {
     "dataset": "register_datasets",
     "model": "register_models",
     "partition": "register_partitions",
+    "task": "register_tasks",
     "algorithm": "register_algorithms",
     "optimizer": "register_optimizers",
     "schedule": "register_schedules",
