@@ -155,6 +155,7 @@ class RoundRecomputer:
             evaluator.load(after.parameters)
             tested = add_up([evaluator.evaluate(job) for job in range(evaluator.jobs)])
             entries |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
+            entries["metrics"] = {"accuracy": tested.accuracy}
         return entries
 
     def _candidate_f(

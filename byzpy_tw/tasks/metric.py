@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from attrs import field, frozen
 
 NAME = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
+_RESERVED = ("loss", "test_loss")  # an evaluation has one besides
 _LONGEST = 40  # characters of a name
+_MOST = 20  # metrics of a task; each has a chart
 _FORMAT = r"\.\d{1,2}[efg%]"
 
 
@@ -18,6 +21,8 @@ def _check_name(_: object, __: object, name: Any) -> None:
             f"a metric's name is lower-case words joined by underscores, such as 'mean_error', "
             f"of at most {_LONGEST} characters, got {name!r:.80}"
         )
+    if name in _RESERVED:
+        raise ValueError(f"{name!r} is the task's loss: a metric needs another name")
 
 
 def _check_unit(_: object, __: object, unit: Any) -> None:
@@ -58,6 +63,16 @@ class Metric:
             return "none"
         return f"{value:{self.format}}" + (f" {self.unit}" if self.unit else "")
 
+    @property
+    def is_share(self) -> bool:
+        """True for a number that is shown in percent."""
+        return self.format.endswith("%")
+
+    @property
+    def title(self) -> str:
+        """The name as words, such as ``Mean error``."""
+        return self.name.replace("_", " ").capitalize()
+
     def best(self, values: list[float]) -> float | None:
         """Return the best of `values`, None where there are none."""
         return (max if self.better == "higher" else min)(values, default=None)
@@ -65,6 +80,16 @@ class Metric:
     def worst(self, values: list[float]) -> float | None:
         """Return the worst of `values`, None where there are none."""
         return (min if self.better == "higher" else max)(values, default=None)
+
+
+def check_metrics(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+    """Return `metrics`; raise `ValueError` unless a task can have them."""
+    names = [metric.name for metric in metrics]
+    if not 1 <= len(names) <= _MOST or len(set(names)) < len(names):
+        raise ValueError(
+            f"a task has 1 to {_MOST} metrics with a name each, got {', '.join(names) or 'none'}"
+        )
+    return tuple(metrics)
 
 
 ACCURACY = Metric("accuracy", format=".2%")

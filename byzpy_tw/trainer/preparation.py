@@ -24,6 +24,7 @@ from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.optimizer_trial import try_optimizer
 from byzpy_tw.rounds.rules_trial import try_rules
+from byzpy_tw.tasks import ACCURACY
 from byzpy_tw.trainer.server_interface import RunFingerprint
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.building import check_model, make_model, try_run_model
@@ -57,6 +58,8 @@ class Prepared:
         here = self.environment
         return {
             "dimension": self.evaluator.dimension,
+            "task": "classification",
+            "metrics": [asdict(ACCURACY)],
             "data_digest": self.digest,
             "data_digests": data_digests,
             "trial": asdict(self.trial_outcome.trial),

@@ -193,6 +193,7 @@ class Training:
             evaluation = await self._evaluate(prepared.evaluator)
             record["test_loss"] = evaluation.loss
             record["accuracy"] = evaluation.accuracy
+            record["metrics"] = {"accuracy": evaluation.accuracy}
         self.directory.append_round(record)
         before = self._summary.counts.attack_failures
         self._summary.add(record)
