@@ -88,6 +88,7 @@ def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
         ("model", config.model),
         ("partition", config.partition),
         ("attack", config.attack),
+        *([("task", config.task)] if config.task is not None else []),
     ):
         registry.check(kind, text, f=config.f)
     aggregation = Aggregation(config, registry)

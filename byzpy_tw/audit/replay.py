@@ -137,7 +137,8 @@ def prepare_replay(
         host.spawn(node)
     model = make_model(spec, registry, host.dataset).to(resolve_device(config.device))
     who = registry.owner("model", config.model)
-    evaluator = Evaluator(model, host.dataset, host.trial_outcome.needs_copies, who)
+    outcome = host.trial_outcome
+    evaluator = Evaluator(model, host.dataset, outcome.task, outcome.needs_copies, who)
     rules = resolve_rules(config, registry)
     algorithm = registry.make("algorithm", config.algorithm, config=config, rules=rules)
     first = algorithm.begin(evaluator.parameters)

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 class Classification:
     """One of `classes` for each example: cross-entropy of ``(k, c)`` scores, c at least that."""
 
-    classes: int | None
+    classes: int | None = None
     metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY,)
 
     def check_data(self, data: Dataset) -> str:
         if self.classes is None:
-            return f"data {data.name!r} has no classes: give the Dataset classes=, or another task"
+            return "it has no classes: give its Dataset classes=, or choose another task by --task"
         return ""
 
     def check_outputs(self, outputs: Any, inputs: Tensor) -> str:

@@ -26,7 +26,10 @@ class Task(Protocol):
         """The metrics, the most important one first."""
 
     def check_data(self, data: Dataset) -> str:
-        """Return why this task cannot be learnt from `data`; empty where it can."""
+        """Return why this task cannot be learnt from `data`, and the cure; empty where it can.
+
+        The words follow "from data 'name'", as in "it has no classes: give its Dataset classes=".
+        """
 
     def check_outputs(self, outputs: Any, inputs: Tensor) -> str:
         """Return why `outputs` of the model for `inputs` do not fit; empty where they do.
@@ -38,6 +41,7 @@ class Task(Protocol):
         """Return the number of things that the loss is a mean over: of examples, or of tokens.
 
         It is known before anything is computed, so that parts of a batch add up to its mean.
+        It adds up over parts, too.  A batch of weight 0 has the gradient 0.
         """
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
@@ -49,8 +53,12 @@ class Task(Protocol):
     def measure(self, sums: Mapping[str, float], weight: int) -> Mapping[str, float]:
         """Return the value of each metric by its name.
 
-        `sums` are those of the whole test data, and `weight` is that of all its targets.
+        `sums` are those of the whole test data, and `weight`, above 0, is that of all its
+        targets.
         """
 
     def flip(self, targets: Tensor) -> Tensor:
-        """Return the false targets of the attack ``label-flip``, of the same shape and dtype."""
+        """Return the false targets of the attack ``label-flip``, of the same shape and dtype.
+
+        `targets` are those of a whole batch.
+        """
