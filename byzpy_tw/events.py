@@ -53,7 +53,7 @@ class Evaluated:
     """The model after a round was evaluated on the test data, just before the round's record."""
 
     round: int
-    values: Mapping[str, float]  # by their names in the record
+    values: Mapping[str, float | None]  # ``test_loss`` and each metric, None if not finite
 
 
 @frozen(eq=False)

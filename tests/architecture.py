@@ -28,7 +28,7 @@ GROUPS = (
     ("workers", ("workers",)),
     ("plugins", ("plugins",)),
     ("rules", ("attacks", "preaggregators", "aggregators", "datasets", "models", "partitions",
-               "optimizers")),
+               "optimizers", "tasks")),
     ("kernels", ("kernels",)),
     ("ground", ("console", "plugin_code", "seeds", "vectors", "global_random", "object_state",
                 "parameters", "text", "files", "events", "errors")),

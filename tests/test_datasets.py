@@ -79,7 +79,8 @@ class DatasetTests(SynchronousTestCase):
         """Labels out of range, or as many as there are examples not, are errors."""
         x = torch.zeros(3, 2)
         self.assertRaises(ValueError, Split, x, torch.zeros(2, dtype=torch.int64))
-        self.assertRaises(ValueError, Split, x, torch.zeros(3))
+        self.assertRaises(ValueError, Split, x, torch.zeros(3, dtype=torch.complex64))
+        self.assertRaises(ValueError, Split, x, torch.tensor(3))
         self.assertRaises(ValueError, Split, x.to(torch.int32), torch.zeros(3).long())
         split = Split(x, torch.tensor([0, 1, 2]))
         self.assertRaises(ValueError, Dataset, "bad", split, split, 2)

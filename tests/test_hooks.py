@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attrs import evolve
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -24,7 +25,8 @@ from byzpy_tw import hookimpl, seeds
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.attacks import Knowledge
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import BadParameter, BrokenPlugin, DatasetUnavailable
+from byzpy_tw.datasets import Dataset, Split
+from byzpy_tw.errors import BadParameter, BrokenPlugin, DatasetUnavailable, UnsuitableData
 from byzpy_tw.events import RoundBegun, RoundCompleted, RunStarted, ServerBack, ServerLost
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import ServersKnown
@@ -39,6 +41,8 @@ from byzpy_tw.testing.properties import (
 )
 from byzpy_tw.workers.building import check_model, make_model
 from byzpy_tw.workers.shards import make_shards
+from byzpy_tw.workers.task_trial import try_task
+from byzpy_tw.workers.tasks import make_task
 from tests.distributions import write
 from tests.support import folder, start_training
 
@@ -204,6 +208,31 @@ class ExampleTests(SynchronousTestCase):
         shards = make_shards(spec, names, data)
         self.assertEqual([len(shard) for shard in shards], [8, 16, 24, 32])
         self.assertEqual(sorted(np.concatenate(shards).tolist()), list(range(80)))
+
+    def test_register_tasks(self) -> None:
+        """Two halves of a batch add up to it, and metrics are means over the numbers."""
+        _, names = registry("register_tasks")
+        x = torch.zeros(4, 3)
+        split = Split(x, torch.arange(8.0).reshape(4, 2))
+        data = Dataset("ramp", split, split, None, task="regression")
+        spec = RunConfig(in_process=True, batch_size=4, num_honest=1).spec()
+        task = make_task(spec, names, data)
+        self.assertEqual(task.check_outputs(torch.ones(4, 2), x), "")
+        self.assertIn("(4, 3)", task.check_outputs(x, x).replace("[", "(").replace("]", ")"))
+        targets, outputs = split.y, torch.ones(4, 2, requires_grad=True)
+        self.assertEqual(
+            (task.weight(targets), float(task.loss(outputs, targets).detach())), (8, 92.0)
+        )
+        measured = task.measure(task.sums(outputs.detach(), targets), task.weight(targets))
+        self.assertEqual(measured, {"mse": 11.5, "mae": 22 / 8})
+        self.assertEqual([metric.better for metric in task.metrics], ["lower", "lower"])
+        self.assertTrue(torch.equal(task.flip(targets), -targets))
+        try_task(task, (torch.ones(4, 2), targets), (torch.zeros(4, 2), targets))
+        digits = names.make("dataset", "synthetic:n=100")
+        with self.assertRaisesRegex(
+            UnsuitableData, "'regression' of the-example .* from data 'syn"
+        ):
+            make_task(evolve(spec, task="regression"), names, digits)
 
     def test_register_algorithms(self) -> None:
         """A run asks the even nodes and the odd ones by turns."""

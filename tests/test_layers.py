@@ -28,6 +28,7 @@ ORDER = (
     ("kernels",),
     ("aggregators",),
     ("preaggregators", "attacks", "datasets", "models", "partitions", "optimizers"),
+    ("tasks",),
     ("plugins",),
     ("workers",),
     ("config",),

@@ -21,6 +21,7 @@ from byzpy_tw.plugins import load
 from byzpy_tw.protocol.frames import FrameKind, Header
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
+from byzpy_tw.tasks import Classification
 from byzpy_tw.testing.doubles import ClockReactor, HandCrankedPool
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.recorded_events import RecordedEvents
@@ -32,7 +33,8 @@ from tests.support import run_all
 
 def evaluator() -> Evaluator:
     data = synthetic(n=60, classes=3, features=4)
-    return Evaluator(models.build(models.logreg, {"classes": 3, "shape": (4,)}, seed=1), data)
+    model = models.build(models.logreg, {"classes": 3, "shape": (4,)}, seed=1)
+    return Evaluator(model, data, Classification(3))
 
 
 @define(eq=False, slots=False)

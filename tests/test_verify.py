@@ -420,7 +420,7 @@ class EntriesTests(SynchronousTestCase):
         )  # fmt: skip
         pool = ImmediateExecutor()
         replay = prepare_replay(config, _registry(), Path("data"), pool, 2)
-        record = {"round": 0, "f": 1, "refused": [], "foreseen_f": 1, "accuracy": 0.5,
+        record = {"round": 0, "f": 1, "refused": [], "foreseen_f": 1, "test_loss": 0.5,
                   "parameters_sha256": ""}  # fmt: skip
         entries = RoundRecomputer(replay, pool, 1).recompute(replay.first, record).entries
         verified = {name for name, field in ROUND_FIELDS.items() if field.verified}

@@ -89,6 +89,7 @@ def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
         ("model", config.model),
         ("partition", config.partition),
         ("attack", config.attack),
+        *([("task", config.task)] if config.task is not None else []),
     ):
         registry.check(kind, text, f=config.f)
     open_device(config.device)  # raises where it is not here

@@ -39,9 +39,10 @@ def behaviour_of(attack: Any) -> str:
 
 @attack("own", "own", behaviour=Behaviour.LABEL_FLIP)
 class LabelFlip:
-    """An honest gradient of false labels: y becomes C - 1 - y, of C classes.
+    """An honest gradient of false targets: of C classes y becomes C - 1 - y.
 
-    The node's host flips the labels before it computes the node's own gradient.
+    The run's task says what they are (`byzpy_tw.tasks.Task.flip`).  The node's host flips the
+    targets before it computes the node's own gradient.
 
     References
     ----------

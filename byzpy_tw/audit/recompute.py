@@ -16,7 +16,6 @@ from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.kernels.parallel import thread_limit
 from byzpy_tw.records.schema import ROUND_FIELDS
-from byzpy_tw.rounds.evaluator import add_up
 from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.text import clean_value
 from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
@@ -152,11 +151,11 @@ class RoundRecomputer:
             "excluded": [] if chosen is None else sorted(set(norms) - set(chosen)),
             "loss": math.fsum(losses) / len(losses) if losses else None,
         }
-        if "accuracy" in record:
+        if "test_loss" in record:
             evaluator = self.replay.evaluator
             evaluator.load(after.parameters)
-            tested = add_up([evaluator.evaluate(job) for job in range(evaluator.jobs)])
-            entries |= {"accuracy": tested.accuracy, "test_loss": tested.loss}
+            shares = [evaluator.evaluate(job) for job in range(evaluator.jobs)]
+            entries |= evaluator.add_up(shares).entries
         return entries
 
     def _candidate_f(

@@ -139,7 +139,8 @@ def prepare_replay(
     rules = resolve_rules(config, registry)
     model = make_model(spec, registry, host.dataset).to(rules.aggregation.device.place)
     who = registry.owner("model", config.model)
-    evaluator = Evaluator(model, host.dataset, host.trial_outcome.needs_copies, who)
+    outcome = host.trial_outcome
+    evaluator = Evaluator(model, host.dataset, outcome.task, outcome.needs_copies, who)
     algorithm = registry.make("algorithm", config.algorithm, config=config, rules=rules)
     first = algorithm.begin(evaluator.parameters)
     return RoundReplay(config, algorithm, host, evaluator, first, pool, most_jobs)

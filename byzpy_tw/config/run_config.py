@@ -132,6 +132,12 @@ class RunConfig:
         "mnist", "the data: NAME[:key=value,...]; mnist5k needs no download",
         rule, metavar="NAME", node_field="dataset",
     )  # fmt: skip
+    task: str | None = _data(
+        None,
+        "what is learnt: NAME[:key=value,...] (default: the task that the data names, or the "
+        "model, or classification)",
+        optional(rule), metavar="NAME", node_field="task", added=True,
+    )  # fmt: skip
     data_root: str = _data(
         "./data", "where the trainer's (and --local servers') data files are",
         metavar="DIR", bits=False,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from byzpy_tw.errors import UnsuitableData
 from byzpy_tw.vectors import sha256_of
 
 _DTYPES = (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_TARGETS = (torch.bool, torch.int8, torch.int16, torch.int32, torch.int64, *_DTYPES)
 _AT_ONCE = 2**22  # numbers that `non_finite` reads together
 
 
@@ -69,30 +71,42 @@ def _examples(value: Any) -> Tensor:
     return x
 
 
-def _labels(value: Any) -> Tensor:
+def _targets(value: Any) -> Tensor:
     y = _plain(value, "labels", "y")
+    if y.dtype not in _TARGETS:
+        cure = "" if y.is_complex() else ": y.long(), or y.float()"
+        raise UnsuitableData(
+            f"targets are {_name(y.dtype)}, expected one of {', '.join(map(_name, _TARGETS))}{cure}"
+        )
+    if y.ndim == 0 or 0 in y.shape[1:]:
+        raise UnsuitableData(
+            f"targets are of shape {tuple(y.shape)}, expected (N, *shape): one for each example"
+        )
+    return y
+
+
+def _check_class_targets(y: Tensor) -> None:
+    """Raise `UnsuitableData` unless `y` holds one int64 for each example."""
     if y.ndim != 1:
         cure = ""
         if y.ndim == 2:
             cure = ": y.squeeze(1)" if y.shape[1] == 1 else ": y.argmax(1), if it is one-hot"
         raise UnsuitableData(f"labels are of shape {tuple(y.shape)}, expected (N,){cure}")
     if y.dtype != torch.int64:
-        cure = "" if y.is_complex() else ": y.long()"
-        raise UnsuitableData(f"labels are {_name(y.dtype)}, expected int64{cure}")
-    return y
+        raise UnsuitableData(f"labels are {_name(y.dtype)}, expected int64: y.long()")
 
 
 @frozen(eq=False)
 class Split:
-    """Examples and their labels.
+    """Examples and their targets.
 
-    ``x`` is ``(N, *shape)``, uint8 (0 to 255) or floating point; ``y`` is ``(N,)`` int64, from
-    0.  Tensors that require a gradient are detached; `UnsuitableData` for what cannot be
-    trained on.
+    ``x`` is ``(N, *shape)``, uint8 (0 to 255) or floating point; ``y`` is ``(N, *target_shape)``
+    of whole numbers, booleans or floating point; of classes ``(N,)`` int64.  Tensors that require
+    a gradient are detached; `UnsuitableData` for what cannot be trained on.
     """
 
     x: Tensor = field(repr=False, converter=_examples)
-    y: Tensor = field(repr=False, converter=_labels)
+    y: Tensor = field(repr=False, converter=_targets)
 
     def __attrs_post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -110,16 +124,19 @@ class Dataset:
     """Training and test data, and how examples become a model's inputs.
 
     ``mean`` and ``std`` hold one number a channel (or one for all), in units of the inputs: for
-    uint8 examples, of values scaled to 0..1.  Labels lie in [0, ``classes``).  The test data may
-    be empty: then nothing can be evaluated.  Raises `UnsuitableData` for unfit data.
+    uint8 examples, of values scaled to 0..1.  Labels lie in [0, ``classes``); None says that
+    targets are no classes: they may then be of any shape, and are finite.  ``task`` names what
+    is learnt, as ``NAME:key=value,...``, where it is not classification.  The test data may be
+    empty: then nothing can be evaluated.  Raises `UnsuitableData` for unfit data.
     """
 
     name: str
     train: Split
     test: Split
-    classes: int
+    classes: int | None
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    task: str | None = None
 
     def __attrs_post_init__(self) -> None:
         for what, split in self._splits:
@@ -132,27 +149,50 @@ class Dataset:
             )
         if not len(self.train):
             raise self._unsuitable("no training examples")
-        self._check_labels()
+        if self.classes is None:
+            self._check_targets()
+        else:
+            self._check_labels(self.classes)
+        if self.task is not None and not isinstance(self.task, str):
+            raise self._unsuitable(f"task is {self.task!r:.100}, expected a name or None")
         for what in ("mean", "std"):
             # Numbers of other kinds are converted; the class is frozen.
             object.__setattr__(self, what, self._numbers(what, getattr(self, what)))
         self._check_normalisation()
 
-    def _check_labels(self) -> None:
+    def _check_labels(self, given: Any) -> None:
+        for _, split in self._splits:
+            _check_class_targets(split.y)
         try:
-            object.__setattr__(self, "classes", operator.index(self.classes))
+            classes = operator.index(given)
         except TypeError:
-            found = repr(self.classes)
-            raise self._unsuitable(f"classes is {found}, expected a whole number") from None
-        if self.classes < 1:
-            raise self._unsuitable(f"classes is {self.classes}, expected at least 1")
+            raise self._unsuitable(f"classes is {given!r}, expected a whole number") from None
+        if classes < 1:
+            raise self._unsuitable(f"classes is {classes}, expected at least 1")
+        object.__setattr__(self, "classes", classes)
         for what, split in self._splits:
             low, high = map(int, torch.aminmax(split.y)) if len(split) else (0, 0)
-            if low < 0 or high >= self.classes:
+            if low < 0 or high >= classes:
                 raise self._unsuitable(
                     f"labels of the {what} data run from {low} to {high}, expected 0 to "
-                    f"{self.classes - 1} (classes={self.classes})"
+                    f"{classes - 1} (classes={classes})"
                 )
+
+    def _check_targets(self) -> None:
+        train, test = self.train.y, self.test.y
+        if (train.dtype, train.shape[1:]) != (test.dtype, test.shape[1:]):
+            raise self._unsuitable(
+                f"training and test targets differ: {tuple(train.shape[1:])} of "
+                f"{_name(train.dtype)} and {tuple(test.shape[1:])} of {_name(test.dtype)}"
+            )
+        for what, split in self._splits:
+            if len(split) and split.y.is_floating_point():
+                bad = (~torch.isfinite(split.y)).reshape(len(split), -1).any(dim=1).nonzero()
+                if len(bad):
+                    raise self._unsuitable(
+                        f"targets of the {what} data hold NaN or infinity in {len(bad)} of "
+                        f"{len(split)} examples, first in example {int(bad[0, 0])}"
+                    )
 
     def _numbers(self, what: str, value: Any) -> tuple[float, ...]:
         wanted = f"expected one number, or one for each of {self.shape[0]} channels"
@@ -191,6 +231,23 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """One example's shape, such as ``(1, 28, 28)``."""
         return tuple(self.train.x.shape[1:])
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """One target's shape: ``()`` for classes, and where each target is one number."""
+        return tuple(self.train.y.shape[1:])
+
+    @property
+    def outputs(self) -> int:
+        """The number of a model's outputs: of classes, or of numbers in a target."""
+        return prod(self.target_shape) if self.classes is None else self.classes
+
+    def count_labels(self) -> int:
+        """Return the number of labels that a partition may cut by, at least 1."""
+        y = self.train.y
+        if self.classes is not None:
+            return self.classes
+        return len(torch.unique(y)) if y.ndim == 1 and not y.is_floating_point() else 1
 
     @property
     def nbytes(self) -> int:

@@ -107,7 +107,7 @@ def write_idx(dataset: Dataset, root: Path, *, folder: str = "MNIST") -> list[Pa
                 f"IDX files hold uint8 images with one channel, {dataset.name} has "
                 f"{split.x.dtype} examples of shape {dataset.shape}"
             )
-    if dataset.classes > 256:
+    if dataset.classes is None or dataset.classes > 256:
         raise UnsuitableData(
             f"IDX files hold labels in a byte each, {dataset.name} has {dataset.classes} classes"
         )

@@ -1,7 +1,7 @@
 """Partitions: rules that cut the training data into the honest nodes' shards.
 
-A partition is called with the ``(N,)`` labels, the number of shards and a random stream, and
-returns one int64 index array a shard, none of them empty.  Equal arguments give equal shards.
+A partition is called with the ``(N, *shape)`` targets, the number of shards and a random stream,
+and returns one int64 index array a shard, none of them empty.  Equal arguments give equal shards.
 """
 
 from byzpy_tw.partitions.builtin import Dirichlet, Extreme, Gamma, Iid, Local, Shards, Stride

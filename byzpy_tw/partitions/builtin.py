@@ -6,23 +6,35 @@ import numpy as np
 from attrs import frozen
 from torch import Tensor
 
-from byzpy_tw.errors import ShardTooSmall
+from byzpy_tw.errors import ShardTooSmall, UnsuitableData
 from byzpy_tw.parameters import integer, real
 
-Labels = Tensor | np.ndarray
+Targets = Tensor | np.ndarray  # (N, *shape)
 Indices = list[np.ndarray]  # int64, one array a shard
 
 
-def _as_labels(labels: Labels, shards: int) -> np.ndarray:
-    """Return `labels` as an ``(N,)`` int64 array.
-
-    Raises `ShardTooSmall` where N examples cannot fill `shards` shards.
-    """
-    found = labels.numpy(force=True) if isinstance(labels, Tensor) else np.asarray(labels)
-    if shards < 1 or len(found) < shards:
+def _count(targets: Targets, shards: int) -> int:
+    """Return N; raises `ShardTooSmall` where N examples cannot fill `shards` shards."""
+    if shards < 1 or len(targets) < shards:
         raise ShardTooSmall(
-            f"{len(found)} examples cannot be cut into {shards} shards: no shard may be "
+            f"{len(targets)} examples cannot be cut into {shards} shards: no shard may be "
             "empty; use fewer nodes or more data"
+        )
+    return len(targets)
+
+
+def _as_labels(targets: Targets, shards: int, partition: str) -> np.ndarray:
+    """Return `targets` as an ``(N,)`` int64 array, for the partition of this name.
+
+    Raises `UnsuitableData` for targets that are no labels, and the error of `_count`.
+    """
+    _count(targets, shards)
+    found = targets.numpy(force=True) if isinstance(targets, Tensor) else np.asarray(targets)
+    if found.ndim != 1 or found.dtype.kind not in "biu":
+        raise UnsuitableData(
+            f"partition {partition!r} cuts by label, one whole number for each example, and the "
+            f"targets are {tuple(found.shape)} of {found.dtype}: use stride, iid or local, which "
+            "need no labels"
         )
     return found.astype(np.int64, copy=False)
 
@@ -36,8 +48,8 @@ def _sort_by_label(labels: np.ndarray) -> np.ndarray:
 class Stride:
     """Shard i of h takes examples i, i + h, i + 2h, ..."""
 
-    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
-        count = len(_as_labels(labels, shards))
+    def __call__(self, targets: Targets, shards: int, stream: np.random.Generator) -> Indices:
+        count = _count(targets, shards)
         return [np.arange(i, count, shards, dtype=np.int64) for i in range(shards)]
 
 
@@ -45,8 +57,8 @@ class Stride:
 class Iid:
     """A random shuffle, cut into shards whose sizes differ by at most one."""
 
-    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
-        count = len(_as_labels(labels, shards))
+    def __call__(self, targets: Targets, shards: int, stream: np.random.Generator) -> Indices:
+        count = _count(targets, shards)
         return np.array_split(stream.permutation(count).astype(np.int64), shards)
 
 
@@ -60,8 +72,8 @@ class Local:
 
     local = True
 
-    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
-        everything = np.arange(len(_as_labels(labels, 1)), dtype=np.int64)
+    def __call__(self, targets: Targets, shards: int, stream: np.random.Generator) -> Indices:
+        everything = np.arange(_count(targets, 1), dtype=np.int64)
         return [everything] * shards
 
 
@@ -69,8 +81,8 @@ class Local:
 class Extreme:
     """Examples sorted by label, cut into h runs: each node sees few labels."""
 
-    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
-        return np.array_split(_sort_by_label(_as_labels(labels, shards)), shards)
+    def __call__(self, targets: Targets, shards: int, stream: np.random.Generator) -> Indices:
+        return np.array_split(_sort_by_label(_as_labels(targets, shards, "extreme")), shards)
 
 
 @frozen(kw_only=True)
@@ -86,8 +98,8 @@ class Gamma:
 
     gamma: float = real(0.5, least=0.0, most=1.0)
 
-    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
-        found = _as_labels(labels, shards)
+    def __call__(self, targets: Targets, shards: int, stream: np.random.Generator) -> Indices:
+        found = _as_labels(targets, shards, "gamma")
         shuffled = stream.permutation(len(found)).astype(np.int64)
         alike = round(self.gamma * len(found))
         rest = np.sort(shuffled[alike:])
@@ -117,8 +129,8 @@ class Dirichlet:
     alpha: float = real(0.5, above=0.0, most=1e6)
     min_size: int = integer(64, least=1)
 
-    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
-        found = _as_labels(labels, shards)
+    def __call__(self, targets: Targets, shards: int, stream: np.random.Generator) -> Indices:
+        found = _as_labels(targets, shards, "dirichlet")
         dealt = []  # for each label, the part of each shard
         for label in np.unique(found):
             examples = stream.permutation(np.flatnonzero(found == label))
@@ -163,8 +175,8 @@ class Shards:
 
     per_node: int = integer(2, least=1)
 
-    def __call__(self, labels: Labels, shards: int, stream: np.random.Generator) -> Indices:
-        found = _as_labels(labels, shards)
+    def __call__(self, targets: Targets, shards: int, stream: np.random.Generator) -> Indices:
+        found = _as_labels(targets, shards, "shards")
         # Never more pieces than examples: a shard of empty pieces is empty.
         per_node = min(self.per_node, len(found) // shards)
         pieces = np.array_split(_sort_by_label(found), shards * per_node)

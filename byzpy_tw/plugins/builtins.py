@@ -15,6 +15,7 @@ from byzpy_tw import (
     optimizers,
     partitions,
     preaggregators,
+    tasks,
 )
 from byzpy_tw.plugins.hookspecs import Registration, hookimpl
 
@@ -36,6 +37,7 @@ register_attacks = _offer(attacks)
 register_datasets = _offer(datasets)
 register_models = _offer(models)
 register_partitions = _offer(partitions)
+register_tasks = _offer(tasks)
 register_optimizers = _offer(optimizers)
 register_schedules = _offer(optimizers, "SCHEDULES")
 # Algorithms stand in a layer above this one: they use the registry that this fills.

@@ -20,6 +20,7 @@ from byzpy_tw.attacks.behaviour import behaviour_of
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.plugin_code import describe_exception, plugin_call, write_guard
+from byzpy_tw.plugins.plugin_task import PluginTask
 from byzpy_tw.seeds import Context
 
 _METHODS = {
@@ -28,6 +29,7 @@ _METHODS = {
         "computable", "aggregate", "advance",
     ),
     "optimizer": ("begin", "step"),
+    "task": ("check_data", "check_outputs", "weight", "loss", "sums", "measure", "flip"),
     "schedule": ("factor",),
 }  # fmt: skip
 
@@ -45,7 +47,7 @@ def check_made(kind: str, name: str, distribution: str, made: Any) -> Any:
             raise BrokenPlugin(
                 f"{who} is {type(made).__name__}, which has no method {', '.join(missing)}"
             )
-        return made
+        return PluginTask(made, who) if kind == "task" else made
     if not callable(made):
         raise BrokenPlugin(f"{who} is {type(made).__name__}, which cannot be called")
     if kind == "attack":

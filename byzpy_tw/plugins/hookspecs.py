@@ -125,9 +125,9 @@ def register_attacks() -> Iterable[Registration]:
 def register_datasets() -> Iterable[Registration]:
     """Offer datasets.
 
-    The factory returns a `Dataset` held in memory.  A parameter called ``root`` (a
-    `pathlib.Path`) is filled with the data root of the process that calls it and cannot be
-    set from elsewhere.  It raises `DatasetUnavailable` when files are missing.
+    The factory returns a `Dataset` held in memory, which may name its task.  A parameter called
+    ``root`` (a `pathlib.Path`) is filled with the data root of the process that calls it and
+    cannot be set from elsewhere.  It raises `DatasetUnavailable` when files are missing.
     """
 
 
@@ -135,9 +135,11 @@ def register_datasets() -> Iterable[Registration]:
 def register_models() -> Iterable[Registration]:
     """Offer models.
 
-    The factory returns a `torch.nn.Module` that maps a batch of inputs to logits.  Parameters
-    called ``classes`` (int) and ``shape`` (a tuple, one example's shape) are filled from the
-    dataset.  It draws initial values from torch's default generator, which is seeded for it.
+    The factory returns a `torch.nn.Module` that maps a batch of inputs to what the task asks
+    for, such as logits.  Parameters called ``classes`` (int, the number of outputs: of classes,
+    or else of numbers in one target) and ``shape`` (a tuple, one example's shape) are filled
+    from the dataset.  It draws initial values from torch's default generator, which is seeded
+    for it.  An attribute ``task`` of the factory names the task where the data names none.
     """
 
 
@@ -145,9 +147,21 @@ def register_models() -> Iterable[Registration]:
 def register_partitions() -> Iterable[Registration]:
     """Offer partitions.
 
-    The factory returns a callable ``(labels, shards, stream)``.  It maps the ``(N,)`` int64
-    labels of the training data, the number of shards and a `numpy.random.Generator` to a list
-    of ``shards`` int64 index arrays.  The labels are a copy, which it may write to.
+    The factory returns a callable ``(targets, shards, stream)``.  It maps the ``(N, *shape)``
+    targets of the training data (of classes ``(N,)`` int64 labels), the number of shards and a
+    `numpy.random.Generator` to a list of ``shards`` int64 index arrays.  The targets are a copy,
+    which it may write to.
+    """
+
+
+@hookspec
+def register_tasks() -> Iterable[Registration]:
+    """Offer tasks: the loss of a batch, and the metrics of an evaluation.
+
+    The factory returns an object with ``metrics`` and the methods of `byzpy_tw.tasks.Task`.
+    Parameters called ``classes`` (int, or None where the data has none) and ``target_shape`` (a
+    tuple, one target's shape) are filled from the dataset.  It keeps nothing between calls, and
+    writes to nothing that it is given.
     """
 
 

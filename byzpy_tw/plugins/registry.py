@@ -28,6 +28,7 @@ KINDS: Mapping[str, str] = {
     "dataset": "register_datasets",
     "model": "register_models",
     "partition": "register_partitions",
+    "task": "register_tasks",
     "algorithm": "register_algorithms",
     "optimizer": "register_optimizers",
     "schedule": "register_schedules",
@@ -123,12 +124,17 @@ class Registry:
         """Make the thing that ``NAME:key=value,...`` names.
 
         `fill` offers values for parameters that the text does not give.  Values that the
-        factory does not take are ignored, and None counts as not offered.
+        factory does not take are ignored, and None counts as not offered, but for a reserved
+        parameter without a default.
         """
         named = parse(text) if isinstance(text, str) else text
         entry, arguments = self._read(kind, named, fill)
-        taken = RESERVED.get(kind, frozenset()) & inspect.signature(entry.factory).parameters.keys()
-        reserved = {key: fill[key] for key in taken if fill.get(key) is not None}
+        taken = inspect.signature(entry.factory).parameters
+        reserved = {
+            key: fill[key]
+            for key in RESERVED.get(kind, frozenset()) & taken.keys() & fill.keys()
+            if fill[key] is not None or taken[key].default is inspect.Parameter.empty
+        }
         with plugin_call(f"{entry.distribution}: making {kind} {named.name!r}"):
             try:
                 # Models are made by `models.build`, which seeds by the run's own seed.
@@ -185,8 +191,8 @@ def _is_about_a_value(
         return type(e) is BadParameter
     if named.parameters or not entry.foreign:
         return True
-    if isinstance(e, ValueError):  # a model's come from the data: its classes and its shape
-        return bool(arguments) or entry.kind == "model"
+    if isinstance(e, ValueError):  # a model's and a task's come from the data, such as classes
+        return bool(arguments) or entry.kind in ("model", "task")
     # Numbers that options offer, such as f, are of the right type.
     return any(not isinstance(value, (int, float)) for value in arguments.values())
 

@@ -20,6 +20,7 @@ from byzpy_tw.plugins.naming import ParsedName, suggest_nearest
 RESERVED: Mapping[str, frozenset[str]] = {
     "dataset": frozenset({"root"}),
     "model": frozenset({"classes", "shape"}),
+    "task": frozenset({"classes", "target_shape"}),
     "algorithm": frozenset({"config", "rules"}),
     "schedule": frozenset({"lr_milestones", "lr_decay"}),
 }

@@ -190,6 +190,10 @@ CONFIG_FIELDS = _fields(
           "in `versions` and in their membership end with the same parameters"),
     Field("run", "the run's name to servers; random, and the same when it is resumed"),
     Field("dimension", "`d`, the length of the parameters"),
+    Field("task", "the name of the task"),
+    Field("metrics", "the task's metrics, the most important one first: `name`, `unit`, `better` "
+          "(`higher` or `lower`) and the `format` of a value; a run without this entry has "
+          "`accuracy`"),
     Field("data_digest", "SHA-256 of the trainer's data"),
     Field("data_digests", "that of each server's data; they differ with "
           "`--partition local` only"),
@@ -222,9 +226,13 @@ ROUND_FIELDS = _fields(
     Field("test_loss", "on the test data", NUMBER_OR_NULL, when="in rounds that were evaluated",
           plotted=True, verified=True, columns=("test_loss",),
           metric=("test_loss", "Loss on the test data.")),
-    Field("accuracy", "on the test data, from 0 to 1", NUMBER, when="in the same rounds",
+    Field("accuracy", "that of `metrics`, from 0 to 1; in this release only", NUMBER,
+          when="in the same rounds, of a task with this metric",
           plotted=True, verified=True, columns=("accuracy",),
           metric=("accuracy", "Share of the test data, 0 to 1.")),
+    Field("metrics", "on the test data, by name; config.json has their units",
+          _dict_of(NUMBER_OR_NULL, "numbers by metric"), when="in the same rounds",
+          verified=True),
     Field("f", "the f that the rule was run with", RULE_F, required=True, columns=("f",),
           metric=("budget", "The rule's f in the last round.")),
     Field("aggregate_norm", "norm of the aggregate", NUMBER_OR_NULL, verified=True,
@@ -322,8 +330,9 @@ def parse_record(line: str | bytes, number: int, n: int) -> dict[str, Any]:
     if type(own) is not int or own != number:
         raise ValueError(f"is not the record of round {number}")
     error = _find_error(record, ROUND_FIELDS, n)
-    if not error and "accuracy" in record and "test_loss" not in record:
-        error = "lacks test_loss, of its accuracy"
+    for name in ("accuracy", "metrics"):
+        if not error and name in record and "test_loss" not in record:
+            error = f"lacks test_loss, of its {name}"
     if not error and len({refused["node"] for refused in record["refused"]}) == n:
         error = "says that all nodes were refused"
     if error:

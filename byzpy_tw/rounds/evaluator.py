@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from attrs import define, field, frozen
@@ -10,9 +12,11 @@ from torch import Tensor, nn
 
 from byzpy_tw import models
 from byzpy_tw.datasets import Dataset
+from byzpy_tw.errors import BadRuleOutput
 from byzpy_tw.plugin_code import plugin_call
+from byzpy_tw.tasks import ACCURACY, Task
 from byzpy_tw.workers.gradients import model_provider
-from byzpy_tw.workers.loss import class_scores
+from byzpy_tw.workers.loss import compute_outputs
 
 # Test examples in one job, fewer of a large model: the output of a layer should not take more
 # memory than the model itself.  A function of d alone, since it decides bits.  A layer of
@@ -24,19 +28,26 @@ _AT_ONCE = 2**32
 
 @frozen
 class EvaluationShare:
-    """The evaluation of a share of the test data: summed loss, right answers, examples."""
+    """The evaluation of a share of the test data: summed loss, the task's sums, weight."""
 
     loss: float
-    right: int
-    examples: int
+    sums: Mapping[str, float]
+    weight: int
 
 
 @frozen
 class Evaluation:
-    """The evaluation of the whole test data: mean loss, and the share of right answers."""
+    """The evaluation of the whole test data: mean loss, and each metric, None if not finite."""
 
     loss: float
-    accuracy: float
+    metrics: Mapping[str, float | None]
+
+    @property
+    def entries(self) -> dict[str, Any]:
+        """The entries of a round's record.  ``accuracy`` has its own beside ``metrics``."""
+        accuracy = self.metrics.get(ACCURACY.name)
+        found = {} if accuracy is None else {"accuracy": accuracy}
+        return {"test_loss": self.loss, **found, "metrics": dict(self.metrics)}
 
 
 @define(eq=False)
@@ -45,6 +56,7 @@ class Evaluator:
 
     model: nn.Module
     dataset: Dataset
+    task: Task
     needs_copies: bool = False  # whether each call of the model needs a copy
     who: str = "the model"  # whose code it is, for its errors
     parameters: Tensor = field(init=False)  # (d,), the memory of the model's parameters
@@ -84,19 +96,30 @@ class Evaluator:
         """Evaluate share `job` of the test data."""
         part = slice(job * self._share, (job + 1) * self._share)
         device = self.parameters.device
-        labels = self.dataset.test.y[part].to(device)
+        targets = self.dataset.test.y[part].to(device, copy=True)  # a task may write to them
         inputs = self.dataset.inputs(self.dataset.test.x[part]).to(device)
         with plugin_call(self.who):
-            logits = class_scores(self._call(), inputs, self.dataset.classes, self.who)
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-        right = int((logits.argmax(dim=1) == labels).sum())
-        return EvaluationShare(float(loss), right, len(labels))
+            outputs = compute_outputs(self._call(), inputs, self.task, self.who)
+        loss = float(self.task.loss(outputs, targets))
+        return EvaluationShare(loss, self.task.sums(outputs, targets), self.task.weight(targets))
 
+    def add_up(self, shares: Sequence[EvaluationShare]) -> Evaluation:
+        """Return the evaluation that `shares`, in order, add up to.
 
-def add_up(shares: list[EvaluationShare]) -> Evaluation:
-    """Return the evaluation that `shares`, in order, add up to."""
-    examples = sum(share.examples for share in shares) or 1  # 0: nothing was evaluated
-    return Evaluation(
-        sum(share.loss for share in shares) / examples,
-        sum(share.right for share in shares) / examples,
-    )
+        Nothing can be said of test data of weight 0: then no number is finite.
+        """
+        weight = sum(share.weight for share in shares)
+        if not weight:
+            return Evaluation(math.nan, {metric.name: None for metric in self.task.metrics})
+        names = list(shares[0].sums)
+        if any(share.sums.keys() != shares[0].sums.keys() for share in shares):
+            raise BadRuleOutput(
+                f"the sums of the run's task are {', '.join(names)} for one part of the test data "
+                "and others for another part, expected the same names each time"
+            )
+        sums = {name: sum(share.sums[name] for share in shares) for name in names}
+        measured = self.task.measure(sums, weight)
+        return Evaluation(
+            sum(share.loss for share in shares) / weight,
+            {name: value if math.isfinite(value) else None for name, value in measured.items()},
+        )

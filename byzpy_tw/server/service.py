@@ -281,10 +281,11 @@ class ByzpyServer(Service):
             self._check_data_limit(data)
             self._datasets[spec.dataset] = data
         # Partitions may deal each label out to each shard, or each example by itself.
-        pieces = max(data.classes * spec.shards, len(data.train))
+        labels = data.count_labels()
+        pieces = max(labels * spec.shards, len(data.train))
         if pieces > limits.pieces:
             raise LimitExceeded(
-                f"{len(data.train):,} examples of {data.classes:,} classes for "
+                f"{len(data.train):,} examples of {labels:,} classes for "
                 f"{spec.shards:,} shards: over {limits.pieces:,} pieces"
             )
         host = build_host(

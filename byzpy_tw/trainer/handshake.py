@@ -12,7 +12,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred, FirstError, ensureDeferred, gatherResults
 
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import BadAddress, MissingPlugin, ServerDiffers, UnknownName
+from byzpy_tw.errors import BadAddress, BadRequest, MissingPlugin, ServerDiffers, UnknownName
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry
 from byzpy_tw.trainer.server_interface import Notify, RunFingerprint, Server, Sink
@@ -81,6 +81,13 @@ class Handshake:
             return await server.open(run, self.config.spec(), sink)
         except UnknownName as e:
             raise self._missing(server, e) or e from e
+        except BadRequest as e:
+            if self.config.task is None:
+                raise
+            raise BadRequest(
+                f"{e}; a server of byzpy_tw 0.1 knows no --task: install the trainer's version "
+                "there, or leave out --task"
+            ) from e
 
     def check_opened(
         self,
@@ -132,13 +139,16 @@ class Handshake:
             self._differs(line)
 
     def _entries(self) -> Iterator[tuple[str, str, Entry]]:
-        for kind in ("dataset", "model", "partition", "attack"):  # servers look their names up
-            name = parse(getattr(self.config, kind)).name
-            yield kind, name, self.registry.entry(kind, name)
+        for kind in ("dataset", "model", "partition", "attack", "task"):  # looked up by servers
+            if text := getattr(self.config, kind):
+                name = parse(text).name
+                yield kind, name, self.registry.entry(kind, name)
 
     def _missing(self, server: Server, error: UnknownName) -> MissingPlugin | None:
         """Return the error with advice, from this process's metadata, if a plugin is missing."""
-        for kind, name, entry in self._entries():
+        # The data or the model may name the task.
+        tasks = [(e.kind, e.name, e) for e in self.registry.entries() if e.kind == "task"]
+        for kind, name, entry in [*self._entries(), *tasks]:
             named = error.fields == {"kind": kind, "name": name}
             if entry.distribution != OWN_DISTRIBUTION and named:
                 return MissingPlugin(

@@ -16,12 +16,14 @@ from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import UnsuitableData
-from byzpy_tw.plugins import Registry
+from byzpy_tw.errors import BrokenPlugin, UnsuitableData
+from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
+from byzpy_tw.records.schema import ROUND_FIELDS
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.optimizer_trial import try_optimizer
 from byzpy_tw.rounds.rules_trial import try_rules
+from byzpy_tw.tasks import ACCURACY, Metric
 from byzpy_tw.trainer.server_interface import RunFingerprint
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.building import check_model, make_model, try_run_model
@@ -29,6 +31,7 @@ from byzpy_tw.workers.device import CPU
 from byzpy_tw.workers.environment import Environment, environment, probe
 from byzpy_tw.workers.model_trial import TrialOutcome
 from byzpy_tw.workers.shards import check_shard, make_shards
+from byzpy_tw.workers.tasks import task_of
 
 READ_AGAIN_SECONDS, READ_AGAIN_BYTES = 0.2, 1 << 25  # of a plugin's data, at most
 
@@ -38,6 +41,7 @@ class Prepared:
     """The data, the model, and the outcomes of their trials."""
 
     dataset: Dataset
+    task: str  # its name
     evaluator: Evaluator
     digest: str  # of the data
     environment: Environment
@@ -45,6 +49,11 @@ class Prepared:
     shards: Sequence[int]  # their sizes
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of the run's task."""
+        return tuple(self.trial_outcome.task.metrics)
 
     @property
     def opened(self) -> RunFingerprint:
@@ -56,6 +65,8 @@ class Prepared:
         here = self.environment
         return {
             "dimension": self.evaluator.dimension,
+            "task": self.task,
+            "metrics": [asdict(metric) for metric in self.metrics],
             "data_digest": self.digest,
             "data_digests": data_digests,
             "trial": asdict(self.trial_outcome.trial),
@@ -94,6 +105,7 @@ def prepare_data(
     begun = time.perf_counter()
     # On the CPU, as the probe is: its bits are compared with the servers'.
     outcome = try_run_model(spec, registry, data, shards, CPU.place)
+    check_metric_names(outcome.task.metrics, registry.owner("task", task_of(spec, registry, data)))
     not_finite = [*data.non_finite(), *outcome.warnings]
     if not_finite and config.strict:
         raise UnsuitableData(f"{'; '.join(not_finite)} (--strict)")
@@ -110,11 +122,23 @@ def prepare_data(
         make = partial(build_attack, registry, config.attack, n=n, b=b, f=f)
         attack = getattr(try_attack(make, spec, dimension), "digest", "")
     outcome = evolve(outcome, seconds=time.perf_counter() - begun)
-    evaluator = Evaluator(model, data, outcome.needs_copies, who)
+    evaluator = Evaluator(model, data, outcome.task, outcome.needs_copies, who)
     device = rules.aggregation.device.description
     here = environment(registry, probe=probe(), device=device, threads=threads)
     sizes = [len(shard) for shard in shards]
-    return Prepared(data, evaluator, data.digest(), here, outcome, sizes, warnings, attack)
+    task = parse(task_of(spec, registry, data)).name
+    return Prepared(data, task, evaluator, data.digest(), here, outcome, sizes, warnings, attack)
+
+
+def check_metric_names(metrics: Sequence[Metric], who: str) -> None:
+    """Raise `BrokenPlugin` where a metric has the name of another entry, or column, of a record."""
+    taken = {*ROUND_FIELDS, *(name for f in ROUND_FIELDS.values() for name in f.columns)}
+    for metric in metrics:
+        if metric.name in taken - {ACCURACY.name}:
+            raise BrokenPlugin(
+                f"{who} has a metric called {metric.name!r}, as a round's record has an entry "
+                "already: give it another name"
+            )
 
 
 def read_data(config: RunConfig, registry: Registry) -> Dataset:

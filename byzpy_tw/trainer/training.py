@@ -33,7 +33,7 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
 from byzpy_tw.records.summary import RunSummary, summarize
-from byzpy_tw.rounds.evaluator import Evaluation, Evaluator, add_up
+from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
 from byzpy_tw.rounds.placement import placement_notices
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred, settled
@@ -225,9 +225,8 @@ class Training:
         is_due = done == config.rounds or (every and done % every == 0)
         if is_due and len(prepared.dataset.test):
             evaluation = await self._evaluate(prepared.evaluator)
-            record["test_loss"] = evaluation.loss
-            record["accuracy"] = evaluation.accuracy
-            values = {name: record[name] for name in ("test_loss", "accuracy")}
+            record |= evaluation.entries
+            values = {"test_loss": evaluation.loss, **evaluation.metrics}
             self.views.handle(Evaluated(number, values))
         self.directory.append_round(record)
         before = self._summary.counts.attack_failures
@@ -251,7 +250,7 @@ class Training:
     async def _evaluate(self, evaluator: Evaluator) -> Evaluation:
         jobs = range(evaluator.jobs)
         tests = [defer_to_pool(self._reactor, self._pool, evaluator.evaluate, job) for job in jobs]
-        return add_up(await gather_all(tests))
+        return evaluator.add_up(await gather_all(tests))
 
     async def finish(self, error: BaseException | None = None) -> dict[str, Any]:
         """Close all servers, write the last checkpoint and the result, and return that."""

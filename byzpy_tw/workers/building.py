@@ -16,12 +16,14 @@ from byzpy_tw import models
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import LimitExceeded
 from byzpy_tw.plugin_code import plugin_call
-from byzpy_tw.plugins import Registry
+from byzpy_tw.plugins import Registry, parse
+from byzpy_tw.plugins.plugin_task import tensors_in
 from byzpy_tw.workers.device import CPU, Device
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.model_trial import TrialOutcome, try_model
 from byzpy_tw.workers.shards import make_shards
 from byzpy_tw.workers.spec import RunSpec
+from byzpy_tw.workers.tasks import make_task, task_of
 
 
 def build_host(
@@ -60,10 +62,12 @@ def try_run_model(
     shards: Sequence[np.ndarray],
     device: torch.device,
 ) -> TrialOutcome:
-    """Try the run's model, which `check_model` has checked, on this process's data."""
+    """Make and try the run's task and model, which `check_model` has checked, on these data."""
+    task = make_task(spec, registry, data)
     make = partial(make_model, spec, registry, data, checked=True)
     who, foreign = registry.owner("model", spec.model), registry.is_foreign("model", spec.model)
-    return try_model(make, who, spec, data, device, foreign=foreign, shards=shards)
+    named = parse(task_of(spec, registry, data)).text
+    return try_model(make, who, spec, data, device, task, named, foreign=foreign, shards=shards)
 
 
 def make_model(
@@ -89,7 +93,7 @@ def check_model(
     """Count the model on the meta device, before it takes memory.
 
     Raises `LimitExceeded` above `most_elements`, and where a micro-batch would keep more than
-    `most_working` bytes of activations.
+    `most_working` bytes of activations, or a batch as much of targets.
     """
     factory = _model_factory(spec, registry, data)
     with plugin_call(registry.owner("model", spec.model)):
@@ -98,6 +102,12 @@ def check_model(
         raise LimitExceeded(
             f"model {spec.model!r} has {d:,} parameters ({d * 4 / 2**20:.0f} MiB a "
             f"vector), over the limit of {most_elements * 4 / 2**20:.0f} MiB"
+        )
+    held = spec.batch_size * data.train.y[0].nbytes
+    if most_working is not None and held > most_working:
+        raise LimitExceeded(
+            f"a batch of {spec.batch_size:,} examples holds {held / 2**20:.0f} MiB of targets, "
+            f"over the limit of {most_working / 2**20:.0f} MiB: use a smaller --batch-size"
         )
     examples = min(spec.micro_batch_size, spec.batch_size)
     # Running the model takes seconds the first time, and hardly any model keeps more of an
@@ -113,7 +123,7 @@ def check_model(
 
 
 def _model_factory(spec: RunSpec, registry: Registry, data: Dataset) -> Callable[[], nn.Module]:
-    return partial(registry.make, "model", spec.model, classes=data.classes, shape=data.shape)
+    return partial(registry.make, "model", spec.model, classes=data.outputs, shape=data.shape)
 
 
 def activation_bytes_per_example(factory: Callable[[], nn.Module], shape: tuple[int, ...]) -> int:
@@ -132,7 +142,7 @@ def activation_bytes_per_example(factory: Callable[[], nn.Module], shape: tuple[
         inputs = torch.empty(examples, *shape, device="meta")
         with models.randomness(0), graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             out = model(inputs)
-        return sum(kept) + inputs.nbytes + out.nbytes
+        return sum(kept) + inputs.nbytes + sum(tensor.nbytes for tensor in tensors_in(out))
 
     try:
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""A node's batch, its labels and its gradient, the same to the bit on any threads.
+"""A node's batch, its targets and its gradient, the same to the bit on any threads.
 
 A batch is cut into micro-batches of a size that the run fixes.  Each is one job, computed on
 one torch thread; their gradients are added in the order of the micro-batches.  The gradients of
@@ -26,6 +26,7 @@ from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import BadRequest, UnsuitableModel
 from byzpy_tw.object_state import Copier
 from byzpy_tw.plugin_code import plugin_call
+from byzpy_tw.tasks import Task
 from byzpy_tw.workers.device import Device
 from byzpy_tw.workers.loss import loss_and_gradient
 from byzpy_tw.workers.pool import Pool
@@ -64,10 +65,11 @@ class MicroBatches:
     spec: RunSpec
     device: Device
     who: str  # the owner of the model's code, for errors
+    task: Task
     shard: np.ndarray
     node: int
     round: int
-    flip_labels: bool
+    flip_targets: bool
 
     @property
     def parts(self) -> int:
@@ -86,18 +88,29 @@ class MicroBatches:
             return shard[stream.integers(0, len(shard), size)]
         return shard[stream.choice(len(shard), size, replace=False)]
 
+    @cached_property
+    def targets(self) -> Tensor:
+        """The batch's targets, in memory of their own: false ones for ``label-flip``."""
+        targets = self.dataset.train.y.index_select(0, torch.from_numpy(self.indices))
+        return self.task.flip(targets) if self.flip_targets else targets
+
+    @cached_property
+    def weight(self) -> int:
+        """The weight of the whole batch, by which the loss of each part is divided."""
+        return self.task.weight(self.targets)
+
     def run(self, part: int) -> Gradient:
         """Compute the gradient of part `part`, weighted by its share of the batch."""
         spec, size, train = self.spec, self.spec.micro_batch_size, self.dataset.train
-        chosen = torch.from_numpy(self.indices[part * size : (part + 1) * size])
-        examples, labels = (t.index_select(0, chosen) for t in (train.x, train.y))
-        inputs, labels = self.device.put(self.dataset.inputs(examples), labels)
-        if self.flip_labels:
-            labels = self.dataset.classes - 1 - labels
+        if not self.weight:  # such as padding alone: its mean loss is not a number
+            return Gradient(tuple(torch.zeros(leaf.numel()) for leaf in self.leaves), 0.0)
+        place = slice(part * size, (part + 1) * size)
+        examples = train.x.index_select(0, torch.from_numpy(self.indices[place]))
+        inputs, targets = self.device.put(self.dataset.inputs(examples), self.targets[place])
         stream = (spec.seed, "dropout", self.node, self.round, part)
         with plugin_call(self.who):
             loss, gradients = loss_and_gradient(
-                self.model(), self.leaves, inputs, labels, self.dataset.classes, spec.batch_size,
+                self.model(), self.leaves, inputs, targets, self.task, self.weight,
                 lambda: seeds.torch_seed(*stream), self.who,
             )  # fmt: skip
         # Flat is not enough: a stacked parameter's gradient has a stride.

@@ -79,6 +79,7 @@ class NodeHost:
             self.spec,
             self.device,
             self._registry.owner("model", self.spec.model),
+            self.trial_outcome.task,
         )
 
     @property

@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from byzpy_tw import models
 from byzpy_tw.errors import UnsuitableModel
+from byzpy_tw.plugins.plugin_task import tensors_in
+from byzpy_tw.tasks import Task
 
 
-def class_scores(model: nn.Module, inputs: Tensor, classes: int, who: str) -> Tensor:
-    """Return the ``(k, c)`` scores of `inputs`, c at least `classes`.
+def compute_outputs(model: nn.Module, inputs: Tensor, task: Task, who: str) -> Any:
+    """Return what `model` makes of `inputs`, as `task` needs it.
 
     Raises `UnsuitableModel`, with `who` in front, if the model returns anything else.
     """
-    scores = model(inputs)
-    if isinstance(scores, Tensor):
-        fits = scores.ndim == 2 and len(scores) == len(inputs) and scores.shape[1] >= classes
-        if fits and scores.is_floating_point():
-            return scores
-        got = f"{tuple(scores.shape)} of {scores.dtype}"
-    else:
-        got = f"a {type(scores).__name__}"
-    raise UnsuitableModel(
-        f"{who} returned {got} for {len(inputs)} examples of {classes} classes, expected "
-        f"one tensor of ({len(inputs)}, {classes}) scores"
-    )
+    outputs = model(inputs)
+    if why := task.check_outputs(outputs, inputs):
+        raise UnsuitableModel(f"{who} returned {why}")
+    return outputs
+
+
+def as_one_tensor(outputs: Any) -> Tensor:
+    """Return the `outputs` of a model as one tensor, to compare them."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    found = [tensor.reshape(-1).float() for tensor in tensors_in(outputs)]
+    return torch.cat(found) if found else torch.zeros(1)
 
 
 def loss_and_gradient(
     model: nn.Module,
     leaves: Sequence[Tensor],
     inputs: Tensor,
-    labels: Tensor,
-    classes: int,
-    batch_size: int,
+    targets: Tensor,
+    task: Task,
+    weight: int,
     seed: Callable[[], int],
     who: str,
 ) -> tuple[Tensor, Sequence[Tensor | None]]:
-    """Return the sum of cross-entropies divided by `batch_size`, and its gradient by `leaves`.
+    """Return the summed loss of `task` divided by `weight`, and its gradient by `leaves`.
 
     Dropout draws from a generator with the seed that `seed` returns.  The gradient is None for
     a leaf that the loss does not depend on.
@@ -48,6 +51,6 @@ def loss_and_gradient(
     # The leaves are shared between threads: `grad` returns gradients, where `backward` would
     # write into the leaves.
     with models.randomness(seed):
-        scores = class_scores(model, inputs, classes, who)
-    loss = nn.functional.cross_entropy(scores, labels, reduction="sum") / batch_size
+        outputs = compute_outputs(model, inputs, task, who)
+    loss = task.loss(outputs, targets) / weight
     return loss.detach(), torch.autograd.grad(loss, leaves, allow_unused=True)

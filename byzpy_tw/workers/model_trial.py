@@ -3,7 +3,7 @@
 Models are foreign code.  Errors and differences that would appear in the middle of a run are
 found here, on an instance made for the trial, and raised as one line with the cure:
 
-1. The scores of two real examples, with the parameters where the factory put them, and again
+1. The outputs of two real examples, with the parameters where the factory put them, and again
    with the parameters in the flat memory that a run uses: a view that the model took of a
    parameter would go stale there.
 2. The gradient of these examples, another one of other examples, and the first one again, which
@@ -33,10 +33,13 @@ from byzpy_tw.errors import ByzpyTwError, UnsuitableModel
 from byzpy_tw.kernels.parallel import run_single_threaded_with_grad
 from byzpy_tw.object_state import compare_snapshots, snapshot, tensor_digest
 from byzpy_tw.plugin_code import describe_exception, plugin_call
+from byzpy_tw.plugins.plugin_task import PluginTask
+from byzpy_tw.tasks import Task
 from byzpy_tw.workers import model_checks as checks
-from byzpy_tw.workers.loss import class_scores, loss_and_gradient
+from byzpy_tw.workers.loss import as_one_tensor, compute_outputs, loss_and_gradient
 from byzpy_tw.workers.model_checks import quote_names
 from byzpy_tw.workers.spec import RunSpec
+from byzpy_tw.workers.task_trial import TASK_EXAMPLES, try_task
 from byzpy_tw.workers.trial_digests import TOLERANCE, GradientDigests, TrialDigests, is_finite
 
 EXAMPLES = 2
@@ -50,9 +53,10 @@ _UNSEEDED = (
 
 @frozen(eq=False)
 class TrialOutcome:
-    """The outcome of a trial."""
+    """The outcome of a trial, and the task that it was made with."""
 
     trial: TrialDigests
+    task: Task
     needs_copies: bool  # each call of the model needs a copy of it
     initial: tuple[Any, ...]  # digests of the first parameters
     seconds: float
@@ -70,19 +74,24 @@ def try_model(
     spec: RunSpec,
     data: Dataset,
     device: torch.device,
+    task: Task,
+    task_text: str,
     *,
     foreign: bool,
     shards: Sequence[Any],
 ) -> TrialOutcome:
     """Try the model that `make` makes, see `ModelTrial`, with this process's `data` and `shards`.
 
-    Raises `UnsuitableModel` or `BrokenPlugin`.
+    A plugin's `task`, written as `task_text`, is tried with the model's outputs.  Raises
+    `UnsuitableModel`, `BrokenPlugin` or `BadRuleOutput`.
     """
-    new = partial(ModelTrial, make, who, spec, data, device, foreign)
+    new = partial(ModelTrial, make, who, spec, data, device, task, foreign)
 
     def work() -> TrialOutcome:
         begun = time.perf_counter()
         with plugin_call(who), global_random.hold_generators(), torch.enable_grad():
+            if isinstance(task, PluginTask):
+                try_task(task, *new().task_batches())
             trial = new()
             keeps, first, initial = trial.run(), trial.first, trial.initial
             del trial  # its memory, before another takes as much
@@ -91,8 +100,8 @@ def try_model(
         infinite = (
             () if is_finite(first) else (f"{who}: its gradient of two examples is not finite",)
         )
-        digests = TrialDigests.of(first, data, shards)
-        return TrialOutcome(digests, bool(keeps), initial, time.perf_counter() - begun, infinite)
+        digests, seconds = TrialDigests.of(first, data, shards, task_text), time.perf_counter()
+        return TrialOutcome(digests, task, bool(keeps), initial, seconds - begun, infinite)
 
     return run_single_threaded_with_grad(work)
 
@@ -106,6 +115,7 @@ class ModelTrial:
     spec: RunSpec
     data: Dataset
     device: torch.device
+    task: Task
     foreign: bool  # a plugin's, which is tried with more than two examples too
     _larger: int = EXAMPLES  # examples of batch 1
     model: nn.Module = field(init=False)
@@ -242,33 +252,45 @@ class ModelTrial:
     # -- computing
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor, int]:
-        """Return inputs and labels of a few training examples, and a seed for dropout."""
+        """Return inputs and targets of a few training examples, and a seed for dropout."""
         data, seed = self.data, self.spec.seed
         count = len(data.train)
         size = min(self._larger if number else EXAMPLES, count)
         stream = seeds.stream(seed, "trial", number)
         chosen = torch.from_numpy(stream.choice(count, size, replace=False))
         inputs = data.inputs(data.train.x.index_select(0, chosen)).to(self.device)
-        labels = data.train.y.index_select(0, chosen).to(self.device)
-        return inputs, labels, seeds.torch_seed(seed, "trial", number)
+        targets = data.train.y.index_select(0, chosen).to(self.device)
+        return inputs, targets, seeds.torch_seed(seed, "trial", number)
+
+    def task_batches(self) -> list[tuple[Any, Tensor]]:
+        """Return outputs and targets of two batches, for the trial of a task."""
+        self._larger = min(TASK_EXAMPLES, len(self.data.train))
+        found = []
+        for number in (1, 2):
+            inputs, targets, seed = self._batch(number)
+            with plugin_call(self.who), torch.no_grad(), models.randomness(seed):
+                outputs = compute_outputs(self.model, inputs, self.task, self.who)
+            found.append((outputs, targets))
+        return found
 
     def scores(self, model: nn.Module | None = None) -> Tensor:
-        """Return the scores of batch 0, as in training, by `model` or the instance itself."""
+        """Return the outputs of batch 0, as in training, by `model` or the instance itself."""
         inputs, _, seed = self._batch(0)
         with plugin_call(self.who), torch.no_grad(), models.randomness(seed):
             found = self.model if model is None else model
-            return class_scores(found, inputs, self.data.classes, self.who)
+            return as_one_tensor(compute_outputs(found, inputs, self.task, self.who))
 
     def _gradient(
         self, number: int, model: nn.Module | None = None, *, sha256: bool = False
     ) -> GradientDigests:
         """Compute the gradient of batch `number` by `model` or the instance itself."""
         model = self.model if model is None else model
-        who, classes, (inputs, labels, seed) = self.who, self.data.classes, self._batch(number)
+        who, task, (inputs, targets, seed) = self.who, self.task, self._batch(number)
+        weight = task.weight(targets) or 1  # of two examples that have none
         try:
             with plugin_call(who):
                 loss, found = loss_and_gradient(
-                    model, self.leaves, inputs, labels, classes, len(labels), lambda: seed, who
+                    model, self.leaves, inputs, targets, task, weight, lambda: seed, who
                 )
         except Exception as e:
             if self._computed and e.__cause__ is not None and self._works_first(number):
@@ -318,7 +340,7 @@ class ModelTrial:
 
         def scores() -> Tensor:
             with plugin_call(who), torch.no_grad():
-                return class_scores(model, inputs.clone(), data.classes, who)
+                return as_one_tensor(compute_outputs(model, inputs.clone(), self.task, who))
 
         before = snapshot(model)
         first = self._without_draws(scores, scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from byzpy_tw import seeds
 from byzpy_tw.datasets import Dataset
@@ -17,10 +18,13 @@ def make_shards(spec: RunSpec, registry: Registry, data: Dataset) -> list[np.nda
     A plugin's partition is called twice; raises `BrokenPlugin` where the results differ.
     """
 
+    y = data.train.y
+    targets = (y.float() if y.dtype == torch.bfloat16 else y).numpy()  # NumPy has no bfloat16
+
     def cut() -> list[np.ndarray]:
         partition = registry.make("partition", spec.partition, min_size=spec.batch_size)
         stream = seeds.stream(spec.seed, "partition")
-        found = partition(data.train.y.numpy(), spec.shards, stream)
+        found = partition(targets, spec.shards, stream)
         return [np.asarray(shard, dtype=np.int64) for shard in found]
 
     shards = cut()

@@ -45,6 +45,8 @@ class RunSpec:
     wire_dtype: str = _field(parameters.one_of(*WIRE_DTYPES), default="float32")
     # seconds that a round waits, for nodes that are late on purpose
     patience: float = _field(parameters.real_in(0, 1e9), default=60.0)
+    # None: the one that the data or the model names
+    task: str | None = _field(parameters.optional(parameters.text_of(2000)), default=None)
 
     @property
     def byzantine(self) -> int:
@@ -52,13 +54,17 @@ class RunSpec:
         return self.n - self.shards
 
     def to_json(self) -> bytes:
-        return json.dumps(attrs.asdict(self), sort_keys=True).encode()
+        """Encode the spec, without a ``task`` of None: servers of version 0.1 know none."""
+        found = attrs.asdict(self)
+        if self.task is None:
+            del found["task"]
+        return json.dumps(found, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> RunSpec:
         """Decode a spec; raises `BadRequest`."""
         found, known = _json(data), {f.name for f in attrs.fields(cls)}
-        if not isinstance(found, dict) or set(found) != known:
+        if not isinstance(found, dict) or {"task", *found} != known:
             names = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
             raise BadRequest(f"expected the fields {sorted(known)}, got {str(names)[:300]}")
         return cls(**found)

@@ -53,9 +53,10 @@ def nearly_equal(
 class TrialDigests:
     """Digests of what decides a run's bits in one process.
 
-    ``shards``: each node's examples; ``classes``: number of classes and shape of an example;
-    ``normalisation``: the numbers that inputs are made with; ``gradient``: of two examples,
-    with its ``loss`` and the ``norms`` of its stretches, for processes that round otherwise.
+    ``shards``: each node's examples; ``classes``: number of classes and shape of an example, and
+    the task and shape of a target where these are not classes; ``normalisation``: the numbers
+    that inputs are made with; ``gradient``: of two examples, with its ``loss`` and the ``norms``
+    of its stretches, for processes that round otherwise.
     """
 
     shards: str = field(validator=[instance_of(str), _HEX])
@@ -69,15 +70,18 @@ class TrialDigests:
 
     @classmethod
     def of(
-        cls, gradient: GradientDigests, data: Dataset, shards: Sequence[np.ndarray]
+        cls, gradient: GradientDigests, data: Dataset, shards: Sequence[np.ndarray], task: str
     ) -> TrialDigests:
-        """Return the digests of this process."""
+        """Return the digests of this process, of a run whose task is written as `task`."""
         numbers = hashlib.sha256()
         for shard in shards:
             numbers.update(f"{len(shard)}:".encode() + shard.astype("<i8").tobytes())
+        kinds: tuple[Any, ...] = (data.classes, data.shape)
+        if data.classes is None or task != "classification":  # or as before there were tasks
+            kinds = (*kinds, data.target_shape, str(data.train.y.dtype), task)
         return cls(
             shards=numbers.hexdigest(),
-            classes=hashlib.sha256(repr((data.classes, data.shape)).encode()).hexdigest(),
+            classes=hashlib.sha256(repr(kinds).encode()).hexdigest(),
             normalisation=sha256_of(torch.tensor(data.mean), torch.tensor(data.std)),
             gradient=gradient.sha256,
             loss=gradient.loss,
@@ -107,7 +111,7 @@ class TrialDigests:
         """
         found = []
         if self.classes != other.classes:
-            found.append("the number of classes or the shape of an example")
+            found.append("the number of classes, the shape of an example or target, or the task")
         if local:
             return found
         if self.normalisation != other.normalisation:

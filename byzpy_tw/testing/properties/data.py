@@ -40,7 +40,8 @@ def dataset_tests(
     """Return the tests of the dataset of ``make(**parameters)``.
 
     Tested: it is a `Dataset` with training and test examples of one shape, with
-    labels from 0 up to its number of classes; inputs to a model are finite float32;
+    labels from 0 up to its number of classes, or finite targets where it has no
+    classes; inputs to a model are finite float32;
     made again, with any number of threads, it has the same digest, which trainer and
     servers compare; also in another process, unless `elsewhere` is False
     (the factory is imported there by its name, and called with the same numbers, words
@@ -52,15 +53,18 @@ def dataset_tests(
         return check_made("dataset", "this", "tested here", found)
 
     def splits(self: SynchronousTestCase) -> None:
-        """Both splits hold examples of one shape, and labels that are classes."""
+        """Both splits hold examples of one shape, and labels that are classes, or targets."""
         data = build()
         self.assertEqual(data.train.x.shape[1:], data.test.x.shape[1:])
         self.assertEqual(data.train.x.dtype, data.test.x.dtype)
         for split in (data.train, data.test):
             self.assertGreater(len(split), 0)
             self.assertEqual(len(split.x), len(split.y))
-            self.assertLessEqual(0, int(split.y.min()))
-            self.assertLess(int(split.y.max()), data.classes)
+            if data.classes is not None:
+                self.assertLessEqual(0, int(split.y.min()))
+                self.assertLess(int(split.y.max()), data.classes)
+            elif split.y.is_floating_point():
+                self.assertTrue(bool(torch.isfinite(split.y).all()))
 
     def inputs(self: SynchronousTestCase) -> None:
         """A model's inputs are finite, float32, and in memory of their own."""

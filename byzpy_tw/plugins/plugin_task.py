@@ -1,0 +1,129 @@
+"""A plugin's task behind the interface of the built-in ones, with its answers checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from attrs import field, frozen
+from torch import Tensor
+
+from byzpy_tw.datasets import Dataset
+from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
+from byzpy_tw.parameters import to_plain
+from byzpy_tw.plugin_code import plugin_call
+from byzpy_tw.tasks import Metric
+from byzpy_tw.tasks.metric import check_metrics
+
+_MOST_WEIGHT = 2**53
+
+
+def tensors_in(outputs: Any) -> Iterator[Tensor]:
+    """Yield the tensors in a model's `outputs`: itself, or within tuples, lists and dicts."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, (tuple, list, Mapping)):
+        for item in outputs.values() if isinstance(outputs, Mapping) else outputs:
+            yield from tensors_in(item)
+
+
+def _metrics_of(made: Any, who: str) -> tuple[Metric, ...]:
+    """Return the metrics that `made` declares; raises `BrokenPlugin` for odd ones."""
+    declared = getattr(made, "metrics", None)
+    if isinstance(declared, Mapping) or not isinstance(declared, Iterable):
+        raise BrokenPlugin(f"{who} declares metrics {declared!r:.80}, expected a list of Metric")
+    metrics = tuple(declared)
+    if not all(isinstance(metric, Metric) for metric in metrics):
+        raise BrokenPlugin(
+            f"{who} declares metrics {metrics!r:.80}, expected byzpy_tw.tasks.Metric alone"
+        )
+    try:
+        return check_metrics(metrics)
+    except ValueError as e:
+        raise BrokenPlugin(f"{who}: {e}") from e
+
+
+@frozen(eq=False)
+class PluginTask:
+    """A plugin's task.
+
+    Its failures are `BrokenPlugin` and `BadRuleOutput` that name its distribution.
+    """
+
+    made: Any
+    who: str
+    metrics: tuple[Metric, ...] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        with plugin_call(self.who):
+            object.__setattr__(self, "metrics", _metrics_of(self.made, self.who))
+
+    def check_data(self, data: Dataset) -> str:
+        return self._reason("check_data", data)
+
+    def check_outputs(self, outputs: Any, inputs: Tensor) -> str:
+        return self._reason("check_outputs", outputs, inputs)
+
+    def _reason(self, method: str, *arguments: Any) -> str:
+        with plugin_call(self.who):
+            why = getattr(self.made, method)(*arguments)
+            if not isinstance(why, str):
+                raise self._bad(method, why, "a text, empty where all is well")
+            return " ".join(why.split())
+
+    def weight(self, targets: Tensor) -> int:
+        with plugin_call(self.who):
+            weight = to_plain(self.made.weight(targets))
+            if type(weight) is not int or not 0 <= weight <= _MOST_WEIGHT:
+                raise self._bad("weight", weight, "a whole number of at least 0")
+            return weight
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        with plugin_call(self.who):
+            loss = self.made.loss(outputs, targets)
+            if not isinstance(loss, Tensor) or loss.shape or not loss.is_floating_point():
+                raise self._bad("loss", loss, "the summed loss, a tensor of one number")
+            needed = torch.is_grad_enabled() and any(t.requires_grad for t in tensors_in(outputs))
+            if needed and not loss.requires_grad:
+                raise self._bad("loss", loss, "one that has a gradient: compute it by torch alone")
+            return loss
+
+    def sums(self, outputs: Any, targets: Tensor) -> Mapping[str, float]:
+        with plugin_call(self.who):
+            return self._numbers("sums", self.made.sums(outputs, targets))
+
+    def measure(self, sums: Mapping[str, float], weight: int) -> Mapping[str, float]:
+        with plugin_call(self.who):
+            values = self._numbers("measure", self.made.measure(dict(sums), weight))
+            names = [metric.name for metric in self.metrics]
+            if set(values) != set(names):
+                wanted = f"the metrics that it declares, {', '.join(names)}"
+                raise self._bad("measure", sorted(values), wanted)
+            return {name: float(values[name]) for name in names}
+
+    def flip(self, targets: Tensor) -> Tensor:
+        with plugin_call(self.who):
+            flipped = self.made.flip(targets)
+            wanted = f"false targets of {tuple(targets.shape)} and {targets.dtype}"
+            plain = isinstance(flipped, Tensor) and flipped.layout is torch.strided
+            if not plain or (flipped.shape, flipped.dtype) != (targets.shape, targets.dtype):
+                raise self._bad("flip", flipped, wanted)
+            return flipped.detach()
+
+    def _numbers(self, method: str, answer: Any) -> dict[str, float]:
+        """Return the numbers by their names that `method` answered."""
+        if not isinstance(answer, Mapping):
+            raise self._bad(method, answer, "a dict of numbers by their names")
+        found = {name: to_plain(number) for name, number in answer.items()}
+        for name, number in found.items():
+            if not isinstance(name, str) or type(number) not in (int, float, bool):
+                raise self._bad(method, {name: number}, "numbers by their names")
+        return found
+
+    def _bad(self, method: str, answer: Any, wanted: str) -> BadRuleOutput:
+        if isinstance(answer, Tensor):
+            got = f"{tuple(answer.shape)} of {answer.dtype}"
+        else:
+            got = f"{answer!r:.100}"
+        return BadRuleOutput(f"{self.who}: {method} returned {got}, expected {wanted}")

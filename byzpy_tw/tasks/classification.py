@@ -1,0 +1,58 @@
+"""Classification: cross-entropy of class scores, and accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attrs import frozen
+from torch import Tensor, nn
+
+from byzpy_tw.tasks.metric import ACCURACY, Metric
+
+if TYPE_CHECKING:
+    from byzpy_tw.datasets import Dataset
+
+
+@frozen
+class Classification:
+    """One of `classes` for each example: cross-entropy of ``(k, c)`` scores, c at least that."""
+
+    classes: int | None = None
+    metrics: ClassVar[tuple[Metric, ...]] = (ACCURACY,)
+
+    def check_data(self, data: Dataset) -> str:
+        if self.classes is None:
+            return "it has no classes: give its Dataset classes=, or choose another task by --task"
+        return ""
+
+    def check_outputs(self, outputs: Any, inputs: Tensor) -> str:
+        assert self.classes is not None
+        if isinstance(outputs, Tensor):
+            fits = outputs.ndim == 2 and len(outputs) == len(inputs)
+            if fits and outputs.shape[1] >= self.classes and outputs.is_floating_point():
+                return ""
+            got = f"{tuple(outputs.shape)} of {outputs.dtype}"
+        else:
+            got = f"a {type(outputs).__name__}"
+        return (
+            f"{got} for {len(inputs)} examples of {self.classes} classes, expected "
+            f"one tensor of ({len(inputs)}, {self.classes}) scores"
+        )
+
+    def weight(self, targets: Tensor) -> int:
+        return len(targets)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets, reduction="sum")
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> Mapping[str, float]:
+        return {"right": int((outputs.argmax(dim=1) == targets).sum())}
+
+    def measure(self, sums: Mapping[str, float], weight: int) -> Mapping[str, float]:
+        return {"accuracy": sums["right"] / weight}
+
+    def flip(self, targets: Tensor) -> Tensor:
+        """Return C - 1 - y, of C classes."""
+        assert self.classes is not None
+        return self.classes - 1 - targets

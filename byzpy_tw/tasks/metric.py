@@ -1,0 +1,95 @@
+"""The description of a metric: a named number of an evaluation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+NAME = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
+_RESERVED = ("loss", "test_loss")  # an evaluation has one besides
+_LONGEST = 40  # characters of a name
+_MOST = 20  # metrics of a task; each has a chart
+_FORMAT = r"\.\d{1,2}[efg%]"
+
+
+def _check_name(_: object, __: object, name: Any) -> None:
+    if not isinstance(name, str) or len(name) > _LONGEST or not re.fullmatch(NAME, name):
+        raise ValueError(
+            f"a metric's name is lower-case words joined by underscores, such as 'mean_error', "
+            f"of at most {_LONGEST} characters, got {name!r:.80}"
+        )
+    if name in _RESERVED:
+        raise ValueError(f"{name!r} is the task's loss: a metric needs another name")
+
+
+def _check_unit(_: object, __: object, unit: Any) -> None:
+    if not isinstance(unit, str) or len(unit) > _LONGEST or (unit and not unit.isprintable()):
+        raise ValueError(f"a unit is at most {_LONGEST} printable characters, got {unit!r:.80}")
+
+
+def _check_better(_: object, __: object, better: Any) -> None:
+    if better not in ("higher", "lower"):
+        raise ValueError(f"better is 'higher' or 'lower', got {better!r:.80}")
+
+
+def _check_format(_: object, __: object, form: Any) -> None:
+    if not isinstance(form, str) or not re.fullmatch(_FORMAT, form):
+        raise ValueError(
+            f"a format is digits after the point and a kind, such as '.4f', '.3g' or '.2%', "
+            f"got {form!r:.80}"
+        )
+
+
+@frozen
+class Metric:
+    """A named number of an evaluation: its unit, its direction and its format.
+
+    ``unit`` is for people, such as ``"m"``, and empty for a plain number.  ``better`` says which
+    of two values is the better one.  ``format`` is a Python format of a number: ``.2%`` shows a
+    share in percent.  Raises `ValueError` for anything else.
+    """
+
+    name: str = field(validator=_check_name)
+    unit: str = field(default="", validator=_check_unit)
+    better: Literal["higher", "lower"] = field(default="higher", validator=_check_better)
+    format: str = field(default=".4f", validator=_check_format)
+
+    def text(self, value: float | None) -> str:
+        """Return `value` as people read it, with the unit; ``none`` where there is no value."""
+        if value is None:
+            return "none"
+        return f"{value:{self.format}}" + (f" {self.unit}" if self.unit else "")
+
+    @property
+    def is_share(self) -> bool:
+        """True for a number that is shown in percent."""
+        return self.format.endswith("%")
+
+    @property
+    def title(self) -> str:
+        """The name as words, such as ``Mean error``."""
+        return self.name.replace("_", " ").capitalize()
+
+    def best(self, values: list[float]) -> float | None:
+        """Return the best of `values`, None where there are none."""
+        return (max if self.better == "higher" else min)(values, default=None)
+
+    def worst(self, values: list[float]) -> float | None:
+        """Return the worst of `values`, None where there are none."""
+        return (min if self.better == "higher" else max)(values, default=None)
+
+
+def check_metrics(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+    """Return `metrics`; raise `ValueError` unless a task can have them."""
+    names = [metric.name for metric in metrics]
+    if not 1 <= len(names) <= _MOST or len(set(names)) < len(names):
+        raise ValueError(
+            f"a task has 1 to {_MOST} metrics with a name each, got {', '.join(names) or 'none'}"
+        )
+    return tuple(metrics)
+
+
+ACCURACY = Metric("accuracy", format=".2%")

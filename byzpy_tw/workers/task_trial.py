@@ -1,0 +1,192 @@
+"""The trial of a plugin's task before round 0, on real targets and a model's outputs.
+
+A run computes a loss in parts, on threads that share the task, and again when it is verified.
+So each method is called for two batches and again for the first, and for the halves of a batch:
+
+1. the same arguments give the same bits, and nothing is kept on the task;
+2. nothing that the task is given changes, and no global generator moves;
+3. weights, losses and sums of two halves add up to those of the whole;
+4. losses and metrics of finite outputs are finite.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from attrs import define, frozen
+from torch import Tensor
+
+from byzpy_tw import global_random
+from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
+from byzpy_tw.object_state import compare_snapshots, snapshot, tensor_digest
+from byzpy_tw.plugins.plugin_task import PluginTask, tensors_in
+
+TASK_EXAMPLES = 8  # of each batch, at most
+_TOLERANCE = 1e-4  # relative: two halves are rounded otherwise than the whole
+_CURE = "a part of a batch is computed apart from the others, on any thread"
+
+Batch = tuple[Any, Tensor]  # outputs and targets
+
+
+@frozen(eq=False)
+class _Answers:
+    """The answers of a task for one batch."""
+
+    weight: int
+    loss: float
+    sums: Mapping[str, float]
+    digests: tuple[Any, ...]  # equal for equal bits
+
+
+def try_task(task: PluginTask, first: Batch, other: Batch) -> None:
+    """Raise `BadRuleOutput` or `BrokenPlugin` where `task` is unfit, tried on two batches."""
+    trial, before = _TaskTrial(task), snapshot(task.made)
+    found, moved = global_random.detect_draws(
+        lambda: trial.answers(*first), lambda: trial.answers(*first)
+    )
+    if moved:
+        raise BrokenPlugin(
+            f"{task.who} draws from {' and '.join(moved)} global generator, so no loss could be "
+            "computed again; a loss is a function of outputs and targets alone"
+        )
+    trial.answers(*other)
+    again = trial.answers(*first)
+    kept = compare_snapshots(before, snapshot(task.made))
+    if kept:
+        names = ", ".join([*kept.own, *kept.shared][:3])
+        raise BrokenPlugin(
+            f"{task.who} keeps {names} from call to call: {_CURE}; use local variables, and make "
+            "constants when the task is made"
+        )
+    if again.digests != found.digests:
+        raise BrokenPlugin(
+            f"{task.who} answers otherwise when it is asked the same again: it remembers "
+            "something, or draws from a generator of its own"
+        )
+    trial.check_halves(first, found)
+
+
+@define(eq=False)
+class _TaskTrial:
+    task: PluginTask
+
+    def answers(self, outputs: Any, targets: Tensor) -> _Answers:
+        """Return the answers for a batch, in memory of its own; raises what is wrong with one."""
+        weight = self._unchanged("weight", targets)
+        loss, gradients = self._loss(outputs, targets)
+        sums = self._unchanged("sums", _copy(outputs, False), targets)
+        flipped = self._unchanged("flip", targets)
+        if weight and _finite(outputs):
+            self._check_finite(loss, sums, weight)
+        digests = (
+            weight,
+            loss.hex(),
+            *gradients,
+            repr(sorted(sums.items())),
+            tensor_digest(flipped),
+        )
+        return _Answers(weight, loss, sums, digests)
+
+    def _loss(self, outputs: Any, targets: Tensor) -> tuple[float, list[Any]]:
+        leaves = _copy(outputs, True)
+        loss = self._unchanged("loss", leaves, targets)
+        needed = [tensor for tensor in tensors_in(leaves) if tensor.requires_grad]
+        found = torch.autograd.grad(loss, needed, allow_unused=True) if needed else ()
+        return float(loss.detach()), [None if g is None else tensor_digest(g) for g in found]
+
+    def _unchanged(self, method: str, *given: Any) -> Any:
+        """Return the answer of `method`; raises `BadRuleOutput` where it writes to `given`."""
+        given = (*given[:-1], given[-1].clone())
+        before = [tensor_digest(tensor) for tensor in tensors_in(given)]
+        answer = getattr(self.task, method)(*given)
+        if [tensor_digest(tensor) for tensor in tensors_in(given)] != before:
+            raise BadRuleOutput(
+                f"{self.task.who}: {method} wrote to the outputs or targets that it was given: "
+                "work on a copy"
+            )
+        return answer
+
+    def _check_finite(self, loss: float, sums: Mapping[str, float], weight: int) -> None:
+        if not math.isfinite(loss):
+            raise BadRuleOutput(f"{self.task.who}: the loss of finite outputs is {loss}")
+        if all(map(math.isfinite, sums.values())):
+            for name, value in self.task.measure(sums, weight).items():
+                if not math.isfinite(value):
+                    raise BadRuleOutput(
+                        f"{self.task.who}: the metric {name!r} is {value}, of the finite sums "
+                        f"{dict(sums)!r:.200} and weight {weight}"
+                    )
+
+    def check_halves(self, batch: Batch, whole: _Answers) -> None:
+        """Raise `BadRuleOutput` unless the answers for halves of `batch` add up to `whole`."""
+        targets = batch[1]
+        cut = len(targets) // 2
+        places = slice(cut), slice(cut, None)
+        parts = [_part(batch[0], place, len(targets)) for place in places]
+        if cut == 0 or any(part is None for part in parts):
+            return  # one example, or outputs that cannot be cut
+        one, two = self.answers(parts[0], targets[:cut]), self.answers(parts[1], targets[cut:])
+        who = self.task.who
+        if set(one.sums) != set(two.sums) or set(one.sums) != set(whole.sums):
+            raise BadRuleOutput(
+                f"{who}: sums returned {', '.join(sorted(one.sums))} for one part of a batch and "
+                f"{', '.join(sorted(whole.sums))} for all of it, expected the same names each time"
+            )
+        answers = {"weight": [float(a.weight) for a in (one, two, whole)],
+                   "loss": [a.loss for a in (one, two, whole)]}  # fmt: skip
+        answers |= {f"sum {n!r}": [a.sums[n] for a in (one, two, whole)] for n in whole.sums}
+        for what, (a, b, total) in answers.items():
+            if not _add_up(a, b, total, exact=what == "weight"):
+                raise BadRuleOutput(
+                    f"{who}: the {what} of two halves of a batch, {a:g} and {b:g}, is {total:g} "
+                    f"of the whole: return sums, not means; {_CURE}"
+                )
+
+
+def _add_up(one: float, two: float, whole: float, *, exact: bool) -> bool:
+    if not all(map(math.isfinite, (one, two, whole))):
+        return True  # told of elsewhere, where the outputs were finite
+    size = max(abs(one), abs(two), abs(whole))
+    return abs(one + two - whole) <= (0.0 if exact else _TOLERANCE * size)
+
+
+def _finite(outputs: Any) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors_in(outputs))
+
+
+def _copy(outputs: Any, grad: bool) -> Any:
+    """Return `outputs` in memory of their own, as leaves where `grad`."""
+    if isinstance(outputs, Tensor):
+        made = outputs.detach().clone()
+        return made.requires_grad_(grad and made.is_floating_point())
+    return _rebuilt(outputs, [_copy(item, grad) for item in _items(outputs)])
+
+
+def _part(outputs: Any, place: slice, count: int) -> Any:
+    """Return the part `place` of `outputs` of `count` examples; None where they cannot be cut."""
+    if isinstance(outputs, Tensor):
+        return outputs[place] if outputs.ndim and len(outputs) == count else None
+    parts = [_part(item, place, count) for item in _items(outputs)]
+    return None if not parts or any(p is None for p in parts) else _rebuilt(outputs, parts)
+
+
+def _items(outputs: Any) -> Sequence[Any]:
+    if isinstance(outputs, Mapping):
+        return list(outputs.values())
+    return outputs if isinstance(outputs, (list, tuple)) else ()
+
+
+def _rebuilt(outputs: Any, items: Sequence[Any]) -> Any:
+    if isinstance(outputs, MutableMapping):
+        made = copy.copy(outputs)
+        made.update(zip(outputs, items))
+        return made
+    if isinstance(outputs, Mapping):
+        return dict(zip(outputs, items))
+    if isinstance(outputs, (list, tuple)):
+        return type(outputs)(*items) if hasattr(outputs, "_fields") else type(outputs)(items)
+    return outputs
