@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.output import view
+from byzpy_tw.records.metrics import (
+    DEFAULT,
+    KINDS,
+    described_metrics,
+    metrics_in,
+    metrics_in_result,
+)
 from byzpy_tw.records.summary import format_attack_calls
+from byzpy_tw.tasks.metric import Metric
 
 _OFTEN = 3  # rounds in which a node was refused, for the summary to name it
 _MOST_NAMED = 10
@@ -23,8 +31,11 @@ class TextOutput:
 
     _write: Callable[[str], None]
     _quiet: bool = False
+    _metrics: Sequence[Metric] = field(default=DEFAULT, init=False)
 
     def handle(self, event: view.Event) -> None:
+        if isinstance(event, view.RunStarted):
+            self._metrics = described_metrics(event.description)
         for line in self._lines(event):
             self._write(line)
 
@@ -33,7 +44,7 @@ class TextOutput:
             case view.Notice(kind=view.Kind.ALWAYS):
                 yield event.line
             case view.RunFinished():
-                yield from _result_lines(event.result, event.directory)
+                yield from _result_lines(event.result, event.directory, self._metrics)
             case _ if self._quiet:
                 pass
             case view.Notice():
@@ -45,10 +56,10 @@ class TextOutput:
             case view.RoundCompleted():
                 record = event.record
                 yield from refusal_lines(record["round"], record["refused"])
-                if "accuracy" in record:
+                if values := metrics_in(record):
                     yield (
                         f"round {record['round'] + 1:>5}  loss {record['test_loss']:.4f}  "
-                        f"accuracy {record['accuracy']:7.2%}  elapsed {event.elapsed:.1f} s"
+                        f"{_evaluation(self._metrics, values)}  elapsed {event.elapsed:.1f} s"
                     )
 
 
@@ -83,13 +94,23 @@ def refusal_lines(round: int, refusals: Iterable[Mapping[str, Any]]) -> Iterator
             yield f"round {round}: node {refused['node']} refused: {why}"
 
 
-def _result_lines(result: Mapping[str, Any], directory: str) -> Iterator[str]:
-    if result["final_accuracy"] is not None:
-        yield (
-            f"final: loss {result['final_loss']:.4f}, accuracy "
-            f"{result['final_accuracy']:.2%} (worst {result['worst_accuracy']:.2%} over "
-            f"the last fifth of the evaluations, best {result['best_accuracy']:.2%})"
-        )
+def _evaluation(metrics: Iterable[Metric], values: Mapping[str, float | None]) -> str:
+    """Return the name and the value of each metric, in columns."""
+    found = ((metric, values.get(metric.name)) for metric in metrics)
+    return "  ".join(f"{metric.words} {metric.text(value):>7}" for metric, value in found)
+
+
+def _result_lines(
+    result: Mapping[str, Any], directory: str, metrics: Iterable[Metric]
+) -> Iterator[str]:
+    if result["final_loss"] is not None:
+        figures, when = metrics_in_result(result), " over the last fifth of the evaluations"
+        parts = [f"final: loss {result['final_loss']:.4f}"]
+        for metric in metrics:
+            final, worst, best = (metric.text(figures[metric.name][kind]) for kind in KINDS)
+            parts.append(f"{metric.words} {final} (worst {worst}{when}, best {best})")
+            when = ""
+        yield ", ".join(parts)
     failures = result.get("attack_failures")
     if failures is not None:
         often = format_attack_calls(failures["failed"], failures["of"], failures["probation"])
