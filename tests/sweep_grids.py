@@ -39,7 +39,8 @@ def ended(run: SweepRun, final: float | None = 0.9, **changes: Any) -> RunResult
         shares[i] = NodeShare(node=i, honest=False, excluded=1.0, refused=0.0)
     values: dict[str, Any] = {
         "run": run, "status": "finished", "error": "", "rounds": config.rounds,
-        "final": final, "worst": final, "best": final, "seconds": 1.5, "digest": "ab" * 32,
+        "metrics": {"accuracy": {"final": final, "worst": final, "best": final}},
+        "seconds": 1.5, "digest": "ab" * 32,
         "curve": ((5, 0.2), (10, final or 0.0)), "shares": tuple(shares),
     }  # fmt: skip
     return RunResult(**{**values, **changes})

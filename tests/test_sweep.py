@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import io
 import json
+import math
 import shlex
 import shutil
 from contextlib import redirect_stderr
@@ -28,6 +29,7 @@ from byzpy_tw.sweep.command import grid_of, jobs_for
 from byzpy_tw.sweep.grid import Cell, combine_chains, command_line, make_grid
 from byzpy_tw.sweep.resolve import cache_datasets, versions
 from byzpy_tw.sweep.results import CellResult, read
+from byzpy_tw.sweep.scores import goodness
 from tests.support import folder
 from tests.sweep_grids import digest, ended, grid, outcome
 
@@ -251,7 +253,7 @@ class OutcomeTests(SynchronousTestCase):
         (path / "rounds.jsonl").write_text(lines)
         plain = {
             "status": "finished", "error": None, "rounds": 2, "final_accuracy": 0.75,
-            "worst_accuracy": 0.5, "best_accuracy": 0.8, "seconds": 1.0,
+            "worst_accuracy": 0.75, "best_accuracy": 0.75, "seconds": 1.0,
             "parameters_sha256": "ab",
         }  # fmt: skip
         (path / "result.json").write_text(json.dumps({**plain, **result}))
@@ -268,7 +270,8 @@ class OutcomeTests(SynchronousTestCase):
         self.write(path, run.config)
         found = read(run, path)
         assert found is not None
-        self.assertEqual((found.final, found.worst, found.best), (0.75, 0.5, 0.8))
+        cell = CellResult(cell=grid().cells[0], ended=(found,))
+        self.assertEqual((cell.final, cell.worst, cell.best), (0.75, 0.75, 0.75))
         self.assertEqual(found.curve, ((2, 0.75),))
         share = found.shares[run.config.num_honest]
         self.assertEqual((share.honest, share.excluded, share.refused), (False, 0.5, 0.5))
@@ -297,7 +300,8 @@ class OutcomeTests(SynchronousTestCase):
             ("result.json", '"rounds": 2', '"rounds": 3'),
             ("result.json", '"final_accuracy": 0.75', '"final_accuracy": NaN'),
             ("result.json", '"final_accuracy": 0.75', '"final_accuracy": 7'),
-            ("result.json", '"worst_accuracy": 0.5', f'"worst_accuracy": {huge}'),
+            ("result.json", '"worst_accuracy": 0.75', f'"worst_accuracy": {huge}'),
+            ("result.json", '"worst_accuracy": 0.75', '"worst_accuracy": 0.7'),
             ("result.json", '"seconds": 1.0', '"seconds": 1e400'),
             ("result.json", '"status": "finished"', '"status": "waiting"'),
             ("result.json", '"error": null', f'"error": {deep}'),
@@ -332,9 +336,11 @@ class OutcomeTests(SynchronousTestCase):
             ended(cell.runs[1], None, status="diverged", error="x"),
         )
         found = CellResult(cell=cell, ended=runs)
-        self.assertEqual((found.status, found.value, found.reason), ("diverged", 0.0, "x"))
+        self.assertEqual((found.status, found.reason), ("diverged", "x"))
+        self.assertEqual(goodness(found), -math.inf)
         failed = CellResult(cell=cell, failures=("BAD: no",))
-        self.assertEqual((failed.status, failed.reason, failed.value), ("failed", "BAD: no", None))
+        self.assertEqual((failed.status, failed.reason), ("failed", "BAD: no"))
+        self.assertIsNone(goodness(failed))
 
 
 class DefaultsTests(SynchronousTestCase):

@@ -17,7 +17,8 @@ from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.results import CellResult, read
 from byzpy_tw.sweep.scheduler import Sweep
-from byzpy_tw.sweep.text import cell_line, collapsed, notes, sentences, table
+from byzpy_tw.sweep.scores import collapsed, goodness
+from byzpy_tw.sweep.text import cell_line, notes, sentences, table
 from tests.failing_plugins import heard, names
 from tests.support import folder
 from tests.sweep_grids import grid, outcome
@@ -62,7 +63,7 @@ class LabTests(TestCase):
         outcomes, found = lab.outcomes(), self.cells(lab)
         self.assertEqual(found["mean", "raises"].status, "failed")
         late = found["median", "raises-late"]
-        self.assertEqual((late.status, late.value), ("finished", None))
+        self.assertEqual((late.status, goodness(late)), ("finished", None))
         self.assertTrue(
             late.attack_failures.startswith(
                 "the attack failed in 6 of 20 calls (8 more were not waited for): round 3, "
@@ -141,7 +142,7 @@ class LabTests(TestCase):
         both = outcome(made.cells[1], 0.9, 0.9, failures=self.failures())
         self.assertIn("failed in 2 of 20 calls: round 4, node 9: no", both.attack_failures)
         one = CellResult(cell=made.cells[1], ended=both.ended[:1], failures=("BAD: no",))
-        self.assertEqual((one.status, one.value), ("failed", None))
+        self.assertEqual((one.status, goodness(one)), ("failed", None))
 
     def failures(self) -> AttackFailures | None:
         """Failures of ten rounds of one attacker, of which one failed."""

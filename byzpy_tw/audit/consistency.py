@@ -113,7 +113,7 @@ def compare_with_result(run: RecordedRun) -> Iterator[Problem]:
     result = run.result
     if result is None:
         return
-    summary = summarize(run.config, run.rounds)
+    summary = summarize(run.config, run.rounds, run.metrics)
     figures = json.loads(to_json(summary.figures()))
     for name, field in RESULT_FIELDS.items():
         if field.verified and name in result and result[name] != figures[name]:

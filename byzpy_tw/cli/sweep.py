@@ -17,7 +17,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "python -m byzpy_tw sweep [OPTIONS]"  # all of them would fill a screen
     parser.description = (
         "Train once with each defence under each attack, and show what is left of the "
-        "accuracy. Runs that an earlier call finished are not run again."
+        "accuracy, or of the task's first metric. Runs that an earlier call finished are not run "
+        "again."
     )
     parser.epilog = (
         "exit codes: 0 done, 1 a run failed, 2 bad usage, 130 and 143 interrupted (the "

@@ -14,6 +14,7 @@ from byzpy_tw import events
 from byzpy_tw.output.event_text import OF_ONE_ROUND, describe, shown_line
 from byzpy_tw.output.metrics import exposition
 from byzpy_tw.output.view import ServersKnown
+from byzpy_tw.records.metrics import described_metrics, metrics_in_result
 from byzpy_tw.report.curves import page_data
 from byzpy_tw.report.html import script_json
 from byzpy_tw.report.load import collect_facts
@@ -64,6 +65,7 @@ class LivePage:
             case events.NodesPlaced():
                 pass  # only the servers' states have changed
             case events.RunStarted():
+                report.history.metrics = described_metrics(event.description)
                 for record in event.records:
                     report.add(record)
                 report.facts = collect_facts(event.description, {})
@@ -76,6 +78,7 @@ class LivePage:
                 result, plain = event.result, (int, float, str)
                 report.status, report.error = result["status"], result["error"]
                 report.result = {k: v for k, v in result.items() if isinstance(v, plain)}
+                report.result["metrics"] = metrics_in_result(result)
                 self._data.rest = 0.0  # this must not wait for its time
             case _:
                 return  # the page shows it in other ways, or not at all

@@ -7,6 +7,7 @@ from typing import Any
 
 from byzpy_tw.records.schema import GAUGES, STATES
 from byzpy_tw.report.model import RunReport
+from byzpy_tw.tasks.metric import ACCURACY, Metric
 
 _MISSING = (
     b"no metrics: prometheus-client is not installed where the trainer runs: "
@@ -32,6 +33,14 @@ def exposition(run_report: RunReport) -> tuple[int, str, bytes]:
     return 200, CONTENT_TYPE_LATEST, generate_latest(registry)
 
 
+def _gauge(metric: Metric) -> tuple[str, str]:
+    """Return the name and the help text of the gauge of `metric`."""
+    if metric == ACCURACY:  # a name that dashboards know
+        return "accuracy", "Share of the test data, 0 to 1."
+    unit = f", in {metric.unit}" if metric.unit else ""
+    return f"test_{metric.name}", f"{metric.title} on the test data{unit}."
+
+
 def _metrics(run_report: RunReport) -> Iterator[Any]:
     """Yield the metrics of `run_report` as it is now."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
@@ -43,8 +52,13 @@ def _metrics(run_report: RunReport) -> Iterator[Any]:
     yield GaugeMetricFamily(
         "byzpy_tw_rounds_planned", "Rounds that there are to be.", value=history.planned
     )
+    gauges = []
     for entry, (name, help) in GAUGES.items():
-        if (value := counts.latest.get(entry)) is not None:
+        gauges.append((name, help, counts.latest.get(entry)))
+        if entry == "test_loss":
+            gauges += [(*_gauge(m), counts.metrics.get(m.name)) for m in history.metrics]
+    for name, help, value in gauges:
+        if value is not None:
             yield GaugeMetricFamily(f"byzpy_tw_{name}", help, value=value)
     phases = CounterMetricFamily(
         "byzpy_tw_phase_seconds", "Time spent in each phase of rounds.", labels=["phase"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import IO, Any
 
@@ -15,6 +15,8 @@ from byzpy_tw.console import rich_console
 from byzpy_tw.events import Event, RoundCompleted, RunConfigured, RunEnded, RunStarted
 from byzpy_tw.output.text import TextOutput, refusal_lines
 from byzpy_tw.output.view import ServersKnown
+from byzpy_tw.records.metrics import DEFAULT, described_metrics, metrics_in
+from byzpy_tw.tasks.metric import Metric
 
 REDRAW_SECONDS = 0.25  # drawing takes about 1.5 ms of the reactor's thread
 
@@ -28,7 +30,7 @@ class _Figures(ProgressColumn):
 
 @define(eq=False)
 class ProgressBar:
-    """Rounds, rounds a second, time left, loss, accuracy, nodes refused or lost.
+    """Rounds, rounds a second, time left, loss, metrics, nodes refused or lost.
 
     Evaluations are shown in the bar only; a refusal has a line of its own the first time
     that a node is refused for a reason.
@@ -39,7 +41,8 @@ class ProgressBar:
     _text: TextOutput = field(init=False)
     _rounds: int = field(default=0, init=False)
     _seen: set[tuple[int, str]] = field(factory=set, init=False)
-    _accuracy: float | None = field(default=None, init=False)
+    _metrics: Sequence[Metric] = field(default=DEFAULT, init=False)
+    _values: Mapping[str, float | None] = field(factory=dict, init=False)  # newest evaluation
     _figures: list[str] = field(factory=list, init=False)  # of the last round
     _drawn: float = field(default=0.0, init=False)
 
@@ -58,6 +61,8 @@ class ProgressBar:
     def handle(self, event: Event | ServersKnown) -> None:
         match event:
             case RunStarted():
+                self._text.handle(event)
+                self._metrics = described_metrics(event.description)
                 for record in event.records:
                     self._count(record)
                 self._bar.add_task("", total=self._rounds, completed=len(event.records), figures="")
@@ -83,8 +88,9 @@ class ProgressBar:
         self._count(record)
         loss = record["loss"]
         self._figures = [f"loss {loss:.4g}" if loss is not None else "loss not finite"]
-        if self._accuracy is not None:
-            self._figures.append(f"accuracy {self._accuracy:.2%}")
+        for metric in self._metrics:
+            if metric.name in self._values:
+                self._figures.append(f"{metric.words} {metric.text(self._values[metric.name])}")
         if refused:
             more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
             nodes = ", ".join(str(r["node"]) for r in refused[:3])
@@ -94,7 +100,7 @@ class ProgressBar:
 
     def _count(self, record: Mapping[str, Any]) -> None:
         self._seen.update((r["node"], r["reason"]) for r in record["refused"])
-        self._accuracy = record.get("accuracy", self._accuracy)
+        self._values = metrics_in(record) or self._values
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 
 from byzpy_tw import events
 from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.output.event_text import shown_line
 from byzpy_tw.output.view import ServersKnown
+from byzpy_tw.records.metrics import (
+    DEFAULT,
+    KINDS,
+    described_metrics,
+    metrics_in,
+    metrics_in_result,
+)
 from byzpy_tw.records.summary import format_attack_calls
+from byzpy_tw.tasks.metric import Metric
 
 _OFTEN = 3  # rounds in which a node was refused, for the summary to name it
 _MOST_NAMED = 10
@@ -24,8 +32,11 @@ class TextOutput:
 
     _write: Callable[[str], None]
     _quiet: bool = False
+    _metrics: Sequence[Metric] = field(default=DEFAULT, init=False)
 
     def handle(self, event: events.Event | ServersKnown) -> None:
+        if isinstance(event, events.RunStarted):
+            self._metrics = described_metrics(event.description)
         for line in self._lines(event):
             self._write(line)
 
@@ -34,7 +45,7 @@ class TextOutput:
             case events.Notice(kind=events.Kind.ALWAYS):
                 yield shown_line(event)
             case events.RunFinished():
-                yield from _result_lines(event.result, event.directory)
+                yield from _result_lines(event.result, event.directory, self._metrics)
             case _ if self._quiet:
                 pass
             case events.Incident():
@@ -48,10 +59,10 @@ class TextOutput:
             case events.RoundCompleted():
                 record = event.record
                 yield from refusal_lines(record["round"], record["refused"])
-                if "accuracy" in record:
+                if values := metrics_in(record):
                     yield (
                         f"round {record['round'] + 1:>5}  loss {record['test_loss']:.4f}  "
-                        f"accuracy {record['accuracy']:7.2%}  elapsed {event.elapsed:.1f} s"
+                        f"{_evaluation(self._metrics, values)}  elapsed {event.elapsed:.1f} s"
                     )
 
 
@@ -86,13 +97,23 @@ def refusal_lines(round: int, refusals: Iterable[Mapping[str, Any]]) -> Iterator
             yield f"round {round}: node {refused['node']} refused: {why}"
 
 
-def _result_lines(result: Mapping[str, Any], directory: str) -> Iterator[str]:
-    if result["final_accuracy"] is not None:
-        yield (
-            f"final: loss {result['final_loss']:.4f}, accuracy "
-            f"{result['final_accuracy']:.2%} (worst {result['worst_accuracy']:.2%} over "
-            f"the last fifth of the evaluations, best {result['best_accuracy']:.2%})"
-        )
+def _evaluation(metrics: Iterable[Metric], values: Mapping[str, float | None]) -> str:
+    """Return the name and the value of each metric, in columns."""
+    found = ((metric, values.get(metric.name)) for metric in metrics)
+    return "  ".join(f"{metric.words} {metric.text(value):>7}" for metric, value in found)
+
+
+def _result_lines(
+    result: Mapping[str, Any], directory: str, metrics: Iterable[Metric]
+) -> Iterator[str]:
+    if result["final_loss"] is not None:
+        figures, when = metrics_in_result(result), " over the last fifth of the evaluations"
+        parts = [f"final: loss {result['final_loss']:.4f}"]
+        for metric in metrics:
+            final, worst, best = (metric.text(figures[metric.name][kind]) for kind in KINDS)
+            parts.append(f"{metric.words} {final} (worst {worst}{when}, best {best})")
+            when = ""
+        yield ", ".join(parts)
     failures = result.get("attack_failures")
     if failures is not None:
         often = format_attack_calls(failures["failed"], failures["of"], failures["probation"])

@@ -18,7 +18,9 @@ from attrs import define, field
 from byzpy_tw import files
 from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.errors import ByzpyTwError, CannotRecord, ConfigError, RunDirectoryError
+from byzpy_tw.records.metrics import described_metrics
 from byzpy_tw.records.schema import decode_json, find_result_error, parse_record
+from byzpy_tw.tasks.metric import Metric
 from byzpy_tw.text import clean_value, printable
 
 CONFIG, ROUNDS, RESULT = "config.json", "rounds.jsonl", "result.json"
@@ -105,6 +107,11 @@ class RecordedRun:
             ) from e
 
     @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of the run's task; `RunDirectoryError` for what can be none."""
+        return described_metrics(self.description, printable(self.path / CONFIG))
+
+    @cached_property
     def reader(self) -> RoundReader:
         """The reader of the rounds; needs no more of the options than the number of nodes."""
         return RoundReader(
@@ -118,7 +125,7 @@ class RecordedRun:
 
     def check(self) -> None:
         """Raise `RunDirectoryError` for anything that is damaged, but for a torn last line."""
-        _, _ = self.config, self.rounds  # reading them raises, or finds damage
+        _, _, _ = self.config, self.metrics, self.rounds  # reading them raises, or finds damage
         if self.reader.damage:
             raise RunDirectoryError(
                 f"{printable(self.path)}: {self.reader.damage}; put back what was there, or "

@@ -102,7 +102,7 @@ def reopen(
             raise RunDirectoryError(
                 f"{printable(path / CONFIG)} is not of this version of byzpy_tw"
             )
-        rounds = run.rounds  # read now: it tells the damage, too
+        rounds, _ = run.rounds, run.metrics  # read now: they tell the damage, too
         state = _newest_state(run, say)
         if state is None and list_checkpoints(path) and finished_rounds(run) != config.rounds:
             damage = run.reader.damage

@@ -159,9 +159,12 @@ class Field:
     required: bool = False  # also in records of the first versions
     plotted: bool = False  # whether a page draws it as a curve
     metric: tuple[str, str] | None = None  # name and help text of a gauge at /metrics
-    columns: tuple[str, ...] = ()  # of the CSV
+    columns: tuple[str, ...] = ()  # of the CSV; `METRICS` stands for one for each metric
     cells: Callable[[Any], Sequence[Any]] = lambda value: [value]  # for these columns
     verified: bool = False  # whether `verify` computes it again
+
+
+METRICS = "{metrics}"
 
 
 def _fields(*fields: Field) -> Mapping[str, Field]:
@@ -228,11 +231,10 @@ ROUND_FIELDS = _fields(
           metric=("test_loss", "Loss on the test data.")),
     Field("accuracy", "that of `metrics`, from 0 to 1; in this release only", NUMBER,
           when="in the same rounds, of a task with this metric",
-          plotted=True, verified=True, columns=("accuracy",),
-          metric=("accuracy", "Share of the test data, 0 to 1.")),
+          verified=True),
     Field("metrics", "on the test data, by name; config.json has their units",
           _dict_of(NUMBER_OR_NULL, "numbers by metric"), when="in the same rounds",
-          verified=True),
+          verified=True, columns=(METRICS,)),
     Field("f", "the f that the rule was run with", RULE_F, required=True, columns=("f",),
           metric=("budget", "The rule's f in the last round.")),
     Field("aggregate_norm", "norm of the aggregate", NUMBER_OR_NULL, verified=True,
@@ -271,12 +273,17 @@ RESULT_FIELDS = _fields(
     Field("error", "what ended it early, or null", TEXT_OR_NULL),
     Field("error_code", "the code of that error, or null", TEXT_OR_NULL),
     Field("rounds", "that are on record", verified=True),
-    Field("final_accuracy", "of the last evaluation; null where there was none",
+    Field("final_accuracy", "that of `metrics`; null where there is none; in this release only",
           NUMBER_OR_NULL, verified=True),
-    Field("final_loss", "likewise, on the test data", NUMBER_OR_NULL, verified=True),
-    Field("worst_accuracy", "over the last fifth of the evaluations: the best alone would "
-          "flatter a run that collapsed", NUMBER_OR_NULL, verified=True),
-    Field("best_accuracy", "over all of them", NUMBER_OR_NULL, verified=True),
+    Field("final_loss", "of the last evaluation, on the test data; null where there was none",
+          NUMBER_OR_NULL, verified=True),
+    Field("worst_accuracy", "as `final_accuracy`", NUMBER_OR_NULL, verified=True),
+    Field("best_accuracy", "likewise", NUMBER_OR_NULL, verified=True),
+    Field("metrics", "for each metric `final`, of the last evaluation; `worst`, over the last "
+          "fifth of the evaluations, for the best alone would flatter a run that collapsed; and "
+          "`best`, over all of them; null where there was none",
+          _dict_of(_dict_with("", final=NUMBER_OR_NULL, worst=NUMBER_OR_NULL,
+                              best=NUMBER_OR_NULL), "values by metric"), verified=True),
     Field("refused", "for each node that was refused: how often, by reason", verified=True),
     Field("attack_failures", "null where no attack call failed; else `failed` calls `of` so "
           "many, `probation` more that were not waited for because their nodes had failed "

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field, frozen
 
 from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.records.metrics import DEFAULT, KINDS, metrics_in
 from byzpy_tw.records.schema import GAUGES, PLOTTED
 from byzpy_tw.rounds.round import Reason, one_line
+from byzpy_tw.tasks.metric import Metric
 
 _PHASES = 8  # more than a trainer writes; a file may hold anything
 _LATEST = ("round", *dict.fromkeys([*PLOTTED, *GAUGES]))
@@ -69,6 +71,7 @@ class RoundCounts:
     excluded: Counter[int] = field(factory=Counter, init=False)  # node -> rounds
     refused: dict[int, Counter[str]] = field(factory=dict, init=False)  # node -> reason -> rounds
     latest: dict[str, Any] = field(factory=dict, init=False)  # entries of the newest record
+    metrics: Mapping[str, float | None] = field(factory=dict, init=False)  # newest evaluation
     evaluated: int = field(default=0, init=False)  # rounds until the last evaluation
     digest: str | None = field(default=None, init=False)  # of the newest parameters
     _byzantine_asked: int = field(default=0, init=False)  # calls of the attack
@@ -102,8 +105,8 @@ class RoundCounts:
             self._add_refusal(refused)
         # A figure of an earlier evaluation stands until the next one.
         self.latest.update((name, record[name]) for name in _LATEST if name in record)
-        if "accuracy" in record:
-            self.evaluated = self.rounds
+        if found := metrics_in(record):
+            self.metrics, self.evaluated = found, self.rounds
 
     def _add_refusal(self, refused: Mapping[str, Any]) -> None:
         node, reason = refused["node"], refused["reason"][:40]
@@ -137,28 +140,30 @@ class RunSummary:
     """The figures of result.json, from each record in order.  Make one with `summarize`."""
 
     counts: RoundCounts
-    _evaluations: list[tuple[float, float]] = field(factory=list, init=False)  # loss, accuracy
+    metrics: Sequence[Metric] = DEFAULT
+    _losses: list[float] = field(factory=list, init=False)  # of each evaluation
+    _values: list[Mapping[str, float | None]] = field(factory=list, init=False)  # its metrics
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Count one more round."""
         self.counts.add(record)
-        if "accuracy" in record:
+        if found := metrics_in(record):
             loss = record["test_loss"]  # null on disk, where it was not finite
-            self._evaluations.append((math.nan if loss is None else loss, record["accuracy"]))
+            self._losses.append(math.nan if loss is None else loss)
+            self._values.append(found)
 
     def figures(self) -> dict[str, Any]:
         """Return the part of result.json that the records decide."""
-        counts, accuracies = self.counts, [accuracy for _, accuracy in self._evaluations]
-        # Worst over the last fifth: the best alone flatters a run that collapsed.
-        tail = accuracies[-max(1, len(accuracies) // 5) :]
-        loss, accuracy = self._evaluations[-1] if self._evaluations else (None, None)
-        failures = counts.attack_failures
+        counts, failures = self.counts, self.counts.attack_failures
+        metrics = {metric.name: self._extremes(metric) for metric in self.metrics}
+        accuracy = metrics.get("accuracy", dict.fromkeys(KINDS))
         return {
             "rounds": counts.rounds,
-            "final_accuracy": accuracy,
-            "final_loss": loss,
-            "worst_accuracy": min(tail, default=None),
-            "best_accuracy": max(accuracies, default=None),
+            "final_accuracy": accuracy["final"],
+            "final_loss": self._losses[-1] if self._losses else None,
+            "worst_accuracy": accuracy["worst"],
+            "best_accuracy": accuracy["best"],
+            "metrics": metrics,
             "refused": {str(n): dict(why) for n, why in sorted(counts.refused.items())},
             "attack_failures": failures
             and {name: getattr(failures, name) for name in ("failed", "probation", "of", "first")},
@@ -166,10 +171,26 @@ class RunSummary:
             "parameters_sha256": counts.digest,
         }
 
+    def _extremes(self, metric: Metric) -> dict[str, float | None]:
+        """Return the last value of `metric`, the worst of the end, and the best of all."""
+        found = [values.get(metric.name) for values in self._values]
+        values = [value if value is not None and math.isfinite(value) else None for value in found]
+        # Worst over the last fifth: the best alone flatters a run that collapsed.
+        tail = values[-max(1, len(values) // 5) :]
+        finite = [value for value in values if value is not None]
+        # Nothing is worse than a value that is not finite.
+        worst = None if None in tail else metric.worst([v for v in tail if v is not None])
+        final = values[-1] if values else None
+        return dict(zip(KINDS, (final, worst, metric.best(finite)), strict=True))
 
-def summarize(config: RunConfig, records: Iterable[Mapping[str, Any]] = ()) -> RunSummary:
+
+def summarize(
+    config: RunConfig,
+    records: Iterable[Mapping[str, Any]] = (),
+    metrics: Sequence[Metric] = DEFAULT,
+) -> RunSummary:
     """Return the summary of `records`, and of those that are added, of a run of `config`."""
-    summary = RunSummary(RoundCounts(config.num_honest, config.num_byz))
+    summary = RunSummary(RoundCounts(config.num_honest, config.num_byz), metrics)
     for record in records:
         summary.add(record)
     return summary
@@ -178,3 +199,9 @@ def summarize(config: RunConfig, records: Iterable[Mapping[str, Any]] = ()) -> R
 def curve(records: Iterable[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
     """Return (rounds run, value) of each record in which the entry `name` has a value."""
     return [(r["round"] + 1, r[name]) for r in records if r.get(name) is not None]
+
+
+def metric_curve(records: Iterable[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Return (rounds run, value) of each evaluation in which the metric `name` was finite."""
+    found = ((record["round"] + 1, metrics_in(record).get(name)) for record in records)
+    return [(rounds, value) for rounds, value in found if value is not None]

@@ -35,6 +35,15 @@ const byzpy = (() => {
     if (minutes < 100) return minutes + " min " + Math.round(seconds % 60) + " s";
     return Math.floor(minutes / 60) + " h " + (minutes % 60) + " min";
   }
+  // A value of a metric, in its format of Python (".2%", ".3g") and with its unit.
+  function measured(value, { format, unit }) {
+    if (missing(value)) return "–";
+    const kind = format.slice(-1), digits = Number(format.slice(1, -1));
+    if (kind === "%") return (100 * value).toFixed(digits) + " %";
+    const text = kind === "f" ? value.toFixed(digits) : kind === "e" ? value.toExponential(digits)
+      : String(Number(value.toPrecision(Math.max(1, digits))));
+    return unit ? text + " " + unit : text;
+  }
   const FORMATS = { number, seconds: duration,
     share: (v) => (missing(v) ? "–" : Number((100 * v).toPrecision(4)) + " %") };
 
@@ -78,9 +87,11 @@ const byzpy = (() => {
   // Called again for the same `holder`, charts take the new figures and stay zoomed.
   function drawCharts(holder, specs) {
     for (const [i, spec] of specs.entries()) {
-      if (!holder.children[i]) holder.append(element("figure", { "data-part": spec.name }));
+      if (!holder.children[i]) holder.append(element("figure"));
+      holder.children[i].dataset.part = spec.name;
       chart(holder.children[i], spec);
     }
+    while (holder.children.length > specs.length) holder.lastChild.remove();
   }
 
   const charts = new WeakMap();
@@ -98,7 +109,7 @@ const byzpy = (() => {
         `${show(Math.min(...there))}, highest ${show(Math.max(...there))}`;
     }).join("; ") || "no data"));
     state.empty.hidden = drawn.length > 0;
-    const form = JSON.stringify([state.log, drawn.map((s) => [s.name, !s.low, isDotted(s)])]);
+    const form = JSON.stringify([state.log, spec.format, drawn.map((s) => [s.name, !s.low, isDotted(s)])]);
     if (state.plot && form === state.form) return state.plot.setData(state.data);
     state.plot?.destroy();
     return Object.assign(state, { form, plot: plotOf(state) });
@@ -239,5 +250,5 @@ const byzpy = (() => {
     event.preventDefault();
   }
 
-  return { element, shape, number, duration, roundsOf, showTip, legend, drawCharts };
+  return { element, shape, number, measured, duration, roundsOf, showTip, legend, drawCharts };
 })();

@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from byzpy_tw.report.model import RunReport
+from byzpy_tw.tasks.metric import Metric
 
 COLOURS = 8  # and as many dash patterns, in the pages' stylesheet and script
 
-_CHARTED = ("accuracy", "loss", "test_loss", "seconds")  # others have a chart of their own
+_CHARTED = ("loss", "test_loss", "seconds")  # others have a chart of their own
 
 
 def line(index: int, name: str, values: Mapping[str, Any], **more: Any) -> dict[str, Any]:
@@ -27,10 +28,17 @@ def line(index: int, name: str, values: Mapping[str, Any], **more: Any) -> dict[
     return {"name": name, **style, **values, **more}
 
 
-def accuracy_chart(
-    rounds: Mapping[str, int], series: Sequence[Any], title: str = "Accuracy on the test data"
+def metric_chart(
+    metric: Metric, rounds: Mapping[str, int], series: Sequence[Any], title: str = ""
 ) -> dict[str, Any]:
-    return _chart("accuracy", title, "share", rounds, series, floor=0, ceiling=1)
+    """Return a chart of `metric`; that of a share goes from 0 to 1 if its values do."""
+    bands = [s.get(edge) or () for s in series for edge in ("mean", "low", "high")]
+    is_part = all(0 <= value <= 1 for band in bands for value in band if value is not None)
+    axis = {"floor": 0, "ceiling": 1} if metric.is_share and is_part else {}
+    unit = f", in {metric.unit}" if metric.unit else ""
+    title = title or f"{metric.title} on the test data{unit}"
+    form = "share" if metric.is_share else "number"
+    return _chart(metric.name, title, form, rounds, series, **axis)
 
 
 def page_data(reports: Sequence[RunReport]) -> dict[str, Any]:
@@ -39,6 +47,8 @@ def page_data(reports: Sequence[RunReport]) -> dict[str, Any]:
     charts = run_charts(runs[0]) if len(runs) == 1 else comparison_charts(runs)
     for run in runs:
         del run["curves"], run["phases"]
+        for metric in run["metrics"]:
+            del metric["curve"]
     return {**(runs[0] if len(runs) == 1 else {"runs": runs}), "charts": charts}
 
 
@@ -59,8 +69,12 @@ def run_charts(run: Mapping[str, Any]) -> list[dict[str, Any]]:
         if name not in _CHARTED
     ]
     title = "Time of a round, by phase"
+    measured = [
+        metric_chart(metric, rounds, [line(0, metric.words, curve, dots=True)])
+        for metric, curve in _metric_curves(run).items()
+    ]
     return [
-        accuracy_chart(rounds, [line(0, "accuracy", curves["accuracy"], dots=True)]),
+        *measured,
         _chart("loss", "Loss", "number", rounds, losses),
         _chart("phases", title, "seconds", rounds, phases, floor=0, stacked=True),
         *others,
@@ -71,18 +85,34 @@ def comparison_charts(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     """Return the charts that lay several runs over each other."""
     rounds = {key: max(run["rounds"][key] for run in runs) for key in ("span", "width", "done")}
 
-    def lines(name: str, dots: bool = True) -> list[dict[str, Any]]:
+    def lines(
+        curves: Sequence[Mapping[str, Any] | None], dots: bool = True
+    ) -> list[dict[str, Any]]:
         return [
-            line(i, run["name"], {"mean": run["curves"][name]["mean"]}, dots=dots,
-                 width=run["rounds"]["width"])
-            for i, run in enumerate(runs)
-        ]  # fmt: skip
+            line(i, run["name"], {"mean": curve["mean"]}, dots=dots, width=run["rounds"]["width"])
+            for i, (run, curve) in enumerate(zip(runs, curves, strict=True))
+            if curve is not None
+        ]
 
+    # Of two tasks' metrics with one name, those in other units have a chart of their own.
+    found = [{(m.name, m.unit): (m, c) for m, c in _metric_curves(run).items()} for run in runs]
+    measured = {key: metric for each in found for key, (metric, _) in each.items()}
+    losses, seconds = ([run["curves"][name] for run in runs] for name in ("test_loss", "seconds"))
     return [
-        accuracy_chart(rounds, lines("accuracy")),
-        _chart("loss", "Loss on the test data", "number", rounds, lines("test_loss")),
-        _chart("seconds", "Seconds a round", "seconds", rounds, lines("seconds", False), floor=0),
+        *(
+            metric_chart(metric, rounds, lines([each.get(key, (None, None))[1] for each in found]))
+            for key, metric in measured.items()
+        ),
+        _chart("loss", "Loss on the test data", "number", rounds, lines(losses)),
+        _chart("seconds", "Seconds a round", "seconds", rounds, lines(seconds, False), floor=0),
     ]
+
+
+def _metric_curves(run: Mapping[str, Any]) -> dict[Metric, Mapping[str, Any]]:
+    return {
+        Metric(each["name"], each["unit"], each["better"], each["format"]): each["curve"]
+        for each in run["metrics"]
+    }
 
 
 def _chart(

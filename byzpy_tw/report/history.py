@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from attrs import define, field
 
+from byzpy_tw.records.metrics import DEFAULT, metrics_in
 from byzpy_tw.records.schema import EXCLUDED, PLOTTED, REFUSED, SELECTED, STATES, refusal_state
 from byzpy_tw.records.summary import RoundCounts
 from byzpy_tw.report.downsample import COLUMNS, Series
+from byzpy_tw.tasks.metric import Metric
 
 SHOWN = 256  # nodes that have a strip of their own
 
@@ -28,6 +31,8 @@ class RoundHistory:
     width: int = field(default=1, init=False)  # rounds in a column
     series: dict[str, Series] = field(init=False)  # by the name of the entry
     phases: dict[str, Series] = field(factory=dict, init=False)
+    metrics: Sequence[Metric] = field(default=DEFAULT, init=False)
+    _measured: dict[str, Series] = field(factory=dict, init=False)  # by the metric's name
     totals: np.ndarray = field(init=False)  # (n, states): rounds
     shown: np.ndarray = field(init=False)  # the nodes that have a strip
     _strips: np.ndarray = field(init=False)  # (shown, columns, states): rounds
@@ -41,6 +46,10 @@ class RoundHistory:
         honest = min(self.num_honest, SHOWN - byzantine)
         self.shown = np.r_[0:honest, self.num_honest : self.num_honest + byzantine]
         self._strips = np.zeros((len(self.shown), COLUMNS, len(STATES)), np.uint32)
+
+    def metric_series(self, metric: Metric) -> Series:
+        """Return the values of one of `metrics`."""
+        return self._measured.setdefault(metric.name, Series())
 
     @property
     def done(self) -> int:
@@ -56,7 +65,8 @@ class RoundHistory:
         """Count one more round."""
         if self.done // self.width >= COLUMNS:  # no column is left
             self.width *= 2
-            for series in (*self.series.values(), *self.phases.values()):
+            kept = (self.series, self.phases, self._measured)
+            for series in chain.from_iterable(found.values() for found in kept):
                 series.merge()
             strips = self._strips[:, 0::2] + self._strips[:, 1::2]
             self._strips = np.concatenate([strips, np.zeros_like(strips)], axis=1)
@@ -64,6 +74,9 @@ class RoundHistory:
         self.counts.add(record)
         for name, series in self.series.items():
             series.add(column, record.get(name))
+        values = metrics_in(record)
+        for metric in self.metrics:
+            self.metric_series(metric).add(column, values.get(metric.name))
         for phase in self.counts.phase_seconds:  # not more than are counted
             self.phases.setdefault(phase, Series()).add(column, record["phases"].get(phase))
         states = np.zeros(self.counts.n, np.uint8)

@@ -17,6 +17,7 @@ def read(path: Path) -> RunReport:
     """Return the report of the run in `path` up to damage; `RunDirectoryError` for no run."""
     run = read_run(path)
     report = begin(path.resolve().name, run.options)
+    report.history.metrics = run.metrics
     placement = run.description.get("placement")
     for record in run.reader:
         placement = record.get("placement", placement)

@@ -10,6 +10,7 @@ import attrs
 from attrs import define, field
 
 from byzpy_tw.config.run_config import RunConfig, flag
+from byzpy_tw.records.metrics import metrics_in_result
 from byzpy_tw.records.schema import PLOTTED, STATES, is_number
 from byzpy_tw.report.downsample import round_digits
 from byzpy_tw.report.history import RoundHistory
@@ -65,6 +66,7 @@ class RunReport:
                 "columns": columns,
             },
             "figures": self._figures(),
+            "metrics": self._metrics(),
             "curves": {name: series.plain(columns) for name, series in history.series.items()},
             "phases": {name[:40]: s.means(columns) for name, s in history.phases.items()},
             "nodes": self._nodes(),
@@ -101,14 +103,28 @@ class RunReport:
         counts = self.history.counts
         ran = sum(counts.phase_seconds.values())
         found: dict[str, Any] = {name: counts.latest.get(name) for name in PLOTTED}
-        for name in ("worst_accuracy", "best_accuracy", "seconds"):
-            found[name] = self.result.get(name)
+        found["seconds"] = self.result.get("seconds")
         return {
             **{n: round_digits(float(v)) if is_number(v) else None for n, v in found.items()},
             "seconds_a_round": round_digits(ran / counts.rounds) if counts.rounds else None,
             "charged": counts.refusals,
             "bytes": [counts.bytes_sent, counts.bytes_received],
         }
+
+    def _metrics(self) -> list[dict[str, Any]]:
+        """Return each metric, with its last value and those of the result."""
+        history, figures = self.history, metrics_in_result(self.result)
+        found = []
+        for metric in history.metrics:
+            values = figures.get(metric.name, {})
+            found.append({
+                **attrs.asdict(metric),
+                "value": _finite(history.counts.metrics.get(metric.name)),
+                "worst": _finite(values.get("worst")),
+                "best": _finite(values.get("best")),
+                "curve": history.metric_series(metric).plain(history.columns),
+            })  # fmt: skip
+        return found
 
     def _nodes(self) -> list[dict[str, Any]]:
         """Return each node with a strip, with its server and the number of rounds by state."""
@@ -127,6 +143,10 @@ class RunReport:
             }
             for node, letters, digits, excluded in history.strips()
         ]
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if is_number(value) else None
 
 
 def options_of(options: Mapping[str, Any]) -> list[list[Any]]:

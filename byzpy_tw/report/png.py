@@ -8,7 +8,7 @@ from typing import Any
 
 from byzpy_tw.errors import ConfigError, RunDirectoryError
 from byzpy_tw.records.schema import STATES
-from byzpy_tw.report.curves import COLOURS, comparison_charts
+from byzpy_tw.report.curves import comparison_charts
 from byzpy_tw.report.history import LETTERS
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.text import printable
@@ -17,6 +17,7 @@ from byzpy_tw.text import printable
 _LINES = ("#0072b2", "#d55e00", "#008a66", "#b5568c", "#b07d00", "#3a9bd0", "#4d4d4d", "#8d969e")
 _STATES = ("#cfe0ea", "#0072b2", "#d55e00", "#f0b429", "#24292e", "#b77fb0", "#ffffff")
 _MOST_STRIPS = 64
+_ACROSS = 3  # charts in a row
 
 
 def write_png(reports: Sequence[RunReport], path: Path) -> None:
@@ -31,14 +32,23 @@ def write_png(reports: Sequence[RunReport], path: Path) -> None:
         raise ConfigError(f"--png: {e}: pip install 'byzpy-tw[png]'") from e
     runs = [report.plain() for report in reports]
     strips = runs[0]["nodes"][:_MOST_STRIPS] if len(runs) == 1 else []
-    height = 3.4 + (0.8 + 0.2 * len(strips) if strips else 0)
+    charts = comparison_charts(runs)
+    rows = -(-len(charts) // _ACROSS)
+    height = 3.4 * rows + (0.8 + 0.2 * len(strips) if strips else 0)
     figure = Figure(figsize=(11, height), layout="constrained")
     parts: Any = [figure]
     if strips:
-        parts = figure.subfigures(2, 1, height_ratios=[3.4, height - 3.4])
+        parts = figure.subfigures(2, 1, height_ratios=[3.4 * rows, height - 3.4 * rows])
         _strips(parts[1].subplots(), runs[0]["rounds"], strips)
-    for axes, chart in zip(parts[0].subplots(1, 3), comparison_charts(runs), strict=True):
+    most = max(len(chart["series"]) for chart in charts)
+    named = next(chart for chart in charts if len(chart["series"]) == most)
+    grid = list(parts[0].subplots(rows, _ACROSS).flat)
+    for axes, chart in zip(grid, charts, strict=False):
         _curves(axes, chart)
+        if most > 1 and chart is named:
+            axes.legend(frameon=False, fontsize=8)
+    for axes in grid[len(charts) :]:
+        axes.remove()
     figure.suptitle(" · ".join(_literal(run["name"]) for run in runs)[:120], fontsize=10)
     try:
         figure.savefig(path, dpi=150, format="png")
@@ -48,21 +58,20 @@ def write_png(reports: Sequence[RunReport], path: Path) -> None:
 
 def _curves(axes: Any, chart: Mapping[str, Any]) -> None:
     lines = chart["series"]
-    for i, line in enumerate(lines):
-        width = line["width"]
+    for line in lines:
+        colour, width = int(line["mark"][1:]), line["width"]
         points = [(c * width + width / 2, v) for c, v in enumerate(line["mean"]) if v is not None]
         axes.plot(
             [x for x, _ in points], [y for _, y in points], linewidth=1.4,
             marker="." if line.get("dots") and len(points) <= 60 else "",
-            color=_LINES[i % COLOURS], linestyle="-" if i < COLOURS else "--",
+            color=_LINES[colour], linestyle="-" if line["dash"] == colour else "--",
             label=_literal(line["name"][:30]),
         )  # fmt: skip
     axes.set(title=chart["title"], xlabel="round", xlim=(0, chart["rounds"]["span"]))
-    axes.set_ylim(chart.get("floor", 0), chart.get("ceiling"))
+    lowest = min((v for line in lines for v in line["mean"] if v is not None), default=0)
+    axes.set_ylim(chart.get("floor", 0 if lowest >= 0 else None), chart.get("ceiling"))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(lines) > 1 and chart["name"] == "accuracy":
-        axes.legend(frameon=False, fontsize=8)
 
 
 def _strips(axes: Any, rounds: Mapping[str, int], nodes: Sequence[Mapping[str, Any]]) -> None:

@@ -5,7 +5,7 @@ A notebook shows it as curves and a table, in HTML that needs no network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -18,7 +18,9 @@ from byzpy_tw.config.paths import absolute, expand_home
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, RunFailed, error_from_code
 from byzpy_tw.records.folder import list_checkpoints, read_run
-from byzpy_tw.records.summary import curve, summarize
+from byzpy_tw.records.metrics import DEFAULT, KINDS, metrics_in_result
+from byzpy_tw.records.summary import curve, metric_curve, summarize
+from byzpy_tw.tasks.metric import Metric
 
 _NOTEBOOK_STYLE = """
 th, td { text-align: left; }
@@ -33,13 +35,15 @@ class Result:
 
     ``config`` leaves out the folder, which is ``path``, and can begin another run.  ``history`` has
     one record a round, as in rounds.jsonl: round, loss, seconds, selected and refused nodes,
-    accuracy where it was evaluated, and more.  ``figures`` is result.json.
+    metrics where it was evaluated, and more.  ``figures`` is result.json.  ``task_metrics``
+    describes the metrics of its task: name, unit, the better direction and the format.
     """
 
     path: Path
     config: RunConfig
     history: tuple[Mapping[str, Any], ...]
     figures: Mapping[str, Any]
+    task_metrics: Sequence[Metric] = DEFAULT
 
     @classmethod
     def read(cls, path: str | PathLike[str]) -> Result:
@@ -52,9 +56,9 @@ class Result:
         config = attrs.evolve(run.config, run_dir=None)
         figures = run.result
         if figures is None:
-            figures = summarize(config, run.rounds).figures()
+            figures = summarize(config, run.rounds, run.metrics).figures()
             figures = {"status": "unfinished", "error": None, **figures}
-        return cls(path, config, tuple(run.rounds), figures)
+        return cls(path, config, tuple(run.rounds), figures, run.metrics)
 
     @property
     def status(self) -> str:
@@ -67,6 +71,22 @@ class Result:
         return len(self.history)
 
     @property
+    def metrics(self) -> dict[str, float | None]:
+        """The metrics of the last evaluation by name; None where there was none."""
+        found = metrics_in_result(self.figures)
+        return {m.name: found.get(m.name, {}).get("final") for m in self.task_metrics}
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """Return (rounds run, value) of each evaluation, of the `metric` with this name.
+
+        Raises `ValueError` for a name that the task does not have.
+        """
+        names = [each.name for each in self.task_metrics]
+        if metric not in names:
+            raise ValueError(f"this run has no metric {metric!r}, but {', '.join(names)}")
+        return metric_curve(self.history, metric)
+
+    @property
     def accuracy(self) -> float | None:
         """The share of the test data that the last evaluation got right."""
         return self.figures.get("final_accuracy")
@@ -74,7 +94,7 @@ class Result:
     @property
     def accuracies(self) -> list[tuple[int, float]]:
         """(rounds run, share of the test data got right), of each evaluation."""
-        return curve(self.history, "accuracy")
+        return metric_curve(self.history, "accuracy")
 
     @property
     def losses(self) -> list[tuple[int, float]]:
@@ -132,7 +152,7 @@ class Result:
         return model.eval()
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw accuracy and loss on matplotlib's `axes`, new ones by default; needs matplotlib."""
+        """Draw metrics and loss on matplotlib's `axes`, new ones by default; needs matplotlib."""
         if axes is None:
             try:
                 from matplotlib import pyplot
@@ -142,7 +162,8 @@ class Result:
                     "shows itself without it"
                 ) from e
             axes = pyplot.subplots()[1]
-        for name, points in (("accuracy", self.accuracies), ("loss", self.losses)):
+        measured = [(metric.words, self.curve(metric.name)) for metric in self.task_metrics]
+        for name, points in (*measured, ("loss", self.losses)):
             if points:
                 axes.plot(*zip(*points), label=name)
         axes.set_xlabel("rounds")
@@ -161,11 +182,12 @@ class Result:
         return f"{self.status}: {self.rounds} of {self.config.rounds} rounds"
 
     def __repr__(self) -> str:
-        reached = "" if self.accuracy is None else f", accuracy {self.accuracy:.2%}"
+        found = [(metric, self.metrics[metric.name]) for metric in self.task_metrics]
+        reached = "".join(f", {m.words} {m.text(value)}" for m, value in found if value is not None)
         return f"<Result {self._status}{reached}; {self._title}; records in {self.path}>"
 
     def _repr_html_(self) -> str:
-        """Return accuracy and loss as curves, and a table, which stays where scripts are removed.
+        """Return metrics and loss as curves, and a table, which stays where scripts are removed.
 
         Styles hold inside the fragment only, and its scripts leave no global names.
         """
@@ -177,9 +199,10 @@ class Result:
         from byzpy_tw.report.load import begin
 
         report = begin(self.path.name, self.config.to_dict())
+        report.history.metrics = self.task_metrics
         for record in self.history:
             report.add(record)
-        charts = script_json(run_charts(report.plain())[:2])
+        charts = script_json(run_charts(report.plain())[: len(self.task_metrics) + 1])
         table = "".join(
             f'<tr><th scope="row">{name}</th><td>{escape(value)}</td></tr>'
             for name, value in self._table().items()
@@ -197,11 +220,15 @@ class Result:
         )
 
     def _table(self) -> dict[str, str]:
-        config, names = self.config, ("final_accuracy", "worst_accuracy", "best_accuracy")
-        shares = ["-" if s is None else f"{s:.2%}" for s in map(self.figures.get, names)]
+        config, found = self.config, metrics_in_result(self.figures)
+        measured = {}
+        for metric in self.task_metrics:
+            values = [found.get(metric.name, {}).get(kind) for kind in KINDS]
+            final, worst, best = ("-" if v is None else metric.text(v) for v in values)
+            measured[metric.words] = f"{final} (worst {worst}, best {best})"
         return {
             "status": self._status,
-            "accuracy": f"{shares[0]} (worst {shares[1]}, best {shares[2]})",
+            **measured,
             "rule": self._title,
             "data": f"{config.dataset}, {config.model}, {config.num_honest} honest nodes",
             "error": self.figures.get("error") or "",

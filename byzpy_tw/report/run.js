@@ -1,7 +1,7 @@
 "use strict";
 // The page of one run, of several side by side, or of one under way.
 (() => {
-  const { element, shape, number, duration, roundsOf, showTip, drawCharts } = byzpy;
+  const { element, shape, number, measured, duration, roundsOf, showTip, drawCharts } = byzpy;
   const page = document.getElementById("page");
 
   const STATES = { s: "selected", x: "excluded", r: "refused", t: "late", l: "lost",
@@ -26,7 +26,7 @@
   const section = (parent, key, title) => part(parent, key, () =>
     element("section", title && element("h2", title)));
 
-  const percent = (value) => (value === null ? "–" : (100 * value).toFixed(2) + " %");
+  const words = (metric) => metric.name.replaceAll("_", " ");
   function bytes(value) {
     const units = ["B", "kB", "MB", "GB", "TB"];
     let i = 0;
@@ -61,14 +61,14 @@
     const { figures: f, rounds: r } = data, running = data.status === "running";
     const tile = (name, value, more) => element("div.tile", element("span.name", name),
       element("span.value", value), element("span.more", more));
-    draw(holder, [data.name, data.status, data.conclusion, data.note, f, r], () =>
+    draw(holder, [data.name, data.status, data.conclusion, data.note, data.metrics, f, r], () =>
       holder.replaceChildren(
         element("p.brand", "byzpy_tw"), element("h1", data.name, " ", status(data.status)),
         element("p.conclusion", data.conclusion.join(" ")),
         data.note ? element("p.warning", data.note) : "",
         element("div.tiles", tile("round", `${r.done}`, `of ${r.planned}`),
-          tile("accuracy", percent(f.accuracy), f.worst_accuracy === null ? ""
-            : `worst ${percent(f.worst_accuracy)}, best ${percent(f.best_accuracy)}`),
+          data.metrics.map((m) => tile(words(m), measured(m.value, m), m.best === null ? ""
+            : `worst ${measured(m.worst, m)}, best ${measured(m.best, m)}`)),
           tile("loss", number(f.test_loss ?? f.loss), f.test_loss === null
             ? "of the honest nodes" : `test; honest nodes ${number(f.loss)}`),
           tile("pace", f.seconds_a_round ? number(1 / f.seconds_a_round) + "/s" : "–",
@@ -196,10 +196,16 @@
     within(parent, "head", "header").replaceChildren(
       element("p.brand", "byzpy_tw"), element("h1", `${runs.length} runs`));
     curves(parent, charts);
+    const like = (one) => (other) => one.name === other.name && one.unit === other.unit;
+    const metrics = runs.flatMap((data) => data.metrics)
+      .filter((m, i, all) => all.findIndex(like(m)) === i);
+    const of = (m) => (metrics.length > 1 ? ", " + words(m) : "");
     section(parent, "table", "Outcome").append(table(
-      ["run", "status", "rounds", "accuracy", "worst", "best", "a round", "refused or lost"],
-      runs.map(({ name, status: word, rounds, figures: f }) => [name, status(word), rounds.done,
-        percent(f.accuracy), percent(f.worst_accuracy), percent(f.best_accuracy),
+      ["run", "status", "rounds", ...metrics.flatMap((m) => [words(m), "worst" + of(m),
+        "best" + of(m)]), "a round", "refused or lost"],
+      runs.map(({ name, status: word, rounds, figures: f, metrics: own }) => [name, status(word),
+        rounds.done, ...metrics.map((m) => own.find(like(m)) || { format: "" }).flatMap((m) =>
+          [m.value, m.worst, m.best].map((value) => measured(value, m))),
         duration(f.seconds_a_round), f.charged])));
     const value = (data, name) => (data.options.find((o) => o[0] === name) || ["", "–"])[1];
     const names = [...new Set(runs.flatMap((data) => data.options.map((o) => o[0])))]

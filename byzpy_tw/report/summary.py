@@ -19,9 +19,11 @@ def conclusion(history: RoundHistory, rule: str, status: str, error: str | None)
     whole = _rounds(history.done)
     of = "" if any(whole in choice for choice in choices) else f" of {whole}"
     said = [*choices, *_refusals(history, of)]
-    accuracy = history.counts.latest.get("accuracy")
-    if accuracy is not None:
-        said.append(f"Accuracy {accuracy:.2%} after {_rounds(history.counts.evaluated)}.")
+    found = [(metric, history.counts.metrics.get(metric.name)) for metric in history.metrics]
+    measured = ", ".join(f"{m.words} {m.text(value)}" for m, value in found if value is not None)
+    if measured:
+        after = _rounds(history.counts.evaluated)
+        said.append(f"{measured[0].upper()}{measured[1:]} after {after}.")
     if not history.done:
         said = ["No round was completed."]
     ended = {

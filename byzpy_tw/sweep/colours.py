@@ -1,4 +1,4 @@
-"""Accuracy as a colour, the same on a page and in a terminal.
+"""Scores as colours, the same on a page and in a terminal.
 
 The scale is viridis (Smith and van der Walt, matplotlib 1.5, CC0), which grows evenly in
 lightness and can be read with any kind of colour blindness.
@@ -15,7 +15,7 @@ Colour = tuple[int, int, int]
 
 
 def colour(value: float) -> Colour:
-    """Return red, green and blue, 0 to 255, of an accuracy from 0 to 1."""
+    """Return red, green and blue, 0 to 255, of a score from 0 to 1."""
     at = min(max(value, 0.0), 1.0) * (len(_VIRIDIS) - 1)
     low = min(int(at), len(_VIRIDIS) - 2)
     below, above = _VIRIDIS[low], _VIRIDIS[low + 1]
@@ -39,7 +39,7 @@ def luminance(of: Colour) -> float:
 
 
 def cell_style(value: float) -> str:
-    """Return the CSS of a cell of this accuracy."""
+    """Return the CSS of a cell with this score."""
     behind = colour(value)
     ink = "#fff" if is_dark(behind) else "#000"
     return f"background:#{bytes(behind).hex()};color:{ink}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from attrs import asdict
 from twisted.internet.task import LoopingCall
 
 from byzpy_tw import files
@@ -21,13 +22,14 @@ from byzpy_tw.output.program import IProgramReactor, ReactorProgram, start_loggi
 from byzpy_tw.output.text import nodes_live
 from byzpy_tw.plugins import Registry, load_and_warn
 from byzpy_tw.records.folder import lock_folder, to_json
+from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
 from byzpy_tw.sweep.grid import Grid, command_line, make_grid, run_digest, with_sweep_defaults
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import check_names, versions
-from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
+from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
 from byzpy_tw.sweep.scheduler import CELLS, Sweep, discard
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.run import load_trainer_keys
@@ -161,11 +163,14 @@ def figures(grid: Grid, outcomes: Sequence[CellResult]) -> dict[str, Any]:
         "attacks": grid.attacks,
         "defences": grid.defences,
         "seeds": grid.seeds,
+        "metrics": [asdict(metric) for metric in common_metrics(outcomes)],
         "cells": [_cell(outcome) for outcome in outcomes],
     }
 
 
 def _cell(outcome: CellResult) -> dict[str, Any]:
+    metrics = {metric.name: outcome.figures(metric) for metric in outcome.task_metrics}
+    accuracy = metrics.get("accuracy", {})
     return {
         "defence": outcome.cell.defence,
         "attack": outcome.cell.attack,
@@ -173,9 +178,8 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
         "why": outcome.reason,
         "no_guarantee": outcome.cell.missing_guarantee,
         "attack_failures": outcome.attack_failures or None,
-        "final_accuracy": outcome.final,
-        "worst_accuracy": outcome.worst,
-        "best_accuracy": outcome.best,
+        **{f"{kind}_accuracy": accuracy.get(kind) for kind in KINDS},
+        "metrics": metrics,
         "byzantine_left_out": outcome.left_out(honest=False),
         "honest_left_out": outcome.left_out(honest=True),
         "runs": [
@@ -183,7 +187,8 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
                 "seed": ended.run.config.seed,
                 "folder": f"{CELLS}/{ended.run.folder}",
                 "status": ended.status,
-                "final_accuracy": ended.final,
+                "final_accuracy": ended.metrics.get("accuracy", {}).get("final"),
+                "metrics": ended.metrics,
                 "seconds": ended.seconds,
                 "parameters_sha256": ended.digest,
                 "command": command_line(ended.run.config),

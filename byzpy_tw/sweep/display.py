@@ -104,11 +104,11 @@ class LiveTable(Display):
         return ""
 
 
-def _style(accuracy: float | None) -> str:
+def _style(score: float | None) -> str:
     """Return a cell's colour, and ink that can be read on it, as rich names them."""
-    if accuracy is None:
+    if score is None:
         return ""
-    red, green, blue = colour(accuracy)
+    red, green, blue = colour(score)
     ink = 231 if is_dark((red, green, blue)) else 16  # white or black, whatever the theme
     return f"color({ink}) on rgb({red},{green},{blue})"
 

@@ -15,7 +15,7 @@ from string import Template
 from typing import Any
 
 import byzpy_tw
-from byzpy_tw.report.curves import accuracy_chart, line
+from byzpy_tw.report.curves import line, metric_chart
 from byzpy_tw.report.downsample import COLUMNS, Series
 from byzpy_tw.report.html import CHART_SCRIPTS, standalone_page
 from byzpy_tw.report.page import REPORT
@@ -23,6 +23,7 @@ from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import cell_style
 from byzpy_tw.sweep.grid import Grid, command_line
 from byzpy_tw.sweep.results import CellResult, NodeShare, RunResult
+from byzpy_tw.sweep.scores import collapsed, scores
 
 _MOST_NODES = 64  # with a bar in a cell's details
 
@@ -38,16 +39,24 @@ def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
         f"{base.num_honest} honest and {base.num_byz} Byzantine nodes, f = {base.f}, "
         f"seed{'s' * (len(grid.seeds) > 1)} {seeds}."
     )
+    metric, legend = text.metric_of(outcomes), text.legend(grid, outcomes)
+    measured = text.metric_words(metric)
+    low, high = ("0 %", "100 %") if metric.is_share else ("far from the best", "the best")
+    if metric.is_share and metric.better == "lower":
+        low, high = high, low
     body = Template(template).substitute(
         setting=escape(setting),
         found=f'<ul class="found">{found}</ul>' if found else "",
         table=_table(grid, outcomes),
-        legend=escape(text.legend(grid).capitalize()),
+        legend=escape(f"{legend[0].upper()}{legend[1:]}"),
+        low=low,
+        high=high,
+        curves=escape(f"{measured[0].upper()}{measured[1:]}"),
         marks="".join(f"<br>{escape(line)}" for line in marks),
         cells="".join(_details(outcome) for outcome in outcomes),
         foot=escape(f"byzpy_tw {byzpy_tw.__version__}; records in {folder.absolute()}"),
     )
-    values = {_shade(outcome.value) for outcome in outcomes if outcome.value is not None}
+    values = {_shade(score) for score in scores(outcomes) if score is not None}
     width = 5.7 + 4.2 * len(grid.attacks)  # rem; on a narrower screen the table scrolls
     rules = [f".heat {{ min-width: {width:.1f}rem; }}"]
     rules += [f".heat .v{value} {{ {cell_style(value / 100)} }}" for value in sorted(values)]
@@ -66,13 +75,13 @@ def _id(outcome: CellResult) -> str:
 
 
 def _table(grid: Grid, outcomes: Sequence[CellResult]) -> str:
-    down, columns = text.collapsed(outcomes), len(grid.attacks)
+    down, shades, columns = collapsed(outcomes), scores(outcomes), len(grid.attacks)
     heads = "".join(f'<th scope="col">{_broken(attack)}</th>' for attack in grid.attacks)
     rows = []
     for row, defence in enumerate(grid.defences):
         cells = "".join(
-            _cell(outcome, (row, outcome.cell.column) in down)
-            for outcome in outcomes[row * columns : (row + 1) * columns]
+            _cell(outcomes[i], shades[i], (row, outcomes[i].cell.column) in down)
+            for i in range(row * columns, (row + 1) * columns)
         )
         rows.append(f'<tr><th scope="row">{_broken(defence)}</th>{cells}</tr>')
     return (
@@ -92,12 +101,11 @@ def _broken(name: str) -> str:
     )  # fmt: skip
 
 
-def _cell(outcome: CellResult, fallen: bool) -> str:
-    style = "" if outcome.value is None else f' class="v{_shade(outcome.value)}"'
+def _cell(outcome: CellResult, score: float | None, fallen: bool) -> str:
+    style = "" if score is None else f' class="v{_shade(score)}"'
     if outcome.status == "finished":
         mark = text.mark_of(outcome, fallen)
-        first = f"{text.percent(outcome.final)}{mark}"
-        span = f"{text.percent(outcome.worst, 0)}&ndash;{text.percent(outcome.best, 0)}"
+        first, span = f"{text.number(outcome)}{mark}", text.span(outcome, "&ndash;")
         out = re.sub(r"(?<=[BH]) ", "&nbsp;", text.out_text(outcome))
         second = "".join(f"<small>{line}</small>" for line in (span, out) if line)
     else:
@@ -109,7 +117,7 @@ def _cell(outcome: CellResult, fallen: bool) -> str:
 
 def _details(outcome: CellResult) -> str:
     cell, failures = outcome.cell, outcome.attack_failures
-    head = f"{text.percent(outcome.final)} %" if outcome.status == "finished" else outcome.status
+    head = text.with_unit(outcome) if outcome.status == "finished" else outcome.status
     if failures:
         failures = f"{failures[0].upper()}{failures[1:]}; nothing is concluded from this cell."
     told = [
@@ -147,16 +155,21 @@ def _run(ended: RunResult) -> str:
 
 
 def charts(grid: Grid, outcomes: Sequence[CellResult]) -> list[dict[str, Any]]:
-    """Return a chart for each attack: the accuracy of each defence over the rounds.
+    """Return a chart for each attack: the metric of each defence over the rounds.
 
     With several seeds a line is their mean, in a band from the lowest to the highest.
     """
-    rounds, across = grid.base.rounds, len(grid.attacks)
+    rounds, across, metric = grid.base.rounds, len(grid.attacks), text.metric_of(outcomes)
     width = -(-rounds // COLUMNS)
     return [
-        accuracy_chart(
+        metric_chart(
+            metric,
             {"span": rounds, "width": width, "done": rounds},
-            [_line(outcome, width) for outcome in outcomes[column::across]],
+            [
+                _line(outcome, width)
+                for outcome in outcomes[column::across]
+                if outcome.metric == metric or not outcome.ended
+            ],
             attack,
         )
         for column, attack in enumerate(grid.attacks)
@@ -165,9 +178,9 @@ def charts(grid: Grid, outcomes: Sequence[CellResult]) -> list[dict[str, Any]]:
 
 def _line(outcome: CellResult, width: int) -> dict[str, Any]:
     values, columns = Series(), 0
-    for rounds, accuracy in (point for ended in outcome.ended for point in ended.curve):
+    for rounds, value in (point for ended in outcome.ended for point in ended.curve):
         column = (rounds - 1) // width
-        values.add(column, accuracy)
+        values.add(column, value)
         columns = max(columns, column + 1)
     # Where the attack failed the line is no other attack's equal.
     more = {"dots": True, "faint": bool(outcome.attack_failures)}

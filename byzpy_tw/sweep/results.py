@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,8 +12,10 @@ from attrs import frozen
 
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.records.folder import ROUNDS, read_run
-from byzpy_tw.records.summary import AttackFailures, curve, format_attack_calls, summarize
+from byzpy_tw.records.metrics import DEFAULT, metrics_in_result
+from byzpy_tw.records.summary import AttackFailures, format_attack_calls, metric_curve, summarize
 from byzpy_tw.sweep.grid import Cell, SweepRun
+from byzpy_tw.tasks.metric import Metric
 from byzpy_tw.text import clean
 
 CONCLUSIVE = ("finished", "diverged")  # of a run whose result means something
@@ -45,19 +47,18 @@ class NodeShare:
 
 @frozen(kw_only=True)
 class RunResult:
-    """The result of one run: accuracies from 0 to 1, None where it was never evaluated."""
+    """The result of one run; ``metrics`` is that of result.json."""
 
     run: SweepRun
     status: str
     error: str
     rounds: int
-    final: float | None
-    worst: float | None
-    best: float | None
+    metrics: Mapping[str, Mapping[str, float | None]]
     seconds: float
     digest: str | None  # of the parameters
-    curve: tuple[tuple[int, float], ...]  # rounds done, and the accuracy after them
+    curve: tuple[tuple[int, float], ...]  # rounds done, and the first metric after them
     shares: tuple[NodeShare, ...]
+    task_metrics: tuple[Metric, ...] = DEFAULT
     failures: AttackFailures | None = None  # of the attack's calls
 
     @property
@@ -115,33 +116,45 @@ class CellResult:
         return next((e.error for e in self.ended if e.error), "") or "".join(self.failures[:1])
 
     @property
+    def task_metrics(self) -> tuple[Metric, ...]:
+        """The metrics of its runs' task."""
+        return self.ended[0].task_metrics if self.ended else DEFAULT
+
+    @property
+    def metric(self) -> Metric:
+        """The most important metric of its runs' task."""
+        return self.task_metrics[0]
+
+    @property
     def final(self) -> float | None:
-        """The mean over the seeds of runs that finished; None where one has no accuracy."""
-        return self._over_seeds(mean, "final")
+        """The mean of the first metric over the seeds of runs that finished.
+
+        None where one of them has no value, and for runs of different tasks.
+        """
+        return self.figures(self.metric)["final"]
 
     @property
     def worst(self) -> float | None:
-        """The lowest of any seed, over the last fifth of its evaluations."""
-        return self._over_seeds(min, "worst")
+        """The worst of any seed, over the last fifth of its evaluations."""
+        return self.figures(self.metric)["worst"]
 
     @property
     def best(self) -> float | None:
-        """The highest of any seed, over all evaluations."""
-        return self._over_seeds(max, "best")
+        """The best of any seed, over all evaluations."""
+        return self.figures(self.metric)["best"]
 
-    def _over_seeds(self, function: Callable[..., float], accuracy: str) -> float | None:
-        found = [getattr(e, accuracy) for e in self.ended if e.status == "finished"]
-        return function(found) if found and None not in found else None
-
-    @property
-    def value(self) -> float | None:
-        """As `final`, and 0 for a cell that diverged.
-
-        None for a cell from which nothing can be concluded: a run of it, or its attack, failed.
-        """
-        if self.attack_failures or self.status not in (*CONCLUSIVE, "waiting"):
-            return None
-        return 0.0 if self.status == "diverged" else self.final
+    def figures(self, metric: Metric) -> dict[str, float | None]:
+        """Return the final, the worst and the best value of `metric` over the seeds."""
+        runs = [ended for ended in self.ended if ended.status == "finished"]
+        over: dict[str, Callable[[list[float]], float | None]]
+        over = {"final": mean, "worst": metric.worst, "best": metric.best}
+        figures: dict[str, float | None] = dict.fromkeys(over)
+        if runs and all(metric in ended.task_metrics for ended in runs):
+            for kind, function in over.items():
+                found = [ended.metrics[metric.name][kind] for ended in runs]
+                values = [value for value in found if value is not None]
+                figures[kind] = function(values) if len(values) == len(found) else None
+        return figures
 
     @property
     def shares(self) -> list[NodeShare]:
@@ -164,6 +177,11 @@ class CellResult:
         return mean(s.left_out for s in shares if s.honest is honest)
 
 
+def common_metrics(outcomes: Iterable[CellResult]) -> tuple[Metric, ...]:
+    """Return the metrics of the first cell with a result: all runs of a grid have one task."""
+    return next((outcome.task_metrics for outcome in outcomes if outcome.ended), DEFAULT)
+
+
 def read(run: SweepRun, path: Path) -> RunResult | None:
     """Return the result of the run in the folder `path`; None where it has not ended.
 
@@ -177,7 +195,11 @@ def read(run: SweepRun, path: Path) -> RunResult | None:
         records = recorded.rounds
         if recorded.reader.damage or recorded.reader.torn:
             return None
-        counts = summarize(run.config, records).counts
+        metrics = recorded.metrics
+        summary = summarize(run.config, records, metrics)
+        counts, figures = summary.counts, summary.figures()["metrics"]
+        if metrics_in_result(result) != figures:
+            return None
         status, rounds, error = result["status"], result["rounds"], result["error"]
         failures = counts.attack_failures
         if status == "finished" and failures is not None and failures.all_failed:
@@ -190,12 +212,11 @@ def read(run: SweepRun, path: Path) -> RunResult | None:
             status=status,
             error=clean(str(error or ""), 1000),
             rounds=rounds,
-            final=_accuracy(result["final_accuracy"]),
-            worst=_accuracy(result["worst_accuracy"]),
-            best=_accuracy(result["best_accuracy"]),
+            metrics=figures,
+            task_metrics=metrics,
             seconds=_number(result["seconds"], _CENTURY),
             digest=clean(str(result["parameters_sha256"] or ""), 64) or None,
-            curve=tuple((done, _number(y, 1)) for done, y in curve(records, "accuracy")),
+            curve=tuple(metric_curve(records, metrics[0].name)),
             shares=tuple(
                 NodeShare(
                     node=node,
@@ -219,10 +240,6 @@ def _number(value: Any, most: float) -> float:
     if type(value) not in (int, float) or not 0 <= value <= most:
         raise ValueError("not a number that can be")
     return float(value)
-
-
-def _accuracy(value: Any) -> float | None:
-    return None if value is None else _number(value, 1)
 
 
 def rounds_done(path: Path) -> int:

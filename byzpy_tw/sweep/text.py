@@ -5,15 +5,16 @@ Attacks stand across, defences down; a defence has two lines.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 
 from byzpy_tw.sweep.grid import Cell, Grid
-from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
+from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
+from byzpy_tw.sweep.scores import COLLAPSE, RELATIVE_COLLAPSE, collapsed, goodness, scores
+from byzpy_tw.tasks.metric import Metric
 
-COLLAPSE = 0.3  # of accuracy, below the same defence at its best
 CORNER = "defence \\ attack"
-LEGEND = "final accuracy in percent (worst over the last fifth of the evaluations - best of all)"
 OUT = "out: share of the rounds in which Byzantine (B) and honest (H) nodes were left out"
 _LEAST = "90.0 (90-90)"  # so that columns do not jump as cells are filled
 _FOLD = 24  # a name longer than this takes a second line
@@ -26,8 +27,7 @@ def entry(outcome: CellResult, *, fallen: bool = False, progress: str = "") -> t
     status = outcome.status
     if status == "finished":
         mark = mark_of(outcome, fallen)
-        span = f"({percent(outcome.worst, 0)}-{percent(outcome.best, 0)})"
-        return f"{percent(outcome.final)}{mark} {span}", out_text(outcome)
+        return f"{number(outcome)}{mark} ({span(outcome)})", out_text(outcome)
     if status == "waiting":
         return progress or ".", ""
     if status == "impossible":
@@ -36,7 +36,7 @@ def entry(outcome: CellResult, *, fallen: bool = False, progress: str = "") -> t
 
 
 def mark_of(outcome: CellResult, fallen: bool) -> str:
-    """Return the sign behind a cell's accuracy, which `notes` explain."""
+    """Return the sign behind a cell's number, which `notes` explain."""
     if outcome.attack_failures:
         return "?"
     return "!" if fallen else "*" if outcome.cell.missing_guarantee else ""
@@ -65,8 +65,8 @@ def table(
 def styled_table(
     grid: Grid, outcomes: Sequence[CellResult], progress: Callable[[Cell], str]
 ) -> list[Line]:
-    """Return the lines of the table in parts, each with the accuracy that colours it."""
-    down, columns = collapsed(outcomes), len(grid.attacks)
+    """Return the lines of the table in parts, each with the score that colours it."""
+    down, values, columns = collapsed(outcomes), scores(outcomes), len(grid.attacks)
     cells = [
         entry(o, fallen=(o.cell.row, o.cell.column) in down, progress=progress(o.cell))
         for o in outcomes
@@ -92,7 +92,7 @@ def styled_table(
     add((CORNER, ""), heads, [None] * columns)
     for row, side in enumerate(sides):
         here = slice(row * columns, (row + 1) * columns)
-        add(side, cells[here], [outcome.value for outcome in outcomes[here]])
+        add(side, cells[here], values[here])
     return lines
 
 
@@ -106,11 +106,15 @@ def _folded(name: str, at: str) -> tuple[str, str]:
 
 def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     """Explain the marks in the table, and why cells are empty."""
-    lines = [legend(grid)]
+    lines, metric = [legend(grid, outcomes)], metric_of(outcomes)
     if any(out_text(outcome) for outcome in outcomes):
         lines.append(OUT)
     if collapsed(outcomes):
-        lines.append(f"!: {100 * COLLAPSE:g} points or more below the best of its line")
+        side = "below" if metric.better == "higher" else "above"
+        far = f"{100 * COLLAPSE:g} points or more {side} the best of its line"
+        if not metric.is_share:
+            far = f"worse than the best of its line by {RELATIVE_COLLAPSE:.0%} of that or more"
+        lines.append(f"!: {far}")
     for attack in grid.attacks:
         same = [outcome for outcome in outcomes if outcome.cell.attack == attack]
         for reason, cells in _grouped(same, _failed_calls):
@@ -145,17 +149,35 @@ def _names(outcomes: Sequence[CellResult]) -> str:
     return ", ".join(dict.fromkeys(outcome.cell.defence for outcome in outcomes))
 
 
-def legend(grid: Grid) -> str:
+def metric_of(outcomes: Sequence[CellResult]) -> Metric:
+    """Return the metric that the table is about."""
+    return common_metrics(outcomes)[0]
+
+
+def metric_words(metric: Metric) -> str:
+    """Return the name and the unit of the numbers in the table."""
+    if metric.is_share:
+        return f"{metric.words} in percent"
+    return metric.words + (f" in {metric.unit}" if metric.unit else "")
+
+
+def legend(grid: Grid, outcomes: Sequence[CellResult]) -> str:
+    metric, ends = metric_of(outcomes), "lowest and highest"
+    dash = "-" if metric.is_share else "to"
+    extremes = f"worst over the last fifth of the evaluations {dash} best of all"
+    text = f"final {metric_words(metric)} ({extremes})"
+    if metric.better == "lower":
+        text, ends = f"{text}; lower is better", "worst and best"
     if len(grid.seeds) == 1:
-        return LEGEND
-    return f"{LEGEND}; the mean, lowest and highest of {len(grid.seeds)} seeds"
+        return text
+    return f"{text}; the mean, {ends} of {len(grid.seeds)} seeds"
 
 
 def cell_line(outcome: CellResult) -> str:
     """Return a cell in one line, for output to a file."""
     if outcome.status == "finished":
-        worst, best = percent(outcome.worst), percent(outcome.best)
-        words = f"{percent(outcome.final)} % (worst {worst}, best {best})"
+        words = f"{with_unit(outcome)} (worst {number(outcome, 'worst')}, "
+        words += f"best {number(outcome, 'best')})"
         parts = [words, out_text(outcome), outcome.attack_failures]
     else:
         words = ": ".join(filter(None, [outcome.status, outcome.reason]))
@@ -167,15 +189,26 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
-def collapsed(outcomes: Sequence[CellResult]) -> set[tuple[int, int]]:
-    """Return row and column of each cell that is `COLLAPSE` or more below the best of its row."""
-    found = set()
-    for outcome in outcomes:
-        cell, value = outcome.cell, outcome.value
-        best = max(o.value or 0.0 for o in outcomes if o.cell.row == cell.row)
-        if value is not None and (best - value >= COLLAPSE or outcome.status == "diverged"):
-            found.add((cell.row, cell.column))
-    return found
+def number(outcome: CellResult, kind: str = "final", digits: int = 1) -> str:
+    """Return a cell's final, worst or best value without its unit; `digits` are of percents."""
+    metric, value = outcome.metric, outcome.figures(outcome.metric)[kind]
+    if value is None or metric.is_share:
+        return percent(value, digits)
+    return f"{value:{metric.format}}"
+
+
+def with_unit(outcome: CellResult) -> str:
+    """Return a cell's final value with its unit."""
+    metric = outcome.metric
+    if outcome.final is None or metric.is_share:
+        return f"{number(outcome)} %"
+    return metric.text(outcome.final)
+
+
+def span(outcome: CellResult, dash: str = "-") -> str:
+    """Return a cell's worst and best value."""
+    dash = dash if outcome.metric.is_share else " to "
+    return dash.join(number(outcome, kind, 0) for kind in ("worst", "best"))
 
 
 def sentences(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
@@ -183,20 +216,20 @@ def sentences(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     found, floors = [], []
     fallen = collapsed(outcomes)
     for row, defence in enumerate(grid.defences):
-        mine = [o for o in outcomes if o.cell.row == row and o.value is not None]
+        mine = [o for o in outcomes if o.cell.row == row and goodness(o) is not None]
         if not mine:
             continue
+        top = with_unit(max(mine, key=_goodness))
         down = [o for o in mine if (row, o.cell.column) in fallen]
         if all(o.status == "diverged" for o in mine):
             found.append(f"{defence} diverged under {', '.join(o.cell.attack for o in mine)}.")
         elif down:
             falls = ", ".join(f"{o.cell.attack} ({_end(o)})" for o in down)
-            top = percent(max(o.value or 0.0 for o in mine))
-            found.append(f"{defence} collapses under {falls}; at its best it reaches {top} %.")
+            found.append(f"{defence} collapses under {falls}; at its best it reaches {top}.")
         if len(mine) == len(grid.attacks) > 1:
-            floors.append(min(mine, key=lambda o: o.value or 0.0))
-    best = max(floors, key=lambda o: o.value or 0.0, default=None)
-    if best is not None and best.value and len(floors) > 1:
+            floors.append(min(mine, key=_goodness))
+    best = max(floors, key=_goodness, default=None)
+    if best is not None and _is_something(best) and len(floors) > 1:
         of = f" of the {len(floors)} defences with a result under every attack"
         found.append(
             f"{best.cell.defence} has the best worst case"
@@ -206,7 +239,19 @@ def sentences(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
 
 
 def _end(outcome: CellResult) -> str:
-    return "diverged" if outcome.status == "diverged" else f"{percent(outcome.final)} %"
+    return "diverged" if outcome.status == "diverged" else with_unit(outcome)
+
+
+def _is_something(outcome: CellResult) -> bool:
+    """Return False for a cell that diverged, and for nothing where higher is better."""
+    return outcome.status != "diverged" and (
+        outcome.metric.better == "lower" or bool(outcome.final)
+    )
+
+
+def _goodness(outcome: CellResult) -> float:
+    good = goodness(outcome)
+    return -math.inf if good is None else good
 
 
 def exclusion_sentence(outcome: CellResult) -> str:

@@ -1,10 +1,29 @@
-"""Tasks, by name and as classes: the loss of a batch and the metrics of an evaluation."""
+"""Tasks, by name and as classes: the loss of a batch and the metrics of an evaluation.
 
-from byzpy_tw.tasks.classification import Classification
+Torch is imported when a task is used: to read a run's records takes no more than `Metric`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from byzpy_tw.tasks.metric import ACCURACY, Metric
-from byzpy_tw.tasks.task import Task
+
+if TYPE_CHECKING:
+    from byzpy_tw.tasks.classification import Classification
+    from byzpy_tw.tasks.task import Task
 
 __all__ = ["ACCURACY", "BUILTIN", "Classification", "Metric", "Task"]
 
-# name, class, aliases
-BUILTIN: tuple[tuple[str, type, tuple[str, ...]], ...] = (("classification", Classification, ()),)
+_HOMES = {"Classification": "classification", "Task": "task"}
+
+BUILTIN: tuple[tuple[str, type, tuple[str, ...]], ...]  # name, class, aliases
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BUILTIN":
+        return (("classification", __getattr__("Classification"), ()),)
+    if name in _HOMES:
+        return getattr(import_module(f"byzpy_tw.tasks.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

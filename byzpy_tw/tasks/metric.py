@@ -69,9 +69,14 @@ class Metric:
         return self.format.endswith("%")
 
     @property
+    def words(self) -> str:
+        """The name as words, such as ``mean error``."""
+        return self.name.replace("_", " ")
+
+    @property
     def title(self) -> str:
-        """The name as words, such as ``Mean error``."""
-        return self.name.replace("_", " ").capitalize()
+        """The name as words that begin a line, such as ``Mean error``."""
+        return self.words.capitalize()
 
     def best(self, values: list[float]) -> float | None:
         """Return the best of `values`, None where there are none."""

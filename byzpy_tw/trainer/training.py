@@ -31,6 +31,7 @@ from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import ServersKnown, ViewGroup
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.folder import RunDirectory
+from byzpy_tw.records.metrics import described_metrics
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
 from byzpy_tw.records.summary import RunSummary, summarize
 from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
@@ -87,7 +88,8 @@ class Training:
         )  # fmt: skip
         before = begun.state.elapsed if begun.state else 0.0
         self._started_at = clock.seconds(self._reactor) - before
-        self._summary = summarize(config, begun.records)
+        metrics = described_metrics(begun.description)
+        self._summary = summarize(config, begun.records, metrics)
         self._options_digest = config.bits
         self._recorded_digest = begun.records[-1].get("bits", "") if begun.records else ""
         self._bytes = self._summary.counts.bytes_sent, self._summary.counts.bytes_received
@@ -207,6 +209,7 @@ class Training:
             "placement": placement,
             "devices": {**self._devices, **now},
         }
+        self._summary.metrics = described_metrics(description)
         self.directory.write_config(description)
         if self.resume_point.description:
             again = "" if self.resume_point.round else ", for there is no checkpoint"

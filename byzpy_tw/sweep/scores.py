@@ -1,0 +1,79 @@
+"""Cells compared by the first metric of their task: which collapse, and how good each is.
+
+Shares are compared in points, other metrics relative to the best value.  Cells are compared with
+those of the same metric only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
+from byzpy_tw.tasks.metric import Metric
+
+COLLAPSE = 0.3  # of a share, worse than the same defence at its best
+RELATIVE_COLLAPSE = 0.5  # of another metric's best value, likewise
+
+
+def goodness(outcome: CellResult) -> float | None:
+    """Return the final value, or its negative where lower is better: more is better.
+
+    Minus infinity for a cell that diverged.  None for one without a value, and for one from which
+    nothing can be concluded: a run of it, or its attack, failed.
+    """
+    if outcome.attack_failures or outcome.status not in (*CONCLUSIVE, "waiting"):
+        return None
+    if outcome.status == "diverged":
+        return -math.inf
+    value = outcome.final
+    return -value if value is not None and outcome.metric.better == "lower" else value
+
+
+def collapsed(outcomes: Sequence[CellResult]) -> set[tuple[int, int]]:
+    """Return row and column of each cell that is far worse than the best of its row."""
+    found = set()
+    for outcome in outcomes:
+        good = goodness(outcome)
+        row = [o for o in outcomes if o.cell.row == outcome.cell.row]
+        if good is not None and _is_far(outcome.metric, good, _best(outcome.metric, row)):
+            found.add((outcome.cell.row, outcome.cell.column))
+    return found
+
+
+def _best(metric: Metric, outcomes: Sequence[CellResult]) -> float:
+    """Return the goodness of the best of `outcomes` that have `metric`."""
+    found = [goodness(outcome) for outcome in outcomes if outcome.metric == metric]
+    return max((good for good in found if good is not None), default=-math.inf)
+
+
+def _is_far(metric: Metric, good: float, best: float) -> bool:
+    if math.isinf(good):
+        return True
+    return best - good >= COLLAPSE if metric.is_share else _relative(good, best) >= 1
+
+
+def _relative(good: float, best: float) -> float:
+    """Return by how many times `RELATIVE_COLLAPSE` of `best` the value `good` is worse."""
+    if good == best:
+        return 0.0
+    return (best - good) / abs(best) / RELATIVE_COLLAPSE if best else math.inf
+
+
+def scores(outcomes: Sequence[CellResult]) -> list[float | None]:
+    """Return how good each cell is, from 0 to 1, for its colour; None for inconclusive ones.
+
+    A share is its own score, or what it lacks.  Another metric's best value has the score 1, which
+    halves with each half of that by which a value is worse.
+    """
+    best = {metric: _best(metric, outcomes) for metric in {o.metric for o in outcomes}}
+    found = [(outcome.metric, goodness(outcome)) for outcome in outcomes]
+    return [None if good is None else _score(m, good, best[m]) for m, good in found]
+
+
+def _score(metric: Metric, good: float, best: float) -> float:
+    if math.isinf(good):
+        return 0.0
+    if metric.is_share:
+        return min(max(good + (metric.better == "lower"), 0.0), 1.0)
+    return 0.5 ** _relative(good, best)
