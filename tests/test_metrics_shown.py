@@ -22,9 +22,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 import byzpy_tw
+from byzpy_tw import events
 from byzpy_tw.audit.consistency import compare_with_result
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.output import view
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.output.progress import ProgressBar
@@ -93,13 +93,13 @@ def run_folder(
 def shown_events(case: Any, handler: Any) -> None:
     """Show a whole run by `handler`."""
     path = run_folder(case, regression())
-    handler.handle(view.RunConfigured(CONFIG, "d", 1))
-    handler.handle(view.RunStarted(DESCRIPTION, []))
+    handler.handle(events.RunConfigured(CONFIG.to_dict(), "d", 1))
+    handler.handle(events.RunStarted(DESCRIPTION, []))
     for each in regression():
-        handler.handle(view.RoundCompleted(each, 1.5))
+        handler.handle(events.RoundCompleted(each, 1.5))
     result = json.loads((path / "result.json").read_text())
-    handler.handle(view.RunEnded(result))
-    handler.handle(view.RunFinished(result, "d"))
+    handler.handle(events.RunEnded(result))
+    handler.handle(events.RunFinished(result, "d"))
 
 
 class TerminalTests(SynchronousTestCase):

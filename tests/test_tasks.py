@@ -244,7 +244,8 @@ class WireTests(SynchronousTestCase):
             server: Any = FakeServer("s")
 
             async def refuse(*_: Any) -> None:
-                raise UnknownName("no task is called 'mse' (known: classification)")
+                error = UnknownName("no task is called 'mse' (known: classification)")
+                raise error.with_fields(kind="task", name="mse")
 
             server.open = refuse
             opening = Handshake(config, registry(), print).open_run(server, "run", server)
