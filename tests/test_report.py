@@ -267,7 +267,9 @@ class ReadingTests(SynchronousTestCase):
         for line in (infinite, infinite.replace("1e400", "9" * 400)):
             self.write("rounds.jsonl", line)
             self.assertIn("(it is not JSON: ", read(self.path).note)
-        for config in ("", "[]", "{}", '{"config": []}', '{"config": {}}', "[" * 100_000,
+        good = json.loads((self.path / "config.json").read_text())
+        named = json.dumps({**good, "metrics": [{"name": "loss"}]})
+        for config in (named, "", "[]", "{}", '{"config": []}', '{"config": {}}', "[" * 100_000,
                        '{"config": {"num_honest": 1e9, "num_byz": 0, "rounds": 1}}',
                        '{"config": {"num_honest": 2000000000, "num_byz": 0, "rounds": 1}}',
                        '{"config": {"num_honest": 0, "num_byz": 0, "rounds": 1}}'):  # fmt: skip

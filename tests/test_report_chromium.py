@@ -13,7 +13,9 @@ import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.report.load import begin
+from byzpy_tw.report.curves import run_charts
+from byzpy_tw.report.html import script_json
+from byzpy_tw.report.load import begin, read
 from byzpy_tw.report.page import render_report
 from byzpy_tw.report.result import Result
 from byzpy_tw.sweep.page import page
@@ -22,6 +24,8 @@ from tests.filled_sweeps import filled
 from tests.recorded_runs import HTML, run_report
 from tests.support import address_of, folder, start_server, start_training
 from tests.sweep_grids import grid
+from tests.test_metrics_shown import DESCRIPTION, regression
+from tests.test_metrics_shown import run_folder as written_run
 from tests.test_run_from_python import run_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.chromium]
@@ -60,6 +64,7 @@ def everywhere(case: Any, content: str, name: str) -> Iterator[Browser]:
     case.assertEqual(browser.errors, [])
 
 
+TILES = "[...document.querySelectorAll('.tile')].map((t) => t.textContent)"
 COUNT = "document.querySelectorAll('{}').length"
 # Whether anything is drawn on each canvas.
 PAINTED = """[...document.querySelectorAll('canvas')].map((c) => c.getContext('2d')
@@ -151,6 +156,52 @@ class ReportTests(SynchronousTestCase):
             self.assertIn(HTML, text)
         self.assertEqual(browser.evaluate(COUNT.format("img, main script")), 0)
         self.assertIsNone(browser.evaluate("window.hurt || null"))
+        self.assertEqual(browser.errors, [])
+
+    def test_another_task(self) -> None:
+        """Each metric has a tile and a chart, with its format and its unit."""
+        report = read(written_run(self, regression()))
+        for browser in everywhere(self, render_report([report]), "regression"):
+            self.assertEqual(browser.evaluate(PAINTED), [True] * 5)
+            self.assertEqual(
+                browser.evaluate(TILES)[1:4],
+                ["mse2.5 m²worst 2.5 m², best 2.5 m²",
+                 "mean error2.5000worst 2.5000, best -0.5000",
+                 "failed75.0 %worst 75.0 %, best 0.0 %"],
+            )  # fmt: skip
+            browser.mouse('[data-part="mse"] .u-over', (0.5, 0.5), (0.99, 0.5))
+            tip = browser.evaluate("document.querySelector('[data-part=\"mse\"] .tip').textContent")
+            self.assertEqual(tip, "round 19mse 2.5")
+
+    def test_two_tasks(self) -> None:
+        """A comparison has the metrics of both, and no value where a run lacks one."""
+        reports = [run_report("one", rounds=20), read(written_run(self, regression()))]
+        for browser in everywhere(self, render_report(reports), "two-tasks"):
+            self.assertEqual(browser.evaluate(PAINTED), [True] * 6)
+            heads, *rows = browser.evaluate(
+                "[...document.querySelector('[data-part=\"table\"]').querySelectorAll('tr')]"
+                ".map((row) => [...row.children].map((cell) => cell.textContent))"
+            )
+            self.assertEqual(
+                heads[3:9],
+                ["accuracy", "worst, accuracy", "best, accuracy", "mse", "worst, mse", "best, mse"],
+            )
+            self.assertEqual(rows[0][3:9], ["95.24 %", "–", "–", "–", "–", "–"])
+            self.assertEqual(rows[1][3:9], ["–", "–", "–", "2.5 m²", "2.5 m²", "2.5 m²"])
+
+    def test_metrics_that_come_later(self) -> None:
+        """A page that began before its run's task was known draws the charts of that."""
+        browser = self.opened(run_report(rounds=20))
+        data = read(written_run(self, regression(), DESCRIPTION)).plain()
+        charts = script_json(run_charts(data))
+        parts = "[...document.querySelectorAll('figure')].map((f) => f.dataset.part)"
+        redraw = "byzpy.drawCharts(document.querySelector('.grid'), {})"
+        browser.evaluate(f"{redraw.format(charts)}; 1")
+        expected = ["mse", "mean_error", "failed", "loss", "phases"]
+        self.assertEqual(browser.evaluate(parts), expected)
+        self.assertEqual(browser.evaluate(PAINTED), [True] * 5)
+        browser.evaluate(f"{redraw.format(script_json(run_charts(data)[:1]))}; 1")
+        self.assertEqual(browser.evaluate(parts), ["mse"])
         self.assertEqual(browser.errors, [])
 
     def test_several_runs(self) -> None:

@@ -93,7 +93,8 @@ class CheckTests(SynchronousTestCase):
             ("selected", 3, "some of the 6 nodes"), ("events", ["a", 1], "a list of words"),
             ("norms", {"0": "1"}, "norms by node"), ("bytes_sent", -1, "a number of bytes"),
             ("refused", [{"node": 1}], "nodes were refused"), ("options", {"a": [{}]}, "options"),
-            ("parameters_sha256", "0" * 63, "a SHA-256"), ("accuracy", None, "a number"),
+            ("parameters_sha256", "0" * 63, "a SHA-256"), ("accuracy", "1", "a number"),
+            ("metrics", {"mse": "1"}, "numbers by metric"), ("metrics", [1], "numbers by metric"),
         ):  # fmt: skip
             said = self.refused(test_loss=1.0, **{name: wrong})
             self.assertIn(f"has {name} ", said)
@@ -103,6 +104,7 @@ class CheckTests(SynchronousTestCase):
         """The number of the round, an accuracy without its loss, all nodes refused."""
         self.assertIn("not the record of round 0", self.refused(round=1))
         self.assertIn("lacks test_loss", self.refused(accuracy=0.5))
+        self.assertIn("lacks test_loss", self.refused(metrics={"mse": 0.5}))
         gone = [{"node": node, "reason": "late"} for node in range(6)]
         self.assertIn("all nodes were refused", self.refused(refused=gone))
 
@@ -110,6 +112,7 @@ class CheckTests(SynchronousTestCase):
         """A result needs a status, and nothing that no run writes."""
         self.assertEqual(find_result_error({"status": "finished", "error": None}), "")
         self.assertIn("(status)", find_result_error({"error": None}))
+        self.assertIn("has metrics", find_result_error({"status": "paused", "metrics": {"mse": 3}}))
         self.assertIn("has halted", find_result_error({"status": "paused", "halted": 3}))
 
 

@@ -229,7 +229,7 @@ ROUND_FIELDS = _fields(
     Field("test_loss", "on the test data", NUMBER_OR_NULL, when="in rounds that were evaluated",
           plotted=True, verified=True, columns=("test_loss",),
           metric=("test_loss", "Loss on the test data.")),
-    Field("accuracy", "that of `metrics`, from 0 to 1; in this release only", NUMBER,
+    Field("accuracy", "that of `metrics`, from 0 to 1; in this release only", NUMBER_OR_NULL,
           when="in the same rounds, of a task with this metric",
           verified=True),
     Field("metrics", "on the test data, by name; config.json has their units",

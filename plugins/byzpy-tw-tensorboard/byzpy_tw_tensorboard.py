@@ -55,6 +55,9 @@ def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for tag, name in named:
         if record.get(name) is not None:  # accuracy is there in some rounds only
             yield tag, record[name]
+    for name, value in record.get("metrics", {}).items():
+        if name != "accuracy" and value is not None:
+            yield f"metrics/{name}", value
     for phase, seconds in record["phases"].items():
         yield f"seconds/{phase}", seconds
     if record["selected"] is not None:  # a rule that chooses between rows
@@ -104,6 +107,10 @@ def run_finished(result: Mapping[str, Any]) -> None:
         for name in ("final_accuracy", "worst_accuracy", "best_accuracy", "final_loss")
         if result[name] is not None
     }
+    for name, values in result.get("metrics", {}).items():
+        if name != "accuracy":
+            kept = {kind: value for kind, value in values.items() if value is not None}
+            figures |= {f"result/{kind}_{name}": value for kind, value in kept.items()}
     # In the run's own folder: by default it would become a run of its own.
     log.add_hparams(settings(_runs.config), figures, run_name=".")
     log.add_text("status", str(result["error"] or result["status"]))

@@ -117,6 +117,17 @@ class WritingTests(Case):
         self.assertNotIn("result/final_loss", log.figures)  # it had none
         self.assertEqual((log.text, log.closed), ("finished", True))
 
+    def test_another_task(self) -> None:
+        """Its metrics stand together, and in the table of runs."""
+        self.tell("run_started", config=described(run_dir="here"))
+        self.tell("round_completed", record=record(0, test_loss=0.3, metrics={"mse": 0.5}))
+        figures = {"mse": {"final": 0.5, "worst": None, "best": 0.4}}
+        self.tell("run_finished", result={**RESULT, "final_accuracy": None, "metrics": figures})
+        [log] = self.logs
+        self.assertIn(("metrics/mse", 0.5, 0), log.scalars)
+        self.assertEqual(log.figures["result/best_mse"], 0.4)
+        self.assertNotIn("result/worst_mse", log.figures)
+
     def test_a_rule_that_does_not_choose(self) -> None:
         """A rule without a selection writes no count of selected nodes."""
         tags = [tag for tag, _ in plugin.scalars(record(0, selected=None))]
