@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from attrs import frozen
 
 from byzpy_tw.errors import BadAddress
@@ -54,17 +52,3 @@ def parse_addresses(texts: tuple[str, ...]) -> tuple[Address, ...]:
         if address in addresses[:i]:
             raise BadAddress(f"{address} is listed twice")
     return addresses
-
-
-_ANNOUNCEMENT = re.compile(r"byzpy-server \d+ listening on (tcp://\S+?),")
-
-
-def announcement(pid: int, address: Address) -> str:
-    """Return the beginning of the line by which a server says where it listens."""
-    return f"byzpy-server {pid} listening on {address},"
-
-
-def parse_announcement(line: str) -> Address | None:
-    """Return the address in a line of a server's log that begins with its `announcement`."""
-    found = _ANNOUNCEMENT.search(line)
-    return parse_address(found.group(1)) if found else None
