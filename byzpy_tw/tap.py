@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from importlib.resources import files
 from typing import Any
@@ -12,7 +13,7 @@ from twisted.python import usage
 
 from byzpy_tw.config.server import ServerConfig, server_config, server_options
 from byzpy_tw.console import make_streams_tolerant
-from byzpy_tw.errors import ByzpyTwError, format_error
+from byzpy_tw.errors import ByzpyTwError, ConfigError, format_error
 
 
 def _parameter(key: str, option: Any) -> list[Any]:
@@ -90,8 +91,20 @@ class Options(usage.Options):
             )
             address = Address(config.host, config.port)
             find_transport(address).check_free(address)
+            _check_descriptor(config.announce_fd)
         except ByzpyTwError as e:
             raise usage.UsageError(format_error(e)) from None
+
+
+def _check_descriptor(number: int | None) -> None:
+    """Raise `ConfigError` where ``--announce-fd`` is no open file descriptor."""
+    try:
+        if number is not None:
+            os.fstat(number)
+    except OSError as e:
+        raise ConfigError(
+            f"--announce-fd {number}: {e.strerror or e}; it must be open when the server starts"
+        ) from e
 
 
 def _load_late_modules() -> None:
@@ -108,13 +121,16 @@ def makeService(options: Options, reactor: Any = None) -> IService:
 
         make_streams_tolerant()  # the log's terminal may lack a character of a run's name
     from byzpy_tw.kernels.cpu import cores
-    from byzpy_tw.server.parent import UntilEOF
+    from byzpy_tw.server.parent import Announcement, UntilEOF
     from byzpy_tw.server.service import ByzpyServer
 
     _load_late_modules()
     services = MultiService()
     config = evolve(options.config, threads=options.config.threads or cores())
-    ByzpyServer(reactor, config, keys=options.loaded_keys, process=True).setServiceParent(services)
+    server = ByzpyServer(reactor, config, keys=options.loaded_keys, process=True)
+    server.setServiceParent(services)
     if config.until_eof:
         UntilEOF(reactor).setServiceParent(services)
+    if config.announce_fd is not None:
+        Announcement(config.announce_fd, lambda: server.address).setServiceParent(services)
     return services

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
 from pathlib import Path
 
 import pytest
-from twisted.trial.unittest import TestCase
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessTerminated
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from byzpy_tw.errors import ServerUnreachable
+from byzpy_tw.events import LocalServerRestarted
+from byzpy_tw.trainer.local_servers import ANNOUNCEMENT, LocalServers, _ServerProcess
+from byzpy_tw.transports import Address
 from tests.support import Process, folder, start_training, train
 from tests.test_server_process import gone
-
-pytestmark = pytest.mark.slow
 
 
 def server_pids(path: Path) -> list[int]:
@@ -26,6 +34,7 @@ def server_pids(path: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 class LeavesNothingBehindTests(TestCase):
     """However a run ends, no server outlives it."""
 
@@ -75,6 +84,70 @@ class LeavesNothingBehindTests(TestCase):
         self.assertNotIn("Traceback", training.output)
 
 
+class AddressTests(SynchronousTestCase):
+    """A server's process tells its address through a pipe; its log is for people."""
+
+    def setUp(self) -> None:
+        self.process = _ServerProcess(io.BytesIO())
+        self.addCleanup(self.process.ready.addErrback, lambda _: None)
+
+    def hears(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            self.process.childDataReceived(ANNOUNCEMENT, piece)
+
+    def test_from_the_pipe(self) -> None:
+        """In pieces, too; no line of the log is taken for one."""
+        self.process.childDataReceived(1, b"byzpy-server 7 listening on tcp://127.0.0.1:1, so\n")
+        self.assertNoResult(self.process.ready)
+        self.hears(b'{"address": "tcp://127.', b'0.0.1:2", "pid": 7}', b"\n", b"more\n")
+        self.assertEqual(self.successResultOf(self.process.ready), Address("127.0.0.1", 2))
+        self.assertTrue(self.process.started)
+        self.assertIn("listening on", self.process.last_lines)
+
+    def test_something_else(self) -> None:
+        """Anything but an address fails the start at once."""
+        for said in (b"\n", b"{\n", b"[]\n", b"7\n", b'{"address": 7}\n', b'{"address": "x"}\n',
+                     b"\xff\n", b"x" * 1001):  # fmt: skip
+            self.process = _ServerProcess(io.BytesIO())
+            self.hears(said)
+            error = self.failureResultOf(self.process.ready, ServerUnreachable).value
+            self.assertIn("told no address", str(error))
+            self.hears(said)  # and what comes then is not read
+
+    def test_one_that_ends_before(self) -> None:
+        """The start fails with its last lines."""
+        self.process.childDataReceived(2, b"one\ntwo\nBAD_KEYS: no file\nthree")
+        self.process.processEnded(Failure(ProcessTerminated(1)))
+        error = self.failureResultOf(self.process.ready, ServerUnreachable).value
+        self.assertIn("stopped while starting", str(error))
+        self.assertIn("its last lines: one / two / BAD_KEYS: no file", str(error))
+
+
+class RestartTests(TestCase):
+    @pytest.mark.slow
+    def test_at_the_same_address(self) -> None:
+        """A server that is killed is started again where the run finds it, and that is told."""
+        path, events = folder(self), list[LocalServerRestarted]()
+        servers = LocalServers(1, path, path, 1, reactor, events.append)
+
+        async def run() -> None:
+            try:
+                [address] = await servers.start()
+                servers._running[0].process.signalProcess("KILL")
+                await servers._running[0].ended
+                while not servers._restarting:
+                    await deferLater(reactor, 0.01)
+                while servers._restarting:
+                    await deferLater(reactor, 0.01)
+                self.assertEqual(await servers._running[0].ready, address)
+                self.assertEqual(events, [LocalServerRestarted(str(address))])
+            finally:
+                await servers.stop()
+
+        return Deferred.fromCoroutine(run()).addTimeout(60, reactor)
+
+
+@pytest.mark.slow
 class WithoutEnvironmentTests(TestCase):
     """No activated virtual environment is needed."""
 

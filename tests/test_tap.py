@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import os
+
 import attrs
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from byzpy_tw.config.server import Limits, server_options
 from byzpy_tw.protocol.keys import SERVER, TRAINER
+from byzpy_tw.server.parent import Announcement
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.tap import Options, makeService
+from byzpy_tw.transports import Address
 from tests.key_files import ClusterKeys
 from tests.support import folder
 
 # Each limit that has an option.
 OPTIONS = {option.name: key for key, option in server_options() if "key" in option.metadata}
+
+
+@attrs.frozen
+class Port:
+    """A port that is listened on."""
+
+    host: IPv4Address
+
+    def getHost(self) -> IPv4Address:
+        return self.host
 
 
 def parse(*words: str) -> Options:
@@ -28,6 +44,35 @@ def server_of(options: Options) -> ByzpyServer:
     [server] = makeService(options, Clock())  # type: ignore[call-overload]
     assert isinstance(server, ByzpyServer)
     return server
+
+
+class AnnouncementTests(SynchronousTestCase):
+    """The address of a server, for the process that started it."""
+
+    def test_one_line(self) -> None:
+        """The address and the process, once the server listens; then the pipe is closed."""
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        services = makeService(parse("--announce-fd", str(write)), Clock())
+        server, announcement = services
+        server.listening = Port(IPv4Address("TCP", "127.0.0.1", 4711))
+        announcement.startService()
+        told = json.loads(os.read(read, 1000))
+        self.assertEqual(told, {"address": "tcp://127.0.0.1:4711", "pid": os.getpid()})
+        self.assertEqual(os.read(read, 1), b"")
+
+    def test_a_parent_that_is_gone(self) -> None:
+        """Nobody reads it: the server goes on, until it knows in its own way."""
+        read, write = os.pipe()
+        os.close(read)
+        Announcement(write, lambda: Address("127.0.0.1", 1)).startService()
+
+    def test_not_open(self) -> None:
+        """A number that is no open file is a mistake of the command line."""
+        error = self.assertRaises(UsageError, parse, "--announce-fd", "1000000")
+        self.assertIn("--announce-fd 1000000: Bad file descriptor", str(error))
+        error = self.assertRaises(UsageError, parse, "--announce-fd", "1")
+        self.assertIn("at least 3", str(error))
 
 
 class LimitTests(SynchronousTestCase):

@@ -91,6 +91,11 @@ class ServerConfig:
     until_eof: bool = option(
         False, "Stop when standard input ends: for a parent process that may die."
     )
+    announce_fd: int | None = option(
+        None, "Open file descriptor to write one line of JSON to, with the address and the pid, "
+        "once the server listens: for a parent process.",
+        optional(integer_in(3)), metavar="FD",
+    )  # fmt: skip
     disable_plugin: tuple[str, ...] = option(
         (), "A distribution whose plugins are not imported; may be given several times.",
         texts, metavar="NAME",

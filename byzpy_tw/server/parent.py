@@ -1,8 +1,11 @@
-"""A server that another process started, and that must not outlive it."""
+"""A server that another process started, waits for, and must not be outlived by."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from attrs import define
@@ -11,6 +14,8 @@ from twisted.internet.interfaces import IReactorCore
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.python.failure import Failure
+
+from byzpy_tw.transports import ServerAddress
 
 
 @define(eq=False)
@@ -22,6 +27,23 @@ class _StopAtEOF(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._reactor.running:
             self._reactor.stop()
+
+
+@define(eq=False)
+class Announcement(Service):
+    """Write a line of JSON with the server's address to a pipe of the parent, and close that.
+
+    It belongs behind the server among the services, for it starts once that listens.
+    """
+
+    _descriptor: int
+    _find_address: Callable[[], ServerAddress]
+
+    def startService(self) -> None:
+        super().startService()
+        line = json.dumps({"address": str(self._find_address()), "pid": os.getpid()})
+        with suppress(OSError), os.fdopen(self._descriptor, "w") as pipe:  # a parent that is gone
+            pipe.write(f"{line}\n")
 
 
 @define(eq=False)

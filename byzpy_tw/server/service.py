@@ -29,7 +29,6 @@ from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
-from byzpy_tw.protocol.addresses import announcement
 from byzpy_tw.protocol.keys import Keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.scheduling import clock
@@ -140,8 +139,9 @@ class ByzpyServer(Service):
             mode = f"keys of server {self.keys.name!r}, good until {self.keys.until}"
             for line in self.keys.warnings:
                 self.log.warn("{line}", line=line)
-        self.log.info("{announcement} {threads} threads, {mode}", threads=self.threads, mode=mode,
-                      announcement=announcement(os.getpid(), self.address))  # fmt: skip
+        self.log.info("byzpy-server {pid} listening on {address}, {threads} threads, {mode}",
+                      pid=os.getpid(), address=str(self.address), threads=self.threads,
+                      mode=mode)  # fmt: skip
 
     def stopService(self) -> Deferred[None]:
         super().stopService()

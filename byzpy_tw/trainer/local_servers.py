@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import deque
@@ -17,23 +18,26 @@ from twisted.internet.interfaces import IDelayedCall, IProcessTransport
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from byzpy_tw.errors import ServerUnreachable
+from byzpy_tw.errors import BadAddress, ServerUnreachable
 from byzpy_tw.events import LocalServerRestarted
-from byzpy_tw.protocol.addresses import Address, parse_announcement
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.reactor import ITrainerReactor
+from byzpy_tw.transports import Address
+from byzpy_tw.transports.tcp import parse_host_port
 
 START_SECONDS = 120.0
 RESTART_SECONDS = 1.0  # until one that ended by itself is started again
+ANNOUNCEMENT = 3  # file descriptor to which a server tells its address
+MAX_ANNOUNCEMENT_BYTES = 1000
 STOP_SECONDS = 5.0  # before a server that does not stop is killed
 
 
 class _ServerProcess(ProcessProtocol):
-    """One server process: its output goes to a file, its address is read from it."""
+    """One server process: its output goes to a file, its address comes through a pipe."""
 
     def __init__(self, log: IO[bytes]) -> None:
         self._log = log
-        self._line = b""
+        self._line = self._announcement = b""
         self.started = False  # whether it has listened
         self._last: deque[str] = deque(maxlen=3)  # lines, for an error message
         self.ready: Deferred[Address] = Deferred()
@@ -51,15 +55,26 @@ class _ServerProcess(ProcessProtocol):
         self._log.write(data)
         self._log.flush()
         *lines, self._line = (self._line + data).split(b"\n")
-        for line in lines:
-            text = line.decode(errors="replace")
-            self._last.append(text[-200:])
-            address = parse_announcement(text)
-            if address is not None and not self.ready.called:
-                self.started = True
-                self.ready.callback(address)
+        self._last.extend(line.decode(errors="replace")[-200:] for line in lines)
 
     errReceived = outReceived
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        if childFD != ANNOUNCEMENT:
+            super().childDataReceived(childFD, data)
+        elif not self.ready.called:
+            self._announcement += data
+            if data.endswith(b"\n") or len(self._announcement) > MAX_ANNOUNCEMENT_BYTES:
+                self._announced()
+
+    def _announced(self) -> None:
+        try:
+            address = parse_host_port(json.loads(self._announcement)["address"], "tcp")
+        except (BadAddress, ValueError, LookupError, TypeError, AttributeError) as e:
+            self.ready.errback(ServerUnreachable(f"a local server told no address: {e!r:.200}"))
+        else:
+            self.started = True
+            self.ready.callback(address)
 
     def processEnded(self, reason: Failure) -> None:
         self._log.close()
@@ -102,7 +117,10 @@ class LocalServers:
     def _launch(self, number: int, port: int) -> _ServerProcess:
         log = open(self.log_folder / f"server-{number}.log", "ab")
         server, command = _ServerProcess(log), self._command(port)
-        self._reactor.spawnProcess(server, command[0], command, env=dict(os.environ), path=None)
+        pipes: dict[int, int | str] = {0: "w", 1: "r", 2: "r", ANNOUNCEMENT: "r"}
+        self._reactor.spawnProcess(
+            server, command[0], command, env=dict(os.environ), path=None, childFDs=pipes
+        )
         return server
 
     def _keep_alive(self, number: int, address: Address, failures: int = 0) -> None:
@@ -140,6 +158,7 @@ class LocalServers:
         run_twistd = "from twisted.scripts.twistd import run; run()"
         command = [sys.executable, "-c", run_twistd, "-n", "--pidfile=", "--logfile=-"]
         command += ["byzpy-server", "--host", "127.0.0.1", "--port", str(port), "--until-eof"]
+        command += ["--announce-fd", str(ANNOUNCEMENT)]
         command += ["--data-root", str(self.data_root), "--device", self.device]
         for distribution in self.disabled:
             command += ["--disable-plugin", distribution]

@@ -21,6 +21,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import react
 from twisted.python.failure import Failure
 
+from byzpy_tw.output.event_text import describe
 from byzpy_tw.scheduling.clock import use_monotonic_clock
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.local_servers import LocalServers
@@ -161,7 +162,9 @@ class FuzzSession:
 
     def _servers(self, count: int) -> LocalServers:
         folder, tell = self.folder, self.tally.wrong.append
-        return LocalServers(count, folder, folder, 1, self.reactor, tell)
+        return LocalServers(
+            count, folder, folder, 1, self.reactor, lambda event: tell(describe(event))
+        )
 
     def _count_refusals(self, done: Trained) -> None:
         lines = (done.folder / "rounds.jsonl").read_text().splitlines()
