@@ -138,7 +138,6 @@ def prepare_replay(
     model = make_model(spec, registry, host.dataset).to(resolve_device(config.device))
     who = registry.owner("model", config.model)
     evaluator = Evaluator(model, host.dataset, host.trial_outcome.needs_copies, who)
-    rules = resolve_rules(config, registry)
-    algorithm = registry.make("algorithm", config.algorithm, config=config, rules=rules)
+    algorithm = resolve_rules(config, registry).make_algorithm()
     first = algorithm.begin(evaluator.parameters)
     return RoundReplay(config, algorithm, host, evaluator, first, pool, most_jobs)

@@ -25,7 +25,7 @@ from byzpy_tw.seeds import Context
 _METHODS = {
     "algorithm": (
         "begin", "resume", "participants", "request", "receive", "reveal", "past_vectors",
-        "computable", "aggregate", "advance",
+        "computable", "guarantee", "aggregate", "advance",
     ),
     "optimizer": ("begin", "step"),
     "schedule": ("factor",),

@@ -111,8 +111,7 @@ class Training:
         self._cluster = cluster = self._make_cluster(entries, prepared, collector)
         self.views.handle(ServersKnown(cluster.server_states))
         rounds = RoundRunner(
-            config, cluster, collector, prepared.evaluator,
-            self.registry.make("algorithm", config.algorithm, config=config, rules=self.rules),
+            config, cluster, collector, prepared.evaluator, self.rules.make_algorithm(),
             self._reactor, self._pool, self.threads,
         )  # fmt: skip
         if self.resume_point.state is not None:
