@@ -1,7 +1,8 @@
-"""Text of other processes and of files, made fit for one line of a terminal, a log or a page."""
+"""Text made fit for one line of a terminal, a log or a page, also of other processes and files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -33,3 +34,9 @@ def encodable(text: str) -> str:
 def clip(text: str, length: int = 80) -> str:
     """Return `text`, cut to `length` characters with ``...`` at its end where it is longer."""
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def number_range(numbers: Iterable[int]) -> str:
+    """Return the range of `numbers` in words: ``3``, or ``3 to 5``."""
+    found = sorted(set(numbers))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"

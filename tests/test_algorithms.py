@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw import Registration, hookimpl, seeds
-from byzpy_tw.algorithms import Dsgd, State
+from byzpy_tw.algorithms import Dsgd, Participants, State
 from byzpy_tw.audit.replay import ImmediateExecutor
 from byzpy_tw.audit.verify import Verification
 from byzpy_tw.config.run_config import RunConfig
@@ -55,7 +54,7 @@ class ParticipantsTests(SynchronousTestCase):
         made.refuse(2, Reason.LATE)
         verdict = made.verdict(lambda n, f: None)
         assert isinstance(verdict, Halt)
-        self.assertIn("1 of n = 3 nodes failed", verdict.why)
+        self.assertIn("1 of n = 3 participants failed", verdict.why)
 
     def test_probation_of_others(self) -> None:
         """A node on probation that is not asked costs nothing."""
@@ -78,10 +77,10 @@ class ParticipantsTests(SynchronousTestCase):
 class Drawn(Dsgd):
     """A drawn half of the nodes takes part in each round."""
 
-    def participants(self, state: State) -> Sequence[int]:
+    def participants(self, state: State) -> Participants:
         stream = seeds.stream(self.config.seed, "participants", state.round)
         drawn = stream.choice(self.config.n, self.config.n // 2, replace=False)
-        return sorted(map(int, drawn))
+        return Participants(sorted(drawn), self.config.f)
 
 
 class DrawnPlugin:

@@ -30,7 +30,7 @@ from byzpy_tw.plugins.hookspecs import Registration
 from byzpy_tw.protocol.commands import Compute
 from byzpy_tw.protocol.keys import Keys
 from byzpy_tw.protocol.limited_amp import LimitedAMP
-from byzpy_tw.rounds.feasibility import list_feasible_rules, tolerated_losses
+from byzpy_tw.rounds.feasibility import list_feasible_rules, round_sizes, tolerated_losses
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.trainer.doctor import Doctor
 from tests.key_files import ClusterKeys
@@ -242,7 +242,9 @@ class ServersTests(DoctorCase):
 class BudgetTests(SynchronousTestCase):
     def budget(self, **options: Any) -> dict[str, Any]:
         config = RunConfig(in_process=True, **{"aggregator": "krum", **options})
-        return {line.rule: line for line in list_feasible_rules(config, load(only=()))}
+        names = load(only=())
+        sizes = round_sizes(config, names)
+        return {line.rule: line for line in list_feasible_rules(config, names, sizes)}
 
     def test_conditions(self) -> None:
         """For n = 4, f = 1, the quick start's: as the rules' papers have them."""

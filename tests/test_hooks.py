@@ -240,12 +240,11 @@ class ExampleTests(SynchronousTestCase):
         config = RunConfig(
             in_process=True, algorithm="halves", num_honest=5, num_byz=1, f=1, aggregator="median"
         )
-        rules = resolve_rules(config, names)
-        algorithm = names.make("algorithm", "halves", config=config, rules=rules)
+        algorithm = resolve_rules(config, names).make_algorithm()
         state = algorithm.begin(torch.zeros(3))
         asked = []
         for _ in range(3):
-            nodes = tuple(algorithm.participants(state))
+            nodes = algorithm.participants(state).nodes
             asked.append(nodes)
             aggregated = algorithm.aggregate(state, nodes, 1, torch.ones(6, 3))
             state = algorithm.advance(state, nodes, torch.ones(6, 3), aggregated, {})

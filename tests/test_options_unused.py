@@ -16,7 +16,7 @@ import torch
 from twisted.trial.unittest import SynchronousTestCase
 
 import byzpy_tw
-from byzpy_tw.algorithms.aggregation import Aggregation
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.audit.verify import config_in_process
 from byzpy_tw.cli.train import parse_invocation
 from byzpy_tw.config.merge import drop_unused, unused_notices
@@ -300,7 +300,7 @@ class TrustedRowTests(SynchronousTestCase):
             pre_aggregator="bucketing",  # type: ignore[arg-type]
         )
         with self.assertRaisesRegex(ConfigError, "monna needs the row .* makes 6 rows of n=12"):
-            Aggregation(config, load(only=())).check()
+            resolve_rules(config, load(only=()))
 
     def test_strict(self) -> None:
         """It is a notice at the start, and an error with --strict."""
@@ -309,10 +309,10 @@ class TrustedRowTests(SynchronousTestCase):
             "pre_aggregator": "bucketing:s=1",
         }  # fmt: skip
         names = load(only=())
-        missing = Aggregation(RunConfig(**options), names).check()
+        missing = resolve_rules(RunConfig(**options), names).missing_guarantee
         self.assertIn("monna trusts one node's row", str(missing))
-        strict = Aggregation(RunConfig(**options, strict=True), names)
-        self.assertRaises(GuaranteeMissing, strict.check)
+        strict = RunConfig(**options, strict=True)
+        self.assertRaises(GuaranteeMissing, resolve_rules, strict, names)
 
 
 class VectorsTests(SynchronousTestCase):

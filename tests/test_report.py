@@ -39,7 +39,26 @@ class HistoryTests(SynchronousTestCase):
              (3, "sss", "000", "000"), (4, "sss", "000", "000"), (5, "xsr", "909", "000")],
         )  # fmt: skip
         self.assertEqual(dict(told.counts.refused[2]), {"late": 1})
-        self.assertEqual(told.totals[5].tolist(), [1, 1, 1, 0, 0, 0])
+        self.assertEqual(told.totals[5].tolist(), [1, 1, 1, 0, 0, 0, 0])
+
+    def test_some_take_part(self) -> None:
+        """A node that was not asked has a letter of its own; shares are of the rounds asked."""
+        told = history()
+        told.add(record(0))
+        told.add(record(1, participants=[0, 1, 2, 3, 4], excluded=[]))
+        strips = {node: letters for node, letters, *_ in told.strips()}
+        self.assertEqual((strips[0], strips[5]), ("ss", "xn"))
+        self.assertEqual(told.totals[5].tolist(), [0, 1, 0, 0, 0, 0, 1])
+        self.assertEqual([told.counts.rounds_asked(node) for node in (0, 5)], [2, 1])
+
+    def test_a_column_of_some(self) -> None:
+        """In a column of several rounds, those without the node are left out of its shares."""
+        told = history(rounds=2000)
+        for number in range(1024):
+            asked = [0, 1, 2, 3, 4, 5] if number % 2 else [0, 1, 2, 3, 4]
+            told.add(record(number, participants=asked, excluded=[5] if number % 2 else []))
+        _, letters, digits, _ = told.strips()[5]
+        self.assertEqual((letters[0], digits[0]), ("x", "9"))
 
     def test_every_reason_has_a_state(self) -> None:
         """None of a node's ends is taken for another's; one of a later version is refused."""
@@ -47,7 +66,8 @@ class HistoryTests(SynchronousTestCase):
         self.assertEqual(found[Reason.LATE], "late")
         self.assertEqual(found[Reason.LOST], "lost")
         self.assertEqual(found[Reason.PROBATION], "probation")
-        rest = set(Reason) - {Reason.LATE, Reason.LOST, Reason.PROBATION}
+        self.assertEqual(found[Reason.NOT_ASKED], "not-asked")
+        rest = set(Reason) - {Reason.LATE, Reason.LOST, Reason.PROBATION, Reason.NOT_ASKED}
         self.assertEqual({found[reason] for reason in rest}, {"refused"})
         self.assertEqual(STATES[refusal_state("tired")], "refused")
 
@@ -100,6 +120,9 @@ class HistoryTests(SynchronousTestCase):
             {"excluded": [6]}, {"excluded": [-1]}, {"excluded": ["0"]}, {"loss": "low"},
             {"refused": [{"node": 10**9, "reason": "late"}]}, {"refused": [{}]},
             {"phases": {"honest": []}}, {"selected": 3}, {"loss": 10**400},
+            {"participants": [6]}, {"participants": []}, {"participants": [1, 0]},
+            {"participants": [0, 0, 1, 2, 3, 4, 5]}, {"participants": [0, 1, 2]},
+            {"participants": [0, 1, 2, 3, 5], **refused(4, "late")},
         ):  # fmt: skip
             with self.assertRaises(ValueError):
                 parse_record(json.dumps(record(0, **wrong)), 0, 6)
@@ -152,6 +175,25 @@ class ConclusionTests(SynchronousTestCase):
             said,
             "krum took the Byzantine node in 1 of 2 rounds, 0.5 honest nodes a round.",
         )
+
+    def test_some_take_part(self) -> None:
+        """Where not all nodes take part, vectors are counted, and refusals of rounds asked."""
+        late = {"node": 1, "reason": "late", "detail": ""}
+        rounds = [
+            record(0, participants=[0, 1, 4], selected=[0, 1], excluded=[4]),
+            record(1, participants=[1, 2, 3], selected=[2, 3], excluded=[], refused=[late]),
+            record(2, participants=[2, 3, 4], selected=[3, 4], excluded=[2]),
+        ]
+        self.assertEqual(
+            self.concluded(*rounds),
+            "multi-krum excluded 1 of 2 Byzantine vectors and 1 of 6 honest vectors. Honest node 1 "
+            "was refused in 1 of the 2 rounds that it took part in (late 1).",
+        )
+        few = self.concluded(
+            record(0, participants=[0, 1, 2, 4], selected=[0], excluded=[1, 2, 4]),
+            aggregator="krum",
+        )  # fmt: skip
+        self.assertEqual(few, "krum took 0 of 1 Byzantine vectors and 1 of 3 honest vectors.")
 
     def test_a_rule_that_does_not_choose(self) -> None:
         """Nobody is said to be excluded by a trimmed mean."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from byzpy_tw.aggregators.pipeline import Pipeline
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, ConfigError, GuaranteeMissing, PluginError
+from byzpy_tw.errors import BadRuleOutput, ByzpyTwError, ConfigError, PluginError
 from byzpy_tw.plugin_code import describe_exception, plugin_call
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.pipelines import NamedPipeline, budget_of
@@ -66,13 +66,9 @@ class Aggregation:
         except ValueError as e:  # such as q above n - f
             return str(e)
 
-    def check(self) -> str | None:
-        """Return why the pipeline gives no guarantee in this run, or None; called before round 0.
-
-        Raises `ConfigError` where the pipeline cannot be computed at all, and
-        `GuaranteeMissing` where ``--strict`` wants a guarantee.
-        """
-        n, f = self.config.n, self.config.f
+    def check_budgets(self) -> None:
+        """Raise `ConfigError` where a rule's own text names a larger budget than the run's."""
+        f = self.config.f
         for _, rule in self._named.stages:
             own = budget_of(rule)
             if own is not None and own > f:  # it would be lowered, in silence
@@ -80,18 +76,6 @@ class Aggregation:
                     f"{rule.text!r} is to tolerate {own} faulty nodes, and the run's "
                     f"budget is --f {f}: raise --f, or leave f={own} out"
                 )
-        with plugin_call(self._owners()):
-            why = self.pipeline(f).computable(n)
-            missing = None if why is not None else self.pipeline(f).guarantee(n)
-        if why is not None:
-            raise ConfigError(
-                f"{self.config.pipeline}: {why}; use more nodes, a smaller --f, or another rule"
-            )
-        if missing is None and self.config.num_byz > f:
-            missing = f"{self.config.num_byz} Byzantine nodes are more than f = {f}"
-        if missing is not None and self.config.strict:
-            raise GuaranteeMissing(f"{self.config.pipeline}: {missing} (--strict)")
-        return missing
 
     def __call__(
         self,
@@ -114,13 +98,13 @@ class Aggregation:
             byzantine=self.config.num_byz,
         )  # fmt: skip
         memory = dict(memory)
-        with plugin_call(f"{self._owners()}:", BadRuleOutput):  # a plugin's code
+        with plugin_call(f"{self.owners()}:", BadRuleOutput):  # a plugin's code
             try:
                 outcome = self.pipeline(f).outcome(rows, context=context, state=memory)
             except PluginError as e:
-                raise e.with_text(f"{self._owners()}: {e}") from e
+                raise e.with_text(f"{self.owners()}: {e}") from e
             except ByzpyTwError as e:  # such as TooManyByzantine, of a rule that miscounts
-                raise BadRuleOutput(f"{self._owners()}: raised {describe_exception(e)}") from e
+                raise BadRuleOutput(f"{self.owners()}: raised {describe_exception(e)}") from e
         norm = self._checked_norm(outcome.vector, matrix)
         selected = None
         if outcome.weights is not None:
@@ -132,15 +116,15 @@ class Aggregation:
         """Return the norm of `vector`; `BadRuleOutput` where it is no result for `matrix`."""
         if tuple(vector.shape) != (matrix.shape[1],) or vector.dtype != matrix.dtype:
             raise BadRuleOutput(
-                f"{self._owners()}: returned {tuple(vector.shape)} of {vector.dtype}, "
+                f"{self.owners()}: returned {tuple(vector.shape)} of {vector.dtype}, "
                 f"expected ({matrix.shape[1]},) of {matrix.dtype}"
             )
         norm = norm_of(vector)
         if norm_fault(norm) is not None:
-            raise BadRuleOutput(f"{self._owners()}: {norm_fault(norm)} from finite rows")
+            raise BadRuleOutput(f"{self.owners()}: {norm_fault(norm)} from finite rows")
         return norm
 
-    def _owners(self) -> str:
+    def owners(self) -> str:
         """Return the rules and whose they are, for messages."""
         entries = [self._registry.entry(kind, rule.name) for kind, rule in self._named.stages]
         return ", ".join(f"{e.kind} {e.name!r} of {e.distribution}" for e in entries)

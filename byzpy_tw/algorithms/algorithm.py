@@ -10,6 +10,7 @@ from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.algorithms.aggregation import Aggregated
+from byzpy_tw.algorithms.participation import Participants
 from byzpy_tw.algorithms.state import State
 
 
@@ -30,7 +31,7 @@ class Algorithm(Protocol):
     A round is `request` of the parameters for the `participants`, `receive` for each vector that
     comes, `reveal` of the honest rows to the attack, `aggregate`, and `advance` along the
     result.  All state is in the `State` that is passed, which only `advance` with ``reuse``
-    changes.
+    changes.  No method writes to the vectors that it is given.
     """
 
     @property
@@ -43,18 +44,24 @@ class Algorithm(Protocol):
     def resume(self, state: State) -> State:
         """Return a state that was read from a file, on the device that computes the steps."""
 
-    def participants(self, state: State) -> Sequence[int]:
-        """Return the nodes that are asked in the round after `state`, in order.
+    def keeps_vector(self, node: int) -> bool:
+        """Tell whether `receive` returns what `node` sends, so that it need not be called."""
 
-        A function of the configuration and of ``state.round`` alone: it is known before the
-        round, and again when the round is verified.
+    def participants(self, state: State) -> Participants:
+        """Return the nodes that are asked in the round after `state`, and their fault budget.
+
+        A function of the configuration and of ``state.round`` alone: it is known before round 0,
+        and again when the round is verified.
         """
 
     def request(self, state: State) -> Tensor:
         """Return the parameters as they travel, ``(d,)``: their own memory where that fits."""
 
     def receive(self, state: State, node: int, sent: Tensor) -> Tensor:
-        """Return the row that is aggregated for the vector that `node` sent: ``(d,)`` float32."""
+        """Return the row that is aggregated for the vector that `node` sent.
+
+        Both are ``(d,)`` float32.
+        """
 
     def reveal(self, state: State, nodes: Sequence[int], rows: Tensor, f: int) -> Revealed:
         """Return what the attack is shown of the rows, ``(h, d)``, of the honest `nodes`.
@@ -66,7 +73,10 @@ class Algorithm(Protocol):
         """Return the vectors that a replaying attack sends again, by Byzantine node."""
 
     def computable(self, n: int, f: int) -> str | None:
-        """Return why `n` rows cannot be aggregated with budget `f`, or None."""
+        """Return why the vectors of `n` nodes cannot be aggregated with budget `f`, or None."""
+
+    def guarantee(self, n: int, f: int) -> str | None:
+        """Return why the aggregate of `n` nodes gives no guarantee with budget `f`, or None."""
 
     def aggregate(self, state: State, nodes: tuple[int, ...], f: int, matrix: Tensor) -> Aggregated:
         """Aggregate the rows `nodes` of the ``(n, d)`` `matrix` with budget `f`.

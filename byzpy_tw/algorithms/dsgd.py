@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from attrs import define, evolve
+from attrs import define, evolve, field
 from torch import Tensor
 
 from byzpy_tw.algorithms.aggregation import Aggregated
 from byzpy_tw.algorithms.algorithm import Revealed
+from byzpy_tw.algorithms.participation import Participants
 from byzpy_tw.algorithms.rules import ResolvedRules
 from byzpy_tw.algorithms.state import State, map_leaves
 from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, encode_pieces
@@ -34,6 +35,11 @@ class Dsgd:
 
     config: RunConfig
     rules: ResolvedRules
+    _all: Participants = field(init=False)
+
+    @_all.default
+    def _list_all(self) -> Participants:
+        return Participants(range(self.config.n), self.config.f)
 
     @property
     def wire(self) -> torch.dtype:
@@ -57,26 +63,29 @@ class Dsgd:
 
     # -- from parameters to vectors
 
-    def participants(self, state: State) -> Sequence[int]:
-        return range(self.config.n)
+    def keeps_vector(self, node: int) -> bool:
+        return node >= self.config.num_honest or not self.config.worker_momentum
+
+    def participants(self, state: State) -> Participants:
+        return self._all
 
     def request(self, state: State) -> Tensor:
         (parameters,) = self.rules.aggregation.device.fetch([state.parameters])
         return round_to_dtype(parameters, self.wire)
 
     def receive(self, state: State, node: int, sent: Tensor) -> Tensor:
-        """Return the row that is aggregated for the vector that `node` sent: ``(d,)`` float32.
+        """Return the row that is aggregated for the vector that `node` sent, ``(d,)`` float32.
 
         With ``worker_momentum`` that is an honest node's next momentum,
         m = beta m + (1 - beta) g, from zero (Karimireddy et al., ICML 2021, Algorithm 1).  The
         momentum of a node that sends nothing stays as it was.
         """
-        row, beta = sent.to(torch.float32), self.config.worker_momentum
-        if node >= self.config.num_honest or not beta:
-            return row
+        if self.keeps_vector(node):
+            return sent
+        beta = self.config.worker_momentum
         old = state.momenta.get(node)
-        start = torch.zeros_like(row) if old is None else old * beta
-        return start.add_(row, alpha=1 - beta)
+        start = torch.zeros_like(sent) if old is None else old * beta
+        return start.add_(sent, alpha=1 - beta)
 
     def reveal(self, state: State, nodes: Sequence[int], rows: Tensor, f: int) -> Revealed:
         """Return what the attack is shown of the rows, ``(h, d)``, of the honest `nodes`.
@@ -104,8 +113,12 @@ class Dsgd:
     # -- from vectors to the next state
 
     def computable(self, n: int, f: int) -> str | None:
-        """Return why `n` rows cannot be aggregated with budget `f`, or None."""
+        """Return why the vectors of `n` nodes cannot be aggregated with budget `f`, or None."""
         return self.rules.aggregation.computable(n, f)
+
+    def guarantee(self, n: int, f: int) -> str | None:
+        """Return why the aggregate of `n` nodes gives no guarantee with budget `f`, or None."""
+        return self.rules.aggregation.pipeline(f).guarantee(n)
 
     def aggregate(self, state: State, nodes: tuple[int, ...], f: int, matrix: Tensor) -> Aggregated:
         """Aggregate the rows `nodes` of the ``(n, d)`` `matrix` with budget `f`.

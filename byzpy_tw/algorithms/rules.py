@@ -7,8 +7,11 @@ from typing import Any
 from attrs import define, field
 
 from byzpy_tw.algorithms.aggregation import Aggregation
+from byzpy_tw.algorithms.algorithm import Algorithm
+from byzpy_tw.algorithms.guarded import GuardedAlgorithm
+from byzpy_tw.algorithms.participation import Participation, survey
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import ConfigError
+from byzpy_tw.errors import ConfigError, GuaranteeMissing
 from byzpy_tw.optimizers import Optimizer, Schedule
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.plugins import Registry
@@ -20,15 +23,17 @@ from byzpy_tw.workers.device import open_device
 class ResolvedRules:
     """The aggregation, the optimizer and the attacks of a run, made from their names.
 
-    ``missing_guarantee`` is why the rules give no guarantee for this n and f, or None.
+    ``participation`` has the sizes of its rounds, ``missing_guarantee`` is why the rules give no
+    guarantee for one of these, or None.
     """
 
     config: RunConfig
     aggregation: Aggregation
     optimizer: Optimizer
     schedule: Schedule
-    missing_guarantee: str | None
     _registry: Registry
+    participation: Participation = field(init=False)
+    missing_guarantee: str | None = field(default=None, init=False)
     _attacks: dict[int, Any] = field(factory=dict, init=False)
 
     @property
@@ -51,6 +56,43 @@ class ResolvedRules:
                 run_pipeline=lambda: self.aggregation.pipeline(f),
             )
         return self._attacks[f]
+
+    def make_algorithm(self) -> Algorithm:
+        """Return the run's algorithm with these rules; a plugin's is guarded."""
+        config, text = self.config, self.config.algorithm
+        made: Algorithm = self._registry.make("algorithm", text, config=config, rules=self)
+        if not self._registry.is_foreign("algorithm", text):
+            return made
+        return GuardedAlgorithm(made, config, self._registry.owner("algorithm", text))
+
+    def check_sizes(self, algorithm: Algorithm) -> str | None:
+        """Return why there is no guarantee in some round, or None.
+
+        Raises `ConfigError` where a round cannot be computed with its participants, and
+        `GuaranteeMissing` where ``--strict`` wants a guarantee.
+        """
+        self.aggregation.check_budgets()
+        config, missing = self.config, None
+        for size in self.participation.sizes:
+            where, cure = "", "use more nodes"
+            if (size.n, size.f) != (config.n, config.f):
+                where = f"round {size.round}, of {size.n} nodes with f = {size.f}: "
+                cure = "let more nodes take part"
+            with plugin_call(self.aggregation.owners()):
+                self.aggregation.pipeline(size.f)  # raises the errors of its parameters
+                why = algorithm.computable(size.n, size.f)
+                gap = None if why is not None else algorithm.guarantee(size.n, size.f)
+            if why is not None:
+                raise ConfigError(
+                    f"{config.pipeline}: {where}{why}; {cure}, a smaller --f, or another rule"
+                )
+            if gap is None and size.byzantine > size.f:
+                gap = f"{size.byzantine} Byzantine nodes are more than f = {size.f}"
+            if gap is not None and missing is None:
+                missing = where + gap
+        if missing is not None and config.strict:
+            raise GuaranteeMissing(f"{config.pipeline}: {missing} (--strict)")
+        return missing
 
     @property
     def optimizer_owner(self) -> str:
@@ -81,8 +123,20 @@ class ResolvedRules:
 def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
     """Return the rules of `config`; an error for any name, parameter or device that is wrong.
 
-    Cheap: reads no data, builds no model.
+    Cheap: reads no data, builds no model.  Raises `ConfigError` where the rules cannot be
+    computed with the participants of a round, and `GuaranteeMissing` where ``--strict`` wants
+    a guarantee.
     """
+    rules = assemble_rules(config, registry)
+    algorithm = rules.make_algorithm()
+    rules.participation = survey(config, algorithm.participants)
+    rules.missing_guarantee = rules.check_sizes(algorithm)
+    rules.attack_with_budget(config.f)  # raises its error, if any
+    return rules
+
+
+def assemble_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
+    """Return the rules of `config`, before they are compared with the sizes of its rounds."""
     for kind, text in (
         ("algorithm", config.algorithm),
         ("dataset", config.dataset),
@@ -93,11 +147,8 @@ def resolve_rules(config: RunConfig, registry: Registry) -> ResolvedRules:
     ):
         registry.check(kind, text, f=config.f)
     open_device(config.device)  # raises where it is not here
-    aggregation = Aggregation(config, registry)
     optimizer = registry.make("optimizer", config.optimizer, **config.optimizer_parameters)
     schedule = registry.make(
         "schedule", config.lr_schedule, lr_milestones=config.lr_milestones, lr_decay=config.lr_decay
     )
-    rules = ResolvedRules(config, aggregation, optimizer, schedule, aggregation.check(), registry)
-    rules.attack_with_budget(config.f)  # raises its error, if any
-    return rules
+    return ResolvedRules(config, Aggregation(config, registry), optimizer, schedule, registry)

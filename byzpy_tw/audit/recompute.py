@@ -12,6 +12,7 @@ from attrs import define, frozen
 from torch import Tensor
 
 from byzpy_tw.algorithms.aggregation import Aggregated
+from byzpy_tw.algorithms.participation import Participants
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.replay import RoundReplay
 from byzpy_tw.kernels.parallel import thread_limit
@@ -44,16 +45,20 @@ class RecomputedRound:
     def differing_entries(self, record: Mapping[str, Any]) -> Iterator[str]:
         """Yield the verified entries of `record` that differ from this round's."""
         for name, field in ROUND_FIELDS.items():
-            if not field.verified or name not in record or name not in self.entries:
+            on_record = name in record or name == "participants"  # none on record: all nodes
+            if not field.verified or not on_record or name not in self.entries:
                 continue
-            here, there = self.entries[name], record[name]
+            here, there = self.entries[name], record.get(name)
             if name == "norms":  # of refused vectors too
-                there = {node: there.get(node) for node in here}
+                there = {node: record["norms"].get(node) for node in here}
             if not _is_recorded(there, here):
                 yield f"{name} {clean_value(there)} on record, {clean_value(here)} here"
 
     def explain_hash(self, record: Mapping[str, Any], placement: Any) -> str:
         """Return the cause of another hash as far as `record` and the `placement` tell."""
+        asked, here = record.get("participants"), self.entries["participants"]
+        if asked != here:
+            return f"nodes {clean_value(asked)} took part, the algorithm names {clean_value(here)}"
         differing = self.differing_norms(record)
         if not differing:
             if _is_recorded(record.get("aggregate_norm"), self.entries["aggregate_norm"]):
@@ -108,7 +113,7 @@ class RoundRecomputer:
         replay, algorithm, config = self.replay, self.replay.algorithm, self.replay.config
         refused = {one["node"] for one in record["refused"]}
         asked = algorithm.participants(state)
-        nodes = tuple(node for node in asked if node not in refused)
+        nodes = tuple(node for node in asked.nodes if node not in refused)
         honest = [n for n in nodes if n < config.num_honest]
         matrix = torch.zeros(config.n, replay.host.dimension)
         norms: dict[int, float] = {}
@@ -117,7 +122,7 @@ class RoundRecomputer:
             sent = round_to_dtype(gradient.vector, algorithm.wire)
             norms[node] = self.pool.submit(norm_of, sent.float()).result()
             losses.append(gradient.loss)
-            matrix[node] = algorithm.receive(state, node, sent)
+            matrix[node] = algorithm.receive(state, node, sent.float())
         owns = {n: replay.own_gradient(state, n) for n in nodes if n >= config.num_honest}
 
         def finish(f: int | None) -> RecomputedRound:
@@ -128,7 +133,7 @@ class RoundRecomputer:
                 aggregated = algorithm.aggregate(state, nodes, record["f"], matrix)
                 after = algorithm.advance(state, nodes, matrix, aggregated, attack)
             entries = self._entries(record, after, {n: norms[n] for n in nodes}, losses, aggregated)
-            entries["participants"] = list(asked)
+            entries["participants"] = None if len(asked.nodes) == config.n else [*asked.nodes]
             return RecomputedRound(after, sha256_of(after.parameters), entries)
 
         # In the pool torch computes on one thread, but for `thread_limit`.
@@ -159,24 +164,24 @@ class RoundRecomputer:
         return entries
 
     def _candidate_f(
-        self, record: Mapping[str, Any], asked: Sequence[int], honest: Sequence[int]
+        self, record: Mapping[str, Any], asked: Participants, honest: Sequence[int]
     ) -> list[int | None]:
         """Return each f that the attack may have been told, the likely one first."""
         config = self.replay.config
-        if not honest or all(node < config.num_honest for node in asked):
+        if not honest or all(node < config.num_honest for node in asked.nodes):
             return [None]
         told_f = record.get("foreseen_f")
-        if type(told_f) is int and 0 <= told_f <= config.f:
+        if type(told_f) is int and 0 <= told_f <= asked.f:
             return [told_f]
         round = Round(
-            record["round"], config.num_honest, config.num_byz, config.f, participants=asked
+            record["round"], config.num_honest, config.num_byz, asked.f, participants=asked.nodes
         )
         for refused in record["refused"]:
             known = refused["node"] < config.num_honest or refused["reason"] == "probation"
             if known and refused["reason"] in {r.value for r in Reason}:
                 round.refuse(refused["node"], Reason(refused["reason"]))
         likely = round.told_f(self.replay.algorithm.computable)
-        return list(dict.fromkeys([likely, *range(config.f, -1, -1)]))
+        return list(dict.fromkeys([likely, *range(asked.f, -1, -1)]))
 
     def _fill_attack_rows(
         self, state: State, honest: Sequence[int], owns: Mapping[int, Tensor | None],
@@ -186,7 +191,7 @@ class RoundRecomputer:
         replay = self.replay
         shown = replay.algorithm.reveal(state, honest, matrix[list(honest)], f)
         for node, own in owns.items():
-            sent = replay.attack_vector(state, node, len(honest), shown, own)
+            sent = replay.attack_vector(state, node, len(honest), shown, own).float()
             matrix[node] = replay.algorithm.receive(state, node, sent)
-            norms[node] = norm_of(matrix[node])
+            norms[node] = norm_of(sent)
         return shown.memory

@@ -141,6 +141,6 @@ def prepare_replay(
     who = registry.owner("model", config.model)
     outcome = host.trial_outcome
     evaluator = Evaluator(model, host.dataset, outcome.task, outcome.needs_copies, who)
-    algorithm = registry.make("algorithm", config.algorithm, config=config, rules=rules)
+    algorithm = rules.make_algorithm()
     first = algorithm.begin(evaluator.parameters)
     return RoundReplay(config, algorithm, host, evaluator, first, pool, most_jobs)

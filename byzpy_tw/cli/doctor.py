@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from byzpy_tw.cli import train
 from byzpy_tw.console import print_error
 from byzpy_tw.errors import ConfigError
+from byzpy_tw.text import number_range
 
 if TYPE_CHECKING:
     from byzpy_tw.trainer.doctor import Doctor
@@ -165,7 +166,8 @@ def _server_line(server: ServerCheck) -> str:
 def _budget_lines(doctor: Doctor) -> Iterator[str]:
     config = doctor.config
     behind = f", behind {' | '.join(config.pre_aggregator)}" if config.pre_aggregator else ""
-    yield f"rules for n = {config.n}, f = {config.f}{behind}"
+    n, f = (number_range(getattr(s, name) for s in doctor.sizes) for name in ("n", "f"))
+    yield f"rules for n = {n}{'' if n == str(config.n) else ' participants'}, f = {f}{behind}"
     yield f"  {'rule':<22} {'may be lost':<12} {'f at most':<10} guarantee"
     for line in doctor.budget:
         lost, most = str(line.lost), "-" if line.most_f is None else str(line.most_f)

@@ -121,10 +121,14 @@ def _result_lines(
     refused = [
         (-sum(reasons.values()), int(node), reasons) for node, reasons in result["refused"].items()
     ]
+    asked = result.get("asked") or {}
     for count, node, reasons in sorted(refused, key=lambda found: found[:2])[:_MOST_NAMED]:
         if -count >= _OFTEN:
             each = ", ".join(f"{reason} {times}" for reason, times in reasons.items())
-            yield f"node {node} was refused in {-count} of {result['rounds']} rounds ({each})"
+            of = f"{result['rounds']} rounds"
+            if str(node) in asked:
+                of = f"the {asked[str(node)]} rounds that it took part in"
+            yield f"node {node} was refused in {-count} of {of} ({each})"
     pace = result["seconds_a_round"]
     yield (
         f"{result['status']}: {result['rounds']} rounds in {result['seconds']:.1f} s"

@@ -26,7 +26,7 @@ from byzpy_tw.seeds import Context
 _METHODS = {
     "algorithm": (
         "begin", "resume", "participants", "request", "receive", "reveal", "past_vectors",
-        "computable", "aggregate", "advance",
+        "computable", "guarantee", "aggregate", "advance",
     ),
     "optimizer": ("begin", "step"),
     "task": ("check_data", "check_outputs", "weight", "loss", "sums", "measure", "flip"),

@@ -172,7 +172,8 @@ def register_algorithms() -> Iterable[Registration]:
     The factory returns an object with the methods of `byzpy_tw.algorithms.Algorithm`; the
     shortest way is a subclass of `byzpy_tw.algorithms.Dsgd`.  Parameters called ``config`` (the
     `RunConfig`) and ``rules`` (the run's `ResolvedRules`) are filled in and cannot be set from
-    elsewhere.  It does no I/O and reads no clock; all that it remembers is in the `State`.
+    elsewhere.  It does no I/O and reads no clock; all that it remembers is in the `State`.  Its
+    answers are checked, and it is tried before round 0.
     """
 
 

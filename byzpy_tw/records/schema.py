@@ -62,8 +62,8 @@ def is_number(value: Any) -> bool:
 
 # -- the state of a node in a round -------------------------------------------
 
-STATES = ("selected", "excluded", "refused", "late", "lost", "probation")
-SELECTED, EXCLUDED, REFUSED, LATE, LOST, PROBATION = range(len(STATES))
+STATES = ("selected", "excluded", "refused", "late", "lost", "probation", "not-asked")
+SELECTED, EXCLUDED, REFUSED, LATE, LOST, PROBATION, NOT_ASKED = range(len(STATES))
 
 
 def refusal_state(reason: str) -> int:
@@ -144,7 +144,7 @@ def _refusal_cells(refused: Sequence[Mapping[str, Any]]) -> Sequence[str]:
     for one in refused:
         by_state.setdefault(refusal_state(one["reason"]), []).append(one["node"])
     failed = [one["node"] for one in refused if one["reason"] == Reason.FAILED.value]
-    return [*(_join(by_state.get(s)) for s in range(REFUSED, len(STATES))), _join(failed)]
+    return [*(_join(by_state.get(s)) for s in range(REFUSED, NOT_ASKED)), _join(failed)]
 
 
 @frozen
@@ -252,9 +252,10 @@ ROUND_FIELDS = _fields(
     Field("refused", f"nodes that the rule was not given: `node`, `reason` ({_REASONS}; "
           f"{Reason.NOT_ASKED.value} in result.json alone) and `detail`; all others are the "
           "round's membership", REFUSALS, required=True,
-          columns=(*STATES[REFUSED:], "failed"), cells=_refusal_cells),
+          columns=(*STATES[REFUSED:NOT_ASKED], "failed"), cells=_refusal_cells),
     Field("participants", "nodes that were asked; all others took no part", NODES,
-          when="where these are not all nodes", verified=True),
+          when="where these are not all nodes", verified=True, columns=("participants",),
+          cells=lambda nodes: [_join(nodes)]),
     Field("norms", "norm of each vector that came whole, by node",
           _dict_of(NUMBER_OR_NULL, "norms by node"), verified=True),
     Field("foreseen_f", "the rule's f that attacks were told, before Byzantine nodes were "
@@ -285,6 +286,8 @@ RESULT_FIELDS = _fields(
           _dict_of(_dict_with("", final=NUMBER_OR_NULL, worst=NUMBER_OR_NULL,
                               best=NUMBER_OR_NULL), "values by metric"), verified=True),
     Field("refused", "for each node that was refused: how often, by reason", verified=True),
+    Field("asked", "for each node that was refused: in how many rounds it took part; null where "
+          "all nodes did, in each round", verified=True),
     Field("attack_failures", "null where no attack call failed; else `failed` calls `of` so "
           "many, `probation` more that were not waited for because their nodes had failed "
           "before, and the `first` cause: such a run says nothing about its rules, or less than "
@@ -340,11 +343,24 @@ def parse_record(line: str | bytes, number: int, n: int) -> dict[str, Any]:
     for name in ("accuracy", "metrics"):
         if not error and name in record and "test_loss" not in record:
             error = f"lacks test_loss, of its {name}"
-    if not error and len({refused["node"] for refused in record["refused"]}) == n:
-        error = "says that all nodes were refused"
+    error = error or _find_membership_error(record, n)
     if error:
         raise ValueError(error)
     return record
+
+
+def _find_membership_error(record: Mapping[str, Any], n: int) -> str:
+    """Return why a record's participants and refusals contradict each other; empty if not."""
+    asked = record.get("participants")
+    if asked is not None and (not asked or any(a >= b for a, b in zip(asked, asked[1:]))):
+        return f"has participants {clean_value(asked, 40)}: they are some nodes, in order"
+    refused = {one["node"] for one in record["refused"]}
+    if len(refused) == (n if asked is None else len(asked)):
+        return "says that all nodes were refused"
+    named = refused.union(record["excluded"], record["selected"] or ())
+    if asked is not None and not named <= set(asked):
+        return f"names node {min(named.difference(asked))}, which was not asked"
+    return ""
 
 
 def find_result_error(result: Mapping[str, Any]) -> str:

@@ -74,6 +74,8 @@ class RoundCounts:
     metrics: Mapping[str, float | None] = field(factory=dict, init=False)  # newest evaluation
     evaluated: int = field(default=0, init=False)  # rounds until the last evaluation
     digest: str | None = field(default=None, init=False)  # of the newest parameters
+    _whole: int = field(default=0, init=False)  # rounds in which all nodes took part
+    _asked: Counter[int] = field(factory=Counter, init=False)  # node -> other rounds
     _byzantine_asked: int = field(default=0, init=False)  # calls of the attack
     _byzantine_refused: Counter[str] = field(factory=Counter, init=False)  # reason -> calls
     _first_failure: tuple[int, int, str] | None = field(default=None, init=False)
@@ -97,16 +99,31 @@ class RoundCounts:
             self.selecting += 1
             self.selected += len(record["selected"])
         self.excluded.update(record["excluded"])
-        asked = record.get("participants")
-        self._byzantine_asked += (
-            self.num_byz if asked is None else sum(node >= self.num_honest for node in asked)
-        )
+        self._add_participants(record)
         for refused in record["refused"]:
             self._add_refusal(refused)
         # A figure of an earlier evaluation stands until the next one.
         self.latest.update((name, record[name]) for name in _LATEST if name in record)
         if found := metrics_in(record):
             self.metrics, self.evaluated = found, self.rounds
+
+    def _add_participants(self, record: Mapping[str, Any]) -> None:
+        asked = record.get("participants")
+        if asked is None:
+            self._whole += 1
+            self._byzantine_asked += self.num_byz
+            return
+        self._asked.update(asked)
+        self._byzantine_asked += sum(node >= self.num_honest for node in asked)
+
+    @property
+    def sampled(self) -> bool:
+        """True if not all nodes took part in each round."""
+        return self._whole < self.rounds
+
+    def rounds_asked(self, node: int) -> int:
+        """Return the number of rounds in which `node` took part."""
+        return self._whole + self._asked[node]
 
     def _add_refusal(self, refused: Mapping[str, Any]) -> None:
         node, reason = refused["node"], refused["reason"][:40]
@@ -165,6 +182,9 @@ class RunSummary:
             "best_accuracy": accuracy["best"],
             "metrics": metrics,
             "refused": {str(n): dict(why) for n, why in sorted(counts.refused.items())},
+            "asked": {str(n): counts.rounds_asked(n) for n in sorted(counts.refused)}
+            if counts.sampled
+            else None,
             "attack_failures": failures
             and {name: getattr(failures, name) for name in ("failed", "probation", "of", "first")},
             "seconds_a_round": counts.seconds / counts.rounds if counts.rounds else None,

@@ -10,14 +10,22 @@ import numpy as np
 from attrs import define, field
 
 from byzpy_tw.records.metrics import DEFAULT, metrics_in
-from byzpy_tw.records.schema import EXCLUDED, PLOTTED, REFUSED, SELECTED, STATES, refusal_state
+from byzpy_tw.records.schema import (
+    EXCLUDED,
+    NOT_ASKED,
+    PLOTTED,
+    REFUSED,
+    SELECTED,
+    STATES,
+    refusal_state,
+)
 from byzpy_tw.records.summary import RoundCounts
 from byzpy_tw.report.downsample import COLUMNS, Series
 from byzpy_tw.tasks.metric import Metric
 
 SHOWN = 256  # nodes that have a strip of their own
 
-LETTERS = "sxrtlp-"  # in a strip: of STATES, and for no round
+LETTERS = "sxrtlpn"  # in a strip: of STATES
 
 
 @define(eq=False)
@@ -83,28 +91,30 @@ class RoundHistory:
         states[record["excluded"]] = EXCLUDED
         for refused in record["refused"]:
             states[refused["node"]] = refusal_state(refused["reason"])
-        asked = np.ones(self.counts.n, bool)
         if (participants := record.get("participants")) is not None:
-            asked[:] = False
-            asked[participants] = True
-        self.totals[np.arange(self.counts.n), states] += asked
-        self._strips[np.arange(len(self.shown)), column, states[self.shown]] += asked[self.shown]
+            others = np.ones(self.counts.n, bool)
+            others[participants] = False
+            states[others] = NOT_ASKED
+        self.totals[np.arange(self.counts.n), states] += 1
+        self._strips[np.arange(len(self.shown)), column, states[self.shown]] += 1
 
     def strips(self) -> list[tuple[int, str, str, str]]:
         """Return each node shown, and by column a letter for a state and two digits.
 
-        The letter is the node's most frequent refusal, or else exclusion or selection.  The
-        first digit (0 to 9) is the share of the column's rounds with that state, the second
-        one the share of exclusions besides.
+        The letter is the node's most frequent refusal, or else exclusion or selection; that of
+        a node that took part in no round of the column says so.  The first digit (0 to 9) is
+        the share of the column's rounds with that state, the second one the share of
+        exclusions besides; rounds in which the node did not take part are left out of both.
         """
-        counts = self._strips[:, : self.columns].astype(np.int64)
+        counts = self._strips[:, : self.columns, :NOT_ASKED].astype(np.int64)
         total = counts.sum(axis=2)
         excluded = counts[:, :, EXCLUDED]
         refused = total - counts[:, :, SELECTED] - excluded
         states = np.where(excluded > 0, EXCLUDED, SELECTED)
         # A refusal is rare, and must not hide behind exclusions.
         states = np.where(refused > 0, counts[:, :, REFUSED:].argmax(axis=2) + REFUSED, states)
-        letters = np.frombuffer(LETTERS.encode(), np.uint8)[np.where(total > 0, states, -1)]
+        states = np.where(total > 0, states, NOT_ASKED)
+        letters = np.frombuffer(LETTERS.encode(), np.uint8)[states]
         first = _share_digits(np.where(refused > 0, refused, excluded), total)
         second = _share_digits(np.where(refused > 0, excluded, 0), total)
         return [

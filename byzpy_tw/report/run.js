@@ -5,8 +5,9 @@
   const page = document.getElementById("page");
 
   const STATES = { s: "selected", x: "excluded", r: "refused", t: "late", l: "lost",
-    p: "probation" }; // a letter of strips -> class and word
-  const WORDS = { excluded: "excluded by the rule", probation: "on probation" };
+    p: "probation", n: "not-asked" }; // a letter of strips -> class and word
+  const WORDS = { excluded: "excluded by the rule", probation: "on probation",
+    "not-asked": "not asked" };
   const OVER = ["finished", "failed", "paused", "diverged", "interrupted"];
 
   // Calls `how(holder)` when `data` is not what it was, so that folds stay open.
@@ -36,7 +37,7 @@
   const status = (word) => element("span.pill" + (OVER.includes(word) || word === "running"
     ? ".is-" + word : ""), word);
   const kept = ({ totals }) => {
-    const all = Object.values(totals).reduce((a, b) => a + b, 0);
+    const all = Object.values(totals).reduce((a, b) => a + b, 0) - totals["not-asked"];
     return all ? Math.round(100 * totals.selected / all) + " %" : "";
   };
 
@@ -109,7 +110,7 @@
     const count = rounds.span / rounds.width, paths = {};
     const wide = count < 80 ? 0.9 : 1, least = 2 * count / (holder.clientWidth || 400);
     [...letters].forEach((letter, i) => {
-      if (letter === "-") return;
+      if (letter === "n") return; // the strip's own background
       const tall = letter === "s" ? 0 : Math.max(3, 2 * digits[i]);
       const above = Math.min(18 - tall, 2 * excluded[i]);
       const box = (key, y, h) => { // what is rare is to be seen
@@ -165,7 +166,8 @@
     const states = Object.values(STATES).filter((word) =>
       ["selected", "excluded"].includes(word) || nodes.some((n) => n.totals[word]));
     draw(holder, nodes, () => holder.replaceChildren(
-      table(["node", "", "lives on", "kept", ...states, "refused for"], nodes.map((n) => [n.node,
+      table(["node", "", "lives on", "kept", ...states.map((word) => word.replace("-", " ")),
+        "refused for"], nodes.map((n) => [n.node,
         n.honest ? "honest" : "Byzantine", n.home || "–", kept(n) || "–",
         ...states.map((word) => n.totals[word]),
         Object.entries(n.reasons).map(([why, times]) => `${why} ${times}`).join(", ") || "–"]),

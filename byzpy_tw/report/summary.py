@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from byzpy_tw.records.schema import EXCLUDED, SELECTED
+from byzpy_tw.records.schema import EXCLUDED, NOT_ASKED, SELECTED
 from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.text import clean_value
 
@@ -56,8 +56,13 @@ def _choices(history: RoundHistory, rule: str) -> list[str]:
     if not counts.selecting:
         return [f"{rule} chooses between no nodes: every vector that came had its part."]
     out, taken = history.totals[:, EXCLUDED], history.totals[:, SELECTED]
+    asked = done - history.totals[:, NOT_ASKED]
     # For a rule that takes few nodes, these are named.
-    if counts.selected / counts.selecting < counts.n / 2:
+    takes_few = counts.selected / counts.selecting < asked.sum() / done / 2
+    if counts.sampled:
+        chosen, verb = (taken, "took") if takes_few else (out, "excluded")
+        return [f"{rule} {verb} {_of_vectors(chosen, out + taken, h)}."]
+    if takes_few:
         parts = _byzantine(taken[h:], (out + taken)[h:], h, done)
         mean = taken[:h].sum() / done
         parts.append(f"{mean:.3g} honest node{'s' * bool(mean != 1)} a round")
@@ -98,6 +103,13 @@ def _byzantine(counts: np.ndarray, came: np.ndarray, first: int, done: int) -> l
     return [f"the {len(counts)} Byzantine nodes in {low} to {high} of {_rounds(done)}"]
 
 
+def _of_vectors(counts: np.ndarray, came: np.ndarray, first: int) -> str:
+    """Return how many vectors `counts` has of those that `came`, by kind of node."""
+    kinds = {"Byzantine": slice(first, None), "honest": slice(first)}
+    found = [(kind, counts[k].sum(), came[k].sum()) for kind, k in kinds.items()]
+    return " and ".join(f"{count} of {of} {kind} vectors" for kind, count, of in found if of)
+
+
 def _rounds(count: int) -> str:
     return f"{count} round{'s' * (count != 1)}"
 
@@ -109,6 +121,8 @@ def _refusals(history: RoundHistory, of: str) -> list[str]:
     for node, why in found[:_NAMED]:
         kind = "honest" if node < history.num_honest else "Byzantine"
         reasons = ", ".join(f"{reason} {count}" for reason, count in why.most_common())
+        if history.counts.sampled:
+            of = f" of the {_rounds(history.counts.rounds_asked(node))} that it took part in"
         told.append(f"{kind} node {node} was refused in {why.total()}{of} ({reasons})")
         of = ""
     if len(found) > _NAMED:

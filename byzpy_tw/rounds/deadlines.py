@@ -1,7 +1,7 @@
 """The deadlines of a round: when a node is late, and what follows.
 
-1. One ``--round-timeout`` covers both phases.  Honest nodes get the first half where there are
-   attackers, so that a silent one cannot take the attackers' time.
+1. One ``--round-timeout`` covers both phases.  Honest nodes get the first half where attackers
+   take part, so that a silent one cannot take the attackers' time.
 2. While a node moves it has no deadline but the end of the round; its new server is asked as
    any other.  A node without a server is lost after ``--replace-timeout``, over all rounds.
 3. A node of a suspect server gets one heartbeat more: its server answers by then, or is lost.
@@ -77,7 +77,7 @@ class Deadlines(Generic[S]):
         """Note that `nodes` are asked for their vectors on `server`."""
         timeout = self._config.round_timeout
         if honest:
-            seconds = timeout / 2 if self._config.num_byz else timeout
+            seconds = timeout / 2 if self.round.honest_asked < self.round.n else timeout
         else:
             seconds = max(self.began + timeout - now, timeout / 2)
         due = min(now + seconds, self._end)

@@ -1,13 +1,15 @@
-"""The rules that a fault budget allows for this n and f, for ``doctor``."""
+"""The rules that a fault budget allows for a run's n and f, for ``doctor``."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from attrs import evolve, frozen
 
 from byzpy_tw.algorithms.aggregation import Aggregation
+from byzpy_tw.algorithms.participation import RoundSize, survey
+from byzpy_tw.algorithms.rules import assemble_rules
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.plugins import Registry, parse
@@ -16,7 +18,7 @@ from byzpy_tw.rounds.round import Computable, Proceed, Reason, Round
 
 @frozen(kw_only=True)
 class Feasibility:
-    """The feasibility of one rule with the run's n, f and pre-aggregators."""
+    """The feasibility of one rule with the run's n, f and pre-aggregators, in every round."""
 
     rule: str
     uncomputable: str | None = None  # the reason, if it is
@@ -25,8 +27,19 @@ class Feasibility:
     lost: int = 0  # nodes that may be missing in a round
 
 
-def list_feasible_rules(config: RunConfig, registry: Registry) -> list[Feasibility]:
-    """Check the run's own rule, and then every other that is installed."""
+def round_sizes(config: RunConfig, registry: Registry) -> tuple[RoundSize, ...]:
+    """Return the sizes of the run's rounds; of one of all nodes where an error hides them."""
+    try:
+        algorithm = assemble_rules(config, registry).make_algorithm()
+        return survey(config, algorithm.participants).sizes
+    except ByzpyTwError:
+        return (RoundSize(config.n, config.f, config.num_byz, 0),)
+
+
+def list_feasible_rules(
+    config: RunConfig, registry: Registry, sizes: Sequence[RoundSize]
+) -> list[Feasibility]:
+    """Check the run's own rule, and then every other that is installed, for rounds of `sizes`."""
     names = [entry.name for entry in registry.entries() if entry.kind == "aggregator"]
     configs = [config]
     try:
@@ -34,20 +47,24 @@ def list_feasible_rules(config: RunConfig, registry: Registry) -> list[Feasibili
     except ByzpyTwError:  # there is no such rule
         configs = []
     configs += [evolve(config, aggregator=name) for name in names]
-    return [check_feasibility(each, registry) for each in configs]
+    return [check_feasibility(each, registry, sizes) for each in configs]
 
 
-def check_feasibility(config: RunConfig, registry: Registry) -> Feasibility:
+def check_feasibility(
+    config: RunConfig, registry: Registry, sizes: Sequence[RoundSize]
+) -> Feasibility:
     """Check the rule of `config`.  Never fails: its error says why it cannot be computed."""
-    n, f, aggregation = config.n, config.f, Aggregation(config, registry)
+    aggregation = Aggregation(config, registry)
     try:
-        pipeline = aggregation.pipeline(f)
-        why = pipeline.computable(n)
+        whys = [aggregation.pipeline(size.f).computable(size.n) for size in sizes]
+        most_f = _most(aggregation, min(size.n for size in sizes))
+        if why := next(filter(None, whys), None):
+            return Feasibility(rule=config.aggregator, uncomputable=why, most_f=most_f)
+        gaps = [aggregation.pipeline(size.f).guarantee(size.n) for size in sizes]
+        lost = min(tolerated_losses(aggregation.computable, size.n, size.f) for size in sizes)
         return Feasibility(
-            rule=config.aggregator, uncomputable=why,
-            unguaranteed=pipeline.guarantee(n) if why is None else None,
-            most_f=_most(aggregation, n),
-            lost=tolerated_losses(aggregation.computable, n, f) if why is None else 0,
+            rule=config.aggregator, unguaranteed=next(filter(None, gaps), None), most_f=most_f,
+            lost=lost,
         )  # fmt: skip
     except (ByzpyTwError, ValueError) as e:
         return Feasibility(rule=config.aggregator, uncomputable=" ".join(str(e).split())[:300])

@@ -17,7 +17,7 @@ all faulty nodes may be among those that answered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 
 from attrs import define, field, frozen
@@ -82,7 +82,7 @@ class Round:
     num_byz: int
     f: int
     probation: frozenset[int] = frozenset()
-    participants: Collection[int] | None = None  # None: all nodes
+    participants: Sequence[int] = ()  # in order; by default all nodes
     answered_on_probation: set[int] = field(factory=set, init=False)  # of those on probation
     _awaited: set[int] = field(init=False)
     honest_asked: int = field(init=False)  # how many participants are honest
@@ -91,7 +91,7 @@ class Round:
     refusals: dict[int, Refusal] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        if self.participants is None:
+        if not self.participants:
             self.participants = range(self.num_honest + self.num_byz)
         self._awaited = set(self.participants)
         self.honest_asked = sum(node < self.num_honest for node in self.participants)
@@ -103,7 +103,7 @@ class Round:
     @property
     def n(self) -> int:
         """Return the number of participants."""
-        return len(self.participants or ())
+        return len(self.participants)
 
     def is_awaited(self, node: int) -> bool:
         """Tell whether the outcome of `node` is open."""
@@ -202,7 +202,7 @@ class Round:
             if f is not None:
                 return Proceed(nodes, f)
             what = (
-                f"{refused} of n = {self.n} nodes failed, and the rule cannot be computed with "
+                f"{refused} of {self._asked_nodes} failed, and the rule cannot be computed with "
                 f"the {len(nodes)} that remain: {why}"
             )
         return Halt(f"round {self.number}: {what}{self._cause()}{self._advice()}")
@@ -218,7 +218,12 @@ class Round:
         tolerated = f"f = {self.f} are tolerated"
         if len(failed) <= self.f:  # no honest vector came, so Byzantine nodes were not asked
             tolerated = f"all of those that were asked (f = {self.f})"
-        return f"{len(failed)} of n = {self.n} nodes failed, {tolerated} ({listed}{more}{left})"
+        return f"{len(failed)} of {self._asked_nodes} failed, {tolerated} ({listed}{more}{left})"
+
+    @property
+    def _asked_nodes(self) -> str:
+        what = "nodes" if self.n == self.num_honest + self.num_byz else "participants"
+        return f"n = {self.n} {what}"
 
     def _refusals_for(self, *reasons: Reason) -> list[Refusal]:
         """Return the refusals for one of `reasons`, in the nodes' order."""

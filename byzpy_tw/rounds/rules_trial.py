@@ -41,13 +41,18 @@ def try_rules(config: RunConfig, registry: Registry, rules: ResolvedRules, dimen
     tried, are taken as they are.
     """
     with global_random.hold_generators():
-        try:
-            _try_all(config, registry, rules, min(dimension, COORDINATES))
-        except ByzpyTwError as e:
-            if dimension <= COORDINATES or foreign_cause(e) is None:
-                raise
-            if dimension * config.n <= _LARGEST:  # they may be made for that size alone
-                _try_all(config, registry, rules, dimension)
+        at_trial_size(config, dimension, partial(_try_all, config, registry, rules))
+
+
+def at_trial_size(config: RunConfig, dimension: int, attempt: Callable[[int], None]) -> None:
+    """Call `attempt` with a small dimension; where foreign code raises, with the model's own."""
+    try:
+        attempt(min(dimension, COORDINATES))
+    except ByzpyTwError as e:
+        if dimension <= COORDINATES or foreign_cause(e) is None:
+            raise
+        if dimension * config.n <= _LARGEST:  # it may be made for that size alone
+            attempt(dimension)
 
 
 def _try_all(config: RunConfig, registry: Registry, rules: ResolvedRules, dimension: int) -> None:

@@ -13,7 +13,13 @@ from attrs import frozen
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.records.folder import ROUNDS, read_run
 from byzpy_tw.records.metrics import DEFAULT, metrics_in_result
-from byzpy_tw.records.summary import AttackFailures, format_attack_calls, metric_curve, summarize
+from byzpy_tw.records.summary import (
+    AttackFailures,
+    RoundCounts,
+    format_attack_calls,
+    metric_curve,
+    summarize,
+)
 from byzpy_tw.sweep.grid import Cell, SweepRun
 from byzpy_tw.tasks.metric import Metric
 from byzpy_tw.text import clean
@@ -29,7 +35,7 @@ UNREADABLE_ERRORS = (
 
 @frozen(kw_only=True)
 class NodeShare:
-    """The shares of the recorded rounds in which a node was left out.
+    """The shares of the recorded rounds that a node took part in, in which it was left out.
 
     ``excluded`` is the rule's doing, None for a rule that does not choose between nodes.
     ``refused`` vectors were late, lost, malformed or not finite.
@@ -217,19 +223,21 @@ def read(run: SweepRun, path: Path) -> RunResult | None:
             seconds=_number(result["seconds"], _CENTURY),
             digest=clean(str(result["parameters_sha256"] or ""), 64) or None,
             curve=tuple(metric_curve(records, metrics[0].name)),
-            shares=tuple(
-                NodeShare(
-                    node=node,
-                    honest=node < counts.num_honest,
-                    excluded=counts.excluded[node] / counts.rounds if counts.selecting else None,
-                    refused=sum(counts.refused.get(node, {}).values()) / counts.rounds,
-                )
-                for node in range(counts.n if counts.rounds else 0)
-            ),
+            shares=tuple(_share(counts, node) for node in range(counts.n if counts.rounds else 0)),
             failures=failures,
         )
     except (RunDirectoryError, *UNREADABLE_ERRORS):
         return None
+
+
+def _share(counts: RoundCounts, node: int) -> NodeShare:
+    asked = max(1, counts.rounds_asked(node))
+    return NodeShare(
+        node=node,
+        honest=node < counts.num_honest,
+        excluded=counts.excluded[node] / asked if counts.selecting else None,
+        refused=sum(counts.refused.get(node, {}).values()) / asked,
+    )
 
 
 _CENTURY = 3.2e9  # seconds

@@ -24,6 +24,7 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 
 import byzpy_tw
 import twisted
+from byzpy_tw.algorithms.participation import RoundSize
 from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.config.merge import unused_notices
 from byzpy_tw.config.run_config import RunConfig
@@ -31,7 +32,7 @@ from byzpy_tw.errors import ByzpyTwError, RunDirectoryError, ServerDiffers, form
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.plugins import Registry
 from byzpy_tw.records.folder import ROUNDS
-from byzpy_tw.rounds.feasibility import Feasibility, list_feasible_rules
+from byzpy_tw.rounds.feasibility import Feasibility, list_feasible_rules, round_sizes
 from byzpy_tw.rounds.placement import Placement, placement_notices
 from byzpy_tw.scheduling.threads import defer_to_pool
 from byzpy_tw.trainer.gradient_timer import advise_micro_batch
@@ -70,6 +71,7 @@ class Doctor:
     warnings: list[str] = field(factory=list, init=False)
     advice: list[str] = field(factory=list, init=False)
     servers: list[ServerCheck] = field(factory=list, init=False)
+    sizes: Sequence[RoundSize] = field(default=(), init=False)  # of the run's rounds
     budget: list[Feasibility] = field(factory=list, init=False)
     here: Prepared | None = field(default=None, init=False)
     done: bool = field(default=False, init=False)
@@ -90,7 +92,8 @@ class Doctor:
             self._check_folder()
         with self._noting_errors():
             self._make_checks(may_open)
-        self.budget = list_feasible_rules(config, self.registry)
+        self.sizes = round_sizes(config, self.registry)
+        self.budget = list_feasible_rules(config, self.registry, self.sizes)
         checks = [Deferred.fromCoroutine(check.run()) for check in self.servers]
         await gatherResults([Deferred.fromCoroutine(self._prepare()), *checks])
         self._compare_all()
@@ -266,7 +269,12 @@ class Doctor:
             "advice": self.advice,
             "here": self._here_plain(),
             "servers": [_server_plain(check) for check in self.servers],
-            "budget": {"n": config.n, "f": config.f, "rules": [asdict(r) for r in self.budget]},
+            "budget": {
+                "n": config.n,
+                "f": config.f,
+                "rounds": [{"n": size.n, "f": size.f} for size in self.sizes],
+                "rules": [asdict(r) for r in self.budget],
+            },
         }
 
     def _here_plain(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from byzpy_tw.errors import BrokenPlugin, UnsuitableData
 from byzpy_tw.plugins import Registry, parse
 from byzpy_tw.plugins.shorthand import build_attack
 from byzpy_tw.records.schema import ROUND_FIELDS
+from byzpy_tw.rounds.algorithm_trial import try_algorithm
 from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.optimizer_trial import try_optimizer
 from byzpy_tw.rounds.rules_trial import try_rules
@@ -85,11 +86,14 @@ class Prepared:
 
 
 def guarantee_notices(rules: ResolvedRules) -> list[str]:
-    """Return what the user must know about the guarantee of `rules`, if there is none."""
-    if rules.missing_guarantee is None:
-        return []
-    why = f"{rules.config.pipeline}: {rules.missing_guarantee}"
-    return [f"no guarantee: {why} (--strict makes this an error)"]
+    """Return what the user must know about participation, and about a guarantee that is missing."""
+    config, notices = rules.config, []
+    if asked := rules.participation.describe(config):
+        notices.append(f"--algorithm {config.algorithm}: {asked}")
+    if rules.missing_guarantee is not None:
+        why = f"{config.pipeline}: {rules.missing_guarantee}"
+        notices.append(f"no guarantee: {why} (--strict makes this an error)")
+    return notices
 
 
 def prepare_data(
@@ -114,6 +118,7 @@ def prepare_data(
     dimension = sum(leaf.numel() for leaf in model.parameters())
     try_rules(config, registry, rules, dimension)
     try_optimizer(config, registry, rules)
+    try_algorithm(config, registry, dimension)
     who = registry.owner("model", config.model)
     outcome.check_initial(model, who)
     model = model.to(rules.aggregation.device.place)

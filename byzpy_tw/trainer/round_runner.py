@@ -13,6 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from byzpy_tw.algorithms.algorithm import Algorithm, Revealed
+from byzpy_tw.algorithms.guarded import GuardedAlgorithm
+from byzpy_tw.algorithms.participation import Participants
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BudgetExceeded, Diverged
@@ -153,9 +155,9 @@ class RoundRunner:
         config, watch = self.config, Stopwatch(self._reactor)
         before = self.cluster.tensor_bytes()
         self.cluster.return_nodes()
-        participants = self.algorithm.participants(self._state)
+        asked = await self._participants()
         round = Round(
-            number, config.num_honest, config.num_byz, config.f, self.probation.nodes, participants
+            number, config.num_honest, config.num_byz, asked.f, self.probation.nodes, asked.nodes
         )
         driver = RoundDriver(
             round, config, self.cluster, self.collector, self._reactor, self._sender(number)
@@ -164,8 +166,8 @@ class RoundRunner:
         driver.begin()
         try:
             await driver.collect_honest()
-            if config.worker_momentum and not round.diverged:
-                await defer_to_pool(self._reactor, self._pool, self._apply_momentum, round)
+            if not round.diverged:
+                await self._receive(round.honest_accepted)
             watch.lap("honest")
             # An attack is shown nothing of a round that has failed already.
             attacked = round.honest_asked < round.n
@@ -176,6 +178,7 @@ class RoundRunner:
                 await driver.collect_byzantine(
                     AttackInput(len(round.honest_accepted), shown.pieces, past)
                 )
+                await self._receive(round.usable[len(round.honest_accepted) :])
             else:
                 round.mark_not_asked(range(config.num_honest, config.n), _no_attack(round))
         finally:
@@ -217,7 +220,7 @@ class RoundRunner:
             "bytes_received": received - gathered.bytes_before[1],
         }
         if round.n < self.config.n:
-            record["participants"] = list(round.participants or ())
+            record["participants"] = list(round.participants)
         if events := [*self.recorded_events.take(), *step.events]:
             # Nodes may have moved.
             record["placement"] = {s.name: list(s.nodes) for s in self.cluster.server_states()}
@@ -242,14 +245,27 @@ class RoundRunner:
 
         return send
 
+    async def _participants(self) -> Participants:
+        """Return the nodes of the next round; a plugin's code runs in the pool."""
+        if not isinstance(self.algorithm, GuardedAlgorithm):
+            return self.algorithm.participants(self._state)
+        return await defer_to_pool(
+            self._reactor, self._pool, self.algorithm.participants, self._state
+        )
+
+    async def _receive(self, nodes: Sequence[int]) -> None:
+        """Replace the vectors of `nodes` by their rows, before anyone else sees them."""
+        nodes = [node for node in nodes if not self.algorithm.keeps_vector(node)]
+        if nodes:
+            await defer_to_pool(self._reactor, self._pool, self._replace_vectors, nodes)
+
     # -- in the pool
 
     def _request(self) -> Tensor:
         return self.algorithm.request(self._state)
 
-    def _apply_momentum(self, round: Round) -> None:
-        """Replace honest vectors by their nodes' momenta, before anyone else sees them."""
-        for node in round.honest_accepted:
+    def _replace_vectors(self, nodes: Sequence[int]) -> None:
+        for node in nodes:
             row = self.collector.matrix[node]
             row.copy_(self.algorithm.receive(self._state, node, row))
 

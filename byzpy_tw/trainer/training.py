@@ -133,7 +133,7 @@ class Training:
         self.views.handle(ServersKnown(cluster.server_states))
         rounds = RoundRunner(
             config, cluster, collector, prepared.evaluator,
-            self.registry.make("algorithm", config.algorithm, config=config, rules=self.rules),
+            self.rules.make_algorithm(),
             self._recorded_events, self._reactor, self._pool, self.threads,
         )  # fmt: skip
         if self.resume_point.state is not None:

@@ -1,0 +1,142 @@
+"""Participation: the nodes that a round asks, their fault budget, and the sizes of a run's rounds.
+
+The participants of a round are a function of the configuration and of the round's number.  So
+they can be looked at before round 0: the rules must be computable with each size, and a run
+that gives no guarantee says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from operator import index
+from typing import Any
+
+import torch
+from attrs import field, frozen
+
+from byzpy_tw.algorithms.state import State
+from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.errors import BadRuleOutput
+from byzpy_tw.text import number_range
+
+_MOST_ROUNDS = 1000  # of a run, that are looked at before round 0
+_MOST_NODES = 1 << 20  # over all of these rounds
+_NAMED = 5  # nodes in a message
+
+
+def _integer(value: Any) -> int:
+    return int(index(value))
+
+
+def _integers(values: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(map(_integer, values))
+
+
+@frozen
+class Participants:
+    """The nodes that are asked in a round, in order, of which at most `f` are faulty."""
+
+    nodes: tuple[int, ...] = field(converter=_integers)
+    f: int = field(converter=_integer)
+
+
+def check_participants(found: Any, round: int, config: RunConfig, who: str) -> Participants:
+    """Return `found`, the participants that an algorithm names for `round`.
+
+    Raises `BadRuleOutput`, which blames `who`, where they cannot be those of a round.
+    """
+    if not isinstance(found, Participants):
+        raise BadRuleOutput(
+            f"{who}: participants returned {type(found).__name__} for round {round}, expected "
+            "Participants(nodes, f)"
+        )
+    error = _find_error(found, config)
+    if error:
+        raise BadRuleOutput(f"{who}: the participants of round {round} {error}")
+    return found
+
+
+def _find_error(found: Participants, config: RunConfig) -> str:
+    """Return why `found` cannot be a round's participants, to follow these; empty if they can."""
+    nodes, f, n = found.nodes, found.f, config.n
+    if not nodes:
+        return "are no nodes: a round needs at least one"
+    if strange := [node for node in nodes if not 0 <= node < n]:
+        return f"name node {_list(strange)}: the run has nodes 0 to {n - 1}"
+    if any(a >= b for a, b in zip(nodes, nodes[1:])):
+        return f"are {_list(nodes)}: name each node once, in ascending order"
+    if nodes[0] >= config.num_honest:
+        return f"are the Byzantine nodes {_list(nodes)} alone: let more nodes take part"
+    if f < 0:
+        return f"have f = {f}: a fault budget is 0 or more"
+    if f > config.f:
+        return f"have f = {f}, and the run has --f {config.f}: a part has no more faulty nodes"
+    if f >= len(nodes):
+        return f"are {len(nodes)} with f = {f}, which leaves none honest: let more take part"
+    return ""
+
+
+def _list(nodes: Iterable[int]) -> str:
+    nodes = list(nodes)
+    more = f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else ""
+    return ", ".join(map(str, nodes[:_NAMED])) + more
+
+
+@frozen(order=True)
+class RoundSize:
+    """A number of participants, their f, and how many of them are Byzantine; one such round."""
+
+    n: int
+    f: int
+    byzantine: int
+    round: int
+
+
+@frozen
+class Participation:
+    """The sizes of a run's rounds, each once; `seen` of its rounds were looked at."""
+
+    sizes: tuple[RoundSize, ...]
+    seen: int
+
+    def describe(self, config: RunConfig) -> str:
+        """Return how many nodes take part in a round, in words; empty for all, with ``--f``."""
+        if all((size.n, size.f) == (config.n, config.f) for size in self.sizes):
+            return ""
+        take = "take part" if max(size.n for size in self.sizes) > 1 else "takes part"
+        asked = number_range(size.n for size in self.sizes)
+        faulty = number_range(size.f for size in self.sizes)
+        told = "" if all(size.f == config.f for size in self.sizes) else f" (--f {config.f})"
+        seen = "" if self.seen == config.rounds else (
+            f", in the {self.seen} rounds of {config.rounds} that were looked at"
+        )  # fmt: skip
+        return (
+            f"{asked} of {config.n} nodes {take} in a round, and f = {faulty} of them may be "
+            f"faulty{told}{seen}"
+        )
+
+
+def survey_rounds(config: RunConfig) -> range:
+    """Return the rounds of a run whose participants are looked at before round 0."""
+    most = max(1, min(_MOST_ROUNDS, _MOST_NODES // config.n))
+    return range(0, config.rounds, -(-config.rounds // most))
+
+
+def survey(config: RunConfig, participants: Callable[[State], Participants]) -> Participation:
+    """Return the sizes of a run's rounds."""
+    sizes: dict[tuple[int, int, int], RoundSize] = {}
+    rounds, last = survey_rounds(config), None
+    for round in rounds:
+        found = participants(bare_state(round))
+        if found is last:  # as where all take part in each round
+            continue
+        last = found
+        byzantine = sum(node >= config.num_honest for node in found.nodes)
+        size = RoundSize(len(found.nodes), found.f, byzantine, round)
+        sizes.setdefault((size.n, size.f, size.byzantine), size)
+    return Participation(tuple(sorted(sizes.values())), len(rounds))
+
+
+def bare_state(round: int) -> State:
+    """Return a state of which no more is known than its round."""
+    return State(round, torch.zeros(0))
