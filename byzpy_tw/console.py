@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from byzpy_tw.errors import ByzpyTwError, format_error
+from byzpy_tw.errors import ByzpyTwError, format_error, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,8 +108,8 @@ def report_error(error: BaseException) -> None:
     path = os.environ.get(ERROR_FILE)
     if path is not None and isinstance(error, ByzpyTwError):
         with suppress(OSError):
-            code, _, text = format_error(error).partition(": ")
-            Path(path).write_text(json.dumps([code, text]), encoding="utf-8")
+            told = [error.code, one_line(str(error))]
+            Path(path).write_text(json.dumps(told), encoding="utf-8")
             return
     print_error(f"byzpy_tw: error: {format_error(error)}")
 

@@ -159,7 +159,7 @@ class PluginError(ByzpyTwError, code="PLUGIN", wire=True):
     """
 
 
-class BrokenPlugin(PluginError, code="BROKEN_PLUGIN", wire=True):
+class BrokenPlugin(PluginError, code="BROKEN_PLUGIN", wire=True, fields=("why",)):
     """A plugin failed to import, or one of its hooks raised.
 
     Or it offered something else than the hook asks for, or its factory or attack raised. A broken
@@ -545,4 +545,9 @@ def format_error(error: BaseException) -> str:
 
 def format_coded(code: str, text: str) -> str:
     """One line for a user, from an error's code and its text."""
-    return f"{code}: {' '.join(text.split()) or 'no further details'}"
+    return f"{code}: {one_line(text)}"
+
+
+def one_line(text: str) -> str:
+    """The text of an error in one line, which is never empty."""
+    return " ".join(text.split()) or "no further details"

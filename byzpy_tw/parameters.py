@@ -125,7 +125,7 @@ def real_in(
         bounds += [f"below {below:.12g}"] if below < inf else []
         if not bounds:
             return "a finite number"
-        kind = "" if is_number else "a number " if bounds[0].startswith("above") else "a number of "
+        kind = "" if is_number else "a number " if -inf == least < above else "a number of "
         return kind + " and ".join(bounds)
 
     return expected

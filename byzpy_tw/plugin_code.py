@@ -36,6 +36,7 @@ class plugin_call:
 
     def __init__(self, who: str, error: type[ByzpyTwError] = BrokenPlugin) -> None:
         self.who, self.error = who, error
+        self.replaced: BaseException | None = None  # the exception that another was raised for
         self._interrupted = False  # by the user
         self._outer: plugin_call | None = None  # the one whose handler of SIGINT is in force
         self._before: Any = None  # the handler of SIGINT, where it was replaced
@@ -62,6 +63,8 @@ class plugin_call:
         interrupted = self._interrupted or (self._outer is not None and self._outer._interrupted)
         if e is None or (isinstance(e, KeyboardInterrupt) and interrupted):
             return
+        own = isinstance(e, _ALLOWED) and type(e).__module__ == errors.__name__
+        self.replaced = None if own else e
         if not isinstance(e, _ALLOWED):
             raise self.error(f"{self.who} raised {describe_exception(e)}") from e
         if type(e).__module__ != errors.__name__:

@@ -95,7 +95,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(str(strange), "OF_A_PLUGIN: n=4")
 
     def test_fields(self) -> None:
-        """Another text keeps an error's fields, which programs decide by; a misspelt one is a bug."""
+        """Another text keeps an error's fields; a misspelt one is a bug."""
         error = errors.UnknownName("no").with_fields(kind="attack", name="lie")
         self.assertEqual(error.with_text("s: no").fields, {"kind": "attack", "name": "lie"})
         self.assertEqual(str(error.with_text("s: no")), "s: no")

@@ -295,10 +295,11 @@ class ExampleTests(SynchronousTestCase):
     def test_run_finished(self) -> None:
         """The observer is told the result."""
         _, names = registry("run_finished")
-        result = {"status": "finished", "final_accuracy": 0.9, "seconds": 1.5, "error": None}
+        figures = {"accuracy": {"final": 0.9, "worst": 0.8, "best": 0.9}}
+        result = {"status": "finished", "metrics": figures, "seconds": 1.5, "error": None}
         with redirect_stderr(io.StringIO()) as printed:
             told(names, run_finished={"result": result})
-        self.assertEqual(json.loads(printed.getvalue())["final_accuracy"], 0.9)
+        self.assertEqual(json.loads(printed.getvalue())["metrics"], figures)
 
 
 def told(names: Registry, **events: dict[str, Any]) -> None:

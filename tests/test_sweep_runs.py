@@ -9,18 +9,21 @@ import signal
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from byzpy_tw.errors import ServerUnreachable
+from byzpy_tw.errors import ServerError, ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
+from byzpy_tw.sweep import scheduler
 from byzpy_tw.sweep.command import grid_of, work
 from byzpy_tw.sweep.display import LineDisplay
 from byzpy_tw.sweep.scheduler import Sweep
+from byzpy_tw.trainer.run import RunOutcome
 from tests.support import Process, folder
 
 pytestmark = pytest.mark.slow
@@ -124,6 +127,29 @@ class LeftTests(TestCase):
         after = (path / "rounds.jsonl").read_bytes()
         self.assertEqual((after[: len(before)], after.count(b"\n")), (before, 500))
         self.assertEqual(list_checkpoints(path), {})
+
+    async def test_one_that_could_not_go_on(self) -> None:
+        """Its folder tells of an earlier end: the cell has the new error, whatever it says."""
+        where, names = folder(self), load(only=())
+        made = grid_of(SMALL, ["none"], ["median"], [1], names)
+        first = Sweep(made, where, 1, names, reactor)
+        await first.run()
+        path = first.path(made.cells[0].runs[0]) / "result.json"
+        result = json.loads(path.read_text())
+        path.write_text(json.dumps({**result, "status": "interrupted", "error": "gone"}))
+
+        for recorded in (False, True):
+
+            async def end(_: Any, run: Any, *more: Any, recorded: bool = recorded) -> RunOutcome:
+                run.directory.close()
+                return RunOutcome(ServerError("gone"), "", recorded)
+
+            self.patch(scheduler, "run_prepared", end)
+            again = Sweep(made, where, 1, names, reactor)
+            await again.run()
+            [cell] = again.outcomes()
+            self.assertEqual(cell.failures, () if recorded else ("SERVER_ERROR: gone",))
+            self.assertEqual([run.status for run in cell.ended], ["interrupted"] * recorded)
 
     async def test_damaged_ones_are_begun_anew(self) -> None:
         """Each says so, and ends as it did; one that is another run's says what to do."""

@@ -6,7 +6,6 @@ import json
 import os
 
 import attrs
-from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
@@ -16,22 +15,12 @@ from byzpy_tw.protocol.keys import SERVER, TRAINER
 from byzpy_tw.server.parent import Announcement
 from byzpy_tw.server.service import ByzpyServer
 from byzpy_tw.tap import Options, makeService
-from byzpy_tw.transports import Address
+from byzpy_tw.transports import Address, Listener
 from tests.key_files import ClusterKeys
 from tests.support import folder
 
 # Each limit that has an option.
 OPTIONS = {option.name: key for key, option in server_options() if "key" in option.metadata}
-
-
-@attrs.frozen
-class Port:
-    """A port that is listened on."""
-
-    host: IPv4Address
-
-    def getHost(self) -> IPv4Address:
-        return self.host
 
 
 def parse(*words: str) -> Options:
@@ -55,7 +44,7 @@ class AnnouncementTests(SynchronousTestCase):
         self.addCleanup(os.close, read)
         services = makeService(parse("--announce-fd", str(write)), Clock())
         server, announcement = services
-        server.listening = Port(IPv4Address("TCP", "127.0.0.1", 4711))
+        server.listening = Listener(Address("127.0.0.1", 4711), lambda: None)
         announcement.startService()
         told = json.loads(os.read(read, 1000))
         self.assertEqual(told, {"address": "tcp://127.0.0.1:4711", "pid": os.getpid()})

@@ -40,14 +40,24 @@ _NUMBERS: dict[type, str] = {int: "a whole number", float: "a number"}
 class _Parser(argparse.ArgumentParser):
     """A parser that suggests the nearest option for a misspelt one."""
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        try:
+            found, unknown = self.parse_known_args(args, namespace)
+        except argparse.ArgumentError as e:
+            self.error(": ".join(part for part in (e.argument_name, e.message) if part))
+        if unknown:
+            self._refuse(unknown)
+        return found
+
+    def _refuse(self, unknown: list[str]) -> typing.NoReturn:
+        word = unknown[0].split("=")[0]
+        message = clip(f"unrecognized arguments: {' '.join(unknown)}", 200)
+        message += suggest_nearest(word, self._option_string_actions)
+        if word.endswith(".toml"):
+            message += f"; for a file of options: --config {clip(word)}"
+        self.error(message)
+
     def error(self, message: str) -> typing.NoReturn:
-        lead = "unrecognized arguments: "
-        message = message.removeprefix("argument ")
-        if message.startswith(lead):
-            word = message[len(lead) :].split()[0].split("=")[0]
-            message = clip(message, 200) + suggest_nearest(word, self._option_string_actions)
-            if word.endswith(".toml"):
-                message += f"; for a file of options: --config {clip(word)}"
         self.exit(2, f"byzpy_tw: error: {ConfigError.code}: {message}\n"
                      f"see: {self.prog} --help\n")  # fmt: skip
 
@@ -60,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 done, 1 the run failed, 2 bad usage, 3 paused (see --resume), "
         "130 and 143 interrupted (see --resume)",
         allow_abbrev=False,
+        exit_on_error=False,  # an `ArgumentError` says which argument it is about
     )
     made.add_argument("--version", action="version", version=f"byzpy_tw {byzpy_tw.__version__}")
     made.add_argument(

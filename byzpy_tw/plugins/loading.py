@@ -20,7 +20,7 @@ from attrs import frozen
 
 import byzpy_tw
 from byzpy_tw.errors import BrokenPlugin, ByzpyTwError, DuplicateName, MisspeltHook
-from byzpy_tw.plugin_code import describe_exception, exception_text, plugin_call
+from byzpy_tw.plugin_code import describe_exception, plugin_call
 from byzpy_tw.plugins import hookspecs
 from byzpy_tw.plugins.distributions import check_disabled, installed_points
 from byzpy_tw.plugins.hookspecs import GROUP, Registration
@@ -71,7 +71,7 @@ def load(
         try:
             entries = source.imported([point for _, _, point in group])
         except BrokenPlugin as e:
-            why = str(e).removeprefix(f"{source.owner}: ")
+            why = e.fields.get("why", str(e))
             broken.append(BrokenDistribution(distribution, version, why))
         else:
             take(source, entries)
@@ -131,13 +131,13 @@ class _Source:
     def offered(self, plugin: object, name: str) -> list[Entry]:
         """Register `plugin`; return all it offers, or raise `BrokenPlugin` or `MisspeltHook`."""
         try:
-            with plugin_call(f"{self.owner}: looking for its hooks"):
+            with plugin_call("looking for its hooks"):
                 self._check_hooks(plugin)
                 self.manager.register(plugin, name=name)
-        except (BrokenPlugin, MisspeltHook):
+        except MisspeltHook:
             raise
         except ByzpyTwError as e:
-            raise self._broken(str(e)) from e
+            raise e if "why" in e.fields else self._broken(str(e)) from e
         # Implementations are called one at a time, not through the hook, so that a failure can
         # be pinned on the plugin that caused it.
         return [
@@ -149,17 +149,17 @@ class _Source:
         ]
 
     def _broken(self, why: str) -> BrokenPlugin:
-        return BrokenPlugin(f"{self.owner}: {why}")
+        return BrokenPlugin(f"{self.owner}: {why}").with_fields(why=why)
 
     @contextmanager
     def _blamed(self, failed: str) -> Iterator[None]:
         """Raise `BrokenPlugin`, with `failed` before its cause, for any exception inside."""
+        call = plugin_call(self.owner)
         try:
-            with plugin_call(self.owner):
+            with call:
                 yield
         except ByzpyTwError as e:
-            ours = exception_text(e).startswith(f"{self.owner} raised ")
-            why = describe_exception((ours and e.__cause__) or e).removeprefix(f"{self.owner}: ")
+            why = e.fields.get("why") or describe_exception(call.replaced or e)
             raise self._broken(f"{failed} {why}") from e
 
     def _check_hooks(self, plugin: object) -> None:

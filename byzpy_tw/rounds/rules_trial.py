@@ -102,12 +102,13 @@ def _try_rule(
     """Return both `rows` as the rule of `make` transforms them."""
 
     def once(number: int, rule: Any) -> Tensor:
-        given = rows[number].clone()
+        given, call = rows[number].clone(), plugin_call(who, BadRuleOutput)
         try:
-            with plugin_call(who, BadRuleOutput):
+            with call:
                 answer = _apply(kind, rule, given, _context(config, number))
         except BadRuleOutput as e:  # of the checks of outputs, which do not know whose they are
-            raise e if who in str(e) else BadRuleOutput(f"{who}: {e}") from e.__cause__
+            named = call.replaced is not None
+            raise e if named else BadRuleOutput(f"{who}: {e}") from e.__cause__
         if not torch.equal(given, rows[number]):  # not through torch
             raise BadRuleOutput(
                 f"{who} wrote to the vectors that it was given, which others use too: work on a "

@@ -173,10 +173,12 @@ class Sweep:
     async def _run_one(self, run: SweepRun, config: RunConfig, registry: Registry) -> None:
         """Train with `config`; the result is in the run's folder, or the error in `_failed`."""
         error: BaseException | None = None
+        recorded = False  # whether the folder tells of this end
         threads = config.threads or max(1, cores() // self.jobs)
         try:
             prepared = self._prepare(run, attrs.evolve(config, threads=threads), registry)
-            error = (await run_prepared(self._reactor, prepared, self.display.say, self)).error
+            outcome = await run_prepared(self._reactor, prepared, self.display.say, self)
+            error, recorded = outcome.error, outcome.recorded
         except CancelledError:
             raise
         except Exception as e:
@@ -184,15 +186,18 @@ class Sweep:
                 self.log.failure("{folder} failed", failure=Failure(), folder=run.folder)
             error = e
         finally:
-            self._collect(run, error, keep=config.checkpoint_interval is not None)
+            keep = config.checkpoint_interval is not None
+            self._collect(run, error, recorded=recorded, keep=keep)
         if isinstance(error, _FATAL):
             self._fatal = error
 
-    def _collect(self, run: SweepRun, error: BaseException | None, *, keep: bool) -> None:
+    def _collect(
+        self, run: SweepRun, error: BaseException | None, *, recorded: bool, keep: bool
+    ) -> None:
         """Read the result of a run that has ended, and remove checkpoints unless `keep`."""
         result = read(run, self.path(run))
-        # A run that could not go on still has the result of its last end, with another error.
-        if error and (result is None or result.error != clean(str(error), 1000)):
+        # A run that could not go on still has the result of its last end.
+        if error and (result is None or not recorded):
             self._failed[run.folder] = clean(format_error(error), 1000)
         elif result is not None:
             self._ended[run.folder] = result

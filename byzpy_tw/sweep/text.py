@@ -105,10 +105,22 @@ def _folded(name: str, at: str) -> tuple[str, str]:
 
 
 def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
-    """Explain the marks in the table, and why cells are empty."""
-    lines, metric = [legend(grid, outcomes)], metric_of(outcomes)
+    """Explain the table: its figures, its marks, and why cells are empty."""
+    lines = [legend(grid, outcomes)]
     if any(out_text(outcome) for outcome in outcomes):
         lines.append(OUT)
+    lines += explain_marks(grid, outcomes)
+    for reason, cells in _grouped(outcomes, lambda o: o.reason):
+        names = _names(cells)
+        under = f" under {cells[0].cell.attack}" if len(cells) == 1 else ""
+        reason = reason.removeprefix(f"{names}: ")  # a rule's error names the rule as well
+        lines.append(f"{cells[0].status}: {names}{under}: {reason}")
+    return lines
+
+
+def explain_marks(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
+    """Explain the marks in the table."""
+    lines, metric = [], metric_of(outcomes)
     if collapsed(outcomes):
         side = "below" if metric.better == "higher" else "above"
         far = f"{100 * COLLAPSE:g} points or more {side} the best of its line"
@@ -121,11 +133,6 @@ def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
             lines.append(f"?: nothing is concluded: {_names(cells)} under {attack}: {reason}")
     for reason, cells in _grouped(outcomes, lambda o: o.cell.missing_guarantee):
         lines.append(f"*: no guarantee: {_names(cells)}: {reason}")
-    for reason, cells in _grouped(outcomes, lambda o: o.reason):
-        names = _names(cells)
-        under = f" under {cells[0].cell.attack}" if len(cells) == 1 else ""
-        reason = reason.removeprefix(f"{names}: ")  # a rule's error names the rule as well
-        lines.append(f"{cells[0].status}: {names}{under}: {reason}")
     return lines
 
 

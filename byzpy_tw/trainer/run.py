@@ -68,6 +68,7 @@ class RunOutcome:
 
     error: ByzpyTwError | None
     resumable: str
+    recorded: bool = True  # whether result.json tells of this end, and not of an earlier one
 
     @property
     def code(self) -> int:
@@ -207,7 +208,8 @@ async def run_prepared(
             reactor_thread.release()
             pool.shutdown(wait=False, cancel_futures=True)
     views.handle(RunFinished(result, str(directory.path)))
-    return RunOutcome(cast("ByzpyTwError | None", error), training.resumable)
+    ended = cast("ByzpyTwError | None", error)
+    return RunOutcome(ended, training.resumable, training.leaves_result)
 
 
 def _log_cause(error: ByzpyTwError) -> None:

@@ -99,6 +99,11 @@ class Training:
         """Tell whether it came as far as its first round."""
         return self._rounds is not None
 
+    @property
+    def leaves_result(self) -> bool:
+        """Tell whether its end is put on record: else a resumed run leaves all as it was."""
+        return self.has_begun or not self.resume_point.description
+
     async def prepare(self) -> Prepared:
         """Read the data and build the model: nothing needs a server yet."""
         for line in [*unused_notices(self.config), *guarantee_notices(self.rules)]:
@@ -289,8 +294,7 @@ class Training:
 
     def _write_result(self, result: dict[str, Any], error: BaseException | None) -> None:
         try:
-            # A resumed run that ended before its first round leaves all as it was.
-            if self.has_begun or not self.resume_point.description:
+            if self.leaves_result:
                 self.directory.sync_rounds()  # or it would tell of more than is there
                 self.directory.write_result(result)
         except CannotRecord:
