@@ -325,7 +325,7 @@ class SweepTests(SynchronousTestCase):
             notes[0], "final mse in m² (worst over the last fifth of the evaluations to best of "
             "all); lower is better",
         )  # fmt: skip
-        self.assertIn("!: worse than the best of its line by 50% of that or more", notes)
+        self.assertIn("!: worse than the best of its line by 200% of that or more", notes)
         self.assertEqual(
             text.cell_line(outcomes[0]).partition(", out")[0],
             "mean under none: 2 m² (worst 2.5, best 2)",
@@ -351,20 +351,20 @@ class SweepTests(SynchronousTestCase):
         made = grid(("none", "a", "b"), ("mean",))
         higher, share = Metric("r2", format=".2f"), Metric("errors", better="lower", format=".0%")
         for metric, values, fallen in (
-            (METRICS[0], [2.0, 2.9, 3.0], {2}), (METRICS[0], [0.0, 0.0, 1e-9], {2}),
-            (METRICS[1], [-4.0, -2.1, -2.0], {2}), (higher, [0.8, 0.41, 0.39], {2}),
-            (share, [0.1, 0.39, 0.41], {2}), (METRICS[0], [3.0, 2.0, None], {0, 2}),
+            (METRICS[0], [2.0, 5.9, 6.0], {2}), (METRICS[0], [0.0, 0.0, 1e-9], {2}),
+            (METRICS[1], [-4.0, 3.9, 4.0], {2}), (higher, [0.8, 0.41, 0.39], {2}),
+            (share, [0.1, 0.39, 0.41], {2}), (METRICS[0], [6.0, 2.0, None], {0, 2}),
             (METRICS[0], [None, None, None], {0, 1, 2}),
         ):  # fmt: skip
             found = collapsed(self.outcomes(made, values, metric))
             self.assertEqual({column for _, column in found}, fallen, (metric.name, values))
 
     def test_colours(self) -> None:
-        """The best is 1, half of it worse is half of that, and a cell that diverged is 0."""
+        """The best is 1, three times an error is half of that, and a cell that diverged is 0."""
         made = grid(("none", "a", "b"), ("mean",))
         share = Metric("errors", better="lower", format=".0%")
         for metric, values, expected in (
-            (METRICS[0], [2.0, 3.0, 4.0], [1.0, 0.5, 0.25]), (share, [0.25, 1.5, 0], [0.75, 0, 1]),
+            (METRICS[0], [2.0, 6.0, 10.0], [1.0, 0.5, 0.25]), (share, [0.25, 1.5, 0], [0.75, 0, 1]),
             (METRICS[0], [0.0, 1.0, None], [1.0, 0.0, 0.0]),
             (METRICS[0], [1e-300, 1e300, None], [1.0, 0.0, 0.0]),
         ):  # fmt: skip
