@@ -18,6 +18,8 @@ from typing import Any
 from unittest import mock
 
 import attrs
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -159,6 +161,18 @@ class SummaryTests(SynchronousTestCase):
             made[-1]["metrics"]["mse"] = lost
             found = summarize(CONFIG, made, METRICS).figures()["metrics"]["mse"]
             self.assertEqual(found, {"final": None, "worst": None, "best": 10 / 3})
+
+    @given(st.lists(st.floats(width=32), max_size=12), st.sampled_from(METRICS))
+    @settings(deadline=None)
+    def test_the_same_from_disk(self, values: list[float], metric: Metric) -> None:
+        """Read back, records give the result that the run wrote, whatever was evaluated."""
+        made = [record(i, test_loss=v, metrics={metric.name: v}) for i, v in enumerate(values)]
+        read_back = [json.loads(to_json(each)) for each in made]
+        live, later = (summarize(CONFIG, each, [metric]).figures() for each in (made, read_back))
+        self.assertEqual(to_json(live), to_json(later))
+        found = live["metrics"][metric.name]
+        if found["worst"] is not None:
+            self.assertEqual(metric.best([found["worst"], found["best"]]), found["best"])
 
     def test_verified(self) -> None:
         """A result with another value than its records is told of."""
