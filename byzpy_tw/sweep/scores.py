@@ -13,7 +13,8 @@ from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
 from byzpy_tw.tasks.metric import Metric
 
 COLLAPSE = 0.3  # of a share, worse than the same defence at its best
-RELATIVE_COLLAPSE = 0.5  # of another metric's best value, likewise
+# Of another metric's best value, likewise: three times an error, half of a score.
+RELATIVE_COLLAPSE = {"lower": 2.0, "higher": 0.5}
 
 
 def goodness(outcome: CellResult) -> float | None:
@@ -50,21 +51,21 @@ def _best(metric: Metric, outcomes: Sequence[CellResult]) -> float:
 def _is_far(metric: Metric, good: float, best: float) -> bool:
     if math.isinf(good):
         return True
-    return best - good >= COLLAPSE if metric.is_share else _relative(good, best) >= 1
+    return best - good >= COLLAPSE if metric.is_share else _relative(metric, good, best) >= 1
 
 
-def _relative(good: float, best: float) -> float:
-    """Return by how many times `RELATIVE_COLLAPSE` of `best` the value `good` is worse."""
+def _relative(metric: Metric, good: float, best: float) -> float:
+    """Return by how many times a collapse's distance from `best` the value `good` is worse."""
     if good == best:
         return 0.0
-    return (best - good) / abs(best) / RELATIVE_COLLAPSE if best else math.inf
+    return (best - good) / abs(best) / RELATIVE_COLLAPSE[metric.better] if best else math.inf
 
 
 def scores(outcomes: Sequence[CellResult]) -> list[float | None]:
     """Return how good each cell is, from 0 to 1, for its colour; None for inconclusive ones.
 
-    A share is its own score, or what it lacks.  Another metric's best value has the score 1, which
-    halves with each half of that by which a value is worse.
+    A share is its own score, or what it lacks.  Another metric's best value has the score 1, and a
+    value that is just as much worse as in a collapse has half of that.
     """
     best = {metric: _best(metric, outcomes) for metric in {o.metric for o in outcomes}}
     found = [(outcome.metric, goodness(outcome)) for outcome in outcomes]
@@ -76,4 +77,4 @@ def _score(metric: Metric, good: float, best: float) -> float:
         return 0.0
     if metric.is_share:
         return min(max(good + (metric.better == "lower"), 0.0), 1.0)
-    return 0.5 ** _relative(good, best)
+    return 0.5 ** _relative(metric, good, best)

@@ -125,7 +125,8 @@ def explain_marks(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
         side = "below" if metric.better == "higher" else "above"
         far = f"{100 * COLLAPSE:g} points or more {side} the best of its line"
         if not metric.is_share:
-            far = f"worse than the best of its line by {RELATIVE_COLLAPSE:.0%} of that or more"
+            part = RELATIVE_COLLAPSE[metric.better]
+            far = f"worse than the best of its line by {part:.0%} of that or more"
         lines.append(f"!: {far}")
     for attack in grid.attacks:
         same = [outcome for outcome in outcomes if outcome.cell.attack == attack]
