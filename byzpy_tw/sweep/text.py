@@ -106,16 +106,11 @@ def _folded(name: str, at: str) -> tuple[str, str]:
 
 def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     """Explain the marks in the table, and why cells are empty."""
-    lines, metric = [legend(grid, outcomes)], metric_of(outcomes)
+    lines = [legend(grid, outcomes)]
     if any(out_text(outcome) for outcome in outcomes):
         lines.append(OUT)
     if collapsed(outcomes):
-        side = "below" if metric.better == "higher" else "above"
-        far = f"{100 * COLLAPSE:g} points or more {side} the best of its line"
-        if not metric.is_share:
-            part = RELATIVE_COLLAPSE[metric.better]
-            far = f"worse than the best of its line by {part:.0%} of that or more"
-        lines.append(f"!: {far}")
+        lines.append(f"!: {_collapse(metric_of(outcomes))}")
     for attack in grid.attacks:
         same = [outcome for outcome in outcomes if outcome.cell.attack == attack]
         for reason, cells in _grouped(same, _failed_calls):
@@ -128,6 +123,14 @@ def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
         reason = reason.removeprefix(f"{names}: ")  # a rule's error names the rule as well
         lines.append(f"{cells[0].status}: {names}{under}: {reason}")
     return lines
+
+
+def _collapse(metric: Metric) -> str:
+    if not metric.is_share:
+        part = RELATIVE_COLLAPSE[metric.better]
+        return f"worse than the best of its line by {part:.0%} of that or more"
+    side = "below" if metric.better == "higher" else "above"
+    return f"{100 * COLLAPSE:g} points or more {side} the best of its line"
 
 
 def _failed_calls(outcome: CellResult) -> str:
