@@ -120,14 +120,9 @@ def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
 
 def explain_marks(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     """Explain the marks in the table."""
-    lines, metric = [], metric_of(outcomes)
+    lines = []
     if collapsed(outcomes):
-        side = "below" if metric.better == "higher" else "above"
-        far = f"{100 * COLLAPSE:g} points or more {side} the best of its line"
-        if not metric.is_share:
-            part = RELATIVE_COLLAPSE[metric.better]
-            far = f"worse than the best of its line by {part:.0%} of that or more"
-        lines.append(f"!: {far}")
+        lines.append(f"!: {_collapse(metric_of(outcomes))}")
     for attack in grid.attacks:
         same = [outcome for outcome in outcomes if outcome.cell.attack == attack]
         for reason, cells in _grouped(same, _failed_calls):
@@ -135,6 +130,14 @@ def explain_marks(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     for reason, cells in _grouped(outcomes, lambda o: o.cell.missing_guarantee):
         lines.append(f"*: no guarantee: {_names(cells)}: {reason}")
     return lines
+
+
+def _collapse(metric: Metric) -> str:
+    if not metric.is_share:
+        part = RELATIVE_COLLAPSE[metric.better]
+        return f"worse than the best of its line by {part:.0%} of that or more"
+    side = "below" if metric.better == "higher" else "above"
+    return f"{100 * COLLAPSE:g} points or more {side} the best of its line"
 
 
 def _failed_calls(outcome: CellResult) -> str:
