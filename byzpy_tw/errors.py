@@ -191,12 +191,14 @@ class MisspeltHook(PluginError, code="MISSPELT_HOOK", wire=True):
 
 
 class BadRuleOutput(PluginError, code="BAD_RULE_OUTPUT", wire=True):
-    """A rule returned something of the wrong shape or type, or not finite.
+    """A rule or a task returned something of the wrong shape or type, or not finite.
 
-    Or it raised, or remembers what no checkpoint can hold.  The run is paused before the round.
+    Or it raised, or remembers what no checkpoint can hold, or a task's losses of two halves of a
+    batch do not add up.  The run is paused before the round.
 
-    What to do: mend the rule, or take another distribution's; then ``--resume``.  Outside of runs
-    `byzpy_tw.testing.properties` and ``python -m byzpy_tw conformance NAME`` find such faults.
+    What to do: mend the rule or the task, or take another distribution's; then ``--resume``.
+    Outside of runs `byzpy_tw.testing.properties` and ``python -m byzpy_tw conformance NAME`` find
+    such faults of rules.
     """
 
 
@@ -291,9 +293,11 @@ class UnsuitableData(ByzpyTwError, ValueError, code="UNSUITABLE_DATA", wire=True
     """The data cannot be trained on; the message has the reason and the place.
 
     Examples that are sparse or of a type that no model takes, labels that are out of range, no
-    training examples at all, or, with ``--strict``, values that are not finite.
+    training examples at all, targets that the run's task or its partition cannot use, or, with
+    ``--strict``, values that are not finite.
 
-    What to do: mend the data, or the dataset's code, as the message says; or another ``--dataset``.
+    What to do: mend the data, or the dataset's code, as the message says; or use another
+    ``--dataset``, ``--task`` or ``--partition``.
     """
 
 

@@ -29,12 +29,13 @@ KINDS: Mapping[str, str] = {
     "dataset": "python -m byzpy_tw sweep --dataset {}",
     "model": "python -m byzpy_tw sweep --model {}",
     "partition": "python -m byzpy_tw sweep --partition {}",
+    "task": "python -m byzpy_tw.train --in-process --dataset mnist5k --task {}",
     "observer": "python -m byzpy_tw.train --in-process --dataset mnist5k",
 }
-_ON_SERVERS = ("attack", "dataset", "model", "partition")
+_ON_SERVERS = ("attack", "dataset", "model", "partition", "task")
 
 # Names that the templates use: a class of that name would hide one.
-_USED = "Counter Dataset Knowledge Mapping Registration Sequence Split Tensor".split()
+_USED = "Counter Dataset Knowledge Mapping Metric Registration Sequence Split Tensor".split()
 
 
 @frozen
