@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -17,8 +19,11 @@ from byzpy_tw.algorithms import Dsgd, Participants, State
 from byzpy_tw.audit.replay import ImmediateExecutor
 from byzpy_tw.audit.verify import Verification
 from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.output.metrics import exposition
 from byzpy_tw.plugins import load
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_run
+from byzpy_tw.report.csv_table import write_csv
+from byzpy_tw.report.load import read
 from byzpy_tw.rounds.round import Halt, Proceed, Reason, Round
 from byzpy_tw.trainer.run import prepare_resume, prepare_run, run_prepared
 from tests.support import folder
@@ -145,3 +150,36 @@ class SampledRunTests(TestCase):
         found = Verification(read_run(cut), self.registry, ImmediateExecutor(), 1)
         found.run(0)
         self.assertEqual((found.problems, found.spans), ([], [(0, 12)]))
+        self.check_outputs(cut, asked)
+        self.check_forged(cut, lines)
+
+    def check_outputs(self, path: Path, asked: list[list[int]]) -> None:
+        """CSV, page and metrics tell the nodes that were not asked."""
+        out = io.StringIO()
+        write_csv([path], out)
+        rows = list(csv.DictReader(out.getvalue().splitlines()))
+        self.assertEqual([row["participants"] for row in rows],
+                         [" ".join(map(str, nodes)) for nodes in asked])  # fmt: skip
+        report = read(path)
+        times = [sum(node in nodes for nodes in asked) for node in range(10)]
+        for node, told in zip(times, report.plain()["nodes"], strict=True):
+            self.assertEqual(told["totals"]["not-asked"], 12 - node)
+            self.assertEqual(told["letters"].count("n"), 12 - node)
+        text = exposition(report)[2].decode()
+        line = 'byzpy_tw_node_rounds_total{kind="honest",node="0",outcome="not-asked"}'
+        self.assertIn(f"{line} {12.0 - times[0]}", text)
+
+    def check_forged(self, path: Path, lines: list[str]) -> None:
+        """A record that names other participants is found, also one that names none."""
+        record = json.loads(lines[3])
+        for asked in (None, [*record["participants"][:-1], 9]):
+            forged = {**record, "participants": asked}
+            if asked is None:
+                del forged["participants"]
+            elif asked == record["participants"]:
+                continue
+            text = [*lines[:3], json.dumps(forged) + "\n", *lines[4:]]
+            (path / ROUNDS).write_text("".join(text))
+            found = Verification(read_run(path), self.registry, ImmediateExecutor(), 1)
+            found.run(0)
+            self.assertIn("participants", str(found.problems))

@@ -12,13 +12,14 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.rounds.round import Round
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.round_runner import RoundRunner
 from tests.simulation.__main__ import main
 from tests.simulation.history import History, registry
 from tests.simulation.many import check_seeds, examine
 from tests.simulation.pipe import LinkProfile
-from tests.simulation.schedule import Fault, Schedule
+from tests.simulation.schedule import SAMPLED, Fault, Schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.simulator]
 
@@ -148,6 +149,12 @@ class BrokenTrainerTests(SynchronousTestCase):
 
         self.change(Collector, "allocate", allocate)
         self.assertCaught("is not what its server sent first", self.lied_to())
+
+    def test_a_node_too_many(self) -> None:
+        """One that asks all nodes, though some take part."""
+        self.patch(Round, "wants", lambda self, node: node not in self.refusals)
+        partial = (s for s in map(drawn, range(60)) if s.config.algorithm == SAMPLED)
+        self.assertCaught("were asked, who take no part", partial)
 
     def test_a_vector_lost(self) -> None:
         """One that forgets a vector that came in time."""

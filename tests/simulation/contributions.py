@@ -10,6 +10,7 @@ from attrs import define, field
 from torch import Tensor
 
 from byzpy_tw.events import NodeOnProbation, NodeReadmitted
+from byzpy_tw.algorithms.participation import Participants
 from byzpy_tw.rounds.round import Reason
 from byzpy_tw.vectors import norm_fault, norm_of
 from tests.simulation.history import History
@@ -35,13 +36,14 @@ class Contributions:
         return f"{self.trainer.process.name}, round {self.now.round}"
 
     def violations(self) -> Iterator[str]:
-        config, now = self.history.schedule.config, self.now
-        if list(now.nodes) != sorted(set(now.nodes) & set(range(config.n))):
-            yield f"{self._where}: the rows of nodes {now.nodes} were used"
+        config, now, asked = self.history.schedule.config, self.now, self.reference.asked
+        if list(now.nodes) != sorted(set(now.nodes) & set(asked.nodes)):
+            yield f"{self._where}: the rows of nodes {now.nodes} were used of {asked.nodes}"
             return
-        missing = config.n - len(now.nodes)
-        if missing > config.f:
-            yield f"{self._where}: {missing} nodes are missing, f = {config.f}"
+        missing = len(asked.nodes) - len(now.nodes)
+        if missing > asked.f:
+            yield f"{self._where}: {missing} nodes are missing, f = {asked.f}"
+        yield from self._check_asked(asked)
         if not config.in_process:
             self._first = self._first_frames()
         yield from self._check_rows()
@@ -69,6 +71,17 @@ class Contributions:
                 if (frame.time, frame.server) not in ended:
                     settled.add(key)
         return first
+
+    def _check_asked(self, asked: Participants) -> Iterator[str]:
+        """Check that no other nodes than the participants were asked, and that they are told."""
+        for request in self.trainer.transcript.asked:
+            others = set(request.nodes).difference(asked.nodes)
+            if request.round == self.now.round and others:
+                yield f"{self._where}: {sorted(others)} were asked, who take no part"
+        if self.record is not None:
+            everyone = list(range(self.history.schedule.config.n))
+            if self.record.get("participants", everyone) != list(asked.nodes):
+                yield f"{self._where}: other participants are on record than {asked.nodes}"
 
     # -- those that were used
 
@@ -100,7 +113,7 @@ class Contributions:
         # What an attack foresees of the rules' f depends on who had failed by then.
         return any(
             self._equals_row(node, reference.byzantine(node, accepted, f), row)
-            for f in range(config.f, -1, -1)
+            for f in range(reference.asked.f, -1, -1)
         )
 
     @property
@@ -111,9 +124,9 @@ class Contributions:
     # -- those that were not
 
     def _check_refusals(self, record: Mapping[str, Any]) -> Iterator[str]:
-        now, config = self.now, self.history.schedule.config
+        now, asked = self.now, self.reference.asked
         refused = {r["node"]: Reason(r["reason"]) for r in record["refused"]}
-        if sorted([*refused, *now.nodes]) != list(range(config.n)):
+        if sorted([*refused, *now.nodes]) != list(asked.nodes):
             yield f"{self._where}: {now.nodes} used and {sorted(refused)} refused"
         yield from self._check_probation(refused)
         for node, reason in refused.items():
@@ -130,10 +143,13 @@ class Contributions:
         """Check that exactly the nodes on probation are left out, by a model of their conduct."""
         model = self.reference.probation
         left = {n for n, reason in refused.items() if reason is Reason.PROBATION}
-        if left != model.nodes:
-            yield f"{self._where}: {sorted(left)} left out, on probation {sorted(model.nodes)}"
+        expected = model.nodes.intersection(self.reference.asked.nodes)
+        if left != expected:
+            yield f"{self._where}: {sorted(left)} left out, on probation {sorted(expected)}"
         told, punished = self._nodes_told(NodeReadmitted), self._nodes_told(NodeOnProbation)
         for node in told:
+            if node not in self.reference.asked.nodes:
+                yield f"{self._where}: node {node} is readmitted, and takes no part"
             if not self._answered(node):
                 yield f"{self._where}: node {node} is readmitted, and sent nothing good"
         if sorted(model.record_success([*self.now.nodes, *told])) != told:
@@ -191,7 +207,8 @@ class Contributions:
     def _deadline(self, node: int) -> float:
         """No deadline of it is earlier."""
         config = self.history.schedule.config
-        half = config.num_byz and node < config.num_honest
+        attacked = self.reference.asked.nodes[-1] >= config.num_honest
+        half = attacked and node < config.num_honest
         return self.begins + config.round_timeout / (2 if half else 1)
 
     def _find_wrong_failure(self, node: int, frames: list[Frame]) -> str:

@@ -27,7 +27,8 @@ from tests.simulation.event_loop import EventLoop
 from tests.simulation.network import Network
 from tests.simulation.recorder import WireRecorder
 from tests.simulation.reference import References
-from tests.simulation.schedule import DATA, Schedule
+from tests.simulation.sampling import Sampled
+from tests.simulation.schedule import DATA, SAMPLED, Schedule
 from tests.simulation.trainer import SimulatedTrainer
 from tests.simulation.trainer_lifecycle import TrainerLifecycle
 
@@ -53,10 +54,14 @@ class _Plugin:
         # Always the same object, so that it is made once.
         return [Registration(DATA, lambda: _data())]
 
+    @hookimpl
+    def register_algorithms(self) -> list[Registration]:
+        return [Registration(SAMPLED, Sampled)]
+
 
 @cache
 def registry() -> Registry:
-    """The built-in rules, and the data of simulated runs."""
+    """The built-in rules, and the data and the algorithm of simulated runs."""
     return load(only=(), extra={"simulation": _Plugin()})
 
 

@@ -12,7 +12,8 @@ import torch
 from attrs import define, evolve, field
 from torch import Tensor
 
-from byzpy_tw.algorithms.dsgd import Dsgd, Revealed
+from byzpy_tw.algorithms.algorithm import Algorithm, Revealed
+from byzpy_tw.algorithms.participation import Participants
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.replay import ImmediateExecutor, RoundReplay, prepare_replay
 from byzpy_tw.config.run_config import RunConfig
@@ -78,7 +79,7 @@ class Reference:
         return self._cache.replay
 
     @property
-    def _algorithm(self) -> Dsgd:
+    def _algorithm(self) -> Algorithm:
         return self._cache.replay.algorithm
 
     @property
@@ -106,11 +107,16 @@ class Reference:
         """The digest of the present parameters."""
         return sha256_of(self.parameters)
 
+    @property
+    def asked(self) -> Participants:
+        """The participants of the present round."""
+        return self._algorithm.participants(self._state)
+
     # -- what nodes send
 
     def row(self, node: int, sent: Tensor) -> Tensor:
         """Return the row that the trainer makes of the vector that `node` sent."""
-        return self._algorithm.receive(self._state, node, sent)
+        return self._algorithm.receive(self._state, node, sent.to(torch.float32))
 
     def honest(self, node: int) -> Tensor:
         """Return the vector that an honest node sends, in the wire's type."""
@@ -156,7 +162,8 @@ class Reference:
         attack, self._attack = self._attack, None
         honest = {n: matrix[n] for n in nodes if n < config.num_honest}
         if attack is None:  # it sees them even if nothing comes of it
-            attack = self._shown(honest, f).memory if config.num_byz and honest else now.attack
+            attacked = self.asked.nodes[-1] >= config.num_honest
+            attack = self._shown(honest, f).memory if attacked and honest else now.attack
         made = self._cached(
             ("step", nodes, f, _cache_key(matrix[list(nodes)]), _cache_key(now.optimizer),
              _cache_key(now.momenta), _cache_key(now.history), _cache_key(attack)),
@@ -174,12 +181,16 @@ class Reference:
     def undisturbed_digest(self) -> str | None:
         """The digest of a run of which nothing is refused; None where it would diverge."""
         while self.round < self.config.rounds:
-            rows = {n: self.row(n, self.honest(n)) for n in range(self.config.num_honest)}
+            asked, num_honest = self.asked, self.config.num_honest
+            rows = {n: self.row(n, self.honest(n)) for n in asked.nodes if n < num_honest}
             accepted = dict(rows)
-            for node in range(self.config.num_honest, self.config.n):
-                rows[node] = self.byzantine(node, accepted, self.config.f).to(torch.float32)
+            for node in asked.nodes[len(rows) :]:
+                rows[node] = self.row(node, self.byzantine(node, accepted, asked.f))
+            matrix = torch.zeros(self.config.n, len(self.parameters))
+            for node, row in rows.items():
+                matrix[node] = row
             try:
-                self.step(tuple(rows), self.config.f, torch.stack(list(rows.values())))
+                self.step(asked.nodes, asked.f, matrix)
             except ByzpyTwError:
                 return None
         return self.digest

@@ -19,6 +19,7 @@ from tests.simulation.cluster import PORT, host_of
 from tests.simulation.pipe import LinkProfile
 
 DATA, MODEL = "simulated", "logreg"  # a dataset of `histories`; d = 40
+SAMPLED = "sampled"  # an algorithm of `histories`
 CONFIGURATIONS = 64  # that are drawn from, so that what they should give is known early
 
 ATTACKS = (
@@ -227,6 +228,7 @@ def configuration(number: int, registry: Registry) -> RunConfig:
         *before, rule = random.choice(RULES).split(" | ")
         drawn: dict[str, Any] = dict(
             in_process=True,
+            algorithm="dsgd" if number % 4 else SAMPLED,
             num_honest=honest,
             num_byz=byzantine,
             f=random.randint(0, (honest + byzantine - 1) // 2),
