@@ -29,6 +29,7 @@ _METHODS = {
     ),
     "optimizer": ("begin", "step"),
     "schedule": ("factor",),
+    "transport": ("parse", "check_free", "server_options", "dial", "listen"),
 }  # fmt: skip
 
 

@@ -30,8 +30,7 @@ from byzpy_tw.sweep.resolve import check_names, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
 from byzpy_tw.sweep.scheduler import CELLS, Sweep, discard
 from byzpy_tw.text import clean
-from byzpy_tw.trainer.run import load_trainer_keys
-from byzpy_tw.transports.table import parse_addresses
+from byzpy_tw.trainer.run import load_trainer_keys, server_addresses
 
 PAGE, TABLE = "lab.html", "lab.json"  # names that programs know
 _WATCHING = ("run_started", "round_completed", "run_finished")
@@ -86,7 +85,7 @@ def grid_of(
     """Make the grid: look up its names, and find the cells that cannot be run."""
     base = drop_unused(RunConfig(**with_sweep_defaults(given)), registry, chains=defences)
     check_names(registry, base, attacks, defences)
-    parse_addresses(base.remote_hosts)
+    server_addresses(base, registry)
     load_trainer_keys(base, warn=True)
     return make_grid(
         given, attacks, defences, seeds,
