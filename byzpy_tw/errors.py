@@ -109,7 +109,8 @@ class BadAddress(ConfigError, code="BAD_ADDRESS"):
     """A server's address cannot be used; the message says what is supported.
 
     Addresses are written ``tcp://HOST:PORT``, IPv6 ones ``tcp://[fe80::1]:29000``, several
-    of them with commas between; each server may be listed once, under one of its addresses:
+    of them with commas between.  ``tls://`` is for servers with keys; other schemes come from
+    plugins.  Each server may be listed once, under one of its addresses:
     ``tcp://127.0.0.1:29000`` and ``tcp://localhost:29000`` are one server.
 
     What to do: write it like that, with the port that the server was started with (29000 by

@@ -70,8 +70,6 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         from byzpy_tw.config.paths import absolute
         from byzpy_tw.plugins.distributions import check_disabled
-        from byzpy_tw.transports import Address
-        from byzpy_tw.transports.table import find_transport
 
         try:
             flags = {name: bool(self[name]) for name, *_ in self.optFlags}
@@ -89,11 +87,24 @@ class Options(usage.Options):
                 data_root=str(absolute(config.data_root)),
                 disable_plugin=check_disabled(config.disable_plugin),
             )
-            address = Address(config.host, config.port)
-            find_transport(address).check_free(address)
+            self._check_address(self.config)
             _check_descriptor(config.announce_fd)
         except ByzpyTwError as e:
             raise usage.UsageError(format_error(e)) from None
+
+    @staticmethod
+    def _check_address(config: ServerConfig) -> None:
+        """Raise an error where this server could not listen; loads plugins for a foreign scheme."""
+        from byzpy_tw.transports.table import check_keys, is_built_in, listening_address
+
+        registry = None
+        if config.listen is not None and not is_built_in(config.listen):
+            from byzpy_tw.plugins import load
+
+            registry = load(disabled=config.disable_plugin)
+        address, transport = listening_address(config, registry)
+        check_keys(address, transport, config.keys)
+        transport.check_free(address)
 
 
 def _check_descriptor(number: int | None) -> None:

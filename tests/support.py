@@ -25,7 +25,7 @@ from twisted.internet.ssl import PrivateCertificate
 PATIENCE = 240.0  # seconds for anything that a test waits for
 COVERAGE_SECONDS = 3.0  # for a process to end by itself where coverage is measured
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
-READY = re.compile(r"byzpy-server \d+ listening on (tcp://\S+?),")
+READY = re.compile(r"byzpy-server \d+ listening on (\w+://\S+?),")
 
 
 def folder(case: Any) -> Path:
@@ -138,9 +138,9 @@ class Process:
 def start_server(case: Any, *options: str, prefix: list[str] | None = None) -> Process:
     """A real ``twistd byzpy-server`` on a free loopback port, about to listen."""
     command = [*(prefix or []), *TWISTD, "-n", "--pidfile=", "--logfile=-", "byzpy-server"]
-    if "--host" not in options:
+    if "--host" not in options and "--listen" not in options:
         command += ["--host", "127.0.0.1"]
-    if "--port" not in options:
+    if "--port" not in options and "--listen" not in options:
         command += ["--port", "0"]
     return Process.start(case, [*command, "--until-eof", *options])
 

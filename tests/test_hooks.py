@@ -26,7 +26,13 @@ from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.attacks import Knowledge
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.datasets import Dataset, Split
-from byzpy_tw.errors import BadParameter, BrokenPlugin, DatasetUnavailable, UnsuitableData
+from byzpy_tw.errors import (
+    BadAddress,
+    BadParameter,
+    BrokenPlugin,
+    DatasetUnavailable,
+    UnsuitableData,
+)
 from byzpy_tw.events import RoundBegun, RoundCompleted, RunStarted, ServerBack, ServerLost
 from byzpy_tw.output.observers import Observers
 from byzpy_tw.output.view import ServersKnown
@@ -39,6 +45,7 @@ from byzpy_tw.testing.properties import (
     partition_tests,
     preaggregator_tests,
 )
+from byzpy_tw.transports.table import find_transport, parse_address
 from byzpy_tw.workers.building import check_model, make_model
 from byzpy_tw.workers.shards import make_shards
 from byzpy_tw.workers.task_trial import try_task
@@ -118,8 +125,8 @@ class DocumentTests(SynchronousTestCase):
 
         commands = re.findall(r"^`python -m byzpy_tw.train (.*)`$", DOCUMENT.read_text(), re.M)
         self.assertEqual(len(commands), len(KINDS))
-        for command in commands:
-            self.assertTrue(configuration(command.split()).in_process)
+        on_servers = [c for c in commands if not configuration(c.split()).in_process]
+        self.assertEqual(len(on_servers), 1)  # the transport's
 
 
 class ExampleTests(SynchronousTestCase):
@@ -268,6 +275,20 @@ class ExampleTests(SynchronousTestCase):
         _, names = registry("register_schedules")
         schedule = names.make("schedule", "sawtooth:period=4", lr_milestones=(), lr_decay=0.1)
         self.assertEqual([schedule.factor(t, 99) for t in (0, 1, 3, 4)], [1.0, 0.75, 0.25, 1.0])
+
+    def test_register_transports(self) -> None:
+        """A socket file is an address whose peers are on this machine; others are told the form."""
+        module, names = registry("register_transports")
+        first, again = (parse_address(" unix:///run/a.sock", names) for _ in range(2))
+        self.assertEqual((str(first), first, first.scheme), ("unix:///run/a.sock", again, "unix"))
+        transport = find_transport("unix", names)
+        self.assertEqual(transport.server_options(first), "--listen unix:///run/a.sock")
+        self.assertTrue(module.UnixLink().same_machine)
+        self.assertFalse(transport.requires_keys)
+        with self.assertRaisesRegex(BadAddress, "write unix:///PATH"):
+            parse_address("unix://a.sock", names)
+        with self.assertRaisesRegex(BrokenPlugin, "no method parse"):
+            check_made("transport", "x", "a package", len)
 
     def test_run_started(self) -> None:
         """The observer is told the run's configuration."""

@@ -9,7 +9,12 @@ import torch
 from attrs import define, field
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol, wrapClientTLS
+from twisted.internet.endpoints import (
+    TCP4ClientEndpoint,
+    UNIXClientEndpoint,
+    connectProtocol,
+    wrapClientTLS,
+)
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.threads import deferToThread
@@ -21,7 +26,7 @@ from byzpy_tw.protocol.frames import HEADER_SIZE, FrameKind, Header
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.transports.zero_copy_tcp import ZeroCopySocket
 from byzpy_tw.transports.zero_copy_tls import ZeroCopyTLS
-from tests.support import self_signed
+from tests.support import folder, self_signed
 from tests.test_tensor_stream import End
 
 
@@ -196,6 +201,23 @@ class StreamTests(Ends):
         await over
         self.assertEqual(self.right.ended, ["enough"])
         self.assertEqual(len(self.right.inbox.frames), 1)
+
+
+class UNIXTests(StreamTests):
+    """The same over a socket in the file system, as a plugin's transport may have."""
+
+    async def connect(self) -> None:
+        def build() -> Protocol:
+            reactor.callLater(0, accepted.callback, None)
+            return self.right.stream
+
+        accepted: Deferred[None] = Deferred()
+        path, factory = str(folder(self) / "socket"), Factory.forProtocol(build)
+        factory.noisy = False
+        self.addCleanup(reactor.listenUNIX(path, factory).stopListening)
+        self.left.stream.begins = True
+        await connectProtocol(UNIXClientEndpoint(reactor, path), self.left.stream)
+        await accepted
 
 
 class TLSTests(StreamTests):

@@ -21,6 +21,7 @@ from byzpy_tw.parameters import integer_in, optional, real_in
 MAX_BOX_BYTES = 300_000  # the largest of our commands has under 200,000
 MAX_COMMANDS_IN_FLIGHT = 64
 
+_HOST, _PORT = "0.0.0.0", 29000
 _positive = integer_in(1)
 _seconds = real_in(0.1, 1e6)
 _count = partial(option, check=_positive, metavar="N")
@@ -76,8 +77,12 @@ class Limits:
 class ServerConfig:
     """Everything that a server's operator decides.  Raises `ConfigError` for nonsense."""
 
-    host: str = option("0.0.0.0", "Address to listen on.")
-    port: int = option(29000, "Port to listen on; 0 picks a free one.", integer_in(0, 65535))
+    host: str = option(_HOST, "Host, or its address, to listen on.")
+    port: int = option(_PORT, "Port to listen on; 0 picks a free one.", integer_in(0, 65535))
+    listen: str | None = option(
+        None, "Address to listen on, such as tls://0.0.0.0:29000, in place of --host and --port.",
+        metavar="ADDRESS",
+    )  # fmt: skip
     data_root: str = option("./data", "Folder of this server's data files.", metavar="DIR")
     device: str = option("cpu", f"Where nodes compute: {DEVICES}.", device_name)
     threads: int | None = option(
@@ -102,6 +107,10 @@ class ServerConfig:
     )  # fmt: skip
 
     def __attrs_post_init__(self) -> None:
+        if self.listen is not None and (self.host, self.port) != (_HOST, _PORT):
+            raise ConfigError(
+                f"--listen {self.listen} says all of where to listen: leave --host and --port out"
+            )
         if self.keys is not None and self.insecure:
             raise ConfigError(
                 "--keys and --insecure exclude one another: with keys every peer is served that "

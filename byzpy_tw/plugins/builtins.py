@@ -42,3 +42,5 @@ register_optimizers = _offer(optimizers)
 register_schedules = _offer(optimizers, "SCHEDULES")
 # Algorithms stand in a layer above this one: they use the registry that this fills.
 register_algorithms = _offer(import_module("byzpy_tw.algorithms"))
+# Transports stand above the line of Twisted.
+register_transports = _offer(import_module("byzpy_tw.transports.table"))

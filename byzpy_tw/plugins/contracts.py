@@ -31,6 +31,7 @@ _METHODS = {
     "optimizer": ("begin", "step"),
     "task": ("check_data", "check_outputs", "weight", "loss", "sums", "measure", "flip"),
     "schedule": ("factor",),
+    "transport": ("parse", "check_free", "server_options", "dial", "listen"),
 }  # fmt: skip
 
 

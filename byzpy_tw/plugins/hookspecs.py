@@ -199,6 +199,16 @@ def register_schedules() -> Iterable[Registration]:
 
 
 @hookspec
+def register_transports() -> Iterable[Registration]:
+    """Offer transports: ways to reach a server.  The name is the scheme of its addresses.
+
+    The factory returns an object with the methods of `byzpy_tw.transports.Transport`; the
+    shortest way is a subclass of `byzpy_tw.transports.StreamTransport`.  It decides in the process
+    whose operator installed it: no address comes from a peer.
+    """
+
+
+@hookspec
 def run_started(config: Mapping[str, Any]) -> None:
     """Observe that a run begins.  ``config`` is the content of config.json."""
 

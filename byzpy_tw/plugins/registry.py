@@ -32,6 +32,7 @@ KINDS: Mapping[str, str] = {
     "algorithm": "register_algorithms",
     "optimizer": "register_optimizers",
     "schedule": "register_schedules",
+    "transport": "register_transports",
 }
 
 OWN_DISTRIBUTION = "byzpy-tw"

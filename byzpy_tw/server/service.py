@@ -39,8 +39,8 @@ from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.text import clean
-from byzpy_tw.transports import Address, Listener, ServerAddress
-from byzpy_tw.transports.table import find_transport
+from byzpy_tw.transports import Listener, ServerAddress
+from byzpy_tw.transports.table import check_keys, is_built_in, listening_address
 from byzpy_tw.workers.building import build_host
 from byzpy_tw.workers.device import open_device
 from byzpy_tw.workers.environment import Environment, environment, probe
@@ -107,15 +107,24 @@ class ByzpyServer(Service):
         return self.listening.address
 
     def privilegedStartService(self) -> None:
-        """Listen while this process may still open a port below 1024."""
+        """Listen while this process may still open a port below 1024.
+
+        A plugin's transport listens in `startService`, without privileges.
+        """
         super().privilegedStartService()
-        self._listen()
+        if self._needs_no_plugin:
+            self._listen()
+
+    @property
+    def _needs_no_plugin(self) -> bool:
+        return self.config.listen is None or is_built_in(self.config.listen)
 
     def _listen(self) -> None:
         tls = None if self.keys is None else MutualTLS(self.keys)
-        address = Address(self.config.host, self.config.port)
-        on_link = partial(Session, self)
-        self.listening = find_transport(address).listen(self.reactor, address, on_link, tls)
+        registry = None if self._needs_no_plugin else self._registry
+        address, transport = listening_address(self.config, registry)
+        check_keys(address, transport, tls)
+        self.listening = transport.listen(self.reactor, address, partial(Session, self), tls)
 
     def startService(self) -> None:
         super().startService()

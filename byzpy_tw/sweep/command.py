@@ -32,8 +32,7 @@ from byzpy_tw.sweep.resolve import check_names, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
 from byzpy_tw.sweep.scheduler import CELLS, Sweep, discard
 from byzpy_tw.text import clean
-from byzpy_tw.trainer.run import load_trainer_keys
-from byzpy_tw.transports.table import parse_addresses
+from byzpy_tw.trainer.run import load_trainer_keys, server_addresses
 from byzpy_tw.workers.device import open_device
 
 PAGE, TABLE = "lab.html", "lab.json"  # names that programs know
@@ -89,7 +88,7 @@ def grid_of(
     """Make the grid: look up its names, and find the cells that cannot be run."""
     base = drop_unused(RunConfig(**with_sweep_defaults(given)), registry, chains=defences)
     check_names(registry, base, attacks, defences)
-    parse_addresses(base.remote_hosts)
+    server_addresses(base, registry)
     load_trainer_keys(base, warn=True)
     open_device(base.device)  # an error here concerns all cells
     return make_grid(

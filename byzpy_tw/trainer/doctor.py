@@ -40,11 +40,11 @@ from byzpy_tw.trainer.handshake import Handshake, same_bits, same_server_error
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
 from byzpy_tw.trainer.reactor import ITrainerReactor
-from byzpy_tw.trainer.run import load_trainer_keys
+from byzpy_tw.trainer.run import load_trainer_keys, server_addresses
 from byzpy_tw.trainer.server_check import ServerCheck
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_interface import Server
-from byzpy_tw.transports.table import find_transport, parse_addresses
+from byzpy_tw.transports.table import find_transport
 from byzpy_tw.workers.device import open_device
 from byzpy_tw.workers.spec import NodeSpec, node_specs
 
@@ -136,7 +136,7 @@ class Doctor:
         config, cap = self.config, self.config.max_nodes_per_server
         if count := len(config.remote_hosts) or config.local:
             self.warnings += placement_notices(config.n, count, config.f, cap)
-        addresses = parse_addresses(config.remote_hosts)
+        addresses = server_addresses(config, self.registry)
         keys = load_trainer_keys(config)
         self.warnings += keys.keys.warnings if keys is not None else ()
         beat = min(config.heartbeat, self.wait)
@@ -146,9 +146,8 @@ class Doctor:
             placement.add_server(str(address))
         assigned = placement.assign_unassigned() if addresses else {}
         for address in addresses:
-            server = RemoteServer(
-                address, self._reactor, beat, keys=keys, transport=find_transport(address)
-            )
+            transport = find_transport(address.scheme, self.registry)
+            server = RemoteServer(address, self._reactor, beat, keys=keys, transport=transport)
             nodes = [specs[node] for node in assigned.get(str(address), ())]
             # A Byzantine node, where the server has none at first and failover may bring one.
             may_come = config.failover != "off" and config.num_byz

@@ -44,7 +44,7 @@ from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_entry import ServerEntry
 from byzpy_tw.trainer.training import Training, initial_config_json
 from byzpy_tw.transports import ServerAddress
-from byzpy_tw.transports.table import find_transport, parse_addresses
+from byzpy_tw.transports.table import check_keys, find_transport, parse_addresses
 
 log = Logger()
 
@@ -111,9 +111,17 @@ def prepare_resume(
 
 def _look_into(config: RunConfig, registry: Registry) -> ResolvedRules:
     check_web(config)
-    parse_addresses(config.remote_hosts)
+    server_addresses(config, registry)
     load_trainer_keys(config, warn=True)
     return resolve_rules(config, registry)
+
+
+def server_addresses(config: RunConfig, registry: Registry) -> tuple[ServerAddress, ...]:
+    """Return the listed servers; raises `BadAddress`, or `ConfigError` where keys are missing."""
+    addresses = parse_addresses(config.remote_hosts, registry)
+    for address in addresses:
+        check_keys(address, find_transport(address.scheme, registry), config.keys)
+    return addresses
 
 
 def load_trainer_keys(config: RunConfig, *, warn: bool = False) -> MutualTLS | None:
@@ -129,13 +137,14 @@ def load_trainer_keys(config: RunConfig, *, warn: bool = False) -> MutualTLS | N
 def remote_entry(
     address: ServerAddress,
     config: RunConfig,
+    registry: Registry,
     reactor: ITrainerReactor,
     keys: MutualTLS | None = None,
 ) -> ServerEntry:
     """Return the entry of the server at `address`, dialled anew each time."""
     make_server = partial(
         RemoteServer, address, reactor, config.heartbeat, keys=keys,
-        transport=find_transport(address),
+        transport=find_transport(address.scheme, registry),
     )  # fmt: skip
     return ServerEntry(str(address), make_server)
 
@@ -167,7 +176,7 @@ async def run_prepared(
     reactor_thread.hold()
     try:
         web = await serve(config, directory.path, reactor, views)
-        addresses = parse_addresses(config.remote_hosts)
+        addresses = server_addresses(config, registry)
         keys = load_trainer_keys(config)
         prepared = await training.prepare()
         if config.local and not config.in_process:
@@ -176,7 +185,7 @@ async def run_prepared(
                 reactor, views.handle, registry.disabled, config.device,
             )  # fmt: skip
             addresses = tuple[ServerAddress, ...](await servers.start())
-        entries = [remote_entry(address, config, reactor, keys) for address in addresses]
+        entries = [remote_entry(address, config, registry, reactor, keys) for address in addresses]
         if config.in_process:
             device = run.rules.aggregation.device
             here = InProcessServer(reactor, pool, threads, registry, prepared, device)

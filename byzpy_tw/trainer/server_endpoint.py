@@ -8,12 +8,7 @@ from typing import Any, TypeVar
 from attrs import define, field
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.error import (
-    ConnectError,
-    ConnectingCancelledError,
-    ConnectionClosed,
-    DNSLookupError,
-)
+from twisted.internet.error import ConnectingCancelledError, ConnectionClosed
 from twisted.protocols import amp
 
 from byzpy_tw.errors import ByzpyTwError, KeysRefused, ServerUnreachable, WireError
@@ -23,6 +18,7 @@ from byzpy_tw.protocol.mtls import MutualTLS, Peer, authenticated_peer, describe
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.transports import Link, ServerAddress, Transport
+from byzpy_tw.transports.table import NOT_CONNECTED
 from byzpy_tw.transports.tcp import TCP
 
 P = TypeVar("P", bound=LimitedAMP)
@@ -48,7 +44,7 @@ class ServerEndpoint:
             return await self.transport.dial(self._reactor, self.address, on_link, self.keys)
         except ConnectingCancelledError:
             raise CancelledError() from None
-        except (ConnectError, DNSLookupError, TimeoutError, OSError, ValueError) as e:
+        except NOT_CONNECTED as e:
             raise ServerUnreachable(
                 f"{self.name}: {clean(str(e)).rstrip('.')}; start 'twistd -n byzpy-server "
                 f"{self.transport.server_options(self.address)}' there, or check the address "

@@ -9,8 +9,8 @@ import torch
 from attrs import define, field
 from torch import Tensor
 
-from byzpy_tw.events import NodeOnProbation, NodeReadmitted
 from byzpy_tw.algorithms.participation import Participants
+from byzpy_tw.events import NodeOnProbation, NodeReadmitted
 from byzpy_tw.rounds.round import Reason
 from byzpy_tw.vectors import norm_fault, norm_of
 from tests.simulation.history import History

@@ -191,7 +191,8 @@ class SimulatedTrainer:
         if config.in_process:
             here = InProcessServer(reactor, pool, THREADS, self.registry, prepared)
             return [ServerEntry(here.name, lambda: here, redials=False)]
-        return [remote_entry(a, config, reactor) for a in parse_addresses(config.remote_hosts)]
+        addresses = parse_addresses(config.remote_hosts)
+        return [remote_entry(a, config, self.registry, reactor) for a in addresses]
 
 
 def with_fixed_token(begun: ResumePoint) -> ResumePoint:
