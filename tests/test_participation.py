@@ -145,7 +145,7 @@ class NoticeTests(SynchronousTestCase):
         self.assertIn("10 of 10 nodes take part in a round, and f = 1 of them", told[0])
 
     def test_several_sizes(self) -> None:
-        """Some rounds of a long run are looked at, and the notice says how many."""
+        """The notice says how many rounds of a long run were looked at."""
         told = self.notices(
             lambda self, state: Participants(range(5 + state.round % 3), 2), rounds=5000
         )
@@ -295,7 +295,7 @@ class GuardTests(SynchronousTestCase):
         return found
 
     def test_rows_are_copied(self) -> None:
-        """The vectors that an algorithm keeps do not change with those of the next round."""
+        """Rows that a state keeps do not change with the vectors of the next round."""
 
         class Keeps(Dsgd):
             def advance(self, state: State, nodes: Sequence[int], matrix: Tensor,

@@ -111,7 +111,7 @@ class GuardedAlgorithm:
         with self._calling("reveal", state, rows):
             found = self.made.reveal(state, nodes, rows, f)
         self._check(isinstance(found, Revealed), "reveal", found, "a Revealed")
-        return evolve(found, memory=_detached(found.memory, rows))
+        return evolve(found, memory=_copy_from_rows(found.memory, rows))
 
     def past_vectors(self, state: State) -> Mapping[int, Tensor]:
         with self._calling("past_vectors", state):
@@ -143,7 +143,7 @@ class GuardedAlgorithm:
             raise BadRuleOutput(
                 f"{self.who}: aggregate selected {found.selected}, not all of them among {nodes}"
             )
-        return evolve(found, norm=norm, memory=_detached(found.memory, matrix))
+        return evolve(found, norm=norm, memory=_copy_from_rows(found.memory, matrix))
 
     def advance(
         self,
@@ -172,7 +172,7 @@ class GuardedAlgorithm:
         self._check_state(after, "advance", state.round + 1, state.parameters)
         if not all(map(math.isfinite, map(float, torch.aminmax(after.parameters)))):
             raise Diverged("the parameters are no longer finite; try a smaller --lr")
-        return State(**_detached(after.fields, matrix))
+        return State(**_copy_from_rows(after.fields, matrix))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -188,7 +188,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _detached(value: Any, matrix: Tensor) -> Any:
+def _copy_from_rows(value: Any, matrix: Tensor) -> Any:
     """Return `value` with a copy of each tensor in it that lies in the memory of `matrix`."""
     rows = matrix.untyped_storage().data_ptr()
 

@@ -59,7 +59,7 @@ class _Trial:
     who: str
     make: Callable[[RunConfig], Algorithm]
 
-    def _make_new(self) -> Algorithm:
+    def make_new(self) -> Algorithm:
         return self.make(self.config)
 
     def try_participants(self) -> None:
@@ -67,11 +67,11 @@ class _Trial:
         rounds = survey_rounds(self.config)
         draw = f" when it names participants: {_SAME}"
         first = check_draws(
-            partial(self._ask, rounds), self._make_new(), self._make_new, self.who, draw
+            partial(self._ask, rounds), self.make_new(), self.make_new, self.who, draw
         )  # fmt: skip
-        used = self._make_new()
+        used = self.make_new()
         self._ask(rounds, used)
-        for again in (used, self._make_new()):
+        for again in (used, self.make_new()):
             answers = self._ask(reversed(rounds), again)
             for round, one, other in zip(rounds, first, reversed(answers), strict=True):
                 self.compare(round, one, other)
@@ -91,13 +91,13 @@ class _Trial:
     def try_rounds(self, dimension: int) -> None:
         """Compute rounds, and compare their states with those that are computed otherwise."""
         plain = partial(self._play, dimension)
-        first = check_draws(plain, self._make_new(), self._make_new, self.who, f": {_SAME}")
-        if not _equal(first, self._play(dimension, self._make_new(), reuse=True)):
+        first = check_draws(plain, self.make_new(), self.make_new, self.who, f": {_SAME}")
+        if not _equal(first, self._play(dimension, self.make_new(), reuse=True)):
             raise BrokenPlugin(
                 f"{self.who} comes to other states where advance is called with reuse=True, or "
                 "keeps vectors whose memory the next round uses: keep copies, such as row.clone()"
             )
-        used = self._make_new()
+        used = self.make_new()
         plain(used)
         if not _equal(first, plain(used)):
             raise BrokenPlugin(
