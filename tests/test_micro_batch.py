@@ -142,7 +142,7 @@ class AdviceTests(SynchronousTestCase):
         self.assertEqual(self.measured, [])
 
     def test_a_size_over_a_limit(self) -> None:
-        """Of the sizes that the server takes the best is proposed."""
+        """The best of the sizes that the server takes is proposed."""
         line = self.advice({32: 0.4, 128: 0.2}, limit=128)
         assert line is not None
         self.assertIn("--micro-batch-size 128 ", line)

@@ -141,7 +141,7 @@ class Training:
 
     @property
     def _devices(self) -> dict[str, str]:
-        """What nodes of earlier rounds were computed on, by server."""
+        """The devices that nodes of earlier rounds were computed on, by server."""
         recorded = self.resume_point.description.get("devices")
         if not isinstance(recorded, dict):
             return {}
