@@ -1,4 +1,4 @@
-"""The virtual network: what it has in common with sockets, and what it can do besides."""
+"""Virtual connections: what they have in common with sockets, and what a virtual network can do."""
 
 from __future__ import annotations
 
@@ -92,17 +92,20 @@ class Promises:
 
         factory = Factory.forProtocol(build)
         factory.noisy = False
-        port = self.server_reactor.listenTCP(0, factory, interface=self.host)
+        port = self.open_port(factory)
         self.addCleanup(port.stopListening)
         return port
 
-    def dial(self, port: int) -> Deferred[End]:
-        endpoint = HostnameEndpoint(self.reactor, self.host, port, timeout=5.0)
+    def open_port(self, factory: Factory) -> Any:
+        return self.server_reactor.listenTCP(0, factory, interface=self.host)
+
+    def dial(self, address: Any) -> Deferred[End]:
+        endpoint = HostnameEndpoint(self.reactor, self.host, address.port, timeout=5.0)
         return connectProtocol(endpoint, End())
 
     async def pair(self, **options: Any) -> tuple[End, End]:
         self.port = self.listen(**options)
-        client = await self.wait(self.dial(self.port.getHost().port))
+        client = await self.wait(self.dial(self.port.getHost()))
         server = await self.wait(self.accepting)
         self.addCleanup(self.end, client)
         return client, server
@@ -149,9 +152,9 @@ class Promises:
     async def test_nobody_listens(self) -> None:
         """A connection is refused where nobody listens, or does so no more."""
         port = self.listen()
-        number = port.getHost().port
+        address = port.getHost()
         await _done(port.stopListening())
-        outcome = await self.wait(self.dial(number).addErrback(lambda failure: failure.value))
+        outcome = await self.wait(self.dial(address).addErrback(lambda failure: failure.value))
         self.assertIsInstance(outcome, ConnectionRefusedError)
 
     async def test_those_accepted_stay(self) -> None:

@@ -78,6 +78,7 @@ USES = {
     "tasks.metric _check_name re.fullmatch": PLUGIN + "a metric's, its spelling",
     "testing.conformance examine rpartition": CODE + "the name of a test",
     "trainer.local_servers _ServerProcess.childDataReceived endswith": "a line of JSON is whole",
+    "transports.memory Memory.parse removeprefix": OPTION + "the name of a listener",
     "transports.table _PluginTransport.parse partition": OPTION + "the scheme of an address",
     "transports.table is_built_in partition": OPTION + "the scheme of an address",
     "transports.table parse_address partition": OPTION + "the scheme of an address",

@@ -11,6 +11,7 @@ from twisted.internet.error import CannotListenError, ConnectionRefusedError
 from twisted.internet.interfaces import IHostnameResolver, IHostResolution, IListeningPort
 from zope.interface import implementer
 
+from byzpy_tw.transports.memory import join
 from tests.simulation.event_loop import EventLoop
 from tests.simulation.pipe import Link, LinkProfile, Pipe
 
@@ -77,9 +78,8 @@ class Network:
         link = self.link(client.here.host, client.there.host)
         for writer, reader in ((client, server), (server, client)):
             random = self.loop.random("pipe", self._connections, writer is client)
-            pipe = Pipe(self.loop, link, self.profile, random)
-            pipe.writer, pipe.reader = writer, reader
-            writer.outgoing = reader.incoming = pipe
+            pipe = Pipe(self.profile.capacity, self.loop, link, self.profile, random)
+            join(writer, reader, pipe)
         self.watch(client, server)
         self.loop.call(0.0, port.process, port.accept, server)
         self.loop.call(wait, client.process, client.established)
@@ -128,7 +128,7 @@ class Port:
             del self.network.ports[self.host, self.number]
             self.process.ports.remove(self)
             for transport in list(self.waiting):
-                transport._close(reset=True)
+                transport.close(reset=True)
             self.waiting.clear()
 
     def getHost(self) -> IPv4Address:
@@ -143,13 +143,11 @@ class Port:
     def accept(self, server: VirtualTransport) -> None:
         if self.waiting.pop(server, self) is self or server.closed:
             return
-        server.protocol = self.factory.buildProtocol(server.there)
-        server.connected = 1
-        if server.protocol is None:
-            server.loseConnection()
-            return
-        server.startReading()
-        server.protocol.makeConnection(server)
+        protocol = self.factory.buildProtocol(server.there)
+        if protocol is None:
+            server.close(reset=False)
+        else:
+            server.begin(protocol)
 
 
 @implementer(IHostResolution)

@@ -1,22 +1,18 @@
 """One direction of a connection: what the kernels and the network do with bytes.
 
-Bytes leave in segments of any size, arrive in order, and are kept until they are read.
-Unread bytes are bounded by `capacity`; beyond it a writer has to wait.
+To the pipe of `byzpy_tw.transports.memory` they add time, segments of any size, and cuts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import define, field, frozen
-from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 
+from byzpy_tw.transports import memory
 from tests.simulation.event_loop import EventLoop
-
-if TYPE_CHECKING:
-    from tests.simulation.transport import VirtualTransport
 
 UNANSWERED = 924.6  # seconds until a system gives up on bytes that nobody takes (Linux)
 DUST = 200  # bytes that are cut into the smallest segments, where any are
@@ -47,47 +43,34 @@ class Link:
 
 
 @define(eq=False)
-class Pipe:
-    """`writer` and `reader` are the transports at its ends."""
+class Pipe(memory.Pipe):
+    """A pipe through a network; bytes on their way take room too."""
 
     loop: EventLoop
     link: Link
     profile: LinkProfile
     random: Random
-    writer: VirtualTransport = field(init=False)
-    reader: VirtualTransport = field(init=False)
-    buffer: bytearray = field(factory=bytearray, init=False)  # arrived, not yet read
-    ended: Exception | None = field(default=None, init=False)  # what is read after that
-    broken: bool = field(default=False, init=False)  # writes fail
     silent: bool = field(default=False, init=False)  # nothing arrives any more
     sent: int = field(default=0, init=False)  # bytes, in all
-    on_sent: Callable[[bytes], None] | None = None
-    on_read: Callable[[bytes], None] | None = None
-    _flying: int = field(default=0, init=False)  # bytes
+    flying: int = field(default=0, init=False)  # bytes
+    on_sent: Callable[[bytes], None] | None = field(default=None, init=False)
+    on_read: Callable[[bytes], None] | None = field(default=None, init=False)
     _last: float = field(default=0.0, init=False)  # when the newest segment arrives
-    _finished: bool = field(default=False, init=False)
 
     @property
     def room(self) -> int:
-        return self.profile.capacity - len(self.buffer) - self._flying
+        return super().room - self.flying
 
-    def send(self, data: bytes) -> int | Exception:
-        """Return how many of these bytes the system takes, or an exception on a dead connection."""
-        if self.broken:
-            return CONNECTION_LOST
-        data = bytes(data[: max(0, self.room)])
-        if not data:
-            return 0
+    def carry(self, data: bytes) -> None:
         if self.on_sent is not None:
             self.on_sent(data)
-        self._flying += len(data)
+        self.flying += len(data)
         if self.silent:
             self.writer.retransmit()
         else:
             for segment in self._segments(data):
-                self._deliver(self._arrived, segment)
+                self.deliver(self.arrive, segment)
         self.sent += len(data)
-        return len(data)
 
     def _segments(self, data: bytes) -> list[bytes]:
         cut, random = self.profile.cut, self.random
@@ -100,50 +83,31 @@ class Pipe:
             edges = sorted({0, *(random.randrange(len(data)) for _ in range(random.randint(0, 2)))})
         return [data[a:b] for a, b in zip(edges, [*edges[1:], len(data)])]
 
-    def _deliver(self, work: Any, *args: Any) -> None:
+    def deliver(self, work: Callable[..., None], *args: Any) -> None:
         profile, now = self.profile, self.loop.now
         usual = profile.latency * (1 + profile.jitter * self.random.random())
         self._last = max(self._last, self.link.delay(now, usual))
         self.loop.call(self._last - now, None, work, *args)
 
-    def _arrived(self, segment: bytes) -> None:
-        self._flying -= len(segment)
-        if self.silent:
-            return  # cut off while it was on its way
-        if self.reader.closed:
-            # The reader is closed: the writer gets a reset.
-            self._deliver(self._break)
-            return
-        self.buffer += segment
-        self.reader.poll()
+    def arrive(self, data: bytes) -> None:
+        self.flying -= len(data)
+        if not self.silent:  # not cut off while it was on its way
+            super().arrive(data)
 
     def read(self, most: int) -> bytes:
-        data = bytes(self.buffer[:most])
-        del self.buffer[:most]
-        if not self.silent:
-            self.writer.poll()  # there is room now
+        data = super().read(most)
         if self.on_read is not None:
             self.on_read(data)
         return data
 
-    def finish(self, *, reset: bool) -> None:
-        """Queue an end of file, or a reset, behind the data."""
-        if not self._finished:
-            self._finished = True
-            if not self.silent:
-                self._deliver(self._end, CONNECTION_LOST if reset else CONNECTION_DONE)
-
-    def _end(self, how: Exception) -> None:
+    def make_room(self) -> None:
         if not self.silent:
-            self.end(how)
+            super().make_room()
 
-    def end(self, how: Exception) -> None:
-        """Have the reader find `how` behind what has arrived."""
-        self.ended = self.ended or how
-        if how is CONNECTION_LOST:
-            self.reader.outgoing._break()
-        self.reader.poll()
+    def finish(self, *, reset: bool) -> None:
+        if not self.silent:
+            super().finish(reset=reset)
 
-    def _break(self) -> None:
-        self.broken = True
-        self.writer.poll()
+    def arrive_end(self, how: Exception) -> None:
+        if not self.silent:
+            super().arrive_end(how)

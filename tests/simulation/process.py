@@ -111,22 +111,6 @@ class VirtualProcess:
         """The kernel's end of a connection to this process."""
         return VirtualTransport(self, here, there)
 
-    # What transports use of a reactor.
-
-    def addReader(self, transport: VirtualTransport) -> None:
-        transport.reading = True
-        transport.poll()
-
-    def removeReader(self, transport: VirtualTransport) -> None:
-        transport.reading = False
-
-    def addWriter(self, transport: VirtualTransport) -> None:
-        transport.writing = True
-        transport.poll()
-
-    def removeWriter(self, transport: VirtualTransport) -> None:
-        transport.writing = False
-
     # -- what an adversary does
 
     def freeze(self) -> None:
