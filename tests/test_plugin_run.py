@@ -62,7 +62,7 @@ def register_optimizers():
     return [Registration("signum", Signum)]
 """
 
-ROUNDS = 400
+ROUNDS = 200
 RUN = (
     "--dataset", "waves:n=400", "--task", "mse", "--model", "mlp:hidden=16",
     "--algorithm", "half", "--optimizer", "signum:beta=0.8", "--lr", "0.003",
@@ -127,7 +127,7 @@ class PluginRunTests(SynchronousTestCase):
         self.assert_json_lines(process)
         self.assert_web(web)
         servers[0].signal(signal.SIGKILL)
-        process.wait_for(r'"round": 150\b')
+        process.wait_for(r'"round": 60\b')
         process.signal(signal.SIGKILL)
         process.wait()
         self.assertLess(len((path / "rounds.jsonl").read_text().splitlines()), ROUNDS)
