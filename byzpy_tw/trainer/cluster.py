@@ -124,11 +124,11 @@ class Cluster:
         entry.display_name = server.name
         self._check_single(entry, server)
         entry.same_bits = same_bits(terms.environment, theirs)
-        entry.device = theirs.device
+        entry.device, entry.plugins = theirs.device, theirs.plugins
         first = next(other.device for other in self.entries if other.device)
         handshake.compare_devices(server.name, theirs.device, [*terms.devices, first])
         handshake.compare(server.name, terms.environment, theirs)
-        opened = await handshake.open_run(server, terms.run_name, self.collector)
+        opened = await handshake.open_run(server, terms.run_name, self.collector, theirs.plugins)
         expected, local = terms.expected, terms.local_data
         if local:
             expected = attrs.evolve(expected, digest=entry.data_digest or opened.digest)
@@ -149,7 +149,7 @@ class Cluster:
         if new:
             specs = [self.nodes[node] for node in new]
             attack = self.terms.attack if entry.same_bits else ""
-            await self._handshake.spawn(entry.server, specs, attack)
+            await self._handshake.spawn(entry.server, specs, attack, entry.plugins)
             entry.spawned_nodes.update(new)
 
     # -- between rounds

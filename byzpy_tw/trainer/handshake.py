@@ -5,7 +5,7 @@ Each difference is one error that names the server, the cause and the cure.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from attrs import frozen
@@ -20,6 +20,7 @@ from byzpy_tw.workers.environment import Environment, differences
 from byzpy_tw.workers.spec import NodeSpec
 
 T = TypeVar("T")
+Plugins = Mapping[str, str]  # versions by distribution
 
 
 async def gather_all(work: Sequence[Coroutine[Any, Any, T] | Deferred[T]]) -> list[T]:
@@ -75,12 +76,15 @@ class Handshake:
             line = f"{name} computes on {device}, other nodes of the run on {', '.join(differing)}"
             self._differs(line, ": results may differ in their last bits")
 
-    async def open_run(self, server: Server, run: str, sink: Sink) -> RunFingerprint:
-        """Have `server` build the run; raises `MissingPlugin` with advice."""
+    async def open_run(
+        self, server: Server, run: str, sink: Sink, plugins: Plugins | None = None
+    ) -> RunFingerprint:
+        """Have `server`, which has `plugins`, build the run; raises `MissingPlugin` with advice."""
         try:
             return await server.open(run, self.config.spec(), sink)
         except UnknownName as e:
-            raise self._missing(server, e) or e from e
+            kinds = ("dataset", "model", "partition", "task")
+            raise self._missing(server, e, kinds, plugins) or e from e
         except BadRequest as e:
             if self.config.task is None:
                 raise
@@ -125,15 +129,21 @@ class Handshake:
             )
             self._differs(line)
 
-    async def spawn(self, server: Server, nodes: Sequence[NodeSpec], attack: str = "") -> None:
-        """Have `nodes` on `server`; raises `MissingPlugin` with advice.
+    async def spawn(
+        self,
+        server: Server,
+        nodes: Sequence[NodeSpec],
+        attack: str = "",
+        plugins: Plugins | None = None,
+    ) -> None:
+        """Have `nodes` on `server`, which has `plugins`; raises `MissingPlugin` with advice.
 
         `attack` is the digest that the trial of the run's attack must have there, if known.
         """
         try:
             digests = await server.spawn(nodes)
         except UnknownName as e:
-            raise self._missing(server, e) or e from e
+            raise self._missing(server, e, ("attack",), plugins) or e from e
         if attack and digests and set(digests) != {attack}:
             line = f"{server.name}'s code of the attack {self.config.attack!r} is another one"
             self._differs(line)
@@ -144,12 +154,18 @@ class Handshake:
                 name = parse(text).name
                 yield kind, name, self.registry.entry(kind, name)
 
-    def _missing(self, server: Server, error: UnknownName) -> MissingPlugin | None:
+    def _missing(
+        self, server: Server, error: UnknownName, kinds: Sequence[str], plugins: Plugins | None
+    ) -> MissingPlugin | None:
         """Return the error with advice, from this process's metadata, if a plugin is missing."""
         # The data or the model may name the task.
         tasks = [(e.kind, e.name, e) for e in self.registry.entries() if e.kind == "task"]
-        for kind, name, entry in [*self._entries(), *tasks]:
-            named = error.fields == {"kind": kind, "name": name}
+        looked_up = [found for found in self._entries() if found[0] in kinds]
+        for kind, name, entry in [*self._entries(), *tasks] if error.fields else looked_up:
+            if error.fields:
+                named = error.fields == {"kind": kind, "name": name}
+            else:  # of byzpy_tw 0.1, which does not say which: one that it cannot have
+                named = plugins is not None and entry.distribution not in plugins
             if entry.distribution != OWN_DISTRIBUTION and named:
                 return MissingPlugin(
                     f"{server.name} lacks the {kind} {name!r}, which comes from "

@@ -133,11 +133,12 @@ class ServerCheck:
 
     async def _open(self) -> None:
         """Have the server build the run and its nodes, and a node that failover may bring."""
-        self.opened = await self.handshake.open_run(self.server, self._run, self)
-        await self.handshake.spawn(self.server, self.nodes)
+        plugins = None if self.environment is None else self.environment.plugins
+        self.opened = await self.handshake.open_run(self.server, self._run, self, plugins)
+        await self.handshake.spawn(self.server, self.nodes, plugins=plugins)
         if self.spare is not None:
             try:
-                await self.handshake.spawn(self.server, [self.spare])
+                await self.handshake.spawn(self.server, [self.spare], plugins=plugins)
             except ByzpyTwError as e:
                 self.warnings.append(f"failover could not use this server: {e}")
 

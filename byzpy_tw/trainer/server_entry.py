@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -30,6 +30,7 @@ class ServerEntry:
     display_name: str = field(default="", init=False)  # with its certificate's name, if any
     data_digest: str = field(default="", init=False)  # when it was first opened
     device: str = field(default="", init=False)  # that it last told
+    plugins: Mapping[str, str] = field(factory=dict, init=False)  # that it last told, by version
     same_bits: bool = field(default=False, init=False)  # whether it computes to the same bits
     spawned_nodes: set[int] = field(factory=set, init=False)  # nodes that `server` has
     failed_dials: int = field(default=0, init=False)  # since it last was reliable
