@@ -99,6 +99,11 @@ class CheckTests(SynchronousTestCase):
     def test_another_type(self) -> None:
         self.assert_refused([0, 1], "list", "expected Participants(nodes, f)")
 
+    def test_enormous_numbers(self) -> None:
+        """Numbers of more digits than Python prints end in a line as others do."""
+        self.assert_refused(Participants((0, 10**5000), 1), "name node (int)")
+        self.assert_refused(Participants((0, 1), -(10**5000)), "f = (int)")
+
     def test_numbers(self) -> None:
         """NumPy's and torch's integers are taken, and become Python's; others are errors."""
         made = Participants(np.array([0, 2]), torch.tensor(1))  # type: ignore[arg-type]
@@ -323,6 +328,107 @@ class GuardTests(SynchronousTestCase):
             made = type("Odd", (Dsgd,), {method: lambda self, n, f: False})
             with self.assertRaisesRegex(BadRuleOutput, f"of acme .*{method} returned bool"):
                 self.guarded(made)
+
+    def test_words(self) -> None:
+        """Reasons are a line of text, whatever they are made of."""
+        for method in ("computable", "guarantee"):
+            text = "one\ntwo \x1b[31m" + "x" * 999
+            made = type("Odd", (Dsgd,), {method: lambda self, n, f, text=text: text})
+            plain: Any = self.guarded(type("Plain", (Dsgd,), {}))
+            odd = GuardedAlgorithm(made(plain.config, plain.made.rules), plain.config, "x")
+            why = getattr(odd, method)(N, 1)
+            assert why is not None
+            self.assertTrue(why.startswith("one two [31mx") and len(why) <= 500, why)
+
+    def test_odd_answers(self) -> None:
+        """Answers of the right class with anything in them are blamed on their distribution."""
+        loop: dict[str, Any] = {}
+        loop["again"] = loop
+        wrong: Sequence[tuple[str, Mapping[str, Any]]] = (
+            ("aggregate", {"vector": None}),
+            ("aggregate", {"vector": np.zeros(3, "float32")}),
+            ("aggregate", {"vector": torch.zeros(3, device="meta")}),
+            ("aggregate", {"selected": 3}),
+            ("aggregate", {"selected": [[1]]}),
+            ("aggregate", {"selected": (0.0, 1.0)}),
+            ("aggregate", {"selected": (0, 0)}),
+            ("aggregate", {"memory": None}),
+            ("aggregate", {"memory": loop}),
+            ("advance", {"round": torch.tensor([1, 1])}),
+            ("advance", {"round": 1.0}),
+            ("advance", {"round": 10**5000}),
+            ("advance", {"momenta": None}),
+            ("advance", {"momenta": {np.int64(0): torch.zeros(3)}}),
+            ("advance", {"history": loop}),
+            ("advance", {"history": {0: {1, 2}}}),
+            ("advance", {"optimizer": 3}),
+            ("reveal", {"pieces": None}),
+            ("reveal", {"pieces": {"all": torch.zeros(3)}}),
+            ("reveal", {"pieces": {"mean": torch.zeros(2)}}),
+            ("reveal", {"pieces": {"mean": torch.zeros(3, dtype=torch.float64)}}),
+            ("reveal", {"memory": None}),
+        )
+        for method, changed in wrong:
+            with self.subTest(f"{method}: {list(changed)}"):
+
+                def answer(self: Any, *given: Any, _m: Any = method, _c: Any = changed,
+                           **more: Any) -> Any:  # fmt: skip
+                    return evolve(getattr(Dsgd, _m)(self, *given, **more), **_c)
+
+                made = self.guarded(type("Odd", (Dsgd,), {method: answer}))
+                with self.assertRaisesRegex(BadRuleOutput, "^algorithm 'odd' of acme"):
+                    self.round(made)
+        for method, made_of in (("receive", lambda v: v * float("nan")),
+                                ("request", lambda v: v * float("nan"))):  # fmt: skip
+
+            def spoil(self: Any, *given: Any, _m: Any = method, _f: Any = made_of) -> Any:
+                return _f(getattr(Dsgd, _m)(self, *given))
+
+            made = self.guarded(type("Odd", (Dsgd,), {method: spoil}))
+            with self.assertRaisesRegex(BadRuleOutput, f"^algorithm 'odd' of acme.*{method}.*NaN"):
+                self.round(made)
+        for past in ({"x": 1}, {0: torch.zeros(3)}, {HONEST: torch.zeros(2)}, {HONEST: "x"}):
+            made = self.guarded(type("Odd", (Dsgd,), {"past_vectors": lambda self, s, p=past: p}))
+            with self.assertRaisesRegex(BadRuleOutput, "^algorithm 'odd' of acme.*past_vectors"):
+                self.round(made)
+
+    def round(self, made: GuardedAlgorithm) -> State:
+        """Return the state after a round with three parameters."""
+        state, matrix = made.begin(torch.zeros(3)), torch.ones(N, 3)
+        made.request(state)
+        for node in range(N):
+            made.receive(state, node, matrix[node])
+        shown = made.reveal(state, range(HONEST), matrix[:HONEST], 1)
+        made.past_vectors(state)
+        aggregated = made.aggregate(state, tuple(range(N)), 1, matrix)
+        return made.advance(state, range(N), matrix, aggregated, shown.memory)
+
+    def test_numbers_of_others(self) -> None:
+        """NumPy's and torch's integers become Python's, tensors what can be written and sent."""
+
+        class Odd(Dsgd):
+            def aggregate(self, *given: Any) -> Aggregated:
+                made = super().aggregate(*given)
+                return evolve(made, selected=np.array([0, 2]), vector=made.vector.requires_grad_())
+
+            def request(self, state: State) -> Tensor:
+                return torch._neg_view(super().request(state)).requires_grad_()
+
+            def advance(self, *given: Any, **more: Any) -> State:
+                after = super().advance(*given, **more)
+                strided = torch.zeros(6)[::2]
+                return evolve(after, round=np.int64(after.round), parameters=strided)
+
+        made = self.guarded(Odd)
+        state, matrix = made.begin(torch.zeros(3)), torch.ones(N, 3)
+        sent = made.request(state)
+        self.assertFalse(sent.is_neg() or sent.requires_grad)
+        aggregated = made.aggregate(state, tuple(range(N)), 1, matrix)
+        json.dumps(aggregated.selected)
+        self.assertFalse(aggregated.vector.requires_grad)
+        after = made.advance(state, range(N), matrix, aggregated, {})
+        self.assertIs(type(after.round), int)
+        self.assertTrue(after.parameters.is_contiguous())
 
     def test_blame(self) -> None:
         class Raises(Dsgd):

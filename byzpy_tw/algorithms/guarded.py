@@ -11,20 +11,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import index
 from typing import Any
 
+import numpy as np
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 from torch import Tensor
 
 from byzpy_tw.algorithms.aggregation import Aggregated
 from byzpy_tw.algorithms.algorithm import Algorithm, Revealed
 from byzpy_tw.algorithms.participation import Participants, check_participants
 from byzpy_tw.algorithms.state import State, map_leaves
+from byzpy_tw.attacks.knowledge.codec import PIECES, wire_dtype_of
+from byzpy_tw.attacks.knowledge.levels import shapes
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, Diverged
 from byzpy_tw.plugin_code import plugin_call, write_guard
+from byzpy_tw.text import clean, clean_value
 from byzpy_tw.vectors import norm_fault, norm_of
+
+_OWN = ("momenta", "history")  # of a state: what no rule, attack or optimizer has a part in
+_MAPPINGS = ("optimizer", "aggregation", "attack", *_OWN)
+_STORABLE = (Tensor, np.ndarray, np.generic, int, float, str, type(None))
 
 
 @frozen(eq=False)
@@ -43,6 +52,10 @@ class GuardedAlgorithm:
         dtype: torch.dtype = getattr(torch, self.config.wire_dtype)
         return dtype
 
+    def _checking(self) -> plugin_call:
+        """Look at an answer, which may be of any type and raise as it is looked at."""
+        return plugin_call(self.who, BadRuleOutput)
+
     @contextmanager
     def _calling(self, method: str, *given: Any) -> Iterator[None]:
         """Call `method` of the plugin, which must write to no tensor in `given`."""
@@ -54,36 +67,67 @@ class GuardedAlgorithm:
         if not good:
             what = type(found).__name__
             if isinstance(found, Tensor):
-                what = f"{tuple(found.shape)} of {found.dtype} on {found.device}"
+                kind = "" if found.layout is torch.strided else f"{found.layout} "
+                what = f"{kind}{tuple(found.shape)} of {found.dtype} on {found.device}"
             raise BadRuleOutput(f"{self.who}: {method} returned {what}, expected {wanted}")
 
     def begin(self, parameters: Tensor) -> State:
         with self._calling("begin"):
             state = self.made.begin(parameters)
-        self._check_state(state, "begin", 0, parameters)
-        return state
+        return self._checked_state(state, "begin", 0, parameters)
 
     def resume(self, state: State) -> State:
         with self._calling("resume"):
             resumed = self.made.resume(state)
-        self._check_state(resumed, "resume", state.round, None)
-        return resumed
+        return self._checked_state(resumed, "resume", state.round, state.parameters)
 
-    def _check_state(self, found: Any, method: str, round: int, like: Tensor | None) -> None:
+    def _checked_state(
+        self, found: Any, method: str, round: int, like: Tensor, rows: Tensor | None = None
+    ) -> State:
+        """Return the state `found`, with copies of what lies in the memory of `rows`."""
         self._check(isinstance(found, State), method, found, "a State")
-        if found.round != round:
-            raise BadRuleOutput(
-                f"{self.who}: {method} returned the state of round {found.round}, expected {round}"
-            )
-        if like is not None:
+        with self._checking():
+            number = index(found.round)
+            if number != round:
+                raise BadRuleOutput(
+                    f"{self.who}: {method} returned the state of round "
+                    f"{clean_value(number, 40)}, expected {round}"
+                )
             self._check_vector(found.parameters, f"{method} (its parameters)", like)
+            for name in _MAPPINGS:
+                kept = getattr(found, name)
+                self._check(isinstance(kept, Mapping), f"{method} (its {name})", kept, "a dict")
+            for name in _OWN:
+                self._check_storable(getattr(found, name), f"{method} (in its {name})")
+            kept = _copy_from_rows(found.fields, rows)
+            return State(**{**kept, "round": round, "parameters": _plain(kept["parameters"])})
 
-    def _check_vector(self, found: Any, method: str, like: Tensor) -> None:
+    def _check_storable(self, value: Any, method: str) -> None:
+        """Raise an error for a part of a state that no checkpoint can hold."""
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                self._check(type(key) in (int, str), method, key, "whole numbers or words as keys")
+                self._check_storable(item, method)
+        elif type(value) in (list, tuple):
+            for item in value:
+                self._check_storable(item, method)
+        else:
+            good = isinstance(value, _STORABLE)
+            self._check(good, method, value, "tensors, arrays and numbers, in dicts and lists")
+
+    def _check_vector(self, found: Any, method: str, like: Tensor, *, moves: bool = False) -> None:
+        """Raise an error unless `found` is a vector as `like`; on any device where it `moves`."""
         good = isinstance(found, Tensor) and found.layout is torch.strided and (
-            (found.shape, found.dtype, found.device) == (like.shape, like.dtype, like.device)
+            (found.shape, found.dtype) == (like.shape, like.dtype)
+            and (found.device.type != "meta" if moves else found.device == like.device)
         )  # fmt: skip
-        wanted = f"{tuple(like.shape)} of {like.dtype} on {like.device}"
-        self._check(good, method, found, wanted)
+        where = "" if moves else f" on {like.device}"
+        self._check(good, method, found, f"{tuple(like.shape)} of {like.dtype}{where}")
+
+    def _check_finite(self, found: Tensor, method: str) -> None:
+        """Raise an error where a number in `found`, which finite ones were made into, is not."""
+        if (fault := norm_fault(norm_of(found))) is not None:
+            raise BadRuleOutput(f"{self.who}: {method} returned a vector of finite ones: {fault}")
 
     def participants(self, state: State) -> Participants:
         with self._calling("participants", state):
@@ -92,32 +136,62 @@ class GuardedAlgorithm:
 
     def request(self, state: State) -> Tensor:
         with self._calling("request", state):
-            found = self.made.request(state)
-        like = torch.empty(state.parameters.shape, dtype=self.wire, device="meta")
-        good = isinstance(found, Tensor) and found.device.type == "cpu"
-        self._check_vector(found.to("meta") if good else found, "request", like)
-        return found
+            found: Tensor = self.made.request(state)
+        with self._checking():
+            like = torch.empty(state.parameters.shape, dtype=self.wire)
+            self._check_vector(found, "request", like)
+            self._check_finite(found, "request")
+            return _plain(found)
 
     def keeps_vector(self, node: int) -> bool:
         return False  # its `receive` decides
 
     def receive(self, state: State, node: int, sent: Tensor) -> Tensor:
         with self._calling("receive", sent, state.parameters):
-            found = self.made.receive(state, node, sent)
-        self._check_vector(found, "receive", sent)
-        return found
+            found: Tensor = self.made.receive(state, node, sent)
+        with self._checking():
+            self._check_vector(found, "receive", sent)
+            self._check_finite(found, "receive")
+            return _plain(found)
 
     def reveal(self, state: State, nodes: Sequence[int], rows: Tensor, f: int) -> Revealed:
         with self._calling("reveal", state, rows):
             found = self.made.reveal(state, nodes, rows, f)
         self._check(isinstance(found, Revealed), "reveal", found, "a Revealed")
-        return evolve(found, memory=_copy_from_rows(found.memory, rows))
+        with self._checking():
+            self._check_pieces(found.pieces, *rows.shape)
+            self._check(isinstance(found.memory, Mapping), "reveal (its memory)", found.memory,
+                        "a dict")  # fmt: skip
+            shown = {piece: _plain(tensor) for piece, tensor in found.pieces.items()}
+            return Revealed(shown, _copy_from_rows(found.memory, rows))
+
+    def _check_pieces(self, found: Any, h: int, d: int) -> None:
+        """Raise an error unless `found` are pieces of knowledge of `h` rows, as they travel."""
+        self._check(isinstance(found, Mapping), "reveal (its pieces)", found, "a dict")
+        if strange := [piece for piece in found if piece not in PIECES]:
+            raise BadRuleOutput(
+                f"{self.who}: reveal returned the piece {strange[0]!r:.80}, expected some of "
+                f"{', '.join(PIECES)}"
+            )
+        for piece, shape in shapes(found, h, d).items():
+            like = torch.empty(shape, dtype=wire_dtype_of(piece, self.wire), device="meta")
+            self._check_vector(found[piece], f"reveal ({piece})", like, moves=True)
 
     def past_vectors(self, state: State) -> Mapping[int, Tensor]:
         with self._calling("past_vectors", state):
             found = self.made.past_vectors(state)
         self._check(isinstance(found, Mapping), "past_vectors", found, "a mapping")
-        return found
+        with self._checking():
+            honest, n = self.config.num_honest, self.config.n
+            like = torch.empty(state.parameters.shape, dtype=self.wire, device="meta")
+            for node, vector in found.items():
+                if type(node) is not int or not honest <= node < n:
+                    raise BadRuleOutput(
+                        f"{self.who}: past_vectors returned one of {node!r:.80}, expected those "
+                        f"of Byzantine nodes, {honest} to {n - 1}"
+                    )
+                self._check_vector(vector, f"past_vectors (node {node})", like, moves=True)
+        return dict(found)
 
     def computable(self, n: int, f: int) -> str | None:
         return self._condition("computable", n, f)
@@ -129,21 +203,36 @@ class GuardedAlgorithm:
         with self._calling(method):
             why: str | None = getattr(self.made, method)(n, f)
         self._check(why is None or isinstance(why, str), method, why, "None or why not, as text")
-        return why
+        return None if why is None else clean(why) or "it does not say why"
 
     def aggregate(self, state: State, nodes: tuple[int, ...], f: int, matrix: Tensor) -> Aggregated:
         with self._calling("aggregate", state, matrix):
             found = self.made.aggregate(state, nodes, f, matrix)
         self._check(isinstance(found, Aggregated), "aggregate", found, "an Aggregated")
-        self._check_vector(found.vector.cpu(), "aggregate (its vector)", matrix[0])
-        norm = norm_of(found.vector)
-        if (fault := norm_fault(norm)) is not None:
-            raise BadRuleOutput(f"{self.who}: aggregate returned a vector of finite rows: {fault}")
-        if found.selected is not None and not set(found.selected) <= set(nodes):
+        with self._checking():
+            self._check_vector(found.vector, "aggregate (its vector)", matrix[0], moves=True)
+            self._check_finite(found.vector, "aggregate")
+            self._check(isinstance(found.memory, Mapping), "aggregate (its memory)", found.memory,
+                        "a dict")  # fmt: skip
+            return Aggregated(
+                _plain(found.vector), norm_of(found.vector),
+                self._selected(found.selected, nodes), _copy_from_rows(found.memory, matrix),
+            )  # fmt: skip
+
+    def _selected(self, found: Any, nodes: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the nodes that were selected, of `nodes`."""
+        if found is None:
+            return None
+        try:
+            selected = tuple(int(index(node)) for node in found)
+        except TypeError:
+            selected = (-1,)
+        if not set(selected) <= set(nodes) or len(set(selected)) < len(selected):
             raise BadRuleOutput(
-                f"{self.who}: aggregate selected {found.selected}, not all of them among {nodes}"
+                f"{self.who}: aggregate selected {found!r:.100}, expected some of the nodes "
+                f"{nodes!r:.100}, each once"
             )
-        return evolve(found, norm=norm, memory=_copy_from_rows(found.memory, matrix))
+        return selected
 
     def advance(
         self,
@@ -169,10 +258,10 @@ class GuardedAlgorithm:
                 diverged = e
         if diverged is not None:
             raise diverged
-        self._check_state(after, "advance", state.round + 1, state.parameters)
+        after = self._checked_state(after, "advance", state.round + 1, state.parameters, matrix)
         if not all(map(math.isfinite, map(float, torch.aminmax(after.parameters)))):
             raise Diverged("the parameters are no longer finite; try a smaller --lr")
-        return State(**_copy_from_rows(after.fields, matrix))
+        return after
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -188,9 +277,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _copy_from_rows(value: Any, matrix: Tensor) -> Any:
+def _copy_from_rows(value: Any, matrix: Tensor | None) -> Any:
     """Return `value` with a copy of each tensor in it that lies in the memory of `matrix`."""
-    rows = matrix.untyped_storage().data_ptr()
+    rows = None if matrix is None else matrix.untyped_storage().data_ptr()
 
     def own(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.layout is not torch.strided:
@@ -198,3 +287,8 @@ def _copy_from_rows(value: Any, matrix: Tensor) -> Any:
         return leaf.clone() if leaf.untyped_storage().data_ptr() == rows else leaf
 
     return map_leaves(value, own)
+
+
+def _plain(vector: Tensor) -> Tensor:
+    """Return `vector` without a gradient, its numbers in memory as they are written."""
+    return vector.detach().resolve_neg().contiguous()

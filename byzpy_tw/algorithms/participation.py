@@ -17,7 +17,7 @@ from attrs import field, frozen
 from byzpy_tw.algorithms.state import State
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput
-from byzpy_tw.text import number_range
+from byzpy_tw.text import clean_value, number_range
 
 _MOST_ROUNDS = 1000  # of a run, that are looked at before round 0
 _MOST_NODES = 1 << 20  # over all of these rounds
@@ -67,10 +67,11 @@ def _find_error(found: Participants, config: RunConfig) -> str:
         return f"are {_list(nodes)}: name each node once, in ascending order"
     if nodes[0] >= config.num_honest:
         return f"are the Byzantine nodes {_list(nodes)} alone: let more nodes take part"
+    told = clean_value(f, 20)
     if f < 0:
-        return f"have f = {f}: a fault budget is 0 or more"
+        return f"have f = {told}: a fault budget is 0 or more"
     if f > config.f:
-        return f"have f = {f}, and the run has --f {config.f}: a part has no more faulty nodes"
+        return f"have f = {told}, and the run has --f {config.f}: a part has no more faulty nodes"
     if f >= len(nodes):
         return f"are {len(nodes)} with f = {f}, which leaves none honest: let more take part"
     return ""
@@ -79,7 +80,7 @@ def _find_error(found: Participants, config: RunConfig) -> str:
 def _list(nodes: Iterable[int]) -> str:
     nodes = list(nodes)
     more = f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else ""
-    return ", ".join(map(str, nodes[:_NAMED])) + more
+    return ", ".join(clean_value(node, 20) for node in nodes[:_NAMED]) + more
 
 
 @frozen(order=True)

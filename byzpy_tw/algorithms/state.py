@@ -65,7 +65,8 @@ def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
     if isinstance(value, Mapping):
         return {key: map_leaves(item, leaf) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(map_leaves(item, leaf) for item in value)
+        items = [map_leaves(item, leaf) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return leaf(value)
 
 
