@@ -554,5 +554,6 @@ def format_coded(code: str, text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text of an error in one line, which is never empty."""
-    return " ".join(text.split()) or "no further details"
+    """The text of an error in one line without control characters, which is never empty."""
+    words = "".join(c if c.isprintable() else " " for c in text).split()
+    return " ".join(words) or "no further details"

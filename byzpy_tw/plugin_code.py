@@ -15,7 +15,7 @@ from typing import Any
 
 from byzpy_tw import errors
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin, ByzpyTwError
-from byzpy_tw.text import clip
+from byzpy_tw.text import clean, clip
 
 # Errors of this package that foreign code may raise on purpose.  Others would steer a run:
 # a rule that raises `Diverged`, say, is a rule that failed.
@@ -114,9 +114,9 @@ def describe_exception(e: BaseException) -> str:
 
 
 def exception_text(e: BaseException) -> str:
-    """The text of `e` in one line; that it has none where this raises."""
+    """The text of `e` in one line without control characters, or why it has none."""
     try:
-        return clip(" ".join(str(e).split()), _LONGEST)
+        return clean(clip(" ".join(str(e).split()), _LONGEST), _LONGEST)
     except BaseException as broken:
         return f"no text: that raised {type(broken).__name__}"
 

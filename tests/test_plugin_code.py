@@ -7,7 +7,13 @@ import signal
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.errors import BadParameter, BadRuleOutput, BrokenPlugin, Diverged
+from byzpy_tw.errors import (
+    BadParameter,
+    BadRuleOutput,
+    BrokenPlugin,
+    Diverged,
+    format_error,
+)
 from byzpy_tw.plugin_code import describe_exception, plugin_call
 
 
@@ -39,6 +45,13 @@ class CallingTests(SynchronousTestCase):
             self.assertIs(type(found), BrokenPlugin)
             self.assertIn("acme 1.0: attack 'x' raised " + type(e).__name__, str(found))
             self.assertIs(found.__cause__, e)
+
+    def test_control_characters(self) -> None:
+        """A terminal is not steered by the text of an error, also of one of this package's."""
+        for e in (ValueError("\x1b[31mred\x07\nand more"), BadParameter("\x1b[31mred\nand more")):
+            told = format_error(self.raised(e))
+            self.assertTrue(told.isprintable(), told)
+            self.assertIn("[31mred and more", told)
 
     def test_meant_errors_stand(self) -> None:
         """An error of this package that a plugin raises on purpose reaches its caller."""
