@@ -41,6 +41,11 @@ def draws(self: Any, outputs: Tensor, targets: Tensor) -> Tensor:
     return MeanSquaredError.loss(self, outputs, targets) * (1 + torch.rand(()))
 
 
+def switches(self: Any, outputs: Tensor, targets: Tensor) -> Tensor:
+    torch.set_grad_enabled(False)
+    return MeanSquaredError.loss(self, outputs, targets)
+
+
 _STREAM = torch.Generator().manual_seed(0)
 
 
@@ -72,6 +77,23 @@ MISTAKES: dict[str, tuple[type[Exception], dict[str, Any]]] = {
         BrokenPlugin, {"loss": lambda *_: 1 / 0}),
     "sums returned 3, expected a dict of numbers": (BadRuleOutput, {"sums": lambda *_: 3}),
     "sums returned {'a': None}": (BadRuleOutput, {"sums": lambda *_: {"a": None}}),
+    "sums returned {'a': 1000.*expected numbers that a float": (
+        BadRuleOutput, {"sums": lambda *_: {"a": 10**400}}),
+    "sums returned a dict with a number of thousands of digits": (
+        BadRuleOutput, {"sums": lambda *_: {"a": 10**5000}}),
+    "loss returned torch.sparse_coo": (
+        BadRuleOutput, {"loss": lambda self, *given: MeanSquaredError.loss(
+            self, *given).to_sparse()}),
+    "loss returned .* on meta": (
+        BadRuleOutput, {"loss": lambda self, *given: MeanSquaredError.loss(
+            self, *given).to("meta")}),
+    "loss switches gradients": (BadRuleOutput, {"loss": switches}),
+    "check_outputs wrote to what it was given": (
+        BadRuleOutput, {"check_outputs": lambda self, outputs, inputs: "x"[int(
+            outputs.detach().zero_().sum()) + 1:]}),
+    "check_data wrote to what it was given": (
+        BadRuleOutput, {"check_data": lambda self, data: "x"[int(
+            data.test.y.mul_(1).isnan().sum()) + 1:]}),
     "expected the same names each time": (
         BadRuleOutput, {"sums": lambda self, o, t: {
             **MeanSquaredError.sums(self, o, t), f"n{len(t)}": 1}}),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from byzpy_tw.parameters import to_plain
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.tasks import Metric
 from byzpy_tw.tasks.metric import check_metrics
+from byzpy_tw.text import clip
 
 _MOST_WEIGHT = 2**53
 
@@ -26,6 +28,13 @@ def tensors_in(outputs: Any) -> Iterator[Tensor]:
     elif isinstance(outputs, (tuple, list, Mapping)):
         for item in outputs.values() if isinstance(outputs, Mapping) else outputs:
             yield from tensors_in(item)
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # an integer of thousands of digits, also within a dict
+        return f"a {type(value).__name__} with a number of thousands of digits"
 
 
 def _metrics_of(made: Any, who: str) -> tuple[Metric, ...]:
@@ -60,14 +69,21 @@ class PluginTask:
             object.__setattr__(self, "metrics", _metrics_of(self.made, self.who))
 
     def check_data(self, data: Dataset) -> str:
-        return self._reason("check_data", data)
+        given = [tensor for split in (data.train, data.test) for tensor in (split.x, split.y)]
+        return self._reason("check_data", given, data)
 
     def check_outputs(self, outputs: Any, inputs: Tensor) -> str:
-        return self._reason("check_outputs", outputs, inputs)
+        return self._reason("check_outputs", [*tensors_in(outputs), inputs], outputs, inputs)
 
-    def _reason(self, method: str, *arguments: Any) -> str:
+    def _reason(self, method: str, given: Sequence[Tensor], *arguments: Any) -> str:
+        """Return the words of `method`, which must not write to the tensors `given`."""
         with plugin_call(self.who):
+            before = [tensor._version for tensor in given]
             why = getattr(self.made, method)(*arguments)
+            if [tensor._version for tensor in given] != before:
+                raise BadRuleOutput(
+                    f"{self.who}: {method} wrote to what it was given to look at: work on a copy"
+                )
             if not isinstance(why, str):
                 raise self._bad(method, why, "a text, empty where all is well")
             return " ".join(why.split())
@@ -81,10 +97,16 @@ class PluginTask:
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
         with plugin_call(self.who):
+            enabled = torch.is_grad_enabled()
             loss = self.made.loss(outputs, targets)
+            if torch.is_grad_enabled() is not enabled:  # in this thread, for all that follow
+                torch.set_grad_enabled(enabled)
+                raise BadRuleOutput(f"{self.who}: loss switches gradients on or off: leave them")
             if not isinstance(loss, Tensor) or loss.shape or not loss.is_floating_point():
                 raise self._bad("loss", loss, "the summed loss, a tensor of one number")
-            needed = torch.is_grad_enabled() and any(t.requires_grad for t in tensors_in(outputs))
+            if loss.layout is not torch.strided or loss.device.type == "meta":
+                raise self._bad("loss", loss, "a dense tensor with a value")
+            needed = enabled and any(t.requires_grad for t in tensors_in(outputs))
             if needed and not loss.requires_grad:
                 raise self._bad("loss", loss, "one that has a gradient: compute it by torch alone")
             return loss
@@ -119,11 +141,15 @@ class PluginTask:
         for name, number in found.items():
             if not isinstance(name, str) or type(number) not in (int, float, bool):
                 raise self._bad(method, {name: number}, "numbers by their names")
+            if type(number) is int and abs(number) > sys.float_info.max:
+                raise self._bad(method, {name: number}, "numbers that a float can hold")
         return found
 
     def _bad(self, method: str, answer: Any, wanted: str) -> BadRuleOutput:
         if isinstance(answer, Tensor):
-            got = f"{tuple(answer.shape)} of {answer.dtype}"
+            kind = "" if answer.layout is torch.strided else f"{answer.layout} "
+            place = "" if answer.device.type != "meta" else " on meta"
+            got = f"{kind}{tuple(answer.shape)} of {answer.dtype}{place}"
         else:
-            got = f"{answer!r:.100}"
+            got = clip(" ".join(_repr(answer).split()), 100)
         return BadRuleOutput(f"{self.who}: {method} returned {got}, expected {wanted}")
