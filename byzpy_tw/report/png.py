@@ -18,6 +18,7 @@ _LINES = ("#0072b2", "#d55e00", "#008a66", "#b5568c", "#b07d00", "#3a9bd0", "#4d
 _STATES = ("#cfe0ea", "#0072b2", "#d55e00", "#f0b429", "#24292e", "#b77fb0", "#ffffff")
 _MOST_STRIPS = 64
 _ACROSS = 3  # charts in a row
+_HIGHEST = 1e150  # value that is drawn: matplotlib squares and adds them
 
 
 def write_png(reports: Sequence[RunReport], path: Path) -> None:
@@ -60,7 +61,10 @@ def _curves(axes: Any, chart: Mapping[str, Any]) -> None:
     lines = chart["series"]
     for line in lines:
         colour, width = int(line["mark"][1:]), line["width"]
-        points = [(c * width + width / 2, v) for c, v in enumerate(line["mean"]) if v is not None]
+        points = [
+            (c * width + width / 2, max(-_HIGHEST, min(v, _HIGHEST)))
+            for c, v in enumerate(line["mean"]) if v is not None
+        ]  # fmt: skip
         axes.plot(
             [x for x, _ in points], [y for _, y in points], linewidth=1.4,
             marker="." if line.get("dots") and len(points) <= 60 else "",
