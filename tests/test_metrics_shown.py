@@ -264,6 +264,19 @@ class PageTests(SynchronousTestCase):
             write_png([read(each) for each in paths], path / "x.png")
             self.assertEqual((path / "x.png").read_bytes()[:4], b"\x89PNG")
 
+    def test_picture_of_enormous_values(self) -> None:
+        """Values whose difference no number holds are cut off."""
+        try:
+            import matplotlib  # noqa: F401
+        except ModuleNotFoundError:
+            self.skipTest("matplotlib is not installed")
+        records = regression()
+        measured = [record for record in records if "metrics" in record]
+        measured[0]["metrics"]["mse"], measured[1]["metrics"]["mse"] = 1e308, -1e308
+        path = run_folder(self, records)
+        write_png([read(path)], path / "x.png")
+        self.assertEqual((path / "x.png").read_bytes()[:4], b"\x89PNG")
+
 
 class FileTests(SynchronousTestCase):
     def rows(self, *paths: Path) -> list[dict[str, str]]:
@@ -279,6 +292,20 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(len(set(names)), len(names))
         self.assertEqual([rows[9][name] for name in names[9:12]], ["5.0", "0.5", "0.25"])
         self.assertEqual((rows[8]["mse"], rows[9]["failed"]), ("", ""))
+
+    def test_odd_names(self) -> None:
+        """No column of crafted folders is there twice, and no cell is a formula."""
+        names = ("run", "seconds", "test_seconds", "test_test_seconds", "mse")
+        metrics = [{"name": name} for name in names]
+        path = run_folder(self, regression(), {"config": CONFIG.to_dict(), "metrics": metrics},
+                          "=1+2")  # fmt: skip
+        rows = self.rows(path)
+        self.assertEqual(len(rows[0]), len(set(rows[0])))
+        out = io.StringIO()
+        write_csv([path], out)
+        [head, first, *_] = csv.reader(io.StringIO(out.getvalue()))
+        self.assertEqual(len(head), len(set(head)))
+        self.assertEqual(first[0], "'=1+2")
 
     def test_csv_of_two_tasks(self) -> None:
         """The columns of both; a cell is empty where a run does not have the metric."""

@@ -156,7 +156,7 @@ class MistakeTests(SynchronousTestCase):
     def test_names_of_metrics(self) -> None:
         """A record has no room for two entries of one name."""
         check_metric_names([ACCURACY, Metric("mse")], "task 'x'")
-        for name in ("seconds", "round", "test_loss", "bits", "seconds_honest", "metrics"):
+        for name in ("seconds", "round", "test_loss", "bits", "seconds_honest", "metrics", "run"):
             if name in ("loss", "test_loss"):
                 continue  # no metric can have these
             with self.assertRaisesRegex(BrokenPlugin, f"task 'x' has a metric called {name!r}"):

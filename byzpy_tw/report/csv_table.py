@@ -12,6 +12,8 @@ from byzpy_tw.records.folder import read_run
 from byzpy_tw.records.metrics import metrics_in
 from byzpy_tw.records.schema import METRICS, ROUND_FIELDS
 
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # how one begins, in a spreadsheet
+
 
 def write_csv(paths: Sequence[Path], file: IO[str]) -> None:
     """Write the rounds of every run in `paths`, up to the first damaged record of each.
@@ -22,8 +24,7 @@ def write_csv(paths: Sequence[Path], file: IO[str]) -> None:
     out, fields = csv.writer(file), [field for field in ROUND_FIELDS.values() if field.columns]
     runs = [read_run(path) for path in paths]
     metrics = list(dict.fromkeys(m.name for run in runs for m in run.metrics)) or ["accuracy"]
-    taken = {column for field in fields for column in field.columns}
-    titles = [f"test_{name}" if name in taken else name for name in metrics]
+    titles = _titles(metrics, ["run", *chain.from_iterable(f.columns for f in fields)])
     columns = (titles if f.columns == (METRICS,) else f.columns for f in fields)
     out.writerow(["run", *chain.from_iterable(columns)])
     for path, run in zip(paths, runs, strict=True):
@@ -33,4 +34,21 @@ def write_csv(paths: Sequence[Path], file: IO[str]) -> None:
             cells = (
                 measured if f.columns == (METRICS,) else f.cells(record.get(f.name)) for f in fields
             )
-            out.writerow([path.resolve().name, *chain.from_iterable(cells)])
+            out.writerow([_text(path.resolve().name), *chain.from_iterable(cells)])
+
+
+def _titles(metrics: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Return the titles of the columns of `metrics`, none of which is there twice."""
+    taken, titles = {*others, *metrics}, []
+    for name in metrics:
+        title = f"test_{name}" if name in others else name
+        while title != name and title in taken:
+            title = f"test_{title}"
+        taken.add(title)
+        titles.append(title)
+    return titles
+
+
+def _text(name: str) -> str:
+    """Return `name` so that a spreadsheet does not compute it, as it would ``=1+2``."""
+    return f"'{name}" if name[:1] in _FORMULAS else name

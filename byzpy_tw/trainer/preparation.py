@@ -137,7 +137,7 @@ def prepare_data(
 
 def check_metric_names(metrics: Sequence[Metric], who: str) -> None:
     """Raise `BrokenPlugin` where a metric has the name of another entry, or column, of a record."""
-    taken = {*ROUND_FIELDS, *(name for f in ROUND_FIELDS.values() for name in f.columns)}
+    taken = {"run", *ROUND_FIELDS, *(name for f in ROUND_FIELDS.values() for name in f.columns)}
     for metric in metrics:
         if metric.name in taken - {ACCURACY.name}:
             raise BrokenPlugin(
