@@ -255,6 +255,14 @@ class ChangedTests(VerifyCase):
         self.spoil(path, 3, lambda r: r.update(bits="f" * 64))
         self.assert_found(path, ("digest", 3, "round 3 carries the digest of another"))
 
+    def test_the_metrics(self) -> None:
+        """The task says which of two values is the better one."""
+        path = self.run_of("refused")
+        self.spoil_file(path / "config.json", lambda c: c["metrics"][0].update(better="lower"))
+        (path / "result.json").unlink()
+        words = "config.json has the metrics accuracy (lower is better), the task has accuracy (hi"
+        self.assert_found(path, ("record", None, words))
+
     def test_the_digest_of_the_configuration(self) -> None:
         """The digest lets two runs be compared."""
         for bits in ("a" * 64, None, 3):

@@ -13,7 +13,7 @@ round cannot be met, and that is reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from byzpy_tw.plugins import Registry
 from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import RecordedRun, list_checkpoints
 from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
+from byzpy_tw.tasks import Metric
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.device import CPU, Device, find_equal_device, open_device
@@ -159,6 +160,7 @@ class Verification:
         ).result()
         self._recomputer = RoundRecomputer(replay, self.pool, self.threads)
         self._compare_environment(replay)
+        self._compare_metrics(replay.host.trial_outcome.task.metrics)
         self._check_local_data(replay.host.dataset.digest())
 
     def _with_device_here(self, config: RunConfig) -> RunConfig:
@@ -204,6 +206,16 @@ class Verification:
                 "nothing of the run's nodes"
             )
             self.problems.append(Problem("replay", text))
+
+    def _compare_metrics(self, here: Sequence[Metric]) -> None:
+        """Compare config.json with the task's metrics, which decide what the best value is."""
+        there, mine = (
+            ", ".join(f"{metric.name} ({metric.better} is better)" for metric in metrics)
+            for metrics in (self.recorded.metrics, here)
+        )
+        if there != mine:
+            text = f"config.json has the metrics {there}, the task has {mine}"
+            self.problems.append(Problem("record", text))
 
     def _check_local_data(self, digest: str) -> None:
         """Raise `ConfigError` where servers had data of their own, which is not here."""
