@@ -79,7 +79,7 @@ USES = {
     "testing.conformance examine rpartition": CODE + "the name of a test",
     "trainer.local_servers _ServerProcess.childDataReceived endswith": "a line of JSON is whole",
     "transports.memory Memory.parse removeprefix": OPTION + "the name of a listener",
-    "transports.table _PluginTransport.parse partition": OPTION + "the scheme of an address",
+    "transports.guarded PluginTransport.parse partition": OPTION + "the scheme of an address",
     "transports.table is_built_in partition": OPTION + "the scheme of an address",
     "transports.table parse_address partition": OPTION + "the scheme of an address",
     "transports.tcp _parse_ip partition": "a peer's IP address from its socket",

@@ -8,13 +8,14 @@ import re
 import signal
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.task import Clock
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -23,7 +24,9 @@ from byzpy_tw.config.server import ServerConfig
 from byzpy_tw.errors import BadAddress, BrokenPlugin, ConfigError
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.protocol.keys import SERVER, TRAINER
-from byzpy_tw.transports import Address, Link, StreamTransport
+from byzpy_tw.protocol.limited_amp import LimitedAMP
+from byzpy_tw.transports import Address, Link, Listener, StreamTransport
+from byzpy_tw.transports.guarded import DIAL_SECONDS, STOP_SECONDS, PluginLink, PluginTransport
 from byzpy_tw.transports.table import (
     check_keys,
     find_transport,
@@ -193,10 +196,144 @@ class TableTests(SynchronousTestCase):
             with self.assertRaisesRegex(BrokenPlugin, "transport 'odd' of odd-package"):
                 parse_address(f"odd://{how}", names)
         transport = find_transport("odd", names)
-        dialling = Deferred.fromCoroutine(transport.dial(None, Place(), print))
+        dialling = Deferred.fromCoroutine(transport.dial(Clock(), Place(), print))
         self.assertIn("odd-package", str(self.failureResultOf(dialling, BrokenPlugin).value))
         with self.assertRaisesRegex(BrokenPlugin, "odd-package.*KeyError"):
             transport.listen(None, Place(), print)
+
+
+class GuardTests(SynchronousTestCase):
+    """A plugin's transport whose methods and links are wrong, each in a way of its own."""
+
+    def transport(self, **methods: Any) -> PluginTransport:
+        made = type("Made", (Odd,), methods)()
+        return PluginTransport(made, "transport 'odd' of acme 1.0")
+
+    def assert_blamed(self, work: Callable[[], Any], words: str) -> None:
+        with self.assertRaisesRegex(BrokenPlugin, f"^transport 'odd' of acme 1.0.*{words}") as e:
+            work()
+        self.assertTrue(str(e.exception).isprintable())
+
+    def test_addresses(self) -> None:
+        for written, words in (
+            (lambda self: 1 / 0, "ZeroDivisionError"),
+            (lambda self: "odd://\x1b[31m", "printable"),
+            (lambda self: "x" * 501, "at most 500"),
+            (lambda self: None, "TypeError"),
+        ):
+            made = type("Address", (), {"scheme": "odd", "__str__": written})()
+            found = self.transport(parse=lambda self, text, made=made, **more: made)
+            self.assert_blamed(lambda: found.parse("odd://x"), words)
+
+    def test_small_methods(self) -> None:
+        def wrong(*given: Any) -> Any:
+            raise SystemExit(3)
+
+        found = self.transport(
+            check_free=wrong, server_options=wrong, requires_keys=property(wrong), form=["x"]
+        )
+        for work in (lambda: found.check_free(1), lambda: found.server_options(1),
+                     lambda: found.requires_keys):  # fmt: skip
+            self.assert_blamed(work, "SystemExit")
+        self.assertEqual(found.form, "")
+
+    def test_dial(self) -> None:
+        """The protocol that was made for a link is returned, connected."""
+
+        def dialling(dial: Any) -> Any:
+            clock = Clock()
+            work = self.transport(dial=dial).dial(clock, Place(), _made)
+            return clock, Deferred.fromCoroutine(work)
+
+        async def unconnected(self: Any, reactor: Any, address: Any, on_link: Any, tls: Any) -> Any:
+            return on_link(Link())
+
+        async def odd(self: Any, *given: Any) -> Any:
+            return 5
+
+        async def leaves(self: Any, *given: Any) -> Any:
+            raise SystemExit(3)
+
+        for dial, words in ((unconnected, "not connected"), (odd, "dial returned int"),
+                            (leaves, "SystemExit")):  # fmt: skip
+            _, found = dialling(dial)
+            failure = self.failureResultOf(found, BrokenPlugin)
+            self.assert_blamed(failure.raiseException, words)
+
+        async def hangs(self: Any, *given: Any) -> Any:
+            await Deferred()
+
+        clock, found = dialling(hangs)
+        clock.advance(DIAL_SECONDS)
+        self.assertIn("no connection within 60 s", str(self.failureResultOf(found).value))
+
+    def test_listen(self) -> None:
+        for answer, words in (
+            (lambda *_: None, "listen returned NoneType"),
+            (lambda *_: Listener(Place(), None), "listen returned Listener"),  # type: ignore
+            (lambda *_: Listener(Place("other"), list), "scheme is another"),
+        ):
+            found = self.transport(listen=answer)
+            self.assert_blamed(lambda found=found: found.listen(Clock(), Place(), print), words)
+
+    def test_stop(self) -> None:
+        """The end of a server does not wait for its transport, nor fail because of it."""
+        for ending in (lambda: 1 / 0, Deferred):
+            clock = Clock()
+            found = self.transport(listen=lambda *_, ending=ending: Listener(Place(), ending))
+            stopping = found.listen(clock, Place(), print).stop()
+            clock.advance(STOP_SECONDS)
+            self.assertIsNone(self.successResultOf(stopping))
+
+    def test_links(self) -> None:
+        """A property that is a method, raises or is of another type opens no server to anyone."""
+        wrong = (lambda self: False, property(lambda self: 1 / 0), "yes", 1)
+        for name in ("same_machine", "certificate", "peer_machine", "origin", "encrypted"):
+            for value in wrong:
+                if isinstance(value, str) and name in ("peer_machine", "origin"):
+                    continue  # which is right
+                transport = _Wire()
+                made = type("Made", (Link,), {"same_machine": True, name: value})()
+                link = PluginLink(made, "transport 'odd' of acme 1.0")
+                link.attach(transport)
+                self.assertFalse(getattr(link, name))
+                self.assertFalse(link.same_machine)
+                self.assertIn(f"transport 'odd' of acme 1.0: a link's {name}", link.failure)
+                self.assertTrue(transport.aborted)
+
+    def test_methods_of_links(self) -> None:
+        for name, value in (
+            ("attach", lambda self, transport: 1 / 0),
+            ("carry_frames", lambda *_: 1 / 0),
+            ("carry_frames", lambda *_: 5),
+        ):
+            transport = _Wire()
+            link = PluginLink(type("Made", (Link,), {name: value})(), "acme")
+            link.attach(transport)
+            self.assertIsNone(link.carry_frames(None, None, print))  # type: ignore[arg-type]
+            self.assertIn(f"a link's {name}", link.failure)
+            self.assertTrue(transport.aborted)
+        self.assertIn("expected a Link", PluginLink(None, "acme").failure)
+
+    def test_the_log(self) -> None:
+        """Each failure is told once, whoever dials, and without control characters."""
+        told: set[str] = set()
+        for _ in range(3):
+            made = type("Made", (Link,), {"origin": None, "peer_text": "\x1b[31m\nx"})()
+            link = PluginLink(made, "acme", told)
+            self.assertEqual((link.origin, link.peer_text), ("", "[31m x"))
+        self.assertEqual(len(told), 1)
+
+
+class _Wire:
+    aborted = False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+def _made(link: Link) -> LimitedAMP:
+    return LimitedAMP({}, link)
 
 
 class ListenTests(SynchronousTestCase):

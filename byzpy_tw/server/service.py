@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IReactorCore, IReactorThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -22,7 +23,15 @@ from twisted.python.failure import Failure
 
 from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.datasets import Dataset
-from byzpy_tw.errors import LimitExceeded, PluginError, ServerError, UnsuitableData, UnsuitableModel
+from byzpy_tw.errors import (
+    ByzpyTwError,
+    LimitExceeded,
+    PluginError,
+    ServerError,
+    UnsuitableData,
+    UnsuitableModel,
+    format_error,
+)
 from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc, freeze_gc, trim_heap
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
@@ -120,6 +129,16 @@ class ByzpyServer(Service):
         return self.config.listen is None or is_built_in(self.config.listen)
 
     def _listen(self) -> None:
+        """Listen; a process that cannot ends with the reason in one line."""
+        try:
+            self._open()
+        except (ByzpyTwError, CannotListenError, OSError) as e:
+            if not self.process:
+                raise
+            self.log.critical("{line}", line=f"cannot serve: {clean(format_error(e), 1000)}")
+            raise SystemExit(1) from None
+
+    def _open(self) -> None:
         tls = None if self.keys is None else MutualTLS(self.keys)
         registry = None if self._needs_no_plugin else self._registry
         address, transport = listening_address(self.config, registry)

@@ -21,6 +21,7 @@ import byzpy_tw
 from byzpy_tw.attacks.knowledge.codec import PAST
 from byzpy_tw.errors import (
     BadFrame,
+    BrokenPlugin,
     ByzpyTwError,
     KeysRefused,
     ServerUnreachable,
@@ -171,6 +172,9 @@ class RemoteServer:
         except BaseException:  # cancelled too: nothing else knows this connection
             abort(second)
             raise
+        if second.link.failure:
+            stream.hang_up(second.link.failure)
+            raise BrokenPlugin(f"{self.name}: {clean(second.link.failure)}")
         if self.lost:
             stream.hang_up(self.lost)
             raise ServerUnreachable(f"{self.name}: {self.lost}")

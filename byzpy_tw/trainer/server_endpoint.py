@@ -11,14 +11,14 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectingCancelledError, ConnectionClosed
 from twisted.protocols import amp
 
-from byzpy_tw.errors import ByzpyTwError, KeysRefused, ServerUnreachable, WireError
+from byzpy_tw.errors import BrokenPlugin, ByzpyTwError, KeysRefused, ServerUnreachable, WireError
 from byzpy_tw.protocol.keys import SERVER, TRAINER
 from byzpy_tw.protocol.limited_amp import LimitedAMP
 from byzpy_tw.protocol.mtls import MutualTLS, Peer, authenticated_peer, describe_tls_failure
 from byzpy_tw.text import clean
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.transports import Link, ServerAddress, Transport
-from byzpy_tw.transports.table import NOT_CONNECTED
+from byzpy_tw.transports.guarded import NOT_CONNECTED
 from byzpy_tw.transports.tcp import TCP
 
 P = TypeVar("P", bound=LimitedAMP)
@@ -81,6 +81,8 @@ class ServerEndpoint:
                 f"{self.name}: no answer for {seconds:g} s, {doing}; is it overloaded or hung?"
             ) from None
         except (ConnectionClosed, SSL.Error) as e:
+            if connection.link.failure:
+                raise BrokenPlugin(f"{self.name}: {clean(connection.link.failure)}") from e
             why = None
             if self.keys is not None:
                 why = describe_tls_failure(connection, e, TRAINER)

@@ -75,6 +75,7 @@ class Link:
     """
 
     transport: Any = field(default=None, init=False)
+    failure: str = field(default="", init=False)  # why its own code cannot be used, if it cannot
 
     def attach(self, transport: Any) -> None:
         """Take `transport` for this link's own."""
@@ -137,8 +138,11 @@ class Transport(Protocol):
     `requires_keys` both ends must have keys.
     """
 
-    form: str
-    requires_keys: bool
+    @property
+    def form(self) -> str: ...
+
+    @property
+    def requires_keys(self) -> bool: ...
 
     def parse(self, text: str, *, listening: bool = False) -> ServerAddress:
         """Read an address; raises `BadAddress` with the mistake and the form."""

@@ -5,31 +5,19 @@ It is the operator's, on each machine: built-in transports, and those of install
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-from attrs import frozen
-from twisted.internet.defer import CancelledError
-from twisted.internet.error import CannotListenError, ConnectError, DNSLookupError, TimeoutError
-
 from byzpy_tw.config.server import ServerConfig
-from byzpy_tw.errors import BadAddress, BrokenPlugin, ByzpyTwError, ConfigError
-from byzpy_tw.plugin_code import describe_exception, plugin_call
+from byzpy_tw.errors import BadAddress, ByzpyTwError, ConfigError
 from byzpy_tw.plugins import Registry
 from byzpy_tw.plugins.naming import suggest_nearest
-from byzpy_tw.text import clip
-from byzpy_tw.transports.base import Link, Listener, ServerAddress, Transport
+from byzpy_tw.text import clean, clip
+from byzpy_tw.transports.base import ServerAddress, Transport
+from byzpy_tw.transports.guarded import PluginTransport
 from byzpy_tw.transports.tcp import TCP, Address
 from byzpy_tw.transports.tls import TLS
-
-P = TypeVar("P")
 
 # scheme, class, aliases
 BUILTIN: tuple[tuple[str, type[TCP], tuple[str, ...]], ...] = (("tcp", TCP, ()), ("tls", TLS, ()))
 _OWN = {scheme: kind for scheme, kind, _ in BUILTIN}
-
-# Where no connection comes about, a transport's `dial` raises one of these.
-NOT_CONNECTED = (ConnectError, DNSLookupError, TimeoutError, OSError, ValueError)
 
 
 def is_built_in(text: str) -> bool:
@@ -42,7 +30,7 @@ def find_transport(scheme: str, registry: Registry | None = None) -> Transport:
     if scheme in _OWN:
         return _OWN[scheme]()
     assert registry is not None, scheme
-    return _PluginTransport(registry.make("transport", scheme), registry.owner("transport", scheme))
+    return PluginTransport(registry.make("transport", scheme), registry.owner("transport", scheme))
 
 
 def parse_address(
@@ -63,7 +51,9 @@ def _unknown(quoted: str, scheme: str, registry: Registry | None) -> ByzpyTwErro
     if registry is not None:
         for entry in registry.entries():
             if entry.kind == "transport":
-                forms[entry.name] = getattr(entry.factory, "form", f"{entry.name}://...")
+                form = getattr(entry.factory, "form", None)
+                known = clean(form, 100) if isinstance(form, str) else ""
+                forms[entry.name] = known or f"{entry.name}://..."
     text = (
         f"{quoted}: the scheme {clip(scheme, 20)!r} is not supported"
         f"{suggest_nearest(scheme, forms)} (supported: {', '.join(forms.values())})"
@@ -100,43 +90,3 @@ def check_keys(address: ServerAddress, transport: Transport, keys: object) -> No
             f"{address}: {address.scheme}:// is for servers and trainers with keys, and --keys "
             "is missing"
         )
-
-
-@frozen(eq=False)
-class _PluginTransport:
-    """A plugin's transport, whose failures are told as its own."""
-
-    made: Transport
-    who: str
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.made, name)
-
-    def parse(self, text: str, *, listening: bool = False) -> ServerAddress:
-        with plugin_call(self.who):
-            address = self.made.parse(text, listening=listening)
-            hash(address)
-        scheme = text.strip().partition("://")[0]
-        if getattr(address, "scheme", None) != scheme:
-            raise BrokenPlugin(f"{self.who}: an address of {scheme}:// whose scheme is another")
-        return address
-
-    async def dial(
-        self, reactor: Any, address: Any, on_link: Callable[[Link], P], tls: Any = None
-    ) -> P:
-        try:
-            return await self.made.dial(reactor, address, on_link, tls)
-        except (*NOT_CONNECTED, ByzpyTwError, CancelledError):
-            raise
-        except Exception as e:
-            raise BrokenPlugin(f"{self.who} raised {describe_exception(e)}") from e
-
-    def listen(
-        self, reactor: Any, address: Any, on_link: Callable[[Link], Any], tls: Any = None
-    ) -> Listener:
-        try:
-            return self.made.listen(reactor, address, on_link, tls)
-        except (CannotListenError, OSError, ByzpyTwError):
-            raise
-        except Exception as e:
-            raise BrokenPlugin(f"{self.who} raised {describe_exception(e)}") from e
