@@ -173,6 +173,33 @@ class HasNoState(Momentum):
         return None
 
 
+class KeepsItself(Momentum):
+    def begin(self, parameters: Tensor) -> Any:
+        state: dict[str, Any] = {"last": torch.zeros_like(parameters)}
+        state["again"] = state
+        return state
+
+
+class KeepsAFunction(Momentum):
+    def begin(self, parameters: Tensor) -> Any:
+        return {"last": torch.zeros_like(parameters), "factor": abs}
+
+
+class Divides(Momentum):
+    def step(
+        self, parameters: Tensor, vector: Tensor, state: dict[str, Any], lr: float, round: int
+    ) -> None:
+        parameters.div_(0 * vector)
+
+
+class Cuts(Momentum):
+    def step(
+        self, parameters: Tensor, vector: Tensor, state: dict[str, Any], lr: float, round: int
+    ) -> None:
+        if len(parameters) < 10:  # in no trial
+            parameters.data = parameters.data[:2]
+
+
 class Falling:
     """A schedule of a plugin that falls below zero."""
 
@@ -200,9 +227,24 @@ class TrialTests(SynchronousTestCase):
             (CountsItsSteps, "entries of state"),
             (DrawsNoise, "torch's global generator"),
             (HasNoState, "begin returned NoneType, expected a dict"),
+            (KeepsItself, "RecursionError"),
+            (KeepsAFunction, "no checkpoint can hold: a builtin_function_or_method"),
+            (Divides, "steps to parameters that are not finite"),
         ):
             with self.assertRaisesRegex((BadRuleOutput, BrokenPlugin), words):
                 self.check("optimizer", factory)
+
+    def test_another_shape(self) -> None:
+        """A step that leaves other parameters than it found is blamed on its optimizer."""
+        registry = offering("optimizer", Cuts)
+        config = RunConfig(in_process=True, optimizer="x", num_byz=0, f=0)
+        rules = resolve_rules(config, registry)
+        try_optimizer(config, registry, rules)
+        algorithm, matrix = rules.make_algorithm(), torch.ones(config.n, 3)
+        state, nodes = algorithm.begin(torch.zeros(3)), tuple(range(config.n))
+        aggregated = algorithm.aggregate(state, nodes, 0, matrix)
+        with self.assertRaisesRegex(BadRuleOutput, r"optimizer 'x' of .*\(2,\).*expected \(3,\)"):
+            algorithm.advance(state, nodes, matrix, aggregated, {})
 
     def test_unfit_schedule(self) -> None:
         with self.assertRaisesRegex(BadRuleOutput, r"returned -0.04.* for round 26 of 50"):

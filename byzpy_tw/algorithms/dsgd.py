@@ -23,7 +23,7 @@ from byzpy_tw.attacks.knowledge.codec import PAST, PIECES, encode_pieces
 from byzpy_tw.attacks.knowledge.levels import pieces_of
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.errors import Diverged
+from byzpy_tw.errors import BadRuleOutput, Diverged
 from byzpy_tw.plugin_code import plugin_call
 from byzpy_tw.seeds import Context
 from byzpy_tw.vectors import round_to_dtype
@@ -166,8 +166,14 @@ class Dsgd:
         """Take the optimizer's step in place; raise `Diverged` where it is not finite."""
         lr = self.rules.learning_rate(round, self.config.rounds)
         with plugin_call(self.rules.optimizer_owner):
-            vector = vector.to(parameters.device)
+            vector, kind = vector.to(parameters.device), _kind(parameters)
             self.rules.optimizer.step(parameters, vector, state, lr, round)
+            if _kind(parameters) != kind:
+                raise BadRuleOutput(
+                    f"{self.rules.optimizer_owner}: a step made the parameters "
+                    f"{tuple(parameters.shape)} of {parameters.dtype} on {parameters.device}, "
+                    f"expected {tuple(kind[0])} of {kind[1]} on {kind[2]} as before"
+                )
         # The sum of finite numbers may overflow.  Both ends of the range are NaN where
         # one number is; `isfinite` takes fifteen times as long.
         if not all(map(math.isfinite, map(float, torch.aminmax(parameters)))):
@@ -199,6 +205,10 @@ class Dsgd:
         kept = {**state.history, state.round: sent}
         kept.pop(state.round - attack.age, None)
         return kept
+
+
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return tensor.shape, tensor.dtype, tensor.device
 
 
 def _clone(value: Any) -> Any:

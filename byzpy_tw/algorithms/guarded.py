@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from operator import index
 from typing import Any
 
-import numpy as np
 import torch
 from attrs import frozen
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch import Tensor
 from byzpy_tw.algorithms.aggregation import Aggregated
 from byzpy_tw.algorithms.algorithm import Algorithm, Revealed
 from byzpy_tw.algorithms.participation import Participants, check_participants
-from byzpy_tw.algorithms.state import State, map_leaves
+from byzpy_tw.algorithms.state import State, check_storable, map_leaves
 from byzpy_tw.attacks.knowledge.codec import PIECES, wire_dtype_of
 from byzpy_tw.attacks.knowledge.levels import shapes
 from byzpy_tw.config.run_config import RunConfig
@@ -33,7 +32,6 @@ from byzpy_tw.vectors import norm_fault, norm_of
 
 _OWN = ("momenta", "history")  # of a state: what no rule, attack or optimizer has a part in
 _MAPPINGS = ("optimizer", "aggregation", "attack", *_OWN)
-_STORABLE = (Tensor, np.ndarray, np.generic, int, float, str, type(None))
 
 
 @frozen(eq=False)
@@ -98,22 +96,12 @@ class GuardedAlgorithm:
                 kept = getattr(found, name)
                 self._check(isinstance(kept, Mapping), f"{method} (its {name})", kept, "a dict")
             for name in _OWN:
-                self._check_storable(getattr(found, name), f"{method} (in its {name})")
+                try:
+                    check_storable(getattr(found, name))
+                except TypeError as e:
+                    raise BadRuleOutput(f"{self.who}: {method} returned, in its {name}, {e}") from e
             kept = _copy_from_rows(found.fields, rows)
             return State(**{**kept, "round": round, "parameters": _plain(kept["parameters"])})
-
-    def _check_storable(self, value: Any, method: str) -> None:
-        """Raise an error for a part of a state that no checkpoint can hold."""
-        if isinstance(value, Mapping):
-            for key, item in value.items():
-                self._check(type(key) in (int, str), method, key, "whole numbers or words as keys")
-                self._check_storable(item, method)
-        elif type(value) in (list, tuple):
-            for item in value:
-                self._check_storable(item, method)
-        else:
-            good = isinstance(value, _STORABLE)
-            self._check(good, method, value, "tensors, arrays and numbers, in dicts and lists")
 
     def _check_vector(self, found: Any, method: str, like: Tensor, *, moves: bool = False) -> None:
         """Raise an error unless `found` is a vector as `like`; on any device where it `moves`."""

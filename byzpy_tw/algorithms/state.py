@@ -11,6 +11,7 @@ import torch
 from attrs import field, frozen
 from torch import Tensor
 
+_STORABLE = (Tensor, np.ndarray, np.generic, int, float, str, type(None))
 LARGE = 1 << 27  # bytes of a state that is not copied to be written
 
 
@@ -68,6 +69,22 @@ def map_leaves(value: Any, leaf: Callable[[Any], Any]) -> Any:
         items = [map_leaves(item, leaf) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return leaf(value)
+
+
+def check_storable(value: Any) -> None:
+    """Raise `TypeError`, in words, for a part of a state that no checkpoint can hold."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if type(key) not in (int, str):
+                raise TypeError(f"the key {key!r:.80}, expected whole numbers or words as keys")
+            check_storable(item)
+    elif type(value) in (list, tuple):
+        for item in value:
+            check_storable(item)
+    elif not isinstance(value, _STORABLE):
+        raise TypeError(
+            f"a {type(value).__name__}, expected tensors, arrays and numbers, in dicts and lists"
+        )
 
 
 def _nbytes(value: Any) -> int:

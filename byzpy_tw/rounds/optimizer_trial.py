@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from byzpy_tw import global_random, seeds
 from byzpy_tw.algorithms.rules import ResolvedRules
+from byzpy_tw.algorithms.state import check_storable
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import BadRuleOutput, BrokenPlugin
 from byzpy_tw.optimizers import Optimizer
@@ -81,9 +83,28 @@ def _steps(optimizer: Optimizer, config: RunConfig, who: str, *, spoil: bool = F
             optimizer.step(parameters, vector, state, config.lr, round)
         if not torch.equal(given, vector):
             raise BadRuleOutput(f"{who} wrote to the vector that it steps along; work on a copy")
+        if not bool(torch.isfinite(parameters).all()):
+            raise BadRuleOutput(
+                f"{who} steps to parameters that are not finite, along finite vectors with "
+                f"--lr {config.lr:g}"
+            )
         if spoil:
             vector.zero_()
+    _check_state(state, config, who)
     return parameters
+
+
+def _check_state(state: Any, config: RunConfig, who: str) -> None:
+    """Raise `BadRuleOutput` where no checkpoint can hold the `state`."""
+    with plugin_call(who, BadRuleOutput):  # a state may hold itself
+        try:
+            check_storable(state)
+        except TypeError as e:
+            if config.checkpoint_interval != 0:
+                raise BadRuleOutput(
+                    f"{who} keeps what no checkpoint can hold: {e} (or run with "
+                    "--checkpoint-interval 0)"
+                ) from e
 
 
 def _try_schedule(config: RunConfig, rules: ResolvedRules, who: str) -> None:
