@@ -64,6 +64,16 @@ class CommandTests(SynchronousTestCase):
         older: dict[str, Any] = {"count": 1, "attacks": None}
         self.assertEqual(decode(commands.SpawnNodesAnswer, older, WireError).attacks, set())
 
+    def test_bounds_of_hello(self) -> None:
+        """A server's numbers are shown to users: none is endless, and none is NaN."""
+        good = dict(protocol=2, version="1", environment="{}", time=1e9, server="s")
+        decode(commands.HelloAnswer, {**good, "time": None}, WireError)
+        for name, value in (("protocol", 10**4000), ("protocol", -1), ("time", float("nan")),
+                            ("time", float("inf")), ("time", -1e300)):  # fmt: skip
+            with self.assertRaises(WireError) as caught:
+                decode(commands.HelloAnswer, {**good, name: value}, WireError)
+            self.assertLess(len(str(caught.exception)), 400)
+
     def test_bounds(self) -> None:
         """A value that is not allowed is an error that names the message."""
         good = {"run": "r", "round": 0, "nodes": [], "honest": 1, "pieces": b"[]"}

@@ -18,7 +18,10 @@ class EnvironmentTests(SynchronousTestCase):
         """A server's versions are shown to the user, so they are plain text."""
         expected = environment(registry(), probe="p", device="cpu", threads=1)
         told = json.loads(expected.to_json())
-        for key, value in (("python", "3\x1b[2J"), ("plugins", {"a": "1\n2"})):
+        for key, value in (
+            ("python", "3\x1b[2J"), ("plugins", {"a": "1\n2"}), ("threads", 10**4000),
+            ("threads", -1), ("threads", True),
+        ):  # fmt: skip
             with self.subTest(key):
                 self.assertRaises(
                     WireError, Environment.from_json, json.dumps({**told, key: value})

@@ -31,6 +31,7 @@ from byzpy_tw.workers.trial_digests import TrialDigests
 PROTOCOL = 2
 MAX_IDENTITY_CHARS = 64  # of a server
 MAX_DIGESTS = 100  # of attacks, in one answer
+_MOST_TIME = 1e12  # seconds since 1970
 _MAX_NAME_CHARS = 100  # of a run
 _MAX_FAILURE_BYTES = 50_000  # of the reasons in an answer
 
@@ -43,6 +44,14 @@ def _printable(most: int, what: str) -> Any:
             raise ValueError(f"{what} is 1 to {most} printable characters, not {text[:65]!r}")
 
     return wire(amp.Unicode(), validator=check)
+
+
+_PROTOCOLS = [ge(0), lt(2**31)]
+
+
+def _time(_: object, __: object, seconds: float | None) -> None:
+    if seconds is not None and not abs(seconds) < _MOST_TIME:  # NaN, too
+        raise ValueError(f"a time is seconds since 1970, not {seconds:g}")
 
 
 def _pieces_from_json(data: bytes) -> list[str]:
@@ -76,10 +85,10 @@ class HelloAnswer:
     identity, drawn anew by each process.
     """
 
-    protocol: int = wire(amp.Integer())
+    protocol: int = wire(amp.Integer(), validator=_PROTOCOLS)
     version: str = wire(amp.Unicode())
     environment: str = wire(amp.Unicode())  # of `Environment.to_json`; read after `protocol`
-    time: float | None = wire(amp.Float(optional=True))
+    time: float | None = wire(amp.Float(optional=True), validator=_time)
     server: str = _printable(MAX_IDENTITY_CHARS, "a server's identity")
 
 
@@ -88,7 +97,7 @@ class HelloAnswer:
 class Hello(CommandRequest[HelloAnswer]):
     """Introduce the trainer, by its `PROTOCOL` and, for the log, its version."""
 
-    protocol: int = wire(amp.Integer())
+    protocol: int = wire(amp.Integer(), validator=_PROTOCOLS)
     version: str = wire(amp.Unicode())
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from byzpy_tw import seeds
 from byzpy_tw.errors import WireError
 from byzpy_tw.kernels.parallel import run_single_threaded_with_grad
-from byzpy_tw.parameters import Constraint, validated
+from byzpy_tw.parameters import Constraint, integer_in, validated
 from byzpy_tw.plugins.registry import Registry
 from byzpy_tw.vectors import sha256_of
 
@@ -52,7 +52,7 @@ class Environment:
     instructions: str = _field(_printable)
     probe: str = _field(_printable)
     device: str = _field(_printable)
-    threads: int = _field(lambda value: None if isinstance(value, int) else "a whole number")
+    threads: int = _field(integer_in(0, 1_000_000))
     plugins: Mapping[str, str] = _field(_versions)
 
     def to_json(self) -> str:
