@@ -417,6 +417,26 @@ class ObserverTests(SynchronousTestCase):
         self.assertIsNot(recorder.heard[3].record, record)  # it may be changed
         self.assertEqual(teller.heard, [1, 0])
 
+    def test_each_has_a_copy(self) -> None:
+        """The others do not see changes of one of them."""
+
+        class Clears:
+            heard: list[Any]
+
+            def __init__(self) -> None:
+                self.heard = []
+
+            @hookimpl
+            def round_completed(self, record: dict[str, Any]) -> None:
+                self.heard.append(dict(record))
+                record.clear()
+
+        one, other = Clears(), Clears()
+        observers = Observers(self.names(one=one, other=other))
+        observers.tell("round_completed", record={"round": 0})
+        observers.finish()
+        self.assertEqual(one.heard + other.heard, [{"round": 0}] * 2)
+
     def test_no_observer_no_thread(self) -> None:
         """A run that nobody watches pays nothing."""
         before = set(threading.enumerate())

@@ -84,8 +84,11 @@ class Observers:
     def _work(self) -> None:
         while (event := self._events.get()) is not None:
             hook, arguments = event
-            for implementation in getattr(self._registry.manager.hook, hook).get_hookimpls():
-                wanted = {name: arguments[name] for name in implementation.argnames}
+            others = getattr(self._registry.manager.hook, hook).get_hookimpls()
+            while others:
+                implementation = others.pop(0)
+                given = copy.deepcopy(arguments) if others else arguments  # it may change them
+                wanted = {name: given[name] for name in implementation.argnames}
                 try:
                     implementation.function(**wanted)
                 except BaseException as e:  # foreign code: SystemExit would end this thread
