@@ -1,0 +1,38 @@
+"""The tail of a line in a log: ``key=value`` pairs, which programs read and people skip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from byzpy_tw.text import clip, printable
+
+_LONGEST = 300  # characters of a value
+_QUOTED = frozenset(' "=\\')
+
+
+def key_values(fields: Mapping[str, Any]) -> str:
+    """Return `fields` as ``key=value`` pairs with spaces between, in one line.
+
+    A value of None is left out; numbers of a sequence stand behind one another with commas.
+    A value with a space, a quote or an equals sign, and an empty one, is quoted as in JSON.
+    """
+    return " ".join(f"{key}={_text(value)}" for key, value in fields.items() if value is not None)
+
+
+def utc(seconds: float) -> str:
+    """Return the time `seconds` after 1970 in UTC, as in ``2026-01-31T12:00:00Z``."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        value = ",".join(map(_text, value))
+    text = clip(printable(value), _LONGEST)
+    return json.dumps(text) if not text or _QUOTED & set(text) else text
