@@ -100,6 +100,7 @@ class ServerLost(Incident):
 
     server: str
     why: str
+    left: bool = False  # it was stopped in order, and said so
 
 
 @frozen
@@ -131,6 +132,15 @@ class DifferenceFound(Incident):
     """A server differs from the trainer in something that may change the results' bits."""
 
     difference: str
+
+
+@frozen
+class NodesBack(Incident):
+    """Nodes take part again, which no server had for some rounds."""
+
+    nodes: tuple[int, ...]
+    rounds: int  # that each of them missed
+    first: int  # the first of these rounds
 
 
 @frozen

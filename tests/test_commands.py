@@ -33,6 +33,7 @@ REQUESTS: list[tuple[Any, dict[bytes, bytes]]] = [
     ),
     (commands.CloseRun("r"), {b"run": b"r"}),
     (commands.Ping(7), {b"token": b"7"}),
+    (commands.Leave(), {}),
 ]  # fmt: skip
 
 
@@ -58,6 +59,7 @@ class CommandTests(SynchronousTestCase):
             (commands.SpawnNodesAnswer(2, {"b", "a"}), {"count": 2, "attacks": "a,b"}),
             (commands.CloseRunAnswer(), {}),
             (commands.Pong(7), {"token": 7}),
+            (commands.LeaveAnswer(), {}),
         ):
             self.assertEqual(encode(answer), box)
             self.assertEqual(decode(type(answer), box, WireError), answer)

@@ -23,6 +23,8 @@ MANY = tuple(range(12))
 # Every incident, and the sentence that records of earlier versions have for it.
 SENTENCES: dict[Incident, str] = {
     events.ServerLost("tcp://a:1", "hung up"): "tcp://a:1 is lost: hung up",
+    events.ServerLost("tcp://a:1", "it was stopped", left=True):
+        "tcp://a:1 has left: it was stopped",
     events.ServerBack("tcp://a:1"): "tcp://a:1 is back",
     events.ServerExcluded("tcp://a:1", "SERVER_DIFFERS", "other\ndata"):
         "tcp://a:1 cannot take part: SERVER_DIFFERS: other data",
@@ -30,6 +32,8 @@ SENTENCES: dict[Incident, str] = {
         "tcp://a:1: refused; going on without it for now",
     events.ServersAwaited(("a", "b")): "waiting for a, b",
     events.DifferenceFound("a has torch 1"): "warning: a has torch 1",
+    events.NodesBack((3,), 1, 7): "node 3 is back, after 1 round, from round 7 on",
+    events.NodesBack((3, 4), 20, 7): "nodes 3, 4 are back, after 20 rounds, from round 7 on",
     events.NodesMoved((3,), "a"): "node 3 lives on a now",
     events.NodesMoved(MANY, "a"):
         "nodes 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more live on a now",

@@ -164,6 +164,13 @@ class ConclusionTests(SynchronousTestCase):
             "Byzantine node 4 was refused in 1 (not-finite 1).",
         )
 
+    def test_absent(self) -> None:
+        """A node whose server was away did nothing to be refused for."""
+        gone = {"node": 4, "reason": "lost", "detail": ""}
+        said = self.concluded(record(0, selected=[0, 1, 2, 3], excluded=[], refused=[gone]))
+        self.assertIn("Byzantine node 4 was absent in 1 of 1 round (its server was away).", said)
+        self.assertNotIn("refused", said)
+
     def test_a_rule_that_takes_few(self) -> None:
         """A report on Krum says which node it took."""
         said = self.concluded(

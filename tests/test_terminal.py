@@ -76,6 +76,30 @@ class NoticeTests(SynchronousTestCase):
             self.assertEqual(lines, shown)
 
 
+class MissingTests(SynchronousTestCase):
+    def told(self, **result: Any) -> list[str]:
+        """The lines of a run of three rounds in which node 2 has no server."""
+        lines: list[str] = []
+        view = TextOutput(lines.append)
+        for number in range(3):
+            view.handle(RoundCompleted(record(number, **refused(2, "lost")), 1.0))
+        view.handle(RunFinished({**RESULT, "rounds": 9, **result}, "runs/x"))
+        return lines
+
+    def test_no_line_a_round(self) -> None:
+        """The loss of a server is told once, when it comes."""
+        self.assertEqual(len(self.told()), 2)
+
+    def test_the_summary(self) -> None:
+        """Absent is a node without a server, refused is one that answered badly or not."""
+        both = self.told(refused={"2": {"lost": 3}, "1": {"late": 3, "lost": 1}}, asked={"1": 8})
+        self.assertEqual(both[1:-1], [
+            "node 1 was refused in 3 of the 8 rounds that it took part in (late 3) and absent in "
+            "1 (its server was away)",
+            "node 2 was absent in 3 of 9 rounds (its server was away)",
+        ])  # fmt: skip
+
+
 class BarTests(SynchronousTestCase):
     def set_columns(self, count: int) -> None:
         with_columns = unittest.mock.patch.dict(os.environ, {"COLUMNS": str(count)})
@@ -158,7 +182,7 @@ class JsonTests(SynchronousTestCase):
         lost = self.told()[-2]
         self.assertEqual(lost, {
             "event": "happened", "text": "tcp://a:1 is lost: cut off", "type": "ServerLost",
-            "server": "tcp://a:1", "why": "cut off",
+            "server": "tcp://a:1", "why": "cut off", "left": False,
         })  # fmt: skip
 
     def test_quiet(self) -> None:

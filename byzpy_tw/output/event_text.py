@@ -15,6 +15,8 @@ OF_ONE_ROUND = (events.NodeOnProbation, events.NodeReadmitted, events.AttackCall
 def describe(event: Incident) -> str:
     """Return `event` in words, as a round's record has it."""
     match event:
+        case events.ServerLost(left=True):
+            return f"{event.server} has left: {event.why}"
         case events.ServerLost():
             return f"{event.server} is lost: {event.why}"
         case events.ServerBack():
@@ -25,6 +27,10 @@ def describe(event: Incident) -> str:
             return f"waiting for {', '.join(event.servers)}"
         case events.DifferenceFound():
             return f"warning: {event.difference}"
+        case events.NodesBack():
+            missed = f"{event.rounds} round{'s' * (event.rounds != 1)}, from round {event.first} on"
+            are = "is" if len(event.nodes) == 1 else "are"
+            return f"{_listed(event.nodes)} {are} back, after {missed}"
         case events.NodesMoved():
             return f"{_live(event.nodes)} on {event.server} now"
         case events.NodesReturned():

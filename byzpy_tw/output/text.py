@@ -18,7 +18,7 @@ from byzpy_tw.records.metrics import (
     metrics_in,
     metrics_in_result,
 )
-from byzpy_tw.records.summary import format_attack_calls
+from byzpy_tw.records.summary import Missed, format_attack_calls
 from byzpy_tw.tasks.metric import Metric
 
 _OFTEN = 3  # rounds in which a node was refused, for the summary to name it
@@ -90,9 +90,12 @@ def _placement_lines(event: events.NodesPlaced) -> Iterator[str]:
 
 
 def refusal_lines(round: int, refusals: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a line for each of a round's `refusals`; probation was announced when it began."""
+    """Yield a line for each of a round's `refusals` that no incident has told of already.
+
+    Probation was announced when it began, and the loss of a server when it came.
+    """
     for refused in refusals:
-        if refused["reason"] != "probation":
+        if refused["reason"] not in ("probation", "lost"):
             why = f"{refused['reason']}: {refused['detail']}"
             yield f"round {round}: node {refused['node']} refused: {why}"
 
@@ -118,23 +121,26 @@ def _result_lines(
     if failures is not None:
         often = format_attack_calls(failures["failed"], failures["of"], failures["probation"])
         yield f"the attack failed {often}: {failures['first']}"
-    refused = [
-        (-sum(reasons.values()), int(node), reasons) for node, reasons in result["refused"].items()
-    ]
-    asked = result.get("asked") or {}
-    for count, node, reasons in sorted(refused, key=lambda found: found[:2])[:_MOST_NAMED]:
-        if -count >= _OFTEN:
-            each = ", ".join(f"{reason} {times}" for reason, times in reasons.items())
-            of = f"{result['rounds']} rounds"
-            if str(node) in asked:
-                of = f"the {asked[str(node)]} rounds that it took part in"
-            yield f"node {node} was refused in {-count} of {of} ({each})"
+    yield from _missing_lines(result)
     pace = result["seconds_a_round"]
     yield (
         f"{result['status']}: {result['rounds']} rounds in {result['seconds']:.1f} s"
         + (f", {pace * 1000:.1f} ms a round" if pace is not None else "")
         + f"; records in {directory}"
     )
+
+
+def _missing_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each node that was often refused or absent, those most often first."""
+    missed = {int(node): Missed.of(reasons) for node, reasons in result["refused"].items()}
+    asked = result.get("asked") or {}
+    worst = sorted(missed, key=lambda node: (-missed[node].rounds, node))
+    for node in worst[:_MOST_NAMED]:
+        if missed[node].rounds >= _OFTEN:
+            of = f" of {result['rounds']} rounds"
+            if str(node) in asked:
+                of = f" of the {asked[str(node)]} rounds that it took part in"
+            yield f"node {node} was {missed[node].text(of)}"
 
 
 def describe_run(config: RunConfig) -> str:

@@ -1,12 +1,14 @@
-"""The commands that a trainer sends to a server.
+"""The commands that a trainer sends to a server, and the one that a server sends.
 
 The trainer asks, the server answers.  A server never asks back, so a Byzantine one can delay,
-refuse or lie in an answer, and do nothing else.  No argument is large: tensors travel as
-frames on a connection of their own (`OpenStream`), announced by the commands that need them.
+refuse or lie in an answer, or hang up, and do nothing else: with `Leave` it only says why.
+No argument is large: tensors travel as frames on a connection of their own (`OpenStream`),
+announced by the commands that need them.
 
 The order: `Hello`; `OpenRun`; `OpenStream` on a second connection, with the ticket;
 `SpawnNodes`; then, each round, a parameters frame and `Compute`, then perhaps frames for the
-attacks' knowledge and `Attack`; `CloseRun`.  `Ping` at any time after `Hello`.
+attacks' knowledge and `Attack`; `CloseRun`.  `Ping` at any time after `Hello`.  `Leave` when a
+server is stopped.
 """
 
 from __future__ import annotations
@@ -226,3 +228,17 @@ class Ping(CommandRequest[Pong]):
     """
 
     token: int = wire(amp.Integer())
+
+
+@frozen
+class LeaveAnswer:
+    """Nothing: the trainer hangs up."""
+
+
+@command(LeaveAnswer)
+@frozen
+class Leave(CommandRequest[LeaveAnswer]):
+    """Tell a trainer that this server is stopped, in order: the one command of a server's.
+
+    A trainer of an older version takes it for nonsense, and hangs up too.
+    """

@@ -33,6 +33,35 @@ def format_attack_calls(failed: int, of: int, probation: int) -> str:
 
 
 @frozen
+class Missed:
+    """The rounds that a node missed: refused for what it sent or did not, or without a server."""
+
+    absent: int
+    refused: Mapping[str, int]  # by reason
+
+    @classmethod
+    def of(cls, reasons: Mapping[str, int]) -> Missed:
+        """Return this of the rounds by reason, as result.json has them."""
+        absent = reasons.get(Reason.LOST.value, 0)
+        return cls(absent, {r: n for r, n in reasons.items() if r != Reason.LOST.value})
+
+    @property
+    def rounds(self) -> int:
+        """All rounds that it missed."""
+        return self.absent + sum(self.refused.values())
+
+    def text(self, of: str = "") -> str:
+        """Return words to follow "the node was"; `of` is " of N rounds", or empty."""
+        said = []
+        if self.refused:
+            each = ", ".join(f"{reason} {count}" for reason, count in self.refused.items())
+            said.append(f"refused in {sum(self.refused.values())}{of} ({each})")
+        if self.absent:
+            said.append(f"absent in {self.absent}{'' if said else of} (its server was away)")
+        return " and ".join(said)
+
+
+@frozen
 class AttackFailures:
     """The calls of an attack in a run in which at least one of them failed."""
 

@@ -6,7 +6,7 @@
 
   const STATES = { s: "selected", x: "excluded", r: "refused", t: "late", l: "lost",
     p: "probation", n: "not-asked" }; // a letter of strips -> class and word
-  const WORDS = { excluded: "excluded by the rule", probation: "on probation",
+  const WORDS = { excluded: "excluded by the rule", probation: "on probation", lost: "absent",
     "not-asked": "not asked" };
   const OVER = ["finished", "failed", "paused", "diverged", "interrupted"];
 
@@ -77,7 +77,7 @@
           running ? tile("time left",
             duration(f.seconds_a_round && (r.planned - r.done) * f.seconds_a_round),
             `${duration(f.seconds)} so far`) : tile("time", duration(f.seconds), ""),
-          tile("refused or lost", number(f.charged, 6), "nodes, over all rounds"),
+          tile("refused or absent", number(f.charged, 6), "node-rounds"),
           f.bytes[0] + f.bytes[1] === 0 ? "" : tile("traffic", bytes(f.bytes[0] + f.bytes[1]),
             `${bytes(f.bytes[0])} out, ${bytes(f.bytes[1])} in`))));
   }
@@ -166,8 +166,8 @@
     const states = Object.values(STATES).filter((word) =>
       ["selected", "excluded"].includes(word) || nodes.some((n) => n.totals[word]));
     draw(holder, nodes, () => holder.replaceChildren(
-      table(["node", "", "lives on", "kept", ...states.map((word) => word.replace("-", " ")),
-        "refused for"], nodes.map((n) => [n.node,
+      table(["node", "", "lives on", "kept", ...states.map((word) =>
+        (word === "lost" ? WORDS.lost : word.replace("-", " "))), "refused for"], nodes.map((n) => [n.node,
         n.honest ? "honest" : "Byzantine", n.home || "–", kept(n) || "–",
         ...states.map((word) => n.totals[word]),
         Object.entries(n.reasons).map(([why, times]) => `${why} ${times}`).join(", ") || "–"]),
@@ -204,7 +204,7 @@
     const of = (m) => (metrics.length > 1 ? ", " + words(m) : "");
     section(parent, "table", "Outcome").append(table(
       ["run", "status", "rounds", ...metrics.flatMap((m) => [words(m), "worst" + of(m),
-        "best" + of(m)]), "a round", "refused or lost"],
+        "best" + of(m)]), "a round", "refused or absent (node-rounds)"],
       runs.map(({ name, status: word, rounds, figures: f, metrics: own }) => [name, status(word),
         rounds.done, ...metrics.map((m) => own.find(like(m)) || { format: "" }).flatMap((m) =>
           [m.value, m.worst, m.best].map((value) => measured(value, m))),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from byzpy_tw.records.schema import EXCLUDED, NOT_ASKED, SELECTED
+from byzpy_tw.records.summary import Missed
 from byzpy_tw.report.history import RoundHistory
 from byzpy_tw.text import clean_value
 
@@ -115,17 +116,16 @@ def _rounds(count: int) -> str:
 
 
 def _refusals(history: RoundHistory, of: str) -> list[str]:
-    """Return the refused nodes and the reasons; `of` is " of N rounds" unless said before."""
+    """Return nodes refused or absent, and why; `of` is " of N rounds" unless said before."""
     found = sorted(history.counts.refused.items(), key=lambda item: (-item[1].total(), item[0]))
     told = []
     for node, why in found[:_NAMED]:
         kind = "honest" if node < history.num_honest else "Byzantine"
-        reasons = ", ".join(f"{reason} {count}" for reason, count in why.most_common())
         if history.counts.sampled:
             of = f" of the {_rounds(history.counts.rounds_asked(node))} that it took part in"
-        told.append(f"{kind} node {node} was refused in {why.total()}{of} ({reasons})")
+        told.append(f"{kind} node {node} was {Missed.of(dict(why.most_common())).text(of)}")
         of = ""
     if len(found) > _NAMED:
-        told.append(f"{len(found) - _NAMED} more nodes were refused in fewer")
+        told.append(f"{len(found) - _NAMED} more nodes were refused or absent in fewer")
     text = "; ".join(told)
     return [f"{text[0].upper()}{text[1:]}."] if told else []

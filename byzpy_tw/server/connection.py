@@ -124,6 +124,10 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
         """Close a run that its trainer has opened elsewhere; return whether there was one."""
         return False
 
+    def leave(self) -> bool:
+        """Tell the trainer that this server stops; return whether it will hang up itself."""
+        return False
+
     def abort(self) -> None:
         """Close the connection at once, also where it has become a stream."""
         self.hung_up = True

@@ -7,6 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from attrs import define, field
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredLock, TimeoutError, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IReactorCore, IReactorThreads
 from twisted.internet.threads import deferToThreadPool
@@ -58,6 +59,7 @@ from byzpy_tw.workers.spec import RunSpec
 
 MAX_TRACEBACKS = 100  # of foreign code, in the life of a process
 TRIM_DELAY = 1.0  # seconds until a closed run's memory is given back
+PARTING_SECONDS = 1.0  # that trainers have to hang up on a server that stops
 
 
 class IServerReactor(IReactorCore, IReactorThreads, IComputeReactor):
@@ -88,6 +90,8 @@ class ByzpyServer(Service):
     nodes: int = field(default=0, init=False)
     listening: Listener | None = field(default=None, init=False)
     _sessions: dict[ServerConnection, None] = field(factory=dict, init=False)  # in order
+    _leaving: set[ServerConnection] = field(factory=set, init=False)  # whose trainers know
+    _all_left: Deferred[None] | None = field(default=None, init=False)
     _trim_call: IDelayedCall | None = field(default=None, init=False)
     _last_run_ended: float = field(default=0.0, init=False)  # a reading of `clock.seconds`
     _environment: SharedDeferred[Environment] | None = field(default=None, init=False)
@@ -180,6 +184,7 @@ class ByzpyServer(Service):
             listener, self.listening = self.listening, None
             reactor_thread.release()
             await maybeDeferred(listener.stop)
+            await self._take_leave()
             for session in list(self._sessions):
                 session.abort()
             self.log_limiter.stop()
@@ -188,6 +193,15 @@ class ByzpyServer(Service):
             # It joins threads, so it may not run in the reactor's.
             threads = self.reactor.getThreadPool()
             await deferToThreadPool(self.reactor, threads, self.pool.shutdown, cancel_futures=True)
+
+    async def _take_leave(self) -> None:
+        """Tell the trainers that this server stops, and give them a moment to hang up."""
+        told = [session for session in list(self._sessions) if session.leave()]
+        self._leaving = self._sessions.keys() & told  # some may be gone already
+        if self._leaving:
+            self._all_left = Deferred()
+            with suppress(TimeoutError):
+                await self._all_left.addTimeout(PARTING_SECONDS, self.reactor)
 
     # -- for sessions
 
@@ -239,6 +253,9 @@ class ByzpyServer(Service):
 
     def forget(self, connection: ServerConnection) -> None:
         self._sessions.pop(connection, None)
+        self._leaving.discard(connection)
+        if not self._leaving and self._all_left is not None and not self._all_left.called:
+            self._all_left.callback(None)
 
     def environment(self) -> Deferred[Environment]:
         """Return the environment of this process, detected once, in the pool."""

@@ -64,6 +64,12 @@ class Session(ServerConnection):
             self._close(name)
         super().connectionLost(reason)
 
+    def leave(self) -> bool:
+        if not self.said_hello or self.hung_up:
+            return False
+        self.ask(commands.Leave()).addErrback(lambda _: None)  # it hangs up
+        return True
+
     def timeoutConnection(self) -> None:
         if self.said_hello and not self.hung_up:
             self._check_idle()

@@ -59,11 +59,17 @@ NODES_A_COMMAND = 400  # keeps each argument far below AMP's 65,535 bytes
 
 
 class _Control(LimitedAMP):
-    """The commands' connection.  A server has nothing to ask of a trainer."""
+    """The commands' connection.  A server has nothing to ask of a trainer; it may say farewell."""
 
-    def __init__(self, link: Link, on_end: Callable[[str], None]) -> None:
-        super().__init__({}, link)
-        self._on_end = on_end
+    def __init__(
+        self, link: Link, on_end: Callable[[str], None], on_leave: Callable[[], None]
+    ) -> None:
+        super().__init__({commands.Leave: self._leave}, link)
+        self._on_end, self._on_leave = on_end, on_leave
+
+    def _leave(self, request: commands.Leave) -> commands.LeaveAnswer:
+        self._on_leave()
+        return commands.LeaveAnswer()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         # First: the nodes of a server that is gone are lost.  The commands that it leaves
@@ -86,6 +92,7 @@ class RemoteServer:
     # Its certificate's name, and its own claim, which another server could copy.
     identity: tuple[str, str] | None = field(default=None, init=False)
     lost: str = field(default="", init=False)  # the reason, once it is
+    left: bool = field(default=False, init=False)  # it said so itself
     _pulse: Heartbeat | None = field(default=None, init=False)
     _run: str = field(default="", init=False)
     _sink: Sink | None = field(default=None, init=False)
@@ -127,7 +134,7 @@ class RemoteServer:
     async def hello(self) -> Environment:
         """Connect and return the server's environment."""
         self._control = control = await self.endpoint.connect(
-            lambda link: _Control(link, self._lost)
+            lambda link: _Control(link, self._lost, self._left)
         )
         answer = await self.ask(commands.Hello(commands.PROTOCOL, byzpy_tw.__version__))
         self.endpoint.identify(control)
@@ -305,6 +312,11 @@ class RemoteServer:
         if self._stream is not None:
             self._stream.hang_up(why)
         abort(self._control)
+
+    def _left(self) -> None:
+        """Hang up on a server that is being stopped."""
+        self.left = not self.lost
+        self._lost("it was stopped")
 
     def _lost(self, why: str) -> None:
         if self.lost:

@@ -64,6 +64,10 @@ class Server(Protocol):
         """The reason why nothing more will come from it; empty while it is there."""
 
     @property
+    def left(self) -> bool:
+        """Tell whether it is lost because it was stopped, and said so."""
+
+    @property
     def identity(self) -> Hashable:
         """The mark of its process, once it has said Hello; None where it has none."""
 

@@ -34,6 +34,7 @@ from byzpy_tw.records.folder import RunDirectory
 from byzpy_tw.records.metrics import described_metrics
 from byzpy_tw.records.resume import ResumePoint, compare_with_recorded, new_resume_point
 from byzpy_tw.records.summary import RunSummary, summarize
+from byzpy_tw.rounds.absences import Absences
 from byzpy_tw.rounds.evaluator import Evaluation, Evaluator
 from byzpy_tw.rounds.placement import placement_notices
 from byzpy_tw.scheduling import clock
@@ -73,6 +74,7 @@ class Training:
     checkpoint_scheduler: CheckpointScheduler = field(init=False)
     _recording: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
     _recorded_events: RecordedEvents = field(factory=RecordedEvents, init=False)
+    _absences: Absences = field(factory=Absences, init=False)
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
     _options_digest: str = field(init=False)  # the configuration's digest, in each record
     _recorded_digest: str = field(init=False)  # the one whose options are on record
@@ -90,6 +92,8 @@ class Training:
         self._started_at = clock.seconds(self._reactor) - before
         metrics = described_metrics(begun.description)
         self._summary = summarize(config, begun.records, metrics)
+        for record in begun.records:
+            self._absences.add(record)
         self._options_digest = config.bits
         self._recorded_digest = begun.records[-1].get("bits", "") if begun.records else ""
         self._bytes = self._summary.counts.bytes_sent, self._summary.counts.bytes_received
@@ -243,7 +247,7 @@ class Training:
         if before is None and failures is not None:
             attack, node = self.config.attack, failures.node
             self.views.handle(AttackCallFailed(number, attack, node, failures.why))
-        for event in ran.events:
+        for event in (*ran.events, *self._absences.add(record)):
             self.views.handle(event)
         self.views.handle(RoundCompleted(record, self._elapsed()))
         if ran.state is not None:
