@@ -54,7 +54,7 @@ class AbsenceTests(SynchronousTestCase):
 
     @given(st.lists(st.sets(st.integers(0, 3)), max_size=12))
     def test_all_are_counted(self, rounds: list[set[int]]) -> None:
-        """What is told adds up to the rounds missed, once everybody is back."""
+        """The events add up to the rounds missed, once everybody is back."""
         self.absences = Absences()
         told = self.told(*(record(i, lost) for i, lost in enumerate([*rounds, set()])))
         missed = sum(event.rounds * len(event.nodes) for event in told)

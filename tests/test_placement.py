@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.rounds.placement import Placement
+from byzpy_tw.rounds.placement import Placement, placement_notices
 
 SERVERS = ("a", "b", "c")
 
@@ -111,3 +111,12 @@ class PlacementTests(SynchronousTestCase):
                 self.assertTrue(cap is None or len(placement.nodes_on(one)) <= cap)
             if failover and cap is None and placement.up - placement.full:
                 self.assertEqual(placement.unassigned, [])
+
+
+class NoticeTests(SynchronousTestCase):
+    def test_failover(self) -> None:
+        """Told only where nodes may move, to any number."""
+        [line] = placement_notices(4, 4, 1)
+        self.assertIn("failover may give one server more than f = 1 nodes", line)
+        self.assertEqual(placement_notices(4, 4, 1, failover=False), [])
+        self.assertEqual(placement_notices(4, 4, 1, cap=1), [])

@@ -211,6 +211,16 @@ class VerdictTests(SynchronousTestCase):
             assert isinstance(verdict, Halt)
             self.assertIn(f"{words}; node 0: norm nan", verdict.why)
 
+    def test_divergence_under_too_many_attackers(self) -> None:
+        """More Byzantine nodes than f are named first: no learning rate helps against them."""
+        for byzantine, words in ((1, "round 1: over half"), (2, "round 1: 2 Byzantine nodes are")):
+            round = Round(1, 1, byzantine, 1)
+            round.refuse(0, Reason.NOT_FINITE, "norm nan")
+            round.expire()
+            verdict = round.verdict(anything)
+            assert isinstance(verdict, Halt)
+            self.assertTrue(verdict.why.startswith(words), verdict.why)
+
     def test_divergence_charges_nobody(self) -> None:
         """Over half of the honest vectors not finite is the model's doing, whatever f."""
         round = Round(0, 3, 2, 5)

@@ -145,10 +145,13 @@ def _missing_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 def describe_run(config: RunConfig) -> str:
     """Return the rounds, the task, the nodes and the rule of a run, in one line."""
+    nodes = f"{config.num_honest} honest nodes"
+    if config.num_byz:
+        kinds = f"{config.num_honest} honest and {config.num_byz} Byzantine nodes"
+        nodes = f"{kinds} ({config.attack})"
     return (
-        f"{config.rounds} rounds of {config.model} on {config.dataset}, {config.num_honest} honest "
-        f"and {config.num_byz} Byzantine nodes ({config.attack}), {config.pipeline} with "
-        f"f = {config.f}"
+        f"{config.rounds} rounds of {config.model} on {config.dataset}, {nodes}, "
+        f"{config.pipeline} with f = {config.f}"
     )
 
 

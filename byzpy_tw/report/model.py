@@ -150,11 +150,17 @@ def _finite(value: Any) -> float | None:
 
 
 def options_of(options: Mapping[str, Any]) -> list[list[Any]]:
-    """Return rows of option, value, and whether that is not the default."""
-    defaults = {f.name: f.default for f in attrs.fields(RunConfig)}
+    """Return rows of option, value, whether that is not the default, and if it decides bits."""
+    fields = {f.name: f for f in attrs.fields(RunConfig)}
+    defaults = {name: option.default for name, option in fields.items()}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
     return [
-        [flag(str(name)[:80]), _format_option(value), value != plain.get(name)]
+        [
+            flag(str(name)[:80]),
+            _format_option(value),
+            value != plain.get(name),
+            name not in fields or fields[name].metadata["bits"],
+        ]  # fmt: skip
         for name, value in options.items()
     ]
 

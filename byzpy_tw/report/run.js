@@ -210,9 +210,9 @@
           [m.value, m.worst, m.best].map((value) => measured(value, m))),
         duration(f.seconds_a_round), f.charged])));
     const value = (data, name) => (data.options.find((o) => o[0] === name) || ["", "–"])[1];
-    const names = [...new Set(runs.flatMap((data) => data.options.map((o) => o[0])))]
-      .filter((name) => name !== "--run-dir" && new Set(runs.map((d) => value(d, name))).size > 1);
-    section(parent, "differences", "Options that differ").append(names.length
+    const names = [...new Set(runs.flatMap((data) => data.options.filter((o) => o[3])
+      .map((o) => o[0])))].filter((name) => new Set(runs.map((d) => value(d, name))).size > 1);
+    section(parent, "differences", "Options that differ, of those that decide bits").append(names.length
       ? table(["option", ...runs.map((data) => data.name)],
         names.map((name) => [name, ...runs.map((data) => value(data, name))]))
       : element("p.note", "none"));

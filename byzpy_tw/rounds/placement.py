@@ -107,7 +107,9 @@ class Placement:
         return displaced[:room]
 
 
-def placement_notices(nodes: int, servers: int, f: int, cap: int | None = None) -> list[str]:
+def placement_notices(
+    nodes: int, servers: int, f: int, cap: int | None = None, failover: bool = True
+) -> list[str]:
     """Return the consequences of placing `nodes` nodes on `servers` servers, for the user."""
     lines = []
     most = -(-nodes // servers)
@@ -123,7 +125,7 @@ def placement_notices(nodes: int, servers: int, f: int, cap: int | None = None) 
             )
     if servers > nodes:
         lines.append(f"{servers} servers for {nodes} nodes: {servers - nodes} stay idle")
-    if servers > 1 and cap is None and nodes > f and most <= f:
+    if failover and servers > 1 and cap is None and nodes > f and most <= f:
         lines.append(
             f"failover may give one server more than f = {f} nodes "
             "(--max-nodes-per-server limits it)"

@@ -184,14 +184,13 @@ class Round:
     def verdict(self, computable: Computable) -> Proceed | Halt:
         """Return how to go on, now that every outcome is known."""
         if self.diverged:  # before the first step a learning rate has done nothing
-            advice = (
-                "the model has diverged; try a smaller --lr"
-                if self.number
-                else "the model or its data is broken from the start"
-            )
+            advice = "the model or its data is broken from the start"
+            if self.number:
+                advice = "the model has diverged; try a smaller --lr"
             return Halt(
-                f"round {self.number}: over half of the {self.honest_asked} honest nodes' vectors "
-                f"are not finite: {advice}{self._cause()}",
+                f"round {self.number}: {self.excess_attackers}over half of the "
+                f"{self.honest_asked} honest nodes' vectors are not finite: {advice}"
+                f"{self._cause()}",
                 diverged=True,
             )
         refused, nodes = len(self.refusals), self.usable
@@ -206,6 +205,14 @@ class Round:
                 f"the {len(nodes)} that remain: {why}"
             )
         return Halt(f"round {self.number}: {what}{self._cause()}{self._advice()}")
+
+    @property
+    def excess_attackers(self) -> str:
+        """Words to begin a sentence, where more participants are Byzantine than are tolerated."""
+        count = self.n - self.honest_asked
+        if count <= self.f:
+            return ""
+        return f"{count} Byzantine nodes are more than f = {self.f} (use fewer, or a larger --f); "
 
     def _describe_excess(self) -> str:
         """Say how many nodes failed, which ones, and how many are tolerated."""

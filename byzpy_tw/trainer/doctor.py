@@ -135,7 +135,8 @@ class Doctor:
     def _make_checks(self, may_open: bool) -> None:
         config, cap = self.config, self.config.max_nodes_per_server
         if count := len(config.remote_hosts) or config.local:
-            self.warnings += placement_notices(config.n, count, config.f, cap)
+            moves = config.failover == "on"
+            self.warnings += placement_notices(config.n, count, config.f, cap, moves)
         addresses = server_addresses(config, self.registry)
         keys = load_trainer_keys(config)
         self.warnings += keys.keys.warnings if keys is not None else ()

@@ -291,7 +291,7 @@ class RoundRunner:
                 reuse=True, lent=self._readers > 0,
             )  # fmt: skip
         except Diverged as e:
-            raise Diverged(f"round {round.number}: {e}") from e
+            raise Diverged(f"round {round.number}: {round.excess_attackers}{e}") from e
         self.evaluator.load(self._state.parameters)
         events = self._update_probation(round, gathered.costly_failures)
         self._next_parameters = self._request()
