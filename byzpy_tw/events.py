@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 # -- the course of a run ------------------------------------------------------
 
@@ -23,6 +23,7 @@ class RunConfigured:
     config: Mapping[str, Any]  # as in config.json
     directory: str
     threads: int
+    process: Mapping[str, Any] = field(factory=dict)  # its entry in config.json's `processes`
 
 
 @frozen
@@ -100,7 +101,7 @@ class ServerLost(Incident):
 
     server: str
     why: str
-    left: bool = False  # it was stopped in order, and said so
+    stopped: bool = False  # it was stopped in order, and said so
 
 
 @frozen

@@ -23,7 +23,7 @@ MANY = tuple(range(12))
 # Every incident, and the sentence that records of earlier versions have for it.
 SENTENCES: dict[Incident, str] = {
     events.ServerLost("tcp://a:1", "hung up"): "tcp://a:1 is lost: hung up",
-    events.ServerLost("tcp://a:1", "it was stopped", left=True):
+    events.ServerLost("tcp://a:1", "it was stopped", stopped=True):
         "tcp://a:1 has left: it was stopped",
     events.ServerBack("tcp://a:1"): "tcp://a:1 is back",
     events.ServerExcluded("tcp://a:1", "SERVER_DIFFERS", "other\ndata"):

@@ -155,11 +155,11 @@ class LossTests(RemoteCase):
     def test_a_server_that_leaves(self) -> None:
         """It says so to each trainer, once, and the trainer hangs up."""
         self.join()
-        self.assertFalse(self.remote.left)
+        self.assertFalse(self.remote.stopped)
         told = [session.leave() for session in self.server._sessions]
         self.assertEqual(sorted(told), [False, True])  # not on the stream
         self.flush()
-        self.assertEqual((self.lost, self.remote.left), (["it was stopped"], True))
+        self.assertEqual((self.lost, self.remote.stopped), (["it was stopped"], True))
         self.assertEqual(list(self.server._sessions), [])
 
     def test_a_server_that_is_given_up_and_leaves(self) -> None:
@@ -167,7 +167,7 @@ class LossTests(RemoteCase):
         self.join()
         self.remote.drop("it was too slow")
         self.remote._left()
-        self.assertFalse(self.remote.left)
+        self.assertFalse(self.remote.stopped)
 
     def test_commands_that_fail(self) -> None:
         """They are answered as well: a server is not lost for having said no."""

@@ -26,7 +26,7 @@ from byzpy_tw.events import (
 from byzpy_tw.output.configured_views import make_terminal_view
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.progress import ProgressBar
-from byzpy_tw.output.text import TextOutput
+from byzpy_tw.output.text import TextOutput, describe_run
 from byzpy_tw.output.view import ViewGroup
 from tests.recorded_runs import record, refused
 from tests.terminal_screen import Terminal, screen
@@ -74,6 +74,15 @@ class NoticeTests(SynchronousTestCase):
             views.handle(NodeOnProbation(3, 1, "it failed"))
             views.tell("e")
             self.assertEqual(lines, shown)
+
+
+class HeaderTests(SynchronousTestCase):
+    def test_the_attack(self) -> None:
+        """It is named where somebody attacks."""
+        for count, words in ((0, "3 honest nodes, "), (2, "3 honest and 2 Byzantine nodes (alie)")):
+            config = RunConfig(in_process=True, num_byz=count, attack="alie")
+            self.assertIn(words, describe_run(config))
+            self.assertEqual("alie" in describe_run(config), count > 0)
 
 
 class MissingTests(SynchronousTestCase):
@@ -182,7 +191,7 @@ class JsonTests(SynchronousTestCase):
         lost = self.told()[-2]
         self.assertEqual(lost, {
             "event": "happened", "text": "tcp://a:1 is lost: cut off", "type": "ServerLost",
-            "server": "tcp://a:1", "why": "cut off", "left": False,
+            "server": "tcp://a:1", "why": "cut off", "stopped": False,
         })  # fmt: skip
 
     def test_quiet(self) -> None:

@@ -43,6 +43,8 @@ USES = {
     "object_state _class_parts startswith": CODE + "attributes that are Python's own",
     "object_state _is_library partition": CODE + "the package of a module",
     "object_state _object_attributes startswith": CODE + "the package of a class",
+    "output.event_log _sentence partition": CODE + "the first line of a class's docstring",
+    "output.event_log _snake_case re.sub": CODE + "the name of a class of events",
     "output.web Root._answer partition": CODE + "the content type of prometheus_client",
     "output.web Web.listen startswith": OPTION + "the endpoint of --web",
     "output.web _names_loopback partition": PEER + "host and port of a Host header",

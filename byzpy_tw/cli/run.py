@@ -10,6 +10,7 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.console import report_error, say
 from byzpy_tw.kernels.memory import configure_malloc
 from byzpy_tw.output.configured_views import make_line_view, make_terminal_view
+from byzpy_tw.output.event_log import EventLog
 from byzpy_tw.output.jsonl import JsonLines
 from byzpy_tw.output.program import ReactorProgram, start_logging
 from byzpy_tw.output.view import View, ViewGroup
@@ -57,5 +58,5 @@ def _run_in_reactor(prepare: Callable[[], PreparedRun | None]) -> int:
     reactor: Any = installed
     configure_malloc()
     start_logging(run.directory.path)
-    terminal = ViewGroup(make_terminal_view(run.config, say))
+    terminal = ViewGroup(make_terminal_view(run.config, say), [EventLog()])
     return ReactorProgram(reactor, terminal.tell).run(lambda: train(reactor, run, say, terminal))

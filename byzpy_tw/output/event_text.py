@@ -15,7 +15,7 @@ OF_ONE_ROUND = (events.NodeOnProbation, events.NodeReadmitted, events.AttackCall
 def describe(event: Incident) -> str:
     """Return `event` in words, as a round's record has it."""
     match event:
-        case events.ServerLost(left=True):
+        case events.ServerLost(stopped=True):
             return f"{event.server} has left: {event.why}"
         case events.ServerLost():
             return f"{event.server} is lost: {event.why}"

@@ -11,18 +11,21 @@ from typing import IO, Any
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
+from twisted.internet.protocol import Factory
 from twisted.logger import (
+    FileLogObserver,
     FilteringLogObserver,
     LogLevel,
     LogLevelFilterPredicate,
+    formatEventAsClassicLogText,
     globalLogBeginner,
-    textFileLogObserver,
 )
 from twisted.python.failure import Failure
 
 from byzpy_tw.console import flush_streams, print_error, report_error, say
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.kernels.memory import freeze_gc
+from byzpy_tw.log_tail import utc
 from byzpy_tw.scheduling.clock import use_monotonic_clock
 
 
@@ -90,5 +93,12 @@ def start_logging(folder: Path) -> None:
 
 def log_to(file: IO[str], level: Any) -> None:
     """Send events of a `LogLevel` and above to `file`."""
-    observer = FilteringLogObserver(textFileLogObserver(file), [LogLevelFilterPredicate(level)])
+    # Its lines are the events of the run; Twisted's own are of each connection.
+    Factory.noisy = False
+    text = FileLogObserver(file, lambda event: formatEventAsClassicLogText(event, _format_time))
+    observer = FilteringLogObserver(text, [LogLevelFilterPredicate(level)])
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
+
+
+def _format_time(when: float | None) -> str:
+    return "-" if when is None else utc(when)

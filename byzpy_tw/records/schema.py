@@ -182,7 +182,8 @@ FILES: Mapping[str, str] = {
     "parameters, momentum, what rules and attacks remember, probation.  Written whole, then "
     "renamed; begins with its own SHA-256.  Read with `weights_only=True`: it holds numbers "
     "and words, never code",
-    "trainer.log": "what happened, with times; tracebacks of plugins that failed",
+    "trainer.log": "what happened, a line each: the time in UTC, a sentence, then `event=NAME` "
+    "and its fields as `key=value`; tracebacks of plugins that failed",
     "server-{number}.log": "the output of each server that `--local` started",
     ".lock": "locked by the process that writes here, whose number it holds",
 }
@@ -209,6 +210,9 @@ CONFIG_FIELDS = _fields(
     Field("plugins", "each distribution that offers plugins, with its version"),
     Field("placement", "which nodes each server was given at the start"),
     Field("devices", "what each server's nodes are computed on, such as `cpu`"),
+    Field("processes", "the trainer's process that began the run, then each that resumed it: "
+          "`started` (UTC), `host`, `user`, its version as `byzpy_tw`, and with `--keys` "
+          "`certificate_subject` and `certificate_serial`"),
 )  # fmt: skip
 
 _REASONS = ", ".join(reason.value for reason in Reason if reason is not Reason.NOT_ASKED)
@@ -300,6 +304,9 @@ RESULT_FIELDS = _fields(
           _nullable(_dict_with("a round with its refusals", round=COUNT, refused=REFUSALS))),
     Field("seconds_a_round", "mean of the rounds' `seconds`", unit="seconds"),
     Field("parameters_sha256", "of the final parameters", TEXT_OR_NULL, verified=True),
+    Field("started", "when the run was begun, in UTC; null where that is not on record",
+          TEXT_OR_NULL),
+    Field("ended", "when this was written, in UTC", TEXT_OR_NULL),
     Field("seconds", "from start to end, over all processes of a run that was resumed",
           unit="seconds"),
     Field("bytes_sent", "by the trainer in all, as tensor frames", unit="bytes"),

@@ -52,12 +52,27 @@ def collect_facts(description: Mapping[str, Any], result: Mapping[str, Any]) -> 
     """Return versions, digests and the hash of the parameters, by name."""
     versions, plugins = description.get("versions"), description.get("plugins")
     found = {
+        **_origin(description.get("processes")),
+        "ended": result.get("ended"),
         **{k: description.get(k) for k in ("run", "bits", "dimension", "data_digest")},
         **(versions if isinstance(versions, dict) else {}),
         **({f"plugin {k}": v for k, v in plugins.items()} if isinstance(plugins, dict) else {}),
         "parameters_sha256": result.get("parameters_sha256"),
     }
     return {str(k): str(v) for k, v in found.items() if v is not None}
+
+
+def _origin(processes: Any) -> dict[str, Any]:
+    """Return when and by whom a run was begun, and how often it was resumed."""
+    found = (
+        [one for one in processes if isinstance(one, dict)] if isinstance(processes, list) else []
+    )
+    if not found:
+        return {}
+    names = ("started", "host", "user", "certificate_subject", "certificate_serial")
+    begun = {name.replace("_", " "): found[0].get(name) for name in names}
+    resumed = ", ".join(clean_value(one.get("started"), 40) for one in found[1:][-10:])
+    return {**begun, "resumed": resumed or None}
 
 
 def read_servers(placement: Any) -> list[ServerState]:

@@ -181,6 +181,11 @@ class Result:
     def _status(self) -> str:
         return f"{self.status}: {self.rounds} of {self.config.rounds} rounds"
 
+    @property
+    def _time(self) -> str:
+        started, ended = self.figures.get("started"), self.figures.get("ended")
+        return f"{started} to {ended}" if started and ended else ""
+
     def __repr__(self) -> str:
         found = [(metric, self.metrics[metric.name]) for metric in self.task_metrics]
         reached = "".join(f", {m.words} {m.text(value)}" for m, value in found if value is not None)
@@ -232,5 +237,6 @@ class Result:
             "rule": self._title,
             "data": f"{config.dataset}, {config.model}, {config.num_honest} honest nodes",
             "error": self.figures.get("error") or "",
+            "time": self._time,
             "records": str(self.path),
         }

@@ -45,7 +45,7 @@ class FakeServer:
     bytes_sent: int = 1
     bytes_received: int = 1
     lost: str = ""
-    left: bool = False
+    stopped: bool = False
     identity: Hashable = None
     environment: Environment | None = None
     suspect: bool = False

@@ -230,7 +230,7 @@ class Cluster:
             self.collector.assign(node, None)
             self.unassigned_since[node] = now
             self._last_entry[node] = entry
-        self.handle(events.ServerLost(entry.name, why, server.left))
+        self.handle(events.ServerLost(entry.name, why, server.stopped))
         self._schedule_redial(entry)
         self._assign_unassigned(nodes, f"{entry.name}: {why}")
 

@@ -40,7 +40,7 @@ class InProcessServer:
     bytes_sent: int = 0
     bytes_received: int = 0
     lost: str = ""
-    left: bool = False
+    stopped: bool = False
     identity: None = None
     suspect: bool = False
     on_lost: Callable[[Server, str], None] = ignore_loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from byzpy_tw.config.paths import absolute, resolve_paths
 from byzpy_tw.config.run_config import RunConfig, make_run_dir
 from byzpy_tw.console import print_error
 from byzpy_tw.errors import (
+    BadKeys,
     ByzpyTwError,
     PluginError,
     UnsuitableData,
@@ -39,6 +41,7 @@ from byzpy_tw.records.folder import RESULT, RunDirectory, read_run
 from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
+from byzpy_tw.trainer.provenance import describe_process
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.server_client import RemoteServer
 from byzpy_tw.trainer.server_entry import ServerEntry
@@ -165,10 +168,14 @@ async def run_prepared(
     pool = make_pool(threads)
     observers = Observers(registry)
     views = ViewGroup(terminal or make_line_view(config, write), [observers])
-    views.handle(RunConfigured(config.to_dict(), str(directory.path), threads))
+    keys: MutualTLS | None = None
+    with suppress(BadKeys):  # it is raised below, where the run is closed in order
+        keys = load_trainer_keys(config)
+    process = describe_process(reactor, keys)
+    views.handle(RunConfigured(config.to_dict(), str(directory.path), threads, process))
     training = Training(
         config, registry, run.rules, views, directory, observers, threads, reactor,
-        pool, run.resume_point,
+        pool, run.resume_point, process,
     )  # fmt: skip
     servers: LocalServers | None = None
     web: Any = None
@@ -177,7 +184,7 @@ async def run_prepared(
     try:
         web = await serve(config, directory.path, reactor, views)
         addresses = server_addresses(config, registry)
-        keys = load_trainer_keys(config)
+        keys = keys or load_trainer_keys(config)
         prepared = await training.prepare()
         if config.local and not config.in_process:
             servers = LocalServers(

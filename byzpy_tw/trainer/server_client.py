@@ -92,7 +92,7 @@ class RemoteServer:
     # Its certificate's name, and its own claim, which another server could copy.
     identity: tuple[str, str] | None = field(default=None, init=False)
     lost: str = field(default="", init=False)  # the reason, once it is
-    left: bool = field(default=False, init=False)  # it said so itself
+    stopped: bool = field(default=False, init=False)  # it said so itself
     _pulse: Heartbeat | None = field(default=None, init=False)
     _run: str = field(default="", init=False)
     _sink: Sink | None = field(default=None, init=False)
@@ -315,7 +315,7 @@ class RemoteServer:
 
     def _left(self) -> None:
         """Hang up on a server that is being stopped."""
-        self.left = not self.lost
+        self.stopped = not self.lost
         self._lost("it was stopped")
 
     def _lost(self, why: str) -> None:

@@ -64,7 +64,7 @@ class Server(Protocol):
         """The reason why nothing more will come from it; empty while it is there."""
 
     @property
-    def left(self) -> bool:
+    def stopped(self) -> bool:
         """Tell whether it is lost because it was stopped, and said so."""
 
     @property

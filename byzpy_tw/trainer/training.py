@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -46,6 +46,7 @@ from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
+from byzpy_tw.trainer.provenance import add_process, now
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.recorded_events import RecordedEvents
 from byzpy_tw.trainer.round_runner import CompletedRound, RoundRunner
@@ -66,6 +67,7 @@ class Training:
     _reactor: ITrainerReactor
     _pool: Executor
     resume_point: ResumePoint = field(factory=new_resume_point)  # the rounds that are done
+    process: Mapping[str, Any] = field(factory=dict)  # this one, of `describe_process`
     status: str = field(default="running", init=False)
     _summary: RunSummary = field(init=False)
     _started_at: float = field(init=False)
@@ -75,6 +77,7 @@ class Training:
     _recording: SharedDeferred[None] | None = field(default=None, init=False)  # of the last round
     _recorded_events: RecordedEvents = field(factory=RecordedEvents, init=False)
     _absences: Absences = field(factory=Absences, init=False)
+    _processes: Sequence[Mapping[str, Any]] = field(init=False)  # this one is the last
     _bytes: tuple[int, int] = field(default=(0, 0), init=False)  # before this process
     _options_digest: str = field(init=False)  # the configuration's digest, in each record
     _recorded_digest: str = field(init=False)  # the one whose options are on record
@@ -92,6 +95,7 @@ class Training:
         self._started_at = clock.seconds(self._reactor) - before
         metrics = described_metrics(begun.description)
         self._summary = summarize(config, begun.records, metrics)
+        self._processes = add_process(begun.description, self.process)
         for record in begun.records:
             self._absences.add(record)
         self._options_digest = config.bits
@@ -204,19 +208,21 @@ class Training:
         config = self.config
         if not config.in_process:
             for line in placement_notices(
-                config.n, len(cluster.entries), config.f, config.max_nodes_per_server
-            ):
+                config.n, len(cluster.entries), config.f, config.max_nodes_per_server,
+                cluster.placement.failover,
+            ):  # fmt: skip
                 self.views.notice(line)
         await cluster.start()
         placement = {name: [n.node for n in nodes] for name, nodes in cluster.assignments()}
         self.views.handle(NodesPlaced(placement, config.num_honest))
-        now = {entry.name: entry.device for entry in cluster.entries if entry.device}
+        devices = {entry.name: entry.device for entry in cluster.entries if entry.device}
         digests = {entry.name: entry.data_digest for entry in cluster.entries if entry.data_digest}
         description = {
             **initial_config_json(config, self.resume_point),
             **prepared.describe(digests),
             "placement": placement,
-            "devices": {**self._devices, **now},
+            "devices": {**self._devices, **devices},
+            "processes": self._processes,
         }
         self._summary.metrics = described_metrics(description)
         self.directory.write_config(description)
@@ -350,6 +356,8 @@ class Training:
             "error_code": getattr(error, "code", None),
             **self._summary.figures(),
             "halted": self._rounds.halt_record if self._rounds is not None else None,
+            "started": self._processes[0].get("started") if self._processes else None,
+            "ended": now(self._reactor),
             "seconds": self._elapsed(),
             "bytes_sent": self._bytes[0] + sent,
             "bytes_received": self._bytes[1] + received,

@@ -1,0 +1,70 @@
+"""A site that is down for a while, told once, and the story of the run in trainer.log."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.support import Run, address_of, start_server, start_training, stop
+
+pytestmark = pytest.mark.slow
+
+_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[\S+#(?:info|warn)\] \S.*")
+
+
+class OutageTests(SynchronousTestCase):
+    """Three sites whose data stays with them: the nodes of one that is down are absent."""
+
+    def test_is_told_once(self) -> None:
+        """At most six lines of an outage, and none a round; the log has all, with times."""
+        sites = [start_server(self, "--threads", "1") for _ in range(3)]
+        addresses = [address_of(site) for site in sites]
+        training, path = start_training(
+            self, "--remote-hosts", ",".join(addresses), "--partition", "local",
+            "--aggregator", "mean", "--num-honest", "3", "--num-byz", "0", "--model", "logreg",
+            "--batch-size", "8", "--threads", "1", "--rounds", "100000", "--eval-interval", "0",
+        )  # fmt: skip
+        training.wait_for(r"node 2 \(honest\) on")
+        before = len(training.lines)
+        stop(sites[1])
+        training.wait_for(f"! {re.escape(addresses[1])} has left: it was stopped")
+        address_of(start_server(self, "--threads", "1", "--port", addresses[1].split(":")[2]))
+        back = training.wait_for(r"! node 1 is back, after (\d+) rounds?, from round \d+ on")
+        told = training.lines[before:]
+        self.assertLessEqual(len(told), 6, told)
+        training.popen.terminate()
+        run = Run(training.wait(), training.output, path)
+        self.assertIn("interrupted by SIGTERM", run.output)
+        self.assertNotIn("refused", run.output)
+        self.is_counted(run, int(back[1]))
+        self.is_logged(run, addresses[1])
+
+    def is_counted(self, run: Run, rounds: int) -> None:
+        """The records have each round that was missed, and the result when it all was."""
+        absent = [r["node"] for record in run.rounds for r in record["refused"]]
+        self.assertEqual(absent, [1] * rounds)
+        self.assertEqual(run.result["refused"], {"1": {"lost": rounds}})
+        [process] = run.config["processes"]
+        self.assertEqual(process["started"], run.result["started"])
+        self.assertLess(run.result["started"], run.result["ended"])
+
+    def is_logged(self, run: Run, address: str) -> None:
+        """The run's story in order, a line an event, and nothing of Twisted's factories."""
+        lines = (run.path / "trainer.log").read_text().splitlines()
+        for line in lines:
+            self.assertRegex(line, _LINE)
+        text = "\n".join(lines)
+        story = (
+            r"event=run_configured started=\S+ host=", "event=nodes_placed", "event=run_started",
+            f"event=server_lost server={address} .*stopped=true",
+            f"event=server_back server={address}", r"event=nodes_back nodes=1 rounds=\d+",
+            r"interrupted by SIGTERM: .*event=notice", "event=checkpoint_written",
+            "event=run_ended status=interrupted",
+        )  # fmt: skip
+        rest = text
+        for words in story:
+            self.assertRegex(rest, words)
+            rest = re.split(words, rest, maxsplit=1)[1]
+        self.assertNotIn("factory", text)
