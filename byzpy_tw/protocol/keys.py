@@ -56,6 +56,11 @@ def name_of(certificate: x509.Certificate) -> str:
     return str(found[0].value) if found else ""
 
 
+def serial_of(certificate: x509.Certificate) -> str:
+    """Return the serial number of `certificate` in hex, as ``openssl x509 -serial`` shows it."""
+    return f"{certificate.serial_number:X}"
+
+
 @frozen(eq=False)
 class Keys:
     """The certificate that one end of a connection shows, and the CA that it accepts."""
@@ -70,6 +75,10 @@ class Keys:
     @property
     def name(self) -> str:
         return name_of(self.certificate)
+
+    @property
+    def serial(self) -> str:
+        return serial_of(self.certificate)
 
     @property
     def until(self) -> str:

@@ -21,6 +21,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+import byzpy_tw
 from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import (
@@ -44,6 +45,7 @@ from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred
 from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
 from byzpy_tw.server.connection import ServerConnection
+from byzpy_tw.server.log import event_line
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
@@ -167,9 +169,15 @@ class ByzpyServer(Service):
             mode = f"keys of server {self.keys.name!r}, good until {self.keys.until}"
             for line in self.keys.warnings:
                 self.log.warn("{line}", line=line)
-        self.log.info("byzpy-server {pid} listening on {address}, {threads} threads, {mode}",
-                      pid=os.getpid(), address=str(self.address), threads=self.threads,
-                      mode=mode)  # fmt: skip
+        pid, address = os.getpid(), str(self.address)
+        shown = {"keys": self.keys.name, "serial": self.keys.serial} if self.keys else {}
+        line = event_line(
+            f"byzpy-server {pid} listening on {address}, byzpy_tw {byzpy_tw.__version__}, "
+            f"{self.threads} threads, {mode}",
+            "server-started", version=byzpy_tw.__version__, pid=pid, address=address,
+            threads=self.threads, device=self.config.device, **shown,
+        )  # fmt: skip
+        self.log.info("{line}", line=line)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -181,6 +189,7 @@ class ByzpyServer(Service):
             reactor_thread.release()
             await maybeDeferred(listener.stop)
             for session in list(self._sessions):
+                session.hang_up_reason = "the server stops"
                 session.abort()
             self.log_limiter.stop()
             if self._trim_call is not None and self._trim_call.active():
@@ -234,8 +243,8 @@ class ByzpyServer(Service):
         for old in list(self._sessions):
             same = old is not connection and old.certificate == connection.certificate
             if same and old.release_run(run):
-                self.log.info("{peer}: run {run} replaces that of {old}",
-                              peer=connection.peer_text, run=run, old=old.peer_text)  # fmt: skip
+                connection.log_event(f"run {run} replaces that of {old.peer_text}",
+                                     "run-replaced", run=run, old=old.peer_text)  # fmt: skip
 
     def forget(self, connection: ServerConnection) -> None:
         self._sessions.pop(connection, None)
@@ -270,10 +279,8 @@ class ByzpyServer(Service):
     async def build(self, spec: RunSpec) -> tuple[NodeHost, str]:
         """Return the host of a new run, and the digest of its data."""
         building = self._run_serially(self._build, spec)
-        host, digest = await building.addErrback(self._log_foreign_failure)
-        self.log.info("the trial of {model} took {seconds:.3f} s",
-                      model=spec.model, seconds=host.trial_outcome.seconds)  # fmt: skip
-        return host, digest
+        built: tuple[NodeHost, str] = await building.addErrback(self._log_foreign_failure)
+        return built
 
     def _run_serially(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Do `work` in the pool, one call after the other.
