@@ -123,6 +123,13 @@ def load_keys(path: Path, role: str, now: datetime.datetime | None = None) -> Ke
     return Keys(path, role, key, certificate, ca, warnings)
 
 
+def reload_keys(keys: Keys) -> Keys:
+    """Load the file of `keys` as it is now; raises `BadKeys`."""
+    if keys.path.exists() and not keys.path.is_file():  # a pipe, which would be waited for
+        raise BadKeys(f"{keys.path} is no file now, and cannot be read again")
+    return load_keys(keys.path, keys.role)
+
+
 def _read(path: Path) -> tuple[bytes, tuple[str, ...]]:
     try:
         with open(path, "rb") as file:

@@ -72,13 +72,18 @@ class MutualTLS:
     _context: SSL.Context = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        ca = ssl.Certificate(X509.from_cryptography(self.keys.ca))
+        self.use(self.keys)
+
+    def use(self, keys: Keys) -> None:
+        """Make connections with `keys` from now on; those that exist go on."""
+        ca = ssl.Certificate(X509.from_cryptography(keys.ca))
         self._context = ssl.CertificateOptions(
-            privateKey=PKey.from_cryptography_key(self.keys.private_key),
-            certificate=X509.from_cryptography(self.keys.certificate),
+            privateKey=PKey.from_cryptography_key(keys.private_key),
+            certificate=X509.from_cryptography(keys.certificate),
             trustRoot=ssl.trustRootFromCertificates([ca]),
             raiseMinimumTo=ssl.TLSVersion.TLSv1_3,
         ).getContext()
+        self.keys = keys
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         connection = SSL.Connection(self._context)

@@ -25,6 +25,7 @@ import byzpy_tw
 from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import (
+    BadKeys,
     ByzpyTwError,
     LimitExceeded,
     PluginError,
@@ -39,7 +40,7 @@ from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
-from byzpy_tw.protocol.keys import Keys
+from byzpy_tw.protocol.keys import Keys, reload_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred
@@ -89,6 +90,7 @@ class ByzpyServer(Service):
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
     listening: Listener | None = field(default=None, init=False)
+    _tls: MutualTLS | None = field(default=None, init=False)
     _sessions: dict[ServerConnection, None] = field(factory=dict, init=False)  # in order
     _trim_call: IDelayedCall | None = field(default=None, init=False)
     _last_run_ended: float = field(default=0.0, init=False)  # a reading of `clock.seconds`
@@ -141,7 +143,7 @@ class ByzpyServer(Service):
             raise SystemExit(1) from None
 
     def _open(self) -> None:
-        tls = None if self.keys is None else MutualTLS(self.keys)
+        self._tls = tls = None if self.keys is None else MutualTLS(self.keys)
         registry = None if self._needs_no_plugin else self._registry
         address, transport = listening_address(self.config, registry)
         check_keys(address, transport, tls)
@@ -160,6 +162,33 @@ class ByzpyServer(Service):
         self.environment().addErrback(lambda _: None)  # `_detect` has logged it
         self._log_start()
 
+    def reload_keys(self) -> None:
+        """Read the file of keys again, for connections from now on.
+
+        If it is no good, the keys that are in use stay, and the log says so.
+        """
+        if self.keys is None or self._tls is None:
+            return
+        try:
+            keys = reload_keys(self.keys)
+            self._tls.use(keys)
+        except BadKeys as e:
+            line = event_line(f"{format_error(e)}; the old keys stay in use, good until "
+                              f"{self.keys.until}", "keys-kept", **self._shown_keys)  # fmt: skip
+            self.log.warn("{line}", line=line)
+            return
+        self.keys = keys
+        for warning in keys.warnings:
+            self.log.warn("{line}", line=warning)
+        line = f"new connections see the keys of server {keys.name!r}, good until {keys.until}"
+        self.log.info("{line}", line=event_line(line, "keys-read", **self._shown_keys))
+
+    @property
+    def _shown_keys(self) -> dict[str, str]:
+        """The keys in the tail of a line."""
+        keys = self.keys
+        return {"keys": keys.name, "serial": keys.serial, "until": keys.until} if keys else {}
+
     def _log_start(self) -> None:
         if self.config.insecure:
             self.log.warn("--insecure: anyone who reaches {address} may use this server's "
@@ -170,12 +199,11 @@ class ByzpyServer(Service):
             for line in self.keys.warnings:
                 self.log.warn("{line}", line=line)
         pid, address = os.getpid(), str(self.address)
-        shown = {"keys": self.keys.name, "serial": self.keys.serial} if self.keys else {}
         line = event_line(
             f"byzpy-server {pid} listening on {address}, byzpy_tw {byzpy_tw.__version__}, "
             f"{self.threads} threads, {mode}",
             "server-started", version=byzpy_tw.__version__, pid=pid, address=address,
-            threads=self.threads, device=self.config.device, **shown,
+            threads=self.threads, device=self.config.device, **self._shown_keys,
         )  # fmt: skip
         self.log.info("{line}", line=line)
 
