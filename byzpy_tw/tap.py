@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import getopt
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 from twisted.application.service import IService, MultiService
+from twisted.logger import ILogObserver
 from twisted.python import usage
 
 from byzpy_tw.config.server import ServerConfig, server_config, server_options
 from byzpy_tw.console import make_streams_tolerant
 from byzpy_tw.errors import ByzpyTwError, ConfigError, format_error
+from byzpy_tw.text import printable
+
+if TYPE_CHECKING:
+    from byzpy_tw.server.reload import Reload
 
 
 def _parameter(key: str, option: Any) -> list[Any]:
@@ -66,6 +73,17 @@ class Options(usage.Options):
         self["disable-plugin"] += (name,)
 
     opt_disable_plugin.__doc__ = dict(server_options())["disable-plugin"].metadata["help"]
+
+    def parseOptions(self, options: Any = None) -> None:
+        """Read the options; twistd ends with one line where they are wrong, and no help."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as e:
+            if self.parent is None:
+                raise
+            unread = isinstance(e.__context__, getopt.error)
+            more = "; see twistd byzpy-server --help" if unread else ""
+            raise SystemExit(_error_line(f"{e}{more}")) from None
 
     def postOptions(self) -> None:
         from byzpy_tw.config.paths import absolute
@@ -125,21 +143,68 @@ def _load_late_modules() -> None:
     "".encode("idna")
 
 
+def _error_line(text: str) -> str:
+    return f"byzpy-server: {printable(text)}"
+
+
+def _check_folders(twistd: Mapping[str, Any]) -> None:
+    """End with one line where a folder that twistd would use is not there."""
+    for option, folder in (("rundir", twistd["rundir"]),
+                           ("pidfile", os.path.dirname(twistd["pidfile"]))):  # fmt: skip
+        if folder and not os.path.isdir(folder):
+            raise SystemExit(_error_line(f"--{option}: there is no folder {folder}"))
+
+
+class _Services(MultiService):
+    """The server and all that belongs to its process; what logs, for twistd to use."""
+
+    _observer: ILogObserver | None = None
+
+    def log(self, twistd: Mapping[str, Any], reload: Reload | None) -> None:
+        """Log as twistd's options say; end with one line where the file cannot be opened."""
+        from byzpy_tw.server.log import open_log
+
+        try:
+            opened = open_log(twistd)
+        except OSError as e:
+            why = f"--logfile: cannot write to {e.filename}: {e.strerror or e}"
+            raise SystemExit(_error_line(why)) from None
+        if opened is not None:
+            self._observer, file = opened
+            if reload is not None:
+                reload.log_file = file
+
+    def setServiceParent(self, parent: Any) -> None:
+        super().setServiceParent(parent)
+        if self._observer is not None:  # twistd looks for it there
+            parent.setComponent(ILogObserver, self._observer)
+
+
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The server, not started: no thread, socket or device before twistd forks."""
+    reload = None
     if reactor is None:
         from twisted.internet import reactor
 
+        from byzpy_tw.server.reload import Reload
+
+        foreground = options.parent is None or bool(options.parent.get("nodaemon", True))
+        reload = Reload.install(reactor, foreground)
         make_streams_tolerant()  # the log's terminal may lack a character of a run's name
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.server.parent import Announcement, UntilEOF
     from byzpy_tw.server.service import ByzpyServer
 
     _load_late_modules()
-    services = MultiService()
+    services = _Services()
+    if options.parent is not None and "nodaemon" in options.parent:  # twistd, not twist
+        _check_folders(options.parent)
+        services.log(options.parent, reload)
     config = evolve(options.config, threads=options.config.threads or cores())
     server = ByzpyServer(reactor, config, keys=options.loaded_keys, process=True)
     server.setServiceParent(services)
+    if reload is not None:
+        reload.server = server
     if config.until_eof:
         UntilEOF(reactor).setServiceParent(services)
     if config.announce_fd is not None:

@@ -19,7 +19,8 @@ from byzpy_tw.algorithms import Dsgd, Participants, State
 from byzpy_tw.audit.replay import ImmediateExecutor
 from byzpy_tw.audit.verify import Verification
 from byzpy_tw.config.run_config import RunConfig
-from byzpy_tw.output.metrics import exposition
+from byzpy_tw.output.exposition import Histogram
+from byzpy_tw.output.metrics import metrics
 from byzpy_tw.plugins import load
 from byzpy_tw.records.folder import CONFIG, RESULT, ROUNDS, read_run
 from byzpy_tw.report.csv_table import write_csv
@@ -165,7 +166,7 @@ class SampledRunTests(TestCase):
         for node, told in zip(times, report.plain()["nodes"], strict=True):
             self.assertEqual(told["totals"]["not-asked"], 12 - node)
             self.assertEqual(told["letters"].count("n"), 12 - node)
-        text = exposition(report)[2].decode()
+        text = metrics(report, Histogram())[2].decode()
         line = 'byzpy_tw_node_rounds_total{kind="honest",node="0",outcome="not-asked"}'
         self.assertIn(f"{line} {12.0 - times[0]}", text)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from byzpy_tw.output.metrics import exposition
+from byzpy_tw.output.exposition import Histogram
+from byzpy_tw.output.metrics import metrics
 from byzpy_tw.records.folder import RoundReader
 from byzpy_tw.records.schema import (
     FIELDS,
@@ -54,7 +55,7 @@ class ConsumerTests(SynchronousTestCase):
 
     def test_metrics(self) -> None:
         """Each field with a metric has a gauge."""
-        text = exposition(run_report())[2].decode()
+        text = metrics(run_report(), Histogram())[2].decode()
         for name, help in GAUGES.values():
             self.assertIn(f"# HELP byzpy_tw_{name} {help}\n", text)
             self.assertRegex(text, rf"(?m)^byzpy_tw_{name} \d")

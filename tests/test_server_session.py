@@ -202,7 +202,7 @@ class ReturnTests(ServerCase):
         trainers = []
         for shown in ("a", "b", "a"):
             trainers.append(self.dial())
-            trainers[-1].session.certificate = Peer("trainer", shown)
+            trainers[-1].session.certificate = Peer("trainer", shown, "1")
             trainers[-1].hello()
             trainers[-1].open_run("r")
         self.assertEqual([len(t.session.runs) for t in trainers], [0, 1, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import attrs
 from twisted.internet.task import Clock
@@ -62,6 +63,46 @@ class AnnouncementTests(SynchronousTestCase):
         self.assertIn("--announce-fd 1000000: Bad file descriptor", str(error))
         error = self.assertRaises(UsageError, parse, "--announce-fd", "1")
         self.assertIn("at least 3", str(error))
+
+
+class TwistdOptions(dict):
+    """The options of twistd itself, as a server's see them."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(nodaemon=True, syslog=False, logger=None, logfile="-", rundir=".",
+                         pidfile="", **changes)  # fmt: skip
+
+
+class OneLineTests(SynchronousTestCase):
+    """A mistake is one line, and not the help, where twistd reads the options."""
+
+    def exit_of(self, *words: str, **twistd: Any) -> str:
+        options = Options()
+        options.parent = TwistdOptions() | twistd  # type: ignore[assignment]
+        with self.assertRaises(SystemExit) as caught:
+            options.parseOptions(["--host", "127.0.0.1", "--port", "0", *words])
+            makeService(options, Clock())  # type: ignore[call-overload]
+        return str(caught.exception.code)
+
+    def test_options(self) -> None:
+        """What is wrong, and where all options are listed."""
+        self.assertEqual(self.exit_of("--prot", "3"), "byzpy-server: option --prot not recognized; "
+                         "see twistd byzpy-server --help")  # fmt: skip
+        said = self.exit_of("--keys", "/nowhere")
+        self.assertTrue(said.startswith("byzpy-server: BAD_KEYS: cannot read the keys"), said)
+        self.assertIn("at least 1", self.exit_of("--threads", "0"))
+
+    def test_folders(self) -> None:
+        """The log, the pid file and the working folder, before anything is started."""
+        here = folder(self)
+        log = here / "none" / "server.log"
+        self.assertEqual(self.exit_of(logfile=str(log)), f"byzpy-server: --logfile: cannot write "
+                         f"to {log}: No such file or directory")  # fmt: skip
+        self.assertEqual(self.exit_of(logfile=str(here)), f"byzpy-server: --logfile: cannot write "
+                         f"to {here}: Is a directory")  # fmt: skip
+        for option, value in (("pidfile", f"{log}/pid"), ("rundir", str(log))):
+            said = self.exit_of(**{option: value})
+            self.assertEqual(said, f"byzpy-server: --{option}: there is no folder {log}")
 
 
 class LimitTests(SynchronousTestCase):

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+import byzpy_tw
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import CannotListen, ConfigError
 from byzpy_tw.events import (
@@ -349,6 +350,23 @@ class MetricsTests(Served):
         self.assertEqual(found["byzpy_tw_server_up", 'a"b\\c\nd'], 1)
         self.assertEqual(found["byzpy_tw_server_up", "b"], 0)
         self.assertEqual(found["byzpy_tw_bytes_total", "received"], 6000)
+        self.assertEqual(found["byzpy_tw_run_status", "running"], 1)
+        self.assertEqual(found["byzpy_tw_run_status", "failed"], 0)
+        self.assertEqual(found["byzpy_tw_round_seconds_count",], 2)
+        self.assertAlmostEqual(found["byzpy_tw_round_seconds_sum",], 2 * record(0)["seconds"])
+        self.assertEqual(found["byzpy_tw_round_seconds_bucket", "300.0"], 2)
+        [built] = [labels for name, *labels in found if name == "byzpy_tw_build_info"]
+        self.assertIn(byzpy_tw.__version__, built)
+
+    def test_status_at_the_end(self) -> None:
+        """A series for each status, one of which is 1: no label changes."""
+        self.ask("/metrics")
+        self.clock.advance(10)
+        self.page.handle(RunEnded({"status": "diverged", "error": "no"}))
+        lines = self.ask("/metrics").body.decode()
+        self.assertIn('\nbyzpy_tw_run_status{status="diverged"} 1.0\n', lines)
+        self.assertIn('\nbyzpy_tw_run_status{status="running"} 0.0\n', lines)
+        self.assertNotIn("status=", lines.partition("byzpy_tw_run_info{")[2].partition("}")[0])
 
     def test_without_the_library(self) -> None:
         """One line says what to install, and the page goes on."""

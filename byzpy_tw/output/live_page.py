@@ -12,7 +12,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from byzpy_tw import events
 from byzpy_tw.output.event_text import OF_ONE_ROUND, describe, shown_line
-from byzpy_tw.output.metrics import exposition
+from byzpy_tw.output.exposition import Histogram
+from byzpy_tw.output.metrics import metrics
 from byzpy_tw.output.view import ServersKnown
 from byzpy_tw.records.metrics import described_metrics, metrics_in_result
 from byzpy_tw.report.curves import page_data
@@ -48,6 +49,7 @@ class LivePage:
     _list_servers: Callable[[], Sequence[ServerState]] | None = field(default=None, init=False)
     _token: str = field(factory=lambda: token_hex(4), init=False)  # of this process's page
     _changes: int = field(default=1, init=False)
+    _durations: Histogram = field(factory=Histogram, init=False)  # of rounds
     _data: _Answer = field(factory=_Answer, init=False)
     _metrics: _Answer = field(factory=_Answer, init=False)
     _watching: dict[str, float] = field(factory=dict, init=False)  # when each asked last
@@ -68,9 +70,11 @@ class LivePage:
                 report.history.metrics = described_metrics(event.description)
                 for record in event.records:
                     report.add(record)
+                    self._durations.add(record["seconds"])
                 report.facts = collect_facts(event.description, {})
             case events.RoundCompleted():
                 report.result = {"seconds": event.elapsed}
+                self._durations.add(event.record["seconds"])
                 report.history.add(event.record)  # its events were handled as they happened
             case events.RunEnded():
                 self._look_up_servers()
@@ -101,7 +105,7 @@ class LivePage:
 
     def metrics(self) -> tuple[int, str, bytes]:
         """Return HTTP code, content type and body for Prometheus."""
-        return self._answer(self._metrics, lambda: exposition(self.run_report)).value
+        return self._answer(self._metrics, lambda: metrics(self.run_report, self._durations)).value
 
     def _answer(self, answer: _Answer, make: Callable[[], Any]) -> _Answer:
         """Make `answer` anew if the run has changed, and it is time to."""

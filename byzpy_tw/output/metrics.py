@@ -5,32 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from byzpy_tw.output.exposition import Histogram, build_info, exposition
 from byzpy_tw.records.schema import GAUGES, STATES
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.tasks.metric import Metric
 
-_MISSING = (
-    b"no metrics: prometheus-client is not installed where the trainer runs: "
-    b"pip install 'byzpy-tw[metrics]'\n"
-)
+STATUSES = ("running", "finished", "paused", "interrupted", "diverged", "failed")
 
 
-def exposition(run_report: RunReport) -> tuple[int, str, bytes]:
-    """Return HTTP code, content type and body."""
-    try:
-        from prometheus_client import CollectorRegistry
-        from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-        from prometheus_client.registry import Collector
-    except ModuleNotFoundError:
-        return 501, "text/plain", _MISSING
-
-    class RunCollector(Collector):
-        def collect(self) -> Iterator[Any]:
-            return _metrics(run_report)
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(RunCollector())
-    return 200, CONTENT_TYPE_LATEST, generate_latest(registry)
+def metrics(run_report: RunReport, durations: Histogram) -> tuple[int, str, bytes]:
+    """Return HTTP code, content type and body; `durations` has the seconds of all rounds."""
+    return exposition(lambda: _families(run_report, durations))
 
 
 def _gauge(metric: Metric) -> tuple[str, str]:
@@ -41,13 +26,19 @@ def _gauge(metric: Metric) -> tuple[str, str]:
     return f"test_{metric.name}", f"{metric.title} on the test data{unit}."
 
 
-def _metrics(run_report: RunReport) -> Iterator[Any]:
+def _families(run_report: RunReport, durations: Histogram) -> Iterator[Any]:
     """Yield the metrics of `run_report` as it is now."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
     history, counts = run_report.history, run_report.history.counts
-    run = {"run": run_report.name, "status": run_report.status, "rule": run_report.rule}
+    run = {"run": run_report.name, "rule": run_report.rule}
+    yield build_info()
     yield InfoMetricFamily("byzpy_tw_run", "Which run this is.", value=run)
+    status = GaugeMetricFamily("byzpy_tw_run_status", "1 for the run's status.", labels=["status"])
+    for name in STATUSES:
+        status.add_metric([name], float(run_report.status == name))
+    yield status
+    yield durations.family("byzpy_tw_round_seconds", "Time of a round, without its evaluation.")
     yield CounterMetricFamily("byzpy_tw_rounds", "Rounds that are done.", value=counts.rounds)
     yield GaugeMetricFamily(
         "byzpy_tw_rounds_planned", "Rounds that there are to be.", value=history.planned

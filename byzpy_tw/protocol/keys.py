@@ -56,6 +56,11 @@ def name_of(certificate: x509.Certificate) -> str:
     return str(found[0].value) if found else ""
 
 
+def serial_of(certificate: x509.Certificate) -> str:
+    """Return the serial number of `certificate` in hex, as ``openssl x509 -serial`` shows it."""
+    return f"{certificate.serial_number:X}"
+
+
 @frozen(eq=False)
 class Keys:
     """The certificate that one end of a connection shows, and the CA that it accepts."""
@@ -70,6 +75,10 @@ class Keys:
     @property
     def name(self) -> str:
         return name_of(self.certificate)
+
+    @property
+    def serial(self) -> str:
+        return serial_of(self.certificate)
 
     @property
     def until(self) -> str:
@@ -112,6 +121,13 @@ def load_keys(path: Path, role: str, now: datetime.datetime | None = None) -> Ke
     if left < 30:
         warnings += (f"{path}: its certificate expires in {left} days; {RENEW_HINT}",)
     return Keys(path, role, key, certificate, ca, warnings)
+
+
+def reload_keys(keys: Keys) -> Keys:
+    """Load the file of `keys` as it is now; raises `BadKeys`."""
+    if keys.path.exists() and not keys.path.is_file():  # a pipe, which would be waited for
+        raise BadKeys(f"{keys.path} is no file now, and cannot be read again")
+    return load_keys(keys.path, keys.role)
 
 
 def _read(path: Path) -> tuple[bytes, tuple[str, ...]]:

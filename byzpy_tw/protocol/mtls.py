@@ -28,7 +28,15 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
-from byzpy_tw.protocol.keys import RENEW_HINT, SERVER, TRAINER, Keys, name_of, role_of
+from byzpy_tw.protocol.keys import (
+    RENEW_HINT,
+    SERVER,
+    TRAINER,
+    Keys,
+    name_of,
+    role_of,
+    serial_of,
+)
 
 OPPOSITE_ROLE = {SERVER: TRAINER, TRAINER: SERVER}
 _REQUIRE_CERTIFICATE = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
@@ -44,13 +52,15 @@ class Peer:
 
     name: str
     fingerprint: str  # SHA-256 of the certificate, in hex
+    serial: str  # of the certificate, in hex
 
 
 def authenticated_peer(certificate: Certificate | None, role: str) -> Peer | None:
     """Return the peer that showed a `certificate` of `role`; None for another one, or none."""
     if certificate is None or role_of(certificate) != role:
         return None
-    return Peer(name_of(certificate), certificate.fingerprint(SHA256()).hex())
+    fingerprint = certificate.fingerprint(SHA256()).hex()
+    return Peer(name_of(certificate), fingerprint, serial_of(certificate))
 
 
 @implementer(IOpenSSLServerConnectionCreator, IOpenSSLClientConnectionCreator)
@@ -62,13 +72,18 @@ class MutualTLS:
     _context: SSL.Context = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        ca = ssl.Certificate(X509.from_cryptography(self.keys.ca))
+        self.use(self.keys)
+
+    def use(self, keys: Keys) -> None:
+        """Make connections with `keys` from now on; those that exist go on."""
+        ca = ssl.Certificate(X509.from_cryptography(keys.ca))
         self._context = ssl.CertificateOptions(
-            privateKey=PKey.from_cryptography_key(self.keys.private_key),
-            certificate=X509.from_cryptography(self.keys.certificate),
+            privateKey=PKey.from_cryptography_key(keys.private_key),
+            certificate=X509.from_cryptography(keys.certificate),
             trustRoot=ssl.trustRootFromCertificates([ca]),
             raiseMinimumTo=ssl.TLSVersion.TLSv1_3,
         ).getContext()
+        self.keys = keys
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         connection = SSL.Connection(self._context)

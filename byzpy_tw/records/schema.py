@@ -221,8 +221,7 @@ _REASONS = ", ".join(reason.value for reason in Reason if reason is not Reason.N
 ROUND_FIELDS = _fields(
     Field("round", "its number, from 0", columns=("round",)),
     Field("seconds", "that it took, evaluation apart", SECONDS, "seconds", required=True,
-          plotted=True, columns=("seconds",),
-          metric=("round_seconds", "Time of the last round.")),
+          plotted=True, columns=("seconds",)),
     Field("phases", "by phase: `honest` (until the honest vectors were there), `byzantine`, "
           "`aggregate`, `step`", _dict_of(NUMBER_OR_NULL, "seconds by phase"), "seconds",
           required=True, columns=tuple(f"seconds_{phase}" for phase in PHASES),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
@@ -14,6 +14,7 @@ from byzpy_tw.errors import NotAuthenticated, ProtectedMode
 from byzpy_tw.protocol.keys import SERVER, TRAINER
 from byzpy_tw.protocol.limited_amp import TLS_RECORD_STARTS, LimitedAMP, Responders
 from byzpy_tw.protocol.mtls import Peer, authenticated_peer, describe_tls_failure
+from byzpy_tw.server.log import event_line
 from byzpy_tw.text import clean
 from byzpy_tw.transports import Link
 
@@ -40,6 +41,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
         super().__init__(responders, link, max_box_bytes=box_bytes, max_in_flight=commands)
         self.server = server
         self.certificate: Peer | None = None  # as the peer showed it
+        self.hang_up_reason = ""  # once this end has hung up
         self.origin = ""  # the machine or network that it dialled from
         # Protected mode will refuse it, or it has shown no certificate yet.
         self.unauthenticated = True
@@ -48,6 +50,15 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
     def peer_text(self) -> str:
         name = f" ({clean(self.certificate.name, 64)})" if self.certificate else ""
         return super().peer_text + name
+
+    def log_event(self, sentence: str, event: str, **fields: Any) -> None:
+        """Log an event of this peer's, which the line names by its address and certificate."""
+        shown = self.certificate
+        who = {"trainer": shown.name, "serial": shown.serial} if shown else {}
+        line = event_line(
+            f"{self.peer_text}: {sentence}", event, peer=super().peer_text, **who, **fields
+        )
+        self.log.info("{line}", line=line)
 
     def callLater(self, period: float, work: Callable[[], None]) -> IDelayedCall:
         """Set the timer of `TimeoutMixin`."""
@@ -94,7 +105,9 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
             super().log_warning(what)
 
     def hang_up(self, why: str, *, close: bool = True) -> None:
-        if not self.hung_up:  # TLS would wait for the peer to close it too
+        if not self.hung_up:
+            self.hang_up_reason = why
+            # TLS would wait for the peer to close it too.
             self.setTimeout(self.server.limits.linger_seconds)
         super().hang_up(why, close=close)
 

@@ -68,7 +68,13 @@ class ServerRun:
     _executor: RunExecutor  # of the scheduler
     _reactor: IComputeReactor
     max_knowledge_bytes: int  # of a round's attacks
+    opened: float = 0.0  # a reading of `clock.seconds`
     stream: TensorStream | None = None
+    end_reason: str = field(default="", init=False)  # once it is closed
+    rounds_served: int = field(default=0, init=False)  # with a vector sent
+    vectors_sent: int = field(default=0, init=False)
+    _round_served: int = field(default=-1, init=False)  # the newest one
+    _bytes_moved: tuple[int, int] = field(default=(0, 0), init=False)  # by a stream that is gone
     stall_detector: IdleDetector = field(factory=IdleDetector, init=False)  # within a frame
     _arrivals: RoundArrivals = field(factory=RoundArrivals, init=False)  # of the newest round
     _staging: Tensor | None = field(default=None, init=False)
@@ -88,7 +94,7 @@ class ServerRun:
     def bytes_moved(self) -> tuple[int, int]:
         """Bytes that its stream has received from the trainer, and sent to it."""
         if self.stream is None:
-            return 0, 0
+            return self._bytes_moved
         return self.stream.reader.bytes_read, self.stream.bytes_sent
 
     @property
@@ -275,14 +281,19 @@ class ServerRun:
     ) -> Deferred[None]:
         if self.stream is None:
             raise UnknownRun(f"run {self.name!r} was closed")
+        self.vectors_sent += 1
+        if round > self._round_served:
+            self._round_served = round
+            self.rounds_served += 1
         return self.stream.send(vector_header(node, pieces, loss, round), *pieces)
 
     # -- the end
 
-    def close(self) -> None:
-        """Start no more work, and close the stream."""
+    def close(self, why: str) -> None:
+        """Start no more work, and close the stream; the first reason is kept."""
         if self.closed:
             return
+        self.end_reason, self._bytes_moved = why, self.bytes_moved
         self._executor.close()
         self._scheduler.stop()
         self._arrivals.fail(UnknownRun(f"run {self.name!r} was closed"))

@@ -22,9 +22,11 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+import byzpy_tw
 from byzpy_tw.config.server import Limits, ServerConfig
 from byzpy_tw.datasets import Dataset
 from byzpy_tw.errors import (
+    BadKeys,
     ByzpyTwError,
     LimitExceeded,
     PluginError,
@@ -39,12 +41,13 @@ from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
-from byzpy_tw.protocol.keys import Keys
+from byzpy_tw.protocol.keys import Keys, reload_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred
 from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
 from byzpy_tw.server.connection import ServerConnection
+from byzpy_tw.server.log import event_line
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.session import Session
 from byzpy_tw.server.tickets import Tickets
@@ -89,6 +92,7 @@ class ByzpyServer(Service):
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
     listening: Listener | None = field(default=None, init=False)
+    _tls: MutualTLS | None = field(default=None, init=False)
     _sessions: dict[ServerConnection, None] = field(factory=dict, init=False)  # in order
     _leaving: set[ServerConnection] = field(factory=set, init=False)  # whose trainers know
     _all_left: Deferred[None] | None = field(default=None, init=False)
@@ -143,7 +147,7 @@ class ByzpyServer(Service):
             raise SystemExit(1) from None
 
     def _open(self) -> None:
-        tls = None if self.keys is None else MutualTLS(self.keys)
+        self._tls = tls = None if self.keys is None else MutualTLS(self.keys)
         registry = None if self._needs_no_plugin else self._registry
         address, transport = listening_address(self.config, registry)
         check_keys(address, transport, tls)
@@ -162,6 +166,33 @@ class ByzpyServer(Service):
         self.environment().addErrback(lambda _: None)  # `_detect` has logged it
         self._log_start()
 
+    def reload_keys(self) -> None:
+        """Read the file of keys again, for connections from now on.
+
+        If it is no good, the keys that are in use stay, and the log says so.
+        """
+        if self.keys is None or self._tls is None:
+            return
+        try:
+            keys = reload_keys(self.keys)
+            self._tls.use(keys)
+        except BadKeys as e:
+            line = event_line(f"{format_error(e)}; the old keys stay in use, good until "
+                              f"{self.keys.until}", "keys-kept", **self._shown_keys)  # fmt: skip
+            self.log.warn("{line}", line=line)
+            return
+        self.keys = keys
+        for warning in keys.warnings:
+            self.log.warn("{line}", line=warning)
+        line = f"new connections see the keys of server {keys.name!r}, good until {keys.until}"
+        self.log.info("{line}", line=event_line(line, "keys-read", **self._shown_keys))
+
+    @property
+    def _shown_keys(self) -> dict[str, str]:
+        """The keys in the tail of a line."""
+        keys = self.keys
+        return {"keys": keys.name, "serial": keys.serial, "until": keys.until} if keys else {}
+
     def _log_start(self) -> None:
         if self.config.insecure:
             self.log.warn("--insecure: anyone who reaches {address} may use this server's "
@@ -171,9 +202,14 @@ class ByzpyServer(Service):
             mode = f"keys of server {self.keys.name!r}, good until {self.keys.until}"
             for line in self.keys.warnings:
                 self.log.warn("{line}", line=line)
-        self.log.info("byzpy-server {pid} listening on {address}, {threads} threads, {mode}",
-                      pid=os.getpid(), address=str(self.address), threads=self.threads,
-                      mode=mode)  # fmt: skip
+        pid, address = os.getpid(), str(self.address)
+        line = event_line(
+            f"byzpy-server {pid} listening on {address}, byzpy_tw {byzpy_tw.__version__}, "
+            f"{self.threads} threads, {mode}",
+            "server-started", version=byzpy_tw.__version__, pid=pid, address=address,
+            threads=self.threads, device=self.config.device, **self._shown_keys,
+        )  # fmt: skip
+        self.log.info("{line}", line=line)
 
     def stopService(self) -> Deferred[None]:
         super().stopService()
@@ -186,6 +222,7 @@ class ByzpyServer(Service):
             await maybeDeferred(listener.stop)
             await self._take_leave()
             for session in list(self._sessions):
+                session.hang_up_reason = "the server stops"
                 session.abort()
             self.log_limiter.stop()
             if self._trim_call is not None and self._trim_call.active():
@@ -248,8 +285,8 @@ class ByzpyServer(Service):
         for old in list(self._sessions):
             same = old is not connection and old.certificate == connection.certificate
             if same and old.release_run(run):
-                self.log.info("{peer}: run {run} replaces that of {old}",
-                              peer=connection.peer_text, run=run, old=old.peer_text)  # fmt: skip
+                connection.log_event(f"run {run} replaces that of {old.peer_text}",
+                                     "run-replaced", run=run, old=old.peer_text)  # fmt: skip
 
     def forget(self, connection: ServerConnection) -> None:
         self._sessions.pop(connection, None)
@@ -287,10 +324,8 @@ class ByzpyServer(Service):
     async def build(self, spec: RunSpec) -> tuple[NodeHost, str]:
         """Return the host of a new run, and the digest of its data."""
         building = self._run_serially(self._build, spec)
-        host, digest = await building.addErrback(self._log_foreign_failure)
-        self.log.info("the trial of {model} took {seconds:.3f} s",
-                      model=spec.model, seconds=host.trial_outcome.seconds)  # fmt: skip
-        return host, digest
+        built: tuple[NodeHost, str] = await building.addErrback(self._log_foreign_failure)
+        return built
 
     def _run_serially(self, work: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Do `work` in the pool, one call after the other.

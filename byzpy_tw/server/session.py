@@ -23,7 +23,7 @@ from byzpy_tw.server.connection import ServerConnection
 from byzpy_tw.server.idle import CHECKS_PER_TIMEOUT, GRACE_FACTOR, IdleDetector
 from byzpy_tw.server.run_executor import RunExecutor
 from byzpy_tw.server.server_run import ServerRun
-from byzpy_tw.text import clean
+from byzpy_tw.text import clean, clip
 from byzpy_tw.transports import Link
 from byzpy_tw.workers.host import NodeHost
 from byzpy_tw.workers.spec import RunSpec
@@ -61,7 +61,8 @@ class Session(ServerConnection):
         if self.said_hello:
             self.log.info("{peer}: gone", peer=self.peer_text)
         for name in list(self.runs):
-            self._close(name)
+            gone = f"its trainer is gone: {reason.getErrorMessage()}"
+            self._close(name, self.hang_up_reason or gone)
         super().connectionLost(reason)
 
     def leave(self) -> bool:
@@ -113,8 +114,8 @@ class Session(ServerConnection):
         if not self.said_hello:
             self.said_hello = True
             self.setTimeout(self.server.limits.idle_seconds / CHECKS_PER_TIMEOUT)
-            self.log.info("{peer}: a trainer, byzpy_tw {version}",
-                          peer=self.peer_text, version=clean(request.version, 40))  # fmt: skip
+            version = clean(request.version, 40)
+            self.log_event(f"a trainer, byzpy_tw {version}", "trainer-connected", version=version)
         environment = (await self.server.environment()).to_json()
         now, identity = clock.time_of_day(self.server.reactor), self.server.identity
         version = byzpy_tw.__version__
@@ -146,9 +147,7 @@ class Session(ServerConnection):
             if self.opening.get(name) is mark:
                 del self.opening[name]
         run = self._add_run(name, host)
-        self.log.info("{peer}: run {run} opened: {model} on {dataset}, d={d}",
-                      peer=self.peer_text, run=name, model=spec.model, dataset=spec.dataset,
-                      d=host.dimension)  # fmt: skip
+        self._log_opened(run, digest)
         ticket = server.tickets.issue(run, self.ticket_owner())
         return commands.OpenRunAnswer(host.dimension, digest, host.trial_outcome.trial, ticket)
 
@@ -158,9 +157,31 @@ class Session(ServerConnection):
         # Two more than the threads: one on its way out, one about to begin.
         scheduler = NodeScheduler(host, server.reactor, executor, server.threads + 2)
         most = server.limits.knowledge_mib * 2**20
-        run = ServerRun(name, host, scheduler, executor, server.reactor, most)
+        opened = clock.seconds(server.reactor)
+        run = ServerRun(name, host, scheduler, executor, server.reactor, most, opened)
         self.runs[name] = run
         return run
+
+    def _log_opened(self, run: ServerRun, digest: str) -> None:
+        spec, host = run.host.spec, run.host
+        what = f"{clip(spec.model)} on {clip(spec.dataset)}, d={host.dimension}"
+        self.log_event(
+            f"run {run.name} opened: {what}",
+            "run-opened", run=run.name, model=spec.model, dataset=spec.dataset, digest=digest,
+            partition=spec.partition, task=spec.task, honest=spec.shards, byzantine=spec.byzantine,
+            d=host.dimension, trial_seconds=host.trial_outcome.seconds,
+        )  # fmt: skip
+
+    def _log_closed(self, run: ServerRun) -> None:
+        received, sent = run.bytes_moved
+        seconds = clock.seconds(self.server.reactor) - run.opened
+        far = f"{run.rounds_served} rounds in {seconds:.1f} s"
+        self.log_event(
+            f"run {run.name} closed: {run.end_reason}; {far}",
+            "run-closed", run=run.name, why=run.end_reason, rounds=run.rounds_served,
+            vectors=run.vectors_sent, nodes=len(run.host.nodes), seconds=seconds,
+            bytes_received=received, bytes_sent=sent,
+        )  # fmt: skip
 
     def _check_spec_limits(self, spec: RunSpec) -> None:
         limits = self.server.limits
@@ -182,7 +203,7 @@ class Session(ServerConnection):
         def ended(why: str) -> None:
             self.log.info("{peer}: stream of run {run} ended: {why}",
                           peer=stream.name, run=run.name, why=why)  # fmt: skip
-            run.close()
+            run.close(self.hang_up_reason or f"its stream ended: {why}")
 
         piece = largest_piece(run.host.spec.shards, run.host.dimension)
         # Parameters have a limit of their own.
@@ -203,6 +224,11 @@ class Session(ServerConnection):
         for spec in request.nodes:
             host.spawn(spec)
             self.server.nodes += 1
+        self.log_event(
+            f"run {run.name}: {len(request.nodes)} nodes begin here, of {len(host.nodes)} in all",
+            "nodes-hosted", run=run.name, nodes=[spec.node for spec in request.nodes],
+            honest=sum(spec.honest for spec in request.nodes), total=len(host.nodes),
+        )  # fmt: skip
         return commands.SpawnNodesAnswer(len(host.nodes), host.digests_of(attacks))
 
     def _check_node_limit(self, nodes: int) -> None:
@@ -224,7 +250,7 @@ class Session(ServerConnection):
 
     def close_run(self, request: commands.CloseRun) -> commands.CloseRunAnswer:
         self._run(request.run)
-        self._close(request.run)
+        self._close(request.run, "its trainer closed it")
         return commands.CloseRunAnswer()
 
     def ping(self, request: commands.Ping) -> commands.Pong:
@@ -240,18 +266,18 @@ class Session(ServerConnection):
 
     def release_run(self, name: str) -> bool:
         if name in self.runs:
-            self._close(name)
+            self._close(name, "its trainer opened it anew on another connection")
             return True
         return self.opening.pop(name, None) is not None
 
-    def _close(self, name: str) -> None:
+    def _close(self, name: str, why: str) -> None:
         run = self.runs.pop(name)
         self.server.runs -= 1
         self.server.nodes -= len(run.host.nodes)
         self.server.tickets.revoke(run)
-        run.close()
+        run.close(why)
         self.server.schedule_trim()
-        self.log.info("run {run} closed", run=name)
+        self._log_closed(run)
 
 
 def _answer(run: ServerRun, failures: Failures) -> commands.RoundAnswer:

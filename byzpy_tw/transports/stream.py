@@ -76,9 +76,10 @@ class StreamTransport:
         self, reactor: Any, address: Any, on_link: Callable[[Link], Any], tls: Any = None
     ) -> Listener:
         factory: Any = Factory.forProtocol(lambda: on_link(self.link()))
+        factory.noisy = False  # its lines in a log would say nothing but its place in memory
         if tls is not None:
             factory = TLSMemoryBIOFactory(tls, False, factory)
-            factory.protocol = _ServerTLS
+            factory.protocol, factory.noisy = _ServerTLS, False
         port = self.open_port(reactor, address, factory)
         return Listener(self.bound(address, port), port.stopListening)
 

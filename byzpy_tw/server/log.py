@@ -1,0 +1,94 @@
+"""The server's log: lines for events, for people and for programs; its file, that may be moved.
+
+A line of an event is a sentence and a tail, ``event=NAME`` and further ``key=value`` pairs.  The
+names of events and keys are documented, and stay.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import IO, Any
+
+from attrs import define, field
+from twisted.logger import FileLogObserver, LogEvent, formatEventAsClassicLogText
+
+from byzpy_tw.log_tail import key_values
+from byzpy_tw.text import clean
+
+_LONGEST = 600  # characters of a sentence
+_DEFAULT = "twistd.log"  # of a daemon, as twistd itself has it
+
+
+def event_line(sentence: str, event: str, **fields: Any) -> str:
+    """Return one line: `sentence`, and a tail that begins at the line's first ``event=``."""
+    # A peer chooses some words of a sentence: they must not look like a tail.
+    words = clean(sentence, _LONGEST).replace("event=", "event:")
+    return f"{words} {key_values({'event': event, **fields})}"
+
+
+@define(eq=False)
+class LogFile:
+    """A file of lines, which can be opened again after somebody has moved it away."""
+
+    path: Path
+    _file: IO[str] = field(init=False)
+    _lock: Lock = field(factory=Lock, init=False)  # threads of the pool log too
+
+    def __attrs_post_init__(self) -> None:
+        self._file = _open(self.path)
+
+    def write(self, text: str) -> None:
+        with self._lock:
+            self._file.write(text)
+            self._file.flush()
+
+    def flush(self) -> None:
+        """Do nothing: each text has been written."""
+
+    def close(self) -> None:
+        self._file.close()
+
+    def reopen(self) -> None:
+        """Go on in the file that is at the path now; an `OSError` leaves the old one in use.
+
+        A new file has the old one's mode.
+        """
+        is_new, mode = not self.path.exists(), os.fstat(self._file.fileno()).st_mode
+        new = _open(self.path)
+        if is_new:
+            os.fchmod(new.fileno(), stat.S_IMODE(mode))
+        with self._lock:
+            old, self._file = self._file, new
+        with suppress(OSError):  # as of a full disk
+            old.close()
+
+
+def _open(path: Path) -> IO[str]:
+    return open(path, "a", encoding="utf-8", errors="backslashreplace")
+
+
+def open_log(twistd: Mapping[str, Any]) -> tuple[FileLogObserver, LogFile | None] | None:
+    """Return what logs as twistd's options say, and its file; None where twistd does it itself.
+
+    Raises `OSError` for a file that cannot be opened.
+    """
+    if twistd["syslog"] or twistd["logger"] is not None:
+        return None
+    name = twistd["logfile"] or ("-" if twistd["nodaemon"] else _DEFAULT)
+    if name == "-":
+        # A daemon has no such output, which twistd says.
+        return (FileLogObserver(sys.stdout, _text), None) if twistd["nodaemon"] else None
+    file = LogFile(Path(name).absolute())
+    return FileLogObserver(file, _text), file  # type: ignore[arg-type]  # it only writes
+
+
+def _text(event: LogEvent) -> str | None:
+    """Return the lines of `event` with escapes for control characters, which a peer may send."""
+    text = formatEventAsClassicLogText(event)
+    return text and "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

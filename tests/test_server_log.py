@@ -1,0 +1,106 @@
+"""The server's log: who used it, with which data, and how far."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from byzpy_tw.protocol import commands
+from byzpy_tw.protocol.mtls import Peer
+from byzpy_tw.server.log import event_line
+from tests.key_files import ClusterKeys
+from tests.server_harness import BYZANTINE, HONEST, SPEC, D, ServerCase
+
+PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
+
+
+def events_of(do: Callable[[], object]) -> dict[str, dict[str, str]]:
+    """The tails of the lines that `do` causes, by the name of the event."""
+    with capturedLogs() as logged:
+        do()
+    found = {}
+    for line in filter(None, map(formatEvent, logged)):
+        _, mark, tail = line.partition(" event=")
+        if mark:
+            pairs = {key: json.loads(value) if value[:1] == '"' else value
+                     for key, value in PAIR.findall(f"event={tail}")}  # fmt: skip
+            found[pairs.pop("event")] = pairs
+    return found
+
+
+class RunTests(ServerCase):
+    """A run's lines in the log."""
+
+    def test_opens(self) -> None:
+        """Who opened it, and the data and model that it uses."""
+        trainer = self.trainer()
+        answers = []
+        found = events_of(lambda: answers.append(trainer.open_run()))["run-opened"]
+        self.assertTrue(found.pop("peer").startswith("127.0.0.1:"))
+        float(found.pop("trial_seconds"))
+        self.assertEqual(found, {
+            "run": "r", "model": "logreg", "dataset": SPEC.dataset, "partition": "iid",
+            "digest": answers[0]["digest"], "honest": "3", "byzantine": "1", "d": str(D),
+        })  # fmt: skip
+
+    def test_with_keys(self) -> None:
+        """Two trainers with the same name are told apart by their certificates' serials."""
+        self.server.keys = ClusterKeys().server()
+        for serial in ("AB01", "AB02"):
+            trainer = self.dial()
+            trainer.session.certificate = Peer("trainer", serial, serial)
+            for event, do in (("trainer-connected", trainer.hello),
+                              ("run-opened", lambda: trainer.open_run(serial))):  # fmt: skip
+                found = events_of(do)[event]
+                self.assertEqual((found["trainer"], found["serial"]), ("trainer", serial))
+
+    def test_nodes(self) -> None:
+        """Which of them this server hosts, each time that some are placed here."""
+        trainer = self.trainer()
+        trainer.open_run()
+        found = events_of(lambda: trainer.spawn(HONEST))["nodes-hosted"]
+        self.assertEqual((found["nodes"], found["honest"], found["total"]), ("0,1", "2", "2"))
+        found = events_of(lambda: trainer.spawn(BYZANTINE))["nodes-hosted"]
+        self.assertEqual((found["nodes"], found["honest"], found["total"]), ("3", "0", "3"))
+
+    def test_closes(self) -> None:
+        """Why, and how far it was served."""
+        trainer, stream = self.running()
+        for round in range(2):
+            stream.parameters(round, torch.zeros(D))
+            trainer.compute(round, [0, 1])
+        self.reactor.advance(3)
+        found = events_of(lambda: trainer.ask(commands.CloseRun, run="r"))["run-closed"]
+        self.assertEqual(found["why"], "its trainer closed it")
+        self.assertEqual((found["rounds"], found["vectors"], found["seconds"]), ("2", "4", "3"))
+        self.assertGreater(int(found["bytes_received"]), 2 * 4 * D)
+        self.assertGreater(int(found["bytes_sent"]), 4 * 4 * D)
+
+    def test_ends_with_its_trainer(self) -> None:
+        """The line says that nobody closed it."""
+        trainer, _ = self.running()
+        found = events_of(trainer.leave)["run-closed"]
+        self.assertIn("its trainer is gone", found["why"])
+        self.assertEqual(found["rounds"], "0")
+
+
+class EventLineTests(SynchronousTestCase):
+    """Whatever a trainer calls its run, a line is one line with one tail."""
+
+    @given(st.text(max_size=2000), st.text(max_size=2000))
+    def test_foreign_text(self, words: str, value: str) -> None:
+        """It is bounded, without control characters, and a program finds the true event."""
+        for text in (words, f"{words} event=run-closed run=other"):
+            line = event_line(f"run {text} opened", "run-opened", run=value, d=3)
+            self.assertTrue(line.isprintable(), line)
+            self.assertLess(len(line), 2500)
+            tail = line.partition(" event=")[2]
+            self.assertTrue(tail.startswith("run-opened run="))
+            self.assertTrue(tail.endswith(" d=3"))
