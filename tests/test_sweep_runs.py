@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import signal
+import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -14,13 +16,14 @@ from typing import Any
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.errors import ServerError, ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep import scheduler
-from byzpy_tw.sweep.command import grid_of, work
+from byzpy_tw.sweep.command import figures, grid_of, work
 from byzpy_tw.sweep.display import LineDisplay
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.trainer.run import RunOutcome
@@ -95,6 +98,26 @@ SMALL = {
     "model": "logreg", "dataset": "synthetic:n=200", "num_honest": 3, "num_byz": 1,
     "batch_size": 8, "rounds": 4, "eval_interval": 2, "partition": "iid",
 }  # fmt: skip
+
+
+class CommandTests(TestCase):
+    async def test_the_command_that_repeats_a_run(self) -> None:
+        """It runs as it is printed, without servers, and ends with the same parameters."""
+        where, names = folder(self), load(only=())
+        given = {**SMALL, "lr": 0.01, "task": "classification"}
+        made = grid_of(given, ["ipm:tau=0.5"], ["nnm | median"], [3], names)
+        sweep = Sweep(made, where, 1, names, reactor)
+        await sweep.run()
+        [cell] = figures(made, sweep.outcomes())["cells"]
+        python, *words = shlex.split(cell["runs"][0]["command"])
+        self.assertEqual(python, "python")
+        done = await deferToThread(
+            subprocess.run, [sys.executable, *words], cwd=where, capture_output=True, timeout=60
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        [path] = (where / "runs").glob("*/result.json")
+        digest = json.loads(path.read_text())["parameters_sha256"]
+        self.assertEqual(digest, cell["runs"][0]["parameters_sha256"])
 
 
 class LeftTests(TestCase):

@@ -129,7 +129,7 @@ def _details(outcome: CellResult) -> str:
     parts = [f'<p class="{kind}">{escape(line)}</p>' for kind, line in told if line]
     parts.append(bars(outcome.shares))
     if cell.runs:
-        parts.append("<p>The same run on servers, to the same bits:</p>")
+        parts.append("<p>The same run by itself, to the same bits:</p>")
     ended = {e.run.folder: e for e in outcome.ended}
     for run in cell.runs:
         parts.append(f"<pre>{escape(command_line(run.config))}</pre>")
