@@ -179,6 +179,7 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
         "attack_failures": outcome.attack_failures or None,
         **{f"{kind}_accuracy": accuracy.get(kind) for kind in KINDS},
         "metrics": metrics,
+        "byzantine_weight": outcome.byzantine_weight,
         "byzantine_left_out": outcome.left_out(honest=False),
         "honest_left_out": outcome.left_out(honest=True),
         "runs": [

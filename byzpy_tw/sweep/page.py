@@ -32,7 +32,7 @@ def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
     """Return the whole page about the runs below `folder`."""
     template = (resources.files("byzpy_tw.sweep") / "page.html").read_text("utf-8")
     found = "".join(f"<li>{escape(line)}</li>" for line in text.sentences(grid, outcomes))
-    marks = text.explain_marks(grid, outcomes)
+    marks = [*text.explain_marks(grid, outcomes), *text.explain_shares(grid, outcomes)]
     base, seeds = grid.base, ", ".join(map(str, grid.seeds))
     setting = (
         f"{base.rounds} rounds of {base.model} on {base.dataset}, cut up by {base.partition}: "
