@@ -51,6 +51,10 @@ class RunTests(SynchronousTestCase):
         where = folder(self)
         first = self.lab(where, "--jobs", "1")
         first.wait_for(r"^\[1/4\] mean under none")
+        before, _, _ = first.output.partition("[1/4]")
+        self.assertIn(
+            "2 of 6 cells cannot be run:\n  bulyan under every attack: bulyan needs", before
+        )
         first.signal(signal.SIGINT)
         self.assertEqual(first.wait(), 130, first.output)
         before = self.results(where)
@@ -62,7 +66,10 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(second.wait(), 0, second.output)
         self.assertIn(f"{len(done)} finished before", second.output)
         self.assertRegex(second.output, r"bulyan +impossible +impossible")
-        self.assertIn("impossible: bulyan: bulyan needs n > 4f, got n=4, f=1", second.output)
+        self.assertIn(
+            "impossible: bulyan under every attack: bulyan needs n > 4f, got n=4, f=1",
+            second.output,
+        )
         here = self.results(where)
         self.assertEqual({name: here[name] for name in done}, {n: before[n] for n in done})
         self.assertEqual({result["status"] for result in here.values()}, {"finished"})

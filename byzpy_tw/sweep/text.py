@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 from byzpy_tw.sweep.grid import Cell, Grid
+from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
 from byzpy_tw.sweep.scores import COLLAPSE, RELATIVE_COLLAPSE, collapsed, goodness, scores
 from byzpy_tw.tasks.metric import Metric
@@ -118,7 +119,8 @@ def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     """Explain the table: its figures, its marks, and why cells are empty."""
     lines = [legend(grid, outcomes), *explain_shares(grid, outcomes)]
     lines += explain_marks(grid, outcomes)
-    for reason, cells in _grouped(outcomes, lambda o: o.reason):
+    lines += [f"impossible: {line}" for line in explain_impossible([o.cell for o in outcomes])]
+    for reason, cells in _grouped(outcomes, lambda o: "" if o.cell.impossible else o.reason):
         names = _names(cells)
         under = f" under {cells[0].cell.attack}" if len(cells) == 1 else ""
         reason = reason.removeprefix(f"{names}: ")  # a rule's error names the rule as well
