@@ -147,6 +147,17 @@ class ConclusionTests(SynchronousTestCase):
             "multi-krum excluded the Byzantine node in 97 of 100 rounds, honest node 2 in 3.",
         )
 
+    def test_a_rule_that_follows_equal_vectors(self) -> None:
+        """Most Byzantine vectors were rejected, and all of the weight was theirs."""
+        rounds = [
+            record(i, selected=[4 + i % 3], excluded=[n for n in range(7) if n != 4 + i % 3],
+                   byzantine_weight=1.0)
+            for i in range(3)
+        ]  # fmt: skip
+        said = self.concluded(*rounds, num_byz=3, f=3, aggregator="krum")
+        self.assertIn("Byzantine nodes, 3 of 7, had 100.0% of the weight in the aggregates.", said)
+        self.assertNotIn("weight", self.concluded(record(0, excluded=[])))
+
     def test_no_honest_node(self) -> None:
         """It is worth a word that nobody was wronged."""
         said = self.concluded(record(0, selected=[0, 1, 2, 3], excluded=[4]))

@@ -30,6 +30,7 @@ from byzpy_tw.sweep.grid import Cell, combine_chains, command_line, make_grid
 from byzpy_tw.sweep.resolve import cache_datasets, versions
 from byzpy_tw.sweep.results import CellResult, read
 from byzpy_tw.sweep.scores import goodness
+from byzpy_tw.tasks import Classification
 from tests.support import folder
 from tests.sweep_grids import digest, ended, grid, outcome
 
@@ -158,10 +159,37 @@ class DigestTests(SynchronousTestCase):
         self.assertEqual(found(source), first)
         self.assertNotEqual(found(source + "# better\n"), first)
 
+    def test_every_kind_of_plugin(self) -> None:
+        """A task counts, given by its name or chosen by a plugin's data; so does an optimizer."""
+
+        class Plugin:
+            @hookimpl
+            def register_tasks(self) -> list[Registration]:
+                return [Registration("my-task", Classification)]
+
+            @hookimpl
+            def register_optimizers(self) -> list[Registration]:
+                return [Registration("my-steps", lambda: None)]
+
+            @hookimpl
+            def register_datasets(self) -> list[Registration]:
+                return [Registration("my-data", lambda: None)]
+
+        names, base = load(only=(), extra={"someone": Plugin()}), grid().base
+        for given, kinds in (
+            ({}, []), ({"task": "my-task"}, ["task my-task"]),
+            ({"dataset": "my-data"}, ["dataset my-data", "task my-task"]),
+            ({"optimizer": "my-steps"}, ["optimizer my-steps"]),
+        ):  # fmt: skip
+            self.assertEqual(sorted(versions(attrs.evolve(base, **given), names)), kinds)
+        for option in ("task", "optimizer", "algorithm", "lr_schedule"):
+            with self.assertRaisesRegex(UnknownName, "is called 'nothing'"):
+                grid_of({option: "nothing"}, ["none"], ["mean"], [1], names)
+
 
 class CommandTests(SynchronousTestCase):
     def test_repeats_the_run(self) -> None:
-        """The command on the page describes the same run, on servers."""
+        """The command on the page describes the same run, where the sweep had it."""
         made = grid(defences=("nnm | arc | krum",), seeds=(7,), replacement=True, q=2, threads=1)
         for cell in made.cells:
             config = cell.runs[0].config
@@ -170,7 +198,9 @@ class CommandTests(SynchronousTestCase):
             again = configuration(words[3:])
             self.assertEqual(again.bits, config.bits)
             self.assertEqual(again.eval_interval, config.eval_interval)
-            self.assertEqual(len(again.remote_hosts), 3)
+            self.assertTrue(again.in_process)
+        config = grid(local=2).cells[0].runs[0].config
+        self.assertEqual(configuration(shlex.split(command_line(config))[3:]).local, 2)
 
     def test_the_servers_that_were_used(self) -> None:
         """Are the ones that it names."""

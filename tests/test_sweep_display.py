@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from pathlib import Path
 from unittest import mock
 
 import attrs
@@ -14,12 +15,19 @@ from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import colour, is_dark, luminance
 from byzpy_tw.sweep.display import LineDisplay, LiveTable, display_for
 from byzpy_tw.sweep.grid import Grid
-from byzpy_tw.sweep.results import CellResult
+from byzpy_tw.sweep.page import page
+from byzpy_tw.sweep.results import CellResult, NodeShare
 from byzpy_tw.sweep.scheduler import Sweep
 from tests.filled_sweeps import filled
 from tests.support import folder
 from tests.sweep_grids import ended, grid, outcome
 from tests.terminal_screen import Terminal, screen
+
+# In each round one of three Byzantine nodes is taken, and nobody else.
+THREE_EQUAL = tuple(
+    NodeShare(node=i, honest=i < 8, excluded=1.0 if i < 8 else 2 / 3, refused=0.0)
+    for i in range(11)
+)
 
 
 class TextTests(SynchronousTestCase):
@@ -74,9 +82,33 @@ class TextTests(SynchronousTestCase):
         told = text.exclusion_sentence(filled(grid())[0])
         self.assertEqual(
             told,
-            "Byzantine nodes were left out in 100 % of the rounds, honest ones in 6 %; of the "
+            "A Byzantine node was left out in 100 % of the rounds, an honest one in 6 %; of the "
             "honest ones most often node 0, in 50 %.",
         )
+
+    def test_the_weight_of_byzantine_nodes(self) -> None:
+        """It stands instead of how often they were left out: one of three equal ones was taken."""
+        made = grid()
+        taken = [
+            outcome(cell, 0.2, byzantine_weight=1.0, shares=THREE_EQUAL) for cell in made.cells
+        ]
+        self.assertEqual(text.out_text(taken[0]), "wt B 100 out H 100")
+        self.assertEqual(
+            text.exclusion_sentence(taken[0]),
+            "Byzantine nodes had 100 % of the weight in the aggregates. A Byzantine node was left "
+            "out in 67 % of the rounds, an honest one in 100 %; of the honest ones most often node "
+            "0, in 100 %.",
+        )
+        notes = text.notes(made, taken)
+        self.assertIn(f"{text.WEIGHT}, who are 3 of 11 nodes (27 %)", notes)
+        self.assertIn(text.OUT, notes)
+        self.assertIn("wt B 100 out H 100", "\n".join(text.table(made, taken)))
+        content = page(made, taken, Path("lab"))
+        self.assertIn("wt B&nbsp;100 out H&nbsp;100", content)
+        self.assertIn(text.WEIGHT, content)
+        everyone = outcome(made.cells[0], 0.2, byzantine_weight=3 / 11, shares=())
+        self.assertEqual(text.out_text(everyone), "wt B 27")
+        self.assertNotIn("wt", text.out_text(outcome(made.cells[0], 0.2)))
 
 
 class ColourTests(SynchronousTestCase):

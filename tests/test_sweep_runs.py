@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
+import shlex
 import signal
+import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -14,13 +16,14 @@ from typing import Any
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.errors import ServerError, ServerUnreachable
 from byzpy_tw.plugins import hookimpl, load
 from byzpy_tw.records.checkpoint import list_checkpoints
 from byzpy_tw.sweep import scheduler
-from byzpy_tw.sweep.command import grid_of, work
+from byzpy_tw.sweep.command import figures, grid_of, work
 from byzpy_tw.sweep.display import LineDisplay
 from byzpy_tw.sweep.scheduler import Sweep
 from byzpy_tw.trainer.run import RunOutcome
@@ -48,6 +51,10 @@ class RunTests(SynchronousTestCase):
         where = folder(self)
         first = self.lab(where, "--jobs", "1")
         first.wait_for(r"^\[1/4\] mean under none")
+        before, _, _ = first.output.partition("[1/4]")
+        self.assertIn(
+            "2 of 6 cells cannot be run:\n  bulyan under every attack: bulyan needs", before
+        )
         first.signal(signal.SIGINT)
         self.assertEqual(first.wait(), 130, first.output)
         before = self.results(where)
@@ -59,7 +66,10 @@ class RunTests(SynchronousTestCase):
         self.assertEqual(second.wait(), 0, second.output)
         self.assertIn(f"{len(done)} finished before", second.output)
         self.assertRegex(second.output, r"bulyan +impossible +impossible")
-        self.assertIn("impossible: bulyan: bulyan needs n > 4f, got n=4, f=1", second.output)
+        self.assertIn(
+            "impossible: bulyan under every attack: bulyan needs n > 4f, got n=4, f=1",
+            second.output,
+        )
         here = self.results(where)
         self.assertEqual({name: here[name] for name in done}, {n: before[n] for n in done})
         self.assertEqual({result["status"] for result in here.values()}, {"finished"})
@@ -95,6 +105,26 @@ SMALL = {
     "model": "logreg", "dataset": "synthetic:n=200", "num_honest": 3, "num_byz": 1,
     "batch_size": 8, "rounds": 4, "eval_interval": 2, "partition": "iid",
 }  # fmt: skip
+
+
+class CommandTests(TestCase):
+    async def test_the_command_that_repeats_a_run(self) -> None:
+        """It runs as it is printed, without servers, and ends with the same parameters."""
+        where, names = folder(self), load(only=())
+        given = {**SMALL, "lr": 0.01, "task": "classification"}
+        made = grid_of(given, ["ipm:tau=0.5"], ["nnm | median"], [3], names)
+        sweep = Sweep(made, where, 1, names, reactor)
+        await sweep.run()
+        [cell] = figures(made, sweep.outcomes())["cells"]
+        python, *words = shlex.split(cell["runs"][0]["command"])
+        self.assertEqual(python, "python")
+        done = await deferToThread(
+            subprocess.run, [sys.executable, *words], cwd=where, capture_output=True, timeout=60
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        [path] = (where / "runs").glob("*/result.json")
+        digest = json.loads(path.read_text())["parameters_sha256"]
+        self.assertEqual(digest, cell["runs"][0]["parameters_sha256"])
 
 
 class LeftTests(TestCase):

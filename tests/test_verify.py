@@ -250,6 +250,21 @@ class ChangedTests(VerifyCase):
         found = self.verified(path).problems
         self.assertEqual((found[0].what, found[1].what, found[1].round), ("option", "hash", 0))
 
+    def test_the_weight_of_byzantine_nodes(self) -> None:
+        """It is computed again, unless the record is of a version that had none."""
+        path = self.run_of("replay")
+        self.assertIn("byzantine_weight", read_run(path).rounds[3])
+        self.spoil(path, 3, lambda r: r.update(byzantine_weight=0.625))
+        self.assert_found(
+            path,
+            ("result", None, "result.json has byzantine_weight"),
+            ("record", 3, "byzantine_weight 0.625 on record"),
+        )
+        for number in range(8):
+            self.spoil(path, number, lambda r: r.pop("byzantine_weight"))
+        self.spoil_file(path / "result.json", lambda r: r.pop("byzantine_weight"))
+        self.assertTrue(self.verified(path).confirmed)
+
     def test_a_digest(self) -> None:
         path = self.run_of("refused")
         self.spoil(path, 3, lambda r: r.update(bits="f" * 64))

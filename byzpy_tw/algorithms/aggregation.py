@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -25,13 +26,30 @@ class Aggregated:
     """A round's ``(d,)`` vector, its norm, and the nodes that it was made from.
 
     ``selected`` is None where the rule does not choose between rows; ``memory`` is the rules'
-    memory after the round.
+    memory after the round.  ``byzantine_weight`` is the share of the rows' weight that Byzantine
+    nodes have, None where the rule gives rows no weights, or there are no such nodes.
     """
 
     vector: Tensor
     norm: float
     selected: tuple[int, ...] | None
     memory: Mapping[str, Any]
+    byzantine_weight: float | None = None
+
+
+def byzantine_share(
+    nodes: Sequence[int], weights: Sequence[float], num_honest: int
+) -> float | None:
+    """Return the share of the `weights` that is on Byzantine `nodes`; None without any weight.
+
+    Weights count by their size: some rules subtract rows.
+    """
+    sizes = [abs(weight) for weight in weights]
+    total = math.fsum(sizes)
+    if not 0 < total < math.inf:
+        return None
+    pairs = zip(nodes, sizes, strict=True)
+    return math.fsum(size for node, size in pairs if node >= num_honest) / total
 
 
 @define(eq=False)
@@ -106,11 +124,13 @@ class Aggregation:
             except ByzpyTwError as e:  # such as TooManyByzantine, of a rule that miscounts
                 raise BadRuleOutput(f"{self.owners()}: raised {describe_exception(e)}") from e
         norm = self._checked_norm(outcome.vector, matrix)
-        selected = None
+        selected = share = None
         if outcome.weights is not None:
-            weights = zip(nodes, outcome.weights.tolist())
-            selected = tuple(node for node, weight in weights if weight != 0)
-        return Aggregated(outcome.vector, norm, selected, memory)
+            weights = outcome.weights.tolist()
+            selected = tuple(node for node, weight in zip(nodes, weights) if weight != 0)
+            if self.config.num_byz and len(weights) == len(nodes):
+                share = byzantine_share(nodes, weights, self.config.num_honest)
+        return Aggregated(outcome.vector, norm, selected, memory, share)
 
     def _checked_norm(self, vector: Tensor, matrix: Tensor) -> float:
         """Return the norm of `vector`; `BadRuleOutput` where it is no result for `matrix`."""

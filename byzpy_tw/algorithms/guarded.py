@@ -205,6 +205,7 @@ class GuardedAlgorithm:
             return Aggregated(
                 _plain(found.vector), norm_of(found.vector),
                 self._selected(found.selected, nodes), _copy_from_rows(found.memory, matrix),
+                self._byzantine_weight(found.byzantine_weight),
             )  # fmt: skip
 
     def _selected(self, found: Any, nodes: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -221,6 +222,17 @@ class GuardedAlgorithm:
                 f"{nodes!r:.100}, each once"
             )
         return selected
+
+    def _byzantine_weight(self, found: Any) -> float | None:
+        """Return the share of the weight that Byzantine nodes have."""
+        if found is None:
+            return None
+        if type(found) not in (int, float) or not 0 <= found <= 1:
+            raise BadRuleOutput(
+                f"{self.who}: aggregate gave byzantine_weight {found!r:.100}, expected None or a "
+                "share from 0 to 1"
+            )
+        return float(found)
 
     def advance(
         self,

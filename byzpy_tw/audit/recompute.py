@@ -154,6 +154,7 @@ class RoundRecomputer:
             "aggregate_norm": aggregated.norm,
             "selected": None if chosen is None else list(chosen),
             "excluded": [] if chosen is None else sorted(set(norms) - set(chosen)),
+            "byzantine_weight": aggregated.byzantine_weight,
             "loss": math.fsum(losses) / len(losses) if losses else None,
         }
         if "test_loss" in record:

@@ -117,6 +117,9 @@ def _result_lines(
             parts.append(f"{metric.words} {final} (worst {worst}{when}, best {best})")
             when = ""
         yield ", ".join(parts)
+    weight = result.get("byzantine_weight")
+    if weight is not None:
+        yield f"Byzantine nodes had {weight:.1%} of the weight in the aggregates"
     failures = result.get("attack_failures")
     if failures is not None:
         often = format_attack_calls(failures["failed"], failures["of"], failures["probation"])

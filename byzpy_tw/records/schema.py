@@ -121,6 +121,7 @@ NODE = Type(lambda value, n: type(value) is int and 0 <= value < n, "a node")
 RULE_F = evolve(NODE, description="an f of a run of {n} nodes")
 NODES = _list_of(NODE, "a list of some of the {n} nodes")
 NUMBER = Type(lambda value, n: is_number(value), "a number")
+FRACTION = Type(lambda value, n: is_number(value) and 0 <= value <= 1, "a share from 0 to 1")
 SECONDS = Type(lambda v, n: is_number(v) and abs(v) <= _MOST_SECONDS, "a number of seconds")
 DIGEST = Type(lambda v, n: isinstance(v, str) and bool(_DIGEST.fullmatch(v)), "a SHA-256")
 TEXT = Type(lambda value, n: isinstance(value, str), "text")
@@ -259,6 +260,10 @@ ROUND_FIELDS = _fields(
     Field("participants", "nodes that were asked; all others took no part", NODES,
           when="where these are not all nodes", verified=True, columns=("participants",),
           cells=lambda nodes: [_join(nodes)]),
+    Field("byzantine_weight", "the share, from 0 to 1, of the vectors' weight in the aggregate "
+          "that Byzantine nodes had; weights count without their signs", FRACTION,
+          when="where the rule makes the aggregate by giving each vector one weight, and there are "
+          "Byzantine nodes", verified=True, columns=("byzantine_weight",)),
     Field("norms", "norm of each vector that came whole, by node",
           _dict_of(NUMBER_OR_NULL, "norms by node"), verified=True),
     Field("foreseen_f", "the rule's f that attacks were told, before Byzantine nodes were "
@@ -288,6 +293,8 @@ RESULT_FIELDS = _fields(
           "`best`, over all of them; null where there was none",
           _dict_of(_dict_with("", final=NUMBER_OR_NULL, worst=NUMBER_OR_NULL,
                               best=NUMBER_OR_NULL), "values by metric"), verified=True),
+    Field("byzantine_weight", "mean of the rounds' `byzantine_weight`; null where none has it",
+          _nullable(FRACTION), verified=True),
     Field("refused", "for each node that was refused: how often, by reason", verified=True),
     Field("asked", "for each node that was refused: in how many rounds it took part; null where "
           "all nodes did, in each round", verified=True),

@@ -98,6 +98,8 @@ class RoundCounts:
     selecting: int = field(default=0, init=False)  # rounds whose rule chose between nodes
     selected: int = field(default=0, init=False)  # nodes selected, over all of these
     excluded: Counter[int] = field(factory=Counter, init=False)  # node -> rounds
+    _weighed: int = field(default=0, init=False)  # rounds with a known weight of Byzantine nodes
+    _byzantine_weight: float = field(default=0.0, init=False)  # the sum of these
     refused: dict[int, Counter[str]] = field(factory=dict, init=False)  # node -> reason -> rounds
     latest: dict[str, Any] = field(factory=dict, init=False)  # entries of the newest record
     metrics: Mapping[str, float | None] = field(factory=dict, init=False)  # newest evaluation
@@ -128,6 +130,9 @@ class RoundCounts:
             self.selecting += 1
             self.selected += len(record["selected"])
         self.excluded.update(record["excluded"])
+        if "byzantine_weight" in record:
+            self._weighed += 1
+            self._byzantine_weight += record["byzantine_weight"]
         self._add_participants(record)
         for refused in record["refused"]:
             self._add_refusal(refused)
@@ -144,6 +149,11 @@ class RoundCounts:
             return
         self._asked.update(asked)
         self._byzantine_asked += sum(node >= self.num_honest for node in asked)
+
+    @property
+    def byzantine_weight(self) -> float | None:
+        """The share of the aggregates' weight that Byzantine nodes had; None where not known."""
+        return self._byzantine_weight / self._weighed if self._weighed else None
 
     @property
     def sampled(self) -> bool:
@@ -210,6 +220,7 @@ class RunSummary:
             "worst_accuracy": accuracy["worst"],
             "best_accuracy": accuracy["best"],
             "metrics": metrics,
+            "byzantine_weight": counts.byzantine_weight,
             "refused": {str(n): dict(why) for n, why in sorted(counts.refused.items())},
             "asked": {str(n): counts.rounds_asked(n) for n in sorted(counts.refused)}
             if counts.sampled

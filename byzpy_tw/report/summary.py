@@ -16,7 +16,7 @@ _NAMED = 3  # nodes; the others are counted
 def conclusion(history: RoundHistory, rule: str, status: str, error: str | None) -> list[str]:
     """Return sentences, the most telling one first; the last ones say how the run ended."""
     # A rule that met fewer attackers than it seems is not praised.
-    choices = _failed_attack(history, rule) or _choices(history, rule)
+    choices = _failed_attack(history, rule) or [*_choices(history, rule), *_weight(history)]
     whole = _rounds(history.done)
     of = "" if any(whole in choice for choice in choices) else f" of {whole}"
     said = [*choices, *_refusals(history, of)]
@@ -80,6 +80,20 @@ def _choices(history: RoundHistory, rule: str) -> list[str]:
         low, high = out[:h].min(), out[:h].max()
         parts.append(f"honest nodes in {low} to {high}{of} (node {wronged[0]} most)")
     return [f"{rule} excluded {', '.join(parts)}."]
+
+
+def _weight(history: RoundHistory) -> list[str]:
+    """Return the share of the weight that Byzantine nodes had; nothing where it is not known.
+
+    A rule that takes one of several equal vectors rejects most Byzantine nodes, and follows them.
+    """
+    counts = history.counts
+    if counts.byzantine_weight is None:
+        return []
+    return [
+        f"Byzantine nodes, {counts.num_byz} of {counts.n}, had {counts.byzantine_weight:.1%} of "
+        "the weight in the aggregates."
+    ]
 
 
 def _byzantine(counts: np.ndarray, came: np.ndarray, first: int, done: int) -> list[str]:

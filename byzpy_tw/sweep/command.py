@@ -27,6 +27,7 @@ from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
 from byzpy_tw.sweep.grid import Grid, command_line, make_grid, run_digest, with_sweep_defaults
+from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.resolve import check_names, versions
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
@@ -57,8 +58,7 @@ def run_sweep(
     registry = load_and_warn(given.get("disable_plugin") or ())
     grid = grid_of(given, attacks, defences, seeds, registry)
     if all(cell.impossible for cell in grid.cells):
-        cell = grid.cells[0]
-        raise ConfigError(f"no cell can be run; {cell.defence}: {cell.impossible}")
+        raise ConfigError(f"no cell can be run; {'; '.join(explain_impossible(grid.cells))}")
     try:
         (folder / CELLS).mkdir(parents=True, exist_ok=True)
         lock = lock_folder(folder)
@@ -126,6 +126,11 @@ async def work(sweep: Sweep, reactor: Any) -> int:
         display.say(
             f"  {sweep.finished_before} finished before and are not run again (--again runs them)"
         )
+    if impossible := explain_impossible(grid.cells):
+        count = sum(cell.impossible is not None for cell in grid.cells)
+        display.say(f"  {count} of {len(grid.cells)} cells cannot be run:")
+        for line in impossible:
+            display.say(f"  {line}")
     began = clock.seconds(reactor)
     ticking = LoopingCall(display.tick)
     ticking.clock = reactor
@@ -179,6 +184,7 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
         "attack_failures": outcome.attack_failures or None,
         **{f"{kind}_accuracy": accuracy.get(kind) for kind in KINDS},
         "metrics": metrics,
+        "byzantine_weight": outcome.byzantine_weight,
         "byzantine_left_out": outcome.left_out(honest=False),
         "honest_left_out": outcome.left_out(honest=True),
         "runs": [

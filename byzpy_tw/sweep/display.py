@@ -17,7 +17,7 @@ from byzpy_tw.sweep.results import rounds_done
 from byzpy_tw.sweep.scheduler import Display, Sweep
 
 REDRAW_SECONDS = 0.25
-_USUAL = "out B 100 H 13"  # about as wide as cells get
+_USUAL = "wt B 100 out H 13"  # about as wide as cells get
 
 
 @define(eq=False)

@@ -184,19 +184,17 @@ def run_digest(config: RunConfig, versions: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
-# The servers of the README's example.
-_HOSTS = "tcp://127.0.0.1:29000,tcp://127.0.0.1:29001,tcp://127.0.0.1:29002"
-
-
 def command_line(config: RunConfig) -> str:
-    """Return the command line that repeats `config`'s run on servers, to the same bits.
+    """Return the command line that repeats `config`'s run where its nodes were, to the same bits.
 
     It has the options that decide the figures, and leaves out timeouts and the like.
     """
-    hosts = ",".join(config.remote_hosts) or _HOSTS
-    words = ["python", "-m", "byzpy_tw.train", "--remote-hosts", hosts]
-    if config.keys is not None:
-        words += ["--keys", config.keys]
+    words = ["python", "-m", "byzpy_tw.train"]
+    if config.remote_hosts:
+        words += [flag("remote_hosts"), ",".join(config.remote_hosts)]
+        words += [flag("keys"), config.keys] if config.keys is not None else []
+    else:
+        words += [flag("in_process")] if config.local is None else ["--local", str(config.local)]
     for option in attrs.fields(RunConfig):
         value = getattr(config, option.name)
         decides = option.metadata["bits"] or option.name in ("eval_interval", "data_root")

@@ -32,7 +32,7 @@ def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
     """Return the whole page about the runs below `folder`."""
     template = (resources.files("byzpy_tw.sweep") / "page.html").read_text("utf-8")
     found = "".join(f"<li>{escape(line)}</li>" for line in text.sentences(grid, outcomes))
-    marks = text.explain_marks(grid, outcomes)
+    marks = [*text.explain_marks(grid, outcomes), *text.explain_shares(grid, outcomes)]
     base, seeds = grid.base, ", ".join(map(str, grid.seeds))
     setting = (
         f"{base.rounds} rounds of {base.model} on {base.dataset}, cut up by {base.partition}: "
@@ -129,7 +129,7 @@ def _details(outcome: CellResult) -> str:
     parts = [f'<p class="{kind}">{escape(line)}</p>' for kind, line in told if line]
     parts.append(bars(outcome.shares))
     if cell.runs:
-        parts.append("<p>The same run on servers, to the same bits:</p>")
+        parts.append("<p>The same run by itself, to the same bits:</p>")
     ended = {e.run.folder: e for e in outcome.ended}
     for run in cell.runs:
         parts.append(f"<pre>{escape(command_line(run.config))}</pre>")

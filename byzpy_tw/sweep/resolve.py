@@ -12,7 +12,19 @@ import attrs
 
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.plugins import Registry, parse
-from byzpy_tw.plugins.registry import OWN_DISTRIBUTION, Entry
+from byzpy_tw.plugins.registry import Entry
+
+# Each kind of name that every run has, with its option; a task may be the data's choice instead.
+_KINDS = {
+    kind: kind for kind in ("algorithm", "attack", "dataset", "model", "optimizer", "partition",
+                            "task")
+} | {"schedule": "lr_schedule"}  # fmt: skip
+
+
+def _named(config: RunConfig) -> list[tuple[str, str]]:
+    """Return the kind and the text of each name in `config`, but for its rules."""
+    found = [(kind, getattr(config, option)) for kind, option in _KINDS.items()]
+    return [(kind, text) for kind, text in found if text is not None]
 
 
 def check_names(
@@ -22,9 +34,12 @@ def check_names(
 
     Values that are only too large or too small for n and f concern their cells alone.
     """
-    names = [(kind, getattr(base, kind)) for kind in ("dataset", "model", "partition")]
-    for kind, text in [*names, *(("attack", attack) for attack in attacks)]:
-        registry.check(kind, text, f=base.f)
+    fill = {
+        "f": base.f, "lr_milestones": base.lr_milestones, "lr_decay": base.lr_decay,
+        **base.optimizer_parameters,
+    }  # fmt: skip
+    for kind, text in [*_named(base), *(("attack", attack) for attack in attacks)]:
+        registry.check(kind, text, **fill)
     for defence in defences:
         for kind, text in _chain(defence):
             registry.check(kind, text, **base.rule_parameters)
@@ -33,15 +48,18 @@ def check_names(
 def versions(config: RunConfig, registry: Registry) -> dict[str, str]:
     """Return the versions of the plugins that `config` names, with digests of their source.
 
-    The author of a plugin changes its source long before its version.
+    The author of a plugin changes its source long before its version.  Where a plugin's data or
+    model may choose the task, those of all plugins' tasks.
     """
-    found = {}
-    names = [(kind, getattr(config, kind)) for kind in ("dataset", "model", "partition", "attack")]
-    for kind, text in [*names, *_chain(config.pipeline)]:
-        entry = registry.entry(kind, parse(text).name)
-        if entry.distribution != OWN_DISTRIBUTION:
-            found[f"{kind} {entry.name}"] = f"{entry.distribution} {entry.version} {_source(entry)}"
-    return found
+    names = [*_named(config), *_chain(config.pipeline)]
+    entries = [registry.entry(kind, parse(text).name) for kind, text in names]
+    if config.task is None and any(e.foreign and e.kind in ("dataset", "model") for e in entries):
+        entries += registry.names["task"].values()
+    return {
+        f"{entry.kind} {entry.name}": f"{entry.distribution} {entry.version} {_source(entry)}"
+        for entry in entries
+        if entry.foreign
+    }
 
 
 def cache_datasets(registry: Registry) -> Registry:

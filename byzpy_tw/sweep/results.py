@@ -66,6 +66,7 @@ class RunResult:
     shares: tuple[NodeShare, ...]
     task_metrics: tuple[Metric, ...] = DEFAULT
     failures: AttackFailures | None = None  # of the attack's calls
+    byzantine_weight: float | None = None  # in the aggregates, where that is known
 
     @property
     def is_over(self) -> bool:
@@ -172,6 +173,17 @@ class CellResult:
             found.append(attrs.evolve(same[0], excluded=excluded, refused=refused))
         return found
 
+    @property
+    def byzantine_weight(self) -> float | None:
+        """The share of the aggregates' weight that Byzantine nodes had, as a mean over the seeds.
+
+        None where a run does not know it: its rule gives no weights, or it is of an earlier
+        version.
+        """
+        found = [ended.byzantine_weight for ended in self.ended]
+        known = [weight for weight in found if weight is not None]
+        return mean(known) if known and len(known) == len(found) else None
+
     def left_out(self, *, honest: bool) -> float | None:
         """Return the mean share of rounds in which a node of this kind was left out.
 
@@ -225,6 +237,7 @@ def read(run: SweepRun, path: Path) -> RunResult | None:
             curve=tuple(metric_curve(records, metrics[0].name)),
             shares=tuple(_share(counts, node) for node in range(counts.n if counts.rounds else 0)),
             failures=failures,
+            byzantine_weight=counts.byzantine_weight,
         )
     except (RunDirectoryError, *UNREADABLE_ERRORS):
         return None

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 from byzpy_tw.sweep.grid import Cell, Grid
+from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
 from byzpy_tw.sweep.scores import COLLAPSE, RELATIVE_COLLAPSE, collapsed, goodness, scores
 from byzpy_tw.tasks.metric import Metric
 
 CORNER = "defence \\ attack"
-OUT = "out: share of the rounds in which Byzantine (B) and honest (H) nodes were left out"
+WEIGHT = "wt B: percent of the weight in the aggregates that Byzantine nodes had"
+OUT = "out: percent of the rounds in which Byzantine (B) and honest (H) nodes were left out"
 _LEAST = "90.0 (90-90)"  # so that columns do not jump as cells are filled
 _FOLD = 24  # a name longer than this takes a second line
 
@@ -43,13 +45,22 @@ def mark_of(outcome: CellResult, fallen: bool) -> str:
 
 
 def out_text(outcome: CellResult) -> str:
-    """Return ``out B 97 H 3``, or nothing where it is not known or the attack failed."""
+    """Return ``wt B 25 out H 3``, or ``out B 97 H 3`` for a rule without weights.
+
+    Of a rule with weights the Byzantine nodes that it left out say little: where it takes one of
+    several equal vectors, it leaves out most of them and follows them all the same.  Returns
+    nothing where neither is known, or the attack failed.
+    """
     if outcome.attack_failures:
         return ""
-    faulty, honest = outcome.left_out(honest=False), outcome.left_out(honest=True)
-    if faulty is None or honest is None:
-        return ""
-    return f"out B {percent(faulty, 0)} H {percent(honest, 0)}"
+    weight, honest = outcome.byzantine_weight, outcome.left_out(honest=True)
+    parts = []
+    if weight is not None:
+        parts.append(f"wt B {percent(weight, 0)}")
+    if honest is not None:
+        faulty = f"B {percent(outcome.left_out(honest=False), 0)} " * (weight is None)
+        parts.append(f"out {faulty}H {percent(honest, 0)}")
+    return " ".join(parts)
 
 
 def table(
@@ -106,16 +117,22 @@ def _folded(name: str, at: str) -> tuple[str, str]:
 
 def notes(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     """Explain the table: its figures, its marks, and why cells are empty."""
-    lines = [legend(grid, outcomes)]
-    if any(out_text(outcome) for outcome in outcomes):
-        lines.append(OUT)
+    lines = [legend(grid, outcomes), *explain_shares(grid, outcomes)]
     lines += explain_marks(grid, outcomes)
-    for reason, cells in _grouped(outcomes, lambda o: o.reason):
+    lines += [f"impossible: {line}" for line in explain_impossible([o.cell for o in outcomes])]
+    for reason, cells in _grouped(outcomes, lambda o: "" if o.cell.impossible else o.reason):
         names = _names(cells)
         under = f" under {cells[0].cell.attack}" if len(cells) == 1 else ""
         reason = reason.removeprefix(f"{names}: ")  # a rule's error names the rule as well
         lines.append(f"{cells[0].status}: {names}{under}: {reason}")
     return lines
+
+
+def explain_shares(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
+    """Explain the second lines of the cells."""
+    texts, base = " ".join(map(out_text, outcomes)), grid.base
+    of = f", who are {base.num_byz} of {base.n} nodes ({percent(base.num_byz / base.n, 0)} %)"
+    return [WEIGHT + of] * ("wt B" in texts) + [OUT] * ("out " in texts)
 
 
 def explain_marks(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
@@ -266,17 +283,21 @@ def _goodness(outcome: CellResult) -> float:
 
 
 def exclusion_sentence(outcome: CellResult) -> str:
-    """Return a sentence about the nodes that were left out in a cell's runs, or "".
+    """Return sentences about the weight of Byzantine nodes, and who was left out; may be empty.
 
     Empty also where the attack failed: leaving out nodes that send nothing shows nothing.
     """
     if outcome.attack_failures:
         return ""
-    shares = outcome.shares
+    shares, weight = outcome.shares, outcome.byzantine_weight
+    had = f"Byzantine nodes had {percent(weight, 0)} % of the weight in the aggregates. "
+    text = had * (weight is not None)
     if not any(share.left_out for share in shares):
-        return "No node was left out in any round." if shares else ""
+        return f"{text}No node was left out in any round." if shares else text.strip()
     faulty, honest = (percent(outcome.left_out(honest=which), 0) for which in (False, True))
-    text = f"Byzantine nodes were left out in {faulty} % of the rounds, honest ones in {honest} %"
+    text += (
+        f"A Byzantine node was left out in {faulty} % of the rounds, an honest one in {honest} %"
+    )
     worst = max((share for share in shares if share.honest), key=lambda share: share.left_out)
     if worst.left_out:
         text += f"; of the honest ones most often node {worst.node}, "

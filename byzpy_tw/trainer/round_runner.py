@@ -94,6 +94,7 @@ class _Step:
 
     norm: float
     selected: tuple[int, ...] | None  # None where the rule does not choose between rows
+    byzantine_weight: float | None  # None where it is not known
     state: State | None
     events: list[Incident]
 
@@ -219,6 +220,8 @@ class RoundRunner:
             "bytes_sent": sent - gathered.bytes_before[0],
             "bytes_received": received - gathered.bytes_before[1],
         }
+        if step.byzantine_weight is not None:
+            record["byzantine_weight"] = step.byzantine_weight
         if round.n < self.config.n:
             record["participants"] = list(round.participants)
         if events := [*self.recorded_events.take(), *step.events]:
@@ -297,7 +300,8 @@ class RoundRunner:
         self._next_parameters = self._request()
         self.rounds_done = self._state.round
         state = self.state().snapshot() if keep else None
-        return _Step(aggregated.norm, aggregated.selected, state, events)  # without the vector
+        found = aggregated  # all of it but the vector
+        return _Step(found.norm, found.selected, found.byzantine_weight, state, events)
 
     def _update_probation(self, round: Round, costly_failures: frozenset[int]) -> list[Incident]:
         """Put nodes on probation and readmit them by their outcome in `round`."""
