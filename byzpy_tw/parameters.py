@@ -7,10 +7,12 @@ A class that binds parameters declares each of them once::
         f: int = integer(0)
         factor: float = real(0.5, above=0.0, most=1.0)
         center: Literal["mean", "median"] = choice("mean", "median")
+        tau: float | None = real(None, above=0.0, none="the median norm of the rows")
 
 Values are converted first: NumPy's and torch's scalars become plain ones, a float without a
 fraction becomes an integer where one is expected.  `BadParameter` names the parameter, its bounds
-and the value of any other.  None is accepted as a default; no default makes a parameter required.
+and the value of any other.  None is accepted as a default, and `none` then says what it stands for;
+no default makes a parameter required.
 
 Options of runs and servers share the constraints and the conversions below.
 """
@@ -33,19 +35,22 @@ from byzpy_tw.text import clip
 __all__ = ["boolean", "choice", "integer", "real"]  # for plugins
 
 MAX_INTEGER = 2**31 - 1
+NONE = "none"  # in the metadata of a field: what None stands for
 
 # Returns None for an allowed value; otherwise a phrase to stand after "must be" in a message.
 Constraint = Callable[[Any], str | None]
 
 
-def integer(default: Any = attrs.NOTHING, *, least: int = 0, most: int = MAX_INTEGER) -> Any:
+def integer(
+    default: Any = attrs.NOTHING, *, least: int = 0, most: int = MAX_INTEGER, none: str = ""
+) -> Any:
     """An int in [`least`, `most`]."""
 
     def convert(value: Any) -> Any:
         value = to_plain(value)
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
-    return _parameter(default, convert, integer_in(least, most))
+    return _parameter(default, convert, integer_in(least, most), none)
 
 
 def real(
@@ -55,9 +60,10 @@ def real(
     most: float = inf,
     above: float = -inf,
     below: float = inf,
+    none: str = "",
 ) -> Any:
     """A finite float in [`least`, `most`] and in (`above`, `below`)."""
-    return _parameter(default, to_float, real_in(least, most, above=above, below=below))
+    return _parameter(default, to_float, real_in(least, most, above=above, below=below), none)
 
 
 def choice(*words: str, default: Any = "") -> Any:
@@ -70,10 +76,13 @@ def boolean(default: Any = attrs.NOTHING) -> Any:
     return _parameter(default, to_plain, true_or_false)
 
 
-def _parameter(default: Any, convert: Callable[[Any], Any], constraint: Constraint) -> Any:
+def _parameter(
+    default: Any, convert: Callable[[Any], Any], constraint: Constraint, none: str = ""
+) -> Any:
     constraint = optional(constraint) if default is None else constraint
     validator = validated(constraint, BadParameter)
-    return attrs.field(default=default, converter=convert, validator=validator)
+    metadata = {NONE: none} if none else {}
+    return attrs.field(default=default, converter=convert, validator=validator, metadata=metadata)
 
 
 # -- constraints --------------------------------------------------------------

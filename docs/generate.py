@@ -295,7 +295,8 @@ def names(entries: Iterable[Entry]) -> str:
         "",
         "What comes with this package; `python -m byzpy_tw plugins` also lists what plugins",
         "add. `f`, `q` and `chunk_size` are filled from the run's options unless given.",
-        "A value is written after the name: `trimmed-mean:f=2`.",
+        "A value is written after the name: `trimmed-mean:f=2`. Of words such as",
+        "`init=mean|zero` the first is the default.",
     ]
     for kind, found in by_kind.items():
         plural = f"{kind[0].upper()}{kind[1:]}s"
@@ -310,19 +311,19 @@ def names(entries: Iterable[Entry]) -> str:
                 row.append(entry.factory().knowledge)
             rows.append((*row, _parameters(entry), _about(entry.factory)))
         lines += _table(head, rows)
+        nones = [
+            (f"`{entry.name}`", f"`{parameter.name}`", _markdown(parameter.none))
+            for entry in found
+            for parameter in entry.parameters.values()
+            if parameter.none
+        ]
+        if nones:
+            lines += ["", *_table(("name", "parameter", "`none`, the default, stands for"), nones)]
     return "\n".join([*lines, ""])
 
 
 def _parameters(entry: Entry) -> str:
-    parts = []
-    for parameter in entry.parameters.values():
-        value = "" if parameter.required else f"={_value(parameter.default)}"
-        parts.append(f"`{parameter.name}{value}`")
-    return ", ".join(parts)
-
-
-def _value(default: Any) -> str:
-    return "none" if default in (None, ()) else str(default)
+    return ", ".join(f"`{parameter.text}`" for parameter in entry.parameters.values())
 
 
 def _about(factory: Any) -> str:

@@ -168,6 +168,16 @@ class PluginsCommandTests(SynchronousTestCase):
         for word in ("also-listed", "byzpy-tw-listed", "3.1", "f=0"):
             self.assertIn(word, line)
 
+    def test_tells_of_one_name(self) -> None:
+        """Its parameters with the words that they take, and what none stands for."""
+        told = self.plugins("rfa", path="")
+        self.assertEqual((told.returncode, told.stderr), (0, ""))
+        for words in ("geometric-median = rfa", "init=mean|zero", "nu=none", "none is 1e-6 of"):
+            self.assertIn(words, told.stdout)
+        unknown = self.plugins("krun", path="")
+        self.assertNotEqual(unknown.returncode, 0)
+        self.assertIn("did you mean 'krum'", unknown.stderr)
+
     def test_a_broken_plugin_is_listed(self) -> None:
         """A broken distribution is listed with the reason, after all others; the cure is a
         warning."""

@@ -50,6 +50,26 @@ class PagesTests(SynchronousTestCase):
         for one in attrs.fields(RunConfig):
             self.assertRegex(PAGES["train.md"], rf"(?m)^\| `{flag(one.name)}[ ,`]")
 
+    def test_every_none_is_explained(self) -> None:
+        """A parameter that is none by default says what that stands for, here and in the code."""
+        for entry in load(only=()).entries():
+            for parameter in entry.parameters.values():
+                if parameter.default is None:
+                    where = f"{entry.kind} {entry.name}: {parameter.name}"
+                    self.assertTrue(parameter.none, f"{where} has no none=... in its declaration")
+                    self.assertIn(f"| `{entry.name}` | `{parameter.name}` |", PAGES["names.md"])
+
+    def test_every_word_is_listed(self) -> None:
+        """A parameter that takes words is shown with all of them, the default first."""
+        page, seen = PAGES["names.md"].replace("\\|", "|"), 0
+        for entry in load(only=()).entries():
+            for parameter in entry.parameters.values():
+                if parameter.words:
+                    seen += 1
+                    self.assertEqual(parameter.words[0], parameter.default)
+                    self.assertIn(f"`{parameter.name}={'|'.join(parameter.words)}`", page)
+        self.assertGreaterEqual(seen, 6)
+
     def test_every_option_of_a_server(self) -> None:
         """Each option and flag of twistd's command."""
         for name, *_ in [*tap.Options.optParameters, *tap.Options.optFlags]:

@@ -63,7 +63,9 @@ class ClippedClustering:
     """
 
     f: int = integer(0)
-    tau: float | None = real(None, above=0.0)
+    tau: float | None = real(
+        None, above=0.0, none="the median of the norms of all rows of this and earlier rounds"
+    )
 
     @property
     def laws(self) -> frozenset[str]:

@@ -39,7 +39,12 @@ class CAF:
     """
 
     f: int = integer(0)
-    power_iterations: int | None = integer(None, least=1, most=100_000)
+    power_iterations: int | None = integer(
+        None,
+        least=1,
+        most=100_000,
+        none="no iteration: the exact top eigenvector of the covariance",
+    )
 
     def weights(self, gram: Gram, *, context: Context | None = None, state: State = None) -> Tensor:
         # NumPy's calls take less time at this size.  Not its BLAS, which would have
@@ -110,7 +115,9 @@ class DnC:
     iterations: int = integer(1, least=1, most=1000)
     subsample: int = integer(10_000, least=1)
     c: float = real(1.0, above=0.0)
-    seed: int | None = integer(None, most=2**63 - 1)
+    seed: int | None = integer(
+        None, most=2**63 - 1, none="the run's seed and the round, both 0 outside a run"
+    )
 
     def computable(self, n: int) -> str | None:
         why = f"dnc needs n > ceil(c f), got n={n}, f={self.f}, c={self.c:g}"

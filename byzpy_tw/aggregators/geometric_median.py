@@ -46,7 +46,11 @@ class GeometricMedian:
     """
 
     f: int = integer(0)
-    nu: float | None = real(None, above=0.0)
+    nu: float | None = real(
+        None,
+        above=0.0,
+        none="1e-6 of the median distance, min over rows i of median over rows j of |x_i - x_j|",
+    )
     tol: float = real(1e-9, above=0.0)
     max_iter: int = integer(1000, least=1)
     init: Literal["mean", "zero"] = choice("mean", "zero")

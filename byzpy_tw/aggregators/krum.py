@@ -12,6 +12,8 @@ from byzpy_tw.kernels.points import Gram
 from byzpy_tw.parameters import integer
 from byzpy_tw.seeds import Context
 
+CLOSEST = "n - f - 2, of n rows without the refused ones"  # where `closest` is not given
+
 
 def krum_scores(rule: Krum | MultiKrum, gram: Gram) -> Tensor:
     """Return each point's sum of squared distances to its nearest others, ``(n,)``."""
@@ -54,7 +56,7 @@ class Krum:
     """
 
     f: int = integer(0)
-    closest: int | None = integer(None, least=1)
+    closest: int | None = integer(None, least=1, none=CLOSEST)
     chunk_size: int = integer(32, least=1)
 
     laws = property(_laws)
@@ -78,8 +80,8 @@ class MultiKrum:
     """
 
     f: int = integer(0)
-    q: int | None = integer(None, least=1)
-    closest: int | None = integer(None, least=1)
+    q: int | None = integer(None, least=1, none="max(1, n - f - 1)")
+    closest: int | None = integer(None, least=1, none=CLOSEST)
     chunk_size: int = integer(32, least=1)
 
     laws = property(_laws)

@@ -28,10 +28,14 @@ class ALittleIsEnough:
     Learning", NeurIPS 2019, Algorithm 3.
     """
 
-    tau: float | None = real(None)
+    tau: float | None = real(
+        None,
+        none="the normal quantile of (n - b - s) / (n - b), s = floor(n / 2) + 1 - b; an error "
+        "where that share is not above 1/2",
+    )
     ddof: int = integer(0, most=1)
-    n: int | None = integer(None, least=1)
-    b: int | None = integer(None, least=1)
+    n: int | None = integer(None, least=1, none="the run's nodes, --num-honest + --num-byz")
+    b: int | None = integer(None, least=1, none="the run's Byzantine nodes, --num-byz")
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         tau = self.tau_for(known.h, context) if self.tau is None else self.tau

@@ -66,7 +66,9 @@ class Silent:
 class Slow:
     """Its own honest gradient, `seconds` late: by default, two round timeouts."""
 
-    seconds: float | None = real(None, least=0.0, most=86_400.0)
+    seconds: float | None = real(
+        None, least=0.0, most=86_400.0, none="twice the run's --round-timeout"
+    )
 
     def vector(self, known: Knowledge, context: Context | None) -> Tensor:
         return known.own

@@ -15,7 +15,7 @@ from byzpy_tw.attacks.alie import ddof_factor, shift_vector
 from byzpy_tw.attacks.knowledge.view import Knowledge
 from byzpy_tw.attacks.simple import scale_vector
 from byzpy_tw.attacks.target import find_strength, is_geometric
-from byzpy_tw.parameters import integer, real
+from byzpy_tw.parameters import NONE, integer, real
 from byzpy_tw.seeds import Context
 
 T = TypeVar("T", bound="_Search")
@@ -44,9 +44,13 @@ class _Search:
     start: float = real(0.0)
     delta: float = real(10.0, above=0.0)
     ratio: float = real(0.8, above=0.0, below=1.0)
-    f: int | None = integer(None)
-    aggregator: str | None = None
-    pre: str | None = field(default=None, converter=_rules)
+    f: int | None = integer(None, none="the run's --f; outside a run it must be given")
+    aggregator: str | None = field(default=None, metadata={NONE: "the run's aggregator"})
+    pre: str | None = field(
+        default=None,
+        converter=_rules,
+        metadata={NONE: "no pre-aggregators; the run's own where aggregator is none too"},
+    )
 
     @property
     def rules(self) -> tuple[Any, ...]:

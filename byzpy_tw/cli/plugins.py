@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import itertools
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
+from byzpy_tw.errors import UnknownName
 from byzpy_tw.plugins import Registry, load_and_warn
+from byzpy_tw.plugins.naming import suggest_nearest
+from byzpy_tw.plugins.registry import Entry
+from byzpy_tw.plugins.signatures import Parameter
+from byzpy_tw.text import clip
 
-HELP = "list every name that a run may use"
+HELP = "list every name that a run may use, or tell of one"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME",
+        help="tell of this one with its parameters: their values, and what none stands for "
+        "(default: list all)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="as JSON, for programs")
     parser.add_argument(
         "--disable-plugin", action="append", default=[], metavar="NAME",
@@ -24,40 +34,75 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Print every name with its kind, parameters and distribution; broken distributions last."""
-    rows = _rows(load_and_warn(chosen.disable_plugin))
+    """Print every name with its kind, parameters and distribution; broken distributions last.
+
+    With a name, the things that it names, with their parameters; raises `UnknownName`.
+    """
+    names = load_and_warn(chosen.disable_plugin)
+    entries = list(names.entries()) if chosen.name is None else _named(names, chosen.name)
+    broken = names.broken if chosen.name is None else ()
     if chosen.json:
+        rows = [*map(_row, entries), *({**_BROKEN, **attrs.asdict(b)} for b in broken)]
+        rows = [{**row, "name": row.get("name", row["distribution"])} for row in rows]
         print(json.dumps(rows, indent=2, default=str))
         return 0
-    for kind, same in itertools.groupby(rows, key=lambda row: row["kind"]):
-        print(kind if kind == "broken" else f"{kind}s")
-        for row in same:
-            print(f"  {_line(row)}".rstrip())
+    if chosen.name is not None:
+        print("\n\n".join(map(_description, entries)))
+        return 0
+    for kind, same in itertools.groupby(entries, key=lambda entry: entry.kind):
+        print("\n".join([f"{kind}s", *(f"  {_line(entry)}".rstrip() for entry in same)]))
+    if broken:
+        print("\n".join(["broken", *(f"  {b.distribution} {b.version}: {b.why}" for b in broken)]))
     return 0
 
 
-def _rows(names: Registry) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [
-        {
-            "kind": entry.kind,
-            "name": entry.name,
-            "aliases": list(entry.aliases),
-            "parameters": {
-                p.name: {"type": p.type_text, "default": None if p.required else p.default}
-                for p in entry.parameters.values()
-            },
-            "distribution": entry.distribution,
-            "version": entry.version,
-        }
-        for entry in names.entries()
-    ]
-    none = {"kind": "broken", "aliases": [], "parameters": {}}
-    return rows + [{**none, "name": b.distribution, **attrs.asdict(b)} for b in names.broken]
+_BROKEN: dict[str, Any] = {"kind": "broken", "aliases": [], "parameters": {}}
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    if row["kind"] == "broken":
-        return f"{row['name']} {row['version']}: {row['why']}"
-    name = row["name"] + "".join(f" = {alias}" for alias in row["aliases"])
-    parameters = ", ".join(f"{key}={p['default']}" for key, p in row["parameters"].items())
-    return f"{name:<24} {row['distribution']} {row['version']:<8} {parameters}"
+def _named(names: Registry, name: str) -> list[Entry]:
+    """Return everything that has this name or alias: an attack and a rule may share one."""
+    found = [entry for entry in names.entries() if name in (entry.name, *entry.aliases)]
+    if not found:
+        known = {word for entry in names.entries() for word in (entry.name, *entry.aliases)}
+        raise UnknownName(
+            f"nothing is called {clip(name)!r}{suggest_nearest(name, sorted(known))}; without a "
+            "name, 'python -m byzpy_tw plugins' lists them all"
+        )
+    return found
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    return {
+        "kind": entry.kind,
+        "name": entry.name,
+        "aliases": list(entry.aliases),
+        "parameters": {p.name: _parameter(p) for p in entry.parameters.values()},
+        "distribution": entry.distribution,
+        "version": entry.version,
+    }
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    default = None if parameter.required else parameter.default
+    found = {"type": parameter.type_text, "default": default}
+    return {**found, "none": parameter.none} if parameter.none else found
+
+
+def _line(entry: Entry) -> str:
+    parameters = ", ".join(p.text for p in entry.parameters.values())
+    return f"{_names(entry):<24} {entry.distribution} {entry.version:<8} {parameters}"
+
+
+def _names(entry: Entry) -> str:
+    return " = ".join([entry.name, *entry.aliases])
+
+
+def _description(entry: Entry) -> str:
+    """Return the name, the first paragraph of its documentation, and a line a parameter."""
+    said = inspect.cleandoc(entry.factory.__doc__ or "").split("\n\n")[0].replace("`", "")
+    lines = [f"{entry.kind} {_names(entry)} ({entry.distribution} {entry.version})"]
+    lines += [f"  {line}" for line in said.splitlines()]
+    for parameter in entry.parameters.values():
+        none = f"; none is {parameter.none}" if parameter.none else ""
+        lines.append(f"  {parameter.text} ({parameter.type_text}{none})")
+    return "\n".join(lines)

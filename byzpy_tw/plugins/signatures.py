@@ -13,7 +13,7 @@ import attrs
 from attrs import frozen
 
 from byzpy_tw.errors import BadParameter
-from byzpy_tw.parameters import quote, to_plain
+from byzpy_tw.parameters import NONE, quote, to_plain
 from byzpy_tw.plugins.naming import ParsedName, suggest_nearest
 
 # By kind: filled by the process that calls the factory, and never written in a name.
@@ -36,6 +36,7 @@ class Parameter:
     annotation: Any
     default: Any  # inspect.Parameter.empty where there is none
     untyped: bool = False  # neither its annotation nor its default says what it must be
+    none: str = ""  # what None stands for, in words
 
     @property
     def required(self) -> bool:
@@ -54,6 +55,20 @@ class Parameter:
     def type_text(self) -> str:
         """The annotation, for a person."""
         return " or ".join(map(_type_text, self.alternatives))
+
+    @property
+    def words(self) -> list[str]:
+        """The words among its values, the default first."""
+        words = [str(word) for kind in self.alternatives for word in _words(kind)]
+        return sorted(words, key=lambda word: word != str(self.default))
+
+    @property
+    def text(self) -> str:
+        """``name=default`` with the other words that it takes: ``init=mean|zero``."""
+        if self.required:
+            return self.name
+        default = "none" if self.default in (None, ()) else str(self.default)
+        return f"{self.name}={'|'.join(self.words) or default}"
 
     @property
     def nullable(self) -> bool:
@@ -99,6 +114,7 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
     """The keyword parameters of `factory`, by name, reserved ones left out."""
     reserved = RESERVED.get(kind, frozenset())
     hints = _hints(factory)
+    fields = attrs.fields_dict(factory) if isinstance(factory, type) and attrs.has(factory) else {}
     found = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         if name in reserved or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
@@ -106,7 +122,8 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
         default = parameter.default
         typed = isinstance(default, (bool, int, float, str))
         hint = hints.get(name, type(default) if typed else str)
-        found[name] = Parameter(name, hint, default, untyped=name not in hints and not typed)
+        none = fields[name].metadata.get(NONE, "") if name in fields else ""
+        found[name] = Parameter(name, hint, default, name not in hints and not typed, none)
     return found
 
 
