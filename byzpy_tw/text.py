@@ -40,3 +40,8 @@ def number_range(numbers: Iterable[int]) -> str:
     """Return the range of `numbers` in words: ``3``, or ``3 to 5``."""
     found = sorted(set(numbers))
     return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+
+
+def join_numbers(numbers: Iterable[int]) -> str:
+    """Return `numbers` with commas between, in a bounded length."""
+    return clip(", ".join(map(str, numbers)))

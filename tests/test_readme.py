@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from byzpy_tw.algorithms.rules import resolve_rules
 from byzpy_tw.cli.sweep import options as sweep_options
-from byzpy_tw.cli.train import parse_invocation, parser
+from byzpy_tw.cli.train import configuration, parse_invocation, parser
+from byzpy_tw.config.run_config import RunConfig
+from byzpy_tw.plugins import load
 from byzpy_tw.tap import Options
 from tests.support import PATIENCE, TWISTD, Process, environment, folder
 
@@ -109,6 +112,17 @@ class TextTests(SynchronousTestCase):
         elsewhere = {"--pidfile", "--logfile", "--help", "--server"}
         for option in set(re.findall(r"--[a-z][a-z-]+", README)) - elsewhere:
             self.assertIn(option, known, option)
+
+    def test_runs_keep_their_guarantee(self) -> None:
+        """Each run that the README starts has a rule with its guarantee, for n and f."""
+        lines = re.findall(r"-m byzpy_tw\.train (--.*)$", README, re.MULTILINE)
+        self.assertEqual(len(lines), 2)
+        [code] = blocks("From Python", "python")
+        [options] = re.findall(r"byzpy_tw\.run\((.*)\)  #", code)
+        called = RunConfig(in_process=True, **eval(f"dict({options})"))
+        configs = [called, *(configuration(shlex.split(line)) for line in lines)]
+        for config in configs:
+            self.assertIsNone(resolve_rules(config, load(only=())).missing_guarantee, config)
 
     @pytest.mark.slow
     def test_python_runs(self) -> None:

@@ -73,7 +73,13 @@ class RunTests(TestCase):
         model = second.model()
         flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
         self.assertTrue(torch.equal(flat, second.parameters))
-        self.assertEqual(model(torch.zeros(2, 9)).shape, (2, 4))
+        data = second.dataset()
+        right = model(data.inputs(data.test.x)).argmax(dim=1) == data.test.y
+        self.assertEqual(float(right.double().mean()), second.accuracy)
+        config = second.path / "config.json"
+        config.write_text(config.read_text().replace(data.digest(), "ab" * 32))
+        error = self.assertRaises(RunDirectoryError, second.dataset)
+        self.assertIn("the run recorded abab", str(error))
 
     def test_what_its_process_refuses(self) -> None:
         """A name that nobody offers is the package's own error, and leaves no folder."""

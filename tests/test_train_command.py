@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
@@ -88,3 +90,14 @@ class OptionsTests(SynchronousTestCase):
             with self.subTest(name, value=repr(value)[:20]):
                 error = self.assertRaises(ConfigError, RunConfig, local=1, **{name: value})
                 self.assertIn(words, str(error))
+
+    def test_code_where_a_name_is_wanted(self) -> None:
+        """A function, an object and a class are answered with the way to a plugin."""
+        for name in ("aggregator", "attack", "model", "pre_aggregator"):
+            for value in (max, lambda x: x, RunConfig(local=1), dict):
+                with self.subTest(name, value=repr(value)[:20]):
+                    error = self.assertRaises(ConfigError, RunConfig, local=1, **{name: value})
+                    self.assertIn("byzpy_tw new-plugin", str(error))
+                    page = re.search(r"docs/\S+\.md", str(error))
+                    assert page is not None
+                    self.assertTrue((Path(__file__).parent.parent / page.group()).exists())

@@ -21,7 +21,7 @@ from byzpy_tw.rounds.round import Reason, Round
 from byzpy_tw.text import clean_value
 from byzpy_tw.vectors import norm_of, round_to_dtype, sha256_of
 
-_CLOSE = 1e-4  # relative; norms that differ by less differ by rounding
+CLOSE = 1e-4  # relative; norms that differ by less differ by rounding
 _NAMED = 5  # nodes
 
 
@@ -67,7 +67,7 @@ class RecomputedRound:
                 "the norms of the vectors are as recorded, what the rules make of them is not: is "
                 "it f or the membership on record, the rules or their version?"
             )
-        if all(math.isclose(there, here, rel_tol=_CLOSE) for _, there, here in differing):
+        if all(math.isclose(there, here, rel_tol=CLOSE) for _, there, here in differing):
             return (
                 "norms differ by rounding alone: other versions, instructions or devices than then?"
             )

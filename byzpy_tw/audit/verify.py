@@ -9,11 +9,14 @@
 
 A vector that a server sent in place of a node's own is not known here: the hash of its
 round cannot be met, and that is reported.
+
+With `nodes`, step 2 is another one: only their vectors are computed, next to each kept checkpoint,
+and compared with the recorded norms (see `byzpy_tw.audit.site`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from byzpy_tw.algorithms.state import State
 from byzpy_tw.audit.consistency import Problem, compare_with_result, find_damage, recorded_config
 from byzpy_tw.audit.recompute import RoundRecomputer
 from byzpy_tw.audit.replay import RoundReplay, prepare_replay
+from byzpy_tw.audit.site import check_nodes, check_vectors, describe_site
 from byzpy_tw.config.paths import absolute
 from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.errors import ConfigError, DamagedCheckpoint, RunDirectoryError, format_error
@@ -56,11 +60,14 @@ class Verification:
     pool: Executor
     threads: int
     data_root: str | None = None
+    nodes: Sequence[int] = ()  # those of one site, to compute their vectors alone
     # Called with the rounds that are done, and how many there are to do.
     progress: Callable[[int, int], None] = lambda done, all: None
     problems: list[Problem] = field(factory=list, init=False)
     notes: list[str] = field(factory=list, init=False)
     spans: list[tuple[int, int]] = field(factory=list, init=False)  # rounds computed: [a, b)
+    vectors: int = field(default=0, init=False)  # of `nodes`, that were compared
+    _description: Mapping[str, Any] = field(init=False)  # config.json, or the site's part of it
     _config: RunConfig = field(init=False)
     _recomputer: RoundRecomputer = field(init=False)
     _checkpoints: dict[int, Path] = field(factory=dict, init=False)  # the good ones, by round
@@ -94,6 +101,7 @@ class Verification:
             raise ConfigError(f"no checkpoint of round {start} was kept (there are: {there})")
         config, problems = recorded_config(self.recorded)
         self._config = self._with_device_here(config_in_process(config, self.data_root))
+        self._description = self._describe()
         self.problems += [*problems, *compare_with_result(self.recorded)]
         self._check_length()
         self._check_checkpoints()
@@ -101,9 +109,9 @@ class Verification:
             return  # damaged, or not as recorded, which is a problem by now
         try:
             self._prepare()
-            state: State | None = self._recomputer.replay.first
-            if start:
-                state = checkpoint.read(self._checkpoints[start])
+            if self.nodes:
+                return self._verify_nodes()
+            state: State | None = self._state_before(start)
             while state is not None:
                 state = self._verify_from(state)
         except Exception as e:  # models and rules are plugins' code, a checkpoint is a file
@@ -113,12 +121,25 @@ class Verification:
             text = f"{where} cannot be computed here: {clean_value(format_error(e), 1000)}"
             self.problems.append(Problem("replay", text, self._round))
 
+    def _state_before(self, round: int) -> State:
+        if round == 0:
+            return self._recomputer.replay.first
+        return checkpoint.read(self._checkpoints[round])
+
     def checkpointed_rounds(self) -> list[int]:
         """Return the rounds with a checkpoint before them, without the first and the last."""
         found = list_checkpoints(self.recorded.path)
         return sorted(round for round in found if 0 < round < len(self.rounds))
 
     # -- before the replay
+
+    def _describe(self) -> Mapping[str, Any]:
+        if not self.nodes:
+            return self.recorded.description
+        check_nodes(self.nodes, self._config.num_honest)
+        partition = self.registry.make("partition", self._config.partition)
+        local = getattr(partition, "local", False)
+        return describe_site(self.recorded.description, self.nodes, local)
 
     def _check_length(self) -> None:
         done, planned = len(self.rounds), self._config.rounds
@@ -174,7 +195,7 @@ class Verification:
 
     def _node_device(self) -> Device:
         """Return the device that the run's nodes computed on, or the CPU."""
-        recorded = self.recorded.description.get("devices")
+        recorded = self._description.get("devices")
         found = sorted(set(map(str, recorded.values()))) if isinstance(recorded, dict) else []
         device = find_equal_device(found[0]) if len(found) == 1 else None
         if found and device is None:
@@ -185,7 +206,7 @@ class Verification:
         return device or CPU
 
     def _compare_environment(self, replay: RoundReplay) -> None:
-        description, trial = self.recorded.description, replay.host.trial_outcome.trial
+        description, trial = self._description, replay.host.trial_outcome.trial
         here = environment(
             self.registry, probe=self.pool.submit(probe).result(), threads=self.threads,
             device=open_device(self._config.device).description,
@@ -220,16 +241,34 @@ class Verification:
     def _check_local_data(self, digest: str) -> None:
         """Raise `ConfigError` where servers had data of their own, which is not here."""
         partition = self.registry.make("partition", self._config.partition)
-        theirs = self.recorded.description.get("data_digests")
+        theirs = self._description.get("data_digests")
         if getattr(partition, "local", False) and isinstance(theirs, dict):
             other = sorted(name for name, d in theirs.items() if d != digest)
             if other:
                 raise ConfigError(
                     f"{len(other)} servers trained on data of their own (--partition "
-                    f"{self._config.partition}), which is not here: {', '.join(other)[:300]}"
+                    f"{self._config.partition}), which is not here: {', '.join(other)[:300]}; "
+                    "each site can check its own nodes, with --nodes and --data-root"
                 )
 
     # -- the replay
+
+    def _verify_nodes(self) -> None:
+        """Compare the vectors of `nodes`, in each round before which the parameters are kept."""
+        replay = self._recomputer.replay
+        rounds = [0, *(round for round in self.checkpointed_rounds() if round in self._checkpoints)]
+        for done, number in enumerate(rounds, 1):
+            self._round = number
+            state, record = self._state_before(number), self.rounds[number]
+            found = list(check_vectors(replay, self.pool, state, record, self.nodes))
+            for text in filter(None, (vector.difference for vector in found)):
+                self.problems.append(Problem("norm", f"round {number}: {text}", number))
+            self.vectors += len(found)
+            self.spans += [(number, number + 1)] if found else []
+            self.progress(done, len(rounds))
+        if not self.vectors:
+            text = "no vector of these nodes came whole in a round whose parameters are kept"
+            self.problems.append(Problem("norm", text))
 
     def _verify_from(self, state: State) -> State | None:
         """Compute on until two hashes in a row are not met; return the state to go on from."""

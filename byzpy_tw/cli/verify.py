@@ -13,7 +13,7 @@ from attrs import asdict, define
 from byzpy_tw.config.paths import expand_home
 from byzpy_tw.errors import ConfigError
 from byzpy_tw.plugins import load_and_warn
-from byzpy_tw.text import clean_value, printable
+from byzpy_tw.text import clean_value, join_numbers, printable
 
 if TYPE_CHECKING:
     from byzpy_tw.audit.verify import Verification
@@ -29,6 +29,11 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--from", dest="start", metavar="ROUND|newest", default="0",
         help="begin with the kept checkpoint of that round, or the newest one that rounds "
         "follow, and take what it holds for granted (default: with round 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--nodes", metavar="0,1,...",
+        help="compute the vectors of these nodes alone, from the data here, in each round before "
+        "which the parameters are kept, and compare their norms: for a site whose data is its own",
     )  # fmt: skip
     parser.add_argument("--data-root", metavar="DIR", help="folder of data (default: the run's)")
     parser.add_argument(
@@ -64,6 +69,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Verify, and print the findings; return 0 where every recorded hash is met."""
     if chosen.threads is not None and not 1 <= chosen.threads <= 1024:
         raise ConfigError(f"--threads must be from 1 to 1024, got {chosen.threads}")
+    nodes = _nodes(chosen.nodes, chosen.start)
     from byzpy_tw.audit.verify import Verification
     from byzpy_tw.kernels.cpu import cores
     from byzpy_tw.kernels.parallel import pool as make_pool
@@ -79,14 +85,22 @@ def run(chosen: argparse.Namespace) -> int:
     disabled = chosen.disable_plugin
     names = load_and_warn(read_disabled_plugins(folder) if disabled is None else disabled)
     pool = make_pool(threads)
-    verification = Verification(recorded, names, pool, threads, chosen.data_root, _Progress(write))
+    verification = Verification(
+        recorded, names, pool, threads, chosen.data_root, nodes, _Progress(write)
+    )
     config, start = recorded.config, _start(chosen.start, verification.checkpointed_rounds())
     write(
         f"byzpy_tw: verify {chosen.folder}: {len(recorded.rounds)} rounds of {config.model} on "
         f"{config.dataset}, {config.num_honest} honest and {config.num_byz} Byzantine nodes, "
         f"{config.pipeline} with f = {config.f}"
     )
-    write(f"  computing rounds {start} to {len(recorded.rounds) - 1} again, threads: {threads}")
+    what = f"rounds {start} to {len(recorded.rounds) - 1}"
+    if nodes:
+        kept = 1 + len(verification.checkpointed_rounds())
+        what = (
+            f"the vectors of nodes {join_numbers(nodes)} in {kept} of {len(recorded.rounds)} rounds"
+        )
+    write(f"  computing {what} again, threads: {threads}")
     try:
         verification.run(start)
     except KeyboardInterrupt:
@@ -110,6 +124,20 @@ def _start(text: str, checkpointed_rounds: list[int]) -> int:
     return int(text)
 
 
+def _nodes(text: str | None, start: str) -> tuple[int, ...]:
+    """Return the nodes of ``--nodes``; none where it is not given."""
+    if text is None:
+        return ()
+    if start != "0":
+        raise ConfigError("--nodes looks at every kept checkpoint: leave out --from")
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+        raise ConfigError(
+            f"--nodes must be numbers with commas between, got {clean_value(text, 40)}"
+        )
+    return tuple(sorted(set(map(int, words))))
+
+
 def _tell(verification: Verification, start: int, write: Callable[[str], None]) -> None:
     for note in verification.notes:
         write(f"notice: {clean_value(note, 2000)}")
@@ -121,7 +149,12 @@ def _tell(verification: Verification, start: int, write: Callable[[str], None]) 
     done = sum(b - a for a, b in verification.spans)
     rounds = len(verification.rounds)
     since = f", from the checkpoint of round {start} on" if start else ""
-    if verification.confirmed:
+    if verification.confirmed and verification.nodes:
+        write(
+            f"confirmed: {verification.vectors} vectors in {done} of {rounds} rounds, of nodes "
+            f"{join_numbers(verification.nodes)}, have the recorded norms"
+        )
+    elif verification.confirmed:
         last = verification.rounds[-1]["parameters_sha256"]
         write(
             f"confirmed: the recorded hashes of {done} of {rounds} rounds are met{since}; "
@@ -140,6 +173,8 @@ def _to_plain(verification: Verification, folder: str) -> dict[str, object]:
         "confirmed": verification.confirmed,
         "rounds": len(verification.rounds),
         "computed": [list(span) for span in verification.spans],
+        "nodes": [*verification.nodes],  # none: all of the run
+        "vectors": verification.vectors,
         "problems": [asdict(problem) for problem in verification.problems],
         "notices": verification.notes,
     }

@@ -119,9 +119,21 @@ def rule(value: Any) -> str | None:
     """``NAME`` or ``NAME:key=value,...``, or several; raises `BadParameter` for nonsense."""
     for text in value if isinstance(value, tuple) else (value,):
         if not isinstance(text, str):
-            return "NAME or NAME:key=value,..."
+            names = "NAME or NAME:key=value,..."
+            return f"{names} ({_NAME_OF_CODE})" if _is_code(text) else names
         parse(text)
     return None
+
+
+_NAME_OF_CODE = (
+    "code of your own gets a name in a plugin: python -m byzpy_tw new-plugin KIND NAME starts one, "
+    "docs/how-to/write-plugins.md describes it"
+)
+
+
+def _is_code(value: Any) -> bool:
+    """Return whether `value` is a function or class, or an object of one that is not Python's."""
+    return callable(value) or type(value).__module__ != "builtins"
 
 
 def link_of_chain(value: Any) -> str | None:

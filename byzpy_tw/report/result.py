@@ -21,6 +21,7 @@ from byzpy_tw.records.folder import list_checkpoints, read_run
 from byzpy_tw.records.metrics import DEFAULT, KINDS, metrics_in_result
 from byzpy_tw.records.summary import curve, metric_curve, summarize
 from byzpy_tw.tasks.metric import Metric
+from byzpy_tw.text import clean_value
 
 _NOTEBOOK_STYLE = """
 th, td { text-align: left; }
@@ -134,22 +135,47 @@ class Result:
             )
         return parameters
 
+    def dataset(self) -> Any:
+        """Read the dataset that the run's trainer used: a `byzpy_tw.datasets.Dataset`.
+
+        ``dataset.inputs(x)`` makes a model's inputs from examples x, such as those of
+        ``dataset.test.x``.  Raises `DatasetUnavailable`, and `RunDirectoryError` where the data
+        are no longer those of the run.
+        """
+        data = self._read_dataset()
+        recorded = read_run(self.path).description.get("data_digest")
+        if isinstance(recorded, str) and data.digest() != recorded:
+            raise RunDirectoryError(
+                f"{self.config.dataset} in {absolute(self.config.data_root)} is not what the run "
+                f"was trained on: its SHA-256 is {data.digest()[:12]}, the run recorded "
+                f"{clean_value(recorded, 12)}"
+            )
+        return data
+
     def model(self) -> Any:
         """Make the model with the final parameters: a `torch.nn.Module` of its own, in eval mode.
 
-        Reads the dataset, for the shape of an input; raises `DatasetUnavailable` beside the
-        errors of `parameters`.
+        It expects inputs as `dataset` makes them, and raises `TypeError` for bytes.  Reads the
+        dataset, for the shape of an input; raises `DatasetUnavailable` beside the errors of
+        `parameters`.
         """
         from torch.nn.utils import vector_to_parameters
 
         from byzpy_tw.plugins.shorthand import registry
+        from byzpy_tw.report.input_check import check_inputs
         from byzpy_tw.workers.building import make_model
 
-        parameters = self.parameters
-        data = registry().make("dataset", self.config.dataset, root=absolute(self.config.data_root))
+        parameters, data = self.parameters, self._read_dataset()
         model = make_model(self.config.spec(), registry(), data)
         vector_to_parameters(parameters.clone(), model.parameters())
+        check_inputs(model, data)
         return model.eval()
+
+    def _read_dataset(self) -> Any:
+        from byzpy_tw.plugins.shorthand import registry
+
+        root = absolute(self.config.data_root)
+        return registry().make("dataset", self.config.dataset, root=root)
 
     def plot(self, axes: Any = None) -> Any:
         """Draw metrics and loss on matplotlib's `axes`, new ones by default; needs matplotlib."""
