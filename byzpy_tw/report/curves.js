@@ -167,10 +167,10 @@ const byzpy = (() => {
     const colour = (mark, alpha) => () => colourOf(canvas, mark, alpha);
     const unseen = { width: 0, points: { show: false } };
     for (const s of spec.stacked ? [...drawn].reverse() : drawn) {
-      const stroke = colour(s.mark, s.faint ? 0.4 : 1);
+      const stroke = colour(s.mark);
       series.push(spec.stacked
         ? { ...unseen, fill: stroke, paths: uPlot.paths.bars({ size: [1, Infinity] }) }
-        : { stroke, width: 1.8, dash: dashOf(s),
+        : { stroke, width: s.faint ? 0.9 : 1.8, dash: dashOf(s),
           points: { show: isDotted(s), size: 5, fill: stroke } });
       if (!s.low) continue;
       bands.push({ series: [series.length, series.length + 1],

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -18,7 +19,7 @@ from string import Template
 from typing import Any
 
 CHART_SCRIPTS = ("vendor/uPlot.iife.min.js", "curves.js")
-CHART_STYLES = ("vendor/uPlot.min.css", "curves.css")
+CHART_STYLES = ("vendor/uPlot.min.css", "colours.css", "curves.css")
 SCRIPTS = (*CHART_SCRIPTS, "run.js")
 STYLES = (*CHART_STYLES, "page.css")
 _BODY = '<main id="page"></main>'
@@ -35,6 +36,13 @@ def read_asset(name: str) -> str:
 
 def read_assets(names: Sequence[str]) -> str:
     return "\n".join(map(read_asset, names))
+
+
+@cache
+def page_colours(theme: str = "light") -> dict[str, str]:
+    """Return the pages' colours, as #rrggbb by name, of the `theme` light or dark."""
+    pairs = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", read_asset("colours.css"))
+    return {name: dark if theme == "dark" else light for name, light, dark in pairs}
 
 
 def standalone_page(

@@ -20,7 +20,7 @@ from byzpy_tw.report.downsample import COLUMNS, Series
 from byzpy_tw.report.html import CHART_SCRIPTS, standalone_page
 from byzpy_tw.report.page import REPORT
 from byzpy_tw.sweep import text
-from byzpy_tw.sweep.colours import cell_style
+from byzpy_tw.sweep.colours import cell_style, colour
 from byzpy_tw.sweep.grid import Grid, command_line
 from byzpy_tw.sweep.results import CellResult, NodeShare, RunResult
 from byzpy_tw.sweep.scores import collapsed, scores
@@ -59,6 +59,8 @@ def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
     values = {_shade(score) for score in scores(outcomes) if score is not None}
     width = 5.7 + 4.2 * len(grid.attacks)  # rem; on a narrower screen the table scrolls
     rules = [f".heat {{ min-width: {width:.1f}rem; }}"]
+    stops = ", ".join(f"#{bytes(colour(tenth / 10)).hex()}" for tenth in range(11))
+    rules += [f".scale i {{ background: linear-gradient(90deg, {stops}); }}"]
     rules += [f".heat .v{value} {{ {cell_style(value / 100)} }}" for value in sorted(values)]
     return standalone_page(
         "byzpy_tw sweep", {"charts": charts(grid, outcomes)}, body=body, rules="\n".join(rules),
