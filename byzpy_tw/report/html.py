@@ -22,7 +22,6 @@ CHART_SCRIPTS = ("vendor/uPlot.iife.min.js", "curves.js")
 CHART_STYLES = ("vendor/uPlot.min.css", "colours.css", "curves.css")
 SCRIPTS = (*CHART_SCRIPTS, "run.js")
 STYLES = (*CHART_STYLES, "page.css")
-_BODY = '<main id="page"></main>'
 
 
 @cache
@@ -47,9 +46,9 @@ def page_colours(theme: str = "light") -> dict[str, str]:
 
 def standalone_page(
     title: str, data: Mapping[str, Any], plain_text: Sequence[str] = (), *,
-    scripts: Sequence[str] = SCRIPTS, body: str = _BODY, rules: str = "",
+    scripts: Sequence[str] = SCRIPTS, body: str = "", rules: str = "",
 ) -> str:  # fmt: skip
-    """Return a whole page about `data`, which the last of `scripts` draws in `body`.
+    """Return a whole page about `data`, which the last of `scripts` draws below `body`.
 
     `plain_text` is for readers without JavaScript; `rules` is CSS for this page only.
     """
@@ -70,7 +69,7 @@ def served_page(title: str, data_url: str) -> str:
     elements = [f'<div id="follow" data-url="{html.escape(data_url)}"></div>']
     elements += [f'<script src="/{name}"></script>' for name in SCRIPTS]
     head = '<link rel="stylesheet" href="/page.css">'
-    return _page(title=title, head=head, body=_BODY, told="", scripts="\n".join(elements))
+    return _page(title=title, head=head, body="", told="", scripts="\n".join(elements))
 
 
 def _page(*, title: str, **parts: str) -> str:
