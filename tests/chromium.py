@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import os
 import select
@@ -18,7 +19,9 @@ from attrs import define, field
 from tests.support import folder
 
 BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+_AXE = importlib.util.find_spec("axe_core_python")
 MISSING = "" if BINARY else "no chromium here (apt-get install chromium)"
+MISSING = MISSING or ("" if _AXE else "axe-core-python is not installed")
 PATIENCE = 60.0  # seconds
 
 _FLAGS = (
@@ -84,7 +87,9 @@ class Browser:
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript `expression`."""
-        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
+        answer = self._call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in answer:
             raise AssertionError(f"{expression}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
@@ -98,6 +103,22 @@ class Browser:
                 raise AssertionError(f"{expression} did not come within {seconds} s: {text}")
             self._read(0.05)
         return found
+
+    def find_barriers(self) -> list[str]:
+        """Return what axe-core finds on the page, folds opened, that keeps somebody from it."""
+        assert _AXE is not None and _AXE.origin is not None
+        self.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; }); 1")
+        if not self.evaluate("typeof axe === 'object'"):
+            # Not as a script of the page, whose policy allows none but its own.
+            self.evaluate(f"{Path(_AXE.origin).with_name('axe.min.js').read_text()}; 1")
+        found: list[dict[str, Any]] = self.evaluate(
+            "axe.run(document, { preload: false, resultTypes: ['violations'] })"
+            ".then((done) => done.violations)"
+        )
+        return [
+            f"{each['impact']}: {each['id']}: {each['help']}: {node['html'][:200]}"
+            for each in found for node in each["nodes"][:3]
+        ]  # fmt: skip
 
     def mouse(self, selector: str, *path: tuple[float, float], drag: bool = False) -> None:
         """Move over the element `selector`, to places in shares of its width and height."""
@@ -123,6 +144,15 @@ class Browser:
         for clicks in (1, 2):
             for kind in ("mousePressed", "mouseReleased"):
                 self.press({"x": box[0], "y": box[1]}, kind, clicks)
+
+    def key(self, name: str) -> None:
+        """Press and release a key, as a keyboard does."""
+        code = {"Tab": 9, "Escape": 27}.get(name, 0)
+        text = {"text": name} if len(name) == 1 else {}
+        for kind, more in (("keyDown", text), ("keyUp", {})):
+            self._call(
+                "Input.dispatchKeyEvent", type=kind, key=name, windowsVirtualKeyCode=code, **more
+            )
 
     def press(self, at: dict[str, float], kind: str, clicks: int = 1) -> None:
         self._call("Input.dispatchMouseEvent", type=kind, **at, button="left", clickCount=clicks)

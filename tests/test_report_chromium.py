@@ -61,6 +61,7 @@ def everywhere(case: Any, content: str, name: str) -> Iterator[Browser]:
             case.assertEqual(browser.requests, [address])
             yield browser
             screenshot(browser, f"{name}-{width}-{'dark' if dark else 'light'}")
+            case.assertEqual(browser.find_barriers(), [])
     case.assertEqual(browser.errors, [])
 
 
@@ -277,8 +278,13 @@ class LivePageTests(SynchronousTestCase):
         rounds = "Number(document.querySelector('.tile .value')?.textContent || 0)"
         browser.wait_for(f"{rounds} > 10")
         browser.mouse('[data-part="loss"] .u-over', (0.1, 0.5), (0.3, 0.5), (0.5, 0.5), drag=True)
+        browser.evaluate("window.box = document.querySelector('.scroll')")
+        browser.evaluate("document.querySelector('[data-node=\"0\"] svg').focus()")
         first = browser.evaluate(rounds)
         browser.wait_for(f"{rounds} > {first}")
+        focus = "document.activeElement.closest('[data-node]')?.dataset.node"
+        self.assertEqual(browser.evaluate(focus), "0")  # neither this moves, nor what scrolls
+        self.assertTrue(browser.evaluate("box.isConnected && box.querySelectorAll('tr').length"))
         reset = "document.querySelector('[data-part=\"loss\"] .reset').hidden"
         self.assertIs(browser.evaluate(reset), False)  # as before the new figures
         states = "document.querySelector('[data-node=\"{}\"]').dataset.states"
@@ -303,6 +309,7 @@ class LivePageTests(SynchronousTestCase):
                     browser.evaluate("document.documentElement.scrollWidth"), width
                 )
                 screenshot(browser, f"live-{width}-{'dark' if dark else 'light'}")
+                self.assertEqual(browser.find_barriers(), [])
         self.assertEqual([each for each in browser.requests if not each.startswith(url)], [])
 
         trainer.signal(signal.SIGINT)

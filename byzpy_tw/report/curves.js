@@ -64,6 +64,23 @@ const byzpy = (() => {
     tip.style.left = Math.max(0, beside) + "px";
   }
 
+  // `box` scrolls: while it has more than it shows, the keyboard reaches it, and what is around
+  // it has a shadow at the sides where more is.
+  function watchScrolling(box) {
+    const tell = () => {
+      const right = box.scrollWidth - box.clientWidth - box.scrollLeft;
+      const scrolls = right + box.scrollLeft > 1 || box.scrollHeight > box.clientHeight + 1;
+      if (scrolls) box.setAttribute("tabindex", 0);
+      else box.removeAttribute("tabindex");
+      box.parentElement.classList.toggle("more-left", box.scrollLeft > 1);
+      box.parentElement.classList.toggle("more-right", right > 1);
+    };
+    box.addEventListener("scroll", tell, { passive: true });
+    const observer = new ResizeObserver(tell);
+    for (const each of [box, ...box.children]) observer.observe(each);
+    return box;
+  }
+
   // -- colours, and dashes so that lines differ without colours too
 
   const DASHES = [[], [7, 4], [2, 4], [9, 4, 2, 4], [14, 3], [4, 4], [12, 5, 2, 5, 2, 5], [3, 2]];
@@ -77,7 +94,8 @@ const byzpy = (() => {
   }
   const legend = (series, filled) => element("span.legend", series.map((s) => {
     if (filled) return element("span.key", element("i.swatch." + s.mark), s.name);
-    const sample = shape("svg", { viewBox: "0 0 30 10", class: "sample " + s.mark });
+    const sample = shape("svg", { viewBox: "0 0 30 10", class: "sample " + s.mark,
+      "aria-hidden": "true" });
     sample.append(shape("path", { d: "M1 5h28", "stroke-dasharray": dashOf(s).join(" ") }));
     return element("span.key", sample, s.name);
   }));
@@ -117,7 +135,8 @@ const byzpy = (() => {
 
   function frame(holder) {
     const state = { zoom: null, plot: null, caption: element("figcaption"),
-      canvas: element("div.canvas", { role: "img", tabindex: 0 }),
+      canvas: element("div.canvas", { role: "img", tabindex: 0,
+        "aria-keyshortcuts": "ArrowLeft ArrowRight + - Escape" }),
       tip: element("div.tip", { role: "status", hidden: "" }),
       reset: element("button.reset", { type: "button", hidden: "" }, "all rounds"),
       empty: element("p.empty", "no data") };
@@ -167,10 +186,10 @@ const byzpy = (() => {
     const colour = (mark, alpha) => () => colourOf(canvas, mark, alpha);
     const unseen = { width: 0, points: { show: false } };
     for (const s of spec.stacked ? [...drawn].reverse() : drawn) {
-      const stroke = colour(s.mark, s.faint ? 0.4 : 1);
+      const stroke = colour(s.mark);
       series.push(spec.stacked
         ? { ...unseen, fill: stroke, paths: uPlot.paths.bars({ size: [1, Infinity] }) }
-        : { stroke, width: 1.8, dash: dashOf(s),
+        : { stroke, width: s.faint ? 0.9 : 1.8, dash: dashOf(s),
           points: { show: isDotted(s), size: 5, fill: stroke } });
       if (!s.low) continue;
       bands.push({ series: [series.length, series.length + 1],
@@ -223,6 +242,13 @@ const byzpy = (() => {
     state.plot.setScale("x", { min: 0, max: span }); // `range` of the scale has the last word
   }
 
+  function zoomBy(state, factor) {
+    const { cursor, scales: { x } } = state.plot, half = factor * (x.max - x.min) / 2;
+    const middle = cursor.left >= 0 ? state.plot.posToVal(cursor.left, "x") : (x.min + x.max) / 2;
+    const isPart = 2 * half < state.spec.rounds.span;
+    if (half >= 1) zoomTo(state, isPart ? [middle - half, middle + half] : null);
+  }
+
   function hovered({ spec, drawn, tip }, u) {
     const { left } = u.cursor, show = FORMATS[spec.format];
     if (left < 0 || !drawn.length) return showTip(tip, null);
@@ -239,10 +265,12 @@ const byzpy = (() => {
     })], left + u.over.offsetLeft);
   }
 
-  // Arrows move the cursor, Escape shows all rounds.
+  // Arrows move the cursor, + and - zoom around it, Escape shows all rounds.
   function pressed(state, event) {
     const u = state.plot, xs = u.data[0], step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const by = { "+": 0.5, "-": 2 }[event.key];
     if (event.key === "Escape") zoomTo(state);
+    if (by) zoomBy(state, by);
     if (!step) return;
     const next = u.cursor.left >= 0 ? u.cursor.idx + step : u.valToIdx(u.scales.x.min);
     const at = xs[Math.max(0, Math.min(next, xs.length - 1))];
@@ -250,5 +278,6 @@ const byzpy = (() => {
     event.preventDefault();
   }
 
-  return { element, shape, number, measured, duration, roundsOf, showTip, legend, drawCharts };
+  return { element, shape, number, measured, duration, roundsOf, showTip, watchScrolling, legend,
+    drawCharts };
 })();

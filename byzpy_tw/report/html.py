@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -18,10 +19,9 @@ from string import Template
 from typing import Any
 
 CHART_SCRIPTS = ("vendor/uPlot.iife.min.js", "curves.js")
-CHART_STYLES = ("vendor/uPlot.min.css", "curves.css")
+CHART_STYLES = ("vendor/uPlot.min.css", "colours.css", "curves.css")
 SCRIPTS = (*CHART_SCRIPTS, "run.js")
 STYLES = (*CHART_STYLES, "page.css")
-_BODY = '<main id="page"></main>'
 
 
 @cache
@@ -37,11 +37,18 @@ def read_assets(names: Sequence[str]) -> str:
     return "\n".join(map(read_asset, names))
 
 
+@cache
+def page_colours(theme: str = "light") -> dict[str, str]:
+    """Return the pages' colours, as #rrggbb by name, of the `theme` light or dark."""
+    pairs = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", read_asset("colours.css"))
+    return {name: dark if theme == "dark" else light for name, light, dark in pairs}
+
+
 def standalone_page(
     title: str, data: Mapping[str, Any], plain_text: Sequence[str] = (), *,
-    scripts: Sequence[str] = SCRIPTS, body: str = _BODY, rules: str = "",
+    scripts: Sequence[str] = SCRIPTS, body: str = "", rules: str = "",
 ) -> str:  # fmt: skip
-    """Return a whole page about `data`, which the last of `scripts` draws in `body`.
+    """Return a whole page about `data`, which the last of `scripts` draws below `body`.
 
     `plain_text` is for readers without JavaScript; `rules` is CSS for this page only.
     """
@@ -62,7 +69,7 @@ def served_page(title: str, data_url: str) -> str:
     elements = [f'<div id="follow" data-url="{html.escape(data_url)}"></div>']
     elements += [f'<script src="/{name}"></script>' for name in SCRIPTS]
     head = '<link rel="stylesheet" href="/page.css">'
-    return _page(title=title, head=head, body=_BODY, told="", scripts="\n".join(elements))
+    return _page(title=title, head=head, body="", told="", scripts="\n".join(elements))
 
 
 def _page(*, title: str, **parts: str) -> str:

@@ -10,12 +10,10 @@ from byzpy_tw.errors import ConfigError, RunDirectoryError
 from byzpy_tw.records.schema import STATES
 from byzpy_tw.report.curves import comparison_charts
 from byzpy_tw.report.history import LETTERS
+from byzpy_tw.report.html import page_colours
 from byzpy_tw.report.model import RunReport
 from byzpy_tw.text import printable
 
-# As in the pages' stylesheets, light.
-_LINES = ("#0072b2", "#d55e00", "#008a66", "#b5568c", "#b07d00", "#3a9bd0", "#4d4d4d", "#8d969e")
-_STATES = ("#cfe0ea", "#0072b2", "#d55e00", "#f0b429", "#24292e", "#b77fb0", "#ffffff")
 _MOST_STRIPS = 64
 _ACROSS = 3  # charts in a row
 _HIGHEST = 1e150  # value that is drawn: matplotlib squares and adds them
@@ -68,7 +66,7 @@ def _curves(axes: Any, chart: Mapping[str, Any]) -> None:
         axes.plot(
             [x for x, _ in points], [y for _, y in points], linewidth=1.4,
             marker="." if line.get("dots") and len(points) <= 60 else "",
-            color=_LINES[colour], linestyle="-" if line["dash"] == colour else "--",
+            color=page_colours()[line["mark"]], linestyle="-" if line["dash"] == colour else "--",
             label=_literal(line["name"][:30]),
         )  # fmt: skip
     axes.set(title=chart["title"], xlabel="round", xlim=(0, chart["rounds"]["span"]))
@@ -82,18 +80,20 @@ def _strips(axes: Any, rounds: Mapping[str, int], nodes: Sequence[Mapping[str, A
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
 
+    colours = [page_colours()[state] for state in STATES]
     cells = [[LETTERS.index(letter) for letter in node["letters"]] for node in nodes]
     done = rounds["columns"] * rounds["width"]
     if done:
         axes.imshow(
-            cells, aspect="auto", interpolation="nearest", cmap=ListedColormap(_STATES),
-            vmin=-0.5, vmax=len(_STATES) - 0.5, extent=(0, done, len(nodes) - 0.5, -0.5),
+            cells, aspect="auto", interpolation="nearest", cmap=ListedColormap(colours),
+            vmin=-0.5, vmax=len(STATES) - 0.5, extent=(0, done, len(nodes) - 0.5, -0.5),
         )  # fmt: skip
+    axes.hlines([i + 0.5 for i in range(len(nodes) - 1)], 0, done, colors="white", linewidth=1.5)
     labels = [f"{n['node']}{'' if n['honest'] else ' Byzantine'}" for n in nodes]
     axes.set_yticks(range(len(nodes)), labels, fontsize=8)
     axes.set(xlabel="round", ylabel="node", xlim=(0, rounds["span"]))
     used = {index for row in cells for index in row} | {0, 1}
-    patches = [Patch(color=_STATES[i], label=state) for i, state in enumerate(STATES) if i in used]
+    patches = [Patch(color=colours[i], label=state) for i, state in enumerate(STATES) if i in used]
     axes.legend(
         handles=patches, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(patches),
         frameon=False, fontsize=8,

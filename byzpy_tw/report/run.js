@@ -1,7 +1,8 @@
 "use strict";
 // The page of one run, of several side by side, or of one under way.
 (() => {
-  const { element, shape, number, measured, duration, roundsOf, showTip, drawCharts } = byzpy;
+  const { element, shape, number, measured, duration, roundsOf, showTip, watchScrolling,
+    drawCharts } = byzpy;
   const page = document.getElementById("page");
 
   const STATES = { s: "selected", x: "excluded", r: "refused", t: "late", l: "lost",
@@ -42,7 +43,7 @@
   };
 
   const curves = (parent, charts) =>
-    drawCharts(within(section(parent, "curves"), "grid", "div.grid"), charts);
+    drawCharts(within(section(parent, "curves", "Curves"), "grid", "div.grid"), charts);
 
   // -- one run
 
@@ -52,8 +53,7 @@
     strips(section(parent, "nodes", "Nodes, round by round"), data);
     places(within(section(parent, "places", "Where each node lives"), "list", "div.places"),
       data.places);
-    counts(within(section(parent, "counts", "How often each node was kept, and why not"),
-      "table"), data.nodes);
+    counts(section(parent, "counts", "How often each node was kept, and why not"), data.nodes);
     events(section(parent, "events", "What happened"), data.events);
     options(within(section(parent, "options", "Configuration"), "table"), data);
   }
@@ -62,24 +62,25 @@
     const { figures: f, rounds: r } = data, running = data.status === "running";
     const tile = (name, value, more) => element("div.tile", element("span.name", name),
       element("span.value", value), element("span.more", more));
-    draw(holder, [data.name, data.status, data.conclusion, data.note, data.metrics, f, r], () =>
-      holder.replaceChildren(
-        element("p.brand", "byzpy_tw"), element("h1", data.name, " ", status(data.status)),
-        element("p.conclusion", data.conclusion.join(" ")),
-        data.note ? element("p.warning", data.note) : "",
-        element("div.tiles", tile("round", `${r.done}`, `of ${r.planned}`),
-          data.metrics.map((m) => tile(words(m), measured(m.value, m), m.best === null ? ""
-            : `worst ${measured(m.worst, m)}, best ${measured(m.best, m)}`)),
-          tile("loss", number(f.test_loss ?? f.loss), f.test_loss === null
-            ? "of the honest nodes" : `test; honest nodes ${number(f.loss)}`),
-          tile("pace", f.seconds_a_round ? number(1 / f.seconds_a_round) + "/s" : "–",
-            `${duration(f.seconds_a_round)} a round`),
-          running ? tile("time left",
-            duration(f.seconds_a_round && (r.planned - r.done) * f.seconds_a_round),
-            `${duration(f.seconds)} so far`) : tile("time", duration(f.seconds), ""),
-          tile("refused or absent", number(f.charged, 6), "node-rounds"),
-          f.bytes[0] + f.bytes[1] === 0 ? "" : tile("traffic", bytes(f.bytes[0] + f.bytes[1]),
-            `${bytes(f.bytes[0])} out, ${bytes(f.bytes[1])} in`))));
+    draw(within(holder, "title"), [data.name, data.status], (title) => title.replaceChildren(
+      element("p.brand", "byzpy_tw"), element("h1", data.name, " ", status(data.status))));
+    draw(within(holder, "told"), [data.conclusion, data.note], (told) => told.replaceChildren(
+      element("p.conclusion", data.conclusion.join(" ")),
+      data.note ? element("p.warning", data.note) : ""));
+    draw(within(holder, "tiles", "div.tiles"), [data.status, data.metrics, f, r], (tiles) =>
+      tiles.replaceChildren(tile("round", `${r.done}`, `of ${r.planned}`),
+        ...data.metrics.map((m) => tile(words(m), measured(m.value, m), m.best === null ? ""
+          : `worst ${measured(m.worst, m)}, best ${measured(m.best, m)}`)),
+        tile("loss", number(f.test_loss ?? f.loss), f.test_loss === null
+          ? "of the honest nodes" : `test; honest nodes ${number(f.loss)}`),
+        tile("pace", f.seconds_a_round ? number(1 / f.seconds_a_round) + "/s" : "–",
+          `${duration(f.seconds_a_round)} a round`),
+        running ? tile("time left",
+          duration(f.seconds_a_round && (r.planned - r.done) * f.seconds_a_round),
+          `${duration(f.seconds)} so far`) : tile("time", duration(f.seconds), ""),
+        tile("refused or absent", number(f.charged, 6), "node-rounds"),
+        f.bytes[0] + f.bytes[1] === 0 ? "" : tile("traffic", bytes(f.bytes[0] + f.bytes[1]),
+          `${bytes(f.bytes[0])} out, ${bytes(f.bytes[1])} in`)));
   }
 
   // A row of cells for each node, a column each.
@@ -106,8 +107,8 @@
   }
 
   // `letters` and the shares `digits` and `excluded` are explained in RoundHistory.strips.
-  function strip(holder, rounds, { node, letters, digits, excluded, totals }) {
-    const count = rounds.span / rounds.width, paths = {};
+  function strip(holder, rounds, node) {
+    const { letters, digits, excluded } = node, count = rounds.span / rounds.width, paths = {};
     const wide = count < 80 ? 0.9 : 1, least = 2 * count / (holder.clientWidth || 400);
     [...letters].forEach((letter, i) => {
       if (letter === "n") return; // the strip's own background
@@ -121,24 +122,66 @@
       box("x", 18 - tall - above, above);
       box(letter, 18 - tall, tall);
     });
-    const picture = shape("svg", { viewBox: `0 0 ${count} 18`, preserveAspectRatio: "none",
-      role: "img", "aria-label": `node ${node}: ${kept({ totals }) || "nothing"} kept` });
+    const picture = holder.firstChild || pictureIn(holder);
+    holder.shown = { rounds, node, count };
+    picture.setAttribute("viewBox", `0 0 ${count} 18`);
+    picture.setAttribute("aria-label", inWords(node));
+    for (const path of picture.children) path.setAttribute("d", paths[path.dataset.letter] || "");
+  }
+  // "node 5, Byzantine: 28 % kept; selected 28, excluded by the rule 72"
+  function inWords(node) {
+    const states = Object.values(STATES).filter((state) => node.totals[state])
+      .map((state) => `${WORDS[state] || state} ${node.totals[state]}`);
+    return `node ${node.node}, ${node.honest ? "honest" : "Byzantine"}: ${kept(node) || "nothing"} `
+      + `kept; ${states.join(", ") || "no rounds"}`;
+  }
+  // A strip's picture, which stays for all its figures: so does the keyboard's focus.
+  function pictureIn(holder) {
+    const picture = shape("svg", { preserveAspectRatio: "none", role: "img",
+      tabindex: holder.parentElement.previousElementSibling ? -1 : 0,
+      "aria-keyshortcuts": "ArrowLeft ArrowRight ArrowUp ArrowDown" });
     for (const letter of "sxrtlp") {
-      picture.append(shape("path", { class: "cell s-" + STATES[letter], d: paths[letter] || "" }));
+      picture.append(shape("path", { class: "cell s-" + STATES[letter], "data-letter": letter }));
     }
-    const tip = element("div.tip", { hidden: "" });
+    const tip = element("div.tip", { role: "status", hidden: "" });
     const point = (event) => {
       const at = event.clientX - holder.getBoundingClientRect().left;
-      const i = Math.floor(at / holder.clientWidth * count), state = STATES[letters[i]];
-      const share = rounds.width === 1 || letters[i] === "s" ? ""
-        : ` in about ${Math.round(100 * digits[i] / 9)} % of them`;
-      showTip(tip, state && [roundsOf(i, rounds),
-        ["s-" + state, `node ${node}: ${WORDS[state] || state}${share}`]], at);
+      tellCell(holder, Math.floor(at / holder.clientWidth * holder.shown.count), at);
     };
     picture.addEventListener("pointermove", point);
     picture.addEventListener("pointerdown", point);
-    picture.addEventListener("pointerleave", () => showTip(tip, null));
+    for (const name of ["pointerleave", "blur"]) {
+      picture.addEventListener(name, () => showTip(tip, null));
+    }
+    picture.addEventListener("keydown", (event) => moved(holder, event));
     holder.replaceChildren(picture, tip);
+    return picture;
+  }
+  function tellCell(holder, i, at = (i + 0.5) / holder.shown.count * holder.clientWidth) {
+    const { rounds, node: { node, letters, digits } } = holder.shown, state = STATES[letters[i]];
+    const share = rounds.width === 1 || letters[i] === "s" ? ""
+      : ` in about ${Math.round(100 * digits[i] / 9)} % of them`;
+    showTip(holder.lastChild, state && [roundsOf(i, rounds),
+      ["s-" + state, `node ${node}: ${WORDS[state] || state}${share}`]], at);
+  }
+  // Arrows go to the cell before and after, and to the nodes above and below: of all strips
+  // only one at a time is a stop of the tabulator key.
+  function moved(holder, event) {
+    const row = holder.parentElement, { letters } = holder.shown.node;
+    const side = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const next = { ArrowUp: row.previousElementSibling,
+      ArrowDown: row.nextElementSibling }[event.key];
+    if (event.key === "Escape") return showTip(holder.lastChild, null);
+    if (side === undefined && next === undefined) return;
+    event.preventDefault();
+    const at = row.parentElement.at ?? -1;
+    row.parentElement.at = Math.max(0, Math.min(at + (side || 0), letters.length - 1));
+    if (next === null) return;
+    const cells = next ? next.querySelector(".cells") : holder;
+    holder.firstChild.setAttribute("tabindex", -1);
+    cells.firstChild.setAttribute("tabindex", 0);
+    cells.firstChild.focus();
+    tellCell(cells, row.parentElement.at);
   }
 
   function places(holder, servers) {
@@ -153,41 +196,55 @@
 
   // -- tables
 
-  function table(heads, rows, classes = []) {
+  // Sets the table of `holder`, in a box that scrolls and stays where it is when figures change.
+  function table(holder, caption, heads, rows, classes = []) {
     const numeric = (v) => (typeof v === "number" ? ".n" : "");
-    return element("div.scroll", element("table",
+    const cell = (v, i) => element((i ? "td" : "th") + numeric(v), i ? {} : { scope: "row" },
+      typeof v === "number" ? number(v, 6) : v);
+    const box = part(holder, "box", () => {
+      const scroll = element("div.scroll", { role: "group", "aria-label": caption },
+        element("table"));
+      const made = element("div.shadowed", scroll);
+      watchScrolling(scroll);
+      return made;
+    });
+    box.querySelector("table").replaceChildren(element("caption.unseen", caption),
       element("thead", element("tr", heads.map((head, i) =>
         element("th" + numeric(rows[0]?.[i]), { scope: "col" }, head)))),
-      element("tbody", rows.map((row, i) => element("tr" + (classes[i] || ""), row.map((v) =>
-        element("td" + numeric(v), typeof v === "number" ? number(v, 6) : v)))))));
+      element("tbody", rows.map((row, i) => element("tr" + (classes[i] || ""), row.map(cell)))));
   }
 
   function counts(holder, nodes) {
     const states = Object.values(STATES).filter((word) =>
       ["selected", "excluded"].includes(word) || nodes.some((n) => n.totals[word]));
-    draw(holder, nodes, () => holder.replaceChildren(
-      table(["node", "", "lives on", "kept", ...states.map((word) =>
+    draw(within(holder, "table"), nodes, (box) => table(box, "Rounds of each node, by its state",
+      ["node", "kind", "lives on", "kept", ...states.map((word) =>
         (word === "lost" ? WORDS.lost : word.replace("-", " "))), "refused for"], nodes.map((n) => [n.node,
         n.honest ? "honest" : "Byzantine", n.home || "–", kept(n) || "–",
         ...states.map((word) => n.totals[word]),
         Object.entries(n.reasons).map(([why, times]) => `${why} ${times}`).join(", ") || "–"]),
-      nodes.map((n) => (n.honest ? "" : ".attacker")))));
+      nodes.map((n) => (n.honest ? "" : ".attacker"))));
   }
 
   function events(holder, lines) {
     holder.hidden = !lines.length;
-    draw(within(holder, "list", "ol.events"), lines, (list) =>
+    const box = part(holder, "list", () => element("ol.events", { "aria-label": "events" }));
+    draw(box, lines, (list) =>
       list.replaceChildren(...[...lines].reverse().map(([round, text]) => element("li",
         element("span.when", round === null ? "" : `round ${round}`), " ", text))));
+    if (!box.watched) box.watched = watchScrolling(box);
   }
 
   function options(holder, data) {
-    const rows = (values) => element("table.options", element("tbody",
+    const rows = (title, values) => element("table.options", element("caption.unseen", title),
+      element("tbody",
       values.map(([name, value, changed]) => element("tr" + (changed ? ".changed" : ""),
         element("th", { scope: "row" }, name), element("td", value)))));
-    const fold = (title, values) => element("details", element("summary", title), rows(values));
+    const fold = (title, values) => element("details", element("summary", title),
+      rows(title, values));
     draw(holder, [data.options, data.facts], () =>
-      holder.replaceChildren(rows(data.options.filter((option) => option[2])),
+      holder.replaceChildren(
+        rows("options that were set", data.options.filter((option) => option[2])),
         fold(`all ${data.options.length} options`, data.options),
         data.facts.length ? fold("versions and digests", data.facts) : ""));
   }
@@ -202,20 +259,21 @@
     const metrics = runs.flatMap((data) => data.metrics)
       .filter((m, i, all) => all.findIndex(like(m)) === i);
     const of = (m) => (metrics.length > 1 ? ", " + words(m) : "");
-    section(parent, "table", "Outcome").append(table(
+    table(section(parent, "table", "Outcome"), "Outcome of each run",
       ["run", "status", "rounds", ...metrics.flatMap((m) => [words(m), "worst" + of(m),
         "best" + of(m)]), "a round", "refused or absent (node-rounds)"],
       runs.map(({ name, status: word, rounds, figures: f, metrics: own }) => [name, status(word),
         rounds.done, ...metrics.map((m) => own.find(like(m)) || { format: "" }).flatMap((m) =>
           [m.value, m.worst, m.best].map((value) => measured(value, m))),
-        duration(f.seconds_a_round), f.charged])));
+        duration(f.seconds_a_round), f.charged]));
     const value = (data, name) => (data.options.find((o) => o[0] === name) || ["", "–"])[1];
     const names = [...new Set(runs.flatMap((data) => data.options.filter((o) => o[3])
       .map((o) => o[0])))].filter((name) => new Set(runs.map((d) => value(d, name))).size > 1);
-    section(parent, "differences", "Options that differ, of those that decide bits").append(names.length
-      ? table(["option", ...runs.map((data) => data.name)],
-        names.map((name) => [name, ...runs.map((data) => value(data, name))]))
-      : element("p.note", "none"));
+    const differences = section(parent, "differences", "Options that differ, of those that decide bits");
+    if (!names.length) differences.append(element("p.note", "none"));
+    else table(differences, "Options that differ between the runs",
+      ["option", ...runs.map((data) => data.name)],
+      names.map((name) => [name, ...runs.map((data) => value(data, name))]));
     for (const [i, data] of runs.entries()) {
       const one = section(parent, "run" + i, data.name);
       one.append(element("p", data.conclusion.join(" ")));
@@ -228,7 +286,7 @@
   async function follow(url) {
     const banner = element("p.banner", { hidden: "", role: "status" });
     const say = (text) => { banner.textContent = text; banner.hidden = !text; };
-    page.before(banner);
+    page.prepend(banner);
     for (let seen = "", answered = Date.now(), data; ; data = null) {
       try {
         const answer = await fetch(url + "?since=" + encodeURIComponent(seen),

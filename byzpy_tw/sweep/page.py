@@ -20,7 +20,7 @@ from byzpy_tw.report.downsample import COLUMNS, Series
 from byzpy_tw.report.html import CHART_SCRIPTS, standalone_page
 from byzpy_tw.report.page import REPORT
 from byzpy_tw.sweep import text
-from byzpy_tw.sweep.colours import cell_style
+from byzpy_tw.sweep.colours import cell_style, colour
 from byzpy_tw.sweep.grid import Grid, command_line
 from byzpy_tw.sweep.results import CellResult, NodeShare, RunResult
 from byzpy_tw.sweep.scores import collapsed, scores
@@ -41,17 +41,20 @@ def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
     )
     metric, legend = text.metric_of(outcomes), text.legend(grid, outcomes)
     measured = text.metric_words(metric)
+    measured = f"{measured[0].upper()}{measured[1:]}"
+    caption = f"{measured}, by defence and attack"
     low, high = ("0 %", "100 %") if metric.is_share else ("far from the best", "the best")
     if metric.is_share and metric.better == "lower":
         low, high = high, low
     body = Template(template).substitute(
         setting=escape(setting),
         found=f'<ul class="found">{found}</ul>' if found else "",
-        table=_table(grid, outcomes),
+        table=_table(grid, outcomes, caption),
+        caption=escape(caption),
         legend=escape(f"{legend[0].upper()}{legend[1:]}"),
         low=low,
         high=high,
-        curves=escape(f"{measured[0].upper()}{measured[1:]}"),
+        curves=escape(measured),
         marks="".join(f"<br>{escape(line)}" for line in marks),
         cells="".join(_details(outcome) for outcome in outcomes),
         foot=escape(f"byzpy_tw {byzpy_tw.__version__}; records in {folder.absolute()}"),
@@ -59,10 +62,12 @@ def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
     values = {_shade(score) for score in scores(outcomes) if score is not None}
     width = 5.7 + 4.2 * len(grid.attacks)  # rem; on a narrower screen the table scrolls
     rules = [f".heat {{ min-width: {width:.1f}rem; }}"]
+    stops = ", ".join(f"#{bytes(colour(tenth / 10)).hex()}" for tenth in range(11))
+    rules += [f".scale i {{ background: linear-gradient(90deg, {stops}); }}"]
     rules += [f".heat .v{value} {{ {cell_style(value / 100)} }}" for value in sorted(values)]
     return standalone_page(
-        "byzpy_tw sweep", {"charts": charts(grid, outcomes)}, body=body, rules="\n".join(rules),
-        scripts=(*CHART_SCRIPTS, "sweep.js"),
+        "Defences against attacks · byzpy_tw", {"charts": charts(grid, outcomes)}, body=body,
+        rules="\n".join(rules), scripts=(*CHART_SCRIPTS, "sweep.js"),
     )  # fmt: skip
 
 
@@ -74,7 +79,7 @@ def _id(outcome: CellResult) -> str:
     return f"cell-{outcome.cell.row}-{outcome.cell.column}"
 
 
-def _table(grid: Grid, outcomes: Sequence[CellResult]) -> str:
+def _table(grid: Grid, outcomes: Sequence[CellResult], caption: str) -> str:
     down, shades, columns = collapsed(outcomes), scores(outcomes), len(grid.attacks)
     heads = "".join(f'<th scope="col">{_broken(attack)}</th>' for attack in grid.attacks)
     rows = []
@@ -85,8 +90,8 @@ def _table(grid: Grid, outcomes: Sequence[CellResult]) -> str:
         )
         rows.append(f'<tr><th scope="row">{_broken(defence)}</th>{cells}</tr>')
     return (
-        '<table class="heat"><thead><tr>'
-        f'<th class="corner">{escape(text.CORNER)}</th>{heads}</tr></thead>'
+        f'<table class="heat"><caption class="unseen">{escape(caption)}</caption><thead><tr>'
+        f'<th class="corner" scope="col">{escape(text.CORNER)}</th>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
@@ -111,8 +116,9 @@ def _cell(outcome: CellResult, score: float | None, fallen: bool) -> str:
     else:
         state = escape(text.entry(outcome)[0] if outcome.has_runs else outcome.status)
         first, second = f'<span class="state">{state}</span>', ""
-    title = escape(f"{outcome.cell.defence} under {outcome.cell.attack}")
-    return f'<td{style}><a href="#{_id(outcome)}" title="{title}"><b>{first}</b>{second}</a></td>'
+    name = escape(f"{outcome.cell.defence} under {outcome.cell.attack}: ")
+    told = f'<span class="unseen">{name}</span><b>{first}</b>{second}'
+    return f'<td{style}><a href="#{_id(outcome)}">{told}</a></td>'
 
 
 def _details(outcome: CellResult) -> str:
