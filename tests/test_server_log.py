@@ -39,7 +39,7 @@ class RunTests(ServerCase):
     """A run's lines in the log."""
 
     def test_opens(self) -> None:
-        """Who opened it, and the data and model that it uses."""
+        """The trainer that opened it, its data and its model are named."""
         trainer = self.trainer()
         answers = []
         found = events_of(lambda: answers.append(trainer.open_run()))["run-opened"]
@@ -62,7 +62,7 @@ class RunTests(ServerCase):
                 self.assertEqual((found["trainer"], found["serial"]), ("trainer", serial))
 
     def test_nodes(self) -> None:
-        """Which of them this server hosts, each time that some are placed here."""
+        """The nodes that this server hosts, each time that some are placed here."""
         trainer = self.trainer()
         trainer.open_run()
         found = events_of(lambda: trainer.spawn(HONEST))["nodes-hosted"]

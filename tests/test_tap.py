@@ -85,7 +85,7 @@ class OneLineTests(SynchronousTestCase):
         return str(caught.exception.code)
 
     def test_options(self) -> None:
-        """What is wrong, and where all options are listed."""
+        """The message says which option is wrong, and where all are listed."""
         self.assertEqual(self.exit_of("--prot", "3"), "byzpy-server: option --prot not recognized; "
                          "see twistd byzpy-server --help")  # fmt: skip
         said = self.exit_of("--keys", "/nowhere")
