@@ -37,6 +37,7 @@ from byzpy_tw.config.toml import drop_run_dir, options_to_toml, read_options
 from byzpy_tw.config.validators import flag
 from byzpy_tw.console import ERROR_FILE, say
 from byzpy_tw.errors import ByzpyTwError, ConfigError, RunDirectoryError, RunFailed, error_from_code
+from byzpy_tw.records.folder import discard_unbegun
 from byzpy_tw.report.result import Result
 from byzpy_tw.text import encodable
 
@@ -95,6 +96,8 @@ def run(
     finally:
         if fresh and not any(path.iterdir()):
             path.rmdir()  # nothing was begun
+    if fresh and error is not None:
+        discard_unbegun(path, error)
     return _result(path, error, check)
 
 

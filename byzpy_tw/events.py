@@ -81,7 +81,10 @@ class RunEnded:
 
 @frozen(eq=False)
 class RunFinished:
-    """The run has ended in order, and `result` is on disk in `directory`."""
+    """The run has ended in order, and `result` is on disk in `directory`.
+
+    That is empty where a mistake ended the run before round 0, and its folder is gone.
+    """
 
     result: Mapping[str, Any]
     directory: str

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw.errors import DatasetUnavailable, RunFailed, UnsuitableModel
 from byzpy_tw.records import schema
+from byzpy_tw.records.folder import RunDirectory, discard_unbegun
 from byzpy_tw.rounds.round import Reason
 from tests.support import PATIENCE, Run, environment, folder, train
 
@@ -64,3 +66,44 @@ class FilesTests(SynchronousTestCase):
         """Why a node may be refused."""
         for reason in Reason:
             self.assertIn(reason.value, schema.ROUND_FIELDS["refused"].meaning)
+
+
+class DiscardTests(SynchronousTestCase):
+    """A mistake that ends a run before round 0 leaves no folder behind, where nobody named it."""
+
+    def ended(self, status: str = "failed", rounds: int = 0) -> Path:
+        """The folder of a run that ended so."""
+        path = folder(self) / "run"
+        directory = RunDirectory.create(path)
+        directory.write_config({"config": {}})
+        directory.write_result({"status": status, "rounds": rounds})
+        directory.close()
+        (path / "trainer.log").write_text("x")
+        return path
+
+    def test_a_mistake(self) -> None:
+        path = self.ended()
+        self.assertTrue(discard_unbegun(path, DatasetUnavailable("x")))
+        self.assertFalse(path.exists())
+        self.assertFalse(discard_unbegun(path, DatasetUnavailable("x")))
+
+    def test_with_more_to_tell(self) -> None:
+        """Rounds, a plugin's traceback, a server's log, and what others put there, stay."""
+        for status, rounds in (("paused", 0), ("failed", 10), ("interrupted", 0)):
+            path = self.ended(status, rounds)
+            self.assertFalse(discard_unbegun(path, DatasetUnavailable("x")))
+            self.assertTrue((path / "result.json").exists())
+        path = self.ended()
+        self.assertFalse(discard_unbegun(path, UnsuitableModel("x")))
+        for name in ("server-0.log", "notes.txt"):
+            path = self.ended()
+            (path / name).write_text("x")
+            self.assertFalse(discard_unbegun(path, DatasetUnavailable("x")))
+            self.assertTrue((path / "trainer.log").exists())
+
+    def test_a_process_that_was_killed(self) -> None:
+        """It has left no result, and its folder is what there is of it."""
+        path = self.ended()
+        (path / "result.json").unlink()
+        self.assertFalse(discard_unbegun(path, RunFailed("x")))
+        self.assertTrue(path.exists())

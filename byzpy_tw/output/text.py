@@ -129,7 +129,7 @@ def _result_lines(
     yield (
         f"{result['status']}: {result['rounds']} rounds in {result['seconds']:.1f} s"
         + (f", {pace * 1000:.1f} ms a round" if pace is not None else "")
-        + f"; records in {directory}"
+        + (f"; records in {directory}" if directory else ", and no records")
     )
 
 

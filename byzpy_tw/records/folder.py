@@ -17,9 +17,17 @@ from attrs import define, field
 
 from byzpy_tw import files
 from byzpy_tw.config.run_config import RunConfig, from_dict
-from byzpy_tw.errors import ByzpyTwError, CannotRecord, ConfigError, RunDirectoryError
+from byzpy_tw.errors import (
+    ByzpyTwError,
+    CannotRecord,
+    ConfigError,
+    PluginError,
+    RunDirectoryError,
+    UnsuitableData,
+    UnsuitableModel,
+)
 from byzpy_tw.records.metrics import described_metrics
-from byzpy_tw.records.schema import decode_json, find_result_error, parse_record
+from byzpy_tw.records.schema import FILES, decode_json, find_result_error, parse_record
 from byzpy_tw.tasks.metric import Metric
 from byzpy_tw.text import clean_value, printable
 
@@ -27,6 +35,7 @@ CONFIG, ROUNDS, RESULT = "config.json", "rounds.jsonl", "result.json"
 _LOCK = ".lock"
 _CHECKPOINT = re.compile(r"checkpoint\.(\d{8,})")
 _MOST_NODES = 1_000_000  # as many as a run may have
+_IN_THE_LOG = (PluginError, UnsuitableModel, UnsuitableData)  # their causes' tracebacks
 _LONGEST_LINE = 1 << 28  # bytes; a record of that many nodes is far shorter
 
 
@@ -298,6 +307,26 @@ class RunDirectory:
             self._rounds.close()
             self._rounds = None
         self._lock.close()
+
+
+def discard_unbegun(path: Path, error: ByzpyTwError) -> bool:
+    """Delete the folder of a run that a mistake ended before round 0; return whether it is gone.
+
+    One stays that has more than that to tell: a plugin's traceback, or the log of a server.
+    """
+    if isinstance(error, _IN_THE_LOG):
+        return False
+    try:
+        result = read_json_object(path / RESULT)
+        own = {path / name for name in FILES}
+        if (result.get("status"), result.get("rounds")) != ("failed", 0) or {*path.iterdir()} - own:
+            return False
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    except (OSError, RunDirectoryError):
+        return False
+    return True
 
 
 def lock_folder(path: Path) -> IO[str]:

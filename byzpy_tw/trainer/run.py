@@ -37,7 +37,7 @@ from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry
 from byzpy_tw.protocol.keys import TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
-from byzpy_tw.records.folder import RESULT, RunDirectory, read_run
+from byzpy_tw.records.folder import RESULT, RunDirectory, discard_unbegun, read_run
 from byzpy_tw.records.resume import ResumePoint, finished_rounds, new_resume_point, reopen
 from byzpy_tw.trainer.in_process_server import InProcessServer
 from byzpy_tw.trainer.local_servers import LocalServers
@@ -63,6 +63,7 @@ class PreparedRun:
     rules: ResolvedRules
     directory: RunDirectory
     resume_point: ResumePoint
+    is_folder_ours: bool = False  # and not one that the user named
 
 
 @frozen(eq=False)
@@ -90,7 +91,8 @@ def prepare_run(
     path = Path(config.run_dir) if config.run_dir is not None else make_run_dir(config)
     directory, resume_point = RunDirectory.create(path), new_resume_point()
     directory.write_config(initial_config_json(config, resume_point))
-    return PreparedRun(config, registry, rules, directory, resume_point)
+    ours = config.run_dir is None
+    return PreparedRun(config, registry, rules, directory, resume_point, ours)
 
 
 def prepare_resume(
@@ -223,8 +225,9 @@ async def run_prepared(
                 await servers.stop()
             reactor_thread.release()
             pool.shutdown(wait=False, cancel_futures=True)
-    views.handle(RunFinished(result, str(directory.path)))
     ended = cast("ByzpyTwError | None", error)
+    gone = run.is_folder_ours and ended is not None and discard_unbegun(directory.path, ended)
+    views.handle(RunFinished(result, "" if gone else str(directory.path)))
     return RunOutcome(ended, training.resumable, training.leaves_result)
 
 
