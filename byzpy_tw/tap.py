@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
@@ -106,6 +107,7 @@ class Options(usage.Options):
                 disable_plugin=check_disabled(config.disable_plugin),
             )
             self._check_address(self.config)
+            _check_metrics(config.metrics)
             _check_descriptor(config.announce_fd)
         except ByzpyTwError as e:
             raise usage.UsageError(format_error(e)) from None
@@ -123,6 +125,20 @@ class Options(usage.Options):
         address, transport = listening_address(config, registry)
         check_keys(address, transport, config.keys)
         transport.check_free(address)
+
+
+def _check_metrics(endpoint: str | None) -> None:
+    """Raise `ConfigError` where ``--metrics`` cannot be served."""
+    if endpoint is None:
+        return
+    from twisted.internet import reactor
+
+    from byzpy_tw.output.exposition import EXTRA
+    from byzpy_tw.output.web_server import parse_endpoint
+
+    parse_endpoint(endpoint, reactor, "--metrics")
+    if find_spec("prometheus_client") is None:
+        raise ConfigError(f"--metrics: {EXTRA}")
 
 
 def _check_descriptor(number: int | None) -> None:
@@ -202,6 +218,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         services.log(options.parent, reload)
     config = evolve(options.config, threads=options.config.threads or cores())
     server = ByzpyServer(reactor, config, keys=options.loaded_keys, process=True)
+    if config.metrics is not None:
+        from byzpy_tw.server.metrics import MetricsPort
+
+        # Before the server: where it cannot listen, nothing is started.
+        MetricsPort(server, config.metrics, reactor).setServiceParent(services)
     server.setServiceParent(services)
     if reload is not None:
         reload.server = server
