@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getopt
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.resources import files
@@ -15,6 +16,7 @@ from twisted.application.service import IService, MultiService
 from twisted.logger import ILogObserver
 from twisted.python import usage
 
+import byzpy_tw
 from byzpy_tw.config.server import ServerConfig, server_config, server_options
 from byzpy_tw.console import make_streams_tolerant
 from byzpy_tw.errors import ByzpyTwError, ConfigError, format_error
@@ -38,6 +40,8 @@ def _parameter(key: str, option: Any) -> list[Any]:
 
     bounds = option.metadata["constraint"](object()) or ""
     read.coerceDoc = f"{bounds[:1].upper()}{bounds[1:]}."  # type: ignore[attr-defined]  # twisted's
+    if option.default is None:  # else the default stands between the two sentences
+        entry[3] = entry[3].rstrip(".")
     return [*entry, read]
 
 
@@ -74,6 +78,11 @@ class Options(usage.Options):
         self["disable-plugin"] += (name,)
 
     opt_disable_plugin.__doc__ = dict(server_options())["disable-plugin"].metadata["help"]
+
+    def opt_version(self) -> None:
+        """Display byzpy_tw's version and exit."""
+        print(f"byzpy_tw {byzpy_tw.__version__}")
+        sys.exit()
 
     def parseOptions(self, options: Any = None) -> None:
         """Read the options; twistd ends with one line where they are wrong, and no help."""
