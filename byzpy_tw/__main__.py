@@ -23,6 +23,8 @@ from byzpy_tw.console import print_error, run_command
 _MODULES = (plugins, doctor, keygen, report, conformance, explain, sweep, new_plugin, verify)
 COMMANDS = {m.__name__.rpartition(".")[2].replace("_", "-"): m for m in _MODULES}
 
+_ABOUT = "All commands but the run itself, which is python -m byzpy_tw.train."
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
@@ -38,11 +40,12 @@ def _run(words: list[str]) -> int:
         words = ["sweep", "--out", "runs/lab", *words[1:]]
     if words[:1] == ["doctor"]:  # it parses its own words
         return doctor.main(words[1:])
-    parser = argparse.ArgumentParser(prog="python -m byzpy_tw", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m byzpy_tw", description=_ABOUT)
     parser.add_argument("--version", action="version", version=f"byzpy_tw {byzpy_tw.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        command.options(commands.add_parser(name, help=command.HELP))
+        about = f"{command.HELP[:1].upper()}{command.HELP[1:]}."
+        command.options(commands.add_parser(name, help=command.HELP, description=about))
     chosen = parser.parse_args(words)
     return COMMANDS[chosen.command].run(chosen)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import getopt
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
@@ -14,6 +16,7 @@ from twisted.application.service import IService, MultiService
 from twisted.logger import ILogObserver
 from twisted.python import usage
 
+import byzpy_tw
 from byzpy_tw.config.server import ServerConfig, server_config, server_options
 from byzpy_tw.console import make_streams_tolerant
 from byzpy_tw.errors import ByzpyTwError, ConfigError, format_error
@@ -37,6 +40,8 @@ def _parameter(key: str, option: Any) -> list[Any]:
 
     bounds = option.metadata["constraint"](object()) or ""
     read.coerceDoc = f"{bounds[:1].upper()}{bounds[1:]}."  # type: ignore[attr-defined]  # twisted's
+    if option.default is None:  # else the default stands between the two sentences
+        entry[3] = entry[3].rstrip(".")
     return [*entry, read]
 
 
@@ -74,6 +79,11 @@ class Options(usage.Options):
 
     opt_disable_plugin.__doc__ = dict(server_options())["disable-plugin"].metadata["help"]
 
+    def opt_version(self) -> None:
+        """Display byzpy_tw's version and exit."""
+        print(f"byzpy_tw {byzpy_tw.__version__}")
+        sys.exit()
+
     def parseOptions(self, options: Any = None) -> None:
         """Read the options; twistd ends with one line where they are wrong, and no help."""
         try:
@@ -106,6 +116,7 @@ class Options(usage.Options):
                 disable_plugin=check_disabled(config.disable_plugin),
             )
             self._check_address(self.config)
+            _check_metrics(config.metrics)
             _check_descriptor(config.announce_fd)
         except ByzpyTwError as e:
             raise usage.UsageError(format_error(e)) from None
@@ -123,6 +134,20 @@ class Options(usage.Options):
         address, transport = listening_address(config, registry)
         check_keys(address, transport, config.keys)
         transport.check_free(address)
+
+
+def _check_metrics(endpoint: str | None) -> None:
+    """Raise `ConfigError` where ``--metrics`` cannot be served."""
+    if endpoint is None:
+        return
+    from twisted.internet import reactor
+
+    from byzpy_tw.output.exposition import EXTRA
+    from byzpy_tw.output.web_server import parse_endpoint
+
+    parse_endpoint(endpoint, reactor, "--metrics")
+    if find_spec("prometheus_client") is None:
+        raise ConfigError(f"--metrics: {EXTRA}")
 
 
 def _check_descriptor(number: int | None) -> None:
@@ -202,6 +227,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         services.log(options.parent, reload)
     config = evolve(options.config, threads=options.config.threads or cores())
     server = ByzpyServer(reactor, config, keys=options.loaded_keys, process=True)
+    if config.metrics is not None:
+        from byzpy_tw.server.metrics import MetricsPort
+
+        # Before the server: where it cannot listen, nothing is started.
+        MetricsPort(server, config.metrics, reactor).setServiceParent(services)
     server.setServiceParent(services)
     if reload is not None:
         reload.server = server

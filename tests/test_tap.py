@@ -65,6 +65,15 @@ class AnnouncementTests(SynchronousTestCase):
         self.assertIn("at least 3", str(error))
 
 
+class HelpTests(SynchronousTestCase):
+    def test_sentences(self) -> None:
+        """Each ends once, behind a default too; the version is this program's."""
+        shown = " ".join(str(Options()).split())
+        self.assertIn("Compute threads (default: all cores). A whole number of at least 1.", shown)
+        self.assertNotIn("..", shown)
+        self.assertIn("--version Display byzpy_tw's version and exit.", shown)
+
+
 class TwistdOptions(dict):
     """The options of twistd itself, as a server's see them."""
 

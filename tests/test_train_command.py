@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from io import StringIO
 from pathlib import Path
 
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
+from byzpy_tw import __main__
+from byzpy_tw.__main__ import COMMANDS
+from byzpy_tw.cli import train
 from byzpy_tw.cli.train import configuration, parser
 from byzpy_tw.config.run_config import RunConfig, from_dict
 from byzpy_tw.config.validators import flag
@@ -24,6 +29,17 @@ class OptionsTests(SynchronousTestCase):
         for option in attrs.fields(RunConfig):
             self.assertIn(flag(option.name), shown)
             self.assertTrue(option.metadata["help"])
+
+    def test_tidy_help(self) -> None:
+        """No command's help has marks of two sentences beside one another, or marks of code."""
+        for name in ("train", *COMMANDS):
+            with contextlib.redirect_stdout(StringIO()) as out, contextlib.suppress(SystemExit):
+                train.main(["--help"]) if name == "train" else __main__.main([name, "--help"])
+            shown = " ".join(out.getvalue().split())
+            self.assertIn("usage: ", shown)
+            for words in ("``", ". .", ") (", ".)."):
+                self.assertNotIn(words, shown, name)
+            self.assertNotIn("..", shown.replace("...", ""), name)
 
     def test_the_defaults(self) -> None:
         """The options that users know from elsewhere keep their defaults."""

@@ -59,7 +59,7 @@ FORBIDDEN = re.compile(
 CALLS = re.compile(r"^(listen|connect)(TCP|SSL|UNIX|With)|^startTLS$")
 ELSEWHERE = {
     "protocol.mtls": "which certificates OpenSSL shows and accepts, on whatever carries TLS",
-    "output.web": "the page is an HTTP server of its own, for browsers",
+    "output.web_server": "pages and metrics have an HTTP server of their own, for browsers",
     "testing.doubles": "stand-ins for sockets say which address they have",
 }
 

@@ -26,7 +26,8 @@ from byzpy_tw.events import (
 )
 from byzpy_tw.output.live_page import LivePage
 from byzpy_tw.output.view import ServersKnown, ViewGroup
-from byzpy_tw.output.web import LimitedConnections, Root, Web, parse_endpoint
+from byzpy_tw.output.web import Root, Web
+from byzpy_tw.output.web_server import LimitedConnections, parse_endpoint
 from byzpy_tw.report.load import begin
 from byzpy_tw.rounds.placement import ServerState
 from tests.recorded_runs import HTML, record, refused

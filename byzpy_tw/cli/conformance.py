@@ -18,12 +18,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server", metavar="ADDRESS", help="a server without keys: tcp://HOST:PORT"
     )
-    parser.add_argument("--count", type=int, default=500, help="conversations (default: 500)")
+    parser.add_argument(
+        "--count", type=int, default=500, metavar="N", help="conversations (default: 500)"
+    )
     parser.add_argument(
         "--disable-plugin", action="append", default=[], metavar="NAME",
         help="a distribution to leave out; may be given several times",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="decides them all (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="decides every conversation (default: 0)"
+    )
 
 
 def run(chosen: argparse.Namespace) -> int:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from byzpy_tw.trainer.doctor import Doctor
     from byzpy_tw.trainer.server_check import ServerCheck
 
+_ABOUT = """Check whether a run would start.
+
+It takes the command line of python -m byzpy_tw.train, and two options more.
+"""
 HELP = "say whether a run would start; takes the options of byzpy_tw.train"
 
 
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     """Check, and print the report; return 0 where a run would start, else 1."""
     own = own_parser()
     if {"-h", "--help"} & set(arguments):
-        print(f"{own.format_usage()}\n{__doc__}\n{own.format_help().partition('options:')[2]}")
+        print(f"{own.format_usage()}\n{_ABOUT}\n{own.format_help().partition('options:')[2]}")
         print("and of python -m byzpy_tw.train:\n\n" + train.parser().format_help())
         return 0
     chosen, rest = own.parse_known_args(arguments)

@@ -17,7 +17,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="one NAME.pem for each, instead of one server.pem for all",
     )  # fmt: skip
     parser.add_argument("--trainer", action="store_true", help="another trainer.pem, by DIR's CA")
-    parser.add_argument("--days", type=int, default=365, help="validity (default: 365)")
+    parser.add_argument(
+        "--days", type=int, default=365, metavar="N", help="validity in days (default: 365)"
+    )
 
 
 def run(chosen: argparse.Namespace) -> int:

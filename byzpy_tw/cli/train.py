@@ -110,6 +110,9 @@ def add_run_options(
             group_of(option).add_argument(flag(name), **keywords)
 
 
+_METAVARS = {int: "N", float: "X"}  # how help calls the value of an option
+
+
 def _argparse_keywords(option: attrs.Attribute, hint: Any, default: Any) -> dict[str, Any]:
     keywords: dict[str, Any] = {"dest": option.name, "default": argparse.SUPPRESS}
     keywords["help"] = option.metadata["help"].replace("%", "%%")
@@ -117,13 +120,14 @@ def _argparse_keywords(option: attrs.Attribute, hint: Any, default: Any) -> dict
         keywords["help"] += f" (default: {default})"
     if hint is bool:
         return {**keywords, "action": argparse.BooleanOptionalAction}
-    keywords["metavar"] = option.metadata["metavar"] or option.name.upper().replace("_", "-")
+    kinds = [k for k in typing.get_args(hint) or (hint,) if k is not type(None)]
+    name = _METAVARS.get(kinds[0]) or option.name.upper().replace("_", "-")
+    keywords["metavar"] = option.metadata["metavar"] or name
     if option.name == "remote_hosts":
         return keywords  # the field's converter splits it
     if typing.get_origin(hint) is tuple:
         kind = typing.get_args(hint)[0]
         return {**keywords, "nargs": "+", "action": "extend", "type": _reader(kind)}
-    kinds = [k for k in typing.get_args(hint) or (hint,) if k is not type(None)]
     return {**keywords, "type": _reader(kinds[0])}
 
 

@@ -41,7 +41,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="a distribution whose plugins are not imported; may be given several times "
         "(default: as in the run)",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, metavar="N", help="(default: all cores)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="compute threads (default: all cores)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
 
 

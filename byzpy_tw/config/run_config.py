@@ -226,7 +226,7 @@ class RunConfig:
         count_or_all, metavar="N|all", convert=to_text,
     )  # fmt: skip
     eval_interval: int = _running(
-        10, "evaluate on the test data every so many rounds (0: only at the end)",
+        10, "evaluate on the test data every so many rounds; 0: only at the end",
         integer_in(0), metavar="ROUNDS",
     )  # fmt: skip
     run_dir: str | None = _running(

@@ -101,6 +101,10 @@ class ServerConfig:
         "once the server listens: for a parent process.",
         optional(integer_in(3)), metavar="FD",
     )  # fmt: skip
+    metrics: str | None = option(
+        None, "Serve metrics for Prometheus at this endpoint; a port alone is for this machine.",
+        metavar="ENDPOINT",
+    )  # fmt: skip
     disable_plugin: tuple[str, ...] = option(
         (), "A distribution whose plugins are not imported; may be given several times.",
         texts, metavar="NAME",

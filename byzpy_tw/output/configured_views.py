@@ -44,7 +44,7 @@ def check_web(config: RunConfig) -> None:
     if config.web not in (None, "off"):
         from twisted.internet import reactor
 
-        from byzpy_tw.output.web import parse_endpoint
+        from byzpy_tw.output.web_server import parse_endpoint
 
         parse_endpoint(config.web or "", reactor)
 

@@ -1,156 +1,31 @@
-"""The HTTP server of the live page: its endpoint, paths, headers, and refused requests.
-
-Everybody who can connect may read it, so by default only this machine can.  A browser here
-may be shown a page from elsewhere whose name suddenly means 127.0.0.1 (DNS rebinding): then
-the Host header of its requests has that name, and they are refused.
-"""
+"""The HTTP server of the live page: its paths, and their answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import BytesIO
-from ipaddress import ip_address
-from itertools import count
+from functools import partial
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
 
-from byzpy_tw.errors import CannotListen, ConfigError
 from byzpy_tw.output.live_page import LivePage
+from byzpy_tw.output.web_server import Answer, ReadOnly, WebServer
 from byzpy_tw.report.html import SCRIPTS, STYLES, read_assets, served_page
 
-EXAMPLE = "--web tcp:8080:interface=127.0.0.1"
-_SCHEMES = ("tcp", "tcp6", "ssl", "unix", "systemd")
-_CONNECTIONS = 64  # a browser takes one or two
-_IDLE = 30.0  # seconds until a connection that asks nothing, or reads nothing, is closed
 _FILES = {  # path -> content type and assets
     b"/page.css": ("text/css", STYLES),
     **{f"/{name}".encode(): ("text/javascript", (name,)) for name in SCRIPTS},
 }
 
-_HEADERS = {
-    # No inline script, no other origin: text that should turn out to be markup after all
-    # could do nothing.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-store",
-    "Server": "byzpy_tw",
-}
 
-
-def parse_endpoint(text: str, reactor: Any) -> IStreamServerEndpoint:
-    """Return the endpoint of ``--web TEXT``; a port alone is local.  Raises `ConfigError`."""
-    description = f"tcp:{text}:interface=127.0.0.1" if text.isascii() and text.isdigit() else text
-    scheme = description.partition(":")[0]
-    if scheme not in _SCHEMES:
-        raise ConfigError(
-            f"--web {text!r}: no such kind of endpoint; there are {', '.join(_SCHEMES)}: "
-            f"write {EXAMPLE}"
-        )
-    try:
-        return serverFromString(reactor, description)
-    # It raises the errors of int(), open() and OpenSSL, and TypeError for missing parts.
-    except Exception as e:
-        why = " ".join(str(e).split())[:200]
-        raise ConfigError(f"--web {text!r} is no endpoint ({why}): write {EXAMPLE}") from e
-
-
-class _Request(Request):
-    """A request whose body is thrown away as it comes, for nothing here takes any."""
-
-    def process(self) -> None:
-        transport: Any = self.channel.transport
-        # Twisted stops reading from a peer that does not read, but still answers the requests
-        # that came in one segment: hundreds of them would fill the memory.
-        if getattr(transport, "producerPaused", False):
-            transport.abortConnection()
-        else:
-            transport.requests = next(transport.factory.order)
-            super().process()
-
-    def gotLength(self, length: int | None) -> None:
-        self.content = BytesIO()  # type: ignore[assignment]  # Twisted's own says None
-
-    def handleContentChunk(self, data: bytes) -> None:
-        pass
-
-
-class _Site(Site):
-    def log(self, request: Any) -> None:
-        pass  # one line a second for each watcher would be all that the log holds
-
-
-class _Connection(ProtocolWrapper):
-    requests = 0  # the number of its newest complete request, among all connections'
-
-
-class LimitedConnections(WrappingFactory):
-    """A bound on connections.  One more takes the place of the least useful one.
-
-    That is the oldest one without a complete request, such as one that sends a byte now and
-    then (which the idle timeout does not see), or else the one whose request is the oldest.
-    """
-
-    protocol = _Connection
-
-    def __init__(self, root: Resource, reactor: Any) -> None:
-        super().__init__(_Site(root, requestFactory=_Request, timeout=_IDLE, reactor=reactor))
-        self.order = count(1)
-
-    def buildProtocol(self, addr: Any) -> Any:
-        if len(self.protocols) >= _CONNECTIONS:
-            evicted = min(self.protocols, key=lambda connection: connection.requests)
-            self.unregisterProtocol(evicted)
-            evicted.abortConnection()
-        return super().buildProtocol(addr)
-
-    def unregisterProtocol(self, p: Any) -> None:
-        self.protocols.pop(p, None)  # an evicted one comes twice
-
-
-class Root(Resource):
-    """The answers for all paths.  With `is_local`, only to requests for a loopback name."""
-
-    isLeaf = True
+class Root(ReadOnly):
+    """The page, its files and figures, and its metrics."""
 
     def __init__(self, page: LivePage, is_local: Callable[[], bool] = lambda: True) -> None:
-        super().__init__()
-        self._page, self._is_local = page, is_local
+        super().__init__(is_local)
+        self._page = page
 
-    def render(self, request: Any) -> bytes:
-        for name, value in _HEADERS.items():
-            request.setHeader(name, value)
-        code, kind, body = self._answer(request)
-        request.setResponseCode(code)
-        if body:
-            request.setHeader("Content-Type", f"{kind}; charset=utf-8")
-        if request.method == b"HEAD":
-            request.setHeader("Content-Length", str(len(body)))
-            return b""
-        return body
-
-    def _answer(self, request: Any) -> tuple[int, str, bytes]:
-        if request.method not in (b"GET", b"HEAD"):
-            request.setHeader("Allow", "GET, HEAD")
-            return 405, "text/plain", b"this page can only be read\n"
-        if self._is_local() and not _names_loopback(request.getHeader(b"host")):
-            return 403, "text/plain", (
-                b"this page listens on this machine only: ask for it as 127.0.0.1 or "
-                b"localhost\n"
-            )  # fmt: skip
+    def answer(self, request: Any) -> Answer:
         if request.path == b"/":
             title = f"{self._page.run_report.name} · byzpy_tw"
             return 200, "text/html", served_page(title, "/data.json").encode()
@@ -164,27 +39,13 @@ class Root(Resource):
             return 200, kind, read_assets(names).encode()
         return 404, "text/plain", b"there is / and /metrics\n"
 
-    def _data(self, request: Any) -> tuple[int, str, bytes]:
+    def _data(self, request: Any) -> Answer:
         seen = request.args.get(b"since", [b""])[0].decode("ascii", "replace")
         client = request.getClientAddress()
         who = f"{getattr(client, 'host', '')}:{getattr(client, 'port', '')}"
         version, body = self._page.data(seen.strip('"'), who)
         request.setHeader("ETag", f'"{version}"')
         return (200, "application/json", body) if body else (204, "", b"")
-
-
-def _names_loopback(host: bytes | None) -> bool:
-    """Return whether a Host header names this machine by its loopback."""
-    name = (host or b"").decode("ascii", "replace").lower()
-    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
-    return name.rstrip(".") == "localhost" or _is_loopback(name)
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 @define(eq=False)
@@ -194,44 +55,27 @@ class Web:
     page: LivePage
     _text: str  # the endpoint, as the user wrote it
     _reactor: Any
-    is_local: bool = field(default=True, init=False)  # only programs of this machine connect
-    is_public: bool = field(default=False, init=False)  # other machines can
-    _port: IListeningPort | None = field(default=None, init=False)
-    _factory: LimitedConnections = field(init=False)
+    _server: WebServer = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._server = WebServer(partial(Root, self.page), self._text, self._reactor)
+
+    @property
+    def is_local(self) -> bool:
+        return self._server.is_local
+
+    @property
+    def is_public(self) -> bool:
+        """Tell whether other machines can read it."""
+        return self._server.is_public
 
     async def listen(self) -> str:
         """Listen, and return the URL; raises `ConfigError` and `CannotListen`."""
-        endpoint = parse_endpoint(self._text, self._reactor)
-        root = Root(self.page, lambda: self.is_local)
-        self._factory = LimitedConnections(root, self._reactor)
-        try:
-            self._port = port = await endpoint.listen(self._factory)
-        except CannotListenError as e:
-            raise CannotListen(
-                f"--web {self._text}: {getattr(e.socketError, 'strerror', None) or e}: "
-                "choose another port, or 0 for any"
-            ) from e
-        except (OSError, OverflowError, ValueError) as e:  # port 70000, say
-            raise CannotListen(f"--web {self._text}: {e}") from e
-        address: Any = port.getHost()
-        self.is_local = _is_loopback(getattr(address, "host", ""))
-        self.is_public = hasattr(address, "port") and not self.is_local
-        if not hasattr(address, "port"):
-            return self._text
-        name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-        name = f"[{name}]" if ":" in name else name
-        scheme = "https" if self._text.startswith("ssl:") else "http"
-        return f"{scheme}://{name}:{address.port}/"
+        return await self._server.listen()
 
     async def close(self) -> None:
         """Stop, once all watchers have been told of the end, or have had their time."""
-        if self._port is None:
-            return
         try:
             await self.page.wait_for_watchers()
         finally:
-            stopping: Deferred[None] | None = self._port.stopListening()
-            for connection in list(self._factory.protocols):
-                connection.loseConnection()  # what was written is still sent
-            if stopping is not None:
-                await stopping
+            await self._server.close()

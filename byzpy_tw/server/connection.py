@@ -19,6 +19,7 @@ from byzpy_tw.text import clean
 from byzpy_tw.transports import Link
 
 if TYPE_CHECKING:
+    from byzpy_tw.server.server_run import ServerRun
     from byzpy_tw.server.service import ByzpyServer
 
 PROTECTED_MODE = (
@@ -42,6 +43,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
         self.server = server
         self.certificate: Peer | None = None  # as the peer showed it
         self.hang_up_reason = ""  # once this end has hung up
+        self.runs: dict[str, ServerRun] = {}
         self.origin = ""  # the machine or network that it dialled from
         # Protected mode will refuse it, or it has shown no certificate yet.
         self.unauthenticated = True
@@ -66,6 +68,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
 
     def connectionMade(self) -> None:
         super().connectionMade()
+        self.server.tally.connections += 1
         self.origin = self.link.origin
         free = self.server.config.insecure or self.link.same_machine
         self.unauthenticated = self.server.keys is not None or not free
@@ -107,15 +110,20 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
     def hang_up(self, why: str, *, close: bool = True) -> None:
         if not self.hung_up:
             self.hang_up_reason = why
+            self.server.tally.hung_up += 1
             # TLS would wait for the peer to close it too.
             self.setTimeout(self.server.limits.linger_seconds)
         super().hang_up(why, close=close)
+
+    def refused(self, code: str) -> None:
+        self.server.tally.refusals[code] += 1
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.setTimeout(None)
         if self.server.keys is not None and not self.hung_up and not self.secured:
             why = describe_tls_failure(self, reason.value, SERVER) or reason.getErrorMessage()
             self.log_warning(f"refused: {clean(why)}")
+            self.server.tally.hung_up += 1
         self.server.forget(self)
         super().connectionLost(reason)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import cached_property, partial
@@ -49,7 +49,9 @@ from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
 from byzpy_tw.server.connection import ServerConnection
 from byzpy_tw.server.log import event_line
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
+from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.server.session import Session
+from byzpy_tw.server.tally import Tally
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.text import clean
 from byzpy_tw.transports import Listener, ServerAddress
@@ -88,6 +90,7 @@ class ByzpyServer(Service):
     identity: str = field(factory=lambda: secrets.token_hex(16))
     pool: Executor = field(init=False)
     tickets: Tickets = field(init=False)
+    tally: Tally = field(factory=Tally, init=False)
     log_limiter: LogRateLimiter = field(init=False)
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)
@@ -287,6 +290,15 @@ class ByzpyServer(Service):
             if same and old.release_run(run):
                 connection.log_event(f"run {run} replaces that of {old.peer_text}",
                                      "run-replaced", run=run, old=old.peer_text)  # fmt: skip
+
+    @property
+    def connections(self) -> int:
+        """The number of connections now."""
+        return len(self._sessions)
+
+    def open_runs(self) -> Iterator[ServerRun]:
+        for connection in self._sessions:
+            yield from connection.runs.values()
 
     def forget(self, connection: ServerConnection) -> None:
         self._sessions.pop(connection, None)

@@ -50,7 +50,6 @@ class Session(ServerConnection):
             },
             link,
         )
-        self.runs: dict[str, ServerRun] = {}
         self.opening: dict[str, object] = {}  # name -> a mark that is new for each opening
         self.said_hello = self.pinged = False
         self._idle_detector = IdleDetector()
@@ -160,6 +159,7 @@ class Session(ServerConnection):
         opened = clock.seconds(server.reactor)
         run = ServerRun(name, host, scheduler, executor, server.reactor, most, opened)
         self.runs[name] = run
+        server.tally.runs_opened += 1
         return run
 
     def _log_opened(self, run: ServerRun, digest: str) -> None:
@@ -241,7 +241,10 @@ class Session(ServerConnection):
 
     async def compute(self, request: commands.Compute) -> commands.RoundAnswer:
         run = self._run(request.run)
-        return _answer(run, await run.compute(request.round, request.nodes))
+        began = clock.seconds(self.server.reactor)
+        found = await run.compute(request.round, request.nodes)
+        self.server.tally.computing.add(clock.seconds(self.server.reactor) - began)
+        return _answer(run, found)
 
     async def attack(self, request: commands.Attack) -> commands.RoundAnswer:
         run = self._run(request.run)
@@ -277,6 +280,7 @@ class Session(ServerConnection):
         self.server.tickets.revoke(run)
         run.close(why)
         self.server.schedule_trim()
+        self.server.tally.add(run)
         self._log_closed(run)
 
 
