@@ -42,9 +42,11 @@ from byzpy_tw.report.png import write_png
 from byzpy_tw.report.result import Result
 from byzpy_tw.sweep import results, text
 from byzpy_tw.sweep.command import figures
+from byzpy_tw.sweep.comparison import findings
+from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.results import CellResult
-from byzpy_tw.sweep.scores import collapsed, scores
+from byzpy_tw.sweep.scores import scores
 from byzpy_tw.tasks.metric import Metric
 from tests.recorded_runs import record
 from tests.recorded_runs import records as classification
@@ -366,7 +368,7 @@ class SweepTests(SynchronousTestCase):
             notes[0], "final mse in m² (worst over the last fifth of the evaluations to best of "
             "all); lower is better",
         )  # fmt: skip
-        self.assertIn("!: worse than the best of its line by 200% of that or more", notes)
+        self.assertIn("!: worse than the best of its line or column by 200% of that or more", notes)
         self.assertEqual(
             text.cell_line(outcomes[0]).partition(", out")[0],
             "mean under none: 2 m² (worst 2.5, best 2)",
@@ -377,11 +379,11 @@ class SweepTests(SynchronousTestCase):
         """The defence with the lowest highest error has the best worst case."""
         made = grid()
         self.assertEqual(
-            text.sentences(made, self.outcomes(made, [2.0, 8.0, 2.5, 3.0])),
+            sentences(made, self.outcomes(made, [2.0, 8.0, 2.5, 3.0])),
             ["mean collapses under sign-flip:scale=-5 (8 m²); at its best it reaches 2 m².",
              "nnm | median has the best worst case: 3 m² under sign-flip:scale=-5."],
         )  # fmt: skip
-        found = text.sentences(made, self.outcomes(made, [2.0, None, None, None]))
+        found = sentences(made, self.outcomes(made, [2.0, None, None, None]))
         self.assertEqual(
             found, ["mean collapses under sign-flip:scale=-5 (diverged); at its best it reaches "
                     "2 m².", "nnm | median diverged under none, sign-flip:scale=-5."],
@@ -397,7 +399,7 @@ class SweepTests(SynchronousTestCase):
             (share, [0.1, 0.39, 0.41], {2}), (METRICS[0], [6.0, 2.0, None], {0, 2}),
             (METRICS[0], [None, None, None], {0, 1, 2}),
         ):  # fmt: skip
-            found = collapsed(self.outcomes(made, values, metric))
+            found = findings(self.outcomes(made, values, metric))
             self.assertEqual({column for _, column in found}, fallen, (metric.name, values))
 
     def test_colours(self) -> None:
@@ -416,7 +418,7 @@ class SweepTests(SynchronousTestCase):
         made = grid(("none", "a"), ("mean",))
         [first, _] = self.outcomes(made, [2.0, 0.0])
         [_, second] = self.outcomes(made, [0.0, 0.5], Metric("r2"))
-        self.assertEqual(collapsed([first, second]), set())
+        self.assertEqual(findings([first, second]), {})
         self.assertEqual(scores([first, second]), [1.0, 1.0])
 
     def test_page(self) -> None:

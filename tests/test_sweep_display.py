@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from byzpy_tw.plugins import load
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import colour, is_dark, luminance
+from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.display import LineDisplay, LiveTable, display_for
 from byzpy_tw.sweep.grid import Grid
 from byzpy_tw.sweep.page import page
@@ -64,16 +65,16 @@ class TextTests(SynchronousTestCase):
         """The sentences name the collapsed cells, their baseline, and the best defence."""
         made = grid()
         self.assertEqual(
-            text.sentences(made, filled(made)),
+            sentences(made, filled(made)),
             [
                 "mean collapses under sign-flip:scale=-5 (10.0 %); at its best it reaches 90.0 %.",
                 "nnm | median has the best worst case: 90.0 % under none.",
             ],
         )
-        self.assertEqual(text.sentences(made, [CellResult(cell=c) for c in made.cells]), [])
+        self.assertEqual(sentences(made, [CellResult(cell=c) for c in made.cells]), [])
         gone = [outcome(cell, 0.5, status="diverged") for cell in made.cells]
         self.assertEqual(
-            text.sentences(made, gone)[0],
+            sentences(made, gone)[0],
             "mean diverged under none, sign-flip:scale=-5.",
         )
 

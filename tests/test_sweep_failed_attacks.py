@@ -13,12 +13,14 @@ from byzpy_tw.output.text import TextOutput
 from byzpy_tw.output.view import Event
 from byzpy_tw.records.summary import AttackFailures, RoundCounts
 from byzpy_tw.sweep.command import figures, grid_of
+from byzpy_tw.sweep.comparison import findings
+from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.grid import Cell
 from byzpy_tw.sweep.page import page
 from byzpy_tw.sweep.results import CellResult, read
 from byzpy_tw.sweep.scheduler import Sweep
-from byzpy_tw.sweep.scores import collapsed, goodness
-from byzpy_tw.sweep.text import cell_line, notes, sentences, table
+from byzpy_tw.sweep.scores import goodness
+from byzpy_tw.sweep.text import cell_line, notes, table
 from tests.failing_plugins import heard, names
 from tests.support import folder
 from tests.sweep_grids import grid, outcome
@@ -97,7 +99,7 @@ class LabTests(TestCase):
         self.flushLoggedErrors(RuntimeError)
         self.assertEqual({o.status for o in lab.outcomes()}, {"failed"})
         self.assertEqual(sentences(lab.grid, lab.outcomes()), [])
-        self.assertEqual(collapsed(lab.outcomes()), set())
+        self.assertEqual(findings(lab.outcomes()), {})
 
     async def test_a_folder_of_an_earlier_version(self) -> None:
         """A run that was taken for a finished one is judged by its records."""
@@ -130,9 +132,9 @@ class LabTests(TestCase):
             ],
         )
         outcomes[1] = outcome(made.cells[1], 0.1, failures=failures)
-        self.assertEqual(collapsed(outcomes), set())
+        self.assertEqual(findings(outcomes), {})
         outcomes[1] = outcome(made.cells[1], 0.1, status="diverged", failures=failures)
-        self.assertEqual(collapsed(outcomes), set())
+        self.assertEqual(findings(outcomes), {})
         self.assertIn("diverged?", "\n".join(table(made, outcomes)))
         self.assertIn("mean under sign-flip:scale=-5: diverged, the attack", cell_line(outcomes[1]))
 

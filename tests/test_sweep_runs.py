@@ -115,7 +115,9 @@ class CommandTests(TestCase):
         made = grid_of(given, ["ipm:tau=0.5"], ["nnm | median"], [3], names)
         sweep = Sweep(made, where, 1, names, reactor)
         await sweep.run()
-        [cell] = figures(made, sweep.outcomes())["cells"]
+        found = figures(made, sweep.outcomes())
+        [cell] = found["cells"]
+        self.assertTrue(0 < found["chance"]["accuracy"] < 1)
         python, *words = shlex.split(cell["runs"][0]["command"])
         self.assertEqual(python, "python")
         done = await deferToThread(

@@ -270,6 +270,14 @@ class ChangedTests(VerifyCase):
         self.spoil(path, 3, lambda r: r.update(bits="f" * 64))
         self.assert_found(path, ("digest", 3, "round 3 carries the digest of another"))
 
+    def test_chance(self) -> None:
+        """It is compared with the data, unless the run is of a version that recorded none."""
+        path = self.run_of("refused")
+        self.spoil_file(path / "config.json", lambda c: c.update(chance={"accuracy": 0.5}))
+        self.assert_found(path, ("record", None, "config.json has chance {'accuracy': 0.5}"))
+        self.spoil_file(path / "config.json", lambda c: c.pop("chance"))
+        self.assertTrue(self.verified(path).confirmed)
+
     def test_the_metrics(self) -> None:
         """The task says which of two values is the better one."""
         path = self.run_of("refused")

@@ -36,6 +36,7 @@ from byzpy_tw.records import checkpoint
 from byzpy_tw.records.folder import RecordedRun, list_checkpoints
 from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
 from byzpy_tw.tasks import Metric
+from byzpy_tw.tasks.task import chance_of
 from byzpy_tw.text import clean_value, printable
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.device import CPU, Device, find_equal_device, open_device
@@ -182,6 +183,7 @@ class Verification:
         self._recomputer = RoundRecomputer(replay, self.pool, self.threads)
         self._compare_environment(replay)
         self._compare_metrics(replay.host.trial_outcome.task.metrics)
+        self._compare_chance(replay)
         self._check_local_data(replay.host.dataset.digest())
 
     def _with_device_here(self, config: RunConfig) -> RunConfig:
@@ -236,6 +238,16 @@ class Verification:
         )
         if there != mine:
             text = f"config.json has the metrics {there}, the task has {mine}"
+            self.problems.append(Problem("record", text))
+
+    def _compare_chance(self, replay: RoundReplay) -> None:
+        """Compare config.json with the metrics' values by chance, where it has them."""
+        there = self.recorded.description.get("chance")
+        here = chance_of(replay.host.trial_outcome.task, replay.host.dataset.test.y)
+        if there is not None and there != here:
+            text = (
+                f"config.json has chance {clean_value(there)}, the task tells {clean_value(here)}"
+            )
             self.problems.append(Problem("record", text))
 
     def _check_local_data(self, digest: str) -> None:

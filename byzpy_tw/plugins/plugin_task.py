@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -132,6 +133,17 @@ class PluginTask:
             if not plain or (flipped.shape, flipped.dtype) != (targets.shape, targets.dtype):
                 raise self._bad("flip", flipped, wanted)
             return flipped.detach()
+
+    def chance(self, targets: Tensor) -> Mapping[str, float]:
+        """Return what a plugin's task tells of chance; nothing where it has no such method."""
+        if not callable(getattr(self.made, "chance", None)):
+            return {}
+        with plugin_call(self.who):
+            values = self._numbers("chance", self.made.chance(targets.clone()))
+            names = [metric.name for metric in self.metrics]
+            if not set(values) <= set(names) or not all(map(math.isfinite, values.values())):
+                raise self._bad("chance", values, f"finite numbers for some of {', '.join(names)}")
+            return {name: float(value) for name, value in values.items()}
 
     def _numbers(self, method: str, answer: Any) -> dict[str, float]:
         """Return the numbers by their names that `method` answered."""

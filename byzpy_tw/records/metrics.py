@@ -28,6 +28,14 @@ def described_metrics(
         ) from e
 
 
+def described_chance(description: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return the value of each metric by chance, as far as config.json has it."""
+    found = description.get("chance")
+    if not isinstance(found, dict):
+        return {}
+    return {name: float(v) for name, v in found.items() if type(v) in (int, float)}
+
+
 def metrics_in(record: Mapping[str, Any]) -> Mapping[str, float | None]:
     """Return the metrics of a record by name; empty where the round was not evaluated."""
     if "metrics" in record:

@@ -199,6 +199,8 @@ CONFIG_FIELDS = _fields(
     Field("metrics", "the task's metrics, the most important one first: `name`, `unit`, `better` "
           "(`higher` or `lower`) and the `format` of a value; a run without this entry has "
           "`accuracy`"),
+    Field("chance", "the value of each metric for the best answer that ignores its input, on the "
+          "test data, where the task tells it: the accuracy of the most frequent class"),
     Field("data_digest", "SHA-256 of the trainer's data"),
     Field("data_digests", "that of each server's data; they differ with "
           "`--partition local` only"),

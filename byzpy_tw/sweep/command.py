@@ -25,6 +25,8 @@ from byzpy_tw.records.folder import lock_folder, to_json
 from byzpy_tw.records.metrics import KINDS
 from byzpy_tw.scheduling import clock
 from byzpy_tw.sweep import text
+from byzpy_tw.sweep.comparison import Finding, findings, recorded_chance
+from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.display import REDRAW_SECONDS, display_for
 from byzpy_tw.sweep.grid import Grid, command_line, make_grid, run_digest, with_sweep_defaults
 from byzpy_tw.sweep.impossible import explain_impossible
@@ -150,7 +152,7 @@ def _summarize(sweep: Sweep, seconds: float) -> None:
     grid, outcomes, path = sweep.grid, sweep.outcomes(), sweep.folder / PAGE
     _write(path, page(grid, outcomes, sweep.folder))
     _write(sweep.folder / TABLE, to_json(figures(grid, outcomes), indent=2) + "\n")
-    for line in (*text.notes(grid, outcomes), *text.sentences(grid, outcomes)):
+    for line in (*text.notes(grid, outcomes), *sentences(grid, outcomes)):
         say(clean(line, 1000))
     total, done = len(grid.runs), sum(run.is_over for o in outcomes for run in o.ended)
     if done > sweep.finished_before:
@@ -162,17 +164,19 @@ def _summarize(sweep: Sweep, seconds: float) -> None:
 
 def figures(grid: Grid, outcomes: Sequence[CellResult]) -> dict[str, Any]:
     """Return the contents of lab.json: the options, and each cell with its runs."""
+    found, metrics = findings(outcomes), common_metrics(outcomes)
     return {
         "options": grid.base.to_dict(),
         "attacks": grid.attacks,
         "defences": grid.defences,
         "seeds": grid.seeds,
-        "metrics": [asdict(metric) for metric in common_metrics(outcomes)],
-        "cells": [_cell(outcome) for outcome in outcomes],
+        "metrics": [asdict(metric) for metric in metrics],
+        "chance": {metric.name: recorded_chance(outcomes, metric) for metric in metrics},
+        "cells": [_cell(o, found.get((o.cell.row, o.cell.column), frozenset())) for o in outcomes],
     }
 
 
-def _cell(outcome: CellResult) -> dict[str, Any]:
+def _cell(outcome: CellResult, found: frozenset[Finding]) -> dict[str, Any]:
     metrics = {metric.name: outcome.figures(metric) for metric in outcome.task_metrics}
     accuracy = metrics.get("accuracy", {})
     return {
@@ -184,6 +188,7 @@ def _cell(outcome: CellResult) -> dict[str, Any]:
         "attack_failures": outcome.attack_failures or None,
         **{f"{kind}_accuracy": accuracy.get(kind) for kind in KINDS},
         "metrics": metrics,
+        "findings": sorted(finding.value for finding in found),
         "byzantine_weight": outcome.byzantine_weight,
         "byzantine_left_out": outcome.left_out(honest=False),
         "honest_left_out": outcome.left_out(honest=True),

@@ -21,9 +21,11 @@ from byzpy_tw.report.html import CHART_SCRIPTS, standalone_page
 from byzpy_tw.report.page import REPORT
 from byzpy_tw.sweep import text
 from byzpy_tw.sweep.colours import cell_style, colour
+from byzpy_tw.sweep.comparison import findings
+from byzpy_tw.sweep.conclusions import sentences
 from byzpy_tw.sweep.grid import Grid, command_line
 from byzpy_tw.sweep.results import CellResult, NodeShare, RunResult
-from byzpy_tw.sweep.scores import collapsed, scores
+from byzpy_tw.sweep.scores import scores
 
 _MOST_NODES = 64  # with a bar in a cell's details
 
@@ -31,7 +33,7 @@ _MOST_NODES = 64  # with a bar in a cell's details
 def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
     """Return the whole page about the runs below `folder`."""
     template = (resources.files("byzpy_tw.sweep") / "page.html").read_text("utf-8")
-    found = "".join(f"<li>{escape(line)}</li>" for line in text.sentences(grid, outcomes))
+    found = "".join(f"<li>{escape(line)}</li>" for line in sentences(grid, outcomes))
     marks = [*text.explain_marks(grid, outcomes), *text.explain_shares(grid, outcomes)]
     base, seeds = grid.base, ", ".join(map(str, grid.seeds))
     setting = (
@@ -80,7 +82,7 @@ def _id(outcome: CellResult) -> str:
 
 
 def _table(grid: Grid, outcomes: Sequence[CellResult], caption: str) -> str:
-    down, shades, columns = collapsed(outcomes), scores(outcomes), len(grid.attacks)
+    down, shades, columns = findings(outcomes), scores(outcomes), len(grid.attacks)
     heads = "".join(f'<th scope="col">{_broken(attack)}</th>' for attack in grid.attacks)
     rows = []
     for row, defence in enumerate(grid.defences):

@@ -8,11 +8,11 @@ from statistics import mean
 from typing import Any
 
 import attrs
-from attrs import frozen
+from attrs import field, frozen
 
 from byzpy_tw.errors import RunDirectoryError
 from byzpy_tw.records.folder import ROUNDS, read_run
-from byzpy_tw.records.metrics import DEFAULT, metrics_in_result
+from byzpy_tw.records.metrics import DEFAULT, described_chance, metrics_in_result
 from byzpy_tw.records.summary import (
     AttackFailures,
     RoundCounts,
@@ -67,6 +67,7 @@ class RunResult:
     task_metrics: tuple[Metric, ...] = DEFAULT
     failures: AttackFailures | None = None  # of the attack's calls
     byzantine_weight: float | None = None  # in the aggregates, where that is known
+    chance: Mapping[str, float] = field(factory=dict)  # by metric, where the task tells it
 
     @property
     def is_over(self) -> bool:
@@ -238,6 +239,7 @@ def read(run: SweepRun, path: Path) -> RunResult | None:
             shares=tuple(_share(counts, node) for node in range(counts.n if counts.rounds else 0)),
             failures=failures,
             byzantine_weight=counts.byzantine_weight,
+            chance=described_chance(recorded.description),
         )
     except (RunDirectoryError, *UNREADABLE_ERRORS):
         return None

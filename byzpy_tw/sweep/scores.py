@@ -1,4 +1,4 @@
-"""Cells compared by the first metric of their task: which collapse, and how good each is.
+"""The goodness of cells by a metric, their distance from the best, and their colours.
 
 Shares are compared in points, other metrics relative to the best value.  Cells are compared with
 those of the same metric only.
@@ -12,34 +12,25 @@ from collections.abc import Sequence
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult
 from byzpy_tw.tasks.metric import Metric
 
-COLLAPSE = 0.3  # of a share, worse than the same defence at its best
+COLLAPSE = 0.3  # of a share, worse than the best
 # Of another metric's best value, likewise: three times an error, half of a score.
 RELATIVE_COLLAPSE = {"lower": 2.0, "higher": 0.5}
 
 
-def goodness(outcome: CellResult) -> float | None:
+def goodness(outcome: CellResult, metric: Metric | None = None) -> float | None:
     """Return the final value, or its negative where lower is better: more is better.
 
-    Minus infinity for a cell that diverged.  None for one without a value, and for one from which
-    nothing can be concluded: a run of it, or its attack, failed.
+    That is of `metric`, the cell's first one by default.  Minus infinity for a cell that diverged.
+    None for one without a value, and for one from which nothing can be concluded: a run of it, or
+    its attack, failed.
     """
+    metric = metric or outcome.metric
     if outcome.attack_failures or outcome.status not in (*CONCLUSIVE, "waiting"):
         return None
     if outcome.status == "diverged":
         return -math.inf
-    value = outcome.final
-    return -value if value is not None and outcome.metric.better == "lower" else value
-
-
-def collapsed(outcomes: Sequence[CellResult]) -> set[tuple[int, int]]:
-    """Return row and column of each cell that is far worse than the best of its row."""
-    found = set()
-    for outcome in outcomes:
-        good = goodness(outcome)
-        row = [o for o in outcomes if o.cell.row == outcome.cell.row]
-        if good is not None and _is_far(outcome.metric, good, _best(outcome.metric, row)):
-            found.add((outcome.cell.row, outcome.cell.column))
-    return found
+    value = outcome.figures(metric)["final"]
+    return -value if value is not None and metric.better == "lower" else value
 
 
 def _best(metric: Metric, outcomes: Sequence[CellResult]) -> float:
@@ -48,7 +39,8 @@ def _best(metric: Metric, outcomes: Sequence[CellResult]) -> float:
     return max((good for good in found if good is not None), default=-math.inf)
 
 
-def _is_far(metric: Metric, good: float, best: float) -> bool:
+def is_far(metric: Metric, good: float, best: float) -> bool:
+    """Return whether the goodness `good` is that of a collapse, the best being `best`."""
     if math.isinf(good):
         return True
     return best - good >= COLLAPSE if metric.is_share else _relative(metric, good, best) >= 1

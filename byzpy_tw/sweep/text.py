@@ -5,14 +5,15 @@ Attacks stand across, defences down; a defence has two lines.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 
+from byzpy_tw.sweep.comparison import Finding, findings, recorded_chance
+from byzpy_tw.sweep.conclusions import value_text
 from byzpy_tw.sweep.grid import Cell, Grid
 from byzpy_tw.sweep.impossible import explain_impossible
 from byzpy_tw.sweep.results import CONCLUSIVE, CellResult, common_metrics
-from byzpy_tw.sweep.scores import COLLAPSE, RELATIVE_COLLAPSE, collapsed, goodness, scores
+from byzpy_tw.sweep.scores import COLLAPSE, RELATIVE_COLLAPSE, scores
 from byzpy_tw.tasks.metric import Metric
 
 CORNER = "defence \\ attack"
@@ -77,7 +78,7 @@ def styled_table(
     grid: Grid, outcomes: Sequence[CellResult], progress: Callable[[Cell], str]
 ) -> list[Line]:
     """Return the lines of the table in parts, each with the score that colours it."""
-    down, values, columns = collapsed(outcomes), scores(outcomes), len(grid.attacks)
+    down, values, columns = findings(outcomes), scores(outcomes), len(grid.attacks)
     cells = [
         entry(o, fallen=(o.cell.row, o.cell.column) in down, progress=progress(o.cell))
         for o in outcomes
@@ -138,8 +139,12 @@ def explain_shares(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
 def explain_marks(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
     """Explain the marks in the table."""
     lines = []
-    if collapsed(outcomes):
-        lines.append(f"!: {_collapse(metric_of(outcomes))}")
+    if found := findings(outcomes):
+        metric = metric_of(outcomes)
+        line = f"!: {_collapse(metric)}"
+        if any(Finding.NEAR_CHANCE in told for told in found.values()):
+            line += f", or near chance ({value_text(metric, recorded_chance(outcomes, metric))})"
+        lines.append(line)
     for attack in grid.attacks:
         same = [outcome for outcome in outcomes if outcome.cell.attack == attack]
         for reason, cells in _grouped(same, _failed_calls):
@@ -152,9 +157,9 @@ def explain_marks(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
 def _collapse(metric: Metric) -> str:
     if not metric.is_share:
         part = RELATIVE_COLLAPSE[metric.better]
-        return f"worse than the best of its line by {part:.0%} of that or more"
+        return f"worse than the best of its line or column by {part:.0%} of that or more"
     side = "below" if metric.better == "higher" else "above"
-    return f"{100 * COLLAPSE:g} points or more {side} the best of its line"
+    return f"{100 * COLLAPSE:g} points or more {side} the best of its line or column"
 
 
 def _failed_calls(outcome: CellResult) -> str:
@@ -227,59 +232,13 @@ def number(outcome: CellResult, kind: str = "final", digits: int = 1) -> str:
 
 def with_unit(outcome: CellResult) -> str:
     """Return a cell's final value with its unit."""
-    metric = outcome.metric
-    if outcome.final is None or metric.is_share:
-        return f"{number(outcome)} %"
-    return metric.text(outcome.final)
+    return value_text(outcome.metric, outcome.final)
 
 
 def span(outcome: CellResult, dash: str = "-") -> str:
     """Return a cell's worst and best value."""
     dash = dash if outcome.metric.is_share else " to "
     return dash.join(number(outcome, kind, 0) for kind in ("worst", "best"))
-
-
-def sentences(grid: Grid, outcomes: Sequence[CellResult]) -> list[str]:
-    """Return the defences that collapse, and the one with the best worst case."""
-    found, floors = [], []
-    fallen = collapsed(outcomes)
-    for row, defence in enumerate(grid.defences):
-        mine = [o for o in outcomes if o.cell.row == row and goodness(o) is not None]
-        if not mine:
-            continue
-        top = with_unit(max(mine, key=_goodness))
-        down = [o for o in mine if (row, o.cell.column) in fallen]
-        if all(o.status == "diverged" for o in mine):
-            found.append(f"{defence} diverged under {', '.join(o.cell.attack for o in mine)}.")
-        elif down:
-            falls = ", ".join(f"{o.cell.attack} ({_end(o)})" for o in down)
-            found.append(f"{defence} collapses under {falls}; at its best it reaches {top}.")
-        if len(mine) == len(grid.attacks) > 1:
-            floors.append(min(mine, key=_goodness))
-    best = max(floors, key=_goodness, default=None)
-    if best is not None and _is_something(best) and len(floors) > 1:
-        of = f" of the {len(floors)} defences with a result under every attack"
-        found.append(
-            f"{best.cell.defence} has the best worst case"
-            f"{of * (len(floors) < len(grid.defences))}: {_end(best)} under {best.cell.attack}."
-        )
-    return found
-
-
-def _end(outcome: CellResult) -> str:
-    return "diverged" if outcome.status == "diverged" else with_unit(outcome)
-
-
-def _is_something(outcome: CellResult) -> bool:
-    """Return False for a cell that diverged, and for nothing where higher is better."""
-    return outcome.status != "diverged" and (
-        outcome.metric.better == "lower" or bool(outcome.final)
-    )
-
-
-def _goodness(outcome: CellResult) -> float:
-    good = goodness(outcome)
-    return -math.inf if good is None else good
 
 
 def exclusion_sentence(outcome: CellResult) -> str:

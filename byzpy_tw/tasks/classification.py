@@ -52,6 +52,12 @@ class Classification:
     def measure(self, sums: Mapping[str, float], weight: int) -> Mapping[str, float]:
         return {"accuracy": sums["right"] / weight}
 
+    def chance(self, targets: Tensor) -> Mapping[str, float]:
+        """Return the accuracy of the most frequent class as the only answer."""
+        return {
+            "accuracy": int(targets.flatten().unique(return_counts=True)[1].max()) / len(targets)
+        }
+
     def flip(self, targets: Tensor) -> Tensor:
         """Return C - 1 - y, of C classes."""
         assert self.classes is not None

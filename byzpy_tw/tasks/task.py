@@ -62,3 +62,13 @@ class Task(Protocol):
 
         `targets` are those of a whole batch.
         """
+
+
+def chance_of(task: Task, targets: Tensor) -> Mapping[str, float]:
+    """Return the value of each metric for the best answer that ignores its input.
+
+    `targets` are those of the whole test data.  A task that can tell has a method ``chance``,
+    which is called with them; nothing is known of others.
+    """
+    tell = getattr(task, "chance", None)
+    return {} if tell is None or not len(targets) else tell(targets)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy
-from attrs import asdict, define, evolve
+from attrs import asdict, define, evolve, field
 
 import byzpy_tw
 from byzpy_tw.algorithms.rules import ResolvedRules
@@ -25,6 +25,7 @@ from byzpy_tw.rounds.evaluator import Evaluator
 from byzpy_tw.rounds.optimizer_trial import try_optimizer
 from byzpy_tw.rounds.rules_trial import try_rules
 from byzpy_tw.tasks import ACCURACY, Metric
+from byzpy_tw.tasks.task import chance_of
 from byzpy_tw.trainer.server_interface import RunFingerprint
 from byzpy_tw.workers.attack_trial import try_attack
 from byzpy_tw.workers.building import check_model, make_model, try_run_model
@@ -50,6 +51,7 @@ class Prepared:
     shards: Sequence[int]  # their sizes
     warnings: Sequence[str] = ()  # for the user, before round 0
     attack: str = ""  # digest of the attack's trial, where a plugin has it
+    chance: Mapping[str, float] = field(factory=dict)  # by metric, where the task tells it
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -68,6 +70,7 @@ class Prepared:
             "dimension": self.evaluator.dimension,
             "task": self.task,
             "metrics": [asdict(metric) for metric in self.metrics],
+            "chance": dict(self.chance),
             "data_digest": self.digest,
             "data_digests": data_digests,
             "trial": asdict(self.trial_outcome.trial),
@@ -137,7 +140,10 @@ def prepare_data(
     here = environment(registry, probe=probe(), device=device, threads=threads)
     sizes = [len(shard) for shard in shards]
     task = parse(task_of(spec, registry, data)).name
-    return Prepared(data, task, evaluator, data.digest(), here, outcome, sizes, warnings, attack)
+    return Prepared(
+        data, task, evaluator, data.digest(), here, outcome, sizes, warnings, attack,
+        chance_of(outcome.task, data.test.y),
+    )  # fmt: skip
 
 
 def check_metric_names(metrics: Sequence[Metric], who: str) -> None:
