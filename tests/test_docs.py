@@ -186,10 +186,15 @@ class DeployTests(SynchronousTestCase):
 
 
 def medoid() -> ModuleType:
-    """The plugin in docs/explanation/gram-space.md."""
+    return gram_space_plugin("near_medoid")
+
+
+def gram_space_plugin(name: str) -> ModuleType:
+    """A plugin in docs/explanation/gram-space.md, by its module's name."""
     text = (DOCS / "explanation" / "gram-space.md").read_text(encoding="utf-8")
-    [source] = [code for language, code in BLOCK.findall(text) if language == "python"]
-    module = ModuleType("near_medoid")
+    blocks = [code for language, code in BLOCK.findall(text) if language == "python"]
+    [source] = [code for code in blocks if f'"{name.replace("_", "-")}"' in code]
+    module = ModuleType(name)
     # Documentation of ours, not data from elsewhere.
     exec(compile(source, "docs/explanation/gram-space.md", "exec"), vars(module))
     return module

@@ -44,7 +44,11 @@ class _Search:
     start: float = real(0.0)
     delta: float = real(10.0, above=0.0)
     ratio: float = real(0.8, above=0.0, below=1.0)
-    f: int | None = integer(None, none="the run's --f; outside a run it must be given")
+    f: int | None = integer(
+        None,
+        none="the run's number of Byzantine nodes, which goes before a number given here; "
+        "outside a run f must be given",
+    )
     aggregator: str | None = field(default=None, metadata={NONE: "the run's aggregator"})
     pre: str | None = field(
         default=None,

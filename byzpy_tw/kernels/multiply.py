@@ -67,6 +67,18 @@ def product_tile_width(n: int, d: int, device: torch.device, *, copied: bool = F
     return even_tile_width(d, most // 1024 * 1024)
 
 
+def rounding_bound(dtype: torch.dtype, d: int) -> float:
+    """Return the largest error of an inner product over d columns, as a share of both lengths.
+
+    In whatever order the library sums: a product that is a sum of k terms has k roundings of half
+    an epsilon (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1), here a
+    stretch's in the vectors' precision, then one a stretch in float64.  Four more epsilons are for
+    the subtraction of the shift, and for the sum of four products.
+    """
+    own, double = torch.finfo(compute_dtype(dtype)).eps, torch.finfo(torch.float64).eps
+    return float((STRETCH / 2 + 4) * own + d / STRETCH * double)
+
+
 def _sum_in_order(
     start: Callable[[], Callable[[slice], np.ndarray]], d: int, width: int, total: np.ndarray
 ) -> None:

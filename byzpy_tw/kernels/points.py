@@ -25,7 +25,10 @@ from byzpy_tw.kernels.combine import (
 )
 from byzpy_tw.kernels.distances import distances_of, squared_distances, symmetrize
 from byzpy_tw.kernels.gram import Products, norms_from, norms_of, products, squared_norms
+from byzpy_tw.kernels.multiply import rounding_bound
 from byzpy_tw.vectors import NORM_LIMIT
+
+EPSILON = float(torch.finfo(torch.float64).eps)
 
 
 @define(eq=False, slots=False)
@@ -41,6 +44,8 @@ class Gram:
     _extended: Callable[[], Tensor]
     _norms: Callable[[], Tensor] | None = None
     _away: Callable[[int], Tensor] | None = None
+    _reach: Callable[[], Tensor] | None = None
+    _rounding: float = rounding_bound(torch.float32, 0)  # the coarsest that is computed in
 
     @classmethod
     def from_products(cls, inner: Tensor) -> Gram:
@@ -63,6 +68,36 @@ class Gram:
     def inner(self) -> Tensor:
         """Inner products of the points with each other, ``(m, m)``."""
         return self.extended[: self.size, : self.size]
+
+    @cached_property
+    def from_origin(self) -> Tensor:
+        """Inner products of the points as seen from the origin, ``(m, m)``.
+
+        An entry is at most `from_origin_error` wrong.  That matters only for points that are
+        much nearer to the origin than most are, where these are near each other.
+        """
+        seen = self.inner - self.extended[: self.size, -1:] - self.extended[-1, : self.size]
+        seen += self.extended[-1, -1]
+        # The norms are exact also where the difference loses all digits.
+        seen.diagonal().copy_(self.norms.square())
+        return seen
+
+    @property
+    def from_origin_error(self) -> Tensor:
+        """Bounds of the errors of `from_origin`, ``(m, m)``: u r_i r_j with r_i = |x_i - s| + |s|.
+
+        s is the point that all are seen from, zero unless most points are near each other; u is
+        `multiply.rounding_bound`.  For a weighted sum of points r is the sum of theirs under the
+        weights' absolute values.
+        """
+        return self._rounding * torch.outer(self._reaches, self._reaches)
+
+    @cached_property
+    def _reaches(self) -> Tensor:
+        if self._reach is not None:
+            return self._reach()
+        lengths = self.extended.diagonal().clamp(min=0).sqrt()
+        return lengths[: self.size] + lengths[-1]
 
     @cached_property
     def norms(self) -> Tensor:
@@ -106,7 +141,11 @@ class Gram:
             wide = torch.from_numpy(wider)
             return symmetrize(wide @ self.extended @ wide.T)
 
-        return Gram(mix.shape[0], whole)
+        def reach() -> Tensor:
+            return torch.mv(mix.abs(), self._reaches)
+
+        rounding = self._rounding + (mix.shape[1] + 2) * EPSILON
+        return Gram(mix.shape[0], whole, reach=reach, rounding=rounding)
 
 
 def _by_rows(matrix: Tensor) -> Tensor:
@@ -159,7 +198,8 @@ class Points:
         def away(point: int) -> Tensor:
             return norms_of(self.matrix, self.matrix[rows[point]])[rows].square_()
 
-        return Gram(self.size, whole, lambda: self.norms, away)
+        rounding = rounding_bound(self.matrix.dtype, self.matrix.shape[1])
+        return Gram(self.size, whole, lambda: self.norms, away, rounding=rounding)
 
     def refused(self, *, geometric: bool) -> tuple[int, ...]:
         """Return the rows of the matrix with a NaN, an infinity or too large a norm.
