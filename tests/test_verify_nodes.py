@@ -127,6 +127,12 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual((site["data_digest"], site["devices"]), ("y", {"b": "cuda"}))
         self.assertIsNone(site["trial"])
 
+    def test_a_name_from_its_certificate(self) -> None:
+        """A server with keys is placed under its address and name."""
+        named = {"a (alpha)": [0, 2], "b (beta)": [1, 3]}
+        site = describe_site({**self.description, "placement": named}, [1], True)
+        self.assertEqual((site["data_digest"], site["devices"]), ("y", {"b": "cuda"}))
+
     def test_nodes_of_two_sites(self) -> None:
         """They have no data in common, and their servers are named."""
         error = self.assertRaises(ConfigError, describe_site, self.description, [0, 1], True)
