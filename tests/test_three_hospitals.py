@@ -93,7 +93,7 @@ class HospitalsTests(TestCase):
         command = [str(path) if word == "runs/hospitals" else word for word in self.verify]
         code, told = self.run_here(self.at("beta", command))
         self.assertEqual(code, 0, told)
-        self.assertRegex(told, r"confirmed: \d+ vectors in \d+ of 300 rounds, of nodes 1, 4")
+        self.assertRegex(told, r"confirmed: \d+ vectors in \d+ of 200 rounds, of nodes 1, 4")
         code, told = self.run_here(self.at("alpha", command))
         self.assertEqual(code, 1, told)
         self.assertIn("the run was begun with other data", told)
