@@ -122,7 +122,7 @@ class SiteTests(SynchronousTestCase):
     }  # fmt: skip
 
     def test_its_data_and_device(self) -> None:
-        """Those of the server that the nodes lived on; no trial of the trainer's data."""
+        """It has those of the nodes' server, and no trial of the trainer's data."""
         site = describe_site(self.description, [1, 3], True)
         self.assertEqual((site["data_digest"], site["devices"]), ("y", {"b": "cuda"}))
         self.assertIsNone(site["trial"])
