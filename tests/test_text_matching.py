@@ -26,6 +26,7 @@ SHOWN = "for display, and decides nothing: "
 # Where (module, and class or function), by which method, and why.
 USES = {
     "__main__ rpartition": CODE + "a command is called after its module",
+    "audit.site describe_site partition": FILE + "a server's address, before its key's name",
     "cli.doctor main partition": SHOWN + "argparse's help without its first part",
     "cli.train _Parser._refuse endswith": OPTION + "a file of options, given without --config",
     "config.paths expand_home startswith": OPTION + "~ and ~user in a path",

@@ -122,10 +122,16 @@ class SiteTests(SynchronousTestCase):
     }  # fmt: skip
 
     def test_its_data_and_device(self) -> None:
-        """They are those of the nodes' server; there is no trial of the trainer's data."""
+        """It has those of the nodes' server, and no trial of the trainer's data."""
         site = describe_site(self.description, [1, 3], True)
         self.assertEqual((site["data_digest"], site["devices"]), ("y", {"b": "cuda"}))
         self.assertIsNone(site["trial"])
+
+    def test_a_name_from_its_certificate(self) -> None:
+        """A server with keys is placed under its address and name."""
+        named = {"a (alpha)": [0, 2], "b (beta)": [1, 3]}
+        site = describe_site({**self.description, "placement": named}, [1], True)
+        self.assertEqual((site["data_digest"], site["devices"]), ("y", {"b": "cuda"}))
 
     def test_nodes_of_two_sites(self) -> None:
         """They have no data in common, and their servers are named."""

@@ -69,14 +69,15 @@ def describe_site(
     site = dict(description)
     placement = description.get("placement")
     places = placement.items() if isinstance(placement, dict) else ()
-    held = {str(name): numbers for name, numbers in places if isinstance(numbers, list)}
-    servers = {name for name, numbers in held.items() if not set(nodes).isdisjoint(numbers)}
+    held = [str(name) for name, there in places if _has_any(there, nodes)]
+    # With keys, a placement has "ADDRESS (NAME)", the other entries have the address.
+    servers = {*held, *(name.partition(" (")[0] for name in held)}
     for entry in ("data_digests", "devices"):
         if isinstance(known := description.get(entry), dict):
             site[entry] = {name: value for name, value in known.items() if name in servers}
     digests = set(map(str, site.get("data_digests", {}).values()))
     if len(digests) > 1:
-        names = clean_value(", ".join(sorted(servers)), 300)
+        names = clean_value(", ".join(sorted(held)), 300)
         raise ConfigError(
             f"nodes {join_numbers(nodes)} lived on servers with different data ({names}): "
             "check the nodes of one site at a time, where its data is"
@@ -86,6 +87,10 @@ def describe_site(
     if local:
         site["trial"] = None
     return site
+
+
+def _has_any(there: Any, nodes: Sequence[int]) -> bool:
+    return isinstance(there, list) and any(node in there for node in nodes)
 
 
 def check_nodes(nodes: Sequence[int], honest: int) -> None:
