@@ -90,16 +90,21 @@
       .filter(([letter]) => used.has(letter)).map(([, state]) => element("span.key",
         element("i.swatch.s-" + state), WORDS[state] || state)));
     const list = within(holder, "list", "div.strips");
-    for (const node of nodes) {
+    const rows = nodes.map((node) => {
       const row = part(list, "node" + node.node, () => element("div.strip",
         element("span.label", `node ${node.node}`,
           node.honest ? "" : element("b.byzantine", "Byzantine")),
         element("div.cells"), element("span.share")));
       row.dataset.node = node.node;
       row.dataset.states = node.letters;
-      row.lastChild.textContent = kept(node) && kept(node) + " kept";
-      draw(row.children[1], [rounds, node], (cells) => strip(cells, rounds, node));
-    }
+      return row;
+    });
+    // Asked once, before anything is drawn: each answer costs a layout of the page.
+    const across = rows[0]?.children[1].clientWidth || 400;
+    for (const [i, node] of nodes.entries()) draw(rows[i].children[1], [rounds, node], (cells) => {
+      strip(cells, across, rounds, node);
+      rows[i].lastChild.textContent = kept(node) && kept(node) + " kept";
+    });
     within(holder, "more", "p.note").textContent = [
       rounds.width > 1 ? `A cell is ${rounds.width} rounds; the height of its colour is the ` +
         "share of them." : "",
@@ -107,9 +112,9 @@
   }
 
   // `letters` and the shares `digits` and `excluded` are explained in RoundHistory.strips.
-  function strip(holder, rounds, node) {
+  function strip(holder, across, rounds, node) {
     const { letters, digits, excluded } = node, count = rounds.span / rounds.width, paths = {};
-    const wide = count < 80 ? 0.9 : 1, least = 2 * count / (holder.clientWidth || 400);
+    const wide = count < 80 ? 0.9 : 1, least = 2 * count / across;
     [...letters].forEach((letter, i) => {
       if (letter === "n") return; // the strip's own background
       const tall = letter === "s" ? 0 : Math.max(3, 2 * digits[i]);
