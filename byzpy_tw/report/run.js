@@ -67,20 +67,21 @@
     draw(within(holder, "told"), [data.conclusion, data.note], (told) => told.replaceChildren(
       element("p.conclusion", data.conclusion.join(" ")),
       data.note ? element("p.warning", data.note) : ""));
-    draw(within(holder, "tiles", "div.tiles"), [data.status, data.metrics, f, r], (tiles) =>
-      tiles.replaceChildren(tile("round", `${r.done}`, `of ${r.planned}`),
-        ...data.metrics.map((m) => tile(words(m), measured(m.value, m), m.best === null ? ""
-          : `worst ${measured(m.worst, m)}, best ${measured(m.best, m)}`)),
-        tile("loss", number(f.test_loss ?? f.loss), f.test_loss === null
-          ? "of the honest nodes" : `test; honest nodes ${number(f.loss)}`),
-        tile("pace", f.seconds_a_round ? number(1 / f.seconds_a_round) + "/s" : "–",
-          `${duration(f.seconds_a_round)} a round`),
-        running ? tile("time left",
-          duration(f.seconds_a_round && (r.planned - r.done) * f.seconds_a_round),
-          `${duration(f.seconds)} so far`) : tile("time", duration(f.seconds), ""),
-        tile("refused or lost", number(f.charged, 6), "nodes, over all rounds"),
-        f.bytes[0] + f.bytes[1] === 0 ? "" : tile("traffic", bytes(f.bytes[0] + f.bytes[1]),
-          `${bytes(f.bytes[0])} out, ${bytes(f.bytes[1])} in`)));
+    draw(within(holder, "tiles"), [data.status, data.metrics, f, r], (tiles) =>
+      tiles.replaceChildren(
+        element("div.tiles", tile("round", `${r.done}`, `of ${r.planned}`),
+          data.metrics.map((m) => tile(words(m), measured(m.value, m), m.best === null ? ""
+            : `worst ${measured(m.worst, m)}, best ${measured(m.best, m)}`)),
+          tile("loss", number(f.test_loss ?? f.loss), f.test_loss === null
+            ? "of the honest nodes" : `test; honest nodes ${number(f.loss)}`),
+          tile("pace", f.seconds_a_round ? number(1 / f.seconds_a_round) + "/s" : "–",
+            `${duration(f.seconds_a_round)} a round`),
+          running ? tile("time left",
+            duration(f.seconds_a_round && (r.planned - r.done) * f.seconds_a_round),
+            `${duration(f.seconds)} so far`) : tile("time", duration(f.seconds), ""),
+          tile("refused or lost", number(f.charged, 6), "nodes, over all rounds"),
+          f.bytes[0] + f.bytes[1] === 0 ? "" : tile("traffic", bytes(f.bytes[0] + f.bytes[1]),
+            `${bytes(f.bytes[0])} out, ${bytes(f.bytes[1])} in`))));
   }
 
   // A row of cells for each node, a column each.

@@ -50,7 +50,6 @@ def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
         setting=escape(setting),
         found=f'<ul class="found">{found}</ul>' if found else "",
         table=_table(grid, outcomes, caption),
-        caption=escape(caption),
         legend=escape(f"{legend[0].upper()}{legend[1:]}"),
         low=low,
         high=high,
@@ -90,9 +89,10 @@ def _table(grid: Grid, outcomes: Sequence[CellResult], caption: str) -> str:
         )
         rows.append(f'<tr><th scope="row">{_broken(defence)}</th>{cells}</tr>')
     return (
+        f'<div class="across" role="group" aria-label="{escape(caption)}" tabindex="0">'
         f'<table class="heat"><caption class="unseen">{escape(caption)}</caption><thead><tr>'
         f'<th class="corner" scope="col">{escape(text.CORNER)}</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
