@@ -25,7 +25,7 @@ HEADINGS = "[...document.querySelectorAll('h1, h2, h3')].map((h) => h.tagName).j
 FOCUSED = """(() => { const e = document.activeElement;
     return [e.tagName.toLowerCase() + '.' + e.classList, getComputedStyle(e).outlineStyle,
             e.getAttribute('aria-label') || e.textContent]; })()"""
-WIDE = """[...document.querySelectorAll('.scroll, .wide')].map((box) => [
+WIDE = """[...document.querySelectorAll('.scroll, .across')].map((box) => [
     box.scrollWidth > box.clientWidth, box.tabIndex, box.getAttribute('aria-label').length > 0,
     box.parentElement.classList.contains('more-left'),
     box.parentElement.classList.contains('more-right')])"""
@@ -165,7 +165,7 @@ class NarrowTests(SynchronousTestCase):
                 self.assertEqual(
                     (stop, named, shadows), (0 if scrolls else -1, True, [False, scrolls])
                 )
-            first = "document.querySelector('.scroll, .wide')"
+            first = "document.querySelector('.scroll, .across')"
             browser.evaluate(f"{first}.focus()")
             browser.evaluate(f"{first}.scrollLeft = 9999")
             browser.wait_for(f"{first}.parentElement.classList.contains('more-left')")

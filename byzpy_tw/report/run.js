@@ -67,20 +67,21 @@
     draw(within(holder, "told"), [data.conclusion, data.note], (told) => told.replaceChildren(
       element("p.conclusion", data.conclusion.join(" ")),
       data.note ? element("p.warning", data.note) : ""));
-    draw(within(holder, "tiles", "div.tiles"), [data.status, data.metrics, f, r], (tiles) =>
-      tiles.replaceChildren(tile("round", `${r.done}`, `of ${r.planned}`),
-        ...data.metrics.map((m) => tile(words(m), measured(m.value, m), m.best === null ? ""
-          : `worst ${measured(m.worst, m)}, best ${measured(m.best, m)}`)),
-        tile("loss", number(f.test_loss ?? f.loss), f.test_loss === null
-          ? "of the honest nodes" : `test; honest nodes ${number(f.loss)}`),
-        tile("pace", f.seconds_a_round ? number(1 / f.seconds_a_round) + "/s" : "–",
-          `${duration(f.seconds_a_round)} a round`),
-        running ? tile("time left",
-          duration(f.seconds_a_round && (r.planned - r.done) * f.seconds_a_round),
-          `${duration(f.seconds)} so far`) : tile("time", duration(f.seconds), ""),
-        tile("refused or absent", number(f.charged, 6), "node-rounds"),
-        f.bytes[0] + f.bytes[1] === 0 ? "" : tile("traffic", bytes(f.bytes[0] + f.bytes[1]),
-          `${bytes(f.bytes[0])} out, ${bytes(f.bytes[1])} in`)));
+    draw(within(holder, "tiles"), [data.status, data.metrics, f, r], (tiles) =>
+      tiles.replaceChildren(
+        element("div.tiles", tile("round", `${r.done}`, `of ${r.planned}`),
+          data.metrics.map((m) => tile(words(m), measured(m.value, m), m.best === null ? ""
+            : `worst ${measured(m.worst, m)}, best ${measured(m.best, m)}`)),
+          tile("loss", number(f.test_loss ?? f.loss), f.test_loss === null
+            ? "of the honest nodes" : `test; honest nodes ${number(f.loss)}`),
+          tile("pace", f.seconds_a_round ? number(1 / f.seconds_a_round) + "/s" : "–",
+            `${duration(f.seconds_a_round)} a round`),
+          running ? tile("time left",
+            duration(f.seconds_a_round && (r.planned - r.done) * f.seconds_a_round),
+            `${duration(f.seconds)} so far`) : tile("time", duration(f.seconds), ""),
+          tile("refused or absent", number(f.charged, 6), "node-rounds"),
+          f.bytes[0] + f.bytes[1] === 0 ? "" : tile("traffic", bytes(f.bytes[0] + f.bytes[1]),
+            `${bytes(f.bytes[0])} out, ${bytes(f.bytes[1])} in`))));
   }
 
   // A row of cells for each node, a column each.
@@ -90,16 +91,21 @@
       .filter(([letter]) => used.has(letter)).map(([, state]) => element("span.key",
         element("i.swatch.s-" + state), WORDS[state] || state)));
     const list = within(holder, "list", "div.strips");
-    for (const node of nodes) {
+    const rows = nodes.map((node) => {
       const row = part(list, "node" + node.node, () => element("div.strip",
         element("span.label", `node ${node.node}`,
           node.honest ? "" : element("b.byzantine", "Byzantine")),
         element("div.cells"), element("span.share")));
       row.dataset.node = node.node;
       row.dataset.states = node.letters;
-      row.lastChild.textContent = kept(node) && kept(node) + " kept";
-      draw(row.children[1], [rounds, node], (cells) => strip(cells, rounds, node));
-    }
+      return row;
+    });
+    // Asked once, before anything is drawn: each answer costs a layout of the page.
+    const across = rows[0]?.children[1].clientWidth || 400;
+    for (const [i, node] of nodes.entries()) draw(rows[i].children[1], [rounds, node], (cells) => {
+      strip(cells, across, rounds, node);
+      rows[i].lastChild.textContent = kept(node) && kept(node) + " kept";
+    });
     within(holder, "more", "p.note").textContent = [
       rounds.width > 1 ? `A cell is ${rounds.width} rounds; the height of its colour is the ` +
         "share of them." : "",
@@ -107,9 +113,9 @@
   }
 
   // `letters` and the shares `digits` and `excluded` are explained in RoundHistory.strips.
-  function strip(holder, rounds, node) {
+  function strip(holder, across, rounds, node) {
     const { letters, digits, excluded } = node, count = rounds.span / rounds.width, paths = {};
-    const wide = count < 80 ? 0.9 : 1, least = 2 * count / (holder.clientWidth || 400);
+    const wide = count < 80 ? 0.9 : 1, least = 2 * count / across;
     [...letters].forEach((letter, i) => {
       if (letter === "n") return; // the strip's own background
       const tall = letter === "s" ? 0 : Math.max(3, 2 * digits[i]);

@@ -8,7 +8,7 @@
   const series = [...new Map(charts.flatMap((c) => c.series).map((s) => [s.name, s])).values()];
   holder.before(legend(series));
   drawCharts(holder, charts.map((spec) => ({ ...spec, key: false })));
-  watchScrolling(document.querySelector(".wide"));
+  watchScrolling(document.querySelector(".across"));
   function openTarget() {
     const found = location.hash && document.getElementById(location.hash.slice(1));
     if (found && found.tagName === "DETAILS") { found.open = true; found.scrollIntoView(); }

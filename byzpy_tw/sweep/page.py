@@ -43,20 +43,17 @@ def page(grid: Grid, outcomes: Sequence[CellResult], folder: Path) -> str:
     )
     metric, legend = text.metric_of(outcomes), text.legend(grid, outcomes)
     measured = text.metric_words(metric)
-    measured = f"{measured[0].upper()}{measured[1:]}"
-    caption = f"{measured}, by defence and attack"
     low, high = ("0 %", "100 %") if metric.is_share else ("far from the best", "the best")
     if metric.is_share and metric.better == "lower":
         low, high = high, low
     body = Template(template).substitute(
         setting=escape(setting),
         found=f'<ul class="found">{found}</ul>' if found else "",
-        table=_table(grid, outcomes, caption),
-        caption=escape(caption),
+        table=_table(grid, outcomes),
         legend=escape(f"{legend[0].upper()}{legend[1:]}"),
         low=low,
         high=high,
-        curves=escape(measured),
+        curves=escape(f"{measured[0].upper()}{measured[1:]}"),
         marks="".join(f"<br>{escape(line)}" for line in marks),
         cells="".join(_details(outcome) for outcome in outcomes),
         foot=escape(f"byzpy_tw {byzpy_tw.__version__}; records in {folder.absolute()}"),
@@ -81,7 +78,7 @@ def _id(outcome: CellResult) -> str:
     return f"cell-{outcome.cell.row}-{outcome.cell.column}"
 
 
-def _table(grid: Grid, outcomes: Sequence[CellResult], caption: str) -> str:
+def _table(grid: Grid, outcomes: Sequence[CellResult]) -> str:
     down, shades, columns = findings(outcomes), scores(outcomes), len(grid.attacks)
     heads = "".join(f'<th scope="col">{_broken(attack)}</th>' for attack in grid.attacks)
     rows = []
@@ -91,10 +88,12 @@ def _table(grid: Grid, outcomes: Sequence[CellResult], caption: str) -> str:
             for i in range(row * columns, (row + 1) * columns)
         )
         rows.append(f'<tr><th scope="row">{_broken(defence)}</th>{cells}</tr>')
+    caption = escape(f"Final {text.metric_words(text.metric_of(outcomes))} by defence and attack")
     return (
-        f'<table class="heat"><caption class="unseen">{escape(caption)}</caption><thead><tr>'
+        f'<div class="across" role="group" aria-label="{caption}" tabindex="0">'
+        f'<table class="heat"><caption class="unseen">{caption}</caption><thead><tr>'
         f'<th class="corner" scope="col">{escape(text.CORNER)}</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
