@@ -54,7 +54,7 @@ class FiguresTests(ServerCase):
         self.assertEqual(got, expected)
 
     def test_a_run(self) -> None:
-        """What is open is in the gauges, what was done in the counters, before and after its
+        """Gauges show open runs; counters show the work done, before and after a run's
         end."""
         self.assertFigures(runs=0, nodes=0, connections=0, rounds_total=0, vectors_total=0)
         trainer, stream = self.running()

@@ -68,7 +68,7 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self.server.tally.connections += 1
+        self.server.counts.connections += 1
         self.origin = self.link.origin
         free = self.server.config.insecure or self.link.same_machine
         self.unauthenticated = self.server.keys is not None or not free
@@ -110,20 +110,20 @@ class ServerConnection(LimitedAMP, TimeoutMixin):
     def hang_up(self, why: str, *, close: bool = True) -> None:
         if not self.hung_up:
             self.hang_up_reason = why
-            self.server.tally.hung_up += 1
+            self.server.counts.hung_up += 1
             # TLS would wait for the peer to close it too.
             self.setTimeout(self.server.limits.linger_seconds)
         super().hang_up(why, close=close)
 
     def refused(self, code: str) -> None:
-        self.server.tally.refusals[code] += 1
+        self.server.counts.refusals[code] += 1
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.setTimeout(None)
         if self.server.keys is not None and not self.hung_up and not self.secured:
             why = describe_tls_failure(self, reason.value, SERVER) or reason.getErrorMessage()
             self.log_warning(f"refused: {clean(why)}")
-            self.server.tally.hung_up += 1
+            self.server.counts.hung_up += 1
         self.server.forget(self)
         super().connectionLost(reason)
 

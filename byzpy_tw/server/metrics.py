@@ -27,8 +27,8 @@ def families(server: ByzpyServer) -> Iterator[Any]:
     """Yield the metrics of `server` as it is now."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-    tally = server.tally
-    total = tally.with_runs(server.open_runs())
+    counts = server.counts
+    total = counts.with_runs(server.open_runs())
     yield build_info()
     for name, help, value in (
         ("runs", "Runs open now, or being opened.", server.runs),
@@ -41,21 +41,21 @@ def families(server: ByzpyServer) -> Iterator[Any]:
         yield GaugeMetricFamily("byzpy_server_certificate_expiry_timestamp_seconds",
                                 "When the server's certificate expires.", value=until)  # fmt: skip
     for name, help, value in (
-        ("runs_opened", "Runs opened.", tally.runs_opened),
+        ("runs_opened", "Runs opened.", counts.runs_opened),
         ("rounds", "Rounds of runs for which a vector was sent.", total.rounds),
         ("vectors", "Vectors of nodes sent.", total.vectors),
-        ("connections", "Connections accepted.", tally.connections),
-        ("connections_refused", "Connections that the server refused or ended.", tally.hung_up),
+        ("connections", "Connections accepted.", counts.connections),
+        ("connections_refused", "Connections that the server refused or ended.", counts.hung_up),
     ):
         yield CounterMetricFamily(f"byzpy_server_{name}", help, value=value)
     traffic = CounterMetricFamily("byzpy_server_bytes", "Bytes of tensors.", labels=["direction"])
     traffic.add_metric(["received"], total.bytes_received)
     traffic.add_metric(["sent"], total.bytes_sent)
     refusals = CounterMetricFamily("byzpy_server_refusals", "Commands refused.", labels=["code"])
-    for code, number in sorted(tally.refusals.items()):
+    for code, number in sorted(counts.refusals.items()):
         refusals.add_metric([code], number)
     yield from (traffic, refusals)
-    yield tally.computing.family(
+    yield counts.computing.family(
         "byzpy_server_gradients_seconds",
         "Time from a trainer's question for nodes' gradients until they were sent.",
     )

@@ -47,11 +47,11 @@ from byzpy_tw.scheduling import clock
 from byzpy_tw.scheduling.shared_deferred import SharedDeferred
 from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
 from byzpy_tw.server.connection import ServerConnection
+from byzpy_tw.server.counts import ServerCounts
 from byzpy_tw.server.log import event_line
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.server.session import Session
-from byzpy_tw.server.tally import Tally
 from byzpy_tw.server.tickets import Tickets
 from byzpy_tw.text import clean
 from byzpy_tw.transports import Listener, ServerAddress
@@ -90,7 +90,7 @@ class ByzpyServer(Service):
     identity: str = field(factory=lambda: secrets.token_hex(16))
     pool: Executor = field(init=False)
     tickets: Tickets = field(init=False)
-    tally: Tally = field(factory=Tally, init=False)
+    counts: ServerCounts = field(factory=ServerCounts, init=False)
     log_limiter: LogRateLimiter = field(init=False)
     runs: int = field(default=0, init=False)  # open or being opened
     nodes: int = field(default=0, init=False)

@@ -159,7 +159,7 @@ class Session(ServerConnection):
         opened = clock.seconds(server.reactor)
         run = ServerRun(name, host, scheduler, executor, server.reactor, most, opened)
         self.runs[name] = run
-        server.tally.runs_opened += 1
+        server.counts.runs_opened += 1
         return run
 
     def _log_opened(self, run: ServerRun, digest: str) -> None:
@@ -243,7 +243,7 @@ class Session(ServerConnection):
         run = self._run(request.run)
         began = clock.seconds(self.server.reactor)
         found = await run.compute(request.round, request.nodes)
-        self.server.tally.computing.add(clock.seconds(self.server.reactor) - began)
+        self.server.counts.computing.add(clock.seconds(self.server.reactor) - began)
         return _answer(run, found)
 
     async def attack(self, request: commands.Attack) -> commands.RoundAnswer:
@@ -280,7 +280,7 @@ class Session(ServerConnection):
         self.server.tickets.revoke(run)
         run.close(why)
         self.server.schedule_trim()
-        self.server.tally.add(run)
+        self.server.counts.add(run)
         self._log_closed(run)
 
 

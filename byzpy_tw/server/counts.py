@@ -1,4 +1,4 @@
-"""What a server has done since it was started: the counts behind its metrics."""
+"""The counts behind a server's metrics, from its start on."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @define(eq=False)
-class Tally:
-    """What a server has done since it was started."""
+class ServerCounts:
+    """The work of a server since it was started."""
 
     runs_opened: int = 0
     connections: int = 0
@@ -36,9 +36,9 @@ class Tally:
         self.bytes_received += received
         self.bytes_sent += sent
 
-    def with_runs(self, runs: Iterator[ServerRun]) -> Tally:
+    def with_runs(self, runs: Iterator[ServerRun]) -> ServerCounts:
         """Return the sums of closed runs and of `runs`."""
-        total = Tally()
+        total = ServerCounts()
         total.rounds, total.vectors = self.rounds, self.vectors
         total.bytes_received, total.bytes_sent = self.bytes_received, self.bytes_sent
         for run in runs:
