@@ -12,10 +12,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from byzpy_tw.errors import ByzpyTwError, format_error
+from byzpy_tw.log_tail import event_line
 from byzpy_tw.output.exposition import build_info, exposition
 from byzpy_tw.output.web_server import Answer, ReadOnly, WebServer
 from byzpy_tw.scheduling import clock
-from byzpy_tw.server.log import event_line
 
 _PACE = 0.5
 

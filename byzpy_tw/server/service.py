@@ -39,6 +39,7 @@ from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc, freeze_gc, trim_heap
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
+from byzpy_tw.log_tail import event_line
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.protocol.keys import Keys, reload_keys
@@ -48,7 +49,6 @@ from byzpy_tw.scheduling.shared_deferred import SharedDeferred
 from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
 from byzpy_tw.server.connection import ServerConnection
 from byzpy_tw.server.counts import ServerCounts
-from byzpy_tw.server.log import event_line
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.server.session import Session
