@@ -69,6 +69,12 @@ class RunTests(ServerCase):
         found = events_of(lambda: trainer.spawn(BYZANTINE))["nodes-hosted"]
         self.assertEqual((found["nodes"], found["honest"], found["total"]), ("3", "0", "3"))
 
+    def test_no_nodes(self) -> None:
+        """A trainer that places none, again and again, fills no disk."""
+        trainer = self.trainer()
+        trainer.open_run()
+        self.assertEqual(events_of(lambda: trainer.spawn([])), {})
+
     def test_closes(self) -> None:
         """Why, and how far it was served."""
         trainer, stream = self.running()

@@ -6,6 +6,7 @@ hands in a ticket and becomes a run's tensor stream.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.protocol import connectionDone
@@ -26,7 +27,7 @@ from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.text import clean, clip
 from byzpy_tw.transports import Link
 from byzpy_tw.workers.host import NodeHost
-from byzpy_tw.workers.spec import RunSpec
+from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer
@@ -172,6 +173,14 @@ class Session(ServerConnection):
             d=host.dimension, trial_seconds=host.trial_outcome.seconds,
         )  # fmt: skip
 
+    def _log_hosted(self, run: ServerRun, nodes: Sequence[NodeSpec]) -> None:
+        total = len(run.host.nodes)
+        self.log_event(
+            f"run {run.name}: {len(nodes)} nodes begin here, of {total} in all",
+            "nodes-hosted", run=run.name, nodes=[spec.node for spec in nodes],
+            honest=sum(spec.honest for spec in nodes), total=total,
+        )  # fmt: skip
+
     def _log_closed(self, run: ServerRun) -> None:
         received, sent = run.bytes_moved
         seconds = clock.seconds(self.server.reactor) - run.opened
@@ -224,11 +233,8 @@ class Session(ServerConnection):
         for spec in request.nodes:
             host.spawn(spec)
             self.server.nodes += 1
-        self.log_event(
-            f"run {run.name}: {len(request.nodes)} nodes begin here, of {len(host.nodes)} in all",
-            "nodes-hosted", run=run.name, nodes=[spec.node for spec in request.nodes],
-            honest=sum(spec.honest for spec in request.nodes), total=len(host.nodes),
-        )  # fmt: skip
+        if request.nodes:  # else a trainer could log as much as it can ask
+            self._log_hosted(run, request.nodes)
         return commands.SpawnNodesAnswer(len(host.nodes), host.digests_of(attacks))
 
     def _check_node_limit(self, nodes: int) -> None:
