@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
@@ -66,9 +67,10 @@ class Session(ServerConnection):
         super().connectionLost(reason)
 
     def leave(self) -> bool:
-        if not self.said_hello or self.hung_up:
+        is_stream = self.innerProtocol is not None  # of a trainer that said Hello before
+        if not self.said_hello or self.hung_up or is_stream:
             return False
-        self.ask(commands.Leave()).addErrback(lambda _: None)  # it hangs up
+        maybeDeferred(self.ask, commands.Leave()).addErrback(lambda _: None)  # it hangs up
         return True
 
     def timeoutConnection(self) -> None:

@@ -315,7 +315,7 @@ class RemoteServer:
 
     def _left(self) -> None:
         """Hang up on a server that is being stopped."""
-        self.stopped = not self.lost
+        self.stopped = self.stopped or not self.lost  # it may say so twice
         self._lost("it was stopped")
 
     def _lost(self, why: str) -> None:
