@@ -184,8 +184,14 @@ class ByzpyServer(Service):
                               f"{self.keys.until}", "keys-kept", **self._shown_keys)  # fmt: skip
             self.log.warn("{line}", line=line)
             return
+        warnings = keys.warnings
+        if keys.ca != self.keys.ca:
+            warnings += (
+                f"{keys.path} has another CA than before: trainers of the old cluster are refused "
+                "from now on",
+            )
         self.keys = keys
-        for warning in keys.warnings:
+        for warning in warnings:
             self.log.warn("{line}", line=warning)
         line = f"new connections see the keys of server {keys.name!r}, good until {keys.until}"
         self.log.info("{line}", line=event_line(line, "keys-read", **self._shown_keys))
