@@ -7,10 +7,32 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from byzpy_tw.text import clip, printable
+from byzpy_tw.text import clean, clip, printable
 
+EVENT_FORMAT = "{line}"  # of an entry in Twisted's log whose line may have a tail
+_LONGEST_SENTENCE = 2_000  # characters; an error's remedy stands at its end
 _LONGEST = 300  # characters of a value
 _QUOTED = frozenset(' "=\\')
+
+
+def event_line(sentence: str, event: str, **fields: Any) -> str:
+    """Return one line: `sentence`, and a tail that begins at the line's first ``event=``."""
+    words = without_tail(clean(sentence, _LONGEST_SENTENCE))
+    return f"{words} {key_values({'event': event, **fields})}"
+
+
+def without_tail(text: str) -> str:
+    """Return `text`, some words of which a peer may have chosen, with nothing like a tail."""
+    return text.replace("event=", "event:")
+
+
+def log_text(text: str, log_format: object) -> str:
+    """Return the lines of a log's entry with escapes for control characters.
+
+    They look like a line of an event only where the entry has `EVENT_FORMAT`.
+    """
+    shown = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    return shown if log_format == EVENT_FORMAT else without_tail(shown)
 
 
 def key_values(fields: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from byzpy_tw.config.run_config import RunConfig
 from byzpy_tw.events import Kind, Notice
 from byzpy_tw.output.event_log import UNTOLD, EventLog
 from byzpy_tw.output.event_text import shown_line
+from byzpy_tw.output.program import _text
 from byzpy_tw.output.view import ServersKnown
 from tests.test_events import SENTENCES, kinds
 
@@ -63,7 +64,7 @@ class EventLogTests(SynchronousTestCase):
         """A sentence, and all fields of the class, each by its name."""
         for event in SENTENCES:
             [line] = self.lines(event)
-            sentence = shown_line(event).replace("\n", "?")
+            sentence = " ".join(shown_line(event).split())
             self.assertTrue(line.startswith(sentence), line)
             names = re.findall(r"(?:^| )(\w+)=", line[len(sentence) :])
             self.assertEqual(names, ["event", *(f.name for f in attrs.fields(type(event)))])
@@ -99,7 +100,16 @@ class EventLogTests(SynchronousTestCase):
         self.assertEqual(levels, [LogLevel.warn, LogLevel.info, LogLevel.info])
 
     def test_a_foreign_text(self) -> None:
-        """Braces and newlines of a peer's words are but characters of one line."""
-        [line] = self.lines(events.ServerLost("a", "{x}\nevent=forged"))
-        self.assertIn("a is lost: {x}?event=forged event=server_lost", line)
-        self.assertIn(f"why={json.dumps('{x}?event=forged')}", line)
+        """Braces and newlines of a peer's words are but characters of one line with one tail."""
+        [line] = self.lines(events.ServerLost("a", "{x}\n event=forged"))
+        self.assertTrue(line.startswith("a is lost: {x} event:forged event=server_lost "), line)
+        self.assertIn(f"why={json.dumps('{x}? event=forged')}", line)
+
+    def test_other_lines(self) -> None:
+        """In trainer.log only a line of an event looks like one, and controls are escapes."""
+        event = {"log_level": LogLevel.warn, "log_format": "{what}", "log_time": 0.0,
+                 "what": "hanging up: \x1b event=run_ended status=finished"}  # fmt: skip
+        line = _text(event) or ""
+        self.assertIn("hanging up: \\x1b event:run_ended status=finished", line)
+        EventLog().handle(events.ServerBack("a"))
+        self.assertIn(" event=server_back server=a", _text(self.logged[-1]) or "")

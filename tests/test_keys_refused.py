@@ -306,6 +306,16 @@ class TicketTests(KeysCase):
         )
         self.assertIn("its second connection is another server's", str(error))
 
+    async def test_renewed_keys(self) -> None:
+        """A server may be told to use its new keys between the two connections."""
+        server = self.serve(self.cluster.server("alpha"))
+        host = self.dial(server, self.cluster.trainer())
+        await host.hello()
+        server._tls.use(self.cluster.server("alpha"))
+        await host.open("r", SPEC, Vectors())
+        self.assertNotEqual(host.endpoint.peer_of(host._stream), host.endpoint.peer)
+        await host.close()
+
 
 class FloodTests(KeysCase):
     limits = Limits(unauthenticated=4, connections=2)

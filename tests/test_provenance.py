@@ -12,7 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 import byzpy_tw
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.report.load import collect_facts
-from byzpy_tw.trainer.provenance import _MOST_PROCESSES, add_process, describe_process
+from byzpy_tw.trainer.provenance import (
+    _MOST_PROCESSES,
+    add_process,
+    begun_at,
+    describe_process,
+)
 from tests.key_files import ClusterKeys
 
 
@@ -50,6 +55,16 @@ class ProcessTests(SynchronousTestCase):
         """A run that was begun before there was a list, or whose list is damaged, goes on."""
         for before in ({}, {"processes": 3}, {"processes": ["x"]}):
             self.assertEqual(add_process(before, {"started": "now"}), [{"started": "now"}])
+            resumed = add_process(before, {"started": "now"}, rounds=3)
+            self.assertEqual(resumed, [{}, {"started": "now"}])
+            self.assertEqual(add_process({"processes": resumed}, {}, rounds=4), resumed)
+            self.assertIsNone(begun_at(resumed))
+
+    def test_begun_at(self) -> None:
+        """What result.json says is text, whatever a damaged list has."""
+        self.assertEqual(begun_at([{"started": "t1"}, {"started": "t2"}]), "t1")
+        for odd in ([], [{}], [{"started": 5}], [{"started": ["t"]}]):
+            self.assertIsNone(begun_at(odd))
 
 
 class PageTests(SynchronousTestCase):
@@ -66,3 +81,5 @@ class PageTests(SynchronousTestCase):
         """An older run has none of it, and a damaged one may have anything."""
         for odd in (None, 3, [], ["x"]):
             self.assertEqual(collect_facts({"processes": odd}, {}), {})
+        resumed = {"processes": [{}, {"started": "t2"}]}
+        self.assertEqual(collect_facts(resumed, {}), {"resumed": "t2"})

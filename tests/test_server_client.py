@@ -162,6 +162,33 @@ class LossTests(RemoteCase):
         self.assertEqual((self.lost, self.remote.stopped), (["it was stopped"], True))
         self.assertEqual(list(self.server._sessions), [])
 
+    def test_a_stream_that_said_hello(self) -> None:
+        """A trainer that does so on its second connection does not keep a server from
+        stopping."""
+        trainer, stream = self.trainer(), self.trainer()
+        stream.become_stream(trainer.open_run()["ticket"])
+        self.assertEqual([s.leave() for s in (trainer.session, stream.session)], [True, False])
+
+    def test_a_server_that_leaves_twice(self) -> None:
+        """It has left, however often it says so, and whatever it adds."""
+        self.join()
+        leave = AmpBox({b"_command": b"Leave", b"_ask": b"1", b"more": b"x" * 100}).serialize()
+        self.remote._control.dataReceived(leave * 3)
+        self.flush()
+        self.assertEqual((self.lost, self.remote.stopped), (["it was stopped"], True))
+
+    def test_a_server_that_leaves_before_hello(self) -> None:
+        """It could not be connected, as any server that hangs up."""
+        saying = Deferred.fromCoroutine(self.remote.hello())
+
+        def hello(request: commands.Hello) -> Deferred[Any]:
+            leaving.ask(commands.Leave()).addErrback(lambda _: None)
+            return Deferred()
+
+        leaving = LimitedAMP({commands.Hello: hello})
+        self.accept(leaving)
+        self.failureResultOf(saying, ServerUnreachable)
+
     def test_a_server_that_is_given_up_and_leaves(self) -> None:
         """It is lost, as was told."""
         self.join()

@@ -7,16 +7,15 @@ import re
 from collections.abc import Callable
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from twisted.logger import capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.protocols import amp
 
 from byzpy_tw.protocol import commands
 from byzpy_tw.protocol.mtls import Peer
-from byzpy_tw.server.log import event_line
+from byzpy_tw.server.log import open_log
 from tests.key_files import ClusterKeys
 from tests.server_harness import BYZANTINE, HONEST, SPEC, D, ServerCase
+from tests.support import folder
 
 PAIR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
 
@@ -70,6 +69,12 @@ class RunTests(ServerCase):
         found = events_of(lambda: trainer.spawn(BYZANTINE))["nodes-hosted"]
         self.assertEqual((found["nodes"], found["honest"], found["total"]), ("3", "0", "3"))
 
+    def test_no_nodes(self) -> None:
+        """A trainer that places none, again and again, fills no disk."""
+        trainer = self.trainer()
+        trainer.open_run()
+        self.assertEqual(events_of(lambda: trainer.spawn([])), {})
+
     def test_closes(self) -> None:
         """Why, and how far it was served."""
         trainer, stream = self.running()
@@ -91,16 +96,33 @@ class RunTests(ServerCase):
         self.assertEqual(found["rounds"], "0")
 
 
-class EventLineTests(SynchronousTestCase):
-    """Whatever a trainer calls its run, a line is one line with one tail."""
+class ForgeryTests(ServerCase):
+    """Peers choose words of the log, and none of its events."""
 
-    @given(st.text(max_size=2000), st.text(max_size=2000))
-    def test_foreign_text(self, words: str, value: str) -> None:
-        """It is bounded, without control characters, and a program finds the true event."""
-        for text in (words, f"{words} event=run-closed run=other"):
-            line = event_line(f"run {text} opened", "run-opened", run=value, d=3)
-            self.assertTrue(line.isprintable(), line)
-            self.assertLess(len(line), 2500)
-            tail = line.partition(" event=")[2]
-            self.assertTrue(tail.startswith("run-opened run="))
-            self.assertTrue(tail.endswith(" d=3"))
+    def written(self, do: Callable[[], object]) -> list[str]:
+        """The lines that `do` causes in the log's file."""
+        path = folder(self) / "server.log"
+        options = {"syslog": False, "logger": None, "logfile": str(path), "nodaemon": False}
+        observer, file = open_log(options) or self.fail()
+        with capturedLogs() as logged:
+            do()
+        for event in logged:
+            observer(event)
+        file.close()
+        return path.read_text().splitlines()
+
+    def test_of_a_stranger(self) -> None:
+        """Nonsense that is said before Hello is no line of an event."""
+        box = amp.AmpBox({b"_answer": b"x event=run-closed run=other"})
+        [line] = self.written(lambda: self.dial().session.ampBoxReceived(box))
+        self.assertIn("hanging up", line)
+        self.assertNotIn("event=", line)
+
+    def test_of_a_name(self) -> None:
+        """Nor is a line without a tail that has the name of a run."""
+        name = "x event=run-closed run=other"
+        lines = self.written(lambda: self.running(name)[1].leave())
+        self.assertTrue(any("stream of run" in line for line in lines), lines)
+        for line in lines:
+            tail = line.partition("event=")[2]
+            self.assertFalse(tail.startswith("run-closed run=other"), line)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -15,7 +15,7 @@ from byzpy_tw.errors import ServerBusy
 from byzpy_tw.output.exposition import Histogram
 from byzpy_tw.output.web_server import LimitedConnections
 from byzpy_tw.protocol import commands
-from byzpy_tw.server.metrics import MetricsPage
+from byzpy_tw.server.metrics import MetricsPage, MetricsPort
 from tests.key_files import ClusterKeys
 from tests.server_harness import D, ServerCase
 from tests.support import READY, start_server, stop
@@ -118,6 +118,20 @@ class OptionTests(SynchronousTestCase):
         error = self.assertRaises(UsageError, parse, "--metrics", "quux:1")
         self.assertIn("--metrics 'quux:1'", str(error))
         self.assertIn("write --metrics tcp:8080:interface=127.0.0.1", str(error))
+
+
+class PortTests(SynchronousTestCase):
+    def test_a_bug(self) -> None:
+        """One that keeps the port from listening is logged, and the server serves on."""
+
+        class Broken(MemoryReactorClock):
+            def listenTCP(self, *arguments: Any, **more: Any) -> Any:
+                raise RuntimeError("boom")
+
+        server: Any = None
+        MetricsPort(server, "9100", Broken()).startService()
+        [failure] = self.flushLoggedErrors(RuntimeError)
+        self.assertEqual(str(failure.value), "boom")
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from twisted.logger import FileLogObserver, Logger, LogPublisher, capturedLogs, 
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from byzpy_tw.config.server import ServerConfig
+from byzpy_tw.protocol import keygen
 from byzpy_tw.protocol.keys import SERVER, TRAINER, load_keys
 from byzpy_tw.protocol.mtls import MutualTLS
 from byzpy_tw.server.log import LogFile, open_log
@@ -110,6 +111,23 @@ class KeysTests(SynchronousTestCase):
         self.assertIn("no file now", self.reload()[0] or "")
         self.assertIs(self.server.keys, old)
         self.assertIs(self.tls.keys, old)
+
+    def test_a_key_that_openssl_refuses(self) -> None:
+        """It parses, and is of no use for TLS."""
+        old = self.server.keys
+        self.patch(keygen.ec, "SECP256R1", keygen.ec.SECP192R1)
+        self.write(self.cluster.pem(SERVER, "alpha"))
+        [line] = self.reload()
+        self.assertIn("OpenSSL refuses the keys", line or "")
+        self.assertIn("event=keys-kept keys=alpha", line or "")
+        self.assertIs(self.tls.keys, old)
+
+    def test_another_cluster(self) -> None:
+        """Keys of another CA are used, with a warning: trainers of the old one are shut out."""
+        self.write(ClusterKeys().pem(SERVER, "alpha", days=60))
+        warning, line = self.reload()
+        self.assertIn("another CA than before", warning or "")
+        self.assertIn("event=keys-read", line or "")
 
     def test_without_keys(self) -> None:
         """There is nothing to read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 import subprocess
 import sys
@@ -100,6 +101,21 @@ class InputCheckTests(SynchronousTestCase):
         model = nn.Linear(9, 2)
         check_inputs(model, datasets.synthetic(n=40, classes=2, features=9))
         self.assertEqual(self.warned(model, torch.full((1, 9), 1e6)), [])
+
+    def test_tensors_without_values(self) -> None:
+        """Where there are no values to look at, the model is called as without the check."""
+        inputs = self.data.inputs(self.x)
+        torch.testing.assert_close(
+            torch.func.vmap(self.model)(inputs[:, None])[:, 0], self.model(inputs)
+        )
+        meta = copy.deepcopy(self.model).to("meta")
+        self.assertEqual(meta(inputs.to("meta")).shape, (4, 10))
+
+    def test_is_no_part_of_the_state(self) -> None:
+        """It is copied and pickled with a model, and its state dict is that of the run's model."""
+        for model in (copy.deepcopy(self.model), pickle.loads(pickle.dumps(self.model))):
+            self.assertRaises(TypeError, model, self.x)
+            self.assertEqual(list(model.state_dict()), ["1.weight", "1.bias"])
 
     def test_export(self) -> None:
         """The check is no part of what is exported."""

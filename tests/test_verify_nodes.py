@@ -98,7 +98,14 @@ class NodesTests(SynchronousTestCase):
         path = self.spoiled({round: {"1": None} for round in (0, 2, 4, 6)})
         code, found, _ = self.verify(path, "--nodes", "1")
         self.assertEqual((code, found["computed"]), (1, []))
-        self.assertIn("no vector of these nodes came whole", found["problems"][0]["text"])
+        self.assertIn("no vector of theirs came whole", found["problems"][0]["text"])
+
+    def test_one_that_never_came(self) -> None:
+        """Nor do the vectors of other nodes confirm it."""
+        path = self.spoiled({round: {"1": None} for round in (0, 2, 4, 6)})
+        code, found, _ = self.verify(path, "--nodes", "0,1")
+        self.assertEqual((code, found["confirmed"], found["vectors"]), (1, False, 4))
+        self.assertIn("nothing is confirmed of nodes 1:", found["problems"][0]["text"])
 
     def test_mistakes(self) -> None:
         """Byzantine nodes, no numbers, and a start are refused with the reason."""

@@ -37,7 +37,7 @@ from byzpy_tw.records.folder import RecordedRun, list_checkpoints
 from byzpy_tw.records.resume import ResumePoint, compare_trials, compare_with_recorded
 from byzpy_tw.tasks import Metric
 from byzpy_tw.tasks.task import chance_of
-from byzpy_tw.text import clean_value, printable
+from byzpy_tw.text import clean_value, join_numbers, printable
 from byzpy_tw.vectors import sha256_of
 from byzpy_tw.workers.device import CPU, Device, find_equal_device, open_device
 from byzpy_tw.workers.environment import environment, probe
@@ -269,6 +269,7 @@ class Verification:
         """Compare the vectors of `nodes`, in each round before which the parameters are kept."""
         replay = self._recomputer.replay
         rounds = [0, *(round for round in self.checkpointed_rounds() if round in self._checkpoints)]
+        unseen = set(self.nodes)
         for done, number in enumerate(rounds, 1):
             self._round = number
             state, record = self._state_before(number), self.rounds[number]
@@ -276,10 +277,14 @@ class Verification:
             for text in filter(None, (vector.difference for vector in found)):
                 self.problems.append(Problem("norm", f"round {number}: {text}", number))
             self.vectors += len(found)
+            unseen -= {vector.node for vector in found}
             self.spans += [(number, number + 1)] if found else []
             self.progress(done, len(rounds))
-        if not self.vectors:
-            text = "no vector of these nodes came whole in a round whose parameters are kept"
+        if unseen:
+            text = (
+                f"nothing is confirmed of nodes {join_numbers(sorted(unseen))}: no vector of "
+                "theirs came whole in a round whose parameters are kept"
+            )
             self.problems.append(Problem("norm", text))
 
     def _verify_from(self, state: State) -> State | None:

@@ -14,11 +14,10 @@ from twisted.logger import Logger, LogLevel
 
 from byzpy_tw import events
 from byzpy_tw.config.run_config import RunConfig, from_dict
-from byzpy_tw.log_tail import key_values
+from byzpy_tw.log_tail import EVENT_FORMAT, event_line, key_values
 from byzpy_tw.output.event_text import shown_line
 from byzpy_tw.output.text import describe_run
 from byzpy_tw.output.view import ServersKnown
-from byzpy_tw.text import printable
 
 # Rounds are in rounds.jsonl, and the end is told by `RunEnded`.
 UNTOLD = (events.RoundBegun, events.RoundCompleted, events.RunFinished)
@@ -37,8 +36,8 @@ class EventLog:
         is_warning = isinstance(event, events.Notice) and event.kind is events.Kind.WARNING
         level = LogLevel.warn if is_warning else LogLevel.info
         fields = {name: _plain(value) for name, value in _fields(event).items()}
-        tail = key_values({"event": _snake_case(type(event).__name__), **fields})
-        self.log.emit(level, "{text} {tail}", text=printable(_sentence(event).strip()), tail=tail)
+        line = event_line(_sentence(event), _snake_case(type(event).__name__), **fields)
+        self.log.emit(level, EVENT_FORMAT, line=line)
 
 
 def _snake_case(name: str) -> str:

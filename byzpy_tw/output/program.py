@@ -15,6 +15,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
+    LogEvent,
     LogLevel,
     LogLevelFilterPredicate,
     formatEventAsClassicLogText,
@@ -25,7 +26,7 @@ from twisted.python.failure import Failure
 from byzpy_tw.console import flush_streams, print_error, report_error, say
 from byzpy_tw.errors import ByzpyTwError
 from byzpy_tw.kernels.memory import freeze_gc
-from byzpy_tw.log_tail import utc
+from byzpy_tw.log_tail import log_text, utc
 from byzpy_tw.scheduling.clock import use_monotonic_clock
 
 
@@ -95,9 +96,13 @@ def log_to(file: IO[str], level: Any) -> None:
     """Send events of a `LogLevel` and above to `file`."""
     # Its lines are the events of the run; Twisted's own are of each connection.
     Factory.noisy = False
-    text = FileLogObserver(file, lambda event: formatEventAsClassicLogText(event, _format_time))
-    observer = FilteringLogObserver(text, [LogLevelFilterPredicate(level)])
+    observer = FilteringLogObserver(FileLogObserver(file, _text), [LogLevelFilterPredicate(level)])
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False, discardBuffer=True)
+
+
+def _text(event: LogEvent) -> str | None:
+    text = formatEventAsClassicLogText(event, _format_time)
+    return text and log_text(text, event.get("log_format"))
 
 
 def _format_time(when: float | None) -> str:

@@ -28,6 +28,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
+from byzpy_tw.errors import BadKeys
 from byzpy_tw.protocol.keys import (
     RENEW_HINT,
     SERVER,
@@ -37,6 +38,7 @@ from byzpy_tw.protocol.keys import (
     role_of,
     serial_of,
 )
+from byzpy_tw.text import clean
 
 OPPOSITE_ROLE = {SERVER: TRAINER, TRAINER: SERVER}
 _REQUIRE_CERTIFICATE = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
@@ -75,14 +77,22 @@ class MutualTLS:
         self.use(self.keys)
 
     def use(self, keys: Keys) -> None:
-        """Make connections with `keys` from now on; those that exist go on."""
+        """Make connections with `keys` from now on; those that exist go on.
+
+        Raises `BadKeys` for keys that OpenSSL refuses, such as short ones.
+        """
         ca = ssl.Certificate(X509.from_cryptography(keys.ca))
-        self._context = ssl.CertificateOptions(
+        options = ssl.CertificateOptions(
             privateKey=PKey.from_cryptography_key(keys.private_key),
             certificate=X509.from_cryptography(keys.certificate),
             trustRoot=ssl.trustRootFromCertificates([ca]),
             raiseMinimumTo=ssl.TLSVersion.TLSv1_3,
-        ).getContext()
+        )
+        try:
+            self._context = options.getContext()
+        except SSL.Error as e:
+            why = clean(str(e), 200)
+            raise BadKeys(f"OpenSSL refuses the keys in {keys.path}: {why}; {RENEW_HINT}") from e
         self.keys = keys
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:

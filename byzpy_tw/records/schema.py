@@ -215,7 +215,8 @@ CONFIG_FIELDS = _fields(
     Field("devices", "what each server's nodes are computed on, such as `cpu`"),
     Field("processes", "the trainer's process that began the run, then each that resumed it: "
           "`started` (UTC), `host`, `user`, its version as `byzpy_tw`, and with `--keys` "
-          "`certificate_subject` and `certificate_serial`"),
+          "`certificate_subject` and `certificate_serial`; the first is empty where an earlier "
+          "version began the run"),
 )  # fmt: skip
 
 _REASONS = ", ".join(reason.value for reason in Reason if reason is not Reason.NOT_ASKED)

@@ -35,8 +35,11 @@ class InputCheck:
             raise TypeError(f"the model was given bytes, expected float inputs: {_REMEDY}")
         if self.checked or _is_traced() or not args[0].numel():
             return
+        try:
+            least, most = map(float, torch.aminmax(args[0].detach()))
+        except RuntimeError:  # as of vmap, of fake tensors and of the meta device: no values
+            return
         self.checked = True  # the first batch tells; comparing each would cost time
-        least, most = map(float, torch.aminmax(args[0].detach()))
         span = self.high - self.low
         if least < self.low - span or most > self.high + span:
             warnings.warn(

@@ -11,10 +11,10 @@ from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 
 from byzpy_tw.errors import NotAuthenticated, ProtectedMode
+from byzpy_tw.log_tail import event_line
 from byzpy_tw.protocol.keys import SERVER, TRAINER
 from byzpy_tw.protocol.limited_amp import TLS_RECORD_STARTS, LimitedAMP, Responders
 from byzpy_tw.protocol.mtls import Peer, authenticated_peer, describe_tls_failure
-from byzpy_tw.server.log import event_line
 from byzpy_tw.text import clean
 from byzpy_tw.transports import Link
 

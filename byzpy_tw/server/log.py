@@ -1,7 +1,7 @@
-"""The server's log: lines for events, for people and for programs; its file, that may be moved.
+"""The server's log: its file, which may be moved, and its lines.
 
-A line of an event is a sentence and a tail, ``event=NAME`` and further ``key=value`` pairs.  The
-names of events and keys are documented, and stay.
+A line of an event (`byzpy_tw.log_tail.event_line`) has names of events and keys that are
+documented, and stay.
 """
 
 from __future__ import annotations
@@ -18,18 +18,9 @@ from typing import IO, Any
 from attrs import define, field
 from twisted.logger import FileLogObserver, LogEvent, formatEventAsClassicLogText
 
-from byzpy_tw.log_tail import key_values
-from byzpy_tw.text import clean
+from byzpy_tw.log_tail import log_text
 
-_LONGEST = 600  # characters of a sentence
 _DEFAULT = "twistd.log"  # of a daemon, as twistd itself has it
-
-
-def event_line(sentence: str, event: str, **fields: Any) -> str:
-    """Return one line: `sentence`, and a tail that begins at the line's first ``event=``."""
-    # A peer chooses some words of a sentence: they must not look like a tail.
-    words = clean(sentence, _LONGEST).replace("event=", "event:")
-    return f"{words} {key_values({'event': event, **fields})}"
 
 
 @define(eq=False)
@@ -89,6 +80,5 @@ def open_log(twistd: Mapping[str, Any]) -> tuple[FileLogObserver, LogFile | None
 
 
 def _text(event: LogEvent) -> str | None:
-    """Return the lines of `event` with escapes for control characters, which a peer may send."""
     text = formatEventAsClassicLogText(event)
-    return text and "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    return text and log_text(text, event.get("log_format"))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from byzpy_tw.errors import ByzpyTwError, format_error
+from byzpy_tw.log_tail import event_line
 from byzpy_tw.output.exposition import build_info, exposition
 from byzpy_tw.output.web_server import Answer, ReadOnly, WebServer
 from byzpy_tw.scheduling import clock
-from byzpy_tw.server.log import event_line
 
 _PACE = 0.5
 
@@ -100,10 +101,16 @@ class MetricsPort(Service):
     def startService(self) -> None:
         """Listen; a process that cannot ends with the reason in one line."""
         super().startService()
-        failed: list[BaseException] = []
-        listening = Deferred.fromCoroutine(self._web.listen())
-        listening.addCallbacks(self._log_start, lambda failure: failed.append(failure.value))
-        if failed and isinstance(failed[0], ByzpyTwError):
+        failed: list[ByzpyTwError] = []
+
+        def fail(failure: Failure) -> None:
+            if failure.check(ByzpyTwError) is None:  # a bug, of this program or of Twisted's
+                self.log.failure("cannot serve metrics", failure=failure)
+            else:
+                failed.append(cast(ByzpyTwError, failure.value))
+
+        Deferred.fromCoroutine(self._web.listen()).addCallbacks(self._log_start, fail)
+        if failed:
             self.log.critical("{line}", line=f"cannot serve: {format_error(failed[0])}")
             raise SystemExit(1)
 

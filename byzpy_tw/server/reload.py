@@ -10,7 +10,8 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 
-from byzpy_tw.server.log import LogFile, event_line
+from byzpy_tw.log_tail import event_line
+from byzpy_tw.server.log import LogFile
 
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer

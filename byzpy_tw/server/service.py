@@ -39,6 +39,7 @@ from byzpy_tw.kernels.cpu import cores
 from byzpy_tw.kernels.memory import configure_malloc, freeze_gc, trim_heap
 from byzpy_tw.kernels.parallel import prestarted_pool as make_pool
 from byzpy_tw.kernels.parallel import reactor_thread
+from byzpy_tw.log_tail import event_line
 from byzpy_tw.plugin_code import foreign_cause
 from byzpy_tw.plugins import Registry, load
 from byzpy_tw.protocol.keys import Keys, reload_keys
@@ -48,7 +49,6 @@ from byzpy_tw.scheduling.shared_deferred import SharedDeferred
 from byzpy_tw.scheduling.threads import IComputeReactor, defer_to_pool
 from byzpy_tw.server.connection import ServerConnection
 from byzpy_tw.server.counts import ServerCounts
-from byzpy_tw.server.log import event_line
 from byzpy_tw.server.log_rate_limiter import LogRateLimiter
 from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.server.session import Session
@@ -184,8 +184,14 @@ class ByzpyServer(Service):
                               f"{self.keys.until}", "keys-kept", **self._shown_keys)  # fmt: skip
             self.log.warn("{line}", line=line)
             return
+        warnings = keys.warnings
+        if keys.ca != self.keys.ca:
+            warnings += (
+                f"{keys.path} has another CA than before: trainers of the old cluster are refused "
+                "from now on",
+            )
         self.keys = keys
-        for warning in keys.warnings:
+        for warning in warnings:
             self.log.warn("{line}", line=warning)
         line = f"new connections see the keys of server {keys.name!r}, good until {keys.until}"
         self.log.info("{line}", line=event_line(line, "keys-read", **self._shown_keys))

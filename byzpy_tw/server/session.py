@@ -6,8 +6,10 @@ hands in a ticket and becomes a run's tensor stream.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
@@ -26,7 +28,7 @@ from byzpy_tw.server.server_run import ServerRun
 from byzpy_tw.text import clean, clip
 from byzpy_tw.transports import Link
 from byzpy_tw.workers.host import NodeHost
-from byzpy_tw.workers.spec import RunSpec
+from byzpy_tw.workers.spec import NodeSpec, RunSpec
 
 if TYPE_CHECKING:
     from byzpy_tw.server.service import ByzpyServer
@@ -65,9 +67,10 @@ class Session(ServerConnection):
         super().connectionLost(reason)
 
     def leave(self) -> bool:
-        if not self.said_hello or self.hung_up:
+        is_stream = self.innerProtocol is not None  # of a trainer that said Hello before
+        if not self.said_hello or self.hung_up or is_stream:
             return False
-        self.ask(commands.Leave()).addErrback(lambda _: None)  # it hangs up
+        maybeDeferred(self.ask, commands.Leave()).addErrback(lambda _: None)  # it hangs up
         return True
 
     def timeoutConnection(self) -> None:
@@ -172,6 +175,14 @@ class Session(ServerConnection):
             d=host.dimension, trial_seconds=host.trial_outcome.seconds,
         )  # fmt: skip
 
+    def _log_hosted(self, run: ServerRun, nodes: Sequence[NodeSpec]) -> None:
+        total = len(run.host.nodes)
+        self.log_event(
+            f"run {run.name}: {len(nodes)} nodes begin here, of {total} in all",
+            "nodes-hosted", run=run.name, nodes=[spec.node for spec in nodes],
+            honest=sum(spec.honest for spec in nodes), total=total,
+        )  # fmt: skip
+
     def _log_closed(self, run: ServerRun) -> None:
         received, sent = run.bytes_moved
         seconds = clock.seconds(self.server.reactor) - run.opened
@@ -224,11 +235,8 @@ class Session(ServerConnection):
         for spec in request.nodes:
             host.spawn(spec)
             self.server.nodes += 1
-        self.log_event(
-            f"run {run.name}: {len(request.nodes)} nodes begin here, of {len(host.nodes)} in all",
-            "nodes-hosted", run=run.name, nodes=[spec.node for spec in request.nodes],
-            honest=sum(spec.honest for spec in request.nodes), total=len(host.nodes),
-        )  # fmt: skip
+        if request.nodes:  # else a trainer could log as much as it can ask
+            self._log_hosted(run, request.nodes)
         return commands.SpawnNodesAnswer(len(host.nodes), host.digests_of(attacks))
 
     def _check_node_limit(self, nodes: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import byzpy_tw
@@ -39,12 +39,24 @@ def now(reactor: ITrainerReactor) -> str:
 
 
 def add_process(
-    description: Mapping[str, Any], process: Mapping[str, Any]
+    description: Mapping[str, Any], process: Mapping[str, Any], rounds: int = 0
 ) -> list[Mapping[str, Any]]:
-    """Return the processes of a run that is begun, or resumed from `description`, in order."""
+    """Return the processes of a run that is begun, or resumed from `description`, in order.
+
+    Where there are `rounds` whose process is not on record, as in runs of earlier versions, the
+    first entry is empty.
+    """
     before = description.get("processes")
     kept = [one for one in before if isinstance(one, dict)] if isinstance(before, list) else []
+    if rounds and not kept:
+        kept = [{}]
     return [*kept[:1], *kept[1:][2 - _MOST_PROCESSES :], *([process] if process else [])]
+
+
+def begun_at(processes: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return when the first of a run's `processes` was started, if that is on record."""
+    started = processes[0].get("started") if processes else None
+    return started if isinstance(started, str) else None
 
 
 def _user() -> str:

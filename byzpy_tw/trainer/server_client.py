@@ -34,7 +34,7 @@ from byzpy_tw.protocol.frames import FrameKind, Header, bytes_of
 from byzpy_tw.protocol.heartbeat import Heartbeat
 from byzpy_tw.protocol.knowledge_frames import piece_header
 from byzpy_tw.protocol.limited_amp import LimitedAMP
-from byzpy_tw.protocol.mtls import MutualTLS
+from byzpy_tw.protocol.mtls import MutualTLS, Peer
 from byzpy_tw.protocol.requests import CommandRequest
 from byzpy_tw.protocol.tensor_stream import TensorStream
 from byzpy_tw.scheduling.node_scheduler import Failures
@@ -148,7 +148,7 @@ class RemoteServer:
         except WireError as e:
             raise WireError(f"{self.name}: {clean(str(e))}") from e
         peer = self.endpoint.peer
-        self.identity = (peer.name if peer else "", answer.server)
+        self.identity = (_name(peer), answer.server)
         ping = partial(maybeDeferred, control.ask, commands.Ping(0))
         self._pulse = Heartbeat(self.heartbeat, self._reactor, ping, self._lost)
         if not self.lost:
@@ -174,7 +174,8 @@ class RemoteServer:
             switch = second.ask(commands.OpenStream(ticket), factory)
             doing = "opening the tensor stream"
             await self.endpoint.wait_for(switch, ANSWER_SECONDS, doing, second)
-            if self.endpoint.peer_of(second) != self.endpoint.peer:
+            # By name: the server may have renewed its certificate since the first one.
+            if _name(self.endpoint.peer_of(second)) != _name(self.endpoint.peer):
                 raise KeysRefused(f"{self.name}: its second connection is another server's")
         except BaseException:  # cancelled too: nothing else knows this connection
             abort(second)
@@ -315,7 +316,7 @@ class RemoteServer:
 
     def _left(self) -> None:
         """Hang up on a server that is being stopped."""
-        self.stopped = not self.lost
+        self.stopped = self.stopped or not self.lost  # it may say so twice
         self._lost("it was stopped")
 
     def _lost(self, why: str) -> None:
@@ -324,6 +325,10 @@ class RemoteServer:
         self.lost = clean(why, 300)
         self.drop(self.lost)
         self.on_lost(self, self.lost)
+
+
+def _name(peer: Peer | None) -> str:
+    return peer.name if peer is not None else ""
 
 
 def _parts(nodes: Sequence[T]) -> list[list[T]]:

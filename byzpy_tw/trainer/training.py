@@ -46,7 +46,7 @@ from byzpy_tw.trainer.cluster import Cluster, Terms
 from byzpy_tw.trainer.collector import Collector
 from byzpy_tw.trainer.handshake import gather_all
 from byzpy_tw.trainer.preparation import Prepared, guarantee_notices, prepare_data
-from byzpy_tw.trainer.provenance import add_process, now
+from byzpy_tw.trainer.provenance import add_process, begun_at, now
 from byzpy_tw.trainer.reactor import ITrainerReactor
 from byzpy_tw.trainer.recorded_events import RecordedEvents
 from byzpy_tw.trainer.round_runner import CompletedRound, RoundRunner
@@ -95,7 +95,7 @@ class Training:
         self._started_at = clock.seconds(self._reactor) - before
         metrics = described_metrics(begun.description)
         self._summary = summarize(config, begun.records, metrics)
-        self._processes = add_process(begun.description, self.process)
+        self._processes = add_process(begun.description, self.process, len(begun.records))
         for record in begun.records:
             self._absences.add(record)
         self._options_digest = config.bits
@@ -356,7 +356,7 @@ class Training:
             "error_code": getattr(error, "code", None),
             **self._summary.figures(),
             "halted": self._rounds.halt_record if self._rounds is not None else None,
-            "started": self._processes[0].get("started") if self._processes else None,
+            "started": begun_at(self._processes),
             "ended": now(self._reactor),
             "seconds": self._elapsed(),
             "bytes_sent": self._bytes[0] + sent,
