@@ -253,6 +253,16 @@ class NamedPipelineTests(SynchronousTestCase):
         for text in ("krum", "krum:f=2", "nnm:f=2 | krum:f=2"):
             self.assertIsNone(NamedPipeline.parse(text).build(load(only=()), f=2).guarantee(11))
 
+    def test_weights_that_are_not_finite(self) -> None:
+        """The error says so, and not their shape."""
+
+        class Halved:
+            def weights(self, gram: Any, *, context: Any = None, state: Any = None) -> Any:
+                return torch.full((gram.size,), float("nan"))
+
+        with self.assertRaisesRegex(BadRuleOutput, "Halved gave weights with NaN or infinity"):
+            Pipeline(aggregator=Halved()).outcome(torch.ones(3, 2))
+
     def test_rule_without_a_guarantee(self) -> None:
         """A rule that has no such method promises nothing, and none does for n <= 2f."""
 

@@ -130,6 +130,9 @@ def weights_of(
         plain = weights.detach().to("cpu", torch.float64)
         if np.isfinite(plain.numpy()).all():
             return plain
+        raise BadRuleOutput(
+            f"{type(rule).__name__} gave weights with NaN or infinity, expected finite ones"
+        )
     got = tuple(getattr(weights, "shape", ())) or type(weights).__name__
     raise BadRuleOutput(
         f"{type(rule).__name__} gave weights {got}, expected finite ones over {gram.size} rows"
