@@ -317,6 +317,14 @@ def names(entries: Iterable[Entry]) -> str:
             for parameter in entry.parameters.values()
             if parameter.none
         ]
+        words = [
+            (f"`{entry.name}`", f"`{parameter.name}={word}`", _markdown(meaning))
+            for entry in found
+            for parameter in entry.parameters.values()
+            for word, meaning in parameter.meanings.items()
+        ]
+        if words:
+            lines += ["", *_table(("name", "word", "stands for"), words)]
         if nones:
             lines += ["", *_table(("name", "parameter", "`none`, the default, stands for"), nones)]
     return "\n".join([*lines, ""])

@@ -68,6 +68,9 @@ class PagesTests(SynchronousTestCase):
                     seen += 1
                     self.assertEqual(parameter.words[0], parameter.default)
                     self.assertIn(f"`{parameter.name}={'|'.join(parameter.words)}`", page)
+                    self.assertEqual(list(parameter.meanings), parameter.words, entry.name)
+                    for word in parameter.words:
+                        self.assertIn(f"| `{entry.name}` | `{parameter.name}={word}` |", page)
         self.assertGreaterEqual(seen, 6)
 
     def test_every_option_of_a_server(self) -> None:

@@ -30,7 +30,14 @@ class CenteredClipping:
     f: int = integer(0)
     tau: float = real(10.0, above=0.0)
     iterations: int = integer(3, least=1)
-    init: Literal["previous", "zero", "median"] = choice("previous", "zero", "median")
+    init: Literal["previous", "zero", "median"] = choice(
+        "previous", "zero", "median",
+        meanings={
+            "previous": "from the last answer, at first from the origin",
+            "zero": "from the origin",
+            "median": "from the median of each coordinate",
+        },
+    )  # fmt: skip
 
     @property
     def laws(self) -> frozenset[str]:

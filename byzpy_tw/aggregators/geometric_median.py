@@ -53,7 +53,10 @@ class GeometricMedian:
     )
     tol: float = real(1e-9, above=0.0)
     max_iter: int = integer(1000, least=1)
-    init: Literal["mean", "zero"] = choice("mean", "zero")
+    init: Literal["mean", "zero"] = choice(
+        "mean", "zero",
+        meanings={"mean": "from the mean of the rows", "zero": "from the origin"},
+    )  # fmt: skip
 
     @property
     def laws(self) -> frozenset[str]:

@@ -87,7 +87,13 @@ class Bucketing:
     inner_products: ClassVar[bool] = False
     f: int = integer(0)
     s: int = integer(2, least=1)
-    permutation: Literal["random", "identity"] = choice("random", "identity")
+    permutation: Literal["random", "identity"] = choice(
+        "random", "identity",
+        meanings={
+            "random": "shuffled, in another way each round",
+            "identity": "in the order of the nodes",
+        },
+    )  # fmt: skip
 
     @property
     def keeps_rows(self) -> bool:
