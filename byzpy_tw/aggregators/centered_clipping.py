@@ -14,7 +14,7 @@ from byzpy_tw.parameters import choice, integer, real
 from byzpy_tw.seeds import Context
 
 
-@rule("centered clipping", "n >= 1", "n > 2f")
+@rule("centered clipping", "n >= 1", "n > 2f", "step")
 class CenteredClipping:
     """``v += mean_i (x_i - v) min(1, tau / |x_i - v|)``, `iterations` times.
 

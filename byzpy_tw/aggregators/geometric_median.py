@@ -32,7 +32,7 @@ ROUNDING = 16 * float(np.finfo(np.float64).eps)  # of a sum of distances
 FEW = 64  # rows: NumPy solves for them faster than torch, and with one thread
 
 
-@rule("geometric median", "n >= 1", "n > 2f")
+@rule("geometric median", "n >= 1", "n > 2f", "distance")
 class GeometricMedian:
     """The point with the least sum of distances to the rows.
 
