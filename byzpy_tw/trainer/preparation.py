@@ -93,9 +93,11 @@ def guarantee_notices(rules: ResolvedRules) -> list[str]:
     config, notices = rules.config, []
     if asked := rules.participation.describe(config):
         notices.append(f"--algorithm {config.algorithm}: {asked}")
-    more = f"{config.num_byz} Byzantine nodes are more than f = {config.f}"
-    if config.num_byz > config.f and more not in (rules.missing_guarantee or ""):
-        notices.append(f"{more}: no rule is asked to withstand them")
+    if config.num_byz > config.f and not rules.outnumbered:
+        notices.append(
+            f"{config.num_byz} Byzantine nodes are more than f = {config.f}: no rule is asked to "
+            "withstand them"
+        )
     if rules.missing_guarantee is not None:
         why = f"{config.pipeline}: {rules.missing_guarantee}"
         notices.append(f"no guarantee: {why} (--strict makes this an error)")
