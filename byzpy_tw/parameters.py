@@ -37,7 +37,7 @@ __all__ = ["boolean", "choice", "integer", "real"]  # for plugins
 
 MAX_INTEGER = 2**31 - 1
 # In the metadata of a field: what None stands for, what its words mean, and what it must be.
-NONE, MEANINGS, WANTED = "none", "meanings", "wanted"
+NONE, MEANINGS, EXPECTED = "none", "meanings", "expected"
 
 # Returns None for an allowed value; otherwise a phrase to stand after "must be" in a message.
 Constraint = Callable[[Any], str | None]
@@ -86,7 +86,7 @@ def _parameter(
     none: str = "",
     meanings: Mapping[str, str] = MappingProxyType({}),
 ) -> Any:
-    metadata = {NONE: none, MEANINGS: meanings, WANTED: constraint(object()) or ""}
+    metadata = {NONE: none, MEANINGS: meanings, EXPECTED: constraint(object()) or ""}
     constraint = optional(constraint) if default is None else constraint
     validator = validated(constraint, BadParameter)
     return attrs.field(default=default, converter=convert, validator=validator, metadata=metadata)

@@ -13,7 +13,7 @@ import attrs
 from attrs import field, frozen
 
 from byzpy_tw.errors import BadParameter
-from byzpy_tw.parameters import MEANINGS, NONE, WANTED, quote, to_plain
+from byzpy_tw.parameters import EXPECTED, MEANINGS, NONE, quote, to_plain
 from byzpy_tw.plugins.naming import ParsedName, suggest_nearest
 
 # By kind: filled by the process that calls the factory, and never written in a name.
@@ -38,7 +38,7 @@ class Parameter:
     untyped: bool = False  # neither its annotation nor its default says what it must be
     none: str = ""  # what None stands for, in words
     meanings: Mapping[str, str] = field(factory=dict)  # what its words stand for
-    wanted: str = ""  # what it must be, as "a number above 0"
+    expected: str = ""  # what it must be, as "a number above 0"
 
     @property
     def required(self) -> bool:
@@ -92,7 +92,7 @@ class Parameter:
                 return _read(kind, text)
         if text.lower() == "none":
             raise BadParameter(
-                f"{owner}: {self.name} must be {self.wanted or self.type_text}, got {text!r}; "
+                f"{owner}: {self.name} must be {self.expected or self.type_text}, got {text!r}; "
                 f"there is no automatic {self.name}"
             )
         raise BadParameter(f"{owner}: {self.name}={text!r} is not {self.type_text}")
@@ -132,7 +132,7 @@ def parameters_of(kind: str, factory: Callable[..., Any]) -> dict[str, Parameter
         told = fields[name].metadata if name in fields else {}
         found[name] = Parameter(
             name, hint, default, name not in hints and not typed,
-            told.get(NONE, ""), told.get(MEANINGS, {}), told.get(WANTED, ""),
+            told.get(NONE, ""), told.get(MEANINGS, {}), told.get(EXPECTED, ""),
         )  # fmt: skip
     return found
 
